@@ -1,0 +1,88 @@
+//! What a change does to an instance, said before it is done.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::workload::Template;
+
+/// How a change reaches an instance, from the gentlest to the hardest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeClass {
+    /// Nothing changes.
+    None,
+    /// Applied to the running container; no downtime.
+    Live,
+    /// The container is replaced on its node, with the same identity; down between stop and start.
+    InPlace,
+    /// The instance is placed on another node, with the same identity; down between stop and start.
+    Move,
+}
+
+impl ChangeClass {
+    /// The class of going from one template to another on the same node.
+    #[must_use]
+    pub fn between(old: &Template, new: &Template) -> Self {
+        if old == new {
+            Self::None
+        } else if old.fingerprint() == new.fingerprint() {
+            Self::Live
+        } else {
+            Self::InPlace
+        }
+    }
+}
+
+impl fmt::Display for ChangeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Live => "live",
+            Self::InPlace => "in-place",
+            Self::Move => "move",
+        })
+    }
+}
+
+/// The names of the fields in which two templates differ, for people.
+#[must_use]
+pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
+    let differences = [
+        ("image", old.image != new.image),
+        ("entrypoint", old.entrypoint != new.entrypoint),
+        ("command", old.command != new.command),
+        ("environment", old.environment != new.environment),
+        ("user", old.user != new.user),
+        ("working_dir", old.working_dir != new.working_dir),
+        ("hostname", old.hostname != new.hostname),
+        ("labels", old.labels != new.labels),
+        ("volumes", old.mounts != new.mounts),
+        ("stop_signal", old.stop_signal != new.stop_signal),
+        ("stop_grace_period", old.stop_grace != new.stop_grace),
+        ("resources", old.resources != new.resources),
+        ("restart", old.restart != new.restart),
+        ("healthcheck", old.healthcheck != new.healthcheck),
+        ("network.expose", old.expose != new.expose),
+        ("ssh", old.ssh != new.ssh),
+    ];
+    differences.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quantity::Millicores;
+
+    #[test]
+    fn classes() {
+        let old = Template::of_image("a");
+        let mut new = old.clone();
+        assert_eq!(ChangeClass::between(&old, &new), ChangeClass::None);
+        new.resources.cpu = Millicores(100);
+        assert_eq!(ChangeClass::between(&old, &new), ChangeClass::Live);
+        new.image = "b".into();
+        assert_eq!(ChangeClass::between(&old, &new), ChangeClass::InPlace);
+        assert_eq!(changed_fields(&old, &new), ["image", "resources"]);
+    }
+}

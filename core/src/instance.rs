@@ -1,0 +1,146 @@
+//! Instances: what a node is told to run, and what it saw.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::health::Health;
+use crate::id::{Generation, InstanceName};
+use crate::net::Mac;
+use crate::quantity::Millis;
+use crate::workload::Template;
+
+/// Whether an instance is to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RunState {
+    /// It runs.
+    #[default]
+    Running,
+    /// It keeps its identity and its container, but no process.
+    Stopped,
+}
+
+/// What a node is told to run: one instance with its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Assigned {
+    /// Its name.
+    pub instance: InstanceName,
+    /// Its address, which is its own for life.
+    pub address: Ipv4Addr,
+    /// Its hardware address, likewise.
+    pub mac: Mac,
+    /// Its fencing token: of two claims, the higher is right.
+    pub generation: Generation,
+    /// Whether it is to run.
+    pub run: RunState,
+    /// How often a restart was asked for; the node restarts it when this grows.
+    pub restarts_asked: u64,
+    /// How long a replaced container may take to become healthy before the old one is put back.
+    pub update_deadline: Millis,
+    /// What it is.
+    pub template: Template,
+}
+
+impl Assigned {
+    /// Its hostname: the template's, or its own name.
+    #[must_use]
+    pub fn hostname(&self) -> String {
+        if self.template.hostname.is_empty() {
+            self.instance.to_string()
+        } else {
+            self.template.hostname.clone()
+        }
+    }
+}
+
+/// Where an instance is in its life.
+///
+/// ```text
+///   Pending ─▶ Preparing ─▶ Running ─▶ Stopping ─▶ Stopped
+///                  ▲           │ ends by itself
+///                  │           ▼
+///                  └─────── Backoff ─▶ Failed (policy gave up, or it cannot be prepared)
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// No node has taken it up yet; the message says why.
+    #[default]
+    Pending,
+    /// Its node pulls the image, makes the sandbox or the container.
+    Preparing,
+    /// Its main process runs.
+    Running,
+    /// It was asked to end and has not yet.
+    Stopping,
+    /// It is not to run and does not, or it ended and its policy lets it rest.
+    Stopped,
+    /// It ended or could not be started and will be tried again; the message says when.
+    Backoff,
+    /// It will not be tried again until something changes; the message says why.
+    Failed,
+    /// Its node has not been heard of; what was seen last may no longer be true.
+    Unknown,
+}
+
+/// What a node saw of an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// Whose.
+    pub instance: InstanceName,
+    /// The generation that the running (or newest) container is of.
+    pub generation: Generation,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What its health check says.
+    pub health: Health,
+    /// The engine's name for its container; empty without one.
+    pub container_id: String,
+    /// When the main process was started.
+    pub started_at: Option<Timestamp>,
+    /// How often its main process has been started again after ending by itself.
+    pub restarts: u64,
+    /// How the main process last ended: its exit code.
+    pub exit_code: Option<i32>,
+    /// Up to which request for a restart it has been restarted.
+    pub restarts_done: u64,
+    /// A sentence for people: progress, or the reason of a failure. At most [`MESSAGE_MAX`] bytes.
+    pub message: String,
+    /// When the node saw this, by its clock.
+    pub observed_at: Timestamp,
+    /// The generation whose update failed and was rolled back on the node, if the last one did.
+    pub failed_generation: Option<Generation>,
+}
+
+/// The longest message of a status, in bytes.
+pub const MESSAGE_MAX: usize = 1024;
+
+/// Cuts a text to `max` bytes at a character's end, and takes control characters out, so that it is
+/// safe to log and to print.
+#[must_use]
+pub fn sanitize(text: &str, max: usize) -> String {
+    let mut clean = String::with_capacity(text.len().min(max));
+    for character in text.trim().chars() {
+        let character = if character.is_control() { ' ' } else { character };
+        if clean.len() + character.len_utf8() > max {
+            break;
+        }
+        clean.push(character);
+    }
+    clean
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_bounded_and_plain() {
+        assert_eq!(sanitize("a\u{1b}[31mb\r\nc", 100), "a [31mb  c");
+        assert_eq!(sanitize("ééé", 5), "éé");
+        assert_eq!(sanitize("", 5), "");
+    }
+}

@@ -1,0 +1,161 @@
+//! What a user declares: a workload, which is a template for its instances and rules for keeping them.
+//!
+//! A [`WorkloadSpec`] says how many instances there are, where they may run and how they are changed;
+//! its [`Template`] says what each of them is. The split matters: a change outside the template
+//! touches no instance that exists.
+//!
+//! These types are complete and canonical. The file a person writes, with Compose's shorthands, is
+//! read by the command line and ends here; [`WorkloadSpec::check`] holds the rules that types alone
+//! cannot, and the controller checks them again whoever asks.
+
+mod check;
+mod template;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::SpecError;
+pub use template::{
+    Fingerprint, Mount, MountSource, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+};
+
+use crate::id::{PoolName, WorkloadName};
+use crate::quantity::Millis;
+
+/// The most instances one workload may have.
+pub const REPLICAS_MAX: u32 = 10_000;
+
+/// A declared workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkloadSpec {
+    /// Its name, unique in the cluster.
+    pub name: WorkloadName,
+    /// How many instances, 0 to [`REPLICAS_MAX`].
+    pub replicas: u32,
+    /// What each instance is.
+    pub template: Template,
+    /// Addresses asked for: the first is `NAME-0`'s, the second `NAME-1`'s and so on. Instances
+    /// beyond the list get one from their node's block.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Ipv4Addr>,
+    /// Where instances may run.
+    #[serde(default, skip_serializing_if = "Placement::is_anywhere")]
+    pub placement: Placement,
+    /// How changes reach the instances.
+    #[serde(default)]
+    pub update: UpdatePolicy,
+    /// Free words for people and programs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Where instances may run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Placement {
+    /// Only on nodes of this pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolName>,
+    /// Only on nodes of which all of these hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub constraints: Vec<Constraint>,
+}
+
+impl Placement {
+    /// Whether every node will do.
+    #[must_use]
+    pub fn is_anywhere(&self) -> bool {
+        self.pool.is_none() && self.constraints.is_empty()
+    }
+}
+
+/// A condition on a node, written `KEY==VALUE` or `KEY!=VALUE`, where `KEY` is a node's label,
+/// `node.name` or `node.arch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Constraint {
+    /// A label, `node.name` or `node.arch`.
+    pub key: String,
+    /// Whether the values have to be equal, or have to differ.
+    pub equal: bool,
+    /// The value to compare with.
+    pub value: String,
+}
+
+/// A text is not a constraint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a constraint; write LABEL==VALUE or LABEL!=VALUE, for example disk==ssd")]
+pub struct ConstraintError {
+    text: String,
+}
+
+impl std::str::FromStr for Constraint {
+    type Err = ConstraintError;
+
+    fn from_str(text: &str) -> Result<Self, ConstraintError> {
+        let parts = match (text.split_once("=="), text.split_once("!=")) {
+            (Some((key, value)), _) => Some((key, true, value)),
+            (None, Some((key, value))) => Some((key, false, value)),
+            (None, None) => None,
+        };
+        match parts.map(|(key, equal, value)| (key.trim(), equal, value.trim())) {
+            Some((key, equal, value)) if !key.is_empty() && !value.is_empty() => {
+                Ok(Self { key: key.to_owned(), equal, value: value.to_owned() })
+            }
+            _ => Err(ConstraintError { text: text.chars().take(80).collect() }),
+        }
+    }
+}
+
+impl TryFrom<String> for Constraint {
+    type Error = ConstraintError;
+    fn try_from(text: String) -> Result<Self, ConstraintError> {
+        text.parse()
+    }
+}
+
+impl std::fmt::Display for Constraint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}{}", self.key, if self.equal { "==" } else { "!=" }, self.value)
+    }
+}
+
+impl From<Constraint> for String {
+    fn from(constraint: Constraint) -> Self {
+        constraint.to_string()
+    }
+}
+
+/// How changes reach the instances of a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpdatePolicy {
+    /// How many instances may be changing at once, at least 1.
+    #[serde(default = "UpdatePolicy::default_parallelism")]
+    pub parallelism: u32,
+    /// How long a replaced instance may take to become healthy before the old container is put back.
+    #[serde(default = "UpdatePolicy::default_deadline")]
+    pub deadline: Millis,
+}
+
+impl UpdatePolicy {
+    fn default_parallelism() -> u32 {
+        1
+    }
+
+    fn default_deadline() -> Millis {
+        Millis::seconds(60)
+    }
+}
+
+impl Default for UpdatePolicy {
+    fn default() -> Self {
+        Self { parallelism: Self::default_parallelism(), deadline: Self::default_deadline() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

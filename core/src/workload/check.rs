@@ -1,0 +1,280 @@
+//! The rules of a specification that types alone cannot hold.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::{MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template, WorkloadSpec};
+use crate::health::{HealthCheck, Probe};
+use crate::quantity::Bytes;
+
+/// The most entries a list or a map of a specification may have.
+const ENTRIES_MAX: usize = 1_000;
+/// The most bytes one text of a specification may have.
+const TEXT_MAX: usize = 32 * 1024;
+/// The most bytes all texts of a specification may have together.
+const TOTAL_MAX: usize = 256 * 1024;
+/// The longest image reference, in bytes.
+const IMAGE_MAX: usize = 512;
+/// The least memory an engine can run a container with.
+const MEMORY_MIN: Bytes = Bytes::mebi(6);
+
+/// Why a specification is refused: which field, what is wrong with it and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {problem}")]
+pub struct SpecError {
+    /// The field, as written in the file, such as `resources.memory`.
+    pub field: String,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+fn refuse(field: impl Into<String>, problem: impl Into<String>) -> Result<(), SpecError> {
+    Err(SpecError { field: field.into(), problem: problem.into() })
+}
+
+impl WorkloadSpec {
+    /// Checks everything that can be checked without knowing the cluster.
+    ///
+    /// # Errors
+    /// The first [`SpecError`] found.
+    pub fn check(&self) -> Result<(), SpecError> {
+        if self.replicas > REPLICAS_MAX {
+            return refuse(
+                "replicas",
+                format!(
+                    "{} is more than the {REPLICAS_MAX} instances a workload may have",
+                    self.replicas
+                ),
+            );
+        }
+        let unique: BTreeSet<&Ipv4Addr> = self.addresses.iter().collect();
+        if unique.len() != self.addresses.len() {
+            return refuse("network.ip", "an address is given twice; every instance needs its own");
+        }
+        if self.addresses.len() > ENTRIES_MAX {
+            return refuse("network.ip", format!("more than {ENTRIES_MAX} addresses"));
+        }
+        if self.update.parallelism == 0 {
+            return refuse("update.parallelism", "0 would never change anything; use at least 1");
+        }
+        if self.placement.constraints.len() > 100 {
+            return refuse("constraints", "more than 100 constraints");
+        }
+        check_pairs("labels", &self.labels)?;
+        self.template.check()
+    }
+}
+
+impl Template {
+    fn check(&self) -> Result<(), SpecError> {
+        check_image(&self.image)?;
+        check_list("entrypoint", &self.entrypoint)?;
+        check_list("command", &self.command)?;
+        check_pairs("environment", &self.environment)?;
+        check_pairs("labels", &self.labels)?;
+        if let Some(key) = self.environment.keys().find(|key| key.is_empty() || key.contains('=')) {
+            return refuse("environment", format!("{key:?} is not the name of a variable"));
+        }
+        if let Some(key) = self.labels.keys().find(|key| key.starts_with("dwell.")) {
+            return refuse(
+                "labels",
+                format!("{key:?} is reserved; use another prefix than \"dwell.\""),
+            );
+        }
+        for (field, text) in [
+            ("user", &self.user),
+            ("working_dir", &self.working_dir),
+            ("stop_signal", &self.stop_signal),
+        ] {
+            check_text(field, text)?;
+        }
+        if !self.working_dir.is_empty() && !self.working_dir.starts_with('/') {
+            return refuse(
+                "working_dir",
+                format!("{:?} is not an absolute path", self.working_dir),
+            );
+        }
+        if !self.hostname.is_empty() {
+            crate::id::NodeName::new(self.hostname.as_str()).map(drop).or_else(|_| {
+                refuse("hostname", format!("{:?} is not a DNS label", self.hostname))
+            })?;
+        }
+        let memory = self.resources.memory;
+        if memory != Bytes(0) && memory < MEMORY_MIN {
+            return refuse(
+                "resources.memory",
+                format!("{memory} is less than the {MEMORY_MIN} a container needs"),
+            );
+        }
+        if let RestartPolicy::OnFailure { max_retries: Some(0) } = self.restart {
+            return refuse("restart", "on-failure:0 never restarts; write \"no\" for that");
+        }
+        if self.expose.iter().any(|expose| expose.port == 0) {
+            return refuse("network.expose", "port 0 is not a port; use 1 to 65535");
+        }
+        if self.expose.len() > ENTRIES_MAX {
+            return refuse("network.expose", format!("more than {ENTRIES_MAX} ports"));
+        }
+        if let Ssh::Dwell { authorized_keys } = &self.ssh {
+            check_list("ssh.authorized_keys", authorized_keys)?;
+        }
+        self.check_mounts()?;
+        if let Some(check) = &self.healthcheck {
+            check_health(check)?;
+        }
+        self.check_total()
+    }
+
+    fn check_mounts(&self) -> Result<(), SpecError> {
+        let mut targets = BTreeSet::new();
+        for mount in &self.mounts {
+            check_path("volumes", &mount.target)?;
+            let target = mount.target.trim_end_matches('/');
+            if target.is_empty()
+                || target == "/proc"
+                || target == "/sys"
+                || target.starts_with("/proc/")
+                || target.starts_with("/sys/")
+            {
+                return refuse(
+                    "volumes",
+                    format!(
+                        "{:?} cannot be mounted over; choose another path inside",
+                        mount.target
+                    ),
+                );
+            }
+            if !targets.insert(target) {
+                return refuse("volumes", format!("{:?} is mounted twice", mount.target));
+            }
+            if let MountSource::Bind(path) = &mount.source {
+                check_path("volumes", path)?;
+            }
+        }
+        if self.mounts.len() > 100 {
+            return refuse("volumes", "more than 100 volumes");
+        }
+        Ok(())
+    }
+
+    fn check_total(&self) -> Result<(), SpecError> {
+        let pairs =
+            self.environment.iter().chain(&self.labels).map(|(key, value)| key.len() + value.len());
+        let lists = self.command.iter().chain(&self.entrypoint).map(String::len);
+        let total: usize = pairs.chain(lists).sum();
+        if total > TOTAL_MAX {
+            return refuse(
+                "environment",
+                format!(
+                    "environment, labels and command have {total} bytes together; at most {TOTAL_MAX} are allowed"
+                ),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn check_image(image: &str) -> Result<(), SpecError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    if image.is_empty() {
+        return refuse("image", "is missing; name an image such as debian:12");
+    }
+    if image.len() > IMAGE_MAX {
+        return refuse("image", format!("is longer than {IMAGE_MAX} bytes"));
+    }
+    if !image.starts_with(|c: char| c.is_ascii_alphanumeric()) || !image.chars().all(fits) {
+        return refuse(
+            "image",
+            format!("{image:?} is not an image reference; write NAME:TAG or NAME@DIGEST"),
+        );
+    }
+    Ok(())
+}
+
+fn check_health(check: &HealthCheck) -> Result<(), SpecError> {
+    match &check.probe {
+        Probe::Tcp { port: 0 } | Probe::Http { port: 0, .. } => {
+            return refuse("healthcheck", "port 0 is not a port; use 1 to 65535");
+        }
+        Probe::Http { path, .. }
+            if !path.starts_with('/')
+                || path.len() > 1024
+                || path.chars().any(|c| c.is_control() || c == ' ') =>
+        {
+            return refuse(
+                "healthcheck",
+                format!(
+                    "{:?} is not a path of a URL; begin it with '/'",
+                    path.chars().take(80).collect::<String>()
+                ),
+            );
+        }
+        Probe::Exec { command } if command.is_empty() => {
+            return refuse("healthcheck", "the command is empty");
+        }
+        Probe::Exec { command } => check_list("healthcheck", command)?,
+        Probe::Tcp { .. } | Probe::Http { .. } => {}
+    }
+    if check.interval.0 < 100 || check.timeout.0 < 10 {
+        return refuse("healthcheck", "interval has to be at least 100ms, timeout at least 10ms");
+    }
+    if check.retries == 0 {
+        return refuse("healthcheck.retries", "has to be at least 1");
+    }
+    Ok(())
+}
+
+fn check_text(field: &str, text: &str) -> Result<(), SpecError> {
+    if text.len() > TEXT_MAX {
+        return refuse(
+            field,
+            format!("a text of {} bytes; at most {TEXT_MAX} are allowed", text.len()),
+        );
+    }
+    if text.contains('\0') {
+        return refuse(field, "a text with a NUL character, which no process can be given");
+    }
+    Ok(())
+}
+
+fn check_list(field: &str, texts: &[String]) -> Result<(), SpecError> {
+    if texts.len() > ENTRIES_MAX {
+        return refuse(
+            field,
+            format!("{} entries; at most {ENTRIES_MAX} are allowed", texts.len()),
+        );
+    }
+    texts.iter().try_for_each(|text| check_text(field, text))
+}
+
+fn check_pairs(
+    field: &str,
+    pairs: &std::collections::BTreeMap<String, String>,
+) -> Result<(), SpecError> {
+    if pairs.len() > ENTRIES_MAX {
+        return refuse(
+            field,
+            format!("{} entries; at most {ENTRIES_MAX} are allowed", pairs.len()),
+        );
+    }
+    pairs.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| check_text(field, text))
+}
+
+/// A path that means one place: absolute, and without `..` to lead elsewhere.
+fn check_path(field: &str, path: &str) -> Result<(), SpecError> {
+    check_text(field, path)?;
+    if path.len() > 4096
+        || !path.starts_with('/')
+        || path.split('/').any(|part| part == ".." || part == ".")
+    {
+        let shown: String = path.chars().take(80).collect();
+        return refuse(field, format!("{shown:?} is not an absolute path without '.' and '..'"));
+    }
+    if path.contains([':', '\n', ',']) {
+        return refuse(
+            field,
+            format!("{path:?} has a ':', a ',' or a line break, which engines cannot mount"),
+        );
+    }
+    Ok(())
+}

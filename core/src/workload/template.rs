@@ -1,0 +1,232 @@
+//! What one instance is: image, process, environment, resources, volumes, health.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::health::HealthCheck;
+use crate::id::VolumeName;
+use crate::quantity::{Bytes, Millicores, Millis};
+
+/// What every instance of a workload is.
+///
+/// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
+/// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
+/// running container or concern the agent alone: `resources`, `restart`, `healthcheck`, `stop_grace`,
+/// `expose` and `ssh`.
+///
+/// Invariant: a field added later is left out of the serialized form at its default; else every
+/// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Template {
+    /// Image reference, as the engine understands it.
+    pub image: String,
+    /// Replaces the image's entry point.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub entrypoint: Vec<String>,
+    /// Replaces the image's command.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Environment variables beside the image's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
+    /// User, or `user:group`, by name or number; the image's if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub user: String,
+    /// Working directory, absolute; the image's if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub working_dir: String,
+    /// Hostname inside; the instance's name if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hostname: String,
+    /// Labels put on the container, beside dwell's own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// What is mounted where.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// Signal that asks the main process to end, such as `SIGTERM`; the image's if empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub stop_signal: String,
+    /// How long the main process may take to end before it is killed.
+    #[serde(default = "default_stop_grace")]
+    pub stop_grace: Millis,
+    /// Shares and limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// What happens when the main process ends.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// How it shows that it works; without one, a running process counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthCheck>,
+    /// Ports it listens on. A statement for names, checks and people: nothing is mapped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expose: Vec<ServicePort>,
+    /// Who answers on port 22.
+    #[serde(default)]
+    pub ssh: Ssh,
+}
+
+fn default_stop_grace() -> Millis {
+    Millis::seconds(10)
+}
+
+impl Template {
+    /// A template of nothing but an image.
+    #[must_use]
+    pub fn of_image(image: impl Into<String>) -> Self {
+        Self {
+            image: image.into(),
+            entrypoint: Vec::new(),
+            command: Vec::new(),
+            environment: BTreeMap::new(),
+            user: String::new(),
+            working_dir: String::new(),
+            hostname: String::new(),
+            labels: BTreeMap::new(),
+            mounts: Vec::new(),
+            stop_signal: String::new(),
+            stop_grace: default_stop_grace(),
+            resources: Resources::default(),
+            restart: RestartPolicy::default(),
+            healthcheck: None,
+            expose: Vec::new(),
+            ssh: Ssh::default(),
+        }
+    }
+
+    /// What a container of this template is recognised by.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        // The live fields at fixed values: a change of theirs leaves the fingerprint alone.
+        let fixed = Self {
+            stop_grace: default_stop_grace(),
+            resources: Resources::default(),
+            restart: RestartPolicy::default(),
+            healthcheck: None,
+            expose: Vec::new(),
+            ssh: Ssh::default(),
+            ..self.clone()
+        };
+        // Maps with text keys always serialize; an empty text would only merge fingerprints.
+        let text = serde_json::to_string(&fixed).unwrap_or_default();
+        let digest = Sha256::digest(text.as_bytes());
+        Fingerprint(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// The volumes it uses, which live on one node.
+    pub fn volumes(&self) -> impl Iterator<Item = &VolumeName> {
+        self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume(name) => Some(name),
+            MountSource::Bind(_) => None,
+        })
+    }
+}
+
+/// A digest over the fields of a [`Template`] that need a new container: 16 hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(pub String);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// An instance's share of its node, promised and enforced: it counts against the node's capacity and
+/// is the container's limit. Zero asks for nothing and limits nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Resources {
+    /// Processor time, in thousandths of a processor.
+    pub cpu: Millicores,
+    /// Memory, in bytes.
+    pub memory: Bytes,
+}
+
+/// What happens when the main process ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestartPolicy {
+    /// It is started again, with growing pauses while it keeps ending soon.
+    #[default]
+    Always,
+    /// The same, unless it ended with exit code 0.
+    OnFailure {
+        /// Give up after this many restarts in a row; `None` never gives up.
+        max_retries: Option<u32>,
+    },
+    /// It stays ended.
+    Never,
+}
+
+/// Something mounted into an instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// What.
+    pub source: MountSource,
+    /// Where, an absolute path inside.
+    pub target: String,
+    /// Whether writing is refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+}
+
+/// Where mounted data lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MountSource {
+    /// A volume of the instance's own, kept on its node through replacement and removal of containers.
+    Volume(VolumeName),
+    /// A path of the node, absolute, which the node's operator has to have allowed.
+    Bind(String),
+}
+
+/// A port an instance listens on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePort {
+    /// The port number, not 0.
+    pub port: u16,
+    /// Its transport.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// Who answers on an instance's port 22.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ssh {
+    /// dwell does, for these public keys (lines as in OpenSSH's `authorized_keys`).
+    Dwell {
+        /// Public keys, one line each.
+        authorized_keys: Vec<String>,
+    },
+    /// The image brings a server of its own.
+    Image,
+    /// Nobody.
+    Off,
+}
+
+impl Default for Ssh {
+    fn default() -> Self {
+        Self::Dwell { authorized_keys: Vec::new() }
+    }
+}

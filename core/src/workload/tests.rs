@@ -1,0 +1,145 @@
+use super::*;
+use crate::health::{HealthCheck, Probe};
+use crate::id::VolumeName;
+use crate::quantity::{Bytes, Millicores};
+
+fn spec() -> WorkloadSpec {
+    WorkloadSpec {
+        name: WorkloadName::new("web").unwrap(),
+        replicas: 1,
+        template: Template::of_image("nginx:1"),
+        addresses: Vec::new(),
+        placement: Placement::default(),
+        update: UpdatePolicy::default(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn refused(change: impl FnOnce(&mut WorkloadSpec)) -> String {
+    let mut spec = spec();
+    change(&mut spec);
+    spec.check().unwrap_err().to_string()
+}
+
+fn bind(path: &str, target: &str) -> Mount {
+    Mount { source: MountSource::Bind(path.into()), target: target.into(), read_only: false }
+}
+
+#[test]
+fn a_plain_workload_is_fine() {
+    assert_eq!(spec().check(), Ok(()));
+}
+
+#[test]
+fn refusals_name_the_field() {
+    type Change = Box<dyn FnOnce(&mut WorkloadSpec)>;
+    let cases: Vec<(&str, Change)> = vec![
+        ("replicas:", Box::new(|s| s.replicas = 1_000_000_000)),
+        ("image: is missing", Box::new(|s| s.template.image.clear())),
+        ("image:", Box::new(|s| s.template.image = "--privileged".into())),
+        ("image:", Box::new(|s| s.template.image = "a b".into())),
+        ("image:", Box::new(|s| s.template.image = "x".repeat(600))),
+        ("network.ip:", Box::new(|s| s.addresses = vec![Ipv4Addr::LOCALHOST; 2])),
+        ("update.parallelism:", Box::new(|s| s.update.parallelism = 0)),
+        (
+            "environment:",
+            Box::new(|s| drop(s.template.environment.insert("A=B".into(), String::new()))),
+        ),
+        (
+            "environment:",
+            Box::new(|s| drop(s.template.environment.insert("A".into(), "a\0b".into()))),
+        ),
+        (
+            "environment:",
+            Box::new(|s| {
+                s.template
+                    .environment
+                    .extend((0..10_000).map(|i| (format!("V{i}"), String::new())));
+            }),
+        ),
+        ("labels:", Box::new(|s| drop(s.labels.insert("a".into(), "x".repeat(1 << 20))))),
+        (
+            "labels:",
+            Box::new(|s| {
+                drop(s.template.labels.insert("dwell.instance".into(), "web-1".into()));
+            }),
+        ),
+        ("working_dir:", Box::new(|s| s.template.working_dir = "srv".into())),
+        ("hostname:", Box::new(|s| s.template.hostname = "a.b\n".into())),
+        ("resources.memory:", Box::new(|s| s.template.resources.memory = Bytes(1))),
+        (
+            "network.expose:",
+            Box::new(|s| {
+                s.template.expose = vec![ServicePort { port: 0, protocol: Protocol::Tcp }];
+            }),
+        ),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv/../etc", "/data")])),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("srv", "/data")])),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "/")])),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "/proc/sys")])),
+        (
+            "volumes:",
+            Box::new(|s| s.template.mounts = vec![bind("/a", "/data"), bind("/b", "/data/")]),
+        ),
+        (
+            "restart:",
+            Box::new(|s| s.template.restart = RestartPolicy::OnFailure { max_retries: Some(0) }),
+        ),
+        (
+            "healthcheck:",
+            Box::new(|s| s.template.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 0 }))),
+        ),
+        (
+            "healthcheck:",
+            Box::new(|s| {
+                s.template.healthcheck =
+                    Some(HealthCheck::new(Probe::Http { port: 80, path: "http://x".into() }));
+            }),
+        ),
+    ];
+    for (says, change) in cases {
+        let error = refused(change);
+        assert!(error.starts_with(says), "expected {says:?}: {error}");
+        assert!(error.len() < 400, "unbounded: {error}");
+    }
+}
+
+#[test]
+fn live_fields_leave_the_fingerprint_alone() {
+    let template = Template::of_image("nginx:1");
+    let mut live = template.clone();
+    live.resources = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
+    live.restart = RestartPolicy::Never;
+    live.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
+    live.expose = vec![ServicePort { port: 80, protocol: Protocol::Tcp }];
+    live.ssh = Ssh::Off;
+    live.stop_grace = Millis::seconds(1);
+    assert_eq!(template.fingerprint(), live.fingerprint());
+
+    let mut other = template.clone();
+    other.environment.insert("A".into(), "1".into());
+    assert_ne!(template.fingerprint(), other.fingerprint());
+    let mut other = template.clone();
+    other.mounts.push(Mount {
+        source: MountSource::Volume(VolumeName::new("data").unwrap()),
+        target: "/data".into(),
+        read_only: false,
+    });
+    assert_ne!(template.fingerprint(), other.fingerprint());
+}
+
+/// If this fails, an upgrade of dwell would replace every container of every fleet.
+#[test]
+fn the_fingerprint_of_a_template_never_changes() {
+    assert_eq!(Template::of_image("nginx:1").fingerprint().0, "e39c763d6457de82");
+}
+
+#[test]
+fn constraints() {
+    let constraint: Constraint = "disk == ssd".parse().unwrap();
+    assert_eq!(constraint.to_string(), "disk==ssd");
+    assert!(!"zone!=a".parse::<Constraint>().unwrap().equal);
+    for wrong in ["", "disk", "==ssd", "disk==", "disk=ssd"] {
+        assert!(wrong.parse::<Constraint>().is_err(), "{wrong}");
+    }
+}
