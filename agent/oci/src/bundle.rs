@@ -1,0 +1,91 @@
+//! The bundle's `config.json`: made to join a network namespace that exists.
+//!
+//! The file belongs to the engine; it is replaced as a whole (written beside it, then renamed), so
+//! that the runtime never reads half of one. Nothing but the network is changed in it. Doing it
+//! twice changes nothing more.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+
+/// Largest `config.json` accepted, in bytes. Docker writes some 20 KB, plus the environment.
+const MAX_CONFIG_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How libnetwork's hook is called: it would connect the container to Docker's own network, by
+/// asking `dockerd` about a namespace that is not there.
+const LIBNETWORK_HOOK: &str = "libnetwork-setkey";
+
+/// Makes the container of `bundle` join the network namespace at `netns`, and no other.
+///
+/// # Errors
+///
+/// When `config.json` cannot be read, is not an OCI configuration, or cannot be replaced. It is
+/// unchanged then.
+pub(crate) fn join_netns(bundle: &Path, netns: &Path) -> Result<(), BundleError> {
+    let path = bundle.join("config.json");
+    let (text, permissions) =
+        read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(BundleError::TooLarge { path });
+    }
+    let malformed = |source| BundleError::Malformed { path: path.clone(), source };
+    let mut config: Map<String, Value> = serde_json::from_slice(&text).map_err(malformed)?;
+    replace_network(&mut config, netns)
+        .map_err(|key| BundleError::Shape { path: path.clone(), key })?;
+    let text = serde_json::to_vec(&config).map_err(malformed)?;
+
+    let temporary = bundle.join("config.json.dwell");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::set_permissions(&temporary, permissions))
+        .and_then(|()| fs::rename(&temporary, &path))
+        .map_err(|source| BundleError::Write { path, source })
+}
+
+/// Why a bundle was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BundleError {
+    #[error("cannot read the container's configuration {path:?}")]
+    Read { path: PathBuf, source: io::Error },
+
+    #[error("the container's configuration {path:?} is larger than {MAX_CONFIG_BYTES} bytes")]
+    TooLarge { path: PathBuf },
+
+    #[error("the container's configuration {path:?} is not a JSON object")]
+    Malformed { path: PathBuf, source: serde_json::Error },
+
+    #[error("the container's configuration {path:?} has no usable `{key}`, is it for Linux?")]
+    Shape { path: PathBuf, key: &'static str },
+
+    #[error("cannot replace the container's configuration {path:?}")]
+    Write { path: PathBuf, source: io::Error },
+}
+
+fn read(path: &Path) -> io::Result<(Vec<u8>, fs::Permissions)> {
+    let file = File::open(path)?;
+    let permissions = file.metadata()?.permissions();
+    let mut text = Vec::new();
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)?;
+    Ok((text, permissions))
+}
+
+/// Changes the parsed configuration; the error is the key that is not what it should be.
+fn replace_network(config: &mut Map<String, Value>, netns: &Path) -> Result<(), &'static str> {
+    let linux = config.get_mut("linux").and_then(Value::as_object_mut).ok_or("linux")?;
+    let namespaces =
+        linux.get_mut("namespaces").and_then(Value::as_array_mut).ok_or("linux.namespaces")?;
+    namespaces.retain(|namespace| namespace["type"] != "network");
+    namespaces.push(json!({"type": "network", "path": netns}));
+
+    for stage in ["prestart", "createRuntime"] {
+        let hooks = config.get_mut("hooks").and_then(|hooks| hooks.get_mut(stage));
+        if let Some(hooks) = hooks.and_then(Value::as_array_mut) {
+            hooks.retain(|hook| hook["args"][0] != LIBNETWORK_HOOK);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! The contract between `dwell-agent` and the runtime wrapper `dwell-oci`: which container belongs
+//! into which sandbox.
+//!
+//! The agent writes a [`Mapping`] between creating and starting a container; the wrapper reads it
+//! each time the engine starts that container. Both use this one type, so that they cannot
+//! disagree about names, places and format. What the wrapper does with it is told in its `main.rs`.
+
+pub mod mapping;
+
+pub use mapping::{Mapping, MappingError};
+
+/// State directory of a node, unless `--dwell-state-dir` names another.
+pub const DEFAULT_STATE_DIR: &str = "/run/dwell";

@@ -1,0 +1,109 @@
+//! `dwell-oci`: the OCI runtime that starts a container inside its sandbox.
+//!
+//! An instance owns a *sandbox*: a network namespace that `dwell-agent` made and wired before there
+//! was any container. Docker cannot be asked to start a container in a namespace that exists
+//! already, and connecting the container after its start would leave its first instructions
+//! without a network. So dwell registers this program as a runtime in Docker's `daemon.json`:
+//!
+//! ```json
+//! {"runtimes": {"dwell": {"path": "/usr/bin/dwell-oci"}}}
+//! ```
+//!
+//! Docker calls a runtime by runc's command line, and describes the container in the `config.json`
+//! of a *bundle* directory. For `create` and `run`, this program writes the path of the sandbox
+//! into that description and then becomes runc, with the arguments unchanged; for everything else
+//! it becomes runc at once. Two things follow:
+//!
+//! - The network is complete before the first instruction of the workload.
+//! - `docker restart` comes back at the same address also while the agent is down, since all that is
+//!   needed is on the node: the namespace and the [`Mapping`] file that names it.
+//!
+//! ```text
+//! dockerd ─ containerd-shim ─ dwell-oci create ─┬─ mapping ─ netns ─ config.json ─ exec runc
+//!                                               └─ anything wrong ─ message, exit 1, no process
+//! ```
+//!
+//! Invariant: **no workload process runs in the host's network namespace, not for an instant.**
+//! Whatever cannot be understood, found or verified ends in a message and exit status 1, before
+//! runc is started. The message goes to stderr and to runc's log file (see [`report`]), from where
+//! it reaches whoever ran `docker start`.
+//!
+//! The program keeps no state and takes two settings of its own, which come before runc's
+//! arguments (Docker's `runtimeArgs`; giving any makes Docker interpose a shell):
+//!
+//! | setting | default | |
+//! |---|---|---|
+//! | `--dwell-state-dir=DIR` | `/run/dwell` | where the agent writes the mappings |
+//! | `--dwell-runtime=PROGRAM` | `runc` | what to become: a name in `PATH` or a path |
+
+mod args;
+mod bundle;
+mod netns;
+mod report;
+
+use std::convert::Infallible;
+use std::env;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use dwell_oci::{Mapping, MappingError};
+
+use args::{Creation, Settings};
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = env::args_os().skip(1).collect();
+    let Err(failure) = become_runtime(&args);
+    report::failure(&failure, &args);
+    ExitCode::FAILURE
+}
+
+/// Replaces this process by the real runtime; returns only if that is not to happen.
+fn become_runtime(args: &[OsString]) -> Result<Infallible, Failure> {
+    let (settings, runtime_args) = Settings::split(args)?;
+    if let Some(creation) = Creation::find(runtime_args)? {
+        enter_sandbox(&settings, &creation)?;
+    }
+    let source = Command::new(&settings.runtime).args(runtime_args).exec();
+    let runtime = settings.runtime;
+    Err(match source.kind() {
+        io::ErrorKind::NotFound => Failure::RuntimeMissing { runtime },
+        _ => Failure::RuntimeBroken { runtime, source },
+    })
+}
+
+/// Points the bundle at the container's sandbox.
+fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure> {
+    let mapping = Mapping::read(&settings.state_dir, creation.container_id)?;
+    netns::verify(&mapping.netns)
+        .map_err(|source| Failure::Sandbox { instance: mapping.instance, source })?;
+    bundle::join_netns(creation.bundle, &mapping.netns)?;
+    Ok(())
+}
+
+/// Why the runtime was not started.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Arguments(#[from] args::ArgumentError),
+
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+
+    #[error("the sandbox of {instance:?} cannot be used; dwell-agent restores it")]
+    Sandbox { instance: String, source: netns::NetnsError },
+
+    #[error(transparent)]
+    Bundle(#[from] bundle::BundleError),
+
+    #[error(
+        "the OCI runtime {runtime:?} is not installed; \
+         install it (Debian, Ubuntu: `apt-get install runc`) \
+         or name another in Docker's daemon.json: `\"runtimeArgs\": [\"--dwell-runtime=PATH\"]`"
+    )]
+    RuntimeMissing { runtime: OsString },
+
+    #[error("cannot execute the OCI runtime {runtime:?}")]
+    RuntimeBroken { runtime: OsString, source: io::Error },
+}

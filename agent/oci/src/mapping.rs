@@ -1,0 +1,279 @@
+//! `<state-dir>/containers/<container-id>`: the sandbox of one container, as a small JSON file.
+//!
+//! ```json
+//! {"instance":"web-0","netns":"/run/dwell/netns/web-0"}
+//! ```
+//!
+//! The agent owns these files: it writes one before it first starts the container and removes it
+//! after it removed the container. The wrapper only reads.
+//!
+//! Invariants:
+//! - A file is complete or absent (written beside its place, then renamed). It is not synced to
+//!   disk: the directory is in memory, as the sandboxes are.
+//! - No container id leads out of the directory or onto a half-written file.
+//! - Unknown fields are ignored, because agent and wrapper are replaced at different moments
+//!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Longest container id accepted, in bytes. Docker's have 64.
+const MAX_ID_BYTES: usize = 128;
+
+/// Largest mapping file accepted, in bytes. A usual one has less than 100.
+const MAX_FILE_BYTES: u64 = 16 * 1024;
+
+/// The sandbox that a container is to run in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mapping {
+    /// Name of the instance, for messages only; the wrapper takes no decision by it.
+    pub instance: String,
+    /// Absolute path of the sandbox's network namespace.
+    pub netns: PathBuf,
+}
+
+impl Mapping {
+    /// Reads the mapping of `container_id`.
+    ///
+    /// # Errors
+    ///
+    /// [`MappingError::Missing`] when the agent made no sandbox for this container; otherwise the
+    /// reason why the file cannot be trusted.
+    pub fn read(state_dir: &Path, container_id: &str) -> Result<Self, MappingError> {
+        let path = directory(state_dir).join(file_name(container_id)?);
+        let unreadable = |source| MappingError::Read { path: path.clone(), source };
+
+        let mut text = Vec::new();
+        match File::open(&path) {
+            Ok(file) => file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(MappingError::Missing { container_id: container_id.to_owned(), path });
+            }
+            Err(error) => return Err(unreadable(error)),
+        };
+        if text.len() as u64 > MAX_FILE_BYTES {
+            return Err(MappingError::TooLarge { path });
+        }
+        let mapping: Self = serde_json::from_slice(&text)
+            .map_err(|source| MappingError::Malformed { path: path.clone(), source })?;
+        if !mapping.netns.is_absolute() {
+            return Err(MappingError::RelativeNetns { path, netns: mapping.netns });
+        }
+        Ok(mapping)
+    }
+
+    /// Writes the mapping of `container_id`, in place of an older one.
+    ///
+    /// Returns once a start of the container would find it. A few blocking calls on an in-memory
+    /// filesystem, so there is no need to leave an async thread for it.
+    ///
+    /// # Errors
+    ///
+    /// When the id is no container id, the path of the namespace is not absolute UTF-8, or the
+    /// state directory cannot be written.
+    pub fn write(&self, state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
+        let name = file_name(container_id)?;
+        let directory = directory(state_dir);
+        let path = directory.join(name);
+        if !self.netns.is_absolute() {
+            return Err(MappingError::RelativeNetns { path, netns: self.netns.clone() });
+        }
+        let text = serde_json::to_vec(self)
+            .map_err(|source| MappingError::Malformed { path: path.clone(), source })?;
+
+        // The leading dot keeps the temporary name from ever being a container id.
+        let temporary = directory.join(format!(".{name}"));
+        fs::create_dir_all(&directory)
+            .and_then(|()| fs::write(&temporary, text))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|source| MappingError::Write { path, source })
+    }
+
+    /// Removes the mapping of `container_id`; one that is not there is fine.
+    ///
+    /// # Errors
+    ///
+    /// When the id is no container id, or the file exists and cannot be removed.
+    pub fn remove(state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
+        let path = directory(state_dir).join(file_name(container_id)?);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(MappingError::Write { path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a mapping could not be read, written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum MappingError {
+    /// The id could not be the name of a file in the directory.
+    #[error("{0:?} is not a container id: letters, digits and `_.+-`, a letter or digit first")]
+    InvalidId(String),
+
+    /// The agent made no sandbox for this container.
+    #[error(
+        "container {container_id:?} has no sandbox: {path:?} does not exist; \
+         the runtime `dwell` starts only what dwell-agent created, \
+         give any other container another `--runtime`"
+    )]
+    Missing {
+        /// The container.
+        container_id: String,
+        /// Where its mapping would be.
+        path: PathBuf,
+    },
+
+    /// The file is there but cannot be read.
+    #[error("cannot read the sandbox mapping {path:?}")]
+    Read {
+        /// The mapping file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+
+    /// The file is larger than any mapping.
+    #[error("the sandbox mapping {path:?} is larger than {MAX_FILE_BYTES} bytes")]
+    TooLarge {
+        /// The mapping file.
+        path: PathBuf,
+    },
+
+    /// The content is not a mapping, or a mapping cannot be written as JSON.
+    #[error("the sandbox mapping {path:?} is malformed; restart dwell-agent to write it again")]
+    Malformed {
+        /// The mapping file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+
+    /// The path of the namespace would depend on the working directory.
+    #[error("the sandbox mapping {path:?} names {netns:?}, which is not an absolute path")]
+    RelativeNetns {
+        /// The mapping file.
+        path: PathBuf,
+        /// The path in it.
+        netns: PathBuf,
+    },
+
+    /// The file cannot be written or removed.
+    #[error("cannot change the sandbox mapping {path:?}")]
+    Write {
+        /// The mapping file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn directory(state_dir: &Path) -> PathBuf {
+    state_dir.join("containers")
+}
+
+/// The id itself, once it is known to name a plain file: no separator, no leading dot.
+fn file_name(container_id: &str) -> Result<&str, MappingError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+    let valid = container_id.len() <= MAX_ID_BYTES
+        && container_id.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && container_id.bytes().all(plain);
+    if valid { Ok(container_id) } else { Err(MappingError::InvalidId(container_id.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn web_0() -> Mapping {
+        Mapping { instance: "web-0".into(), netns: "/run/dwell/netns/web-0".into() }
+    }
+
+    fn with_content(content: impl AsRef<[u8]>) -> Result<Mapping, MappingError> {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir(state.path().join("containers")).unwrap();
+        fs::write(state.path().join("containers/c1"), content).unwrap();
+        Mapping::read(state.path(), "c1")
+    }
+
+    #[test]
+    fn what_is_written_is_read_until_it_is_removed() {
+        let state = tempfile::tempdir().unwrap();
+        let moved = Mapping { netns: "/run/dwell/netns/other".into(), ..web_0() };
+
+        web_0().write(state.path(), "c1").unwrap();
+        assert_eq!(Mapping::read(state.path(), "c1").unwrap(), web_0());
+        moved.write(state.path(), "c1").unwrap();
+        assert_eq!(Mapping::read(state.path(), "c1").unwrap(), moved);
+        let files = fs::read_dir(state.path().join("containers")).unwrap().count();
+        assert_eq!(files, 1, "a temporary file stayed behind");
+
+        Mapping::remove(state.path(), "c1").unwrap();
+        Mapping::remove(state.path(), "c1").unwrap();
+        let gone = Mapping::read(state.path(), "c1").unwrap_err();
+        assert!(matches!(gone, MappingError::Missing { .. }), "{gone}");
+    }
+
+    #[test]
+    fn ids_that_are_not_plain_names_are_refused_everywhere() {
+        let state = tempfile::tempdir().unwrap();
+        fs::write(state.path().join("outside"), r#"{"instance":"x","netns":"/x"}"#).unwrap();
+        let long = "a".repeat(MAX_ID_BYTES + 1);
+        let absolute = state.path().join("outside");
+
+        for id in [
+            "",
+            ".",
+            "..",
+            ".c1",
+            "../outside",
+            "a/b",
+            "/etc/passwd",
+            "a\0b",
+            "a\nb",
+            "\u{202e}c1",
+            "-c1",
+            "c 1",
+            "\u{e9}",
+            &long,
+            absolute.to_str().unwrap(),
+        ] {
+            let refused = |result: Result<(), MappingError>| {
+                assert!(matches!(result, Err(MappingError::InvalidId(_))), "{id:?}: {result:?}");
+            };
+            refused(Mapping::read(state.path(), id).map(drop));
+            refused(web_0().write(state.path(), id));
+            refused(Mapping::remove(state.path(), id));
+        }
+        assert!(absolute.exists());
+    }
+
+    #[test]
+    fn messages_show_strange_ids_escaped() {
+        let message = Mapping::read(Path::new("/nowhere"), "\u{1b}[2J\n").unwrap_err().to_string();
+        assert!(message.starts_with(r#""\u{1b}[2J\n" is not a container id"#), "{message}");
+    }
+
+    #[test]
+    fn fields_of_a_newer_agent_are_ignored() {
+        let mapping =
+            with_content(r#"{"instance":"web-0","netns":"/run/dwell/netns/web-0","generation":7}"#);
+        assert_eq!(mapping.unwrap(), web_0());
+    }
+
+    #[test]
+    fn files_that_are_no_mapping_are_refused() {
+        for content in ["", "{", "null", "[]", r#"{"instance":"web-0"}"#, r#"{"netns":7}"#] {
+            let refused = with_content(content).unwrap_err();
+            assert!(matches!(refused, MappingError::Malformed { .. }), "{content}: {refused}");
+        }
+        let relative = with_content(r#"{"instance":"web-0","netns":"netns/web-0"}"#).unwrap_err();
+        assert!(matches!(relative, MappingError::RelativeNetns { .. }), "{relative}");
+        let oversized = with_content(vec![b' '; 1 << 20]).unwrap_err();
+        assert!(matches!(oversized, MappingError::TooLarge { .. }), "{oversized}");
+    }
+}
