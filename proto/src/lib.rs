@@ -1,0 +1,26 @@
+//! The wire: `dwell.v1`, generated from `dwell/v1/*.proto`, and its conversions to and from
+//! [`dwell_core`].
+//!
+//! Nothing behind the session and API modules of agent and controller sees a wire type. Conversion
+//! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
+
+mod convert;
+
+pub use convert::FromWireError;
+
+/// Messages, clients and servers, as generated.
+#[expect(missing_docs, reason = "the generator writes docs for what the files comment, not for the rest")]
+#[expect(unreachable_pub, unused_qualifications, clippy::all, reason = "generated")]
+pub mod v1 {
+    tonic::include_proto!("dwell.v1");
+}
+
+/// The encoded descriptors of all files, for gRPC reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dwell.v1.bin"));
+
+/// The version of the session protocol that this build speaks.
+pub const PROTOCOL: u32 = 1;
+
+/// The largest message either side takes, in bytes. A snapshot of a node with 2,000 large instances
+/// fits; anything larger is refused before it is read.
+pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
