@@ -1,0 +1,349 @@
+//! What an agent asks of the software that runs containers.
+//!
+//! [`Engine`] is the only way from the agent to containers; [`docker`] speaks to a Docker daemon,
+//! [`fake`] keeps containers in memory and fails on request. An engine keeps no state of dwell's: what
+//! a container is of stands in its labels, so that any agent can take over after any crash.
+//!
+//! Invariants:
+//! - an engine shows and touches only containers with the label of its own cluster;
+//! - every call is idempotent in its effect: asking for what is already so succeeds;
+//! - every call but [`Engine::wait`] ends in bounded time, also when the daemon does not answer
+//!   ([`EngineError::Unavailable`]); a call that was dropped or timed out may have taken effect;
+//! - no main process is ever started outside its instance's sandbox.
+//!
+//! ```text
+//!            create            start                 ends, stop
+//!   (none) ─────────▶ Created ───────▶ Running ─────────────────▶ Exited ──▶ (none)
+//!                        │                ▲          start           │   remove
+//!                        │                └──────────────────────────┘     ▲
+//!                        └─────────────────────────────────────────────────┘
+//! ```
+
+mod error;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::Assigned;
+use dwell_core::node::EngineInfo;
+use dwell_core::workload::{Fingerprint, Resources};
+use futures_util::stream::BoxStream;
+use tokio::io::AsyncWrite;
+use tokio::sync::watch;
+use tokio_util::bytes::Bytes;
+
+pub use error::EngineError;
+
+/// An engine that any task can use.
+pub type SharedEngine = Arc<dyn Engine>;
+
+/// Software that runs containers.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// What the engine is and whether instances can be started with it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] if it does not answer.
+    async fn info(&self) -> Result<EngineReport, EngineError>;
+
+    /// All containers of this cluster, running or not, in no order.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn list(&self) -> Result<Vec<Container>, EngineError>;
+
+    /// One container, with everything that [`Container`] can hold.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is none, or it is not of this cluster.
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
+
+    /// Makes a container for an instance, without starting it. Its image has to be there.
+    ///
+    /// # Errors
+    /// [`EngineError::AlreadyExists`] if there is one of this instance and generation,
+    /// [`EngineError::ImageMissing`] if the image has to be pulled first,
+    /// [`EngineError::Refused`] if asking again without a change is pointless,
+    /// [`EngineError::RuntimeMissing`] if a container could not be put into its sandbox.
+    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError>;
+
+    /// Starts a container in its instance's sandbox, which has to exist; a running one is left alone.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Refused`] if its command cannot be executed,
+    /// [`EngineError::RuntimeMissing`].
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Asks the main process to end, kills it after `grace`, and returns when it has ended; one that
+    /// is not running is left alone.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
+
+    /// Returns the exit code of the main process once it is not running, at once if it is not now.
+    /// Has no time limit of its own.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`] if the engine goes away meanwhile.
+    async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError>;
+
+    /// Removes a container, killing what runs in it; its named volumes stay. One that is gone is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
+
+    /// Sets the limits of a container, also while it runs. Zero takes a limit away.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Refused`].
+    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError>;
+
+    /// Fetches an image, or finds that it is there already in its newest form.
+    ///
+    /// # Errors
+    /// [`EngineError::PullFailed`], [`EngineError::Unavailable`].
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError>;
+
+    /// What happens to the cluster's containers from the moment of this call on. The same event may
+    /// come twice, and none is promised to come: what counts is what [`Engine::inspect`] says. The
+    /// stream ends, or yields one last error, when the engine goes away; call again then, and list.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError>;
+
+    /// What a container wrote. The engine is read only as fast as the stream is.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
+    async fn logs(&self, id: &ContainerId, options: &LogOptions)
+    -> Result<OutputStream, EngineError>;
+
+    /// Starts a further command in a running container.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::NotRunning`], [`EngineError::Refused`].
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, EngineError>;
+}
+
+/// The engine's name for a container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    /// The first twelve characters, as Docker shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What an engine says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineReport {
+    /// Versions and readiness; not ready without the runtime that puts containers into sandboxes.
+    pub info: EngineInfo,
+    /// The directory of its images and containers, if it has one.
+    pub data_root: Option<PathBuf>,
+}
+
+/// A container of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name with the engine.
+    pub id: ContainerId,
+    /// The instance it is of.
+    pub instance: InstanceName,
+    /// The generation it was made for. A live change raises the instance's, not the container's.
+    pub generation: Generation,
+    /// What it was made from.
+    pub fingerprint: Fingerprint,
+    /// Whether its main process runs.
+    pub state: ContainerState,
+    /// Its main process while it runs; `list` may leave it out, `inspect` does not.
+    pub process: Option<Process>,
+    /// How its main process last ended; `list` may leave it out, `inspect` does not.
+    pub exit_code: Option<i32>,
+    /// Its limits now; `list` may leave them out, `inspect` does not.
+    pub limits: Option<Resources>,
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made and never started.
+    Created,
+    /// Its main process runs (or was frozen by somebody).
+    Running,
+    /// Its main process has ended.
+    Exited,
+    /// The engine is removing it, or failed to: only removing it again makes sense.
+    Dead,
+}
+
+/// The main process of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its id in the host's namespace.
+    pub pid: u32,
+    /// When it was started.
+    pub started_at: Timestamp,
+}
+
+/// How far a pull has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Layers that are there.
+    pub layers_done: u32,
+    /// Layers known of so far.
+    pub layers: u32,
+    /// Bytes fetched of the layers known of.
+    pub bytes_done: u64,
+    /// Bytes to fetch of the layers known of.
+    pub bytes: u64,
+}
+
+/// Something that happened to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// To which.
+    pub id: ContainerId,
+    /// The instance it is of.
+    pub instance: InstanceName,
+    /// When, by the engine's clock.
+    pub at: Timestamp,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// What happened to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Its main process was started.
+    Started,
+    /// Its main process ended.
+    Died {
+        /// With what, if the engine says.
+        exit_code: Option<i32>,
+    },
+    /// The kernel killed a process of it for want of memory.
+    OutOfMemory,
+    /// It was removed.
+    Removed,
+    /// Something else that may have changed what `inspect` says: created, renamed, frozen, updated.
+    Changed,
+}
+
+/// Which part of the output of a container is wanted, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogOptions {
+    /// Go on with what is written from now on, until the container ends.
+    pub follow: bool,
+    /// Begin at most this many lines before the end; `None` begins with the first.
+    pub tail: Option<u32>,
+    /// Leave out what was written before.
+    pub since: Option<Timestamp>,
+    /// Put the time (RFC 3339, UTC) before each line.
+    pub timestamps: bool,
+}
+
+/// Pieces of output, as they come; not cut at lines.
+pub type OutputStream = BoxStream<'static, Result<Output, EngineError>>;
+
+/// A piece of output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// From the standard output, or from a terminal.
+    Stdout(Bytes),
+    /// From the standard error.
+    Stderr(Bytes),
+}
+
+/// A command to run beside a container's main process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecRequest {
+    /// The command and its arguments, not empty.
+    pub command: Vec<String>,
+    /// Variables beside the container's own, as `NAME=VALUE`.
+    pub environment: Vec<String>,
+    /// User, or `user:group`; the container's if empty.
+    pub user: String,
+    /// Working directory; the container's if empty.
+    pub working_dir: String,
+    /// Whether it gets an input.
+    pub stdin: bool,
+    /// The size of its terminal, if it gets one.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Columns.
+    pub columns: u16,
+}
+
+/// A command that runs in a container. Dropping it closes the command's input and stops reading its
+/// output, but does not end it: that is what [`ExecControl::hang_up`] is for.
+pub struct ExecSession {
+    /// What is written here is the command's input; shutting it down ends that input.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+    /// The command's output; the engine is read only as fast as this is. Ends when the command does.
+    pub output: OutputStream,
+    /// For all else.
+    pub control: Box<dyn ExecControl>,
+}
+
+/// What can be done to a command that runs in a container.
+#[async_trait]
+pub trait ExecControl: Send + Sync {
+    /// Tells the command that its terminal has another size.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::NotRunning`].
+    async fn resize(&self, size: TerminalSize) -> Result<(), EngineError>;
+
+    /// The exit code, or `None` while the command still runs. Ask when the output has ended.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::NotFound`] if its container was removed.
+    async fn exit_code(&self) -> Result<Option<i32>, EngineError>;
+
+    /// Ends the command as losing its terminal would (`SIGHUP`), for when the one who asked for it is
+    /// gone. One that has ended is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    async fn hang_up(&self) -> Result<(), EngineError>;
+}

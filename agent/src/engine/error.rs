@@ -1,0 +1,94 @@
+//! What can go wrong with an engine, by what it means to the one who asked.
+
+use std::time::Duration;
+
+/// Why an engine did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// There is no such container, or it is not of this cluster.
+    #[error("container {id} does not exist")]
+    NotFound {
+        /// The one asked for.
+        id: String,
+    },
+    /// A container of this instance and generation is there already; list to find it.
+    #[error("container {name} exists already")]
+    AlreadyExists {
+        /// Its name.
+        name: String,
+    },
+    /// It can only be done while the container runs.
+    #[error("container {id} is not running")]
+    NotRunning {
+        /// The one asked for.
+        id: String,
+    },
+    /// The image has to be pulled first.
+    #[error("image {image} is not on this node")]
+    ImageMissing {
+        /// As the specification has it.
+        image: String,
+    },
+    /// The image could not be fetched.
+    #[error("pull of image {image} failed: {reason}")]
+    PullFailed {
+        /// As the specification has it.
+        image: String,
+        /// In the words of the engine or the registry.
+        reason: String,
+        /// Whether trying again without a change is pointless: there is no such image, or no right to it.
+        permanent: bool,
+    },
+    /// The request makes no sense to the engine; trying again without a change is pointless.
+    #[error("{engine} refused to {operation}: {reason}")]
+    Refused {
+        /// Which engine.
+        engine: &'static str,
+        /// What it was to do.
+        operation: &'static str,
+        /// In its words.
+        reason: String,
+    },
+    /// The engine does not answer, or went away while it was asked. What was asked may have been done.
+    #[error("{engine} does not answer ({reason}); is it running?")]
+    Unavailable {
+        /// Which engine.
+        engine: &'static str,
+        /// What was seen.
+        reason: String,
+    },
+    /// The engine does not know the runtime that puts a container into its sandbox.
+    #[error(
+        "{engine} does not know the runtime {runtime:?}; run `make install`, or add it under \
+         \"runtimes\" in /etc/docker/daemon.json and send dockerd a SIGHUP"
+    )]
+    RuntimeMissing {
+        /// Which engine.
+        engine: &'static str,
+        /// The runtime.
+        runtime: String,
+    },
+    /// It failed in a way that may pass.
+    #[error("{engine} failed to {operation}: {reason}")]
+    Other {
+        /// Which engine.
+        engine: &'static str,
+        /// What it was to do.
+        operation: &'static str,
+        /// In its words.
+        reason: String,
+    },
+}
+
+impl EngineError {
+    /// Whether trying again without a change of anything is pointless.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::PullFailed { permanent: true, .. })
+    }
+
+    /// An engine that took longer than it was given.
+    pub(crate) fn timed_out(engine: &'static str, limit: Duration) -> Self {
+        Self::Unavailable { engine, reason: format!("no reply within {} ms", limit.as_millis()) }
+    }
+}

@@ -1,0 +1,3 @@
+//! The host daemon of dwell: the shell around the planner that watches a node and carries plans out.
+
+pub mod engine;
