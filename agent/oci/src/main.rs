@@ -26,7 +26,9 @@
 //! Invariant: **no workload process runs in the host's network namespace, not for an instant.**
 //! Whatever cannot be understood, found or verified ends in a message and exit status 1, before
 //! runc is started. The message goes to stderr and to runc's log file (see [`report`]), from where
-//! it reaches whoever ran `docker start`.
+//! it reaches whoever ran `docker start`. Docker's network mode of the container does not matter here,
+//! but `none` is the second line of defence: were this program ever bypassed, the container would
+//! have no network, where `host` would give it the host's.
 //!
 //! The program keeps no state and takes two settings of its own, which come before runc's
 //! arguments (Docker's `runtimeArgs`; giving any makes Docker interpose a shell):
