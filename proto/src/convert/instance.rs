@@ -1,0 +1,138 @@
+//! Instances: what a node is to run, and what it saw.
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::Generation;
+use dwell_core::instance::{Assigned, InstanceStatus, MESSAGE_MAX, Phase, sanitize};
+use dwell_core::workload::Template;
+
+use super::{FromWireError, duration, parse, required};
+use crate::v1;
+
+/// The longest container id an engine may have, in bytes.
+const CONTAINER_ID_MAX: usize = 256;
+
+impl From<&Assigned> for v1::AssignedInstance {
+    fn from(assigned: &Assigned) -> Self {
+        Self {
+            instance: assigned.instance.to_string(),
+            address: assigned.address.to_string(),
+            mac: assigned.mac.to_string(),
+            generation: assigned.generation.0,
+            run: v1::RunState::from(assigned.run).into(),
+            restarts_asked: assigned.restarts_asked,
+            update_deadline_ms: assigned.update_deadline.0,
+            template: Some((&assigned.template).into()),
+        }
+    }
+}
+
+impl TryFrom<v1::AssignedInstance> for Assigned {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::AssignedInstance) -> Result<Self, FromWireError> {
+        Ok(Self {
+            instance: parse("instance", &wire.instance)?,
+            address: parse("address", &wire.address)?,
+            mac: parse("mac", &wire.mac)?,
+            generation: Generation(wire.generation),
+            run: wire.run().into(),
+            restarts_asked: wire.restarts_asked,
+            update_deadline: duration("update_deadline_ms", wire.update_deadline_ms)?,
+            template: Template::try_from(required("template", wire.template)?)?,
+        })
+    }
+}
+
+impl From<&InstanceStatus> for v1::InstanceStatus {
+    fn from(status: &InstanceStatus) -> Self {
+        Self {
+            instance: status.instance.to_string(),
+            generation: status.generation.0,
+            phase: v1::Phase::from(status.phase).into(),
+            health: v1::Health::from(status.health).into(),
+            container_id: status.container_id.clone(),
+            started_at_ms: status.started_at.map(|at| at.0),
+            restarts: status.restarts,
+            exit_code: status.exit_code,
+            restarts_done: status.restarts_done,
+            message: status.message.clone(),
+            observed_at_ms: status.observed_at.0,
+            failed_generation: status.failed_generation.map(|generation| generation.0),
+        }
+    }
+}
+
+impl TryFrom<v1::InstanceStatus> for InstanceStatus {
+    type Error = FromWireError;
+
+    /// Messages are cut and cleaned, since they end up on terminals and in logs.
+    fn try_from(wire: v1::InstanceStatus) -> Result<Self, FromWireError> {
+        Ok(Self {
+            instance: parse("status.instance", &wire.instance)?,
+            generation: Generation(wire.generation),
+            phase: wire.phase().into(),
+            health: wire.health().into(),
+            container_id: sanitize(&wire.container_id, CONTAINER_ID_MAX),
+            started_at: wire.started_at_ms.map(Timestamp),
+            restarts: wire.restarts,
+            exit_code: wire.exit_code,
+            restarts_done: wire.restarts_done,
+            message: sanitize(&wire.message, MESSAGE_MAX),
+            observed_at: Timestamp(wire.observed_at_ms),
+            failed_generation: wire.failed_generation.map(Generation),
+        })
+    }
+}
+
+impl From<Phase> for v1::Phase {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Pending => Self::Pending,
+            Phase::Preparing => Self::Preparing,
+            Phase::Running => Self::Running,
+            Phase::Stopping => Self::Stopping,
+            Phase::Stopped => Self::Stopped,
+            Phase::Backoff => Self::Backoff,
+            Phase::Failed => Self::Failed,
+            Phase::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<v1::Phase> for Phase {
+    fn from(wire: v1::Phase) -> Self {
+        match wire {
+            v1::Phase::Pending => Self::Pending,
+            v1::Phase::Preparing => Self::Preparing,
+            v1::Phase::Running => Self::Running,
+            v1::Phase::Stopping => Self::Stopping,
+            v1::Phase::Stopped => Self::Stopped,
+            v1::Phase::Backoff => Self::Backoff,
+            v1::Phase::Failed => Self::Failed,
+            v1::Phase::Unspecified | v1::Phase::Unknown => Self::Unknown,
+        }
+    }
+}
+
+impl From<Health> for v1::Health {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::None => Self::Unspecified,
+            Health::Starting => Self::Starting,
+            Health::Healthy => Self::Healthy,
+            Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+impl From<v1::Health> for Health {
+    fn from(wire: v1::Health) -> Self {
+        match wire {
+            v1::Health::Unspecified => Self::None,
+            v1::Health::Starting => Self::Starting,
+            v1::Health::Healthy => Self::Healthy,
+            v1::Health::Unhealthy => Self::Unhealthy,
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Nodes: what a host has and how it is doing.
+
+use dwell_core::instance::sanitize;
+use dwell_core::node::{Capacity, EngineInfo, NodeState};
+use dwell_core::quantity::{Bytes, Millicores};
+
+use crate::v1;
+
+/// The longest text of a capacity report, in bytes.
+const TEXT_MAX: usize = 256;
+/// The most engines a host may report.
+const ENGINES_MAX: usize = 16;
+
+impl From<&Capacity> for v1::Capacity {
+    fn from(capacity: &Capacity) -> Self {
+        let engines = capacity.engines.iter();
+        Self {
+            cpu_millicores: capacity.cpu.0,
+            memory_bytes: capacity.memory.0,
+            disk_bytes: capacity.disk.0,
+            disk_free_bytes: capacity.disk_free.0,
+            numa_nodes: capacity.numa_nodes,
+            arch: capacity.arch.clone(),
+            os: capacity.os.clone(),
+            kernel: capacity.kernel.clone(),
+            agent_version: capacity.agent_version.clone(),
+            engines: engines.map(|(name, info)| (name.clone(), info.into())).collect(),
+        }
+    }
+}
+
+impl From<v1::Capacity> for Capacity {
+    /// Texts are cut and cleaned: they come from another machine and end up on terminals.
+    fn from(wire: v1::Capacity) -> Self {
+        let engines = wire.engines.into_iter().take(ENGINES_MAX);
+        Self {
+            cpu: Millicores(wire.cpu_millicores),
+            memory: Bytes(wire.memory_bytes),
+            disk: Bytes(wire.disk_bytes),
+            disk_free: Bytes(wire.disk_free_bytes),
+            numa_nodes: wire.numa_nodes,
+            arch: sanitize(&wire.arch, TEXT_MAX),
+            os: sanitize(&wire.os, TEXT_MAX),
+            kernel: sanitize(&wire.kernel, TEXT_MAX),
+            agent_version: sanitize(&wire.agent_version, TEXT_MAX),
+            engines: engines.map(|(name, info)| (sanitize(&name, TEXT_MAX), info.into())).collect(),
+        }
+    }
+}
+
+impl From<&EngineInfo> for v1::EngineInfo {
+    fn from(info: &EngineInfo) -> Self {
+        Self {
+            version: info.version.clone(),
+            api_version: info.api_version.clone(),
+            ready: info.ready,
+            message: info.message.clone(),
+        }
+    }
+}
+
+impl From<v1::EngineInfo> for EngineInfo {
+    fn from(wire: v1::EngineInfo) -> Self {
+        Self {
+            version: sanitize(&wire.version, TEXT_MAX),
+            api_version: sanitize(&wire.api_version, TEXT_MAX),
+            ready: wire.ready,
+            message: sanitize(&wire.message, TEXT_MAX),
+        }
+    }
+}
+
+impl From<NodeState> for v1::NodeState {
+    fn from(state: NodeState) -> Self {
+        match state {
+            NodeState::Ready => Self::Ready,
+            NodeState::Unreachable => Self::Unreachable,
+            NodeState::Down => Self::Down,
+        }
+    }
+}
+
+impl From<v1::NodeState> for NodeState {
+    fn from(wire: v1::NodeState) -> Self {
+        match wire {
+            v1::NodeState::Ready => Self::Ready,
+            v1::NodeState::Unreachable => Self::Unreachable,
+            v1::NodeState::Unspecified | v1::NodeState::Down => Self::Down,
+        }
+    }
+}

@@ -1,0 +1,129 @@
+use dwell_core::health::{Health, HealthCheck, Probe};
+use dwell_core::id::{Generation, VolumeName, WorkloadName};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::net::Mac;
+use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_core::workload::{
+    Mount, MountSource, Placement, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    UpdatePolicy, WorkloadSpec,
+};
+
+use crate::v1;
+
+/// A template in which no field has its default.
+fn full_template() -> Template {
+    let volume = MountSource::Volume(VolumeName::new("data").unwrap());
+    Template {
+        image: "nginx:1".into(),
+        entrypoint: vec!["/bin/sh".into()],
+        command: vec!["-c".into(), "true".into()],
+        environment: [("A".into(), "1".into())].into(),
+        user: "www".into(),
+        working_dir: "/srv".into(),
+        hostname: "front".into(),
+        labels: [("team".into(), "web".into())].into(),
+        mounts: vec![
+            Mount { source: volume, target: "/data".into(), read_only: true },
+            Mount {
+                source: MountSource::Bind("/srv".into()),
+                target: "/srv".into(),
+                read_only: false,
+            },
+        ],
+        stop_signal: "SIGINT".into(),
+        stop_grace: Millis(0),
+        resources: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
+        restart: RestartPolicy::OnFailure { max_retries: Some(3) },
+        healthcheck: Some(HealthCheck {
+            interval: Millis(1000),
+            timeout: Millis(100),
+            retries: 7,
+            start_period: Millis(5),
+            ..HealthCheck::new(Probe::Http { port: 80, path: "/up".into() })
+        }),
+        expose: vec![ServicePort { port: 53, protocol: Protocol::Udp }],
+        ssh: Ssh::Dwell { authorized_keys: vec!["ssh-ed25519 AAAA me".into()] },
+    }
+}
+
+#[test]
+fn specifications_survive_the_round_trip() {
+    let spec = WorkloadSpec {
+        name: WorkloadName::new("web").unwrap(),
+        replicas: 3,
+        template: full_template(),
+        addresses: vec!["10.80.0.9".parse().unwrap()],
+        placement: Placement {
+            pool: Some("big".parse().unwrap()),
+            constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
+        },
+        update: UpdatePolicy { parallelism: 2, deadline: Millis(1) },
+        labels: [("tier".into(), "front".into())].into(),
+    };
+    assert_eq!(WorkloadSpec::try_from(v1::WorkloadSpec::from(&spec)), Ok(spec));
+}
+
+#[test]
+fn assignments_and_statuses_survive_the_round_trip() {
+    let assigned = Assigned {
+        instance: "web-1".parse().unwrap(),
+        address: "10.80.0.9".parse().unwrap(),
+        mac: Mac([2, 0, 0, 0, 0, 9]),
+        generation: Generation(4),
+        run: RunState::Stopped,
+        restarts_asked: 2,
+        update_deadline: Millis(500),
+        template: full_template(),
+    };
+    assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
+
+    let status = InstanceStatus {
+        instance: "web-1".parse().unwrap(),
+        generation: Generation(4),
+        phase: Phase::Backoff,
+        health: Health::Unhealthy,
+        container_id: "abc".into(),
+        started_at: Some(dwell_core::clock::Timestamp(7)),
+        restarts: 3,
+        exit_code: Some(-1),
+        restarts_done: 2,
+        message: "exited".into(),
+        observed_at: dwell_core::clock::Timestamp(9),
+        failed_generation: Some(Generation(5)),
+    };
+    assert_eq!(InstanceStatus::try_from(v1::InstanceStatus::from(&status)), Ok(status));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let good = v1::WorkloadSpec {
+        name: "web".into(),
+        template: Some((&full_template()).into()),
+        ..v1::WorkloadSpec::default()
+    };
+    type Spoil = fn(&mut v1::WorkloadSpec);
+    let cases: [(&str, Spoil); 5] = [
+        ("name", |wire| wire.name = "../web".into()),
+        ("template", |wire| wire.template = None),
+        ("addresses", |wire| wire.addresses = vec!["10.80.0.999".into()]),
+        ("constraints", |wire| wire.constraints = vec!["ssd".into()]),
+        ("template.expose.port", |wire| {
+            wire.template.as_mut().unwrap().expose[0].port = 70_000;
+        }),
+    ];
+    for (field, spoil) in cases {
+        let mut wire = good.clone();
+        spoil(&mut wire);
+        assert_eq!(WorkloadSpec::try_from(wire).unwrap_err().field, field);
+    }
+}
+
+#[test]
+fn messages_of_others_are_cleaned() {
+    let wire = v1::InstanceStatus {
+        instance: "web-0".into(),
+        message: "\u{1b}[2Jgone\r\n".into(),
+        ..v1::InstanceStatus::default()
+    };
+    assert_eq!(InstanceStatus::try_from(wire).unwrap().message, "[2Jgone");
+}

@@ -1,0 +1,101 @@
+//! Workloads, and what changes them.
+
+use dwell_core::change::ChangeClass;
+use dwell_core::instance::RunState;
+use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+
+use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
+use crate::v1;
+
+impl From<&WorkloadSpec> for v1::WorkloadSpec {
+    fn from(spec: &WorkloadSpec) -> Self {
+        Self {
+            name: spec.name.to_string(),
+            replicas: spec.replicas,
+            template: Some((&spec.template).into()),
+            addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+            pool: text_or_empty(spec.placement.pool.as_ref()),
+            constraints: spec.placement.constraints.iter().map(ToString::to_string).collect(),
+            update: Some((&spec.update).into()),
+            labels: spec.labels.clone().into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::WorkloadSpec) -> Result<Self, FromWireError> {
+        let constraints = wire.constraints.iter().map(|text| parse("constraints", text));
+        let addresses = wire.addresses.iter().map(|text| parse("addresses", text));
+        Ok(Self {
+            name: parse("name", &wire.name)?,
+            replicas: wire.replicas,
+            template: Template::try_from(required("template", wire.template)?)?,
+            addresses: addresses.collect::<Result<_, _>>()?,
+            placement: Placement {
+                pool: parse_optional("pool", &wire.pool)?,
+                constraints: constraints.collect::<Result<_, _>>()?,
+            },
+            update: wire.update.map(UpdatePolicy::try_from).transpose()?.unwrap_or_default(),
+            labels: wire.labels.into_iter().collect(),
+        })
+    }
+}
+
+impl From<&UpdatePolicy> for v1::UpdatePolicy {
+    fn from(update: &UpdatePolicy) -> Self {
+        Self { parallelism: update.parallelism, deadline_ms: update.deadline.0 }
+    }
+}
+
+impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::UpdatePolicy) -> Result<Self, FromWireError> {
+        Ok(Self {
+            parallelism: wire.parallelism,
+            deadline: duration("update.deadline_ms", wire.deadline_ms)?,
+        })
+    }
+}
+
+impl From<RunState> for v1::RunState {
+    fn from(run: RunState) -> Self {
+        match run {
+            RunState::Running => Self::Running,
+            RunState::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl From<v1::RunState> for RunState {
+    fn from(wire: v1::RunState) -> Self {
+        match wire {
+            v1::RunState::Unspecified | v1::RunState::Running => Self::Running,
+            v1::RunState::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl From<ChangeClass> for v1::ChangeClass {
+    fn from(class: ChangeClass) -> Self {
+        match class {
+            ChangeClass::None => Self::None,
+            ChangeClass::Live => Self::Live,
+            ChangeClass::InPlace => Self::InPlace,
+            ChangeClass::Move => Self::Move,
+        }
+    }
+}
+
+impl From<v1::ChangeClass> for ChangeClass {
+    fn from(wire: v1::ChangeClass) -> Self {
+        match wire {
+            v1::ChangeClass::Unspecified | v1::ChangeClass::None => Self::None,
+            v1::ChangeClass::Live => Self::Live,
+            v1::ChangeClass::InPlace => Self::InPlace,
+            v1::ChangeClass::Move => Self::Move,
+        }
+    }
+}
