@@ -5,12 +5,14 @@
 //! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
 
 mod convert;
+pub mod trust;
 
 pub use convert::FromWireError;
 
 /// Messages, clients and servers, as generated.
 #[expect(
     missing_docs,
+    unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::clone_on_ref_ptr,
