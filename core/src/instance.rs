@@ -118,13 +118,14 @@ pub struct InstanceStatus {
 /// The longest message of a status, in bytes.
 pub const MESSAGE_MAX: usize = 1024;
 
-/// Cuts a text to `max` bytes at a character's end, and takes control characters out, so that it is
-/// safe to log and to print.
+/// Cuts a text to `max` bytes at a character's end, and takes out what commands a terminal or turns
+/// the direction of writing, so that it is safe to log and to print.
 #[must_use]
 pub fn sanitize(text: &str, max: usize) -> String {
     let mut clean = String::with_capacity(text.len().min(max));
     for character in text.trim().chars() {
-        let character = if character.is_control() { ' ' } else { character };
+        let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let character = if character.is_control() || turns { ' ' } else { character };
         if clean.len() + character.len_utf8() > max {
             break;
         }
@@ -141,6 +142,7 @@ mod tests {
     fn messages_are_bounded_and_plain() {
         assert_eq!(sanitize("a\u{1b}[31mb\r\nc", 100), "a [31mb  c");
         assert_eq!(sanitize("ééé", 5), "éé");
+        assert_eq!(sanitize("a\u{202e}b", 5), "a b");
         assert_eq!(sanitize("", 5), "");
     }
 }

@@ -125,5 +125,5 @@ fn messages_of_others_are_cleaned() {
         message: "\u{1b}[2Jgone\r\n".into(),
         ..v1::InstanceStatus::default()
     };
-    assert_eq!(InstanceStatus::try_from(wire).unwrap().message, "[2Jgone");
+    assert_eq!(InstanceStatus::try_from(wire).unwrap().message, " [2Jgone");
 }
