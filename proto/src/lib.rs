@@ -5,7 +5,7 @@
 //! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
 
 mod convert;
-pub mod trust;
+pub mod token;
 
 pub use convert::FromWireError;
 
@@ -16,6 +16,7 @@ pub use convert::FromWireError;
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     clippy::clone_on_ref_ptr,
+    clippy::large_enum_variant,
     reason = "generated; what needs a comment has one in the .proto files"
 )]
 pub mod v1 {
