@@ -23,8 +23,8 @@ pub struct FromWireError {
 }
 
 impl FromWireError {
-    fn new(field: &'static str, problem: impl ToString) -> Self {
-        Self { field, problem: problem.to_string() }
+    fn new(field: &'static str, problem: impl Into<String>) -> Self {
+        Self { field, problem: problem.into() }
     }
 }
 
@@ -39,7 +39,7 @@ where
     T: FromStr,
     T::Err: std::fmt::Display,
 {
-    text.parse().map_err(|error: T::Err| FromWireError::new(field, error))
+    text.parse().map_err(|error: T::Err| FromWireError::new(field, error.to_string()))
 }
 
 /// A text that may be empty, and has to mean something if it is not.
