@@ -1,0 +1,93 @@
+//! Why an item has no bin: an answer that names nodes and numbers, of bounded length.
+
+use std::fmt;
+
+use dwell_core::id::{NodeName, PoolName};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::Constraint;
+
+use crate::problem::Closed;
+
+/// How many nodes a reason names; the rest is counted.
+pub const REFUSALS_SHOWN: usize = 5;
+
+/// Why no node fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// The most telling refusals, nearest miss first; at most [`REFUSALS_SHOWN`].
+    pub refusals: Vec<(NodeName, Misfit)>,
+}
+
+/// Why one node does not fit. In the order of how much it tells: what could be mended by freeing a
+/// little room comes first, what was declared to be impossible last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Misfit {
+    /// Not enough processor time.
+    Cpu {
+        /// What is free.
+        free: Millicores,
+        /// What was asked for.
+        asked: Millicores,
+    },
+    /// Not enough memory.
+    Memory {
+        /// What is free.
+        free: Bytes,
+        /// What was asked for.
+        asked: Bytes,
+    },
+    /// No address left in its block.
+    Addresses,
+    /// Nothing new goes there.
+    Closed(Closed),
+    /// A constraint does not hold.
+    Constraint(String),
+    /// It is of another pool.
+    Pool {
+        /// The pool it would have to be in.
+        wanted: PoolName,
+    },
+}
+
+impl Misfit {
+    pub(crate) fn constraint(constraint: &Constraint) -> Self {
+        Self::Constraint(constraint.to_string())
+    }
+}
+
+impl fmt::Display for Misfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu { free, asked } => write!(f, "has {free} of the {asked} CPU asked for free"),
+            Self::Memory { free, asked } => {
+                write!(f, "has {free} of the {asked} memory asked for free")
+            }
+            Self::Addresses => f.write_str("has no free address in its block"),
+            Self::Closed(Closed::Cordoned) => f.write_str("is cordoned"),
+            Self::Closed(Closed::Draining) => f.write_str("is draining"),
+            Self::Closed(Closed::Unreachable) => f.write_str("is unreachable"),
+            Self::Closed(Closed::Down) => f.write_str("is down"),
+            Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
+            Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.nodes == 0 {
+            return f.write_str("there are no nodes yet; `dwell node token` lets one join");
+        }
+        write!(f, "0 of {} nodes fit: ", self.nodes)?;
+        for (index, (node, misfit)) in self.refusals.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            write!(f, "{comma}{node} {misfit}")?;
+        }
+        match self.nodes.saturating_sub(self.refusals.len()) {
+            0 => Ok(()),
+            more => write!(f, ", and {more} more"),
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What the model can be asked to do, and what it answers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dwell_core::change::ChangeClass;
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision, WorkloadName};
+use dwell_core::instance::{InstanceStatus, RunState};
+use dwell_core::node::Capacity;
+use dwell_core::workload::WorkloadSpec;
+use ipnet::Ipv4Net;
+
+use super::object::{SessionId, TokenId};
+use super::record::Change;
+
+/// What the model can be asked to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Declare workloads, all or none. Answered with [`Reply::Plans`].
+    ApplyWorkloads {
+        /// At most [`WORKLOADS_MAX`].
+        specs: Vec<WorkloadSpec>,
+        /// Only say what would change.
+        dry_run: bool,
+    },
+    /// Take a workload and all its instances away.
+    RemoveWorkload(WorkloadName),
+    /// Change how many instances a workload has.
+    Scale {
+        /// Which workload.
+        workload: WorkloadName,
+        /// How many.
+        replicas: u32,
+    },
+    /// Start or stop; identity and data stay.
+    SetRun {
+        /// What.
+        target: Target,
+        /// Whether it is to run.
+        run: RunState,
+    },
+    /// Restart main processes.
+    Restart(Target),
+    /// Make a token with which one host can join.
+    MintToken {
+        /// Its public half, chosen at random.
+        id: TokenId,
+        /// SHA-256 of its secret half.
+        digest: [u8; 32],
+        /// From when on it is worth nothing.
+        expires_at: Timestamp,
+    },
+    /// A host joins. Answered with [`Reply::Joined`].
+    RedeemToken(Join),
+    /// A node's certificate was renewed.
+    SetCertificate {
+        /// Which node.
+        node: NodeName,
+        /// SHA-256 of the certificate, in hexadecimal.
+        certificate: String,
+    },
+    /// An agent's stream begins; an earlier stream of the same node is worth nothing from now on.
+    AttachNode {
+        /// Which node.
+        node: NodeName,
+        /// Its stream.
+        session: SessionId,
+        /// Its address in the underlay, as its configuration has it now.
+        address: Ipv4Addr,
+        /// What it has.
+        capacity: Capacity,
+        /// What is there.
+        report: Report,
+    },
+    /// A node says what it saw.
+    NodeStatus {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        report: Report,
+    },
+    /// A node lives.
+    Heartbeat {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// What it has, if that changed.
+        capacity: Option<Capacity>,
+    },
+    /// A node has stored its assignment.
+    Acknowledge {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// Up to which revision.
+        revision: Revision,
+    },
+    /// An agent's stream has ended.
+    DetachNode {
+        /// Which node.
+        node: NodeName,
+        /// Which stream.
+        session: SessionId,
+    },
+    /// Cordon, drain, label a node, or put it into a pool.
+    UpdateNode {
+        /// Which node.
+        node: NodeName,
+        /// What changes.
+        change: NodeChange,
+    },
+    /// Take a node out of the cluster.
+    RemoveNode {
+        /// Which node.
+        node: NodeName,
+        /// Although instances are there: they are placed elsewhere. Only for a node that is down.
+        force: bool,
+    },
+    /// Time has passed; to be given about once a second.
+    Tick,
+}
+
+/// The most workloads one command may declare.
+pub const WORKLOADS_MAX: usize = 1_000;
+
+/// All instances of a workload, or one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// All of this workload.
+    Workload(WorkloadName),
+    /// This one.
+    Instance(InstanceName),
+}
+
+/// A host that wants to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Join {
+    /// Which token it has.
+    pub token: TokenId,
+    /// SHA-256 of the secret it showed.
+    pub digest: [u8; 32],
+    /// The name it asks for.
+    pub name: NodeName,
+    /// Its address in the underlay.
+    pub address: Ipv4Addr,
+    /// SHA-256 of the certificate it would be given, in hexadecimal.
+    pub certificate: String,
+    /// It runs no instances, it only wants the routes.
+    pub routes_only: bool,
+}
+
+/// What a node saw.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The assignment that all this was seen under.
+    pub revision: Revision,
+    /// Whether instances that are not in here are gone from the node.
+    pub complete: bool,
+    /// What is there.
+    pub statuses: Vec<InstanceStatus>,
+    /// Instances of which nothing is left there.
+    pub gone: Vec<InstanceName>,
+}
+
+/// Changes to a node; what is `None` or empty stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeChange {
+    /// Place nothing new there, or do again (which also ends a drain).
+    pub cordoned: Option<bool>,
+    /// Cordon it and move its instances elsewhere, or stop moving them (it stays cordoned).
+    pub draining: Option<bool>,
+    /// Labels to add or replace.
+    pub set_labels: BTreeMap<String, String>,
+    /// Labels to take away.
+    pub remove_labels: Vec<String>,
+    /// The pool it is to be in, or none.
+    pub pool: Option<Option<PoolName>>,
+}
+
+/// What came of an accepted command.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The answer for whoever asked.
+    pub reply: Reply,
+    /// What changed, to be committed and then published, or else reverted. Empty if nothing did.
+    pub changes: Vec<Change>,
+}
+
+/// The answer to an accepted command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// One plan for each workload declared, in that order.
+    Plans(Vec<WorkloadPlan>),
+    /// The host is a node now.
+    Joined {
+        /// Where its instances' addresses come from.
+        block: Option<Ipv4Net>,
+    },
+}
+
+/// What a declaration changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPlan {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// What happens to it.
+    pub action: PlanAction,
+    /// Its generation afterwards.
+    pub generation: Generation,
+    /// The names of the fields that differ.
+    pub changed_fields: Vec<&'static str>,
+    /// The instances that are touched, and how.
+    pub instances: Vec<InstancePlan>,
+    /// What people will notice, such as "no downtime".
+    pub downtime: String,
+}
+
+impl WorkloadPlan {
+    /// The hardest class among its changed instances.
+    #[must_use]
+    pub fn class(&self) -> ChangeClass {
+        let classes = self.instances.iter().filter_map(|plan| match plan.action {
+            InstanceAction::Change(class) => Some(class),
+            InstanceAction::Create | InstanceAction::Remove => None,
+        });
+        classes.max().unwrap_or(ChangeClass::None)
+    }
+}
+
+/// What happens to a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanAction {
+    /// It is as declared.
+    Unchanged,
+    /// It is new.
+    Create,
+    /// It is changed.
+    Update,
+}
+
+/// What happens to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstancePlan {
+    /// Which one.
+    pub instance: InstanceName,
+    /// What.
+    pub action: InstanceAction,
+}
+
+/// What happens to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceAction {
+    /// It is made.
+    Create,
+    /// It is changed.
+    Change(ChangeClass),
+    /// It is taken away.
+    Remove,
+}

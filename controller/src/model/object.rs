@@ -1,0 +1,296 @@
+//! The objects of the model: what is declared, what was decided, and what was last heard.
+//!
+//! *Durable* objects ([`Workload`], [`Instance`], [`Node`], [`JoinToken`], [`Event`], [`Quarantine`],
+//! [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`]) are heard again
+//! from the nodes, or decided again, after a restart.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision};
+use dwell_core::instance::{InstanceStatus, RunState};
+use dwell_core::net::Mac;
+use dwell_core::node::{Capacity, NodeState};
+use dwell_core::workload::{Template, WorkloadSpec};
+use dwell_scheduler::Reason;
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A declared workload.
+///
+/// ```text
+///   declared ──remove──▶ removing ──last instance gone──▶ (deleted)
+///       ▲                   │
+///       └──── apply again ──┘
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// What was declared last.
+    pub spec: WorkloadSpec,
+    /// Counts its changes.
+    pub generation: Generation,
+    /// Whether new instances are to run.
+    pub run: RunState,
+    /// How often a restart of all its instances was asked for.
+    pub restarts_asked: u64,
+    /// Why no further instance is changed; the next apply takes it up again.
+    pub paused: Option<String>,
+    /// It goes away once its instances are gone.
+    pub removing: bool,
+    /// When it was first declared.
+    pub created_at: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// One copy of a workload.
+///
+/// ```text
+///   pending ──placed──▶ assigned ──release──▶ leaving ──confirmed gone──▶ pending, or assigned to
+///  (no node)             (node)            (node, leaving)                `leaving.to`, or deleted
+/// ```
+///
+/// Invariant: `node` is the only node that may have a container of it. It changes only when that node
+/// has confirmed, under an assignment at or after `leaving.since`, that nothing of it is there, or
+/// when an operator has vouched for it by removing the node by force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Instance {
+    /// Its name.
+    pub name: InstanceName,
+    /// Its address, from its first placement on (a static one from its creation on) its own for life.
+    pub identity: Option<Identity>,
+    /// Its fencing token; grows with every change of its template and every move.
+    pub generation: Generation,
+    /// What it is to be. Behind the workload's template until the rollout reaches it.
+    #[serde(with = "shared")]
+    pub template: Arc<Template>,
+    /// Whether it is to run.
+    pub run: RunState,
+    /// How often a restart was asked for.
+    pub restarts_asked: u64,
+    /// Which of its workload's restarts have been passed on to it.
+    pub workload_restarts: u64,
+    /// Where the rollout is with it.
+    pub update: UpdateState,
+    /// Where it is, or may be, running.
+    pub node: Option<NodeName>,
+    /// Its node was told to let go of it.
+    pub leaving: Option<Leaving>,
+    /// It goes away for good once its node has let go of it.
+    pub removing: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// What an instance is reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// IPv4 address.
+    pub address: Ipv4Addr,
+    /// Hardware address.
+    pub mac: Mac,
+}
+
+/// An instance on its way off a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leaving {
+    /// The revision from which on it is not in the node's assignment.
+    pub since: Revision,
+    /// Where it goes; resources are kept for it there.
+    pub to: Option<NodeName>,
+}
+
+/// Where the rollout is with an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateState {
+    /// As declared.
+    #[default]
+    Current,
+    /// Its turn will come.
+    Due,
+    /// It has been told to change and has not yet been seen running so.
+    Updating,
+    /// Its node put the old container back; the rollout is paused.
+    Failed,
+}
+
+/// A host that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its address in the underlay: the next hop of its block.
+    pub address: Ipv4Addr,
+    /// Where its instances' addresses come from; `None` for a node that only wants the routes, or was removed.
+    pub block: Option<Ipv4Net>,
+    /// The pool it is in.
+    pub pool: Option<PoolName>,
+    /// Free words that constraints can ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Nothing new is placed here.
+    pub cordoned: bool,
+    /// Its instances are moved elsewhere.
+    pub draining: bool,
+    /// A tombstone: should the host return, it is told to run nothing.
+    pub removed: bool,
+    /// SHA-256 of its last client certificate, in hexadecimal.
+    pub certificate: String,
+    /// When it joined.
+    pub created_at: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Permission for one host to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Its public half.
+    pub id: TokenId,
+    /// SHA-256 of its secret half.
+    pub digest: [u8; 32],
+    /// From when on it is worth nothing.
+    pub expires_at: Timestamp,
+    /// Who joined with it.
+    pub used_by: Option<NodeName>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Names a [`JoinToken`]; chosen at random by whoever mints it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenId(pub String);
+
+/// Something that happened. Its revision is its name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When in the order of all changes.
+    pub revision: Revision,
+    /// When by the controller's clock.
+    pub at: Timestamp,
+    /// Whether someone should look at it.
+    pub severity: Severity,
+    /// What it is about.
+    pub subject: Subject,
+    /// A stable word for programs, such as `instance-placed`.
+    pub reason: String,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// As it should be.
+    Info,
+    /// Something is not as declared.
+    Warning,
+}
+
+/// What an event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Subject {
+    /// A workload.
+    Workload(dwell_core::id::WorkloadName),
+    /// An instance.
+    Instance(InstanceName),
+    /// A node.
+    Node(NodeName),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Workload(name) => write!(f, "workload/{name}"),
+            Self::Instance(name) => write!(f, "instance/{name}"),
+            Self::Node(name) => write!(f, "node/{name}"),
+        }
+    }
+}
+
+/// A released address that nobody but its last owner gets for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantine {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Whose it was.
+    pub owner: InstanceName,
+    /// Until when.
+    pub until: Timestamp,
+}
+
+/// Revisions up to this one may have been given out; a restarted controller continues beyond it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserved {
+    /// The last one.
+    pub revision: Revision,
+}
+
+/// The connection to a node. Volatile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its stream, if it has one.
+    pub session: Option<SessionId>,
+    /// How sure we are of it.
+    pub state: NodeState,
+    /// What it has; unknown until it has been heard of since the controller's start.
+    pub capacity: Option<Arc<Capacity>>,
+    /// The assignment's revision it has stored.
+    pub acknowledged: Revision,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Numbers the streams of agents; given by the sessions, unique over a controller's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);
+
+/// What a node last said of an instance. Volatile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// Who said so.
+    pub node: NodeName,
+    /// On which stream.
+    pub session: SessionId,
+    /// What.
+    pub status: InstanceStatus,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Why an instance has no node, or cannot leave the one it has. Volatile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// No node fits.
+    Unplaced(Arc<Reason>),
+    /// Its volumes are on its node.
+    Pinned,
+}
+
+/// A shared template is stored like one of its own.
+mod shared {
+    use std::sync::Arc;
+
+    use dwell_core::workload::Template;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        template: &Arc<Template>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        template.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Template>, D::Error> {
+        Template::deserialize(deserializer).map(Arc::new)
+    }
+}

@@ -1,0 +1,180 @@
+//! One change of one object: what the store writes, what watchers see, and how it is taken back.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
+use serde::de::DeserializeOwned;
+
+use super::object::{
+    Event, Instance, JoinToken, Link, Node, Observed, Quarantine, Reserved, TokenId, Waiting,
+    Workload,
+};
+
+/// A change of one object. Applying a command yields a list of them, in order of their revisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its place in the order of all changes.
+    pub revision: Revision,
+    /// Which object.
+    pub key: Key,
+    /// What it was; `None` if it is new.
+    pub old: Option<Record>,
+    /// What it is; `None` if it is deleted.
+    pub new: Option<Record>,
+}
+
+impl Change {
+    /// Whether it belongs into the store.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.key.table().is_some()
+    }
+}
+
+/// Names an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// Durable.
+    Workload(WorkloadName),
+    /// Durable.
+    Instance(InstanceName),
+    /// Durable.
+    Node(NodeName),
+    /// Durable.
+    Token(TokenId),
+    /// Durable.
+    Event(Revision),
+    /// Durable.
+    Quarantine(Ipv4Addr),
+    /// Durable; there is one.
+    Reserved,
+    /// Volatile.
+    Link(NodeName),
+    /// Volatile.
+    Observed(InstanceName),
+    /// Volatile.
+    Waiting(InstanceName),
+}
+
+impl Key {
+    /// The table of the store that such objects are kept in; `None` for volatile ones.
+    #[must_use]
+    pub fn table(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Workload(_) => "workload",
+            Self::Instance(_) => "instance",
+            Self::Node(_) => "node",
+            Self::Token(_) => "token",
+            Self::Event(_) => "event",
+            Self::Quarantine(_) => "quarantine",
+            Self::Reserved => "reserved",
+            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => return None,
+        })
+    }
+
+    /// The object's name, unique within its table.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match self {
+            Self::Workload(name) => name.to_string(),
+            Self::Instance(name) | Self::Observed(name) | Self::Waiting(name) => name.to_string(),
+            Self::Node(name) | Self::Link(name) => name.to_string(),
+            Self::Token(id) => id.0.clone(),
+            Self::Event(revision) => revision.to_string(),
+            Self::Quarantine(address) => address.to_string(),
+            Self::Reserved => "revision".to_owned(),
+        }
+    }
+}
+
+/// An object, cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Durable.
+    Workload(Arc<Workload>),
+    /// Durable.
+    Instance(Arc<Instance>),
+    /// Durable.
+    Node(Arc<Node>),
+    /// Durable.
+    Token(Arc<JoinToken>),
+    /// Durable.
+    Event(Arc<Event>),
+    /// Durable.
+    Quarantine(Arc<Quarantine>),
+    /// Durable.
+    Reserved(Reserved),
+    /// Volatile.
+    Link(Arc<Link>),
+    /// Volatile.
+    Observed(Arc<Observed>),
+    /// Volatile.
+    Waiting(Arc<Waiting>),
+}
+
+/// Why a stored record cannot be read, or a record not be stored.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// The store has a table that this version does not know.
+    #[error("the store has a record of unknown kind {0:?}; was it written by a newer version?")]
+    UnknownTable(String),
+    /// The record's text makes no sense.
+    #[error(
+        "a stored record of kind {table} cannot be read; was the store damaged or written by a newer version?"
+    )]
+    Json {
+        /// Its table.
+        table: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Volatile records have no stored form.
+    #[error("a volatile record cannot be stored")]
+    Volatile,
+}
+
+impl Record {
+    /// The stored form of a durable record: JSON.
+    ///
+    /// # Errors
+    /// [`RecordError::Volatile`] for a volatile one.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
+        let (table, json) = match self {
+            Self::Workload(value) => ("workload", serde_json::to_vec(value.as_ref())),
+            Self::Instance(value) => ("instance", serde_json::to_vec(value.as_ref())),
+            Self::Node(value) => ("node", serde_json::to_vec(value.as_ref())),
+            Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
+            Self::Event(value) => ("event", serde_json::to_vec(value.as_ref())),
+            Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
+            Self::Reserved(value) => ("reserved", serde_json::to_vec(value)),
+            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => {
+                return Err(RecordError::Volatile);
+            }
+        };
+        json.map_err(|source| RecordError::Json { table: table.to_owned(), source })
+    }
+
+    /// Reads a record of a [`Key::table`].
+    ///
+    /// # Errors
+    /// [`RecordError`] if the table is unknown or the text is not such a record.
+    pub fn decode(table: &str, json: &[u8]) -> Result<Self, RecordError> {
+        fn read<T: DeserializeOwned>(table: &str, json: &[u8]) -> Result<Arc<T>, RecordError> {
+            serde_json::from_slice(json)
+                .map(Arc::new)
+                .map_err(|source| RecordError::Json { table: table.to_owned(), source })
+        }
+        Ok(match table {
+            "workload" => Self::Workload(read(table, json)?),
+            "instance" => Self::Instance(read(table, json)?),
+            "node" => Self::Node(read(table, json)?),
+            "token" => Self::Token(read(table, json)?),
+            "event" => Self::Event(read(table, json)?),
+            "quarantine" => Self::Quarantine(read(table, json)?),
+            "reserved" => Self::Reserved(*read(table, json)?),
+            unknown => return Err(RecordError::UnknownTable(unknown.to_owned())),
+        })
+    }
+}

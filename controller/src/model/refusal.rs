@@ -1,0 +1,201 @@
+//! Why the model does not do what it was asked to do. Nothing has changed then.
+
+use std::net::Ipv4Addr;
+
+use dwell_core::id::{InstanceName, NodeName, WorkloadName};
+use dwell_core::net::ClusterRange;
+use dwell_core::workload::SpecError;
+use ipnet::Ipv4Net;
+
+use super::command::WORKLOADS_MAX;
+
+/// Why a command is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such workload.
+    #[error("there is no workload {0}; `dwell ps` lists those there are")]
+    NoWorkload(WorkloadName),
+    /// No such instance.
+    #[error("there is no instance {0}; `dwell ps` lists those there are")]
+    NoInstance(InstanceName),
+    /// No such node.
+    #[error("there is no node {0}; `dwell node ls` lists those there are")]
+    NoNode(NodeName),
+    /// A declaration is wrong by itself.
+    #[error("workload {workload}: {source}")]
+    Spec {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What is wrong. Shown as part of the message, for it is the message.
+        source: SpecError,
+    },
+    /// Too much at once.
+    #[error("{0} workloads at once; declare at most {WORKLOADS_MAX}")]
+    TooManyWorkloads(usize),
+    /// A workload is declared twice in one command.
+    #[error("workload {0} is declared twice; give each a name of its own")]
+    DuplicateWorkload(WorkloadName),
+    /// An address that no instance can have.
+    #[error("{instance} cannot have {address}: {range} has no such instance address; use one inside it that is neither the first nor the last of a /{prefix} block", range = .range.cidr(), prefix = .range.node_prefix())]
+    AddressUnusable {
+        /// Who wants it.
+        instance: InstanceName,
+        /// The address.
+        address: Ipv4Addr,
+        /// The cluster's range.
+        range: ClusterRange,
+    },
+    /// An address of another instance.
+    #[error(
+        "{instance} cannot have {address}: it is {holder}'s; choose another or remove {holder} first"
+    )]
+    AddressTaken {
+        /// Who wants it.
+        instance: InstanceName,
+        /// The address.
+        address: Ipv4Addr,
+        /// Whose it is.
+        holder: InstanceName,
+    },
+    /// An address that was another instance's a moment ago.
+    #[error(
+        "{instance} cannot have {address}: it was {owner}'s and is kept for it for another {seconds} s; choose another or wait"
+    )]
+    AddressQuarantined {
+        /// Who wants it.
+        instance: InstanceName,
+        /// The address.
+        address: Ipv4Addr,
+        /// Whose it was.
+        owner: InstanceName,
+        /// For how long it is kept.
+        seconds: u64,
+    },
+    /// An instance keeps its address for life.
+    #[error(
+        "{instance} has {current} for life and cannot get {wanted}; remove the workload first, or leave the address as it is"
+    )]
+    AddressFixed {
+        /// Which one.
+        instance: InstanceName,
+        /// Its address.
+        current: Ipv4Addr,
+        /// What was declared now.
+        wanted: Ipv4Addr,
+    },
+    /// What goes away cannot be changed.
+    #[error("workload {0} is being removed; apply it again to have it back")]
+    WorkloadRemoving(WorkloadName),
+    /// What goes away cannot be changed.
+    #[error("instance {0} is being removed")]
+    InstanceRemoving(InstanceName),
+    /// The name is a living node's.
+    #[error(
+        "node {0} has joined already; remove it first (`dwell node rm {0}`) or join under another name"
+    )]
+    NodeExists(NodeName),
+    /// The address is another node's.
+    #[error("{address} is node {holder}'s address; every node needs one of its own")]
+    NodeAddressTaken {
+        /// The address.
+        address: Ipv4Addr,
+        /// Whose it is.
+        holder: NodeName,
+    },
+    /// No block is left.
+    #[error("all {blocks} node blocks of {cidr} are taken; remove a node that is no longer used")]
+    BlocksExhausted {
+        /// How many there are.
+        blocks: u32,
+        /// The cluster's range.
+        cidr: Ipv4Net,
+    },
+    /// Unknown, expired, used or with the wrong secret: whoever tries tokens learns no more.
+    #[error(
+        "the join token is not valid: it may be used once, and until it expires; make another with `dwell node token`"
+    )]
+    TokenInvalid,
+    /// The public half is taken.
+    #[error("there is a token of this id already; choose another at random")]
+    TokenExists,
+    /// The node has been removed.
+    #[error("node {0} was removed from the cluster; join again with a new token")]
+    NodeRemoved(NodeName),
+    /// Instances are there.
+    #[error(
+        "{count} instances are on node {node}, {example} among them; drain it first (`dwell node drain {node}`)"
+    )]
+    NodeInUse {
+        /// Which node.
+        node: NodeName,
+        /// How many.
+        count: usize,
+        /// One of them.
+        example: InstanceName,
+    },
+    /// Only what is down can be removed by force.
+    #[error(
+        "node {0} is not down, so its instances may be running; drain it, or stop its agent and its engine and wait until it is down"
+    )]
+    NodeNotDown(NodeName),
+    /// A newer stream of the node has begun, or this one never did.
+    #[error("another stream of node {0} has begun; are there two agents with its identity?")]
+    SessionSuperseded(NodeName),
+    /// A node speaks of a revision that was never given out.
+    #[error(
+        "node {0} has seen a revision that this controller never gave out; was the controller restored from an old backup?"
+    )]
+    RevisionUnknown(NodeName),
+    /// A label is not usable.
+    #[error(
+        "label {0:?} is not usable; keys have 1 to 253 bytes, values at most 1024, without control characters, and do not begin with \"node.\"; a node has at most 200"
+    )]
+    Label(String),
+}
+
+/// What kind of refusal it is, for the code of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalClass {
+    /// What was named is not there.
+    NotFound,
+    /// What was to be made is there.
+    AlreadyExists,
+    /// What was asked is wrong by itself.
+    Invalid,
+    /// Not in this state.
+    FailedPrecondition,
+    /// There is no more of it.
+    Exhausted,
+    /// Not by you.
+    Denied,
+}
+
+impl Refusal {
+    /// What kind of refusal it is.
+    #[must_use]
+    pub fn class(&self) -> RefusalClass {
+        match self {
+            Self::NoWorkload(_) | Self::NoInstance(_) | Self::NoNode(_) => RefusalClass::NotFound,
+            Self::NodeExists(_) | Self::NodeAddressTaken { .. } | Self::TokenExists => {
+                RefusalClass::AlreadyExists
+            }
+            Self::Spec { .. }
+            | Self::TooManyWorkloads(_)
+            | Self::DuplicateWorkload(_)
+            | Self::AddressUnusable { .. }
+            | Self::Label(_) => RefusalClass::Invalid,
+            Self::AddressTaken { .. }
+            | Self::AddressQuarantined { .. }
+            | Self::AddressFixed { .. }
+            | Self::WorkloadRemoving(_)
+            | Self::InstanceRemoving(_)
+            | Self::NodeRemoved(_)
+            | Self::NodeInUse { .. }
+            | Self::NodeNotDown(_)
+            | Self::SessionSuperseded(_)
+            | Self::RevisionUnknown(_) => RefusalClass::FailedPrecondition,
+            Self::BlocksExhausted { .. } => RefusalClass::Exhausted,
+            Self::TokenInvalid => RefusalClass::Denied,
+        }
+    }
+}

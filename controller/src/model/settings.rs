@@ -1,0 +1,41 @@
+//! What is settled when a controller starts and holds for its whole life.
+
+use dwell_core::net::ClusterRange;
+use dwell_core::quantity::Millis;
+
+/// The cluster's range of addresses, and the times after which the model acts by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Where addresses come from.
+    pub range: ClusterRange,
+    /// The DNS zone of instances, such as `dwell`.
+    pub zone: String,
+    /// A node not heard of for so long is unreachable: nothing new is placed there.
+    pub unreachable_after: Millis,
+    /// A node not heard of for so long is down: it may be removed by force. Nothing moves by itself,
+    /// because a node that cannot be heard may well be running.
+    pub down_after: Millis,
+    /// How long a released address is kept from other instances, so that no connection or cached name
+    /// of the old owner reaches a new one.
+    pub quarantine: Millis,
+    /// How many events are kept.
+    pub events_max: usize,
+    /// How many recent changes a watcher may be behind before it has to list again.
+    pub watch_max: usize,
+}
+
+impl Settings {
+    /// The default times for a range.
+    #[must_use]
+    pub fn new(range: ClusterRange) -> Self {
+        Self {
+            range,
+            zone: "dwell".to_owned(),
+            unreachable_after: Millis::seconds(15),
+            down_after: Millis::seconds(120),
+            quarantine: Millis::seconds(600),
+            events_max: 10_000,
+            watch_max: 32_768,
+        }
+    }
+}
