@@ -1,0 +1,131 @@
+//! dwell's own processes in a lab: the controller, the joining of nodes, and the command line.
+
+use std::{ffi::OsStr, path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use super::{
+    Lab,
+    command::{Output, finish},
+    dwell::{self, Nodes, Ps},
+    host::Host,
+    process::MARK,
+    wait::wait_until,
+};
+
+/// How long a controller or an agent may take until it is ready.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+impl Lab {
+    /// Starts the controller, joins every host to it, starts the agents, and waits until all nodes
+    /// are ready.
+    ///
+    /// # Errors
+    /// If something does not start, or a node is not ready in time.
+    pub async fn start_fleet(&self) -> Result<()> {
+        self.start_controller().await?;
+        try_join_all(self.hosts().iter().map(async |host| {
+            self.join(host).await?;
+            host.start_agent().await
+        }))
+        .await?;
+        wait_until("all nodes to be ready", READY_LIMIT, async || {
+            let nodes = self.nodes().await?.nodes;
+            let ready = nodes.iter().filter(|node| node.state == "ready").count();
+            ensure!(ready == self.hosts().len(), "{ready} are, of {nodes:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Starts the controller on the machine and waits until it answers.
+    ///
+    /// # Errors
+    /// If it is not built, runs already, ends, or does not answer in time.
+    pub async fn start_controller(&self) -> Result<()> {
+        let config = dwell::write_controller_config(self.layout())?;
+        let config = config.to_str().context("the lab's path is not UTF-8")?;
+        let program = dwell::program(&self.description.programs, "dwell-controller")?;
+        self.controller().start(&program, &["--config", config]).await?;
+        let answers = async || self.nodes().await;
+        self.controller().ready(READY_LIMIT, answers).await?;
+        Ok(())
+    }
+
+    /// Ends the controller with `signal` and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it is still there after a minute.
+    pub async fn stop_controller(&self, signal: Signal) -> Result<()> {
+        self.controller().stop(signal).await
+    }
+
+    /// Makes `host` a node of the fleet, as an operator would, without starting its agent.
+    ///
+    /// # Errors
+    /// If the controller gives no token or the agent cannot join with it.
+    pub async fn join(&self, host: &Host) -> Result<()> {
+        let config = dwell::write_agent_config(host)?;
+        let token: dwell::JoinToken = self.cli(&["node", "token", "-o", "json"]).await?.json()?;
+        let address = dwell::controller_address(self.layout());
+        let program = dwell::program(host.programs(), "dwell-agent")?;
+        let words = ["join", "--controller", &address, "--token", &token.token, "--config"];
+        let mut args = vec![program.as_os_str()];
+        args.extend(words.map(OsStr::new));
+        args.push(config.as_os_str());
+        let joined = host.exec(&args).await?;
+        // Not `ok`: the command line in its message has the token.
+        ensure!(joined.status.success(), "{} cannot join: {}", host.name(), joined.stderr.trim());
+        Ok(())
+    }
+
+    /// Runs the `dwell` command line against the lab's controller; a failing exit status is no error
+    /// here, see [`Output::ok`].
+    ///
+    /// # Errors
+    /// If it is not built, or does not end within five minutes.
+    pub async fn cli(&self, args: &[&str]) -> Result<Output> {
+        finish(self.cli_command(args)?, "").await
+    }
+
+    /// The `dwell` command line against the lab's controller, for tests that need its pipes or its
+    /// process; it carries the lab's mark and goes with the lab.
+    ///
+    /// # Errors
+    /// If it is not built.
+    pub fn cli_command(&self, args: &[&str]) -> Result<Command> {
+        let program = dwell::program(&self.description.programs, "dwell")?;
+        let mut command = Command::new(program);
+        command
+            .arg("--socket")
+            .arg(self.controller_socket())
+            .args(args)
+            .env(MARK, self.layout().name());
+        Ok(command)
+    }
+
+    /// The socket of the controller that the command line uses, `DWELL_SOCKET`.
+    #[must_use]
+    pub fn controller_socket(&self) -> PathBuf {
+        dwell::controller_socket(self.layout())
+    }
+
+    /// What `dwell ps` says.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub async fn ps(&self) -> Result<Ps> {
+        self.cli(&["ps", "-o", "json"]).await?.json()
+    }
+
+    /// What `dwell node ls` says.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub async fn nodes(&self) -> Result<Nodes> {
+        self.cli(&["node", "ls", "-o", "json"]).await?.json()
+    }
+}

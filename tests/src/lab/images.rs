@@ -1,0 +1,214 @@
+//! The lab's container images, made from Debian packages without a registry.
+//!
+//! A recipe names packages and files. The packages and all they depend on are fetched with the
+//! machine's own apt, unpacked into a tree (nothing is installed), and packed into an archive for
+//! `docker load`. Archives are cached under a digest of their recipe; the same archive gives the
+//! same image id on every host.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+use sha2::{Digest, Sha256};
+
+use super::command::{feed, run};
+
+mod archive;
+
+/// An image of the lab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// Answers every HTTP request to port 8080 with who it is and who asked, as JSON; see
+    /// [`crate::demo`]. Has a shell and busybox.
+    Hello,
+    /// Runs its own sshd on port 22 and lets in root with the key in `AUTHORIZED_KEY`.
+    Sshd,
+}
+
+/// What an image is made of.
+struct Recipe {
+    packages: &'static [&'static str],
+    /// Executable files: path within the image, content.
+    files: &'static [(&'static str, &'static str)],
+    command: &'static str,
+    port: u16,
+}
+
+/// Removed from every tree: nothing in it runs, and it is most of the size.
+const CLUTTER: [&str; 3] =
+    ["usr/share", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/aarch64-linux-gnu/gconv"];
+
+impl Image {
+    /// All images.
+    pub const ALL: [Self; 2] = [Self::Hello, Self::Sshd];
+
+    /// The name that engines know it by.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Sshd => "sshd",
+        }
+    }
+
+    fn recipe(self) -> Recipe {
+        match self {
+            Self::Hello => Recipe {
+                packages: &["busybox-static"],
+                files: &[
+                    ("start", include_str!("../../images/hello/start")),
+                    ("www/cgi-bin/index.cgi", include_str!("../../images/hello/index.cgi")),
+                ],
+                command: "/start",
+                port: 8080,
+            },
+            Self::Sshd => Recipe {
+                packages: &["busybox-static", "dropbear-bin"],
+                files: &[("start", include_str!("../../images/sshd/start"))],
+                command: "/start",
+                port: 22,
+            },
+        }
+    }
+
+    /// The image as an archive for `docker load`, made now or taken from `cache`.
+    ///
+    /// # Errors
+    /// If a package cannot be had or unpacked, or `cache` not be written.
+    pub async fn archive(self, cache: &Path) -> Result<PathBuf> {
+        make_like_parent(cache)?;
+        let recipe = self.recipe();
+        let path = cache.join(format!("{}-{}.tar", self.name(), &recipe.digest()[..16]));
+        let _one_at_a_time = {
+            let dir =
+                File::open(cache).with_context(|| format!("cannot open {}", cache.display()))?;
+            tokio::task::spawn_blocking(|| Flock::lock(dir, FlockArg::LockExclusive))
+                .await?
+                .map_err(|(_, error)| error)
+                .context("cannot lock the image cache")?
+        };
+        if !path.exists() {
+            let work = tempfile::tempdir_in(cache).context("cannot make a directory to work in")?;
+            let made = self.make(&recipe, work.path()).await;
+            let made = made.with_context(|| format!("cannot make the image {}", self.name()))?;
+            fs::rename(made, &path).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(path)
+    }
+
+    async fn make(self, recipe: &Recipe, work: &Path) -> Result<PathBuf> {
+        let root = work.join("root");
+        // Debian's merged /usr, which its packages take for granted.
+        for dir in ["bin", "sbin", "lib", "lib64"] {
+            fs::create_dir_all(root.join("usr").join(dir))?;
+            std::os::unix::fs::symlink(format!("usr/{dir}"), root.join(dir))?;
+        }
+        for package in fetch(recipe.packages, work).await? {
+            unpack(&package, &root).await?;
+        }
+        for clutter in CLUTTER {
+            let path = root.join(clutter);
+            if path.exists() {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        // A program's first path wins over busybox's applet of the same name.
+        let applets = run(root.join("usr/bin/busybox"), &["--list"]).await?.ok()?;
+        for applet in applets.lines() {
+            let taken =
+                ["usr/bin", "usr/sbin"].iter().any(|dir| root.join(dir).join(applet).exists());
+            if !taken {
+                std::os::unix::fs::symlink("busybox", root.join("usr/bin").join(applet))?;
+            }
+        }
+        for dir in ["tmp", "root", "etc", "run", "var", "proc", "sys", "dev"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+        fs::set_permissions(root.join("root"), fs::Permissions::from_mode(0o700))?;
+        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+        fs::write(root.join("etc/group"), "root:x:0:\n")?;
+        for (path, content) in recipe.files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap_or(&root))?;
+            fs::write(&path, content)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        archive::pack(&root, self.name(), recipe.command, recipe.port, work).await
+    }
+}
+
+impl Recipe {
+    fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        // Raised when the making itself changes.
+        hash.update("1\0");
+        for package in self.packages {
+            hash.update(format!("{package}\0"));
+        }
+        for (path, content) in self.files {
+            hash.update(format!("{path}\0{content}\0"));
+        }
+        hash.update(format!("{}\0{}", self.command, self.port));
+        format!("{:x}", hash.finalize())
+    }
+}
+
+/// Downloads `packages` and all they depend on, as if nothing were installed.
+async fn fetch(packages: &[&str], work: &Path) -> Result<Vec<PathBuf>> {
+    let archives = work.join("packages");
+    fs::create_dir_all(archives.join("partial"))?;
+    // An empty list of what is installed makes apt resolve everything.
+    let status = work.join("status");
+    fs::write(&status, "")?;
+    let mut args = vec![
+        "-q".to_owned(),
+        "-y".to_owned(),
+        "--download-only".to_owned(),
+        "--no-install-recommends".to_owned(),
+        format!("-oDir::State::status={}", status.display()),
+        format!("-oDir::Cache::archives={}", archives.display()),
+        // The machine's own packages are not what is worked on, so nobody has to wait.
+        "-oDebug::NoLocking=1".to_owned(),
+        // Its unprivileged downloader cannot read below a home directory.
+        "-oAPT::Sandbox::User=root".to_owned(),
+        "install".to_owned(),
+    ];
+    args.extend(packages.iter().map(|package| (*package).to_owned()));
+    let mut fetched = run("apt-get", &args).await?;
+    if !fetched.status.success() {
+        // A fresh machine has no package lists, an old one has stale ones.
+        run("apt-get", &["-q", "update"]).await?.ok()?;
+        fetched = run("apt-get", &args).await?;
+    }
+    fetched.ok().with_context(|| format!("cannot have the packages {}", packages.join(", ")))?;
+    let files = fs::read_dir(&archives)?.flatten().map(|entry| entry.path());
+    Ok(files.filter(|path| path.extension().is_some_and(|ext| ext == "deb")).collect())
+}
+
+async fn unpack(package: &Path, root: &Path) -> Result<()> {
+    // `dpkg-deb --extract` would put a directory in the place of a link such as /lib.
+    let script = "dpkg-deb --fsys-tarfile \"$1\" | tar -x -C \"$2\" --keep-directory-symlink";
+    let args =
+        ["-c".as_ref(), script.as_ref(), "sh".as_ref(), package.as_os_str(), root.as_os_str()];
+    feed("sh", &args, "").await?;
+    Ok(())
+}
+
+/// Makes a directory that belongs to whom its parent belongs to: under sudo the build directory
+/// stays the user's.
+fn make_like_parent(dir: &Path) -> Result<()> {
+    if dir.exists() {
+        return Ok(());
+    }
+    let parent = dir.parent().with_context(|| format!("{} has no parent", dir.display()))?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let owner =
+        fs::metadata(parent).with_context(|| format!("cannot read {}", parent.display()))?;
+    chown(dir, Some(owner.uid()), Some(owner.gid()))
+        .with_context(|| format!("cannot give {} to its owner", dir.display()))
+}

@@ -1,0 +1,230 @@
+//! Removing every trace of a lab, in whatever state a crash left it.
+//!
+//! Works from names and marks alone: processes by the mark in their environment, their descendants,
+//! and whatever is in the lab's cgroups; network namespaces and interface by name; mounts by path.
+//! Idempotent; a second run after a failed one goes on where that stopped.
+//!
+//! Invariant: nothing is killed, unmounted or deleted that does not carry the lab's mark or name.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::ErrorKind,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    mount::{MntFlags, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    layout::Layout,
+    network,
+    process::{MARK, Stat},
+    wait::wait_until,
+};
+
+/// How long killed processes may take to be gone.
+const KILL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the containerd of every engine puts the sockets of its shims, whatever its own directory.
+const SHIM_SOCKETS: &str = "/run/containerd/s";
+
+/// Removes everything of the lab but what other labs share.
+pub(crate) async fn sweep(layout: &Layout) -> Result<()> {
+    let sockets = shim_sockets(&layout.dir());
+    wait_until("the lab's processes to be gone", KILL_LIMIT, async || {
+        let left = processes(layout);
+        for pid in &left {
+            // One that ends by itself meanwhile is as good as killed.
+            let _gone = kill(Pid::from_raw(*pid), Signal::SIGKILL);
+        }
+        ensure!(left.is_empty(), "processes {left:?} are left");
+        Ok(())
+    })
+    .await?;
+    network::remove(layout).await?;
+    unmount(&layout.dir())?;
+    // A killed process leaves its cgroup a moment after it is gone from sight.
+    wait_until("the lab's cgroups to be gone", KILL_LIMIT, async || {
+        cgroups(layout).into_iter().try_for_each(|cgroup| remove_cgroup(&cgroup))
+    })
+    .await?;
+    for socket in sockets {
+        remove_if_there(fs::remove_file(&socket), &socket)?;
+    }
+    remove_if_there(fs::remove_dir_all(layout.dir()), &layout.dir())?;
+    tidy_shared_directories();
+    Ok(())
+}
+
+/// Every process of the lab, this one excepted.
+fn processes(layout: &Layout) -> BTreeSet<i32> {
+    let mark = format!("{MARK}={}", layout.name());
+    let mut alive = Vec::new();
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Some(stat) = Stat::read(pid) else { continue };
+        alive.push((pid, stat.parent));
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
+            found.insert(pid);
+        }
+    }
+    for cgroup in cgroups(layout) {
+        collect_members(&cgroup, &mut found);
+    }
+    found.retain(|pid| alive.iter().any(|(alive, _)| alive == pid));
+    // The first process of a container has an environment of its own, but is a shim's child.
+    loop {
+        let children = alive.iter().filter(|(_, parent)| found.contains(parent));
+        let more: Vec<i32> =
+            children.map(|(pid, _)| *pid).filter(|pid| !found.contains(pid)).collect();
+        if more.is_empty() {
+            break;
+        }
+        found.extend(more);
+    }
+    found.remove(&std::process::id().cast_signed());
+    found
+}
+
+/// The lab's topmost cgroup in each hierarchy (one with version 2 only).
+fn cgroups(layout: &Layout) -> Vec<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
+    hierarchies
+        .chain([root.to_owned()])
+        .map(|hierarchy| hierarchy.join(layout.cgroup()))
+        .filter(|cgroup| cgroup.is_dir())
+        .collect()
+}
+
+fn collect_members(cgroup: &Path, found: &mut BTreeSet<i32>) {
+    let members = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    found.extend(members.lines().filter_map(|line| line.parse::<i32>().ok()));
+    for child in subdirectories(cgroup) {
+        collect_members(&child, found);
+    }
+}
+
+fn remove_cgroup(cgroup: &Path) -> Result<()> {
+    for child in subdirectories(cgroup) {
+        remove_cgroup(&child)?;
+    }
+    remove_if_there(fs::remove_dir(cgroup), cgroup)
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir() && !path.is_symlink()).collect()
+}
+
+/// Unmounts whatever is mounted in `dir`, the newest mount first.
+fn unmount(dir: &Path) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").context("cannot list mounts")?;
+    let inside = mounts.lines().filter_map(|line| line.split(' ').nth(4).map(unescape));
+    let mut inside: Vec<PathBuf> = inside.filter(|path| path.starts_with(dir)).collect();
+    inside.reverse();
+    for path in inside {
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            // A shared mount takes its copies along.
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot unmount {}", path.display()));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Undoes the octal escapes of `/proc/self/mountinfo`.
+fn unescape(path: &str) -> PathBuf {
+    let escapes = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    escapes.iter().fold(path.to_owned(), |path, (from, to)| path.replace(from, to)).into()
+}
+
+/// The sockets of the shims that were started by the engines in `dir`.
+///
+/// They lie outside the lab's directory under names that say nothing; containerd writes each one's
+/// address into the container's bundle.
+fn shim_sockets(dir: &Path) -> Vec<PathBuf> {
+    let mut sockets = Vec::new();
+    for host in subdirectories(dir) {
+        let bundles = host.join("exec/containerd/daemon/io.containerd.runtime.v2.task/moby");
+        for bundle in subdirectories(&bundles) {
+            // Up to containerd 1.7 a plain address, from 2.0 on JSON.
+            for file in ["address", "bootstrap.json"] {
+                let text = fs::read_to_string(bundle.join(file)).unwrap_or_default();
+                sockets.extend(socket_in(&text));
+            }
+        }
+    }
+    sockets
+}
+
+fn socket_in(text: &str) -> Option<PathBuf> {
+    let start = text.find(SHIM_SOCKETS)?;
+    let name = text[start + SHIM_SOCKETS.len()..].strip_prefix('/')?;
+    let name: String = name.chars().take_while(char::is_ascii_hexdigit).collect();
+    (!name.is_empty()).then(|| Path::new(SHIM_SOCKETS).join(name))
+}
+
+/// Removes directories that several labs, or engines, share, once they are empty.
+fn tidy_shared_directories() {
+    let used_by_others = fs::read_dir("/run/containerd").is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.path().as_os_str().as_bytes() != SHIM_SOCKETS.as_bytes())
+    });
+    let mut shared = vec![super::layout::ROOT];
+    if !used_by_others {
+        shared.extend([SHIM_SOCKETS, "/run/containerd"]);
+    }
+    for dir in shared {
+        // Not empty means still in use.
+        let _in_use = fs::remove_dir(dir);
+    }
+}
+
+fn remove_if_there(removed: std::io::Result<()>, path: &Path) -> Result<()> {
+    match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_shim_socket_in_either_form() {
+        let socket = Path::new("/run/containerd/s/9ed0");
+        assert_eq!(socket_in("unix:///run/containerd/s/9ed0").as_deref(), Some(socket));
+        let json = r#"{"address":"unix:///run/containerd/s/9ed0","protocol":"ttrpc"}"#;
+        assert_eq!(socket_in(json).as_deref(), Some(socket));
+    }
+
+    #[test]
+    fn an_address_elsewhere_is_not_ours_to_remove() {
+        for text in ["", "unix:///etc/passwd", "unix:///run/containerd/s/../../x"] {
+            assert_eq!(socket_in(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn mount_paths_are_unescaped() {
+        assert_eq!(unescape("/a\\040b\\134c"), Path::new("/a b\\c"));
+    }
+}

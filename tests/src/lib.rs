@@ -1,0 +1,9 @@
+//! The lab, and what dwell must survive in it.
+//!
+//! [`lab`] makes several hosts on one machine, each a network namespace with a Docker engine of its
+//! own, and runs dwell's controller and agents on them as the separate processes they are in
+//! production. [`demo`] shows what they do together. End-to-end tests in `tests/` are written upon
+//! [`lab::Lab::test`].
+
+pub mod demo;
+pub mod lab;
