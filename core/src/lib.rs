@@ -1,13 +1,11 @@
 //! The words of dwell as types, and the rules that need nothing but values.
 //!
 //! Everything here is plain data: no runtime, no I/O, no clock of its own. The controller, the agent,
-//! the command line and the tests share these types; the wire ([`dwell-proto`]) converts to and from
+//! the command line and the tests share these types; the wire (dwell-proto) converts to and from
 //! them and goes no further inwards.
 //!
 //! Where to start: [`workload::WorkloadSpec`] is what a user declares, [`instance::Assigned`] is what a
 //! node is told to run, [`instance::InstanceStatus`] and [`node::Capacity`] are what a node reports.
-//!
-//! [`dwell-proto`]: https://docs.rs/dwell-proto
 
 pub mod change;
 pub mod clock;

@@ -1,0 +1,67 @@
+# Everything is run through here; `make help` lists it.
+#
+# Programs are built as the calling user. What makes network namespaces and runs Docker engines needs
+# root: it is run through sudo where the caller is not.
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+NAME    ?= demo
+
+SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
+TARGET  := $(or $(CARGO_TARGET_DIR),target)
+RELEASE := $(TARGET)/release
+HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+# Lets tests that need root have it, without building as root.
+RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
+
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt bench install uninstall
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: ## all programs, for development
+	$(CARGO) build --locked --workspace
+
+release: ## all programs, optimised
+	$(CARGO) build --locked --workspace --release
+
+demo: release ## three hosts on this machine, six instances, proved reachable; stays up
+	$(SUDO) $(RELEASE)/dwell-lab demo
+
+demo-down: ## remove every trace of the demo
+	@if [ -x $(RELEASE)/dwell-lab ]; then $(SUDO) $(RELEASE)/dwell-lab down; else echo "no demo was made here"; fi
+
+lab: release ## hosts with Docker engines to play with (NAME=…), nothing of dwell started
+	$(SUDO) $(RELEASE)/dwell-lab setup
+	$(SUDO) $(RELEASE)/dwell-lab up --name $(NAME)
+
+lab-down: ## remove every trace of that lab
+	$(SUDO) $(RELEASE)/dwell-lab down --name $(NAME)
+
+test: build test-unit test-lab ## unit, property and simulation tests, then the lab suite on real Docker
+
+test-unit: build
+	$(SUDO) $(TARGET)/debug/dwell-lab setup
+	$(RUNNER) $(CARGO) test --locked --workspace --exclude dwell-tests
+
+test-lab: build
+	$(SUDO) $(TARGET)/debug/dwell-lab setup
+	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
+
+lint: ## formatting and clippy, warnings denied
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## format everything
+	$(CARGO) fmt --all
+
+bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
+	$(SUDO) $(RELEASE)/dwell-lab setup
+	$(SUDO) $(RELEASE)/dwell-bench $(BENCH)
+
+install: release ## programs, units, configuration and the Docker runtime entry
+	$(SUDO) systemd/install.sh install $(RELEASE) '$(DESTDIR)' '$(PREFIX)'
+
+uninstall: ## take them away again
+	$(SUDO) systemd/install.sh uninstall $(RELEASE) '$(DESTDIR)' '$(PREFIX)'
