@@ -1,0 +1,265 @@
+//! A network in memory, for tests and simulations of the agent.
+//!
+//! It keeps what it was asked to make, and fails or stalls when told to. Like the real one it
+//! refuses sandboxes before the host is prepared, and forgets nothing but by being asked to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use dwell_core::id::InstanceName;
+use tokio::sync::watch;
+
+use super::{HostNetwork, Network, NetworkError, PeerFailure, RouteReport, RouteTable, Sandbox};
+
+/// One of the operations of [`Network`], to be failed or counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// [`Network::ensure_host`].
+    EnsureHost,
+    /// [`Network::ensure_sandbox`].
+    EnsureSandbox,
+    /// [`Network::remove_sandbox`].
+    RemoveSandbox,
+    /// [`Network::sandboxes`].
+    Sandboxes,
+    /// [`Network::sync_routes`].
+    SyncRoutes,
+    /// [`Network::cleanup`].
+    Cleanup,
+}
+
+impl Operation {
+    fn name(self) -> &'static str {
+        match self {
+            Self::EnsureHost => "ensure_host",
+            Self::EnsureSandbox => "ensure_sandbox",
+            Self::RemoveSandbox => "remove_sandbox",
+            Self::Sandboxes => "sandboxes",
+            Self::SyncRoutes => "sync_routes",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+/// A network in memory. Clones share it, so that a test can look on while an agent uses it.
+#[derive(Clone, Debug)]
+pub struct FakeNetwork {
+    state: Arc<Mutex<State>>,
+    stalled: Arc<watch::Sender<bool>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    host: Option<HostNetwork>,
+    sandboxes: BTreeMap<InstanceName, Sandbox>,
+    routes: RouteTable,
+    failures: BTreeMap<Operation, usize>,
+    calls: BTreeMap<Operation, usize>,
+    changes: usize,
+}
+
+impl Default for FakeNetwork {
+    fn default() -> Self {
+        Self { state: Arc::default(), stalled: Arc::new(watch::Sender::new(false)) }
+    }
+}
+
+impl FakeNetwork {
+    /// Makes the next `times` calls of `operation` fail, without effect.
+    pub fn fail(&self, operation: Operation, times: usize) {
+        self.state().failures.insert(operation, times);
+    }
+
+    /// Holds every call, from now on, until [`FakeNetwork::resume`].
+    pub fn stall(&self) {
+        self.stalled.send_replace(true);
+    }
+
+    /// Lets held calls go on.
+    pub fn resume(&self) {
+        self.stalled.send_replace(false);
+    }
+
+    /// Loses a sandbox, as somebody who removes a namespace by hand would.
+    pub fn lose(&self, instance: &InstanceName) {
+        self.state().sandboxes.remove(instance);
+    }
+
+    /// What [`Network::ensure_host`] last asked for.
+    #[must_use]
+    pub fn host(&self) -> Option<HostNetwork> {
+        self.state().host.clone()
+    }
+
+    /// The sandbox of `instance`, if there is one.
+    #[must_use]
+    pub fn sandbox(&self, instance: &InstanceName) -> Option<Sandbox> {
+        self.state().sandboxes.get(instance).cloned()
+    }
+
+    /// The routes as last synchronised.
+    #[must_use]
+    pub fn routes(&self) -> RouteTable {
+        self.state().routes.clone()
+    }
+
+    /// How often `operation` was called, also if it failed.
+    #[must_use]
+    pub fn calls(&self, operation: Operation) -> usize {
+        self.state().calls.get(&operation).copied().unwrap_or_default()
+    }
+
+    /// How many calls found something to change: stays the same at the fixpoint.
+    #[must_use]
+    pub fn changes(&self) -> usize {
+        self.state().changes
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while stalled, then counts the call and fails it if so told.
+    async fn enter(&self, operation: Operation) -> Result<MutexGuard<'_, State>, NetworkError> {
+        let mut stalled = self.stalled.subscribe();
+        // The sender lives as long as `self`: the wait only ends when it is no longer stalled.
+        stalled.wait_for(|stalled| !stalled).await.map_err(|_| NetworkError::Stopped)?;
+        let mut state = self.state();
+        *state.calls.entry(operation).or_default() += 1;
+        if let Some(left) = state.failures.get_mut(&operation).filter(|left| **left > 0) {
+            *left -= 1;
+            return Err(NetworkError::Injected(operation.name()));
+        }
+        Ok(state)
+    }
+}
+
+#[async_trait]
+impl Network for FakeNetwork {
+    async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::EnsureHost).await?;
+        if state.host.as_ref() != Some(host) {
+            state.host = Some(host.clone());
+            state.changes += 1;
+        }
+        Ok(())
+    }
+
+    async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::EnsureSandbox).await?;
+        if state.host.is_none() {
+            return Err(NetworkError::HostNotReady);
+        }
+        if state.sandboxes.get(&sandbox.instance) != Some(sandbox) {
+            state.sandboxes.insert(sandbox.instance.clone(), sandbox.clone());
+            state.changes += 1;
+        }
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::RemoveSandbox).await?;
+        if state.sandboxes.remove(instance).is_some() {
+            state.changes += 1;
+        }
+        Ok(())
+    }
+
+    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError> {
+        let state = self.enter(Operation::Sandboxes).await?;
+        Ok(state.sandboxes.keys().cloned().collect())
+    }
+
+    async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError> {
+        let mut state = self.enter(Operation::SyncRoutes).await?;
+        let (before, after) = (prefixes(&state.routes), prefixes(routes));
+        let kept = before.intersection(&after).count();
+        let known: BTreeSet<_> = routes.peers.iter().map(|peer| &peer.node).collect();
+        let failures = routes
+            .exceptions
+            .iter()
+            .filter(|exception| !known.contains(&exception.node))
+            .map(|exception| PeerFailure {
+                node: exception.node.clone(),
+                reason: format!("{} leads to a node that is not in the table", exception.address),
+            })
+            .collect();
+        if state.routes != *routes {
+            state.routes = routes.clone();
+            state.changes += 1;
+        }
+        Ok(RouteReport {
+            in_place: kept,
+            added: after.len() - kept,
+            removed: before.len() - kept,
+            failures,
+            ..RouteReport::default()
+        })
+    }
+
+    async fn cleanup(&self) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::Cleanup).await?;
+        state.host = None;
+        state.sandboxes.clear();
+        state.routes = RouteTable::default();
+        state.changes += 1;
+        Ok(())
+    }
+}
+
+fn prefixes(table: &RouteTable) -> BTreeSet<ipnet::Ipv4Net> {
+    let blocks = table.peers.iter().filter_map(|peer| peer.block);
+    let exceptions = table.exceptions.iter().map(|exception| exception.address.into());
+    blocks.chain(exceptions).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use dwell_core::net::Mac;
+
+    use super::*;
+
+    fn host() -> HostNetwork {
+        HostNetwork { cluster: "10.80.0.0/16".parse().unwrap(), block: None, masquerade: true }
+    }
+
+    fn sandbox() -> Sandbox {
+        let address = Ipv4Addr::new(10, 80, 1, 5);
+        Sandbox { instance: "web-0".parse().unwrap(), address, mac: Mac::of_address(address) }
+    }
+
+    #[tokio::test]
+    async fn a_second_call_changes_nothing() {
+        let network = FakeNetwork::default();
+        network.ensure_host(&host()).await.unwrap();
+        network.ensure_sandbox(&sandbox()).await.unwrap();
+        let changes = network.changes();
+        network.ensure_host(&host()).await.unwrap();
+        network.ensure_sandbox(&sandbox()).await.unwrap();
+        assert_eq!(network.changes(), changes);
+    }
+
+    #[tokio::test]
+    async fn an_injected_failure_has_no_effect_and_passes() {
+        let network = FakeNetwork::default();
+        network.ensure_host(&host()).await.unwrap();
+        network.fail(Operation::EnsureSandbox, 1);
+        network.ensure_sandbox(&sandbox()).await.unwrap_err();
+        assert_eq!(network.sandboxes().await.unwrap(), []);
+        network.ensure_sandbox(&sandbox()).await.unwrap();
+        assert_eq!(network.calls(Operation::EnsureSandbox), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_call_goes_on_when_resumed() {
+        let network = FakeNetwork::default();
+        network.stall();
+        let wait = std::time::Duration::from_secs(60);
+        tokio::time::timeout(wait, network.ensure_host(&host())).await.unwrap_err();
+        network.resume();
+        network.ensure_host(&host()).await.unwrap();
+    }
+}

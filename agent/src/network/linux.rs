@@ -1,0 +1,145 @@
+//! The real network: netlink, nftables, and `iptables` where Docker needs it.
+//!
+//! One thread owns everything in [`owner`] and carries out one call after the other with blocking sockets;
+//! that is several times faster than netlink on a multi-threaded runtime, and no lock is needed. It acts
+//! on the network namespace in which [`LinuxNetwork::new`] was called. Deleting veths,
+//! which is slow, is left to a second thread, the [`reaper`].
+//!
+//! ```text
+//!  LinuxNetwork ──(bounded queue of calls)──▶ owner ──▶ sandbox   one instance's namespace and veth
+//!                                               │─────▶ routes    plan (pure), then batches
+//!                                               │─────▶ host      sysctls, nftables, iptables
+//!                                               └─wake▶ reaper    deletes doomed veths
+//! ```
+
+mod iptables;
+mod namespace;
+mod netlink;
+mod nexthop;
+mod nftables;
+mod observe;
+mod owner;
+mod plan;
+mod program;
+mod reaper;
+mod request;
+mod routes;
+mod sandbox;
+mod sysctl;
+mod uplink;
+mod veth;
+
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+
+use async_trait::async_trait;
+use dwell_core::id::InstanceName;
+use tokio::sync::{mpsc, oneshot};
+
+use self::owner::Owner;
+use super::{HostNetwork, Network, NetworkError, RouteReport, RouteTable, Sandbox};
+
+/// Of the host's route to one of its own instances. The lowest, so that an instance that is here is reached
+/// here, whatever a table that is about to change says.
+const METRIC_INSTANCE: u32 = 57;
+/// Of a route to another node.
+const METRIC_PEER: u32 = 157;
+/// Of the unreachable route of the node's own block. The highest, so that any real route wins.
+const METRIC_BLOCK: u32 = 4_157;
+
+/// Calls that may wait for the thread; a caller beyond that waits to be let in.
+const CALLS_WAITING: usize = 64;
+
+/// Where the network keeps its files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinuxConfig {
+    /// The namespaces are in `netns/` below it. It must not survive a reboot, as `/run` does not.
+    pub run_dir: PathBuf,
+}
+
+impl Default for LinuxConfig {
+    fn default() -> Self {
+        Self { run_dir: PathBuf::from("/run/dwell") }
+    }
+}
+
+/// The network of the host, or of the network namespace, in which it was made.
+///
+/// A call whose future is dropped is carried out all the same.
+#[derive(Clone, Debug)]
+pub struct LinuxNetwork {
+    calls: mpsc::Sender<Call>,
+}
+
+type Call = Box<dyn FnOnce(&mut Owner) + Send>;
+
+impl LinuxNetwork {
+    /// Starts the thread that owns the network of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// Without the right to configure the network, or without a place for its files.
+    pub fn new(config: &LinuxConfig) -> Result<Self, NetworkError> {
+        let mut owner = Owner::open(&config.run_dir)?;
+        let (calls, mut waiting) = mpsc::channel::<Call>(CALLS_WAITING);
+        thread::Builder::new()
+            .name("dwell-network".to_owned())
+            .spawn(move || {
+                while let Some(call) = waiting.blocking_recv() {
+                    call(&mut owner);
+                }
+            })
+            .map_err(refused(|| "start the network thread".to_owned()))?;
+        Ok(Self { calls })
+    }
+
+    /// Has `work` done by the owner.
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Owner) -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        let (answer, answered) = oneshot::channel();
+        let call: Call = Box::new(move |owner| {
+            // A caller that has gone away does not want the answer.
+            let _unwanted = answer.send(work(owner));
+        });
+        self.calls.send(call).await.map_err(|_| NetworkError::Stopped)?;
+        answered.await.map_err(|_| NetworkError::Stopped)?
+    }
+}
+
+#[async_trait]
+impl Network for LinuxNetwork {
+    async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError> {
+        let host = host.clone();
+        self.call(move |owner| owner.ensure_host(&host)).await
+    }
+
+    async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {
+        let sandbox = sandbox.clone();
+        self.call(move |owner| owner.ensure_sandbox(&sandbox)).await
+    }
+
+    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError> {
+        let instance = instance.clone();
+        self.call(move |owner| owner.remove_sandbox(&instance)).await
+    }
+
+    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError> {
+        self.call(|owner| owner.namespaces.list()).await
+    }
+
+    async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError> {
+        let routes = routes.clone();
+        self.call(move |owner| owner.sync_routes(&routes)).await
+    }
+
+    async fn cleanup(&self) -> Result<(), NetworkError> {
+        self.call(Owner::cleanup).await
+    }
+}
+
+/// Turns an I/O error into one that says what was tried.
+fn refused(action: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> NetworkError {
+    |source| NetworkError::Kernel { action: action(), source }
+}

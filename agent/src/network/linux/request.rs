@@ -1,0 +1,238 @@
+//! What we ask of the kernel, one function per request, in the words of `ip`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use dwell_core::net::Mac;
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::netlink::Request;
+use crate::network::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
+
+/// Something that may exist already: leave it alone, or put ours in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Refused with `EEXIST` if there is one.
+    Add,
+    /// Replaces what is there, without a gap.
+    Replace,
+}
+
+impl Mode {
+    pub(super) fn flags(self) -> u16 {
+        match self {
+            Self::Add => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+        }
+    }
+}
+
+/// `ip link add NAME type veth peer name eth0 netns INSIDE address MAC`, both ends down.
+pub(super) fn add_veth(name: &str, inside: BorrowedFd<'_>, mac: Mac, mtu: u32) -> Request {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName("eth0".to_owned()),
+        LinkAttribute::NetNsFd(inside.as_raw_fd()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+    ];
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(GATEWAY_MAC.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    Request::new(RouteNetlinkMessage::NewLink(link), Mode::Add.flags())
+}
+
+/// `ip link set INDEX …`.
+pub(super) fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = attributes;
+    Request::new(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// `ip link set INDEX up`, with other changes in the same breath.
+pub(super) fn set_link_up(index: u32, attributes: Vec<LinkAttribute>) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes = attributes;
+    Request::new(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// `ip link del` of one link; of a veth, both ends go.
+pub(super) fn delete_link(index: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    Request::new(RouteNetlinkMessage::DelLink(link), 0)
+}
+
+/// `ip link del group GROUP`: all of them for the price of one.
+pub(super) fn delete_link_group(group: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::Group(group)];
+    Request::new(RouteNetlinkMessage::DelLink(link), 0)
+}
+
+/// `ip link show NAME`.
+pub(super) fn get_link_by_name(name: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    Request::new(RouteNetlinkMessage::GetLink(link), 0)
+}
+
+/// `ip link show` of the link with this index.
+pub(super) fn get_link(index: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    Request::new(RouteNetlinkMessage::GetLink(link), 0)
+}
+
+/// `ip link show`, as a dump.
+pub(super) fn links() -> Request {
+    Request::new(RouteNetlinkMessage::GetLink(LinkMessage::default()), 0)
+}
+
+/// `ip -4 address show`, as a dump.
+pub(super) fn addresses() -> Request {
+    let mut address = AddressMessage::default();
+    address.header.family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetAddress(address), 0)
+}
+
+/// `ip -4 route show`, as a dump of all tables.
+pub(super) fn routes() -> Request {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetRoute(route), 0)
+}
+
+/// `ip -4 neighbour show`, as a dump.
+pub(super) fn neighbours() -> Request {
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetNeighbour(neighbour), 0)
+}
+
+/// `ip address add ADDRESS/32 dev LINK`.
+pub(super) fn add_address(link: u32, address: Ipv4Addr) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = link;
+    message.attributes = vec![
+        AddressAttribute::Local(IpAddr::V4(address)),
+        AddressAttribute::Address(IpAddr::V4(address)),
+    ];
+    Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
+/// `ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent`.
+pub(super) fn set_neighbour(link: u32, address: Ipv4Addr, mac: Mac) -> Request {
+    let mut message = neighbour(link, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    Request::new(RouteNetlinkMessage::NewNeighbour(message), Mode::Replace.flags())
+}
+
+/// `ip neighbour get ADDRESS dev LINK`.
+pub(super) fn get_neighbour(link: u32, address: Ipv4Addr) -> Request {
+    Request::new(RouteNetlinkMessage::GetNeighbour(neighbour(link, address)), 0)
+}
+
+fn neighbour(link: u32, address: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = link;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    message
+}
+
+/// `ip route get fibmatch ADDRESS`: the entry of the table that decides.
+pub(super) fn match_route(address: Ipv4Addr) -> Request {
+    let mut message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+    message.header.flags = RouteFlags::FibMatch;
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// `ip route add|replace ADDRESS/32 dev LINK scope link`, as one of ours.
+pub(super) fn set_link_route(address: Ipv4Addr, link: u32, metric: u32, mode: Mode) -> Request {
+    Request::new(RouteNetlinkMessage::NewRoute(link_route(address, link, metric)), mode.flags())
+}
+
+/// `ip route del ADDRESS/32 dev LINK`, only if it is ours.
+pub(super) fn delete_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+    Request::new(RouteNetlinkMessage::DelRoute(link_route(address, link, metric)), 0)
+}
+
+fn link_route(address: Ipv4Addr, link: u32, metric: u32) -> RouteMessage {
+    let mut message = route(Ipv4Net::from(address), RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Link;
+    message.attributes.extend([RouteAttribute::Oif(link), RouteAttribute::Priority(metric)]);
+    message
+}
+
+/// Inside a sandbox: `ip route add default via GATEWAY dev LINK`.
+pub(super) fn add_default_route(link: u32) -> Request {
+    let mut message = route(Ipv4Net::default(), RouteProtocol::Boot);
+    message.header.kind = RouteType::Unicast;
+    message
+        .attributes
+        .extend([RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)), RouteAttribute::Oif(link)]);
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route add unreachable PREFIX`, as one of ours.
+pub(super) fn add_unreachable(prefix: Ipv4Net, metric: u32) -> Request {
+    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.kind = RouteType::Unreachable;
+    message.attributes.push(RouteAttribute::Priority(metric));
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route add|replace PREFIX nhid NEXTHOP`, as one of ours.
+pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: Mode) -> Request {
+    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.kind = RouteType::Unicast;
+    message.attributes.extend([RouteAttribute::NhId(nexthop), RouteAttribute::Priority(metric)]);
+    Request::new(RouteNetlinkMessage::NewRoute(message), mode.flags())
+}
+
+/// `ip route del PREFIX metric METRIC`, only if it is ours.
+pub(super) fn delete_route(prefix: Ipv4Net, metric: u32) -> Request {
+    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.scope = RouteScope::NoWhere;
+    message.attributes.push(RouteAttribute::Priority(metric));
+    Request::new(RouteNetlinkMessage::DelRoute(message), 0)
+}
+
+fn route(prefix: Ipv4Net, protocol: RouteProtocol) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = prefix.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = protocol;
+    if prefix.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(prefix.network())));
+    }
+    message
+}
