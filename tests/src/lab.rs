@@ -30,15 +30,15 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use bollard::{body_full, query_parameters::ImportImageOptions};
 use futures_util::{TryStreamExt, future::try_join_all};
 pub use nix::sys::signal::Signal;
-use serde::{Deserialize, Serialize};
 
 mod claim;
 mod client;
 mod command;
+mod config;
 mod docker;
 mod dwell;
 mod fleet;
@@ -48,11 +48,13 @@ mod layout;
 mod network;
 pub mod prerequisites;
 mod process;
+mod ssh;
 mod sweep;
 mod wait;
 
 pub use command::{Output, run};
-pub use dwell::{InstanceRow, NodeRow, Nodes, Ps};
+pub use config::LabConfig;
+pub use dwell::{InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes};
 pub use host::Host;
 pub use images::Image;
 pub use layout::{Layout, MAX_HOSTS};
@@ -61,89 +63,13 @@ pub use process::Process;
 pub use wait::wait_until;
 
 use claim::Claim;
+use config::Description;
 
 /// Set to keep a failed test's lab for a look at it; `dwell-lab down --name NAME` removes it.
 pub const KEEP_VARIABLE: &str = "DWELL_LAB_KEEP";
 
 /// Lines of each process's log shown when a test fails.
 const TAIL_LINES: usize = 25;
-
-/// What a lab shall be like.
-#[derive(Clone, Debug)]
-pub struct LabConfig {
-    name: String,
-    hosts: usize,
-    live_restore: bool,
-    images: Vec<Image>,
-    say: fn(&str),
-}
-
-impl LabConfig {
-    /// A lab of one host, with all images, without live-restore, that says nothing of its progress.
-    #[must_use]
-    pub fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            hosts: 1,
-            live_restore: false,
-            images: Image::ALL.to_vec(),
-            say: |_| {},
-        }
-    }
-
-    /// With so many hosts, 1 to [`MAX_HOSTS`].
-    #[must_use]
-    pub fn hosts(self, hosts: usize) -> Self {
-        Self { hosts, ..self }
-    }
-
-    /// With containers that outlive their `dockerd`, or not.
-    #[must_use]
-    pub fn live_restore(self, live_restore: bool) -> Self {
-        Self { live_restore, ..self }
-    }
-
-    /// With only these images on the hosts.
-    #[must_use]
-    pub fn images(self, images: &[Image]) -> Self {
-        Self { images: images.to_vec(), ..self }
-    }
-
-    /// Telling its progress to `say`, a line at a time.
-    #[must_use]
-    pub fn say(self, say: fn(&str)) -> Self {
-        Self { say, ..self }
-    }
-}
-
-/// What `lab.json` says of a lab to other processes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Description {
-    layout: Layout,
-    hosts: usize,
-    /// Where dwell's programs are.
-    programs: PathBuf,
-}
-
-impl Description {
-    fn read(name: &str) -> Result<Self> {
-        let path = Layout::new(name, 0)?.description();
-        let text = fs::read(&path).with_context(|| {
-            format!(
-                "there is no lab {name} ({} cannot be read); `dwell-lab up` makes one",
-                path.display()
-            )
-        })?;
-        serde_json::from_slice(&text)
-            .with_context(|| format!("{} is not the description of a lab", path.display()))
-    }
-
-    fn write(&self) -> Result<()> {
-        let path = self.layout.description();
-        fs::write(&path, serde_json::to_vec_pretty(self)?)
-            .with_context(|| format!("cannot write {}", path.display()))
-    }
-}
 
 /// A lab that is up.
 #[derive(Debug)]
@@ -176,8 +102,9 @@ impl Lab {
             Ok(()) => Ok(lab),
             Err(error) => {
                 let logs = lab.log_tails();
-                lab.down().await?;
-                Err(error.context(format!("cannot bring up the lab {}\n{logs}", config.name)))
+                let error =
+                    error.context(format!("cannot bring up the lab {}\n{logs}", config.name));
+                Err(also(error, lab.down().await))
             }
         }
     }
@@ -203,8 +130,8 @@ impl Lab {
         // A panic in `body` drops the lab, which shows the logs and brings it down.
         if let Err(error) = body(&lab).await {
             let logs = lab.log_tails();
-            lab.down_unless_kept().await?;
-            return Err(error.context(format!("in the lab, whose logs end so:\n{logs}")));
+            let error = error.context(format!("in the lab, whose logs end so:\n{logs}"));
+            return Err(also(error, lab.down_unless_kept().await));
         }
         lab.down().await
     }
@@ -214,9 +141,9 @@ impl Lab {
     /// # Errors
     /// If something cannot be removed; a later [`down`] goes on from there.
     pub async fn down(mut self) -> Result<()> {
-        let name = self.description.layout.name().to_owned();
-        self.claim = None;
-        down(&name).await
+        // Held to the end, so that nobody makes the lab anew meanwhile.
+        let _claim = self.claim.take();
+        down(self.layout().name()).await
     }
 
     /// Leaves the lab up beyond this process.
@@ -251,6 +178,15 @@ impl Lab {
     /// If it cannot be connected, does not answer within two seconds, or not with success.
     pub async fn get(&self, to: SocketAddr) -> Result<String> {
         client::get(client::connect(None, to).await?).await
+    }
+
+    /// Gives the machine itself the fleet's routes, so that it reaches every instance; they go with
+    /// the lab. Routes that the fleet has no more are taken away.
+    ///
+    /// # Errors
+    /// If the controller does not answer or the kernel refuses a route.
+    pub async fn route_machine(&self) -> Result<()> {
+        network::route_machine(self.layout(), &self.routes().await?.routes).await
     }
 
     /// The process of the controller.
@@ -376,6 +312,14 @@ pub fn names() -> Vec<String> {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.sort();
     names
+}
+
+/// `error`, and what went wrong after it, if anything did.
+fn also(error: Error, then: Result<()>) -> Error {
+    match then {
+        Ok(()) => error,
+        Err(then) => error.context(format!("and the lab is not brought down: {then:#}")),
+    }
 }
 
 /// [`down`] for a place that cannot await, be it inside a runtime or outside.

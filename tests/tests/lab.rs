@@ -33,6 +33,28 @@ async fn containers_run_and_answer_on_every_host() -> Result<()> {
 }
 
 #[tokio::test]
+async fn the_sshd_image_lets_the_labs_key_in_and_no_other() -> Result<()> {
+    let config = LabConfig::new("sshd").images(&[Image::Sshd]);
+    Lab::test(config, async |lab| {
+        let host = lab.host(1);
+        let key = format!("AUTHORIZED_KEY={}", lab.ssh_public_key().await?);
+        start(host, Image::Sshd, vec![key]).await?;
+        let hostname = wait_until("ssh to log in", SOON, async || {
+            lab.ssh(host.address().into(), "hostname").await?.ok()
+        })
+        .await?;
+        ensure!(!hostname.trim().is_empty(), "it has no hostname");
+        fs::remove_file(lab.layout().dir().join("ssh_key.pub"))?;
+        fs::remove_file(lab.layout().dir().join("ssh_key"))?;
+        lab.ssh_public_key().await?;
+        let refused = lab.ssh(host.address().into(), "hostname").await?;
+        ensure!(refused.stderr.contains("Permission denied"), "{refused:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_killed_engine_starts_again_and_finds_its_container() -> Result<()> {
     let config = LabConfig::new("engine").live_restore(true).images(&[Image::Hello]);
     Lab::test(config, async |lab| {
@@ -146,11 +168,19 @@ async fn a_lab_whose_maker_was_killed_is_replaced() -> Result<()> {
     .await
 }
 
-/// Starts a container of the image "hello" in the host's own network namespace.
+/// Starts a container of the image "hello" and waits until it answers.
 async fn start_hello(host: &Host) -> Result<()> {
-    let options = CreateContainerOptionsBuilder::default().name("hello").build();
+    start(host, Image::Hello, Vec::new()).await?;
+    wait_until("the container to answer", SOON, async || fetch(host, host).await).await?;
+    Ok(())
+}
+
+/// Starts a container of `image`, named after it, in the host's own network namespace.
+async fn start(host: &Host, image: Image, environment: Vec<String>) -> Result<()> {
+    let options = CreateContainerOptionsBuilder::default().name(image.name()).build();
     let body = ContainerCreateBody {
-        image: Some(Image::Hello.name().to_owned()),
+        image: Some(image.name().to_owned()),
+        env: Some(environment),
         host_config: Some(HostConfig {
             network_mode: Some("host".to_owned()),
             ..HostConfig::default()
@@ -158,8 +188,7 @@ async fn start_hello(host: &Host) -> Result<()> {
         ..ContainerCreateBody::default()
     };
     host.docker()?.create_container(Some(options), body).await?;
-    host.docker()?.start_container("hello", None).await?;
-    wait_until("the container to answer", SOON, async || fetch(host, host).await).await?;
+    host.docker()?.start_container(image.name(), None).await?;
     Ok(())
 }
 

@@ -15,7 +15,8 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    Description, down,
+    config::Description,
+    down,
     layout::{Layout, ROOT, SLOTS},
     names, network,
 };

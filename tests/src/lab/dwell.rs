@@ -4,12 +4,14 @@
 
 use std::{
     fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use dwell_core::{health::Health, instance::Phase, node::NodeState};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{Value, json};
 
 use super::{host::Host, layout::Layout};
 
@@ -34,37 +36,37 @@ pub struct InstanceRow {
     /// The workload it is a copy of.
     pub workload: String,
     /// The node it is placed on; empty while there is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub node: String,
     /// Its IP address; empty while there is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub address: String,
-    /// Where it is in its life, such as `running`.
-    pub phase: String,
-    /// What its health check says, such as `healthy`.
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// What its health check says.
     #[serde(default)]
-    pub health: String,
+    pub health: Health,
     /// The engine's id of its container; empty while there is none.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub container_id: String,
-    /// When its container started; empty while there is none.
+    /// When its container started, in whatever form it is shown.
     #[serde(default)]
-    pub started_at: String,
+    pub started_at: Value,
     /// How often it was restarted.
     #[serde(default)]
     pub restarts: u64,
     /// Why it is as it is, for people.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_empty")]
     pub message: String,
 }
 
 impl Ps {
     /// The instances that are running.
     pub fn running(&self) -> impl Iterator<Item = &InstanceRow> {
-        self.instances.iter().filter(|instance| instance.is_running())
+        self.instances.iter().filter(|instance| instance.phase == Phase::Running)
     }
 
-    /// The instances of `workload`, in order of their names.
+    /// The instances of `workload`, in order of their ordinals.
     #[must_use]
     pub fn of(&self, workload: &str) -> Vec<InstanceRow> {
         let instances = self.instances.iter().filter(|instance| instance.workload == workload);
@@ -75,16 +77,22 @@ impl Ps {
 }
 
 impl InstanceRow {
-    /// Whether it is running.
+    /// Whether it runs and its health check, if it has one, is content.
     #[must_use]
-    pub fn is_running(&self) -> bool {
-        self.phase == "running"
+    pub fn is_well(&self) -> bool {
+        self.phase == Phase::Running && matches!(self.health, Health::None | Health::Healthy)
     }
 
-    /// Whether its health check is content.
-    #[must_use]
-    pub fn is_healthy(&self) -> bool {
-        self.health == "healthy"
+    /// Where it listens on `port`.
+    ///
+    /// # Errors
+    /// If it has no address yet.
+    pub fn at(&self, port: u16) -> Result<SocketAddr> {
+        let address: IpAddr = self
+            .address
+            .parse()
+            .with_context(|| format!("{} has no address but {:?}", self.name, self.address))?;
+        Ok((address, port).into())
     }
 }
 
@@ -100,14 +108,26 @@ pub struct Nodes {
 pub struct NodeRow {
     /// Its name.
     pub name: String,
-    /// Its address in the hosts' network.
-    #[serde(default)]
-    pub address: String,
-    /// The block that its instances get their addresses from.
-    #[serde(default)]
-    pub block: String,
-    /// `ready`, `unreachable` or `down`.
-    pub state: String,
+    /// How sure the controller is of it.
+    pub state: NodeState,
+}
+
+/// What `dwell route ls -o json` answers, as far as tests look at it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Routes {
+    /// All routes of the fleet.
+    pub routes: Vec<RouteRow>,
+}
+
+/// A route as `dwell route ls` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct RouteRow {
+    /// A node's block, or a moved instance's /32.
+    pub prefix: String,
+    /// The node it leads to.
+    pub node: String,
+    /// That node's address in the hosts' network.
+    pub via: String,
 }
 
 /// What `dwell node token -o json` answers.
@@ -195,4 +215,9 @@ fn write(path: &Path, config: &impl Serialize) -> Result<PathBuf> {
     fs::write(path, serde_json::to_vec_pretty(config)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path.to_owned())
+}
+
+/// Reads what is absent, and shown as `null`, as empty.
+fn or_empty<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }

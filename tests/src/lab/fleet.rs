@@ -3,6 +3,7 @@
 use std::{ffi::OsStr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use dwell_core::node::NodeState;
 use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
@@ -10,7 +11,7 @@ use tokio::process::Command;
 use super::{
     Lab,
     command::{Output, finish},
-    dwell::{self, Nodes, Ps},
+    dwell::{self, InstanceRow, Nodes, Ps, Routes},
     host::Host,
     process::MARK,
     wait::wait_until,
@@ -20,21 +21,26 @@ use super::{
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl Lab {
-    /// Starts the controller, joins every host to it, starts the agents, and waits until all nodes
-    /// are ready.
+    /// Starts the controller, makes every host a node, starts the agents, and waits until all nodes
+    /// are ready. What is done already is left as it is.
     ///
     /// # Errors
     /// If something does not start, or a node is not ready in time.
     pub async fn start_fleet(&self) -> Result<()> {
-        self.start_controller().await?;
+        if !self.controller().is_running() {
+            self.start_controller().await?;
+        }
+        let nodes = self.nodes().await?.nodes;
         try_join_all(self.hosts().iter().map(async |host| {
-            self.join(host).await?;
-            host.start_agent().await
+            if !nodes.iter().any(|node| node.name == host.name()) {
+                self.join(host).await?;
+            }
+            if host.agent().is_running() { Ok(()) } else { host.start_agent().await }
         }))
         .await?;
         wait_until("all nodes to be ready", READY_LIMIT, async || {
             let nodes = self.nodes().await?.nodes;
-            let ready = nodes.iter().filter(|node| node.state == "ready").count();
+            let ready = nodes.iter().filter(|node| node.state == NodeState::Ready).count();
             ensure!(ready == self.hosts().len(), "{ready} are, of {nodes:?}");
             Ok(())
         })
@@ -48,7 +54,7 @@ impl Lab {
     pub async fn start_controller(&self) -> Result<()> {
         let config = dwell::write_controller_config(self.layout())?;
         let config = config.to_str().context("the lab's path is not UTF-8")?;
-        let program = dwell::program(&self.description.programs, "dwell-controller")?;
+        let program = self.program("dwell-controller")?;
         self.controller().start(&program, &["--config", config]).await?;
         let answers = async || self.nodes().await;
         self.controller().ready(READY_LIMIT, answers).await?;
@@ -71,7 +77,7 @@ impl Lab {
         let config = dwell::write_agent_config(host)?;
         let token: dwell::JoinToken = self.cli(&["node", "token", "-o", "json"]).await?.json()?;
         let address = dwell::controller_address(self.layout());
-        let program = dwell::program(host.programs(), "dwell-agent")?;
+        let program = self.program("dwell-agent")?;
         let words = ["join", "--controller", &address, "--token", &token.token, "--config"];
         let mut args = vec![program.as_os_str()];
         args.extend(words.map(OsStr::new));
@@ -97,8 +103,7 @@ impl Lab {
     /// # Errors
     /// If it is not built.
     pub fn cli_command(&self, args: &[&str]) -> Result<Command> {
-        let program = dwell::program(&self.description.programs, "dwell")?;
-        let mut command = Command::new(program);
+        let mut command = Command::new(self.program("dwell")?);
         command
             .arg("--socket")
             .arg(self.controller_socket())
@@ -111,6 +116,14 @@ impl Lab {
     #[must_use]
     pub fn controller_socket(&self) -> PathBuf {
         dwell::controller_socket(self.layout())
+    }
+
+    /// The path of one of dwell's programs, as the lab uses it.
+    ///
+    /// # Errors
+    /// If it is not built.
+    pub fn program(&self, name: &str) -> Result<PathBuf> {
+        dwell::program(&self.description.programs, name)
     }
 
     /// What `dwell ps` says.
@@ -127,5 +140,33 @@ impl Lab {
     /// If the controller does not answer.
     pub async fn nodes(&self) -> Result<Nodes> {
         self.cli(&["node", "ls", "-o", "json"]).await?.json()
+    }
+
+    /// What `dwell route ls` says.
+    ///
+    /// # Errors
+    /// If the controller does not answer.
+    pub async fn routes(&self) -> Result<Routes> {
+        self.cli(&["route", "ls", "-o", "json"]).await?.json()
+    }
+
+    /// Waits until `workload` has exactly `count` instances, all running, and healthy if they have a
+    /// check; the instances in order.
+    ///
+    /// # Errors
+    /// If it has not within `limit`; the message has what they are like.
+    pub async fn wait_well(
+        &self,
+        workload: &str,
+        count: usize,
+        limit: Duration,
+    ) -> Result<Vec<InstanceRow>> {
+        wait_until(&format!("{count} of {workload} to be well"), limit, async || {
+            let instances = self.ps().await?.of(workload);
+            let well = instances.iter().filter(|instance| instance.is_well()).count();
+            ensure!(well == count && instances.len() == count, "{well} are, of {instances:#?}");
+            Ok(instances)
+        })
+        .await
     }
 }

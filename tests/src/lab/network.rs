@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 
 use super::{
     command::{feed, run, run_in},
+    dwell::RouteRow,
     layout::Layout,
 };
 
@@ -32,6 +33,9 @@ pub enum Cut {
     /// Frames to the host vanish; it is still heard.
     Inbound,
 }
+
+/// The number that marks the lab's routes on the machine; dwell's own differ.
+const ROUTE_PROTOCOL: u8 = 196;
 
 /// The bridge's filter: a port in `from` is not heard, a port in `to` is told nothing.
 const FILTER: &str = "
@@ -88,6 +92,16 @@ pub(crate) async fn remove(layout: &Layout) -> Result<()> {
         run("ip", &["netns", "delete", &name]).await?.ok()?;
     }
     Ok(())
+}
+
+/// Makes the machine's routes into the fleet exactly `routes`.
+pub(crate) async fn route_machine(layout: &Layout, routes: &[RouteRow]) -> Result<()> {
+    let link = layout.machine_link();
+    let mut lines = format!("route flush dev {link} proto {ROUTE_PROTOCOL}\n");
+    for RouteRow { prefix, via, .. } in routes {
+        writeln!(lines, "route replace {prefix} via {via} dev {link} proto {ROUTE_PROTOCOL}")?;
+    }
+    batch(None, &lines).await
 }
 
 /// Brings fault `cut` upon the link of `host`; faults add up until [`restore`].
