@@ -233,7 +233,9 @@ impl Lab {
             layout.machine_address()
         ));
         network::build(layout, config.hosts).await?;
-        (config.say)("starting a Docker engine on each host");
+        (config.say)(
+            "starting a Docker engine of its own on each host; one that the machine runs is left alone",
+        );
         try_join_all(self.hosts.iter().map(async |host| {
             fs::create_dir_all(host.dir()).context("cannot make a host's directory")?;
             let runtime = dwell::runtime(host);

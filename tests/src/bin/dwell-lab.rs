@@ -1,9 +1,11 @@
 //! `dwell-lab`: brings up several hosts on this machine, with Docker engines and dwell's real
 //! processes on them, shows what they do together, and removes every trace.
 
-#![expect(clippy::print_stdout, reason = "a command line program talks on its standard output")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program prints")]
 
-use anyhow::{Result, ensure};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use dwell_tests::{
     demo,
@@ -56,8 +58,18 @@ struct Up {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    match Cli::parse().command {
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dwell-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<()> {
+    match command {
         Command::Setup => setup().await,
         Command::Up(up) => {
             open_or_up(&up).await?.leave_up();
@@ -67,6 +79,8 @@ async fn main() -> Result<()> {
             setup().await?;
             let lab = open_or_up(&up).await?;
             let shown = demo::show(&lab, say).await;
+            let shown = shown.with_context(|| format!("the logs end so:\n{}", lab.log_tails()));
+            // Also if it failed: somebody will want to look.
             lab.leave_up();
             shown
         }
