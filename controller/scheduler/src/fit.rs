@@ -8,19 +8,19 @@ use dwell_core::workload::{Constraint, Placement};
 use crate::problem::Bin;
 use crate::reason::Misfit;
 
-/// Why a placement does not allow a node, if it does not.
+/// Why the rules of a workload do not allow a node, if it does not.
 #[must_use]
-pub fn misfit(bin: &Bin<'_>, placement: &Placement) -> Option<Misfit> {
-    if let Some(wanted) = &placement.pool
+pub fn misfit(bin: &Bin<'_>, rules: &Placement) -> Option<Misfit> {
+    if let Some(wanted) = &rules.pool
         && bin.pool != Some(wanted)
     {
         return Some(Misfit::Pool { wanted: PoolName::clone(wanted) });
     }
-    placement
+    rules
         .constraints
         .iter()
         .find(|constraint| !holds(constraint, bin.name, bin.arch, bin.labels))
-        .map(Misfit::constraint)
+        .map(|constraint| Misfit::Constraint(constraint.to_string()))
 }
 
 /// A label that is not there differs from every value.

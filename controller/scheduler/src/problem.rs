@@ -1,9 +1,10 @@
 //! The abstract problem: items of groups go into bins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dwell_core::id::{NodeName, PoolName};
-use dwell_core::workload::Resources;
+use dwell_core::workload::{self, Resources};
 
 use crate::reason::Reason;
 
@@ -33,6 +34,8 @@ pub struct Bin<'a> {
     pub capacity: Resources,
     /// What of that is promised to items outside this problem.
     pub used: Resources,
+    /// How many items outside this problem are there, whatever their size.
+    pub items: usize,
     /// How many addresses it can still give out.
     pub addresses: u32,
     /// Why nothing new goes there, if so.
@@ -40,7 +43,7 @@ pub struct Bin<'a> {
 }
 
 /// Why nothing new goes into a bin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed {
     /// An operator wants it so.
     Cordoned,
@@ -58,7 +61,7 @@ pub struct Group<'a> {
     /// What each of them needs.
     pub request: Resources,
     /// Where they may go.
-    pub placement: &'a dwell_core::workload::Placement,
+    pub rules: &'a workload::Placement,
     /// Whether each of them, when it is placed, takes an address of its bin.
     pub takes_address: bool,
     /// Groups with the same number are spread as one.
@@ -74,5 +77,5 @@ pub struct Solution {
     /// The bin of each item that has one, the previous ones among them.
     pub placed: Placement,
     /// Why the others have none. Items of one group share their reason.
-    pub unplaced: BTreeMap<usize, std::sync::Arc<Reason>>,
+    pub unplaced: BTreeMap<usize, Arc<Reason>>,
 }

@@ -1,10 +1,10 @@
 //! Why an item has no bin: an answer that names nodes and numbers, of bounded length.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use dwell_core::id::{NodeName, PoolName};
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::Constraint;
 
 use crate::problem::Closed;
 
@@ -20,9 +20,8 @@ pub struct Reason {
     pub refusals: Vec<(NodeName, Misfit)>,
 }
 
-/// Why one node does not fit. In the order of how much it tells: what could be mended by freeing a
-/// little room comes first, what was declared to be impossible last.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Why one node does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Misfit {
     /// Not enough processor time.
     Cpu {
@@ -52,8 +51,34 @@ pub enum Misfit {
 }
 
 impl Misfit {
-    pub(crate) fn constraint(constraint: &Constraint) -> Self {
-        Self::Constraint(constraint.to_string())
+    /// How far the node is from fitting, the nearest first: what freeing a little room could mend
+    /// comes before what was declared to be so.
+    fn distance(&self) -> (u8, Reverse<u64>) {
+        match self {
+            Self::Cpu { free, .. } => (0, Reverse(free.0)),
+            Self::Memory { free, .. } => (1, Reverse(free.0)),
+            Self::Addresses => (2, Reverse(0)),
+            Self::Closed(Closed::Cordoned) => (3, Reverse(0)),
+            Self::Closed(Closed::Draining) => (4, Reverse(0)),
+            Self::Closed(Closed::Unreachable) => (5, Reverse(0)),
+            Self::Closed(Closed::Down) => (6, Reverse(0)),
+            Self::Constraint(_) => (7, Reverse(0)),
+            Self::Pool { .. } => (8, Reverse(0)),
+        }
+    }
+}
+
+impl Reason {
+    /// Keeps what tells most of these misfits; nodes in their order where it is the same.
+    pub(crate) fn of<'a>(
+        nodes: usize,
+        misfits: impl Iterator<Item = (&'a NodeName, Misfit)>,
+    ) -> Self {
+        let mut misfits: Vec<_> = misfits.collect();
+        misfits.sort_by_key(|(_, misfit)| misfit.distance());
+        misfits.truncate(REFUSALS_SHOWN);
+        let refusals = misfits.into_iter().map(|(node, misfit)| (node.clone(), misfit)).collect();
+        Self { nodes, refusals }
     }
 }
 
