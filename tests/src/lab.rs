@@ -52,7 +52,7 @@ mod ssh;
 mod sweep;
 mod wait;
 
-pub use command::{Output, run};
+pub use command::{Output, finish, run};
 pub use config::LabConfig;
 pub use dwell::{InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes};
 pub use host::Host;

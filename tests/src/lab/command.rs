@@ -94,11 +94,11 @@ fn command<S: AsRef<OsStr>>(program: &OsStr, args: &[S]) -> Command {
     command
 }
 
-/// Runs a prepared command to its end.
+/// Runs a prepared command to its end, with `input` on its standard input.
 ///
 /// # Errors
-/// If it cannot be started or takes longer than five minutes.
-pub(crate) async fn finish(mut command: Command, input: &str) -> Result<Output> {
+/// If it cannot be started or takes longer than five minutes; a failing exit status is no error here.
+pub async fn finish(mut command: Command, input: &str) -> Result<Output> {
     let line = line_of(&command);
     let mut child = command
         .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })

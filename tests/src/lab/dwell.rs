@@ -179,7 +179,7 @@ pub(crate) fn write_controller_config(layout: &Layout) -> Result<PathBuf> {
     let config = json!({
         "data_dir": layout.dir().join("controller"),
         "listen": controller_address(layout),
-        "advertise": controller_address(layout),
+        "advertise": [controller_address(layout)],
         "socket": controller_socket(layout),
         "cluster": { "cidr": layout.cluster_cidr(), "node_prefix": 24 },
         "nodes": { "heartbeat": "1s", "unreachable_after": "5s", "down_after": "15s" },
