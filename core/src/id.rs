@@ -179,6 +179,10 @@ name_type!(
     WorkloadName, "workload", WORKLOAD_NAME_MAX
 );
 name_type!(
+    /// The name of a person or a program that uses the API.
+    ClientName, "client", LABEL_MAX
+);
+name_type!(
     /// The name of a volume, unique within its workload.
     VolumeName, "volume", LABEL_MAX
 );

@@ -1,0 +1,255 @@
+//! The one task that owns the model, and the handle that everything else talks to it through.
+//!
+//! ```text
+//!   handles ──bounded queue──▶ owner: take what is queued ─▶ apply each ─▶ one commit ─▶ publish ─▶ answer
+//!                                                              │             └─failed─▶ revert ─▶ answer
+//!                                                              └─ reads: after the batch
+//! ```
+//!
+//! Group commit: all commands that queued up while the last batch was written share the next
+//! transaction; a batch without durable changes (heartbeats, status reports) writes nothing.
+//!
+//! Reads are requests in the same queue, answered between two batches: they see committed state only, in
+//! an order that agrees with the answers to commands, and need neither locks nor copies of the model.
+//! They cost the writer microseconds, since objects are shared, not copied.
+//!
+//! Invariants: nothing is answered or seen before it is durable; if a commit fails, every command of its
+//! batch is taken back and each caller is told; time passes (`Tick`) only behind what was queued before,
+//! so that a stalled disk does not make nodes look silent whose heartbeats wait in the queue.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::clock::Clock;
+use dwell_core::id::{NodeName, Revision};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::model::{Change, Command, Model, Refusal, Reply, Touched};
+use crate::store::{Batch, Store, StoreError};
+
+/// How many requests may wait; beyond that, senders do.
+const QUEUE_MAX: usize = 1024;
+/// How many requests share one commit.
+const BATCH_MAX: usize = 256;
+/// How often the model is told that time has passed.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Why a command was not done.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The model refuses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// It could not be stored, so it was taken back.
+    #[error("nothing was changed: {0}")]
+    NotStored(Arc<StoreError>),
+    /// The owner has ended.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// The owner has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the controller is ending; try again in a moment")]
+pub struct Stopped;
+
+/// A command was done, and is durable.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// The model's answer.
+    pub reply: Reply,
+    /// The model's revision afterwards.
+    pub revision: Revision,
+}
+
+type CommandReply = oneshot::Sender<Result<Done, CommandError>>;
+
+enum Request {
+    Command(Command, CommandReply),
+    Read(Box<dyn FnOnce(&Model) + Send>),
+    Follow(NodeName, oneshot::Sender<watch::Receiver<()>>),
+}
+
+/// Talks to the owner; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    requests: mpsc::Sender<Request>,
+    revision: watch::Receiver<Revision>,
+}
+
+impl Handle {
+    /// Has a command done; when this returns, it is durable.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed then.
+    pub async fn command(&self, command: Command) -> Result<Done, CommandError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Command(command, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)?
+    }
+
+    /// Looks at the model. `look` has to be short: nothing else happens meanwhile.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn read<T, F>(&self, look: F) -> Result<T, Stopped>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Model) -> T + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        // Whoever asked may have gone meanwhile.
+        let look = Box::new(move |model: &Model| drop(reply.send(look(model))));
+        self.requests.send(Request::Read(look)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// The newest committed revision, and every later one.
+    #[must_use]
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.clone()
+    }
+
+    /// Is told whenever a node's assignment may have changed.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn follow(&self, node: NodeName) -> Result<watch::Receiver<()>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Follow(node, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+}
+
+/// Owns the model and the store.
+pub struct Owner<S> {
+    model: Model,
+    store: S,
+    clock: Arc<dyn Clock>,
+    requests: mpsc::Receiver<Request>,
+    revision: watch::Sender<Revision>,
+    followers: BTreeMap<NodeName, watch::Sender<()>>,
+    /// Whether the last commit failed, so that a full disk is logged once and not every second.
+    ailing: bool,
+}
+
+impl<S: Store> Owner<S> {
+    /// An owner, still to be [run](Self::run), and the handle to it.
+    pub fn new(model: Model, store: S, clock: Arc<dyn Clock>) -> (Self, Handle) {
+        let (sender, requests) = mpsc::channel(QUEUE_MAX);
+        let (revision, watched) = watch::channel(model.revision());
+        let followers = BTreeMap::new();
+        let owner = Self { model, store, clock, requests, revision, followers, ailing: false };
+        (owner, Handle { requests: sender, revision: watched })
+    }
+
+    /// Serves until `stop` is cancelled, then what is queued at that moment.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut queued = Vec::with_capacity(BATCH_MAX);
+        loop {
+            // Cancel-safe: receiving, ticking and being told to stop lose nothing when dropped. Biased:
+            // time passes behind what was queued before.
+            tokio::select! {
+                biased;
+                taken = self.requests.recv_many(&mut queued, BATCH_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    self.serve(std::mem::take(&mut queued)).await;
+                }
+                _ = tick.tick() => self.tick().await,
+                () = stop.cancelled() => self.requests.close(),
+            }
+        }
+    }
+
+    async fn tick(&mut self) {
+        let (reply, _) = oneshot::channel();
+        self.serve(vec![Request::Command(Command::Tick, reply)]).await;
+    }
+
+    async fn serve(&mut self, queued: Vec<Request>) {
+        let mut reads = Vec::new();
+        let mut answers = Vec::new();
+        let mut changes = Vec::new();
+        let now = self.clock.now();
+        for request in queued {
+            match request {
+                Request::Command(command, reply) => {
+                    let answer = self.model.apply(command, now).map(|applied| {
+                        changes.extend(applied.changes);
+                        applied.reply
+                    });
+                    answers.push((reply, answer));
+                }
+                Request::Read(look) => reads.push(look),
+                Request::Follow(node, reply) => {
+                    let follower = self.followers.entry(node).or_insert_with(|| watch::Sender::new(()));
+                    drop(reply.send(follower.subscribe()));
+                }
+            }
+        }
+        let outcome = self.settle(changes).await;
+        let revision = self.model.revision();
+        for (reply, answer) in answers {
+            // A refusal waits as well: it may be due to a command that was taken back.
+            let answer = match outcome.clone() {
+                Ok(()) => answer.map(|reply| Done { reply, revision }).map_err(CommandError::from),
+                Err(error) => Err(error),
+            };
+            // Whoever asked may have gone; it is done, or not, all the same.
+            drop(reply.send(answer));
+        }
+        for look in reads {
+            look(&self.model);
+        }
+    }
+
+    /// Commits and publishes, or takes back.
+    async fn settle(&mut self, changes: Vec<Change>) -> Result<(), CommandError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.commit(&changes).await {
+            if !self.ailing {
+                tracing::error!(%error, "cannot store changes; nothing is accepted until this is repaired");
+            }
+            self.ailing = true;
+            self.model.revert(changes);
+            return Err(CommandError::NotStored(Arc::new(error)));
+        }
+        let touched = self.model.publish(changes);
+        self.tell(&touched);
+        Ok(())
+    }
+
+    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+        let batch = Batch::of(changes.iter())?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(batch).await?;
+        if std::mem::take(&mut self.ailing) {
+            tracing::info!("changes can be stored again");
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, touched: &Touched) {
+        self.revision.send_replace(self.model.revision());
+        self.followers.retain(|node, follower| {
+            if touched.network || touched.nodes.contains(node) {
+                follower.send_replace(());
+            }
+            follower.receiver_count() > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Trust: the cluster's own CA, the certificates it gives out, and what they say.
+//!
+//! The CA is made at the first start and kept in `data_dir/pki` (`ca.pem`, and `ca.key` for the
+//! controller's user only). The server's certificate is made anew at each start. Whoever is to speak has
+//! a certificate for TLS clients with one identity in it:
+//!
+//! | subject alternative name | whose | valid |
+//! |---|---|---|
+//! | `dwell://CLUSTER/node/NAME`, and `dwell://CLUSTER/enrolment/DIGEST` | an agent's | 24 h |
+//! | `dwell://CLUSTER/client/NAME` | a person's or a program's | 30 days |
+//! | `controller.dwell` and the advertised addresses (TLS server) | the controller's | 1 year |
+//!
+//! The *enrolment* is the digest of the key with which a host joined; it stays the same over renewals,
+//! with whatever key, and differs when a host joins again under the same name. The model keeps each
+//! node's; a certificate of an earlier enrolment is worth nothing. A lost answer to a renewal therefore
+//! locks nobody out.
+//!
+//! Invariant: nothing that a requester writes into a certificate request is taken over but its key.
+
+mod authority;
+mod identity;
+mod token;
+
+pub use authority::{Authority, Certified, IssuedClient, Request};
+pub use identity::{Enrolment, Identity};
+pub use token::{NewToken, ShownToken};
+
+use std::path::PathBuf;
+
+/// Why a certificate cannot be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file of the CA cannot be used.
+    #[error("cannot use {} ({source}); restore it from a backup, or correct its permissions", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file of the CA is there and does not make sense.
+    #[error("{} is not the CA of a cluster ({problem}); restore both files of this directory from a backup", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate could not be made.
+    #[error("cannot make a certificate ({0})")]
+    Issue(#[from] rcgen::Error),
+    /// What was sent is no usable request for a certificate.
+    #[error("the certificate request is not usable: it has to be PKCS#10 (DER), at most {REQUEST_MAX} bytes, with an ECDSA P-256, P-384 or Ed25519 key")]
+    Request,
+    /// A certificate without an identity of this cluster.
+    #[error("the certificate has no identity of this cluster")]
+    NoIdentity,
+    /// The TLS library refuses the configuration.
+    #[error("cannot set up TLS ({0})")]
+    Tls(String),
+}
+
+/// The largest certificate request, in bytes.
+pub const REQUEST_MAX: usize = 8 * 1024;
+
+#[cfg(test)]
+mod tests;

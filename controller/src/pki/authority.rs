@@ -1,0 +1,285 @@
+//! The cluster's CA: its files, and what it signs.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::ClientName;
+use dwell_proto::trust::CONTROLLER_NAME;
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
+    SerialNumber,
+};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use sha2::{Digest as _, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
+
+use super::identity::hex;
+use super::{Enrolment, Identity, PkiError, REQUEST_MAX};
+
+/// How long the CA is valid.
+const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+/// How long a server's certificate is valid; each start makes a new one.
+const SERVER_VALID: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Certificates begin this long before now, for hosts whose clock is behind.
+const BACKDATED: Duration = Duration::from_secs(2 * 3600);
+
+/// The cluster's CA.
+pub struct Authority {
+    cluster: String,
+    certificate: CertificateDer<'static>,
+    certificate_pem: String,
+    digest: [u8; 32],
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A request for a certificate, checked: whoever sent it has the key.
+pub struct Request(CertificateSigningRequestParams);
+
+/// What a verified certificate says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certified {
+    /// Who it speaks for.
+    pub identity: Identity,
+    /// Until when.
+    pub expires: SystemTime,
+}
+
+/// A client's certificate and its key.
+#[derive(Clone)]
+pub struct IssuedClient {
+    /// The certificate.
+    pub certificate_pem: String,
+    /// Its key, PKCS#8.
+    pub private_key_pem: String,
+    /// Until when it is valid.
+    pub expires_at: Timestamp,
+}
+
+impl Authority {
+    /// Reads the CA from a directory, or makes it if the directory has none.
+    ///
+    /// # Errors
+    /// [`PkiError`] if the files cannot be read or written, or are no CA.
+    pub fn open(directory: &Path) -> Result<Self, PkiError> {
+        let (certificate_path, key_path) = (directory.join("ca.pem"), directory.join("ca.key"));
+        let there = certificate_path.try_exists().map_err(|source| file(&certificate_path, source))?;
+        if !there {
+            // A key without a certificate is what a crash between the two left; nobody was given
+            // anything signed with it.
+            Self::make(directory, &certificate_path, &key_path)?;
+            tracing::info!(path = %certificate_path.display(), "made the CA of a new cluster");
+        }
+        let certificate_pem = read(&certificate_path)?;
+        let key_pem = read(&key_path)?;
+        let wrong = |path: &Path, problem: &dyn std::fmt::Display| PkiError::Authority {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        };
+        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
+            .map_err(|error| wrong(&certificate_path, &error))?;
+        let key = KeyPair::from_pem(&key_pem).map_err(|error| wrong(&key_path, &error))?;
+        let (_, parsed) = X509Certificate::from_der(&certificate)
+            .map_err(|error| wrong(&certificate_path, &error))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(wrong(&key_path, &"it is not the key of ca.pem"));
+        }
+        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
+        let cluster = name.ok_or_else(|| wrong(&certificate_path, &"it has no name"))?.to_owned();
+        let digest = Sha256::digest(&certificate).into();
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
+        Ok(Self { cluster, certificate, certificate_pem, digest, issuer })
+    }
+
+    fn make(directory: &Path, certificate_path: &Path, key_path: &Path) -> Result<(), PkiError> {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder.create(directory).map_err(|source| file(directory, source))?;
+        let key = KeyPair::generate()?;
+        // Names the cluster: unique without asking anyone.
+        let cluster = hex(&Sha256::digest(key.subject_public_key_info())[..8]);
+        let mut params = params(&cluster, AUTHORITY_VALID);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        write(key_path, 0o600, &key.serialize_pem())?;
+        write(certificate_path, 0o644, &certificate.pem())
+    }
+
+    /// The cluster's name for itself: 16 hexadecimal digits.
+    #[must_use]
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster
+    }
+
+    /// The CA's certificate.
+    #[must_use]
+    pub fn certificate_pem(&self) -> &str {
+        &self.certificate_pem
+    }
+
+    /// SHA-256 over the CA's certificate (DER): what a join token pins.
+    #[must_use]
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
+    }
+
+    /// A certificate for an agent.
+    ///
+    /// # Errors
+    /// [`PkiError::Issue`].
+    pub fn issue_node(
+        &self,
+        request: &Request,
+        identity: &Identity,
+        valid: Duration,
+    ) -> Result<String, PkiError> {
+        let params = self.client_params(identity, valid)?;
+        Ok(params.signed_by(&request.0.public_key, &self.issuer)?.pem())
+    }
+
+    /// A certificate for a person or a program, with a key made here.
+    ///
+    /// # Errors
+    /// [`PkiError::Issue`].
+    pub fn issue_client(&self, name: ClientName, valid: Duration) -> Result<IssuedClient, PkiError> {
+        let params = self.client_params(&Identity::Client(name), valid)?;
+        let key = KeyPair::generate()?;
+        let expires_ms = params.not_after.unix_timestamp().saturating_mul(1000);
+        Ok(IssuedClient {
+            certificate_pem: params.signed_by(&key, &self.issuer)?.pem(),
+            private_key_pem: key.serialize_pem(),
+            expires_at: Timestamp(u64::try_from(expires_ms).unwrap_or(0)),
+        })
+    }
+
+    fn client_params(&self, identity: &Identity, valid: Duration) -> Result<CertificateParams, PkiError> {
+        let name = match identity {
+            Identity::Node { name, .. } => name.as_str(),
+            Identity::Client(name) => name.as_str(),
+        };
+        let mut params = params(name, valid);
+        for uri in identity.uris(&self.cluster) {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        Ok(params)
+    }
+
+    /// What a certificate says whose signature the TLS library has verified.
+    ///
+    /// # Errors
+    /// [`PkiError::NoIdentity`] if it does not say who it is.
+    pub fn read(&self, certificate: &CertificateDer<'_>) -> Result<Certified, PkiError> {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| PkiError::NoIdentity)?;
+        let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        Ok(Certified {
+            identity: Identity::read(&parsed, &self.cluster)?,
+            expires: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+        })
+    }
+
+    /// TLS for the listener, with a fresh certificate for these hosts. Clients may come without a
+    /// certificate; what they may do then is not decided here.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn server_config(&self, hosts: &[&str]) -> Result<rustls::ServerConfig, PkiError> {
+        let key = KeyPair::generate()?;
+        let mut params = params(CONTROLLER_NAME, SERVER_VALID);
+        let mut names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        names.extend([CONTROLLER_NAME, "localhost", "127.0.0.1"].map(str::to_owned));
+        names.sort();
+        names.dedup();
+        params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        let chain = vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
+
+        let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).map_err(|error| tls(&error))?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| tls(&error))?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| tls(&error))?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+            .map_err(|error| tls(&error))?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        // A resumed session would carry on with a certificate that has expired since.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        Ok(config)
+    }
+}
+
+impl Request {
+    /// Reads a PKCS#10 request and verifies that its sender has the key.
+    ///
+    /// # Errors
+    /// [`PkiError::Request`].
+    pub fn read(der: &[u8]) -> Result<Self, PkiError> {
+        if der.len() > REQUEST_MAX {
+            return Err(PkiError::Request);
+        }
+        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+            .map(Self)
+            .map_err(|_| PkiError::Request)
+    }
+
+    /// The enrolment that joining with this key makes.
+    #[must_use]
+    pub fn enrolment(&self) -> Enrolment {
+        Enrolment::of_key(&self.0.public_key.subject_public_key_info())
+    }
+}
+
+/// Everything that all certificates have in common.
+fn params(name: &str, valid: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + valid).into();
+    params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "dwell");
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
+fn file(path: &Path, source: std::io::Error) -> PkiError {
+    PkiError::File { path: path.to_owned(), source }
+}
+
+fn read(path: &Path) -> Result<String, PkiError> {
+    fs::read_to_string(path).map_err(|source| file(path, source))
+}
+
+/// Writes a file so that it is there whole or not at all.
+fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
+    let temporary: PathBuf = path.with_extension("new");
+    let attempt = || -> std::io::Result<()> {
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
+    };
+    attempt().map_err(|source| file(path, source))
+}

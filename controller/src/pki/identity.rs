@@ -1,0 +1,74 @@
+//! Who a certificate speaks for.
+
+use dwell_core::id::{ClientName, NodeName};
+use sha2::{Digest as _, Sha256};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+
+use super::PkiError;
+
+/// Who a certificate speaks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// The agent of a node.
+    Node {
+        /// Which node.
+        name: NodeName,
+        /// Which of the hosts that joined under this name.
+        enrolment: Enrolment,
+    },
+    /// A person or a program.
+    Client(ClientName),
+}
+
+/// SHA-256 over the key (its subject public key info) with which a host joined, in hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enrolment(pub String);
+
+impl Enrolment {
+    /// The enrolment that joining with this key makes.
+    pub(super) fn of_key(public_key_info: &[u8]) -> Self {
+        Self(hex(&Sha256::digest(public_key_info)))
+    }
+}
+
+impl Identity {
+    /// The names to put into a certificate.
+    pub(super) fn uris(&self, cluster: &str) -> Vec<String> {
+        match self {
+            Self::Node { name, enrolment } => vec![
+                format!("dwell://{cluster}/node/{name}"),
+                format!("dwell://{cluster}/enrolment/{}", enrolment.0),
+            ],
+            Self::Client(name) => vec![format!("dwell://{cluster}/client/{name}")],
+        }
+    }
+
+    /// Reads the names of a certificate whose signature has been verified.
+    ///
+    /// # Errors
+    /// [`PkiError::NoIdentity`] unless it has exactly one identity, of this cluster.
+    pub(super) fn read(certificate: &X509Certificate<'_>, cluster: &str) -> Result<Self, PkiError> {
+        let names = certificate.subject_alternative_name().ok().flatten().ok_or(PkiError::NoIdentity)?;
+        let prefix = format!("dwell://{cluster}/");
+        let mut found = Vec::new();
+        for name in &names.value.general_names {
+            let GeneralName::URI(uri) = name else { return Err(PkiError::NoIdentity) };
+            let path = uri.strip_prefix(&prefix).ok_or(PkiError::NoIdentity)?;
+            found.push(path.split_once('/').ok_or(PkiError::NoIdentity)?);
+        }
+        match found[..] {
+            [("node", name), ("enrolment", enrolment)] => Ok(Self::Node {
+                name: name.parse().map_err(|_| PkiError::NoIdentity)?,
+                enrolment: Enrolment(enrolment.to_owned()),
+            }),
+            [("client", name)] => Ok(Self::Client(name.parse().map_err(|_| PkiError::NoIdentity)?)),
+            _ => Err(PkiError::NoIdentity),
+        }
+    }
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

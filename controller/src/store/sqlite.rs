@@ -1,0 +1,240 @@
+//! The store in one SQLite file, driven from a thread of its own.
+//!
+//! ```text
+//!   meta   (key, value)                         schema version
+//!   record (kind, name) -> revision, json, check
+//! ```
+//!
+//! Invariants: write-ahead log with `synchronous=FULL`, so a commit that returned survives a loss of
+//! power; one transaction per batch; `check` is a digest over the rest of its row, because SQLite
+//! itself does not notice a flipped bit in a value. A file that is damaged, foreign or of another
+//! version is refused at the start and left untouched.
+
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use dwell_core::id::Revision;
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Batch, Row, Store, StoreError};
+use crate::model::Record;
+
+/// The version of the tables below.
+const SCHEMA: i64 = 1;
+/// Marks a file as ours ("dwel").
+const APPLICATION_ID: i64 = 0x6477_656c;
+/// The write-ahead log is taken into the file when it has so many pages of 4 KiB.
+const CHECKPOINT_PAGES: i64 = 1_000;
+
+const TABLES: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE record (
+        kind TEXT NOT NULL, name TEXT NOT NULL,
+        revision INTEGER NOT NULL, json BLOB NOT NULL, digest BLOB NOT NULL,
+        PRIMARY KEY (kind, name)
+    ) STRICT, WITHOUT ROWID;";
+
+/// A store in one file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    // Of one: the owner waits for each answer before it asks again.
+    requests: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+enum Request {
+    Load(oneshot::Sender<Result<Vec<Record>, StoreError>>),
+    Commit(Batch, oneshot::Sender<Result<(), StoreError>>),
+}
+
+impl SqliteStore {
+    /// Opens the file, or makes it; checks all of it.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be opened, is damaged, foreign or of another version.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut database = Database::open(path)?;
+        let (requests, mut inbox) = mpsc::channel(1);
+        let work = move || {
+            while let Some(request) = inbox.blocking_recv() {
+                // Whoever asked may have gone; there is nobody else to tell.
+                match request {
+                    Request::Load(reply) => drop(reply.send(database.load())),
+                    Request::Commit(batch, reply) => drop(reply.send(database.commit(&batch))),
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(work)
+            .map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
+        Ok(Self { requests })
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request + Send,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+impl Store for SqliteStore {
+    async fn load(&mut self) -> Result<Vec<Record>, StoreError> {
+        self.ask(Request::Load).await
+    }
+
+    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.ask(|reply| Request::Commit(batch, reply)).await
+    }
+}
+
+struct Database {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl Database {
+    fn open(path: &Path) -> Result<Self, StoreError> {
+        let connection = Connection::open(path).map_err(|error| explain(path, &error))?;
+        let mut database = Self { path: path.to_owned(), connection };
+        database.prepare().map_err(|error| explain(path, &error))??;
+        Ok(database)
+    }
+
+    /// Settings, schema and integrity. The outer error is the database's, the inner one ours.
+    fn prepare(&mut self) -> rusqlite::Result<Result<(), StoreError>> {
+        let connection = &mut self.connection;
+        // Read before anything is written: what is not ours stays as it is.
+        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        if tables > 0 {
+            let known = application == APPLICATION_ID;
+            let found = if known { version_of(connection)? } else { 0 };
+            if found != SCHEMA {
+                return Ok(Err(StoreError::Schema { path: self.path.clone(), found, known: SCHEMA }));
+            }
+            let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            if verdict != "ok" {
+                return Ok(Err(StoreError::Damaged { path: self.path.clone(), problem: verdict }));
+            }
+        }
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+        connection.pragma_update(None, "cell_size_check", true)?;
+        // Bounds what the page cache may hold: 1 MiB.
+        connection.pragma_update(None, "cache_size", -1024)?;
+        if tables == 0 {
+            let transaction = connection.transaction()?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+            transaction.execute_batch(TABLES)?;
+            transaction.execute("INSERT INTO meta VALUES ('schema', ?)", [SCHEMA])?;
+            transaction.commit()?;
+        }
+        Ok(Ok(()))
+    }
+
+    fn load(&self) -> Result<Vec<Record>, StoreError> {
+        let rows = self.read_rows().map_err(|error| explain(&self.path, &error))?;
+        let mut records = Vec::with_capacity(rows.len());
+        for stored in rows {
+            if stored.digest != digest(&stored.kind, &stored.name, stored.revision, &stored.json) {
+                let problem = format!("the record {}/{} is not what was written", stored.kind, stored.name);
+                return Err(StoreError::Damaged { path: self.path.clone(), problem });
+            }
+            records.push(Record::decode(&stored.kind, &stored.json)?);
+        }
+        Ok(records)
+    }
+
+    fn read_rows(&self) -> rusqlite::Result<Vec<StoredRow>> {
+        let sql = "SELECT kind, name, revision, json, digest FROM record ORDER BY revision, kind, name";
+        let mut statement = self.connection.prepare(sql)?;
+        let rows = statement.query_map([], |row| {
+            Ok(StoredRow {
+                kind: row.get(0)?,
+                name: row.get(1)?,
+                revision: row.get(2)?,
+                json: row.get(3)?,
+                digest: row.get(4)?,
+            })
+        })?;
+        rows.collect()
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        write(&mut self.connection, batch).map_err(|error| explain(&self.path, &error))
+    }
+}
+
+struct StoredRow {
+    kind: String,
+    name: String,
+    revision: i64,
+    json: Vec<u8>,
+    digest: Vec<u8>,
+}
+
+fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+    // Dropped before its commit, a transaction rolls back.
+    let transaction = connection.transaction()?;
+    {
+        let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)")?;
+        let mut delete = transaction.prepare_cached("DELETE FROM record WHERE kind = ? AND name = ?")?;
+        for Row { kind, name, revision, json } in &batch.0 {
+            match json {
+                Some(json) => {
+                    let revision = stored_revision(*revision);
+                    let digest = digest(kind, name, revision, json);
+                    put.execute(params![kind, name, revision, json, digest])?;
+                }
+                None => {
+                    delete.execute(params![kind, name])?;
+                }
+            }
+        }
+    }
+    transaction.commit()
+}
+
+/// SQLite's integers are signed; no controller lives to see half of them.
+fn stored_revision(revision: Revision) -> i64 {
+    i64::try_from(revision.0).unwrap_or(i64::MAX)
+}
+
+fn digest(kind: &str, name: &str, revision: i64, json: &[u8]) -> Vec<u8> {
+    let mut hash = Sha256::new();
+    for part in [kind.as_bytes(), name.as_bytes(), &revision.to_le_bytes(), json] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize()[..8].to_vec()
+}
+
+/// The schema's version, 0 if the file does not say.
+fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
+    let sql = "SELECT value FROM meta WHERE key = 'schema'";
+    Ok(connection.query_row(sql, [], |row| row.get(0)).optional()?.unwrap_or(0))
+}
+
+/// What an operator needs to know of a database's error.
+fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    let problem = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full { path },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged { path, problem },
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            StoreError::Directory { path, source: std::io::Error::other(problem) }
+        }
+        _ => StoreError::Database { path, problem },
+    }
+}
+
+#[cfg(test)]
+mod tests;
