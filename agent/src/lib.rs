@@ -1,4 +1,15 @@
 //! The host daemon of dwell: the shell around the planner that watches a node and carries plans out.
 
+pub mod assignment;
+pub mod causes;
+pub mod config;
+pub mod death;
+pub mod durable;
 pub mod engine;
+pub mod enroll;
+pub mod identity;
+pub mod link;
 pub mod network;
+pub mod session;
+pub mod trust;
+pub mod tunnel;

@@ -1,0 +1,149 @@
+//! The last assignment on disk, `assignment.json` in the data directory, so that a node that starts
+//! without a controller knows what it is to run.
+//!
+//! The file is a line with a digest and then JSON:
+//!
+//! ```text
+//! dwell-assignment 1 SHA256-OF-THE-REST
+//! {"revision":7,"network":{...},"instances":{...}}
+//! ```
+//!
+//! A file that is cut off, altered, or written by a version that knows more is set aside under
+//! `assignment.json.damaged`: a wrong assignment would stop what is to run.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::id::Revision;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::Assignment;
+use crate::causes::Causes;
+use crate::durable;
+
+const FILE_NAME: &str = "assignment.json";
+const MAGIC: &str = "dwell-assignment 1 ";
+
+/// How long to wait before a write that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is on disk.
+#[derive(Debug)]
+pub enum Cached {
+    /// Nothing: the node never had an assignment.
+    Nothing,
+    /// The last assignment.
+    Assignment(Assignment),
+    /// A file that cannot be trusted. It was set aside.
+    Damaged {
+        /// What is wrong with it.
+        problem: String,
+        /// Where it is now.
+        aside: PathBuf,
+    },
+}
+
+/// Where the assignment of a data directory is.
+#[must_use]
+pub fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE_NAME)
+}
+
+/// Reads the last assignment; sets a damaged file aside. Blocks for the disk.
+///
+/// # Errors
+/// The file exists and cannot be read or set aside.
+pub fn load(data_dir: &Path) -> io::Result<Cached> {
+    let path = path(data_dir);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Cached::Nothing),
+        Err(error) => return Err(error),
+    };
+    match decode(&text) {
+        Ok(assignment) => Ok(Cached::Assignment(assignment)),
+        Err(problem) => {
+            let aside = path.with_extension("json.damaged");
+            fs::rename(&path, &aside)?;
+            Ok(Cached::Damaged { problem, aside })
+        }
+    }
+}
+
+/// Stores an assignment durably. Blocks for the disk.
+///
+/// # Errors
+/// What the file system said; what was stored before is still there.
+pub fn store(data_dir: &Path, assignment: &Assignment) -> io::Result<()> {
+    durable::replace(&path(data_dir), &encode(assignment)?, 0o600)
+}
+
+/// Takes the stored assignment away; one that is not there is fine.
+///
+/// # Errors
+/// What the file system said.
+pub fn remove(data_dir: &Path) -> io::Result<()> {
+    match fs::remove_file(path(data_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Stores each new assignment (the newest, if they come faster than the disk) and tells which revision is
+/// stored. A write that fails is tried again until it succeeds. Ends when nobody publishes assignments any more.
+pub async fn keep(
+    data_dir: PathBuf,
+    mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
+    stored: watch::Sender<Revision>,
+) {
+    while assignments.changed().await.is_ok() {
+        loop {
+            let Some(assignment) = assignments.borrow_and_update().clone() else { break };
+            let revision = assignment.revision;
+            let directory = data_dir.clone();
+            let written = tokio::task::spawn_blocking(move || store(&directory, &assignment)).await;
+            match written.map_err(io::Error::other).flatten() {
+                Ok(()) => {
+                    stored.send_replace(revision);
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(
+                        %revision, error = %Causes(&error), data_dir = %data_dir.display(),
+                        "cannot store the assignment; make room or mend the disk. What runs goes on"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}
+
+fn encode(assignment: &Assignment) -> io::Result<Vec<u8>> {
+    let body = serde_json::to_vec(assignment).map_err(io::Error::other)?;
+    let mut text = format!("{MAGIC}{}\n", digest(&body)).into_bytes();
+    text.extend(body);
+    Ok(text)
+}
+
+fn decode(text: &[u8]) -> Result<Assignment, String> {
+    let cut = text.iter().position(|&byte| byte == b'\n').ok_or("it has no first line")?;
+    let (head, body) = (&text[..cut], &text[cut + 1..]);
+    let head = std::str::from_utf8(head).map_err(|_| "its first line is not text")?;
+    let expected = head.strip_prefix(MAGIC).ok_or("it is not an assignment of this version")?;
+    if digest(body) != expected {
+        return Err("its content does not match its digest".to_owned());
+    }
+    serde_json::from_slice(body).map_err(|error| error.to_string())
+}
+
+fn digest(body: &[u8]) -> String {
+    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests;

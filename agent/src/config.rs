@@ -1,0 +1,313 @@
+//! The agent's configuration: one strict YAML file in which every key is optional.
+//!
+//! ```yaml
+//! name: h1                  # this host's node name; default: the host name up to its first dot
+//! address: 192.168.1.11     # its IPv4 address in the underlay; default: where its default route leaves from
+//! controller: ctl:7400      # HOST:PORT of the controller; default: the one it joined
+//! data_dir: /var/lib/dwell/agent   # identity and the last assignment; must survive a reboot
+//! run_dir: /run/dwell       # sandboxes; must not survive a reboot
+//! docker:
+//!   socket: /var/run/docker.sock
+//! allow_binds: []           # paths of this host which, with all below them, instances may mount
+//! masquerade: true          # instances reach what is beyond the cluster under this host's address
+//! routes_only: false        # run no instances, only keep the routes to them
+//! log: info                 # what is logged: error, warn, info, debug, or a filter such as dwell_agent=debug
+//! ```
+//!
+//! The values above are the defaults; `dwell-agent --check` says what is wrong with a file without
+//! starting anything.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Component, Path, PathBuf};
+
+use dwell_core::id::NodeName;
+use serde::Deserialize;
+
+/// Where the file is looked for when none is named.
+pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
+
+/// The largest file that is read, in bytes.
+const FILE_MAX_BYTES: u64 = 256 * 1024;
+
+/// Everything an operator can choose.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// This host's node name.
+    pub name: Option<NodeName>,
+    /// Its address in the underlay.
+    pub address: Option<Ipv4Addr>,
+    /// `HOST:PORT` of the controller.
+    pub controller: Option<String>,
+    /// Directory of the identity, the last assignment and the lock.
+    pub data_dir: PathBuf,
+    /// Directory of the sandboxes, which `dwell-oci` shares.
+    pub run_dir: PathBuf,
+    /// The engine.
+    pub docker: Docker,
+    /// Absolute paths which, with all below them, instances may mount.
+    pub allow_binds: Vec<PathBuf>,
+    /// Whether instances reach what is beyond the cluster under this host's address.
+    pub masquerade: bool,
+    /// Whether this host only wants the routes.
+    pub routes_only: bool,
+    /// What is logged, as a filter of `tracing`.
+    pub log: String,
+}
+
+/// How the Docker daemon is reached.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Docker {
+    /// Its socket.
+    pub socket: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            name: None,
+            address: None,
+            controller: None,
+            data_dir: "/var/lib/dwell/agent".into(),
+            run_dir: dwell_oci::DEFAULT_STATE_DIR.into(),
+            docker: Docker::default(),
+            allow_binds: Vec::new(),
+            masquerade: true,
+            routes_only: false,
+            log: "info".into(),
+        }
+    }
+}
+
+impl Default for Docker {
+    fn default() -> Self {
+        Self { socket: "/var/run/docker.sock".into() }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}; correct --config or the file's permissions", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is not a configuration.
+    #[error("the configuration {} is not valid: {problem}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A value makes no sense.
+    #[error("{key}: {problem}")]
+    Value {
+        /// The key, such as `docker.socket`.
+        key: &'static str,
+        /// What is wrong, and what would be right.
+        problem: String,
+    },
+    /// No name was given and the host's own cannot be used.
+    #[error(
+        "this host's name {hostname:?} cannot be a node's ({source}); set `name` in the configuration"
+    )]
+    Hostname {
+        /// The host's name.
+        hostname: String,
+        /// What is wrong with it.
+        source: dwell_core::id::NameError,
+    },
+    /// No address was given and there is no default route to take it from.
+    #[error(
+        "this host has no default route to tell its address by; set `address` in the configuration"
+    )]
+    NoAddress(#[source] io::Error),
+}
+
+impl Config {
+    /// Reads and checks a file; without one named, [`DEFAULT_PATH`] if it is there, else the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the file cannot be read or is not valid.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
+        let text = match read_bounded(file) {
+            Ok(text) => text,
+            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Self::default());
+            }
+            Err(source) => return Err(ConfigError::Read { path: file.to_owned(), source }),
+        };
+        let config = Self::parse(&text)
+            .map_err(|problem| ConfigError::Syntax { path: file.to_owned(), problem })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The node name: the configured one, or the host's.
+    ///
+    /// # Errors
+    /// [`ConfigError::Hostname`] if the host's name is no DNS label.
+    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+        if let Some(name) = &self.name {
+            return Ok(name.clone());
+        }
+        let hostname = nix::unistd::gethostname().unwrap_or_default();
+        let hostname = hostname.to_string_lossy().to_lowercase();
+        let label = hostname.split('.').next().unwrap_or_default();
+        NodeName::new(label).map_err(|source| ConfigError::Hostname { hostname, source })
+    }
+
+    /// The address in the underlay: the configured one, or where the default route leaves from.
+    ///
+    /// # Errors
+    /// [`ConfigError::NoAddress`] without either.
+    pub fn underlay_address(&self) -> Result<Ipv4Addr, ConfigError> {
+        match self.address {
+            Some(address) => Ok(address),
+            None => default_route_source().map_err(ConfigError::NoAddress),
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        // To YAML, a file of nothing but comments is a null.
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(text).map_err(|error| error.to_string())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("data_dir", &self.data_dir),
+            ("run_dir", &self.run_dir),
+            ("docker.socket", &self.docker.socket),
+        ];
+        let binds = self.allow_binds.iter().map(|path| ("allow_binds", path));
+        for (key, path) in paths.into_iter().chain(binds) {
+            let plain = path.components().all(|part| part != Component::ParentDir);
+            if !path.is_absolute() || !plain {
+                let problem = format!("{path:?} has to be an absolute path without \"..\"");
+                return Err(ConfigError::Value { key, problem });
+            }
+        }
+        if let Some(controller) = &self.controller {
+            check_endpoint(controller)
+                .map_err(|problem| ConfigError::Value { key: "controller", problem })?;
+        }
+        let unusable = |address: &Ipv4Addr| {
+            address.is_unspecified() || address.is_multicast() || address.is_broadcast()
+        };
+        if let Some(address) = self.address.filter(unusable) {
+            let problem = format!("{address} is not an address that a host can have");
+            return Err(ConfigError::Value { key: "address", problem });
+        }
+        self.log.parse::<tracing_subscriber::EnvFilter>().map(drop).map_err(|error| {
+            ConfigError::Value { key: "log", problem: format!("{:?}: {error}", self.log) }
+        })
+    }
+}
+
+/// Checks the form `HOST:PORT`.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn check_endpoint(text: &str) -> Result<(), String> {
+    let parts = text.rsplit_once(':');
+    match parts.map(|(host, port)| (host, port.parse::<u16>())) {
+        Some((host, Ok(1..)))
+            if !host.is_empty() && !host.contains(|c: char| c == '/' || c.is_whitespace()) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!("{text:?} is not HOST:PORT, such as controller.example:7400")),
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_MAX_BYTES {
+        return Err(io::Error::other(format!("it is larger than {FILE_MAX_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
+/// The source address of packets that take the default route.
+fn default_route_source() -> io::Result<Ipv4Addr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // Connecting a datagram socket asks the kernel for a route and sends nothing. The address is one
+    // that documentation uses, so that only the default route covers it.
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+    match socket.local_addr()? {
+        SocketAddr::V4(address) => Ok(*address.ip()),
+        SocketAddr::V6(_) => Err(io::Error::other("an IPv4 socket has an IPv6 address")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_defaults_are_the_defaults() {
+        let documented: Vec<&str> = include_str!("config.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! "))
+            .skip_while(|line| !line.starts_with("name:"))
+            .take_while(|line| !line.starts_with("```"))
+            .collect();
+        let mut config: Config = serde_saphyr::from_str(&documented.join("\n")).unwrap();
+        assert!(config.name.take().is_some());
+        assert!(config.address.take().is_some());
+        assert!(config.controller.take().is_some());
+        assert_eq!(config, Config::default());
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn files_of_nothing_are_fine() {
+        for text in ["", "\n\n", "# name: h1\n"] {
+            assert_eq!(Config::parse(text), Ok(Config::default()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (text, named) in [
+            ("nmae: h1", "nmae"),
+            ("name: h1\nname: h2", "name"),
+            ("name: Über", "name"),
+            ("address: 10.0.0.1/24", "address"),
+            ("address: 0.0.0.0", "address"),
+            ("controller: ctl", "controller"),
+            ("controller: https://ctl:7400", "controller"),
+            ("controller: 'ctl:0'", "controller"),
+            ("data_dir: var", "data_dir"),
+            ("allow_binds: [/srv/../etc]", "allow_binds"),
+            ("docker: {sock: /x}", "sock"),
+            ("masquerade: 3", "masquerade"),
+            ("log: 'a=b=c'", "log"),
+        ] {
+            let refused = match Config::parse(text) {
+                Err(problem) => problem,
+                Ok(config) => config.check().unwrap_err().to_string(),
+            };
+            assert!(refused.contains(named), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_counts_only_if_it_was_named() {
+        let missing = Path::new("/nonexistent/agent.yaml");
+        assert!(matches!(Config::load(Some(missing)), Err(ConfigError::Read { .. })));
+    }
+}

@@ -1,0 +1,216 @@
+//! How a host becomes a node, and how a node keeps its certificate fresh.
+//!
+//! The private key is made here and stays here; the controller sees a signing request only. A token is
+//! used once and pins the CA, so that neither a listener nor somebody in between gains anything.
+//!
+//! ```text
+//!   token ─▶ TLS to a controller with the pinned CA ─▶ Join(request) ─▶ identity.json
+//!   2/3 of the certificate's life ─▶ Renew(request) ─▶ identity.json, new key and certificate together
+//! ```
+
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::id::NodeName;
+use dwell_core::instance::sanitize;
+use dwell_proto::token::JoinToken;
+use dwell_proto::v1;
+use dwell_proto::v1::enrollment_client::EnrollmentClient;
+use dwell_proto::v1::session_client::SessionClient;
+use rcgen::{CertificateParams, KeyPair};
+use rustls_pki_types::CertificateDer;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+use crate::identity::{Identity, IdentityError, certificates};
+use crate::link::{self, LinkError};
+use crate::trust;
+
+/// How long the controller may take to answer.
+const REPLY_LIMIT: Duration = Duration::from_secs(30);
+/// How often a lost connection is looked for while waiting for the answer.
+const PING: Duration = Duration::from_secs(5);
+/// The longest text of the controller that is shown, in bytes.
+const REASON_MAX: usize = 500;
+
+/// What a host says of itself when it asks to join.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The name it asks for.
+    pub node: NodeName,
+    /// Its address in the underlay.
+    pub address: Ipv4Addr,
+    /// Whether it only wants the routes.
+    pub routes_only: bool,
+}
+
+/// Why a host did not become a node, or a certificate was not renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnrollError {
+    /// It is a node already.
+    #[error(
+        "this host is node {node} of cluster {cluster_id} already; to leave that cluster run `dwell-agent cleanup \
+         --identity`, to replace the identity and keep what runs use `--force`"
+    )]
+    AlreadyJoined {
+        /// Its name there.
+        node: NodeName,
+        /// The cluster.
+        cluster_id: String,
+    },
+    /// There is no connection.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// The token was used, has expired or never was.
+    #[error(
+        "the controller does not accept this token ({reason}); make a new one with `dwell node token`"
+    )]
+    Token {
+        /// In the controller's words.
+        reason: String,
+    },
+    /// The controller refused, or did not answer.
+    #[error("the controller refused: {reason}")]
+    Refused {
+        /// In its words.
+        reason: String,
+    },
+    /// What the controller answered cannot be used.
+    #[error("the controller's answer cannot be used: {problem}")]
+    Answer {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The key could not be made.
+    #[error("cannot make a key and a signing request")]
+    Key(#[from] rcgen::Error),
+    /// TLS could not be set up.
+    #[error("cannot set up TLS")]
+    Tls(#[from] rustls::Error),
+    /// The identity cannot be read or stored.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// Joins the cluster that `token` is for, over the controller at `endpoint` (`HOST:PORT`), and stores the
+/// identity. A host that has one already is refused unless `force` is set.
+///
+/// # Errors
+/// [`EnrollError`]; nothing is stored then.
+pub async fn join(
+    data_dir: &Path,
+    endpoint: &str,
+    token: &JoinToken,
+    candidate: &Candidate,
+    force: bool,
+) -> Result<Identity, EnrollError> {
+    match Identity::load(data_dir) {
+        Ok(Identity { node, cluster_id, .. }) if !force => {
+            return Err(EnrollError::AlreadyJoined { node, cluster_id });
+        }
+        Ok(_) | Err(IdentityError::Missing { .. }) => {}
+        Err(IdentityError::Damaged { .. }) if force => {}
+        Err(error) => return Err(error.into()),
+    }
+    let tls = Arc::new(trust::by_digest(*token.ca_digest())?);
+    let channel = link::connect(endpoint, tls, PING).await?;
+    let (key, certificate_request) = new_key()?;
+    let mut request = tonic::Request::new(v1::JoinRequest {
+        token: token.to_string(),
+        name: candidate.node.to_string(),
+        address: candidate.address.to_string(),
+        certificate_request,
+        routes_only: candidate.routes_only,
+    });
+    request.set_timeout(REPLY_LIMIT);
+    let answer = EnrollmentClient::new(channel)
+        .join(request)
+        .await
+        .map_err(|s| join_refused(&s))?
+        .into_inner();
+    let identity = Identity {
+        node: candidate.node.clone(),
+        cluster_id: answer.cluster_id,
+        controller: endpoint.to_owned(),
+        ca_pem: pinned(&answer.ca_pem, token.ca_digest())?,
+        certificate_pem: answer.certificate_pem,
+        key_pem: key.serialize_pem(),
+    };
+    usable(&identity)?;
+    identity.store(data_dir)?;
+    Ok(identity)
+}
+
+/// Gets a fresh certificate, for a fresh key, over a connection that was made with the old one, and
+/// stores both together.
+///
+/// # Errors
+/// [`EnrollError`]; the old identity stays as it is.
+pub async fn renew(
+    data_dir: &Path,
+    identity: &Identity,
+    channel: Channel,
+) -> Result<Identity, EnrollError> {
+    let (key, certificate_request) = new_key()?;
+    let mut request = tonic::Request::new(v1::RenewRequest { certificate_request });
+    request.set_timeout(REPLY_LIMIT);
+    let answer =
+        SessionClient::new(channel).renew(request).await.map_err(|s| refused(&s))?.into_inner();
+    let renewed = Identity {
+        certificate_pem: answer.certificate_pem,
+        key_pem: key.serialize_pem(),
+        ..identity.clone()
+    };
+    usable(&renewed)?;
+    let path = data_dir.to_owned();
+    let stored = tokio::task::spawn_blocking(move || renewed.store(&path).map(|()| renewed)).await;
+    stored.map_err(|error| EnrollError::Answer { problem: error.to_string() })?.map_err(Into::into)
+}
+
+/// A new key and a signing request for it, DER. The controller knows the names to put into the
+/// certificate and ignores those in the request.
+fn new_key() -> Result<(KeyPair, tonic::codegen::Bytes), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let request = CertificateParams::default().serialize_request(&key)?;
+    Ok((key, request.der().to_vec().into()))
+}
+
+/// Of the CAs in the answer, the one that the token pins.
+fn pinned(ca_pem: &str, digest: &[u8; 32]) -> Result<String, EnrollError> {
+    let answer = |problem: String| EnrollError::Answer { problem };
+    let all = certificates(ca_pem).map_err(answer)?;
+    let ca: Option<&CertificateDer<'_>> = all.iter().find(|ca| trust::digest(ca) == *digest);
+    // A chain of one certificate is what was sent; anything else could smuggle a second root in.
+    match (ca, all.len()) {
+        (Some(_), 1) => Ok(ca_pem.to_owned()),
+        _ => Err(answer("its CA is not the one that the token pins".to_owned())),
+    }
+}
+
+fn usable(identity: &Identity) -> Result<(), EnrollError> {
+    let checked = trust::by_identity(identity).and_then(|_| identity.validity());
+    checked.map(drop).map_err(|problem| EnrollError::Answer { problem })
+}
+
+/// What the controller has against a request to join: mostly, the token.
+fn join_refused(status: &Status) -> EnrollError {
+    match (status.code(), refused(status)) {
+        (Code::Unauthenticated | Code::PermissionDenied, EnrollError::Refused { reason }) => {
+            EnrollError::Token { reason }
+        }
+        (_, error) => error,
+    }
+}
+
+fn refused(status: &Status) -> EnrollError {
+    let reason = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    EnrollError::Refused { reason: sanitize(reason, REASON_MAX) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! The connection to the controller: one stream at a time, for as long as the agent runs.
+//!
+//! ```text
+//!            connected           Hello sent, Welcome came
+//!   Waiting ───────────▶ Attaching ─────────────▶ Attached ──▶ assignments in, statuses out
+//!      ▲                     │                       │
+//!      │ full jitter,        │ refused, lost         │ lost, lost count, silent
+//!      │ 0.1 s to 10 s       ▼                       ▼
+//!      └─────────────────────┴───────────────────────┘        (certificate renewed: again at once)
+//! ```
+//!
+//! The session owns the node's [`Assignment`] and its certificate. What it knows it publishes on watch
+//! channels; nobody waits for it, and nothing is stopped because there is no controller.
+
+mod backoff;
+mod report;
+mod stream;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use dwell_core::id::{InstanceName, Revision};
+use dwell_core::instance::InstanceStatus;
+use dwell_core::node::Capacity;
+use dwell_planner::Desired;
+use tokio::sync::watch;
+use tonic::transport::Channel;
+
+use self::backoff::Backoff;
+pub use self::stream::StreamError;
+use crate::assignment::{Assignment, Change, MergeError};
+use crate::causes::Causes;
+use crate::identity::{Identity, wall_clock};
+use crate::link::{self, LinkError};
+use crate::trust;
+use crate::tunnel::Tunnels;
+
+/// How often to look for a lost connection until the controller has said how often it wants to hear.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
+
+/// The newest assignment, and those who follow it. Its one owner is the session.
+#[derive(Debug)]
+pub struct Assignments {
+    /// The whole, for the network and the disk.
+    pub all: watch::Sender<Option<Arc<Assignment>>>,
+    /// The instances alone, for the reconciler.
+    pub desired: watch::Sender<Option<Arc<Desired>>>,
+}
+
+impl Assignments {
+    /// Starts with what was on disk, if anything was.
+    #[must_use]
+    pub fn new(cached: Option<Assignment>) -> Self {
+        let assignments = Self { all: watch::Sender::new(None), desired: watch::Sender::new(None) };
+        if let Some(cached) = cached {
+            assignments.publish(cached);
+        }
+        assignments
+    }
+
+    /// The revision that is held; 0 for none.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.all.borrow().as_ref().map_or(Revision(0), |held| held.revision)
+    }
+
+    /// Merges a change and tells everybody, the reconciler first.
+    ///
+    /// # Errors
+    /// [`MergeError`]; nothing is changed then.
+    pub fn merge(&self, change: Change) -> Result<(), MergeError> {
+        let held = self.all.borrow().clone();
+        self.publish(Assignment::merge(held.as_deref(), change)?);
+        Ok(())
+    }
+
+    fn publish(&self, assignment: Assignment) {
+        let desired: Desired = assignment.instances.values().cloned().collect();
+        self.desired.send_replace(Some(Arc::new(desired)));
+        self.all.send_replace(Some(Arc::new(assignment)));
+    }
+}
+
+/// What was seen of the node's instances.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statuses {
+    /// The assignment under which it was seen.
+    pub revision: Revision,
+    /// Every instance of which something is on the node, or is to be.
+    pub instances: BTreeMap<InstanceName, InstanceStatus>,
+}
+
+/// What a session needs of the rest of the agent.
+#[derive(Debug)]
+pub struct Session {
+    /// Where a renewed identity is stored.
+    pub data_dir: PathBuf,
+    /// Who this node is.
+    pub identity: Identity,
+    /// `HOST:PORT` of the controller.
+    pub controller: String,
+    /// The node's address in the underlay, for the controller to tell the others.
+    pub address: std::net::Ipv4Addr,
+    /// What the node is to do.
+    pub assignments: Assignments,
+    /// Up to which revision that is on disk.
+    pub stored: watch::Receiver<Revision>,
+    /// What was seen of the instances; `None` until the node has been looked at.
+    pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
+    /// What the host has.
+    pub capacity: watch::Receiver<Arc<Capacity>>,
+    /// Who serves logs and commands.
+    pub tunnels: Tunnels,
+}
+
+/// Why a stream ended without anything having gone wrong.
+enum Ended {
+    /// There is a new certificate to connect with.
+    Renewed(Box<Identity>),
+}
+
+/// Why a stream ended, or did not come about.
+#[derive(Debug, thiserror::Error)]
+enum Loss {
+    #[error("cannot use this node's identity: {0}; join again with `dwell-agent join --force`")]
+    Identity(String),
+    #[error("this node's certificate has expired; join again with `dwell-agent join --force`")]
+    Expired,
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+}
+
+impl Session {
+    /// Keeps the stream up until the task is dropped.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::default();
+        let mut heartbeat = FIRST_HEARTBEAT;
+        let mut last_loss = String::new();
+        loop {
+            let begun = Instant::now();
+            let loss = match self.attach(&mut heartbeat).await {
+                Ok(Ended::Renewed(identity)) => {
+                    tracing::info!("the certificate was renewed; connecting with the new one");
+                    self.identity = *identity;
+                    continue;
+                }
+                Err(loss) => Causes(&loss).to_string(),
+            };
+            let wait = backoff.after(begun.elapsed(), random());
+            let retry_ms = wait.as_millis();
+            // An absence of hours is one line, not thousands.
+            if loss == last_loss {
+                tracing::debug!(
+                    controller = self.controller,
+                    reason = loss,
+                    retry_ms,
+                    "no controller"
+                );
+            } else {
+                tracing::warn!(
+                    controller = self.controller,
+                    reason = loss,
+                    retry_ms,
+                    "no connection to the controller; instances run on, trying again"
+                );
+            }
+            last_loss = loss;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One connection and one stream, until it ends.
+    async fn attach(&mut self, heartbeat: &mut Duration) -> Result<Ended, Loss> {
+        let validity = self.identity.validity().map_err(Loss::Identity)?;
+        if validity.is_over(wall_clock()) {
+            return Err(Loss::Expired);
+        }
+        let tls = trust::by_identity(&self.identity).map_err(Loss::Identity)?;
+        let channel: Channel = link::connect(&self.controller, Arc::new(tls), *heartbeat).await?;
+        Ok(stream::serve(self, channel, validity, heartbeat).await?)
+    }
+}
+
+/// A random number from 0 to 1, for jitter. A process id and a clock would be the same on cloned machines
+/// that were started together, hence the hasher's keys, which are the kernel's randomness.
+fn random() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    let bits = u32::try_from(RandomState::new().hash_one(0_u8) >> 32).unwrap_or(0);
+    f64::from(bits) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! How long to wait before the next attempt to reach the controller.
+//!
+//! The first attempt after a loss comes within [`FIRST`], so that a controller that restarts has its nodes
+//! back at once; then the bound doubles up to [`MOST`]. The wait is a random part of the bound (full
+//! jitter): ten thousand agents that lose a controller together come back spread out.
+
+use std::time::Duration;
+
+/// The bound of the first wait.
+const FIRST: Duration = Duration::from_millis(100);
+/// The bound that is never exceeded.
+const MOST: Duration = Duration::from_secs(10);
+/// A stream that held this long was a success, and the next loss is a new story.
+const SUCCESS: Duration = Duration::from_secs(5);
+
+/// The state between two attempts.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// The wait after an attempt that held for `held`. `random` is evenly spread over 0 to 1.
+    pub(super) fn after(&mut self, held: Duration, random: f64) -> Duration {
+        if held >= SUCCESS {
+            self.failures = 0;
+        }
+        let bound = FIRST.saturating_mul(1 << self.failures.min(16)).min(MOST);
+        self.failures = self.failures.saturating_add(1);
+        bound.mul_f64(random.clamp(0.0, 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_double_and_start_anew_after_a_success() {
+        let mut backoff = Backoff::default();
+        let mut waits = || backoff.after(Duration::ZERO, 1.0).as_millis();
+        let bounds: Vec<u128> = (0..9).map(|_| waits()).collect();
+        assert_eq!(bounds, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(backoff.after(SUCCESS, 0.5), FIRST / 2);
+        assert_eq!(backoff.after(Duration::ZERO, 0.0), Duration::ZERO);
+    }
+}

@@ -1,0 +1,337 @@
+//! One stream to the controller, from Hello to its end.
+//!
+//! One task does everything, so that nothing is shared: it reads what comes, and whenever the way out has
+//! room it sends the most urgent of what is due, an acknowledgement, a report of what has changed, or a
+//! heartbeat. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::id::Revision;
+use dwell_core::instance::sanitize;
+use dwell_core::node::Capacity;
+use dwell_proto::v1::agent_message::Message as Up;
+use dwell_proto::v1::controller_message::Message as Down;
+use dwell_proto::v1::session_client::SessionClient;
+use dwell_proto::{FromWireError, MESSAGE_MAX_BYTES, PROTOCOL, v1};
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+
+use super::report::Reported;
+use super::{Ended, Session, wire};
+use crate::assignment::MergeError;
+use crate::causes::Causes;
+use crate::enroll::{self, EnrollError};
+use crate::identity::{Identity, Validity, wall_clock};
+
+/// How long the controller may take to welcome the node.
+const WELCOME_LIMIT: Duration = Duration::from_secs(10);
+/// Messages on their way out beside those that HTTP/2 holds.
+const OUTGOING: usize = 2;
+/// The least time between two reports; changes in between go together.
+const REPORT_PAUSE: Duration = Duration::from_millis(10);
+/// Bounds of what the controller may ask for.
+const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
+/// Bounds of the wait after a renewal that failed.
+const RENEW_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
+/// The longest text of the controller that is logged, in bytes.
+const REASON_MAX: usize = 500;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+pub enum StreamError {
+    /// The controller ended it, or the connection was lost.
+    #[error("the stream ended: {reason}")]
+    Ended {
+        /// In the controller's words, or what the connection died of.
+        reason: String,
+    },
+    /// The controller did not answer the Hello.
+    #[error("the controller did not welcome this node within {} s", WELCOME_LIMIT.as_secs())]
+    NoWelcome,
+    /// It is another cluster's, although its certificate is from our CA.
+    #[error("this is the controller of cluster {found:?}, this node is of {own:?}")]
+    OtherCluster {
+        /// What it said.
+        found: String,
+        /// What our identity says.
+        own: String,
+    },
+    /// A message that makes no sense.
+    #[error("the controller sent something that makes no sense")]
+    Message(#[from] FromWireError),
+    /// A message out of turn.
+    #[error("the controller sent {0} out of turn")]
+    OutOfTurn(&'static str),
+    /// An assignment that cannot be merged.
+    #[error(transparent)]
+    Merge(#[from] MergeError),
+}
+
+impl StreamError {
+    fn of_status(status: &Status) -> Self {
+        let words = if status.message().is_empty() {
+            status.code().description()
+        } else {
+            status.message()
+        };
+        let cause = std::error::Error::source(status).map(|source| Causes(source).to_string());
+        let reason = match cause {
+            Some(cause) if !words.contains(&cause) => format!("{words}: {cause}"),
+            _ => words.to_owned(),
+        };
+        Self::Ended { reason: sanitize(&reason, REASON_MAX) }
+    }
+}
+
+/// Says Hello and serves the stream until it ends.
+pub(super) async fn serve(
+    session: &mut Session,
+    channel: Channel,
+    validity: Validity,
+    heartbeat: &mut Duration,
+) -> Result<Ended, StreamError> {
+    let mut reported = Reported::default();
+    let capacity = session.capacity.borrow_and_update().clone();
+    let hello = v1::Hello {
+        protocol: PROTOCOL,
+        address: session.address.to_string(),
+        capacity: Some(capacity.as_ref().into()),
+        status: Some(
+            reported.next(session.statuses.borrow_and_update().as_deref()).unwrap_or_default(),
+        ),
+        revision: session.assignments.revision().0,
+    };
+    let (outgoing, receiver) = mpsc::channel(OUTGOING);
+    let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
+    outgoing.send(first).await.map_err(|_| gone())?;
+
+    let mut client = SessionClient::new(channel.clone())
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let attaching = async {
+        let mut incoming = client
+            .attach(ReceiverStream::new(receiver))
+            .await
+            .map_err(|status| StreamError::of_status(&status))?
+            .into_inner();
+        match next(&mut incoming).await? {
+            Down::Welcome(welcome) => Ok((incoming, welcome)),
+            other => Err(StreamError::OutOfTurn(kind(&other))),
+        }
+    };
+    let (incoming, welcome) =
+        timeout(WELCOME_LIMIT, attaching).await.map_err(|_| StreamError::NoWelcome)??;
+    if welcome.cluster_id != session.identity.cluster_id {
+        return Err(StreamError::OtherCluster {
+            found: sanitize(&welcome.cluster_id, REASON_MAX),
+            own: session.identity.cluster_id.clone(),
+        });
+    }
+    let pause_ms = welcome.heartbeat_ms.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+    *heartbeat = Duration::from_millis(pause_ms);
+    tracing::info!(
+        controller = session.controller, node = %session.identity.node, heartbeat_ms = pause_ms,
+        "attached to the controller"
+    );
+    let now = Instant::now();
+    let attached = Attached {
+        channel,
+        reported,
+        capacity,
+        statuses_due: true,
+        next_report: now,
+        heartbeat: *heartbeat,
+        next_heartbeat: now + *heartbeat,
+        received: None,
+        acknowledged: Revision(0),
+        validity,
+        renew_at: now + validity.renew_in(wall_clock()),
+        renewal: None,
+        session,
+    };
+    attached.run(incoming, outgoing).await
+}
+
+/// A renewal that is under way.
+type Renewal = BoxFuture<'static, Result<Identity, EnrollError>>;
+
+/// The state of a stream that was welcomed.
+struct Attached<'a> {
+    session: &'a mut Session,
+    channel: Channel,
+    /// What was sent of the instances.
+    reported: Reported,
+    /// What was sent of the host.
+    capacity: Arc<Capacity>,
+    /// Whether there may be something new of the instances.
+    statuses_due: bool,
+    next_report: Instant,
+    heartbeat: Duration,
+    next_heartbeat: Instant,
+    /// The newest revision that came over this stream.
+    received: Option<Revision>,
+    /// The newest that was acknowledged on it.
+    acknowledged: Revision,
+    validity: Validity,
+    renew_at: Instant,
+    renewal: Option<Renewal>,
+}
+
+impl Attached<'_> {
+    async fn run(
+        mut self,
+        mut incoming: Streaming<v1::ControllerMessage>,
+        outgoing: mpsc::Sender<v1::AgentMessage>,
+    ) -> Result<Ended, StreamError> {
+        loop {
+            let now = Instant::now();
+            if self.renewal.is_none() && self.renew_at <= now {
+                let (session, channel) = (&self.session, self.channel.clone());
+                let (data_dir, identity) = (session.data_dir.clone(), session.identity.clone());
+                self.renewal =
+                    Some(Box::pin(
+                        async move { enroll::renew(&data_dir, &identity, channel).await },
+                    ));
+            }
+            let (due, wake_at) = (self.is_due(now), self.wake_at(now));
+            // Cancel-safe: reading a message and waiting for a permit, a change or a time lose nothing
+            // when another branch is taken, and the renewal is kept between rounds.
+            tokio::select! {
+                message = next(&mut incoming) => self.take(message?)?,
+                permit = outgoing.reserve(), if due => {
+                    let permit = permit.map_err(|_| gone())?;
+                    if let Some(message) = self.most_urgent(now) {
+                        permit.send(v1::AgentMessage { message: Some(message) });
+                    }
+                }
+                Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
+                Ok(()) = self.session.stored.changed() => {}
+                renewed = completed(&mut self.renewal) => match renewed {
+                    Ok(identity) => return Ok(Ended::Renewed(Box::new(identity))),
+                    Err(error) => self.postpone_renewal(&error),
+                },
+                () = sleep_until(wake_at) => {}
+            }
+        }
+    }
+
+    fn take(&mut self, message: Down) -> Result<(), StreamError> {
+        match message {
+            Down::Assignment(assignment) => {
+                let revision = Revision(assignment.revision);
+                let snapshot = assignment.base_revision == 0;
+                let (changed, removed) = (assignment.instances.len(), assignment.removed.len());
+                self.session.assignments.merge(wire::change(assignment)?)?;
+                tracing::debug!(%revision, snapshot, changed, removed, "assignment");
+                self.received = Some(revision);
+                Ok(())
+            }
+            Down::OpenTunnel(open) => {
+                self.session.tunnels.open(self.channel.clone(), open);
+                Ok(())
+            }
+            Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
+        }
+    }
+
+    /// Whether there may be something to send now.
+    fn is_due(&self, now: Instant) -> bool {
+        self.acknowledgeable().is_some()
+            || (self.statuses_due && self.next_report <= now)
+            || self.next_heartbeat <= now
+    }
+
+    /// The next time at which something becomes due by itself.
+    fn wake_at(&self, now: Instant) -> Instant {
+        let report = self.statuses_due.then_some(self.next_report);
+        let renewal = self.renewal.is_none().then_some(self.renew_at);
+        let times = [Some(self.next_heartbeat), report, renewal].into_iter().flatten();
+        // What is due already waits for a permit and not for a time.
+        times.filter(|&at| at > now).min().unwrap_or(now + self.heartbeat)
+    }
+
+    /// What to send now, if there is something after all.
+    fn most_urgent(&mut self, now: Instant) -> Option<Up> {
+        if let Some(revision) = self.acknowledgeable() {
+            self.acknowledged = revision;
+            return Some(Up::Acknowledge(v1::Acknowledge { revision: revision.0 }));
+        }
+        if self.statuses_due && self.next_report <= now {
+            self.statuses_due = false;
+            let report = self.reported.next(self.session.statuses.borrow_and_update().as_deref());
+            if let Some(report) = report {
+                self.next_report = now + REPORT_PAUSE;
+                return Some(Up::Status(report));
+            }
+        }
+        if self.next_heartbeat <= now {
+            self.next_heartbeat = now + self.heartbeat;
+            let capacity = self.session.capacity.borrow_and_update().clone();
+            let changed = capacity != self.capacity;
+            self.capacity = capacity;
+            let capacity = changed.then(|| self.capacity.as_ref().into());
+            return Some(Up::Heartbeat(v1::Heartbeat { capacity }));
+        }
+        None
+    }
+
+    /// The revision that came over this stream, is on disk and was not acknowledged yet.
+    fn acknowledgeable(&self) -> Option<Revision> {
+        let stored = *self.session.stored.borrow();
+        let came = self.received.is_some_and(|received| stored <= received);
+        (came && stored > self.acknowledged).then_some(stored)
+    }
+
+    fn postpone_renewal(&mut self, error: &EnrollError) {
+        let left = self.validity.until.since(wall_clock());
+        let wait = (left / 10).clamp(RENEW_RETRY.0, RENEW_RETRY.1);
+        self.renew_at = Instant::now() + wait;
+        tracing::warn!(
+            error = %Causes(error), retry_s = wait.as_secs(), left_s = left.as_secs(),
+            "cannot renew this node's certificate; trying again"
+        );
+    }
+}
+
+/// The result of the renewal once there is one; never, while none is under way.
+async fn completed(renewal: &mut Option<Renewal>) -> Result<Identity, EnrollError> {
+    match renewal {
+        Some(running) => {
+            let result = running.await;
+            *renewal = None;
+            result
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// The next message. One without content is of a newer controller and is passed over.
+async fn next(incoming: &mut Streaming<v1::ControllerMessage>) -> Result<Down, StreamError> {
+    loop {
+        match incoming.message().await {
+            Ok(Some(v1::ControllerMessage { message: Some(message) })) => return Ok(message),
+            Ok(Some(v1::ControllerMessage { message: None })) => {}
+            Ok(None) => {
+                return Err(StreamError::Ended { reason: "the controller closed it".into() });
+            }
+            Err(status) => return Err(StreamError::of_status(&status)),
+        }
+    }
+}
+
+fn kind(message: &Down) -> &'static str {
+    match message {
+        Down::Welcome(_) => "a welcome",
+        Down::Assignment(_) => "an assignment",
+        Down::OpenTunnel(_) => "a tunnel",
+    }
+}
+
+fn gone() -> StreamError {
+    StreamError::Ended { reason: "the connection is lost".to_owned() }
+}
