@@ -14,6 +14,7 @@ use bollard::{
     query_parameters::CreateContainerOptionsBuilder,
 };
 use dwell_tests::lab::{self, Cut, Host, Image, Lab, LabConfig, Signal, wait_until};
+use nix::{sys::signal::kill, unistd::Pid};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -126,6 +127,8 @@ async fn nothing_is_left_of_a_lab() -> Result<()> {
     // A container whose engine cannot take care of it any more.
     start_hello(lab.host(2)).await?;
     lab.host(2).stop_docker(Signal::SIGKILL).await?;
+    // And one whose shim cannot.
+    kill(shim_of_hello(lab.host(1)).await?, Signal::SIGKILL)?;
     ensure!(traces(NAME)? != before, "the lab leaves no trace even while it is up");
     drop(lab);
     wait_until("the traces to be gone", SOON, async || {
@@ -208,6 +211,15 @@ async fn reach(from: &Host, to: &Host, can: bool) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The shim of the container "hello": the parent of its first process.
+async fn shim_of_hello(host: &Host) -> Result<Pid> {
+    let container = host.docker()?.inspect_container("hello", None).await?;
+    let pid = container.state.and_then(|state| state.pid).context("it does not run")?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Ok(Pid::from_raw(parent.context("it has no parent")?.trim().parse()?))
 }
 
 /// The id and the start time of the container.

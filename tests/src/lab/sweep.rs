@@ -21,9 +21,10 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use sha2::{Digest, Sha256};
 
 use super::{
-    layout::Layout,
+    layout::{Layout, ROOT},
     network,
     process::{MARK, Stat},
     wait::wait_until,
@@ -34,6 +35,10 @@ const KILL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Where the containerd of every engine puts the sockets of its shims, whatever its own directory.
 const SHIM_SOCKETS: &str = "/run/containerd/s";
+
+/// Directories that every engine makes, whatever its own directory, with all that it makes there.
+const SHARED_DIRECTORIES: [(&str, &str); 2] =
+    [("/run/containerd", SHIM_SOCKETS), ("/run/docker", "/run/docker/plugins")];
 
 /// Removes everything of the lab but what other labs share.
 pub(crate) async fn sweep(layout: &Layout) -> Result<()> {
@@ -152,46 +157,40 @@ fn unescape(path: &str) -> PathBuf {
     escapes.iter().fold(path.to_owned(), |path, (from, to)| path.replace(from, to)).into()
 }
 
-/// The sockets of the shims that were started by the engines in `dir`.
+/// The sockets of the shims of all containers that the engines in `dir` know.
 ///
-/// They lie outside the lab's directory under names that say nothing; containerd writes each one's
-/// address into the container's bundle.
+/// They lie outside the lab's directory, and stay when a shim is killed; containerd names each after
+/// a digest of its own socket, Docker's namespace and the container's id.
 fn shim_sockets(dir: &Path) -> Vec<PathBuf> {
     let mut sockets = Vec::new();
     for host in subdirectories(dir) {
-        let bundles = host.join("exec/containerd/daemon/io.containerd.runtime.v2.task/moby");
-        for bundle in subdirectories(&bundles) {
-            // Up to containerd 1.7 a plain address, from 2.0 on JSON.
-            for file in ["address", "bootstrap.json"] {
-                let text = fs::read_to_string(bundle.join(file)).unwrap_or_default();
-                sockets.extend(socket_in(&text));
-            }
+        let containerd = host.join("exec/containerd/containerd.sock");
+        for container in subdirectories(&host.join("data/containers")) {
+            let id = container.file_name().unwrap_or_default();
+            sockets.push(shim_socket(&containerd.join("moby").join(id)));
         }
     }
     sockets
 }
 
-fn socket_in(text: &str) -> Option<PathBuf> {
-    let start = text.find(SHIM_SOCKETS)?;
-    let name = text[start + SHIM_SOCKETS.len()..].strip_prefix('/')?;
-    let name: String = name.chars().take_while(char::is_ascii_hexdigit).collect();
-    (!name.is_empty()).then(|| Path::new(SHIM_SOCKETS).join(name))
+fn shim_socket(container: &Path) -> PathBuf {
+    let digest = Sha256::digest(container.as_os_str().as_bytes());
+    Path::new(SHIM_SOCKETS).join(format!("{digest:x}"))
 }
 
-/// Removes directories that several labs, or engines, share, once they are empty.
+/// Removes the directories that all engines share, if no other engine seems to use them.
 fn tidy_shared_directories() {
-    let used_by_others = fs::read_dir("/run/containerd").is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.path().as_os_str().as_bytes() != SHIM_SOCKETS.as_bytes())
-    });
-    let mut shared = vec![super::layout::ROOT];
-    if !used_by_others {
-        shared.extend([SHIM_SOCKETS, "/run/containerd"]);
+    if fs::remove_dir(ROOT).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
+        // Other labs are up.
+        return;
     }
-    for dir in shared {
-        // Not empty means still in use.
-        let _in_use = fs::remove_dir(dir);
+    for (parent, child) in SHARED_DIRECTORIES {
+        let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+        let used = entries.into_iter().any(|entry| entry.path() != Path::new(child));
+        for dir in [child, parent].into_iter().filter(|_| !used) {
+            // One that is not there, or in use after all, is left as it is.
+            let _left = fs::remove_dir(dir);
+        }
     }
 }
 
@@ -209,18 +208,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_a_shim_socket_in_either_form() {
-        let socket = Path::new("/run/containerd/s/9ed0");
-        assert_eq!(socket_in("unix:///run/containerd/s/9ed0").as_deref(), Some(socket));
-        let json = r#"{"address":"unix:///run/containerd/s/9ed0","protocol":"ttrpc"}"#;
-        assert_eq!(socket_in(json).as_deref(), Some(socket));
-    }
-
-    #[test]
-    fn an_address_elsewhere_is_not_ours_to_remove() {
-        for text in ["", "unix:///etc/passwd", "unix:///run/containerd/s/../../x"] {
-            assert_eq!(socket_in(text), None, "{text}");
-        }
+    fn shim_sockets_are_named_as_containerd_names_them() {
+        let container = "/var/lib/dwell-lab/fake/h1/exec/containerd/containerd.sock/moby/\
+            201a68f18199809e934e050c603e9a27a4a31ee0c1c022f10e518c19b41a8583";
+        let socket = "/run/containerd/s/\
+            6d148cf68213423369badfcfb64db92cf691171e2a8c75f41926d1cac987250b";
+        assert_eq!(shim_socket(Path::new(container)), Path::new(socket));
     }
 
     #[test]
