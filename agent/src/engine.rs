@@ -19,7 +19,9 @@
 //!                        └─────────────────────────────────────────────────┘
 //! ```
 
+pub mod docker;
 mod error;
+pub mod fake;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -189,12 +191,27 @@ pub struct Container {
     pub fingerprint: Fingerprint,
     /// Whether its main process runs.
     pub state: ContainerState,
-    /// Its main process while it runs; `list` may leave it out, `inspect` does not.
-    pub process: Option<Process>,
-    /// How its main process last ended; `list` may leave it out, `inspect` does not.
+    /// How often a restart of its instance had been asked for when it was made.
+    pub restarts_asked: u64,
+    /// What `inspect` tells beyond that; `list` leaves it out.
+    pub details: Option<Details>,
+}
+
+/// What only a closer look at a container tells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Details {
+    /// The id of its main process in the host's namespace, while it runs.
+    pub pid: Option<u32>,
+    /// When its main process was last started, if ever: with the container's id, this names one run.
+    pub started_at: Option<Timestamp>,
+    /// When its main process last ended, if it does not run.
+    pub finished_at: Option<Timestamp>,
+    /// How its main process ended, if it was ever started and does not run.
     pub exit_code: Option<i32>,
-    /// Its limits now; `list` may leave them out, `inspect` does not.
-    pub limits: Option<Resources>,
+    /// Whether the kernel killed something of it for want of memory in that run.
+    pub out_of_memory: bool,
+    /// Its limits now.
+    pub limits: Resources,
 }
 
 /// Where a container is in its life.
@@ -208,15 +225,6 @@ pub enum ContainerState {
     Exited,
     /// The engine is removing it, or failed to: only removing it again makes sense.
     Dead,
-}
-
-/// The main process of a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Process {
-    /// Its id in the host's namespace.
-    pub pid: u32,
-    /// When it was started.
-    pub started_at: Timestamp,
 }
 
 /// How far a pull has come.

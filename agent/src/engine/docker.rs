@@ -1,0 +1,391 @@
+//! The engine that speaks to a Docker daemon, 20.10 (API 1.41) to current.
+//!
+//! Containers are made with `Runtime::Dwell`, the wrapper of `dwell-oci`, which replaces the host's
+//! network by the instance's sandbox. A daemon that does not know that runtime refuses the container,
+//! and [`Engine::info`] reports it as not ready. What the wrapper needs to know is written by
+//! [`Engine::start`], so that no caller can forget it.
+//!
+//! What it owns beside the containers: two small files for each in its data directory ([`files`]),
+//! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which it never removes.
+
+mod client;
+mod exec;
+mod files;
+mod pull;
+mod reply;
+mod spec;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::query_parameters::{
+    CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
+    RemoveContainerOptions, StopContainerOptions, WaitContainerOptions,
+};
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::Assigned;
+use dwell_core::node::EngineInfo;
+use dwell_core::workload::Resources;
+use dwell_oci::Mapping;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::watch;
+use tracing::warn;
+
+use self::client::{Client, NAME, QUICK, SLOW, limited, meaning, status};
+use self::spec::{LABEL_CLUSTER, Surroundings};
+use super::{
+    Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
+    LogOptions, Output, OutputStream, PullProgress,
+};
+
+/// The events that are listened to; a health check by command would make three more each time.
+const EVENTS: [&str; 9] =
+    ["create", "start", "die", "oom", "destroy", "pause", "unpause", "rename", "update"];
+
+/// What the engine has to know.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// The cluster whose containers it makes and sees.
+    pub cluster: String,
+    /// The agent's lasting files.
+    pub data_dir: PathBuf,
+    /// The agent's files until the next reboot: sandboxes beneath `netns`, and mappings for the wrapper.
+    pub run_dir: PathBuf,
+    /// Paths of the node beneath which instances may mount.
+    pub allow_binds: Vec<PathBuf>,
+    /// What puts containers into their sandboxes.
+    pub runtime: Runtime,
+}
+
+/// What containers are started with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// The wrapper that puts them into their sandboxes.
+    #[default]
+    Dwell,
+    /// Docker's default, with no network at all: for tests of the engine alone.
+    WithoutNetwork,
+}
+
+impl Runtime {
+    /// The name of the wrapper in Docker's configuration.
+    pub const NAME: &str = "dwell";
+}
+
+/// The engine that speaks to a Docker daemon.
+pub struct DockerEngine {
+    config: DockerConfig,
+    client: Arc<Client>,
+    /// Containers seen to be of this cluster: no other is touched. Grows by what was listed, made or
+    /// inspected; a list replaces it.
+    own: Mutex<HashMap<ContainerId, (InstanceName, Generation)>>,
+}
+
+impl DockerEngine {
+    /// An engine by its configuration. The daemon need not run yet.
+    #[must_use]
+    pub fn new(config: DockerConfig) -> Self {
+        let client = Arc::new(Client::new(config.socket.clone()));
+        Self { config, client, own: Mutex::default() }
+    }
+
+    /// The labels that all containers of the cluster have, as a filter.
+    fn filters(&self) -> HashMap<String, Vec<String>> {
+        [("label".to_owned(), vec![format!("{LABEL_CLUSTER}={}", self.config.cluster)])].into()
+    }
+
+    fn remember(&self, container: &Container) {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.insert(container.id.clone(), (container.instance.clone(), container.generation));
+    }
+
+    /// Whose a container is, after making sure that it is of this cluster.
+    async fn owner(&self, id: &ContainerId) -> Result<(InstanceName, Generation), EngineError> {
+        let known = self.own.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(owner) = known {
+            return Ok(owner);
+        }
+        let container = self.inspect(id).await?;
+        Ok((container.instance, container.generation))
+    }
+
+    /// After a failure that has this for a possible reason: whether the runtime is missing.
+    async fn unless_runtime_missing(&self, error: EngineError) -> EngineError {
+        let failed = matches!(error, EngineError::Refused { .. } | EngineError::Other { .. });
+        match (failed, self.info().await) {
+            (true, Ok(report)) if !report.info.ready => self.runtime_missing(),
+            _ => error,
+        }
+    }
+
+    fn runtime_missing(&self) -> EngineError {
+        EngineError::RuntimeMissing { engine: NAME, runtime: Runtime::NAME.to_owned() }
+    }
+
+    async fn image_missing(&self, image: &str) -> bool {
+        let Ok(docker) = self.client.docker().await else { return false };
+        let seen = limited(QUICK, docker.inspect_image(image)).await;
+        seen.is_err_and(|error| status(&error) == Some(404))
+    }
+
+    /// Tells the wrapper the sandbox of a container.
+    fn map(&self, id: &ContainerId, instance: &InstanceName) -> Result<(), EngineError> {
+        let netns = self.config.run_dir.join("netns").join(instance.to_string());
+        let other =
+            |reason| EngineError::Other { engine: NAME, operation: "start a container", reason };
+        if !netns.exists() {
+            return Err(other(format!("its sandbox {} is not there", netns.display())));
+        }
+        Mapping { instance: instance.to_string(), netns }
+            .write(&self.config.run_dir, id.as_str())
+            .map_err(|error| other(error.to_string()))
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn info(&self) -> Result<EngineReport, EngineError> {
+        const OPERATION: &str = "describe itself";
+        let docker = self.client.negotiate().await?;
+        let seen = limited(QUICK, docker.info()).await;
+        let seen = seen.map_err(|error| meaning(error, OPERATION, ""))?;
+        let runtimes = seen.runtimes.unwrap_or_default();
+        let ready =
+            self.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
+        Ok(EngineReport {
+            info: EngineInfo {
+                version: seen.server_version.unwrap_or_default(),
+                api_version: docker.client_version().to_string(),
+                ready,
+                message: if ready { String::new() } else { self.runtime_missing().to_string() },
+            },
+            data_root: seen.docker_root_dir.map(PathBuf::from),
+        })
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        const OPERATION: &str = "list containers";
+        let docker = self.client.docker().await?;
+        let options = ListContainersOptions {
+            all: true,
+            filters: Some(self.filters()),
+            ..ListContainersOptions::default()
+        };
+        let entries = limited(QUICK, docker.list_containers(Some(options))).await;
+        let entries = entries.map_err(|error| meaning(error, OPERATION, ""))?;
+        let containers: Result<Vec<_>, _> = entries.into_iter().map(reply::listed).collect();
+        let containers = containers.map_err(|reason| malformed(OPERATION, reason))?;
+        let owners = containers
+            .iter()
+            .map(|seen| (seen.id.clone(), (seen.instance.clone(), seen.generation)));
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = owners.collect();
+        Ok(containers)
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        const OPERATION: &str = "inspect a container";
+        let docker = self.client.docker().await?;
+        let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
+        let seen = seen.map_err(|error| meaning(error, OPERATION, id.as_str()))?;
+        let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
+        if labels.and_then(|labels| labels.get(LABEL_CLUSTER)) != Some(&self.config.cluster) {
+            return Err(EngineError::NotFound { id: id.to_string() });
+        }
+        let container = reply::inspected(seen).map_err(|reason| malformed(OPERATION, reason))?;
+        self.remember(&container);
+        Ok(container)
+    }
+
+    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        let docker = self.client.docker().await?;
+        let binds = files::resolve_binds(assigned, &self.config.allow_binds)?;
+        let files = files::write(&self.config.data_dir, assigned)?;
+        let body = spec::body(
+            assigned,
+            &Surroundings {
+                cluster: &self.config.cluster,
+                runtime: self.config.runtime,
+                files: &files,
+                binds: &binds,
+            },
+        );
+        let name = spec::container_name(&assigned.instance, assigned.generation);
+        let options = CreateContainerOptions {
+            name: Some(name.clone()),
+            ..CreateContainerOptions::default()
+        };
+        let image = &assigned.template.image;
+        match limited(SLOW, docker.create_container(Some(options), body)).await {
+            Ok(made) => {
+                let id = ContainerId(made.id);
+                let owner = (assigned.instance.clone(), assigned.generation);
+                let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+                own.insert(id.clone(), owner);
+                Ok(id)
+            }
+            Err(error) => Err(match status(&error) {
+                Some(409) => EngineError::AlreadyExists { name },
+                Some(404) if self.image_missing(image).await => {
+                    EngineError::ImageMissing { image: image.clone() }
+                }
+                _ => {
+                    let error = meaning(error, "create a container", &name);
+                    self.unless_runtime_missing(error).await
+                }
+            }),
+        }
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        let (instance, _) = self.owner(id).await?;
+        if self.config.runtime == Runtime::Dwell {
+            self.map(id, &instance)?;
+        }
+        match limited(SLOW, docker.start_container(id.as_str(), None)).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let error = meaning(error, "start a container", id.as_str());
+                Err(self.unless_runtime_missing(error).await)
+            }
+        }
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        self.owner(id).await?;
+        // Docker counts in seconds: rather a little longer than asked.
+        let seconds = grace.as_millis().div_ceil(1000);
+        let limit = grace.saturating_add(SLOW);
+        let docker = self.client.docker().await?.with_timeout(limit);
+        let options = StopContainerOptions {
+            t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
+            signal: None,
+        };
+        limited(limit, docker.stop_container(id.as_str(), Some(options)))
+            .await
+            .map_err(|error| meaning(error, "stop a container", id.as_str()))
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
+        self.owner(id).await?;
+        let docker = self.client.docker().await?;
+        let options = WaitContainerOptions { condition: "not-running".to_owned() };
+        let code = match docker.wait_container(id.as_str(), Some(options)).next().await {
+            Some(Ok(ended)) => ended.status_code,
+            // How bollard says that the exit code was not 0.
+            Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
+            Some(Err(error)) => return Err(meaning(error, "wait for a container", id.as_str())),
+            None => return Err(malformed("wait for a container", "it ended without an exit code")),
+        };
+        i32::try_from(code).map_err(|_| malformed("wait for a container", "a strange exit code"))
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let (instance, generation) = match self.owner(id).await {
+            Err(EngineError::NotFound { .. }) => return Ok(()),
+            owner => owner?,
+        };
+        let docker = self.client.docker().await?;
+        // `v` takes along the volumes that the image declares and nobody named; never a named one.
+        let options = RemoveContainerOptions { v: true, force: true, link: false };
+        let removed = limited(SLOW, docker.remove_container(id.as_str(), Some(options))).await;
+        match removed.map_err(|error| meaning(error, "remove a container", id.as_str())) {
+            Ok(()) | Err(EngineError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        // What is left over does no harm and is written anew for the next container of that name.
+        if let Err(error) = Mapping::remove(&self.config.run_dir, id.as_str()) {
+            warn!(%instance, %error, "cannot remove the mapping of a container");
+        }
+        if let Err(error) = files::remove(&self.config.data_dir, &instance, generation) {
+            warn!(%instance, %error, "cannot remove the files of a container");
+        }
+        Ok(())
+    }
+
+    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
+        self.owner(id).await?;
+        let docker = self.client.docker().await?;
+        limited(QUICK, docker.update_container(id.as_str(), spec::update(limits)))
+            .await
+            .map_err(|error| meaning(error, "change the limits of a container", id.as_str()))
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        pull::pull(&docker, image, progress).await
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {
+        let docker = self.client.negotiate().await?;
+        // Docker begins to listen a little after it was asked: the last second is told again.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = now.as_secs().saturating_sub(1);
+        let mut filters = self.filters();
+        filters.insert("type".to_owned(), vec!["container".to_owned()]);
+        filters.insert("event".to_owned(), EVENTS.map(str::to_owned).into());
+        let options =
+            EventsOptions { since: Some(since.to_string()), until: None, filters: Some(filters) };
+        let events = docker.events(Some(options)).filter_map(|message| async {
+            message.map(reply::event).map_err(|error| meaning(error, "tell events", "")).transpose()
+        });
+        Ok(events.boxed())
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        options: &LogOptions,
+    ) -> Result<OutputStream, EngineError> {
+        // Also finds out whether it is still there, which the stream would tell late.
+        self.inspect(id).await?;
+        let docker = self.client.docker().await?;
+        let since = options.since.map_or(0, |since| since.as_seconds_and_nanos().0);
+        let options = LogsOptions {
+            follow: options.follow,
+            stdout: true,
+            stderr: true,
+            since: i32::try_from(since).unwrap_or(i32::MAX),
+            until: 0,
+            timestamps: options.timestamps,
+            tail: options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
+        };
+        let id = id.clone();
+        let output = docker.logs(id.as_str(), Some(options)).map(move |piece| match piece {
+            Ok(LogOutput::StdErr { message }) => Ok(Output::Stderr(message)),
+            Ok(
+                LogOutput::StdOut { message }
+                | LogOutput::StdIn { message }
+                | LogOutput::Console { message },
+            ) => Ok(Output::Stdout(message)),
+            Err(error) => Err(meaning(error, "read what a container wrote", id.as_str())),
+        });
+        Ok(output.boxed())
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, EngineError> {
+        self.owner(id).await?;
+        exec::start(&self.client, id, request).await
+    }
+}
+
+fn malformed(operation: &'static str, what: &str) -> EngineError {
+    EngineError::Other { engine: NAME, operation, reason: format!("malformed reply: {what}") }
+}

@@ -1,0 +1,194 @@
+//! What a container finds of its node: its `/etc/hosts` and `/etc/resolv.conf`, and bind mounts.
+//!
+//! Docker would put the host's own two files into a container of its host network. Ours belong to one
+//! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::Assigned;
+use dwell_core::workload::MountSource;
+
+use super::client::NAME;
+use crate::engine::EngineError;
+
+/// The host's list of resolvers, and the one behind systemd's local resolver.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const RESOLV_CONF_UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+
+/// Where the files of a container are.
+pub(super) fn directory(data: &Path, instance: &InstanceName, generation: Generation) -> PathBuf {
+    data.join("instances").join(instance.to_string()).join(format!("g{generation}"))
+}
+
+/// Writes the files of a container, in place of older ones, and returns where they are.
+pub(super) fn write(data: &Path, assigned: &Assigned) -> Result<PathBuf, EngineError> {
+    let directory = directory(data, &assigned.instance, assigned.generation);
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    let resolvers = resolv_conf(&read(RESOLV_CONF), &read(RESOLV_CONF_UPLINK));
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::write(directory.join("hosts"), hosts(assigned)))
+        .and_then(|()| fs::write(directory.join("resolv.conf"), resolvers))
+        .map_err(|error| EngineError::Other {
+            engine: NAME,
+            operation: "write the files of a container",
+            reason: format!("{}: {error}", directory.display()),
+        })?;
+    Ok(directory)
+}
+
+/// Removes the files of a container; what is gone is fine.
+pub(super) fn remove(
+    data: &Path,
+    instance: &InstanceName,
+    generation: Generation,
+) -> io::Result<()> {
+    let directory = directory(data, instance, generation);
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // Fails while another generation has its files there, which is as it should be.
+    directory.parent().map_or(Ok(()), |parent| fs::remove_dir(parent).or(Ok(())))
+}
+
+fn hosts(assigned: &Assigned) -> String {
+    let (address, name) = (assigned.address, assigned.hostname());
+    let instance = assigned.instance.to_string();
+    let alias = if name == instance { String::new() } else { format!(" {instance}") };
+    format!(
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{name}{alias}\n"
+    )
+}
+
+/// The host's resolvers without those that only the host itself can reach: a loopback address means
+/// the sandbox's own inside it. If nothing is left, those behind systemd's local resolver.
+fn resolv_conf(host: &str, uplink: &str) -> String {
+    let reachable = |line: &str| {
+        let server = line.split_whitespace().nth(1).unwrap_or_default();
+        server.split('%').next().is_some_and(|address| {
+            address.parse::<IpAddr>().is_ok_and(|address| {
+                !address.is_loopback() && address != IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            })
+        })
+    };
+    let is_server = |line: &str| line.split_whitespace().next() == Some("nameserver");
+    let usable = |text: &str| text.lines().any(|line| is_server(line) && reachable(line));
+    let chosen = if usable(host) || !usable(uplink) { host } else { uplink };
+    let meant = |line: &&str| match line.split_whitespace().next() {
+        Some("nameserver") => reachable(line),
+        Some("search" | "domain" | "options") => true,
+        _ => false,
+    };
+    chosen.lines().filter(meant).map(|line| format!("{line}\n")).collect()
+}
+
+/// The real paths of an instance's bind mounts, by target, each beneath an allowed one.
+///
+/// Symbolic links are resolved before the comparison, and the resolved path is what is mounted. An
+/// operator who allows a directory in which others can make links trusts them with what is beneath.
+pub(super) fn resolve_binds(
+    assigned: &Assigned,
+    allowed: &[PathBuf],
+) -> Result<HashMap<String, String>, EngineError> {
+    const OPERATION: &str = "mount a path of the node";
+    let mut resolved = HashMap::new();
+    for mount in &assigned.template.mounts {
+        let MountSource::Bind(path) = &mount.source else { continue };
+        let real = fs::canonicalize(path).map_err(|error| EngineError::Other {
+            engine: NAME,
+            operation: OPERATION,
+            reason: format!("{path:?}: {error}; make it on the node"),
+        })?;
+        let inside =
+            |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
+        let real = real.to_str().filter(|_| allowed.iter().any(inside));
+        let real = real.ok_or_else(|| EngineError::Refused {
+            engine: NAME,
+            operation: OPERATION,
+            reason: format!(
+                "{path:?} is not beneath a path of `allow_binds` in the configuration of this node's agent"
+            ),
+        })?;
+        resolved.insert(mount.target.clone(), real.to_owned());
+    }
+    Ok(resolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use dwell_core::workload::{Mount, Template};
+
+    use super::*;
+    use crate::engine::fake;
+
+    #[test]
+    fn resolvers_that_work_in_a_sandbox() {
+        let uplink = "# systemd\nnameserver 192.0.2.1\nsearch example.com\n";
+        for (host, expected) in [
+            ("nameserver 192.0.2.9\noptions edns0\n", "nameserver 192.0.2.9\noptions edns0\n"),
+            ("nameserver 127.0.0.53\nsearch a\n", "nameserver 192.0.2.1\nsearch example.com\n"),
+            ("nameserver ::1\nnameserver 192.0.2.9\n", "nameserver 192.0.2.9\n"),
+            ("nameserver fe80::1%eth0\n", "nameserver fe80::1%eth0\n"),
+            ("", "nameserver 192.0.2.1\nsearch example.com\n"),
+            ("nameserver nonsense\n", "nameserver 192.0.2.1\nsearch example.com\n"),
+        ] {
+            assert_eq!(resolv_conf(host, uplink), expected, "{host:?}");
+        }
+        assert_eq!(resolv_conf("nameserver 127.0.0.1\nsearch a\n", ""), "search a\n");
+    }
+
+    #[test]
+    fn hosts_names_the_instance_once() {
+        let mut template = Template::of_image("a");
+        let text = hosts(&fake::assigned("web-0", 1, template.clone()));
+        assert!(text.ends_with("10.80.0.1\tweb-0\n"), "{text}");
+        template.hostname = "db".to_owned();
+        let text = hosts(&fake::assigned("web-0", 1, template));
+        assert!(text.ends_with("10.80.0.1\tdb web-0\n"), "{text}");
+    }
+
+    #[test]
+    fn files_come_and_go_by_generation() {
+        let data = tempfile::tempdir().unwrap();
+        let (old, new) = (
+            fake::assigned("web-0", 1, Template::of_image("a")),
+            fake::assigned("web-0", 2, Template::of_image("a")),
+        );
+        let first = write(data.path(), &old).unwrap();
+        let second = write(data.path(), &new).unwrap();
+        remove(data.path(), &old.instance, old.generation).unwrap();
+        assert!(!first.exists() && second.join("hosts").exists());
+        remove(data.path(), &new.instance, new.generation).unwrap();
+        remove(data.path(), &new.instance, new.generation).unwrap();
+        assert!(!second.parent().unwrap().exists());
+    }
+
+    #[test]
+    fn binds_only_beneath_what_is_allowed() {
+        let root = tempfile::tempdir().unwrap();
+        let allowed = root.path().join("allowed");
+        fs::create_dir_all(allowed.join("inside")).unwrap();
+        fs::create_dir(root.path().join("allowed-not")).unwrap();
+        std::os::unix::fs::symlink("/etc", allowed.join("escape")).unwrap();
+        let resolve = |path: &str| {
+            let mut template = Template::of_image("a");
+            template.mounts = vec![Mount {
+                source: MountSource::Bind(format!("{}/{path}", root.path().display())),
+                target: "/data".to_owned(),
+                read_only: false,
+            }];
+            resolve_binds(&fake::assigned("web-0", 1, template), std::slice::from_ref(&allowed))
+        };
+        assert!(resolve("allowed/inside").unwrap()["/data"].ends_with("/allowed/inside"));
+        assert!(resolve("allowed").is_ok());
+        for refused in ["allowed-not", "allowed/escape", ""] {
+            assert!(resolve(refused).unwrap_err().is_permanent(), "{refused}");
+        }
+        assert!(!resolve("allowed/missing").unwrap_err().is_permanent());
+    }
+}

@@ -1,0 +1,240 @@
+//! Docker's words for containers and events, read into ours.
+//!
+//! What is missing or makes no sense is an error and never a guess: a container that looked gone or
+//! dead because of half a reply would be replaced.
+
+use std::collections::HashMap;
+
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
+    ContainerSummaryStateEnum, EventMessage, HostConfig,
+};
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::{Fingerprint, Resources};
+
+use super::spec::{
+    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_RESTARTS, MEMORY_UNLIMITED,
+};
+use crate::engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
+
+/// Reads an entry of a list. The error says what is wrong with it.
+pub(super) fn listed(entry: ContainerSummary) -> Result<Container, &'static str> {
+    let state = match entry.state {
+        Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
+        Some(
+            ContainerSummaryStateEnum::RUNNING
+            | ContainerSummaryStateEnum::PAUSED
+            | ContainerSummaryStateEnum::STOPPING,
+        ) => ContainerState::Running,
+        // Docker restarts none of ours by itself; one that waits for it does not run.
+        Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::RESTARTING) => {
+            ContainerState::Exited
+        }
+        Some(ContainerSummaryStateEnum::DEAD | ContainerSummaryStateEnum::REMOVING) => {
+            ContainerState::Dead
+        }
+        Some(ContainerSummaryStateEnum::EMPTY) | None => return Err("it has no state"),
+    };
+    container(entry.id, &entry.labels.unwrap_or_default(), state)
+}
+
+/// Reads a full description.
+pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'static str> {
+    let labels = reply.config.and_then(|config| config.labels).unwrap_or_default();
+    let seen = reply.state.ok_or("it has no state")?;
+    let state = match seen.status {
+        Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
+        Some(
+            ContainerStateStatusEnum::RUNNING
+            | ContainerStateStatusEnum::PAUSED
+            | ContainerStateStatusEnum::STOPPING,
+        ) => ContainerState::Running,
+        Some(ContainerStateStatusEnum::EXITED | ContainerStateStatusEnum::RESTARTING) => {
+            ContainerState::Exited
+        }
+        Some(ContainerStateStatusEnum::DEAD | ContainerStateStatusEnum::REMOVING) => {
+            ContainerState::Dead
+        }
+        Some(ContainerStateStatusEnum::EMPTY) | None => return Err("it has no state"),
+    };
+    let mut container = container(reply.id, &labels, state)?;
+    let running = state == ContainerState::Running;
+    let pid = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
+    let started_at = seen.started_at.as_deref().and_then(timestamp);
+    if running && (pid.is_none() || started_at.is_none()) {
+        return Err("it runs without a process or a time of its start");
+    }
+    let exit_code = seen.exit_code.and_then(|code| i32::try_from(code).ok());
+    container.details = Some(Details {
+        pid: pid.filter(|_| running),
+        started_at,
+        finished_at: seen.finished_at.as_deref().and_then(timestamp).filter(|_| !running),
+        exit_code: exit_code.filter(|_| !running && started_at.is_some()),
+        out_of_memory: seen.oom_killed.unwrap_or(false),
+        limits: limits(&reply.host_config.ok_or("it has no limits")?),
+    });
+    Ok(container)
+}
+
+fn container(
+    id: Option<String>,
+    labels: &HashMap<String, String>,
+    state: ContainerState,
+) -> Result<Container, &'static str> {
+    let label = |name| labels.get(name).map(String::as_str);
+    let generation = label(LABEL_GENERATION).and_then(|text| text.parse().ok());
+    Ok(Container {
+        id: ContainerId(id.ok_or("it has no id")?),
+        instance: instance(labels)?,
+        generation: Generation(generation.ok_or("its label of a generation is missing or wrong")?),
+        fingerprint: Fingerprint(
+            label(LABEL_FINGERPRINT).ok_or("its label of a fingerprint is missing")?.to_owned(),
+        ),
+        state,
+        restarts_asked: label(LABEL_RESTARTS).and_then(|text| text.parse().ok()).unwrap_or(0),
+        details: None,
+    })
+}
+
+fn instance(labels: &HashMap<String, String>) -> Result<InstanceName, &'static str> {
+    let name = labels.get(LABEL_INSTANCE).and_then(|text| text.parse().ok());
+    name.ok_or("its label of an instance is missing or wrong")
+}
+
+fn limits(config: &HostConfig) -> Resources {
+    let positive = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
+    let quota = positive(config.cpu_quota);
+    let period = positive(config.cpu_period).max(1);
+    let memory = positive(config.memory);
+    Resources {
+        cpu: Millicores(quota.saturating_mul(1000) / period),
+        memory: Bytes(if memory >= MEMORY_UNLIMITED { 0 } else { memory }),
+    }
+}
+
+/// Reads an event; `None` for one that says nothing of ours.
+pub(super) fn event(message: EventMessage) -> Option<Event> {
+    let actor = message.actor?;
+    let attributes = actor.attributes.unwrap_or_default();
+    let kind = match message.action.as_deref()? {
+        "start" => EventKind::Started,
+        "die" => EventKind::Died {
+            exit_code: attributes.get("exitCode").and_then(|code| code.parse().ok()),
+        },
+        "oom" => EventKind::OutOfMemory,
+        "destroy" => EventKind::Removed,
+        _ => EventKind::Changed,
+    };
+    Some(Event {
+        id: ContainerId(actor.id?),
+        instance: instance(&attributes).ok()?,
+        at: Timestamp(u64::try_from(message.time_nano?).ok()? / 1_000_000),
+        kind,
+    })
+}
+
+/// Reads a time as Docker writes it; the year 1 stands for never.
+fn timestamp(text: &str) -> Option<Timestamp> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_millisecond()).ok().map(Timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(state: &str, labels: &str) -> ContainerSummary {
+        let text = format!(r#"{{"Id":"c1","State":{state},"Labels":{{{labels}}}}}"#);
+        serde_json::from_str(&text).unwrap()
+    }
+
+    const LABELS: &str =
+        r#""dwell.instance":"web-0","dwell.generation":"7","dwell.fingerprint":"f""#;
+
+    #[test]
+    fn states_of_a_list() {
+        for (text, state) in [
+            ("\"created\"", ContainerState::Created),
+            ("\"running\"", ContainerState::Running),
+            ("\"paused\"", ContainerState::Running),
+            ("\"exited\"", ContainerState::Exited),
+            ("\"removing\"", ContainerState::Dead),
+        ] {
+            let container = listed(entry(text, LABELS)).unwrap();
+            assert_eq!(container.state, state, "{text}");
+            assert_eq!(container.generation, Generation(7));
+        }
+    }
+
+    #[test]
+    fn half_a_reply_is_an_error() {
+        assert!(listed(entry("null", LABELS)).is_err());
+        assert!(listed(entry("\"\"", LABELS)).is_err());
+        assert!(listed(entry("\"running\"", "")).is_err());
+        assert!(listed(entry("\"running\"", &LABELS.replace("web-0", "../x"))).is_err());
+        assert!(listed(entry("\"running\"", &LABELS.replace('7', "-7"))).is_err());
+    }
+
+    fn description(state: &str) -> Result<Container, &'static str> {
+        let text = format!(
+            r#"{{"Id":"c1","State":{state},"Config":{{"Labels":{{{LABELS}}}}},
+                "HostConfig":{{"CpuQuota":50000,"CpuPeriod":100000,"Memory":67108864}}}}"#
+        );
+        inspected(serde_json::from_str(&text).unwrap())
+    }
+
+    #[test]
+    fn descriptions() {
+        let running = description(
+            r#"{"Status":"running","Pid":42,"StartedAt":"2026-01-02T03:04:05.678901234Z"}"#,
+        );
+        let expected = Details {
+            pid: Some(42),
+            started_at: Some(Timestamp(1_767_323_045_678)),
+            limits: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
+            ..Details::default()
+        };
+        assert_eq!(running.unwrap().details, Some(expected));
+        let exited = description(
+            r#"{"Status":"exited","Pid":0,"ExitCode":137,"OOMKilled":true,
+                "StartedAt":"2026-01-02T03:04:05.678Z","FinishedAt":"2026-01-02T03:04:06Z"}"#,
+        );
+        let expected = Details {
+            pid: None,
+            finished_at: Some(Timestamp(1_767_323_046_000)),
+            exit_code: Some(137),
+            out_of_memory: true,
+            ..expected
+        };
+        assert_eq!(exited.unwrap().details, Some(expected));
+        let created = description(
+            r#"{"Status":"created","Pid":0,"ExitCode":0,"StartedAt":"0001-01-01T00:00:00Z"}"#,
+        );
+        let details = created.unwrap().details.unwrap();
+        assert_eq!((details.started_at, details.exit_code), (None, None));
+        assert!(description(r#"{"Status":"running","Pid":0}"#).is_err());
+        assert!(description("null").is_err());
+    }
+
+    #[test]
+    fn events_without_meaning_are_left_out() {
+        let read = |text: &str| event(serde_json::from_str(text).unwrap());
+        let died = read(
+            r#"{"Action":"die","timeNano":1500000000,"Actor":{"ID":"c1","Attributes":
+                {"dwell.instance":"web-0","exitCode":"3"}}}"#,
+        );
+        assert_eq!(
+            died,
+            Some(Event {
+                id: ContainerId("c1".to_owned()),
+                instance: "web-0".parse().unwrap(),
+                at: Timestamp(1500),
+                kind: EventKind::Died { exit_code: Some(3) },
+            })
+        );
+        assert_eq!(read(r#"{"Action":"die","timeNano":1,"Actor":{"ID":"c1"}}"#), None);
+        assert_eq!(read("{}"), None);
+    }
+}

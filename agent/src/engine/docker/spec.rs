@@ -1,0 +1,299 @@
+//! What Docker is told of an instance: pure, from an assignment to the body of a create request.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
+    MountType, MountVolumeOptions, RestartPolicy, RestartPolicyNameEnum,
+};
+use dwell_core::id::{Generation, InstanceName, VolumeName};
+use dwell_core::instance::Assigned;
+use dwell_core::workload::{MountSource, Resources};
+
+use super::Runtime;
+
+pub(super) const LABEL_CLUSTER: &str = "dwell.cluster";
+pub(super) const LABEL_INSTANCE: &str = "dwell.instance";
+pub(super) const LABEL_GENERATION: &str = "dwell.generation";
+pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
+pub(super) const LABEL_RESTARTS: &str = "dwell.restarts-asked";
+const LABEL_VOLUME: &str = "dwell.volume";
+
+/// What stands for no limit where a limit is taken away: Docker reads 0 as "leave it" there. One
+/// exbibyte, beyond every specification.
+pub(super) const MEMORY_UNLIMITED: u64 = 1 << 60;
+
+/// The period of the scheduler that processor limits are counted in, in microseconds.
+const CPU_PERIOD_US: i64 = 100_000;
+/// The least processor time per period that the kernel takes, in microseconds.
+const CPU_QUOTA_MIN_US: i64 = 1_000;
+/// The output of one container is kept in so many files of this size at most.
+const LOG_FILES: &str = "3";
+const LOG_FILE_SIZE: &str = "10m";
+
+/// The name of the container of an instance at a generation.
+pub(super) fn container_name(instance: &InstanceName, generation: Generation) -> String {
+    format!("dwell.{instance}.g{generation}")
+}
+
+/// The name of an instance's volume. Volumes are Docker's own: they take over what the image has at
+/// that place, as users of Compose expect, and Docker keeps them when it removes containers.
+fn volume_name(instance: &InstanceName, volume: &VolumeName) -> String {
+    format!("dwell.{instance}.{volume}")
+}
+
+/// What is known of the node when a container is made.
+pub(super) struct Surroundings<'a> {
+    /// The cluster's name.
+    pub(super) cluster: &'a str,
+    /// What puts it into its sandbox.
+    pub(super) runtime: Runtime,
+    /// The directory with its `hosts` and `resolv.conf`.
+    pub(super) files: &'a Path,
+    /// The host's paths of its bind mounts, resolved and allowed, by target.
+    pub(super) binds: &'a HashMap<String, String>,
+}
+
+/// The request for an instance's container.
+///
+/// Docker's own ways of restarting, probing and wiring are all switched off: the agent does that.
+pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> ContainerCreateBody {
+    let template = &assigned.template;
+    let mut labels: HashMap<_, _> = template.labels.clone().into_iter().collect();
+    labels.extend(
+        [
+            (LABEL_CLUSTER, surroundings.cluster.to_owned()),
+            (LABEL_INSTANCE, assigned.instance.to_string()),
+            (LABEL_GENERATION, assigned.generation.to_string()),
+            (LABEL_FINGERPRINT, template.fingerprint().to_string()),
+            (LABEL_RESTARTS, assigned.restarts_asked.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value)),
+    );
+    ContainerCreateBody {
+        image: Some(template.image.clone()),
+        hostname: Some(assigned.hostname()),
+        entrypoint: Some(template.entrypoint.clone()).filter(|words| !words.is_empty()),
+        cmd: Some(template.command.clone()).filter(|words| !words.is_empty()),
+        env: Some(
+            template.environment.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        ),
+        user: given(&template.user),
+        working_dir: given(&template.working_dir),
+        stop_signal: given(&template.stop_signal),
+        labels: Some(labels),
+        healthcheck: Some(HealthConfig {
+            test: Some(vec!["NONE".to_owned()]),
+            ..HealthConfig::default()
+        }),
+        host_config: Some(host_config(assigned, surroundings)),
+        ..ContainerCreateBody::default()
+    }
+}
+
+fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConfig {
+    let Limits { cpu_quota_us, memory, memory_swap } = Limits::of(assigned.template.resources);
+    let (runtime, network) = match surroundings.runtime {
+        // Docker prepares no network; the wrapper puts the sandbox in the place of the host's.
+        Runtime::Dwell => (Some(Runtime::NAME.to_owned()), "host"),
+        Runtime::WithoutNetwork => (None, "none"),
+    };
+    HostConfig {
+        runtime,
+        network_mode: Some(network.to_owned()),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(cpu_quota_us),
+        memory: Some(memory),
+        memory_swap: Some(memory_swap),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".to_owned()),
+            config: Some(
+                [("max-size", LOG_FILE_SIZE), ("max-file", LOG_FILES)]
+                    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                    .into(),
+            ),
+        }),
+        mounts: Some(mounts(assigned, surroundings)),
+        ..HostConfig::default()
+    }
+}
+
+fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
+    let asked = &assigned.template.mounts;
+    let own = ["hosts", "resolv.conf"].into_iter().filter_map(|file| {
+        let target = format!("/etc/{file}");
+        let replaced = asked.iter().any(|mount| mount.target == target);
+        let source = surroundings.files.join(file).to_string_lossy().into_owned();
+        (!replaced).then(|| bind(source, target, false))
+    });
+    let asked = asked.iter().filter_map(|mount| match &mount.source {
+        MountSource::Bind(_) => surroundings
+            .binds
+            .get(&mount.target)
+            .map(|source| bind(source.clone(), mount.target.clone(), mount.read_only)),
+        MountSource::Volume(volume) => Some(Mount {
+            typ: Some(MountType::VOLUME),
+            source: Some(volume_name(&assigned.instance, volume)),
+            target: Some(mount.target.clone()),
+            read_only: Some(mount.read_only),
+            volume_options: Some(MountVolumeOptions {
+                labels: Some(
+                    [
+                        (LABEL_CLUSTER, surroundings.cluster.to_owned()),
+                        (LABEL_INSTANCE, assigned.instance.to_string()),
+                        (LABEL_VOLUME, volume.to_string()),
+                    ]
+                    .map(|(key, value)| (key.to_owned(), value))
+                    .into(),
+                ),
+                ..MountVolumeOptions::default()
+            }),
+            ..Mount::default()
+        }),
+    });
+    own.chain(asked).collect()
+}
+
+fn bind(source: String, target: String, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::BIND),
+        source: Some(source),
+        target: Some(target),
+        read_only: Some(read_only),
+        ..Mount::default()
+    }
+}
+
+fn given(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// The request for other limits of a container that exists.
+pub(super) fn update(limits: Resources) -> ContainerUpdateBody {
+    let Limits { cpu_quota_us, memory, memory_swap } = Limits::of(limits);
+    let unlimited = i64::try_from(MEMORY_UNLIMITED).unwrap_or(i64::MAX);
+    ContainerUpdateBody {
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(if cpu_quota_us == 0 { -1 } else { cpu_quota_us }),
+        memory: Some(if memory == 0 { unlimited } else { memory }),
+        memory_swap: Some(if memory_swap == 0 { unlimited } else { memory_swap }),
+        ..ContainerUpdateBody::default()
+    }
+}
+
+/// Limits in Docker's terms. A quota and not its `NanoCpus`: that cannot be taken away again, and is
+/// refused where it exceeds the host.
+struct Limits {
+    cpu_quota_us: i64,
+    memory: i64,
+    /// Memory and swap together: equal to the memory, so that there is no swap.
+    memory_swap: i64,
+}
+
+impl Limits {
+    fn of(resources: Resources) -> Self {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let quota = signed(resources.cpu.0).saturating_mul(CPU_PERIOD_US / 1000);
+        let memory = signed(resources.memory.0);
+        Self {
+            cpu_quota_us: if quota == 0 { 0 } else { quota.max(CPU_QUOTA_MIN_US) },
+            memory,
+            memory_swap: memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dwell_core::quantity::{Bytes, Millicores};
+    use dwell_core::workload::{Mount as Asked, Template};
+
+    use super::*;
+    use crate::engine::fake;
+
+    fn of(template: Template, runtime: Runtime) -> ContainerCreateBody {
+        let binds = [("/data".to_owned(), "/srv/real".to_owned())].into();
+        let files = Path::new("/files");
+        body(
+            &fake::assigned("web-0", 3, template),
+            &Surroundings { cluster: "lab", runtime, files, binds: &binds },
+        )
+    }
+
+    #[test]
+    fn nothing_starts_without_the_runtime_or_in_the_host() {
+        let host = of(Template::of_image("a"), Runtime::Dwell).host_config.unwrap();
+        assert_eq!(host.runtime.as_deref(), Some("dwell"));
+        assert_eq!(host.network_mode.as_deref(), Some("host"));
+        let host = of(Template::of_image("a"), Runtime::WithoutNetwork).host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
+        assert_eq!(host.privileged, None);
+    }
+
+    #[test]
+    fn labels_of_a_template_cannot_pose_as_ours() {
+        let mut template = Template::of_image("a");
+        template.labels.insert(LABEL_INSTANCE.to_owned(), "db-0".to_owned());
+        template.labels.insert("team".to_owned(), "x".to_owned());
+        let labels = of(template, Runtime::Dwell).labels.unwrap();
+        assert_eq!(labels[LABEL_INSTANCE], "web-0");
+        assert_eq!(labels[LABEL_GENERATION], "3");
+        assert_eq!(labels["team"], "x");
+    }
+
+    #[test]
+    fn what_is_not_given_is_left_to_the_image() {
+        let body = of(Template::of_image("a"), Runtime::Dwell);
+        assert_eq!((body.cmd, body.entrypoint, body.user), (None, None, None));
+        assert_eq!(body.hostname.as_deref(), Some("web-0"));
+    }
+
+    #[test]
+    fn mounts() {
+        let mut template = Template::of_image("a");
+        let mount =
+            |source, target: &str| Asked { source, target: target.to_owned(), read_only: true };
+        template.mounts = vec![
+            mount(MountSource::Volume("db".parse().unwrap()), "/var/lib/db"),
+            mount(MountSource::Bind("/srv/link".to_owned()), "/data"),
+            mount(MountSource::Bind("/not/resolved".to_owned()), "/other"),
+            mount(MountSource::Volume("hosts".parse().unwrap()), "/etc/hosts"),
+        ];
+        let mounts = of(template, Runtime::Dwell).host_config.unwrap().mounts.unwrap();
+        let shown: Vec<_> = mounts
+            .iter()
+            .map(|mount| {
+                (
+                    mount.source.as_deref().unwrap(),
+                    mount.target.as_deref().unwrap(),
+                    mount.read_only,
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("/files/resolv.conf", "/etc/resolv.conf", Some(false)),
+                ("dwell.web-0.db", "/var/lib/db", Some(true)),
+                ("/srv/real", "/data", Some(true)),
+                ("dwell.web-0.hosts", "/etc/hosts", Some(true)),
+            ]
+        );
+    }
+
+    #[test]
+    fn limits_can_be_set_and_taken_away() {
+        let some = update(Resources { cpu: Millicores(250), memory: Bytes::mebi(64) });
+        assert_eq!((some.cpu_quota, some.memory), (Some(25_000), Some(64 << 20)));
+        assert_eq!(some.memory_swap, Some(64 << 20));
+        let none = update(Resources::default());
+        assert_eq!((none.cpu_quota, none.memory), (Some(-1), Some(1 << 60)));
+        let least = update(Resources { cpu: Millicores(1), ..Resources::default() });
+        assert_eq!(least.cpu_quota, Some(1_000));
+    }
+}

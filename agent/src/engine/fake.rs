@@ -1,0 +1,263 @@
+//! An engine in memory, for tests and simulations: it behaves as [`Engine`] says, and misbehaves on
+//! request.
+//!
+//! Deterministic: no threads, no wall clock, no randomness. Time passes only where a latency was set,
+//! and then it is tokio's, which tests can pause. A stopped process takes no time to end.
+//!
+//! | what to ask for | how |
+//! |---|---|
+//! | calls that fail, without or after having taken effect | [`FakeEngine::fail_next`], [`FakeEngine::fail_after_next`] |
+//! | calls that take time, or do not return | [`FakeEngine::set_latency`], [`FakeEngine::stall`] |
+//! | an engine that is gone, its containers running on | [`FakeEngine::down`], [`FakeEngine::up`] |
+//! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
+//! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
+//! | events that do not come, or come twice | [`FakeEngine::lose_events`], [`FakeEngine::repeat_events`] |
+//!
+//! What it was asked is counted ([`FakeEngine::count`]) and written down ([`FakeEngine::journal`]), and
+//! whether ever two containers of one instance ran at once ([`FakeEngine::overlaps`]).
+
+pub mod control;
+mod session;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dwell_core::clock::Clock;
+use dwell_core::instance::Assigned;
+use dwell_core::node::EngineInfo;
+use dwell_core::workload::Resources;
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use tokio::sync::{broadcast, watch};
+use tokio_stream::wrappers::BroadcastStream;
+
+use self::state::{ImageState, Shared, State};
+use super::{
+    Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
+    ExecRequest, ExecSession, LogOptions, OutputStream, PullProgress,
+};
+
+/// How errors name this engine.
+const NAME: &str = "fake";
+
+/// The calls of [`Engine`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "each is the method of its name")]
+pub enum Operation {
+    Info,
+    List,
+    Inspect,
+    Create,
+    Start,
+    Stop,
+    Wait,
+    Remove,
+    UpdateLimits,
+    Pull,
+    Events,
+    Logs,
+    Exec,
+}
+
+/// An engine in memory. Clones are the same engine.
+#[derive(Clone)]
+pub struct FakeEngine {
+    shared: Arc<Shared>,
+}
+
+impl FakeEngine {
+    /// An engine that is up and has every image and no container.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { shared: Arc::new(Shared::new(clock)) }
+    }
+
+    /// What every call begins with: it is written down, takes its time, and may fail. Returns the
+    /// error to fail with after the effect, if there is to be one.
+    async fn begin(
+        &self,
+        operation: Operation,
+        subject: &str,
+    ) -> Result<Option<EngineError>, EngineError> {
+        let mut changes = self.shared.changes();
+        let latency = self.shared.state().note(operation, subject, self.shared.now());
+        if let Some(latency) = latency {
+            tokio::time::sleep(latency).await;
+        }
+        loop {
+            if let Some(verdict) = self.shared.state().pass(operation) {
+                return verdict;
+            }
+            // The sender lives as long as this engine.
+            drop(changes.changed().await);
+        }
+    }
+
+    /// A call that only looks, or changes something in one go.
+    async fn call<T>(
+        &self,
+        operation: Operation,
+        subject: &str,
+        effect: impl FnOnce(&mut State) -> Result<T, EngineError>,
+    ) -> Result<T, EngineError> {
+        let failure = self.begin(operation, subject).await?;
+        let done = effect(&mut self.shared.state());
+        self.shared.announce();
+        match failure {
+            Some(failure) => Err(failure),
+            None => done,
+        }
+    }
+
+    /// Waits until a container is not running, or the engine is gone.
+    async fn ended(&self, id: &ContainerId) -> Result<i32, EngineError> {
+        let mut changes = self.shared.changes();
+        loop {
+            {
+                let state = self.shared.state();
+                state.check_up()?;
+                let container = state.container(id)?;
+                if container.seen.state != ContainerState::Running {
+                    return Ok(container.details.exit_code.unwrap_or(0));
+                }
+            }
+            drop(changes.changed().await);
+        }
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn info(&self) -> Result<EngineReport, EngineError> {
+        self.call(Operation::Info, "", |_| {
+            let info = EngineInfo { version: "1".to_owned(), ready: true, ..EngineInfo::default() };
+            Ok(EngineReport { info, data_root: None })
+        })
+        .await
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        self.call(Operation::List, "", |state| Ok(state.seen())).await
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        self.call(Operation::Inspect, id.as_str(), |state| state.inspect(id)).await
+    }
+
+    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        let now = self.shared.now();
+        let subject = assigned.instance.to_string();
+        self.call(Operation::Create, &subject, |state| state.create(assigned, now)).await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let now = self.shared.now();
+        self.call(Operation::Start, id.as_str(), |state| state.start(id, now)).await
+    }
+
+    async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
+        let now = self.shared.now();
+        self.call(Operation::Stop, id.as_str(), |state| {
+            state.container(id)?;
+            state.end(id, 143, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
+        let failure = self.begin(Operation::Wait, id.as_str()).await?;
+        let code = self.ended(id).await;
+        failure.map_or(code, Err)
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        let now = self.shared.now();
+        self.call(Operation::Remove, id.as_str(), |state| {
+            state.remove(id, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
+        let now = self.shared.now();
+        self.call(Operation::UpdateLimits, id.as_str(), |state| {
+            state.container_mut(id)?.details.limits = limits;
+            state.tell(id, EventKind::Changed, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
+        self.call(Operation::Pull, image, |state| match state.images.get(image) {
+            Some(&ImageState::Broken { permanent }) => Err(EngineError::PullFailed {
+                image: image.to_owned(),
+                reason: "it was told to fail".to_owned(),
+                permanent,
+            }),
+            _ => {
+                state.images.remove(image);
+                progress.send_replace(PullProgress {
+                    layers_done: 1,
+                    layers: 1,
+                    bytes_done: 1,
+                    bytes: 1,
+                });
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {
+        // From the moment of the call on, also while it takes its time.
+        let receiver = self.shared.state().subscribe();
+        let failure = self.begin(Operation::Events, "").await?;
+        let stream = BroadcastStream::new(receiver).map(|event| {
+            // A reader that is too slow is cut off, as by a real engine.
+            event.map_err(|_| state::unavailable())
+        });
+        failure.map_or(Ok(stream.boxed()), Err)
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        options: &LogOptions,
+    ) -> Result<OutputStream, EngineError> {
+        let failure = self.begin(Operation::Logs, id.as_str()).await?;
+        self.shared.state().container(id)?;
+        let output = session::logs(Arc::clone(&self.shared), id.clone(), options.follow);
+        failure.map_or(Ok(output), Err)
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, EngineError> {
+        let exit_code = self
+            .call(Operation::Exec, id.as_str(), |state| match state.container(id)?.seen.state {
+                ContainerState::Running => Ok(state.exec_exits),
+                _ => Err(EngineError::NotRunning { id: id.to_string() }),
+            })
+            .await?;
+        Ok(session::exec(request, exit_code))
+    }
+}
+
+type Events = broadcast::Sender<Event>;
+
+#[cfg(test)]
+pub(crate) use self::tests::assigned;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! What tests ask of the fake engine beside what [`Engine`](super::Engine) has.
+
+use std::time::Duration;
+
+use dwell_core::clock::{Clock, Timestamp};
+use dwell_core::id::InstanceName;
+use tokio::time::Instant;
+
+use super::state::{Fault, ImageState, State};
+use super::{Container, ContainerId, EngineError, FakeEngine, Operation};
+
+/// A call that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What.
+    pub operation: Operation,
+    /// The container's id, for `create` the instance, for `pull` the image; empty without one.
+    pub subject: String,
+    /// When it began.
+    pub at: Timestamp,
+}
+
+/// A clock that goes as tokio's does, so that it stands still and leaps with it in tests.
+pub struct TokioClock {
+    started: Instant,
+}
+
+impl TokioClock {
+    /// A clock that begins at a fixed time.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Default for TokioClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_700_000_000_000).after(self.started.elapsed())
+    }
+}
+
+impl FakeEngine {
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let done = change(&mut self.shared.state());
+        self.shared.announce();
+        done
+    }
+
+    /// The next `count` calls of `operation` fail without effect.
+    pub fn fail_next(&self, operation: Operation, count: usize, error: EngineError) {
+        self.add_faults(operation, count, Fault::Before(error));
+    }
+
+    /// The next `count` calls of `operation` take effect and fail all the same, as one whose answer
+    /// was lost.
+    pub fn fail_after_next(&self, operation: Operation, count: usize, error: EngineError) {
+        self.add_faults(operation, count, Fault::After(error));
+    }
+
+    fn add_faults(&self, operation: Operation, count: usize, fault: Fault) {
+        self.change(|state| {
+            let faults = state.faults.entry(operation).or_default();
+            faults.extend(std::iter::repeat_n(fault, count));
+        });
+    }
+
+    /// Calls of `operation` do not return, until [`FakeEngine::release`] or [`FakeEngine::down`].
+    pub fn stall(&self, operation: Operation) {
+        self.change(|state| state.stalled.insert(operation));
+    }
+
+    /// Ends what [`FakeEngine::stall`] began.
+    pub fn release(&self, operation: Operation) {
+        self.change(|state| state.stalled.remove(&operation));
+    }
+
+    /// Calls of `operation` that begin from now on take so long.
+    pub fn set_latency(&self, operation: Operation, latency: Duration) {
+        self.change(|state| state.latencies.insert(operation, latency));
+    }
+
+    /// The engine goes away; its containers run on. Streams of events end, calls fail.
+    pub fn down(&self) {
+        self.change(|state| {
+            state.down = true;
+            state.cut_events();
+        });
+    }
+
+    /// The engine is back.
+    pub fn up(&self) {
+        self.change(|state| state.down = false);
+    }
+
+    /// The main process of a container ends. Whether there was one.
+    #[must_use]
+    pub fn crash(&self, id: &ContainerId, exit_code: i32) -> bool {
+        let now = self.shared.now();
+        self.change(|state| state.end(id, exit_code, now))
+    }
+
+    /// Somebody removes a container by hand.
+    pub fn vanish(&self, id: &ContainerId) {
+        let now = self.shared.now();
+        self.change(|state| state.remove(id, now));
+    }
+
+    /// Processes of this image end as soon as they were started; `None` heals it.
+    pub fn ends_at_once(&self, image: &str, exit_code: Option<i32>) {
+        self.change(|state| match exit_code {
+            Some(exit_code) => state.short_lived.insert(image.to_owned(), exit_code),
+            None => state.short_lived.remove(image),
+        });
+    }
+
+    /// An image has to be pulled before it can be used.
+    pub fn forget_image(&self, image: &str) {
+        self.change(|state| state.images.insert(image.to_owned(), ImageState::Missing));
+    }
+
+    /// An image is missing and cannot be pulled, until [`FakeEngine::forget_image`] heals that.
+    pub fn break_image(&self, image: &str, permanent: bool) {
+        let broken = ImageState::Broken { permanent };
+        self.change(|state| state.images.insert(image.to_owned(), broken));
+    }
+
+    /// The exit code of the commands that are run in containers from now on; 0 at first.
+    pub fn set_exec_exit_code(&self, exit_code: i32) {
+        self.change(|state| state.exec_exits = exit_code);
+    }
+
+    /// A container writes something.
+    pub fn print(&self, id: &ContainerId, text: &str) {
+        self.change(|state| {
+            if let Ok(container) = state.container_mut(id) {
+                container.output.extend_from_slice(text.as_bytes());
+            }
+        });
+    }
+
+    /// The next `count` events are told to nobody.
+    pub fn lose_events(&self, count: u32) {
+        self.change(|state| state.events_to_lose = count);
+    }
+
+    /// The next `count` events are told twice.
+    pub fn repeat_events(&self, count: u32) {
+        self.change(|state| state.events_to_repeat = count);
+    }
+
+    /// All containers, without a call.
+    #[must_use]
+    pub fn containers(&self) -> Vec<Container> {
+        self.shared.state().seen()
+    }
+
+    /// How many containers of an instance run, without a call.
+    #[must_use]
+    pub fn running(&self, instance: &InstanceName) -> usize {
+        self.shared.state().running(|seen| seen.instance == *instance)
+    }
+
+    /// How often a container was started while another one of its instance was running: 0, unless
+    /// somebody is wrong.
+    #[must_use]
+    pub fn overlaps(&self) -> u64 {
+        self.shared.state().overlaps
+    }
+
+    /// How often `operation` was called, whatever came of it.
+    #[must_use]
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.shared.state().counts.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// The calls so far, the oldest first; a long run loses the oldest.
+    #[must_use]
+    pub fn journal(&self) -> Vec<Call> {
+        self.shared.state().journal.iter().cloned().collect()
+    }
+}

@@ -1,0 +1,295 @@
+//! What the fake engine has, and what it was told to do wrong.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dwell_core::clock::{Clock, Timestamp};
+use dwell_core::instance::Assigned;
+use tokio::sync::{broadcast, watch};
+
+use super::{
+    Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
+};
+use crate::engine::Details;
+use crate::engine::fake::control::Call;
+
+/// How many events a reader can be behind before it is cut off.
+const EVENTS_MAX: usize = 4_096;
+/// How many calls are written down; the oldest are forgotten.
+const JOURNAL_MAX: usize = 100_000;
+
+/// The engine that all clones share.
+pub(super) struct Shared {
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+    /// Counts the changes, for those who wait for one.
+    version: watch::Sender<u64>,
+}
+
+impl Shared {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, state: Mutex::new(State::default()), version: watch::Sender::default() }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Take it before looking at the state, so that no change is missed.
+    pub(super) fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    pub(super) fn announce(&self) {
+        self.version.send_modify(|version| *version = version.wrapping_add(1));
+    }
+}
+
+/// A container, and what only a fake knows of it.
+pub(super) struct FakeContainer {
+    /// As a list shows it.
+    pub(super) seen: Container,
+    pub(super) details: Details,
+    pub(super) image: String,
+    pub(super) output: Vec<u8>,
+}
+
+/// Why an image cannot be used at once.
+#[derive(Clone, Copy)]
+pub(super) enum ImageState {
+    Missing,
+    Broken { permanent: bool },
+}
+
+/// When a call is to fail.
+#[derive(Clone)]
+pub(super) enum Fault {
+    Before(EngineError),
+    After(EngineError),
+}
+
+pub(super) struct State {
+    pub(super) down: bool,
+    pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
+    /// For ids of containers and processes.
+    next: u32,
+    /// Images that are not simply there.
+    pub(super) images: BTreeMap<String, ImageState>,
+    /// Images whose process ends at once, with an exit code.
+    pub(super) short_lived: BTreeMap<String, i32>,
+    pub(super) exec_exits: i32,
+    pub(super) faults: BTreeMap<Operation, VecDeque<Fault>>,
+    pub(super) stalled: BTreeSet<Operation>,
+    pub(super) latencies: BTreeMap<Operation, Duration>,
+    pub(super) events: Events,
+    pub(super) events_to_lose: u32,
+    pub(super) events_to_repeat: u32,
+    pub(super) journal: VecDeque<Call>,
+    pub(super) counts: BTreeMap<Operation, u64>,
+    pub(super) overlaps: u64,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            down: false,
+            containers: BTreeMap::new(),
+            next: 0,
+            images: BTreeMap::new(),
+            short_lived: BTreeMap::new(),
+            exec_exits: 0,
+            faults: BTreeMap::new(),
+            stalled: BTreeSet::new(),
+            latencies: BTreeMap::new(),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            events_to_lose: 0,
+            events_to_repeat: 0,
+            journal: VecDeque::new(),
+            counts: BTreeMap::new(),
+            overlaps: 0,
+        }
+    }
+}
+
+pub(super) fn unavailable() -> EngineError {
+    EngineError::Unavailable { engine: NAME, reason: "it was told to be down".to_owned() }
+}
+
+impl State {
+    /// Writes a call down and says how long it takes.
+    pub(super) fn note(
+        &mut self,
+        operation: Operation,
+        subject: &str,
+        at: Timestamp,
+    ) -> Option<Duration> {
+        *self.counts.entry(operation).or_default() += 1;
+        if self.journal.len() >= JOURNAL_MAX {
+            self.journal.pop_front();
+        }
+        self.journal.push_back(Call { operation, subject: subject.to_owned(), at });
+        self.latencies.get(&operation).copied()
+    }
+
+    /// Whether a call may go on: `None` while it is stalled, else with an error to fail with later.
+    pub(super) fn pass(
+        &mut self,
+        operation: Operation,
+    ) -> Option<Result<Option<EngineError>, EngineError>> {
+        if self.down {
+            return Some(Err(unavailable()));
+        }
+        if self.stalled.contains(&operation) {
+            return None;
+        }
+        Some(match self.faults.get_mut(&operation).and_then(VecDeque::pop_front) {
+            Some(Fault::Before(error)) => Err(error),
+            Some(Fault::After(error)) => Ok(Some(error)),
+            None => Ok(None),
+        })
+    }
+
+    pub(super) fn check_up(&self) -> Result<(), EngineError> {
+        if self.down { Err(unavailable()) } else { Ok(()) }
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    pub(super) fn seen(&self) -> Vec<Container> {
+        self.containers.values().map(|container| container.seen.clone()).collect()
+    }
+
+    /// A container as a closer look shows it.
+    pub(super) fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        let container = self.container(id)?;
+        Ok(Container { details: Some(container.details), ..container.seen.clone() })
+    }
+
+    pub(super) fn container(&self, id: &ContainerId) -> Result<&FakeContainer, EngineError> {
+        self.containers.get(id).ok_or_else(|| EngineError::NotFound { id: id.to_string() })
+    }
+
+    pub(super) fn container_mut(
+        &mut self,
+        id: &ContainerId,
+    ) -> Result<&mut FakeContainer, EngineError> {
+        self.containers.get_mut(id).ok_or_else(|| EngineError::NotFound { id: id.to_string() })
+    }
+
+    pub(super) fn create(
+        &mut self,
+        assigned: &Assigned,
+        now: Timestamp,
+    ) -> Result<ContainerId, EngineError> {
+        let (instance, generation) = (&assigned.instance, assigned.generation);
+        let image = &assigned.template.image;
+        if self.images.contains_key(image) {
+            return Err(EngineError::ImageMissing { image: image.clone() });
+        }
+        let same = |other: &FakeContainer| {
+            other.seen.instance == *instance && other.seen.generation == generation
+        };
+        if self.containers.values().any(same) {
+            return Err(EngineError::AlreadyExists { name: format!("{instance}.g{generation}") });
+        }
+        let id = ContainerId(format!("fake{:08}", self.number()));
+        let seen = Container {
+            id: id.clone(),
+            instance: instance.clone(),
+            generation,
+            fingerprint: assigned.template.fingerprint(),
+            state: ContainerState::Created,
+            restarts_asked: assigned.restarts_asked,
+            details: None,
+        };
+        let details = Details { limits: assigned.template.resources, ..Details::default() };
+        let container = FakeContainer { seen, details, image: image.clone(), output: Vec::new() };
+        self.containers.insert(id.clone(), container);
+        self.tell(&id, EventKind::Changed, now);
+        Ok(id)
+    }
+
+    pub(super) fn start(&mut self, id: &ContainerId, now: Timestamp) -> Result<(), EngineError> {
+        let pid = self.number();
+        let container = self.container_mut(id)?;
+        if container.seen.state == ContainerState::Running {
+            return Ok(());
+        }
+        container.seen.state = ContainerState::Running;
+        container.details = Details {
+            pid: Some(pid),
+            started_at: Some(now),
+            limits: container.details.limits,
+            ..Details::default()
+        };
+        container.output.extend_from_slice(b"started\n");
+        let (instance, image) = (container.seen.instance.clone(), container.image.clone());
+        if self.running(|other| other.instance == instance) > 1 {
+            self.overlaps += 1;
+        }
+        self.tell(id, EventKind::Started, now);
+        if let Some(&exit_code) = self.short_lived.get(&image) {
+            self.end(id, exit_code, now);
+        }
+        Ok(())
+    }
+
+    /// How many containers run of those that are meant.
+    pub(super) fn running(&self, meant: impl Fn(&Container) -> bool) -> usize {
+        let all = self.containers.values().map(|container| &container.seen);
+        all.filter(|seen| seen.state == ContainerState::Running && meant(seen)).count()
+    }
+
+    /// Ends the process of a container, if there is one.
+    pub(super) fn end(&mut self, id: &ContainerId, exit_code: i32, now: Timestamp) -> bool {
+        let Some(container) = self.containers.get_mut(id) else { return false };
+        if container.seen.state != ContainerState::Running {
+            return false;
+        }
+        container.seen.state = ContainerState::Exited;
+        container.details.pid = None;
+        container.details.finished_at = Some(now);
+        container.details.exit_code = Some(exit_code);
+        self.tell(id, EventKind::Died { exit_code: Some(exit_code) }, now);
+        true
+    }
+
+    pub(super) fn remove(&mut self, id: &ContainerId, now: Timestamp) {
+        self.end(id, 137, now);
+        self.tell(id, EventKind::Removed, now);
+        self.containers.remove(id);
+    }
+
+    /// Tells those who listen what happened to a container that is still there.
+    pub(super) fn tell(&mut self, id: &ContainerId, kind: EventKind, at: Timestamp) {
+        let Some(container) = self.containers.get(id) else { return };
+        if self.events_to_lose > 0 {
+            self.events_to_lose -= 1;
+            return;
+        }
+        let times = if self.events_to_repeat > 0 { 2 } else { 1 };
+        self.events_to_repeat = self.events_to_repeat.saturating_sub(1);
+        let event = Event { id: id.clone(), instance: container.seen.instance.clone(), at, kind };
+        for _ in 0..times {
+            // Fails if nobody listens.
+            drop(self.events.send(event.clone()));
+        }
+    }
+
+    /// Begins a new stream of events, which ends the one before for all who listen.
+    pub(super) fn cut_events(&mut self) {
+        self.events = broadcast::Sender::new(EVENTS_MAX);
+    }
+
+    fn number(&mut self) -> u32 {
+        self.next += 1;
+        self.next
+    }
+}
