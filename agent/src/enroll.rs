@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use dwell_core::id::NodeName;
 use dwell_core::instance::sanitize;
-use dwell_proto::token::JoinToken;
+use dwell_proto::trust::JoinToken;
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::session_client::SessionClient;

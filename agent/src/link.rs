@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use dwell_proto::trust::CONTROLLER_NAME;
 use hyper_util::rt::TokioIo;
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
@@ -117,9 +118,7 @@ async fn connect_tls(
     tls: Arc<ClientConfig>,
     tcp: TcpStream,
 ) -> Result<TlsStream<TcpStream>, LinkError> {
-    let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let name = ServerName::try_from(host.to_owned()).map_err(|source| LinkError::Protocol {
+    let name = ServerName::try_from(CONTROLLER_NAME).map_err(|source| LinkError::Protocol {
         endpoint: endpoint.into(),
         source: source.into(),
     })?;
@@ -146,10 +145,11 @@ fn handshake_failure(endpoint: &str, error: io::Error) -> LinkError {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "its certificate is not from this cluster's CA".to_owned()
         }
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "its certificate is not for this address; add the address to `advertise` in the \
-             controller's configuration, or use one that is there"
-                .to_owned()
+        CertificateError::NotValidForName
+        | CertificateError::NotValidForNameContext { .. }
+        | CertificateError::InvalidPurpose
+        | CertificateError::InvalidPurposeContext { .. } => {
+            "its certificate is of this cluster, but not a controller's".to_owned()
         }
         CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. }

@@ -3,7 +3,11 @@
 //! Before it has joined, an agent knows of its controller only the digest of the CA that its token
 //! carries ([`by_digest`]); afterwards it has the CA itself and a certificate of its own
 //! ([`by_identity`]). In both cases the controller's certificate has to come from that CA, be made for
-//! a server, be valid now, and name the address that was dialled. TLS 1.3 only: both ends are ours.
+//! a server, be valid now, and have the controller's name ([`CONTROLLER_NAME`]), so that no node can stand
+//! in for it. At which address it is reached proves nothing and is not looked at. TLS 1.3 only: both
+//! ends are ours.
+//!
+//! [`CONTROLLER_NAME`]: dwell_proto::trust::CONTROLLER_NAME
 
 use std::sync::Arc;
 

@@ -5,7 +5,7 @@
 //! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
 
 mod convert;
-pub mod token;
+pub mod trust;
 
 pub use convert::FromWireError;
 

@@ -1,7 +1,12 @@
-//! The text of a join token, which the controller makes and a joining host takes apart.
+//! What agents and controllers agree on about trust: the text of a join token, and the name that a
+//! controller's certificate carries.
 
 use std::fmt;
 use std::str::FromStr;
+
+/// The DNS name in every controller's server certificate, whatever address it is reached at. Agents
+/// accept nothing else from the cluster's CA for a controller, in particular no node's certificate.
+pub const CONTROLLER_NAME: &str = "controller.dwell";
 
 const VERSION: &str = "dwell1";
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=128;
