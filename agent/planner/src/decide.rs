@@ -1,0 +1,308 @@
+//! The rules: what one instance needs next.
+//!
+//! Each instance is decided by itself, in this order:
+//!
+//! 1. a container that is to go and runs is stopped, before anything is started;
+//! 2. the container that is to stay is brought to what is desired: made, stopped, started, limited;
+//!    during an update it is the pair of the old and the new one that is moved on;
+//! 3. when nothing of that can be done now, containers that are to go are removed.
+//!
+//! Which container has which part is decided in `roles.rs`, updates in `update.rs`.
+
+mod roles;
+mod update;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::Generation;
+use dwell_core::instance::RunState;
+use dwell_core::quantity::Millis;
+use dwell_core::workload::RestartPolicy;
+
+use crate::observed::{
+    Container, ContainerState, EngineState, Observed, Sandbox, Seen, Target, Trouble,
+};
+use crate::pause;
+use crate::step::Step;
+use roles::Roles;
+
+/// How long a main process may take to end when its specification is gone.
+const GRACE_OF_UNWANTED: Millis = Millis::seconds(10);
+
+/// What one instance needs next, and which of its containers stands for it.
+#[derive(Debug)]
+pub(crate) struct Decision<'a> {
+    /// The container that its status is about.
+    pub(crate) face: Option<&'a Container>,
+    /// What to do.
+    pub(crate) next: Next<'a>,
+}
+
+/// What to do about an instance.
+#[derive(Debug)]
+pub(crate) enum Next<'a> {
+    /// This, now.
+    Step(Step),
+    /// Nothing before a step is done that is under way.
+    Busy,
+    /// Nothing before a certain time, or before something is done outside the instance.
+    Wait(Wait<'a>),
+    /// Nothing until something changes.
+    Rest(Rest<'a>),
+}
+
+/// What an instance waits for.
+#[derive(Debug)]
+pub(crate) enum Wait<'a> {
+    /// An image that is not on the node.
+    Image(&'a str),
+    /// The pause after a failed step.
+    Retry(&'a Trouble),
+    /// The pause after its main process ended.
+    Crash { until: Timestamp },
+    /// A new container to show that it works.
+    Trial { until: Timestamp },
+}
+
+impl<'a> Wait<'a> {
+    pub(crate) fn image(&self) -> Option<&'a str> {
+        match self {
+            Self::Image(image) => Some(image),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Image(_) => None,
+            Self::Retry(trouble) => Some(trouble.retry_at),
+            Self::Crash { until } | Self::Trial { until } => Some(*until),
+        }
+    }
+}
+
+/// Why an instance needs nothing.
+#[derive(Debug)]
+pub(crate) enum Rest<'a> {
+    /// It is as it is to be, or nothing of it is left.
+    InSync,
+    /// It ended, and its restart policy lets it rest.
+    Ended,
+    /// It ended too often.
+    GaveUp,
+    /// What is desired is older than what is here.
+    OutOfDate { seen: Generation },
+    /// The engine does not answer.
+    NoEngine(&'a EngineState),
+}
+
+/// What is the same for all instances of a plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node<'a> {
+    observed: &'a Observed,
+    now: Timestamp,
+}
+
+impl<'a> Node<'a> {
+    pub(crate) fn new(observed: &'a Observed, now: Timestamp) -> Self {
+        Self { observed, now }
+    }
+}
+
+/// Decides what an instance needs next.
+pub(crate) fn decide<'a>(
+    target: Option<&'a Target>,
+    seen: &'a Seen,
+    node: Node<'a>,
+) -> Decision<'a> {
+    let roles = Roles::assign(target, seen);
+    let face = roles.face();
+    let next = if seen.busy.is_some() {
+        Next::Busy
+    } else if node.observed.engine != EngineState::Ready {
+        Next::Rest(Rest::NoEngine(&node.observed.engine))
+    } else {
+        match target {
+            Some(target) => Instance { target, seen, node }.next(&roles),
+            None => unwanted(seen, &roles, node),
+        }
+    };
+    Decision { face, next }
+}
+
+/// An instance that is not desired: everything goes, the journal last.
+fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
+    let step = if let Some(running) = roles.others().find(|container| container.is_running()) {
+        Step::Stop { container: running.id.clone(), grace: GRACE_OF_UNWANTED }
+    } else if let Some(container) = roles.others().next() {
+        Step::Remove { container: container.id.clone() }
+    } else if seen.sandbox != Sandbox::Absent {
+        Step::RemoveSandbox
+    } else if seen.journal != crate::Journal::default() {
+        Step::Forget
+    } else {
+        return Next::Rest(Rest::InSync);
+    };
+    attempt(step, seen, node)
+}
+
+/// The step, or the wait for its time if it failed a short while ago. A different step is not held
+/// back: whatever changed may have mended the trouble.
+fn attempt<'a>(step: Step, seen: &'a Seen, node: Node<'a>) -> Next<'a> {
+    match &seen.trouble {
+        Some((failed, trouble)) if *failed == step && node.now < trouble.retry_at => {
+            Next::Wait(Wait::Retry(trouble))
+        }
+        _ => Next::Step(step),
+    }
+}
+
+/// A desired instance, with all that its rules look at.
+#[derive(Clone, Copy)]
+struct Instance<'a> {
+    target: &'a Target,
+    seen: &'a Seen,
+    node: Node<'a>,
+}
+
+impl<'a> Instance<'a> {
+    fn next(self, roles: &Roles<'a>) -> Next<'a> {
+        let seen_generation = roles.newest().max(self.seen.journal.generation);
+        if self.target.assigned.generation < seen_generation {
+            return Next::Rest(Rest::OutOfDate { seen: seen_generation });
+        }
+        if let Some(running) = roles.others().find(|container| container.is_running()) {
+            return self.stop(running);
+        }
+        let is_to_run = self.target.assigned.run == RunState::Running;
+        let next = match roles {
+            Roles::Steady { keeper, .. } if !is_to_run => self.rest_stopped(*keeper),
+            Roles::Steady { keeper: Some(keeper), .. } => self.serve(keeper, true),
+            Roles::Steady { keeper: None, .. } => self.create(roles),
+            Roles::Update { old, new, .. } => self.update(old, *new, roles),
+        };
+        match (next, roles.others().next()) {
+            (Next::Step(step), _) => Next::Step(step),
+            (_, Some(container)) => self.attempt(Step::Remove { container: container.id.clone() }),
+            (next, None) => next,
+        }
+    }
+
+    /// Brings the one container of the instance to what is desired. `steady` is false while an update
+    /// is prepared beside it: what it would need a restart for can wait.
+    fn serve(self, container: &'a Container, steady: bool) -> Next<'a> {
+        if steady && self.restart_is_due(container) {
+            return self.order_end(container);
+        }
+        match container.state {
+            ContainerState::Created => self.start(container),
+            ContainerState::Dead => self.attempt(Step::Remove { container: container.id.clone() }),
+            ContainerState::Exited { .. } if self.has_ordered_end(container) => {
+                self.start(container)
+            }
+            ContainerState::Exited { code, .. } => self.restart(container, code),
+            ContainerState::Running { .. } if self.has_ordered_end(container) => {
+                self.stop(container)
+            }
+            ContainerState::Running { .. } => self.keep_running(container),
+        }
+    }
+
+    fn keep_running(self, container: &'a Container) -> Next<'a> {
+        let assigned = &self.target.assigned;
+        match self.seen.sandbox {
+            Sandbox::Ready => {}
+            Sandbox::Doubtful => return self.attempt(Step::EnsureSandbox),
+            // It holds on to a namespace that has lost its name: only a new start gets it into a
+            // sandbox again.
+            Sandbox::Absent => return self.order_end(container),
+        }
+        let resources = assigned.template.resources;
+        if container.fingerprint == self.target.fingerprint && container.resources != resources {
+            let container = container.id.clone();
+            return self.attempt(Step::UpdateLimits { container, resources });
+        }
+        Next::Rest(Rest::InSync)
+    }
+
+    /// What the restart policy says about a main process that ended by itself.
+    fn restart(self, container: &'a Container, code: i32) -> Next<'a> {
+        let crashes = self.seen.journal.crashes_before(container);
+        match self.target.assigned.template.restart {
+            RestartPolicy::Never => return Next::Rest(Rest::Ended),
+            RestartPolicy::OnFailure { .. } if code == 0 => return Next::Rest(Rest::Ended),
+            RestartPolicy::OnFailure { max_retries: Some(most) } if crashes >= most => {
+                return Next::Rest(Rest::GaveUp);
+            }
+            RestartPolicy::Always | RestartPolicy::OnFailure { .. } => {}
+        }
+        let until = container.since.after(pause::after_crash(crashes));
+        if self.node.now < until {
+            return Next::Wait(Wait::Crash { until });
+        }
+        self.start(container)
+    }
+
+    /// Whatever the reason it does not run, a later wish to run it starts it: its end counts as ordered.
+    fn rest_stopped(self, keeper: Option<&'a Container>) -> Next<'a> {
+        match keeper {
+            Some(container) if container.run().is_some() && !self.has_ordered_end(container) => {
+                self.order_end(container)
+            }
+            Some(container) if container.is_running() => self.stop(container),
+            _ => Next::Rest(Rest::InSync),
+        }
+    }
+
+    /// Makes the container of the desired generation.
+    fn create(self, roles: &Roles<'a>) -> Next<'a> {
+        let assigned = &self.target.assigned;
+        // Of two containers of one generation, the one that is not as desired has the other's name.
+        let in_the_way =
+            roles.others().find(|container| container.generation == assigned.generation);
+        if let Some(container) = in_the_way {
+            return self.attempt(Step::Remove { container: container.id.clone() });
+        }
+        let image = assigned.template.image.as_str();
+        if self.node.observed.images.contains_key(image) {
+            return Next::Wait(Wait::Image(image));
+        }
+        self.attempt(Step::Create { generation: assigned.generation })
+    }
+
+    fn start(self, container: &Container) -> Next<'a> {
+        if self.seen.sandbox != Sandbox::Ready {
+            return self.attempt(Step::EnsureSandbox);
+        }
+        self.attempt(Step::Start { container: container.id.clone() })
+    }
+
+    fn stop(self, container: &Container) -> Next<'a> {
+        let grace = self.target.assigned.template.stop_grace;
+        self.attempt(Step::Stop { container: container.id.clone(), grace })
+    }
+
+    /// Notes that the present run is to end and, since nothing will undo that, that all restarts asked
+    /// for so far are as good as done.
+    fn order_end(self, container: &Container) -> Next<'a> {
+        let mut journal = self.seen.journal.ordering_end(container, &self.seen.containers);
+        journal.restarts_done = journal.restarts_done.max(self.target.assigned.restarts_asked);
+        self.attempt(Step::Record(journal))
+    }
+
+    fn has_ordered_end(self, container: &Container) -> bool {
+        self.seen.journal.has_ordered_end(container)
+    }
+
+    /// A container that was made after the request needs no restart for it, nor one never started.
+    fn restart_is_due(self, container: &Container) -> bool {
+        let done = self.seen.journal.restarts_done.max(container.restarts_asked);
+        container.run().is_some() && self.target.assigned.restarts_asked > done
+    }
+
+    fn attempt(self, step: Step) -> Next<'a> {
+        attempt(step, self.seen, self.node)
+    }
+}
+
+#[cfg(test)]
+mod tests;

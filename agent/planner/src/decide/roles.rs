@@ -1,0 +1,109 @@
+//! Which container of an instance has which part.
+//!
+//! Usually there is one, and it is the keeper. Two are there during an update. More, or two of the
+//! same kind, only after somebody meddled or an update was overtaken by the next one: then exactly
+//! one way of choosing leads from any set of containers to one that stays.
+
+use dwell_core::id::Generation;
+use dwell_core::instance::RunState;
+
+use crate::journal::{Journal, Ruling};
+use crate::observed::{Container, Seen, Target};
+
+/// The parts of an instance's containers.
+#[derive(Debug)]
+pub(crate) enum Roles<'a> {
+    /// One container is to stay, if there is one.
+    Steady { keeper: Option<&'a Container>, others: Vec<&'a Container> },
+    /// The old container is known to work, the new one (once it is made) has to show it.
+    Update { old: &'a Container, new: Option<&'a Container>, others: Vec<&'a Container> },
+}
+
+impl<'a> Roles<'a> {
+    pub(crate) fn assign(target: Option<&'a Target>, seen: &'a Seen) -> Self {
+        let all = &seen.containers;
+        let Some(target) = target else {
+            return Self::Steady { keeper: None, others: all.iter().collect() };
+        };
+        let new = best_match(all, target);
+        let old = last_known_good(all, target, &seen.journal);
+        let ruling = seen.journal.ruling_on(target.assigned.generation);
+        let others = |kept: [Option<&Container>; 2]| {
+            let is_kept = |id| kept.iter().flatten().any(|container| &container.id == id);
+            all.iter().filter(|container| !is_kept(&container.id)).collect()
+        };
+        match (old, ruling) {
+            // An instance that is not to run cannot show that it works: its update is undone, and
+            // begins anew when it is to run again.
+            (Some(old), None) if target.assigned.run == RunState::Stopped => {
+                Self::Steady { keeper: Some(old), others: others([Some(old), None]) }
+            }
+            (Some(old), None) => Self::Update { old, new, others: others([Some(old), new]) },
+            (Some(old), Some(Ruling::RolledBack { .. })) => {
+                Self::Steady { keeper: Some(old), others: others([Some(old), None]) }
+            }
+            (Some(_), Some(Ruling::Committed)) | (None, _) => {
+                Self::Steady { keeper: new, others: others([new, None]) }
+            }
+        }
+    }
+
+    /// The containers that are to go.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &'a Container> {
+        let (Self::Steady { others, .. } | Self::Update { others, .. }) = self;
+        others.iter().copied()
+    }
+
+    /// The container that stands for the instance: one that runs, else the one that is to.
+    pub(crate) fn face(&self) -> Option<&'a Container> {
+        let (first, second) = match self {
+            Self::Steady { keeper, .. } => (*keeper, None),
+            Self::Update { old, new, .. } => (*new, Some(*old)),
+        };
+        let all = || first.into_iter().chain(second).chain(self.others());
+        all().find(|container| container.is_running()).or_else(|| all().next())
+    }
+
+    /// The highest generation that a container was made for.
+    pub(crate) fn newest(&self) -> Generation {
+        let kept = match self {
+            Self::Steady { keeper, .. } => [*keeper, None],
+            Self::Update { old, new, .. } => [Some(*old), *new],
+        };
+        let generations = kept.into_iter().flatten().chain(self.others());
+        generations.map(|container| container.generation).max().unwrap_or_default()
+    }
+}
+
+/// The container that is as desired. Of several, the one of the desired generation, then one that
+/// runs, then the newest.
+fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'a Container> {
+    let rank = |container: &Container| {
+        let exact = container.generation == target.assigned.generation;
+        (exact, container.is_running(), container.generation, container.run())
+    };
+    all.iter()
+        .filter(|container| container.fingerprint == target.fingerprint)
+        .max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.id.cmp(&a.id)))
+}
+
+/// The container of an earlier generation to go back to: the one that an update was committed to, else
+/// the oldest, because whatever is older than a committed one has been removed.
+fn last_known_good<'a>(
+    all: &'a [Container],
+    target: &Target,
+    journal: &Journal,
+) -> Option<&'a Container> {
+    let committed = journal
+        .verdict
+        .as_ref()
+        .filter(|verdict| verdict.ruling == Ruling::Committed)
+        .map(|verdict| verdict.generation);
+    all.iter()
+        .filter(|container| container.fingerprint != target.fingerprint)
+        .filter(|container| container.generation < target.assigned.generation)
+        .min_by_key(|container| {
+            let is_committed = Some(container.generation) == committed;
+            (!is_committed, container.generation, !container.is_running(), &container.id)
+        })
+}

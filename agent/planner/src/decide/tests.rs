@@ -1,0 +1,493 @@
+//! One story per test: a container set, and the steps or waits that follow from it.
+
+use std::time::Duration;
+
+use dwell_core::health::{Health, HealthCheck, Probe};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase};
+use dwell_core::net::Mac;
+use dwell_core::quantity::Millicores;
+use dwell_core::workload::Template;
+
+use super::*;
+use crate::journal::{Ruling, Verdict};
+use crate::observed::{ContainerId, Desired, Image};
+use crate::step::{Failure, FailureKind};
+use crate::{Plan, plan, statuses};
+
+const NOW: Timestamp = Timestamp(1_000_000);
+
+/// One desired instance on a node with a ready engine, and what a plan makes of it.
+struct Story {
+    assigned: Option<Assigned>,
+    observed: Observed,
+    seen: Seen,
+    now: Timestamp,
+}
+
+impl Story {
+    fn of(image: &str, generation: u64) -> Self {
+        let address = "10.80.0.5".parse().unwrap();
+        let assigned = Assigned {
+            instance: "web-0".parse().unwrap(),
+            address,
+            mac: Mac::of_address(address),
+            generation: Generation(generation),
+            run: RunState::Running,
+            restarts_asked: 0,
+            update_deadline: Millis::seconds(60),
+            template: Template::of_image(image),
+        };
+        let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
+        let seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };
+        Self { assigned: Some(assigned), observed, seen, now: NOW }
+    }
+
+    /// An instance whose one container runs.
+    fn running() -> Self {
+        Self::of("a", 1).with("c1", "a", 1, running())
+    }
+
+    /// An update from `a` to `b`, with the old container in one state and the new in another.
+    fn updating(old: ContainerState, new: ContainerState) -> Self {
+        Self::of("b", 2).with("c1", "a", 1, old).with("c2", "b", 2, new)
+    }
+
+    fn with(mut self, id: &str, image: &str, generation: u64, state: ContainerState) -> Self {
+        self.seen.containers.push(Container {
+            id: ContainerId(id.into()),
+            generation: Generation(generation),
+            fingerprint: Template::of_image(image).fingerprint(),
+            resources: dwell_core::workload::Resources::default(),
+            restarts_asked: 0,
+            state,
+            since: NOW,
+            health: Health::None,
+        });
+        self
+    }
+
+    fn assigned(&mut self) -> &mut Assigned {
+        self.assigned.as_mut().unwrap()
+    }
+
+    fn with_check(mut self, health: Health) -> Self {
+        self.assigned().template.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
+        self.seen.containers.iter_mut().for_each(|container| container.health = health);
+        self
+    }
+
+    fn after(mut self, time: Duration) -> Self {
+        self.now = self.now.after(time);
+        self
+    }
+
+    fn inputs(&self) -> (Desired, Observed) {
+        let mut observed = self.observed.clone();
+        observed.instances.insert("web-0".parse().unwrap(), self.seen.clone());
+        (self.assigned.clone().into_iter().collect(), observed)
+    }
+
+    fn plan(&self) -> Plan {
+        let (desired, observed) = self.inputs();
+        plan(&desired, &observed, self.now)
+    }
+
+    fn status(&self) -> InstanceStatus {
+        let (desired, observed) = self.inputs();
+        statuses(&desired, &observed, self.now).remove(0)
+    }
+
+    fn step(&self) -> Option<Step> {
+        self.plan().steps.into_values().next()
+    }
+
+    /// The planned step in a word or two.
+    fn word(&self) -> String {
+        match self.step() {
+            None => "-".into(),
+            Some(Step::Create { generation }) => format!("create g{generation}"),
+            Some(Step::EnsureSandbox) => "sandbox".into(),
+            Some(Step::Start { container }) => format!("start {container}"),
+            Some(Step::Stop { container, .. }) => format!("stop {container}"),
+            Some(Step::Remove { container }) => format!("remove {container}"),
+            Some(Step::UpdateLimits { container, .. }) => format!("limit {container}"),
+            Some(Step::RemoveSandbox) => "remove sandbox".into(),
+            Some(Step::Forget) => "forget".into(),
+            Some(Step::Record(journal)) => match journal.verdict {
+                Some(Verdict { ruling: Ruling::Committed, .. }) => "commit".into(),
+                Some(Verdict { ruling: Ruling::RolledBack { .. }, .. }) => "roll back".into(),
+                None => {
+                    let ended: Vec<_> =
+                        journal.ordered_ends.keys().map(ToString::to_string).collect();
+                    format!("order end of {}", ended.join(" "))
+                }
+            },
+        }
+    }
+
+    /// Carries out the planned step as if it had succeeded, for steps that only change the journal.
+    fn record(mut self) -> Self {
+        let step = self.step().unwrap();
+        assert!(matches!(step, Step::Record(_)), "{step:?}");
+        self.seen.succeeded(&step);
+        self
+    }
+
+    fn set(mut self, id: &str, state: ContainerState) -> Self {
+        let container = self.seen.containers.iter_mut().find(|one| one.id.0 == id).unwrap();
+        container.state = state;
+        self
+    }
+}
+
+fn running() -> ContainerState {
+    ContainerState::Running { started_at: Timestamp(5_000) }
+}
+
+fn running_anew() -> ContainerState {
+    ContainerState::Running { started_at: Timestamp(6_000) }
+}
+
+/// The end of the run of [`running`].
+fn exited(code: i32) -> ContainerState {
+    ContainerState::Exited {
+        started_at: Timestamp(5_000),
+        ran_for: Duration::from_secs(1),
+        code,
+        out_of_memory: false,
+    }
+}
+
+#[test]
+fn a_new_instance_is_created_then_given_a_sandbox_then_started() {
+    let mut story = Story::of("a", 1);
+    story.seen.sandbox = Sandbox::Absent;
+    assert_eq!(story.word(), "create g1");
+    assert_eq!(story.status().phase, Phase::Preparing);
+    let mut story = story.with("c1", "a", 1, ContainerState::Created);
+    assert_eq!(story.word(), "sandbox");
+    story.seen.sandbox = Sandbox::Ready;
+    assert_eq!(story.word(), "start c1");
+    let story = story.set("c1", running());
+    assert!(story.plan().is_empty());
+    let status = story.status();
+    assert_eq!((status.phase, status.started_at), (Phase::Running, Some(Timestamp(5_000))));
+}
+
+#[test]
+fn nothing_is_planned_for_an_instance_with_a_step_under_way() {
+    let mut story = Story::of("a", 1);
+    story.seen.busy = Some(Step::Create { generation: Generation(1) });
+    assert!(story.plan().is_empty());
+}
+
+#[test]
+fn an_engine_that_is_away_is_said_to_be_and_left_alone() {
+    let mut story = Story::running();
+    story.assigned = None;
+    story.observed.engine = EngineState::Away { reason: "docker does not answer".into() };
+    assert!(story.plan().is_empty());
+    let mut story = Story::running();
+    story.observed.engine = EngineState::Away { reason: "docker does not answer".into() };
+    let status = story.status();
+    assert_eq!((status.phase, status.message.as_str()), (Phase::Unknown, "docker does not answer"));
+}
+
+#[test]
+fn a_missing_image_is_pulled_once_and_a_failed_pull_waits() {
+    let mut story = Story::of("a", 1);
+    story.observed.images.insert("a".into(), Image::Missing);
+    let plan = story.plan();
+    assert!(plan.steps.is_empty() && plan.pulls.contains("a"));
+    story.observed.images.insert("a".into(), Image::Missing.pulling());
+    assert!(story.plan().is_empty());
+    let failure = Failure { kind: FailureKind::Permanent, message: "no such image".into() };
+    story.observed.images.insert("a".into(), Image::Missing.pulling().failed(failure, NOW));
+    let plan = story.plan();
+    assert!(plan.pulls.is_empty());
+    assert_eq!(plan.wake_at, Some(NOW.after(Duration::from_secs(10))));
+    let status = story.status();
+    assert_eq!(status.phase, Phase::Failed);
+    assert!(status.message.contains("no such image"), "{}", status.message);
+    assert!(story.after(Duration::from_secs(10)).plan().pulls.contains("a"));
+}
+
+#[test]
+fn the_first_crash_restarts_at_once_and_further_ones_after_growing_pauses() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, exited(1));
+    assert_eq!(story.word(), "start c1");
+    story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
+    assert_eq!((story.seen.journal.restarts, story.seen.journal.crashes), (1, 1));
+    assert_eq!(story.plan().wake_at, Some(NOW.after(Duration::from_millis(100))));
+    let status = story.status();
+    assert_eq!((status.phase, status.exit_code), (Phase::Backoff, Some(1)));
+    story.seen.journal.crashes = 30;
+    assert_eq!(story.plan().wake_at, Some(NOW.after(Duration::from_secs(60))));
+    let calm = ContainerState::Exited {
+        started_at: Timestamp(5_000),
+        ran_for: pause::CALM,
+        code: 1,
+        out_of_memory: true,
+    };
+    assert_eq!(story.set("c1", calm).word(), "start c1");
+}
+
+#[test]
+fn restart_policies() {
+    let on_failure = |max_retries| RestartPolicy::OnFailure { max_retries };
+    for (policy, code, crashes, word, phase) in [
+        (RestartPolicy::Always, 0, 0, "start c1", Phase::Preparing),
+        (on_failure(None), 0, 0, "-", Phase::Stopped),
+        (on_failure(None), 1, 0, "start c1", Phase::Preparing),
+        (on_failure(Some(2)), 1, 1, "-", Phase::Backoff),
+        (on_failure(Some(2)), 1, 2, "-", Phase::Failed),
+        (RestartPolicy::Never, 1, 0, "-", Phase::Stopped),
+    ] {
+        let mut story = Story::of("a", 1).with("c1", "a", 1, exited(code));
+        story.assigned().template.restart = policy;
+        story.seen.journal.crashes = crashes;
+        assert_eq!((story.word().as_str(), story.status().phase), (word, phase), "{policy:?}");
+    }
+}
+
+#[test]
+fn a_restart_that_is_asked_for_stops_and_starts_exactly_once() {
+    let mut story = Story::running();
+    story.assigned().restarts_asked = 2;
+    story.assigned().template.restart = RestartPolicy::Never;
+    assert_eq!(story.word(), "order end of c1");
+    let story = story.record();
+    assert_eq!(story.word(), "stop c1");
+    assert_eq!(story.status().phase, Phase::Stopping);
+    let mut story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "start c1");
+    story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
+    let story = story.set("c1", running_anew());
+    assert!(story.plan().is_empty());
+    assert_eq!((story.status().restarts_done, story.status().restarts), (2, 0));
+}
+
+#[test]
+fn a_restart_asked_for_before_the_container_was_made_is_not_due() {
+    let mut story = Story::running();
+    story.assigned().restarts_asked = 2;
+    story.seen.containers[0].restarts_asked = 2;
+    assert!(story.plan().is_empty());
+}
+
+#[test]
+fn a_stopped_instance_keeps_container_and_sandbox_and_starts_again_whatever_its_policy() {
+    let mut story = Story::running();
+    story.assigned().run = RunState::Stopped;
+    story.assigned().template.restart = RestartPolicy::Never;
+    let story = story.record();
+    assert_eq!(story.word(), "stop c1");
+    let mut story = story.set("c1", exited(0));
+    assert!(story.plan().is_empty());
+    assert_eq!(story.status().phase, Phase::Stopped);
+    story.assigned().run = RunState::Running;
+    assert_eq!(story.word(), "start c1");
+}
+
+#[test]
+fn an_instance_that_had_ended_by_itself_can_be_stopped_and_started() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, exited(0));
+    story.assigned().template.restart = RestartPolicy::Never;
+    story.assigned().run = RunState::Stopped;
+    let mut story = story.record();
+    assert!(story.plan().is_empty());
+    story.assigned().run = RunState::Running;
+    assert_eq!(story.word(), "start c1");
+}
+
+#[test]
+fn limits_change_on_the_running_container() {
+    let mut story = Story::running();
+    story.assigned().generation = Generation(2);
+    assert!(story.plan().is_empty(), "a generation alone changes nothing");
+    assert_eq!(story.status().generation, Generation(2));
+    story.assigned().template.resources.cpu = Millicores(500);
+    assert_eq!(story.word(), "limit c1");
+}
+
+#[test]
+fn an_update_prepares_switches_and_commits() {
+    let story = Story::of("b", 2).with("c1", "a", 1, running());
+    assert_eq!(story.word(), "create g2");
+    assert_eq!((story.status().phase, story.status().generation), (Phase::Running, Generation(1)));
+    let story = story.with("c2", "b", 2, ContainerState::Created);
+    assert_eq!(story.word(), "order end of c1");
+    let story = story.record();
+    assert_eq!(story.word(), "stop c1");
+    let story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "start c2");
+    let story = story.set("c2", running_anew());
+    assert_eq!(story.plan().wake_at, Some(NOW.after(pause::SETTLE)));
+    let story = story.after(pause::SETTLE);
+    assert_eq!(story.word(), "commit");
+    let mut story = story.record();
+    assert_eq!(story.word(), "remove c1");
+    story.seen.containers.remove(0);
+    assert!(story.plan().is_empty());
+    assert_eq!(
+        (story.status().generation, story.status().failed_generation),
+        (Generation(2), None)
+    );
+}
+
+#[test]
+fn what_makes_an_update_commit_wait_or_roll_back() {
+    let late = Duration::from_secs(60);
+    for (new, health, age, word) in [
+        (running_anew(), Health::Healthy, Duration::ZERO, "commit"),
+        (running_anew(), Health::Starting, Duration::ZERO, "-"),
+        (running_anew(), Health::None, Duration::ZERO, "-"),
+        (running_anew(), Health::Starting, late, "roll back"),
+        (running_anew(), Health::Unhealthy, Duration::ZERO, "roll back"),
+        (exited(1), Health::Starting, Duration::ZERO, "roll back"),
+    ] {
+        let story = Story::updating(exited(143), new).with_check(health).after(age);
+        assert_eq!(story.word(), word, "{new:?} {health:?} {age:?}");
+    }
+}
+
+#[test]
+fn an_update_that_cannot_be_started_is_rolled_back() {
+    let start = Step::Start { container: ContainerId("c2".into()) };
+    for (kind, age_s, word) in [
+        (FailureKind::Permanent, 0, "roll back"),
+        (FailureKind::Transient, 0, "-"),
+        (FailureKind::Transient, 1, "start c2"),
+        (FailureKind::Transient, 60, "roll back"),
+    ] {
+        let mut story = Story::updating(exited(143), ContainerState::Created);
+        story.seen.failed(&start, Failure { kind, message: "no such command".into() }, NOW);
+        story.seen.sandbox = Sandbox::Ready;
+        let story = story.after(Duration::from_secs(age_s));
+        assert_eq!(story.word(), word, "{kind:?} after {age_s} s");
+    }
+}
+
+#[test]
+fn a_roll_back_ends_in_exactly_the_old_container() {
+    let mut story =
+        Story::updating(running(), ContainerState::Created).with_check(Health::Unhealthy);
+    story.assigned().template.restart = RestartPolicy::Never;
+    let story = story.record().set("c1", exited(143)).set("c2", running_anew());
+    assert_eq!(story.word(), "roll back");
+    let story = story.record();
+    assert_eq!(story.word(), "stop c2");
+    let story = story.set(
+        "c2",
+        ContainerState::Exited {
+            started_at: Timestamp(6_000),
+            ran_for: Duration::from_secs(1),
+            code: 143,
+            out_of_memory: false,
+        },
+    );
+    assert_eq!(story.word(), "start c1");
+    let story = story.set("c1", running_anew());
+    assert_eq!(story.word(), "remove c2");
+    let mut story = story;
+    story.seen.containers.remove(1);
+    assert!(story.plan().is_empty());
+    let status = story.status();
+    assert_eq!(status.failed_generation, Some(Generation(2)));
+    assert_eq!((status.generation, status.phase), (Generation(1), Phase::Running));
+    assert!(status.message.contains("unhealthy"), "{}", status.message);
+    story.assigned().generation = Generation(3);
+    assert_eq!(story.word(), "create g3", "a further change is tried again");
+}
+
+#[test]
+fn an_update_under_way_is_undone_by_the_next_one() {
+    // Generation 2 was on trial when 3 arrived: 1 is the one known to work.
+    let story = Story::updating(exited(143), running_anew()).with("c3", "c", 3, running());
+    let mut story = story;
+    story.assigned().template = Template::of_image("c");
+    story.assigned().generation = Generation(3);
+    story.seen.containers.pop();
+    assert_eq!(story.word(), "stop c2");
+    let mut story = story.set("c2", exited(143));
+    assert_eq!(story.word(), "create g3");
+    story.observed.images.insert("c".into(), Image::Missing);
+    assert_eq!(story.word(), "start c1", "while the image is fetched, the old one serves");
+}
+
+#[test]
+fn an_old_generation_is_left_alone() {
+    let mut story = Story::of("b", 1).with("c1", "a", 2, running());
+    assert!(story.plan().is_empty());
+    assert!(story.status().message.contains("older than generation 2"));
+    story.seen.containers.clear();
+    story.seen.accept(Generation(2));
+    assert!(story.plan().is_empty());
+}
+
+#[test]
+fn what_is_not_desired_goes_whole() {
+    let mut story = Story::running();
+    story.assigned = None;
+    story.seen.journal.restarts_done = 1;
+    assert_eq!((story.word().as_str(), story.status().phase), ("stop c1", Phase::Stopping));
+    let mut story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "remove c1");
+    story.seen.containers.clear();
+    assert_eq!(story.word(), "remove sandbox");
+    story.seen.succeeded(&Step::RemoveSandbox);
+    assert_eq!(story.word(), "forget");
+    story.seen.succeeded(&Step::Forget);
+    assert!(story.plan().is_empty());
+}
+
+#[test]
+fn of_duplicates_exactly_one_stays_and_running_ones_stop_first() {
+    let story = Story::of("a", 2)
+        .with("c1", "a", 1, running())
+        .with("c2", "a", 2, ContainerState::Created)
+        .with("c3", "a", 1, running());
+    assert_eq!(story.word(), "stop c1");
+    let story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "stop c3");
+    let story = story.set("c3", exited(143));
+    assert_eq!(story.word(), "start c2");
+    let story = story.set("c2", running());
+    assert_eq!(story.word(), "remove c1");
+}
+
+#[test]
+fn a_container_of_the_same_generation_but_another_template_makes_way() {
+    let story = Story::of("b", 1).with("c1", "a", 1, running());
+    assert_eq!(story.word(), "stop c1");
+    assert_eq!(story.set("c1", exited(143)).word(), "remove c1");
+}
+
+#[test]
+fn a_lost_sandbox_is_made_anew_and_the_container_started_into_it() {
+    let mut story = Story::running();
+    story.seen.sandbox = Sandbox::Doubtful;
+    assert_eq!(story.word(), "sandbox");
+    story.seen.sandbox = Sandbox::Absent;
+    let story = story.record();
+    assert_eq!(story.word(), "stop c1");
+    assert_eq!(story.set("c1", exited(143)).word(), "sandbox");
+}
+
+#[test]
+fn a_failed_step_is_repeated_after_its_pause_and_another_step_is_not_held_back() {
+    let mut story = Story::of("a", 1);
+    let failure = Failure { kind: FailureKind::Transient, message: "disk full".into() };
+    for pause_ms in [100, 200, 400] {
+        story.seen.failed(&Step::Create { generation: Generation(1) }, failure.clone(), story.now);
+        let plan = story.plan();
+        assert_eq!(plan.wake_at, Some(story.now.after(Duration::from_millis(pause_ms))));
+        story = story.after(Duration::from_millis(pause_ms));
+        assert_eq!(story.word(), "create g1");
+    }
+    story.now = NOW;
+    assert_eq!(story.word(), "-");
+    assert!(story.status().message.contains("disk full"));
+    story.assigned().generation = Generation(2);
+    assert_eq!(story.word(), "create g2");
+}

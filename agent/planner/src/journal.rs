@@ -1,0 +1,110 @@
+//! What has to be known of an instance after a crash of the agent and cannot be asked of the engine.
+//!
+//! A plain create and start writes no journal. Three things do, each before the step that relies on it
+//! ([`Step::Record`](crate::Step::Record)): the end of a main process is ordered, an update is
+//! committed, an update is rolled back. The counters are written when it suits, and losing them costs
+//! a pause that is too short.
+
+use std::collections::BTreeMap;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::Generation;
+use serde::{Deserialize, Serialize};
+
+use crate::observed::{Container, ContainerId, ContainerState};
+
+/// The durable memory about one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Journal {
+    /// The highest generation that was accepted; a lower one is out of date.
+    pub generation: Generation,
+    /// How the last update ended.
+    pub verdict: Option<Verdict>,
+    /// Runs of main processes that were ordered to end, by container: when each was started, by the
+    /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
+    pub ordered_ends: BTreeMap<ContainerId, Timestamp>,
+    /// Up to which request for a restart an end was ordered.
+    pub restarts_done: u64,
+    /// How often the main process was started again after ending by itself.
+    pub restarts: u64,
+    /// How often in a row it ended soon after its start.
+    pub crashes: u32,
+    /// With what it last ended by itself.
+    pub last_exit_code: Option<i32>,
+}
+
+/// How an update ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The update to this generation.
+    pub generation: Generation,
+    /// What was decided.
+    pub ruling: Ruling,
+}
+
+/// What was decided about an update.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ruling {
+    /// The new container is the instance's.
+    Committed,
+    /// The old one is.
+    RolledBack {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl Journal {
+    /// Whether the present (or last) run of this container was ordered to end.
+    pub(crate) fn has_ordered_end(&self, container: &Container) -> bool {
+        container.run().is_some_and(|run| self.ordered_ends.get(&container.id) == Some(&run))
+    }
+
+    /// The journal after ordering the present (or last) run of a container to end. `existing` are the
+    /// containers there are; orders for others are dropped.
+    pub(crate) fn ordering_end(&self, container: &Container, existing: &[Container]) -> Self {
+        let mut journal = self.clone();
+        journal.ordered_ends.retain(|id, _| existing.iter().any(|one| &one.id == id));
+        if let Some(run) = container.run() {
+            journal.ordered_ends.insert(container.id.clone(), run);
+        }
+        journal
+    }
+
+    /// The journal after deciding about the update to `generation`.
+    pub(crate) fn ruling(&self, generation: Generation, ruling: Ruling) -> Self {
+        Self { verdict: Some(Verdict { generation, ruling }), ..self.clone() }
+    }
+
+    /// What was decided about the update to `generation`, if it was.
+    pub(crate) fn ruling_on(&self, generation: Generation) -> Option<&Ruling> {
+        self.verdict
+            .as_ref()
+            .filter(|verdict| verdict.generation == generation)
+            .map(|verdict| &verdict.ruling)
+    }
+
+    /// Counts the start of a container which was in this state before.
+    pub(crate) fn count_start(&mut self, container: &Container) {
+        let by_order = self.has_ordered_end(container);
+        self.ordered_ends.remove(&container.id);
+        match container.state {
+            ContainerState::Exited { code, .. } if !by_order => {
+                self.restarts += 1;
+                self.crashes = self.crashes_before(container).saturating_add(1);
+                self.last_exit_code = Some(code);
+            }
+            _ => self.crashes = 0,
+        }
+    }
+
+    /// How often in a row the main process had ended soon, before the end that is seen now.
+    pub(crate) fn crashes_before(&self, container: &Container) -> u32 {
+        match container.state {
+            ContainerState::Exited { ran_for, .. } if ran_for >= crate::pause::CALM => 0,
+            _ => self.crashes,
+        }
+    }
+}

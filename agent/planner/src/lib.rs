@@ -1,0 +1,110 @@
+//! Decides what a node does next: desired and observed state in, the next steps out.
+//!
+//! [`plan`] is a pure function. The agent's reconciler calls it whenever anything has changed, carries
+//! out the steps, tells [`Seen::succeeded`] or [`Seen::failed`] what came of each, and asks again. At
+//! most one step of an instance is under way at any time; instances do not depend on each other. What
+//! is reported about the instances ([`statuses`]) comes from the same decision as the steps.
+//!
+//! An instance is a chain of small steps, each of them idempotent:
+//!
+//! ```text
+//!   new:        Create ─▶ EnsureSandbox ─▶ Start
+//!   restart:    Record(end ordered) ─▶ Stop ─▶ Start
+//!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
+//!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new
+//!                                                                                 ─▶ Start old ─▶ Remove new
+//!   not wanted: Stop ─▶ Remove ─▶ RemoveSandbox ─▶ Forget
+//! ```
+//!
+//! Invariants, which `simulation.rs` checks under faults:
+//! - a container is started only when no other container of its instance runs;
+//! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
+//! - what is in sync is not touched, and a plan at the fixpoint is empty;
+//! - the same input gives the same plan.
+//!
+//! Where to start: [`Desired`] and [`Observed`] are the input, [`Journal`] is what has to outlive the
+//! agent, `decide.rs` holds the rules.
+
+mod decide;
+mod journal;
+mod observed;
+mod pause;
+#[cfg(test)]
+mod simulation;
+mod status;
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::InstanceName;
+
+pub use journal::{Journal, Ruling, Verdict};
+pub use observed::{
+    Container, ContainerId, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen,
+    Target, Trouble,
+};
+pub use status::statuses;
+pub use step::{Failure, FailureKind, Step};
+
+use decide::{Next, Node, decide};
+
+/// What is to be done now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The next step of each instance that has one.
+    pub steps: BTreeMap<InstanceName, Step>,
+    /// Images to fetch. This is not a step of an instance: several may wait for the same image, and
+    /// an instance goes on serving with its old container meanwhile.
+    pub pulls: BTreeSet<String>,
+    /// When to plan again even if nothing happens: a pause ends, or an update's time is up.
+    pub wake_at: Option<Timestamp>,
+}
+
+impl Plan {
+    /// Whether nothing is to be done, now or later.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty() && self.pulls.is_empty() && self.wake_at.is_none()
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+/// Decides the next step of every instance.
+///
+/// To be called only once a complete `desired` has arrived: what is not in it is taken away.
+#[must_use]
+pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
+    let node = Node::new(observed, now);
+    let mut plan = Plan::default();
+    for (name, target, seen) in observed.with_targets(desired) {
+        match decide(target, seen, node).next {
+            Next::Step(step) => {
+                plan.steps.insert(name.clone(), step);
+            }
+            Next::Wait(wait) => {
+                if let Some(image) = wait.image() {
+                    plan_pull(&mut plan, image, observed, now);
+                }
+                if let Some(until) = wait.until() {
+                    plan.wake(until);
+                }
+            }
+            Next::Busy | Next::Rest(_) => {}
+        }
+    }
+    plan
+}
+
+fn plan_pull(plan: &mut Plan, image: &str, observed: &Observed, now: Timestamp) {
+    match observed.images.get(image) {
+        Some(Image::Failed(trouble)) if now < trouble.retry_at => plan.wake(trouble.retry_at),
+        Some(Image::Missing | Image::Failed(_)) => {
+            plan.pulls.insert(image.to_owned());
+        }
+        Some(Image::Pulling { .. }) | None => {}
+    }
+}

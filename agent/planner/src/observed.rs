@@ -1,0 +1,337 @@
+//! The input of a plan: what is to be, and what was seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::Assigned;
+use dwell_core::workload::{Fingerprint, Resources};
+use serde::{Deserialize, Serialize};
+
+use crate::journal::Journal;
+use crate::pause;
+use crate::step::{Failure, FailureKind, Step};
+
+/// All that the node is to run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    instances: BTreeMap<InstanceName, Target>,
+}
+
+/// An instance that is to be, and what its container is recognised by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What it is to be.
+    pub assigned: Assigned,
+    /// The fingerprint of its template, worked out once.
+    pub fingerprint: Fingerprint,
+}
+
+impl Desired {
+    /// All instances, by name.
+    #[must_use]
+    pub fn instances(&self) -> &BTreeMap<InstanceName, Target> {
+        &self.instances
+    }
+
+    /// One instance, if it is to be.
+    #[must_use]
+    pub fn get(&self, name: &InstanceName) -> Option<&Target> {
+        self.instances.get(name)
+    }
+}
+
+impl FromIterator<Assigned> for Desired {
+    fn from_iter<I: IntoIterator<Item = Assigned>>(all: I) -> Self {
+        let target = |assigned: Assigned| {
+            let fingerprint = assigned.template.fingerprint();
+            (assigned.instance.clone(), Target { assigned, fingerprint })
+        };
+        Self { instances: all.into_iter().map(target).collect() }
+    }
+}
+
+/// All that was seen on the node, and what is remembered about it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Whether the engine answers.
+    pub engine: EngineState,
+    /// Everything about the instances of which something is here.
+    pub instances: BTreeMap<InstanceName, Seen>,
+    /// Images known not to be here; one that is not listed is taken to be.
+    pub images: BTreeMap<String, Image>,
+}
+
+impl Observed {
+    /// Every instance that is desired or seen, in the order of the names.
+    pub(crate) fn with_targets<'a>(
+        &'a self,
+        desired: &'a Desired,
+    ) -> impl Iterator<Item = (&'a InstanceName, Option<&'a Target>, &'a Seen)> {
+        static NOTHING: LazyLock<Seen> = LazyLock::new(Seen::default);
+        let names: BTreeSet<_> = desired.instances.keys().chain(self.instances.keys()).collect();
+        names.into_iter().map(|name| {
+            (name, desired.instances.get(name), self.instances.get(name).unwrap_or(&NOTHING))
+        })
+    }
+}
+
+/// Whether the engine answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum EngineState {
+    /// It does, and what was seen of its containers is complete.
+    Ready,
+    /// It does not: nothing is known about containers.
+    Away {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It has not been asked yet.
+    #[default]
+    Unknown,
+}
+
+/// Everything about one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its containers.
+    pub containers: Vec<Container>,
+    /// Its sandbox.
+    pub sandbox: Sandbox,
+    /// What outlives the agent.
+    pub journal: Journal,
+    /// The step that failed last and has not succeeded since.
+    pub trouble: Option<(Step, Trouble)>,
+    /// The step that is under way: nothing is planned until it is done.
+    pub busy: Option<Step>,
+}
+
+impl Seen {
+    /// One of its containers.
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Option<&Container> {
+        self.containers.iter().find(|container| &container.id == id)
+    }
+
+    /// Takes note of a desired generation, so that an older one is recognised later.
+    pub fn accept(&mut self, generation: Generation) {
+        self.journal.generation = self.journal.generation.max(generation);
+    }
+
+    /// Takes note that a step was done. To be called before what the step changed is observed.
+    pub fn succeeded(&mut self, step: &Step) {
+        self.busy = None;
+        if self.trouble.as_ref().is_some_and(|(failed, _)| failed == step) {
+            self.trouble = None;
+        }
+        match step {
+            Step::Start { container } => {
+                let before = self.containers.iter().find(|one| &one.id == container);
+                if let Some(before) = before {
+                    self.journal.count_start(before);
+                }
+            }
+            Step::Record(journal) => {
+                let generation = self.journal.generation.max(journal.generation);
+                self.journal = Journal { generation, ..journal.clone() };
+            }
+            Step::Forget => self.journal = Journal::default(),
+            Step::EnsureSandbox => self.sandbox = Sandbox::Ready,
+            Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
+            Step::Create { .. }
+            | Step::Stop { .. }
+            | Step::Remove { .. }
+            | Step::UpdateLimits { .. } => {}
+        }
+    }
+
+    /// Takes note that a step failed.
+    pub fn failed(&mut self, step: &Step, failure: Failure, now: Timestamp) {
+        self.busy = None;
+        let earlier = self.trouble.take().filter(|(failed, _)| failed == step);
+        let trouble = Trouble::after(earlier.as_ref().map(|(_, trouble)| trouble), failure, now);
+        // The sandbox may be what the start lacked.
+        let in_doubt = matches!(step, Step::Start { .. }) && !trouble.is_permanent();
+        if in_doubt && self.sandbox == Sandbox::Ready {
+            self.sandbox = Sandbox::Doubtful;
+        }
+        self.trouble = Some((step.clone(), trouble));
+    }
+}
+
+/// The engine's name for a container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    /// The first twelve characters, as Docker shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A container as it was last seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Its name with the engine.
+    pub id: ContainerId,
+    /// The generation it was made for.
+    pub generation: Generation,
+    /// What it was made from.
+    pub fingerprint: Fingerprint,
+    /// The limits it has now.
+    pub resources: Resources,
+    /// How many restarts had been asked for when it was made.
+    pub restarts_asked: u64,
+    /// Where it is in its life.
+    pub state: ContainerState,
+    /// When it was first seen in this state, by the agent's clock. All pauses and deadlines count from
+    /// here: the engine's clock may have been set since.
+    pub since: Timestamp,
+    /// What its health check says.
+    pub health: Health,
+}
+
+impl Container {
+    /// Whether its main process runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+
+    /// What tells its present (or last) run from others: when it was started, by the engine's clock.
+    #[must_use]
+    pub fn run(&self) -> Option<Timestamp> {
+        match self.state {
+            ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. } => {
+                Some(started_at)
+            }
+            ContainerState::Created | ContainerState::Dead => None,
+        }
+    }
+}
+
+/// Where a container is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Made and never started.
+    Created,
+    /// Its main process runs.
+    Running {
+        /// Since when, by the engine's clock.
+        started_at: Timestamp,
+    },
+    /// Its main process has ended.
+    Exited {
+        /// When it was started, by the engine's clock.
+        started_at: Timestamp,
+        /// How long it ran.
+        ran_for: Duration,
+        /// With what it ended.
+        code: i32,
+        /// Whether the kernel ended it for want of memory.
+        out_of_memory: bool,
+    },
+    /// Half removed: all that can be done is to remove it again.
+    Dead,
+}
+
+/// How sure it is that an instance's sandbox is complete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// There is none.
+    #[default]
+    Absent,
+    /// There is one, and it has to be checked: the agent has just started, or something happened.
+    Doubtful,
+    /// It is complete.
+    Ready,
+}
+
+/// An image that is not on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Image {
+    /// It has to be fetched.
+    Missing,
+    /// It is being fetched.
+    Pulling {
+        /// How far that is, for people.
+        progress: String,
+        /// How it failed before.
+        earlier: Option<Trouble>,
+    },
+    /// It could not be fetched.
+    Failed(Trouble),
+}
+
+impl Image {
+    /// The state when a pull begins.
+    #[must_use]
+    pub fn pulling(self) -> Self {
+        Self::Pulling { progress: String::new(), earlier: self.into_trouble() }
+    }
+
+    /// The state when a pull has failed.
+    #[must_use]
+    pub fn failed(self, failure: Failure, now: Timestamp) -> Self {
+        Self::Failed(Trouble::after(self.into_trouble().as_ref(), failure, now))
+    }
+
+    fn into_trouble(self) -> Option<Trouble> {
+        match self {
+            Self::Missing => None,
+            Self::Pulling { earlier, .. } => earlier,
+            Self::Failed(trouble) => Some(trouble),
+        }
+    }
+}
+
+/// Something that fails, and when it is tried again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// How often it failed in a row.
+    pub attempts: u32,
+    /// When it first did.
+    pub since: Timestamp,
+    /// When it is tried again.
+    pub retry_at: Timestamp,
+    /// The last failure.
+    pub failure: Failure,
+}
+
+impl Trouble {
+    fn after(earlier: Option<&Self>, failure: Failure, now: Timestamp) -> Self {
+        let attempts = earlier.map_or(0, |trouble| trouble.attempts).saturating_add(1);
+        Self {
+            attempts,
+            since: earlier.map_or(now, |trouble| trouble.since),
+            retry_at: now.after(pause::after_failure(failure.kind, attempts)),
+            failure,
+        }
+    }
+
+    /// Whether only somebody can mend it.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        self.failure.kind == FailureKind::Permanent
+    }
+}

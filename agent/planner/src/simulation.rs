@@ -1,0 +1,255 @@
+//! Drives the planner through random faults in a simulated node and checks what must hold whatever
+//! happens: never two containers of one instance at once, what is healthy is not touched, and once the
+//! faults stop, exactly what is desired runs after a bounded number of steps.
+//!
+//! `world.rs` is the node; it asserts at every step what must never happen. Here is what happens to it.
+
+mod world;
+
+use std::time::Duration;
+
+use crate::{ContainerId, Journal, Ruling};
+use dwell_core::id::InstanceName;
+use dwell_core::instance::RunState;
+use dwell_core::quantity::Bytes;
+use proptest::prelude::*;
+use world::{Fate, Temper, World};
+
+/// The instances that everything happens to.
+const VICTIMS: usize = 3;
+/// More steps than any instance needs for an update with roll-back and all its crashes.
+const STEPS_MAX: usize = VICTIMS * 30;
+
+#[derive(Clone, Debug)]
+enum Action {
+    Plan,
+    Finish { index: usize, fate: Fate },
+    Pass { ms: u64 },
+    Observe { victim: usize },
+    Declare { victim: usize, temper: Temper, version: u8 },
+    Withdraw { victim: usize },
+    Limit { victim: usize, mebi: u64 },
+    Run { victim: usize, run: RunState },
+    Restart { victim: usize },
+    Kill { index: usize },
+    RemoveByHand { index: usize },
+    LoseSandbox { victim: usize },
+    RestartAgent { done: Vec<bool> },
+    EngineAway,
+    EngineBack { killed_all: bool },
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let victim = 0..VICTIMS;
+    let any_index = any::<proptest::sample::Index>().prop_map(|index| index.index(8));
+    let fate =
+        prop_oneof![6 => Just(Fate::Done), 1 => Just(Fate::Failed), 1 => Just(Fate::ReplyLost)];
+    let temper = prop_oneof![
+        5 => Just(Temper::Good), 1 => Just(Temper::Crashes), 1 => Just(Temper::Sick),
+        1 => Just(Temper::Broken), 1 => Just(Temper::Absent)
+    ];
+    let run = prop_oneof![Just(RunState::Running), Just(RunState::Stopped)];
+    prop_oneof![
+        12 => Just(Action::Plan),
+        12 => (any_index.clone(), fate).prop_map(|(index, fate)| Action::Finish { index, fate }),
+        3 => (1_u64..30_000).prop_map(|ms| Action::Pass { ms }),
+        3 => victim.clone().prop_map(|victim| Action::Observe { victim }),
+        3 => (victim.clone(), temper, 0_u8..3)
+            .prop_map(|(victim, temper, version)| Action::Declare { victim, temper, version }),
+        1 => victim.clone().prop_map(|victim| Action::Withdraw { victim }),
+        1 => (victim.clone(), 16_u64..18).prop_map(|(victim, mebi)| Action::Limit { victim, mebi }),
+        1 => (victim.clone(), run).prop_map(|(victim, run)| Action::Run { victim, run }),
+        1 => victim.clone().prop_map(|victim| Action::Restart { victim }),
+        2 => any_index.clone().prop_map(|index| Action::Kill { index }),
+        1 => any_index.prop_map(|index| Action::RemoveByHand { index }),
+        1 => victim.prop_map(|victim| Action::LoseSandbox { victim }),
+        2 => proptest::collection::vec(any::<bool>(), 4)
+            .prop_map(|done| Action::RestartAgent { done }),
+        1 => Just(Action::EngineAway),
+        2 => any::<bool>().prop_map(|killed_all| Action::EngineBack { killed_all }),
+    ]
+}
+
+fn bystander() -> InstanceName {
+    "bystander-0".parse().unwrap()
+}
+
+fn victim(index: usize) -> InstanceName {
+    format!("victim-{index}").parse().unwrap()
+}
+
+/// The containers that something may be done to by hand.
+fn containers_of_victims(world: &World) -> Vec<ContainerId> {
+    let of_victim = world.containers.iter().filter(|(_, real)| real.instance != bystander());
+    of_victim.map(|(id, _)| id.clone()).collect()
+}
+
+fn act(world: &mut World, action: &Action) {
+    match *action {
+        Action::Plan => drop(world.plan()),
+        Action::Finish { index, fate } => {
+            if !world.in_flight.is_empty() {
+                world.finish(index % world.in_flight.len(), fate);
+            }
+        }
+        Action::Pass { ms } => world.pass(Duration::from_millis(ms)),
+        Action::Observe { victim: index } => world.observe(&victim(index)),
+        Action::Declare { victim: index, temper, version } => {
+            world.declare(&victim(index), temper, version);
+        }
+        Action::Withdraw { victim: index } => drop(world.desired.remove(&victim(index))),
+        Action::Limit { victim: index, mebi } => world.alter(&victim(index), |assigned| {
+            assigned.template.resources.memory = Bytes::mebi(mebi);
+        }),
+        Action::Run { victim: index, run } => {
+            world.alter(&victim(index), |assigned| assigned.run = run);
+        }
+        Action::Restart { victim: index } => {
+            world.alter(&victim(index), |assigned| assigned.restarts_asked += 1);
+        }
+        Action::Kill { index } => {
+            if let Some(id) = containers_of_victims(world).get(index).cloned() {
+                world.kill(&id, 137);
+            }
+        }
+        Action::RemoveByHand { index } => {
+            if let Some(id) = containers_of_victims(world).get(index) {
+                world.containers.remove(id);
+            }
+        }
+        Action::LoseSandbox { victim: index } => {
+            world.sandboxes.remove(&victim(index));
+            if let Some(seen) = world.agent.instances.get_mut(&victim(index)) {
+                seen.sandbox = crate::Sandbox::Absent;
+            }
+        }
+        Action::RestartAgent { ref done } => {
+            let mut done = done.iter().copied().cycle();
+            world.restart_agent(|| done.next().unwrap_or(false));
+        }
+        Action::EngineAway => world.engine_up = false,
+        Action::EngineBack { killed_all } => {
+            if killed_all {
+                for id in containers_of_victims(world) {
+                    world.kill(&id, 137);
+                }
+            }
+            world.engine_up = true;
+            world.observe_all();
+        }
+    }
+}
+
+/// What has to be true of an instance once nothing happens any more.
+fn check(world: &World, name: &InstanceName) {
+    let of_instance: Vec<_> =
+        world.containers.iter().filter(|(_, real)| &real.instance == name).collect();
+    let running: Vec<_> = of_instance.iter().filter(|(_, real)| real.is_running()).collect();
+    assert!(running.len() <= 1, "{name} runs twice: {of_instance:?}");
+    let Some(assigned) = world.desired.get(name) else {
+        assert!(of_instance.is_empty(), "{name} is not desired but {of_instance:?}");
+        assert!(!world.sandboxes.contains(name), "{name} is not desired but has a sandbox");
+        assert!(!world.disk.contains_key(name), "{name} is not desired but has a journal");
+        return;
+    };
+    if assigned.run == RunState::Stopped {
+        assert!(running.is_empty(), "{name} is to be stopped but {running:?}");
+        return;
+    }
+    let journal = world.disk.get(name).cloned().unwrap_or_else(Journal::default);
+    let rolled_back = journal.verdict.is_some_and(|verdict| {
+        verdict.generation == assigned.generation
+            && matches!(verdict.ruling, Ruling::RolledBack { .. })
+    });
+    let works = assigned.template.image.starts_with("good");
+    if works && !rolled_back {
+        let [(id, real)] = running[..] else {
+            panic!("{name} does not run: {of_instance:?}");
+        };
+        assert_eq!(of_instance.len(), 1, "{name} has left-overs: {of_instance:?}");
+        assert_eq!(real.fingerprint, assigned.template.fingerprint(), "{id} is out of date");
+        assert_eq!(real.resources, assigned.template.resources, "{id} has old limits");
+        assert!(world.sandboxes.contains(name));
+    }
+    if rolled_back {
+        assert!(of_instance.len() == 1, "{name} was rolled back but has {of_instance:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn faults_end_in_exactly_what_is_desired(actions in prop::collection::vec(action(), 1..150)) {
+        let mut world = World::new();
+        world.declare(&bystander(), Temper::Good, 0);
+        world.settle();
+        let untouched: Vec<_> =
+            world.containers.iter().map(|(id, real)| (id.clone(), real.state)).collect();
+        prop_assert_eq!(untouched.len(), 1);
+
+        for action in &actions {
+            act(&mut world, action);
+        }
+        // A last crash, with nothing of the volatile state left, makes pauses start anew.
+        world.engine_up = true;
+        world.restart_agent(|| true);
+        let steps = world.settle();
+
+        prop_assert!(steps <= STEPS_MAX, "{} steps to settle", steps);
+        for index in 0..VICTIMS {
+            check(&world, &victim(index));
+        }
+        let (id, state) = &untouched[0];
+        prop_assert_eq!(&world.containers[id].state, state, "a healthy instance was touched");
+    }
+}
+
+#[test]
+fn a_new_instance_takes_three_steps_and_a_plan_at_the_fixpoint_is_empty() {
+    let mut world = World::new();
+    world.declare(&victim(0), Temper::Good, 0);
+    world.images.insert("good:0".into());
+    assert_eq!(world.settle(), 3);
+    check(&world, &victim(0));
+    assert!(world.plan().is_empty());
+    assert!(world.disk.is_empty(), "a plain start wrote a journal");
+    world.restart_agent(|| false);
+    assert_eq!(
+        world.settle(),
+        1,
+        "a restart of the agent checks the sandbox and does nothing else"
+    );
+}
+
+#[test]
+fn every_bad_image_is_rolled_back_to_the_container_that_worked() {
+    for temper in [Temper::Crashes, Temper::Sick, Temper::Broken] {
+        let mut world = World::new();
+        world.declare(&victim(0), Temper::Good, 0);
+        world.settle();
+        let before: Vec<_> = world.containers.keys().cloned().collect();
+        world.declare(&victim(0), temper, 1);
+        world.settle();
+        let after: Vec<_> = world.containers.iter().filter(|(_, real)| real.is_running()).collect();
+        assert_eq!(after.len(), 1, "{temper:?}");
+        assert_eq!(after[0].0, &before[0], "{temper:?}");
+        assert_eq!(world.containers.len(), 1, "{temper:?}: {:?}", world.containers);
+        world.declare(&victim(0), Temper::Good, 2);
+        world.settle();
+        check(&world, &victim(0));
+    }
+}
+
+#[test]
+fn an_image_that_cannot_be_fetched_leaves_the_old_container_serving() {
+    let mut world = World::new();
+    world.declare(&victim(0), Temper::Good, 0);
+    world.settle();
+    let before = world.containers.keys().next().cloned().unwrap();
+    world.declare(&victim(0), Temper::Absent, 1);
+    world.plan();
+    world.kill(&before, 137);
+    world.settle();
+    assert!(world.containers[&before].is_running(), "the old one was not kept alive");
+}

@@ -1,0 +1,437 @@
+//! A node in miniature: an engine, its containers and sandboxes, a disk for journals, and an agent that
+//! does nothing but observe, plan and carry out steps. All of it can fail at any moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::{
+    Container, ContainerId, ContainerState, Desired, EngineState, Failure, FailureKind, Image,
+    Journal, Observed, Sandbox, Seen, Step, plan,
+};
+use dwell_core::clock::Timestamp;
+use dwell_core::health::{Health, HealthCheck, Probe};
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::{Assigned, RunState};
+use dwell_core::net::Mac;
+use dwell_core::quantity::{Bytes, Millis};
+use dwell_core::workload::{Fingerprint, Resources, RestartPolicy, Template};
+
+/// How the main process of an image behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Temper {
+    /// It runs and is healthy.
+    Good,
+    /// It ends soon after its start.
+    Crashes,
+    /// It runs and is unhealthy.
+    Sick,
+    /// It cannot be started.
+    Broken,
+    /// Its image cannot be fetched.
+    Absent,
+}
+
+impl Temper {
+    fn of(image: &str) -> Self {
+        match image.split(':').next() {
+            Some("crashes") => Self::Crashes,
+            Some("sick") => Self::Sick,
+            Some("broken") => Self::Broken,
+            Some("absent") => Self::Absent,
+            _ => Self::Good,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Crashes => "crashes",
+            Self::Sick => "sick",
+            Self::Broken => "broken",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// What becomes of a step that is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is done and said to be.
+    Done,
+    /// It is not done.
+    Failed,
+    /// It is done, but the reply is lost.
+    ReplyLost,
+}
+
+/// A container as it really is.
+#[derive(Clone, Debug)]
+pub(crate) struct Real {
+    pub(crate) instance: InstanceName,
+    pub(crate) generation: Generation,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) resources: Resources,
+    pub(crate) restarts_asked: u64,
+    pub(crate) image: String,
+    pub(crate) state: ContainerState,
+}
+
+impl Real {
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+}
+
+/// The whole node.
+pub(crate) struct World {
+    pub(crate) now: Timestamp,
+    pub(crate) desired: BTreeMap<InstanceName, Assigned>,
+    // What really is.
+    pub(crate) containers: BTreeMap<ContainerId, Real>,
+    pub(crate) sandboxes: BTreeSet<InstanceName>,
+    pub(crate) images: BTreeSet<String>,
+    pub(crate) engine_up: bool,
+    pub(crate) disk: BTreeMap<InstanceName, Journal>,
+    // What the agent knows.
+    pub(crate) agent: Observed,
+    pub(crate) in_flight: Vec<(InstanceName, Step)>,
+    generation: u64,
+    serial: u64,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self {
+            now: Timestamp(1_000_000),
+            desired: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            sandboxes: BTreeSet::new(),
+            images: BTreeSet::new(),
+            engine_up: true,
+            disk: BTreeMap::new(),
+            agent: Observed::default(),
+            in_flight: Vec::new(),
+            generation: 0,
+            serial: 0,
+        };
+        world.start_agent();
+        world
+    }
+
+    // ── what people do ──────────────────────────────────────────────────────────────────────────
+
+    /// Declares an instance, or changes its image.
+    pub(crate) fn declare(&mut self, name: &InstanceName, temper: Temper, version: u8) {
+        self.generation += 1;
+        let generation = Generation(self.generation);
+        let template = template(temper, version);
+        let address = "10.80.0.5".parse().unwrap();
+        let assigned = self.desired.entry(name.clone()).or_insert_with(|| Assigned {
+            instance: name.clone(),
+            address,
+            mac: Mac::of_address(address),
+            generation,
+            run: RunState::Running,
+            restarts_asked: 0,
+            update_deadline: Millis::seconds(20),
+            template: template.clone(),
+        });
+        let resources = assigned.template.resources;
+        assigned.template = Template { resources, ..template };
+        assigned.generation = generation;
+        self.accept();
+    }
+
+    /// Changes a declared instance without replacing its container.
+    pub(crate) fn alter(&mut self, name: &InstanceName, change: impl FnOnce(&mut Assigned)) {
+        self.generation += 1;
+        if let Some(assigned) = self.desired.get_mut(name) {
+            assigned.generation = Generation(self.generation);
+            change(assigned);
+        }
+        self.accept();
+    }
+
+    fn accept(&mut self) {
+        for (name, assigned) in &self.desired {
+            self.agent.instances.entry(name.clone()).or_default().accept(assigned.generation);
+        }
+    }
+
+    pub(crate) fn kill(&mut self, id: &ContainerId, code: i32) {
+        let now = self.now;
+        if let Some(real) = self.containers.get_mut(id)
+            && let ContainerState::Running { started_at } = real.state
+        {
+            let ran_for = now.since(started_at);
+            real.state = ContainerState::Exited { started_at, ran_for, code, out_of_memory: false };
+        }
+    }
+
+    // ── what the agent does ─────────────────────────────────────────────────────────────────────
+
+    /// The agent ends without a word and starts again; of the steps under way, the engine still does
+    /// those of which `done` says so.
+    pub(crate) fn restart_agent(&mut self, mut done: impl FnMut() -> bool) {
+        for (name, step) in std::mem::take(&mut self.in_flight) {
+            if done() {
+                drop(self.take_effect(&name, &step));
+            }
+        }
+        self.start_agent();
+    }
+
+    fn start_agent(&mut self) {
+        self.agent = Observed::default();
+        for (name, journal) in &self.disk {
+            self.agent.instances.entry(name.clone()).or_default().journal = journal.clone();
+        }
+        for name in &self.sandboxes {
+            self.agent.instances.entry(name.clone()).or_default().sandbox = Sandbox::Doubtful;
+        }
+        self.accept();
+        self.observe_all();
+    }
+
+    pub(crate) fn observe_all(&mut self) {
+        if !self.engine_up {
+            self.agent.engine = EngineState::Away { reason: "no answer".into() };
+            return;
+        }
+        self.agent.engine = EngineState::Ready;
+        for real in self.containers.values() {
+            self.agent.instances.entry(real.instance.clone()).or_default();
+        }
+        let names: Vec<_> = self.agent.instances.keys().cloned().collect();
+        for name in names {
+            self.observe(&name);
+        }
+        self.agent
+            .instances
+            .retain(|name, seen| self.desired.contains_key(name) || *seen != Seen::default());
+    }
+
+    /// The agent looks at the containers of one instance.
+    pub(crate) fn observe(&mut self, name: &InstanceName) {
+        if !self.engine_up {
+            self.agent.engine = EngineState::Away { reason: "no answer".into() };
+            return;
+        }
+        let seen = self.agent.instances.entry(name.clone()).or_default();
+        let before = std::mem::take(&mut seen.containers);
+        let real = self.containers.iter().filter(|(_, real)| &real.instance == name);
+        seen.containers = real
+            .map(|(id, real)| {
+                let known = before.iter().find(|one| one.id == *id && one.state == real.state);
+                Container {
+                    id: id.clone(),
+                    generation: real.generation,
+                    fingerprint: real.fingerprint.clone(),
+                    resources: real.resources,
+                    restarts_asked: real.restarts_asked,
+                    state: real.state,
+                    since: known.map_or(self.now, |known| known.since),
+                    health: match Temper::of(&real.image) {
+                        Temper::Good => Health::Healthy,
+                        Temper::Sick => Health::Unhealthy,
+                        _ => Health::Starting,
+                    },
+                }
+            })
+            .collect();
+    }
+
+    pub(crate) fn desired_set(&self) -> Desired {
+        self.desired.values().cloned().collect()
+    }
+
+    /// One round of planning: the steps are under way, images are fetched.
+    pub(crate) fn plan(&mut self) -> crate::Plan {
+        let plan = plan(&self.desired_set(), &self.agent, self.now);
+        for image in &plan.pulls {
+            let state = self.agent.images.remove(image).unwrap_or(Image::Missing);
+            if Temper::of(image) == Temper::Absent {
+                let failure = failure(FailureKind::Permanent, "no such image");
+                self.agent.images.insert(image.clone(), state.pulling().failed(failure, self.now));
+            } else {
+                self.images.insert(image.clone());
+            }
+        }
+        for (name, step) in &plan.steps {
+            let takes_last = matches!(step, Step::Remove { .. })
+                && self.desired.contains_key(name)
+                && self.agent.instances[name].containers.len() == 1;
+            assert!(!takes_last, "{step:?} takes the last container of {name}, which is desired");
+            self.agent.instances.entry(name.clone()).or_default().busy = Some(step.clone());
+            self.in_flight.push((name.clone(), step.clone()));
+        }
+        plan
+    }
+
+    /// A step that is under way ends. Returns whether the agent learns that it was done.
+    pub(crate) fn finish(&mut self, index: usize, fate: Fate) -> bool {
+        let (name, step) = self.in_flight.swap_remove(index);
+        let needs_engine = !matches!(
+            step,
+            Step::EnsureSandbox | Step::RemoveSandbox | Step::Record(_) | Step::Forget
+        );
+        let outcome = if fate == Fate::Failed || (needs_engine && !self.engine_up) {
+            Err(failure(FailureKind::Transient, "it was made to fail"))
+        } else {
+            match self.take_effect(&name, &step) {
+                Ok(()) if fate == Fate::ReplyLost => {
+                    Err(failure(FailureKind::Transient, "no reply"))
+                }
+                result => result,
+            }
+        };
+        let is_done = outcome.is_ok();
+        let now = self.now;
+        let seen = self.agent.instances.entry(name.clone()).or_default();
+        match outcome {
+            Ok(()) => seen.succeeded(&step),
+            Err(failure) => {
+                if let (FailureKind::ImageMissing, Some(assigned)) =
+                    (failure.kind, self.desired.get(&name))
+                {
+                    let image = assigned.template.image.clone();
+                    self.agent.images.entry(image).or_insert(Image::Missing);
+                }
+                seen.failed(&step, failure, now);
+            }
+        }
+        self.observe(&name);
+        is_done
+    }
+
+    // ── what the engine does ────────────────────────────────────────────────────────────────────
+
+    fn take_effect(&mut self, name: &InstanceName, step: &Step) -> Result<(), Failure> {
+        // Time goes on with every step: no two runs of a container begin at the same moment.
+        self.now = self.now.after(Duration::from_millis(1));
+        let gone = || failure(FailureKind::Transient, "no such container");
+        match step {
+            Step::Create { generation } => return self.create(name, *generation),
+            Step::EnsureSandbox => drop(self.sandboxes.insert(name.clone())),
+            Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
+            Step::Record(journal) => drop(self.disk.insert(name.clone(), journal.clone())),
+            Step::Forget => drop(self.disk.remove(name)),
+            Step::Start { container } => return self.start(container),
+            Step::Stop { container, .. } => {
+                self.containers.get(container).ok_or_else(gone)?;
+                self.kill(container, 143);
+            }
+            Step::Remove { container } => {
+                if let Some(real) = self.containers.remove(container) {
+                    assert!(!real.is_running(), "{step:?} of a running container");
+                }
+            }
+            Step::UpdateLimits { container, resources } => {
+                self.containers.get_mut(container).ok_or_else(gone)?.resources = *resources;
+            }
+        }
+        Ok(())
+    }
+
+    fn create(&mut self, name: &InstanceName, generation: Generation) -> Result<(), Failure> {
+        // The agent would carry out the step with what was desired when it was planned.
+        let Some(assigned) = self.desired.get(name).filter(|one| one.generation == generation)
+        else {
+            return Err(failure(FailureKind::Transient, "overtaken"));
+        };
+        let is_taken = |real: &Real| real.instance == *name && real.generation == generation;
+        if self.containers.values().any(is_taken) {
+            return Err(failure(FailureKind::Transient, "exists"));
+        }
+        if !self.images.contains(&assigned.template.image) {
+            return Err(failure(FailureKind::ImageMissing, "no such image here"));
+        }
+        self.serial += 1;
+        let real = Real {
+            instance: name.clone(),
+            generation,
+            fingerprint: assigned.template.fingerprint(),
+            resources: assigned.template.resources,
+            restarts_asked: assigned.restarts_asked,
+            image: assigned.template.image.clone(),
+            state: ContainerState::Created,
+        };
+        self.containers.insert(ContainerId(format!("c{:05}", self.serial)), real);
+        Ok(())
+    }
+
+    fn start(&mut self, id: &ContainerId) -> Result<(), Failure> {
+        let Some(real) = self.containers.get(id) else {
+            return Err(failure(FailureKind::Transient, "no such container"));
+        };
+        let name = real.instance.clone();
+        if !self.sandboxes.contains(&name) {
+            return Err(failure(FailureKind::Transient, "no sandbox"));
+        }
+        let twin = self
+            .containers
+            .iter()
+            .find(|(other, real)| *other != id && real.instance == name && real.is_running());
+        assert!(twin.is_none(), "{id} started while {twin:?} runs");
+        if Temper::of(&real.image) == Temper::Broken {
+            return Err(failure(FailureKind::Permanent, "no such command"));
+        }
+        let started_at = self.now;
+        if let Some(real) = self.containers.get_mut(id).filter(|real| !real.is_running()) {
+            real.state = ContainerState::Running { started_at };
+        }
+        Ok(())
+    }
+
+    /// Time passes, and main processes that end soon do.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+        let ending: Vec<_> = self
+            .containers
+            .iter()
+            .filter(|(_, real)| real.is_running() && Temper::of(&real.image) == Temper::Crashes)
+            .map(|(id, real)| (id.clone(), real.instance.clone()))
+            .collect();
+        for (id, instance) in ending {
+            self.kill(&id, 1);
+            self.observe(&instance);
+        }
+    }
+
+    /// Without further faults: observes, plans and carries out until nothing is left to do, or only
+    /// to try again what cannot succeed. Returns the number of steps that did something.
+    pub(crate) fn settle(&mut self) -> usize {
+        self.engine_up = true;
+        self.observe_all();
+        let horizon = self.now.after(Duration::from_secs(600));
+        let mut steps = 0;
+        while self.now < horizon {
+            while !self.in_flight.is_empty() {
+                steps += usize::from(self.finish(0, Fate::Done));
+            }
+            let plan = self.plan();
+            if plan.is_empty() {
+                break;
+            }
+            if plan.steps.is_empty() && plan.pulls.is_empty() {
+                let until = plan.wake_at.unwrap_or(self.now);
+                self.pass(until.since(self.now).max(Duration::from_millis(1)));
+                self.observe_all();
+            }
+        }
+        steps
+    }
+}
+
+fn failure(kind: FailureKind, message: &str) -> Failure {
+    Failure { kind, message: message.to_owned() }
+}
+
+fn template(temper: Temper, version: u8) -> Template {
+    Template {
+        healthcheck: Some(HealthCheck::new(Probe::Tcp { port: 80 })),
+        restart: RestartPolicy::OnFailure { max_retries: Some(3) },
+        resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
+        ..Template::of_image(format!("{}:{version}", temper.name()))
+    }
+}

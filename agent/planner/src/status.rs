@@ -1,0 +1,221 @@
+//! What is reported about instances, from the same decision as the steps.
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, InstanceName};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, RunState, sanitize};
+
+use crate::decide::{Decision, Next, Node, Rest, Wait, decide};
+use crate::journal::Ruling;
+use crate::observed::{
+    Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Target, Trouble,
+};
+use crate::step::Step;
+
+/// The status of every instance that is desired or of which a container is left, in the order of the
+/// names.
+#[must_use]
+pub fn statuses(desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<InstanceStatus> {
+    let node = Node::new(observed, now);
+    observed
+        .with_targets(desired)
+        .filter(|(_, target, seen)| target.is_some() || !seen.containers.is_empty())
+        .map(|(name, target, seen)| {
+            let decision = decide(target, seen, node);
+            Report { target, seen, observed, decision }.status(name, now)
+        })
+        .collect()
+}
+
+struct Report<'a> {
+    target: Option<&'a Target>,
+    seen: &'a Seen,
+    observed: &'a Observed,
+    decision: Decision<'a>,
+}
+
+impl Report<'_> {
+    fn status(&self, name: &InstanceName, now: Timestamp) -> InstanceStatus {
+        let journal = &self.seen.journal;
+        let face = self.decision.face;
+        let exit_code = match face.map(|container| container.state) {
+            Some(ContainerState::Exited { code, .. }) => Some(code),
+            _ => journal.last_exit_code,
+        };
+        let (phase, message) = self.phase_and_message();
+        InstanceStatus {
+            instance: name.clone(),
+            generation: self.generation(),
+            phase,
+            health: match face {
+                Some(container) if phase == Phase::Running => self.health(container),
+                _ => Health::None,
+            },
+            container_id: face.map(|container| container.id.0.clone()).unwrap_or_default(),
+            started_at: face.filter(|container| container.is_running()).and_then(Container::run),
+            restarts: journal.restarts,
+            exit_code,
+            restarts_done: journal
+                .restarts_done
+                .max(face.map_or(0, |container| container.restarts_asked)),
+            message: sanitize(&message, MESSAGE_MAX),
+            observed_at: now,
+            failed_generation: self.rolled_back().map(|(target, _)| target.assigned.generation),
+        }
+    }
+
+    /// A container that is as desired is of the desired generation, whichever it was made for.
+    fn generation(&self) -> Generation {
+        match (self.target, self.decision.face) {
+            (Some(target), Some(face)) if face.fingerprint == target.fingerprint => {
+                target.assigned.generation.max(face.generation)
+            }
+            // Nothing is replaced while it is stopped; the next start does that.
+            (Some(target), _) if self.is_at_rest_as_desired() => target.assigned.generation,
+            (_, face) => face.map(|container| container.generation).unwrap_or_default(),
+        }
+    }
+
+    fn is_at_rest_as_desired(&self) -> bool {
+        self.is_to_be_stopped()
+            && matches!(self.decision.next, Next::Rest(Rest::InSync))
+            && self.rolled_back().is_none()
+    }
+
+    fn is_to_be_stopped(&self) -> bool {
+        self.target.is_some_and(|target| target.assigned.run == RunState::Stopped)
+    }
+
+    /// The health of a container that was not probed yet is not that of one without a check.
+    fn health(&self, container: &Container) -> Health {
+        let has_check =
+            self.target.is_some_and(|target| target.assigned.template.healthcheck.is_some());
+        match (has_check, container.health) {
+            (true, Health::None) => Health::Starting,
+            (true, health) => health,
+            (false, _) => Health::None,
+        }
+    }
+
+    /// The update that was taken back, and why.
+    fn rolled_back(&self) -> Option<(&Target, &str)> {
+        let target = self.target?;
+        match self.seen.journal.ruling_on(target.assigned.generation)? {
+            Ruling::RolledBack { reason } => Some((target, reason)),
+            Ruling::Committed => None,
+        }
+    }
+
+    fn phase_and_message(&self) -> (Phase, String) {
+        let running = self.decision.face.is_some_and(Container::is_running);
+        if let Next::Rest(Rest::NoEngine(engine)) = &self.decision.next {
+            return (Phase::Unknown, engine_message(engine));
+        }
+        if self.target.is_none() {
+            let message = match &self.decision.next {
+                Next::Wait(Wait::Retry(trouble)) => trouble_message(trouble),
+                _ => "is being removed".to_owned(),
+            };
+            return (Phase::Stopping, message);
+        }
+        let idle = match &self.decision.next {
+            Next::Step(step) => self.step_under_way(step),
+            Next::Busy => match &self.seen.busy {
+                Some(step) => self.step_under_way(step),
+                None => (Phase::Preparing, String::new()),
+            },
+            Next::Wait(wait) => self.waiting(wait),
+            Next::Rest(rest) => self.resting(rest),
+        };
+        match idle {
+            (Phase::Stopping, message) => (Phase::Stopping, message),
+            // Whatever else goes on, a main process that runs is running.
+            (_, message) if running => (Phase::Running, self.with_rollback(message)),
+            (phase, message) => (phase, self.with_rollback(message)),
+        }
+    }
+
+    fn with_rollback(&self, message: String) -> String {
+        match self.rolled_back() {
+            Some((target, reason)) => {
+                let update =
+                    format!("generation {} was rolled back: {reason}", target.assigned.generation);
+                if message.is_empty() { update } else { format!("{message}; {update}") }
+            }
+            None => message,
+        }
+    }
+
+    fn step_under_way(&self, step: &Step) -> (Phase, String) {
+        let is_face =
+            |id| self.decision.face.is_some_and(|face| &face.id == id && face.is_running());
+        match step {
+            Step::Stop { container, .. } if is_face(container) => {
+                (Phase::Stopping, "waits for its main process to end".to_owned())
+            }
+            _ => (Phase::Preparing, String::new()),
+        }
+    }
+
+    fn waiting(&self, wait: &Wait<'_>) -> (Phase, String) {
+        match wait {
+            Wait::Retry(trouble) => (phase_of(trouble), trouble_message(trouble)),
+            Wait::Image(image) => match self.observed.images.get(*image) {
+                Some(Image::Failed(trouble)) => (phase_of(trouble), trouble_message(trouble)),
+                Some(Image::Pulling { progress, .. }) if !progress.is_empty() => {
+                    (Phase::Preparing, format!("image {image} is being pulled: {progress}"))
+                }
+                _ => (Phase::Preparing, format!("image {image} is being pulled")),
+            },
+            Wait::Crash { .. } => {
+                (Phase::Backoff, format!("{}; it is started again after a pause", self.ended()))
+            }
+            Wait::Trial { .. } => {
+                (Phase::Running, "the update waits for the new container to work".to_owned())
+            }
+        }
+    }
+
+    fn resting(&self, rest: &Rest<'_>) -> (Phase, String) {
+        match rest {
+            Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
+            Rest::InSync | Rest::NoEngine(_) => (Phase::Running, String::new()),
+            Rest::Ended => {
+                (Phase::Stopped, format!("{} and its restart policy lets it rest", self.ended()))
+            }
+            Rest::GaveUp => {
+                (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))
+            }
+            Rest::OutOfDate { seen } => (
+                Phase::Stopped,
+                format!("what is desired is older than generation {seen} on this node; left alone"),
+            ),
+        }
+    }
+
+    fn ended(&self) -> String {
+        match self.decision.face.map(|container| container.state) {
+            Some(ContainerState::Exited { out_of_memory: true, .. }) => {
+                "ended because it used more memory than its limit".to_owned()
+            }
+            Some(ContainerState::Exited { code, .. }) => format!("ended with exit code {code}"),
+            _ => "ended".to_owned(),
+        }
+    }
+}
+
+fn engine_message(engine: &EngineState) -> String {
+    match engine {
+        EngineState::Ready => String::new(),
+        EngineState::Away { reason } => reason.clone(),
+        EngineState::Unknown => "the engine has not answered yet".to_owned(),
+    }
+}
+
+fn phase_of(trouble: &Trouble) -> Phase {
+    if trouble.is_permanent() { Phase::Failed } else { Phase::Backoff }
+}
+
+fn trouble_message(trouble: &Trouble) -> String {
+    format!("{} (attempt {})", trouble.failure.message, trouble.attempts)
+}

@@ -1,0 +1,71 @@
+//! The steps of a plan, and how they fail.
+
+use dwell_core::id::Generation;
+use dwell_core::quantity::Millis;
+use dwell_core::workload::Resources;
+
+use crate::journal::Journal;
+use crate::observed::ContainerId;
+
+/// One thing to do for one instance. Every step is idempotent: after a crash in the middle it is
+/// planned again, or what it did is seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the container of this generation, without starting it.
+    Create {
+        /// The generation of the desired state.
+        generation: Generation,
+    },
+    /// Make the sandbox, or check and repair it.
+    EnsureSandbox,
+    /// Start a container in the instance's sandbox.
+    Start {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Ask the main process to end, and kill it after the grace.
+    Stop {
+        /// Which container's.
+        container: ContainerId,
+        /// How long it may take.
+        grace: Millis,
+    },
+    /// Remove a container that does not run.
+    Remove {
+        /// Which.
+        container: ContainerId,
+    },
+    /// Set the limits of a container while it runs.
+    UpdateLimits {
+        /// Which.
+        container: ContainerId,
+        /// The limits.
+        resources: Resources,
+    },
+    /// Take the sandbox away.
+    RemoveSandbox,
+    /// Make this the instance's journal; it has to be durable before the next step.
+    Record(Journal),
+    /// Remove the instance's journal: nothing of the instance is left.
+    Forget,
+}
+
+/// How a step or a pull failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What this means for trying again.
+    pub kind: FailureKind,
+    /// The reason, for people.
+    pub message: String,
+}
+
+/// What a failure means for trying again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// It may pass: tried again soon, then with growing pauses.
+    Transient,
+    /// Only somebody can mend it: tried again seldom.
+    Permanent,
+    /// The image is not on the node: fetched, then tried again.
+    ImageMissing,
+}
