@@ -7,7 +7,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink},
     path::{Path, PathBuf},
 };
 
@@ -102,36 +102,16 @@ impl Image {
 
     async fn make(self, recipe: &Recipe, work: &Path) -> Result<PathBuf> {
         let root = work.join("root");
-        // Debian's merged /usr, which its packages take for granted.
-        for dir in ["bin", "sbin", "lib", "lib64"] {
-            fs::create_dir_all(root.join("usr").join(dir))?;
-            std::os::unix::fs::symlink(format!("usr/{dir}"), root.join(dir))?;
-        }
+        lay_out(&root)?;
         for package in fetch(recipe.packages, work).await? {
             unpack(&package, &root).await?;
         }
-        for clutter in CLUTTER {
-            let path = root.join(clutter);
-            if path.exists() {
-                fs::remove_dir_all(path)?;
+        for clutter in CLUTTER.map(|clutter| root.join(clutter)) {
+            if clutter.exists() {
+                fs::remove_dir_all(clutter)?;
             }
         }
-        // A program's first path wins over busybox's applet of the same name.
-        let applets = run(root.join("usr/bin/busybox"), &["--list"]).await?.ok()?;
-        for applet in applets.lines() {
-            let taken =
-                ["usr/bin", "usr/sbin"].iter().any(|dir| root.join(dir).join(applet).exists());
-            if !taken {
-                std::os::unix::fs::symlink("busybox", root.join("usr/bin").join(applet))?;
-            }
-        }
-        for dir in ["tmp", "root", "etc", "run", "var", "proc", "sys", "dev"] {
-            fs::create_dir_all(root.join(dir))?;
-        }
-        fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
-        fs::set_permissions(root.join("root"), fs::Permissions::from_mode(0o700))?;
-        fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
-        fs::write(root.join("etc/group"), "root:x:0:\n")?;
+        link_applets(&root).await?;
         for (path, content) in recipe.files {
             let path = root.join(path);
             fs::create_dir_all(path.parent().unwrap_or(&root))?;
@@ -146,7 +126,7 @@ impl Recipe {
     fn digest(&self) -> String {
         let mut hash = Sha256::new();
         // Raised when the making itself changes.
-        hash.update("1\0");
+        hash.update("2\0");
         for package in self.packages {
             hash.update(format!("{package}\0"));
         }
@@ -156,6 +136,34 @@ impl Recipe {
         hash.update(format!("{}\0{}", self.command, self.port));
         format!("{:x}", hash.finalize())
     }
+}
+
+/// Makes the directories and files that every image has.
+fn lay_out(root: &Path) -> Result<()> {
+    // Debian's merged /usr, which its packages take for granted.
+    for dir in ["bin", "sbin", "lib", "lib64"] {
+        fs::create_dir_all(root.join("usr").join(dir))?;
+        symlink(format!("usr/{dir}"), root.join(dir))?;
+    }
+    for (dir, mode) in [("etc", 0o755), ("run", 0o755), ("root", 0o700), ("tmp", 0o1777)] {
+        fs::create_dir(root.join(dir))?;
+        fs::set_permissions(root.join(dir), fs::Permissions::from_mode(mode))?;
+    }
+    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
+    fs::write(root.join("etc/group"), "root:x:0:\n")?;
+    Ok(())
+}
+
+/// Gives busybox the names of all its applets that no real program has.
+async fn link_applets(root: &Path) -> Result<()> {
+    let applets = run(root.join("usr/bin/busybox"), &["--list"]).await?.ok()?;
+    for applet in applets.lines() {
+        let mut places = ["usr/bin", "usr/sbin"].iter().map(|dir| root.join(dir).join(applet));
+        if !places.any(|place| place.exists()) {
+            symlink("busybox", root.join("usr/bin").join(applet))?;
+        }
+    }
+    Ok(())
 }
 
 /// Downloads `packages` and all they depend on, as if nothing were installed.
