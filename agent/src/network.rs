@@ -231,17 +231,16 @@ pub enum NetworkError {
         /// What it printed, on one line.
         complaint: String,
     },
-    /// A route of somebody else leads to an instance's address.
+    /// A route of somebody else, or of another instance, leads to an instance's address.
     #[error(
-        "address {address} of {instance} is taken by a route that is not dwell's ({holder}); remove that route or \
-         give the cluster another range"
+        "address {address} of {instance} is taken by the route of {holder}; remove one of them"
     )]
     AddressTaken {
         /// The instance.
         instance: InstanceName,
         /// Its address.
         address: Ipv4Addr,
-        /// The route in the way, as `ip route` would name it.
+        /// Whose route it is.
         holder: String,
     },
     /// A sandbox was asked for before the host was prepared.

@@ -23,11 +23,14 @@ pub(super) struct Link {
     /// The index of a veth's other end, in its own namespace.
     pub(super) peer: Option<u32>,
     pub(super) is_up: bool,
+    /// Whether it carries packets: it is up, its other end is too, and the kernel has noticed.
+    pub(super) is_running: bool,
 }
 
 impl Link {
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         const HEADER_BYTES: usize = 16;
+        const IF_OPER_UP: u8 = 6;
         let index = u32_at(payload, 4)?;
         let flags = u32_at(payload, 8)?;
         let mut link = Self {
@@ -40,6 +43,7 @@ impl Link {
             group: 0,
             peer: None,
             is_up: flags & libc::IFF_UP.cast_unsigned() != 0,
+            is_running: false,
         };
         for attribute in attributes(payload, HEADER_BYTES) {
             let value = attribute.value();
@@ -49,6 +53,7 @@ impl Link {
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
                 libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
                 libc::IFLA_GROUP => link.group = u32_at(value, 0)?,
+                libc::IFLA_OPERSTATE => link.is_running = value == [IF_OPER_UP],
                 libc::IFLA_LINK => link.peer = u32_at(value, 0),
                 libc::IFLA_LINKINFO => {
                     link.kind = NlasIterator::new(value)

@@ -10,6 +10,8 @@
 //! making, completing after a crash and checking are the same code, and a correct sandbox is only read.
 
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use dwell_core::id::InstanceName;
 use netlink_packet_route::link::LinkAttribute;
@@ -25,6 +27,10 @@ use crate::network::{GATEWAY, GATEWAY_MAC, NetworkError, ROUTE_PROTOCOL, Sandbox
 /// The index of `lo`, in every namespace.
 const LOOPBACK: u32 = 1;
 
+/// How long a veth may take to carry packets, and how often to look.
+const RUNNING_WITHIN: Duration = Duration::from_secs(1);
+const RUNNING_POLL: Duration = Duration::from_micros(50);
+
 impl Owner {
     /// See [`crate::network::Network::ensure_sandbox`].
     pub(super) fn ensure_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), NetworkError> {
@@ -33,7 +39,8 @@ impl Owner {
         let outside = self.ensure_pair(sandbox, &mut namespace, mtu)?;
         complete_inside(sandbox, &mut namespace.netlink, mtu)?;
         self.allow_source(&(outside.name.clone(), sandbox.address))?;
-        self.complete_outside(sandbox, &outside, mtu)
+        self.complete_outside(sandbox, &outside, mtu)?;
+        self.wait_until_running(sandbox, &mut namespace.netlink, outside.index)
     }
 
     /// See [`crate::network::Network::remove_sandbox`].
@@ -170,6 +177,27 @@ impl Owner {
         send(&mut self.route, missing, |_| false, action)
     }
 
+    /// Waits for both ends of the veth. The kernel finds out that the end which came up first has a carrier
+    /// now on a thread of its own, usually within 100 µs, and drops what is sent before.
+    fn wait_until_running(
+        &mut self,
+        sandbox: &Sandbox,
+        inside: &mut Netlink,
+        outside: u32,
+    ) -> Result<(), NetworkError> {
+        let start = Instant::now();
+        while start.elapsed() < RUNNING_WITHIN {
+            let inside = eth0(inside)?.is_some_and(|link| link.is_running);
+            let outside = link(&mut self.route, request::get_link(outside))?;
+            if inside && outside.is_some_and(|link| link.is_running) {
+                return Ok(());
+            }
+            thread::sleep(RUNNING_POLL);
+        }
+        let action = || format!("bring up the veth of {}", sandbox.instance);
+        Err(refused(action)(Errno::ETIMEDOUT.into()))
+    }
+
     /// What makes the host's route to the sandbox right, if it is not.
     fn missing_route(
         &mut self,
@@ -180,25 +208,44 @@ impl Owner {
             .route
             .get(request::match_route(sandbox.address), Route::parse)
             .map_err(refused(|| format!("look up the route to {}", sandbox.address)))?;
-        let add =
-            |mode| request::set_link_route(sandbox.address, outside.index, METRIC_INSTANCE, mode);
+        let set = |mode| {
+            Some(request::set_link_route(sandbox.address, outside.index, METRIC_INSTANCE, mode))
+        };
         let Some(route) = found.ok().flatten().filter(|route| route.prefix.prefix_len() == 32)
         else {
-            return Ok(Some(add(request::Mode::Add)));
+            return Ok(set(request::Mode::Add));
         };
-        let is_ours = route.protocol == ROUTE_PROTOCOL;
-        match (is_ours, route.metric == METRIC_INSTANCE) {
-            (true, true) if route.link == Some(outside.index) => Ok(None),
-            // It leads to a veth that we have just cut off from its namespace.
-            (true, true) => Ok(Some(add(request::Mode::Replace))),
-            // It leads to the node from which the instance has just moved here.
-            (true, false) => Ok(Some(add(request::Mode::Add))),
-            (false, _) => Err(NetworkError::AddressTaken {
-                instance: sandbox.instance.clone(),
-                address: sandbox.address,
-                holder: route.describe(),
-            }),
+        if route.protocol != ROUTE_PROTOCOL {
+            return Err(address_taken(sandbox, route.describe()));
         }
+        match route.link {
+            Some(index) if index == outside.index => Ok(None),
+            Some(index) => {
+                self.retire_older(sandbox, index)?;
+                Ok(set(request::Mode::Replace))
+            }
+            // It leads to the node from which the instance has just moved here.
+            None => Ok(set(request::Mode::Add)),
+        }
+    }
+
+    /// Cuts off the veth of a namespace that has lost its name, with whatever still lives in it.
+    fn retire_older(&mut self, sandbox: &Sandbox, index: u32) -> Result<(), NetworkError> {
+        let Some(older) = link(&mut self.route, request::get_link(index))? else { return Ok(()) };
+        if !veth::belongs_to(&older, &sandbox.instance) {
+            return Err(address_taken(sandbox, format!("interface {}", older.alias)));
+        }
+        self.retire(&older)?;
+        self.reaper.wake();
+        Ok(())
+    }
+}
+
+fn address_taken(sandbox: &Sandbox, holder: String) -> NetworkError {
+    NetworkError::AddressTaken {
+        instance: sandbox.instance.clone(),
+        address: sandbox.address,
+        holder,
     }
 }
 

@@ -1,0 +1,10 @@
+//! The real network on real netlink, as root.
+//!
+//! Every test is a host of its own: a network namespace and a mount namespace that nobody else sees, with
+//! a `/run` of its own, so that a test that fails leaves nothing behind. See [`world`].
+
+mod cleanup;
+mod firewall;
+mod routes;
+mod sandbox;
+mod world;
