@@ -11,7 +11,7 @@
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! routes_only: false        # run no instances, only keep the routes to them
-//! log: info                 # what is logged: error, warn, info, debug, or a filter such as dwell_agent=debug
+//! log: info                 # what is logged: error, warn, info, debug, also by module, such as info,dwell_agent::session=debug
 //! ```
 //!
 //! The values above are the defaults; `dwell-agent --check` says what is wrong with a file without
@@ -53,7 +53,7 @@ pub struct Config {
     pub masquerade: bool,
     /// Whether this host only wants the routes.
     pub routes_only: bool,
-    /// What is logged, as a filter of `tracing`.
+    /// What is logged: a level, also by module.
     pub log: String,
 }
 
@@ -210,7 +210,7 @@ impl Config {
             let problem = format!("{address} is not an address that a host can have");
             return Err(ConfigError::Value { key: "address", problem });
         }
-        self.log.parse::<tracing_subscriber::EnvFilter>().map(drop).map_err(|error| {
+        self.log.parse::<tracing_subscriber::filter::Targets>().map(drop).map_err(|error| {
             ConfigError::Value { key: "log", problem: format!("{:?}: {error}", self.log) }
         })
     }

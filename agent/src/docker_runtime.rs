@@ -1,0 +1,301 @@
+//! The entry of `dwell-oci` in Docker's `daemon.json`.
+//!
+//! Docker starts a container with the wrapper only if `daemon.json` names it as a runtime. Everything
+//! else in that file is the operator's: it is kept (though its keys come out in alphabetical order), the
+//! file as it was is kept beside it, and taking the entry out again brings that very file back unless
+//! something else was changed meanwhile.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Map, Value, json};
+
+use crate::durable;
+
+/// Where Docker's configuration is.
+pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+/// Where a running `dockerd` writes its process id.
+const PID_FILE: &str = "/var/run/docker.pid";
+/// The name of the runtime, which the agent's containers ask for.
+const RUNTIME: &str = "dwell";
+
+/// What was done to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is different now; a running `dockerd` has to read it again.
+    Changed,
+    /// It was right already.
+    Unchanged,
+}
+
+/// Why the file was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// It cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It is not what Docker would take.
+    #[error("{} is not valid ({problem}); it was left as it is, correct it first", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The daemon cannot be told.
+    #[error("cannot send dockerd (process {pid}) a SIGHUP; restart it to make the runtime known")]
+    Signal {
+        /// Its process id.
+        pid: i32,
+        /// The system's reason.
+        source: nix::Error,
+    },
+}
+
+/// Enters the wrapper at `program` into `daemon_json`; other settings of an entry that is there stay.
+///
+/// # Errors
+/// [`RuntimeError`]; the file is as it was.
+pub fn install(daemon_json: &Path, program: &Path) -> Result<Outcome, RuntimeError> {
+    let file = File { path: daemon_json };
+    let text = file.read()?;
+    let before = file.parse(text.as_deref())?;
+    let mut after = before.clone();
+    let runtimes = file.object(&mut after, "runtimes")?;
+    let is_new = !runtimes.contains_key(RUNTIME);
+    file.object(runtimes, RUNTIME)?.insert("path".to_owned(), json!(program));
+    if after == before {
+        return Ok(Outcome::Unchanged);
+    }
+    // What is kept is the file without us, also when a later installation changes the path.
+    if let (true, Some(text)) = (is_new, &text) {
+        file.write(&file.backup(), text)?;
+    }
+    file.write(daemon_json, &pretty(&after))?;
+    Ok(Outcome::Changed)
+}
+
+/// Takes the wrapper's entry out of `daemon_json`.
+///
+/// # Errors
+/// [`RuntimeError`]; the file is as it was.
+pub fn uninstall(daemon_json: &Path) -> Result<Outcome, RuntimeError> {
+    let file = File { path: daemon_json };
+    let Some(text) = file.read()? else { return Ok(Outcome::Unchanged) };
+    let mut settings = file.parse(Some(&text))?;
+    if !settings.contains_key("runtimes") {
+        return Ok(Outcome::Unchanged);
+    }
+    let runtimes = file.object(&mut settings, "runtimes")?;
+    if runtimes.remove(RUNTIME).is_none() {
+        return Ok(Outcome::Unchanged);
+    }
+    if runtimes.is_empty() {
+        settings.remove("runtimes");
+    }
+    let kept = File { path: &file.backup() }.read()?;
+    match kept {
+        Some(kept) if file.parse(Some(&kept)).is_ok_and(|kept| kept == settings) => {
+            file.write(daemon_json, &kept)?;
+        }
+        // There was no file before us.
+        None if settings.is_empty() => file.remove(daemon_json)?,
+        _ => file.write(daemon_json, &pretty(&settings))?,
+    }
+    file.remove(&file.backup())?;
+    Ok(Outcome::Changed)
+}
+
+/// Has a running `dockerd` read its configuration again; its process id, or `None` if none runs.
+///
+/// # Errors
+/// [`RuntimeError::Signal`].
+pub fn reload_dockerd() -> Result<Option<i32>, RuntimeError> {
+    let pid = fs::read_to_string(PID_FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // A file that a crash left may name any process by now.
+    let is_dockerd = |pid: &i32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "dockerd")
+    };
+    let Some(pid) = pid.filter(is_dockerd) else { return Ok(None) };
+    kill(Pid::from_raw(pid), Signal::SIGHUP)
+        .map_err(|source| RuntimeError::Signal { pid, source })?;
+    Ok(Some(pid))
+}
+
+/// Docker's configuration file.
+struct File<'a> {
+    path: &'a Path,
+}
+
+impl File<'_> {
+    /// Where the file is kept as it was.
+    fn backup(&self) -> PathBuf {
+        self.path.with_extension("json.before-dwell")
+    }
+
+    /// Its content; `None` if there is no such file.
+    fn read(&self) -> Result<Option<Vec<u8>>, RuntimeError> {
+        match fs::read(self.path) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Self::failed("read", self.path, source)),
+        }
+    }
+
+    /// Its settings. To Docker, a file that is missing or empty has none.
+    fn parse(&self, text: Option<&[u8]>) -> Result<Map<String, Value>, RuntimeError> {
+        match text {
+            Some(text) if !text.trim_ascii().is_empty() => serde_json::from_slice(text)
+                .map_err(|error| self.malformed(format!("it is no JSON object: {error}"))),
+            _ => Ok(Map::new()),
+        }
+    }
+
+    /// The object under `key`, made if it is not there.
+    fn object<'m>(
+        &self,
+        map: &'m mut Map<String, Value>,
+        key: &str,
+    ) -> Result<&'m mut Map<String, Value>, RuntimeError> {
+        let value = map.entry(key).or_insert_with(|| Value::Object(Map::new()));
+        value.as_object_mut().ok_or_else(|| self.malformed(format!("{key:?} is no object")))
+    }
+
+    /// Writes a file with the permissions of this one.
+    fn write(&self, path: &Path, text: &[u8]) -> Result<(), RuntimeError> {
+        let mode = fs::metadata(self.path).map_or(0o644, |seen| seen.permissions().mode() & 0o777);
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)
+            .and_then(|()| durable::replace(path, text, mode))
+            .map_err(|source| Self::failed("write", path, source))
+    }
+
+    fn remove(&self, path: &Path) -> Result<(), RuntimeError> {
+        match fs::remove_file(path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(Self::failed("remove", path, source))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn malformed(&self, problem: String) -> RuntimeError {
+        RuntimeError::Malformed { path: self.path.to_owned(), problem }
+    }
+
+    fn failed(action: &'static str, path: &Path, source: io::Error) -> RuntimeError {
+        RuntimeError::File { action, path: path.to_owned(), source }
+    }
+}
+
+fn pretty(settings: &Map<String, Value>) -> Vec<u8> {
+    format!("{:#}\n", Value::Object(settings.clone())).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROGRAM: &str = "/usr/bin/dwell-oci";
+
+    fn installed(before: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker/daemon.json");
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, before).unwrap();
+        assert_eq!(install(&path, Path::new(PROGRAM)).unwrap(), Outcome::Changed);
+        (dir, path)
+    }
+
+    fn content(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn nothing_is_lost_and_the_old_file_comes_back() {
+        for before in [
+            "{}",
+            "",
+            " \n",
+            "{ \"data-root\" : \"/d\",\n\"runtimes\":{}}",
+            r#"{"runtimes":{"kata":{"path":"/k","runtimeArgs":["--x"]}},"default-runtime":"kata","log-opts":{"max-size":"1m"}}"#,
+            r#"{"big":12345678901234567890,"nested":{"a":[1,{"b":null}]},"é":"ü"}"#,
+        ] {
+            let (_dir, path) = installed(before);
+            let mut expected: Value = serde_json::from_str(before).unwrap_or_else(|_| json!({}));
+            expected["runtimes"]["dwell"] = json!({"path": PROGRAM});
+            assert_eq!(content(&path), expected, "{before}");
+            assert_eq!(install(&path, Path::new(PROGRAM)).unwrap(), Outcome::Unchanged);
+            assert_eq!(uninstall(&path).unwrap(), Outcome::Changed);
+            let after = fs::read_to_string(&path).unwrap();
+            let same_meaning = before.contains("\"runtimes\":{}}") && after != before;
+            assert!(after == before || same_meaning, "{before:?} became {after:?}");
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+            assert_eq!(uninstall(&path).unwrap(), Outcome::Unchanged);
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_not_there_goes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("docker/daemon.json");
+        assert_eq!(uninstall(&path).unwrap(), Outcome::Unchanged);
+        install(&path, Path::new(PROGRAM)).unwrap();
+        assert_eq!(content(&path), json!({"runtimes": {"dwell": {"path": PROGRAM}}}));
+        uninstall(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_was_changed_in_between_stays() {
+        let (_dir, path) = installed(r#"{"debug":true}"#);
+        let mut changed = content(&path);
+        changed["debug"] = json!(false);
+        fs::write(&path, changed.to_string()).unwrap();
+        uninstall(&path).unwrap();
+        assert_eq!(content(&path), json!({"debug": false}));
+    }
+
+    #[test]
+    fn the_settings_of_an_entry_stay_when_its_path_changes() {
+        let (_dir, path) = installed(
+            r#"{"runtimes":{"dwell":{"path":"/old","runtimeArgs":["--dwell-runtime=crun"]}}}"#,
+        );
+        let entry = json!({"path": PROGRAM, "runtimeArgs": ["--dwell-runtime=crun"]});
+        assert_eq!(content(&path)["runtimes"]["dwell"], entry);
+        uninstall(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_not_understood_is_left_alone() {
+        for before in ["{", "[]", "3", r#"{"runtimes":[]}"#, r#"{"runtimes":{"dwell":"x"}}"#] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("daemon.json");
+            fs::write(&path, before).unwrap();
+            let refused = install(&path, Path::new(PROGRAM)).unwrap_err();
+            assert!(matches!(refused, RuntimeError::Malformed { .. }), "{before}: {refused}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn permissions_stay() {
+        let (_dir, path) = installed("{}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        install(&path, Path::new("/other")).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
