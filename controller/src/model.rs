@@ -25,18 +25,30 @@
 
 mod assignment;
 mod command;
+mod commit;
+mod ipam;
+mod nodes;
 mod object;
+mod placement;
+mod plan;
 mod record;
 mod refusal;
+mod report;
+mod rollout;
 mod settings;
+mod tables;
 mod view;
 mod watch;
+mod workloads;
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::id::{NodeName, Revision};
+
+use assignment::NodeLog;
+use tables::Tables;
+use watch::ChangeLog;
 
 pub use assignment::{Assignment, AssignmentDelta, Exception, NodeNetwork, Peer};
 pub use command::{
@@ -45,7 +57,7 @@ pub use command::{
 };
 pub use object::{
     Event, Identity, Instance, JoinToken, Leaving, Link, Node, Observed, Quarantine, Reserved,
-    SessionId, Severity, Subject, TokenId, UpdateState, Waiting, Workload,
+    SessionId, Severity, Subject, TokenId, UpdateState, Waiting, WaitingCause, Workload,
 };
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
@@ -57,6 +69,24 @@ pub use watch::Compacted;
 #[derive(Debug)]
 pub struct Model {
     settings: Settings,
+    tables: Tables,
+    /// The newest one given out.
+    revision: Revision,
+    /// The changes of the command being applied.
+    changes: Vec<Change>,
+    /// Whether something changed that could let what waits be placed or moved.
+    unsettled: bool,
+    /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
+    /// and nobody watches it; what follows from it is in [`Link::state`].
+    last_heard: BTreeMap<NodeName, Timestamp>,
+    /// What was published, for watchers.
+    log: ChangeLog,
+    /// What was published, for each node's session.
+    node_logs: BTreeMap<NodeName, NodeLog>,
+    /// When the nodes' view of the network was changed last.
+    network_changed: Revision,
+    /// The revision this controller began with; nothing is known of how earlier ones came about.
+    started: Revision,
 }
 
 /// Whom a published change concerns.
@@ -72,41 +102,101 @@ impl Model {
     /// An empty cluster.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { settings }
-    }
-
-    /// The model that these records of the store are, in any order, at the start of a controller.
-    /// Nodes count as unreachable until they are heard of.
-    #[must_use]
-    pub fn restore(
-        settings: Settings,
-        records: impl IntoIterator<Item = Record>,
-        now: Timestamp,
-    ) -> Self {
-        let _ = (records.into_iter().count(), now);
-        Self { settings }
+        Self {
+            tables: Tables::new(settings.range),
+            revision: Revision(0),
+            changes: Vec::new(),
+            unsettled: false,
+            last_heard: BTreeMap::new(),
+            log: ChangeLog::new(Revision(0), settings.watch_max),
+            node_logs: BTreeMap::new(),
+            network_changed: Revision(0),
+            started: Revision(0),
+            settings,
+        }
     }
 
     /// Does what a command asks, wholly or not at all.
     ///
+    /// Volatile commands may yield a durable change too (an instance that is gone, a reserved range of
+    /// revisions), so the changes decide whether there is something to store, not the command.
+    ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Applied, Refusal> {
-        let _ = (command, now);
-        todo!()
+        let before = (self.revision, self.unsettled);
+        let result = self.run(command, now);
+        let changes = std::mem::take(&mut self.changes);
+        match result {
+            Ok(Outcome::Keep(reply)) => Ok(Applied { reply, changes }),
+            Ok(Outcome::Forget(reply)) => {
+                self.undo(changes);
+                (self.revision, self.unsettled) = before;
+                Ok(Applied { reply, changes: Vec::new() })
+            }
+            Err(refusal) => {
+                self.undo(changes);
+                (self.revision, self.unsettled) = before;
+                Err(refusal)
+            }
+        }
     }
 
-    /// The changes are committed: watchers and sessions may see them.
-    pub fn publish(&mut self, changes: Vec<Change>) -> Touched {
-        let _ = changes;
-        todo!()
+    fn run(&mut self, command: Command, now: Timestamp) -> Result<Outcome, Refusal> {
+        let mut reply = Reply::Done;
+        match command {
+            Command::ApplyWorkloads { specs, dry_run } => {
+                reply = Reply::Plans(self.apply_workloads(specs, now)?);
+                if dry_run {
+                    return Ok(Outcome::Forget(reply));
+                }
+            }
+            Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
+            Command::Scale { workload, replicas } => self.scale(&workload, replicas, now)?,
+            Command::SetRun { target, run } => self.set_run(&target, run, now)?,
+            Command::Restart(target) => self.restart(&target, now)?,
+            Command::MintToken { id, digest, expires_at } => {
+                self.mint_token(id, digest, expires_at)?;
+            }
+            Command::RedeemToken(join) => {
+                reply = Reply::Joined { block: self.redeem_token(join, now)? };
+            }
+            Command::SetCertificate { node, certificate } => {
+                self.set_certificate(&node, certificate)?;
+            }
+            Command::AttachNode { node, session, address, capacity, report } => {
+                self.attach(&node, session, address, capacity, now)?;
+                self.report(&node, session, report, now)?;
+            }
+            Command::NodeStatus { node, session, report } => {
+                self.report(&node, session, report, now)?;
+            }
+            Command::Heartbeat { node, session, capacity } => {
+                self.heartbeat(&node, session, capacity, now)?;
+            }
+            Command::Acknowledge { node, session, revision } => {
+                self.acknowledge(&node, session, revision, now)?;
+            }
+            Command::DetachNode { node, session } => self.detach(&node, session),
+            Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,
+            Command::RemoveNode { node, force } => self.remove_node(&node, force, now)?,
+            Command::Tick => self.tick(now),
+        }
+        self.settle(now);
+        Ok(Outcome::Keep(reply))
     }
 
-    /// The changes could not be committed: takes them back. They have to be all that were applied
-    /// since the last call of `publish` or `revert`, in order.
-    pub fn revert(&mut self, changes: Vec<Change>) {
-        let _ = changes;
-        todo!()
+    /// Places what waits for a place, and goes on with what waits for its turn, if something changed
+    /// that could let it. If this itself frees room, the next command (at the latest a tick) uses it.
+    fn settle(&mut self, now: Timestamp) {
+        if !std::mem::take(&mut self.unsettled) {
+            return;
+        }
+        self.place_waiting(now);
+        let due: Vec<_> = self.tables.index().due.keys().cloned().collect();
+        for workload in due {
+            self.roll(&workload, now);
+        }
     }
 
     /// What is settled.
@@ -118,22 +208,7 @@ impl Model {
     /// The newest revision.
     #[must_use]
     pub fn revision(&self) -> Revision {
-        todo!()
-    }
-
-    /// All that a node is to do; empty for one that is unknown or removed.
-    #[must_use]
-    pub fn assignment(&self, node: &NodeName) -> Assignment {
-        let _ = node;
-        todo!()
-    }
-
-    /// What changed for a node since it had `base`; `None` if that is not known any more, and a
-    /// snapshot is needed.
-    #[must_use]
-    pub fn assignment_since(&self, node: &NodeName, base: Revision) -> Option<AssignmentDelta> {
-        let _ = (node, base);
-        todo!()
+        self.revision
     }
 
     /// At most `limit` committed changes after a revision, oldest first.
@@ -141,60 +216,15 @@ impl Model {
     /// # Errors
     /// [`Compacted`] if some of them are not known any more.
     pub fn changes_since(&self, after: Revision, limit: usize) -> Result<Vec<Change>, Compacted> {
-        let _ = (after, limit);
-        todo!()
-    }
-
-    /// One workload.
-    #[must_use]
-    pub fn workload(&self, name: &WorkloadName) -> Option<WorkloadView> {
-        let _ = name;
-        todo!()
-    }
-
-    /// All workloads, by name.
-    #[must_use]
-    pub fn workloads(&self) -> Vec<WorkloadView> {
-        todo!()
-    }
-
-    /// One instance.
-    #[must_use]
-    pub fn instance(&self, name: &InstanceName) -> Option<InstanceView> {
-        let _ = name;
-        todo!()
-    }
-
-    /// The instances that a filter lets through, by name.
-    #[must_use]
-    pub fn instances(&self, filter: &InstanceFilter) -> Vec<InstanceView> {
-        let _ = filter;
-        todo!()
-    }
-
-    /// One node, also a removed one.
-    #[must_use]
-    pub fn node(&self, name: &NodeName) -> Option<NodeView> {
-        let _ = name;
-        todo!()
-    }
-
-    /// All nodes but the removed ones, by name.
-    #[must_use]
-    pub fn nodes(&self) -> Vec<NodeView> {
-        todo!()
-    }
-
-    /// All routes of the fleet: blocks first, then exceptions.
-    #[must_use]
-    pub fn routes(&self) -> Vec<RouteView> {
-        todo!()
-    }
-
-    /// At most `limit` of the newest events, oldest first, only about `subject` if one is given.
-    #[must_use]
-    pub fn events(&self, subject: Option<&str>, limit: usize) -> Vec<Arc<Event>> {
-        let _ = (subject, limit);
-        todo!()
+        Ok(self.log.since(after, limit)?.cloned().collect())
     }
 }
+
+/// What becomes of the changes of an accepted command.
+enum Outcome {
+    Keep(Reply),
+    Forget(Reply),
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,12 @@
 //! from the nodes, or decided again, after a restart.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision};
+use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision, WorkloadName};
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
@@ -84,6 +85,20 @@ pub struct Instance {
     pub created_at: Timestamp,
     /// Of its last change.
     pub revision: Revision,
+}
+
+impl Instance {
+    /// The node that is told to run it.
+    #[must_use]
+    pub fn assigned_to(&self) -> Option<&NodeName> {
+        self.node.as_ref().filter(|_| self.leaving.is_none())
+    }
+
+    /// Whether it cannot leave its node, because it has volumes there.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.node.is_some() && self.template.volumes().next().is_some()
+    }
 }
 
 /// What an instance is reached by.
@@ -198,15 +213,15 @@ pub enum Severity {
 #[serde(rename_all = "kebab-case")]
 pub enum Subject {
     /// A workload.
-    Workload(dwell_core::id::WorkloadName),
+    Workload(WorkloadName),
     /// An instance.
     Instance(InstanceName),
     /// A node.
     Node(NodeName),
 }
 
-impl std::fmt::Display for Subject {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Workload(name) => write!(f, "workload/{name}"),
             Self::Instance(name) => write!(f, "instance/{name}"),
@@ -236,6 +251,8 @@ pub struct Reserved {
 /// The connection to a node. Volatile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
+    /// Which node.
+    pub node: NodeName,
     /// Its stream, if it has one.
     pub session: Option<SessionId>,
     /// How sure we are of it.
@@ -267,11 +284,32 @@ pub struct Observed {
 
 /// Why an instance has no node, or cannot leave the one it has. Volatile.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Waiting {
+pub struct Waiting {
+    /// Which instance.
+    pub instance: InstanceName,
+    /// Why.
+    pub cause: WaitingCause,
+}
+
+/// What an instance waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitingCause {
     /// No node fits.
     Unplaced(Arc<Reason>),
-    /// Its volumes are on its node.
+    /// The address that was declared for it is not to be had; the text says whose it is.
+    Address(String),
+    /// It should move, but its volumes are on its node.
     Pinned,
+}
+
+impl fmt::Display for WaitingCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unplaced(reason) => reason.fmt(f),
+            Self::Address(refusal) => f.write_str(refusal),
+            Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
+        }
+    }
 }
 
 /// A shared template is stored like one of its own.

@@ -136,6 +136,23 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// The name of this object.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        match self {
+            Self::Workload(value) => Key::Workload(value.spec.name.clone()),
+            Self::Instance(value) => Key::Instance(value.name.clone()),
+            Self::Node(value) => Key::Node(value.name.clone()),
+            Self::Token(value) => Key::Token(value.id.clone()),
+            Self::Event(value) => Key::Event(value.revision),
+            Self::Quarantine(value) => Key::Quarantine(value.address),
+            Self::Reserved(_) => Key::Reserved,
+            Self::Link(value) => Key::Link(value.node.clone()),
+            Self::Observed(value) => Key::Observed(value.status.instance.clone()),
+            Self::Waiting(value) => Key::Waiting(value.instance.clone()),
+        }
+    }
+
     /// The stored form of a durable record: JSON.
     ///
     /// # Errors

@@ -115,12 +115,12 @@ pub enum Refusal {
         "the join token is not valid: it may be used once, and until it expires; make another with `dwell node token`"
     )]
     TokenInvalid,
+    /// Too many tokens are valid at once.
+    #[error("there are {0} join tokens already; wait until some expire")]
+    TooManyTokens(usize),
     /// The public half is taken.
     #[error("there is a token of this id already; choose another at random")]
     TokenExists,
-    /// The node has been removed.
-    #[error("node {0} was removed from the cluster; join again with a new token")]
-    NodeRemoved(NodeName),
     /// Instances are there.
     #[error(
         "{count} instances are on node {node}, {example} among them; drain it first (`dwell node drain {node}`)"
@@ -141,11 +141,6 @@ pub enum Refusal {
     /// A newer stream of the node has begun, or this one never did.
     #[error("another stream of node {0} has begun; are there two agents with its identity?")]
     SessionSuperseded(NodeName),
-    /// A node speaks of a revision that was never given out.
-    #[error(
-        "node {0} has seen a revision that this controller never gave out; was the controller restored from an old backup?"
-    )]
-    RevisionUnknown(NodeName),
     /// A label is not usable.
     #[error(
         "label {0:?} is not usable; keys have 1 to 253 bytes, values at most 1024, without control characters, and do not begin with \"node.\"; a node has at most 200"
@@ -189,12 +184,10 @@ impl Refusal {
             | Self::AddressFixed { .. }
             | Self::WorkloadRemoving(_)
             | Self::InstanceRemoving(_)
-            | Self::NodeRemoved(_)
             | Self::NodeInUse { .. }
             | Self::NodeNotDown(_)
-            | Self::SessionSuperseded(_)
-            | Self::RevisionUnknown(_) => RefusalClass::FailedPrecondition,
-            Self::BlocksExhausted { .. } => RefusalClass::Exhausted,
+            | Self::SessionSuperseded(_) => RefusalClass::FailedPrecondition,
+            Self::BlocksExhausted { .. } | Self::TooManyTokens(_) => RefusalClass::Exhausted,
             Self::TokenInvalid => RefusalClass::Denied,
         }
     }

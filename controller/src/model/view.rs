@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
-use dwell_core::instance::InstanceStatus;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
-use super::object::{Instance, Node, Workload};
+use super::Model;
+use super::object::{Event, Instance, Node, UpdateState, Workload};
 
 /// A workload and how far it is.
 #[derive(Clone, Debug)]
@@ -80,4 +82,247 @@ pub struct InstanceFilter {
     pub workload: Option<WorkloadName>,
     /// Only on this node.
     pub node: Option<NodeName>,
+}
+
+impl Model {
+    /// One workload.
+    #[must_use]
+    pub fn workload(&self, name: &WorkloadName) -> Option<WorkloadView> {
+        self.tables.workloads().get(name).map(|workload| self.view_workload(workload))
+    }
+
+    /// All workloads, by name.
+    #[must_use]
+    pub fn workloads(&self) -> Vec<WorkloadView> {
+        self.tables.workloads().values().map(|workload| self.view_workload(workload)).collect()
+    }
+
+    /// One instance.
+    #[must_use]
+    pub fn instance(&self, name: &InstanceName) -> Option<InstanceView> {
+        self.tables.instances().get(name).map(|instance| self.view_instance(instance))
+    }
+
+    /// The instances that a filter lets through, by name.
+    #[must_use]
+    pub fn instances(&self, filter: &InstanceFilter) -> Vec<InstanceView> {
+        let on_node = |instance: &&Arc<Instance>| {
+            filter.node.is_none() || instance.node.as_ref() == filter.node.as_ref()
+        };
+        match (&filter.workload, &filter.node) {
+            (Some(workload), _) => {
+                let instances = self.tables.instances_of(workload).filter(on_node);
+                instances.map(|instance| self.view_instance(instance)).collect()
+            }
+            (None, Some(node)) => {
+                let occupancy = self.tables.index().occupancy.get(node);
+                let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
+                names.filter_map(|name| self.instance(name)).collect()
+            }
+            (None, None) => {
+                let instances = self.tables.instances().values();
+                instances.map(|instance| self.view_instance(instance)).collect()
+            }
+        }
+    }
+
+    /// One node, also a removed one.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<NodeView> {
+        self.tables.nodes().get(name).map(|node| self.view_node(node))
+    }
+
+    /// All nodes but the removed ones, by name.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let nodes = self.tables.nodes().values().filter(|node| !node.removed);
+        nodes.map(|node| self.view_node(node)).collect()
+    }
+
+    /// All routes of the fleet: blocks first, then exceptions.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteView> {
+        let index = self.tables.index();
+        let blocks = index.blocks.iter().filter_map(|(&prefix, node)| {
+            let via = self.tables.nodes().get(node)?.address;
+            Some(RouteView { prefix, node: node.clone(), via, instance: None })
+        });
+        let exceptions = index.exceptions.iter().filter_map(|(&address, node)| {
+            let via = self.tables.nodes().get(node)?.address;
+            let instance = index.holders.get(&address).cloned();
+            Some(RouteView { prefix: Ipv4Net::from(address), node: node.clone(), via, instance })
+        });
+        blocks.chain(exceptions).collect()
+    }
+
+    /// At most `limit` of the newest events, oldest first, only about `subject` (such as `node/n1`) if
+    /// one is given.
+    #[must_use]
+    pub fn events(&self, subject: Option<&str>, limit: usize) -> Vec<Arc<Event>> {
+        let about = |event: &&Arc<Event>| {
+            subject.is_none_or(|subject| event.subject.to_string() == subject)
+        };
+        let newest = self.tables.events().values().rev().filter(about).take(limit);
+        let mut events: Vec<_> = newest.cloned().collect();
+        events.reverse();
+        events
+    }
+
+    fn view_workload(&self, workload: &Arc<Workload>) -> WorkloadView {
+        let mut view = WorkloadView {
+            workload: Arc::clone(workload),
+            instances: 0,
+            ready: 0,
+            updated: 0,
+            message: workload.paused.clone().unwrap_or_default(),
+        };
+        let mut waits = None;
+        for instance in self.tables.instances_of(&workload.spec.name) {
+            view.instances += 1;
+            view.updated += u32::from(instance.update == UpdateState::Current);
+            let status = self.status(instance);
+            let ready = status.phase == Phase::Running && status.health.is_good();
+            view.ready += u32::from(ready);
+            let settled = ready && instance.update != UpdateState::Updating
+                || instance.run == RunState::Stopped;
+            if !settled && waits.is_none() {
+                waits = Some((instance, status));
+            }
+        }
+        if let (true, Some((instance, status))) = (view.message.is_empty(), waits) {
+            let verb = if workload.removing { "is being removed; waits" } else { "waits" };
+            let phase = phase_word(status.phase);
+            view.message = format!("{verb} for {} ({phase})", instance.name);
+            if !status.message.is_empty() {
+                view.message = format!("{}: {}", view.message, status.message);
+            }
+        }
+        view
+    }
+
+    fn view_instance(&self, instance: &Arc<Instance>) -> InstanceView {
+        let observed = self.tables.observed().get(&instance.name);
+        InstanceView {
+            instance: Arc::clone(instance),
+            status: self.status(instance),
+            revision: observed
+                .map_or(instance.revision, |seen| seen.revision.max(instance.revision)),
+        }
+    }
+
+    /// What is known of an instance now.
+    fn status(&self, instance: &Instance) -> InstanceStatus {
+        let waiting = self.tables.waiting().get(&instance.name);
+        let because = waiting.map(|waiting| waiting.cause.to_string());
+        let Some(node) = &instance.node else {
+            let message = because.unwrap_or_else(|| "waits for a node".to_owned());
+            return unseen(instance, Phase::Pending, message);
+        };
+        let state = self.tables.links().get(node).map_or(NodeState::Down, |link| link.state);
+        let seen = self.tables.observed().get(&instance.name).map(|observed| &observed.status);
+        match (state, seen) {
+            (NodeState::Ready, Some(seen)) => {
+                let mut status = seen.clone();
+                if status.message.is_empty() {
+                    status.message = because.unwrap_or_default();
+                }
+                status
+            }
+            (NodeState::Ready, None) => {
+                unseen(instance, Phase::Pending, format!("waits for {node} to take it up"))
+            }
+            (_, Some(seen)) => InstanceStatus {
+                phase: Phase::Unknown,
+                health: Health::None,
+                message: format!(
+                    "{node} is not heard of; it was {} when last seen",
+                    phase_word(seen.phase)
+                ),
+                ..seen.clone()
+            },
+            (_, None) => unseen(instance, Phase::Unknown, format!("{node} is not heard of")),
+        }
+    }
+
+    fn view_node(&self, node: &Arc<Node>) -> NodeView {
+        let link = self.tables.links().get(&node.name);
+        let occupancy = self.tables.index().occupancy.get(&node.name);
+        let capacity = link.and_then(|link| link.capacity.clone());
+        let heard = self.last_heard.get(&node.name).copied();
+        let state = link.map_or(NodeState::Down, |link| link.state);
+        NodeView {
+            node: Arc::clone(node),
+            state,
+            allocated: occupancy.map(|there| there.promised).unwrap_or_default(),
+            instances: occupancy.map_or(0, |there| there.instances.len()),
+            last_seen: heard.filter(|_| capacity.is_some()),
+            capacity,
+            acknowledged: link.map_or(Revision(0), |link| link.acknowledged),
+            message: self.node_message(node, state),
+            revision: link.map_or(node.revision, |link| link.revision.max(node.revision)),
+        }
+    }
+
+    fn node_message(&self, node: &Node, state: NodeState) -> String {
+        match state {
+            _ if node.removed => "was removed".to_owned(),
+            NodeState::Down => format!(
+                "has not been heard of for long; `dwell node rm --force {}` places its instances elsewhere",
+                node.name
+            ),
+            NodeState::Unreachable => {
+                "has not been heard of for a while; what runs there is left alone".to_owned()
+            }
+            NodeState::Ready if node.draining => self.drain_message(&node.name),
+            NodeState::Ready => String::new(),
+        }
+    }
+
+    fn drain_message(&self, node: &NodeName) -> String {
+        let occupancy = self.tables.index().occupancy.get(node);
+        let left = occupancy.map_or(0, |there| there.instances.len());
+        let stuck = occupancy
+            .into_iter()
+            .flat_map(|there| &there.instances)
+            .find_map(|name| self.tables.waiting().get(name));
+        match (left, stuck) {
+            (0, _) => "is drained".to_owned(),
+            (left, None) => format!("drains; {left} instances are still there"),
+            (left, Some(waiting)) => format!(
+                "drains; {left} instances are still there; {}: {}",
+                waiting.instance, waiting.cause
+            ),
+        }
+    }
+}
+
+/// The status of an instance of which no node has said anything.
+fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus {
+    InstanceStatus {
+        instance: instance.name.clone(),
+        generation: Generation(0),
+        phase,
+        health: Health::None,
+        container_id: String::new(),
+        started_at: None,
+        restarts: 0,
+        exit_code: None,
+        restarts_done: 0,
+        message,
+        observed_at: Timestamp(0),
+        failed_generation: None,
+    }
+}
+
+fn phase_word(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending => "pending",
+        Phase::Preparing => "preparing",
+        Phase::Running => "running",
+        Phase::Stopping => "stopping",
+        Phase::Stopped => "stopped",
+        Phase::Backoff => "backing off",
+        Phase::Failed => "failed",
+        Phase::Unknown => "unknown",
+    }
 }

@@ -1,0 +1,207 @@
+//! How objects change, and how changes become visible, are taken back, or are read again.
+//!
+//! Everything a command does goes through [`Model::put`] and [`Model::delete`], which give each change
+//! its revision and note it down. That list is all there is to a command: it is stored, published, or
+//! walked backwards.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{NodeName, Revision, WorkloadName};
+use dwell_core::node::NodeState;
+use dwell_core::workload::Template;
+
+use super::object::{Event, Instance, Link, Node, Reserved, Severity, Subject, Workload};
+use super::record::{Change, Key, Record};
+use super::watch::ChangeLog;
+use super::{Model, Settings, Touched};
+
+/// How many revisions are reserved with one durable write. Volatile changes have revisions too; so a
+/// restarted controller skips at most this many, instead of every heartbeat being stored.
+const RESERVE: u64 = 10_000;
+
+impl Model {
+    /// The model that these records of the store are, in any order, at the start of a controller.
+    /// Nodes count as unreachable until they are heard of.
+    #[must_use]
+    pub fn restore(
+        settings: Settings,
+        records: impl IntoIterator<Item = Record>,
+        now: Timestamp,
+    ) -> Self {
+        let mut model = Self::new(settings);
+        let mut templates = Templates::default();
+        let mut later = Vec::new();
+        for record in records {
+            match record {
+                // The indexes of instances look at the nodes' blocks.
+                Record::Instance(instance) => later.push(templates.share(instance)),
+                record => drop(model.tables.put(record)),
+            }
+        }
+        for instance in later {
+            model.tables.put(Record::Instance(instance));
+        }
+        model.revision = model.tables.reserved();
+        model.log = ChangeLog::new(model.revision, model.settings.watch_max);
+        model.started = model.revision;
+        let names: Vec<NodeName> = model.tables.nodes().keys().cloned().collect();
+        for node in names {
+            model.last_heard.insert(node.clone(), now);
+            model.tables.put(Record::Link(Arc::new(Link {
+                node,
+                session: None,
+                state: NodeState::Unreachable,
+                capacity: None,
+                acknowledged: Revision(0),
+                revision: model.revision,
+            })));
+        }
+        model.unsettled = true;
+        model
+    }
+
+    /// The changes are committed: watchers and sessions may see them.
+    pub fn publish(&mut self, changes: Vec<Change>) -> Touched {
+        let mut touched = Touched::default();
+        for change in changes {
+            self.note_for_nodes(&change, &mut touched);
+            self.log.push(change);
+        }
+        touched
+    }
+
+    /// The changes could not be committed: takes them back. They have to be all that were applied
+    /// since the last call of `publish` or `revert`, in order. Their revisions are not used again.
+    pub fn revert(&mut self, changes: Vec<Change>) {
+        self.undo(changes);
+        self.unsettled = true;
+    }
+
+    /// Walks changes backwards.
+    pub(super) fn undo(&mut self, changes: Vec<Change>) {
+        for change in changes.into_iter().rev() {
+            match change.old {
+                Some(old) => drop(self.tables.put(old)),
+                None => drop(self.tables.delete(&change.key)),
+            }
+        }
+    }
+
+    /// Makes or replaces the object that `make` returns for the revision it is given.
+    pub(super) fn put_with(&mut self, make: impl FnOnce(Revision) -> Record) {
+        let revision = self.next_revision();
+        let new = make(revision);
+        let old = self.tables.put(new.clone());
+        self.unsettled |= may_help_others(old.as_ref(), Some(&new));
+        self.changes.push(Change { revision, key: new.key(), old, new: Some(new) });
+    }
+
+    /// Makes or replaces an object without a revision of its own.
+    pub(super) fn put(&mut self, record: Record) {
+        self.put_with(|_| record);
+    }
+
+    pub(super) fn put_workload(&mut self, workload: Workload) {
+        self.put_with(|revision| Record::Workload(Arc::new(Workload { revision, ..workload })));
+    }
+
+    /// Replaces an instance, unless it is as it was.
+    pub(super) fn put_instance(&mut self, instance: Instance) {
+        let current = self.tables.instances().get(&instance.name);
+        if current.is_none_or(|current| **current != instance) {
+            self.put_with(|revision| Record::Instance(Arc::new(Instance { revision, ..instance })));
+        }
+    }
+
+    pub(super) fn put_node(&mut self, node: Node) {
+        self.put_with(|revision| Record::Node(Arc::new(Node { revision, ..node })));
+    }
+
+    /// Replaces a link, unless it is as it was.
+    pub(super) fn put_link(&mut self, link: Link) {
+        let current = self.tables.links().get(&link.node);
+        if current.is_none_or(|current| **current != link) {
+            self.put_with(|revision| Record::Link(Arc::new(Link { revision, ..link })));
+        }
+    }
+
+    /// Takes an object away, if it is there.
+    pub(super) fn delete(&mut self, key: Key) {
+        if let Some(old) = self.tables.delete(&key) {
+            self.unsettled |= may_help_others(Some(&old), None);
+            let revision = self.next_revision();
+            self.changes.push(Change { revision, key, old: Some(old), new: None });
+        }
+    }
+
+    /// Writes into the fleet's diary, and drops its oldest page when it is full.
+    pub(super) fn event(
+        &mut self,
+        now: Timestamp,
+        severity: Severity,
+        subject: Subject,
+        reason: &str,
+        message: String,
+    ) {
+        let reason = reason.to_owned();
+        self.put_with(|revision| {
+            Record::Event(Arc::new(Event { revision, at: now, severity, subject, reason, message }))
+        });
+        if self.tables.events().len() > self.settings.events_max
+            && let Some(&oldest) = self.tables.events().keys().next()
+        {
+            self.delete(Key::Event(oldest));
+        }
+    }
+
+    fn next_revision(&mut self) -> Revision {
+        if self.revision >= self.tables.reserved() {
+            self.revision = self.revision.next();
+            let new = Record::Reserved(Reserved { revision: Revision(self.revision.0 + RESERVE) });
+            let old = self.tables.put(new.clone());
+            let key = Key::Reserved;
+            self.changes.push(Change { revision: self.revision, key, old, new: Some(new) });
+        }
+        self.revision = self.revision.next();
+        self.revision
+    }
+}
+
+/// Whether something waiting could fit, or move, because of a change: room got free, a node came or
+/// became another, or something new waits.
+fn may_help_others(old: Option<&Record>, new: Option<&Record>) -> bool {
+    match (old, new) {
+        (_, Some(Record::Node(_))) | (Some(Record::Quarantine(_)), None) => true,
+        (Some(Record::Instance(_)), None) => true,
+        (None, Some(Record::Instance(new))) => new.node.is_none(),
+        (Some(Record::Instance(old)), Some(Record::Instance(new))) => {
+            new.node.is_none()
+                || (old.node.is_some() && old.node != new.node)
+                || old.template.resources != new.template.resources
+        }
+        (old, Some(Record::Link(new))) => {
+            let Some(Record::Link(old)) = old else { return true };
+            let room = |link: &Link| link.capacity.as_ref().map(|has| (has.cpu, has.memory));
+            old.state != new.state || room(old) != room(new)
+        }
+        _ => false,
+    }
+}
+
+/// The templates that were read, so that instances of one template share it again.
+#[derive(Default)]
+struct Templates(BTreeMap<WorkloadName, Vec<Arc<Template>>>);
+
+impl Templates {
+    fn share(&mut self, instance: Arc<Instance>) -> Arc<Instance> {
+        let known = self.0.entry(instance.name.workload().clone()).or_default();
+        if let Some(template) = known.iter().find(|template| **template == instance.template) {
+            let template = Arc::clone(template);
+            return Arc::new(Instance { template, ..Arc::unwrap_or_clone(instance) });
+        }
+        known.push(Arc::clone(&instance.template));
+        instance
+    }
+}

@@ -1,0 +1,111 @@
+//! Addresses: a block for each node, an address for each instance.
+//!
+//! ```text
+//!   free ──given──▶ held by an instance, for its life ──instance deleted──▶ quarantined ──time──▶ free
+//!                        ▲                                                       │
+//!                        └────────── the same instance name again ───────────────┘
+//! ```
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName};
+use dwell_core::net::Mac;
+use ipnet::Ipv4Net;
+
+use super::object::{Identity, Quarantine};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+impl Model {
+    /// The first block that no node has.
+    pub(super) fn free_block(&self) -> Result<Ipv4Net, Refusal> {
+        let range = self.settings.range;
+        let free = range.blocks().find(|block| !self.tables.index().blocks.contains_key(block));
+        free.ok_or(Refusal::BlocksExhausted { blocks: range.block_count(), cidr: range.cidr() })
+    }
+
+    /// How many addresses of a node's block can still be given out.
+    pub(super) fn free_addresses(&self, block: Ipv4Net) -> u32 {
+        let load = self.tables.index().block_load.get(&block).copied().unwrap_or(0);
+        // The first and the last are never given out; a /29, the smallest block, has 8.
+        (1_u32 << (32 - block.prefix_len())).saturating_sub(2).saturating_sub(load)
+    }
+
+    /// Gives an instance the address that was declared for it.
+    pub(super) fn claim_static(
+        &mut self,
+        instance: &InstanceName,
+        address: Ipv4Addr,
+        now: Timestamp,
+    ) -> Result<Identity, Refusal> {
+        let range = self.settings.range;
+        let instance = instance.clone();
+        if !range.is_usable(address) {
+            return Err(Refusal::AddressUnusable { instance, address, range });
+        }
+        if let Some(holder) = self.tables.index().holders.get(&address) {
+            return Err(Refusal::AddressTaken { instance, address, holder: holder.clone() });
+        }
+        if let Some(kept) = self.tables.quarantine().get(&address)
+            && kept.owner != instance
+            && kept.until > now
+        {
+            let seconds = kept.until.since(now).as_secs() + 1;
+            let owner = kept.owner.clone();
+            return Err(Refusal::AddressQuarantined { instance, address, owner, seconds });
+        }
+        self.delete(Key::Quarantine(address));
+        Ok(identity(address))
+    }
+
+    /// Gives an instance an address of a node's block: the one it had a moment ago, or the first
+    /// free one. `None` if there is none.
+    pub(super) fn claim_from_block(
+        &mut self,
+        instance: &InstanceName,
+        node: &NodeName,
+    ) -> Option<Identity> {
+        let block = self.tables.nodes().get(node)?.block?;
+        let (first, last) = (block.network(), block.broadcast());
+        let quarantine = self.tables.quarantine();
+        let own = quarantine.range(first..=last).find(|(_, kept)| kept.owner == *instance);
+        let address = if let Some((&address, _)) = own {
+            address
+        } else {
+            block.hosts().find(|address| {
+                self.settings.range.is_usable(*address)
+                    && !self.tables.index().holders.contains_key(address)
+                    && !quarantine.contains_key(address)
+            })?
+        };
+        self.delete(Key::Quarantine(address));
+        Some(identity(address))
+    }
+
+    /// Keeps the address of an instance that is gone from others for a while.
+    pub(super) fn release_address(
+        &mut self,
+        owner: InstanceName,
+        address: Ipv4Addr,
+        now: Timestamp,
+    ) {
+        let until = now.after(self.settings.quarantine.as_duration());
+        self.put(Record::Quarantine(Arc::new(Quarantine { address, owner, until })));
+    }
+
+    /// Frees the addresses whose quarantine is over.
+    pub(super) fn expire_quarantine(&mut self, now: Timestamp) {
+        while let Some(&(until, address)) = self.tables.index().expiry.first()
+            && until <= now
+        {
+            self.delete(Key::Quarantine(address));
+        }
+    }
+}
+
+/// A hardware address goes with the address, so both are unique.
+fn identity(address: Ipv4Addr) -> Identity {
+    Identity { address, mac: Mac::of_address(address) }
+}

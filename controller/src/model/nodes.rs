@@ -1,0 +1,363 @@
+//! Nodes: joining, being heard of, draining, leaving; and what time does by itself.
+//!
+//! ```text
+//!                 heard of
+//!         ┌──────────────────────────┐
+//!         ▼                          │
+//!   joined ──attach──▶ Ready ──▶ Unreachable ──▶ Down ──remove by force──▶ tombstone
+//!   (Down)             └── not heard of for a while, for long ──┘
+//! ```
+//!
+//! A node that is not heard of keeps its instances. It may well be running them, and there is no way
+//! yet to make sure that it is not (fencing), so nothing is placed elsewhere until an operator vouches
+//! for its death by removing it by force. Their status is unknown meanwhile.
+//!
+//! A removed node stays as a tombstone: should the host return, it is told to run nothing.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::node::{Capacity, NodeState};
+use ipnet::Ipv4Net;
+
+use super::command::{Join, NodeChange};
+use super::object::{
+    Instance, JoinToken, Link, Node, Observed, SessionId, Severity, Subject, TokenId, UpdateState,
+};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+/// The most tokens that may be valid at once.
+const TOKENS_MAX: usize = 10_000;
+/// The most labels a node may have.
+const LABELS_MAX: usize = 200;
+/// The longest key of a label, in bytes.
+const LABEL_KEY_MAX: usize = 253;
+/// The longest value of a label, in bytes.
+const LABEL_VALUE_MAX: usize = 1024;
+
+impl Model {
+    pub(super) fn mint_token(
+        &mut self,
+        id: TokenId,
+        digest: [u8; 32],
+        expires_at: Timestamp,
+    ) -> Result<(), Refusal> {
+        let tokens = self.tables.tokens();
+        if tokens.contains_key(&id) {
+            return Err(Refusal::TokenExists);
+        }
+        if tokens.len() >= TOKENS_MAX {
+            return Err(Refusal::TooManyTokens(tokens.len()));
+        }
+        self.put_with(|revision| {
+            Record::Token(Arc::new(JoinToken { id, digest, expires_at, used_by: None, revision }))
+        });
+        Ok(())
+    }
+
+    /// A host becomes a node; one that was removed, again.
+    pub(super) fn redeem_token(
+        &mut self,
+        join: Join,
+        now: Timestamp,
+    ) -> Result<Option<Ipv4Net>, Refusal> {
+        let token = self.tables.tokens().get(&join.token).cloned();
+        let valid = token.filter(|token| {
+            token.digest == join.digest && token.used_by.is_none() && token.expires_at > now
+        });
+        let token = valid.ok_or(Refusal::TokenInvalid)?;
+        if self.member(&join.name).is_ok() {
+            return Err(Refusal::NodeExists(join.name));
+        }
+        let holder =
+            self.tables.nodes().values().find(|node| !node.removed && node.address == join.address);
+        if let Some(holder) = holder {
+            let holder = holder.name.clone();
+            return Err(Refusal::NodeAddressTaken { address: join.address, holder });
+        }
+        let block = if join.routes_only { None } else { Some(self.free_block()?) };
+        let name = join.name;
+        self.put_with(|revision| {
+            let used_by = Some(name.clone());
+            Record::Token(Arc::new(JoinToken { used_by, revision, ..JoinToken::clone(&token) }))
+        });
+        self.put_node(Node {
+            name: name.clone(),
+            address: join.address,
+            block,
+            pool: None,
+            labels: std::collections::BTreeMap::new(),
+            cordoned: false,
+            draining: false,
+            removed: false,
+            certificate: join.certificate,
+            created_at: now,
+            revision: Revision(0),
+        });
+        self.put_link(Link {
+            node: name.clone(),
+            session: None,
+            state: NodeState::Down,
+            capacity: None,
+            acknowledged: Revision(0),
+            revision: Revision(0),
+        });
+        let message = match block {
+            Some(block) => format!("joined from {} with block {block}", join.address),
+            None => format!("joined from {} for the routes", join.address),
+        };
+        self.event(now, Severity::Info, Subject::Node(name), "node-joined", message);
+        Ok(block)
+    }
+
+    pub(super) fn set_certificate(
+        &mut self,
+        name: &NodeName,
+        certificate: String,
+    ) -> Result<(), Refusal> {
+        let node = self.member(name)?;
+        self.put_node(Node { certificate, ..Node::clone(&node) });
+        Ok(())
+    }
+
+    /// A stream begins. Also for a removed node, so that it can be told to run nothing.
+    pub(super) fn attach(
+        &mut self,
+        name: &NodeName,
+        session: SessionId,
+        address: Ipv4Addr,
+        capacity: Capacity,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let node = self.tables.nodes().get(name).cloned();
+        let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
+        if node.address != address && !node.removed {
+            let message = format!("its address is {address} now, it was {}", node.address);
+            let subject = Subject::Node(name.clone());
+            self.event(now, Severity::Info, subject, "node-readdressed", message);
+            self.put_node(Node { address, ..Node::clone(&node) });
+        }
+        let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
+        self.put_link(Link {
+            node: name.clone(),
+            session: Some(session),
+            state,
+            capacity: Some(Arc::new(capacity)),
+            acknowledged: Revision(0),
+            revision: Revision(0),
+        });
+        Ok(())
+    }
+
+    /// A stream ended. How sure we are of the node is a matter of time: most come back at once.
+    pub(super) fn detach(&mut self, node: &NodeName, session: SessionId) {
+        if let Some(link) = self.tables.links().get(node).cloned()
+            && link.session == Some(session)
+        {
+            self.put_link(Link { session: None, ..Link::clone(&link) });
+        }
+    }
+
+    pub(super) fn update_node(
+        &mut self,
+        name: &NodeName,
+        change: NodeChange,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let old = self.member(name)?;
+        let mut node = Node::clone(&old);
+        if let Some(draining) = change.draining {
+            node.draining = draining;
+            node.cordoned |= draining;
+        }
+        if let Some(cordoned) = change.cordoned {
+            node.cordoned = cordoned;
+            node.draining &= cordoned;
+        }
+        for key in &change.remove_labels {
+            node.labels.remove(key);
+        }
+        node.labels.extend(change.set_labels);
+        check_labels(&node)?;
+        if let Some(pool) = change.pool {
+            node.pool = pool;
+        }
+        if node == *old {
+            return Ok(());
+        }
+        let told = match (old.draining, node.draining, old.cordoned, node.cordoned) {
+            (false, true, ..) => ("node-draining", "is drained: its instances move elsewhere"),
+            (.., true, false) => ("node-uncordoned", "takes new instances again"),
+            (.., false, true) => ("node-cordoned", "takes no new instances"),
+            _ => ("node-changed", "its labels or its pool were changed"),
+        };
+        self.event(now, Severity::Info, Subject::Node(name.clone()), told.0, told.1.to_owned());
+        self.put_node(node);
+        self.reconsider(name, now);
+        Ok(())
+    }
+
+    pub(super) fn remove_node(
+        &mut self,
+        name: &NodeName,
+        force: bool,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let node = self.member(name)?;
+        let instances: Vec<InstanceName> = self
+            .tables
+            .index()
+            .occupancy
+            .get(name)
+            .map(|there| there.instances.iter().cloned().collect())
+            .unwrap_or_default();
+        if let Some(example) = instances.first() {
+            if !force {
+                let (count, example) = (instances.len(), example.clone());
+                return Err(Refusal::NodeInUse { node: name.clone(), count, example });
+            }
+            let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
+            if state != NodeState::Down {
+                return Err(Refusal::NodeNotDown(name.clone()));
+            }
+        }
+        for instance in &instances {
+            self.take_from_the_dead(instance, name, now);
+        }
+        self.put_node(Node {
+            block: None,
+            cordoned: true,
+            draining: false,
+            removed: true,
+            ..Node::clone(&node)
+        });
+        let message = match instances.len() {
+            0 => "removed".to_owned(),
+            count => format!("removed by force; its {count} instances are placed elsewhere"),
+        };
+        self.event(now, Severity::Warning, Subject::Node(name.clone()), "node-removed", message);
+        Ok(())
+    }
+
+    /// An operator vouches that nothing runs on a node: its instances are free to go elsewhere.
+    fn take_from_the_dead(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        let mut instance = Instance::clone(&instance);
+        let stays_behind = instance.is_pinned() && !instance.removing;
+        if instance.leaving.is_none() {
+            // A claim of the dead node, should it return, is older than this.
+            instance.generation = self.next_generation(&instance);
+        }
+        if instance.update == UpdateState::Updating {
+            // It starts anew as what it is to be; there is nothing to wait for.
+            instance.update = UpdateState::Current;
+        }
+        if stays_behind {
+            let message = format!("is placed elsewhere without its volumes, which are on {node}");
+            let subject = Subject::Instance(name.clone());
+            self.event(now, Severity::Warning, subject, "volumes-left-behind", message);
+        }
+        self.delete(Key::Observed(name.clone()));
+        self.delete(Key::Waiting(name.clone()));
+        self.vacate(&instance, now);
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(&mut self, now: Timestamp) {
+        let (unreachable, down) = (self.settings.unreachable_after, self.settings.down_after);
+        let silent: Vec<(NodeName, NodeState)> = self
+            .last_heard
+            .iter()
+            .filter_map(|(node, &heard)| {
+                let age = now.since(heard);
+                if age >= down.as_duration() {
+                    Some((node.clone(), NodeState::Down))
+                } else if age >= unreachable.as_duration() {
+                    Some((node.clone(), NodeState::Unreachable))
+                } else {
+                    None
+                }
+            })
+            .collect();
+        for (node, state) in silent {
+            // Only being heard of makes a node better.
+            if self.tables.links().get(&node).is_some_and(|link| link.state < state) {
+                self.set_node_state(&node, state, now);
+            }
+        }
+        self.expire_quarantine(now);
+        let tokens = self.tables.tokens().values();
+        let expired: Vec<TokenId> =
+            tokens.filter(|token| token.expires_at <= now).map(|token| token.id.clone()).collect();
+        for token in expired {
+            self.delete(Key::Token(token));
+        }
+    }
+
+    /// How sure we are of a node has changed, and with it what is known of its instances.
+    pub(super) fn set_node_state(&mut self, name: &NodeName, state: NodeState, now: Timestamp) {
+        let Some(link) = self.tables.links().get(name).cloned() else { return };
+        if link.state == state {
+            return;
+        }
+        self.put_link(Link { state, ..Link::clone(&link) });
+        let (severity, reason, message) = match state {
+            NodeState::Ready => (Severity::Info, "node-ready", "is heard of"),
+            NodeState::Unreachable => (
+                Severity::Warning,
+                "node-unreachable",
+                "has not been heard of for a while; what runs there is left alone",
+            ),
+            NodeState::Down => (
+                Severity::Warning,
+                "node-down",
+                "has not been heard of for long; its instances stay its own until it returns or is \
+                 removed by force",
+            ),
+        };
+        self.event(now, severity, Subject::Node(name.clone()), reason, message.to_owned());
+        self.touch_instances(name);
+        if state == NodeState::Ready {
+            self.roll_all_on(name, now);
+        }
+    }
+
+    /// Watchers of instances see a change when their node is lost or found.
+    fn touch_instances(&mut self, node: &NodeName) {
+        let Some(occupancy) = self.tables.index().occupancy.get(node) else { return };
+        let names: Vec<InstanceName> = occupancy.instances.iter().cloned().collect();
+        for name in names {
+            if let Some(observed) = self.tables.observed().get(&name).cloned() {
+                self.put_with(|revision| {
+                    Record::Observed(Arc::new(Observed { revision, ..Observed::clone(&observed) }))
+                });
+            }
+        }
+    }
+
+    /// A node that has not been removed.
+    fn member(&self, name: &NodeName) -> Result<Arc<Node>, Refusal> {
+        let node = self.tables.nodes().get(name).filter(|node| !node.removed);
+        node.cloned().ok_or_else(|| Refusal::NoNode(name.clone()))
+    }
+}
+
+fn check_labels(node: &Node) -> Result<(), Refusal> {
+    let plain = |text: &str| !text.chars().any(char::is_control);
+    let wrong = node.labels.iter().enumerate().find(|(index, (key, value))| {
+        *index >= LABELS_MAX
+            || key.is_empty()
+            || key.len() > LABEL_KEY_MAX
+            || value.len() > LABEL_VALUE_MAX
+            || key.starts_with("node.")
+            || !plain(key)
+            || !plain(value)
+    });
+    match wrong {
+        Some((_, (key, _))) => Err(Refusal::Label(key.chars().take(80).collect())),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,86 @@
+//! What a declaration changes, said for people.
+
+use std::collections::BTreeMap;
+
+use dwell_core::change::{self, ChangeClass};
+use dwell_core::workload::WorkloadSpec;
+
+use super::command::{InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
+use super::object::Workload;
+
+/// An instance that is touched, and how.
+pub(super) type Planned = InstancePlan;
+
+/// The names of the fields in which two declarations differ.
+pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'static str> {
+    let mut fields = change::changed_fields(&old.template, &new.template);
+    let others = [
+        ("replicas", old.replicas != new.replicas),
+        ("network.ip", old.addresses != new.addresses),
+        ("pool", old.placement.pool != new.placement.pool),
+        ("constraints", old.placement.constraints != new.placement.constraints),
+        ("update", old.update != new.update),
+        ("workload labels", old.labels != new.labels),
+    ];
+    fields.extend(others.into_iter().filter_map(|(name, differs)| differs.then_some(name)));
+    fields
+}
+
+pub(super) fn unchanged(workload: &Workload) -> WorkloadPlan {
+    describe(workload, PlanAction::Unchanged, Vec::new(), Vec::new())
+}
+
+pub(super) fn describe(
+    workload: &Workload,
+    action: PlanAction,
+    changed_fields: Vec<&'static str>,
+    instances: Vec<Planned>,
+) -> WorkloadPlan {
+    let mut plan = WorkloadPlan {
+        workload: workload.spec.name.clone(),
+        action,
+        generation: workload.generation,
+        changed_fields,
+        instances,
+        downtime: String::new(),
+    };
+    plan.downtime = downtime(workload, &plan);
+    plan
+}
+
+/// What people will notice.
+fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
+    let down = |plan: &&InstancePlan| {
+        matches!(plan.action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+    };
+    let class = plan.class();
+    let touched: Vec<_> = plan.instances.iter().filter(down).collect();
+    let stopped = workload.run == dwell_core::instance::RunState::Stopped;
+    match (touched.as_slice(), class) {
+        ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
+        ([], _) => "no downtime".to_owned(),
+        (_, _) if stopped => "no downtime: the workload is stopped".to_owned(),
+        ([one], _) => format!("{} is down between stop and start", one.instance),
+        (many, _) => format!(
+            "each of {} instances is down between stop and start, {} at a time",
+            many.len(),
+            workload.spec.update.parallelism
+        ),
+    }
+}
+
+/// A plan in one line, for the fleet's diary.
+pub(super) fn summary(plan: &WorkloadPlan) -> String {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for instance in &plan.instances {
+        let word = match instance.action {
+            InstanceAction::Create => "created",
+            InstanceAction::Change(_) => "changed",
+            InstanceAction::Remove => "removed",
+        };
+        *counts.entry(word).or_default() += 1;
+    }
+    let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    let instances = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };
+    format!("declared at generation {}; instances: {instances}", plan.generation)
+}

@@ -1,0 +1,209 @@
+//! What nodes say: that they live, what they saw, what is gone.
+//!
+//! A report is judged by the revision of the assignment that it was made under, not by when it
+//! arrives. That an instance is gone counts only if the node knew, when it looked, that the instance
+//! was no longer its own: an older, late or repeated report proves nothing.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
+use dwell_core::node::{Capacity, NodeState};
+
+use super::command::Report;
+use super::object::{Instance, Link, Observed, SessionId, Severity, Subject};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+/// The longest name of a container that is kept, in bytes.
+const CONTAINER_ID_MAX: usize = 128;
+
+impl Model {
+    /// Takes in what a node saw.
+    pub(super) fn report(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        report: Report,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.acknowledge(node, session, report.revision, now)?;
+        let revision = self.known(report.revision);
+        let seen: BTreeSet<InstanceName> =
+            report.statuses.iter().map(|status| status.instance.clone()).collect();
+        for status in report.statuses {
+            self.observe(node, session, status, now);
+        }
+        let mut gone: BTreeSet<InstanceName> = report.gone.into_iter().collect();
+        if report.complete
+            && let Some(occupancy) = self.tables.index().occupancy.get(node)
+        {
+            gone.extend(occupancy.instances.iter().cloned());
+        }
+        for name in gone.difference(&seen) {
+            self.note_gone(node, name, revision, now);
+        }
+        Ok(())
+    }
+
+    pub(super) fn heartbeat(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        capacity: Option<Capacity>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let link = self.hear(node, session, now)?;
+        if let Some(capacity) = capacity {
+            self.put_link(Link { capacity: Some(Arc::new(capacity)), ..link });
+        }
+        Ok(())
+    }
+
+    pub(super) fn acknowledge(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        revision: Revision,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let link = self.hear(node, session, now)?;
+        let acknowledged = link.acknowledged.max(self.known(revision));
+        self.put_link(Link { acknowledged, ..link });
+        Ok(())
+    }
+
+    /// A revision that this controller never gave out is of another life of it (a restored backup)
+    /// and says nothing about this one.
+    pub(super) fn known(&self, revision: Revision) -> Revision {
+        if revision > self.revision { Revision(0) } else { revision }
+    }
+
+    /// A node's stream spoke: it lives. Returns its link.
+    fn hear(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        now: Timestamp,
+    ) -> Result<Link, Refusal> {
+        let link = self.tables.links().get(node).cloned();
+        let link = link.ok_or_else(|| Refusal::NoNode(node.clone()))?;
+        if link.session != Some(session) {
+            return Err(Refusal::SessionSuperseded(node.clone()));
+        }
+        self.last_heard.insert(node.clone(), now);
+        self.set_node_state(node, NodeState::Ready, now);
+        let link = self.tables.links().get(node).unwrap_or(&link);
+        Ok(Link::clone(link))
+    }
+
+    fn observe(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        mut status: InstanceStatus,
+        now: Timestamp,
+    ) {
+        let Some(instance) = self.tables.instances().get(&status.instance).cloned() else { return };
+        if instance.node.as_ref() != Some(node) {
+            // Not its own (any more); its assignment says so.
+            return;
+        }
+        status.message = sanitize(&status.message, MESSAGE_MAX);
+        status.container_id = sanitize(&status.container_id, CONTAINER_ID_MAX);
+        let before = self.tables.observed().get(&status.instance).cloned();
+        if let Some(before) = &before
+            && before.node == *node
+            && before.session == session
+            && (before.status == status || before.status.observed_at > status.observed_at)
+        {
+            return;
+        }
+        self.note_transition(&instance, before.as_deref(), &status, now);
+        let node = node.clone();
+        self.put_with(|revision| {
+            Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
+        });
+        self.judge(&instance, &status, now);
+    }
+
+    /// Writes down what people want to read about: that it runs, that it does not, that it is ill.
+    fn note_transition(
+        &mut self,
+        instance: &Instance,
+        before: Option<&Observed>,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) {
+        let before = before.map(|before| &before.status);
+        let subject = Subject::Instance(instance.name.clone());
+        if before.map(|before| before.phase) != Some(status.phase) {
+            let told = match status.phase {
+                Phase::Running => Some((Severity::Info, "instance-running", "runs".to_owned())),
+                Phase::Backoff => {
+                    Some((Severity::Warning, "instance-backoff", status.message.clone()))
+                }
+                Phase::Failed => {
+                    Some((Severity::Warning, "instance-failed", status.message.clone()))
+                }
+                _ => None,
+            };
+            if let Some((severity, reason, message)) = told {
+                self.event(now, severity, subject.clone(), reason, message);
+            }
+        }
+        let health = before.map_or(Health::None, |before| before.health);
+        match (health, status.health) {
+            (Health::Unhealthy, Health::Unhealthy) => {}
+            (_, Health::Unhealthy) => {
+                let message = "its health check fails".to_owned();
+                self.event(now, Severity::Warning, subject, "instance-unhealthy", message);
+            }
+            (Health::Unhealthy, Health::Healthy) => {
+                let message = "its health check passes again".to_owned();
+                self.event(now, Severity::Info, subject, "instance-healthy", message);
+            }
+            _ => {}
+        }
+    }
+
+    /// A node looked, under the assignment of `revision`, and nothing of an instance was there.
+    fn note_gone(
+        &mut self,
+        node: &NodeName,
+        name: &InstanceName,
+        revision: Revision,
+        now: Timestamp,
+    ) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        if instance.node.as_ref() != Some(node) {
+            return;
+        }
+        self.delete(Key::Observed(name.clone()));
+        if instance.leaving.as_ref().is_some_and(|leaving| leaving.since <= revision) {
+            self.vacate(&instance, now);
+        }
+    }
+
+    /// Nothing of an instance is on its node any more.
+    pub(super) fn vacate(&mut self, instance: &Instance, now: Timestamp) {
+        if instance.removing {
+            return self.delete_instance(instance, now);
+        }
+        let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
+        // Where it was to go may have been cordoned, drained or removed meanwhile.
+        let to = to.filter(|to| {
+            self.tables
+                .nodes()
+                .get(to)
+                .is_some_and(|node| !node.removed && !node.cordoned && !node.draining)
+        });
+        self.put_instance(Instance { node: None, leaving: None, ..instance.clone() });
+        if let Some(to) = to {
+            self.place(&instance.name, &to, now);
+        }
+    }
+}

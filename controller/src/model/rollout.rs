@@ -1,0 +1,309 @@
+//! Bringing instances to what their workload declares, a few at a time.
+//!
+//! ```text
+//!             declared otherwise,            its turn           seen running so, with good health
+//!   Current ── node drains, restart ──▶ Due ──────────▶ Updating ──────────────▶ Current (or Due)
+//!                                        ▲                  │ its node put the old container back
+//!                                        └── apply again ── Failed   (and the rollout pauses)
+//! ```
+//!
+//! One instance's turn does everything it needs at once: the new template, a restart, a move. At most
+//! `parallelism` instances of a workload are `Updating`. While the rollout is paused no instance gets a
+//! new template, but moves and restarts go on. An instance whose node is not heard of does not get its
+//! turn, and one that was being changed when its node went silent keeps its turn: nobody knows how far
+//! it came, so no further instance is risked.
+//!
+//! Live changes, and changes of what does not run, wait for nobody: see [`Model::adopt`].
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use dwell_core::change::ChangeClass;
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
+use dwell_core::instance::{InstanceStatus, Phase, RunState};
+use dwell_core::node::NodeState;
+use dwell_core::workload::Template;
+
+use super::Model;
+use super::object::{Instance, Leaving, Severity, Subject, UpdateState, WaitingCause, Workload};
+use super::record::{Key, Record};
+
+/// What an instance's turn has to bring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Needs {
+    template: bool,
+    restart: bool,
+    leave: bool,
+}
+
+impl Needs {
+    fn any(self) -> bool {
+        self.template || self.restart || self.leave
+    }
+}
+
+impl Model {
+    /// Takes in a new declaration for one instance: what need not wait is done, the rest is noted as
+    /// due. Returns how the change reaches it.
+    pub(super) fn adopt(
+        &mut self,
+        workload: &Workload,
+        template: &Arc<Template>,
+        instance: &Instance,
+    ) -> ChangeClass {
+        self.refresh_waiting(workload, instance);
+        let class = ChangeClass::between(&instance.template, template);
+        let needs = self.needs(workload, instance);
+        let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
+        let at_once = class == ChangeClass::Live || (quiet && needs.template);
+        if at_once {
+            let update = match instance.update {
+                // Its turn is not over, or has to be taken again.
+                kept @ (UpdateState::Updating | UpdateState::Failed) if !quiet => kept,
+                _ if needs.leave || needs.restart => UpdateState::Due,
+                _ => UpdateState::Current,
+            };
+            let generation = self.next_generation(instance);
+            let template = Arc::clone(template);
+            self.put_instance(Instance { template, generation, update, ..instance.clone() });
+        } else if needs.any() && instance.update != UpdateState::Failed {
+            let keep = instance.update == UpdateState::Updating && !needs.template;
+            let update = if keep { UpdateState::Updating } else { UpdateState::Due };
+            self.put_instance(Instance { update, ..instance.clone() });
+        } else if instance.update == UpdateState::Due {
+            self.put_instance(Instance { update: UpdateState::Current, ..instance.clone() });
+        }
+        match (class, needs) {
+            (_, Needs { leave: true, .. }) => ChangeClass::Move,
+            (ChangeClass::None, Needs { template: true, .. }) => ChangeClass::InPlace,
+            (class, _) => class,
+        }
+    }
+
+    /// Gives the instances that are due their turn, as far as the workload's policy allows.
+    pub(super) fn roll(&mut self, name: &WorkloadName, now: Timestamp) {
+        let Some(due) = self.tables.index().due.get(name).cloned() else { return };
+        for instance in due {
+            let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
+            let changing = self.tables.index().updating.get(name).map_or(0, BTreeSet::len);
+            if changing >= usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX) {
+                return;
+            }
+            self.take_turn(&workload, &instance, now);
+        }
+    }
+
+    fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        if instance.leaving.is_some() {
+            return;
+        }
+        let mut needs = self.needs(workload, &instance);
+        if !needs.any() {
+            if instance.update == UpdateState::Due {
+                self.put_instance(Instance {
+                    update: UpdateState::Current,
+                    ..Instance::clone(&instance)
+                });
+            }
+            return;
+        }
+        needs.template &= workload.paused.is_none();
+        let to = if needs.leave { self.destination(&instance) } else { None };
+        needs.leave = to.is_some();
+        let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
+        if !needs.any() || !(heard || needs.leave) {
+            return;
+        }
+        let mut next = Instance::clone(&instance);
+        if needs.template {
+            next.template = self.shared_template(workload);
+        }
+        if needs.restart {
+            next.restarts_asked += 1;
+            next.workload_restarts = workload.restarts_asked;
+        }
+        if needs.template || needs.leave {
+            next.generation = self.next_generation(&instance);
+        }
+        next.update = match instance.node {
+            Some(_) => UpdateState::Updating,
+            None => UpdateState::Current,
+        };
+        if let Some(to) = to {
+            self.delete(Key::Waiting(name.clone()));
+            let message = format!("moves to {to} and keeps its address");
+            let subject = Subject::Instance(name.clone());
+            self.event(now, Severity::Info, subject, "instance-moving", message);
+            self.put_with(|since| {
+                next.leaving = Some(Leaving { since, to: Some(to) });
+                next.revision = since;
+                Record::Instance(Arc::new(next))
+            });
+        } else {
+            self.put_instance(next);
+        }
+    }
+
+    /// Where an instance goes that has to leave its node; if nowhere, why is noted.
+    fn destination(&mut self, instance: &Instance) -> Option<NodeName> {
+        match self.decide_move(&instance.name)? {
+            Ok(node) => Some(node),
+            Err(reason) => {
+                self.wait(&instance.name, WaitingCause::Unplaced(reason));
+                None
+            }
+        }
+    }
+
+    fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
+        Needs {
+            template: *instance.template != workload.spec.template
+                || instance.update == UpdateState::Failed,
+            restart: instance.workload_restarts < workload.restarts_asked,
+            leave: self.has_to_leave(workload, instance) && !instance.is_pinned(),
+        }
+    }
+
+    fn has_to_leave(&self, workload: &Workload, instance: &Instance) -> bool {
+        instance.assigned_to().is_some_and(|node| {
+            self.tables.nodes().get(node).is_some_and(|node| node.draining)
+                || self.is_misplaced(workload, node)
+        })
+    }
+
+    fn is_ready(&self, node: &NodeName) -> bool {
+        self.tables.links().get(node).is_some_and(|link| link.state == NodeState::Ready)
+    }
+
+    /// The generation of an instance's next change: the workload's, which moves ahead if the instance
+    /// has been changed at that one already.
+    pub(super) fn next_generation(&mut self, instance: &Instance) -> Generation {
+        let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {
+            return instance.generation.next();
+        };
+        if instance.generation < workload.generation {
+            return workload.generation;
+        }
+        let generation = instance.generation.next();
+        self.put_workload(Workload { generation, ..Workload::clone(&workload) });
+        generation
+    }
+
+    /// A restart of the whole workload reaches an instance.
+    pub(super) fn ask_to_restart(&mut self, instance: &Instance, workload_restarts: u64) {
+        let instance = instance.clone();
+        match (instance.update, &instance.node) {
+            // Nothing runs that could be restarted.
+            (_, None) => self.put_instance(Instance { workload_restarts, ..instance }),
+            (UpdateState::Failed, Some(_)) => self.put_instance(Instance {
+                workload_restarts,
+                restarts_asked: instance.restarts_asked + 1,
+                ..instance
+            }),
+            (UpdateState::Current | UpdateState::Due, Some(_)) => {
+                self.put_instance(Instance { update: UpdateState::Due, ..instance });
+            }
+            // Becomes due when its turn is over.
+            (UpdateState::Updating, Some(_)) => {}
+        }
+    }
+
+    /// A node's rules, labels or willingness changed: what is there may have to leave, or to stay.
+    pub(super) fn reconsider(&mut self, node: &NodeName, now: Timestamp) {
+        let Some(occupancy) = self.tables.index().occupancy.get(node).cloned() else { return };
+        for name in &occupancy.instances {
+            let Some(instance) = self.tables.instances().get(name).cloned() else { continue };
+            let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else {
+                continue;
+            };
+            self.refresh_waiting(&workload, &instance);
+            if instance.update == UpdateState::Current && self.needs(&workload, &instance).any() {
+                self.put_instance(Instance {
+                    update: UpdateState::Due,
+                    ..Instance::clone(&instance)
+                });
+            }
+        }
+        self.roll_all_on(node, now);
+    }
+
+    /// Whether an instance with a node waits for another one.
+    fn refresh_waiting(&mut self, workload: &Workload, instance: &Instance) {
+        if instance.node.is_none() {
+            return;
+        }
+        if !self.has_to_leave(workload, instance) {
+            self.delete(Key::Waiting(instance.name.clone()));
+        } else if instance.is_pinned() {
+            self.wait(&instance.name, WaitingCause::Pinned);
+        }
+    }
+
+    /// Goes on with the workloads that have instances on a node.
+    pub(super) fn roll_all_on(&mut self, node: &NodeName, now: Timestamp) {
+        let Some(occupancy) = self.tables.index().occupancy.get(node) else { return };
+        let mut workloads: Vec<WorkloadName> =
+            occupancy.instances.iter().map(|name| name.workload().clone()).collect();
+        workloads.dedup();
+        for workload in workloads {
+            self.roll(&workload, now);
+        }
+    }
+
+    /// What a node saw of an instance that has its turn: is the turn over?
+    pub(super) fn judge(&mut self, instance: &Instance, status: &InstanceStatus, now: Timestamp) {
+        if instance.update != UpdateState::Updating || instance.leaving.is_some() {
+            return;
+        }
+        let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {
+            return;
+        };
+        let update = if status.failed_generation == Some(instance.generation) {
+            self.pause(&workload, instance, status, now);
+            UpdateState::Failed
+        } else if !has_arrived(instance, status) {
+            return;
+        } else if self.needs(&workload, instance).any() {
+            UpdateState::Due
+        } else {
+            UpdateState::Current
+        };
+        self.put_instance(Instance { update, ..instance.clone() });
+        self.roll(instance.name.workload(), now);
+    }
+
+    fn pause(
+        &mut self,
+        workload: &Workload,
+        instance: &Instance,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) {
+        let name = &instance.name;
+        let message = format!(
+            "rollout paused at {name}: generation {} failed and the old container was put back: {}; \
+             apply a mended version to go on",
+            instance.generation, status.message
+        );
+        self.put_workload(Workload { paused: Some(message.clone()), ..workload.clone() });
+        let subject = Subject::Workload(name.workload().clone());
+        self.event(now, Severity::Warning, subject, "rollout-paused", message);
+    }
+}
+
+/// Whether an instance is what it was told to be, and does well.
+fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
+    let does_well = match instance.run {
+        // A main process that ended and may rest has done its work.
+        RunState::Running => {
+            status.phase == Phase::Stopped
+                || (status.phase == Phase::Running && status.health.is_good())
+        }
+        RunState::Stopped => status.phase == Phase::Stopped,
+    };
+    status.generation == instance.generation
+        && status.restarts_done >= instance.restarts_asked
+        && does_well
+}

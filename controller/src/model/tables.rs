@@ -1,0 +1,356 @@
+//! Where the objects are kept, and the indexes over them.
+//!
+//! Invariant: objects change only in [`Tables::put`] and [`Tables::delete`], which keep the indexes in
+//! step; commands, reverting and restoring all go through these two. What an index says is a function
+//! of the objects, so putting the old objects back puts the indexes back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName, ORDINAL_MAX, Revision, WorkloadName};
+use dwell_core::net::ClusterRange;
+use dwell_core::workload::Resources;
+use ipnet::Ipv4Net;
+
+use super::object::{
+    Event, Instance, JoinToken, Link, Node, Observed, Quarantine, Reserved, TokenId, UpdateState,
+    Waiting, Workload,
+};
+use super::record::{Key, Record};
+
+/// All objects, and the indexes over them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tables {
+    workloads: BTreeMap<WorkloadName, Arc<Workload>>,
+    instances: BTreeMap<InstanceName, Arc<Instance>>,
+    nodes: BTreeMap<NodeName, Arc<Node>>,
+    tokens: BTreeMap<TokenId, Arc<JoinToken>>,
+    events: BTreeMap<Revision, Arc<Event>>,
+    quarantine: BTreeMap<Ipv4Addr, Arc<Quarantine>>,
+    reserved: Revision,
+    links: BTreeMap<NodeName, Arc<Link>>,
+    observed: BTreeMap<InstanceName, Arc<Observed>>,
+    waiting: BTreeMap<InstanceName, Arc<Waiting>>,
+    index: Index,
+}
+
+/// What is on a node, or promised to come there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Occupancy {
+    /// Instances that are, or may be, there.
+    pub(super) instances: BTreeSet<InstanceName>,
+    /// Instances on their way there.
+    pub(super) arriving: BTreeSet<InstanceName>,
+    /// What all of them were promised.
+    pub(super) promised: Resources,
+}
+
+/// The indexes. Entries without content are removed, so that equal objects make equal indexes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Index {
+    range: ClusterRange,
+    /// Whose an address is.
+    pub(super) holders: BTreeMap<Ipv4Addr, InstanceName>,
+    /// How many addresses of a block are held or in quarantine.
+    pub(super) block_load: BTreeMap<Ipv4Net, u32>,
+    /// Whose a block is.
+    pub(super) blocks: BTreeMap<Ipv4Net, NodeName>,
+    /// What is on each node.
+    pub(super) occupancy: BTreeMap<NodeName, Occupancy>,
+    /// Instances without a node.
+    pub(super) unplaced: BTreeSet<InstanceName>,
+    /// Instances that the rollout has to look at, those that failed among them.
+    pub(super) due: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Instances that are being changed.
+    pub(super) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Where instances outside their address's block are.
+    pub(super) exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// Quarantined addresses by the end of their quarantine.
+    pub(super) expiry: BTreeSet<(Timestamp, Ipv4Addr)>,
+}
+
+impl Tables {
+    pub(super) fn new(range: ClusterRange) -> Self {
+        Self {
+            workloads: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            events: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
+            reserved: Revision(0),
+            links: BTreeMap::new(),
+            observed: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            index: Index {
+                range,
+                holders: BTreeMap::new(),
+                block_load: BTreeMap::new(),
+                blocks: BTreeMap::new(),
+                occupancy: BTreeMap::new(),
+                unplaced: BTreeSet::new(),
+                due: BTreeMap::new(),
+                updating: BTreeMap::new(),
+                exceptions: BTreeMap::new(),
+                expiry: BTreeSet::new(),
+            },
+        }
+    }
+
+    /// Makes or replaces an object, and returns what it was.
+    pub(super) fn put(&mut self, record: Record) -> Option<Record> {
+        match record {
+            Record::Workload(new) => {
+                self.workloads.insert(new.spec.name.clone(), new).map(Record::Workload)
+            }
+            Record::Instance(new) => {
+                let old = self.instances.insert(new.name.clone(), Arc::clone(&new));
+                self.index.instance(old.as_deref(), Some(&new));
+                old.map(Record::Instance)
+            }
+            Record::Node(new) => {
+                let old = self.nodes.insert(new.name.clone(), Arc::clone(&new));
+                self.index.node(old.as_deref(), Some(&new));
+                old.map(Record::Node)
+            }
+            Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
+            Record::Event(new) => self.events.insert(new.revision, new).map(Record::Event),
+            Record::Quarantine(new) => {
+                let old = self.quarantine.insert(new.address, Arc::clone(&new));
+                self.index.quarantine(old.as_deref(), Some(&new));
+                old.map(Record::Quarantine)
+            }
+            Record::Reserved(new) => {
+                let old = std::mem::replace(&mut self.reserved, new.revision);
+                (old != Revision(0)).then_some(Record::Reserved(Reserved { revision: old }))
+            }
+            Record::Link(new) => self.links.insert(new.node.clone(), new).map(Record::Link),
+            Record::Observed(new) => {
+                self.observed.insert(new.status.instance.clone(), new).map(Record::Observed)
+            }
+            Record::Waiting(new) => {
+                self.waiting.insert(new.instance.clone(), new).map(Record::Waiting)
+            }
+        }
+    }
+
+    /// Takes an object away, and returns what it was.
+    pub(super) fn delete(&mut self, key: &Key) -> Option<Record> {
+        match key {
+            Key::Workload(name) => self.workloads.remove(name).map(Record::Workload),
+            Key::Instance(name) => {
+                let old = self.instances.remove(name);
+                self.index.instance(old.as_deref(), None);
+                old.map(Record::Instance)
+            }
+            Key::Node(name) => {
+                let old = self.nodes.remove(name);
+                self.index.node(old.as_deref(), None);
+                old.map(Record::Node)
+            }
+            Key::Token(id) => self.tokens.remove(id).map(Record::Token),
+            Key::Event(revision) => self.events.remove(revision).map(Record::Event),
+            Key::Quarantine(address) => {
+                let old = self.quarantine.remove(address);
+                self.index.quarantine(old.as_deref(), None);
+                old.map(Record::Quarantine)
+            }
+            Key::Reserved => {
+                let old = std::mem::take(&mut self.reserved);
+                (old != Revision(0)).then_some(Record::Reserved(Reserved { revision: old }))
+            }
+            Key::Link(name) => self.links.remove(name).map(Record::Link),
+            Key::Observed(name) => self.observed.remove(name).map(Record::Observed),
+            Key::Waiting(name) => self.waiting.remove(name).map(Record::Waiting),
+        }
+    }
+
+    pub(super) fn workloads(&self) -> &BTreeMap<WorkloadName, Arc<Workload>> {
+        &self.workloads
+    }
+
+    pub(super) fn instances(&self) -> &BTreeMap<InstanceName, Arc<Instance>> {
+        &self.instances
+    }
+
+    /// The instances of one workload, by ordinal.
+    pub(super) fn instances_of(
+        &self,
+        workload: &WorkloadName,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Instance>> + use<'_> {
+        let first = InstanceName::new(workload.clone(), 0);
+        let last = InstanceName::new(workload.clone(), ORDINAL_MAX);
+        self.instances.range(first..=last).map(|(_, instance)| instance)
+    }
+
+    pub(super) fn nodes(&self) -> &BTreeMap<NodeName, Arc<Node>> {
+        &self.nodes
+    }
+
+    pub(super) fn tokens(&self) -> &BTreeMap<TokenId, Arc<JoinToken>> {
+        &self.tokens
+    }
+
+    pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {
+        &self.events
+    }
+
+    pub(super) fn quarantine(&self) -> &BTreeMap<Ipv4Addr, Arc<Quarantine>> {
+        &self.quarantine
+    }
+
+    pub(super) fn reserved(&self) -> Revision {
+        self.reserved
+    }
+
+    pub(super) fn links(&self) -> &BTreeMap<NodeName, Arc<Link>> {
+        &self.links
+    }
+
+    pub(super) fn observed(&self) -> &BTreeMap<InstanceName, Arc<Observed>> {
+        &self.observed
+    }
+
+    pub(super) fn waiting(&self) -> &BTreeMap<InstanceName, Arc<Waiting>> {
+        &self.waiting
+    }
+
+    pub(super) fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+impl Index {
+    /// An instance was `old` and is `new`.
+    fn instance(&mut self, old: Option<&Instance>, new: Option<&Instance>) {
+        if let Some(old) = old {
+            self.forget(old);
+        }
+        if let Some(new) = new {
+            self.remember(new);
+        }
+    }
+
+    fn remember(&mut self, instance: &Instance) {
+        let name = &instance.name;
+        if let Some(identity) = instance.identity {
+            self.holders.insert(identity.address, name.clone());
+            self.load(identity.address, true);
+        }
+        if let Some(node) = &instance.node {
+            let occupancy = self.occupancy.entry(node.clone()).or_default();
+            occupancy.instances.insert(name.clone());
+            occupancy.promise(instance.template.resources);
+            if let Some((address, node)) = self.exception(instance) {
+                self.exceptions.insert(address, node.clone());
+            }
+        } else {
+            self.unplaced.insert(name.clone());
+        }
+        if let Some(to) = destination(instance) {
+            let occupancy = self.occupancy.entry(to.clone()).or_default();
+            occupancy.arriving.insert(name.clone());
+            occupancy.promise(instance.template.resources);
+        }
+        if let Some(set) = self.update_set(instance.update) {
+            set.entry(name.workload().clone()).or_default().insert(name.clone());
+        }
+    }
+
+    fn forget(&mut self, instance: &Instance) {
+        let name = &instance.name;
+        if let Some(identity) = instance.identity {
+            self.holders.remove(&identity.address);
+            self.load(identity.address, false);
+            self.exceptions.remove(&identity.address);
+        }
+        self.unplaced.remove(name);
+        for node in [instance.node.as_ref(), destination(instance)].into_iter().flatten() {
+            if let Some(occupancy) = self.occupancy.get_mut(node) {
+                occupancy.instances.remove(name);
+                occupancy.arriving.remove(name);
+                occupancy.release(instance.template.resources);
+                if occupancy.instances.is_empty() && occupancy.arriving.is_empty() {
+                    self.occupancy.remove(node);
+                }
+            }
+        }
+        if let Some(set) = self.update_set(instance.update)
+            && let Some(names) = set.get_mut(name.workload())
+        {
+            names.remove(name);
+            if names.is_empty() {
+                set.remove(name.workload());
+            }
+        }
+    }
+
+    fn update_set(
+        &mut self,
+        update: UpdateState,
+    ) -> Option<&mut BTreeMap<WorkloadName, BTreeSet<InstanceName>>> {
+        match update {
+            UpdateState::Current => None,
+            UpdateState::Due | UpdateState::Failed => Some(&mut self.due),
+            UpdateState::Updating => Some(&mut self.updating),
+        }
+    }
+
+    /// The address and place of an instance that lives outside its address's block. A node's block
+    /// does not change while instances are there, so this needs to be asked only when they change.
+    pub(super) fn exception<'a>(&self, instance: &'a Instance) -> Option<(Ipv4Addr, &'a NodeName)> {
+        let (identity, node) = (instance.identity?, instance.node.as_ref()?);
+        let block = self.range.block_of(identity.address)?;
+        (self.blocks.get(&block) != Some(node)).then_some((identity.address, node))
+    }
+
+    fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        if let Some(block) = old.and_then(|old| old.block) {
+            self.blocks.remove(&block);
+        }
+        if let Some(new) = new
+            && let Some(block) = new.block
+        {
+            self.blocks.insert(block, new.name.clone());
+        }
+    }
+
+    fn quarantine(&mut self, old: Option<&Quarantine>, new: Option<&Quarantine>) {
+        if let Some(old) = old {
+            self.expiry.remove(&(old.until, old.address));
+            self.load(old.address, false);
+        }
+        if let Some(new) = new {
+            self.expiry.insert((new.until, new.address));
+            self.load(new.address, true);
+        }
+    }
+
+    fn load(&mut self, address: Ipv4Addr, more: bool) {
+        let Some(block) = self.range.block_of(address) else { return };
+        let load = self.block_load.entry(block).or_default();
+        *load = if more { load.saturating_add(1) } else { load.saturating_sub(1) };
+        if *load == 0 {
+            self.block_load.remove(&block);
+        }
+    }
+}
+
+impl Occupancy {
+    fn promise(&mut self, resources: Resources) {
+        self.promised.cpu.0 = self.promised.cpu.0.saturating_add(resources.cpu.0);
+        self.promised.memory.0 = self.promised.memory.0.saturating_add(resources.memory.0);
+    }
+
+    fn release(&mut self, resources: Resources) {
+        self.promised.cpu.0 = self.promised.cpu.0.saturating_sub(resources.cpu.0);
+        self.promised.memory.0 = self.promised.memory.0.saturating_sub(resources.memory.0);
+    }
+}
+
+/// Where an instance is on its way to.
+fn destination(instance: &Instance) -> Option<&NodeName> {
+    instance.leaving.as_ref()?.to.as_ref()
+}

@@ -1,0 +1,389 @@
+//! Declaring, scaling, starting, stopping, restarting and removing workloads.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::change::ChangeClass;
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Generation, InstanceName, WorkloadName};
+use dwell_core::instance::RunState;
+use dwell_core::workload::{Template, WorkloadSpec};
+
+use super::command::{InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan};
+use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
+use super::plan::{self, Planned};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+impl Model {
+    /// Declares workloads, and says what that changes.
+    pub(super) fn apply_workloads(
+        &mut self,
+        specs: Vec<WorkloadSpec>,
+        now: Timestamp,
+    ) -> Result<Vec<WorkloadPlan>, Refusal> {
+        if specs.len() > WORKLOADS_MAX {
+            return Err(Refusal::TooManyWorkloads(specs.len()));
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = specs.iter().find(|spec| !names.insert(&spec.name)) {
+            return Err(Refusal::DuplicateWorkload(twice.name.clone()));
+        }
+        specs.into_iter().map(|spec| self.declare(spec, true, now)).collect()
+    }
+
+    pub(super) fn scale(
+        &mut self,
+        name: &WorkloadName,
+        replicas: u32,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let spec = WorkloadSpec { replicas, ..self.living(name)?.spec.clone() };
+        self.declare(spec, false, now).map(drop)
+    }
+
+    /// Makes the instances what a specification says. `resume` takes up a paused rollout.
+    fn declare(
+        &mut self,
+        spec: WorkloadSpec,
+        resume: bool,
+        now: Timestamp,
+    ) -> Result<WorkloadPlan, Refusal> {
+        let name = spec.name.clone();
+        spec.check().map_err(|source| Refusal::Spec { workload: name.clone(), source })?;
+        let old = self.tables.workloads().get(&name).cloned();
+        let fields =
+            old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(&old.spec, &spec));
+        let action = match &old {
+            None => PlanAction::Create,
+            Some(old)
+                if fields.is_empty() && !old.removing && !(resume && old.paused.is_some()) =>
+            {
+                return Ok(plan::unchanged(old));
+            }
+            Some(_) => PlanAction::Update,
+        };
+        let workload = next_workload(old.as_deref(), spec, resume, now);
+        self.put_workload(workload.clone());
+        let changes = self.reconcile(&workload, now)?;
+        let plan = plan::describe(&workload, action, fields, changes);
+        let (reason, subject) = match action {
+            PlanAction::Create => ("workload-created", Subject::Workload(name.clone())),
+            PlanAction::Update | PlanAction::Unchanged => {
+                ("workload-changed", Subject::Workload(name.clone()))
+            }
+        };
+        self.event(now, Severity::Info, subject, reason, plan::summary(&plan));
+        self.roll(&name, now);
+        Ok(plan)
+    }
+
+    /// Makes what is missing, marks what is different, removes what is too much.
+    fn reconcile(&mut self, workload: &Workload, now: Timestamp) -> Result<Vec<Planned>, Refusal> {
+        let name = &workload.spec.name;
+        let template = self.shared_template(workload);
+        let mut planned = Vec::new();
+        for ordinal in 0..workload.spec.replicas {
+            let name = InstanceName::new(name.clone(), ordinal);
+            let action = match self.tables.instances().get(&name).cloned() {
+                None => {
+                    self.create(workload, &template, &name, now)?;
+                    InstanceAction::Create
+                }
+                // It is made again as soon as the present one is gone.
+                Some(instance) if instance.removing => InstanceAction::Create,
+                Some(instance) => {
+                    let instance = self.with_declared_address(instance, now)?;
+                    InstanceAction::Change(self.adopt(workload, &template, &instance))
+                }
+            };
+            if action != InstanceAction::Change(ChangeClass::None) {
+                planned.push(Planned { instance: name, action });
+            }
+        }
+        let surplus: Vec<InstanceName> = self
+            .tables
+            .instances_of(name)
+            .rev()
+            .take_while(|instance| instance.name.ordinal() >= workload.spec.replicas)
+            .filter(|instance| !instance.removing)
+            .map(|instance| instance.name.clone())
+            .collect();
+        for instance in surplus {
+            self.remove_instance(&instance, now);
+            planned.push(Planned { instance, action: InstanceAction::Remove });
+        }
+        Ok(planned)
+    }
+
+    fn create(
+        &mut self,
+        workload: &Workload,
+        template: &Arc<Template>,
+        name: &InstanceName,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let identity = match self.declared_address(name) {
+            Some(address) => Some(self.claim_static(name, address, now)?),
+            None => None,
+        };
+        self.put_instance(new_instance(workload, template, name, now, identity));
+        Ok(())
+    }
+
+    /// The address that a workload declares for an instance.
+    pub(super) fn declared_address(&self, name: &InstanceName) -> Option<Ipv4Addr> {
+        let workload = self.tables.workloads().get(name.workload())?;
+        workload.spec.addresses.get(usize::try_from(name.ordinal()).ok()?).copied()
+    }
+
+    /// An address is for life: it may be declared later only for an instance without one.
+    fn with_declared_address(
+        &mut self,
+        instance: Arc<Instance>,
+        now: Timestamp,
+    ) -> Result<Arc<Instance>, Refusal> {
+        let Some(wanted) = self.declared_address(&instance.name) else { return Ok(instance) };
+        match instance.identity {
+            Some(identity) if identity.address == wanted => Ok(instance),
+            Some(identity) => Err(Refusal::AddressFixed {
+                instance: instance.name.clone(),
+                current: identity.address,
+                wanted,
+            }),
+            None => {
+                let identity = Some(self.claim_static(&instance.name, wanted, now)?);
+                let instance = Instance { identity, ..Instance::clone(&instance) };
+                self.put_instance(instance.clone());
+                Ok(Arc::new(instance))
+            }
+        }
+    }
+
+    pub(super) fn remove_workload(
+        &mut self,
+        name: &WorkloadName,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let workload = self.tables.workloads().get(name).cloned();
+        let workload = workload.ok_or_else(|| Refusal::NoWorkload(name.clone()))?;
+        if workload.removing {
+            return Ok(());
+        }
+        self.put_workload(Workload { removing: true, ..Workload::clone(&workload) });
+        let message = "removed; its instances are stopped".to_owned();
+        let subject = Subject::Workload(name.clone());
+        self.event(now, Severity::Info, subject, "workload-removed", message);
+        let instances: Vec<InstanceName> =
+            self.tables.instances_of(name).map(|instance| instance.name.clone()).collect();
+        for instance in &instances {
+            self.remove_instance(instance, now);
+        }
+        self.forget_if_empty(name);
+        Ok(())
+    }
+
+    /// Takes an instance away: at once if it has no node, else when its node confirms.
+    fn remove_instance(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        if instance.node.is_none() {
+            return self.delete_instance(&instance, now);
+        }
+        if instance.removing {
+            return;
+        }
+        self.delete(Key::Waiting(name.clone()));
+        self.put_with(|revision| {
+            let since = instance.leaving.as_ref().map_or(revision, |leaving| leaving.since);
+            Record::Instance(Arc::new(Instance {
+                leaving: Some(Leaving { since, to: None }),
+                removing: true,
+                update: UpdateState::Current,
+                revision,
+                ..Instance::clone(&instance)
+            }))
+        });
+    }
+
+    /// The last of an instance; if its workload wants it again, it is made anew.
+    pub(super) fn delete_instance(&mut self, instance: &Instance, now: Timestamp) {
+        let name = &instance.name;
+        self.delete(Key::Waiting(name.clone()));
+        self.delete(Key::Observed(name.clone()));
+        self.delete(Key::Instance(name.clone()));
+        if let Some(identity) = instance.identity {
+            self.release_address(name.clone(), identity.address, now);
+        }
+        let subject = Subject::Instance(name.clone());
+        self.event(now, Severity::Info, subject, "instance-removed", "is gone".to_owned());
+        let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
+        if workload.removing {
+            self.forget_if_empty(name.workload());
+        } else if name.ordinal() < workload.spec.replicas {
+            let template = self.shared_template(&workload);
+            // Without its declared address, if that is another's now: it waits until it is free.
+            let address = self.declared_address(name);
+            let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
+            self.put_instance(new_instance(&workload, &template, name, now, identity));
+        }
+    }
+
+    fn forget_if_empty(&mut self, name: &WorkloadName) {
+        if self.tables.instances_of(name).next().is_none() {
+            self.delete(Key::Workload(name.clone()));
+        }
+    }
+
+    pub(super) fn set_run(
+        &mut self,
+        target: &Target,
+        run: RunState,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if let Target::Workload(name) = target {
+            let workload = self.living(name)?;
+            if workload.run != run {
+                self.put_workload(Workload { run, ..Workload::clone(&workload) });
+            }
+        }
+        let mut changed = false;
+        for instance in self.targets(target)? {
+            changed |= instance.run != run;
+            self.put_instance(Instance { run, ..Instance::clone(&instance) });
+        }
+        if changed {
+            let (reason, message) = match run {
+                RunState::Running => ("started", "asked to start"),
+                RunState::Stopped => ("stopped", "asked to stop"),
+            };
+            self.event(now, Severity::Info, subject_of(target), reason, message.to_owned());
+        }
+        Ok(())
+    }
+
+    pub(super) fn restart(&mut self, target: &Target, now: Timestamp) -> Result<(), Refusal> {
+        let targets = self.targets(target)?;
+        match target {
+            Target::Instance(_) => {
+                for instance in &targets {
+                    let restarts_asked = instance.restarts_asked + 1;
+                    self.put_instance(Instance { restarts_asked, ..Instance::clone(instance) });
+                }
+            }
+            // A few at a time, as a change would be.
+            Target::Workload(name) => {
+                let workload = self.living(name)?;
+                let restarts_asked = workload.restarts_asked + 1;
+                self.put_workload(Workload { restarts_asked, ..Workload::clone(&workload) });
+                for instance in &targets {
+                    self.ask_to_restart(instance, restarts_asked);
+                }
+                self.roll(name, now);
+            }
+        }
+        let message = "asked to restart".to_owned();
+        self.event(now, Severity::Info, subject_of(target), "restarted", message);
+        Ok(())
+    }
+
+    /// The instances that a target names.
+    fn targets(&self, target: &Target) -> Result<Vec<Arc<Instance>>, Refusal> {
+        match target {
+            Target::Workload(name) => {
+                self.living(name)?;
+                let instances = self.tables.instances_of(name);
+                Ok(instances.filter(|instance| !instance.removing).cloned().collect())
+            }
+            Target::Instance(name) => {
+                let instance = self.tables.instances().get(name);
+                let instance = instance.ok_or_else(|| Refusal::NoInstance(name.clone()))?;
+                if instance.removing {
+                    return Err(Refusal::InstanceRemoving(name.clone()));
+                }
+                Ok(vec![Arc::clone(instance)])
+            }
+        }
+    }
+
+    /// A workload that is not being removed.
+    fn living(&self, name: &WorkloadName) -> Result<Arc<Workload>, Refusal> {
+        let workload = self.tables.workloads().get(name);
+        let workload = workload.ok_or_else(|| Refusal::NoWorkload(name.clone()))?;
+        if workload.removing {
+            return Err(Refusal::WorkloadRemoving(name.clone()));
+        }
+        Ok(Arc::clone(workload))
+    }
+
+    /// The workload's template, in one piece with what its instances have already.
+    pub(super) fn shared_template(&self, workload: &Workload) -> Arc<Template> {
+        let sibling = self.tables.instances_of(&workload.spec.name).next();
+        match sibling.filter(|sibling| *sibling.template == workload.spec.template) {
+            Some(sibling) => Arc::clone(&sibling.template),
+            None => Arc::new(workload.spec.template.clone()),
+        }
+    }
+}
+
+/// What a workload becomes by a declaration.
+fn next_workload(
+    old: Option<&Workload>,
+    spec: WorkloadSpec,
+    resume: bool,
+    now: Timestamp,
+) -> Workload {
+    let Some(old) = old else {
+        return Workload {
+            spec,
+            generation: Generation(1),
+            run: RunState::Running,
+            restarts_asked: 0,
+            paused: None,
+            removing: false,
+            created_at: now,
+            revision: super::Revision(0),
+        };
+    };
+    let resumes = resume && old.paused.is_some();
+    let changes = old.spec.template != spec.template || resumes || old.removing;
+    Workload {
+        spec,
+        generation: if changes { old.generation.next() } else { old.generation },
+        paused: if resume { None } else { old.paused.clone() },
+        run: if old.removing { RunState::Running } else { old.run },
+        removing: false,
+        ..old.clone()
+    }
+}
+
+fn new_instance(
+    workload: &Workload,
+    template: &Arc<Template>,
+    name: &InstanceName,
+    now: Timestamp,
+    identity: Option<super::Identity>,
+) -> Instance {
+    Instance {
+        name: name.clone(),
+        identity,
+        generation: workload.generation,
+        template: Arc::clone(template),
+        run: workload.run,
+        restarts_asked: 0,
+        workload_restarts: workload.restarts_asked,
+        update: UpdateState::Current,
+        node: None,
+        leaving: None,
+        removing: false,
+        created_at: now,
+        revision: super::Revision(0),
+    }
+}
+
+fn subject_of(target: &Target) -> Subject {
+    match target {
+        Target::Workload(name) => Subject::Workload(name.clone()),
+        Target::Instance(name) => Subject::Instance(name.clone()),
+    }
+}
