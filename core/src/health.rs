@@ -9,6 +9,8 @@
 //!                       └──────────────▶ Unhealthy ─┘
 //! ```
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -104,6 +106,17 @@ impl Health {
     #[must_use]
     pub fn is_good(self) -> bool {
         matches!(self, Self::None | Self::Healthy)
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::None => "none",
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        })
     }
 }
 

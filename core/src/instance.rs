@@ -1,5 +1,6 @@
 //! Instances: what a node is told to run, and what it saw.
 
+use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,15 @@ pub enum RunState {
     Running,
     /// It keeps its identity and its container, but no process.
     Stopped,
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+        })
+    }
 }
 
 /// What a node is told to run: one instance with its identity.
@@ -84,6 +94,21 @@ pub enum Phase {
     Failed,
     /// Its node has not been heard of; what was seen last may no longer be true.
     Unknown,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Pending => "pending",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Backoff => "backoff",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// What a node saw of an instance.

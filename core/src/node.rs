@@ -1,6 +1,7 @@
 //! Nodes: what a host has, and how it is doing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,4 +58,14 @@ pub enum NodeState {
     /// Not heard of for long.
     #[default]
     Down,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ready => "ready",
+            Self::Unreachable => "unreachable",
+            Self::Down => "down",
+        })
+    }
 }
