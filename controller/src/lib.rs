@@ -1,3 +1,22 @@
 //! The controller of dwell: it owns what is declared, decides where it runs, and tells the nodes.
+//!
+//! A functional core and an imperative shell: [`model`] decides, as a function of values; everything else
+//! here moves bytes. One task, the [`owner`], has the model and the [`store`]; the [`api`] (people and
+//! programs) and the [`session`]s (agents) send it commands and watch its revisions.
+//!
+//! Where to start: [`controller`] puts it all together; [`owner`] is the heart.
 
+pub mod access;
+pub mod api;
+pub mod config;
+pub mod controller;
+pub mod data_dir;
+pub mod enrollment;
+pub mod listen;
 pub mod model;
+pub mod owner;
+pub mod pki;
+pub mod session;
+mod status;
+pub mod store;
+pub mod tunnel;

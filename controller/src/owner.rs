@@ -68,7 +68,7 @@ pub struct Done {
 type CommandReply = oneshot::Sender<Result<Done, CommandError>>;
 
 enum Request {
-    Command(Command, CommandReply),
+    Command(Box<Command>, CommandReply),
     Read(Box<dyn FnOnce(&Model) + Send>),
     Follow(NodeName, oneshot::Sender<watch::Receiver<()>>),
 }
@@ -87,7 +87,8 @@ impl Handle {
     /// [`CommandError`]; nothing has changed then.
     pub async fn command(&self, command: Command) -> Result<Done, CommandError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(Request::Command(command, reply)).await.map_err(|_| Stopped)?;
+        let request = Request::Command(Box::new(command), reply);
+        self.requests.send(request).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)?
     }
 
@@ -170,7 +171,7 @@ impl<S: Store> Owner<S> {
 
     async fn tick(&mut self) {
         let (reply, _) = oneshot::channel();
-        self.serve(vec![Request::Command(Command::Tick, reply)]).await;
+        self.serve(vec![Request::Command(Box::new(Command::Tick), reply)]).await;
     }
 
     async fn serve(&mut self, queued: Vec<Request>) {
@@ -181,7 +182,7 @@ impl<S: Store> Owner<S> {
         for request in queued {
             match request {
                 Request::Command(command, reply) => {
-                    let answer = self.model.apply(command, now).map(|applied| {
+                    let answer = self.model.apply(*command, now).map(|applied| {
                         changes.extend(applied.changes);
                         applied.reply
                     });
@@ -189,7 +190,8 @@ impl<S: Store> Owner<S> {
                 }
                 Request::Read(look) => reads.push(look),
                 Request::Follow(node, reply) => {
-                    let follower = self.followers.entry(node).or_insert_with(|| watch::Sender::new(()));
+                    let follower =
+                        self.followers.entry(node).or_insert_with(|| watch::Sender::new(()));
                     drop(reply.send(follower.subscribe()));
                 }
             }

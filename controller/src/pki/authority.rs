@@ -11,9 +11,9 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::ClientName;
 use dwell_proto::trust::CONTROLLER_NAME;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
+    SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
@@ -71,7 +71,8 @@ impl Authority {
     /// [`PkiError`] if the files cannot be read or written, or are no CA.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let (certificate_path, key_path) = (directory.join("ca.pem"), directory.join("ca.key"));
-        let there = certificate_path.try_exists().map_err(|source| file(&certificate_path, source))?;
+        let there =
+            certificate_path.try_exists().map_err(|source| file(&certificate_path, source))?;
         if !there {
             // A key without a certificate is what a crash between the two left; nobody was given
             // anything signed with it.
@@ -150,7 +151,11 @@ impl Authority {
     ///
     /// # Errors
     /// [`PkiError::Issue`].
-    pub fn issue_client(&self, name: ClientName, valid: Duration) -> Result<IssuedClient, PkiError> {
+    pub fn issue_client(
+        &self,
+        name: ClientName,
+        valid: Duration,
+    ) -> Result<IssuedClient, PkiError> {
         let params = self.client_params(&Identity::Client(name), valid)?;
         let key = KeyPair::generate()?;
         let expires_ms = params.not_after.unix_timestamp().saturating_mul(1000);
@@ -161,7 +166,11 @@ impl Authority {
         })
     }
 
-    fn client_params(&self, identity: &Identity, valid: Duration) -> Result<CertificateParams, PkiError> {
+    fn client_params(
+        &self,
+        identity: &Identity,
+        valid: Duration,
+    ) -> Result<CertificateParams, PkiError> {
         let name = match identity {
             Identity::Node { name, .. } => name.as_str(),
             Identity::Client(name) => name.as_str(),
@@ -180,7 +189,8 @@ impl Authority {
     /// # Errors
     /// [`PkiError::NoIdentity`] if it does not say who it is.
     pub fn read(&self, certificate: &CertificateDer<'_>) -> Result<Certified, PkiError> {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| PkiError::NoIdentity)?;
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| PkiError::NoIdentity)?;
         let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Certified {
             identity: Identity::read(&parsed, &self.cluster)?,
@@ -203,16 +213,18 @@ impl Authority {
         params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let chain = vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
+        let chain =
+            vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
 
         let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.certificate.clone()).map_err(|error| tls(&error))?;
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| tls(&error))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|error| tls(&error))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| tls(&error))?
@@ -275,7 +287,8 @@ fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
     let temporary: PathBuf = path.with_extension("new");
     let attempt = || -> std::io::Result<()> {
         let mut options = fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;

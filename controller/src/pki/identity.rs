@@ -49,7 +49,8 @@ impl Identity {
     /// # Errors
     /// [`PkiError::NoIdentity`] unless it has exactly one identity, of this cluster.
     pub(super) fn read(certificate: &X509Certificate<'_>, cluster: &str) -> Result<Self, PkiError> {
-        let names = certificate.subject_alternative_name().ok().flatten().ok_or(PkiError::NoIdentity)?;
+        let names =
+            certificate.subject_alternative_name().ok().flatten().ok_or(PkiError::NoIdentity)?;
         let prefix = format!("dwell://{cluster}/");
         let mut found = Vec::new();
         for name in &names.value.general_names {

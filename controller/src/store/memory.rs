@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{Batch, Store, StoreError};
 use crate::model::Record;
@@ -44,8 +44,8 @@ impl MemoryStore {
     }
 
     /// Commits wait from now on until what is returned is dropped, as on a disk that stalls.
-    pub async fn stall(&self) -> impl Drop + Send + use<> {
-        // The semaphore is never closed.
+    pub async fn stall(&self) -> Option<OwnedSemaphorePermit> {
+        // Never `None`: the semaphore is never closed.
         Arc::clone(&self.gate).acquire_owned().await.ok()
     }
 

@@ -110,15 +110,22 @@ impl Database {
     fn prepare(&mut self) -> rusqlite::Result<Result<(), StoreError>> {
         let connection = &mut self.connection;
         // Read before anything is written: what is not ours stays as it is.
-        let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-        let application: i64 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
+        let tables: i64 =
+            connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+        let application: i64 =
+            connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         if tables > 0 {
             let known = application == APPLICATION_ID;
             let found = if known { version_of(connection)? } else { 0 };
             if found != SCHEMA {
-                return Ok(Err(StoreError::Schema { path: self.path.clone(), found, known: SCHEMA }));
+                return Ok(Err(StoreError::Schema {
+                    path: self.path.clone(),
+                    found,
+                    known: SCHEMA,
+                }));
             }
-            let verdict: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
+            let verdict: String =
+                connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
             if verdict != "ok" {
                 return Ok(Err(StoreError::Damaged { path: self.path.clone(), problem: verdict }));
             }
@@ -144,7 +151,8 @@ impl Database {
         let mut records = Vec::with_capacity(rows.len());
         for stored in rows {
             if stored.digest != digest(&stored.kind, &stored.name, stored.revision, &stored.json) {
-                let problem = format!("the record {}/{} is not what was written", stored.kind, stored.name);
+                let problem =
+                    format!("the record {}/{} is not what was written", stored.kind, stored.name);
                 return Err(StoreError::Damaged { path: self.path.clone(), problem });
             }
             records.push(Record::decode(&stored.kind, &stored.json)?);
@@ -153,7 +161,8 @@ impl Database {
     }
 
     fn read_rows(&self) -> rusqlite::Result<Vec<StoredRow>> {
-        let sql = "SELECT kind, name, revision, json, digest FROM record ORDER BY revision, kind, name";
+        let sql =
+            "SELECT kind, name, revision, json, digest FROM record ORDER BY revision, kind, name";
         let mut statement = self.connection.prepare(sql)?;
         let rows = statement.query_map([], |row| {
             Ok(StoredRow {
@@ -184,8 +193,10 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
     // Dropped before its commit, a transaction rolls back.
     let transaction = connection.transaction()?;
     {
-        let mut put = transaction.prepare_cached("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)")?;
-        let mut delete = transaction.prepare_cached("DELETE FROM record WHERE kind = ? AND name = ?")?;
+        let mut put =
+            transaction.prepare_cached("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?, ?)")?;
+        let mut delete =
+            transaction.prepare_cached("DELETE FROM record WHERE kind = ? AND name = ?")?;
         for Row { kind, name, revision, json } in &batch.0 {
             match json {
                 Some(json) => {
@@ -228,7 +239,9 @@ fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
     let problem = error.to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full { path },
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::Damaged { path, problem },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            StoreError::Damaged { path, problem }
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             StoreError::Directory { path, source: std::io::Error::other(problem) }
         }

@@ -1,0 +1,143 @@
+//! Who may call what: one place, before any body is read.
+//!
+//! | service | who |
+//! |---|---|
+//! | `Enrollment` | anyone |
+//! | `Session` | a node's certificate; for which node is the session's matter |
+//! | `Fleet`, reflection | a client's certificate, or the unix socket |
+//! | `Fleet/IssueClient` | the unix socket |
+//! | health | any certificate, or the unix socket |
+
+use std::future::{Ready, ready};
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Request, Response};
+use tower::{Layer, Service};
+
+use crate::listen::Peer;
+use crate::pki::Identity;
+
+/// Puts the rules before a server.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessLayer;
+
+/// A server behind the rules.
+#[derive(Clone, Debug)]
+pub struct Access<S> {
+    inner: S,
+}
+
+impl<S> Layer<S> for AccessLayer {
+    type Service = Access<S>;
+
+    fn layer(&self, inner: S) -> Access<S> {
+        Access { inner }
+    }
+}
+
+impl<S> Service<Request<Body>> for Access<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        // Without a peer there is nobody to allow anything to.
+        let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Anonymous);
+        match check(request.uri().path(), &peer) {
+            Ok(()) => Either::Left(self.inner.call(request)),
+            Err(status) => Either::Right(ready(Ok(status.into_http()))),
+        }
+    }
+}
+
+fn check(path: &str, peer: &Peer) -> Result<(), Status> {
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+    let identity = match peer {
+        Peer::Certified(identity) => Some(identity.as_ref()),
+        Peer::Local | Peer::Anonymous => None,
+    };
+    let is_node = matches!(identity, Some(Identity::Node { .. }));
+    let is_client = matches!(identity, Some(Identity::Client(_)));
+    let is_local = *peer == Peer::Local;
+    let allowed = match (service, method) {
+        ("dwell.v1.Enrollment", _) => true,
+        ("dwell.v1.Session", _) => is_node,
+        ("dwell.v1.Fleet", "IssueClient") => is_local,
+        ("grpc.health.v1.Health", _) => is_local || is_node || is_client,
+        // What is not known is answered UNIMPLEMENTED, to those who may ask.
+        _ => is_local || is_client,
+    };
+    match (allowed, peer) {
+        (true, _) => Ok(()),
+        (false, Peer::Anonymous) => Err(Status::unauthenticated(
+            "this needs a certificate of the cluster; a host gets one with `dwell-agent join`, a person with \
+             `dwell client issue` on the controller's host",
+        )),
+        (false, _) if method == "IssueClient" => Err(Status::permission_denied(
+            "client certificates are made only over the controller's unix socket, as root on its host",
+        )),
+        (false, _) => {
+            Err(Status::permission_denied(format!("{} may not call {service}", who(peer))))
+        }
+    }
+}
+
+fn who(peer: &Peer) -> String {
+    match peer {
+        Peer::Local => "the unix socket".to_owned(),
+        Peer::Anonymous => "someone without a certificate".to_owned(),
+        Peer::Certified(identity) => match identity.as_ref() {
+            Identity::Node { name, .. } => format!("node {name}"),
+            Identity::Client(name) => format!("client {name}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tonic::Code;
+
+    use super::*;
+    use crate::pki::Enrolment;
+
+    #[test]
+    fn each_service_is_for_some() {
+        let node =
+            Identity::Node { name: "h1".parse().unwrap(), enrolment: Enrolment("aa".into()) };
+        let node = Peer::Certified(Arc::new(node));
+        let client = Peer::Certified(Arc::new(Identity::Client("ann".parse().unwrap())));
+        let (denied, unknown) = (Some(Code::PermissionDenied), Some(Code::Unauthenticated));
+        let peers = [&Peer::Local, &client, &node, &Peer::Anonymous];
+        let table = [
+            ("/dwell.v1.Enrollment/Join", [None, None, None, None]),
+            ("/dwell.v1.Session/Attach", [denied, denied, None, unknown]),
+            ("/dwell.v1.Session/Renew", [denied, denied, None, unknown]),
+            ("/dwell.v1.Fleet/Apply", [None, None, denied, unknown]),
+            ("/dwell.v1.Fleet/IssueClient", [None, denied, denied, unknown]),
+            ("/grpc.health.v1.Health/Check", [None, None, None, unknown]),
+            (
+                "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+                [None, None, denied, unknown],
+            ),
+            ("/", [None, None, denied, unknown]),
+            ("/dwell.v1.Fleet", [None, None, denied, unknown]),
+            ("/x/dwell.v1.Enrollment/Join", [None, None, denied, unknown]),
+        ];
+        for (path, expected) in table {
+            let codes = peers.map(|peer| check(path, peer).err().map(|status| status.code()));
+            assert_eq!(codes, expected, "{path}");
+        }
+    }
+}

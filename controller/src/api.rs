@@ -1,0 +1,278 @@
+//! The `Fleet` API: from the wire to commands and back. No rules live here; the model has them, and it
+//! is asked again whatever a client has checked.
+//!
+//! | file | what |
+//! |---|---|
+//! | `api/request.rs` | from requests to commands, with the bounds of what is taken |
+//! | `api/view.rs` | from the model's views to messages |
+//! | `api/watch.rs` | the stream of changes |
+//! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
+
+mod instance;
+mod request;
+mod view;
+mod watch;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::clock::Clock;
+use dwell_core::id::Revision;
+use dwell_proto::v1;
+use dwell_proto::v1::fleet_server::Fleet;
+use futures_util::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::model::{Command, InstanceFilter, Model, Reply};
+use crate::owner::{Done, Handle};
+use crate::pki::{Authority, NewToken};
+use crate::status::into_status;
+use crate::tunnel::Tunnels;
+
+/// How long a token is valid if nobody says, and at most.
+const TOKEN_VALID: Duration = Duration::from_secs(3600);
+const TOKEN_VALID_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a client's certificate is valid if nobody says, and at most.
+const CLIENT_VALID: Duration = Duration::from_secs(30 * 24 * 3600);
+const CLIENT_VALID_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// How many events are listed if nobody says, and at most.
+const EVENTS: u32 = 1_000;
+const EVENTS_MAX: u32 = 10_000;
+
+type Answer<T> = Result<Response<T>, Status>;
+type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The `Fleet` service.
+pub struct Api {
+    /// The model.
+    pub owner: Handle,
+    /// The way to the instances.
+    pub tunnels: Tunnels,
+    /// Makes tokens and certificates.
+    pub authority: Arc<Authority>,
+    /// For expiries.
+    pub clock: Arc<dyn Clock>,
+    /// Where agents and clients reach this controller, HOST:PORT.
+    pub advertised: String,
+    /// Ends the streams.
+    pub stop: CancellationToken,
+}
+
+impl Api {
+    async fn command(&self, command: Command) -> Result<Done, Status> {
+        self.owner.command(command).await.map_err(into_status)
+    }
+
+    /// Looks at the model, and says at which revision.
+    async fn read<T, F>(&self, look: F) -> Result<(T, Revision), Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Model) -> T + Send + 'static,
+    {
+        self.owner.read(|model| (look(model), model.revision())).await.map_err(into_status)
+    }
+}
+
+#[tonic::async_trait]
+impl Fleet for Api {
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let done = self.command(request::apply(request.into_inner())?).await?;
+        let Reply::Plans(plans) = done.reply else {
+            return Err(Status::internal("the model gave no plans for a declaration"));
+        };
+        let plans = plans.iter().map(view::plan).collect();
+        Ok(Response::new(v1::ApplyResponse { plans, revision: done.revision.0 }))
+    }
+
+    async fn list_workloads(
+        &self,
+        request: Request<v1::ListWorkloadsRequest>,
+    ) -> Answer<v1::ListWorkloadsResponse> {
+        let name = request::optional(&request.into_inner().name)?;
+        let (found, revision) = self
+            .read(move |model| match name {
+                Some(name) => model.workload(&name).into_iter().collect(),
+                None => model.workloads(),
+            })
+            .await?;
+        let workloads = found.iter().map(view::workload).collect();
+        Ok(Response::new(v1::ListWorkloadsResponse { workloads, revision: revision.0 }))
+    }
+
+    async fn remove_workload(
+        &self,
+        request: Request<v1::RemoveWorkloadRequest>,
+    ) -> Answer<v1::RemoveWorkloadResponse> {
+        let name = request::name(&request.into_inner().name)?;
+        let done = self.command(Command::RemoveWorkload(name)).await?;
+        Ok(Response::new(v1::RemoveWorkloadResponse { revision: done.revision.0 }))
+    }
+
+    async fn scale_workload(
+        &self,
+        request: Request<v1::ScaleWorkloadRequest>,
+    ) -> Answer<v1::ScaleWorkloadResponse> {
+        let request = request.into_inner();
+        let workload = request::name(&request.name)?;
+        let done = self.command(Command::Scale { workload, replicas: request.replicas }).await?;
+        Ok(Response::new(v1::ScaleWorkloadResponse { revision: done.revision.0 }))
+    }
+
+    async fn set_run_state(
+        &self,
+        request: Request<v1::SetRunStateRequest>,
+    ) -> Answer<v1::SetRunStateResponse> {
+        let request = request.into_inner();
+        let run = request.run().into();
+        let target = self.target(&request.name).await?;
+        let done = self.command(Command::SetRun { target, run }).await?;
+        Ok(Response::new(v1::SetRunStateResponse { revision: done.revision.0 }))
+    }
+
+    async fn restart(&self, request: Request<v1::RestartRequest>) -> Answer<v1::RestartResponse> {
+        let target = self.target(&request.into_inner().name).await?;
+        let done = self.command(Command::Restart(target)).await?;
+        Ok(Response::new(v1::RestartResponse { revision: done.revision.0 }))
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<v1::ListInstancesRequest>,
+    ) -> Answer<v1::ListInstancesResponse> {
+        let request = request.into_inner();
+        let name = request::optional(&request.name)?;
+        let workload = request::optional(&request.workload)?;
+        let filter = InstanceFilter { workload, node: request::optional(&request.node)? };
+        let (found, revision) = self
+            .read(move |model| match name {
+                Some(name) => model.instance(&name).into_iter().collect(),
+                None => model.instances(&filter),
+            })
+            .await?;
+        let instances = found.iter().map(view::instance).collect();
+        Ok(Response::new(v1::ListInstancesResponse { instances, revision: revision.0 }))
+    }
+
+    type LogsStream = ServerStream<v1::LogsChunk>;
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+        self.open_logs(request.into_inner()).await.map(Response::new)
+    }
+
+    type ExecStream = ServerStream<v1::ExecOutput>;
+
+    async fn exec(&self, request: Request<Streaming<v1::ExecInput>>) -> Answer<Self::ExecStream> {
+        self.open_exec(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
+        let name = request::optional(&request.into_inner().name)?;
+        let (found, revision) = self
+            .read(move |model| match name {
+                Some(name) => {
+                    model.node(&name).filter(|found| !found.node.removed).into_iter().collect()
+                }
+                None => model.nodes(),
+            })
+            .await?;
+        let nodes = found.iter().map(view::node).collect();
+        Ok(Response::new(v1::ListNodesResponse { nodes, revision: revision.0 }))
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Answer<v1::CreateJoinTokenResponse> {
+        let valid = request::duration(request.into_inner().valid_ms, TOKEN_VALID, TOKEN_VALID_MAX)?;
+        let expires_at = self.clock.now().after(valid);
+        let NewToken { token, shown } = NewToken::mint(&self.authority).map_err(into_status)?;
+        let command = Command::MintToken { id: shown.id, digest: shown.digest, expires_at };
+        self.command(command).await?;
+        Ok(Response::new(v1::CreateJoinTokenResponse {
+            token: token.to_string(),
+            expires_at_ms: expires_at.0,
+            controller: self.advertised.clone(),
+        }))
+    }
+
+    async fn update_node(
+        &self,
+        request: Request<v1::UpdateNodeRequest>,
+    ) -> Answer<v1::UpdateNodeResponse> {
+        let done = self.command(request::update_node(request.into_inner())?).await?;
+        Ok(Response::new(v1::UpdateNodeResponse { revision: done.revision.0 }))
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Answer<v1::RemoveNodeResponse> {
+        let request = request.into_inner();
+        let node = request::name(&request.name)?;
+        let done = self.command(Command::RemoveNode { node, force: request.force }).await?;
+        Ok(Response::new(v1::RemoveNodeResponse { revision: done.revision.0 }))
+    }
+
+    async fn list_routes(
+        &self,
+        _: Request<v1::ListRoutesRequest>,
+    ) -> Answer<v1::ListRoutesResponse> {
+        let (routes, revision) = self.read(Model::routes).await?;
+        let routes = routes.iter().map(view::route).collect();
+        Ok(Response::new(v1::ListRoutesResponse { routes, revision: revision.0 }))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Answer<v1::ListEventsResponse> {
+        let v1::ListEventsRequest { subject, limit } = request.into_inner();
+        let limit = if limit == 0 { EVENTS } else { limit.min(EVENTS_MAX) } as usize;
+        let look = move |model: &Model| {
+            model.events(Some(&*subject).filter(|text| !text.is_empty()), limit)
+        };
+        let (events, revision) = self.read(look).await?;
+        let events = events.iter().map(|event| view::event(event)).collect();
+        Ok(Response::new(v1::ListEventsResponse { events, revision: revision.0 }))
+    }
+
+    type WatchStream = ServerStream<v1::WatchResponse>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        self.open_watch(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn issue_client(
+        &self,
+        request: Request<v1::IssueClientRequest>,
+    ) -> Answer<v1::IssueClientResponse> {
+        let request = request.into_inner();
+        let name = request::name(&request.name)?;
+        let valid = request::duration(request.valid_ms, CLIENT_VALID, CLIENT_VALID_MAX)?;
+        let issued = self.authority.issue_client(name, valid).map_err(into_status)?;
+        tracing::info!(client = request.name, ?valid, "issued a client certificate");
+        Ok(Response::new(v1::IssueClientResponse {
+            certificate_pem: issued.certificate_pem,
+            private_key_pem: issued.private_key_pem,
+            ca_pem: self.authority.certificate_pem().to_owned(),
+            expires_at_ms: issued.expires_at.0,
+            controller: self.advertised.clone(),
+        }))
+    }
+
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
+        let (settings, revision) = self.read(|model| model.settings().clone()).await?;
+        Ok(Response::new(v1::GetInfoResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_id: self.authority.cluster_id().to_owned(),
+            cluster_cidr: settings.range.cidr().to_string(),
+            zone: settings.zone,
+            revision: revision.0,
+        }))
+    }
+}

@@ -1,0 +1,99 @@
+//! From requests to commands: names, bounds and durations. What is wrong is INVALID_ARGUMENT, before the
+//! model is asked.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::time::Duration;
+
+use dwell_core::id::InstanceName;
+use dwell_core::workload::WorkloadSpec;
+use dwell_proto::v1;
+use tonic::Status;
+
+use super::Api;
+use crate::model::{Command, NodeChange, Target, WORKLOADS_MAX};
+use crate::status::into_status;
+
+/// The most labels that one request may change.
+const LABELS_MAX: usize = 200;
+
+/// A name that has to be given.
+pub(super) fn name<T>(text: &str) -> Result<T, Status>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    text.parse().map_err(|error: T::Err| Status::invalid_argument(error.to_string()))
+}
+
+/// A name, or nothing.
+pub(super) fn optional<T>(text: &str) -> Result<Option<T>, Status>
+where
+    T: FromStr,
+    T::Err: Display,
+{
+    if text.is_empty() { Ok(None) } else { name(text).map(Some) }
+}
+
+/// A duration in milliseconds, 0 for the default.
+pub(super) fn duration(
+    value_ms: u64,
+    default: Duration,
+    max: Duration,
+) -> Result<Duration, Status> {
+    let value = if value_ms == 0 { default } else { Duration::from_millis(value_ms) };
+    if value > max {
+        let days = max.as_secs() / (24 * 3600);
+        return Err(Status::invalid_argument(format!(
+            "valid_ms: {value_ms} ms is more than {days} days"
+        )));
+    }
+    Ok(value)
+}
+
+/// A declaration.
+pub(super) fn apply(request: v1::ApplyRequest) -> Result<Command, Status> {
+    if request.workloads.len() > WORKLOADS_MAX {
+        let count = request.workloads.len();
+        return Err(into_status(crate::model::Refusal::TooManyWorkloads(count)));
+    }
+    let read = |wire: v1::WorkloadSpec| {
+        let name = wire.name.clone();
+        let spec = WorkloadSpec::try_from(wire);
+        spec.map_err(|error| {
+            let name: String = name.chars().take(80).collect();
+            Status::invalid_argument(format!("workload {name:?}: {error}"))
+        })
+    };
+    let specs = request.workloads.into_iter().map(read).collect::<Result<_, _>>()?;
+    Ok(Command::ApplyWorkloads { specs, dry_run: request.dry_run })
+}
+
+/// A change of a node.
+pub(super) fn update_node(request: v1::UpdateNodeRequest) -> Result<Command, Status> {
+    if request.set_labels.len() > LABELS_MAX || request.remove_labels.len() > LABELS_MAX {
+        return Err(Status::invalid_argument(format!("more than {LABELS_MAX} labels at once")));
+    }
+    let change = NodeChange {
+        cordoned: request.cordoned,
+        draining: request.draining,
+        set_labels: request.set_labels.into_iter().collect(),
+        remove_labels: request.remove_labels,
+        pool: request.pool.as_deref().map(optional).transpose()?,
+    };
+    Ok(Command::UpdateNode { node: name(&request.name)?, change })
+}
+
+impl Api {
+    /// What a name means: `web-0` may be an instance of `web`, or a workload of that name, which then
+    /// takes precedence.
+    pub(super) async fn target(&self, text: &str) -> Result<Target, Status> {
+        let Ok(instance) = text.parse::<InstanceName>() else {
+            return Ok(Target::Workload(name(text)?));
+        };
+        let Ok(workload) = text.parse() else { return Ok(Target::Instance(instance)) };
+        let asked = workload;
+        let (workload, _) = self.read(move |model| model.workload(&asked).map(|_| asked)).await?;
+        Ok(workload.map_or(Target::Instance(instance), Target::Workload))
+    }
+}

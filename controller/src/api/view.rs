@@ -1,0 +1,119 @@
+//! From the model's views to messages.
+
+use dwell_proto::v1;
+
+use crate::model::{
+    Event, InstanceAction, InstanceView, NodeView, PlanAction, RouteView, Severity, WorkloadPlan,
+    WorkloadView,
+};
+
+fn text<T: ToString>(value: Option<&T>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
+pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
+    let action = match plan.action {
+        PlanAction::Unchanged => v1::workload_plan::Action::Unchanged,
+        PlanAction::Create => v1::workload_plan::Action::Create,
+        PlanAction::Update => v1::workload_plan::Action::Update,
+    };
+    let (mut created, mut changed, mut removed) = (Vec::new(), Vec::new(), Vec::new());
+    for planned in &plan.instances {
+        let list = match planned.action {
+            InstanceAction::Create => &mut created,
+            InstanceAction::Change(_) => &mut changed,
+            InstanceAction::Remove => &mut removed,
+        };
+        list.push(planned.instance.to_string());
+    }
+    v1::WorkloadPlan {
+        workload: plan.workload.to_string(),
+        action: action.into(),
+        generation: plan.generation.0,
+        change: v1::ChangeClass::from(plan.class()).into(),
+        changed_fields: plan.changed_fields.iter().map(ToString::to_string).collect(),
+        created,
+        changed,
+        removed,
+        downtime: plan.downtime.clone(),
+    }
+}
+
+pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
+    let workload = &view.workload;
+    v1::Workload {
+        spec: Some((&workload.spec).into()),
+        generation: workload.generation.0,
+        revision: workload.revision.0,
+        run: v1::RunState::from(workload.run).into(),
+        removing: workload.removing,
+        created_at_ms: workload.created_at.0,
+        ready: view.ready,
+        updated: view.updated,
+        message: view.message.clone(),
+    }
+}
+
+pub(super) fn instance(view: &InstanceView) -> v1::Instance {
+    let instance = &view.instance;
+    v1::Instance {
+        name: instance.name.to_string(),
+        workload: instance.name.workload().to_string(),
+        ordinal: instance.name.ordinal(),
+        node: text(instance.node.as_ref()),
+        address: text(instance.identity.map(|identity| identity.address).as_ref()),
+        mac: text(instance.identity.map(|identity| identity.mac).as_ref()),
+        generation: instance.generation.0,
+        revision: view.revision.0,
+        run: v1::RunState::from(instance.run).into(),
+        removing: instance.removing,
+        created_at_ms: instance.created_at.0,
+        status: Some((&view.status).into()),
+        moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
+    }
+}
+
+pub(super) fn node(view: &NodeView) -> v1::Node {
+    let node = &view.node;
+    v1::Node {
+        name: node.name.to_string(),
+        address: node.address.to_string(),
+        block: text(node.block.as_ref()),
+        pool: text(node.pool.as_ref()),
+        labels: node.labels.clone().into_iter().collect(),
+        state: v1::NodeState::from(view.state).into(),
+        cordoned: node.cordoned,
+        draining: node.draining,
+        capacity: view.capacity.as_deref().map(Into::into),
+        allocated: Some((&view.allocated).into()),
+        instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
+        revision: view.revision.0,
+        joined_at_ms: node.created_at.0,
+        last_seen_ms: view.last_seen.map(|at| at.0),
+        message: view.message.clone(),
+    }
+}
+
+pub(super) fn route(route: &RouteView) -> v1::Route {
+    v1::Route {
+        prefix: route.prefix.to_string(),
+        node: route.node.to_string(),
+        via: route.via.to_string(),
+        instance: text(route.instance.as_ref()),
+    }
+}
+
+pub(super) fn event(event: &Event) -> v1::Event {
+    let severity = match event.severity {
+        Severity::Info => v1::Severity::Info,
+        Severity::Warning => v1::Severity::Warning,
+    };
+    v1::Event {
+        revision: event.revision.0,
+        at_ms: event.at.0,
+        severity: severity.into(),
+        subject: event.subject.to_string(),
+        reason: event.reason.clone(),
+        message: event.message.clone(),
+    }
+}

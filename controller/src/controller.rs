@@ -1,0 +1,243 @@
+//! A controller, put together: directory, store, model and its owner, CA, listeners, services.
+//!
+//! ```text
+//!   TCP, mutual TLS ──┐                      ┌─ Fleet ──────┐
+//!                     ├─▶ server ─▶ access ─▶├─ Session ────┼─▶ owner ─▶ model, store
+//!   unix socket ──────┘                      └─ Enrollment ─┘
+//! ```
+//!
+//! Starting either gives a controller that answers, or an error that says what to do; nothing is listened
+//! on before the store and the CA are in order. Stopping ends the streams, then the listeners, then the
+//! owner, after what was queued.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::clock::Clock;
+use dwell_core::quantity::Millis;
+use dwell_proto::v1::enrollment_server::EnrollmentServer;
+use dwell_proto::v1::fleet_server::FleetServer;
+use dwell_proto::v1::session_server::SessionServer;
+use dwell_proto::{DESCRIPTORS, MESSAGE_MAX_BYTES};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use crate::access::AccessLayer;
+use crate::api::Api;
+use crate::config::{Config, split_address};
+use crate::data_dir::DataDir;
+use crate::enrollment::Enroll;
+use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
+use crate::model::{Model, Settings};
+use crate::owner::{Handle, Owner};
+use crate::pki::{Authority, PkiError};
+use crate::session::Sessions;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
+use crate::tunnel::Tunnels;
+
+/// How many accepted connections may wait for the server.
+const CONNECTIONS_MAX: usize = 64;
+/// How many requests one connection may have going at once.
+const STREAMS_MAX: u32 = 256;
+/// The largest request of someone without a certificate, in bytes.
+const JOIN_MAX_BYTES: usize = 32 * 1024;
+/// The largest headers of a request, in bytes.
+const HEADERS_MAX_BYTES: u32 = 16 * 1024;
+/// How long streams may take to end when the controller stops.
+const STOP_TIME: Duration = Duration::from_secs(5);
+
+/// Why a controller does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The directory or the store cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The CA cannot be used.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// Nothing can be listened on.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Reflection could not be set up.
+    #[error("the API's description is damaged ({0}); the program was not built correctly")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// A running controller.
+pub struct Controller {
+    address: SocketAddr,
+    owner: Handle,
+    streams: CancellationToken,
+    listeners: CancellationToken,
+    owning: CancellationToken,
+    server: JoinHandle<()>,
+    owner_task: JoinHandle<()>,
+    /// Held until the end: the lock is in it.
+    _data_dir: DataDir,
+}
+
+impl Controller {
+    /// Starts with the store of the configured directory.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: &Config, clock: Arc<dyn Clock>) -> Result<Self, StartError> {
+        let data_dir = DataDir::open(&config.data_dir)?;
+        let store = SqliteStore::open(&data_dir.store())?;
+        Self::start_with(config, clock, data_dir, store).await
+    }
+
+    /// Starts with another store; the directory is still the CA's.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with<S: Store>(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        data_dir: DataDir,
+        mut store: S,
+    ) -> Result<Self, StartError> {
+        let records = store.load().await?;
+        tracing::info!(records = records.len(), "the store is read");
+        let model = Model::restore(settings(config), records, clock.now());
+        let authority = Arc::new(Authority::open(&data_dir.pki())?);
+
+        let tcp = TlsListener::bind(config.listen).await?;
+        let unix = UnixListener::bind(&config.socket)?;
+        let address = tcp.address();
+        let advertised = config.advertised(address);
+        let hosts: Vec<&str> =
+            advertised.iter().filter_map(|address| Some(split_address(address)?.0)).collect();
+        let tls = authority.server_config(&hosts)?;
+
+        let (owner, handle) = Owner::new(model, store, Arc::clone(&clock));
+        let streams = CancellationToken::new();
+        let (listeners, owning) = (CancellationToken::new(), CancellationToken::new());
+        let tunnels = Tunnels::default();
+        let valid = config.nodes.certificate.as_duration();
+        let sessions = Sessions {
+            owner: handle.clone(),
+            tunnels: tunnels.clone(),
+            authority: Arc::clone(&authority),
+            heartbeat: config.nodes.heartbeat,
+            valid,
+            next: Arc::default(),
+            stop: streams.clone(),
+        };
+        let enroll = Enroll::new(handle.clone(), Arc::clone(&authority), valid);
+        let api = Api {
+            owner: handle.clone(),
+            tunnels,
+            authority: Arc::clone(&authority),
+            clock,
+            advertised: advertised.first().cloned().unwrap_or_default(),
+            stop: streams.clone(),
+        };
+        let routes = routes(api, sessions, enroll).await?;
+
+        let owner_task = tokio::spawn(owner.run(owning.clone()));
+        let (connections, incoming) = mpsc::channel(CONNECTIONS_MAX);
+        tokio::spawn(unix.run(connections.clone(), listeners.clone()));
+        tokio::spawn(tcp.run(tls, authority, connections, listeners.clone()));
+        let server =
+            tokio::spawn(serve(routes, incoming, config.nodes.heartbeat, listeners.clone()));
+        tracing::info!(%address, socket = %config.socket.display(), ?advertised, "the controller is ready");
+        Ok(Self {
+            address,
+            owner: handle,
+            streams,
+            listeners,
+            owning,
+            server,
+            owner_task,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// Where TCP is listened on.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The way to the model, for those who run a controller within their own process.
+    #[must_use]
+    pub fn owner(&self) -> &Handle {
+        &self.owner
+    }
+
+    /// Ends everything in order. What was answered is stored, whether this is called or not.
+    pub async fn stop(self) {
+        self.streams.cancel();
+        self.listeners.cancel();
+        if tokio::time::timeout(STOP_TIME, self.server).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        self.owning.cancel();
+        if let Err(error) = self.owner_task.await {
+            tracing::error!(%error, "the owner of the model did not end well");
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        zone: config.zone.clone(),
+        unreachable_after: config.nodes.unreachable_after,
+        down_after: config.nodes.down_after,
+        quarantine: config.quarantine,
+        ..Settings::new(config.cluster)
+    }
+}
+
+async fn routes(api: Api, sessions: Sessions, enroll: Enroll) -> Result<Routes, StartError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<FleetServer<Api>>().await;
+    health.set_serving::<SessionServer<Sessions>>().await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let fleet = FleetServer::new(api)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let session = SessionServer::new(sessions)
+        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+    let enrollment = EnrollmentServer::new(enroll).max_decoding_message_size(JOIN_MAX_BYTES);
+    let mut routes = Routes::builder();
+    routes.add_service(fleet).add_service(session).add_service(enrollment);
+    routes.add_service(health_service).add_service(reflection);
+    Ok(routes.routes())
+}
+
+/// Serves all connections until `stop` is cancelled and they have ended.
+async fn serve(
+    routes: Routes,
+    incoming: mpsc::Receiver<Connection>,
+    heartbeat: Millis,
+    stop: CancellationToken,
+) {
+    let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::convert::Infallible>);
+    // A peer behind a link that swallows everything is noticed by the transport too.
+    let keepalive = heartbeat.as_duration().max(Duration::from_secs(1));
+    let served = Server::builder()
+        .http2_keepalive_interval(Some(keepalive * 2))
+        .http2_keepalive_timeout(Some(keepalive * 4))
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_MAX_BYTES)
+        .layer(AccessLayer)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the server ended");
+    }
+}

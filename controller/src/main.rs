@@ -1,0 +1,104 @@
+//! The program: arguments, log, runtime, systemd; everything else is in the library.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser;
+use dwell_controller::config::Config;
+use dwell_controller::controller::Controller;
+use dwell_core::clock::SystemClock;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// The controller of dwell: holds what is declared, decides where it runs, tells the nodes.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Configuration file; without it /etc/dwell/controller.yaml if that is there, else the defaults.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only say whether the configuration is valid.
+    #[arg(long)]
+    check: bool,
+    /// What to log: a level or a filter such as `info,dwell_controller=debug`.
+    #[arg(long, value_name = "FILTER", env = "RUST_LOG", default_value = "info")]
+    log: String,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The log may not be set up, and a person may be looking.
+            drop(writeln!(std::io::stderr(), "dwell-controller: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let config = Config::load(arguments.config.as_deref())?;
+    if arguments.check {
+        writeln!(std::io::stdout(), "the configuration is valid")?;
+        return Ok(());
+    }
+    log(&arguments.log)?;
+    // One thread: the model has one owner anyway, and a thread more costs memory that 25 MiB do not have.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(serve(&config))
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let controller = Controller::start(config, Arc::new(SystemClock::new())).await?;
+    notify(&[NotifyState::Ready]);
+    let watchdog = tokio::spawn(feed_watchdog(controller.owner().clone()));
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("asked to end by SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("asked to end by SIGINT"),
+    }
+    notify(&[NotifyState::Stopping]);
+    watchdog.abort();
+    controller.stop().await;
+    Ok(())
+}
+
+/// Tells systemd that the controller lives, as long as the model's owner answers.
+async fn feed_watchdog(owner: dwell_controller::owner::Handle) {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut interval = tokio::time::interval((limit / 3).max(Duration::from_millis(100)));
+    loop {
+        interval.tick().await;
+        if owner.read(|_| ()).await.is_err() {
+            return;
+        }
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "cannot notify systemd");
+    }
+}
+
+/// To the journal, with fields, if systemd has started us and stderr goes there; else to stderr.
+fn log(filter: &str) -> anyhow::Result<()> {
+    let filter =
+        EnvFilter::try_new(filter).context("--log is not a filter such as info or debug")?;
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
+    match journal {
+        Some(journal) => registry.with(journal).init(),
+        None => registry.with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr)).init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,160 @@
+//! The `Session` service: one stream per agent, which brings what the node sees and takes what it is to do.
+//!
+//! ```text
+//!   Attach: certificate ─▶ Hello ─▶ AttachNode ─▶ Welcome, snapshot ─▶ deltas, tunnels ◀─▶ reports
+//!                 │           │          │                                     │
+//!                 ▼           ▼          ▼                                     ▼
+//!             refused      refused    refused                          end of either side:
+//!                                                                         DetachNode
+//! ```
+//!
+//! Invariants: a node is who its certificate says, and only if it is of the node's present enrolment; of
+//! two streams of a node the newer counts; a node that was removed is told to run nothing; nothing is queued for a slow agent, since what it gets is
+//! computed from the model when it can take it, so the newest state replaces what it missed.
+
+mod attached;
+mod wire;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use dwell_core::id::NodeName;
+use dwell_core::quantity::Millis;
+use dwell_proto::v1;
+use dwell_proto::v1::session_server::Session;
+use futures_util::Stream;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::listen::Peer;
+use crate::model::SessionId;
+use crate::owner::Handle;
+use crate::pki::{self, Authority, Enrolment, Identity};
+use crate::status::into_status;
+use crate::tunnel::Tunnels;
+
+/// How long an agent may take to say what it has begun a stream for.
+const FIRST_MESSAGE_TIME: Duration = Duration::from_secs(10);
+
+type Answer<T> = Result<Response<T>, Status>;
+type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The `Session` service; clones are the same service.
+#[derive(Clone)]
+pub struct Sessions {
+    /// The model.
+    pub owner: Handle,
+    /// What API calls ask of agents.
+    pub tunnels: Tunnels,
+    /// Renews certificates.
+    pub authority: Arc<Authority>,
+    /// How often agents are asked to report.
+    pub heartbeat: Millis,
+    /// How long a renewed certificate is valid.
+    pub valid: Duration,
+    /// The number of the last stream.
+    pub next: Arc<AtomicU64>,
+    /// Ends the streams.
+    pub stop: CancellationToken,
+}
+
+/// The node that a request comes from, by its certificate.
+struct Caller {
+    node: NodeName,
+    enrolment: Enrolment,
+}
+
+impl Caller {
+    fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        let identity = match request.extensions().get::<Peer>() {
+            Some(Peer::Certified(identity)) => identity.as_ref(),
+            _ => return Err(Status::unauthenticated("this needs the certificate of a node")),
+        };
+        match identity.clone() {
+            Identity::Node { name, enrolment } => Ok(Self { node: name, enrolment }),
+            Identity::Client(_) => {
+                Err(Status::permission_denied("this needs the certificate of a node"))
+            }
+        }
+    }
+}
+
+impl Sessions {
+    /// Refuses a caller whose certificate is not of its node's present enrolment.
+    async fn check(&self, caller: &Caller) -> Result<(), Status> {
+        let node = caller.node.clone();
+        let found = self.owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
+        let node = &caller.node;
+        match found {
+            None => Err(Status::permission_denied(format!(
+                "node {node} is not known here; was the controller restored from an old backup? If not, join again \
+                 with a new token"
+            ))),
+            Some(found) if found.node.certificate != caller.enrolment.0 => {
+                Err(Status::permission_denied(format!(
+                    "another host has joined as node {node} since; join again under another name with a new token"
+                )))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Session for Sessions {
+    type AttachStream = ServerStream<v1::ControllerMessage>;
+
+    async fn attach(
+        &self,
+        request: Request<Streaming<v1::AgentMessage>>,
+    ) -> Answer<Self::AttachStream> {
+        let caller = Caller::of(&request)?;
+        self.check(&caller).await?;
+        let mut messages = request.into_inner();
+        let Some(v1::agent_message::Message::Hello(hello)) = first(&mut messages).await?.message
+        else {
+            return Err(Status::invalid_argument("the first message of a session has to be Hello"));
+        };
+        let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
+        self.begin(caller.node, session, hello, messages).await.map(Response::new)
+    }
+
+    type CarryStream = ServerStream<v1::TunnelDown>;
+
+    async fn carry(&self, request: Request<Streaming<v1::TunnelUp>>) -> Answer<Self::CarryStream> {
+        let caller = Caller::of(&request)?;
+        let mut up = request.into_inner();
+        let Some(v1::tunnel_up::Message::Tunnel(id)) = first(&mut up).await?.message else {
+            return Err(Status::invalid_argument(
+                "the first message of a tunnel has to be its name",
+            ));
+        };
+        let down = self.tunnels.carry(&caller.node, &id, up).map_err(into_status)?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(down).map(Ok))))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
+        let caller = Caller::of(&request)?;
+        self.check(&caller).await?;
+        let key =
+            pki::Request::read(&request.into_inner().certificate_request).map_err(into_status)?;
+        let Caller { node, enrolment } = caller;
+        let identity = Identity::Node { name: node.clone(), enrolment };
+        let certificate_pem =
+            self.authority.issue_node(&key, &identity, self.valid).map_err(into_status)?;
+        tracing::info!(%node, "renewed a node's certificate");
+        Ok(Response::new(v1::RenewResponse { certificate_pem }))
+    }
+}
+
+/// The first message of a stream, which has to come soon.
+async fn first<T>(messages: &mut Streaming<T>) -> Result<T, Status> {
+    let late = |_| Status::deadline_exceeded("nothing was said on this stream");
+    let message =
+        tokio::time::timeout(FIRST_MESSAGE_TIME, messages.message()).await.map_err(late)??;
+    message.ok_or_else(|| Status::invalid_argument("the stream ended before it began"))
+}

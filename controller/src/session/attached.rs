@@ -1,0 +1,233 @@
+//! A stream from its Hello to its end.
+//!
+//! One task, two loops: one takes what the agent says, one sends what it is to do; when one ends, so does
+//! the stream, with the reason as its status. An agent's messages are taken one by one, each after the last
+//! one was settled, which bounds what a single agent can have waiting in the owner's queue.
+
+use dwell_core::id::{NodeName, Revision};
+use dwell_proto::v1::controller_message::Message;
+use dwell_proto::{PROTOCOL, v1};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{ServerStream, Sessions, wire};
+use crate::model::{Command, Model, Refusal, SessionId};
+use crate::owner::{CommandError, Handle};
+use crate::status::into_status;
+
+/// How many messages may wait for a slow agent.
+const QUEUE_MAX: usize = 2;
+
+type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
+
+impl Sessions {
+    /// Attaches a node, and goes on by itself.
+    pub(super) async fn begin(
+        &self,
+        node: NodeName,
+        session: SessionId,
+        hello: v1::Hello,
+        messages: Streaming<v1::AgentMessage>,
+    ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
+        let attach = attach(node.clone(), session, hello)?;
+        // Before the model knows of the session, so that no change is missed.
+        let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
+        if let Err(error) = self.owner.command(attach).await {
+            tracing::warn!(%node, %error, "refused a session");
+            return Err(into_status(error));
+        }
+        let requests = self.tunnels.register(node.clone(), session);
+        let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        let owner = self.owner.clone();
+        let outbound = Outbound { owner, node: node.clone(), changes, sent: None, sender };
+        let attached = Attached { sessions: self.clone(), node, session };
+        tokio::spawn(attached.run(outbound, messages, requests));
+        Ok(Box::pin(ReceiverStream::new(receiver)))
+    }
+}
+
+fn attach(node: NodeName, session: SessionId, hello: v1::Hello) -> Result<Command, Status> {
+    if hello.protocol != PROTOCOL {
+        return Err(Status::failed_precondition(format!(
+            "the agent of node {node} speaks version {} of the session protocol, this controller version {PROTOCOL}; \
+             install the same version of dwell on both",
+            hello.protocol
+        )));
+    }
+    let address = hello.address.parse();
+    Ok(Command::AttachNode {
+        address: address
+            .map_err(|_| Status::invalid_argument("hello.address: not an IPv4 address"))?,
+        capacity: hello.capacity.unwrap_or_default().into(),
+        report: wire::report(hello.status.unwrap_or_default())?,
+        node,
+        session,
+    })
+}
+
+/// A stream that has begun.
+struct Attached {
+    sessions: Sessions,
+    node: NodeName,
+    session: SessionId,
+}
+
+impl Attached {
+    async fn run(
+        self,
+        mut outbound: Outbound,
+        messages: Streaming<v1::AgentMessage>,
+        requests: mpsc::Receiver<v1::OpenTunnel>,
+    ) {
+        tracing::info!(node = %self.node, session = self.session.0, "an agent attached");
+        let sender = outbound.sender.clone();
+        // Cancel-safe: what is interrupted ends for good, and the agent begins anew.
+        let reason = tokio::select! {
+            reason = self.inbound(messages) => reason,
+            reason = outbound.run(self.welcome(), requests) => reason,
+            () = sender.closed() => None,
+            () = self.sessions.stop.cancelled() => {
+                Some(Status::unavailable("the controller is ending; attach again in a moment"))
+            }
+        };
+        tracing::info!(node = %self.node, session = self.session.0, ?reason, "an agent's stream ended");
+        self.sessions.tunnels.unregister(&self.node, self.session);
+        let detach = Command::DetachNode { node: self.node.clone(), session: self.session };
+        match self.sessions.owner.command(detach).await {
+            // A later stream has taken its place, or the controller ends.
+            Ok(_) | Err(CommandError::Refused(_) | CommandError::Stopped(_)) => {}
+            Err(error) => {
+                tracing::warn!(node = %self.node, %error, "a detached node is found out by its silence")
+            }
+        }
+        if let Some(reason) = reason {
+            // It may have gone already, or not be reading.
+            drop(sender.try_send(Err(reason)));
+        }
+    }
+
+    fn welcome(&self) -> v1::Welcome {
+        let cluster_id = self.sessions.authority.cluster_id().to_owned();
+        v1::Welcome { heartbeat_ms: self.sessions.heartbeat.0, cluster_id }
+    }
+
+    /// Takes what the agent says until it ends; why, if the agent should know.
+    async fn inbound(&self, mut messages: Streaming<v1::AgentMessage>) -> Option<Status> {
+        loop {
+            let message = match messages.message().await {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(status) => {
+                    tracing::info!(node = %self.node, %status, "a session broke");
+                    return None;
+                }
+            };
+            let command = match self.command(message) {
+                Ok(command) => command,
+                Err(status) => return Some(status),
+            };
+            if let Err(error) = self.sessions.owner.command(command).await {
+                return Some(into_status(error));
+            }
+        }
+    }
+
+    fn command(&self, message: v1::AgentMessage) -> Result<Command, Status> {
+        use v1::agent_message::Message;
+        let (node, session) = (self.node.clone(), self.session);
+        Ok(match message.message {
+            Some(Message::Heartbeat(heartbeat)) => {
+                Command::Heartbeat { node, session, capacity: heartbeat.capacity.map(Into::into) }
+            }
+            Some(Message::Status(report)) => {
+                Command::NodeStatus { node, session, report: wire::report(report)? }
+            }
+            Some(Message::Acknowledge(ack)) => {
+                Command::Acknowledge { node, session, revision: Revision(ack.revision) }
+            }
+            Some(Message::Hello(_)) => {
+                return Err(Status::invalid_argument("a second Hello on one stream"));
+            }
+            None => return Err(Status::invalid_argument("an empty message")),
+        })
+    }
+}
+
+/// What goes to the agent.
+struct Outbound {
+    owner: Handle,
+    node: NodeName,
+    changes: watch::Receiver<()>,
+    /// The revision that the agent was brought to.
+    sent: Option<Revision>,
+    sender: Outgoing,
+}
+
+impl Outbound {
+    async fn run(
+        &mut self,
+        welcome: v1::Welcome,
+        mut requests: mpsc::Receiver<v1::OpenTunnel>,
+    ) -> Option<Status> {
+        if let Err(reason) = self.send(Message::Welcome(welcome)).await {
+            return reason;
+        }
+        loop {
+            if let Err(reason) = self.assignment().await {
+                return reason;
+            }
+            // Cancel-safe: a change that was seen stays seen, a request that was not taken stays queued.
+            tokio::select! {
+                changed = self.changes.changed() => {
+                    if changed.is_err() {
+                        return None;
+                    }
+                }
+                request = requests.recv() => {
+                    let Some(request) = request else {
+                        // Another session has registered in this one's place.
+                        return Some(into_status(Refusal::SessionSuperseded(self.node.clone())));
+                    };
+                    if let Err(reason) = self.send(Message::OpenTunnel(request)).await {
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Option<Status>> {
+        let message = v1::ControllerMessage { message: Some(message) };
+        self.sender.send(Ok(message)).await.map_err(|_| None)
+    }
+
+    /// Brings the agent to the newest revision. The place in the queue comes first, so that what is sent
+    /// is as new as can be when there is room again.
+    async fn assignment(&mut self) -> Result<(), Option<Status>> {
+        let place = self.sender.reserve().await.map_err(|_| None)?;
+        self.changes.mark_unchanged();
+        let (node, sent) = (self.node.clone(), self.sent);
+        let next = self.owner.read(move |model| next_assignment(model, &node, sent)).await;
+        let next = next.map_err(|stopped| Some(into_status(stopped)))?;
+        if let Some(assignment) = next {
+            self.sent = Some(Revision(assignment.revision));
+            place
+                .send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
+        }
+        Ok(())
+    }
+}
+
+/// A delta if the model still knows what changed, else all of it; nothing if nothing did.
+fn next_assignment(
+    model: &Model,
+    node: &NodeName,
+    sent: Option<Revision>,
+) -> Option<v1::Assignment> {
+    match sent.and_then(|base| model.assignment_since(node, base)) {
+        Some(delta) if delta.is_empty() => None,
+        Some(delta) => Some(wire::delta(&delta)),
+        None => Some(wire::snapshot(&model.assignment(node))),
+    }
+}

@@ -1,0 +1,154 @@
+//! Byte streams to instances, over connections that only agents can open.
+//!
+//! ```text
+//!   API call ─▶ open ── OpenTunnel ──▶ agent (on the session's stream)
+//!                │                       │
+//!                └──── waits ◀── Carry ──┘  same id, same node, once, in time
+//!                          │
+//!                        Tunnel: both directions, bounded; it ends when either side drops its end
+//! ```
+//!
+//! Owns: who waits for which tunnel, and the way to each node's session. Both maps are locked for a
+//! look-up only. Back-pressure needs nothing here: a slow reader lets HTTP/2's window fill, which stops
+//! the writer at the other end.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dwell_core::id::NodeName;
+use dwell_proto::v1;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Streaming;
+
+use crate::model::SessionId;
+
+/// How long an agent may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How many requests for tunnels may wait in one session.
+const REQUESTS_MAX: usize = 64;
+/// How many messages may wait on their way down a tunnel.
+const DOWN_MAX: usize = 8;
+
+/// Why there is no tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TunnelError {
+    /// The node has no session.
+    #[error(
+        "node {0} is not connected to the controller; try again when `dwell node ls` shows it ready"
+    )]
+    NoSession(NodeName),
+    /// The agent did not answer in time.
+    #[error("node {0} did not answer within {seconds} s; look at its agent's log", seconds = ANSWER_TIME.as_secs())]
+    NoAnswer(NodeName),
+    /// Too many at once.
+    #[error("too many logs and exec sessions are being opened on node {0}; try again in a moment")]
+    Busy(NodeName),
+    /// An agent carries what nobody asked this node for.
+    #[error("nobody waits for this tunnel")]
+    Unknown,
+}
+
+/// The controller's end of a tunnel.
+pub struct Tunnel {
+    /// What comes from the instance.
+    pub up: Streaming<v1::TunnelUp>,
+    /// What goes to it.
+    pub down: mpsc::Sender<v1::TunnelDown>,
+}
+
+/// All sessions and all tunnels that are being opened; clones share them.
+#[derive(Clone, Default)]
+pub struct Tunnels {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    sessions: HashMap<NodeName, (SessionId, mpsc::Sender<v1::OpenTunnel>)>,
+    waiting: HashMap<String, (NodeName, oneshot::Sender<Tunnel>)>,
+}
+
+impl Tunnels {
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node's session has begun; it takes the place of an earlier one. What is received is to be
+    /// sent to the agent.
+    pub fn register(&self, node: NodeName, session: SessionId) -> mpsc::Receiver<v1::OpenTunnel> {
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        self.shared().sessions.insert(node, (session, sender));
+        requests
+    }
+
+    /// A session has ended; a later one of the same node stays.
+    pub fn unregister(&self, node: &NodeName, session: SessionId) {
+        let mut shared = self.shared();
+        if shared.sessions.get(node).is_some_and(|(current, _)| *current == session) {
+            shared.sessions.remove(node);
+        }
+    }
+
+    /// Asks a node for a tunnel and waits for it.
+    ///
+    /// # Errors
+    /// [`TunnelError`]. Dropped early, it leaves nothing behind.
+    pub async fn open(
+        &self,
+        node: &NodeName,
+        purpose: v1::open_tunnel::Purpose,
+    ) -> Result<Tunnel, TunnelError> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let (answer, carried) = oneshot::channel();
+        let session = {
+            let mut shared = self.shared();
+            let (_, session) =
+                shared.sessions.get(node).ok_or_else(|| TunnelError::NoSession(node.clone()))?;
+            let session = session.clone();
+            shared.waiting.insert(id.clone(), (node.clone(), answer));
+            session
+        };
+        let _waiting = Waiting { tunnels: self, id: id.clone() };
+        let request = v1::OpenTunnel { tunnel: id, purpose: Some(purpose) };
+        session.try_send(request).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => TunnelError::Busy(node.clone()),
+            mpsc::error::TrySendError::Closed(_) => TunnelError::NoSession(node.clone()),
+        })?;
+        let no_answer = || TunnelError::NoAnswer(node.clone());
+        let carried = tokio::time::timeout(ANSWER_TIME, carried).await.map_err(|_| no_answer())?;
+        carried.map_err(|_| no_answer())
+    }
+
+    /// A node brings a tunnel that was asked for. What is received is to be sent to the agent.
+    ///
+    /// # Errors
+    /// [`TunnelError::Unknown`] if nobody waits for it, or it was asked of another node.
+    pub fn carry(
+        &self,
+        node: &NodeName,
+        id: &str,
+        up: Streaming<v1::TunnelUp>,
+    ) -> Result<mpsc::Receiver<v1::TunnelDown>, TunnelError> {
+        let mut shared = self.shared();
+        if shared.waiting.get(id).is_none_or(|(asked, _)| asked != node) {
+            return Err(TunnelError::Unknown);
+        }
+        let (_, answer) = shared.waiting.remove(id).ok_or(TunnelError::Unknown)?;
+        let (down, receiver) = mpsc::channel(DOWN_MAX);
+        answer.send(Tunnel { up, down }).map_err(|_| TunnelError::Unknown)?;
+        Ok(receiver)
+    }
+}
+
+/// Someone waits for a tunnel; no longer, when this is dropped.
+struct Waiting<'a> {
+    tunnels: &'a Tunnels,
+    id: String,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.tunnels.shared().waiting.remove(&self.id);
+    }
+}
