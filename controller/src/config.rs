@@ -149,7 +149,10 @@ impl Config {
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |key, problem: String| Err(ConfigError::Value { key, problem });
         if self.socket.as_os_str().len() > SOCKET_PATH_MAX {
-            return refuse("socket", format!("a path of more than {SOCKET_PATH_MAX} bytes; use a shorter one"));
+            return refuse(
+                "socket",
+                format!("a path of more than {SOCKET_PATH_MAX} bytes; use a shorter one"),
+            );
         }
         for address in &self.advertise {
             if split_address(address).is_none() {
@@ -158,23 +161,35 @@ impl Config {
         }
         let labels = self.zone.split('.').all(|label| dwell_core::id::NodeName::new(label).is_ok());
         if !labels || self.zone.len() > 200 {
-            return refuse("zone", format!("{:?} is not a DNS name such as dwell or fleet.internal", self.zone));
+            return refuse(
+                "zone",
+                format!("{:?} is not a DNS name such as dwell or fleet.internal", self.zone),
+            );
         }
         let nodes = &self.nodes;
         if nodes.heartbeat.0 < 100 {
-            return refuse("nodes.heartbeat", format!("{} is too often; use at least 100ms", nodes.heartbeat));
+            return refuse(
+                "nodes.heartbeat",
+                format!("{} is too often; use at least 100ms", nodes.heartbeat),
+            );
         }
         if nodes.unreachable_after.0 < 2 * nodes.heartbeat.0 {
             return refuse(
                 "nodes.unreachable_after",
-                format!("{} is less than two heartbeats of {}", nodes.unreachable_after, nodes.heartbeat),
+                format!(
+                    "{} is less than two heartbeats of {}",
+                    nodes.unreachable_after, nodes.heartbeat
+                ),
             );
         }
         if nodes.down_after < nodes.unreachable_after {
             return refuse("nodes.down_after", "is less than nodes.unreachable_after".into());
         }
         if nodes.certificate < Millis::seconds(60) {
-            return refuse("nodes.certificate", format!("{} is too short; use at least 60s", nodes.certificate));
+            return refuse(
+                "nodes.certificate",
+                format!("{} is too short; use at least 60s", nodes.certificate),
+            );
         }
         Ok(())
     }
@@ -195,7 +210,8 @@ impl Config {
 pub fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let fits = !host.is_empty() && host.len() < 254 && host.is_ascii() && !host.contains(['/', ' ']);
+    let fits =
+        !host.is_empty() && host.len() < 254 && host.is_ascii() && !host.contains(['/', ' ']);
     Some((host, port.parse().ok()?)).filter(|_| fits)
 }
 

@@ -50,7 +50,9 @@ pub enum PkiError {
     #[error("cannot make a certificate ({0})")]
     Issue(#[from] rcgen::Error),
     /// What was sent is no usable request for a certificate.
-    #[error("the certificate request is not usable: it has to be PKCS#10 (DER), at most {REQUEST_MAX} bytes, with an ECDSA P-256, P-384 or Ed25519 key")]
+    #[error(
+        "the certificate request is not usable: it has to be PKCS#10 (DER), at most {REQUEST_MAX} bytes, with an ECDSA P-256, P-384 or Ed25519 key"
+    )]
     Request,
     /// A certificate without an identity of this cluster.
     #[error("the certificate has no identity of this cluster")]

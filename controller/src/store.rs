@@ -47,7 +47,8 @@ impl Batch {
     /// # Errors
     /// [`StoreError::Record`] if a record has no stored form.
     pub fn of<'a>(changes: impl Iterator<Item = &'a Change>) -> Result<Self, StoreError> {
-        let mut newest: std::collections::BTreeMap<&Key, &Change> = std::collections::BTreeMap::new();
+        let mut newest: std::collections::BTreeMap<&Key, &Change> =
+            std::collections::BTreeMap::new();
         for change in changes {
             newest.insert(&change.key, change);
         }
