@@ -1,1 +1,79 @@
+use std::collections::BTreeMap;
 
+use super::*;
+use crate::assignment::NodeNetwork;
+
+fn assignment(revision: u64) -> Assignment {
+    Assignment {
+        revision: Revision(revision),
+        network: NodeNetwork {
+            cluster: "10.80.0.0/16".parse().unwrap(),
+            block: None,
+            peers: BTreeMap::new(),
+            exceptions: BTreeMap::new(),
+        },
+        instances: BTreeMap::new(),
+    }
+}
+
+#[test]
+fn what_is_stored_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(load(dir.path()).unwrap(), Cached::Nothing));
+    store(dir.path(), &assignment(1)).unwrap();
+    store(dir.path(), &assignment(2)).unwrap();
+    let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not loaded") };
+    assert_eq!(loaded, assignment(2));
+    remove(dir.path()).unwrap();
+    remove(dir.path()).unwrap();
+    assert!(matches!(load(dir.path()).unwrap(), Cached::Nothing));
+}
+
+#[test]
+fn every_truncation_and_every_flipped_bit_is_noticed() {
+    let whole = encode(&assignment(7)).unwrap();
+    for length in 0..whole.len() {
+        assert!(decode(&whole[..length]).is_err(), "cut to {length} bytes");
+    }
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(decode(&flipped).is_err(), "bit {bit}");
+    }
+    assert_eq!(decode(&whole), Ok(assignment(7)));
+}
+
+#[test]
+fn a_damaged_file_is_set_aside_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let newer = br#"{"revision":7,"network":{"cluster":"10.80.0.0/16","block":null,"peers":{},
+        "exceptions":{}},"instances":{},"added_later":1}"#;
+    let newer = [format!("{MAGIC}{}\n", digest(newer)).as_bytes(), newer].concat();
+    for content in [&b"garbage"[..], b"", b"\n", &[0xff; 100], &newer] {
+        fs::write(path(dir.path()), content).unwrap();
+        let Cached::Damaged { aside, .. } = load(dir.path()).unwrap() else { panic!("believed") };
+        assert_eq!(fs::read(aside).unwrap(), content);
+        assert!(matches!(load(dir.path()).unwrap(), Cached::Nothing));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_delays_the_acknowledgement_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("not-there-yet");
+    let assignments = watch::Sender::new(None);
+    let stored = watch::Sender::new(Revision(0));
+    let mut seen = stored.subscribe();
+    let keeper = tokio::spawn(keep(data_dir.clone(), assignments.subscribe(), stored));
+    for revision in 1..=5 {
+        assignments.send_replace(Some(Arc::new(assignment(revision))));
+        tokio::time::sleep(RETRY).await;
+    }
+    assert_eq!(*seen.borrow(), Revision(0));
+    fs::create_dir(&data_dir).unwrap();
+    seen.wait_for(|revision| *revision == Revision(5)).await.unwrap();
+    let Cached::Assignment(loaded) = load(&data_dir).unwrap() else { panic!("not stored") };
+    assert_eq!(loaded.revision, Revision(5));
+    drop(assignments);
+    keeper.await.unwrap();
+}
