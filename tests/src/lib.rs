@@ -2,8 +2,9 @@
 //!
 //! [`lab`] makes several hosts on one machine, each a network namespace with a Docker engine of its
 //! own, and runs dwell's controller and agents on them as the separate processes they are in
-//! production. [`demo`] shows what they do together. End-to-end tests in `tests/` are written upon
+//! production. [`demo`] shows what they do together, [`bench`] how fast. End-to-end tests in `tests/` are written upon
 //! [`lab::Lab::test`].
 
+pub mod bench;
 pub mod demo;
 pub mod lab;

@@ -190,13 +190,15 @@ pub(crate) fn write_controller_config(layout: &Layout) -> Result<PathBuf> {
 
 /// Writes a host's agent's configuration; its path.
 pub(crate) fn write_agent_config(host: &Host) -> Result<PathBuf> {
+    let tap = host.tap_socket();
+    let socket = if tap.exists() { tap } else { host.docker_socket() };
     let config = json!({
         "name": host.name(),
         "data_dir": host.dir().join("agent"),
         "run_dir": run_dir(host),
         "address": host.address(),
         "controller": controller_address(host.layout()),
-        "docker": { "socket": host.docker_socket() },
+        "docker": { "socket": socket },
     });
     write(&agent_config(host), &config)
 }

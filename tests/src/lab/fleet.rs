@@ -27,11 +27,19 @@ impl Lab {
     /// # Errors
     /// If something does not start, or a node is not ready in time.
     pub async fn start_fleet(&self) -> Result<()> {
+        self.start_nodes(self.hosts()).await
+    }
+
+    /// The same for some of the hosts; the others are left out of the fleet.
+    ///
+    /// # Errors
+    /// If something does not start, or a node is not ready in time.
+    pub async fn start_nodes(&self, hosts: &[Host]) -> Result<()> {
         if !self.controller().is_running() {
             self.start_controller().await?;
         }
         let nodes = self.nodes().await?.nodes;
-        try_join_all(self.hosts().iter().map(async |host| {
+        try_join_all(hosts.iter().map(async |host| {
             if !nodes.iter().any(|node| node.name == host.name()) {
                 self.join(host).await?;
             }
@@ -41,7 +49,7 @@ impl Lab {
         wait_until("all nodes to be ready", READY_LIMIT, async || {
             let nodes = self.nodes().await?.nodes;
             let ready = nodes.iter().filter(|node| node.state == NodeState::Ready).count();
-            ensure!(ready == self.hosts().len(), "{ready} are, of {nodes:?}");
+            ensure!(ready == hosts.len(), "{ready} are, of {nodes:?}");
             Ok(())
         })
         .await

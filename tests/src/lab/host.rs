@@ -121,6 +121,13 @@ impl Host {
         self.engine.socket()
     }
 
+    /// Where something can listen in the engine's place: an agent that joins while this socket exists
+    /// uses it and not the engine's.
+    #[must_use]
+    pub fn tap_socket(&self) -> PathBuf {
+        self.dir().join("tap.sock")
+    }
+
     /// The process of its Docker engine, `dockerd`.
     #[must_use]
     pub fn dockerd(&self) -> &Process {

@@ -70,6 +70,18 @@ impl Process {
         (identify(identity.pid).as_ref() == Some(&identity)).then(|| Pid::from_raw(identity.pid))
     }
 
+    /// Its resident memory, in MiB.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resident_mib(&self) -> Result<f64> {
+        let pid = self.pid().with_context(|| format!("{} does not run", self.role))?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).context("it has ended")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<u32>().ok());
+        kib.map(|kib| f64::from(kib) / 1024.0).context("the kernel does not tell its memory")
+    }
+
     /// Whether it runs.
     #[must_use]
     pub fn is_running(&self) -> bool {

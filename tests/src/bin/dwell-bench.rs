@@ -1,0 +1,40 @@
+//! `dwell-bench`: dwell and the alternatives side by side, on this machine.
+
+#![expect(clippy::print_stdout, reason = "a command line program talks on its standard output")]
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Parser;
+use dwell_tests::bench::{self, BENCHMARKS, Report};
+
+/// Times dwell against the alternatives, in turns, and compares the medians.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Which; all if none is named.
+    names: Vec<String>,
+    /// Only list them.
+    #[arg(long)]
+    list: bool,
+    /// Where each result goes, as NAME.json.
+    #[arg(long, default_value = "target/bench")]
+    out: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    if cli.list {
+        for (name, about) in BENCHMARKS {
+            println!("{name:22} {about}");
+        }
+        return Ok(());
+    }
+    println!("{}", Report::heads());
+    bench::run(&cli.names, |report| {
+        println!("{report}");
+        report.write(&cli.out)
+    })
+    .await
+}
