@@ -39,6 +39,9 @@ impl Mode {
 }
 
 /// `ip link add NAME type veth peer name eth0 netns INSIDE address MAC`, both ends down.
+///
+/// A veth uses one queue unless told otherwise, but has one for each processor unless told otherwise, and
+/// waits 2 ms for other processors when it puts the others aside.
 pub(super) fn add_veth(name: &str, inside: BorrowedFd<'_>, mac: Mac, mtu: u32) -> Request {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -46,12 +49,16 @@ pub(super) fn add_veth(name: &str, inside: BorrowedFd<'_>, mac: Mac, mtu: u32) -
         LinkAttribute::NetNsFd(inside.as_raw_fd()),
         LinkAttribute::Address(mac.0.to_vec()),
         LinkAttribute::Mtu(mtu),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
     ];
     let mut link = LinkMessage::default();
     link.attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
         LinkAttribute::Address(GATEWAY_MAC.0.to_vec()),
         LinkAttribute::Mtu(mtu),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
