@@ -23,7 +23,6 @@ pub mod docker;
 mod error;
 pub mod fake;
 
-use std::fmt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,6 +39,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio_util::bytes::Bytes;
 
+pub use dwell_planner::ContainerId;
 pub use error::EngineError;
 
 /// An engine that any task can use.
@@ -130,8 +130,11 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
-    async fn logs(&self, id: &ContainerId, options: &LogOptions)
-    -> Result<OutputStream, EngineError>;
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        options: &LogOptions,
+    ) -> Result<OutputStream, EngineError>;
 
     /// Starts a further command in a running container.
     ///
@@ -142,31 +145,6 @@ pub trait Engine: Send + Sync {
         id: &ContainerId,
         request: &ExecRequest,
     ) -> Result<ExecSession, EngineError>;
-}
-
-/// The engine's name for a container.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContainerId(pub String);
-
-impl ContainerId {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    /// The first twelve characters, as Docker shows them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.get(..12).unwrap_or(&self.0))
-    }
-}
-
-impl fmt::Debug for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 /// What an engine says of itself.

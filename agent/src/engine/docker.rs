@@ -194,7 +194,7 @@ impl Engine for DockerEngine {
         const OPERATION: &str = "inspect a container";
         let docker = self.client.docker().await?;
         let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
-        let seen = seen.map_err(|error| meaning(error, OPERATION, id.as_str()))?;
+        let seen = seen.map_err(|error| meaning(error, OPERATION, id))?;
         let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
         if labels.and_then(|labels| labels.get(LABEL_CLUSTER)) != Some(&self.config.cluster) {
             return Err(EngineError::NotFound { id: id.to_string() });
@@ -253,7 +253,7 @@ impl Engine for DockerEngine {
         match limited(SLOW, docker.start_container(id.as_str(), None)).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                let error = meaning(error, "start a container", id.as_str());
+                let error = meaning(error, "start a container", id);
                 Err(self.unless_runtime_missing(error).await)
             }
         }
@@ -271,7 +271,7 @@ impl Engine for DockerEngine {
         };
         limited(limit, docker.stop_container(id.as_str(), Some(options)))
             .await
-            .map_err(|error| meaning(error, "stop a container", id.as_str()))
+            .map_err(|error| meaning(error, "stop a container", id))
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
@@ -282,7 +282,7 @@ impl Engine for DockerEngine {
             Some(Ok(ended)) => ended.status_code,
             // How bollard says that the exit code was not 0.
             Some(Err(Error::DockerContainerWaitError { code, .. })) => code,
-            Some(Err(error)) => return Err(meaning(error, "wait for a container", id.as_str())),
+            Some(Err(error)) => return Err(meaning(error, "wait for a container", id)),
             None => return Err(malformed("wait for a container", "it ended without an exit code")),
         };
         i32::try_from(code).map_err(|_| malformed("wait for a container", "a strange exit code"))
@@ -297,7 +297,7 @@ impl Engine for DockerEngine {
         // `v` takes along the volumes that the image declares and nobody named; never a named one.
         let options = RemoveContainerOptions { v: true, force: true, link: false };
         let removed = limited(SLOW, docker.remove_container(id.as_str(), Some(options))).await;
-        match removed.map_err(|error| meaning(error, "remove a container", id.as_str())) {
+        match removed.map_err(|error| meaning(error, "remove a container", id)) {
             Ok(()) | Err(EngineError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
@@ -317,7 +317,7 @@ impl Engine for DockerEngine {
         let docker = self.client.docker().await?;
         limited(QUICK, docker.update_container(id.as_str(), spec::update(limits)))
             .await
-            .map_err(|error| meaning(error, "change the limits of a container", id.as_str()))
+            .map_err(|error| meaning(error, "change the limits of a container", id))
     }
 
     async fn pull(
@@ -371,7 +371,7 @@ impl Engine for DockerEngine {
                 | LogOutput::StdIn { message }
                 | LogOutput::Console { message },
             ) => Ok(Output::Stdout(message)),
-            Err(error) => Err(meaning(error, "read what a container wrote", id.as_str())),
+            Err(error) => Err(meaning(error, "read what a container wrote", &id)),
         });
         Ok(output.boxed())
     }

@@ -5,6 +5,7 @@
 //! agent asks the daemon what it is or begins to listen to its events, since it may have been replaced
 //! by another version in between.
 
+use std::fmt::Display;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -89,12 +90,12 @@ pub(super) fn status(error: &Error) -> Option<u16> {
 }
 
 /// What an error means to the one who asked for `operation` on the container `id`.
-pub(super) fn meaning(error: Error, operation: &'static str, id: &str) -> EngineError {
+pub(super) fn meaning(error: Error, operation: &'static str, id: impl Display) -> EngineError {
     match error {
         Error::DockerResponseServerError { status_code, message } => {
             let reason = sanitize(&message, REASON_MAX);
             match status_code {
-                404 => EngineError::NotFound { id: id.to_owned() },
+                404 => EngineError::NotFound { id: id.to_string() },
                 400 | 403 if !may_pass(&message) => {
                     EngineError::Refused { engine: NAME, operation, reason }
                 }

@@ -120,7 +120,7 @@ fn exec_error(error: bollard::errors::Error, container: &ContainerId) -> EngineE
     if status(&error) == Some(409) {
         return EngineError::NotRunning { id: container.to_string() };
     }
-    meaning(error, "run a command in a container", container.as_str())
+    meaning(error, "run a command in a container", container)
 }
 
 type Reader = BufReader<tokio::net::unix::OwnedReadHalf>;
