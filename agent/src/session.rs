@@ -79,7 +79,7 @@ impl Assignments {
 
     fn publish(&self, assignment: Assignment) {
         let desired: Desired = assignment.instances.values().cloned().collect();
-        self.desired.send_replace(Some(Arc::new(desired)));
+        self.desired.send_replace(Some(Arc::new(desired.at(assignment.revision))));
         self.all.send_replace(Some(Arc::new(assignment)));
     }
 }

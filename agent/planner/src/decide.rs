@@ -5,7 +5,8 @@
 //! 1. a container that is to go and runs is stopped, before anything is started;
 //! 2. the container that is to stay is brought to what is desired: made, stopped, started, limited;
 //!    during an update it is the pair of the old and the new one that is moved on;
-//! 3. when nothing of that can be done now, containers that are to go are removed.
+//! 3. when nothing of that can be done now, containers that are to go are removed, and counters are
+//!    written down.
 //!
 //! Which container has which part is decided in `roles.rs`, updates in `update.rs`.
 
@@ -18,6 +19,7 @@ use dwell_core::instance::RunState;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::RestartPolicy;
 
+use crate::journal::Journal;
 use crate::observed::{
     Container, ContainerState, EngineState, Observed, Sandbox, Seen, Target, Trouble,
 };
@@ -33,8 +35,12 @@ const GRACE_OF_UNWANTED: Millis = Millis::seconds(10);
 pub(crate) struct Decision<'a> {
     /// The container that its status is about.
     pub(crate) face: Option<&'a Container>,
-    /// What to do.
+    /// The image that it needs and that is not on the node.
+    pub(crate) image: Option<&'a str>,
+    /// What to do to bring it to what is desired.
     pub(crate) next: Next<'a>,
+    /// What to tidy up when that is nothing at the moment.
+    pub(crate) aside: Option<Next<'a>>,
 }
 
 /// What to do about an instance.
@@ -42,8 +48,6 @@ pub(crate) struct Decision<'a> {
 pub(crate) enum Next<'a> {
     /// This, now.
     Step(Step),
-    /// Nothing before a step is done that is under way.
-    Busy,
     /// Nothing before a certain time, or before something is done outside the instance.
     Wait(Wait<'a>),
     /// Nothing until something changes.
@@ -63,19 +67,21 @@ pub(crate) enum Wait<'a> {
     Trial { until: Timestamp },
 }
 
-impl<'a> Wait<'a> {
-    pub(crate) fn image(&self) -> Option<&'a str> {
-        match self {
-            Self::Image(image) => Some(image),
-            _ => None,
-        }
-    }
-
+impl Wait<'_> {
     pub(crate) fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Image(_) => None,
             Self::Retry(trouble) => Some(trouble.retry_at),
             Self::Crash { until } | Self::Trial { until } => Some(*until),
+        }
+    }
+
+    /// This, unless the other has an end and that comes first.
+    fn or_sooner(self, other: Self) -> Self {
+        match (self.until(), other.until()) {
+            (Some(this), Some(that)) if that < this => other,
+            (None, Some(_)) => other,
+            _ => self,
         }
     }
 }
@@ -116,17 +122,24 @@ pub(crate) fn decide<'a>(
 ) -> Decision<'a> {
     let roles = Roles::assign(target, seen);
     let face = roles.face();
-    let next = if seen.busy.is_some() {
-        Next::Busy
-    } else if node.observed.engine != EngineState::Ready {
-        Next::Rest(Rest::NoEngine(&node.observed.engine))
-    } else {
-        match target {
-            Some(target) => Instance { target, seen, node }.next(&roles),
-            None => unwanted(seen, &roles, node),
-        }
+    if node.observed.engine != EngineState::Ready {
+        let next = Next::Rest(Rest::NoEngine(&node.observed.engine));
+        return Decision { face, image: None, next, aside: None };
+    }
+    let Some(target) = target else {
+        return Decision { face, image: None, next: unwanted(seen, &roles, node), aside: None };
     };
-    Decision { face, next }
+    let instance = Instance { target, seen, node };
+    if let Some(seen) = instance.overtaken_by(&roles) {
+        let next = Next::Rest(Rest::OutOfDate { seen });
+        return Decision { face, image: None, next, aside: None };
+    }
+    Decision {
+        face,
+        image: instance.missing_image(&roles),
+        next: instance.next(&roles),
+        aside: instance.aside(&roles),
+    }
 }
 
 /// An instance that is not desired: everything goes, the journal last.
@@ -137,7 +150,7 @@ fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
         Step::Remove { container: container.id.clone() }
     } else if seen.sandbox != Sandbox::Absent {
         Step::RemoveSandbox
-    } else if seen.journal != crate::Journal::default() {
+    } else if seen.stored != Journal::default() {
         Step::Forget
     } else {
         return Next::Rest(Rest::InSync);
@@ -166,25 +179,42 @@ struct Instance<'a> {
 
 impl<'a> Instance<'a> {
     fn next(self, roles: &Roles<'a>) -> Next<'a> {
-        let seen_generation = roles.newest().max(self.seen.journal.generation);
-        if self.target.assigned.generation < seen_generation {
-            return Next::Rest(Rest::OutOfDate { seen: seen_generation });
-        }
         if let Some(running) = roles.others().find(|container| container.is_running()) {
             return self.stop(running);
         }
         let is_to_run = self.target.assigned.run == RunState::Running;
-        let next = match roles {
+        match roles {
             Roles::Steady { keeper, .. } if !is_to_run => self.rest_stopped(*keeper),
             Roles::Steady { keeper: Some(keeper), .. } => self.serve(keeper, true),
             Roles::Steady { keeper: None, .. } => self.create(roles),
             Roles::Update { old, new, .. } => self.update(old, *new, roles),
-        };
-        match (next, roles.others().next()) {
-            (Next::Step(step), _) => Next::Step(step),
-            (_, Some(container)) => self.attempt(Step::Remove { container: container.id.clone() }),
-            (next, None) => next,
         }
+    }
+
+    fn aside(self, roles: &Roles<'a>) -> Option<Next<'a>> {
+        if let Some(container) = roles.others().next() {
+            return Some(self.attempt(Step::Remove { container: container.id.clone() }));
+        }
+        let journal = &self.seen.journal;
+        (*journal != self.seen.stored).then(|| self.attempt(Step::Record(journal.clone())))
+    }
+
+    /// The generation that is here already, if it is newer than the desired one.
+    fn overtaken_by(self, roles: &Roles<'a>) -> Option<Generation> {
+        let seen = roles.newest().max(self.seen.accepted);
+        (self.target.assigned.generation < seen).then_some(seen)
+    }
+
+    /// The image that a container has to be made from, if it is not on the node.
+    fn missing_image(self, roles: &Roles<'a>) -> Option<&'a str> {
+        let is_to_be_made =
+            matches!(roles, Roles::Steady { keeper: None, .. } | Roles::Update { new: None, .. });
+        let assigned = &self.target.assigned;
+        let image = assigned.template.image.as_str();
+        let is_wanted = is_to_be_made
+            && assigned.run == RunState::Running
+            && self.node.observed.images.contains_key(image);
+        is_wanted.then_some(image)
     }
 
     /// Brings the one container of the instance to what is desired. `steady` is false while an update
@@ -262,8 +292,7 @@ impl<'a> Instance<'a> {
         if let Some(container) = in_the_way {
             return self.attempt(Step::Remove { container: container.id.clone() });
         }
-        let image = assigned.template.image.as_str();
-        if self.node.observed.images.contains_key(image) {
+        if let Some(image) = self.missing_image(roles) {
             return Next::Wait(Wait::Image(image));
         }
         self.attempt(Step::Create { generation: assigned.generation })

@@ -2,8 +2,8 @@
 //!
 //! A plain create and start writes no journal. Three things do, each before the step that relies on it
 //! ([`Step::Record`](crate::Step::Record)): the end of a main process is ordered, an update is
-//! committed, an update is rolled back. The counters are written when it suits, and losing them costs
-//! a pause that is too short.
+//! committed, an update is rolled back. The counters are written when there is nothing else to do;
+//! losing them costs a pause that is too short.
 
 use std::collections::BTreeMap;
 
@@ -17,8 +17,6 @@ use crate::observed::{Container, ContainerId, ContainerState};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Journal {
-    /// The highest generation that was accepted; a lower one is out of date.
-    pub generation: Generation,
     /// How the last update ended.
     pub verdict: Option<Verdict>,
     /// Runs of main processes that were ordered to end, by container: when each was started, by the

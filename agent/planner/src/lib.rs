@@ -81,19 +81,21 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     let node = Node::new(observed, now);
     let mut plan = Plan::default();
     for (name, target, seen) in observed.with_targets(desired) {
-        match decide(target, seen, node).next {
-            Next::Step(step) => {
+        let decision = decide(target, seen, node);
+        if let Some(image) = decision.image {
+            plan_pull(&mut plan, image, observed, now);
+        }
+        if seen.busy.is_some() || seen.in_doubt {
+            continue;
+        }
+        match (decision.next, decision.aside) {
+            (Next::Step(step), _) | (_, Some(Next::Step(step))) => {
                 plan.steps.insert(name.clone(), step);
             }
-            Next::Wait(wait) => {
-                if let Some(image) = wait.image() {
-                    plan_pull(&mut plan, image, observed, now);
-                }
-                if let Some(until) = wait.until() {
-                    plan.wake(until);
-                }
+            (Next::Wait(wait), _) | (Next::Rest(_), Some(Next::Wait(wait))) => {
+                wait.until().into_iter().for_each(|until| plan.wake(until));
             }
-            Next::Busy | Next::Rest(_) => {}
+            (Next::Rest(_), _) => {}
         }
     }
     plan

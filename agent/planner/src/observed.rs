@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, InstanceName};
+use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::Assigned;
 use dwell_core::workload::{Fingerprint, Resources};
 use serde::{Deserialize, Serialize};
@@ -16,9 +16,10 @@ use crate::journal::Journal;
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
 
-/// All that the node is to run.
+/// All that the node is to run, at a revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
+    revision: Revision,
     instances: BTreeMap<InstanceName, Target>,
 }
 
@@ -38,6 +39,18 @@ impl Desired {
         &self.instances
     }
 
+    /// The revision of the controller's model that this is of; 0 if it is of none.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The same, as of a revision.
+    #[must_use]
+    pub fn at(self, revision: Revision) -> Self {
+        Self { revision, ..self }
+    }
+
     /// One instance, if it is to be.
     #[must_use]
     pub fn get(&self, name: &InstanceName) -> Option<&Target> {
@@ -51,7 +64,8 @@ impl FromIterator<Assigned> for Desired {
             let fingerprint = assigned.template.fingerprint();
             (assigned.instance.clone(), Target { assigned, fingerprint })
         };
-        Self { instances: all.into_iter().map(target).collect() }
+        let instances = all.into_iter().map(target).collect();
+        Self { revision: Revision::default(), instances }
     }
 }
 
@@ -104,10 +118,16 @@ pub struct Seen {
     pub sandbox: Sandbox,
     /// What outlives the agent.
     pub journal: Journal,
+    /// What of that is on disk.
+    pub stored: Journal,
+    /// The highest generation that was desired; a lower one is out of date.
+    pub accepted: Generation,
     /// The step that failed last and has not succeeded since.
     pub trouble: Option<(Step, Trouble)>,
     /// The step that is under way: nothing is planned until it is done.
     pub busy: Option<Step>,
+    /// Whether what is known of its containers may be wrong: nothing is planned until somebody has looked.
+    pub in_doubt: bool,
 }
 
 impl Seen {
@@ -119,7 +139,19 @@ impl Seen {
 
     /// Takes note of a desired generation, so that an older one is recognised later.
     pub fn accept(&mut self, generation: Generation) {
-        self.journal.generation = self.journal.generation.max(generation);
+        self.accepted = self.accepted.max(generation);
+    }
+
+    /// Takes in the journal that was found on disk.
+    pub fn remember(&mut self, journal: Journal) {
+        self.stored = journal.clone();
+        self.journal = journal;
+    }
+
+    /// Whether nothing of the instance is here, so that it can be forgotten unless it is desired.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        *self == Self { accepted: self.accepted, ..Self::default() }
     }
 
     /// Takes note that a step was done. To be called before what the step changed is observed.
@@ -135,11 +167,8 @@ impl Seen {
                     self.journal.count_start(before);
                 }
             }
-            Step::Record(journal) => {
-                let generation = self.journal.generation.max(journal.generation);
-                self.journal = Journal { generation, ..journal.clone() };
-            }
-            Step::Forget => self.journal = Journal::default(),
+            Step::Record(journal) => self.remember(journal.clone()),
+            Step::Forget => self.remember(Journal::default()),
             Step::EnsureSandbox => self.sandbox = Sandbox::Ready,
             Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
             Step::Create { .. }

@@ -177,7 +177,7 @@ fn check(world: &World, name: &InstanceName) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn faults_end_in_exactly_what_is_desired(actions in prop::collection::vec(action(), 1..150)) {

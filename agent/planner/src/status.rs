@@ -120,10 +120,6 @@ impl Report<'_> {
         }
         let idle = match &self.decision.next {
             Next::Step(step) => self.step_under_way(step),
-            Next::Busy => match &self.seen.busy {
-                Some(step) => self.step_under_way(step),
-                None => (Phase::Preparing, String::new()),
-            },
             Next::Wait(wait) => self.waiting(wait),
             Next::Rest(rest) => self.resting(rest),
         };

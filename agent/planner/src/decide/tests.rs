@@ -9,7 +9,7 @@ use dwell_core::quantity::Millicores;
 use dwell_core::workload::Template;
 
 use super::*;
-use crate::journal::{Ruling, Verdict};
+use crate::journal::{Journal, Ruling, Verdict};
 use crate::observed::{ContainerId, Desired, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
@@ -133,6 +133,12 @@ impl Story {
         self
     }
 
+    /// What is remembered is on disk.
+    fn stored(mut self) -> Self {
+        self.seen.remember(self.seen.journal.clone());
+        self
+    }
+
     fn set(mut self, id: &str, state: ContainerState) -> Self {
         let container = self.seen.containers.iter_mut().find(|one| one.id.0 == id).unwrap();
         container.state = state;
@@ -218,10 +224,12 @@ fn the_first_crash_restarts_at_once_and_further_ones_after_growing_pauses() {
     assert_eq!(story.word(), "start c1");
     story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
     assert_eq!((story.seen.journal.restarts, story.seen.journal.crashes), (1, 1));
+    let mut story = story.stored();
     assert_eq!(story.plan().wake_at, Some(NOW.after(Duration::from_millis(100))));
     let status = story.status();
     assert_eq!((status.phase, status.exit_code), (Phase::Backoff, Some(1)));
     story.seen.journal.crashes = 30;
+    let story = story.stored();
     assert_eq!(story.plan().wake_at, Some(NOW.after(Duration::from_secs(60))));
     let calm = ContainerState::Exited {
         started_at: Timestamp(5_000),
@@ -246,6 +254,7 @@ fn restart_policies() {
         let mut story = Story::of("a", 1).with("c1", "a", 1, exited(code));
         story.assigned().template.restart = policy;
         story.seen.journal.crashes = crashes;
+        let story = story.stored();
         assert_eq!((story.word().as_str(), story.status().phase), (word, phase), "{policy:?}");
     }
 }
@@ -263,6 +272,8 @@ fn a_restart_that_is_asked_for_stops_and_starts_exactly_once() {
     assert_eq!(story.word(), "start c1");
     story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
     let story = story.set("c1", running_anew());
+    assert!(matches!(story.step(), Some(Step::Record(_))), "the counters are written at leisure");
+    let story = story.stored();
     assert!(story.plan().is_empty());
     assert_eq!((story.status().restarts_done, story.status().restarts), (2, 0));
 }
@@ -429,7 +440,7 @@ fn an_old_generation_is_left_alone() {
 fn what_is_not_desired_goes_whole() {
     let mut story = Story::running();
     story.assigned = None;
-    story.seen.journal.restarts_done = 1;
+    story.seen.remember(Journal { restarts_done: 1, ..Journal::default() });
     assert_eq!((story.word().as_str(), story.status().phase), ("stop c1", Phase::Stopping));
     let mut story = story.set("c1", exited(143));
     assert_eq!(story.word(), "remove c1");

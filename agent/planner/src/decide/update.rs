@@ -52,12 +52,11 @@ impl<'a> Instance<'a> {
 
     /// While the new container cannot be made, the old one is kept alive.
     fn prepare(self, old: &'a Container, roles: &Roles<'a>) -> Next<'a> {
-        match self.create(roles) {
-            Next::Step(step) => Next::Step(step),
-            blocked => match self.serve(old, false) {
-                Next::Step(step) => Next::Step(step),
-                _ => blocked,
-            },
+        match (self.create(roles), self.serve(old, false)) {
+            (Next::Step(create), _) => Next::Step(create),
+            (_, Next::Step(step)) => Next::Step(step),
+            (Next::Wait(create), Next::Wait(serve)) => Next::Wait(create.or_sooner(serve)),
+            (create, _) => create,
         }
     }
 

@@ -184,7 +184,7 @@ impl World {
     fn start_agent(&mut self) {
         self.agent = Observed::default();
         for (name, journal) in &self.disk {
-            self.agent.instances.entry(name.clone()).or_default().journal = journal.clone();
+            self.agent.instances.entry(name.clone()).or_default().remember(journal.clone());
         }
         for name in &self.sandboxes {
             self.agent.instances.entry(name.clone()).or_default().sandbox = Sandbox::Doubtful;
