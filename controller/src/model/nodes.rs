@@ -140,15 +140,20 @@ impl Model {
             self.event(now, Severity::Info, subject, "node-readdressed", message);
             self.put_node(Node { address, ..Node::clone(&node) });
         }
-        let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
+        let before = self.tables.links().get(name).cloned();
+        let first = before.as_ref().is_none_or(|link| link.capacity.is_none());
         self.put_link(Link {
             node: name.clone(),
             session: Some(session),
-            state,
+            state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(capacity)),
             acknowledged: Revision(0),
             revision: Revision(0),
         });
+        if first {
+            // Only now its architecture is known, and with it what its instances wait for.
+            self.reconsider(name, now);
+        }
         Ok(())
     }
 

@@ -50,7 +50,7 @@ pub(super) struct Occupancy {
 /// The indexes. Entries without content are removed, so that equal objects make equal indexes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Index {
-    range: ClusterRange,
+    pub(super) range: ClusterRange,
     /// Whose an address is.
     pub(super) holders: BTreeMap<Ipv4Addr, InstanceName>,
     /// How many addresses of a block are held or in quarantine.

@@ -1,0 +1,536 @@
+//! A fleet to test with: the model, its store, and hosts that do what they are told, when told to.
+//!
+//! Every change is checked as it is made: that refusals leave no trace, that reverting restores, that
+//! what is stored is what is known, and that no two containers of one identity are ever there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::net::ClusterRange;
+use dwell_core::node::Capacity;
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+
+use crate::model::tables::Tables;
+use crate::model::{
+    Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply, Report,
+    SessionId, Settings, TokenId, WorkloadPlan,
+};
+
+pub(super) struct Fleet {
+    pub(super) model: Model,
+    pub(super) now: Timestamp,
+    pub(super) hosts: BTreeMap<NodeName, Host>,
+    /// What a store would hold: JSON by table and name.
+    stored: BTreeMap<(&'static str, String), Vec<u8>>,
+    /// Whose an address was when it was released, and until when nobody else may have it.
+    released: BTreeMap<Ipv4Addr, (InstanceName, Timestamp)>,
+    newest: Revision,
+    sessions: u64,
+    tokens: u64,
+}
+
+/// A host and its agent.
+#[derive(Default)]
+pub(super) struct Host {
+    pub(super) session: Option<SessionId>,
+    pub(super) assigned: BTreeMap<InstanceName, Assigned>,
+    pub(super) revision: Revision,
+    pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
+}
+
+pub(super) fn node(name: &str) -> NodeName {
+    NodeName::new(name).unwrap()
+}
+
+pub(super) fn workload(name: &str) -> WorkloadName {
+    WorkloadName::new(name).unwrap()
+}
+
+pub(super) fn instance(name: &str) -> InstanceName {
+    name.parse().unwrap()
+}
+
+pub(super) fn address(text: &str) -> Ipv4Addr {
+    text.parse().unwrap()
+}
+
+pub(super) fn spec(name: &str, replicas: u32) -> WorkloadSpec {
+    WorkloadSpec {
+        name: workload(name),
+        replicas,
+        template: Template::of_image("image:1"),
+        addresses: Vec::new(),
+        placement: Placement::default(),
+        update: UpdatePolicy::default(),
+        labels: BTreeMap::new(),
+    }
+}
+
+pub(super) fn settings() -> Settings {
+    settings_of("10.80.0.0/16", 24)
+}
+
+pub(super) fn settings_of(cidr: &str, prefix: u8) -> Settings {
+    Settings {
+        events_max: 50,
+        ..Settings::new(ClusterRange::new(cidr.parse().unwrap(), prefix).unwrap())
+    }
+}
+
+impl Fleet {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self {
+            model: Model::new(settings),
+            now: Timestamp(1_000_000),
+            hosts: BTreeMap::new(),
+            stored: BTreeMap::new(),
+            released: BTreeMap::new(),
+            newest: Revision(0),
+            sessions: 0,
+            tokens: 0,
+        }
+    }
+
+    /// A fleet of `n1`, `n2` and so on, attached.
+    pub(super) fn of(nodes: usize) -> Self {
+        let mut fleet = Self::new(settings());
+        for index in 1..=nodes {
+            fleet.join(&format!("n{index}")).unwrap();
+            fleet.attach(&node(&format!("n{index}"))).unwrap();
+        }
+        fleet
+    }
+
+    pub(super) fn command(&mut self, command: Command) -> Result<Reply, Refusal> {
+        let before = self.model.tables.clone();
+        match self.model.apply(command, self.now) {
+            Ok(applied) => {
+                self.commit(applied.changes);
+                Ok(applied.reply)
+            }
+            Err(refusal) => {
+                assert_eq!(self.model.tables, before, "a refusal leaves no trace: {refusal}");
+                Err(refusal)
+            }
+        }
+    }
+
+    /// The store fails: the command is as if it had never been given.
+    pub(super) fn command_without_store(&mut self, command: Command) {
+        let before = self.model.tables.clone();
+        if let Ok(applied) = self.model.apply(command, self.now) {
+            self.model.revert(applied.changes);
+        }
+        assert_eq!(self.model.tables, before, "what could not be stored leaves no trace");
+    }
+
+    pub(super) fn dry_run(
+        &mut self,
+        specs: Vec<WorkloadSpec>,
+    ) -> Result<Vec<WorkloadPlan>, Refusal> {
+        let before = self.model.tables.clone();
+        let reply = self.command(Command::ApplyWorkloads { specs, dry_run: true });
+        assert_eq!(self.model.tables, before, "a dry run leaves no trace");
+        reply.map(plans)
+    }
+
+    pub(super) fn apply(&mut self, spec: WorkloadSpec) -> Result<WorkloadPlan, Refusal> {
+        let promised = self.dry_run(vec![spec.clone()]);
+        let reply = self.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false });
+        let plans = reply.map(plans);
+        assert_eq!(promised, plans, "a dry run says what will be");
+        plans.map(|mut plans| plans.remove(0))
+    }
+
+    fn commit(&mut self, changes: Vec<Change>) {
+        for change in &changes {
+            assert!(change.revision > self.newest, "revisions only grow");
+            self.newest = change.revision;
+            self.check_change(change);
+            let Some(table) = change.key.table() else { continue };
+            let key = (table, change.key.name());
+            match &change.new {
+                Some(record) => drop(self.stored.insert(key, record.encode().unwrap())),
+                None => drop(self.stored.remove(&key)),
+            }
+        }
+        self.model.publish(changes);
+    }
+
+    fn check_change(&mut self, change: &Change) {
+        let as_instance = |record: &Option<Record>| match record {
+            Some(Record::Instance(instance)) => Some(Instance::clone(instance)),
+            _ => None,
+        };
+        let (old, new) = (as_instance(&change.old), as_instance(&change.new));
+        if let (Some(old), Some(new)) = (&old, &new) {
+            assert!(new.generation >= old.generation, "a generation never falls");
+            if old.node.is_some() && old.node != new.node {
+                assert!(new.node.is_none(), "never from node to node at once");
+            }
+            if let Some(identity) = old.identity {
+                assert_eq!(new.identity, Some(identity), "an identity is for life");
+            }
+        }
+        if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
+            (&change.old, &change.new)
+        {
+            assert!(new.generation >= old.generation, "a generation never falls");
+        }
+        let had = old.as_ref().and_then(|old| old.identity);
+        match (had, new.and_then(|new| new.identity)) {
+            (None, Some(identity)) => {
+                if let Some((owner, until)) = self.released.remove(&identity.address) {
+                    let Key::Instance(name) = &change.key else { unreachable!() };
+                    assert!(owner == *name || until <= self.now, "quarantine holds");
+                }
+            }
+            (Some(identity), None) => {
+                let until = self.now.after(self.model.settings().quarantine.as_duration());
+                let Key::Instance(name) = &change.key else { unreachable!() };
+                self.released.insert(identity.address, (name.clone(), until));
+            }
+            _ => {}
+        }
+    }
+
+    /// The controller is killed and starts again from its store.
+    pub(super) fn restart_controller(&mut self) {
+        let records: Vec<Record> = self
+            .stored
+            .iter()
+            .map(|((table, _), json)| Record::decode(table, json).unwrap())
+            .collect();
+        let restored = Model::restore(self.model.settings().clone(), records, self.now);
+        assert_eq!(durable(&restored.tables), durable(&self.model.tables));
+        assert!(restored.revision() >= self.newest, "revisions go on");
+        self.model = restored;
+        for host in self.hosts.values_mut() {
+            host.session = None;
+        }
+        self.command(Command::Tick).unwrap();
+    }
+
+    pub(super) fn pass(&mut self, seconds: u64) {
+        self.now = Timestamp(self.now.0 + seconds * 1000);
+        self.command(Command::Tick).unwrap();
+    }
+
+    pub(super) fn mint(&mut self) -> (TokenId, [u8; 32]) {
+        self.tokens += 1;
+        let id = TokenId(format!("t{}", self.tokens));
+        let digest = [7; 32];
+        let expires_at = Timestamp(self.now.0 + 3_600_000);
+        self.command(Command::MintToken { id: id.clone(), digest, expires_at }).unwrap();
+        (id, digest)
+    }
+
+    pub(super) fn join(&mut self, name: &str) -> Result<Reply, Refusal> {
+        let (token, digest) = self.mint();
+        let number: u8 = name[1..].parse().unwrap();
+        let reply = self.command(Command::RedeemToken(Join {
+            token,
+            digest,
+            name: node(name),
+            address: Ipv4Addr::new(192, 168, 0, number),
+            certificate: "c".into(),
+            routes_only: false,
+        }))?;
+        self.hosts.entry(node(name)).or_default();
+        Ok(reply)
+    }
+
+    pub(super) fn capacity() -> Capacity {
+        Capacity {
+            cpu: Millicores(4000),
+            memory: Bytes::mebi(4096),
+            arch: "x86_64".into(),
+            ..Capacity::default()
+        }
+    }
+
+    pub(super) fn attach(&mut self, name: &NodeName) -> Result<(), Refusal> {
+        self.sessions += 1;
+        let session = SessionId(self.sessions);
+        let report = self.hosts[name].look();
+        let number = name.as_str()[1..].parse().unwrap();
+        self.command(Command::AttachNode {
+            node: name.clone(),
+            session,
+            address: Ipv4Addr::new(192, 168, 0, number),
+            capacity: Self::capacity(),
+            report,
+        })?;
+        self.hosts.get_mut(name).unwrap().session = Some(session);
+        Ok(())
+    }
+
+    /// The host takes its assignment: the changes if the controller knows them, else all.
+    pub(super) fn fetch(&mut self, name: &NodeName) {
+        let host = self.hosts.get_mut(name).unwrap();
+        let full = self.model.assignment(name);
+        if let Some(delta) = self.model.assignment_since(name, host.revision) {
+            let changed = !delta.is_empty();
+            for removed in &delta.removed {
+                host.assigned.remove(removed);
+            }
+            for assigned in delta.instances {
+                host.assigned.insert(assigned.instance.clone(), assigned);
+            }
+            if let Some(network) = delta.network {
+                assert_eq!(network, full.network);
+            }
+            // Sessions do not send what says nothing.
+            if changed {
+                host.revision = delta.revision;
+            }
+        } else {
+            let instances = full.instances.iter().cloned();
+            host.assigned = instances.map(|one| (one.instance.clone(), one)).collect();
+            host.revision = full.revision;
+        }
+        let held: Vec<Assigned> = host.assigned.values().cloned().collect();
+        assert_eq!(held.len(), full.instances.len(), "deltas add up to the snapshot");
+        for (held, full) in held.iter().zip(&full.instances) {
+            assert_eq!(held, full, "deltas add up to the snapshot");
+        }
+    }
+
+    /// Reports what is there on the present stream.
+    pub(super) fn report(&mut self, name: &NodeName) -> Result<Reply, Refusal> {
+        let report = self.hosts[name].look();
+        self.deliver(name, report)
+    }
+
+    pub(super) fn deliver(&mut self, name: &NodeName, report: Report) -> Result<Reply, Refusal> {
+        let Some(session) = self.hosts[name].session else {
+            return Err(Refusal::SessionSuperseded(name.clone()));
+        };
+        self.command(Command::NodeStatus { node: name.clone(), session, report })
+    }
+
+    /// The host takes its assignment, does all of it and says so.
+    pub(super) fn sync(&mut self, name: &NodeName) {
+        self.fetch(name);
+        let now = self.now;
+        self.hosts.get_mut(name).unwrap().converge(now);
+        self.check_containers();
+        self.report(name).unwrap();
+    }
+
+    /// All attached hosts do what they are told, until nothing changes any more.
+    pub(super) fn settle(&mut self) {
+        for _ in 0..200 {
+            let before = self.model.tables.clone();
+            let attached: Vec<NodeName> = self
+                .hosts
+                .iter()
+                .filter(|(_, host)| host.session.is_some())
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in attached {
+                self.sync(&name);
+            }
+            self.command(Command::Tick).unwrap();
+            if self.model.tables == before {
+                return;
+            }
+        }
+        panic!("the fleet does not come to rest");
+    }
+
+    /// Nothing is ever there twice.
+    pub(super) fn check_containers(&self) {
+        let mut seen = BTreeMap::new();
+        for (node, host) in &self.hosts {
+            for name in host.containers.keys() {
+                if let Some(other) = seen.insert(name, node) {
+                    panic!("{name} has a container on {other} and on {node}");
+                }
+            }
+        }
+    }
+
+    /// What always holds.
+    pub(super) fn check(&self) {
+        self.check_containers();
+        assert_eq!(rebuilt(&self.model.tables), self.model.tables, "the indexes are in step");
+        let instances = self.model.tables.instances();
+        let addresses: Vec<Ipv4Addr> = instances
+            .values()
+            .filter_map(|instance| instance.identity)
+            .map(|identity| identity.address)
+            .collect();
+        let unique: BTreeSet<&Ipv4Addr> = addresses.iter().collect();
+        assert_eq!(unique.len(), addresses.len(), "no address belongs to two");
+        let mut assigned = BTreeSet::new();
+        for name in self.model.tables.nodes().keys() {
+            for one in self.model.assignment(name).instances {
+                assert!(
+                    assigned.insert(one.instance.clone()),
+                    "{} is assigned twice",
+                    one.instance
+                );
+            }
+        }
+        let known: BTreeSet<&InstanceName> = instances.keys().collect();
+        for name in self.model.tables.observed().keys().chain(self.model.tables.waiting().keys()) {
+            assert!(known.contains(name), "nothing is known of {name}, which is not there");
+        }
+        for instance in instances.values() {
+            let waits = self.model.tables.waiting().contains_key(&instance.name);
+            assert!(instance.node.is_some() || waits, "{} waits without a reason", instance.name);
+        }
+        for spec in self.model.workloads() {
+            let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
+            let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();
+            assert!(changing.map_or(0, BTreeSet::len) <= allowed, "too many change at once");
+        }
+        assert!(self.model.tables.events().len() <= self.model.settings().events_max);
+    }
+
+    pub(super) fn update_node(&mut self, name: &str, change: NodeChange) -> Result<Reply, Refusal> {
+        self.command(Command::UpdateNode { node: node(name), change })
+    }
+
+    pub(super) fn drain(&mut self, name: &str) {
+        let change = NodeChange { draining: Some(true), ..NodeChange::default() };
+        self.update_node(name, change).unwrap();
+    }
+
+    /// Where an instance is.
+    pub(super) fn place(&self, name: &str) -> Option<String> {
+        let view = self.model.instance(&instance(name))?;
+        view.instance.node.as_ref().map(ToString::to_string)
+    }
+
+    pub(super) fn address(&self, name: &str) -> Option<String> {
+        let view = self.model.instance(&instance(name))?;
+        view.instance.identity.map(|identity| identity.address.to_string())
+    }
+
+    pub(super) fn phase(&self, name: &str) -> Phase {
+        self.model.instance(&instance(name)).unwrap().status.phase
+    }
+
+    pub(super) fn message(&self, name: &str) -> String {
+        self.model.instance(&instance(name)).unwrap().status.message
+    }
+}
+
+impl Host {
+    /// Everything that is there, under the assignment held.
+    pub(super) fn look(&self) -> Report {
+        Report {
+            revision: self.revision,
+            complete: true,
+            statuses: self.containers.values().cloned().collect(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Makes the containers what the assignment says.
+    pub(super) fn converge(&mut self, now: Timestamp) {
+        self.containers.retain(|name, _| self.assigned.contains_key(name));
+        let names: Vec<InstanceName> = self.assigned.keys().cloned().collect();
+        for name in names {
+            self.start(&name, now);
+        }
+    }
+
+    pub(super) fn start(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned.get(name) else { return };
+        let failed = self.containers.get(name).and_then(|status| status.failed_generation);
+        if failed == Some(assigned.generation) {
+            return;
+        }
+        self.containers.insert(name.clone(), running(assigned, now));
+    }
+
+    /// The newest generation of an instance does not become healthy, and the old one is put back.
+    pub(super) fn fail(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned.get(name).cloned() else { return };
+        let Some(status) = self.containers.get_mut(name) else { return };
+        if status.generation >= assigned.generation {
+            // Nothing is being replaced.
+            return;
+        }
+        status.failed_generation = Some(assigned.generation);
+        status.message = "does not answer".into();
+        status.observed_at = now;
+    }
+}
+
+fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
+    InstanceStatus {
+        instance: assigned.instance.clone(),
+        generation: assigned.generation,
+        phase: match assigned.run {
+            RunState::Running => Phase::Running,
+            RunState::Stopped => Phase::Stopped,
+        },
+        health: Health::None,
+        container_id: "c".into(),
+        started_at: None,
+        restarts: 0,
+        exit_code: None,
+        restarts_done: assigned.restarts_asked,
+        message: String::new(),
+        observed_at: now,
+        failed_generation: None,
+    }
+}
+
+pub(super) fn plans(reply: Reply) -> Vec<WorkloadPlan> {
+    match reply {
+        Reply::Plans(plans) => plans,
+        other => panic!("not a plan: {other:?}"),
+    }
+}
+
+pub(super) fn at(generation: u64) -> Generation {
+    Generation(generation)
+}
+
+/// The same objects in fresh tables, with or without the volatile ones.
+fn copy(tables: &Tables, volatile: bool) -> Tables {
+    let mut copy = Tables::new(settings_range(tables));
+    let nodes = tables.nodes().values().cloned().map(Record::Node);
+    let rest = tables.workloads().values().cloned().map(Record::Workload);
+    let rest = rest.chain(tables.instances().values().cloned().map(Record::Instance));
+    let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
+    let rest = rest.chain(tables.events().values().cloned().map(Record::Event));
+    let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
+    for record in nodes.chain(rest) {
+        copy.put(record);
+    }
+    if tables.reserved() > Revision(0) {
+        copy.put(Record::Reserved(crate::model::Reserved { revision: tables.reserved() }));
+    }
+    if volatile {
+        let links = tables.links().values().cloned().map(Record::Link);
+        let observed = tables.observed().values().cloned().map(Record::Observed);
+        let waiting = tables.waiting().values().cloned().map(Record::Waiting);
+        for record in links.chain(observed).chain(waiting) {
+            copy.put(record);
+        }
+    }
+    copy
+}
+
+fn settings_range(tables: &Tables) -> ClusterRange {
+    tables.index().range
+}
+
+fn rebuilt(tables: &Tables) -> Tables {
+    copy(tables, true)
+}
+
+fn durable(tables: &Tables) -> Tables {
+    copy(tables, false)
+}

@@ -1,0 +1,323 @@
+//! A random fleet: users, hosts, faults and time in any order; what must always hold, holds.
+
+use std::collections::BTreeMap;
+
+use dwell_core::id::NodeName;
+use dwell_core::instance::RunState;
+use dwell_core::quantity::Millicores;
+use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
+use proptest::prelude::*;
+
+use super::fleet::{Fleet, address, node, settings_of, spec, workload};
+use crate::model::{Command, NodeChange, Refusal, Report, Target, UpdateState};
+
+const NODES: u8 = 4;
+const WORKLOADS: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Clone, Debug)]
+enum Step {
+    Apply(Declared),
+    /// The same, but the store fails.
+    ApplyInVain(Declared),
+    Remove(usize),
+    Scale(usize, u32),
+    SetRun(usize, bool),
+    Restart(usize),
+    Join(u8),
+    Attach(u8),
+    Detach(u8),
+    Cordon(u8, bool),
+    Drain(u8, bool),
+    Label(u8, bool),
+    RemoveNode(u8, bool),
+    /// The host takes its assignment.
+    Fetch(u8),
+    /// The host does what its assignment says.
+    Converge(u8),
+    /// The host looks, and what it saw is under way.
+    Look(u8),
+    /// Something that is under way arrives, perhaps not for the last time.
+    Arrive(usize, bool),
+    Fail(u8, usize),
+    Pass(u64),
+    RestartController,
+}
+
+#[derive(Clone, Debug)]
+struct Declared {
+    workload: usize,
+    replicas: u32,
+    image: u8,
+    cpu: u64,
+    ssd: bool,
+    volume: bool,
+    fixed: Option<u8>,
+}
+
+impl Declared {
+    fn spec(&self) -> WorkloadSpec {
+        let mut spec = spec(WORKLOADS[self.workload], self.replicas);
+        spec.template.image = format!("image:{}", self.image);
+        spec.template.resources.cpu = Millicores(self.cpu);
+        // The same at all times, so that it can be checked at any.
+        spec.update.parallelism = if self.workload == 0 { 1 } else { 2 };
+        if self.ssd {
+            spec.placement.constraints.push("disk==ssd".parse().unwrap());
+        }
+        if self.volume {
+            spec.template.mounts.push(Mount {
+                source: MountSource::Volume("data".parse().unwrap()),
+                target: "/data".into(),
+                read_only: false,
+            });
+        }
+        spec.addresses =
+            self.fixed.map(|last| address(&format!("10.80.0.{last}"))).into_iter().collect();
+        spec
+    }
+}
+
+fn declared() -> impl Strategy<Value = Declared> {
+    (
+        0..WORKLOADS.len(),
+        0..5u32,
+        0..3u8,
+        prop::sample::select(vec![0u64, 500, 1500]),
+        prop::bool::weighted(0.2),
+        prop::bool::weighted(0.2),
+        prop::option::weighted(0.2, 0..40u8),
+    )
+        .prop_map(|(workload, replicas, image, cpu, ssd, volume, fixed)| Declared {
+            workload,
+            replicas,
+            image,
+            cpu,
+            ssd,
+            volume,
+            fixed,
+        })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let host = || 1..=NODES;
+    let any = any::<bool>;
+    let name = || 0..WORKLOADS.len();
+    prop_oneof![
+        6 => declared().prop_map(Step::Apply),
+        1 => declared().prop_map(Step::ApplyInVain),
+        1 => name().prop_map(Step::Remove),
+        2 => (name(), 0..5u32).prop_map(|(name, count)| Step::Scale(name, count)),
+        1 => (name(), any()).prop_map(|(name, run)| Step::SetRun(name, run)),
+        1 => name().prop_map(Step::Restart),
+        3 => host().prop_map(Step::Join),
+        5 => host().prop_map(Step::Attach),
+        1 => host().prop_map(Step::Detach),
+        1 => (host(), any()).prop_map(|(host, on)| Step::Cordon(host, on)),
+        2 => (host(), any()).prop_map(|(host, on)| Step::Drain(host, on)),
+        1 => (host(), any()).prop_map(|(host, on)| Step::Label(host, on)),
+        2 => (host(), any()).prop_map(|(host, force)| Step::RemoveNode(host, force)),
+        10 => host().prop_map(Step::Fetch),
+        10 => host().prop_map(Step::Converge),
+        10 => host().prop_map(Step::Look),
+        12 => (0..8usize, any()).prop_map(|(which, last)| Step::Arrive(which, last)),
+        2 => (host(), 0..4usize).prop_map(|(host, which)| Step::Fail(host, which)),
+        2 => prop::sample::select(vec![1u64, 20, 200, 700]).prop_map(Step::Pass),
+        1 => Just(Step::RestartController),
+    ]
+}
+
+struct World {
+    fleet: Fleet,
+    under_way: Vec<(NodeName, Report)>,
+}
+
+impl World {
+    fn take(&mut self, step: Step) {
+        let host = |number: u8| node(&format!("n{number}"));
+        let fleet = &mut self.fleet;
+        match step {
+            Step::Apply(declared) => {
+                let spec = declared.spec();
+                if fleet.apply(spec.clone()).is_ok() {
+                    let view = fleet.model.workload(&spec.name).unwrap();
+                    assert_eq!(view.workload.spec, spec, "what was accepted is there");
+                }
+            }
+            Step::ApplyInVain(declared) => fleet.command_without_store(Command::ApplyWorkloads {
+                specs: vec![declared.spec()],
+                dry_run: false,
+            }),
+            Step::Remove(name) => {
+                let name = workload(WORKLOADS[name]);
+                if fleet.command(Command::RemoveWorkload(name.clone())).is_ok() {
+                    let left = fleet.model.workload(&name);
+                    assert!(left.is_none_or(|left| left.workload.removing));
+                }
+            }
+            Step::Scale(name, replicas) => {
+                let workload = workload(WORKLOADS[name]);
+                let scale = Command::Scale { workload: workload.clone(), replicas };
+                if fleet.command(scale).is_ok() {
+                    assert_eq!(
+                        fleet.model.workload(&workload).unwrap().workload.spec.replicas,
+                        replicas
+                    );
+                }
+            }
+            Step::SetRun(name, run) => {
+                let target = Target::Workload(workload(WORKLOADS[name]));
+                let run = if run { RunState::Running } else { RunState::Stopped };
+                drop(fleet.command(Command::SetRun { target, run }));
+            }
+            Step::Restart(name) => {
+                drop(fleet.command(Command::Restart(Target::Workload(workload(WORKLOADS[name])))));
+            }
+            Step::Join(number) => drop(fleet.join(host(number).as_str())),
+            Step::Attach(number) => {
+                if fleet.hosts.contains_key(&host(number)) {
+                    fleet.attach(&host(number)).unwrap();
+                }
+            }
+            Step::Detach(number) => {
+                if let Some(session) =
+                    fleet.hosts.get_mut(&host(number)).and_then(|host| host.session.take())
+                {
+                    fleet.command(Command::DetachNode { node: host(number), session }).unwrap();
+                }
+            }
+            Step::Cordon(number, on) => {
+                let change = NodeChange { cordoned: Some(on), ..NodeChange::default() };
+                drop(fleet.update_node(host(number).as_str(), change));
+            }
+            Step::Drain(number, on) => {
+                let change = NodeChange { draining: Some(on), ..NodeChange::default() };
+                drop(fleet.update_node(host(number).as_str(), change));
+            }
+            Step::Label(number, on) => {
+                let mut change = NodeChange::default();
+                if on {
+                    change.set_labels = BTreeMap::from([("disk".into(), "ssd".into())]);
+                } else {
+                    change.remove_labels = vec!["disk".into()];
+                }
+                drop(fleet.update_node(host(number).as_str(), change));
+            }
+            Step::RemoveNode(number, force) => {
+                let removal = Command::RemoveNode { node: host(number), force };
+                if fleet.command(removal).is_ok() && force {
+                    // Whoever removes by force has made sure that nothing runs there.
+                    fleet.hosts.get_mut(&host(number)).unwrap().containers.clear();
+                }
+            }
+            Step::Fetch(number) => {
+                if fleet.hosts.get(&host(number)).is_some_and(|host| host.session.is_some()) {
+                    fleet.fetch(&host(number));
+                }
+            }
+            Step::Converge(number) => {
+                let now = fleet.now;
+                if let Some(host) = fleet.hosts.get_mut(&host(number)) {
+                    host.converge(now);
+                }
+            }
+            Step::Look(number) => {
+                if let Some(seen) = fleet.hosts.get(&host(number)).map(super::fleet::Host::look) {
+                    self.under_way.push((host(number), seen));
+                }
+            }
+            Step::Arrive(which, last) => self.arrive(which, last),
+            Step::Fail(number, which) => {
+                let now = fleet.now;
+                if let Some(host) = fleet.hosts.get_mut(&host(number))
+                    && let Some(name) = host.containers.keys().nth(which).cloned()
+                {
+                    host.fail(&name, now);
+                }
+            }
+            Step::Pass(seconds) => fleet.pass(seconds),
+            Step::RestartController => fleet.restart_controller(),
+        }
+        self.fleet.check();
+    }
+
+    fn arrive(&mut self, which: usize, last: bool) {
+        if which >= self.under_way.len() {
+            return;
+        }
+        let (node, report) =
+            if last { self.under_way.remove(which) } else { self.under_way[which].clone() };
+        match self.fleet.deliver(&node, report) {
+            Ok(_) | Err(Refusal::SessionSuperseded(_)) => {}
+            Err(refusal) => panic!("{refusal}"),
+        }
+    }
+
+    /// All faults end; the fleet comes to what was declared.
+    fn heal(&mut self) {
+        let names: Vec<NodeName> = self.fleet.hosts.keys().cloned().collect();
+        for name in &names {
+            drop(self.fleet.update_node(
+                name.as_str(),
+                NodeChange { cordoned: Some(false), ..NodeChange::default() },
+            ));
+            self.fleet.attach(name).unwrap();
+        }
+        self.fleet.pass(1_000);
+        for name in &names {
+            self.fleet.attach(name).unwrap();
+        }
+        self.fleet.settle();
+        self.fleet.check();
+        self.check_healed();
+    }
+
+    fn check_healed(&self) {
+        let model = &self.fleet.model;
+        for view in model.workloads() {
+            let workload = &view.workload;
+            assert!(!workload.removing, "what was removed is gone");
+            assert_eq!(
+                view.instances, workload.spec.replicas,
+                "{} has its instances",
+                workload.spec.name
+            );
+            for instance in model.tables.instances_of(&workload.spec.name) {
+                assert!(instance.leaving.is_none() && !instance.removing);
+                let Some(node) = &instance.node else { continue };
+                let container = &self.fleet.hosts[node].containers[&instance.name];
+                if workload.paused.is_none() {
+                    assert_eq!(
+                        *instance.template, workload.spec.template,
+                        "{} is up to date",
+                        instance.name
+                    );
+                    let stays = model.tables.waiting().contains_key(&instance.name);
+                    assert!(instance.update == UpdateState::Current || stays, "{instance:?}");
+                    assert_eq!(container.generation, instance.generation);
+                    assert_eq!(container.failed_generation, None);
+                }
+                assert!(
+                    !model.is_misplaced(workload, node)
+                        || model.tables.waiting().contains_key(&instance.name)
+                );
+            }
+        }
+        let containers = self.fleet.hosts.values().map(|host| host.containers.len()).sum::<usize>();
+        let placed = model.tables.instances().values().filter(|instance| instance.node.is_some());
+        assert_eq!(containers, placed.count(), "what runs is what was declared");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_random_fleet_keeps_its_promises(steps in prop::collection::vec(step(), 1..120)) {
+        let fleet = Fleet::new(settings_of("10.80.0.0/24", 28));
+        let mut world = World { fleet, under_way: Vec::new() };
+        for step in steps {
+            world.take(step);
+        }
+        world.heal();
+    }
+}
