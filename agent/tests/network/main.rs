@@ -3,6 +3,8 @@
 //! Every test is a host of its own: a network namespace and a mount namespace that nobody else sees, with
 //! a `/run` of its own, so that a test that fails leaves nothing behind. See [`world`].
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is to fail on the spot")]
+
 mod cleanup;
 mod firewall;
 mod routes;

@@ -135,7 +135,7 @@ async fn a_removed_sandbox_leaves_nothing_and_is_unreachable() {
     world.network.ensure_sandbox(&web).await.unwrap();
     world.network.ensure_sandbox(&db).await.unwrap();
     world.network.remove_sandbox(&web.instance).await.unwrap();
-    assert_eq!(world.network.sandboxes().await.unwrap(), [db.instance.clone()]);
+    assert_eq!(world.network.sandboxes().await.unwrap(), std::slice::from_ref(&db.instance));
     let route = run(&format!("ip route get {} 2>&1 || true", web.address));
     assert!(route.contains("No route to host"), "{route}");
     assert!(reaches(Place::Host, db.address));
