@@ -1,6 +1,7 @@
 //! The host daemon of dwell: the shell around the planner that watches a node and carries plans out.
 
 pub mod assignment;
+pub mod capacity;
 pub mod causes;
 pub mod config;
 pub mod death;
@@ -8,6 +9,7 @@ pub mod docker_runtime;
 pub mod durable;
 pub mod engine;
 pub mod enroll;
+pub mod health;
 pub mod identity;
 pub mod link;
 pub mod lock;
@@ -16,3 +18,6 @@ pub mod network;
 pub mod session;
 pub mod trust;
 pub mod tunnel;
+
+#[cfg(test)]
+mod fake_controller;

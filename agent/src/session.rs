@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 use dwell_core::id::{InstanceName, Revision};
 use dwell_core::instance::InstanceStatus;
 use dwell_core::node::Capacity;
-use dwell_planner::Desired;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -40,49 +39,6 @@ use crate::tunnel::Tunnels;
 
 /// How often to look for a lost connection until the controller has said how often it wants to hear.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// The newest assignment, and those who follow it. Its one owner is the session.
-#[derive(Debug)]
-pub struct Assignments {
-    /// The whole, for the network and the disk.
-    pub all: watch::Sender<Option<Arc<Assignment>>>,
-    /// The instances alone, for the reconciler.
-    pub desired: watch::Sender<Option<Arc<Desired>>>,
-}
-
-impl Assignments {
-    /// Starts with what was on disk, if anything was.
-    #[must_use]
-    pub fn new(cached: Option<Assignment>) -> Self {
-        let assignments = Self { all: watch::Sender::new(None), desired: watch::Sender::new(None) };
-        if let Some(cached) = cached {
-            assignments.publish(cached);
-        }
-        assignments
-    }
-
-    /// The revision that is held; 0 for none.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.all.borrow().as_ref().map_or(Revision(0), |held| held.revision)
-    }
-
-    /// Merges a change and tells everybody, the reconciler first.
-    ///
-    /// # Errors
-    /// [`MergeError`]; nothing is changed then.
-    pub fn merge(&self, change: Change) -> Result<(), MergeError> {
-        let held = self.all.borrow().clone();
-        self.publish(Assignment::merge(held.as_deref(), change)?);
-        Ok(())
-    }
-
-    fn publish(&self, assignment: Assignment) {
-        let desired: Desired = assignment.instances.values().cloned().collect();
-        self.desired.send_replace(Some(Arc::new(desired.at(assignment.revision))));
-        self.all.send_replace(Some(Arc::new(assignment)));
-    }
-}
 
 /// What was seen of the node's instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,8 +60,8 @@ pub struct Session {
     pub controller: String,
     /// The node's address in the underlay, for the controller to tell the others.
     pub address: std::net::Ipv4Addr,
-    /// What the node is to do.
-    pub assignments: Assignments,
+    /// What the node is to do. Nobody else publishes here.
+    pub assignment: watch::Sender<Option<Arc<Assignment>>>,
     /// Up to which revision that is on disk.
     pub stored: watch::Receiver<Revision>,
     /// What was seen of the instances; `None` until the node has been looked at.
@@ -172,6 +128,19 @@ impl Session {
             last_loss = loss;
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// The revision that is held; 0 for none.
+    fn revision(&self) -> Revision {
+        self.assignment.borrow().as_ref().map_or(Revision(0), |held| held.revision)
+    }
+
+    /// Merges a change and tells everybody.
+    fn merge(&self, change: Change) -> Result<(), MergeError> {
+        let held = self.assignment.borrow().clone();
+        let merged = Assignment::merge(held.as_deref(), change)?;
+        self.assignment.send_replace(Some(Arc::new(merged)));
+        Ok(())
     }
 
     /// One connection and one stream, until it ends.

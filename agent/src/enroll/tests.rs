@@ -1,1 +1,114 @@
+use rcgen::ExtendedKeyUsagePurpose;
+use tokio::net::TcpListener;
 
+use dwell_proto::trust::CONTROLLER_NAME;
+
+use super::*;
+use crate::fake_controller::{CLUSTER, Ca, Face, FakeController, SECRET};
+
+fn candidate() -> Candidate {
+    Candidate {
+        node: "h1".parse().unwrap(),
+        address: Ipv4Addr::new(192, 168, 1, 11),
+        routes_only: false,
+    }
+}
+
+async fn refusal(endpoint: &str, token: &JoinToken) -> EnrollError {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = join(dir.path(), endpoint, token, &candidate(), false).await.unwrap_err();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was stored");
+    refused
+}
+
+#[tokio::test]
+async fn a_host_joins_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let token = ca.token(SECRET);
+    let controller = FakeController::start(Face::proper(ca)).await;
+    let address = controller.address.as_str();
+
+    let joined = join(dir.path(), address, &token, &candidate(), false).await.unwrap();
+    assert_eq!(joined, Identity::load(dir.path()).unwrap());
+    assert_eq!((joined.cluster_id.as_str(), joined.controller.as_str()), (CLUSTER, address));
+
+    let again = join(dir.path(), address, &token, &candidate(), false).await.unwrap_err();
+    assert!(matches!(again, EnrollError::AlreadyJoined { .. }), "{again}");
+    let forced = join(dir.path(), address, &token, &candidate(), true).await.unwrap();
+    assert_ne!(forced.key_pem, joined.key_pem);
+
+    std::fs::write(Identity::path(dir.path()), "damaged").unwrap();
+    let damaged = join(dir.path(), address, &token, &candidate(), false).await.unwrap_err();
+    assert!(damaged.to_string().contains("--force"), "{damaged}");
+    join(dir.path(), address, &token, &candidate(), true).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_is_not_accepted_is_told_from_other_trouble() {
+    let ca = Ca::new();
+    let token = ca.token("another-secret-of-the-test");
+    let controller = FakeController::start(Face::proper(ca)).await;
+    let refused = refusal(&controller.address, &token).await;
+    assert!(matches!(refused, EnrollError::Token { .. }), "{refused}");
+    let message = refused.to_string();
+    assert!(message.contains("used already") && message.contains("dwell node token"), "{message}");
+    assert!(!message.contains('\u{1b}') && !message.contains("another-secret"), "{message}");
+}
+
+#[tokio::test]
+async fn only_the_pinned_ca_is_trusted() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let token = ca.token(SECRET);
+    let node = |ca: &Ca| ca.issue("h2", ExtendedKeyUsagePurpose::ServerAuth);
+    let server = |ca: &Ca| ca.issue(CONTROLLER_NAME, ExtendedKeyUsagePurpose::ServerAuth);
+    let client = |ca: &Ca| ca.issue(CONTROLLER_NAME, ExtendedKeyUsagePurpose::ClientAuth);
+
+    for (what, (certificate, key), shown) in [
+        ("another cluster", server(&other), &other.pem),
+        ("somebody who shows our CA beside a certificate of another", server(&other), &ca.pem),
+        ("somebody who does not show the CA", server(&ca), &other.pem),
+        ("a node that stands in for the controller", node(&ca), &ca.pem),
+        ("a client that stands in for the controller", client(&ca), &ca.pem),
+    ] {
+        let face = Face { chain: certificate + shown, key, ..Face::proper(Ca::new()) };
+        let controller = FakeController::start(face).await;
+        let refused = refusal(&controller.address, &token).await;
+        let EnrollError::Link(LinkError::NotTrusted { .. }) = refused else {
+            panic!("{what}: {refused}");
+        };
+    }
+}
+
+#[tokio::test]
+async fn a_ca_that_was_swapped_in_the_answer_is_refused() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let token = ca.token(SECRET);
+    let proper = Face::proper(ca);
+    let face = Face { ca: other, ..proper };
+    let controller = FakeController::start(face).await;
+    let refused = refusal(&controller.address, &token).await;
+    assert!(matches!(refused, EnrollError::Answer { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn who_is_not_there_or_not_a_controller_is_named() {
+    let token = Ca::new().token(SECRET);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let other = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut stream, b"SSH-2.0-x\r\n").await.ok();
+        }
+    });
+    let refused = refusal(&address, &token).await;
+    assert!(matches!(refused, EnrollError::Link(LinkError::Protocol { .. })), "{refused}");
+    other.abort();
+    drop(other.await);
+
+    let refused = refusal(&address, &token).await;
+    assert!(matches!(refused, EnrollError::Link(LinkError::Unreachable { .. })), "{refused}");
+    let refused = refusal("no-such-host.invalid:7400", &token).await;
+    assert!(matches!(refused, EnrollError::Link(LinkError::Resolve { .. })), "{refused}");
+}

@@ -97,14 +97,13 @@ pub(super) async fn serve(
 ) -> Result<Ended, StreamError> {
     let mut reported = Reported::default();
     let capacity = session.capacity.borrow_and_update().clone();
+    let statuses = session.statuses.borrow_and_update().clone();
     let hello = v1::Hello {
         protocol: PROTOCOL,
         address: session.address.to_string(),
         capacity: Some(capacity.as_ref().into()),
-        status: Some(
-            reported.next(session.statuses.borrow_and_update().as_deref()).unwrap_or_default(),
-        ),
-        revision: session.assignments.revision().0,
+        status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
+        revision: session.revision().0,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
@@ -226,7 +225,7 @@ impl Attached<'_> {
                 let revision = Revision(assignment.revision);
                 let snapshot = assignment.base_revision == 0;
                 let (changed, removed) = (assignment.instances.len(), assignment.removed.len());
-                self.session.assignments.merge(wire::change(assignment)?)?;
+                self.session.merge(wire::change(assignment)?)?;
                 tracing::debug!(%revision, snapshot, changed, removed, "assignment");
                 self.received = Some(revision);
                 Ok(())
@@ -263,7 +262,8 @@ impl Attached<'_> {
         }
         if self.statuses_due && self.next_report <= now {
             self.statuses_due = false;
-            let report = self.reported.next(self.session.statuses.borrow_and_update().as_deref());
+            let statuses = self.session.statuses.borrow_and_update().clone();
+            let report = self.reported.next(statuses.as_deref());
             if let Some(report) = report {
                 self.next_report = now + REPORT_PAUSE;
                 return Some(Up::Status(report));
