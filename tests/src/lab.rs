@@ -25,8 +25,8 @@
 //! ```
 //!
 //! Code map: [`Layout`] names everything, `network` cables it, `process` starts and finds processes,
-//! `docker` and `images` equip the hosts, `dwell` knows dwell's programs, `fleet` runs them, `sweep`
-//! removes it all.
+//! `docker` and `images` equip the hosts, `dwell` knows dwell's programs, `fleet` runs them, `truth`
+//! asks the engines what became of it, `sweep` removes it all.
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread};
 
@@ -50,17 +50,19 @@ pub mod prerequisites;
 mod process;
 mod ssh;
 mod sweep;
+mod truth;
 mod wait;
 
 pub use command::{Output, finish, run};
 pub use config::LabConfig;
-pub use dwell::{InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes};
+pub use dwell::{InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes, WorkloadRow};
 pub use host::Host;
 pub use images::Image;
 pub use layout::{Layout, MAX_HOSTS};
 pub use network::Cut;
 pub use process::Process;
-pub use wait::wait_until;
+pub use truth::{Container, ensure_untouched};
+pub use wait::{hold_for, wait_until};
 
 use claim::Claim;
 use config::Description;

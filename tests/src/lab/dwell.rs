@@ -24,8 +24,21 @@ const CONTROLLER_PORT: u16 = 7443;
 /// What `dwell ps -o json` answers, as far as tests look at it.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Ps {
+    /// All workloads of the fleet.
+    #[serde(default)]
+    pub workloads: Vec<WorkloadRow>,
     /// All instances of the fleet.
     pub instances: Vec<InstanceRow>,
+}
+
+/// A workload as `dwell ps` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct WorkloadRow {
+    /// Its name.
+    pub name: String,
+    /// What it waits for, for people; empty if all is as declared.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub message: String,
 }
 
 /// An instance as `dwell ps` shows it.
@@ -110,6 +123,9 @@ pub struct NodeRow {
     pub name: String,
     /// How sure the controller is of it.
     pub state: NodeState,
+    /// Its block of instance addresses, such as `10.80.3.0/24`.
+    #[serde(default, deserialize_with = "or_empty")]
+    pub block: String,
 }
 
 /// What `dwell route ls -o json` answers, as far as tests look at it.
@@ -199,6 +215,7 @@ pub(crate) fn write_agent_config(host: &Host) -> Result<PathBuf> {
         "address": host.address(),
         "controller": controller_address(host.layout()),
         "docker": { "socket": socket },
+        "allow_binds": [host.shared_dir()],
     });
     write(&agent_config(host), &config)
 }

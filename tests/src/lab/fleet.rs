@@ -1,6 +1,6 @@
 //! dwell's own processes in a lab: the controller, the joining of nodes, and the command line.
 
-use std::{ffi::OsStr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dwell_core::node::NodeState;
@@ -82,18 +82,39 @@ impl Lab {
     /// # Errors
     /// If the controller gives no token or the agent cannot join with it.
     pub async fn join(&self, host: &Host) -> Result<()> {
-        let config = dwell::write_agent_config(host)?;
-        let token: dwell::JoinToken = self.cli(&["node", "token", "-o", "json"]).await?.json()?;
-        let address = dwell::controller_address(self.layout());
-        let program = self.program("dwell-agent")?;
-        let words = ["join", "--controller", &address, "--token", &token.token, "--config"];
-        let mut args = vec![program.as_os_str()];
-        args.extend(words.map(OsStr::new));
-        args.push(config.as_os_str());
-        let joined = host.exec(&args).await?;
+        dwell::write_agent_config(host)?;
+        let token = self.join_token(&[]).await?;
+        let joined = host.join_with(&token).await?;
         // Not `ok`: the command line in its message has the token.
         ensure!(joined.status.success(), "{} cannot join: {}", host.name(), joined.stderr.trim());
         Ok(())
+    }
+
+    /// A token with which one host can join; `options` are those of `dwell node token`.
+    ///
+    /// # Errors
+    /// If the controller gives none.
+    pub async fn join_token(&self, options: &[&str]) -> Result<String> {
+        let words = [&["node", "token", "-o", "json"], options].concat();
+        let token: dwell::JoinToken = self.cli(&words).await?.json()?;
+        Ok(token.token)
+    }
+
+    /// Declares what is in `manifest`, as a file that an operator applies; a refusal is no error here,
+    /// see [`Output::ok`].
+    ///
+    /// # Errors
+    /// As [`Lab::cli`].
+    pub async fn apply(&self, manifest: &str) -> Result<Output> {
+        finish(self.cli_command(&["apply", "-f", "-"])?, manifest).await
+    }
+
+    /// Runs a command in an instance; a failing exit status is no error here.
+    ///
+    /// # Errors
+    /// As [`Lab::cli`].
+    pub async fn exec(&self, instance: &str, command: &[&str]) -> Result<Output> {
+        self.cli(&[&["exec", instance, "--"], command].concat()).await
     }
 
     /// Runs the `dwell` command line against the lab's controller; a failing exit status is no error

@@ -128,6 +128,12 @@ impl Host {
         self.dir().join("tap.sock")
     }
 
+    /// The one directory of this host that instances may mount; it has to be made.
+    #[must_use]
+    pub fn shared_dir(&self) -> PathBuf {
+        self.dir().join("shared")
+    }
+
     /// The process of its Docker engine, `dockerd`.
     #[must_use]
     pub fn dockerd(&self) -> &Process {
@@ -166,6 +172,29 @@ impl Host {
         let config = config.to_str().context("the lab's path is not UTF-8")?;
         let program = dwell::program(&self.programs, "dwell-agent")?;
         self.agent.start(&program, &["--config", config]).await
+    }
+
+    /// Runs a subcommand of `dwell-agent`, such as `cleanup`, on this host with its agent's
+    /// configuration; a failing exit status is no error here.
+    ///
+    /// # Errors
+    /// If it is not built, cannot be started, or takes longer than five minutes.
+    pub async fn run_agent(&self, words: &[&str]) -> Result<Output> {
+        let program = dwell::program(&self.programs, "dwell-agent")?;
+        let config = dwell::agent_config(self);
+        let mut args = vec![program.as_os_str()];
+        args.extend(words.iter().map(OsStr::new));
+        args.extend([OsStr::new("--config"), config.as_os_str()]);
+        self.exec(&args).await
+    }
+
+    /// Lets its agent join the fleet with `token`; a failing exit status is no error here.
+    ///
+    /// # Errors
+    /// As [`Host::run_agent`].
+    pub async fn join_with(&self, token: &str) -> Result<Output> {
+        let controller = dwell::controller_address(&self.layout);
+        self.run_agent(&["join", "--controller", &controller, "--token", token]).await
     }
 
     /// Ends its agent with `signal` and waits until it is gone; instances live on.

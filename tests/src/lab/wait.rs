@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow};
 use tokio::time;
 
 /// How long to rest between two looks.
@@ -46,6 +46,25 @@ pub async fn wait_until<T>(
     }
 }
 
+/// Looks again and again for `duration`, and expects every look to answer `Ok`.
+///
+/// # Errors
+/// The first one that does not; the message has `what` was to hold.
+pub async fn hold_for(
+    what: &str,
+    duration: Duration,
+    mut look: impl AsyncFnMut() -> Result<()>,
+) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < duration {
+        look().await.with_context(|| {
+            format!("{what} did not hold for {duration:?}, but {:?}", start.elapsed())
+        })?;
+        time::sleep(INTERVAL).await;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::pending;
@@ -71,6 +90,18 @@ mod tests {
             wait_until("rain", Duration::from_millis(1), async || Err::<(), _>(anyhow!("sun")));
         let message = waited.await.unwrap_err().to_string();
         assert!(message.contains("for rain; last seen: sun"), "{message}");
+    }
+
+    #[tokio::test]
+    async fn what_holds_is_looked_at_to_the_end() {
+        let mut looks = 0;
+        let held = hold_for("two looks", Duration::from_secs(5), async || {
+            looks += 1;
+            ensure!(looks < 3, "at {looks}");
+            Ok(())
+        });
+        assert!(held.await.is_err());
+        assert_eq!(looks, 3);
     }
 
     #[tokio::test]
