@@ -244,13 +244,12 @@ impl Engine for FakeEngine {
         id: &ContainerId,
         request: &ExecRequest,
     ) -> Result<ExecSession, EngineError> {
-        let exit_code = self
-            .call(Operation::Exec, id.as_str(), |state| match state.container(id)?.seen.state {
-                ContainerState::Running => Ok(state.exec_exits),
-                _ => Err(EngineError::NotRunning { id: id.to_string() }),
-            })
-            .await?;
-        Ok(session::exec(request, exit_code))
+        self.call(Operation::Exec, id.as_str(), |state| match state.container(id)?.seen.state {
+            ContainerState::Running => Ok(()),
+            _ => Err(EngineError::NotRunning { id: id.to_string() }),
+        })
+        .await?;
+        Ok(session::exec(Arc::clone(&self.shared), request))
     }
 }
 

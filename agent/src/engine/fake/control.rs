@@ -135,6 +135,17 @@ impl FakeEngine {
         self.change(|state| state.exec_exits = exit_code);
     }
 
+    /// Whether the commands that are run in containers from now on never end.
+    pub fn set_exec_hangs(&self, hangs: bool) {
+        self.change(|state| state.exec_hangs = hangs);
+    }
+
+    /// How many commands were hung up.
+    #[must_use]
+    pub fn hang_ups(&self) -> u64 {
+        self.shared.state().hang_ups
+    }
+
     /// A container writes something.
     pub fn print(&self, id: &ContainerId, text: &str) {
         self.change(|state| {

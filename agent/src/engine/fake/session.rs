@@ -39,10 +39,16 @@ pub(super) fn logs(shared: Arc<Shared>, id: ContainerId, follow: bool) -> Output
     .boxed()
 }
 
-/// A command that prints its words; with an input, that and no more.
-pub(super) fn exec(request: &ExecRequest, exit_code: i32) -> ExecSession {
+/// A command that prints its words; with an input, that and no more. Or one that hangs.
+pub(super) fn exec(shared: Arc<Shared>, request: &ExecRequest) -> ExecSession {
+    let (exit_code, hangs) = {
+        let state = shared.state();
+        (state.exec_exits, state.exec_hangs)
+    };
     let (input, echo) = tokio::io::duplex(PIPE_BYTES);
-    let output = if request.stdin {
+    let output = if hangs {
+        stream::pending().boxed()
+    } else if request.stdin {
         stream::try_unfold(echo, |mut echo| async {
             let mut piece = vec![0; PIPE_BYTES];
             // The pipe is memory and cannot fail.
@@ -55,11 +61,14 @@ pub(super) fn exec(request: &ExecRequest, exit_code: i32) -> ExecSession {
         let words = Bytes::from(format!("{}\n", request.command.join(" ")));
         stream::iter([Ok(Output::Stdout(words))]).boxed()
     };
-    ExecSession { input: Box::pin(input), output, control: Box::new(FakeControl { exit_code }) }
+    let exit_code = (!hangs).then_some(exit_code);
+    let control = Box::new(FakeControl { shared, exit_code });
+    ExecSession { input: Box::pin(input), output, control }
 }
 
 struct FakeControl {
-    exit_code: i32,
+    shared: Arc<Shared>,
+    exit_code: Option<i32>,
 }
 
 #[async_trait]
@@ -69,10 +78,11 @@ impl ExecControl for FakeControl {
     }
 
     async fn exit_code(&self) -> Result<Option<i32>, EngineError> {
-        Ok(Some(self.exit_code))
+        Ok(self.exit_code)
     }
 
     async fn hang_up(&self) -> Result<(), EngineError> {
+        self.shared.state().hang_ups += 1;
         Ok(())
     }
 }

@@ -83,6 +83,8 @@ pub(super) struct State {
     /// Images whose process ends at once, with an exit code.
     pub(super) short_lived: BTreeMap<String, i32>,
     pub(super) exec_exits: i32,
+    pub(super) exec_hangs: bool,
+    pub(super) hang_ups: u64,
     pub(super) faults: BTreeMap<Operation, VecDeque<Fault>>,
     pub(super) stalled: BTreeSet<Operation>,
     pub(super) latencies: BTreeMap<Operation, Duration>,
@@ -103,6 +105,8 @@ impl Default for State {
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
             exec_exits: 0,
+            exec_hangs: false,
+            hang_ups: 0,
             faults: BTreeMap::new(),
             stalled: BTreeSet::new(),
             latencies: BTreeMap::new(),

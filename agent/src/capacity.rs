@@ -1,0 +1,94 @@
+//! What the host has: the report that the controller places instances by.
+//!
+//! Everything is read anew each time, from the kernel alone: about a millisecond, so that once a minute
+//! is nothing. Only the one file system that matters is asked for its size, since any other could be
+//! a network's and hang.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use dwell_core::node::{Capacity, EngineInfo};
+use dwell_core::quantity::{Bytes, Millicores};
+use sysinfo::System;
+
+/// Reads what the host has. It blocks for as long as the file system of `data` takes to answer.
+///
+/// `data` is where the engine keeps images and containers, or else the agent's own data.
+#[must_use]
+pub fn read(data: &Path, engines: BTreeMap<String, EngineInfo>) -> Capacity {
+    let memory = System::new().map_or(0, |mut system| {
+        system.refresh_memory();
+        system.total_memory()
+    });
+    let (disk, disk_free) = file_system(data);
+    Capacity {
+        cpu: Millicores(1000 * count_of("/sys/devices/system/cpu/online")),
+        memory: Bytes(memory),
+        disk,
+        disk_free,
+        numa_nodes: u32::try_from(count_of("/sys/devices/system/node/online")).unwrap_or(u32::MAX),
+        arch: System::cpu_arch(),
+        os: System::long_os_version().unwrap_or_default(),
+        kernel: System::kernel_version().unwrap_or_default(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        engines,
+    }
+}
+
+/// The size of a file system, and what of it is free for others than root, who has a reserve.
+fn file_system(path: &Path) -> (Bytes, Bytes) {
+    nix::sys::statvfs::statvfs(path).map_or_else(
+        |_| (Bytes(0), Bytes(0)),
+        |stat| {
+            let bytes = |blocks: u64| Bytes(blocks.saturating_mul(stat.fragment_size()));
+            (bytes(stat.blocks()), bytes(stat.blocks_available()))
+        },
+    )
+}
+
+/// How many things the kernel lists in a file; 1 where it has no such list. Not what this process may
+/// use: its unit can have limits of its own.
+fn count_of(path: &str) -> u64 {
+    fs::read_to_string(path).ok().and_then(|list| count(&list)).unwrap_or(1)
+}
+
+/// Counts a list of the kernel's, such as `0-3,8,10-11`.
+fn count(list: &str) -> Option<u64> {
+    let ranges = list.trim().split(',').map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);
+        Some(u64::from(last.checked_sub(first)?) + 1)
+    });
+    ranges.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_the_kernel() {
+        for (list, expected) in [
+            ("0\n", Some(1)),
+            ("0-3\n", Some(4)),
+            ("0-3,8,10-11", Some(7)),
+            ("", None),
+            ("3-0", None),
+            ("a-b", None),
+        ] {
+            assert_eq!(count(list), expected, "{list:?}");
+        }
+    }
+
+    #[test]
+    fn this_host_has_something() {
+        let capacity = read(Path::new("/"), BTreeMap::new());
+        assert!(capacity.cpu >= Millicores(1000) && capacity.cpu.0.is_multiple_of(1000));
+        assert!(capacity.memory > Bytes::mebi(64));
+        assert!(capacity.disk >= capacity.disk_free && capacity.disk_free > Bytes(0));
+        assert!(capacity.numa_nodes >= 1);
+        assert!(!capacity.kernel.is_empty() && !capacity.os.is_empty());
+        assert_eq!(read(Path::new("/no/such/path"), BTreeMap::new()).disk, Bytes(0));
+    }
+}

@@ -1,0 +1,133 @@
+//! One probe: a TCP connection, an HTTP request or a command, within its time.
+//!
+//! Connections go to the instance's own address and nowhere else, and answers are read up to a bound, so
+//! that a check can neither be aimed at others nor be used against the agent.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use dwell_core::health::Probe;
+use dwell_core::instance::sanitize;
+use futures_util::TryStreamExt;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Target;
+use crate::engine::{Engine, EngineError, ExecControl, ExecRequest, Output};
+
+/// The longest first line of an answer, in bytes.
+const STATUS_LINE_MAX: u64 = 1024;
+/// How much of a command's output is told, in bytes.
+const OUTPUT_MAX: usize = 256;
+/// How long it may take to end a command that took too long.
+const HANG_UP: Duration = Duration::from_secs(5);
+
+/// What came of a probe.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The instance works.
+    Passed,
+    /// It does not, and why.
+    Failed(String),
+    /// It could not be asked.
+    Unknown,
+}
+
+/// Probes a target once.
+pub(super) async fn probe(engine: &dyn Engine, target: &Target) -> Outcome {
+    let limit = target.check.timeout.as_duration();
+    let late = || Outcome::Failed(format!("no answer within {}", target.check.timeout));
+    match &target.check.probe {
+        Probe::Tcp { port } => {
+            let address = SocketAddr::from((target.address, *port));
+            match timeout(limit, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => Outcome::Passed,
+                Ok(Err(error)) => Outcome::Failed(format!("connection to {address}: {error}")),
+                Err(_) => late(),
+            }
+        }
+        Probe::Http { port, path } => {
+            let address = SocketAddr::from((target.address, *port));
+            match timeout(limit, status(address, path)).await {
+                Ok(Ok(200..=399)) => Outcome::Passed,
+                Ok(Ok(status)) => {
+                    Outcome::Failed(format!("http://{address}{path} answered {status}"))
+                }
+                Ok(Err(error)) => Outcome::Failed(format!("http://{address}{path}: {error}")),
+                Err(_) => late(),
+            }
+        }
+        Probe::Exec { command } => {
+            execute(engine, target, command, limit).await.unwrap_or_else(late)
+        }
+    }
+}
+
+/// The status that an HTTP server answers a GET with.
+async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: dwell-agent\r\nAccept: */*\r\n\
+         Connection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut line = Vec::new();
+    BufReader::new(stream).take(STATUS_LINE_MAX).read_until(b'\n', &mut line).await?;
+    let line = String::from_utf8_lossy(&line);
+    let mut words = line.split_ascii_whitespace();
+    let version = words.next().is_some_and(|word| word.starts_with("HTTP/1."));
+    let status = words.next().filter(|status| status.len() == 3 && version);
+    status
+        .and_then(|status| status.parse().ok())
+        .ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
+}
+
+/// Runs a command in the container; `None` if it took too long, and was told to end.
+async fn execute(
+    engine: &dyn Engine,
+    target: &Target,
+    command: &[String],
+    limit: Duration,
+) -> Option<Outcome> {
+    let request = ExecRequest { command: command.to_vec(), ..ExecRequest::default() };
+    // The engine has bounds of its own for starting it; only the command's own time counts here.
+    let Ok(session) = engine.exec(&target.container, &request).await else {
+        return Some(Outcome::Unknown);
+    };
+    let finished = async {
+        let told: Vec<u8> = session
+            .output
+            .try_fold(Vec::new(), |mut told: Vec<u8>, piece| async move {
+                let (Output::Stdout(bytes) | Output::Stderr(bytes)) = piece;
+                let room = OUTPUT_MAX.saturating_sub(told.len()).min(bytes.len());
+                told.extend_from_slice(&bytes[..room]);
+                Ok(told)
+            })
+            .await?;
+        Ok((exit_code(&*session.control).await?, told))
+    };
+    match timeout(limit, finished).await {
+        Ok(Ok((0, _))) => Some(Outcome::Passed),
+        Ok(Ok((code, told))) => {
+            let told = sanitize(&String::from_utf8_lossy(&told), OUTPUT_MAX);
+            let name = command.first().map_or("", String::as_str);
+            Some(Outcome::Failed(format!("{name:?} ended with {code}: {told}")))
+        }
+        Ok(Err::<_, EngineError>(_)) => Some(Outcome::Unknown),
+        Err(_) => {
+            drop(timeout(HANG_UP, session.control.hang_up()).await);
+            None
+        }
+    }
+}
+
+/// The exit code of a command whose output has ended, which the engine may know a little later.
+async fn exit_code(control: &dyn ExecControl) -> Result<i32, EngineError> {
+    loop {
+        if let Some(code) = control.exit_code().await? {
+            return Ok(code);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
