@@ -1,0 +1,96 @@
+//! The commands, one file each.
+
+mod apply;
+mod change;
+mod context;
+mod events;
+mod exec;
+mod info;
+mod inspect;
+mod logs;
+mod node;
+mod ps;
+mod route;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use clap::builder::NonEmptyStringValueParser;
+
+use crate::client::{Client, Target, TargetArgs, connect};
+use crate::failure::Failure;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Apply(apply::Apply),
+    Plan(apply::Plan),
+    Run(Box<run::Run>),
+    Ps(ps::Ps),
+    Inspect(inspect::Inspect),
+    Scale(change::Scale),
+    Start(change::Start),
+    Stop(change::Stop),
+    Restart(change::Restart),
+    Rm(change::Rm),
+    Logs(logs::Logs),
+    Exec(exec::Exec),
+    Node(node::Node),
+    Route(route::Route),
+    Events(events::Events),
+    Context(context::Context),
+    Version(info::Version),
+    Schema(info::Schema),
+    Completions(info::Completions),
+}
+
+/// A controller, connected.
+pub(crate) struct Fleet {
+    /// For this and all further requests.
+    pub(crate) client: Client,
+    /// To connect again.
+    pub(crate) target: Target,
+}
+
+impl Fleet {
+    async fn connect(target: &TargetArgs) -> Result<Self, Failure> {
+        let target = target.target()?;
+        Ok(Self { client: connect(&target).await?, target })
+    }
+}
+
+/// Carries out a command.
+///
+/// # Errors
+/// Whatever goes wrong; nothing has been printed of it.
+pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCode, Failure> {
+    let fleet = Fleet::connect(target);
+    let done = match command {
+        Command::Apply(apply) => apply.run(fleet).await,
+        Command::Plan(plan) => return plan.run(fleet).await,
+        Command::Run(run) => run.run(fleet.await?).await,
+        Command::Ps(ps) => ps.run(fleet.await?).await,
+        Command::Inspect(inspect) => inspect.run(fleet.await?).await,
+        Command::Scale(scale) => scale.run(fleet.await?).await,
+        Command::Start(start) => start.run(fleet.await?).await,
+        Command::Stop(stop) => stop.run(fleet.await?).await,
+        Command::Restart(restart) => restart.run(fleet.await?).await,
+        Command::Rm(rm) => rm.run(fleet.await?).await,
+        Command::Logs(logs) => logs.run(fleet.await?).await,
+        Command::Exec(exec) => return Ok(exec.run(fleet).await),
+        Command::Node(node) => node.run(fleet.await?).await,
+        Command::Route(route) => route.run(fleet.await?).await,
+        Command::Events(events) => events.run(fleet.await?).await,
+        Command::Context(context) => context.run(fleet.await?).await,
+        Command::Version(version) => version.run(fleet).await,
+        Command::Schema(schema) => schema.run(),
+        Command::Completions(completions) => completions.run(),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Names are not empty: an empty one would mean everything.
+fn name_parser() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
+}

@@ -1,0 +1,227 @@
+//! `dwell apply` and `dwell plan`: declare workloads from a file, or see what that would change.
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use dwell_core::change::ChangeClass;
+use dwell_core::workload::WorkloadSpec;
+use dwell_proto::v1;
+
+use super::Fleet;
+use crate::failure::Failure;
+use crate::manifest::{self, Variables};
+use crate::output::view::{PlanView, PlansView};
+use crate::output::{OutputArgs, Table, or_dash};
+use crate::wait::{Goal, WaitArgs, wait};
+
+/// Exit code of `plan --exit-code` if something would change.
+const WOULD_CHANGE: u8 = 7;
+
+/// Declare the workloads of a file
+///
+/// All of them or, if one is refused, none. Returns when the controller has accepted them durably; with
+/// --wait, when every instance runs with good health.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell apply -f examples/hello.yaml
+  dwell apply -f hello.yaml --wait --timeout 2m
+  envsubst < hello.yaml | dwell apply -f -
+
+The file is described in docs/spec.md; $NAME and ${NAME} in it stand for environment variables.")]
+pub(crate) struct Apply {
+    #[command(flatten)]
+    file: FileArgs,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Show what applying a file would change, and do nothing
+///
+/// For every workload: what happens to its instances, and the downtime to expect. The classes of change
+/// are live (on the running container), in-place (container replaced on its node) and move (placed on
+/// another node); addresses, names and volumes stay in all of them.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell plan -f hello.yaml
+  dwell plan -f hello.yaml --exit-code   # 0: nothing would change, 7: something would")]
+pub(crate) struct Plan {
+    #[command(flatten)]
+    file: FileArgs,
+    /// End with exit code 7 if something would change
+    #[arg(long)]
+    exit_code: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+struct FileArgs {
+    /// The file; - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Apply {
+    /// The file is read before anything is connected.
+    pub(super) async fn run(
+        self,
+        fleet: impl Future<Output = Result<Fleet, Failure>>,
+    ) -> Result<(), Failure> {
+        let specs = self.file.read()?;
+        let mut fleet = fleet.await?;
+        let plans = apply(&mut fleet, &specs, false).await?;
+        let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
+        self.output.print(&plans, done)?;
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+impl Plan {
+    pub(super) async fn run(
+        self,
+        fleet: impl Future<Output = Result<Fleet, Failure>>,
+    ) -> Result<ExitCode, Failure> {
+        let specs = self.file.read()?;
+        let plans = apply(&mut fleet.await?, &specs, true).await?;
+        self.output.print(&plans, table)?;
+        let changes = plans.workloads.iter().any(|plan| plan.action != "unchanged");
+        Ok(if self.exit_code && changes { WOULD_CHANGE.into() } else { ExitCode::SUCCESS })
+    }
+}
+
+impl FileArgs {
+    fn read(&self) -> Result<Vec<WorkloadSpec>, Failure> {
+        let is_stdin = self.file == Path::new("-");
+        let name = if is_stdin { "-".into() } else { self.file.display().to_string() };
+        // One byte more than allowed tells a file that is too large.
+        let limit = u64::try_from(manifest::SIZE_MAX).unwrap_or(u64::MAX) + 1;
+        let mut bytes = Vec::new();
+        let read = if is_stdin {
+            io::stdin().take(limit).read_to_end(&mut bytes)
+        } else {
+            File::open(&self.file).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        };
+        read.map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
+        Ok(manifest::read(&name, &bytes, &variables())?)
+    }
+}
+
+/// The environment; what is not text cannot be filled into a file.
+pub(super) fn variables() -> Variables {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Sends specifications.
+///
+/// # Errors
+/// If the controller refuses them.
+pub(super) async fn apply(
+    fleet: &mut Fleet,
+    specs: &[WorkloadSpec],
+    dry_run: bool,
+) -> Result<PlansView, Failure> {
+    let workloads = specs.iter().map(Into::into).collect();
+    let request = v1::ApplyRequest { workloads, dry_run };
+    Ok(fleet.client.apply(request).await?.into_inner().into())
+}
+
+impl PlanView {
+    /// What waiting for it means.
+    pub(super) fn goal(&self) -> Goal {
+        Goal::Declared { workload: self.name.clone(), generation: self.generation }
+    }
+}
+
+/// One line per workload, after the fact.
+pub(super) fn done(plans: &PlansView) -> String {
+    let line = |plan: &PlanView| {
+        let what = match plan.action {
+            "create" => format!("created, {}", instances(plan.created.len())),
+            "update" => format!("updated, {}", summary(plan)),
+            _ => "unchanged".into(),
+        };
+        format!("{} {what}\n", plan.name)
+    };
+    plans.workloads.iter().map(line).collect()
+}
+
+fn table(plans: &PlansView) -> String {
+    let mut table =
+        Table::new(["WORKLOAD", "ACTION", "CHANGE", "INSTANCES", "DOWNTIME", "CHANGED FIELDS"]);
+    for plan in &plans.workloads {
+        let change = match plan.change {
+            ChangeClass::None => String::new(),
+            class => class.to_string(),
+        };
+        table.row([
+            plan.name.clone(),
+            plan.action.into(),
+            or_dash(&change),
+            summary(plan),
+            or_dash(&plan.downtime),
+            or_dash(&plan.changed_fields.join(", ")),
+        ]);
+    }
+    table.to_string()
+}
+
+fn instances(count: usize) -> String {
+    if count == 1 { "1 instance".into() } else { format!("{count} instances") }
+}
+
+fn summary(plan: &PlanView) -> String {
+    let parts =
+        [("created", &plan.created), ("changed", &plan.changed), ("removed", &plan.removed)];
+    let parts = parts.iter().filter(|(_, names)| !names.is_empty());
+    let parts: Vec<String> = parts.map(|(word, names)| format!("{} {word}", names.len())).collect();
+    if parts.is_empty() { "none touched".into() } else { parts.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_for_people() {
+        let plan = |name: &str, action, change, counts: [usize; 3], downtime: &str| PlanView {
+            name: name.into(),
+            action,
+            generation: 2,
+            change,
+            changed_fields: if action == "update" { vec!["image".into()] } else { vec![] },
+            created: vec![format!("{name}-9"); counts[0]],
+            changed: vec![format!("{name}-0"); counts[1]],
+            removed: vec![format!("{name}-8"); counts[2]],
+            downtime: downtime.into(),
+        };
+        let plans = PlansView {
+            workloads: vec![
+                plan("db", "create", ChangeClass::None, [1, 0, 0], ""),
+                plan("hello", "update", ChangeClass::InPlace, [0, 6, 2], "about 1 s each"),
+                plan("web", "unchanged", ChangeClass::None, [0, 0, 0], "no downtime"),
+            ],
+            revision: 7,
+        };
+        insta::assert_snapshot!(table(&plans), @r"
+        WORKLOAD  ACTION     CHANGE    INSTANCES             DOWNTIME        CHANGED FIELDS
+        db        create     -         1 created             -               -
+        hello     update     in-place  6 changed, 2 removed  about 1 s each  image
+        web       unchanged  -         none touched          no downtime     -
+        ");
+        insta::assert_snapshot!(done(&plans), @r"
+        db created, 1 instance
+        hello updated, 6 changed, 2 removed
+        web unchanged
+        ");
+    }
+}

@@ -1,0 +1,172 @@
+//! Changes to workloads and instances that exist: `scale`, `start`, `stop`, `restart`, `rm`.
+
+use clap::Args;
+use dwell_proto::v1;
+
+use super::{Fleet, name_parser};
+use crate::failure::Failure;
+use crate::names::{self, Subject};
+use crate::output::print;
+use crate::wait::{Goal, WaitArgs, wait};
+
+/// Change how many instances workloads have
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell scale web=5
+  dwell scale web=0 worker=20 --wait
+
+Instances are added and removed at the end: web=2 keeps web-0 and web-1.")]
+pub(crate) struct Scale {
+    /// A workload and its new number of instances
+    #[arg(value_name = "NAME=N", required = true, value_parser = scale_parser)]
+    workloads: Vec<(String, u32)>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+fn scale_parser(text: &str) -> Result<(String, u32), String> {
+    let (name, count) =
+        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("write NAME=N")?;
+    let count = count.parse().map_err(|_| format!("{count:?} is not a number of instances"))?;
+    Ok((name.to_owned(), count))
+}
+
+impl Scale {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let mut goals = Vec::new();
+        for (name, replicas) in self.workloads {
+            let name = names::workload(&mut fleet.client, &name).await?;
+            let request = v1::ScaleWorkloadRequest { name: name.clone(), replicas };
+            fleet.client.scale_workload(request).await?;
+            print(&format!("{name} scaled to {replicas}\n"))?;
+            goals.push(Goal::Declared { workload: name, generation: 0 });
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+/// Start workloads or instances that were stopped
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell start web\n  dwell start web-2 --wait")]
+pub(crate) struct Start {
+    #[command(flatten)]
+    subjects: SubjectArgs,
+}
+
+/// Stop workloads or instances; they keep address, name and volumes
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell stop web\n  dwell stop web-2 --wait")]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    subjects: SubjectArgs,
+}
+
+/// Restart the main process of workloads or instances
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell restart web\n  dwell restart web-2 --wait")]
+pub(crate) struct Restart {
+    #[command(flatten)]
+    subjects: SubjectArgs,
+}
+
+#[derive(Args, Debug)]
+struct SubjectArgs {
+    /// Workloads or instances
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    names: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+impl Start {
+    pub(super) async fn run(self, fleet: Fleet) -> Result<(), Failure> {
+        self.subjects.set_run_state(fleet, v1::RunState::Running, "started").await
+    }
+}
+
+impl Stop {
+    pub(super) async fn run(self, fleet: Fleet) -> Result<(), Failure> {
+        self.subjects.set_run_state(fleet, v1::RunState::Stopped, "stopped").await
+    }
+}
+
+impl SubjectArgs {
+    async fn set_run_state(
+        self,
+        mut fleet: Fleet,
+        run: v1::RunState,
+        word: &str,
+    ) -> Result<(), Failure> {
+        let mut goals = Vec::new();
+        for name in &self.names {
+            let subject = names::subject(&mut fleet.client, name).await?;
+            let request = v1::SetRunStateRequest { name: subject.name().into(), run: run.into() };
+            fleet.client.set_run_state(request).await?;
+            print(&format!("{} is being {word}\n", subject.name()))?;
+            goals.push(match subject {
+                Subject::Workload(workload) => Goal::Declared { workload, generation: 0 },
+                Subject::Instance(instance) => Goal::Settled { instance },
+            });
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+impl Restart {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let mut goals = Vec::new();
+        for name in &self.subjects.names {
+            let subject = names::subject(&mut fleet.client, name).await?;
+            if self.subjects.wait.wait {
+                // What a restart changes can only be told from what was before.
+                goals.extend(restarts(&mut fleet, &subject).await?);
+            }
+            let request = v1::RestartRequest { name: subject.name().into() };
+            fleet.client.restart(request).await?;
+            print(&format!("{} is being restarted\n", subject.name()))?;
+        }
+        wait(self.subjects.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+async fn restarts(fleet: &mut Fleet, subject: &Subject) -> Result<Vec<Goal>, Failure> {
+    let mut request = v1::ListInstancesRequest::default();
+    match subject {
+        Subject::Workload(name) => name.clone_into(&mut request.workload),
+        Subject::Instance(name) => name.clone_into(&mut request.name),
+    }
+    let instances = fleet.client.list_instances(request).await?.into_inner().instances;
+    let goal = |instance: v1::Instance| Goal::Restarted {
+        instance: instance.name,
+        before: instance.status.map_or(0, |status| status.restarts_done),
+    };
+    Ok(instances.into_iter().map(goal).collect())
+}
+
+/// Remove workloads, with their instances, addresses and names
+///
+/// Named volumes stay on their nodes.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell rm web\n  dwell rm web db --wait")]
+pub(crate) struct Rm {
+    /// Workloads
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    names: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+impl Rm {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let mut goals = Vec::new();
+        for name in &self.names {
+            let name = names::workload(&mut fleet.client, name).await?;
+            let request = v1::RemoveWorkloadRequest { name: name.clone() };
+            fleet.client.remove_workload(request).await?;
+            print(&format!("{name} is being removed\n"))?;
+            goals.push(Goal::Gone { workload: name });
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}

@@ -1,0 +1,390 @@
+//! `dwell node`: the hosts.
+
+use std::collections::HashMap;
+
+use clap::{Args, Subcommand};
+use dwell_core::node::NodeState;
+use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_proto::v1;
+
+use super::{Fleet, name_parser};
+use crate::failure::Failure;
+use crate::names;
+use crate::output::view::{NodeView, NodesView, TokenView};
+use crate::output::{Format, Now, OutputArgs, Table, moment, or_dash, print, serialized};
+use crate::wait::{Goal, WaitArgs, wait};
+
+/// Hosts that run the agent
+#[derive(Args, Debug)]
+pub(crate) struct Node {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List nodes, what they have and what is promised of it
+    Ls(OutputArgs),
+    Inspect(Inspect),
+    Token(Token),
+    /// Place no new instances on nodes
+    Cordon(Names),
+    /// Place instances on nodes again; ends a drain
+    Uncordon(Names),
+    Drain(Drain),
+    Label(Label),
+    Rm(Rm),
+}
+
+/// Show everything about a node
+#[derive(Args, Debug)]
+struct Inspect {
+    /// The node
+    #[arg(value_parser = name_parser())]
+    name: String,
+    /// How to print it
+    #[arg(
+        short,
+        long,
+        value_name = "json|yaml",
+        default_value = "yaml",
+        hide_possible_values = true
+    )]
+    output: Format,
+}
+
+/// Make a token with which one host can join
+///
+/// It works once, until it expires, and is shown only now. It also says whom to trust: the host accepts
+/// no other controller with it.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell node token
+  dwell node token --valid 10m -o json | jq -r .token
+
+On the new host:
+  dwell-agent join --controller HOST:PORT --token TOKEN")]
+struct Token {
+    /// How long it may be used, at most 168h; 1h if not given
+    #[arg(long, value_name = "DURATION")]
+    valid: Option<Millis>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args, Debug)]
+struct Names {
+    /// Nodes
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    names: Vec<String>,
+}
+
+/// Move all instances off nodes and place no new ones there
+///
+/// Instances keep their names and addresses. Those with volumes stay, since volumes do not move: the
+/// node's message says which.
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node uncordon h1    # takes it back"
+)]
+struct Drain {
+    #[command(flatten)]
+    names: Names,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Set and remove labels of a node, which constraints can ask for
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell node label h1 disk=ssd zone=a
+  dwell node label h1 zone-              # removes it
+  dwell node label h1 --pool storage     # --pool '' takes it out of its pool")]
+struct Label {
+    /// The node
+    #[arg(value_parser = name_parser())]
+    name: String,
+    /// Labels to set, or to remove
+    #[arg(value_name = "KEY=VALUE|KEY-", required_unless_present = "pool", value_parser = label_parser)]
+    labels: Vec<Change>,
+    /// Put it into this pool
+    #[arg(long)]
+    pool: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Change {
+    Set(String, String),
+    Remove(String),
+}
+
+fn label_parser(text: &str) -> Result<Change, String> {
+    match (text.split_once('='), text.strip_suffix('-')) {
+        (Some((key, value)), _) if !key.is_empty() => Ok(Change::Set(key.into(), value.into())),
+        (None, Some(key)) if !key.is_empty() => Ok(Change::Remove(key.into())),
+        _ => Err("write KEY=VALUE to set a label, KEY- to remove it".into()),
+    }
+}
+
+/// Remove a node from the fleet
+///
+/// A node that holds instances is refused: drain it first. If the host is gone for good, --force has its
+/// instances placed elsewhere; should it come back, it is told to run nothing.
+#[derive(Args, Debug)]
+#[command(
+    after_long_help = "Examples:\n  dwell node drain h1 --wait && dwell node rm h1\n  dwell node rm --force h1    # the host has burnt down"
+)]
+struct Rm {
+    #[command(flatten)]
+    names: Names,
+    /// Although instances are there; only if the node is down
+    #[arg(long)]
+    force: bool,
+}
+
+impl Node {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        match self.command {
+            Command::Ls(output) => {
+                let view = NodesView::new(list(&mut fleet, "").await?);
+                output.print(&view, |view| table(view, Now::read()))
+            }
+            Command::Inspect(inspect) => inspect.run(&mut fleet).await,
+            Command::Token(token) => token.run(&mut fleet).await,
+            Command::Cordon(names) => {
+                let cordon = v1::UpdateNodeRequest { cordoned: Some(true), ..Default::default() };
+                names.update(&mut fleet, &cordon, "is cordoned").await.map(drop)
+            }
+            Command::Uncordon(names) => {
+                let uncordon = v1::UpdateNodeRequest {
+                    cordoned: Some(false),
+                    draining: Some(false),
+                    ..Default::default()
+                };
+                names.update(&mut fleet, &uncordon, "takes instances again").await.map(drop)
+            }
+            Command::Drain(drain) => {
+                let request = v1::UpdateNodeRequest { draining: Some(true), ..Default::default() };
+                let nodes = drain.names.update(&mut fleet, &request, "is being drained").await?;
+                let goals: Vec<_> = nodes.into_iter().map(|node| Goal::Drained { node }).collect();
+                wait(drain.wait, &fleet.client, &fleet.target, &goals).await
+            }
+            Command::Label(label) => label.run(&mut fleet).await,
+            Command::Rm(rm) => rm.run(&mut fleet).await,
+        }
+    }
+}
+
+async fn list(fleet: &mut Fleet, name: &str) -> Result<Vec<v1::Node>, Failure> {
+    let request = v1::ListNodesRequest { name: name.into() };
+    Ok(fleet.client.list_nodes(request).await?.into_inner().nodes)
+}
+
+impl Inspect {
+    async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
+        let name = names::node(&mut fleet.client, &self.name).await?;
+        let node = list(fleet, &name).await?.pop();
+        let node =
+            node.ok_or_else(|| Failure::NotFound(format!("{name} has just been removed")))?;
+        // There is no table of one thing.
+        let format = if self.output == Format::Json { Format::Json } else { Format::Yaml };
+        print(&serialized(&NodeView::from(node), format)?)
+    }
+}
+
+impl Token {
+    async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
+        let request =
+            v1::CreateJoinTokenRequest { valid_ms: self.valid.map_or(0, |valid| valid.0) };
+        let made = fleet.client.create_join_token(request).await?.into_inner();
+        let view = TokenView {
+            token: made.token,
+            expires_at: made.expires_at_ms,
+            controller: made.controller,
+        };
+        self.output.print(&view, |view| {
+            format!(
+                "Run this on the new host before {}; it works once:\n\n  dwell-agent join --controller {} --token {}\n",
+                moment(view.expires_at),
+                view.controller,
+                view.token
+            )
+        })
+    }
+}
+
+impl Names {
+    /// Makes the same change to all of them; returns their whole names.
+    async fn update(
+        &self,
+        fleet: &mut Fleet,
+        change: &v1::UpdateNodeRequest,
+        word: &str,
+    ) -> Result<Vec<String>, Failure> {
+        let mut nodes = Vec::new();
+        for name in &self.names {
+            let name = names::node(&mut fleet.client, name).await?;
+            fleet
+                .client
+                .update_node(v1::UpdateNodeRequest { name: name.clone(), ..change.clone() })
+                .await?;
+            print(&format!("{name} {word}\n"))?;
+            nodes.push(name);
+        }
+        Ok(nodes)
+    }
+}
+
+impl Label {
+    async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
+        let name = names::node(&mut fleet.client, &self.name).await?;
+        let mut set_labels = HashMap::new();
+        let mut remove_labels = Vec::new();
+        for change in self.labels {
+            match change {
+                Change::Set(key, value) => drop(set_labels.insert(key, value)),
+                Change::Remove(key) => remove_labels.push(key),
+            }
+        }
+        let request = v1::UpdateNodeRequest {
+            name: name.clone(),
+            set_labels,
+            remove_labels,
+            pool: self.pool,
+            ..Default::default()
+        };
+        fleet.client.update_node(request).await?;
+        print(&format!("{name} is labelled\n"))
+    }
+}
+
+impl Rm {
+    async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
+        for name in &self.names.names {
+            let name = names::node(&mut fleet.client, name).await?;
+            let request = v1::RemoveNodeRequest { name: name.clone(), force: self.force };
+            fleet.client.remove_node(request).await?;
+            print(&format!("{name} is removed\n"))?;
+        }
+        Ok(())
+    }
+}
+
+fn table(view: &NodesView, now: Now) -> String {
+    if view.nodes.is_empty() {
+        return "No host has joined yet. Make a token with `dwell node token`.\n".into();
+    }
+    let mut table = Table::new([
+        "NODE",
+        "STATE",
+        "ADDRESS",
+        "BLOCK",
+        "POOL",
+        "CPU",
+        "MEMORY",
+        "INSTANCES",
+        "SEEN",
+        "MESSAGE",
+    ]);
+    for node in &view.nodes {
+        let of = |promised: String, has: Option<String>| {
+            format!("{promised}/{}", has.unwrap_or_else(|| "?".into()))
+        };
+        let capacity = node.capacity.as_ref();
+        table.row([
+            node.name.clone(),
+            state(node),
+            node.address.clone(),
+            or_dash(&node.block),
+            or_dash(&node.pool),
+            of(
+                Millicores(node.allocated.cpu_millicores).to_string(),
+                capacity.map(|capacity| Millicores(capacity.cpu_millicores).to_string()),
+            ),
+            of(
+                mebibytes(node.allocated.memory_bytes),
+                capacity.map(|capacity| mebibytes(capacity.memory_bytes)),
+            ),
+            node.instances.to_string(),
+            now.age(node.last_seen),
+            node.message.clone(),
+        ]);
+    }
+    table.to_string()
+}
+
+fn state(node: &NodeView) -> String {
+    let mut text = match (node.state, node.last_seen) {
+        // Down from the start is not the same as gone down.
+        (NodeState::Down, None) => "down, not heard of yet".into(),
+        (state, _) => state.to_string(),
+    };
+    if node.draining {
+        text += ", draining";
+    } else if node.cordoned {
+        text += ", cordoned";
+    }
+    text
+}
+
+/// Whole mebibytes: what hosts have is never a round number.
+fn mebibytes(bytes: u64) -> String {
+    Bytes(bytes >> 20 << 20).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_for_people() {
+        let node = |name: &str, state: v1::NodeState| v1::Node {
+            name: name.into(),
+            address: "10.66.0.1".into(),
+            state: state.into(),
+            last_seen_ms: Some(1_000_000_000),
+            ..Default::default()
+        };
+        let capacity = v1::Capacity {
+            cpu_millicores: 4000,
+            memory_bytes: (16 << 30) + 12_345,
+            ..Default::default()
+        };
+        let nodes = vec![
+            v1::Node {
+                block: "10.80.1.0/24".into(),
+                pool: "storage".into(),
+                cordoned: true,
+                draining: true,
+                capacity: Some(capacity),
+                allocated: Some(v1::Resources { cpu_millicores: 1500, memory_bytes: 256 << 20 }),
+                instances: 3,
+                message: "waits for db-0, which has volumes here".into(),
+                ..node("h2", v1::NodeState::Ready)
+            },
+            node("h1", v1::NodeState::Unreachable),
+            v1::Node { last_seen_ms: None, ..node("h3", v1::NodeState::Down) },
+        ];
+        let view = NodesView::new(nodes);
+        insta::assert_snapshot!(table(&view, Now(1_000_012_000)), @r"
+        NODE  STATE                   ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
+        h1    unreachable             10.66.0.1  -             -        0/?      0/?         0          12s
+        h2    ready, draining         10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
+        h3    down, not heard of yet  10.66.0.1  -             -        0/?      0/?         0          -
+        ");
+        assert!(table(&NodesView { nodes: vec![] }, Now(0)).contains("dwell node token"));
+    }
+
+    #[test]
+    fn labels_are_set_and_removed() {
+        assert_eq!(label_parser("a=b"), Ok(Change::Set("a".into(), "b".into())));
+        assert_eq!(label_parser("a="), Ok(Change::Set("a".into(), String::new())));
+        assert_eq!(label_parser("a-"), Ok(Change::Remove("a".into())));
+        assert_eq!(label_parser("a=b-"), Ok(Change::Set("a".into(), "b-".into())));
+        for wrong in ["", "a", "-", "=b"] {
+            assert!(label_parser(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! `dwell run`: declare one workload without a file.
+
+use std::net::Ipv4Addr;
+
+use clap::Args;
+use dwell_core::id::{PoolName, WorkloadName};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::{
+    Constraint, Mount, Placement, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    UpdatePolicy, WorkloadSpec,
+};
+use dwell_proto::v1;
+
+use super::{Fleet, apply};
+use crate::failure::Failure;
+use crate::manifest;
+use crate::names::found_or_none;
+use crate::output::OutputArgs;
+use crate::output::view::PlanView;
+use crate::wait::{WaitArgs, wait};
+
+/// Run an image as a new workload
+///
+/// The same as applying a file with one workload in it, except that a workload of that name must not exist.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell run nginx:1.27 --name web
+  dwell run nginx:1.27 --name web --replicas 3 --cpu 500m --memory 256Mi --expose 80 --wait
+  dwell run postgres:16 --name db -v data:/var/lib/postgresql/data -e POSTGRES_PASSWORD
+  dwell run debian:12 --name box -- sleep infinity")]
+pub(crate) struct Run {
+    /// Image reference, such as debian:12
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    /// Replaces the image's command
+    #[arg(value_name = "COMMAND", last = true)]
+    command: Vec<String>,
+    /// Name of the workload
+    #[arg(long)]
+    name: WorkloadName,
+    /// How many instances
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    replicas: u32,
+    /// Environment variable; without a value, it is taken from here
+    #[arg(short, long, value_name = "KEY[=VALUE]")]
+    env: Vec<String>,
+    /// Share and limit of processors, such as 500m or 2
+    #[arg(long, value_name = "AMOUNT")]
+    cpu: Option<Millicores>,
+    /// Share and limit of memory, such as 256Mi
+    #[arg(long, value_name = "AMOUNT")]
+    memory: Option<Bytes>,
+    /// Port it listens on, such as 80 or 53/udp; nothing is mapped
+    #[arg(long, value_name = "PORT", value_parser = manifest::port)]
+    expose: Vec<ServicePort>,
+    /// Volume or path of the node to mount
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = manifest::mount)]
+    volume: Vec<Mount>,
+    /// Address of instance 0, then of instance 1 and so on
+    #[arg(long, value_name = "ADDRESS")]
+    ip: Vec<Ipv4Addr>,
+    /// Hostname inside; an instance's own name if not given
+    #[arg(long)]
+    hostname: Option<String>,
+    /// User, or user:group
+    #[arg(short, long)]
+    user: Option<String>,
+    /// Working directory
+    #[arg(short, long, value_name = "PATH")]
+    workdir: Option<String>,
+    /// always, on-failure, on-failure:TIMES or no
+    #[arg(long, value_name = "POLICY", default_value = "always", value_parser = manifest::restart)]
+    restart: RestartPolicy,
+    /// Only on nodes of this pool
+    #[arg(long)]
+    pool: Option<PoolName>,
+    /// Only on nodes of which it holds, such as disk==ssd
+    #[arg(long, value_name = "CONSTRAINT", value_parser = manifest::constraint)]
+    constraint: Vec<Constraint>,
+    /// image, if it brings its own SSH server, or off
+    #[arg(long, value_name = "WHO", value_parser = manifest::ssh)]
+    ssh: Option<Ssh>,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Run {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let (waiting, output) = (self.wait, self.output);
+        let spec = self.into_spec();
+        spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
+        let request = v1::ListWorkloadsRequest { name: spec.name.to_string() };
+        let found = found_or_none(fleet.client.list_workloads(request).await)?;
+        if found.is_some_and(|found| !found.workloads.is_empty()) {
+            let name = &spec.name;
+            return Err(Failure::Refused(format!(
+                "workload {name} exists already; change it with `dwell apply`, or remove it first with \
+                 `dwell rm {name} --wait`"
+            )));
+        }
+        let plans = apply::apply(&mut fleet, &[spec], false).await?;
+        let goals: Vec<_> = plans.workloads.iter().map(PlanView::goal).collect();
+        output.print(&plans, apply::done)?;
+        wait(waiting, &fleet.client, &fleet.target, &goals).await
+    }
+
+    fn into_spec(self) -> WorkloadSpec {
+        let template = Template {
+            command: self.command,
+            environment: manifest::environment(&self.env, &apply::variables()),
+            user: self.user.unwrap_or_default(),
+            working_dir: self.workdir.unwrap_or_default(),
+            hostname: self.hostname.unwrap_or_default(),
+            mounts: self.volume,
+            resources: Resources {
+                cpu: self.cpu.unwrap_or_default(),
+                memory: self.memory.unwrap_or_default(),
+            },
+            restart: self.restart,
+            expose: self.expose,
+            ssh: self.ssh.unwrap_or_default(),
+            ..Template::of_image(self.image)
+        };
+        WorkloadSpec {
+            name: self.name,
+            replicas: self.replicas,
+            template,
+            addresses: self.ip,
+            placement: Placement { pool: self.pool, constraints: self.constraint },
+            update: UpdatePolicy::default(),
+            labels: std::collections::BTreeMap::new(),
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! `dwell`: the command line.
+//!
+//! ```text
+//!   main ─▶ command/*  one file per command: its arguments and what it does
+//!              ├─▶ manifest   the file of workloads, pure
+//!              ├─▶ client     the connection to a controller
+//!              ├─▶ names      what a name means
+//!              ├─▶ wait       until it is done, by watching (watch)
+//!              └─▶ output     tables, JSON, YAML
+//! ```
+//!
+//! Every failure is a [`failure::Failure`], printed here and nowhere else.
+
+mod client;
+mod command;
+mod failure;
+mod manifest;
+mod names;
+mod output;
+mod terminal;
+mod wait;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use failure::Failure;
+
+/// Containers that live at an address, on a fleet of Linux hosts
+#[derive(Debug, Parser)]
+#[command(
+    name = "dwell",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true,
+    after_help = "`dwell COMMAND --help` has examples, `dwell --help` the exit codes.",
+    after_long_help = EXIT_CODES
+)]
+struct Dwell {
+    #[command(flatten)]
+    target: client::TargetArgs,
+    #[command(subcommand)]
+    command: command::Command,
+}
+
+const EXIT_CODES: &str = "\
+Names of workloads, instances and nodes may be cut short, as long as only one fits.
+
+Exit codes:
+  0    done, or accepted
+  1    it failed, or what was waited for cannot be reached any more
+  2    the arguments or a file are wrong; nothing was changed
+  3    what it is about does not exist
+  4    refused: not in this state, taken, or not for you
+  5    the controller, or the node that is needed, does not answer
+  6    --timeout has passed; what was asked for goes on
+  7    `dwell plan --exit-code`: something would change
+  125  `dwell exec`: it could not be run; any other code is the command's own";
+
+fn main() -> ExitCode {
+    let arguments = Dwell::parse();
+    // One connection and one command: threads would only cost time to start.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return report(&Failure::Other(format!("cannot start: {error}")));
+        }
+    };
+    let result = runtime.block_on(command::run(arguments.command, &arguments.target));
+    // A thread may still sit in a read of standard input.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(failure) => report(&failure),
+    }
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    if *failure != Failure::OutputClosed {
+        output::say(&format!("dwell: {failure}"));
+    }
+    failure.exit_code().into()
+}
+
+#[cfg(test)]
+mod tests;

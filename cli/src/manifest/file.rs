@@ -1,0 +1,257 @@
+//! The format of the file, as types: what may be written where.
+//!
+//! The first part is Compose's, as far as dwell can honour it; the rest is dwell's own. Nothing is
+//! merged or defaulted here, that is `lower`'s.
+
+use std::collections::BTreeMap;
+
+use dwell_core::id::PoolName;
+use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_core::workload::{Mount, Ssh};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::shorthand::Short;
+use super::value::{Addresses, Condition, Http, Named, Pairs, Port, Restart, Test, Words};
+
+/// Workloads of dwell, in the shape of a Compose file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "dwell workloads")]
+pub(super) struct File {
+    /// Of the file format of Compose; means nothing here.
+    #[expect(dead_code, reason = "accepted for Compose files; means nothing")]
+    pub(super) version: Option<String>,
+    /// Of the Compose project; means nothing here.
+    #[expect(dead_code, reason = "accepted for Compose files; means nothing")]
+    pub(super) name: Option<String>,
+    /// What is to run, by name.
+    pub(super) workloads: Option<Named<Workload>>,
+    /// The same as `workloads`, so that Compose files can be read.
+    pub(super) services: Option<Named<Workload>>,
+    /// Names of volumes. They need not be declared; every instance has its own.
+    #[expect(dead_code, reason = "accepted for Compose files; means nothing")]
+    #[serde(default)]
+    pub(super) volumes: BTreeMap<String, Option<Nothing>>,
+}
+
+/// No keys at all.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+/// What is to run, how often, and where.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Workload {
+    /// Image reference, such as `debian:12`.
+    pub(super) image: String,
+    /// Replaces the image's command. A text is split like a shell does.
+    pub(super) command: Option<Short<Words>>,
+    /// Replaces the image's entry point. A text is split like a shell does.
+    pub(super) entrypoint: Option<Short<Words>>,
+    /// Environment variables. One without a value is taken from whoever applies the file.
+    #[serde(default)]
+    pub(super) environment: Pairs,
+    /// How many instances; 1 if not given.
+    pub(super) replicas: Option<u32>,
+    /// The same as `replicas`.
+    pub(super) scale: Option<u32>,
+    /// Share and limit of each instance.
+    #[serde(default)]
+    pub(super) resources: Resources,
+    /// The same as `resources.cpu`.
+    pub(super) cpus: Option<Millicores>,
+    /// The same as `resources.memory`.
+    pub(super) mem_limit: Option<Bytes>,
+    /// Addresses and ports.
+    #[serde(default)]
+    pub(super) network: Network,
+    /// The same as `network.expose`.
+    pub(super) expose: Option<Vec<Port>>,
+    /// How an instance shows that it works.
+    pub(super) healthcheck: Option<HealthCheck>,
+    /// What happens when the main process ends: `always` (the default), `unless-stopped` (the same),
+    /// `on-failure`, `on-failure:TIMES` or `no`.
+    pub(super) restart: Option<Restart>,
+    /// What is mounted: `NAME:/path`, `/path/of/the/node:/path`, each with `:ro` if not to be written.
+    #[serde(default)]
+    pub(super) volumes: Vec<Short<Mount>>,
+    /// Hostname inside; an instance's own name if not given.
+    pub(super) hostname: Option<String>,
+    /// Labels of the containers; changing one replaces them.
+    #[serde(default)]
+    pub(super) labels: Pairs,
+    /// Only on nodes of this pool.
+    pub(super) pool: Option<PoolName>,
+    /// Only on nodes of which all hold: `LABEL==VALUE`, `LABEL!=VALUE`; also `node.name`, `node.arch`.
+    pub(super) constraints: Option<Vec<Condition>>,
+    /// How changes reach the instances.
+    #[serde(default)]
+    pub(super) update: Update,
+    /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys`.
+    pub(super) ssh: Option<Short<Ssh>>,
+    /// User, or `user:group`, by name or number.
+    pub(super) user: Option<String>,
+    /// Working directory, absolute.
+    pub(super) working_dir: Option<String>,
+    /// Signal that asks the main process to end, such as `SIGTERM`.
+    pub(super) stop_signal: Option<String>,
+    /// How long the main process may take to end before it is killed; `10s` if not given.
+    pub(super) stop_grace_period: Option<Millis>,
+    /// Compose's place for replicas, limits, constraints and the workload's labels.
+    #[serde(default)]
+    pub(super) deploy: Deploy,
+}
+
+/// Share and limit of one instance.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resources {
+    /// Processors: `2`, `0.5` or `500m`.
+    pub(super) cpu: Option<Millicores>,
+    /// Memory: `256Mi`, `1Gi`.
+    pub(super) memory: Option<Bytes>,
+}
+
+/// Addresses and ports of the instances.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Network {
+    /// IPv4 addresses: the first is instance 0's, and so on. Others get one from their node.
+    pub(super) ip: Option<Short<Addresses>>,
+    /// Ports the instances listen on, `80` or `53/udp`. Says so to people and programs; opens nothing.
+    pub(super) expose: Option<Vec<Port>>,
+}
+
+/// How an instance shows that it works: one of `test`, `tcp` and `http`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HealthCheck {
+    /// A command inside that exits with 0: `[CMD, …]`, `[CMD-SHELL, LINE]`, a line for a shell, or `[NONE]`.
+    pub(super) test: Option<Short<Test>>,
+    /// A port that takes connections.
+    pub(super) tcp: Option<u16>,
+    /// A page that answers with a status from 200 to 399: `:8080/healthz`, or `port` and `path`.
+    pub(super) http: Option<Short<Http>>,
+    /// Pause between two probes; `10s` if not given.
+    pub(super) interval: Option<Millis>,
+    /// How long one probe may take; `5s` if not given.
+    pub(super) timeout: Option<Millis>,
+    /// Failures in a row that make an instance unhealthy; 3 if not given.
+    pub(super) retries: Option<u32>,
+    /// How long after a start failures do not count; `0s` if not given.
+    pub(super) start_period: Option<Millis>,
+    /// No check at all.
+    #[serde(default)]
+    pub(super) disable: bool,
+}
+
+/// How changes reach the instances.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Update {
+    /// How many may be changing at once; 1 if not given.
+    pub(super) parallelism: Option<u32>,
+    /// How long a replaced one may take to become healthy before the old container is put back; `60s`
+    /// if not given.
+    pub(super) deadline: Option<Millis>,
+}
+
+/// Compose's place for replicas, limits, constraints and the workload's labels.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Deploy {
+    /// Labels of the workload alone: free words for people and programs.
+    #[serde(default)]
+    pub(super) labels: Pairs,
+    /// The same as `replicas`.
+    pub(super) replicas: Option<u32>,
+    /// Limits.
+    #[serde(default)]
+    pub(super) resources: DeployResources,
+    /// Constraints.
+    #[serde(default)]
+    pub(super) placement: DeployPlacement,
+}
+
+/// Compose's place for limits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeployResources {
+    /// Share and limit of each instance.
+    #[serde(default)]
+    pub(super) limits: DeployLimits,
+}
+
+/// Compose's words for limits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeployLimits {
+    /// The same as `resources.cpu`.
+    pub(super) cpus: Option<Millicores>,
+    /// The same as `resources.memory`.
+    pub(super) memory: Option<Bytes>,
+}
+
+/// Compose's place for constraints.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeployPlacement {
+    /// The same as `constraints`; `node.labels.KEY`, `node.hostname` and `node.platform.arch` are understood.
+    pub(super) constraints: Option<Vec<Condition>>,
+}
+
+/// Keys of Compose that dwell cannot honour, and what to do instead.
+pub(super) const REFUSED: &[(&str, &str)] = &[
+    ("build", "dwell runs images; build and push one, and name it with \"image\""),
+    ("cap_add", "workloads run with the engine's standard capabilities"),
+    ("cap_drop", "workloads run with the engine's standard capabilities"),
+    ("cgroup_parent", "dwell places its instances in cgroups itself"),
+    ("configs", "put the file into the image or mount it with \"volumes\""),
+    ("container_name", "instances are called WORKLOAD-NUMBER; name the workload so"),
+    (
+        "depends_on",
+        "workloads start independently; let the program try again until what it needs is there",
+    ),
+    ("devices", "workloads get no devices of their node"),
+    ("dns", "instances use the names of the cluster; remove it"),
+    ("driver", "volumes are kept on the node; remove it"),
+    (
+        "env_file",
+        "write the variables under \"environment\", or ${NAME} and set NAME when applying",
+    ),
+    ("extends", "write the workload out, or use a YAML anchor and merge key"),
+    ("external", "volumes belong to instances; remove it"),
+    ("extra_hosts", "instances have addresses and names of their own; remove it"),
+    ("include", "apply each file by itself"),
+    ("init", "let the image bring its own init, such as tini"),
+    ("ipc", "every instance has namespaces of its own"),
+    ("links", "instances reach each other by name; remove it"),
+    ("logging", "read what an instance prints with \"dwell logs\"; remove it"),
+    ("mode", "every workload runs as many instances as \"replicas\" says; remove it"),
+    ("network_mode", "every instance has an address of its own; remove it"),
+    ("networks", "every instance has an address of its own and reaches all others; remove it"),
+    ("pid", "every instance has namespaces of its own"),
+    ("platform", "choose nodes with constraints: [node.arch==ARCH]"),
+    (
+        "ports",
+        "every instance is reached at its own address; name the port inside under \"expose\"",
+    ),
+    ("privileged", "workloads run without privileges over their node"),
+    ("profiles", "put the workload into a file of its own"),
+    ("pull_policy", "an image is pulled when a node does not have it; remove it"),
+    ("reservations", "what \"limits\" says is reserved as well; remove it"),
+    ("restart_policy", "use \"restart\""),
+    ("secrets", "mount a directory the node's operator allows, or use \"environment\""),
+    ("security_opt", "workloads run with the engine's standard profile"),
+    ("start_interval", "a starting instance is probed often anyway; remove it"),
+    ("stdin_open", "use \"dwell exec -i\"; remove it"),
+    ("sysctls", "workloads run with the node's settings"),
+    ("tmpfs", "use a named volume"),
+    ("tty", "use \"dwell exec -t\"; remove it"),
+    ("ulimits", "workloads run with the engine's standard limits"),
+    ("update_config", "use \"update: {parallelism, deadline}\""),
+    ("userns_mode", "every instance has namespaces of its own"),
+    ("volumes_from", "name the volumes under \"volumes\""),
+];

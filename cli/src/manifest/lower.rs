@@ -1,0 +1,198 @@
+//! From the file's shorthands to complete specifications.
+
+use std::collections::BTreeMap;
+
+use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::id::WorkloadName;
+use dwell_core::workload::{
+    Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
+};
+
+use super::file::{self, File};
+use super::problem::Problem;
+use super::value::Pairs;
+use super::{Variables, shorthand::Short};
+
+/// The most workloads that are applied at once; the controller takes no more.
+const WORKLOADS_MAX: usize = 1000;
+
+/// The specifications a file declares, or all that is wrong with them.
+pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<WorkloadSpec>, Vec<Problem>> {
+    let whole = |message: &str| vec![Problem { position: None, message: message.into() }];
+    let workloads = match (file.workloads, file.services) {
+        (Some(_), Some(_)) => {
+            return Err(whole(
+                "has both \"workloads:\" and \"services:\"; put all under one of them",
+            ));
+        }
+        (Some(workloads), None) | (None, Some(workloads)) if !workloads.0.is_empty() => workloads.0,
+        _ => {
+            return Err(whole("declares nothing; write at least one workload under \"workloads:\""));
+        }
+    };
+    if workloads.len() > WORKLOADS_MAX {
+        return Err(whole("declares more than 1000 workloads; split it into several files"));
+    }
+    let mut specs = Vec::new();
+    let mut problems = Vec::new();
+    for (name, workload) in workloads {
+        match workload.into_spec(&name.value, variables) {
+            Ok(spec) => specs.push(spec),
+            Err(found) => problems
+                .extend(found.into_iter().map(|problem| Problem::at(name.referenced, problem))),
+        }
+    }
+    if problems.is_empty() { Ok(specs) } else { Err(problems) }
+}
+
+impl file::Workload {
+    fn into_spec(self, name: &str, variables: &Variables) -> Result<WorkloadSpec, Vec<String>> {
+        let mut wrong = Collected { workload: name, problems: Vec::new() };
+        let limits = self.deploy.resources.limits;
+        let replicas = wrong.one_of([
+            ("replicas", self.replicas),
+            ("scale", self.scale),
+            ("deploy.replicas", self.deploy.replicas),
+        ]);
+        let cpu = wrong.one_of([
+            ("resources.cpu", self.resources.cpu),
+            ("cpus", self.cpus),
+            ("deploy.resources.limits.cpus", limits.cpus),
+        ]);
+        let memory = wrong.one_of([
+            ("resources.memory", self.resources.memory),
+            ("mem_limit", self.mem_limit),
+            ("deploy.resources.limits.memory", limits.memory),
+        ]);
+        let expose =
+            wrong.one_of([("network.expose", self.network.expose), ("expose", self.expose)]);
+        let constraints = wrong.one_of([
+            ("constraints", self.constraints),
+            ("deploy.placement.constraints", self.deploy.placement.constraints),
+        ]);
+        let healthcheck = self.healthcheck.and_then(|check| wrong.keep(check.lower())).flatten();
+        let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
+        let Some(checked_name) = checked_name else { return Err(wrong.problems) };
+        let template = Template {
+            entrypoint: words(self.entrypoint),
+            command: words(self.command),
+            environment: environment(self.environment, variables),
+            user: self.user.unwrap_or_default(),
+            working_dir: self.working_dir.unwrap_or_default(),
+            hostname: self.hostname.unwrap_or_default(),
+            labels: labels(self.labels),
+            mounts: self.volumes.into_iter().map(|Short(mount)| mount).collect(),
+            stop_signal: self.stop_signal.unwrap_or_default(),
+            resources: Resources {
+                cpu: cpu.unwrap_or_default(),
+                memory: memory.unwrap_or_default(),
+            },
+            restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
+            healthcheck,
+            expose: expose.unwrap_or_default().into_iter().map(|port| port.0).collect(),
+            ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
+            ..Template::of_image(self.image)
+        };
+        let update = UpdatePolicy::default();
+        let spec = WorkloadSpec {
+            name: checked_name,
+            replicas: replicas.unwrap_or(1),
+            template: Template {
+                stop_grace: self.stop_grace_period.unwrap_or(template.stop_grace),
+                ..template
+            },
+            addresses: self.network.ip.map(|Short(addresses)| addresses.0).unwrap_or_default(),
+            placement: Placement {
+                pool: self.pool,
+                constraints: constraints
+                    .unwrap_or_default()
+                    .into_iter()
+                    .map(|condition| condition.0)
+                    .collect(),
+            },
+            update: UpdatePolicy {
+                parallelism: self.update.parallelism.unwrap_or(update.parallelism),
+                deadline: self.update.deadline.unwrap_or(update.deadline),
+            },
+            labels: labels(self.deploy.labels),
+        };
+        wrong.keep(spec.check().map_err(|error| error.to_string()));
+        if wrong.problems.is_empty() { Ok(spec) } else { Err(wrong.problems) }
+    }
+}
+
+/// What was found wrong with one workload so far.
+struct Collected<'a> {
+    workload: &'a str,
+    problems: Vec<String>,
+}
+
+impl Collected<'_> {
+    fn keep<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|problem| self.add(&problem)).ok()
+    }
+
+    fn add(&mut self, problem: &str) {
+        let workload: String = self.workload.chars().take(60).collect();
+        self.problems.push(format!("workload {workload:?}: {problem}"));
+    }
+
+    /// The value that may be written in one of several places.
+    fn one_of<T, const N: usize>(&mut self, places: [(&str, Option<T>); N]) -> Option<T> {
+        let mut given = None;
+        for (place, value) in places {
+            match (value, &given) {
+                (None, _) => {}
+                (Some(value), None) => given = Some((place, value)),
+                (Some(_), Some((first, _))) => {
+                    self.add(&format!("{first} and {place} mean the same; keep one of them"));
+                }
+            }
+        }
+        given.map(|(_, value)| value)
+    }
+}
+
+impl file::HealthCheck {
+    /// `Ok(None)` if there is not to be a check.
+    fn lower(self) -> Result<Option<HealthCheck>, String> {
+        let probe = match (self.test, self.tcp, self.http) {
+            (Some(Short(test)), None, None) => test.0.map(|command| Probe::Exec { command }),
+            (None, Some(port), None) => Some(Probe::Tcp { port }),
+            (None, None, Some(Short(http))) => {
+                Some(Probe::Http { port: http.port, path: http.path })
+            }
+            (None, None, None) if self.disable => None,
+            _ => {
+                return Err("healthcheck: give exactly one of \"test\", \"tcp\" and \"http\"".into());
+            }
+        };
+        let Some(plain) = probe.filter(|_| !self.disable).map(HealthCheck::new) else {
+            return Ok(None);
+        };
+        Ok(Some(HealthCheck {
+            interval: self.interval.unwrap_or(plain.interval),
+            timeout: self.timeout.unwrap_or(plain.timeout),
+            retries: self.retries.unwrap_or(plain.retries),
+            start_period: self.start_period.unwrap_or(plain.start_period),
+            ..plain
+        }))
+    }
+}
+
+fn words(words: Option<Short<super::value::Words>>) -> Vec<String> {
+    words.map(|Short(words)| words.0).unwrap_or_default()
+}
+
+/// A variable without a value is whatever it is for the one who applies the file, or not set at all.
+pub(super) fn environment(pairs: Pairs, variables: &Variables) -> BTreeMap<String, String> {
+    let value = |(key, value): (String, Option<String>)| {
+        let value = value.or_else(|| variables.get(&key).cloned())?;
+        Some((key, value))
+    };
+    pairs.0.into_iter().filter_map(value).collect()
+}
+
+fn labels(pairs: Pairs) -> BTreeMap<String, String> {
+    pairs.0.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}

@@ -1,0 +1,129 @@
+//! What can be wrong with a file, in words for the one who wrote it.
+
+use std::fmt;
+
+use dwell_core::instance::sanitize;
+use serde_saphyr::{Error, Location, MessageFormatter, UserMessageFormatter};
+
+use super::file;
+
+/// The longest message of one problem, in bytes.
+const MESSAGE_MAX: usize = 500;
+/// The most problems that are shown of one file.
+const PROBLEMS_MAX: usize = 20;
+
+/// A file that cannot be used, and everything that is known to be wrong with it.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) struct ManifestError {
+    file: String,
+    problems: Vec<Problem>,
+}
+
+impl ManifestError {
+    pub(super) fn new(file: &str, problems: Vec<Problem>) -> Self {
+        Self { file: sanitize(file, MESSAGE_MAX), problems }
+    }
+}
+
+impl fmt::Display for ManifestError {
+    /// One line for each problem: `FILE:LINE:COLUMN: MESSAGE`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, problem) in self.problems.iter().take(PROBLEMS_MAX).enumerate() {
+            if number > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{}{problem}", self.file)?;
+        }
+        match self.problems.len().saturating_sub(PROBLEMS_MAX) {
+            0 => Ok(()),
+            more => write!(f, "\n{}: and {more} more", self.file),
+        }
+    }
+}
+
+/// One thing that is wrong with a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// Line and column, both from 1; `None` if it is about the whole file.
+    pub(super) position: Option<(u64, u64)>,
+    pub(super) message: String,
+}
+
+impl Problem {
+    pub(super) fn at(location: Location, message: impl fmt::Display) -> Self {
+        let known = location != Location::UNKNOWN;
+        Self {
+            position: known.then(|| (location.line(), location.column())),
+            message: sanitize(&message.to_string(), MESSAGE_MAX),
+        }
+    }
+
+    /// What the YAML reader refused.
+    pub(super) fn of_yaml(error: &Error) -> Self {
+        let location = error.location().unwrap_or(Location::UNKNOWN);
+        Self::at(location, explain(error))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.position {
+            Some((line, column)) => write!(f, ":{line}:{column}: {}", self.message),
+            None => write!(f, ": {}", self.message),
+        }
+    }
+}
+
+fn explain(error: &Error) -> String {
+    match error {
+        Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => explain(error),
+        Error::Message { msg, .. } => msg.clone(),
+        Error::SerdeUnknownField { field, expected, .. } => unknown_key(field, expected),
+        Error::SerdeMissingField { field, .. } => format!("key {field:?} is missing"),
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("key {key:?} is given twice; keep one of them")
+        }
+        Error::Eof { .. } => "is empty; declare at least one workload under \"workloads:\"".into(),
+        Error::MultipleDocuments { .. } => {
+            "has a second document after \"---\"; write one document per file".into()
+        }
+        Error::PropertyRequiredButUnset { name, message, .. }
+        | Error::PropertyRequiredButEmpty { name, message, .. } => {
+            format!("variable {name:?} is not set: {message}")
+        }
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => {
+            "is nested too deeply or repeats too much; write it with fewer levels and aliases"
+                .into()
+        }
+        Error::NullIntoString { .. } => {
+            "a text is missing here; write one, or remove the key".into()
+        }
+        Error::SerdeInvalidType { unexpected, expected, .. }
+        | Error::SerdeInvalidValue { unexpected, expected, .. } => {
+            format!("this is {unexpected}; write {expected}")
+        }
+        other => UserMessageFormatter.format_message(other).into_owned(),
+    }
+}
+
+fn unknown_key(key: &str, known: &[&'static str]) -> String {
+    let key = sanitize(key, 60);
+    if let Some((_, instead)) = file::REFUSED.iter().find(|(refused, _)| *refused == key) {
+        return format!("{key:?} is not supported: {instead}");
+    }
+    if key.starts_with("x-") {
+        return format!("{key:?} is not supported: put an anchor where it is used first");
+    }
+    let near = known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), *candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len().max(key.len()) / 3 + 1)
+        .min();
+    match near {
+        Some((_, candidate)) => format!("unknown key {key:?}; did you mean {candidate:?}?"),
+        None => format!("unknown key {key:?}; known here are {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,245 @@
+use dwell_core::health::Probe;
+use dwell_core::workload::{MountSource, RestartPolicy, Ssh};
+use proptest::prelude::*;
+
+use super::*;
+
+fn variables() -> Variables {
+    [("TAG".to_owned(), "1.27".to_owned()), ("HOME".to_owned(), "/root".to_owned())].into()
+}
+
+fn good(text: &str) -> Vec<WorkloadSpec> {
+    read("f.yaml", text.as_bytes(), &variables()).unwrap()
+}
+
+fn bad(text: &str) -> String {
+    read("f.yaml", text.as_bytes(), &variables()).unwrap_err().to_string()
+}
+
+/// One workload with these lines in it.
+fn workload(lines: &str) -> String {
+    let lines: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    format!("workloads:\n  web:\n    image: a\n{lines}")
+}
+
+#[test]
+fn a_plain_compose_file_applies_as_it_is() {
+    let specs = good(include_str!("testdata/compose.yaml"));
+    insta::assert_json_snapshot!(specs);
+}
+
+#[test]
+fn every_key_of_ours_is_read() {
+    let specs = good(include_str!("testdata/full.yaml"));
+    insta::assert_json_snapshot!(specs);
+}
+
+#[test]
+fn examples_are_good() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let key = [("AUTHORIZED_KEY".to_owned(), "ssh-ed25519 AAAA me".to_owned())];
+        let specs = read(&path.display().to_string(), &bytes, &key.into());
+        assert!(specs.is_ok(), "{}", specs.unwrap_err());
+    }
+}
+
+#[test]
+fn the_schema_in_the_docs_is_up_to_date() {
+    let kept = include_str!("../../../docs/schema.json");
+    assert!(kept == schema(), "run: cargo run -p dwell -- schema > docs/schema.json");
+}
+
+#[test]
+fn spellings() {
+    let one = |lines: &str| good(&workload(lines)).remove(0);
+    let template = |lines: &str| one(lines).template;
+    assert_eq!(template("command: sh -c 'a b'").command, ["sh", "-c", "a b"]);
+    assert_eq!(template("command: [a, 1, true, 1.10]").command, ["a", "1", "true", "1.10"]);
+    let environment =
+        template("environment: {A: 1.10, B: true, C: '', HOME: , UNSET: }").environment;
+    let expected = [("A", "1.10"), ("B", "true"), ("C", ""), ("HOME", "/root")];
+    assert!(environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
+    assert_eq!(template("environment: [A=1=2, HOME]").environment.len(), 2);
+    assert_eq!(template("restart: no").restart, RestartPolicy::Never);
+    assert_eq!(template("restart: unless-stopped").restart, RestartPolicy::Always);
+    let three = RestartPolicy::OnFailure { max_retries: Some(3) };
+    assert_eq!(template("restart: on-failure:3").restart, three);
+    assert_eq!(template("ssh: off").ssh, Ssh::Off);
+    assert_eq!(template("ssh: image").ssh, Ssh::Image);
+    let probe = |lines: &str| template(lines).healthcheck.unwrap().probe;
+    let http = Probe::Http { port: 8080, path: "/healthz?a=1".into() };
+    assert_eq!(probe("healthcheck: {http: ':8080/healthz?a=1'}"), http);
+    assert_eq!(probe("healthcheck: {http: {port: 8080, path: '/healthz?a=1'}}"), http);
+    assert_eq!(probe("healthcheck: {http: ':80'}"), Probe::Http { port: 80, path: "/".into() });
+    assert_eq!(probe("healthcheck: {tcp: 5432}"), Probe::Tcp { port: 5432 });
+    let shell = Probe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "true".into()] };
+    assert_eq!(probe("healthcheck: {test: [CMD-SHELL, 'true']}"), shell);
+    assert_eq!(probe("healthcheck: {test: 'true'}"), shell);
+    assert_eq!(template("healthcheck: {test: [NONE]}").healthcheck, None);
+    assert_eq!(template("healthcheck: {disable: true}").healthcheck, None);
+    let mount = template("volumes: ['/srv:/data:ro']").mounts.remove(0);
+    assert_eq!((mount.source, mount.read_only), (MountSource::Bind("/srv".into()), true));
+    assert_eq!(one("scale: 4").replicas, 4);
+    assert_eq!(one("deploy: {replicas: 4}").replicas, 4);
+    assert_eq!(one("network: {ip: 10.80.0.9}").addresses.len(), 1);
+    assert_eq!(
+        one("constraints: ['node.labels.disk == ssd']").placement.constraints[0].key,
+        "disk"
+    );
+}
+
+#[test]
+fn variables_are_filled_in() {
+    let specs =
+        good("workloads:\n  web:\n    image: nginx:$TAG\n    command: [\"$$A\", \"${NO:-x}\"]\n");
+    assert_eq!(specs[0].template.image, "nginx:1.27");
+    assert_eq!(specs[0].template.command, ["$A", "x"]);
+}
+
+#[test]
+fn what_is_wrong_is_said_where_it_is() {
+    let cases = [
+        (
+            "workloads:\n  web:\n    imgae: a\n",
+            "f.yaml:3:5: unknown key \"imgae\"; did you mean \"image\"?",
+        ),
+        ("workloads:\n  web:\n    imagee: a\n    image: b\n", "f.yaml:3:5: unknown key \"imagee\""),
+        ("wrokloads: {}\n", "f.yaml:1:1: unknown key \"wrokloads\"; did you mean \"workloads\"?"),
+        ("workloads:\n  web: {}\n", "f.yaml:2:8: key \"image\" is missing"),
+        (
+            "workloads:\n  web:\n    image: a\n    image: b\n",
+            "f.yaml:4:5: key \"image\" is given twice",
+        ),
+        (
+            "workloads:\n  a:\n    image: a\n  a:\n    image: b\n",
+            "f.yaml:4:3: key \"a\" is given twice",
+        ),
+        ("", "f.yaml: declares nothing"),
+        ("workloads: {}\n", "f.yaml: declares nothing"),
+        ("workloads: [a]\n", "f.yaml:1:12: "),
+        ("a: [", "f.yaml:1:"),
+        ("workloads:\n\tweb: 1\n", "f.yaml:2:"),
+        ("workloads:\n  a: {image: a}\nservices:\n  b: {image: b}\n", "f.yaml: has both"),
+        ("workloads:\n  a: {image: a}\n---\nworkloads: {}\n", "second document"),
+        ("workloads:\n  ../etc:\n    image: a\n", "f.yaml:2:3: workload \"../etc\": workload name"),
+        ("workloads:\n  web:\n    image: --privileged\n", "f.yaml:2:3: workload \"web\": image:"),
+        ("workloads:\n  web:\n    image: $NOPE\n", "f.yaml:3:12: variable \"NOPE\" is not set"),
+        ("workloads: &a {web: *a}\n", "f.yaml:1:"),
+        ("x-common: {}\n", "put an anchor where it is used first"),
+    ];
+    for (text, says) in cases {
+        let error = bad(text);
+        assert!(error.contains(says), "{text}\nexpected {says}\ngot      {error}");
+    }
+    let cases = [
+        ("ports: ['80:80']", "f.yaml:4:5: \"ports\" is not supported: every instance is reached"),
+        ("build: .", "\"build\" is not supported: "),
+        ("networks: [a]", "\"networks\" is not supported: "),
+        ("depends_on: [a]", "\"depends_on\" is not supported: "),
+        ("privileged: true", "\"privileged\" is not supported: "),
+        ("replicas: -1", "f.yaml:4:15: "),
+        ("replicas: 1000000000", "f.yaml:2:3: workload \"web\": replicas: "),
+        ("replicas: .nan", "f.yaml:4:15: "),
+        ("replicas: 99999999999999999999", "f.yaml:4:15: "),
+        ("replicas: 2\nscale: 2", "replicas and scale mean the same"),
+        ("resources: {cpu: -1}", "is not an amount of processor"),
+        ("resources: {cpu: .inf}", "f.yaml:4:"),
+        ("resources: {memory: 1.5Gi}", "f.yaml:4:25: \"1.5Gi\" is not an amount of memory"),
+        ("resources: {memory: 1}", "resources.memory: "),
+        ("resources: {mem: 1}", "unknown key \"mem\""),
+        ("command: \"a 'b\"", "f.yaml:4:14: the command line ends within quotes"),
+        ("command: {a: b}", "write a command line or a list of words"),
+        ("command: 5", "write a command line or a list of words"),
+        ("environment: a", "write a mapping KEY: VALUE"),
+        ("environment: {A: [1]}", "f.yaml:4:"),
+        ("environment: {'A=B': 1}", "environment: "),
+        ("volumes: ['./a:/a']", "f.yaml:4:15: \"./a\" is relative"),
+        ("volumes: [/data]", "is not SOURCE:TARGET"),
+        ("volumes: ['a:/a:z']", "is not SOURCE:TARGET"),
+        ("volumes: [{type: bind, source: a, target: /a}]", "does not fit its type"),
+        ("volumes: [{type: tmpfs, target: /a}]", "f.yaml:4:"),
+        ("volumes: ['a_b:/a']", "volume name"),
+        ("volumes: ['a:/proc']", "cannot be mounted over"),
+        ("network: {ip: 10.80.0.0/24}", "is not an IPv4 address"),
+        ("network: {ip: [10.80.0.9, 10.80.0.9]}", "network.ip: "),
+        ("expose: [0]", "network.expose: "),
+        ("expose: [70000]", "\"70000\" is not a port"),
+        ("expose: [80/sctp]", "\"80/sctp\" is not a port"),
+        ("healthcheck: {}", "exactly one of"),
+        ("healthcheck: {tcp: 1, http: ':1'}", "exactly one of"),
+        ("healthcheck: {test: [CMD]}", "write [CMD, PROGRAM"),
+        ("healthcheck: {http: 'x'}", "names no port"),
+        ("healthcheck: {http: [80]}", "or port and path"),
+        ("healthcheck: {http: {prot: 80}}", "unknown key \"prot\"; did you mean \"port\"?"),
+        ("healthcheck: {tcp: 1, interval: 5}", "is not a duration"),
+        ("restart: sometimes", "\"sometimes\" is not a restart policy"),
+        ("constraints: [ssd]", "\"ssd\" is not a constraint"),
+        ("constraints: ['node.role == worker']", "is nothing nodes are known by"),
+        ("ssh: {keys: []}", "unknown key \"keys\""),
+        ("ssh: dropbear", "\"dropbear\" is not known"),
+        ("labels: {dwell.x: 1}", "is reserved"),
+        ("stop_grace_period: 5", "is not a duration"),
+        ("deploy: {mode: global}", "\"mode\" is not supported"),
+        ("image: [1]", "f.yaml:4:5: key \"image\" is given twice"),
+    ];
+    for (lines, says) in cases {
+        let error = bad(&workload(lines));
+        assert!(error.contains(says), "{lines}\nexpected {says}\ngot      {error}");
+    }
+}
+
+#[test]
+fn several_problems_are_said_at_once() {
+    let error = bad("workloads:\n  a_b: {image: a}\n  web: {image: '', replicas: 1, scale: 2}\n");
+    assert_eq!(error.lines().count(), 3, "{error}");
+}
+
+#[test]
+fn hostile_files_end_soon_and_are_not_echoed() {
+    let bomb = format!(
+        "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
+        ('b'..='z').map(|c| {
+            let before = char::from(c as u8 - 1);
+            format!("{c}: &{c} [*{before},*{before},*{before},*{before},*{before},*{before},*{before}]\n")
+        }).collect::<String>()
+    );
+    let deep = format!("workloads: {}", "[".repeat(100_000));
+    let wide = format!("workloads:\n  web:\n    image: {}\n", "x".repeat(500_000));
+    let key = format!("{}: 1\n", "k".repeat(500_000));
+    let ansi = "workloads:\n  web:\n    \"\\e[2J\\u202e\": 1\n".to_owned();
+    for text in [bomb, deep, wide, key, ansi] {
+        let error = bad(&text);
+        assert!(error.len() < 1000 && !error.contains(['\u{1b}', '\u{202e}']), "{error:?}");
+    }
+    let large = read("f.yaml", &vec![b' '; SIZE_MAX + 1], &variables()).unwrap_err();
+    assert!(large.to_string().contains("is larger than"));
+    let binary = read("f.yaml", b"a: \xff\n", &variables()).unwrap_err();
+    assert!(binary.to_string().contains("is not UTF-8"));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        drop(read("f.yaml", &bytes, &variables()));
+    }
+
+    /// Pieces of the format in any order come much deeper than random bytes.
+    #[test]
+    fn no_text_makes_it_panic(
+        pieces in proptest::collection::vec(
+            prop_oneof![
+                Just("workloads:"), Just("web:"), Just("image: a"), Just("command:"), Just("healthcheck:"),
+                Just("test:"), Just("http:"), Just("volumes:"), Just("environment:"), Just("network:"), Just("ip:"),
+                Just("&a"), Just("*a"), Just("<<: *a"), Just("["), Just("]"), Just("{"), Just("}"), Just(","), Just("- "),
+                Just("\n"), Just("\n  "), Just("\n    "), Just("\n      "), Just("$"), Just("${"), Just("'"), Just("\""),
+                Just("10.80.0.1"), Just("-1"), Just("1e999"), Just("|"), Just(">"), Just("!!binary"), Just("~"), Just("é"),
+            ],
+            0..60,
+        )
+    ) {
+        drop(read("f.yaml", pieces.concat().as_bytes(), &variables()));
+    }
+}

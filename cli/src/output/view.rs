@@ -1,0 +1,12 @@
+//! What programs see with `-o json` and `-o yaml`: field names that do not change when the wire does.
+//!
+//! Times are milliseconds since the Unix epoch, `null` where nobody knows. Amounts are in the unit that
+//! their field's name ends in.
+
+mod node;
+mod workload;
+
+pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
+pub(crate) use workload::{
+    EventView, EventsView, InspectView, InstanceView, PlanView, PlansView, PsView,
+};

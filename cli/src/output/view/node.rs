@@ -1,0 +1,160 @@
+//! Nodes, routes and join tokens.
+
+use std::collections::BTreeMap;
+
+use dwell_core::node::NodeState;
+use dwell_proto::v1;
+use serde::Serialize;
+
+/// `dwell node ls`.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodesView {
+    pub(crate) nodes: Vec<NodeView>,
+}
+
+/// A host that runs the agent.
+#[derive(Debug, Serialize)]
+pub(crate) struct NodeView {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) block: String,
+    pub(crate) pool: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) state: NodeState,
+    pub(crate) cordoned: bool,
+    pub(crate) draining: bool,
+    /// What it has; `null` if it has not been heard of since the controller started.
+    pub(crate) capacity: Option<CapacityView>,
+    /// What is promised to its instances.
+    pub(crate) allocated: ResourcesView,
+    pub(crate) instances: u32,
+    pub(crate) joined_at: u64,
+    pub(crate) last_seen: Option<u64>,
+    /// Why it is not ready, or what a drain waits for.
+    pub(crate) message: String,
+}
+
+/// What a host has and what it runs on.
+#[derive(Debug, Serialize)]
+pub(crate) struct CapacityView {
+    pub(crate) cpu_millicores: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    pub(crate) disk_free_bytes: u64,
+    pub(crate) numa_nodes: u32,
+    pub(crate) arch: String,
+    pub(crate) os: String,
+    pub(crate) kernel: String,
+    pub(crate) agent_version: String,
+    /// By name.
+    pub(crate) engines: BTreeMap<String, EngineView>,
+}
+
+/// An engine of a host.
+#[derive(Debug, Serialize)]
+pub(crate) struct EngineView {
+    pub(crate) version: String,
+    pub(crate) api_version: String,
+    pub(crate) ready: bool,
+    pub(crate) message: String,
+}
+
+/// Shares.
+#[derive(Debug, Serialize)]
+pub(crate) struct ResourcesView {
+    pub(crate) cpu_millicores: u64,
+    pub(crate) memory_bytes: u64,
+}
+
+impl NodesView {
+    /// In the order of names.
+    pub(crate) fn new(nodes: Vec<v1::Node>) -> Self {
+        let mut nodes: Vec<NodeView> = nodes.into_iter().map(Into::into).collect();
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { nodes }
+    }
+}
+
+impl From<v1::Node> for NodeView {
+    fn from(wire: v1::Node) -> Self {
+        let allocated = wire.allocated.unwrap_or_default();
+        Self {
+            state: wire.state().into(),
+            name: wire.name,
+            address: wire.address,
+            block: wire.block,
+            pool: wire.pool,
+            labels: wire.labels.into_iter().collect(),
+            cordoned: wire.cordoned,
+            draining: wire.draining,
+            capacity: wire.capacity.map(Into::into),
+            allocated: ResourcesView {
+                cpu_millicores: allocated.cpu_millicores,
+                memory_bytes: allocated.memory_bytes,
+            },
+            instances: wire.instances,
+            joined_at: wire.joined_at_ms,
+            last_seen: wire.last_seen_ms,
+            message: wire.message,
+        }
+    }
+}
+
+impl From<v1::Capacity> for CapacityView {
+    fn from(wire: v1::Capacity) -> Self {
+        Self {
+            cpu_millicores: wire.cpu_millicores,
+            memory_bytes: wire.memory_bytes,
+            disk_bytes: wire.disk_bytes,
+            disk_free_bytes: wire.disk_free_bytes,
+            numa_nodes: wire.numa_nodes,
+            arch: wire.arch,
+            os: wire.os,
+            kernel: wire.kernel,
+            agent_version: wire.agent_version,
+            engines: wire.engines.into_iter().map(|(name, info)| (name, info.into())).collect(),
+        }
+    }
+}
+
+impl From<v1::EngineInfo> for EngineView {
+    fn from(wire: v1::EngineInfo) -> Self {
+        Self {
+            version: wire.version,
+            api_version: wire.api_version,
+            ready: wire.ready,
+            message: wire.message,
+        }
+    }
+}
+
+/// `dwell node token`.
+#[derive(Debug, Serialize)]
+pub(crate) struct TokenView {
+    pub(crate) token: String,
+    pub(crate) expires_at: u64,
+    /// HOST:PORT.
+    pub(crate) controller: String,
+}
+
+/// `dwell route ls`.
+#[derive(Debug, Serialize)]
+pub(crate) struct RoutesView {
+    pub(crate) routes: Vec<RouteView>,
+}
+
+/// Packets for the prefix go to the node.
+#[derive(Debug, Serialize)]
+pub(crate) struct RouteView {
+    pub(crate) prefix: String,
+    pub(crate) node: String,
+    pub(crate) via: String,
+    /// The instance of a /32; empty for a block.
+    pub(crate) instance: String,
+}
+
+impl From<v1::Route> for RouteView {
+    fn from(wire: v1::Route) -> Self {
+        Self { prefix: wire.prefix, node: wire.node, via: wire.via, instance: wire.instance }
+    }
+}

@@ -1,0 +1,231 @@
+//! Workloads, their instances, plans and events.
+
+use dwell_core::change::ChangeClass;
+use dwell_core::health::Health;
+use dwell_core::id::InstanceName;
+use dwell_core::instance::{Phase, RunState};
+use dwell_core::workload::WorkloadSpec;
+use dwell_proto::v1;
+use serde::Serialize;
+
+/// `dwell ps`.
+#[derive(Debug, Serialize)]
+pub(crate) struct PsView {
+    pub(crate) workloads: Vec<WorkloadView>,
+    pub(crate) instances: Vec<InstanceView>,
+}
+
+/// `dwell inspect WORKLOAD`.
+#[derive(Debug, Serialize)]
+pub(crate) struct InspectView {
+    pub(crate) workload: WorkloadView,
+    /// As the controller has it; `null` if this command line is too old for it.
+    pub(crate) spec: Option<WorkloadSpec>,
+    pub(crate) instances: Vec<InstanceView>,
+}
+
+/// A workload.
+#[derive(Debug, Serialize)]
+pub(crate) struct WorkloadView {
+    pub(crate) name: String,
+    pub(crate) generation: u64,
+    pub(crate) revision: u64,
+    pub(crate) replicas: u32,
+    /// Instances that run with good health.
+    pub(crate) ready: u32,
+    /// Instances that are at this generation.
+    pub(crate) updated: u32,
+    /// Whether it is to run.
+    pub(crate) run: RunState,
+    pub(crate) removing: bool,
+    pub(crate) image: String,
+    pub(crate) created_at: u64,
+    /// What it waits for; empty if all is as declared.
+    pub(crate) message: String,
+}
+
+/// An instance and what its node saw of it last.
+#[derive(Debug, Serialize)]
+pub(crate) struct InstanceView {
+    pub(crate) name: String,
+    pub(crate) workload: String,
+    pub(crate) ordinal: u32,
+    /// Empty while it is not placed.
+    pub(crate) node: String,
+    pub(crate) moving_to: String,
+    pub(crate) address: String,
+    pub(crate) mac: String,
+    /// Whether it is to run.
+    pub(crate) run: RunState,
+    pub(crate) removing: bool,
+    /// The generation it is to be of.
+    pub(crate) generation: u64,
+    /// The generation of its container.
+    pub(crate) observed_generation: u64,
+    pub(crate) phase: Phase,
+    pub(crate) health: Health,
+    pub(crate) container_id: String,
+    pub(crate) started_at: Option<u64>,
+    pub(crate) restarts: u64,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) message: String,
+    /// When its node saw all this, by the node's clock.
+    pub(crate) observed_at: Option<u64>,
+    pub(crate) created_at: u64,
+}
+
+impl PsView {
+    /// Everything in the order of names.
+    pub(crate) fn new(workloads: Vec<v1::Workload>, instances: Vec<v1::Instance>) -> Self {
+        let mut workloads: Vec<WorkloadView> = workloads.into_iter().map(Into::into).collect();
+        workloads.sort_by(|a, b| a.name.cmp(&b.name));
+        let mut instances: Vec<InstanceView> = instances.into_iter().map(Into::into).collect();
+        instances.sort_by(|a, b| (&a.workload, a.ordinal).cmp(&(&b.workload, b.ordinal)));
+        Self { workloads, instances }
+    }
+}
+
+impl From<v1::Workload> for WorkloadView {
+    fn from(wire: v1::Workload) -> Self {
+        let run = wire.run().into();
+        let spec = wire.spec.unwrap_or_default();
+        Self {
+            name: spec.name,
+            generation: wire.generation,
+            revision: wire.revision,
+            replicas: spec.replicas,
+            ready: wire.ready,
+            updated: wire.updated,
+            run,
+            removing: wire.removing,
+            image: spec.template.unwrap_or_default().image,
+            created_at: wire.created_at_ms,
+            message: wire.message,
+        }
+    }
+}
+
+impl From<v1::Instance> for InstanceView {
+    fn from(wire: v1::Instance) -> Self {
+        let run = wire.run().into();
+        // Nothing heard is not the same as "unknown" for one that no node has yet.
+        let status = wire.status.unwrap_or_else(|| v1::InstanceStatus {
+            phase: v1::Phase::Pending.into(),
+            ..Default::default()
+        });
+        let name: Option<InstanceName> = wire.name.parse().ok();
+        Self {
+            ordinal: name.map_or(wire.ordinal, |name| name.ordinal()),
+            name: wire.name,
+            workload: wire.workload,
+            node: wire.node,
+            moving_to: wire.moving_to,
+            address: wire.address,
+            mac: wire.mac,
+            run,
+            removing: wire.removing,
+            generation: wire.generation,
+            observed_generation: status.generation,
+            phase: status.phase().into(),
+            health: status.health().into(),
+            container_id: status.container_id,
+            started_at: status.started_at_ms,
+            restarts: status.restarts,
+            exit_code: status.exit_code,
+            message: status.message,
+            observed_at: Some(status.observed_at_ms).filter(|&at| at > 0),
+            created_at: wire.created_at_ms,
+        }
+    }
+}
+
+/// `dwell plan` and `dwell apply`.
+#[derive(Debug, Serialize)]
+pub(crate) struct PlansView {
+    pub(crate) workloads: Vec<PlanView>,
+    /// The model's revision after the change.
+    pub(crate) revision: u64,
+}
+
+/// What a declaration changes of one workload.
+#[derive(Debug, Serialize)]
+pub(crate) struct PlanView {
+    pub(crate) name: String,
+    /// `create`, `update` or `unchanged`.
+    pub(crate) action: &'static str,
+    pub(crate) generation: u64,
+    /// The hardest class of change among its instances.
+    pub(crate) change: ChangeClass,
+    pub(crate) changed_fields: Vec<String>,
+    /// Names of instances that are made, changed and removed.
+    pub(crate) created: Vec<String>,
+    pub(crate) changed: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) downtime: String,
+}
+
+impl From<v1::ApplyResponse> for PlansView {
+    fn from(wire: v1::ApplyResponse) -> Self {
+        Self {
+            workloads: wire.plans.into_iter().map(Into::into).collect(),
+            revision: wire.revision,
+        }
+    }
+}
+
+impl From<v1::WorkloadPlan> for PlanView {
+    fn from(wire: v1::WorkloadPlan) -> Self {
+        use v1::workload_plan::Action;
+        Self {
+            action: match wire.action() {
+                Action::Unspecified | Action::Unchanged => "unchanged",
+                Action::Create => "create",
+                Action::Update => "update",
+            },
+            change: wire.change().into(),
+            name: wire.workload,
+            generation: wire.generation,
+            changed_fields: wire.changed_fields,
+            created: wire.created,
+            changed: wire.changed,
+            removed: wire.removed,
+            downtime: wire.downtime,
+        }
+    }
+}
+
+/// `dwell events`.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventsView {
+    pub(crate) events: Vec<EventView>,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize)]
+pub(crate) struct EventView {
+    pub(crate) revision: u64,
+    pub(crate) at: u64,
+    /// `info` or `warning`.
+    pub(crate) severity: &'static str,
+    /// `workload/NAME`, `instance/NAME`, `node/NAME` or `cluster`.
+    pub(crate) subject: String,
+    /// A stable word.
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+impl From<v1::Event> for EventView {
+    fn from(wire: v1::Event) -> Self {
+        Self {
+            severity: match wire.severity() {
+                v1::Severity::Warning => "warning",
+                v1::Severity::Info | v1::Severity::Unspecified => "info",
+            },
+            revision: wire.revision,
+            at: wire.at_ms,
+            subject: wire.subject,
+            reason: wire.reason,
+            message: wire.message,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Waiting until the fleet is as it was asked to be: by watching, never by asking again and again.
+//!
+//! [`goal`] decides, from what is known; this module lists once, follows the changes, and shows how far
+//! it is.
+
+mod goal;
+
+use std::time::Duration;
+
+use clap::Args;
+use dwell_core::quantity::Millis;
+use dwell_proto::v1;
+
+pub(crate) use goal::Goal;
+use goal::{Progress, Seen};
+
+use crate::client::{Client, Target};
+use crate::failure::Failure;
+use crate::output::ProgressLine;
+use crate::watch::{Next, Watcher};
+
+/// Whether and how long to wait.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct WaitArgs {
+    /// Return when it is done, not when it is accepted
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// With --wait: give up waiting after this time; what was asked for goes on
+    #[arg(long, value_name = "DURATION", default_value = "5m", requires = "wait")]
+    pub(crate) timeout: Millis,
+}
+
+/// Returns when all goals are reached, if that was asked for.
+///
+/// # Errors
+/// If a goal cannot be reached any more, or not within the time-out.
+pub(crate) async fn wait(
+    args: WaitArgs,
+    client: &Client,
+    target: &Target,
+    goals: &[Goal],
+) -> Result<(), Failure> {
+    if !args.wait || goals.is_empty() {
+        return Ok(());
+    }
+    let mut last = String::new();
+    match tokio::time::timeout(
+        args.timeout.as_duration().max(Duration::from_millis(1)),
+        follow(client.clone(), target, goals, &mut last),
+    )
+    .await
+    {
+        Ok(result) => result,
+        Err(_) => Err(Failure::TimedOut(format!(
+            "not done after {}: {last}; it goes on, see `dwell ps`",
+            args.timeout
+        ))),
+    }
+}
+
+async fn follow(
+    mut client: Client,
+    target: &Target,
+    goals: &[Goal],
+    last: &mut String,
+) -> Result<(), Failure> {
+    let mut line = ProgressLine::new();
+    let (mut seen, revision) = list(&mut client, goals).await?;
+    let kinds = vec![v1::Kind::Workload, v1::Kind::Instance, v1::Kind::Node];
+    let mut watcher = Watcher::new(client, target, kinds, revision);
+    loop {
+        match goal::progress(goals, &seen) {
+            Progress::Done => return Ok(()),
+            Progress::Failed(why) => return Err(Failure::Other(why)),
+            Progress::Waiting(what) => {
+                line.show(&what);
+                *last = what;
+            }
+        }
+        match watcher.next().await? {
+            Next::Change(change) => seen.take(*change),
+            Next::Missed(mut client) => {
+                let (again, revision) = list(&mut client, goals).await?;
+                seen = again;
+                watcher.resume(revision);
+            }
+        }
+    }
+}
+
+/// What the goals are about, and a revision from which a watch shows everything that this does not.
+async fn list(client: &mut Client, goals: &[Goal]) -> Result<(Seen, u64), Failure> {
+    // One goal is the common case; then only its workload is of interest.
+    let workload = match goals {
+        [Goal::Declared { workload, .. } | Goal::Gone { workload }] => workload.clone(),
+        _ => String::new(),
+    };
+    let node = match goals {
+        [Goal::Drained { node }] => node.clone(),
+        _ => String::new(),
+    };
+    let (mut first, mut second, mut third) = (client.clone(), client.clone(), client.clone());
+    let (workloads, instances, nodes) = tokio::try_join!(
+        first.list_workloads(v1::ListWorkloadsRequest { name: workload.clone() }),
+        second.list_instances(v1::ListInstancesRequest { workload, ..Default::default() }),
+        async {
+            if goals.iter().any(|goal| matches!(goal, Goal::Drained { .. })) {
+                third.list_nodes(v1::ListNodesRequest { name: node }).await.map(Some)
+            } else {
+                Ok(None)
+            }
+        },
+    )?;
+    let (workloads, instances) = (workloads.into_inner(), instances.into_inner());
+    let nodes = nodes.map(tonic::Response::into_inner);
+    let revision = workloads.revision.min(instances.revision);
+    let revision = nodes.as_ref().map_or(revision, |nodes| revision.min(nodes.revision));
+    let nodes = nodes.map(|nodes| nodes.nodes).unwrap_or_default();
+    Ok((Seen::new(workloads.workloads, instances.instances, nodes), revision))
+}

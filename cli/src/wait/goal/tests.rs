@@ -1,0 +1,177 @@
+use super::*;
+
+/// A workload of two instances at generation 3.
+fn workload() -> v1::Workload {
+    v1::Workload {
+        spec: Some(v1::WorkloadSpec {
+            name: "web".into(),
+            replicas: 2,
+            template: Some(v1::Template::default()),
+            ..Default::default()
+        }),
+        generation: 3,
+        updated: 2,
+        ..Default::default()
+    }
+}
+
+/// An instance of generation 3 that runs with good health.
+fn instance(ordinal: u32) -> v1::Instance {
+    let name = format!("web-{ordinal}");
+    v1::Instance {
+        status: Some(v1::InstanceStatus {
+            instance: name.clone(),
+            generation: 3,
+            phase: v1::Phase::Running.into(),
+            health: v1::Health::Healthy.into(),
+            restarts_done: 1,
+            ..Default::default()
+        }),
+        name,
+        workload: "web".into(),
+        ordinal,
+        generation: 3,
+        ..Default::default()
+    }
+}
+
+fn with_status(change: impl FnOnce(&mut v1::InstanceStatus)) -> v1::Instance {
+    let mut instance = instance(1);
+    change(instance.status.as_mut().unwrap());
+    instance
+}
+
+fn declared(workload: v1::Workload, instances: Vec<v1::Instance>) -> Progress {
+    let goal = Goal::Declared { workload: "web".into(), generation: 3 };
+    progress(&[goal], &Seen::new(vec![workload], instances, vec![]))
+}
+
+fn waiting(progress: &Progress) -> &str {
+    match progress {
+        Progress::Waiting(what) => what,
+        other => panic!("{other:?} is not waiting"),
+    }
+}
+
+#[test]
+fn a_workload_is_done_when_every_instance_is() {
+    assert_eq!(declared(workload(), vec![instance(0), instance(1)]), Progress::Done);
+    assert_eq!(waiting(&declared(workload(), vec![instance(0)])), "web: 1 of 2 done");
+
+    let cases: [(&str, v1::Instance); 6] = [
+        (
+            "preparing; pulling",
+            with_status(|status| {
+                status.set_phase(v1::Phase::Preparing);
+                status.message = "pulling".into();
+            }),
+        ),
+        ("not healthy yet", with_status(|status| status.set_health(v1::Health::Starting))),
+        ("running", with_status(|status| status.generation = 2)),
+        ("unknown", with_status(|status| status.set_phase(v1::Phase::Unknown))),
+        ("backoff", with_status(|status| status.set_phase(v1::Phase::Backoff))),
+        ("not taken up yet", v1::Instance { status: None, ..instance(1) }),
+    ];
+    for (says, other) in cases {
+        let progress = declared(workload(), vec![instance(0), other]);
+        assert!(waiting(&progress).contains(says), "expected {says}: {progress:?}");
+    }
+    let old = v1::Workload { updated: 1, ..workload() };
+    waiting(&declared(old, vec![instance(0), instance(1)]));
+    let surplus = v1::Instance { removing: true, ..instance(2) };
+    let progress = declared(workload(), vec![instance(0), instance(1), surplus]);
+    assert!(waiting(&progress).contains("web-2: being removed"), "{progress:?}");
+}
+
+#[test]
+fn what_cannot_be_done_any_more_fails() {
+    let failed = with_status(|status| {
+        status.set_phase(v1::Phase::Failed);
+        status.message = "there is no image nginx:9".into();
+    });
+    assert_eq!(
+        declared(workload(), vec![instance(0), failed]),
+        Progress::Failed("web-1 failed; there is no image nginx:9".into())
+    );
+    // A failure of the generation before says nothing of this one.
+    let before = with_status(|status| {
+        status.set_phase(v1::Phase::Failed);
+        status.generation = 2;
+        status.failed_generation = Some(2);
+    });
+    waiting(&declared(workload(), vec![instance(0), before]));
+    let rolled_back = with_status(|status| {
+        status.generation = 2;
+        status.failed_generation = Some(3);
+    });
+    assert!(matches!(declared(workload(), vec![rolled_back]), Progress::Failed(_)));
+    let removing = v1::Workload { removing: true, ..workload() };
+    assert!(matches!(declared(removing, vec![]), Progress::Failed(_)));
+}
+
+#[test]
+fn a_job_is_done_when_it_has_ended_well() {
+    let ended = |code| {
+        with_status(|status| {
+            status.set_phase(v1::Phase::Stopped);
+            status.exit_code = Some(code);
+        })
+    };
+    let mut job = workload();
+    let never =
+        v1::RestartPolicy { mode: v1::restart_policy::Mode::Never.into(), max_retries: None };
+    job.spec.as_mut().unwrap().template.as_mut().unwrap().restart = Some(never);
+    assert_eq!(declared(job, vec![instance(0), ended(0)]), Progress::Done);
+    waiting(&declared(workload(), vec![instance(0), ended(0)]));
+}
+
+#[test]
+fn a_stopped_instance_is_done_when_it_has_stopped() {
+    let stopped = |phase: v1::Phase| v1::Instance {
+        run: v1::RunState::Stopped.into(),
+        ..with_status(|status| status.set_phase(phase))
+    };
+    let goal = [Goal::Settled { instance: "web-1".into() }];
+    let of = |instance| progress(&goal, &Seen::new(vec![], vec![instance], vec![]));
+    assert_eq!(of(stopped(v1::Phase::Stopped)), Progress::Done);
+    waiting(&of(stopped(v1::Phase::Running)));
+    waiting(&of(stopped(v1::Phase::Unknown)));
+    assert!(matches!(progress(&goal, &Seen::default()), Progress::Failed(_)));
+}
+
+#[test]
+fn a_restart_is_done_when_it_was_done_and_runs() {
+    let goal = |before| [Goal::Restarted { instance: "web-1".into(), before }];
+    let seen = Seen::new(vec![], vec![instance(1)], vec![]);
+    assert_eq!(progress(&goal(0), &seen), Progress::Done);
+    assert_eq!(waiting(&progress(&goal(1), &seen)), "web-1: restarting");
+}
+
+#[test]
+fn changes_are_taken_in() {
+    let gone = [Goal::Gone { workload: "web".into() }];
+    let mut seen =
+        Seen::new(vec![v1::Workload { removing: true, ..workload() }], vec![instance(0)], vec![]);
+    let deleted = |kind: v1::Kind, name: &str| v1::WatchResponse {
+        revision: 1,
+        change: Some(Change::Deleted(v1::Deleted { kind: kind.into(), name: name.into() })),
+    };
+    assert_eq!(waiting(&progress(&gone, &seen)), "web: 1 instances left");
+    seen.take(deleted(v1::Kind::Instance, "web-0"));
+    seen.take(v1::WatchResponse::default());
+    assert_eq!(waiting(&progress(&gone, &seen)), "web: 0 instances left");
+    seen.take(deleted(v1::Kind::Workload, "web"));
+    assert_eq!(progress(&gone, &seen), Progress::Done);
+}
+
+#[test]
+fn a_node_is_drained_when_it_is_empty() {
+    let goal = [Goal::Drained { node: "h1".into() }];
+    let of = |draining, instances| {
+        let node = v1::Node { name: "h1".into(), draining, instances, ..Default::default() };
+        progress(&goal, &Seen::new(vec![], vec![], vec![node]))
+    };
+    assert_eq!(of(true, 0), Progress::Done);
+    assert_eq!(waiting(&of(true, 2)), "h1: 2 instances left");
+    assert!(matches!(of(false, 2), Progress::Failed(_)));
+}
