@@ -121,8 +121,6 @@ mod tests {
             reason: "instance-unplaced".into(),
             message: "no node fits\u{1b}[2J\n: h1 has 100m left".into(),
         };
-        insta::assert_snapshot!(line(&event), @r"
-        2026-01-31T12:00:00.250Z  warning  instance/hello-3          instance-unplaced     no node fits [2J : h1 has 100m left
-        ");
+        insta::assert_snapshot!(line(&event), @"2026-01-31T12:00:00.250Z  warning  instance/hello-3          instance-unplaced     no node fits [2J : h1 has 100m left");
     }
 }

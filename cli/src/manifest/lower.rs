@@ -27,7 +27,9 @@ pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<WorkloadSpe
         }
         (Some(workloads), None) | (None, Some(workloads)) if !workloads.0.is_empty() => workloads.0,
         _ => {
-            return Err(whole("declares nothing; write at least one workload under \"workloads:\""));
+            return Err(whole(
+                "declares nothing; write at least one workload under \"workloads:\"",
+            ));
         }
     };
     if workloads.len() > WORKLOADS_MAX {
@@ -164,7 +166,9 @@ impl file::HealthCheck {
             }
             (None, None, None) if self.disable => None,
             _ => {
-                return Err("healthcheck: give exactly one of \"test\", \"tcp\" and \"http\"".into());
+                return Err(
+                    "healthcheck: give exactly one of \"test\", \"tcp\" and \"http\"".into()
+                );
             }
         };
         let Some(plain) = probe.filter(|_| !self.disable).map(HealthCheck::new) else {
