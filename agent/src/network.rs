@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
+use tokio::sync::watch;
 
 /// The `rtm_protocol` of every route and the `nh_protocol` of every nexthop that dwell owns.
 pub const ROUTE_PROTOCOL: u8 = 157;
@@ -85,6 +86,10 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// The kernel could not be asked at all.
     async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError>;
+
+    /// Counts that go up whenever others may have changed what was asked for. Looking again is calling
+    /// the operation again; what is still right costs little.
+    fn disturbances(&self) -> watch::Receiver<Disturbances>;
 
     /// Removes every trace: sandboxes, routes, nexthops, firewall rules; restores changed sysctls.
     ///
@@ -167,6 +172,17 @@ impl RouteReport {
     pub fn is_clean(&self) -> bool {
         self.conflicts.is_empty() && self.failures.is_empty()
     }
+}
+
+/// How often something may have been disturbed, by the operation that puts it right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disturbances {
+    /// For [`Network::ensure_host`].
+    pub host: u64,
+    /// For [`Network::ensure_sandbox`], of each.
+    pub sandboxes: u64,
+    /// For [`Network::sync_routes`].
+    pub routes: u64,
 }
 
 /// A route that is not ours takes traffic that belongs to a peer.

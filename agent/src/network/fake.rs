@@ -10,7 +10,9 @@ use async_trait::async_trait;
 use dwell_core::id::InstanceName;
 use tokio::sync::watch;
 
-use super::{HostNetwork, Network, NetworkError, PeerFailure, RouteReport, RouteTable, Sandbox};
+use super::{
+    Disturbances, HostNetwork, Network, NetworkError, PeerFailure, RouteReport, RouteTable, Sandbox,
+};
 
 /// One of the operations of [`Network`], to be failed or counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,6 +49,7 @@ impl Operation {
 pub struct FakeNetwork {
     state: Arc<Mutex<State>>,
     stalled: Arc<watch::Sender<bool>>,
+    disturbances: Arc<watch::Sender<Disturbances>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +64,11 @@ struct State {
 
 impl Default for FakeNetwork {
     fn default() -> Self {
-        Self { state: Arc::default(), stalled: Arc::new(watch::Sender::new(false)) }
+        Self {
+            state: Arc::default(),
+            stalled: Arc::new(watch::Sender::new(false)),
+            disturbances: Arc::default(),
+        }
     }
 }
 
@@ -84,6 +91,7 @@ impl FakeNetwork {
     /// Loses a sandbox, as somebody who removes a namespace by hand would.
     pub fn lose(&self, instance: &InstanceName) {
         self.state().sandboxes.remove(instance);
+        self.disturbances.send_modify(|counts| counts.sandboxes += 1);
     }
 
     /// What [`Network::ensure_host`] last asked for.
@@ -196,6 +204,10 @@ impl Network for FakeNetwork {
             failures,
             ..RouteReport::default()
         })
+    }
+
+    fn disturbances(&self) -> watch::Receiver<Disturbances> {
+        self.disturbances.subscribe()
     }
 
     async fn cleanup(&self) -> Result<(), NetworkError> {

@@ -3,13 +3,14 @@
 //! One thread owns everything in [`owner`] and carries out one call after the other with blocking sockets;
 //! that is several times faster than netlink on a multi-threaded runtime, and no lock is needed. It acts
 //! on the network namespace in which [`LinuxNetwork::new`] was called. Deleting veths,
-//! which is slow, is left to a second thread, the [`reaper`].
+//! which is slow, is left to a second thread, the [`reaper`]; a third, the [`watcher`], listens for changes.
 //!
 //! ```text
 //!  LinuxNetwork ──(bounded queue of calls)──▶ owner ──▶ sandbox   one instance's namespace and veth
 //!                                               │─────▶ routes    plan (pure), then batches
 //!                                               │─────▶ host      sysctls, nftables, iptables
 //!                                               └─wake▶ reaper    deletes doomed veths
+//!  LinuxNetwork ◀──(counts of disturbances)── watcher ◀── kernel
 //! ```
 
 mod iptables;
@@ -28,6 +29,7 @@ mod sandbox;
 mod sysctl;
 mod uplink;
 mod veth;
+mod watcher;
 
 use std::io;
 use std::path::PathBuf;
@@ -35,10 +37,11 @@ use std::thread;
 
 use async_trait::async_trait;
 use dwell_core::id::InstanceName;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use self::owner::Owner;
-use super::{HostNetwork, Network, NetworkError, RouteReport, RouteTable, Sandbox};
+use self::watcher::Watcher;
+use super::{Disturbances, HostNetwork, Network, NetworkError, RouteReport, RouteTable, Sandbox};
 
 /// Of the host's route to one of its own instances. The lowest, so that an instance that is here is reached
 /// here, whatever a table that is about to change says.
@@ -70,6 +73,7 @@ impl Default for LinuxConfig {
 #[derive(Clone, Debug)]
 pub struct LinuxNetwork {
     calls: mpsc::Sender<Call>,
+    disturbances: watch::Receiver<Disturbances>,
 }
 
 type Call = Box<dyn FnOnce(&mut Owner) + Send>;
@@ -81,16 +85,22 @@ impl LinuxNetwork {
     /// Without the right to configure the network, or without a place for its files.
     pub fn new(config: &LinuxConfig) -> Result<Self, NetworkError> {
         let mut owner = Owner::open(&config.run_dir)?;
+        let (watcher, disturbances) = owner
+            .ports()
+            .and_then(Watcher::start)
+            .map_err(refused(|| "watch the network for changes".to_owned()))?;
         let (calls, mut waiting) = mpsc::channel::<Call>(CALLS_WAITING);
         thread::Builder::new()
             .name("dwell-network".to_owned())
             .spawn(move || {
+                // It watches as long as the owner works.
+                let _watcher = watcher;
                 while let Some(call) = waiting.blocking_recv() {
                     call(&mut owner);
                 }
             })
             .map_err(refused(|| "start the network thread".to_owned()))?;
-        Ok(Self { calls })
+        Ok(Self { calls, disturbances })
     }
 
     /// Has `work` done by the owner.
@@ -132,6 +142,10 @@ impl Network for LinuxNetwork {
     async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError> {
         let routes = routes.clone();
         self.call(move |owner| owner.sync_routes(&routes)).await
+    }
+
+    fn disturbances(&self) -> watch::Receiver<Disturbances> {
+        self.disturbances.clone()
     }
 
     async fn cleanup(&self) -> Result<(), NetworkError> {

@@ -9,4 +9,5 @@ mod cleanup;
 mod firewall;
 mod routes;
 mod sandbox;
+mod watcher;
 mod world;

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -108,6 +109,38 @@ impl Netlink {
     /// A socket for nftables, in the namespace of this thread.
     pub(super) fn netfilter() -> io::Result<Self> {
         Self::open(protocols::NETLINK_NETFILTER)
+    }
+
+    /// A socket on which the kernel reports changes, to be read with [`Netlink::notifications`].
+    pub(super) fn listen_route(groups: &[u32]) -> io::Result<Self> {
+        Self::route()?.join(groups)
+    }
+
+    /// As [`Netlink::listen_route`], for nftables.
+    pub(super) fn listen_netfilter(groups: &[u32]) -> io::Result<Self> {
+        Self::netfilter()?.join(groups)
+    }
+
+    fn join(self, groups: &[u32]) -> io::Result<Self> {
+        for &group in groups {
+            self.socket.add_membership(group)?;
+        }
+        Ok(self)
+    }
+
+    /// The number by which the kernel names this socket as the cause of a change.
+    pub(super) fn port(&self) -> io::Result<u32> {
+        let mut address = SocketAddr::new(0, 0);
+        self.socket.get_address(&mut address)?;
+        Ok(address.port_number())
+    }
+
+    /// The next notifications; waits for them. `ENOBUFS` means that some were lost.
+    pub(super) fn notifications(
+        &mut self,
+    ) -> io::Result<impl Iterator<Item = NetlinkBuffer<&[u8]>>> {
+        self.receive()?;
+        Ok(messages(&self.datagram))
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
@@ -282,8 +315,14 @@ impl Netlink {
     }
 }
 
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
 /// The messages of a datagram; a malformed one ends them.
-pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(rest).ok()?;

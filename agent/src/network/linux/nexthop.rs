@@ -21,8 +21,8 @@ use crate::network::ROUTE_PROTOCOL;
 const FIRST_ID: u32 = 0x6000_0000;
 const IDS: u32 = 1 << 28;
 
-const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
+pub(super) const RTM_NEWNEXTHOP: u16 = 104;
+pub(super) const RTM_DELNEXTHOP: u16 = 105;
 const RTM_GETNEXTHOP: u16 = 106;
 const NHA_ID: u16 = 1;
 const NHA_OIF: u16 = 5;

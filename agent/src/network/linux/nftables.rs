@@ -10,11 +10,14 @@
 
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkSerializable};
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkBuffer, NetlinkSerializable,
+};
 use nix::errno::Errno;
 use nix::libc;
 
 use super::netlink::{Netlink, Outcome, Request};
+use super::observe::attributes;
 use super::program;
 use crate::network::{HostNetwork, INTERFACE_PREFIX, NetworkError};
 
@@ -23,6 +26,9 @@ const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
 /// Elements in one message, whose attributes can hold 64 KiB.
 const ELEMENTS_PER_MESSAGE: usize = 1000;
+
+/// The group in which the kernel reports changes of nftables.
+pub(super) const NOTIFICATIONS: u32 = 7;
 
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
@@ -134,6 +140,16 @@ pub(super) fn set_nodes(netfilter: &mut Netlink, nodes: &[Ipv4Addr]) -> Result<b
     }
 }
 
+/// Whether a notification says that our table is gone.
+pub(super) fn is_loss_of_table(message: &NetlinkBuffer<&[u8]>) -> bool {
+    const NFTA_TABLE_NAME: u16 = 1;
+    message.message_type() == message_type(libc::NFT_MSG_DELTABLE)
+        && attributes(message.payload(), HEADER_BYTES).any(|attribute| {
+            let name = attribute.value().strip_suffix(b"\0");
+            attribute.kind() == NFTA_TABLE_NAME && name == Some(TABLE.as_bytes())
+        })
+}
+
 fn transaction(netfilter: &mut Netlink, changes: Vec<Request>) -> Result<Outcome, NetworkError> {
     netfilter
         .transaction(
@@ -152,6 +168,7 @@ fn source_key((veth, address): &Source) -> Vec<u8> {
     key
 }
 
+const HEADER_BYTES: usize = 4;
 const NFPROTO_INET: u8 = 1;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
@@ -175,10 +192,17 @@ fn elements(command: i32, set: &str, keys: &[Vec<u8>]) -> Request {
         let elements: Vec<_> = keys.iter().map(element).collect();
         attributes.push(nested(NFTA_SET_ELEM_LIST_ELEMENTS, &elements));
     }
-    let subsystem = u16_of(libc::NFNL_SUBSYS_NFTABLES) << 8;
-    let message_type = subsystem | u16_of(command);
-    let message = NetfilterMessage { message_type, family: NFPROTO_INET, resource: 0, attributes };
+    let message = NetfilterMessage {
+        message_type: message_type(command),
+        family: NFPROTO_INET,
+        resource: 0,
+        attributes,
+    };
     Request::new(message, if command == libc::NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 })
+}
+
+fn message_type(command: i32) -> u16 {
+    u16_of(libc::NFNL_SUBSYS_NFTABLES) << 8 | u16_of(command)
 }
 
 /// The begin or the end of a transaction.
@@ -217,14 +241,14 @@ impl NetlinkSerializable for NetfilterMessage {
     }
 
     fn buffer_len(&self) -> usize {
-        4 + self.attributes.as_slice().buffer_len()
+        HEADER_BYTES + self.attributes.as_slice().buffer_len()
     }
 
     fn serialize(&self, buffer: &mut [u8]) {
         buffer[0] = self.family;
         buffer[1] = 0;
         buffer[2..4].copy_from_slice(&self.resource.to_be_bytes());
-        self.attributes.as_slice().emit(&mut buffer[4..]);
+        self.attributes.as_slice().emit(&mut buffer[HEADER_BYTES..]);
     }
 }
 

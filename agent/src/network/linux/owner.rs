@@ -3,6 +3,7 @@
 //! What is remembered here is only what was last asked for; what exists is looked up in the kernel.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -78,6 +79,11 @@ impl Owner {
             mtu: None,
             nodes: Vec::new(),
         })
+    }
+
+    /// The ports of the sockets with which changes are made.
+    pub(super) fn ports(&self) -> io::Result<Vec<u32>> {
+        Ok(vec![self.route.port()?, self.netfilter.port()?, self.reaper.port])
     }
 
     /// See [`crate::network::Network::ensure_host`].

@@ -16,17 +16,20 @@ use super::{request, veth::DOOMED_GROUP};
 /// A handle to the thread, which ends with it.
 pub(super) struct Reaper {
     work: SyncSender<()>,
+    /// See [`Netlink::port`].
+    pub(super) port: u32,
 }
 
 impl Reaper {
     /// For the namespace of the calling thread.
     pub(super) fn start() -> io::Result<Self> {
         let netlink = Netlink::route()?;
+        let port = netlink.port()?;
         // One wake-up that waits is as good as many.
         let (work, waiting) = sync_channel(1);
         let thread = thread::Builder::new().name("dwell-reaper".to_owned());
         thread.spawn(move || run(netlink, &waiting))?;
-        Ok(Self { work })
+        Ok(Self { work, port })
     }
 
     /// There is something in the group. Returns at once.
