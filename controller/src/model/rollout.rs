@@ -52,7 +52,6 @@ impl Model {
         template: &Arc<Template>,
         instance: &Instance,
     ) -> ChangeClass {
-        self.refresh_waiting(workload, instance);
         let class = ChangeClass::between(&instance.template, template);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
@@ -74,6 +73,7 @@ impl Model {
         } else if instance.update == UpdateState::Due {
             self.put_instance(Instance { update: UpdateState::Current, ..instance.clone() });
         }
+        self.refresh_waiting(workload, &instance.name);
         match (class, needs) {
             (_, Needs { leave: true, .. }) => ChangeClass::Move,
             (ChangeClass::None, Needs { template: true, .. }) => ChangeClass::InPlace,
@@ -107,6 +107,7 @@ impl Model {
                     ..Instance::clone(&instance)
                 });
             }
+            self.refresh_waiting(workload, name);
             return;
         }
         needs.template &= workload.paused.is_none();
@@ -218,26 +219,25 @@ impl Model {
             let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else {
                 continue;
             };
-            self.refresh_waiting(&workload, &instance);
             if instance.update == UpdateState::Current && self.needs(&workload, &instance).any() {
                 self.put_instance(Instance {
                     update: UpdateState::Due,
                     ..Instance::clone(&instance)
                 });
             }
+            self.refresh_waiting(&workload, name);
         }
         self.roll_all_on(node, now);
     }
 
     /// Whether an instance with a node waits for another one.
-    fn refresh_waiting(&mut self, workload: &Workload, instance: &Instance) {
-        if instance.node.is_none() {
-            return;
-        }
-        if !self.has_to_leave(workload, instance) {
-            self.delete(Key::Waiting(instance.name.clone()));
+    fn refresh_waiting(&mut self, workload: &Workload, name: &InstanceName) {
+        let instance = self.tables.instances().get(name).cloned();
+        let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
+        if !self.has_to_leave(workload, &instance) {
+            self.delete(Key::Waiting(name.clone()));
         } else if instance.is_pinned() {
-            self.wait(&instance.name, WaitingCause::Pinned);
+            self.wait(name, WaitingCause::Pinned);
         }
     }
 

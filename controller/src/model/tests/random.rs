@@ -8,7 +8,7 @@ use dwell_core::quantity::Millicores;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 use proptest::prelude::*;
 
-use super::fleet::{Fleet, address, node, settings_of, spec, workload};
+use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{Command, NodeChange, Refusal, Report, Target, UpdateState};
 
 const NODES: u8 = 4;
@@ -205,8 +205,8 @@ impl World {
             Step::RemoveNode(number, force) => {
                 let removal = Command::RemoveNode { node: host(number), force };
                 if fleet.command(removal).is_ok() && force {
-                    // Whoever removes by force has made sure that nothing runs there.
-                    fleet.hosts.get_mut(&host(number)).unwrap().containers.clear();
+                    // Whoever removes by force has made sure that nothing runs there, or ever will.
+                    *fleet.hosts.get_mut(&host(number)).unwrap() = Host::default();
                 }
             }
             Step::Fetch(number) => {
@@ -221,7 +221,7 @@ impl World {
                 }
             }
             Step::Look(number) => {
-                if let Some(seen) = fleet.hosts.get(&host(number)).map(super::fleet::Host::look) {
+                if let Some(seen) = fleet.hosts.get(&host(number)).map(Host::look) {
                     self.under_way.push((host(number), seen));
                 }
             }

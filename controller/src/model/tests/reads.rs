@@ -1,1 +1,194 @@
-//! Stories.
+//! Watching, deltas, events; and that single commands stay cheap in a large fleet.
+
+use std::time::{Duration, Instant};
+
+use dwell_core::id::Revision;
+
+use super::fleet::{Fleet, instance, node, settings, spec, workload};
+use crate::model::{
+    Command, InstanceFilter, Key, Model, NodeChange, Record, RecordError, SessionId, Settings,
+};
+
+#[test]
+fn a_watch_resumes_from_a_revision() {
+    let mut fleet = Fleet::of(1);
+    let from = fleet.model.revision();
+    fleet.apply(spec("web", 1)).unwrap();
+    let changes = fleet.model.changes_since(from, usize::MAX).unwrap();
+    assert!(changes.iter().any(|change| change.key == Key::Workload(workload("web"))));
+    assert!(changes.windows(2).all(|pair| pair[0].revision < pair[1].revision));
+    let first = fleet.model.changes_since(from, 1).unwrap();
+    assert_eq!(first, changes[..1]);
+    let rest = fleet.model.changes_since(first[0].revision, usize::MAX).unwrap();
+    assert_eq!(rest, changes[1..]);
+    assert!(fleet.model.changes_since(fleet.model.revision(), 9).unwrap().is_empty());
+}
+
+#[test]
+fn a_watch_too_far_back_is_told_so() {
+    let mut fleet = Fleet::new(Settings { watch_max: 10, ..settings() });
+    for index in 0..20 {
+        fleet.apply(spec(&format!("w{index}"), 1)).unwrap();
+    }
+    let compacted = fleet.model.changes_since(Revision(1), 9).unwrap_err();
+    assert_eq!(fleet.model.changes_since(compacted.floor, 99).unwrap().len(), 10);
+    fleet.restart_controller();
+    let gone = fleet.model.changes_since(compacted.floor, 9).unwrap_err();
+    assert!(gone.to_string().ends_with("list again and watch from there"), "{gone}");
+}
+
+#[test]
+fn what_is_not_committed_is_not_seen() {
+    let mut fleet = Fleet::of(1);
+    let from = fleet.model.revision();
+    let specs = vec![spec("web", 1)];
+    let applied =
+        fleet.model.apply(Command::ApplyWorkloads { specs, dry_run: false }, fleet.now).unwrap();
+    assert!(fleet.model.changes_since(from, 9).unwrap().is_empty());
+    let touched = fleet.model.publish(applied.changes);
+    assert_eq!(touched.nodes, [node("n1")].into());
+    assert!(!touched.network, "an instance at home is no news for the others");
+    assert!(!fleet.model.changes_since(from, 9).unwrap().is_empty());
+}
+
+#[test]
+fn a_delta_has_only_what_changed() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 4)).unwrap();
+    fleet.settle();
+    let base = fleet.model.revision();
+    let mut changed = spec("web", 4);
+    changed.template.image = "image:2".into();
+    fleet.apply(changed).unwrap();
+    let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
+    assert_eq!(delta.instances.len(), 1);
+    assert!(delta.removed.is_empty() && delta.network.is_none());
+    assert!(fleet.model.assignment_since(&node("n2"), base).unwrap().is_empty());
+
+    fleet.command(Command::Scale { workload: workload("web"), replicas: 3 }).unwrap();
+    let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
+    assert_eq!(delta.removed, [instance("web-3")]);
+
+    fleet.join("n3").unwrap();
+    let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
+    assert_eq!(delta.network.unwrap().peers.len(), 2);
+    let none = fleet.model.assignment_since(&node("n2"), fleet.model.revision()).unwrap();
+    assert!(none.is_empty());
+    let future = fleet.model.revision().next();
+    assert!(fleet.model.assignment_since(&node("n2"), future).is_none());
+}
+
+#[test]
+fn a_node_too_far_behind_gets_everything() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    let base = fleet.model.revision();
+    for _ in 0..1_100 {
+        let target = crate::model::Target::Instance(instance("web-0"));
+        fleet.command(Command::Restart(target)).unwrap();
+    }
+    assert!(fleet.model.assignment_since(&node("n1"), base).is_none());
+    fleet.sync(&node("n1"));
+}
+
+#[test]
+fn events_are_bounded_and_found_by_subject() {
+    let mut fleet = Fleet::of(1);
+    for index in 0..60 {
+        fleet.apply(spec(&format!("w{index}"), 0)).unwrap();
+    }
+    let events = fleet.model.events(None, 1_000);
+    assert_eq!(events.len(), 50);
+    assert!(events.windows(2).all(|pair| pair[0].revision < pair[1].revision));
+    let about = fleet.model.events(Some("workload/w59"), 10);
+    assert_eq!(about.len(), 1);
+    assert_eq!(about[0].reason, "workload-created");
+}
+
+#[test]
+fn instances_are_listed_by_workload_and_node() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("a", 2)).unwrap();
+    fleet.apply(spec("a-0", 2)).unwrap();
+    let list = |workload: Option<&str>, name: Option<&str>| -> Vec<String> {
+        let filter =
+            InstanceFilter { workload: workload.map(super::fleet::workload), node: name.map(node) };
+        let views = fleet.model.instances(&filter);
+        views.iter().map(|view| view.instance.name.to_string()).collect()
+    };
+    assert_eq!(list(Some("a"), None), ["a-0", "a-1"]);
+    assert_eq!(list(None, Some("n1")), ["a-0", "a-0-0"]);
+    assert_eq!(list(Some("a-0"), Some("n2")), ["a-0-1"]);
+    assert_eq!(list(None, None).len(), 4);
+}
+
+#[test]
+fn records_survive_the_store_and_strange_ones_are_refused() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    let record = Record::Instance(fleet.model.tables.instances()[&instance("web-0")].clone());
+    let json = record.encode().unwrap();
+    assert_eq!(Record::decode("instance", &json).unwrap(), record);
+    for (table, json) in [("instance", &b"{}"[..]), ("instance", b"\xff"), ("node", &json)] {
+        assert!(matches!(Record::decode(table, json), Err(RecordError::Json { .. })));
+    }
+    assert!(matches!(Record::decode("volcano", b"{}"), Err(RecordError::UnknownTable(_))));
+    let link = Record::Link(fleet.model.tables.links()[&node("n1")].clone());
+    assert!(matches!(link.encode(), Err(RecordError::Volatile)));
+}
+
+/// A fleet of `nodes` with `instances`, without the checks that look at everything.
+fn large(nodes: u32, instances: u32) -> (Fleet, Vec<SessionId>) {
+    let mut settings = super::fleet::settings_of("10.0.0.0/8", 24);
+    settings.events_max = 10_000;
+    let mut fleet = Fleet::new(settings);
+    let mut sessions = Vec::new();
+    for index in 0..nodes {
+        let session = SessionId(u64::from(index) + 1);
+        fleet.join_quickly(index, session);
+        sessions.push(session);
+    }
+    for index in 0..instances.div_ceil(1_000) {
+        let specs = vec![spec(&format!("w{index}"), 1_000)];
+        quickly(&mut fleet.model, Command::ApplyWorkloads { specs, dry_run: false }, fleet.now);
+    }
+    (fleet, sessions)
+}
+
+fn quickly(model: &mut Model, command: Command, now: dwell_core::clock::Timestamp) -> Duration {
+    let begun = Instant::now();
+    let applied = model.apply(command, now).unwrap();
+    model.publish(applied.changes);
+    begun.elapsed()
+}
+
+/// Not a benchmark: the bounds are generous, and broken by anything that looks at every instance for
+/// every command.
+#[test]
+fn single_commands_stay_cheap_in_a_large_fleet() {
+    let (mut fleet, sessions) = large(1_000, 20_000);
+    let now = fleet.now;
+    let beats: Duration = sessions
+        .iter()
+        .enumerate()
+        .map(|(index, &session)| {
+            let node = node(&format!("n{index}"));
+            quickly(&mut fleet.model, Command::Heartbeat { node, session, capacity: None }, now)
+        })
+        .sum();
+    let target = || crate::model::Target::Instance(instance("w7-500"));
+    let restart = quickly(&mut fleet.model, Command::Restart(target()), now);
+    let tick = quickly(&mut fleet.model, Command::Tick, now);
+    let scale = Command::Scale { workload: workload("w7"), replicas: 1_001 };
+    let scale = quickly(&mut fleet.model, scale, now);
+    let change = NodeChange { draining: Some(true), ..NodeChange::default() };
+    let drain = quickly(&mut fleet.model, Command::UpdateNode { node: node("n3"), change }, now);
+    println!(
+        "1000 heartbeats {beats:?}, restart {restart:?}, tick {tick:?}, scale {scale:?}, drain {drain:?}"
+    );
+    assert!(beats < Duration::from_millis(500), "{beats:?}");
+    assert!(restart < Duration::from_millis(20), "{restart:?}");
+    assert!(tick < Duration::from_millis(100), "{tick:?}");
+    assert!(scale < Duration::from_millis(500), "{scale:?}");
+    assert!(drain < Duration::from_secs(2), "{drain:?}");
+}

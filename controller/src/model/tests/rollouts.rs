@@ -1,1 +1,244 @@
-//! Stories.
+//! Changes that reach instances a few at a time, moves, and what goes wrong with them.
+
+use dwell_core::instance::RunState;
+use dwell_core::quantity::Millicores;
+use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
+
+use super::fleet::{Fleet, at, instance, node, spec, workload};
+use crate::model::{Command, NodeChange, Target};
+
+fn image(version: u32, replicas: u32) -> WorkloadSpec {
+    let mut spec = spec("web", replicas);
+    spec.template.image = format!("image:{version}");
+    spec
+}
+
+/// The image that each instance is to run, as versions.
+fn versions(fleet: &Fleet) -> Vec<String> {
+    let instances = fleet.model.tables.instances().values();
+    instances.map(|instance| instance.template.image.replace("image:", "")).collect()
+}
+
+#[test]
+fn one_after_the_other() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"]);
+    let view = fleet.model.workload(&workload("web")).unwrap();
+    assert_eq!((view.updated, view.workload.generation), (0, at(2)));
+    assert!(view.message.starts_with("waits for web-0"), "{}", view.message);
+
+    // Others' reports, and old ones, are no reason to go on.
+    fleet.sync(&node("n2"));
+    fleet.report(&node("n1")).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"]);
+    fleet.sync(&node("n1"));
+    assert_eq!(versions(&fleet), ["2", "2", "1"]);
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2"]);
+    assert_eq!(fleet.model.workload(&workload("web")).unwrap().updated, 3);
+}
+
+#[test]
+fn as_many_at_once_as_allowed() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 5)).unwrap();
+    fleet.settle();
+    let mut two = image(2, 5);
+    two.update.parallelism = 2;
+    fleet.apply(two).unwrap();
+    assert_eq!(versions(&fleet), ["2", "2", "1", "1", "1"]);
+}
+
+#[test]
+fn live_changes_go_to_all_at_once_also_in_the_middle() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    let mut live = image(1, 3);
+    live.template.resources.cpu = Millicores(100);
+    fleet.apply(live.clone()).unwrap();
+    let assigned = fleet.model.assignment(&node("n3")).instances;
+    assert_eq!(assigned[0].template.resources.cpu, Millicores(100));
+    assert_eq!(assigned[0].generation, at(2));
+
+    live.template.image = "image:2".into();
+    fleet.apply(live.clone()).unwrap();
+    live.template.resources.cpu = Millicores(200);
+    fleet.apply(live).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"], "web-0 still has its turn");
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2"]);
+}
+
+#[test]
+fn a_failed_update_pauses_until_the_next_apply() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    fleet.fetch(&node("n1"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n1")).unwrap().fail(&instance("web-0"), now);
+    fleet.report(&node("n1")).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "1", "1"]);
+    let view = fleet.model.workload(&workload("web")).unwrap();
+    assert_eq!(
+        view.message,
+        "rollout paused at web-0: generation 2 failed and the old container was put back: does not \
+         answer; apply a mended version to go on"
+    );
+    let paused = fleet.model.events(Some("workload/web"), 1);
+    assert_eq!(paused[0].reason, "rollout-paused");
+
+    // Scaling is no opinion about the failure; restarts go on.
+    fleet.command(Command::Scale { workload: workload("web"), replicas: 4 }).unwrap();
+    fleet.command(Command::Restart(Target::Workload(workload("web")))).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "1", "1", "2"]);
+    assert!(fleet.model.workload(&workload("web")).unwrap().workload.paused.is_some());
+
+    // The same again is another try, with a generation of its own.
+    fleet.apply(image(2, 4)).unwrap();
+    let again = &fleet.model.assignment(&node("n1")).instances[0];
+    assert!(again.generation > at(2));
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2", "2"]);
+    assert_eq!(fleet.model.workload(&workload("web")).unwrap().message, "");
+}
+
+#[test]
+fn going_back_touches_only_what_had_changed() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    let plan = fleet.apply(image(1, 3)).unwrap();
+    let touched: Vec<String> =
+        plan.instances.iter().map(|plan| plan.instance.to_string()).collect();
+    assert_eq!(touched, ["web-0"]);
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["1", "1", "1"]);
+}
+
+#[test]
+fn a_rollout_survives_the_controller() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(image(1, 4)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 4)).unwrap();
+    fleet.restart_controller();
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2", "2"]);
+}
+
+#[test]
+fn a_drain_moves_one_at_a_time_and_never_has_two() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 6)).unwrap();
+    fleet.settle();
+    fleet.drain("n1");
+    let first = fleet.model.instance(&instance("web-0")).unwrap().instance;
+    let leaving = first.leaving.clone().unwrap();
+    assert_eq!(first.node, Some(node("n1")), "it may still be there");
+    assert_eq!(leaving.to, Some(node("n2")));
+    assert!(fleet.model.instance(&instance("web-3")).unwrap().instance.leaving.is_none());
+    assert!(
+        !fleet.model.assignment(&node("n2")).instances.iter().any(|one| one.instance == first.name)
+    );
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert_eq!(message, "drains; 2 instances are still there");
+
+    fleet.sync(&node("n1"));
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    assert!(
+        fleet.model.instance(&instance("web-0")).unwrap().instance.generation
+            > first.generation.min(at(1))
+    );
+    fleet.settle();
+    assert_eq!(fleet.model.node(&node("n1")).unwrap().message, "is drained");
+    fleet.command(Command::RemoveNode { node: node("n1"), force: false }).unwrap();
+}
+
+#[test]
+fn a_drain_leaves_what_fits_nowhere_and_what_has_volumes() {
+    let mut fleet = Fleet::of(2);
+    let mut big = spec("big", 2);
+    big.template.resources.cpu = Millicores(3000);
+    let mut data = spec("data", 1);
+    data.placement.constraints = vec!["node.name==n1".parse().unwrap()];
+    data.template.mounts.push(Mount {
+        source: MountSource::Volume("data".parse().unwrap()),
+        target: "/data".into(),
+        read_only: false,
+    });
+    fleet.apply(big).unwrap();
+    fleet.apply(data).unwrap();
+    fleet.settle();
+    fleet.drain("n1");
+    fleet.settle();
+    assert_eq!(fleet.place("big-0").unwrap(), "n1");
+    assert_eq!(
+        fleet.message("big-0"),
+        "0 of 2 nodes fit: n2 has 1 of the 3 CPU asked for free, n1 is draining"
+    );
+    assert_eq!(fleet.message("data-0"), "its volumes are on this node, so it stays");
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert!(message.starts_with("drains; 2 instances are still there; big-0: 0 of 2"), "{message}");
+
+    // Room elsewhere lets it go; the end of the drain lets the other be.
+    fleet.command(Command::Scale { workload: workload("big"), replicas: 1 }).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("big-0").unwrap(), "n2");
+    let back = NodeChange { cordoned: Some(false), ..NodeChange::default() };
+    fleet.update_node("n1", back).unwrap();
+    assert_eq!(fleet.message("data-0"), "");
+}
+
+#[test]
+fn a_target_that_is_cordoned_meanwhile_is_not_used() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    fleet.drain("n1");
+    let cordon = NodeChange { cordoned: Some(true), ..NodeChange::default() };
+    fleet.update_node("n2", cordon).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n3");
+}
+
+#[test]
+fn a_label_that_is_lost_moves_what_needs_it() {
+    let mut fleet = Fleet::of(2);
+    for name in ["n1", "n2"] {
+        let set_labels = [("disk".to_owned(), "ssd".to_owned())].into();
+        fleet.update_node(name, NodeChange { set_labels, ..NodeChange::default() }).unwrap();
+    }
+    let mut web = image(1, 1);
+    web.placement.constraints = vec!["disk==ssd".parse().unwrap()];
+    fleet.apply(web).unwrap();
+    fleet.settle();
+    let remove_labels = vec!["disk".to_owned()];
+    fleet.update_node("n1", NodeChange { remove_labels, ..NodeChange::default() }).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}
+
+#[test]
+fn a_stopped_instance_moves_too() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    let target = Target::Instance(instance("web-0"));
+    fleet.command(Command::SetRun { target, run: RunState::Stopped }).unwrap();
+    fleet.settle();
+    fleet.drain("n1");
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}

@@ -1,1 +1,250 @@
-//! Stories.
+//! What a user declares, and what becomes of it.
+
+use dwell_core::change::ChangeClass;
+use dwell_core::instance::{Phase, RunState};
+use dwell_core::quantity::{Bytes, Millicores};
+
+use super::fleet::{Fleet, at, instance, node, settings, spec, workload};
+use crate::model::{
+    Command, InstanceAction, PlanAction, Refusal, RefusalClass, SessionId, Target, WORKLOADS_MAX,
+};
+
+#[test]
+fn instances_spread_over_the_nodes_and_run() {
+    let mut fleet = Fleet::of(3);
+    let plan = fleet.apply(spec("web", 6)).unwrap();
+    assert_eq!((plan.action, plan.instances.len()), (PlanAction::Create, 6));
+    assert_eq!(plan.downtime, "no downtime");
+    fleet.settle();
+    for (name, place, address) in [
+        ("web-0", "n1", "10.80.0.1"),
+        ("web-1", "n2", "10.80.1.1"),
+        ("web-2", "n3", "10.80.2.1"),
+        ("web-3", "n1", "10.80.0.2"),
+    ] {
+        assert_eq!(fleet.place(name).unwrap(), place);
+        assert_eq!(fleet.address(name).unwrap(), address);
+        assert_eq!(fleet.phase(name), Phase::Running);
+    }
+    let view = fleet.model.workload(&workload("web")).unwrap();
+    assert_eq!((view.instances, view.ready, view.updated, view.message.as_str()), (6, 6, 6, ""));
+}
+
+#[test]
+fn applying_the_same_again_changes_nothing() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    let before = fleet.model.revision();
+    assert_eq!(fleet.apply(spec("web", 1)).unwrap().action, PlanAction::Unchanged);
+    assert_eq!(fleet.model.revision(), before);
+}
+
+#[test]
+fn plans_name_the_class_the_fields_and_the_downtime() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(spec("web", 3)).unwrap();
+    fleet.settle();
+    let base = spec("web", 3);
+
+    let mut live = base.clone();
+    live.template.resources.cpu = Millicores(100);
+    let mut replaced = base.clone();
+    replaced.template.image = "image:2".into();
+    let mut moved = base.clone();
+    moved.placement.constraints = vec!["node.name!=n1".parse().unwrap()];
+    let grown = spec("web", 5);
+    let shrunk = spec("web", 2);
+    for (spec, class, touched, field, downtime) in [
+        (live, ChangeClass::Live, 3, "resources", "no downtime: applied to the running containers"),
+        (
+            replaced,
+            ChangeClass::InPlace,
+            3,
+            "image",
+            "each of 3 instances is down between stop and start, 1 at a time",
+        ),
+        (moved, ChangeClass::Move, 1, "constraints", "web-0 is down between stop and start"),
+        (grown, ChangeClass::None, 2, "replicas", "no downtime"),
+        (shrunk, ChangeClass::None, 1, "replicas", "no downtime"),
+    ] {
+        let plan = fleet.dry_run(vec![spec]).unwrap().remove(0);
+        assert_eq!(plan.class(), class);
+        assert_eq!(plan.instances.len(), touched, "{field}");
+        assert_eq!(plan.changed_fields, [field]);
+        assert_eq!(plan.downtime, downtime);
+    }
+}
+
+#[test]
+fn what_is_too_big_waits_with_a_reason_until_there_is_room() {
+    let mut fleet = Fleet::of(1);
+    let mut big = spec("big", 2);
+    big.template.resources.cpu = Millicores(3000);
+    fleet.apply(big).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("big-1"), None);
+    assert_eq!(fleet.phase("big-1"), Phase::Pending);
+    assert_eq!(fleet.message("big-1"), "0 of 1 nodes fit: n1 has 1 of the 3 CPU asked for free");
+    let view = fleet.model.workload(&workload("big")).unwrap();
+    assert!(view.message.starts_with("waits for big-1 (pending): 0 of 1"), "{}", view.message);
+
+    fleet.join("n2").unwrap();
+    assert_eq!(fleet.place("big-1"), None, "a node that was never heard of is down");
+    fleet.attach(&node("n2")).unwrap();
+    assert_eq!(fleet.place("big-1").unwrap(), "n2");
+}
+
+#[test]
+fn an_instance_goes_when_its_node_says_so_and_not_before() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    let before = fleet.hosts[&node("n1")].look();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    assert!(fleet.model.assignment(&node("n1")).instances.is_empty());
+    assert!(fleet.model.workload(&workload("web")).unwrap().workload.removing);
+
+    // The host has lost the container by itself, but does not know yet that it is not to return.
+    let mut early = before;
+    early.statuses.clear();
+    fleet.deliver(&node("n1"), early).unwrap();
+    assert!(fleet.model.instance(&instance("web-0")).is_some());
+
+    fleet.settle();
+    assert!(fleet.model.instance(&instance("web-0")).is_none());
+    assert!(fleet.model.workload(&workload("web")).is_none());
+}
+
+#[test]
+fn applied_again_while_it_goes_it_comes_back() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let address = fleet.address("web-1").unwrap();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    let scale = Command::Scale { workload: workload("web"), replicas: 3 };
+    assert_eq!(fleet.command(scale).unwrap_err(), Refusal::WorkloadRemoving(workload("web")));
+    let plan = fleet.apply(spec("web", 2)).unwrap();
+    assert_eq!(plan.generation, at(2));
+    assert!(plan.instances.iter().all(|plan| plan.action == InstanceAction::Create));
+    fleet.settle();
+    assert_eq!(fleet.phase("web-1"), Phase::Running);
+    assert_eq!(fleet.address("web-1").unwrap(), address, "the same name gets its address back");
+}
+
+#[test]
+fn scaling_down_takes_the_highest_ordinals() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 5)).unwrap();
+    fleet.settle();
+    fleet.command(Command::Scale { workload: workload("web"), replicas: 2 }).unwrap();
+    fleet.settle();
+    let names: Vec<String> =
+        fleet.model.tables.instances().keys().map(ToString::to_string).collect();
+    assert_eq!(names, ["web-0", "web-1"]);
+}
+
+#[test]
+fn stopping_starting_and_restarting() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let all = Target::Workload(workload("web"));
+    let run = |run| Command::SetRun { target: Target::Workload(workload("web")), run };
+    fleet.command(run(RunState::Stopped)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.phase("web-0"), Phase::Stopped);
+
+    // What does not run changes without waiting for anybody.
+    let mut changed = spec("web", 3);
+    changed.template.image = "image:2".into();
+    let plan = fleet.apply(changed).unwrap();
+    assert_eq!(plan.downtime, "no downtime: the workload is stopped");
+    let assigned = fleet.model.assignment(&node("n1")).instances;
+    assert!(assigned.iter().all(|one| one.template.image == "image:2"));
+    assert_eq!(assigned.len(), 3);
+    assert_eq!(
+        assigned[2].run,
+        RunState::Stopped,
+        "a new instance of a stopped workload is stopped"
+    );
+
+    fleet.command(run(RunState::Running)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.phase("web-2"), Phase::Running);
+
+    let one = Target::Instance(instance("web-1"));
+    fleet.command(Command::Restart(one)).unwrap();
+    assert_eq!(fleet.model.assignment(&node("n1")).instances[1].restarts_asked, 1);
+    fleet.command(Command::Restart(all)).unwrap();
+    let asked = |fleet: &Fleet| -> Vec<u64> {
+        fleet.model.assignment(&node("n1")).instances.iter().map(|one| one.restarts_asked).collect()
+    };
+    assert_eq!(asked(&fleet), [1, 1, 0], "one at a time");
+    fleet.settle();
+    assert_eq!(asked(&fleet), [1, 2, 1]);
+}
+
+#[test]
+fn refusals_say_what_to_do() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    let cases: Vec<(Command, RefusalClass, &str)> = vec![
+        (
+            Command::RemoveWorkload(workload("db")),
+            RefusalClass::NotFound,
+            "there is no workload db; `dwell ps` lists those there are",
+        ),
+        (
+            Command::Restart(Target::Instance(instance("web-7"))),
+            RefusalClass::NotFound,
+            "there is no instance web-7; `dwell ps` lists those there are",
+        ),
+        (
+            Command::Scale { workload: workload("web"), replicas: 1_000_000 },
+            RefusalClass::Invalid,
+            "workload web: replicas: 1000000 is more than",
+        ),
+        (
+            Command::ApplyWorkloads { specs: vec![spec("a", 1), spec("a", 2)], dry_run: false },
+            RefusalClass::Invalid,
+            "workload a is declared twice",
+        ),
+        (
+            Command::ApplyWorkloads {
+                specs: vec![spec("a", 1); WORKLOADS_MAX + 1],
+                dry_run: false,
+            },
+            RefusalClass::Invalid,
+            "1001 workloads at once",
+        ),
+        (
+            Command::Heartbeat { node: node("n1"), session: SessionId(99), capacity: None },
+            RefusalClass::FailedPrecondition,
+            "another stream of node n1 has begun",
+        ),
+    ];
+    for (command, class, says) in cases {
+        let refusal = fleet.command(command).unwrap_err();
+        assert_eq!(refusal.class(), class);
+        assert!(refusal.to_string().starts_with(says), "{refusal}");
+    }
+}
+
+#[test]
+fn all_or_nothing() {
+    let mut fleet = Fleet::of(1);
+    let mut wrong = spec("b", 1);
+    wrong.template.resources.memory = Bytes(1);
+    let specs = vec![spec("a", 1), wrong];
+    let refusal = fleet.command(Command::ApplyWorkloads { specs, dry_run: false }).unwrap_err();
+    assert!(refusal.to_string().starts_with("workload b: resources.memory:"), "{refusal}");
+    assert!(fleet.model.workload(&workload("a")).is_none());
+}
+
+#[test]
+fn a_workload_without_nodes_says_how_to_get_one() {
+    let mut fleet = Fleet::new(settings());
+    fleet.apply(spec("web", 1)).unwrap();
+    assert_eq!(fleet.message("web-0"), "there are no nodes yet; `dwell node token` lets one join");
+}
