@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Target;
+use super::Subject;
 use crate::engine::{Engine, EngineError, ExecControl, ExecRequest, Output};
 
 /// The longest first line of an answer, in bytes.
@@ -32,15 +32,17 @@ pub(super) enum Outcome {
     Failed(String),
     /// It could not be asked.
     Unknown,
+    /// There is no such container any more.
+    Gone,
 }
 
-/// Probes a target once.
-pub(super) async fn probe(engine: &dyn Engine, target: &Target) -> Outcome {
-    let limit = target.check.timeout.as_duration();
-    let late = || Outcome::Failed(format!("no answer within {}", target.check.timeout));
-    match &target.check.probe {
+/// Probes once.
+pub(super) async fn probe(engine: &dyn Engine, subject: &Subject) -> Outcome {
+    let limit = subject.check.timeout.as_duration();
+    let late = || Outcome::Failed(format!("no answer within {}", subject.check.timeout));
+    match &subject.check.probe {
         Probe::Tcp { port } => {
-            let address = SocketAddr::from((target.address, *port));
+            let address = SocketAddr::from((subject.address, *port));
             match timeout(limit, TcpStream::connect(address)).await {
                 Ok(Ok(_)) => Outcome::Passed,
                 Ok(Err(error)) => Outcome::Failed(format!("connection to {address}: {error}")),
@@ -48,7 +50,7 @@ pub(super) async fn probe(engine: &dyn Engine, target: &Target) -> Outcome {
             }
         }
         Probe::Http { port, path } => {
-            let address = SocketAddr::from((target.address, *port));
+            let address = SocketAddr::from((subject.address, *port));
             match timeout(limit, status(address, path)).await {
                 Ok(Ok(200..=399)) => Outcome::Passed,
                 Ok(Ok(status)) => {
@@ -59,7 +61,7 @@ pub(super) async fn probe(engine: &dyn Engine, target: &Target) -> Outcome {
             }
         }
         Probe::Exec { command } => {
-            execute(engine, target, command, limit).await.unwrap_or_else(late)
+            execute(engine, subject, command, limit).await.unwrap_or_else(late)
         }
     }
 }
@@ -86,14 +88,16 @@ async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
 /// Runs a command in the container; `None` if it took too long, and was told to end.
 async fn execute(
     engine: &dyn Engine,
-    target: &Target,
+    subject: &Subject,
     command: &[String],
     limit: Duration,
 ) -> Option<Outcome> {
     let request = ExecRequest { command: command.to_vec(), ..ExecRequest::default() };
     // The engine has bounds of its own for starting it; only the command's own time counts here.
-    let Ok(session) = engine.exec(&target.container, &request).await else {
-        return Some(Outcome::Unknown);
+    let session = match engine.exec(&subject.container, &request).await {
+        Ok(session) => session,
+        Err(EngineError::NotFound { .. }) => return Some(Outcome::Gone),
+        Err(_) => return Some(Outcome::Unknown),
     };
     let finished = async {
         let told: Vec<u8> = session

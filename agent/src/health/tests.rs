@@ -1,11 +1,14 @@
-//! Commands on the fake engine and paused time for the prober, real sockets on loopback for probes.
+//! Commands on the fake engine and paused time for the verdicts, real sockets on loopback for probes.
+
+use std::collections::BTreeMap;
 
 use dwell_core::health::Probe;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::Template;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::time::{sleep, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::engine::Engine;
@@ -15,148 +18,106 @@ use crate::engine::fake::{FakeEngine, Operation, assigned};
 struct World {
     engine: FakeEngine,
     clock: Arc<TokioClock>,
-    prober: Prober,
-    verdicts: mpsc::Receiver<Verdict>,
-}
-
-fn world(capacity: usize) -> World {
-    let clock = Arc::new(TokioClock::new());
-    let engine = FakeEngine::new(Arc::<TokioClock>::clone(&clock));
-    let (sender, verdicts) = mpsc::channel(capacity);
-    let (prober, task) =
-        Prober::new(Arc::new(engine.clone()), Arc::<TokioClock>::clone(&clock), sender);
-    tokio::spawn(task);
-    World { engine, clock, prober, verdicts }
-}
-
-fn exec_check() -> HealthCheck {
-    HealthCheck::new(Probe::Exec { command: vec!["check".to_owned()] })
 }
 
 impl World {
-    async fn started(&self, name: &str) -> Target {
+    fn new() -> Self {
+        let clock = Arc::new(TokioClock::new());
+        Self { engine: FakeEngine::new(Arc::<TokioClock>::clone(&clock)), clock }
+    }
+
+    /// The verdicts over a container that was started now, by a command.
+    async fn started(&self, name: &str, retries: u32) -> Verdicts {
         let web = assigned(name, 1, Template::of_image("a"));
         let container = self.engine.create(&web).await.unwrap();
         self.engine.start(&container).await.unwrap();
-        Target {
-            instance: web.instance,
-            container,
-            started_at: self.clock.now(),
-            address: web.address,
-            check: exec_check(),
-        }
+        let probe = Probe::Exec { command: vec!["check".to_owned()] };
+        let check = HealthCheck { retries, ..HealthCheck::new(probe) };
+        let started = self.clock.now();
+        let subject = Subject { container, address: web.address, check, started };
+        watch(Arc::new(self.engine.clone()), Arc::<TokioClock>::clone(&self.clock), subject)
     }
+}
 
-    async fn next(&mut self) -> Health {
-        let verdict = timeout(Duration::from_secs(600), self.verdicts.recv()).await;
-        verdict.expect("a verdict").unwrap().health
-    }
-
-    async fn assert_silent(&mut self) {
-        let verdict = timeout(Duration::from_secs(600), self.verdicts.recv()).await;
-        assert!(verdict.is_err(), "{verdict:?}");
-    }
+async fn assert_silent(verdicts: &mut Verdicts) {
+    let verdict = timeout(Duration::from_secs(600), verdicts.next()).await;
+    assert!(verdict.is_err(), "{verdict:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn verdicts_come_when_they_change() {
-    let mut world = world(8);
-    let target = world.started("web-0").await;
+    let world = World::new();
+    let mut verdicts = world.started("web-0", 3).await;
     let start = Instant::now();
-    world.prober.watch(target).await;
-    assert_eq!(world.next().await, Health::Healthy);
-    assert!(start.elapsed() < Duration::from_millis(100), "a fresh one is probed at once");
-    world.assert_silent().await;
+    assert_eq!(verdicts.next().await, Some(Health::Healthy));
+    assert!(start.elapsed() < Duration::from_millis(10), "a fresh one is probed at once");
+    assert_silent(&mut verdicts).await;
     world.engine.set_exec_exit_code(1);
     let start = Instant::now();
-    assert_eq!(world.next().await, Health::Unhealthy);
+    assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
     let elapsed = start.elapsed();
-    assert!(elapsed > Duration::from_secs(17) && elapsed <= Duration::from_secs(30), "{elapsed:?}");
+    assert!(elapsed > Duration::from_secs(20) && elapsed <= Duration::from_secs(30), "{elapsed:?}");
     world.engine.set_exec_exit_code(0);
-    assert_eq!(world.next().await, Health::Healthy);
+    assert_eq!(verdicts.next().await, Some(Health::Healthy));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_engine_that_does_not_answer_counts_neither_way() {
-    let mut world = world(8);
-    let target = world.started("web-0").await;
-    world.prober.watch(target).await;
-    assert_eq!(world.next().await, Health::Healthy);
+    let world = World::new();
+    let mut verdicts = world.started("web-0", 1).await;
+    assert_eq!(verdicts.next().await, Some(Health::Healthy));
     world.engine.down();
-    world.assert_silent().await;
+    assert_silent(&mut verdicts).await;
     world.engine.up();
-    world.assert_silent().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_run_begins_anew_and_another_check_does_not() {
-    let mut world = world(8);
-    let mut target = world.started("web-0").await;
-    world.prober.watch(target.clone()).await;
-    assert_eq!(world.next().await, Health::Healthy);
-    target.check.interval = Millis::seconds(1);
-    world.prober.watch(target.clone()).await;
-    world.assert_silent().await;
-    target.started_at = world.clock.now();
-    world.prober.watch(target.clone()).await;
-    assert_eq!(world.next().await, Health::Healthy);
-    world.prober.forget(target.instance).await;
-    world.engine.set_exec_exit_code(1);
-    world.assert_silent().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn probes_are_spread_and_verdicts_wait_for_the_reader() {
-    let mut world = world(1);
-    let mut targets = Vec::new();
-    for n in 0..500 {
-        targets.push(world.started(&format!("web-{n}")).await);
-    }
-    sleep(Duration::from_secs(60)).await;
-    for target in targets {
-        world.prober.watch(target).await;
-    }
-    // Nobody takes verdicts: probing goes on, and requests are still taken.
-    sleep(Duration::from_millis(500)).await;
-    let half = world.engine.count(Operation::Exec);
-    assert!((150..350).contains(&half), "{half} of 500 within half of the first second");
-    sleep(Duration::from_secs(60)).await;
-    let mut seen = BTreeSet::new();
-    for _ in 0..500 {
-        seen.insert(
-            timeout(Duration::from_secs(1), world.verdicts.recv()).await.unwrap().unwrap().instance,
-        );
-    }
-    assert_eq!(seen.len(), 500);
-    let journal = world.engine.journal();
-    let mut per_second = BTreeMap::<u64, u32>::new();
-    let steady = world.clock.now().0 - 30_000;
-    for call in journal.iter().filter(|call| call.operation == Operation::Exec) {
-        if call.at.0 > steady {
-            *per_second.entry(call.at.0 / 1000).or_default() += 1;
-        }
-    }
-    let most = per_second.values().max().unwrap();
-    assert!(*most < 250, "{most} probes in one second of a ten second interval");
+    assert_silent(&mut verdicts).await;
+    world.engine.vanish(&verdicts.subject.container.clone());
+    assert_eq!(verdicts.next().await, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_command_failed_with_is_told() {
-    let mut world = world(8);
-    let mut target = world.started("web-0").await;
-    target.check.retries = 1;
+    let world = World::new();
+    let mut verdicts = world.started("web-0", 1).await;
     world.engine.set_exec_exit_code(9);
-    world.prober.watch(target.clone()).await;
-    let verdict = world.verdicts.recv().await.unwrap();
-    assert_eq!(verdict.health, Health::Unhealthy);
-    assert_eq!(verdict.message, "\"check\" ended with 9: check");
-
+    assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
+    assert_eq!(verdicts.reason(), "\"check\" ended with 9: check");
     world.engine.set_exec_exit_code(0);
-    assert_eq!(world.next().await, Health::Healthy);
+    assert_eq!(verdicts.next().await, Some(Health::Healthy));
+    assert_eq!(verdicts.reason(), "");
     world.engine.set_exec_hangs(true);
-    let verdict = world.verdicts.recv().await.unwrap();
-    assert_eq!(verdict.message, "no answer within 5s");
+    assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
+    assert_eq!(verdicts.reason(), "no answer within 5s");
     assert_eq!(world.engine.hang_ups(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_are_spread_in_time() {
+    let world = World::new();
+    let mut all = Vec::new();
+    for n in 0..500 {
+        all.push(world.started(&format!("web-{n}"), 3).await);
+    }
+    // The agent was away for a while.
+    sleep(Duration::from_secs(60)).await;
+    let mut tasks: JoinSet<_> = all
+        .into_iter()
+        .map(|mut verdicts| async move { while verdicts.next().await.is_some() {} })
+        .collect();
+    sleep(Duration::from_millis(500)).await;
+    let half = world.engine.count(Operation::Exec);
+    assert!((150..350).contains(&half), "{half} of 500 within half of the first second");
+    sleep(Duration::from_secs(120)).await;
+    tasks.shutdown().await;
+
+    let mut per_second = BTreeMap::<u64, u32>::new();
+    let settled = world.clock.now().0 - 60_000;
+    for call in world.engine.journal() {
+        if call.operation == Operation::Exec && call.at.0 > settled {
+            *per_second.entry(call.at.0 / 1000).or_default() += 1;
+        }
+    }
+    let most = per_second.values().max().unwrap();
+    assert!(*most < 100, "{most} of 500 in one second, of an interval of ten");
 }
 
 /// Answers one connection with a text, after reading the request.
@@ -176,15 +137,13 @@ async fn answer(text: &'static str) -> u16 {
 }
 
 async fn probe_of(probe: Probe) -> Outcome {
-    let check = HealthCheck { timeout: Millis(500), ..HealthCheck::new(probe) };
-    let target = Target {
-        instance: "web-0".parse().unwrap(),
+    let subject = Subject {
         container: ContainerId("c".to_owned()),
-        started_at: Timestamp(0),
         address: Ipv4Addr::LOCALHOST,
-        check,
+        check: HealthCheck { timeout: Millis(500), ..HealthCheck::new(probe) },
+        started: Timestamp(0),
     };
-    probe::probe(&FakeEngine::new(Arc::new(TokioClock::new())), &target).await
+    probe::probe(&World::new().engine, &subject).await
 }
 
 #[tokio::test]
