@@ -37,8 +37,10 @@ use std::thread;
 
 use async_trait::async_trait;
 use dwell_core::id::InstanceName;
+use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;
 use self::watcher::Watcher;
 use super::{Disturbances, HostNetwork, Network, NetworkError, RouteReport, RouteTable, Sandbox};
@@ -156,4 +158,20 @@ impl Network for LinuxNetwork {
 /// Turns an I/O error into one that says what was tried.
 fn refused(action: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> NetworkError {
     |source| NetworkError::Kernel { action: action(), source }
+}
+
+/// Sends `requests`; the first refusal that is not `expected` is the error.
+fn send(
+    netlink: &mut Netlink,
+    requests: Vec<Request>,
+    expected: impl Fn(Errno) -> bool,
+    action: impl Fn() -> String,
+) -> Result<(), NetworkError> {
+    let outcomes = netlink.batch(requests).map_err(refused(&action))?;
+    let unexpected =
+        |outcome: &Outcome| outcome.as_ref().is_err_and(|refusal| !expected(refusal.errno));
+    match outcomes.into_iter().find(unexpected) {
+        Some(Err(refusal)) => Err(refused(action)(refusal.into())),
+        _ => Ok(()),
+    }
 }

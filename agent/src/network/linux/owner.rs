@@ -19,7 +19,7 @@ use super::plan::Kernel;
 use super::reaper::Reaper;
 use super::sysctl::{self, Sysctls};
 use super::uplink::Uplinks;
-use super::{METRIC_BLOCK, iptables, nftables, refused, request, sandbox, veth};
+use super::{METRIC_BLOCK, iptables, nftables, refused, request, send, veth};
 use crate::network::{HostNetwork, NetworkError, ROUTE_PROTOCOL};
 
 /// Entries that the neighbour table must hold before it is cleaned up, is cleaned up at once, and is
@@ -180,7 +180,7 @@ impl Owner {
             .collect();
         let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
         requests.extend(missing.map(|block| request::add_unreachable(block, METRIC_BLOCK)));
-        sandbox::send(
+        send(
             &mut self.route,
             requests,
             |_| false,
@@ -196,7 +196,7 @@ impl Owner {
             self.links()?.iter().filter(|link| veth::is_ours(link)).map(doom).collect();
         requests.push(request::delete_link_group(veth::DOOMED_GROUP));
         // The reaper may be at the same work.
-        let links = sandbox::send(
+        let links = send(
             &mut self.route,
             requests,
             |errno| errno == Errno::ENODEV,
@@ -215,7 +215,7 @@ impl Owner {
             routes.map(|route| request::delete_route(route.prefix, route.metric)).collect();
         let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
         requests.extend(nexthops.map(Nexthop::delete));
-        sandbox::send(
+        send(
             &mut self.route,
             requests,
             |errno| matches!(errno, Errno::ESRCH | Errno::ENOENT),

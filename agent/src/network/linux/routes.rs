@@ -1,5 +1,6 @@
 //! Carrying out a [`plan`](super::plan): dump, decide, change in batches, report.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
@@ -44,16 +45,22 @@ impl Owner {
 
         let requests = plan.nexthops.iter().map(|(_, nexthop)| nexthop.set(Mode::Replace));
         let outcomes = self.route.batch(requests.collect()).map_err(refused(action))?;
+        let mut refused_nodes = BTreeSet::new();
         for ((node, nexthop), outcome) in plan.nexthops.into_iter().zip(outcomes) {
             if let Err(refusal) = outcome {
                 let gateway = nexthop.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
                 let reason = format!("cannot use {gateway} as a next hop: {refusal}");
+                refused_nodes.insert(node.clone());
                 report.failures.push(PeerFailure { node, reason });
             }
         }
 
-        report.added = self.set_routes(&plan.add, Mode::Add, &mut report)?;
-        report.changed = self.set_routes(&plan.change, Mode::Replace, &mut report)?;
+        let usable = |mut routes: Vec<PeerRoute>| {
+            routes.retain(|route| !refused_nodes.contains(&route.node));
+            routes
+        };
+        report.added = self.set_routes(&usable(plan.add), Mode::Add, &mut report)?;
+        report.changed = self.set_routes(&usable(plan.change), Mode::Replace, &mut report)?;
 
         let removals = plan.remove.iter().map(|&prefix| request::delete_route(prefix, METRIC_PEER));
         let outcomes = self.route.batch(removals.collect()).map_err(refused(action))?;
@@ -88,8 +95,6 @@ impl Owner {
                     let wanted = route.prefix;
                     report.conflicts.push(RouteConflict { node, wanted, holder });
                 }
-                // Its nexthop was refused, which is in the report already.
-                Err(_) if report.failures.iter().any(|failure| failure.node == node) => {}
                 Err(refusal) => {
                     let reason = format!("cannot set the route to {}: {refusal}", route.prefix);
                     report.failures.push(PeerFailure { node, reason });

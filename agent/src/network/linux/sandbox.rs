@@ -17,11 +17,12 @@ use dwell_core::id::InstanceName;
 use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 
-use super::netlink::{Netlink, Outcome, Request};
+use super::netlink::{Netlink, Request};
 use super::observe::{Address, Link, Neighbour, Route};
 use super::owner::Owner;
-use super::refused;
-use super::{METRIC_INSTANCE, namespace::Namespace, nftables, request, sysctl, veth};
+use super::{
+    METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, sysctl, veth,
+};
 use crate::network::{GATEWAY, GATEWAY_MAC, NetworkError, ROUTE_PROTOCOL, Sandbox};
 
 /// The index of `lo`, in every namespace.
@@ -300,21 +301,5 @@ fn link(netlink: &mut Netlink, request: Request) -> Result<Option<Link>, Network
     match netlink.get(request, Link::parse).map_err(refused(action))? {
         Err(refusal) if refusal.errno == Errno::ENODEV => Ok(None),
         found => found.map_err(|refusal| refused(action)(refusal.into())),
-    }
-}
-
-/// Sends `requests`; the first refusal that is not `expected` is the error.
-pub(super) fn send(
-    netlink: &mut Netlink,
-    requests: Vec<Request>,
-    expected: impl Fn(Errno) -> bool,
-    action: impl Fn() -> String,
-) -> Result<(), NetworkError> {
-    let outcomes = netlink.batch(requests).map_err(refused(&action))?;
-    let unexpected =
-        |outcome: &Outcome| outcome.as_ref().is_err_and(|refusal| !expected(refusal.errno));
-    match outcomes.into_iter().find(unexpected) {
-        Some(Err(refusal)) => Err(refused(action)(refusal.into())),
-        _ => Ok(()),
     }
 }

@@ -14,9 +14,10 @@ use std::thread;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::pipe;
+use nix::unistd::pipe2;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -53,7 +54,7 @@ impl Watcher {
             libc::RTNLGRP_NEXTHOP,
         ])?;
         let firewall = Netlink::listen_netfilter(&[nftables::NOTIFICATIONS])?;
-        let (ended, end) = pipe()?;
+        let (ended, end) = pipe2(OFlag::O_CLOEXEC)?;
         let (counts, receiver) = watch::channel(Disturbances::default());
         let thread = thread::Builder::new().name("dwell-watcher".to_owned());
         thread.spawn(move || {
