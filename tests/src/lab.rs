@@ -62,7 +62,7 @@ pub use layout::{Layout, MAX_HOSTS};
 pub use network::Cut;
 pub use process::Process;
 pub use truth::{Container, ensure_untouched};
-pub use wait::{hold_for, wait_until};
+pub use wait::{hold_for, meanwhile, wait_until};
 
 use claim::Claim;
 use config::Description;

@@ -82,7 +82,7 @@ impl Lab {
     /// # Errors
     /// If the controller gives no token or the agent cannot join with it.
     pub async fn join(&self, host: &Host) -> Result<()> {
-        dwell::write_agent_config(host)?;
+        host.configure_agent()?;
         let token = self.join_token(&[]).await?;
         let joined = host.join_with(&token).await?;
         // Not `ok`: the command line in its message has the token.

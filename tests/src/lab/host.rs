@@ -188,6 +188,14 @@ impl Host {
         self.exec(&args).await
     }
 
+    /// Writes its agent's configuration, as [`super::Lab::join`] does.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn configure_agent(&self) -> Result<()> {
+        dwell::write_agent_config(self).map(drop)
+    }
+
     /// Lets its agent join the fleet with `token`; a failing exit status is no error here.
     ///
     /// # Errors

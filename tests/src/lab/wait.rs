@@ -65,6 +65,28 @@ pub async fn hold_for(
     Ok(())
 }
 
+/// Looks again and again while `work` is under way, and expects every look to answer `Ok`.
+///
+/// # Errors
+/// What `work` says, or the first look that is not content, which ends `work`.
+pub async fn meanwhile<T>(
+    work: impl Future<Output = Result<T>>,
+    mut look: impl AsyncFnMut() -> Result<()>,
+) -> Result<T> {
+    let looking = async {
+        loop {
+            if let Err(error) = look().await {
+                return error;
+            }
+            time::sleep(INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        error = looking => Err(error.context("in the meantime")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::pending;
