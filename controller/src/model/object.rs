@@ -300,6 +300,8 @@ pub enum WaitingCause {
     Address(String),
     /// It should move, but its volumes are on its node.
     Pinned,
+    /// It should grow, but its node is full, and its volumes are there.
+    NoRoom,
 }
 
 impl fmt::Display for WaitingCause {
@@ -308,6 +310,9 @@ impl fmt::Display for WaitingCause {
             Self::Unplaced(reason) => reason.fmt(f),
             Self::Address(refusal) => f.write_str(refusal),
             Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
+            Self::NoRoom => f.write_str(
+                "what it is to become does not fit on this node, and its volumes are here",
+            ),
         }
     }
 }

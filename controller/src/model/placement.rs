@@ -80,6 +80,14 @@ impl Model {
         misfit(&self.bin(node, capacity), &workload.spec.placement).is_some()
     }
 
+    /// What is promised to a node's instances, and what it has, if that is known.
+    pub(super) fn room(&self, node: &NodeName) -> Option<(Resources, Resources)> {
+        let capacity = self.capacity(node)?;
+        let occupancy = self.tables.index().occupancy.get(node);
+        let promised = occupancy.map(|there| there.promised).unwrap_or_default();
+        Some((promised, Resources { cpu: capacity.cpu, memory: capacity.memory }))
+    }
+
     fn capacity(&self, node: &NodeName) -> Option<&Capacity> {
         self.tables.links().get(node)?.capacity.as_deref()
     }
@@ -122,7 +130,13 @@ impl Model {
                     bin.items = bin.items.saturating_sub(1);
                     bin.used = less(bin.used, instance.template.resources);
                 }
-                items.push(groups.of(workload, instance, spread));
+                // What is placed anew comes as what it is to be, unless its rollout is paused.
+                let request = if asked && workload.paused.is_none() {
+                    workload.spec.template.resources
+                } else {
+                    instance.template.resources
+                };
+                items.push(groups.of(workload, instance, request, spread));
                 names.push(&instance.name);
             }
         }
@@ -193,8 +207,13 @@ struct Groups<'a> {
 }
 
 impl<'a> Groups<'a> {
-    fn of(&mut self, workload: &'a Workload, instance: &Instance, spread: usize) -> usize {
-        let request = instance.template.resources;
+    fn of(
+        &mut self,
+        workload: &'a Workload,
+        instance: &Instance,
+        request: Resources,
+        spread: usize,
+    ) -> usize {
         let takes_address = instance.identity.is_none();
         let key = (spread, request.cpu.0, request.memory.0, takes_address);
         *self.numbers.entry(key).or_insert_with(|| {

@@ -13,9 +13,11 @@
 //! turn, and one that was being changed when its node went silent keeps its turn: nobody knows how far
 //! it came, so no further instance is risked.
 //!
-//! Live changes, and changes of what does not run, wait for nobody: see [`Model::adopt`].
+//! Live changes, and changes of what does not run, wait for nobody: see [`Model::adopt`]. What would
+//! outgrow its node moves to one with room; if there is none, it stays as it is and says why.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use dwell_core::change::ChangeClass;
@@ -55,17 +57,20 @@ impl Model {
         let class = ChangeClass::between(&instance.template, template);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
-        let at_once = class == ChangeClass::Live || (quiet && needs.template);
+        let at_once = (class == ChangeClass::Live || (quiet && needs.template))
+            && !self.outgrows(workload, instance);
         if at_once {
-            let update = match instance.update {
-                // Its turn is not over, or has to be taken again.
-                kept @ (UpdateState::Updating | UpdateState::Failed) if !quiet => kept,
-                _ if needs.leave || needs.restart => UpdateState::Due,
-                _ => UpdateState::Current,
-            };
             let generation = self.next_generation(instance);
             let template = Arc::clone(template);
-            self.put_instance(Instance { template, generation, update, ..instance.clone() });
+            let mut next = Instance { template, generation, ..instance.clone() };
+            // Otherwise its turn is not over, or has to be taken again.
+            if quiet || matches!(next.update, UpdateState::Current | UpdateState::Due) {
+                next.update = UpdateState::Current;
+                if self.needs(workload, &next).any() {
+                    next.update = UpdateState::Due;
+                }
+            }
+            self.put_instance(next);
         } else if needs.any() && instance.update != UpdateState::Failed {
             let keep = instance.update == UpdateState::Updating && !needs.template;
             let update = if keep { UpdateState::Updating } else { UpdateState::Due };
@@ -83,15 +88,22 @@ impl Model {
 
     /// Gives the instances that are due their turn, as far as the workload's policy allows.
     pub(super) fn roll(&mut self, name: &WorkloadName, now: Timestamp) {
-        let Some(due) = self.tables.index().due.get(name).cloned() else { return };
-        for instance in due {
+        let mut after = None;
+        while let Some(instance) = self.next_due(name, after.as_ref()) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
             let changing = self.tables.index().updating.get(name).map_or(0, BTreeSet::len);
             if changing >= usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX) {
                 return;
             }
             self.take_turn(&workload, &instance, now);
+            after = Some(instance);
         }
+    }
+
+    fn next_due(&self, name: &WorkloadName, after: Option<&InstanceName>) -> Option<InstanceName> {
+        let due = self.tables.index().due.get(name)?;
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        due.range((from, Bound::Unbounded)).next().cloned()
     }
 
     fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
@@ -111,8 +123,13 @@ impl Model {
             return;
         }
         needs.template &= workload.paused.is_none();
+        let outgrows = self.outgrows(workload, &instance);
         let to = if needs.leave { self.destination(&instance) } else { None };
         needs.leave = to.is_some();
+        if outgrows && !needs.leave {
+            needs.template = false;
+            self.refresh_waiting(workload, name);
+        }
         let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
         if !needs.any() || !(heard || needs.leave) {
             return;
@@ -163,7 +180,8 @@ impl Model {
             template: *instance.template != workload.spec.template
                 || instance.update == UpdateState::Failed,
             restart: instance.workload_restarts < workload.restarts_asked,
-            leave: self.has_to_leave(workload, instance) && !instance.is_pinned(),
+            leave: !instance.is_pinned()
+                && (self.has_to_leave(workload, instance) || self.outgrows(workload, instance)),
         }
     }
 
@@ -172,6 +190,21 @@ impl Model {
             self.tables.nodes().get(node).is_some_and(|node| node.draining)
                 || self.is_misplaced(workload, node)
         })
+    }
+
+    /// Whether what an instance is to become is too big for its node.
+    fn outgrows(&self, workload: &Workload, instance: &Instance) -> bool {
+        if workload.paused.is_some() {
+            return false;
+        }
+        let Some(node) = instance.assigned_to() else { return false };
+        let (has, wants) = (instance.template.resources, workload.spec.template.resources);
+        let Some((promised, capacity)) = self.room(node) else { return false };
+        let too_much = |has: u64, wants: u64, promised: u64, capacity: u64| {
+            wants > has && promised.saturating_sub(has).saturating_add(wants) > capacity
+        };
+        too_much(has.cpu.0, wants.cpu.0, promised.cpu.0, capacity.cpu.0)
+            || too_much(has.memory.0, wants.memory.0, promised.memory.0, capacity.memory.0)
     }
 
     fn is_ready(&self, node: &NodeName) -> bool {
@@ -234,10 +267,13 @@ impl Model {
     fn refresh_waiting(&mut self, workload: &Workload, name: &InstanceName) {
         let instance = self.tables.instances().get(name).cloned();
         let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
-        if !self.has_to_leave(workload, &instance) {
+        let (leaves, outgrows) =
+            (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
+        if !leaves && !outgrows {
             self.delete(Key::Waiting(name.clone()));
         } else if instance.is_pinned() {
-            self.wait(name, WaitingCause::Pinned);
+            let cause = if leaves { WaitingCause::Pinned } else { WaitingCause::NoRoom };
+            self.wait(name, cause);
         }
     }
 

@@ -415,6 +415,14 @@ impl Fleet {
             let waits = self.model.tables.waiting().contains_key(&instance.name);
             assert!(instance.node.is_some() || waits, "{} waits without a reason", instance.name);
         }
+        for name in self.model.tables.nodes().keys() {
+            let here = instances.values().filter(|one| {
+                one.assigned_to() == Some(name)
+                    || one.leaving.as_ref().is_some_and(|leaving| leaving.to.as_ref() == Some(name))
+            });
+            let promised: u64 = here.map(|one| one.template.resources.cpu.0).sum();
+            assert!(promised <= Self::capacity().cpu.0, "{name} is promised {promised}m");
+        }
         for spec in self.model.workloads() {
             let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
             let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();

@@ -285,21 +285,14 @@ impl World {
                 assert!(instance.leaving.is_none() && !instance.removing);
                 let Some(node) = &instance.node else { continue };
                 let container = &self.fleet.hosts[node].containers[&instance.name];
-                if workload.paused.is_none() {
-                    assert_eq!(
-                        *instance.template, workload.spec.template,
-                        "{} is up to date",
-                        instance.name
-                    );
-                    let stays = model.tables.waiting().contains_key(&instance.name);
-                    assert!(instance.update == UpdateState::Current || stays, "{instance:?}");
+                let stays = model.tables.waiting().contains_key(&instance.name);
+                if workload.paused.is_none() && !stays {
+                    assert_eq!(*instance.template, workload.spec.template, "{}", instance.name);
+                    assert_eq!(instance.update, UpdateState::Current, "{}", instance.name);
                     assert_eq!(container.generation, instance.generation);
                     assert_eq!(container.failed_generation, None);
                 }
-                assert!(
-                    !model.is_misplaced(workload, node)
-                        || model.tables.waiting().contains_key(&instance.name)
-                );
+                assert!(stays || !model.is_misplaced(workload, node), "{}", instance.name);
             }
         }
         let containers = self.fleet.hosts.values().map(|host| host.containers.len()).sum::<usize>();

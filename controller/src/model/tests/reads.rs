@@ -1,5 +1,6 @@
 //! Watching, deltas, events; and that single commands stay cheap in a large fleet.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dwell_core::id::Revision;
@@ -126,14 +127,14 @@ fn instances_are_listed_by_workload_and_node() {
 fn records_survive_the_store_and_strange_ones_are_refused() {
     let mut fleet = Fleet::of(1);
     fleet.apply(spec("web", 1)).unwrap();
-    let record = Record::Instance(fleet.model.tables.instances()[&instance("web-0")].clone());
+    let record = Record::Instance(Arc::clone(&fleet.model.tables.instances()[&instance("web-0")]));
     let json = record.encode().unwrap();
     assert_eq!(Record::decode("instance", &json).unwrap(), record);
     for (table, json) in [("instance", &b"{}"[..]), ("instance", b"\xff"), ("node", &json)] {
         assert!(matches!(Record::decode(table, json), Err(RecordError::Json { .. })));
     }
     assert!(matches!(Record::decode("volcano", b"{}"), Err(RecordError::UnknownTable(_))));
-    let link = Record::Link(fleet.model.tables.links()[&node("n1")].clone());
+    let link = Record::Link(Arc::clone(&fleet.model.tables.links()[&node("n1")]));
     assert!(matches!(link.encode(), Err(RecordError::Volatile)));
 }
 

@@ -1,5 +1,6 @@
 //! Changes that reach instances a few at a time, moves, and what goes wrong with them.
 
+use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millicores;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
@@ -241,4 +242,40 @@ fn a_stopped_instance_moves_too() {
     fleet.drain("n1");
     fleet.settle();
     assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}
+
+#[test]
+fn what_outgrows_its_node_moves_or_stays_as_it_is() {
+    let mut fleet = Fleet::of(2);
+    let sized = |name: &str, cpu: u64| {
+        let mut spec = spec(name, 1);
+        spec.template.resources.cpu = Millicores(cpu);
+        spec
+    };
+    fleet.apply(sized("a", 2000)).unwrap();
+    fleet.apply(sized("b", 1500)).unwrap();
+    fleet.apply(sized("c", 1500)).unwrap();
+    fleet.settle();
+    let places = |fleet: &Fleet| ["a-0", "b-0", "c-0"].map(|name| fleet.place(name).unwrap());
+    assert_eq!(places(&fleet), ["n1", "n2", "n2"]);
+
+    let plan = fleet.apply(sized("c", 2000)).unwrap();
+    assert_eq!(plan.class(), ChangeClass::Live, "there is room for it");
+    let plan = fleet.apply(sized("b", 2500)).unwrap();
+    assert_eq!(plan.class(), ChangeClass::Move);
+    fleet.settle();
+    assert_eq!(places(&fleet), ["n1", "n2", "n2"]);
+    assert_eq!(
+        fleet.message("b-0"),
+        "0 of 2 nodes fit: n1 has 2 of the 2500m CPU asked for free, n2 has 500m of the 2500m CPU asked for free"
+    );
+    let assigned = &fleet.model.assignment(&node("n2")).instances[0];
+    assert_eq!(assigned.template.resources.cpu, Millicores(1500));
+
+    fleet.command(Command::RemoveWorkload(workload("a"))).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("b-0").unwrap(), "n1");
+    let assigned = &fleet.model.assignment(&node("n1")).instances[0];
+    assert_eq!(assigned.template.resources.cpu, Millicores(2500));
+    assert_eq!(fleet.message("b-0"), "");
 }
