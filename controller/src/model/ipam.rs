@@ -9,7 +9,7 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::{Timestamp, millis};
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
@@ -52,7 +52,7 @@ impl Model {
             && kept.owner != instance
             && kept.until > now
         {
-            let seconds = kept.until.since(now).as_secs() + 1;
+            let seconds = millis(kept.until.since(now)).div_ceil(1000);
             let owner = kept.owner.clone();
             return Err(Refusal::AddressQuarantined { instance, address, owner, seconds });
         }

@@ -276,6 +276,7 @@ impl Model {
         let silent: Vec<(NodeName, NodeState)> = self
             .last_heard
             .iter()
+            .filter(|(node, _)| self.member(node).is_ok())
             .filter_map(|(node, &heard)| {
                 let age = now.since(heard);
                 if age >= down.as_duration() {
@@ -310,6 +311,11 @@ impl Model {
         }
         self.put_link(Link { state, ..Link::clone(&link) });
         let (severity, reason, message) = match state {
+            NodeState::Ready if self.member(name).is_err() => (
+                Severity::Warning,
+                "node-returned",
+                "was removed, but its agent is back; it is told to run nothing",
+            ),
             NodeState::Ready => (Severity::Info, "node-ready", "is heard of"),
             NodeState::Unreachable => (
                 Severity::Warning,

@@ -194,12 +194,11 @@ impl Model {
             return self.delete_instance(instance, now);
         }
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
-        // Where it was to go may have been cordoned, drained or removed meanwhile.
+        // Where it was to go may have been lost, cordoned, drained or removed meanwhile.
         let to = to.filter(|to| {
-            self.tables
-                .nodes()
-                .get(to)
-                .is_some_and(|node| !node.removed && !node.cordoned && !node.draining)
+            let node = self.tables.nodes().get(to);
+            self.is_ready(to)
+                && node.is_some_and(|node| !node.removed && !node.cordoned && !node.draining)
         });
         self.put_instance(Instance { node: None, leaving: None, ..instance.clone() });
         if let Some(to) = to {

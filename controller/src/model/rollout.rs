@@ -108,7 +108,8 @@ impl Model {
 
     fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.leaving.is_some() {
+        let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
+        if instance.leaving.is_some() || !heard {
             return;
         }
         let mut needs = self.needs(workload, &instance);
@@ -130,8 +131,7 @@ impl Model {
             needs.template = false;
             self.refresh_waiting(workload, name);
         }
-        let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
-        if !needs.any() || !(heard || needs.leave) {
+        if !needs.any() {
             return;
         }
         let mut next = Instance::clone(&instance);
@@ -199,7 +199,11 @@ impl Model {
         }
         let Some(node) = instance.assigned_to() else { return false };
         let (has, wants) = (instance.template.resources, workload.spec.template.resources);
-        let Some((promised, capacity)) = self.room(node) else { return false };
+        if wants.cpu <= has.cpu && wants.memory <= has.memory {
+            return false;
+        }
+        // A node not heard of since the controller's start has no room that is known of.
+        let Some((promised, capacity)) = self.room(node) else { return true };
         let too_much = |has: u64, wants: u64, promised: u64, capacity: u64| {
             wants > has && promised.saturating_sub(has).saturating_add(wants) > capacity
         };
@@ -207,7 +211,7 @@ impl Model {
             || too_much(has.memory.0, wants.memory.0, promised.memory.0, capacity.memory.0)
     }
 
-    fn is_ready(&self, node: &NodeName) -> bool {
+    pub(super) fn is_ready(&self, node: &NodeName) -> bool {
         self.tables.links().get(node).is_some_and(|link| link.state == NodeState::Ready)
     }
 
@@ -228,19 +232,20 @@ impl Model {
     /// A restart of the whole workload reaches an instance.
     pub(super) fn ask_to_restart(&mut self, instance: &Instance, workload_restarts: u64) {
         let instance = instance.clone();
-        match (instance.update, &instance.node) {
+        let runs = instance.node.is_some() && instance.run == RunState::Running;
+        match instance.update {
             // Nothing runs that could be restarted.
-            (_, None) => self.put_instance(Instance { workload_restarts, ..instance }),
-            (UpdateState::Failed, Some(_)) => self.put_instance(Instance {
+            _ if !runs => self.put_instance(Instance { workload_restarts, ..instance }),
+            UpdateState::Failed => self.put_instance(Instance {
                 workload_restarts,
                 restarts_asked: instance.restarts_asked + 1,
                 ..instance
             }),
-            (UpdateState::Current | UpdateState::Due, Some(_)) => {
+            UpdateState::Current | UpdateState::Due => {
                 self.put_instance(Instance { update: UpdateState::Due, ..instance });
             }
             // Becomes due when its turn is over.
-            (UpdateState::Updating, Some(_)) => {}
+            UpdateState::Updating => {}
         }
     }
 
@@ -334,12 +339,11 @@ fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
     let does_well = match instance.run {
         // A main process that ended and may rest has done its work.
         RunState::Running => {
-            status.phase == Phase::Stopped
-                || (status.phase == Phase::Running && status.health.is_good())
+            status.restarts_done >= instance.restarts_asked
+                && (status.phase == Phase::Stopped
+                    || (status.phase == Phase::Running && status.health.is_good()))
         }
         RunState::Stopped => status.phase == Phase::Stopped,
     };
-    status.generation == instance.generation
-        && status.restarts_done >= instance.restarts_asked
-        && does_well
+    status.generation == instance.generation && does_well
 }

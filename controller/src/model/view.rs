@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
-use dwell_core::instance::{InstanceStatus, Phase, RunState};
+use dwell_core::instance::{InstanceStatus, Phase};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
@@ -183,8 +183,8 @@ impl Model {
             let status = self.status(instance);
             let ready = status.phase == Phase::Running && status.health.is_good();
             view.ready += u32::from(ready);
-            let settled = ready && instance.update != UpdateState::Updating
-                || instance.run == RunState::Stopped;
+            let rests = ready || status.phase == Phase::Stopped;
+            let settled = rests && instance.update != UpdateState::Updating;
             if !settled && waits.is_none() {
                 waits = Some((instance, status));
             }

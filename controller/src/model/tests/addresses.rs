@@ -84,7 +84,7 @@ fn a_released_address_is_kept_for_its_owner() {
     let refusal = fleet.apply(fixed("c", &["10.80.0.1"])).unwrap_err();
     assert_eq!(
         refusal.to_string(),
-        "c-0 cannot have 10.80.0.1: it was a-0's and is kept for it for another 601 s; choose another or wait"
+        "c-0 cannot have 10.80.0.1: it was a-0's and is kept for it for another 600 s; choose another or wait"
     );
     fleet.apply(spec("a", 1)).unwrap();
     assert_eq!(fleet.address("a-0").unwrap(), "10.80.0.1", "its owner gets it back at once");

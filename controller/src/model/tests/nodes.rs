@@ -154,6 +154,7 @@ fn removal_needs_an_empty_node_or_force_and_a_dead_one() {
     fleet.fetch(&node("n1"));
     assert!(fleet.hosts[&node("n1")].assigned.is_empty());
     assert_eq!(fleet.phase("web-0"), Phase::Pending);
+    assert_eq!(fleet.model.events(Some("node/n1"), 1)[0].reason, "node-returned");
     let network = fleet.model.assignment(&node("n1")).network;
     assert!(network.peers.is_empty() && network.block.is_none());
 
