@@ -4,9 +4,9 @@
 //! the request, and only then the model, which answers every wrong token alike. The certificate is made
 //! first and given away only after the join is durable.
 //!
-//! A name that is taken is refused, also to a machine that was cloned from its holder; a name is free
-//! again when its node has been removed. If the answer to a join is lost, the host may ask again with
-//! the same token and the same key.
+//! A name that is taken is refused, also to a machine that was cloned from its holder; it is free again
+//! when its node has been removed. If the answer to a join is lost, the token is used up and the name is
+//! taken: an operator removes the node, which has no instances yet, and makes another token.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

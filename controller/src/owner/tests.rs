@@ -1,1 +1,200 @@
-//! Later.
+//! The owner with a store that fails and stalls.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::WorkloadName;
+use dwell_core::net::ClusterRange;
+use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+
+use super::*;
+use crate::model::{SessionId, Settings};
+use crate::store::memory::MemoryStore;
+
+/// A clock that a test sets.
+#[derive(Default)]
+struct Hand(AtomicU64);
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+async fn start(store: &MemoryStore) -> Handle {
+    let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
+    let mut store = store.clone();
+    let records = store.load().await.unwrap();
+    let model = Model::restore(Settings::new(range), records, Timestamp(0));
+    let (owner, handle) = Owner::new(model, store, Arc::new(Hand::default()));
+    tokio::spawn(owner.run(CancellationToken::new()));
+    handle
+}
+
+fn declare(name: &str) -> Command {
+    let spec = WorkloadSpec {
+        name: name.parse().unwrap(),
+        replicas: 1,
+        template: Template::of_image("debian"),
+        addresses: Vec::new(),
+        placement: Placement::default(),
+        update: UpdatePolicy::default(),
+        labels: BTreeMap::new(),
+    };
+    Command::ApplyWorkloads { specs: vec![spec], dry_run: false }
+}
+
+async fn workloads(handle: &Handle) -> Vec<WorkloadName> {
+    let names = |model: &Model| {
+        model.workloads().into_iter().map(|view| view.workload.spec.name.clone()).collect()
+    };
+    handle.read(names).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_did_not_happen() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    handle.command(declare("web")).await.unwrap();
+    store.set_failing(true);
+    let error = handle.command(declare("db")).await.unwrap_err();
+    assert!(matches!(error, CommandError::NotStored(_)), "{error}");
+    assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!(workloads(&handle).await, ["web".parse().unwrap()]);
+    store.set_failing(false);
+    handle.command(declare("db")).await.unwrap();
+    let restarted = start(&store).await;
+    assert_eq!(workloads(&restarted).await, ["db".parse().unwrap(), "web".parse().unwrap()]);
+}
+
+#[tokio::test]
+async fn commands_that_queue_up_share_a_commit_and_its_fate() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    handle.command(declare("first")).await.unwrap();
+    for (failing, prefix) in [(false, "a"), (true, "b")] {
+        let stalled = store.stall().await;
+        let before = store.commits();
+        let ask = |name: String| {
+            let handle = handle.clone();
+            tokio::spawn(async move { handle.command(declare(&name)).await })
+        };
+        let leader = ask(format!("{prefix}-leader"));
+        let followers: Vec<_> = (0..20).map(|number| ask(format!("{prefix}-{number}"))).collect();
+        // On one thread: by now the leader's batch is with the store and the others are queued.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!leader.is_finished());
+        store.set_failing(failing);
+        drop(stalled);
+        assert_eq!(leader.await.unwrap().is_err(), failing);
+        for follower in followers {
+            assert_eq!(follower.await.unwrap().is_err(), failing);
+        }
+        let commits = store.commits() - before;
+        assert!(commits <= 2, "{commits} commits");
+    }
+    store.set_failing(false);
+    let names = workloads(&handle).await;
+    assert_eq!(names.len(), 1 + 21, "{names:?}");
+    assert_eq!(workloads(&start(&store).await).await, names);
+}
+
+#[tokio::test]
+async fn nothing_is_seen_before_it_is_stored() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    let revisions = handle.revisions();
+    let before = *revisions.borrow();
+    let stalled = store.stall().await;
+    let asking = handle.clone();
+    let command = tokio::spawn(async move { asking.command(declare("web")).await });
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(*revisions.borrow(), before);
+    drop(stalled);
+    let done = command.await.unwrap().unwrap();
+    assert_eq!(*revisions.borrow(), done.revision);
+}
+
+#[tokio::test]
+async fn what_is_not_durable_writes_nothing_and_needs_no_disk() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    join(&handle, "h1").await;
+    let node: NodeName = "h1".parse().unwrap();
+    let session = SessionId(1);
+    let attach = Command::AttachNode {
+        node: node.clone(),
+        session,
+        address: [192, 0, 2, 1].into(),
+        capacity: Default::default(),
+        report: Default::default(),
+    };
+    handle.command(attach).await.unwrap();
+    let before = store.commits();
+    store.set_failing(true);
+    for _ in 0..100 {
+        handle
+            .command(Command::Heartbeat { node: node.clone(), session, capacity: None })
+            .await
+            .unwrap();
+    }
+    assert_eq!(store.commits(), before);
+}
+
+async fn join(handle: &Handle, name: &str) {
+    let id = crate::model::TokenId("t".to_owned());
+    let digest = [1; 32];
+    let expires_at = Timestamp(1_000);
+    handle.command(Command::MintToken { id: id.clone(), digest, expires_at }).await.unwrap();
+    let join = crate::model::Join {
+        token: id,
+        digest,
+        name: name.parse().unwrap(),
+        address: [192, 0, 2, 1].into(),
+        certificate: "c".to_owned(),
+        routes_only: false,
+    };
+    handle.command(Command::RedeemToken(join)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_follower_hears_of_its_own_node_only() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    join(&handle, "h1").await;
+    let mut own = handle.follow("h1".parse().unwrap()).await.unwrap();
+    let other = handle.follow("h2".parse().unwrap()).await.unwrap();
+    let attach = Command::AttachNode {
+        node: "h1".parse().unwrap(),
+        session: SessionId(1),
+        address: [192, 0, 2, 1].into(),
+        capacity: Default::default(),
+        report: Default::default(),
+    };
+    handle.command(attach).await.unwrap();
+    own.mark_unchanged();
+    handle.command(declare("web")).await.unwrap();
+    own.changed().await.unwrap();
+    assert!(!other.has_changed().unwrap());
+}
+
+#[tokio::test]
+async fn at_the_end_what_is_queued_is_still_done() {
+    let store = MemoryStore::default();
+    let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
+    let model = Model::new(Settings::new(range));
+    let (owner, handle) = Owner::new(model, store.clone(), Arc::new(Hand::default()));
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let asking = handle.clone();
+    let queued = tokio::spawn(async move { asking.command(declare("web")).await });
+    tokio::task::yield_now().await;
+    owner.run(stop).await;
+    queued.await.unwrap().unwrap();
+    let late = handle.command(declare("db")).await.unwrap_err();
+    assert!(matches!(late, CommandError::Stopped(_)), "{late}");
+}

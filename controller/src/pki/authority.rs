@@ -29,7 +29,8 @@ use super::{Enrolment, Identity, PkiError, REQUEST_MAX};
 const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// How long a server's certificate is valid; each start makes a new one.
 const SERVER_VALID: Duration = Duration::from_secs(366 * 24 * 3600);
-/// Certificates begin this long before now, for hosts whose clock is behind.
+/// Certificates begin this long before now, for hosts whose clock is behind; shorter ones half their life,
+/// or their holders would take them for old from the start.
 const BACKDATED: Duration = Duration::from_secs(2 * 3600);
 
 /// The cluster's CA.
@@ -264,7 +265,7 @@ impl Request {
 fn params(name: &str, valid: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     let now = SystemTime::now();
-    params.not_before = (now - BACKDATED).into();
+    params.not_before = (now - BACKDATED.min(valid / 2)).into();
     params.not_after = (now + valid).into();
     params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
     params.distinguished_name = DistinguishedName::new();

@@ -1,1 +1,114 @@
-//! Later.
+//! The CA's files, what certificates say, and tokens.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{CertificateParams, KeyPair};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use super::*;
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn der(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).unwrap()
+}
+
+fn request(params: &CertificateParams) -> Vec<u8> {
+    params.serialize_request(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+}
+
+#[test]
+fn the_ca_is_made_once_and_its_key_is_for_its_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let pki = directory.path().join("pki");
+    let first = Authority::open(&pki).unwrap();
+    let second = Authority::open(&pki).unwrap();
+    assert_eq!(first.digest(), second.digest());
+    assert_eq!(first.cluster_id(), second.cluster_id());
+    assert_eq!(first.cluster_id().len(), 16);
+    let mode = |path: &str| fs::metadata(pki.join(path)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("ca.key"), mode(".")), (0o600, 0o700));
+}
+
+#[test]
+fn a_crash_at_the_first_start_leaves_nothing_that_stops_the_second() {
+    let directory = tempfile::tempdir().unwrap();
+    Authority::open(directory.path()).unwrap();
+    fs::remove_file(directory.path().join("ca.pem")).unwrap();
+    Authority::open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_damaged_ca_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    Authority::open(directory.path()).unwrap();
+    let key = directory.path().join("ca.key");
+    for (text, words) in [
+        (KeyPair::generate().unwrap().serialize_pem(), "not the key of ca.pem"),
+        ("garbage".to_owned(), "ca.key"),
+    ] {
+        fs::write(&key, text).unwrap();
+        let error = Authority::open(directory.path()).err().unwrap().to_string();
+        assert!(error.contains(words) && error.contains("ca.key"), "{error}");
+    }
+    fs::remove_file(&key).unwrap();
+    assert!(matches!(Authority::open(directory.path()), Err(PkiError::File { .. })));
+}
+
+#[test]
+fn a_certificate_says_what_we_say_and_not_what_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::open(directory.path()).unwrap();
+    let mut params = CertificateParams::new(vec!["controller.dwell".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let request = Request::read(&request(&params)).unwrap();
+    let identity = Identity::Node { name: "h1".parse().unwrap(), enrolment: request.enrolment() };
+    let certificate = der(&authority.issue_node(&request, &identity, DAY).unwrap());
+    let certified = authority.read(&certificate).unwrap();
+    assert_eq!(certified.identity, identity);
+    let left = certified.expires.duration_since(SystemTime::now()).unwrap();
+    assert!(left <= DAY && left > DAY - Duration::from_secs(60), "{left:?}");
+    let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+    assert!(!parsed.is_ca());
+}
+
+#[test]
+fn another_clusters_certificate_is_nobodys() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (Authority::open(one.path()).unwrap(), Authority::open(two.path()).unwrap());
+    let issued = two.issue_client("ann".parse().unwrap(), DAY).unwrap();
+    assert!(matches!(one.read(&der(&issued.certificate_pem)), Err(PkiError::NoIdentity)));
+    assert!(matches!(one.read(&CertificateDer::from(vec![0; 9])), Err(PkiError::NoIdentity)));
+    // The CA's own certificate speaks for nobody either.
+    assert!(matches!(one.read(&der(one.certificate_pem())), Err(PkiError::NoIdentity)));
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let good = request(&CertificateParams::default());
+    let mut forged = good.clone();
+    // The last bytes are the signature's.
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    for bytes in
+        [Vec::new(), vec![0x30; 100], forged, good[..50].to_vec(), vec![0; REQUEST_MAX + 1]]
+    {
+        assert!(matches!(Request::read(&bytes), Err(PkiError::Request)));
+    }
+    assert!(Request::read(&good).is_ok());
+}
+
+#[test]
+fn a_token_is_known_again_by_its_digest_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::open(directory.path()).unwrap();
+    let made = NewToken::mint(&authority).unwrap();
+    let text = made.token.to_string();
+    assert_eq!(ShownToken::read(&text).unwrap(), made.shown);
+    assert!(!text.contains(&identity::hex(&made.shown.digest)));
+    let other = NewToken::mint(&authority).unwrap();
+    assert_ne!(other.shown.id, made.shown.id);
+}

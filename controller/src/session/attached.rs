@@ -124,7 +124,8 @@ impl Attached {
                 }
             };
             let command = match self.command(message) {
-                Ok(command) => command,
+                Ok(Some(command)) => command,
+                Ok(None) => continue,
                 Err(status) => return Some(status),
             };
             if let Err(error) = self.sessions.owner.command(command).await {
@@ -133,10 +134,11 @@ impl Attached {
         }
     }
 
-    fn command(&self, message: v1::AgentMessage) -> Result<Command, Status> {
+    /// What a message asks of the model. An empty one is a newer agent's, and passed over.
+    fn command(&self, message: v1::AgentMessage) -> Result<Option<Command>, Status> {
         use v1::agent_message::Message;
         let (node, session) = (self.node.clone(), self.session);
-        Ok(match message.message {
+        Ok(Some(match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
                 Command::Heartbeat { node, session, capacity: heartbeat.capacity.map(Into::into) }
             }
@@ -149,8 +151,8 @@ impl Attached {
             Some(Message::Hello(_)) => {
                 return Err(Status::invalid_argument("a second Hello on one stream"));
             }
-            None => return Err(Status::invalid_argument("an empty message")),
-        })
+            None => return Ok(None),
+        }))
     }
 }
 

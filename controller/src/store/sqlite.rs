@@ -10,6 +10,8 @@
 //! itself does not notice a flipped bit in a value. A file that is damaged, foreign or of another
 //! version is refused at the start and left untouched.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -100,6 +102,11 @@ struct Database {
 
 impl Database {
     fn open(path: &Path) -> Result<Self, StoreError> {
+        // Made by us, for its owner only (there are secrets in environments); SQLite takes an empty file
+        // for a new one and gives its log the same mode.
+        let mut options = OpenOptions::new();
+        let made = options.append(true).create(true).mode(0o600).open(path);
+        made.map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
         let connection = Connection::open(path).map_err(|error| explain(path, &error))?;
         let mut database = Self { path: path.to_owned(), connection };
         database.prepare().map_err(|error| explain(path, &error))??;

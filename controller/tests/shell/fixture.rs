@@ -1,0 +1,300 @@
+//! A controller in a directory of its own, and those who talk to it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_controller::config::Config;
+use dwell_controller::controller::{Controller, StartError};
+use dwell_controller::pki::Authority;
+use dwell_core::clock::SystemClock;
+use dwell_core::quantity::Millis;
+use dwell_proto::trust::CONTROLLER_NAME;
+use dwell_proto::v1;
+use dwell_proto::v1::agent_message::Message as FromAgent;
+use dwell_proto::v1::controller_message::Message as FromController;
+use dwell_proto::v1::enrollment_client::EnrollmentClient;
+use dwell_proto::v1::fleet_client::FleetClient;
+use dwell_proto::v1::session_client::SessionClient;
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Status, Streaming};
+
+/// No wait of a test takes longer.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// A controller and its directory.
+pub(crate) struct Fixture {
+    pub(crate) config: Config,
+    controller: Option<Controller>,
+    _directory: tempfile::TempDir,
+}
+
+/// A certificate and its key.
+#[derive(Clone)]
+pub(crate) struct Credentials {
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+}
+
+impl Fixture {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config {
+            data_dir: directory.path().join("data"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            socket: directory.path().join("socket"),
+            ..Config::default()
+        };
+        config.nodes.heartbeat = Millis(200);
+        change(&mut config);
+        let mut fixture = Self { config, controller: None, _directory: directory };
+        fixture.begin().await.unwrap();
+        fixture
+    }
+
+    pub(crate) async fn begin(&mut self) -> Result<(), StartError> {
+        let controller = Controller::start(&self.config, Arc::new(SystemClock::new())).await?;
+        // Agents find it again where it was.
+        self.config.listen = controller.address();
+        self.controller = Some(controller);
+        Ok(())
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        if let Some(controller) = self.controller.take() {
+            controller.stop().await;
+        }
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.begin().await.unwrap();
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// The CA, as the controller has it on its disk.
+    pub(crate) fn authority(&self) -> Authority {
+        Authority::open(&self.config.data_dir.join("pki")).unwrap()
+    }
+
+    pub(crate) async fn fleet(&self) -> FleetClient<Channel> {
+        FleetClient::new(unix(&self.config.socket).await)
+    }
+
+    /// Over TCP, trusting the controller's CA, with a certificate or without.
+    pub(crate) async fn tcp(
+        &self,
+        credentials: Option<&Credentials>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let mut tls = ClientTlsConfig::new()
+            .ca_certificate(Certificate::from_pem(self.authority().certificate_pem()))
+            .domain_name(CONTROLLER_NAME);
+        if let Some(credentials) = credentials {
+            tls = tls
+                .identity(Identity::from_pem(&credentials.certificate_pem, &credentials.key_pem));
+        }
+        Endpoint::from_shared(format!("https://{}", self.address()))?
+            .tls_config(tls)?
+            .connect()
+            .await
+    }
+
+    pub(crate) async fn token(&self) -> String {
+        let request = v1::CreateJoinTokenRequest::default();
+        self.fleet().await.create_join_token(request).await.unwrap().into_inner().token
+    }
+
+    pub(crate) async fn join(
+        &self,
+        token: &str,
+        name: &str,
+        address: &str,
+    ) -> Result<Credentials, Status> {
+        let key = KeyPair::generate().unwrap();
+        let certificate_request = CertificateParams::default().serialize_request(&key).unwrap();
+        let request = v1::JoinRequest {
+            token: token.to_owned(),
+            name: name.to_owned(),
+            address: address.to_owned(),
+            certificate_request: certificate_request.der().to_vec().into(),
+            routes_only: false,
+        };
+        let answer = EnrollmentClient::new(self.tcp(None).await.unwrap()).join(request).await?;
+        let certificate_pem = answer.into_inner().certificate_pem;
+        Ok(Credentials { certificate_pem, key_pem: key.serialize_pem() })
+    }
+
+    /// A node that has joined with a fresh token.
+    pub(crate) async fn node(&self, name: &str, address: &str) -> Credentials {
+        self.join(&self.token().await, name, address).await.unwrap()
+    }
+
+    /// A node that has joined, with its agent attached and its first snapshot taken.
+    pub(crate) async fn agent(&self, name: &str, address: &str) -> Agent {
+        let credentials = self.node(name, address).await;
+        let mut agent = Agent::attach(self, &credentials, hello(address)).await.unwrap();
+        agent.snapshot().await;
+        agent
+    }
+
+    /// A client's certificate.
+    pub(crate) async fn client(&self, name: &str) -> Credentials {
+        let request = v1::IssueClientRequest { name: name.to_owned(), valid_ms: 0 };
+        let issued = self.fleet().await.issue_client(request).await.unwrap().into_inner();
+        Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem }
+    }
+
+    /// Looks at an instance until it is as wanted.
+    pub(crate) async fn until_instance(
+        &self,
+        name: &str,
+        wanted: impl Fn(&v1::Instance) -> bool,
+    ) -> v1::Instance {
+        let mut fleet = self.fleet().await;
+        let request = v1::ListInstancesRequest { name: name.to_owned(), ..Default::default() };
+        let look = async {
+            loop {
+                let answer = fleet.list_instances(request.clone()).await.unwrap().into_inner();
+                if let Some(found) = answer.instances.into_iter().find(|found| wanted(found)) {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(SOON, look).await.unwrap()
+    }
+}
+
+/// An agent played by a test.
+pub(crate) struct Agent {
+    pub(crate) sender: mpsc::Sender<v1::AgentMessage>,
+    pub(crate) receiver: Streaming<v1::ControllerMessage>,
+    pub(crate) client: SessionClient<Channel>,
+}
+
+pub(crate) fn hello(address: &str) -> v1::Hello {
+    let capacity = v1::Capacity {
+        cpu_millicores: 8_000,
+        memory_bytes: 16 << 30,
+        arch: "x86_64".to_owned(),
+        engines: [("docker".to_owned(), v1::EngineInfo { ready: true, ..Default::default() })]
+            .into(),
+        ..Default::default()
+    };
+    v1::Hello {
+        protocol: dwell_proto::PROTOCOL,
+        address: address.to_owned(),
+        capacity: Some(capacity),
+        status: Some(v1::StatusReport { complete: true, ..Default::default() }),
+        revision: 0,
+    }
+}
+
+impl Agent {
+    pub(crate) async fn attach(
+        fixture: &Fixture,
+        credentials: &Credentials,
+        hello: v1::Hello,
+    ) -> Result<Self, Status> {
+        let mut client = SessionClient::new(fixture.tcp(Some(credentials)).await.unwrap());
+        let (sender, messages) = mpsc::channel(8);
+        let first = v1::AgentMessage { message: Some(FromAgent::Hello(hello)) };
+        sender.send(first).await.unwrap();
+        let receiver = client.attach(ReceiverStream::new(messages)).await?.into_inner();
+        Ok(Self { sender, receiver, client })
+    }
+
+    pub(crate) async fn next(&mut self) -> Result<FromController, Status> {
+        let message = tokio::time::timeout(SOON, self.receiver.message()).await.unwrap()?;
+        message
+            .and_then(|message| message.message)
+            .ok_or_else(|| Status::cancelled("the stream ended"))
+    }
+
+    pub(crate) async fn assignment(&mut self) -> v1::Assignment {
+        loop {
+            if let FromController::Assignment(assignment) = self.next().await.unwrap() {
+                return assignment;
+            }
+        }
+    }
+
+    /// Welcome, then a snapshot.
+    pub(crate) async fn snapshot(&mut self) -> v1::Assignment {
+        assert!(matches!(self.next().await.unwrap(), FromController::Welcome(_)));
+        let assignment = self.assignment().await;
+        assert_eq!(assignment.base_revision, 0);
+        assignment
+    }
+
+    /// The next assignment that has instances in it.
+    pub(crate) async fn assigned(&mut self) -> v1::Assignment {
+        loop {
+            let assignment = self.assignment().await;
+            if !assignment.instances.is_empty() {
+                return assignment;
+            }
+        }
+    }
+
+    pub(crate) async fn say(&self, message: FromAgent) {
+        self.sender.send(v1::AgentMessage { message: Some(message) }).await.unwrap();
+    }
+
+    /// Reports assigned instances as running.
+    pub(crate) async fn report_running(&self, assignment: &v1::Assignment) {
+        let instances = assignment.instances.iter().map(running).collect();
+        let revision = assignment.revision;
+        self.say(FromAgent::Status(v1::StatusReport { instances, revision, ..Default::default() }))
+            .await;
+    }
+}
+
+pub(crate) fn running(assigned: &v1::AssignedInstance) -> v1::InstanceStatus {
+    v1::InstanceStatus {
+        instance: assigned.instance.clone(),
+        generation: assigned.generation,
+        phase: v1::Phase::Running.into(),
+        container_id: "c0ffee".to_owned(),
+        observed_at_ms: 1,
+        ..Default::default()
+    }
+}
+
+pub(crate) fn workload(name: &str, replicas: u32) -> v1::WorkloadSpec {
+    let template = v1::Template { image: "debian:12".to_owned(), ..Default::default() };
+    v1::WorkloadSpec {
+        name: name.to_owned(),
+        replicas,
+        template: Some(template),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn apply(workloads: Vec<v1::WorkloadSpec>) -> v1::ApplyRequest {
+    v1::ApplyRequest { workloads, dry_run: false }
+}
+
+async fn unix(path: &Path) -> Channel {
+    let path = path.to_owned();
+    Endpoint::from_static("http://controller")
+        .connect_with_connector(tower::service_fn(move |_| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        }))
+        .await
+        .unwrap()
+}

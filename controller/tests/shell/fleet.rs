@@ -1,0 +1,137 @@
+//! The `Fleet` API: durability, watching, bad input, a second controller.
+
+use dwell_controller::controller::StartError;
+use dwell_controller::listen::ListenError;
+use dwell_controller::store::StoreError;
+use dwell_proto::v1;
+use dwell_proto::v1::watch_response::Change;
+use tonic::Code;
+
+use crate::fixture::{Fixture, apply, workload};
+
+#[tokio::test]
+async fn what_was_accepted_is_there_after_a_restart() {
+    let mut fixture = Fixture::start().await;
+    let mut fleet = fixture.fleet().await;
+    let applied = fleet.apply(apply(vec![workload("web", 2)])).await.unwrap().into_inner();
+    assert_eq!(applied.plans[0].created, ["web-0", "web-1"]);
+    fixture.node("h1", "192.0.2.1").await;
+    let before = fleet.get_info(v1::GetInfoRequest {}).await.unwrap().into_inner();
+
+    fixture.restart().await;
+
+    let mut fleet = fixture.fleet().await;
+    let workloads =
+        fleet.list_workloads(v1::ListWorkloadsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(
+        workloads.workloads[0].spec,
+        Some(v1::WorkloadSpec {
+            update: Some(v1::UpdatePolicy { parallelism: 1, deadline_ms: 60_000 }),
+            template: workloads.workloads[0].spec.clone().unwrap().template,
+            ..workload("web", 2)
+        })
+    );
+    let instances =
+        fleet.list_instances(v1::ListInstancesRequest::default()).await.unwrap().into_inner();
+    let names: Vec<_> = instances.instances.iter().map(|instance| instance.name.as_str()).collect();
+    assert_eq!(names, ["web-0", "web-1"]);
+    let nodes = fleet.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(nodes.nodes[0].block, "10.80.0.0/24");
+    let after = fleet.get_info(v1::GetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(after.cluster_id, before.cluster_id);
+    assert!(after.revision >= before.revision);
+}
+
+#[tokio::test]
+async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
+    let fixture = Fixture::start().await;
+    let mut fleet = fixture.fleet().await;
+    let revision = |fleet: &mut dwell_proto::v1::fleet_client::FleetClient<_>| {
+        let mut fleet = fleet.clone();
+        async move { fleet.get_info(v1::GetInfoRequest {}).await.unwrap().into_inner().revision }
+    };
+    let before = revision(&mut fleet).await;
+
+    let mut no_image = workload("web", 1);
+    no_image.template = Some(v1::Template::default());
+    let mut outside = workload("web", 1);
+    outside.addresses = vec!["192.0.2.1".to_owned()];
+    for (spec, words) in [
+        (workload("../etc", 1), "workload name"),
+        (workload("web\u{202e}", 1), "workload name"),
+        (workload("web", 1_000_000_000), "replicas"),
+        (v1::WorkloadSpec { template: None, ..workload("web", 1) }, "template"),
+        (no_image, "image"),
+        (outside, "192.0.2.1"),
+    ] {
+        let status = fleet.apply(apply(vec![spec])).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains(words), "{status}");
+    }
+    let many = (0..1001).map(|number| workload(&format!("w{number}"), 0)).collect();
+    assert_eq!(fleet.apply(apply(many)).await.unwrap_err().code(), Code::InvalidArgument);
+    let gone = v1::RemoveWorkloadRequest { name: "nothing".to_owned() };
+    assert_eq!(fleet.remove_workload(gone).await.unwrap_err().code(), Code::NotFound);
+    let long = v1::CreateJoinTokenRequest { valid_ms: u64::MAX };
+    assert_eq!(fleet.create_join_token(long).await.unwrap_err().code(), Code::InvalidArgument);
+    let nobody = v1::IssueClientRequest { name: "a\nb".to_owned(), valid_ms: 0 };
+    assert_eq!(fleet.issue_client(nobody).await.unwrap_err().code(), Code::InvalidArgument);
+
+    assert_eq!(revision(&mut fleet).await, before);
+}
+
+#[tokio::test]
+async fn messages_over_the_limit_are_refused() {
+    let fixture = Fixture::start().await;
+    let mut spec = workload("web", 1);
+    spec.labels.insert("huge".to_owned(), "x".repeat(dwell_proto::MESSAGE_MAX_BYTES));
+    let mut fleet = fixture.fleet().await.max_encoding_message_size(usize::MAX);
+    let status = fleet.apply(apply(vec![spec])).await.unwrap_err();
+    assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    assert!(status.message().contains("too large"), "{status}");
+}
+
+#[tokio::test]
+async fn a_watch_resumes_where_it_was() {
+    let fixture = Fixture::start().await;
+    let mut fleet = fixture.fleet().await;
+    let start = fleet.apply(apply(vec![workload("web", 1)])).await.unwrap().into_inner().revision;
+    fleet.apply(apply(vec![workload("db", 1)])).await.unwrap();
+    let gone = v1::RemoveWorkloadRequest { name: "web".to_owned() };
+    let end = fleet.remove_workload(gone).await.unwrap().into_inner().revision;
+
+    let kinds = vec![v1::Kind::Workload.into()];
+    let request = v1::WatchRequest { after_revision: Some(start), kinds };
+    let mut stream = fleet.watch(request).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    let mut last = start;
+    while !seen.contains(&"-web".to_owned()) {
+        let response = stream.message().await.unwrap().unwrap();
+        assert!(response.revision >= last, "revisions do not go back");
+        last = response.revision;
+        match response.change.unwrap() {
+            Change::Workload(workload) => seen.push(format!("+{}", workload.spec.unwrap().name)),
+            Change::Deleted(deleted) => seen.push(format!("-{}", deleted.name)),
+            Change::Bookmark(_) => {}
+            other => panic!("not asked for: {other:?}"),
+        }
+    }
+    assert!(seen.contains(&"+db".to_owned()), "{seen:?}");
+    assert!(last <= end);
+
+    let request = v1::WatchRequest { after_revision: Some(end + 1_000_000), kinds: Vec::new() };
+    assert_eq!(fleet.watch(request).await.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_second_controller_does_not_start() {
+    let mut fixture = Fixture::start().await;
+    let error = fixture.begin().await.unwrap_err();
+    assert!(matches!(error, StartError::Store(StoreError::Locked { .. })), "{error}");
+    fixture.config.data_dir = fixture.config.data_dir.join("other");
+    fixture.config.listen.set_port(0);
+    let error = fixture.begin().await.unwrap_err();
+    assert!(matches!(error, StartError::Listen(ListenError::InUse { .. })), "{error}");
+    // The first one is as it was.
+    fixture.fleet().await.get_info(v1::GetInfoRequest {}).await.unwrap();
+}

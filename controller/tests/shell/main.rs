@@ -1,0 +1,8 @@
+//! The controller's shell as others meet it: a whole controller in this process, over its unix socket and
+//! over real mutual TLS on loopback, with agents that are played by the tests.
+
+mod exec;
+mod fixture;
+mod fleet;
+mod session;
+mod trust;

@@ -1,0 +1,192 @@
+//! Who gets in: tokens, certificates, roles.
+
+use std::time::Duration;
+
+use dwell_controller::pki::{Identity, Request};
+use dwell_proto::v1;
+use dwell_proto::v1::enrollment_client::EnrollmentClient;
+use dwell_proto::v1::fleet_client::FleetClient;
+use rcgen::{CertificateParams, KeyPair};
+use tokio::net::TcpStream;
+use tonic::Code;
+
+use crate::fixture::{Agent, Credentials, Fixture, SOON, hello};
+
+async fn fleet_code(fixture: &Fixture, credentials: Option<&Credentials>) -> Option<Code> {
+    let mut fleet = FleetClient::new(fixture.tcp(credentials).await.unwrap());
+    fleet.get_info(v1::GetInfoRequest {}).await.err().map(|status| status.code())
+}
+
+async fn attach_error(fixture: &Fixture, credentials: &Credentials) -> Option<tonic::Status> {
+    Agent::attach(fixture, credentials, hello("192.0.2.1")).await.err()
+}
+
+#[tokio::test]
+async fn a_token_admits_one_host_once() {
+    let fixture = Fixture::start().await;
+    let token = fixture.token().await;
+    fixture.join(&token, "h1", "192.0.2.1").await.unwrap();
+    let code = |result: Result<Credentials, tonic::Status>| result.err().unwrap().code();
+
+    assert_eq!(code(fixture.join(&token, "h2", "192.0.2.2").await), Code::PermissionDenied);
+    // A taken name or address costs no token, and the holder keeps both.
+    let other = fixture.token().await;
+    assert_eq!(code(fixture.join(&other, "h1", "192.0.2.2").await), Code::AlreadyExists);
+    assert_eq!(code(fixture.join(&other, "h2", "192.0.2.1").await), Code::AlreadyExists);
+    fixture.join(&other, "h2", "192.0.2.2").await.unwrap();
+
+    let (secret, digest) = token.rsplit_once('.').unwrap();
+    let guessed = format!("{}A.{digest}", &secret[..secret.len() - 1]);
+    assert_eq!(code(fixture.join(&guessed, "h3", "192.0.2.3").await), Code::PermissionDenied);
+    assert_eq!(code(fixture.join("dwell1.x.y", "h3", "192.0.2.3").await), Code::InvalidArgument);
+    let fresh = fixture.token().await;
+    assert_eq!(code(fixture.join(&fresh, "../h3", "192.0.2.3").await), Code::InvalidArgument);
+    assert_eq!(code(fixture.join(&fresh, "h3", "here").await), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_token_expires() {
+    let fixture = Fixture::start().await;
+    let request = v1::CreateJoinTokenRequest { valid_ms: 1 };
+    let token = fixture.fleet().await.create_join_token(request).await.unwrap().into_inner().token;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let status = fixture.join(&token, "h1", "192.0.2.1").await.err().unwrap();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn each_role_may_do_its_own() {
+    let fixture = Fixture::start().await;
+    let node = fixture.node("h1", "192.0.2.1").await;
+    let client = fixture.client("ann").await;
+
+    assert_eq!(fleet_code(&fixture, Some(&client)).await, None);
+    assert_eq!(fleet_code(&fixture, Some(&node)).await, Some(Code::PermissionDenied));
+    assert_eq!(fleet_code(&fixture, None).await, Some(Code::Unauthenticated));
+    assert!(attach_error(&fixture, &node).await.is_none());
+    assert_eq!(attach_error(&fixture, &client).await.unwrap().code(), Code::PermissionDenied);
+
+    let mut fleet = FleetClient::new(fixture.tcp(Some(&client)).await.unwrap());
+    let request = v1::IssueClientRequest { name: "eve".to_owned(), valid_ms: 0 };
+    assert_eq!(fleet.issue_client(request).await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+/// A certificate that the cluster's CA signed for a node, with whatever is asked for.
+fn forged(
+    fixture: &Fixture,
+    name: &str,
+    key_of_enrolment: &KeyPair,
+    valid: Duration,
+) -> Credentials {
+    let request = |key: &KeyPair| {
+        let request = CertificateParams::default().serialize_request(key).unwrap();
+        Request::read(request.der()).unwrap()
+    };
+    let key = KeyPair::generate().unwrap();
+    let enrolment = request(key_of_enrolment).enrolment();
+    let identity = Identity::Node { name: name.parse().unwrap(), enrolment };
+    let certificate_pem = fixture.authority().issue_node(&request(&key), &identity, valid).unwrap();
+    Credentials { certificate_pem, key_pem: key.serialize_pem() }
+}
+
+#[tokio::test]
+async fn wrong_certificates_do_not_attach() {
+    let fixture = Fixture::start().await;
+    fixture.node("h1", "192.0.2.1").await;
+    let key = KeyPair::generate().unwrap();
+    let day = Duration::from_secs(24 * 3600);
+
+    // Of the CA and for the node, but of another host that had the name.
+    let status = attach_error(&fixture, &forged(&fixture, "h1", &key, day)).await.unwrap();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+    let status = attach_error(&fixture, &forged(&fixture, "h9", &key, day)).await.unwrap();
+    assert_eq!(status.code(), Code::PermissionDenied, "{status}");
+
+    // These end in the handshake, which a client of TLS 1.3 learns with its first request.
+    let own = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    let uri = format!("dwell://{}/client/ann", fixture.authority().cluster_id());
+    params.subject_alt_names.push(rcgen::SanType::URI(uri.try_into().unwrap()));
+    let certificate_pem = params.self_signed(&own).unwrap().pem();
+    let self_signed = Credentials { certificate_pem, key_pem: own.serialize_pem() };
+    let expired = forged(&fixture, "h1", &key, Duration::ZERO);
+    let other = Fixture::start().await;
+    let foreign = other.client("ann").await;
+    for (credentials, what) in
+        [(self_signed, "self-signed"), (expired, "expired"), (foreign, "foreign")]
+    {
+        let refused = match fixture.tcp(Some(&credentials)).await {
+            Err(_) => true,
+            Ok(channel) => FleetClient::new(channel).get_info(v1::GetInfoRequest {}).await.is_err(),
+        };
+        assert!(refused, "{what}");
+    }
+    // None of this keeps others out.
+    assert_eq!(fleet_code(&fixture, Some(&fixture.client("ann").await)).await, None);
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_works_and_the_old_one_still_does() {
+    let fixture = Fixture::start().await;
+    let node = fixture.node("h1", "192.0.2.1").await;
+    let mut agent = Agent::attach(&fixture, &node, hello("192.0.2.1")).await.unwrap();
+    let key = KeyPair::generate().unwrap();
+    // Whatever the request says: the certificate is for the node that asks.
+    let names = CertificateParams::new(vec!["controller.dwell".to_owned()]).unwrap();
+    let certificate_request = names.serialize_request(&key).unwrap().der().to_vec().into();
+    let renewed = agent.client.renew(v1::RenewRequest { certificate_request }).await.unwrap();
+    let certificate_pem = renewed.into_inner().certificate_pem;
+    let renewed = Credentials { certificate_pem, key_pem: key.serialize_pem() };
+    assert!(attach_error(&fixture, &renewed).await.is_none());
+    assert!(attach_error(&fixture, &node).await.is_none());
+    let garbage = v1::RenewRequest { certificate_request: vec![0x30; 64].into() };
+    assert_eq!(agent.client.renew(garbage).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_certificate() {
+    let fixture = Fixture::start().await;
+    let issued =
+        fixture.authority().issue_client("ann".parse().unwrap(), Duration::from_secs(3)).unwrap();
+    let client =
+        Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem };
+    let mut fleet = FleetClient::new(fixture.tcp(Some(&client)).await.unwrap());
+    let mut watch = fleet.watch(v1::WatchRequest::default()).await.unwrap().into_inner();
+    let end = async { while let Ok(Some(_)) = watch.message().await {} };
+    tokio::time::timeout(SOON, end).await.expect("the stream outlives the certificate");
+}
+
+#[tokio::test]
+async fn what_has_no_certificate_is_bounded() {
+    let fixture = Fixture::start().await;
+    // Connections that never say anything, and one that says too much.
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(TcpStream::connect(fixture.address()).await.unwrap());
+    }
+    let request = v1::JoinRequest { token: "x".repeat(100_000), ..Default::default() };
+    let mut enrollment = EnrollmentClient::new(fixture.tcp(None).await.unwrap());
+    assert_eq!(enrollment.join(request).await.unwrap_err().code(), Code::OutOfRange);
+    // Idle ones with TLS: the places run out, for those without a certificate only.
+    let mut idle = Vec::new();
+    let refused = loop {
+        match fixture.tcp(None).await {
+            Ok(channel) => {
+                let mut client = EnrollmentClient::new(channel);
+                let answer = client.join(v1::JoinRequest::default()).await.unwrap_err();
+                if answer.code() != Code::InvalidArgument
+                    && answer.code() != Code::ResourceExhausted
+                {
+                    break true;
+                }
+                idle.push(client);
+            }
+            Err(_) => break true,
+        }
+        if idle.len() > 200 {
+            break false;
+        }
+    };
+    assert!(refused && idle.len() > 32, "{} places", idle.len());
+    assert_eq!(fleet_code(&fixture, Some(&fixture.client("ann").await)).await, None);
+}
