@@ -122,19 +122,20 @@ impl Owner {
         for name in veth::names(&sandbox.instance) {
             let add = request::add_veth(&name, namespace.file.as_fd(), sandbox.mac, mtu);
             let action = || format!("make interface {name} for {}", sandbox.instance);
-            let outcome = self.route.request(add).map_err(refused(action))?;
-            let found = link(&mut self.route, request::get_link_by_name(&name))?;
-            match (outcome, found) {
-                (Ok(()), Some(made)) => return Ok(made),
+            let made = match self.route.request(add).map_err(refused(action))? {
+                Ok(()) => true,
+                Err(refusal) if refusal.errno == Errno::EEXIST => false,
+                Err(refusal) => return Err(refused(action)(refusal.into())),
+            };
+            match link(&mut self.route, request::get_link_by_name(&name))? {
+                Some(new) if made => return Ok(new),
                 // Left over from a namespace that lost its name; what lives in it is cut off.
-                (Err(refusal), Some(old)) if refusal.errno == Errno::EEXIST => {
-                    if veth::belongs_to(&old, &sandbox.instance) {
-                        self.retire(&old)?;
-                        self.reaper.wake();
-                    }
+                Some(old) if veth::belongs_to(&old, &sandbox.instance) => {
+                    self.retire(&old)?;
+                    self.reaper.wake();
                 }
-                (Err(refusal), _) => return Err(refused(action)(refusal.into())),
-                (Ok(()), None) => {}
+                // It is on its way out, or gone by now.
+                _ => {}
             }
         }
         let source = std::io::Error::from(Errno::EEXIST);
