@@ -238,6 +238,8 @@ pub struct Container {
     pub since: Timestamp,
     /// What its health check says.
     pub health: Health,
+    /// What the last probe failed with, for people; empty if it passed.
+    pub complaint: String,
 }
 
 impl Container {

@@ -175,7 +175,7 @@ impl Report<'_> {
     fn resting(&self, rest: &Rest<'_>) -> (Phase, String) {
         match rest {
             Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
-            Rest::InSync | Rest::NoEngine(_) => (Phase::Running, String::new()),
+            Rest::InSync | Rest::NoEngine(_) => (Phase::Running, self.complaint()),
             Rest::Ended => {
                 (Phase::Stopped, format!("{} and its restart policy lets it rest", self.ended()))
             }
@@ -186,6 +186,15 @@ impl Report<'_> {
                 Phase::Stopped,
                 format!("what is desired is older than generation {seen} on this node; left alone"),
             ),
+        }
+    }
+
+    fn complaint(&self) -> String {
+        match self.decision.face {
+            Some(face) if !face.complaint.is_empty() => {
+                format!("health check: {}", face.complaint)
+            }
+            _ => String::new(),
         }
     }
 

@@ -62,6 +62,7 @@ impl Story {
             state,
             since: NOW,
             health: Health::None,
+            complaint: String::new(),
         });
         self
     }

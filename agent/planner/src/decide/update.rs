@@ -85,10 +85,12 @@ impl<'a> Instance<'a> {
             (false, _) if up_for >= settle => self.rule(Ruling::Committed),
             (false, _) => Next::Wait(Wait::Trial { until: new.since.after(settle) }),
             (true, Health::Healthy) => self.rule(Ruling::Committed),
-            (true, Health::Unhealthy) => self.roll_back("it is unhealthy".to_owned()),
+            (true, Health::Unhealthy) => {
+                self.roll_back(format!("it is unhealthy: {}", new.complaint))
+            }
             (true, _) if up_for >= deadline => {
                 let limit = self.target.assigned.update_deadline;
-                self.roll_back(format!("it did not become healthy within {limit}"))
+                self.roll_back(format!("it was not healthy within {limit}: {}", new.complaint))
             }
             (true, _) => Next::Wait(Wait::Trial { until: new.since.after(deadline) }),
         }

@@ -236,6 +236,7 @@ impl World {
                         Temper::Sick => Health::Unhealthy,
                         _ => Health::Starting,
                     },
+                    complaint: String::new(),
                 }
             })
             .collect();

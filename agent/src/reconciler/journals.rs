@@ -1,0 +1,105 @@
+//! `<directory>/<instance>.json`: what has to be known of an instance after a crash of the agent.
+//!
+//! Owned by the reconciler, which never writes one file twice at a time. A file is whole and durable
+//! when [`Journals::write`] returns. One that cannot be read counts as none: what it knew is then taken
+//! from the containers, at worst with one restart too many.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dwell_core::id::InstanceName;
+use dwell_planner::Journal;
+
+use crate::durable;
+
+/// The largest file that is read, in bytes; a usual one has less than 500.
+const FILE_MAX_BYTES: u64 = 64 * 1024;
+
+/// The journals of a node.
+#[derive(Clone, Debug)]
+pub(super) struct Journals {
+    directory: Arc<Path>,
+}
+
+impl Journals {
+    pub(super) fn new(directory: PathBuf) -> Self {
+        Self { directory: directory.into() }
+    }
+
+    /// All journals there are. Blocks.
+    pub(super) fn read_all(&self) -> io::Result<BTreeMap<InstanceName, Journal>> {
+        fs::create_dir_all(&self.directory)?;
+        let mut journals = BTreeMap::new();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_suffix(".json")?.parse().ok());
+            // What a crash left half-written has another name.
+            let Some(name) = name else { continue };
+            match read(&path) {
+                Ok(journal) => drop(journals.insert(name, journal)),
+                Err(error) => {
+                    tracing::warn!(instance = %name, path = %path.display(), %error, "cannot read a journal; going on without");
+                }
+            }
+        }
+        Ok(journals)
+    }
+
+    /// Makes a journal durable.
+    pub(super) async fn write(&self, name: &InstanceName, journal: &Journal) -> io::Result<()> {
+        let path = self.path(name);
+        let text = serde_json::to_vec(journal)?;
+        blocking(move || durable::replace(&path, &text, 0o600)).await
+    }
+
+    /// Removes a journal; one that is not there is fine.
+    pub(super) async fn remove(&self, name: &InstanceName) -> io::Result<()> {
+        let path = self.path(name);
+        let removed = blocking(move || fs::remove_file(path)).await;
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn path(&self, name: &InstanceName) -> PathBuf {
+        self.directory.join(format!("{name}.json"))
+    }
+}
+
+fn read(path: &Path) -> io::Result<Journal> {
+    let mut text = Vec::new();
+    File::open(path)?.take(FILE_MAX_BYTES).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_written_is_read_and_what_is_broken_is_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let journals = Journals::new(dir.path().join("journals"));
+        assert!(journals.read_all().unwrap().is_empty());
+        let (web, db) = ("web-0".parse().unwrap(), "db-0".parse().unwrap());
+        let journal = Journal { restarts_done: 3, ..Journal::default() };
+        journals.write(&web, &journal).await.unwrap();
+        journals.write(&db, &journal).await.unwrap();
+        fs::write(dir.path().join("journals/db-0.json"), "{\"restarts_done\":").unwrap();
+        fs::write(dir.path().join("journals/other"), "").unwrap();
+        assert_eq!(journals.read_all().unwrap(), [(web.clone(), journal)].into());
+        journals.remove(&web).await.unwrap();
+        journals.remove(&web).await.unwrap();
+        assert!(journals.read_all().unwrap().is_empty());
+    }
+}
