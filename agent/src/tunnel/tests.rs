@@ -1,1 +1,237 @@
+use std::net::Ipv4Addr;
 
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, Revision};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::net::Mac;
+use dwell_core::quantity::Millis;
+use dwell_core::workload::Template;
+use dwell_proto::v1::exec_input::Input;
+use dwell_proto::v1::exec_output::Output;
+use tonic::codegen::Bytes;
+
+use super::*;
+use crate::engine::Engine;
+use crate::engine::fake::FakeEngine;
+use crate::engine::fake::control::TokioClock;
+use crate::fake_controller::{Ca, Carried, Face, FakeController, LIMIT, identity};
+use crate::{link, trust};
+
+/// A node with one running instance, `web-0`, and one without a container, `web-1`.
+struct Node {
+    controller: FakeController,
+    channel: Channel,
+    engine: FakeEngine,
+    container: ContainerId,
+    tunnels: Tunnels,
+}
+
+fn assigned() -> Assigned {
+    let address = Ipv4Addr::new(10, 80, 1, 1);
+    Assigned {
+        instance: "web-0".parse().unwrap(),
+        address,
+        mac: Mac::of_address(address),
+        generation: Generation(1),
+        run: RunState::Running,
+        restarts_asked: 0,
+        update_deadline: Millis::seconds(60),
+        template: Template::of_image("web"),
+    }
+}
+
+fn status(instance: &str, container_id: &str) -> InstanceStatus {
+    InstanceStatus {
+        instance: instance.parse().unwrap(),
+        generation: Generation(1),
+        phase: Phase::Running,
+        health: Health::None,
+        container_id: container_id.to_owned(),
+        started_at: None,
+        restarts: 0,
+        exit_code: None,
+        restarts_done: 0,
+        message: String::new(),
+        observed_at: Timestamp(0),
+        failed_generation: None,
+    }
+}
+
+impl Node {
+    async fn start() -> Self {
+        let ca = Ca::new();
+        let node = identity(&ca, "", Duration::from_secs(3600));
+        let controller = FakeController::start(Face::proper(ca)).await;
+        let tls = Arc::new(trust::by_identity(&node).unwrap());
+        let channel = link::connect(&controller.address, tls, LIMIT).await.unwrap();
+        let engine = FakeEngine::new(Arc::new(TokioClock::new()));
+        let container = engine.create(&assigned()).await.unwrap();
+        engine.start(&container).await.unwrap();
+        let all = [status("web-0", container.as_str()), status("web-1", "")];
+        let instances = all.into_iter().map(|one| (one.instance.clone(), one)).collect();
+        let statuses = Statuses { revision: Revision(1), instances };
+        let statuses = watch::Sender::new(Some(Arc::new(statuses))).subscribe();
+        let tunnels = Tunnels::new(Some(Arc::new(engine.clone())), statuses);
+        Self { controller, channel, engine, container, tunnels }
+    }
+
+    async fn open(&mut self, purpose: Option<Purpose>) -> Carried {
+        let request = v1::OpenTunnel { tunnel: "t1".into(), purpose };
+        self.tunnels.open(self.channel.clone(), request);
+        let carried = self.controller.tunnel().await;
+        assert_eq!(carried.tunnel, "t1");
+        carried
+    }
+
+    async fn exec(&mut self, request: v1::ExecRequest) -> Carried {
+        let instance = "web-0".to_owned();
+        self.open(Some(Purpose::Exec(v1::ExecRequest { instance, ..request }))).await
+    }
+}
+
+/// The next message; `None` when the tunnel has ended.
+async fn next(tunnel: &mut Carried) -> Option<Message> {
+    let message = timeout(LIMIT, tunnel.up.message()).await.unwrap();
+    message.unwrap().map(|message| message.message.unwrap())
+}
+
+async fn next_output(tunnel: &mut Carried) -> Output {
+    match next(tunnel).await {
+        Some(Message::Exec(v1::ExecOutput { output: Some(output) })) => output,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn say(tunnel: &Carried, input: Input) {
+    let exec = Some(v1::ExecInput { input: Some(input) });
+    tunnel.down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+}
+
+fn words(command: &[&str]) -> v1::ExecRequest {
+    let command = command.iter().map(|&word| word.to_owned()).collect();
+    v1::ExecRequest { command, ..v1::ExecRequest::default() }
+}
+
+/// Waits for something to become so, looking again and again.
+async fn until(so: impl Fn() -> bool) {
+    let looking = async {
+        while !so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, looking).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_is_followed_and_left() {
+    let mut node = Node::start().await;
+    node.engine.print(&node.container, "one\n");
+    let request = v1::LogsRequest { instance: "web-0".into(), follow: true, ..Default::default() };
+    let mut tunnel = node.open(Some(Purpose::Logs(request))).await;
+    for text in ["one\n", "two\n"] {
+        let Some(Message::Logs(chunk)) = next(&mut tunnel).await else { panic!("no log") };
+        assert_eq!((chunk.stream(), &chunk.data[..]), (v1::OutputStream::Stdout, text.as_bytes()));
+        node.engine.print(&node.container, "two\n");
+    }
+    drop(tunnel);
+    until(|| node.tunnels.free.available_permits() == TUNNELS_MAX).await;
+}
+
+#[tokio::test]
+async fn a_log_ends_with_its_container() {
+    let mut node = Node::start().await;
+    let request = v1::LogsRequest { instance: "web-0".into(), follow: true, ..Default::default() };
+    let mut tunnel = node.open(Some(Purpose::Logs(request))).await;
+    node.engine.print(&node.container, &"x".repeat(3 * PIECE_MAX + 1));
+    node.engine.crash(&node.container, 1);
+    let mut length = 0;
+    while let Some(message) = next(&mut tunnel).await {
+        let Message::Logs(chunk) = message else { panic!("{message:?}") };
+        assert!(chunk.data.len() <= PIECE_MAX);
+        length += chunk.data.len();
+    }
+    assert_eq!(length, 3 * PIECE_MAX + 1);
+}
+
+#[tokio::test]
+async fn a_command_has_output_and_an_exit_code() {
+    let mut node = Node::start().await;
+    node.engine.set_exec_exit_code(7);
+    let mut tunnel = node.exec(words(&["echo", "hi"])).await;
+    assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
+    assert_eq!(next_output(&mut tunnel).await, Output::Stdout("echo hi\n".into()));
+    assert_eq!(next_output(&mut tunnel).await, Output::ExitCode(7));
+    assert_eq!(next(&mut tunnel).await, None);
+    assert_eq!(node.engine.hang_ups(), 0);
+}
+
+#[tokio::test]
+async fn a_command_gets_its_input_and_its_end() {
+    let mut node = Node::start().await;
+    let request = v1::ExecRequest { stdin: true, tty: true, ..words(&["cat"]) };
+    let mut tunnel = node.exec(request).await;
+    assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
+    say(&tunnel, Input::Resize(v1::TerminalSize { columns: 1_000_000, rows: 0 })).await;
+    // More than fits any buffer on the way: what is not read back in time has to wait.
+    let sent = Bytes::from(vec![b'x'; 1 << 20]);
+    let (down, input) = (tunnel.down.clone(), sent.clone());
+    let writer = tokio::spawn(async move {
+        for piece in input.chunks(16 * 1024) {
+            let input = Some(Input::Stdin(Bytes::copy_from_slice(piece)));
+            let exec = Some(v1::ExecInput { input });
+            down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+        }
+        let exec = Some(v1::ExecInput { input: Some(Input::StdinClosed(true)) });
+        down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+    });
+    let mut echoed = Vec::new();
+    loop {
+        match next_output(&mut tunnel).await {
+            Output::Stdout(data) => echoed.extend_from_slice(&data),
+            Output::ExitCode(code) => break assert_eq!(code, 0),
+            other => panic!("{other:?}"),
+        }
+    }
+    writer.await.unwrap();
+    assert_eq!(echoed.len(), sent.len());
+}
+
+#[tokio::test]
+async fn a_command_that_nobody_waits_for_is_hung_up() {
+    let mut node = Node::start().await;
+    node.engine.set_exec_hangs(true);
+    let mut tunnel = node.exec(words(&["sleep", "infinity"])).await;
+    assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
+    drop(tunnel);
+    until(|| node.engine.hang_ups() == 1).await;
+    until(|| node.tunnels.free.available_permits() == TUNNELS_MAX).await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_told() {
+    let mut node = Node::start().await;
+    let logs = |instance: &str| {
+        let instance = instance.to_owned();
+        Some(Purpose::Logs(v1::LogsRequest { instance, ..Default::default() }))
+    };
+    let exec = |request: v1::ExecRequest| {
+        Some(Purpose::Exec(v1::ExecRequest { instance: "web-0".into(), ..request }))
+    };
+    let nameless = [("A=B".to_owned(), String::new())].into();
+    for (purpose, code) in [
+        (logs("web-7"), Code::NotFound),
+        (logs("web-1"), Code::FailedPrecondition),
+        (logs("../web\u{1b}"), Code::InvalidArgument),
+        (exec(words(&[])), Code::InvalidArgument),
+        (exec(words(&[&"x".repeat(2 << 20)])), Code::InvalidArgument),
+        (exec(v1::ExecRequest { environment: nameless, ..words(&["x"]) }), Code::InvalidArgument),
+        (None, Code::InvalidArgument),
+    ] {
+        let mut tunnel = node.open(purpose).await;
+        let Some(Message::Error(error)) = next(&mut tunnel).await else { panic!("no error") };
+        assert_eq!(Code::from(error.code), code, "{}", error.message);
+        assert!(!error.message.contains('\u{1b}'));
+        assert_eq!(next(&mut tunnel).await, None);
+    }
+}

@@ -1,0 +1,153 @@
+//! Takes everything of dwell off a host that the agent has put there, so that the host is as it was.
+//!
+//! Order: containers, then sandboxes, routes and rules, then the agent's own files; what fails is told
+//! and does not keep the rest from being done. Volumes and the identity stay unless asked for: they are the
+//! two things that cannot be made again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+
+use crate::assignment::cache;
+use crate::config::Config;
+use crate::daemon;
+use crate::engine::docker::DockerEngine;
+use crate::engine::{Container, ContainerState, Engine, EngineError};
+use crate::identity::{Identity, IdentityError};
+use crate::lock::{DataDirLock, LockError};
+use crate::network::linux::{LinuxConfig, LinuxNetwork};
+use crate::network::{Network, NetworkError};
+
+/// How long a main process may take to end.
+const GRACE: Duration = Duration::from_secs(10);
+/// How many containers are stopped and removed side by side.
+const CALLS_MAX: usize = 8;
+
+/// What is to go beside the rest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// The instances' volumes, with everything in them.
+    pub volumes: bool,
+    /// The identity: the host has to join again.
+    pub identity: bool,
+}
+
+/// What was taken off.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// How many containers.
+    pub containers: usize,
+    /// How many volumes.
+    pub volumes: usize,
+}
+
+/// What could not be taken off.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    /// The agent runs, or the data directory cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// Nobody can tell which containers are this cluster's.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The engine does not answer or refuses.
+    #[error("cannot remove the containers of this node; start Docker and try again")]
+    Engine(#[from] EngineError),
+    /// The kernel refuses.
+    #[error("cannot remove sandboxes, routes and rules")]
+    Network(#[from] NetworkError),
+    /// A file cannot be removed.
+    #[error("cannot remove {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Takes dwell off this host. The agent must not be running.
+///
+/// # Errors
+/// Everything that could not be done; the rest was.
+pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<CleanupError>> {
+    let _lock = DataDirLock::take(&config.data_dir).map_err(|error| vec![error.into()])?;
+    let mut failures = Vec::new();
+    let mut removed = Removed::default();
+    match Identity::load(&config.data_dir) {
+        Ok(_) if config.routes_only => {}
+        Ok(identity) => {
+            let engine = daemon::docker(config, &identity);
+            match clear_engine(&engine, extent).await {
+                Ok(all) => removed = all,
+                Err(error) => failures.push(error.into()),
+            }
+        }
+        // A host that never joined, or was cleaned up before, has no containers of dwell's.
+        Err(IdentityError::Missing { .. }) => {}
+        Err(error) => failures.push(error.into()),
+    }
+    let network = LinuxNetwork::new(&LinuxConfig { run_dir: config.run_dir.clone() });
+    let cleared = match network {
+        Ok(network) => network.cleanup().await,
+        Err(error) => Err(error),
+    };
+    failures.extend(cleared.err().map(Into::into));
+    // As long as containers are there, their journals say what has become of them, and the identity
+    // whose they are.
+    if failures.is_empty() {
+        failures.extend(clear_files(config, extent).err());
+    }
+    if failures.is_empty() { Ok(removed) } else { Err(failures) }
+}
+
+async fn clear_engine(engine: &DockerEngine, extent: Extent) -> Result<Removed, EngineError> {
+    let containers = engine.list().await?;
+    let count = containers.len();
+    let mut clearing = futures_util::stream::iter(containers)
+        .map(|container| clear_container(engine, container))
+        .buffer_unordered(CALLS_MAX);
+    let mut first_failure = Ok(());
+    while let Some(cleared) = clearing.next().await {
+        first_failure = first_failure.and(cleared);
+    }
+    first_failure?;
+    let volumes = if extent.volumes { engine.remove_volumes().await? } else { 0 };
+    Ok(Removed { containers: count, volumes })
+}
+
+async fn clear_container(engine: &DockerEngine, container: Container) -> Result<(), EngineError> {
+    if container.state == ContainerState::Running {
+        match engine.stop(&container.id, GRACE).await {
+            Ok(()) | Err(EngineError::NotFound { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    engine.remove(&container.id).await
+}
+
+fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
+    let failed = |path: PathBuf| |source| CleanupError::File { path, source };
+    cache::remove(&config.data_dir).map_err(failed(cache::path(&config.data_dir)))?;
+    for directory in [
+        config.data_dir.join("journals"),
+        config.data_dir.join("instances"),
+        config.run_dir.join("containers"),
+    ] {
+        remove_directory(&directory).map_err(failed(directory))?;
+    }
+    if extent.identity {
+        Identity::remove(&config.data_dir)?;
+    }
+    Ok(())
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,265 @@
+//! The daemon: makes the parts, connects them, and keeps them until it is told to stop.
+//!
+//! ```text
+//!                        ┌───────────────▶ cache::keep ──stored──┐
+//!   controller ◀──▶ session ──assignment──▶ host_network ──▶ netlink, nftables
+//!        ▲          │   ▲                       │ prepared
+//!        │          │   └──statuses, capacity─┐ ▼
+//!        └─tunnels──┘                         reconciler ──▶ engine, sandboxes
+//! ```
+//!
+//! Each part is a task that owns its state; they know each other by watch channels alone. A part that
+//! ends is a defect: the daemon ends as well, and systemd starts it again. Neither end touches an instance.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dwell_core::clock::SystemClock;
+use dwell_core::id::Revision;
+use dwell_planner::EngineState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::assignment::Assignment;
+use crate::assignment::cache::{self, Cached};
+use crate::config::{Config, ConfigError};
+use crate::engine::SharedEngine;
+use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
+use crate::host_network::{self, HostNetwork};
+use crate::host_report::HostReport;
+use crate::identity::{Identity, IdentityError};
+use crate::lock::{DataDirLock, LockError};
+use crate::network::linux::{LinuxConfig, LinuxNetwork};
+use crate::network::{Network, NetworkError};
+use crate::reconciler::{self, Reconciler};
+use crate::session::{Session, Statuses};
+use crate::tunnel::Tunnels;
+
+/// How long the first report waits for an engine that does not answer.
+const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the daemon is not ready because the host's network is not.
+const PREPARE_LIMIT: Duration = Duration::from_secs(30);
+/// How long steps that are under way may take to be abandoned at the end.
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why the daemon did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration does not fit this host.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The data directory is in use or cannot be used.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The host has not joined, or its identity is damaged.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The configuration names another node than the host joined as.
+    #[error(
+        "this host joined as node {joined}, but the configuration names it {configured}; correct `name`, or join \
+         again under the other name with `dwell-agent join --force`"
+    )]
+    OtherName {
+        /// As which it joined.
+        joined: dwell_core::id::NodeName,
+        /// What the configuration says.
+        configured: dwell_core::id::NodeName,
+    },
+    /// The cache of the assignment or the journals cannot be read.
+    #[error("cannot read the agent's state in its data directory")]
+    State(#[source] io::Error),
+    /// The host's network cannot be worked with.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// Signals cannot be received.
+    #[error("cannot listen to signals")]
+    Signals(#[source] io::Error),
+    /// A part of the daemon has ended.
+    #[error("the task {0} has ended; this is a defect of dwell-agent")]
+    PartEnded(&'static str),
+}
+
+/// Runs until SIGTERM or SIGINT. Instances are left as they are.
+///
+/// # Errors
+/// [`DaemonError`].
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let identity = Identity::load(&config.data_dir)?;
+    if let Some(configured) = config.name.clone().filter(|name| *name != identity.node) {
+        return Err(DaemonError::OtherName { joined: identity.node, configured });
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
+
+    let mut daemon = Daemon::start(&config, identity).await?;
+    daemon.parts.spawn(watchdog());
+    daemon.wait_until_prepared().await;
+    notify(sd_notify::NotifyState::Ready);
+    tracing::info!("ready");
+    // Cancel-safe: nothing is waited for again.
+    let ended = tokio::select! {
+        ended = daemon.parts.join_next() => Err(DaemonError::PartEnded(part_name(ended.as_ref()))),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    notify(sd_notify::NotifyState::Stopping);
+    tracing::info!("stopping; instances run on");
+    if let Some(reconciler) = daemon.reconciler.take() {
+        timeout(STOP_LIMIT, reconciler.stop()).await.ok();
+    }
+    ended
+}
+
+/// The parts of a running daemon. Dropping it ends them all.
+struct Daemon {
+    parts: JoinSet<&'static str>,
+    reconciler: Option<Reconciler>,
+    /// Whether there was an assignment to prepare the host for.
+    had_assignment: bool,
+    prepared: watch::Receiver<bool>,
+}
+
+impl Daemon {
+    async fn start(config: &Config, identity: Identity) -> Result<Self, DaemonError> {
+        let assignment = watch::Sender::new(cached(config)?.map(Arc::new));
+        let had_assignment = assignment.borrow().is_some();
+        let network: Arc<dyn Network> =
+            Arc::new(LinuxNetwork::new(&LinuxConfig { run_dir: config.run_dir.clone() })?);
+        let engine =
+            (!config.routes_only).then(|| Arc::new(docker(config, &identity)) as SharedEngine);
+        let prepared = watch::Sender::new(false);
+        let is_prepared = prepared.subscribe();
+        let mut parts = JoinSet::new();
+
+        let desired = watch::Sender::new(None);
+        let reconciler = engine.clone().map(|engine| {
+            let journals = reconciler::Config::new(config.data_dir.join("journals"));
+            let clock = Arc::new(SystemClock::new());
+            let desired = desired.subscribe();
+            Reconciler::spawn(journals, engine, Arc::clone(&network), clock, desired)
+        });
+        let reconciler = reconciler.transpose().map_err(DaemonError::State)?;
+        let (statuses, engine_state) = match &reconciler {
+            Some(reconciler) => (reconciler.statuses(), reconciler.engine()),
+            None => nothing_runs(),
+        };
+
+        let stored = watch::Sender::new(Revision(0));
+        let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
+        let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
+        let capacity = watch::Sender::new(Arc::new(capacity));
+        let session = Session {
+            data_dir: config.data_dir.clone(),
+            controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
+            address: config.underlay_address()?,
+            identity,
+            stored: stored.subscribe(),
+            statuses: statuses.clone(),
+            capacity: capacity.subscribe(),
+            tunnels: Tunnels::new(engine, statuses),
+            assignment,
+        };
+        let assignment = || session.assignment.subscribe();
+
+        let keeper = cache::keep(config.data_dir.clone(), assignment(), stored);
+        let host_network = HostNetwork {
+            network,
+            masquerade: config.masquerade,
+            assignment: assignment(),
+            engine: engine_state.clone(),
+            prepared,
+        };
+        let release = host_network::release(assignment(), is_prepared.clone(), desired);
+        parts.spawn(named("host_network", host_network.keep()));
+        parts.spawn(named("release", release));
+        parts.spawn(named("cache", keeper));
+        parts.spawn(named("host_report", report.keep(engine_state, capacity)));
+        parts.spawn(named("session", session.run()));
+        Ok(Self { parts, reconciler, had_assignment, prepared: is_prepared })
+    }
+
+    /// A node that never had an assignment has nothing to prepare for yet and is ready as it is.
+    async fn wait_until_prepared(&mut self) {
+        if self.had_assignment {
+            timeout(PREPARE_LIMIT, self.prepared.wait_for(|prepared| *prepared)).await.ok();
+        }
+    }
+}
+
+/// The last assignment, if it can be trusted.
+fn cached(config: &Config) -> Result<Option<Assignment>, DaemonError> {
+    Ok(match cache::load(&config.data_dir).map_err(DaemonError::State)? {
+        Cached::Assignment(assignment) => {
+            tracing::info!(
+                revision = %assignment.revision, instances = assignment.instances.len(),
+                "going on with the last assignment"
+            );
+            Some(assignment)
+        }
+        Cached::Nothing => {
+            tracing::info!("no assignment yet; waiting for the controller and touching nothing");
+            None
+        }
+        Cached::Damaged { problem, aside } => {
+            tracing::warn!(
+                problem, aside = %aside.display(),
+                "the stored assignment is damaged; waiting for the controller and touching nothing"
+            );
+            None
+        }
+    })
+}
+
+/// The Docker daemon as the configuration and the identity have it.
+pub(crate) fn docker(config: &Config, identity: &Identity) -> DockerEngine {
+    DockerEngine::new(DockerConfig {
+        socket: config.docker.socket.clone(),
+        cluster: identity.cluster_id.clone(),
+        data_dir: config.data_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        allow_binds: config.allow_binds.clone(),
+        runtime: Runtime::Dwell,
+    })
+}
+
+type Seen = (watch::Receiver<Option<Arc<Statuses>>>, watch::Receiver<EngineState>);
+
+/// What a routes-only node sees of its instances and engine, for ever: there are none.
+fn nothing_runs() -> Seen {
+    let statuses = watch::Sender::new(Some(Arc::new(Statuses::default())));
+    (statuses.subscribe(), watch::Sender::new(EngineState::Unknown).subscribe())
+}
+
+async fn named(name: &'static str, part: impl Future<Output = ()>) -> &'static str {
+    part.await;
+    name
+}
+
+fn part_name(ended: Option<&Result<&'static str, tokio::task::JoinError>>) -> &'static str {
+    match ended {
+        Some(Ok(name)) => name,
+        // Which one it was stands in the panic's own message.
+        _ => "that panicked",
+    }
+}
+
+/// Tells systemd at half the time it gives that tasks are still being run.
+async fn watchdog() -> &'static str {
+    let Some(limit) = sd_notify::watchdog_enabled() else {
+        return std::future::pending().await;
+    };
+    loop {
+        notify(sd_notify::NotifyState::Watchdog);
+        tokio::time::sleep(limit / 2).await;
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot notify systemd");
+    }
+}

@@ -1,0 +1,123 @@
+use std::collections::BTreeMap;
+
+use dwell_core::id::Revision;
+
+use super::*;
+use crate::network::fake::{FakeNetwork, Operation};
+
+fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
+    let peer = |n: u8| {
+        let name = format!("h{n}").parse().unwrap();
+        let peer = crate::assignment::NodePeer {
+            address: [192, 168, 1, n].into(),
+            block: Some(ipnet::Ipv4Net::new_assert([10, 80, n, 0].into(), 24)),
+        };
+        (name, peer)
+    };
+    Some(Arc::new(Assignment {
+        revision: Revision(revision),
+        network: NodeNetwork {
+            cluster: "10.80.0.0/16".parse().unwrap(),
+            block: Some("10.80.1.0/24".parse().unwrap()),
+            peers: (2..2 + masked_peers).map(peer).collect(),
+            exceptions: BTreeMap::new(),
+        },
+        instances: BTreeMap::new(),
+    }))
+}
+
+/// A host's network with the tasks that keep it, on paused time.
+struct Host {
+    network: FakeNetwork,
+    assignment: watch::Sender<Option<Arc<Assignment>>>,
+    engine: watch::Sender<EngineState>,
+    desired: watch::Receiver<Option<Arc<Desired>>>,
+}
+
+impl Host {
+    fn start() -> Self {
+        let network = FakeNetwork::default();
+        let assignment = watch::Sender::new(None);
+        let engine = watch::Sender::new(EngineState::Unknown);
+        let (prepared, desired) = (watch::Sender::new(false), watch::Sender::new(None));
+        let seen = desired.subscribe();
+        tokio::spawn(release(assignment.subscribe(), prepared.subscribe(), desired));
+        let keeper = HostNetwork {
+            network: Arc::new(network.clone()),
+            masquerade: true,
+            assignment: assignment.subscribe(),
+            engine: engine.subscribe(),
+            prepared,
+        };
+        tokio::spawn(keeper.keep());
+        Self { network, assignment, engine, desired: seen }
+    }
+
+    fn ensured(&self) -> usize {
+        self.network.calls(Operation::EnsureHost)
+    }
+}
+
+/// Lets everything happen that happens within this time.
+async fn after(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+const MOMENT: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_touched_without_an_assignment() {
+    let host = Host::start();
+    after(10 * RESYNC).await;
+    assert_eq!((host.ensured(), host.desired.borrow().is_none()), (0, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_host_comes_first_and_then_only_what_is_new() {
+    let host = Host::start();
+    host.network.stall();
+    host.assignment.send_replace(assignment(1, 2));
+    after(MOMENT).await;
+    assert!(host.desired.borrow().is_none(), "told of instances before the host was prepared");
+    host.network.resume();
+    after(MOMENT).await;
+    assert_eq!(host.desired.borrow().as_ref().unwrap().revision(), Revision(1));
+    assert_eq!(host.network.routes().peers.len(), 2);
+    host.assignment.send_replace(assignment(2, 2));
+    after(MOMENT).await;
+    assert_eq!(host.desired.borrow().as_ref().unwrap().revision(), Revision(2));
+    assert_eq!(host.ensured(), 1, "other instances are no other network");
+    host.assignment.send_replace(assignment(3, 1));
+    after(MOMENT).await;
+    assert_eq!((host.ensured(), host.network.routes().peers.len()), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_looked_at_again_after_a_while_and_when_the_engine_is_back() {
+    let host = Host::start();
+    host.assignment.send_replace(assignment(1, 1));
+    after(MOMENT).await;
+    host.engine.send_replace(EngineState::Away { reason: String::new() });
+    after(MOMENT).await;
+    assert_eq!(host.ensured(), 1);
+    host.engine.send_replace(EngineState::Ready);
+    after(MOMENT).await;
+    assert_eq!(host.ensured(), 2);
+    after(RESYNC).await;
+    assert_eq!(host.ensured(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_tried_again_with_growing_pauses_and_holds_nothing_up() {
+    let host = Host::start();
+    host.network.fail(Operation::EnsureHost, 3);
+    host.assignment.send_replace(assignment(1, 1));
+    after(MOMENT).await;
+    assert!(host.desired.borrow().is_some());
+    assert_eq!(host.network.routes().peers.len(), 1);
+    for (pause, calls) in [(RETRY, 2), (2 * RETRY, 3), (4 * RETRY, 4), (RESYNC, 5)] {
+        assert_eq!(host.ensured(), calls - 1);
+        after(pause).await;
+        assert_eq!(host.ensured(), calls);
+    }
+}

@@ -1,0 +1,220 @@
+//! `dwell-agent`: the host daemon of dwell, and what an operator does with it on a node.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use dwell_agent::causes::Causes;
+use dwell_agent::config::{self, Config};
+use dwell_agent::docker_runtime::{self, Outcome};
+use dwell_agent::enroll::{self, Candidate};
+use dwell_agent::lock::DataDirLock;
+use dwell_agent::{assignment, cleanup, daemon, logging};
+use dwell_core::id::NodeName;
+use dwell_proto::trust::JoinToken;
+use tokio::runtime::Runtime;
+
+/// Makes this host a node of dwell. Without a command it runs the daemon.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// Configuration file; /etc/dwell/agent.yaml if that is there
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Only check the configuration
+    #[arg(long)]
+    check: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Join a cluster
+    Join(JoinArgs),
+    /// Take everything of dwell off this host: containers, sandboxes, routes, rules
+    Cleanup(CleanupArgs),
+    /// Enter dwell-oci into Docker's configuration
+    InstallRuntime {
+        #[command(flatten)]
+        file: DaemonJson,
+        /// Where dwell-oci is
+        #[arg(long, value_name = "PROGRAM", default_value = "/usr/local/bin/dwell-oci")]
+        program: PathBuf,
+    },
+    /// Take dwell-oci out of Docker's configuration
+    UninstallRuntime {
+        #[command(flatten)]
+        file: DaemonJson,
+    },
+}
+
+#[derive(Args)]
+struct JoinArgs {
+    /// Where the controller is, HOST:PORT; the configuration's if not given
+    #[arg(long, value_name = "HOST:PORT")]
+    controller: Option<String>,
+    /// A token made with `dwell node token`; `-` reads it from standard input
+    #[arg(long, env = "DWELL_JOIN_TOKEN", hide_env_values = true)]
+    token: String,
+    /// The node's name; the configuration's or the host's if not given
+    #[arg(long)]
+    name: Option<NodeName>,
+    /// Replace the identity of a host that has joined before
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Args)]
+struct CleanupArgs {
+    /// Do it
+    #[arg(long)]
+    yes: bool,
+    /// Also delete the instances' volumes, with all data in them
+    #[arg(long)]
+    volumes: bool,
+    /// Also forget the cluster: the host has to join again
+    #[arg(long)]
+    identity: bool,
+}
+
+#[derive(Args)]
+struct DaemonJson {
+    /// Docker's configuration
+    #[arg(long, value_name = "FILE", default_value = docker_runtime::DAEMON_JSON)]
+    daemon_json: PathBuf,
+    /// Do not tell a running dockerd
+    #[arg(long)]
+    no_reload: bool,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let message = format!("dwell-agent: {error:#}\n");
+            // Nothing is left to be done if even that cannot be written.
+            drop(std::io::stderr().write_all(message.as_bytes()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let load = || Config::load(cli.config.as_deref());
+    match cli.command {
+        None if cli.check => load().map(drop).map_err(Into::into),
+        None => {
+            let config = load()?;
+            logging::start(&config.log)?;
+            let runtime = daemon_runtime()?;
+            let ended = runtime.block_on(daemon::run(config));
+            // What blocks now waits for a disk or a name server; the end does not have to.
+            runtime.shutdown_background();
+            ended.map_err(Into::into)
+        }
+        Some(Command::Join(args)) => join(&load()?, args),
+        Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
+        Some(Command::InstallRuntime { file, program }) => {
+            let outcome = docker_runtime::install(&file.daemon_json, &program)?;
+            report(&file, outcome, "knows the runtime dwell")
+        }
+        Some(Command::UninstallRuntime { file }) => {
+            let outcome = docker_runtime::uninstall(&file.daemon_json)?;
+            report(&file, outcome, "does not know the runtime dwell")
+        }
+    }
+}
+
+/// Few threads: the daemon waits nearly always, and each thread costs memory of its own.
+fn daemon_runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(8)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+}
+
+fn command_runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("cannot start the runtime")
+}
+
+fn join(config: &Config, args: JoinArgs) -> Result<()> {
+    let token = match args.token.as_str() {
+        "-" => std::io::read_to_string(std::io::stdin()).context("cannot read the token")?,
+        _ => args.token,
+    };
+    let token: JoinToken = token.parse()?;
+    let Some(controller) = args.controller.or_else(|| config.controller.clone()) else {
+        bail!(
+            "where is the controller? give --controller HOST:PORT, or set `controller` in the configuration"
+        );
+    };
+    config::check_endpoint(&controller).map_err(anyhow::Error::msg).context("--controller")?;
+    let node = args.name.map_or_else(|| config.node_name(), Ok)?;
+    if let Some(configured) = config.name.as_ref().filter(|name| **name != node) {
+        bail!(
+            "--name {node} contradicts `name: {configured}` of the configuration; correct one of them"
+        );
+    }
+    let candidate =
+        Candidate { node, address: config.underlay_address()?, routes_only: config.routes_only };
+    let _lock = DataDirLock::take(&config.data_dir)?;
+    let joining = enroll::join(&config.data_dir, &controller, &token, &candidate, args.force);
+    let identity = command_runtime()?.block_on(joining)?;
+    // What an earlier cluster wanted of this host is none of this one's business.
+    assignment::cache::remove(&config.data_dir)
+        .context("cannot remove the assignment of before")?;
+    say(&format!(
+        "This host is node {} of cluster {} now.\nStart the agent: systemctl enable --now dwell-agent",
+        identity.node, identity.cluster_id
+    ))
+}
+
+fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
+    let what = [
+        Some("all containers, sandboxes, routes and rules of dwell"),
+        args.volumes.then_some("all volumes of instances with their data"),
+        args.identity.then_some("this host's membership of the cluster"),
+    ];
+    let what: Vec<&str> = what.into_iter().flatten().collect();
+    if !args.yes {
+        bail!("this would remove {}; repeat it with --yes", what.join(", and "));
+    }
+    let extent = cleanup::Extent { volumes: args.volumes, identity: args.identity };
+    match command_runtime()?.block_on(cleanup::run(config, extent)) {
+        Ok(removed) => say(&format!(
+            "Removed {} containers, {} volumes, and all sandboxes, routes and rules of dwell.",
+            removed.containers, removed.volumes
+        )),
+        Err(failures) => {
+            let texts: Vec<String> =
+                failures.iter().map(|failure| Causes(failure).to_string()).collect();
+            bail!("{}", texts.join("\ndwell-agent: "))
+        }
+    }
+}
+
+fn report(file: &DaemonJson, outcome: Outcome, what: &str) -> Result<()> {
+    let path = file.daemon_json.display();
+    say(&match outcome {
+        Outcome::Changed => format!("{path} {what} now."),
+        Outcome::Unchanged => format!("{path} {what}."),
+    })?;
+    if file.no_reload {
+        return Ok(());
+    }
+    match docker_runtime::reload_dockerd()? {
+        Some(pid) => say(&format!("dockerd (process {pid}) reads its configuration again.")),
+        None => Ok(()),
+    }
+}
+
+/// Prints for the person who called.
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to standard output")
+}
