@@ -14,7 +14,7 @@ use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_core::node::{Capacity, NodeState};
 
 use super::command::Report;
-use super::object::{Instance, Link, Observed, SessionId, Severity, Subject};
+use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
 
@@ -200,7 +200,12 @@ impl Model {
             self.is_ready(to)
                 && node.is_some_and(|node| !node.removed && !node.cordoned && !node.draining)
         });
-        self.put_instance(Instance { node: None, leaving: None, ..instance.clone() });
+        // What was declared while it was on its way is looked at when it has arrived.
+        let update = match instance.update {
+            UpdateState::Current => UpdateState::Due,
+            other => other,
+        };
+        self.put_instance(Instance { node: None, leaving: None, update, ..instance.clone() });
         if let Some(to) = to {
             self.place(&instance.name, &to, now);
         }

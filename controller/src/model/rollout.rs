@@ -58,6 +58,8 @@ impl Model {
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
         let at_once = (class == ChangeClass::Live || (quiet && needs.template))
+            // On its way, it has room where it goes for what it is.
+            && instance.leaving.is_none()
             && !self.outgrows(workload, instance);
         if at_once {
             let generation = self.next_generation(instance);

@@ -230,6 +230,8 @@ impl World {
                 let now = fleet.now;
                 if let Some(host) = fleet.hosts.get_mut(&host(number))
                     && let Some(name) = host.containers.keys().nth(which).cloned()
+                    && let Some(instance) = fleet.model.tables.instances().get(&name)
+                    && instance.update == UpdateState::Updating
                 {
                     host.fail(&name, now);
                 }
