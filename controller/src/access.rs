@@ -81,7 +81,7 @@ fn check(path: &str, peer: &Peer) -> Result<(), Status> {
         (true, _) => Ok(()),
         (false, Peer::Anonymous) => Err(Status::unauthenticated(
             "this needs a certificate of the cluster; a host gets one with `dwell-agent join`, a person with \
-             `dwell client issue` on the controller's host",
+             `dwell context issue` on the controller's host",
         )),
         (false, _) if method == "IssueClient" => Err(Status::permission_denied(
             "client certificates are made only over the controller's unix socket, as root on its host",

@@ -41,8 +41,9 @@ const TABLES: &str = "
 /// A store in one file.
 #[derive(Debug)]
 pub struct SqliteStore {
-    // Of one: the owner waits for each answer before it asks again.
-    requests: mpsc::Sender<Request>,
+    /// Of one: the owner waits for each answer before it asks again. Taken when the store is dropped.
+    requests: Option<mpsc::Sender<Request>>,
+    thread: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -68,11 +69,10 @@ impl SqliteStore {
                 }
             }
         };
-        thread::Builder::new()
-            .name("store".into())
-            .spawn(work)
-            .map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
-        Ok(Self { requests })
+        let thread = thread::Builder::new().name("store".into()).spawn(work);
+        let thread =
+            thread.map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
+        Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
     async fn ask<T>(
@@ -80,8 +80,21 @@ impl SqliteStore {
         request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request + Send,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.requests.send(request(reply)).await.map_err(|_| StoreError::Stopped)?;
+        let requests = self.requests.as_ref().ok_or(StoreError::Stopped)?;
+        requests.send(request(reply)).await.map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+impl Drop for SqliteStore {
+    /// Waits until the file is closed (which writes the log into it), so that whoever opens it next, in
+    /// this process too, finds nobody there: SQLite 3.51.1 can deadlock when one thread opens a file that
+    /// another is closing.
+    fn drop(&mut self) {
+        drop(self.requests.take());
+        if let Some(Err(_)) = self.thread.take().map(thread::JoinHandle::join) {
+            tracing::error!("the store's thread did not end well");
+        }
     }
 }
 

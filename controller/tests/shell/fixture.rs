@@ -91,7 +91,7 @@ impl Fixture {
     }
 
     pub(crate) async fn fleet(&self) -> FleetClient<Channel> {
-        FleetClient::new(unix(&self.config.socket).await)
+        FleetClient::new(unix(&self.config.socket).await.unwrap())
     }
 
     /// Over TCP, trusting the controller's CA, with a certificate or without.
@@ -288,7 +288,7 @@ pub(crate) fn apply(workloads: Vec<v1::WorkloadSpec>) -> v1::ApplyRequest {
     v1::ApplyRequest { workloads, dry_run: false }
 }
 
-async fn unix(path: &Path) -> Channel {
+pub(crate) async fn unix(path: &Path) -> Result<Channel, tonic::transport::Error> {
     let path = path.to_owned();
     Endpoint::from_static("http://controller")
         .connect_with_connector(tower::service_fn(move |_| {
@@ -296,5 +296,4 @@ async fn unix(path: &Path) -> Channel {
             async move { UnixStream::connect(path).await.map(TokioIo::new) }
         }))
         .await
-        .unwrap()
 }

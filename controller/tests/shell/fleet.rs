@@ -46,7 +46,7 @@ async fn what_was_accepted_is_there_after_a_restart() {
 async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
     let fixture = Fixture::start().await;
     let mut fleet = fixture.fleet().await;
-    let revision = |fleet: &mut dwell_proto::v1::fleet_client::FleetClient<_>| {
+    let revision = |fleet: &mut v1::fleet_client::FleetClient<_>| {
         let mut fleet = fleet.clone();
         async move { fleet.get_info(v1::GetInfoRequest {}).await.unwrap().into_inner().revision }
     };

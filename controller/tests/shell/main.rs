@@ -1,6 +1,7 @@
 //! The controller's shell as others meet it: a whole controller in this process, over its unix socket and
 //! over real mutual TLS on loopback, with agents that are played by the tests.
 
+mod crash;
 mod exec;
 mod fixture;
 mod fleet;
