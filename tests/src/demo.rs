@@ -109,7 +109,7 @@ pub async fn prove(lab: &Lab, say: fn(&str)) -> Result<()> {
 /// What instance `to` answers to instance `from`.
 async fn ask(lab: &Lab, from: &InstanceRow, to: &InstanceRow) -> Result<String> {
     let url = format!("http://{}/", to.at(PORT)?);
-    let words = ["exec", &from.name, "--", "wget", "-q", "-T", "2", "-O", "-", &url];
+    let words = ["exec", &from.name, "--", "timeout", "2", "wget", "-q", "-O", "-", &url];
     lab.cli(&words).await?.ok()
 }
 
