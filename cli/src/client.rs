@@ -3,7 +3,6 @@
 mod context;
 mod target;
 
-use std::error::Error;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 pub(crate) use context::Context;
 pub(crate) use target::{Target, TargetArgs};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, first_cause};
 
 /// A client of the API.
 pub(crate) type Client = FleetClient<Channel>;
@@ -69,7 +68,7 @@ async fn over_socket(path: &Path) -> Result<Channel, Failure> {
     Endpoint::from_static("http://controller.dwell")
         .connect_with_connector(connector)
         .await
-        .map_err(|error| explain(io::Error::other(cause(&error))))
+        .map_err(|error| explain(io::Error::other(first_cause(&error))))
 }
 
 async fn over_tls(context: &Context) -> Result<Channel, Failure> {
@@ -78,7 +77,7 @@ async fn over_tls(context: &Context) -> Result<Channel, Failure> {
         Failure::Unavailable(format!(
             "cannot reach the controller at {controller}: {}; check that it runs, that this machine can \
              reach it, and that the context's certificate is still valid (dwell context issue makes a new one)",
-            cause(&error)
+            first_cause(&error)
         ))
     };
     let tls = ClientTlsConfig::new()
@@ -98,13 +97,4 @@ async fn over_tls(context: &Context) -> Result<Channel, Failure> {
         .connect()
         .await
         .map_err(refuse)
-}
-
-/// The first cause: what is above it says only that something went wrong.
-fn cause(error: &dyn Error) -> String {
-    let mut deepest = error;
-    while let Some(source) = deepest.source() {
-        deepest = source;
-    }
-    deepest.to_string()
 }

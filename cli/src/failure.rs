@@ -1,5 +1,6 @@
 //! How a command can fail: what is said, and the exit code that programs go by.
 
+use std::error::Error;
 use std::io;
 
 use dwell_core::instance::sanitize;
@@ -67,22 +68,32 @@ impl From<Status> for Failure {
             | Code::Aborted => Self::Refused(said),
             Code::DeadlineExceeded => Self::TimedOut(said),
             Code::Unimplemented => Self::Other(
-                "the controller is older than this command line and cannot do that; update it".into(),
+                "the controller is older than this command line and cannot do that; update it"
+                    .into(),
             ),
             // The transport's own errors have no words for people, but a source.
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal
-                if std::error::Error::source(&status).is_some() =>
+                if status.source().is_some() =>
             {
-                Self::Unavailable(
-                    "the connection to the controller was lost before it answered; look with `dwell ps` \
-                     whether the request took effect, and try again"
-                        .into(),
-                )
+                Self::Unavailable(format!(
+                    "the connection to the controller was lost before it answered: {}; look with \
+                     `dwell ps` whether the request took effect, and try again",
+                    first_cause(&status)
+                ))
             }
             Code::Unavailable => Self::Unavailable(said),
             _ => Self::Other(said),
         }
     }
+}
+
+/// The deepest source of an error: what is above it says only that something went wrong.
+pub(crate) fn first_cause(error: &dyn Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    sanitize(&deepest.to_string(), MESSAGE_MAX)
 }
 
 impl From<io::Error> for Failure {

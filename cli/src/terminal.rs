@@ -1,10 +1,9 @@
 //! The terminal of the person: its size, and raw mode that is always taken back.
 
 use std::io::{self, IsTerminal};
-use std::os::fd::AsFd;
 
 use dwell_proto::v1::TerminalSize;
-use nix::sys::termios::{self, SetArg, Termios};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// Raw mode of standard input, from its making until it is dropped: every key goes to the other side.
 #[derive(Debug)]
@@ -18,11 +17,10 @@ impl RawMode {
     /// # Errors
     /// If it is not a terminal.
     pub(crate) fn enter() -> io::Result<Self> {
-        let stdin = io::stdin();
-        let before = termios::tcgetattr(stdin.as_fd())?;
+        let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
-        termios::cfmakeraw(&mut raw);
-        termios::tcsetattr(stdin.as_fd(), SetArg::TCSANOW, &raw)?;
+        raw.make_raw();
+        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
         Ok(Self { before })
     }
 }
@@ -30,7 +28,7 @@ impl RawMode {
 impl Drop for RawMode {
     fn drop(&mut self) {
         // If the terminal is gone there is nothing to take back.
-        termios::tcsetattr(io::stdin().as_fd(), SetArg::TCSANOW, &self.before).unwrap_or_default();
+        tcsetattr(io::stdin(), OptionalActions::Now, &self.before).unwrap_or_default();
     }
 }
 
@@ -41,6 +39,9 @@ pub(crate) fn is_interactive() -> bool {
 
 /// The size of the terminal, if there is one.
 pub(crate) fn size() -> Option<TerminalSize> {
-    let (columns, rows) = terminal_size::terminal_size()?;
-    Some(TerminalSize { columns: columns.0.into(), rows: rows.0.into() })
+    let size = tcgetwinsize(io::stdout())
+        .or_else(|_| tcgetwinsize(io::stderr()))
+        .or_else(|_| tcgetwinsize(io::stdin()))
+        .ok()?;
+    Some(TerminalSize { columns: size.ws_col.into(), rows: size.ws_row.into() })
 }

@@ -1,0 +1,417 @@
+//! The program as people and programs use it, against a fake controller on a unix socket.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "all of this is tests")]
+
+#[path = "fleet/fake.rs"]
+mod fake;
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+use dwell_proto::v1::{self, watch_response::Change};
+use fake::{Fake, State};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+use tonic::Status;
+
+/// Nothing here takes longer than this, on the busiest machine.
+const LIMIT: Duration = Duration::from_secs(20);
+
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+fn command(fake: &Fake, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dwell"));
+    command
+        .arg("--socket")
+        .arg(fake.socket())
+        .args(arguments)
+        .env_remove("DWELL_SOCKET")
+        .env_remove("DWELL_CONTEXT")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(fake: &Fake, arguments: &[&str]) -> Ran {
+    let output = tokio::time::timeout(LIMIT, command(fake, arguments).output()).await;
+    let output = output.expect("it did not end").unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ran {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
+}
+
+fn workload(name: &str, replicas: u32) -> v1::Workload {
+    let template = v1::Template { image: "nginx:1".into(), ..Default::default() };
+    v1::Workload {
+        spec: Some(v1::WorkloadSpec {
+            name: name.into(),
+            replicas,
+            template: Some(template),
+            ..Default::default()
+        }),
+        generation: 1,
+        updated: replicas,
+        created_at_ms: 1_000,
+        ..Default::default()
+    }
+}
+
+fn instance(workload: &str, ordinal: u32, phase: v1::Phase) -> v1::Instance {
+    v1::Instance {
+        name: format!("{workload}-{ordinal}"),
+        workload: workload.into(),
+        ordinal,
+        node: "h1".into(),
+        address: format!("10.80.1.{}", ordinal + 1),
+        mac: "02:d0:0a:50:01:01".into(),
+        generation: 1,
+        created_at_ms: 1_000,
+        status: Some(v1::InstanceStatus {
+            generation: 1,
+            phase: phase.into(),
+            started_at_ms: Some(2_000),
+            observed_at_ms: 3_000,
+            container_id: "abc".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn change(revision: u64, change: Change) -> Result<v1::WatchResponse, Status> {
+    Ok(v1::WatchResponse { revision, change: Some(change) })
+}
+
+/// One workload of two instances, one of which is not there yet.
+fn starting() -> State {
+    State {
+        workloads: vec![workload("web", 2)],
+        instances: vec![
+            instance("web", 0, v1::Phase::Running),
+            instance("web", 1, v1::Phase::Preparing),
+        ],
+        revision: 7,
+        ..State::default()
+    }
+}
+
+fn manifest() -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"workloads:\n  web:\n    image: nginx:1\n    replicas: 2\n").unwrap();
+    file
+}
+
+#[tokio::test]
+async fn programs_get_stable_fields() {
+    let fake = Fake::start(State {
+        nodes: vec![v1::Node {
+            name: "h1".into(),
+            capacity: Some(v1::Capacity::default()),
+            ..Default::default()
+        }],
+        events: vec![v1::Event { revision: 3, subject: "node/h1".into(), ..Default::default() }],
+        ..starting()
+    });
+    let mut all = String::new();
+    for arguments in [
+        &["ps", "web"][..],
+        &["node", "ls"],
+        &["node", "token"],
+        &["route", "ls"],
+        &["events"],
+        &["inspect", "web-1"],
+        &["version"],
+        &["plan", "-f", "-"],
+    ] {
+        let mut command = command(&fake, arguments);
+        command.args(["-o", "json"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let text = b"services: {web: {image: 'nginx:1'}}";
+        drop(tokio::io::AsyncWriteExt::write_all(&mut stdin, text).await);
+        drop(stdin);
+        let output = child.wait_with_output().await.unwrap();
+        all += &format!(
+            "$ dwell {}\n{}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stdout)
+        );
+    }
+    insta::assert_snapshot!(all);
+}
+
+#[tokio::test]
+async fn what_the_server_says_is_shown_as_it_is() {
+    for (status, code) in [
+        (Status::failed_precondition("h1 holds \u{1b}[2J3 instances\r\n; drain it first"), 4),
+        (Status::unavailable("h1 is not connected"), 5),
+        (Status::internal("the store is full"), 1),
+    ] {
+        let fake = Fake::start(State { refusal: Some(status), ..starting() });
+        let ran = run(&fake, &["ps"]).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""));
+        assert!(
+            ran.stderr.starts_with("dwell: ") && !ran.stderr.contains('\u{1b}'),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("status") && !ran.stderr.contains("code"), "{}", ran.stderr);
+        // A command's own exit codes are left to it.
+        assert_eq!(run(&fake, &["exec", "web-0", "true"]).await.code, 125);
+    }
+}
+
+#[tokio::test]
+async fn wrong_files_and_arguments_change_nothing() {
+    let fake = Fake::start(starting());
+    for arguments in [
+        &["apply", "-f", "/nonexistent.yaml"][..],
+        &["apply", "-f", "/dev/null"],
+        &["run", "--name", "../x", "nginx"],
+        &["run", "--name", "x", "--", "--privileged"],
+        &["run", "--name", "x", "--cpu", "-1", "nginx"],
+        &["run", "--name", "x", "--memory", "1", "nginx"],
+        &["scale", "web"],
+        &["scale", "web=x"],
+        &["rm", ""],
+        &["ps", "--timeout", "1s"],
+        &["exec", "-it", "web-0", "sh"],
+    ] {
+        let ran = run(&fake, arguments).await;
+        let expected = if arguments[0] == "exec" { 125 } else { 2 };
+        assert_eq!(ran.code, expected, "{arguments:?} {}", ran.stderr);
+        assert_ne!(ran.stderr, "");
+    }
+    assert_eq!(fake.asked(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn names_may_be_cut_short() {
+    let fake = Fake::start(State {
+        workloads: vec![workload("web", 1), workload("worker", 1)],
+        instances: vec![
+            instance("web", 0, v1::Phase::Running),
+            instance("worker", 0, v1::Phase::Running),
+        ],
+        ..State::default()
+    });
+    assert_eq!(run(&fake, &["stop", "web", "wo", "web-"]).await.code, 0);
+    assert_eq!(fake.asked(), ["Stopped web", "Stopped worker", "Stopped web-0"]);
+    let ran = run(&fake, &["rm", "w"]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("fits 2 names: web, worker"), "{}", ran.stderr);
+    assert_eq!(run(&fake, &["rm", "x"]).await.code, 3);
+    assert_eq!(fake.asked().len(), 3);
+}
+
+#[tokio::test]
+async fn apply_waits_until_every_instance_is_well() {
+    let starts = |health: v1::Health| {
+        let mut instance = instance("web", 1, v1::Phase::Running);
+        instance.status.as_mut().unwrap().set_health(health);
+        Change::Instance(instance)
+    };
+    let script = vec![
+        change(8, Change::Bookmark(true)),
+        change(9, starts(v1::Health::Starting)),
+        change(10, starts(v1::Health::Healthy)),
+    ];
+    let fake = Fake::start(State { watches: [script].into(), ..starting() });
+    let file = manifest();
+    let ran = run(&fake, &["apply", "--wait", "-f", file.path().to_str().unwrap()]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "web created, 2 instances\n"));
+    assert_eq!(ran.stderr, "");
+    assert_eq!(fake.asked(), ["apply dry_run=false", "watch after 7"]);
+}
+
+#[tokio::test]
+async fn waiting_ends_with_what_cannot_be_and_with_the_time() {
+    let mut failed = instance("web", 1, v1::Phase::Failed);
+    failed.status.as_mut().unwrap().message = "there is no image nginx:9".into();
+    let script = vec![change(8, Change::Instance(failed))];
+    let fake = Fake::start(State { watches: [script].into(), ..starting() });
+    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.stderr, "dwell: web-1 failed; there is no image nginx:9\n");
+
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["scale", "--wait", "--timeout", "50ms", "web=2"]).await;
+    assert_eq!(ran.code, 6);
+    assert!(ran.stderr.contains("not done after 50ms: web: 1 of 2 done"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_lost_watch_is_taken_up_again() {
+    let done = vec![instance("web", 0, v1::Phase::Running), instance("web", 1, v1::Phase::Running)];
+    let fake = Fake::start(State {
+        watches: [
+            vec![change(9, Change::Bookmark(true)), Err(Status::unavailable("restarting"))],
+            vec![Err(Status::out_of_range("too far back"))],
+        ]
+        .into(),
+        later: Some((vec![workload("web", 2)], done)),
+        ..starting()
+    });
+    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(fake.asked(), ["scale web=2", "watch after 7", "watch after 9"]);
+}
+
+#[tokio::test]
+async fn events_are_followed() {
+    let event = |revision| v1::Event {
+        revision,
+        subject: "node/h1".into(),
+        reason: "node-ready".into(),
+        ..Default::default()
+    };
+    let script = vec![
+        change(8, Change::Event(event(8))),
+        Err(Status::permission_denied("the certificate was revoked")),
+    ];
+    let fake =
+        Fake::start(State { watches: [script].into(), events: vec![event(7)], ..starting() });
+    let ran = run(&fake, &["events", "-f", "-o", "json"]).await;
+    assert_eq!((ran.code, ran.stdout.lines().count()), (4, 2));
+    assert!(ran.stdout.lines().all(|line| line.starts_with("{\"revision\":")), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn logs_keep_their_streams_and_end_with_their_reader() {
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["logs", "web-0"]).await;
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("to stdout\n", "to stderr\n"));
+
+    let mut child = command(&fake, &["logs", "-f", "web-0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).await.unwrap();
+    drop(stdout);
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(141));
+}
+
+#[tokio::test]
+async fn exec_carries_input_output_and_the_exit_code() {
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["exec", "web-0", "ls", "-l", "--", "x"]).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (3, "ls -l -- x"));
+
+    let mut child = command(&fake, &["exec", "-i", "web-0", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Far more than any buffer on the way.
+    let sent: Vec<u8> = (0..2_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut received = Vec::new();
+    let write = async {
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, &sent).await.unwrap();
+        drop(stdin);
+    };
+    let both = async { tokio::join!(write, stdout.read_to_end(&mut received)) };
+    tokio::time::timeout(LIMIT, both).await.unwrap().1.unwrap();
+    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(3));
+}
+
+/// A terminal of which this test is the other side.
+struct Terminal {
+    ours: std::fs::File,
+    theirs: std::fs::File,
+}
+
+impl Terminal {
+    fn open() -> Self {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap();
+        let theirs = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap());
+        let terminal = Self { ours: ours.into(), theirs: theirs.unwrap() };
+        terminal.resize(100, 40);
+        terminal
+    }
+
+    fn resize(&self, columns: u16, rows: u16) {
+        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.theirs, size).unwrap();
+    }
+
+    fn is_raw(&self) -> bool {
+        !tcgetattr(&self.theirs).unwrap().local_modes.contains(LocalModes::ICANON)
+    }
+
+    /// Reads until `text` has been shown.
+    async fn shows(&self, text: &str) {
+        let (mut ours, wanted) = (self.ours.try_clone().unwrap(), text.to_owned());
+        let read = tokio::task::spawn_blocking(move || {
+            let mut shown = String::new();
+            let mut byte = [0];
+            while !shown.contains(&wanted) {
+                ours.read_exact(&mut byte).unwrap();
+                shown.push(char::from(byte[0]));
+            }
+        });
+        tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {text}")).unwrap();
+    }
+
+    fn spawn(&self, fake: &Fake) -> tokio::process::Child {
+        let side = || Stdio::from(self.theirs.try_clone().unwrap());
+        let mut command = command(fake, &["exec", "-it", "web-0", "sh"]);
+        command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
+    }
+}
+
+fn signal(child: &tokio::process::Child, signal: rustix::process::Signal) {
+    let pid = i32::try_from(child.id().unwrap()).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn exec_with_a_terminal_is_raw_resizes_and_gives_it_back() {
+    let fake = Fake::start(starting());
+    let mut terminal = Terminal::open();
+    let mut child = terminal.spawn(&fake);
+    terminal.shows("size 100x40").await;
+    assert!(terminal.is_raw());
+    terminal.resize(120, 50);
+    signal(&child, rustix::process::Signal::WINCH);
+    terminal.shows("resized 120x50").await;
+    // In raw mode Ctrl-C is a key like any other.
+    terminal.ours.write_all(b"\x03x").unwrap();
+    terminal.shows("\x03x").await;
+    terminal.ours.write_all(b"\x04").unwrap();
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(3));
+    assert!(!terminal.is_raw());
+}
+
+#[tokio::test]
+async fn a_terminal_is_given_back_when_exec_is_ended() {
+    let fake = Fake::start(starting());
+    let terminal = Terminal::open();
+    let mut child = terminal.spawn(&fake);
+    terminal.shows("size 100x40").await;
+    assert!(terminal.is_raw());
+    signal(&child, rustix::process::Signal::TERM);
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(125));
+    assert!(!terminal.is_raw());
+}

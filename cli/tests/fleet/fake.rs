@@ -1,0 +1,322 @@
+//! A controller of a few lines, in this process, on a unix socket: it answers what a test gave it.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use dwell_proto::v1::fleet_server::{Fleet, FleetServer};
+use dwell_proto::v1::{self, exec_input::Input, exec_output::Output};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+/// What a stream of changes does: changes, and how it ends; it stays open if it is not told to.
+pub(crate) type Script = Vec<Result<v1::WatchResponse, Status>>;
+
+/// What the fake knows and what it was asked.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) workloads: Vec<v1::Workload>,
+    pub(crate) instances: Vec<v1::Instance>,
+    pub(crate) nodes: Vec<v1::Node>,
+    pub(crate) events: Vec<v1::Event>,
+    pub(crate) revision: u64,
+    /// Given instead of an answer.
+    pub(crate) refusal: Option<Status>,
+    /// One for each watch, in their order.
+    pub(crate) watches: VecDeque<Script>,
+    /// Everything asked for that changes something, and from where on watches were.
+    pub(crate) asked: Vec<String>,
+    /// What there is from the first watch on.
+    pub(crate) later: Option<(Vec<v1::Workload>, Vec<v1::Instance>)>,
+}
+
+/// The fake, running until it is dropped.
+pub(crate) struct Fake {
+    pub(crate) state: Arc<Mutex<State>>,
+    directory: tempfile::TempDir,
+}
+
+impl Fake {
+    pub(crate) fn start(state: State) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = Arc::new(Mutex::new(state));
+        let fake = Self { state: Arc::clone(&state), directory };
+        let listener = UnixListener::bind(fake.socket()).unwrap();
+        let server =
+            tonic::transport::Server::builder().add_service(FleetServer::new(Service(state)));
+        tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        fake
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("controller.sock")
+    }
+
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.state.lock().unwrap().asked.clone()
+    }
+}
+
+struct Service(Arc<Mutex<State>>);
+
+impl Service {
+    fn state(&self) -> Result<MutexGuard<'_, State>, Status> {
+        let state = self.0.lock().unwrap();
+        state.refusal.clone().map_or(Ok(state), Err)
+    }
+
+    fn asked(&self, what: String) -> Result<u64, Status> {
+        let mut state = self.state()?;
+        state.asked.push(what);
+        Ok(state.revision)
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Answer<T> = Result<Response<T>, Status>;
+
+fn answer<T>(message: T) -> Answer<T> {
+    Ok(Response::new(message))
+}
+
+fn named(name: &str, wanted: &str) -> bool {
+    wanted.is_empty() || name == wanted
+}
+
+#[tonic::async_trait]
+impl Fleet for Service {
+    async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
+        let request = request.into_inner();
+        let plans = request.workloads.iter().map(|spec| v1::WorkloadPlan {
+            workload: spec.name.clone(),
+            action: v1::workload_plan::Action::Create.into(),
+            generation: 1,
+            created: (0..spec.replicas).map(|ordinal| format!("{}-{ordinal}", spec.name)).collect(),
+            ..Default::default()
+        });
+        let plans = plans.collect();
+        let revision = self.asked(format!("apply dry_run={}", request.dry_run))?;
+        answer(v1::ApplyResponse { plans, revision })
+    }
+
+    async fn list_workloads(
+        &self,
+        request: Request<v1::ListWorkloadsRequest>,
+    ) -> Answer<v1::ListWorkloadsResponse> {
+        let (name, state) = (request.into_inner().name, self.state()?);
+        let workloads = state
+            .workloads
+            .iter()
+            .filter(|workload| named(&workload.spec.as_ref().unwrap().name, &name))
+            .cloned();
+        answer(v1::ListWorkloadsResponse {
+            workloads: workloads.collect(),
+            revision: state.revision,
+        })
+    }
+
+    async fn list_instances(
+        &self,
+        request: Request<v1::ListInstancesRequest>,
+    ) -> Answer<v1::ListInstancesResponse> {
+        let (wanted, state) = (request.into_inner(), self.state()?);
+        let instances = state.instances.iter().filter(|instance| {
+            named(&instance.name, &wanted.name) && named(&instance.workload, &wanted.workload)
+        });
+        answer(v1::ListInstancesResponse {
+            instances: instances.cloned().collect(),
+            revision: state.revision,
+        })
+    }
+
+    async fn list_nodes(
+        &self,
+        request: Request<v1::ListNodesRequest>,
+    ) -> Answer<v1::ListNodesResponse> {
+        let (name, state) = (request.into_inner().name, self.state()?);
+        let nodes = state.nodes.iter().filter(|node| named(&node.name, &name)).cloned();
+        answer(v1::ListNodesResponse { nodes: nodes.collect(), revision: state.revision })
+    }
+
+    async fn list_events(
+        &self,
+        _: Request<v1::ListEventsRequest>,
+    ) -> Answer<v1::ListEventsResponse> {
+        let state = self.state()?;
+        answer(v1::ListEventsResponse { events: state.events.clone(), revision: state.revision })
+    }
+
+    async fn list_routes(
+        &self,
+        _: Request<v1::ListRoutesRequest>,
+    ) -> Answer<v1::ListRoutesResponse> {
+        let route = v1::Route {
+            prefix: "10.80.1.0/24".into(),
+            node: "h1".into(),
+            via: "10.66.0.1".into(),
+            instance: String::new(),
+        };
+        answer(v1::ListRoutesResponse { routes: vec![route], revision: 1 })
+    }
+
+    async fn remove_workload(
+        &self,
+        request: Request<v1::RemoveWorkloadRequest>,
+    ) -> Answer<v1::RemoveWorkloadResponse> {
+        let revision = self.asked(format!("remove {}", request.into_inner().name))?;
+        answer(v1::RemoveWorkloadResponse { revision })
+    }
+
+    async fn scale_workload(
+        &self,
+        request: Request<v1::ScaleWorkloadRequest>,
+    ) -> Answer<v1::ScaleWorkloadResponse> {
+        let request = request.into_inner();
+        let revision = self.asked(format!("scale {}={}", request.name, request.replicas))?;
+        answer(v1::ScaleWorkloadResponse { revision })
+    }
+
+    async fn set_run_state(
+        &self,
+        request: Request<v1::SetRunStateRequest>,
+    ) -> Answer<v1::SetRunStateResponse> {
+        let request = request.into_inner();
+        let revision = self.asked(format!("{:?} {}", request.run(), request.name))?;
+        answer(v1::SetRunStateResponse { revision })
+    }
+
+    async fn restart(&self, request: Request<v1::RestartRequest>) -> Answer<v1::RestartResponse> {
+        let revision = self.asked(format!("restart {}", request.into_inner().name))?;
+        answer(v1::RestartResponse { revision })
+    }
+
+    type LogsStream = Answers<v1::LogsChunk>;
+
+    /// One line on each stream; lines without end while following.
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Answer<Self::LogsStream> {
+        let chunk = |stream: v1::OutputStream, text: &'static str| {
+            Ok(v1::LogsChunk { stream: stream.into(), data: text.into() })
+        };
+        let lines = vec![
+            chunk(v1::OutputStream::Stdout, "to stdout\n"),
+            chunk(v1::OutputStream::Stderr, "to stderr\n"),
+        ];
+        if request.into_inner().follow {
+            answer(Box::pin(tokio_stream::iter(lines.into_iter().cycle())))
+        } else {
+            answer(Box::pin(tokio_stream::iter(lines)))
+        }
+    }
+
+    type ExecStream = Answers<v1::ExecOutput>;
+
+    /// Runs `cat`: what comes in goes out; then ends with 3. Sizes are shown as they come.
+    async fn exec(&self, request: Request<Streaming<v1::ExecInput>>) -> Answer<Self::ExecStream> {
+        let mut inputs = request.into_inner();
+        let (outputs, answers) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let send = async |output| {
+                drop(outputs.send(Ok(v1::ExecOutput { output: Some(output) })).await);
+            };
+            while let Some(Ok(input)) = inputs.next().await {
+                match input.input.unwrap() {
+                    Input::Request(request) => {
+                        send(Output::Started(true)).await;
+                        if let Some(size) = request.size {
+                            let text = format!("size {}x{}\n", size.columns, size.rows);
+                            send(Output::Stdout(text.into())).await;
+                        }
+                        if !request.stdin {
+                            send(Output::Stderr(request.command.join(" ").into())).await;
+                            break;
+                        }
+                    }
+                    // Ctrl-D of a terminal in raw mode.
+                    Input::Stdin(data) if data.as_ref() == b"\x04" => break,
+                    Input::Stdin(data) => send(Output::Stdout(data)).await,
+                    Input::StdinClosed(_) => break,
+                    Input::Resize(size) => {
+                        let text = format!("resized {}x{}\n", size.columns, size.rows);
+                        send(Output::Stdout(text.into())).await;
+                    }
+                }
+            }
+            send(Output::ExitCode(3)).await;
+        });
+        answer(Box::pin(ReceiverStream::new(answers)))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<v1::CreateJoinTokenRequest>,
+    ) -> Answer<v1::CreateJoinTokenResponse> {
+        answer(v1::CreateJoinTokenResponse {
+            token: "dwell1.secret.digest".into(),
+            expires_at_ms: 1_769_860_800_000,
+            controller: "10.0.0.1:7443".into(),
+        })
+    }
+
+    async fn update_node(
+        &self,
+        request: Request<v1::UpdateNodeRequest>,
+    ) -> Answer<v1::UpdateNodeResponse> {
+        let request = request.into_inner();
+        let revision = self.asked(format!(
+            "update {} cordoned={:?} draining={:?}",
+            request.name, request.cordoned, request.draining
+        ))?;
+        answer(v1::UpdateNodeResponse { revision })
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<v1::RemoveNodeRequest>,
+    ) -> Answer<v1::RemoveNodeResponse> {
+        let revision = self.asked(format!("remove node {}", request.into_inner().name))?;
+        answer(v1::RemoveNodeResponse { revision })
+    }
+
+    type WatchStream = Answers<v1::WatchResponse>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        let mut state = self.state()?;
+        let after = request.into_inner().after_revision.unwrap_or_default();
+        state.asked.push(format!("watch after {after}"));
+        let Some(script) = state.watches.pop_front() else {
+            return answer(Box::pin(tokio_stream::pending()));
+        };
+        if let Some((workloads, instances)) = state.later.take() {
+            (state.workloads, state.instances) = (workloads, instances);
+        }
+        let ends = script.last().is_some_and(Result::is_err);
+        let script = tokio_stream::iter(script);
+        if ends {
+            answer(Box::pin(script))
+        } else {
+            answer(Box::pin(script.chain(tokio_stream::pending())))
+        }
+    }
+
+    async fn issue_client(
+        &self,
+        _: Request<v1::IssueClientRequest>,
+    ) -> Answer<v1::IssueClientResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
+        drop(self.state()?);
+        answer(v1::GetInfoResponse {
+            version: "0.1.0".into(),
+            cluster_id: "c1".into(),
+            cluster_cidr: "10.80.0.0/16".into(),
+            zone: "dwell".into(),
+            revision: 1,
+        })
+    }
+}
