@@ -14,6 +14,7 @@ mod files;
 mod pull;
 mod reply;
 mod spec;
+mod volumes;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -43,6 +44,7 @@ use super::{
     Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
     LogOptions, Output, OutputStream, PullProgress,
 };
+use crate::causes::Causes;
 
 /// The events that are listened to; a health check by command would make three more each time.
 const EVENTS: [&str; 9] =
@@ -82,7 +84,7 @@ impl Runtime {
 
 /// The engine that speaks to a Docker daemon.
 pub struct DockerEngine {
-    config: DockerConfig,
+    config: Arc<DockerConfig>,
     client: Arc<Client>,
     /// Containers seen to be of this cluster: no other is touched. Grows by what was listed, made or
     /// inspected; a list replaces it.
@@ -94,7 +96,7 @@ impl DockerEngine {
     #[must_use]
     pub fn new(config: DockerConfig) -> Self {
         let client = Arc::new(Client::new(config.socket.clone()));
-        Self { config, client, own: Mutex::default() }
+        Self { config: Arc::new(config), client, own: Mutex::default() }
     }
 
     /// The labels that all containers of the cluster have, as a filter.
@@ -136,6 +138,28 @@ impl DockerEngine {
         seen.is_err_and(|error| status(&error) == Some(404))
     }
 
+    /// What a container needs of the node: its bind mounts, resolved, and its files. Not among the
+    /// runtime's threads, since a path may be on a network's file system that hangs.
+    async fn prepare(
+        &self,
+        assigned: &Assigned,
+    ) -> Result<(HashMap<String, String>, PathBuf), EngineError> {
+        let (config, assigned) = (Arc::clone(&self.config), assigned.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            let binds = files::resolve_binds(&assigned, &config.allow_binds)?;
+            Ok((binds, files::write(&config.data_dir, &assigned)?))
+        });
+        let other = |reason: &str| EngineError::Other {
+            engine: NAME,
+            operation: "prepare the files and mounts of a container",
+            reason: reason.to_owned(),
+        };
+        let prepared = tokio::time::timeout(QUICK, prepared).await;
+        prepared
+            .map_err(|_| other("the file system does not answer"))?
+            .map_err(|error| other(&error.to_string()))?
+    }
+
     /// Tells the wrapper the sandbox of a container.
     fn map(&self, id: &ContainerId, instance: &InstanceName) -> Result<(), EngineError> {
         let netns = self.config.run_dir.join("netns").join(instance.to_string());
@@ -146,7 +170,15 @@ impl DockerEngine {
         }
         Mapping { instance: instance.to_string(), netns }
             .write(&self.config.run_dir, id.as_str())
-            .map_err(|error| other(error.to_string()))
+            .map_err(|error| other(Causes(&error).to_string()))
+    }
+
+    /// Removes the files of a container that is gone. What is left over does no harm: it is written
+    /// anew for the next container of that name.
+    fn remove_files(&self, instance: &InstanceName, generation: Generation) {
+        if let Err(error) = files::remove(&self.config.data_dir, instance, generation) {
+            warn!(%instance, %error, "cannot remove the files of a container");
+        }
     }
 }
 
@@ -206,8 +238,7 @@ impl Engine for DockerEngine {
 
     async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
         let docker = self.client.docker().await?;
-        let binds = files::resolve_binds(assigned, &self.config.allow_binds)?;
-        let files = files::write(&self.config.data_dir, assigned)?;
+        let (binds, files) = self.prepare(assigned).await?;
         let body = spec::body(
             assigned,
             &Surroundings {
@@ -231,16 +262,23 @@ impl Engine for DockerEngine {
                 own.insert(id.clone(), owner);
                 Ok(id)
             }
-            Err(error) => Err(match status(&error) {
-                Some(409) => EngineError::AlreadyExists { name },
-                Some(404) if self.image_missing(image).await => {
-                    EngineError::ImageMissing { image: image.clone() }
+            // It has the files that were written just now.
+            Err(error) if status(&error) == Some(409) => Err(EngineError::AlreadyExists { name }),
+            Err(error) => {
+                // Without a reply it may have been made all the same, and need its files.
+                if status(&error).is_some() {
+                    self.remove_files(&assigned.instance, assigned.generation);
                 }
-                _ => {
-                    let error = meaning(error, "create a container", &name);
-                    self.unless_runtime_missing(error).await
-                }
-            }),
+                Err(match status(&error) {
+                    Some(404) if self.image_missing(image).await => {
+                        EngineError::ImageMissing { image: image.clone() }
+                    }
+                    _ => {
+                        let error = meaning(error, "create a container", &name);
+                        self.unless_runtime_missing(error).await
+                    }
+                })
+            }
         }
     }
 
@@ -302,13 +340,10 @@ impl Engine for DockerEngine {
             Err(error) => return Err(error),
         }
         self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        // What is left over does no harm and is written anew for the next container of that name.
         if let Err(error) = Mapping::remove(&self.config.run_dir, id.as_str()) {
-            warn!(%instance, %error, "cannot remove the mapping of a container");
+            warn!(%instance, error = %Causes(&error), "cannot remove the mapping of a container");
         }
-        if let Err(error) = files::remove(&self.config.data_dir, &instance, generation) {
-            warn!(%instance, %error, "cannot remove the files of a container");
-        }
+        self.remove_files(&instance, generation);
         Ok(())
     }
 

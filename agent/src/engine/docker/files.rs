@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use dwell_core::id::{Generation, InstanceName};
@@ -30,9 +31,15 @@ pub(super) fn write(data: &Path, assigned: &Assigned) -> Result<PathBuf, EngineE
     let directory = directory(data, &assigned.instance, assigned.generation);
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let resolvers = resolv_conf(&read(RESOLV_CONF), &read(RESOLV_CONF_UPLINK));
+    // Whatever the agent's umask: users inside have to be able to read them.
+    let write = |name, text: String| {
+        let path = directory.join(name);
+        fs::write(&path, text)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644))
+    };
     fs::create_dir_all(&directory)
-        .and_then(|()| fs::write(directory.join("hosts"), hosts(assigned)))
-        .and_then(|()| fs::write(directory.join("resolv.conf"), resolvers))
+        .and_then(|()| write("hosts", hosts(assigned)))
+        .and_then(|()| write("resolv.conf", resolvers))
         .map_err(|error| EngineError::Other {
             engine: NAME,
             operation: "write the files of a container",

@@ -99,7 +99,6 @@ impl FakeEngine {
     }
 
     /// The main process of a container ends. Whether there was one.
-    #[must_use]
     pub fn crash(&self, id: &ContainerId, exit_code: i32) -> bool {
         let now = self.shared.now();
         self.change(|state| state.end(id, exit_code, now))
