@@ -201,7 +201,7 @@ async fn a_minute_of_cut_links() -> Result<()> {
                 let rows = lab.ps().await?.of("crowd");
                 let on = |node: &str| rows.iter().find(|row| row.node == node).context("none");
                 let url = format!("http://{}/", on(to)?.at(8080)?);
-                let ask = ["wget", "-q", "-T", "2", "-O", "-", &url];
+                let ask = ["timeout", "2", "wget", "-q", "-O", "-", &url];
                 lab.exec(&on(from)?.name, &ask).await?.ok()?;
             }
             Ok(())

@@ -116,7 +116,7 @@ async fn outside_the_cluster_an_instance_goes_by_its_hosts_address() -> Result<(
         let world = TcpListener::bind((lab.layout().machine_address(), 0)).await?;
         let url = format!("http://{}/", world.local_addr()?);
         for web in lab.ps().await?.of("web") {
-            let ask = ["wget", "-q", "-T", "10", "-O", "-", &url];
+            let ask = ["timeout", "10", "wget", "-q", "-O", "-", &url];
             let (said, caller) = tokio::try_join!(lab.exec(&web.name, &ask), answer_once(&world))?;
             ensure!(said.clone().ok()? == "world", "{} was told {said:?}", web.name);
             let host = lab.hosts().iter().find(|host| host.name() == web.node);
@@ -158,8 +158,13 @@ async fn dockers_own_networks_stay_as_closed_as_they_were() -> Result<()> {
         ensure!(two.get(at).await.is_err(), "another host reaches into Docker's network");
         let url = format!("http://{container}:8080/");
         for web in lab.ps().await?.of("web") {
-            let reached = lab.exec(&web.name, &["wget", "-q", "-T", "2", "-O", "-", &url]).await?;
-            ensure!(reached.code() == 1, "{} reaches into Docker's network: {reached:?}", web.name);
+            let reached =
+                lab.exec(&web.name, &["timeout", "2", "wget", "-q", "-O", "-", &url]).await?;
+            ensure!(
+                !reached.status.success(),
+                "{} reaches into Docker's network: {reached:?}",
+                web.name
+            );
         }
         Ok(())
     })
@@ -206,7 +211,7 @@ async fn cleanup_leaves_the_host_as_it_was() -> Result<()> {
         })
         .await?;
         host.stop_agent(Signal::SIGTERM).await?;
-        host.run_agent(&["cleanup"]).await?.ok()?;
+        host.run_agent(&["cleanup", "--yes"]).await?.ok()?;
         wait_until("the host to be as it was", SOON, async || {
             let after = everything(host).await?;
             for (what, before) in &before {
@@ -215,7 +220,7 @@ async fn cleanup_leaves_the_host_as_it_was() -> Result<()> {
             Ok(())
         })
         .await?;
-        host.run_agent(&["cleanup"]).await?.ok().context("a second time")?;
+        host.run_agent(&["cleanup", "--yes"]).await?.ok().context("a second time")?;
         Ok(())
     })
     .await
@@ -224,7 +229,7 @@ async fn cleanup_leaves_the_host_as_it_was() -> Result<()> {
 /// All of the host that dwell has its hands in, without what changes by itself.
 async fn everything(host: &Host) -> Result<BTreeMap<&'static str, String>> {
     const LOOKS: [(&str, &str); 7] = [
-        ("links", "ip -d -o link | sed 's/ state [A-Z]*//'"),
+        ("links", "ip -o link | sed 's/ state [A-Z]*//'"),
         ("routes", "ip -4 route show table all"),
         ("rules", "ip rule"),
         ("nexthops", "ip nexthop"),

@@ -49,7 +49,7 @@ workloads:
     image: hello
     replicas: 2
     stop_grace_period: 1s
-    command: [sh, -c, 'i=0; while :; do echo tick $i; i=$((i+1)); sleep 1; done']
+    command: [sh, -c, 'i=0; while :; do echo tick $$i; i=$$(($$i+1)); sleep 1; done']
 ";
 
 async fn logs_are_followed_from_the_first_line(lab: &Lab) -> Result<()> {

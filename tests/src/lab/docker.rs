@@ -57,6 +57,8 @@ impl Engine {
             "pidfile": self.dir.join("docker.pid"),
             "hosts": [format!("unix://{}", self.socket().display())],
             "live-restore": live_restore,
+            // A failed test shows the end of each log, and there is not to be only chatter in it.
+            "log-level": "warn",
             // The lab's own cgroup, with or without systemd: found and removed by its name.
             "cgroup-parent": self.cgroup,
             "exec-opts": ["native.cgroupdriver=cgroupfs"],
