@@ -21,8 +21,8 @@ use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::session_client::SessionClient;
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::CertificateDer;
+use tonic::Status;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
 
 use crate::identity::{Identity, IdentityError, certificates};
 use crate::link::{self, LinkError};
@@ -63,15 +63,7 @@ pub enum EnrollError {
     /// There is no connection.
     #[error(transparent)]
     Link(#[from] LinkError),
-    /// The token was used, has expired or never was.
-    #[error(
-        "the controller does not accept this token ({reason}); make a new one with `dwell node token`"
-    )]
-    Token {
-        /// In the controller's words.
-        reason: String,
-    },
-    /// The controller refused, or did not answer.
+    /// The controller refused, for example because the token was used before or has expired.
     #[error("the controller refused: {reason}")]
     Refused {
         /// In its words.
@@ -125,11 +117,7 @@ pub async fn join(
         routes_only: candidate.routes_only,
     });
     request.set_timeout(REPLY_LIMIT);
-    let answer = EnrollmentClient::new(channel)
-        .join(request)
-        .await
-        .map_err(|s| join_refused(&s))?
-        .into_inner();
+    let answer = EnrollmentClient::new(channel).join(request).await.map_err(refused)?.into_inner();
     let identity = Identity {
         node: candidate.node.clone(),
         cluster_id: answer.cluster_id,
@@ -156,8 +144,7 @@ pub async fn renew(
     let (key, certificate_request) = new_key()?;
     let mut request = tonic::Request::new(v1::RenewRequest { certificate_request });
     request.set_timeout(REPLY_LIMIT);
-    let answer =
-        SessionClient::new(channel).renew(request).await.map_err(|s| refused(&s))?.into_inner();
+    let answer = SessionClient::new(channel).renew(request).await.map_err(refused)?.into_inner();
     let renewed = Identity {
         certificate_pem: answer.certificate_pem,
         key_pem: key.serialize_pem(),
@@ -194,17 +181,8 @@ fn usable(identity: &Identity) -> Result<(), EnrollError> {
     checked.map(drop).map_err(|problem| EnrollError::Answer { problem })
 }
 
-/// What the controller has against a request to join: mostly, the token.
-fn join_refused(status: &Status) -> EnrollError {
-    match (status.code(), refused(status)) {
-        (Code::Unauthenticated | Code::PermissionDenied, EnrollError::Refused { reason }) => {
-            EnrollError::Token { reason }
-        }
-        (_, error) => error,
-    }
-}
-
-fn refused(status: &Status) -> EnrollError {
+#[expect(clippy::needless_pass_by_value, reason = "what `map_err` gives")]
+fn refused(status: Status) -> EnrollError {
     let reason = match status.message() {
         "" => status.code().description(),
         message => message,

@@ -210,6 +210,8 @@ impl Attached<'_> {
                 }
                 Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
                 Ok(()) = self.session.stored.changed() => {}
+                // An engine that came or went decides about what is placed here.
+                Ok(()) = self.session.capacity.changed() => self.next_heartbeat = now,
                 renewed = completed(&mut self.renewal) => match renewed {
                     Ok(identity) => return Ok(Ended::Renewed(Box::new(identity))),
                     Err(error) => self.postpone_renewal(&error),

@@ -259,7 +259,7 @@ async fn statuses_are_told_as_differences() {
     assert!(!second.complete);
     assert_eq!(second.instances, [(&status(1, Phase::Running, 3)).into()]);
 
-    agent.statuses.send_replace(statuses(6, &[zero.clone()]));
+    agent.statuses.send_replace(statuses(6, std::slice::from_ref(&zero)));
     let third = report(&mut stream).await;
     assert_eq!((third.gone, third.revision), (vec!["web-1".to_owned()], 6));
     // An assignment that changed nothing that can be seen: the controller has to learn that it was seen.
