@@ -15,11 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::Clock;
+use dwell_core::id::NodeName;
+use dwell_core::net::ClusterRange;
 use dwell_core::quantity::Millis;
 use dwell_proto::v1::enrollment_server::EnrollmentServer;
 use dwell_proto::v1::fleet_server::FleetServer;
 use dwell_proto::v1::session_server::SessionServer;
 use dwell_proto::{DESCRIPTORS, MESSAGE_MAX_BYTES};
+use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
@@ -34,7 +37,7 @@ use crate::config::{Config, split_address};
 use crate::data_dir::DataDir;
 use crate::enrollment::Enroll;
 use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
-use crate::model::{Model, Settings};
+use crate::model::{Model, Record, Settings};
 use crate::owner::{Handle, Owner};
 use crate::pki::{Authority, PkiError};
 use crate::session::Sessions;
@@ -65,6 +68,21 @@ pub enum StartError {
     /// Nothing can be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The range of addresses was changed.
+    #[error(
+        "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set cluster to what it \
+         was, or remove the node first"
+    )]
+    Range {
+        /// A node of the store.
+        node: NodeName,
+        /// Its block.
+        block: Ipv4Net,
+        /// The configured range.
+        cidr: Ipv4Net,
+        /// The configured length of blocks.
+        prefix: u8,
+    },
     /// Reflection could not be set up.
     #[error("the API's description is damaged ({0}); the program was not built correctly")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -106,6 +124,7 @@ impl Controller {
     ) -> Result<Self, StartError> {
         let records = store.load().await?;
         tracing::info!(records = records.len(), "the store is read");
+        check_range(&config.cluster, &records)?;
         let model = Model::restore(settings(config), records, clock.now());
         let authority = Arc::new(Authority::open(&data_dir.pki())?);
 
@@ -173,6 +192,16 @@ impl Controller {
         &self.owner
     }
 
+    /// Returns if the owner of the model or the server ends although nobody asked it to: then nothing can
+    /// be served, and the program has to be started again.
+    pub async fn broken(&mut self) {
+        // Cancel-safe: waiting for a task takes nothing from it.
+        tokio::select! {
+            _ = &mut self.owner_task => tracing::error!("the owner of the model has ended"),
+            _ = &mut self.server => tracing::error!("the server has ended"),
+        }
+    }
+
     /// Ends everything in order. What was answered is stored, whether this is called or not.
     pub async fn stop(self) {
         self.streams.cancel();
@@ -185,6 +214,21 @@ impl Controller {
             tracing::error!(%error, "the owner of the model did not end well");
         }
     }
+}
+
+/// The blocks that were given out have to be blocks of the configured range.
+fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), StartError> {
+    let blocks = records.iter().filter_map(|record| match record {
+        Record::Node(node) => Some((node, node.block?)),
+        _ => None,
+    });
+    for (node, block) in blocks {
+        if range.block_of(block.addr()) != Some(block) {
+            let (cidr, prefix) = (range.cidr(), range.node_prefix());
+            return Err(StartError::Range { node: node.name.clone(), block, cidr, prefix });
+        }
+    }
+    Ok(())
 }
 
 fn settings(config: &Config) -> Settings {

@@ -50,7 +50,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     log(&arguments.log)?;
-    // One thread: the model has one owner anyway, and a thread more costs memory that 25 MiB do not have.
+    // One thread: the model has one owner anyway, and what is beside it (TLS, messages) leaves it idle.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve(&config))
 }
@@ -58,12 +58,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let controller = Controller::start(config, Arc::new(SystemClock::new())).await?;
+    let mut controller = Controller::start(config, Arc::new(SystemClock::new())).await?;
     notify(&[NotifyState::Ready]);
     let watchdog = tokio::spawn(feed_watchdog(controller.owner().clone()));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("asked to end by SIGTERM"),
         _ = interrupt.recv() => tracing::info!("asked to end by SIGINT"),
+        () = controller.broken() => anyhow::bail!("a part of the controller has ended; the log says which"),
     }
     notify(&[NotifyState::Stopping]);
     watchdog.abort();

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{ServerStream, Sessions, wire};
-use crate::model::{Command, Model, Refusal, SessionId};
+use crate::model::{Assignment, AssignmentDelta, Command, Model, Refusal, SessionId};
 use crate::owner::{CommandError, Handle};
 use crate::status::into_status;
 
@@ -91,14 +91,14 @@ impl Attached {
                 Some(Status::unavailable("the controller is ending; attach again in a moment"))
             }
         };
-        tracing::info!(node = %self.node, session = self.session.0, ?reason, "an agent's stream ended");
+        tracing::info!(node = %self.node, session = self.session.0, reason = reason.as_ref().map(Status::message), "an agent's stream ended");
         self.sessions.tunnels.unregister(&self.node, self.session);
         let detach = Command::DetachNode { node: self.node.clone(), session: self.session };
         match self.sessions.owner.command(detach).await {
             // A later stream has taken its place, or the controller ends.
             Ok(_) | Err(CommandError::Refused(_) | CommandError::Stopped(_)) => {}
             Err(error) => {
-                tracing::warn!(node = %self.node, %error, "a detached node is found out by its silence")
+                tracing::warn!(node = %self.node, %error, "a detached node is found out by its silence");
             }
         }
         if let Some(reason) = reason {
@@ -210,26 +210,30 @@ impl Outbound {
         let place = self.sender.reserve().await.map_err(|_| None)?;
         self.changes.mark_unchanged();
         let (node, sent) = (self.node.clone(), self.sent);
-        let next = self.owner.read(move |model| next_assignment(model, &node, sent)).await;
-        let next = next.map_err(|stopped| Some(into_status(stopped)))?;
-        if let Some(assignment) = next {
-            self.sent = Some(Revision(assignment.revision));
-            place
-                .send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
-        }
+        let next = self.owner.read(move |model| Next::of(model, &node, sent)).await;
+        let assignment = match next.map_err(|stopped| Some(into_status(stopped)))? {
+            Next::All(assignment) => wire::snapshot(&assignment),
+            Next::Changes(delta) if delta.is_empty() => return Ok(()),
+            Next::Changes(delta) => wire::delta(&delta),
+        };
+        self.sent = Some(Revision(assignment.revision));
+        place.send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
         Ok(())
     }
 }
 
-/// A delta if the model still knows what changed, else all of it; nothing if nothing did.
-fn next_assignment(
-    model: &Model,
-    node: &NodeName,
-    sent: Option<Revision>,
-) -> Option<v1::Assignment> {
-    match sent.and_then(|base| model.assignment_since(node, base)) {
-        Some(delta) if delta.is_empty() => None,
-        Some(delta) => Some(wire::delta(&delta)),
-        None => Some(wire::snapshot(&model.assignment(node))),
+/// What brings an agent to the newest revision.
+enum Next {
+    All(Assignment),
+    Changes(AssignmentDelta),
+}
+
+impl Next {
+    /// What changed since `sent`, if the model still knows; else all of it.
+    fn of(model: &Model, node: &NodeName, sent: Option<Revision>) -> Self {
+        match sent.and_then(|base| model.assignment_since(node, base)) {
+            Some(delta) => Self::Changes(delta),
+            None => Self::All(model.assignment(node)),
+        }
     }
 }

@@ -71,20 +71,23 @@ async fn nothing_accepted_is_lost_when_it_is_killed() {
         }
         // What was on its way when it was killed may be there, whole, or not.
         assert!(found.len() <= accepted.len() + round, "{found:?}");
-        let killer = tokio::task::spawn_blocking(move || {
-            std::thread::sleep(Duration::from_millis(60 + 17 * round as u64));
-            drop(program);
-        });
+        let mut program = Some(program);
+        let mut killer = None;
         for number in 0.. {
+            // While the next ones are on their way.
+            if number == 5 + round {
+                let program = program.take();
+                killer = Some(tokio::task::spawn_blocking(move || drop(program)));
+            }
             let name = format!("w-{round}-{number}");
             match client.apply(apply(vec![workload(&name, 3)])).await {
                 Ok(_) => accepted.push(name),
                 Err(_) => break,
             }
         }
-        killer.await.unwrap();
+        killer.unwrap().await.unwrap();
     }
-    assert!(accepted.len() > 20, "{} were accepted", accepted.len());
+    assert!(accepted.len() >= 5 * 5, "{} were accepted", accepted.len());
 }
 
 #[tokio::test]

@@ -3,9 +3,15 @@
 use dwell_controller::controller::StartError;
 use dwell_controller::listen::ListenError;
 use dwell_controller::store::StoreError;
+use dwell_core::net::ClusterRange;
 use dwell_proto::v1;
 use dwell_proto::v1::watch_response::Change;
 use tonic::Code;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use crate::fixture::{Fixture, apply, workload};
 
@@ -134,4 +140,41 @@ async fn a_second_controller_does_not_start() {
     assert!(matches!(error, StartError::Listen(ListenError::InUse { .. })), "{error}");
     // The first one is as it was.
     fixture.fleet().await.get_info(v1::GetInfoRequest {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_range_that_does_not_fit_the_nodes_is_refused() {
+    let mut fixture = Fixture::start().await;
+    fixture.node("h1", "192.0.2.1").await;
+    fixture.stop().await;
+    let before = fixture.config.cluster;
+    for (cidr, prefix) in [("10.90.0.0/16", 24), ("10.80.0.0/16", 25)] {
+        fixture.config.cluster = ClusterRange::new(cidr.parse().unwrap(), prefix).unwrap();
+        let error = fixture.begin().await.unwrap_err();
+        assert!(error.to_string().contains("node h1 has the block 10.80.0.0/24"), "{error}");
+    }
+    fixture.config.cluster = before;
+    fixture.begin().await.unwrap();
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    let fixture = Fixture::start().await;
+    let client = fixture.client("ann").await;
+    let channel = fixture.tcp(Some(&client)).await.unwrap();
+    let service = "dwell.v1.Fleet".to_owned();
+    let request = tonic_health::pb::HealthCheckRequest { service };
+    let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+    assert_eq!(health.status(), tonic_health::pb::health_check_response::ServingStatus::Serving);
+
+    let list = MessageRequest::ListServices(String::new());
+    let request = ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    let mut reflection = ServerReflectionClient::new(channel);
+    let answers = reflection.server_reflection_info(tokio_stream::iter([request])).await.unwrap();
+    let answer = answers.into_inner().message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    for service in ["dwell.v1.Fleet", "dwell.v1.Session", "dwell.v1.Enrollment"] {
+        assert!(names.contains(&service.to_owned()), "{names:?}");
+    }
 }

@@ -1,6 +1,8 @@
 //! The controller's shell as others meet it: a whole controller in this process, over its unix socket and
 //! over real mutual TLS on loopback, with agents that are played by the tests.
 
+#![expect(clippy::unwrap_used, reason = "in a test, what is wrong fails the test")]
+
 mod crash;
 mod exec;
 mod fixture;

@@ -19,11 +19,12 @@ fn row(name: &str, revision: u64, text: &str) -> Row {
 }
 
 fn images(records: &[Record]) -> Vec<&str> {
-    let image = |record| match record {
-        &Record::Workload(ref workload) => workload.spec.template.image.as_str(),
-        other => panic!("{other:?}"),
-    };
-    records.iter().map(image).collect()
+    let mut images = Vec::new();
+    for record in records {
+        let Record::Workload(workload) = record else { panic!("{record:?}") };
+        images.push(workload.spec.template.image.as_str());
+    }
+    images
 }
 
 /// A directory and the path of a store in it.
@@ -60,7 +61,7 @@ async fn what_was_committed_survives_a_crash() {
     let log = |path: &Path| path.with_extension("sqlite-wal");
     fs::copy(log(&path), log(&crashed)).unwrap();
     // A commit that was being written when the power went.
-    let mut torn = fs::OpenOptions::new().append(true).open(log(&crashed)).unwrap();
+    let mut torn = OpenOptions::new().append(true).open(log(&crashed)).unwrap();
     torn.write_all(&[0x5a; 3_000]).unwrap();
     let records = SqliteStore::open(&crashed).unwrap().load().await.unwrap();
     assert_eq!(images(&records), ["a"]);
@@ -114,7 +115,7 @@ async fn damage_is_found() {
     let error = SqliteStore::open(&path).unwrap().load().await.unwrap_err();
     assert!(error.to_string().contains("workload/w7"), "{error}");
     // A page that was torn.
-    let mut file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut file = OpenOptions::new().write(true).open(&path).unwrap();
     file.seek(SeekFrom::Start(2 * 4096)).unwrap();
     file.write_all(&[0xff; 4096]).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
