@@ -5,8 +5,6 @@
 
 mod goal;
 
-use std::time::Duration;
-
 use clap::Args;
 use dwell_core::quantity::Millis;
 use dwell_proto::v1;
@@ -44,18 +42,14 @@ pub(crate) async fn wait(
         return Ok(());
     }
     let mut last = String::new();
-    match tokio::time::timeout(
-        args.timeout.as_duration().max(Duration::from_millis(1)),
-        follow(client.clone(), target, goals, &mut last),
-    )
-    .await
-    {
-        Ok(result) => result,
-        Err(_) => Err(Failure::TimedOut(format!(
+    let following = follow(client.clone(), target, goals, &mut last);
+    let followed = tokio::time::timeout(args.timeout.as_duration(), following).await;
+    followed.unwrap_or_else(|_| {
+        Err(Failure::TimedOut(format!(
             "not done after {}: {last}; it goes on, see `dwell ps`",
             args.timeout
-        ))),
-    }
+        )))
+    })
 }
 
 async fn follow(

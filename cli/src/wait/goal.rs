@@ -193,8 +193,9 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
             Progress::Waiting(what) => first = first.or(Some(what)),
         }
     }
-    let updated = usize::try_from(workload.updated).unwrap_or(0) >= replicas;
-    if workload.generation >= generation && done == replicas && count == replicas && updated {
+    // One that the rollout has not reached yet is well, but not as declared.
+    let done = done.min(usize::try_from(workload.updated).unwrap_or(0));
+    if workload.generation >= generation && done == replicas && count == replicas {
         return Progress::Done;
     }
     let what = first.unwrap_or_else(|| workload.message.clone());

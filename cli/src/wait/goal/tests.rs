@@ -77,7 +77,7 @@ fn a_workload_is_done_when_every_instance_is() {
         assert!(waiting(&progress).contains(says), "expected {says}: {progress:?}");
     }
     let old = v1::Workload { updated: 1, ..workload() };
-    waiting(&declared(old, vec![instance(0), instance(1)]));
+    assert_eq!(waiting(&declared(old, vec![instance(0), instance(1)])), "web: 1 of 2 done");
     let surplus = v1::Instance { removing: true, ..instance(2) };
     let progress = declared(workload(), vec![instance(0), instance(1), surplus]);
     assert!(waiting(&progress).contains("web-2: being removed"), "{progress:?}");
