@@ -107,10 +107,11 @@ impl Session {
                 }
                 Err(loss) => Causes(&loss).to_string(),
             };
-            let wait = backoff.after(begun.elapsed(), random());
+            let held = begun.elapsed();
+            let wait = backoff.after(held, random());
             let retry_ms = wait.as_millis();
             // An absence of hours is one line, not thousands.
-            if loss == last_loss {
+            if loss == last_loss && held < backoff::SUCCESS {
                 tracing::debug!(
                     controller = self.controller,
                     reason = loss,

@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_millis(100);
 /// The bound that is never exceeded.
 const MOST: Duration = Duration::from_secs(10);
 /// A stream that held this long was a success, and the next loss is a new story.
-const SUCCESS: Duration = Duration::from_secs(5);
+pub(super) const SUCCESS: Duration = Duration::from_secs(5);
 
 /// The state between two attempts.
 #[derive(Debug, Default)]
