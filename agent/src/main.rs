@@ -94,7 +94,7 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let message = format!("dwell-agent: {error:#}\n");
+            let message = format!("dwell-agent: {}\n", Causes(error.as_ref()));
             // Nothing is left to be done if even that cannot be written.
             drop(std::io::stderr().write_all(message.as_bytes()));
             ExitCode::FAILURE
@@ -105,7 +105,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<()> {
     let load = || Config::load(cli.config.as_deref());
     match cli.command {
-        None if cli.check => load().map(drop).map_err(Into::into),
+        None if cli.check => {
+            load()?;
+            say("the configuration is valid")
+        }
         None => {
             let config = load()?;
             logging::start(&config.log)?;
