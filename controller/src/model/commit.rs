@@ -170,7 +170,7 @@ impl Model {
 }
 
 /// Whether something waiting could fit, or move, because of a change: room got free, a node came or
-/// became another, or something new waits.
+/// became another, a workload asks for something else, or something new waits.
 fn may_help_others(old: Option<&Record>, new: Option<&Record>) -> bool {
     match (old, new) {
         (_, Some(Record::Node(_))) | (Some(Record::Quarantine(_)), None) => true,
@@ -180,6 +180,9 @@ fn may_help_others(old: Option<&Record>, new: Option<&Record>) -> bool {
             new.node.is_none()
                 || (old.node.is_some() && old.node != new.node)
                 || old.template.resources != new.template.resources
+        }
+        (Some(Record::Workload(old)), Some(Record::Workload(new))) => {
+            old.spec != new.spec || old.paused != new.paused
         }
         (old, Some(Record::Link(new))) => {
             let Some(Record::Link(old)) = old else { return true };

@@ -40,6 +40,20 @@ fn applying_the_same_again_changes_nothing() {
 }
 
 #[test]
+fn what_waits_is_looked_at_again_when_only_its_rules_change() {
+    let mut fleet = Fleet::of(1);
+    let mut web = spec("web", 1);
+    for constraint in ["disk==ssd", "node.name==n2"] {
+        web.placement.constraints = vec![constraint.parse().unwrap()];
+        fleet.apply(web.clone()).unwrap();
+        assert_eq!(fleet.message("web-0"), format!("0 of 1 nodes fit: n1 lacks {constraint}"));
+    }
+    web.placement.constraints.clear();
+    fleet.apply(web).unwrap();
+    assert_eq!(fleet.place("web-0"), Some("n1".to_owned()));
+}
+
+#[test]
 fn plans_name_the_class_the_fields_and_the_downtime() {
     let mut fleet = Fleet::of(3);
     fleet.apply(spec("web", 3)).unwrap();
