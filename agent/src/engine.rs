@@ -108,7 +108,7 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::NotFound`], [`EngineError::Refused`].
     async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError>;
 
-    /// Fetches an image, or finds that it is there already in its newest form.
+    /// Fetches an image, or finds that it is there: in its newest form, or in any if none can be had.
     ///
     /// # Errors
     /// [`EngineError::PullFailed`], [`EngineError::Unavailable`].

@@ -10,14 +10,28 @@ use dwell_core::instance::sanitize;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
-use super::client::{SLOW, limited, meaning, status};
+use super::client::{QUICK, SLOW, limited, meaning, status};
 use crate::engine::{EngineError, PullProgress};
 
 /// How many layers are counted; an image can have 127.
 const LAYERS_MAX: usize = 1_000;
 
-/// Fetches an image. A daemon that says nothing for [`SLOW`] counts as failing.
+/// Fetches an image. If that fails, one that is there is good enough: somebody may have loaded it by
+/// hand, where no registry is to be had.
 pub(super) async fn pull(
+    docker: &Docker,
+    image: &str,
+    progress: &watch::Sender<PullProgress>,
+) -> Result<(), EngineError> {
+    let Err(failure) = fetch(docker, image, progress).await else { return Ok(()) };
+    match limited(QUICK, docker.inspect_image(image)).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(failure),
+    }
+}
+
+/// A daemon that says nothing for [`SLOW`] counts as failing.
+async fn fetch(
     docker: &Docker,
     image: &str,
     progress: &watch::Sender<PullProgress>,
