@@ -225,14 +225,12 @@ async fn a_full_disk_at_the_controllers_store() -> Result<()> {
         // What is there of files already may have room for a little more.
         let mut taken = 0;
         let refused = wait_until("a declaration to be refused", SOON, async || {
-            let label = "x".repeat(100_000);
-            let more = format!("more-{taken}");
-            let said = lab
-                .apply(&format!(
-                    "workloads: {{{more}: {{image: hello, replicas: 0, deploy: {{labels: \
-                     {{a: {label}, b: {label}}}}}}}}}"
-                ))
-                .await?;
+            let text = "x".repeat(30_000);
+            let declared = format!(
+                "workloads: {{more-{taken}: {{image: hello, replicas: 0, \
+                 environment: {{A: {text}, B: {text}, C: {text}}}}}}}"
+            );
+            let said = lab.apply(&declared).await?;
             taken += usize::from(said.status.success());
             ensure!(!said.status.success(), "{taken} were taken");
             Ok(said)
