@@ -70,8 +70,8 @@ pub enum StartError {
     Listen(#[from] ListenError),
     /// The range of addresses was changed.
     #[error(
-        "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set cluster to what it \
-         was, or remove the node first"
+        "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set \
+         cluster to what it was, or remove the node first"
     )]
     Range {
         /// A node of the store.

@@ -23,13 +23,13 @@ impl DataDir {
     /// [`StoreError::Directory`] if it cannot be made or written to, [`StoreError::Locked`] if another
     /// controller has it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let refuse = |path: &Path, source| StoreError::Directory { path: path.to_owned(), source };
+        let refuse = |path: &Path, reason| StoreError::Directory { path: path.to_owned(), reason };
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(|source| refuse(path, source))?;
+        builder.recursive(true).mode(0o700).create(path).map_err(|reason| refuse(path, reason))?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let file = file.map_err(|source| refuse(&lock_path, source))?;
+        let file = file.map_err(|reason| refuse(&lock_path, reason))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err((_, Errno::EWOULDBLOCK)) => Err(StoreError::Locked { path: lock_path }),

@@ -20,21 +20,21 @@ pub use unix::UnixListener;
 pub enum ListenError {
     /// The TCP address cannot be had.
     #[error(
-        "cannot listen on {address} ({source}); stop what uses it, or set another listen address"
+        "cannot listen on {address} ({reason}); stop what uses it, or set another listen address"
     )]
     Tcp {
         /// The address.
         address: std::net::SocketAddr,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// The socket cannot be made.
-    #[error("cannot listen on {} ({source}); correct the directory's permissions, or set socket", path.display())]
+    #[error("cannot listen on {} ({reason}); correct the directory's permissions, or set socket", path.display())]
     Unix {
         /// The socket.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Somebody answers on the socket.
     #[error("another controller listens on {}; stop it, or set another socket", path.display())]

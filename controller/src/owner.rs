@@ -223,6 +223,8 @@ impl<S: Store> Owner<S> {
             }
             self.ailing = true;
             self.model.revert(changes);
+            // Revisions that were taken back are not given out again, but lists show them as passed.
+            self.revision.send_replace(self.model.revision());
             return Err(CommandError::NotStored(Arc::new(error)));
         }
         let touched = self.model.publish(changes);

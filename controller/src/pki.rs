@@ -31,12 +31,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file of the CA cannot be used.
-    #[error("cannot use {} ({source}); restore it from a backup, or correct its permissions", path.display())]
+    #[error("cannot use {} ({reason}); restore it from a backup, or correct its permissions", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// A file of the CA is there and does not make sense.
     #[error("{} is not the CA of a cluster ({problem}); restore both files of this directory from a backup", path.display())]
@@ -51,7 +51,8 @@ pub enum PkiError {
     Issue(#[from] rcgen::Error),
     /// What was sent is no usable request for a certificate.
     #[error(
-        "the certificate request is not usable: it has to be PKCS#10 (DER), at most {REQUEST_MAX} bytes, with an ECDSA P-256, P-384 or Ed25519 key"
+        "the certificate request is not usable: it has to be PKCS#10 (DER), at most {REQUEST_MAX} \
+         bytes, with an ECDSA P-256, P-384 or Ed25519 key"
     )]
     Request,
     /// A certificate without an identity of this cluster.

@@ -91,12 +91,13 @@ impl Sessions {
         let node = &caller.node;
         match found {
             None => Err(Status::permission_denied(format!(
-                "node {node} is not known here; was the controller restored from an old backup? If not, join again \
-                 with a new token"
+                "node {node} is not known here; was the controller restored from an old backup? If \
+                 not, join again with a new token"
             ))),
             Some(found) if found.node.certificate != caller.enrolment.0 => {
                 Err(Status::permission_denied(format!(
-                    "another host has joined as node {node} since; join again under another name with a new token"
+                    "another host has joined as node {node} since; join again under another name \
+                     with a new token"
                 )))
             }
             Some(_) => Ok(()),

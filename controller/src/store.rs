@@ -72,21 +72,32 @@ impl Batch {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The directory cannot be made or written to.
-    #[error("cannot use {} ({source}); give the controller's user the right to write there, or set data_dir", path.display())]
+    #[error(
+        "cannot use {} ({reason}); give the controller's user the right to write there, or set \
+         data_dir",
+        path.display()
+    )]
     Directory {
         /// The directory or the file in it.
         path: PathBuf,
         /// What the system says.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
     /// Another process uses the directory.
-    #[error("{} is locked by another controller; stop it, or give this one a data_dir of its own", path.display())]
+    #[error(
+        "{} is locked by another controller; stop it, or give this one a data_dir of its own",
+        path.display()
+    )]
     Locked {
         /// The lock file.
         path: PathBuf,
     },
     /// It is a database of something else, or of another version.
-    #[error("{} has schema version {found}, this controller knows {known}; start the version of dwell that wrote it, or move the file away", path.display())]
+    #[error(
+        "{} has schema version {found}, this controller knows {known}; start the version of dwell \
+         that wrote it, or move the file away",
+        path.display()
+    )]
     Schema {
         /// The file.
         path: PathBuf,
@@ -96,7 +107,11 @@ pub enum StoreError {
         known: i64,
     },
     /// The file is damaged.
-    #[error("{} is damaged ({problem}); restore it from a backup (with its -wal file), or move it away to start empty", path.display())]
+    #[error(
+        "{} is damaged ({problem}); restore it from a backup (with its -wal file), or move it away \
+         to start empty",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

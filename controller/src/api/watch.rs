@@ -41,7 +41,8 @@ impl Api {
         let position = request.after_revision.map_or(now, Revision);
         if position > now {
             return Err(Status::out_of_range(format!(
-                "revision {position} has not been reached, the newest is {now}; list again and watch from there"
+                "revision {position} has not been reached, the newest is {now}; list again and watch \
+                 from there"
             )));
         }
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
@@ -72,7 +73,9 @@ impl Follower {
             Err(Gone) = self.follow() => {}
             () = sender.closed() => {}
             () = stop.cancelled() => {
-                drop(sender.try_send(Err(Status::unavailable("the controller is ending; watch again in a moment"))));
+                let ending = Status::unavailable("the controller is ending; watch again in a moment");
+                // It may be slow, or gone; then it finds out by the end of the stream.
+                drop(sender.try_send(Err(ending)));
             }
         }
     }

@@ -45,7 +45,7 @@ impl TlsListener {
     /// # Errors
     /// [`ListenError::Tcp`].
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
-        let refuse = |source| ListenError::Tcp { address, source };
+        let refuse = |reason| ListenError::Tcp { address, reason };
         let listener = TcpListener::bind(address).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));

@@ -25,7 +25,7 @@ impl UnixListener {
     /// # Errors
     /// [`ListenError`].
     pub fn bind(path: &Path) -> Result<Self, ListenError> {
-        let refuse = |source| ListenError::Unix { path: path.to_owned(), source };
+        let refuse = |reason| ListenError::Unix { path: path.to_owned(), reason };
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory).map_err(refuse)?;
         }

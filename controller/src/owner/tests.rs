@@ -198,3 +198,14 @@ async fn at_the_end_what_is_queued_is_still_done() {
     let late = handle.command(declare("db")).await.unwrap_err();
     assert!(matches!(late, CommandError::Stopped(_)), "{late}");
 }
+
+/// Whoever lists and then watches is never told that the list came from the future.
+#[tokio::test]
+async fn a_failed_commit_leaves_lists_and_watches_in_step() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    store.set_failing(true);
+    handle.command(declare("web")).await.unwrap_err();
+    let listed = handle.read(Model::revision).await.unwrap();
+    assert_eq!(*handle.revisions().borrow(), listed);
+}

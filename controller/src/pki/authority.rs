@@ -73,7 +73,7 @@ impl Authority {
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
         let (certificate_path, key_path) = (directory.join("ca.pem"), directory.join("ca.key"));
         let there =
-            certificate_path.try_exists().map_err(|source| file(&certificate_path, source))?;
+            certificate_path.try_exists().map_err(|reason| file(&certificate_path, reason))?;
         if !there {
             // A key without a certificate is what a crash between the two left; nobody was given
             // anything signed with it.
@@ -104,7 +104,7 @@ impl Authority {
     fn make(directory: &Path, certificate_path: &Path, key_path: &Path) -> Result<(), PkiError> {
         let mut builder = fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
-        builder.create(directory).map_err(|source| file(directory, source))?;
+        builder.create(directory).map_err(|reason| file(directory, reason))?;
         let key = KeyPair::generate()?;
         // Names the cluster: unique without asking anyone.
         let cluster = hex(&Sha256::digest(key.subject_public_key_info())[..8]);
@@ -275,12 +275,12 @@ fn params(name: &str, valid: Duration) -> CertificateParams {
     params
 }
 
-fn file(path: &Path, source: std::io::Error) -> PkiError {
-    PkiError::File { path: path.to_owned(), source }
+fn file(path: &Path, reason: std::io::Error) -> PkiError {
+    PkiError::File { path: path.to_owned(), reason }
 }
 
 fn read(path: &Path) -> Result<String, PkiError> {
-    fs::read_to_string(path).map_err(|source| file(path, source))
+    fs::read_to_string(path).map_err(|reason| file(path, reason))
 }
 
 /// Writes a file so that it is there whole or not at all.
@@ -295,5 +295,5 @@ fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
         fs::rename(&temporary, path)?;
         path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
     };
-    attempt().map_err(|source| file(path, source))
+    attempt().map_err(|reason| file(path, reason))
 }

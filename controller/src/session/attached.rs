@@ -50,8 +50,8 @@ impl Sessions {
 fn attach(node: NodeName, session: SessionId, hello: v1::Hello) -> Result<Command, Status> {
     if hello.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(
-            "the agent of node {node} speaks version {} of the session protocol, this controller version {PROTOCOL}; \
-             install the same version of dwell on both",
+            "the agent of node {node} speaks version {} of the session protocol, this controller \
+             version {PROTOCOL}; install the same version of dwell on both",
             hello.protocol
         )));
     }
@@ -91,7 +91,8 @@ impl Attached {
                 Some(Status::unavailable("the controller is ending; attach again in a moment"))
             }
         };
-        tracing::info!(node = %self.node, session = self.session.0, reason = reason.as_ref().map(Status::message), "an agent's stream ended");
+        let message = reason.as_ref().map(Status::message);
+        tracing::info!(node = %self.node, session = self.session.0, reason = message, "an agent's stream ended");
         self.sessions.tunnels.unregister(&self.node, self.session);
         let detach = Command::DetachNode { node: self.node.clone(), session: self.session };
         match self.sessions.owner.command(detach).await {

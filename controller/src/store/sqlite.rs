@@ -71,7 +71,7 @@ impl SqliteStore {
         };
         let thread = thread::Builder::new().name("store".into()).spawn(work);
         let thread =
-            thread.map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
+            thread.map_err(|reason| StoreError::Directory { path: path.to_owned(), reason })?;
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
@@ -119,7 +119,7 @@ impl Database {
         // for a new one and gives its log the same mode.
         let mut options = OpenOptions::new();
         let made = options.append(true).create(true).mode(0o600).open(path);
-        made.map_err(|source| StoreError::Directory { path: path.to_owned(), source })?;
+        made.map_err(|reason| StoreError::Directory { path: path.to_owned(), reason })?;
         let connection = Connection::open(path).map_err(|error| explain(path, &error))?;
         let mut database = Self { path: path.to_owned(), connection };
         database.prepare().map_err(|error| explain(path, &error))??;
@@ -263,7 +263,7 @@ fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
             StoreError::Damaged { path, problem }
         }
         Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            StoreError::Directory { path, source: std::io::Error::other(problem) }
+            StoreError::Directory { path, reason: std::io::Error::other(problem) }
         }
         _ => StoreError::Database { path, problem },
     }
