@@ -2,11 +2,13 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use serde_json::{Value, json};
 
-use super::{command::run, layout::Layout, prerequisites::tool, process::Process};
+use super::{
+    command::run, layout::Layout, prerequisites::tool, process::Process, wait::wait_until,
+};
 
 /// How long an engine may take until it answers; 3 to 6 s on a busy machine.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -74,7 +76,7 @@ impl Engine {
 
     pub(crate) async fn start(&self) -> Result<()> {
         if !self.process.is_running() {
-            self.forget_crashed()?;
+            self.forget_crashed().await?;
         }
         let config = self.config();
         let config = config.to_str().context("the lab's path is not UTF-8")?;
@@ -94,18 +96,20 @@ impl Engine {
             .with_context(|| format!("cannot use the engine at {path}"))
     }
 
-    /// Removes pid files that a killed engine left.
+    /// Removes pid files that a killed engine left, once the containerd that dies with it is gone.
     ///
-    /// With them it would refuse to start, or wait forever for a containerd that is not there, once
-    /// the pids belong to other processes.
-    fn forget_crashed(&self) -> Result<()> {
+    /// With them it would refuse to start, or wait forever for a containerd that is not there.
+    async fn forget_crashed(&self) -> Result<()> {
         let containerd = self.dir.join("exec/containerd/containerd.pid");
-        let pid = fs::read_to_string(&containerd).unwrap_or_default();
-        let command = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
         let own = self.dir.to_string_lossy().into_owned();
-        let alive = String::from_utf8_lossy(&command).contains(&own);
-        let stale = [(self.dir.join("docker.pid"), true), (containerd, !alive)];
-        for (path, _) in stale.iter().filter(|(path, stale)| *stale && path.exists()) {
+        wait_until("the containerd of a killed engine to be gone", START_LIMIT, async || {
+            let pid = fs::read_to_string(&containerd).unwrap_or_default();
+            let command = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
+            ensure!(!String::from_utf8_lossy(&command).contains(&own), "process {pid} is there");
+            Ok(())
+        })
+        .await?;
+        for path in [self.dir.join("docker.pid"), containerd].iter().filter(|path| path.exists()) {
             fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
         Ok(())

@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
+    fs::{self, File},
     io::ErrorKind,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -17,6 +17,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use nix::{
+    fcntl::{Flock, FlockArg},
     mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -180,9 +181,13 @@ fn shim_socket(container: &Path) -> PathBuf {
 
 /// Removes the directories that all engines share, if no other engine seems to use them.
 fn tidy_shared_directories() {
-    if fs::remove_dir(ROOT).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
-        // Other labs are up.
-        return;
+    if let Ok(root) = File::open(ROOT) {
+        // Whoever holds it is about to make a lab in it, see `claim`.
+        let Ok(_lock) = Flock::lock(root, FlockArg::LockExclusiveNonblock) else { return };
+        if fs::remove_dir(ROOT).is_err() {
+            // Other labs are up.
+            return;
+        }
     }
     for (parent, child) in SHARED_DIRECTORIES {
         let entries = fs::read_dir(parent).into_iter().flatten().flatten();

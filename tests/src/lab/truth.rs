@@ -6,7 +6,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::{errors::Error, query_parameters::ListContainersOptionsBuilder};
 use futures_util::future::try_join_all;
 use nix::unistd::Pid;
 
@@ -51,21 +51,26 @@ impl Host {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let listed = docker.list_containers(Some(options)).await?;
         let ids = listed.into_iter().filter_map(|container| container.id);
-        let mut containers = try_join_all(ids.map(async |id| {
-            let container = docker.inspect_container(&id, None).await?;
+        let inspected = try_join_all(ids.map(async |id| {
+            let container = match docker.inspect_container(&id, None).await {
+                // Removed since it was listed.
+                Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(None),
+                container => container?,
+            };
             let labels = container.config.and_then(|config| config.labels).unwrap_or_default();
             let state = container.state.unwrap_or_default();
             let running = state.running.unwrap_or_default();
             let pid = state.pid.and_then(|pid| i32::try_from(pid).ok()).filter(|_| running);
-            anyhow::Ok(Container {
+            anyhow::Ok(Some(Container {
                 instance: labels.get(INSTANCE_LABEL).cloned().unwrap_or_default(),
                 host: self.name(),
                 id,
                 started_at: state.started_at.unwrap_or_default(),
                 pid,
-            })
+            }))
         }))
         .await?;
+        let mut containers: Vec<_> = inspected.into_iter().flatten().collect();
         containers.sort();
         Ok(containers)
     }
