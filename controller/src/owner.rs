@@ -24,16 +24,14 @@ use std::time::Duration;
 use dwell_core::clock::Clock;
 use dwell_core::id::{NodeName, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Change, Command, Model, Refusal, Reply, Touched};
 use crate::store::{Batch, Store, StoreError};
 
-/// How many requests may wait; beyond that, senders do.
+/// How many requests may wait, and share one commit; beyond that, senders wait.
 const QUEUE_MAX: usize = 1024;
-/// How many requests share one commit.
-const BATCH_MAX: usize = 256;
 /// How often the model is told that time has passed.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -149,22 +147,25 @@ impl<S: Store> Owner<S> {
 
     /// Serves until `stop` is cancelled, then what is queued at that moment.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut queued = Vec::with_capacity(BATCH_MAX);
+        let mut next_tick = Instant::now();
+        let mut queued = Vec::new();
         loop {
-            // Cancel-safe: receiving, ticking and being told to stop lose nothing when dropped. Biased:
-            // time passes behind what was queued before.
+            // Cancel-safe: receiving, sleeping and being told to stop lose nothing when dropped.
             tokio::select! {
                 biased;
-                taken = self.requests.recv_many(&mut queued, BATCH_MAX) => {
+                taken = self.requests.recv_many(&mut queued, QUEUE_MAX) => {
                     if taken == 0 {
                         return;
                     }
                     self.serve(std::mem::take(&mut queued)).await;
                 }
-                _ = tick.tick() => self.tick().await,
+                () = tokio::time::sleep_until(next_tick) => {}
                 () = stop.cancelled() => self.requests.close(),
+            }
+            // Between two batches, so that time passes however busy we are, and behind all that was queued.
+            if next_tick <= Instant::now() {
+                self.tick().await;
+                next_tick = Instant::now() + TICK;
             }
         }
     }
