@@ -192,7 +192,8 @@ impl<'a> Instance<'a> {
     }
 
     fn aside(self, roles: &Roles<'a>) -> Option<Next<'a>> {
-        if let Some(container) = roles.others().next() {
+        // One that runs may only seem to be forgotten: the pause after a failed stop is not over.
+        if let Some(container) = roles.others().find(|container| !container.is_running()) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }
         let journal = &self.seen.journal;

@@ -151,7 +151,8 @@ impl Seen {
     /// Whether nothing of the instance is here, so that it can be forgotten unless it is desired.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        *self == Self { accepted: self.accepted, ..Self::default() }
+        let nothing = Self { sandbox: Sandbox::Absent, ..Self::default() };
+        *self == Self { accepted: self.accepted, ..nothing }
     }
 
     /// Takes note that a step was done. To be called before what the step changed is observed.
@@ -289,10 +290,10 @@ pub enum ContainerState {
 /// How sure it is that an instance's sandbox is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// There is none.
-    #[default]
+    /// There is none: somebody has looked.
     Absent,
-    /// There is one, and it has to be checked: the agent has just started, or something happened.
+    /// It has to be checked: nobody has looked yet, or something has happened since.
+    #[default]
     Doubtful,
     /// It is complete.
     Ready,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
-use dwell_core::workload::{RestartPolicy, Template};
+use dwell_core::workload::{Resources, RestartPolicy, Template};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -292,7 +292,13 @@ async fn a_restarted_agent_looks_and_touches_nothing() {
     let before = host.engine.containers();
     agent.reconciler.stop().await;
     let changes = host.network.changes();
+    // An event that comes before the first look is over makes no difference.
+    host.engine.stall(Operation::List);
     let mut agent = host.start();
+    pass(Duration::from_millis(100)).await;
+    let some = host.container("web-7");
+    host.engine.update_limits(&some, Resources::default()).await.unwrap();
+    host.engine.release(Operation::List);
     agent.all_running(50).await;
     pass(Duration::from_secs(10)).await;
     assert_eq!(host.engine.containers(), before);

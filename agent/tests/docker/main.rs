@@ -1,8 +1,9 @@
-//! The Docker engine against a real daemon, as root. One daemon serves all parts, one after the other;
+//! The Docker engine, and the reconciler with it, against a real daemon, as root. One daemon serves all parts, one after the other;
 //! each uses instances of its own. See [`world`].
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "these are tests")]
 
+mod reconciled;
 mod world;
 
 use std::fs;
@@ -34,6 +35,7 @@ async fn the_docker_engine() {
     exec(&world).await;
     terminal(&world).await;
     others_are_left_alone(&world).await;
+    reconciled::a_node(&world).await;
     a_stopped_daemon(&world).await;
 }
 

@@ -469,6 +469,17 @@ fn of_duplicates_exactly_one_stays_and_running_ones_stop_first() {
 }
 
 #[test]
+fn what_could_not_be_stopped_is_not_removed_instead() {
+    let mut story =
+        Story::of("a", 2).with("c2", "a", 2, ContainerState::Created).with("c1", "a", 1, running());
+    let stop = story.step().unwrap();
+    assert_eq!(story.word(), "stop c1");
+    let failure = Failure { kind: FailureKind::Transient, message: "no reply".into() };
+    story.seen.failed(&stop, failure, NOW);
+    assert_eq!(story.word(), "-");
+}
+
+#[test]
 fn a_container_of_the_same_generation_but_another_template_makes_way() {
     let story = Story::of("b", 1).with("c1", "a", 1, running());
     assert_eq!(story.word(), "stop c1");

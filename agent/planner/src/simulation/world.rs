@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::{
     Container, ContainerId, ContainerState, Desired, EngineState, Failure, FailureKind, Image,
-    Journal, Observed, Sandbox, Seen, Step, plan,
+    Journal, Observed, Sandbox, Step, plan,
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
@@ -186,11 +186,16 @@ impl World {
         for (name, journal) in &self.disk {
             self.agent.instances.entry(name.clone()).or_default().remember(journal.clone());
         }
-        for name in &self.sandboxes {
-            self.agent.instances.entry(name.clone()).or_default().sandbox = Sandbox::Doubtful;
-        }
         self.accept();
         self.observe_all();
+        for name in &self.sandboxes {
+            self.agent.instances.entry(name.clone()).or_default();
+        }
+        for (name, seen) in &mut self.agent.instances {
+            if !self.sandboxes.contains(name) {
+                seen.sandbox = Sandbox::Absent;
+            }
+        }
     }
 
     pub(crate) fn observe_all(&mut self) {
@@ -208,7 +213,7 @@ impl World {
         }
         self.agent
             .instances
-            .retain(|name, seen| self.desired.contains_key(name) || *seen != Seen::default());
+            .retain(|name, seen| self.desired.contains_key(name) || !seen.is_nothing());
     }
 
     /// The agent looks at the containers of one instance.

@@ -207,8 +207,7 @@ impl Owner {
     /// What a look at everything says of one instance.
     fn survey_of(&mut self, name: &InstanceName, found: &[Container], has_sandbox: Option<bool>) {
         let seen = self.observed.instances.entry(name.clone()).or_default();
-        if seen.busy.is_some() || self.survey.overtaken.contains(name) || self.doubts.concern(name)
-        {
+        if seen.busy.is_some() || self.survey.overtaken.contains(name) {
             return self.doubt(name, None);
         }
         seen.sandbox = match (has_sandbox, seen.sandbox) {
