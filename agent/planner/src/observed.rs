@@ -148,11 +148,15 @@ impl Seen {
         self.journal = journal;
     }
 
-    /// Whether nothing of the instance is here, so that it can be forgotten unless it is desired.
+    /// Whether nothing of the instance is here and nothing is under way, so that it can be forgotten
+    /// unless it is desired.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        let nothing = Self { sandbox: Sandbox::Absent, ..Self::default() };
-        *self == Self { accepted: self.accepted, ..nothing }
+        self.containers.is_empty()
+            && self.sandbox == Sandbox::Absent
+            && self.stored == Journal::default()
+            && self.busy.is_none()
+            && !self.in_doubt
     }
 
     /// Takes note that a step was done. To be called before what the step changed is observed.

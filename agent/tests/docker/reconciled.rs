@@ -28,7 +28,9 @@ pub(crate) async fn a_node(world: &World) {
     let cluster = "10.80.0.0/16".parse().unwrap();
     network.ensure_host(&HostNetwork { cluster, block: None, masquerade: false }).await.unwrap();
     let desired: Desired = (0..COUNT)
-        .map(|ordinal| assigned(&format!("kept-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait")))
+        .map(|ordinal| {
+            assigned(&format!("kept-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait"))
+        })
         .collect();
     let desired = watch::Sender::new(Some(Arc::new(desired)));
     let start = || {
