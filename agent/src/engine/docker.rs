@@ -11,6 +11,7 @@
 mod client;
 mod exec;
 mod files;
+mod leftover;
 mod pull;
 mod reply;
 mod spec;
@@ -41,8 +42,8 @@ use tracing::warn;
 use self::client::{Client, NAME, QUICK, SLOW, limited, meaning, status};
 use self::spec::{LABEL_CLUSTER, Surroundings};
 use super::{
-    Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
-    LogOptions, Output, OutputStream, PullProgress,
+    Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, ExecRequest,
+    ExecSession, LogOptions, Output, OutputStream, PullProgress,
 };
 use crate::causes::Causes;
 
@@ -125,6 +126,19 @@ impl DockerEngine {
         match (failed, self.info().await) {
             (true, Ok(report)) if !report.info.ready => self.runtime_missing(),
             _ => error,
+        }
+    }
+
+    /// Ends what a killed daemon may have left of a container that it does not run.
+    async fn end_leftover(&self, id: &ContainerId, instance: &InstanceName) {
+        match leftover::end(id).await {
+            Ok(false) => {}
+            Ok(true) => {
+                warn!(%instance, container = %id, "ended what a killed daemon had left running")
+            }
+            Err(error) => {
+                warn!(%instance, container = %id, %error, "cannot end what a killed daemon may have left");
+            }
         }
     }
 
@@ -291,7 +305,12 @@ impl Engine for DockerEngine {
         match limited(SLOW, docker.start_container(id.as_str(), None)).await {
             Ok(()) => Ok(()),
             Err(error) => {
+                let answered = status(&error).is_some();
                 let error = meaning(error, "start a container", id);
+                let rests = |found: Container| found.state != ContainerState::Running;
+                if answered && self.inspect(id).await.is_ok_and(rests) {
+                    self.end_leftover(id, &instance).await;
+                }
                 Err(self.unless_runtime_missing(error).await)
             }
         }
@@ -339,6 +358,7 @@ impl Engine for DockerEngine {
             Ok(()) | Err(EngineError::NotFound { .. }) => {}
             Err(error) => return Err(error),
         }
+        self.end_leftover(id, &instance).await;
         self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
         if let Err(error) = Mapping::remove(&self.config.run_dir, id.as_str()) {
             warn!(%instance, error = %Causes(&error), "cannot remove the mapping of a container");

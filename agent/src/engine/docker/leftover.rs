@@ -1,0 +1,83 @@
+//! What a killed daemon leaves: shims of containers that it does not know to run.
+//!
+//! A daemon that is killed between the start of a shim and its own note of it says, when it is back
+//! (with live-restore), that the container does not run. It refuses to start it, since a task of that
+//! name exists, and would remove it without ending it. Meanwhile the main process may well run, in its
+//! instance's sandbox, and nobody but the kernel knows.
+//!
+//! Ending the shim makes containerd end what is left and forget it, and the next start succeeds.
+
+use std::fs;
+use std::io;
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::engine::ContainerId;
+
+/// How the programs of shims are called, whatever their version.
+const SHIM: &[u8] = b"containerd-shim";
+
+/// Ends the shim of a container that, by its daemon, does not run; says whether there was one.
+///
+/// # Errors
+/// If processes cannot be listed, or there is a shim and the kernel does not let it be ended.
+pub(super) async fn end(id: &ContainerId) -> io::Result<bool> {
+    let id = id.clone();
+    tokio::task::spawn_blocking(move || end_now(&id)).await.map_err(io::Error::other)?
+}
+
+fn end_now(id: &ContainerId) -> io::Result<bool> {
+    let mut ended = false;
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        let is_its_shim = || {
+            let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
+            fs::read(path).is_ok_and(|words| is_shim_of(&words, id))
+        };
+        if !is_its_shim() {
+            continue;
+        }
+        let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        // Looked at again, now that its id cannot become another's.
+        if is_its_shim() {
+            pidfd_send_signal(descriptor, Signal::KILL)?;
+            ended = true;
+        }
+    }
+    Ok(ended)
+}
+
+/// Whether a command line, its words ended by NUL, is that of a container's shim.
+fn is_shim_of(words: &[u8], id: &ContainerId) -> bool {
+    let mut words = words.split(|byte| *byte == 0);
+    let program = words.next().unwrap_or_default();
+    let name = program.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    name.starts_with(SHIM)
+        && words.by_ref().any(|word| word == b"-id")
+        && words.next() == Some(id.as_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_containers_own_shim_is_meant() {
+        let id = ContainerId("c5656caccbee".to_owned());
+        for (line, is_it) in [
+            ("/usr/bin/containerd-shim-runc-v2 -namespace moby -id c5656caccbee -address /x", true),
+            ("containerd-shim -namespace moby -id c5656caccbee", true),
+            (
+                "/usr/bin/containerd-shim-runc-v2 -namespace moby -id c5656caccbeef -address /x",
+                false,
+            ),
+            ("/usr/bin/containerd-shim-runc-v2 -namespace moby -address c5656caccbee -id", false),
+            ("/bin/sleep -id c5656caccbee", false),
+            ("", false),
+        ] {
+            let words = line.replace(' ', "\0");
+            assert_eq!(is_shim_of(words.as_bytes(), &id), is_it, "{line}");
+        }
+    }
+}
