@@ -19,11 +19,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::Ipv4Addr;
 use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
 use serde::Deserialize;
+
+use crate::network::linux::underlay_address;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
@@ -127,7 +129,7 @@ pub enum ConfigError {
     },
     /// No address was given and there is no default route to take it from.
     #[error(
-        "this host has no default route to tell its address by; set `address` in the configuration"
+        "this host's address cannot be told by its default route; set `address` in the configuration"
     )]
     NoAddress(#[source] io::Error),
 }
@@ -170,10 +172,10 @@ impl Config {
     ///
     /// # Errors
     /// [`ConfigError::NoAddress`] without either.
-    pub fn underlay_address(&self) -> Result<Ipv4Addr, ConfigError> {
+    pub async fn underlay_address(&self) -> Result<Ipv4Addr, ConfigError> {
         match self.address {
             Some(address) => Ok(address),
-            None => default_route_source().map_err(ConfigError::NoAddress),
+            None => underlay_address().await.map_err(ConfigError::NoAddress),
         }
     }
 
@@ -239,18 +241,6 @@ fn read_bounded(path: &Path) -> io::Result<String> {
         return Err(io::Error::other(format!("it is larger than {FILE_MAX_BYTES} bytes")));
     }
     Ok(text)
-}
-
-/// The source address of packets that take the default route.
-fn default_route_source() -> io::Result<Ipv4Addr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // Connecting a datagram socket asks the kernel for a route and sends nothing. The address is one
-    // that documentation uses, so that only the default route covers it.
-    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
-    match socket.local_addr()? {
-        SocketAddr::V4(address) => Ok(*address.ip()),
-        SocketAddr::V6(_) => Err(io::Error::other("an IPv4 socket has an IPv6 address")),
-    }
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Daemon {
         let session = Session {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
-            address: config.underlay_address()?,
+            address: config.underlay_address().await?,
             identity,
             stored: stored.subscribe(),
             statuses: statuses.clone(),

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   assignment ──▶ keep ──▶ ensure_host, sync_routes        again when the network or the engine's daemon is
-//!        │           │ prepared                             another, after a failure, and every RESYNC
+//!        │           │ prepared                             another, when others disturb what was made, after a
+//!        │           │                                      failure, and every RESYNC
 //!        └────────▶ release ──▶ desired state for the reconciler
 //! ```
 //!
@@ -19,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, NodeNetwork};
 use crate::causes::Causes;
-use crate::network::{Network, RouteReport};
+use crate::network::{Disturbances, Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -43,6 +44,8 @@ pub struct HostNetwork {
 impl HostNetwork {
     /// Keeps it until the task is dropped.
     pub async fn keep(mut self) {
+        let mut disturbances = self.network.disturbances();
+        let mut disturbed = Disturbances::default();
         let mut tried: Option<NodeNetwork> = None;
         let mut retry = RETRY;
         // For when nothing is told; far away as long as there is nothing to keep.
@@ -69,6 +72,13 @@ impl HostNetwork {
                     if *self.engine.borrow_and_update() == EngineState::Ready {
                         check_at = Instant::now();
                     }
+                }
+                Ok(()) = disturbances.changed() => {
+                    let now = *disturbances.borrow_and_update();
+                    if (now.host, now.routes) != (disturbed.host, disturbed.routes) {
+                        check_at = Instant::now();
+                    }
+                    disturbed = now;
                 }
                 () = sleep_until(check_at) => {}
             }

@@ -164,11 +164,14 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
             "--name {node} contradicts `name: {configured}` of the configuration; correct one of them"
         );
     }
-    let candidate =
-        Candidate { node, address: config.underlay_address()?, routes_only: config.routes_only };
     let _lock = DataDirLock::take(&config.data_dir)?;
-    let joining = enroll::join(&config.data_dir, &controller, &token, &candidate, args.force);
-    let identity = command_runtime()?.block_on(joining)?;
+    let identity = command_runtime()?.block_on(async {
+        let address = config.underlay_address().await?;
+        let candidate = Candidate { node, address, routes_only: config.routes_only };
+        let joined =
+            enroll::join(&config.data_dir, &controller, &token, &candidate, args.force).await?;
+        anyhow::Ok(joined)
+    })?;
     // What an earlier cluster wanted of this host is none of this one's business.
     assignment::cache::remove(&config.data_dir)
         .context("cannot remove the assignment of before")?;

@@ -53,7 +53,8 @@ pub struct NodeTimes {
     pub unreachable_after: Millis,
     /// After this silence a node counts as gone. Default `60s`.
     pub down_after: Millis,
-    /// How long a node's certificate is valid; agents renew at half of it. Default `24h`.
+    /// How long a node's certificate is valid; agents renew after two thirds of it, and a
+    /// host that is off for longer than what is left then has to join again. Default `168h`.
     pub certificate: Millis,
 }
 
@@ -78,7 +79,7 @@ impl Default for NodeTimes {
             heartbeat: Millis::seconds(2),
             unreachable_after: Millis::seconds(10),
             down_after: Millis::seconds(60),
-            certificate: Millis::seconds(24 * 3600),
+            certificate: Millis::seconds(7 * 24 * 3600),
         }
     }
 }

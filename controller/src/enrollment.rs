@@ -83,7 +83,7 @@ impl Enrollment for Enroll {
             digest: token.digest,
             name: name.clone(),
             address,
-            certificate: enrolment.0,
+            enrolment: enrolment.0,
             routes_only: request.routes_only,
         };
         match self.owner.command(Command::RedeemToken(join)).await {

@@ -161,9 +161,6 @@ impl Model {
             Command::RedeemToken(join) => {
                 reply = Reply::Joined { block: self.redeem_token(join, now)? };
             }
-            Command::SetCertificate { node, certificate } => {
-                self.set_certificate(&node, certificate)?;
-            }
             Command::AttachNode { node, session, address, capacity, report } => {
                 self.attach(&node, session, address, capacity, now)?;
                 self.report(&node, session, report, now)?;

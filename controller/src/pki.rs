@@ -6,7 +6,7 @@
 //!
 //! | subject alternative name | whose | valid |
 //! |---|---|---|
-//! | `dwell://CLUSTER/node/NAME`, and `dwell://CLUSTER/enrolment/DIGEST` | an agent's | 24 h |
+//! | `dwell://CLUSTER/node/NAME`, and `dwell://CLUSTER/enrolment/DIGEST` | an agent's | 7 days |
 //! | `dwell://CLUSTER/client/NAME` | a person's or a program's | 30 days |
 //! | `controller.dwell` and the advertised addresses (TLS server) | the controller's | 1 year |
 //!

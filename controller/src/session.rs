@@ -94,7 +94,7 @@ impl Sessions {
                 "node {node} is not known here; was the controller restored from an old backup? If \
                  not, join again with a new token"
             ))),
-            Some(found) if found.node.certificate != caller.enrolment.0 => {
+            Some(found) if found.node.enrolment != caller.enrolment.0 => {
                 Err(Status::permission_denied(format!(
                     "another host has joined as node {node} since; join again under another name \
                      with a new token"

@@ -27,6 +27,7 @@ mod request;
 mod routes;
 mod sandbox;
 mod sysctl;
+mod underlay;
 mod uplink;
 mod veth;
 mod watcher;
@@ -39,6 +40,8 @@ use async_trait::async_trait;
 use dwell_core::id::InstanceName;
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
+
+pub use self::underlay::underlay_address;
 
 use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{Desired, EngineState, Failure, FailureKind, Image, Observed, Step, plan};
+use dwell_planner::{
+    Desired, EngineState, Failure, FailureKind, Image, Observed, Sandbox, Step, plan,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -22,6 +24,7 @@ use super::tools::{Effect, StepError, Tools};
 use super::{Config, News, follow, publish};
 use crate::causes::Causes;
 use crate::engine::{Container, EngineError, PullProgress};
+use crate::network::Disturbances;
 use crate::session::Statuses;
 
 /// How much may be told before those who tell have to wait.
@@ -65,6 +68,10 @@ pub(super) struct Owner {
     tools: Tools,
     desired: watch::Receiver<Option<Arc<Desired>>>,
     observed: Observed,
+    /// Says when others may have changed sandboxes.
+    disturbances: watch::Receiver<Disturbances>,
+    /// How often that was, as far as it was heeded.
+    disturbed: u64,
     /// Whether the engine's events arrive.
     connected: bool,
     survey: Survey,
@@ -95,6 +102,8 @@ impl Owner {
             config,
             desired,
             observed,
+            disturbances: tools.network.disturbances(),
+            disturbed: 0,
             connected: false,
             survey: Survey::default(),
             doubts: Doubts::default(),
@@ -129,6 +138,7 @@ impl Owner {
                 },
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
+                Ok(()) = self.disturbances.changed() => self.doubt_sandboxes(),
                 _ = backstop.tick() => self.look_at_all(),
                 () = sleep_until(self.wake_at, self.tools.clock.now()) => {}
             }
@@ -150,6 +160,19 @@ impl Owner {
         for (name, target) in desired.iter().flat_map(|desired| desired.instances()) {
             let seen = self.observed.instances.entry(name.clone()).or_default();
             seen.accept(target.assigned.generation);
+        }
+    }
+
+    /// Sandboxes that were right have to be looked at again; one that still is costs little.
+    fn doubt_sandboxes(&mut self) {
+        let sandboxes = self.disturbances.borrow_and_update().sandboxes;
+        if std::mem::replace(&mut self.disturbed, sandboxes) == sandboxes {
+            return;
+        }
+        for seen in self.observed.instances.values_mut() {
+            if seen.sandbox == Sandbox::Ready {
+                seen.sandbox = Sandbox::Doubtful;
+            }
         }
     }
 

@@ -53,13 +53,6 @@ pub enum Command {
     },
     /// A host joins. Answered with [`Reply::Joined`].
     RedeemToken(Join),
-    /// A node's certificate was renewed.
-    SetCertificate {
-        /// Which node.
-        node: NodeName,
-        /// SHA-256 of the certificate, in hexadecimal.
-        certificate: String,
-    },
     /// An agent's stream begins; an earlier stream of the same node is worth nothing from now on.
     AttachNode {
         /// Which node.
@@ -148,8 +141,8 @@ pub struct Join {
     pub name: NodeName,
     /// Its address in the underlay.
     pub address: Ipv4Addr,
-    /// SHA-256 of the certificate it would be given, in hexadecimal.
-    pub certificate: String,
+    /// Its enrolment: SHA-256 of the key with which it joins, in hexadecimal.
+    pub enrolment: String,
     /// It runs no instances, it only wants the routes.
     pub routes_only: bool,
 }

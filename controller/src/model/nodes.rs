@@ -93,7 +93,7 @@ impl Model {
             cordoned: false,
             draining: false,
             removed: false,
-            certificate: join.certificate,
+            enrolment: join.enrolment,
             created_at: now,
             revision: Revision(0),
         });
@@ -111,16 +111,6 @@ impl Model {
         };
         self.event(now, Severity::Info, Subject::Node(name), "node-joined", message);
         Ok(block)
-    }
-
-    pub(super) fn set_certificate(
-        &mut self,
-        name: &NodeName,
-        certificate: String,
-    ) -> Result<(), Refusal> {
-        let node = self.member(name)?;
-        self.put_node(Node { certificate, ..Node::clone(&node) });
-        Ok(())
     }
 
     /// A stream begins. Also for a removed node, so that it can be told to run nothing.

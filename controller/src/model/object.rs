@@ -153,8 +153,9 @@ pub struct Node {
     pub draining: bool,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
-    /// SHA-256 of its last client certificate, in hexadecimal.
-    pub certificate: String,
+    /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
+    /// earlier enrolment under its name are worth nothing.
+    pub enrolment: String,
     /// When it joined.
     pub created_at: Timestamp,
     /// Of its last change.

@@ -155,7 +155,7 @@ async fn join(handle: &Handle, name: &str) {
         digest,
         name: name.parse().unwrap(),
         address: [192, 0, 2, 1].into(),
-        certificate: "c".to_owned(),
+        enrolment: "c".to_owned(),
         routes_only: false,
     };
     handle.command(Command::RedeemToken(join)).await.unwrap();

@@ -238,7 +238,7 @@ impl Fleet {
             digest,
             name: node(name),
             address: Ipv4Addr::new(192, 168, 0, number),
-            certificate: "c".into(),
+            enrolment: "c".into(),
             routes_only: false,
         }))?;
         self.hosts.entry(node(name)).or_default();
@@ -258,7 +258,7 @@ impl Fleet {
                 digest,
                 name: name.clone(),
                 address,
-                certificate: String::new(),
+                enrolment: String::new(),
                 routes_only: false,
             }),
             Command::AttachNode {

@@ -27,7 +27,7 @@ fn tokens_are_good_once_and_for_a_while() {
         digest,
         name: node("n1"),
         address: address("192.168.0.1"),
-        certificate: "c".into(),
+        enrolment: "c".into(),
         routes_only: false,
     };
     let cases = [
@@ -60,7 +60,7 @@ fn names_and_addresses_of_nodes_are_their_own() {
         digest,
         name: node("n2"),
         address: address("192.168.0.1"),
-        certificate: "c".into(),
+        enrolment: "c".into(),
         routes_only: false,
     };
     let refusal = fleet.command(Command::RedeemToken(twin)).unwrap_err();
@@ -80,7 +80,7 @@ fn a_node_for_the_routes_runs_nothing() {
             digest,
             name: node("n2"),
             address: address("192.168.0.2"),
-            certificate: "c".into(),
+            enrolment: "c".into(),
             routes_only: true,
         }))
         .unwrap();
