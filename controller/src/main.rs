@@ -13,7 +13,7 @@ use dwell_controller::controller::Controller;
 use dwell_core::clock::SystemClock;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -93,8 +93,7 @@ fn notify(state: &[NotifyState<'_>]) {
 
 /// To the journal, with fields, if systemd has started us and stderr goes there; else to stderr.
 fn log(filter: &str) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(filter).context("--log is not a filter such as info or debug")?;
+    let filter: Targets = filter.parse().context("--log is not a filter such as info or debug")?;
     let registry = tracing_subscriber::registry().with(filter);
     let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
     match journal {
