@@ -114,6 +114,9 @@ impl<'a> Node<'a> {
     }
 }
 
+/// How often the start of one container is tried before it is made anew, about 3 s.
+const STARTS_MAX: u32 = 6;
+
 /// Decides what an instance needs next.
 pub(crate) fn decide<'a>(
     target: Option<&'a Target>,
@@ -300,10 +303,26 @@ impl<'a> Instance<'a> {
     }
 
     fn start(self, container: &Container) -> Next<'a> {
+        if self.is_past_starting(container) {
+            return self.attempt(Step::Remove { container: container.id.clone() });
+        }
         if self.seen.sandbox != Sandbox::Ready {
             return self.attempt(Step::EnsureSandbox);
         }
         self.attempt(Step::Start { container: container.id.clone() })
+    }
+
+    /// Whether to make a container anew rather than to try its start once more: a crash of the engine can
+    /// leave something behind under its name that is in the way of every start. Done once: where the new
+    /// one does not start either, the reason is another.
+    fn is_past_starting(self, container: &Container) -> bool {
+        let start = Step::Start { container: container.id.clone() };
+        let failed_often = self.seen.trouble.as_ref().is_some_and(|(failed, trouble)| {
+            *failed == start && trouble.attempts >= STARTS_MAX && !trouble.is_permanent()
+        });
+        failed_often
+            && !self.seen.gave_up_container
+            && container.fingerprint == self.target.fingerprint
     }
 
     fn stop(self, container: &Container) -> Next<'a> {

@@ -128,6 +128,8 @@ pub struct Seen {
     pub busy: Option<Step>,
     /// Whether what is known of its containers may be wrong: nothing is planned until somebody has looked.
     pub in_doubt: bool,
+    /// Whether a container that could not be started was given up and none has been started since.
+    pub gave_up_container: bool,
 }
 
 impl Seen {
@@ -171,15 +173,19 @@ impl Seen {
                 if let Some(before) = before {
                     self.journal.count_start(before);
                 }
+                self.gave_up_container = false;
+            }
+            Step::Remove { container } => {
+                let start = Step::Start { container: container.clone() };
+                if self.trouble.take_if(|(failed, _)| *failed == start).is_some() {
+                    self.gave_up_container = true;
+                }
             }
             Step::Record(journal) => self.remember(journal.clone()),
             Step::Forget => self.remember(Journal::default()),
             Step::EnsureSandbox => self.sandbox = Sandbox::Ready,
             Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
-            Step::Create { .. }
-            | Step::Stop { .. }
-            | Step::Remove { .. }
-            | Step::UpdateLimits { .. } => {}
+            Step::Create { .. } | Step::Stop { .. } | Step::UpdateLimits { .. } => {}
         }
     }
 

@@ -72,6 +72,8 @@ pub(super) struct Owner {
     disturbances: watch::Receiver<Disturbances>,
     /// How often that was, as far as it was heeded.
     disturbed: u64,
+    /// Instances whose sandbox was being seen to when that happened, too late perhaps to notice.
+    doubted: BTreeSet<InstanceName>,
     /// Whether the engine's events arrive.
     connected: bool,
     survey: Survey,
@@ -104,6 +106,7 @@ impl Owner {
             observed,
             disturbances: tools.network.disturbances(),
             disturbed: 0,
+            doubted: BTreeSet::new(),
             connected: false,
             survey: Survey::default(),
             doubts: Doubts::default(),
@@ -169,8 +172,10 @@ impl Owner {
         if std::mem::replace(&mut self.disturbed, sandboxes) == sandboxes {
             return;
         }
-        for seen in self.observed.instances.values_mut() {
-            if seen.sandbox == Sandbox::Ready {
+        for (name, seen) in &mut self.observed.instances {
+            if seen.busy == Some(Step::EnsureSandbox) {
+                self.doubted.insert(name.clone());
+            } else if seen.sandbox == Sandbox::Ready {
                 seen.sandbox = Sandbox::Doubtful;
             }
         }

@@ -63,9 +63,9 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
     let running = state == ContainerState::Running;
     let pid = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
     let started_at = seen.started_at.as_deref().and_then(timestamp);
-    if running && (pid.is_none() || started_at.is_none()) {
-        return Err("it runs without a process or a time of its start");
-    }
+    // A daemon that was killed between a start and its own note of it knows no better afterwards.
+    let made_at = || reply.created.map(|time| time.timestamp_millis());
+    let started_at = started_at.or_else(|| made_at().filter(|_| running));
     let exit_code = seen.exit_code.and_then(|code| i32::try_from(code).ok());
     container.details = Some(Details {
         pid: pid.filter(|_| running),

@@ -242,7 +242,11 @@ impl Owner {
         match outcome {
             Ok(effect) => {
                 tracing::debug!(instance = %name, ?step, "step done");
-                self.observed.instances.entry(name.clone()).or_default().succeeded(step);
+                let seen = self.observed.instances.entry(name.clone()).or_default();
+                seen.succeeded(step);
+                if *step == Step::EnsureSandbox && self.doubted.remove(name) {
+                    seen.sandbox = Sandbox::Doubtful;
+                }
                 self.take_effect(name, effect);
             }
             Err(error) => {
