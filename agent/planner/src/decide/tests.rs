@@ -480,6 +480,31 @@ fn what_could_not_be_stopped_is_not_removed_instead() {
 }
 
 #[test]
+fn a_container_that_cannot_be_started_is_made_anew_once() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, ContainerState::Created);
+    for id in ["c1", "c2"] {
+        let start = Step::Start { container: ContainerId(id.into()) };
+        for _ in 0..STARTS_MAX {
+            assert_eq!(story.word(), format!("start {id}"));
+            let failure = Failure { kind: FailureKind::Transient, message: "task exists".into() };
+            story.seen.failed(&start, failure, story.now);
+            story.seen.sandbox = Sandbox::Ready;
+            story = story.after(Duration::from_secs(30));
+        }
+        if id == "c1" {
+            assert_eq!(story.word(), "remove c1");
+            story.seen.succeeded(&Step::Remove { container: ContainerId("c1".into()) });
+            story.seen.containers.clear();
+            assert_eq!(story.word(), "create g1");
+            story = story.with("c2", "a", 1, ContainerState::Created);
+        }
+    }
+    assert_eq!(story.word(), "start c2", "a new container did not help");
+    story.seen.succeeded(&Step::Start { container: ContainerId("c2".into()) });
+    assert!(!story.seen.gave_up_container);
+}
+
+#[test]
 fn a_container_of_the_same_generation_but_another_template_makes_way() {
     let story = Story::of("b", 1).with("c1", "a", 1, running());
     assert_eq!(story.word(), "stop c1");
