@@ -64,8 +64,11 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
     let pid = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
     let started_at = seen.started_at.as_deref().and_then(timestamp);
     // A daemon that was killed between a start and its own note of it knows no better afterwards.
-    let made_at = || reply.created.map(|time| time.timestamp_millis());
-    let started_at = started_at.or_else(|| made_at().filter(|_| running));
+    let made_at = reply.created.as_deref().and_then(timestamp).filter(|_| running);
+    let started_at = started_at.or(made_at);
+    if running && started_at.is_none() {
+        return Err("it runs and was never made");
+    }
     let exit_code = seen.exit_code.and_then(|code| i32::try_from(code).ok());
     container.details = Some(Details {
         pid: pid.filter(|_| running),
@@ -179,7 +182,7 @@ mod tests {
 
     fn description(state: &str) -> Result<Container, &'static str> {
         let text = format!(
-            r#"{{"Id":"c1","State":{state},"Config":{{"Labels":{{{LABELS}}}}},
+            r#"{{"Id":"c1","Created":"2026-01-02T03:00:00Z","State":{state},"Config":{{"Labels":{{{LABELS}}}}},
                 "HostConfig":{{"CpuQuota":50000,"CpuPeriod":100000,"Memory":67108864}}}}"#
         );
         inspected(serde_json::from_str(&text).unwrap())
@@ -214,7 +217,13 @@ mod tests {
         );
         let details = created.unwrap().details.unwrap();
         assert_eq!((details.started_at, details.exit_code), (None, None));
-        assert!(description(r#"{"Status":"running","Pid":0}"#).is_err());
+        let forgotten =
+            description(r#"{"Status":"running","Pid":42,"StartedAt":"0001-01-01T00:00:00Z"}"#);
+        let details = forgotten.unwrap().details.unwrap();
+        assert_eq!(
+            (details.pid, details.started_at),
+            (Some(42), Some(Timestamp(1_767_322_800_000)))
+        );
         assert!(description("null").is_err());
     }
 
