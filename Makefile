@@ -10,6 +10,7 @@ NAME    ?= demo
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
+DEBUG   := $(TARGET)/debug
 RELEASE := $(TARGET)/release
 HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
 # Lets tests that need root have it, without building as root.
@@ -26,27 +27,27 @@ build: ## all programs, for development
 release: ## all programs, optimised
 	$(CARGO) build --locked --workspace --release
 
-demo: release ## three hosts on this machine, six instances, proved reachable; stays up
-	$(SUDO) $(RELEASE)/dwell-lab demo
+demo: build ## three hosts on this machine, six instances, proved reachable; stays up
+	$(SUDO) $(DEBUG)/dwell-lab demo
 
 demo-down: ## remove every trace of the demo
-	@if [ -x $(RELEASE)/dwell-lab ]; then $(SUDO) $(RELEASE)/dwell-lab down; else echo "no demo was made here"; fi
+	@if [ -x $(DEBUG)/dwell-lab ]; then $(SUDO) $(DEBUG)/dwell-lab down; else echo "no demo was made here"; fi
 
-lab: release ## hosts with Docker engines to play with (NAME=…), nothing of dwell started
-	$(SUDO) $(RELEASE)/dwell-lab setup
-	$(SUDO) $(RELEASE)/dwell-lab up --name $(NAME)
+lab: build ## hosts with Docker engines to play with (NAME=…), nothing of dwell started
+	$(SUDO) $(DEBUG)/dwell-lab setup
+	$(SUDO) $(DEBUG)/dwell-lab up --name $(NAME)
 
 lab-down: ## remove every trace of that lab
-	$(SUDO) $(RELEASE)/dwell-lab down --name $(NAME)
+	$(SUDO) $(DEBUG)/dwell-lab down --name $(NAME)
 
 test: build test-unit test-lab ## unit, property and simulation tests, then the lab suite on real Docker
 
 test-unit: build
-	$(SUDO) $(TARGET)/debug/dwell-lab setup
+	$(SUDO) $(DEBUG)/dwell-lab setup
 	$(RUNNER) $(CARGO) test --locked --workspace --exclude dwell-tests
 
 test-lab: build
-	$(SUDO) $(TARGET)/debug/dwell-lab setup
+	$(SUDO) $(DEBUG)/dwell-lab setup
 	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
 
 lint: ## formatting and clippy, warnings denied
