@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dwell_proto::trust::CONTROLLER_NAME;
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use hyper_util::rt::TokioIo;
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
@@ -88,6 +89,8 @@ pub async fn connect(
         .http2_keep_alive_interval(ping)
         .keep_alive_timeout(ping * 2)
         .keep_alive_while_idle(true)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .connect_with_connector(tower::service_fn(move |_| {
             let stream = stream.lock().ok().and_then(|mut stream| stream.take());
             std::future::ready(stream.ok_or_else(|| io::Error::other("the connection is lost")))

@@ -21,7 +21,9 @@ use dwell_core::quantity::Millis;
 use dwell_proto::v1::enrollment_server::EnrollmentServer;
 use dwell_proto::v1::fleet_server::FleetServer;
 use dwell_proto::v1::session_server::SessionServer;
-use dwell_proto::{DESCRIPTORS, MESSAGE_MAX_BYTES};
+use dwell_proto::{
+    CONNECTION_WINDOW_BYTES, DESCRIPTORS, MESSAGE_MAX_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
+};
 use ipnet::Ipv4Net;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -47,8 +49,6 @@ use crate::tunnel::Tunnels;
 
 /// How many accepted connections may wait for the server.
 const CONNECTIONS_MAX: usize = 64;
-/// How many requests one connection may have going at once.
-const STREAMS_MAX: u32 = 256;
 /// The largest request of someone without a certificate, in bytes.
 const JOIN_MAX_BYTES: usize = 32 * 1024;
 /// The largest headers of a request, in bytes.
@@ -276,6 +276,8 @@ async fn serve(
         .http2_keepalive_interval(Some(keepalive * 2))
         .http2_keepalive_timeout(Some(keepalive * 4))
         .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .http2_max_header_list_size(HEADERS_MAX_BYTES)
         .layer(AccessLayer)
         .add_routes(routes)

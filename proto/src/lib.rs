@@ -32,3 +32,13 @@ pub const PROTOCOL: u32 = 1;
 /// The largest message either side takes, in bytes. A snapshot of a node with 2,000 large instances
 /// fits; anything larger is refused before it is read.
 pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
+
+/// How many requests one connection may have going at once.
+pub const STREAMS_MAX: u32 = 256;
+
+/// How many bytes of one stream may be on their way to a side that does not read them.
+pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+
+/// The same for all streams of a connection together: room for one more than there can be, so that
+/// streams that nobody reads (a paused `dwell logs`) hold up no other, least of all the session.
+pub const CONNECTION_WINDOW_BYTES: u32 = (STREAMS_MAX + 1) * STREAM_WINDOW_BYTES;

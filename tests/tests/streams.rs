@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use dwell_core::node::NodeState;
 use dwell_tests::lab::{Image, Lab, LabConfig, finish, run, wait_until};
 use nix::{
     pty::{Winsize, openpty},
@@ -37,7 +38,7 @@ async fn logs_commands_terminals_and_events() -> Result<()> {
         input_reaches_a_command(lab).await.context("exec -i")?;
         a_terminal_is_one(lab).await.context("exec -it")?;
         events_are_followed(lab).await.context("events")?;
-        a_slow_reader_slows_the_writer(lab).await.context("back-pressure")
+        slow_readers_slow_their_writers_and_nobody_else(lab).await.context("back-pressure")
     })
     .await
 }
@@ -146,34 +147,44 @@ async fn events_are_followed(lab: &Lab) -> Result<()> {
 /// Bytes that a command writes while nobody reads.
 const FLOOD: usize = 200 << 20;
 
-/// The most that may be on its way, in all buffers together.
-const IN_FLIGHT: u64 = 32 << 20;
+/// How many such commands there are at a time, all on one node.
+const FLOODS: usize = 8;
+
+/// The most that may be on its way, in all buffers together, of all floods.
+const IN_FLIGHT: u64 = 64 << 20;
 
 /// The most that the controller may grow, in MiB.
 const GROWTH_MIB: f64 = 24.0;
 
-async fn a_slow_reader_slows_the_writer(lab: &Lab) -> Result<()> {
+async fn slow_readers_slow_their_writers_and_nobody_else(lab: &Lab) -> Result<()> {
     let before = lab.controller().resident_mib()?;
     let script = format!("yes | head -c {FLOOD}");
-    let mut flood = spawn(lab, &["exec", "talker-1", "--", "sh", "-c", &script])?;
-    let mut output = flood.stdout.take().context("no output")?;
+    let words = ["exec", "talker-1", "--", "sh", "-c", &script];
+    let mut floods = (0..FLOODS).map(|_| spawn(lab, &words)).collect::<Result<Vec<_>>>()?;
     let mut last = 0;
     let mut looks_alike = 0;
-    let written = wait_until("the writer to be held up", SOON, async || {
-        let io = "cat /proc/$(pidof head)/io";
-        let io = lab.exec("talker-1", &["sh", "-c", io]).await?.ok()?;
-        let written = io.lines().find_map(|line| line.strip_prefix("wchar: "));
-        let written: u64 = written.context("no count")?.parse()?;
-        looks_alike = if written == last && written > 0 { looks_alike + 1 } else { 0 };
+    let written = wait_until("the writers to be held up", SOON, async || {
+        // Goes the same way as the floods do: what they hold up must not be this.
+        let script = "for head in $(pidof head); do sed -n 's/^wchar: //p' /proc/$head/io; done";
+        let counts = lab.exec("talker-1", &["sh", "-c", script]).await?.ok()?;
+        let counts: Vec<u64> =
+            counts.lines().map(str::parse).collect::<Result<_, _>>().context("no counts")?;
+        let written = counts.iter().sum();
+        let all = counts.len() == FLOODS && counts.iter().all(|count| *count > 0);
+        looks_alike = if written == last && all { looks_alike + 1 } else { 0 };
         last = written;
-        ensure!(looks_alike >= 5, "{written} bytes are written and it goes on");
+        ensure!(looks_alike >= 5, "{counts:?} bytes are written and it goes on");
         Ok(written)
     })
     .await?;
     ensure!(written < IN_FLIGHT, "{written} bytes are on their way to somebody who does not read");
     let grown = lab.controller().resident_mib()? - before;
     ensure!(grown < GROWTH_MIB, "the controller has grown by {grown} MiB");
+    let nodes = lab.nodes().await?.nodes;
+    ensure!(nodes.iter().all(|node| node.state == NodeState::Ready), "held up as well: {nodes:?}");
 
+    let mut flood = floods.swap_remove(0);
+    let mut output = flood.stdout.take().context("no output")?;
     let mut count = 0;
     let mut buffer = vec![0; 1 << 20];
     loop {

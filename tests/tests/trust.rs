@@ -42,7 +42,7 @@ async fn join_tokens() -> Result<()> {
         let other: String = digest.chars().rev().collect();
         refused(three, &format!("{secret}.{other}"), "").await?;
         // A host that has joined does not lose its identity by mistake.
-        refused(two, &good, "joined").await?;
+        refused(two, &good, "already").await?;
         three.join_with(&good).await?.ok()?;
         let names: Vec<_> = lab.nodes().await?.nodes.into_iter().map(|node| node.name).collect();
         ensure!(names == ["h1", "h2", "h3"], "the nodes are {names:?}");
