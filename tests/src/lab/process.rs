@@ -150,6 +150,8 @@ impl Process {
             .args(args)
             .current_dir("/")
             .env(MARK, &self.lab)
+            // A Swarm would ask a registry for every image first, and there is none to answer.
+            .env("DOCKER_SERVICE_PREFER_OFFLINE_IMAGE", "1")
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("cannot share the log")?)
             .stderr(log)
