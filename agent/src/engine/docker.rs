@@ -134,7 +134,7 @@ impl DockerEngine {
         match leftover::end(id).await {
             Ok(false) => {}
             Ok(true) => {
-                warn!(%instance, container = %id, "ended what a killed daemon had left running")
+                warn!(%instance, container = %id, "ended what a killed daemon had left running");
             }
             Err(error) => {
                 warn!(%instance, container = %id, %error, "cannot end what a killed daemon may have left");

@@ -20,7 +20,7 @@ use dwell_core::workload::{Mount, MountSource, Resources, Template};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
-use world::{IMAGE, PATIENCE, World, assigned, config, shell};
+use world::{PATIENCE, World, assigned, config, shell};
 
 #[tokio::test]
 async fn the_docker_engine() {
@@ -339,41 +339,5 @@ async fn expect(session: &mut ExecSession, text: &str) {
 fn bytes(output: &Output) -> &[u8] {
     match output {
         Output::Stdout(bytes) | Output::Stderr(bytes) => bytes,
-    }
-}
-
-/// Not a test: how long single calls take, on this machine and daemon.
-#[tokio::test]
-#[ignore = "measures"]
-async fn measure() {
-    let world = World::new().await;
-    world.register_runtime().await;
-    let mut times: std::collections::BTreeMap<&str, Vec<Duration>> = Default::default();
-    for n in 0..30 {
-        let web = assigned(&format!("m-{n}"), 1, shell("sleep 10000"));
-        let mut at = Instant::now();
-        let mut lap = |name, times: &mut std::collections::BTreeMap<_, Vec<_>>| {
-            times.entry(name).or_default().push(at.elapsed());
-            at = Instant::now();
-        };
-        let id = world.create(&web).await.unwrap();
-        lap("create", &mut times);
-        world.engine.start(&id).await.unwrap();
-        lap("start", &mut times);
-        world.engine.inspect(&id).await.unwrap();
-        lap("inspect", &mut times);
-        world.engine.list().await.unwrap();
-        lap("list", &mut times);
-        world.engine.info().await.unwrap();
-        lap("info", &mut times);
-    }
-    for container in world.engine.list().await.unwrap() {
-        let at = Instant::now();
-        world.engine.remove(&container.id).await.unwrap();
-        times.entry("remove").or_default().push(at.elapsed());
-    }
-    for (name, mut times) in times {
-        times.sort();
-        println!("{name}: median {:?} last {:?} ({IMAGE})", times[times.len() / 2], times.last());
     }
 }
