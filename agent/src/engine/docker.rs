@@ -227,7 +227,14 @@ impl Engine for DockerEngine {
         };
         let entries = limited(QUICK, docker.list_containers(Some(options))).await;
         let entries = entries.map_err(|error| meaning(error, OPERATION, ""))?;
-        let containers: Result<Vec<_>, _> = entries.into_iter().map(reply::listed).collect();
+        let (foreign, own): (Vec<_>, Vec<_>) = entries.into_iter().partition(reply::is_foreign);
+        for container in foreign {
+            warn!(
+                container = container.id,
+                "somebody else's container has the cluster's label; left alone"
+            );
+        }
+        let containers: Result<Vec<_>, _> = own.into_iter().map(reply::listed).collect();
         let containers = containers.map_err(|reason| malformed(OPERATION, reason))?;
         let owners = containers
             .iter()

@@ -15,7 +15,8 @@ use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Fingerprint, Resources};
 
 use super::spec::{
-    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_RESTARTS, MEMORY_UNLIMITED,
+    LABEL_CLUSTER, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_RESTARTS,
+    MEMORY_UNLIMITED,
 };
 use crate::engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
 
@@ -38,6 +39,13 @@ pub(super) fn listed(entry: ContainerSummary) -> Result<Container, &'static str>
         Some(ContainerSummaryStateEnum::EMPTY) | None => return Err("it has no state"),
     };
     container(entry.id, &entry.labels.unwrap_or_default(), state)
+}
+
+/// Whether somebody has put the cluster's label on a container of their own: one that dwell made names its
+/// instance as well.
+pub(super) fn is_foreign(entry: &ContainerSummary) -> bool {
+    let labels = entry.labels.as_ref().filter(|labels| labels.contains_key(LABEL_CLUSTER));
+    labels.is_some_and(|labels| instance(labels).is_err())
 }
 
 /// Reads a full description.
@@ -178,6 +186,15 @@ mod tests {
         assert!(listed(entry("\"running\"", "")).is_err());
         assert!(listed(entry("\"running\"", &LABELS.replace("web-0", "../x"))).is_err());
         assert!(listed(entry("\"running\"", &LABELS.replace('7', "-7"))).is_err());
+    }
+
+    #[test]
+    fn a_label_alone_makes_no_instance() {
+        let labelled =
+            |labels: &str| entry("\"running\"", &format!(r#""dwell.cluster":"c",{labels}"#));
+        assert!(!is_foreign(&labelled(LABELS)));
+        assert!(is_foreign(&labelled(&LABELS.replace("web-0", "../x"))));
+        assert!(is_foreign(&labelled(r#""team":"web""#)));
     }
 
     fn description(state: &str) -> Result<Container, &'static str> {
