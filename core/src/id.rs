@@ -183,6 +183,10 @@ name_type!(
     ClientName, "client", LABEL_MAX
 );
 name_type!(
+    /// The name of a set of public keys.
+    KeySetName, "key set", LABEL_MAX
+);
+name_type!(
     /// The name of a volume, unique within its workload.
     VolumeName, "volume", LABEL_MAX
 );

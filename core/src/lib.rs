@@ -9,10 +9,12 @@
 
 pub mod change;
 pub mod clock;
+pub mod directory;
 pub mod health;
 pub mod id;
 pub mod instance;
 pub mod net;
 pub mod node;
 pub mod quantity;
+pub mod ssh;
 pub mod workload;

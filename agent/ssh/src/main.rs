@@ -1,0 +1,3 @@
+//! `dwell-ssh`: the SSH server of a node's instances.
+
+fn main() {}
