@@ -20,6 +20,8 @@
 
 pub mod fake;
 pub mod linux;
+mod policy;
+mod probe;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -30,6 +32,9 @@ use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
+
+pub use self::policy::{Allow, Policy, PortRange};
+pub use self::probe::{FoundRoute, Probe};
 
 /// The `rtm_protocol` of every route and the `nh_protocol` of every nexthop that dwell owns.
 pub const ROUTE_PROTOCOL: u8 = 157;
@@ -86,6 +91,24 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// The kernel could not be asked at all.
     async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError>;
+
+    /// Makes `policies`, which are complete, the rules of who may reach the instances of this node. An
+    /// instance without one is open to all.
+    ///
+    /// What differs from the last call is changed in one step. Policies may come before their sandboxes,
+    /// and must, so that nothing gets to an isolated instance before its policy; and before the first
+    /// [`Network::ensure_host`], which then installs them. Until the first call, those that an earlier
+    /// agent has left stay in force.
+    ///
+    /// # Errors
+    /// What the kernel refused. What was in force before stays in force.
+    async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError>;
+
+    /// Looks up the route to `address` and tries it with ICMP echoes; takes at most two seconds.
+    ///
+    /// # Errors
+    /// The kernel could not be asked, or no echo be sent. That nobody answers is no error.
+    async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError>;
 
     /// Counts that go up whenever others may have changed what was asked for. Looking again is calling
     /// the operation again; what is still right costs little.

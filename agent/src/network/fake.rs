@@ -4,14 +4,17 @@
 //! refuses sandboxes before the host is prepared, and forgets nothing but by being asked to.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::InstanceName;
 use tokio::sync::watch;
 
 use super::{
-    Disturbances, HostNetwork, Network, NetworkError, PeerFailure, RouteReport, RouteTable, Sandbox,
+    Disturbances, FoundRoute, HostNetwork, Network, NetworkError, PeerFailure, Policy, Probe,
+    ROUTE_PROTOCOL, RouteReport, RouteTable, Sandbox,
 };
 
 /// One of the operations of [`Network`], to be failed or counted.
@@ -27,6 +30,10 @@ pub enum Operation {
     Sandboxes,
     /// [`Network::sync_routes`].
     SyncRoutes,
+    /// [`Network::sync_policies`].
+    SyncPolicies,
+    /// [`Network::probe`].
+    Probe,
     /// [`Network::cleanup`].
     Cleanup,
 }
@@ -39,6 +46,8 @@ impl Operation {
             Self::RemoveSandbox => "remove_sandbox",
             Self::Sandboxes => "sandboxes",
             Self::SyncRoutes => "sync_routes",
+            Self::SyncPolicies => "sync_policies",
+            Self::Probe => "probe",
             Self::Cleanup => "cleanup",
         }
     }
@@ -57,6 +66,7 @@ struct State {
     host: Option<HostNetwork>,
     sandboxes: BTreeMap<InstanceName, Sandbox>,
     routes: RouteTable,
+    policies: Vec<Policy>,
     failures: BTreeMap<Operation, usize>,
     calls: BTreeMap<Operation, usize>,
     changes: usize,
@@ -110,6 +120,12 @@ impl FakeNetwork {
     #[must_use]
     pub fn routes(&self) -> RouteTable {
         self.state().routes.clone()
+    }
+
+    /// The policies as last synchronised.
+    #[must_use]
+    pub fn policies(&self) -> Vec<Policy> {
+        self.state().policies.clone()
     }
 
     /// How often `operation` was called, also if it failed.
@@ -206,6 +222,33 @@ impl Network for FakeNetwork {
         })
     }
 
+    async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::SyncPolicies).await?;
+        if state.policies != policies {
+            state.policies = policies.to_vec();
+            state.changes += 1;
+        }
+        Ok(())
+    }
+
+    /// Sandboxes answer at once, and nobody else does.
+    async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
+        let state = self.enter(Operation::Probe).await?;
+        let is_here = state.sandboxes.values().any(|sandbox| sandbox.address == address);
+        Ok(Probe {
+            route: is_here.then(|| FoundRoute {
+                prefix: address.into(),
+                via: None,
+                device: "dw-fake".to_owned(),
+                protocol: ROUTE_PROTOCOL,
+                local: true,
+            }),
+            round_trip: is_here.then_some(Duration::ZERO),
+            mtu: if is_here { 1500 } else { 0 },
+            full_size_passes: is_here.then_some(true),
+        })
+    }
+
     fn disturbances(&self) -> watch::Receiver<Disturbances> {
         self.disturbances.subscribe()
     }
@@ -215,6 +258,7 @@ impl Network for FakeNetwork {
         state.host = None;
         state.sandboxes.clear();
         state.routes = RouteTable::default();
+        state.policies.clear();
         state.changes += 1;
         Ok(())
     }
@@ -269,7 +313,7 @@ mod tests {
     async fn a_stalled_call_goes_on_when_resumed() {
         let network = FakeNetwork::default();
         network.stall();
-        let wait = std::time::Duration::from_secs(60);
+        let wait = Duration::from_secs(60);
         tokio::time::timeout(wait, network.ensure_host(&host())).await.unwrap_err();
         network.resume();
         network.ensure_host(&host()).await.unwrap();

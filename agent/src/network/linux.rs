@@ -33,6 +33,7 @@ mod veth;
 mod watcher;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread;
 
@@ -46,7 +47,10 @@ pub use self::underlay::underlay_address;
 use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;
 use self::watcher::Watcher;
-use super::{Disturbances, HostNetwork, Network, NetworkError, RouteReport, RouteTable, Sandbox};
+use super::{
+    Disturbances, HostNetwork, Network, NetworkError, Policy, Probe, RouteReport, RouteTable,
+    Sandbox,
+};
 
 /// Of the host's route to one of its own instances. The lowest, so that an instance that is here is reached
 /// here, whatever a table that is about to change says.
@@ -147,6 +151,19 @@ impl Network for LinuxNetwork {
     async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError> {
         let routes = routes.clone();
         self.call(move |owner| owner.sync_routes(&routes)).await
+    }
+
+    async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError> {
+        let policies = policies.to_vec();
+        self.call(move |_| {
+            drop(policies);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn probe(&self, _address: Ipv4Addr) -> Result<Probe, NetworkError> {
+        Err(NetworkError::Stopped)
     }
 
     fn disturbances(&self) -> watch::Receiver<Disturbances> {
