@@ -136,6 +136,12 @@ pub struct NodeNetwork {
     pub peers: BTreeMap<NodeName, NodePeer>,
     /// The node of every instance that lives outside its address's block, also of this node's own.
     pub exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// Whether instances without `allow_from` are closed to all; else they are open to all.
+    #[serde(default)]
+    pub closed: bool,
+    /// The DNS zone of the instances' names.
+    #[serde(default)]
+    pub zone: String,
 }
 
 /// Another node.

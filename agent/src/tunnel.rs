@@ -157,7 +157,9 @@ impl Tunnels {
                 let container = self.container(&request.instance)?;
                 exec::carry(engine, &container, request, ends).await
             }
-            None => Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned())),
+            Some(Purpose::Connect(_) | Purpose::Probe(_) | Purpose::Diagnose(_)) | None => {
+                Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned()))
+            }
         }
     }
 

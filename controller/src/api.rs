@@ -265,6 +265,58 @@ impl Fleet for Api {
         }))
     }
 
+    type ConnectStream = ServerStream<v1::ConnectOutput>;
+
+    async fn connect(
+        &self,
+        _: Request<Streaming<v1::ConnectInput>>,
+    ) -> Answer<Self::ConnectStream> {
+        Err(Status::unimplemented("connect"))
+    }
+
+    type CheckRoutesStream = ServerStream<v1::RouteCheck>;
+
+    async fn check_routes(
+        &self,
+        _: Request<v1::CheckRoutesRequest>,
+    ) -> Answer<Self::CheckRoutesStream> {
+        Err(Status::unimplemented("check_routes"))
+    }
+
+    type DiagnoseStream = ServerStream<v1::NodeDiagnosis>;
+
+    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Answer<Self::DiagnoseStream> {
+        Err(Status::unimplemented("diagnose"))
+    }
+
+    async fn list_key_sets(
+        &self,
+        _: Request<v1::ListKeySetsRequest>,
+    ) -> Answer<v1::ListKeySetsResponse> {
+        Err(Status::unimplemented("list_key_sets"))
+    }
+
+    async fn update_key_set(
+        &self,
+        _: Request<v1::UpdateKeySetRequest>,
+    ) -> Answer<v1::UpdateKeySetResponse> {
+        Err(Status::unimplemented("update_key_set"))
+    }
+
+    async fn remove_key_set(
+        &self,
+        _: Request<v1::RemoveKeySetRequest>,
+    ) -> Answer<v1::RemoveKeySetResponse> {
+        Err(Status::unimplemented("remove_key_set"))
+    }
+
+    async fn certify_user(
+        &self,
+        _: Request<v1::CertifyUserRequest>,
+    ) -> Answer<v1::CertifyUserResponse> {
+        Err(Status::unimplemented("certify_user"))
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
         let (settings, revision) = self.read(|model| model.settings().clone()).await?;
         Ok(Response::new(v1::GetInfoResponse {
@@ -273,6 +325,9 @@ impl Fleet for Api {
             cluster_cidr: settings.range.cidr().to_string(),
             zone: settings.zone,
             revision: revision.0,
+            host_authority: String::new(),
+            user_authority: String::new(),
+            closed: false,
         }))
     }
 }

@@ -10,6 +10,7 @@ use crate::health::Health;
 use crate::id::{Generation, InstanceName};
 use crate::net::Mac;
 use crate::quantity::Millis;
+use crate::ssh::HostKey;
 use crate::workload::Template;
 
 /// Whether an instance is to run.
@@ -52,6 +53,9 @@ pub struct Assigned {
     pub update_deadline: Millis,
     /// What it is.
     pub template: Template,
+    /// Its SSH host key, which is its own for life; none from a controller that makes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_key: Option<HostKey>,
 }
 
 impl Assigned {

@@ -8,6 +8,7 @@
 //! read by the command line and ends here; [`WorkloadSpec::check`] holds the rules that types alone
 //! cannot, and the controller checks them again whoever asks.
 
+mod access;
 mod check;
 mod template;
 
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
 pub use template::{
     Fingerprint, Mount, MountSource, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,

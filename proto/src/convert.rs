@@ -3,8 +3,10 @@
 //! To the wire: `From<&core type>`, which cannot fail. From the wire: `TryFrom<wire type>`, which checks
 //! everything that a type of core promises and names the field that is wrong.
 
+mod directory;
 mod instance;
 mod node;
+mod ssh;
 mod template;
 mod workload;
 

@@ -22,6 +22,7 @@ fn assigned(ordinal: u32, generation: u64) -> Assigned {
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
         template: Template::of_image("web"),
+        host_key: None,
     }
 }
 
@@ -38,6 +39,8 @@ fn network(peers: u8) -> NodeNetwork {
         block: Some("10.80.1.0/24".parse().unwrap()),
         peers: (2..2 + peers).map(peer).collect(),
         exceptions: BTreeMap::new(),
+        closed: false,
+        zone: "dwell".to_owned(),
     }
 }
 

@@ -21,6 +21,8 @@ fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
             block: Some("10.80.1.0/24".parse().unwrap()),
             peers: (2..2 + masked_peers).map(peer).collect(),
             exceptions: BTreeMap::new(),
+            closed: false,
+            zone: "dwell".to_owned(),
         },
         instances: BTreeMap::new(),
     }))

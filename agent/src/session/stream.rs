@@ -104,6 +104,7 @@ pub(super) async fn serve(
         capacity: Some(capacity.as_ref().into()),
         status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
         revision: session.revision().0,
+        directory_revision: 0,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
@@ -236,6 +237,7 @@ impl Attached<'_> {
                 self.session.tunnels.open(self.channel.clone(), open);
                 Ok(())
             }
+            Down::Directory(_) => Ok(()),
             Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
         }
     }
@@ -331,6 +333,7 @@ fn kind(message: &Down) -> &'static str {
         Down::Welcome(_) => "a welcome",
         Down::Assignment(_) => "an assignment",
         Down::OpenTunnel(_) => "a tunnel",
+        Down::Directory(_) => "a directory",
     }
 }
 

@@ -35,6 +35,7 @@ fn assigned(ordinal: u32) -> v1::AssignedInstance {
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
         template: Template::of_image("web"),
+        host_key: None,
     })
         .into()
 }

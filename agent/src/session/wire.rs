@@ -55,6 +55,8 @@ fn network(wire: &v1::NodeNetwork) -> Result<NodeNetwork, FromWireError> {
         block: optional("network.block", &wire.block)?,
         peers: peers.collect::<Result<_, _>>()?,
         exceptions: exceptions.collect::<Result<_, _>>()?,
+        closed: wire.closed,
+        zone: wire.zone.clone(),
     })
 }
 

@@ -38,6 +38,7 @@ fn assigned() -> Assigned {
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
         template: Template::of_image("web"),
+        host_key: None,
     }
 }
 
@@ -105,7 +106,7 @@ async fn next_output(tunnel: &mut Carried) -> Output {
 
 async fn say(tunnel: &Carried, input: Input) {
     let exec = Some(v1::ExecInput { input: Some(input) });
-    tunnel.down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+    tunnel.down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
 }
 
 fn words(command: &[&str]) -> v1::ExecRequest {
@@ -188,10 +189,10 @@ async fn a_command_gets_its_input_and_its_end() {
         for piece in input.chunks(16 * 1024) {
             let input = Some(Input::Stdin(Bytes::copy_from_slice(piece)));
             let exec = Some(v1::ExecInput { input });
-            down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+            down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
         }
         let exec = Some(v1::ExecInput { input: Some(Input::StdinClosed(true)) });
-        down.send(Ok(v1::TunnelDown { exec })).await.unwrap();
+        down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
     });
     let mut echoed = Vec::new();
     loop {

@@ -1,1 +1,3 @@
 //! The SSH server of a node's instances.
+
+pub mod enter;

@@ -176,5 +176,6 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         restarts_asked: 2,
         update_deadline: Millis::seconds(60),
         template,
+        host_key: None,
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::net::Ipv4Addr;
 
-use dwell_core::id::VolumeName;
+use dwell_core::id::{KeySetName, VolumeName};
 use dwell_core::workload::{
     Constraint, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,
 };
@@ -218,10 +218,13 @@ pub(super) struct SshKeys {
     /// Public keys, one line each, as in OpenSSH's `authorized_keys`.
     #[serde(default)]
     authorized_keys: Vec<String>,
+    /// Names of the controller's key sets that count here; all of them if not given.
+    #[serde(default)]
+    key_sets: Option<Vec<KeySetName>>,
 }
 
 impl Shorthand for Ssh {
-    const EXPECTING: &'static str = "image, off, or a mapping with authorized_keys";
+    const EXPECTING: &'static str = "image, off, or a mapping with authorized_keys and key_sets";
     const LIST: bool = false;
     type Long = SshKeys;
 
@@ -233,8 +236,8 @@ impl Shorthand for Ssh {
         }
     }
 
-    fn from_long(SshKeys { authorized_keys }: SshKeys) -> Result<Self, String> {
-        Ok(Self::Dwell { authorized_keys })
+    fn from_long(SshKeys { authorized_keys, key_sets }: SshKeys) -> Result<Self, String> {
+        Ok(Self::Dwell { authorized_keys, key_sets })
     }
 }
 

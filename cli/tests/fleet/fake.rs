@@ -309,6 +309,58 @@ impl Fleet for Service {
         Err(Status::unimplemented(""))
     }
 
+    type ConnectStream = Answers<v1::ConnectOutput>;
+
+    async fn connect(
+        &self,
+        _: Request<Streaming<v1::ConnectInput>>,
+    ) -> Answer<Self::ConnectStream> {
+        Err(Status::unimplemented("connect"))
+    }
+
+    type CheckRoutesStream = Answers<v1::RouteCheck>;
+
+    async fn check_routes(
+        &self,
+        _: Request<v1::CheckRoutesRequest>,
+    ) -> Answer<Self::CheckRoutesStream> {
+        Err(Status::unimplemented("check_routes"))
+    }
+
+    type DiagnoseStream = Answers<v1::NodeDiagnosis>;
+
+    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Answer<Self::DiagnoseStream> {
+        Err(Status::unimplemented("diagnose"))
+    }
+
+    async fn list_key_sets(
+        &self,
+        _: Request<v1::ListKeySetsRequest>,
+    ) -> Answer<v1::ListKeySetsResponse> {
+        Err(Status::unimplemented("list_key_sets"))
+    }
+
+    async fn update_key_set(
+        &self,
+        _: Request<v1::UpdateKeySetRequest>,
+    ) -> Answer<v1::UpdateKeySetResponse> {
+        Err(Status::unimplemented("update_key_set"))
+    }
+
+    async fn remove_key_set(
+        &self,
+        _: Request<v1::RemoveKeySetRequest>,
+    ) -> Answer<v1::RemoveKeySetResponse> {
+        Err(Status::unimplemented("remove_key_set"))
+    }
+
+    async fn certify_user(
+        &self,
+        _: Request<v1::CertifyUserRequest>,
+    ) -> Answer<v1::CertifyUserResponse> {
+        Err(Status::unimplemented("certify_user"))
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
         drop(self.state()?);
         answer(v1::GetInfoResponse {
@@ -317,6 +369,7 @@ impl Fleet for Service {
             cluster_cidr: "10.80.0.0/16".into(),
             zone: "dwell".into(),
             revision: 1,
+            ..v1::GetInfoResponse::default()
         })
     }
 }

@@ -213,6 +213,7 @@ impl Model {
             restarts_asked: instance.restarts_asked,
             update_deadline: workload.spec.update.deadline,
             template: Template::clone(&instance.template),
+            host_key: None,
         })
     }
 

@@ -152,7 +152,7 @@ impl Attached {
             Some(Message::Hello(_)) => {
                 return Err(Status::invalid_argument("a second Hello on one stream"));
             }
-            None => return Ok(None),
+            Some(Message::SshEvents(_)) | None => return Ok(None),
         }))
     }
 }

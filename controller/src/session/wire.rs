@@ -36,6 +36,8 @@ pub(super) fn snapshot(assignment: &Assignment) -> v1::Assignment {
         instances: assignment.instances.iter().map(Into::into).collect(),
         removed: Vec::new(),
         network: Some(network(&assignment.network)),
+        network_delta: None,
+        ssh_trust: None,
     }
 }
 
@@ -47,6 +49,8 @@ pub(super) fn delta(delta: &AssignmentDelta) -> v1::Assignment {
         instances: delta.instances.iter().map(Into::into).collect(),
         removed: delta.removed.iter().map(ToString::to_string).collect(),
         network: delta.network.as_ref().map(network),
+        network_delta: None,
+        ssh_trust: None,
     }
 }
 
@@ -67,5 +71,7 @@ fn network(network: &NodeNetwork) -> v1::NodeNetwork {
         block: block(network.block),
         peers: peers.collect(),
         exceptions: exceptions.collect(),
+        closed: false,
+        zone: String::new(),
     }
 }

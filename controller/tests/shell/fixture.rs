@@ -200,6 +200,7 @@ pub(crate) fn hello(address: &str) -> v1::Hello {
         capacity: Some(capacity),
         status: Some(v1::StatusReport { complete: true, ..Default::default() }),
         revision: 0,
+        directory_revision: 0,
     }
 }
 

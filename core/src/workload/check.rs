@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::{MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template, WorkloadSpec};
+use super::{
+    AllowRule, AllowSource, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template, WorkloadSpec,
+};
 use crate::health::{HealthCheck, Probe};
 use crate::quantity::Bytes;
 
@@ -115,9 +117,13 @@ impl Template {
         if self.expose.len() > ENTRIES_MAX {
             return refuse("network.expose", format!("more than {ENTRIES_MAX} ports"));
         }
-        if let Ssh::Dwell { authorized_keys } = &self.ssh {
+        if let Ssh::Dwell { authorized_keys, key_sets } = &self.ssh {
             check_list("ssh.authorized_keys", authorized_keys)?;
+            if key_sets.as_ref().is_some_and(|sets| sets.len() > ENTRIES_MAX) {
+                return refuse("ssh.key_sets", format!("more than {ENTRIES_MAX} key sets"));
+            }
         }
+        check_access(self.allow_from.as_deref().unwrap_or_default())?;
         self.check_mounts()?;
         if let Some(check) = &self.healthcheck {
             check_health(check)?;
@@ -172,6 +178,41 @@ impl Template {
         }
         Ok(())
     }
+}
+
+fn check_access(rules: &[AllowRule]) -> Result<(), SpecError> {
+    const FIELD: &str = "network.allow_from";
+    const RULES_MAX: usize = 100;
+    if rules.len() > RULES_MAX {
+        return refuse(FIELD, format!("{} entries; at most {RULES_MAX} are allowed", rules.len()));
+    }
+    for rule in rules {
+        match &rule.from {
+            AllowSource::Labels(labels) if labels.is_empty() => {
+                return refuse(FIELD, "a selector without labels; write `any` to let in everybody");
+            }
+            AllowSource::Labels(labels) => check_pairs(FIELD, labels)?,
+            AllowSource::Cidr(range) if range.addr() != range.network() => {
+                return refuse(
+                    FIELD,
+                    format!("{range} has bits set beyond its prefix; write {}", range.trunc()),
+                );
+            }
+            _ => {}
+        }
+        if rule.ports.len() > RULES_MAX {
+            return refuse(FIELD, format!("more than {RULES_MAX} ports in one entry"));
+        }
+        if let Some(ports) =
+            rule.ports.iter().find(|ports| ports.first == 0 || ports.last < ports.first)
+        {
+            return refuse(
+                FIELD,
+                format!("{}-{} are no ports; use 1 to 65535", ports.first, ports.last),
+            );
+        }
+    }
+    Ok(())
 }
 
 fn check_image(image: &str) -> Result<(), SpecError> {

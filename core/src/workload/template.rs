@@ -6,8 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::AllowRule;
 use crate::health::HealthCheck;
-use crate::id::VolumeName;
+use crate::id::{KeySetName, VolumeName};
 use crate::quantity::{Bytes, Millicores, Millis};
 
 /// What every instance of a workload is.
@@ -15,7 +16,7 @@ use crate::quantity::{Bytes, Millicores, Millis};
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `resources`, `restart`, `healthcheck`, `stop_grace`,
-/// `expose` and `ssh`.
+/// `expose`, `ssh` and `allow_from`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -69,6 +70,9 @@ pub struct Template {
     /// Who answers on port 22.
     #[serde(default)]
     pub ssh: Ssh,
+    /// Who may reach it; without a list, what the cluster says: everybody, or nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_from: Option<Vec<AllowRule>>,
 }
 
 fn default_stop_grace() -> Millis {
@@ -96,6 +100,7 @@ impl Template {
             healthcheck: None,
             expose: Vec::new(),
             ssh: Ssh::default(),
+            allow_from: None,
         }
     }
 
@@ -110,6 +115,7 @@ impl Template {
             healthcheck: None,
             expose: Vec::new(),
             ssh: Ssh::default(),
+            allow_from: None,
             ..self.clone()
         };
         // Maps with text keys always serialize; an empty text would only merge fingerprints.
@@ -218,6 +224,9 @@ pub enum Ssh {
     Dwell {
         /// Public keys, one line each.
         authorized_keys: Vec<String>,
+        /// The controller's key sets that count here; all of them if there is no list.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key_sets: Option<Vec<KeySetName>>,
     },
     /// The image brings a server of its own.
     Image,
@@ -227,6 +236,6 @@ pub enum Ssh {
 
 impl Default for Ssh {
     fn default() -> Self {
-        Self::Dwell { authorized_keys: Vec::new() }
+        Self::Dwell { authorized_keys: Vec::new(), key_sets: None }
     }
 }

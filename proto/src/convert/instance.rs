@@ -23,6 +23,7 @@ impl From<&Assigned> for v1::AssignedInstance {
             restarts_asked: assigned.restarts_asked,
             update_deadline_ms: assigned.update_deadline.0,
             template: Some((&assigned.template).into()),
+            host_key: assigned.host_key.as_ref().map(Into::into),
         }
     }
 }
@@ -40,6 +41,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             restarts_asked: wire.restarts_asked,
             update_deadline: duration("update_deadline_ms", wire.update_deadline_ms)?,
             template: Template::try_from(required("template", wire.template)?)?,
+            host_key: wire.host_key.map(Into::into),
         })
     }
 }

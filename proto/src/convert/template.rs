@@ -1,9 +1,11 @@
 //! Templates: what an instance is.
 
 use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::id::KeySetName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    AllowRule, AllowSource, Mount, MountSource, PortRange, Protocol, Resources, RestartPolicy,
+    ServicePort, Ssh, Template,
 };
 
 use super::{FromWireError, duration, parse, port, required};
@@ -28,6 +30,10 @@ impl From<&Template> for v1::Template {
             healthcheck: template.healthcheck.as_ref().map(Into::into),
             expose: template.expose.iter().map(|&port| port.into()).collect(),
             ssh: Some((&template.ssh).into()),
+            allow_from: template
+                .allow_from
+                .as_ref()
+                .map(|rules| v1::AllowList { rules: rules.iter().map(Into::into).collect() }),
         }
     }
 }
@@ -55,7 +61,11 @@ impl TryFrom<v1::Template> for Template {
             restart: wire.restart.map(Into::into).unwrap_or_default(),
             healthcheck: wire.healthcheck.map(HealthCheck::try_from).transpose()?,
             expose: wire.expose.into_iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
-            ssh: wire.ssh.map(Into::into).unwrap_or_default(),
+            ssh: wire.ssh.map(Ssh::try_from).transpose()?.unwrap_or_default(),
+            allow_from: wire
+                .allow_from
+                .map(|list| list.rules.into_iter().map(AllowRule::try_from).collect())
+                .transpose()?,
             ..plain
         })
     }
@@ -170,10 +180,7 @@ impl TryFrom<v1::HealthCheck> for HealthCheck {
 
 impl From<ServicePort> for v1::ServicePort {
     fn from(expose: ServicePort) -> Self {
-        let protocol = match expose.protocol {
-            Protocol::Tcp => v1::service_port::Protocol::Tcp,
-            Protocol::Udp => v1::service_port::Protocol::Udp,
-        };
+        let protocol = v1::service_port::Protocol::from(expose.protocol);
         Self { port: u32::from(expose.port), protocol: protocol.into() }
     }
 }
@@ -182,36 +189,109 @@ impl TryFrom<v1::ServicePort> for ServicePort {
     type Error = FromWireError;
 
     fn try_from(wire: v1::ServicePort) -> Result<Self, FromWireError> {
-        let protocol = match wire.protocol() {
-            v1::service_port::Protocol::Udp => Protocol::Udp,
-            v1::service_port::Protocol::Unspecified | v1::service_port::Protocol::Tcp => {
-                Protocol::Tcp
-            }
-        };
+        let protocol = wire.protocol().into();
         Ok(Self { port: port("template.expose.port", wire.port)?, protocol })
+    }
+}
+
+impl From<Protocol> for v1::service_port::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+        }
+    }
+}
+
+impl From<v1::service_port::Protocol> for Protocol {
+    fn from(wire: v1::service_port::Protocol) -> Self {
+        match wire {
+            v1::service_port::Protocol::Udp => Self::Udp,
+            v1::service_port::Protocol::Unspecified | v1::service_port::Protocol::Tcp => Self::Tcp,
+        }
+    }
+}
+
+impl From<&AllowRule> for v1::AllowRule {
+    fn from(rule: &AllowRule) -> Self {
+        use v1::allow_rule::Source;
+        let source = match &rule.from {
+            AllowSource::Any => Source::Any(true),
+            AllowSource::SameWorkload => Source::SameWorkload(true),
+            AllowSource::Workload(name) => Source::Workload(name.to_string()),
+            AllowSource::Labels(labels) => {
+                Source::Selector(v1::LabelSelector { labels: labels.clone().into_iter().collect() })
+            }
+            AllowSource::Cidr(range) => Source::Cidr(range.to_string()),
+        };
+        let ports = rule.ports.iter().map(|ports| v1::PortRange {
+            first: u32::from(ports.first),
+            last: u32::from(ports.last),
+            protocol: v1::service_port::Protocol::from(ports.protocol).into(),
+        });
+        Self { source: Some(source), ports: ports.collect() }
+    }
+}
+
+impl TryFrom<v1::AllowRule> for AllowRule {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::AllowRule) -> Result<Self, FromWireError> {
+        use v1::allow_rule::Source;
+        let from = match required("template.allow_from.source", wire.source)? {
+            Source::Any(_) => AllowSource::Any,
+            Source::SameWorkload(_) => AllowSource::SameWorkload,
+            Source::Workload(name) => {
+                AllowSource::Workload(parse("template.allow_from.workload", &name)?)
+            }
+            Source::Selector(selector) => {
+                AllowSource::Labels(selector.labels.into_iter().collect())
+            }
+            Source::Cidr(range) => AllowSource::Cidr(parse("template.allow_from.cidr", &range)?),
+        };
+        let ports = wire.ports.into_iter().map(|ports| {
+            Ok(PortRange {
+                protocol: ports.protocol().into(),
+                first: port("template.allow_from.ports.first", ports.first)?,
+                last: port("template.allow_from.ports.last", ports.last)?,
+            })
+        });
+        Ok(Self { from, ports: ports.collect::<Result<_, FromWireError>>()? })
     }
 }
 
 impl From<&Ssh> for v1::Ssh {
     fn from(ssh: &Ssh) -> Self {
         use v1::ssh::Mode;
-        let (mode, authorized_keys) = match ssh {
-            Ssh::Dwell { authorized_keys } => (Mode::Dwell, authorized_keys.clone()),
-            Ssh::Image => (Mode::Image, Vec::new()),
-            Ssh::Off => (Mode::Off, Vec::new()),
+        let names = |sets: &Vec<KeySetName>| v1::KeySetNames {
+            names: sets.iter().map(ToString::to_string).collect(),
         };
-        Self { mode: mode.into(), authorized_keys }
+        match ssh {
+            Ssh::Dwell { authorized_keys, key_sets } => Self {
+                mode: Mode::Dwell.into(),
+                authorized_keys: authorized_keys.clone(),
+                key_sets: key_sets.as_ref().map(names),
+            },
+            Ssh::Image => Self { mode: Mode::Image.into(), ..Self::default() },
+            Ssh::Off => Self { mode: Mode::Off.into(), ..Self::default() },
+        }
     }
 }
 
-impl From<v1::Ssh> for Ssh {
-    fn from(wire: v1::Ssh) -> Self {
-        match wire.mode() {
+impl TryFrom<v1::Ssh> for Ssh {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Ssh) -> Result<Self, FromWireError> {
+        let names = |sets: v1::KeySetNames| {
+            sets.names.iter().map(|name| parse("template.ssh.key_sets", name)).collect()
+        };
+        Ok(match wire.mode() {
             v1::ssh::Mode::Image => Self::Image,
             v1::ssh::Mode::Off => Self::Off,
-            v1::ssh::Mode::Unspecified | v1::ssh::Mode::Dwell => {
-                Self::Dwell { authorized_keys: wire.authorized_keys }
-            }
-        }
+            v1::ssh::Mode::Unspecified | v1::ssh::Mode::Dwell => Self::Dwell {
+                authorized_keys: wire.authorized_keys,
+                key_sets: wire.key_sets.map(names).transpose()?,
+            },
+        })
     }
 }

@@ -3,9 +3,10 @@ use dwell_core::id::{Generation, VolumeName, WorkloadName};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    Mount, MountSource, Placement, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
-    UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, Mount, MountSource, Placement, PortRange, Protocol, Resources,
+    RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -42,7 +43,21 @@ fn full_template() -> Template {
             ..HealthCheck::new(Probe::Http { port: 80, path: "/up".into() })
         }),
         expose: vec![ServicePort { port: 53, protocol: Protocol::Udp }],
-        ssh: Ssh::Dwell { authorized_keys: vec!["ssh-ed25519 AAAA me".into()] },
+        ssh: Ssh::Dwell {
+            authorized_keys: vec!["ssh-ed25519 AAAA me".into()],
+            key_sets: Some(vec!["team".parse().unwrap()]),
+        },
+        allow_from: Some(vec![
+            AllowRule { from: AllowSource::Any, ports: Vec::new() },
+            AllowRule {
+                from: AllowSource::Labels([("tier".into(), "front".into())].into()),
+                ports: vec![PortRange { protocol: Protocol::Udp, first: 53, last: 54 }],
+            },
+            AllowRule {
+                from: AllowSource::Cidr("192.0.2.0/24".parse().unwrap()),
+                ports: Vec::new(),
+            },
+        ]),
     }
 }
 
@@ -74,6 +89,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         restarts_asked: 2,
         update_deadline: Millis(500),
         template: full_template(),
+        host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
 

@@ -36,6 +36,7 @@ impl Story {
             restarts_asked: 0,
             update_deadline: Millis::seconds(60),
             template: Template::of_image(image),
+            host_key: None,
         };
         let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
         let seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };

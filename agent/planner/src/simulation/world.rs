@@ -135,6 +135,7 @@ impl World {
             restarts_asked: 0,
             update_deadline: Millis::seconds(20),
             template: template.clone(),
+            host_key: None,
         });
         let resources = assigned.template.resources;
         assigned.template = Template { resources, ..template };

@@ -11,6 +11,8 @@ fn assignment(revision: u64) -> Assignment {
             block: None,
             peers: BTreeMap::new(),
             exceptions: BTreeMap::new(),
+            closed: false,
+            zone: "dwell".to_owned(),
         },
         instances: BTreeMap::new(),
     }

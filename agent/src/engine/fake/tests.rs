@@ -24,6 +24,7 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
         template,
+        host_key: None,
     }
 }
 
