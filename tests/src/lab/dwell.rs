@@ -225,7 +225,7 @@ pub(crate) fn agent_config(host: &Host) -> PathBuf {
     host.dir().join("agent.yaml")
 }
 
-fn run_dir(host: &Host) -> PathBuf {
+pub(crate) fn run_dir(host: &Host) -> PathBuf {
     host.dir().join("run")
 }
 

@@ -21,7 +21,8 @@ use super::{
 const READY_LIMIT: Duration = Duration::from_secs(30);
 
 impl Lab {
-    /// Starts the controller, makes every host a node, starts the agents, and waits until all nodes
+    /// Starts the controller, makes every host a node, starts the agents and the SSH
+    /// servers, and waits until all nodes
     /// are ready. What is done already is left as it is.
     ///
     /// # Errors
@@ -43,7 +44,10 @@ impl Lab {
             if !nodes.iter().any(|node| node.name == host.name()) {
                 self.join(host).await?;
             }
-            if host.agent().is_running() { Ok(()) } else { host.start_agent().await }
+            if !host.agent().is_running() {
+                host.start_agent().await?;
+            }
+            if host.ssh().is_running() { Ok(()) } else { host.start_ssh().await }
         }))
         .await?;
         wait_until("all nodes to be ready", READY_LIMIT, async || {

@@ -28,6 +28,7 @@ pub struct Host {
     number: usize,
     engine: Engine,
     agent: Process,
+    ssh: Process,
     programs: PathBuf,
 }
 
@@ -39,7 +40,8 @@ impl Host {
             layout: layout.clone(),
             number,
             engine: Engine::new(layout, number),
-            agent: Process::new(layout, &dir, "agent", netns),
+            agent: Process::new(layout, &dir, "agent", netns.clone()),
+            ssh: Process::new(layout, &dir, "ssh", netns),
             programs: programs.to_owned(),
         }
     }
@@ -172,6 +174,23 @@ impl Host {
         let config = config.to_str().context("the lab's path is not UTF-8")?;
         let program = dwell::program(&self.programs, "dwell-agent")?;
         self.agent.start(&program, &["--config", config]).await
+    }
+
+    /// The process of the SSH server of its instances.
+    #[must_use]
+    pub fn ssh(&self) -> &Process {
+        &self.ssh
+    }
+
+    /// Starts the SSH server of its instances.
+    ///
+    /// # Errors
+    /// If it runs already or ends at once.
+    pub async fn start_ssh(&self) -> Result<()> {
+        let run_dir = dwell::run_dir(self);
+        let run_dir = run_dir.to_str().context("the lab's path is not UTF-8")?;
+        let program = dwell::program(&self.programs, "dwell-ssh")?;
+        self.ssh.start(&program, &["--run-dir", run_dir]).await
     }
 
     /// Runs a subcommand of `dwell-agent`, such as `cleanup`, on this host with its agent's

@@ -27,6 +27,11 @@ pub enum Image {
     Hello,
     /// Runs its own sshd on port 22 and lets in root with the key in `AUTHORIZED_KEY`.
     Sshd,
+    /// Does nothing, and has what people work with over ssh: git, rsync, python; a user `dev` beside
+    /// root; and OpenSSH's server, which does not run by itself.
+    Tools,
+    /// One static program and nothing else: no shell, no users, no directories but those an engine makes.
+    Scratch,
 }
 
 /// What an image is made of.
@@ -34,8 +39,10 @@ struct Recipe {
     packages: &'static [&'static str],
     /// Executable files: path within the image, content.
     files: &'static [(&'static str, &'static str)],
-    command: &'static str,
-    port: u16,
+    command: &'static [&'static str],
+    port: Option<u16>,
+    /// Only this file of all, put into the root directory.
+    only: Option<&'static str>,
 }
 
 /// Removed from every tree: nothing in it runs, and it is most of the size.
@@ -44,7 +51,7 @@ const CLUTTER: [&str; 3] =
 
 impl Image {
     /// All images.
-    pub const ALL: [Self; 2] = [Self::Hello, Self::Sshd];
+    pub const ALL: [Self; 4] = [Self::Hello, Self::Sshd, Self::Tools, Self::Scratch];
 
     /// The name that engines know it by.
     #[must_use]
@@ -52,6 +59,8 @@ impl Image {
         match self {
             Self::Hello => "hello",
             Self::Sshd => "sshd",
+            Self::Tools => "tools",
+            Self::Scratch => "scratch",
         }
     }
 
@@ -63,14 +72,30 @@ impl Image {
                     ("start", include_str!("../../images/hello/start")),
                     ("www/cgi-bin/index.cgi", include_str!("../../images/hello/index.cgi")),
                 ],
-                command: "/start",
-                port: 8080,
+                command: &["/start"],
+                port: Some(8080),
+                only: None,
             },
             Self::Sshd => Recipe {
                 packages: &["busybox-static", "dropbear-bin"],
                 files: &[("start", include_str!("../../images/sshd/start"))],
-                command: "/start",
-                port: 22,
+                command: &["/start"],
+                port: Some(22),
+                only: None,
+            },
+            Self::Tools => Recipe {
+                packages: &["busybox-static", "git", "openssh-server", "python3", "rsync"],
+                files: &[("start", include_str!("../../images/tools/start"))],
+                command: &["/start"],
+                port: None,
+                only: None,
+            },
+            Self::Scratch => Recipe {
+                packages: &["busybox-static"],
+                files: &[],
+                command: &["/busybox", "sleep", "infinity"],
+                port: None,
+                only: Some("usr/bin/busybox"),
             },
         }
     }
@@ -106,6 +131,13 @@ impl Image {
         for package in fetch(recipe.packages, work).await? {
             unpack(&package, &root).await?;
         }
+        if let Some(only) = recipe.only {
+            let bare = work.join("bare");
+            fs::create_dir(&bare)?;
+            let name = Path::new(only).file_name().context("a recipe names no file")?;
+            fs::copy(root.join(only), bare.join(name))?;
+            return archive::pack(&bare, self.name(), recipe.command, recipe.port, work).await;
+        }
         for clutter in CLUTTER.map(|clutter| root.join(clutter)) {
             if clutter.exists() {
                 fs::remove_dir_all(clutter)?;
@@ -126,14 +158,14 @@ impl Recipe {
     fn digest(&self) -> String {
         let mut hash = Sha256::new();
         // Raised when the making itself changes.
-        hash.update("2\0");
+        hash.update("3\0");
         for package in self.packages {
             hash.update(format!("{package}\0"));
         }
         for (path, content) in self.files {
             hash.update(format!("{path}\0{content}\0"));
         }
-        hash.update(format!("{}\0{}", self.command, self.port));
+        hash.update(format!("{:?}\0{:?}\0{:?}", self.command, self.port, self.only));
         format!("{:x}", hash.finalize())
     }
 }
@@ -149,8 +181,14 @@ fn lay_out(root: &Path) -> Result<()> {
         fs::create_dir(root.join(dir))?;
         fs::set_permissions(root.join(dir), fs::Permissions::from_mode(mode))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\n")?;
-    fs::write(root.join("etc/group"), "root:x:0:\n")?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\ndev:x:1000:1000:dev:/home/dev:/bin/sh\n\
+         sshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n",
+    )?;
+    fs::write(root.join("etc/group"), "root:x:0:\ndev:x:1000:\nteam:x:2000:dev\n")?;
+    fs::create_dir_all(root.join("home/dev"))?;
+    chown(root.join("home/dev"), Some(1000), Some(1000))?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use super::command::run;
 
 /// What is run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 15] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -22,6 +22,9 @@ const TOOLS: [(&str, &str); 12] = [
     ("setsid", "util-linux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("rsync", "rsync"),
+    ("git", "git"),
+    ("ansible", "ansible-core"),
     ("tar", "tar"),
     ("dpkg-deb", "dpkg"),
 ];

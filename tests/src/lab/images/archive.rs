@@ -20,22 +20,23 @@ const EPOCH: &str = "1970-01-01T00:00:00Z";
 pub(super) async fn pack(
     root: &Path,
     name: &str,
-    command: &str,
-    port: u16,
+    command: &[&str],
+    port: Option<u16>,
     work: &Path,
 ) -> Result<PathBuf> {
     let parts = work.join("parts");
     fs::create_dir_all(&parts)?;
     tar(root, &parts.join("layer.tar")).await?;
     let layer = digest(&parts.join("layer.tar"))?;
+    let ports = port.map(|port| (format!("{port}/tcp"), json!({})));
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
         "created": EPOCH,
         "config": {
-            "Cmd": [command],
+            "Cmd": command,
             "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-            "ExposedPorts": { format!("{port}/tcp"): {} },
+            "ExposedPorts": ports.into_iter().collect::<serde_json::Map<_, _>>(),
         },
         "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{layer}")] },
         "history": [{ "created": EPOCH, "created_by": "dwell-lab" }],
@@ -55,15 +56,7 @@ pub(super) async fn pack(
 }
 
 async fn tar(tree: &Path, archive: &Path) -> Result<()> {
-    let options = [
-        "--sort=name",
-        "--mtime=@0",
-        "--owner=0",
-        "--group=0",
-        "--numeric-owner",
-        "--create",
-        "--file",
-    ];
+    let options = ["--sort=name", "--mtime=@0", "--numeric-owner", "--create", "--file"];
     let mut args: Vec<&OsStr> = options.iter().map(AsRef::as_ref).collect();
     args.extend([archive.as_os_str(), "--directory".as_ref(), tree.as_os_str(), ".".as_ref()]);
     run("tar", &args).await?.ok()?;
