@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use crate::assignment::cache;
 use crate::config::Config;
 use crate::daemon;
+use crate::directory;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerState, Engine, EngineError};
 use crate::identity::{Identity, IdentityError};
@@ -132,12 +133,14 @@ async fn clear_container(engine: &DockerEngine, container: Container) -> Result<
 fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
     let failed = |path: PathBuf| |source| CleanupError::File { path, source };
     cache::remove(&config.data_dir).map_err(failed(cache::path(&config.data_dir)))?;
-    for directory in [
+    directory::remove(&config.data_dir).map_err(failed(directory::path(&config.data_dir)))?;
+    for folder in [
         config.data_dir.join("journals"),
         config.data_dir.join("instances"),
         config.run_dir.join("containers"),
+        config.run_dir.join("ssh"),
     ] {
-        remove_directory(&directory).map_err(failed(directory))?;
+        remove_folder(&folder).map_err(failed(folder))?;
     }
     if extent.identity {
         Identity::remove(&config.data_dir)?;
@@ -145,7 +148,7 @@ fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
     Ok(())
 }
 
-fn remove_directory(path: &Path) -> io::Result<()> {
+fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use crate::assignment::Assignment;
 use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, ConfigError};
+use crate::directory::{self, HeldDirectory};
 use crate::engine::SharedEngine;
 use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use crate::host_network::{self, HostNetwork};
@@ -162,6 +163,7 @@ impl Daemon {
             capacity: capacity.subscribe(),
             tunnels: Tunnels::new(engine, statuses),
             assignment,
+            directory: HeldDirectory::new(directory::load(&config.data_dir)),
         };
         let assignment = || session.assignment.subscribe();
 
@@ -177,6 +179,8 @@ impl Daemon {
         parts.spawn(named("host_network", host_network.keep()));
         parts.spawn(named("release", release));
         parts.spawn(named("cache", keeper));
+        let directories = session.directory.subscribe();
+        parts.spawn(named("directory", directory::keep(config.data_dir.clone(), directories)));
         parts.spawn(named("host_report", report.keep(engine_state, capacity)));
         parts.spawn(named("session", session.run()));
         Ok(Self { parts, reconciler, had_assignment, prepared: is_prepared })

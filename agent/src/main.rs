@@ -11,7 +11,7 @@ use dwell_agent::config::{self, Config};
 use dwell_agent::docker_runtime::{self, Outcome};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
-use dwell_agent::{assignment, cleanup, daemon, logging};
+use dwell_agent::{assignment, cleanup, daemon, directory, logging};
 use dwell_core::id::NodeName;
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
@@ -175,6 +175,7 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
     // What an earlier cluster wanted of this host is none of this one's business.
     assignment::cache::remove(&config.data_dir)
         .context("cannot remove the assignment of before")?;
+    directory::remove(&config.data_dir).context("cannot remove the directory of before")?;
     say(&format!(
         "This host is node {} of cluster {} now.\nStart the agent: systemctl enable --now dwell-agent",
         identity.node, identity.cluster_id

@@ -32,6 +32,7 @@ use self::backoff::Backoff;
 pub use self::stream::StreamError;
 use crate::assignment::{Assignment, Change, MergeError};
 use crate::causes::Causes;
+use crate::directory::HeldDirectory;
 use crate::identity::{Identity, wall_clock};
 use crate::link::{self, LinkError};
 use crate::trust;
@@ -62,7 +63,9 @@ pub struct Session {
     pub address: std::net::Ipv4Addr,
     /// What the node is to do. Nobody else publishes here.
     pub assignment: watch::Sender<Option<Arc<Assignment>>>,
-    /// Up to which revision that is on disk.
+    /// Who is where in the cluster. Nobody else publishes here either.
+    pub directory: HeldDirectory,
+    /// Up to which revision the assignment is on disk.
     pub stored: watch::Receiver<Revision>,
     /// What was seen of the instances; `None` until the node has been looked at.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,

@@ -1,15 +1,9 @@
 //! The last assignment on disk, `assignment.json` in the data directory, so that a node that starts
 //! without a controller knows what it is to run.
 //!
-//! The file is a line with a digest and then JSON:
-//!
-//! ```text
-//! dwell-assignment 1 SHA256-OF-THE-REST
-//! {"revision":7,"network":{...},"instances":{...}}
-//! ```
-//!
-//! A file that is cut off, altered, or written by a version that knows more is set aside under
-//! `assignment.json.damaged`: a wrong assignment would stop what is to run.
+//! It is a [`sealed`] file. One that is cut off, altered, or written by a version that knows more is set aside
+//! under `assignment.json.damaged`: a wrong assignment would stop what is to run. Host keys of instances are
+//! in it, so that only root may read it.
 
 use std::fs;
 use std::io;
@@ -18,15 +12,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::id::Revision;
-use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::Assignment;
 use crate::causes::Causes;
-use crate::durable;
+use crate::{durable, sealed};
 
 const FILE_NAME: &str = "assignment.json";
-const MAGIC: &str = "dwell-assignment 1 ";
+const KIND: &str = "dwell-assignment 1";
 
 /// How long to wait before a write that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
@@ -64,7 +57,7 @@ pub fn load(data_dir: &Path) -> io::Result<Cached> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Cached::Nothing),
         Err(error) => return Err(error),
     };
-    match decode(&text) {
+    match sealed::open(KIND, &text) {
         Ok(assignment) => Ok(Cached::Assignment(assignment)),
         Err(problem) => {
             let aside = path.with_extension("json.damaged");
@@ -79,7 +72,7 @@ pub fn load(data_dir: &Path) -> io::Result<Cached> {
 /// # Errors
 /// What the file system said; what was stored before is still there.
 pub fn store(data_dir: &Path, assignment: &Assignment) -> io::Result<()> {
-    durable::replace(&path(data_dir), &encode(assignment)?, 0o600)
+    durable::replace(&path(data_dir), &sealed::seal(KIND, assignment)?, 0o600)
 }
 
 /// Takes the stored assignment away; one that is not there is fine.
@@ -121,28 +114,6 @@ pub async fn keep(
             }
         }
     }
-}
-
-fn encode(assignment: &Assignment) -> io::Result<Vec<u8>> {
-    let body = serde_json::to_vec(assignment).map_err(io::Error::other)?;
-    let mut text = format!("{MAGIC}{}\n", digest(&body)).into_bytes();
-    text.extend(body);
-    Ok(text)
-}
-
-fn decode(text: &[u8]) -> Result<Assignment, String> {
-    let cut = text.iter().position(|&byte| byte == b'\n').ok_or("it has no first line")?;
-    let (head, body) = (&text[..cut], &text[cut + 1..]);
-    let head = std::str::from_utf8(head).map_err(|_| "its first line is not text")?;
-    let expected = head.strip_prefix(MAGIC).ok_or("it is not an assignment of this version")?;
-    if digest(body) != expected {
-        return Err("its content does not match its digest".to_owned());
-    }
-    serde_json::from_slice(body).map_err(|error| error.to_string())
-}
-
-fn digest(body: &[u8]) -> String {
-    Sha256::digest(body).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

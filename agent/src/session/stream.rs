@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_core::directory::DirectoryGap;
 use dwell_core::id::Revision;
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
@@ -70,6 +71,9 @@ pub enum StreamError {
     /// An assignment that cannot be merged.
     #[error(transparent)]
     Merge(#[from] MergeError),
+    /// A change of the directory that does not fit.
+    #[error(transparent)]
+    Directory(#[from] DirectoryGap),
 }
 
 impl StreamError {
@@ -104,7 +108,7 @@ pub(super) async fn serve(
         capacity: Some(capacity.as_ref().into()),
         status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
         revision: session.revision().0,
-        directory_revision: 0,
+        directory_revision: session.directory.revision().0,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
@@ -237,7 +241,10 @@ impl Attached<'_> {
                 self.session.tunnels.open(self.channel.clone(), open);
                 Ok(())
             }
-            Down::Directory(_) => Ok(()),
+            Down::Directory(change) => {
+                self.session.directory.apply(change.try_into()?)?;
+                Ok(())
+            }
             Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
         }
     }

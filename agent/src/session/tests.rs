@@ -1,6 +1,7 @@
 use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, WorkloadName};
 use dwell_core::instance::{Assigned, Phase, RunState};
@@ -107,6 +108,7 @@ impl Agent {
             controller: controller.to_owned(),
             address: Ipv4Addr::new(192, 168, 1, 11),
             assignment,
+            directory: HeldDirectory::new(Directory::default()),
             stored: stored.subscribe(),
             statuses: statuses.subscribe(),
             capacity: capacity.subscribe(),

@@ -1,0 +1,113 @@
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dwell_core::directory::DirectoryInstance;
+
+use super::*;
+
+fn change(base: Option<u64>, revision: u64, instance: &str) -> DirectoryChange {
+    let entry = DirectoryInstance { address: Ipv4Addr::new(10, 80, 0, 1), ready: true };
+    DirectoryChange {
+        revision: Revision(revision),
+        base: base.map(Revision),
+        workloads: BTreeMap::new(),
+        instances: BTreeMap::from([(instance.parse().unwrap(), entry)]),
+        removed_workloads: Vec::new(),
+        removed_instances: Vec::new(),
+    }
+}
+
+fn names(directories: &Directories) -> Vec<String> {
+    directories.borrow().instances.keys().map(ToString::to_string).collect()
+}
+
+#[test]
+fn after_a_gap_all_of_it_is_asked_for_and_the_old_one_is_still_answered() {
+    let mut held = HeldDirectory::new(Directory::default());
+    let mut directories = held.subscribe();
+    assert_eq!(held.revision(), Revision(0));
+    held.apply(change(None, 5, "web-0")).unwrap();
+    held.apply(change(Some(5), 6, "web-1")).unwrap();
+    assert_eq!(held.revision(), Revision(6));
+    directories.mark_unchanged();
+
+    held.apply(change(Some(7), 8, "web-2")).unwrap_err();
+    assert_eq!(held.revision(), Revision(0));
+    assert!(!directories.has_changed().unwrap());
+    assert_eq!(names(&directories), ["web-0", "web-1"]);
+
+    held.apply(change(None, 8, "web-2")).unwrap();
+    assert_eq!(held.revision(), Revision(8));
+    assert_eq!(names(&directories), ["web-2"]);
+}
+
+#[test]
+fn a_change_is_made_in_place_unless_somebody_holds_on() {
+    let mut held = HeldDirectory::new(Directory::default());
+    let directories = held.subscribe();
+    held.apply(change(None, 1, "web-0")).unwrap();
+    let before = Arc::as_ptr(&directories.borrow());
+    held.apply(change(Some(1), 2, "web-1")).unwrap();
+    assert_eq!(Arc::as_ptr(&directories.borrow()), before);
+
+    let kept = directories.borrow().clone();
+    held.apply(change(Some(2), 3, "web-2")).unwrap();
+    assert_eq!((kept.revision, kept.instances.len()), (Revision(2), 2));
+    assert_eq!(names(&directories).len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_outlives_the_agent_and_is_written_once_for_many_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(load(dir.path()), Directory::default());
+    let mut held = HeldDirectory::new(load(dir.path()));
+    let keeper = tokio::spawn(keep(dir.path().to_owned(), held.subscribe()));
+    held.apply(change(None, 1, "web-0")).unwrap();
+    until(|| load(dir.path()).revision == Revision(1)).await;
+    for revision in 2..100 {
+        held.apply(change(Some(revision - 1), revision, &format!("web-{revision}"))).unwrap();
+        tokio::task::yield_now().await;
+    }
+    // Within the pause nothing is written, so that the disk is not kept busy.
+    assert_eq!(load(dir.path()).revision, Revision(1));
+    sleep(PAUSE_MIN).await;
+    until(|| load(dir.path()).revision == Revision(99)).await;
+    assert_eq!(load(dir.path()).instances.len(), 99);
+    drop(held);
+    keeper.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_mended_gets_what_it_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let data_dir = dir.path().join("not-there-yet");
+    let mut held = HeldDirectory::new(Directory::default());
+    let keeper = tokio::spawn(keep(data_dir.clone(), held.subscribe()));
+    held.apply(change(None, 1, "web-0")).unwrap();
+    sleep(3 * PAUSE_MIN).await;
+    std::fs::create_dir(&data_dir).unwrap();
+    until(|| load(&data_dir).revision == Revision(1)).await;
+    keeper.abort();
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_none() {
+    let dir = tempfile::tempdir().unwrap();
+    for content in [&b"garbage"[..], b"", &[0xff; 100]] {
+        std::fs::write(path(dir.path()), content).unwrap();
+        assert_eq!(load(dir.path()), Directory::default());
+    }
+    remove(dir.path()).unwrap();
+    remove(dir.path()).unwrap();
+}
+
+/// Waits for something; the paused clock runs as fast as the writing allows.
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if condition() {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not come about");
+}
