@@ -37,7 +37,7 @@ use crate::network::linux::{LinuxConfig, LinuxNetwork};
 use crate::network::{Network, NetworkError};
 use crate::reconciler::{self, Reconciler};
 use crate::session::{Session, Statuses};
-use crate::tunnel::Tunnels;
+use crate::tunnel::{self, Tunnels};
 
 /// How long the first report waits for an engine that does not answer.
 const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(2);
@@ -153,15 +153,21 @@ impl Daemon {
         let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));
+        let node = tunnel::Node {
+            engine,
+            statuses: statuses.clone(),
+            assignment: assignment.subscribe(),
+            network: Arc::clone(&network),
+        };
         let session = Session {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
             address: config.underlay_address().await?,
             identity,
             stored: stored.subscribe(),
-            statuses: statuses.clone(),
+            statuses,
             capacity: capacity.subscribe(),
-            tunnels: Tunnels::new(engine, statuses),
+            tunnels: Tunnels::new(node),
             assignment,
             directory: HeldDirectory::new(directory::load(&config.data_dir)),
         };

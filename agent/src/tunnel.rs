@@ -1,43 +1,64 @@
-//! Logs of instances and commands in them, carried to the controller.
+//! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
+//! routes.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
 //! all of its state and ends with its call:
 //!
 //! ```text
-//!   OpenTunnel ─▶ find the container ─▶ Carry ─┬─ logs: engine ─▶ controller
-//!                                              └─ exec: engine ◀─▶ controller ─▶ exit code
+//!   OpenTunnel ─▶ Carry ─┬─ logs: engine ─▶ controller
+//!                        ├─ exec: engine ◀─▶ controller ─▶ exit code
+//!                        ├─ connect: instance ◀─▶ controller
+//!                        └─ probe: one answer
 //! ```
 //!
 //! Invariants:
-//! - the engine is read only as fast as the controller takes it, and the other way round, so that a tunnel
-//!   holds a few messages at most;
-//! - when the one who asked goes away, reading stops and a command is hung up;
-//! - there are at most [`TUNNELS_MAX`] at a time.
+//! - each side is read only as fast as the other takes it, so that a tunnel holds a few messages at most;
+//! - when the one who asked goes away, reading stops, a command is hung up, a connection closed;
+//! - of each kind there is a bounded number at a time, so that connections, which SSH makes in numbers, leave
+//!   room for logs and commands. One too many is told so, as long as there are no more than [`TUNNELS_MAX`].
 
+mod connect;
 mod exec;
 mod logs;
+mod probe;
 
+use std::fmt;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::id::InstanceName;
-use dwell_core::instance::{MESSAGE_MAX, sanitize};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_proto::v1;
 use dwell_proto::v1::open_tunnel::Purpose;
 use dwell_proto::v1::session_client::SessionClient;
 use dwell_proto::v1::tunnel_up::Message;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
+use self::connect::{ConnectError, Target};
+use crate::assignment::Assignment;
+use crate::causes::Causes;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
+use crate::network::{Network, NetworkError};
 use crate::session::Statuses;
 
-/// The most tunnels at a time.
-pub const TUNNELS_MAX: usize = 256;
+/// The most logs and commands at a time.
+const COMMANDS_MAX: usize = 256;
+/// The most connections to instances at a time.
+const CONNECTIONS_MAX: usize = 1024;
+/// The most probes at a time.
+const LOOKS_MAX: usize = 16;
+/// How many more can be told that they are too many.
+const REFUSALS_MAX: usize = 64;
+/// The most tunnels at a time, all together.
+pub const TUNNELS_MAX: usize = COMMANDS_MAX + CONNECTIONS_MAX + LOOKS_MAX + REFUSALS_MAX;
+// Each is a call of its own, beside the session and a renewal.
+const _: () = assert!(TUNNELS_MAX + 2 <= dwell_proto::STREAMS_MAX as usize);
 /// Messages of a tunnel on their way out beside those that HTTP/2 holds.
 const OUTGOING: usize = 2;
 /// The largest piece of output in one message, in bytes.
@@ -45,17 +66,51 @@ const PIECE_MAX: usize = 32 * 1024;
 /// How long the controller may take to accept a tunnel, and to end it after the last message.
 const PEER_LIMIT: Duration = Duration::from_secs(10);
 
-/// Opens tunnels.
+/// What tunnels lead to. Clones are the same node.
+#[derive(Clone)]
+pub struct Node {
+    /// Runs the instances; a routes-only node has none.
+    pub engine: Option<SharedEngine>,
+    /// Which container is an instance's, and whether it runs.
+    pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
+    /// Which address is an instance's.
+    pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    /// Knows the routes.
+    pub network: Arc<dyn Network>,
+}
+
+/// Opens tunnels. Clones share the bounds.
 #[derive(Clone)]
 pub struct Tunnels {
-    engine: Option<SharedEngine>,
-    statuses: watch::Receiver<Option<Arc<Statuses>>>,
+    node: Node,
+    all: Arc<Semaphore>,
+    commands: Bound,
+    connections: Bound,
+    looks: Bound,
+}
+
+impl fmt::Debug for Tunnels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tunnels({} free)", self.all.available_permits())
+    }
+}
+
+/// So many of a kind at a time.
+#[derive(Clone)]
+struct Bound {
+    what: &'static str,
+    most: usize,
     free: Arc<Semaphore>,
 }
 
-impl std::fmt::Debug for Tunnels {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tunnels({} free)", self.free.available_permits())
+impl Bound {
+    fn new(what: &'static str, most: usize) -> Self {
+        Self { what, most, free: Arc::new(Semaphore::new(most)) }
+    }
+
+    fn take(&self) -> Result<OwnedSemaphorePermit, TunnelError> {
+        let Self { what, most, ref free } = *self;
+        Arc::clone(free).try_acquire_owned().map_err(|_| TunnelError::TooMany { what, most })
     }
 }
 
@@ -70,8 +125,16 @@ enum TunnelError {
     NotHere(InstanceName),
     #[error("{0} has no container yet; `dwell inspect {0}` says what it waits for")]
     NoContainer(InstanceName),
+    #[error("{instance} is not running ({phase}); `dwell inspect {instance}` says why")]
+    NotRunning { instance: InstanceName, phase: Phase },
+    #[error("this node has {most} {what} open, which is the most; close some, or try again later")]
+    TooMany { what: &'static str, most: usize },
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Nobody is left to be told.
     #[error("the other end has gone away")]
     Gone,
@@ -84,33 +147,36 @@ impl TunnelError {
             Self::NotHere(_) | Self::Engine(EngineError::NotFound { .. }) => Code::NotFound,
             Self::NoEngine
             | Self::NoContainer(_)
+            | Self::NotRunning { .. }
+            | Self::Connect(ConnectError::Refused(_))
             | Self::Engine(EngineError::NotRunning { .. } | EngineError::Refused { .. }) => {
                 Code::FailedPrecondition
             }
-            Self::Engine(_) => Code::Unavailable,
+            Self::TooMany { .. } => Code::ResourceExhausted,
+            Self::Engine(_) | Self::Connect(_) | Self::Network(_) => Code::Unavailable,
             Self::Gone => Code::Cancelled,
         }
     }
 }
 
 impl Tunnels {
-    /// Tunnels to the instances of an engine; a routes-only node has none. `statuses` says which
-    /// container is an instance's.
+    /// Tunnels to a node's instances.
     #[must_use]
-    pub fn new(
-        engine: Option<SharedEngine>,
-        statuses: watch::Receiver<Option<Arc<Statuses>>>,
-    ) -> Self {
-        Self { engine, statuses, free: Arc::new(Semaphore::new(TUNNELS_MAX)) }
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            all: Arc::new(Semaphore::new(TUNNELS_MAX)),
+            commands: Bound::new("logs and commands", COMMANDS_MAX),
+            connections: Bound::new("connections", CONNECTIONS_MAX),
+            looks: Bound::new("route checks", LOOKS_MAX),
+        }
     }
 
-    /// Opens a tunnel in a task of its own. One too many is not opened; the controller gives up on it.
+    /// Opens a tunnel in a task of its own. One for which there is not even room to say so is not opened; the
+    /// controller gives up on it.
     pub fn open(&self, channel: Channel, request: v1::OpenTunnel) {
-        let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() else {
-            tracing::warn!(
-                most = TUNNELS_MAX,
-                "too many logs and commands at a time; one was not opened"
-            );
+        let Ok(permit) = Arc::clone(&self.all).try_acquire_owned() else {
+            tracing::warn!(most = TUNNELS_MAX, "too many tunnels at a time; one was not opened");
             return;
         };
         let tunnels = self.clone();
@@ -135,7 +201,7 @@ impl Tunnels {
         let mut ends = Ends { up, down: answer.into_inner() };
         if let Err(error) = self.serve(request.purpose, &mut ends).await {
             tracing::debug!(%error, "a tunnel ended early");
-            let message = sanitize(&error.to_string(), MESSAGE_MAX);
+            let message = sanitize(&Causes(&error).to_string(), MESSAGE_MAX);
             let error = v1::TunnelError { code: error.code().into(), message };
             ends.up.send(v1::TunnelUp { message: Some(Message::Error(error)) }).await.ok();
         }
@@ -147,32 +213,72 @@ impl Tunnels {
     }
 
     async fn serve(&self, purpose: Option<Purpose>, ends: &mut Ends) -> Result<(), TunnelError> {
-        let engine = self.engine.as_ref().ok_or(TunnelError::NoEngine)?;
         match purpose {
             Some(Purpose::Logs(request)) => {
-                let container = self.container(&request.instance)?;
+                let _permit = self.commands.take()?;
+                let (engine, container) = self.node.container(&request.instance)?;
                 logs::carry(engine, &container, &request, ends).await
             }
             Some(Purpose::Exec(request)) => {
-                let container = self.container(&request.instance)?;
+                let _permit = self.commands.take()?;
+                let (engine, container) = self.node.container(&request.instance)?;
                 exec::carry(engine, &container, request, ends).await
             }
-            Some(Purpose::Connect(_) | Purpose::Probe(_) | Purpose::Diagnose(_)) | None => {
+            Some(Purpose::Connect(request)) => {
+                let _permit = self.connections.take()?;
+                connect::carry(self.node.target(&request)?, ends).await
+            }
+            Some(Purpose::Probe(request)) => {
+                let _permit = self.looks.take()?;
+                let address = request.address.parse::<Ipv4Addr>().map_err(|_| {
+                    TunnelError::BadRequest(format!("{:?} is no IPv4 address", request.address))
+                })?;
+                probe::carry(self.node.network.as_ref(), address, ends).await
+            }
+            Some(Purpose::Diagnose(_)) | None => {
                 Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned()))
             }
         }
     }
+}
 
+impl Node {
     /// The container that is an instance's now.
-    fn container(&self, instance: &str) -> Result<ContainerId, TunnelError> {
+    fn container(&self, instance: &str) -> Result<(&SharedEngine, ContainerId), TunnelError> {
+        let (engine, name, status) = self.status(instance)?;
+        match status.container_id.as_str() {
+            "" => Err(TunnelError::NoContainer(name)),
+            id => Ok((engine, ContainerId(id.to_owned()))),
+        }
+    }
+
+    /// A port of an instance that is to run here and does.
+    fn target(&self, request: &v1::ConnectRequest) -> Result<Target, TunnelError> {
+        let (_, instance, status) = self.status(&request.instance)?;
+        let assignment = self.assignment.borrow().clone();
+        let assigned = assignment.as_ref().and_then(|all| all.instances.get(&instance));
+        let Some(assigned) = assigned else { return Err(TunnelError::NotHere(instance)) };
+        if status.phase != Phase::Running {
+            return Err(TunnelError::NotRunning { instance, phase: status.phase });
+        }
+        match u16::try_from(request.port) {
+            Ok(port @ 1..) => Ok(Target { instance, address: assigned.address, port }),
+            _ => Err(TunnelError::BadRequest(format!("{} is no port", request.port))),
+        }
+    }
+
+    /// What was seen of an instance.
+    fn status(
+        &self,
+        instance: &str,
+    ) -> Result<(&SharedEngine, InstanceName, InstanceStatus), TunnelError> {
+        let engine = self.engine.as_ref().ok_or(TunnelError::NoEngine)?;
         let name: InstanceName =
             instance.parse().map_err(|error| TunnelError::BadRequest(format!("{error}")))?;
         let statuses = self.statuses.borrow().clone();
-        let status = statuses.as_ref().and_then(|all| all.instances.get(&name));
-        match status.map(|status| status.container_id.as_str()) {
+        match statuses.as_ref().and_then(|all| all.instances.get(&name)) {
+            Some(status) => Ok((engine, name, status.clone())),
             None => Err(TunnelError::NotHere(name)),
-            Some("") => Err(TunnelError::NoContainer(name)),
-            Some(id) => Ok(ContainerId(id.to_owned())),
         }
     }
 }

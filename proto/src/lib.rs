@@ -33,8 +33,8 @@ pub const PROTOCOL: u32 = 1;
 /// fits; anything larger is refused before it is read.
 pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
 
-/// How many requests one connection may have going at once.
-pub const STREAMS_MAX: u32 = 256;
+/// How many requests one connection may have going at once: an agent's tunnels are requests, too.
+pub const STREAMS_MAX: u32 = 1536;
 
 /// How many bytes of one stream may be on their way to a side that does not read them.
 pub const STREAM_WINDOW_BYTES: u32 = 256 << 10;

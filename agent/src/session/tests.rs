@@ -18,6 +18,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::assignment::cache;
 use crate::fake_controller::{Attachment, Ca, Face, FakeController, LIMIT, identity};
+use crate::network::fake::FakeNetwork;
+use crate::tunnel;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -102,6 +104,12 @@ impl Agent {
         let stored = watch::Sender::new(Revision(0));
         let statuses = watch::Sender::new(None);
         let capacity = watch::Sender::new(Arc::new(Capacity::default()));
+        let node = tunnel::Node {
+            engine: None,
+            statuses: statuses.subscribe(),
+            assignment: assignment.subscribe(),
+            network: Arc::new(FakeNetwork::default()),
+        };
         let session = Session {
             data_dir: data_dir.path().to_owned(),
             identity,
@@ -112,7 +120,7 @@ impl Agent {
             stored: stored.subscribe(),
             statuses: statuses.subscribe(),
             capacity: capacity.subscribe(),
-            tunnels: Tunnels::new(None, statuses.subscribe()),
+            tunnels: Tunnels::new(node),
         };
         let keeper = cache::keep(data_dir.path().to_owned(), desired.clone(), stored);
         let tasks = [tokio::spawn(session.run()), tokio::spawn(keeper)];

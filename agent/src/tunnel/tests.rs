@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+mod connect;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
@@ -6,20 +6,23 @@ use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
+use dwell_core::ssh::SshTrust;
 use dwell_core::workload::Template;
 use dwell_proto::v1::exec_input::Input;
 use dwell_proto::v1::exec_output::Output;
 use tonic::codegen::Bytes;
 
 use super::*;
+use crate::assignment::NodeNetwork;
 use crate::engine::Engine;
 use crate::engine::fake::FakeEngine;
 use crate::engine::fake::control::TokioClock;
 use crate::fake_controller::{Ca, Carried, Face, FakeController, LIMIT, identity};
+use crate::network::fake::FakeNetwork;
 use crate::{link, trust};
 
-/// A node with one running instance, `web-0`, and one without a container, `web-1`.
-struct Node {
+/// A node with one running instance, `web-0`, which has the address of loopback, and one without a container, `web-1`.
+struct Fixture {
     controller: FakeController,
     channel: Channel,
     engine: FakeEngine,
@@ -27,10 +30,10 @@ struct Node {
     tunnels: Tunnels,
 }
 
-fn assigned() -> Assigned {
-    let address = Ipv4Addr::new(10, 80, 1, 1);
+fn assigned(instance: &str) -> Assigned {
+    let address = Ipv4Addr::LOCALHOST;
     Assigned {
-        instance: "web-0".parse().unwrap(),
+        instance: instance.parse().unwrap(),
         address,
         mac: Mac::of_address(address),
         generation: Generation(1),
@@ -42,11 +45,22 @@ fn assigned() -> Assigned {
     }
 }
 
-fn status(instance: &str, container_id: &str) -> InstanceStatus {
+fn network() -> NodeNetwork {
+    NodeNetwork {
+        cluster: "10.80.0.0/16".parse().unwrap(),
+        block: None,
+        peers: [].into(),
+        exceptions: [].into(),
+        closed: false,
+        zone: String::new(),
+    }
+}
+
+fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
     InstanceStatus {
         instance: instance.parse().unwrap(),
         generation: Generation(1),
-        phase: Phase::Running,
+        phase,
         health: Health::None,
         container_id: container_id.to_owned(),
         started_at: None,
@@ -59,7 +73,7 @@ fn status(instance: &str, container_id: &str) -> InstanceStatus {
     }
 }
 
-impl Node {
+impl Fixture {
     async fn start() -> Self {
         let ca = Ca::new();
         let node = identity(&ca, "", Duration::from_secs(3600));
@@ -67,13 +81,28 @@ impl Node {
         let tls = Arc::new(trust::by_identity(&node).unwrap());
         let channel = link::connect(&controller.address, tls, LIMIT).await.unwrap();
         let engine = FakeEngine::new(Arc::new(TokioClock::new()));
-        let container = engine.create(&assigned()).await.unwrap();
+        let container = engine.create(&assigned("web-0")).await.unwrap();
         engine.start(&container).await.unwrap();
-        let all = [status("web-0", container.as_str()), status("web-1", "")];
+        let all = [
+            status("web-0", Phase::Running, container.as_str()),
+            status("web-1", Phase::Stopped, ""),
+        ];
         let instances = all.into_iter().map(|one| (one.instance.clone(), one)).collect();
         let statuses = Statuses { revision: Revision(1), instances };
         let statuses = watch::Sender::new(Some(Arc::new(statuses))).subscribe();
-        let tunnels = Tunnels::new(Some(Arc::new(engine.clone())), statuses);
+        let instances = ["web-0", "web-1"].map(|name| (name.parse().unwrap(), assigned(name)));
+        let assignment = Assignment {
+            revision: Revision(1),
+            network: network(),
+            instances: instances.into(),
+            ssh_trust: SshTrust::default(),
+        };
+        let tunnels = Tunnels::new(Node {
+            engine: Some(Arc::new(engine.clone())),
+            statuses,
+            assignment: watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
+            network: Arc::new(FakeNetwork::default()),
+        });
         Self { controller, channel, engine, container, tunnels }
     }
 
@@ -124,7 +153,7 @@ async fn until(so: impl Fn() -> bool) {
     timeout(LIMIT, looking).await.unwrap();
 }
 
-async fn followed_log(node: &mut Node) -> Carried {
+async fn followed_log(node: &mut Fixture) -> Carried {
     let request = v1::LogsRequest { instance: "web-0".into(), follow: true, ..Default::default() };
     node.open(Some(Purpose::Logs(request))).await
 }
@@ -138,19 +167,19 @@ async fn next_piece(tunnel: &mut Carried) -> Option<Bytes> {
 
 #[tokio::test]
 async fn a_log_is_followed_and_left() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     let mut tunnel = followed_log(&mut node).await;
     for line in ["one\n", "two\n"] {
         node.engine.print(&node.container, line);
         while !next_piece(&mut tunnel).await.unwrap().ends_with(line.as_bytes()) {}
     }
     drop(tunnel);
-    until(|| node.tunnels.free.available_permits() == TUNNELS_MAX).await;
+    until(|| node.tunnels.all.available_permits() == TUNNELS_MAX).await;
 }
 
 #[tokio::test]
 async fn a_log_ends_with_its_container() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     let mut tunnel = followed_log(&mut node).await;
     let text = "x".repeat(3 * PIECE_MAX + 1);
     node.engine.print(&node.container, &text);
@@ -165,7 +194,7 @@ async fn a_log_ends_with_its_container() {
 
 #[tokio::test]
 async fn a_command_has_output_and_an_exit_code() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     node.engine.set_exec_exit_code(7);
     let mut tunnel = node.exec(words(&["echo", "hi"])).await;
     assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
@@ -177,7 +206,7 @@ async fn a_command_has_output_and_an_exit_code() {
 
 #[tokio::test]
 async fn a_command_gets_its_input_and_its_end() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     let request = v1::ExecRequest { stdin: true, tty: true, ..words(&["cat"]) };
     let mut tunnel = node.exec(request).await;
     assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
@@ -208,18 +237,18 @@ async fn a_command_gets_its_input_and_its_end() {
 
 #[tokio::test]
 async fn a_command_that_nobody_waits_for_is_hung_up() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     node.engine.set_exec_hangs(true);
     let mut tunnel = node.exec(words(&["sleep", "infinity"])).await;
     assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
     drop(tunnel);
     until(|| node.engine.hang_ups() == 1).await;
-    until(|| node.tunnels.free.available_permits() == TUNNELS_MAX).await;
+    until(|| node.tunnels.all.available_permits() == TUNNELS_MAX).await;
 }
 
 #[tokio::test]
 async fn what_cannot_be_done_is_told() {
-    let mut node = Node::start().await;
+    let mut node = Fixture::start().await;
     let logs = |instance: &str| {
         let instance = instance.to_owned();
         Some(Purpose::Logs(v1::LogsRequest { instance, ..Default::default() }))
