@@ -14,6 +14,7 @@
 //! ```
 
 mod iptables;
+mod isolation;
 mod namespace;
 mod netlink;
 mod nexthop;
@@ -155,11 +156,7 @@ impl Network for LinuxNetwork {
 
     async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError> {
         let policies = policies.to_vec();
-        self.call(move |_| {
-            drop(policies);
-            Ok(())
-        })
-        .await
+        self.call(move |owner| owner.sync_policies(&policies)).await
     }
 
     async fn probe(&self, _address: Ipv4Addr) -> Result<Probe, NetworkError> {

@@ -12,6 +12,7 @@
 mod cleanup;
 mod docker;
 mod firewall;
+mod isolation;
 mod routes;
 mod sandbox;
 mod watcher;

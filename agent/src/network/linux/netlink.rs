@@ -28,6 +28,8 @@ const BATCH_REQUESTS: usize = 256;
 const DATAGRAM_BYTES: usize = 128 * 1024;
 /// For the answers to one batch; an overflow is an error here, never a silent loss.
 const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// For a transaction of nftables, which is one message to the socket: a million elements.
+const TRANSACTION_BYTES: usize = 64 * 1024 * 1024;
 /// The kernel answers at once; this is only so that nothing can hang for ever.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How often a dump that was changed under our hands is started again.
@@ -108,7 +110,9 @@ impl Netlink {
 
     /// A socket for nftables, in the namespace of this thread.
     pub(super) fn netfilter() -> io::Result<Self> {
-        Self::open(protocols::NETLINK_NETFILTER)
+        let netlink = Self::open(protocols::NETLINK_NETFILTER)?;
+        setsockopt(&netlink.socket, sockopt::SndBufForce, &TRANSACTION_BYTES)?;
+        Ok(netlink)
     }
 
     /// A socket on which the kernel reports changes, to be read with [`Netlink::notifications`].

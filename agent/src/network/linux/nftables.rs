@@ -1,163 +1,240 @@
-//! Our nftables table, `inet dwell`: who may send from which address, and what is masqueraded.
+//! Our nftables table, `inet dwell`: who may send from which address, who may reach whom, and what is
+//! masqueraded.
 //!
 //! The table is written by the `nft` program in one transaction, so that there is no moment without
 //! rules, and always as a whole: what others changed in it is undone without having to be understood.
-//! The two sets change with every sandbox and peer; those changes go to the kernel directly, because
+//! Its sets change with every sandbox, peer and policy; those changes go to the kernel directly, because
 //! starting `nft` takes longer than making a whole sandbox.
 //!
+//! [`Firewall`] remembers what it has asked for, and the number of nftables' generation that this made. As
+//! long as the kernel is still at that generation, nobody else has changed anything, and there is nothing
+//! to write.
+//!
 //! `sources` holds pairs of veth and address; a packet of a sandbox that is not in it is dropped.
-//! `nodes` holds the addresses of the peers, to which instances talk under their own address.
+//! `nodes` holds the addresses of the peers, to which instances talk under their own address. The other sets
+//! are those of [`super::isolation`].
 
+mod message;
+mod script;
+
+use std::collections::BTreeSet;
+use std::io;
 use std::net::Ipv4Addr;
 
-use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkBuffer, NetlinkSerializable,
-};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::netlink::{Netlink, Outcome, Request};
-use super::observe::attributes;
+use self::message::Change;
+use super::isolation::{self, Element, Set};
+use super::netlink::{Netlink, Outcome, Refusal, Request};
 use super::program;
-use crate::network::{HostNetwork, INTERFACE_PREFIX, NetworkError};
+use crate::network::{HostNetwork, NetworkError};
+
+pub(super) use self::message::{NOTIFICATIONS, is_loss_of_table};
 
 const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
-/// Elements in one message, whose attributes can hold 64 KiB.
-const ELEMENTS_PER_MESSAGE: usize = 1000;
-
-/// The group in which the kernel reports changes of nftables.
-pub(super) const NOTIFICATIONS: u32 = 7;
 
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
 
-/// Writes the whole table.
-pub(super) fn write_table(
-    host: &HostNetwork,
-    sources: &[Source],
-    nodes: &[Ipv4Addr],
-) -> Result<(), NetworkError> {
-    program::feed("nft", "nftables", &["-f", "-"], &script(host, sources, nodes)).map(drop)
+/// The table, and what is known of it.
+pub(super) struct Firewall {
+    netfilter: Netlink,
+    /// The peers that instances reach under their own address.
+    nodes: Vec<Ipv4Addr>,
+    /// As last asked for, in order; `None` as long as nobody has, and what an earlier agent left must stay.
+    isolation: Option<Vec<Element>>,
+    /// What is in the table, unless somebody else has changed it.
+    written: Option<Written>,
 }
 
-/// Removes the table, if there is one.
-pub(super) fn delete_table() -> Result<(), NetworkError> {
-    // `delete` fails on a table that does not exist, and `destroy` is younger than Debian 12's nft.
-    let script = format!("add table inet {TABLE}\ndelete table inet {TABLE}\n");
-    match program::feed("nft", "nftables", &["-f", "-"], &script) {
-        // Without the program there cannot be a table of ours.
-        Err(NetworkError::ProgramMissing { .. }) => Ok(()),
-        result => result.map(drop),
+struct Written {
+    host: HostNetwork,
+    /// The sets of isolation that have a rule.
+    sets: BTreeSet<Set>,
+    generation: u32,
+}
+
+impl Firewall {
+    /// For the namespace of the calling thread.
+    pub(super) fn open() -> io::Result<Self> {
+        let netfilter = Netlink::netfilter()?;
+        Ok(Self { netfilter, nodes: Vec::new(), isolation: None, written: None })
+    }
+
+    /// See [`Netlink::port`].
+    pub(super) fn port(&self) -> io::Result<u32> {
+        self.netfilter.port()
+    }
+
+    /// Whether the table is there, for `host`, and nobody has touched it since it was written.
+    pub(super) fn is_intact(&mut self, host: &HostNetwork) -> Result<bool, NetworkError> {
+        let Some(written) = self.written.as_ref().filter(|written| written.host == *host) else {
+            return Ok(false);
+        };
+        Ok(message::generation(&mut self.netfilter)? == Some(written.generation))
+    }
+
+    /// Writes the whole table.
+    ///
+    /// The elements of isolation go first, and are all in one transaction, so that who may reach an instance is
+    /// never kept out meanwhile, nor somebody else let in.
+    pub(super) fn write(
+        &mut self,
+        host: &HostNetwork,
+        sources: &[Source],
+        nodes: Vec<Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
+        self.written = None;
+        let elements = self.isolation.take();
+        let filled = elements.as_deref().map(|elements| self.fill(elements)).transpose();
+        self.isolation = elements;
+        let (sets, before) = match filled? {
+            Some((sets, generation)) => (Some(sets), generation),
+            None => (None, message::generation(&mut self.netfilter)?),
+        };
+        feed(&script::table(host, sources, &nodes, sets.as_ref()))?;
+        self.nodes = nodes;
+        self.written = before.map(|before| Written {
+            host: host.clone(),
+            sets: sets.unwrap_or_default(),
+            generation: before.wrapping_add(1),
+        });
+        Ok(())
+    }
+
+    /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
+    fn fill(&mut self, elements: &[Element]) -> Result<(BTreeSet<Set>, Option<u32>), NetworkError> {
+        let sets = isolation::sets(elements);
+        let changes = || {
+            let flushes = sets.iter().map(|set| message::flush(&set.name()));
+            flushes.chain(by_set(Change::Add, elements)).collect()
+        };
+        let mut before = message::generation(&mut self.netfilter)?;
+        let mut outcome = self.commit(changes())?;
+        if outcome.as_ref().is_err_and(|refusal| refusal.errno == Errno::ENOENT) {
+            feed(&script::sets(&sets))?;
+            before = message::generation(&mut self.netfilter)?;
+            outcome = self.commit(changes())?;
+        }
+        outcome.map_err(isolating)?;
+        let commits = u32::from(!elements.is_empty());
+        Ok((sets, before.map(|before| before.wrapping_add(commits))))
+    }
+
+    /// Removes the table, if there is one, and forgets everything.
+    pub(super) fn delete(&mut self) -> Result<(), NetworkError> {
+        self.nodes.clear();
+        self.isolation = None;
+        self.written = None;
+        match feed(script::DELETE) {
+            // Without the program there cannot be a table of ours.
+            Err(NetworkError::ProgramMissing { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Lets `source` through; no change if it is let through already.
+    ///
+    /// `Ok(false)` if the table is not there, because the host was not prepared or somebody flushed it.
+    pub(super) fn allow(&mut self, source: &Source) -> Result<bool, NetworkError> {
+        let key = source_key(source);
+        match self.commit(message::change(Change::Add, SOURCES, &[&key]))? {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            Err(refusal) if refusal.errno != Errno::EEXIST => {
+                let action = format!("allow {} to send from {}", source.0, source.1);
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            _ => Ok(true),
+        }
+    }
+
+    /// No longer lets `source` through.
+    pub(super) fn forbid(&mut self, source: &Source) -> Result<(), NetworkError> {
+        let key = source_key(source);
+        match self.commit(message::change(Change::Delete, SOURCES, &[&key]))? {
+            Err(refusal) if refusal.errno != Errno::ENOENT => {
+                let action = format!("forbid {} to send from {}", source.0, source.1);
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes `nodes` the addresses of the peers, which are in order. `Ok(false)` if the table is not there.
+    pub(super) fn set_nodes(&mut self, nodes: Vec<Ipv4Addr>) -> Result<bool, NetworkError> {
+        if self.nodes == nodes {
+            return Ok(true);
+        }
+        let keys: Vec<_> = nodes.iter().map(Ipv4Addr::octets).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        let mut changes = vec![message::flush(NODES)];
+        changes.extend(message::change(Change::Add, NODES, &keys));
+        match self.commit(changes)? {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            Err(refusal) => {
+                let action = format!("exempt {} nodes from masquerading", nodes.len());
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            Ok(()) => {
+                self.nodes = nodes;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Makes `wanted`, which is in order, what isolation lets through, if that takes no more than some elements.
+    /// `Ok(false)` if it takes writing the table, which has it all then.
+    pub(super) fn set_isolation(&mut self, wanted: Vec<Element>) -> Result<bool, NetworkError> {
+        let changes: Option<Vec<_>> = match (&self.isolation, &self.written) {
+            (Some(before), Some(written)) if isolation::sets(&wanted).is_subset(&written.sets) => {
+                let (delete, add) = isolation::difference(before, &wanted);
+                Some(by_set(Change::Delete, &delete).chain(by_set(Change::Add, &add)).collect())
+            }
+            _ => None,
+        };
+        let outcome = changes.map(|changes| self.commit(changes)).transpose()?;
+        if let Some(Err(refusal)) = &outcome
+            && refusal.errno != Errno::ENOENT
+        {
+            return Err(isolating(refusal.clone()));
+        }
+        self.isolation = Some(wanted);
+        Ok(matches!(outcome, Some(Ok(()))))
+    }
+
+    /// Carries out `changes`, all or none.
+    fn commit(&mut self, changes: Vec<Request>) -> Result<Outcome, NetworkError> {
+        if changes.is_empty() {
+            return Ok(Ok(()));
+        }
+        let outcome = message::transaction(&mut self.netfilter, changes);
+        match (&outcome, &mut self.written) {
+            (Ok(Ok(())), Some(written)) => {
+                written.generation = written.generation.wrapping_add(1);
+            }
+            // It has changed nothing.
+            (Ok(Err(_)), _) => {}
+            _ => self.written = None,
+        }
+        outcome
     }
 }
 
-/// The input of `nft`.
-fn script(host: &HostNetwork, sources: &[Source], nodes: &[Ipv4Addr]) -> String {
-    let cluster = host.cluster.trunc();
-    let masquerade = if host.masquerade {
-        format!(
-            "\n    ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
-             oifname != \"{INTERFACE_PREFIX}*\" masquerade"
-        )
-    } else {
-        String::new()
-    };
-    let mut script = format!(
-        r#"add table inet {TABLE}
-add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
-add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
-add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
-add chain inet {TABLE} outbound {{ type nat hook postrouting priority srcnat; policy accept; }}
-flush table inet {TABLE}
-flush set inet {TABLE} {SOURCES}
-flush set inet {TABLE} {NODES}
-table inet {TABLE} {{
-  chain guard {{
-    iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
-    iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
-  }}
-  chain outbound {{{masquerade}
-  }}
-}}
-"#
-    );
-    let pairs = sources.iter().map(|(veth, address)| format!("\"{veth}\" . {address}"));
-    add_elements(&mut script, SOURCES, pairs);
-    add_elements(&mut script, NODES, nodes.iter().map(Ipv4Addr::to_string));
-    script
+/// Has the `nft` program carry out `script`, all or nothing.
+fn feed(script: &str) -> Result<(), NetworkError> {
+    program::feed("nft", "nftables", &["-f", "-"], script).map(drop)
 }
 
-fn add_elements(script: &mut String, set: &str, elements: impl Iterator<Item = String>) {
-    let elements = elements.collect::<Vec<_>>().join(", ");
-    if !elements.is_empty() {
-        script.push_str(&format!("add element inet {TABLE} {set} {{ {elements} }}\n"));
-    }
-}
-
-/// Lets `source` through; no change if it is let through already.
-///
-/// `Ok(false)` if the table is not there, because the host was not prepared or somebody flushed it.
-pub(super) fn allow(netfilter: &mut Netlink, source: &Source) -> Result<bool, NetworkError> {
-    let change = elements(libc::NFT_MSG_NEWSETELEM, SOURCES, &[source_key(source)]);
-    match transaction(netfilter, vec![change])? {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-        outcome => outcome.map(|()| true).map_err(|refusal| NetworkError::Kernel {
-            action: format!("allow {} to send from {}", source.0, source.1),
-            source: refusal.into(),
-        }),
-    }
-}
-
-/// No longer lets `source` through.
-pub(super) fn forbid(netfilter: &mut Netlink, source: &Source) -> Result<(), NetworkError> {
-    let change = elements(libc::NFT_MSG_DELSETELEM, SOURCES, &[source_key(source)]);
-    match transaction(netfilter, vec![change])? {
-        Err(refusal) if refusal.errno != Errno::ENOENT => Err(NetworkError::Kernel {
-            action: format!("forbid {} to send from {}", source.0, source.1),
-            source: refusal.into(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Makes `nodes` the addresses of the peers. `Ok(false)` if the table is not there.
-pub(super) fn set_nodes(netfilter: &mut Netlink, nodes: &[Ipv4Addr]) -> Result<bool, NetworkError> {
-    let keys: Vec<_> = nodes.iter().map(|node| node.octets().to_vec()).collect();
-    // A deletion that names no element deletes all.
-    let mut changes = vec![elements(libc::NFT_MSG_DELSETELEM, NODES, &[])];
-    changes.extend(
-        keys.chunks(ELEMENTS_PER_MESSAGE)
-            .map(|keys| elements(libc::NFT_MSG_NEWSETELEM, NODES, keys)),
-    );
-    match transaction(netfilter, changes)? {
-        Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-        outcome => outcome.map(|()| true).map_err(|refusal| NetworkError::Kernel {
-            action: format!("exempt {} nodes from masquerading", nodes.len()),
-            source: refusal.into(),
-        }),
-    }
-}
-
-/// Whether a notification says that our table is gone.
-pub(super) fn is_loss_of_table(message: &NetlinkBuffer<&[u8]>) -> bool {
-    const NFTA_TABLE_NAME: u16 = 1;
-    message.message_type() == message_type(libc::NFT_MSG_DELTABLE)
-        && attributes(message.payload(), HEADER_BYTES).any(|attribute| {
-            let name = attribute.value().strip_suffix(b"\0");
-            attribute.kind() == NFTA_TABLE_NAME && name == Some(TABLE.as_bytes())
-        })
-}
-
-fn transaction(netfilter: &mut Netlink, changes: Vec<Request>) -> Result<Outcome, NetworkError> {
-    netfilter
-        .transaction(
-            bracket(libc::NFNL_MSG_BATCH_BEGIN),
-            changes,
-            bracket(libc::NFNL_MSG_BATCH_END),
-        )
-        .map_err(|source| NetworkError::Kernel { action: "talk to nftables".to_owned(), source })
+/// Adds or deletes `elements`, which are in order.
+fn by_set(change: Change, elements: &[Element]) -> impl Iterator<Item = Request> {
+    elements.chunk_by(|one, next| one.set == next.set).flat_map(move |elements| {
+        let keys: Vec<&[u8]> = elements.iter().map(Element::key).collect();
+        let name = elements.first().map(|element| element.set.name()).unwrap_or_default();
+        message::change(change, &name, &keys)
+    })
 }
 
 /// The key of an element of `sources`: an interface name padded to `IFNAMSIZ`, and an address.
@@ -168,111 +245,14 @@ fn source_key((veth, address): &Source) -> Vec<u8> {
     key
 }
 
-const HEADER_BYTES: usize = 4;
-const NFPROTO_INET: u8 = 1;
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_DATA_VALUE: u16 = 1;
-
-/// Adds or deletes the elements with these `keys`.
-fn elements(command: i32, set: &str, keys: &[Vec<u8>]) -> Request {
-    let name = |name: &str| [name.as_bytes(), b"\0"].concat();
-    let mut attributes = vec![
-        DefaultNla::new(NFTA_SET_ELEM_LIST_TABLE, name(TABLE)),
-        DefaultNla::new(NFTA_SET_ELEM_LIST_SET, name(set)),
-    ];
-    if !keys.is_empty() {
-        let element = |key: &Vec<u8>| {
-            let value = nested(NFTA_SET_ELEM_KEY, &[DefaultNla::new(NFTA_DATA_VALUE, key.clone())]);
-            nested(NFTA_LIST_ELEM, &[value])
-        };
-        let elements: Vec<_> = keys.iter().map(element).collect();
-        attributes.push(nested(NFTA_SET_ELEM_LIST_ELEMENTS, &elements));
-    }
-    let message = NetfilterMessage {
-        message_type: message_type(command),
-        family: NFPROTO_INET,
-        resource: 0,
-        attributes,
-    };
-    Request::new(message, if command == libc::NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 })
-}
-
-fn message_type(command: i32) -> u16 {
-    u16_of(libc::NFNL_SUBSYS_NFTABLES) << 8 | u16_of(command)
-}
-
-/// The begin or the end of a transaction.
-fn bracket(message_type: i32) -> Request {
-    let message = NetfilterMessage {
-        message_type: u16_of(message_type),
-        family: 0,
-        resource: u16_of(libc::NFNL_SUBSYS_NFTABLES),
-        attributes: Vec::new(),
-    };
-    Request::new(message, 0)
-}
-
-fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
-    let mut value = vec![0; attributes.buffer_len()];
-    attributes.emit(&mut value);
-    DefaultNla::new(kind | NLA_F_NESTED, value)
-}
-
-/// `libc` declares the kernel's small constants as `c_int`.
-fn u16_of(constant: i32) -> u16 {
-    u16::try_from(constant).unwrap_or_default()
-}
-
-/// `struct nfgenmsg` and its attributes.
-struct NetfilterMessage {
-    message_type: u16,
-    family: u8,
-    resource: u16,
-    attributes: Vec<DefaultNla>,
-}
-
-impl NetlinkSerializable for NetfilterMessage {
-    fn message_type(&self) -> u16 {
-        self.message_type
-    }
-
-    fn buffer_len(&self) -> usize {
-        HEADER_BYTES + self.attributes.as_slice().buffer_len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer[0] = self.family;
-        buffer[1] = 0;
-        buffer[2..4].copy_from_slice(&self.resource.to_be_bytes());
-        self.attributes.as_slice().emit(&mut buffer[HEADER_BYTES..]);
-    }
+fn isolating(refusal: Refusal) -> NetworkError {
+    let action = "set who may reach isolated instances".to_owned();
+    NetworkError::Kernel { action, source: refusal.into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn host(masquerade: bool) -> HostNetwork {
-        HostNetwork { cluster: "10.80.0.0/16".parse().unwrap(), block: None, masquerade }
-    }
-
-    #[test]
-    fn masquerading_is_a_switch() {
-        assert!(script(&host(true), &[], &[]).contains("ip daddr != @nodes"));
-        assert!(!script(&host(false), &[], &[]).contains("masquerade"));
-    }
-
-    #[test]
-    fn elements_come_in_the_same_transaction() {
-        let sources = [("dw-0123456789ab".to_owned(), Ipv4Addr::new(10, 80, 1, 5))];
-        let script = script(&host(true), &sources, &[Ipv4Addr::new(192, 0, 2, 7)]);
-        assert!(script.contains(r#"sources { "dw-0123456789ab" . 10.80.1.5 }"#));
-        assert!(script.contains("nodes { 192.0.2.7 }"));
-    }
 
     #[test]
     fn a_source_key_is_a_padded_name_and_an_address() {

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 use netlink_packet_route::link::LinkAttribute;
@@ -14,13 +13,14 @@ use nix::libc;
 use super::namespace::Namespaces;
 use super::netlink::Netlink;
 use super::nexthop::{Nexthop, nexthops};
+use super::nftables::Firewall;
 use super::observe::{Link, Route};
 use super::plan::Kernel;
 use super::reaper::Reaper;
 use super::sysctl::{self, Sysctls};
 use super::uplink::Uplinks;
-use super::{METRIC_BLOCK, iptables, nftables, refused, request, send, veth};
-use crate::network::{HostNetwork, NetworkError, ROUTE_PROTOCOL};
+use super::{METRIC_BLOCK, iptables, isolation, refused, request, send, veth};
+use crate::network::{HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL};
 
 /// Entries that the neighbour table must hold before it is cleaned up, is cleaned up at once, and is
 /// full: enough for 10,000 nodes on one segment. (Permanent entries, as instances have, do not count.)
@@ -43,8 +43,8 @@ const IP_FORWARD: &str = "net/ipv4/ip_forward";
 pub(super) struct Owner {
     /// To links, addresses, routes and neighbours of the host's namespace.
     pub(super) route: Netlink,
-    /// To nftables in the host's namespace.
-    pub(super) netfilter: Netlink,
+    /// Of the host's namespace.
+    pub(super) firewall: Firewall,
     pub(super) namespaces: Namespaces,
     pub(super) reaper: Reaper,
     sysctls: Sysctls,
@@ -52,8 +52,6 @@ pub(super) struct Owner {
     pub(super) host: Option<HostNetwork>,
     /// Of new veths, in bytes; known with `host`.
     pub(super) mtu: Option<u32>,
-    /// The peers that instances reach under their own address, as last told to nftables.
-    pub(super) nodes: Vec<Ipv4Addr>,
 }
 
 impl Owner {
@@ -71,19 +69,18 @@ impl Owner {
         reaper.wake();
         Ok(Self {
             route: Netlink::route().map_err(refused(action))?,
-            netfilter: Netlink::netfilter().map_err(refused(action))?,
+            firewall: Firewall::open().map_err(refused(action))?,
             namespaces: Namespaces::new(run_dir),
             reaper,
             sysctls: Sysctls::new(run_dir),
             host: None,
             mtu: None,
-            nodes: Vec::new(),
         })
     }
 
     /// The ports of the sockets with which changes are made.
     pub(super) fn ports(&self) -> io::Result<Vec<u32>> {
-        Ok(vec![self.route.port()?, self.netfilter.port()?, self.reaper.port])
+        Ok(vec![self.route.port()?, self.firewall.port()?, self.reaper.port])
     }
 
     /// See [`crate::network::Network::ensure_host`].
@@ -95,7 +92,7 @@ impl Owner {
         first_error([
             self.ensure_settings(&uplinks.names),
             self.ensure_block(host, &kernel),
-            self.write_firewall(host),
+            self.ensure_firewall(host),
             iptables::ensure(host.cluster, &uplinks.names),
         ])
     }
@@ -104,14 +101,29 @@ impl Owner {
     pub(super) fn cleanup(&mut self) -> Result<(), NetworkError> {
         self.host = None;
         self.mtu = None;
-        self.nodes.clear();
         first_error([
             self.remove_all_sandboxes(),
             self.remove_all_routes(),
-            nftables::delete_table(),
+            self.firewall.delete(),
             iptables::remove(),
             self.restore_settings(),
         ])
+    }
+
+    /// See [`crate::network::Network::sync_policies`].
+    pub(super) fn sync_policies(&mut self, policies: &[Policy]) -> Result<(), NetworkError> {
+        if self.firewall.set_isolation(isolation::elements(policies))? {
+            return Ok(());
+        }
+        match self.host.clone() {
+            Some(host) => self.write_firewall(&host),
+            // They come with the host's preparation.
+            None => Ok(()),
+        }
+    }
+
+    fn ensure_firewall(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {
+        if self.firewall.is_intact(host)? { Ok(()) } else { self.write_firewall(host) }
     }
 
     /// Writes our nftables table from what the kernel shows.
@@ -126,8 +138,7 @@ impl Owner {
         let nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
         let ours = nexthops.iter().filter(|nexthop| nexthop.is_ours());
         let nodes: BTreeSet<_> = ours.filter_map(|nexthop| nexthop.gateway).collect();
-        self.nodes = nodes.into_iter().collect();
-        nftables::write_table(host, &sources, &self.nodes)
+        self.firewall.write(host, &sources, nodes.into_iter().collect())
     }
 
     pub(super) fn links(&mut self) -> Result<Vec<Link>, NetworkError> {

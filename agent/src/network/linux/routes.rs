@@ -11,7 +11,7 @@ use super::owner::Owner;
 use super::plan::{self, Kernel, PeerRoute, Plan};
 use super::refused;
 use super::request::Mode;
-use super::{METRIC_PEER, nftables, request};
+use super::{METRIC_PEER, request};
 use crate::network::{NetworkError, PeerFailure, RouteConflict, RouteReport, RouteTable};
 
 impl Owner {
@@ -109,9 +109,6 @@ impl Owner {
         nodes.sort_unstable();
         nodes.dedup();
         // Without a table there is nothing to exempt from; the one that is written next has them.
-        if nodes != self.nodes && nftables::set_nodes(&mut self.netfilter, &nodes)? {
-            self.nodes = nodes;
-        }
-        Ok(())
+        self.firewall.set_nodes(nodes).map(drop)
     }
 }

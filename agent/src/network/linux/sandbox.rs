@@ -66,7 +66,7 @@ impl Owner {
     pub(super) fn retire(&mut self, link: &Link) -> Result<(), NetworkError> {
         let mut requests = Vec::new();
         if let Some((_, address)) = veth::owner(link) {
-            nftables::forbid(&mut self.netfilter, &(link.name.clone(), address))?;
+            self.firewall.forbid(&(link.name.clone(), address))?;
             requests.push(request::delete_link_route(address, link.index, METRIC_INSTANCE));
         }
         requests
@@ -144,12 +144,12 @@ impl Owner {
 
     /// Lets the sandbox send from its address, if need be by writing a table that somebody flushed.
     fn allow_source(&mut self, source: &nftables::Source) -> Result<(), NetworkError> {
-        if nftables::allow(&mut self.netfilter, source)? {
+        if self.firewall.allow(source)? {
             return Ok(());
         }
         let host = self.host.clone().ok_or(NetworkError::HostNotReady)?;
         self.write_firewall(&host)?;
-        nftables::allow(&mut self.netfilter, source).map(drop)
+        self.firewall.allow(source).map(drop)
     }
 
     fn complete_outside(
