@@ -1,0 +1,114 @@
+//! Who may log in: the decision alone, a pure function of keys, certificate, login name, address and time.
+//!
+//! ```text
+//!   key           the first line with this key that applies here and now      -> its options
+//!   certificate   the cluster's user CA, with the login name as principal     -> the certificate's permissions
+//!                 a line with `cert-authority` that applies here and now      -> both together, the stricter of each
+//! ```
+//!
+//! That the client holds the private key, and the authority's signature on the certificate, are verified by `russh`
+//! before; everything else about a certificate is verified here, its time included.
+
+mod certificate;
+
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use dwell_core::id::KeySetName;
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Certificate, HashAlg};
+
+use crate::authorized_keys::AuthorizedKey;
+use crate::permit::Permit;
+use crate::state::Trust;
+
+/// Everything that a decision depends on besides the key.
+#[derive(Clone, Copy, Debug)]
+pub struct Asking<'a> {
+    /// The login name.
+    pub login: &'a str,
+    /// The client's address.
+    pub from: IpAddr,
+    /// Now.
+    pub now: SystemTime,
+}
+
+/// The keys that count at one instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<'a> {
+    /// Those of every instance.
+    pub trust: &'a Trust,
+    /// Its own.
+    pub own: &'a [AuthorizedKey],
+    /// Which key sets; absent: all.
+    pub sets: Option<&'a [KeySetName]>,
+}
+
+impl<'a> Keys<'a> {
+    /// Lines with this key, or of this authority, its own first.
+    fn lines(self, key: &'a KeyData, authority: bool) -> impl Iterator<Item = &'a AuthorizedKey> {
+        let counts = move |name: &KeySetName| self.sets.is_none_or(|sets| sets.contains(name));
+        let sets = self.trust.sets.iter().filter(move |(name, _)| counts(name));
+        let lines = self.own.iter().chain(sets.flat_map(|(_, lines)| lines));
+        lines.filter(move |line| line.options.authority == authority && line.key.key_data() == key)
+    }
+
+    /// Whether any authority counts here, so that an unknown key may come with a certificate.
+    pub fn any_authority(self) -> bool {
+        let named = |name: &KeySetName| self.sets.is_none_or(|sets| sets.contains(name));
+        self.trust.user_authority.is_some()
+            || self.own.iter().any(|line| line.options.authority)
+            || self
+                .trust
+                .sets
+                .iter()
+                .any(|(name, lines)| named(name) && lines.iter().any(|line| line.options.authority))
+    }
+}
+
+/// What a log-in with a plain key may do; nothing if it may not log in.
+pub fn with_key(keys: Keys<'_>, key: &KeyData, asking: Asking<'_>) -> Option<Permit> {
+    let mut lines = keys.lines(key, false);
+    let line = lines.find(|line| line.options.applies(asking.from, asking.now))?;
+    Some(Permit::new(describe(key, line.key.comment().as_str_lossy()), &line.options))
+}
+
+/// What a log-in with a certificate may do; nothing if it may not log in.
+pub fn with_certificate(
+    keys: Keys<'_>,
+    certificate: &Certificate,
+    asking: Asking<'_>,
+) -> Option<Permit> {
+    let claims = certificate::read(certificate, asking)?;
+    let authority = certificate.signature_key();
+    let whose = describe(certificate.public_key(), certificate.key_id());
+    let names_login = claims.principals.iter().any(|principal| principal == asking.login);
+    if keys.trust.user_authority.as_ref() == Some(authority) && names_login {
+        return claims.permit(whose, None);
+    }
+    let line = keys.lines(authority, true).find(|line| {
+        let principal = match &line.options.principals {
+            Some(names) => names.iter().any(|name| claims.principals.contains(name)),
+            None => names_login,
+        };
+        principal && line.options.applies(asking.from, asking.now)
+    })?;
+    claims.permit(whose, Some(&line.options))
+}
+
+/// A key for log and events: its fingerprint, and what its owner calls it, cleaned and cut.
+pub fn describe(key: &KeyData, called: &str) -> String {
+    let fingerprint = key.fingerprint(HashAlg::Sha256);
+    match clean(called, 128) {
+        called if called.is_empty() => fingerprint.to_string(),
+        called => format!("{fingerprint} {called}"),
+    }
+}
+
+/// `text` of somebody else's without control characters, and no longer than `limit` characters.
+pub fn clean(text: &str, limit: usize) -> String {
+    text.chars().filter(|character| !character.is_control()).take(limit).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,459 @@
+//! What `russh` calls for one connection.
+//!
+//! Invariant: nothing here waits for a process, a peer or a reader, since the whole connection would.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
+
+use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, Certificate};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Connection;
+use super::forward::{self, Incoming, Outgoing};
+use super::session::{Preparation, Running, STEERING, Stage, Steer, signal_name};
+use crate::auth::{self, Asking, Keys};
+use crate::authorized_keys::check_key;
+use crate::enter::{Request, Terminal, Work};
+use crate::intake::{TRICKLE, WINDOW};
+use crate::netns;
+use crate::permit::Permit;
+
+/// Most ports that a connection may have listened on at a time.
+const MAX_FORWARDS: usize = 32;
+/// The command that stands for our SFTP server where a key forces one.
+const INTERNAL_SFTP: &str = "internal-sftp";
+
+impl Connection {
+    /// Decides about a log-in by what is known at this moment.
+    fn decide<T>(&self, login: &str, decide: impl FnOnce(Keys<'_>, Asking<'_>) -> T) -> Option<T> {
+        // Whoever is no longer served lets nobody in any more.
+        self.instance.has_changed().ok()?;
+        let served = self.instance.borrow().clone();
+        let trust = self.front.trust.borrow().clone();
+        let keys = Keys { trust: &trust, own: &served.keys, sets: served.key_sets.as_deref() };
+        Some(decide(keys, Asking { login, from: self.client.ip(), now: SystemTime::now() }))
+    }
+
+    fn conclude(
+        &mut self,
+        login: &str,
+        permit: Option<Permit>,
+        key: &KeyData,
+        called: &str,
+    ) -> Auth {
+        match permit {
+            Some(permit) => {
+                self.login.accepted(login, permit);
+                Auth::Accept
+            }
+            None => {
+                self.login.refused(login, auth::describe(key, called));
+                Auth::reject()
+            }
+        }
+    }
+
+    /// Runs `work` on a session's channel, or what its key forces.
+    fn begin(
+        &mut self,
+        id: ChannelId,
+        work: Work,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let (wishes, steering) = mpsc::channel(STEERING);
+        let preparation = self.channels.stage(id, |stage| {
+            match std::mem::replace(stage, Stage::Running(wishes)) {
+                Stage::Preparing(preparation) => Some(preparation),
+                running @ Stage::Running(_) => {
+                    *stage = running;
+                    None
+                }
+            }
+        });
+        let (Some(Some(preparation)), Some(permit)) = (preparation, self.login.permit()) else {
+            return session.channel_failure(id);
+        };
+        let Preparation { write, place, mut environment, terminal, agent } = *preparation;
+        let work = match &permit.command {
+            None => work,
+            Some(command) => {
+                environment.extend(original_command(&work));
+                forced(command)
+            }
+        };
+        let (client, server) = (self.client, self.server);
+        environment.extend([
+            (
+                "SSH_CLIENT".to_owned(),
+                format!("{} {} {}", client.ip(), client.port(), server.port()),
+            ),
+            (
+                "SSH_CONNECTION".to_owned(),
+                format!("{} {} {} {}", client.ip(), client.port(), server.ip(), server.port()),
+            ),
+        ]);
+        let has_terminal = terminal.is_some();
+        let served = self.instance.borrow().clone();
+        let request = match served.container.clone() {
+            Some(container) => Ok(Request {
+                container,
+                instance: served.instance.clone(),
+                login: self.login.name().to_owned(),
+                work,
+                environment,
+                terminal,
+                agent_forwarding: agent,
+            }),
+            None => Err(format!(
+                "{0} runs no container at the moment; `dwell show {0}` tells why",
+                served.instance
+            )),
+        };
+        let running = Running {
+            front: self.front.clone(),
+            handle: session.handle(),
+            channels: self.channels.clone(),
+            write,
+            steering,
+            request,
+            terminal: has_terminal,
+        };
+        session.channel_success(id)?;
+        self.channels.spawn(id, |input| async move {
+            let _place = place;
+            running.run(input).await;
+        });
+        Ok(())
+    }
+
+    /// Changes a session that nothing runs in yet, and answers whether it could.
+    fn prepare(
+        &self,
+        id: ChannelId,
+        session: &mut Session,
+        change: impl FnOnce(&mut Preparation) -> bool,
+    ) -> Result<(), russh::Error> {
+        let changed = self.channels.stage(id, |stage| match stage {
+            Stage::Preparing(preparation) => change(preparation),
+            Stage::Running(_) => false,
+        });
+        match changed {
+            Some(true) => session.channel_success(id),
+            _ => session.channel_failure(id),
+        }
+    }
+
+    /// Passes a wish on; one too many is lost, as it would be with a process that does not look.
+    fn steer(&self, id: ChannelId, wish: Steer) -> bool {
+        let passed = self.channels.stage(id, |stage| match stage {
+            Stage::Running(wishes) => wishes.try_send(wish).is_ok(),
+            Stage::Preparing(_) => false,
+        });
+        passed == Some(true)
+    }
+}
+
+impl Handler for Connection {
+    type Error = russh::Error;
+
+    /// Says whether a signature would be worth the trouble. `russh` does not say whether a certificate comes with the key; so where
+    /// there is an authority, an unknown key might have one.
+    async fn auth_publickey_offered(
+        &mut self,
+        login: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
+        let key = offer.public_key.key_data();
+        let sound = check_key(key).is_ok() && *offer.algorithm != Algorithm::Rsa { hash: None };
+        let promising = sound
+            && self.decide(login, |keys, asking| {
+                keys.any_authority() || auth::with_key(keys, key, asking).is_some()
+            }) == Some(true);
+        if promising {
+            return Ok(Auth::Accept);
+        }
+        self.login.refused(login, auth::describe(key, ""));
+        Ok(Auth::reject())
+    }
+
+    async fn auth_publickey(
+        &mut self,
+        login: &str,
+        key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        let key = key.public_key.key_data();
+        let permit = self.decide(login, |keys, asking| auth::with_key(keys, key, asking));
+        Ok(self.conclude(login, permit.flatten(), key, ""))
+    }
+
+    async fn auth_openssh_certificate(
+        &mut self,
+        login: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
+        let permit =
+            self.decide(login, |keys, asking| auth::with_certificate(keys, certificate, asking));
+        Ok(self.conclude(login, permit.flatten(), certificate.public_key(), certificate.key_id()))
+    }
+
+    async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
+        self.login.open();
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let Some(place) = self.channels.place_for_session() else {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        };
+        let (_, write) = channel.split();
+        let id = write.id();
+        let preparation =
+            Preparation { write, place, environment: Vec::new(), terminal: None, agent: false };
+        self.channels.enter(id, Some(Stage::Preparing(Box::new(preparation))));
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        let permitted = u16::try_from(port)
+            .ok()
+            .filter(|port| self.login.permit().is_some_and(|permit| permit.may_open(host, *port)));
+        let Some(port) = permitted else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        };
+        let netns = self.instance.borrow().netns.clone();
+        let outgoing = Outgoing { netns, host: host.to_owned(), port, channel, reply };
+        tokio::spawn(self.channels.until_cut(forward::connect(outgoing, self.channels.clone())));
+        Ok(())
+    }
+
+    async fn channel_open_confirmation(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: u32,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.channels.enter(id, None);
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        id: ChannelId,
+        data: &[u8],
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.channels.push(id, data);
+        Ok(())
+    }
+
+    fn adjust_window(&mut self, id: ChannelId, _: u32) -> u32 {
+        if self.channels.lags(id) { TRICKLE } else { WINDOW }
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        self.channels.end_of_input(id);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Self::Error> {
+        self.channels.closed(id);
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        pixel_width: u32,
+        pixel_height: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if !self.login.permit().is_some_and(|permit| permit.terminal) {
+            return session.channel_failure(id);
+        }
+        let terminal = Terminal {
+            term: auth::clean(term, 64),
+            columns,
+            rows,
+            pixel_width,
+            pixel_height,
+            modes: modes.iter().map(|(code, value)| (*code as u8, *value)).collect(),
+        };
+        self.prepare(id, session, |preparation| preparation.terminal.replace(terminal).is_none())
+    }
+
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.prepare(id, session, |preparation| preparation.set(name, value))
+    }
+
+    /// `russh` answers it.
+    async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Result<bool, Self::Error> {
+        let permitted = self.login.permit().is_some_and(|permit| permit.agent);
+        let noted = self.channels.stage(id, |stage| match stage {
+            Stage::Preparing(preparation) => {
+                preparation.agent = permitted;
+                permitted
+            }
+            Stage::Running(_) => false,
+        });
+        Ok(noted == Some(true))
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        session.channel_failure(id)
+    }
+
+    async fn shell_request(
+        &mut self,
+        id: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.begin(id, Work::Shell, session)
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match std::str::from_utf8(command) {
+            Ok(command) => self.begin(id, Work::Command(command.to_owned()), session),
+            Err(_) => session.channel_failure(id),
+        }
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match name {
+            "sftp" => self.begin(id, Work::Sftp, session),
+            _ => session.channel_failure(id),
+        }
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        columns: u32,
+        rows: u32,
+        width: u32,
+        height: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        match self.steer(id, Steer::Resize([columns, rows, width, height])) {
+            true => session.channel_success(id),
+            false => session.channel_failure(id),
+        }
+    }
+
+    async fn signal(
+        &mut self,
+        id: ChannelId,
+        signal: Sig,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.steer(id, Steer::Signal(signal_name(signal)));
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let wanted = u16::try_from(*port).ok().zip(forward::listen_address(address));
+        let Some((number, ip)) = wanted.filter(|(number, _)| {
+            self.forwards.len() < MAX_FORWARDS
+                && self.login.permit().is_some_and(|permit| permit.may_listen(address, *number))
+        }) else {
+            return Ok(false);
+        };
+        let netns = self.instance.borrow().netns.clone();
+        // Waits for a thread that makes a socket, nothing more.
+        let Ok(listener) = netns::listen(&netns, SocketAddr::new(IpAddr::from(ip), number)).await
+        else {
+            return Ok(false);
+        };
+        *port = listener.local_addr()?.port().into();
+        let end = CancellationToken::new();
+        let incoming = Incoming { listener, address: address.to_owned(), port: *port };
+        let accepting = forward::accept(incoming, session.handle(), self.channels.clone());
+        let accepting = self.channels.until_cut(accepting);
+        tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+        self.forwards.insert((address.to_owned(), *port), end.drop_guard());
+        Ok(true)
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.forwards.remove(&(address.to_owned(), port)).is_some())
+    }
+}
+
+/// What a key's forced command is.
+fn forced(command: &str) -> Work {
+    match command.split_whitespace().next() {
+        Some(INTERNAL_SFTP) => Work::Sftp,
+        _ => Work::Command(command.to_owned()),
+    }
+}
+
+/// What the client asked for, for the command that it gets instead.
+fn original_command(work: &Work) -> Option<(String, String)> {
+    let command = match work {
+        Work::Shell => return None,
+        Work::Command(command) => command.clone(),
+        Work::Sftp => INTERNAL_SFTP.to_owned(),
+    };
+    Some(("SSH_ORIGINAL_COMMAND".to_owned(), command))
+}

@@ -1,0 +1,47 @@
+//! Where log messages go: to the journal with their fields when systemd started the process, otherwise to
+//! stderr.
+
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
+
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// Why nothing can be logged.
+#[derive(Debug, thiserror::Error)]
+pub enum LoggingError {
+    /// The filter is not one.
+    #[error("log: {0}")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// It was called twice.
+    #[error("cannot set up logging")]
+    Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Begins to log what `filter` lets through: a level, also by module.
+///
+/// # Errors
+/// [`LoggingError`].
+pub fn start(filter: &str) -> Result<(), LoggingError> {
+    let filter: Targets = filter.parse()?;
+    let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
+    let layer = match journal {
+        Some(journal) => journal.with_field_prefix(Some("DWELL".to_owned())).boxed(),
+        None => tracing_subscriber::fmt::layer()
+            .with_writer(io::stderr)
+            .with_ansi(io::stderr().is_terminal())
+            .boxed(),
+    };
+    tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    Ok(())
+}
+
+/// Whether stderr leads to the journal: systemd names that stream by device and inode, and a redirection
+/// since then would make it another.
+fn stderr_is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(stat) = nix::sys::stat::fstat(io::stderr().as_fd()) else { return false };
+    named == format!("{}:{}", stat.st_dev, stat.st_ino)
+}

@@ -1,0 +1,84 @@
+//! What a name means inside a sandbox, for connections forwarded into it.
+//!
+//! Asked is the sandbox's gateway, as the instance's own `resolv.conf` says, from inside the sandbox; the node's agent answers there.
+//! If nobody answers, as while the agent is being upgraded, the host's resolver is asked. The container's `/etc/hosts`
+//! is not read: it is the container's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::{Name, RData, RecordType};
+
+use crate::netns;
+
+/// Where every sandbox asks.
+const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)), 53);
+/// Two questions, each for so long.
+const ATTEMPTS: u32 = 2;
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Largest answer over UDP, in bytes.
+const MAX_ANSWER: usize = 4096;
+/// Most addresses of a name that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+/// The addresses of `host`, as a client named it, inside `netns`; at least one.
+///
+/// # Errors
+/// If it is no name, or has no address.
+pub(crate) async fn addresses(netns: &Path, host: &str) -> io::Result<Vec<IpAddr>> {
+    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
+        return Ok(vec![address]);
+    }
+    if host.eq_ignore_ascii_case("localhost") {
+        return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+    }
+    let mut name = Name::from_ascii(host).map_err(io::Error::other)?;
+    name.set_fqdn(true);
+    let found = match ask(netns, &name).await {
+        Some(found) => found,
+        None => tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect(),
+    };
+    match found.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
+        false => Ok(found.into_iter().take(MAX_ADDRESSES).collect()),
+    }
+}
+
+/// Asks the gateway; nothing if it does not answer, or cannot say.
+async fn ask(netns: &Path, name: &Name) -> Option<Vec<IpAddr>> {
+    let socket = netns::datagrams(netns, SERVER).await.ok()?;
+    let mut question = Message::query();
+    question.metadata.recursion_desired = true;
+    question.add_query(Query::query(name.clone(), RecordType::A));
+    let bytes = question.to_vec().ok()?;
+    for _ in 0..ATTEMPTS {
+        socket.send(&bytes).await.ok()?;
+        let mut answer = [0; MAX_ANSWER];
+        let received = tokio::time::timeout(TIMEOUT, socket.recv(&mut answer));
+        match received.await {
+            Ok(Ok(length)) => return read_answer(&answer[..length], question.metadata.id),
+            Ok(Err(_)) => return None,
+            Err(_) => {}
+        }
+    }
+    None
+}
+
+/// The addresses in the answer to the question `id`; nothing if it is no answer.
+fn read_answer(bytes: &[u8], id: u16) -> Option<Vec<IpAddr>> {
+    let answer = Message::from_vec(bytes).ok().filter(|answer| answer.metadata.id == id)?;
+    let address = |data: &RData| match data {
+        RData::A(address) => Some(IpAddr::V4(address.0)),
+        _ => None,
+    };
+    match answer.metadata.response_code {
+        ResponseCode::NoError => {
+            Some(answer.answers.iter().filter_map(|record| address(&record.data)).collect())
+        }
+        ResponseCode::NXDomain => Some(Vec::new()),
+        _ => None,
+    }
+}
