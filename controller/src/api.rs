@@ -7,7 +7,11 @@
 //! | `api/view.rs` | from the model's views to messages |
 //! | `api/watch.rs` | the stream of changes |
 //! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
+//! | `api/connect.rs` | connections to ports, likewise |
+//! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
 
+mod connect;
+mod diagnose;
 mod instance;
 mod request;
 mod view;
@@ -27,7 +31,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::model::{Command, InstanceFilter, Model, Reply};
 use crate::owner::{Done, Handle};
-use crate::pki::{Authority, NewToken};
+use crate::pki::{Authority, NewToken, SshAuthority};
 use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
@@ -52,6 +56,8 @@ pub struct Api {
     pub tunnels: Tunnels,
     /// Makes tokens and certificates.
     pub authority: Arc<Authority>,
+    /// Certifies people's keys for SSH.
+    pub ssh: Arc<SshAuthority>,
     /// For expiries.
     pub clock: Arc<dyn Clock>,
     /// Where agents and clients reach this controller, HOST:PORT.
@@ -269,24 +275,27 @@ impl Fleet for Api {
 
     async fn connect(
         &self,
-        _: Request<Streaming<v1::ConnectInput>>,
+        request: Request<Streaming<v1::ConnectInput>>,
     ) -> Answer<Self::ConnectStream> {
-        Err(Status::unimplemented("connect"))
+        self.open_connect(request.into_inner()).await.map(Response::new)
     }
 
     type CheckRoutesStream = ServerStream<v1::RouteCheck>;
 
     async fn check_routes(
         &self,
-        _: Request<v1::CheckRoutesRequest>,
+        request: Request<v1::CheckRoutesRequest>,
     ) -> Answer<Self::CheckRoutesStream> {
-        Err(Status::unimplemented("check_routes"))
+        self.open_check(&request.into_inner()).await.map(Response::new)
     }
 
     type DiagnoseStream = ServerStream<v1::NodeDiagnosis>;
 
-    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Answer<Self::DiagnoseStream> {
-        Err(Status::unimplemented("diagnose"))
+    async fn diagnose(
+        &self,
+        request: Request<v1::DiagnoseRequest>,
+    ) -> Answer<Self::DiagnoseStream> {
+        self.open_diagnoses(&request.into_inner()).await.map(Response::new)
     }
 
     async fn list_key_sets(
@@ -325,9 +334,9 @@ impl Fleet for Api {
             cluster_cidr: settings.range.cidr().to_string(),
             zone: settings.zone,
             revision: revision.0,
-            host_authority: String::new(),
-            user_authority: String::new(),
-            closed: false,
+            host_authority: self.ssh.host_authority().to_owned(),
+            user_authority: self.ssh.user_authority().to_owned(),
+            closed: settings.closed,
         }))
     }
 }

@@ -3,7 +3,9 @@
 //! Nothing is buffered beyond the tunnel's own bounds: the client's stream is the tunnel's, message by
 //! message. When the client goes, the tunnel is dropped, and the agent ends its part.
 
-use dwell_core::id::InstanceName;
+use std::sync::Arc;
+
+use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::instance::{MESSAGE_MAX, sanitize};
 use dwell_proto::v1;
 use dwell_proto::v1::open_tunnel::Purpose;
@@ -14,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 
 use super::{Api, ServerStream, request};
+use crate::model::{Instance, Refusal};
 use crate::status::into_status;
 use crate::tunnel::Tunnel;
 
@@ -71,19 +74,27 @@ impl Api {
     }
 
     /// A tunnel to wherever an instance is.
-    async fn open(&self, instance: &str, purpose: Purpose) -> Result<Tunnel, Status> {
-        let instance: InstanceName = request::name(instance)?;
-        let asked = instance.clone();
-        let (found, _) = self.read(move |model| model.instance(&asked)).await?;
-        let found = found
-            .ok_or_else(|| into_status(crate::model::Refusal::NoInstance(instance.clone())))?;
-        let node = found.instance.node.clone().ok_or_else(|| {
-            Status::failed_precondition(format!(
-                "instance {instance} is on no node: {}",
-                found.status.message
-            ))
-        })?;
+    pub(super) async fn open(&self, instance: &str, purpose: Purpose) -> Result<Tunnel, Status> {
+        let (_, node) = self.located(instance).await?;
         self.tunnels.open(&node, purpose).await.map_err(into_status)
+    }
+
+    /// An instance, and the node it is on.
+    pub(super) async fn located(
+        &self,
+        instance: &str,
+    ) -> Result<(Arc<Instance>, NodeName), Status> {
+        let name: InstanceName = request::name(instance)?;
+        let asked = name.clone();
+        let (found, _) = self.read(move |model| model.instance(&asked)).await?;
+        let found = found.ok_or_else(|| into_status(Refusal::NoInstance(name.clone())))?;
+        match found.instance.node.clone() {
+            Some(node) => Ok((found.instance, node)),
+            None => Err(Status::failed_precondition(format!(
+                "instance {name} is on no node: {}",
+                found.status.message
+            ))),
+        }
     }
 }
 
@@ -149,7 +160,7 @@ fn check_exec(request: &v1::ExecRequest) -> Result<(), Status> {
 }
 
 /// The next message of a tunnel; `None` at its end.
-async fn next(up: &mut Streaming<v1::TunnelUp>) -> Result<Option<Message>, Status> {
+pub(super) async fn next(up: &mut Streaming<v1::TunnelUp>) -> Result<Option<Message>, Status> {
     match up.message().await {
         Ok(Some(v1::TunnelUp { message: Some(Message::Error(error)) })) => {
             let code = match Code::from_i32(error.code) {
@@ -168,10 +179,10 @@ async fn next(up: &mut Streaming<v1::TunnelUp>) -> Result<Option<Message>, Statu
     }
 }
 
-fn lost() -> Status {
+pub(super) fn lost() -> Status {
     Status::unavailable("the connection to the instance's node was lost")
 }
 
-fn unexpected() -> Status {
+pub(super) fn unexpected() -> Status {
     Status::internal("the agent sent something else than was asked for; is it of another version?")
 }
