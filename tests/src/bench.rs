@@ -1,38 +1,38 @@
 //! Benchmarks: dwell and the alternative, taken in turns in one run, on hosts of one lab.
 //!
-//! Host 1 is a node of a fleet; host 2 has nothing but a Docker engine, which is the alternative:
-//! plain, through its API on its default bridge, or as a Swarm of one. Turns alternate, so that a
-//! machine whose speed drifts treats both alike; what counts is the median of each side and their
-//! ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
+//! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
+//! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
+//!
+//! Code map: `node` (starting and resting), `routes`, `net` (between two hosts), `ssh`; the others are the
+//! sides that they compare.
 
+mod bare;
 mod dwell;
 mod heal;
+mod net;
+mod node;
 mod plain;
 mod report;
+mod routes;
+mod ssh;
 mod swarm;
 mod tap;
-
-use std::time::{Duration, Instant};
+mod wire;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::{Image, Lab, LabConfig, Signal, wait_until};
-use dwell::Dwell;
-use plain::Plain;
-use report::Samples;
-use swarm::Swarm;
+pub use report::{Report, write};
 
-pub use report::Report;
-
-/// How many instances are "fifty".
-const FIFTY: usize = 50;
 /// How often the quick ones are repeated.
 const MANY: usize = 11;
 /// How often the slow ones are repeated.
 const FEW: usize = 3;
 
-/// What is measured, by name, with what one has to know to read it.
-pub const BENCHMARKS: [(&str, &str); 9] = [
+/// A benchmark: its name, and what one has to know to read it.
+type Benchmark = (&'static str, &'static str);
+
+/// On one node.
+const NODE: [Benchmark; 9] = [
     (
         "start-one",
         "`dwell apply --wait` of one instance; create+start through the Docker API on its bridge",
@@ -53,189 +53,64 @@ pub const BENCHMARKS: [(&str, &str); 9] = [
     ("self-heal", "main process killed until its replacement starts; Swarm with restart delay 0"),
 ];
 
-/// Runs the benchmarks named, or all, and hands each result to `done` as it comes.
+/// Of the agent's routes, without an engine.
+const ROUTES: [Benchmark; 5] = [
+    ("routes-install", "100,000 routes over 1,000 nexthops; `ip -batch` with the same"),
+    ("routes-remove", "the same, removed"),
+    ("routes-install-raw", "the same, installed; a bare netlink loop of batches made beforehand"),
+    ("routes-resync", "100,000 routes dumped and compared, none of them wrong"),
+    (
+        "route-repair",
+        "the kernel's notice of a route that somebody deleted to its notice that it is back, 1,000 nodes",
+    ),
+];
+
+/// Between instances on two hosts; the second entry is against Docker's overlay network.
+const NET: [Benchmark; 3] = [
+    ("net-throughput", "one TCP stream; Docker's bridge with routes made by hand, and overlay"),
+    ("net-connections", "TCP connections made and closed per second, one after the other"),
+    ("net-rtt", "one byte there and back over a TCP connection"),
+];
+
+/// Into an instance; OpenSSH's server runs in the same container.
+const SSH: [Benchmark; 3] = [
+    ("ssh-exec", "`ssh HOST true` over a kept connection; second entry: over a new one"),
+    ("sftp-throughput", "1 GiB to the instance by sftp; second entry: from it"),
+    ("ssh-idle-memory", "of dwell-ssh for each instance that nobody is logged in to"),
+];
+
+/// What is measured.
+#[must_use]
+pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
+    [&NODE[..], &ROUTES, &NET, &SSH].concat()
+}
+
+/// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come.
 ///
 /// # Errors
 /// If a name is unknown, or a side does not work; that is no result.
-pub async fn run(names: &[String], done: impl Fn(&Report) -> Result<()>) -> Result<()> {
+pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Result<()> {
     for name in names {
         ensure!(
-            BENCHMARKS.iter().any(|(known, _)| known == name),
+            benchmarks().iter().any(|(known, _)| known == name),
             "there is no benchmark {name}; `dwell-bench --list` lists them"
         );
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
-    let config = LabConfig::new("bench").hosts(2).images(&[Image::Hello]);
-    Lab::test(config, async |lab| {
-        let tap = tap::Tap::before(lab.host(1))?;
-        lab.start_nodes(&lab.hosts()[..1]).await?;
-        let bench =
-            Bench { dwell: Dwell::new(lab)?, plain: Plain::new(lab.host(2)).await?, lab, tap };
-        if wanted("start-one") {
-            done(&bench.start_one().await?)?;
+    let any = |group: &[Benchmark]| group.iter().any(|(name, _)| wanted(name));
+    if any(&ROUTES) {
+        for report in routes::run(&wanted)? {
+            done(&[report])?;
         }
-        if wanted("apply-latency") {
-            done(&bench.apply_latency().await?)?;
-        }
-        if wanted("start-fifty") {
-            done(&bench.start_fifty().await?)?;
-        }
-        for report in bench.with_fifty(&wanted).await? {
-            done(&report)?;
-        }
-        if BENCHMARKS
-            .iter()
-            .any(|(name, _)| wanted(name) && (name.ends_with("swarm") || *name == "self-heal"))
-        {
-            let swarm = Swarm::init(lab.host(2)).await?;
-            for report in bench.against_swarm(&swarm, &wanted).await? {
-                done(&report)?;
-            }
-        }
-        Ok(())
-    })
-    .await
-}
-
-struct Bench<'a> {
-    lab: &'a Lab,
-    dwell: Dwell<'a>,
-    plain: Plain,
-    tap: tap::Tap,
-}
-
-impl Bench<'_> {
-    async fn start_one(&self) -> Result<Report> {
-        let mut samples = Samples::default();
-        for turn in 0..=MANY {
-            let ours = self.dwell.deploy("one", 1).await?;
-            self.dwell.remove("one").await?;
-            let other = self.plain.start(1, 1).await?;
-            self.plain.remove().await?;
-            samples.add(turn, ours, other);
-        }
-        Ok(samples.report("start-one", 0.6))
     }
-
-    async fn start_fifty(&self) -> Result<Report> {
-        let concurrency = self.plain.best_concurrency().await?;
-        let mut samples = Samples::default();
-        for turn in 0..=FEW {
-            let ours = self.dwell.deploy("fifty", FIFTY).await?;
-            self.dwell.remove("fifty").await?;
-            let other = self.plain.start(FIFTY, concurrency).await?;
-            self.plain.remove().await?;
-            samples.add(turn, ours, other);
-        }
-        Ok(samples.report("start-fifty", 0.6))
+    if any(&NODE) {
+        node::run(&wanted, &done).await?;
     }
-
-    /// From sending the change to the first call that the engine sees: an upper bound of what is asked
-    /// for, since the change is accepted, durably, in between.
-    async fn apply_latency(&self) -> Result<Report> {
-        let mut taken = Vec::new();
-        for turn in 0..=MANY {
-            let name = format!("latency-{turn}");
-            self.tap.arm();
-            let sent = Instant::now();
-            self.dwell.apply_directly(&name).await?;
-            taken.push(self.tap.first_call(Duration::from_secs(10)).await? - sent);
-            wait_until("the instance to run", Duration::from_secs(30), async || {
-                self.dwell.all_running(&name, 1).await
-            })
-            .await?;
-            self.dwell.remove(&name).await?;
-        }
-        taken.remove(0);
-        let taken = taken.iter().map(|taken| taken.as_secs_f64() * 1e3).collect();
-        Ok(report::alone("apply-latency", "ms", taken, 10.0))
+    if any(&NET) {
+        net::run(&wanted, &done).await?;
     }
-
-    /// What is measured while fifty instances run.
-    async fn with_fifty(&self, wanted: &impl Fn(&str) -> bool) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
-        if !["agent-rss", "controller-rss", "restart-resync"].into_iter().any(wanted) {
-            return Ok(reports);
-        }
-        self.dwell.deploy("fifty", FIFTY).await?;
-        if wanted("restart-resync") {
-            reports.push(self.restart_resync().await?);
-        }
-        // Idle: past the start, with heartbeats and nothing else.
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        if wanted("agent-rss") {
-            let rss = self.lab.host(1).agent().resident_mib()?;
-            reports.push(report::alone("agent-rss", "MiB", vec![rss], 12.0));
-        }
-        if wanted("controller-rss") {
-            let rss = self.lab.controller().resident_mib()?;
-            reports.push(report::alone("controller-rss", "MiB", vec![rss], 25.0));
-        }
-        self.dwell.remove("fifty").await?;
-        Ok(reports)
+    if any(&SSH) {
+        ssh::run(&wanted, &done).await?;
     }
-
-    async fn restart_resync(&self) -> Result<Report> {
-        let mut taken = Vec::new();
-        for _ in 0..=FEW {
-            let before = self.dwell.containers("fifty").await?;
-            self.lab.host(1).stop_agent(Signal::SIGKILL).await?;
-            let (started, at) = (Instant::now(), dwell::now_ms());
-            self.lab.host(1).start_agent().await?;
-            self.dwell.seen_since("fifty", FIFTY, at).await?;
-            taken.push(started.elapsed().as_secs_f64());
-            ensure!(before == self.dwell.containers("fifty").await?, "instances were touched");
-        }
-        taken.remove(0);
-        Ok(report::alone("restart-resync", "s", taken, 0.5))
-    }
-
-    async fn against_swarm(
-        &self,
-        swarm: &Swarm,
-        wanted: &impl Fn(&str) -> bool,
-    ) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
-        if wanted("deploy-one-vs-swarm") {
-            let outcome = self.deploy_against(swarm, 1, MANY).await?;
-            reports.push(outcome.report("deploy-one-vs-swarm", 0.4));
-        }
-        if wanted("self-heal") {
-            reports.push(self.self_heal(swarm).await?);
-        }
-        if wanted("start-fifty-vs-swarm") {
-            let outcome = self.deploy_against(swarm, FIFTY, FEW).await?;
-            reports.push(outcome.report("start-fifty-vs-swarm", 0.6));
-        }
-        Ok(reports)
-    }
-
-    async fn deploy_against(&self, swarm: &Swarm, count: usize, runs: usize) -> Result<Samples> {
-        let mut samples = Samples::default();
-        for turn in 0..=runs {
-            let ours = self.dwell.deploy("deploy", count).await?;
-            self.dwell.remove("deploy").await?;
-            let other = swarm.deploy("deploy", count).await?;
-            swarm.remove("deploy").await?;
-            samples.add(turn, ours, other);
-        }
-        Ok(samples)
-    }
-
-    /// Every turn kills an instance of its own: one that keeps dying soon is started again after
-    /// growing pauses, and what is measured is a first death.
-    async fn self_heal(&self, swarm: &Swarm) -> Result<Report> {
-        swarm.deploy("heal", 1).await?;
-        let mut samples = Samples::default();
-        for turn in 0..=MANY {
-            self.dwell.deploy("heal", 1).await?;
-            let ours = heal::time(self.lab.host(1), "dwell.instance=heal-0").await?;
-            self.dwell.remove("heal").await?;
-            let label = "com.docker.swarm.service.name=heal";
-            let other = heal::time(self.lab.host(2), label).await?;
-            samples.add(turn, ours, other);
-        }
-        swarm.remove("heal").await?;
-        Ok(samples.report("self-heal", 0.35))
-    }
+    Ok(())
 }

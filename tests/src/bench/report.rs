@@ -30,25 +30,36 @@ pub struct Report {
     pub ours_range: [f64; 2],
     /// The least and the most of the alternative's.
     pub other_range: Option<[f64; 2]>,
+    /// The 99th percentile of dwell's runs, where the goal has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub p99: Option<f64>,
+    /// What the alternative is, where a benchmark has several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against: Option<&'static str>,
+}
+
+/// Writes the entries of one benchmark into `dir` as `NAME.json`: an object, or a list where there are several.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write(entries: &[Report], dir: &Path) -> Result<()> {
+    let Some(first) = entries.first() else { return Ok(()) };
+    let path = dir.join(format!("{}.json", first.name));
+    let text = match entries {
+        [only] => serde_json::to_vec_pretty(only)?,
+        several => serde_json::to_vec_pretty(several)?,
+    };
+    fs::create_dir_all(dir)
+        .and_then(|()| fs::write(&path, text))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 impl Report {
-    /// Writes it into `dir` as `NAME.json`.
-    ///
-    /// # Errors
-    /// If the file cannot be written.
-    pub fn write(&self, dir: &Path) -> Result<()> {
-        let path = dir.join(format!("{}.json", self.name));
-        fs::create_dir_all(dir)
-            .and_then(|()| fs::write(&path, serde_json::to_vec_pretty(self)?))
-            .with_context(|| format!("cannot write {}", path.display()))
-    }
-
     /// The heads of the columns that [`Report`]'s display fills.
     #[must_use]
     pub fn heads() -> String {
         format!(
-            "{:22} {:>24} {:>24} {:>7} {:>6}  {}",
+            "{:32} {:>28} {:>28} {:>7} {:>6}  {}",
             "benchmark", "dwell (least..most)", "other (least..most)", "ratio", "goal", "met"
         )
     }
@@ -63,8 +74,11 @@ impl fmt::Display for Report {
         let ratio = self.ratio.map(|ratio| format!("{ratio:.2}"));
         write!(
             f,
-            "{:22} {:>24} {:>24} {:>7} {:>6}  {}",
-            self.name,
+            "{:32} {:>28} {:>28} {:>7} {:>6}  {}",
+            self.against.map_or_else(
+                || self.name.to_owned(),
+                |against| format!("{} ({against})", self.name)
+            ),
             side(self.ours, self.ours_range),
             other.as_deref().unwrap_or("-"),
             ratio.as_deref().unwrap_or("-"),
@@ -90,6 +104,21 @@ impl Samples {
         }
     }
 
+    /// Adds a turn of anything but times, likewise.
+    pub(super) fn add_values(&mut self, turn: usize, ours: f64, other: f64) {
+        if turn > 0 {
+            self.ours.push(ours);
+            self.other.push(other);
+        }
+    }
+
+    /// The comparison of rates in `unit`; the goal is for the ratio of the medians, the higher the better.
+    pub(super) fn rates(self, name: &'static str, unit: &'static str, goal: f64) -> Report {
+        let report = self.report(name, goal);
+        let met = report.ratio.is_some_and(|ratio| ratio >= goal);
+        Report { unit, better: "higher", met, ..report }
+    }
+
     /// The comparison of the medians, in seconds; the goal is for their ratio, the lower the better.
     pub(super) fn report(mut self, name: &'static str, goal: f64) -> Report {
         let (ours, ours_range) = median(&mut self.ours);
@@ -107,6 +136,8 @@ impl Samples {
             met: ratio <= goal,
             ours_range,
             other_range: Some(other_range),
+            p99: None,
+            against: None,
         }
     }
 }
@@ -131,7 +162,16 @@ pub(super) fn alone(
         met: ours <= goal,
         ours_range,
         other_range: None,
+        p99: None,
+        against: None,
     }
+}
+
+/// What so many percent of the samples do not exceed.
+pub(super) fn percentile(samples: &mut [f64], percent: usize) -> f64 {
+    samples.sort_by(f64::total_cmp);
+    let rank = (samples.len() * percent).div_ceil(100);
+    samples.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 /// The median, and the least and the most.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Parser;
-use dwell_tests::bench::{self, BENCHMARKS, Report};
+use dwell_tests::bench::{self, Report, benchmarks, write};
 
 /// Times dwell against the alternatives, in turns, and compares the medians.
 #[derive(Parser)]
@@ -26,15 +26,17 @@ struct Cli {
 async fn main() -> Result<()> {
     let cli = Cli::parse();
     if cli.list {
-        for (name, about) in BENCHMARKS {
+        for (name, about) in benchmarks() {
             println!("{name:22} {about}");
         }
         return Ok(());
     }
     println!("{}", Report::heads());
-    bench::run(&cli.names, |report| {
-        println!("{report}");
-        report.write(&cli.out)
+    bench::run(&cli.names, |entries| {
+        for entry in entries {
+            println!("{entry}");
+        }
+        write(entries, &cli.out)
     })
     .await
 }

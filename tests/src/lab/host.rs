@@ -70,6 +70,12 @@ impl Host {
         self.layout.host_dir(self.number)
     }
 
+    /// The file that names the network namespace of one of its instances.
+    #[must_use]
+    pub fn sandbox(&self, instance: &str) -> PathBuf {
+        dwell::run_dir(self).join("netns").join(instance)
+    }
+
     /// The lab it is a host of.
     #[must_use]
     pub fn layout(&self) -> &Layout {
