@@ -22,22 +22,73 @@
 //! - What the container contains (`/etc/passwd`, `/dev`, programs) is read from within it, bounded, and believed only as
 //!   far as it concerns the container itself.
 
+use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dwell_core::id::InstanceName;
 use dwell_core::ssh::SshContainer;
+use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::debug;
 
+use self::door::{Door, StartError};
+use self::failure::Step as _;
+use self::message::{Open, Start};
+use self::program::Program;
+
+mod accounts;
+mod agent;
+mod bundle;
+mod capabilities;
+mod cgroups;
+mod child;
+mod command;
+mod container;
+mod door;
+mod environment;
+mod failure;
+mod helper;
+mod message;
+mod program;
+mod seccomp;
 mod session;
+mod sys;
+mod terminal;
 
+pub use failure::{EnterError, Failure};
 pub use session::{Control, Exit, Session, SessionInput, SessionOutput};
+
+/// How long a start may take.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a helper stays where nothing is started any more.
+const IDLE: Duration = Duration::from_secs(30);
 
 /// Starts processes in containers.
 #[derive(Debug)]
 pub struct Enter {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
     /// The agent's run directory, where the links to the bundles are.
     run_dir: PathBuf,
+    program: Program,
+    /// By the container's id. Bounded by the containers that were entered within [`IDLE`].
+    doors: Mutex<HashMap<String, Entry>>,
+}
+
+/// A door that is open or about to be.
+#[derive(Clone, Debug)]
+struct Entry {
+    container: SshContainer,
+    door: Arc<OnceCell<Door>>,
+    used: Instant,
 }
 
 /// A process that is wanted in a container.
@@ -62,7 +113,7 @@ pub struct Request {
 }
 
 /// What is to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     /// The user's login shell.
     Shell,
@@ -73,7 +124,7 @@ pub enum Work {
 }
 
 /// A terminal as the client has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terminal {
     /// Its kind, for `TERM`.
     pub term: String,
@@ -89,45 +140,139 @@ pub struct Terminal {
     pub modes: Vec<(u8, u32)>,
 }
 
-/// Why a process could not be started; for the user's eyes.
-#[derive(Debug, thiserror::Error)]
-pub enum EnterError {
-    /// A resource of the host is missing.
-    #[error("cannot start a process for {instance}")]
-    Host {
-        /// The instance.
-        instance: InstanceName,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
 impl Enter {
-    /// Makes the sealed copy of the running program that helpers are run from.
+    /// Makes the sealed copy of the running program that helpers are run from. Its `main` has to call
+    /// [`helper_main`].
     ///
     /// # Errors
     /// If the program cannot be read or there is no memory for the copy.
     pub fn new(run_dir: PathBuf) -> io::Result<Self> {
-        Ok(Self { run_dir })
+        Self::with_program(run_dir, Path::new("/proc/self/exe"))
+    }
+
+    /// As [`Enter::new`], but with another program.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_program(run_dir: PathBuf, program: &Path) -> io::Result<Self> {
+        let program = Program::copy(program)?;
+        Ok(Self { shared: Arc::new(Shared { run_dir, program, doors: Mutex::default() }) })
+    }
+
+    /// Enters a container ahead of the first start, so that this is faster: while a client logs in, for example.
+    /// What goes wrong here is told by the start.
+    pub fn prepare(&self, container: &SshContainer, instance: &InstanceName) {
+        let (shared, container) = (Arc::clone(&self.shared), container.clone());
+        let instance = instance.clone();
+        tokio::spawn(async move {
+            match timeout(START_TIMEOUT, shared.door(&container, &instance)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(failure)) => debug!(%instance, %failure, "cannot enter ahead"),
+                Err(_) => shared.close(&container),
+            }
+            shared.close_later();
+        });
     }
 
     /// Starts a process in a container. Takes a few milliseconds, and at most 10 seconds.
     ///
-    /// Not cancel-safe in one respect only: a process started for a cancelled call gets SIGHUP.
+    /// If the call is cancelled, the process is started all the same, and gets SIGHUP.
     ///
     /// # Errors
     /// If the container is gone or paused, if what restricts it cannot be read or applied, or if the host or the
     /// container is out of something. What is wrong with the command itself is told by the session, as sshd does.
     pub async fn start(&self, request: Request) -> Result<Session, EnterError> {
-        Err(EnterError::Host {
-            instance: request.instance,
-            source: io::Error::other(format!("not there yet: {:?}", self.run_dir)),
-        })
+        let shared = Arc::clone(&self.shared);
+        let instance = request.instance.clone();
+        // A task of its own, since a child that was made has to be waited for.
+        let started = tokio::spawn(async move {
+            let started = timeout(START_TIMEOUT, shared.start(&request)).await;
+            if started.is_err() {
+                shared.close(&request.container);
+            }
+            shared.close_later();
+            started.unwrap_or(Err(Failure::Slow { seconds: START_TIMEOUT.as_secs() }))
+        });
+        let result = started.await.step("start a process").flatten();
+        result.map_err(|failure| EnterError { instance, failure })
+    }
+}
+
+impl Shared {
+    async fn start(self: &Arc<Self>, request: &Request) -> Result<Session, Failure> {
+        let start = Start {
+            login: request.login.clone(),
+            work: request.work.clone(),
+            environment: request.environment.clone(),
+            terminal: request.terminal.clone(),
+            agent_forwarding: request.agent_forwarding,
+        };
+        let mut attempts = 2;
+        loop {
+            attempts -= 1;
+            let door = self.door(&request.container, &request.instance).await?;
+            match door.get().ok_or("it was closed").step("open a door")?.start(&start).await {
+                Ok(session) => return Ok(session),
+                Err(StartError::Failed(failure)) => return Err(failure),
+                // The helper may have been killed, by the container's limit of memory for one.
+                Err(StartError::Broken(error)) => {
+                    self.close(&request.container);
+                    if attempts == 0 {
+                        return Err(error).step("reach the helper");
+                    }
+                }
+            }
+        }
+    }
+
+    /// The open door to a container; several who want it wait for the one that opens it.
+    async fn door(
+        &self,
+        container: &SshContainer,
+        instance: &InstanceName,
+    ) -> Result<Arc<OnceCell<Door>>, Failure> {
+        let door = {
+            let mut doors = self.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            let fresh = || Entry {
+                container: container.clone(),
+                door: Arc::default(),
+                used: Instant::now(),
+            };
+            let entry = doors.entry(container.id.clone()).or_insert_with(fresh);
+            if entry.container != *container {
+                *entry = fresh();
+            }
+            entry.used = Instant::now();
+            Arc::clone(&entry.door)
+        };
+        let open = Open {
+            instance: instance.to_string(),
+            pid: container.pid,
+            start_ticks: container.start_ticks,
+            bundle: self.run_dir.join("bundles").join(&container.id),
+        };
+        door.get_or_try_init(|| Door::open(&self.program, &open)).await?;
+        Ok(door)
+    }
+
+    fn close(&self, container: &SshContainer) {
+        self.doors.lock().unwrap_or_else(PoisonError::into_inner).remove(&container.id);
+    }
+
+    /// Closes the doors that nobody used, when the present one's time has come, too.
+    fn close_later(self: &Arc<Self>) {
+        let shared = Arc::clone(self);
+        tokio::spawn(async move {
+            sleep(IDLE).await;
+            let mut doors = shared.doors.lock().unwrap_or_else(PoisonError::into_inner);
+            doors.retain(|_, entry| entry.used.elapsed() < IDLE);
+        });
     }
 }
 
 /// Does the helper's part, if this process is one; `main` calls this first, while there is one thread.
 #[must_use]
 pub fn helper_main() -> Option<ExitCode> {
-    None
+    let is_helper = std::env::args_os().next().is_some_and(|name| name == helper::NAME);
+    is_helper.then(helper::run)
 }

@@ -1,11 +1,30 @@
 //! A process in a container, as dwell-ssh has it: its streams, its terminal, its end.
+//!
+//! dwell-ssh is the parent, though it did not make the process itself. A task waits for each process until it has ended,
+//! also for one whose session is long gone: nothing else would, and the container could not end.
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixListener;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::agent::AgentDirectory;
+use super::{sys, terminal};
+
+/// What is reported of a process whose end nobody saw.
+const UNKNOWN: Exit = Exit::Code(255);
 
 /// A running process.
 #[derive(Debug)]
@@ -23,18 +42,6 @@ pub struct Session {
     pub control: Control,
 }
 
-/// Where a session's input goes.
-#[derive(Debug)]
-pub struct SessionInput {}
-
-/// Where a session's output comes from.
-#[derive(Debug)]
-pub struct SessionOutput {}
-
-/// Commands a session's process.
-#[derive(Debug)]
-pub struct Control {}
-
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -51,44 +58,206 @@ pub enum Exit {
     },
 }
 
+/// Commands a session's process.
+#[derive(Debug)]
+pub struct Control {
+    group: Arc<Mutex<Group>>,
+    exit: watch::Receiver<Option<Exit>>,
+    terminal: Option<Arc<AsyncFd<OwnedFd>>>,
+    _agent: Option<AgentDirectory>,
+}
+
+/// The process group, which is a target for signals as long as its leader was not waited for: only so long is
+/// the number surely its own.
+#[derive(Debug)]
+struct Group(Option<Pid>);
+
 impl Control {
+    /// Takes over a child of this process; `pid` is its number and `pidfd` refers to it.
+    pub(super) fn adopt(pid: i32, pidfd: OwnedFd) -> io::Result<Self> {
+        let group = Arc::new(Mutex::new(Group(Some(Pid::from_raw(pid)))));
+        let (ended, exit) = watch::channel(None);
+        let pidfd = sys::wait_on(pidfd, Interest::READABLE)?;
+        tokio::spawn(reap(pidfd, Arc::clone(&group), ended));
+        Ok(Self { group, exit, terminal: None, _agent: None })
+    }
+
+    pub(super) fn with_agent(self, agent: Option<AgentDirectory>) -> Self {
+        let mut control = self;
+        control._agent = agent;
+        control
+    }
+
+    /// Takes the master of the process's terminal; returns what is written to and read from it.
+    pub(super) fn with_terminal(
+        &mut self,
+        master: OwnedFd,
+    ) -> io::Result<(SessionInput, SessionOutput)> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let terminal = Arc::new(sys::wait_on(master, Interest::READABLE | Interest::WRITABLE)?);
+        self.terminal = Some(Arc::clone(&terminal));
+        let input = SessionInput(Some(Sink::Terminal(Arc::clone(&terminal))));
+        Ok((input, SessionOutput(Source::Terminal(terminal))))
+    }
+
     /// Tells the terminal its new size, in characters and pixels; of no effect without a terminal.
-    pub fn resize(&self, _columns: u32, _rows: u32, _pixel_width: u32, _pixel_height: u32) {}
+    pub fn resize(&self, columns: u32, rows: u32, pixel_width: u32, pixel_height: u32) {
+        let Some(terminal) = &self.terminal else { return };
+        let resized = terminal::resize(terminal.get_ref(), columns, rows, pixel_width, pixel_height);
+        if let Err(error) = resized {
+            debug!(%error, "cannot resize a terminal");
+        }
+    }
 
     /// Sends a signal, by its name without `SIG`, to the process group. Unknown names and processes that have
     /// ended are passed over.
-    pub fn signal(&self, _name: &str) {}
+    pub fn signal(&self, name: &str) {
+        let Ok(signal) = format!("SIG{name}").parse::<Signal>() else {
+            debug!(name, "an unknown signal is not sent");
+            return;
+        };
+        if let Group(Some(group)) = *lock(&self.group)
+            && let Err(error) = killpg(group, signal)
+        {
+            debug!(%error, name, "cannot send a signal");
+        }
+    }
 
     /// Waits until the process has ended; more often than once, if need be. Cancel-safe.
     pub async fn wait(&mut self) -> Exit {
-        Exit::Code(255)
+        match self.exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.clone().unwrap_or(UNKNOWN),
+            Err(_) => UNKNOWN,
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.signal("HUP");
+    }
+}
+
+fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {
+    group.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits for the end of a process, so that it is no zombie.
+async fn reap(pidfd: AsyncFd<OwnedFd>, group: Arc<Mutex<Group>>, ended: watch::Sender<Option<Exit>>) {
+    let readable = pidfd.readable().await.map(drop);
+    let exit = {
+        let mut group = lock(&group);
+        *group = Group(None);
+        let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        match (readable, status) {
+            (Ok(()), Ok(Some(status))) => Exit::of(&status),
+            _ => UNKNOWN,
+        }
+    };
+    ended.send_replace(Some(exit));
+}
+
+impl Exit {
+    fn of(status: &WaitIdStatus) -> Self {
+        if let Some(code) = status.exit_status() {
+            return Self::Code(code.unsigned_abs());
+        }
+        let number = status.terminating_signal().unwrap_or_default();
+        let name = Signal::try_from(number)
+            .ok()
+            .and_then(|signal| signal.as_str().strip_prefix("SIG"))
+            .map_or_else(|| number.to_string(), str::to_owned);
+        let message = format!("ended by signal {name}");
+        Self::Signal { name, core_dumped: status.dumped(), message }
+    }
+}
+
+/// Where a session's input goes.
+#[derive(Debug)]
+pub struct SessionInput(Option<Sink>);
+
+#[derive(Debug)]
+enum Sink {
+    Pipe(pipe::Sender),
+    Terminal(Arc<AsyncFd<OwnedFd>>),
+}
+
+/// Where a session's output comes from.
+#[derive(Debug)]
+pub struct SessionOutput(Source);
+
+#[derive(Debug)]
+enum Source {
+    Pipe(pipe::Receiver),
+    Terminal(Arc<AsyncFd<OwnedFd>>),
+}
+
+impl SessionInput {
+    pub(super) fn pipe(pipe: pipe::Sender) -> Self {
+        Self(Some(Sink::Pipe(pipe)))
+    }
+}
+
+impl SessionOutput {
+    pub(super) fn pipe(pipe: pipe::Receiver) -> Self {
+        Self(Source::Pipe(pipe))
     }
 }
 
 impl AsyncWrite for SessionInput {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-        _bytes: &[u8],
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(0))
+        match &mut self.0 {
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Some(Sink::Pipe(pipe)) => Pin::new(pipe).poll_write(context, bytes),
+            Some(Sink::Terminal(terminal)) => loop {
+                let mut guard = ready!(terminal.poll_write_ready(context))?;
+                let write = |terminal: &AsyncFd<OwnedFd>| Ok(rustix::io::write(terminal, bytes)?);
+                if let Ok(result) = guard.try_io(write) {
+                    return Poll::Ready(result);
+                }
+            },
+        }
     }
 
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The last writer of a pipe ends it by closing.
+        self.0 = None;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncRead for SessionOutput {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
-        _buffer: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        let terminal = match &mut self.0 {
+            Source::Pipe(pipe) => return Pin::new(pipe).poll_read(context, buffer),
+            Source::Terminal(terminal) => terminal,
+        };
+        loop {
+            let mut guard = ready!(terminal.poll_read_ready(context))?;
+            let unfilled = buffer.initialize_unfilled();
+            let read = |terminal: &AsyncFd<OwnedFd>| Ok(rustix::io::read(terminal, unfilled)?);
+            let Ok(result) = guard.try_io(read) else { continue };
+            return Poll::Ready(match result {
+                Ok(read) => {
+                    buffer.advance(read);
+                    Ok(())
+                }
+                // Nobody has the terminal any more.
+                Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => Ok(()),
+                Err(error) => Err(error),
+            });
+        }
     }
 }

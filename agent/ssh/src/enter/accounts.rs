@@ -1,0 +1,166 @@
+//! Whom a process runs as: the container's `/etc/passwd` and `/etc/group`, and the user of its configuration.
+//!
+//! The files are the container's and may hold anything. A line that is not as it should be is passed over; nothing in them
+//! gives more than the container has, since they are read and believed inside of it only.
+
+use super::bundle::User;
+
+/// The longest file that is read, in bytes; what lies beyond is as if it were not there.
+pub(super) const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
+/// The most groups that the kernel takes.
+const MAX_GROUPS: usize = 65_536;
+
+/// Whom a process runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Account {
+    pub(super) name: String,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    /// Further groups.
+    pub(super) groups: Vec<u32>,
+    /// Absent if no file tells.
+    pub(super) home: Option<String>,
+    /// Absent if no file tells.
+    pub(super) shell: Option<String>,
+}
+
+impl Account {
+    /// The account for who logged in as `login`: that of the name if there is one, else the container's own user.
+    pub(super) fn of(login: &str, passwd: &str, group: &str, own: &User) -> Self {
+        if let Some(line) = passwd.lines().filter_map(Line::parse).find(|line| line.name == login) {
+            let groups = groups_of(line.name, group);
+            return Self { groups, ..line.account() };
+        }
+        let entry = passwd.lines().filter_map(Line::parse).find(|line| line.uid == own.uid);
+        let mut groups = own.additional_gids.clone();
+        groups.truncate(MAX_GROUPS);
+        let unnamed = Self {
+            name: own.uid.to_string(),
+            uid: own.uid,
+            gid: own.gid,
+            groups: Vec::new(),
+            home: None,
+            shell: None,
+        };
+        let account = entry.map_or(unnamed, |line| line.account());
+        Self { gid: own.gid, groups, ..account }
+    }
+}
+
+/// A line of `/etc/passwd`.
+struct Line<'a> {
+    name: &'a str,
+    uid: u32,
+    gid: u32,
+    home: &'a str,
+    shell: &'a str,
+}
+
+impl<'a> Line<'a> {
+    /// `name:password:uid:gid:comment:home:shell`
+    fn parse(line: &'a str) -> Option<Self> {
+        let mut fields = line.split(':');
+        let name = fields.next().filter(|name| !name.is_empty() && !name.contains('\0'))?;
+        let uid = id(fields.nth(1)?)?;
+        let gid = id(fields.next()?)?;
+        let home = fields.nth(1).unwrap_or_default();
+        let shell = fields.next().unwrap_or_default();
+        Some(Self { name, uid, gid, home, shell })
+    }
+
+    fn account(&self) -> Account {
+        // Both become arguments of system calls, which end at the first NUL.
+        let path = |field: &str| (field.starts_with('/') && !field.contains('\0')).then(|| field.to_owned());
+        Account {
+            name: self.name.to_owned(),
+            uid: self.uid,
+            gid: self.gid,
+            groups: Vec::new(),
+            home: path(self.home),
+            shell: path(self.shell),
+        }
+    }
+}
+
+/// The groups that list the user, of lines `name:password:gid:user,user`.
+fn groups_of(user: &str, group: &str) -> Vec<u32> {
+    let member = |line: &str| {
+        let mut fields = line.split(':');
+        let gid = id(fields.nth(2)?)?;
+        fields.next()?.split(',').any(|one| one == user).then_some(gid)
+    };
+    group.lines().filter_map(member).take(MAX_GROUPS).collect()
+}
+
+/// A user's or group's id. The largest number is none: system calls take it for "do not change".
+fn id(field: &str) -> Option<u32> {
+    let digits = field.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| field.parse().ok()).flatten().filter(|id| *id != u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/ash\n\
+        # a comment\n\
+        +::::::\n\
+        bad:x:-1:0::/:/bin/sh\n\
+        bad:x:4294967295:0::/:/bin/sh\n\
+        bad:x:+5:0::/:/bin/sh\n\
+        alice:x:1000:1000:Alice,,,:/home/alice:/bin/bash\n\
+        alice:x:0:0:second:/root:/bin/sh\n\
+        short:x:7:8\n\
+        odd:x:9:9::relative:bash\n";
+    const GROUP: &str =
+        "root:x:0:root\nwheel:x:10:root,alice\nalice:x:1000:\nno:x:-3:alice\naudio:x:29:alice\n";
+
+    fn own(uid: u32) -> User {
+        User { uid, gid: 5, umask: None, additional_gids: vec![6] }
+    }
+
+    fn of(login: &str) -> Account {
+        Account::of(login, PASSWD, GROUP, &own(1000))
+    }
+
+    #[test]
+    fn a_name_of_the_container_is_taken_with_its_groups() {
+        let alice = of("alice");
+        assert_eq!((alice.uid, alice.gid, &*alice.groups), (1000, 1000, &[10, 29][..]));
+        assert_eq!(alice.home.as_deref(), Some("/home/alice"));
+        assert_eq!(alice.shell.as_deref(), Some("/bin/bash"));
+        let short = of("short");
+        assert_eq!((short.uid, short.gid, short.home, short.shell), (7, 8, None, None));
+        let odd = of("odd");
+        assert_eq!((odd.home, odd.shell), (None, None));
+    }
+
+    #[test]
+    fn any_other_name_is_the_containers_own_user() {
+        for login in ["nobody-here", "", "bad", "+", "# a comment", "root:x"] {
+            let account = of(login);
+            assert_eq!((account.uid, account.gid, &*account.groups), (1000, 5, &[6][..]), "{login}");
+            assert_eq!(account.name, "alice", "{login}");
+            assert_eq!(account.home.as_deref(), Some("/home/alice"), "{login}");
+        }
+        let unnamed = Account::of("x", "", "", &own(77));
+        assert_eq!((unnamed.uid, &*unnamed.name, unnamed.home), (77, "77", None));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_files_hold_the_id_is_written_in_them_or_the_own(
+            passwd in "([a-c]{0,2}:[^\n]{0,3}:[0-9+-]{0,3}:[0-9]{0,2}[:a/\0]{0,6}\n?|\\PC{0,9}){0,6}",
+            group in "\\PC{0,20}",
+            login in "[a-c]{0,2}",
+        ) {
+            let account = Account::of(&login, &passwd, &group, &own(12_345));
+            let written = passwd.split([':', '\n']).any(|field| field == account.uid.to_string());
+            prop_assert!(account.uid == 12_345 || written);
+            prop_assert!(account.uid == 12_345 || account.name == login);
+            prop_assert!(account.home.is_none_or(|home| home.starts_with('/') && !home.contains('\0')));
+        }
+    }
+}
