@@ -8,6 +8,7 @@
 //! The types in [`file`] are the format; the JSON Schema is made from them. Whatever is wrong is said
 //! with its line and column. Pure: text and variables go in, specifications or problems come out.
 
+mod access;
 mod file;
 mod flag;
 mod lower;
@@ -22,7 +23,7 @@ use std::collections::HashMap;
 use dwell_core::workload::WorkloadSpec;
 use serde_saphyr::options::PropertySyntax;
 
-pub(crate) use flag::{constraint, environment, mount, port, restart, ssh};
+pub(crate) use flag::{allow_rule, constraint, environment, mount, port, restart, ssh};
 pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use schema::schema;
 

@@ -64,6 +64,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("restart", old.restart != new.restart),
         ("healthcheck", old.healthcheck != new.healthcheck),
         ("network.expose", old.expose != new.expose),
+        ("network.allow_from", old.allow_from != new.allow_from),
         ("ssh", old.ssh != new.ssh),
     ];
     differences.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()

@@ -6,7 +6,7 @@ use clap::Args;
 use dwell_core::id::{PoolName, WorkloadName};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{
-    Constraint, Mount, Placement, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    AllowRule, Constraint, Mount, Placement, Resources, RestartPolicy, ServicePort, Ssh, Template,
     UpdatePolicy, WorkloadSpec,
 };
 use dwell_proto::v1;
@@ -81,6 +81,9 @@ pub(crate) struct Run {
     /// image, if it brings its own SSH server, or off
     #[arg(long, value_name = "WHO", value_parser = manifest::ssh)]
     ssh: Option<Ssh>,
+    /// Who may reach it: any, same-workload, a workload or a range of addresses; all others are refused
+    #[arg(long, value_name = "WHO", value_parser = manifest::allow_rule)]
+    allow_from: Vec<AllowRule>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -122,6 +125,7 @@ impl Run {
             restart: self.restart,
             expose: self.expose,
             ssh: self.ssh.unwrap_or_default(),
+            allow_from: Some(self.allow_from).filter(|rules| !rules.is_empty()),
             ..Template::of_image(self.image)
         };
         WorkloadSpec {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::PoolName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{Mount, Ssh};
+use dwell_core::workload::{AllowRule, Mount, Ssh};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -89,7 +89,8 @@ pub(super) struct Workload {
     /// How changes reach the instances.
     #[serde(default)]
     pub(super) update: Update,
-    /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys`.
+    /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys` and
+    /// `key_sets`.
     pub(super) ssh: Option<Short<Ssh>>,
     /// User, or `user:group`, by name or number.
     pub(super) user: Option<String>,
@@ -122,6 +123,9 @@ pub(super) struct Network {
     pub(super) ip: Option<Short<Addresses>>,
     /// Ports the instances listen on, `80` or `53/udp`. Says so to people and programs; opens nothing.
     pub(super) expose: Option<Vec<Port>>,
+    /// Who may reach the instances: `any`, `same-workload`, a workload, a range of addresses, or a mapping
+    /// that also names ports. All others are refused. Without a list the cluster's default holds.
+    pub(super) allow_from: Option<Vec<Short<AllowRule>>>,
 }
 
 /// How an instance shows that it works: one of `test`, `tcp` and `http`.

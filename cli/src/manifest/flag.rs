@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dwell_core::workload::{Constraint, Mount, RestartPolicy, ServicePort, Ssh};
+use dwell_core::workload::{AllowRule, Constraint, Mount, RestartPolicy, ServicePort, Ssh};
 
 use super::shorthand::Shorthand;
 use super::value::{Condition, Pairs, Port, Restart, split_pair};
@@ -46,6 +46,14 @@ pub(crate) fn constraint(text: &str) -> Result<Constraint, String> {
 /// What would be right.
 pub(crate) fn ssh(text: &str) -> Result<Ssh, String> {
     Ssh::from_text(text)
+}
+
+/// Who may reach an instance, without ports.
+///
+/// # Errors
+/// What would be right.
+pub(crate) fn allow_rule(text: &str) -> Result<AllowRule, String> {
+    AllowRule::from_text(text)
 }
 
 /// Variables, `KEY=VALUE` or, taken from here, `KEY`.

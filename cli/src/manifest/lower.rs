@@ -93,6 +93,10 @@ impl file::Workload {
             healthcheck,
             expose: expose.unwrap_or_default().into_iter().map(|port| port.0).collect(),
             ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
+            allow_from: self
+                .network
+                .allow_from
+                .map(|rules| rules.into_iter().map(|Short(rule)| rule).collect()),
             ..Template::of_image(self.image)
         };
         let update = UpdatePolicy::default();

@@ -69,6 +69,11 @@ fn spellings() {
     assert_eq!(template("restart: on-failure:3").restart, three);
     assert_eq!(template("ssh: off").ssh, Ssh::Off);
     assert_eq!(template("ssh: image").ssh, Ssh::Image);
+    let ssh = |key_sets| Ssh::Dwell { authorized_keys: vec![], key_sets };
+    assert_eq!(template("ssh: {authorized_keys: []}").ssh, ssh(None));
+    assert_eq!(template("ssh: {key_sets: []}").ssh, ssh(Some(vec![])));
+    let team = Some(vec!["team".parse().unwrap()]);
+    assert_eq!(template("ssh: {key_sets: [team]}").ssh, ssh(team));
     let probe = |lines: &str| template(lines).healthcheck.unwrap().probe;
     let http = Probe::Http { port: 8080, path: "/healthz?a=1".into() };
     assert_eq!(probe("healthcheck: {http: ':8080/healthz?a=1'}"), http);
@@ -89,6 +94,31 @@ fn spellings() {
         one("constraints: ['node.labels.disk == ssd']").placement.constraints[0].key,
         "disk"
     );
+}
+
+#[test]
+fn access_is_given_in_both_spellings() {
+    let allow_from = |value: &str| {
+        let mut spec = good(&workload(&format!("network: {{allow_from: {value}}}"))).remove(0);
+        spec.template.allow_from.take()
+    };
+    assert_eq!(allow_from(""), None);
+    assert_eq!(allow_from("[]"), Some(vec![]), "nobody");
+    for (short, long) in [
+        ("any", "{any: true}"),
+        ("same-workload", "{same-workload: true}"),
+        ("db", "{workload: db}"),
+        ("10.0.0.0/8", "{cidr: 10.0.0.0/8}"),
+        ("10.1.2.3", "{cidr: 10.1.2.3/32, ports: []}"),
+    ] {
+        let rules = allow_from(&format!("[{short}]"));
+        assert_eq!(rules, allow_from(&format!("[{long}]")), "{short}");
+        assert_eq!(rules.map(|rules| rules.len()), Some(1), "{short}");
+    }
+    let rules = allow_from(
+        "[same-workload, {labels: {tier: front, canary: }, ports: [80, 53/udp, 8000-8010, 9000-9010/udp]}]",
+    );
+    insta::assert_json_snapshot!(rules);
 }
 
 #[test]
@@ -180,6 +210,21 @@ fn what_is_wrong_is_said_where_it_is() {
         ("constraints: ['node.role == worker']", "is nothing nodes are known by"),
         ("ssh: {keys: []}", "unknown key \"keys\""),
         ("ssh: dropbear", "\"dropbear\" is not known"),
+        ("ssh: {key_sets: [a_b]}", "f.yaml:4:"),
+        ("network: {allow_from: any}", "f.yaml:4:"),
+        ("network: {allow_from: [a_b]}", "f.yaml:4:28: \"a_b\" is nobody; write any, same-workload"),
+        ("network: {allow_from: [10.0.0.0/33]}", "\"10.0.0.0/33\" is not a range of IPv4 addresses"),
+        ("network: {allow_from: ['fe80::/10']}", "is not a range of IPv4 addresses"),
+        ("network: {allow_from: [10.0.0.1/8]}", "network.allow_from: 10.0.0.1/8 has bits set"),
+        ("network: {allow_from: [{any: false}]}", "f.yaml:4:28: a rule only lets in"),
+        ("network: {allow_from: [{ports: [80]}]}", "f.yaml:4:28: give exactly one of"),
+        ("network: {allow_from: [{any: true, workload: a}]}", "give exactly one of"),
+        ("network: {allow_from: [{labels: {}}]}", "a selector without labels"),
+        ("network: {allow_from: [{any: true, port: 80}]}", "unknown key \"port\"; did you mean \"ports\"?"),
+        ("network: {allow_from: [{any: true, ports: [0]}]}", "\"0\" names no ports"),
+        ("network: {allow_from: [{any: true, ports: [9-8]}]}", "\"9-8\" names no ports"),
+        ("network: {allow_from: [{any: true, ports: [80/sctp]}]}", "\"80/sctp\" names no ports"),
+        ("network: {allow_from: [{any: true, ports: [http]}]}", "\"http\" names no ports"),
         ("labels: {dwell.x: 1}", "is reserved"),
         ("stop_grace_period: 5", "is not a duration"),
         ("deploy: {mode: global}", "\"mode\" is not supported"),

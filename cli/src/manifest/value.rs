@@ -324,18 +324,23 @@ impl TryFrom<String> for Port {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (number, protocol) = text.split_once('/').unwrap_or((&text, "tcp"));
-        let protocol = match protocol {
-            "tcp" => Some(Protocol::Tcp),
-            "udp" => Some(Protocol::Udp),
-            _ => None,
-        };
+        let (number, protocol) = split_protocol(&text);
         match (number.parse(), protocol) {
             (Ok(port), Some(protocol)) => Ok(Self(ServicePort { port, protocol })),
             _ => Err(format!(
                 "{text:?} is not a port; write a number from 1 to 65535, or such as 53/udp"
             )),
         }
+    }
+}
+
+/// What comes before `/tcp`, `/udp` or nothing, and the transport; `None` for any other.
+pub(super) fn split_protocol(text: &str) -> (&str, Option<Protocol>) {
+    match text.split_once('/') {
+        None => (text, Some(Protocol::Tcp)),
+        Some((rest, "tcp")) => (rest, Some(Protocol::Tcp)),
+        Some((rest, "udp")) => (rest, Some(Protocol::Udp)),
+        Some((rest, _)) => (rest, None),
     }
 }
 
