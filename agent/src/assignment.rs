@@ -19,6 +19,7 @@ use std::net::Ipv4Addr;
 
 use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::instance::Assigned;
+use dwell_core::ssh::SshTrust;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,9 @@ pub struct Assignment {
     pub network: NodeNetwork,
     /// Its instances.
     pub instances: BTreeMap<InstanceName, Assigned>,
+    /// Who may log in to instances; its zone is empty, since that is the network's.
+    #[serde(default)]
+    pub ssh_trust: SshTrust,
 }
 
 /// What the controller sent: everything, or what has changed.
@@ -56,8 +60,27 @@ pub struct Delta {
     pub changed: Vec<Assigned>,
     /// Instances that are no longer this node's.
     pub removed: Vec<InstanceName>,
-    /// The network, if it is different.
+    /// All of the network, if something of it is different that [`NetworkDelta`] has no word for.
     pub network: Option<NodeNetwork>,
+    /// What is different in the network.
+    pub network_delta: NetworkDelta,
+    /// Who may log in to instances, if that is different.
+    pub ssh_trust: Option<SshTrust>,
+}
+
+/// What has changed in a [`NodeNetwork`]; its cost does not grow with the number of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkDelta {
+    /// Nodes that are new or different.
+    pub peers: BTreeMap<NodeName, NodePeer>,
+    /// Nodes that are gone.
+    pub removed_peers: Vec<NodeName>,
+    /// Exceptions that are new or different.
+    pub exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// Exceptions that are gone.
+    pub removed_exceptions: Vec<Ipv4Addr>,
+    /// This node's block, if it is another one or none now.
+    pub block: Option<Option<Ipv4Net>>,
 }
 
 /// Why a change cannot be merged.
@@ -116,10 +139,13 @@ impl Assignment {
             instances.remove(name);
         }
         instances.extend(delta.changed.into_iter().map(|one| (one.instance.clone(), one)));
+        let mut network = delta.network.unwrap_or_else(|| self.network.clone());
+        network.apply(delta.network_delta);
         Self {
             revision: delta.revision,
-            network: delta.network.unwrap_or_else(|| self.network.clone()),
+            network,
             instances,
+            ssh_trust: delta.ssh_trust.unwrap_or_else(|| self.ssh_trust.clone()),
         }
     }
 }
@@ -155,6 +181,18 @@ pub struct NodePeer {
 }
 
 impl NodeNetwork {
+    fn apply(&mut self, delta: NetworkDelta) {
+        for node in &delta.removed_peers {
+            self.peers.remove(node);
+        }
+        for address in &delta.removed_exceptions {
+            self.exceptions.remove(address);
+        }
+        self.peers.extend(delta.peers);
+        self.exceptions.extend(delta.exceptions);
+        self.block = delta.block.unwrap_or(self.block);
+    }
+
     /// What the host is to provide.
     #[must_use]
     pub fn host(&self, masquerade: bool) -> HostNetwork {

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!                        ┌───────────────▶ cache::keep ──stored──┐
-//!   controller ◀──▶ session ──assignment──▶ host_network ──▶ netlink, nftables
-//!        ▲          │   ▲                       │ prepared
-//!        │          │   └──statuses, capacity─┐ ▼
+//!   controller ◀──▶ session ──assignment──▶ host_network, isolation ──▶ netlink, nftables
+//!        ▲          │   ▲  ╲──directory────────▲    │ prepared, settled
+//!        │          │   └──statuses, capacity─┐     ▼
 //!        └─tunnels──┘                         reconciler ──▶ engine, sandboxes
 //! ```
 //!
@@ -32,6 +32,7 @@ use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use crate::host_network::{self, HostNetwork};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
+use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
 use crate::network::linux::{LinuxConfig, LinuxNetwork};
 use crate::network::{Network, NetworkError};
@@ -137,11 +138,14 @@ impl Daemon {
         let mut parts = JoinSet::new();
 
         let desired = watch::Sender::new(None);
+        let settled = watch::Sender::new(Arc::default());
         let reconciler = engine.clone().map(|engine| {
-            let journals = reconciler::Config::new(config.data_dir.join("journals"));
+            let journals = config.data_dir.join("journals");
+            let settled = Some(settled.subscribe());
+            let config = reconciler::Config { settled, ..reconciler::Config::new(journals) };
             let clock = Arc::new(SystemClock::new());
             let desired = desired.subscribe();
-            Reconciler::spawn(journals, engine, Arc::clone(&network), clock, desired)
+            Reconciler::spawn(config, engine, Arc::clone(&network), clock, desired)
         });
         let reconciler = reconciler.transpose().map_err(DaemonError::State)?;
         let (statuses, engine_state) = match &reconciler {
@@ -172,8 +176,15 @@ impl Daemon {
             directory: HeldDirectory::new(directory::load(&config.data_dir)),
         };
         let assignment = || session.assignment.subscribe();
+        let directories = || session.directory.subscribe();
 
         let keeper = cache::keep(config.data_dir.clone(), assignment(), stored);
+        let isolation = Isolation {
+            network: Arc::clone(&network),
+            assignment: assignment(),
+            directory: directories(),
+            settled,
+        };
         let host_network = HostNetwork {
             network,
             masquerade: config.masquerade,
@@ -184,6 +195,7 @@ impl Daemon {
         let release = host_network::release(assignment(), is_prepared.clone(), desired);
         parts.spawn(named("host_network", host_network.keep()));
         parts.spawn(named("release", release));
+        parts.spawn(named("isolation", isolation.keep()));
         parts.spawn(named("cache", keeper));
         let directories = session.directory.subscribe();
         parts.spawn(named("directory", directory::keep(config.data_dir.clone(), directories)));

@@ -16,6 +16,7 @@ pub mod health;
 pub mod host_network;
 pub mod host_report;
 pub mod identity;
+pub mod isolation;
 pub mod link;
 pub mod lock;
 pub mod logging;

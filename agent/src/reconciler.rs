@@ -53,6 +53,7 @@ use self::journals::Journals;
 use self::owner::Owner;
 use self::tools::Tools;
 use crate::engine::{self, SharedEngine};
+use crate::isolation::Settled;
 use crate::network::Network;
 use crate::session::Statuses;
 
@@ -65,14 +66,21 @@ pub struct Config {
     pub calls_max: usize,
     /// How often everything is looked at although nothing was told.
     pub backstop: Duration,
+    /// Which instances may get a sandbox; all of them without it.
+    pub settled: Option<Settled>,
 }
 
 impl Config {
-    /// The default: two calls for each processor, and a look every ten minutes.
+    /// The default: two calls for each processor, a look every ten minutes, and no isolation.
     #[must_use]
     pub fn new(journals: PathBuf) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { journals, calls_max: 2 * processors, backstop: Duration::from_secs(600) }
+        Self {
+            journals,
+            calls_max: 2 * processors,
+            backstop: Duration::from_secs(600),
+            settled: None,
+        }
     }
 }
 
@@ -127,7 +135,7 @@ impl Reconciler {
         for (name, journal) in journals.read_all()? {
             observed.instances.entry(name).or_default().remember(journal);
         }
-        let tools = Tools { engine, network, clock, journals };
+        let tools = Tools { engine, network, settled: config.settled.clone(), clock, journals };
         let stop = CancellationToken::new();
         let (owner, statuses, engine) = Owner::new(config, tools, observed, desired);
         let task = tokio::spawn(stop.clone().run_until_cancelled_owned(owner.run()));

@@ -26,50 +26,121 @@ fn assigned(ordinal: u32, generation: u64) -> Assigned {
     }
 }
 
-fn network(peers: u8) -> NodeNetwork {
-    let peer = |n: u8| {
-        let peer = NodePeer {
-            address: Ipv4Addr::new(192, 168, 1, n),
-            block: Some(Ipv4Net::new_assert([10, 80, n, 0].into(), 24)),
-        };
-        (NodeName::new(format!("h{n}")).unwrap(), peer)
-    };
-    NodeNetwork {
-        cluster: "10.80.0.0/16".parse().unwrap(),
-        block: Some("10.80.1.0/24".parse().unwrap()),
-        peers: (2..2 + peers).map(peer).collect(),
-        exceptions: BTreeMap::new(),
-        closed: false,
-        zone: "dwell".to_owned(),
+/// What a controller holds for the node.
+#[derive(Clone, Debug)]
+struct Model {
+    /// The generation of each instance, by ordinal.
+    instances: BTreeMap<u32, u64>,
+    /// Of each peer whether it has a block.
+    peers: BTreeMap<u8, bool>,
+    /// The peer of each address.
+    exceptions: BTreeMap<u8, u8>,
+    has_block: bool,
+    keys: u8,
+}
+
+impl Model {
+    fn with(instances: impl Into<BTreeMap<u32, u64>>, peers: u8) -> Self {
+        Self {
+            instances: instances.into(),
+            peers: (2..2 + peers).map(|n| (n, true)).collect(),
+            exceptions: BTreeMap::new(),
+            has_block: true,
+            keys: 0,
+        }
+    }
+
+    fn network(&self) -> NodeNetwork {
+        NodeNetwork {
+            cluster: "10.80.0.0/16".parse().unwrap(),
+            block: self.block(),
+            peers: self.peers.iter().map(|(&n, &has_block)| peer(n, has_block)).collect(),
+            exceptions: self.exceptions.iter().map(|(&n, &on)| (address(9, n), node(on))).collect(),
+            closed: false,
+            zone: "dwell".to_owned(),
+        }
+    }
+
+    fn block(&self) -> Option<Ipv4Net> {
+        self.has_block.then(|| Ipv4Net::new_assert(address(1, 0), 24))
+    }
+
+    fn ssh_trust(&self) -> SshTrust {
+        let keys = (0..self.keys).map(|n| format!("key {n}")).collect();
+        let key_sets = BTreeMap::from([("team".parse().unwrap(), keys)]);
+        SshTrust { key_sets, ..SshTrust::default() }
     }
 }
 
-/// What a controller holds for the node: an instance by ordinal, and how many peers there are.
-type Model = (BTreeMap<u32, u64>, u8);
+fn node(n: u8) -> NodeName {
+    NodeName::new(format!("h{n}")).unwrap()
+}
 
-fn snapshot(revision: u64, (instances, peers): &Model) -> Assignment {
+fn address(block: u8, n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 80, block, n)
+}
+
+fn peer(n: u8, has_block: bool) -> (NodeName, NodePeer) {
+    let block = has_block.then(|| Ipv4Net::new_assert(address(n, 0), 24));
+    (node(n), NodePeer { address: Ipv4Addr::new(192, 168, 1, n), block })
+}
+
+fn snapshot(revision: u64, model: &Model) -> Assignment {
     Assignment {
         revision: Revision(revision),
-        network: network(*peers),
-        instances: instances.iter().map(|(&n, &age)| (name(n), assigned(n, age))).collect(),
+        network: model.network(),
+        instances: model.instances.iter().map(|(&n, &age)| (name(n), assigned(n, age))).collect(),
+        ssh_trust: model.ssh_trust(),
     }
+}
+
+/// What is in one and not, or not so, in the other; and what is only in the other.
+fn difference<K: Ord + Copy, V: PartialEq + Copy>(
+    after: &BTreeMap<K, V>,
+    before: &BTreeMap<K, V>,
+) -> (Vec<(K, V)>, Vec<K>) {
+    let changed = after.iter().filter(|&(key, value)| before.get(key) != Some(value));
+    let removed = before.keys().filter(|key| !after.contains_key(key));
+    (changed.map(|(&key, &value)| (key, value)).collect(), removed.copied().collect())
 }
 
 fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> Change {
-    let changed = after.0.iter().filter(|(n, age)| before.0.get(n) != Some(age));
-    let removed = before.0.keys().filter(|n| !after.0.contains_key(n));
+    let (changed, removed) = difference(&after.instances, &before.instances);
+    let (peers, removed_peers) = difference(&after.peers, &before.peers);
+    let (exceptions, removed_exceptions) = difference(&after.exceptions, &before.exceptions);
     Change::Delta(Delta {
         revision: Revision(revision),
         base: Revision(base),
-        changed: changed.map(|(&n, &age)| assigned(n, age)).collect(),
-        removed: removed.map(|&n| name(n)).collect(),
-        network: (before.1 != after.1).then(|| network(after.1)),
+        changed: changed.into_iter().map(|(n, age)| assigned(n, age)).collect(),
+        removed: removed.into_iter().map(name).collect(),
+        network: None,
+        network_delta: NetworkDelta {
+            peers: peers.into_iter().map(|(n, has_block)| peer(n, has_block)).collect(),
+            removed_peers: removed_peers.into_iter().map(node).collect(),
+            exceptions: exceptions.into_iter().map(|(n, on)| (address(9, n), node(on))).collect(),
+            removed_exceptions: removed_exceptions.into_iter().map(|n| address(9, n)).collect(),
+            block: (before.has_block != after.has_block).then(|| after.block()),
+        },
+        ssh_trust: (before.keys != after.keys).then(|| after.ssh_trust()),
     })
 }
 
 fn models() -> impl Strategy<Value = Vec<Model>> {
-    let instances = prop::collection::btree_map(0_u32..8, 1_u64..4, 0..8);
-    prop::collection::vec((instances, 0_u8..3), 1..8)
+    let model = (
+        prop::collection::btree_map(0_u32..8, 1_u64..4, 0..8),
+        prop::collection::btree_map(2_u8..5, any::<bool>(), 0..3),
+        prop::collection::btree_map(0_u8..4, 2_u8..5, 0..4),
+        any::<bool>(),
+        0_u8..3,
+    );
+    let model = model.prop_map(|(instances, peers, exceptions, has_block, keys)| Model {
+        instances,
+        peers,
+        exceptions,
+        has_block,
+        keys,
+    });
+    prop::collection::vec(model, 1..8)
 }
 
 proptest! {
@@ -115,7 +186,7 @@ proptest! {
 
 #[test]
 fn the_reason_of_a_refusal_is_told() {
-    let model = (BTreeMap::from([(0, 1)]), 0);
+    let model = Model::with([(0, 1)], 0);
     let held = snapshot(7, &model);
     let older = Assignment::merge(Some(&held), Change::Snapshot(snapshot(6, &model)));
     assert_eq!(older, Err(MergeError::GoesBack { offered: Revision(6), held: Revision(7) }));
@@ -127,8 +198,19 @@ fn the_reason_of_a_refusal_is_told() {
 }
 
 #[test]
+fn a_network_that_comes_whole_replaces_the_old_one() {
+    let (before, after) = (Model::with([(0, 1)], 2), Model::with([(0, 1)], 1));
+    let held = snapshot(1, &before);
+    let Change::Delta(mut delta) = delta(1, &before, 2, &before) else { panic!("no delta") };
+    delta.network = Some(NodeNetwork { closed: true, ..after.network() });
+    let merged = Assignment::merge(Some(&held), Change::Delta(delta)).unwrap();
+    assert_eq!(merged.network, NodeNetwork { closed: true, ..after.network() });
+    assert_eq!(merged.instances, held.instances);
+}
+
+#[test]
 fn only_exceptions_that_lead_elsewhere_become_routes() {
-    let mut network = network(1);
+    let mut network = Model::with([], 1).network();
     let (here, there) = (Ipv4Addr::new(10, 80, 9, 1), Ipv4Addr::new(10, 80, 9, 2));
     network.exceptions.insert(here, NodeName::new("h1").unwrap());
     network.exceptions.insert(there, NodeName::new("h2").unwrap());

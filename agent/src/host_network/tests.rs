@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use dwell_core::id::Revision;
+use dwell_core::ssh::SshTrust;
 
 use super::*;
 use crate::network::fake::{FakeNetwork, Operation};
@@ -25,6 +26,7 @@ fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
             zone: "dwell".to_owned(),
         },
         instances: BTreeMap::new(),
+        ssh_trust: SshTrust::default(),
     }))
 }
 

@@ -1,5 +1,7 @@
 //! The reconciler with a fake engine and network, on paused time: what a node goes through.
 
+mod isolation;
+
 use std::collections::BTreeMap;
 
 use dwell_core::health::{HealthCheck, Probe};
@@ -28,6 +30,7 @@ struct Host {
     desired: watch::Sender<Option<Arc<Desired>>>,
     assigned: BTreeMap<InstanceName, Assigned>,
     revision: u64,
+    settled: Option<Settled>,
 }
 
 impl Host {
@@ -45,6 +48,7 @@ impl Host {
             desired: watch::Sender::new(None),
             assigned: BTreeMap::new(),
             revision: 0,
+            settled: None,
         }
     }
 
@@ -52,6 +56,7 @@ impl Host {
     fn start(&self) -> Agent {
         let mut config = Config::new(self.disk.path().join("journals"));
         config.calls_max = 4;
+        config.settled.clone_from(&self.settled);
         let reconciler = Reconciler::spawn(
             config,
             Arc::new(self.engine.clone()),

@@ -1,7 +1,9 @@
 //! Carrying out one step, and what can be said about it afterwards.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::health::Health;
@@ -9,17 +11,23 @@ use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Resources;
 use dwell_planner::{ContainerId, ContainerState, Failure, FailureKind, Step};
+use tokio::time::timeout;
 
 use super::journals::Journals;
 use crate::causes::Causes;
 use crate::engine::{Container, EngineError, SharedEngine};
+use crate::isolation::Settled;
 use crate::network::{Network, NetworkError, Sandbox};
+
+/// How long a step waits for isolation; usually it comes with the assignment.
+const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 
 /// What steps are carried out with.
 #[derive(Clone)]
 pub(super) struct Tools {
     pub(super) engine: SharedEngine,
     pub(super) network: Arc<dyn Network>,
+    pub(super) settled: Option<Settled>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
 }
@@ -46,6 +54,9 @@ pub(super) enum StepError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// It could be reached by everybody.
+    #[error("cannot isolate it yet; the agent's log on its node says what is in the way")]
+    NotIsolated,
     #[error(
         "cannot write the journal of an instance; free some space in the agent's data directory"
     )]
@@ -103,6 +114,7 @@ impl Tools {
             }
             Step::EnsureSandbox => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
+                self.await_isolation(assigned.address).await?;
                 let sandbox = Sandbox {
                     instance: name.clone(),
                     address: assigned.address,
@@ -141,5 +153,15 @@ impl Tools {
             }
         };
         Ok(effect)
+    }
+
+    /// Waits until an instance can be reached by those only who may.
+    async fn await_isolation(&self, address: Ipv4Addr) -> Result<(), StepError> {
+        let Some(mut settled) = self.settled.clone() else { return Ok(()) };
+        let settled = settled.wait_for(|settled| settled.contains(&address));
+        match timeout(ISOLATION_LIMIT, settled).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(StepError::NotIsolated),
+        }
     }
 }

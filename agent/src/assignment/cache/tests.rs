@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use dwell_core::ssh::SshTrust;
+
 use super::*;
 use crate::assignment::NodeNetwork;
 
@@ -15,6 +17,7 @@ fn assignment(revision: u64) -> Assignment {
             zone: "dwell".to_owned(),
         },
         instances: BTreeMap::new(),
+        ssh_trust: SshTrust::default(),
     }
 }
 
@@ -29,6 +32,32 @@ fn what_is_stored_is_loaded() {
     remove(dir.path()).unwrap();
     remove(dir.path()).unwrap();
     assert!(matches!(load(dir.path()).unwrap(), Cached::Nothing));
+}
+
+#[test]
+fn only_root_reads_it_since_host_keys_are_in_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path(), &assignment(1)).unwrap();
+    let mode = fs::metadata(path(dir.path())).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+}
+
+/// What an agent wrote that knew of no names, isolation or SSH.
+#[test]
+fn a_file_of_an_older_agent_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = r#"{"revision":7,"network":{"cluster":"10.80.0.0/16","block":"10.80.1.0/24",
+        "peers":{"h2":{"address":"192.168.1.2","block":"10.80.2.0/24"}},"exceptions":{}},
+        "instances":{"web-0":{"instance":"web-0","address":"10.80.1.1","mac":"02:64:0a:50:01:01",
+        "generation":1,"run":"running","restarts_asked":0,"update_deadline":"1m",
+        "template":{"image":"web","stop_grace":"10s","resources":{"cpu":"0","memory":"0"},"restart":"always",
+        "ssh":{"dwell":{"authorized_keys":[]}}}}}}"#;
+    let older: serde_json::Value = serde_json::from_str(text).unwrap();
+    fs::write(path(dir.path()), sealed::seal(KIND, &older).unwrap()).unwrap();
+    let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not read") };
+    assert_eq!((loaded.revision, loaded.instances.len()), (Revision(7), 1));
+    assert_eq!((loaded.network.closed, loaded.ssh_trust), (false, SshTrust::default()));
 }
 
 #[test]
