@@ -13,6 +13,7 @@
 //!  LinuxNetwork ◀──(counts of disturbances)── watcher ◀── kernel
 //! ```
 
+mod echo;
 mod iptables;
 mod isolation;
 mod namespace;
@@ -32,6 +33,7 @@ mod underlay;
 mod uplink;
 mod veth;
 mod watcher;
+mod way;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -159,8 +161,16 @@ impl Network for LinuxNetwork {
         self.call(move |owner| owner.sync_policies(&policies)).await
     }
 
-    async fn probe(&self, _address: Ipv4Addr) -> Result<Probe, NetworkError> {
-        Err(NetworkError::Stopped)
+    async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
+        let Some((route, mtu, echo)) = self.call(move |owner| owner.way_to(address)).await? else {
+            return Ok(Probe { route: None, round_trip: None, mtu: 0, full_size_passes: None });
+        };
+        // Here and not by the owner, who has other things to do than to wait.
+        let (round_trip, full_size_passes) = echo
+            .measure(mtu)
+            .await
+            .map_err(refused(|| format!("send an ICMP echo to {address}")))?;
+        Ok(Probe { route: Some(route), round_trip, mtu, full_size_passes })
     }
 
     fn disturbances(&self) -> watch::Receiver<Disturbances> {

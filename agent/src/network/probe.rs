@@ -32,7 +32,7 @@ pub struct FoundRoute {
     pub device: String,
     /// Its `rtm_protocol`; see [`FoundRoute::is_ours`].
     pub protocol: u8,
-    /// Whether it leads to an instance on this node.
+    /// Whether it leads to an instance on this node, or is an address of the node itself.
     pub local: bool,
 }
 

@@ -13,6 +13,7 @@ mod cleanup;
 mod docker;
 mod firewall;
 mod isolation;
+mod probe;
 mod routes;
 mod sandbox;
 mod watcher;

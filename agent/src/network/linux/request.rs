@@ -180,6 +180,12 @@ pub(super) fn match_route(address: Ipv4Addr) -> Request {
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
+/// `ip route get ADDRESS`: where a packet would go.
+pub(super) fn resolve_route(address: Ipv4Addr) -> Request {
+    let message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
 /// `ip route add|replace ADDRESS/32 dev LINK scope link`, as one of ours.
 pub(super) fn set_link_route(address: Ipv4Addr, link: u32, metric: u32, mode: Mode) -> Request {
     Request::new(RouteNetlinkMessage::NewRoute(link_route(address, link, metric)), mode.flags())
