@@ -26,7 +26,7 @@ use crate::model::SessionId;
 /// How long an agent may take to answer.
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How many requests for tunnels may wait in one session.
-const REQUESTS_MAX: usize = 64;
+const REQUESTS_MAX: usize = 256;
 /// How many messages may wait on their way down a tunnel.
 const DOWN_MAX: usize = 8;
 
@@ -42,7 +42,7 @@ pub enum TunnelError {
     #[error("node {0} did not answer within {seconds} s; look at its agent's log", seconds = ANSWER_TIME.as_secs())]
     NoAnswer(NodeName),
     /// Too many at once.
-    #[error("too many logs and exec sessions are being opened on node {0}; try again in a moment")]
+    #[error("too much is being asked of node {0} at once; try again in a moment")]
     Busy(NodeName),
     /// An agent carries what nobody asked this node for.
     #[error("nobody waits for this tunnel")]

@@ -3,57 +3,15 @@
 use std::time::Duration;
 
 use dwell_proto::v1;
-use dwell_proto::v1::controller_message::Message as FromController;
 use dwell_proto::v1::exec_input::Input;
 use dwell_proto::v1::exec_output::Output;
 use dwell_proto::v1::tunnel_up::Message as Up;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Streaming};
 
-use crate::fixture::{Agent, Fixture, SOON, apply, workload};
-
-/// One node with one running instance, `web-0`.
-async fn with_instance() -> (Fixture, Agent) {
-    let fixture = Fixture::start().await;
-    let mut agent = fixture.agent("h1", "192.0.2.1").await;
-    fixture.fleet().await.apply(apply(vec![workload("web", 1)])).await.unwrap();
-    let assigned = agent.assigned().await;
-    agent.report_running(&assigned).await;
-    (fixture, agent)
-}
-
-/// The agent's end of a tunnel.
-struct AgentEnd {
-    up: mpsc::Sender<v1::TunnelUp>,
-    down: Streaming<v1::TunnelDown>,
-}
-
-impl AgentEnd {
-    async fn carry(agent: &mut Agent, id: &str) -> Result<Self, Status> {
-        let (up, messages) = mpsc::channel(4);
-        up.send(v1::TunnelUp { message: Some(Up::Tunnel(id.to_owned())) }).await.unwrap();
-        let down = agent.client.carry(ReceiverStream::new(messages)).await?.into_inner();
-        Ok(Self { up, down })
-    }
-
-    async fn send(&self, message: Up) {
-        self.up.send(v1::TunnelUp { message: Some(message) }).await.unwrap();
-    }
-
-    async fn input(&mut self) -> Option<Input> {
-        let message = tokio::time::timeout(SOON, self.down.message()).await.unwrap();
-        message.ok().flatten().map(|message| message.exec.unwrap().input.unwrap())
-    }
-}
-
-async fn asked(agent: &mut Agent) -> v1::OpenTunnel {
-    loop {
-        if let FromController::OpenTunnel(open) = agent.next().await.unwrap() {
-            return open;
-        }
-    }
-}
+use crate::fixture::{Agent, Fixture, SOON};
+use crate::tunnel_end::{AgentEnd, asked, with_instance};
 
 fn request(instance: &str) -> v1::ExecInput {
     let request = v1::ExecRequest {
@@ -67,6 +25,10 @@ fn request(instance: &str) -> v1::ExecInput {
 
 fn output(output: Output) -> Up {
     Up::Exec(v1::ExecOutput { output: Some(output) })
+}
+
+async fn input_of(end: &mut AgentEnd) -> Option<Input> {
+    end.input().await.map(|message| message.exec.unwrap().input.unwrap())
 }
 
 /// Begins an exec and answers it as the agent.
@@ -91,12 +53,12 @@ async fn frames_go_both_ways_until_the_exit_code() {
 
     end.send(output(Output::Started(true))).await;
     input.send(v1::ExecInput { input: Some(Input::Stdin("hello".into())) }).await.unwrap();
-    assert_eq!(end.input().await, Some(Input::Stdin("hello".into())));
+    assert_eq!(input_of(&mut end).await, Some(Input::Stdin("hello".into())));
     let size = |columns| v1::TerminalSize { columns, rows: 24 };
     input.send(v1::ExecInput { input: Some(Input::Resize(size(u32::MAX))) }).await.unwrap();
-    assert_eq!(end.input().await, Some(Input::Resize(size(10_000))));
+    assert_eq!(input_of(&mut end).await, Some(Input::Resize(size(10_000))));
     drop(input);
-    assert_eq!(end.input().await, Some(Input::StdinClosed(true)));
+    assert_eq!(input_of(&mut end).await, Some(Input::StdinClosed(true)));
     end.send(output(Output::Stdout("hello".into()))).await;
     end.send(output(Output::ExitCode(3))).await;
 
@@ -105,7 +67,7 @@ async fn frames_go_both_ways_until_the_exit_code() {
         seen.push(message.output.unwrap());
     }
     assert_eq!(seen, [Output::Started(true), Output::Stdout("hello".into()), Output::ExitCode(3)]);
-    assert_eq!(end.input().await, None, "the tunnel outlives the command");
+    assert_eq!(input_of(&mut end).await, None, "the tunnel outlives the command");
 }
 
 #[tokio::test]
@@ -150,7 +112,7 @@ async fn when_one_side_goes_so_does_the_other() {
     let (fixture, mut agent) = with_instance().await;
     let (input, outputs, mut end) = exec(&fixture, &mut agent).await;
     drop((input, outputs));
-    while end.input().await.is_some() {}
+    while input_of(&mut end).await.is_some() {}
 
     let (_input, mut outputs, end) = exec(&fixture, &mut agent).await;
     drop(end);

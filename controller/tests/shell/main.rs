@@ -3,9 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what is wrong fails the test")]
 
+mod connect;
 mod crash;
+mod diagnose;
+mod directory;
 mod exec;
 mod fixture;
 mod fleet;
 mod session;
 mod trust;
+mod tunnel_end;
