@@ -43,11 +43,11 @@ lab-down: ## remove every trace of that lab
 test: build test-unit test-lab ## unit, property and simulation tests, then the lab suite on real Docker
 
 test-unit: build
-	$(SUDO) $(DEBUG)/dwell-lab setup
+	$(SUDO) $(DEBUG)/dwell-lab setup --tests
 	$(RUNNER) $(CARGO) test --locked --workspace --exclude dwell-tests
 
 test-lab: build
-	$(SUDO) $(DEBUG)/dwell-lab setup
+	$(SUDO) $(DEBUG)/dwell-lab setup --tests
 	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
 
 lint: ## formatting and clippy, warnings denied
@@ -58,7 +58,7 @@ fmt: ## format everything
 	$(CARGO) fmt --all
 
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
-	$(SUDO) $(RELEASE)/dwell-lab setup
+	$(SUDO) $(RELEASE)/dwell-lab setup --tests
 	$(SUDO) $(RELEASE)/dwell-bench $(BENCH)
 
 install: release ## programs, units, configuration and the Docker runtime entry

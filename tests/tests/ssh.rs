@@ -427,7 +427,6 @@ async fn a_session_outlives_the_agent(lab: &Lab, alice: &Person) -> Result<()> {
     }
     lab.wait_well("dev", 3, LIMIT).await?;
     ask("after").await?;
-    drop(ask);
     child.kill().await?;
     // The server's own restart cuts sessions, and takes new ones at once.
     for host in lab.hosts() {

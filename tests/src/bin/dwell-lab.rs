@@ -23,7 +23,11 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Install what the lab needs and this machine lacks.
-    Setup,
+    Setup {
+        /// And what only the tests need.
+        #[arg(long)]
+        tests: bool,
+    },
     /// Bring up hosts with a Docker engine each, and nothing of dwell.
     Up(Up),
     /// Bring up a fleet, apply the examples and prove that they can be reached; leave it up.
@@ -70,13 +74,14 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Setup => setup().await,
+        Command::Setup { tests: true } => setup(&prerequisites::missing_for_tests()).await,
+        Command::Setup { tests: false } => setup(&prerequisites::missing_packages()).await,
         Command::Up(up) => {
             open_or_up(&up).await?.leave_up();
             status()
         }
         Command::Demo(up) => {
-            setup().await?;
+            setup(&prerequisites::missing_packages()).await?;
             let lab = open_or_up(&up).await?;
             let shown = demo::show(&lab, say).await;
             let shown = shown.with_context(|| format!("the logs end so:\n{}", lab.log_tails()));
@@ -103,13 +108,12 @@ async fn run(command: Command) -> Result<()> {
     }
 }
 
-async fn setup() -> Result<()> {
-    let missing = prerequisites::missing_packages();
+async fn setup(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
     say(&format!("installing {}, which the lab needs and this machine lacks", missing.join(", ")));
-    prerequisites::install(&missing).await
+    prerequisites::install(missing).await
 }
 
 async fn open_or_up(up: &Up) -> Result<Lab> {

@@ -11,7 +11,7 @@ use nix::unistd::Uid;
 use super::command::run;
 
 /// What is run, and the Debian package that has it.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 12] = [
     ("dockerd", "docker.io"),
     ("containerd", "containerd"),
     ("runc", "runc"),
@@ -22,12 +22,13 @@ const TOOLS: [(&str, &str); 15] = [
     ("setsid", "util-linux"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
-    ("rsync", "rsync"),
-    ("git", "git"),
-    ("ansible", "ansible-core"),
     ("tar", "tar"),
     ("dpkg-deb", "dpkg"),
 ];
+
+/// What the tests of SSH use beside: the stock clients that have to work, and where they come from.
+const CLIENTS: [(&str, &str); 3] =
+    [("rsync", "rsync"), ("git", "git"), ("ansible", "ansible-core")];
 
 /// Where programs of the system are, whatever `PATH` says; `sudo` and `cargo` shorten it.
 const DIRECTORIES: [&str; 6] =
@@ -46,7 +47,17 @@ pub(crate) fn tool(name: &str) -> Result<PathBuf> {
 /// The packages that have to be installed before a lab can be brought up.
 #[must_use]
 pub fn missing_packages() -> Vec<&'static str> {
-    let missing = TOOLS.iter().filter(|(tool, _)| find(tool).is_none());
+    missing(&TOOLS)
+}
+
+/// The same, and those that only tests need.
+#[must_use]
+pub fn missing_for_tests() -> Vec<&'static str> {
+    missing(&[&TOOLS[..], &CLIENTS].concat())
+}
+
+fn missing(tools: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    let missing = tools.iter().filter(|(tool, _)| find(tool).is_none());
     let mut packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     packages.dedup();
     packages
@@ -70,12 +81,10 @@ pub async fn install(packages: &[&str]) -> Result<()> {
     let mut install = command(&["install", "--no-install-recommends"]);
     install.extend(packages);
     run(install[0], &install[1..]).await?.ok()?;
-    let missing = missing_packages();
-    ensure!(
-        missing.is_empty(),
-        "{} are still missing after their installation",
-        missing.join(", ")
-    );
+    let missing = missing_for_tests();
+    let left: Vec<_> =
+        packages.iter().filter(|package| missing.contains(package)).copied().collect();
+    ensure!(left.is_empty(), "{} are still missing after their installation", left.join(", "));
     Ok(())
 }
 
