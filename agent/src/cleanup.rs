@@ -15,12 +15,13 @@ use crate::assignment::cache;
 use crate::config::Config;
 use crate::daemon;
 use crate::directory;
+use crate::dns;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerState, Engine, EngineError};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
 use crate::network::linux::{LinuxConfig, LinuxNetwork};
-use crate::network::{Network, NetworkError};
+use crate::network::{GATEWAY, Network, NetworkError};
 
 /// How long a main process may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -60,6 +61,9 @@ pub enum CleanupError {
     /// The kernel refuses.
     #[error("cannot remove sandboxes, routes and rules")]
     Network(#[from] NetworkError),
+    /// The kernel refuses to take the address of the DNS server away.
+    #[error("cannot remove {GATEWAY} from lo; remove it with `ip address del {GATEWAY}/32 dev lo`")]
+    Address(#[source] io::Error),
     /// A file cannot be removed.
     #[error("cannot remove {}", path.display())]
     File {
@@ -97,6 +101,7 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         Err(error) => Err(error),
     };
     failures.extend(cleared.err().map(Into::into));
+    failures.extend(dns::remove_address().await.err().map(CleanupError::Address));
     // As long as containers are there, their journals say what has become of them, and the identity
     // whose they are.
     if failures.is_empty() {

@@ -11,6 +11,10 @@
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! routes_only: false        # run no instances, only keep the routes to them
+//! dns:
+//!   enabled: true           # answer DNS at 169.254.1.1 and have instances ask there
+//!   listen: []              # further ADDRESS:PORT to answer at, such as 192.168.1.11:53
+//!   upstream: []            # ADDRESS:PORT of servers for other names; default: this host's resolvers
 //! log: info                 # what is logged: error, warn, info, debug, also by module, such as info,dwell_agent::session=debug
 //! ```
 //!
@@ -19,12 +23,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
 use serde::Deserialize;
 
+use crate::network::GATEWAY;
 use crate::network::linux::underlay_address;
 
 /// Where the file is looked for when none is named.
@@ -55,6 +60,8 @@ pub struct Config {
     pub masquerade: bool,
     /// Whether this host only wants the routes.
     pub routes_only: bool,
+    /// The DNS server.
+    pub dns: Dns,
     /// What is logged: a level, also by module.
     pub log: String,
 }
@@ -65,6 +72,18 @@ pub struct Config {
 pub struct Docker {
     /// Its socket.
     pub socket: PathBuf,
+}
+
+/// What the node's DNS server does.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// Whether there is one. Without it, instances ask this host's resolvers.
+    pub enabled: bool,
+    /// Where it answers beside the gateway of the instances.
+    pub listen: Vec<SocketAddr>,
+    /// Who knows names that are not the cluster's; this host's resolvers if empty.
+    pub upstream: Vec<SocketAddr>,
 }
 
 impl Default for Config {
@@ -79,6 +98,7 @@ impl Default for Config {
             allow_binds: Vec::new(),
             masquerade: true,
             routes_only: false,
+            dns: Dns::default(),
             log: "info".into(),
         }
     }
@@ -87,6 +107,12 @@ impl Default for Config {
 impl Default for Docker {
     fn default() -> Self {
         Self { socket: "/var/run/docker.sock".into() }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self { enabled: true, listen: Vec::new(), upstream: Vec::new() }
     }
 }
 
@@ -205,6 +231,7 @@ impl Config {
             check_endpoint(controller)
                 .map_err(|problem| ConfigError::Value { key: "controller", problem })?;
         }
+        self.dns.check()?;
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
         };
@@ -215,6 +242,32 @@ impl Config {
         self.log.parse::<tracing_subscriber::filter::Targets>().map(drop).map_err(|error| {
             ConfigError::Value { key: "log", problem: format!("{:?}: {error}", self.log) }
         })
+    }
+}
+
+impl Dns {
+    fn check(&self) -> Result<(), ConfigError> {
+        for address in &self.listen {
+            // From all addresses at once it could not be told which of them was asked, and has to answer.
+            if address.ip().is_unspecified() || address.port() == 0 {
+                let problem = format!("{address} has to be one address of this host and a port");
+                return Err(ConfigError::Value { key: "dns.listen", problem });
+            }
+            if address.ip() == IpAddr::V4(GATEWAY) {
+                let problem = format!("{address} is answered at anyway; remove it");
+                return Err(ConfigError::Value { key: "dns.listen", problem });
+            }
+        }
+        let is_own = |address: &&SocketAddr| {
+            self.listen.contains(address) || address.ip() == IpAddr::V4(GATEWAY)
+        };
+        match self.upstream.iter().find(is_own) {
+            None => Ok(()),
+            Some(address) => {
+                let problem = format!("{address} is this server itself; name another one");
+                Err(ConfigError::Value { key: "dns.upstream", problem })
+            }
+        }
     }
 }
 
@@ -285,6 +338,11 @@ mod tests {
             ("allow_binds: [/srv/../etc]", "allow_binds"),
             ("docker: {sock: /x}", "sock"),
             ("masquerade: 3", "masquerade"),
+            ("dns: {listen: ['0.0.0.0:53']}", "dns.listen"),
+            ("dns: {listen: ['192.0.2.1']}", "listen"),
+            ("dns: {listen: ['169.254.1.1:53']}", "dns.listen"),
+            ("dns: {listen: ['192.0.2.1:53'], upstream: ['192.0.2.1:53']}", "dns.upstream"),
+            ("dns: off", "dns"),
             ("log: 'a=b=c'", "log"),
         ] {
             let refused = match Config::parse(text) {

@@ -27,6 +27,7 @@ use crate::assignment::Assignment;
 use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, ConfigError};
 use crate::directory::{self, HeldDirectory};
+use crate::dns::Dns;
 use crate::engine::SharedEngine;
 use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use crate::host_network::{self, HostNetwork};
@@ -197,8 +198,17 @@ impl Daemon {
         parts.spawn(named("release", release));
         parts.spawn(named("isolation", isolation.keep()));
         parts.spawn(named("cache", keeper));
-        let directories = session.directory.subscribe();
-        parts.spawn(named("directory", directory::keep(config.data_dir.clone(), directories)));
+        parts.spawn(named("directory", directory::keep(config.data_dir.clone(), directories())));
+        if config.dns.enabled {
+            let dns = Dns {
+                serves_instances: !config.routes_only,
+                listen: config.dns.listen.clone(),
+                upstream: config.dns.upstream.clone(),
+                assignment: assignment(),
+                directories: session.directory.subscribe(),
+            };
+            parts.spawn(named("dns", dns.keep()));
+        }
         parts.spawn(named("host_report", report.keep(engine_state, capacity)));
         parts.spawn(named("session", session.run()));
         Ok(Self { parts, reconciler, had_assignment, prepared: is_prepared })

@@ -8,6 +8,7 @@ pub mod config;
 pub mod daemon;
 pub mod death;
 pub mod directory;
+pub mod dns;
 pub mod docker_runtime;
 pub mod durable;
 pub mod engine;
