@@ -37,10 +37,24 @@ pub struct Config {
     pub cluster: ClusterRange,
     /// The DNS zone of the instances' names. Default `dwell`.
     pub zone: String,
+    /// Whether instances whose workload has no `allow_from` can be reached by everybody (`open`) or by nobody
+    /// (`closed`). A change reaches the nodes when the controller is started again. Default `open`.
+    pub isolation: Isolation,
     /// How nodes are watched.
     pub nodes: NodeTimes,
     /// How long the address of a removed instance is not given to another. Default `10m`.
     pub quarantine: Millis,
+}
+
+/// Who reaches an instance whose workload does not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isolation {
+    /// Everybody.
+    #[default]
+    Open,
+    /// Nobody.
+    Closed,
 }
 
 /// How nodes are watched.
@@ -67,6 +81,7 @@ impl Default for Config {
             socket: "/run/dwell/controller.sock".into(),
             cluster: default_cluster(),
             zone: "dwell".into(),
+            isolation: Isolation::Open,
             nodes: NodeTimes::default(),
             quarantine: Millis::seconds(600),
         }
@@ -256,11 +271,12 @@ mod tests {
     fn a_full_file_is_read() {
         let config = parse(
             "data_dir: /d\nlisten: 127.0.0.1:1\nadvertise: ['c:1', '[fd00::1]:2']\nsocket: /s\n\
-             cluster: {cidr: 10.9.0.0/20, node_prefix: 26}\nzone: fleet.internal\n\
+             cluster: {cidr: 10.9.0.0/20, node_prefix: 26}\nzone: fleet.internal\nisolation: closed\n\
              nodes: {heartbeat: 1s, unreachable_after: 3s, down_after: 9s, certificate: 1h}\n\
              quarantine: 1m",
         )
         .unwrap();
+        assert_eq!(config.isolation, Isolation::Closed);
         assert_eq!(config.cluster.node_prefix(), 26);
         assert_eq!(config.nodes.certificate, Millis::seconds(3600));
         assert_eq!(config.advertised(config.listen), ["c:1", "[fd00::1]:2"]);
@@ -278,6 +294,7 @@ mod tests {
             ("nodes: {down_after: 1s}", "nodes.down_after"),
             ("nodes: {certificate: 1s}", "nodes.certificate"),
             ("zone: 'a b'", "zone"),
+            ("isolation: shut", "shut"),
             ("advertise: [nowhere]", "advertise"),
             ("quarantine: -1s", "quarantine"),
             ("data_dir: [", ""),

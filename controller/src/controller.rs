@@ -35,13 +35,13 @@ use tonic::transport::Server;
 
 use crate::access::AccessLayer;
 use crate::api::Api;
-use crate::config::{Config, split_address};
+use crate::config::{Config, Isolation, split_address};
 use crate::data_dir::DataDir;
 use crate::enrollment::Enroll;
 use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
 use crate::model::{Model, Record, Settings};
 use crate::owner::{Handle, Owner};
-use crate::pki::{Authority, PkiError};
+use crate::pki::{Authority, PkiError, SshAuthority};
 use crate::session::Sessions;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
@@ -127,6 +127,7 @@ impl Controller {
         check_range(&config.cluster, &records)?;
         let model = Model::restore(settings(config), records, clock.now());
         let authority = Arc::new(Authority::open(&data_dir.pki())?);
+        let ssh = Arc::new(SshAuthority::open(&data_dir.pki(), &authority, &config.zone)?);
 
         let tcp = TlsListener::bind(config.listen).await?;
         let unix = UnixListener::bind(&config.socket)?;
@@ -145,6 +146,7 @@ impl Controller {
             owner: handle.clone(),
             tunnels: tunnels.clone(),
             authority: Arc::clone(&authority),
+            ssh: Arc::clone(&ssh),
             heartbeat: config.nodes.heartbeat,
             valid,
             next: Arc::default(),
@@ -155,6 +157,7 @@ impl Controller {
             owner: handle.clone(),
             tunnels,
             authority: Arc::clone(&authority),
+            ssh,
             clock,
             advertised: advertised.first().cloned().unwrap_or_default(),
             stop: streams.clone(),
@@ -234,6 +237,7 @@ fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), StartErro
 fn settings(config: &Config) -> Settings {
     Settings {
         zone: config.zone.clone(),
+        closed: config.isolation == Isolation::Closed,
         unreachable_after: config.nodes.unreachable_after,
         down_after: config.nodes.down_after,
         quarantine: config.quarantine,

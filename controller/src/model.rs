@@ -26,7 +26,11 @@
 mod assignment;
 mod command;
 mod commit;
+mod directory;
 mod ipam;
+mod key_sets;
+mod log;
+mod network;
 mod nodes;
 mod object;
 mod placement;
@@ -36,34 +40,39 @@ mod refusal;
 mod report;
 mod rollout;
 mod settings;
+mod ssh;
 mod tables;
 mod view;
-mod watch;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{NodeName, Revision};
+use dwell_core::id::{InstanceName, NodeName, Revision};
 
-use assignment::NodeLog;
+use directory::Shown;
+use log::Log;
+use network::NetworkEntry;
+use ssh::SshBudget;
 use tables::Tables;
-use watch::ChangeLog;
 
-pub use assignment::{Assignment, AssignmentDelta, Exception, NodeNetwork, Peer};
+pub use assignment::{Assignment, AssignmentDelta};
 pub use command::{
     Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Report,
     Target, WORKLOADS_MAX, WorkloadPlan,
 };
+pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
+pub use log::Compacted;
+pub use network::{Exception, NetworkDelta, NodeNetwork, Peer};
 pub use object::{
-    Event, Identity, Instance, JoinToken, Leaving, Link, Node, Observed, Quarantine, Reserved,
-    SessionId, Severity, Subject, TokenId, UpdateState, Waiting, WaitingCause, Workload,
+    AuthorizedKey, Event, Identity, Instance, JoinToken, KeySet, Leaving, Link, Node, Observed,
+    Quarantine, Reserved, SessionId, Severity, Subject, TokenId, UpdateState, Waiting,
+    WaitingCause, Workload,
 };
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::Settings;
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
-pub use watch::Compacted;
 
 /// Everything the controller knows.
 #[derive(Debug)]
@@ -80,11 +89,17 @@ pub struct Model {
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
     /// What was published, for watchers.
-    log: ChangeLog,
-    /// What was published, for each node's session.
-    node_logs: BTreeMap<NodeName, NodeLog>,
-    /// When the nodes' view of the network was changed last.
-    network_changed: Revision,
+    log: Log<Change>,
+    /// Whose assignment was changed when, for each node's session.
+    node_logs: BTreeMap<NodeName, Log<InstanceName>>,
+    /// What of the network was changed when, for all sessions.
+    network_log: Log<NetworkEntry>,
+    /// When a key set was changed last.
+    key_sets_changed: Revision,
+    /// The directory, as far as published.
+    shown: Shown,
+    /// How many log-ins each node has told of since the last tick.
+    ssh_budgets: BTreeMap<NodeName, SshBudget>,
     /// The revision this controller began with; nothing is known of how earlier ones came about.
     started: Revision,
 }
@@ -94,8 +109,8 @@ pub struct Model {
 pub struct Touched {
     /// Nodes whose instances changed.
     pub nodes: BTreeSet<NodeName>,
-    /// The network changed, which concerns every node.
-    pub network: bool,
+    /// The network or the key sets changed, which concerns every node.
+    pub everyone: bool,
 }
 
 impl Model {
@@ -108,9 +123,12 @@ impl Model {
             changes: Vec::new(),
             unsettled: false,
             last_heard: BTreeMap::new(),
-            log: ChangeLog::new(Revision(0), settings.watch_max),
+            log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
-            network_changed: Revision(0),
+            network_log: Log::new(Revision(0), network::LOG_MAX),
+            key_sets_changed: Revision(0),
+            shown: Shown::new(Revision(0), None),
+            ssh_budgets: BTreeMap::new(),
             started: Revision(0),
             settings,
         }
@@ -177,8 +195,19 @@ impl Model {
             Command::DetachNode { node, session } => self.detach(&node, session),
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,
             Command::RemoveNode { node, force } => self.remove_node(&node, force, now)?,
+            Command::UpdateKeySet { name, add, remove } => {
+                self.update_key_set(&name, add, &remove, now)?;
+            }
+            Command::RemoveKeySet(name) => self.remove_key_set(&name, now)?,
+            Command::SshEvents { node, session, events, dropped } => {
+                self.ssh_events(&node, session, events, dropped, now)?;
+            }
+            Command::Note { subject, reason, message } => {
+                self.event(now, Severity::Info, subject, reason, message);
+            }
             Command::Tick => self.tick(now),
         }
+        self.learn(now);
         self.settle(now);
         Ok(Outcome::Keep(reply))
     }
@@ -213,7 +242,7 @@ impl Model {
     /// # Errors
     /// [`Compacted`] if some of them are not known any more.
     pub fn changes_since(&self, after: Revision, limit: usize) -> Result<Vec<Change>, Compacted> {
-        Ok(self.log.since(after, limit)?.cloned().collect())
+        Ok(self.log.since(after)?.take(limit).cloned().collect())
     }
 }
 

@@ -76,6 +76,7 @@ enum Request {
 pub struct Handle {
     requests: mpsc::Sender<Request>,
     revision: watch::Receiver<Revision>,
+    directory: watch::Receiver<Option<Revision>>,
 }
 
 impl Handle {
@@ -112,6 +113,12 @@ impl Handle {
         self.revision.clone()
     }
 
+    /// The revision of the directory's last change, and every later one; `None` while it is not to be shown.
+    #[must_use]
+    pub fn directory_revisions(&self) -> watch::Receiver<Option<Revision>> {
+        self.directory.clone()
+    }
+
     /// Is told whenever a node's assignment may have changed.
     ///
     /// # Errors
@@ -130,6 +137,7 @@ pub struct Owner<S> {
     clock: Arc<dyn Clock>,
     requests: mpsc::Receiver<Request>,
     revision: watch::Sender<Revision>,
+    directory: watch::Sender<Option<Revision>>,
     followers: BTreeMap<NodeName, watch::Sender<()>>,
     /// Whether the last commit failed, so that a full disk is logged once and not every second.
     ailing: bool,
@@ -140,9 +148,11 @@ impl<S: Store> Owner<S> {
     pub fn new(model: Model, store: S, clock: Arc<dyn Clock>) -> (Self, Handle) {
         let (sender, requests) = mpsc::channel(QUEUE_MAX);
         let (revision, watched) = watch::channel(model.revision());
+        let (directory, shown) = watch::channel(model.directory_revision());
         let followers = BTreeMap::new();
-        let owner = Self { model, store, clock, requests, revision, followers, ailing: false };
-        (owner, Handle { requests: sender, revision: watched })
+        let owner =
+            Self { model, store, clock, requests, revision, directory, followers, ailing: false };
+        (owner, Handle { requests: sender, revision: watched, directory: shown })
     }
 
     /// Serves until `stop` is cancelled, then what is queued at that moment.
@@ -198,6 +208,7 @@ impl<S: Store> Owner<S> {
             }
         }
         let outcome = self.settle(changes).await;
+        self.tell_directory();
         let revision = self.model.revision();
         for (reply, answer) in answers {
             // A refusal waits as well: it may be due to a command that was taken back.
@@ -248,11 +259,17 @@ impl<S: Store> Owner<S> {
     fn tell(&mut self, touched: &Touched) {
         self.revision.send_replace(self.model.revision());
         self.followers.retain(|node, follower| {
-            if touched.network || touched.nodes.contains(node) {
+            if touched.everyone || touched.nodes.contains(node) {
                 follower.send_replace(());
             }
             follower.receiver_count() > 0
         });
+    }
+
+    /// Also without a change: time alone can make the directory one that may be shown.
+    fn tell_directory(&mut self) {
+        let newest = self.model.directory_revision();
+        self.directory.send_if_modified(|told| std::mem::replace(told, newest) != newest);
     }
 }
 

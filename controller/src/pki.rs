@@ -15,14 +15,18 @@
 //! node's; a certificate of an earlier enrolment is worth nothing. A lost answer to a renewal therefore
 //! locks nobody out.
 //!
+//! Beside the CA lie the [SSH](SshAuthority) CAs, which sign the host keys of instances and the keys of people.
+//!
 //! Invariant: nothing that a requester writes into a certificate request is taken over but its key.
 
 mod authority;
 mod identity;
+mod ssh;
 mod token;
 
 pub use authority::{Authority, Certified, IssuedClient, Request};
 pub use identity::{Enrolment, Identity};
+pub use ssh::{SshAuthority, UserCertificate};
 pub use token::{NewToken, ShownToken};
 
 use std::path::PathBuf;
@@ -46,6 +50,20 @@ pub enum PkiError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A file with a key for SSH is there and does not make sense.
+    #[error(
+        "{} cannot be used ({problem}); restore it from a backup, or move it away to have a new one made",
+        path.display()
+    )]
+    SshFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A key or a certificate for SSH could not be made.
+    #[error("cannot make an SSH key or certificate ({0})")]
+    Ssh(#[from] ssh_key::Error),
     /// A certificate could not be made.
     #[error("cannot make a certificate ({0})")]
     Issue(#[from] rcgen::Error),

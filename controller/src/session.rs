@@ -13,6 +13,7 @@
 //! computed from the model when it can take it, so the newest state replaces what it missed.
 
 mod attached;
+mod outbound;
 mod wire;
 
 use std::pin::Pin;
@@ -33,7 +34,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::listen::Peer;
 use crate::model::SessionId;
 use crate::owner::Handle;
-use crate::pki::{self, Authority, Enrolment, Identity};
+use crate::pki::{self, Authority, Enrolment, Identity, SshAuthority};
 use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
@@ -52,6 +53,8 @@ pub struct Sessions {
     pub tunnels: Tunnels,
     /// Renews certificates.
     pub authority: Arc<Authority>,
+    /// Makes the instances' host keys.
+    pub ssh: Arc<SshAuthority>,
     /// How often agents are asked to report.
     pub heartbeat: Millis,
     /// How long a renewed certificate is valid.

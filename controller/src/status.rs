@@ -72,9 +72,12 @@ impl IntoStatus for PkiError {
         match self {
             Self::Request => Status::invalid_argument(self.to_string()),
             Self::NoIdentity => Status::unauthenticated(self.to_string()),
-            Self::File { .. } | Self::Authority { .. } | Self::Issue(_) | Self::Tls(_) => {
-                Status::internal(self.to_string())
-            }
+            Self::File { .. }
+            | Self::Authority { .. }
+            | Self::SshFile { .. }
+            | Self::Ssh(_)
+            | Self::Issue(_)
+            | Self::Tls(_) => Status::internal(self.to_string()),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! What a node is to do: all of it, or what changed since a revision.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Template;
-use ipnet::Ipv4Net;
 
-use super::object::{Instance, Node};
-use super::record::{Change, Record};
+use super::log::Log;
+use super::network::{NetworkDelta, NodeNetwork};
+use super::object::{Instance, KeySet};
+use super::record::{Change, Key, Record};
 use super::{Model, Touched};
 
 /// All that a node is to run.
@@ -17,10 +19,14 @@ use super::{Model, Touched};
 pub struct Assignment {
     /// Up to which revision this is true.
     pub revision: Revision,
-    /// The instances, by name.
+    /// The instances, by name. Their host keys are not the model's business: it has no secrets.
     pub instances: Vec<Assigned>,
+    /// When each of the instances was made, in their order: with its name, what an identity is told by.
+    pub made_at: Vec<Timestamp>,
     /// What it needs to know of the network.
     pub network: NodeNetwork,
+    /// Who may log in by key, everywhere.
+    pub key_sets: Vec<Arc<KeySet>>,
 }
 
 /// What changed in an assignment.
@@ -32,75 +38,29 @@ pub struct AssignmentDelta {
     pub revision: Revision,
     /// Instances that are new or changed.
     pub instances: Vec<Assigned>,
+    /// When each of them was made, in their order.
+    pub made_at: Vec<Timestamp>,
     /// Instances that are not assigned, and may have been.
     pub removed: Vec<InstanceName>,
-    /// The network, complete, if it changed.
-    pub network: Option<NodeNetwork>,
+    /// What changed of the network.
+    pub network: NetworkDelta,
+    /// The key sets, all of them, if any changed.
+    pub key_sets: Option<Vec<Arc<KeySet>>>,
 }
 
 impl AssignmentDelta {
     /// Whether there is nothing to send.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.removed.is_empty() && self.network.is_none()
+        self.instances.is_empty()
+            && self.removed.is_empty()
+            && self.network.is_empty()
+            && self.key_sets.is_none()
     }
-}
-
-/// What a node needs to know of the cluster's network.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeNetwork {
-    /// The range of all instances.
-    pub cluster: Ipv4Net,
-    /// The node's own block.
-    pub block: Option<Ipv4Net>,
-    /// All other nodes, by name.
-    pub peers: Vec<Peer>,
-    /// Instances that live outside their address's block, by address.
-    pub exceptions: Vec<Exception>,
-}
-
-/// Another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its name.
-    pub node: NodeName,
-    /// Its address in the underlay.
-    pub address: Ipv4Addr,
-    /// Its block; `None` if it runs no instances.
-    pub block: Option<Ipv4Net>,
-}
-
-/// An instance's address that lies in another node's block, or in none's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exception {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Where it lives.
-    pub node: NodeName,
-}
-
-/// Which instances of a node changed, and when.
-///
-/// Invariant: it holds every change after `floor`, and at most [`LOG_MAX`] of them.
-#[derive(Debug)]
-pub(super) struct NodeLog {
-    floor: Revision,
-    entries: VecDeque<(Revision, InstanceName)>,
 }
 
 /// How many changes a node may be behind before it is sent everything again.
 const LOG_MAX: usize = 1024;
-
-impl NodeLog {
-    fn push(&mut self, revision: Revision, instance: InstanceName) {
-        self.entries.push_back((revision, instance));
-        if self.entries.len() > LOG_MAX
-            && let Some((oldest, _)) = self.entries.pop_front()
-        {
-            self.floor = oldest;
-        }
-    }
-}
 
 impl Model {
     /// All that a node is to do; empty for one that is unknown or removed.
@@ -108,38 +68,37 @@ impl Model {
     pub fn assignment(&self, node: &NodeName) -> Assignment {
         let occupancy = self.tables.index().occupancy.get(node);
         let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
-        Assignment {
-            revision: self.revision,
-            instances: names.filter_map(|name| self.assigned(node, name)).collect(),
-            network: self.network(node),
-        }
+        let (instances, made_at) = names.filter_map(|name| self.assigned(node, name)).unzip();
+        let (network, key_sets) = (self.network(node), self.key_sets());
+        Assignment { revision: self.revision, instances, made_at, network, key_sets }
     }
 
     /// What changed for a node since it had `base`; `None` if that is not known any more, and a
     /// snapshot is needed.
     #[must_use]
     pub fn assignment_since(&self, node: &NodeName, base: Revision) -> Option<AssignmentDelta> {
-        let log = self.node_logs.get(node);
-        let floor = log.map_or(self.started, |log| log.floor);
-        if base == Revision(0) || base < floor || base > self.revision {
+        if base == Revision(0) || base < self.started || base > self.revision {
             return None;
         }
-        let changed: BTreeSet<&InstanceName> = log
-            .into_iter()
-            .flat_map(|log| log.entries.iter().rev())
-            .take_while(|(revision, _)| *revision > base)
-            .map(|(_, name)| name)
-            .collect();
         let mut delta = AssignmentDelta {
             base,
             revision: self.revision,
             instances: Vec::new(),
+            made_at: Vec::new(),
             removed: Vec::new(),
-            network: (self.network_changed > base).then(|| self.network(node)),
+            network: self.network_since(node, base)?,
+            key_sets: (self.key_sets_changed > base).then(|| self.key_sets()),
+        };
+        let changed: BTreeSet<&InstanceName> = match self.node_logs.get(node) {
+            Some(log) => log.since(base).ok()?.collect(),
+            None => BTreeSet::new(),
         };
         for name in changed {
             match self.assigned(node, name) {
-                Some(assigned) => delta.instances.push(assigned),
+                Some((assigned, made_at)) => {
+                    delta.instances.push(assigned);
+                    delta.made_at.push(made_at);
+                }
                 None => delta.removed.push(name.clone()),
             }
         }
@@ -148,40 +107,12 @@ impl Model {
 
     /// Notes whose assignment a committed change touches.
     pub(super) fn note_for_nodes(&mut self, change: &Change, touched: &mut Touched) {
-        match (&change.old, &change.new) {
-            (Some(Record::Node(old)), Some(Record::Node(new))) => {
-                let shown = |node: &Node| (node.address, node.block, node.removed);
-                if shown(old) == shown(new) {
-                    return;
-                }
-                self.network_changed = change.revision;
-                touched.network = true;
-            }
-            (None, Some(Record::Node(_))) => {
-                self.network_changed = change.revision;
-                touched.network = true;
-            }
-            (old, new) => {
-                let (old, new) = (instance(old.as_ref()), instance(new.as_ref()));
-                if old.is_some() || new.is_some() {
-                    self.note_instance(change.revision, old, new, touched);
-                }
-            }
+        self.note_for_network(change, touched);
+        if matches!(change.key, Key::KeySet(_)) {
+            self.key_sets_changed = change.revision;
+            touched.everyone = true;
         }
-    }
-
-    fn note_instance(
-        &mut self,
-        revision: Revision,
-        old: Option<&Instance>,
-        new: Option<&Instance>,
-        touched: &mut Touched,
-    ) {
-        let exception = |instance| self.tables.index().exception(instance);
-        if old.and_then(exception) != new.and_then(exception) {
-            self.network_changed = revision;
-            touched.network = true;
-        }
+        let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));
         let (before, after) =
             (old.and_then(Instance::assigned_to), new.and_then(Instance::assigned_to));
         if before == after && same_for_the_node(old, new) {
@@ -189,22 +120,20 @@ impl Model {
         }
         let Some(name) = old.or(new).map(|instance| &instance.name) else { return };
         for node in BTreeSet::from([before, after]).into_iter().flatten() {
-            let floor = self.started;
-            let log = self
-                .node_logs
-                .entry(node.clone())
-                .or_insert_with(|| NodeLog { floor, entries: VecDeque::new() });
-            log.push(revision, name.clone());
+            let started = self.started;
+            let log = self.node_logs.entry(node.clone());
+            let log = log.or_insert_with(|| Log::new(started, LOG_MAX));
+            log.push(change.revision, name.clone());
             touched.nodes.insert(node.clone());
         }
     }
 
-    /// What a node is told of an instance, if it is its own.
-    fn assigned(&self, node: &NodeName, name: &InstanceName) -> Option<Assigned> {
+    /// What a node is told of an instance, if it is its own, and when that was made.
+    fn assigned(&self, node: &NodeName, name: &InstanceName) -> Option<(Assigned, Timestamp)> {
         let instance = self.tables.instances().get(name)?;
         let identity = instance.identity?;
         let workload = self.tables.workloads().get(name.workload())?;
-        (instance.assigned_to() == Some(node)).then(|| Assigned {
+        let assigned = || Assigned {
             instance: name.clone(),
             address: identity.address,
             mac: identity.mac,
@@ -214,33 +143,8 @@ impl Model {
             update_deadline: workload.spec.update.deadline,
             template: Template::clone(&instance.template),
             host_key: None,
-        })
-    }
-
-    fn network(&self, name: &NodeName) -> NodeNetwork {
-        let cluster = self.settings.range.cidr();
-        let Some(own) = self.tables.nodes().get(name).filter(|node| !node.removed) else {
-            let (peers, exceptions) = (Vec::new(), Vec::new());
-            return NodeNetwork { cluster, block: None, peers, exceptions };
         };
-        let peer = |node: &Node| Peer {
-            node: node.name.clone(),
-            address: node.address,
-            block: node.block,
-        };
-        let nodes = self.tables.nodes().values();
-        let exceptions = self.tables.index().exceptions.iter();
-        NodeNetwork {
-            cluster,
-            block: own.block,
-            peers: nodes
-                .filter(|node| !node.removed && node.name != *name)
-                .map(|node| peer(node))
-                .collect(),
-            exceptions: exceptions
-                .map(|(&address, node)| Exception { address, node: node.clone() })
-                .collect(),
-        }
+        (instance.assigned_to() == Some(node)).then(|| (assigned(), instance.created_at))
     }
 }
 
@@ -254,7 +158,13 @@ fn instance(record: Option<&Record>) -> Option<&Instance> {
 /// Whether two states of an instance look the same from its node.
 fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
     let shown = |instance: &Instance| {
-        (instance.identity, instance.generation, instance.run, instance.restarts_asked)
+        (
+            instance.identity,
+            instance.created_at,
+            instance.generation,
+            instance.run,
+            instance.restarts_asked,
+        )
     };
     match (old, new) {
         (Some(old), Some(new)) => shown(old) == shown(new) && old.template == new.template,

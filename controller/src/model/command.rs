@@ -5,13 +5,16 @@ use std::net::Ipv4Addr;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision, WorkloadName};
+use dwell_core::id::{
+    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, WorkloadName,
+};
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::node::Capacity;
+use dwell_core::ssh::SshEvent;
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
-use super::object::{SessionId, TokenId};
+use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::record::Change;
 
 /// What the model can be asked to do.
@@ -113,6 +116,37 @@ pub enum Command {
         node: NodeName,
         /// Although instances are there: they are placed elsewhere. Only for a node that is down.
         force: bool,
+    },
+    /// Change which public keys a set has; it is made if need be.
+    UpdateKeySet {
+        /// Which set.
+        name: KeySetName,
+        /// Keys to add.
+        add: Vec<AuthorizedKey>,
+        /// Fingerprints, comments or lines of keys to take away, before the others are added.
+        remove: Vec<String>,
+    },
+    /// Take a key set away.
+    RemoveKeySet(KeySetName),
+    /// A node says what happened on its instances' port 22.
+    SshEvents {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        events: Vec<SshEvent>,
+        /// How many more the node could not keep.
+        dropped: u64,
+    },
+    /// Write into the fleet's diary what was done outside of the model.
+    Note {
+        /// What it is about.
+        subject: Subject,
+        /// A stable word for programs.
+        reason: &'static str,
+        /// A sentence for people.
+        message: String,
     },
     /// Time has passed; to be given about once a second.
     Tick,

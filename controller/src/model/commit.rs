@@ -12,9 +12,11 @@ use dwell_core::id::{NodeName, Revision, WorkloadName};
 use dwell_core::node::NodeState;
 use dwell_core::workload::Template;
 
+use super::directory::Shown;
+use super::log::Log;
+use super::network;
 use super::object::{Event, Instance, Link, Node, Reserved, Severity, Subject, Workload};
 use super::record::{Change, Key, Record};
-use super::watch::ChangeLog;
 use super::{Model, Settings, Touched};
 
 /// How many revisions are reserved with one durable write. Volatile changes have revisions too; so a
@@ -44,8 +46,10 @@ impl Model {
             model.tables.put(Record::Instance(instance));
         }
         model.revision = model.tables.reserved();
-        model.log = ChangeLog::new(model.revision, model.settings.watch_max);
         model.started = model.revision;
+        model.log = Log::new(model.started, model.settings.watch_max);
+        model.network_log = Log::new(model.started, network::LOG_MAX);
+        model.key_sets_changed = model.started;
         let names: Vec<NodeName> = model.tables.nodes().keys().cloned().collect();
         for node in names {
             model.last_heard.insert(node.clone(), now);
@@ -58,6 +62,10 @@ impl Model {
                 revision: model.revision,
             })));
         }
+        let learned = now.after(model.settings.unreachable_after.as_duration());
+        model.shown = Shown::new(model.started, Some(learned));
+        model.learn(now);
+        model.show_all();
         model.unsettled = true;
         model
     }
@@ -67,7 +75,8 @@ impl Model {
         let mut touched = Touched::default();
         for change in changes {
             self.note_for_nodes(&change, &mut touched);
-            self.log.push(change);
+            self.note_for_directory(&change);
+            self.log.push(change.revision, change);
         }
         touched
     }

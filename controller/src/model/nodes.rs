@@ -285,6 +285,7 @@ impl Model {
             }
         }
         self.expire_quarantine(now);
+        self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();
         let expired: Vec<TokenId> =
             tokens.filter(|token| token.expires_at <= now).map(|token| token.id.clone()).collect();

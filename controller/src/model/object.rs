@@ -1,7 +1,7 @@
 //! The objects of the model: what is declared, what was decided, and what was last heard.
 //!
-//! *Durable* objects ([`Workload`], [`Instance`], [`Node`], [`JoinToken`], [`Event`], [`Quarantine`],
-//! [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`]) are heard again
+//! *Durable* objects ([`Workload`], [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Event`],
+//! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,9 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName, NodeName, PoolName, Revision, WorkloadName};
+use dwell_core::id::{
+    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, WorkloadName,
+};
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
@@ -182,6 +184,28 @@ pub struct JoinToken {
 #[serde(transparent)]
 pub struct TokenId(pub String);
 
+/// A named list of public keys that may log in to instances.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeySet {
+    /// Its name.
+    pub name: KeySetName,
+    /// The keys, in the order in which they came; each fingerprint once.
+    pub keys: Vec<AuthorizedKey>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// A public key, checked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorizedKey {
+    /// The line as in OpenSSH's `authorized_keys`.
+    pub line: String,
+    /// The key's fingerprint, such as `SHA256:…`.
+    pub fingerprint: String,
+    /// The line's comment, often `WHO@WHERE`; may be empty.
+    pub comment: String,
+}
+
 /// Something that happened. Its revision is its name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -219,6 +243,8 @@ pub enum Subject {
     Instance(InstanceName),
     /// A node.
     Node(NodeName),
+    /// None of these.
+    Cluster,
 }
 
 impl fmt::Display for Subject {
@@ -227,6 +253,7 @@ impl fmt::Display for Subject {
             Self::Workload(name) => write!(f, "workload/{name}"),
             Self::Instance(name) => write!(f, "instance/{name}"),
             Self::Node(name) => write!(f, "node/{name}"),
+            Self::Cluster => f.write_str("cluster"),
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, WorkloadName};
 use serde::de::DeserializeOwned;
 
 use super::object::{
-    Event, Instance, JoinToken, Link, Node, Observed, Quarantine, Reserved, TokenId, Waiting,
-    Workload,
+    Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved, TokenId,
+    Waiting, Workload,
 };
 
 /// A change of one object. Applying a command yields a list of them, in order of their revisions.
@@ -44,6 +44,8 @@ pub enum Key {
     /// Durable.
     Token(TokenId),
     /// Durable.
+    KeySet(KeySetName),
+    /// Durable.
     Event(Revision),
     /// Durable.
     Quarantine(Ipv4Addr),
@@ -66,6 +68,7 @@ impl Key {
             Self::Instance(_) => "instance",
             Self::Node(_) => "node",
             Self::Token(_) => "token",
+            Self::KeySet(_) => "key-set",
             Self::Event(_) => "event",
             Self::Quarantine(_) => "quarantine",
             Self::Reserved => "reserved",
@@ -81,6 +84,7 @@ impl Key {
             Self::Instance(name) | Self::Observed(name) | Self::Waiting(name) => name.to_string(),
             Self::Node(name) | Self::Link(name) => name.to_string(),
             Self::Token(id) => id.0.clone(),
+            Self::KeySet(name) => name.to_string(),
             Self::Event(revision) => revision.to_string(),
             Self::Quarantine(address) => address.to_string(),
             Self::Reserved => "revision".to_owned(),
@@ -99,6 +103,8 @@ pub enum Record {
     Node(Arc<Node>),
     /// Durable.
     Token(Arc<JoinToken>),
+    /// Durable.
+    KeySet(Arc<KeySet>),
     /// Durable.
     Event(Arc<Event>),
     /// Durable.
@@ -144,6 +150,7 @@ impl Record {
             Self::Instance(value) => Key::Instance(value.name.clone()),
             Self::Node(value) => Key::Node(value.name.clone()),
             Self::Token(value) => Key::Token(value.id.clone()),
+            Self::KeySet(value) => Key::KeySet(value.name.clone()),
             Self::Event(value) => Key::Event(value.revision),
             Self::Quarantine(value) => Key::Quarantine(value.address),
             Self::Reserved(_) => Key::Reserved,
@@ -163,6 +170,7 @@ impl Record {
             Self::Instance(value) => ("instance", serde_json::to_vec(value.as_ref())),
             Self::Node(value) => ("node", serde_json::to_vec(value.as_ref())),
             Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
+            Self::KeySet(value) => ("key-set", serde_json::to_vec(value.as_ref())),
             Self::Event(value) => ("event", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
             Self::Reserved(value) => ("reserved", serde_json::to_vec(value)),
@@ -188,6 +196,7 @@ impl Record {
             "instance" => Self::Instance(read(table, json)?),
             "node" => Self::Node(read(table, json)?),
             "token" => Self::Token(read(table, json)?),
+            "key-set" => Self::KeySet(read(table, json)?),
             "event" => Self::Event(read(table, json)?),
             "quarantine" => Self::Quarantine(read(table, json)?),
             "reserved" => Self::Reserved(*read(table, json)?),

@@ -2,12 +2,13 @@
 
 use std::net::Ipv4Addr;
 
-use dwell_core::id::{InstanceName, NodeName, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
 use super::command::WORKLOADS_MAX;
+use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +142,32 @@ pub enum Refusal {
     /// A newer stream of the node has begun, or this one never did.
     #[error("another stream of node {0} has begun; are there two agents with its identity?")]
     SessionSuperseded(NodeName),
+    /// No such key set.
+    #[error("there is no key set {0}; `dwell key ls` lists those there are")]
+    NoKeySet(KeySetName),
+    /// A key set without what is to be taken from it.
+    #[error(
+        "key set {set} has no key with the fingerprint, comment or line {wanted:?}; `dwell key ls` lists those it has"
+    )]
+    NoKey {
+        /// Which set.
+        set: KeySetName,
+        /// What was looked for.
+        wanted: String,
+    },
+    /// There are too many.
+    #[error("there are {KEY_SETS_MAX} key sets already; remove one first")]
+    TooManyKeySets,
+    /// There would be too many.
+    #[error(
+        "key set {0} would have more than {KEYS_MAX} keys; use a certificate authority instead"
+    )]
+    TooManyKeys(KeySetName),
+    /// Every node has all of them.
+    #[error(
+        "all key sets together would have {0} bytes, more than {KEYS_BYTES_MAX}; use a certificate authority instead"
+    )]
+    KeysTooLarge(usize),
     /// A label is not usable.
     #[error(
         "label {0:?} is not usable; keys have 1 to 253 bytes, values at most 1024, without control characters, and do not begin with \"node.\"; a node has at most 200"
@@ -170,7 +197,11 @@ impl Refusal {
     #[must_use]
     pub fn class(&self) -> RefusalClass {
         match self {
-            Self::NoWorkload(_) | Self::NoInstance(_) | Self::NoNode(_) => RefusalClass::NotFound,
+            Self::NoWorkload(_)
+            | Self::NoInstance(_)
+            | Self::NoNode(_)
+            | Self::NoKeySet(_)
+            | Self::NoKey { .. } => RefusalClass::NotFound,
             Self::NodeExists(_) | Self::NodeAddressTaken { .. } | Self::TokenExists => {
                 RefusalClass::AlreadyExists
             }
@@ -187,7 +218,11 @@ impl Refusal {
             | Self::NodeInUse { .. }
             | Self::NodeNotDown(_)
             | Self::SessionSuperseded(_) => RefusalClass::FailedPrecondition,
-            Self::BlocksExhausted { .. } | Self::TooManyTokens(_) => RefusalClass::Exhausted,
+            Self::BlocksExhausted { .. }
+            | Self::TooManyTokens(_)
+            | Self::TooManyKeySets
+            | Self::TooManyKeys(_)
+            | Self::KeysTooLarge(_) => RefusalClass::Exhausted,
             Self::TokenInvalid => RefusalClass::Denied,
         }
     }

@@ -83,7 +83,7 @@ impl Model {
     }
 
     /// A node's stream spoke: it lives. Returns its link.
-    fn hear(
+    pub(super) fn hear(
         &mut self,
         node: &NodeName,
         session: SessionId,

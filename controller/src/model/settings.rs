@@ -10,6 +10,8 @@ pub struct Settings {
     pub range: ClusterRange,
     /// The DNS zone of instances, such as `dwell`.
     pub zone: String,
+    /// Whether instances whose workload has no `allow_from` are closed to all; else they are open to all.
+    pub closed: bool,
     /// A node not heard of for so long is unreachable: nothing new is placed there.
     pub unreachable_after: Millis,
     /// A node not heard of for so long is down: it may be removed by force. Nothing moves by itself,
@@ -31,6 +33,7 @@ impl Settings {
         Self {
             range,
             zone: "dwell".to_owned(),
+            closed: false,
             unreachable_after: Millis::seconds(15),
             down_after: Millis::seconds(120),
             quarantine: Millis::seconds(600),

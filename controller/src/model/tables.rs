@@ -9,14 +9,14 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, ORDINAL_MAX, Revision, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, ORDINAL_MAX, Revision, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::object::{
-    Event, Instance, JoinToken, Link, Node, Observed, Quarantine, Reserved, TokenId, UpdateState,
-    Waiting, Workload,
+    Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved, TokenId,
+    UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
 
@@ -27,6 +27,7 @@ pub(super) struct Tables {
     instances: BTreeMap<InstanceName, Arc<Instance>>,
     nodes: BTreeMap<NodeName, Arc<Node>>,
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
+    key_sets: BTreeMap<KeySetName, Arc<KeySet>>,
     events: BTreeMap<Revision, Arc<Event>>,
     quarantine: BTreeMap<Ipv4Addr, Arc<Quarantine>>,
     reserved: Revision,
@@ -78,6 +79,7 @@ impl Tables {
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            key_sets: BTreeMap::new(),
             events: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reserved: Revision(0),
@@ -116,6 +118,7 @@ impl Tables {
                 old.map(Record::Node)
             }
             Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
+            Record::KeySet(new) => self.key_sets.insert(new.name.clone(), new).map(Record::KeySet),
             Record::Event(new) => self.events.insert(new.revision, new).map(Record::Event),
             Record::Quarantine(new) => {
                 let old = self.quarantine.insert(new.address, Arc::clone(&new));
@@ -151,6 +154,7 @@ impl Tables {
                 old.map(Record::Node)
             }
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
+            Key::KeySet(name) => self.key_sets.remove(name).map(Record::KeySet),
             Key::Event(revision) => self.events.remove(revision).map(Record::Event),
             Key::Quarantine(address) => {
                 let old = self.quarantine.remove(address);
@@ -191,6 +195,10 @@ impl Tables {
 
     pub(super) fn tokens(&self) -> &BTreeMap<TokenId, Arc<JoinToken>> {
         &self.tokens
+    }
+
+    pub(super) fn key_sets(&self) -> &BTreeMap<KeySetName, Arc<KeySet>> {
+        &self.key_sets
     }
 
     pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {

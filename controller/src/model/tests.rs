@@ -1,9 +1,13 @@
 //! The model as its owner, its nodes and its users see it: stories in tables, and a random fleet.
 
 mod addresses;
+mod directory;
 mod fleet;
+mod key_sets;
+mod network;
 mod nodes;
 mod random;
 mod reads;
 mod rollouts;
+mod ssh;
 mod workloads;

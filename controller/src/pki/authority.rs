@@ -279,12 +279,12 @@ fn file(path: &Path, reason: std::io::Error) -> PkiError {
     PkiError::File { path: path.to_owned(), reason }
 }
 
-fn read(path: &Path) -> Result<String, PkiError> {
+pub(super) fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(|reason| file(path, reason))
 }
 
 /// Writes a file so that it is there whole or not at all.
-fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
+pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
     let temporary: PathBuf = path.with_extension("new");
     let attempt = || -> std::io::Result<()> {
         let mut options = fs::OpenOptions::new();

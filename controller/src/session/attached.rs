@@ -4,22 +4,22 @@
 //! the stream, with the reason as its status. An agent's messages are taken one by one, each after the last
 //! one was settled, which bounds what a single agent can have waiting in the owner's queue.
 
+use std::sync::Arc;
+
 use dwell_core::id::{NodeName, Revision};
-use dwell_proto::v1::controller_message::Message;
 use dwell_proto::{PROTOCOL, v1};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::outbound::{DirectoryFeed, Outbound};
 use super::{ServerStream, Sessions, wire};
-use crate::model::{Assignment, AssignmentDelta, Command, Model, Refusal, SessionId};
-use crate::owner::{CommandError, Handle};
+use crate::model::{Command, SessionId};
+use crate::owner::CommandError;
 use crate::status::into_status;
 
 /// How many messages may wait for a slow agent.
 const QUEUE_MAX: usize = 2;
-
-type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
 
 impl Sessions {
     /// Attaches a node, and goes on by itself.
@@ -30,6 +30,7 @@ impl Sessions {
         hello: v1::Hello,
         messages: Streaming<v1::AgentMessage>,
     ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
+        let held = Revision(hello.directory_revision);
         let attach = attach(node.clone(), session, hello)?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
@@ -39,8 +40,15 @@ impl Sessions {
         }
         let requests = self.tunnels.register(node.clone(), session);
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-        let owner = self.owner.clone();
-        let outbound = Outbound { owner, node: node.clone(), changes, sent: None, sender };
+        let outbound = Outbound {
+            owner: self.owner.clone(),
+            ssh: Arc::clone(&self.ssh),
+            node: node.clone(),
+            changes,
+            sent: None,
+            directory: DirectoryFeed::new(self.owner.directory_revisions(), held),
+            sender,
+        };
         let attached = Attached { sessions: self.clone(), node, session };
         tokio::spawn(attached.run(outbound, messages, requests));
         Ok(Box::pin(ReceiverStream::new(receiver)))
@@ -152,89 +160,10 @@ impl Attached {
             Some(Message::Hello(_)) => {
                 return Err(Status::invalid_argument("a second Hello on one stream"));
             }
-            Some(Message::SshEvents(_)) | None => return Ok(None),
+            Some(Message::SshEvents(v1::SshEvents { events, dropped })) => {
+                Command::SshEvents { node, session, events: wire::ssh_events(events)?, dropped }
+            }
+            None => return Ok(None),
         }))
-    }
-}
-
-/// What goes to the agent.
-struct Outbound {
-    owner: Handle,
-    node: NodeName,
-    changes: watch::Receiver<()>,
-    /// The revision that the agent was brought to.
-    sent: Option<Revision>,
-    sender: Outgoing,
-}
-
-impl Outbound {
-    async fn run(
-        &mut self,
-        welcome: v1::Welcome,
-        mut requests: mpsc::Receiver<v1::OpenTunnel>,
-    ) -> Option<Status> {
-        if let Err(reason) = self.send(Message::Welcome(welcome)).await {
-            return reason;
-        }
-        loop {
-            if let Err(reason) = self.assignment().await {
-                return reason;
-            }
-            // Cancel-safe: a change that was seen stays seen, a request that was not taken stays queued.
-            tokio::select! {
-                changed = self.changes.changed() => {
-                    if changed.is_err() {
-                        return None;
-                    }
-                }
-                request = requests.recv() => {
-                    let Some(request) = request else {
-                        // Another session has registered in this one's place.
-                        return Some(into_status(Refusal::SessionSuperseded(self.node.clone())));
-                    };
-                    if let Err(reason) = self.send(Message::OpenTunnel(request)).await {
-                        return reason;
-                    }
-                }
-            }
-        }
-    }
-
-    async fn send(&self, message: Message) -> Result<(), Option<Status>> {
-        let message = v1::ControllerMessage { message: Some(message) };
-        self.sender.send(Ok(message)).await.map_err(|_| None)
-    }
-
-    /// Brings the agent to the newest revision. The place in the queue comes first, so that what is sent
-    /// is as new as can be when there is room again.
-    async fn assignment(&mut self) -> Result<(), Option<Status>> {
-        let place = self.sender.reserve().await.map_err(|_| None)?;
-        self.changes.mark_unchanged();
-        let (node, sent) = (self.node.clone(), self.sent);
-        let next = self.owner.read(move |model| Next::of(model, &node, sent)).await;
-        let assignment = match next.map_err(|stopped| Some(into_status(stopped)))? {
-            Next::All(assignment) => wire::snapshot(&assignment),
-            Next::Changes(delta) if delta.is_empty() => return Ok(()),
-            Next::Changes(delta) => wire::delta(&delta),
-        };
-        self.sent = Some(Revision(assignment.revision));
-        place.send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
-        Ok(())
-    }
-}
-
-/// What brings an agent to the newest revision.
-enum Next {
-    All(Assignment),
-    Changes(AssignmentDelta),
-}
-
-impl Next {
-    /// What changed since `sent`, if the model still knows; else all of it.
-    fn of(model: &Model, node: &NodeName, sent: Option<Revision>) -> Self {
-        match sent.and_then(|base| model.assignment_since(node, base)) {
-            Some(delta) => Self::Changes(delta),
-            None => Self::All(model.assignment(node)),
-        }
     }
 }

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
@@ -17,8 +18,8 @@ use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use crate::model::tables::Tables;
 use crate::model::{
-    Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply, Report,
-    SessionId, Settings, TokenId, WorkloadPlan,
+    Change, Command, Exception, Instance, Join, Key, Model, NetworkDelta, NodeChange, NodeNetwork,
+    Record, Refusal, Reply, Report, SessionId, Settings, TokenId, WorkloadPlan,
 };
 
 pub(super) struct Fleet {
@@ -39,6 +40,8 @@ pub(super) struct Fleet {
 pub(super) struct Host {
     pub(super) session: Option<SessionId>,
     pub(super) assigned: BTreeMap<InstanceName, Assigned>,
+    pub(super) network: Option<NodeNetwork>,
+    pub(super) directory: Directory,
     pub(super) revision: Revision,
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
 }
@@ -311,9 +314,7 @@ impl Fleet {
             for assigned in delta.instances {
                 host.assigned.insert(assigned.instance.clone(), assigned);
             }
-            if let Some(network) = delta.network {
-                assert_eq!(network, full.network);
-            }
+            add(host.network.as_mut().unwrap(), delta.network);
             // Sessions do not send what says nothing.
             if changed {
                 host.revision = delta.revision;
@@ -321,12 +322,21 @@ impl Fleet {
         } else {
             let instances = full.instances.iter().cloned();
             host.assigned = instances.map(|one| (one.instance.clone(), one)).collect();
+            host.network = Some(full.network.clone());
             host.revision = full.revision;
         }
+        assert_eq!(host.network.as_ref(), Some(&full.network), "deltas add up to the snapshot");
         let held: Vec<Assigned> = host.assigned.values().cloned().collect();
         assert_eq!(held.len(), full.instances.len(), "deltas add up to the snapshot");
         for (held, full) in held.iter().zip(&full.instances) {
             assert_eq!(held, full, "deltas add up to the snapshot");
+        }
+        if self.model.directory_revision().is_some() {
+            let change = self.model.directory_since(host.directory.revision);
+            host.directory.apply(change).unwrap();
+            let whole = self.model.directory_since(Revision(0));
+            assert_eq!(host.directory.instances, whole.instances, "changes add up to the whole");
+            assert_eq!(host.directory.workloads, whole.workloads, "changes add up to the whole");
         }
     }
 
@@ -428,6 +438,16 @@ impl Fleet {
             let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();
             assert!(changing.map_or(0, BTreeSet::len) <= allowed, "too many change at once");
         }
+        let shown = self.model.directory_since(Revision(0));
+        let views = instances.keys().filter_map(|name| self.model.instance(name));
+        let entries = views.filter_map(|view| {
+            let address = view.instance.identity?.address;
+            let ready = view.status.phase == Phase::Running && view.status.health.is_good();
+            Some((view.instance.name.clone(), DirectoryInstance { address, ready }))
+        });
+        assert_eq!(shown.instances, entries.collect(), "the directory is what lists show");
+        let declared = self.model.tables.workloads();
+        assert!(shown.workloads.keys().eq(declared.keys()), "every workload is in the directory");
         assert!(self.model.tables.events().len() <= self.model.settings().events_max);
     }
 
@@ -503,7 +523,7 @@ impl Host {
     }
 }
 
-fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
+pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
     InstanceStatus {
         instance: assigned.instance.clone(),
         generation: assigned.generation,
@@ -521,6 +541,22 @@ fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         observed_at: now,
         failed_generation: None,
     }
+}
+
+/// Brings a network up to date, as an agent does.
+fn add(network: &mut NodeNetwork, delta: NetworkDelta) {
+    let changed: Vec<&NodeName> = delta.peers.iter().map(|peer| &peer.node).collect();
+    network
+        .peers
+        .retain(|peer| !delta.removed_peers.contains(&peer.node) && !changed.contains(&&peer.node));
+    network.peers.extend(delta.peers);
+    network.peers.sort_by(|one, other| one.node.cmp(&other.node));
+    let moved: Vec<Ipv4Addr> = delta.exceptions.iter().map(|moved| moved.address).collect();
+    network.exceptions.retain(|Exception { address, .. }| {
+        !delta.removed_exceptions.contains(address) && !moved.contains(address)
+    });
+    network.exceptions.extend(delta.exceptions);
+    network.exceptions.sort_by_key(|exception| exception.address);
 }
 
 pub(super) fn plans(reply: Reply) -> Vec<WorkloadPlan> {
@@ -541,6 +577,7 @@ fn copy(tables: &Tables, volatile: bool) -> Tables {
     let rest = tables.workloads().values().cloned().map(Record::Workload);
     let rest = rest.chain(tables.instances().values().cloned().map(Record::Instance));
     let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
+    let rest = rest.chain(tables.key_sets().values().cloned().map(Record::KeySet));
     let rest = rest.chain(tables.events().values().cloned().map(Record::Event));
     let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
     for record in nodes.chain(rest) {

@@ -48,7 +48,7 @@ fn what_is_not_committed_is_not_seen() {
     assert!(fleet.model.changes_since(from, 9).unwrap().is_empty());
     let touched = fleet.model.publish(applied.changes);
     assert_eq!(touched.nodes, [node("n1")].into());
-    assert!(!touched.network, "an instance at home is no news for the others");
+    assert!(!touched.everyone, "an instance at home is no news for the others");
     assert!(!fleet.model.changes_since(from, 9).unwrap().is_empty());
 }
 
@@ -63,7 +63,7 @@ fn a_delta_has_only_what_changed() {
     fleet.apply(changed).unwrap();
     let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
     assert_eq!(delta.instances.len(), 1);
-    assert!(delta.removed.is_empty() && delta.network.is_none());
+    assert!(delta.removed.is_empty() && delta.network.is_empty());
     assert!(fleet.model.assignment_since(&node("n2"), base).unwrap().is_empty());
 
     fleet.command(Command::Scale { workload: workload("web"), replicas: 3 }).unwrap();
@@ -72,7 +72,7 @@ fn a_delta_has_only_what_changed() {
 
     fleet.join("n3").unwrap();
     let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
-    assert_eq!(delta.network.unwrap().peers.len(), 2);
+    assert_eq!(delta.network.peers.len(), 1, "only the new one");
     let none = fleet.model.assignment_since(&node("n2"), fleet.model.revision()).unwrap();
     assert!(none.is_empty());
     let future = fleet.model.revision().next();
@@ -139,7 +139,7 @@ fn records_survive_the_store_and_strange_ones_are_refused() {
 }
 
 /// A fleet of `nodes` with `instances`, without the checks that look at everything.
-fn large(nodes: u32, instances: u32) -> (Fleet, Vec<SessionId>) {
+pub(super) fn large(nodes: u32, instances: u32) -> (Fleet, Vec<SessionId>) {
     let mut settings = super::fleet::settings_of("10.0.0.0/8", 24);
     settings.events_max = 10_000;
     let mut fleet = Fleet::new(settings);
@@ -156,7 +156,11 @@ fn large(nodes: u32, instances: u32) -> (Fleet, Vec<SessionId>) {
     (fleet, sessions)
 }
 
-fn quickly(model: &mut Model, command: Command, now: dwell_core::clock::Timestamp) -> Duration {
+pub(super) fn quickly(
+    model: &mut Model,
+    command: Command,
+    now: dwell_core::clock::Timestamp,
+) -> Duration {
     let begun = Instant::now();
     let applied = model.apply(command, now).unwrap();
     model.publish(applied.changes);
