@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dwell_proto::trust::CONTROLLER_NAME;
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use dwell_proto::v1::fleet_client::FleetClient;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
@@ -65,7 +66,7 @@ async fn over_socket(path: &Path) -> Result<Channel, Failure> {
         async { stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
     });
     // The name means nothing on a socket, but HTTP wants one.
-    Endpoint::from_static("http://controller.dwell")
+    windows(Endpoint::from_static("http://controller.dwell"))
         .connect_with_connector(connector)
         .await
         .map_err(|error| explain(io::Error::other(first_cause(&error))))
@@ -84,10 +85,10 @@ async fn over_tls(context: &Context) -> Result<Channel, Failure> {
         .domain_name(CONTROLLER_NAME)
         .ca_certificate(Certificate::from_pem(&context.ca))
         .identity(Identity::from_pem(&context.certificate, &context.key));
-    Endpoint::from_shared(format!("https://{controller}"))
-        .map_err(|_| {
-            Failure::Usage(format!("the context's controller {controller:?} is not HOST:PORT"))
-        })?
+    let endpoint = Endpoint::from_shared(format!("https://{controller}")).map_err(|_| {
+        Failure::Usage(format!("the context's controller {controller:?} is not HOST:PORT"))
+    })?;
+    windows(endpoint)
         .connect_timeout(CONNECT_LIMIT)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
@@ -97,4 +98,11 @@ async fn over_tls(context: &Context) -> Result<Channel, Failure> {
         .connect()
         .await
         .map_err(refuse)
+}
+
+/// One stream that nobody reads holds up no other.
+fn windows(endpoint: Endpoint) -> Endpoint {
+    endpoint
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
 }

@@ -3,15 +3,20 @@
 mod apply;
 mod change;
 mod context;
+mod cp;
 mod events;
 mod exec;
 mod info;
 mod inspect;
+mod key;
 mod logs;
 mod node;
+mod port_forward;
+mod proxy;
 mod ps;
 mod route;
 mod run;
+mod ssh;
 
 use std::process::ExitCode;
 
@@ -36,6 +41,12 @@ pub(crate) enum Command {
     Rm(change::Rm),
     Logs(logs::Logs),
     Exec(exec::Exec),
+    Ssh(ssh::Ssh),
+    Cp(cp::Cp),
+    PortForward(port_forward::PortForward),
+    Proxy(proxy::Proxy),
+    SshConfig(ssh::SshConfig),
+    Key(key::Key),
     Node(node::Node),
     Route(route::Route),
     Events(events::Events),
@@ -79,6 +90,12 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Rm(rm) => rm.run(fleet.await?).await,
         Command::Logs(logs) => logs.run(fleet.await?).await,
         Command::Exec(exec) => return Ok(exec.run(fleet).await),
+        Command::Ssh(ssh) => return Ok(ssh.run(fleet, target).await),
+        Command::Cp(cp) => return cp.run(fleet, target).await,
+        Command::PortForward(forward) => forward.run(fleet.await?).await,
+        Command::Proxy(proxy) => proxy.run(fleet.await?).await,
+        Command::SshConfig(config) => config.run(fleet.await?, target).await,
+        Command::Key(key) => key.run(fleet).await,
         Command::Node(node) => node.run(fleet.await?).await,
         Command::Route(route) => route.run(fleet.await?).await,
         Command::Events(events) => events.run(fleet.await?).await,

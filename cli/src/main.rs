@@ -5,6 +5,8 @@
 //!              ├─▶ manifest   the file of workloads, pure
 //!              ├─▶ client     the connection to a controller
 //!              ├─▶ names      what a name means
+//!              ├─▶ tunnel     a connection into an instance
+//!              ├─▶ openssh    stock ssh and scp, over tunnels (public_key)
 //!              ├─▶ wait       until it is done, by watching (watch)
 //!              └─▶ output     tables, JSON, YAML
 //! ```
@@ -16,8 +18,11 @@ mod command;
 mod failure;
 mod manifest;
 mod names;
+mod openssh;
 mod output;
+mod public_key;
 mod terminal;
+mod tunnel;
 mod wait;
 mod watch;
 
@@ -58,7 +63,10 @@ Exit codes:
   5    the controller, or the node that is needed, does not answer
   6    --timeout has passed; what was asked for goes on
   7    `dwell plan --exit-code`: something would change
-  125  `dwell exec`: it could not be run; any other code is the command's own";
+  125  `dwell exec`: it could not be run; any other code is the command's own
+  255  `dwell ssh`: it came to no session; any other code is the command's own
+
+`dwell cp` ends with scp's exit code.";
 
 fn main() -> ExitCode {
     let arguments = Dwell::parse();

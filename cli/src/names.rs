@@ -39,11 +39,12 @@ pub(crate) async fn workload(client: &mut Client, name: &str) -> Result<String, 
     choose("workload", name, workloads(client, "").await?)
 }
 
-/// The instance that is meant.
+/// The instance that is meant, with or without the cluster's zone.
 ///
 /// # Errors
 /// As [`workload`].
 pub(crate) async fn instance(client: &mut Client, name: &str) -> Result<String, Failure> {
+    let name = without_zone(name);
     if !instances(client, name).await?.is_empty() {
         return Ok(name.to_owned());
     }
@@ -68,6 +69,11 @@ pub(crate) async fn subject(client: &mut Client, name: &str) -> Result<Subject, 
     }
     let all = instances(client, "").await?;
     choose("workload or instance", name, all).map(Subject::Instance)
+}
+
+/// An instance's name without the cluster's zone, `web-0` of `web-0.dwell`: no name has a dot in it.
+pub(crate) fn without_zone(name: &str) -> &str {
+    name.split_once('.').map_or(name, |(name, _)| name)
 }
 
 /// The node that is meant.

@@ -4,6 +4,10 @@
 
 #[path = "fleet/fake.rs"]
 mod fake;
+#[path = "fleet/keys.rs"]
+mod keys;
+#[path = "fleet/tunnels.rs"]
+mod tunnels;
 
 use std::io::{Read, Write};
 use std::process::Stdio;

@@ -41,7 +41,7 @@ impl Context {
     /// # Errors
     /// If the file is not there, is not a context, or can be read by others.
     pub(crate) fn load(text: &str) -> Result<Self, Failure> {
-        let path = if text.contains('/') || text.ends_with(".yaml") {
+        let path = if is_file(text) {
             PathBuf::from(text)
         } else {
             directory()?.join(format!("{text}.yaml"))
@@ -97,6 +97,11 @@ impl Context {
         file.write_all(self.to_text()?.as_bytes())
             .map_err(|error| Failure::Other(format!("cannot write {shown}: {error}")))
     }
+}
+
+/// Whether a text is a context's file; else it is the name of one.
+pub(super) fn is_file(text: &str) -> bool {
+    text.contains('/') || text.ends_with(".yaml")
 }
 
 /// Where contexts are found by name.

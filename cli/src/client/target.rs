@@ -1,11 +1,12 @@
 //! Which controller is meant.
 
 use std::env;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::context::Context;
+use super::context::{self, Context};
 use crate::failure::Failure;
 
 /// Where a controller on this machine listens.
@@ -43,23 +44,52 @@ impl TargetArgs {
     /// # Errors
     /// If a context's file cannot be used.
     pub(crate) fn target(&self) -> Result<Target, Failure> {
+        match self.choice()? {
+            Choice::Socket(path) => Ok(Target::Socket(path)),
+            Choice::Context(text) => Ok(Target::Context(Box::new(Context::load(&text)?))),
+        }
+    }
+
+    /// Arguments that mean the same controller in any directory and environment.
+    ///
+    /// # Errors
+    /// As [`Self::target`], or if the current directory is gone.
+    pub(crate) fn arguments(&self) -> Result<[OsString; 2], Failure> {
+        let whole = |path: &Path| {
+            std::path::absolute(path).map(PathBuf::into_os_string).map_err(|error| {
+                Failure::Usage(format!("cannot tell where {} is: {error}", path.display()))
+            })
+        };
+        Ok(match self.choice()? {
+            Choice::Socket(path) => ["--socket".into(), whole(&path)?],
+            Choice::Context(text) if context::is_file(&text) => {
+                ["--context".into(), whole(Path::new(&text))?]
+            }
+            Choice::Context(name) => ["--context".into(), name.into()],
+        })
+    }
+
+    fn choice(&self) -> Result<Choice, Failure> {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-        let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
         if let Some(path) = &self.socket {
-            return Ok(Target::Socket(path.clone()));
+            return Ok(Choice::Socket(path.clone()));
         }
         if let Some(context) = &self.context {
-            return Context::load(context).map(|context| Target::Context(Box::new(context)));
+            return Ok(Choice::Context(context.clone()));
         }
         match (set("DWELL_SOCKET"), set("DWELL_CONTEXT")) {
             (Some(_), Some(_)) => Err(Failure::Usage(
                 "DWELL_SOCKET and DWELL_CONTEXT are both set; unset one of them".into(),
             )),
-            (Some(path), None) => Ok(Target::Socket(path.into())),
-            (None, Some(context)) => {
-                Context::load(&text(context)).map(|context| Target::Context(Box::new(context)))
-            }
-            (None, None) => Ok(Target::Socket(DEFAULT_SOCKET.into())),
+            (Some(path), None) => Ok(Choice::Socket(path.into())),
+            (None, Some(context)) => Ok(Choice::Context(context.to_string_lossy().into_owned())),
+            (None, None) => Ok(Choice::Socket(DEFAULT_SOCKET.into())),
         }
     }
+}
+
+/// What was said, by arguments or the environment.
+enum Choice {
+    Socket(PathBuf),
+    Context(String),
 }

@@ -3,9 +3,11 @@
 //! Times are milliseconds since the Unix epoch, `null` where nobody knows. Amounts are in the unit that
 //! their field's name ends in.
 
+mod key;
 mod node;
 mod workload;
 
+pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use workload::{
     EventView, EventsView, InspectView, InstanceView, PlanView, PlansView, PsView,

@@ -1,17 +1,25 @@
 //! A controller of a few lines, in this process, on a unix socket: it answers what a test gave it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dwell_proto::v1::fleet_server::{Fleet, FleetServer};
-use dwell_proto::v1::{self, exec_input::Input, exec_output::Output};
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
+use dwell_proto::v1::{self, connect_input, exec_input::Input, exec_output::Output};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
+
+#[path = "tunnel.rs"]
+mod tunnel;
+
+/// A public key.
+pub(crate) const KEY: &str =
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG9i7+TH8H/fFYUlYAqtxvVZKEwOEfg6ylCIzdSk3wJm";
 
 /// What a stream of changes does: changes, and how it ends; it stays open if it is not told to.
 pub(crate) type Script = Vec<Result<v1::WatchResponse, Status>>;
@@ -30,6 +38,10 @@ pub(crate) struct State {
     pub(crate) watches: VecDeque<Script>,
     /// Everything asked for that changes something, and from where on watches were.
     pub(crate) asked: Vec<String>,
+    /// What nodes say of their routes and of themselves.
+    pub(crate) checks: Vec<v1::RouteCheck>,
+    pub(crate) diagnoses: Vec<v1::NodeDiagnosis>,
+    pub(crate) key_sets: BTreeMap<String, Vec<String>>,
     /// What there is from the first watch on.
     pub(crate) later: Option<(Vec<v1::Workload>, Vec<v1::Instance>)>,
 }
@@ -46,8 +58,10 @@ impl Fake {
         let state = Arc::new(Mutex::new(state));
         let fake = Self { state: Arc::clone(&state), directory };
         let listener = UnixListener::bind(fake.socket()).unwrap();
-        let server =
-            tonic::transport::Server::builder().add_service(FleetServer::new(Service(state)));
+        let server = tonic::transport::Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .add_service(FleetServer::new(Service(state)));
         tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
         fake
     }
@@ -311,54 +325,84 @@ impl Fleet for Service {
 
     type ConnectStream = Answers<v1::ConnectOutput>;
 
+    /// Every instance's ports are this machine's.
     async fn connect(
         &self,
-        _: Request<Streaming<v1::ConnectInput>>,
+        request: Request<Streaming<v1::ConnectInput>>,
     ) -> Answer<Self::ConnectStream> {
-        Err(Status::unimplemented("connect"))
+        let mut inputs = request.into_inner();
+        let request = inputs.next().await.unwrap()?.input;
+        let Some(connect_input::Input::Request(request)) = request else {
+            return Err(Status::invalid_argument("the first message is not the request"));
+        };
+        self.asked(format!("connect {}:{}", request.instance, request.port))?;
+        tunnel::connect(u16::try_from(request.port).unwrap(), inputs).await
     }
 
     type CheckRoutesStream = Answers<v1::RouteCheck>;
 
     async fn check_routes(
         &self,
-        _: Request<v1::CheckRoutesRequest>,
+        request: Request<v1::CheckRoutesRequest>,
     ) -> Answer<Self::CheckRoutesStream> {
-        Err(Status::unimplemented("check_routes"))
+        self.asked(format!("check routes to {}", request.into_inner().instance))?;
+        let checks = self.state()?.checks.clone();
+        answer(Box::pin(tokio_stream::iter(checks.into_iter().map(Ok))))
     }
 
     type DiagnoseStream = Answers<v1::NodeDiagnosis>;
 
-    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Answer<Self::DiagnoseStream> {
-        Err(Status::unimplemented("diagnose"))
+    async fn diagnose(
+        &self,
+        request: Request<v1::DiagnoseRequest>,
+    ) -> Answer<Self::DiagnoseStream> {
+        let (name, state) = (request.into_inner().node, self.state()?);
+        let diagnoses = state.diagnoses.iter().filter(|of| named(&of.node, &name)).cloned();
+        let diagnoses: Vec<_> = diagnoses.map(Ok).collect();
+        answer(Box::pin(tokio_stream::iter(diagnoses)))
     }
 
     async fn list_key_sets(
         &self,
-        _: Request<v1::ListKeySetsRequest>,
+        request: Request<v1::ListKeySetsRequest>,
     ) -> Answer<v1::ListKeySetsResponse> {
-        Err(Status::unimplemented("list_key_sets"))
+        let (name, state) = (request.into_inner().name, self.state()?);
+        let sets = state.key_sets.iter().filter(|(set, _)| named(set, &name));
+        let sets = sets.map(|(set, keys)| v1::KeySet { name: set.clone(), keys: keys.clone() });
+        answer(v1::ListKeySetsResponse { key_sets: sets.collect(), revision: state.revision })
     }
 
     async fn update_key_set(
         &self,
-        _: Request<v1::UpdateKeySetRequest>,
+        request: Request<v1::UpdateKeySetRequest>,
     ) -> Answer<v1::UpdateKeySetResponse> {
-        Err(Status::unimplemented("update_key_set"))
+        let (request, mut state) = (request.into_inner(), self.state()?);
+        let keys = state.key_sets.entry(request.name).or_default();
+        keys.retain(|key| !request.remove.contains(key));
+        keys.extend(request.add);
+        answer(v1::UpdateKeySetResponse { revision: state.revision })
     }
 
     async fn remove_key_set(
         &self,
-        _: Request<v1::RemoveKeySetRequest>,
+        request: Request<v1::RemoveKeySetRequest>,
     ) -> Answer<v1::RemoveKeySetResponse> {
-        Err(Status::unimplemented("remove_key_set"))
+        let (name, mut state) = (request.into_inner().name, self.state()?);
+        state.key_sets.remove(&name).ok_or_else(|| Status::not_found("there is no such set"))?;
+        answer(v1::RemoveKeySetResponse { revision: state.revision })
     }
 
     async fn certify_user(
         &self,
-        _: Request<v1::CertifyUserRequest>,
+        request: Request<v1::CertifyUserRequest>,
     ) -> Answer<v1::CertifyUserResponse> {
-        Err(Status::unimplemented("certify_user"))
+        let request = request.into_inner();
+        let principals = request.principals.join(",");
+        self.asked(format!("certify {principals} for {} ms", request.valid_ms))?;
+        answer(v1::CertifyUserResponse {
+            certificate: format!("certificate of {}", request.public_key),
+            expires_at_ms: 1_769_860_800_000,
+        })
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
@@ -369,7 +413,9 @@ impl Fleet for Service {
             cluster_cidr: "10.80.0.0/16".into(),
             zone: "dwell".into(),
             revision: 1,
-            ..v1::GetInfoResponse::default()
+            host_authority: format!("{KEY} host CA"),
+            user_authority: format!("{KEY} user CA"),
+            closed: false,
         })
     }
 }
