@@ -39,6 +39,8 @@ use crate::network::linux::{LinuxConfig, LinuxNetwork};
 use crate::network::{Network, NetworkError};
 use crate::reconciler::{self, Reconciler};
 use crate::session::{Session, Statuses};
+use crate::ssh::SshFiles;
+use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
 
 /// How long the first report waits for an engine that does not answer.
@@ -154,6 +156,8 @@ impl Daemon {
             None => nothing_runs(),
         };
 
+        let sightings = reconciler.as_ref().map(Reconciler::sightings);
+
         let stored = watch::Sender::new(Revision(0));
         let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
@@ -175,6 +179,7 @@ impl Daemon {
             tunnels: Tunnels::new(node),
             assignment,
             directory: HeldDirectory::new(directory::load(&config.data_dir)),
+            ssh_events: EventQueue::default(),
         };
         let assignment = || session.assignment.subscribe();
         let directories = || session.directory.subscribe();
@@ -208,6 +213,14 @@ impl Daemon {
                 directories: session.directory.subscribe(),
             };
             parts.spawn(named("dns", dns.keep()));
+        }
+        // A node that runs no instances has nobody to log in to.
+        if let Some(sightings) = sightings {
+            let run_dir = config.run_dir.clone();
+            let ssh = SshFiles { run_dir: run_dir.clone(), assignment: assignment(), sightings };
+            parts.spawn(named("ssh", ssh.keep()));
+            let events = events::listen(run_dir, session.ssh_events.clone());
+            parts.spawn(named("ssh_events", events));
         }
         parts.spawn(named("host_report", report.keep(engine_state, capacity)));
         parts.spawn(named("session", session.run()));

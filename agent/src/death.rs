@@ -71,6 +71,22 @@ pub fn hang_up(pid: u32, container: &ContainerId) -> Result<(), DeathError> {
         .map_err(|source| DeathError::Kernel { pid, source: source.into() })
 }
 
+/// When the process `pid` of `container` started, in clock ticks since the host did: tells it from a later process
+/// with the same id.
+///
+/// # Errors
+/// [`DeathError::Gone`] if it is not there any more.
+pub fn start_ticks(pid: u32, container: &ContainerId) -> Result<u64, DeathError> {
+    let gone = || DeathError::Gone { pid, container: container.clone() };
+    // The name of the program stands in parentheses and may contain anything. The 22nd field is wanted; the
+    // third is the first after the name.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
+    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
+    let ticks = fields.and_then(|mut fields| fields.nth(19)?.parse().ok()).ok_or_else(gone)?;
+    // Afterwards, so that the ticks of another process are never taken for this one's.
+    if is_of(pid, container) { Ok(ticks) } else { Err(gone()) }
+}
+
 fn open(pid: u32, container: &ContainerId) -> Result<OwnedFd, DeathError> {
     let gone = || DeathError::Gone { pid, container: container.clone() };
     let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(gone)?;
@@ -78,8 +94,13 @@ fn open(pid: u32, container: &ContainerId) -> Result<OwnedFd, DeathError> {
         rustix::io::Errno::SRCH => gone(),
         source => DeathError::Kernel { pid, source: source.into() },
     })?;
-    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|_| gone())?;
-    if groups.contains(container.as_str()) { Ok(descriptor) } else { Err(gone()) }
+    if is_of(pid, container) { Ok(descriptor) } else { Err(gone()) }
+}
+
+/// Whether the process that has this id now is of the container.
+fn is_of(pid: u32, container: &ContainerId) -> bool {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+    groups.is_ok_and(|groups| groups.contains(container.as_str()))
 }
 
 #[cfg(test)]
@@ -105,6 +126,19 @@ mod tests {
         child.wait().unwrap();
         assert!(alive.is_err() && dead.is_ok());
         assert!(matches!(watch(child.id(), &own_group()), Err(DeathError::Gone { .. })));
+    }
+
+    #[test]
+    fn a_process_is_told_from_others_by_its_start() {
+        let own = start_ticks(std::process::id(), &own_group()).unwrap();
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let childs = start_ticks(child.id(), &own_group()).unwrap();
+        assert!(own > 0 && childs >= own, "{own}, {childs}");
+        let other = ContainerId("0123456789abcdef".to_owned());
+        assert!(matches!(start_ticks(child.id(), &other), Err(DeathError::Gone { .. })));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(start_ticks(child.id(), &own_group()).is_err());
     }
 
     #[tokio::test]

@@ -13,9 +13,27 @@ use std::path::Path;
 /// # Errors
 /// What the file system said.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
+    put(path, content, mode, File::sync_all)?;
+    File::open(parent(path))?.sync_all()
+}
+
+/// The same for a file that a loss of power takes away anyhow: no program ever sees half of it, and the disk is not
+/// waited for.
+///
+/// # Errors
+/// What the file system said.
+pub fn replace_volatile(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    put(path, content, mode, |_| Ok(()))
+}
+
+fn put(
+    path: &Path,
+    content: &[u8],
+    mode: u32,
+    sync: impl FnOnce(&File) -> io::Result<()>,
+) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = directory.join(format!(".{name}.new"));
+    let temporary = parent(path).join(format!(".{name}.new"));
     // One that a crash left may have other permissions.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -24,14 +42,18 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
     let written = file
         .write_all(content)
-        .and_then(|()| file.sync_all())
+        .and_then(|()| sync(&file))
         .and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         // A disk that is full should get its bytes back; the first error is what counts.
         fs::remove_file(&temporary).ok();
         return Err(error);
     }
-    File::open(directory)?.sync_all()
+    Ok(())
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(test)]

@@ -190,6 +190,8 @@ pub struct Details {
     pub out_of_memory: bool,
     /// Its limits now.
     pub limits: Resources,
+    /// Whether it brings an SSH server of its own, as far as that can be told from outside.
+    pub own_ssh: bool,
 }
 
 /// Where a container is in its life.

@@ -25,6 +25,7 @@ pub mod network;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;
+pub mod ssh;
 pub mod trust;
 pub mod tunnel;
 

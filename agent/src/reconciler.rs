@@ -34,6 +34,7 @@ mod journals;
 mod look;
 mod owner;
 mod publish;
+mod sightings;
 mod tools;
 
 use std::io;
@@ -51,6 +52,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::journals::Journals;
 use self::owner::Owner;
+use self::sightings::Sights;
+pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
 use crate::engine::{self, SharedEngine};
 use crate::isolation::Settled;
@@ -89,6 +92,7 @@ impl Config {
 pub struct Reconciler {
     statuses: watch::Receiver<Option<Arc<Statuses>>>,
     engine: watch::Receiver<EngineState>,
+    sightings: watch::Receiver<Option<Arc<Sightings>>>,
     stop: CancellationToken,
     task: Option<JoinHandle<Option<()>>>,
 }
@@ -137,9 +141,10 @@ impl Reconciler {
         }
         let tools = Tools { engine, network, settled: config.settled.clone(), clock, journals };
         let stop = CancellationToken::new();
-        let (owner, statuses, engine) = Owner::new(config, tools, observed, desired);
+        let (sights, sightings) = Sights::new();
+        let (owner, statuses, engine) = Owner::new(config, tools, observed, sights, desired);
         let task = tokio::spawn(stop.clone().run_until_cancelled_owned(owner.run()));
-        Ok(Self { statuses, engine, stop, task: Some(task) })
+        Ok(Self { statuses, engine, sightings, stop, task: Some(task) })
     }
 
     /// What was last seen of the instances; `None` until the node was looked at.
@@ -153,6 +158,12 @@ impl Reconciler {
     #[must_use]
     pub fn engine(&self) -> watch::Receiver<EngineState> {
         self.engine.clone()
+    }
+
+    /// What SSH needs to know of the instances; `None` until the node was looked at.
+    #[must_use]
+    pub fn sightings(&self) -> watch::Receiver<Option<Arc<Sightings>>> {
+        self.sightings.clone()
     }
 
     /// Stops it and waits until it has. Steps under way are abandoned; a reconciler started later

@@ -35,6 +35,7 @@ use crate::causes::Causes;
 use crate::directory::HeldDirectory;
 use crate::identity::{Identity, wall_clock};
 use crate::link::{self, LinkError};
+use crate::ssh::events::EventQueue;
 use crate::trust;
 use crate::tunnel::Tunnels;
 
@@ -69,6 +70,8 @@ pub struct Session {
     pub stored: watch::Receiver<Revision>,
     /// What was seen of the instances; `None` until the node has been looked at.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
+    /// What `dwell-ssh` reported. Nobody else takes from it.
+    pub ssh_events: EventQueue,
     /// What the host has.
     pub capacity: watch::Receiver<Arc<Capacity>>,
     /// Who serves logs and commands.

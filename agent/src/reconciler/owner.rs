@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::doubts::Doubts;
 use super::guards::Guards;
+use super::sightings::Sights;
 use super::tools::{Effect, StepError, Tools};
 use super::{Config, News, follow, publish};
 use crate::causes::Causes;
@@ -79,6 +80,7 @@ pub(super) struct Owner {
     survey: Survey,
     doubts: Doubts,
     guards: Guards,
+    sights: Sights,
     news: mpsc::Receiver<News>,
     news_sender: mpsc::Sender<News>,
     tasks: JoinSet<Done>,
@@ -95,6 +97,7 @@ impl Owner {
         config: Config,
         tools: Tools,
         observed: Observed,
+        sights: Sights,
         desired: watch::Receiver<Option<Arc<Desired>>>,
     ) -> (Self, watch::Receiver<Option<Arc<Statuses>>>, watch::Receiver<EngineState>) {
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
@@ -111,6 +114,7 @@ impl Owner {
             survey: Survey::default(),
             doubts: Doubts::default(),
             guards: Guards::new(tools.clone(), news_sender.clone()),
+            sights,
             tools,
             news,
             news_sender,
@@ -202,6 +206,7 @@ impl Owner {
             }
             self.forget_what_is_over(desired);
             self.guards.sync(desired, &self.observed);
+            self.sights.publish(&self.observed);
             if self.observed.engine != EngineState::Unknown {
                 publish::publish(&self.statuses, desired, &self.observed, now);
             }

@@ -1,8 +1,8 @@
 //! One stream to the controller, from Hello to its end.
 //!
 //! One task does everything, so that nothing is shared: it reads what comes, and whenever the way out has
-//! room it sends the most urgent of what is due, an acknowledgement, a report of what has changed, or a
-//! heartbeat. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
+//! room it sends the most urgent of what is due, an acknowledgement, a report of what has changed, a
+//! heartbeat, or log-ins over SSH. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,6 +215,7 @@ impl Attached<'_> {
                 }
                 Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
                 Ok(()) = self.session.stored.changed() => {}
+                () = self.session.ssh_events.changed() => {}
                 // An engine that came or went decides about what is placed here.
                 Ok(()) = self.session.capacity.changed() => self.next_heartbeat = now,
                 renewed = completed(&mut self.renewal) => match renewed {
@@ -254,6 +255,7 @@ impl Attached<'_> {
         self.acknowledgeable().is_some()
             || (self.statuses_due && self.next_report <= now)
             || self.next_heartbeat <= now
+            || !self.session.ssh_events.is_empty()
     }
 
     /// The next time at which something becomes due by itself.
@@ -288,7 +290,7 @@ impl Attached<'_> {
             let capacity = changed.then(|| self.capacity.as_ref().into());
             return Some(Up::Heartbeat(v1::Heartbeat { capacity }));
         }
-        None
+        self.session.ssh_events.take().map(Up::SshEvents)
     }
 
     /// The revision that came over this stream, is on disk and was not acknowledged yet.

@@ -1,3 +1,5 @@
+mod news;
+
 use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
@@ -17,6 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::assignment::cache;
+use crate::directory::Directories;
 use crate::fake_controller::{Attachment, Ca, Face, FakeController, LIMIT, identity};
 use crate::network::fake::FakeNetwork;
 use crate::tunnel;
@@ -93,6 +96,8 @@ struct Agent {
     desired: watch::Receiver<Option<Arc<Assignment>>>,
     statuses: watch::Sender<Option<Arc<Statuses>>>,
     capacity: watch::Sender<Arc<Capacity>>,
+    directory: Directories,
+    ssh_events: EventQueue,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -110,13 +115,16 @@ impl Agent {
             assignment: assignment.subscribe(),
             network: Arc::new(FakeNetwork::default()),
         };
+        let held = HeldDirectory::new(Directory::default());
+        let (directory, ssh_events) = (held.subscribe(), EventQueue::default());
         let session = Session {
             data_dir: data_dir.path().to_owned(),
             identity,
             controller: controller.to_owned(),
             address: Ipv4Addr::new(192, 168, 1, 11),
             assignment,
-            directory: HeldDirectory::new(Directory::default()),
+            directory: held,
+            ssh_events: ssh_events.clone(),
             stored: stored.subscribe(),
             statuses: statuses.subscribe(),
             capacity: capacity.subscribe(),
@@ -124,7 +132,7 @@ impl Agent {
         };
         let keeper = cache::keep(data_dir.path().to_owned(), desired.clone(), stored);
         let tasks = [tokio::spawn(session.run()), tokio::spawn(keeper)];
-        Self { data_dir, desired, statuses, capacity, tasks }
+        Self { data_dir, desired, statuses, capacity, directory, ssh_events, tasks }
     }
 
     /// The instances that the reconciler is told.

@@ -50,6 +50,7 @@ pub(super) fn is_foreign(entry: &ContainerSummary) -> bool {
 
 /// Reads a full description.
 pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'static str> {
+    let own_ssh = has_own_ssh(&reply);
     let labels = reply.config.and_then(|config| config.labels).unwrap_or_default();
     let seen = reply.state.ok_or("it has no state")?;
     let state = match seen.status {
@@ -85,8 +86,17 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
         exit_code: exit_code.filter(|_| !running && started_at.is_some()),
         out_of_memory: seen.oom_killed.unwrap_or(false),
         limits: limits(&reply.host_config.ok_or("it has no limits")?),
+        own_ssh,
     });
     Ok(container)
+}
+
+/// Whether its image declares the port of SSH, or its main program is a server of it.
+fn has_own_ssh(reply: &ContainerInspectResponse) -> bool {
+    let ports = reply.config.as_ref().and_then(|config| config.exposed_ports.as_deref());
+    let program = reply.path.as_deref().and_then(|path| path.rsplit('/').next());
+    ports.unwrap_or_default().iter().any(|port| port == "22/tcp")
+        || program.is_some_and(|program| ["sshd", "dropbear"].contains(&program))
 }
 
 fn container(
@@ -242,6 +252,21 @@ mod tests {
             (Some(42), Some(Timestamp(1_767_322_800_000)))
         );
         assert!(description("null").is_err());
+    }
+
+    #[test]
+    fn ssh_servers_of_an_image() {
+        let is_own = |path: &str, ports: &str| {
+            let text = format!(
+                r#"{{"Id":"c1","Path":"{path}","State":{{"Status":"created"}},"HostConfig":{{}},
+                    "Config":{{"Labels":{{{LABELS}}},"ExposedPorts":{ports}}}}}"#
+            );
+            inspected(serde_json::from_str(&text).unwrap()).unwrap().details.unwrap().own_ssh
+        };
+        assert!(is_own("/usr/sbin/sshd", "null") && is_own("dropbear", "{}"));
+        assert!(is_own("sh", r#"{"80/tcp":{},"22/tcp":{}}"#));
+        assert!(!is_own("sh", r#"{"22/udp":{},"2222/tcp":{}}"#));
+        assert!(!is_own("/opt/sshd/run", "null") && !is_own("sshd-exporter", "null"));
     }
 
     #[test]

@@ -227,6 +227,7 @@ impl Owner {
             let same = before.iter().find(|before| before.id == container.id);
             known.push(seen(container, same, now));
             self.guards.attend(container);
+            self.sights.attend(container);
         }
     }
 
@@ -291,6 +292,7 @@ impl Owner {
                 let before = before.map(|at| seen.containers.swap_remove(at));
                 seen.containers.push(self::seen(&container, before.as_ref(), now));
                 self.guards.attend(&container);
+                self.sights.attend(&container);
             }
             Effect::Limited(container, resources) => set_limits(seen, &container, resources),
             Effect::Gone(container) => seen.containers.retain(|one| one.id != container),

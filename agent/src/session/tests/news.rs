@@ -1,0 +1,109 @@
+//! Directory, differences of the network, and log-ins over SSH.
+
+use dwell_core::ssh::{SshEvent, SshEventKind};
+
+use super::*;
+
+fn directory(base_revision: u64, revision: u64, ordinal: u32) -> Down {
+    let instance = v1::DirectoryInstance {
+        instance: name(ordinal).to_string(),
+        address: format!("10.80.1.{ordinal}"),
+        ready: true,
+    };
+    Down::Directory(v1::DirectoryChange {
+        revision,
+        base_revision,
+        instances: vec![instance],
+        ..v1::DirectoryChange::default()
+    })
+}
+
+#[tokio::test]
+async fn a_gap_in_the_directory_ends_the_stream_and_the_next_one_asks_for_all() {
+    let (mut controller, mut agent) = pair().await;
+    let stream = controller.attachment().await;
+    assert_eq!(stream.hello.directory_revision, 0);
+    stream.welcome(1_000).await;
+    stream.send(directory(0, 5, 0)).await;
+    stream.send(directory(5, 7, 1)).await;
+    let held = agent.directory.wait_for(|held| held.revision == Revision(7)).await.unwrap().clone();
+    assert_eq!(held.instances.len(), 2);
+    stream.send(directory(8, 9, 2)).await;
+    ended(stream).await;
+
+    let stream = controller.attachment().await;
+    assert_eq!(stream.hello.directory_revision, 0);
+    assert_eq!(*agent.directory.borrow(), held);
+    stream.welcome(1_000).await;
+    stream.send(directory(0, 9, 2)).await;
+    agent.directory.wait_for(|held| held.revision == Revision(9)).await.unwrap();
+    drop(stream);
+    let stream = controller.attachment().await;
+    assert_eq!(stream.hello.directory_revision, 9);
+}
+
+#[tokio::test]
+async fn a_moved_instance_and_other_keys_are_small_messages() {
+    let (mut controller, agent) = pair().await;
+    let mut stream = controller.attachment().await;
+    stream.welcome(1_000).await;
+    let peer = |n: u8| v1::Peer {
+        node: format!("h{n}"),
+        address: format!("192.168.1.{n}"),
+        block: format!("10.80.{n}.0/24"),
+    };
+    let mut first = snapshot(5, &[0]);
+    first.network.as_mut().unwrap().peers = vec![peer(2), peer(3)];
+    first.ssh_trust = Some(v1::SshTrust { user_authority: "a CA".into(), ..Default::default() });
+    stream.send(Down::Assignment(first)).await;
+    let exception = v1::Exception { address: "10.80.1.0".into(), node: "h2".into() };
+    let key_set = v1::KeySet { name: "team".into(), keys: vec!["ssh-ed25519 AAAA".into()] };
+    stream
+        .send(Down::Assignment(v1::Assignment {
+            network_delta: Some(v1::NetworkDelta {
+                removed_peers: vec!["h3".into()],
+                exceptions: vec![exception],
+                block_changed: true,
+                ..v1::NetworkDelta::default()
+            }),
+            ssh_trust: Some(v1::SshTrust { key_sets: vec![key_set], ..Default::default() }),
+            ..delta(5, 6, &[], &[])
+        }))
+        .await;
+    acknowledged(&mut stream, 6).await;
+    let held = agent.desired.borrow().clone().unwrap();
+    let nodes: Vec<_> = held.network.peers.keys().map(ToString::to_string).collect();
+    assert_eq!((nodes, held.network.block), (vec!["h2".to_owned()], None));
+    assert_eq!(held.network.exceptions[&"10.80.1.0".parse().unwrap()].to_string(), "h2");
+    assert_eq!(held.ssh_trust.user_authority, "");
+    assert_eq!(held.ssh_trust.key_sets["team"].len(), 1);
+    assert_eq!(agent.instances(), ["web-0"]);
+}
+
+#[tokio::test]
+async fn log_ins_are_told_in_bounded_messages() {
+    let (mut controller, agent) = pair().await;
+    for at in 0..150 {
+        agent.ssh_events.push(SshEvent {
+            at: Timestamp(at),
+            instance: name(0),
+            from: "192.0.2.1:1234".parse().unwrap(),
+            login: "root".to_owned(),
+            key: "SHA256:abc alice".to_owned(),
+            what: SshEventKind::Opened,
+        });
+    }
+    let mut stream = controller.attachment().await;
+    stream.welcome(60_000).await;
+    let mut told = Vec::new();
+    while told.len() < 150 {
+        match stream.next().await.unwrap() {
+            Up::SshEvents(message) => {
+                assert!(message.events.len() <= 100);
+                told.extend(message.events.iter().map(|event| event.at_ms));
+            }
+            other => assert!(matches!(other, Up::Heartbeat(_)), "{other:?}"),
+        }
+    }
+    assert!(told.iter().copied().eq(0..150));
+}
