@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use dwell_proto::trust::CONTROLLER_NAME;
-use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use dwell_proto::v1::fleet_client::FleetClient;
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};

@@ -71,8 +71,9 @@ impl Login {
             .map_err(failed)?;
         let file = |name: &str, text: &str| {
             let path = directory.path().join(name);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            file.write_all(text.as_bytes())?;
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            writeln!(file, "{}", text.trim_end())?;
             Ok(path)
         };
         let key = file("key", &private).map_err(failed)?;
@@ -177,8 +178,9 @@ pub(crate) fn proxy_command(target: &TargetArgs) -> Result<String, Failure> {
 /// # Errors
 /// If a path cannot be written so.
 pub(crate) fn own_command(target: &TargetArgs) -> Result<String, Failure> {
-    let program = env::current_exe()
-        .map_err(|error| Failure::Other(format!("cannot find the path of this program: {error}")))?;
+    let program = env::current_exe().map_err(|error| {
+        Failure::Other(format!("cannot find the path of this program: {error}"))
+    })?;
     let words = std::iter::once(program.into_os_string()).chain(target.arguments()?);
     let quoted = |word: OsString| {
         let quoted = word.to_str().and_then(|word| shlex::try_quote(word).ok())?;
@@ -186,7 +188,9 @@ pub(crate) fn own_command(target: &TargetArgs) -> Result<String, Failure> {
     };
     let words: Option<Vec<String>> = words.map(quoted).collect();
     words.map(|words| words.join(" ")).ok_or_else(|| {
-        Failure::Usage("the path of this program, or of the socket or context, is not plain text".into())
+        Failure::Usage(
+            "the path of this program, or of the socket or context, is not plain text".into(),
+        )
     })
 }
 
@@ -262,9 +266,13 @@ mod tests {
         assert_eq!(split(None, "root@web-0"), Ok(("root".into(), "web-0")));
         assert_eq!(split(Some("root"), "web-0"), Ok(("root".into(), "web-0")));
         assert_eq!(split(None, "web-0"), Ok((local_user().unwrap(), "web-0")));
-        for (user, text) in
-            [(Some("a"), "b@c"), (None, "@c"), (None, "-oX@c"), (Some("a b"), "c"), (Some("a%h"), "c")]
-        {
+        for (user, text) in [
+            (Some("a"), "b@c"),
+            (None, "@c"),
+            (None, "-oX@c"),
+            (Some("a b"), "c"),
+            (Some("a%h"), "c"),
+        ] {
             assert!(split(user, text).is_err(), "{user:?} {text}");
         }
     }

@@ -127,7 +127,9 @@ mod tests {
                 (options, "ssh-ed25519", comment)
             );
             assert_eq!((key.fingerprint.as_str(), key.line.as_str()), (FINGERPRINT, line.trim()));
-            assert!(key.is_meant_by(FINGERPRINT) && key.is_meant_by(KEY) && !key.is_meant_by("bob"));
+            assert!(
+                key.is_meant_by(FINGERPRINT) && key.is_meant_by(KEY) && !key.is_meant_by("bob")
+            );
             assert_eq!(key.is_meant_by(comment), !comment.is_empty());
         }
     }
@@ -135,7 +137,8 @@ mod tests {
     #[test]
     fn what_is_no_key_is_refused_with_its_line() {
         let (algorithm, blob) = KEY.split_once(' ').unwrap();
-        for wrong in [algorithm, blob, "ssh-rsa AAAA", "ssh-ed25519 !", &format!("ssh-rsa {blob}")] {
+        for wrong in [algorithm, blob, "ssh-rsa AAAA", "ssh-ed25519 !", &format!("ssh-rsa {blob}")]
+        {
             assert_eq!(PublicKey::read(wrong), None, "{wrong}");
             let error = PublicKey::read_all(&format!("# two\n\n{KEY}\n{wrong}\n")).unwrap_err();
             assert!(error.starts_with("4: this is no public key"), "{error}");

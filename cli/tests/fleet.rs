@@ -6,6 +6,8 @@
 mod fake;
 #[path = "fleet/keys.rs"]
 mod keys;
+#[path = "fleet/openssh.rs"]
+mod openssh;
 #[path = "fleet/tunnels.rs"]
 mod tunnels;
 

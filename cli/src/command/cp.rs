@@ -84,7 +84,8 @@ impl Cp {
         places.push(destination);
         if !places.iter().any(Place::is_remote) {
             return Err(Failure::Usage(
-                "no side is in an instance; write that one as NAME:PATH, such as web-0:/srv/".into(),
+                "no side is in an instance; write that one as NAME:PATH, such as web-0:/srv/"
+                    .into(),
             ));
         }
         let mut client = fleet.await?.client;

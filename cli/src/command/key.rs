@@ -255,7 +255,8 @@ mod tests {
 
     #[test]
     fn sets_for_people() {
-        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG9i7+TH8H/fFYUlYAqtxvVZKEwOEfg6ylCIzdSk3wJm";
+        let key =
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIG9i7+TH8H/fFYUlYAqtxvVZKEwOEfg6ylCIzdSk3wJm";
         let sets = vec![
             v1::KeySet {
                 name: "team".into(),

@@ -53,8 +53,7 @@ impl FromStr for Forward {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong =
-            || "write PORT, LOCAL:PORT or ADDRESS:LOCAL:PORT, such as 8080:80".to_owned();
+        let wrong = || "write PORT, LOCAL:PORT or ADDRESS:LOCAL:PORT, such as 8080:80".to_owned();
         let (rest, remote) = text.rsplit_once(':').unwrap_or((text, text));
         let remote: u16 = remote.parse().ok().filter(|&port| port != 0).ok_or_else(wrong)?;
         let (address, local) = rest.rsplit_once(':').unwrap_or(("127.0.0.1", rest));
@@ -76,8 +75,9 @@ impl PortForward {
         // All or none: half of what was asked for is no use.
         let mut listeners = Vec::new();
         for Forward { local, remote } in self.ports {
-            let failed =
-                |error| Failure::Other(format!("cannot listen on {local}: {error}; choose another port"));
+            let failed = |error| {
+                Failure::Other(format!("cannot listen on {local}: {error}; choose another port"))
+            };
             let listener = TcpListener::bind(local).await.map_err(failed)?;
             let local = listener.local_addr().map_err(failed)?;
             say(&format!("{local} leads to {instance}:{remote}"));

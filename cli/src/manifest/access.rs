@@ -83,11 +83,9 @@ impl Shorthand for AllowRule {
 /// `10.0.0.0/8`, or an address alone.
 fn cidr(text: &str) -> Result<AllowSource, String> {
     let address: Option<Ipv4Addr> = text.parse().ok();
-    address
-        .map(Into::into)
-        .or_else(|| text.parse().ok())
-        .map(AllowSource::Cidr)
-        .ok_or_else(|| format!("{text:?} is not a range of IPv4 addresses; write one such as 10.0.0.0/8"))
+    address.map(Into::into).or_else(|| text.parse().ok()).map(AllowSource::Cidr).ok_or_else(|| {
+        format!("{text:?} is not a range of IPv4 addresses; write one such as 10.0.0.0/8")
+    })
 }
 
 /// Ports, `80`, `53/udp` or `8000-8010/tcp`.

@@ -6,8 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use dwell_proto::v1::fleet_server::{Fleet, FleetServer};
-use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use dwell_proto::v1::{self, connect_input, exec_input::Input, exec_output::Output};
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -54,7 +54,8 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) fn start(state: State) -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        // A path that has to be quoted wherever it is passed on.
+        let directory = tempfile::Builder::new().prefix("it's %h ").tempdir().unwrap();
         let state = Arc::new(Mutex::new(state));
         let fake = Self { state: Arc::clone(&state), directory };
         let listener = UnixListener::bind(fake.socket()).unwrap();

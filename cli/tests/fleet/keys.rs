@@ -63,7 +63,8 @@ async fn certificates_and_authorities() {
     let file = directory.path().join("alice.pub");
     std::fs::write(&file, format!("{KEY} alice\n")).unwrap();
     let path = file.to_str().unwrap();
-    let sign = ["key", "sign", path, "--principal", "alice", "--principal", "root", "--valid", "1h"];
+    let sign =
+        ["key", "sign", path, "--principal", "alice", "--principal", "root", "--valid", "1h"];
     let ran = run(&fake, &sign).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
     assert!(ran.stderr.contains("valid until 2026-01-31T12:00:00.000Z"), "{}", ran.stderr);

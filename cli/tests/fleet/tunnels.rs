@@ -118,9 +118,7 @@ async fn forwarded_connections_are_independent() {
     let mut stuck = TcpStream::connect(local).await.unwrap();
     let chunk = vec![0; 64 << 10];
     let mut taken = 0;
-    while let Ok(Ok(count)) =
-        timeout(Duration::from_millis(500), stuck.write(&chunk)).await
-    {
+    while let Ok(Ok(count)) = timeout(Duration::from_millis(500), stuck.write(&chunk)).await {
         taken += count;
         assert!(taken < 256 << 20, "nothing holds it back");
     }

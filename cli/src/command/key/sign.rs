@@ -43,13 +43,12 @@ impl Sign {
         let keys = PublicKey::read_all(&text)
             .map_err(|problem| Failure::Usage(format!("{name}:{problem}")))?;
         let [key] = keys.as_slice() else {
-            return Err(Failure::Usage(format!("there has to be exactly one public key in {name}")));
+            return Err(Failure::Usage(format!(
+                "there has to be exactly one public key in {name}"
+            )));
         };
-        let principals = if self.principal.is_empty() {
-            vec![openssh::local_user()?]
-        } else {
-            self.principal
-        };
+        let principals =
+            if self.principal.is_empty() { vec![openssh::local_user()?] } else { self.principal };
         let request = v1::CertifyUserRequest {
             public_key: key.line.clone(),
             principals: principals.clone(),
@@ -61,9 +60,8 @@ impl Sign {
             return print(&certificate);
         }
         let path = beside(&self.file);
-        std::fs::write(&path, certificate).map_err(|error| {
-            Failure::Other(format!("cannot write {}: {error}", path.display()))
-        })?;
+        std::fs::write(&path, certificate)
+            .map_err(|error| Failure::Other(format!("cannot write {}: {error}", path.display())))?;
         let until = moment(made.expires_at_ms);
         say(&format!(
             "{} is valid until {until}, for logging in as {}",
