@@ -9,10 +9,12 @@
 //! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
 //! | `api/connect.rs` | connections to ports, likewise |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
+//! | `api/keys.rs` | public keys: sets of them, and certificates for people |
 
 mod connect;
 mod diagnose;
 mod instance;
+mod keys;
 mod request;
 mod view;
 mod watch;
@@ -29,6 +31,7 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::listen::Peer;
 use crate::model::{Command, InstanceFilter, Model, Reply};
 use crate::owner::{Done, Handle};
 use crate::pki::{Authority, NewToken, SshAuthority};
@@ -300,30 +303,33 @@ impl Fleet for Api {
 
     async fn list_key_sets(
         &self,
-        _: Request<v1::ListKeySetsRequest>,
+        request: Request<v1::ListKeySetsRequest>,
     ) -> Answer<v1::ListKeySetsResponse> {
-        Err(Status::unimplemented("list_key_sets"))
+        self.key_sets(request.into_inner()).await.map(Response::new)
     }
 
     async fn update_key_set(
         &self,
-        _: Request<v1::UpdateKeySetRequest>,
+        request: Request<v1::UpdateKeySetRequest>,
     ) -> Answer<v1::UpdateKeySetResponse> {
-        Err(Status::unimplemented("update_key_set"))
+        self.change_key_set(request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_key_set(
         &self,
-        _: Request<v1::RemoveKeySetRequest>,
+        request: Request<v1::RemoveKeySetRequest>,
     ) -> Answer<v1::RemoveKeySetResponse> {
-        Err(Status::unimplemented("remove_key_set"))
+        let name = request::name(&request.into_inner().name)?;
+        let done = self.command(Command::RemoveKeySet(name)).await?;
+        Ok(Response::new(v1::RemoveKeySetResponse { revision: done.revision.0 }))
     }
 
     async fn certify_user(
         &self,
-        _: Request<v1::CertifyUserRequest>,
+        request: Request<v1::CertifyUserRequest>,
     ) -> Answer<v1::CertifyUserResponse> {
-        Err(Status::unimplemented("certify_user"))
+        let peer = request.extensions().get::<Peer>().cloned();
+        self.certify(peer.as_ref(), request.into_inner()).await.map(Response::new)
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {

@@ -6,11 +6,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dwell_core::id::InstanceName;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Ssh, WorkloadSpec};
 use dwell_proto::v1;
 use tonic::Status;
 
-use super::Api;
+use super::{Api, keys};
 use crate::model::{Command, NodeChange, Target, WORKLOADS_MAX};
 use crate::status::into_status;
 
@@ -59,14 +59,25 @@ pub(super) fn apply(request: v1::ApplyRequest) -> Result<Command, Status> {
     }
     let read = |wire: v1::WorkloadSpec| {
         let name = wire.name.clone();
-        let spec = WorkloadSpec::try_from(wire);
-        spec.map_err(|error| {
+        let spec = WorkloadSpec::try_from(wire).map_err(|error| error.to_string());
+        spec.and_then(with_real_keys).map_err(|problem| {
             let name: String = name.chars().take(80).collect();
-            Status::invalid_argument(format!("workload {name:?}: {error}"))
+            Status::invalid_argument(format!("workload {name:?}: {problem}"))
         })
     };
     let specs = request.workloads.into_iter().map(read).collect::<Result<_, _>>()?;
     Ok(Command::ApplyWorkloads { specs, dry_run: request.dry_run })
+}
+
+/// A declaration whose keys are public keys: others would do nothing, and a private one would be spread.
+fn with_real_keys(spec: WorkloadSpec) -> Result<WorkloadSpec, String> {
+    if let Ssh::Dwell { authorized_keys, .. } = &spec.template.ssh {
+        for (index, line) in authorized_keys.iter().enumerate() {
+            keys::authorized_key(line)
+                .map_err(|error| format!("ssh.authorized_keys[{index}]: {error}"))?;
+        }
+    }
+    Ok(spec)
 }
 
 /// A change of a node.

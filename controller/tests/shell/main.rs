@@ -10,6 +10,7 @@ mod directory;
 mod exec;
 mod fixture;
 mod fleet;
+mod keys;
 mod session;
 mod trust;
 mod tunnel_end;
