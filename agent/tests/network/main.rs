@@ -13,6 +13,7 @@ mod cleanup;
 mod docker;
 mod firewall;
 mod isolation;
+mod names;
 mod probe;
 mod routes;
 mod sandbox;
