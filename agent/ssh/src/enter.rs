@@ -53,10 +53,12 @@ mod door;
 mod environment;
 mod failure;
 mod helper;
+mod limits;
 mod message;
 mod program;
 mod seccomp;
 mod session;
+mod sftp;
 mod sys;
 mod terminal;
 

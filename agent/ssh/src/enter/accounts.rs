@@ -3,6 +3,8 @@
 //! The files are the container's and may hold anything. A line that is not as it should be is passed over; nothing in them
 //! gives more than the container has, since they are read and believed inside of it only.
 
+use std::collections::BTreeSet;
+
 use super::bundle::User;
 
 /// The longest file that is read, in bytes; what lies beyond is as if it were not there.
@@ -28,7 +30,12 @@ impl Account {
     /// The account for who logged in as `login`: that of the name if there is one, else the container's own user.
     pub(super) fn of(login: &str, passwd: &str, group: &str, own: &User) -> Self {
         if let Some(line) = passwd.lines().filter_map(Line::parse).find(|line| line.name == login) {
-            let groups = groups_of(line.name, group);
+            let mut groups = groups_of(line.name, group);
+            groups.insert(line.gid);
+            if line.uid == own.uid {
+                groups.extend(&own.additional_gids);
+            }
+            let groups = groups.into_iter().take(MAX_GROUPS).collect();
             return Self { groups, ..line.account() };
         }
         let entry = passwd.lines().filter_map(Line::parse).find(|line| line.uid == own.uid);
@@ -83,13 +90,13 @@ impl<'a> Line<'a> {
 }
 
 /// The groups that list the user, of lines `name:password:gid:user,user`.
-fn groups_of(user: &str, group: &str) -> Vec<u32> {
+fn groups_of(user: &str, group: &str) -> BTreeSet<u32> {
     let member = |line: &str| {
         let mut fields = line.split(':');
         let gid = id(fields.nth(2)?)?;
         fields.next()?.split(',').any(|one| one == user).then_some(gid)
     };
-    group.lines().filter_map(member).take(MAX_GROUPS).collect()
+    group.lines().filter_map(member).collect()
 }
 
 /// A user's or group's id. The largest number is none: system calls take it for "do not change".
@@ -128,7 +135,9 @@ mod tests {
     #[test]
     fn a_name_of_the_container_is_taken_with_its_groups() {
         let alice = of("alice");
-        assert_eq!((alice.uid, alice.gid, &*alice.groups), (1000, 1000, &[10, 29][..]));
+        // The container is alice's own, and gives her group 6.
+        assert_eq!((alice.uid, alice.gid, &*alice.groups), (1000, 1000, &[6, 10, 29, 1000][..]));
+        assert_eq!(of("root").groups, [0, 10]);
         assert_eq!(alice.home.as_deref(), Some("/home/alice"));
         assert_eq!(alice.shell.as_deref(), Some("/bin/bash"));
         let short = of("short");

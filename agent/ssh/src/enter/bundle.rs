@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::failure::{Failure, Step as _};
+use super::failure::Failure;
 
 /// The longest configuration that is read, in bytes. Docker writes some 20 KB, plus the environment.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -135,21 +135,5 @@ impl Config {
             return Err(Failure::Bundle(format!("it is larger than {MAX_BYTES} bytes")));
         }
         serde_json::from_slice(&text).map_err(|error| Failure::Bundle(error.to_string()))
-    }
-}
-
-impl Rlimit {
-    /// The number of the resource, on all architectures that dwell runs on.
-    pub(super) fn resource(&self) -> Result<u32, Failure> {
-        const NAMES: [&str; 16] = [
-            "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
-            "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
-        ];
-        let name = self.kind.strip_prefix("RLIMIT_").unwrap_or_default();
-        let number = NAMES.iter().position(|known| *known == name);
-        number
-            .and_then(|number| u32::try_from(number).ok())
-            .ok_or("unknown to this dwell")
-            .restriction(&format!("limit {:?}", self.kind))
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct Granted {
 impl Granted {
     /// What a process gets that runs as `uid`, where the container's main process runs as `own_uid`.
     ///
-    /// Root gets what the main process has, and so does the main process's own user. Any other user gets none; what
-    /// a set-uid program may give is bounded by the bounding set, as for everybody.
+    /// Root and the main process's own user get what the configuration says, any other user none. What an executed
+    /// program has is the kernel's matter: root's has all within the bounding set, unless new privileges are forbidden.
     pub(super) fn new(container: &Capabilities, uid: u32, own_uid: u32) -> Self {
         let bounding = set(&container.bounding);
         let none = CapabilitySet::empty();
@@ -29,16 +29,22 @@ impl Granted {
         }
         let permitted = set(&container.permitted);
         let inheritable = set(&container.inheritable);
-        let sets = if uid == 0 && own_uid != 0 {
-            // The configuration speaks of a user who is not root, so that only the bound is known.
-            CapabilitySets { effective: bounding, permitted: bounding, inheritable }
-        } else {
-            let effective = set(&container.effective) & permitted;
-            CapabilitySets { effective, permitted, inheritable }
-        };
+        let effective = set(&container.effective) & permitted;
         // The kernel refuses others.
-        let ambient = set(&container.ambient) & sets.permitted & sets.inheritable;
-        Self { bounding, sets, ambient }
+        let ambient = set(&container.ambient) & permitted & inheritable & bounding;
+        Self { bounding, sets: CapabilitySets { effective, permitted, inheritable }, ambient }
+    }
+
+    /// What the process would have after executing an ordinary program, for one that executes none; the kernel's rules
+    /// (`capabilities(7)`).
+    pub(super) fn after_exec(self, uid: u32, no_new_privileges: bool) -> Self {
+        let CapabilitySets { permitted, inheritable, .. } = self.sets;
+        let gained = match (uid, no_new_privileges) {
+            (0, false) => self.bounding | inheritable,
+            (0, true) => (self.bounding | inheritable) & permitted,
+            _ => self.ambient,
+        };
+        Self { sets: CapabilitySets { effective: gained, permitted: gained, inheritable }, ..self }
     }
 
     /// Takes everything beyond the bound from what any program may give later. Needs `CAP_SETPCAP`.
@@ -112,8 +118,21 @@ mod tests {
     }
 
     #[test]
-    fn root_beside_another_user_has_the_bound() {
-        let granted = Granted::new(&container(), 0, 7);
-        assert_eq!(granted.sets.effective, CapabilitySet::CHOWN | CapabilitySet::KILL);
+    fn without_an_exec_it_is_as_after_one() {
+        let (chown, bound) = (CapabilitySet::CHOWN, CapabilitySet::CHOWN | CapabilitySet::KILL);
+        let none = CapabilitySet::empty();
+        let mut unprivileged = container();
+        unprivileged.permitted.clear();
+        for (container, uid, no_new_privileges, expected) in [
+            (container(), 0, false, bound),
+            (container(), 0, true, chown),
+            (unprivileged, 0, true, none),
+            (container(), 7, false, chown),
+            (container(), 8, false, none),
+        ] {
+            let granted = Granted::new(&container, uid, 7).after_exec(uid, no_new_privileges);
+            assert_eq!(granted.sets.effective, expected, "{uid} {no_new_privileges}");
+            assert_eq!(granted.sets.permitted, expected, "{uid} {no_new_privileges}");
+        }
     }
 }

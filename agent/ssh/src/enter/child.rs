@@ -10,7 +10,7 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -33,8 +33,8 @@ use super::container::Container;
 use super::environment::{Environment, environment};
 use super::failure::{Failure, Step as _};
 use super::message::{self, Report, Start};
-use super::sys;
 use super::terminal::Pair;
+use super::{sftp, sys};
 
 /// The status of a command that is there and cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -43,7 +43,7 @@ const UMASK: u32 = 0o022;
 
 /// Becomes the user's process. Whatever prevents that is told over `session`, or once that has been told that all is
 /// ready, on standard error.
-pub(super) fn run(container: &Container, start: &Start, session: &OwnedFd, pipes: Vec<OwnedFd>) -> ! {
+pub(super) fn run(container: &Container, start: &Start, session: &OwnedFd, pipes: &[OwnedFd]) -> ! {
     let Err(failure) = become_process(container, start, session, pipes);
     // If nobody listens any more, then nobody needs to know.
     drop(message::send(session, &Report::Failed(failure), &[]));
@@ -54,7 +54,7 @@ fn become_process(
     container: &Container,
     start: &Start,
     session: &OwnedFd,
-    pipes: Vec<OwnedFd>,
+    pipes: &[OwnedFd],
 ) -> Result<Infallible, Failure> {
     let process = &container.config.process;
     let read = |path: &str| read_file(path).unwrap_or_default();
@@ -71,7 +71,7 @@ fn become_process(
             .step("enter its cgroup namespace")?;
     }
     let terminal = start.terminal.as_ref().map(Pair::open).transpose()?;
-    connect(terminal.as_ref(), &pipes, account.uid).step("connect the process")?;
+    connect(terminal.as_ref(), pipes, account.uid).step("connect the process")?;
     label(container, start.work == Work::Sftp)?;
     close_all_but(session, terminal.as_ref()).step("close descriptors")?;
     umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
@@ -79,7 +79,10 @@ fn become_process(
     if !process.no_new_privileges {
         container.filter.install()?;
     }
-    let granted = Granted::new(&process.capabilities, account.uid, process.user.uid);
+    let mut granted = Granted::new(&process.capabilities, account.uid, process.user.uid);
+    if start.work == Work::Sftp {
+        granted = granted.after_exec(account.uid, process.no_new_privileges);
+    }
     become_user(&account, granted)?;
 
     let directories = [account.home.as_deref(), Some(&process.cwd), Some("/")];
@@ -112,8 +115,27 @@ fn become_process(
     let planner = Planner { instance: &container.instance, path, is_program };
     match planner.plan(&start.work, shell) {
         Some(plan) => carry_out(&plan, &environment),
-        None => std::process::exit(1),
+        None => serve_files(),
     }
+}
+
+/// Is the SFTP server.
+fn serve_files() -> ! {
+    let serve = || {
+        sys::close_range(3, u32::MAX)?;
+        // Without the buffers of the standard library's streams.
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        sftp::serve(input, output, &std::env::current_dir()?)
+    };
+    let status = match serve() {
+        Ok(()) => 0,
+        Err(error) => {
+            drop(writeln!(io::stderr(), "dwell: sftp: {error}"));
+            1
+        }
+    };
+    std::process::exit(status)
 }
 
 /// Standard input, output and errors: the terminal, or the pipes, which become the user's so that it can

@@ -13,6 +13,7 @@ use rustix::time::Timespec;
 use super::bundle::Config;
 use super::cgroups::{self, Hierarchy, Place};
 use super::failure::{Failure, Step as _};
+use super::limits::{self, Limit};
 use super::message::Open;
 use super::seccomp::Filter;
 use super::sys;
@@ -59,7 +60,7 @@ impl Container {
 
         let directory = OpenOptions::new().read(true).custom_flags(libc::O_PATH).open("/proc");
         let host_proc = directory.step("open /proc")?.into();
-        limit(number, &config).map_err(gone_or)?;
+        limit(open.pid, &config).map_err(gone_or)?;
         if has_ended(&pidfd) {
             return Err(Failure::Gone);
         }
@@ -136,11 +137,15 @@ fn places(pid: u32) -> Result<Vec<Place>, Failure> {
 
 /// Takes the limits of the main process, and over them what the configuration says: a program may have
 /// changed its own since. While this is the host's root, since only that may raise some.
-fn limit(pid: i32, config: &Config) -> Result<(), Failure> {
-    sys::take_limits_of(pid).restriction("resource limits")?;
+fn limit(pid: u32, config: &Config) -> Result<(), Failure> {
+    let what = "resource limits";
+    let theirs = fs::read_to_string(format!("/proc/{pid}/limits")).restriction(what)?;
+    for limit in limits::of_process(&theirs) {
+        sys::limit(limit).restriction(what)?;
+    }
     for limit in &config.process.rlimits {
-        sys::limit(limit.resource()?, limit.soft, limit.hard)
-            .restriction(&format!("limit {}", limit.kind))?;
+        let known = Limit::of_container(limit).ok_or("unknown to this dwell");
+        known.restriction(&limit.kind).and_then(|limit| sys::limit(limit).restriction(what))?;
     }
     fs::write("/proc/self/oom_score_adj", config.process.oom_score_adj.to_string())
         .restriction("oom_score_adj")

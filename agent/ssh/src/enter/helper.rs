@@ -65,7 +65,7 @@ fn begin(container: &Container, start: &Start, descriptors: Vec<OwnedFd>) -> io:
     let Some(session) = descriptors.next() else { return Err(io::ErrorKind::InvalidData.into()) };
     let cgroup = container.cgroup.as_ref().map(|cgroup| cgroup.as_fd());
     let told = match sys::clone_sibling(cgroup) {
-        Ok(Cloned::Child) => child::run(container, start, &session, descriptors.collect()),
+        Ok(Cloned::Child) => child::run(container, start, &session, descriptors.as_slice()),
         Ok(Cloned::Parent { pid, pidfd }) => {
             message::send(&session, &Report::Cloned { pid }, &[pidfd.as_fd()])
         }

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "clone3, prlimit, keyctl, seccomp, close_range, signal(2) and tokio's registration have no safe wrapper that fits"
+    reason = "clone3, prlimit, keyctl, seccomp, close_range, rt_sigaction and tokio's registration have no safe wrapper that fits"
 )]
 
 use std::io;
@@ -14,12 +14,12 @@ use seccompiler::BpfProgramRef;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::limits::Limit;
+
 /// `CLONE_INTO_CGROUP` of `linux/sched.h`, which does not fit the type that libc gives it.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// `KEYCTL_JOIN_SESSION_KEYRING` of `linux/keyctl.h`.
 const JOIN_SESSION_KEYRING: libc::c_long = 1;
-/// How many kinds of resource limits there are (`RLIM_NLIMITS`).
-const RESOURCES: u32 = 16;
 
 /// What [`clone_sibling`] returns.
 pub(super) enum Cloned {
@@ -64,23 +64,6 @@ pub(super) fn clone_sibling(cgroup: Option<BorrowedFd<'_>>) -> io::Result<Cloned
         }
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// Gives this process the resource limits of another one.
-///
-/// # Errors
-/// As `prlimit(2)`.
-pub(super) fn take_limits_of(pid: i32) -> io::Result<()> {
-    for resource in 0..RESOURCES {
-        let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: the kernel writes one limit to `limit`.
-        let read = unsafe { libc::prlimit64(pid, resource, ptr::null(), &raw mut limit) };
-        // SAFETY: the kernel reads one limit from `limit`.
-        if read != 0 || unsafe { libc::prlimit64(0, resource, &raw const limit, ptr::null_mut()) } != 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
 }
 
 /// Leaves the session keyring of the host for a new, empty one.
@@ -130,20 +113,32 @@ pub(super) fn close_range(first: u32, last: u32) -> io::Result<()> {
 
 /// Makes every signal do what it does by default; Rust's start-up ignores SIGPIPE, for one.
 pub(super) fn default_signals() {
+    /// The kernel's structure: a handler, flags, a restorer and a mask, of which zero is the default.
+    const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default is no handler of ours. It fails for KILL, STOP and the C library's own, which are right.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads the structure. No handler of ours is set, and the C library, which keeps two signals
+        // to itself, has no use for them in a process of one thread. It fails for KILL and STOP, which are right.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                DEFAULT.as_ptr(),
+                ptr::null::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
 }
 
-/// Changes the resource limit `resource`.
+/// Changes a resource limit of this process.
 ///
 /// # Errors
 /// As `prlimit(2)`.
-pub(super) fn limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
-    // SAFETY: the kernel reads one limit from `limit`.
-    let result = unsafe { libc::prlimit64(0, resource, &raw const limit, ptr::null_mut()) };
+pub(super) fn limit(limit: Limit) -> io::Result<()> {
+    let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
+    // SAFETY: the kernel reads one limit from `value`.
+    let result =
+        unsafe { libc::prlimit64(0, limit.resource, &raw const value, ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
