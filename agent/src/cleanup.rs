@@ -95,7 +95,7 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         Err(IdentityError::Missing { .. }) => {}
         Err(error) => failures.push(error.into()),
     }
-    let network = LinuxNetwork::new(&LinuxConfig { run_dir: config.run_dir.clone() });
+    let network = LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()));
     let cleared = match network {
         Ok(network) => network.cleanup().await,
         Err(error) => Err(error),

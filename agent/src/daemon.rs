@@ -133,7 +133,7 @@ impl Daemon {
         let assignment = watch::Sender::new(cached(config)?.map(Arc::new));
         let had_assignment = assignment.borrow().is_some();
         let network: Arc<dyn Network> =
-            Arc::new(LinuxNetwork::new(&LinuxConfig { run_dir: config.run_dir.clone() })?);
+            Arc::new(LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()))?);
         let engine =
             (!config.routes_only).then(|| Arc::new(docker(config, &identity)) as SharedEngine);
         let prepared = watch::Sender::new(false);

@@ -13,9 +13,12 @@
 //!  LinuxNetwork ◀──(counts of disturbances)── watcher ◀── kernel
 //! ```
 
+mod disturb;
 mod echo;
 mod iptables;
 mod isolation;
+mod listener;
+mod names;
 mod namespace;
 mod netlink;
 mod nexthop;
@@ -71,11 +74,22 @@ const CALLS_WAITING: usize = 64;
 pub struct LinuxConfig {
     /// The namespaces are in `netns/` below it. It must not survive a reboot, as `/run` does not.
     pub run_dir: PathBuf,
+    /// How much of what the kernel reports can wait to be read, in bytes. What does not fit is noticed as lost,
+    /// and everything is looked at again.
+    pub notification_bytes: usize,
+}
+
+impl LinuxConfig {
+    /// With its files in `run_dir`.
+    #[must_use]
+    pub fn new(run_dir: PathBuf) -> Self {
+        Self { run_dir, notification_bytes: 4 * 1024 * 1024 }
+    }
 }
 
 impl Default for LinuxConfig {
     fn default() -> Self {
-        Self { run_dir: PathBuf::from("/run/dwell") }
+        Self::new(PathBuf::from("/run/dwell"))
     }
 }
 
@@ -99,7 +113,9 @@ impl LinuxNetwork {
         let mut owner = Owner::open(&config.run_dir)?;
         let (watcher, disturbances) = owner
             .ports()
-            .and_then(Watcher::start)
+            .and_then(|own| {
+                Watcher::start(own, &owner.namespaces.directory, config.notification_bytes)
+            })
             .map_err(refused(|| "watch the network for changes".to_owned()))?;
         let (calls, mut waiting) = mpsc::channel::<Call>(CALLS_WAITING);
         thread::Builder::new()

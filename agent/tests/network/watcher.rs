@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use dwell_agent::network::{Disturbances, Network as _, RouteTable};
 
-use crate::world::{NEIGHBOUR, World, db, host, peer, run, web};
+use crate::world::{NEIGHBOUR, World, db, host as host_network, peer, run, web};
 
 fn table() -> RouteTable {
     RouteTable { peers: vec![peer("b", "10.80.2.0/24", NEIGHBOUR)], ..RouteTable::default() }
@@ -13,27 +13,54 @@ fn table() -> RouteTable {
 #[tokio::test]
 async fn what_others_disturb_is_counted_for_who_repairs_it() {
     // The damage, and what to look at again: the host, the sandboxes, the routes.
+    let veth = "$(ip -o link | grep -o 'dw-[0-9a-f]*')";
+    let inside = "nsenter --net=/run/dwell/netns/web-0";
+    let (host, sandboxes, routes) =
+        ([true, false, false], [false, true, false], [false, false, true]);
+    let uplinks = [true, false, true];
     let damages = [
-        ("ip route del 10.80.2.0/24", [false, false, true]),
-        ("ip route replace 10.80.2.0/24 via 192.0.2.3 metric 157", [false, false, true]),
-        ("ip route del 10.80.1.5", [false, true, false]),
-        ("ip route del unreachable 10.80.1.0/24", [true, false, false]),
-        ("ip link set $(ip -o link | grep -o 'dw-[0-9a-f]*') down", [false, true, false]),
-        ("ip link del $(ip -o link | grep -o 'dw-[0-9a-f]*')", [false, true, false]),
-        ("ip nexthop flush proto 157", [false, false, true]),
-        ("ip link set uplink down", [true, false, true]),
-        ("ip address del 192.0.2.1/24 dev uplink", [true, false, true]),
-        ("nft flush ruleset", [true, true, false]),
+        ("ip route del 10.80.2.0/24".to_owned(), routes),
+        ("ip route flush table main".to_owned(), [true, true, true]),
+        ("ip route replace 10.80.2.0/24 via 192.0.2.3 metric 157".to_owned(), routes),
+        ("ip route del 10.80.1.5".to_owned(), sandboxes),
+        ("ip route del unreachable 10.80.1.0/24".to_owned(), host),
+        (format!("ip link set {veth} down"), sandboxes),
+        (format!("ip link del {veth}"), sandboxes),
+        (format!("ip neighbour del 10.80.1.5 dev {veth}"), sandboxes),
+        ("ip nexthop flush proto 157".to_owned(), routes),
+        ("ip link set uplink down".to_owned(), uplinks),
+        ("ip address del 192.0.2.1/24 dev uplink".to_owned(), uplinks),
+        ("ip rule del lookup main".to_owned(), host),
+        ("nft flush ruleset".to_owned(), host),
+        ("nft flush chain inet dwell guard".to_owned(), host),
+        ("nft delete element inet dwell sources { $(nft list set inet dwell sources | grep -o '\"dw-.*5') }".to_owned(), host),
+        ("nft flush chain inet dwell isolation; nft delete chain inet dwell isolation".to_owned(), host),
+        ("iptables -F".to_owned(), host),
+        ("iptables -D DOCKER-USER 1".to_owned(), host),
+        ("iptables -F DWELL-IN".to_owned(), host),
+        ("iptables -P FORWARD ACCEPT".to_owned(), host),
+        (format!("{inside} ip address flush dev eth0"), sandboxes),
+        (format!("{inside} ip route del default"), sandboxes),
+        (format!("{inside} ip route del 169.254.1.1"), sandboxes),
+        (format!("{inside} ip neighbour del 169.254.1.1 dev eth0"), sandboxes),
+        (format!("{inside} ip link set eth0 down"), sandboxes),
+        (format!("{inside} ip link set lo down"), sandboxes),
+        (format!("{inside} ip link del eth0"), sandboxes),
+        ("umount /run/dwell/netns/web-0; rm /run/dwell/netns/web-0".to_owned(), sandboxes),
     ];
     for (damage, expected) in damages {
-        let world = World::with([&web()]).await;
+        let world = World::new();
+        run("iptables -P FORWARD DROP; iptables -N DOCKER-USER");
+        world.network.ensure_host(&host_network()).await.unwrap();
+        world.network.sync_policies(&[]).await.unwrap();
+        world.network.ensure_sandbox(&web()).await.unwrap();
         world.network.sync_routes(&table()).await.unwrap();
         let mut disturbances = world.network.disturbances();
         let before = *disturbances.borrow_and_update();
         let rose = |now: &Disturbances| {
             [now.host > before.host, now.sandboxes > before.sandboxes, now.routes > before.routes]
         };
-        run(damage);
+        run(&damage);
         let seen = disturbances
             .wait_for(|now| rose(now).iter().zip(expected).all(|(rose, due)| *rose || !due));
         let seen = tokio::time::timeout(Duration::from_secs(10), seen).await;
@@ -46,7 +73,7 @@ async fn our_own_work_disturbs_nobody() {
     let world = World::ready().await;
     world.network.sync_routes(&table()).await.unwrap();
     for _ in 0..3 {
-        world.network.ensure_host(&host()).await.unwrap();
+        world.network.ensure_host(&host_network()).await.unwrap();
         world.network.ensure_sandbox(&web()).await.unwrap();
         world.network.ensure_sandbox(&db()).await.unwrap();
         world.network.sync_routes(&RouteTable::default()).await.unwrap();

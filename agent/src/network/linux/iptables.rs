@@ -38,6 +38,11 @@ pub(super) fn has_docker() -> Result<bool, NetworkError> {
     Ok(read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
 }
 
+/// Whether what we do here depends on this chain of the `filter` table.
+pub(super) fn concerns(chain: &str) -> bool {
+    [IN, OUT, DOCKER, FORWARD].contains(&chain)
+}
+
 fn change(wanted: impl FnOnce(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
     let Some(rules) = read()? else { return Ok(()) };
     let wanted = wanted(&rules);

@@ -36,7 +36,7 @@ pub(super) struct Namespace {
 
 /// The directory of the names.
 pub(super) struct Namespaces {
-    directory: PathBuf,
+    pub(super) directory: PathBuf,
 }
 
 impl Namespaces {

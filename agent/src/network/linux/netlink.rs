@@ -8,13 +8,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST,
     NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
-    NlasIterator,
 };
 use netlink_sys::{Socket, SocketAddr, protocols};
 use nix::errno::Errno;
@@ -22,10 +20,12 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
+use super::observe::attributes;
+
 /// Requests sent in one system call: far below what fills the receive buffer if all are refused.
 const BATCH_REQUESTS: usize = 256;
 /// Larger than any datagram of the kernel, which caps dumps at 32 KiB.
-const DATAGRAM_BYTES: usize = 128 * 1024;
+pub(super) const DATAGRAM_BYTES: usize = 128 * 1024;
 /// For the answers to one batch; an overflow is an error here, never a silent loss.
 const RECEIVE_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// For a transaction of nftables, which is one message to the socket: a million elements.
@@ -115,36 +115,11 @@ impl Netlink {
         Ok(netlink)
     }
 
-    /// A socket on which the kernel reports changes, to be read with [`Netlink::notifications`].
-    pub(super) fn listen_route(groups: &[u32]) -> io::Result<Self> {
-        Self::route()?.join(groups)
-    }
-
-    /// As [`Netlink::listen_route`], for nftables.
-    pub(super) fn listen_netfilter(groups: &[u32]) -> io::Result<Self> {
-        Self::netfilter()?.join(groups)
-    }
-
-    fn join(self, groups: &[u32]) -> io::Result<Self> {
-        for &group in groups {
-            self.socket.add_membership(group)?;
-        }
-        Ok(self)
-    }
-
     /// The number by which the kernel names this socket as the cause of a change.
     pub(super) fn port(&self) -> io::Result<u32> {
         let mut address = SocketAddr::new(0, 0);
         self.socket.get_address(&mut address)?;
         Ok(address.port_number())
-    }
-
-    /// The next notifications; waits for them. `ENOBUFS` means that some were lost.
-    pub(super) fn notifications(
-        &mut self,
-    ) -> io::Result<impl Iterator<Item = NetlinkBuffer<&[u8]>>> {
-        self.receive()?;
-        Ok(messages(&self.datagram))
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
@@ -319,14 +294,8 @@ impl Netlink {
     }
 }
 
-impl AsFd for Netlink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
 /// The messages of a datagram; a malformed one ends them.
-fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = NetlinkBuffer<&[u8]>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
         let message = NetlinkBuffer::new_checked(rest).ok()?;
@@ -358,8 +327,8 @@ fn detail(message: &NetlinkBuffer<&[u8]>) -> Option<String> {
         0 => u32::from_ne_bytes(*quoted.first_chunk()?) as usize,
         _ => HEADER_BYTES,
     };
-    let attributes = NlasIterator::new(quoted.get(quoted_bytes.next_multiple_of(4)..)?);
-    let text = attributes.flatten().find(|attribute| attribute.kind() == NLMSGERR_ATTR_MSG)?;
-    let text = text.value().strip_suffix(b"\0").unwrap_or(text.value());
+    let text = attributes(quoted, quoted_bytes.next_multiple_of(4))
+        .find(|attribute| attribute.kind == NLMSGERR_ATTR_MSG)?;
+    let text = text.value.strip_suffix(b"\0").unwrap_or(text.value);
     Some(String::from_utf8_lossy(text).into_owned())
 }

@@ -52,10 +52,10 @@ impl Nexthop {
         let mut id = None;
         let mut found = Self { id: 0, protocol: *payload.get(2)?, link: None, gateway: None };
         for attribute in attributes(payload, HEADER_BYTES) {
-            match attribute.kind() {
-                NHA_ID => id = u32_at(attribute.value(), 0),
-                NHA_OIF => found.link = u32_at(attribute.value(), 0),
-                NHA_GATEWAY => found.gateway = ipv4(attribute.value()),
+            match attribute.kind {
+                NHA_ID => id = u32_at(attribute.value, 0),
+                NHA_OIF => found.link = u32_at(attribute.value, 0),
+                NHA_GATEWAY => found.gateway = ipv4(attribute.value),
                 _ => {}
             }
         }

@@ -30,9 +30,9 @@ use super::netlink::{Netlink, Outcome, Refusal, Request};
 use super::program;
 use crate::network::{HostNetwork, NetworkError};
 
-pub(super) use self::message::{NOTIFICATIONS, is_loss_of_table};
+pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
 
-const TABLE: &str = "dwell";
+pub(super) const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
 
@@ -52,6 +52,8 @@ pub(super) struct Firewall {
 
 struct Written {
     host: HostNetwork,
+    /// Who may send.
+    sources: BTreeSet<Source>,
     /// The sets of isolation that have a rule.
     sets: BTreeSet<Set>,
     generation: u32,
@@ -71,10 +73,15 @@ impl Firewall {
 
     /// Whether the table is there, for `host`, and nobody has touched it since it was written.
     pub(super) fn is_intact(&mut self, host: &HostNetwork) -> Result<bool, NetworkError> {
-        let Some(written) = self.written.as_ref().filter(|written| written.host == *host) else {
-            return Ok(false);
-        };
-        Ok(message::generation(&mut self.netfilter)? == Some(written.generation))
+        self.doubt()?;
+        Ok(self.written.as_ref().is_some_and(|written| written.host == *host))
+    }
+
+    /// Forgets what was written if somebody else has changed anything since.
+    fn doubt(&mut self) -> Result<(), NetworkError> {
+        let generation = message::generation(&mut self.netfilter)?;
+        self.written.take_if(|written| Some(written.generation) != generation);
+        Ok(())
     }
 
     /// Writes the whole table.
@@ -99,6 +106,7 @@ impl Firewall {
         self.nodes = nodes;
         self.written = before.map(|before| Written {
             host: host.clone(),
+            sources: sources.iter().cloned().collect(),
             sets: sets.unwrap_or_default(),
             generation: before.wrapping_add(1),
         });
@@ -140,19 +148,31 @@ impl Firewall {
     ///
     /// `Ok(false)` if the table is not there, because the host was not prepared or somebody flushed it.
     pub(super) fn allow(&mut self, source: &Source) -> Result<bool, NetworkError> {
+        self.doubt()?;
+        if self.written.as_ref().is_some_and(|written| written.sources.contains(source)) {
+            return Ok(true);
+        }
         let key = source_key(source);
         match self.commit(message::change(Change::Add, SOURCES, &[&key]))? {
             Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-            Err(refusal) if refusal.errno != Errno::EEXIST => {
+            Err(refusal) => {
                 let action = format!("allow {} to send from {}", source.0, source.1);
                 Err(NetworkError::Kernel { action, source: refusal.into() })
             }
-            _ => Ok(true),
+            Ok(()) => {
+                if let Some(written) = &mut self.written {
+                    written.sources.insert(source.clone());
+                }
+                Ok(true)
+            }
         }
     }
 
     /// No longer lets `source` through.
     pub(super) fn forbid(&mut self, source: &Source) -> Result<(), NetworkError> {
+        if let Some(written) = &mut self.written {
+            written.sources.remove(source);
+        }
         let key = source_key(source);
         match self.commit(message::change(Change::Delete, SOURCES, &[&key]))? {
             Err(refusal) if refusal.errno != Errno::ENOENT => {
@@ -188,6 +208,7 @@ impl Firewall {
     /// Makes `wanted`, which is in order, what isolation lets through, if that takes no more than some elements.
     /// `Ok(false)` if it takes writing the table, which has it all then.
     pub(super) fn set_isolation(&mut self, wanted: Vec<Element>) -> Result<bool, NetworkError> {
+        self.doubt()?;
         let changes: Option<Vec<_>> = match (&self.isolation, &self.written) {
             (Some(before), Some(written)) if isolation::sets(&wanted).is_subset(&written.sets) => {
                 let (delete, add) = isolation::difference(before, &wanted);
@@ -210,6 +231,7 @@ impl Firewall {
         if changes.is_empty() {
             return Ok(Ok(()));
         }
+        self.doubt()?;
         let outcome = message::transaction(&mut self.netfilter, changes);
         match (&outcome, &mut self.written) {
             (Ok(Ok(())), Some(written)) => {

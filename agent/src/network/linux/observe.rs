@@ -6,7 +6,6 @@ use std::net::Ipv4Addr;
 
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
-use netlink_packet_core::{NlaBuffer, NlasIterator};
 use nix::libc;
 
 /// A network interface.
@@ -23,6 +22,8 @@ pub(super) struct Link {
     /// The index of a veth's other end, in its own namespace.
     pub(super) peer: Option<u32>,
     pub(super) is_up: bool,
+    /// Whether the other end is up as well.
+    pub(super) has_carrier: bool,
     /// Whether it carries packets: it is up, its other end is too, and the kernel has noticed.
     pub(super) is_running: bool,
 }
@@ -31,6 +32,7 @@ impl Link {
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         const HEADER_BYTES: usize = 16;
         const IF_OPER_UP: u8 = 6;
+        const IFF_LOWER_UP: u32 = 0x10000;
         let index = u32_at(payload, 4)?;
         let flags = u32_at(payload, 8)?;
         let mut link = Self {
@@ -43,11 +45,12 @@ impl Link {
             group: 0,
             peer: None,
             is_up: flags & libc::IFF_UP.cast_unsigned() != 0,
+            has_carrier: flags & IFF_LOWER_UP != 0,
             is_running: false,
         };
         for attribute in attributes(payload, HEADER_BYTES) {
-            let value = attribute.value();
-            match attribute.kind() {
+            let value = attribute.value;
+            match attribute.kind {
                 libc::IFLA_IFNAME => link.name = text(value),
                 libc::IFLA_IFALIAS => link.alias = text(value),
                 libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
@@ -56,10 +59,9 @@ impl Link {
                 libc::IFLA_OPERSTATE => link.is_running = value == [IF_OPER_UP],
                 libc::IFLA_LINK => link.peer = u32_at(value, 0),
                 libc::IFLA_LINKINFO => {
-                    link.kind = NlasIterator::new(value)
-                        .flatten()
-                        .find(|info| info.kind() == libc::IFLA_INFO_KIND)
-                        .map(|info| text(info.value()))
+                    link.kind = attributes(value, 0)
+                        .find(|info| info.kind == libc::IFLA_INFO_KIND)
+                        .map(|info| text(info.value))
                         .unwrap_or_default();
                 }
                 _ => {}
@@ -85,9 +87,9 @@ impl Address {
         let mut local = None;
         let mut address = None;
         for attribute in attributes(payload, HEADER_BYTES) {
-            match attribute.kind() {
-                libc::IFA_LOCAL => local = ipv4(attribute.value()),
-                libc::IFA_ADDRESS => address = ipv4(attribute.value()),
+            match attribute.kind {
+                libc::IFA_LOCAL => local = ipv4(attribute.value),
+                libc::IFA_ADDRESS => address = ipv4(attribute.value),
                 _ => {}
             }
         }
@@ -134,8 +136,8 @@ impl Route {
             nexthop: None,
         };
         for attribute in attributes(payload, HEADER_BYTES) {
-            let value = attribute.value();
-            match attribute.kind() {
+            let value = attribute.value;
+            match attribute.kind {
                 libc::RTA_DST => address = ipv4(value)?,
                 libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
                 libc::RTA_OIF => route.link = u32_at(value, 0),
@@ -173,9 +175,9 @@ impl Neighbour {
         let mut address = None;
         let mut mac = None;
         for attribute in attributes(payload, HEADER_BYTES) {
-            match attribute.kind() {
-                NDA_DST => address = ipv4(attribute.value()),
-                NDA_LLADDR => mac = attribute.value().try_into().ok().map(Mac),
+            match attribute.kind {
+                NDA_DST => address = ipv4(attribute.value),
+                NDA_LLADDR => mac = attribute.value.try_into().ok().map(Mac),
                 _ => {}
             }
         }
@@ -187,9 +189,27 @@ impl Neighbour {
 /// `RTA_NH_ID`, which `libc` does not have.
 const RTA_NH_ID: u16 = 30;
 
+/// An attribute of a message.
+#[derive(Clone, Copy)]
+pub(super) struct Attribute<'a> {
+    pub(super) kind: u16,
+    pub(super) value: &'a [u8],
+}
+
 /// The attributes that follow a header of `skip` bytes; a malformed one ends them.
-pub(super) fn attributes(payload: &[u8], skip: usize) -> impl Iterator<Item = NlaBuffer<&[u8]>> {
-    NlasIterator::new(payload.get(skip..).unwrap_or_default()).map_while(Result::ok)
+pub(super) fn attributes(payload: &[u8], skip: usize) -> impl Iterator<Item = Attribute<'_>> {
+    const HEADER_BYTES: usize = 4;
+    /// Without the flags for nesting and byte order.
+    const KIND: u16 = 0x3fff;
+    let mut rest = payload.get(skip..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let &[length_0, length_1, kind_0, kind_1] = rest.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([length_0, length_1]));
+        let kind = u16::from_ne_bytes([kind_0, kind_1]) & KIND;
+        let value = rest.get(HEADER_BYTES..length)?;
+        rest = rest.get(length.next_multiple_of(HEADER_BYTES)..).unwrap_or_default();
+        Some(Attribute { kind, value })
+    })
 }
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -85,6 +85,7 @@ mod tests {
             group: 0,
             peer: None,
             is_up: true,
+            has_carrier: true,
             is_running: true,
         }
     }

@@ -1,18 +1,19 @@
 //! Notices that something of ours, or something ours depends on, has been changed by others.
 //!
 //! A thread listens to the kernel's notifications and counts, per kind of work, how often something may have
-//! been disturbed. It repairs nothing and remembers nothing: whoever reads [`Disturbances`] looks at the
-//! kernel again. A false alarm costs one look; silence is never proof, because the kernel removes some
-//! routes without a word, which is why lost links and addresses count as well.
+//! been [disturbed](super::disturb). It repairs nothing and remembers nothing: whoever reads [`Disturbances`]
+//! looks at the kernel again. A false alarm costs one look; silence is never proof, because the kernel removes
+//! some routes without a word, which is why lost links and addresses count as well.
 //!
-//! What our own sockets have caused is left out, by their port numbers; but the kernel does not give one
-//! with every message about a link, so that a veth of ours counts only when it goes or is set down.
+//! What our own sockets and programs have caused is left out, by their port numbers; but the kernel does not
+//! give one with every message about a link, so that a veth of ours counts only when it goes or is set down.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::thread;
 
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
+use netlink_packet_core::NetlinkBuffer;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::libc;
@@ -21,11 +22,11 @@ use nix::unistd::pipe2;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::netlink::Netlink;
-use super::nexthop::{self, Nexthop};
-use super::observe::{self, Link, Route};
-use super::{METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, nftables, veth};
-use crate::network::{Disturbances, ROUTE_PROTOCOL};
+use super::disturb::{self, EVERYTHING, Kind};
+use super::listener::Listener;
+use super::names::Names;
+use super::{nftables, program};
+use crate::network::Disturbances;
 
 /// The thread lives as long as this does.
 #[derive(Debug)]
@@ -33,32 +34,32 @@ pub(super) struct Watcher {
     _end: OwnedFd,
 }
 
-/// One kind of thing to look at again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Host,
-    Sandboxes,
-    Routes,
-}
-
-const EVERYTHING: &[Kind] = &[Kind::Host, Kind::Sandboxes, Kind::Routes];
-const UPLINKS: &[Kind] = &[Kind::Host, Kind::Routes];
-
 impl Watcher {
-    /// For the namespace of the calling thread. `own` are the ports of the sockets with which we make changes.
-    pub(super) fn start(own: Vec<u32>) -> io::Result<(Self, watch::Receiver<Disturbances>)> {
-        let routing = Netlink::listen_route(&[
+    /// For the namespace of the calling thread, and the names in the directory `names`. `own` are the
+    /// ports of the sockets with which we make changes; `buffer_bytes` of notifications can wait.
+    pub(super) fn start(
+        own: Vec<u32>,
+        names: &Path,
+        buffer_bytes: usize,
+    ) -> io::Result<(Self, watch::Receiver<Disturbances>)> {
+        let groups = [
             libc::RTNLGRP_LINK,
+            libc::RTNLGRP_NEIGH,
             libc::RTNLGRP_IPV4_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
             libc::RTNLGRP_NEXTHOP,
-        ])?;
-        let firewall = Netlink::listen_netfilter(&[nftables::NOTIFICATIONS])?;
+        ];
+        let sources = Sources {
+            routing: Listener::route(&groups, buffer_bytes)?,
+            firewall: Listener::netfilter(&[nftables::NOTIFICATIONS], buffer_bytes)?,
+            names: Names::watch(names)?,
+        };
         let (ended, end) = pipe2(OFlag::O_CLOEXEC)?;
         let (counts, receiver) = watch::channel(Disturbances::default());
         let thread = thread::Builder::new().name("dwell-watcher".to_owned());
         thread.spawn(move || {
-            if let Err(error) = run(routing, firewall, &ended, &own, &counts) {
+            if let Err(error) = sources.run(&ended, &own, &counts) {
                 warn!(%error, "no longer notified of changes to the network; only the periodic check is left");
             }
         })?;
@@ -66,53 +67,79 @@ impl Watcher {
     }
 }
 
-fn run(
-    mut routing: Netlink,
-    mut firewall: Netlink,
-    ended: &OwnedFd,
-    own: &[u32],
-    counts: &watch::Sender<Disturbances>,
-) -> io::Result<()> {
-    let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or_default();
-    loop {
-        let watched = [routing.as_fd(), firewall.as_fd(), ended.as_fd()];
-        let mut watched = watched.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
-        match poll(&mut watched, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result?,
-        };
-        let [on_routing, on_firewall, on_end] = watched.each_ref().map(ready);
-        if on_end {
-            return Ok(());
-        }
-        if on_routing {
-            listen(&mut routing, own, routing_disturbs, counts)?;
-        }
-        if on_firewall {
-            listen(&mut firewall, own, firewall_disturbs, counts)?;
+/// Everything that is listened to.
+struct Sources {
+    routing: Listener,
+    firewall: Listener,
+    names: Names,
+}
+
+impl Sources {
+    fn run(
+        mut self,
+        ended: &OwnedFd,
+        own: &[u32],
+        counts: &watch::Sender<Disturbances>,
+    ) -> io::Result<()> {
+        let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or_default();
+        loop {
+            let watched =
+                [self.routing.as_fd(), self.firewall.as_fd(), self.names.as_fd(), ended.as_fd()];
+            let mut watched = watched.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+            match poll(&mut watched, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                result => result?,
+            };
+            let [on_routing, on_firewall, on_names, on_end] = watched.each_ref().map(ready);
+            if on_end {
+                return Ok(());
+            }
+            let mut kinds = Vec::new();
+            if on_routing {
+                kinds.extend(heard(
+                    &mut self.routing,
+                    |message, is_elsewhere| match is_elsewhere {
+                        true => disturb::by_inside(message),
+                        false if own.contains(&message.port_number()) => &[],
+                        false => disturb::by_routing(message),
+                    },
+                )?);
+            }
+            if on_firewall {
+                kinds.extend(heard(&mut self.firewall, |message, _| {
+                    let port = message.port_number();
+                    let is_own = own.contains(&port) || program::was_started(port);
+                    if is_own { &[] } else { disturb::by_firewall(message) }
+                })?);
+            }
+            if on_names && self.names.is_one_lost()? {
+                kinds.push(Kind::Sandboxes);
+            }
+            count(&kinds, counts);
         }
     }
 }
 
-/// Reads one datagram and counts what it disturbs.
-fn listen(
-    socket: &mut Netlink,
-    own: &[u32],
-    disturbs: impl Fn(&NetlinkBuffer<&[u8]>) -> &'static [Kind],
-    counts: &watch::Sender<Disturbances>,
-) -> io::Result<()> {
-    let kinds: Vec<Kind> = match socket.notifications() {
-        Ok(messages) => messages
-            .filter(|message| !own.contains(&message.port_number()))
-            .flat_map(|message| disturbs(&message))
-            .copied()
-            .collect(),
+/// Reads one datagram and says what it disturbs.
+fn heard(
+    listener: &mut Listener,
+    disturbs: impl Fn(&NetlinkBuffer<&[u8]>, bool) -> &'static [Kind],
+) -> io::Result<Vec<Kind>> {
+    match listener.receive() {
+        Ok(notifications) => {
+            let is_elsewhere = notifications.is_elsewhere;
+            let messages = notifications.messages();
+            Ok(messages.flat_map(|message| disturbs(&message, is_elsewhere)).copied().collect())
+        }
         // Some notifications were lost: look at everything.
-        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => EVERYTHING.to_vec(),
-        Err(error) => return Err(error),
-    };
+        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(EVERYTHING.to_vec()),
+        Err(error) => Err(error),
+    }
+}
+
+fn count(kinds: &[Kind], counts: &watch::Sender<Disturbances>) {
     if kinds.is_empty() {
-        return Ok(());
+        return;
     }
     debug!(?kinds, "the network was disturbed");
     counts.send_modify(|counts| {
@@ -120,58 +147,4 @@ fn listen(
         counts.sandboxes += u64::from(kinds.contains(&Kind::Sandboxes));
         counts.routes += u64::from(kinds.contains(&Kind::Routes));
     });
-    Ok(())
-}
-
-fn routing_disturbs(message: &NetlinkBuffer<&[u8]>) -> &'static [Kind] {
-    let payload = message.payload();
-    match message.message_type() {
-        libc::RTM_NEWADDR | libc::RTM_DELADDR => UPLINKS,
-        kind @ (libc::RTM_NEWLINK | libc::RTM_DELLINK) => {
-            let is_gone = kind == libc::RTM_DELLINK;
-            Link::parse(payload).map_or(EVERYTHING, |link| link_disturbs(&link, is_gone, payload))
-        }
-        libc::RTM_DELROUTE => {
-            let ours = Route::parse(payload).filter(|route| route.protocol == ROUTE_PROTOCOL);
-            ours.map_or(&[], |route| route_disturbs(&route))
-        }
-        // Somebody else's in the place of ours.
-        libc::RTM_NEWROUTE if message.flags() & NLM_F_REPLACE != 0 => {
-            Route::parse(payload).map_or(&[], |route| route_disturbs(&route))
-        }
-        nexthop::RTM_NEWNEXTHOP | nexthop::RTM_DELNEXTHOP => {
-            let ours = Nexthop::parse(payload).filter(Nexthop::is_ours);
-            ours.map_or(&[], |_| &[Kind::Routes])
-        }
-        _ => &[],
-    }
-}
-
-fn link_disturbs(link: &Link, is_gone: bool, payload: &[u8]) -> &'static [Kind] {
-    const CHANGED_FLAGS_AT: usize = 12;
-    const JUST_MADE: u32 = u32::MAX;
-    if veth::is_ours(link) {
-        // One that is being made has no alias yet, and gets it with being up.
-        let is_alive = veth::owner(link).is_some() && link.group != veth::DOOMED_GROUP;
-        return if is_alive && (is_gone || !link.is_up) { &[Kind::Sandboxes] } else { &[] };
-    }
-    // Not the many messages about everything else that can change of a link.
-    let changed = observe::u32_at(payload, CHANGED_FLAGS_AT).unwrap_or(JUST_MADE);
-    let is_switched = changed != JUST_MADE && changed & libc::IFF_UP.cast_unsigned() != 0;
-    if is_gone || is_switched { UPLINKS } else { &[] }
-}
-
-fn route_disturbs(route: &Route) -> &'static [Kind] {
-    match route.metric {
-        METRIC_INSTANCE => &[Kind::Sandboxes],
-        METRIC_PEER => &[Kind::Routes],
-        METRIC_BLOCK => &[Kind::Host],
-        _ => &[],
-    }
-}
-
-/// Only the loss of our whole table, as by a firewall's reload: we change all the rest ourselves, with
-/// a program whose port we do not know.
-fn firewall_disturbs(message: &NetlinkBuffer<&[u8]>) -> &'static [Kind] {
-    if nftables::is_loss_of_table(message) { &[Kind::Host, Kind::Sandboxes] } else { &[] }
 }

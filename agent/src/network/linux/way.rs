@@ -3,7 +3,6 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
-use netlink_packet_core::NlasIterator;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -67,14 +66,14 @@ impl Hop {
         let mut via = None;
         let mut mtu = None;
         for attribute in attributes(payload, HEADER_BYTES) {
-            match attribute.kind() {
-                libc::RTA_OIF => link = u32_at(attribute.value(), 0),
-                libc::RTA_GATEWAY => via = ipv4(attribute.value()),
+            match attribute.kind {
+                libc::RTA_OIF => link = u32_at(attribute.value, 0),
+                libc::RTA_GATEWAY => via = ipv4(attribute.value),
                 libc::RTA_METRICS => {
-                    let mut metrics = NlasIterator::new(attribute.value()).flatten();
+                    let mut metrics = attributes(attribute.value, 0);
                     mtu = metrics
-                        .find(|metric| metric.kind() == RTAX_MTU)
-                        .and_then(|metric| u32_at(metric.value(), 0));
+                        .find(|metric| metric.kind == RTAX_MTU)
+                        .and_then(|metric| u32_at(metric.value, 0));
                 }
                 _ => {}
             }
@@ -95,8 +94,8 @@ impl Entry {
         let &[_, prefix_length, _, _, _, protocol, _, kind, ..] = payload else { return None };
         let mut attributes = attributes(payload, HEADER_BYTES);
         let address = attributes
-            .find(|attribute| attribute.kind() == libc::RTA_DST)
-            .map_or(Some(Ipv4Addr::UNSPECIFIED), |attribute| ipv4(attribute.value()))?;
+            .find(|attribute| attribute.kind == libc::RTA_DST)
+            .map_or(Some(Ipv4Addr::UNSPECIFIED), |attribute| ipv4(attribute.value))?;
         Some(Self { prefix: Ipv4Net::new(address, prefix_length).ok()?, protocol, kind })
     }
 }

@@ -1,8 +1,7 @@
 //! nftables' netlink messages, as far as we send and read them.
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NLM_F_EXCL, NetlinkBuffer,
-    NetlinkSerializable,
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkBuffer, NetlinkSerializable,
 };
 use nix::libc;
 
@@ -18,7 +17,8 @@ pub(in super::super) const NOTIFICATIONS: u32 = 7;
 const ELEMENTS_PER_MESSAGE: usize = 1000;
 
 const HEADER_BYTES: usize = 4;
-const NFPROTO_INET: u8 = 1;
+pub(in super::super) const NFPROTO_INET: u8 = 1;
+pub(in super::super) const NFPROTO_IPV4: u8 = 2;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -73,21 +73,43 @@ pub(super) fn generation(netfilter: &mut Netlink) -> Result<Option<u32>, Network
     };
     let parse = |payload: &[u8]| {
         let mut attributes = attributes(payload, HEADER_BYTES);
-        let id = attributes.find(|attribute| attribute.kind() == NFTA_GEN_ID)?;
-        Some(u32::from_be_bytes(*id.value().first_chunk()?))
+        let id = attributes.find(|attribute| attribute.kind == NFTA_GEN_ID)?;
+        Some(u32::from_be_bytes(*id.value.first_chunk()?))
     };
     let answer = netfilter.get(Request::new(request, 0), parse).map_err(talking)?;
     Ok(answer.ok().flatten())
 }
 
-/// Whether a notification says that our table is gone.
-pub(in super::super) fn is_loss_of_table(message: &NetlinkBuffer<&[u8]>) -> bool {
-    const NFTA_TABLE_NAME: u16 = 1;
-    message.message_type() == message_type(libc::NFT_MSG_DELTABLE)
-        && attributes(message.payload(), HEADER_BYTES).any(|attribute| {
-            let name = attribute.value().strip_suffix(b"\0");
-            attribute.kind() == NFTA_TABLE_NAME && name == Some(TABLE.as_bytes())
-        })
+/// Where in nftables a change was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Place<'a> {
+    pub(in super::super) family: u8,
+    pub(in super::super) table: &'a str,
+    pub(in super::super) chain: Option<&'a str>,
+}
+
+/// Where the change was made that a notification tells of; `None` for what is no change of a table.
+pub(in super::super) fn place<'a>(message: &'a NetlinkBuffer<&[u8]>) -> Option<Place<'a>> {
+    const TABLE: u16 = 1;
+    let [subsystem, command] = message.message_type().to_be_bytes();
+    let command = i32::from(command);
+    // What is not about a chain or a rule is about a table, a set, or elements of one.
+    let chain = match command {
+        libc::NFT_MSG_NEWCHAIN | libc::NFT_MSG_DELCHAIN => Some(3),
+        libc::NFT_MSG_NEWRULE | libc::NFT_MSG_DELRULE => Some(2),
+        _ => None,
+    };
+    if i32::from(subsystem) != libc::NFNL_SUBSYS_NFTABLES || command == libc::NFT_MSG_NEWGEN {
+        return None;
+    }
+    let payload: &'a [u8] = message.payload();
+    let text = |kind: u16| {
+        let mut attributes = attributes(payload, HEADER_BYTES);
+        let value = attributes.find(|attribute| attribute.kind == kind)?.value;
+        std::str::from_utf8(value.strip_suffix(b"\0")?).ok()
+    };
+    let family = *payload.first()?;
+    Some(Place { family, table: text(TABLE)?, chain: chain.and_then(text) })
 }
 
 fn talking(source: std::io::Error) -> NetworkError {
@@ -115,10 +137,7 @@ fn elements(command: i32, set: &str, keys: &[&[u8]]) -> Request {
         resource: 0,
         attributes,
     };
-    Request::new(
-        message,
-        if command == libc::NFT_MSG_NEWSETELEM { NLM_F_CREATE | NLM_F_EXCL } else { 0 },
-    )
+    Request::new(message, if command == libc::NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 })
 }
 
 fn message_type(command: i32) -> u16 {

@@ -1,0 +1,210 @@
+//! Who gets in, and what is said of it.
+
+use std::time::Instant;
+
+use dwell_core::ssh::{SshEventKind, SshTrust};
+
+use crate::world::{Background, CLIENT, INSTANCE, World, eventually, run, text};
+
+#[test]
+fn keys_of_the_instance_and_no_others() {
+    let world = World::new();
+    world.key("stranger", &[]);
+    assert!(world.lets_in("owner", &[]));
+    assert!(!world.lets_in("stranger", &[]));
+    let events = || world.events.lock().unwrap().clone();
+    eventually("three events", || (events().len() >= 3).then_some(()));
+    let events = events();
+    assert_eq!(events[0].what, SshEventKind::Opened);
+    assert!(matches!(events[1].what, SshEventKind::Closed { .. }));
+    assert_eq!(events[2].what, SshEventKind::Refused { count: 1 });
+    assert!(
+        events[0].key.starts_with("SHA256:") && events[0].key.ends_with(" owner"),
+        "{events:?}"
+    );
+    assert!(
+        events.iter().all(|event| event.login == "root" && event.from.ip().to_string() == CLIENT)
+    );
+}
+
+#[test]
+fn changed_keys_count_for_the_next_log_in() {
+    let world = World::new();
+    world.key("alice", &[]);
+    assert!(!world.lets_in("alice", &[]));
+    let with_alice = SshTrust {
+        key_sets: [("team".parse().unwrap(), vec![world.read("alice.pub")])].into(),
+        ..SshTrust::default()
+    };
+    world.trust(&with_alice);
+    let start = Instant::now();
+    eventually("alice gets in", || world.lets_in("alice", &[]).then_some(()));
+    assert!(start.elapsed().as_secs() < 2, "{:?}", start.elapsed());
+    world.instance(|instance| instance.key_sets = Some(vec!["others".parse().unwrap()]));
+    eventually("her set does not count", || (!world.lets_in("alice", &[])).then_some(()));
+    world.instance(|_| {});
+    eventually("it counts again", || world.lets_in("alice", &[]).then_some(()));
+    world.trust(&SshTrust::default());
+    eventually("she is out", || (!world.lets_in("alice", &[])).then_some(()));
+}
+
+#[test]
+fn kinds_of_keys() {
+    let world = World::new();
+    let kinds: [(&str, &[&str], bool); 6] = [
+        ("p256", &["-t", "ecdsa", "-b", "256"], true),
+        ("p384", &["-t", "ecdsa", "-b", "384"], true),
+        ("p521", &["-t", "ecdsa", "-b", "521"], true),
+        ("rsa3072", &["-t", "rsa", "-b", "3072"], true),
+        ("rsa2048", &["-t", "rsa", "-b", "2048"], true),
+        ("rsa1024", &["-t", "rsa", "-b", "1024"], false),
+    ];
+    for (name, options, _) in kinds {
+        world.key(name, options);
+    }
+    world.instance(|instance| {
+        instance.authorized_keys.extend(kinds.map(|(name, ..)| world.read(&format!("{name}.pub"))));
+    });
+    eventually("the keys are there", || world.lets_in("p256", &[]).then_some(()));
+    for (name, _, good) in kinds {
+        let options = ["-o", "RequiredRSASize=1024"];
+        assert_eq!(world.lets_in(name, &options), good, "{name}");
+    }
+    let sha1 = ["-o", "PubkeyAcceptedAlgorithms=ssh-rsa", "-o", "HostKeyAlgorithms=ssh-ed25519"];
+    assert!(!world.lets_in("rsa3072", &sha1), "RSA with SHA-1");
+}
+
+#[test]
+fn certificates_of_the_user_authority() {
+    let world = World::new();
+    world.key("user_ca", &[]);
+    world.key("alice", &[]);
+    world.trust(&SshTrust { user_authority: world.read("user_ca.pub"), ..SshTrust::default() });
+    world.certify("user_ca", "alice", &["-n", "root,alice", "-V", "-1m:+5m"]);
+    eventually("the certificate counts", || world.lets_in("alice", &[]).then_some(()));
+    assert!(!world.lets_in_as("bob", "alice", &[]), "not a principal");
+    assert!(world.lets_in("owner", &[]), "plain keys go on to count");
+    world.certify("user_ca", "alice", &["-n", "root", "-V", "-2m:-1m"]);
+    assert!(!world.lets_in("alice", &[]), "expired");
+    world.certify("user_ca", "alice", &["-n", "root", "-O", "source-address=192.0.2.0/24"]);
+    assert!(!world.lets_in("alice", &[]), "from elsewhere");
+    world.certify("user_ca", "alice", &["-n", "root", "-O", "critical:unheard-of=1"]);
+    assert!(!world.lets_in("alice", &[]), "something critical that is not known");
+    world.certify("host_ca", "alice", &["-n", "root"]);
+    assert!(!world.lets_in("alice", &[]), "another authority");
+    std::fs::remove_file(world.path("alice-cert.pub")).unwrap();
+    assert!(!world.lets_in("alice", &[]), "the key without its certificate");
+}
+
+#[test]
+fn one_line_of_known_hosts_removes_every_prompt() {
+    let world = World::new();
+    let known = world.path("known_hosts");
+    let check = |line: String, alias: &str| {
+        std::fs::write(&known, line).unwrap();
+        let known = format!("UserKnownHostsFile={}", known.display());
+        let alias = format!("HostKeyAlias={alias}");
+        // The first value of an option counts.
+        let mut command = world.within("c", "ssh");
+        command.args([
+            "-F",
+            "none",
+            "-n",
+            "-l",
+            "root",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            &known,
+            "-o",
+            &alias,
+        ]);
+        command.args([
+            "-o",
+            "StrictHostKeyChecking=yes",
+            "-o",
+            "GlobalKnownHostsFile=/dev/null",
+            "-i",
+        ]);
+        let output = run(command.arg(world.path("owner")).args([INSTANCE, "true"]));
+        (output.status.code(), text(&output.stderr))
+    };
+    let line = format!("@cert-authority *.dwell {}\n", world.read("host_ca.pub"));
+    let (code, said) = check(line.clone(), "web-0.dwell");
+    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(check(line, "web-1.dwell").0, Some(255), "the certificate names the instance");
+    // Without the authority the key itself is shown.
+    let line = format!("web-0.dwell {}\n", world.read("host.pub"));
+    assert_eq!(check(line, "web-0.dwell").0, Some(1));
+}
+
+#[test]
+fn too_many_refusals_of_an_address() {
+    let world = World::new();
+    world.key("stranger", &[]);
+    for _ in 0..20 {
+        assert!(!world.lets_in("stranger", &[]));
+    }
+    assert!(!world.lets_in("owner", &[]), "not heard for the rest of the minute");
+    let refused = || {
+        let events = world.events.lock().unwrap();
+        events.iter().filter(|event| event.what == SshEventKind::Refused { count: 1 }).count()
+    };
+    eventually("a refusal is told", || (refused() > 0).then_some(()));
+    assert_eq!(refused(), 1, "the others within the minute are told together");
+}
+
+#[test]
+fn passwords_are_not_even_asked_for() {
+    let world = World::new();
+    let mut command = world.ssh("owner");
+    command.args(["-v", "-o", "PubkeyAuthentication=no", INSTANCE, "true"]);
+    let said = text(&run(&mut command).stderr);
+    assert!(said.contains("Permission denied (publickey)."), "{said}");
+}
+
+#[test]
+fn an_image_with_its_own_sshd_keeps_its_port() {
+    let world = World::new();
+    world.forget_instance();
+    let taken = "import socket,sys; s=socket.socket(); s.setsockopt(1,2,1)\n\
+                 s.bind(('10.213.0.2',22)); s.listen(); print('taken',file=sys.stderr,flush=True); sys.stdin.read()";
+    let mut sshd = eventually("the port is free", || {
+        let mut sshd = Background::start(world.within("i", "/usr/bin/python3").args(["-c", taken]));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        sshd.0.try_wait().unwrap().is_none().then_some(sshd)
+    });
+    sshd.said("taken");
+    world.instance(|_| {});
+    eventually("it is said", || {
+        world.read("log").contains("listens on port 22 itself").then_some(())
+    });
+    drop(sshd);
+    // A change of the file is a reason to try at once.
+    world.instance(|_| {});
+    eventually("the port is ours", || world.lets_in("owner", &[]).then_some(()));
+}
+
+#[test]
+fn what_is_no_longer_served_is_no_longer_listened_for() {
+    let world = World::new();
+    assert!(world.lets_in("owner", &[]));
+    world.forget_instance();
+    eventually("the port is closed", || {
+        let output = run(world.ssh("owner").args([INSTANCE, "true"]));
+        text(&output.stderr).contains("Connection refused").then_some(())
+    });
+}
+
+#[test]
+fn sessions_are_told_when_the_server_stops() {
+    let mut world = World::new();
+    let mut session = Background::start(world.ssh("owner").args(["-v", "-N", INSTANCE]));
+    eventually("it is logged in", || (!world.events.lock().unwrap().is_empty()).then_some(()));
+    world.stop();
+    session.said("dwell-ssh is being stopped");
+    eventually("its end is reported", || {
+        let events = world.events.lock().unwrap();
+        events.iter().any(|event| matches!(event.what, SshEventKind::Closed { .. })).then_some(())
+    });
+}
