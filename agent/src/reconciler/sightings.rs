@@ -104,3 +104,52 @@ impl Sights {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dwell_core::id::Generation;
+    use dwell_core::workload::Fingerprint;
+
+    use super::*;
+
+    /// A look at a container whose main process is this test: its control group stands in for the id.
+    fn look(pid: u32, started_at: u64) -> Container {
+        let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap();
+        Container {
+            id: ContainerId(groups.lines().next().unwrap().to_owned()),
+            instance: "web-0".parse().unwrap(),
+            generation: Generation(1),
+            fingerprint: Fingerprint(String::new()),
+            state: ContainerState::Running,
+            restarts_asked: 0,
+            details: Some(crate::engine::Details {
+                pid: Some(pid),
+                started_at: Some(Timestamp(started_at)),
+                ..crate::engine::Details::default()
+            }),
+        }
+    }
+
+    #[test]
+    fn a_process_is_believed_if_it_is_of_the_container() {
+        let (mut sights, _) = Sights::new();
+        let own = look(std::process::id(), 1);
+        let running = |sights: &Sights| sights.containers[&own.id].running.clone();
+        sights.attend(&own);
+        let first = running(&sights).unwrap();
+        let ticks = death::start_ticks(first.pid, &own.id).unwrap();
+        assert_eq!((first.pid, first.start_ticks), (std::process::id(), ticks));
+
+        // The same run is not looked into again, and init is of no container.
+        sights.attend(&own);
+        assert!(Arc::ptr_eq(&first, &running(&sights).unwrap()));
+        let mut foreign = look(1, 2);
+        foreign.id = ContainerId("0123456789abcdef".to_owned());
+        sights.attend(&foreign);
+        assert_eq!(sights.containers[&foreign.id].running, None);
+        sights.attend(&Container { state: ContainerState::Exited, ..own.clone() });
+        assert_eq!(running(&sights), None);
+        sights.publish(&Observed::default());
+        assert!(sights.containers.is_empty());
+    }
+}

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, clippy::expect_used, reason = "these are tests")]
 
+mod by_hand;
 mod reconciled;
 mod world;
 
@@ -36,6 +37,7 @@ async fn the_docker_engine() {
     terminal(&world).await;
     others_are_left_alone(&world).await;
     reconciled::a_node(&world).await;
+    by_hand::at_an_instance(&world).await;
     a_stopped_daemon(&world).await;
 }
 

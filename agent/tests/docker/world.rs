@@ -152,6 +152,7 @@ pub(crate) fn config(directory: &Path, runtime: Runtime) -> DockerConfig {
         run_dir: directory.join("run"),
         allow_binds: vec![PathBuf::from(directory).join("binds")],
         runtime,
+        names: None,
     }
 }
 
