@@ -108,7 +108,7 @@ async fn run(
     let too_late = async {
         tokio::time::sleep_until(deadline).await;
         if logged_in.is_cancelled() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     };
     let orphaned = orphaned(instance.clone(), channels.clone());

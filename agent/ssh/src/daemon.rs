@@ -39,6 +39,7 @@ pub async fn run(run_dir: &Path) -> Result<(), DaemonError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(DaemonError::Signals)?;
     let enter = Enter::new(run_dir.to_owned()).map_err(DaemonError::Enter)?;
     let dir = run_dir.join("ssh");
+    let events = dir.join("events.sock");
     let reporter = Reporter::default();
     let (trust, trusted) = watch::channel(Arc::default());
     let stopping = CancellationToken::new();
@@ -52,20 +53,17 @@ pub async fn run(run_dir: &Path) -> Result<(), DaemonError> {
         warn!(%error, "cannot tell systemd that the start is complete");
     }
     tokio::select! {
-        () = state::keep(dir.clone(), trust, serve) => {}
-        () = reporter.deliver(dir.join("events.sock")) => {}
+        () = state::keep(dir, trust, serve) => {}
+        () = reporter.deliver(&events) => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     info!(connections = front.tasks.len(), "stopping");
     stopping.cancel();
     front.tasks.close();
-    // What they report of their end still goes to the agent.
     let goodbye = async {
-        tokio::select! {
-            () = front.tasks.wait() => {}
-            () = reporter.deliver(dir.join("events.sock")) => {}
-        }
+        front.tasks.wait().await;
+        reporter.deliver_the_rest(&events).await;
     };
     drop(tokio::time::timeout(GOODBYE, goodbye).await);
     Ok(())

@@ -6,7 +6,7 @@
 mod refusals;
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -66,24 +66,33 @@ impl Reporter {
     }
 
     /// Sends what is reported to the socket `path`, for ever.
-    pub(crate) async fn deliver(&self, path: PathBuf) {
-        tokio::join!(self.send(path), self.release_refusals());
+    pub(crate) async fn deliver(&self, path: &Path) {
+        let sending = async {
+            let mut stream = None;
+            loop {
+                self.send_waiting(&mut stream, path).await;
+                self.0.more.notified().await;
+            }
+        };
+        tokio::join!(sending, self.release_refusals());
     }
 
-    async fn send(&self, path: PathBuf) {
-        let mut stream = None;
+    /// Sends what waits by now.
+    pub(crate) async fn deliver_the_rest(&self, path: &Path) {
+        self.send_waiting(&mut None, path).await;
+    }
+
+    async fn send_waiting(&self, stream: &mut Option<UnixStream>, path: &Path) {
         loop {
-            let Some((event, dropped)) = self.with(|waiting| {
+            let next = self.with(|waiting| {
                 let next = waiting.queue.front().cloned()?;
                 Some((next, std::mem::take(&mut waiting.dropped)))
-            }) else {
-                self.0.more.notified().await;
-                continue;
-            };
+            });
+            let Some((event, dropped)) = next else { return };
             if dropped > 0 {
                 warn!(dropped, "the agent was away too long: the oldest events are lost");
             }
-            match write(&mut stream, &path, &event).await {
+            match write(stream, path, &event).await {
                 // Unless it was dropped in the meantime.
                 Ok(()) => self.with(|waiting| {
                     if waiting.queue.front() == Some(&event) {
@@ -91,7 +100,7 @@ impl Reporter {
                     }
                 }),
                 Err(_) => {
-                    stream = None;
+                    *stream = None;
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -128,7 +137,7 @@ impl Reporter {
 
 async fn write(
     stream: &mut Option<UnixStream>,
-    path: &PathBuf,
+    path: &Path,
     event: &SshEvent,
 ) -> std::io::Result<()> {
     let mut line = serde_json::to_vec(event)?;

@@ -62,12 +62,14 @@ impl Intake {
     /// # Errors
     /// As `Err`, the moment until which to wait; without one, the context is woken.
     pub(crate) fn poll_open(&self, context: &mut Context<'_>) -> Poll<Result<(), Instant>> {
-        if let Some(until) = self.pace().until {
+        let mut pace = self.pace();
+        if let Some(until) = pace.until {
             if Instant::now() < until {
                 return Poll::Ready(Err(until));
             }
-            self.pace().until = None;
+            pace.until = None;
         }
+        drop(pace);
         self.reader.register(context.waker());
         match self.waiting.load(Ordering::Acquire) > LIMIT {
             true => Poll::Pending,

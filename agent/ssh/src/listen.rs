@@ -130,7 +130,7 @@ fn tell(name: &InstanceName, place: &Place, error: &io::Error) {
             "the image listens on port 22 itself; say `ssh: image` in the spec if it is to"
         ),
         _ => {
-            warn!(instance = %name, %address, netns = %place.netns.display(), %error, "cannot listen yet")
+            warn!(instance = %name, %address, netns = %place.netns.display(), %error, "cannot listen yet");
         }
     }
 }

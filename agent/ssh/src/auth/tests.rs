@@ -1,1 +1,176 @@
-//! Tests.
+//! Who may log in, case by case.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use russh::keys::ssh_key::certificate::{Builder, CertType};
+use russh::keys::ssh_key::private::Ed25519Keypair;
+use russh::keys::{Certificate, PrivateKey};
+
+use super::{Asking, Keys, clean, with_certificate, with_key};
+use crate::authorized_keys::{AuthorizedKey, parse_line};
+use crate::permit::Permit;
+use crate::state::Trust;
+
+const NOW: u64 = 1_800_000_000;
+
+fn key(seed: u8) -> PrivateKey {
+    PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]))
+}
+
+fn line(options: &str, seed: u8) -> AuthorizedKey {
+    let key = key(seed).public_key().to_openssh().unwrap();
+    parse_line(&format!("{options} {key}")).unwrap().unwrap()
+}
+
+fn asking<'a>(login: &'a str, from: &str) -> Asking<'a> {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+    Asking { login, from: from.parse::<IpAddr>().unwrap(), now }
+}
+
+/// A certificate for key 1 by key 9, for `alice` and `ops`, changed by `change`.
+fn certificate(change: impl FnOnce(&mut Builder)) -> Certificate {
+    certificate_within(NOW - 60, NOW + 60, change)
+}
+
+fn certificate_within(after: u64, before: u64, change: impl FnOnce(&mut Builder)) -> Certificate {
+    let subject = key(1).public_key().clone();
+    let mut builder = Builder::new([7; 16], subject, after, before).unwrap();
+    builder.cert_type(CertType::User).unwrap();
+    builder.key_id("alice@example").unwrap();
+    builder.valid_principal("alice").unwrap();
+    builder.valid_principal("ops").unwrap();
+    change(&mut builder);
+    builder.sign(&key(9)).unwrap()
+}
+
+/// A cluster whose user CA is key 9.
+fn cluster() -> Trust {
+    Trust { user_authority: Some(key(9).public_key().key_data().clone()), sets: BTreeMap::new() }
+}
+
+fn log_in(
+    trust: &Trust,
+    own: &[AuthorizedKey],
+    certificate: &Certificate,
+    login: &str,
+    from: &str,
+) -> Option<Permit> {
+    let keys = Keys { trust, own, sets: None };
+    with_certificate(keys, certificate, asking(login, from))
+}
+
+#[test]
+fn keys_of_the_instance_and_of_its_sets() {
+    let sets =
+        [("a", 2), ("b", 3)].map(|(name, seed)| (name.parse().unwrap(), vec![line("", seed)]));
+    let trust = Trust { user_authority: None, sets: BTreeMap::from(sets) };
+    let own = [line("", 1)];
+    let only_a = ["a".parse().unwrap()];
+    let may = |sets, seed: u8| {
+        let keys = Keys { trust: &trust, own: &own, sets };
+        let key = key(seed);
+        with_key(keys, key.public_key().key_data(), asking("root", "192.0.2.1")).is_some()
+    };
+    assert_eq!([1, 2, 3, 4].map(|seed| may(None, seed)), [true, true, true, false]);
+    assert_eq!([1, 2, 3, 4].map(|seed| may(Some(&only_a), seed)), [true, true, false, false]);
+    assert_eq!([1, 2, 3, 4].map(|seed| may(Some(&[]), seed)), [true, false, false, false]);
+}
+
+#[test]
+fn the_first_line_that_applies_decides() {
+    let own = [line("from=\"10.0.0.0/8\"", 1), line("restrict", 1), line("", 1)];
+    let trust = Trust::default();
+    let keys = Keys { trust: &trust, own: &own, sets: None };
+    let key = key(1);
+    let permit = |from| with_key(keys, key.public_key().key_data(), asking("root", from)).unwrap();
+    assert!(permit("10.1.1.1").terminal);
+    assert!(!permit("192.0.2.1").terminal);
+}
+
+#[test]
+fn an_authority_is_no_key() {
+    let own = [line("cert-authority", 9)];
+    let trust = Trust::default();
+    let keys = Keys { trust: &trust, own: &own, sets: None };
+    assert!(with_key(keys, key(9).public_key().key_data(), asking("root", "192.0.2.1")).is_none());
+    assert!(keys.any_authority());
+}
+
+#[test]
+fn certificates_of_the_cluster() {
+    let trust = cluster();
+    let may = |certificate: &Certificate, login| {
+        log_in(&trust, &[], certificate, login, "192.0.2.1").is_some()
+    };
+    assert!(may(&certificate(|_| {}), "alice"));
+    assert!(may(&certificate(|_| {}), "ops"));
+    assert!(!may(&certificate(|_| {}), "root"), "not a principal");
+    assert!(!may(&certificate_within(NOW - 60, NOW, |_| {}), "alice"), "the end is excluded");
+    assert!(!may(&certificate_within(NOW + 1, NOW + 60, |_| {}), "alice"), "not yet");
+    let for_hosts = certificate(|builder| drop(builder.cert_type(CertType::Host)));
+    assert!(!may(&for_hosts, "alice"));
+    let unknown = certificate(|builder| drop(builder.critical_option("verify-required", "")));
+    assert!(!may(&unknown, "alice"), "something critical that is not known");
+    let other =
+        Trust { user_authority: Some(key(8).public_key().key_data().clone()), ..Trust::default() };
+    assert!(log_in(&other, &[], &certificate(|_| {}), "alice", "192.0.2.1").is_none());
+}
+
+#[test]
+fn a_certificate_for_nobody_is_for_nobody() {
+    let subject = key(1).public_key().clone();
+    let mut builder = Builder::new([7; 16], subject, NOW - 60, NOW + 60).unwrap();
+    builder.cert_type(CertType::User).unwrap();
+    builder.key_id("any").unwrap();
+    builder.all_principals_valid().unwrap();
+    let certificate = builder.sign(&key(9)).unwrap();
+    assert!(log_in(&cluster(), &[], &certificate, "alice", "192.0.2.1").is_none());
+}
+
+#[test]
+fn certificates_say_what_their_owner_may() {
+    let trust = cluster();
+    let bare = log_in(&trust, &[], &certificate(|_| {}), "alice", "192.0.2.1").unwrap();
+    assert!(!bare.terminal && !bare.forwarding && !bare.agent);
+    assert!(bare.key.ends_with(" alice@example"), "{}", bare.key);
+    let full = certificate(|builder| {
+        builder.extension("permit-pty", "").unwrap();
+        builder.extension("permit-port-forwarding", "").unwrap();
+        builder.extension("permit-agent-forwarding", "").unwrap();
+        builder.critical_option("force-command", "uptime").unwrap();
+        builder.critical_option("source-address", "192.0.2.0/24").unwrap();
+    });
+    let permit = log_in(&trust, &[], &full, "alice", "192.0.2.1").unwrap();
+    assert!(permit.terminal && permit.forwarding && permit.agent);
+    assert_eq!(permit.command.as_deref(), Some("uptime"));
+    assert!(log_in(&trust, &[], &full, "alice", "198.51.100.1").is_none());
+}
+
+#[test]
+fn authorities_in_lines() {
+    let trust = Trust::default();
+    let full = certificate(|builder| {
+        builder.extension("permit-pty", "").unwrap();
+        builder.extension("permit-port-forwarding", "").unwrap();
+    });
+    let may = |options: &str, login| log_in(&trust, &[line(options, 9)], &full, login, "192.0.2.1");
+    assert!(may("cert-authority", "alice").is_some());
+    assert!(may("cert-authority", "root").is_none());
+    assert!(may("cert-authority,principals=\"ops\"", "root").is_some());
+    assert!(may("cert-authority,principals=\"others\"", "alice").is_none());
+    assert!(may("cert-authority,from=\"10.0.0.0/8\"", "alice").is_none());
+    let strict = may("cert-authority,no-pty,permitopen=\"db:5432\"", "alice").unwrap();
+    assert!(!strict.terminal && strict.may_open("db", 5432) && !strict.may_open("db", 22));
+    let forced = certificate(|builder| drop(builder.critical_option("force-command", "a")));
+    let both = |options| log_in(&trust, &[line(options, 9)], &forced, "alice", "192.0.2.1");
+    assert_eq!(both("cert-authority,command=\"a\"").unwrap().command.as_deref(), Some("a"));
+    assert!(both("cert-authority,command=\"b\"").is_none(), "two commands cannot both be forced");
+}
+
+#[test]
+fn names_of_others_are_cleaned() {
+    assert_eq!(clean("ro\not\u{1b}[2J", 64), "root[2J");
+    assert_eq!(clean("abcdef", 3), "abc");
+}

@@ -1,7 +1,7 @@
 //! The channels of a connection: what comes in for each, and the task that serves it.
 //!
-//! Invariants: every channel is in the table until its task has ended or, without one, the client closes it; a task
-//! ends with its channel, and with the connection. At most [`MOST`] are open at a time.
+//! Invariants: every channel is in the table until its task has ended or the client closes it; a task ends with the connection,
+//! and a while after its channel at the most. At most [`MOST`] are open at a time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +45,8 @@ struct Open {
     outlet: Option<Outlet>,
     /// For a session.
     stage: Option<Stage>,
-    end: CancellationToken,
+    /// The client closed it.
+    closed: CancellationToken,
 }
 
 impl Channels {
@@ -81,8 +82,8 @@ impl Channels {
     /// Enters a channel; `stage` is a session's.
     pub(super) fn enter(&self, id: ChannelId, stage: Option<Stage>) {
         let (inlet, outlet) = self.0.intake.queue();
-        let end = self.0.cut.child_token();
-        self.table().insert(id, Open { inlet, outlet: Some(outlet), stage, end });
+        let closed = CancellationToken::new();
+        self.table().insert(id, Open { inlet, outlet: Some(outlet), stage, closed });
         self.0.entered.notify_waiters();
     }
 
@@ -101,23 +102,21 @@ impl Channels {
         tokio::time::timeout(ENTERED, there).await.is_ok()
     }
 
-    /// Starts the task of a channel, made by `work` of what comes in. It takes the channel out of the table.
-    pub(super) fn spawn<F>(&self, id: ChannelId, work: impl FnOnce(Outlet) -> F)
+    /// Starts the task of a channel, made by `work` of what comes in and of a token that is cancelled when the client
+    /// closes the channel. The task ends with the connection.
+    pub(super) fn spawn<F>(&self, id: ChannelId, work: impl FnOnce(Outlet, CancellationToken) -> F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let taken = self.table().get_mut(&id).and_then(|open| {
             let outlet = open.outlet.take()?;
-            Some((outlet, open.end.clone()))
+            Some((outlet, open.closed.clone()))
         });
-        let Some((outlet, end)) = taken else { return };
-        let work = work(outlet);
+        let Some((outlet, closed)) = taken else { return };
+        let work = self.until_cut(work(outlet, closed));
         let channels = self.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = end.cancelled() => {}
-                () = work => {}
-            }
+            work.await;
             channels.table().remove(&id);
         });
     }
@@ -155,7 +154,7 @@ impl Channels {
     /// The client closed the channel.
     pub(super) fn closed(&self, id: ChannelId) {
         if let Some(open) = self.table().remove(&id) {
-            open.end.cancel();
+            open.closed.cancel();
         }
     }
 

@@ -46,9 +46,9 @@ pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
     let (_, write) = channel.split();
     let id = write.id();
     channels.enter(id, None);
-    channels.spawn(id, |outlet| async move {
+    channels.spawn(id, |outlet, closed| async move {
         let _place = place;
-        let ended = stream::bridge(stream, outlet, &write).await;
+        let ended = stream::bridge(stream, outlet, &write, closed).await;
         debug!(?ended, "a forwarded connection ended");
     });
     reply.accept().await;
@@ -139,9 +139,9 @@ async fn open(
     };
     let id = write.id();
     if channels.entered(id).await {
-        channels.spawn(id, |outlet| async move {
+        channels.spawn(id, |outlet, closed| async move {
             let _place = place;
-            let ended = stream::bridge(stream, outlet, &write).await;
+            let ended = stream::bridge(stream, outlet, &write, closed).await;
             debug!(?ended, "a forwarded connection ended");
         });
     }

@@ -2,7 +2,8 @@
 //!
 //! Invariant: nothing here waits for a process, a peer or a reader, since the whole connection would.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use russh::keys::ssh_key::public::KeyData;
@@ -116,7 +117,7 @@ impl Connection {
             )),
         };
         let running = Running {
-            front: self.front.clone(),
+            front: Arc::clone(&self.front),
             handle: session.handle(),
             channels: self.channels.clone(),
             write,
@@ -125,9 +126,9 @@ impl Connection {
             terminal: has_terminal,
         };
         session.channel_success(id)?;
-        self.channels.spawn(id, |input| async move {
+        self.channels.spawn(id, |input, closed| async move {
             let _place = place;
-            running.run(input).await;
+            closed.run_until_cancelled(running.run(input)).await;
         });
         Ok(())
     }
@@ -416,8 +417,7 @@ impl Handler for Connection {
         };
         let netns = self.instance.borrow().netns.clone();
         // Waits for a thread that makes a socket, nothing more.
-        let Ok(listener) = netns::listen(&netns, SocketAddr::new(IpAddr::from(ip), number)).await
-        else {
+        let Ok(listener) = netns::listen(&netns, SocketAddr::new(ip, number)).await else {
             return Ok(false);
         };
         *port = listener.local_addr()?.port().into();

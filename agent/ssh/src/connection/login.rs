@@ -96,7 +96,7 @@ impl Drop for LogIn {
     fn drop(&mut self) {
         match self.since {
             Some(since) => {
-                self.report(SshEventKind::Closed { duration_ms: millis(since.elapsed()) })
+                self.report(SshEventKind::Closed { duration_ms: millis(since.elapsed()) });
             }
             None if !self.name.is_empty() => self.report(SshEventKind::Refused { count: 1 }),
             None => {}

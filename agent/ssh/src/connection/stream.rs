@@ -4,6 +4,7 @@ use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 use crate::intake::Outlet;
 
@@ -11,6 +12,8 @@ use crate::intake::Outlet;
 const PIECE: usize = 32 * 1024;
 /// How long a client may take to close a channel on which both sides have said their last; then we do.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long what a client sent before it closed a channel may take to arrive.
+const ARRIVING: Duration = Duration::from_secs(60);
 
 /// Writes what comes in to `writer` and ends it. If that takes no more, what comes in is dropped.
 pub(super) async fn pour(mut outlet: Outlet, mut writer: impl AsyncWrite + Unpin) {
@@ -43,20 +46,30 @@ pub(super) async fn send(
     }
 }
 
-/// Connects a stream and a channel until both directions have ended, and closes the channel.
+/// Connects a stream and a channel until both directions have ended, and closes the channel. `closed` says that the client closed it:
+/// what it sent before that still arrives.
 pub(super) async fn bridge(
     stream: impl AsyncRead + AsyncWrite,
     outlet: Outlet,
     write: &ChannelWriteHalf<Msg>,
+    closed: CancellationToken,
 ) -> Result<(), russh::Error> {
     let (reader, writer) = tokio::io::split(stream);
-    let back = async {
+    let back = closed.run_until_cancelled(async {
         send(reader, write, None).await?;
         write.eof().await
+    });
+    let too_late = async {
+        closed.cancelled().await;
+        tokio::time::sleep(ARRIVING).await;
     };
-    let (_, back) = tokio::join!(pour(outlet, writer), back);
-    back?;
-    // The client closes it next, which ends this task; `russh` forgets only those channels wholly that the client closed.
-    tokio::time::sleep(CLOSING).await;
-    write.close().await
+    tokio::select! {
+        ((), back) = async { tokio::join!(pour(outlet, writer), back) } => back.unwrap_or(Ok(()))?,
+        () = too_late => return Ok(()),
+    }
+    // The client closes it next. `russh` forgets only those channels wholly that the client closed first.
+    match closed.run_until_cancelled(tokio::time::sleep(CLOSING)).await {
+        Some(()) => write.close().await,
+        None => Ok(()),
+    }
 }

@@ -1,193 +1,237 @@
 //! Forwarding, in all directions, from inside the sandbox.
 
-use std::io::{Read, Write};
-use std::process::Command;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::process::Stdio;
+use std::time::Duration;
 
-use dwell_core::ssh::SshInstance;
+use crate::world::{Background, INSTANCE, PATIENCE, World, eventually, run, text};
 
-use crate::world::{Background, INSTANCE, World, eventually, run, text};
+const LOOPBACK: &str = "127.0.0.1";
 
-/// A server on `address` that sends back what it gets.
-const ECHO: &str = "import socketserver,sys\n\
-class Echo(socketserver.BaseRequestHandler):\n\
-    def handle(self):\n\
-        while data := self.request.recv(65536): self.request.sendall(data)\n\
-class Server(socketserver.ThreadingTCPServer): allow_reuse_address=True; daemon_threads=True\n\
-server=Server((sys.argv[1],int(sys.argv[2])),Echo); print('ready',file=sys.stderr,flush=True); server.serve_forever()";
-/// A server that accepts and never reads.
-const STUCK: &str = "import socket,sys,time\n\
-s=socket.create_server((sys.argv[1],int(sys.argv[2]))); print('ready',file=sys.stderr,flush=True)\n\
-held=[]\n\
-while True: held.append(s.accept())";
-
-fn server(world: &World, which: &str, program: &str, address: &str, port: u16) -> Background {
-    let mut command = world.within(which, "/usr/bin/python3");
-    let mut server = Background::start(command.args(["-c", program, address, &port.to_string()]));
-    server.said("ready");
-    server
+/// Sends back to each client what it sends.
+fn serve_echoes(listener: TcpListener) {
+    let echo = |stream: TcpStream| {
+        io::copy(&mut &stream, &mut &stream)?;
+        stream.shutdown(Shutdown::Write)
+    };
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            std::thread::spawn(move || drop(echo(stream.unwrap())));
+        }
+    });
 }
 
-/// Sends `bytes` through `command`'s standard streams, and expects them back.
-fn echoes(command: &mut Command, bytes: usize) {
-    let mut child = Background::start(command);
-    let mut input = child.0.stdin.take().unwrap();
-    let sent: Vec<u8> = (0..bytes).map(|at| (at % 251) as u8).collect();
-    let expected = sent.clone();
-    let writing = std::thread::spawn(move || drop(input.write_all(&sent)));
+/// Sends `length` bytes, and expects them back before the end.
+fn expect_echo(
+    mut sender: impl Write + Send,
+    mut receiver: impl Read,
+    end: impl FnOnce() + Send,
+    length: usize,
+) {
+    let sent: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
     let mut back = Vec::new();
-    child.0.stdout.take().unwrap().read_to_end(&mut back).unwrap();
-    writing.join().unwrap();
-    let mut said = String::new();
-    child.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(back == expected, "{} of {} bytes: {said}", back.len(), expected.len());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            sender.write_all(&sent).unwrap();
+            drop(sender);
+            end();
+        });
+        receiver.read_to_end(&mut back).unwrap();
+    });
+    assert!(back == sent, "{} of {length} bytes came back", back.len());
 }
 
-/// A client that listens on a port of the clients' namespace, with `option`.
+fn expect_echo_from(stream: TcpStream, length: usize) {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    expect_echo(&stream, &stream, || stream.shutdown(Shutdown::Write).unwrap(), length);
+}
+
+/// A client with `options` that forwards ports, the first of which is `port` of its own.
 fn forwarder(world: &World, options: &[&str], port: u16) -> Background {
     let mut command = world.ssh("owner");
     command.args(["-N", "-o", "ExitOnForwardFailure=yes"]).args(options).arg(INSTANCE);
     let client = Background::start(&mut command);
-    eventually("the forwarded port is listened on", || {
-        let mut command = world.within("c", "bash");
-        command.args(["-c", &format!("exec 3<>/dev/tcp/127.0.0.1/{port}")]);
-        run(&mut command).status.success().then_some(())
-    });
+    eventually("the port is listened on", || world.connect("c", (LOOPBACK, port)).ok());
     client
-}
-
-/// Connects to a port of the clients' namespace with the standard streams.
-fn connect(world: &World, port: u16) -> Command {
-    let program = "import socket,sys,threading\n\
-s=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n\
-def up():\n\
-    while data := sys.stdin.buffer.read1(65536): s.sendall(data)\n\
-    s.shutdown(1)\n\
-threading.Thread(target=up,daemon=True).start()\n\
-while data := s.recv(65536): sys.stdout.buffer.write(data)\n\
-sys.stdout.flush()";
-    let mut command = world.within("c", "/usr/bin/python3");
-    command.args(["-c", program, &port.to_string()]);
-    command
 }
 
 #[test]
 fn standard_streams_to_an_address_inside() {
     let world = World::new();
-    let _echo = server(&world, "i", ECHO, "127.0.0.1", 7000);
-    for host in ["127.0.0.1", "localhost"] {
-        let mut command = world.ssh("owner");
-        // Not -n: it has an input.
-        command = rebuild_without_n(&command);
-        echoes(command.args(["-W", &format!("{host}:7000"), INSTANCE]), 5_000_000);
+    serve_echoes(world.listen("i", (LOOPBACK, 7000)).unwrap());
+    for host in [LOOPBACK, "localhost"] {
+        let mut client = Background::start(world.ssh_with_input("owner").args([
+            "-W",
+            &format!("{host}:7000"),
+            INSTANCE,
+        ]));
+        let (input, output) = (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
+        expect_echo(input, output, || {}, 5_000_000);
     }
     let output = run(world.ssh("owner").args(["-W", "127.0.0.1:7001", INSTANCE]));
-    assert!(
-        text(&output.stderr).contains("open failed: connect failed"),
-        "{}",
-        text(&output.stderr)
-    );
-}
-
-fn rebuild_without_n(command: &Command) -> Command {
-    let mut other = Command::new(command.get_program());
-    other.args(command.get_args().filter(|word| *word != "-n"));
-    other
+    let said = text(&output.stderr);
+    assert!(said.contains("stdio forwarding failed") || said.contains("connect failed"), "{said}");
 }
 
 #[test]
 fn local_ports_to_inside() {
     let world = World::new();
-    let _echo = server(&world, "i", ECHO, "127.0.0.1", 7000);
+    serve_echoes(world.listen("i", (LOOPBACK, 7000)).unwrap());
     let _client = forwarder(&world, &["-L", "6000:127.0.0.1:7000"], 6000);
     for _ in 0..3 {
-        echoes(&mut connect(&world, 6000), 1_000_000);
+        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 5_000_000);
     }
+    // More at a time than one connection may have, one after the other.
+    for _ in 0..100 {
+        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 10);
+    }
+}
+
+#[test]
+fn socks_to_inside() {
+    let world = World::new();
+    serve_echoes(world.listen("i", (INSTANCE, 7000)).unwrap());
+    let _client = forwarder(&world, &["-D", "6000"], 6000);
+    let mut stream = world.connect("c", (LOOPBACK, 6000)).unwrap();
+    // SOCKS 5: no authentication; connect to 10.213.0.2 at 7000.
+    stream.write_all(&[5, 1, 0, 5, 1, 0, 1, 10, 213, 0, 2, 0x1b, 0x58]).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..4], [5, 0, 5, 0], "{answer:?}");
+    expect_echo_from(stream, 100_000);
 }
 
 #[test]
 fn remote_ports_to_the_client() {
     let world = World::new();
-    let _echo = server(&world, "c", ECHO, "127.0.0.1", 7000);
+    serve_echoes(world.listen("c", (LOOPBACK, 7000)).unwrap());
     let mut command = world.ssh("owner");
     command.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:7000", INSTANCE]);
     let mut client = Background::start(&mut command);
     let said = client.said("Allocated port");
     let port: u16 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
-    let mut inside = connect(&world, port);
-    // The same program, but in the sandbox.
-    let words: Vec<_> = inside.get_args().skip(2).map(ToOwned::to_owned).collect();
-    inside = world.within("i", "/usr/bin/python3");
-    echoes(inside.args(&words[1..]), 1_000_000);
+    for _ in 0..3 {
+        expect_echo_from(world.connect("i", (LOOPBACK, port)).unwrap(), 2_000_000);
+    }
+    assert!(world.connect("c", (INSTANCE, port)).is_err(), "on the loopback address alone");
+    drop(client);
+    eventually("the port is given back", || world.connect("i", (LOOPBACK, port)).err());
+}
+
+#[test]
+fn remote_ports_where_the_client_says() {
+    let world = World::new();
+    serve_echoes(world.listen("c", (LOOPBACK, 7000)).unwrap());
+    let mut command = world.ssh("owner");
+    let _client = Background::start(command.args(["-N", "-R", "*:80:127.0.0.1:7000", INSTANCE]));
+    let stream = eventually("it is listened on", || world.connect("c", (INSTANCE, 80)).ok());
+    expect_echo_from(stream, 1000);
 }
 
 #[test]
 fn a_taken_remote_port_is_refused() {
     let world = World::new();
-    let _echo = server(&world, "i", ECHO, "127.0.0.1", 7000);
+    let _taken = world.listen("i", (LOOPBACK, 7000)).unwrap();
     let mut command = world.ssh("owner");
     command.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", "7000:127.0.0.1:1", INSTANCE]);
-    let output = run(&mut command);
-    assert!(
-        text(&output.stderr).contains("remote port forwarding failed"),
-        "{}",
-        text(&output.stderr)
-    );
+    let said = text(&run(&mut command).stderr);
+    assert!(said.contains("remote port forwarding failed"), "{said}");
 }
 
 #[test]
 fn what_a_key_may_not_is_refused() {
     let world = World::new();
-    let _echo = server(&world, "i", ECHO, "127.0.0.1", 7000);
-    let with = |options: &str| {
-        world.instance(|instance: &mut SshInstance| {
-            instance.authorized_keys = vec![format!("{options} {}", world.read("owner.pub"))];
+    let cases: [(&str, &[&str]); 4] = [
+        ("restrict", &["-W", "127.0.0.1:7000"]),
+        ("permitopen=\"127.0.0.1:7001\"", &["-W", "127.0.0.1:7000"]),
+        ("no-port-forwarding", &["-N", "-R", "0:127.0.0.1:1"]),
+        ("permitlisten=\"9999\"", &["-N", "-R", "9998:127.0.0.1:1"]),
+    ];
+    for (options, words) in cases {
+        world.key("limited", &[]);
+        world.instance(|instance| {
+            instance.authorized_keys = vec![format!("{options} {}", world.read("limited.pub"))]
         });
-        // The file is in force when the log says that it was read; a log-in shows the same.
-        eventually("it is in force", || world.lets_in("owner", &[]).then_some(()));
-    };
-    let refused = |options: &str, words: &[&str]| {
-        with(options);
-        eventually(options, || {
-            let output = run(world
-                .ssh("owner")
-                .args(["-o", "ExitOnForwardFailure=yes"])
-                .args(words)
-                .arg(INSTANCE));
-            let said = text(&output.stderr);
-            (said.contains("administratively prohibited")
-                || said.contains("port forwarding failed"))
-            .then_some(())
-        });
-    };
-    refused("restrict", &["-W", "127.0.0.1:7000"]);
-    refused("permitopen=\"127.0.0.1:7001\"", &["-W", "127.0.0.1:7000"]);
-    refused("no-port-forwarding", &["-N", "-R", "0:127.0.0.1:1"]);
-    refused("permitlisten=\"9999\"", &["-N", "-R", "9998:127.0.0.1:1"]);
+        eventually("the key counts", || world.lets_in("limited", &[]).then_some(()));
+        let output = run(world
+            .ssh("limited")
+            .args(["-o", "ExitOnForwardFailure=yes"])
+            .args(words)
+            .arg(INSTANCE));
+        let said = text(&output.stderr);
+        let refused =
+            ["administratively prohibited", "stdio forwarding failed", "port forwarding failed"];
+        assert!(refused.iter().any(|refusal| said.contains(refusal)), "{options}: {said}");
+        for file in ["limited", "limited.pub"] {
+            std::fs::remove_file(world.path(file)).unwrap();
+        }
+    }
 }
 
 #[test]
 fn one_that_does_not_read_harms_no_other() {
     let world = World::new();
-    let _stuck = server(&world, "i", STUCK, "127.0.0.1", 7001);
-    let _echo = server(&world, "i", ECHO, "127.0.0.1", 7000);
+    let stuck = world.listen("i", (LOOPBACK, 7001)).unwrap();
+    serve_echoes(world.listen("i", (LOOPBACK, 7000)).unwrap());
     let _client =
         forwarder(&world, &["-L", "6000:127.0.0.1:7000", "-L", "6001:127.0.0.1:7001"], 6000);
-    let mut writer = Background::start(&mut connect(&world, 6001));
-    let mut input = writer.0.stdin.take().unwrap();
+    let writer = world.connect("c", (LOOPBACK, 6001)).unwrap();
+    writer.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let (mut reader, _) = stuck.accept().unwrap();
+    // Until nothing is taken for two seconds.
     let filling = std::thread::spawn(move || {
-        let piece = vec![0; 1 << 20];
+        let piece = [7; 1 << 16];
         let mut sent = 0;
-        while sent < 64 && input.write_all(&piece).is_ok() {
-            sent += 1;
+        while let Ok(length) = (&writer).write(&piece) {
+            sent += length;
+            assert!(sent < 256 << 20, "somebody takes all of it");
         }
-        sent
+        (writer, sent)
     });
     // The same connection serves another all the while.
-    for _ in 0..5 {
-        echoes(&mut connect(&world, 6000), 1_000_000);
+    while !filling.is_finished() {
+        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 1_000_000);
     }
+    let (writer, sent) = filling.join().unwrap();
     let resident = world.resident_kib();
-    assert!(resident < 64 * 1024, "{resident} KiB of what nobody reads are kept");
+    assert!(resident < 64 * 1024, "{resident} KiB are kept of what nobody reads");
+    // Once it reads, all of it comes.
+    writer.shutdown(Shutdown::Write).unwrap();
+    let received = io::copy(&mut reader, &mut io::sink()).unwrap();
+    assert_eq!(received, sent as u64);
     drop(writer);
-    assert!(filling.join().unwrap() < 64, "somebody took all of it");
+}
+
+#[test]
+fn a_client_that_is_stopped_loses_nothing() {
+    let world = World::new();
+    serve_echoes(world.listen("i", (LOOPBACK, 7000)).unwrap());
+    let mut command = world.ssh_with_input("owner");
+    let mut client =
+        Background::start(command.args(["-W", "127.0.0.1:7000", INSTANCE]).stderr(Stdio::null()));
+    let pid = client.0.id().to_string();
+    let signal = |name: &str| {
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().unwrap().success());
+    };
+    let (mut input, mut output) = (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
+    let sent = vec![3; 20_000_000];
+    let mut back = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            input.write_all(&sent).unwrap();
+            drop(input);
+        });
+        let mut piece = [0; 1 << 16];
+        while back.len() < sent.len() {
+            if back.len() % 7 == 0 {
+                signal("-STOP");
+                signal("-CONT");
+            }
+            let length = output.read(&mut piece).unwrap();
+            assert!(length > 0, "{} of {} bytes", back.len(), sent.len());
+            back.extend_from_slice(&piece[..length]);
+        }
+    });
+    assert!(back == sent);
 }

@@ -167,14 +167,7 @@ fn passwords_are_not_even_asked_for() {
 fn an_image_with_its_own_sshd_keeps_its_port() {
     let world = World::new();
     world.forget_instance();
-    let taken = "import socket,sys; s=socket.socket(); s.setsockopt(1,2,1)\n\
-                 s.bind(('10.213.0.2',22)); s.listen(); print('taken',file=sys.stderr,flush=True); sys.stdin.read()";
-    let mut sshd = eventually("the port is free", || {
-        let mut sshd = Background::start(world.within("i", "/usr/bin/python3").args(["-c", taken]));
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        sshd.0.try_wait().unwrap().is_none().then_some(sshd)
-    });
-    sshd.said("taken");
+    let sshd = eventually("the port is free", || world.listen("i", (INSTANCE, 22)).ok());
     world.instance(|_| {});
     eventually("it is said", || {
         world.read("log").contains("listens on port 22 itself").then_some(())

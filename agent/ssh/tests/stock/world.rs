@@ -1,6 +1,8 @@
 //! Two network namespaces joined by a cable, one with clients in it and one that is an instance's sandbox, and a `dwell-ssh` that serves it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -9,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dwell_core::ssh::{HostKey, SshEvent, SshInstance, SshTrust};
+use nix::sched::{CloneFlags, setns};
 
 /// The instance's address, and its clients'.
 pub(crate) const INSTANCE: &str = "10.213.0.2";
@@ -123,7 +126,7 @@ impl World {
     }
 
     fn start(&mut self) {
-        let log = std::fs::File::create(self.path("log")).unwrap();
+        let log = File::create(self.path("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_dwell-ssh"));
         command.args(["--log", "info,dwell_ssh=debug", "--run-dir"]).arg(self.path("run"));
         self.server = Some(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
@@ -138,11 +141,27 @@ impl World {
 
     /// Waits until somebody listens on the instance's port 22.
     pub(crate) fn wait_for_port(&self) {
-        eventually("port 22 is listened on", || {
-            let mut command = self.within("c", "bash");
-            command.args(["-c", &format!("exec 3<>/dev/tcp/{INSTANCE}/22")]);
-            command.stderr(Stdio::null()).status().unwrap().success().then_some(())
-        });
+        eventually("port 22 is listened on", || self.connect("c", (INSTANCE, 22)).ok());
+    }
+
+    /// Calls `make` inside the clients' (`c`) or the instance's (`i`) namespace; sockets made there belong to it.
+    pub(crate) fn inside<T: Send>(&self, which: &str, make: impl FnOnce() -> T + Send) -> T {
+        let netns = File::open(format!("/run/netns/{}", self.netns(which))).unwrap();
+        let inside = || {
+            setns(netns, CloneFlags::CLONE_NEWNET).unwrap();
+            make()
+        };
+        std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
+    }
+
+    /// A connection from inside a namespace.
+    pub(crate) fn connect(&self, which: &str, to: (&str, u16)) -> io::Result<TcpStream> {
+        self.inside(which, || TcpStream::connect(to))
+    }
+
+    /// Listens inside a namespace.
+    pub(crate) fn listen(&self, which: &str, at: (&str, u16)) -> io::Result<TcpListener> {
+        self.inside(which, || TcpListener::bind(at))
     }
 
     fn listen_for_events(&self) {
@@ -166,7 +185,7 @@ impl World {
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
-    /// A program inside the clients' (`c`) or the instance's (`i`) namespace.
+    /// A program inside a namespace.
     pub(crate) fn within(&self, which: &str, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.netns(which))).arg("--").arg(program);
@@ -176,8 +195,15 @@ impl World {
 
     /// OpenSSH's client with the key `key`, which believes any host; more options and words may follow.
     pub(crate) fn ssh(&self, key: &str) -> Command {
+        let mut command = self.ssh_with_input(key);
+        command.arg("-n");
+        command
+    }
+
+    /// The same with an input.
+    pub(crate) fn ssh_with_input(&self, key: &str) -> Command {
         let mut command = self.within("c", "ssh");
-        command.args(["-F", "none", "-T", "-n", "-i"]).arg(self.path(key));
+        command.args(["-F", "none", "-i"]).arg(self.path(key));
         for option in [
             "IdentitiesOnly=yes",
             "IdentityAgent=none",
