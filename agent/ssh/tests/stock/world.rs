@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dwell_core::ssh::{HostKey, SshEvent, SshInstance, SshTrust};
+use dwell_core::ssh::{HostKey, SshContainer, SshEvent, SshInstance, SshTrust};
 use nix::sched::{CloneFlags, setns};
 
 /// The instance's address, and its clients'.
@@ -112,6 +112,47 @@ impl World {
         };
         change(&mut instance);
         self.put("run/ssh/instances/web-0.json", &serde_json::to_vec(&instance).unwrap());
+    }
+
+    /// Starts a process in namespaces of its own on the host's files, which does for a container, and says that it is the instance's.
+    pub(crate) fn contain(&self) -> Container {
+        let bundle = self.path("bundle");
+        std::fs::create_dir_all(&bundle).unwrap();
+        let capabilities =
+            ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETUID"];
+        let config = serde_json::json!({
+            "process": {
+                "user": { "uid": 0, "gid": 0 },
+                "env": ["PATH=/usr/bin:/bin", "FROM_IMAGE=yes"],
+                "cwd": "/",
+                "capabilities": {
+                    "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                },
+            },
+            "linux": {},
+        });
+        std::fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        std::fs::create_dir_all(self.path("run/bundles")).unwrap();
+        drop(std::os::unix::fs::symlink(bundle, self.path("run/bundles/abc")));
+        let mut command = self.within("i", "unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sleep", "inf"]);
+        let process = Background::start(&mut command);
+        let pid: u32 = eventually("the container's process is there", || {
+            let unshare = process.0.id();
+            let children = format!("/proc/{unshare}/task/{unshare}/children");
+            let pid = std::fs::read_to_string(children).unwrap().trim().parse().ok()?;
+            let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            (command.trim() == "sleep").then_some(pid)
+        });
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let start_ticks =
+            stat.rsplit_once(") ").unwrap().1.split(' ').nth(19).unwrap().parse().unwrap();
+        let container = SshContainer { id: "abc".to_owned(), pid, start_ticks };
+        self.instance(|instance| instance.container = Some(container.clone()));
+        eventually("it is known", || {
+            run(self.ssh("owner").args([INSTANCE, "true"])).status.success().then_some(())
+        });
+        Container { _process: process, facts: container }
     }
 
     pub(crate) fn forget_instance(&self) {
@@ -248,6 +289,12 @@ impl Drop for World {
             drop(Command::new("ip").args(["netns", "del", &self.netns(which)]).status());
         }
     }
+}
+
+/// What does for a container; it ends with its owner.
+pub(crate) struct Container {
+    _process: Background,
+    pub(crate) facts: SshContainer,
 }
 
 /// A process that ends with its owner.
