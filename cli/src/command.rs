@@ -4,6 +4,8 @@ mod apply;
 mod change;
 mod context;
 mod cp;
+mod dns;
+mod doctor;
 mod events;
 mod exec;
 mod info;
@@ -26,6 +28,9 @@ use clap::builder::NonEmptyStringValueParser;
 use crate::client::{Client, Target, TargetArgs, connect};
 use crate::failure::Failure;
 
+/// Exit code of what was asked and found problems.
+const PROBLEMS: ExitCode = ExitCode::FAILURE;
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -46,9 +51,11 @@ pub(crate) enum Command {
     PortForward(port_forward::PortForward),
     Proxy(proxy::Proxy),
     SshConfig(ssh::SshConfig),
+    DnsConfig(dns::DnsConfig),
     Key(key::Key),
     Node(node::Node),
     Route(route::Route),
+    Doctor(doctor::Doctor),
     Events(events::Events),
     Context(context::Context),
     Version(info::Version),
@@ -95,9 +102,11 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::PortForward(forward) => forward.run(fleet.await?).await,
         Command::Proxy(proxy) => proxy.run(fleet.await?).await,
         Command::SshConfig(config) => config.run(fleet.await?, target).await,
+        Command::DnsConfig(config) => config.run(fleet.await?).await,
         Command::Key(key) => key.run(fleet).await,
         Command::Node(node) => node.run(fleet.await?).await,
-        Command::Route(route) => route.run(fleet.await?).await,
+        Command::Route(route) => return route.run(fleet.await?).await,
+        Command::Doctor(doctor) => return doctor.run(fleet.await?).await,
         Command::Events(events) => events.run(fleet.await?).await,
         Command::Context(context) => context.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,

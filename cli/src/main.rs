@@ -56,7 +56,7 @@ Names of workloads, instances and nodes may be cut short, as long as only one fi
 
 Exit codes:
   0    done, or accepted
-  1    it failed, or what was waited for cannot be reached any more
+  1    it failed, what was waited for cannot be reached any more, or what was checked has problems
   2    the arguments or a file are wrong; nothing was changed
   3    what it is about does not exist
   4    refused: not in this state, taken, or not for you

@@ -57,11 +57,13 @@ impl Tunnel {
         let down = download(self.outputs, writer);
         let up = upload(reader, &self.inputs);
         tokio::pin!(down, up);
-        // Neither is polled again after its end, and a failure of one ends the other.
+        // The other side ends the call when both directions have ended, or one of them breaks; what is still read
+        // here is for nobody then. Neither future is polled again after its end.
         tokio::select! {
-            received = &mut down => { received?; up.await }
-            sent = &mut up => { sent?; down.await }
+            ended = &mut down => return ended,
+            sent = &mut up => sent?,
         }
+        down.await
     }
 }
 
@@ -71,12 +73,7 @@ async fn upload(
 ) -> Result<(), Failure> {
     loop {
         let mut data = Vec::with_capacity(CHUNK);
-        let read = tokio::select! {
-            read = reader.read_buf(&mut data) => read,
-            // Nobody takes it any more: the other side has ended the call, which says how.
-            () = inputs.closed() => return Ok(()),
-        };
-        match read {
+        match reader.read_buf(&mut data).await {
             Ok(1..) => send(inputs, Input::Data(data.into())).await,
             Ok(0) => {
                 send(inputs, Input::Closed(true)).await;

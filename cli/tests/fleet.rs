@@ -125,6 +125,20 @@ async fn programs_get_stable_fields() {
             ..Default::default()
         }],
         events: vec![v1::Event { revision: 3, subject: "node/h1".into(), ..Default::default() }],
+        checks: vec![v1::RouteCheck {
+            node: "h1".into(),
+            probe: Some(v1::RouteProbe { round_trip_us: Some(300), ..Default::default() }),
+            ..Default::default()
+        }],
+        diagnoses: vec![v1::NodeDiagnosis {
+            node: "h1".into(),
+            diagnosis: Some(v1::Diagnosis {
+                at_ms: 1_000,
+                findings: vec![v1::Finding { check: "mtu".into(), ..Default::default() }],
+            }),
+            clock_ahead_ms: -3,
+            ..Default::default()
+        }],
         ..starting()
     });
     let mut all = String::new();
@@ -133,6 +147,8 @@ async fn programs_get_stable_fields() {
         &["node", "ls"],
         &["node", "token"],
         &["route", "ls"],
+        &["route", "check", "web-0"],
+        &["doctor"],
         &["events"],
         &["inspect", "web-1"],
         &["version"],
@@ -174,6 +190,34 @@ async fn what_the_server_says_is_shown_as_it_is() {
         // A command's own exit codes are left to it.
         assert_eq!(run(&fake, &["exec", "web-0", "true"]).await.code, 125);
     }
+}
+
+#[tokio::test]
+async fn what_was_checked_and_has_problems_ends_with_1() {
+    let state = |problem: &str, outcome: v1::finding::Outcome| State {
+        nodes: vec![v1::Node { name: "h1".into(), ..Default::default() }],
+        checks: vec![v1::RouteCheck { problem: problem.into(), ..Default::default() }],
+        diagnoses: vec![v1::NodeDiagnosis {
+            node: "h1".into(),
+            diagnosis: Some(v1::Diagnosis {
+                findings: vec![v1::Finding { outcome: outcome.into(), ..Default::default() }],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
+        ..starting()
+    };
+    let well = Fake::start(state("", v1::finding::Outcome::Warning));
+    let ill = Fake::start(state("no route", v1::finding::Outcome::Problem));
+    for arguments in [&["route", "check", "web-0"][..], &["doctor"], &["doctor", "h"]] {
+        assert_eq!(run(&well, arguments).await.code, 0, "{arguments:?}");
+        assert_eq!(run(&ill, arguments).await.code, 1, "{arguments:?}");
+    }
+    let silent =
+        v1::NodeDiagnosis { node: "h1".into(), problem: "away".into(), ..Default::default() };
+    well.state.lock().unwrap().diagnoses = vec![silent];
+    assert_eq!(run(&well, &["doctor"]).await.code, 1);
+    assert_eq!(run(&well, &["doctor", "h2"]).await.code, 3);
 }
 
 #[tokio::test]

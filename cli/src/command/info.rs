@@ -30,6 +30,8 @@ struct ControllerView {
     cluster_id: String,
     cluster_cidr: String,
     zone: String,
+    /// Whether instances without `network.allow_from` are closed to all.
+    closed: bool,
     revision: u64,
 }
 
@@ -57,6 +59,7 @@ impl From<v1::GetInfoResponse> for ControllerView {
             cluster_id: wire.cluster_id,
             cluster_cidr: wire.cluster_cidr,
             zone: wire.zone,
+            closed: wire.closed,
             revision: wire.revision,
         }
     }
@@ -67,8 +70,12 @@ fn people(view: &VersionView) -> String {
     match &view.controller {
         None => client,
         Some(controller) => format!(
-            "{client}controller  {}\ncluster     {} ({}, zone {})\n",
-            controller.version, controller.cluster_id, controller.cluster_cidr, controller.zone
+            "{client}controller  {}\ncluster     {} ({}, zone {}, {} by default)\n",
+            controller.version,
+            controller.cluster_id,
+            controller.cluster_cidr,
+            controller.zone,
+            if controller.closed { "closed" } else { "open" }
         ),
     }
 }

@@ -3,10 +3,12 @@
 //! Times are milliseconds since the Unix epoch, `null` where nobody knows. Amounts are in the unit that
 //! their field's name ends in.
 
+mod diagnosis;
 mod key;
 mod node;
 mod workload;
 
+pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use workload::{

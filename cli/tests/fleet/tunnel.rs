@@ -19,8 +19,21 @@ pub(super) async fn connect(
     let stream = stream.map_err(|_| Status::failed_precondition("nobody listens there"))?;
     let (mut reader, mut writer) = stream.into_split();
     let (outputs, answers) = mpsc::channel(4);
+    let (ended, both_ended) = tokio::sync::oneshot::channel::<()>();
+    tokio::spawn(async move {
+        while let Some(Ok(input)) = inputs.next().await {
+            match input.input {
+                Some(Input::Data(data)) => writer.write_all(&data).await.unwrap(),
+                _ => {
+                    writer.shutdown().await.unwrap();
+                    drop(ended);
+                    return;
+                }
+            }
+        }
+    });
     let message = |output| Ok(v1::ConnectOutput { output: Some(output) });
-    let down = async move {
+    tokio::spawn(async move {
         outputs.send(message(Output::Connected(true))).await.ok()?;
         loop {
             let mut data = Vec::with_capacity(1 << 14);
@@ -29,23 +42,12 @@ pub(super) async fn connect(
                 Ok(0) => break,
                 Err(_) => {
                     let broken = Err(Status::unavailable("the instance broke the connection"));
-                    return outputs.send(broken).await.ok().map(drop);
+                    return outputs.send(broken).await.ok();
                 }
             }
         }
         outputs.send(message(Output::Closed(true))).await.ok()?;
-        Some(())
-    };
-    let up = async move {
-        while let Some(Ok(input)) = inputs.next().await {
-            match input.input {
-                Some(Input::Data(data)) => writer.write_all(&data).await.unwrap(),
-                _ => writer.shutdown().await.unwrap(),
-            }
-        }
-    };
-    // The answers end when there is nothing more from the port; what still goes there, goes.
-    tokio::spawn(down);
-    tokio::spawn(up);
+        both_ended.await.ok()
+    });
     answer(Box::pin(ReceiverStream::new(answers)))
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::{Child, ChildStderr};
 use tokio::time::timeout;
 
@@ -22,6 +22,14 @@ async fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     (listener, port)
+}
+
+/// A port that is taken and that nobody listens on.
+fn deaf() -> (TcpSocket, u16) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
+    (socket, port)
 }
 
 /// Sends back whatever comes, on every connection; what it has to send ends when what comes does.
@@ -101,13 +109,22 @@ async fn a_proxy_goes_on_sending_when_the_instance_has_said_all() {
 }
 
 #[tokio::test]
-async fn a_proxy_says_why_there_is_no_connection() {
+async fn why_there_is_no_connection_is_said() {
     let fake = Fake::start(starting());
-    let (listener, port) = listener().await;
-    drop(listener);
+    let (_socket, port) = deaf();
     let ran = run(&fake, &["proxy", "web-0", &port.to_string()]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (4, ""));
     assert_eq!(ran.stderr, "dwell: nobody listens there\n");
+
+    let (mut child, local, mut says) = forward(&fake, port).await;
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(local).await.unwrap();
+        let read = timeout(LIMIT, stream.read(&mut [0])).await.unwrap();
+        assert!(!matches!(read, Ok(1..)));
+        let line = timeout(LIMIT, says.next_line()).await.unwrap().unwrap().unwrap();
+        assert_eq!(line, format!("web-0:{port}: nobody listens there"));
+    }
+    child.kill().await.unwrap();
 }
 
 #[tokio::test]
@@ -152,14 +169,6 @@ async fn a_forwarded_connection_that_breaks_is_no_plain_end() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let line = timeout(LIMIT, says.next_line()).await.unwrap().unwrap().unwrap();
     assert_eq!(line, format!("web-0:{port}: the instance broke the connection"));
-
-    // And one that never came to be.
-    drop(listener);
-    let mut stream = TcpStream::connect(local).await.unwrap();
-    let read = timeout(LIMIT, stream.read(&mut [0])).await.unwrap();
-    assert!(!matches!(read, Ok(1..)));
-    let line = timeout(LIMIT, says.next_line()).await.unwrap().unwrap().unwrap();
-    assert_eq!(line, format!("web-0:{port}: nobody listens there"));
     child.kill().await.unwrap();
 }
 

@@ -1,0 +1,216 @@
+//! `dwell dns-config`: what a resolver's configuration needs to find the cluster's names.
+
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use clap::{Args, ValueEnum};
+use dwell_proto::v1;
+use ipnet::Ipv4Net;
+
+use super::Fleet;
+use crate::failure::Failure;
+use crate::output::print;
+
+/// How many nodes are asked unless others are named: one that answers is enough.
+const NODES_MAX: usize = 3;
+const PORT: u16 = 53;
+
+/// Print what this machine's resolver needs to find instances by their names
+///
+/// With it `web-0.dwell` and `web.dwell` resolve on a machine that is no node, and addresses of instances
+/// have names. Nodes answer other machines at the addresses of `dns.listen` in their /etc/dwell/agent.yaml only;
+/// unless servers are named, three nodes that are ready are taken, at port 53 of their addresses.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell dns-config | sudo tee /etc/systemd/resolved.conf.d/dwell.conf
+  dwell dns-config --server 192.168.1.11 --server 192.168.1.12:5353 dnsmasq
+  dwell dns-config unbound")]
+pub(crate) struct DnsConfig {
+    /// What looks up names on this machine
+    #[arg(value_enum, default_value_t = Resolver::SystemdResolved)]
+    resolver: Resolver,
+    /// A node's DNS server; may be given several times
+    #[arg(long = "server", value_name = "ADDRESS[:PORT]")]
+    servers: Vec<Server>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Resolver {
+    SystemdResolved,
+    Dnsmasq,
+    Unbound,
+}
+
+/// An address, and a port if it is not that of DNS.
+#[derive(Clone, Copy, Debug)]
+struct Server(SocketAddr);
+
+impl FromStr for Server {
+    type Err = std::net::AddrParseError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let alone = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, PORT));
+        alone.or_else(|_| text.parse()).map(Self)
+    }
+}
+
+impl Server {
+    /// As `1.2.3.4#53`: with what stands between address and port, unless it is the usual port.
+    fn with(self, separator: char) -> String {
+        let (address, port) = (self.0.ip(), self.0.port());
+        if port == PORT { address.to_string() } else { format!("{address}{separator}{port}") }
+    }
+}
+
+impl DnsConfig {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let info = fleet.client.get_info(v1::GetInfoRequest {}).await?.into_inner();
+        let cluster: Ipv4Net = info.cluster_cidr.parse().map_err(|_| {
+            Failure::Other(format!("the controller's range {:?} is none", info.cluster_cidr))
+        })?;
+        let mut servers = self.servers;
+        if servers.is_empty() {
+            let all = fleet.client.list_nodes(v1::ListNodesRequest::default()).await?.into_inner();
+            let ready = all.nodes.iter().filter(|node| node.state() == v1::NodeState::Ready);
+            servers = ready.filter_map(|node| node.address.parse().ok()).take(NODES_MAX).collect();
+        }
+        if servers.is_empty() {
+            return Err(Failure::NotFound(
+                "no node is ready; name a DNS server with --server".into(),
+            ));
+        }
+        print(&snippet(self.resolver, &info.zone, cluster, &servers))
+    }
+}
+
+fn snippet(resolver: Resolver, zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+    match resolver {
+        Resolver::SystemdResolved => systemd_resolved(zone, cluster, servers),
+        Resolver::Dnsmasq => dnsmasq(zone, cluster, servers),
+        Resolver::Unbound => unbound(zone, cluster, servers),
+    }
+}
+
+fn systemd_resolved(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+    let servers: Vec<String> = servers
+        .iter()
+        .map(|server| match server.0 {
+            SocketAddr::V6(address) if address.port() != PORT => address.to_string(),
+            _ => server.with(':'),
+        })
+        .collect();
+    let zones: String = reverse_zones(cluster).map(|zone| format!(" ~{zone}")).collect();
+    format!(
+        "\
+# /etc/systemd/resolved.conf.d/dwell.conf; then: systemctl restart systemd-resolved
+# Since systemd 258 better in /etc/systemd/dns-delegate.d/dwell.dns-delegate, with [Delegate] for [Resolve]:
+# then these servers are not asked for other names at all, which they refuse.
+[Resolve]
+DNS={}
+Domains=~{zone}{zones}
+",
+        servers.join(" ")
+    )
+}
+
+fn dnsmasq(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+    let servers: String = servers
+        .iter()
+        .map(|server| server.with('#'))
+        .map(|server| format!("server=/{zone}/{server}\nrev-server={cluster},{server}\n"))
+        .collect();
+    format!(
+        "\
+# /etc/dnsmasq.d/dwell.conf; then: systemctl restart dnsmasq
+{servers}# Private addresses are right here, also where `stop-dns-rebind` is set.
+rebind-domain-ok=/{zone}/
+"
+    )
+}
+
+fn unbound(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+    let servers: String =
+        servers.iter().map(|server| format!("    forward-addr: {}\n", server.with('@'))).collect();
+    let zones: Vec<String> =
+        std::iter::once(zone.to_owned()).chain(reverse_zones(cluster)).collect();
+    let mut text = "\
+# /etc/unbound/unbound.conf.d/dwell.conf; then: unbound-checkconf && systemctl reload unbound
+server:
+    # Nobody signs these zones, and their addresses are private.
+"
+    .to_owned();
+    text += &format!("    private-domain: \"{zone}\"\n");
+    for zone in &zones {
+        text +=
+            &format!("    domain-insecure: \"{zone}\"\n    local-zone: \"{zone}.\" transparent\n");
+    }
+    for zone in &zones {
+        text += &format!("forward-zone:\n    name: \"{zone}\"\n{servers}");
+    }
+    text
+}
+
+/// The zones of the addresses' names. A range that ends within an octet has one for each value of that octet.
+fn reverse_zones(cluster: Ipv4Net) -> impl Iterator<Item = String> {
+    let octets = cluster.prefix_len().div_ceil(8);
+    // No range is longer than its own length rounded up.
+    let zones = cluster.trunc().subnets(8 * octets).into_iter().flatten();
+    zones.map(move |zone| {
+        let known = zone.addr().octets().into_iter().take(octets.into());
+        let labels: Vec<String> = known.map(|octet| format!("{octet}.")).collect();
+        labels.into_iter().rev().collect::<String>() + "in-addr.arpa"
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn servers() -> [Server; 2] {
+        ["192.0.2.11", "192.0.2.12:5353"].map(|server| server.parse().unwrap())
+    }
+
+    fn cluster() -> Ipv4Net {
+        "10.80.0.0/15".parse().unwrap()
+    }
+
+    #[test]
+    fn servers_are_addresses() {
+        for (text, shown) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:53", Some("192.0.2.1")),
+            ("192.0.2.1:54", Some("192.0.2.1#54")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]:54", Some("2001:db8::1#54")),
+            ("h1", None),
+            ("h1:53", None),
+        ] {
+            let server = text.parse::<Server>().ok().map(|server| server.with('#'));
+            assert_eq!(server.as_deref(), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn reverse_zones_cover_the_range() {
+        let zones = |cluster: &str| reverse_zones(cluster.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(zones("10.80.0.0/16"), ["80.10.in-addr.arpa"]);
+        assert_eq!(zones("10.80.0.0/15"), ["80.10.in-addr.arpa", "81.10.in-addr.arpa"]);
+        assert_eq!(zones("10.80.0.0/9").len(), 128);
+        assert_eq!(zones("10.80.3.128/25").len(), 128);
+    }
+
+    #[test]
+    fn for_systemd_resolved() {
+        insta::assert_snapshot!(snippet(Resolver::SystemdResolved, "dwell", cluster(), &servers()), @"");
+    }
+
+    #[test]
+    fn for_dnsmasq() {
+        insta::assert_snapshot!(snippet(Resolver::Dnsmasq, "dwell", cluster(), &servers()), @"");
+    }
+
+    #[test]
+    fn for_unbound() {
+        insta::assert_snapshot!(snippet(Resolver::Unbound, "dwell", cluster(), &servers()), @"");
+    }
+}
