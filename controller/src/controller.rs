@@ -42,7 +42,7 @@ use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
 use crate::model::{Model, Record, Settings};
 use crate::owner::{Handle, Owner};
 use crate::pki::{Authority, PkiError, SshAuthority};
-use crate::session::Sessions;
+use crate::session::{Sessions, WholeDirectory};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 use crate::tunnel::Tunnels;
@@ -147,6 +147,7 @@ impl Controller {
             tunnels: tunnels.clone(),
             authority: Arc::clone(&authority),
             ssh: Arc::clone(&ssh),
+            directory: WholeDirectory::default(),
             heartbeat: config.nodes.heartbeat,
             valid,
             next: Arc::default(),

@@ -13,8 +13,11 @@
 //! computed from the model when it can take it, so the newest state replaces what it missed.
 
 mod attached;
+mod directory;
 mod outbound;
 mod wire;
+
+pub use directory::WholeDirectory;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -55,6 +58,8 @@ pub struct Sessions {
     pub authority: Arc<Authority>,
     /// Makes the instances' host keys.
     pub ssh: Arc<SshAuthority>,
+    /// The directory, for those who need all of it.
+    pub directory: WholeDirectory,
     /// How often agents are asked to report.
     pub heartbeat: Millis,
     /// How long a renewed certificate is valid.

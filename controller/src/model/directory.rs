@@ -54,27 +54,38 @@ impl Model {
         self.shown.learning.is_none().then_some(self.shown.directory.revision)
     }
 
-    /// What brings a node that holds the directory of a revision up to date: what changed since, or all of it if
-    /// that is not known (any more), or if it holds none.
+    /// All of the directory. Its cost is that of the fleet.
     #[must_use]
-    pub fn directory_since(&self, held: Revision) -> DirectoryChange {
+    pub fn directory(&self) -> DirectoryChange {
+        let Directory { workloads, instances, .. } = &self.shown.directory;
+        DirectoryChange {
+            revision: self.revision,
+            base: None,
+            workloads: workloads.clone(),
+            instances: instances.clone(),
+            removed_workloads: Vec::new(),
+            removed_instances: Vec::new(),
+        }
+    }
+
+    /// What changed in the directory since a revision; `None` if that is not known (any more), and all of
+    /// it is needed.
+    #[must_use]
+    pub fn directory_since(&self, held: Revision) -> Option<DirectoryChange> {
+        // A revision of an earlier life of this controller says nothing about what it was told then.
+        if held <= self.started || held > self.revision {
+            return None;
+        }
+        let entries = self.shown.log.since(held).ok()?;
         let directory = &self.shown.directory;
         let mut change = DirectoryChange {
             revision: self.revision,
-            base: None,
+            base: Some(held),
             workloads: BTreeMap::new(),
             instances: BTreeMap::new(),
             removed_workloads: Vec::new(),
             removed_instances: Vec::new(),
         };
-        // A revision of an earlier life of this controller says nothing about what it was told then.
-        let known = held > self.started && held <= self.revision;
-        let Some(entries) = self.shown.log.since(held).ok().filter(|_| known) else {
-            change.workloads = directory.workloads.clone();
-            change.instances = directory.instances.clone();
-            return change;
-        };
-        change.base = Some(held);
         for entry in entries.collect::<BTreeSet<_>>() {
             match entry {
                 Entry::Workload(name) => match directory.workloads.get(name).cloned() {
@@ -87,7 +98,7 @@ impl Model {
                 },
             }
         }
-        change
+        Some(change)
     }
 
     /// Notes what a committed change does to the directory.

@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::outbound::{DirectoryFeed, Outbound};
+use super::directory::DirectoryFeed;
+use super::outbound::Outbound;
 use super::{ServerStream, Sessions, wire};
 use crate::model::{Command, SessionId};
 use crate::owner::CommandError;
@@ -46,7 +47,7 @@ impl Sessions {
             node: node.clone(),
             changes,
             sent: None,
-            directory: DirectoryFeed::new(self.owner.directory_revisions(), held),
+            directory: DirectoryFeed::new(&self.owner, self.directory.clone(), held),
             sender,
         };
         let attached = Attached { sessions: self.clone(), node, session };

@@ -1,28 +1,23 @@
 //! What goes to an agent: Welcome, its assignment, the directory, tunnels to open.
 //!
 //! Nothing is queued here: each message is computed from the model when there is a place for it, so the newest
-//! state replaces what a slow agent missed. The assignment comes first, always; of the directory, changes go together, the
-//! first at once and then at most one message in [`DIRECTORY_PAUSE`]. Without a change nothing happens, no timer either.
+//! state replaces what a slow agent missed. The assignment comes before the directory, always. Without a change
+//! nothing happens, no timer either.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dwell_core::id::{NodeName, Revision};
 use dwell_proto::v1;
 use dwell_proto::v1::controller_message::Message;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tonic::Status;
 
+use super::directory::DirectoryFeed;
 use super::wire;
 use crate::model::{Assignment, AssignmentDelta, Model, Refusal};
-use crate::owner::{Handle, Stopped};
+use crate::owner::Handle;
 use crate::pki::SshAuthority;
 use crate::status::into_status;
-
-/// How long changes of the directory are collected after a message about it.
-const DIRECTORY_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
 
@@ -38,57 +33,6 @@ pub(super) struct Outbound {
     pub(super) sender: Outgoing,
 }
 
-/// How far an agent is with the directory.
-pub(super) struct DirectoryFeed {
-    revisions: watch::Receiver<Option<Revision>>,
-    /// The revision that the agent holds.
-    held: Revision,
-    /// Whether what it holds has been compared with what there is.
-    compared: bool,
-    /// No message before this.
-    not_before: Instant,
-    /// Messages that were made together and are yet to be sent.
-    pieces: VecDeque<v1::DirectoryChange>,
-}
-
-impl DirectoryFeed {
-    /// For an agent that says that it holds the directory of this revision.
-    pub(super) fn new(revisions: watch::Receiver<Option<Revision>>, held: Revision) -> Self {
-        let (not_before, pieces) = (Instant::now(), VecDeque::new());
-        Self { revisions, held, compared: false, not_before, pieces }
-    }
-
-    /// Returns when there is something to say and the time for it has come. Cancel-safe: it looks at what
-    /// is, and takes nothing.
-    async fn due(&mut self) -> Result<(), Stopped> {
-        if !self.pieces.is_empty() {
-            return Ok(());
-        }
-        let (held, compared) = (self.held, self.compared);
-        let news =
-            |newest: &Option<Revision>| newest.is_some_and(|newest| !compared || newest > held);
-        self.revisions.wait_for(news).await.map_err(|_| Stopped)?;
-        tokio::time::sleep_until(self.not_before).await;
-        Ok(())
-    }
-
-    /// The next message, if there is something to say.
-    async fn next(&mut self, owner: &Handle) -> Result<Option<v1::DirectoryChange>, Stopped> {
-        if self.pieces.is_empty() {
-            let held = self.held;
-            let change = owner.read(move |model| model.directory_since(held)).await?;
-            self.compared = true;
-            self.pieces = wire::directory(&change);
-            if self.pieces.is_empty() {
-                return Ok(None);
-            }
-            self.held = change.revision;
-            self.not_before = Instant::now() + DIRECTORY_PAUSE;
-        }
-        Ok(self.pieces.pop_front())
-    }
-}
-
 impl Outbound {
     /// Sends until one side ends; why, if the agent should know.
     pub(super) async fn run(
@@ -99,15 +43,15 @@ impl Outbound {
         if let Err(reason) = self.send(Message::Welcome(welcome)).await {
             return reason;
         }
+        if let Err(reason) = self.assignment().await {
+            return reason;
+        }
         loop {
-            if let Err(reason) = self.assignment().await {
-                return reason;
-            }
-            // Cancel-safe: a change that was seen stays seen, a request that was not taken stays queued, and
-            // what is due of the directory stays due.
+            // Cancel-safe: a change that was not seen will be, a request that was not taken stays queued, and what
+            // is due of the directory stays due.
             let sent = tokio::select! {
                 changed = self.changes.changed() => match changed {
-                    Ok(()) => Ok(()),
+                    Ok(()) => self.assignment().await,
                     Err(_) => return None,
                 },
                 request = requests.recv() => match request {
@@ -115,7 +59,7 @@ impl Outbound {
                     // Another session has registered in this one's place.
                     None => return Some(into_status(Refusal::SessionSuperseded(self.node.clone()))),
                 },
-                due = self.directory.due() => match due {
+                due = self.directory.due(&self.owner) => match due {
                     Ok(()) => self.directory().await,
                     Err(stopped) => return Some(into_status(stopped)),
                 },
@@ -143,7 +87,7 @@ impl Outbound {
             return Ok(());
         }
         let ssh = Arc::clone(&self.ssh);
-        // Host keys are made from scratch, some tens of microseconds each: not on the thread that the model lives on.
+        // Host keys are made from scratch, more than a hundred microseconds each: not on the thread that the model lives on.
         let made = tokio::task::spawn_blocking(move || match &next {
             Next::All(assignment) => wire::snapshot(assignment, &ssh),
             Next::Changes(delta) => wire::delta(delta, &ssh),
@@ -161,8 +105,7 @@ impl Outbound {
         if self.changes.has_changed().unwrap_or(true) {
             return Ok(());
         }
-        let next = self.directory.next(&self.owner).await;
-        if let Some(change) = next.map_err(|stopped| Some(into_status(stopped)))? {
+        if let Some(change) = self.directory.take() {
             place.send(Ok(v1::ControllerMessage { message: Some(Message::Directory(change)) }));
         }
         Ok(())

@@ -113,6 +113,7 @@ fn live_fields_leave_the_fingerprint_alone() {
     live.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
     live.expose = vec![ServicePort { port: 80, protocol: Protocol::Tcp }];
     live.ssh = Ssh::Off;
+    live.allow_from = Some(Vec::new());
     live.stop_grace = Millis::seconds(1);
     assert_eq!(template.fingerprint(), live.fingerprint());
 

@@ -11,8 +11,9 @@ use super::fleet::{Fleet, address, instance, node, spec, workload};
 use super::reads::{large, quickly};
 use crate::model::{Command, SessionId};
 
+/// What brings a node up to date.
 fn since(fleet: &Fleet, held: Revision) -> DirectoryChange {
-    fleet.model.directory_since(held)
+    fleet.model.directory_since(held).unwrap_or_else(|| fleet.model.directory())
 }
 
 fn ready(change: &DirectoryChange) -> Vec<String> {

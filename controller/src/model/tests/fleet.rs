@@ -333,8 +333,8 @@ impl Fleet {
         }
         if self.model.directory_revision().is_some() {
             let change = self.model.directory_since(host.directory.revision);
-            host.directory.apply(change).unwrap();
-            let whole = self.model.directory_since(Revision(0));
+            host.directory.apply(change.unwrap_or_else(|| self.model.directory())).unwrap();
+            let whole = self.model.directory();
             assert_eq!(host.directory.instances, whole.instances, "changes add up to the whole");
             assert_eq!(host.directory.workloads, whole.workloads, "changes add up to the whole");
         }
@@ -438,7 +438,7 @@ impl Fleet {
             let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();
             assert!(changing.map_or(0, BTreeSet::len) <= allowed, "too many change at once");
         }
-        let shown = self.model.directory_since(Revision(0));
+        let shown = self.model.directory();
         let views = instances.keys().filter_map(|name| self.model.instance(name));
         let entries = views.filter_map(|view| {
             let address = view.instance.identity?.address;

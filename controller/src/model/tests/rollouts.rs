@@ -3,7 +3,7 @@
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millicores;
-use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, Ssh, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, spec, workload};
 use crate::model::{Command, NodeChange, Target};
@@ -72,6 +72,28 @@ fn live_changes_go_to_all_at_once_also_in_the_middle() {
     assert_eq!(versions(&fleet), ["2", "1", "1"], "web-0 still has its turn");
     fleet.settle();
     assert_eq!(versions(&fleet), ["2", "2", "2"]);
+}
+
+#[test]
+fn who_may_reach_and_log_in_changes_at_once_and_without_a_restart() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(image(1, 4)).unwrap();
+    fleet.settle();
+    let mut closed = image(1, 4);
+    closed.template.allow_from = Some(Vec::new());
+    let mut silent = closed.clone();
+    silent.template.ssh = Ssh::Off;
+    for (spec, field) in [(closed, "network.allow_from"), (silent, "ssh")] {
+        let base = fleet.model.revision();
+        let plan = fleet.apply(spec.clone()).unwrap();
+        assert_eq!((plan.class(), plan.changed_fields), (ChangeClass::Live, vec![field]));
+        let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
+        assert_eq!(delta.instances.len(), 2, "all at once");
+        for assigned in &delta.instances {
+            assert_eq!((&assigned.template, assigned.restarts_asked), (&spec.template, 0));
+        }
+        fleet.settle();
+    }
 }
 
 #[test]

@@ -1,0 +1,103 @@
+//! When there is something to say of the directory, in time that passes at will.
+
+use dwell_core::clock::{Clock, Timestamp};
+use dwell_core::net::ClusterRange;
+use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::model::{Command, Settings};
+use crate::owner::Owner;
+use crate::store::memory::MemoryStore;
+
+struct Midnight;
+
+impl Clock for Midnight {
+    fn now(&self) -> Timestamp {
+        Timestamp(0)
+    }
+}
+
+fn start() -> Handle {
+    let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
+    let model = Model::new(Settings::new(range));
+    let (owner, handle) = Owner::new(model, MemoryStore::default(), Arc::new(Midnight));
+    tokio::spawn(owner.run(CancellationToken::new()));
+    handle
+}
+
+async fn declare(handle: &Handle, name: &str) {
+    let spec = WorkloadSpec {
+        name: name.parse().unwrap(),
+        replicas: 0,
+        template: Template::of_image("debian"),
+        addresses: Vec::new(),
+        placement: Placement::default(),
+        update: UpdatePolicy::default(),
+        labels: [].into(),
+    };
+    handle.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false }).await.unwrap();
+}
+
+async fn next(feed: &mut DirectoryFeed, handle: &Handle) -> Vec<String> {
+    feed.due(handle).await.unwrap();
+    let change = feed.take().unwrap();
+    change.workloads.into_iter().map(|workload| workload.workload).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_go_together_and_without_one_there_is_silence() {
+    let handle = start();
+    declare(&handle, "a").await;
+    let mut feed = DirectoryFeed::new(&handle, WholeDirectory::default(), Revision(0));
+    assert_eq!(next(&mut feed, &handle).await, ["a"], "the whole");
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err(), "nothing to say");
+
+    let begun = Instant::now();
+    declare(&handle, "b").await;
+    assert_eq!(next(&mut feed, &handle).await, ["b"], "the first at once");
+    assert!(begun.elapsed() < PAUSE / 10, "{:?}", begun.elapsed());
+    declare(&handle, "c").await;
+    declare(&handle, "d").await;
+    assert_eq!(next(&mut feed, &handle).await, ["c", "d"], "the rest together");
+    let elapsed = begun.elapsed();
+    assert!(elapsed >= PAUSE && elapsed < 2 * PAUSE, "{elapsed:?}");
+    assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err(), "nothing to say");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
+    let handle = start();
+    declare(&handle, "a").await;
+    let held = handle.read(Model::revision).await.unwrap();
+    let mut feed = DirectoryFeed::new(&handle, WholeDirectory::default(), held);
+    let nothing = tokio::time::timeout(PAUSE, feed.due(&handle)).await;
+    assert!(nothing.is_err() && feed.take().is_none());
+    // What changes nothing in the directory moves the revision, but not what the agent holds.
+    let note = Command::Note {
+        subject: crate::model::Subject::Cluster,
+        reason: "noted",
+        message: String::new(),
+    };
+    handle.command(note).await.unwrap();
+    declare(&handle, "b").await;
+    feed.due(&handle).await.unwrap();
+    let change = feed.take().unwrap();
+    assert_eq!((change.base_revision, change.workloads.len()), (held.0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_later_gets_the_same_and_what_changed_since() {
+    let handle = start();
+    let whole = WholeDirectory::default();
+    declare(&handle, "a").await;
+    let mut first = DirectoryFeed::new(&handle, whole.clone(), Revision(0));
+    assert_eq!(next(&mut first, &handle).await, ["a"]);
+    declare(&handle, "b").await;
+    let mut second = DirectoryFeed::new(&handle, whole, Revision(0));
+    let begun = Instant::now();
+    assert_eq!(next(&mut second, &handle).await, ["a"]);
+    assert_eq!(next(&mut second, &handle).await, ["b"], "with it");
+    assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
+}
