@@ -50,7 +50,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use dwell_oci::{Mapping, MappingError};
+use dwell_oci::{Mapping, MappingError, link};
 
 use args::{Creation, Settings};
 
@@ -66,6 +66,10 @@ fn become_runtime(args: &[OsString]) -> Result<Infallible, Failure> {
     let (settings, runtime_args) = Settings::split(args)?;
     if let Some(creation) = Creation::find(runtime_args)? {
         enter_sandbox(&settings, &creation)?;
+    } else if let Some(container_id) = args::deletion(runtime_args) {
+        // Before, since there is no after. If runc refuses, what runs loses its sessions' way in, until its next start;
+        // the engine deletes only what has ended. A link that stays behind does no harm.
+        link::remove(&settings.state_dir, container_id).ok();
     }
     let source = Command::new(&settings.runtime).args(runtime_args).exec();
     let runtime = settings.runtime;
@@ -75,12 +79,13 @@ fn become_runtime(args: &[OsString]) -> Result<Infallible, Failure> {
     })
 }
 
-/// Points the bundle at the container's sandbox.
+/// Points the bundle at the container's sandbox, and `dwell-ssh` at the bundle.
 fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure> {
     let mapping = Mapping::read(&settings.state_dir, creation.container_id)?;
     netns::verify(&mapping.netns)
         .map_err(|source| Failure::Sandbox { instance: mapping.instance, source })?;
     bundle::join_netns(creation.bundle, &mapping.netns)?;
+    link::record(&settings.state_dir, creation.container_id, creation.bundle)?;
     Ok(())
 }
 
@@ -98,6 +103,9 @@ enum Failure {
 
     #[error(transparent)]
     Bundle(#[from] bundle::BundleError),
+
+    #[error(transparent)]
+    Link(#[from] link::LinkError),
 
     #[error(
         "the OCI runtime {runtime:?} is not installed; \

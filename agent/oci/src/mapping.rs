@@ -7,6 +7,10 @@
 //! The agent owns these files: it writes one before it first starts the container and removes it
 //! after it removed the container. The wrapper only reads.
 //!
+//! The other way round, `<state-dir>/bundles/<container-id>` is a symbolic link to the container's OCI bundle, which
+//! the wrapper makes at every start and the agent removes with the mapping: who wants to run a further process in the
+//! container finds there what its processes are like.
+//!
 //! Invariants:
 //! - A file is complete or absent (written beside its place, then renamed). It is not synced to
 //!   disk: the directory is in memory, as the sandboxes are.
@@ -16,6 +20,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -92,19 +97,46 @@ impl Mapping {
             .map_err(|source| MappingError::Write { path, source })
     }
 
-    /// Removes the mapping of `container_id`; one that is not there is fine.
+    /// Leaves word where the bundle of `container_id` is, an absolute path, in place of older word.
+    ///
+    /// # Errors
+    ///
+    /// When the id is no container id, or the state directory cannot be written.
+    pub fn record_bundle(
+        state_dir: &Path,
+        container_id: &str,
+        bundle: &Path,
+    ) -> Result<(), MappingError> {
+        let name = file_name(container_id)?;
+        let directory = bundles(state_dir);
+        let (path, temporary) = (directory.join(name), directory.join(format!(".{name}")));
+        let left_over = match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+        left_over
+            .and_then(|()| fs::create_dir_all(&directory))
+            .and_then(|()| symlink(bundle, &temporary))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|source| MappingError::Write { path, source })
+    }
+
+    /// Removes the mapping of `container_id` and the word of its bundle; what is not there is fine.
     ///
     /// # Errors
     ///
     /// When the id is no container id, or the file exists and cannot be removed.
     pub fn remove(state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
-        let path = directory(state_dir).join(file_name(container_id)?);
-        match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(MappingError::Write { path, source })
+        let name = file_name(container_id)?;
+        for path in [bundles(state_dir).join(name), directory(state_dir).join(name)] {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(MappingError::Write { path, source });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 }
 
@@ -176,8 +208,12 @@ fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("containers")
 }
 
+fn bundles(state_dir: &Path) -> PathBuf {
+    state_dir.join("bundles")
+}
+
 /// The id itself, once it is known to name a plain file: no separator, no leading dot.
-fn file_name(container_id: &str) -> Result<&str, MappingError> {
+pub(crate) fn file_name(container_id: &str) -> Result<&str, MappingError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
     let valid = container_id.len() <= MAX_ID_BYTES
         && container_id.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -216,6 +252,19 @@ mod tests {
         Mapping::remove(state.path(), "c1").unwrap();
         let gone = Mapping::read(state.path(), "c1").unwrap_err();
         assert!(matches!(gone, MappingError::Missing { .. }), "{gone}");
+    }
+
+    #[test]
+    fn the_word_of_a_bundle_is_the_newest_and_goes_with_the_mapping() {
+        let state = tempfile::tempdir().unwrap();
+        let link = state.path().join("bundles/c1");
+        for bundle in ["/run/bundles/first", "/run/bundles/second"] {
+            Mapping::record_bundle(state.path(), "c1", Path::new(bundle)).unwrap();
+            assert_eq!(fs::read_link(&link).unwrap(), Path::new(bundle));
+        }
+        assert!(Mapping::record_bundle(state.path(), "../c1", Path::new("/x")).is_err());
+        Mapping::remove(state.path(), "c1").unwrap();
+        assert!(fs::symlink_metadata(&link).is_err());
     }
 
     #[test]
