@@ -101,14 +101,15 @@ pub fn parse_line(line: &str) -> Result<Option<AuthorizedKey>, LineError> {
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
     }
-    // As sshd does it: what is not a key is options and then a key.
-    let (options, key) = match PublicKey::from_openssh(line) {
-        Ok(key) => (KeyOptions::default(), key),
-        Err(_) => {
-            let (options, rest) = options::parse(line)?;
-            (options, PublicKey::from_openssh(rest).map_err(|_| LineError::Key)?)
-        }
+    let begins_with_key = line
+        .split_whitespace()
+        .next()
+        .is_some_and(|word| !matches!(Algorithm::new(word), Err(_) | Ok(Algorithm::Other(_))));
+    let (options, key) = match begins_with_key {
+        true => (KeyOptions::default(), line),
+        false => options::parse(line)?,
     };
+    let key = PublicKey::from_openssh(key).map_err(|_| LineError::Key)?;
     check_key(key.key_data())?;
     Ok(Some(AuthorizedKey { key, options }))
 }

@@ -1,6 +1,6 @@
 //! What options of keys and certificates are compared with: lists of client addresses, and targets of forwarding.
 //!
-//! Pure. A pattern that could never match is an error where it is read, except for host names in `from=`: names of clients are not looked up.
+//! Pure. Names of clients are not looked up: a host name in `from=` matches nobody, and one with a `!` in front is an error.
 
 use std::net::IpAddr;
 
@@ -27,10 +27,29 @@ enum What {
     Text(String),
 }
 
+impl What {
+    /// Whether it cannot match any address.
+    fn is_name(&self) -> bool {
+        let Self::Text(text) = self else { return false };
+        let only = |more: &dyn Fn(char) -> bool| {
+            text.chars().all(|character| "*?".contains(character) || more(character))
+        };
+        let ipv4 = only(&|character| character.is_ascii_digit() || character == '.');
+        let ipv6 = only(&|character| character.is_ascii_hexdigit() || ".:".contains(character));
+        !(ipv4 || ipv6 && text.contains(':'))
+    }
+}
+
 impl AddressList {
     /// Reads the value of an `authorized_keys` line's `from=`: addresses, networks, `*` and `?`, and `!` in front.
     pub fn patterns(list: &str) -> Option<Self> {
-        Self::read(list, |text| network(text).or_else(|| Some(What::Text(text.to_owned()))))
+        let list = Self::read(list, |text| match text.contains('/') {
+            true => network(text),
+            false => network(text).or_else(|| Some(What::Text(text.to_owned()))),
+        })?;
+        // A name never matches: to let in only it lets nobody in, and to keep it out cannot be done.
+        let enforced = |pattern: &AddressPattern| !pattern.negated || !pattern.what.is_name();
+        list.0.iter().all(enforced).then_some(list)
     }
 
     /// Reads a certificate's `source-address`: addresses and networks alone.

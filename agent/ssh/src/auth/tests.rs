@@ -31,13 +31,18 @@ fn asking<'a>(login: &'a str, from: &str) -> Asking<'a> {
 
 /// A certificate for key 1 by key 9, for `alice` and `ops`, changed by `change`.
 fn certificate(change: impl FnOnce(&mut Builder)) -> Certificate {
-    certificate_within(NOW - 60, NOW + 60, change)
+    certificate_of(CertType::User, NOW - 60, NOW + 60, change)
 }
 
-fn certificate_within(after: u64, before: u64, change: impl FnOnce(&mut Builder)) -> Certificate {
+fn certificate_of(
+    kind: CertType,
+    after: u64,
+    before: u64,
+    change: impl FnOnce(&mut Builder),
+) -> Certificate {
     let subject = key(1).public_key().clone();
     let mut builder = Builder::new([7; 16], subject, after, before).unwrap();
-    builder.cert_type(CertType::User).unwrap();
+    builder.cert_type(kind).unwrap();
     builder.key_id("alice@example").unwrap();
     builder.valid_principal("alice").unwrap();
     builder.valid_principal("ops").unwrap();
@@ -107,11 +112,16 @@ fn certificates_of_the_cluster() {
     assert!(may(&certificate(|_| {}), "alice"));
     assert!(may(&certificate(|_| {}), "ops"));
     assert!(!may(&certificate(|_| {}), "root"), "not a principal");
-    assert!(!may(&certificate_within(NOW - 60, NOW, |_| {}), "alice"), "the end is excluded");
-    assert!(!may(&certificate_within(NOW + 1, NOW + 60, |_| {}), "alice"), "not yet");
-    let for_hosts = certificate(|builder| drop(builder.cert_type(CertType::Host)));
+    assert!(
+        !may(&certificate_of(CertType::User, NOW - 60, NOW, |_| {}), "alice"),
+        "the end is excluded"
+    );
+    assert!(!may(&certificate_of(CertType::User, NOW + 1, NOW + 60, |_| {}), "alice"), "not yet");
+    let for_hosts = certificate_of(CertType::Host, NOW - 60, NOW + 60, |_| {});
     assert!(!may(&for_hosts, "alice"));
-    let unknown = certificate(|builder| drop(builder.critical_option("verify-required", "")));
+    let unknown = certificate(|builder| {
+        builder.critical_option("verify-required", "").unwrap();
+    });
     assert!(!may(&unknown, "alice"), "something critical that is not known");
     let other =
         Trust { user_authority: Some(key(8).public_key().key_data().clone()), ..Trust::default() };
@@ -163,7 +173,9 @@ fn authorities_in_lines() {
     assert!(may("cert-authority,from=\"10.0.0.0/8\"", "alice").is_none());
     let strict = may("cert-authority,no-pty,permitopen=\"db:5432\"", "alice").unwrap();
     assert!(!strict.terminal && strict.may_open("db", 5432) && !strict.may_open("db", 22));
-    let forced = certificate(|builder| drop(builder.critical_option("force-command", "a")));
+    let forced = certificate(|builder| {
+        builder.critical_option("force-command", "a").unwrap();
+    });
     let both = |options| log_in(&trust, &[line(options, 9)], &forced, "alice", "192.0.2.1");
     assert_eq!(both("cert-authority,command=\"a\"").unwrap().command.as_deref(), Some("a"));
     assert!(both("cert-authority,command=\"b\"").is_none(), "two commands cannot both be forced");

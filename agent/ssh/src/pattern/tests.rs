@@ -34,6 +34,14 @@ fn lists_of_addresses() {
 }
 
 #[test]
+fn what_cannot_be_enforced_is_refused() {
+    for list in ["10.0.0.1/8", "*,!10.0.0.1/8", "*,!evil.example", "*,!dead.beef", "a/b", ""] {
+        assert!(AddressList::patterns(list).is_none(), "{list}");
+    }
+    assert!(AddressList::patterns("*,!fe80:*,!10.*").is_some());
+}
+
+#[test]
 fn certificates_take_networks_alone() {
     assert!(AddressList::networks("192.0.2.0/24,2001:db8::1").is_some());
     for list in ["192.0.2.*", "!192.0.2.1", "", "192.0.2.1,", "192.0.2.1/24", "a b"] {
