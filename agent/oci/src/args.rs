@@ -1,7 +1,7 @@
 //! The command line: our own settings in front, runc's behind them.
 //!
 //! Only one thing must be known about runc's part: whether it makes a container, and if so which
-//! one from which bundle. (Which one it deletes is good to know, and no more.) Misreading it would verify one bundle and start another, so the parser
+//! one from which bundle. Misreading it would verify one bundle and start another, so the parser
 //! is strict exactly there: where `create`, `run` or `restore` occurs, every flag before and after
 //! it must be known. A command line without these words needs no understanding.
 //!
@@ -26,8 +26,6 @@ const CREATE_VALUES: &[&str] =
 const CREATE_SWITCHES: &[&str] =
     &["d", "detach", "keep", "no-new-keyring", "no-pivot", "no-subreaper"];
 
-/// Flags without a value, of `delete`.
-const DELETE_SWITCHES: &[&str] = &["f", "force"];
 
 /// The wrapper's own settings.
 #[derive(Debug, PartialEq, Eq)]
@@ -76,7 +74,13 @@ impl<'a> Creation<'a> {
             return Ok(None);
         }
         let mut words = Words { rest: args.iter() };
-        let Some(command) = words.command()? else { return Ok(None) };
+        let command = loop {
+            match words.next(GLOBAL_VALUES, GLOBAL_SWITCHES)? {
+                None => return Ok(None),
+                Some(Word::Flag { .. } | Word::EndOfFlags) => {}
+                Some(Word::Plain(command)) => break command,
+            }
+        };
         match command {
             "create" | "run" => Self::parse(command, words).map(Some),
             "restore" => Err(ArgumentError::Restore),
@@ -106,23 +110,6 @@ impl<'a> Creation<'a> {
         let bundle = Path::new(if bundle.is_empty() { "." } else { bundle });
         Ok(Self { container_id, bundle })
     }
-}
-
-/// The container that the runtime's arguments delete.
-///
-/// `None` if they delete none, or are not understood: no harm comes of that, so nothing is refused.
-pub(crate) fn deletion(args: &[OsString]) -> Option<&str> {
-    let mut words = Words { rest: args.iter() };
-    if words.command().ok()? != Some("delete") {
-        return None;
-    }
-    let mut id = None;
-    while let Some(word) = words.next(&[], DELETE_SWITCHES).ok()? {
-        if let Word::Plain(word) = word {
-            id = Some(word);
-        }
-    }
-    id
 }
 
 /// Why a command line was refused.
@@ -168,16 +155,6 @@ enum Word<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// The command, behind the flags that are for all commands.
-    fn command(&mut self) -> Result<Option<&'a str>, ArgumentError> {
-        while let Some(word) = self.next(GLOBAL_VALUES, GLOBAL_SWITCHES)? {
-            if let Word::Plain(command) = word {
-                return Ok(Some(command));
-            }
-        }
-        Ok(None)
-    }
-
     fn next(
         &mut self,
         values: &[&str],

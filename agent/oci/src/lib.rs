@@ -5,7 +5,6 @@
 //! each time the engine starts that container. Both use this one type, so that they cannot
 //! disagree about names, places and format. What the wrapper does with it is told in its `main.rs`.
 
-pub mod link;
 pub mod mapping;
 
 pub use mapping::{Mapping, MappingError};

@@ -50,7 +50,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use dwell_oci::{Mapping, MappingError, link};
+use dwell_oci::{Mapping, MappingError};
 
 use args::{Creation, Settings};
 
@@ -66,10 +66,6 @@ fn become_runtime(args: &[OsString]) -> Result<Infallible, Failure> {
     let (settings, runtime_args) = Settings::split(args)?;
     if let Some(creation) = Creation::find(runtime_args)? {
         enter_sandbox(&settings, &creation)?;
-    } else if let Some(container_id) = args::deletion(runtime_args) {
-        // Before, since there is no after. If runc refuses, what runs loses its sessions' way in, until its next start;
-        // the engine deletes only what has ended. A link that stays behind does no harm.
-        link::remove(&settings.state_dir, container_id).ok();
     }
     let source = Command::new(&settings.runtime).args(runtime_args).exec();
     let runtime = settings.runtime;
@@ -85,7 +81,8 @@ fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure
     netns::verify(&mapping.netns)
         .map_err(|source| Failure::Sandbox { instance: mapping.instance, source })?;
     bundle::join_netns(creation.bundle, &mapping.netns)?;
-    link::record(&settings.state_dir, creation.container_id, creation.bundle)?;
+    let bundle = std::path::absolute(creation.bundle).map_err(Failure::WorkingDirectory)?;
+    Mapping::record_bundle(&settings.state_dir, creation.container_id, &bundle)?;
     Ok(())
 }
 
@@ -104,8 +101,8 @@ enum Failure {
     #[error(transparent)]
     Bundle(#[from] bundle::BundleError),
 
-    #[error(transparent)]
-    Link(#[from] link::LinkError),
+    #[error("cannot tell the working directory, which the bundle is relative to")]
+    WorkingDirectory(#[source] io::Error),
 
     #[error(
         "the OCI runtime {runtime:?} is not installed; \

@@ -213,7 +213,7 @@ fn bundles(state_dir: &Path) -> PathBuf {
 }
 
 /// The id itself, once it is known to name a plain file: no separator, no leading dot.
-pub(crate) fn file_name(container_id: &str) -> Result<&str, MappingError> {
+fn file_name(container_id: &str) -> Result<&str, MappingError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
     let valid = container_id.len() <= MAX_ID_BYTES
         && container_id.starts_with(|first: char| first.is_ascii_alphanumeric())

@@ -127,11 +127,7 @@ fn a_creation_joins_its_sandbox_and_then_becomes_the_runtime() {
     let noted = String::from_utf8(node.noted().unwrap()).unwrap();
     assert_eq!(noted.lines().collect::<Vec<_>>(), node.creation("c1"));
     assert!(!node.path("log.json").exists(), "a success was logged");
-
     assert_eq!(fs::read_link(node.path("bundles/c1")).unwrap(), node.path("bundle"));
-    node.call("runtime.sh", &["--root", "/r", "delete", "--force", "c1"]);
-    assert_eq!(node.noted().unwrap(), b"--root\n/r\ndelete\n--force\nc1\n");
-    assert!(fs::symlink_metadata(node.path("bundles/c1")).is_err());
 }
 
 #[test]

@@ -46,23 +46,6 @@ fn finds_container_and_bundle_in_every_spelling() {
 }
 
 #[test]
-fn finds_what_is_deleted() {
-    for (line, expected) in [
-        ("delete c1", Some("c1")),
-        ("--root /r --log /l --log-format json delete --force c1", Some("c1")),
-        ("delete c1 -f", Some("c1")),
-        ("delete -- c1", Some("c1")),
-        ("delete --flag-of-tomorrow c1", None),
-        ("kill delete 9", None),
-        ("--root delete state c1", None),
-        ("delete", None),
-        ("", None),
-    ] {
-        assert_eq!(deletion(&words(line)), expected, "{line}");
-    }
-}
-
-#[test]
 fn commands_that_create_nothing_are_left_alone() {
     for line in [
         "",
