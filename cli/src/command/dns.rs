@@ -201,16 +201,54 @@ mod tests {
 
     #[test]
     fn for_systemd_resolved() {
-        insta::assert_snapshot!(snippet(Resolver::SystemdResolved, "dwell", cluster(), &servers()), @"");
+        insta::assert_snapshot!(snippet(Resolver::SystemdResolved, "dwell", cluster(), &servers()), @r#"
+        # /etc/systemd/resolved.conf.d/dwell.conf; then: systemctl restart systemd-resolved
+        # Since systemd 258 better in /etc/systemd/dns-delegate.d/dwell.dns-delegate, with [Delegate] for [Resolve]:
+        # then these servers are not asked for other names at all, which they refuse.
+        [Resolve]
+        DNS=192.0.2.11 192.0.2.12:5353
+        Domains=~dwell ~80.10.in-addr.arpa ~81.10.in-addr.arpa
+        "#);
     }
 
     #[test]
     fn for_dnsmasq() {
-        insta::assert_snapshot!(snippet(Resolver::Dnsmasq, "dwell", cluster(), &servers()), @"");
+        insta::assert_snapshot!(snippet(Resolver::Dnsmasq, "dwell", cluster(), &servers()), @r#"
+        # /etc/dnsmasq.d/dwell.conf; then: systemctl restart dnsmasq
+        server=/dwell/192.0.2.11
+        rev-server=10.80.0.0/15,192.0.2.11
+        server=/dwell/192.0.2.12#5353
+        rev-server=10.80.0.0/15,192.0.2.12#5353
+        # Private addresses are right here, also where `stop-dns-rebind` is set.
+        rebind-domain-ok=/dwell/
+        "#);
     }
 
     #[test]
     fn for_unbound() {
-        insta::assert_snapshot!(snippet(Resolver::Unbound, "dwell", cluster(), &servers()), @"");
+        insta::assert_snapshot!(snippet(Resolver::Unbound, "dwell", cluster(), &servers()), @r#"
+        # /etc/unbound/unbound.conf.d/dwell.conf; then: unbound-checkconf && systemctl reload unbound
+        server:
+            # Nobody signs these zones, and their addresses are private.
+            private-domain: "dwell"
+            domain-insecure: "dwell"
+            local-zone: "dwell." transparent
+            domain-insecure: "80.10.in-addr.arpa"
+            local-zone: "80.10.in-addr.arpa." transparent
+            domain-insecure: "81.10.in-addr.arpa"
+            local-zone: "81.10.in-addr.arpa." transparent
+        forward-zone:
+            name: "dwell"
+            forward-addr: 192.0.2.11
+            forward-addr: 192.0.2.12@5353
+        forward-zone:
+            name: "80.10.in-addr.arpa"
+            forward-addr: 192.0.2.11
+            forward-addr: 192.0.2.12@5353
+        forward-zone:
+            name: "81.10.in-addr.arpa"
+            forward-addr: 192.0.2.11
+            forward-addr: 192.0.2.12@5353
+        "#);
     }
 }
