@@ -134,8 +134,9 @@ impl Daemon {
         let had_assignment = assignment.borrow().is_some();
         let network: Arc<dyn Network> =
             Arc::new(LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()))?);
-        let engine =
-            (!config.routes_only).then(|| Arc::new(docker(config, &identity)) as SharedEngine);
+        let names = config.dns.enabled.then(|| assignment.subscribe());
+        let engine = (!config.routes_only)
+            .then(|| Arc::new(docker(config, &identity, names)) as SharedEngine);
         let prepared = watch::Sender::new(false);
         let is_prepared = prepared.subscribe();
         let mut parts = JoinSet::new();
@@ -167,6 +168,7 @@ impl Daemon {
             statuses: statuses.clone(),
             assignment: assignment.subscribe(),
             network: Arc::clone(&network),
+            config: Arc::new(config.clone()),
         };
         let session = Session {
             data_dir: config.data_dir.clone(),
@@ -259,8 +261,13 @@ fn cached(config: &Config) -> Result<Option<Assignment>, DaemonError> {
     })
 }
 
-/// The Docker daemon as the configuration and the identity have it.
-pub(crate) fn docker(config: &Config, identity: &Identity) -> DockerEngine {
+/// The Docker daemon as the configuration and the identity have it. `names` for containers to ask this node's
+/// DNS server.
+pub(crate) fn docker(
+    config: &Config,
+    identity: &Identity,
+    names: Option<watch::Receiver<Option<Arc<Assignment>>>>,
+) -> DockerEngine {
     DockerEngine::new(DockerConfig {
         socket: config.docker.socket.clone(),
         cluster: identity.cluster_id.clone(),
@@ -268,6 +275,7 @@ pub(crate) fn docker(config: &Config, identity: &Identity) -> DockerEngine {
         run_dir: config.run_dir.clone(),
         allow_binds: config.allow_binds.clone(),
         runtime: Runtime::Dwell,
+        names,
     })
 }
 

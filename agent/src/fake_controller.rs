@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_proto::trust::{CONTROLLER_NAME, JoinToken};
-use dwell_proto::v1;
 use dwell_proto::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use dwell_proto::v1::session_server::{Session, SessionServer};
+use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, v1};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair,
@@ -17,7 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -155,9 +156,12 @@ impl FakeController {
         let server = Server::builder()
             .tls_config(tls)
             .unwrap()
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .add_service(EnrollmentServer::from_arc(Arc::clone(&script)))
             .add_service(SessionServer::from_arc(script))
-            .serve_with_incoming(TcpListenerStream::new(listener));
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         let server = tokio::spawn(async move { server.await.unwrap() });
         Self { address, attachments, tunnels, server }
     }

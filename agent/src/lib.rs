@@ -10,6 +10,7 @@ pub mod death;
 pub mod directory;
 pub mod dns;
 pub mod docker_runtime;
+pub mod doctor;
 pub mod durable;
 pub mod engine;
 pub mod enroll;

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwell_agent::causes::Causes;
 use dwell_agent::config::{self, Config};
 use dwell_agent::docker_runtime::{self, Outcome};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
-use dwell_agent::{assignment, cleanup, daemon, directory, logging};
+use dwell_agent::{assignment, cleanup, daemon, directory, doctor, logging};
 use dwell_core::id::NodeName;
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
@@ -36,6 +36,12 @@ enum Command {
     Join(JoinArgs),
     /// Take everything of dwell off this host: containers, sandboxes, routes, rules
     Cleanup(CleanupArgs),
+    /// Look for what is wrong with this host, and say what puts it right
+    Doctor {
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t)]
+        output: OutputFormat,
+    },
     /// Enter dwell-oci into Docker's configuration
     InstallRuntime {
         #[command(flatten)]
@@ -49,6 +55,16 @@ enum Command {
         #[command(flatten)]
         file: DaemonJson,
     },
+}
+
+/// How findings are printed.
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
 }
 
 #[derive(Args)]
@@ -92,7 +108,7 @@ struct DaemonJson {
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let message = format!("dwell-agent: {}\n", Causes(error.as_ref()));
             // Nothing is left to be done if even that cannot be written.
@@ -102,9 +118,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
+fn run(cli: Cli) -> Result<ExitCode> {
     let load = || Config::load(cli.config.as_deref());
-    match cli.command {
+    let done = match cli.command {
         None if cli.check => {
             load()?;
             say("the configuration is valid")
@@ -128,7 +144,9 @@ fn run(cli: Cli) -> Result<()> {
             let outcome = docker_runtime::uninstall(&file.daemon_json)?;
             report(&file, outcome, "does not know the runtime dwell")
         }
-    }
+        Some(Command::Doctor { output }) => return examine(load()?, output),
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Few threads: the daemon waits nearly always, and each thread costs memory of its own.
@@ -204,6 +222,20 @@ fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
             bail!("{}", texts.join("\ndwell-agent: "))
         }
     }
+}
+
+/// Looks this host over, with the agent running or not. It fails if there is a problem.
+fn examine(config: Config, output: OutputFormat) -> Result<ExitCode> {
+    let runtime = command_runtime()?;
+    let findings = runtime.block_on(async { doctor::examine(&doctor::Host::local(config)).await });
+    // A disk that hangs is a finding, and nothing to wait for.
+    runtime.shutdown_background();
+    match output {
+        OutputFormat::Text => say(doctor::report::text(&findings).trim_end())?,
+        OutputFormat::Json => say(&format!("{:#}", doctor::report::json(&findings)))?,
+    }
+    let has_problem = findings.iter().any(|finding| finding.outcome == doctor::Outcome::Problem);
+    Ok(if has_problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 fn report(file: &DaemonJson, outcome: Outcome, what: &str) -> Result<()> {

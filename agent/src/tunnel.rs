@@ -1,5 +1,5 @@
 //! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
-//! routes.
+//! routes, a diagnosis of the node itself.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
@@ -9,7 +9,7 @@
 //!   OpenTunnel ─▶ Carry ─┬─ logs: engine ─▶ controller
 //!                        ├─ exec: engine ◀─▶ controller ─▶ exit code
 //!                        ├─ connect: instance ◀─▶ controller
-//!                        └─ probe: one answer
+//!                        └─ probe, diagnose: one answer
 //! ```
 //!
 //! Invariants:
@@ -19,6 +19,7 @@
 //!   room for logs and commands. One too many is told so, as long as there are no more than [`TUNNELS_MAX`].
 
 mod connect;
+mod diagnose;
 mod exec;
 mod logs;
 mod probe;
@@ -34,7 +35,7 @@ use dwell_proto::v1;
 use dwell_proto::v1::open_tunnel::Purpose;
 use dwell_proto::v1::session_client::SessionClient;
 use dwell_proto::v1::tunnel_up::Message;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -43,6 +44,8 @@ use tonic::{Code, Streaming};
 use self::connect::{ConnectError, Target};
 use crate::assignment::Assignment;
 use crate::causes::Causes;
+use crate::config::Config;
+use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
 use crate::network::{Network, NetworkError};
 use crate::session::Statuses;
@@ -51,7 +54,7 @@ use crate::session::Statuses;
 const COMMANDS_MAX: usize = 256;
 /// The most connections to instances at a time.
 const CONNECTIONS_MAX: usize = 1024;
-/// The most probes at a time.
+/// The most probes and diagnoses at a time.
 const LOOKS_MAX: usize = 16;
 /// How many more can be told that they are too many.
 const REFUSALS_MAX: usize = 64;
@@ -77,6 +80,8 @@ pub struct Node {
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Knows the routes.
     pub network: Arc<dyn Network>,
+    /// How the agent is configured.
+    pub config: Arc<Config>,
 }
 
 /// Opens tunnels. Clones share the bounds.
@@ -87,6 +92,8 @@ pub struct Tunnels {
     commands: Bound,
     connections: Bound,
     looks: Bound,
+    /// A host is looked over by one at a time.
+    diagnosing: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Tunnels {
@@ -168,7 +175,8 @@ impl Tunnels {
             all: Arc::new(Semaphore::new(TUNNELS_MAX)),
             commands: Bound::new("logs and commands", COMMANDS_MAX),
             connections: Bound::new("connections", CONNECTIONS_MAX),
-            looks: Bound::new("route checks", LOOKS_MAX),
+            looks: Bound::new("route checks and diagnoses", LOOKS_MAX),
+            diagnosing: Arc::default(),
         }
     }
 
@@ -235,14 +243,25 @@ impl Tunnels {
                 })?;
                 probe::carry(self.node.network.as_ref(), address, ends).await
             }
-            Some(Purpose::Diagnose(_)) | None => {
-                Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned()))
+            Some(Purpose::Diagnose(_)) => {
+                let _permit = self.looks.take()?;
+                diagnose::carry(&self.node.host(), &self.diagnosing, ends).await
             }
+            None => Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned())),
         }
     }
 }
 
 impl Node {
+    fn host(&self) -> doctor::Host {
+        doctor::Host {
+            config: Arc::clone(&self.config),
+            engine: self.engine.clone(),
+            network: Some(Arc::clone(&self.network)),
+            assignment: self.assignment.borrow().clone(),
+        }
+    }
+
     /// The container that is an instance's now.
     fn container(&self, instance: &str) -> Result<(&SharedEngine, ContainerId), TunnelError> {
         let (engine, name, status) = self.status(instance)?;

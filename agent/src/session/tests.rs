@@ -114,6 +114,7 @@ impl Agent {
             statuses: statuses.subscribe(),
             assignment: assignment.subscribe(),
             network: Arc::new(FakeNetwork::default()),
+            config: Arc::default(),
         };
         let held = HeldDirectory::new(Directory::default());
         let (directory, ssh_events) = (held.subscribe(), EventQueue::default());

@@ -102,6 +102,7 @@ impl Fixture {
             statuses,
             assignment: watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
             network: Arc::new(FakeNetwork::default()),
+            config: Arc::default(),
         });
         Self { controller, channel, engine, container, tunnels }
     }

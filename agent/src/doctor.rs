@@ -1,0 +1,156 @@
+//! What may be wrong with a host, looked for one by one: `dwell-agent doctor`, and the answer to a controller that
+//! asks for a diagnosis.
+//!
+//! Each group of checks is a file with two halves: a collector, which reads `/proc` and asks programs, and a
+//! pure judgement of what was collected, which tables of tests go through.
+//!
+//! | file | what |
+//! |---|---|
+//! | `doctor/forwarding.rs` | whether the kernel and the firewalls let packets through |
+//! | `doctor/overlap.rs` | addresses and routes of others within the cluster's range |
+//! | `doctor/networkd.rs` | systemd-networkd removing what it does not know |
+//! | `doctor/names.rs` | who has port 53 |
+//! | `doctor/peers.rs` | whether the other nodes answer, also to large packets |
+//! | `doctor/engine.rs` | Docker and its runtime `dwell` |
+//! | `doctor/kernel.rs` | features of the kernel |
+//! | `doctor/programs.rs` | programs that are needed, and services of dwell that are to run |
+//! | `doctor/standing.rs` | the certificate and the clock |
+//! | `doctor/room.rs` | disks and tables that may be full |
+//! | `doctor/reading.rs` | how all of them read files and run programs |
+//!
+//! Invariants: nothing is changed; every group has a bounded time, and one that takes longer is a finding,
+//! too; programs are started here and nowhere on the way of an instance.
+
+mod engine;
+mod forwarding;
+mod kernel;
+mod names;
+mod networkd;
+mod overlap;
+mod peers;
+mod programs;
+mod reading;
+pub mod report;
+mod room;
+mod standing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::assignment::{Assignment, cache};
+use crate::config::Config;
+use crate::daemon::docker;
+use crate::engine::SharedEngine;
+use crate::identity::Identity;
+use crate::network::Network;
+use crate::network::linux::{LinuxConfig, LinuxNetwork};
+
+/// How long one group of checks may take.
+const GROUP_LIMIT: Duration = Duration::from_secs(8);
+
+/// A host that is looked over.
+#[derive(Clone)]
+pub struct Host {
+    /// How its agent is configured.
+    pub config: Arc<Config>,
+    /// What runs its instances; a routes-only node has nothing.
+    pub engine: Option<SharedEngine>,
+    /// Knows and tries routes; `None` if the network cannot be worked with, as for want of rights.
+    pub network: Option<Arc<dyn Network>>,
+    /// What it is to do, as far as that is known here.
+    pub assignment: Option<Arc<Assignment>>,
+}
+
+impl Host {
+    /// The host that this process runs on, as its agent left it; whether that runs does not matter.
+    #[must_use]
+    pub fn local(config: Config) -> Self {
+        let linux = LinuxConfig { run_dir: config.run_dir.clone(), ..LinuxConfig::default() };
+        let network =
+            LinuxNetwork::new(&linux).ok().map(|network| Arc::new(network) as Arc<dyn Network>);
+        let identity = Identity::load(&config.data_dir).ok().filter(|_| !config.routes_only);
+        let engine =
+            identity.map(|identity| Arc::new(docker(&config, &identity, None)) as SharedEngine);
+        let assignment = cache::peek(&config.data_dir).map(Arc::new);
+        Self { config: Arc::new(config), engine, network, assignment }
+    }
+}
+
+/// One check and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// A stable word for programs, such as `ip-forward`.
+    pub check: &'static str,
+    /// How bad it is.
+    pub outcome: Outcome,
+    /// What was found, naming the thing and its value.
+    pub message: String,
+    /// The command that puts it right; empty if nothing is wrong or no command can.
+    pub fix: String,
+}
+
+/// How bad something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Outcome {
+    /// Something does not work because of it.
+    Problem,
+    /// It works, but may not always.
+    Warning,
+    /// It could not be found out.
+    Unknown,
+    /// All is well.
+    Ok,
+}
+
+impl Finding {
+    fn ok(check: &'static str, message: impl Into<String>) -> Self {
+        Self { check, outcome: Outcome::Ok, message: message.into(), fix: String::new() }
+    }
+
+    fn warning(check: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, outcome: Outcome::Warning, message: message.into(), fix: fix.into() }
+    }
+
+    fn problem(check: &'static str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { check, outcome: Outcome::Problem, message: message.into(), fix: fix.into() }
+    }
+
+    fn unknown(check: &'static str, message: impl Into<String>) -> Self {
+        Self { check, outcome: Outcome::Unknown, message: message.into(), fix: String::new() }
+    }
+}
+
+/// Looks a host over, all groups side by side; what is wrong comes first.
+pub async fn examine(host: &Host) -> Vec<Finding> {
+    let groups = tokio::join!(
+        limited("forwarding", forwarding::findings(host)),
+        limited("overlap", overlap::findings(host)),
+        limited("networkd", networkd::findings()),
+        limited("port-53", names::findings(host)),
+        limited("peers", peers::findings(host)),
+        limited("docker", engine::findings(host)),
+        limited("kernel", kernel::findings()),
+        limited("programs", programs::findings(host)),
+        limited("standing", standing::findings(host)),
+        limited("room", room::findings(host)),
+    );
+    let (a, b, c, d, e, f, g, h, i, j) = groups;
+    let mut all = [a, b, c, d, e, f, g, h, i, j].concat();
+    // Stable: within an outcome, in the order of the groups.
+    all.sort_by_key(|finding| finding.outcome);
+    all
+}
+
+async fn limited(
+    check: &'static str,
+    group: impl Future<Output = Vec<Finding>> + Send,
+) -> Vec<Finding> {
+    let late = |_| {
+        let seconds = GROUP_LIMIT.as_secs();
+        vec![Finding::unknown(check, format!("could not be found out within {seconds} s"))]
+    };
+    // Each is a large future.
+    timeout(GROUP_LIMIT, Box::pin(group)).await.unwrap_or_else(late)
+}
