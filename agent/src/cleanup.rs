@@ -85,7 +85,7 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
     match Identity::load(&config.data_dir) {
         Ok(_) if config.routes_only => {}
         Ok(identity) => {
-            let engine = daemon::docker(config, &identity);
+            let engine = daemon::docker(config, &identity, None);
             match clear_engine(&engine, extent).await {
                 Ok(all) => removed = all,
                 Err(error) => failures.push(error.into()),

@@ -45,6 +45,7 @@ use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, ExecRequest,
     ExecSession, LogOptions, Output, OutputStream, PullProgress,
 };
+use crate::assignment::Assignment;
 use crate::causes::Causes;
 
 /// The events that are listened to; a health check by command would make three more each time.
@@ -66,6 +67,8 @@ pub struct DockerConfig {
     pub allow_binds: Vec<PathBuf>,
     /// What puts containers into their sandboxes.
     pub runtime: Runtime,
+    /// What has the zone, if this node answers DNS for its containers; else they ask the host's resolvers.
+    pub names: Option<watch::Receiver<Option<Arc<Assignment>>>>,
 }
 
 /// What containers are started with.
@@ -161,7 +164,10 @@ impl DockerEngine {
         let (config, assigned) = (Arc::clone(&self.config), assigned.clone());
         let prepared = tokio::task::spawn_blocking(move || {
             let binds = files::resolve_binds(&assigned, &config.allow_binds)?;
-            Ok((binds, files::write(&config.data_dir, &assigned)?))
+            let names = config.names.as_ref().and_then(|names| names.borrow().clone());
+            let zone = names.as_ref().map(|names| names.network.zone.as_str());
+            let zone = zone.filter(|zone| !zone.is_empty());
+            Ok((binds, files::write(&config.data_dir, &assigned, zone)?))
         });
         let other = |reason: &str| EngineError::Other {
             engine: NAME,

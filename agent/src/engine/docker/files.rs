@@ -1,7 +1,8 @@
 //! What a container finds of its node: its `/etc/hosts` and `/etc/resolv.conf`, and bind mounts.
 //!
 //! Docker would put the host's own two files into a container of its host network. Ours belong to one
-//! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot.
+//! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot. They are
+//! written once: a container keeps the resolvers it was made with until it is replaced.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,22 +16,33 @@ use dwell_core::instance::Assigned;
 use dwell_core::workload::MountSource;
 
 use super::client::NAME;
+use crate::dns::RESOLV_CONF;
 use crate::engine::EngineError;
+use crate::network::GATEWAY;
 
-/// The host's list of resolvers, and the one behind systemd's local resolver.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const RESOLV_CONF_UPLINK: &str = "/run/systemd/resolve/resolv.conf";
+/// How many domains to search in every C library takes, and how long they may be together, in bytes.
+const SEARCH_MAX: (usize, usize) = (6, 255);
+/// How many of the host's options are taken over.
+const OPTIONS_MAX: usize = 8;
 
 /// Where the files of a container are.
 pub(super) fn directory(data: &Path, instance: &InstanceName, generation: Generation) -> PathBuf {
     data.join("instances").join(instance.to_string()).join(format!("g{generation}"))
 }
 
-/// Writes the files of a container, in place of older ones, and returns where they are.
-pub(super) fn write(data: &Path, assigned: &Assigned) -> Result<PathBuf, EngineError> {
+/// Writes the files of a container, in place of older ones, and returns where they are. With a zone, this node
+/// answers DNS for it.
+pub(super) fn write(
+    data: &Path,
+    assigned: &Assigned,
+    zone: Option<&str>,
+) -> Result<PathBuf, EngineError> {
     let directory = directory(data, &assigned.instance, assigned.generation);
-    let read = |path| fs::read_to_string(path).unwrap_or_default();
-    let resolvers = resolv_conf(&read(RESOLV_CONF), &read(RESOLV_CONF_UPLINK));
+    let [host, uplink] = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
+    let resolvers = match zone {
+        Some(zone) => own_resolv_conf(zone, &host),
+        None => hosts_resolv_conf(&host, &uplink),
+    };
     // Whatever the agent's umask: users inside have to be able to read them.
     let write = |name, text: String| {
         let path = directory.join(name);
@@ -72,9 +84,36 @@ fn hosts(assigned: &Assigned) -> String {
     )
 }
 
+/// The node's own server, and where and how the host looks for names.
+///
+/// There is no second server, as that would not know the zone, and some C libraries take the first answer of
+/// any.
+fn own_resolv_conf(zone: &str, host: &str) -> String {
+    let (mut search, mut options) = (Vec::new(), Vec::new());
+    for line in host.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            // The last one counts.
+            Some("search" | "domain") => search = words.filter(|domain| *domain != ".").collect(),
+            Some("options") => options.extend(words),
+            _ => {}
+        }
+    }
+    let mut domains = zone.to_owned();
+    for domain in search.into_iter().take(SEARCH_MAX.0 - 1) {
+        if domains.len() + 1 + domain.len() > SEARCH_MAX.1 {
+            break;
+        }
+        domains = domains + " " + domain;
+    }
+    let options: String =
+        options.into_iter().take(OPTIONS_MAX).map(|option| format!("options {option}\n")).collect();
+    format!("nameserver {GATEWAY}\nsearch {domains}\n{options}")
+}
+
 /// The host's resolvers without those that only the host itself can reach: a loopback address means
 /// the sandbox's own inside it. If nothing is left, those behind systemd's local resolver.
-fn resolv_conf(host: &str, uplink: &str) -> String {
+fn hosts_resolv_conf(host: &str, uplink: &str) -> String {
     let reachable = |line: &str| {
         let server = line.split_whitespace().nth(1).unwrap_or_default();
         server.split('%').next().is_some_and(|address| {
@@ -144,9 +183,30 @@ mod tests {
             ("", "nameserver 192.0.2.1\nsearch example.com\n"),
             ("nameserver nonsense\n", "nameserver 192.0.2.1\nsearch example.com\n"),
         ] {
-            assert_eq!(resolv_conf(host, uplink), expected, "{host:?}");
+            assert_eq!(hosts_resolv_conf(host, uplink), expected, "{host:?}");
         }
-        assert_eq!(resolv_conf("nameserver 127.0.0.1\nsearch a\n", ""), "search a\n");
+        assert_eq!(hosts_resolv_conf("nameserver 127.0.0.1\nsearch a\n", ""), "search a\n");
+    }
+
+    #[test]
+    fn where_and_how_the_host_looks_is_kept() {
+        let many = "search a b c d e f g\n";
+        let long = format!("search {} b\n", "a".repeat(250));
+        for (host, expected) in [
+            ("", "search dwell\n"),
+            ("nameserver 192.0.2.1\nsearch a b\n", "search dwell a b\n"),
+            ("search a\ndomain b\n", "search dwell b\n"),
+            ("search .\n", "search dwell\n"),
+            (many, "search dwell a b c d e\n"),
+            (&long, "search dwell\n"),
+            (
+                "options ndots:2 edns0\noptions rotate\n",
+                "search dwell\noptions ndots:2\noptions edns0\noptions rotate\n",
+            ),
+        ] {
+            let expected = format!("nameserver 169.254.1.1\n{expected}");
+            assert_eq!(own_resolv_conf("dwell", host), expected, "{host:?}");
+        }
     }
 
     #[test]
@@ -166,8 +226,8 @@ mod tests {
             fake::assigned("web-0", 1, Template::of_image("a")),
             fake::assigned("web-0", 2, Template::of_image("a")),
         );
-        let first = write(data.path(), &old).unwrap();
-        let second = write(data.path(), &new).unwrap();
+        let first = write(data.path(), &old, None).unwrap();
+        let second = write(data.path(), &new, Some("dwell")).unwrap();
         remove(data.path(), &old.instance, old.generation).unwrap();
         assert!(!first.exists() && second.join("hosts").exists());
         remove(data.path(), &new.instance, new.generation).unwrap();
