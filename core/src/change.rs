@@ -81,9 +81,11 @@ mod tests {
         let mut new = old.clone();
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::None);
         new.resources.cpu = Millicores(100);
+        new.allow_from = Some(Vec::new());
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::Live);
+        assert_eq!(changed_fields(&old, &new), ["resources", "network.allow_from"]);
         new.image = "b".into();
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::InPlace);
-        assert_eq!(changed_fields(&old, &new), ["image", "resources"]);
+        assert_eq!(changed_fields(&old, &new), ["image", "resources", "network.allow_from"]);
     }
 }
