@@ -168,6 +168,7 @@ impl Daemon {
             statuses: statuses.clone(),
             assignment: assignment.subscribe(),
             network: Arc::clone(&network),
+            config: Arc::new(config.clone()),
         };
         let session = Session {
             data_dir: config.data_dir.clone(),
