@@ -5,7 +5,7 @@
 //! answered and isolation holds when an agent starts without a controller.
 //!
 //! What a change costs: it is made in place, so its own size, as long as no reader holds on to an [`Arc`] of the
-//! directory. One that does costs the next change a copy: about 5 MB and 5 ms for 50,000 instances. So a reader
+//! directory, which has about 110 bytes an instance. One that does costs the next change a copy. So a reader
 //! looks at what it `borrow()`s and takes an [`Arc`] only for what is long or waits. The writing to disk takes one
 //! for as long as it makes the text (about 60 bytes an instance), and rests afterwards for twenty times as long as
 //! the writing took.

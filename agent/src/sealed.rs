@@ -40,7 +40,10 @@ pub fn open<T: DeserializeOwned>(kind: &str, text: &[u8]) -> Result<T, String> {
     if digest(body) != expected {
         return Err("its content does not match its digest".to_owned());
     }
-    serde_json::from_slice(body).map_err(|error| error.to_string())
+    // Its own words may quote what it stumbled over, which may be a key.
+    let at =
+        |error: serde_json::Error| format!("this version cannot read its byte {}", error.column());
+    serde_json::from_slice(body).map_err(at)
 }
 
 fn digest(body: &[u8]) -> String {
@@ -66,5 +69,7 @@ mod tests {
         }
         assert_eq!(open::<Vec<String>>(KIND, &whole).unwrap(), ["one", "two"]);
         assert!(open::<Vec<String>>("test 2", &whole).is_err());
+        let complaint = open::<Vec<u8>>(KIND, &whole).unwrap_err();
+        assert!(!complaint.contains("one"), "{complaint}");
     }
 }

@@ -80,22 +80,25 @@ impl Directory {
     /// # Errors
     /// [`DirectoryGap`] if something between was lost; the directory stays as it was.
     pub fn apply(&mut self, change: DirectoryChange) -> Result<(), DirectoryGap> {
-        match change.base {
-            None => *self = Self::default(),
+        let DirectoryChange { revision, base, workloads, instances, .. } = change;
+        match base {
+            // Taken over and not inserted one by one, which would need twice the memory.
+            None => *self = Self { revision, workloads, instances },
             Some(base) if base != self.revision => {
                 return Err(DirectoryGap { base, held: self.revision });
             }
-            Some(_) => {}
+            Some(_) => {
+                for name in &change.removed_instances {
+                    self.instances.remove(name);
+                }
+                for name in &change.removed_workloads {
+                    self.workloads.remove(name);
+                }
+                self.workloads.extend(workloads);
+                self.instances.extend(instances);
+                self.revision = revision;
+            }
         }
-        for name in &change.removed_instances {
-            self.instances.remove(name);
-        }
-        for name in &change.removed_workloads {
-            self.workloads.remove(name);
-        }
-        self.workloads.extend(change.workloads);
-        self.instances.extend(change.instances);
-        self.revision = change.revision;
         Ok(())
     }
 

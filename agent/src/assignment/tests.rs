@@ -2,6 +2,7 @@ use dwell_core::id::{Generation, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
+use dwell_core::ssh::HostKey;
 use dwell_core::workload::Template;
 use proptest::prelude::*;
 
@@ -220,4 +221,13 @@ fn only_exceptions_that_lead_elsewhere_become_routes() {
         [Exception { address: there, node: NodeName::new("h2").unwrap() }]
     );
     assert_eq!(routes.peers.len(), 1);
+}
+
+#[test]
+fn what_is_logged_has_no_keys() {
+    let mut assignment = snapshot(1, &Model::with([(0, 1)], 0));
+    let host_key = HostKey { private_key: "secret".to_owned(), certificate: "public".to_owned() };
+    assignment.instances.get_mut(&name(0)).unwrap().host_key = Some(host_key);
+    let shown = format!("{assignment:?}");
+    assert!(shown.contains("public") && !shown.contains("secret"), "{shown}");
 }
