@@ -1,10 +1,11 @@
 //! The demonstration: a fleet with two workloads, and the proof that every instance lives at an
 //! address of its own.
 //!
-//! Proved is, for every instance of `hello`: that the machine itself, and an instance on another
-//! node, can connect to the instance's own address and port, and that the instance sees the caller's
-//! own address as the source. And for `shell`: that the stock OpenSSH client logs in to the sshd that
-//! the instance's image runs.
+//! Proved is, for every instance of `hello`: that the machine itself can connect to the instance's own
+//! address and port; that an instance on another node can, by the instance's name; that the instance
+//! sees the caller's own address as the source; and that the stock OpenSSH client logs in by name,
+//! although the image has no sshd, to a host that the fleet's CA vouches for. And for `shell`: that it logs
+//! in to the sshd that the instance's image runs.
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
@@ -24,6 +25,9 @@ const WELL_LIMIT: Duration = Duration::from_secs(120);
 
 /// How long a connection may take to work once everything is healthy.
 const PROOF_LIMIT: Duration = Duration::from_secs(15);
+
+/// Who logs in to `hello`.
+const ME: &str = "you";
 
 /// What the image "hello" answers.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
@@ -45,6 +49,11 @@ pub async fn show(lab: &Lab, say: fn(&str)) -> Result<()> {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let examples = examples.canonicalize().context("the directory examples/ is missing")?;
     let key = lab.ssh_public_key().await?;
+    let me = lab.person(ME).await?;
+    let public = me.key().with_extension("pub");
+    let public = public.to_str().context("the lab's path is not UTF-8")?;
+    say("letting in a key of the lab's: dwell key add demo KEY.pub");
+    lab.cli(&["key", "add", "demo", public]).await?.ok()?;
     for example in ["hello.yaml", "shell.yaml"] {
         let path = examples.join(example);
         say(&format!("applying {}", path.display()));
@@ -70,6 +79,7 @@ pub async fn prove(lab: &Lab, say: fn(&str)) -> Result<()> {
     lab.route_machine().await?;
 
     say("");
+    let me = lab.person(ME).await?;
     say("INSTANCE   NODE  ADDRESS          REACHED FROM");
     for to in &hellos {
         let from = hellos.iter().find(|from| from.node != to.node);
@@ -83,8 +93,15 @@ pub async fn prove(lab: &Lab, say: fn(&str)) -> Result<()> {
             check(&ask(lab, from, to).await?, to, &from.address)
         })
         .await?;
+        let target = format!("{}.dwell", to.name);
+        wait_until(&format!("ssh {target}"), PROOF_LIMIT, async || {
+            let hostname = me.ssh(&[&target, "hostname"]).await?.ok()?;
+            ensure!(hostname.trim() == to.name, "it says its name is {hostname}");
+            Ok(())
+        })
+        .await?;
         say(&format!(
-            "{:10} {:5} {:16} the machine ({machine}) and {} on {} ({}), source addresses kept",
+            "{:10} {:5} {:16} the machine ({machine}); {} on {} ({}) by name; ssh {target}",
             to.name, to.node, to.address, from.name, from.node, from.address
         ));
     }
@@ -106,9 +123,9 @@ pub async fn prove(lab: &Lab, say: fn(&str)) -> Result<()> {
     Ok(())
 }
 
-/// What instance `to` answers to instance `from`.
+/// What instance `to` answers to instance `from`, which knows its name.
 async fn ask(lab: &Lab, from: &InstanceRow, to: &InstanceRow) -> Result<String> {
-    let url = format!("http://{}/", to.at(PORT)?);
+    let url = format!("http://{}.dwell:{PORT}/", to.name);
     let words = ["exec", &from.name, "--", "timeout", "2", "wget", "-q", "-O", "-", &url];
     lab.cli(&words).await?.ok()
 }
@@ -134,6 +151,7 @@ async fn what_next(lab: &Lab) -> Result<Vec<String>> {
     let dwell = lab.program("dwell")?;
     let lab_program = lab.program("dwell-lab")?;
     let name = lab.layout().name();
+    let me = lab.person(ME).await?;
     Ok(vec![
         String::new(),
         "The lab stays up. To try next, as root:".to_owned(),
@@ -141,6 +159,9 @@ async fn what_next(lab: &Lab) -> Result<Vec<String>> {
         format!("  {} ps", dwell.display()),
         format!("  {} exec -it {} -- sh", dwell.display(), hello.name),
         format!("  curl http://{}/", hello.at(PORT)?),
+        format!("  ssh -F {} {}.dwell", me.config().display(), hello.name),
+        format!("  {} ssh {}", dwell.display(), hello.name),
+        format!("  {} doctor", dwell.display()),
         format!("  {}", lab.ssh_command(shell.at(22)?.ip()).join(" ")),
         format!("  docker -H unix://{} ps", lab.host(1).docker_socket().display()),
         format!("  {} status", lab_program.display()),

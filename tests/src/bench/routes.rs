@@ -92,7 +92,8 @@ fn scratch() -> Result<tempfile::TempDir> {
 }
 
 async fn whole_tables(dir: &Path) -> Result<Vec<Report>> {
-    let network = LinuxNetwork::new(&LinuxConfig { run_dir: dir.to_owned() })?;
+    let network =
+        LinuxNetwork::new(&LinuxConfig { run_dir: dir.to_owned(), ..LinuxConfig::default() })?;
     let table = table();
     let script = Script::write(dir)?;
     let bare = Bare::new((0..NODES).map(gateway), &destinations())?;
@@ -134,7 +135,10 @@ async fn sync(network: &LinuxNetwork, table: &RouteTable) -> Result<(Duration, R
 /// From the kernel's notice that a peer's route is gone to its notice that it is back, with the agent's
 /// own task that keeps the host's network.
 async fn repairs(dir: &Path) -> Result<Report> {
-    let network = Arc::new(LinuxNetwork::new(&LinuxConfig { run_dir: dir.to_owned() })?);
+    let network = Arc::new(LinuxNetwork::new(&LinuxConfig {
+        run_dir: dir.to_owned(),
+        ..LinuxConfig::default()
+    })?);
     let peers: BTreeMap<NodeName, NodePeer> = table()
         .peers
         .into_iter()
