@@ -20,6 +20,8 @@
 //! - an instance is in the assignment of at most one node, and never in a new node's before the old
 //!   one confirmed, under an assignment without it, that nothing of it is left;
 //! - a refused or reverted command leaves no trace, and a dry run neither;
+//! - what a node is told since a revision adds up to all that it would be told, of its assignment, the network and
+//!   the directory;
 //! - `restore` of everything that was to be stored is the model again, as far as it is durable;
 //! - revisions and generations never go back, not over a restart either.
 

@@ -25,7 +25,7 @@ pub struct Assignment {
     pub made_at: Vec<Timestamp>,
     /// What it needs to know of the network.
     pub network: NodeNetwork,
-    /// Who may log in by key, everywhere.
+    /// Who may log in by key, everywhere; nobody as far as a removed node is told.
     pub key_sets: Vec<Arc<KeySet>>,
 }
 
@@ -69,7 +69,8 @@ impl Model {
         let occupancy = self.tables.index().occupancy.get(node);
         let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
         let (instances, made_at) = names.filter_map(|name| self.assigned(node, name)).unzip();
-        let (network, key_sets) = (self.network(node), self.key_sets());
+        let network = self.network(node);
+        let key_sets = if self.is_member(node) { self.key_sets() } else { Vec::new() };
         Assignment { revision: self.revision, instances, made_at, network, key_sets }
     }
 
@@ -87,7 +88,8 @@ impl Model {
             made_at: Vec::new(),
             removed: Vec::new(),
             network: self.network_since(node, base)?,
-            key_sets: (self.key_sets_changed > base).then(|| self.key_sets()),
+            key_sets: (self.key_sets_changed > base && self.is_member(node))
+                .then(|| self.key_sets()),
         };
         let changed: BTreeSet<&InstanceName> = match self.node_logs.get(node) {
             Some(log) => log.since(base).ok()?.collect(),

@@ -174,8 +174,7 @@ impl Model {
             }
         }
         // A removed node has no network, whatever becomes of that of the others.
-        let member = nodes.get(name).is_some_and(|node| !node.removed);
-        Some(if member { delta } else { NetworkDelta::default() })
+        Some(if self.is_member(name) { delta } else { NetworkDelta::default() })
     }
 }
 

@@ -69,7 +69,7 @@ impl Model {
             token.digest == join.digest && token.used_by.is_none() && token.expires_at > now
         });
         let token = valid.ok_or(Refusal::TokenInvalid)?;
-        if self.member(&join.name).is_ok() {
+        if self.is_member(&join.name) {
             return Err(Refusal::NodeExists(join.name));
         }
         let holder =
@@ -266,7 +266,7 @@ impl Model {
         let silent: Vec<(NodeName, NodeState)> = self
             .last_heard
             .iter()
-            .filter(|(node, _)| self.member(node).is_ok())
+            .filter(|(node, _)| self.is_member(node))
             .filter_map(|(node, &heard)| {
                 let age = now.since(heard);
                 if age >= down.as_duration() {
@@ -302,7 +302,7 @@ impl Model {
         }
         self.put_link(Link { state, ..Link::clone(&link) });
         let (severity, reason, message) = match state {
-            NodeState::Ready if self.member(name).is_err() => (
+            NodeState::Ready if !self.is_member(name) => (
                 Severity::Warning,
                 "node-returned",
                 "was removed, but its agent is back; it is told to run nothing",
@@ -338,6 +338,12 @@ impl Model {
                 });
             }
         }
+    }
+
+    /// Whether a node has joined and not been removed.
+    #[must_use]
+    pub fn is_member(&self, name: &NodeName) -> bool {
+        self.tables.nodes().get(name).is_some_and(|node| !node.removed)
     }
 
     /// A node that has not been removed.

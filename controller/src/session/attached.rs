@@ -47,7 +47,7 @@ impl Sessions {
             node: node.clone(),
             changes,
             sent: None,
-            directory: DirectoryFeed::new(&self.owner, self.directory.clone(), held),
+            directory: DirectoryFeed::new(&self.owner, node.clone(), self.directory.clone(), held),
             sender,
         };
         let attached = Attached { sessions: self.clone(), node, session };

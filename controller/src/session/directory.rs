@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::id::Revision;
+use dwell_core::id::{NodeName, Revision};
 use dwell_proto::v1;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
@@ -64,6 +64,7 @@ impl WholeDirectory {
 
 /// How far an agent is with the directory.
 pub(super) struct DirectoryFeed {
+    node: NodeName,
     revisions: watch::Receiver<Option<Revision>>,
     whole: WholeDirectory,
     /// The revision that the agent holds, or will when it has all pieces.
@@ -78,10 +79,15 @@ pub(super) struct DirectoryFeed {
 
 impl DirectoryFeed {
     /// For an agent that says that it holds the directory of this revision.
-    pub(super) fn new(owner: &Handle, whole: WholeDirectory, held: Revision) -> Self {
+    pub(super) fn new(
+        owner: &Handle,
+        node: NodeName,
+        whole: WholeDirectory,
+        held: Revision,
+    ) -> Self {
         let revisions = owner.directory_revisions();
         let (not_before, pieces) = (Instant::now(), Pieces::new());
-        Self { revisions, whole, held, compared: false, not_before, pieces }
+        Self { node, revisions, whole, held, compared: false, not_before, pieces }
     }
 
     /// Returns when there is something to say and the time for it has come. Cancel-safe: what it has made is
@@ -93,10 +99,14 @@ impl DirectoryFeed {
                 |newest: &Option<Revision>| newest.is_some_and(|newest| !compared || newest > held);
             self.revisions.wait_for(news).await.map_err(|_| Stopped)?;
             tokio::time::sleep_until(self.not_before).await;
-            let change = owner.read(move |model| model.directory_since(held)).await?;
-            self.pieces = match change {
-                Some(change) => wire::directory(&change),
-                None => self.whole.get(owner).await?,
+            let node = self.node.clone();
+            let look =
+                move |model: &Model| model.is_member(&node).then(|| model.directory_since(held));
+            self.pieces = match owner.read(look).await? {
+                Some(Some(change)) => wire::directory(&change),
+                Some(None) => self.whole.get(owner).await?,
+                // A removed node, which has no business with names; should it join again, it has another stream.
+                None => std::future::pending().await,
             };
             self.compared = true;
             if let Some(last) = self.pieces.back() {

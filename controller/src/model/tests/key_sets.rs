@@ -117,4 +117,11 @@ fn a_change_reaches_every_node_and_a_named_set_is_missed() {
     let told = fleet.model.events(Some("cluster"), 1).pop().unwrap();
     assert_eq!(told.severity, Severity::Warning);
     assert_eq!(told.message, "key set team is removed, although named by web");
+
+    fleet.command(update("team", &[key("ann")], &[])).unwrap();
+    fleet.command(Command::RemoveNode { node: node("n2"), force: false }).unwrap();
+    assert!(fleet.model.assignment(&node("n2")).key_sets.is_empty(), "it is none of its business");
+    let base = fleet.model.revision();
+    fleet.command(update("team", &[key("bob")], &[])).unwrap();
+    assert!(fleet.model.assignment_since(&node("n2"), base).unwrap().is_empty());
 }

@@ -6,7 +6,7 @@ use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::model::{Command, Settings};
+use crate::model::{Command, Join, Settings, TokenId};
 use crate::owner::Owner;
 use crate::store::memory::MemoryStore;
 
@@ -18,11 +18,18 @@ impl Clock for Midnight {
     }
 }
 
-fn start() -> Handle {
+async fn start() -> Handle {
     let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
     let model = Model::new(Settings::new(range));
     let (owner, handle) = Owner::new(model, MemoryStore::default(), Arc::new(Midnight));
     tokio::spawn(owner.run(CancellationToken::new()));
+    let (token, digest) = (TokenId("t".into()), [7; 32]);
+    let expires_at = Timestamp(u64::MAX);
+    handle.command(Command::MintToken { id: token.clone(), digest, expires_at }).await.unwrap();
+    let address = [192, 0, 2, 1].into();
+    let (enrolment, routes_only) = (String::new(), false);
+    let join = Join { token, digest, name: node(), address, enrolment, routes_only };
+    handle.command(Command::RedeemToken(join)).await.unwrap();
     handle
 }
 
@@ -39,6 +46,10 @@ async fn declare(handle: &Handle, name: &str) {
     handle.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false }).await.unwrap();
 }
 
+fn node() -> NodeName {
+    "h1".parse().unwrap()
+}
+
 async fn next(feed: &mut DirectoryFeed, handle: &Handle) -> Vec<String> {
     feed.due(handle).await.unwrap();
     let change = feed.take().unwrap();
@@ -47,9 +58,9 @@ async fn next(feed: &mut DirectoryFeed, handle: &Handle) -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn changes_go_together_and_without_one_there_is_silence() {
-    let handle = start();
+    let handle = start().await;
     declare(&handle, "a").await;
-    let mut feed = DirectoryFeed::new(&handle, WholeDirectory::default(), Revision(0));
+    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Revision(0));
     assert_eq!(next(&mut feed, &handle).await, ["a"], "the whole");
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err(), "nothing to say");
@@ -68,10 +79,10 @@ async fn changes_go_together_and_without_one_there_is_silence() {
 
 #[tokio::test(start_paused = true)]
 async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
-    let handle = start();
+    let handle = start().await;
     declare(&handle, "a").await;
     let held = handle.read(Model::revision).await.unwrap();
-    let mut feed = DirectoryFeed::new(&handle, WholeDirectory::default(), held);
+    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), held);
     let nothing = tokio::time::timeout(PAUSE, feed.due(&handle)).await;
     assert!(nothing.is_err() && feed.take().is_none());
     // What changes nothing in the directory moves the revision, but not what the agent holds.
@@ -89,15 +100,25 @@ async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_later_gets_the_same_and_what_changed_since() {
-    let handle = start();
+    let handle = start().await;
     let whole = WholeDirectory::default();
     declare(&handle, "a").await;
-    let mut first = DirectoryFeed::new(&handle, whole.clone(), Revision(0));
+    let mut first = DirectoryFeed::new(&handle, node(), whole.clone(), Revision(0));
     assert_eq!(next(&mut first, &handle).await, ["a"]);
     declare(&handle, "b").await;
-    let mut second = DirectoryFeed::new(&handle, whole, Revision(0));
+    let mut second = DirectoryFeed::new(&handle, node(), whole, Revision(0));
     let begun = Instant::now();
     assert_eq!(next(&mut second, &handle).await, ["a"]);
     assert_eq!(next(&mut second, &handle).await, ["b"], "with it");
     assert!(begun.elapsed() < PAUSE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_node_is_told_no_names() {
+    let handle = start().await;
+    declare(&handle, "a").await;
+    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Revision(0));
+    handle.command(Command::RemoveNode { node: node(), force: false }).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err());
 }
