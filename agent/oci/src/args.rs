@@ -26,7 +26,6 @@ const CREATE_VALUES: &[&str] =
 const CREATE_SWITCHES: &[&str] =
     &["d", "detach", "keep", "no-new-keyring", "no-pivot", "no-subreaper"];
 
-
 /// The wrapper's own settings.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {

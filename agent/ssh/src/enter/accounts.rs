@@ -77,7 +77,9 @@ impl<'a> Line<'a> {
 
     fn account(&self) -> Account {
         // Both become arguments of system calls, which end at the first NUL.
-        let path = |field: &str| (field.starts_with('/') && !field.contains('\0')).then(|| field.to_owned());
+        let path = |field: &str| {
+            (field.starts_with('/') && !field.contains('\0')).then(|| field.to_owned())
+        };
         Account {
             name: self.name.to_owned(),
             uid: self.uid,
@@ -150,7 +152,11 @@ mod tests {
     fn any_other_name_is_the_containers_own_user() {
         for login in ["nobody-here", "", "bad", "+", "# a comment", "root:x"] {
             let account = of(login);
-            assert_eq!((account.uid, account.gid, &*account.groups), (1000, 5, &[6][..]), "{login}");
+            assert_eq!(
+                (account.uid, account.gid, &*account.groups),
+                (1000, 5, &[6][..]),
+                "{login}"
+            );
             assert_eq!(account.name, "alice", "{login}");
             assert_eq!(account.home.as_deref(), Some("/home/alice"), "{login}");
         }

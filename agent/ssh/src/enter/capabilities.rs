@@ -1,8 +1,8 @@
 //! Which capabilities a process gets: at most the container's own.
 
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, clear_ambient_capability_set, configure_capability_in_ambient_set,
-    remove_capability_from_bounding_set, set_capabilities,
+    CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, remove_capability_from_bounding_set, set_capabilities,
 };
 
 use super::bundle::Capabilities;
@@ -112,7 +112,9 @@ mod tests {
         }
         for (uid, own_uid) in [(8, 7), (8, 0)] {
             let granted = Granted::new(&container(), uid, own_uid);
-            assert!((granted.sets.permitted | granted.sets.inheritable | granted.ambient).is_empty());
+            assert!(
+                (granted.sets.permitted | granted.sets.inheritable | granted.ambient).is_empty()
+            );
             assert_eq!(granted.bounding, chown | CapabilitySet::KILL);
         }
     }

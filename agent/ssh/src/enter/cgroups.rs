@@ -53,11 +53,7 @@ pub(super) enum PlaceError {
 }
 
 /// The cgroups of a process that are not this one's: by `/proc/PID/cgroup` of both, and by `/proc/self/mountinfo`.
-pub(super) fn places(
-    theirs: &str,
-    ours: &str,
-    mountinfo: &str,
-) -> Result<Vec<Place>, PlaceError> {
+pub(super) fn places(theirs: &str, ours: &str, mountinfo: &str) -> Result<Vec<Place>, PlaceError> {
     let ours: Vec<_> = ours.lines().filter_map(membership).collect();
     let mounts: Vec<_> = mountinfo.lines().filter_map(Mount::parse).collect();
     let mut places = Vec::new();
@@ -69,7 +65,10 @@ pub(super) fn places(
             .iter()
             .filter(|mount| mount.hierarchy == hierarchy)
             .find_map(|mount| mount.directory_of(path))
-            .ok_or_else(|| PlaceError::NotMounted { hierarchy: hierarchy.clone(), path: path.to_owned() })?;
+            .ok_or_else(|| PlaceError::NotMounted {
+                hierarchy: hierarchy.clone(),
+                path: path.to_owned(),
+            })?;
         places.push(Place { hierarchy, directory });
     }
     Ok(places)

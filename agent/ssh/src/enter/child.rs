@@ -10,15 +10,16 @@
 
 use std::convert::Infallible;
 use std::ffi::CString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::unistd::{AccessFlags, Gid, Uid, access, execve, fchown, setgid, setgroups, setsid, setuid};
-use rustix::fs::{Mode, OFlags, openat};
+use nix::unistd::{
+    AccessFlags, Gid, Uid, access, execve, fchown, setgid, setgroups, setsid, setuid,
+};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 use rustix::process::{DumpableBehavior, ioctl_tiocsctty, set_dumpable_behavior, umask};
 use rustix::thread::{
     ThreadNameSpaceType, move_into_thread_name_spaces, set_keep_capabilities, set_no_new_privs,
@@ -86,7 +87,8 @@ fn become_process(
     become_user(&account, granted)?;
 
     let directories = [account.home.as_deref(), Some(&process.cwd), Some("/")];
-    let entered = directories.into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
+    let entered =
+        directories.into_iter().flatten().any(|path| std::env::set_current_dir(path).is_ok());
     if !entered {
         return Err("none can be entered").step("find a directory to work in");
     }
@@ -169,7 +171,8 @@ fn label(container: &Container, at_once: bool) -> Result<(), Failure> {
     let process = &container.config.process;
     let file = if at_once { "current" } else { "exec" };
     let write = |path: String, text: &str| {
-        let file = openat(&container.host_proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let file =
+            openat(&container.host_proc, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::io::write(file, text.as_bytes())
     };
     if !process.apparmor_profile.is_empty() {
@@ -223,7 +226,8 @@ fn tell_ready(
     terminal: Option<&Pair>,
     agent: Option<&AgentSocket>,
 ) -> io::Result<()> {
-    let mut descriptors: Vec<_> = terminal.map(|terminal| terminal.master.as_fd()).into_iter().collect();
+    let mut descriptors: Vec<_> =
+        terminal.map(|terminal| terminal.master.as_fd()).into_iter().collect();
     if let Some(agent) = agent {
         descriptors.extend([agent.listener.as_fd(), agent.directory.as_fd(), agent.parent.as_fd()]);
     }
@@ -236,7 +240,9 @@ fn carry_out(plan: &Plan, environment: &Environment) -> ! {
     let (message, status) = match plan {
         Plan::Explain(message) => (message.clone(), NOT_FOUND),
         Plan::Execute { program, arguments } => match execute(program, arguments, environment) {
-            Errno::ENOENT => (format!("{program}: not found, or its interpreter is not"), NOT_FOUND),
+            Errno::ENOENT => {
+                (format!("{program}: not found, or its interpreter is not"), NOT_FOUND)
+            }
             error => (format!("{program}: {}", error.desc()), NOT_EXECUTABLE),
         },
     };
@@ -261,12 +267,16 @@ fn execute(program: &str, arguments: &[String], environment: &Environment) -> Er
 
 /// Whether this process may execute the file.
 fn is_program(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) && access(path, AccessFlags::X_OK).is_ok()
+    fs::metadata(path).is_ok_and(|metadata| metadata.is_file())
+        && access(path, AccessFlags::X_OK).is_ok()
 }
 
-/// A file of the container's, as far as it is read at all; it may be anything, also a pipe that would block.
+/// A file of the container's, as far as it is read at all. It may be anything, also a pipe that would block, or a link
+/// through `/proc` that leads out of the container as long as this process has privileges.
 fn read_file(path: &str) -> io::Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
+    let file = File::from(file);
     if !file.metadata()?.is_file() {
         return Err(io::ErrorKind::InvalidData.into());
     }

@@ -81,7 +81,9 @@ impl<F: Fn(&Path) -> bool> Planner<'_, F> {
         let instead = match base_name(name) {
             "rsync" if serves(&["--server"]) => "scp or sftp",
             "scp" if serves(&["-t", "-f"]) => "scp without -O, or sftp",
-            "git-upload-pack" | "git-receive-pack" | "git-upload-archive" => "git on a copy by sftp",
+            "git-upload-pack" | "git-receive-pack" | "git-upload-archive" => {
+                "git on a copy by sftp"
+            }
             _ => return None,
         };
         let tool = base_name(name).split('-').next().unwrap_or_default();
@@ -157,7 +159,10 @@ mod tests {
     #[test]
     fn a_shell_is_the_accounts_own_or_the_usual_one() {
         let both = ["/bin/sh", "/bin/bash"];
-        assert_eq!(plan_for(&Work::Shell, &both, Some("/bin/bash")), execute("/bin/bash", &["-bash"]));
+        assert_eq!(
+            plan_for(&Work::Shell, &both, Some("/bin/bash")),
+            execute("/bin/bash", &["-bash"])
+        );
         assert_eq!(plan_for(&Work::Shell, &both, Some("/bin/zsh")), execute("/bin/sh", &["-sh"]));
         let nologin = ["/bin/sh", "/sbin/nologin"];
         let refused = execute("/sbin/nologin", &["nologin", "-c", "true"]);
@@ -172,7 +177,10 @@ mod tests {
             plan(&command("app 'a b' \"c\""), &app),
             execute("/usr/bin/app", &["app", "a b", "c"])
         );
-        assert_eq!(plan(&command("/usr/bin/app"), &app), execute("/usr/bin/app", &["/usr/bin/app"]));
+        assert_eq!(
+            plan(&command("/usr/bin/app"), &app),
+            execute("/usr/bin/app", &["/usr/bin/app"])
+        );
         for line in ["ls", "", "  ", "app 'open", "./app"] {
             assert!(matches!(plan(&command(line), &app), Plan::Explain(_)), "{line:?}");
         }
@@ -184,7 +192,10 @@ mod tests {
     fn a_missing_tool_is_named_with_a_remedy() {
         let shell = ["/bin/sh", "/usr/bin/scp"];
         for (line, message) in [
-            ("rsync --server -vlogDtpre.iLsfxCIvu . /dst", "rsync is not in the image of web-0; add it"),
+            (
+                "rsync --server -vlogDtpre.iLsfxCIvu . /dst",
+                "rsync is not in the image of web-0; add it",
+            ),
             ("git-upload-pack '/repo'", "git is not in the image of web-0; add it"),
             ("/opt/scp -t /x", "scp is not in the image of web-0; add it"),
         ] {

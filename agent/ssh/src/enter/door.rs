@@ -73,7 +73,10 @@ impl Door {
         match socket.receive().await.step(what)? {
             Some((Report::Opened { notes }, descriptors)) => {
                 for note in notes {
-                    warn!(instance = open.instance, note, "a session is restricted more than its container");
+                    warn!(
+                        instance = open.instance,
+                        note, "a session is restricted more than its container"
+                    );
                 }
                 let freezer = descriptors.into_iter().next().map(File::from);
                 Ok(Self { socket, freezer, _helper: helper })
@@ -92,7 +95,8 @@ impl Door {
         let (ours, theirs) = message::socket_pair().step(what)?;
         let pipes = start.terminal.is_none().then(|| Pipes::new(start)).transpose().step(what)?;
         let mut descriptors = vec![theirs.as_fd()];
-        descriptors.extend(pipes.iter().flat_map(|pipes| pipes.theirs.iter().map(|end| end.as_fd())));
+        descriptors
+            .extend(pipes.iter().flat_map(|pipes| pipes.theirs.iter().map(|end| end.as_fd())));
         self.socket.send(start, &descriptors).await.map_err(|error| match error.kind() {
             io::ErrorKind::InvalidInput => Failure::TooLarge { limit: MAX_BYTES }.into(),
             _ => StartError::Broken(error),
@@ -116,15 +120,22 @@ impl Door {
                 }
                 Some((Report::Failed(failure), _)) => return Err(failure.into()),
                 Some((Report::Opened { .. }, _)) => {}
-                None => {
-                    return Err(StartError::Broken(io::ErrorKind::UnexpectedEof.into()));
-                }
+                None => break,
             }
         }
-        let (Some(control), Some(ready)) = (process, ready) else {
-            return Err(StartError::Broken(io::ErrorKind::UnexpectedEof.into()));
-        };
-        ready.into_session(control, ends).step(what).map_err(StartError::Failed)
+        match (process, ready) {
+            (Some(control), Some(ready)) => {
+                ready.into_session(control, ends).step(what).map_err(StartError::Failed)
+            }
+            // Killed by its own filter of system calls, for one.
+            (Some(mut control), None) => {
+                let exit = control.wait().await;
+                Err(format!("it ended at once: {exit}"))
+                    .step("make the process")
+                    .map_err(StartError::Failed)
+            }
+            (None, _) => Err(StartError::Broken(io::ErrorKind::UnexpectedEof.into())),
+        }
     }
 
     fn is_frozen(&self) -> bool {

@@ -10,8 +10,25 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const REFUSED_PREFIXES: [&str; 6] = ["LD_", "DYLD_", "GLIBC_", "MALLOC_", "BASH_", "PYTHON"];
 /// A client does not set these either: a shell's or the C library's, and those that tell who one is.
 const REFUSED: [&str; 20] = [
-    "ENV", "IFS", "CDPATH", "PATH", "SHELL", "SHELLOPTS", "BASHOPTS", "PS4", "PROMPT_COMMAND", "HOME", "USER",
-    "LOGNAME", "GCONV_PATH", "LOCPATH", "NLSPATH", "RES_OPTIONS", "HOSTALIASES", "PERL5LIB", "RUBYLIB",
+    "ENV",
+    "IFS",
+    "CDPATH",
+    "PATH",
+    "SHELL",
+    "SHELLOPTS",
+    "BASHOPTS",
+    "PS4",
+    "PROMPT_COMMAND",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "GCONV_PATH",
+    "LOCPATH",
+    "NLSPATH",
+    "RES_OPTIONS",
+    "HOSTALIASES",
+    "PERL5LIB",
+    "RUBYLIB",
     "NODE_OPTIONS",
 ];
 
@@ -92,16 +109,33 @@ mod tests {
             ("SHELL", "/bin/sh"),
             ("USER", "alice"),
         ];
-        assert_eq!(result.into_iter().collect::<Vec<_>>(), expected.map(|(name, value)| pair(name, value)));
+        assert_eq!(
+            result.into_iter().collect::<Vec<_>>(),
+            expected.map(|(name, value)| pair(name, value))
+        );
     }
 
     #[test]
     fn a_client_cannot_choose_what_code_is_loaded() {
-        for name in
-            ["LD_PRELOAD", "LD_LIBRARY_PATH", "ENV", "BASH_ENV", "IFS", "BASH_FUNC_ls%%", "A=B", "", "A\0", "é", "PATH"]
-        {
+        for name in [
+            "LD_PRELOAD",
+            "LD_LIBRARY_PATH",
+            "ENV",
+            "BASH_ENV",
+            "IFS",
+            "BASH_FUNC_ls%%",
+            "A=B",
+            "",
+            "A\0",
+            "é",
+            "PATH",
+        ] {
             let without = environment(&[], &alice(), "/bin/sh", &[]);
-            assert_eq!(environment(&[], &alice(), "/bin/sh", &[pair(name, "x")]), without, "{name:?}");
+            assert_eq!(
+                environment(&[], &alice(), "/bin/sh", &[pair(name, "x")]),
+                without,
+                "{name:?}"
+            );
         }
     }
 

@@ -25,7 +25,9 @@ pub enum Failure {
     Paused,
 
     /// The bound on a start.
-    #[error("its container did not let the process in within {seconds} s; is its disk or its CPU overloaded?")]
+    #[error(
+        "its container did not let the process in within {seconds} s; is its disk or its CPU overloaded?"
+    )]
     Slow {
         /// The bound, in seconds.
         seconds: u64,
@@ -40,7 +42,9 @@ pub enum Failure {
     NoTerminal,
 
     /// The command, the environment or the terminal's modes.
-    #[error("the request is larger than {limit} bytes; send the data on standard input or with sftp")]
+    #[error(
+        "the request is larger than {limit} bytes; send the data on standard input or with sftp"
+    )]
     TooLarge {
         /// The bound, in bytes.
         limit: usize,
@@ -84,6 +88,9 @@ impl<T, E: std::fmt::Display> Step<T> for Result<T, E> {
     }
 
     fn restriction(self, what: &str) -> Result<T, Failure> {
-        self.map_err(|error| Failure::Restriction { what: what.to_owned(), reason: error.to_string() })
+        self.map_err(|error| Failure::Restriction {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        })
     }
 }

@@ -78,5 +78,7 @@ fn begin(container: &Container, start: &Start, descriptors: Vec<OwnedFd>) -> io:
         }
     };
     // A session whose other end is gone concerns no other session.
-    told.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+    told.or_else(
+        |error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) },
+    )
 }

@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn ones_own_limits_are_read_as_the_kernel_has_them() {
-        let limits: Vec<_> = of_process(&std::fs::read_to_string("/proc/self/limits").unwrap()).collect();
+        let limits: Vec<_> =
+            of_process(&std::fs::read_to_string("/proc/self/limits").unwrap()).collect();
         assert_eq!(limits.len(), NAMES.len());
         let limit = limits.iter().find(|limit| limit.resource == libc::RLIMIT_NOFILE).unwrap();
         let known = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -71,9 +72,8 @@ mod tests {
 
     #[test]
     fn the_configurations_names_are_the_kernels_numbers() {
-        let limit = |kind: &str| {
-            Limit::of_container(&Rlimit { kind: kind.to_owned(), soft: 1, hard: 2 })
-        };
+        let limit =
+            |kind: &str| Limit::of_container(&Rlimit { kind: kind.to_owned(), soft: 1, hard: 2 });
         assert_eq!(limit("RLIMIT_NOFILE"), Some(Limit { resource: 7, soft: 1, hard: 2 }));
         assert_eq!(limit("RLIMIT_RTTIME").map(|limit| limit.resource), Some(15));
         assert_eq!(limit("NOFILE"), None);

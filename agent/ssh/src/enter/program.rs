@@ -20,7 +20,8 @@ impl Program {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let name = "dwell-ssh";
         // Kernels before 6.3 do not know the flag; later ones may be set up to insist on it.
-        let copy = memfd_create(name, flags | MemfdFlags::EXEC).or_else(|_| memfd_create(name, flags))?;
+        let copy =
+            memfd_create(name, flags | MemfdFlags::EXEC).or_else(|_| memfd_create(name, flags))?;
         let mut copy = File::from(copy);
         io::copy(&mut File::open(path)?, &mut copy)?;
         let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
@@ -46,10 +47,8 @@ mod tests {
     fn the_copy_can_be_executed_and_not_be_written() {
         let program = Program::copy(Path::new("/bin/true")).unwrap();
         assert!(Command::new(program.path()).arg0("true").status().unwrap().success());
-        let written = OpenOptions::new()
-            .write(true)
-            .open(program.path())
-            .and_then(|file| file.set_len(0));
+        let written =
+            OpenOptions::new().write(true).open(program.path()).and_then(|file| file.set_len(0));
         assert!(written.is_err());
     }
 }

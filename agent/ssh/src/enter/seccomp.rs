@@ -111,7 +111,9 @@ impl Filter {
             "SCMP_ACT_KILL" | "SCMP_ACT_KILL_THREAD" => SeccompAction::KillThread,
             "SCMP_ACT_KILL_PROCESS" => SeccompAction::KillProcess,
             other => {
-                self.notes.push(format!("the seccomp action {other:?} is not supported: refused with EPERM"));
+                self.notes.push(format!(
+                    "the seccomp action {other:?} is not supported: refused with EPERM"
+                ));
                 SeccompAction::Errno(EPERM)
             }
         }

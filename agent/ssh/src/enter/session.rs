@@ -3,6 +3,7 @@
 //! dwell-ssh is the parent, though it did not make the process itself. A task waits for each process until it has ended,
 //! also for one whose session is long gone: nothing else would, and the container could not end.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
@@ -58,6 +59,15 @@ pub enum Exit {
     },
 }
 
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "status {code}"),
+            Self::Signal { message, .. } => f.write_str(message),
+        }
+    }
+}
+
 /// Commands a session's process.
 #[derive(Debug)]
 pub struct Control {
@@ -103,7 +113,8 @@ impl Control {
     /// Tells the terminal its new size, in characters and pixels; of no effect without a terminal.
     pub fn resize(&self, columns: u32, rows: u32, pixel_width: u32, pixel_height: u32) {
         let Some(terminal) = &self.terminal else { return };
-        let resized = terminal::resize(terminal.get_ref(), columns, rows, pixel_width, pixel_height);
+        let resized =
+            terminal::resize(terminal.get_ref(), columns, rows, pixel_width, pixel_height);
         if let Err(error) = resized {
             debug!(%error, "cannot resize a terminal");
         }
@@ -143,12 +154,17 @@ fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {
 }
 
 /// Waits for the end of a process, so that it is no zombie.
-async fn reap(pidfd: AsyncFd<OwnedFd>, group: Arc<Mutex<Group>>, ended: watch::Sender<Option<Exit>>) {
+async fn reap(
+    pidfd: AsyncFd<OwnedFd>,
+    group: Arc<Mutex<Group>>,
+    ended: watch::Sender<Option<Exit>>,
+) {
     let readable = pidfd.readable().await.map(drop);
     let exit = {
         let mut group = lock(&group);
         *group = Group(None);
-        let status = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let status =
+            waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         match (readable, status) {
             (Ok(()), Ok(Some(status))) => Exit::of(&status),
             _ => UNKNOWN,

@@ -8,18 +8,18 @@
 
 use std::fs::{self, File, OpenOptions, ReadDir};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{
-    DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, symlink,
-};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
-
 use self::attributes::{Attributes, long_name};
-use self::packet::{MAX_PACKET, Malformed, Replies, Request};
+use self::failure::Failure;
+use self::packet::{MAX_PACKET, Replies, Request};
+use self::paths::{expand, filesystem, rename_to_new, resolve};
 
 mod attributes;
+mod failure;
 mod packet;
+mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -71,31 +71,6 @@ enum Handle {
     Directory(ReadDir),
 }
 
-/// Why a request failed; each becomes a status.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    System(#[from] io::Error),
-    #[error("end of file")]
-    EndOfFile,
-    #[error("not supported")]
-    Unsupported,
-    #[error("malformed request")]
-    Malformed,
-}
-
-impl From<Malformed> for Failure {
-    fn from(_: Malformed) -> Self {
-        Self::Malformed
-    }
-}
-
-impl From<rustix::io::Errno> for Failure {
-    fn from(error: rustix::io::Errno) -> Self {
-        Self::System(error.into())
-    }
-}
-
 impl Server {
     fn answer<W: Write>(
         &mut self,
@@ -136,11 +111,13 @@ impl Server {
                 return reply(self.stat(request), |found| replies.attributes(id, &found));
             }
             packet::REALPATH => {
-                let resolved = request.path().map_err(Failure::from).and_then(|path| resolve(&path));
+                let resolved =
+                    request.path().map_err(Failure::from).and_then(|path| resolve(&path));
                 return reply(resolved, |path| replies.path(id, &path));
             }
             packet::READLINK => {
-                let target = request.path().map_err(Failure::from).and_then(|path| Ok(fs::read_link(path)?));
+                let target =
+                    request.path().map_err(Failure::from).and_then(|path| Ok(fs::read_link(path)?));
                 return reply(target, |path| replies.path(id, &path));
             }
             packet::EXTENDED => return self.extended(request, replies),
@@ -187,22 +164,29 @@ impl Server {
                 b"posix-rename@openssh.com" => fs::rename(request.path()?, request.path()?)?,
                 b"hardlink@openssh.com" => fs::hard_link(request.path()?, request.path()?)?,
                 b"fsync@openssh.com" => self.file(request)?.sync_all()?,
-                b"lsetstat@openssh.com" => Attributes::set_by_path(&request.path()?, request, false)?,
+                b"lsetstat@openssh.com" => {
+                    Attributes::set_by_path(&request.path()?, request, false)?;
+                }
                 _ => return Err(Failure::Unsupported),
             }
             Ok(())
         };
         match name {
             b"limits@openssh.com" => {
-                let limits = [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES].map(|limit| limit as u64);
+                let limits =
+                    [MAX_PACKET, MAX_DATA, MAX_DATA, MAX_HANDLES].map(|limit| limit as u64);
                 replies.numbers(id, &limits)?;
             }
             b"statvfs@openssh.com" => {
-                let found = request.path().map_err(Failure::from).and_then(|path| filesystem(&path));
+                let found =
+                    request.path().map_err(Failure::from).and_then(|path| filesystem(&path));
                 return reply(found, |numbers| replies.numbers(id, &numbers));
             }
             b"expand-path@openssh.com" => {
-                let expanded = request.path().map_err(Failure::from).and_then(|path| self.expand(&path));
+                let expanded = request
+                    .path()
+                    .map_err(Failure::from)
+                    .and_then(|path| expand(&path, &self.home));
                 return reply(expanded, |path| replies.path(id, &path));
             }
             _ => return Ok(change().map(|()| Done::Silently)),
@@ -331,18 +315,6 @@ impl Server {
         };
         Ok(Attributes::of(&metadata))
     }
-
-    /// `~` and what is beneath it; of other users' homes nothing is known.
-    fn expand(&self, path: &Path) -> Result<PathBuf, Failure> {
-        let mut parts = path.components();
-        match parts.next() {
-            Some(first) if first.as_os_str() == "~" => resolve(&self.home.join(parts.as_path())),
-            Some(first) if first.as_os_str().as_encoded_bytes().starts_with(b"~") => {
-                Err(io::Error::from(io::ErrorKind::NotFound).into())
-            }
-            _ => resolve(path),
-        }
-    }
 }
 
 /// What became of a request that did not fail.
@@ -364,83 +336,6 @@ fn reply<T>(
     }
 }
 
-impl Failure {
-    /// The number for it, as OpenSSH chooses them.
-    fn status(&self) -> u32 {
-        use rustix::io::Errno;
-        let error = match self {
-            Self::System(error) => error,
-            Self::EndOfFile => return packet::END_OF_FILE,
-            Self::Unsupported => return packet::UNSUPPORTED,
-            Self::Malformed => return packet::BAD_MESSAGE,
-        };
-        match Errno::from_io_error(error) {
-            Some(Errno::NOENT | Errno::NOTDIR | Errno::BADF | Errno::LOOP) => packet::NO_SUCH_FILE,
-            Some(Errno::PERM | Errno::ACCESS | Errno::ROFS) => packet::PERMISSION_DENIED,
-            Some(Errno::NAMETOOLONG | Errno::INVAL) => packet::BAD_MESSAGE,
-            Some(Errno::NOSYS | Errno::OPNOTSUPP) => packet::UNSUPPORTED,
-            // Not the system's, but the standard library's: a NUL in a name, for one.
-            None if error.kind() == io::ErrorKind::InvalidInput => packet::BAD_MESSAGE,
-            None if error.kind() == io::ErrorKind::NotFound => packet::NO_SUCH_FILE,
-            _ => packet::FAILURE,
-        }
-    }
-}
-
 fn unknown_handle() -> Failure {
     io::Error::from(rustix::io::Errno::BADF).into()
-}
-
-/// The absolute path without links; the last part need not exist.
-fn resolve(path: &Path) -> Result<PathBuf, Failure> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    let error = match fs::canonicalize(path) {
-        Ok(resolved) => return Ok(resolved),
-        Err(error) => error,
-    };
-    match (path.parent(), path.file_name()) {
-        (Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            Ok(fs::canonicalize(parent)?.join(name))
-        }
-        _ => Err(error.into()),
-    }
-}
-
-/// Renames unless the new name is taken, as version 3 demands.
-fn rename_to_new(from: &Path, to: &Path) -> Result<(), Failure> {
-    use rustix::io::Errno;
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A filesystem that does not know how; another process might be in between.
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            if fs::symlink_metadata(to).is_ok() {
-                return Err(Errno::EXIST.into());
-            }
-            Ok(fs::rename(from, to)?)
-        }
-        result => Ok(result?),
-    }
-}
-
-/// The numbers of a filesystem, in the order of the extension.
-fn filesystem(path: &Path) -> Result<[u64; 11], Failure> {
-    const READ_ONLY: u64 = 1;
-    const NO_SETUID: u64 = 2;
-    let found = rustix::fs::statvfs(path)?;
-    let flag = |mount, bit| if found.f_flag.contains(mount) { bit } else { 0 };
-    let flags = flag(rustix::fs::StatVfsMountFlags::RDONLY, READ_ONLY)
-        | flag(rustix::fs::StatVfsMountFlags::NOSUID, NO_SETUID);
-    Ok([
-        found.f_bsize,
-        found.f_frsize,
-        found.f_blocks,
-        found.f_bfree,
-        found.f_bavail,
-        found.f_files,
-        found.f_ffree,
-        found.f_favail,
-        found.f_fsid,
-        flags,
-        found.f_namemax,
-    ])
 }

@@ -137,8 +137,7 @@ pub(super) fn default_signals() {
 pub(super) fn limit(limit: Limit) -> io::Result<()> {
     let value = libc::rlimit64 { rlim_cur: limit.soft, rlim_max: limit.hard };
     // SAFETY: the kernel reads one limit from `value`.
-    let result =
-        unsafe { libc::prlimit64(0, limit.resource, &raw const value, ptr::null_mut()) };
+    let result = unsafe { libc::prlimit64(0, limit.resource, &raw const value, ptr::null_mut()) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -1,17 +1,17 @@
 //! A terminal of the container's: opened in its `/dev/pts`, set up as the client's is.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 
 use nix::sys::statfs::{DEVPTS_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid, fchown};
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fchmod, openat2};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt};
 use rustix::termios::{
-    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios, Winsize,
-    tcgetattr, tcsetattr, tcsetwinsize,
+    ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios,
+    Winsize, tcgetattr, tcsetattr, tcsetwinsize,
 };
 
 use super::Terminal;
@@ -50,8 +50,14 @@ impl Pair {
             set_mode(&mut settings, *code, *value);
         }
         tcsetattr(&slave, OptionalActions::Now, &settings).step(what)?;
-        resize(&master, terminal.columns, terminal.rows, terminal.pixel_width, terminal.pixel_height)
-            .step(what)?;
+        resize(
+            &master,
+            terminal.columns,
+            terminal.rows,
+            terminal.pixel_width,
+            terminal.pixel_height,
+        )
+        .step(what)?;
         Ok(Self { master: master.into(), slave, name })
     }
 
@@ -82,10 +88,12 @@ pub(super) fn resize(
     Ok(tcsetwinsize(terminal, size)?)
 }
 
-/// The container's multiplexer, if that is what lies in its place.
+/// The container's multiplexer, if that is what lies in its place. No link is followed, since one through `/proc` might
+/// lead out of the container as long as this process has privileges.
 fn multiplexer() -> io::Result<File> {
-    let flags = libc::O_NOCTTY | libc::O_NONBLOCK | libc::O_NOFOLLOW;
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(MULTIPLEXER)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file =
+        File::from(openat2(CWD, MULTIPLEXER, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?);
     let metadata = file.metadata()?;
     let genuine = metadata.file_type().is_char_device()
         && metadata.rdev() == MULTIPLEXER_DEVICE
@@ -97,14 +105,17 @@ fn multiplexer() -> io::Result<File> {
 fn set_mode(settings: &mut Termios, code: u8, value: u32) {
     if let Some(index) = special_code(code) {
         // 255 turns the character off, which is 0 here.
-        settings.special_codes[index] = u8::try_from(value).ok().filter(|code| *code != 255).unwrap_or(0);
+        settings.special_codes[index] =
+            u8::try_from(value).ok().filter(|code| *code != 255).unwrap_or(0);
         return;
     }
     let on = value != 0;
     match code {
         30..=42 => input_mode(code).into_iter().for_each(|flag| settings.input_modes.set(flag, on)),
         50..=62 => local_mode(code).into_iter().for_each(|flag| settings.local_modes.set(flag, on)),
-        70..=75 => output_mode(code).into_iter().for_each(|flag| settings.output_modes.set(flag, on)),
+        70..=75 => {
+            output_mode(code).into_iter().for_each(|flag| settings.output_modes.set(flag, on));
+        }
         90 | 91 if on => {
             let size = if code == 90 { ControlModes::CS7 } else { ControlModes::CS8 };
             settings.control_modes.remove(ControlModes::CSIZE);
@@ -205,7 +216,9 @@ mod tests {
     #[test]
     fn modes_are_set_and_strange_ones_passed_over() {
         let mut settings = settings();
-        for (code, value) in [(3, 0x08), (1, 255), (2, 1 << 20), (36, 0), (42, 1), (53, 0), (72, 1), (90, 1)] {
+        for (code, value) in
+            [(3, 0x08), (1, 255), (2, 1 << 20), (36, 0), (42, 1), (53, 0), (72, 1), (90, 1)]
+        {
             set_mode(&mut settings, code, value);
         }
         assert_eq!(settings.special_codes[SpecialCodeIndex::VERASE], 8);

@@ -15,7 +15,12 @@ use tokio::time::timeout;
 use crate::world::{PATIENCE, SCRATCH, World, request};
 
 /// Runs a client whose way to the server is a session, by a program that it takes for ssh.
-async fn client(world: &World, container: &SshContainer, login: &str, arguments: &[&str]) -> Output {
+async fn client(
+    world: &World,
+    container: &SshContainer,
+    login: &str,
+    arguments: &[&str],
+) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let directory = tempfile::tempdir().unwrap();
@@ -67,7 +72,10 @@ async fn files_are_copied_into_and_out_of_an_image_of_one_program() {
     assert!(shown.contains("lrwxrwxrwx    1 0        0               4 "), "{shown}{errors}");
     assert!(shown.contains("-rw-------    1 0        0         3000000 "), "{shown}{errors}");
     assert!(shown.contains("Remote working directory: /\n"), "{shown}{errors}");
-    assert!(errors.contains("remote rename \"/data/moved\" to \"/data/link\": Failure"), "{errors}");
+    assert!(
+        errors.contains("remote rename \"/data/moved\" to \"/data/link\": Failure"),
+        "{errors}"
+    );
     assert!(errors.contains("/data/absent\": No such file or directory"), "{errors}");
     assert!(fs::read(here("down")).unwrap() == content);
     assert_eq!(fs::metadata(here("down")).unwrap().permissions().mode() & 0o777, 0o640);
@@ -77,7 +85,8 @@ async fn files_are_copied_into_and_out_of_an_image_of_one_program() {
     fs::write(tree.join("a/b/ü \u{1}"), "odd").unwrap();
     let up = client(&world, &container, "root", &["scp", "-rp", &here("tree"), "web-0:"]).await;
     assert!(up.status.success(), "{up:?}");
-    let down = client(&world, &container, "root", &["scp", "-rp", "web-0:~/tree", &here("back")]).await;
+    let down =
+        client(&world, &container, "root", &["scp", "-rp", "web-0:~/tree", &here("back")]).await;
     assert!(down.status.success(), "{down:?}");
     assert_eq!(fs::read(directory.path().join("back/a/b/ü \u{1}")).unwrap(), b"odd");
 }
@@ -99,7 +108,10 @@ async fn the_server_is_as_restricted_as_any_process() {
         assert!(output.status.success(), "{output:?}");
         let of = |text: &str| -> Vec<String> {
             let wanted = ["Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp:"];
-            text.lines().filter(|line| wanted.iter().any(|name| line.starts_with(name))).map(str::to_owned).collect()
+            text.lines()
+                .filter(|line| wanted.iter().any(|name| line.starts_with(name)))
+                .map(str::to_owned)
+                .collect()
         };
         let command = world.output(&container, login, "exec cat /proc/self/status").await;
         assert_eq!(of(&fs::read_to_string(Path::new(&local)).unwrap()), of(&command), "{login}");

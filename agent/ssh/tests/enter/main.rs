@@ -10,6 +10,7 @@
 )]
 
 mod files;
+mod latency;
 mod restrictions;
 mod sessions;
 mod world;

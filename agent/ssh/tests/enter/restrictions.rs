@@ -50,7 +50,8 @@ async fn a_process_is_restricted_as_by_docker_exec() {
     ] {
         let container = world.idle(options);
         // A further group is its own user's; `docker exec` gives it to anybody.
-        let users = if options.contains(&"--group-add=77") { &["alice"][..] } else { &["root", "alice"] };
+        let users =
+            if options.contains(&"--group-add=77") { &["alice"][..] } else { &["root", "alice"] };
         for user in users {
             let (theirs, ours) = both(&world, &container, user).await;
             assert_eq!(ours, theirs, "{options:?} as {user}");
@@ -65,9 +66,10 @@ async fn nothing_of_the_host_gets_in() {
     // An open file, a variable and a directory of the host's, which may not be seen inside.
     let container = world.idle(&["--env=OWN=1", "--workdir=/tmp"]);
     let mut asked = request(&container, "alice", Work::Command("env | sort; pwd; tty".to_owned()));
-    asked.environment = [("LANG", "C.UTF-8"), ("LD_PRELOAD", "/x.so"), ("PATH", "/x"), ("A-B", "1")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into();
+    asked.environment =
+        [("LANG", "C.UTF-8"), ("LD_PRELOAD", "/x.so"), ("PATH", "/x"), ("A-B", "1")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
     let shown = outcome(world.enter.start(asked).await.unwrap()).await;
     let hostname = &container.id[..12];
     assert_eq!(
@@ -83,10 +85,13 @@ async fn nothing_of_the_host_gets_in() {
     // A helper stands by, and is not to be found.
     let processes = world.output(&container, "root", "ls /proc | grep -c '^[0-9]'").await;
     assert!(processes.trim().parse::<u32>().unwrap() <= 5, "{processes}");
-    let parent = world.output(&container, "root", "grep ^PPid /proc/self/status; cut -d' ' -f4 /proc/$$/stat").await;
+    let parent = world
+        .output(&container, "root", "grep ^PPid /proc/self/status; cut -d' ' -f4 /proc/$$/stat")
+        .await;
     assert!(parent.ends_with("\n0\n"), "the parent is seen inside: {parent}");
     let signals = world.output(&container, "root", "exec grep ^SigIgn /proc/self/status").await;
     assert!(signals.ends_with("\t0000000000000000\n"), "{signals}");
-    let keyring = world.output(&container, "root", "cat /proc/keys 2>/dev/null | grep -c _ses || true").await;
+    let keyring =
+        world.output(&container, "root", "cat /proc/keys 2>/dev/null | grep -c _ses || true").await;
     assert!(keyring.trim().parse::<u32>().unwrap() <= 1, "{keyring}");
 }

@@ -59,8 +59,11 @@ async fn streams_ends_and_signals() {
     }
 
     // More than pipes hold, both ways at once.
-    let mut session =
-        world.enter.start(request(&container, "alice", Work::Command("cat".to_owned()))).await.unwrap();
+    let mut session = world
+        .enter
+        .start(request(&container, "alice", Work::Command("cat".to_owned())))
+        .await
+        .unwrap();
     let sent: Vec<u8> = (0..=250).cycle().take(5_000_000).collect();
     let (mut input, data) = (session.input, sent.clone());
     let writer = tokio::spawn(async move {
@@ -75,8 +78,11 @@ async fn streams_ends_and_signals() {
 
     // A signal by name, to the whole group.
     let script = "trap 'echo int; exit 3' INT; echo ready; sleep 1000 & wait";
-    let mut session =
-        world.enter.start(request(&container, "alice", Work::Command(script.to_owned()))).await.unwrap();
+    let mut session = world
+        .enter
+        .start(request(&container, "alice", Work::Command(script.to_owned())))
+        .await
+        .unwrap();
     let mut line = [0; 6];
     timeout(PATIENCE, session.output.read_exact(&mut line)).await.unwrap().unwrap();
     session.control.signal("NO-SUCH");
@@ -85,8 +91,11 @@ async fn streams_ends_and_signals() {
 
     // A session that is dropped ends its processes.
     let script = "echo $$; sleep 4321 & wait";
-    let mut session =
-        world.enter.start(request(&container, "root", Work::Command(script.to_owned()))).await.unwrap();
+    let mut session = world
+        .enter
+        .start(request(&container, "root", Work::Command(script.to_owned())))
+        .await
+        .unwrap();
     session.output.read_u8().await.unwrap();
     drop(session);
     world
@@ -155,9 +164,7 @@ async fn a_terminal_is_the_containers_and_as_the_clients() {
     };
     read(&mut session, "-sh in /root").await;
     session.input.write_all(b"sleep 1234; echo status $?\r").await.unwrap();
-    world
-        .until("it sleeps", || world.docker(&["top", &container.id]).contains("sleep 1234"))
-        .await;
+    world.until("it sleeps", || world.docker(&["top", &container.id]).contains("sleep 1234")).await;
     session.input.write_all(b"\x03\recho again\r").await.unwrap();
     read(&mut session, "again").await;
     session.input.write_all(b"exit 4\r").await.unwrap();
@@ -176,13 +183,21 @@ async fn what_is_missing_is_said() {
     let container = world.idle(&[]);
     let rsync = world.outcome(&container, "root", "rsync --server . /").await;
     assert_eq!(rsync.exit, Exit::Code(127));
-    assert!(rsync.errors.starts_with("dwell: rsync is not in the image of web-0"), "{}", rsync.errors);
+    assert!(
+        rsync.errors.starts_with("dwell: rsync is not in the image of web-0"),
+        "{}",
+        rsync.errors
+    );
     assert_eq!(world.outcome(&container, "locked", "true").await.exit, Exit::Code(1));
 
     let bare = world.run(&[], SCRATCH, &["/busybox", "sleep", "100000"]);
     let shell = outcome(world.enter.start(request(&bare, "me", Work::Shell)).await.unwrap()).await;
     assert_eq!(shell.exit, Exit::Code(127));
-    assert!(shell.errors.starts_with("dwell: the image of web-0 has no shell; sftp"), "{}", shell.errors);
+    assert!(
+        shell.errors.starts_with("dwell: the image of web-0 has no shell; sftp"),
+        "{}",
+        shell.errors
+    );
     assert_eq!(world.output(&bare, "me", "/busybox echo 'a  b' \"$HOME\"").await, "a  b $HOME\n");
     let absent = world.outcome(&bare, "me", "ls -l").await;
     assert_eq!(absent.exit, Exit::Code(127));
@@ -199,7 +214,8 @@ async fn what_is_missing_is_said() {
     assert_eq!(world.output(&container, "root", "echo on").await, "on\n");
 
     let full = world.idle(&["--pids-limit=2"]);
-    let first = world.enter.start(request(&full, "root", Work::Command("sleep 1000".to_owned()))).await;
+    let first =
+        world.enter.start(request(&full, "root", Work::Command("sleep 1000".to_owned()))).await;
     let second = world.enter.start(request(&full, "root", Work::Command("true".to_owned()))).await;
     let failures = [first.err(), second.err()].into_iter().flatten();
     assert!(failures.map(|error| error.failure).any(|failure| failure == Failure::Full));
@@ -224,7 +240,9 @@ async fn an_agent_is_reached_by_a_socket_that_goes_with_the_session() {
         assert!(session.agent_listener.is_some());
         let mut seen = String::new();
         while seen.lines().count() < 2 || !seen.ends_with('\n') {
-            seen.push(char::from(timeout(PATIENCE, session.output.read_u8()).await.unwrap().unwrap()));
+            seen.push(char::from(
+                timeout(PATIENCE, session.output.read_u8()).await.unwrap().unwrap(),
+            ));
         }
         let (directory, path) = seen.trim().split_once('\n').unwrap();
         // The directory's owner comes after several blanks.

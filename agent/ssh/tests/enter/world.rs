@@ -56,7 +56,9 @@ impl World {
             .stdout(Stdio::null())
             .stderr(fs::File::create(path.join("log")).unwrap())
             .spawn()
-            .expect("dockerd and unshare have to be installed: apt-get install docker.io util-linux");
+            .expect(
+                "dockerd and unshare have to be installed: apt-get install docker.io util-linux",
+            );
         let program = Path::new(env!("CARGO_BIN_EXE_dwell-ssh"));
         let enter = Enter::with_program(path.join("run"), program).unwrap();
         let world = Self { enter, directory, daemon };
@@ -66,7 +68,9 @@ impl World {
             fs::copy("/bin/busybox", tree.join("bin/busybox"))
                 .expect("busybox has to be installed: apt-get install busybox-static");
             let applets = Command::new("/bin/busybox").arg("--list").output().unwrap().stdout;
-            for applet in String::from_utf8(applets).unwrap().lines().filter(|name| *name != "busybox") {
+            for applet in
+                String::from_utf8(applets).unwrap().lines().filter(|name| *name != "busybox")
+            {
                 symlink("busybox", tree.join("bin").join(applet)).unwrap();
             }
             for directory in ["root", "tmp", "etc", "home/alice"] {
@@ -102,7 +106,8 @@ impl World {
     }
 
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
-        self.docker_output(arguments).unwrap_or_else(|errors| panic!("docker {arguments:?}: {errors}"))
+        self.docker_output(arguments)
+            .unwrap_or_else(|errors| panic!("docker {arguments:?}: {errors}"))
     }
 
     fn docker_output(&self, arguments: &[&str]) -> Result<String, String> {
@@ -118,13 +123,24 @@ impl World {
     }
 
     /// Runs a command to its end.
-    pub(crate) async fn outcome(&self, container: &SshContainer, login: &str, command: &str) -> Outcome {
-        let session = self.enter.start(request(container, login, Work::Command(command.to_owned())));
+    pub(crate) async fn outcome(
+        &self,
+        container: &SshContainer,
+        login: &str,
+        command: &str,
+    ) -> Outcome {
+        let session =
+            self.enter.start(request(container, login, Work::Command(command.to_owned())));
         outcome(session.await.unwrap()).await
     }
 
     /// What a command wrote, which has to succeed and to be silent about errors.
-    pub(crate) async fn output(&self, container: &SshContainer, login: &str, command: &str) -> String {
+    pub(crate) async fn output(
+        &self,
+        container: &SshContainer,
+        login: &str,
+        command: &str,
+    ) -> String {
         let Outcome { output, errors, exit } = self.outcome(container, login, command).await;
         assert_eq!((exit, &*errors), (Exit::Code(0), ""), "{command}: {output}");
         output

@@ -85,7 +85,8 @@ fn conditions_on_different_arguments_hold_together_and_on_one_are_alternatives()
             "syscalls": [{"names": ["personality"], "action": "SCMP_ACT_ALLOW", "args": args}],
         }))
     };
-    let condition = |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
+    let condition =
+        |index: u32, value: u64| json!({"index": index, "value": value, "op": "SCMP_CMP_EQ"});
     let both = rule(json!([condition(0, 8), condition(1, 9)]));
     assert_eq!(verdict(&both, "personality", [8, 9, 0, 0, 0, 0]), ALLOW);
     assert_eq!(verdict(&both, "personality", [8, 8, 0, 0, 0, 0]), REFUSED);

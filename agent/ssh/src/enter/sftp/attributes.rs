@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
-use super::Failure;
+use super::failure::Failure;
 use super::packet::{Malformed, Request};
 
 const SIZE: u32 = 1;
@@ -100,7 +100,9 @@ impl Attributes {
         }
         if let Some((accessed, modified)) = self.times {
             let time = |seconds: u32| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into());
-            file.set_times(FileTimes::new().set_accessed(time(accessed)).set_modified(time(modified)))?;
+            file.set_times(
+                FileTimes::new().set_accessed(time(accessed)).set_modified(time(modified)),
+            )?;
         }
         if let Some((user, group)) = self.owner {
             fchown(file, Some(user), Some(group))?;
@@ -126,12 +128,15 @@ impl Attributes {
         }
         if let Some((accessed, modified)) = attributes.times {
             let time = |seconds: u32| Timespec { tv_sec: seconds.into(), tv_nsec: 0 };
-            let times = Timestamps { last_access: time(accessed), last_modification: time(modified) };
+            let times =
+                Timestamps { last_access: time(accessed), last_modification: time(modified) };
             let flags = if follow { AtFlags::empty() } else { AtFlags::SYMLINK_NOFOLLOW };
             utimensat(CWD, path, &times, flags)?;
         }
         match attributes.owner {
-            Some((user, group)) if follow => std::os::unix::fs::chown(path, Some(user), Some(group))?,
+            Some((user, group)) if follow => {
+                std::os::unix::fs::chown(path, Some(user), Some(group))?;
+            }
             Some((user, group)) => lchown(path, Some(user), Some(group))?,
             None => {}
         }

@@ -76,9 +76,21 @@ fn a_file_is_written_and_read_however_the_requests_arrive() {
         let requests = [
             packet(packet::OPEN, 1, &[&path(&directory, "f"), &0b1_1011_u32.to_be_bytes(), &NONE]),
             packet(packet::WRITE, 2, &[&string(&FIRST), &0_u64.to_be_bytes(), &string(first)]),
-            packet(packet::WRITE, 3, &[&string(&FIRST), &200_000_u64.to_be_bytes(), &string(second)]),
-            packet(packet::READ, 4, &[&string(&FIRST), &100_000_u64.to_be_bytes(), &u32::MAX.to_be_bytes()]),
-            packet(packet::READ, 5, &[&string(&FIRST), &300_000_u64.to_be_bytes(), &1_u32.to_be_bytes()]),
+            packet(
+                packet::WRITE,
+                3,
+                &[&string(&FIRST), &200_000_u64.to_be_bytes(), &string(second)],
+            ),
+            packet(
+                packet::READ,
+                4,
+                &[&string(&FIRST), &100_000_u64.to_be_bytes(), &u32::MAX.to_be_bytes()],
+            ),
+            packet(
+                packet::READ,
+                5,
+                &[&string(&FIRST), &300_000_u64.to_be_bytes(), &1_u32.to_be_bytes()],
+            ),
             packet(packet::CLOSE, 6, &[&string(&FIRST)]),
             packet(packet::CLOSE, 7, &[&string(&FIRST)]),
         ];
@@ -126,8 +138,15 @@ fn errors_are_told_by_their_kind() {
         packet(packet::READ, 8, &[&string(&[0, 0, 0, 9]), &[0; 12]]),
         packet(99, 9, &[]),
         packet(packet::EXTENDED, 10, &[&string(b"unknown@example.com")]),
-        packet(packet::EXTENDED, 11, &[
-            &string(b"posix-rename@openssh.com"), &path(&directory, "other"), &path(&directory, "taken")]),
+        packet(
+            packet::EXTENDED,
+            11,
+            &[
+                &string(b"posix-rename@openssh.com"),
+                &path(&directory, "other"),
+                &path(&directory, "taken"),
+            ],
+        ),
     ]);
     use packet::{BAD_MESSAGE, FAILURE, NO_SUCH_FILE, OK, UNSUPPORTED};
     assert_eq!(
@@ -154,13 +173,18 @@ fn attributes_are_changed_as_told() {
     let file = directory.path().join("f");
     fs::write(&file, "content").unwrap();
     symlink("f", directory.path().join("link")).unwrap();
-    let numbers = |numbers: &[u32]| numbers.iter().flat_map(|one| one.to_be_bytes()).collect::<Vec<_>>();
+    let numbers =
+        |numbers: &[u32]| numbers.iter().flat_map(|one| one.to_be_bytes()).collect::<Vec<_>>();
     // Size, permissions and times; then times of the link itself.
     let all = numbers(&[1 | 4 | 8, 0, 3, 0o100_640, 100, 200]);
     let times = numbers(&[8, 300, 400]);
     let codes = statuses(&[
         packet(packet::SETSTAT, 1, &[&path(&directory, "link"), &all]),
-        packet(packet::EXTENDED, 2, &[&string(b"lsetstat@openssh.com"), &path(&directory, "link"), &times]),
+        packet(
+            packet::EXTENDED,
+            2,
+            &[&string(b"lsetstat@openssh.com"), &path(&directory, "link"), &times],
+        ),
     ]);
     assert_eq!(codes, [0, 0]);
     let metadata = fs::metadata(&file).unwrap();
@@ -175,14 +199,15 @@ fn paths_are_made_absolute_where_their_last_part_may_be_missing() {
     let real = fs::canonicalize(directory.path()).unwrap();
     fs::create_dir(real.join("d")).unwrap();
     symlink("d", real.join("link")).unwrap();
-    for (given, expected) in [("link/../d/.", Some("d")), ("link/new", Some("d/new")), ("no/new", None)] {
+    for (given, expected) in
+        [("link/../d/.", Some("d")), ("link/new", Some("d/new")), ("no/new", None)]
+    {
         let resolved = resolve(&directory.path().join(given)).ok();
         assert_eq!(resolved, expected.map(|expected| real.join(expected)), "{given}");
     }
-    let server = Server { handles: Vec::new(), home: real.clone() };
-    assert_eq!(server.expand(Path::new("~")).unwrap(), real);
-    assert_eq!(server.expand(Path::new("~/d")).unwrap(), real.join("d"));
-    assert!(server.expand(Path::new("~root")).is_err());
+    assert_eq!(expand(Path::new("~"), &real).unwrap(), real);
+    assert_eq!(expand(Path::new("~/d"), &real).unwrap(), real.join("d"));
+    assert!(expand(Path::new("~root"), &real).is_err());
 }
 
 #[test]
