@@ -30,6 +30,7 @@ mod program;
 mod reaper;
 mod request;
 mod routes;
+mod rule;
 mod sandbox;
 mod sysctl;
 mod underlay;

@@ -75,7 +75,10 @@ async fn what_is_not_ours_is_neither_overwritten_nor_removed() {
     assert!(report.failures.is_empty(), "{report:?}");
     let held: Vec<_> = report.conflicts.iter().map(|held| held.wanted.to_string()).collect();
     assert_eq!(held, ["10.80.2.0/24", "10.80.3.0/24"]);
-    assert!(report.conflicts[0].holder.contains("metric 157"), "{report:?}");
+    assert_eq!(
+        report.conflicts[0].holder,
+        "10.80.2.0/24 via 192.0.2.3 dev uplink proto boot metric 157"
+    );
 
     world.network.sync_routes(&RouteTable::default()).await.unwrap();
     assert_eq!(run("ip nexthop show id 7; ip route show protocol boot"), foreign);
@@ -84,6 +87,80 @@ async fn what_is_not_ours_is_neither_overwritten_nor_removed() {
     run("ip route del 10.80.2.0/24 metric 157; ip route del 10.80.3.128/25");
     let report = world.network.sync_routes(&two_peers()).await.unwrap();
     assert!(report.is_clean(), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_docker_network_within_a_peers_block_is_named() {
+    let world = World::ready().await;
+    run("ip link add br-1234 type bridge
+         ip address add 10.80.2.1/25 dev br-1234
+         ip link set br-1234 up");
+    let report = world.network.sync_routes(&two_peers()).await.unwrap();
+    assert_eq!((report.added, report.conflicts.len()), (3, 1), "{report:?}");
+    for conflict in &report.conflicts {
+        assert_eq!(conflict.wanted, "10.80.2.0/24".parse().unwrap());
+        assert!(conflict.holder.contains(" dev br-1234 proto kernel "), "{report:?}");
+    }
+    run("ip link del br-1234");
+    assert!(world.network.sync_routes(&two_peers()).await.unwrap().is_clean());
+}
+
+#[tokio::test]
+async fn a_foreign_route_is_not_overwritten_whenever_it_comes() {
+    const ROUNDS: usize = 300;
+    let world = World::ready().await;
+    let mut tables = [two_peers(), two_peers()];
+    tables[1].exceptions = vec![exception([10, 80, 2, 9], "b")];
+    // A long table, so that much can happen between our look at it and our changes.
+    for table in &mut tables {
+        let host = |n: u16| [10, 90, n.to_be_bytes()[0], n.to_be_bytes()[1]];
+        table.exceptions.extend((0..2000).map(|n| exception(host(n), "b")));
+    }
+    let others = std::thread::spawn(|| {
+        let show = "ip route show 10.80.2.9 metric 157 protocol static";
+        for round in 0..ROUNDS {
+            run("ip route replace 10.80.2.9 via 192.0.2.3 metric 157 protocol static");
+            assert_ne!(run(show), "", "overwritten in round {round}");
+            run("ip route del 10.80.2.9 metric 157 protocol static");
+        }
+    });
+    let (mut syncs, mut changed) = (0, 0);
+    while !others.is_finished() {
+        let report = world.network.sync_routes(&tables[syncs % 2]).await.unwrap();
+        assert!(report.failures.is_empty(), "{report:?}");
+        changed += report.changed;
+        syncs += 1;
+    }
+    others.join().unwrap();
+    println!("{changed} of {syncs} tables changed the route beside {ROUNDS} of others");
+    let report = world.network.sync_routes(&tables[0]).await.unwrap();
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!(gateway_of("10.80.2.9"), "192.0.2.3");
+    assert_eq!(run("ip route show 10.80.2.9 | wc -l").trim(), "1");
+}
+
+#[tokio::test]
+async fn an_agent_starts_into_a_table_full_of_its_own_old_routes() {
+    const OLD: u32 = 20_000;
+    let mut batch = String::from("nexthop add id 1610612737 via 192.0.2.77 dev uplink proto 157\n");
+    for n in 0..OLD {
+        batch += &format!(
+            "route add 10.{}.{}.{}/32 nhid 1610612737 proto 157 metric 157\n",
+            100 + (n >> 16),
+            n >> 8 & 255,
+            n & 255
+        );
+    }
+    // One that is wanted still, by way of a node that is no more.
+    batch += "route add 10.80.2.0/24 nhid 1610612737 proto 157 metric 157\n";
+    let world = World::ready().await;
+    std::fs::write("/run/batch", batch).unwrap();
+    run("ip -batch /run/batch");
+    let report = world.network.sync_routes(&two_peers()).await.unwrap();
+    let counts = (report.added, report.changed, report.removed, report.in_place);
+    assert_eq!(counts, (2, 1, OLD as usize, 0));
+    assert_eq!(run(&format!("{OURS} | wc -l")).trim(), "3");
+    assert!(!run("ip nexthop").contains("1610612737"));
 }
 
 #[tokio::test]
@@ -101,6 +178,7 @@ async fn a_peer_out_of_reach_is_reported_and_the_others_are_served() {
 async fn what_the_kernel_and_others_took_away_comes_back() {
     let damages = [
         "ip route flush protocol 157",
+        "ip route append 10.80.2.0/24 via 192.0.2.3 protocol 157 metric 157",
         "ip nexthop flush proto 157",
         "ip route flush table main; ip route add 192.0.2.0/24 dev uplink",
         "ip link set uplink down; ip link set uplink up",

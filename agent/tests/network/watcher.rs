@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use dwell_agent::network::linux::{LinuxConfig, LinuxNetwork};
 use dwell_agent::network::{Disturbances, Network as _, RouteTable};
 
 use crate::world::{NEIGHBOUR, World, db, host as host_network, peer, run, web};
@@ -105,6 +106,41 @@ async fn a_flood_of_foreign_changes_hides_nothing() {
     run("ip -batch /run/batch");
     let seen = disturbances.wait_for(|now| now.routes > 0);
     tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn notifications_that_found_no_room_are_made_up_for() {
+    let world = World::ready().await;
+    let config = LinuxConfig { notification_bytes: 1, ..LinuxConfig::default() };
+    let network = LinuxNetwork::new(&config).unwrap();
+    network.sync_routes(&table()).await.unwrap();
+    let disturbances = network.disturbances();
+    let before = *disturbances.borrow();
+    let batch: String = (0..2000)
+        .map(|n| format!("route add 100.64.{}.{}/32 dev uplink\n", n >> 8, n & 255))
+        .collect();
+    std::fs::write("/run/batch", batch).unwrap();
+    let start = Instant::now();
+    // Foreign routes disturb nobody; that they are too many to be read does.
+    while disturbances.borrow().host == before.host {
+        assert!(start.elapsed() < Duration::from_secs(30), "nothing was lost");
+        run("ip -batch /run/batch; ip route flush root 100.64.0.0/16");
+    }
+    let now = *disturbances.borrow();
+    assert!(now.sandboxes > before.sandboxes && now.routes > before.routes, "{now:?}");
+    drop(world);
+}
+
+#[tokio::test]
+async fn the_rule_that_leads_to_our_routes_comes_back() {
+    let world = World::ready().await;
+    run("ip rule del lookup main; ip rule add from 192.0.2.9 lookup main");
+    world.network.ensure_host(&host_network()).await.unwrap();
+    assert!(run("ip rule").contains("32766:\tfrom all lookup main proto"), "{}", run("ip rule"));
+    run("ip rule del from 192.0.2.9; ip rule del proto 157; ip rule add lookup main pref 32766");
+    let other = run("ip rule");
+    world.network.ensure_host(&host_network()).await.unwrap();
+    assert_eq!(run("ip rule"), other, "somebody else's does as well");
 }
 
 #[tokio::test]

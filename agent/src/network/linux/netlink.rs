@@ -135,26 +135,31 @@ impl Netlink {
     }
 
     /// Sends all `requests` in order, many to a system call, and returns the outcome of each.
-    pub(super) fn batch(&mut self, mut requests: Vec<Request>) -> io::Result<Vec<Outcome>> {
-        let mut outcomes = Vec::with_capacity(requests.len());
-        for chunk in requests.chunks_mut(BATCH_REQUESTS) {
+    pub(super) fn batch(
+        &mut self,
+        requests: impl IntoIterator<Item = Request>,
+    ) -> io::Result<Vec<Outcome>> {
+        let mut requests = requests.into_iter();
+        let mut outcomes = Vec::with_capacity(requests.size_hint().0);
+        let mut chunk = Vec::with_capacity(BATCH_REQUESTS.min(requests.size_hint().0));
+        loop {
+            chunk.extend(requests.by_ref().take(BATCH_REQUESTS));
             // The kernel works through a chunk in order and reports every failure; an
             // acknowledgement of the last one therefore says that all have been dealt with.
-            if let Some(last) = chunk.last_mut() {
-                last.add_flags(NLM_F_ACK);
-            }
-            let first = self.post(chunk)?;
+            let Some(last) = chunk.last_mut() else { return Ok(outcomes) };
+            last.add_flags(NLM_F_ACK);
+            let first = self.post(&mut chunk)?;
             let mut results = vec![Ok(()); chunk.len()];
             let last = chunk.len() - 1;
             self.collect(first, &mut results, |at, _| at == last)?;
             outcomes.append(&mut results);
+            chunk.clear();
         }
-        Ok(outcomes)
     }
 
     /// One request and its outcome.
     pub(super) fn request(&mut self, request: Request) -> io::Result<Outcome> {
-        Ok(self.batch(vec![request])?.pop().unwrap_or(Ok(())))
+        Ok(self.batch([request])?.pop().unwrap_or(Ok(())))
     }
 
     /// Sends an nftables transaction: `begin`, `changes`, `end`. All of it happens or nothing.

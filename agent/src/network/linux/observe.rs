@@ -110,6 +110,7 @@ pub(super) struct Route {
     pub(super) kind: u8,
     pub(super) metric: u32,
     pub(super) link: Option<u32>,
+    pub(super) via: Option<Ipv4Addr>,
     pub(super) nexthop: Option<u32>,
 }
 
@@ -133,6 +134,7 @@ impl Route {
             kind,
             metric: 0,
             link: None,
+            via: None,
             nexthop: None,
         };
         for attribute in attributes(payload, HEADER_BYTES) {
@@ -141,6 +143,7 @@ impl Route {
                 libc::RTA_DST => address = ipv4(value)?,
                 libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
                 libc::RTA_OIF => route.link = u32_at(value, 0),
+                libc::RTA_GATEWAY => route.via = ipv4(value),
                 RTA_NH_ID => route.nexthop = u32_at(value, 0),
                 _ => {}
             }
@@ -149,12 +152,38 @@ impl Route {
         Some(route)
     }
 
-    /// As `ip route` would name it, for people.
-    pub(super) fn describe(&self) -> String {
-        let link = self.link.map(|index| format!(" interface {index}")).unwrap_or_default();
-        format!("{}{link} protocol {} metric {}", self.prefix, self.protocol, self.metric)
+    /// As `ip route` would name it, for people. `name_of` knows the names of interfaces.
+    pub(super) fn describe(&self, name_of: impl Fn(u32) -> Option<String>) -> String {
+        let mut words = self.prefix.to_string();
+        if let Some(via) = self.via {
+            words += &format!(" via {via}");
+        }
+        if let Some(index) = self.link {
+            words += &format!(" dev {}", name_of(index).unwrap_or_else(|| format!("if{index}")));
+        }
+        if let Some(nexthop) = self.nexthop {
+            words += &format!(" nhid {nexthop}");
+        }
+        words += &match PROTOCOLS.iter().find(|(number, _)| *number == self.protocol) {
+            Some((_, name)) => format!(" proto {name}"),
+            None => format!(" proto {}", self.protocol),
+        };
+        words + &format!(" metric {}", self.metric)
     }
 }
+
+/// Those that one is likely to meet, as in iproute2's `rt_protos`.
+const PROTOCOLS: [(u8, &str); 9] = [
+    (2, "kernel"),
+    (3, "boot"),
+    (4, "static"),
+    (11, "zebra"),
+    (12, "bird"),
+    (16, "dhcp"),
+    (157, "dwell"),
+    (186, "bgp"),
+    (188, "ospf"),
+];
 
 /// A neighbour entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

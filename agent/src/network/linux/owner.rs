@@ -2,7 +2,7 @@
 //!
 //! What is remembered here is only what was last asked for; what exists is looked up in the kernel.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::Path;
 
@@ -91,6 +91,7 @@ impl Owner {
         self.host = Some(host.clone());
         first_error([
             self.ensure_settings(&uplinks.names),
+            self.ensure_rule(),
             self.ensure_block(host, &kernel),
             self.ensure_firewall(host),
             iptables::ensure(host.cluster, &uplinks.names),
@@ -147,6 +148,11 @@ impl Owner {
             .map_err(refused(|| "list interfaces".to_owned()))
     }
 
+    /// The interfaces' names by their indexes.
+    pub(super) fn link_names(&mut self) -> Result<HashMap<u32, String>, NetworkError> {
+        Ok(self.links()?.into_iter().map(|link| (link.index, link.name)).collect())
+    }
+
     fn ensure_settings(&self, uplinks: &BTreeSet<String>) -> Result<(), NetworkError> {
         let plain = SETTINGS.map(|(setting, value)| self.sysctls.set(setting, value));
         let neighbours = NEIGHBOURS.map(|(setting, least)| self.sysctls.raise(setting, least));
@@ -187,7 +193,7 @@ impl Owner {
         let mut requests: Vec<_> = existing
             .iter()
             .filter(|route| Some(route.prefix) != wanted)
-            .map(|route| request::delete_route(route.prefix, METRIC_BLOCK))
+            .map(|route| request::delete_route(route))
             .collect();
         let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
         requests.extend(missing.map(|block| request::add_unreachable(block, METRIC_BLOCK)));
@@ -222,8 +228,7 @@ impl Owner {
     fn remove_all_routes(&mut self) -> Result<(), NetworkError> {
         let kernel = self.observe_routes()?;
         let routes = kernel.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
-        let mut requests: Vec<_> =
-            routes.map(|route| request::delete_route(route.prefix, route.metric)).collect();
+        let mut requests: Vec<_> = routes.map(request::delete_route).collect();
         let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
         requests.extend(nexthops.map(Nexthop::delete));
         send(

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -18,6 +18,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::netlink::Request;
+use super::observe::Route;
 use crate::network::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
 
 /// Something that may exist already: leave it alone, or put ours in its place.
@@ -25,8 +26,10 @@ use crate::network::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
 pub(super) enum Mode {
     /// Refused with `EEXIST` if there is one.
     Add,
-    /// Replaces what is there, without a gap.
+    /// Replaces what is there, without a gap, whosever it is.
     Replace,
+    /// Goes behind what is there, and is in force when that has gone.
+    Append,
 }
 
 impl Mode {
@@ -34,6 +37,7 @@ impl Mode {
         match self {
             Self::Add => NLM_F_CREATE | NLM_F_EXCL,
             Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Append => NLM_F_CREATE | NLM_F_APPEND,
         }
     }
 }
@@ -186,9 +190,10 @@ pub(super) fn resolve_route(address: Ipv4Addr) -> Request {
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
-/// `ip route add|replace ADDRESS/32 dev LINK scope link`, as one of ours.
-pub(super) fn set_link_route(address: Ipv4Addr, link: u32, metric: u32, mode: Mode) -> Request {
-    Request::new(RouteNetlinkMessage::NewRoute(link_route(address, link, metric)), mode.flags())
+/// `ip route add ADDRESS/32 dev LINK scope link`, as one of ours.
+pub(super) fn add_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+    let message = link_route(address, link, metric);
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
 /// `ip route del ADDRESS/32 dev LINK`, only if it is ours.
@@ -222,7 +227,7 @@ pub(super) fn add_unreachable(prefix: Ipv4Net, metric: u32) -> Request {
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
-/// `ip route add|replace PREFIX nhid NEXTHOP`, as one of ours.
+/// `ip route add|append PREFIX nhid NEXTHOP`, as one of ours.
 pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: Mode) -> Request {
     let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
     message.header.kind = RouteType::Unicast;
@@ -230,11 +235,15 @@ pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: M
     Request::new(RouteNetlinkMessage::NewRoute(message), mode.flags())
 }
 
-/// `ip route del PREFIX metric METRIC`, only if it is ours.
-pub(super) fn delete_route(prefix: Ipv4Net, metric: u32) -> Request {
-    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+/// `ip route del` of exactly this route of ours, and of none that has taken its place.
+pub(super) fn delete_route(found: &Route) -> Request {
+    let mut message = route(found.prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
     message.header.scope = RouteScope::NoWhere;
-    message.attributes.push(RouteAttribute::Priority(metric));
+    message.attributes.push(RouteAttribute::Priority(found.metric));
+    message.attributes.extend(match (found.nexthop, found.link) {
+        (Some(nexthop), _) => Some(RouteAttribute::NhId(nexthop)),
+        (None, link) => link.map(RouteAttribute::Oif),
+    });
     Request::new(RouteNetlinkMessage::DelRoute(message), 0)
 }
 

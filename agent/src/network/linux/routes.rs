@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 
 use nix::errno::Errno;
 
+use super::netlink::{Outcome, Request};
 use super::nexthop::{Nexthop, nexthops};
 use super::observe::{Address, Route};
 use super::owner::Owner;
-use super::plan::{self, Kernel, PeerRoute, Plan};
+use super::plan::{self, Conflict, Kernel, PeerRoute, Plan};
 use super::refused;
 use super::request::Mode;
 use super::{METRIC_PEER, request};
@@ -18,8 +19,7 @@ impl Owner {
     /// See [`crate::network::Network::sync_routes`].
     pub(super) fn sync_routes(&mut self, table: &RouteTable) -> Result<RouteReport, NetworkError> {
         let kernel = self.observe_routes()?;
-        let plan = plan::plan(table, &kernel);
-        let report = self.carry_out(plan)?;
+        let report = self.carry_out(plan::plan(table, &kernel))?;
         self.exempt_nodes(table.peers.iter().map(|peer| peer.via).collect())?;
         Ok(report)
     }
@@ -34,56 +34,52 @@ impl Owner {
         })
     }
 
-    fn carry_out(&mut self, plan: Plan) -> Result<RouteReport, NetworkError> {
+    fn carry_out(&mut self, plan: Plan<'_>) -> Result<RouteReport, NetworkError> {
         let mut report = RouteReport {
             in_place: plan.in_place,
-            conflicts: plan.conflicts,
+            conflicts: self.name(&plan.conflicts)?,
             failures: plan.failures,
             ..RouteReport::default()
         };
-        let action = || "change routes".to_owned();
 
-        let requests = plan.nexthops.iter().map(|(_, nexthop)| nexthop.set(Mode::Replace));
-        let outcomes = self.route.batch(requests.collect()).map_err(refused(action))?;
+        let requests = plan.nexthops.iter().map(|(_, nexthop, mode)| nexthop.set(*mode));
+        let outcomes = self.change(requests)?;
         let mut refused_nodes = BTreeSet::new();
-        for ((node, nexthop), outcome) in plan.nexthops.into_iter().zip(outcomes) {
+        for ((node, nexthop, _), outcome) in plan.nexthops.into_iter().zip(outcomes) {
             if let Err(refusal) = outcome {
                 let gateway = nexthop.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
                 let reason = format!("cannot use {gateway} as a next hop: {refusal}");
-                refused_nodes.insert(node.clone());
-                report.failures.push(PeerFailure { node, reason });
+                refused_nodes.insert(node);
+                report.failures.push(PeerFailure { node: node.clone(), reason });
             }
         }
 
-        let usable = |mut routes: Vec<PeerRoute>| {
-            routes.retain(|route| !refused_nodes.contains(&route.node));
-            routes
-        };
-        report.added = self.set_routes(&usable(plan.add), Mode::Add, &mut report)?;
-        report.changed = self.set_routes(&usable(plan.change), Mode::Replace, &mut report)?;
+        let (mut add, mut change) = (plan.add, plan.change);
+        for routes in [&mut add, &mut change] {
+            routes.retain(|route| !refused_nodes.contains(route.node));
+        }
+        report.added = self.set_routes(&add, Mode::Add, &mut report)?;
+        report.changed = self.set_routes(&change, Mode::Append, &mut report)?;
+        self.change(plan.replaced.into_iter().map(request::delete_route))?;
 
-        let removals = plan.remove.iter().map(|&prefix| request::delete_route(prefix, METRIC_PEER));
-        let outcomes = self.route.batch(removals.collect()).map_err(refused(action))?;
+        let outcomes = self.change(plan.remove.into_iter().map(request::delete_route))?;
         report.removed = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
         // The last of its routes has gone; one that somebody else uses it for goes with it.
-        let removals = plan.remove_nexthops.iter().map(Nexthop::delete).collect();
-        self.route.batch(removals).map_err(refused(action))?;
+        self.change(plan.remove_nexthops.iter().map(Nexthop::delete))?;
         Ok(report)
     }
 
     /// How many of `routes` are there now; the others are in the report.
     fn set_routes(
         &mut self,
-        routes: &[PeerRoute],
+        routes: &[PeerRoute<'_>],
         mode: Mode,
         report: &mut RouteReport,
     ) -> Result<usize, NetworkError> {
         let requests = routes
             .iter()
-            .map(|route| request::set_peer_route(route.prefix, route.nexthop, METRIC_PEER, mode))
-            .collect();
-        let outcomes =
-            self.route.batch(requests).map_err(refused(|| "change routes".to_owned()))?;
+            .map(|route| request::set_peer_route(route.prefix, route.nexthop, METRIC_PEER, mode));
+        let outcomes = self.change(requests)?;
         let mut done = 0;
         for (route, outcome) in routes.iter().zip(outcomes) {
             let node = route.node.clone();
@@ -102,6 +98,27 @@ impl Owner {
             }
         }
         Ok(done)
+    }
+
+    fn change(
+        &mut self,
+        requests: impl Iterator<Item = Request>,
+    ) -> Result<Vec<Outcome>, NetworkError> {
+        self.route.batch(requests).map_err(refused(|| "change routes".to_owned()))
+    }
+
+    /// The conflicts, for people.
+    fn name(&mut self, conflicts: &[Conflict<'_>]) -> Result<Vec<RouteConflict>, NetworkError> {
+        if conflicts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names = self.link_names()?;
+        let name = |conflict: &Conflict<'_>| RouteConflict {
+            node: conflict.wanted.node.clone(),
+            wanted: conflict.wanted.prefix,
+            holder: conflict.holder.describe(|link| names.get(&link).cloned()),
+        };
+        Ok(conflicts.iter().map(name).collect())
     }
 
     /// Lets instances reach `nodes` under their own address.

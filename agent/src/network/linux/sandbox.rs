@@ -210,24 +210,24 @@ impl Owner {
             .route
             .get(request::match_route(sandbox.address), Route::parse)
             .map_err(refused(|| format!("look up the route to {}", sandbox.address)))?;
-        let set = |mode| {
-            Some(request::set_link_route(sandbox.address, outside.index, METRIC_INSTANCE, mode))
-        };
+        let ours = request::add_link_route(sandbox.address, outside.index, METRIC_INSTANCE);
         let Some(route) = found.ok().flatten().filter(|route| route.prefix.prefix_len() == 32)
         else {
-            return Ok(set(request::Mode::Add));
+            return Ok(Some(ours));
         };
         if route.protocol != ROUTE_PROTOCOL {
-            return Err(address_taken(sandbox, route.describe()));
+            let names = self.link_names()?;
+            let holder = route.describe(|link| names.get(&link).cloned());
+            return Err(address_taken(sandbox, holder));
         }
         match route.link {
             Some(index) if index == outside.index => Ok(None),
             Some(index) => {
                 self.retire_older(sandbox, index)?;
-                Ok(set(request::Mode::Replace))
+                Ok(Some(ours))
             }
             // It leads to the node from which the instance has just moved here.
-            None => Ok(set(request::Mode::Add)),
+            None => Ok(Some(ours)),
         }
     }
 
@@ -277,7 +277,7 @@ fn complete_inside(sandbox: &Sandbox, inside: &mut Netlink, mtu: u32) -> Result<
     }
     let gateway = ipnet::Ipv4Net::from(GATEWAY);
     if !routes.iter().any(|route| route.prefix == gateway && route.link == Some(eth0.index)) {
-        missing.push(request::set_link_route(GATEWAY, eth0.index, 0, request::Mode::Add));
+        missing.push(request::add_link_route(GATEWAY, eth0.index, 0));
     }
     // Any default route will do: a workload with the right to may have chosen another.
     if !routes.iter().any(|route| route.prefix.prefix_len() == 0) {

@@ -101,6 +101,7 @@ mod tests {
             kind: libc::RTN_UNICAST,
             metric,
             link: Some(link),
+            via: None,
             nexthop: None,
         }
     }

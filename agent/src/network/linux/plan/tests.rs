@@ -26,38 +26,41 @@ fn empty_kernel() -> Kernel {
 
 fn foreign(prefix: &str, metric: u32) -> Route {
     let prefix = net(prefix);
-    Route { prefix, protocol: 2, kind: 1, metric, link: Some(9), nexthop: None }
+    Route { prefix, protocol: 2, kind: 1, metric, link: Some(9), via: None, nexthop: None }
 }
 
 /// What the kernel shows after `plan` has been carried out.
-fn carry_out(plan: &Plan, mut kernel: Kernel) -> Kernel {
-    for (_, nexthop) in &plan.nexthops {
-        kernel.nexthops.retain(|existing| existing.id != nexthop.id);
-        kernel.nexthops.push(*nexthop);
+fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
+    let Kernel { addresses, mut nexthops, mut routes } = kernel.clone();
+    for (_, nexthop, mode) in &plan.nexthops {
+        let existed = nexthops.len();
+        nexthops.retain(|existing| existing.id != nexthop.id);
+        assert_eq!(*mode == Mode::Replace, existed > nexthops.len());
+        nexthops.push(*nexthop);
     }
-    let touched = |route: &Route| {
-        plan.remove.contains(&route.prefix)
-            || plan.change.iter().any(|change| change.prefix == route.prefix)
-    };
-    kernel.routes.retain(|route| !(is_ours(route) && touched(route)));
-    for route in plan.add.iter().chain(&plan.change) {
-        kernel.routes.push(Route {
-            prefix: route.prefix,
-            protocol: ROUTE_PROTOCOL,
-            kind: 1,
-            metric: METRIC_PEER,
-            link: None,
-            nexthop: Some(route.nexthop),
-        });
-    }
-    kernel.nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
-    kernel
+    routes.extend(plan.add.iter().chain(&plan.change).map(ours));
+    routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
+    nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
+    Kernel { addresses, nexthops, routes }
 }
 
-fn is_fixpoint(plan: &Plan) -> bool {
+fn ours(route: &PeerRoute<'_>) -> Route {
+    Route {
+        prefix: route.prefix,
+        protocol: ROUTE_PROTOCOL,
+        kind: 1,
+        metric: METRIC_PEER,
+        link: None,
+        via: None,
+        nexthop: Some(route.nexthop),
+    }
+}
+
+fn is_fixpoint(plan: &Plan<'_>) -> bool {
     plan.nexthops.is_empty()
         && plan.add.is_empty()
         && plan.change.is_empty()
+        && plan.replaced.is_empty()
         && plan.remove.is_empty()
         && plan.remove_nexthops.is_empty()
 }
@@ -71,9 +74,11 @@ fn a_new_table_is_added_and_then_in_place() {
         ],
         exceptions: vec![exception("10.80.1.7", "b")],
     };
-    let first = plan(&table, &empty_kernel());
+    let kernel = empty_kernel();
+    let first = plan(&table, &kernel);
     assert_eq!((first.nexthops.len(), first.add.len()), (2, 3));
-    let second = plan(&table, &carry_out(&first, empty_kernel()));
+    let kernel = carry_out(&first, &kernel);
+    let second = plan(&table, &kernel);
     assert!(is_fixpoint(&second));
     assert_eq!(second.in_place, 3);
 }
@@ -82,7 +87,7 @@ fn a_new_table_is_added_and_then_in_place() {
 fn a_readdressed_peer_costs_one_nexthop_and_no_route() {
     let old =
         RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
-    let kernel = carry_out(&plan(&old, &empty_kernel()), empty_kernel());
+    let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
     let new =
         RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.99")], exceptions: Vec::new() };
     let plan = plan(&new, &kernel);
@@ -95,11 +100,26 @@ fn a_moved_exception_is_changed_not_removed() {
     let peers =
         vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
     let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
-    let kernel = carry_out(&plan(&old, &empty_kernel()), empty_kernel());
+    let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
     let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
     let plan = plan(&new, &kernel);
     assert_eq!(plan.change.len(), 1);
+    assert_eq!(plan.replaced.len(), 1);
     assert!(plan.remove.is_empty() && plan.add.is_empty());
+}
+
+#[test]
+fn of_a_change_that_was_cut_short_the_old_route_goes() {
+    let peers =
+        vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
+    let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
+    let mut kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
+    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
+    let before = kernel.clone();
+    kernel.routes.extend(plan(&new, &before).change.iter().map(ours));
+    let plan = plan(&new, &kernel);
+    assert_eq!((plan.in_place, plan.remove.len()), (3, 1));
+    assert!(is_fixpoint(&super::plan(&new, &carry_out(&plan, &kernel))));
 }
 
 #[test]
@@ -135,7 +155,8 @@ fn a_peer_out_of_reach_does_not_hold_up_the_others() {
         ],
         exceptions: vec![exception("10.80.9.9", "unknown")],
     };
-    let plan = plan(&table, &empty_kernel());
+    let kernel = empty_kernel();
+    let plan = plan(&table, &kernel);
     assert_eq!(plan.add.len(), 1);
     let failed: Vec<_> = plan.failures.iter().map(|failure| failure.node.as_str()).collect();
     assert_eq!(failed, ["far", "own", "unknown"]);
@@ -182,8 +203,8 @@ proptest! {
     fn one_pass_reaches_the_fixpoint(old in any_table(), new in any_table(), metric in 0_u32..400) {
         let mut start = empty_kernel();
         start.routes.push(foreign("10.80.3.0/24", metric));
-        let kernel = carry_out(&plan(&old, &start), start);
-        let kernel = carry_out(&plan(&new, &kernel), kernel);
+        let kernel = carry_out(&plan(&old, &start), &start);
+        let kernel = carry_out(&plan(&new, &kernel), &kernel);
         let again = plan(&new, &kernel);
         prop_assert!(is_fixpoint(&again), "{again:?}");
         prop_assert!(kernel.routes.contains(&foreign("10.80.3.0/24", metric)));
