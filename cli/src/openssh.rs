@@ -13,6 +13,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
+use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
 use ssh_key::private::{Ed25519Keypair, PrivateKey};
@@ -64,11 +65,7 @@ impl Login {
         let known_hosts = known_hosts(&info)?;
 
         let failed = |error| Failure::Other(format!("cannot keep a key for this login: {error}"));
-        let directory = tempfile::Builder::new()
-            .prefix("dwell-ssh-")
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(place())
-            .map_err(failed)?;
+        let directory = directory().map_err(failed)?;
         let file = |name: &str, text: &str| {
             let path = directory.path().join(name);
             let mut file =
@@ -154,15 +151,23 @@ fn exit_code(status: WaitStatus) -> ExitCode {
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1).into()
 }
 
-/// A directory for the key's directory, in memory if possible, whose name needs no quotes in a
+/// A new directory that is this person's alone, in memory if possible, whose path needs no quotes in a
 /// configuration.
-fn place() -> PathBuf {
+fn directory() -> io::Result<TempDir> {
     let plain = |path: &PathBuf| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-        path.is_dir() && path.to_str().is_some_and(|path| path.chars().all(plain))
+        path.to_str().is_some_and(|path| path.starts_with('/') && path.chars().all(plain))
     };
-    let candidates = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(env::temp_dir())];
-    candidates.into_iter().flatten().find(plain).unwrap_or_else(|| "/tmp".into())
+    let make = |place: PathBuf| {
+        tempfile::Builder::new()
+            .prefix("dwell-ssh-")
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(place)
+    };
+    let places = [env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from), Some(env::temp_dir())];
+    // The first may belong to somebody else, as after `su`.
+    let mut made = places.into_iter().flatten().filter(plain).map(make);
+    made.find_map(Result::ok).map_or_else(|| make("/tmp".into()), Ok)
 }
 
 /// The value of ssh's `ProxyCommand` that leads to instances of this controller.
@@ -237,7 +242,7 @@ pub(crate) fn split_user<'a>(
     // Further characters mean something to OpenSSH or to a shell that it starts.
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-+$".contains(c);
     if user.is_empty() || user.starts_with('-') || !user.chars().all(fits) {
-        let shown = dwell_core::instance::sanitize(&user, 80);
+        let shown = sanitize(&user, 80);
         return Err(Failure::Usage(format!(
             "{shown:?} cannot be a user's name; choose another with --user"
         )));

@@ -93,7 +93,9 @@ impl Cp {
         for place in &mut places {
             if let Place::Instance { user, name, .. } = place {
                 *name = names::instance(&mut client, name).await?;
-                users.push(user.clone());
+                if !users.contains(user) {
+                    users.push(user.clone());
+                }
             }
         }
         let login = Login::prepare(&mut client, target, users).await?;

@@ -77,6 +77,9 @@ impl DoctorView {
 
 /// The worst of all nodes first, each with the command below it, ready to be copied.
 fn people(view: &DoctorView, all: bool) -> String {
+    if view.nodes.is_empty() {
+        return "No host has joined yet. Make a token with `dwell node token`.\n".into();
+    }
     let text = |text: &str| sanitize(text, TEXT_MAX);
     let mut shown = String::new();
     for node in view.nodes.iter().filter(|node| !node.problem.is_empty()) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use dwell_core::id::KeySetName;
+use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 
 use super::Fleet;
@@ -165,7 +166,7 @@ impl Rm {
             keys.extend(found.iter().filter(|key| key.is_meant_by(text)).cloned());
             if keys.len() == before {
                 // Nobody should believe that a key has gone because its name was mistyped.
-                let shown = dwell_core::instance::sanitize(text, 80);
+                let shown = sanitize(text, 80);
                 return Err(Failure::NotFound(format!(
                     "there is no key {shown:?} in {name}, and none was removed; see `dwell key ls {name}`"
                 )));
@@ -222,7 +223,7 @@ fn read(file: &Path) -> Result<(String, String), Failure> {
 fn said(keys: &[PublicKey], what: &str) -> Result<(), Failure> {
     let line = |key: &PublicKey| {
         let shown = format!("{} {}", key.fingerprint, key.comment);
-        format!("{} {what}\n", dwell_core::instance::sanitize(&shown, 200))
+        format!("{} {what}\n", sanitize(&shown, 200))
     };
     print(&keys.iter().map(line).collect::<String>())
 }
