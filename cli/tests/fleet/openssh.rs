@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::TcpListener;
@@ -117,8 +119,7 @@ async fn scp_gets_paths_as_they_are() {
 async fn the_key_is_removed_when_a_login_is_ended() {
     let fake = Fake::start(starting());
     let machine = Machine::new("echo here; exec sleep 1000");
-    for (told, code) in [(rustix::process::Signal::TERM, 143), (rustix::process::Signal::HUP, 129)]
-    {
+    for (told, code) in [(Signal::TERM, 143), (Signal::HUP, 129)] {
         let mut child =
             machine.command(&fake, &["ssh", "web-0"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -129,6 +130,26 @@ async fn the_key_is_removed_when_a_login_is_ended() {
         assert_eq!(status.code(), Some(code));
         assert!(machine.is_clean());
     }
+}
+
+#[tokio::test]
+async fn a_login_that_is_suspended_gives_the_shell_back() {
+    let fake = Fake::start(starting());
+    let machine = Machine::new("kill -STOP $$; exit 5");
+    let mut child = machine.command(&fake, &["ssh", "web-0"]).process_group(0).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let stopped = async {
+        // `pid (name) T …`
+        while !fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains(") T ") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(LIMIT, stopped).await.unwrap();
+    let group = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    kill_process_group(group, Signal::CONT).unwrap();
+    let status = timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(5));
+    assert!(machine.is_clean());
 }
 
 #[tokio::test]
