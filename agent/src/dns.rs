@@ -3,7 +3,7 @@
 //! ```text
 //!   instances ──▶ 169.254.1.1:53 ──┐                ┌──▶ directory: names of the zone, reverse names
 //!                                  ├──▶ answer() ───┤
-//!   others ─────▶ dns.listen ──────┘                └──▶ the host's resolvers, for instances and this host only
+//!   others ─────▶ dns.listen ──────┘                └──▶ the host's resolvers, for instances
 //! ```
 //!
 //! It answers from what the node holds on disk, so it does without the controller. Nothing is cached and nothing
@@ -12,7 +12,8 @@
 //!
 //! Invariants:
 //! - what is asked within the zone or the range is never passed on, whether the name exists or not;
-//! - who is neither an instance nor this host gets no other names than the cluster's;
+//! - who is neither an instance nor this host gets no other names than the cluster's, and this host not from its
+//!   own resolvers: a resolver of the host that asks here for everything would go in circles;
 //! - a directory that has not arrived is a failure, not a name that does not exist.
 
 pub mod answer;

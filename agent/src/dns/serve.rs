@@ -182,8 +182,10 @@ impl Server {
             (IpAddr::V4(client), Some(names)) => names.cluster.contains(&client),
             _ => false,
         };
-        // This host sends from the address that it asks, or from another of its loopback.
-        let may_forward = client.is_loopback() || client == asked_at || is_instance(client);
+        // This host sends from the address that it asks, or from another of its loopback. Its own resolvers
+        // may be who asks, so it is not for it that they are asked.
+        let is_host = client.is_loopback() || client == asked_at;
+        let may_forward = is_instance(client) || is_host && self.upstreams.are_configured();
         let client = Client { may_forward, asked_at, transport };
         answer::answer(query, names, client, self.chance.draw())
     }

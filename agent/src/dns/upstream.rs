@@ -45,6 +45,11 @@ impl Upstreams {
         Self { configured, files, ourselves, read, preferred }
     }
 
+    /// Whether they are the operator's choice, and not the host's resolvers.
+    pub(super) fn are_configured(&self) -> bool {
+        !self.configured.is_empty()
+    }
+
     /// The servers, the one that answered last first, with their numbers for [`Upstreams::prefer`].
     pub(super) fn in_order(&self) -> impl Iterator<Item = (usize, SocketAddr)> + use<> {
         let servers = self.servers();

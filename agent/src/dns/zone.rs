@@ -233,8 +233,8 @@ impl Look<'_> {
         })
     }
 
-    /// Whose an address is. This looks through all instances, 0.5 ms for 100,000 of them: the question is
-    /// rare, and an index would cost every node more memory than all else that names need.
+    /// Whose an address is. This looks through all instances: the question is rare, and an index would
+    /// cost every node more memory than all else that names need.
     fn holder(&self, apex: Name, address: Ipv4Addr) -> Found {
         let mut instances = self.names.directory.instances.iter();
         let Some((holder, _)) = instances.find(|(_, instance)| instance.address == address) else {

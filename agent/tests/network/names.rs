@@ -226,6 +226,13 @@ async fn other_hosts_get_the_zone_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_hosts_resolvers_are_not_asked_for_the_host() {
+    let _node = Node::with(1, &[]).await;
+    let other = ask(Place::Host, GATEWAY, "example.com.", RecordType::A).await.unwrap();
+    assert_eq!(other.metadata.response_code, ResponseCode::Refused);
+}
+
+#[tokio::test]
 async fn forged_late_and_missing_replies() {
     // The first server is dead, the second refuses, and somebody guesses before the third answers.
     let _node = Node::with(1, &["127.0.0.1:5301", "127.0.0.1:5302", "127.0.0.1:5303"]).await;
