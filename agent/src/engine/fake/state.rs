@@ -213,7 +213,11 @@ impl State {
             restarts_asked: assigned.restarts_asked,
             details: None,
         };
-        let details = Details { limits: assigned.template.resources, ..Details::default() };
+        let details = Details {
+            limits: assigned.template.resources,
+            own_ssh: assigned.template.command == ["sshd"],
+            ..Details::default()
+        };
         let container = FakeContainer { seen, details, image: image.clone(), output: Vec::new() };
         self.containers.insert(id.clone(), container);
         self.tell(&id, EventKind::Changed, now);
@@ -231,6 +235,7 @@ impl State {
             pid: Some(pid),
             started_at: Some(now),
             limits: container.details.limits,
+            own_ssh: container.details.own_ssh,
             ..Details::default()
         };
         container.output.extend_from_slice(b"started\n");

@@ -286,7 +286,15 @@ impl Owner {
         let Some(seen) = self.observed.instances.get_mut(name) else { return };
         match effect {
             Effect::Nothing => {}
-            Effect::Made(container) => seen.containers.push(container),
+            Effect::Made(container) => {
+                let id = container.id.clone();
+                seen.containers.push(container);
+                // One that replaces another is looked at before it is started: its image may bring an SSH
+                // server, and then port 22 has to be free.
+                if seen.containers.len() > 1 {
+                    self.doubt(name, Some(&id));
+                }
+            }
             Effect::Changed(container) => {
                 let before = seen.containers.iter().position(|one| one.id == container.id);
                 let before = before.map(|at| seen.containers.swap_remove(at));

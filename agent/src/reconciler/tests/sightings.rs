@@ -29,3 +29,21 @@ async fn what_was_seen_last_stands_while_the_engine_is_away() {
     host.engine.up();
     drop(timeout(LIMIT, agent.reconciler.sightings().wait_for(is_seen)).await.unwrap().unwrap());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_image_with_an_ssh_server_is_known_before_it_replaces_one_without() {
+    let mut host = Host::new().await;
+    let mut agent = host.start();
+    host.declare(["web-0"], 1, "a");
+    agent.all_running(1).await;
+    host.engine.stall(Operation::Start);
+    host.change("web-0", |one| one.template.command = vec!["sshd".to_owned()]);
+    let mut sightings = agent.reconciler.sightings();
+    let is_known = sightings.wait_for(|all| {
+        all.as_ref().is_some_and(|all| all.values().all(|one| one.own_ssh == Some(true)))
+    });
+    drop(timeout(LIMIT, is_known).await.unwrap().unwrap());
+    assert_eq!(host.engine.count(Operation::Start), 1, "started before it was looked at");
+    host.engine.release(Operation::Start);
+    agent.status("web-0", |one| one.phase == Phase::Running && one.generation.0 == 2).await;
+}
