@@ -99,7 +99,6 @@ fn become_process(
         set_no_new_privs(true).restriction("no_new_privs")?;
         container.filter.install()?;
     }
-    sys::default_signals();
     let shell = command::shell_of(&account, is_program);
     let mut environment =
         environment(&process.env, &account, shell.unwrap_or_default(), &start.environment);

@@ -33,6 +33,8 @@ pub(super) fn run() -> ExitCode {
 fn serve() -> io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     rustix::thread::set_name(c"dwell-enter")?;
+    // For all children.
+    sys::default_signals();
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     rustix::stdio::dup2_stdin(OpenOptions::new().read(true).write(true).open("/dev/null")?)?;
 

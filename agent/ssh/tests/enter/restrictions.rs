@@ -1,9 +1,14 @@
 //! A process is as restricted as `docker exec` in the same container makes it.
 
-use dwell_core::ssh::SshContainer;
-use dwell_ssh::enter::{Exit, Work};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
-use crate::world::{World, outcome, request};
+use dwell_core::ssh::SshContainer;
+use dwell_ssh::enter::{Enter, Exit, Work};
+
+use crate::world::{World, outcome, request, start_ticks};
 
 /// Shows all that restricts a process, and what it has of elsewhere.
 const SHOW: &str = r#"
@@ -94,4 +99,56 @@ async fn nothing_of_the_host_gets_in() {
     let keyring =
         world.output(&container, "root", "cat /proc/keys 2>/dev/null | grep -c _ses || true").await;
     assert!(keyring.trim().parse::<u32>().unwrap() <= 1, "{keyring}");
+}
+
+/// As Docker's `userns-remap` makes it, by hand: that would need users of the host's.
+#[tokio::test(flavor = "multi_thread")]
+async fn root_is_another_user_in_a_user_namespace() {
+    let directory = tempfile::tempdir().unwrap();
+    let (run, bundle) = (directory.path().join("run"), directory.path().join("bundle"));
+    fs::create_dir_all(run.join("bundles")).unwrap();
+    fs::create_dir(&bundle).unwrap();
+    let config = r#"{"process": {"cwd": "/", "env": ["A=1"], "user": {"uid": 4242, "gid": 8},
+        "capabilities": {"bounding": ["CAP_CHOWN"]}}, "linux": {}}"#;
+    fs::write(bundle.join("config.json"), config).unwrap();
+    symlink(&bundle, run.join("bundles/c1")).unwrap();
+
+    let mut container = Command::new("unshare")
+        .args(["--user", "--mount", "--uts", "--ipc", "--net", "cat"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let proc = format!("/proc/{}", container.id());
+    let own = fs::read_link("/proc/self/ns/net").unwrap();
+    let start = std::time::Instant::now();
+    while fs::read_link(format!("{proc}/ns/net")).unwrap() == own {
+        assert!(start.elapsed() < crate::world::PATIENCE, "no namespaces");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for map in ["uid_map", "gid_map"] {
+        fs::write(format!("{proc}/{map}"), "0 100000 65536").unwrap();
+    }
+    let enter = Enter::with_program(run, Path::new(env!("CARGO_BIN_EXE_dwell-ssh"))).unwrap();
+    let place = SshContainer {
+        id: "c1".to_owned(),
+        pid: container.id(),
+        start_ticks: start_ticks(container.id()),
+    };
+    let show = "id -u; id -g; cat /proc/self/uid_map; grep ^CapEff /proc/self/status; chown 9 / || echo refused";
+    for (login, ids, capabilities) in
+        [("nobody-here", "4242\n8\n", "0000000000000000"), ("root", "0\n0\n", "0000000000000001")]
+    {
+        let session =
+            enter.start(request(&place, login, Work::Command(show.to_owned()))).await.unwrap();
+        let shown = outcome(session).await;
+        let map = "         0     100000      65536\n";
+        assert_eq!(
+            shown.output,
+            format!("{ids}{map}CapEff:\t{capabilities}\nrefused\n"),
+            "{}",
+            shown.errors
+        );
+    }
+    drop(container.stdin.take());
+    container.wait().unwrap();
 }

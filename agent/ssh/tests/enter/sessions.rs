@@ -114,6 +114,11 @@ async fn streams_ends_and_signals() {
     world.docker(&["rm", "--force", &container.id]);
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     assert_eq!(timeout(PATIENCE, session.control.wait()).await.unwrap(), killed("KILL"));
+    let groups = || {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten();
+        hierarchies.filter(|one| one.path().join("docker").join(&container.id).exists()).count()
+    };
+    world.until("the helper has left the container's cgroups", || groups() == 0).await;
     let gone = world.enter.start(request(&container, "root", Work::Shell)).await.unwrap_err();
     assert_eq!(gone.failure, Failure::Gone);
     assert!(gone.to_string().starts_with("cannot enter web-0: its container has ended"));

@@ -96,13 +96,11 @@ impl World {
         let fixed = ["run", "--detach", "--network=none"];
         let id = self.docker(&[&fixed[..], options, &[image], command].concat());
         let pid = self.docker(&["inspect", "--format={{.State.Pid}}", &id]).parse().unwrap();
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let ticks = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap();
         // As dwell-oci does, which is not the runtime here.
         let tasks = "exec/containerd/daemon/io.containerd.runtime.v2.task/moby";
         let bundle = self.directory.path().join(tasks).join(&id);
         symlink(bundle, self.directory.path().join("run/bundles").join(&id)).unwrap();
-        SshContainer { id, pid, start_ticks: ticks.parse().unwrap() }
+        SshContainer { id, pid, start_ticks: start_ticks(pid) }
     }
 
     pub(crate) fn docker(&self, arguments: &[&str]) -> String {
@@ -219,6 +217,12 @@ pub(crate) async fn outcome(session: Session) -> Outcome {
     let exit = tokio::time::timeout(PATIENCE, read).await.expect("the process ends");
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Outcome { output: text(written), errors: text(complaints), exit }
+}
+
+/// When a process started, as `/proc/PID/stat` tells it.
+pub(crate) fn start_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_whitespace().nth(19).unwrap().parse().unwrap()
 }
 
 fn option(name: &str, path: &Path) -> String {
