@@ -77,7 +77,7 @@ impl Dns {
             addresses.push(SocketAddr::new(IpAddr::V4(GATEWAY), PORT));
         }
         for address in addresses {
-            parts.spawn(Arc::clone(&server).listen(address));
+            parts.spawn(Arc::clone(&server).keep(address));
         }
         // None of them ends, but there may be none.
         while parts.join_next().await.is_some() {}

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::answer::{self, Answer, Client, HEADER_BYTES, Transport};
 use super::forward::{self, Chance, framed};
@@ -32,7 +33,7 @@ const STREAM_LIMIT: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(5);
 /// Questions at other servers, and how many of them may be one client's.
 const FORWARDS: (usize, usize) = (256, 64);
-/// Streams, and how many of them may be one client's.
+/// Streams at one address, and how many of them may be one client's.
 const STREAMS: (usize, usize) = (64, 16);
 
 /// What answers, wherever it was asked.
@@ -43,7 +44,6 @@ pub(super) struct Server {
     upstreams: Upstreams,
     chance: Chance,
     forwards: Arc<Places>,
-    streams: Arc<Places>,
 }
 
 impl Server {
@@ -53,12 +53,22 @@ impl Server {
         upstreams: Upstreams,
     ) -> Self {
         let forwards = Places::new(FORWARDS.0, FORWARDS.1);
-        let streams = Places::new(STREAMS.0, STREAMS.1);
-        Self { assignment, directories, upstreams, chance: Chance::default(), forwards, streams }
+        Self { assignment, directories, upstreams, chance: Chance::default(), forwards }
     }
 
-    /// Answers at `address` until the task is dropped; waits for it to be free.
-    pub(super) async fn listen(self: Arc<Self>, address: SocketAddr) {
+    /// Answers at `address` until the task is dropped.
+    pub(super) async fn keep(self: Arc<Self>, address: SocketAddr) {
+        loop {
+            let listening = Arc::clone(&self).listen(address);
+            let listening = AbortOnDropHandle::new(tokio::spawn(listening));
+            // It ends by a panic only, which was reported: no question may keep the agent from its other work.
+            drop(listening.await);
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Waits for `address` to be free, and answers there.
+    async fn listen(self: Arc<Self>, address: SocketAddr) {
         let mut complaint = String::new();
         let (datagrams, streams) = loop {
             match bind(address).await {
@@ -114,6 +124,7 @@ impl Server {
     }
 
     async fn serve_streams(self: &Arc<Self>, listener: TcpListener, asked_at: IpAddr) {
+        let places = Places::new(STREAMS.0, STREAMS.1);
         loop {
             let (stream, client) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -123,7 +134,7 @@ impl Server {
                     continue;
                 }
             };
-            let Some(place) = self.streams.take(client.ip()) else { continue };
+            let Some(place) = places.take(client.ip()) else { continue };
             let server = Arc::clone(self);
             tokio::spawn(async move {
                 if let Err(error) = server.serve_stream(stream, client.ip(), asked_at).await {

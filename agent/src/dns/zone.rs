@@ -81,16 +81,7 @@ impl Look<'_> {
         self.reverse(labels.strip_suffix(&["in-addr", "arpa"])?)
     }
 
-    /// The zone's start of authority, which also says how long may be kept that there is nothing.
-    pub(super) fn authority(&self, apex: &Name, ttl: u32) -> Option<Record> {
-        let serial = (self.names.directory.revision.0 & u64::from(u32::MAX)) as u32;
-        let hostmaster = self.in_zone("hostmaster")?;
-        let server = self.in_zone("ns.dns")?;
-        let soa = SOA::new(server, hostmaster, serial, 3600, 600, 86400, NEGATIVE_TTL_S);
-        Some(Record::from_rdata(apex.clone(), ttl, RData::SOA(soa)))
-    }
-
-    /// The same with an answer that there is nothing.
+    /// What goes with an answer without records: it says for how long there is nothing.
     pub(super) fn nothing(&self, apex: &Name) -> Option<Record> {
         self.authority(apex, NEGATIVE_TTL_S)
     }
@@ -106,6 +97,13 @@ impl Look<'_> {
             }
             _ => Found::nowhere(apex),
         }
+    }
+
+    fn authority(&self, apex: &Name, ttl: u32) -> Option<Record> {
+        let serial = (self.names.directory.revision.0 & u64::from(u32::MAX)) as u32;
+        let (server, hostmaster) = (self.in_zone("ns.dns")?, self.in_zone("hostmaster")?);
+        let soa = SOA::new(server, hostmaster, serial, 3600, 600, 86400, NEGATIVE_TTL_S);
+        Some(Record::from_rdata(apex.clone(), ttl, RData::SOA(soa)))
     }
 
     fn apex(&self, apex: Name) -> Found {
