@@ -30,7 +30,7 @@ pub struct DirectoryWorkload {
     /// Ports that its instances listen on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<ServicePort>,
-    /// Its labels, for selectors.
+    /// Its labels and those of its containers, for selectors; its own win.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
 }

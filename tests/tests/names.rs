@@ -14,7 +14,7 @@ workloads:
     image: hello
     replicas: 3
     network: {expose: [8080]}
-    healthcheck: {exec: [test, '!', -e, /ill], interval: 200ms, retries: 1}
+    healthcheck: {test: [CMD, test, '!', -e, /ill], interval: 200ms, retries: 1}
   client:
     image: hello
     replicas: 3

@@ -149,14 +149,14 @@ impl Model {
             return shown.remove(name).is_some();
         };
         let spec = &workload.spec;
-        let same = |old: &DirectoryWorkload| {
-            old.ports == spec.template.expose && old.labels == spec.labels
-        };
-        if shown.get(name).is_some_and(same) {
+        // Who selects by a label does not care whether it was put on the workload or on its containers.
+        let mut labels = spec.template.labels.clone();
+        labels.extend(spec.labels.clone());
+        let new = DirectoryWorkload { ports: spec.template.expose.clone(), labels };
+        if shown.get(name) == Some(&new) {
             return false;
         }
-        let (ports, labels) = (spec.template.expose.clone(), spec.labels.clone());
-        shown.insert(name.clone(), DirectoryWorkload { ports, labels });
+        shown.insert(name.clone(), new);
         true
     }
 

@@ -209,9 +209,12 @@ impl Stat {
     fn parse(line: &str) -> Option<Self> {
         // The second field is the program's name in parentheses and may contain anything.
         let mut fields = line.rsplit_once(')')?.1.split_ascii_whitespace();
-        let alive = !matches!(fields.next()?, "Z" | "X");
+        let ended = matches!(fields.next()?, "Z" | "X");
         let parent = fields.next()?.parse().ok()?;
-        let start_ticks = fields.nth(17)?.parse().ok()?;
+        let threads: u32 = fields.nth(15)?.parse().ok()?;
+        let start_ticks = fields.nth(1)?.parse().ok()?;
+        // A killed process holds its files and locks until the last of its threads has ended.
+        let alive = !ended || threads > 1;
         alive.then_some(Self { parent, start_ticks })
     }
 }
@@ -229,8 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn a_zombie_is_not_alive() {
-        assert!(Stat::parse(&LINE.replace(" S ", " Z ")).is_none());
+    fn a_zombie_is_not_alive_unless_a_thread_of_it_is() {
+        let zombie = LINE.replace(" S ", " Z ");
+        assert!(Stat::parse(&zombie).is_none());
+        assert!(Stat::parse(&zombie.replace(" 20 0 1 0 1234", " 20 0 3 0 1234")).is_some());
     }
 
     #[test]
