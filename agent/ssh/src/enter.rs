@@ -5,15 +5,17 @@
 //! that it was made of (user, environment, capabilities, seccomp).
 //!
 //! ```text
-//!   dwell-ssh ──spawns──► helper (this program, re-executed, on the host)
-//!       ▲ ▲                 │ verifies the container, reads its bundle, opens its cgroups,
-//!       │ │                 │ setns, clone (the child is dwell-ssh's), reports the child, ends
-//!       │ └── pid, pidfd ───┘
-//!       │                   └─► child (in the container's namespaces)
-//!       └── terminal, agent socket ──│ joins the cgroups, drops all privileges, execs (or is the SFTP server)
+//!   dwell-ssh ──spawns──► helper (this program, re-executed), one for each container that is in use
+//!       ▲ ▲                 │ verifies the container, reads its bundle, joins its cgroups, enters its namespaces
+//!       │ │                 │ for each session: clone (the child is dwell-ssh's)
+//!       │ └── pid, pidfd ───┤
+//!       │                   └─► child, in the container's process namespace, too
+//!       └── terminal, agent socket ──│ takes on all restrictions, then execs (or is the SFTP server)
 //! ```
 //!
-//! So a session costs one process, the user's own, and dwell-ssh is its parent.
+//! So a session costs one process, the user's own, and dwell-ssh is its parent. What takes long is done once: to move
+//! into a cgroup of version 1 waits for the kernel's RCU, up to 20 ms. A helper stays for [`IDLE`] after the
+//! last start.
 //!
 //! Invariants:
 //! - Nothing of the host gets in: no descriptor, environment, directory, limit, keyring or privilege.

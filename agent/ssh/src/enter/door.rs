@@ -101,32 +101,33 @@ impl Door {
             io::ErrorKind::InvalidInput => Failure::TooLarge { limit: MAX_BYTES }.into(),
             _ => StartError::Broken(error),
         })?;
-        // Ours of theirs are closed, so that the other side's end is seen.
+        // Nobody here holds the other side's ends, so that their end is seen.
         drop(theirs);
         let ends = pipes.map(|pipes| pipes.ours);
 
         let session = Socket::new(ours).step(what)?;
         let mut process = None;
-        let mut ready = None;
-        // The two come from different processes, in any order.
-        while process.is_none() || ready.is_none() {
+        let mut made = None;
+        // They come from two processes, in any order. Also a child that failed has to be waited for.
+        while process.is_none() || made.is_none() {
             match session.receive().await.map_err(StartError::Broken)? {
                 Some((Report::Cloned { pid }, descriptors)) => {
                     let pidfd = descriptors.into_iter().next().ok_or("no descriptor").step(what)?;
                     process = Some(Control::adopt(pid, pidfd).step(what)?);
                 }
                 Some((Report::Ready { terminal, agent }, descriptors)) => {
-                    ready = Some(Ready::new(terminal, agent, descriptors).step(what)?);
+                    made = Some(Ready::new(terminal, agent, descriptors).step(what));
                 }
-                Some((Report::Failed(failure), _)) => return Err(failure.into()),
+                Some((Report::Failed(failure), _)) => made = Some(Err(failure)),
                 Some((Report::Opened { .. }, _)) => {}
                 None => break,
             }
         }
-        match (process, ready) {
-            (Some(control), Some(ready)) => {
+        match (process, made) {
+            (Some(control), Some(Ok(ready))) => {
                 ready.into_session(control, ends).step(what).map_err(StartError::Failed)
             }
+            (_, Some(Err(failure))) => Err(failure.into()),
             // Killed by its own filter of system calls, for one.
             (Some(mut control), None) => {
                 let exit = control.wait().await;
@@ -202,8 +203,11 @@ impl Ready {
     }
 
     fn into_session(self, control: Control, pipes: Option<Ends>) -> io::Result<Session> {
-        let (agent_listener, agent_directory) = self.agent.unzip();
-        let mut control = control.with_agent(agent_directory);
+        let mut control = control;
+        let agent_listener = self.agent.map(|(listener, directory)| {
+            control.keep(directory);
+            listener
+        });
         let (input, output, errors) = match (self.terminal, pipes) {
             (Some(terminal), _) => {
                 let (input, output) = control.with_terminal(terminal)?;

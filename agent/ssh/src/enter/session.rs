@@ -92,10 +92,9 @@ impl Control {
         Ok(Self { group, exit, terminal: None, _agent: None })
     }
 
-    pub(super) fn with_agent(self, agent: Option<AgentDirectory>) -> Self {
-        let mut control = self;
-        control._agent = agent;
-        control
+    /// Takes the directory of the agent's socket, which goes when this is dropped.
+    pub(super) fn keep(&mut self, agent: AgentDirectory) {
+        self._agent = Some(agent);
     }
 
     /// Takes the master of the process's terminal; returns what is written to and read from it.

@@ -46,7 +46,8 @@ async fn a_process_is_restricted_as_by_docker_exec() {
         &["--cap-add=SYS_ADMIN", "--security-opt=seccomp=unconfined"],
         &["--security-opt=no-new-privileges"],
         &["--security-opt=no-new-privileges", "--user=1000"],
-        &["--ulimit=nofile=100:200", "--ulimit=core=0", "--oom-score-adj=300"],
+        // Both the same: of two, runc sometimes takes the higher for `docker exec`.
+        &["--ulimit=nofile=200:200", "--ulimit=core=0", "--oom-score-adj=300"],
         &["--memory=64m", "--cpus=0.5", "--pids-limit=20"],
         &["--cgroupns=private"],
         &["--pid=host"],
