@@ -29,9 +29,11 @@ pub(super) async fn findings() -> Vec<Finding> {
 fn look() -> Facts {
     let release = reading::line("/proc/sys/kernel/osrelease").unwrap_or_default();
     let modules = modules(&release);
+    // A kernel without modules has built in what it has, and no list of it.
+    let is_modular = reading::line("/proc/modules").is_some_and(|loaded| !loaded.is_empty());
     let has = |name: &str| {
-        let is_there = |module: &String| module == name;
-        Path::new("/sys/module").join(name).exists() || modules.iter().any(is_there)
+        let is_listed = modules.iter().any(|module| module == name);
+        !is_modular || is_listed || Path::new("/sys/module").join(name).exists()
     };
     Facts {
         nexthops: Path::new("/proc/sys/net/ipv4/nexthop_compat_mode").exists(),
@@ -83,8 +85,16 @@ fn judge(facts: &Facts) -> Vec<Finding> {
         (facts.nexthops, "nexthop objects (Linux 5.8 or later)", upgrade),
         (facts.pidfd, "pidfds (Linux 5.3 or later)", upgrade),
         (facts.namespaces, "network namespaces", upgrade),
-        (facts.veth, "veth interfaces", "modprobe veth"),
-        (facts.nf_tables, "nf_tables", "modprobe nf_tables"),
+        (
+            facts.veth,
+            "veth interfaces (after an upgrade its modules may be gone until the next boot)",
+            "modprobe veth",
+        ),
+        (
+            facts.nf_tables,
+            "nf_tables (after an upgrade its modules may be gone until the next boot)",
+            "modprobe nf_tables",
+        ),
         (
             controller("cpu"),
             "the cpu controller of control groups",

@@ -61,10 +61,11 @@ fn judge(tried: &[Tried], sandbox_mtu: Option<u32>) -> Vec<Finding> {
     let mut findings: Vec<_> =
         tried.iter().filter_map(|tried| problem(&tried.name, &tried.probe, sandbox_mtu)).collect();
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            CHECK,
-            format!("{} other nodes answer, also to full packets", tried.len()),
-        ));
+        let message = match tried.len() {
+            0 => "there are no other nodes".to_owned(),
+            count => format!("{count} other nodes answer, also to full packets"),
+        };
+        findings.push(Finding::ok(CHECK, message));
     }
     findings
 }

@@ -1,4 +1,5 @@
 mod connect;
+mod look;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;

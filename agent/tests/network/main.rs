@@ -11,6 +11,7 @@
 
 mod cleanup;
 mod docker;
+mod doctor;
 mod firewall;
 mod isolation;
 mod names;
