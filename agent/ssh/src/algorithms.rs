@@ -1,7 +1,7 @@
 //! How connections are protected: the algorithms of a modern OpenSSH, as far as `russh` has them, and nothing weaker.
 //!
-//! Left out of what `russh` could do: everything with SHA-1, CBC, finite-field Diffie-Hellman, MACs that are not computed over
-//! the ciphertext, compression, passwords.
+//! Left out of what `russh` could do: everything with SHA-1, CBC, finite-field Diffie-Hellman, MACs that are
+//! not computed over the ciphertext, compression, passwords.
 
 use std::borrow::Cow;
 use std::time::Duration;

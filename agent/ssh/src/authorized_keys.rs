@@ -3,9 +3,10 @@
 //! Pure. Invariant: a line never gives more than it says. An option that we do not know, or that we cannot enforce,
 //! makes the whole line invalid, whatever stands beside it; so does a key that is too weak.
 //!
-//! Honoured as in `sshd(8)`: `restrict`, `[no-]pty`, `[no-]port-forwarding`, `[no-]agent-forwarding`, `command=`, `from=`,
-//! `expiry-time=` (UTC without a `Z` too), `permitopen=`, `permitlisten=`, `cert-authority`, `principals=`. Without effect, because dwell
-//! has nothing of the sort: `[no-]x11-forwarding`, `[no-]user-rc`, `no-touch-required`, and `environment=`, as with sshd's default.
+//! Honoured as in `sshd(8)`: `restrict`, `[no-]pty`, `[no-]port-forwarding`, `[no-]agent-forwarding`,
+//! `command=`, `from=`, `expiry-time=` (UTC without a `Z` too), `permitopen=`, `permitlisten=`,
+//! `cert-authority`, `principals=`. Without effect, because dwell has nothing of the sort:
+//! `[no-]x11-forwarding`, `[no-]user-rc`, `no-touch-required`, and `environment=`, as with sshd's default.
 
 mod options;
 

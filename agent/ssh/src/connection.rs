@@ -6,13 +6,15 @@
 //!       └── a limit is reached ──┴──────────────────────────────────────────────────────┘
 //! ```
 //!
-//! `russh` owns the connection's loop and calls the [`Connection`] from it. Nothing there waits for anything: what
-//! does, a process or a forwarded connection, is a task of its own, which ends when its channel or the connection does.
+//! `russh` owns the connection's loop and calls the [`Connection`] from it. Nothing there waits for anything:
+//! what does, a process or a forwarded connection, is a task of its own, which ends when its channel or the
+//! connection does.
 
 mod channels;
 mod forward;
 mod handler;
 mod login;
+mod requests;
 mod session;
 mod stream;
 

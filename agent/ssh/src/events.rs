@@ -1,7 +1,8 @@
 //! Events on their way to the agent, one line of JSON each, over a socket that it listens on.
 //!
-//! Invariants: reporting never waits. While the agent is away at most [`QUEUE`] events wait for it; beyond that the oldest are dropped, and
-//! how many is logged. Refusals of one address at one instance are told at once and then once per minute.
+//! Invariants: reporting never waits. While the agent is away at most [`QUEUE`] events wait for it; beyond that
+//! the oldest are dropped, and how many is logged. Refusals of one address at one instance are told at once and
+//! then once per minute.
 
 mod refusals;
 

@@ -11,8 +11,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::intake::Intake;
 
-/// A stream that is read only while [`Intake`] is open, and neither read nor written once it is cut. Reader and writer have
-/// to be polled by the same task.
+/// A stream that is read only while [`Intake`] is open, and neither read nor written once it is cut. Reader and
+/// writer have to be polled by the same task.
 pub(crate) struct Gate<S> {
     stream: S,
     intake: Arc<Intake>,

@@ -1,7 +1,7 @@
 //! How many connections there may be, and who has failed too often to be heard.
 //!
-//! Pure: time comes in. Invariants: every count belongs to connections that are there, so that maps are bounded by the
-//! connections; failures are counted for a bounded number of addresses.
+//! Pure: time comes in. Invariants: every count belongs to connections that are there, so that maps are bounded
+//! by the connections; failures are counted for a bounded number of addresses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

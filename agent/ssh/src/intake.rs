@@ -5,14 +5,18 @@
 //! channels here but through these queues, which never make the loop wait, and which are kept short in two ways:
 //!
 //! ```text
-//!   a channel's queue > LAG          its window is refilled by TRICKLE bytes only, so that a client that heeds windows sends next to
-//!                                    nothing; each such packet makes the connection's reader pause, a little longer each time
+//!   a channel's queue > LAG          its window is refilled by TRICKLE bytes only: a client that heeds windows
+//!                                    sends next to nothing. Each such packet makes the connection's reader
+//!                                    pause, a little longer each time
 //!   a connection's queues > LIMIT    nothing more is read from the connection until they are shorter
 //! ```
 //!
-//! Invariant: what waits in a connection is at most [`LIMIT`] and one packet, whatever the client does. A slow reader
-//! harms other connections never, and other channels of its own connection only if several of them lag at a time. Meanwhile the
-//! connection's loop goes on to write, so that a process that reads only after its output was taken never waits for itself.
+//! Invariant: what waits in a connection is at most [`LIMIT`] and one packet, whatever the client does. So a slow
+//! reader never harms other connections. It harms other channels of its own only if those send a lot meanwhile:
+//! `russh` has one size for the refills of all channels, so that theirs let some through to the slow one; a reader
+//! that then takes nothing at all for a while loses its channel (`connection/stream.rs`). The connection's loop
+//! goes on to write in any case, so that a process that reads only after its output was taken never waits for
+//! itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,8 +57,8 @@ impl Intake {
     pub(crate) fn queue(self: &Arc<Self>) -> (Inlet, Outlet) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
-        let inlet = Inlet { intake: Arc::clone(self), waiting, sender: Some(sender) };
-        (inlet, Outlet { receiver })
+        let outlet = Outlet { intake: Arc::clone(self), waiting: Arc::clone(&waiting), receiver };
+        (Inlet { intake: Arc::clone(self), waiting, sender: Some(sender) }, outlet)
     }
 
     /// Ready when the connection's reader may go on; until when to pause, if it is known.
@@ -133,6 +137,8 @@ impl Inlet {
 /// Where a channel's data is taken from.
 #[derive(Debug)]
 pub(crate) struct Outlet {
+    intake: Arc<Intake>,
+    waiting: Arc<AtomicUsize>,
     receiver: mpsc::UnboundedReceiver<Chunk>,
 }
 
@@ -140,6 +146,12 @@ impl Outlet {
     /// The next data; nothing at the end. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Chunk> {
         self.receiver.recv().await
+    }
+
+    /// Whether nothing more is read from the connection, and this channel is among those whose readers lag.
+    pub(crate) fn holds_everybody_up(&self) -> bool {
+        self.intake.waiting.load(Ordering::Acquire) > LIMIT
+            && self.waiting.load(Ordering::Acquire) > LAG
     }
 }
 

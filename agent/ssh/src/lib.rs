@@ -9,7 +9,8 @@
 //! ```
 //!
 //! A process of its own, so that an agent that is restarted or upgraded cuts no session. What passes between
-//! the two is [`dwell_core::ssh`]. Pure parts, which read bytes of others: [`authorized_keys`], [`pattern`], [`auth`], [`guard`].
+//! the two is [`dwell_core::ssh`]. Pure parts, which read bytes of others: [`authorized_keys`], [`pattern`],
+//! [`auth`], [`guard`].
 
 pub mod algorithms;
 pub mod auth;

@@ -44,7 +44,9 @@ fn run(cli: &Cli) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let ended = runtime.block_on(daemon::run(&cli.run_dir));
+    // Those who go into containers leave this directory.
+    let run_dir = std::path::absolute(&cli.run_dir).context("--run-dir")?;
+    let ended = runtime.block_on(daemon::run(&run_dir));
     runtime.shutdown_background();
     ended.map_err(Into::into)
 }

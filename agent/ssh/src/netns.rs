@@ -1,7 +1,7 @@
 //! Sockets inside a network namespace.
 //!
-//! A socket belongs for ever to the namespace that its thread was in when it was made. So a thread of its own enters the
-//! namespace, makes the socket and ends; no other thread ever leaves the host's namespace.
+//! A socket belongs for ever to the namespace that its thread was in when it was made. So a thread of its own
+//! enters the namespace, makes the socket and ends; no other thread ever leaves the host's namespace.
 
 use std::fs::File;
 use std::io;

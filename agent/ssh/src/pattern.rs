@@ -1,6 +1,7 @@
 //! What options of keys and certificates are compared with: lists of client addresses, and targets of forwarding.
 //!
-//! Pure. Names of clients are not looked up: a host name in `from=` matches nobody, and one with a `!` in front is an error.
+//! Pure. Names of clients are not looked up: a host name in `from=` matches nobody, and one with a `!` in front
+//! is an error.
 
 use std::net::IpAddr;
 

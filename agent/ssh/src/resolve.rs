@@ -1,8 +1,8 @@
 //! What a name means inside a sandbox, for connections forwarded into it.
 //!
-//! Asked is the sandbox's gateway, as the instance's own `resolv.conf` says, from inside the sandbox; the node's agent answers there.
-//! If nobody answers, as while the agent is being upgraded, the host's resolver is asked. The container's `/etc/hosts`
-//! is not read: it is the container's.
+//! Asked is the sandbox's gateway, as the instance's own `resolv.conf` says, from inside the sandbox; the
+//! node's agent answers there. If nobody answers, as while the agent is being upgraded, the host's resolver is
+//! asked. The container's `/etc/hosts` is not read: it is the container's.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,8 +1,8 @@
 //! What there is to serve: the files that the agent writes, read, checked and watched.
 //!
-//! The task in [`keep`] owns this state. It reads everything once the directory is there, then what changes, and publishes it:
-//! who is trusted as one [`Trust`], every instance as a [`Served`] of its own, whose end is the end of the channel.
-//! Connections look at both again for each log-in and command.
+//! The task in [`keep`] owns this state. It reads everything once the directory is there, then what changes,
+//! and publishes it: who is trusted as one [`Trust`], every instance as a [`Served`] of its own, whose end is
+//! the end of the channel. Connections look at both again for each log-in and command.
 //!
 //! Invariants: a file that cannot be used is logged and changes nothing, so the last good one stays in force; what is
 //! gone from the directory is no longer served; files and their number are bounded.

@@ -17,8 +17,8 @@ pub(super) struct Claims<'a> {
     options: KeyOptions,
 }
 
-/// Reads a certificate; nothing if it is not one for users, not for now, not for the client's address, or says something
-/// critical that we do not know.
+/// Reads a certificate; nothing if it is not one for users, not for now, not for the client's address, or says
+/// something critical that we do not know.
 pub(super) fn read<'a>(certificate: &'a Certificate, asking: Asking<'_>) -> Option<Claims<'a>> {
     let sound = certificate.cert_type() == CertType::User
         && !certificate.valid_principals().is_empty()
@@ -50,8 +50,8 @@ pub(super) fn read<'a>(certificate: &'a Certificate, asking: Asking<'_>) -> Opti
 }
 
 impl Claims<'_> {
-    /// What the certificate and the options of its authority's line permit together; nothing if both force a command, and
-    /// not the same.
+    /// What the certificate and the options of its authority's line permit together; nothing if both force a
+    /// command, and not the same.
     pub(super) fn permit(self, whose: String, line: Option<&KeyOptions>) -> Option<Permit> {
         let mut options = self.options;
         if let Some(line) = line {

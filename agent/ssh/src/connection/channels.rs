@@ -1,7 +1,7 @@
 //! The channels of a connection: what comes in for each, and the task that serves it.
 //!
-//! Invariants: every channel is in the table until its task has ended or the client closes it; a task ends with the connection,
-//! and a while after its channel at the most. At most [`MOST`] are open at a time.
+//! Invariants: every channel is in the table until its task has ended or the client closes it; a task ends with
+//! the connection, and a while after its channel at the most. At most [`MOST`] are open at a time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -87,8 +87,8 @@ impl Channels {
         self.0.entered.notify_waiters();
     }
 
-    /// Waits until the connection's loop has entered a channel that the client confirmed; false if the client has closed it
-    /// again by now.
+    /// Waits until the connection's loop has entered a channel that the client confirmed; false if the client
+    /// has closed it again by now.
     pub(super) async fn entered(&self, id: ChannelId) -> bool {
         let there = async {
             loop {

@@ -1,7 +1,7 @@
 //! Forwarding: connections of the client into the sandbox, connections of the sandbox to the client, and its agent.
 //!
-//! Both ends of a forwarded TCP connection behave as if they were programs in the instance: they use its network namespace, and names mean what they
-//! mean there.
+//! Both ends of a forwarded TCP connection behave as if they were programs in the instance: they use its
+//! network namespace, and names mean what they mean there.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -78,7 +78,8 @@ pub(super) struct Incoming {
     pub(super) port: u32,
 }
 
-/// Which address a client means that wants `address` to be listened on; nothing if it has to be a name that we cannot know.
+/// Which address a client means that wants `address` to be listened on; nothing if it has to be a name that we
+/// cannot know.
 pub(super) fn listen_address(address: &str) -> Option<IpAddr> {
     match address {
         "" | "*" => Some(Ipv4Addr::UNSPECIFIED.into()),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use russh::server::{Handle, Msg};
 use russh::{ChannelWriteHalf, Sig};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::channels::Channels;
 use super::{forward, stream};
@@ -125,13 +125,17 @@ impl Running {
                     finish(outputs, steer(control, self.steering), self.terminal).await
                 };
                 let agents = forward::agents(agent_listener, &self.handle, &self.channels);
+                let agents = async {
+                    agents.await;
+                    Ok(())
+                };
+                let inputs = async { tokio::try_join!(agents, stream::pour(input, stdin)) };
                 tokio::select! {
                     exit = work => exit,
-                    // Neither is the end.
-                    never = async {
-                        tokio::join!(stream::pour(input, stdin), agents);
-                        std::future::pending().await
-                    } => never,
+                    Err(error) = inputs => {
+                        info!(%error, "a session is ended");
+                        return drop(self.write.close().await);
+                    }
                 }
             }
             Err(message) => {
@@ -152,7 +156,8 @@ impl Running {
     }
 }
 
-/// Waits for the end of the process and of its output: all of it through pipes, as sshd does, and what a terminal still holds.
+/// Waits for the end of the process and of its output: all of it through pipes, as sshd does, and what a
+/// terminal still holds.
 async fn finish(
     outputs: impl Future<Output = Result<(), russh::Error>>,
     exited: impl Future<Output = Exit>,

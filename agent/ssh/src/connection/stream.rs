@@ -14,16 +14,52 @@ const PIECE: usize = 32 * 1024;
 const CLOSING: Duration = Duration::from_secs(5);
 /// How long what a client sent before it closed a channel may take to arrive.
 const ARRIVING: Duration = Duration::from_secs(60);
+/// How long the reader of one channel may hold its whole connection up without reading anything.
+const STUCK: Duration = Duration::from_secs(10);
+
+/// Why a channel is closed before its time.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StreamError {
+    /// Its reader reads nothing, and the whole connection waits for that.
+    #[error("nobody reads what the client sends, and its whole connection waits for that")]
+    Stuck,
+    /// The connection is gone.
+    #[error("the connection is gone")]
+    Gone(#[from] russh::Error),
+}
 
 /// Writes what comes in to `writer` and ends it. If that takes no more, what comes in is dropped.
-pub(super) async fn pour(mut outlet: Outlet, mut writer: impl AsyncWrite + Unpin) {
+///
+/// # Errors
+/// [`StreamError::Stuck`].
+pub(super) async fn pour(
+    mut outlet: Outlet,
+    mut writer: impl AsyncWrite + Unpin,
+) -> Result<(), StreamError> {
     while let Some(chunk) = outlet.next().await {
-        if writer.write_all(&chunk).await.is_err() {
-            return;
+        tokio::select! {
+            biased;
+            written = writer.write_all(&chunk) => {
+                if written.is_err() {
+                    return Ok(());
+                }
+            }
+            () = stuck(&outlet) => return Err(StreamError::Stuck),
         }
     }
     // What cannot be ended is ended by being dropped.
     drop(writer.shutdown().await);
+    Ok(())
+}
+
+/// Waits until the connection has to be freed of this channel.
+async fn stuck(outlet: &Outlet) {
+    loop {
+        tokio::time::sleep(STUCK).await;
+        if outlet.holds_everybody_up() {
+            return;
+        }
+    }
 }
 
 /// Sends what `reader` has until it ends, breaks or the channel does.
@@ -46,30 +82,37 @@ pub(super) async fn send(
     }
 }
 
-/// Connects a stream and a channel until both directions have ended, and closes the channel. `closed` says that the client closed it:
-/// what it sent before that still arrives.
+/// Connects a stream and a channel until both directions have ended, and closes the channel. `closed` says that
+/// the client closed it: what it sent before that still arrives.
 pub(super) async fn bridge(
     stream: impl AsyncRead + AsyncWrite,
     outlet: Outlet,
     write: &ChannelWriteHalf<Msg>,
     closed: CancellationToken,
-) -> Result<(), russh::Error> {
+) -> Result<(), StreamError> {
     let (reader, writer) = tokio::io::split(stream);
-    let back = closed.run_until_cancelled(async {
-        send(reader, write, None).await?;
-        write.eof().await
-    });
+    let back = async {
+        let sent = closed.run_until_cancelled(async {
+            send(reader, write, None).await?;
+            write.eof().await
+        });
+        sent.await.unwrap_or(Ok(())).map_err(StreamError::from)
+    };
     let too_late = async {
         closed.cancelled().await;
         tokio::time::sleep(ARRIVING).await;
     };
-    tokio::select! {
-        ((), back) = async { tokio::join!(pour(outlet, writer), back) } => back.unwrap_or(Ok(()))?,
+    let carried = tokio::select! {
+        carried = async { tokio::try_join!(pour(outlet, writer), back) } => carried,
         () = too_late => return Ok(()),
+    };
+    if carried.is_ok() {
+        // The client closes it next. `russh` forgets only those channels wholly that the client closed first.
+        let closing = tokio::time::sleep(CLOSING);
+        if closed.run_until_cancelled(closing).await.is_none() {
+            return Ok(());
+        }
     }
-    // The client closes it next. `russh` forgets only those channels wholly that the client closed first.
-    match closed.run_until_cancelled(tokio::time::sleep(CLOSING)).await {
-        Some(()) => write.close().await,
-        None => Ok(()),
-    }
+    write.close().await?;
+    carried.map(drop)
 }

@@ -9,7 +9,7 @@ fn open(intake: &Intake) -> bool {
     matches!(intake.poll_open(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
 }
 
-const PACKET: [u8; 32 * 1024] = [0; 32 * 1024];
+static PACKET: [u8; 32 * 1024] = [0; 32 * 1024];
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_lags_slows_its_client_down() {

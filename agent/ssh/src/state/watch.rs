@@ -55,8 +55,8 @@ impl Watch {
             | AddWatchFlags::IN_ONLYDIR;
         let top = inotify.add_watch(dir, flags)?;
         let instances = inotify.add_watch(&dir.join("instances"), flags)?;
-        // SAFETY: the inotify instance owns its descriptor, always the same, and closes it when it is dropped, which is after it was
-        // deregistered: the registration owns it and does that first.
+        // SAFETY: the inotify instance owns its descriptor, always the same, and closes it when it is dropped,
+        // which is after it was deregistered: the registration owns it and does that first.
         let inotify =
             unsafe { AsyncFd::register_with_interest(Descriptor(inotify), Interest::READABLE) }
                 .map_err(|error| error.into_parts().1)?;

@@ -42,9 +42,9 @@ fn expect_echo(
     assert!(back == sent, "{} of {length} bytes came back", back.len());
 }
 
-fn expect_echo_from(stream: TcpStream, length: usize) {
+fn expect_echo_from(stream: &TcpStream, length: usize) {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    expect_echo(&stream, &stream, || stream.shutdown(Shutdown::Write).unwrap(), length);
+    expect_echo(stream, stream, || stream.shutdown(Shutdown::Write).unwrap(), length);
 }
 
 /// A client with `options` that forwards ports, the first of which is `port` of its own.
@@ -80,11 +80,11 @@ fn local_ports_to_inside() {
     serve_echoes(world.listen("i", (LOOPBACK, 7000)).unwrap());
     let _client = forwarder(&world, &["-L", "6000:127.0.0.1:7000"], 6000);
     for _ in 0..3 {
-        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 5_000_000);
+        expect_echo_from(&world.connect("c", (LOOPBACK, 6000)).unwrap(), 5_000_000);
     }
     // More at a time than one connection may have, one after the other.
     for _ in 0..100 {
-        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 10);
+        expect_echo_from(&world.connect("c", (LOOPBACK, 6000)).unwrap(), 10);
     }
 }
 
@@ -99,7 +99,7 @@ fn socks_to_inside() {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(answer[..4], [5, 0, 5, 0], "{answer:?}");
-    expect_echo_from(stream, 100_000);
+    expect_echo_from(&stream, 100_000);
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn remote_ports_to_the_client() {
     let said = client.said("Allocated port");
     let port: u16 = said.split_whitespace().nth(2).unwrap().parse().unwrap();
     for _ in 0..3 {
-        expect_echo_from(world.connect("i", (LOOPBACK, port)).unwrap(), 2_000_000);
+        expect_echo_from(&world.connect("i", (LOOPBACK, port)).unwrap(), 2_000_000);
     }
     assert!(world.connect("c", (INSTANCE, port)).is_err(), "on the loopback address alone");
     drop(client);
@@ -126,7 +126,7 @@ fn remote_ports_where_the_client_says() {
     let mut command = world.ssh("owner");
     let _client = Background::start(command.args(["-N", "-R", "*:80:127.0.0.1:7000", INSTANCE]));
     let stream = eventually("it is listened on", || world.connect("c", (INSTANCE, 80)).ok());
-    expect_echo_from(stream, 1000);
+    expect_echo_from(&stream, 1000);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn what_a_key_may_not_is_refused() {
     for (options, words) in cases {
         world.key("limited", &[]);
         world.instance(|instance| {
-            instance.authorized_keys = vec![format!("{options} {}", world.read("limited.pub"))]
+            instance.authorized_keys = vec![format!("{options} {}", world.read("limited.pub"))];
         });
         eventually("the key counts", || world.lets_in("limited", &[]).then_some(()));
         let output = run(world
@@ -181,7 +181,7 @@ fn one_that_does_not_read_harms_no_other() {
     let (mut reader, _) = stuck.accept().unwrap();
     // Until nothing is taken for two seconds.
     let filling = std::thread::spawn(move || {
-        let piece = [7; 1 << 16];
+        let piece = vec![7; 1 << 16];
         let mut sent = 0;
         while let Ok(length) = (&writer).write(&piece) {
             sent += length;
@@ -191,7 +191,7 @@ fn one_that_does_not_read_harms_no_other() {
     });
     // The same connection serves another all the while.
     while !filling.is_finished() {
-        expect_echo_from(world.connect("c", (LOOPBACK, 6000)).unwrap(), 1_000_000);
+        expect_echo_from(&world.connect("c", (LOOPBACK, 6000)).unwrap(), 1_000_000);
     }
     let (writer, sent) = filling.join().unwrap();
     let resident = world.resident_kib();
@@ -201,6 +201,31 @@ fn one_that_does_not_read_harms_no_other() {
     let received = io::copy(&mut reader, &mut io::sink()).unwrap();
     assert_eq!(received, sent as u64);
     drop(writer);
+}
+
+#[test]
+fn one_that_never_reads_does_not_hold_its_connection_up_for_ever() {
+    let world = World::new();
+    let stuck = world.listen("i", (LOOPBACK, 7001)).unwrap();
+    let sink = world.listen("i", (LOOPBACK, 7000)).unwrap();
+    let _client =
+        forwarder(&world, &["-L", "6000:127.0.0.1:7000", "-L", "6001:127.0.0.1:7001"], 6000);
+    let writer = world.connect("c", (LOOPBACK, 6001)).unwrap();
+    let (_held, _) = stuck.accept().unwrap();
+    let filling = std::thread::spawn(move || io::copy(&mut io::repeat(7), &mut &writer));
+    // The first one was the forwarder's own.
+    let receiving = std::thread::spawn(move || {
+        let _own = sink.accept().unwrap();
+        io::copy(&mut sink.accept().unwrap().0, &mut io::sink()).unwrap()
+    });
+    let mut sender = world.connect("c", (LOOPBACK, 6000)).unwrap();
+    let length = 300 << 20;
+    io::copy(&mut io::repeat(8).take(length), &mut sender).unwrap();
+    drop(sender);
+    assert_eq!(receiving.join().unwrap(), length);
+    let resident = world.resident_kib();
+    assert!(resident < 96 * 1024, "{resident} KiB are kept of what nobody reads");
+    assert!(filling.join().unwrap().is_err(), "its channel was closed");
 }
 
 #[test]
@@ -222,7 +247,7 @@ fn a_client_that_is_stopped_loses_nothing() {
             input.write_all(&sent).unwrap();
             drop(input);
         });
-        let mut piece = [0; 1 << 16];
+        let mut piece = vec![0; 1 << 16];
         while back.len() < sent.len() {
             if back.len() % 7 == 0 {
                 signal("-STOP");

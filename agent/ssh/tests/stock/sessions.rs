@@ -239,3 +239,15 @@ fn a_session_ends_with_its_container() {
     let status = eventually("it ends", || client.0.try_wait().unwrap());
     assert!(!status.success());
 }
+
+#[test]
+fn new_keys_in_the_middle_of_a_transfer() {
+    let world = World::new();
+    let _container = world.contain();
+    let mut command = world.ssh("owner");
+    command.args(["-v", "-o", "RekeyLimit=1M", INSTANCE, "head -c 20000000 /dev/zero"]);
+    let output = run(&mut command);
+    assert_eq!(output.stdout.len(), 20_000_000);
+    let rekeyed = text(&output.stderr).matches("SSH2_MSG_NEWKEYS received").count();
+    assert!(rekeyed > 5, "{rekeyed} times");
+}

@@ -1,4 +1,5 @@
-//! Two network namespaces joined by a cable, one with clients in it and one that is an instance's sandbox, and a `dwell-ssh` that serves it.
+//! Two network namespaces joined by a cable, one with clients in it and one that is an instance's sandbox, and
+//! a `dwell-ssh` that serves it.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -114,7 +115,8 @@ impl World {
         self.put("run/ssh/instances/web-0.json", &serde_json::to_vec(&instance).unwrap());
     }
 
-    /// Starts a process in namespaces of its own on the host's files, which does for a container, and says that it is the instance's.
+    /// Starts a process in namespaces of its own on the host's files, which does for a container, and says that
+    /// it is the instance's.
     pub(crate) fn contain(&self) -> Container {
         let bundle = self.path("bundle");
         std::fs::create_dir_all(&bundle).unwrap();

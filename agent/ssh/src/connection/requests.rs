@@ -1,0 +1,170 @@
+//! What a client asks for, judged: log-ins, and what sessions are to be and to run.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use russh::ChannelId;
+use russh::keys::ssh_key::public::KeyData;
+use russh::server::{Auth, Session};
+use tokio::sync::mpsc;
+
+use super::Connection;
+use super::session::{Preparation, Running, STEERING, Stage, Steer};
+use crate::auth::{self, Asking, Keys};
+use crate::enter::{Request, Work};
+use crate::permit::Permit;
+
+/// The command that stands for our SFTP server where a key forces one.
+const INTERNAL_SFTP: &str = "internal-sftp";
+
+impl Connection {
+    /// Decides about a log-in by what is known at this moment.
+    pub(super) fn decide<T>(
+        &self,
+        login: &str,
+        decide: impl FnOnce(Keys<'_>, Asking<'_>) -> T,
+    ) -> Option<T> {
+        // Whoever is no longer served lets nobody in any more.
+        self.instance.has_changed().ok()?;
+        let served = self.instance.borrow().clone();
+        let trust = self.front.trust.borrow().clone();
+        let keys = Keys { trust: &trust, own: &served.keys, sets: served.key_sets.as_deref() };
+        Some(decide(keys, Asking { login, from: self.client.ip(), now: SystemTime::now() }))
+    }
+
+    pub(super) fn conclude(
+        &mut self,
+        login: &str,
+        permit: Option<Permit>,
+        key: &KeyData,
+        called: &str,
+    ) -> Auth {
+        match permit {
+            Some(permit) => {
+                self.login.accepted(login, permit);
+                Auth::Accept
+            }
+            None => {
+                self.login.refused(login, auth::describe(key, called));
+                Auth::reject()
+            }
+        }
+    }
+
+    /// Runs `work` on a session's channel, or what its key forces.
+    pub(super) fn begin(
+        &mut self,
+        id: ChannelId,
+        work: Work,
+        session: &mut Session,
+    ) -> Result<(), russh::Error> {
+        let (wishes, steering) = mpsc::channel(STEERING);
+        let preparation = self.channels.stage(id, |stage| {
+            match std::mem::replace(stage, Stage::Running(wishes)) {
+                Stage::Preparing(preparation) => Some(preparation),
+                running @ Stage::Running(_) => {
+                    *stage = running;
+                    None
+                }
+            }
+        });
+        let (Some(Some(preparation)), Some(permit)) = (preparation, self.login.permit()) else {
+            return session.channel_failure(id);
+        };
+        let Preparation { write, place, mut environment, terminal, agent } = *preparation;
+        let work = match &permit.command {
+            None => work,
+            Some(command) => {
+                environment.extend(original_command(&work));
+                forced(command)
+            }
+        };
+        let (client, server) = (self.client, self.server);
+        environment.extend([
+            (
+                "SSH_CLIENT".to_owned(),
+                format!("{} {} {}", client.ip(), client.port(), server.port()),
+            ),
+            (
+                "SSH_CONNECTION".to_owned(),
+                format!("{} {} {} {}", client.ip(), client.port(), server.ip(), server.port()),
+            ),
+        ]);
+        let has_terminal = terminal.is_some();
+        let served = self.instance.borrow().clone();
+        let request = match served.container.clone() {
+            Some(container) => Ok(Request {
+                container,
+                instance: served.instance.clone(),
+                login: self.login.name().to_owned(),
+                work,
+                environment,
+                terminal,
+                agent_forwarding: agent,
+            }),
+            None => Err(format!(
+                "{0} runs no container at the moment; `dwell inspect {0}` tells why",
+                served.instance
+            )),
+        };
+        let running = Running {
+            front: Arc::clone(&self.front),
+            handle: session.handle(),
+            channels: self.channels.clone(),
+            write,
+            steering,
+            request,
+            terminal: has_terminal,
+        };
+        session.channel_success(id)?;
+        self.channels.spawn(id, |input, closed| async move {
+            let _place = place;
+            closed.run_until_cancelled(running.run(input)).await;
+        });
+        Ok(())
+    }
+
+    /// Changes a session that nothing runs in yet, and answers whether it could.
+    pub(super) fn prepare(
+        &self,
+        id: ChannelId,
+        session: &mut Session,
+        change: impl FnOnce(&mut Preparation) -> bool,
+    ) -> Result<(), russh::Error> {
+        let changed = self.channels.stage(id, |stage| match stage {
+            Stage::Preparing(preparation) => change(preparation),
+            Stage::Running(_) => false,
+        });
+        match changed {
+            Some(true) => session.channel_success(id),
+            _ => session.channel_failure(id),
+        }
+    }
+
+    /// Passes a wish on; one too many is lost, as it would be with a process that does not look.
+    pub(super) fn steer(&self, id: ChannelId, wish: Steer) -> bool {
+        let passed = self.channels.stage(id, |stage| match stage {
+            Stage::Running(wishes) => wishes.try_send(wish).is_ok(),
+            Stage::Preparing(_) => false,
+        });
+        passed == Some(true)
+    }
+}
+
+/// What a key's forced command is.
+fn forced(command: &str) -> Work {
+    match command.split_whitespace().next() {
+        Some(INTERNAL_SFTP) => Work::Sftp,
+        _ => Work::Command(command.to_owned()),
+    }
+}
+
+/// What the client asked for, for the command that it gets instead.
+fn original_command(work: &Work) -> Option<(String, String)> {
+    let command = match work {
+        Work::Shell => return None,
+        Work::Command(command) => command.clone(),
+        Work::Sftp => INTERNAL_SFTP.to_owned(),
+    };
+    Some(("SSH_ORIGINAL_COMMAND".to_owned(), command))
+}
