@@ -221,6 +221,29 @@ async fn what_was_checked_and_has_problems_ends_with_1() {
 }
 
 #[tokio::test]
+async fn resolvers_are_told_of_nodes_that_are_ready_or_of_those_that_are_named() {
+    let node = |address: &str, state: v1::NodeState| v1::Node {
+        name: address.replace('.', "-"),
+        address: address.into(),
+        state: state.into(),
+        ..Default::default()
+    };
+    let nodes = vec![
+        node("192.0.2.11", v1::NodeState::Down),
+        node("192.0.2.12", v1::NodeState::Ready),
+        node("192.0.2.13", v1::NodeState::Ready),
+    ];
+    let fake = Fake::start(State { nodes, ..starting() });
+    let ran = run(&fake, &["dns-config"]).await;
+    assert!(ran.stdout.contains("\nDNS=192.0.2.12 192.0.2.13\nDomains=~dwell "), "{}", ran.stdout);
+    let ran = run(&fake, &["dns-config", "--server", "192.0.2.9:54", "dnsmasq"]).await;
+    assert!(ran.stdout.contains("\nserver=/dwell/192.0.2.9#54\n"), "{}", ran.stdout);
+    let empty = Fake::start(State { nodes: Vec::new(), ..starting() });
+    let ran = run(&empty, &["dns-config", "unbound"]).await;
+    assert!((ran.code, ran.stderr.contains("--server")) == (3, true), "{}", ran.stderr);
+}
+
+#[tokio::test]
 async fn wrong_files_and_arguments_change_nothing() {
     let fake = Fake::start(starting());
     for arguments in [
