@@ -35,6 +35,8 @@ const FILE_NAME: &str = "directory.json";
 const KIND: &str = "dwell-directory 1";
 /// A longer file is not one of ours.
 const FILE_MAX_BYTES: u64 = 64 << 20;
+/// The revision of a whole directory that comes in pieces, until the last one. Nothing has an address at it.
+const INCOMPLETE: Revision = Revision(1);
 /// The least time between two writings; changes in between go together.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// How many times as long as a writing took the disk is left alone.
@@ -44,6 +46,8 @@ const REST_FACTOR: u32 = 20;
 #[derive(Debug)]
 pub struct HeldDirectory {
     published: watch::Sender<Arc<Directory>>,
+    /// The pieces of a whole one whose last has not come yet. Nobody is told of half a directory.
+    coming: Option<Directory>,
     /// Whether a change was lost, so that all of it is needed.
     has_gap: bool,
 }
@@ -52,7 +56,7 @@ impl HeldDirectory {
     /// What was found on disk; an empty one of revision 0 for nothing.
     #[must_use]
     pub fn new(found: Directory) -> Self {
-        Self { published: watch::Sender::new(Arc::new(found)), has_gap: false }
+        Self { published: watch::Sender::new(Arc::new(found)), coming: None, has_gap: false }
     }
 
     /// For those who answer by it.
@@ -61,9 +65,9 @@ impl HeldDirectory {
         self.published.subscribe()
     }
 
-    /// The revision that the next change may build upon; 0 if all of the directory is needed.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
+    /// Begins a stream: the revision that its first change may build upon; 0 if all of the directory is needed.
+    pub fn begin(&mut self) -> Revision {
+        self.coming = None;
         if self.has_gap { Revision(0) } else { self.published.borrow().revision }
     }
 
@@ -72,13 +76,32 @@ impl HeldDirectory {
     /// # Errors
     /// [`DirectoryGap`] if something between was lost: what is held stays, and all of it is needed.
     pub fn apply(&mut self, change: DirectoryChange) -> Result<(), DirectoryGap> {
-        let mut applied = Ok(());
-        self.published.send_if_modified(|held| {
-            applied = Arc::make_mut(held).apply(change);
-            applied.is_ok()
-        });
+        let applied = self.take_in(change);
         self.has_gap = applied.is_err();
         applied
+    }
+
+    fn take_in(&mut self, change: DirectoryChange) -> Result<(), DirectoryGap> {
+        let is_whole = change.base.is_none();
+        match self.coming.take().or_else(|| is_whole.then(Directory::default)) {
+            Some(mut coming) => {
+                coming.apply(change)?;
+                if coming.revision > INCOMPLETE {
+                    self.published.send_replace(Arc::new(coming));
+                } else {
+                    self.coming = Some(coming);
+                }
+                Ok(())
+            }
+            None => {
+                let mut applied = Ok(());
+                self.published.send_if_modified(|held| {
+                    applied = Arc::make_mut(held).apply(change);
+                    applied.is_ok()
+                });
+                applied
+            }
+        }
     }
 }
 

@@ -25,34 +25,55 @@ fn names(directories: &Directories) -> Vec<String> {
 fn after_a_gap_all_of_it_is_asked_for_and_the_old_one_is_still_answered() {
     let mut held = HeldDirectory::new(Directory::default());
     let mut directories = held.subscribe();
-    assert_eq!(held.revision(), Revision(0));
+    assert_eq!(held.begin(), Revision(0));
     held.apply(change(None, 5, "web-0")).unwrap();
     held.apply(change(Some(5), 6, "web-1")).unwrap();
-    assert_eq!(held.revision(), Revision(6));
+    assert_eq!(held.begin(), Revision(6));
     directories.mark_unchanged();
 
     held.apply(change(Some(7), 8, "web-2")).unwrap_err();
-    assert_eq!(held.revision(), Revision(0));
+    assert_eq!(held.begin(), Revision(0));
     assert!(!directories.has_changed().unwrap());
     assert_eq!(names(&directories), ["web-0", "web-1"]);
 
     held.apply(change(None, 8, "web-2")).unwrap();
-    assert_eq!(held.revision(), Revision(8));
+    assert_eq!(held.begin(), Revision(8));
     assert_eq!(names(&directories), ["web-2"]);
+}
+
+#[test]
+fn nobody_sees_half_of_a_directory() {
+    let mut held = HeldDirectory::new(Directory::default());
+    let mut directories = held.subscribe();
+    held.apply(change(None, 5, "web-0")).unwrap();
+    directories.mark_unchanged();
+    held.apply(change(None, 1, "web-1")).unwrap();
+    held.apply(change(Some(1), 1, "web-2")).unwrap();
+    assert!(!directories.has_changed().unwrap());
+
+    // The stream breaks: it goes on from what is held, or begins again.
+    assert_eq!(held.begin(), Revision(5));
+    held.apply(change(Some(5), 6, "web-3")).unwrap();
+    assert_eq!(names(&directories), ["web-0", "web-3"]);
+    held.apply(change(None, 1, "web-1")).unwrap();
+    held.apply(change(None, 1, "web-1")).unwrap();
+    held.apply(change(Some(1), 9, "web-2")).unwrap();
+    assert_eq!(names(&directories), ["web-1", "web-2"]);
+    assert_eq!(held.begin(), Revision(9));
 }
 
 #[test]
 fn a_change_is_made_in_place_unless_somebody_holds_on() {
     let mut held = HeldDirectory::new(Directory::default());
     let directories = held.subscribe();
-    held.apply(change(None, 1, "web-0")).unwrap();
+    held.apply(change(None, 2, "web-0")).unwrap();
     let before = Arc::as_ptr(&directories.borrow());
-    held.apply(change(Some(1), 2, "web-1")).unwrap();
+    held.apply(change(Some(2), 3, "web-1")).unwrap();
     assert_eq!(Arc::as_ptr(&directories.borrow()), before);
 
     let kept = directories.borrow().clone();
-    held.apply(change(Some(2), 3, "web-2")).unwrap();
-    assert_eq!((kept.revision, kept.instances.len()), (Revision(2), 2));
+    held.apply(change(Some(3), 4, "web-2")).unwrap();
+    assert_eq!((kept.revision, kept.instances.len()), (Revision(3), 2));
     assert_eq!(names(&directories).len(), 3);
 }
 
@@ -62,16 +83,16 @@ async fn it_outlives_the_agent_and_is_written_once_for_many_changes() {
     assert_eq!(load(dir.path()), Directory::default());
     let mut held = HeldDirectory::new(load(dir.path()));
     let keeper = tokio::spawn(keep(dir.path().to_owned(), held.subscribe()));
-    held.apply(change(None, 1, "web-0")).unwrap();
-    until(|| load(dir.path()).revision == Revision(1)).await;
-    for revision in 2..100 {
+    held.apply(change(None, 2, "web-0")).unwrap();
+    until(|| load(dir.path()).revision == Revision(2)).await;
+    for revision in 3..101 {
         held.apply(change(Some(revision - 1), revision, &format!("web-{revision}"))).unwrap();
         tokio::task::yield_now().await;
     }
     // Within the pause nothing is written, so that the disk is not kept busy.
-    assert_eq!(load(dir.path()).revision, Revision(1));
+    assert_eq!(load(dir.path()).revision, Revision(2));
     sleep(PAUSE_MIN).await;
-    until(|| load(dir.path()).revision == Revision(99)).await;
+    until(|| load(dir.path()).revision == Revision(100)).await;
     assert_eq!(load(dir.path()).instances.len(), 99);
     drop(held);
     keeper.await.unwrap();
@@ -83,10 +104,10 @@ async fn a_disk_that_is_mended_gets_what_it_missed() {
     let data_dir = dir.path().join("not-there-yet");
     let mut held = HeldDirectory::new(Directory::default());
     let keeper = tokio::spawn(keep(data_dir.clone(), held.subscribe()));
-    held.apply(change(None, 1, "web-0")).unwrap();
+    held.apply(change(None, 2, "web-0")).unwrap();
     sleep(3 * PAUSE_MIN).await;
     std::fs::create_dir(&data_dir).unwrap();
-    until(|| load(&data_dir).revision == Revision(1)).await;
+    until(|| load(&data_dir).revision == Revision(2)).await;
     keeper.abort();
 }
 

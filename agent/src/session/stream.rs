@@ -108,7 +108,7 @@ pub(super) async fn serve(
         capacity: Some(capacity.as_ref().into()),
         status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
         revision: session.revision().0,
-        directory_revision: session.directory.revision().0,
+        directory_revision: session.directory.begin().0,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
