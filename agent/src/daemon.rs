@@ -6,6 +6,9 @@
 //!        ▲          │   ▲  ╲──directory────────▲    │ prepared, settled
 //!        │          │   └──statuses, capacity─┐     ▼
 //!        └─tunnels──┘                         reconciler ──▶ engine, sandboxes
+//!                                                   │ sightings
+//!                                                   ▼
+//!                           assignment ───────▶ ssh files ──▶ dwell-ssh, whose events go to the session
 //! ```
 //!
 //! Each part is a task that owns its state; they know each other by watch channels alone. A part that
