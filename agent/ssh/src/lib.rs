@@ -28,5 +28,5 @@ pub mod logging;
 mod netns;
 pub mod pattern;
 pub mod permit;
-mod resolve;
+pub mod resolve;
 pub mod state;

@@ -68,7 +68,7 @@ async fn ask(netns: &Path, name: &Name) -> Option<Vec<IpAddr>> {
 }
 
 /// The addresses in the answer to the question `id`; nothing if it is no answer.
-fn read_answer(bytes: &[u8], id: u16) -> Option<Vec<IpAddr>> {
+pub fn read_answer(bytes: &[u8], id: u16) -> Option<Vec<IpAddr>> {
     let answer = Message::from_vec(bytes).ok().filter(|answer| answer.metadata.id == id)?;
     let address = |data: &RData| match data {
         RData::A(address) => Some(IpAddr::V4(address.0)),
@@ -80,5 +80,41 @@ fn read_answer(bytes: &[u8], id: u16) -> Option<Vec<IpAddr>> {
         }
         ResponseCode::NXDomain => Some(Vec::new()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::op::{Message, OpCode, ResponseCode};
+    use hickory_proto::rr::rdata::{A, CNAME};
+    use hickory_proto::rr::{Name, RData, Record};
+    use proptest::prelude::*;
+
+    use super::read_answer;
+
+    fn answer(id: u16, code: ResponseCode, data: Vec<RData>) -> Vec<u8> {
+        let mut message = Message::response(id, OpCode::Query);
+        message.metadata.response_code = code;
+        let name = Name::from_ascii("db.dwell.").unwrap();
+        message.answers =
+            data.into_iter().map(|data| Record::from_rdata(name.clone(), 5, data)).collect();
+        message.to_vec().unwrap()
+    }
+
+    #[test]
+    fn answers() {
+        let alias = RData::CNAME(CNAME(Name::from_ascii("other.dwell.").unwrap()));
+        let found = answer(7, ResponseCode::NoError, vec![alias, RData::A(A::new(10, 80, 1, 5))]);
+        assert_eq!(read_answer(&found, 7), Some(vec![[10, 80, 1, 5].into()]));
+        assert_eq!(read_answer(&found, 8), None, "to another question");
+        assert_eq!(read_answer(&answer(7, ResponseCode::NXDomain, vec![]), 7), Some(vec![]));
+        assert_eq!(read_answer(&answer(7, ResponseCode::ServFail, vec![]), 7), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            drop(read_answer(&bytes, 7));
+        }
     }
 }

@@ -45,13 +45,14 @@ pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
     };
     let (_, write) = channel.split();
     let id = write.id();
+    // In this order: nothing that comes in is lost then, and nothing goes out before the channel is open.
     channels.enter(id, None);
+    reply.accept().await;
     channels.spawn(id, |outlet, closed| async move {
         let _place = place;
         let ended = stream::bridge(stream, outlet, &write, closed).await;
         debug!(?ended, "a forwarded connection ended");
     });
-    reply.accept().await;
 }
 
 /// Connects to the first of the name's addresses that answers.

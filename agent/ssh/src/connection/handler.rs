@@ -39,11 +39,8 @@ impl Handler for Connection {
             && self.decide(login, |keys, asking| {
                 keys.any_authority() || auth::with_key(keys, key, asking).is_some()
             }) == Some(true);
-        if promising {
-            return Ok(Auth::Accept);
-        }
-        self.login.refused(login, auth::describe(key, ""));
-        Ok(Auth::reject())
+        self.login.tried(login, auth::describe(key, ""));
+        Ok(if promising { Auth::Accept } else { Auth::reject() })
     }
 
     async fn auth_publickey(

@@ -48,8 +48,8 @@ impl LogIn {
         self.done.clone()
     }
 
-    /// A key was shown that may not log in.
-    pub(super) fn refused(&mut self, name: &str, key: String) {
+    /// A key was shown; unless one is accepted, the log-in counts as refused.
+    pub(super) fn tried(&mut self, name: &str, key: String) {
         name.clone_into(&mut self.name);
         self.key = key;
         self.admission.refused();
@@ -98,7 +98,7 @@ impl Drop for LogIn {
             Some(since) => {
                 self.report(SshEventKind::Closed { duration_ms: millis(since.elapsed()) });
             }
-            None if !self.name.is_empty() => self.report(SshEventKind::Refused { count: 1 }),
+            None if !self.key.is_empty() => self.report(SshEventKind::Refused { count: 1 }),
             None => {}
         }
     }

@@ -32,6 +32,7 @@ impl Connection {
         Some(decide(keys, Asking { login, from: self.client.ip(), now: SystemTime::now() }))
     }
 
+    /// Notes what was decided, and tells `russh`.
     pub(super) fn conclude(
         &mut self,
         login: &str,
@@ -45,7 +46,7 @@ impl Connection {
                 Auth::Accept
             }
             None => {
-                self.login.refused(login, auth::describe(key, called));
+                self.login.tried(login, auth::describe(key, called));
                 Auth::reject()
             }
         }

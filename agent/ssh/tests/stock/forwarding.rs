@@ -1,9 +1,13 @@
 //! Forwarding, in all directions, from inside the sandbox.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::time::Duration;
+
+use hickory_proto::op::{Message, MessageType};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{RData, Record};
 
 use crate::world::{Background, INSTANCE, PATIENCE, World, eventually, run, text};
 
@@ -72,6 +76,32 @@ fn standard_streams_to_an_address_inside() {
     let output = run(world.ssh("owner").args(["-W", "127.0.0.1:7001", INSTANCE]));
     let said = text(&output.stderr);
     assert!(said.contains("stdio forwarding failed") || said.contains("connect failed"), "{said}");
+}
+
+/// Answers every question with the instance's address, as the node's agent does on the sandbox's gateway address.
+fn serve_names(world: &World) {
+    world.add_address("i", "169.254.1.1/32");
+    let socket = world.inside("i", || UdpSocket::bind("169.254.1.1:53")).unwrap();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question) {
+            let mut message = Message::from_vec(&question[..length]).unwrap();
+            let name = message.queries[0].name().clone();
+            message.metadata.message_type = MessageType::Response;
+            let address = RData::A(A(INSTANCE.parse().unwrap()));
+            message.answers = vec![Record::from_rdata(name, 5, address)];
+            socket.send_to(&message.to_vec().unwrap(), from).unwrap();
+        }
+    });
+}
+
+#[test]
+fn names_mean_what_they_mean_inside() {
+    let world = World::new();
+    serve_names(&world);
+    serve_echoes(world.listen("i", (INSTANCE, 7000)).unwrap());
+    let _client = forwarder(&world, &["-L", "6000:db-0.dwell:7000"], 6000);
+    expect_echo_from(&world.connect("c", (LOOPBACK, 6000)).unwrap(), 1000);
 }
 
 #[test]

@@ -197,6 +197,11 @@ impl World {
         std::thread::scope(|scope| scope.spawn(inside).join().unwrap())
     }
 
+    /// Gives a namespace one more address.
+    pub(crate) fn add_address(&self, which: &str, address: &str) {
+        ip(&["-n", &self.netns(which), "address", "add", address, "dev", "eth0"]);
+    }
+
     /// A connection from inside a namespace.
     pub(crate) fn connect(&self, which: &str, to: (&str, u16)) -> io::Result<TcpStream> {
         self.inside(which, || TcpStream::connect(to))
