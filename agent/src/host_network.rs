@@ -20,10 +20,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, NodeNetwork};
 use crate::causes::Causes;
-use crate::network::{Disturbances, Network, RouteReport};
+use crate::network::{Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
 const RESYNC: Duration = Duration::from_secs(60);
+/// Between two repairs, so that a fight with another program over the same thing does not take the whole machine.
+const BREATH: Duration = Duration::from_millis(10);
 /// The first wait after a failure; it doubles up to [`RESYNC`].
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,67 +43,116 @@ pub struct HostNetwork {
     pub prepared: watch::Sender<bool>,
 }
 
+/// What is to be compared with the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Due {
+    host: bool,
+    routes: bool,
+}
+
+const NOTHING: Due = Due { host: false, routes: false };
+const EVERYTHING: Due = Due { host: true, routes: true };
+
+impl Due {
+    /// What differs between two assignments.
+    fn between(before: Option<&Arc<Assignment>>, now: &Arc<Assignment>) -> Self {
+        let Some(before) = before else { return EVERYTHING };
+        if Arc::ptr_eq(before, now) {
+            return NOTHING;
+        }
+        let (before, now) = (&before.network, &now.network);
+        Self {
+            host: (before.cluster, before.block) != (now.cluster, now.block),
+            routes: (&before.peers, &before.exceptions) != (&now.peers, &now.exceptions),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        Self { host: self.host || other.host, routes: self.routes || other.routes }
+    }
+}
+
 impl HostNetwork {
     /// Keeps it until the task is dropped.
     pub async fn keep(mut self) {
         let mut disturbances = self.network.disturbances();
-        let mut disturbed = Disturbances::default();
-        let mut tried: Option<NodeNetwork> = None;
+        let mut disturbed = *disturbances.borrow_and_update();
+        let mut tried: Option<Arc<Assignment>> = None;
+        let mut due = NOTHING;
         let mut retry = RETRY;
         // For when nothing is told; far away as long as there is nothing to keep.
         let mut check_at = Instant::now() + RESYNC;
+        let mut breathe_until = Instant::now();
         loop {
             let wanted = self.assignment.borrow_and_update().clone();
-            let wanted = wanted.as_ref().map(|assignment| &assignment.network);
-            if let Some(wanted) = wanted
-                && (tried.as_ref() != Some(wanted) || check_at <= Instant::now())
-            {
-                let done = self.bring_about(wanted, tried.as_ref()).await;
-                self.prepared.send_replace(true);
-                let pause = if done { RESYNC } else { retry };
-                retry = if done { RETRY } else { (retry * 2).min(RESYNC) };
-                check_at = Instant::now() + pause;
-                tried = Some(wanted.clone());
-            } else if wanted.is_none() {
+            if check_at <= Instant::now() {
+                due = EVERYTHING;
                 check_at = Instant::now() + RESYNC;
             }
+            if let Some(wanted) = wanted {
+                let changes = Due::between(tried.as_ref(), &wanted);
+                let now = due.or(changes);
+                if now != NOTHING && (changes != NOTHING || breathe_until <= Instant::now()) {
+                    let done = self.bring_about(&wanted.network, now, changes == NOTHING).await;
+                    self.prepared.send_replace(true);
+                    if !done {
+                        check_at = Instant::now() + retry;
+                        retry = (retry * 2).min(RESYNC);
+                    } else if now == EVERYTHING {
+                        check_at = Instant::now() + RESYNC;
+                        retry = RETRY;
+                    }
+                    due = NOTHING;
+                    breathe_until = Instant::now() + BREATH;
+                }
+                tried = Some(wanted);
+            } else {
+                // All of it is, once there is something to keep.
+                due = NOTHING;
+            }
+            let look_at = if due == NOTHING { check_at } else { check_at.min(breathe_until) };
             // Cancel-safe: all that is lost is a wait.
             tokio::select! {
                 Ok(()) = self.assignment.changed() => {}
                 Ok(()) = self.engine.changed() => {
                     if *self.engine.borrow_and_update() == EngineState::Ready {
-                        check_at = Instant::now();
+                        due = EVERYTHING;
                     }
                 }
                 Ok(()) = disturbances.changed() => {
                     let now = *disturbances.borrow_and_update();
-                    if (now.host, now.routes) != (disturbed.host, disturbed.routes) {
-                        check_at = Instant::now();
-                    }
+                    due.host |= now.host != disturbed.host;
+                    due.routes |= now.routes != disturbed.routes;
                     disturbed = now;
                 }
-                () = sleep_until(check_at) => {}
+                () = sleep_until(look_at) => {}
             }
         }
     }
 
-    /// Whether all of it succeeded.
-    async fn bring_about(&self, wanted: &NodeNetwork, before: Option<&NodeNetwork>) -> bool {
-        let host = wanted.host(self.masquerade);
-        let prepared = self.network.ensure_host(&host).await;
-        if let Err(error) = &prepared {
-            tracing::error!(error = %Causes(error), "cannot prepare this host's network; trying again");
-        }
-        match self.network.sync_routes(&wanted.routes()).await {
-            Ok(report) => {
-                tell(&report, before == Some(wanted));
-                prepared.is_ok() && report.is_clean()
-            }
-            Err(error) => {
-                tracing::error!(error = %Causes(&error), "cannot set the routes to other nodes; trying again");
-                false
+    /// Whether all that is `due` succeeded. `was_in_place` if it had been brought about before.
+    async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
+        let mut done = true;
+        if due.host {
+            let prepared = self.network.ensure_host(&wanted.host(self.masquerade)).await;
+            if let Err(error) = prepared {
+                tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");
+                done = false;
             }
         }
+        if due.routes {
+            match self.network.sync_routes(&wanted.routes()).await {
+                Ok(report) => {
+                    tell(&report, was_in_place);
+                    done &= report.is_clean();
+                }
+                Err(error) => {
+                    tracing::error!(error = %Causes(&error), "cannot set the routes to other nodes; trying again");
+                    done = false;
+                }
+            }
+        }
+        done
     }
 }
 

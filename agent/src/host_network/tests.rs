@@ -93,14 +93,15 @@ async fn the_host_comes_first_and_then_only_what_is_new() {
     assert_eq!(host.ensured(), 1, "other instances are no other network");
     host.assignment.send_replace(assignment(3, 1));
     after(MOMENT).await;
-    assert_eq!((host.ensured(), host.network.routes().peers.len()), (2, 1));
+    assert_eq!(host.network.routes().peers.len(), 1);
+    assert_eq!(host.ensured(), 1, "other peers are no other host");
 }
 
 #[tokio::test(start_paused = true)]
 async fn it_is_looked_at_again_after_a_while_and_when_the_engine_is_back() {
     let host = Host::start();
     host.assignment.send_replace(assignment(1, 1));
-    after(MOMENT).await;
+    after(BREATH).await;
     host.engine.send_replace(EngineState::Away { reason: String::new() });
     after(MOMENT).await;
     assert_eq!(host.ensured(), 1);
@@ -124,4 +125,26 @@ async fn a_failure_is_tried_again_with_growing_pauses_and_holds_nothing_up() {
         after(pause).await;
         assert_eq!(host.ensured(), calls);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_was_disturbed_is_looked_at_and_a_fight_leaves_time_to_breathe() {
+    let host = Host::start();
+    host.assignment.send_replace(assignment(1, 1));
+    after(2 * BREATH).await;
+    let synced = || host.network.calls(Operation::SyncRoutes);
+    host.network.disturb(|counts| counts.routes += 1);
+    after(MOMENT).await;
+    assert_eq!((host.ensured(), synced()), (1, 2), "at once, and only the routes");
+    for _ in 0..100 {
+        host.network.disturb(|counts| counts.host += 1);
+        after(MOMENT).await;
+    }
+    after(2 * BREATH).await;
+    assert_eq!(synced(), 2);
+    let repairs = host.ensured() - 1;
+    assert!((2..=12).contains(&repairs), "{repairs} repairs in 100 ms");
+    host.network.disturb(|counts| counts.sandboxes += 1);
+    after(2 * BREATH).await;
+    assert_eq!((host.ensured() - 1, synced()), (repairs, 2), "that is for the reconciler");
 }

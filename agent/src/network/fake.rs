@@ -104,6 +104,11 @@ impl FakeNetwork {
         self.disturbances.send_modify(|counts| counts.sandboxes += 1);
     }
 
+    /// Tells that others have been at work.
+    pub fn disturb(&self, change: impl FnOnce(&mut Disturbances)) {
+        self.disturbances.send_modify(change);
+    }
+
     /// What [`Network::ensure_host`] last asked for.
     #[must_use]
     pub fn host(&self) -> Option<HostNetwork> {
