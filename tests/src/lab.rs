@@ -49,10 +49,12 @@ mod network;
 mod person;
 pub mod prerequisites;
 mod process;
+mod reboot;
 mod ssh;
 mod sweep;
 mod truth;
 mod wait;
+mod watch;
 
 pub use command::{Output, finish, run};
 pub use config::LabConfig;
@@ -65,6 +67,7 @@ pub use person::Person;
 pub use process::Process;
 pub use truth::{Container, ensure_untouched};
 pub use wait::{hold_for, meanwhile, wait_until};
+pub use watch::{RouteChange, RouteWatch};
 
 use claim::Claim;
 use config::Description;

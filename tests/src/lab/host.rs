@@ -52,6 +52,11 @@ impl Host {
         format!("h{}", self.number)
     }
 
+    /// Its number in the lab, from 1.
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
     /// Its address in the hosts' network.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {

@@ -53,33 +53,45 @@ table bridge lab {
 /// Builds the switch and `hosts` hosts.
 pub(crate) async fn build(layout: &Layout, hosts: usize) -> Result<()> {
     let switch = layout.switch_netns();
-    let netns = (1..=hosts).map(|host| layout.host_netns(host));
-    for name in netns.chain([switch.clone()]) {
-        run("ip", &["netns", "add", &name]).await?.ok()?;
-    }
-
+    run("ip", &["netns", "add", &switch]).await?.ok()?;
     let link = layout.machine_link();
     let machine = layout.machine_address();
-    let mut ports = format!("link add {link} type veth peer name machine netns {switch}\n");
-    let mut plugs = "link add br0 type bridge\nlink set br0 up\n".to_owned();
-    plugs += "link set machine master br0 up\n";
+    let port = format!(
+        "link add {link} type veth peer name machine netns {switch}\n\
+         address add {machine}/24 dev {link}\nlink set {link} up\n"
+    );
+    batch(None, &port).await?;
+    let bridge = "link add br0 type bridge\nlink set br0 up\n\
+                  link set machine up\nlink set machine master br0\n";
+    batch(Some(&switch), bridge).await?;
     for host in 1..=hosts {
-        let netns = layout.host_netns(host);
-        writeln!(ports, "link add h{host} netns {switch} type veth peer name eth0 netns {netns}")?;
-        writeln!(plugs, "link set h{host} master br0 up")?;
-    }
-    writeln!(ports, "address add {machine}/24 dev {link}\nlink set {link} up")?;
-    batch(None, &ports).await?;
-    batch(Some(&switch), &plugs).await?;
-    for host in 1..=hosts {
-        let address = layout.host_address(host);
-        let setup = format!(
-            "link set lo up\naddress add {address}/24 dev eth0\nlink set eth0 up\n\
-             route add default via {machine}\n"
-        );
-        batch(Some(&layout.host_netns(host)), &setup).await?;
+        add_host(layout, host).await?;
     }
     nft(layout, FILTER).await
+}
+
+/// Makes `host` as one that has just booted, and plugs it into the switch.
+pub(crate) async fn add_host(layout: &Layout, host: usize) -> Result<()> {
+    let (switch, netns, port) = (layout.switch_netns(), layout.host_netns(host), port(host));
+    run("ip", &["netns", "add", &netns]).await?.ok()?;
+    let plug = format!(
+        "link add {port} type veth peer name eth0 netns {netns}\n\
+         link set {port} up\nlink set {port} master br0\n"
+    );
+    batch(Some(&switch), &plug).await?;
+    let (address, machine) = (layout.host_address(host), layout.machine_address());
+    let setup = format!(
+        "link set lo up\naddress add {address}/24 dev eth0\nlink set eth0 up\n\
+         route add default via {machine}\n"
+    );
+    batch(Some(&netns), &setup).await
+}
+
+/// Unplugs `host`, on which nothing runs any more, and removes it.
+pub(crate) async fn remove_host(layout: &Layout, host: usize) -> Result<()> {
+    batch(Some(&layout.switch_netns()), &format!("link delete {}\n", port(host))).await?;
+    run("ip", &["netns", "delete", &layout.host_netns(host)]).await?.ok()?;
+    Ok(())
 }
 
 /// Removes whatever is there of the switch and the hosts.

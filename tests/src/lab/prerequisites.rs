@@ -26,9 +26,13 @@ const TOOLS: [(&str, &str); 12] = [
     ("dpkg-deb", "dpkg"),
 ];
 
-/// What the tests of SSH use beside: the stock clients that have to work, and where they come from.
-const CLIENTS: [(&str, &str); 3] =
-    [("rsync", "rsync"), ("git", "git"), ("ansible", "ansible-core")];
+/// What tests use beside: the stock SSH clients that have to work, and small tools for a sandbox.
+const CLIENTS: [(&str, &str); 4] = [
+    ("busybox", "busybox-static"),
+    ("rsync", "rsync"),
+    ("git", "git"),
+    ("ansible", "ansible-core"),
+];
 
 /// Where programs of the system are, whatever `PATH` says; `sudo` and `cargo` shorten it.
 const DIRECTORIES: [&str; 6] =

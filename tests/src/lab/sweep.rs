@@ -1,4 +1,4 @@
-//! Removing every trace of a lab, in whatever state a crash left it.
+//! Removing every trace of a lab, in whatever state a crash left it; or all that runs on one host.
 //!
 //! Works from names and marks alone: processes by the mark in their environment, their descendants,
 //! and whatever is in the lab's cgroups; network namespaces and interface by name; mounts by path.
@@ -10,8 +10,9 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::ErrorKind,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
+    slice,
     time::Duration,
 };
 
@@ -43,9 +44,40 @@ const SHARED_DIRECTORIES: [(&str, &str); 2] =
 
 /// Removes everything of the lab but what other labs share.
 pub(crate) async fn sweep(layout: &Layout) -> Result<()> {
-    let sockets = shim_sockets(&layout.dir());
-    wait_until("the lab's processes to be gone", KILL_LIMIT, async || {
-        let left = processes(layout);
+    let dir = layout.dir();
+    let mark = format!("{MARK}={}", layout.name());
+    let is_marked = |process: &Path| {
+        let environment = fs::read(process.join("environ")).unwrap_or_default();
+        environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes())
+    };
+    let engines = subdirectories(&dir);
+    halt(&engines, Path::new(&layout.cgroup()), is_marked).await?;
+    network::remove(layout).await?;
+    unmount(&dir)?;
+    remove_if_there(fs::remove_dir_all(&dir), &dir)?;
+    tidy_shared_directories();
+    Ok(())
+}
+
+/// Ends everything that runs on one host and unmounts what it has mounted, as a loss of power does.
+pub(crate) async fn halt_host(layout: &Layout, host: usize) -> Result<()> {
+    let dir = layout.host_dir(host);
+    let inode = |path: &Path| fs::metadata(path).map(|namespace| namespace.ino());
+    let netns = inode(&Path::new("/run/netns").join(layout.host_netns(host)))
+        .with_context(|| format!("{} has no network", dir.display()))?;
+    // A container is in a sandbox, but its shim is where the engine is.
+    let is_here = |process: &Path| inode(&process.join("ns/net")).is_ok_and(|its| its == netns);
+    let cgroup = Path::new(&layout.cgroup()).join(format!("h{host}"));
+    halt(slice::from_ref(&dir), &cgroup, is_here).await?;
+    unmount(&dir)
+}
+
+/// Kills the processes that `is_one` knows by their directories in `/proc`, their descendants, and all that are in
+/// `cgroup`; removes what is left of the containers of `engines`, which are directories of hosts.
+async fn halt(engines: &[PathBuf], cgroup: &Path, is_one: impl Fn(&Path) -> bool) -> Result<()> {
+    let sockets: Vec<_> = engines.iter().flat_map(|engine| shim_sockets(engine)).collect();
+    wait_until("the processes to be gone", KILL_LIMIT, async || {
+        let left = processes(&is_one, cgroup);
         for pid in &left {
             // One that ends by itself meanwhile is as good as killed.
             let _gone = kill(Pid::from_raw(*pid), Signal::SIGKILL);
@@ -54,24 +86,16 @@ pub(crate) async fn sweep(layout: &Layout) -> Result<()> {
         Ok(())
     })
     .await?;
-    network::remove(layout).await?;
-    unmount(&layout.dir())?;
     // A killed process leaves its cgroup a moment after it is gone from sight.
-    wait_until("the lab's cgroups to be gone", KILL_LIMIT, async || {
-        cgroups(layout).into_iter().try_for_each(|cgroup| remove_cgroup(&cgroup))
+    wait_until("the cgroups to be gone", KILL_LIMIT, async || {
+        hierarchies_of(cgroup).iter().try_for_each(|cgroup| remove_cgroup(cgroup))
     })
     .await?;
-    for socket in sockets {
-        remove_if_there(fs::remove_file(&socket), &socket)?;
-    }
-    remove_if_there(fs::remove_dir_all(layout.dir()), &layout.dir())?;
-    tidy_shared_directories();
-    Ok(())
+    sockets.iter().try_for_each(|socket| remove_if_there(fs::remove_file(socket), socket))
 }
 
-/// Every process of the lab, this one excepted.
-fn processes(layout: &Layout) -> BTreeSet<i32> {
-    let mark = format!("{MARK}={}", layout.name());
+/// See [`halt`]; this process excepted.
+fn processes(is_one: impl Fn(&Path) -> bool, cgroup: &Path) -> BTreeSet<i32> {
     let mut alive = Vec::new();
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -80,12 +104,11 @@ fn processes(layout: &Layout) -> BTreeSet<i32> {
         };
         let Some(stat) = Stat::read(pid) else { continue };
         alive.push((pid, stat.parent));
-        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-        if environment.split(|byte| *byte == 0).any(|word| word == mark.as_bytes()) {
+        if is_one(&entry.path()) {
             found.insert(pid);
         }
     }
-    for cgroup in cgroups(layout) {
+    for cgroup in hierarchies_of(cgroup) {
         collect_members(&cgroup, &mut found);
     }
     found.retain(|pid| alive.iter().any(|(alive, _)| alive == pid));
@@ -103,13 +126,13 @@ fn processes(layout: &Layout) -> BTreeSet<i32> {
     found
 }
 
-/// The lab's topmost cgroup in each hierarchy (one with version 2 only).
-fn cgroups(layout: &Layout) -> Vec<PathBuf> {
+/// A cgroup in each hierarchy that has it (one with version 2 only).
+fn hierarchies_of(cgroup: &Path) -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path());
     hierarchies
         .chain([root.to_owned()])
-        .map(|hierarchy| hierarchy.join(layout.cgroup()))
+        .map(|hierarchy| hierarchy.join(cgroup))
         .filter(|cgroup| cgroup.is_dir())
         .collect()
 }
@@ -158,20 +181,15 @@ fn unescape(path: &str) -> PathBuf {
     escapes.iter().fold(path.to_owned(), |path, (from, to)| path.replace(from, to)).into()
 }
 
-/// The sockets of the shims of all containers that the engines in `dir` know.
+/// The sockets of the shims of all containers that the engine of `host`, a directory, knows.
 ///
 /// They lie outside the lab's directory, and stay when a shim is killed; containerd names each after
 /// a digest of its own socket, Docker's namespace and the container's id.
-fn shim_sockets(dir: &Path) -> Vec<PathBuf> {
-    let mut sockets = Vec::new();
-    for host in subdirectories(dir) {
-        let containerd = host.join("exec/containerd/containerd.sock");
-        for container in subdirectories(&host.join("data/containers")) {
-            let id = container.file_name().unwrap_or_default();
-            sockets.push(shim_socket(&containerd.join("moby").join(id)));
-        }
-    }
-    sockets
+fn shim_sockets(host: &Path) -> Vec<PathBuf> {
+    let containerd = host.join("exec/containerd/containerd.sock");
+    let containers = subdirectories(&host.join("data/containers"));
+    let ids = containers.iter().filter_map(|container| container.file_name());
+    ids.map(|id| shim_socket(&containerd.join("moby").join(id))).collect()
 }
 
 fn shim_socket(container: &Path) -> PathBuf {
@@ -199,7 +217,8 @@ fn tidy_shared_directories() {
     }
 }
 
-fn remove_if_there(removed: std::io::Result<()>, path: &Path) -> Result<()> {
+/// An error of removing `path`, unless it was not there.
+pub(crate) fn remove_if_there(removed: std::io::Result<()>, path: &Path) -> Result<()> {
     match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))

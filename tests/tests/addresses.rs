@@ -1,0 +1,232 @@
+//! Addresses that stay: through a reboot of their host, a move to another, a restart of its agent.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use dwell_tests::lab::{
+    Container, Image, InstanceRow, Lab, LabConfig, RouteChange, RouteWatch, Signal,
+    ensure_untouched, run, wait_until,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(90);
+
+const WEB: &str = "
+workloads:
+  web:
+    image: hello
+    replicas: 3
+    healthcheck: {http: ':8080/', interval: 500ms}
+";
+
+#[tokio::test]
+async fn a_reboot_brings_everything_back() -> Result<()> {
+    Lab::test(LabConfig::new("reboot").hosts(3).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        lab.apply(WEB).await?.ok()?;
+        let before = lab.wait_exactly("web", 3, LIMIT).await?;
+        let identities = identities(lab).await?;
+        let others: Vec<_> = before.into_iter().filter(|one| one.host != "h2").collect();
+        ensure!(others.len() == 2, "they are not spread: {others:#?}");
+
+        lab.host(2).reboot().await?;
+        let after = lab.wait_exactly("web", 3, LIMIT).await?;
+        ensure_untouched(&others, &after)?;
+        ensure!(identities == self::identities(lab).await?, "they were {identities:#?}");
+        everybody_reaches_everybody(lab).await
+    })
+    .await
+}
+
+/// Address, hardware address, hostname and SSH host key of every instance, by name.
+async fn identities(lab: &Lab) -> Result<BTreeMap<String, [String; 4]>> {
+    let mut identities = BTreeMap::new();
+    for InstanceRow { name, address, .. } in lab.ps().await?.of("web") {
+        let mac = lab.exec(&name, &["cat", "/sys/class/net/eth0/address"]).await?.ok()?;
+        let hostname = lab.exec(&name, &["hostname"]).await?.ok()?;
+        let key = wait_until(&format!("the host key of {name}"), SOON, async || {
+            let scanned = run("ssh-keyscan", &["-t", "ed25519", &address]).await?.ok()?;
+            Ok(scanned.split_whitespace().nth(2).context("it shows none")?.to_owned())
+        })
+        .await?;
+        identities.insert(name, [address, mac, hostname, key]);
+    }
+    Ok(identities)
+}
+
+/// By address from every host and the machine, by name from every instance.
+async fn everybody_reaches_everybody(lab: &Lab) -> Result<()> {
+    let rows = lab.ps().await?.of("web");
+    wait_until("everybody to reach everybody", SOON, async || {
+        for row in &rows {
+            let at = row.at(8080)?;
+            ensure!(lab.get(at).await?.contains(&row.name), "another answers for {}", row.name);
+            for host in lab.hosts() {
+                host.get(at).await.with_context(|| format!("{at} from {}", host.name()))?;
+            }
+            for from in &rows {
+                let url = format!("http://{}.dwell:8080/", row.name);
+                let ask = ["timeout", "2", "wget", "-q", "-O", "-", &url];
+                let answer = lab.exec(&from.name, &ask).await?.ok()?;
+                ensure!(answer.contains(&row.name), "{} is told {answer}", from.name);
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_move_keeps_the_address_and_is_one_exception() -> Result<()> {
+    Lab::test(LabConfig::new("move").hosts(3).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        lab.apply(WEB).await?.ok()?;
+        lab.wait_exactly("web", 3, LIMIT).await?;
+        let identities = identities(lab).await?;
+        let mut watches = Watches::start(lab).await?;
+
+        let first = watches.drain(lab, "h1").await.context("away from home")?;
+        // The first host is closed still, so it goes to the third one.
+        watches.drain(lab, &first).await.context("to a third place")?;
+        for node in ["h1", &first] {
+            lab.cli(&["node", "uncordon", node]).await?.ok()?;
+        }
+        agents_start_into_their_own_routes(lab, &mut watches).await.context("new agents")?;
+        lab.cli(&["node", "cordon", &first]).await?.ok()?;
+        let third = ["h2", "h3"].into_iter().find(|host| *host != first).context("no third")?;
+        watches.drain(lab, third).await.context("back home")?;
+
+        for node in [&*first, third] {
+            lab.cli(&["node", "uncordon", node]).await?.ok()?;
+        }
+        lab.route_machine().await?;
+        ensure!(identities == self::identities(lab).await?, "they were {identities:#?}");
+        everybody_reaches_everybody(lab).await
+    })
+    .await
+}
+
+/// What becomes of the routes of all hosts.
+struct Watches {
+    /// A watch, and how many of its changes were looked at, by host.
+    hosts: BTreeMap<String, (RouteWatch, usize)>,
+    /// The host in whose block an address lies, by address.
+    homes: BTreeMap<String, String>,
+}
+
+impl Watches {
+    /// Starts them while every instance is at home.
+    async fn start(lab: &Lab) -> Result<Self> {
+        let mut hosts = BTreeMap::new();
+        for host in lab.hosts() {
+            hosts.insert(host.name(), (host.watch_routes().await?, 0));
+        }
+        let rows = lab.ps().await?.instances;
+        Ok(Self { hosts, homes: rows.into_iter().map(|row| (row.address, row.node)).collect() })
+    }
+
+    /// What is new since the last look, by host.
+    fn news(&mut self) -> Result<BTreeMap<String, Vec<RouteChange>>> {
+        let mut news = BTreeMap::new();
+        for (host, (watch, seen)) in &mut self.hosts {
+            let changes = watch.changes()?;
+            news.insert(host.clone(), changes[*seen..].to_vec());
+            *seen = changes.len();
+        }
+        Ok(news)
+    }
+
+    /// Drains `node` and looks at what becomes of the routes meanwhile; where its first instance went.
+    async fn drain(&mut self, lab: &Lab, node: &str) -> Result<String> {
+        let before = lab.wait_exactly("web", 3, LIMIT).await?;
+        self.news()?;
+        lab.cli(&["node", "drain", node, "--wait"]).await?.ok()?;
+        let after = lab.wait_exactly("web", 3, LIMIT).await?;
+        let news = self.news()?;
+        let rows = lab.ps().await?.of("web");
+        let mut moved =
+            rows.iter().zip(before.iter().zip(&after)).filter(|(_, (old, _))| old.host == node);
+        for (row, (old, new)) in moved.clone() {
+            let story =
+                || format!("{} went from {} to {}, and {news:#?}", row.name, old.host, new.host);
+            self.moved_well(&row.address, old, new, &news).with_context(story)?;
+        }
+        self.one_exception_each(lab, &rows).await?;
+        let (_, (_, first)) = moved.next().context("it has none")?;
+        Ok(first.host.clone())
+    }
+
+    /// Whether every other node had one change of the route, or none if it needed none, and after the
+    /// instance was gone from the old node, but before it ran on the new one.
+    fn moved_well(
+        &self,
+        address: &str,
+        old: &Container,
+        new: &Container,
+        news: &BTreeMap<String, Vec<RouteChange>>,
+    ) -> Result<()> {
+        let home = self.homes.get(address).context("its home is not known")?;
+        let mut of_sandbox =
+            news[&old.host].iter().filter(|one| one.is_to(address) && !one.is_by_a_node());
+        let gone = of_sandbox.find(|one| one.removed).context("the old node has it still")?;
+        for (host, changes) in news {
+            let changes: Vec<_> =
+                changes.iter().filter(|one| one.is_to(address) && one.is_by_a_node()).collect();
+            let needs_it = |node: &String| node != host && node != home;
+            let expected: &[bool] = match (needs_it(&old.host), needs_it(&new.host)) {
+                (_, true) => &[false],
+                (true, false) => &[true],
+                (false, false) => &[],
+            };
+            let removed: Vec<_> = changes.iter().map(|one| one.removed).collect();
+            ensure!(removed == expected, "{host} has not {expected:?}, but {changes:#?}");
+            for change in changes {
+                ensure!(gone.at < change.at, "{host} led away from what was there: {change:?}");
+                ensure!(change.at < new.started_at, "{host} was late: {change:?}, {new:?}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether everywhere there is one route to each address that is not at home, and in the fleet one exception.
+    async fn one_exception_each(&self, lab: &Lab, rows: &[InstanceRow]) -> Result<()> {
+        let routes = lab.routes().await?.routes;
+        for row in rows {
+            let prefix = format!("{}/32", row.address);
+            let exceptions: Vec<_> = routes.iter().filter(|route| route.prefix == prefix).collect();
+            let away = self.homes.get(&row.address) != Some(&row.node);
+            ensure!(exceptions.len() == usize::from(away), "{row:?} has {exceptions:?}");
+            ensure!(exceptions.iter().all(|route| route.node == row.node), "{exceptions:?}");
+            for host in lab.hosts() {
+                let shown = host.exec(&["ip", "-4", "route", "show", &prefix]).await?.ok()?;
+                let needed = away || host.name() == row.node;
+                ensure!(shown.lines().count() == usize::from(needed), "{}: {shown}", host.name());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// New agents find all routes as they should be, and touch none.
+async fn agents_start_into_their_own_routes(lab: &Lab, watches: &mut Watches) -> Result<()> {
+    let before = lab.wait_exactly("web", 3, SOON).await?;
+    watches.news()?;
+    for host in lab.hosts() {
+        host.stop_agent(Signal::SIGKILL).await?;
+        host.start_agent().await?;
+    }
+    // When it makes a sandbox, it has looked at the routes.
+    lab.apply(&(WEB.to_owned() + "  extra: {image: hello, replicas: 3}\n")).await?.ok()?;
+    let extra = lab.wait_well("extra", 3, LIMIT).await?;
+    for (host, changes) in watches.news()? {
+        ensure!(extra.iter().any(|one| one.node == host), "{host} has got none of {extra:#?}");
+        let touched: Vec<_> =
+            changes.iter().filter(|one| !extra.iter().any(|row| one.is_to(&row.address))).collect();
+        ensure!(touched.is_empty(), "{host} was told of {touched:#?}");
+    }
+    ensure_untouched(&before, &lab.wait_exactly("web", 3, SOON).await?)?;
+    lab.cli(&["rm", "extra", "--wait"]).await?.ok()?;
+    Ok(())
+}
