@@ -127,7 +127,7 @@ async fn run(
         ended = &mut session => return ended,
         () = too_late => "nobody logged in for too long",
         () = stopping.cancelled() => "dwell-ssh is being stopped on this node; log in again",
-        () = orphaned => "the instance is gone",
+        () = orphaned => "this instance is no longer served here",
     };
     info!(instance = %name, from = %client, reason = farewell, "ending a connection");
     let handle = session.handle();
