@@ -18,7 +18,7 @@
 //! | `doctor/room.rs` | disks and tables that may be full |
 //! | `doctor/reading.rs` | how all of them read files and run programs |
 //!
-//! Invariants: nothing is changed; every group has a bounded time, and one that takes longer is a finding,
+//! Invariants: nothing of the host's is changed; every group has a bounded time, and one that takes longer is a finding,
 //! too; programs are started here and nowhere on the way of an instance.
 
 mod engine;
@@ -41,9 +41,8 @@ use tokio::time::timeout;
 
 use crate::assignment::{Assignment, cache};
 use crate::config::Config;
-use crate::daemon::docker;
 use crate::engine::SharedEngine;
-use crate::identity::Identity;
+use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use crate::network::Network;
 use crate::network::linux::{LinuxConfig, LinuxNetwork};
 
@@ -61,20 +60,36 @@ pub struct Host {
     pub network: Option<Arc<dyn Network>>,
     /// What it is to do, as far as that is known here.
     pub assignment: Option<Arc<Assignment>>,
+    /// Whether it is its agent that looks.
+    pub is_agent: bool,
 }
 
 impl Host {
-    /// The host that this process runs on, as its agent left it; whether that runs does not matter.
+    /// The host that this process runs on, beside its agent or without one.
     #[must_use]
     pub fn local(config: Config) -> Self {
-        let linux = LinuxConfig { run_dir: config.run_dir.clone(), ..LinuxConfig::default() };
-        let network =
-            LinuxNetwork::new(&linux).ok().map(|network| Arc::new(network) as Arc<dyn Network>);
-        let identity = Identity::load(&config.data_dir).ok().filter(|_| !config.routes_only);
-        let engine =
-            identity.map(|identity| Arc::new(docker(&config, &identity, None)) as SharedEngine);
         let assignment = cache::peek(&config.data_dir).map(Arc::new);
-        Self { config: Arc::new(config), engine, network, assignment }
+        let linux = LinuxConfig { run_dir: config.run_dir.clone(), ..LinuxConfig::default() };
+        // Without peers there is nothing to try.
+        let network = assignment.as_ref().and_then(|_| LinuxNetwork::new(&linux).ok());
+        let docker = DockerConfig {
+            socket: config.docker.socket.clone(),
+            // Docker is asked only about itself, which a host that has not joined wants to know, too.
+            cluster: String::new(),
+            data_dir: config.data_dir.clone(),
+            run_dir: config.run_dir.clone(),
+            allow_binds: Vec::new(),
+            runtime: Runtime::Dwell,
+            names: None,
+        };
+        Self {
+            engine: (!config.routes_only)
+                .then(|| Arc::new(DockerEngine::new(docker)) as SharedEngine),
+            network: network.map(|network| Arc::new(network) as Arc<dyn Network>),
+            config: Arc::new(config),
+            assignment,
+            is_agent: false,
+        }
     }
 }
 

@@ -259,6 +259,7 @@ impl Node {
             engine: self.engine.clone(),
             network: Some(Arc::clone(&self.network)),
             assignment: self.assignment.borrow().clone(),
+            is_agent: true,
         }
     }
 

@@ -30,7 +30,11 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
             NEEDED.map(|(name, ..)| name).into_iter().filter(is_installed).collect();
         (installed, reading::processes())
     });
-    let Some((installed, processes)) = seen.await else { return Vec::new() };
+    let Some((installed, mut processes)) = seen.await else { return Vec::new() };
+    if !host.is_agent {
+        // A command that looks has the agent's name and is not the agent.
+        processes.remove(&std::process::id());
+    }
     let mut findings = judge_installed(&installed, host.config.routes_only);
     findings.extend(judge_running(&processes, host.config.routes_only));
     findings
@@ -55,12 +59,7 @@ fn judge_installed(installed: &[&str], routes_only: bool) -> Vec<Finding> {
 }
 
 fn judge_running(processes: &BTreeMap<u32, String>, routes_only: bool) -> Vec<Finding> {
-    let this = std::process::id();
-    // The daemon that looks itself over runs; a command that does is not the daemon, and has its name.
-    let is_daemon = std::env::args_os().nth(1).is_none_or(|first| first != "doctor");
-    let runs = |wanted: &str| {
-        processes.iter().any(|(&id, name)| name == wanted && (id != this || is_daemon))
-    };
+    let runs = |wanted: &str| processes.values().any(|name| name == wanted);
     let service = |name: &'static str, lost: &str| match runs(name) {
         true => Finding::ok(name, format!("{name} runs")),
         false => Finding::problem(

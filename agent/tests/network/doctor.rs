@@ -26,6 +26,7 @@ fn host_of(world: &World) -> Host {
         engine: None,
         network: Some(Arc::new(world.network.clone())),
         assignment: Some(Arc::new(assignment)),
+        is_agent: false,
     }
 }
 
