@@ -53,6 +53,32 @@ impl Request {
         Self(bytes)
     }
 
+    /// As [`Request::new`], of a header and attributes of four bytes each.
+    pub(super) fn of_words(
+        message_type: u16,
+        flags: u16,
+        header: &[u8],
+        attributes: impl IntoIterator<Item = (u16, [u8; 4])>,
+    ) -> Self {
+        const HEADER_BYTES: usize = 16;
+        const ATTRIBUTE_BYTES: u16 = 8;
+        const COMMONLY_BYTES: usize = 64;
+        let mut bytes = Vec::with_capacity(COMMONLY_BYTES);
+        bytes.resize(HEADER_BYTES, 0);
+        bytes.extend_from_slice(header);
+        for (kind, value) in attributes {
+            bytes.extend(ATTRIBUTE_BYTES.to_ne_bytes());
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend(value);
+        }
+        let length = u32::try_from(bytes.len()).unwrap_or_default();
+        let mut message = NetlinkBuffer::new(&mut bytes);
+        message.set_length(length);
+        message.set_message_type(message_type);
+        message.set_flags(NLM_F_REQUEST | flags);
+        Self(bytes)
+    }
+
     fn add_flags(&mut self, flags: u16) {
         let mut buffer = NetlinkBuffer::new(&mut self.0);
         let flags = flags | buffer.flags();

@@ -216,7 +216,7 @@ impl Neighbour {
 }
 
 /// `RTA_NH_ID`, which `libc` does not have.
-const RTA_NH_ID: u16 = 30;
+pub(super) const RTA_NH_ID: u16 = 30;
 
 /// An attribute of a message.
 #[derive(Clone, Copy)]

@@ -16,9 +16,10 @@ use netlink_packet_route::route::{
     RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc;
 
 use super::netlink::Request;
-use super::observe::Route;
+use super::observe::{RTA_NH_ID, Route};
 use crate::network::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
 
 /// Something that may exist already: leave it alone, or put ours in its place.
@@ -229,22 +230,33 @@ pub(super) fn add_unreachable(prefix: Ipv4Net, metric: u32) -> Request {
 
 /// `ip route add|append PREFIX nhid NEXTHOP`, as one of ours.
 pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: Mode) -> Request {
-    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
-    message.header.kind = RouteType::Unicast;
-    message.attributes.extend([RouteAttribute::NhId(nexthop), RouteAttribute::Priority(metric)]);
-    Request::new(RouteNetlinkMessage::NewRoute(message), mode.flags())
+    let header = route_header(prefix, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+    let attributes = [
+        (libc::RTA_DST, prefix.network().octets()),
+        (RTA_NH_ID, nexthop.to_ne_bytes()),
+        (libc::RTA_PRIORITY, metric.to_ne_bytes()),
+    ];
+    Request::of_words(libc::RTM_NEWROUTE, mode.flags(), &header, attributes)
 }
 
 /// `ip route del` of exactly this route of ours, and of none that has taken its place.
 pub(super) fn delete_route(found: &Route) -> Request {
-    let mut message = route(found.prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
-    message.header.scope = RouteScope::NoWhere;
-    message.attributes.push(RouteAttribute::Priority(found.metric));
-    message.attributes.extend(match (found.nexthop, found.link) {
-        (Some(nexthop), _) => Some(RouteAttribute::NhId(nexthop)),
-        (None, link) => link.map(RouteAttribute::Oif),
-    });
-    Request::new(RouteNetlinkMessage::DelRoute(message), 0)
+    let header = route_header(found.prefix, libc::RT_SCOPE_NOWHERE, libc::RTN_UNSPEC);
+    let link = found.link.filter(|_| found.nexthop.is_none());
+    let attributes = [
+        Some((libc::RTA_DST, found.prefix.network().octets())),
+        Some((libc::RTA_PRIORITY, found.metric.to_ne_bytes())),
+        found.nexthop.map(|nexthop| (RTA_NH_ID, nexthop.to_ne_bytes())),
+        link.map(|link| (libc::RTA_OIF, link.to_ne_bytes())),
+    ];
+    Request::of_words(libc::RTM_DELROUTE, 0, &header, attributes.into_iter().flatten())
+}
+
+/// `struct rtmsg` of one of ours. There may be 100,000 of them, so these are written without detours.
+fn route_header(prefix: Ipv4Net, scope: u8, kind: u8) -> [u8; 12] {
+    let family = u8::from(AddressFamily::Inet);
+    let (length, table) = (prefix.prefix_len(), RouteHeader::RT_TABLE_MAIN);
+    [family, length, 0, 0, table, ROUTE_PROTOCOL, scope, kind, 0, 0, 0, 0]
 }
 
 fn route(prefix: Ipv4Net, protocol: RouteProtocol) -> RouteMessage {
