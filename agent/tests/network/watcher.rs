@@ -163,3 +163,41 @@ async fn a_deleted_route_is_back_within_milliseconds() {
     println!("from the deletion to the route's return: median {:?}", times[times.len() / 2]);
     assert!(times[times.len() / 2] < GENEROUS);
 }
+
+#[tokio::test]
+async fn host_and_sandboxes_are_mended_within_milliseconds() {
+    const GENEROUS: Duration = Duration::from_millis(500);
+    const ROUNDS: usize = 7;
+    let inside = "nsenter --net=/run/dwell/netns/web-0";
+    let damages = [
+        "nft flush ruleset".to_owned(),
+        "nft flush chain inet dwell guard".to_owned(),
+        "ip route del unreachable 10.80.1.0/24".to_owned(),
+        format!("{inside} ip address flush dev eth0"),
+        "ip neighbour flush nud permanent".to_owned(),
+    ];
+    let world = World::with([&web()]).await;
+    let mut disturbances = world.network.disturbances();
+    let state = || {
+        let listing =
+            run("nft -s list table inet dwell; ip route; ip neighbour show nud permanent");
+        listing + &crate::world::inside(&web(), "ip -o address; ip route")
+    };
+    let before = state();
+    for damage in damages {
+        let mut times = Vec::new();
+        for _ in 0..ROUNDS {
+            disturbances.mark_unchanged();
+            run(&damage);
+            let start = Instant::now();
+            disturbances.changed().await.unwrap();
+            world.network.ensure_host(&host_network()).await.unwrap();
+            world.network.ensure_sandbox(&web()).await.unwrap();
+            times.push(start.elapsed());
+            assert_eq!(state(), before, "after `{damage}`");
+        }
+        times.sort_unstable();
+        println!("mended after `{damage}`: median {:?}", times[ROUNDS / 2]);
+        assert!(times[ROUNDS / 2] < GENEROUS);
+    }
+}
