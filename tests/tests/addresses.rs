@@ -158,8 +158,8 @@ impl Watches {
         Ok(first.host.clone())
     }
 
-    /// Whether every other node had one change of the route, or none if it needed none, and after the
-    /// instance was gone from the old node, but before it ran on the new one.
+    /// Whether every other node has changed its route once, if it had to, after the instance was gone from
+    /// the old node, and before it ran on the new one; a new exception comes before the old one goes.
     fn moved_well(
         &self,
         address: &str,
@@ -176,7 +176,8 @@ impl Watches {
                 changes.iter().filter(|one| one.is_to(address) && one.is_by_a_node()).collect();
             let needs_it = |node: &String| node != host && node != home;
             let expected: &[bool] = match (needs_it(&old.host), needs_it(&new.host)) {
-                (_, true) => &[false],
+                (false, true) => &[false],
+                (true, true) => &[false, true],
                 (true, false) => &[true],
                 (false, false) => &[],
             };
