@@ -42,13 +42,13 @@ impl Listener {
         Ok(Self { socket, datagram: vec![0; DATAGRAM_BYTES] })
     }
 
-    /// The next notifications; waits for them. `ENOBUFS` means that some were lost.
+    /// The next notifications; `WouldBlock` if there are none. `ENOBUFS` means that some were lost.
     pub(super) fn receive(&mut self) -> io::Result<Notifications<'_>> {
         let mut control = nix::cmsg_space!(libc::c_int);
         let mut space = [IoSliceMut::new(&mut self.datagram)];
         let descriptor = self.socket.as_raw_fd();
         let received =
-            recvmsg::<()>(descriptor, &mut space, Some(&mut control), MsgFlags::empty())?;
+            recvmsg::<()>(descriptor, &mut space, Some(&mut control), MsgFlags::MSG_DONTWAIT)?;
         let is_elsewhere = received.cmsgs()?.any(|message| {
             matches!(message, ControlMessageOwned::Unknown(UnknownCmsg { cmsg_header, .. })
                 if cmsg_header.cmsg_level == libc::SOL_NETLINK

@@ -28,6 +28,9 @@ use super::names::Names;
 use super::{nftables, program};
 use crate::network::Disturbances;
 
+/// How many are read before what they disturb is told.
+const DATAGRAMS_AT_ONCE: usize = 64;
+
 /// The thread lives as long as this does.
 #[derive(Debug)]
 pub(super) struct Watcher {
@@ -120,21 +123,26 @@ impl Sources {
     }
 }
 
-/// Reads one datagram and says what it disturbs.
+/// Reads what there is, up to a limit, and says what it disturbs.
 fn heard(
     listener: &mut Listener,
     disturbs: impl Fn(&NetlinkBuffer<&[u8]>, bool) -> &'static [Kind],
 ) -> io::Result<Vec<Kind>> {
-    match listener.receive() {
-        Ok(notifications) => {
-            let is_elsewhere = notifications.is_elsewhere;
-            let messages = notifications.messages();
-            Ok(messages.flat_map(|message| disturbs(&message, is_elsewhere)).copied().collect())
+    let mut kinds = Vec::new();
+    for _ in 0..DATAGRAMS_AT_ONCE {
+        match listener.receive() {
+            Ok(notifications) => {
+                for message in notifications.messages() {
+                    kinds.extend(disturbs(&message, notifications.is_elsewhere));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Some notifications were lost: look at everything.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => kinds.extend(EVERYTHING),
+            Err(error) => return Err(error),
         }
-        // Some notifications were lost: look at everything.
-        Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => Ok(EVERYTHING.to_vec()),
-        Err(error) => Err(error),
     }
+    Ok(kinds)
 }
 
 fn count(kinds: &[Kind], counts: &watch::Sender<Disturbances>) {
