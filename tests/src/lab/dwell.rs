@@ -3,6 +3,7 @@
 //! Nothing else in the lab depends on a key of a configuration file or a field of an answer.
 
 use std::{
+    collections::BTreeMap,
     fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -190,9 +191,19 @@ pub(crate) fn controller_address(layout: &Layout) -> String {
     format!("{}:{CONTROLLER_PORT}", layout.machine_address())
 }
 
+/// Where a test has put what it wants otherwise in the controller's configuration.
+fn controller_settings(layout: &Layout) -> PathBuf {
+    layout.dir().join("controller.settings.json")
+}
+
+/// Has these keys of the controller's configuration be as in `settings`, whenever it is written.
+pub(crate) fn set_controller(layout: &Layout, settings: &Value) -> Result<()> {
+    write(&controller_settings(layout), settings).map(drop)
+}
+
 /// Writes the controller's configuration; its path.
 pub(crate) fn write_controller_config(layout: &Layout) -> Result<PathBuf> {
-    let config = json!({
+    let mut config = json!({
         "data_dir": layout.dir().join("controller"),
         "listen": controller_address(layout),
         "advertise": [controller_address(layout)],
@@ -201,6 +212,10 @@ pub(crate) fn write_controller_config(layout: &Layout) -> Result<PathBuf> {
         "nodes": { "heartbeat": "1s", "unreachable_after": "5s", "down_after": "15s" },
         "zone": "dwell",
     });
+    if let Ok(settings) = fs::read(controller_settings(layout)) {
+        let settings: BTreeMap<String, Value> = serde_json::from_slice(&settings)?;
+        settings.into_iter().for_each(|(key, value)| config[key] = value);
+    }
     write(&layout.dir().join("controller.yaml"), &config)
 }
 

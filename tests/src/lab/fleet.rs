@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use dwell_core::node::NodeState;
 use futures_util::future::try_join_all;
 use nix::sys::signal::Signal;
+use serde_json::Value;
 use tokio::process::Command;
 
 use super::{
@@ -71,6 +72,14 @@ impl Lab {
         let answers = async || self.nodes().await;
         self.controller().ready(READY_LIMIT, answers).await?;
         Ok(())
+    }
+
+    /// Has keys of the controller's configuration be otherwise than the lab has them, from its next start on.
+    ///
+    /// # Errors
+    /// If that cannot be written down.
+    pub fn set_controller(&self, settings: &Value) -> Result<()> {
+        dwell::set_controller(self.layout(), settings)
     }
 
     /// Ends the controller with `signal` and waits until it is gone.
