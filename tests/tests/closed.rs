@@ -1,15 +1,11 @@
 //! A cluster whose instances are closed to all unless their workload says who may reach them.
 
-use std::{process::Stdio, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dwell_tests::lab::{Image, Lab, LabConfig, Signal, ensure_untouched, wait_until};
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    time::timeout,
-};
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(90);
@@ -102,17 +98,9 @@ async fn the_operators_ways_are_open(lab: &Lab) -> Result<()> {
         ensure!(said.trim() == name, "exec: {said}");
         let said = lab.cli(&["ssh", name, "--", "hostname"]).await?.ok()?;
         ensure!(said.trim() == name, "ssh: {said}");
-
-        let mut command = lab.cli_command(&["port-forward", name, "0:8080"])?;
-        command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        let mut forward = command.spawn().context("cannot start the command line")?;
-        let mut lines = BufReader::new(forward.stderr.take().context("no output")?).lines();
-        let line = timeout(SOON, lines.next_line()).await.context("it says nothing")??;
-        let line = line.context("it ended")?;
-        let local = line.split_whitespace().next().context("an empty line")?;
-        let answer = lab.get(local.parse().context(line.clone())?).await?;
+        let forward = lab.forward(name, &[8080]).await?;
+        let answer = lab.get(forward.at()[0]).await?;
         ensure!(answer.contains(name), "port-forward: {answer}");
-        forward.kill().await?;
     }
     Ok(())
 }
