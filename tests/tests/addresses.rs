@@ -4,9 +4,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use dwell_tests::lab::{
-    Container, Image, InstanceRow, Lab, LabConfig, RouteChange, RouteWatch, Signal,
+    Container, Host, Image, InstanceRow, Lab, LabConfig, RouteChange, RouteWatch, Signal,
     ensure_untouched, run, wait_until,
 };
+use futures_util::future::try_join_all;
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(90);
@@ -34,7 +35,22 @@ async fn a_reboot_brings_everything_back() -> Result<()> {
         let after = lab.wait_exactly("web", 3, LIMIT).await?;
         ensure_untouched(&others, &after)?;
         ensure!(identities == self::identities(lab).await?, "they were {identities:#?}");
-        everybody_reaches_everybody(lab).await
+        everybody_reaches_everybody(lab).await.context("after one host's")?;
+
+        // The power is cut everywhere, and the controller's machine is the last to be there again.
+        lab.stop_controller(Signal::SIGKILL).await?;
+        try_join_all(lab.hosts().iter().map(Host::reboot)).await?;
+        wait_until("all to run without a controller", LIMIT, async || {
+            let now = lab.containers().await?;
+            ensure!(now.len() == 3 && now.iter().all(|one| one.pid.is_some()), "{now:#?}");
+            Ok(())
+        })
+        .await?;
+        let alone = lab.containers().await?;
+        lab.start_controller().await?;
+        ensure_untouched(&alone, &lab.wait_exactly("web", 3, LIMIT).await?)?;
+        ensure!(identities == self::identities(lab).await?, "they were {identities:#?}");
+        everybody_reaches_everybody(lab).await.context("after everybody's")
     })
     .await
 }
