@@ -23,7 +23,7 @@ mod holder;
 mod places;
 mod serve;
 mod upstream;
-mod zone;
+pub mod zone;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

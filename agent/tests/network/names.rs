@@ -99,7 +99,8 @@ fn everything(instances: u32) -> DirectoryChange {
         )
     };
     DirectoryChange {
-        revision: Revision(1),
+        // Revision 1 is that of a piece, after which more comes.
+        revision: Revision(2),
         base: None,
         workloads: [("web".parse().unwrap(), DirectoryWorkload::default())].into(),
         instances: (0..instances).map(instance).collect(),
