@@ -45,7 +45,6 @@ pub struct SshTrust {
 
 /// The host key of an instance, which belongs to its identity.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct HostKey {
     /// The private key, Ed25519, in OpenSSH's PEM format, not encrypted.
     pub private_key: String,

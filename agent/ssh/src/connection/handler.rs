@@ -65,6 +65,11 @@ impl Handler for Connection {
 
     async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
         self.login.open();
+        // It will want a process in a moment, and the first one is slow.
+        let served = self.instance.borrow().clone();
+        if let Some(container) = &served.container {
+            self.front.enter.prepare(container, &served.instance);
+        }
         Ok(())
     }
 
