@@ -28,6 +28,9 @@ pub(crate) struct Cp {
     /// User to log in as, if the instance has it; your own name if not given
     #[arg(short, long)]
     user: Option<String>,
+    /// Without effect, for hands that are used to it: directories are always copied whole
+    #[arg(short, long, hide = true)]
+    recursive: bool,
     /// Files and directories, here or in instances
     #[arg(value_name = "[[USER@]NAME:]SOURCE", required = true)]
     sources: Vec<OsString>,

@@ -43,6 +43,8 @@ const ROUTES: usize = 100_000;
 const RUNS: usize = 5;
 /// How many routes are deleted by somebody else, one after the other.
 const DELETIONS: usize = 300;
+/// The time between two of them.
+const DELETION_PAUSE: Duration = Duration::from_millis(25);
 /// How long one repair may take before the benchmark gives up.
 const REPAIR_LIMIT: Duration = Duration::from_secs(10);
 
@@ -171,6 +173,8 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let mut taken = Vec::new();
     for deletion in 0..=DELETIONS {
         let prefix = format!("{}/24", block(deletion % NODES).network());
+        // Somebody deletes a route now and then; one who does it all the time is repaired every 10 ms.
+        tokio::time::sleep(DELETION_PAUSE).await;
         // On a thread of its own: this one runs the agent's task.
         let watched = monitor.try_clone()?;
         let repaired =

@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 const SSHD: &str = "
 mkdir -p /run/sshd /root/.ssh && chmod 700 /root/.ssh && echo \"$1\" > /root/.ssh/authorized_keys
 ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/bench_key
-/usr/sbin/sshd -p 2222 -h /etc/ssh/bench_key -o UsePAM=no -o UseDNS=no -o Subsystem='sftp internal-sftp'
+/usr/sbin/sshd -f /dev/null -p 2222 -h /etc/ssh/bench_key -o UsePAM=no -o UseDNS=no -o Subsystem='sftp internal-sftp'
 ";
 
 /// Runs those that are wanted.
