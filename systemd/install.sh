@@ -53,7 +53,9 @@ install_all() {
 dwell is installed.
   The controller, on one host:   systemctl enable --now dwell-controller && dwell node token
   Each host that runs instances: dwell-agent join --controller HOST:7400 --token TOKEN
-                                 systemctl enable --now dwell-agent
+                                 systemctl enable --now dwell-agent dwell-ssh
+                                 dwell-agent doctor
+After an upgrade, restart dwell-agent whenever you like; restarting dwell-ssh ends the SSH sessions of the host.
 END
 }
 
