@@ -7,6 +7,7 @@ CARGO   ?= cargo
 PREFIX  ?= /usr/local
 DESTDIR ?=
 NAME    ?= demo
+SECONDS ?= 30
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -16,7 +17,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt bench install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt fuzz bench install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +57,11 @@ lint: ## formatting and clippy, warnings denied
 
 fmt: ## format everything
 	$(CARGO) fmt --all
+
+fuzz: ## every parser of bytes from a network, for SECONDS each; needs `cargo install cargo-fuzz`
+	@set -e; for target in $$($(CARGO) fuzz list); do \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS); \
+	done
 
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
 	$(SUDO) $(RELEASE)/dwell-lab setup --tests
