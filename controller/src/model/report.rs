@@ -43,10 +43,34 @@ impl Model {
         {
             gone.extend(occupancy.instances.iter().cloned());
         }
+        gone.extend(self.never_taken_up(node, session, revision));
         for name in gone.difference(&seen) {
             self.note_gone(node, name, revision, now);
         }
         Ok(())
+    }
+
+    /// Instances that came and went again before their node took them up: it has nothing to say of them.
+    /// A stream begins with a complete report and goes on with differences, so that what it never spoke of is not there.
+    fn never_taken_up(
+        &self,
+        node: &NodeName,
+        session: SessionId,
+        revision: Revision,
+    ) -> Vec<InstanceName> {
+        let occupancy = self.tables.index().occupancy.get(node);
+        let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
+        let is_leaving = |name: &InstanceName| {
+            let instance = self.tables.instances().get(name);
+            instance
+                .and_then(|instance| instance.leaving.as_ref())
+                .is_some_and(|leaving| leaving.since <= revision)
+        };
+        let is_spoken_of = |name: &InstanceName| {
+            let observed = self.tables.observed().get(name);
+            observed.is_some_and(|seen| seen.node == *node && seen.session == session)
+        };
+        names.filter(|name| is_leaving(name) && !is_spoken_of(name)).cloned().collect()
     }
 
     pub(super) fn heartbeat(
