@@ -10,6 +10,7 @@
 
 mod access;
 mod check;
+mod resources;
 mod template;
 
 use std::collections::BTreeMap;
@@ -19,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
+pub use resources::Resources;
 pub use template::{
-    Fingerprint, Mount, MountSource, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    Fingerprint, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh, Template,
 };
 
 use crate::id::{PoolName, WorkloadName};

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::Resources;
 
 use crate::fit::misfit;
 use crate::problem::{Bin, Group, Placement, Problem, Solution};
@@ -91,8 +91,7 @@ struct Room {
 }
 
 struct Left {
-    cpu: Millicores,
-    memory: Bytes,
+    room: Resources,
     addresses: u32,
     items: usize,
 }
@@ -100,8 +99,7 @@ struct Left {
 impl Room {
     fn of(problem: &Problem<'_>) -> Self {
         let left = |bin: &Bin<'_>| Left {
-            cpu: Millicores(bin.capacity.cpu.0.saturating_sub(bin.used.cpu.0)),
-            memory: Bytes(bin.capacity.memory.0.saturating_sub(bin.used.memory.0)),
+            room: bin.capacity.minus(bin.used),
             addresses: bin.addresses,
             items: bin.items,
         };
@@ -111,8 +109,7 @@ impl Room {
     fn take(&mut self, bin: usize, group: &Group<'_>, address: bool) {
         let left = &mut self.bins[bin];
         // What stays may be more than a shrunken bin has.
-        left.cpu.0 = left.cpu.0.saturating_sub(group.request.cpu.0);
-        left.memory.0 = left.memory.0.saturating_sub(group.request.memory.0);
+        left.room = left.room.minus(group.request);
         left.addresses = left.addresses.saturating_sub(u32::from(address));
         left.items += 1;
         *self.siblings.entry((group.spread, bin)).or_default() += 1;
@@ -122,10 +119,10 @@ impl Room {
     fn misfit(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Option<Misfit> {
         let (left, asked) = (&self.bins[index], group.request);
         misfit(bin, group.rules).or(bin.closed.map(Misfit::Closed)).or({
-            if left.cpu < asked.cpu {
-                Some(Misfit::Cpu { free: left.cpu, asked: asked.cpu })
-            } else if left.memory < asked.memory {
-                Some(Misfit::Memory { free: left.memory, asked: asked.memory })
+            if left.room.cpu < asked.cpu {
+                Some(Misfit::Cpu { free: left.room.cpu, asked: asked.cpu })
+            } else if left.room.memory < asked.memory {
+                Some(Misfit::Memory { free: left.room.memory, asked: asked.memory })
             } else if group.takes_address && left.addresses == 0 {
                 Some(Misfit::Addresses)
             } else {
@@ -136,13 +133,10 @@ impl Room {
 
     fn score(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Score {
         let left = &self.bins[index];
-        let cpu = share(left.cpu.0.saturating_sub(group.request.cpu.0), bin.capacity.cpu.0);
-        let memory =
-            share(left.memory.0.saturating_sub(group.request.memory.0), bin.capacity.memory.0);
         let siblings = self.siblings.get(&(group.spread, index)).copied().unwrap_or(0);
         Score {
             siblings: Reverse(siblings),
-            share: cpu.min(memory),
+            share: left.room.minus(group.request).share_of(bin.capacity),
             items: Reverse(left.items),
             bin: Reverse(index),
         }
@@ -156,12 +150,6 @@ impl Room {
             .filter_map(|(index, bin)| Some((bin.name, self.misfit(bin, index, group)?)));
         Reason::of(problem.bins.len(), misfits)
     }
-}
-
-/// A part of a whole in millionths; nothing has no share.
-fn share(part: u64, whole: u64) -> u64 {
-    let millionths = u128::from(part) * 1_000_000 / u128::from(whole.max(1));
-    u64::try_from(millionths).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

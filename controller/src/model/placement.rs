@@ -128,7 +128,7 @@ impl Model {
                     previous.insert(items.len(), bin);
                     let bin = &mut bins[bin];
                     bin.items = bin.items.saturating_sub(1);
-                    bin.used = less(bin.used, instance.template.resources);
+                    bin.used = bin.used.minus(instance.template.resources);
                 }
                 // What is placed anew comes as what it is to be, unless its rollout is paused.
                 let request = if asked && workload.paused.is_none() {
@@ -222,10 +222,4 @@ impl<'a> Groups<'a> {
             self.list.len() - 1
         })
     }
-}
-
-fn less(mut used: Resources, freed: Resources) -> Resources {
-    used.cpu.0 = used.cpu.0.saturating_sub(freed.cpu.0);
-    used.memory.0 = used.memory.0.saturating_sub(freed.memory.0);
-    used
 }

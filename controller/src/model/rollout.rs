@@ -201,16 +201,14 @@ impl Model {
         }
         let Some(node) = instance.assigned_to() else { return false };
         let (has, wants) = (instance.template.resources, workload.spec.template.resources);
-        if wants.cpu <= has.cpu && wants.memory <= has.memory {
+        if wants.fits(has) {
             return false;
         }
         // A node not heard of since the controller's start has no room that is known of.
         let Some((promised, capacity)) = self.room(node) else { return true };
-        let too_much = |has: u64, wants: u64, promised: u64, capacity: u64| {
-            wants > has && promised.saturating_sub(has).saturating_add(wants) > capacity
-        };
-        too_much(has.cpu.0, wants.cpu.0, promised.cpu.0, capacity.cpu.0)
-            || too_much(has.memory.0, wants.memory.0, promised.memory.0, capacity.memory.0)
+        let too_much = promised.minus(has).plus(wants).minus(capacity);
+        // Only a part that grows can be what makes it too much.
+        !too_much.min(wants.minus(has)).is_zero()
     }
 
     pub(super) fn is_ready(&self, node: &NodeName) -> bool {

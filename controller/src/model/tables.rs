@@ -348,13 +348,11 @@ impl Index {
 
 impl Occupancy {
     fn promise(&mut self, resources: Resources) {
-        self.promised.cpu.0 = self.promised.cpu.0.saturating_add(resources.cpu.0);
-        self.promised.memory.0 = self.promised.memory.0.saturating_add(resources.memory.0);
+        self.promised = self.promised.plus(resources);
     }
 
     fn release(&mut self, resources: Resources) {
-        self.promised.cpu.0 = self.promised.cpu.0.saturating_sub(resources.cpu.0);
-        self.promised.memory.0 = self.promised.memory.0.saturating_sub(resources.memory.0);
+        self.promised = self.promised.minus(resources);
     }
 }
 

@@ -6,10 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::AllowRule;
+use super::{AllowRule, Resources};
 use crate::health::HealthCheck;
 use crate::id::{KeySetName, VolumeName};
-use crate::quantity::{Bytes, Millicores, Millis};
+use crate::quantity::Millis;
 
 /// What every instance of a workload is.
 ///
@@ -142,17 +142,6 @@ impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
-}
-
-/// An instance's share of its node, promised and enforced: it counts against the node's capacity and
-/// is the container's limit. Zero asks for nothing and limits nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Resources {
-    /// Processor time, in thousandths of a processor.
-    pub cpu: Millicores,
-    /// Memory, in bytes.
-    pub memory: Bytes,
 }
 
 /// What happens when the main process ends.
