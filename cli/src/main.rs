@@ -52,7 +52,7 @@ struct Dwell {
 }
 
 const EXIT_CODES: &str = "\
-Names of workloads, instances and nodes may be cut short, as long as only one fits.
+Names of workloads, instances and nodes are written out: no command guesses what a part of one means.
 
 Exit codes:
   0    done, or accepted

@@ -1,4 +1,9 @@
-//! What a name on the command line means: an exact name, or the beginning of only one.
+//! What a name on the command line means: exactly that name, never another one that looks like it.
+//!
+//! A name that is not there may have been removed a moment ago, by the same script. If the beginning of a
+//! name stood for the whole one, the next command of that script would take the neighbour that is left.
+//! So no command guesses; what could have been meant is only suggested. Commands that take several names
+//! look all of them up before they change the first thing.
 
 use dwell_core::instance::sanitize;
 use dwell_proto::v1;
@@ -7,8 +12,8 @@ use tonic::Code;
 use crate::client::Client;
 use crate::failure::Failure;
 
-/// The most candidates that are listed for an ambiguous name.
-const CANDIDATES_MAX: usize = 8;
+/// The most names that are suggested in place of one that does not exist.
+const SUGGESTIONS_MAX: usize = 4;
 
 /// A name that can mean a workload or one of its instances.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,18 +33,18 @@ impl Subject {
     }
 }
 
-/// The workload that is meant.
+/// The workload of this name.
 ///
 /// # Errors
-/// [`Failure::NotFound`] if there is none, [`Failure::Usage`] if there are several.
+/// [`Failure::NotFound`] if there is none.
 pub(crate) async fn workload(client: &mut Client, name: &str) -> Result<String, Failure> {
     if !workloads(client, name).await?.is_empty() {
         return Ok(name.to_owned());
     }
-    choose("workload", name, workloads(client, "").await?)
+    Err(missing("workload", name, &workloads(client, "").await?))
 }
 
-/// The instance that is meant, with or without the cluster's zone.
+/// The instance of this name, with or without the cluster's zone.
 ///
 /// # Errors
 /// As [`workload`].
@@ -48,11 +53,10 @@ pub(crate) async fn instance(client: &mut Client, name: &str) -> Result<String, 
     if !instances(client, name).await?.is_empty() {
         return Ok(name.to_owned());
     }
-    choose("instance", name, instances(client, "").await?)
+    Err(missing("instance", name, &candidates(client, name).await?))
 }
 
-/// The workload or else the instance that is meant. Every instance's name begins with its workload's,
-/// so a beginning that fits a workload means the workload.
+/// The workload, or else the instance, of this name.
 ///
 /// # Errors
 /// As [`workload`].
@@ -63,12 +67,7 @@ pub(crate) async fn subject(client: &mut Client, name: &str) -> Result<Subject, 
     if !instances(client, name).await?.is_empty() {
         return Ok(Subject::Instance(name.to_owned()));
     }
-    let all = workloads(client, "").await?;
-    if all.iter().any(|workload| workload.starts_with(name)) {
-        return choose("workload", name, all).map(Subject::Workload);
-    }
-    let all = instances(client, "").await?;
-    choose("workload or instance", name, all).map(Subject::Instance)
+    Err(missing("workload or instance", name, &candidates(client, name).await?))
 }
 
 /// An instance's name without the cluster's zone, `web-0` of `web-0.dwell`: no name has a dot in it.
@@ -76,20 +75,32 @@ pub(crate) fn without_zone(name: &str) -> &str {
     name.split_once('.').map_or(name, |(name, _)| name)
 }
 
-/// The node that is meant.
+/// The node of this name.
 ///
 /// # Errors
 /// As [`workload`].
 pub(crate) async fn node(client: &mut Client, name: &str) -> Result<String, Failure> {
-    let list = async |client: &mut Client, name: &str| -> Result<Vec<String>, Failure> {
-        let found = client.list_nodes(v1::ListNodesRequest { name: name.into() }).await;
-        let nodes = found_or_none(found)?.map_or_else(Vec::new, |found| found.nodes);
-        Ok(nodes.into_iter().map(|node| node.name).collect())
-    };
-    if !list(client, name).await?.is_empty() {
+    if !nodes(client, name).await?.is_empty() {
         return Ok(name.to_owned());
     }
-    choose("node", name, list(client, "").await?)
+    Err(missing("node", name, &nodes(client, "").await?))
+}
+
+/// Looks up all names before any of them is used: a later one that is wrong must not leave the earlier
+/// ones changed.
+///
+/// # Errors
+/// Of the first name that does not exist.
+pub(crate) async fn all<T>(
+    client: &mut Client,
+    names: &[String],
+    look_up: impl AsyncFn(&mut Client, &str) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let mut found = Vec::with_capacity(names.len());
+    for name in names {
+        found.push(look_up(client, name).await?);
+    }
+    Ok(found)
 }
 
 async fn workloads(client: &mut Client, name: &str) -> Result<Vec<String>, Failure> {
@@ -105,7 +116,30 @@ async fn instances(client: &mut Client, name: &str) -> Result<Vec<String>, Failu
     Ok(found.into_iter().map(|instance| instance.name).collect())
 }
 
-/// What cannot be a name, or names nothing, is not found; it may still be a beginning.
+async fn nodes(client: &mut Client, name: &str) -> Result<Vec<String>, Failure> {
+    let found = client.list_nodes(v1::ListNodesRequest { name: name.into() }).await;
+    let nodes = found_or_none(found)?.map_or_else(Vec::new, |found| found.nodes);
+    Ok(nodes.into_iter().map(|node| node.name).collect())
+}
+
+/// What could be meant by a name that is neither a workload nor an instance: all workloads, and the
+/// instances of the one that the name would belong to. All instances could be a hundred thousand.
+async fn candidates(client: &mut Client, name: &str) -> Result<Vec<String>, Failure> {
+    let mut candidates = workloads(client, "").await?;
+    let owner = name.rsplit_once('-').map_or(name, |(owner, _)| owner);
+    for workload in [owner, name] {
+        if candidates.iter().any(|candidate| candidate == workload) {
+            let request =
+                v1::ListInstancesRequest { workload: workload.into(), ..Default::default() };
+            let found = client.list_instances(request).await?.into_inner().instances;
+            candidates.extend(found.into_iter().map(|instance| instance.name));
+            break;
+        }
+    }
+    Ok(candidates)
+}
+
+/// What cannot be a name, or names nothing, is not found.
 pub(crate) fn found_or_none<T>(
     answer: Result<tonic::Response<T>, tonic::Status>,
 ) -> Result<Option<T>, Failure> {
@@ -116,27 +150,31 @@ pub(crate) fn found_or_none<T>(
     }
 }
 
-/// The only candidate that begins with `name`.
-fn choose(kind: &str, name: &str, candidates: Vec<String>) -> Result<String, Failure> {
-    let shown = sanitize(name, 80);
+/// That a name does not exist, and which ones could have been meant.
+fn missing(kind: &str, name: &str, candidates: &[String]) -> Failure {
     if name.is_empty() {
-        return Err(Failure::Usage(format!("the name of the {kind} is empty")));
+        return Failure::Usage(format!("the name of the {kind} is empty"));
     }
-    let mut fitting: Vec<String> =
-        candidates.into_iter().filter(|candidate| candidate.starts_with(name)).collect();
-    match fitting.len() {
-        0 => Err(Failure::NotFound(format!("there is no {kind} {shown:?}; see {}", listing(kind)))),
-        1 => Ok(fitting.remove(0)),
-        count => {
-            fitting.sort();
-            fitting.truncate(CANDIDATES_MAX);
-            let more = if count > CANDIDATES_MAX { ", …" } else { "" };
-            Err(Failure::Usage(format!(
-                "{shown:?} fits {count} names: {}{more}; write more of it",
-                fitting.join(", ")
-            )))
+    let shown = sanitize(name, 80);
+    let near = |candidate: &&String| {
+        candidate.starts_with(name)
+            || strsim::damerau_levenshtein(candidate, name) <= name.chars().count().div_ceil(4)
+    };
+    let mut suggested: Vec<&str> = candidates.iter().filter(near).map(String::as_str).collect();
+    suggested.sort_unstable_by_key(|candidate| {
+        (strsim::damerau_levenshtein(candidate, name), *candidate)
+    });
+    suggested.truncate(SUGGESTIONS_MAX);
+    Failure::NotFound(match suggested.split_last() {
+        None => format!("there is no {kind} {shown:?}; see {}", listing(kind)),
+        Some((only, [])) => {
+            format!("there is no {kind} {shown:?}; did you mean {only}? Names are not cut short")
         }
-    }
+        Some((last, others)) => format!(
+            "there is no {kind} {shown:?}; did you mean {} or {last}? Names are not cut short",
+            others.join(", ")
+        ),
+    })
 }
 
 fn listing(kind: &str) -> &'static str {
@@ -147,22 +185,29 @@ fn listing(kind: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn chosen(name: &str, candidates: &[&str]) -> Result<String, String> {
-        let candidates = candidates.iter().map(ToString::to_string).collect();
-        choose("workload", name, candidates).map_err(|failure| failure.to_string())
-    }
-
     #[test]
-    fn only_a_unique_beginning_will_do() {
-        assert_eq!(chosen("w", &["web", "db"]), Ok("web".into()));
-        assert_eq!(
-            chosen("w", &["web", "wiki"]),
-            Err("\"w\" fits 2 names: web, wiki; write more of it".into())
+    fn what_could_be_meant_is_suggested() {
+        let said = |name: &str, candidates: &[&str]| {
+            let candidates: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+            missing("workload", name, &candidates).to_string()
+        };
+        insta::assert_snapshot!(
+            [
+                said("x", &["web", "db"]),
+                said("we", &["web", "db"]),
+                said("web", &["web-staging", "db"]),
+                said("wbe", &["web", "wiki"]),
+                said("w", &["w3", "w10", "w2", "w1", "w4"]),
+            ]
+            .join("\n"),
+            @r#"
+        there is no workload "x"; see `dwell ps`
+        there is no workload "we"; did you mean web? Names are not cut short
+        there is no workload "web"; did you mean web-staging? Names are not cut short
+        there is no workload "wbe"; did you mean web? Names are not cut short
+        there is no workload "w"; did you mean w1, w2, w3 or w4? Names are not cut short
+        "#
         );
-        assert_eq!(chosen("x", &["web"]), Err("there is no workload \"x\"; see `dwell ps`".into()));
-        assert!(chosen("", &["web"]).is_err());
-        let many: Vec<String> = (0..20).map(|i| format!("w{i}")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
-        assert!(chosen("w", &many).unwrap_err().contains("w15, …"));
+        assert!(matches!(missing("node", "", &[]), Failure::Usage(_)));
     }
 }

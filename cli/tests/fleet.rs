@@ -209,7 +209,7 @@ async fn what_was_checked_and_has_problems_ends_with_1() {
     };
     let well = Fake::start(state("", v1::finding::Outcome::Warning));
     let ill = Fake::start(state("no route", v1::finding::Outcome::Problem));
-    for arguments in [&["route", "check", "web-0"][..], &["doctor"], &["doctor", "h"]] {
+    for arguments in [&["route", "check", "web-0"][..], &["doctor"], &["doctor", "h1"]] {
         assert_eq!(run(&well, arguments).await.code, 0, "{arguments:?}");
         assert_eq!(run(&ill, arguments).await.code, 1, "{arguments:?}");
     }
@@ -267,23 +267,52 @@ async fn wrong_files_and_arguments_change_nothing() {
     assert_eq!(fake.asked(), Vec::<String>::new());
 }
 
+/// The script that removes `web` twice must not remove its neighbour the second time.
 #[tokio::test]
-async fn names_may_be_cut_short() {
+async fn a_name_cut_short_changes_and_destroys_nothing() {
     let fake = Fake::start(State {
-        workloads: vec![workload("web", 1), workload("worker", 1)],
-        instances: vec![
-            instance("web", 0, v1::Phase::Running),
-            instance("worker", 0, v1::Phase::Running),
-        ],
+        workloads: vec![workload("web-staging", 1)],
+        instances: vec![instance("web-staging", 0, v1::Phase::Running)],
+        nodes: vec![v1::Node { name: "h1".into(), ..Default::default() }],
         ..State::default()
     });
-    assert_eq!(run(&fake, &["stop", "web", "wo", "web-"]).await.code, 0);
-    assert_eq!(fake.asked(), ["Stopped web", "Stopped worker", "Stopped web-0"]);
-    let ran = run(&fake, &["rm", "w"]).await;
-    assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("fits 2 names: web, worker"), "{}", ran.stderr);
-    assert_eq!(run(&fake, &["rm", "x"]).await.code, 3);
-    assert_eq!(fake.asked().len(), 3);
+    for arguments in [
+        &["rm", "web"][..],
+        &["stop", "web"],
+        &["start", "web"],
+        &["restart", "web"],
+        &["restart", "web-staging-"],
+        &["scale", "web=0"],
+        &["exec", "web", "--", "reboot"],
+        &["cp", "/etc/hostname", "web:/etc/"],
+        &["port-forward", "web", "80"],
+        &["node", "cordon", "h"],
+        &["node", "uncordon", "h"],
+        &["node", "drain", "h"],
+        &["node", "label", "h", "a=b"],
+        &["node", "rm", "--force", "h"],
+        // The first exists, the second does not: then the first stays as it is, too.
+        &["rm", "web-staging", "web"],
+        &["stop", "web-staging", "web-staging-0", "web"],
+        &["scale", "web-staging=3", "web=0"],
+        &["node", "drain", "h1", "h"],
+        &["node", "rm", "h1", "h"],
+        // Nor does a question that is answered by another's state help anybody.
+        &["ps", "web"],
+        &["logs", "web"],
+        &["inspect", "web"],
+        &["node", "inspect", "h"],
+        &["route", "check", "web"],
+        &["doctor", "h"],
+    ] {
+        let ran = run(&fake, arguments).await;
+        let not_run = if arguments[0] == "exec" { 125 } else { 3 };
+        assert_eq!((ran.code, ran.stdout.as_str()), (not_run, ""), "{arguments:?} {}", ran.stderr);
+        assert!(ran.stderr.contains("; did you mean "), "{arguments:?} {}", ran.stderr);
+    }
+    assert_eq!(fake.asked(), Vec::<String>::new());
+    assert_eq!(run(&fake, &["rm", "web-staging"]).await.code, 0);
+    assert_eq!(fake.asked(), ["remove web-staging"]);
 }
 
 #[tokio::test]

@@ -34,9 +34,10 @@ fn scale_parser(text: &str) -> Result<(String, u32), String> {
 
 impl Scale {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let (asked, counts): (Vec<_>, Vec<_>) = self.workloads.into_iter().unzip();
+        let workloads = names::all(&mut fleet.client, &asked, names::workload).await?;
         let mut goals = Vec::new();
-        for (name, replicas) in self.workloads {
-            let name = names::workload(&mut fleet.client, &name).await?;
+        for (name, replicas) in workloads.into_iter().zip(counts) {
             let request = v1::ScaleWorkloadRequest { name: name.clone(), replicas };
             fleet.client.scale_workload(request).await?;
             print(&format!("{name} scaled to {replicas}\n"))?;
@@ -98,9 +99,9 @@ impl SubjectArgs {
         run: v1::RunState,
         word: &str,
     ) -> Result<(), Failure> {
+        let subjects = names::all(&mut fleet.client, &self.names, names::subject).await?;
         let mut goals = Vec::new();
-        for name in &self.names {
-            let subject = names::subject(&mut fleet.client, name).await?;
+        for subject in subjects {
             let request = v1::SetRunStateRequest { name: subject.name().into(), run: run.into() };
             fleet.client.set_run_state(request).await?;
             print(&format!("{} is being {word}\n", subject.name()))?;
@@ -115,9 +116,9 @@ impl SubjectArgs {
 
 impl Restart {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let subjects = names::all(&mut fleet.client, &self.subjects.names, names::subject).await?;
         let mut goals = Vec::new();
-        for name in &self.subjects.names {
-            let subject = names::subject(&mut fleet.client, name).await?;
+        for subject in subjects {
             if self.subjects.wait.wait {
                 // What a restart changes can only be told from what was before.
                 goals.extend(restarts(&mut fleet, &subject).await?);
@@ -159,9 +160,9 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let workloads = names::all(&mut fleet.client, &self.names, names::workload).await?;
         let mut goals = Vec::new();
-        for name in &self.names {
-            let name = names::workload(&mut fleet.client, name).await?;
+        for name in workloads {
             let request = v1::RemoveWorkloadRequest { name: name.clone() };
             fleet.client.remove_workload(request).await?;
             print(&format!("{name} is being removed\n"))?;

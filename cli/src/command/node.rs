@@ -216,22 +216,20 @@ impl Token {
 }
 
 impl Names {
-    /// Makes the same change to all of them; returns their whole names.
+    /// Makes the same change to all of them; returns their names.
     async fn update(
         &self,
         fleet: &mut Fleet,
         change: &v1::UpdateNodeRequest,
         word: &str,
     ) -> Result<Vec<String>, Failure> {
-        let mut nodes = Vec::new();
-        for name in &self.names {
-            let name = names::node(&mut fleet.client, name).await?;
+        let nodes = names::all(&mut fleet.client, &self.names, names::node).await?;
+        for name in &nodes {
             fleet
                 .client
                 .update_node(v1::UpdateNodeRequest { name: name.clone(), ..change.clone() })
                 .await?;
             print(&format!("{name} {word}\n"))?;
-            nodes.push(name);
         }
         Ok(nodes)
     }
@@ -262,8 +260,7 @@ impl Label {
 
 impl Rm {
     async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
-        for name in &self.names.names {
-            let name = names::node(&mut fleet.client, name).await?;
+        for name in names::all(&mut fleet.client, &self.names.names, names::node).await? {
             let request = v1::RemoveNodeRequest { name: name.clone(), force: self.force };
             fleet.client.remove_node(request).await?;
             print(&format!("{name} is removed\n"))?;

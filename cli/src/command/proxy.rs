@@ -19,7 +19,7 @@ Examples:
   ssh -o ProxyCommand='dwell proxy %h %p' web-0.dwell
   printf 'GET / HTTP/1.0\\r\\n\\r\\n' | dwell proxy web-0 80")]
 pub(crate) struct Proxy {
-    /// The instance, with or without the cluster's zone, not cut short
+    /// The instance, with or without the cluster's zone
     #[arg(value_parser = name_parser())]
     instance: String,
     /// Number of a TCP port
