@@ -23,7 +23,7 @@ use dwell_core::ssh::SshTrust;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
-use crate::network::{Exception, HostNetwork, Peer, RouteTable};
+use dwell_network::{Exception, HostNetwork, Peer, RouteTable};
 
 /// All that a node is to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,13 +15,12 @@ use crate::assignment::cache;
 use crate::config::Config;
 use crate::daemon;
 use crate::directory;
-use crate::dns;
 use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerState, Engine, EngineError};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
-use crate::network::linux::{LinuxConfig, LinuxNetwork};
-use crate::network::{GATEWAY, Network, NetworkError};
+use dwell_network::linux::{LinuxConfig, LinuxNetwork, gateway};
+use dwell_network::{GATEWAY, Network, NetworkError};
 
 /// How long a main process may take to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -101,7 +100,7 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         Err(error) => Err(error),
     };
     failures.extend(cleared.err().map(Into::into));
-    failures.extend(dns::remove_address().await.err().map(CleanupError::Address));
+    failures.extend(gateway::remove().await.err().map(CleanupError::Address));
     // As long as containers are there, their journals say what has become of them, and the identity
     // whose they are.
     if failures.is_empty() {

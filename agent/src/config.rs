@@ -29,8 +29,8 @@ use std::path::{Component, Path, PathBuf};
 use dwell_core::id::NodeName;
 use serde::Deserialize;
 
-use crate::network::GATEWAY;
-use crate::network::linux::underlay_address;
+use dwell_network::GATEWAY;
+use dwell_network::linux::underlay_address;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";

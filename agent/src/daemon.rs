@@ -38,13 +38,13 @@ use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
-use crate::network::linux::{LinuxConfig, LinuxNetwork};
-use crate::network::{Network, NetworkError};
 use crate::reconciler::{self, Reconciler};
 use crate::session::{Session, Statuses};
 use crate::ssh::SshFiles;
 use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
+use dwell_network::linux::{LinuxConfig, LinuxNetwork};
+use dwell_network::{Network, NetworkError};
 
 /// How long the first report waits for an engine that does not answer.
 const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(2);

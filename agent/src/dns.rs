@@ -18,7 +18,6 @@
 
 pub mod answer;
 mod forward;
-mod gateway;
 mod holder;
 mod places;
 mod serve;
@@ -31,15 +30,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use self::gateway::remove as remove_address;
 pub use self::holder::holder_of;
 use self::serve::Server;
 use self::upstream::Upstreams;
 pub use self::zone::Names;
 use crate::assignment::Assignment;
-use crate::causes::Causes;
 use crate::directory::Directories;
-use crate::network::GATEWAY;
+use dwell_network::GATEWAY;
+use dwell_network::linux::gateway;
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
@@ -71,7 +69,7 @@ impl Dns {
         let mut parts = JoinSet::new();
         if self.serves_instances {
             if let Err(error) = gateway::ensure().await {
-                tracing::debug!(error = %Causes(&error), "the gateway address is not there yet");
+                tracing::debug!(error = %error, "the gateway address is not there yet");
             }
             parts.spawn(gateway::keep());
             addresses.push(SocketAddr::new(IpAddr::V4(GATEWAY), PORT));

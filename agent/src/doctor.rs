@@ -43,8 +43,8 @@ use crate::assignment::{Assignment, cache};
 use crate::config::Config;
 use crate::engine::SharedEngine;
 use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
-use crate::network::Network;
-use crate::network::linux::{LinuxConfig, LinuxNetwork};
+use dwell_network::Network;
+use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 
 /// How long one group of checks may take.
 const GROUP_LIMIT: Duration = Duration::from_secs(8);

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, NodeNetwork};
 use crate::causes::Causes;
-use crate::network::{Network, RouteReport};
+use dwell_network::{Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
 const RESYNC: Duration = Duration::from_secs(60);

@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::assignment::Assignment;
 use crate::causes::Causes;
 use crate::directory::Directories;
-use crate::network::{Allow, Network, Policy, PortRange};
+use dwell_network::{Allow, Network, Policy, PortRange};
 
 /// The addresses of assigned instances that are open to all, or whose rules are in force.
 pub type Settled = watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>;

@@ -22,7 +22,6 @@ pub mod isolation;
 pub mod link;
 pub mod lock;
 pub mod logging;
-pub mod network;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;

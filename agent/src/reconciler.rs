@@ -57,8 +57,8 @@ pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
 use crate::engine::{self, SharedEngine};
 use crate::isolation::Settled;
-use crate::network::Network;
 use crate::session::Statuses;
+use dwell_network::Network;
 
 /// What a reconciler is told at its start.
 #[derive(Clone, Debug)]

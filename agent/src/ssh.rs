@@ -26,6 +26,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::ssh::{SshInstance, SshTrust};
 use dwell_core::workload::{Protocol, Ssh, Template};
+use dwell_network::sandbox_path;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -162,7 +163,7 @@ fn serving(
     Some(SshInstance {
         instance: assigned.instance.clone(),
         address: assigned.address,
-        netns: run_dir.join("netns").join(assigned.instance.to_string()).display().to_string(),
+        netns: sandbox_path(run_dir, &assigned.instance).display().to_string(),
         host_key,
         authorized_keys: authorized_keys.clone(),
         key_sets: key_sets.clone(),

@@ -47,8 +47,8 @@ use crate::causes::Causes;
 use crate::config::Config;
 use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
-use crate::network::{Network, NetworkError};
 use crate::session::Statuses;
+use dwell_network::{Network, NetworkError};
 
 /// The most logs and commands at a time.
 const COMMANDS_MAX: usize = 256;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::answer::{Answer, Client, Transport, UDP_MAX_BYTES, answer};
 use super::zone::Names;
-use crate::network::GATEWAY;
+use dwell_network::GATEWAY;
 
 const INSTANCE: Client =
     Client { may_forward: true, asked_at: IpAddr::V4(GATEWAY), transport: Transport::Udp };

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::network::GATEWAY;
+use dwell_network::GATEWAY;
 
 /// How many servers are asked at most.
 const SERVERS_MAX: usize = 3;

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::{Finding, Host, reading};
-use crate::network::GATEWAY;
+use dwell_network::GATEWAY;
 
 const CHECK: &str = "port-53";
 /// The port of DNS.

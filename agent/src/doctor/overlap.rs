@@ -8,7 +8,7 @@ use ipnet::Ipv4Net;
 use serde::Deserialize;
 
 use super::{Finding, Host, reading};
-use crate::network::{INTERFACE_PREFIX, ROUTE_PROTOCOL};
+use dwell_network::{INTERFACE_PREFIX, ROUTE_PROTOCOL};
 
 const CHECK: &str = "overlap";
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Finding, Host, reading};
 use crate::causes::Causes;
-use crate::network::{INTERFACE_PREFIX, Network, Probe};
+use dwell_network::{INTERFACE_PREFIX, Network, Probe};
 
 const CHECK: &str = "peers";
 const MTU: &str = "mtu";
@@ -111,7 +111,7 @@ mod tests {
 
     use super::*;
     use crate::doctor::Outcome;
-    use crate::network::FoundRoute;
+    use dwell_network::FoundRoute;
 
     fn good() -> Probe {
         let route = FoundRoute {

@@ -182,7 +182,7 @@ impl DockerEngine {
 
     /// Tells the wrapper the sandbox of a container.
     fn map(&self, id: &ContainerId, instance: &InstanceName) -> Result<(), EngineError> {
-        let netns = self.config.run_dir.join("netns").join(instance.to_string());
+        let netns = dwell_network::sandbox_path(&self.config.run_dir, instance);
         let other =
             |reason| EngineError::Other { engine: NAME, operation: "start a container", reason };
         if !netns.exists() {

@@ -4,7 +4,7 @@ use dwell_core::id::Revision;
 use dwell_core::ssh::SshTrust;
 
 use super::*;
-use crate::network::fake::{FakeNetwork, Operation};
+use dwell_network::fake::{FakeNetwork, Operation};
 
 fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
     let peer = |n: u8| {

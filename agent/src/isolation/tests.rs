@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::assignment::NodeNetwork;
-use crate::network::fake::{FakeNetwork, Operation};
+use dwell_network::fake::{FakeNetwork, Operation};
 
 const WORKLOADS: [&str; 3] = ["api", "db", "web"];
 const LABELS: [&str; 2] = ["team", "tier"];

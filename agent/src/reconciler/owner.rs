@@ -25,8 +25,8 @@ use super::tools::{Effect, StepError, Tools};
 use super::{Config, News, follow, publish};
 use crate::causes::Causes;
 use crate::engine::{Container, EngineError, PullProgress};
-use crate::network::Disturbances;
 use crate::session::Statuses;
+use dwell_network::Disturbances;
 
 /// How much may be told before those who tell have to wait.
 const NEWS_MAX: usize = 1_024;

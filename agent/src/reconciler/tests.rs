@@ -16,8 +16,8 @@ use super::*;
 use crate::engine::fake::control::TokioClock;
 use crate::engine::fake::{FakeEngine, Operation, assigned};
 use crate::engine::{Engine, EngineError};
-use crate::network::HostNetwork;
-use crate::network::fake::{FakeNetwork, Operation as NetworkOperation};
+use dwell_network::HostNetwork;
+use dwell_network::fake::{FakeNetwork, Operation as NetworkOperation};
 
 /// How long anything may take, in simulated time.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -17,7 +17,7 @@ use super::journals::Journals;
 use crate::causes::Causes;
 use crate::engine::{Container, EngineError, SharedEngine};
 use crate::isolation::Settled;
-use crate::network::{Network, NetworkError, Sandbox};
+use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How long a step waits for isolation; usually it comes with the assignment.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);

@@ -21,8 +21,8 @@ use super::*;
 use crate::assignment::cache;
 use crate::directory::Directories;
 use crate::fake_controller::{Attachment, Ca, Face, FakeController, LIMIT, identity};
-use crate::network::fake::FakeNetwork;
 use crate::tunnel;
+use dwell_network::fake::FakeNetwork;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -6,7 +6,7 @@ use dwell_proto::v1;
 use dwell_proto::v1::tunnel_up::Message;
 
 use super::{Ends, TunnelError, send};
-use crate::network::{Network, Probe};
+use dwell_network::{Network, Probe};
 
 /// Looks the route up, tries it, and tells.
 pub(super) async fn carry(

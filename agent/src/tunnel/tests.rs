@@ -19,8 +19,8 @@ use crate::engine::Engine;
 use crate::engine::fake::FakeEngine;
 use crate::engine::fake::control::TokioClock;
 use crate::fake_controller::{Ca, Carried, Face, FakeController, LIMIT, identity};
-use crate::network::fake::FakeNetwork;
 use crate::{link, trust};
+use dwell_network::fake::FakeNetwork;
 
 /// A node with one running instance, `web-0`, which has the address of loopback, and one without a container, `web-1`.
 struct Fixture {

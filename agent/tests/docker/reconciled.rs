@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_agent::engine::{Container, Engine as _};
-use dwell_agent::network::fake::FakeNetwork;
-use dwell_agent::network::{HostNetwork, Network as _};
 use dwell_agent::reconciler::{Config, Reconciler};
 use dwell_agent::session::Statuses;
 use dwell_core::clock::SystemClock;
 use dwell_core::instance::Phase;
+use dwell_network::fake::FakeNetwork;
+use dwell_network::{HostNetwork, Network as _};
 use dwell_planner::Desired;
 use tokio::sync::watch;
 use tokio::time::timeout;

@@ -19,12 +19,12 @@ use anyhow::{Context, Result, bail, ensure};
 use dwell_agent::{
     assignment::{Assignment, NodeNetwork, NodePeer},
     host_network::HostNetwork,
-    network::{
-        Exception, Network, Peer, RouteReport, RouteTable,
-        linux::{LinuxConfig, LinuxNetwork},
-    },
 };
 use dwell_core::id::{NodeName, Revision};
+use dwell_network::{
+    Exception, Network, Peer, RouteReport, RouteTable,
+    linux::{LinuxConfig, LinuxNetwork},
+};
 use dwell_planner::EngineState;
 use nix::{
     mount::{MsFlags, mount},

@@ -18,7 +18,7 @@ use dwell_core::workload::MountSource;
 use super::client::NAME;
 use crate::dns::RESOLV_CONF;
 use crate::engine::EngineError;
-use crate::network::GATEWAY;
+use dwell_network::GATEWAY;
 
 /// How many domains to search in every C library takes, and how long they may be together, in bytes.
 const SEARCH_MAX: (usize, usize) = (6, 255);

@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::identity::wall_clock;
-use crate::network::fake::Operation;
-use crate::network::{HostNetwork, Sandbox};
+use dwell_network::fake::Operation;
+use dwell_network::{HostNetwork, Sandbox};
 
 fn probe(address: &str) -> Option<Purpose> {
     Some(Purpose::Probe(v1::ProbeRequest { address: address.to_owned() }))

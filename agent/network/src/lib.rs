@@ -1,0 +1,309 @@
+//! The network of a node: sandboxes of its instances, routes to other nodes, the host's own settings.
+//!
+//! [`Network`] is what the agent sees. [`linux::LinuxNetwork`] does it with netlink and nftables; `FakeNetwork`,
+//! behind the feature `test-util`, keeps it in memory for tests and simulations. What is built in the kernel, and
+//! why, is told in `docs/networking.md`. Nothing here knows of the agent that calls it.
+//!
+//! ```text
+//!  host namespace                                        sandbox (named network namespace)
+//!  ┌───────────────────────────────────────┐             ┌──────────────────────────────────┐
+//!  │ 10.80.2.0/24 nhid PEER  (sync_routes) │             │ eth0  10.80.1.5/32, fixed MAC    │
+//!  │ unreachable 10.80.1.0/24              │    veth     │ default via 169.254.1.1          │
+//!  │ 10.80.1.5 dev dw-… ───────────────────┼─────────────┤ 169.254.1.1 is always GATEWAY_MAC│
+//!  └───────────────────────────────────────┘             └──────────────────────────────────┘
+//! ```
+//!
+//! The kernel holds the state; nothing here is believed without looking at it. Every operation is
+//! idempotent, says what to have and not what to do, and may be cut short at any step: calling it
+//! again completes the work. Whatever is made is recognisably ours ([`ROUTE_PROTOCOL`],
+//! [`INTERFACE_PREFIX`], a table and a chain of our own), and what is not ours is never changed.
+
+#[cfg(any(test, feature = "test-util"))]
+pub mod fake;
+pub mod linux;
+mod policy;
+mod probe;
+#[cfg(feature = "test-util")]
+pub mod world;
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use dwell_core::id::{InstanceName, NodeName};
+use dwell_core::net::Mac;
+use ipnet::Ipv4Net;
+use tokio::sync::watch;
+
+pub use self::policy::{Allow, Policy, PortRange};
+pub use self::probe::{FoundRoute, Probe};
+
+/// The `rtm_protocol` of every route and the `nh_protocol` of every nexthop that dwell owns.
+pub const ROUTE_PROTOCOL: u8 = 157;
+
+/// How the names of our veths in the host namespace begin.
+pub const INTERFACE_PREFIX: &str = "dw-";
+
+/// The gateway of every sandbox: an address that is the same everywhere and never leaves the veth.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The hardware address of the host's end of every veth, so that an instance can move or its veth be
+/// replaced without a stale neighbour entry.
+pub const GATEWAY_MAC: Mac = Mac([0x02, 0x64, 0x77, 0x65, 0x6c, 0x6c]);
+
+/// Where the network namespace of an instance has its name: what a container is started in and what is entered
+/// to listen at the instance's address. `run_dir` is the agent's, as in [`linux::LinuxConfig::run_dir`].
+#[must_use]
+pub fn sandbox_path(run_dir: &Path, instance: &InstanceName) -> PathBuf {
+    sandbox_directory(run_dir).join(instance.to_string())
+}
+
+/// The directory of the names of all sandboxes.
+fn sandbox_directory(run_dir: &Path) -> PathBuf {
+    run_dir.join("netns")
+}
+
+/// The network of one node. One value owns it; calls are carried out one after the other.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Forwarding, sysctls, firewall and the unreachable route of the node's own block.
+    ///
+    /// Called at start, when [`HostNetwork`] changes, and after anything that may have disturbed the
+    /// host's rules (a start of `dockerd`, a firewall reload): a call that finds all in place is cheap.
+    ///
+    /// # Errors
+    /// The first setting that could not be made; the others were tried all the same.
+    async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError>;
+
+    /// Makes the sandbox, or completes or repairs it; a correct one is not touched.
+    ///
+    /// # Errors
+    /// [`NetworkError::HostNotReady`] before the first [`Network::ensure_host`]; otherwise what the
+    /// kernel refused. What was made until then stays and is completed by the next call.
+    async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError>;
+
+    /// Takes the sandbox away, whole or half-made; one that does not exist is no error.
+    ///
+    /// On return the address is unreachable and the namespace has no name any more; the veth itself
+    /// goes a few milliseconds later.
+    ///
+    /// # Errors
+    /// What the kernel refused; the next call goes on from there.
+    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError>;
+
+    /// The sandboxes that exist, whole or half-made, in the order of their names.
+    ///
+    /// # Errors
+    /// The run directory could not be read.
+    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError>;
+
+    /// Makes the kernel's routes to other nodes equal to the complete `routes`, and removes our own
+    /// that are not in it: call it only with a table that has arrived whole.
+    ///
+    /// A route that cannot be had is in the report and does not keep the others from being made.
+    ///
+    /// # Errors
+    /// The kernel could not be asked at all.
+    async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError>;
+
+    /// Makes `policies`, which are complete, the rules of who may reach the instances of this node. An
+    /// instance without one is open to all.
+    ///
+    /// What differs from the last call is changed in one step. Policies may come before their sandboxes,
+    /// and must, so that nothing gets to an isolated instance before its policy; and before the first
+    /// [`Network::ensure_host`], which then installs them. Until the first call, those that an earlier
+    /// agent has left stay in force.
+    ///
+    /// # Errors
+    /// What the kernel refused. What was in force before stays in force.
+    async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError>;
+
+    /// Looks up the route to `address` and tries it with ICMP echoes; takes at most two seconds.
+    ///
+    /// # Errors
+    /// The kernel could not be asked, or no echo be sent. That nobody answers is no error.
+    async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError>;
+
+    /// Counts that go up whenever others may have changed what was asked for. Looking again is calling
+    /// the operation again; what is still right costs little.
+    fn disturbances(&self) -> watch::Receiver<Disturbances>;
+
+    /// Removes every trace: sandboxes, routes, nexthops, firewall rules; restores changed sysctls.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed; the others were tried all the same.
+    async fn cleanup(&self) -> Result<(), NetworkError>;
+}
+
+/// What the host as a whole is to provide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostNetwork {
+    /// The range of all instances of the cluster.
+    pub cluster: Ipv4Net,
+    /// This node's share of it; a routes-only node has none.
+    pub block: Option<Ipv4Net>,
+    /// Whether instances reach what is beyond the cluster under the host's address.
+    pub masquerade: bool,
+}
+
+/// The network identity of an instance on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Whose it is; also the name of the namespace.
+    pub instance: InstanceName,
+    /// The address of its `eth0`, as /32.
+    pub address: Ipv4Addr,
+    /// The hardware address of its `eth0`.
+    pub mac: Mac,
+}
+
+/// Where the instances of all other nodes are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteTable {
+    /// The other nodes. A node's name appears once.
+    pub peers: Vec<Peer>,
+    /// Addresses that live outside the block they come from.
+    pub exceptions: Vec<Exception>,
+}
+
+/// Another node, as a next hop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub node: NodeName,
+    /// Its share of the cluster's range; a routes-only node has none.
+    pub block: Option<Ipv4Net>,
+    /// Its address on a network shared with this node.
+    pub via: Ipv4Addr,
+}
+
+/// An instance's address that is reached through another node than its block says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The instance's address.
+    pub address: Ipv4Addr,
+    /// The node it lives on: one of the table's peers.
+    pub node: NodeName,
+}
+
+/// What came of one [`Network::sync_routes`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteReport {
+    /// Routes that were right already.
+    pub in_place: usize,
+    /// Routes that were missing and are there now.
+    pub added: usize,
+    /// Routes that led elsewhere and were redirected without a gap.
+    pub changed: usize,
+    /// Own routes that were no longer wanted.
+    pub removed: usize,
+    /// Routes of others in the way of ours. They were left alone.
+    pub conflicts: Vec<RouteConflict>,
+    /// What could not be done, by node.
+    pub failures: Vec<PeerFailure>,
+}
+
+impl RouteReport {
+    /// Whether the kernel now has exactly the declared table and nobody is in its way.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.conflicts.is_empty() && self.failures.is_empty()
+    }
+}
+
+/// How often something may have been disturbed, by the operation that puts it right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disturbances {
+    /// For [`Network::ensure_host`].
+    pub host: u64,
+    /// For [`Network::ensure_sandbox`], of each.
+    pub sandboxes: u64,
+    /// For [`Network::sync_routes`].
+    pub routes: u64,
+}
+
+/// A route that is not ours takes traffic that belongs to a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteConflict {
+    /// The peer that loses traffic.
+    pub node: NodeName,
+    /// The peer's block or exception.
+    pub wanted: Ipv4Net,
+    /// The route in the way, as `ip route` would name it.
+    pub holder: String,
+}
+
+/// Routes to one node that could not be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerFailure {
+    /// The node.
+    pub node: NodeName,
+    /// Why, and what to do about it.
+    pub reason: String,
+}
+
+/// Why the network is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// The kernel refused a request.
+    #[error("cannot {action}")]
+    Kernel {
+        /// What was tried, on what.
+        action: String,
+        /// The kernel's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A file of the run directory or of `/proc/sys` could not be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` or `iptables` could not be started.
+    #[error("cannot run {program}; install it (package {package})")]
+    ProgramMissing {
+        /// The program.
+        program: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// `nft` or `iptables` refused its input.
+    #[error("{program} refused our rules: {complaint}")]
+    ProgramFailed {
+        /// The program.
+        program: &'static str,
+        /// What it printed, on one line.
+        complaint: String,
+    },
+    /// A route of somebody else, or of another instance, leads to an instance's address.
+    #[error(
+        "address {address} of {instance} is taken by the route of {holder}; remove one of them"
+    )]
+    AddressTaken {
+        /// The instance.
+        instance: InstanceName,
+        /// Its address.
+        address: Ipv4Addr,
+        /// Whose route it is.
+        holder: String,
+    },
+    /// A sandbox was asked for before the host was prepared.
+    #[error("cannot make a sandbox before the host's network is prepared; ensure_host comes first")]
+    HostNotReady,
+    /// The thread that owns the network has ended.
+    #[error("the network thread has ended; restart the agent")]
+    Stopped,
+    /// Made to fail by a test.
+    #[error("{0} was made to fail")]
+    Injected(&'static str),
+}

@@ -1,0 +1,137 @@
+//! What a notification of the kernel may have disturbed: pure functions of messages.
+//!
+//! They are generous where nobody is likely to be at work, since a false alarm costs one look, and narrow
+//! where much goes on that does not concern us: neighbours come and go, Docker changes its chains with
+//! every container. What nobody asked for has the port number 0.
+
+use std::net::Ipv4Addr;
+
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
+use nix::libc;
+
+use super::nexthop::{self, Nexthop};
+use super::observe::{self, Address, Link, Route, attributes, ipv4};
+use super::{METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, iptables, nftables, veth};
+use crate::{GATEWAY, ROUTE_PROTOCOL};
+
+/// One kind of thing to look at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Host,
+    Sandboxes,
+    Routes,
+}
+
+pub(super) const EVERYTHING: &[Kind] = &[Kind::Host, Kind::Sandboxes, Kind::Routes];
+const UPLINKS: &[Kind] = &[Kind::Host, Kind::Routes];
+
+type Message<'a> = NetlinkBuffer<&'a [u8]>;
+
+/// By links, addresses, routes, nexthops, neighbours and rules of the host's namespace.
+pub(super) fn by_routing(message: &Message<'_>) -> &'static [Kind] {
+    let payload = message.payload();
+    match message.message_type() {
+        libc::RTM_NEWADDR | libc::RTM_DELADDR => UPLINKS,
+        kind @ (libc::RTM_NEWLINK | libc::RTM_DELLINK) => {
+            let is_gone = kind == libc::RTM_DELLINK;
+            Link::parse(payload).map_or(EVERYTHING, |link| by_link(&link, is_gone, payload))
+        }
+        libc::RTM_DELROUTE => {
+            let ours = Route::parse(payload).filter(|route| route.protocol == ROUTE_PROTOCOL);
+            ours.map_or(&[], |route| by_route(&route))
+        }
+        // Somebody else's in the place of ours.
+        libc::RTM_NEWROUTE if message.flags() & NLM_F_REPLACE != 0 => {
+            Route::parse(payload).map_or(&[], |route| by_route(&route))
+        }
+        nexthop::RTM_NEWNEXTHOP | nexthop::RTM_DELNEXTHOP => {
+            let ours = Nexthop::parse(payload).filter(Nexthop::is_ours);
+            ours.map_or(&[], |_| &[Kind::Routes])
+        }
+        libc::RTM_NEWNEIGH if is_on_purpose(message) && lost_neighbour(payload).is_some() => {
+            &[Kind::Sandboxes]
+        }
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => &[Kind::Host],
+        _ => &[],
+    }
+}
+
+/// By what happens in another namespace, which may be a sandbox. The kernel's own deeds there are what
+/// removing a sandbox looks like.
+pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
+    let payload = message.payload();
+    let is_sandboxs = match message.message_type() {
+        libc::RTM_DELADDR => {
+            let address = Address::parse(payload);
+            is_on_purpose(message) && address.is_some_and(|it| it.net.prefix_len() == 32)
+        }
+        libc::RTM_DELROUTE => {
+            let prefix = Route::parse(payload).map(|route| route.prefix);
+            let is_needed = |prefix: ipnet::Ipv4Net| {
+                prefix.prefix_len() == 0 || prefix == ipnet::Ipv4Net::from(GATEWAY)
+            };
+            is_on_purpose(message) && prefix.is_some_and(is_needed)
+        }
+        libc::RTM_NEWNEIGH => is_on_purpose(message) && lost_neighbour(payload) == Some(GATEWAY),
+        // That of eth0 shows at its other end.
+        libc::RTM_NEWLINK => Link::parse(payload)
+            .is_some_and(|link| link.index == 1 && !link.is_up && is_switched(payload)),
+        _ => false,
+    };
+    if is_sandboxs { &[Kind::Sandboxes] } else { &[] }
+}
+
+/// By changes to our own table, or to the chains of iptables that lead to ours.
+pub(super) fn by_firewall(message: &Message<'_>) -> &'static [Kind] {
+    let Some(place) = nftables::place(message) else { return &[] };
+    let is_ours = place.family == nftables::NFPROTO_INET && place.table == nftables::TABLE;
+    let leads_to_ours = place.family == nftables::NFPROTO_IPV4
+        && place.table == "filter"
+        && place.chain.is_some_and(iptables::concerns);
+    if is_ours || leads_to_ours { &[Kind::Host] } else { &[] }
+}
+
+fn by_link(link: &Link, is_gone: bool, payload: &[u8]) -> &'static [Kind] {
+    if veth::is_ours(link) {
+        // One that is being made has no alias yet, and gets it with being up.
+        let is_alive = veth::owner(link).is_some() && link.group != veth::DOOMED_GROUP;
+        let is_dead = is_gone || !link.is_up || !link.has_carrier;
+        return if is_alive && is_dead { &[Kind::Sandboxes] } else { &[] };
+    }
+    // Not the many messages about everything else that can change of a link.
+    if is_gone || is_switched(payload) { UPLINKS } else { &[] }
+}
+
+/// Whether a message about a link says that it was set up or down.
+fn is_switched(payload: &[u8]) -> bool {
+    const CHANGED_FLAGS_AT: usize = 12;
+    const JUST_MADE: u32 = u32::MAX;
+    let changed = observe::u32_at(payload, CHANGED_FLAGS_AT).unwrap_or(JUST_MADE);
+    changed != JUST_MADE && changed & libc::IFF_UP.cast_unsigned() != 0
+}
+
+fn by_route(route: &Route) -> &'static [Kind] {
+    match route.metric {
+        METRIC_INSTANCE => &[Kind::Sandboxes],
+        METRIC_PEER => &[Kind::Routes],
+        METRIC_BLOCK => &[Kind::Host],
+        _ => &[],
+    }
+}
+
+/// Whether a process has asked for it, and it is not the kernel's own doing.
+fn is_on_purpose(message: &Message<'_>) -> bool {
+    message.port_number() != 0
+}
+
+/// The address of a neighbour that is not permanent, or not any more.
+fn lost_neighbour(payload: &[u8]) -> Option<Ipv4Addr> {
+    const HEADER_BYTES: usize = 12;
+    const NDA_DST: u16 = 1;
+    const STATE_AT: usize = 8;
+    const NUD_PERMANENT: u16 = 0x80;
+    let state = u16::from_ne_bytes(*payload.get(STATE_AT..)?.first_chunk()?);
+    let mut attributes = attributes(payload, HEADER_BYTES);
+    let address = attributes.find(|attribute| attribute.kind == NDA_DST)?;
+    if state & NUD_PERMANENT == 0 { ipv4(address.value) } else { None }
+}

@@ -1,0 +1,199 @@
+//! Getting our traffic past a FORWARD policy of DROP, which Docker sets, in iptables' own chains.
+//!
+//! An accept in our nftables table cannot override a drop of another table, so the rules must be in
+//! the `filter` table of iptables: a chain of our own, jumped to from `DOCKER-USER`, the chain that Docker
+//! leaves alone when it rewrites its rules, or from FORWARD on a host whose policy is DROP for another
+//! reason. Where neither is the case, and where there is no iptables, there is nothing to do.
+//!
+//! Nothing of Docker's own networks is opened: a packet is accepted only if it comes in *and* goes out by
+//! a veth of ours or an uplink, and has an address of the cluster. Bridges of Docker are no uplinks.
+
+use std::collections::BTreeSet;
+
+use ipnet::Ipv4Net;
+
+use super::program;
+use crate::{INTERFACE_PREFIX, NetworkError};
+
+/// Packets that came in by an interface of ours are sent on to [`OUT`].
+const IN: &str = "DWELL-IN";
+/// Packets that go out by an interface of ours are accepted.
+const OUT: &str = "DWELL-OUT";
+const DOCKER: &str = "DOCKER-USER";
+const FORWARD: &str = "FORWARD";
+const MARK: &str = "-m comment --comment dwell";
+
+/// Accepts traffic of `cluster` between our veths and `uplinks`, if something would drop it.
+pub(super) fn ensure(cluster: Ipv4Net, uplinks: &BTreeSet<String>) -> Result<(), NetworkError> {
+    change(|rules| rules.gate().map(|_| chains(cluster, uplinks)).unwrap_or_default())
+}
+
+/// Removes every rule of ours.
+pub(super) fn remove() -> Result<(), NetworkError> {
+    change(|_| Vec::new())
+}
+
+/// Whether Docker manages the rules of this host.
+pub(super) fn has_docker() -> Result<bool, NetworkError> {
+    Ok(read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
+}
+
+/// Whether what we do here depends on this chain of the `filter` table.
+pub(super) fn concerns(chain: &str) -> bool {
+    [IN, OUT, DOCKER, FORWARD].contains(&chain)
+}
+
+fn change(wanted: impl FnOnce(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
+    let Some(rules) = read()? else { return Ok(()) };
+    let wanted = wanted(&rules);
+    let gate = if wanted.is_empty() { None } else { rules.gate() };
+    match rules.script(gate, &wanted) {
+        None => Ok(()),
+        Some(script) => {
+            let arguments = ["-w", "--noflush"];
+            program::feed("iptables-restore", "iptables", &arguments, &script).map(drop)
+        }
+    }
+}
+
+/// The rules of the `filter` table; `None` on a host without iptables.
+fn read() -> Result<Option<Rules>, NetworkError> {
+    match program::feed("iptables", "iptables", &["-w", "-t", "filter", "-S"], "") {
+        Ok(listing) => Ok(Some(Rules::parse(&listing))),
+        Err(NetworkError::ProgramMissing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What our chains hold, as `iptables -S` prints it.
+fn chains(cluster: Ipv4Net, uplinks: &BTreeSet<String>) -> Vec<String> {
+    let cluster = cluster.trunc();
+    let veths = format!("{INTERFACE_PREFIX}+");
+    let interfaces = || std::iter::once(&veths).chain(uplinks);
+    let entry = interfaces().map(|name| format!("-A {IN} -i {name} -j {OUT}"));
+    let exit = interfaces().flat_map(|name| {
+        ["-s", "-d"].map(|side| format!("-A {OUT} {side} {cluster} -o {name} -j ACCEPT"))
+    });
+    entry.chain(exit).collect()
+}
+
+/// The `filter` table as `iptables -S` prints it.
+struct Rules {
+    lines: Vec<String>,
+}
+
+impl Rules {
+    fn parse(listing: &str) -> Self {
+        Self { lines: listing.lines().map(str::to_owned).collect() }
+    }
+
+    fn has_chain(&self, chain: &str) -> bool {
+        self.lines.iter().any(|line| *line == format!("-N {chain}"))
+    }
+
+    /// The chain from which ours must be reached, if any.
+    fn gate(&self) -> Option<&'static str> {
+        if self.has_chain(DOCKER) {
+            return Some(DOCKER);
+        }
+        self.lines.iter().any(|line| line == "-P FORWARD DROP").then_some(FORWARD)
+    }
+
+    /// The input of `iptables-restore` that leads from these rules to the `wanted` ones; `None` if
+    /// there is nothing to change.
+    fn script(&self, gate: Option<&str>, wanted: &[String]) -> Option<String> {
+        let of_chain = |chain: &str| {
+            let start = format!("-A {chain} ");
+            self.lines.iter().filter(move |line| line.starts_with(&start)).collect::<Vec<_>>()
+        };
+        let jumps: Vec<_> =
+            self.lines.iter().filter(|line| line.ends_with(&format!("-j {IN}"))).collect();
+        let ours: Vec<_> = of_chain(IN).into_iter().chain(of_chain(OUT)).collect();
+        let jump = gate.map(|gate| format!("-A {gate} {MARK} -j {IN}"));
+        let exists = self.has_chain(IN) || self.has_chain(OUT);
+        if jumps == jump.iter().collect::<Vec<_>>()
+            && ours == wanted.iter().collect::<Vec<_>>()
+            && exists == gate.is_some()
+        {
+            return None;
+        }
+
+        let mut script = String::from("*filter\n");
+        let mut say = |line: &str| script.extend([line, "\n"]);
+        // Naming a chain makes it or empties it.
+        say(&format!(":{IN} - [0:0]\n:{OUT} - [0:0]"));
+        jumps.iter().for_each(|jump| say(&jump.replacen("-A", "-D", 1)));
+        wanted.iter().for_each(|rule| say(rule));
+        match gate {
+            // Before Docker's closing RETURN, but after what the operator has put there.
+            Some(gate) => {
+                let rules = of_chain(gate);
+                let closing = format!("-A {gate} -j RETURN");
+                let rules: Vec<_> =
+                    rules.into_iter().filter(|rule| !jumps.contains(rule)).collect();
+                match rules.iter().position(|rule| **rule == closing) {
+                    Some(at) => say(&format!("-I {gate} {} {MARK} -j {IN}", at + 1)),
+                    None => say(&format!("-A {gate} {MARK} -j {IN}")),
+                }
+            }
+            None => say(&format!("-X {IN}\n-X {OUT}")),
+        }
+        say("COMMIT");
+        Some(script)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCKERS: &str = "-P FORWARD DROP\n-N DOCKER-USER\n-A FORWARD -j DOCKER-USER\n\
+                           -A DOCKER-USER -s 203.0.113.0/24 -j DROP\n-A DOCKER-USER -j RETURN\n";
+
+    fn wanted() -> Vec<String> {
+        let uplinks = ["eth0".to_owned()].into();
+        chains("10.80.0.0/16".parse().unwrap(), &uplinks)
+    }
+
+    #[test]
+    fn every_accept_names_the_cluster_and_an_interface() {
+        let rules = wanted();
+        let accepts: Vec<_> = rules.iter().filter(|rule| rule.ends_with("ACCEPT")).collect();
+        assert_eq!(accepts.len(), 4);
+        for rule in accepts {
+            assert!(rule.contains(" 10.80.0.0/16 ") && rule.contains(" -o "), "{rule}");
+        }
+    }
+
+    #[test]
+    fn our_jump_goes_between_the_operators_rules_and_dockers_return() {
+        let rules = Rules::parse(DOCKERS);
+        let script = rules.script(rules.gate(), &wanted()).unwrap();
+        assert!(script.contains("-I DOCKER-USER 2 -m comment --comment dwell -j DWELL-IN"));
+    }
+
+    #[test]
+    fn a_drop_without_docker_is_passed_in_forward() {
+        assert_eq!(Rules::parse("-P FORWARD DROP\n").gate(), Some("FORWARD"));
+        assert_eq!(Rules::parse("-P FORWARD ACCEPT\n").gate(), None);
+    }
+
+    #[test]
+    fn nothing_to_change_is_no_script() {
+        let listing = format!(
+            "-P FORWARD DROP\n-N {IN}\n-N {OUT}\n-A FORWARD {MARK} -j {IN}\n{}\n",
+            wanted().join("\n")
+        );
+        let rules = Rules::parse(&listing);
+        assert_eq!(rules.script(rules.gate(), &wanted()), None);
+        assert!(Rules::parse("-P FORWARD ACCEPT\n").script(None, &[]).is_none());
+    }
+
+    #[test]
+    fn when_docker_arrives_the_jump_moves_to_its_chain() {
+        let listing = format!("{DOCKERS}-A FORWARD {MARK} -j {IN}\n");
+        let rules = Rules::parse(&listing);
+        let script = rules.script(rules.gate(), &wanted()).unwrap();
+        assert!(script.contains(&format!("-D FORWARD {MARK} -j {IN}")));
+    }
+}

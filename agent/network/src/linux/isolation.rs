@@ -1,0 +1,166 @@
+//! Isolation as elements of nftables sets: a pure function of the policies.
+//!
+//! A packet to an isolated instance passes if its source, and where it matters its port, is in a set. All
+//! sets are hash sets, which take thousands of elements, and a change of one, in a moment; the kernel's sets
+//! of ranges take seconds for that. So there is one set for each length of prefix and each size of a block
+//! of ports that occurs, usually a handful, and a packet's address and port are looked up in each with
+//! the rest masked off.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use dwell_core::workload::Protocol;
+use ipnet::Ipv4Net;
+use nix::libc;
+
+use crate::{Allow, INTERFACE_PREFIX, Policy, PortRange};
+
+/// How many low bits of a port the blocks leave open: from one port to all of them.
+const BLOCK_BITS: [u8; 5] = [16, 12, 8, 4, 0];
+
+/// A set of our nftables table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Set {
+    /// Instances that are not open to all.
+    Isolated,
+    /// An instance, and a prefix of this length that reaches all of it.
+    Sources(u8),
+    /// An instance, a prefix of this length, a protocol, and ports that differ in this many bits.
+    Ports(u8, u8),
+}
+
+impl Set {
+    pub(super) fn name(self) -> String {
+        match self {
+            Self::Isolated => "isolated".to_owned(),
+            Self::Sources(length) => format!("from_{length}"),
+            Self::Ports(length, bits) => format!("from_{length}_ports_{bits}"),
+        }
+    }
+
+    /// What its keys are, as `nft` has it.
+    pub(super) fn key_type(self) -> &'static str {
+        match self {
+            Self::Isolated => "ipv4_addr",
+            Self::Sources(_) => "ipv4_addr . ipv4_addr",
+            Self::Ports(..) => "ipv4_addr . ipv4_addr . inet_proto . inet_service",
+        }
+    }
+
+    /// What a packet that is in it meets.
+    pub(super) fn rule(self) -> String {
+        let name = self.name();
+        let pair = |length| format!("ip daddr . ip saddr & {}", mask(length));
+        match self {
+            Self::Isolated => {
+                format!("oifname \"{INTERFACE_PREFIX}*\" ip daddr @{name} jump isolation")
+            }
+            Self::Sources(length) => format!("{} @{name} accept", pair(length)),
+            Self::Ports(length, bits) => {
+                let ports = u16::MAX.checked_shl(bits.into()).unwrap_or_default();
+                format!("{} . meta l4proto . th dport & {ports} @{name} accept", pair(length))
+            }
+        }
+    }
+
+    fn key_bytes(self) -> usize {
+        match self {
+            Self::Isolated => 4,
+            Self::Sources(_) => 8,
+            Self::Ports(..) => 16,
+        }
+    }
+}
+
+fn mask(length: u8) -> Ipv4Addr {
+    Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).unwrap_or_default().netmask()
+}
+
+/// An element of one of the sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Element {
+    pub(super) set: Set,
+    /// Each field begins at a multiple of four bytes; the unused end is zero.
+    key: [u8; 16],
+}
+
+impl Element {
+    /// As the kernel has it.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key[..self.set.key_bytes()]
+    }
+
+    fn new(set: Set, instance: Ipv4Addr, source: Ipv4Addr, protocol: u8, port: u16) -> Self {
+        let mut key = [0; 16];
+        key[..4].copy_from_slice(&instance.octets());
+        key[4..8].copy_from_slice(&source.octets());
+        key[8] = protocol;
+        key[12..14].copy_from_slice(&port.to_be_bytes());
+        Self { set, key }
+    }
+}
+
+/// The elements for these policies, in order, each once.
+pub(super) fn elements(policies: &[Policy]) -> Vec<Element> {
+    let mut elements = Vec::new();
+    for policy in policies {
+        let nobody = Ipv4Addr::UNSPECIFIED;
+        elements.push(Element::new(Set::Isolated, policy.address, nobody, 0, 0));
+        for allow in &policy.allowed {
+            add(policy.address, allow, &mut elements);
+        }
+    }
+    elements.sort_unstable();
+    elements.dedup();
+    elements
+}
+
+fn add(instance: Ipv4Addr, allow: &Allow, elements: &mut Vec<Element>) {
+    let (source, length) = (allow.source.network(), allow.source.prefix_len());
+    if allow.ports.is_empty() {
+        elements.push(Element::new(Set::Sources(length), instance, source, 0, 0));
+    }
+    for range in &allow.ports {
+        let protocol = match range.protocol {
+            Protocol::Tcp => libc::IPPROTO_TCP,
+            Protocol::Udp => libc::IPPROTO_UDP,
+        };
+        let protocol = u8::try_from(protocol).unwrap_or_default();
+        let blocks = blocks(range).into_iter();
+        elements.extend(blocks.map(|(port, bits)| {
+            Element::new(Set::Ports(length, bits), instance, source, protocol, port)
+        }));
+    }
+}
+
+/// The fewest blocks that make up the range: the first port of each, and how many bits it leaves open.
+fn blocks(range: &PortRange) -> Vec<(u16, u8)> {
+    let (mut next, end) = (u32::from(range.first), u32::from(range.last) + 1);
+    let mut blocks = Vec::new();
+    while let Ok(port) = u16::try_from(next)
+        && next < end
+    {
+        let fits = |bits: &u8| next.trailing_zeros() >= (*bits).into() && next + (1 << bits) <= end;
+        let bits = BLOCK_BITS.into_iter().find(fits).unwrap_or_default();
+        blocks.push((port, bits));
+        next += 1 << bits;
+    }
+    blocks
+}
+
+/// The sets that `elements` are in.
+pub(super) fn sets(elements: &[Element]) -> BTreeSet<Set> {
+    elements.iter().map(|element| element.set).collect()
+}
+
+/// What leads from one ordered list of elements to another: those to delete, and those to add.
+pub(super) fn difference(from: &[Element], to: &[Element]) -> (Vec<Element>, Vec<Element>) {
+    let missing_in = |all: &[Element], some: &[Element]| {
+        let is_missing = |element: &&Element| all.binary_search(element).is_err();
+        some.iter().filter(is_missing).copied().collect()
+    };
+    (missing_in(to, from), missing_in(from, to))
+}
+
+#[cfg(test)]
+mod tests;

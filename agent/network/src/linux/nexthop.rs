@@ -1,0 +1,139 @@
+//! Nexthop objects, which `netlink-packet-route` does not know.
+//!
+//! One object stands for one node. Its number is made from the node's name, so that a restarted agent
+//! finds its own again without a memory, and a node that gets another address is redirected by one
+//! message however many routes lead to it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use dwell_core::id::NodeName;
+use netlink_packet_core::{DefaultNla, Emitable, NetlinkSerializable};
+use netlink_packet_route::AddressFamily;
+use sha2::{Digest, Sha256};
+
+use super::netlink::Request;
+use super::observe::{attributes, ipv4, u32_at};
+use super::request::Mode;
+use crate::ROUTE_PROTOCOL;
+
+/// Our numbers are the 2²⁸ from here on.
+const FIRST_ID: u32 = 0x6000_0000;
+const IDS: u32 = 1 << 28;
+
+pub(super) const RTM_NEWNEXTHOP: u16 = 104;
+pub(super) const RTM_DELNEXTHOP: u16 = 105;
+const RTM_GETNEXTHOP: u16 = 106;
+const NHA_ID: u16 = 1;
+const NHA_OIF: u16 = 5;
+const NHA_GATEWAY: u16 = 6;
+const HEADER_BYTES: usize = 8;
+
+/// A nexthop object of the kernel; groups and blackholes have no link or gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nexthop {
+    pub(super) id: u32,
+    pub(super) protocol: u8,
+    pub(super) link: Option<u32>,
+    pub(super) gateway: Option<Ipv4Addr>,
+}
+
+impl Nexthop {
+    /// One of ours.
+    pub(super) fn new(id: u32, link: u32, gateway: Ipv4Addr) -> Self {
+        Self { id, protocol: ROUTE_PROTOCOL, link: Some(link), gateway: Some(gateway) }
+    }
+
+    pub(super) fn is_ours(&self) -> bool {
+        self.protocol == ROUTE_PROTOCOL
+    }
+
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        let mut id = None;
+        let mut found = Self { id: 0, protocol: *payload.get(2)?, link: None, gateway: None };
+        for attribute in attributes(payload, HEADER_BYTES) {
+            match attribute.kind {
+                NHA_ID => id = u32_at(attribute.value, 0),
+                NHA_OIF => found.link = u32_at(attribute.value, 0),
+                NHA_GATEWAY => found.gateway = ipv4(attribute.value),
+                _ => {}
+            }
+        }
+        found.id = id?;
+        Some(found)
+    }
+
+    /// `ip nexthop add|replace id ID via GATEWAY dev LINK`.
+    pub(super) fn set(&self, mode: Mode) -> Request {
+        let mut attributes = vec![DefaultNla::new(NHA_ID, self.id.to_ne_bytes().to_vec())];
+        attributes.extend(
+            self.gateway.map(|gateway| DefaultNla::new(NHA_GATEWAY, gateway.octets().to_vec())),
+        );
+        attributes
+            .extend(self.link.map(|link| DefaultNla::new(NHA_OIF, link.to_ne_bytes().to_vec())));
+        let message = NexthopMessage {
+            message_type: RTM_NEWNEXTHOP,
+            family: AddressFamily::Inet,
+            protocol: self.protocol,
+            attributes,
+        };
+        Request::new(message, mode.flags())
+    }
+
+    /// `ip nexthop del id ID`; its routes go with it.
+    pub(super) fn delete(&self) -> Request {
+        let message = NexthopMessage {
+            message_type: RTM_DELNEXTHOP,
+            family: AddressFamily::Unspec,
+            protocol: 0,
+            attributes: vec![DefaultNla::new(NHA_ID, self.id.to_ne_bytes().to_vec())],
+        };
+        Request::new(message, 0)
+    }
+}
+
+/// `ip nexthop show`, as a dump.
+pub(super) fn nexthops() -> Request {
+    let message = NexthopMessage {
+        message_type: RTM_GETNEXTHOP,
+        family: AddressFamily::Unspec,
+        protocol: 0,
+        attributes: Vec::new(),
+    };
+    Request::new(message, 0)
+}
+
+/// The number of a node's nexthop: from its name, or the next one that is not `taken`.
+pub(super) fn id_for(node: &NodeName, taken: &BTreeSet<u32>) -> u32 {
+    let digest = Sha256::digest(node.as_str());
+    let start = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % IDS;
+    (0..IDS)
+        .map(|step| FIRST_ID + (start + step) % IDS)
+        .find(|id| !taken.contains(id))
+        .unwrap_or(FIRST_ID)
+}
+
+/// `struct nhmsg` and its attributes.
+struct NexthopMessage {
+    message_type: u16,
+    family: AddressFamily,
+    protocol: u8,
+    attributes: Vec<DefaultNla>,
+}
+
+impl NetlinkSerializable for NexthopMessage {
+    fn message_type(&self) -> u16 {
+        self.message_type
+    }
+
+    fn buffer_len(&self) -> usize {
+        HEADER_BYTES + self.attributes.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer[..HEADER_BYTES].fill(0);
+        buffer[0] = u8::from(self.family);
+        buffer[2] = self.protocol;
+        self.attributes.as_slice().emit(&mut buffer[HEADER_BYTES..]);
+    }
+}

@@ -1,0 +1,284 @@
+//! Our nftables table, `inet dwell`: who may send from which address, who may reach whom, and what is
+//! masqueraded.
+//!
+//! The table is written by the `nft` program in one transaction, so that there is no moment without
+//! rules, and always as a whole: what others changed in it is undone without having to be understood.
+//! Its sets change with every sandbox, peer and policy; those changes go to the kernel directly, because
+//! starting `nft` takes longer than making a whole sandbox.
+//!
+//! [`Firewall`] remembers what it has asked for, and the number of nftables' generation that this made. As
+//! long as the kernel is still at that generation, nobody else has changed anything, and there is nothing
+//! to write.
+//!
+//! `sources` holds pairs of veth and address; a packet of a sandbox that is not in it is dropped.
+//! `nodes` holds the addresses of the peers, to which instances talk under their own address. The other sets
+//! are those of [`super::isolation`].
+
+mod message;
+mod script;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::Ipv4Addr;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use self::message::Change;
+use super::isolation::{self, Element, Set};
+use super::netlink::{Netlink, Outcome, Refusal, Request};
+use super::program;
+use crate::{HostNetwork, NetworkError};
+
+pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
+
+pub(super) const TABLE: &str = "dwell";
+const SOURCES: &str = "sources";
+const NODES: &str = "nodes";
+
+/// A veth in the host namespace and the address that may come out of it.
+pub(super) type Source = (String, Ipv4Addr);
+
+/// The table, and what is known of it.
+pub(super) struct Firewall {
+    netfilter: Netlink,
+    /// The peers that instances reach under their own address.
+    nodes: Vec<Ipv4Addr>,
+    /// As last asked for, in order; `None` as long as nobody has, and what an earlier agent left must stay.
+    isolation: Option<Vec<Element>>,
+    /// What is in the table, unless somebody else has changed it.
+    written: Option<Written>,
+}
+
+struct Written {
+    host: HostNetwork,
+    /// Who may send.
+    sources: BTreeSet<Source>,
+    /// The sets of isolation that have a rule.
+    sets: BTreeSet<Set>,
+    generation: u32,
+}
+
+impl Firewall {
+    /// For the namespace of the calling thread.
+    pub(super) fn open() -> io::Result<Self> {
+        let netfilter = Netlink::netfilter()?;
+        Ok(Self { netfilter, nodes: Vec::new(), isolation: None, written: None })
+    }
+
+    /// See [`Netlink::port`].
+    pub(super) fn port(&self) -> io::Result<u32> {
+        self.netfilter.port()
+    }
+
+    /// Whether the table is there, for `host`, and nobody has touched it since it was written.
+    pub(super) fn is_intact(&mut self, host: &HostNetwork) -> Result<bool, NetworkError> {
+        self.doubt()?;
+        Ok(self.written.as_ref().is_some_and(|written| written.host == *host))
+    }
+
+    /// Forgets what was written if somebody else has changed anything since.
+    fn doubt(&mut self) -> Result<(), NetworkError> {
+        let generation = message::generation(&mut self.netfilter)?;
+        self.written.take_if(|written| Some(written.generation) != generation);
+        Ok(())
+    }
+
+    /// Writes the whole table.
+    ///
+    /// The elements of isolation go first, and are all in one transaction, so that who may reach an instance is
+    /// never kept out meanwhile, nor somebody else let in.
+    pub(super) fn write(
+        &mut self,
+        host: &HostNetwork,
+        sources: &[Source],
+        nodes: Vec<Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
+        self.written = None;
+        let elements = self.isolation.take();
+        let filled = elements.as_deref().map(|elements| self.fill(elements)).transpose();
+        self.isolation = elements;
+        let (sets, before) = match filled? {
+            Some((sets, generation)) => (Some(sets), generation),
+            None => (None, message::generation(&mut self.netfilter)?),
+        };
+        feed(&script::table(host, sources, &nodes, sets.as_ref()))?;
+        self.nodes = nodes;
+        self.written = before.map(|before| Written {
+            host: host.clone(),
+            sources: sources.iter().cloned().collect(),
+            sets: sets.unwrap_or_default(),
+            generation: before.wrapping_add(1),
+        });
+        Ok(())
+    }
+
+    /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
+    fn fill(&mut self, elements: &[Element]) -> Result<(BTreeSet<Set>, Option<u32>), NetworkError> {
+        let sets = isolation::sets(elements);
+        let changes = || {
+            let flushes = sets.iter().map(|set| message::flush(&set.name()));
+            flushes.chain(by_set(Change::Add, elements)).collect()
+        };
+        let mut before = message::generation(&mut self.netfilter)?;
+        let mut outcome = self.commit(changes())?;
+        if outcome.as_ref().is_err_and(|refusal| refusal.errno == Errno::ENOENT) {
+            feed(&script::sets(&sets))?;
+            before = message::generation(&mut self.netfilter)?;
+            outcome = self.commit(changes())?;
+        }
+        outcome.map_err(isolating)?;
+        let commits = u32::from(!elements.is_empty());
+        Ok((sets, before.map(|before| before.wrapping_add(commits))))
+    }
+
+    /// Removes the table, if there is one, and forgets everything.
+    pub(super) fn delete(&mut self) -> Result<(), NetworkError> {
+        self.nodes.clear();
+        self.isolation = None;
+        self.written = None;
+        match feed(script::DELETE) {
+            // Without the program there cannot be a table of ours.
+            Err(NetworkError::ProgramMissing { .. }) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Lets `source` through; no change if it is let through already.
+    ///
+    /// `Ok(false)` if the table is not there, because the host was not prepared or somebody flushed it.
+    pub(super) fn allow(&mut self, source: &Source) -> Result<bool, NetworkError> {
+        self.doubt()?;
+        if self.written.as_ref().is_some_and(|written| written.sources.contains(source)) {
+            return Ok(true);
+        }
+        let key = source_key(source);
+        match self.commit(message::change(Change::Add, SOURCES, &[&key]))? {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            Err(refusal) => {
+                let action = format!("allow {} to send from {}", source.0, source.1);
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            Ok(()) => {
+                if let Some(written) = &mut self.written {
+                    written.sources.insert(source.clone());
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// No longer lets `source` through.
+    pub(super) fn forbid(&mut self, source: &Source) -> Result<(), NetworkError> {
+        if let Some(written) = &mut self.written {
+            written.sources.remove(source);
+        }
+        let key = source_key(source);
+        match self.commit(message::change(Change::Delete, SOURCES, &[&key]))? {
+            Err(refusal) if refusal.errno != Errno::ENOENT => {
+                let action = format!("forbid {} to send from {}", source.0, source.1);
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes `nodes` the addresses of the peers, which are in order. `Ok(false)` if the table is not there.
+    pub(super) fn set_nodes(&mut self, nodes: Vec<Ipv4Addr>) -> Result<bool, NetworkError> {
+        if self.nodes == nodes {
+            return Ok(true);
+        }
+        let keys: Vec<_> = nodes.iter().map(Ipv4Addr::octets).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        let mut changes = vec![message::flush(NODES)];
+        changes.extend(message::change(Change::Add, NODES, &keys));
+        match self.commit(changes)? {
+            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
+            Err(refusal) => {
+                let action = format!("exempt {} nodes from masquerading", nodes.len());
+                Err(NetworkError::Kernel { action, source: refusal.into() })
+            }
+            Ok(()) => {
+                self.nodes = nodes;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Makes `wanted`, which is in order, what isolation lets through, if that takes no more than some elements.
+    /// `Ok(false)` if it takes writing the table, which has it all then.
+    pub(super) fn set_isolation(&mut self, wanted: Vec<Element>) -> Result<bool, NetworkError> {
+        self.doubt()?;
+        let changes: Option<Vec<_>> = match (&self.isolation, &self.written) {
+            (Some(before), Some(written)) if isolation::sets(&wanted).is_subset(&written.sets) => {
+                let (delete, add) = isolation::difference(before, &wanted);
+                Some(by_set(Change::Delete, &delete).chain(by_set(Change::Add, &add)).collect())
+            }
+            _ => None,
+        };
+        let outcome = changes.map(|changes| self.commit(changes)).transpose()?;
+        if let Some(Err(refusal)) = &outcome
+            && refusal.errno != Errno::ENOENT
+        {
+            return Err(isolating(refusal.clone()));
+        }
+        self.isolation = Some(wanted);
+        Ok(matches!(outcome, Some(Ok(()))))
+    }
+
+    /// Carries out `changes`, all or none.
+    fn commit(&mut self, changes: Vec<Request>) -> Result<Outcome, NetworkError> {
+        if changes.is_empty() {
+            return Ok(Ok(()));
+        }
+        self.doubt()?;
+        let outcome = message::transaction(&mut self.netfilter, changes);
+        match (&outcome, &mut self.written) {
+            (Ok(Ok(())), Some(written)) => {
+                written.generation = written.generation.wrapping_add(1);
+            }
+            // It has changed nothing.
+            (Ok(Err(_)), _) => {}
+            _ => self.written = None,
+        }
+        outcome
+    }
+}
+
+/// Has the `nft` program carry out `script`, all or nothing.
+fn feed(script: &str) -> Result<(), NetworkError> {
+    program::feed("nft", "nftables", &["-f", "-"], script).map(drop)
+}
+
+/// Adds or deletes `elements`, which are in order.
+fn by_set(change: Change, elements: &[Element]) -> impl Iterator<Item = Request> {
+    elements.chunk_by(|one, next| one.set == next.set).flat_map(move |elements| {
+        let keys: Vec<&[u8]> = elements.iter().map(Element::key).collect();
+        let name = elements.first().map(|element| element.set.name()).unwrap_or_default();
+        message::change(change, &name, &keys)
+    })
+}
+
+/// The key of an element of `sources`: an interface name padded to `IFNAMSIZ`, and an address.
+fn source_key((veth, address): &Source) -> Vec<u8> {
+    let mut key = veth.as_bytes().to_vec();
+    key.resize(libc::IFNAMSIZ, 0);
+    key.extend(address.octets());
+    key
+}
+
+fn isolating(refusal: Refusal) -> NetworkError {
+    let action = "set who may reach isolated instances".to_owned();
+    NetworkError::Kernel { action, source: refusal.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_key_is_a_padded_name_and_an_address() {
+        let key = source_key(&("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5)));
+        assert_eq!(key, b"dw-0\0\0\0\0\0\0\0\0\0\0\0\0\x0a\x50\x01\x05");
+    }
+}

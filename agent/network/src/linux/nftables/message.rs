@@ -1,0 +1,192 @@
+//! nftables' netlink messages, as far as we send and read them.
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkBuffer, NetlinkSerializable,
+};
+use nix::libc;
+
+use super::TABLE;
+use crate::NetworkError;
+use crate::linux::netlink::{Netlink, Outcome, Request};
+use crate::linux::observe::attributes;
+
+/// The group in which the kernel reports changes of nftables.
+pub(in super::super) const NOTIFICATIONS: u32 = 7;
+
+/// Elements in one message, whose attributes can hold 64 KiB.
+const ELEMENTS_PER_MESSAGE: usize = 1000;
+
+const HEADER_BYTES: usize = 4;
+pub(in super::super) const NFPROTO_INET: u8 = 1;
+pub(in super::super) const NFPROTO_IPV4: u8 = 2;
+const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_GEN_ID: u16 = 1;
+
+/// A change of a set's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Add,
+    Delete,
+}
+
+/// Adds or deletes the elements with these `keys`, in as many messages as it takes.
+pub(super) fn change(change: Change, set: &str, keys: &[&[u8]]) -> Vec<Request> {
+    let command = match change {
+        Change::Add => libc::NFT_MSG_NEWSETELEM,
+        Change::Delete => libc::NFT_MSG_DELSETELEM,
+    };
+    let chunks = keys.chunks(ELEMENTS_PER_MESSAGE);
+    chunks.map(|keys| elements(command, set, keys)).collect()
+}
+
+/// Deletes all elements of a set.
+pub(super) fn flush(set: &str) -> Request {
+    elements(libc::NFT_MSG_DELSETELEM, set, &[])
+}
+
+/// Carries out `changes`, all or none.
+pub(super) fn transaction(
+    netfilter: &mut Netlink,
+    changes: Vec<Request>,
+) -> Result<Outcome, NetworkError> {
+    netfilter
+        .transaction(
+            bracket(libc::NFNL_MSG_BATCH_BEGIN),
+            changes,
+            bracket(libc::NFNL_MSG_BATCH_END),
+        )
+        .map_err(talking)
+}
+
+/// The number that goes up with every transaction on nftables in this namespace, whosever it is.
+pub(super) fn generation(netfilter: &mut Netlink) -> Result<Option<u32>, NetworkError> {
+    let request = NetfilterMessage {
+        message_type: message_type(libc::NFT_MSG_GETGEN),
+        family: 0,
+        resource: 0,
+        attributes: Vec::new(),
+    };
+    let parse = |payload: &[u8]| {
+        let mut attributes = attributes(payload, HEADER_BYTES);
+        let id = attributes.find(|attribute| attribute.kind == NFTA_GEN_ID)?;
+        Some(u32::from_be_bytes(*id.value.first_chunk()?))
+    };
+    let answer = netfilter.get(Request::new(request, 0), parse).map_err(talking)?;
+    Ok(answer.ok().flatten())
+}
+
+/// Where in nftables a change was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Place<'a> {
+    pub(in super::super) family: u8,
+    pub(in super::super) table: &'a str,
+    pub(in super::super) chain: Option<&'a str>,
+}
+
+/// Where the change was made that a notification tells of; `None` for what is no change of a table.
+pub(in super::super) fn place<'a>(message: &'a NetlinkBuffer<&[u8]>) -> Option<Place<'a>> {
+    const TABLE: u16 = 1;
+    let [subsystem, command] = message.message_type().to_be_bytes();
+    let command = i32::from(command);
+    // What is not about a chain or a rule is about a table, a set, or elements of one.
+    let chain = match command {
+        libc::NFT_MSG_NEWCHAIN | libc::NFT_MSG_DELCHAIN => Some(3),
+        libc::NFT_MSG_NEWRULE | libc::NFT_MSG_DELRULE => Some(2),
+        _ => None,
+    };
+    if i32::from(subsystem) != libc::NFNL_SUBSYS_NFTABLES || command == libc::NFT_MSG_NEWGEN {
+        return None;
+    }
+    let payload: &'a [u8] = message.payload();
+    let text = |kind: u16| {
+        let mut attributes = attributes(payload, HEADER_BYTES);
+        let value = attributes.find(|attribute| attribute.kind == kind)?.value;
+        std::str::from_utf8(value.strip_suffix(b"\0")?).ok()
+    };
+    let family = *payload.first()?;
+    Some(Place { family, table: text(TABLE)?, chain: chain.and_then(text) })
+}
+
+fn talking(source: std::io::Error) -> NetworkError {
+    NetworkError::Kernel { action: "talk to nftables".to_owned(), source }
+}
+
+fn elements(command: i32, set: &str, keys: &[&[u8]]) -> Request {
+    let name = |name: &str| [name.as_bytes(), b"\0"].concat();
+    let mut attributes = vec![
+        DefaultNla::new(NFTA_SET_ELEM_LIST_TABLE, name(TABLE)),
+        DefaultNla::new(NFTA_SET_ELEM_LIST_SET, name(set)),
+    ];
+    if !keys.is_empty() {
+        let element = |key: &&[u8]| {
+            let value =
+                nested(NFTA_SET_ELEM_KEY, &[DefaultNla::new(NFTA_DATA_VALUE, key.to_vec())]);
+            nested(NFTA_LIST_ELEM, &[value])
+        };
+        let elements: Vec<_> = keys.iter().map(element).collect();
+        attributes.push(nested(NFTA_SET_ELEM_LIST_ELEMENTS, &elements));
+    }
+    let message = NetfilterMessage {
+        message_type: message_type(command),
+        family: NFPROTO_INET,
+        resource: 0,
+        attributes,
+    };
+    Request::new(message, if command == libc::NFT_MSG_NEWSETELEM { NLM_F_CREATE } else { 0 })
+}
+
+fn message_type(command: i32) -> u16 {
+    u16_of(libc::NFNL_SUBSYS_NFTABLES) << 8 | u16_of(command)
+}
+
+/// The begin or the end of a transaction.
+fn bracket(message_type: i32) -> Request {
+    let message = NetfilterMessage {
+        message_type: u16_of(message_type),
+        family: 0,
+        resource: u16_of(libc::NFNL_SUBSYS_NFTABLES),
+        attributes: Vec::new(),
+    };
+    Request::new(message, 0)
+}
+
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut value = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut value);
+    DefaultNla::new(kind | NLA_F_NESTED, value)
+}
+
+/// `libc` declares the kernel's small constants as `c_int`.
+fn u16_of(constant: i32) -> u16 {
+    u16::try_from(constant).unwrap_or_default()
+}
+
+/// `struct nfgenmsg` and its attributes.
+struct NetfilterMessage {
+    message_type: u16,
+    family: u8,
+    resource: u16,
+    attributes: Vec<DefaultNla>,
+}
+
+impl NetlinkSerializable for NetfilterMessage {
+    fn message_type(&self) -> u16 {
+        self.message_type
+    }
+
+    fn buffer_len(&self) -> usize {
+        HEADER_BYTES + self.attributes.as_slice().buffer_len()
+    }
+
+    fn serialize(&self, buffer: &mut [u8]) {
+        buffer[0] = self.family;
+        buffer[1] = 0;
+        buffer[2..4].copy_from_slice(&self.resource.to_be_bytes());
+        self.attributes.as_slice().emit(&mut buffer[HEADER_BYTES..]);
+    }
+}

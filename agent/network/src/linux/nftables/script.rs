@@ -1,0 +1,130 @@
+//! Our table as the `nft` program reads it.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use super::{NODES, SOURCES, Source, TABLE};
+use crate::linux::isolation::Set;
+use crate::{HostNetwork, INTERFACE_PREFIX};
+
+/// Removes the table. `delete` fails on one that does not exist, and `destroy` is younger than Debian 12's nft.
+pub(super) const DELETE: &str = "add table inet dwell\ndelete table inet dwell\n";
+
+/// The table and the sets of isolation, where they are missing.
+pub(super) fn sets(isolation: &BTreeSet<Set>) -> String {
+    let mut script = format!("add table inet {TABLE}\n");
+    for set in isolation {
+        script += &format!("add set inet {TABLE} {} {{ type {}; }}\n", set.name(), set.key_type());
+    }
+    script
+}
+
+/// Everything but the elements of isolation's sets, in place of what there is of it. Without `isolation`,
+/// what an earlier agent has isolated is left as it is.
+pub(super) fn table(
+    host: &HostNetwork,
+    sources: &[Source],
+    nodes: &[Ipv4Addr],
+    isolation: Option<&BTreeSet<Set>>,
+) -> String {
+    let cluster = host.cluster.trunc();
+    let masquerade = if host.masquerade {
+        format!(
+            "\n    ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
+             oifname != \"{INTERFACE_PREFIX}*\" masquerade"
+        )
+    } else {
+        String::new()
+    };
+    let mut script = format!(
+        r#"add table inet {TABLE}
+add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
+add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
+add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
+add chain inet {TABLE} outbound {{ type nat hook postrouting priority srcnat; policy accept; }}
+flush chain inet {TABLE} guard
+flush chain inet {TABLE} outbound
+flush set inet {TABLE} {SOURCES}
+flush set inet {TABLE} {NODES}
+table inet {TABLE} {{
+  chain guard {{
+    iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
+    iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
+  }}
+  chain outbound {{{masquerade}
+  }}
+}}
+"#
+    );
+    let pairs = sources.iter().map(|(veth, address)| format!("\"{veth}\" . {address}"));
+    add_elements(&mut script, SOURCES, pairs);
+    add_elements(&mut script, NODES, nodes.iter().map(Ipv4Addr::to_string));
+    if let Some(isolation) = isolation {
+        add_isolation(&mut script, isolation);
+    }
+    script
+}
+
+/// What the host itself sends does not come by here. Of a connection, each packet to the instance is looked up,
+/// so that who loses the right to it loses it at once.
+fn add_isolation(script: &mut String, sets: &BTreeSet<Set>) {
+    let rule = |set: &Set| format!("    {}\n", set.rule());
+    let (inbound, allowed): (Vec<&Set>, Vec<&Set>) =
+        sets.iter().partition(|set| **set == Set::Isolated);
+    let inbound: String = inbound.into_iter().map(rule).collect();
+    let allowed: String = allowed.into_iter().map(rule).collect();
+    *script += &format!(
+        r#"add chain inet {TABLE} inbound {{ type filter hook forward priority filter; policy accept; }}
+add chain inet {TABLE} isolation
+flush chain inet {TABLE} inbound
+flush chain inet {TABLE} isolation
+table inet {TABLE} {{
+  chain inbound {{
+{inbound}  }}
+  chain isolation {{
+    ct direction reply accept
+    ct state related accept
+{allowed}    counter drop
+  }}
+}}
+"#
+    );
+}
+
+fn add_elements(script: &mut String, set: &str, elements: impl Iterator<Item = String>) {
+    let elements = elements.collect::<Vec<_>>().join(", ");
+    if !elements.is_empty() {
+        script.push_str(&format!("add element inet {TABLE} {set} {{ {elements} }}\n"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(masquerade: bool) -> HostNetwork {
+        HostNetwork { cluster: "10.80.0.0/16".parse().unwrap(), block: None, masquerade }
+    }
+
+    #[test]
+    fn masquerading_is_a_switch() {
+        assert!(table(&host(true), &[], &[], None).contains("ip daddr != @nodes"));
+        assert!(!table(&host(false), &[], &[], None).contains("masquerade"));
+    }
+
+    #[test]
+    fn elements_come_in_the_same_transaction() {
+        let sources = [("dw-0123456789ab".to_owned(), Ipv4Addr::new(10, 80, 1, 5))];
+        let script = table(&host(true), &sources, &[Ipv4Addr::new(192, 0, 2, 7)], None);
+        assert!(script.contains(r#"sources { "dw-0123456789ab" . 10.80.1.5 }"#));
+        assert!(script.contains("nodes { 192.0.2.7 }"));
+    }
+
+    #[test]
+    fn what_an_earlier_agent_isolated_stays_until_policies_are_known() {
+        assert!(!table(&host(true), &[], &[], None).contains("inbound"));
+        let nobody = table(&host(true), &[], &[], Some(&BTreeSet::new()));
+        assert!(nobody.contains("flush chain inet dwell inbound"), "{nobody}");
+        assert!(!nobody.contains("jump isolation"), "{nobody}");
+    }
+}

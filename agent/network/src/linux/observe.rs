@@ -1,0 +1,254 @@
+//! What the kernel says there is: the few attributes we look at, read from netlink messages.
+//!
+//! Everything else in a message is skipped, whatever it is; see [`super::netlink`] for why.
+
+use std::net::Ipv4Addr;
+
+use dwell_core::net::Mac;
+use ipnet::Ipv4Net;
+use nix::libc;
+
+/// A network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) index: u32,
+    pub(super) name: String,
+    /// The driver, such as `veth` or `bridge`; empty for hardware.
+    pub(super) kind: String,
+    pub(super) alias: String,
+    pub(super) mac: Option<Mac>,
+    pub(super) mtu: u32,
+    pub(super) group: u32,
+    /// The index of a veth's other end, in its own namespace.
+    pub(super) peer: Option<u32>,
+    pub(super) is_up: bool,
+    /// Whether the other end is up as well.
+    pub(super) has_carrier: bool,
+    /// Whether it carries packets: it is up, its other end is too, and the kernel has noticed.
+    pub(super) is_running: bool,
+}
+
+impl Link {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const HEADER_BYTES: usize = 16;
+        const IF_OPER_UP: u8 = 6;
+        const IFF_LOWER_UP: u32 = 0x10000;
+        let index = u32_at(payload, 4)?;
+        let flags = u32_at(payload, 8)?;
+        let mut link = Self {
+            index,
+            name: String::new(),
+            kind: String::new(),
+            alias: String::new(),
+            mac: None,
+            mtu: 0,
+            group: 0,
+            peer: None,
+            is_up: flags & libc::IFF_UP.cast_unsigned() != 0,
+            has_carrier: flags & IFF_LOWER_UP != 0,
+            is_running: false,
+        };
+        for attribute in attributes(payload, HEADER_BYTES) {
+            let value = attribute.value;
+            match attribute.kind {
+                libc::IFLA_IFNAME => link.name = text(value),
+                libc::IFLA_IFALIAS => link.alias = text(value),
+                libc::IFLA_ADDRESS => link.mac = value.try_into().ok().map(Mac),
+                libc::IFLA_MTU => link.mtu = u32_at(value, 0)?,
+                libc::IFLA_GROUP => link.group = u32_at(value, 0)?,
+                libc::IFLA_OPERSTATE => link.is_running = value == [IF_OPER_UP],
+                libc::IFLA_LINK => link.peer = u32_at(value, 0),
+                libc::IFLA_LINKINFO => {
+                    link.kind = attributes(value, 0)
+                        .find(|info| info.kind == libc::IFLA_INFO_KIND)
+                        .map(|info| text(info.value))
+                        .unwrap_or_default();
+                }
+                _ => {}
+            }
+        }
+        Some(link)
+    }
+}
+
+/// An IPv4 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) link: u32,
+    /// The address itself, with the length of the prefix that is on the link.
+    pub(super) net: Ipv4Net,
+    /// `RT_SCOPE_*`.
+    pub(super) scope: u8,
+}
+
+impl Address {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const HEADER_BYTES: usize = 8;
+        let mut local = None;
+        let mut address = None;
+        for attribute in attributes(payload, HEADER_BYTES) {
+            match attribute.kind {
+                libc::IFA_LOCAL => local = ipv4(attribute.value),
+                libc::IFA_ADDRESS => address = ipv4(attribute.value),
+                _ => {}
+            }
+        }
+        let prefix_length = *payload.get(1)?;
+        let scope = *payload.get(3)?;
+        let net = Ipv4Net::new(local.or(address)?, prefix_length).ok()?;
+        Some(Self { link: u32_at(payload, 4)?, net, scope })
+    }
+}
+
+/// A route of the main table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) prefix: Ipv4Net,
+    /// `RTPROT_*`, or [`crate::ROUTE_PROTOCOL`].
+    pub(super) protocol: u8,
+    /// `RTN_*`.
+    pub(super) kind: u8,
+    pub(super) metric: u32,
+    pub(super) link: Option<u32>,
+    pub(super) via: Option<Ipv4Addr>,
+    pub(super) nexthop: Option<u32>,
+}
+
+impl Route {
+    /// `None` for other tables, other types of service and cloned entries.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const HEADER_BYTES: usize = 12;
+        const RTM_F_CLONED: u32 = 0x200;
+        let &[family, prefix_length, _, tos, table, protocol, _, kind, ..] = payload else {
+            return None;
+        };
+        let is_ipv4 = i32::from(family) == libc::AF_INET;
+        let is_cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
+        if !is_ipv4 || table != libc::RT_TABLE_MAIN || tos != 0 || is_cloned {
+            return None;
+        }
+        let mut address = Ipv4Addr::UNSPECIFIED;
+        let mut route = Self {
+            prefix: Ipv4Net::default(),
+            protocol,
+            kind,
+            metric: 0,
+            link: None,
+            via: None,
+            nexthop: None,
+        };
+        for attribute in attributes(payload, HEADER_BYTES) {
+            let value = attribute.value;
+            match attribute.kind {
+                libc::RTA_DST => address = ipv4(value)?,
+                libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
+                libc::RTA_OIF => route.link = u32_at(value, 0),
+                libc::RTA_GATEWAY => route.via = ipv4(value),
+                RTA_NH_ID => route.nexthop = u32_at(value, 0),
+                _ => {}
+            }
+        }
+        route.prefix = Ipv4Net::new(address, prefix_length).ok()?;
+        Some(route)
+    }
+
+    /// As `ip route` would name it, for people. `name_of` knows the names of interfaces.
+    pub(super) fn describe(&self, name_of: impl Fn(u32) -> Option<String>) -> String {
+        let mut words = self.prefix.to_string();
+        if let Some(via) = self.via {
+            words += &format!(" via {via}");
+        }
+        if let Some(index) = self.link {
+            words += &format!(" dev {}", name_of(index).unwrap_or_else(|| format!("if{index}")));
+        }
+        if let Some(nexthop) = self.nexthop {
+            words += &format!(" nhid {nexthop}");
+        }
+        words += &match PROTOCOLS.iter().find(|(number, _)| *number == self.protocol) {
+            Some((_, name)) => format!(" proto {name}"),
+            None => format!(" proto {}", self.protocol),
+        };
+        words + &format!(" metric {}", self.metric)
+    }
+}
+
+/// Those that one is likely to meet, as in iproute2's `rt_protos`.
+const PROTOCOLS: [(u8, &str); 9] = [
+    (2, "kernel"),
+    (3, "boot"),
+    (4, "static"),
+    (11, "zebra"),
+    (12, "bird"),
+    (16, "dhcp"),
+    (157, "dwell"),
+    (186, "bgp"),
+    (188, "ospf"),
+];
+
+/// A neighbour entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Neighbour {
+    pub(super) link: u32,
+    pub(super) address: Ipv4Addr,
+    pub(super) mac: Mac,
+    pub(super) is_permanent: bool,
+}
+
+impl Neighbour {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const HEADER_BYTES: usize = 12;
+        const NDA_DST: u16 = 1;
+        const NDA_LLADDR: u16 = 2;
+        const NUD_PERMANENT: u16 = 0x80;
+        let state = u16::from_ne_bytes(*payload.get(8..)?.first_chunk()?);
+        let mut address = None;
+        let mut mac = None;
+        for attribute in attributes(payload, HEADER_BYTES) {
+            match attribute.kind {
+                NDA_DST => address = ipv4(attribute.value),
+                NDA_LLADDR => mac = attribute.value.try_into().ok().map(Mac),
+                _ => {}
+            }
+        }
+        let is_permanent = state & NUD_PERMANENT != 0;
+        Some(Self { link: u32_at(payload, 4)?, address: address?, mac: mac?, is_permanent })
+    }
+}
+
+/// `RTA_NH_ID`, which `libc` does not have.
+pub(super) const RTA_NH_ID: u16 = 30;
+
+/// An attribute of a message.
+#[derive(Clone, Copy)]
+pub(super) struct Attribute<'a> {
+    pub(super) kind: u16,
+    pub(super) value: &'a [u8],
+}
+
+/// The attributes that follow a header of `skip` bytes; a malformed one ends them.
+pub(super) fn attributes(payload: &[u8], skip: usize) -> impl Iterator<Item = Attribute<'_>> {
+    const HEADER_BYTES: usize = 4;
+    /// Without the flags for nesting and byte order.
+    const KIND: u16 = 0x3fff;
+    let mut rest = payload.get(skip..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let &[length_0, length_1, kind_0, kind_1] = rest.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([length_0, length_1]));
+        let kind = u16::from_ne_bytes([kind_0, kind_1]) & KIND;
+        let value = rest.get(HEADER_BYTES..length)?;
+        rest = rest.get(length.next_multiple_of(HEADER_BYTES)..).unwrap_or_default();
+        Some(Attribute { kind, value })
+    })
+}
+
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+pub(super) fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
+    <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.strip_suffix(b"\0").unwrap_or(bytes)).into_owned()
+}

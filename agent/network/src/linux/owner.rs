@@ -1,0 +1,248 @@
+//! The owner of a host's network state: its sockets, and the host as a whole.
+//!
+//! What is remembered here is only what was last asked for; what exists is looked up in the kernel.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::path::Path;
+
+use netlink_packet_route::link::LinkAttribute;
+use nix::errno::Errno;
+use nix::libc;
+
+use super::namespace::Namespaces;
+use super::netlink::Netlink;
+use super::nexthop::{Nexthop, nexthops};
+use super::nftables::Firewall;
+use super::observe::{Link, Route};
+use super::plan::Kernel;
+use super::reaper::Reaper;
+use super::sysctl::{self, Sysctls};
+use super::uplink::Uplinks;
+use super::{METRIC_BLOCK, iptables, isolation, refused, request, send, veth};
+use crate::{HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL};
+
+/// Entries that the neighbour table must hold before it is cleaned up, is cleaned up at once, and is
+/// full: enough for 10,000 nodes on one segment. (Permanent entries, as instances have, do not count.)
+const NEIGHBOURS: [(&str, u32); 3] = [
+    ("net/ipv4/neigh/default/gc_thresh3", 65_536),
+    ("net/ipv4/neigh/default/gc_thresh2", 32_768),
+    ("net/ipv4/neigh/default/gc_thresh1", 16_384),
+];
+
+/// Settings of the whole host. Redirects would tell a neighbour to bypass this host on the way to an
+/// instance; nexthop compatibility mode makes one change of a nexthop cost as much as all its routes.
+const SETTINGS: [(&str, &str); 3] = [
+    (IP_FORWARD, "1"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv4/nexthop_compat_mode", "0"),
+];
+const IP_FORWARD: &str = "net/ipv4/ip_forward";
+
+/// Everything that acts on the host's network; used by one thread only.
+pub(super) struct Owner {
+    /// To links, addresses, routes and neighbours of the host's namespace.
+    pub(super) route: Netlink,
+    /// Of the host's namespace.
+    pub(super) firewall: Firewall,
+    pub(super) namespaces: Namespaces,
+    pub(super) reaper: Reaper,
+    sysctls: Sysctls,
+    /// As last asked for.
+    pub(super) host: Option<HostNetwork>,
+    /// Of new veths, in bytes; known with `host`.
+    pub(super) mtu: Option<u32>,
+}
+
+impl Owner {
+    /// For the namespace of the calling thread.
+    pub(super) fn open(run_dir: &Path) -> Result<Self, NetworkError> {
+        let action = || "open a netlink socket (dwell-agent must run as root)".to_owned();
+        let fail = |source| NetworkError::File {
+            action: "make the run directory",
+            path: run_dir.into(),
+            source,
+        };
+        std::fs::create_dir_all(run_dir).map_err(fail)?;
+        let reaper = Reaper::start().map_err(refused(action))?;
+        // For what an earlier agent has left behind.
+        reaper.wake();
+        Ok(Self {
+            route: Netlink::route().map_err(refused(action))?,
+            firewall: Firewall::open().map_err(refused(action))?,
+            namespaces: Namespaces::new(run_dir),
+            reaper,
+            sysctls: Sysctls::new(run_dir),
+            host: None,
+            mtu: None,
+        })
+    }
+
+    /// The ports of the sockets with which changes are made.
+    pub(super) fn ports(&self) -> io::Result<Vec<u32>> {
+        Ok(vec![self.route.port()?, self.firewall.port()?, self.reaper.port])
+    }
+
+    /// See [`crate::Network::ensure_host`].
+    pub(super) fn ensure_host(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {
+        let kernel = self.observe_routes()?;
+        let uplinks = Uplinks::find(&kernel, &self.links()?);
+        self.mtu = Some(uplinks.mtu);
+        self.host = Some(host.clone());
+        first_error([
+            self.ensure_settings(&uplinks.names),
+            self.ensure_rule(),
+            self.ensure_block(host, &kernel),
+            self.ensure_firewall(host),
+            iptables::ensure(host.cluster, &uplinks.names),
+        ])
+    }
+
+    /// See [`crate::Network::cleanup`].
+    pub(super) fn cleanup(&mut self) -> Result<(), NetworkError> {
+        self.host = None;
+        self.mtu = None;
+        first_error([
+            self.remove_all_sandboxes(),
+            self.remove_all_routes(),
+            self.firewall.delete(),
+            iptables::remove(),
+            self.restore_settings(),
+        ])
+    }
+
+    /// See [`crate::Network::sync_policies`].
+    pub(super) fn sync_policies(&mut self, policies: &[Policy]) -> Result<(), NetworkError> {
+        if self.firewall.set_isolation(isolation::elements(policies))? {
+            return Ok(());
+        }
+        match self.host.clone() {
+            Some(host) => self.write_firewall(&host),
+            // They come with the host's preparation.
+            None => Ok(()),
+        }
+    }
+
+    fn ensure_firewall(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {
+        if self.firewall.is_intact(host)? { Ok(()) } else { self.write_firewall(host) }
+    }
+
+    /// Writes our nftables table from what the kernel shows.
+    pub(super) fn write_firewall(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {
+        let sources: Vec<_> = self
+            .links()?
+            .into_iter()
+            .filter(|link| veth::is_ours(link) && link.group != veth::DOOMED_GROUP)
+            .filter_map(|link| veth::owner(&link).map(|(_, address)| (link.name, address)))
+            .collect();
+        let action = || "list nexthops".to_owned();
+        let nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
+        let ours = nexthops.iter().filter(|nexthop| nexthop.is_ours());
+        let nodes: BTreeSet<_> = ours.filter_map(|nexthop| nexthop.gateway).collect();
+        self.firewall.write(host, &sources, nodes.into_iter().collect())
+    }
+
+    pub(super) fn links(&mut self) -> Result<Vec<Link>, NetworkError> {
+        self.route
+            .dump(request::links, Link::parse)
+            .map_err(refused(|| "list interfaces".to_owned()))
+    }
+
+    /// The interfaces' names by their indexes.
+    pub(super) fn link_names(&mut self) -> Result<HashMap<u32, String>, NetworkError> {
+        Ok(self.links()?.into_iter().map(|link| (link.index, link.name)).collect())
+    }
+
+    fn ensure_settings(&self, uplinks: &BTreeSet<String>) -> Result<(), NetworkError> {
+        let plain = SETTINGS.map(|(setting, value)| self.sysctls.set(setting, value));
+        let neighbours = NEIGHBOURS.map(|(setting, least)| self.sysctls.raise(setting, least));
+        let uplinks = uplinks.iter().map(|uplink| self.ensure_uplink(uplink));
+        first_error(plain.into_iter().chain(neighbours).chain(uplinks))
+    }
+
+    fn ensure_uplink(&self, uplink: &str) -> Result<(), NetworkError> {
+        self.sysctls.set(&format!("net/ipv4/conf/{uplink}/send_redirects"), "0")?;
+        // With several uplinks a packet of a peer need not come in where the answer goes out. The
+        // stricter of "all" and the interface's own counts, but 2 (loose) counts as the highest.
+        let own = format!("net/ipv4/conf/{uplink}/rp_filter");
+        let is_strict = |value: Option<String>| value.as_deref() == Some("1");
+        let is_loose = |value: Option<String>| value.as_deref() == Some("2");
+        let all = sysctl::read("net/ipv4/conf/all/rp_filter")?;
+        let strict = is_strict(sysctl::read(&own)?) || is_strict(all.clone());
+        if strict && !is_loose(all) {
+            self.sysctls.set(&own, "2")?;
+        }
+        Ok(())
+    }
+
+    fn restore_settings(&self) -> Result<(), NetworkError> {
+        // Docker needs forwarding as much as we did, and does not look again after its start.
+        let keep: &[&str] = if iptables::has_docker()? { &[IP_FORWARD] } else { &[] };
+        self.sysctls.restore(keep)
+    }
+
+    /// The unreachable route of the node's own block, and no other.
+    fn ensure_block(&mut self, host: &HostNetwork, kernel: &Kernel) -> Result<(), NetworkError> {
+        let wanted = host.block.map(|block| block.trunc());
+        let is_block = |route: &&Route| {
+            route.protocol == ROUTE_PROTOCOL
+                && route.kind == libc::RTN_UNREACHABLE
+                && route.metric == METRIC_BLOCK
+        };
+        let existing: Vec<_> = kernel.routes.iter().filter(is_block).collect();
+        let mut requests: Vec<_> = existing
+            .iter()
+            .filter(|route| Some(route.prefix) != wanted)
+            .map(|route| request::delete_route(route))
+            .collect();
+        let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
+        requests.extend(missing.map(|block| request::add_unreachable(block, METRIC_BLOCK)));
+        send(
+            &mut self.route,
+            requests,
+            |_| false,
+            || "set the unreachable route of the node's block".into(),
+        )
+    }
+
+    fn remove_all_sandboxes(&mut self) -> Result<(), NetworkError> {
+        let doom = |link: &Link| {
+            request::set_link(link.index, vec![LinkAttribute::Group(veth::DOOMED_GROUP)])
+        };
+        let mut requests: Vec<_> =
+            self.links()?.iter().filter(|link| veth::is_ours(link)).map(doom).collect();
+        requests.push(request::delete_link_group(veth::DOOMED_GROUP));
+        // The reaper may be at the same work.
+        let links = send(
+            &mut self.route,
+            requests,
+            |errno| errno == Errno::ENODEV,
+            || "delete the interfaces of sandboxes".to_owned(),
+        );
+        let names = self.namespaces.list()?;
+        let names = names.iter().map(|instance| self.namespaces.remove(instance));
+        first_error(std::iter::once(links).chain(names))?;
+        self.namespaces.remove_directory()
+    }
+
+    fn remove_all_routes(&mut self) -> Result<(), NetworkError> {
+        let kernel = self.observe_routes()?;
+        let routes = kernel.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
+        let mut requests: Vec<_> = routes.map(request::delete_route).collect();
+        let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
+        requests.extend(nexthops.map(Nexthop::delete));
+        send(
+            &mut self.route,
+            requests,
+            |errno| matches!(errno, Errno::ESRCH | Errno::ENOENT),
+            || "remove our routes".to_owned(),
+        )
+    }
+}
+
+/// The first error of several independent pieces of work.
+fn first_error(
+    results: impl IntoIterator<Item = Result<(), NetworkError>>,
+) -> Result<(), NetworkError> {
+    results.into_iter().fold(Ok(()), Result::and)
+}

@@ -1,0 +1,249 @@
+//! Which routes and nexthops to make, redirect and remove: a pure function of what is declared and what
+//! the kernel shows.
+//!
+//! Ours are the routes with our protocol and [`METRIC_PEER`], and the nexthops with our protocol; nothing
+//! else is ever redirected or removed. A plan is empty when all is as declared. Its parts are
+//! to be carried out in the order of its fields, so that a redirected route always leads somewhere: the
+//! new one is made behind the old one, which then goes.
+//!
+//! Both sides are sorted by prefix and walked together: a table of 100,000 routes that is right already takes a
+//! few milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use dwell_core::id::NodeName;
+use ipnet::Ipv4Net;
+
+use super::METRIC_PEER;
+use super::nexthop::{self, Nexthop};
+use super::observe::{Address, Route};
+use super::request::Mode;
+use crate::{Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
+
+/// What the kernel shows, as far as it matters to routes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Kernel {
+    pub(super) addresses: Vec<Address>,
+    pub(super) nexthops: Vec<Nexthop>,
+    /// In the order of the dump, in which the first of several with one prefix and metric is in force.
+    pub(super) routes: Vec<Route>,
+}
+
+/// What has to change.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan<'a> {
+    /// Nexthops to make, or to redirect where there is one with the number.
+    pub(super) nexthops: Vec<(&'a NodeName, Nexthop, Mode)>,
+    /// Routes where there is none of ours.
+    pub(super) add: Vec<PeerRoute<'a>>,
+    /// Routes to make behind those in `replaced`.
+    pub(super) change: Vec<PeerRoute<'a>>,
+    pub(super) replaced: Vec<&'a Route>,
+    pub(super) remove: Vec<&'a Route>,
+    pub(super) remove_nexthops: Vec<Nexthop>,
+    pub(super) in_place: usize,
+    pub(super) conflicts: Vec<Conflict<'a>>,
+    pub(super) failures: Vec<PeerFailure>,
+}
+
+/// A block or an exception, and where it leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PeerRoute<'a> {
+    pub(super) prefix: Ipv4Net,
+    pub(super) node: &'a NodeName,
+    pub(super) nexthop: u32,
+}
+
+/// A foreign route that takes traffic of a wanted one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Conflict<'a> {
+    pub(super) wanted: PeerRoute<'a>,
+    pub(super) holder: &'a Route,
+}
+
+/// Leads from what the `kernel` shows to what is `declared`.
+pub(super) fn plan<'a>(declared: &'a RouteTable, kernel: &'a Kernel) -> Plan<'a> {
+    let mut plan = Plan::default();
+    let nexthops = plan.nexthops(declared, kernel);
+    let mut wanted = plan.wanted(declared, &nexthops);
+    plan.find_conflicts(&mut wanted, kernel);
+    plan.routes(&wanted, kernel);
+    plan
+}
+
+impl<'a> Plan<'a> {
+    /// The nexthop of every peer that has one; plans those that are missing or wrong.
+    fn nexthops(
+        &mut self,
+        declared: &'a RouteTable,
+        kernel: &'a Kernel,
+    ) -> HashMap<&'a NodeName, u32> {
+        let existing: HashMap<u32, &Nexthop> =
+            kernel.nexthops.iter().map(|nexthop| (nexthop.id, nexthop)).collect();
+        let mut taken: BTreeSet<u32> = kernel
+            .nexthops
+            .iter()
+            .filter(|nexthop| !nexthop.is_ours())
+            .map(|nexthop| nexthop.id)
+            .collect();
+        // By name, so that two names with one hash get the same numbers every time.
+        let peers: BTreeMap<_, _> = declared.peers.iter().map(|peer| (&peer.node, peer)).collect();
+        let mut ids = HashMap::with_capacity(peers.len());
+        for (node, peer) in peers {
+            let link = match link_to(peer, &kernel.addresses) {
+                Ok(link) => link,
+                Err(failure) => {
+                    self.failures.push(failure);
+                    continue;
+                }
+            };
+            let id = nexthop::id_for(node, &taken);
+            taken.insert(id);
+            ids.insert(node, id);
+            let nexthop = Nexthop::new(id, link, peer.via);
+            match existing.get(&id) {
+                Some(existing) if **existing == nexthop => {}
+                Some(_) => self.nexthops.push((node, nexthop, Mode::Replace)),
+                None => self.nexthops.push((node, nexthop, Mode::Add)),
+            }
+        }
+        let kept: BTreeSet<u32> = ids.values().copied().collect();
+        self.remove_nexthops = kernel
+            .nexthops
+            .iter()
+            .filter(|nexthop| nexthop.is_ours() && !kept.contains(&nexthop.id))
+            .copied()
+            .collect();
+        ids
+    }
+
+    /// Every prefix that is to lead to a peer, once, in order.
+    fn wanted(
+        &mut self,
+        declared: &'a RouteTable,
+        nexthops: &HashMap<&'a NodeName, u32>,
+    ) -> Vec<PeerRoute<'a>> {
+        let blocks =
+            declared.peers.iter().filter_map(|peer| Some((&peer.node, peer.block?.trunc())));
+        let exceptions = declared
+            .exceptions
+            .iter()
+            .map(|exception| (&exception.node, Ipv4Net::from(exception.address)));
+        let mut wanted = Vec::with_capacity(declared.peers.len() + declared.exceptions.len());
+        let mut strangers = Vec::new();
+        for (node, prefix) in blocks.chain(exceptions) {
+            match nexthops.get(node) {
+                Some(&nexthop) => wanted.push(PeerRoute { prefix, node, nexthop }),
+                None => strangers.push((node, prefix)),
+            }
+        }
+        if !strangers.is_empty() {
+            // A peer without a nexthop has its failure already.
+            let known: BTreeSet<_> = declared.peers.iter().map(|peer| &peer.node).collect();
+            strangers.retain(|(node, _)| !known.contains(node));
+        }
+        self.failures.extend(strangers.into_iter().map(|(node, prefix)| PeerFailure {
+            node: node.clone(),
+            reason: format!("{prefix} is to lead to a node that is not in the table"),
+        }));
+        // Stable: of two that want the same, the first has it.
+        wanted.sort_by_key(|route| route.prefix);
+        wanted.dedup_by(|later, first| {
+            let is_same = later.prefix == first.prefix;
+            if is_same {
+                let (prefix, holder) = (first.prefix, first.node);
+                let reason = format!("{prefix} is also declared for {holder}, which has it");
+                self.failures.push(PeerFailure { node: later.node.clone(), reason });
+            }
+            is_same
+        });
+        wanted
+    }
+
+    /// Foreign routes that take traffic of a wanted one. Where the kernel has no room for both, ours is
+    /// no longer wanted.
+    fn find_conflicts(&mut self, wanted: &mut Vec<PeerRoute<'a>>, kernel: &'a Kernel) {
+        let lengths: BTreeSet<u8> = wanted.iter().map(|route| route.prefix.prefix_len()).collect();
+        let mut without_room = BTreeSet::new();
+        for foreign in kernel.routes.iter().filter(|route| route.protocol != ROUTE_PROTOCOL) {
+            for &length in lengths.iter().filter(|&&length| length <= foreign.prefix.prefix_len()) {
+                let Ok(wider) = Ipv4Net::new(foreign.prefix.addr(), length) else { continue };
+                let at = wanted.binary_search_by_key(&wider.trunc(), |route| route.prefix);
+                let Some(&route) = at.ok().and_then(|at| wanted.get(at)) else { continue };
+                let is_same = route.prefix == foreign.prefix;
+                if is_same && foreign.metric > METRIC_PEER {
+                    continue;
+                }
+                if is_same && foreign.metric == METRIC_PEER {
+                    without_room.insert(route.prefix);
+                }
+                self.conflicts.push(Conflict { wanted: route, holder: foreign });
+            }
+        }
+        if !without_room.is_empty() {
+            wanted.retain(|route| !without_room.contains(&route.prefix));
+        }
+    }
+
+    /// Compares the `wanted` routes, in order, with ours in the kernel.
+    fn routes(&mut self, wanted: &[PeerRoute<'a>], kernel: &'a Kernel) {
+        let mut ours: Vec<_> = kernel.routes.iter().filter(|route| is_ours(route)).collect();
+        // Stable, and nearly done: the kernel dumps in the order of addresses.
+        ours.sort_by_key(|route| route.prefix);
+        let mut wanted = wanted.iter().copied().peekable();
+        for same in ours.chunk_by(|one, next| one.prefix == next.prefix) {
+            let Some(prefix) = same.first().map(|route| route.prefix) else { continue };
+            while let Some(missing) = wanted.next_if(|route| route.prefix < prefix) {
+                self.add.push(missing);
+            }
+            match wanted.next_if(|route| route.prefix == prefix) {
+                Some(route) => self.compare(route, same),
+                None => self.remove.extend(same),
+            }
+        }
+        self.add.extend(wanted);
+    }
+
+    /// Compares a wanted route with ours of the same prefix. There are several if we were cut short in changing it.
+    fn compare(&mut self, wanted: PeerRoute<'a>, ours: &[&'a Route]) {
+        let right = ours.iter().position(|route| route.nexthop == Some(wanted.nexthop));
+        let others = ours.iter().enumerate().filter(|(at, _)| Some(*at) != right);
+        let others = others.map(|(_, route)| *route);
+        if right.is_some() {
+            self.in_place += 1;
+            self.remove.extend(others);
+        } else {
+            self.change.push(wanted);
+            self.replaced.extend(others);
+        }
+    }
+}
+
+fn is_ours(route: &Route) -> bool {
+    route.protocol == ROUTE_PROTOCOL && route.metric == METRIC_PEER
+}
+
+/// The interface on whose network the peer is.
+fn link_to(peer: &Peer, addresses: &[Address]) -> Result<u32, PeerFailure> {
+    let fail = |reason| PeerFailure { node: peer.node.clone(), reason };
+    if addresses.iter().any(|address| address.net.addr() == peer.via) {
+        return Err(fail(format!(
+            "its address {} is this host's own; give every node an address of its own",
+            peer.via
+        )));
+    }
+    addresses
+        .iter()
+        .filter(|address| address.net.contains(&peer.via))
+        .max_by_key(|address| address.net.prefix_len())
+        .map(|address| address.link)
+        .ok_or_else(|| {
+            fail(format!(
+                "its address {} is not on a network of this host; nodes must share a network segment",
+                peer.via
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+use std::net::Ipv4Addr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::Exception;
+
+const UPLINK: u32 = 2;
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+fn peer(name: &str, block: &str, via: &str) -> Peer {
+    Peer { node: name.parse().unwrap(), block: Some(net(block)), via: via.parse().unwrap() }
+}
+
+fn exception(address: &str, node: &str) -> Exception {
+    Exception { address: address.parse().unwrap(), node: node.parse().unwrap() }
+}
+
+fn empty_kernel() -> Kernel {
+    let addresses = vec![Address { link: UPLINK, net: net("192.0.2.1/24"), scope: 0 }];
+    Kernel { addresses, ..Kernel::default() }
+}
+
+fn foreign(prefix: &str, metric: u32) -> Route {
+    let prefix = net(prefix);
+    Route { prefix, protocol: 2, kind: 1, metric, link: Some(9), via: None, nexthop: None }
+}
+
+/// What the kernel shows after `plan` has been carried out.
+fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
+    let Kernel { addresses, mut nexthops, mut routes } = kernel.clone();
+    for (_, nexthop, mode) in &plan.nexthops {
+        let existed = nexthops.len();
+        nexthops.retain(|existing| existing.id != nexthop.id);
+        assert_eq!(*mode == Mode::Replace, existed > nexthops.len());
+        nexthops.push(*nexthop);
+    }
+    routes.extend(plan.add.iter().chain(&plan.change).map(ours));
+    routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
+    nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
+    Kernel { addresses, nexthops, routes }
+}
+
+fn ours(route: &PeerRoute<'_>) -> Route {
+    Route {
+        prefix: route.prefix,
+        protocol: ROUTE_PROTOCOL,
+        kind: 1,
+        metric: METRIC_PEER,
+        link: None,
+        via: None,
+        nexthop: Some(route.nexthop),
+    }
+}
+
+fn is_fixpoint(plan: &Plan<'_>) -> bool {
+    plan.nexthops.is_empty()
+        && plan.add.is_empty()
+        && plan.change.is_empty()
+        && plan.replaced.is_empty()
+        && plan.remove.is_empty()
+        && plan.remove_nexthops.is_empty()
+}
+
+#[test]
+fn a_new_table_is_added_and_then_in_place() {
+    let table = RouteTable {
+        peers: vec![
+            peer("a", "10.80.1.0/24", "192.0.2.11"),
+            peer("b", "10.80.2.0/24", "192.0.2.12"),
+        ],
+        exceptions: vec![exception("10.80.1.7", "b")],
+    };
+    let kernel = empty_kernel();
+    let first = plan(&table, &kernel);
+    assert_eq!((first.nexthops.len(), first.add.len()), (2, 3));
+    let kernel = carry_out(&first, &kernel);
+    let second = plan(&table, &kernel);
+    assert!(is_fixpoint(&second));
+    assert_eq!(second.in_place, 3);
+}
+
+#[test]
+fn a_readdressed_peer_costs_one_nexthop_and_no_route() {
+    let old =
+        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
+    let new =
+        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.99")], exceptions: Vec::new() };
+    let plan = plan(&new, &kernel);
+    assert_eq!(plan.nexthops.len(), 1);
+    assert_eq!((plan.add.len(), plan.change.len(), plan.in_place), (0, 0, 1));
+}
+
+#[test]
+fn a_moved_exception_is_changed_not_removed() {
+    let peers =
+        vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
+    let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
+    let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
+    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
+    let plan = plan(&new, &kernel);
+    assert_eq!(plan.change.len(), 1);
+    assert_eq!(plan.replaced.len(), 1);
+    assert!(plan.remove.is_empty() && plan.add.is_empty());
+}
+
+#[test]
+fn of_a_change_that_was_cut_short_the_old_route_goes() {
+    let peers =
+        vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
+    let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
+    let mut kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
+    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
+    let before = kernel.clone();
+    kernel.routes.extend(plan(&new, &before).change.iter().map(ours));
+    let plan = plan(&new, &kernel);
+    assert_eq!((plan.in_place, plan.remove.len()), (3, 1));
+    assert!(is_fixpoint(&super::plan(&new, &carry_out(&plan, &kernel))));
+}
+
+#[test]
+fn foreign_routes_are_reported_by_where_they_take_traffic() {
+    // (foreign prefix, its metric, whether it is in the way, whether ours is added beside it)
+    let cases = [
+        ("10.80.1.0/24", METRIC_PEER, true, false),
+        ("10.80.1.0/24", 0, true, true),
+        ("10.80.1.0/24", METRIC_PEER + 1, false, true),
+        ("10.80.1.128/25", METRIC_PEER + 1, true, true),
+        ("10.80.0.0/16", 0, false, true),
+        ("0.0.0.0/0", 0, false, true),
+    ];
+    let table =
+        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    for (prefix, metric, in_the_way, added) in cases {
+        let mut kernel = empty_kernel();
+        kernel.routes.push(foreign(prefix, metric));
+        let plan = plan(&table, &kernel);
+        assert_eq!(!plan.conflicts.is_empty(), in_the_way, "{prefix} metric {metric}");
+        assert_eq!(!plan.add.is_empty(), added, "{prefix} metric {metric}");
+        assert!(plan.remove.is_empty() && plan.change.is_empty());
+    }
+}
+
+#[test]
+fn a_peer_out_of_reach_does_not_hold_up_the_others() {
+    let table = RouteTable {
+        peers: vec![
+            peer("far", "10.80.1.0/24", "198.51.100.1"),
+            peer("own", "10.80.2.0/24", "192.0.2.1"),
+            peer("near", "10.80.3.0/24", "192.0.2.13"),
+        ],
+        exceptions: vec![exception("10.80.9.9", "unknown")],
+    };
+    let kernel = empty_kernel();
+    let plan = plan(&table, &kernel);
+    assert_eq!(plan.add.len(), 1);
+    let failed: Vec<_> = plan.failures.iter().map(|failure| failure.node.as_str()).collect();
+    assert_eq!(failed, ["far", "own", "unknown"]);
+}
+
+#[test]
+fn foreign_nexthops_keep_their_numbers() {
+    let node: NodeName = "a".parse().unwrap();
+    let id = nexthop::id_for(&node, &BTreeSet::new());
+    let mut kernel = empty_kernel();
+    kernel.nexthops.push(Nexthop {
+        id,
+        protocol: 4,
+        link: Some(UPLINK),
+        gateway: Some(Ipv4Addr::new(192, 0, 2, 11)),
+    });
+    let table =
+        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    let plan = plan(&table, &kernel);
+    assert_ne!(plan.nexthops[0].1.id, id);
+    assert!(plan.remove_nexthops.is_empty());
+}
+
+fn any_table() -> impl Strategy<Value = RouteTable> {
+    let peers = prop::collection::btree_map(0_u8..40, (0_u8..20, 2_u8..250), 0..20);
+    let exceptions = prop::collection::btree_map(any::<u8>(), 0_u8..40, 0..20);
+    (peers, exceptions).prop_map(|(peers, exceptions)| RouteTable {
+        peers: peers
+            .into_iter()
+            .map(|(name, (block, via))| {
+                peer(&format!("n{name}"), &format!("10.80.{block}.0/24"), &format!("192.0.2.{via}"))
+            })
+            .collect(),
+        exceptions: exceptions
+            .into_iter()
+            .map(|(host, node)| exception(&format!("10.80.30.{host}"), &format!("n{node}")))
+            .collect(),
+    })
+}
+
+proptest! {
+    /// From any table to any other in one step, with the routes of others where they were.
+    #[test]
+    fn one_pass_reaches_the_fixpoint(old in any_table(), new in any_table(), metric in 0_u32..400) {
+        let mut start = empty_kernel();
+        start.routes.push(foreign("10.80.3.0/24", metric));
+        let kernel = carry_out(&plan(&old, &start), &start);
+        let kernel = carry_out(&plan(&new, &kernel), &kernel);
+        let again = plan(&new, &kernel);
+        prop_assert!(is_fixpoint(&again), "{again:?}");
+        prop_assert!(kernel.routes.contains(&foreign("10.80.3.0/24", metric)));
+        prop_assert_eq!(again.in_place, kernel.routes.len() - 1);
+    }
+}

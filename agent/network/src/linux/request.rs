@@ -1,0 +1,272 @@
+//! What we ask of the kernel, one function per request, in the words of `ip`.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use dwell_core::net::Mac;
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
+    RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use nix::libc;
+
+use super::netlink::Request;
+use super::observe::{RTA_NH_ID, Route};
+use crate::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
+
+/// Something that may exist already: leave it alone, or put ours in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Refused with `EEXIST` if there is one.
+    Add,
+    /// Replaces what is there, without a gap, whosever it is.
+    Replace,
+    /// Goes behind what is there, and is in force when that has gone.
+    Append,
+}
+
+impl Mode {
+    pub(super) fn flags(self) -> u16 {
+        match self {
+            Self::Add => NLM_F_CREATE | NLM_F_EXCL,
+            Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Append => NLM_F_CREATE | NLM_F_APPEND,
+        }
+    }
+}
+
+/// `ip link add NAME type veth peer name eth0 netns INSIDE address MAC`, both ends down.
+///
+/// A veth uses one queue unless told otherwise, but has one for each processor unless told otherwise, and
+/// waits 2 ms for other processors when it puts the others aside.
+pub(super) fn add_veth(name: &str, inside: BorrowedFd<'_>, mac: Mac, mtu: u32) -> Request {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName("eth0".to_owned()),
+        LinkAttribute::NetNsFd(inside.as_raw_fd()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+    ];
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(GATEWAY_MAC.0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::NumTxQueues(1),
+        LinkAttribute::NumRxQueues(1),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    Request::new(RouteNetlinkMessage::NewLink(link), Mode::Add.flags())
+}
+
+/// `ip link set INDEX …`.
+pub(super) fn set_link(index: u32, attributes: Vec<LinkAttribute>) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = attributes;
+    Request::new(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// `ip link set INDEX up`, with other changes in the same breath.
+pub(super) fn set_link_up(index: u32, attributes: Vec<LinkAttribute>) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    link.attributes = attributes;
+    Request::new(RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// `ip link del` of one link; of a veth, both ends go.
+pub(super) fn delete_link(index: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    Request::new(RouteNetlinkMessage::DelLink(link), 0)
+}
+
+/// `ip link del group GROUP`: all of them for the price of one.
+pub(super) fn delete_link_group(group: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::Group(group)];
+    Request::new(RouteNetlinkMessage::DelLink(link), 0)
+}
+
+/// `ip link show NAME`.
+pub(super) fn get_link_by_name(name: &str) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    Request::new(RouteNetlinkMessage::GetLink(link), 0)
+}
+
+/// `ip link show` of the link with this index.
+pub(super) fn get_link(index: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    Request::new(RouteNetlinkMessage::GetLink(link), 0)
+}
+
+/// `ip link show`, as a dump.
+pub(super) fn links() -> Request {
+    Request::new(RouteNetlinkMessage::GetLink(LinkMessage::default()), 0)
+}
+
+/// `ip -4 address show`, as a dump.
+pub(super) fn addresses() -> Request {
+    let mut address = AddressMessage::default();
+    address.header.family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetAddress(address), 0)
+}
+
+/// `ip -4 route show`, as a dump of all tables.
+pub(super) fn routes() -> Request {
+    let mut route = RouteMessage::default();
+    route.header.address_family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetRoute(route), 0)
+}
+
+/// `ip -4 neighbour show`, as a dump.
+pub(super) fn neighbours() -> Request {
+    let mut neighbour = NeighbourMessage::default();
+    neighbour.header.family = AddressFamily::Inet;
+    Request::new(RouteNetlinkMessage::GetNeighbour(neighbour), 0)
+}
+
+/// `ip address add ADDRESS/32 dev LINK`.
+pub(super) fn add_address(link: u32, address: Ipv4Addr) -> Request {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = 32;
+    message.header.index = link;
+    message.attributes = vec![
+        AddressAttribute::Local(IpAddr::V4(address)),
+        AddressAttribute::Address(IpAddr::V4(address)),
+    ];
+    Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
+/// `ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent`.
+pub(super) fn set_neighbour(link: u32, address: Ipv4Addr, mac: Mac) -> Request {
+    let mut message = neighbour(link, address);
+    message.header.state = NeighbourState::Permanent;
+    message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    Request::new(RouteNetlinkMessage::NewNeighbour(message), Mode::Replace.flags())
+}
+
+/// `ip neighbour get ADDRESS dev LINK`.
+pub(super) fn get_neighbour(link: u32, address: Ipv4Addr) -> Request {
+    Request::new(RouteNetlinkMessage::GetNeighbour(neighbour(link, address)), 0)
+}
+
+fn neighbour(link: u32, address: Ipv4Addr) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = link;
+    message.attributes = vec![NeighbourAttribute::Destination(address.into())];
+    message
+}
+
+/// `ip route get fibmatch ADDRESS`: the entry of the table that decides.
+pub(super) fn match_route(address: Ipv4Addr) -> Request {
+    let mut message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+    message.header.flags = RouteFlags::FibMatch;
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// `ip route get ADDRESS`: where a packet would go.
+pub(super) fn resolve_route(address: Ipv4Addr) -> Request {
+    let message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+}
+
+/// `ip route add ADDRESS/32 dev LINK scope link`, as one of ours.
+pub(super) fn add_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+    let message = link_route(address, link, metric);
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route del ADDRESS/32 dev LINK`, only if it is ours.
+pub(super) fn delete_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+    Request::new(RouteNetlinkMessage::DelRoute(link_route(address, link, metric)), 0)
+}
+
+fn link_route(address: Ipv4Addr, link: u32, metric: u32) -> RouteMessage {
+    let mut message = route(Ipv4Net::from(address), RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.kind = RouteType::Unicast;
+    message.header.scope = RouteScope::Link;
+    message.attributes.extend([RouteAttribute::Oif(link), RouteAttribute::Priority(metric)]);
+    message
+}
+
+/// Inside a sandbox: `ip route add default via GATEWAY dev LINK`.
+pub(super) fn add_default_route(link: u32) -> Request {
+    let mut message = route(Ipv4Net::default(), RouteProtocol::Boot);
+    message.header.kind = RouteType::Unicast;
+    message
+        .attributes
+        .extend([RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)), RouteAttribute::Oif(link)]);
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route add unreachable PREFIX`, as one of ours.
+pub(super) fn add_unreachable(prefix: Ipv4Net, metric: u32) -> Request {
+    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.kind = RouteType::Unreachable;
+    message.attributes.push(RouteAttribute::Priority(metric));
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route add|append PREFIX nhid NEXTHOP`, as one of ours.
+pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: Mode) -> Request {
+    let header = route_header(prefix, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+    let attributes = [
+        (libc::RTA_DST, prefix.network().octets()),
+        (RTA_NH_ID, nexthop.to_ne_bytes()),
+        (libc::RTA_PRIORITY, metric.to_ne_bytes()),
+    ];
+    Request::of_words(libc::RTM_NEWROUTE, mode.flags(), &header, attributes)
+}
+
+/// `ip route del` of exactly this route of ours, and of none that has taken its place.
+pub(super) fn delete_route(found: &Route) -> Request {
+    let header = route_header(found.prefix, libc::RT_SCOPE_NOWHERE, libc::RTN_UNSPEC);
+    let link = found.link.filter(|_| found.nexthop.is_none());
+    let attributes = [
+        Some((libc::RTA_DST, found.prefix.network().octets())),
+        Some((libc::RTA_PRIORITY, found.metric.to_ne_bytes())),
+        found.nexthop.map(|nexthop| (RTA_NH_ID, nexthop.to_ne_bytes())),
+        link.map(|link| (libc::RTA_OIF, link.to_ne_bytes())),
+    ];
+    Request::of_words(libc::RTM_DELROUTE, 0, &header, attributes.into_iter().flatten())
+}
+
+/// `struct rtmsg` of one of ours. There may be 100,000 of them, so these are written without detours.
+fn route_header(prefix: Ipv4Net, scope: u8, kind: u8) -> [u8; 12] {
+    let family = u8::from(AddressFamily::Inet);
+    let (length, table) = (prefix.prefix_len(), RouteHeader::RT_TABLE_MAIN);
+    [family, length, 0, 0, table, ROUTE_PROTOCOL, scope, kind, 0, 0, 0, 0]
+}
+
+fn route(prefix: Ipv4Net, protocol: RouteProtocol) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = prefix.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = protocol;
+    if prefix.prefix_len() > 0 {
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(prefix.network())));
+    }
+    message
+}

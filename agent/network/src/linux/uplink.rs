@@ -1,0 +1,154 @@
+//! Which interfaces of the host lead to other hosts, and the largest packet they carry.
+
+use std::collections::BTreeSet;
+
+use nix::libc;
+
+use super::observe::{Link, Route};
+use super::plan::Kernel;
+use super::veth;
+
+/// What Ethernet carries, for a host that has no uplink (yet).
+const MTU_WITHOUT_UPLINK: u32 = 1500;
+
+/// The interfaces through which the cluster's traffic may come and go.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Uplinks {
+    pub(super) names: BTreeSet<String>,
+    /// Of the interface with the best default route, or the smallest of all; in bytes.
+    pub(super) mtu: u32,
+}
+
+impl Uplinks {
+    /// An uplink has a default route, or leads to a peer, or has an address and is no bridge: a bridge
+    /// that nothing leads through belongs to Docker or another maker of private networks.
+    pub(super) fn find(kernel: &Kernel, links: &[Link]) -> Self {
+        let defaults = kernel
+            .routes
+            .iter()
+            .filter(|route| route.prefix.prefix_len() == 0 && route.kind == libc::RTN_UNICAST);
+        let best = defaults.clone().min_by_key(|route| route.metric);
+        let best = best.and_then(|route| link_of(route, kernel));
+        let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
+        let leading: BTreeSet<u32> = defaults
+            .filter_map(|route| link_of(route, kernel))
+            .chain(nexthops.filter_map(|nexthop| nexthop.link))
+            .collect();
+        let addressed: BTreeSet<u32> = kernel
+            .addresses
+            .iter()
+            .filter(|address| address.scope == libc::RT_SCOPE_UNIVERSE)
+            .map(|address| address.link)
+            .collect();
+        let uplinks: Vec<_> = links
+            .iter()
+            .filter(|link| !veth::is_ours(link) && !is_loopback(link))
+            .filter(|link| {
+                let has_own_address = addressed.contains(&link.index) && link.kind != "bridge";
+                leading.contains(&link.index) || has_own_address
+            })
+            .collect();
+        let mtu = uplinks
+            .iter()
+            .find(|link| Some(link.index) == best)
+            .map(|link| link.mtu)
+            .or_else(|| uplinks.iter().map(|link| link.mtu).min())
+            .unwrap_or(MTU_WITHOUT_UPLINK);
+        Self { names: uplinks.into_iter().map(|link| link.name.clone()).collect(), mtu }
+    }
+}
+
+fn is_loopback(link: &Link) -> bool {
+    link.index == 1
+}
+
+fn link_of(route: &Route, kernel: &Kernel) -> Option<u32> {
+    route.link.or_else(|| {
+        let nexthop = kernel.nexthops.iter().find(|nexthop| Some(nexthop.id) == route.nexthop)?;
+        nexthop.link
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::observe::Address;
+
+    fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
+        Link {
+            index,
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            alias: String::new(),
+            mac: None,
+            mtu,
+            group: 0,
+            peer: None,
+            is_up: true,
+            has_carrier: true,
+            is_running: true,
+        }
+    }
+
+    fn address(link: u32, net: &str) -> Address {
+        Address { link, net: net.parse().unwrap(), scope: libc::RT_SCOPE_UNIVERSE }
+    }
+
+    fn default_route(link: u32, metric: u32) -> Route {
+        Route {
+            prefix: "0.0.0.0/0".parse().unwrap(),
+            protocol: 3,
+            kind: libc::RTN_UNICAST,
+            metric,
+            link: Some(link),
+            via: None,
+            nexthop: None,
+        }
+    }
+
+    fn names(uplinks: &Uplinks) -> Vec<&str> {
+        uplinks.names.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn dockers_bridges_are_no_uplinks() {
+        let links = [
+            link(1, "lo", "", 65536),
+            link(2, "eth0", "", 1400),
+            link(3, "eth1", "", 9000),
+            link(4, "docker0", "bridge", 1500),
+            link(5, "wg0", "wireguard", 1380),
+        ];
+        let kernel = Kernel {
+            addresses: vec![
+                address(2, "192.0.2.1/24"),
+                address(3, "198.51.100.1/24"),
+                address(4, "172.17.0.1/16"),
+                address(5, "203.0.113.1/24"),
+            ],
+            routes: vec![default_route(3, 100), default_route(2, 0)],
+            ..Kernel::default()
+        };
+        let uplinks = Uplinks::find(&kernel, &links);
+        assert_eq!(names(&uplinks), ["eth0", "eth1", "wg0"]);
+        assert_eq!(uplinks.mtu, 1400);
+    }
+
+    #[test]
+    fn a_bridge_with_a_default_route_is_an_uplink() {
+        let links = [link(1, "lo", "", 65536), link(2, "br0", "bridge", 9000)];
+        let kernel = Kernel {
+            addresses: vec![address(2, "192.0.2.1/24")],
+            routes: vec![default_route(2, 0)],
+            ..Kernel::default()
+        };
+        let uplinks = Uplinks::find(&kernel, &links);
+        assert_eq!((names(&uplinks), uplinks.mtu), (vec!["br0"], 9000));
+    }
+
+    #[test]
+    fn a_host_without_uplinks_has_ethernets_mtu() {
+        let uplinks = Uplinks::find(&Kernel::default(), &[link(1, "lo", "", 65536)]);
+        assert_eq!((names(&uplinks), uplinks.mtu), (vec![], 1500));
+    }
+}

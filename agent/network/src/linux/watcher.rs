@@ -1,0 +1,158 @@
+//! Notices that something of ours, or something ours depends on, has been changed by others.
+//!
+//! A thread listens to the kernel's notifications and counts, per kind of work, how often something may have
+//! been [disturbed](super::disturb). It repairs nothing and remembers nothing: whoever reads [`Disturbances`]
+//! looks at the kernel again. A false alarm costs one look; silence is never proof, because the kernel removes
+//! some routes without a word, which is why lost links and addresses count as well.
+//!
+//! What our own sockets and programs have caused is left out, by their port numbers; but the kernel does not
+//! give one with every message about a link, so that a veth of ours counts only when it goes or is set down.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::thread;
+
+use netlink_packet_core::NetlinkBuffer;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+
+use super::disturb::{self, EVERYTHING, Kind};
+use super::listener::Listener;
+use super::names::Names;
+use super::{nftables, program};
+use crate::Disturbances;
+
+/// How many are read before what they disturb is told.
+const DATAGRAMS_AT_ONCE: usize = 64;
+
+/// The thread lives as long as this does.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    _end: OwnedFd,
+}
+
+impl Watcher {
+    /// For the namespace of the calling thread, and the names in the directory `names`. `own` are the
+    /// ports of the sockets with which we make changes; `buffer_bytes` of notifications can wait.
+    pub(super) fn start(
+        own: Vec<u32>,
+        names: &Path,
+        buffer_bytes: usize,
+    ) -> io::Result<(Self, watch::Receiver<Disturbances>)> {
+        let groups = [
+            libc::RTNLGRP_LINK,
+            libc::RTNLGRP_NEIGH,
+            libc::RTNLGRP_IPV4_IFADDR,
+            libc::RTNLGRP_IPV4_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
+            libc::RTNLGRP_NEXTHOP,
+        ];
+        let sources = Sources {
+            routing: Listener::route(&groups, buffer_bytes)?,
+            firewall: Listener::netfilter(&[nftables::NOTIFICATIONS], buffer_bytes)?,
+            names: Names::watch(names)?,
+        };
+        let (ended, end) = pipe2(OFlag::O_CLOEXEC)?;
+        let (counts, receiver) = watch::channel(Disturbances::default());
+        let thread = thread::Builder::new().name("dwell-watcher".to_owned());
+        thread.spawn(move || {
+            if let Err(error) = sources.run(&ended, &own, &counts) {
+                warn!(%error, "no longer notified of changes to the network; only the periodic check is left");
+            }
+        })?;
+        Ok((Self { _end: end }, receiver))
+    }
+}
+
+/// Everything that is listened to.
+struct Sources {
+    routing: Listener,
+    firewall: Listener,
+    names: Names,
+}
+
+impl Sources {
+    fn run(
+        mut self,
+        ended: &OwnedFd,
+        own: &[u32],
+        counts: &watch::Sender<Disturbances>,
+    ) -> io::Result<()> {
+        let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or_default();
+        loop {
+            let watched =
+                [self.routing.as_fd(), self.firewall.as_fd(), self.names.as_fd(), ended.as_fd()];
+            let mut watched = watched.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
+            match poll(&mut watched, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                result => result?,
+            };
+            let [on_routing, on_firewall, on_names, on_end] = watched.each_ref().map(ready);
+            if on_end {
+                return Ok(());
+            }
+            let mut kinds = Vec::new();
+            if on_routing {
+                kinds.extend(heard(
+                    &mut self.routing,
+                    |message, is_elsewhere| match is_elsewhere {
+                        true => disturb::by_inside(message),
+                        false if own.contains(&message.port_number()) => &[],
+                        false => disturb::by_routing(message),
+                    },
+                )?);
+            }
+            if on_firewall {
+                kinds.extend(heard(&mut self.firewall, |message, _| {
+                    let port = message.port_number();
+                    let is_own = own.contains(&port) || program::was_started(port);
+                    if is_own { &[] } else { disturb::by_firewall(message) }
+                })?);
+            }
+            if on_names && self.names.is_one_lost()? {
+                kinds.push(Kind::Sandboxes);
+            }
+            count(&kinds, counts);
+        }
+    }
+}
+
+/// Reads what there is, up to a limit, and says what it disturbs.
+fn heard(
+    listener: &mut Listener,
+    disturbs: impl Fn(&NetlinkBuffer<&[u8]>, bool) -> &'static [Kind],
+) -> io::Result<Vec<Kind>> {
+    let mut kinds = Vec::new();
+    for _ in 0..DATAGRAMS_AT_ONCE {
+        match listener.receive() {
+            Ok(notifications) => {
+                for message in notifications.messages() {
+                    kinds.extend(disturbs(&message, notifications.is_elsewhere));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Some notifications were lost: look at everything.
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => kinds.extend(EVERYTHING),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(kinds)
+}
+
+fn count(kinds: &[Kind], counts: &watch::Sender<Disturbances>) {
+    if kinds.is_empty() {
+        return;
+    }
+    debug!(?kinds, "the network was disturbed");
+    counts.send_modify(|counts| {
+        counts.host += u64::from(kinds.contains(&Kind::Host));
+        counts.sandboxes += u64::from(kinds.contains(&Kind::Sandboxes));
+        counts.routes += u64::from(kinds.contains(&Kind::Routes));
+    });
+}

@@ -1,0 +1,101 @@
+//! The way to an address, as the kernel would take it now.
+
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use nix::errno::Errno;
+use nix::libc;
+
+use super::echo::Echo;
+use super::observe::{Link, attributes, ipv4, u32_at};
+use super::owner::Owner;
+use super::{refused, request, veth};
+use crate::{FoundRoute, NetworkError};
+
+const HEADER_BYTES: usize = 12;
+
+impl Owner {
+    /// The way to `address` with its MTU in bytes, and a socket to try it with; `None` if there is no way.
+    pub(super) fn way_to(
+        &mut self,
+        address: Ipv4Addr,
+    ) -> Result<Option<(FoundRoute, u32, Echo)>, NetworkError> {
+        let action = || format!("look up the route to {address}");
+        let hop = self.route.get(request::resolve_route(address), Hop::parse);
+        let hop = match hop.map_err(refused(action))? {
+            Err(refusal) if is_no_way(refusal.errno) => return Ok(None),
+            hop => hop.map_err(|refusal| refused(action)(refusal.into()))?,
+        };
+        let entry = self.route.get(request::match_route(address), Entry::parse);
+        let entry = entry.map_err(refused(action))?;
+        // Between two questions, either answer may have gone.
+        let (Some(hop), Ok(Some(entry))) = (hop, entry) else { return Ok(None) };
+        let link = self.route.get(request::get_link(hop.link), Link::parse);
+        let Ok(Some(link)) = link.map_err(refused(action))? else { return Ok(None) };
+        let is_own_address = entry.kind == libc::RTN_LOCAL;
+        let route = FoundRoute {
+            prefix: entry.prefix,
+            via: hop.via,
+            protocol: entry.protocol,
+            local: is_own_address || veth::is_ours(&link),
+            device: link.name,
+        };
+        let echo = Echo::open(address)
+            .map_err(refused(|| format!("open a socket for an ICMP echo to {address}")))?;
+        Ok(Some((route, hop.mtu.unwrap_or(link.mtu), echo)))
+    }
+}
+
+/// How the kernel says that it would not send a packet there.
+fn is_no_way(errno: Errno) -> bool {
+    matches!(errno, Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL)
+}
+
+/// Where the next packet goes.
+struct Hop {
+    link: u32,
+    via: Option<Ipv4Addr>,
+    /// If the route or what was learnt of the path has one.
+    mtu: Option<u32>,
+}
+
+impl Hop {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        const RTAX_MTU: u16 = 2;
+        let mut link = None;
+        let mut via = None;
+        let mut mtu = None;
+        for attribute in attributes(payload, HEADER_BYTES) {
+            match attribute.kind {
+                libc::RTA_OIF => link = u32_at(attribute.value, 0),
+                libc::RTA_GATEWAY => via = ipv4(attribute.value),
+                libc::RTA_METRICS => {
+                    let mut metrics = attributes(attribute.value, 0);
+                    mtu = metrics
+                        .find(|metric| metric.kind == RTAX_MTU)
+                        .and_then(|metric| u32_at(metric.value, 0));
+                }
+                _ => {}
+            }
+        }
+        Some(Self { link: link?, via, mtu })
+    }
+}
+
+/// The entry of the table that decides, of any table.
+struct Entry {
+    prefix: Ipv4Net,
+    protocol: u8,
+    kind: u8,
+}
+
+impl Entry {
+    fn parse(payload: &[u8]) -> Option<Self> {
+        let &[_, prefix_length, _, _, _, protocol, _, kind, ..] = payload else { return None };
+        let mut attributes = attributes(payload, HEADER_BYTES);
+        let address = attributes
+            .find(|attribute| attribute.kind == libc::RTA_DST)
+            .map_or(Some(Ipv4Addr::UNSPECIFIED), |attribute| ipv4(attribute.value))?;
+        Some(Self { prefix: Ipv4Net::new(address, prefix_length).ok()?, protocol, kind })
+    }
+}
