@@ -21,12 +21,13 @@
 //! The values above are the defaults; `dwell-agent --check` says what is wrong with a file without
 //! starting anything.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
+use dwell_daemon::config::ConfigError;
+use dwell_daemon::logging;
 use serde::Deserialize;
 
 use dwell_network::GATEWAY;
@@ -34,9 +35,6 @@ use dwell_network::linux::underlay_address;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
-
-/// The largest file that is read, in bytes.
-const FILE_MAX_BYTES: u64 = 256 * 1024;
 
 /// Everything an operator can choose.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -116,33 +114,9 @@ impl Default for Dns {
     }
 }
 
-/// Why a configuration cannot be used.
+/// Why what the configuration leaves to the host cannot be taken from it.
 #[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}; correct --config or the file's permissions", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The file is not a configuration.
-    #[error("the configuration {} is not valid: {problem}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, and where.
-        problem: String,
-    },
-    /// A value makes no sense.
-    #[error("{key}: {problem}")]
-    Value {
-        /// The key, such as `docker.socket`.
-        key: &'static str,
-        /// What is wrong, and what would be right.
-        problem: String,
-    },
+pub enum HostError {
     /// No name was given and the host's own cannot be used.
     #[error(
         "this host's name {hostname:?} cannot be a node's ({source}); set `name` in the configuration"
@@ -166,16 +140,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`] if the file cannot be read or is not valid.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let file = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match read_bounded(file) {
-            Ok(text) => text,
-            Err(error) if path.is_none() && error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            Err(source) => return Err(ConfigError::Read { path: file.to_owned(), source }),
-        };
-        let config = Self::parse(&text)
-            .map_err(|problem| ConfigError::Syntax { path: file.to_owned(), problem })?;
+        let config: Self = dwell_daemon::config::load(path, Path::new(DEFAULT_PATH))?;
         config.check()?;
         Ok(config)
     }
@@ -183,34 +148,26 @@ impl Config {
     /// The node name: the configured one, or the host's.
     ///
     /// # Errors
-    /// [`ConfigError::Hostname`] if the host's name is no DNS label.
-    pub fn node_name(&self) -> Result<NodeName, ConfigError> {
+    /// [`HostError::Hostname`] if the host's name is no DNS label.
+    pub fn node_name(&self) -> Result<NodeName, HostError> {
         if let Some(name) = &self.name {
             return Ok(name.clone());
         }
         let hostname = nix::unistd::gethostname().unwrap_or_default();
         let hostname = hostname.to_string_lossy().to_lowercase();
         let label = hostname.split('.').next().unwrap_or_default();
-        NodeName::new(label).map_err(|source| ConfigError::Hostname { hostname, source })
+        NodeName::new(label).map_err(|source| HostError::Hostname { hostname, source })
     }
 
     /// The address in the underlay: the configured one, or where the default route leaves from.
     ///
     /// # Errors
-    /// [`ConfigError::NoAddress`] without either.
-    pub async fn underlay_address(&self) -> Result<Ipv4Addr, ConfigError> {
+    /// [`HostError::NoAddress`] without either.
+    pub async fn underlay_address(&self) -> Result<Ipv4Addr, HostError> {
         match self.address {
             Some(address) => Ok(address),
-            None => underlay_address().await.map_err(ConfigError::NoAddress),
+            None => underlay_address().await.map_err(HostError::NoAddress),
         }
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        // To YAML, a file of nothing but comments is a null.
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-            return Ok(Self::default());
-        }
-        serde_saphyr::from_str(text).map_err(|error| error.to_string())
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -239,9 +196,8 @@ impl Config {
             let problem = format!("{address} is not an address that a host can have");
             return Err(ConfigError::Value { key: "address", problem });
         }
-        self.log.parse::<tracing_subscriber::filter::Targets>().map(drop).map_err(|error| {
-            ConfigError::Value { key: "log", problem: format!("{:?}: {error}", self.log) }
-        })
+        logging::check(&self.log)
+            .map_err(|error| ConfigError::Value { key: "log", problem: error.to_string() })
     }
 }
 
@@ -287,15 +243,6 @@ pub fn check_endpoint(text: &str) -> Result<(), String> {
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(FILE_MAX_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {FILE_MAX_BYTES} bytes")));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +266,11 @@ mod tests {
     #[test]
     fn files_of_nothing_are_fine() {
         for text in ["", "\n\n", "# name: h1\n"] {
-            assert_eq!(Config::parse(text), Ok(Config::default()), "{text:?}");
+            assert_eq!(
+                dwell_daemon::config::parse::<Config>(text),
+                Ok(Config::default()),
+                "{text:?}"
+            );
         }
     }
 
@@ -345,7 +296,7 @@ mod tests {
             ("dns: off", "dns"),
             ("log: 'a=b=c'", "log"),
         ] {
-            let refused = match Config::parse(text) {
+            let refused = match dwell_daemon::config::parse::<Config>(text) {
                 Err(problem) => problem,
                 Ok(config) => config.check().unwrap_err().to_string(),
             };

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use dwell_core::clock::SystemClock;
 use dwell_core::id::Revision;
+use dwell_daemon::readiness;
 use dwell_planner::EngineState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use tokio::time::timeout;
 
 use crate::assignment::Assignment;
 use crate::assignment::cache::{self, Cached};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
 use crate::dns::Dns;
 use crate::engine::SharedEngine;
@@ -58,7 +59,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 pub enum DaemonError {
     /// The configuration does not fit this host.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Host(#[from] HostError),
     /// The data directory is in use or cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -106,7 +107,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut daemon = Daemon::start(&config, identity).await?;
     daemon.parts.spawn(watchdog());
     daemon.wait_until_prepared().await;
-    notify(sd_notify::NotifyState::Ready);
+    readiness::ready();
     tracing::info!("ready");
     // Cancel-safe: nothing is waited for again.
     let ended = tokio::select! {
@@ -114,7 +115,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    notify(sd_notify::NotifyState::Stopping);
+    readiness::stopping();
     tracing::info!("stopping; instances run on");
     if let Some(reconciler) = daemon.reconciler.take() {
         timeout(STOP_LIMIT, reconciler.stop()).await.ok();
@@ -305,17 +306,11 @@ fn part_name(ended: Option<&Result<&'static str, tokio::task::JoinError>>) -> &'
 
 /// Tells systemd at half the time it gives that tasks are still being run.
 async fn watchdog() -> &'static str {
-    let Some(limit) = sd_notify::watchdog_enabled() else {
+    let Some(limit) = readiness::watchdog_limit() else {
         return std::future::pending().await;
     };
     loop {
-        notify(sd_notify::NotifyState::Watchdog);
+        readiness::alive();
         tokio::time::sleep(limit / 2).await;
-    }
-}
-
-fn notify(state: sd_notify::NotifyState<'_>) {
-    if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "cannot notify systemd");
     }
 }

@@ -78,11 +78,7 @@ pub fn hang_up(pid: u32, container: &ContainerId) -> Result<(), DeathError> {
 /// [`DeathError::Gone`] if it is not there any more.
 pub fn start_ticks(pid: u32, container: &ContainerId) -> Result<u64, DeathError> {
     let gone = || DeathError::Gone { pid, container: container.clone() };
-    // The name of the program stands in parentheses and may contain anything. The 22nd field is wanted; the
-    // third is the first after the name.
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|_| gone())?;
-    let fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' '));
-    let ticks = fields.and_then(|mut fields| fields.nth(19)?.parse().ok()).ok_or_else(gone)?;
+    let ticks = dwell_daemon::process::start_ticks(pid).ok_or_else(gone)?;
     // Afterwards, so that the ticks of another process are never taken for this one's.
     if is_of(pid, container) { Ok(ticks) } else { Err(gone()) }
 }

@@ -25,8 +25,10 @@ use dwell_core::id::Revision;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::causes::Causes;
-use crate::{durable, sealed};
+use dwell_daemon::Causes;
+use dwell_daemon::durable;
+
+use crate::sealed;
 
 /// The newest directory. Its revision is 0 until there is one.
 pub type Directories = watch::Receiver<Arc<Directory>>;

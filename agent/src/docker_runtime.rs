@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
-use crate::durable;
+use dwell_daemon::durable;
 
 /// Where Docker's configuration is.
 pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";

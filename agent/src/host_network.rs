@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{Assignment, NodeNetwork};
-use crate::causes::Causes;
+use dwell_daemon::Causes;
 use dwell_network::{Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.

@@ -15,7 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Serialize};
 
-use crate::durable;
+use dwell_daemon::durable;
 
 const FILE_NAME: &str = "identity.json";
 

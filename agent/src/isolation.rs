@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::Assignment;
-use crate::causes::Causes;
 use crate::directory::Directories;
+use dwell_daemon::Causes;
 use dwell_network::{Allow, Network, Policy, PortRange};
 
 /// The addresses of assigned instances that are open to all, or whose rules are in force.

@@ -2,7 +2,6 @@
 
 pub mod assignment;
 pub mod capacity;
-pub mod causes;
 pub mod cleanup;
 pub mod config;
 pub mod daemon;
@@ -11,7 +10,6 @@ pub mod directory;
 pub mod dns;
 pub mod docker_runtime;
 pub mod doctor;
-pub mod durable;
 pub mod engine;
 pub mod enroll;
 pub mod health;
@@ -21,7 +19,6 @@ pub mod identity;
 pub mod isolation;
 pub mod link;
 pub mod lock;
-pub mod logging;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;

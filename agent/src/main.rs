@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dwell_agent::causes::Causes;
 use dwell_agent::config::{self, Config};
 use dwell_agent::docker_runtime::{self, Outcome};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
-use dwell_agent::{assignment, cleanup, daemon, directory, doctor, logging};
+use dwell_agent::{assignment, cleanup, daemon, directory, doctor};
 use dwell_core::id::NodeName;
+use dwell_daemon::Causes;
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
 
@@ -127,7 +127,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         None => {
             let config = load()?;
-            logging::start(&config.log)?;
+            dwell_daemon::logging::start(&config.log)?;
             let runtime = daemon_runtime()?;
             let ended = runtime.block_on(daemon::run(config));
             // What blocks now waits for a disk or a name server; the end does not have to.

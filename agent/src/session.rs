@@ -31,13 +31,13 @@ use tonic::transport::Channel;
 use self::backoff::Backoff;
 pub use self::stream::StreamError;
 use crate::assignment::{Assignment, Change, MergeError};
-use crate::causes::Causes;
 use crate::directory::HeldDirectory;
 use crate::identity::{Identity, wall_clock};
 use crate::link::{self, LinkError};
 use crate::ssh::events::EventQueue;
 use crate::trust;
 use crate::tunnel::Tunnels;
+use dwell_daemon::Causes;
 
 /// How often to look for a lost connection until the controller has said how often it wants to hear.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);

@@ -33,8 +33,8 @@ use tokio::time::sleep;
 
 use self::files::{Files, Written};
 use crate::assignment::Assignment;
-use crate::causes::Causes;
 use crate::reconciler::{Sighting, Sightings};
+use dwell_daemon::Causes;
 
 /// The port of SSH.
 const PORT: u16 = 22;

@@ -43,11 +43,11 @@ use tonic::{Code, Streaming};
 
 use self::connect::{ConnectError, Target};
 use crate::assignment::Assignment;
-use crate::causes::Causes;
 use crate::config::Config;
 use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
 use crate::session::Statuses;
+use dwell_daemon::Causes;
 use dwell_network::{Network, NetworkError};
 
 /// The most logs and commands at a time.

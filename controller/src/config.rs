@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 
 use dwell_core::net::ClusterRange;
 use dwell_core::quantity::Millis;
+use dwell_daemon::config::ConfigError;
 use serde::Deserialize;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/controller.yaml";
 
-/// The largest file that is read, in bytes.
-const FILE_MAX: u64 = 256 * 1024;
 /// The longest path a unix socket can have, in bytes.
 const SOCKET_PATH_MAX: usize = 107;
 
@@ -105,61 +104,15 @@ fn default_cluster() -> ClusterRange {
     ClusterRange::new(cidr, 24).expect("the default range is a range")
 }
 
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("cannot read the configuration {}; correct --config or the file's permissions", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: std::io::Error,
-    },
-    /// The file is no valid configuration.
-    #[error("the configuration {} is not valid: {problem}", path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong and where.
-        problem: String,
-    },
-    /// A value makes no sense.
-    #[error("{key}: {problem}")]
-    Value {
-        /// The key, such as `nodes.heartbeat`.
-        key: &'static str,
-        /// What is wrong and what would be right.
-        problem: String,
-    },
-}
-
 impl Config {
     /// Reads and checks a file; without one named, [`DEFAULT_PATH`] if it is there, else the defaults.
     ///
     /// # Errors
     /// [`ConfigError`] if the file cannot be read or is not valid.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let named = path.unwrap_or(Path::new(DEFAULT_PATH));
-        let text = match read_bounded(named) {
-            Ok(text) => text,
-            Err(error) if path.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Self::default());
-            }
-            Err(source) => return Err(ConfigError::Read { path: named.to_owned(), source }),
-        };
-        let config = Self::parse(&text)
-            .map_err(|problem| ConfigError::Syntax { path: named.to_owned(), problem })?;
+        let config: Self = dwell_daemon::config::load(path, Path::new(DEFAULT_PATH))?;
         config.check()?;
         Ok(config)
-    }
-
-    fn parse(text: &str) -> Result<Self, String> {
-        // A file of nothing but comments is YAML's null.
-        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
-            return Ok(Self::default());
-        }
-        serde_saphyr::from_str(text).map_err(|error| error.to_string())
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -241,22 +194,12 @@ fn outgoing_address() -> IpAddr {
     local().unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }
 
-fn read_bounded(path: &Path) -> std::io::Result<String> {
-    use std::io::Read as _;
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(FILE_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(std::io::Error::other(format!("it is larger than {FILE_MAX} bytes")));
-    }
-    Ok(text)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Config, String> {
-        let config = Config::parse(text)?;
+        let config: Config = dwell_daemon::config::parse(text)?;
         config.check().map_err(|error| error.to_string())?;
         Ok(config)
     }

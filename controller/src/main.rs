@@ -1,6 +1,6 @@
 //! The program: arguments, log, runtime, systemd; everything else is in the library.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,11 +11,8 @@ use clap::Parser;
 use dwell_controller::config::Config;
 use dwell_controller::controller::Controller;
 use dwell_core::clock::SystemClock;
-use sd_notify::NotifyState;
+use dwell_daemon::{logging, readiness};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The controller of dwell: holds what is declared, decides where it runs, tells the nodes.
 #[derive(Debug, Parser)]
@@ -49,7 +46,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         writeln!(std::io::stdout(), "the configuration is valid")?;
         return Ok(());
     }
-    log(&arguments.log)?;
+    logging::start(&arguments.log).context("--log")?;
     // One thread: the model has one owner anyway, and what is beside it (TLS, messages) leaves it idle.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve(&config))
@@ -59,14 +56,14 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut controller = Controller::start(config, Arc::new(SystemClock::new())).await?;
-    notify(&[NotifyState::Ready]);
+    readiness::ready();
     let watchdog = tokio::spawn(feed_watchdog(controller.owner().clone()));
     tokio::select! {
         _ = terminate.recv() => tracing::info!("asked to end by SIGTERM"),
         _ = interrupt.recv() => tracing::info!("asked to end by SIGINT"),
         () = controller.broken() => anyhow::bail!("a part of the controller has ended; the log says which"),
     }
-    notify(&[NotifyState::Stopping]);
+    readiness::stopping();
     watchdog.abort();
     controller.stop().await;
     Ok(())
@@ -74,35 +71,13 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
 
 /// Tells systemd that the controller lives, as long as the model's owner answers.
 async fn feed_watchdog(owner: dwell_controller::owner::Handle) {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let Some(limit) = readiness::watchdog_limit() else { return };
     let mut interval = tokio::time::interval((limit / 3).max(Duration::from_millis(100)));
     loop {
         interval.tick().await;
         if owner.read(|_| ()).await.is_err() {
             return;
         }
-        notify(&[NotifyState::Watchdog]);
+        readiness::alive();
     }
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "cannot notify systemd");
-    }
-}
-
-/// To the journal, with fields, if systemd has started us and stderr goes there; else to stderr.
-fn log(filter: &str) -> anyhow::Result<()> {
-    let filter: Targets = filter.parse().context("--log is not a filter such as info or debug")?;
-    let registry = tracing_subscriber::registry().with(filter);
-    let journal = std::env::var_os("JOURNAL_STREAM").and_then(|_| tracing_journald::layer().ok());
-    match journal {
-        Some(journal) => registry.with(journal).init(),
-        None => {
-            let colours = std::io::stderr().is_terminal();
-            let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-            registry.with(lines.with_ansi(colours)).init();
-        }
-    }
-    Ok(())
 }

@@ -15,8 +15,10 @@ use dwell_core::id::Revision;
 use tokio::sync::watch;
 
 use super::Assignment;
-use crate::causes::Causes;
-use crate::{durable, sealed};
+use dwell_daemon::Causes;
+use dwell_daemon::durable;
+
+use crate::sealed;
 
 const FILE_NAME: &str = "assignment.json";
 const KIND: &str = "dwell-assignment 1";

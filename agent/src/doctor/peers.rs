@@ -8,7 +8,7 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 
 use super::{Finding, Host, reading};
-use crate::causes::Causes;
+use dwell_daemon::Causes;
 use dwell_network::{INTERFACE_PREFIX, Network, Probe};
 
 const CHECK: &str = "peers";

@@ -46,7 +46,7 @@ use super::{
     ExecSession, LogOptions, Output, OutputStream, PullProgress,
 };
 use crate::assignment::Assignment;
-use crate::causes::Causes;
+use dwell_daemon::Causes;
 
 /// The events that are listened to; a health check by command would make three more each time.
 const EVENTS: [&str; 9] =

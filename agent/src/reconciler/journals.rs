@@ -13,7 +13,7 @@ use std::sync::Arc;
 use dwell_core::id::InstanceName;
 use dwell_planner::Journal;
 
-use crate::durable;
+use dwell_daemon::durable;
 
 /// The largest file that is read, in bytes; a usual one has less than 500.
 const FILE_MAX_BYTES: u64 = 64 * 1024;

@@ -23,9 +23,9 @@ use super::guards::Guards;
 use super::sightings::Sights;
 use super::tools::{Effect, StepError, Tools};
 use super::{Config, News, follow, publish};
-use crate::causes::Causes;
 use crate::engine::{Container, EngineError, PullProgress};
 use crate::session::Statuses;
+use dwell_daemon::Causes;
 use dwell_network::Disturbances;
 
 /// How much may be told before those who tell have to wait.

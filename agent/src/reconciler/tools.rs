@@ -14,9 +14,9 @@ use dwell_planner::{ContainerId, ContainerState, Failure, FailureKind, Step};
 use tokio::time::timeout;
 
 use super::journals::Journals;
-use crate::causes::Causes;
 use crate::engine::{Container, EngineError, SharedEngine};
 use crate::isolation::Settled;
+use dwell_daemon::Causes;
 use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How long a step waits for isolation; usually it comes with the assignment.

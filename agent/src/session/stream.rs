@@ -25,9 +25,9 @@ use tonic::{Status, Streaming};
 use super::report::Reported;
 use super::{Ended, Session, wire};
 use crate::assignment::MergeError;
-use crate::causes::Causes;
 use crate::enroll::{self, EnrollError};
 use crate::identity::{Identity, Validity, wall_clock};
+use dwell_daemon::Causes;
 
 /// How long the controller may take to welcome the node.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);

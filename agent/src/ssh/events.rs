@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::files;
-use crate::causes::Causes;
+use dwell_daemon::Causes;
 
 /// The most events that wait; the oldest give way.
 const QUEUE_MAX: usize = 1_000;

@@ -10,7 +10,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::ssh::{SshContainer, SshInstance, SshTrust};
 use sha2::{Digest, Sha256};
 
-use crate::durable;
+use dwell_daemon::durable;
 
 /// What is in the directory, as far as it has been read or written.
 pub(super) struct Files {

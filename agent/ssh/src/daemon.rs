@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
+use dwell_daemon::readiness;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::enter::Enter;
 use crate::events::Reporter;
@@ -49,9 +49,7 @@ pub async fn run(run_dir: &Path) -> Result<(), DaemonError> {
         move |instance| drop(front.tasks.spawn(listen::serve(Arc::clone(&front), instance)))
     };
     info!(dir = %dir.display(), version = env!("CARGO_PKG_VERSION"), "started");
-    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
-        warn!(%error, "cannot tell systemd that the start is complete");
-    }
+    readiness::ready();
     tokio::select! {
         () = state::keep(dir, trust, serve) => {}
         () = reporter.deliver(&events) => {}

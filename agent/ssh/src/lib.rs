@@ -24,7 +24,6 @@ mod gate;
 pub mod guard;
 mod intake;
 mod listen;
-pub mod logging;
 mod netns;
 pub mod pattern;
 pub mod permit;

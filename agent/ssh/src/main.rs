@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dwell_ssh::{daemon, enter, logging};
+use dwell_ssh::{daemon, enter};
 
 /// Serves SSH on port 22 inside every instance of this node that the agent names.
 #[derive(Parser)]
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<()> {
-    logging::start(&cli.log)?;
+    dwell_daemon::logging::start(&cli.log)?;
     // Two threads: one connection that encrypts as fast as it can keeps no other waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

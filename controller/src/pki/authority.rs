@@ -1,9 +1,8 @@
 //! The cluster's CA: its files, and what it signs.
 
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -285,15 +284,5 @@ pub(super) fn read(path: &Path) -> Result<String, PkiError> {
 
 /// Writes a file so that it is there whole or not at all.
 pub(super) fn write(path: &Path, mode: u32, text: &str) -> Result<(), PkiError> {
-    let temporary: PathBuf = path.with_extension("new");
-    let attempt = || -> std::io::Result<()> {
-        let mut options = fs::OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |directory| fs::File::open(directory)?.sync_all())
-    };
-    attempt().map_err(|reason| file(path, reason))
+    dwell_daemon::durable::replace(path, text.as_bytes(), mode).map_err(|reason| file(path, reason))
 }

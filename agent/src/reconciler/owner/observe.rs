@@ -8,11 +8,11 @@ use dwell_core::workload::Resources;
 use dwell_planner::{ContainerId, EngineState, FailureKind, Image, Sandbox, Step};
 
 use super::{Done, Owner};
-use crate::causes::Causes;
 use crate::engine::{Container, EngineError, Event, EventKind};
 use crate::reconciler::News;
 use crate::reconciler::look::seen;
 use crate::reconciler::tools::{Effect, StepError};
+use dwell_daemon::Causes;
 
 /// The longest pause between two tries to look at everything.
 const SURVEY_PAUSE_MAX: Duration = Duration::from_secs(2);

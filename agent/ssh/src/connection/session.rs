@@ -6,10 +6,10 @@
 //!       └──────────────────────────────────────┴── the client closed the channel: SIGHUP for the process
 //! ```
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_daemon::Causes;
 use russh::server::{Handle, Msg};
 use russh::{ChannelWriteHalf, Sig};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -17,7 +17,7 @@ use tracing::{debug, info};
 
 use super::channels::Channels;
 use super::{forward, stream};
-use crate::enter::{Control, EnterError, Exit, Request, Session, Terminal};
+use crate::enter::{Control, Exit, Request, Session, Terminal};
 use crate::front::Front;
 use crate::intake::Outlet;
 
@@ -104,7 +104,9 @@ impl Running {
     /// Runs it to its end, and closes the channel. Cancelled, it sends the process SIGHUP.
     pub(super) async fn run(self, input: Outlet) {
         let started = match self.request {
-            Ok(request) => self.front.enter.start(request).await.map_err(|error| chain(&error)),
+            Ok(request) => {
+                self.front.enter.start(request).await.map_err(|error| Causes(&error).to_string())
+            }
             Err(message) => Err(message),
         };
         let exit = match started {
@@ -210,17 +212,6 @@ async fn end(
         }
     }
     write.close().await
-}
-
-/// An error and what caused it, for the user's terminal.
-fn chain(error: &EnterError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// The signal with this name.

@@ -48,7 +48,7 @@ impl Container {
         let number = i32::try_from(open.pid).ok().filter(|pid| *pid > 0).ok_or(Failure::Gone)?;
         let pid = Pid::from_raw(number).ok_or(Failure::Gone)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|_| Failure::Gone)?;
-        if start_ticks(open.pid) != Some(open.start_ticks) {
+        if dwell_daemon::process::start_ticks(open.pid) != Some(open.start_ticks) {
             return Err(Failure::Gone);
         }
         let gone_or = |failure| if has_ended(&pidfd) { Failure::Gone } else { failure };
@@ -93,14 +93,6 @@ impl Container {
 pub(super) fn has_ended(pidfd: &OwnedFd) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     !matches!(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&now)), Ok(0))
-}
-
-/// Field 22 of `/proc/PID/stat`. Field 2 is the program's name, in brackets, which may hold anything.
-fn start_ticks(pid: u32) -> Option<u64> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let stat = String::from_utf8_lossy(&stat);
-    let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(19)?.parse().ok()
 }
 
 /// The namespaces that are other ones than ours.

@@ -1,4 +1,4 @@
-//! Where log messages go: to the journal with their fields when systemd started the agent, otherwise to
+//! Where log messages go: to the journal with their fields when systemd started the daemon, otherwise to
 //! stderr.
 
 use std::io::{self, IsTerminal};
@@ -13,11 +13,19 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     /// The filter is not one.
-    #[error("log: {0}")]
-    Filter(#[from] tracing_subscriber::filter::ParseError),
+    #[error("{0:?} is no level such as info, and no filter such as info,dwell_agent=debug")]
+    Filter(String, #[source] tracing_subscriber::filter::ParseError),
     /// It was called twice.
     #[error("cannot set up logging")]
     Twice(#[from] tracing_subscriber::util::TryInitError),
+}
+
+/// Whether `filter` is one.
+///
+/// # Errors
+/// [`LoggingError::Filter`].
+pub fn check(filter: &str) -> Result<(), LoggingError> {
+    targets(filter).map(drop)
 }
 
 /// Begins to log what `filter` lets through: a level, also by module.
@@ -25,7 +33,7 @@ pub enum LoggingError {
 /// # Errors
 /// [`LoggingError`].
 pub fn start(filter: &str) -> Result<(), LoggingError> {
-    let filter: Targets = filter.parse()?;
+    let filter = targets(filter)?;
     let journal = if stderr_is_journal() { tracing_journald::layer().ok() } else { None };
     let layer = match journal {
         Some(journal) => journal.with_field_prefix(Some("DWELL".to_owned())).boxed(),
@@ -36,6 +44,10 @@ pub fn start(filter: &str) -> Result<(), LoggingError> {
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
     Ok(())
+}
+
+fn targets(filter: &str) -> Result<Targets, LoggingError> {
+    filter.parse().map_err(|source| LoggingError::Filter(filter.to_owned(), source))
 }
 
 /// Whether stderr leads to the journal: systemd names that stream by device and inode, and a redirection
