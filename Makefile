@@ -8,6 +8,10 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 NAME    ?= demo
 SECONDS ?= 30
+SEEDS   ?= 1000
+FROM    ?= 0
+STEPS   ?= 24
+WITH    ?=
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -17,7 +21,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt fuzz bench install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt fuzz sim bench install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -62,6 +66,9 @@ fuzz: ## every parser of bytes from a network, for SECONDS each; needs `cargo in
 	@set -e; for target in $$($(CARGO) fuzz list); do \
 		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS); \
 	done
+
+sim: ## the whole, simulated: SEEDS fleets from seed FROM on, STEPS faults each (docs/simulation.md)
+	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(WITH),--with $(WITH))
 
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
 	$(SUDO) $(RELEASE)/dwell-lab setup --tests

@@ -1,0 +1,303 @@
+//! What befalls the fleet: deeds of operators, and faults. A list of them, with times, is a [`Scenario`].
+
+use std::fmt;
+
+use crate::host::BAD;
+use crate::schedule::Ms;
+
+/// A kind of fault, as a whole switched on or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Operators do random things, all of which are allowed.
+    Operators,
+    /// Agents are killed and start again.
+    AgentCrash,
+    /// Hosts lose power, and come back.
+    PowerLoss,
+    /// Main processes are killed, containers and sandboxes removed by hand.
+    ByHand,
+    /// A host's disk is full for a while.
+    FullDisk,
+    /// The engine's daemon is away for a while, with or without its containers.
+    EngineAway,
+    /// The engine takes calls and does not answer.
+    EngineHung,
+    /// Calls to the engine fail, take long, or their answers get lost.
+    EngineFaulty,
+    /// Links are cut, in one direction or both.
+    Cut,
+    /// Streams break, and their last messages come late.
+    BrokenStream,
+    /// The wall clock of a host or of the controller is set.
+    ClockStep,
+    /// The controller is killed and starts again, also in the middle of a commit.
+    ControllerCrash,
+    /// The controller's disk is full for a while.
+    FullStore,
+    /// The controller is restored from an earlier backup.
+    Restore,
+    /// A host that is down is removed by force, and comes back.
+    ForcedRemoval,
+    /// The name of a node that was removed by force is given to another host.
+    NameReused,
+    /// A host is cloned with its disk, and both run.
+    Clone,
+    /// Versions that do not work are declared.
+    BadVersion,
+    /// Instances with volumes are scaled down and up, removed and declared again.
+    Volumes,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 19] = [
+        Self::Operators,
+        Self::AgentCrash,
+        Self::PowerLoss,
+        Self::ByHand,
+        Self::FullDisk,
+        Self::EngineAway,
+        Self::EngineHung,
+        Self::EngineFaulty,
+        Self::Cut,
+        Self::BrokenStream,
+        Self::ClockStep,
+        Self::ControllerCrash,
+        Self::FullStore,
+        Self::Restore,
+        Self::ForcedRemoval,
+        Self::NameReused,
+        Self::Clone,
+        Self::BadVersion,
+        Self::Volumes,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Operators => "operators",
+            Self::AgentCrash => "agent-crash",
+            Self::PowerLoss => "power-loss",
+            Self::ByHand => "by-hand",
+            Self::FullDisk => "full-disk",
+            Self::EngineAway => "engine-away",
+            Self::EngineHung => "engine-hung",
+            Self::EngineFaulty => "engine-faulty",
+            Self::Cut => "cut",
+            Self::BrokenStream => "broken-stream",
+            Self::ClockStep => "clock-step",
+            Self::ControllerCrash => "controller-crash",
+            Self::FullStore => "full-store",
+            Self::Restore => "restore",
+            Self::ForcedRemoval => "forced-removal",
+            Self::NameReused => "name-reused",
+            Self::Clone => "clone",
+            Self::BadVersion => "bad-version",
+            Self::Volumes => "volumes",
+        }
+    }
+}
+
+/// One thing that befalls the fleet. Hosts, workloads and containers are meant by number, modulo how many
+/// there are when it happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Apply { workload: u8, bad: Option<u8> },
+    Scale { workload: u8, replicas: u32 },
+    Remove { workload: u8 },
+    Restart { workload: u8 },
+    Run { workload: u8, run: bool },
+    Drain { host: u8, on: bool },
+    KillAgent { host: u8, down_ms: Ms },
+    PowerLoss { host: u8, down_ms: Ms },
+    KillProcess { host: u8, pick: u8 },
+    RemoveContainer { host: u8, pick: u8 },
+    LoseSandbox { host: u8, pick: u8 },
+    FillDisk { host: u8, for_ms: Ms },
+    EngineDown { host: u8, for_ms: Ms, kills: bool },
+    EngineHangs { host: u8, for_ms: Ms },
+    EngineFaulty { host: u8, for_ms: Ms, failing: u32, losing: u32, slow_max: Ms },
+    Cut { host: u8, for_ms: Ms, up: bool, down: bool },
+    Delay { host: u8, for_ms: Ms, delay_max: Ms },
+    BreakStream { host: u8 },
+    StepClock { host: Option<u8>, by_ms: i64 },
+    KillController { down_ms: Ms },
+    CrashInCommit { kept: bool },
+    FillStore { for_ms: Ms },
+    Restore { back: u8 },
+    RemoveNode { host: u8, returns_after_ms: Ms, reuse: bool },
+    CloneHost { host: u8 },
+}
+
+/// How long a node has to be silent before operators may remove it by force.
+pub(crate) const DOWN_AFTER_MS: Ms = 125_000;
+
+impl Action {
+    /// For how long the faults have to go on for it to mean anything.
+    fn lasts_ms(&self) -> Ms {
+        match self {
+            Self::RemoveNode { returns_after_ms, .. } => {
+                DOWN_AFTER_MS + (*returns_after_ms).min(30_000)
+            }
+            _ => 0,
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What befalls a fleet of which size, and when.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What everything that is not in `actions` is decided by.
+    pub seed: u64,
+    pub(crate) hosts: u8,
+    pub(crate) workloads: Vec<Shape>,
+    /// What happens at which time.
+    pub(crate) actions: Vec<(Ms, Action)>,
+    /// When the faults stop.
+    pub(crate) end: Ms,
+}
+
+/// What does not change of a workload.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) replicas: u32,
+    pub(crate) volume: bool,
+    pub(crate) health: bool,
+}
+
+impl Scenario {
+    /// The scenario of a seed, with faults of these classes.
+    #[must_use]
+    pub fn of_seed(seed: u64, classes: &[Class], actions: usize) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let hosts = rng.u8(2..=4);
+        let shape = |rng: &mut fastrand::Rng| Shape {
+            replicas: rng.u32(1..=3),
+            volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
+            health: rng.bool(),
+        };
+        let count = rng.u8(1..=3);
+        let workloads = (0..count).map(|_| shape(&mut rng)).collect();
+        let mut at = 8_000;
+        let mut list = Vec::new();
+        for _ in 0..actions {
+            at += if rng.u8(..3) == 0 { rng.u64(0..300) } else { rng.u64(0..8_000) };
+            if let Some(&class) = rng.choice(classes) {
+                list.push((at, action(class, classes, &mut rng)));
+            }
+        }
+        let lasting = list.iter().map(|(at, action)| at + action.lasts_ms());
+        let end = lasting.max().unwrap_or(at) + 5_000;
+        Self { seed, hosts, workloads, actions: list, end }
+    }
+
+    /// How many things befall the fleet.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.actions.len()
+    }
+
+    /// Whether nothing does.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
+    /// The same with only some of its actions.
+    #[must_use]
+    pub(crate) fn with(&self, actions: Vec<(Ms, Action)>) -> Self {
+        Self { actions, workloads: self.workloads.clone(), ..*self }
+    }
+}
+
+impl fmt::Display for Scenario {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}, {} hosts", self.seed, self.hosts)?;
+        for (number, shape) in self.workloads.iter().enumerate() {
+            writeln!(f, "  workload {number}: {shape:?}")?;
+        }
+        for (at, action) in &self.actions {
+            writeln!(f, "  {:>4}.{:03} {action}", at / 1000, at % 1000)?;
+        }
+        Ok(())
+    }
+}
+
+/// A time that is short mostly and long at times.
+fn span(rng: &mut fastrand::Rng) -> Ms {
+    match rng.u8(..8) {
+        0 => rng.u64(30_000..180_000),
+        1..=3 => rng.u64(3_000..30_000),
+        _ => rng.u64(10..3_000),
+    }
+}
+
+fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
+    let (host, workload, pick) = (rng.u8(..), rng.u8(..), rng.u8(..));
+    let for_ms = span(rng);
+    match class {
+        Class::Operators => match rng.u8(..12) {
+            0..=3 => Action::Apply { workload, bad: None },
+            4 | 5 => Action::Scale { workload, replicas: rng.u32(0..=4) },
+            6 => Action::Remove { workload },
+            7 => Action::Restart { workload },
+            8 => Action::Run { workload, run: rng.bool() },
+            _ => Action::Drain { host, on: rng.u8(..3) > 0 },
+        },
+        Class::AgentCrash => Action::KillAgent { host, down_ms: for_ms },
+        Class::PowerLoss => Action::PowerLoss { host, down_ms: for_ms },
+        Class::ByHand => match rng.u8(..4) {
+            0 => Action::RemoveContainer { host, pick },
+            1 => Action::LoseSandbox { host, pick },
+            _ => Action::KillProcess { host, pick },
+        },
+        Class::FullDisk => Action::FillDisk { host, for_ms },
+        Class::EngineAway => Action::EngineDown { host, for_ms, kills: rng.bool() },
+        Class::EngineHung => Action::EngineHangs { host, for_ms },
+        Class::EngineFaulty => Action::EngineFaulty {
+            host,
+            for_ms,
+            failing: rng.u32(0..60),
+            losing: rng.u32(0..40),
+            slow_max: rng.u64(1..20_000),
+        },
+        Class::Cut => {
+            let (up, down) = [(true, true), (true, false), (false, true)][rng.usize(..3)];
+            Action::Cut { host, for_ms, up, down }
+        }
+        Class::BrokenStream => match rng.bool() {
+            true => Action::BreakStream { host },
+            false => Action::Delay { host, for_ms, delay_max: rng.u64(1..5_000) },
+        },
+        Class::ClockStep => Action::StepClock {
+            host: rng.bool().then_some(host),
+            by_ms: rng.i64(-4_000_000..4_000_000),
+        },
+        Class::ControllerCrash => match rng.bool() {
+            true => Action::KillController { down_ms: for_ms },
+            false => Action::CrashInCommit { kept: rng.bool() },
+        },
+        Class::FullStore => Action::FillStore { for_ms },
+        Class::Restore => Action::Restore { back: rng.u8(1..) },
+        Class::ForcedRemoval | Class::NameReused => {
+            Action::RemoveNode { host, returns_after_ms: for_ms, reuse: class == Class::NameReused }
+        }
+        Class::Clone => Action::CloneHost { host },
+        Class::BadVersion => {
+            let bad = u8::try_from(rng.usize(..BAD.len())).unwrap_or(0);
+            Action::Apply { workload, bad: Some(bad) }
+        }
+        Class::Volumes => match rng.u8(..3) {
+            0 => Action::Remove { workload },
+            1 if classes.contains(&Class::Operators) => Action::Apply { workload, bad: None },
+            _ => Action::Scale { workload, replicas: rng.u32(0..=4) },
+        },
+    }
+}

@@ -1,0 +1,169 @@
+//! The controller: the real model, a store that can fail, and a session for each stream.
+
+use std::collections::BTreeMap;
+
+use dwell_controller::model::{
+    Assignment, AssignmentDelta, Change, Command, Model, Record, Refusal, Reply, SessionId,
+    Settings, Touched,
+};
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{NodeName, Revision};
+
+use crate::host::Wall;
+use crate::message::Down;
+use crate::schedule::Ms;
+use crate::store::Store;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Controller {
+    settings: Settings,
+    pub(crate) model: Option<Model>,
+    pub(crate) store: Store,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    /// Counts the starts.
+    pub(crate) life: u64,
+    pub(crate) wall: Wall,
+    /// The wall clock when it started. From then on it counts by itself.
+    started_wall: Wall,
+    /// It is to crash in the middle of its next commit: whether that is found done afterwards.
+    pub(crate) crash_in_commit: Option<bool>,
+}
+
+/// One stream, from the controller's side.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) node: NodeName,
+    /// The revision the agent was brought to.
+    sent: Option<Revision>,
+    /// Whether it is about to be brought to a newer one.
+    pub(crate) pushing: bool,
+}
+
+/// Why a command was not done.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// There is no controller.
+    Away,
+    /// It will not do it.
+    Refused(Refusal),
+    /// The store cannot be written.
+    Store,
+    /// It crashed: nobody knows whether it was done.
+    Crashed,
+}
+
+impl Controller {
+    pub(crate) fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            model: None,
+            store: Store::default(),
+            sessions: BTreeMap::new(),
+            life: 0,
+            wall: Wall::default(),
+            started_wall: Wall::default(),
+            crash_in_commit: None,
+        }
+    }
+
+    pub(crate) fn now(&self, now: Ms) -> Timestamp {
+        self.started_wall.now(now)
+    }
+
+    /// Starts it from its store.
+    pub(crate) fn start(&mut self, now: Ms) {
+        self.life += 1;
+        self.started_wall = self.wall;
+        let records = self.store.records().into_iter().map(reread);
+        let now = self.now(now);
+        self.model = Some(if self.store.len() == 0 {
+            Model::new(self.settings.clone())
+        } else {
+            Model::restore(self.settings.clone(), records, now)
+        });
+    }
+
+    /// It is gone, and so are its streams.
+    pub(crate) fn crash(&mut self) {
+        self.model = None;
+        self.crash_in_commit = None;
+        self.sessions.clear();
+    }
+
+    /// Does a command, durably, and says whom it concerns.
+    pub(crate) fn command(
+        &mut self,
+        command: Command,
+        now: Ms,
+    ) -> Result<(Reply, Touched, Vec<Change>), Failed> {
+        let at = self.now(now);
+        let model = self.model.as_mut().ok_or(Failed::Away)?;
+        let applied = model.apply(command, at).map_err(Failed::Refused)?;
+        if !self.store.commit(&applied.changes) {
+            model.revert(applied.changes);
+            return Err(Failed::Store);
+        }
+        if let Some(kept) = self.crash_in_commit
+            && applied.changes.iter().any(Change::is_durable)
+        {
+            if !kept {
+                self.store.lose_last();
+            }
+            self.crash();
+            return Err(Failed::Crashed);
+        }
+        let touched = model.publish(applied.changes.clone());
+        Ok((applied.reply, touched, applied.changes))
+    }
+
+    /// A stream begins.
+    pub(crate) fn open(&mut self, stream: u64, node: NodeName) {
+        self.sessions.insert(stream, Session { node, sent: None, pushing: false });
+    }
+
+    /// What brings an agent to the newest revision, if there is anything to say.
+    pub(crate) fn push(&mut self, stream: u64) -> Option<Down> {
+        let model = self.model.as_ref()?;
+        let session = self.sessions.get_mut(&stream)?;
+        session.pushing = false;
+        let delta = session.sent.and_then(|base| model.assignment_since(&session.node, base));
+        let message = match delta {
+            Some(delta) if AssignmentDelta::is_empty(&delta) => return None,
+            Some(delta) => {
+                session.sent = Some(delta.revision);
+                Down::Delta(Box::new(delta))
+            }
+            None => {
+                let all: Assignment = model.assignment(&session.node);
+                session.sent = Some(all.revision);
+                Down::Snapshot(Box::new(all))
+            }
+        };
+        Some(message)
+    }
+
+    /// Streams of these nodes that are to be brought to a newer revision.
+    pub(crate) fn due(&mut self, touched: &Touched) -> Vec<u64> {
+        let mut due = Vec::new();
+        for (&stream, session) in &mut self.sessions {
+            if (touched.everyone || touched.nodes.contains(&session.node)) && !session.pushing {
+                session.pushing = true;
+                due.push(stream);
+            }
+        }
+        due
+    }
+}
+
+/// A record as it comes back from its stored form.
+fn reread(record: Record) -> Record {
+    let key = record.key();
+    let again = key.table().zip(record.encode().ok());
+    again.and_then(|(table, json)| Record::decode(table, &json).ok()).unwrap_or(record)
+}
+
+/// The number of a stream, as the model knows it.
+pub(crate) fn session(stream: u64) -> SessionId {
+    SessionId(stream)
+}

@@ -1,0 +1,346 @@
+//! A host: its power, clocks, disk, network namespaces, engine and link, none of which can be relied on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, InstanceName, NodeName};
+use dwell_core::instance::Assigned;
+use dwell_core::workload::{Fingerprint, Resources};
+use dwell_planner::{Container, ContainerId, ContainerState, Failure, FailureKind, Journal, Step};
+
+use crate::agent::{Agent, Held};
+use crate::schedule::Ms;
+
+/// The wall clock of everybody whose clock is right, at the beginning of the simulation.
+pub(crate) const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// A clock that shows the time of day, and may be wrong.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wall {
+    /// How far it is ahead, in milliseconds.
+    pub(crate) ahead: i64,
+}
+
+impl Wall {
+    pub(crate) fn now(self, now: Ms) -> Timestamp {
+        Timestamp((EPOCH_MS + now).saturating_add_signed(self.ahead))
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Host {
+    /// The name it joined under.
+    pub(crate) name: NodeName,
+    pub(crate) address: Ipv4Addr,
+    /// Stands for the key it joined with.
+    pub(crate) enrolment: String,
+    pub(crate) on: bool,
+    pub(crate) wall: Wall,
+    pub(crate) disk: Disk,
+    /// Volumes by instance; what is in them is a number that grows with every write.
+    pub(crate) volumes: BTreeMap<InstanceName, u64>,
+    pub(crate) sandboxes: BTreeSet<InstanceName>,
+    pub(crate) engine: Engine,
+    pub(crate) agent: Option<Agent>,
+    /// Counts the starts of the agent; what belongs to an earlier one is not heard.
+    pub(crate) life: u64,
+    /// The wall clock when the agent started. From then on it counts by itself.
+    pub(crate) agent_wall: Wall,
+    pub(crate) stream: Option<u64>,
+    pub(crate) link: Link,
+    /// How often the agent failed to reach the controller, for its pauses.
+    pub(crate) failed_connects: u32,
+    /// An operator has said that this host is dead: what it runs is on their account.
+    pub(crate) vouched_dead: bool,
+}
+
+/// What survives the agent, and the host.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) assignment: Option<Held>,
+    pub(crate) journals: BTreeMap<InstanceName, Journal>,
+    pub(crate) full: bool,
+}
+
+/// The way between a host and the controller.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Link {
+    /// Nothing reaches the controller.
+    pub(crate) up_cut: bool,
+    /// Nothing reaches the host.
+    pub(crate) down_cut: bool,
+    /// How long a message may take beyond the usual.
+    pub(crate) delay_max: Ms,
+}
+
+/// Whether the engine answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Mode {
+    #[default]
+    Up,
+    /// Its daemon is not there; containers run on.
+    Down,
+    /// It takes calls and does not answer.
+    Hung,
+}
+
+/// A container engine.
+#[derive(Debug, Default)]
+pub(crate) struct Engine {
+    pub(crate) mode: Mode,
+    pub(crate) containers: BTreeMap<ContainerId, Real>,
+    pub(crate) images: BTreeSet<String>,
+    /// In percent: how many calls fail.
+    pub(crate) failing: u32,
+    /// In percent: how many answers get lost.
+    pub(crate) losing: u32,
+    /// How long a call may take beyond the usual.
+    pub(crate) slow_max: Ms,
+    made: u64,
+}
+
+/// A container as it really is.
+#[derive(Clone, Debug)]
+pub(crate) struct Real {
+    pub(crate) instance: InstanceName,
+    pub(crate) generation: Generation,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) resources: Resources,
+    pub(crate) restarts_asked: u64,
+    pub(crate) image: String,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) has_volume: bool,
+    pub(crate) state: ContainerState,
+    pub(crate) health: Health,
+    /// Counts its starts.
+    pub(crate) run: u64,
+}
+
+impl Real {
+    pub(crate) fn is_running(&self) -> bool {
+        matches!(self.state, ContainerState::Running { .. })
+    }
+
+    /// As an agent sees it at `now` of its clock.
+    pub(crate) fn seen(&self, id: &ContainerId, now: Timestamp) -> Container {
+        Container {
+            id: id.clone(),
+            generation: self.generation,
+            fingerprint: self.fingerprint.clone(),
+            resources: self.resources,
+            restarts_asked: self.restarts_asked,
+            state: self.state,
+            since: now,
+            health: self.health,
+            complaint: String::new(),
+        }
+    }
+}
+
+/// How the program in an image behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Temper {
+    /// It runs and is healthy after a while.
+    Good,
+    /// It ends after this time.
+    Ends(Ms),
+    /// It runs and is never healthy.
+    Sick,
+    /// It cannot be started.
+    Broken,
+    /// It cannot be fetched.
+    Absent,
+}
+
+impl Temper {
+    pub(crate) fn of(image: &str) -> Self {
+        match image.split(':').next() {
+            Some("ends-soon") => Self::Ends(500),
+            Some("ends-late") => Self::Ends(3_000),
+            Some("sick") => Self::Sick,
+            Some("broken") => Self::Broken,
+            Some("absent") => Self::Absent,
+            _ => Self::Good,
+        }
+    }
+}
+
+/// The names of images that do not work.
+pub(crate) const BAD: [&str; 5] = ["ends-soon", "ends-late", "sick", "broken", "absent"];
+
+/// Who starts and ends, for the world to keep books.
+#[derive(Debug)]
+pub(crate) enum Deed {
+    Nothing,
+    Started(ContainerId),
+    Ended(ContainerId),
+}
+
+impl Host {
+    pub(crate) fn new(name: NodeName, number: u8, enrolment: String) -> Self {
+        Self {
+            name,
+            address: Ipv4Addr::new(192, 168, 0, number),
+            enrolment,
+            on: true,
+            wall: Wall::default(),
+            disk: Disk::default(),
+            volumes: BTreeMap::new(),
+            sandboxes: BTreeSet::new(),
+            engine: Engine::default(),
+            agent: None,
+            life: 0,
+            agent_wall: Wall::default(),
+            stream: None,
+            link: Link::default(),
+            failed_connects: 0,
+            vouched_dead: false,
+        }
+    }
+
+    /// Containers of one instance, as the agent sees them.
+    pub(crate) fn look(&self, name: &InstanceName, now: Timestamp) -> Vec<Container> {
+        let containers = self.engine.containers.iter();
+        containers
+            .filter(|(_, real)| real.instance == *name)
+            .map(|(id, real)| real.seen(id, now))
+            .collect()
+    }
+
+    /// All containers, as the agent sees them.
+    pub(crate) fn look_at_all(&self, now: Timestamp) -> BTreeMap<InstanceName, Vec<Container>> {
+        let mut all: BTreeMap<InstanceName, Vec<Container>> = BTreeMap::new();
+        for (id, real) in &self.engine.containers {
+            all.entry(real.instance.clone()).or_default().push(real.seen(id, now));
+        }
+        all
+    }
+
+    /// Does a step.
+    ///
+    /// # Errors
+    /// It cannot be done.
+    pub(crate) fn carry_out(
+        &mut self,
+        name: &InstanceName,
+        step: &Step,
+        assigned: Option<&Assigned>,
+        now: Ms,
+    ) -> Result<Deed, Failure> {
+        match step {
+            Step::EnsureSandbox => drop(self.sandboxes.insert(name.clone())),
+            Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
+            Step::Record(_) | Step::Forget if self.disk.full => {
+                return Err(transient("no space left on the device"));
+            }
+            Step::Record(journal) => {
+                self.disk.journals.insert(name.clone(), journal.clone());
+            }
+            Step::Forget => drop(self.disk.journals.remove(name)),
+            Step::Create { generation } => return self.create(name, *generation, assigned),
+            Step::Start { container } => return self.start(container, now),
+            Step::Stop { container, .. } => {
+                if !self.engine.containers.contains_key(container) {
+                    return Err(transient("no such container"));
+                }
+                return Ok(self.end(container, 143, now));
+            }
+            Step::Remove { container } => {
+                if let Some(real) = self.engine.containers.get(container)
+                    && real.is_running()
+                {
+                    return Err(transient("the container runs"));
+                }
+                self.engine.containers.remove(container);
+            }
+            Step::UpdateLimits { container, resources } => {
+                let real = self.engine.containers.get_mut(container);
+                real.ok_or_else(|| transient("no such container"))?.resources = *resources;
+            }
+        }
+        Ok(Deed::Nothing)
+    }
+
+    fn create(
+        &mut self,
+        name: &InstanceName,
+        generation: Generation,
+        assigned: Option<&Assigned>,
+    ) -> Result<Deed, Failure> {
+        let Some(assigned) = assigned.filter(|one| one.generation == generation) else {
+            return Err(transient("overtaken"));
+        };
+        let is_taken = |real: &Real| real.instance == *name && real.generation == generation;
+        if self.engine.containers.values().any(is_taken) {
+            return Err(transient("the name is taken"));
+        }
+        if !self.engine.images.contains(&assigned.template.image) {
+            let message = "no such image here".to_owned();
+            return Err(Failure { kind: FailureKind::ImageMissing, message });
+        }
+        self.engine.made += 1;
+        let real = Real {
+            instance: name.clone(),
+            generation,
+            fingerprint: assigned.template.fingerprint(),
+            resources: assigned.template.resources,
+            restarts_asked: assigned.restarts_asked,
+            image: assigned.template.image.clone(),
+            address: assigned.address,
+            has_volume: assigned.template.volumes().next().is_some(),
+            state: ContainerState::Created,
+            health: Health::Starting,
+            run: 0,
+        };
+        let id = ContainerId(format!("{}-c{:04}", self.name, self.engine.made));
+        self.engine.containers.insert(id, real);
+        Ok(Deed::Nothing)
+    }
+
+    fn start(&mut self, id: &ContainerId, now: Ms) -> Result<Deed, Failure> {
+        let started_at = self.wall.now(now);
+        let Some(real) = self.engine.containers.get_mut(id) else {
+            return Err(transient("no such container"));
+        };
+        if real.is_running() {
+            return Ok(Deed::Nothing);
+        }
+        if !self.sandboxes.contains(&real.instance) {
+            return Err(transient("no sandbox"));
+        }
+        if Temper::of(&real.image) == Temper::Broken {
+            let message = "no such command".to_owned();
+            return Err(Failure { kind: FailureKind::Permanent, message });
+        }
+        real.state = ContainerState::Running { started_at };
+        real.health = Health::Starting;
+        real.run += 1;
+        Ok(Deed::Started(id.clone()))
+    }
+
+    /// The main process of a container ends.
+    pub(crate) fn end(&mut self, id: &ContainerId, code: i32, now: Ms) -> Deed {
+        let now = self.wall.now(now);
+        match self.engine.containers.get_mut(id) {
+            Some(real) => match real.state {
+                ContainerState::Running { started_at } => {
+                    let ran_for = now.since(started_at);
+                    let out_of_memory = false;
+                    real.state =
+                        ContainerState::Exited { started_at, ran_for, code, out_of_memory };
+                    Deed::Ended(id.clone())
+                }
+                _ => Deed::Nothing,
+            },
+            None => Deed::Nothing,
+        }
+    }
+}
+
+/// A failure that may pass.
+pub(crate) fn transient(message: &str) -> Failure {
+    Failure { kind: FailureKind::Transient, message: message.to_owned() }
+}

@@ -1,0 +1,24 @@
+//! Which faults are on.
+
+use crate::action::Class;
+
+/// Faults that dwell does not survive yet, and why. `--with CLASS` switches one on.
+pub const SWITCHED_OFF: &[(Class, &str)] = &[
+    (Class::FullDisk, "an instance counts as gone before its node has stored that it is to go"),
+    (Class::EngineAway, "an agent that has not looked yet reports everything as gone"),
+    (Class::EngineHung, "an agent that has not looked yet reports everything as gone"),
+    (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
+    (Class::NameReused, "the host that had the name before is refused, and runs on"),
+    (Class::Clone, "two hosts with one identity both run everything"),
+    (
+        Class::Volumes,
+        "an instance that comes back after a scale to 0 is placed away from its volume",
+    ),
+];
+
+/// The classes of faults that are on, with those that somebody wants in addition.
+#[must_use]
+pub fn classes(with: &[Class]) -> Vec<Class> {
+    let is_off = |class: &Class| SWITCHED_OFF.iter().any(|(off, _)| off == class);
+    Class::ALL.into_iter().filter(|class| !is_off(class) || with.contains(class)).collect()
+}

@@ -1,0 +1,118 @@
+//! The books of the simulation: what really runs and where, and what is in the newest volume of each instance.
+//! Neither the controller nor an agent can see them; they are what both are measured against.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use dwell_core::id::InstanceName;
+use dwell_planner::ContainerId;
+
+use crate::schedule::Ms;
+
+/// Something that must never be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The invariant, by its name in `docs/simulation.md`.
+    pub rule: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.what)
+    }
+}
+
+/// A main process that runs.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) host: usize,
+    pub(crate) container: ContainerId,
+    pub(crate) address: Ipv4Addr,
+    /// An operator has vouched that it does not run, and was wrong.
+    pub(crate) excused: bool,
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) running: BTreeMap<InstanceName, Vec<Running>>,
+    /// Where the newest volume of an instance is, and what is in it.
+    pub(crate) volumes: BTreeMap<InstanceName, (usize, u64)>,
+    /// When a main process of an instance last ran on a host, for those that do not run.
+    pub(crate) last_ran: BTreeMap<(usize, InstanceName), Ms>,
+}
+
+impl Truth {
+    /// A main process starts.
+    pub(crate) fn started(&mut self, name: &InstanceName, new: Running) -> Result<(), Violation> {
+        let (host, container) = (new.host, new.container.clone());
+        let (address, excused) = (new.address, new.excused);
+        let all = self.running.entry(name.clone()).or_default();
+        all.push(new);
+        if excused {
+            return Ok(());
+        }
+        let twin = all.iter().find(|one| !one.excused && one.container != container);
+        if let Some(twin) = twin {
+            return Err(Violation {
+                rule: "one of each",
+                what: format!(
+                    "{name} runs on host {host} as {container} and on host {} as {}",
+                    twin.host, twin.container
+                ),
+            });
+        }
+        for (other, all) in &self.running {
+            if other != name && all.iter().any(|one| !one.excused && one.address == address) {
+                return Err(Violation {
+                    rule: "no address twice",
+                    what: format!("{name} and {other} run at {address}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// A main process has ended.
+    pub(crate) fn ended(&mut self, name: &InstanceName, host: usize, id: &ContainerId, now: Ms) {
+        self.last_ran.insert((host, name.clone()), now);
+        if let Some(all) = self.running.get_mut(name) {
+            all.retain(|one| one.host != host || one.container != *id);
+            if all.is_empty() {
+                self.running.remove(name);
+            }
+        }
+    }
+
+    /// An instance comes up with a volume in which `content` is, and writes to it.
+    pub(crate) fn opened(
+        &mut self,
+        name: &InstanceName,
+        host: usize,
+        content: u64,
+    ) -> Result<u64, Violation> {
+        if let Some(&(other, newest)) = self.volumes.get(name)
+            && newest > content
+        {
+            return Err(Violation {
+                rule: "no empty or older volume",
+                what: format!(
+                    "{name} comes up on host {host} with a volume at {content}; the one on host {other} is at {newest}"
+                ),
+            });
+        }
+        self.volumes.insert(name.clone(), (host, content + 1));
+        Ok(content + 1)
+    }
+
+    /// A host is given up for dead, with what is in its volumes.
+    pub(crate) fn give_up(&mut self, host: usize) {
+        self.volumes.retain(|_, (on, _)| *on != host);
+        for one in self.running.values_mut().flatten().filter(|one| one.host == host) {
+            one.excused = true;
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The world: hosts, a controller, what is on its way between them, and what happens next.
+//!
+//! One event is taken after the other, in the order of simulated time. `carry.rs` does what agents want done,
+//! `deliver.rs` moves messages, `befall.rs` is where operators and faults come in, `check.rs` says what must hold.
+
+mod befall;
+mod carry;
+mod check;
+mod deliver;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dwell_controller::model::Settings;
+use dwell_core::id::{InstanceName, NodeName, WorkloadName};
+use dwell_core::instance::Assigned;
+use dwell_core::net::ClusterRange;
+use dwell_core::workload::WorkloadSpec;
+use dwell_planner::{ContainerId, Step};
+
+use crate::action::Scenario;
+use crate::agent::{Agent, Held, Input, Output};
+use crate::controller::Controller;
+use crate::host::Host;
+use crate::message::{Down, Up};
+use crate::schedule::{Ms, Schedule};
+use crate::truth::{Truth, Violation};
+
+/// How often an agent gives a sign of life, and how often it looks whether its stream is dead.
+const HEARTBEAT_MS: Ms = 2_000;
+/// For how long nothing may come over a stream before its ends give it up.
+const SILENCE_MS: Ms = 6_000;
+/// How long everything may take to be as declared once the faults have stopped.
+const CONVERGENCE_MS: Ms = 30 * 60_000;
+/// How often that is looked at.
+const CHECK_MS: Ms = 5_000;
+
+/// Something that happens.
+#[derive(Debug)]
+enum Event {
+    /// An action of the scenario.
+    Act(usize),
+    /// A fault is over.
+    Relieve(Relief),
+    /// A second of the controller.
+    Tick {
+        life: u64,
+    },
+    StartController,
+    /// An agent's stream is to be brought to the newest revision.
+    Push {
+        stream: u64,
+    },
+    Up {
+        stream: u64,
+        message: Up,
+    },
+    /// The agent has ended a stream.
+    UpEnd {
+        stream: u64,
+    },
+    Down {
+        stream: u64,
+        message: Down,
+    },
+    /// The controller has ended a stream.
+    DownEnd {
+        stream: u64,
+    },
+    StartAgent {
+        host: usize,
+        life: u64,
+    },
+    Connect {
+        host: usize,
+        life: u64,
+    },
+    Heartbeat {
+        host: usize,
+        life: u64,
+    },
+    Tell {
+        host: usize,
+        life: u64,
+        input: Input,
+    },
+    Do {
+        host: usize,
+        life: u64,
+        work: Work,
+    },
+    /// A main process ends by itself.
+    Ends {
+        host: usize,
+        container: ContainerId,
+        run: u64,
+        code: i32,
+    },
+    /// A health check passes, or fails for good.
+    Judged {
+        host: usize,
+        container: ContainerId,
+        run: u64,
+        healthy: bool,
+    },
+    /// Operators remove a node by force.
+    ForceRemove {
+        host: usize,
+        reuse: bool,
+    },
+    /// The faults stop, and operators put right what is theirs to put right.
+    Heal,
+    /// Is everything as declared?
+    Check,
+}
+
+/// What an agent wants done.
+#[derive(Debug)]
+enum Work {
+    Step { name: InstanceName, step: Step, assigned: Option<Box<Assigned>> },
+    Look(InstanceName),
+    LookAtAll,
+    Pull(String),
+    Store(Box<Held>),
+}
+
+/// The end of a fault.
+#[derive(Clone, Copy, Debug)]
+enum Relief {
+    Disk(usize),
+    Engine(usize),
+    Calls(usize),
+    Link(usize),
+    Power(usize),
+    Store,
+}
+
+/// A connection of an agent to the controller.
+#[derive(Debug)]
+struct Stream {
+    host: usize,
+    /// Of the agent that made it.
+    life: u64,
+    /// Of the controller that took it.
+    controller_life: u64,
+    /// When the last message in either direction arrives: they do not overtake each other.
+    up_at: Ms,
+    down_at: Ms,
+    /// What waits until the link is there again.
+    stalled: Vec<Event>,
+}
+
+/// A workload as an operator knows it to be declared.
+#[derive(Clone, Debug)]
+struct Declared {
+    spec: WorkloadSpec,
+    run: bool,
+}
+
+/// What has come of a run.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// How many events happened.
+    pub steps: u64,
+    /// What must never be and was.
+    pub violation: Option<Violation>,
+    /// What happened, if that was asked for.
+    pub trace: Vec<String>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct World {
+    scenario: Scenario,
+    now: Ms,
+    rng: fastrand::Rng,
+    schedule: Schedule<Event>,
+    controller: Controller,
+    hosts: Vec<Host>,
+    streams: BTreeMap<u64, Stream>,
+    /// Since when each link is cut, in either direction.
+    cut_since: BTreeMap<usize, Ms>,
+    parked: Vec<(usize, u64, Work)>,
+    truth: Truth,
+    /// What operators know to be declared.
+    declared: BTreeMap<WorkloadName, Declared>,
+    /// Workloads about which an operator had no answer.
+    unsure: BTreeSet<WorkloadName>,
+    last_stream: u64,
+    version: u64,
+    healed: bool,
+    violation: Option<Violation>,
+    steps: u64,
+    trace: Option<Vec<String>>,
+    outputs: Vec<Output>,
+}
+
+impl World {
+    /// Lets all of a scenario happen.
+    pub(crate) fn run(scenario: &Scenario, traced: bool) -> Outcome {
+        let mut world = Self::new(scenario.clone(), traced);
+        world.begin();
+        let end = scenario.end + CONVERGENCE_MS + 2 * CHECK_MS;
+        while let Some((at, event)) = world.schedule.next(end) {
+            world.now = at;
+            world.steps += 1;
+            world.happen(event);
+            if world.violation.is_some() {
+                break;
+            }
+        }
+        Outcome {
+            steps: world.steps,
+            violation: world.violation,
+            trace: world.trace.unwrap_or_default(),
+        }
+    }
+
+    fn new(scenario: Scenario, traced: bool) -> Self {
+        Self {
+            now: 0,
+            rng: fastrand::Rng::with_seed(scenario.seed ^ 0x5eed),
+            schedule: Schedule::new(),
+            controller: Controller::new(settings()),
+            hosts: Vec::new(),
+            streams: BTreeMap::new(),
+            cut_since: BTreeMap::new(),
+            parked: Vec::new(),
+            truth: Truth::default(),
+            declared: BTreeMap::new(),
+            unsure: BTreeSet::new(),
+            last_stream: 0,
+            version: 0,
+            healed: false,
+            violation: None,
+            steps: 0,
+            trace: traced.then(Vec::new),
+            outputs: Vec::new(),
+            scenario,
+        }
+    }
+
+    fn begin(&mut self) {
+        self.start_controller();
+        for number in 0..self.scenario.hosts {
+            self.join(node_name(number));
+        }
+        for workload in 0..self.scenario.workloads.len() {
+            self.apply(workload, None);
+        }
+        for (index, &(at, _)) in self.scenario.actions.iter().enumerate() {
+            self.schedule.at(at, Event::Act(index));
+        }
+        self.schedule.at(self.scenario.end, Event::Heal);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Act(index) => {
+                if let Some((_, action)) = self.scenario.actions.get(index).cloned() {
+                    self.befall(&action);
+                }
+            }
+            Event::Relieve(relief) => self.relieve(relief),
+            Event::Tick { life } => self.tick(life),
+            Event::StartController => self.start_controller(),
+            Event::Push { stream } => self.push(stream),
+            Event::Up { stream, message } => self.deliver_up(stream, message),
+            Event::UpEnd { stream } => self.deliver_up_end(stream),
+            Event::Down { stream, message } => self.deliver_down(stream, message),
+            Event::DownEnd { stream } => self.deliver_down_end(stream),
+            Event::StartAgent { host, life } => self.start_agent(host, life),
+            Event::Connect { host, life } => self.connect(host, life),
+            Event::Heartbeat { host, life } => self.heartbeat(host, life),
+            Event::Tell { host, life, input } => self.tell(host, life, input),
+            Event::Do { host, life, work } => self.carry_out(host, life, work),
+            Event::Ends { host, container, run, code } => {
+                if self.is_run(host, &container, run) {
+                    self.end_process(host, &container, code);
+                }
+            }
+            Event::Judged { host, container, run, healthy } => {
+                self.judge(host, &container, run, healthy);
+            }
+            Event::ForceRemove { host, reuse } => self.force_remove(host, reuse),
+            Event::Heal => self.heal(),
+            Event::Check => self.check_convergence(),
+        }
+    }
+
+    /// Tells an agent something, unless it has ended meanwhile, and sees to what it wants done.
+    fn tell(&mut self, host: usize, life: u64, input: Input) {
+        let Some(one) = self.hosts.get_mut(host).filter(|one| one.life == life) else { return };
+        let at = one.agent_wall.now(self.now);
+        let Some(agent) = &mut one.agent else { return };
+        let mut outputs = std::mem::take(&mut self.outputs);
+        agent.handle(input, at, &mut outputs);
+        for output in outputs.drain(..) {
+            self.see_to(host, life, output);
+        }
+        self.outputs = outputs;
+    }
+
+    fn later(&mut self, from: Ms, to: Ms, event: Event) {
+        let at = self.now + self.rng.u64(from..to);
+        self.schedule.at(at, event);
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>5}.{:03} {}", self.now / 1000, self.now % 1000, what()));
+        }
+    }
+
+    fn violate(&mut self, violation: Violation) {
+        self.note(|| format!("!! {violation}"));
+        if self.violation.is_none() {
+            self.violation = Some(violation);
+        }
+    }
+
+    fn start_agent(&mut self, host: usize, life: u64) {
+        let Some(one) = self.hosts.get_mut(host) else { return };
+        if one.life != life || one.agent.is_some() || !one.on {
+            return;
+        }
+        one.agent_wall = one.wall;
+        one.agent = Some(Agent::new(one.disk.assignment.clone(), &one.disk.journals));
+        one.failed_connects = 0;
+        self.note(|| format!("host {host}: agent starts"));
+        self.later(1, 500, Event::Connect { host, life });
+        self.later(1, HEARTBEAT_MS, Event::Heartbeat { host, life });
+        if self.hosts[host].engine.mode == crate::host::Mode::Up {
+            self.later(5, 200, Event::Tell { host, life, input: Input::EngineFound });
+        } else {
+            self.later(5, 200, Event::Tell { host, life, input: Input::EngineLost });
+        }
+    }
+}
+
+pub(crate) fn node_name(number: u8) -> NodeName {
+    parse(&format!("n{number}"))
+}
+
+pub(crate) fn workload_name(number: usize) -> WorkloadName {
+    parse(&format!("w{number}"))
+}
+
+#[expect(clippy::panic, reason = "names that this program makes are names")]
+fn parse<T: std::str::FromStr>(text: &str) -> T {
+    text.parse().unwrap_or_else(|_| panic!("{text:?} is not a name"))
+}
+
+#[expect(clippy::panic, reason = "the range is a constant")]
+fn settings() -> Settings {
+    let cidr = parse("10.80.0.0/16");
+    let range = ClusterRange::new(cidr, 24).unwrap_or_else(|error| panic!("{error}"));
+    Settings { events_max: 20, ..Settings::new(range) }
+}

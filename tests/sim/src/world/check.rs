@@ -1,0 +1,208 @@
+//! What must hold: at every commit, every second, and once the faults have stopped.
+
+use dwell_controller::model::{Change, InstanceFilter, Record};
+use dwell_core::id::InstanceName;
+use dwell_core::instance::Phase;
+use dwell_core::workload::Resources;
+use dwell_planner::Journal;
+
+use super::{CHECK_MS, CONVERGENCE_MS, Event, World};
+use crate::schedule::Ms;
+use crate::truth::Violation;
+
+/// For how long a status may say "running" of what does not run: a node counts as unreachable after 15 s, and a
+/// call to an engine takes 30 s at most.
+const STATUS_AGE_MS: Ms = 60_000;
+
+impl World {
+    /// What a commit did has to be allowed.
+    pub(super) fn check_changes(&mut self, changes: &[Change]) {
+        for change in changes {
+            let (Some(Record::Instance(old)), Some(Record::Instance(new))) =
+                (&change.old, &change.new)
+            else {
+                continue;
+            };
+            let what = if new.generation < old.generation {
+                format!("{} falls back from generation {}", new.name, old.generation)
+            } else if old.node.is_some() && new.node.is_some() && old.node != new.node {
+                format!("{} goes from {:?} to {:?} at once", new.name, old.node, new.node)
+            } else {
+                continue;
+            };
+            self.violate(Violation { rule: "generations and places", what });
+        }
+    }
+
+    /// What the controller shows has to be true.
+    pub(super) fn check_model(&mut self) {
+        let Some(model) = &self.controller.model else { return };
+        let instances = model.instances(&InstanceFilter::default());
+        let mut violation = None;
+        for node in model.nodes() {
+            let name = &node.node.name;
+            let mut sum = Resources::default();
+            for view in &instances {
+                let instance = &view.instance;
+                let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+                if instance.node.as_ref() == Some(name) || leads_to == Some(name) {
+                    sum.cpu.0 += instance.template.resources.cpu.0;
+                    sum.memory.0 += instance.template.resources.memory.0;
+                }
+            }
+            if sum != node.allocated {
+                let what = format!("{name} has {sum:?} on it, {:?} in the ledger", node.allocated);
+                violation = Some(Violation { rule: "ledger", what });
+            }
+        }
+        for view in instances {
+            if view.status.phase == Phase::Running {
+                violation = violation.or_else(|| {
+                    self.check_running(&view.instance.name, view.instance.node.as_ref())
+                });
+            }
+        }
+        if let Some(violation) = violation {
+            self.violate(violation);
+        }
+    }
+
+    /// What is shown as running has to have run within the age of what is shown.
+    fn check_running(
+        &self,
+        name: &InstanceName,
+        node: Option<&dwell_core::id::NodeName>,
+    ) -> Option<Violation> {
+        if self.truth.running.contains_key(name) {
+            return None;
+        }
+        let hosts = self.hosts.iter().enumerate();
+        let mut mine = hosts.filter(|(_, host)| Some(&host.name) == node);
+        let recently = mine.any(|(host, _)| {
+            let last = self.truth.last_ran.get(&(host, name.clone()));
+            last.is_some_and(|&last| last + STATUS_AGE_MS > self.now)
+        });
+        let what =
+            || format!("{name} is shown as running on {node:?}, and has not run for a minute");
+        (!recently).then(|| Violation { rule: "status", what: what() })
+    }
+
+    /// After the faults everything comes to be as declared, within a bound.
+    pub(super) fn check_convergence(&mut self) {
+        match self.settled() {
+            Ok(()) => self.note(|| "all is as declared".to_owned()),
+            Err(why) if self.now > self.scenario.end + CONVERGENCE_MS => {
+                self.violate(Violation { rule: "convergence", what: why });
+            }
+            Err(_) => self.schedule.at(self.now + CHECK_MS, Event::Check),
+        }
+        if self.violation.is_none() && self.settled().is_ok() {
+            // Nothing more is to happen.
+            self.schedule = crate::schedule::Schedule::new();
+        }
+    }
+
+    /// Whether everything is as declared; if not, what is not.
+    fn settled(&self) -> Result<(), String> {
+        let model = self.controller.model.as_ref().ok_or("there is no controller")?;
+        let shown = model.instances(&InstanceFilter::default());
+        let mut declared = 0;
+        for (name, wanted) in self.declared_instances() {
+            declared += 1;
+            let view = shown.iter().find(|view| view.instance.name == name);
+            let view = view.ok_or_else(|| format!("{name} is declared and not there"))?;
+            let running = self.truth.running.get(&name).map_or(&[][..], Vec::as_slice);
+            let [one] = running else {
+                return Err(format!(
+                    "{name} is to run once and runs {running:?}: {}",
+                    view.status.message
+                ));
+            };
+            let host = &self.hosts[one.host];
+            if Some(&host.name) != view.instance.node.as_ref() || host.vouched_dead {
+                return Err(format!(
+                    "{name} runs on host {}, not on {:?}",
+                    one.host, view.instance.node
+                ));
+            }
+            let real = host.engine.containers.get(&one.container);
+            let image = real.map(|real| real.image.as_str()).unwrap_or_default();
+            if image != wanted.spec.template.image {
+                return Err(format!("{name} runs {image}, not {}", wanted.spec.template.image));
+            }
+            if view.status.phase != Phase::Running {
+                return Err(format!("{name} runs and is shown as {}", view.status.phase));
+            }
+            self.routed(&name, one.address, &host.name)?;
+        }
+        if declared != shown.len() {
+            let names: Vec<_> = shown.iter().map(|view| view.instance.name.to_string()).collect();
+            return Err(format!("{declared} instances are declared, there are {names:?}"));
+        }
+        if let Some(name) = self
+            .truth
+            .running
+            .keys()
+            .find(|name| !shown.iter().any(|view| view.instance.name == **name))
+        {
+            return Err(format!("{name} runs and is not declared"));
+        }
+        for (number, host) in self.hosts.iter().enumerate() {
+            let agent = host.agent.as_ref().ok_or_else(|| format!("host {number} has no agent"))?;
+            if !agent.is_engine_ready() {
+                return Err(format!("host {number} does not know its engine"));
+            }
+            for (id, real) in &host.engine.containers {
+                if !real.is_running() {
+                    return Err(format!(
+                        "host {number} has a left-over container {id} of {}",
+                        real.instance
+                    ));
+                }
+            }
+            let mine = |name: &InstanceName| {
+                shown.iter().any(|view| {
+                    view.instance.name == *name && view.instance.node.as_ref() == Some(&host.name)
+                })
+            };
+            if let Some(name) = host.sandboxes.iter().find(|name| !mine(name)) {
+                return Err(format!("host {number} has a left-over sandbox of {name}"));
+            }
+            // An empty journal is as good as none.
+            let mut journals = host.disk.journals.iter();
+            let left =
+                journals.find(|(name, journal)| !mine(name) && **journal != Journal::default());
+            if let Some((name, _)) = left {
+                return Err(format!("host {number} has a left-over journal of {name}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every node's routes lead to where an instance is.
+    fn routed(
+        &self,
+        name: &InstanceName,
+        address: std::net::Ipv4Addr,
+        home: &dwell_core::id::NodeName,
+    ) -> Result<(), String> {
+        for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.vouched_dead) {
+            let held = host.agent.as_ref().and_then(|agent| agent.held());
+            let held = held.ok_or_else(|| format!("host {number} has no assignment"))?;
+            let exception = held.network.exceptions.iter().find(|one| one.address == address);
+            let by_block = || {
+                let mut peers = held.network.peers.iter();
+                let peer =
+                    peers.find(|peer| peer.block.is_some_and(|block| block.contains(&address)));
+                peer.map_or(&host.name, |peer| &peer.node)
+            };
+            let leads_to = exception.map_or_else(by_block, |exception| &exception.node);
+            if leads_to != home {
+                return Err(format!(
+                    "on host {number}, {name} at {address} leads to {leads_to}, not to {home}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! Streams: how they begin and end, and what moves over them.
+//!
+//! A stream is TCP: what is sent over it arrives in order, once, or not at all any more. Over a link that is
+//! cut it stalls and arrives late, maybe when a newer stream has said more: that is how messages are reordered
+//! and doubled here, as they are in life.
+
+use dwell_controller::model::Command;
+use dwell_core::node::Capacity;
+use dwell_core::quantity::{Bytes, Millicores};
+
+use super::{Event, HEARTBEAT_MS, SILENCE_MS, Stream, World};
+use crate::agent::Input;
+use crate::controller::{Failed, session};
+use crate::message::{Down, Up};
+use crate::schedule::Ms;
+
+/// The longest pause between two tries to reach the controller.
+const RECONNECT_MAX_MS: Ms = 10_000;
+
+impl World {
+    pub(super) fn connect(&mut self, host: usize, life: u64) {
+        let (up, controller_life) = (self.controller.model.is_some(), self.controller.life);
+        let Some(one) = self.hosts.get_mut(host) else { return };
+        if one.life != life || one.agent.is_none() || one.stream.is_some() {
+            return;
+        }
+        if one.link.up_cut || one.link.down_cut || !up {
+            one.failed_connects = (one.failed_connects + 1).min(8);
+            let pause = (100 << one.failed_connects).min(RECONNECT_MAX_MS);
+            return self.later(pause / 2, pause, Event::Connect { host, life });
+        }
+        one.failed_connects = 0;
+        self.last_stream += 1;
+        let stream = self.last_stream;
+        one.stream = Some(stream);
+        let (up_at, down_at, stalled) = (self.now, self.now, Vec::new());
+        self.streams
+            .insert(stream, Stream { host, life, controller_life, up_at, down_at, stalled });
+        self.note(|| format!("host {host}: stream {stream} begins"));
+        self.tell(host, life, Input::Attached);
+    }
+
+    /// The agent's end of its stream is over.
+    pub(super) fn lose_stream(&mut self, host: usize) {
+        let Some(stream) = self.hosts.get_mut(host).and_then(|one| one.stream.take()) else {
+            return;
+        };
+        let life = self.hosts[host].life;
+        self.note(|| format!("host {host}: stream {stream} ends"));
+        self.send(stream, true, Event::UpEnd { stream });
+        self.tell(host, life, Input::Detached);
+        self.later(50, 1_000, Event::Connect { host, life });
+    }
+
+    /// Puts something on its way over a stream.
+    pub(super) fn send(&mut self, stream: u64, up: bool, event: Event) {
+        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let delay_max = self.hosts[state.host].link.delay_max;
+        let arrival = self.now + self.rng.u64(1..4 + delay_max);
+        let last = if up { &mut state.up_at } else { &mut state.down_at };
+        *last = arrival.max(*last);
+        self.schedule.at(*last, event);
+    }
+
+    /// Whether something can arrive now; if not, it waits for the link.
+    fn arrives(&mut self, stream: u64, up: bool, event: impl FnOnce() -> Event) -> bool {
+        let Some(state) = self.streams.get_mut(&stream) else { return false };
+        let link = self.hosts[state.host].link;
+        if if up { link.up_cut } else { link.down_cut } {
+            state.stalled.push(event());
+            return false;
+        }
+        true
+    }
+
+    /// The link is there again: what waited for it goes on.
+    pub(super) fn unstall(&mut self, host: usize) {
+        let of_host = |stream: &&mut Stream| stream.host == host;
+        for stream in self.streams.values_mut().filter(of_host) {
+            for (number, event) in std::mem::take(&mut stream.stalled).into_iter().enumerate() {
+                let at = self.now + 1 + number as Ms;
+                stream.up_at = stream.up_at.max(at);
+                stream.down_at = stream.down_at.max(at);
+                self.schedule.at(at, event);
+            }
+        }
+    }
+
+    pub(super) fn deliver_up(&mut self, stream: u64, message: Up) {
+        if !self.arrives(stream, true, || Event::Up { stream, message: message.clone() }) {
+            return;
+        }
+        let Some(state) = self.streams.get(&stream) else { return };
+        if state.controller_life != self.controller.life || self.controller.model.is_none() {
+            return self.send(stream, false, Event::DownEnd { stream });
+        }
+        let host = state.host;
+        if let Up::Hello(_) = &message {
+            if let Err(reason) = self.admit(host) {
+                self.note(|| format!("controller: refuses stream {stream}: {reason}"));
+                return self.send(stream, false, Event::DownEnd { stream });
+            }
+        } else if !self.controller.sessions.contains_key(&stream) {
+            // Its end was noticed before its last words came.
+            return;
+        }
+        if !matches!(message, Up::Heartbeat) {
+            self.note(|| format!("controller: host {host} says {}", brief_up(&message)));
+        }
+        let (node, session) = (self.hosts[host].name.clone(), session(stream));
+        let command = match message {
+            Up::Hello(report) => {
+                let address = self.hosts[host].address;
+                let capacity = capacity();
+                self.supersede(stream, host);
+                Command::AttachNode { node: node.clone(), session, address, capacity, report }
+            }
+            Up::Report(report) => Command::NodeStatus { node, session, report },
+            Up::Acknowledge(revision) => Command::Acknowledge { node, session, revision },
+            Up::Heartbeat => Command::Heartbeat { node, session, capacity: None },
+        };
+        let begins = matches!(command, Command::AttachNode { .. });
+        match self.command(command) {
+            Ok(_) if begins => {
+                let node = self.hosts[host].name.clone();
+                self.controller.open(stream, node);
+                self.push(stream);
+            }
+            Ok(_) => {}
+            Err(Failed::Crashed | Failed::Away) => {}
+            Err(error) => {
+                self.note(|| format!("controller: ends stream {stream}: {error:?}"));
+                self.close(stream);
+                self.send(stream, false, Event::DownEnd { stream });
+            }
+        }
+    }
+
+    /// A newer stream of a node takes the place of an older one.
+    fn supersede(&mut self, stream: u64, host: usize) {
+        let node = &self.hosts[host].name;
+        let older = self.controller.sessions.iter().filter(|(_, other)| other.node == *node);
+        let older: Vec<u64> = older.map(|(&other, _)| other).filter(|&id| id != stream).collect();
+        for other in older {
+            self.controller.sessions.remove(&other);
+            self.send(other, false, Event::DownEnd { stream: other });
+        }
+    }
+
+    pub(super) fn deliver_up_end(&mut self, stream: u64) {
+        if self.arrives(stream, true, || Event::UpEnd { stream }) {
+            self.close(stream);
+            self.streams.remove(&stream);
+        }
+    }
+
+    /// Whether the certificate that a host shows is of its node's present enrolment.
+    fn admit(&self, host: usize) -> Result<(), String> {
+        let (one, model) = (&self.hosts[host], self.controller.model.as_ref());
+        match model.and_then(|model| model.node(&one.name)) {
+            None => Err("the node is not known".to_owned()),
+            Some(view) if view.node.enrolment != one.enrolment => {
+                Err("another host has joined under its name".to_owned())
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// The controller's end of a stream is over.
+    fn close(&mut self, stream: u64) {
+        let Some(closed) = self.controller.sessions.remove(&stream) else { return };
+        let command = Command::DetachNode { node: closed.node, session: session(stream) };
+        drop(self.command(command));
+    }
+
+    pub(super) fn push(&mut self, stream: u64) {
+        if let Some(message) = self.controller.push(stream) {
+            self.send(stream, false, Event::Down { stream, message });
+        }
+    }
+
+    pub(super) fn deliver_down(&mut self, stream: u64, message: Down) {
+        if !self.arrives(stream, false, || Event::Down { stream, message: message.clone() }) {
+            return;
+        }
+        let Some(state) = self.streams.get(&stream) else { return };
+        let (host, life) = (state.host, state.life);
+        if self.hosts[host].stream == Some(stream) {
+            self.note(|| format!("host {host}: is told {}", brief(&message)));
+            self.tell(host, life, Input::Message(message));
+        }
+    }
+
+    pub(super) fn deliver_down_end(&mut self, stream: u64) {
+        if !self.arrives(stream, false, || Event::DownEnd { stream }) {
+            return;
+        }
+        let Some(state) = self.streams.get(&stream) else { return };
+        let host = state.host;
+        if self.hosts[host].stream == Some(stream) {
+            self.lose_stream(host);
+        }
+    }
+
+    pub(super) fn heartbeat(&mut self, host: usize, life: u64) {
+        let Some(one) = self.hosts.get(host).filter(|one| one.life == life) else { return };
+        if one.agent.is_none() {
+            return;
+        }
+        let silent = self.cut_since.get(&host).is_some_and(|&at| at + SILENCE_MS < self.now);
+        if silent && one.stream.is_some() {
+            self.lose_stream(host);
+        }
+        self.tell(host, life, Input::Heartbeat);
+        self.schedule.at(self.now + HEARTBEAT_MS, Event::Heartbeat { host, life });
+    }
+
+    /// The controller gives up streams over which nothing comes.
+    pub(super) fn drop_silent(&mut self) {
+        let silent = |stream: &u64| {
+            let host = self.streams.get(stream).map(|state| state.host);
+            let since = host.and_then(|host| self.cut_since.get(&host));
+            since.is_some_and(|&at| at + SILENCE_MS < self.now)
+        };
+        let silent: Vec<u64> = self.controller.sessions.keys().copied().filter(silent).collect();
+        for stream in silent {
+            self.close(stream);
+            self.send(stream, false, Event::DownEnd { stream });
+        }
+    }
+}
+
+fn capacity() -> Capacity {
+    Capacity {
+        cpu: Millicores(64_000),
+        memory: Bytes::mebi(65_536),
+        arch: "amd64".to_owned(),
+        ..Capacity::default()
+    }
+}
+
+fn brief_up(message: &Up) -> String {
+    let (kind, report) = match message {
+        Up::Hello(report) => ("hello,", report),
+        Up::Report(report) => ("it sees,", report),
+        Up::Acknowledge(revision) => return format!("it has stored {revision}"),
+        Up::Heartbeat => return "it lives".to_owned(),
+    };
+    let statuses = report.statuses.iter();
+    let statuses: Vec<_> = statuses
+        .map(|status| format!("{} {} {}", status.instance, status.phase, status.container_id))
+        .collect();
+    let (revision, complete) = (report.revision, report.complete);
+    format!("{kind} at {revision}, complete: {complete}: {statuses:?}, gone: {:?}", report.gone)
+}
+
+fn brief(message: &Down) -> String {
+    match message {
+        Down::Snapshot(all) => {
+            let names = all
+                .instances
+                .iter()
+                .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
+            format!("all of revision {}: {:?}", all.revision, names.collect::<Vec<_>>())
+        }
+        Down::Delta(delta) => {
+            let names = delta
+                .instances
+                .iter()
+                .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
+            let names: Vec<_> = names.collect();
+            format!(
+                "changes from {} to {}: {names:?}, without {:?}",
+                delta.base, delta.revision, delta.removed
+            )
+        }
+    }
+}

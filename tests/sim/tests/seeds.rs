@@ -1,0 +1,34 @@
+//! Many short simulations, and that a simulation can be repeated.
+
+use dwell_sim::{Class, Scenario, classes, run, shrink, trace};
+
+/// How many seeds; `SIM_SEEDS` sets another number.
+const SEEDS: u64 = 1_000;
+/// How many things befall each fleet.
+const ACTIONS: usize = 12;
+
+#[test]
+fn every_seed_keeps_the_promises() {
+    let wanted = std::env::var("SIM_SEEDS").ok().and_then(|text| text.parse().ok());
+    let on = classes(&[]);
+    for seed in 0..wanted.unwrap_or(SEEDS) {
+        let scenario = Scenario::of_seed(seed, &on, ACTIONS);
+        if let Some(violation) = run(&scenario).violation {
+            let short = shrink(&scenario, &violation);
+            let trace = trace(&short).trace.join("\n");
+            panic!(
+                "{violation}\n\n{short}\n{trace}\n\nmake sim FROM={seed} SEEDS=1 STEPS={ACTIONS}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_seed_does_the_same_every_time() {
+    for seed in 0..20 {
+        let scenario = Scenario::of_seed(seed, &Class::ALL, 30);
+        let (once, again) = (trace(&scenario), trace(&scenario));
+        assert_eq!(once.steps, again.steps);
+        assert_eq!(once.trace, again.trace);
+    }
+}
