@@ -45,6 +45,7 @@ mod settings;
 mod ssh;
 mod tables;
 mod view;
+mod volumes;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +76,7 @@ pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::Settings;
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
+pub use volumes::{SeenVolume, Volume, VolumeKey, VolumeState, VolumeView};
 
 /// Everything the controller knows.
 #[derive(Debug)]
@@ -87,6 +89,10 @@ pub struct Model {
     changes: Vec<Change>,
     /// Whether something changed that could let what waits be placed or moved.
     unsettled: bool,
+    /// Whether there is a record of every volume of what is placed.
+    volumes_derived: bool,
+    /// The time of the command being applied.
+    now: Timestamp,
     /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
@@ -98,6 +104,8 @@ pub struct Model {
     network_log: Log<NetworkEntry>,
     /// When a key set was changed last.
     key_sets_changed: Revision,
+    /// When the volumes that a node is to delete were changed last.
+    deletions_changed: BTreeMap<NodeName, Revision>,
     /// The directory, as far as published.
     shown: Shown,
     /// How many log-ins each node has told of since the last tick.
@@ -124,11 +132,14 @@ impl Model {
             revision: Revision(0),
             changes: Vec::new(),
             unsettled: false,
+            volumes_derived: true,
+            now: Timestamp(0),
             last_heard: BTreeMap::new(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
             network_log: Log::new(Revision(0), network::LOG_MAX),
             key_sets_changed: Revision(0),
+            deletions_changed: BTreeMap::new(),
             shown: Shown::new(Revision(0), None),
             ssh_budgets: BTreeMap::new(),
             started: Revision(0),
@@ -144,25 +155,27 @@ impl Model {
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Applied, Refusal> {
-        let before = (self.revision, self.unsettled);
+        self.now = now;
+        let before = (self.revision, self.unsettled, self.volumes_derived);
         let result = self.run(command, now);
         let changes = std::mem::take(&mut self.changes);
         match result {
             Ok(Outcome::Keep(reply)) => Ok(Applied { reply, changes }),
             Ok(Outcome::Forget(reply)) => {
                 self.undo(changes);
-                (self.revision, self.unsettled) = before;
+                (self.revision, self.unsettled, self.volumes_derived) = before;
                 Ok(Applied { reply, changes: Vec::new() })
             }
             Err(refusal) => {
                 self.undo(changes);
-                (self.revision, self.unsettled) = before;
+                (self.revision, self.unsettled, self.volumes_derived) = before;
                 Err(refusal)
             }
         }
     }
 
     fn run(&mut self, command: Command, now: Timestamp) -> Result<Outcome, Refusal> {
+        self.derive_volumes();
         let mut reply = Reply::Done;
         match command {
             Command::ApplyWorkloads { specs, dry_run } => {
@@ -203,6 +216,9 @@ impl Model {
             Command::RemoveKeySet(name) => self.remove_key_set(&name, now)?,
             Command::SshEvents { node, session, events, dropped } => {
                 self.ssh_events(&node, session, events, dropped, now)?;
+            }
+            Command::RemoveVolume { instance, volume, node } => {
+                self.remove_volume(&instance, &volume, node.as_ref(), now)?;
             }
             Command::Note { subject, reason, message } => {
                 self.event(now, Severity::Info, subject, reason, message);

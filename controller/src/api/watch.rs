@@ -154,9 +154,12 @@ impl Subject {
                 vec![Self::Instance(name.clone()), Self::Workload(name.workload().clone())]
             }
             Key::Node(name) | Key::Link(name) => vec![Self::Node(name.clone())],
-            Key::Token(_) | Key::KeySet(_) | Key::Event(_) | Key::Quarantine(_) | Key::Reserved => {
-                Vec::new()
-            }
+            Key::Token(_)
+            | Key::KeySet(_)
+            | Key::Event(_)
+            | Key::Volume(_)
+            | Key::Quarantine(_)
+            | Key::Reserved => Vec::new(),
         }
     }
 

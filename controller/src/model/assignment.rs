@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Template;
 
@@ -12,6 +12,7 @@ use super::log::Log;
 use super::network::{NetworkDelta, NodeNetwork};
 use super::object::{Instance, KeySet};
 use super::record::{Change, Key, Record};
+use super::volumes::VolumeState;
 use super::{Model, Touched};
 
 /// All that a node is to run.
@@ -27,6 +28,8 @@ pub struct Assignment {
     pub network: NodeNetwork,
     /// Who may log in by key, everywhere; nobody as far as a removed node is told.
     pub key_sets: Vec<Arc<KeySet>>,
+    /// The volumes that it is to delete.
+    pub volumes_to_delete: Vec<(InstanceName, VolumeName)>,
 }
 
 /// What changed in an assignment.
@@ -46,6 +49,8 @@ pub struct AssignmentDelta {
     pub network: NetworkDelta,
     /// The key sets, all of them, if any changed.
     pub key_sets: Option<Vec<Arc<KeySet>>>,
+    /// The volumes that it is to delete, all of them, if that changed.
+    pub volumes_to_delete: Option<Vec<(InstanceName, VolumeName)>>,
 }
 
 impl AssignmentDelta {
@@ -56,6 +61,7 @@ impl AssignmentDelta {
             && self.removed.is_empty()
             && self.network.is_empty()
             && self.key_sets.is_none()
+            && self.volumes_to_delete.is_none()
     }
 }
 
@@ -71,7 +77,15 @@ impl Model {
         let (instances, made_at) = names.filter_map(|name| self.assigned(node, name)).unzip();
         let network = self.network(node);
         let key_sets = if self.is_member(node) { self.key_sets() } else { Vec::new() };
-        Assignment { revision: self.revision, instances, made_at, network, key_sets }
+        let volumes_to_delete = self.volumes_to_delete(node);
+        Assignment {
+            revision: self.revision,
+            instances,
+            made_at,
+            network,
+            key_sets,
+            volumes_to_delete,
+        }
     }
 
     /// What changed for a node since it had `base`; `None` if that is not known any more, and a
@@ -90,6 +104,11 @@ impl Model {
             network: self.network_since(node, base)?,
             key_sets: (self.key_sets_changed > base && self.is_member(node))
                 .then(|| self.key_sets()),
+            volumes_to_delete: self
+                .deletions_changed
+                .get(node)
+                .is_some_and(|&changed| changed > base)
+                .then(|| self.volumes_to_delete(node)),
         };
         let changed: BTreeSet<&InstanceName> = match self.node_logs.get(node) {
             Some(log) => log.since(base).ok()?.collect(),
@@ -113,6 +132,12 @@ impl Model {
         if matches!(change.key, Key::KeySet(_)) {
             self.key_sets_changed = change.revision;
             touched.everyone = true;
+        }
+        if let Key::Volume(key) = &change.key
+            && is_deletion(change.old.as_ref()) != is_deletion(change.new.as_ref())
+        {
+            self.deletions_changed.insert(key.node.clone(), change.revision);
+            touched.nodes.insert(key.node.clone());
         }
         let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));
         let (before, after) =
@@ -155,6 +180,11 @@ fn instance(record: Option<&Record>) -> Option<&Instance> {
         Some(Record::Instance(instance)) => Some(instance),
         _ => None,
     }
+}
+
+/// Whether a node is told to delete this volume.
+fn is_deletion(record: Option<&Record>) -> bool {
+    matches!(record, Some(Record::Volume(volume)) if matches!(volume.state, VolumeState::Deleting { .. }))
 }
 
 /// Whether two states of an instance look the same from its node.

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, WorkloadName,
+    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, VolumeName, WorkloadName,
 };
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::node::Capacity;
@@ -16,6 +16,7 @@ use ipnet::Ipv4Net;
 
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::record::Change;
+use super::volumes::SeenVolume;
 
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
@@ -139,6 +140,15 @@ pub enum Command {
         /// How many more the node could not keep.
         dropped: u64,
     },
+    /// Delete a volume that nothing mounts.
+    RemoveVolume {
+        /// Whose.
+        instance: InstanceName,
+        /// Which of its volumes.
+        volume: VolumeName,
+        /// Which copy, if several nodes have one.
+        node: Option<NodeName>,
+    },
     /// Write into the fleet's diary what was done outside of the model.
     Note {
         /// What it is about.
@@ -192,6 +202,8 @@ pub struct Report {
     pub statuses: Vec<InstanceStatus>,
     /// Instances of which nothing is left there.
     pub gone: Vec<InstanceName>,
+    /// All volumes that are there, if somebody has looked.
+    pub volumes: Option<Vec<SeenVolume>>,
 }
 
 /// Changes to a node; what is `None` or empty stays.
@@ -247,6 +259,8 @@ pub struct WorkloadPlan {
     pub instances: Vec<InstancePlan>,
     /// What people will notice, such as "no downtime".
     pub downtime: String,
+    /// What is lost by it, one sentence each.
+    pub losses: Vec<String>,
 }
 
 impl WorkloadPlan {

@@ -67,6 +67,7 @@ impl Model {
         model.learn(now);
         model.show_all();
         model.unsettled = true;
+        model.volumes_derived = false;
         model
     }
 
@@ -86,6 +87,7 @@ impl Model {
     pub fn revert(&mut self, changes: Vec<Change>) {
         self.undo(changes);
         self.unsettled = true;
+        self.volumes_derived = false;
     }
 
     /// Walks changes backwards.
@@ -104,7 +106,14 @@ impl Model {
         let new = make(revision);
         let old = self.tables.put(new.clone());
         self.unsettled |= may_help_others(old.as_ref(), Some(&new));
+        let instance = match &new {
+            Record::Instance(instance) => Some(Arc::clone(instance)),
+            _ => None,
+        };
         self.changes.push(Change { revision, key: new.key(), old, new: Some(new) });
+        if let Some(instance) = instance {
+            self.keep_volumes(&instance);
+        }
     }
 
     /// Makes or replaces an object without a revision of its own.

@@ -219,9 +219,13 @@ impl Model {
                 return Err(Refusal::NodeNotDown(name.clone()));
             }
         }
-        for instance in &instances {
-            self.take_from_the_dead(instance, name, now);
+        if let (false, Some((example, count))) = (force, self.example_volume(name)) {
+            return Err(Refusal::NodeHasVolumes { node: name.clone(), count, example });
         }
+        for instance in &instances {
+            self.take_from_the_dead(instance, now);
+        }
+        self.lose_volumes(name, now);
         self.put_node(Node {
             block: None,
             cordoned: true,
@@ -231,17 +235,19 @@ impl Model {
         });
         let message = match instances.len() {
             0 => "removed".to_owned(),
-            count => format!("removed by force; its {count} instances are placed elsewhere"),
+            count => format!(
+                "removed by force; its {count} instances are placed elsewhere, those with volumes there wait for them"
+            ),
         };
         self.event(now, Severity::Warning, Subject::Node(name.clone()), "node-removed", message);
         Ok(())
     }
 
-    /// An operator vouches that nothing runs on a node: its instances are free to go elsewhere.
-    fn take_from_the_dead(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
+    /// An operator vouches that nothing runs on a node: its instances are free to go elsewhere, or to
+    /// wait for their volumes.
+    fn take_from_the_dead(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         let mut instance = Instance::clone(&instance);
-        let stays_behind = instance.is_pinned() && !instance.removing;
         if instance.leaving.is_none() {
             // A claim of the dead node, should it return, is older than this.
             instance.generation = self.next_generation(&instance);
@@ -249,11 +255,6 @@ impl Model {
         if instance.update == UpdateState::Updating {
             // It starts anew as what it is to be; there is nothing to wait for.
             instance.update = UpdateState::Current;
-        }
-        if stays_behind {
-            let message = format!("is placed elsewhere without its volumes, which are on {node}");
-            let subject = Subject::Instance(name.clone());
-            self.event(now, Severity::Warning, subject, "volumes-left-behind", message);
         }
         self.delete(Key::Observed(name.clone()));
         self.delete(Key::Waiting(name.clone()));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, WorkloadName,
+    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, VolumeName, WorkloadName,
 };
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::net::Mac;
@@ -20,6 +20,8 @@ use dwell_core::workload::{Template, WorkloadSpec};
 use dwell_scheduler::Reason;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+use super::volumes::{VolumeState, why_not_there};
 
 /// A declared workload.
 ///
@@ -94,12 +96,6 @@ impl Instance {
     #[must_use]
     pub fn assigned_to(&self) -> Option<&NodeName> {
         self.node.as_ref().filter(|_| self.leaving.is_none())
-    }
-
-    /// Whether it cannot leave its node, because it has volumes there.
-    #[must_use]
-    pub fn is_pinned(&self) -> bool {
-        self.node.is_some() && self.template.volumes().next().is_some()
     }
 }
 
@@ -330,6 +326,33 @@ pub enum WaitingCause {
     Pinned,
     /// It should grow, but its node is full, and its volumes are there.
     NoRoom,
+    /// Its volume is on a node that does not take it now.
+    VolumeAt {
+        /// Which volume.
+        volume: VolumeName,
+        /// Where it is.
+        node: NodeName,
+        /// Why it cannot go there.
+        reason: Arc<Reason>,
+    },
+    /// Its volume cannot be used.
+    Volume {
+        /// Whose.
+        instance: InstanceName,
+        /// Which volume.
+        volume: VolumeName,
+        /// Where it is, or was.
+        node: NodeName,
+        /// What became of it.
+        state: VolumeState,
+    },
+    /// Two of its volumes are on two nodes.
+    VolumesApart {
+        /// One of them, and where it is.
+        one: (VolumeName, NodeName),
+        /// The other one.
+        other: (VolumeName, NodeName),
+    },
 }
 
 impl fmt::Display for WaitingCause {
@@ -340,6 +363,28 @@ impl fmt::Display for WaitingCause {
             Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
             Self::NoRoom => f.write_str(
                 "what it is to become does not fit on this node, and its volumes are here",
+            ),
+            Self::VolumeAt { volume, node, reason } => {
+                write!(f, "its volume {volume} is on {node}, which {}", why_not_there(node, reason))
+            }
+            Self::Volume { instance, volume, node, state } => match state {
+                VolumeState::Deleting { .. } => {
+                    write!(f, "waits until {node} has deleted its volume {volume}")
+                }
+                VolumeState::Stale => write!(
+                    f,
+                    "{node} has an old copy of its volume {volume}; `dwell volume rm {instance} {volume}` deletes it"
+                ),
+                VolumeState::Lost | VolumeState::Kept => write!(
+                    f,
+                    "its volume {volume} was on {node}, which was removed; join {node} again with its data, or give the \
+                     data up with `dwell volume rm {instance} {volume}`"
+                ),
+            },
+            Self::VolumesApart { one, other } => write!(
+                f,
+                "its volume {} is on {}, but {} is on {}; delete one of them with `dwell volume rm`",
+                one.0, one.1, other.0, other.1
             ),
         }
     }

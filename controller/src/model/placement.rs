@@ -25,11 +25,11 @@ impl Model {
         }
         let mut placeable = BTreeSet::new();
         for name in unplaced {
-            if self.ensure_static_address(&name, now) {
+            if self.ensure_static_address(&name, now) && !self.place_by_volumes(&name, now) {
                 placeable.insert(name);
             }
         }
-        for (name, decision) in self.decide(&placeable) {
+        for (name, decision) in self.decide(&placeable, None) {
             match decision {
                 Ok(node) => self.place(&name, &node, now),
                 Err(reason) => self.wait(&name, WaitingCause::Unplaced(reason)),
@@ -39,7 +39,21 @@ impl Model {
 
     /// Where an instance could go that has to leave its node.
     pub(super) fn decide_move(&self, name: &InstanceName) -> Option<Result<NodeName, Arc<Reason>>> {
-        let decisions = self.decide(&BTreeSet::from([name.clone()]));
+        let decisions = self.decide(&BTreeSet::from([name.clone()]), None);
+        decisions.into_iter().next().map(|(_, decision)| decision)
+    }
+
+    /// Whether an instance could be on this one node; `None` if that is no place for instances.
+    pub(super) fn decide_at(
+        &self,
+        name: &InstanceName,
+        node: &NodeName,
+    ) -> Option<Result<NodeName, Arc<Reason>>> {
+        let place = self.tables.nodes().get(node)?;
+        if place.removed || place.block.is_none() {
+            return None;
+        }
+        let decisions = self.decide(&BTreeSet::from([name.clone()]), Some(node));
         decisions.into_iter().next().map(|(_, decision)| decision)
     }
 
@@ -93,14 +107,15 @@ impl Model {
     }
 
     /// Asks the scheduler about `wanted`. Their siblings are part of the question, since copies are
-    /// spread; they stay where they are.
-    fn decide(&self, wanted: &BTreeSet<InstanceName>) -> Decisions {
+    /// spread; they stay where they are. `only` leaves no other node to choose.
+    fn decide(&self, wanted: &BTreeSet<InstanceName>, only: Option<&NodeName>) -> Decisions {
         let unknown = Capacity::default();
         let nodes: Vec<&Arc<Node>> = self
             .tables
             .nodes()
             .values()
             .filter(|node| !node.removed && node.block.is_some())
+            .filter(|node| only.is_none_or(|only| node.name == *only))
             .collect();
         let mut bins: Vec<Bin<'_>> = nodes
             .iter()

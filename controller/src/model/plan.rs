@@ -43,8 +43,10 @@ pub(super) fn describe(
         changed_fields,
         instances,
         downtime: String::new(),
+        losses: Vec::new(),
     };
     plan.downtime = downtime(workload, &plan);
+    plan.losses = losses(workload, &plan);
     plan
 }
 
@@ -67,6 +69,33 @@ fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
             workload.spec.update.parallelism
         ),
     }
+}
+
+/// What cannot be had back afterwards. A new container begins with the files of its image; addresses of
+/// what is removed are given to others after a while.
+fn losses(workload: &Workload, plan: &WorkloadPlan) -> Vec<String> {
+    let has_volumes = workload.spec.template.volumes().next().is_some();
+    let names = |wanted: fn(&InstanceAction) -> bool| {
+        let touched = plan.instances.iter().filter(move |one| wanted(&one.action));
+        let names: Vec<String> = touched.map(|one| one.instance.to_string()).collect();
+        match names.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            [first, rest @ ..] => Some(format!("{first} and {} more", rest.len())),
+        }
+    };
+    let mut losses = Vec::new();
+    let replaced = names(|action| {
+        matches!(action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+    });
+    if let Some(names) = replaced {
+        losses.push(format!("files of {names} outside of volumes"));
+    }
+    if let Some(names) = names(|action| *action == InstanceAction::Remove) {
+        let volumes = if has_volumes { "; their volumes stay (`dwell volume ls`)" } else { "" };
+        losses.push(format!("{names}: addresses, host keys and files{volumes}"));
+    }
+    losses
 }
 
 /// A plan in one line, for the fleet's diary.

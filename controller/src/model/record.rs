@@ -10,6 +10,7 @@ use super::object::{
     Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved, TokenId,
     Waiting, Workload,
 };
+use super::volumes::{Volume, VolumeKey};
 
 /// A change of one object. Applying a command yields a list of them, in order of their revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub enum Key {
     /// Durable.
     Event(Revision),
     /// Durable.
+    Volume(VolumeKey),
+    /// Durable.
     Quarantine(Ipv4Addr),
     /// Durable; there is one.
     Reserved,
@@ -70,6 +73,7 @@ impl Key {
             Self::Token(_) => "token",
             Self::KeySet(_) => "key-set",
             Self::Event(_) => "event",
+            Self::Volume(_) => "volume",
             Self::Quarantine(_) => "quarantine",
             Self::Reserved => "reserved",
             Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => return None,
@@ -86,6 +90,7 @@ impl Key {
             Self::Token(id) => id.0.clone(),
             Self::KeySet(name) => name.to_string(),
             Self::Event(revision) => revision.to_string(),
+            Self::Volume(key) => key.to_string(),
             Self::Quarantine(address) => address.to_string(),
             Self::Reserved => "revision".to_owned(),
         }
@@ -107,6 +112,8 @@ pub enum Record {
     KeySet(Arc<KeySet>),
     /// Durable.
     Event(Arc<Event>),
+    /// Durable.
+    Volume(Arc<Volume>),
     /// Durable.
     Quarantine(Arc<Quarantine>),
     /// Durable.
@@ -152,6 +159,7 @@ impl Record {
             Self::Token(value) => Key::Token(value.id.clone()),
             Self::KeySet(value) => Key::KeySet(value.name.clone()),
             Self::Event(value) => Key::Event(value.revision),
+            Self::Volume(value) => Key::Volume(value.key.clone()),
             Self::Quarantine(value) => Key::Quarantine(value.address),
             Self::Reserved(_) => Key::Reserved,
             Self::Link(value) => Key::Link(value.node.clone()),
@@ -172,6 +180,7 @@ impl Record {
             Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
             Self::KeySet(value) => ("key-set", serde_json::to_vec(value.as_ref())),
             Self::Event(value) => ("event", serde_json::to_vec(value.as_ref())),
+            Self::Volume(value) => ("volume", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
             Self::Reserved(value) => ("reserved", serde_json::to_vec(value)),
             Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => {
@@ -198,6 +207,7 @@ impl Record {
             "token" => Self::Token(read(table, json)?),
             "key-set" => Self::KeySet(read(table, json)?),
             "event" => Self::Event(read(table, json)?),
+            "volume" => Self::Volume(read(table, json)?),
             "quarantine" => Self::Quarantine(read(table, json)?),
             "reserved" => Self::Reserved(*read(table, json)?),
             unknown => return Err(RecordError::UnknownTable(unknown.to_owned())),

@@ -2,13 +2,14 @@
 
 use std::net::Ipv4Addr;
 
-use dwell_core::id::{InstanceName, KeySetName, NodeName, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, VolumeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
 use super::command::WORKLOADS_MAX;
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
+use super::volumes::VolumeKey;
 
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +135,58 @@ pub enum Refusal {
         /// One of them.
         example: InstanceName,
     },
+    /// Data is there.
+    #[error(
+        "node {node} has {count} volumes, {name} of {instance} among them: `dwell volume ls --node {node}` lists them; delete \
+         them (`dwell volume rm`), or give them up with --force",
+        name = .example.name, instance = .example.instance
+    )]
+    NodeHasVolumes {
+        /// Which node.
+        node: NodeName,
+        /// How many.
+        count: usize,
+        /// One of them.
+        example: VolumeKey,
+    },
+    /// No such volume.
+    #[error("{instance} has no volume {name}; `dwell volume ls` lists those there are")]
+    NoVolume {
+        /// Whose.
+        instance: InstanceName,
+        /// What was looked for.
+        name: VolumeName,
+    },
+    /// Several nodes have one.
+    #[error(
+        "{node} and {} have a volume {name} of {instance}; say which with --node",
+        .other.node, node = .one.node, name = .one.name, instance = .one.instance
+    )]
+    VolumeAmbiguous {
+        /// One of them.
+        one: VolumeKey,
+        /// Another one.
+        other: VolumeKey,
+    },
+    /// Its instance mounts it.
+    #[error(
+        "{instance} uses its volume {name} on {node}; scale its workload down or remove it first: the volume stays until you \
+         delete it",
+        instance = .0.instance, name = .0.name, node = .0.node
+    )]
+    VolumeInUse(VolumeKey),
+    /// A running instance cannot mount what another node has.
+    #[error(
+        "{instance} is on {node}, but its volume {name} is on {place}; delete that (`dwell volume rm {instance} {name}`), or \
+         remove the workload and apply it again, to bring {instance} to its volume",
+        instance = .volume.instance, name = .volume.name, place = .volume.node
+    )]
+    VolumeElsewhere {
+        /// Where it is.
+        volume: VolumeKey,
+        /// Where the instance is.
+        node: NodeName,
+    },
     /// Only what is down can be removed by force.
     #[error(
         "node {0} is not down, so its instances may be running; drain it, or stop its agent and its engine and wait until it is down"
@@ -201,6 +254,7 @@ impl Refusal {
             | Self::NoInstance(_)
             | Self::NoNode(_)
             | Self::NoKeySet(_)
+            | Self::NoVolume { .. }
             | Self::NoKey { .. } => RefusalClass::NotFound,
             Self::NodeExists(_) | Self::NodeAddressTaken { .. } | Self::TokenExists => {
                 RefusalClass::AlreadyExists
@@ -216,6 +270,10 @@ impl Refusal {
             | Self::WorkloadRemoving(_)
             | Self::InstanceRemoving(_)
             | Self::NodeInUse { .. }
+            | Self::NodeHasVolumes { .. }
+            | Self::VolumeAmbiguous { .. }
+            | Self::VolumeInUse(_)
+            | Self::VolumeElsewhere { .. }
             | Self::NodeNotDown(_)
             | Self::SessionSuperseded(_) => RefusalClass::FailedPrecondition,
             Self::BlocksExhausted { .. }

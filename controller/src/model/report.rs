@@ -47,6 +47,9 @@ impl Model {
         for name in gone.difference(&seen) {
             self.note_gone(node, name, revision, now);
         }
+        if let Some(volumes) = report.volumes {
+            self.note_volumes(node, volumes, revision, now);
+        }
         Ok(())
     }
 

@@ -182,7 +182,7 @@ impl Model {
             template: *instance.template != workload.spec.template
                 || instance.update == UpdateState::Failed,
             restart: instance.workload_restarts < workload.restarts_asked,
-            leave: !instance.is_pinned()
+            leave: !self.is_pinned(instance)
                 && (self.has_to_leave(workload, instance) || self.outgrows(workload, instance)),
         }
     }
@@ -276,7 +276,7 @@ impl Model {
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
         if !leaves && !outgrows {
             self.delete(Key::Waiting(name.clone()));
-        } else if instance.is_pinned() {
+        } else if self.is_pinned(&instance) {
             let cause = if leaves { WaitingCause::Pinned } else { WaitingCause::NoRoom };
             self.wait(name, cause);
         }

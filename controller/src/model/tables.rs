@@ -19,6 +19,7 @@ use super::object::{
     UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
+use super::volumes::{Volume, VolumeKey};
 
 /// All objects, and the indexes over them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(super) struct Tables {
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
     key_sets: BTreeMap<KeySetName, Arc<KeySet>>,
     events: BTreeMap<Revision, Arc<Event>>,
+    volumes: BTreeMap<VolumeKey, Arc<Volume>>,
     quarantine: BTreeMap<Ipv4Addr, Arc<Quarantine>>,
     reserved: Revision,
     links: BTreeMap<NodeName, Arc<Link>>,
@@ -68,6 +70,10 @@ pub(super) struct Index {
     pub(super) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Where instances outside their address's block are.
     pub(super) exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// The volumes of each instance, whether or not it is there.
+    volumes_of: BTreeMap<InstanceName, BTreeSet<VolumeKey>>,
+    /// The volumes of each node.
+    volumes_on: BTreeMap<NodeName, BTreeSet<VolumeKey>>,
     /// Quarantined addresses by the end of their quarantine.
     pub(super) expiry: BTreeSet<(Timestamp, Ipv4Addr)>,
 }
@@ -81,6 +87,7 @@ impl Tables {
             tokens: BTreeMap::new(),
             key_sets: BTreeMap::new(),
             events: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reserved: Revision(0),
             links: BTreeMap::new(),
@@ -96,6 +103,8 @@ impl Tables {
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
                 exceptions: BTreeMap::new(),
+                volumes_of: BTreeMap::new(),
+                volumes_on: BTreeMap::new(),
                 expiry: BTreeSet::new(),
             },
         }
@@ -120,6 +129,10 @@ impl Tables {
             Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
             Record::KeySet(new) => self.key_sets.insert(new.name.clone(), new).map(Record::KeySet),
             Record::Event(new) => self.events.insert(new.revision, new).map(Record::Event),
+            Record::Volume(new) => {
+                self.index.remember_volume(&new.key);
+                self.volumes.insert(new.key.clone(), new).map(Record::Volume)
+            }
             Record::Quarantine(new) => {
                 let old = self.quarantine.insert(new.address, Arc::clone(&new));
                 self.index.quarantine(old.as_deref(), Some(&new));
@@ -156,6 +169,10 @@ impl Tables {
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
             Key::KeySet(name) => self.key_sets.remove(name).map(Record::KeySet),
             Key::Event(revision) => self.events.remove(revision).map(Record::Event),
+            Key::Volume(key) => {
+                self.index.forget_volume(key);
+                self.volumes.remove(key).map(Record::Volume)
+            }
             Key::Quarantine(address) => {
                 let old = self.quarantine.remove(address);
                 self.index.quarantine(old.as_deref(), None);
@@ -203,6 +220,28 @@ impl Tables {
 
     pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {
         &self.events
+    }
+
+    pub(super) fn volumes(&self) -> &BTreeMap<VolumeKey, Arc<Volume>> {
+        &self.volumes
+    }
+
+    /// The volumes of one instance, by name and node, whether or not there is such an instance.
+    pub(super) fn volumes_of(
+        &self,
+        instance: &InstanceName,
+    ) -> impl Iterator<Item = &Arc<Volume>> + use<'_> {
+        let keys = self.index.volumes_of.get(instance).into_iter().flatten();
+        keys.filter_map(|key| self.volumes.get(key))
+    }
+
+    /// The volumes of one node.
+    pub(super) fn volumes_on(
+        &self,
+        node: &NodeName,
+    ) -> impl Iterator<Item = &Arc<Volume>> + use<'_> {
+        let keys = self.index.volumes_on.get(node).into_iter().flatten();
+        keys.filter_map(|key| self.volumes.get(key))
     }
 
     pub(super) fn quarantine(&self) -> &BTreeMap<Ipv4Addr, Arc<Quarantine>> {
@@ -336,6 +375,16 @@ impl Index {
         }
     }
 
+    fn remember_volume(&mut self, key: &VolumeKey) {
+        self.volumes_of.entry(key.instance.clone()).or_default().insert(key.clone());
+        self.volumes_on.entry(key.node.clone()).or_default().insert(key.clone());
+    }
+
+    fn forget_volume(&mut self, key: &VolumeKey) {
+        remove_from(&mut self.volumes_of, &key.instance, key);
+        remove_from(&mut self.volumes_on, &key.node, key);
+    }
+
     fn load(&mut self, address: Ipv4Addr, more: bool) {
         let Some(block) = self.range.block_of(address) else { return };
         let load = self.block_load.entry(block).or_default();
@@ -353,6 +402,16 @@ impl Occupancy {
 
     fn release(&mut self, resources: Resources) {
         self.promised = self.promised.minus(resources);
+    }
+}
+
+/// Takes one of a set away, and the set if it was the last.
+fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, of: &K, value: &V) {
+    if let Some(set) = sets.get_mut(of) {
+        set.remove(value);
+        if set.is_empty() {
+            sets.remove(of);
+        }
     }
 }
 

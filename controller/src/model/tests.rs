@@ -10,4 +10,5 @@ mod random;
 mod reads;
 mod rollouts;
 mod ssh;
+mod volumes;
 mod workloads;

@@ -94,6 +94,7 @@ impl Model {
                 // It is made again as soon as the present one is gone.
                 Some(instance) if instance.removing => InstanceAction::Create,
                 Some(instance) => {
+                    self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
                     InstanceAction::Change(self.adopt(workload, &template, &instance))
                 }

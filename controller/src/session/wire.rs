@@ -39,6 +39,7 @@ pub(super) fn report(wire: v1::StatusReport) -> Result<Report, Status> {
     Ok(Report {
         revision: Revision(wire.revision),
         complete: wire.complete,
+        volumes: None,
         statuses: statuses.collect::<Result<_, _>>().map_err(into_status)?,
         gone: gone.collect::<Result<_, dwell_core::id::NameError>>().map_err(into_status)?,
     })

@@ -403,7 +403,7 @@ impl Reported {
         if self.complete && statuses.is_empty() && gone.is_empty() && self.revision == revision {
             return None;
         }
-        let report = Report { revision, complete: !self.complete, statuses, gone };
+        let report = Report { revision, complete: !self.complete, statuses, gone, volumes: None };
         self.instances.clone_from(now);
         (self.complete, self.revision) = (true, revision);
         Some(report)

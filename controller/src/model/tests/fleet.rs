@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::id::{Generation, InstanceName, NodeName, Revision, VolumeName, WorkloadName};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
@@ -19,7 +19,8 @@ use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 use crate::model::tables::Tables;
 use crate::model::{
     Change, Command, Exception, Instance, Join, Key, Model, NetworkDelta, NodeChange, NodeNetwork,
-    Record, Refusal, Reply, Report, SessionId, Settings, TokenId, WorkloadPlan,
+    Record, Refusal, Reply, Report, SeenVolume, SessionId, Settings, TokenId, VolumeState,
+    WorkloadPlan,
 };
 
 pub(super) struct Fleet {
@@ -44,6 +45,9 @@ pub(super) struct Host {
     pub(super) directory: Directory,
     pub(super) revision: Revision,
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
+    /// What is in the volumes: how often each was made empty is known to nobody but this host.
+    pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
+    pub(super) to_delete: Vec<(InstanceName, VolumeName)>,
 }
 
 pub(super) fn node(name: &str) -> NodeName {
@@ -327,6 +331,7 @@ impl Fleet {
         }
         assert_eq!(host.network.as_ref(), Some(&full.network), "deltas add up to the snapshot");
         let held: Vec<Assigned> = host.assigned.values().cloned().collect();
+        host.to_delete = full.volumes_to_delete.clone();
         assert_eq!(held.len(), full.instances.len(), "deltas add up to the snapshot");
         for (held, full) in held.iter().zip(&full.instances) {
             assert_eq!(held, full, "deltas add up to the snapshot");
@@ -383,8 +388,36 @@ impl Fleet {
         panic!("the fleet does not come to rest");
     }
 
+    /// No instance mounts a volume while another host has a newer one: nothing comes up empty or old in
+    /// place of what is full and new.
+    fn check_volumes(&self) {
+        for (node, host) in &self.hosts {
+            for (name, assigned) in &host.assigned {
+                if !host.containers.contains_key(name) {
+                    continue;
+                }
+                for volume in assigned.template.volumes() {
+                    let key = (name.clone(), volume.clone());
+                    let others = self.hosts.iter().filter(|(other, _)| *other != node);
+                    for (other, there) in others {
+                        let is_stale =
+                            self.model.volumes(Some(name), Some(other)).iter().all(|view| {
+                                view.volume.key.name != *volume
+                                    || view.volume.state == VolumeState::Stale
+                            });
+                        assert!(
+                            !there.volumes.contains(&key) || is_stale,
+                            "{name} runs on {node}, but its volume {volume} is on {other}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     /// Nothing is ever there twice.
     pub(super) fn check_containers(&self) {
+        self.check_volumes();
         let mut seen = BTreeMap::new();
         for (node, host) in &self.hosts {
             for name in host.containers.keys() {
@@ -488,12 +521,21 @@ impl Host {
             complete: true,
             statuses: self.containers.values().cloned().collect(),
             gone: Vec::new(),
+            volumes: Some(self.seen_volumes()),
         }
+    }
+
+    fn seen_volumes(&self) -> Vec<SeenVolume> {
+        let volumes = self.volumes.iter().cloned();
+        volumes.map(|(instance, name)| SeenVolume { instance, name, image_path: None }).collect()
     }
 
     /// Makes the containers what the assignment says.
     pub(super) fn converge(&mut self, now: Timestamp) {
         self.containers.retain(|name, _| self.assigned.contains_key(name));
+        for volume in &self.to_delete {
+            self.volumes.remove(volume);
+        }
         let names: Vec<InstanceName> = self.assigned.keys().cloned().collect();
         for name in names {
             self.start(&name, now);
@@ -506,6 +548,8 @@ impl Host {
         if failed == Some(assigned.generation) {
             return;
         }
+        let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
+        self.volumes.extend(made);
         self.containers.insert(name.clone(), running(assigned, now));
     }
 
@@ -579,6 +623,7 @@ fn copy(tables: &Tables, volatile: bool) -> Tables {
     let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
     let rest = rest.chain(tables.key_sets().values().cloned().map(Record::KeySet));
     let rest = rest.chain(tables.events().values().cloned().map(Record::Event));
+    let rest = rest.chain(tables.volumes().values().cloned().map(Record::Volume));
     let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
     for record in nodes.chain(rest) {
         copy.put(record);

@@ -1,0 +1,511 @@
+//! Volumes: what data there is, whose it is, and on which node.
+//!
+//! A volume is made by the node that first runs an instance with it, and holds that instance's data
+//! from then on. It outlives the instance: `scale 0`, `rm` and a new `apply` leave it where it is, and
+//! an instance that is placed again goes where its data is, or waits and says why it cannot.
+//!
+//! ```text
+//!                                node removed by force
+//!   (none) ──assigned──▶ Kept ◀─────────────────────────▶ Lost ──rm──▶ (none)
+//!                          │  ▲      the node has it again
+//!                          rm  └─────── a node has it, and no other node does
+//!                          ▼
+//!                       Deleting ──the node, told so, does not have it any more──▶ (none)
+//!                          ▲
+//!                          rm
+//!                        Stale  ◀── a node has it, but another one's has taken its place
+//! ```
+//!
+//! Invariants:
+//! - wherever an instance is assigned with a volume, there is a record of it ([`Model::put_with`] sees to that);
+//! - no instance is placed where it would get an empty or an older volume in place of one that is known of.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
+use dwell_scheduler::Reason;
+use serde::{Deserialize, Serialize};
+
+use super::object::{Instance, Severity, Subject, WaitingCause};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+/// Data of an instance, on a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Whose data it is, under which name, and where.
+    #[serde(flatten)]
+    pub key: VolumeKey,
+    /// What becomes of it.
+    pub state: VolumeState,
+    /// The path at which the image asked for it, if no declaration did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_path: Option<String>,
+    /// Whether its node has said that it is there.
+    #[serde(default)]
+    pub seen: bool,
+    /// When the controller first knew of it.
+    pub created_at: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Names a volume.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct VolumeKey {
+    /// The instance whose data it is. There need be no such instance now.
+    pub instance: InstanceName,
+    /// Its name, unique within the instance.
+    pub name: VolumeName,
+    /// The node that has it.
+    pub node: NodeName,
+}
+
+impl fmt::Display for VolumeKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}@{}", self.instance, self.name, self.node)
+    }
+}
+
+/// What becomes of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VolumeState {
+    /// It is the instance's data.
+    Kept,
+    /// Its node was removed by force. The instance waits, rather than start with nothing.
+    Lost,
+    /// Another volume of the same name, on another node, has taken its place.
+    Stale,
+    /// Its node is to delete it.
+    Deleting {
+        /// The revision from which on the node is told so.
+        since: Revision,
+    },
+}
+
+/// A volume that a node says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenVolume {
+    /// Whose.
+    pub instance: InstanceName,
+    /// Its name.
+    pub name: VolumeName,
+    /// The path at which the image asked for it, if no declaration did.
+    pub image_path: Option<String>,
+}
+
+/// A volume and what it is to its instance now.
+#[derive(Clone, Debug)]
+pub struct VolumeView {
+    /// The volume.
+    pub volume: Arc<Volume>,
+    /// Whether its instance is on its node and mounts it, or is to.
+    pub in_use: bool,
+    /// What people should know of it; empty if it is in use and all is well.
+    pub message: String,
+}
+
+/// Where the volumes of an instance let it be.
+enum Home {
+    Anywhere,
+    At { node: NodeName, volume: VolumeName },
+    Nowhere(WaitingCause),
+}
+
+impl Volume {
+    /// Whether an instance that mounts `declared` is tied to it. What the image asked for ties it as
+    /// well: only the node could tell whether today's image still does.
+    fn concerns(&self, declared: &BTreeSet<&VolumeName>) -> bool {
+        self.image_path.is_some() || declared.contains(&self.key.name)
+    }
+}
+
+impl Model {
+    /// Where an instance may be placed: every node, only the one that has its volumes, or none.
+    fn home(&self, instance: &Instance) -> Home {
+        let workload = self.tables.workloads().get(instance.name.workload());
+        let declared = workload.map(|workload| &workload.spec.template);
+        let templates = declared.into_iter().chain([&*instance.template]);
+        let declared: BTreeSet<&VolumeName> =
+            templates.flat_map(|template| template.volumes()).collect();
+        let all: Vec<&Arc<Volume>> = self
+            .tables
+            .volumes_of(&instance.name)
+            .filter(|volume| volume.concerns(&declared))
+            .collect();
+        let kept = |name: &VolumeName| {
+            all.iter().find(|one| one.key.name == *name && one.state == VolumeState::Kept)
+        };
+        let mut home: Option<&VolumeKey> = None;
+        for volume in &all {
+            let VolumeKey { name, node, .. } = &volume.key;
+            let cause = match (volume.state, home) {
+                (VolumeState::Kept, Some(other)) if other.node != *node => {
+                    WaitingCause::VolumesApart {
+                        one: (other.name.clone(), other.node.clone()),
+                        other: (name.clone(), node.clone()),
+                    }
+                }
+                (VolumeState::Kept, _) => {
+                    home = Some(&volume.key);
+                    continue;
+                }
+                _ if kept(name).is_some() => continue,
+                (state, _) => WaitingCause::Volume {
+                    instance: instance.name.clone(),
+                    volume: name.clone(),
+                    node: node.clone(),
+                    state,
+                },
+            };
+            return Home::Nowhere(cause);
+        }
+        match home {
+            Some(VolumeKey { name, node, .. }) => {
+                Home::At { node: node.clone(), volume: name.clone() }
+            }
+            None => Home::Anywhere,
+        }
+    }
+
+    /// Places an instance that has volumes where they are, or notes why it cannot be there. Returns
+    /// whether that settles it: one without volumes may go anywhere.
+    pub(super) fn place_by_volumes(&mut self, name: &InstanceName, now: Timestamp) -> bool {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return true };
+        match self.home(&instance) {
+            Home::Anywhere => return false,
+            Home::Nowhere(cause) => self.wait(name, cause),
+            Home::At { node, volume } => match self.decide_at(name, &node) {
+                Some(Ok(_)) => self.place(name, &node, now),
+                Some(Err(reason)) => {
+                    self.wait(name, WaitingCause::VolumeAt { volume, node, reason });
+                }
+                None => {
+                    let state = VolumeState::Lost;
+                    let instance = name.clone();
+                    self.wait(name, WaitingCause::Volume { instance, volume, node, state });
+                }
+            },
+        }
+        true
+    }
+
+    /// Whether an instance cannot leave its node, because it has volumes there.
+    pub(super) fn is_pinned(&self, instance: &Instance) -> bool {
+        let Some(node) = &instance.node else { return false };
+        let declared: BTreeSet<&VolumeName> = instance.template.volumes().collect();
+        self.tables.volumes_of(&instance.name).any(|volume| {
+            volume.key.node == *node
+                && volume.state == VolumeState::Kept
+                && volume.concerns(&declared)
+        })
+    }
+
+    /// Refuses a declaration under which a placed instance would mount a volume that is elsewhere.
+    pub(super) fn check_volumes(
+        &self,
+        instance: &Instance,
+        declared: &dwell_core::workload::Template,
+    ) -> Result<(), Refusal> {
+        let Some(node) = &instance.node else { return Ok(()) };
+        for volume in declared.volumes() {
+            let mut records = self.tables.volumes_of(&instance.name);
+            let elsewhere = records.find(|record| {
+                record.key.name == *volume
+                    && record.key.node != *node
+                    && record.state != VolumeState::Stale
+            });
+            let here = VolumeKey {
+                instance: instance.name.clone(),
+                name: volume.clone(),
+                node: node.clone(),
+            };
+            let is_here = self.tables.volumes().get(&here).is_some();
+            if let Some(elsewhere) = elsewhere.filter(|_| !is_here) {
+                return Err(Refusal::VolumeElsewhere {
+                    volume: elsewhere.key.clone(),
+                    node: node.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Sees to it that there is a record of every volume that an instance has where it is assigned.
+    pub(super) fn keep_volumes(&mut self, instance: &Instance) {
+        let Some(node) = instance.assigned_to() else { return };
+        let names: BTreeSet<VolumeName> = instance.template.volumes().cloned().collect();
+        for name in names {
+            let key = VolumeKey { instance: instance.name.clone(), name, node: node.clone() };
+            self.keep_volume(key);
+        }
+    }
+
+    fn keep_volume(&mut self, key: VolumeKey) {
+        let here = self.tables.volumes().get(&key).cloned();
+        if here.as_ref().is_some_and(|volume| volume.state == VolumeState::Kept) {
+            return;
+        }
+        // Placing and declaring see to it that there is no other; if there is, it is not deleted.
+        self.supersede(&key);
+        let state = VolumeState::Kept;
+        match here {
+            Some(here) => self.put_volume(Volume { state, ..Volume::clone(&here) }),
+            None => self.put_volume(Volume {
+                key,
+                state,
+                image_path: None,
+                seen: false,
+                created_at: self.now,
+                revision: Revision(0),
+            }),
+        }
+    }
+
+    /// What other nodes have of a volume is out of date.
+    fn supersede(&mut self, key: &VolumeKey) {
+        let others: Vec<Arc<Volume>> = self
+            .tables
+            .volumes_of(&key.instance)
+            .filter(|other| other.key.name == key.name && other.key.node != key.node)
+            .filter(|other| other.state == VolumeState::Kept)
+            .cloned()
+            .collect();
+        for other in others {
+            self.put_volume(Volume { state: VolumeState::Stale, ..Volume::clone(&other) });
+        }
+    }
+
+    /// Brings records up to what instances are placed: a store of an earlier version has no volumes.
+    pub(super) fn derive_volumes(&mut self) {
+        if std::mem::replace(&mut self.volumes_derived, true) {
+            return;
+        }
+        let instances: Vec<Arc<Instance>> = self.tables.instances().values().cloned().collect();
+        for instance in instances {
+            // Also of one on its way off the node: its data is still there.
+            self.keep_volumes(&Instance { leaving: None, ..Instance::clone(&instance) });
+        }
+    }
+
+    /// Takes in which volumes a node has. `revision` is the assignment that is on the node's disk.
+    pub(super) fn note_volumes(
+        &mut self,
+        node: &NodeName,
+        seen: Vec<SeenVolume>,
+        revision: Revision,
+        now: Timestamp,
+    ) {
+        if !self.is_member(node) {
+            return;
+        }
+        let mut there = BTreeSet::new();
+        for SeenVolume { instance, name, image_path } in seen {
+            let key = VolumeKey { instance, name, node: node.clone() };
+            there.insert(key.clone());
+            self.note_volume(key, image_path, now);
+        }
+        let gone: Vec<Arc<Volume>> = self
+            .tables
+            .volumes_on(node)
+            .filter(|volume| !there.contains(&volume.key))
+            .filter(|volume| {
+                matches!(volume.state, VolumeState::Deleting { since } if since <= revision)
+            })
+            .cloned()
+            .collect();
+        for volume in gone {
+            self.forget_volume(&volume, "is deleted", now);
+        }
+    }
+
+    fn note_volume(&mut self, key: VolumeKey, image_path: Option<String>, now: Timestamp) {
+        let known = self.tables.volumes().get(&key).cloned();
+        let replaced = self.tables.volumes_of(&key.instance).any(|other| {
+            other.key.name == key.name
+                && other.key.node != key.node
+                && other.state == VolumeState::Kept
+        });
+        let instance = self.tables.instances().get(&key.instance);
+        let is_home = instance.is_some_and(|instance| instance.assigned_to() == Some(&key.node));
+        let free = if replaced && !is_home { VolumeState::Stale } else { VolumeState::Kept };
+        let state = match known.as_ref().map(|known| known.state) {
+            None | Some(VolumeState::Lost) => free,
+            Some(state) => state,
+        };
+        if known.as_ref().is_some_and(|known| known.state == state && known.seen) {
+            return;
+        }
+        if known.as_ref().is_none_or(|known| known.state != state) && image_path.is_none() {
+            let message = match state {
+                VolumeState::Stale => format!(
+                    "volume {} was found on {}, but another one has taken its place",
+                    key.name, key.node
+                ),
+                _ => format!("volume {} was found on {}", key.name, key.node),
+            };
+            let subject = Subject::Instance(key.instance.clone());
+            self.event(now, Severity::Info, subject, "volume-found", message);
+        }
+        let created_at = known.as_ref().map_or(now, |known| known.created_at);
+        let image_path = known.and_then(|known| known.image_path.clone()).or(image_path);
+        if state == VolumeState::Kept {
+            self.supersede(&key);
+        }
+        let revision = Revision(0);
+        self.put_volume(Volume { key, state, image_path, seen: true, created_at, revision });
+    }
+
+    /// Deletes a volume: at once if its node is lost, else when its node has done it.
+    pub(super) fn remove_volume(
+        &mut self,
+        instance: &InstanceName,
+        name: &VolumeName,
+        node: Option<&NodeName>,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let mut found = self
+            .tables
+            .volumes_of(instance)
+            .filter(|volume| volume.key.name == *name)
+            .filter(|volume| node.is_none_or(|node| volume.key.node == *node))
+            .cloned();
+        let (first, second) = (found.next(), found.next());
+        drop(found);
+        let volume = match (first, second) {
+            (Some(volume), None) => volume,
+            (Some(one), Some(other)) => {
+                return Err(Refusal::VolumeAmbiguous {
+                    one: one.key.clone(),
+                    other: other.key.clone(),
+                });
+            }
+            (None, _) => {
+                return Err(Refusal::NoVolume { instance: instance.clone(), name: name.clone() });
+            }
+        };
+        if self.is_in_use(&volume) {
+            return Err(Refusal::VolumeInUse(volume.key.clone()));
+        }
+        match volume.state {
+            VolumeState::Deleting { .. } => {}
+            VolumeState::Lost => self.forget_volume(&volume, "is given up", now),
+            VolumeState::Kept | VolumeState::Stale => {
+                self.put_with(|since| {
+                    Record::Volume(Arc::new(Volume {
+                        state: VolumeState::Deleting { since },
+                        revision: since,
+                        ..Volume::clone(&volume)
+                    }))
+                });
+            }
+        }
+        // Its instance may have waited for this.
+        self.unsettled = true;
+        Ok(())
+    }
+
+    /// A node is taken out of the cluster without its data.
+    pub(super) fn lose_volumes(&mut self, node: &NodeName, now: Timestamp) {
+        let there: Vec<Arc<Volume>> = self.tables.volumes_on(node).cloned().collect();
+        for volume in there {
+            if volume.state != VolumeState::Kept {
+                self.forget_volume(&volume, "went with its node", now);
+                continue;
+            }
+            self.put_volume(Volume { state: VolumeState::Lost, ..Volume::clone(&volume) });
+            let VolumeKey { instance, name, .. } = &volume.key;
+            let message = format!(
+                "its volume {name} was on {node}, which was removed by force; it does not start without it: join {node} \
+                 again with its data, or give the data up with `dwell volume rm {instance} {name}`"
+            );
+            let subject = Subject::Instance(instance.clone());
+            self.event(now, Severity::Warning, subject, "volume-lost", message);
+        }
+    }
+
+    /// A volume that keeps a node from being removed without force.
+    pub(super) fn example_volume(&self, node: &NodeName) -> Option<(VolumeKey, usize)> {
+        let example = self.tables.volumes_on(node).next()?;
+        Some((example.key.clone(), self.tables.volumes_on(node).count()))
+    }
+
+    fn forget_volume(&mut self, volume: &Volume, what: &str, now: Timestamp) {
+        self.delete(Key::Volume(volume.key.clone()));
+        let message = format!("volume {} of {} {what}", volume.key.name, volume.key.node);
+        let subject = Subject::Instance(volume.key.instance.clone());
+        self.event(now, Severity::Info, subject, "volume-removed", message);
+        self.unsettled = true;
+    }
+
+    fn put_volume(&mut self, volume: Volume) {
+        self.put_with(|revision| Record::Volume(Arc::new(Volume { revision, ..volume })));
+    }
+
+    fn is_in_use(&self, volume: &Volume) -> bool {
+        let Some(instance) = self.tables.instances().get(&volume.key.instance) else {
+            return false;
+        };
+        let declared: BTreeSet<&VolumeName> = instance.template.volumes().collect();
+        instance.node.as_ref() == Some(&volume.key.node)
+            && volume.state == VolumeState::Kept
+            && volume.concerns(&declared)
+    }
+
+    /// The volumes that a node is to delete.
+    #[must_use]
+    pub fn volumes_to_delete(&self, node: &NodeName) -> Vec<(InstanceName, VolumeName)> {
+        let there = self.tables.volumes_on(node);
+        let deleting = |volume: &&Arc<Volume>| matches!(volume.state, VolumeState::Deleting { .. });
+        there
+            .filter(deleting)
+            .map(|volume| (volume.key.instance.clone(), volume.key.name.clone()))
+            .collect()
+    }
+
+    /// All volumes, by instance, name and node; only those of an instance or a node, if one is given.
+    #[must_use]
+    pub fn volumes(
+        &self,
+        instance: Option<&InstanceName>,
+        node: Option<&NodeName>,
+    ) -> Vec<VolumeView> {
+        let volumes = self.tables.volumes().values();
+        volumes
+            .filter(|volume| instance.is_none_or(|instance| volume.key.instance == *instance))
+            .filter(|volume| node.is_none_or(|node| volume.key.node == *node))
+            .map(|volume| self.view_volume(volume))
+            .collect()
+    }
+
+    fn view_volume(&self, volume: &Arc<Volume>) -> VolumeView {
+        let VolumeKey { instance, name, node } = &volume.key;
+        let in_use = self.is_in_use(volume);
+        let message = match volume.state {
+            VolumeState::Kept if in_use => String::new(),
+            VolumeState::Kept if self.tables.instances().contains_key(instance) => {
+                format!("{instance} does not mount it now")
+            }
+            VolumeState::Kept => format!("there is no {instance} now; it comes back to this data"),
+            VolumeState::Lost => format!(
+                "{node} was removed by force; join it again with its data, or give the data up with `dwell volume rm \
+                 {instance} {name}`"
+            ),
+            VolumeState::Stale => {
+                "an older copy: another node has the data that is in use".to_owned()
+            }
+            VolumeState::Deleting { .. } => format!("waits for {node} to delete it"),
+        };
+        VolumeView { volume: Arc::clone(volume), in_use, message }
+    }
+}
+
+/// Why an instance does not go where its volume is, in the words of the scheduler's refusal of that node.
+pub(super) fn why_not_there(node: &NodeName, reason: &Reason) -> String {
+    let refusal = reason.refusals.iter().find(|(refused, _)| refused == node);
+    refusal.map_or_else(|| reason.to_string(), |(_, misfit)| misfit.to_string())
+}
