@@ -19,6 +19,7 @@ mod ps;
 mod route;
 mod run;
 mod ssh;
+mod volume;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,7 @@ pub(crate) enum Command {
     DnsConfig(dns::DnsConfig),
     Key(key::Key),
     Node(node::Node),
+    Volume(volume::Volume),
     Route(route::Route),
     Doctor(doctor::Doctor),
     Events(events::Events),
@@ -105,6 +107,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::DnsConfig(config) => config.run(fleet.await?).await,
         Command::Key(key) => key.run(fleet).await,
         Command::Node(node) => node.run(fleet.await?).await,
+        Command::Volume(volume) => volume.run(fleet.await?).await,
         Command::Route(route) => return route.run(fleet.await?).await,
         Command::Doctor(doctor) => return doctor.run(fleet.await?).await,
         Command::Events(events) => events.run(fleet.await?).await,

@@ -10,6 +10,8 @@ mod keys;
 mod openssh;
 #[path = "fleet/tunnels.rs"]
 mod tunnels;
+#[path = "fleet/volumes.rs"]
+mod volumes;
 
 use std::io::{Read, Write};
 use std::process::Stdio;

@@ -227,6 +227,33 @@ impl Fleet for Api {
         Ok(Response::new(v1::RemoveNodeResponse { revision: done.revision.0 }))
     }
 
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListVolumesRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        let request = request.into_inner();
+        let instance = request::optional(&request.instance)?;
+        let node = request::optional(&request.node)?;
+        let look = move |model: &Model| model.volumes(instance.as_ref(), node.as_ref());
+        let (volumes, revision) = self.read(look).await?;
+        let volumes = volumes.iter().map(view::volume).collect();
+        Ok(Response::new(v1::ListVolumesResponse { volumes, revision: revision.0 }))
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<v1::RemoveVolumeRequest>,
+    ) -> Answer<v1::RemoveVolumeResponse> {
+        let request = request.into_inner();
+        let command = Command::RemoveVolume {
+            instance: request::name(&request.instance)?,
+            volume: request::name(&request.name)?,
+            node: request::optional(&request.node)?,
+        };
+        let done = self.command(command).await?;
+        Ok(Response::new(v1::RemoveVolumeResponse { revision: done.revision.0 }))
+    }
+
     async fn list_routes(
         &self,
         _: Request<v1::ListRoutesRequest>,

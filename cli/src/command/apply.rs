@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use dwell_core::change::ChangeClass;
+use dwell_core::instance::sanitize;
 use dwell_core::workload::WorkloadSpec;
 use dwell_proto::v1;
 
@@ -18,6 +19,8 @@ use crate::output::view::{PlanView, PlansView};
 use crate::output::{OutputArgs, Table, or_dash};
 use crate::wait::{Goal, WaitArgs, wait};
 
+/// The longest sentence about a loss that is shown, in bytes.
+const LOSS_MAX: usize = 300;
 /// Exit code of `plan --exit-code` if something would change.
 const WOULD_CHANGE: u8 = 7;
 
@@ -46,7 +49,8 @@ pub(crate) struct Apply {
 ///
 /// For every workload: what happens to its instances, and the downtime to expect. The classes of change
 /// are live (on the running container), in-place (container replaced on its node) and move (placed on
-/// another node); addresses, names and volumes stay in all of them.
+/// another node); addresses, names and volumes stay in all of them. Files outside of volumes are deleted
+/// with a container; what a change deletes is listed.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -172,7 +176,13 @@ fn table(plans: &PlansView) -> String {
             or_dash(&plan.changed_fields.join(", ")),
         ]);
     }
-    table.to_string()
+    let mut text = table.to_string();
+    let losses = plans.workloads.iter().flat_map(|plan| &plan.losses);
+    for (index, loss) in losses.enumerate() {
+        text.push_str(if index == 0 { "\nThis deletes:\n" } else { "" });
+        text.push_str(&format!("  {}\n", sanitize(loss, LOSS_MAX)));
+    }
+    text
 }
 
 fn instances(count: usize) -> String {
@@ -203,6 +213,11 @@ mod tests {
             changed: vec![format!("{name}-0"); counts[1]],
             removed: vec![format!("{name}-8"); counts[2]],
             downtime: downtime.into(),
+            losses: if counts[1] > 0 {
+                vec![format!("files of {name}-0 outside of volumes")]
+            } else {
+                vec![]
+            },
         };
         let plans = PlansView {
             workloads: vec![
@@ -217,6 +232,9 @@ mod tests {
         db        create     -         1 created             -               -
         hello     update     in-place  6 changed, 2 removed  about 1 s each  image
         web       unchanged  -         none touched          no downtime     -
+
+        This deletes:
+          files of hello-0 outside of volumes
         ");
         insta::assert_snapshot!(done(&plans), @r"
         db created, 1 instance

@@ -6,11 +6,13 @@
 mod diagnosis;
 mod key;
 mod node;
+mod volume;
 mod workload;
 
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
+pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
     EventView, EventsView, InspectView, InstanceView, PlanView, PlansView, PsView,
 };

@@ -42,6 +42,7 @@ pub(crate) struct State {
     pub(crate) checks: Vec<v1::RouteCheck>,
     pub(crate) diagnoses: Vec<v1::NodeDiagnosis>,
     pub(crate) key_sets: BTreeMap<String, Vec<String>>,
+    pub(crate) volumes: Vec<v1::Volume>,
     /// What there is from the first watch on.
     pub(crate) later: Option<(Vec<v1::Workload>, Vec<v1::Instance>)>,
 }
@@ -361,6 +362,31 @@ impl Fleet for Service {
         let diagnoses = state.diagnoses.iter().filter(|of| named(&of.node, &name)).cloned();
         let diagnoses: Vec<_> = diagnoses.map(Ok).collect();
         answer(Box::pin(tokio_stream::iter(diagnoses)))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListVolumesRequest>,
+    ) -> Answer<v1::ListVolumesResponse> {
+        let (request, state) = (request.into_inner(), self.state()?);
+        let volumes = state.volumes.iter().filter(|volume| {
+            named(&volume.instance, &request.instance) && named(&volume.node, &request.node)
+        });
+        answer(v1::ListVolumesResponse {
+            volumes: volumes.cloned().collect(),
+            revision: state.revision,
+        })
+    }
+
+    async fn remove_volume(
+        &self,
+        request: Request<v1::RemoveVolumeRequest>,
+    ) -> Answer<v1::RemoveVolumeResponse> {
+        let (request, mut state) = (request.into_inner(), self.state()?);
+        state
+            .volumes
+            .retain(|volume| volume.instance != request.instance || volume.name != request.name);
+        answer(v1::RemoveVolumeResponse { revision: state.revision })
     }
 
     async fn list_key_sets(

@@ -3,8 +3,8 @@
 use dwell_proto::v1;
 
 use crate::model::{
-    Event, InstanceAction, InstanceView, NodeView, PlanAction, RouteView, Severity, WorkloadPlan,
-    WorkloadView,
+    Event, InstanceAction, InstanceView, NodeView, PlanAction, RouteView, Severity, VolumeState,
+    VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -36,6 +36,7 @@ pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
         changed,
         removed,
         downtime: plan.downtime.clone(),
+        losses: plan.losses.clone(),
     }
 }
 
@@ -90,6 +91,28 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         revision: view.revision.0,
         joined_at_ms: node.created_at.0,
         last_seen_ms: view.last_seen.map(|at| at.0),
+        message: view.message.clone(),
+    }
+}
+
+pub(super) fn volume(view: &VolumeView) -> v1::Volume {
+    use v1::volume::State;
+    let volume = &view.volume;
+    let state = match volume.state {
+        VolumeState::Kept => State::Kept,
+        VolumeState::Lost => State::Lost,
+        VolumeState::Stale => State::Stale,
+        VolumeState::Deleting { .. } => State::Deleting,
+    };
+    v1::Volume {
+        instance: volume.key.instance.to_string(),
+        name: volume.key.name.to_string(),
+        node: volume.key.node.to_string(),
+        state: state.into(),
+        in_use: view.in_use,
+        image_path: volume.image_path.clone().unwrap_or_default(),
+        seen: volume.seen,
+        created_at_ms: volume.created_at.0,
         message: view.message.clone(),
     }
 }

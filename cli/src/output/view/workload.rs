@@ -162,6 +162,8 @@ pub(crate) struct PlanView {
     pub(crate) changed: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) downtime: String,
+    /// What is lost by it, one sentence each.
+    pub(crate) losses: Vec<String>,
 }
 
 impl From<v1::ApplyResponse> for PlansView {
@@ -190,6 +192,7 @@ impl From<v1::WorkloadPlan> for PlanView {
             changed: wire.changed,
             removed: wire.removed,
             downtime: wire.downtime,
+            losses: wire.losses,
         }
     }
 }
