@@ -24,6 +24,8 @@ pub enum Operation {
     EnsureHost,
     /// [`Network::ensure_sandbox`].
     EnsureSandbox,
+    /// [`Network::repair_sandbox`].
+    RepairSandbox,
     /// [`Network::remove_sandbox`].
     RemoveSandbox,
     /// [`Network::sandboxes`].
@@ -43,6 +45,7 @@ impl Operation {
         match self {
             Self::EnsureHost => "ensure_host",
             Self::EnsureSandbox => "ensure_sandbox",
+            Self::RepairSandbox => "repair_sandbox",
             Self::RemoveSandbox => "remove_sandbox",
             Self::Sandboxes => "sandboxes",
             Self::SyncRoutes => "sync_routes",
@@ -182,6 +185,22 @@ impl Network for FakeNetwork {
         }
         if state.sandboxes.get(&sandbox.instance) != Some(sandbox) {
             state.sandboxes.insert(sandbox.instance.clone(), sandbox.clone());
+            state.changes += 1;
+        }
+        Ok(())
+    }
+
+    async fn repair_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::RepairSandbox).await?;
+        if state.host.is_none() {
+            return Err(NetworkError::HostNotReady);
+        }
+        let instance = &sandbox.instance;
+        let Some(found) = state.sandboxes.get_mut(instance) else {
+            return Err(NetworkError::SandboxLost { instance: instance.clone() });
+        };
+        if found != sandbox {
+            *found = sandbox.clone();
             state.changes += 1;
         }
         Ok(())

@@ -29,6 +29,7 @@ pub mod world;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::{InstanceName, NodeName};
@@ -76,12 +77,21 @@ pub trait Network: Send + Sync + 'static {
     /// The first setting that could not be made; the others were tried all the same.
     async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError>;
 
-    /// Makes the sandbox, or completes or repairs it; a correct one is not touched.
+    /// Makes the sandbox, or completes or repairs it; a correct one is not touched. Only for an instance of
+    /// which no container runs: it may be a new namespace, in which nothing is.
     ///
     /// # Errors
     /// [`NetworkError::HostNotReady`] before the first [`Network::ensure_host`]; otherwise what the
     /// kernel refused. What was made until then stays and is completed by the next call.
     async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError>;
+
+    /// As [`Network::ensure_sandbox`], of the namespace that a running container is in. If its name was lost, it
+    /// gets it back; another namespace is never made beside it.
+    ///
+    /// # Errors
+    /// [`NetworkError::SandboxLost`] if the namespace cannot be found: only a new start gets the container into a
+    /// sandbox again. Otherwise as [`Network::ensure_sandbox`].
+    async fn repair_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError>;
 
     /// Takes the sandbox away, whole or half-made; one that does not exist is no error.
     ///
@@ -285,6 +295,17 @@ pub enum NetworkError {
         /// What it printed, on one line.
         complaint: String,
     },
+    /// `nft` or `iptables` did not end in time and was killed.
+    #[error(
+        "{program} did not end within {} s; if another program holds the lock of iptables, `fuser -v /run/xtables.lock` says which",
+        limit.as_secs()
+    )]
+    ProgramHung {
+        /// The program.
+        program: &'static str,
+        /// How long it had.
+        limit: Duration,
+    },
     /// A route of somebody else, or of another instance, leads to an instance's address.
     #[error(
         "address {address} of {instance} is taken by the route of {holder}; remove one of them"
@@ -296,6 +317,12 @@ pub enum NetworkError {
         address: Ipv4Addr,
         /// Whose route it is.
         holder: String,
+    },
+    /// The namespace that a container of the instance runs in has no name and cannot be found.
+    #[error("the sandbox of {instance} is lost; its container has to be started again")]
+    SandboxLost {
+        /// The instance.
+        instance: InstanceName,
     },
     /// A sandbox was asked for before the host was prepared.
     #[error("cannot make a sandbox before the host's network is prepared; ensure_host comes first")]

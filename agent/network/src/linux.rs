@@ -2,20 +2,23 @@
 //!
 //! One thread owns everything in [`owner`] and carries out one call after the other with blocking sockets;
 //! that is several times faster than netlink on a multi-threaded runtime, and no lock is needed. It acts
-//! on the network namespace in which [`LinuxNetwork::new`] was called. Deleting veths,
-//! which is slow, is left to a second thread, the [`reaper`]; a third, the [`watcher`], listens for changes.
+//! on the network namespace in which [`LinuxNetwork::new`] was called. Deleting veths, which is slow, is left to
+//! a second thread, the [`reaper`]; a third, the [`watcher`], listens for changes. A fourth runs [`iptables`],
+//! which waits for a lock that any program of the host may hold: sandboxes and routes do not wait with it.
 //!
 //! ```text
 //!  LinuxNetwork ──(bounded queue of calls)──▶ owner ──▶ sandbox   one instance's namespace and veth
-//!                                               │─────▶ routes    plan (pure), then batches
-//!                                               │─────▶ host      sysctls, nftables, iptables
-//!                                               └─wake▶ reaper    deletes doomed veths
+//!       │                                       │─────▶ routes    plan (pure), then batches
+//!       │                                       │─────▶ host      sysctls, nftables
+//!       │                                       └─wake▶ reaper    deletes doomed veths
+//!       └───────(bounded queue of calls)──▶ iptables
 //!  LinuxNetwork ◀──(counts of disturbances)── watcher ◀── kernel
 //! ```
 
 mod disturb;
 mod echo;
 pub mod gateway;
+mod inhabitant;
 mod iptables;
 mod isolation;
 mod listener;
@@ -40,10 +43,12 @@ mod veth;
 mod watcher;
 mod way;
 
+use std::fmt;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::InstanceName;
@@ -52,6 +57,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::underlay::underlay_address;
 
+use self::iptables::Iptables;
 use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;
 use self::watcher::Watcher;
@@ -79,13 +85,17 @@ pub struct LinuxConfig {
     /// How much of what the kernel reports can wait to be read, in bytes. What does not fit is noticed as lost,
     /// and everything is looked at again.
     pub notification_bytes: usize,
+    /// How long one run of `nft` or `iptables` may take before it is killed. `iptables` waits for a lock that
+    /// others may hold.
+    pub program_limit: Duration,
 }
 
 impl LinuxConfig {
     /// With its files in `run_dir`.
     #[must_use]
     pub fn new(run_dir: PathBuf) -> Self {
-        Self { run_dir, notification_bytes: 4 * 1024 * 1024 }
+        let (notification_bytes, program_limit) = (4 * 1024 * 1024, Duration::from_secs(10));
+        Self { run_dir, notification_bytes, program_limit }
     }
 }
 
@@ -100,11 +110,10 @@ impl Default for LinuxConfig {
 /// A call whose future is dropped is carried out all the same.
 #[derive(Clone, Debug)]
 pub struct LinuxNetwork {
-    calls: mpsc::Sender<Call>,
+    owner: Worker<Owner>,
+    iptables: Worker<Iptables>,
     disturbances: watch::Receiver<Disturbances>,
 }
-
-type Call = Box<dyn FnOnce(&mut Owner) + Send>;
 
 impl LinuxNetwork {
     /// Starts the thread that owns the network of the calling thread's network namespace.
@@ -112,36 +121,63 @@ impl LinuxNetwork {
     /// # Errors
     /// Without the right to configure the network, or without a place for its files.
     pub fn new(config: &LinuxConfig) -> Result<Self, NetworkError> {
-        let mut owner = Owner::open(&config.run_dir)?;
-        let (watcher, disturbances) = owner
+        let (counts, disturbances) = watch::channel(Disturbances::default());
+        let owner = Owner::open(config, counts.clone())?;
+        let bytes = config.notification_bytes;
+        let watcher = owner
             .ports()
-            .and_then(|own| {
-                Watcher::start(own, &owner.namespaces.directory, config.notification_bytes)
-            })
+            .and_then(|own| Watcher::start(own, &owner.namespaces.directory, bytes, counts))
             .map_err(refused(|| "watch the network for changes".to_owned()))?;
-        let (calls, mut waiting) = mpsc::channel::<Call>(CALLS_WAITING);
-        thread::Builder::new()
-            .name("dwell-network".to_owned())
-            .spawn(move || {
-                // It watches as long as the owner works.
-                let _watcher = watcher;
-                while let Some(call) = waiting.blocking_recv() {
-                    call(&mut owner);
-                }
-            })
-            .map_err(refused(|| "start the network thread".to_owned()))?;
-        Ok(Self { calls, disturbances })
+        let fail = || refused(|| "start the network thread".to_owned());
+        // It watches as long as the owner works.
+        let owner = Worker::start("dwell-network", owner, watcher).map_err(fail())?;
+        let iptables = Iptables { limit: config.program_limit };
+        let iptables = Worker::start("dwell-iptables", iptables, ()).map_err(fail())?;
+        Ok(Self { owner, iptables, disturbances })
+    }
+}
+
+/// A thread that owns a `T` and makes one call to it after the other.
+struct Worker<T> {
+    calls: mpsc::Sender<Call<T>>,
+}
+
+type Call<T> = Box<dyn FnOnce(&mut T) + Send>;
+
+impl<T> fmt::Debug for Worker<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").finish_non_exhaustive()
+    }
+}
+
+impl<T> Clone for Worker<T> {
+    fn clone(&self) -> Self {
+        Self { calls: self.calls.clone() }
+    }
+}
+
+impl<T: Send + 'static> Worker<T> {
+    /// The thread ends with its last caller, and lets go of `beside` then.
+    fn start(name: &str, mut owned: T, beside: impl Send + 'static) -> io::Result<Self> {
+        let (calls, mut waiting) = mpsc::channel::<Call<T>>(CALLS_WAITING);
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _beside = beside;
+            while let Some(call) = waiting.blocking_recv() {
+                call(&mut owned);
+            }
+        })?;
+        Ok(Self { calls })
     }
 
-    /// Has `work` done by the owner.
-    async fn call<T: Send + 'static>(
+    /// Has `work` done by the thread.
+    async fn call<R: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Owner) -> Result<T, NetworkError> + Send + 'static,
-    ) -> Result<T, NetworkError> {
+        work: impl FnOnce(&mut T) -> Result<R, NetworkError> + Send + 'static,
+    ) -> Result<R, NetworkError> {
         let (answer, answered) = oneshot::channel();
-        let call: Call = Box::new(move |owner| {
+        let call: Call<T> = Box::new(move |owned| {
             // A caller that has gone away does not want the answer.
-            let _unwanted = answer.send(work(owner));
+            let _unwanted = answer.send(work(owned));
         });
         self.calls.send(call).await.map_err(|_| NetworkError::Stopped)?;
         answered.await.map_err(|_| NetworkError::Stopped)?
@@ -151,36 +187,45 @@ impl LinuxNetwork {
 #[async_trait]
 impl Network for LinuxNetwork {
     async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError> {
-        let host = host.clone();
-        self.call(move |owner| owner.ensure_host(&host)).await
+        let (wanted, cluster) = (host.clone(), host.cluster);
+        let prepared = self.owner.call(move |owner| owner.ensure_host(&wanted)).await?;
+        let uplinks = prepared.uplinks;
+        let passed = self.iptables.call(move |tables| tables.ensure(cluster, &uplinks)).await;
+        prepared.settled.and(passed)
     }
 
     async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {
         let sandbox = sandbox.clone();
-        self.call(move |owner| owner.ensure_sandbox(&sandbox)).await
+        self.owner.call(move |owner| owner.ensure_sandbox(&sandbox)).await
+    }
+
+    async fn repair_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {
+        let sandbox = sandbox.clone();
+        self.owner.call(move |owner| owner.repair_sandbox(&sandbox)).await
     }
 
     async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError> {
         let instance = instance.clone();
-        self.call(move |owner| owner.remove_sandbox(&instance)).await
+        self.owner.call(move |owner| owner.remove_sandbox(&instance)).await
     }
 
     async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError> {
-        self.call(|owner| owner.namespaces.list()).await
+        self.owner.call(|owner| owner.namespaces.list()).await
     }
 
     async fn sync_routes(&self, routes: &RouteTable) -> Result<RouteReport, NetworkError> {
         let routes = routes.clone();
-        self.call(move |owner| owner.sync_routes(&routes)).await
+        self.owner.call(move |owner| owner.sync_routes(&routes)).await
     }
 
     async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError> {
         let policies = policies.to_vec();
-        self.call(move |owner| owner.sync_policies(&policies)).await
+        self.owner.call(move |owner| owner.sync_policies(&policies)).await
     }
 
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
-        let Some((route, mtu, echo)) = self.call(move |owner| owner.way_to(address)).await? else {
+        let Some((route, mtu, echo)) = self.owner.call(move |owner| owner.way_to(address)).await?
+        else {
             return Ok(Probe { route: None, round_trip: None, mtu: 0, full_size_passes: None });
         };
         // Here and not by the owner, who has other things to do than to wait.
@@ -196,7 +241,14 @@ impl Network for LinuxNetwork {
     }
 
     async fn cleanup(&self) -> Result<(), NetworkError> {
-        self.call(Owner::cleanup).await
+        let tables = self.iptables.call(|tables| {
+            let has_docker = tables.has_docker();
+            // Whoever cannot tell keeps what Docker may need.
+            let keep = *has_docker.as_ref().unwrap_or(&true);
+            Ok((keep, tables.remove().and(has_docker.map(drop))))
+        });
+        let (has_docker, closed) = tables.await?;
+        self.owner.call(move |owner| owner.cleanup(has_docker)).await.and(closed)
     }
 }
 

@@ -1,9 +1,10 @@
-//! What a notification of the kernel may have disturbed: pure functions of messages.
+//! What a notification of the kernel may have disturbed: functions of messages, and of how links were before.
 //!
 //! They are generous where nobody is likely to be at work, since a false alarm costs one look, and narrow
 //! where much goes on that does not concern us: neighbours come and go, Docker changes its chains with
 //! every container. What nobody asked for has the port number 0.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
@@ -28,13 +29,13 @@ const UPLINKS: &[Kind] = &[Kind::Host, Kind::Routes];
 type Message<'a> = NetlinkBuffer<&'a [u8]>;
 
 /// By links, addresses, routes, nexthops, neighbours and rules of the host's namespace.
-pub(super) fn by_routing(message: &Message<'_>) -> &'static [Kind] {
+pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'static [Kind] {
     let payload = message.payload();
     match message.message_type() {
         libc::RTM_NEWADDR | libc::RTM_DELADDR => UPLINKS,
         kind @ (libc::RTM_NEWLINK | libc::RTM_DELLINK) => {
             let is_gone = kind == libc::RTM_DELLINK;
-            Link::parse(payload).map_or(EVERYTHING, |link| by_link(&link, is_gone, payload))
+            Link::parse(payload).map_or(EVERYTHING, |link| by_link(&link, is_gone, links))
         }
         libc::RTM_DELROUTE => {
             let ours = Route::parse(payload).filter(|route| route.protocol == ROUTE_PROTOCOL);
@@ -91,15 +92,63 @@ pub(super) fn by_firewall(message: &Message<'_>) -> &'static [Kind] {
     if is_ours || leads_to_ours { &[Kind::Host] } else { &[] }
 }
 
-fn by_link(link: &Link, is_gone: bool, payload: &[u8]) -> &'static [Kind] {
+fn by_link(link: &Link, is_gone: bool, links: &mut KnownLinks) -> &'static [Kind] {
     if veth::is_ours(link) {
         // One that is being made has no alias yet, and gets it with being up.
         let is_alive = veth::owner(link).is_some() && link.group != veth::DOOMED_GROUP;
         let is_dead = is_gone || !link.is_up || !link.has_carrier;
         return if is_alive && is_dead { &[Kind::Sandboxes] } else { &[] };
     }
-    // Not the many messages about everything else that can change of a link.
-    if is_gone || is_switched(payload) { UPLINKS } else { &[] }
+    if links.note(link, is_gone) { UPLINKS } else { &[] }
+}
+
+/// How links that are not ours were last reported, as far as it matters to us.
+///
+/// The kernel says what a link is like and only for some changes that they are one. A carrier that is lost or
+/// found, with which nexthops and routes go without a word, and another MTU are not among these.
+#[derive(Debug, Default)]
+pub(super) struct KnownLinks(HashMap<u32, LinkState>);
+
+/// What routes, uplinks and the size of packets depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LinkState {
+    is_up: bool,
+    has_carrier: bool,
+    is_running: bool,
+    mtu: u32,
+}
+
+impl KnownLinks {
+    /// Takes them over from a look at all of them. Whatever is not known counts as changed when it is reported.
+    pub(super) fn start_with(&mut self, links: &[Link]) {
+        self.0.clear();
+        for link in links.iter().filter(|link| !veth::is_ours(link)) {
+            self.note(link, false);
+        }
+    }
+
+    /// Forgets all, as what was reported since may have been lost.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether this report is of a change that matters. A link that is made without being up leads nowhere yet.
+    fn note(&mut self, link: &Link, is_gone: bool) -> bool {
+        if is_gone {
+            self.0.remove(&link.index);
+            return true;
+        }
+        let now = LinkState {
+            is_up: link.is_up,
+            has_carrier: link.has_carrier,
+            is_running: link.is_running,
+            mtu: link.mtu,
+        };
+        match self.0.insert(link.index, now) {
+            Some(before) => before != now,
+            None => link.is_up,
+        }
+    }
 }
 
 /// Whether a message about a link says that it was set up or down.

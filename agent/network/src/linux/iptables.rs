@@ -9,10 +9,11 @@
 //! a veth of ours or an uplink, and has an address of the cluster. Bridges of Docker are no uplinks.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
-use super::program;
+use super::program::{self, Program};
 use crate::{INTERFACE_PREFIX, NetworkError};
 
 /// Packets that came in by an interface of ours are sent on to [`OUT`].
@@ -23,46 +24,63 @@ const DOCKER: &str = "DOCKER-USER";
 const FORWARD: &str = "FORWARD";
 const MARK: &str = "-m comment --comment dwell";
 
-/// Accepts traffic of `cluster` between our veths and `uplinks`, if something would drop it.
-pub(super) fn ensure(cluster: Ipv4Net, uplinks: &BTreeSet<String>) -> Result<(), NetworkError> {
-    change(|rules| rules.gate().map(|_| chains(cluster, uplinks)).unwrap_or_default())
+/// `iptables` of this host, which waits for a lock that every program which changes rules takes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Iptables {
+    /// How long each call of it may take, the wait for the lock included.
+    pub(super) limit: Duration,
 }
 
-/// Removes every rule of ours.
-pub(super) fn remove() -> Result<(), NetworkError> {
-    change(|_| Vec::new())
-}
+impl Iptables {
+    /// Accepts traffic of `cluster` between our veths and `uplinks`, if something would drop it.
+    pub(super) fn ensure(
+        self,
+        cluster: Ipv4Net,
+        uplinks: &BTreeSet<String>,
+    ) -> Result<(), NetworkError> {
+        self.change(|rules| rules.gate().map(|_| chains(cluster, uplinks)).unwrap_or_default())
+    }
 
-/// Whether Docker manages the rules of this host.
-pub(super) fn has_docker() -> Result<bool, NetworkError> {
-    Ok(read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
+    /// Removes every rule of ours.
+    pub(super) fn remove(self) -> Result<(), NetworkError> {
+        self.change(|_| Vec::new())
+    }
+
+    /// Whether Docker manages the rules of this host.
+    pub(super) fn has_docker(self) -> Result<bool, NetworkError> {
+        Ok(self.read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
+    }
+
+    fn change(self, wanted: impl FnOnce(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
+        let Some(rules) = self.read()? else { return Ok(()) };
+        let wanted = wanted(&rules);
+        let gate = if wanted.is_empty() { None } else { rules.gate() };
+        match rules.script(gate, &wanted) {
+            None => Ok(()),
+            Some(script) => {
+                let program = self.program("iptables-restore");
+                program::feed(program, &["-w", "--noflush"], &script).map(drop)
+            }
+        }
+    }
+
+    /// The rules of the `filter` table; `None` on a host without iptables.
+    fn read(self) -> Result<Option<Rules>, NetworkError> {
+        match program::feed(self.program("iptables"), &["-w", "-t", "filter", "-S"], "") {
+            Ok(listing) => Ok(Some(Rules::parse(&listing))),
+            Err(NetworkError::ProgramMissing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn program(self, name: &'static str) -> Program {
+        Program { name, package: "iptables", limit: self.limit }
+    }
 }
 
 /// Whether what we do here depends on this chain of the `filter` table.
 pub(super) fn concerns(chain: &str) -> bool {
     [IN, OUT, DOCKER, FORWARD].contains(&chain)
-}
-
-fn change(wanted: impl FnOnce(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
-    let Some(rules) = read()? else { return Ok(()) };
-    let wanted = wanted(&rules);
-    let gate = if wanted.is_empty() { None } else { rules.gate() };
-    match rules.script(gate, &wanted) {
-        None => Ok(()),
-        Some(script) => {
-            let arguments = ["-w", "--noflush"];
-            program::feed("iptables-restore", "iptables", &arguments, &script).map(drop)
-        }
-    }
-}
-
-/// The rules of the `filter` table; `None` on a host without iptables.
-fn read() -> Result<Option<Rules>, NetworkError> {
-    match program::feed("iptables", "iptables", &["-w", "-t", "filter", "-S"], "") {
-        Ok(listing) => Ok(Some(Rules::parse(&listing))),
-        Err(NetworkError::ProgramMissing { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// What our chains hold, as `iptables -S` prints it.

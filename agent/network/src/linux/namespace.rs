@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -19,11 +20,13 @@ use crate::{NetworkError, sandbox_directory, sandbox_path};
 
 /// What is set inside a new namespace before anything can run in it. The first two are what Docker
 /// gives its containers; `eth0`, which does not exist yet, takes the third as its default, which spares
-/// it the wait for IPv6's duplicate address detection.
-const SETTINGS: [(&str, &str); 3] = [
+/// it the wait for IPv6's duplicate address detection. Without the fourth, `localhost` would be `::1` first, where
+/// a server that listens on IPv4 is not found.
+const SETTINGS: [(&str, &str); 4] = [
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+    ("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1"),
 ];
 
 /// The namespace of a sandbox, and a socket in it.
@@ -45,14 +48,6 @@ impl Namespaces {
         Self { run_dir: run_dir.to_owned(), directory: sandbox_directory(run_dir) }
     }
 
-    /// The namespace of `instance`, made if there is none.
-    pub(super) fn ensure(&self, instance: &InstanceName) -> Result<Namespace, NetworkError> {
-        match self.open(instance)? {
-            Some(namespace) => Ok(namespace),
-            None => self.create(instance),
-        }
-    }
-
     /// The namespace of `instance`, if there is a complete one.
     pub(super) fn open(&self, instance: &InstanceName) -> Result<Option<Namespace>, NetworkError> {
         let path = self.path(instance);
@@ -69,7 +64,21 @@ impl Namespaces {
         opened.map(Some).map_err(|source| NetworkError::File { action: "enter", path, source })
     }
 
-    fn create(&self, instance: &InstanceName) -> Result<Namespace, NetworkError> {
+    /// Gives the namespace that `file` refers to the name of `instance`.
+    pub(super) fn adopt(&self, instance: &InstanceName, file: &File) -> Result<(), NetworkError> {
+        let path = self.path(instance);
+        let source = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let adopted = self.prepare().and_then(|()| {
+            File::create(&path)?;
+            mount(Some(&source), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            Ok(())
+        });
+        let action = "give the network namespace its name again at";
+        adopted.map_err(|source| NetworkError::File { action, path, source })
+    }
+
+    /// Makes a namespace for `instance`, which has none.
+    pub(super) fn create(&self, instance: &InstanceName) -> Result<Namespace, NetworkError> {
         let path = self.path(instance);
         let created = self.prepare().and_then(|()| {
             File::create(&path)?;

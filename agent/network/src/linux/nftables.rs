@@ -20,6 +20,7 @@ mod script;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -27,7 +28,7 @@ use nix::libc;
 use self::message::Change;
 use super::isolation::{self, Element, Set};
 use super::netlink::{Netlink, Outcome, Refusal, Request};
-use super::program;
+use super::program::{self, Program};
 use crate::{HostNetwork, NetworkError};
 
 pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
@@ -42,6 +43,8 @@ pub(super) type Source = (String, Ipv4Addr);
 /// The table, and what is known of it.
 pub(super) struct Firewall {
     netfilter: Netlink,
+    /// How long `nft` may take.
+    limit: Duration,
     /// The peers that instances reach under their own address.
     nodes: Vec<Ipv4Addr>,
     /// As last asked for, in order; `None` as long as nobody has, and what an earlier agent left must stay.
@@ -61,9 +64,9 @@ struct Written {
 
 impl Firewall {
     /// For the namespace of the calling thread.
-    pub(super) fn open() -> io::Result<Self> {
+    pub(super) fn open(limit: Duration) -> io::Result<Self> {
         let netfilter = Netlink::netfilter()?;
-        Ok(Self { netfilter, nodes: Vec::new(), isolation: None, written: None })
+        Ok(Self { netfilter, limit, nodes: Vec::new(), isolation: None, written: None })
     }
 
     /// See [`Netlink::port`].
@@ -102,7 +105,7 @@ impl Firewall {
             Some((sets, generation)) => (Some(sets), generation),
             None => (None, message::generation(&mut self.netfilter)?),
         };
-        feed(&script::table(host, sources, &nodes, sets.as_ref()))?;
+        self.feed(&script::table(host, sources, &nodes, sets.as_ref()))?;
         self.nodes = nodes;
         self.written = before.map(|before| Written {
             host: host.clone(),
@@ -123,7 +126,7 @@ impl Firewall {
         let mut before = message::generation(&mut self.netfilter)?;
         let mut outcome = self.commit(changes())?;
         if outcome.as_ref().is_err_and(|refusal| refusal.errno == Errno::ENOENT) {
-            feed(&script::sets(&sets))?;
+            self.feed(&script::sets(&sets))?;
             before = message::generation(&mut self.netfilter)?;
             outcome = self.commit(changes())?;
         }
@@ -137,7 +140,7 @@ impl Firewall {
         self.nodes.clear();
         self.isolation = None;
         self.written = None;
-        match feed(script::DELETE) {
+        match self.feed(script::DELETE) {
             // Without the program there cannot be a table of ours.
             Err(NetworkError::ProgramMissing { .. }) => Ok(()),
             result => result,
@@ -243,11 +246,12 @@ impl Firewall {
         }
         outcome
     }
-}
 
-/// Has the `nft` program carry out `script`, all or nothing.
-fn feed(script: &str) -> Result<(), NetworkError> {
-    program::feed("nft", "nftables", &["-f", "-"], script).map(drop)
+    /// Has the `nft` program carry out `script`, all or nothing.
+    fn feed(&self, script: &str) -> Result<(), NetworkError> {
+        let program = Program { name: "nft", package: "nftables", limit: self.limit };
+        program::feed(program, &["-f", "-"], script).map(drop)
+    }
 }
 
 /// Adds or deletes `elements`, which are in order.

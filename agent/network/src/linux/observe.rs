@@ -21,6 +21,8 @@ pub(super) struct Link {
     pub(super) group: u32,
     /// The index of a veth's other end, in its own namespace.
     pub(super) peer: Option<u32>,
+    /// The number that this namespace has for that of the other end, if it is in another one.
+    pub(super) peer_namespace: Option<u32>,
     pub(super) is_up: bool,
     /// Whether the other end is up as well.
     pub(super) has_carrier: bool,
@@ -44,6 +46,7 @@ impl Link {
             mtu: 0,
             group: 0,
             peer: None,
+            peer_namespace: None,
             is_up: flags & libc::IFF_UP.cast_unsigned() != 0,
             has_carrier: flags & IFF_LOWER_UP != 0,
             is_running: false,
@@ -58,6 +61,7 @@ impl Link {
                 libc::IFLA_GROUP => link.group = u32_at(value, 0)?,
                 libc::IFLA_OPERSTATE => link.is_running = value == [IF_OPER_UP],
                 libc::IFLA_LINK => link.peer = u32_at(value, 0),
+                libc::IFLA_LINK_NETNSID => link.peer_namespace = u32_at(value, 0),
                 libc::IFLA_LINKINFO => {
                     link.kind = attributes(value, 0)
                         .find(|info| info.kind == libc::IFLA_INFO_KIND)
@@ -69,6 +73,16 @@ impl Link {
         }
         Some(link)
     }
+}
+
+/// The number that this namespace has for another one, in an answer of the kernel; `None` if it has none.
+pub(super) fn namespace_number(payload: &[u8]) -> Option<u32> {
+    const HEADER_BYTES: usize = 4;
+    const NETNSA_NSID: u16 = 1;
+    const NOT_ASSIGNED: u32 = u32::MAX;
+    let mut attributes = attributes(payload, HEADER_BYTES);
+    let number = attributes.find(|attribute| attribute.kind == NETNSA_NSID)?;
+    u32_at(number.value, 0).filter(|number| *number != NOT_ASSIGNED)
 }
 
 /// An IPv4 address of an interface.

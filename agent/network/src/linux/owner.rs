@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::path::Path;
 
 use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 use nix::libc;
+use tokio::sync::watch;
 
 use super::namespace::Namespaces;
 use super::netlink::Netlink;
@@ -19,8 +19,8 @@ use super::plan::Kernel;
 use super::reaper::Reaper;
 use super::sysctl::{self, Sysctls};
 use super::uplink::Uplinks;
-use super::{METRIC_BLOCK, iptables, isolation, refused, request, send, veth};
-use crate::{HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL};
+use super::{LinuxConfig, METRIC_BLOCK, isolation, refused, request, send, veth};
+use crate::{Disturbances, HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL};
 
 /// Entries that the neighbour table must hold before it is cleaned up, is cleaned up at once, and is
 /// full: enough for 10,000 nodes on one segment. (Permanent entries, as instances have, do not count.)
@@ -52,15 +52,29 @@ pub(super) struct Owner {
     pub(super) host: Option<HostNetwork>,
     /// Of new veths, in bytes; known with `host`.
     pub(super) mtu: Option<u32>,
+    /// Where to tell that sandboxes are not as they should be any more.
+    disturbances: watch::Sender<Disturbances>,
+}
+
+/// What came of preparing the host.
+pub(super) struct Prepared {
+    /// The interfaces that lead to other hosts.
+    pub(super) uplinks: BTreeSet<String>,
+    /// The first setting that could not be made.
+    pub(super) settled: Result<(), NetworkError>,
 }
 
 impl Owner {
     /// For the namespace of the calling thread.
-    pub(super) fn open(run_dir: &Path) -> Result<Self, NetworkError> {
+    pub(super) fn open(
+        config: &LinuxConfig,
+        disturbances: watch::Sender<Disturbances>,
+    ) -> Result<Self, NetworkError> {
+        let run_dir = &config.run_dir;
         let action = || "open a netlink socket (dwell-agent must run as root)".to_owned();
         let fail = |source| NetworkError::File {
             action: "make the run directory",
-            path: run_dir.into(),
+            path: run_dir.clone(),
             source,
         };
         std::fs::create_dir_all(run_dir).map_err(fail)?;
@@ -69,12 +83,13 @@ impl Owner {
         reaper.wake();
         Ok(Self {
             route: Netlink::route().map_err(refused(action))?,
-            firewall: Firewall::open().map_err(refused(action))?,
+            firewall: Firewall::open(config.program_limit).map_err(refused(action))?,
             namespaces: Namespaces::new(run_dir),
             reaper,
             sysctls: Sysctls::new(run_dir),
             host: None,
             mtu: None,
+            disturbances,
         })
     }
 
@@ -83,31 +98,37 @@ impl Owner {
         Ok(vec![self.route.port()?, self.firewall.port()?, self.reaper.port])
     }
 
-    /// See [`crate::Network::ensure_host`].
-    pub(super) fn ensure_host(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {
+    /// See [`crate::Network::ensure_host`]; all of it but iptables, which is to let the cluster's traffic pass
+    /// between sandboxes and the uplinks that this returns.
+    pub(super) fn ensure_host(&mut self, host: &HostNetwork) -> Result<Prepared, NetworkError> {
         let kernel = self.observe_routes()?;
         let uplinks = Uplinks::find(&kernel, &self.links()?);
-        self.mtu = Some(uplinks.mtu);
+        let before = self.mtu.replace(uplinks.mtu);
         self.host = Some(host.clone());
-        first_error([
+        let settled = first_error([
             self.ensure_settings(&uplinks.names),
             self.ensure_rule(),
             self.ensure_block(host, &kernel),
             self.ensure_firewall(host),
-            iptables::ensure(host.cluster, &uplinks.names),
-        ])
+        ]);
+        if before.is_some_and(|before| before != uplinks.mtu) {
+            // Only now, when whoever looks at a sandbox again gives it the new one.
+            self.disturbances.send_modify(|counts| counts.sandboxes += 1);
+        }
+        Ok(Prepared { uplinks: uplinks.names, settled })
     }
 
-    /// See [`crate::Network::cleanup`].
-    pub(super) fn cleanup(&mut self) -> Result<(), NetworkError> {
+    /// See [`crate::Network::cleanup`]; all of it but iptables. Docker needs forwarding as much as we did, and
+    /// does not look again after its start: with `keep_forwarding` it stays on.
+    pub(super) fn cleanup(&mut self, keep_forwarding: bool) -> Result<(), NetworkError> {
         self.host = None;
         self.mtu = None;
+        let keep: &[&str] = if keep_forwarding { &[IP_FORWARD] } else { &[] };
         first_error([
             self.remove_all_sandboxes(),
             self.remove_all_routes(),
             self.firewall.delete(),
-            iptables::remove(),
-            self.restore_settings(),
+            self.sysctls.restore(keep),
         ])
     }
 
@@ -175,12 +196,6 @@ impl Owner {
         Ok(())
     }
 
-    fn restore_settings(&self) -> Result<(), NetworkError> {
-        // Docker needs forwarding as much as we did, and does not look again after its start.
-        let keep: &[&str] = if iptables::has_docker()? { &[IP_FORWARD] } else { &[] };
-        self.sysctls.restore(keep)
-    }
-
     /// The unreachable route of the node's own block, and no other.
     fn ensure_block(&mut self, host: &HostNetwork, kernel: &Kernel) -> Result<(), NetworkError> {
         let wanted = host.block.map(|block| block.trunc());
@@ -241,7 +256,7 @@ impl Owner {
 }
 
 /// The first error of several independent pieces of work.
-fn first_error(
+pub(super) fn first_error(
     results: impl IntoIterator<Item = Result<(), NetworkError>>,
 ) -> Result<(), NetworkError> {
     results.into_iter().fold(Ok(()), Result::and)

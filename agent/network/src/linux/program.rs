@@ -1,9 +1,15 @@
-//! `nft` and `iptables`, run to their end in the host's namespace.
+//! `nft` and `iptables`, run to their end in the host's namespace, or killed when they take too long.
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::NetworkError;
 
@@ -21,15 +27,26 @@ pub(super) fn was_started(port: u32) -> bool {
 /// How much of a program's complaint goes into an error, in characters.
 const COMPLAINT_CHARS: usize = 300;
 
+/// A program, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Program {
+    pub(super) name: &'static str,
+    /// The Debian package that has it.
+    pub(super) package: &'static str,
+    pub(super) limit: Duration,
+}
+
 /// Runs `program` with `input` and returns what it printed.
 pub(super) fn feed(
-    program: &'static str,
-    package: &'static str,
+    Program { name: program, package, limit }: Program,
     arguments: &[&str],
     input: &str,
 ) -> Result<String, NetworkError> {
-    let output = spawn(program, arguments, input)
+    let (output, was_killed) = run(program, arguments, input, limit)
         .map_err(|source| NetworkError::ProgramMissing { program, package, source })?;
+    if was_killed {
+        return Err(NetworkError::ProgramHung { program, limit });
+    }
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -39,8 +56,38 @@ pub(super) fn feed(
     Err(NetworkError::ProgramFailed { program, complaint })
 }
 
-fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
+/// The output of a program, and whether it had to be killed.
+fn run(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    limit: Duration,
+) -> io::Result<(Output, bool)> {
+    let child = start(program, arguments)?;
+    // By its descriptor, and not its number, which may be another process's by then.
+    let id = rustix::process::Pid::from_child(&child);
+    let process = pidfd_open(id, PidfdFlags::empty())?;
+    let was_killed = AtomicBool::new(false);
+    let output = thread::scope(|scope| {
+        let (ended, end) = channel::<()>();
+        thread::Builder::new().name("dwell-limit".to_owned()).spawn_scoped(scope, || {
+            let end = end;
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+                was_killed.store(true, Ordering::Relaxed);
+                // One that has ended by now needs no signal.
+                let _gone = pidfd_send_signal(&process, Signal::KILL);
+            }
+        })?;
+        let output = finish(child, input);
+        drop(ended);
+        output
+    })?;
+    let was_killed = was_killed.into_inner() && !output.status.success();
+    Ok((output, was_killed))
+}
+
+fn start(program: &str, arguments: &[&str]) -> io::Result<Child> {
+    let child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
         .stdin(Stdio::piped())
@@ -49,6 +96,10 @@ fn spawn(program: &str, arguments: &[&str], input: &str) -> io::Result<Output> {
         .spawn()?;
     // Before it has its input, and so before it does anything.
     remember(child.id());
+    Ok(child)
+}
+
+fn finish(mut child: Child, input: &str) -> io::Result<Output> {
     if let Some(mut stdin) = child.stdin.take() {
         match stdin.write_all(input.as_bytes()) {
             // It has ended early; its exit status and its complaint say why.

@@ -118,6 +118,14 @@ pub(super) fn get_link(index: u32) -> Request {
     Request::new(RouteNetlinkMessage::GetLink(link), 0)
 }
 
+/// `ip netns list-id`, for the network namespace that `file` refers to.
+pub(super) fn namespace_number(file: BorrowedFd<'_>) -> Request {
+    const NETNSA_FD: u16 = 3;
+    let any_family = [0; 4];
+    let attribute = (NETNSA_FD, file.as_raw_fd().to_ne_bytes());
+    Request::of_words(libc::RTM_GETNSID, 0, &any_family, [attribute])
+}
+
 /// `ip link show`, as a dump.
 pub(super) fn links() -> Request {
     Request::new(RouteNetlinkMessage::GetLink(LinkMessage::default()), 0)

@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!  nothing ──▶ namespace ──▶ veth pair, down ──▶ inside complete ──▶ outside complete
-//!                  ▲               │ wrong MAC or address, other end lost
-//!                  └───────────────┘ veth deleted
+//!              ▲   ▲               │ wrong MAC or address, other end lost
+//!   name lost ─┘   └───────────────┘ veth deleted
 //! ```
+//!
+//! A namespace whose name is lost is [found](super::inhabitant) by a process in it and gets its name again. One
+//! that cannot be found is made anew only where no container runs, which would stay in the old one, cut off.
 //!
 //! The state is what the kernel shows. Each step looks first and does only what is missing, so that
 //! making, completing after a crash and checking are the same code, and a correct sandbox is only read.
@@ -36,7 +39,42 @@ impl Owner {
     /// See [`crate::Network::ensure_sandbox`].
     pub(super) fn ensure_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), NetworkError> {
         let mtu = self.mtu.ok_or(NetworkError::HostNotReady)?;
-        let mut namespace = self.namespaces.ensure(&sandbox.instance)?;
+        let namespace = match self.existing_namespace(&sandbox.instance)? {
+            Some(namespace) => namespace,
+            None => self.namespaces.create(&sandbox.instance)?,
+        };
+        self.complete(sandbox, namespace, mtu)
+    }
+
+    /// See [`crate::Network::repair_sandbox`].
+    pub(super) fn repair_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), NetworkError> {
+        let mtu = self.mtu.ok_or(NetworkError::HostNotReady)?;
+        let instance = &sandbox.instance;
+        let namespace = self.existing_namespace(instance)?;
+        let lost = || NetworkError::SandboxLost { instance: instance.clone() };
+        self.complete(sandbox, namespace.ok_or_else(lost)?, mtu)
+    }
+
+    /// The namespace of `instance`; one that has lost its name and is in use gets it back.
+    fn existing_namespace(
+        &mut self,
+        instance: &InstanceName,
+    ) -> Result<Option<Namespace>, NetworkError> {
+        if let Some(namespace) = self.namespaces.open(instance)? {
+            return Ok(Some(namespace));
+        }
+        let Some(file) = self.find_inhabited(instance)? else { return Ok(None) };
+        self.namespaces.adopt(instance, &file)?;
+        tracing::warn!(%instance, "the sandbox had lost its name; it has it again");
+        self.namespaces.open(instance)
+    }
+
+    fn complete(
+        &mut self,
+        sandbox: &Sandbox,
+        mut namespace: Namespace,
+        mtu: u32,
+    ) -> Result<(), NetworkError> {
         let outside = self.ensure_pair(sandbox, &mut namespace, mtu)?;
         complete_inside(sandbox, &mut namespace.netlink, mtu)?;
         self.allow_source(&(outside.name.clone(), sandbox.address))?;

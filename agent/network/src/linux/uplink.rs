@@ -84,6 +84,7 @@ mod tests {
             mtu,
             group: 0,
             peer: None,
+            peer_namespace: None,
             is_up: true,
             has_carrier: true,
             is_running: true,

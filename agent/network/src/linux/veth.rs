@@ -80,6 +80,7 @@ mod tests {
             mtu: 1500,
             group: 0,
             peer: None,
+            peer_namespace: None,
             is_up: true,
             has_carrier: true,
             is_running: true,

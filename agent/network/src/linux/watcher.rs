@@ -1,9 +1,10 @@
 //! Notices that something of ours, or something ours depends on, has been changed by others.
 //!
 //! A thread listens to the kernel's notifications and counts, per kind of work, how often something may have
-//! been [disturbed](super::disturb). It repairs nothing and remembers nothing: whoever reads [`Disturbances`]
-//! looks at the kernel again. A false alarm costs one look; silence is never proof, because the kernel removes
-//! some routes without a word, which is why lost links and addresses count as well.
+//! been [disturbed](super::disturb). It repairs nothing and remembers only how links
+//! were: whoever reads [`Disturbances`] looks at the kernel again. A false alarm costs one look; silence is never proof, because the kernel removes
+//! some routes without a word, which is why links and addresses that go, and links whose carrier comes and goes,
+//! count as well.
 //!
 //! What our own sockets and programs have caused is left out, by their port numbers; but the kernel does not
 //! give one with every message about a link, so that a veth of ours counts only when it goes or is set down.
@@ -22,10 +23,12 @@ use nix::unistd::pipe2;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::disturb::{self, EVERYTHING, Kind};
+use super::disturb::{self, EVERYTHING, Kind, KnownLinks};
 use super::listener::Listener;
 use super::names::Names;
-use super::{nftables, program};
+use super::netlink::Netlink;
+use super::observe::Link;
+use super::{nftables, program, request};
 use crate::Disturbances;
 
 /// How many are read before what they disturb is told.
@@ -39,12 +42,14 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// For the namespace of the calling thread, and the names in the directory `names`. `own` are the
-    /// ports of the sockets with which we make changes; `buffer_bytes` of notifications can wait.
+    /// ports of the sockets with which we make changes; `buffer_bytes` of notifications can wait. What is
+    /// noticed goes to `counts`.
     pub(super) fn start(
         own: Vec<u32>,
         names: &Path,
         buffer_bytes: usize,
-    ) -> io::Result<(Self, watch::Receiver<Disturbances>)> {
+        counts: watch::Sender<Disturbances>,
+    ) -> io::Result<Self> {
         let groups = [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_NEIGH,
@@ -53,20 +58,22 @@ impl Watcher {
             libc::RTNLGRP_IPV4_RULE,
             libc::RTNLGRP_NEXTHOP,
         ];
-        let sources = Sources {
+        let mut sources = Sources {
             routing: Listener::route(&groups, buffer_bytes)?,
             firewall: Listener::netfilter(&[nftables::NOTIFICATIONS], buffer_bytes)?,
             names: Names::watch(names)?,
+            links: KnownLinks::default(),
         };
+        // After the listeners are there: a change in between is reported, and one before is seen here.
+        sources.links.start_with(&Netlink::route()?.dump(request::links, Link::parse)?);
         let (ended, end) = pipe2(OFlag::O_CLOEXEC)?;
-        let (counts, receiver) = watch::channel(Disturbances::default());
         let thread = thread::Builder::new().name("dwell-watcher".to_owned());
         thread.spawn(move || {
             if let Err(error) = sources.run(&ended, &own, &counts) {
                 warn!(%error, "no longer notified of changes to the network; only the periodic check is left");
             }
         })?;
-        Ok((Self { _end: end }, receiver))
+        Ok(Self { _end: end })
     }
 }
 
@@ -75,6 +82,7 @@ struct Sources {
     routing: Listener,
     firewall: Listener,
     names: Names,
+    links: KnownLinks,
 }
 
 impl Sources {
@@ -99,21 +107,24 @@ impl Sources {
             }
             let mut kinds = Vec::new();
             if on_routing {
-                kinds.extend(heard(
-                    &mut self.routing,
-                    |message, is_elsewhere| match is_elsewhere {
-                        true => disturb::by_inside(message),
-                        false if own.contains(&message.port_number()) => &[],
-                        false => disturb::by_routing(message),
-                    },
-                )?);
+                let links = &mut self.links;
+                let heard = heard(&mut self.routing, |message, is_elsewhere| match is_elsewhere {
+                    true => disturb::by_inside(message),
+                    false if own.contains(&message.port_number()) => &[],
+                    false => disturb::by_routing(message, links),
+                })?;
+                if heard.is_incomplete {
+                    self.links.forget();
+                }
+                kinds.extend(heard.kinds);
             }
             if on_firewall {
-                kinds.extend(heard(&mut self.firewall, |message, _| {
+                let heard = heard(&mut self.firewall, |message, _| {
                     let port = message.port_number();
                     let is_own = own.contains(&port) || program::was_started(port);
                     if is_own { &[] } else { disturb::by_firewall(message) }
-                })?);
+                })?;
+                kinds.extend(heard.kinds);
             }
             if on_names && self.names.is_one_lost()? {
                 kinds.push(Kind::Sandboxes);
@@ -123,26 +134,37 @@ impl Sources {
     }
 }
 
+/// What was heard of a listener.
+#[derive(Default)]
+struct Heard {
+    kinds: Vec<Kind>,
+    /// Whether notifications were lost.
+    is_incomplete: bool,
+}
+
 /// Reads what there is, up to a limit, and says what it disturbs.
 fn heard(
     listener: &mut Listener,
-    disturbs: impl Fn(&NetlinkBuffer<&[u8]>, bool) -> &'static [Kind],
-) -> io::Result<Vec<Kind>> {
-    let mut kinds = Vec::new();
+    mut disturbs: impl FnMut(&NetlinkBuffer<&[u8]>, bool) -> &'static [Kind],
+) -> io::Result<Heard> {
+    let mut heard = Heard::default();
     for _ in 0..DATAGRAMS_AT_ONCE {
         match listener.receive() {
             Ok(notifications) => {
                 for message in notifications.messages() {
-                    kinds.extend(disturbs(&message, notifications.is_elsewhere));
+                    heard.kinds.extend(disturbs(&message, notifications.is_elsewhere));
                 }
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // Some notifications were lost: look at everything.
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => kinds.extend(EVERYTHING),
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                heard.kinds.extend(EVERYTHING);
+                heard.is_incomplete = true;
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(kinds)
+    Ok(heard)
 }
 
 fn count(kinds: &[Kind], counts: &watch::Sender<Disturbances>) {

@@ -1,8 +1,10 @@
 //! What passes the host, under which address, and what stays closed.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use dwell_network::{HostNetwork, Network as _, RouteTable};
+use dwell_network::linux::{LinuxConfig, LinuxNetwork};
+use dwell_network::{HostNetwork, Network as _, NetworkError, RouteTable};
 
 use dwell_network::world::{
     HOST, NEIGHBOUR, OUTSIDE, Place, World, datagram, host, peer, reaches, run, web,
@@ -126,4 +128,33 @@ async fn a_flushed_firewall_is_written_again_with_all_its_elements() {
     };
     assert_eq!(counters(&run("nft list table inet dwell")), counters(&before));
     assert!(reaches(Place::Inside(&web), HOST));
+}
+
+/// Another program may hold the lock of iptables for as long as it likes: only the rules wait for it.
+#[tokio::test]
+async fn an_iptables_that_hangs_delays_neither_sandboxes_nor_routes() {
+    let _world = World::bare();
+    run("printf '#!/bin/sh\\nexec sleep 600\\n' >/run/hangs; chmod 755 /run/hangs
+         mount --bind /run/hangs \"$(readlink -f \"$(command -v iptables)\")\"");
+    let program_limit = Duration::from_secs(3);
+    let config = LinuxConfig { program_limit, ..LinuxConfig::default() };
+    let network = LinuxNetwork::new(&config).unwrap();
+    let preparing = tokio::spawn({
+        let network = network.clone();
+        async move { network.ensure_host(&host()).await }
+    });
+    // The host's own part is done before, so that this finds it prepared.
+    let table =
+        RouteTable { peers: vec![peer("b", "10.80.2.0/24", NEIGHBOUR)], ..Default::default() };
+    loop {
+        match network.ensure_sandbox(&web()).await {
+            Err(NetworkError::HostNotReady) => tokio::task::yield_now().await,
+            made => break made.unwrap(),
+        }
+    }
+    assert!(network.sync_routes(&table).await.unwrap().is_clean());
+    assert!(!preparing.is_finished(), "it was not held up at all");
+    assert!(reaches(Place::Host, web().address));
+    let refused = preparing.await.unwrap().unwrap_err();
+    assert!(matches!(refused, NetworkError::ProgramHung { program: "iptables", .. }), "{refused}");
 }

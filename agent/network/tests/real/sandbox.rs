@@ -1,6 +1,7 @@
 //! Making, checking, completing, replacing and removing sandboxes.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
 use dwell_network::{Network as _, NetworkError, Sandbox};
@@ -38,6 +39,8 @@ async fn the_inside_is_as_declared() {
         "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range",
     );
     assert_eq!(settings.split_whitespace().collect::<Vec<_>>(), ["0", "0", "2147483647"]);
+    let lo = inside(&web, "ip -o address show dev lo");
+    assert!(!lo.contains("inet6"), "`localhost` would be ::1 first: {lo}");
     let routes = inside(&web, "ip route");
     assert!(routes.contains("default via 169.254.1.1 dev eth0"), "{routes}");
 }
@@ -91,29 +94,92 @@ async fn whatever_is_missing_is_completed() {
     }
 }
 
+/// A process in a sandbox, as a container's is; killed when this goes.
+struct Inhabitant(std::process::Child);
+
+impl Inhabitant {
+    fn of(sandbox: &Sandbox) -> Self {
+        let file = namespace_of(sandbox).display().to_string();
+        let sleep = std::process::Command::new("nsenter")
+            .args([&format!("--net={file}"), "sleep", "600"])
+            .spawn();
+        let process = Self(sleep.unwrap());
+        // It counts once it has arrived there.
+        let start = Instant::now();
+        while process.namespace() == std::fs::metadata("/proc/thread-self/ns/net").unwrap().ino() {
+            assert!(start.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        process
+    }
+
+    fn namespace(&self) -> u64 {
+        std::fs::metadata(format!("/proc/{}/ns/net", self.0.id())).unwrap().ino()
+    }
+}
+
+impl Drop for Inhabitant {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// Takes the name of a sandbox's namespace away.
+fn lose_name(sandbox: &Sandbox) {
+    let file = namespace_of(sandbox).display().to_string();
+    run(&format!("umount {file} && rm {file}"));
+}
+
 #[tokio::test]
 async fn a_namespace_that_was_cut_off_loses_its_address() {
     let web = web();
     let world = World::with([&web]).await;
-    let file = namespace_of(&web).display().to_string();
-    // A process keeps the old namespace alive when its name is gone, as a container would.
-    let mut holder = std::process::Command::new("nsenter")
-        .args([&format!("--net={file}"), "sleep", "60"])
-        .spawn()
-        .unwrap();
-    // It counts once it has arrived there.
-    let start = Instant::now();
-    let namespace = || std::fs::read_link(format!("/proc/{}/ns/net", holder.id())).unwrap();
-    while namespace() == std::fs::read_link("/proc/thread-self/ns/net").unwrap() {
-        assert!(start.elapsed() < Duration::from_secs(10));
-    }
-    run(&format!("umount {file} && rm {file}"));
+    // Something keeps the old namespace alive, but nobody is in it.
+    run(&format!("touch /run/held && mount --bind {} /run/held", namespace_of(&web).display()));
+    lose_name(&web);
     world.network.ensure_sandbox(&web).await.unwrap();
     assert!(reaches(Place::Host, web.address));
     until_silent("ip -o link show group 39355");
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    run("umount /run/held");
     assert_eq!(run(LIVING_VETHS).trim(), "1");
+}
+
+#[tokio::test]
+async fn a_sandbox_that_lost_its_name_gets_it_back_with_who_is_in_it() {
+    let (web, db) = (web(), db());
+    let world = World::with([&web, &db]).await;
+    let (in_web, _in_db) = (Inhabitant::of(&web), Inhabitant::of(&db));
+    let before = dump();
+    for repair in [true, false] {
+        lose_name(&web);
+        if repair {
+            world.network.repair_sandbox(&web).await.unwrap();
+        } else {
+            world.network.ensure_sandbox(&web).await.unwrap();
+        }
+        let named = std::fs::metadata(namespace_of(&web)).unwrap().ino();
+        assert_eq!(named, in_web.namespace(), "another namespace beside the running process");
+        assert!(reaches(Place::Host, web.address));
+        assert_eq!(dump(), before, "nothing of it had to be made anew");
+    }
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_lost_for_good_is_not_made_beside_a_running_container() {
+    let web = web();
+    let world = World::with([&web]).await;
+    let _inhabitant = Inhabitant::of(&web);
+    inside(&web, "ip link del eth0");
+    lose_name(&web);
+    for _ in 0..2 {
+        let lost = world.network.repair_sandbox(&web).await.unwrap_err();
+        assert!(matches!(lost, NetworkError::SandboxLost { .. }), "{lost}");
+        assert_eq!(world.network.sandboxes().await.unwrap(), []);
+    }
+    // Once the container has ended it is made.
+    world.network.ensure_sandbox(&web).await.unwrap();
+    assert!(reaches(Place::Host, web.address));
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 use dwell_network::{Disturbances, Network as _, RouteTable};
 
-use dwell_network::world::{NEIGHBOUR, World, db, host as host_network, peer, run, web};
+use dwell_network::world::{
+    NEIGHBOUR, World, db, host as host_network, inside, lan, peer, run, web,
+};
 
 fn table() -> RouteTable {
     RouteTable { peers: vec![peer("b", "10.80.2.0/24", NEIGHBOUR)], ..RouteTable::default() }
@@ -30,6 +32,9 @@ async fn what_others_disturb_is_counted_for_who_repairs_it() {
         (format!("ip neighbour del 10.80.1.5 dev {veth}"), sandboxes),
         ("ip nexthop flush proto 157".to_owned(), routes),
         ("ip link set uplink down".to_owned(), uplinks),
+        ("ip link set uplink mtu 1300".to_owned(), uplinks),
+        // Its carrier goes, and with it, without a word, the nexthops and their routes.
+        ("nsenter --net=/run/netns/dwn-lan ip link set uplink down".to_owned(), uplinks),
         ("ip address del 192.0.2.1/24 dev uplink".to_owned(), uplinks),
         ("ip rule del lookup main".to_owned(), host),
         ("nft flush ruleset".to_owned(), host),
@@ -67,6 +72,50 @@ async fn what_others_disturb_is_counted_for_who_repairs_it() {
         let seen = tokio::time::timeout(Duration::from_secs(10), seen).await;
         assert!(seen.is_ok(), "`{damage}` is not noticed");
     }
+}
+
+/// A carrier that is lost takes nexthops and routes along; nobody says so.
+#[tokio::test]
+async fn routes_are_looked_at_when_a_carrier_is_lost_and_when_it_returns() {
+    const ROUTES: &str = "ip route show proto 157 type unicast | grep 10.80.2 || true";
+    let world = World::ready().await;
+    world.network.sync_routes(&table()).await.unwrap();
+    let mut disturbances = world.network.disturbances();
+    for _ in 0..3 {
+        for (carrier, lacks) in [("down", true), ("up", false)] {
+            let before = disturbances.borrow_and_update().routes;
+            lan(&format!("ip link set uplink {carrier}"));
+            let seen = disturbances.wait_for(|now| now.routes > before);
+            let seen = tokio::time::timeout(Duration::from_secs(10), seen).await;
+            assert!(seen.is_ok(), "the carrier's going {carrier} is not noticed");
+            let report = world.network.sync_routes(&table()).await.unwrap();
+            assert_eq!(report.is_clean(), !lacks, "carrier {carrier}: {report:?}");
+            assert_eq!(run(ROUTES).is_empty(), lacks, "carrier {carrier}");
+        }
+    }
+}
+
+/// Sandboxes that are there get the new size by being looked at again.
+#[tokio::test]
+async fn sandboxes_follow_the_uplinks_mtu_up_and_down() {
+    let world = World::with([&web()]).await;
+    let mut disturbances = world.network.disturbances();
+    for mtu in [1300, 1400, 1280] {
+        let before = *disturbances.borrow_and_update();
+        run(&format!("ip link set uplink mtu {mtu}"));
+        let seen = disturbances.wait_for(|now| now.host > before.host);
+        tokio::time::timeout(Duration::from_secs(10), seen).await.unwrap().unwrap();
+        world.network.ensure_host(&host_network()).await.unwrap();
+        // Told by the one that knows the new size, and only then.
+        assert!(disturbances.borrow().sandboxes > before.sandboxes, "nobody is told of {mtu}");
+        world.network.repair_sandbox(&web()).await.unwrap();
+        let expected = format!("mtu {mtu} ");
+        assert!(inside(&web(), "ip link show eth0").contains(&expected));
+        assert!(run("ip -o link | grep dw-").contains(&expected));
+    }
+    let before = *disturbances.borrow();
+    world.network.ensure_host(&host_network()).await.unwrap();
+    assert_eq!(*disturbances.borrow(), before, "nothing has changed");
 }
 
 #[tokio::test]
@@ -168,12 +217,12 @@ async fn a_deleted_route_is_back_within_milliseconds() {
 async fn host_and_sandboxes_are_mended_within_milliseconds() {
     const GENEROUS: Duration = Duration::from_millis(500);
     const ROUNDS: usize = 7;
-    let inside = "nsenter --net=/run/dwell/netns/web-0";
+    let within = "nsenter --net=/run/dwell/netns/web-0";
     let damages = [
         "nft flush ruleset".to_owned(),
         "nft flush chain inet dwell guard".to_owned(),
         "ip route del unreachable 10.80.1.0/24".to_owned(),
-        format!("{inside} ip address flush dev eth0"),
+        format!("{within} ip address flush dev eth0"),
         "ip neighbour flush nud permanent".to_owned(),
     ];
     let world = World::with([&web()]).await;
@@ -181,7 +230,7 @@ async fn host_and_sandboxes_are_mended_within_milliseconds() {
     let state = || {
         let listing =
             run("nft -s list table inet dwell; ip route; ip neighbour show nud permanent");
-        listing + &dwell_network::world::inside(&web(), "ip -o address; ip route")
+        listing + &inside(&web(), "ip -o address; ip route")
     };
     let before = state();
     for damage in damages {
