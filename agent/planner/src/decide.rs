@@ -245,7 +245,7 @@ impl<'a> Instance<'a> {
         let assigned = &self.target.assigned;
         match self.seen.sandbox {
             Sandbox::Ready => {}
-            Sandbox::Doubtful => return self.attempt(Step::EnsureSandbox),
+            Sandbox::Doubtful => return self.attempt(Step::RepairSandbox),
             // It holds on to a namespace that has lost its name: only a new start gets it into a
             // sandbox again.
             Sandbox::Absent => return self.order_end(container),

@@ -18,6 +18,7 @@
 //!
 //! Invariants, which `simulation.rs` checks under faults:
 //! - a container is started only when no other container of its instance runs;
+//! - a container runs in the one sandbox of its instance: another is never made beside a running container;
 //! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
 //! - what is in sync is not touched, and a plan at the fixpoint is empty;
 //! - the same input gives the same plan.

@@ -183,7 +183,7 @@ impl Seen {
             }
             Step::Record(journal) => self.remember(journal.clone()),
             Step::Forget => self.remember(Journal::default()),
-            Step::EnsureSandbox => self.sandbox = Sandbox::Ready,
+            Step::EnsureSandbox | Step::RepairSandbox => self.sandbox = Sandbox::Ready,
             Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
             Step::Create { .. } | Step::Stop { .. } | Step::UpdateLimits { .. } => {}
         }
@@ -192,6 +192,11 @@ impl Seen {
     /// Takes note that a step failed.
     pub fn failed(&mut self, step: &Step, failure: Failure, now: Timestamp) {
         self.busy = None;
+        if failure.kind == FailureKind::SandboxLost {
+            // That is no trouble of the step: somebody has looked, and there is none.
+            self.sandbox = Sandbox::Absent;
+            return;
+        }
         let earlier = self.trouble.take().filter(|(failed, _)| failed == step);
         let trouble = Trouble::after(earlier.as_ref().map(|(_, trouble)| trouble), failure, now);
         // The sandbox may be what the start lacked.

@@ -35,6 +35,8 @@ pub(crate) fn after_failure(kind: FailureKind, attempts: u32) -> Duration {
         // The pull comes in between; only an image that keeps vanishing is worth a pause.
         FailureKind::ImageMissing if attempts <= 1 => Duration::ZERO,
         FailureKind::ImageMissing => transient(attempts - 1),
+        // What comes next is another step.
+        FailureKind::SandboxLost => Duration::ZERO,
         FailureKind::Permanent => {
             doubled(Duration::from_secs(10), attempts, Duration::from_secs(300))
         }

@@ -119,8 +119,9 @@ fn act(world: &mut World, action: &Action) {
         }
         Action::LoseSandbox { victim: index } => {
             world.sandboxes.remove(&victim(index));
+            // All that is noticed is that something has happened.
             if let Some(seen) = world.agent.instances.get_mut(&victim(index)) {
-                seen.sandbox = crate::Sandbox::Absent;
+                seen.sandbox = crate::Sandbox::Doubtful;
             }
         }
         Action::RestartAgent { ref done } => {
@@ -148,7 +149,7 @@ fn check(world: &World, name: &InstanceName) {
     assert!(running.len() <= 1, "{name} runs twice: {of_instance:?}");
     let Some(assigned) = world.desired.get(name) else {
         assert!(of_instance.is_empty(), "{name} is not desired but {of_instance:?}");
-        assert!(!world.sandboxes.contains(name), "{name} is not desired but has a sandbox");
+        assert!(!world.sandboxes.contains_key(name), "{name} is not desired but has a sandbox");
         assert!(!world.disk.contains_key(name), "{name} is not desired but has a journal");
         return;
     };
@@ -169,7 +170,9 @@ fn check(world: &World, name: &InstanceName) {
         assert_eq!(of_instance.len(), 1, "{name} has left-overs: {of_instance:?}");
         assert_eq!(real.fingerprint, assigned.template.fingerprint(), "{id} is out of date");
         assert_eq!(real.resources, assigned.template.resources, "{id} has old limits");
-        assert!(world.sandboxes.contains(name));
+        let sandbox = world.sandboxes.get(name);
+        assert!(sandbox.is_some(), "{name} has no sandbox");
+        assert_eq!(real.sandbox.as_ref(), sandbox, "{id} runs in a sandbox that was lost");
     }
     if rolled_back {
         assert!(of_instance.len() == 1, "{name} was rolled back but has {of_instance:?}");

@@ -16,8 +16,11 @@ pub enum Step {
         /// The generation of the desired state.
         generation: Generation,
     },
-    /// Make the sandbox, or check and repair it.
+    /// Make the sandbox, or check and repair it, for a container that is to be started.
     EnsureSandbox,
+    /// Check and repair the sandbox that a container runs in. Another one is never made beside it: if it is lost,
+    /// the step fails with [`FailureKind::SandboxLost`].
+    RepairSandbox,
     /// Start a container in the instance's sandbox.
     Start {
         /// Which.
@@ -68,4 +71,6 @@ pub enum FailureKind {
     Permanent,
     /// The image is not on the node: fetched, then tried again.
     ImageMissing,
+    /// The sandbox of a running container is lost: the container is started again in another one.
+    SandboxLost,
 }

@@ -177,7 +177,7 @@ impl Owner {
             return;
         }
         for (name, seen) in &mut self.observed.instances {
-            if seen.busy == Some(Step::EnsureSandbox) {
+            if matches!(seen.busy, Some(Step::EnsureSandbox | Step::RepairSandbox)) {
                 self.doubted.insert(name.clone());
             } else if seen.sandbox == Sandbox::Ready {
                 seen.sandbox = Sandbox::Doubtful;
@@ -340,7 +340,11 @@ fn load(step: &Step) -> Load {
         | Step::Remove { .. }
         | Step::UpdateLimits { .. } => Load::Heavy,
         Step::Stop { .. } => Load::Stop,
-        Step::EnsureSandbox | Step::RemoveSandbox | Step::Record(_) | Step::Forget => Load::Light,
+        Step::EnsureSandbox
+        | Step::RepairSandbox
+        | Step::RemoveSandbox
+        | Step::Record(_)
+        | Step::Forget => Load::Light,
     }
 }
 

@@ -76,6 +76,7 @@ impl StepError {
             Self::Engine(EngineError::ImageMissing { .. }) => FailureKind::ImageMissing,
             Self::Engine(error) if error.is_permanent() => FailureKind::Permanent,
             Self::Network(NetworkError::AddressTaken { .. }) => FailureKind::Permanent,
+            Self::Network(NetworkError::SandboxLost { .. }) => FailureKind::SandboxLost,
             _ => FailureKind::Transient,
         };
         Failure { kind, message: Causes(self).to_string() }
@@ -112,7 +113,7 @@ impl Tools {
                 let id = engine.create(assigned).await?;
                 Effect::Made(made(id, assigned, self.clock.now()))
             }
-            Step::EnsureSandbox => {
+            Step::EnsureSandbox | Step::RepairSandbox => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
                 self.await_isolation(assigned.address).await?;
                 let sandbox = Sandbox {
@@ -120,7 +121,11 @@ impl Tools {
                     address: assigned.address,
                     mac: assigned.mac,
                 };
-                self.network.ensure_sandbox(&sandbox).await?;
+                if *step == Step::RepairSandbox {
+                    self.network.repair_sandbox(&sandbox).await?;
+                } else {
+                    self.network.ensure_sandbox(&sandbox).await?;
+                }
                 Effect::Nothing
             }
             Step::Start { container } => {

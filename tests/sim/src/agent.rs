@@ -312,7 +312,11 @@ impl Agent {
         }
         let concerns_engine = !matches!(
             step,
-            Step::EnsureSandbox | Step::RemoveSandbox | Step::Record(_) | Step::Forget
+            Step::EnsureSandbox
+                | Step::RepairSandbox
+                | Step::RemoveSandbox
+                | Step::Record(_)
+                | Step::Forget
         );
         if concerns_engine {
             self.doubt(name);

@@ -232,6 +232,11 @@ impl Host {
     ) -> Result<Deed, Failure> {
         match step {
             Step::EnsureSandbox => drop(self.sandboxes.insert(name.clone())),
+            Step::RepairSandbox if self.sandboxes.contains(name) => {}
+            Step::RepairSandbox => {
+                let message = "its sandbox is lost".to_owned();
+                return Err(Failure { kind: FailureKind::SandboxLost, message });
+            }
             Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
             Step::Record(_) | Step::Forget if self.disk.full => {
                 return Err(transient("no space left on the device"));

@@ -109,6 +109,7 @@ impl Story {
             None => "-".into(),
             Some(Step::Create { generation }) => format!("create g{generation}"),
             Some(Step::EnsureSandbox) => "sandbox".into(),
+            Some(Step::RepairSandbox) => "repair sandbox".into(),
             Some(Step::Start { container }) => format!("start {container}"),
             Some(Step::Stop { container, .. }) => format!("stop {container}"),
             Some(Step::Remove { container }) => format!("remove {container}"),
@@ -516,8 +517,10 @@ fn a_container_of_the_same_generation_but_another_template_makes_way() {
 fn a_lost_sandbox_is_made_anew_and_the_container_started_into_it() {
     let mut story = Story::running();
     story.seen.sandbox = Sandbox::Doubtful;
-    assert_eq!(story.word(), "sandbox");
-    story.seen.sandbox = Sandbox::Absent;
+    assert_eq!(story.word(), "repair sandbox", "no other is made beside the running container");
+    let lost = Failure { kind: FailureKind::SandboxLost, message: "it is lost".into() };
+    story.seen.failed(&Step::RepairSandbox, lost, story.now);
+    assert_eq!(story.seen.sandbox, Sandbox::Absent);
     let story = story.record();
     assert_eq!(story.word(), "stop c1");
     assert_eq!(story.set("c1", exited(143)).word(), "sandbox");

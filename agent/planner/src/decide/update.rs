@@ -35,6 +35,10 @@ impl<'a> Instance<'a> {
         match self.seen.sandbox {
             Sandbox::Ready => {}
             Sandbox::Absent if new.is_running() => return self.end(new),
+            Sandbox::Absent if old.is_running() => return self.end(old),
+            Sandbox::Doubtful if new.is_running() || old.is_running() => {
+                return self.attempt(Step::RepairSandbox);
+            }
             Sandbox::Absent | Sandbox::Doubtful => return self.attempt(Step::EnsureSandbox),
         }
         match new.state {

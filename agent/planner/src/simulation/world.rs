@@ -74,6 +74,8 @@ pub(crate) struct Real {
     pub(crate) restarts_asked: u64,
     pub(crate) image: String,
     pub(crate) state: ContainerState,
+    /// The number of the sandbox it was last started into.
+    pub(crate) sandbox: Option<u64>,
 }
 
 impl Real {
@@ -88,7 +90,8 @@ pub(crate) struct World {
     pub(crate) desired: BTreeMap<InstanceName, Assigned>,
     // What really is.
     pub(crate) containers: BTreeMap<ContainerId, Real>,
-    pub(crate) sandboxes: BTreeSet<InstanceName>,
+    /// With a number for each: another one of the same instance is another place.
+    pub(crate) sandboxes: BTreeMap<InstanceName, u64>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) engine_up: bool,
     pub(crate) disk: BTreeMap<InstanceName, Journal>,
@@ -105,7 +108,7 @@ impl World {
             now: Timestamp(1_000_000),
             desired: BTreeMap::new(),
             containers: BTreeMap::new(),
-            sandboxes: BTreeSet::new(),
+            sandboxes: BTreeMap::new(),
             images: BTreeSet::new(),
             engine_up: true,
             disk: BTreeMap::new(),
@@ -189,11 +192,11 @@ impl World {
         }
         self.accept();
         self.observe_all();
-        for name in &self.sandboxes {
+        for name in self.sandboxes.keys() {
             self.agent.instances.entry(name.clone()).or_default();
         }
         for (name, seen) in &mut self.agent.instances {
-            if !self.sandboxes.contains(name) {
+            if !self.sandboxes.contains_key(name) {
                 seen.sandbox = Sandbox::Absent;
             }
         }
@@ -280,7 +283,11 @@ impl World {
         let (name, step) = self.in_flight.swap_remove(index);
         let needs_engine = !matches!(
             step,
-            Step::EnsureSandbox | Step::RemoveSandbox | Step::Record(_) | Step::Forget
+            Step::EnsureSandbox
+                | Step::RepairSandbox
+                | Step::RemoveSandbox
+                | Step::Record(_)
+                | Step::Forget
         );
         let outcome = if fate == Fate::Failed || (needs_engine && !self.engine_up) {
             Err(failure(FailureKind::Transient, "it was made to fail"))
@@ -319,7 +326,13 @@ impl World {
         let gone = || failure(FailureKind::Transient, "no such container");
         match step {
             Step::Create { generation } => return self.create(name, *generation),
-            Step::EnsureSandbox => drop(self.sandboxes.insert(name.clone())),
+            Step::EnsureSandbox => {
+                self.serial += 1;
+                let number = self.serial;
+                self.sandboxes.entry(name.clone()).or_insert(number);
+            }
+            Step::RepairSandbox if self.sandboxes.contains_key(name) => {}
+            Step::RepairSandbox => return Err(failure(FailureKind::SandboxLost, "it is lost")),
             Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
             Step::Record(journal) => drop(self.disk.insert(name.clone(), journal.clone())),
             Step::Forget => drop(self.disk.remove(name)),
@@ -362,6 +375,7 @@ impl World {
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),
             state: ContainerState::Created,
+            sandbox: None,
         };
         self.containers.insert(ContainerId(format!("c{:05}", self.serial)), real);
         Ok(())
@@ -372,9 +386,9 @@ impl World {
             return Err(failure(FailureKind::Transient, "no such container"));
         };
         let name = real.instance.clone();
-        if !self.sandboxes.contains(&name) {
+        let Some(sandbox) = self.sandboxes.get(&name).copied() else {
             return Err(failure(FailureKind::Transient, "no sandbox"));
-        }
+        };
         let twin = self
             .containers
             .iter()
@@ -386,6 +400,7 @@ impl World {
         let started_at = self.now;
         if let Some(real) = self.containers.get_mut(id).filter(|real| !real.is_running()) {
             real.state = ContainerState::Running { started_at };
+            real.sandbox = Some(sandbox);
         }
         Ok(())
     }

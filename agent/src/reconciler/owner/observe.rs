@@ -245,7 +245,8 @@ impl Owner {
                 tracing::debug!(instance = %name, ?step, "step done");
                 let seen = self.observed.instances.entry(name.clone()).or_default();
                 seen.succeeded(step);
-                if *step == Step::EnsureSandbox && self.doubted.remove(name) {
+                let is_sandbox = matches!(step, Step::EnsureSandbox | Step::RepairSandbox);
+                if is_sandbox && self.doubted.remove(name) {
                     seen.sandbox = Sandbox::Doubtful;
                 }
                 self.take_effect(name, effect);

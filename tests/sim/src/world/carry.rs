@@ -256,7 +256,14 @@ impl World {
 }
 
 fn is_engines(step: &Step) -> bool {
-    !matches!(step, Step::EnsureSandbox | Step::RemoveSandbox | Step::Record(_) | Step::Forget)
+    !matches!(
+        step,
+        Step::EnsureSandbox
+            | Step::RepairSandbox
+            | Step::RemoveSandbox
+            | Step::Record(_)
+            | Step::Forget
+    )
 }
 
 /// What an agent is told of work that failed.
