@@ -42,6 +42,7 @@ mod refusal;
 mod report;
 mod rollout;
 mod settings;
+mod settle;
 mod ssh;
 mod tables;
 mod view;
@@ -56,6 +57,7 @@ use dwell_core::id::{InstanceName, NodeName, Revision};
 use directory::Shown;
 use log::Log;
 use network::NetworkEntry;
+use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
 use tables::Tables;
 
@@ -68,9 +70,9 @@ pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use network::{Exception, NetworkDelta, NodeNetwork, Peer};
 pub use object::{
-    AuthorizedKey, Event, Identity, Instance, JoinToken, KeySet, Leaving, Link, Node, Observed,
-    Quarantine, Reserved, SessionId, Severity, Subject, TokenId, UpdateState, Waiting,
-    WaitingCause, Workload,
+    AuthorizedKey, Demand, Event, Identity, Instance, JoinToken, KeySet, Leaving, Link, Node,
+    Observed, Quarantine, Reserved, SessionId, Severity, Subject, TokenId, Unmet, UpdateState,
+    Waiting, WaitingCause, Workload,
 };
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
@@ -87,8 +89,15 @@ pub struct Model {
     revision: Revision,
     /// The changes of the command being applied.
     changes: Vec<Change>,
-    /// Whether something changed that could let what waits be placed or moved.
-    unsettled: bool,
+    /// What changed that could let what waits be placed or moved.
+    agenda: Agenda,
+    /// What is asked of the scheduler, and what it answered, while a command is applied.
+    placing: Placing,
+    /// The revision at which the reasons why nothing fits were true, and the last of those that were
+    /// brought up to date since.
+    refreshed: (Revision, Option<Demand>),
+    /// How much work was done.
+    work: Work,
     /// Whether there is a record of every volume of what is placed.
     volumes_derived: bool,
     /// The time of the command being applied.
@@ -131,7 +140,10 @@ impl Model {
             tables: Tables::new(settings.range),
             revision: Revision(0),
             changes: Vec::new(),
-            unsettled: false,
+            agenda: Agenda::default(),
+            placing: Placing::default(),
+            refreshed: (Revision(0), None),
+            work: Work::default(),
             volumes_derived: true,
             now: Timestamp(0),
             last_heard: BTreeMap::new(),
@@ -156,19 +168,19 @@ impl Model {
     /// [`Refusal`]; nothing has changed then.
     pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Applied, Refusal> {
         self.now = now;
-        let before = (self.revision, self.unsettled, self.volumes_derived);
+        let before = (self.revision, self.agenda.clone(), self.volumes_derived);
         let result = self.run(command, now);
         let changes = std::mem::take(&mut self.changes);
         match result {
             Ok(Outcome::Keep(reply)) => Ok(Applied { reply, changes }),
             Ok(Outcome::Forget(reply)) => {
                 self.undo(changes);
-                (self.revision, self.unsettled, self.volumes_derived) = before;
+                (self.revision, self.agenda, self.volumes_derived) = before;
                 Ok(Applied { reply, changes: Vec::new() })
             }
             Err(refusal) => {
                 self.undo(changes);
-                (self.revision, self.unsettled, self.volumes_derived) = before;
+                (self.revision, self.agenda, self.volumes_derived) = before;
                 Err(refusal)
             }
         }
@@ -223,24 +235,14 @@ impl Model {
             Command::Note { subject, reason, message } => {
                 self.event(now, Severity::Info, subject, reason, message);
             }
-            Command::Tick => self.tick(now),
+            Command::Tick => {
+                self.tick(now);
+                self.refresh_reasons();
+            }
         }
         self.learn(now);
         self.settle(now);
         Ok(Outcome::Keep(reply))
-    }
-
-    /// Places what waits for a place, and goes on with what waits for its turn, if something changed
-    /// that could let it. If this itself frees room, the next command (at the latest a tick) uses it.
-    fn settle(&mut self, now: Timestamp) {
-        if !std::mem::take(&mut self.unsettled) {
-            return;
-        }
-        self.place_waiting(now);
-        let due: Vec<_> = self.tables.index().due.keys().cloned().collect();
-        for workload in due {
-            self.roll(&workload, now);
-        }
     }
 
     /// What is settled.

@@ -1,7 +1,6 @@
 //! The abstract problem: items of groups go into bins.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use dwell_core::id::{NodeName, PoolName};
 use dwell_core::workload::{self, Resources};
@@ -13,10 +12,8 @@ use crate::reason::Reason;
 pub struct Problem<'a> {
     /// Where items can go. A bin is known by its index.
     pub bins: Vec<Bin<'a>>,
-    /// What the items are like. A group is known by its index.
+    /// What the items are like, and how many there are of each kind. A group is known by its index.
     pub groups: Vec<Group<'a>>,
-    /// The group of each item. An item is known by its index.
-    pub items: Vec<usize>,
 }
 
 /// A node.
@@ -32,9 +29,9 @@ pub struct Bin<'a> {
     pub arch: &'a str,
     /// What it has.
     pub capacity: Resources,
-    /// What of that is promised to items outside this problem.
+    /// What of that is promised to what is there.
     pub used: Resources,
-    /// How many items outside this problem are there, whatever their size.
+    /// How many items are there, whatever their size.
     pub items: usize,
     /// How many addresses it can still give out.
     pub addresses: u32,
@@ -55,7 +52,7 @@ pub enum Closed {
     Down,
 }
 
-/// What items of one workload have in common.
+/// Items of one workload that are the same, and want a place.
 #[derive(Clone, Debug)]
 pub struct Group<'a> {
     /// What each of them needs.
@@ -66,16 +63,26 @@ pub struct Group<'a> {
     pub takes_address: bool,
     /// Groups with the same number are spread as one.
     pub spread: usize,
+    /// How many there are.
+    pub wanted: usize,
 }
 
-/// The bin of each item that has one: item to bin.
-pub type Placement = BTreeMap<usize, usize>;
+/// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes
+/// is in the bin's `used`.
+pub type Placement = BTreeMap<(usize, usize), u32>;
 
-/// What was decided.
+/// What was decided, for each group.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Solution {
-    /// The bin of each item that has one, the previous ones among them.
-    pub placed: Placement,
-    /// Why the others have none. Items of one group share their reason.
-    pub unplaced: BTreeMap<usize, Arc<Reason>>,
+    /// For each group, its answer.
+    pub groups: Vec<Answer>,
+}
+
+/// Where the items of one group go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// A bin for each item that has one, the best first.
+    pub bins: Vec<usize>,
+    /// Why the rest has none; there exactly if there is a rest.
+    pub reason: Option<Reason>,
 }

@@ -5,69 +5,53 @@
 //! `n + k log n`, not `k * n`.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
-use std::sync::Arc;
+use std::collections::BinaryHeap;
 
 use dwell_core::workload::Resources;
 
 use crate::fit::misfit;
-use crate::problem::{Bin, Group, Placement, Problem, Solution};
+use crate::problem::{Answer, Bin, Group, Placement, Problem, Solution};
 use crate::reason::{Misfit, Reason};
 
 /// Gives every item a bin, or a reason why it has none.
 ///
-/// An item that `previous` has in a bin stays there, even if the bin has been closed or has shrunk:
-/// moving what runs is another decision. Entries of `previous` that name no item or no bin count for
-/// nothing.
+/// What `previous` has placed stays where it is, even if the bin has been closed or has shrunk: moving
+/// what runs is another decision.
 #[must_use]
 pub fn solve(problem: &Problem<'_>, previous: &Placement) -> Solution {
-    let mut room = Room::of(problem);
-    let mut solution = Solution::default();
-    let mut waiting: Vec<Vec<usize>> = vec![Vec::new(); problem.groups.len()];
-    for (item, &number) in problem.items.iter().enumerate() {
-        let Some(group) = problem.groups.get(number) else { continue };
-        match previous.get(&item).filter(|&&bin| bin < problem.bins.len()) {
-            Some(&bin) => {
-                // Its address is not counted in `addresses`: it is not free.
-                room.take(bin, group, false);
-                solution.placed.insert(item, bin);
-            }
-            None => waiting[number].push(item),
-        }
-    }
-    for (group, items) in problem.groups.iter().zip(&waiting) {
-        if !items.is_empty() {
-            place(problem, group, items, &mut room, &mut solution);
-        }
-    }
-    solution
+    let mut room = Room::of(problem, previous);
+    let groups = problem.groups.iter().map(|group| place(problem, group, &mut room)).collect();
+    Solution { groups }
 }
 
-fn place(
-    problem: &Problem<'_>,
-    group: &Group<'_>,
-    items: &[usize],
-    room: &mut Room,
-    solution: &mut Solution,
-) {
+/// Why one more item of a group cannot go into a bin as it is; `None` if it can.
+#[must_use]
+pub fn refusal(bin: &Bin<'_>, group: &Group<'_>) -> Option<Misfit> {
+    Left::of(bin).misfit(bin, group)
+}
+
+fn place(problem: &Problem<'_>, group: &Group<'_>, room: &mut Room) -> Answer {
+    let mut answer = Answer::default();
+    if group.wanted == 0 {
+        return answer;
+    }
     let mut candidates: BinaryHeap<_> = (0..problem.bins.len())
         .filter(|&bin| room.misfit(&problem.bins[bin], bin, group).is_none())
         .map(|bin| room.score(&problem.bins[bin], bin, group))
         .collect();
-    let mut reason = None;
-    for &item in items {
+    while answer.bins.len() < group.wanted {
         let Some(best) = candidates.pop() else {
-            let reason = reason.get_or_insert_with(|| Arc::new(room.reason(problem, group)));
-            solution.unplaced.insert(item, Arc::clone(reason));
-            continue;
+            answer.reason = Some(room.reason(problem, group));
+            return answer;
         };
         let bin = best.bin.0;
-        room.take(bin, group, group.takes_address);
-        solution.placed.insert(item, bin);
+        room.take(bin, group);
+        answer.bins.push(bin);
         if room.misfit(&problem.bins[bin], bin, group).is_none() {
             candidates.push(room.score(&problem.bins[bin], bin, group));
         }
     }
+    answer
 }
 
 /// How good a bin is; the greatest is the best, fields in the order of their weight.
@@ -87,7 +71,7 @@ struct Score {
 struct Room {
     bins: Vec<Left>,
     /// Items by spread and bin.
-    siblings: BTreeMap<(usize, usize), u32>,
+    siblings: Placement,
 }
 
 struct Left {
@@ -96,39 +80,43 @@ struct Left {
     items: usize,
 }
 
-impl Room {
-    fn of(problem: &Problem<'_>) -> Self {
-        let left = |bin: &Bin<'_>| Left {
-            room: bin.capacity.minus(bin.used),
-            addresses: bin.addresses,
-            items: bin.items,
-        };
-        Self { bins: problem.bins.iter().map(left).collect(), siblings: BTreeMap::new() }
+impl Left {
+    fn of(bin: &Bin<'_>) -> Self {
+        Self { room: bin.capacity.minus(bin.used), addresses: bin.addresses, items: bin.items }
     }
 
-    fn take(&mut self, bin: usize, group: &Group<'_>, address: bool) {
-        let left = &mut self.bins[bin];
-        // What stays may be more than a shrunken bin has.
-        left.room = left.room.minus(group.request);
-        left.addresses = left.addresses.saturating_sub(u32::from(address));
-        left.items += 1;
-        *self.siblings.entry((group.spread, bin)).or_default() += 1;
-    }
-
-    /// Why one more item of a group cannot go into a bin; what is least likely to change first.
-    fn misfit(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Option<Misfit> {
-        let (left, asked) = (&self.bins[index], group.request);
+    /// Why one more item of a group cannot go there; what is least likely to change first.
+    fn misfit(&self, bin: &Bin<'_>, group: &Group<'_>) -> Option<Misfit> {
+        let asked = group.request;
         misfit(bin, group.rules).or(bin.closed.map(Misfit::Closed)).or({
-            if left.room.cpu < asked.cpu {
-                Some(Misfit::Cpu { free: left.room.cpu, asked: asked.cpu })
-            } else if left.room.memory < asked.memory {
-                Some(Misfit::Memory { free: left.room.memory, asked: asked.memory })
-            } else if group.takes_address && left.addresses == 0 {
+            if self.room.cpu < asked.cpu {
+                Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
+            } else if self.room.memory < asked.memory {
+                Some(Misfit::Memory { free: self.room.memory, asked: asked.memory })
+            } else if group.takes_address && self.addresses == 0 {
                 Some(Misfit::Addresses)
             } else {
                 None
             }
         })
+    }
+}
+
+impl Room {
+    fn of(problem: &Problem<'_>, previous: &Placement) -> Self {
+        Self { bins: problem.bins.iter().map(Left::of).collect(), siblings: previous.clone() }
+    }
+
+    fn take(&mut self, bin: usize, group: &Group<'_>) {
+        let left = &mut self.bins[bin];
+        left.room = left.room.minus(group.request);
+        left.addresses = left.addresses.saturating_sub(u32::from(group.takes_address));
+        left.items += 1;
+        *self.siblings.entry((group.spread, bin)).or_default() += 1;
+    }
+
+    fn misfit(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Option<Misfit> {
+        self.bins[index].misfit(bin, group)
     }
 
     fn score(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Score {

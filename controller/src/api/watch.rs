@@ -159,7 +159,8 @@ impl Subject {
             | Key::Event(_)
             | Key::Volume(_)
             | Key::Quarantine(_)
-            | Key::Reserved => Vec::new(),
+            | Key::Reserved
+            | Key::Unmet(_) => Vec::new(),
         }
     }
 

@@ -66,7 +66,7 @@ impl Model {
         model.shown = Shown::new(model.started, Some(learned));
         model.learn(now);
         model.show_all();
-        model.unsettled = true;
+        model.agenda.everything = true;
         model.volumes_derived = false;
         model
     }
@@ -86,7 +86,7 @@ impl Model {
     /// since the last call of `publish` or `revert`, in order. Their revisions are not used again.
     pub fn revert(&mut self, changes: Vec<Change>) {
         self.undo(changes);
-        self.unsettled = true;
+        self.agenda.everything = true;
         self.volumes_derived = false;
     }
 
@@ -105,7 +105,7 @@ impl Model {
         let revision = self.next_revision();
         let new = make(revision);
         let old = self.tables.put(new.clone());
-        self.unsettled |= may_help_others(old.as_ref(), Some(&new));
+        self.agenda.note(old.as_ref(), Some(&new));
         let instance = match &new {
             Record::Instance(instance) => Some(Arc::clone(instance)),
             _ => None,
@@ -148,7 +148,13 @@ impl Model {
     /// Takes an object away, if it is there.
     pub(super) fn delete(&mut self, key: Key) {
         if let Some(old) = self.tables.delete(&key) {
-            self.unsettled |= may_help_others(Some(&old), None);
+            self.agenda.note(Some(&old), None);
+            if let Key::Quarantine(address) = &key
+                && let Some(block) = self.settings.range.block_of(*address)
+                && let Some(node) = self.tables.index().blocks.get(&block)
+            {
+                self.agenda.nodes.insert(node.clone());
+            }
             let revision = self.next_revision();
             self.changes.push(Change { revision, key, old: Some(old), new: None });
         }
@@ -184,30 +190,6 @@ impl Model {
         }
         self.revision = self.revision.next();
         self.revision
-    }
-}
-
-/// Whether something waiting could fit, or move, because of a change: room got free, a node came or
-/// became another, a workload asks for something else, or something new waits.
-fn may_help_others(old: Option<&Record>, new: Option<&Record>) -> bool {
-    match (old, new) {
-        (_, Some(Record::Node(_))) | (Some(Record::Quarantine(_)), None) => true,
-        (Some(Record::Instance(_)), None) => true,
-        (None, Some(Record::Instance(new))) => new.node.is_none(),
-        (Some(Record::Instance(old)), Some(Record::Instance(new))) => {
-            new.node.is_none()
-                || (old.node.is_some() && old.node != new.node)
-                || old.template.resources != new.template.resources
-        }
-        (Some(Record::Workload(old)), Some(Record::Workload(new))) => {
-            old.spec != new.spec || old.paused != new.paused
-        }
-        (old, Some(Record::Link(new))) => {
-            let Some(Record::Link(old)) = old else { return true };
-            let room = |link: &Link| link.capacity.as_ref().map(|has| (has.cpu, has.memory));
-            old.state != new.state || room(old) != room(new)
-        }
-        _ => false,
     }
 }
 

@@ -142,7 +142,7 @@ impl Model {
         });
         if first {
             // Only now its architecture is known, and with it what its instances wait for.
-            self.reconsider(name, now);
+            self.reconsider(name);
         }
         Ok(())
     }
@@ -191,7 +191,7 @@ impl Model {
         };
         self.event(now, Severity::Info, Subject::Node(name.clone()), told.0, told.1.to_owned());
         self.put_node(node);
-        self.reconsider(name, now);
+        self.reconsider(name);
         Ok(())
     }
 
@@ -323,9 +323,6 @@ impl Model {
         };
         self.event(now, severity, Subject::Node(name.clone()), reason, message.to_owned());
         self.touch_instances(name);
-        if state == NodeState::Ready {
-            self.roll_all_on(name, now);
-        }
     }
 
     /// Watchers of instances see a change when their node is lost or found.

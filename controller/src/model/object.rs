@@ -1,7 +1,7 @@
 //! The objects of the model: what is declared, what was decided, and what was last heard.
 //!
 //! *Durable* objects ([`Workload`], [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Event`],
-//! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`]) are heard again
+//! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,8 @@ use dwell_core::id::{
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
-use dwell_core::workload::{Template, WorkloadSpec};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::{Resources, Template, WorkloadSpec};
 use dwell_scheduler::Reason;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -315,11 +316,22 @@ pub struct Waiting {
     pub cause: WaitingCause,
 }
 
+impl Waiting {
+    /// The demand that no node meets, if that is the cause.
+    #[must_use]
+    pub fn demand(&self) -> Option<&Demand> {
+        match &self.cause {
+            WaitingCause::Unplaced(demand) => Some(demand),
+            _ => None,
+        }
+    }
+}
+
 /// What an instance waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WaitingCause {
-    /// No node fits.
-    Unplaced(Arc<Reason>),
+    /// No node meets what it wants; why is in the [`Unmet`] of this demand.
+    Unplaced(Demand),
     /// The address that was declared for it is not to be had; the text says whose it is.
     Address(String),
     /// It should move, but its volumes are on its node.
@@ -358,7 +370,7 @@ pub enum WaitingCause {
 impl fmt::Display for WaitingCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unplaced(reason) => reason.fmt(f),
+            Self::Unplaced(_) => f.write_str("waits for a node that fits"),
             Self::Address(refusal) => f.write_str(refusal),
             Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
             Self::NoRoom => f.write_str(
@@ -387,6 +399,44 @@ impl fmt::Display for WaitingCause {
                 one.0, one.1, other.0, other.1
             ),
         }
+    }
+}
+
+/// What instances want of a node that are the same to the scheduler: all with one demand get one answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Demand {
+    /// Whose they are, and so where they may go, and from which others they keep apart.
+    pub workload: WorkloadName,
+    /// Processor time for each.
+    pub cpu: Millicores,
+    /// Memory for each.
+    pub memory: Bytes,
+    /// Whether each takes an address of its node's block.
+    pub takes_address: bool,
+}
+
+impl Demand {
+    /// What each of them takes of a node.
+    #[must_use]
+    pub fn request(&self) -> Resources {
+        Resources { cpu: self.cpu, memory: self.memory }
+    }
+}
+
+/// No node meets a demand. Volatile; there until something changes that could meet it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// Which.
+    pub demand: Demand,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Unmet {
+    /// As an object.
+    #[must_use]
+    pub fn of(demand: Demand, reason: Reason) -> Arc<Self> {
+        Arc::new(Self { demand, reason })
     }
 }
 

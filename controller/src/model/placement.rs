@@ -1,67 +1,34 @@
 //! The model's world as a problem for the scheduler, and the solution as changes of the model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, btree_map};
+use std::iter::Peekable;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
-use dwell_scheduler::{Bin, Closed, Group, Placement, Problem, Reason, misfit, solve};
+use dwell_scheduler::{
+    Bin, Closed, Group, Misfit, Placement, Problem, Reason, misfit, refusal, solve,
+};
 
 use super::Model;
-use super::object::{Instance, Node, Severity, Subject, Waiting, WaitingCause, Workload};
+use super::object::{
+    Demand, Instance, Link, Node, Severity, Subject, Waiting, WaitingCause, Workload,
+};
 use super::record::{Key, Record};
+use super::tables::Occupancy;
 
-/// Where instances go, or why they do not.
-type Decisions = Vec<(InstanceName, Result<NodeName, Arc<Reason>>)>;
+/// What the scheduler says to a demand: nodes, the best first, and why there are no more.
+type Answered = (Demand, Vec<NodeName>, Option<Reason>);
 
 impl Model {
-    /// Places every instance that has no node, as far as there is room.
-    pub(super) fn place_waiting(&mut self, now: Timestamp) {
-        let unplaced = self.tables.index().unplaced.clone();
-        if unplaced.is_empty() {
-            return;
-        }
-        let mut placeable = BTreeSet::new();
-        for name in unplaced {
-            if self.ensure_static_address(&name, now) && !self.place_by_volumes(&name, now) {
-                placeable.insert(name);
-            }
-        }
-        for (name, decision) in self.decide(&placeable, None) {
-            match decision {
-                Ok(node) => self.place(&name, &node, now),
-                Err(reason) => self.wait(&name, WaitingCause::Unplaced(reason)),
-            }
-        }
-    }
-
-    /// Where an instance could go that has to leave its node.
-    pub(super) fn decide_move(&self, name: &InstanceName) -> Option<Result<NodeName, Arc<Reason>>> {
-        let decisions = self.decide(&BTreeSet::from([name.clone()]), None);
-        decisions.into_iter().next().map(|(_, decision)| decision)
-    }
-
-    /// Whether an instance could be on this one node; `None` if that is no place for instances.
-    pub(super) fn decide_at(
-        &self,
-        name: &InstanceName,
-        node: &NodeName,
-    ) -> Option<Result<NodeName, Arc<Reason>>> {
-        let place = self.tables.nodes().get(node)?;
-        if place.removed || place.block.is_none() {
-            return None;
-        }
-        let decisions = self.decide(&BTreeSet::from([name.clone()]), Some(node));
-        decisions.into_iter().next().map(|(_, decision)| decision)
-    }
-
     /// Puts an instance onto a node.
     pub(super) fn place(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         let Some(identity) = instance.identity.or_else(|| self.claim_from_block(name, node)) else {
             // The scheduler counted one; what waits is looked at again.
+            self.agenda.unplaced = true;
             return;
         };
         self.put_instance(Instance {
@@ -106,70 +73,108 @@ impl Model {
         self.tables.links().get(node)?.capacity.as_deref()
     }
 
-    /// Asks the scheduler about `wanted`. Their siblings are part of the question, since copies are
-    /// spread; they stay where they are. `only` leaves no other node to choose.
-    fn decide(&self, wanted: &BTreeSet<InstanceName>, only: Option<&NodeName>) -> Decisions {
-        let unknown = Capacity::default();
-        let nodes: Vec<&Arc<Node>> = self
-            .tables
-            .nodes()
-            .values()
-            .filter(|node| !node.removed && node.block.is_some())
-            .filter(|node| only.is_none_or(|only| node.name == *only))
-            .collect();
-        let mut bins: Vec<Bin<'_>> = nodes
-            .iter()
-            .map(|node| self.bin(node, self.capacity(&node.name).unwrap_or(&unknown)))
-            .collect();
-        let index_of: BTreeMap<&NodeName, usize> =
-            nodes.iter().enumerate().map(|(index, node)| (&node.name, index)).collect();
+    /// What an instance wants of a node. What is placed anew comes as what it is to be, unless its
+    /// rollout is paused.
+    pub(super) fn demand(&self, workload: &Workload, instance: &Instance) -> Demand {
+        let request = match &workload.paused {
+            None => workload.spec.template.resources,
+            Some(_) => instance.template.resources,
+        };
+        Demand {
+            workload: workload.spec.name.clone(),
+            cpu: request.cpu,
+            memory: request.memory,
+            takes_address: instance.identity.is_none(),
+        }
+    }
 
-        let mut groups = Groups::default();
-        let mut items = Vec::new();
-        let mut names = Vec::new();
+    /// Why a node does not meet a demand as things are; `None` if it does.
+    pub(super) fn refuses(&self, node: &NodeName, demand: &Demand) -> Option<Misfit> {
+        let down = Some(Misfit::Closed(Closed::Down));
+        let Some(node) = self.tables.nodes().get(node).filter(|node| is_home(node)) else {
+            return down;
+        };
+        let Some(workload) = self.tables.workloads().get(&demand.workload) else { return down };
+        let unknown = Capacity::default();
+        let capacity = self.capacity(&node.name).unwrap_or(&unknown);
+        refusal(&self.bin(node, capacity), &group(workload, demand, 0, 1))
+    }
+
+    /// Why an instance cannot be on this one node, if so; `None` if that is no place for instances.
+    pub(super) fn decide_at(
+        &self,
+        name: &InstanceName,
+        node: &NodeName,
+    ) -> Option<Result<(), Arc<Reason>>> {
+        self.tables.nodes().get(node).filter(|node| is_home(node))?;
+        let instance = self.tables.instances().get(name)?;
+        let workload = self.tables.workloads().get(name.workload())?;
+        Some(match self.refuses(node, &self.demand(workload, instance)) {
+            None => Ok(()),
+            Some(misfit) => {
+                Err(Arc::new(Reason { nodes: 1, refusals: vec![(node.clone(), misfit)] }))
+            }
+        })
+    }
+
+    /// Asks the scheduler about some demands together, each with how many have it. Copies of a workload
+    /// are spread, so those that have a place are part of the question.
+    pub(super) fn solve(&self, asked: &BTreeMap<Demand, usize>) -> Vec<Answered> {
+        let unknown = Capacity::default();
+        let index = self.tables.index();
+        let mut links = InStep::over(self.tables.links());
+        let mut occupancy = InStep::over(&index.occupancy);
+        let mut names: Vec<&NodeName> = Vec::new();
+        let mut bins = Vec::new();
+        for node in self.tables.nodes().values().filter(|node| is_home(node)) {
+            let link = links.get(&node.name).map(Arc::as_ref);
+            let capacity = link.and_then(|link| link.capacity.as_deref()).unwrap_or(&unknown);
+            names.push(&node.name);
+            bins.push(self.bin_of(node, link, occupancy.get(&node.name), capacity));
+        }
+        let spreads: BTreeMap<&WorkloadName, usize> =
+            asked.keys().enumerate().map(|(number, demand)| (&demand.workload, number)).collect();
         let mut previous = Placement::new();
-        let workloads: BTreeSet<&WorkloadName> =
-            wanted.iter().map(InstanceName::workload).collect();
-        for (spread, name) in workloads.into_iter().enumerate() {
-            let Some(workload) = self.tables.workloads().get(name) else { continue };
-            for instance in self.tables.instances_of(name) {
-                let asked = wanted.contains(&instance.name);
-                let place = instance.node.as_ref().and_then(|node| {
-                    let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
-                    index_of.get(to.unwrap_or(node)).copied()
-                });
-                if !asked {
-                    let Some(bin) = place else { continue };
-                    previous.insert(items.len(), bin);
-                    let bin = &mut bins[bin];
-                    bin.items = bin.items.saturating_sub(1);
-                    bin.used = bin.used.minus(instance.template.resources);
+        for (&workload, &spread) in &spreads {
+            let Some(copies) = index.copies.get(workload) else { continue };
+            let mut copies = InStep::over(copies);
+            for (bin, name) in names.iter().enumerate() {
+                if let Some(&count) = copies.get(name) {
+                    previous.insert((spread, bin), count);
                 }
-                // What is placed anew comes as what it is to be, unless its rollout is paused.
-                let request = if asked && workload.paused.is_none() {
-                    workload.spec.template.resources
-                } else {
-                    instance.template.resources
-                };
-                items.push(groups.of(workload, instance, request, spread));
-                names.push(&instance.name);
             }
         }
-        let problem = Problem { bins, groups: groups.list, items };
-        let solution = solve(&problem, &previous);
-        let placed = solution.placed.into_iter().map(|(item, bin)| (item, Ok(bin)));
-        let unplaced = solution.unplaced.into_iter().map(|(item, reason)| (item, Err(reason)));
-        placed
-            .chain(unplaced)
-            .filter(|(item, _)| !previous.contains_key(item))
-            .map(|(item, decision)| {
-                (names[item].clone(), decision.map(|bin| nodes[bin].name.clone()))
+        let mut demands = Vec::new();
+        let mut groups = Vec::new();
+        for (demand, &wanted) in asked {
+            if let Some(workload) = self.tables.workloads().get(&demand.workload) {
+                demands.push(demand);
+                groups.push(group(workload, demand, spreads[&demand.workload], wanted));
+            }
+        }
+        let solution = solve(&Problem { bins, groups }, &previous);
+        let name = |bin: usize| names[bin].clone();
+        let answers = demands.into_iter().zip(solution.groups);
+        answers
+            .map(|(demand, answer)| {
+                (demand.clone(), answer.bins.into_iter().map(name).collect(), answer.reason)
             })
             .collect()
     }
 
     fn bin<'a>(&self, node: &'a Node, capacity: &'a Capacity) -> Bin<'a> {
+        let link = self.tables.links().get(&node.name).map(Arc::as_ref);
         let occupancy = self.tables.index().occupancy.get(&node.name);
+        self.bin_of(node, link, occupancy, capacity)
+    }
+
+    fn bin_of<'a>(
+        &self,
+        node: &'a Node,
+        link: Option<&Link>,
+        occupancy: Option<&Occupancy>,
+        capacity: &'a Capacity,
+    ) -> Bin<'a> {
         Bin {
             name: &node.name,
             labels: &node.labels,
@@ -179,22 +184,13 @@ impl Model {
             used: occupancy.map(|occupancy| occupancy.promised).unwrap_or_default(),
             items: occupancy.map_or(0, |there| there.instances.len() + there.arriving.len()),
             addresses: node.block.map_or(0, |block| self.free_addresses(block)),
-            closed: self.closed(node),
-        }
-    }
-
-    fn closed(&self, node: &Node) -> Option<Closed> {
-        match self.tables.links().get(&node.name).map(|link| link.state) {
-            None | Some(NodeState::Down) => Some(Closed::Down),
-            Some(NodeState::Unreachable) => Some(Closed::Unreachable),
-            Some(NodeState::Ready) if node.draining => Some(Closed::Draining),
-            Some(NodeState::Ready) => node.cordoned.then_some(Closed::Cordoned),
+            closed: closed(node, link),
         }
     }
 
     /// Whether an instance has the address that was declared for it, or needs none: it may have been
     /// another's when the instance was made again after its removal.
-    fn ensure_static_address(&mut self, name: &InstanceName, now: Timestamp) -> bool {
+    pub(super) fn ensure_static_address(&mut self, name: &InstanceName, now: Timestamp) -> bool {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return false };
         let Some(address) = self.declared_address(name).filter(|_| instance.identity.is_none())
         else {
@@ -214,27 +210,40 @@ impl Model {
     }
 }
 
-/// Instances that are the same to the scheduler.
-#[derive(Default)]
-struct Groups<'a> {
-    list: Vec<Group<'a>>,
-    numbers: BTreeMap<(usize, u64, u64, bool), usize>,
+/// Whether instances can live on a node.
+fn is_home(node: &Node) -> bool {
+    !node.removed && node.block.is_some()
 }
 
-impl<'a> Groups<'a> {
-    fn of(
-        &mut self,
-        workload: &'a Workload,
-        instance: &Instance,
-        request: Resources,
-        spread: usize,
-    ) -> usize {
-        let takes_address = instance.identity.is_none();
-        let key = (spread, request.cpu.0, request.memory.0, takes_address);
-        *self.numbers.entry(key).or_insert_with(|| {
-            let rules = &workload.spec.placement;
-            self.list.push(Group { request, rules, takes_address, spread });
-            self.list.len() - 1
-        })
+fn closed(node: &Node, link: Option<&Link>) -> Option<Closed> {
+    match link.map(|link| link.state) {
+        None | Some(NodeState::Down) => Some(Closed::Down),
+        Some(NodeState::Unreachable) => Some(Closed::Unreachable),
+        Some(NodeState::Ready) if node.draining => Some(Closed::Draining),
+        Some(NodeState::Ready) => node.cordoned.then_some(Closed::Cordoned),
+    }
+}
+
+fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usize) -> Group<'a> {
+    Group {
+        request: demand.request(),
+        rules: &workload.spec.placement,
+        takes_address: demand.takes_address,
+        spread,
+        wanted,
+    }
+}
+
+/// Looks up keys that come in order in one pass over a sorted map.
+struct InStep<'a, V>(Peekable<btree_map::Iter<'a, NodeName, V>>);
+
+impl<'a, V> InStep<'a, V> {
+    fn over(map: &'a BTreeMap<NodeName, V>) -> Self {
+        Self(map.iter().peekable())
+    }
+
+    fn get(&mut self, key: &NodeName) -> Option<&'a V> {
+        while self.0.next_if(|(name, _)| *name < key).is_some() {}
+        self.0.peek().filter(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 }

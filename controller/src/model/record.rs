@@ -7,8 +7,8 @@ use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, WorkloadName}
 use serde::de::DeserializeOwned;
 
 use super::object::{
-    Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved, TokenId,
-    Waiting, Workload,
+    Demand, Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved,
+    TokenId, Unmet, Waiting, Workload,
 };
 use super::volumes::{Volume, VolumeKey};
 
@@ -60,6 +60,8 @@ pub enum Key {
     Observed(InstanceName),
     /// Volatile.
     Waiting(InstanceName),
+    /// Volatile.
+    Unmet(Demand),
 }
 
 impl Key {
@@ -76,7 +78,7 @@ impl Key {
             Self::Volume(_) => "volume",
             Self::Quarantine(_) => "quarantine",
             Self::Reserved => "reserved",
-            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => return None,
+            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) | Self::Unmet(_) => return None,
         })
     }
 
@@ -93,6 +95,7 @@ impl Key {
             Self::Volume(key) => key.to_string(),
             Self::Quarantine(address) => address.to_string(),
             Self::Reserved => "revision".to_owned(),
+            Self::Unmet(demand) => format!("{demand:?}"),
         }
     }
 }
@@ -124,6 +127,8 @@ pub enum Record {
     Observed(Arc<Observed>),
     /// Volatile.
     Waiting(Arc<Waiting>),
+    /// Volatile.
+    Unmet(Arc<Unmet>),
 }
 
 /// Why a stored record cannot be read, or a record not be stored.
@@ -165,6 +170,7 @@ impl Record {
             Self::Link(value) => Key::Link(value.node.clone()),
             Self::Observed(value) => Key::Observed(value.status.instance.clone()),
             Self::Waiting(value) => Key::Waiting(value.instance.clone()),
+            Self::Unmet(value) => Key::Unmet(value.demand.clone()),
         }
     }
 
@@ -183,7 +189,7 @@ impl Record {
             Self::Volume(value) => ("volume", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
             Self::Reserved(value) => ("reserved", serde_json::to_vec(value)),
-            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) => {
+            Self::Link(_) | Self::Observed(_) | Self::Waiting(_) | Self::Unmet(_) => {
                 return Err(RecordError::Volatile);
             }
         };

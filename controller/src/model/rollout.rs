@@ -17,7 +17,6 @@
 //! outgrow its node moves to one with room; if there is none, it stays as it is and says why.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use dwell_core::change::ChangeClass;
@@ -30,6 +29,7 @@ use dwell_core::workload::Template;
 use super::Model;
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, WaitingCause, Workload};
 use super::record::{Key, Record};
+use super::settle::Destination;
 
 /// What an instance's turn has to bring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,30 +89,32 @@ impl Model {
     }
 
     /// Gives the instances that are due their turn, as far as the workload's policy allows.
-    pub(super) fn roll(&mut self, name: &WorkloadName, now: Timestamp) {
-        let mut after = None;
-        while let Some(instance) = self.next_due(name, after.as_ref()) {
+    /// `again` are instances that waited for a node to fit, and may have got one.
+    pub(super) fn roll(
+        &mut self,
+        name: &WorkloadName,
+        again: &BTreeSet<InstanceName>,
+        now: Timestamp,
+    ) {
+        let (mut after, mut asked) = (None, 0);
+        while let Some(instance) = self.next_due(name, after.as_ref(), again) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-            let changing = self.tables.index().updating.get(name).map_or(0, BTreeSet::len);
+            let changing = asked + self.tables.index().updating.get(name).map_or(0, BTreeSet::len);
             if changing >= usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX) {
                 return;
             }
-            self.take_turn(&workload, &instance, now);
+            self.work.looks += 1;
+            asked += usize::from(self.take_turn(&workload, &instance, now));
             after = Some(instance);
         }
     }
 
-    fn next_due(&self, name: &WorkloadName, after: Option<&InstanceName>) -> Option<InstanceName> {
-        let due = self.tables.index().due.get(name)?;
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        due.range((from, Bound::Unbounded)).next().cloned()
-    }
-
-    fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
-        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+    /// Returns whether the turn waits for an answer of the scheduler.
+    fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) -> bool {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return false };
         let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
         if instance.leaving.is_some() || !heard {
-            return;
+            return false;
         }
         let mut needs = self.needs(workload, &instance);
         if !needs.any() {
@@ -123,18 +125,25 @@ impl Model {
                 });
             }
             self.refresh_waiting(workload, name);
-            return;
+            return false;
         }
         needs.template &= workload.paused.is_none();
         let outgrows = self.outgrows(workload, &instance);
-        let to = if needs.leave { self.destination(&instance) } else { None };
+        let mut to = None;
+        if needs.leave {
+            match self.destination(&self.demand(workload, &instance), name) {
+                Destination::Node(node) => to = Some(node),
+                Destination::Nowhere => {}
+                Destination::Asked => return true,
+            }
+        }
         needs.leave = to.is_some();
         if outgrows && !needs.leave {
             needs.template = false;
             self.refresh_waiting(workload, name);
         }
         if !needs.any() {
-            return;
+            return false;
         }
         let mut next = Instance::clone(&instance);
         if needs.template {
@@ -164,17 +173,7 @@ impl Model {
         } else {
             self.put_instance(next);
         }
-    }
-
-    /// Where an instance goes that has to leave its node; if nowhere, why is noted.
-    fn destination(&mut self, instance: &Instance) -> Option<NodeName> {
-        match self.decide_move(&instance.name)? {
-            Ok(node) => Some(node),
-            Err(reason) => {
-                self.wait(&instance.name, WaitingCause::Unplaced(reason));
-                None
-            }
-        }
+        false
     }
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
@@ -250,7 +249,7 @@ impl Model {
     }
 
     /// A node's rules, labels or willingness changed: what is there may have to leave, or to stay.
-    pub(super) fn reconsider(&mut self, node: &NodeName, now: Timestamp) {
+    pub(super) fn reconsider(&mut self, node: &NodeName) {
         let Some(occupancy) = self.tables.index().occupancy.get(node).cloned() else { return };
         for name in &occupancy.instances {
             let Some(instance) = self.tables.instances().get(name).cloned() else { continue };
@@ -265,7 +264,6 @@ impl Model {
             }
             self.refresh_waiting(&workload, name);
         }
-        self.roll_all_on(node, now);
     }
 
     /// Whether an instance with a node waits for another one.
@@ -279,17 +277,6 @@ impl Model {
         } else if self.is_pinned(&instance) {
             let cause = if leaves { WaitingCause::Pinned } else { WaitingCause::NoRoom };
             self.wait(name, cause);
-        }
-    }
-
-    /// Goes on with the workloads that have instances on a node.
-    pub(super) fn roll_all_on(&mut self, node: &NodeName, now: Timestamp) {
-        let Some(occupancy) = self.tables.index().occupancy.get(node) else { return };
-        let mut workloads: Vec<WorkloadName> =
-            occupancy.instances.iter().map(|name| name.workload().clone()).collect();
-        workloads.dedup();
-        for workload in workloads {
-            self.roll(&workload, now);
         }
     }
 
@@ -312,7 +299,6 @@ impl Model {
             UpdateState::Current
         };
         self.put_instance(Instance { update, ..instance.clone() });
-        self.roll(instance.name.workload(), now);
     }
 
     fn pause(

@@ -15,8 +15,8 @@ use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::object::{
-    Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved, TokenId,
-    UpdateState, Waiting, Workload,
+    Demand, Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved,
+    TokenId, Unmet, UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
 use super::volumes::{Volume, VolumeKey};
@@ -36,6 +36,7 @@ pub(super) struct Tables {
     links: BTreeMap<NodeName, Arc<Link>>,
     observed: BTreeMap<InstanceName, Arc<Observed>>,
     waiting: BTreeMap<InstanceName, Arc<Waiting>>,
+    unmet: BTreeMap<Demand, Arc<Unmet>>,
     index: Index,
 }
 
@@ -62,9 +63,14 @@ pub(super) struct Index {
     pub(super) blocks: BTreeMap<Ipv4Net, NodeName>,
     /// What is on each node.
     pub(super) occupancy: BTreeMap<NodeName, Occupancy>,
-    /// Instances without a node.
-    pub(super) unplaced: BTreeSet<InstanceName>,
-    /// Instances that the rollout has to look at, those that failed among them.
+    /// Instances without a node that are not known to fit nowhere.
+    pub(super) open: BTreeSet<InstanceName>,
+    /// Instances that wait for a node that fits, with a node or without.
+    pub(super) blocked: BTreeMap<Demand, BTreeSet<InstanceName>>,
+    /// How many instances of a workload are on each node, or on their way there.
+    pub(super) copies: BTreeMap<WorkloadName, BTreeMap<NodeName, u32>>,
+    /// Instances that the rollout has to look at, those that failed among them; without those that are
+    /// known to fit nowhere.
     pub(super) due: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that are being changed.
     pub(super) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
@@ -93,13 +99,16 @@ impl Tables {
             links: BTreeMap::new(),
             observed: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            unmet: BTreeMap::new(),
             index: Index {
                 range,
                 holders: BTreeMap::new(),
                 block_load: BTreeMap::new(),
                 blocks: BTreeMap::new(),
                 occupancy: BTreeMap::new(),
-                unplaced: BTreeSet::new(),
+                open: BTreeSet::new(),
+                blocked: BTreeMap::new(),
+                copies: BTreeMap::new(),
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
                 exceptions: BTreeMap::new(),
@@ -119,6 +128,7 @@ impl Tables {
             Record::Instance(new) => {
                 let old = self.instances.insert(new.name.clone(), Arc::clone(&new));
                 self.index.instance(old.as_deref(), Some(&new));
+                self.list_anew(&new.name);
                 old.map(Record::Instance)
             }
             Record::Node(new) => {
@@ -147,7 +157,16 @@ impl Tables {
                 self.observed.insert(new.status.instance.clone(), new).map(Record::Observed)
             }
             Record::Waiting(new) => {
-                self.waiting.insert(new.instance.clone(), new).map(Record::Waiting)
+                let old = self.waiting.insert(new.instance.clone(), Arc::clone(&new));
+                self.index.waiting(old.as_deref(), Some(&new));
+                self.list_anew(&new.instance);
+                old.map(Record::Waiting)
+            }
+            Record::Unmet(new) => {
+                let demand = new.demand.clone();
+                let old = self.unmet.insert(demand.clone(), new);
+                self.list_all_anew(&demand);
+                old.map(Record::Unmet)
             }
         }
     }
@@ -159,6 +178,7 @@ impl Tables {
             Key::Instance(name) => {
                 let old = self.instances.remove(name);
                 self.index.instance(old.as_deref(), None);
+                self.list_anew(name);
                 old.map(Record::Instance)
             }
             Key::Node(name) => {
@@ -184,7 +204,17 @@ impl Tables {
             }
             Key::Link(name) => self.links.remove(name).map(Record::Link),
             Key::Observed(name) => self.observed.remove(name).map(Record::Observed),
-            Key::Waiting(name) => self.waiting.remove(name).map(Record::Waiting),
+            Key::Waiting(name) => {
+                let old = self.waiting.remove(name);
+                self.index.waiting(old.as_deref(), None);
+                self.list_anew(name);
+                old.map(Record::Waiting)
+            }
+            Key::Unmet(demand) => {
+                let old = self.unmet.remove(demand);
+                self.list_all_anew(demand);
+                old.map(Record::Unmet)
+            }
         }
     }
 
@@ -264,6 +294,25 @@ impl Tables {
         &self.waiting
     }
 
+    pub(super) fn unmet(&self) -> &BTreeMap<Demand, Arc<Unmet>> {
+        &self.unmet
+    }
+
+    /// Puts an instance on the lists of what has to be looked at, or takes it off them.
+    fn list_anew(&mut self, name: &InstanceName) {
+        let demand = self.waiting.get(name).and_then(|waiting| waiting.demand());
+        let blocked = demand.is_some_and(|demand| self.unmet.contains_key(demand));
+        let instance = self.instances.get(name).filter(|_| !blocked);
+        self.index.list(name, instance.map(Arc::as_ref));
+    }
+
+    /// The same for all that wait for a demand to be met.
+    fn list_all_anew(&mut self, demand: &Demand) {
+        for name in self.index.blocked.get(demand).cloned().into_iter().flatten() {
+            self.list_anew(&name);
+        }
+    }
+
     pub(super) fn index(&self) -> &Index {
         &self.index
     }
@@ -293,16 +342,18 @@ impl Index {
             if let Some((address, node)) = self.exception(instance) {
                 self.exceptions.insert(address, node.clone());
             }
-        } else {
-            self.unplaced.insert(name.clone());
+        }
+        if let Some(place) = destination(instance).or(instance.node.as_ref()) {
+            let copies = self.copies.entry(name.workload().clone()).or_default();
+            *copies.entry(place.clone()).or_default() += 1;
         }
         if let Some(to) = destination(instance) {
             let occupancy = self.occupancy.entry(to.clone()).or_default();
             occupancy.arriving.insert(name.clone());
             occupancy.promise(instance.template.resources);
         }
-        if let Some(set) = self.update_set(instance.update) {
-            set.entry(name.workload().clone()).or_default().insert(name.clone());
+        if instance.update == UpdateState::Updating {
+            self.updating.entry(name.workload().clone()).or_default().insert(name.clone());
         }
     }
 
@@ -313,7 +364,18 @@ impl Index {
             self.load(identity.address, false);
             self.exceptions.remove(&identity.address);
         }
-        self.unplaced.remove(name);
+        if let Some(place) = destination(instance).or(instance.node.as_ref())
+            && let Some(copies) = self.copies.get_mut(name.workload())
+            && let Some(count) = copies.get_mut(place)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                copies.remove(place);
+            }
+            if copies.is_empty() {
+                self.copies.remove(name.workload());
+            }
+        }
         for node in [instance.node.as_ref(), destination(instance)].into_iter().flatten() {
             if let Some(occupancy) = self.occupancy.get_mut(node) {
                 occupancy.instances.remove(name);
@@ -324,24 +386,32 @@ impl Index {
                 }
             }
         }
-        if let Some(set) = self.update_set(instance.update)
-            && let Some(names) = set.get_mut(name.workload())
-        {
-            names.remove(name);
-            if names.is_empty() {
-                set.remove(name.workload());
-            }
+        remove_from(&mut self.updating, name.workload(), name);
+    }
+
+    /// An instance waited for `old` and waits for `new`.
+    fn waiting(&mut self, old: Option<&Waiting>, new: Option<&Waiting>) {
+        if let Some((waiting, demand)) = old.and_then(|old| Some((old, old.demand()?))) {
+            remove_from(&mut self.blocked, demand, &waiting.instance);
+        }
+        if let Some((waiting, demand)) = new.and_then(|new| Some((new, new.demand()?))) {
+            self.blocked.entry(demand.clone()).or_default().insert(waiting.instance.clone());
         }
     }
 
-    fn update_set(
-        &mut self,
-        update: UpdateState,
-    ) -> Option<&mut BTreeMap<WorkloadName, BTreeSet<InstanceName>>> {
-        match update {
-            UpdateState::Current => None,
-            UpdateState::Due | UpdateState::Failed => Some(&mut self.due),
-            UpdateState::Updating => Some(&mut self.updating),
+    /// Lists an instance that may get a place or a turn.
+    fn list(&mut self, name: &InstanceName, instance: Option<&Instance>) {
+        if instance.is_some_and(|instance| instance.node.is_none()) {
+            self.open.insert(name.clone());
+        } else {
+            self.open.remove(name);
+        }
+        let due =
+            |instance: &Instance| matches!(instance.update, UpdateState::Due | UpdateState::Failed);
+        if instance.is_some_and(due) {
+            self.due.entry(name.workload().clone()).or_default().insert(name.clone());
+        } else {
+            remove_from(&mut self.due, name.workload(), name);
         }
     }
 

@@ -9,6 +9,7 @@ mod nodes;
 mod random;
 mod reads;
 mod rollouts;
+mod settling;
 mod ssh;
 mod volumes;
 mod workloads;

@@ -11,7 +11,7 @@ use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::Model;
-use super::object::{Event, Instance, Node, UpdateState, Workload};
+use super::object::{Event, Instance, Node, UpdateState, Waiting, Workload};
 
 /// A workload and how far it is.
 #[derive(Clone, Debug)]
@@ -213,7 +213,7 @@ impl Model {
     /// What is known of an instance now.
     fn status(&self, instance: &Instance) -> InstanceStatus {
         let waiting = self.tables.waiting().get(&instance.name);
-        let because = waiting.map(|waiting| waiting.cause.to_string());
+        let because = waiting.map(|waiting| self.why(waiting)).filter(|why| !why.is_empty());
         let Some(node) = &instance.node else {
             let message = because.unwrap_or_else(|| "waits for a node".to_owned());
             return unseen(instance, Phase::Pending, message);
@@ -241,6 +241,17 @@ impl Model {
                 ..seen.clone()
             },
             (_, None) => unseen(instance, Phase::Unknown, format!("{node} is not heard of")),
+        }
+    }
+
+    /// Why an instance waits, in words; empty if the reason is just being found out.
+    fn why(&self, waiting: &Waiting) -> String {
+        match waiting.demand() {
+            Some(demand) => {
+                let unmet = self.tables.unmet().get(demand);
+                unmet.map(|unmet| unmet.reason.to_string()).unwrap_or_default()
+            }
+            None => waiting.cause.to_string(),
         }
     }
 
@@ -290,7 +301,8 @@ impl Model {
             (left, None) => format!("drains; {left} instances are still there"),
             (left, Some(waiting)) => format!(
                 "drains; {left} instances are still there; {}: {}",
-                waiting.instance, waiting.cause
+                waiting.instance,
+                self.why(waiting)
             ),
         }
     }

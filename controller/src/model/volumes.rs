@@ -404,8 +404,6 @@ impl Model {
                 });
             }
         }
-        // Its instance may have waited for this.
-        self.unsettled = true;
         Ok(())
     }
 
@@ -439,7 +437,6 @@ impl Model {
         let message = format!("volume {} of {} {what}", volume.key.name, volume.key.node);
         let subject = Subject::Instance(volume.key.instance.clone());
         self.event(now, Severity::Info, subject, "volume-removed", message);
-        self.unsettled = true;
     }
 
     fn put_volume(&mut self, volume: Volume) {

@@ -75,7 +75,6 @@ impl Model {
             }
         };
         self.event(now, Severity::Info, subject, reason, plan::summary(&plan));
-        self.roll(&name, now);
         Ok(plan)
     }
 
@@ -280,7 +279,6 @@ impl Model {
                 for instance in &targets {
                     self.ask_to_restart(instance, restarts_asked);
                 }
-                self.roll(name, now);
             }
         }
         let message = "asked to restart".to_owned();

@@ -57,7 +57,7 @@ fn bins(hosts: &[Host]) -> Vec<Bin<'_>> {
 }
 
 fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
-    Group { request, rules, takes_address: true, spread: 0 }
+    Group { request, rules, takes_address: true, spread: 0, wanted: 1 }
 }
 
 fn rules(constraints: &[&str]) -> workload::Placement {
@@ -65,13 +65,18 @@ fn rules(constraints: &[&str]) -> workload::Placement {
     workload::Placement { pool: None, constraints }
 }
 
+fn reason(problem: &Problem<'_>) -> String {
+    solve(problem, &Placement::new()).groups[0].reason.as_ref().unwrap().to_string()
+}
+
 /// Places `count` items of one kind and tells how many each host got.
 fn spread(hosts: &[Host], count: usize, request: Resources) -> Vec<usize> {
     let rules = rules(&[]);
-    let problem =
-        Problem { bins: bins(hosts), groups: vec![group(&rules, request)], items: vec![0; count] };
+    let group = Group { wanted: count, ..group(&rules, request) };
+    let problem = Problem { bins: bins(hosts), groups: vec![group] };
     let solution = solve(&problem, &Placement::new());
-    (0..hosts.len()).map(|bin| solution.placed.values().filter(|&&b| b == bin).count()).collect()
+    let bins = &solution.groups[0].bins;
+    (0..hosts.len()).map(|bin| bins.iter().filter(|&&b| b == bin).count()).collect()
 }
 
 #[test]
@@ -100,9 +105,9 @@ fn small_workloads_without_requests_do_not_pile_up() {
     let rules = rules(&[]);
     let groups =
         (0..2).map(|spread| Group { spread, ..group(&rules, Resources::default()) }).collect();
-    let problem = Problem { bins: bins(&hosts), groups, items: vec![0, 1] };
+    let problem = Problem { bins: bins(&hosts), groups };
     let solution = solve(&problem, &Placement::new());
-    assert_eq!(solution.placed, Placement::from([(0, 0), (1, 1)]));
+    assert_eq!((&solution.groups[0].bins[..], &solution.groups[1].bins[..]), (&[0][..], &[1][..]));
 }
 
 #[test]
@@ -115,20 +120,20 @@ fn reasons_name_nodes_and_numbers() {
     }
     let rules = rules(&["disk==ssd"]);
     let groups = vec![group(&rules, resources(500, 1))];
-    let problem = Problem { bins: bins(&hosts), groups: groups.clone(), items: vec![0] };
+    let problem = Problem { bins: bins(&hosts), groups: groups.clone() };
     assert_eq!(
-        solve(&problem, &Placement::new()).unplaced[&0].to_string(),
+        reason(&problem),
         "0 of 3 nodes fit: n1 has 100m of the 500m CPU asked for free, n2 is cordoned, n3 lacks disk==ssd"
     );
 
     hosts.extend((4..20).map(|n| host(&format!("n{n}"), 1, 1)));
-    let problem = Problem { bins: bins(&hosts), groups: groups.clone(), items: vec![0] };
-    let text = solve(&problem, &Placement::new()).unplaced[&0].to_string();
+    let problem = Problem { bins: bins(&hosts), groups: groups.clone() };
+    let text = reason(&problem);
     assert!(text.starts_with("0 of 19 nodes fit: n1 has 100m"), "{text}");
     assert!(text.ends_with("n5 lacks disk==ssd, and 14 more"), "{text}");
 
-    let problem = Problem { bins: vec![], groups, items: vec![0] };
-    let text = solve(&problem, &Placement::new()).unplaced[&0].to_string();
+    let problem = Problem { bins: vec![], groups };
+    let text = reason(&problem);
     assert!(text.starts_with("there are no nodes yet"), "{text}");
 }
 
@@ -173,21 +178,21 @@ prop_compose! {
 struct World {
     hosts: Vec<Host>,
     rules: Vec<workload::Placement>,
-    requests: Vec<(u64, u64, bool)>,
-    items: Vec<usize>,
+    requests: Vec<(u64, u64, bool, usize)>,
     previous: Placement,
 }
 
 impl World {
     fn problem(&self) -> Problem<'_> {
-        let group = |(spread, (rules, &(cpu, memory, takes_address)))| Group {
+        let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
             request: resources(cpu, memory),
             rules,
             takes_address,
             spread,
+            wanted,
         };
         let groups = self.rules.iter().zip(&self.requests).enumerate().map(group).collect();
-        Problem { bins: bins(&self.hosts), groups, items: self.items.clone() }
+        Problem { bins: bins(&self.hosts), groups }
     }
 }
 
@@ -206,15 +211,13 @@ fn any_world() -> impl Strategy<Value = World> {
         (
             (0..hosts).map(any_host).collect::<Vec<_>>(),
             prop::collection::vec(any_rules(), groups),
-            prop::collection::vec((0..900u64, 0..900u64, any::<bool>()), groups),
-            prop::collection::vec(0..groups, 0..20),
-            prop::collection::btree_map(0..20usize, 0..6usize, 0..6),
+            prop::collection::vec((0..900u64, 0..900u64, any::<bool>(), 0..8usize), groups),
+            prop::collection::btree_map((0..4usize, 0..6usize), 1..3u32, 0..6),
         )
-            .prop_map(|(hosts, rules, requests, items, previous)| World {
+            .prop_map(|(hosts, rules, requests, previous)| World {
                 hosts,
                 rules,
                 requests,
-                items,
                 previous,
             })
     })
@@ -226,40 +229,38 @@ proptest! {
         let problem = world.problem();
         let solution = solve(&problem, &world.previous);
         prop_assert_eq!(&solution, &solve(&problem, &world.previous), "the same question, the same answer");
-
-        let stays = |item: &usize| {
-            world.previous.get(item).copied().filter(|&bin| bin < problem.bins.len())
-        };
-        for item in 0..problem.items.len() {
-            prop_assert!(
-                solution.placed.contains_key(&item) != solution.unplaced.contains_key(&item),
-                "a reason exactly if there is no bin"
+        prop_assert_eq!(solution.groups.len(), problem.groups.len());
+        for (group, answer) in problem.groups.iter().zip(&solution.groups) {
+            prop_assert!(answer.bins.len() <= group.wanted);
+            prop_assert_eq!(
+                answer.reason.is_some(),
+                answer.bins.len() < group.wanted,
+                "a reason exactly if there is not a bin for each"
             );
-            if let Some(bin) = stays(&item) {
-                prop_assert_eq!(solution.placed[&item], bin, "what is placed stays");
-            }
         }
 
+        let mut after = problem.clone();
         for (index, bin) in problem.bins.iter().enumerate() {
-            let here = solution.placed.iter().filter(|&(_, &bin)| bin == index);
-            let (old, new): (Vec<_>, Vec<_>) = here
-                .map(|(item, _)| (item, &problem.groups[problem.items[*item]]))
-                .partition(|(item, _)| stays(item).is_some());
-            for (_, group) in &new {
-                prop_assert!(bin.closed.is_none(), "nothing new in a closed bin");
-                prop_assert_eq!(misfit(bin, group.rules), None);
+            let (mut added, mut addresses) = (Resources::default(), 0);
+            for (group, answer) in problem.groups.iter().zip(&solution.groups) {
+                let here = answer.bins.iter().filter(|&&bin| bin == index).count();
+                if here > 0 {
+                    prop_assert!(bin.closed.is_none(), "nothing new in a closed bin");
+                    prop_assert_eq!(misfit(bin, group.rules), None);
+                }
+                added = added.plus(group.request.times(here as u64));
+                addresses += if group.takes_address { here } else { 0 };
             }
-            let addresses = new.iter().filter(|(_, group)| group.takes_address).count();
             prop_assert!(addresses <= bin.addresses as usize, "no more addresses than there are");
-            let sums = |of: fn(&Resources) -> u64| {
-                let sum = |items: &[(&usize, &Group<'_>)]| {
-                    items.iter().map(|(_, group)| of(&group.request)).sum::<u64>()
-                };
-                (of(&bin.used) + sum(&old), sum(&new), of(&bin.capacity))
-            };
-            for (before, added, capacity) in [sums(|r| r.cpu.0), sums(|r| r.memory.0)] {
-                // What stays may be more than a shrunken bin has; then nothing is added.
-                prop_assert!(added == 0 || before + added <= capacity, "never over capacity");
+            prop_assert!(added.fits(bin.capacity.minus(bin.used)), "never over capacity");
+            after.bins[index].used = bin.used.plus(added);
+            after.bins[index].addresses -= addresses as u32;
+        }
+
+        // What was refused is refused by every bin, as the other groups left it.
+        for (group, answer) in problem.groups.iter().zip(&solution.groups) {
+            if answer.reason.is_some() {
+                prop_assert!(after.bins.iter().all(|bin| refusal(bin, group).is_some()));
             }
         }
     }

@@ -635,7 +635,8 @@ fn copy(tables: &Tables, volatile: bool) -> Tables {
         let links = tables.links().values().cloned().map(Record::Link);
         let observed = tables.observed().values().cloned().map(Record::Observed);
         let waiting = tables.waiting().values().cloned().map(Record::Waiting);
-        for record in links.chain(observed).chain(waiting) {
+        let unmet = tables.unmet().values().cloned().map(Record::Unmet);
+        for record in links.chain(observed).chain(waiting).chain(unmet) {
             copy.put(record);
         }
     }

@@ -1,0 +1,256 @@
+//! How much is done when instances fit nowhere: work is counted, not time.
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::Revision;
+use dwell_core::instance::{InstanceStatus, Phase};
+use dwell_core::node::Capacity;
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::WorkloadSpec;
+
+use super::fleet::{instance, node, settings_of, spec, workload};
+use crate::model::settle::Work;
+use crate::model::{
+    Command, Join, Model, NodeChange, Refusal, Reply, Report, SessionId, TokenId, UpdateState,
+};
+
+const NODES: usize = 1_000;
+const REPLICAS: u32 = 2_000;
+
+/// A model with many nodes; without the checks of a `Fleet`, which look at everything every time.
+struct Large {
+    model: Model,
+    now: Timestamp,
+}
+
+impl Large {
+    fn new() -> Self {
+        let mut large =
+            Self { model: Model::new(settings_of("10.0.0.0/8", 24)), now: Timestamp(1_000_000) };
+        for number in 0..NODES {
+            large.join(number);
+        }
+        large
+    }
+
+    /// A large fleet in which all of `typ` runs.
+    fn running() -> Self {
+        let mut large = Self::new();
+        large.apply(declared(None)).unwrap();
+        for number in 0..NODES {
+            large.report(number);
+        }
+        assert_eq!(large.model.workload(&workload("typ")).unwrap().ready, REPLICAS);
+        large
+    }
+
+    fn command(&mut self, command: Command) -> Result<Reply, Refusal> {
+        let applied = self.model.apply(command, self.now)?;
+        self.model.publish(applied.changes);
+        Ok(applied.reply)
+    }
+
+    fn apply(&mut self, spec: WorkloadSpec) -> Result<Reply, Refusal> {
+        self.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false })
+    }
+
+    fn join(&mut self, number: usize) {
+        let (id, digest) = (TokenId(format!("t{number}")), [0; 32]);
+        let expires_at = Timestamp(u64::MAX);
+        self.command(Command::MintToken { id: id.clone(), digest, expires_at }).unwrap();
+        let name = node(&format!("n{number}"));
+        let address = std::net::Ipv4Addr::from(0xc0a8_0000 + u32::try_from(number).unwrap());
+        self.command(Command::RedeemToken(Join {
+            token: id,
+            digest,
+            name: name.clone(),
+            address,
+            enrolment: String::new(),
+            routes_only: false,
+        }))
+        .unwrap();
+        let capacity = Capacity {
+            cpu: Millicores(8_000),
+            memory: Bytes::mebi(16_000),
+            arch: "x86_64".into(),
+            ..Capacity::default()
+        };
+        let session = SessionId(number as u64);
+        let report = Report { complete: true, ..Report::default() };
+        self.command(Command::AttachNode { node: name, session, address, capacity, report })
+            .unwrap();
+    }
+
+    /// A node says that it does what it was told.
+    fn report(&mut self, number: usize) {
+        let name = node(&format!("n{number}"));
+        let revision = self.model.revision();
+        let here = self
+            .model
+            .instances(&crate::model::InstanceFilter { workload: None, node: Some(name.clone()) });
+        let statuses = here.iter().map(|view| InstanceStatus {
+            generation: view.instance.generation,
+            phase: Phase::Running,
+            restarts_done: view.instance.restarts_asked,
+            observed_at: self.now,
+            message: String::new(),
+            ..view.status.clone()
+        });
+        let report =
+            Report { revision, complete: true, statuses: statuses.collect(), ..Report::default() };
+        let session = SessionId(number as u64);
+        self.command(Command::NodeStatus { node: name, session, report }).unwrap();
+    }
+
+    /// What a command costs.
+    fn cost(&mut self, command: Command) -> Work {
+        let before = self.model.work;
+        self.command(command).unwrap();
+        Work {
+            solves: self.model.work.solves - before.solves,
+            looks: self.model.work.looks - before.looks,
+        }
+    }
+
+    fn label(&mut self, number: usize, value: &str) -> Work {
+        let set_labels = [("disk".to_owned(), value.to_owned())].into();
+        let change = NodeChange { set_labels, ..NodeChange::default() };
+        self.cost(Command::UpdateNode { node: node(&format!("n{number}")), change })
+    }
+
+    fn message(&self, name: &str) -> String {
+        self.model.instance(&instance(name)).unwrap().status.message
+    }
+}
+
+fn declared(constraint: Option<&str>) -> WorkloadSpec {
+    let mut spec = spec("typ", REPLICAS);
+    spec.template.resources.memory = Bytes::mebi(16);
+    spec.placement.constraints.extend(constraint.map(|text| text.parse().unwrap()));
+    spec
+}
+
+fn at_most(work: Work, solves: u64, looks: u64) {
+    assert!(work.solves <= solves && work.looks <= looks, "{work:?}");
+}
+
+#[test]
+fn a_typing_error_in_a_constraint_is_solved_once() {
+    let mut large = Large::running();
+    let wrong = declared(Some("disk==sdd"));
+    let plan = Command::ApplyWorkloads { specs: vec![wrong.clone()], dry_run: true };
+    at_most(large.cost(plan.clone()), 0, 0);
+    let all = u64::from(REPLICAS);
+    let apply = Command::ApplyWorkloads { specs: vec![wrong], dry_run: false };
+    at_most(large.cost(apply), 1, 2 * all);
+    let reason = large.message("typ-7");
+    assert!(reason.starts_with("0 of 1000 nodes fit: n0 lacks disk==sdd"), "{reason}");
+
+    // Afterwards it costs nothing, whatever else is done.
+    at_most(large.cost(plan), 0, 0);
+    let run = Command::ApplyWorkloads { specs: vec![spec("other", 1)], dry_run: false };
+    at_most(large.cost(run), 1, 2);
+    assert!(large.model.instance(&instance("other-0")).unwrap().instance.node.is_some());
+    at_most(large.label(3, "ssd"), 0, 10);
+    at_most(large.cost(Command::Tick), 1, 0);
+    at_most(large.cost(Command::Tick), 1, 0);
+    at_most(large.cost(Command::Tick), 0, 0);
+
+    // What could change it does: a node that fits takes one after the other.
+    at_most(large.label(5, "sdd"), 2, 8);
+    let moving = |large: &Large| {
+        let views = large.model.instances(&crate::model::InstanceFilter::default());
+        let moves = views.iter().filter(|view| view.instance.update == UpdateState::Updating);
+        moves.map(|view| view.instance.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(moving(&large), ["typ-0"]);
+    let name = large.model.instance(&instance("typ-0")).unwrap().instance.node.clone().unwrap();
+    let number: usize = name.as_str()[1..].parse().unwrap();
+    let report = Report {
+        revision: large.model.revision(),
+        gone: vec![instance("typ-0")],
+        ..Report::default()
+    };
+    let session = SessionId(number as u64);
+    large.command(Command::NodeStatus { node: name, session, report }).unwrap();
+    large.report(5);
+    assert_eq!(moving(&large), ["typ-1"], "the next one gets its turn");
+}
+
+#[test]
+fn a_drain_without_room_is_solved_once() {
+    let mut large = Large::running();
+    for number in 1..NODES {
+        let change = NodeChange { cordoned: Some(true), ..NodeChange::default() };
+        large.command(Command::UpdateNode { node: node(&format!("n{number}")), change }).unwrap();
+    }
+    let drain = NodeChange { draining: Some(true), ..NodeChange::default() };
+    at_most(large.cost(Command::UpdateNode { node: node("n0"), change: drain }), 1, 4);
+    let view = large.model.node(&node("n0")).unwrap();
+    assert!(view.message.contains("0 of 1000 nodes fit: n1 is cordoned"), "{}", view.message);
+    let uncordon = NodeChange { cordoned: Some(false), ..NodeChange::default() };
+    at_most(large.cost(Command::UpdateNode { node: node("n9"), change: uncordon }), 1, 12);
+    assert!(!large.model.node(&node("n0")).unwrap().message.contains("nodes fit"));
+}
+
+#[test]
+fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
+    let mut large = Large::new();
+    let all = u64::from(REPLICAS);
+    let apply =
+        Command::ApplyWorkloads { specs: vec![declared(Some("disk==sdd"))], dry_run: false };
+    at_most(large.cost(apply), 1, 2 * all);
+    let mut records: Vec<_> = large
+        .model
+        .tables
+        .workloads()
+        .values()
+        .cloned()
+        .map(crate::model::Record::Workload)
+        .collect();
+    records.extend(large.model.tables.nodes().values().cloned().map(crate::model::Record::Node));
+    let instances = large.model.tables.instances().values().cloned();
+    records.extend(instances.map(crate::model::Record::Instance));
+    let settings = large.model.settings().clone();
+    large.model = Model::restore(settings, records, large.now);
+    at_most(large.cost(Command::Tick), 2, 2 * all);
+    let mut total = Work::default();
+    for number in 0..NODES {
+        let capacity =
+            Capacity { cpu: Millicores(8_000), memory: Bytes::mebi(16_000), ..Capacity::default() };
+        let attach = Command::AttachNode {
+            node: node(&format!("n{number}")),
+            session: SessionId(number as u64),
+            address: std::net::Ipv4Addr::from(0xc0a8_0000 + u32::try_from(number).unwrap()),
+            capacity,
+            report: Report { complete: true, ..Report::default() },
+        };
+        let work = large.cost(attach);
+        total.solves += work.solves;
+        total.looks += work.looks;
+    }
+    at_most(total, 0, 0);
+    assert!(large.model.revision() > Revision(0));
+}
+
+#[test]
+fn a_drain_asks_once_for_all_its_workloads() {
+    let mut large = Large::new();
+    let only = NodeChange { cordoned: Some(true), ..NodeChange::default() };
+    for number in 1..NODES {
+        let change = only.clone();
+        large.command(Command::UpdateNode { node: node(&format!("n{number}")), change }).unwrap();
+    }
+    for number in 0..100 {
+        large.apply(spec(&format!("w{number}"), 1)).unwrap();
+    }
+    for number in 1..NODES {
+        let change = NodeChange { cordoned: Some(false), ..NodeChange::default() };
+        large.command(Command::UpdateNode { node: node(&format!("n{number}")), change }).unwrap();
+    }
+    let drain = NodeChange { draining: Some(true), ..NodeChange::default() };
+    at_most(large.cost(Command::UpdateNode { node: node("n0"), change: drain }), 1, 200);
+    let there = large
+        .model
+        .instances(&crate::model::InstanceFilter { workload: None, node: Some(node("n0")) });
+    assert!(there.len() == 100 && there.iter().all(|view| view.instance.leaving.is_some()));
+}
