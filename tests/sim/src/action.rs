@@ -44,13 +44,15 @@ pub enum Class {
     Clone,
     /// Versions that do not work are declared.
     BadVersion,
+    /// The engine misses the end of a process, and goes on to call it running.
+    MissedDeath,
     /// Instances with volumes are scaled down and up, removed and declared again.
     Volumes,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -69,6 +71,7 @@ impl Class {
         Self::NameReused,
         Self::Clone,
         Self::BadVersion,
+        Self::MissedDeath,
         Self::Volumes,
     ];
 
@@ -94,6 +97,7 @@ impl Class {
             Self::NameReused => "name-reused",
             Self::Clone => "clone",
             Self::BadVersion => "bad-version",
+            Self::MissedDeath => "missed-death",
             Self::Volumes => "volumes",
         }
     }
@@ -106,6 +110,7 @@ pub(crate) enum Action {
     Apply { workload: u8, bad: Option<u8> },
     Scale { workload: u8, replicas: u32 },
     Remove { workload: u8 },
+    RemoveAndApply { workload: u8, after_ms: Ms },
     Restart { workload: u8 },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
@@ -113,6 +118,7 @@ pub(crate) enum Action {
     PowerLoss { host: u8, down_ms: Ms },
     KillProcess { host: u8, pick: u8 },
     RemoveContainer { host: u8, pick: u8 },
+    MissDeath { host: u8, pick: u8 },
     LoseSandbox { host: u8, pick: u8 },
     FillDisk { host: u8, for_ms: Ms },
     EngineDown { host: u8, for_ms: Ms, kills: bool },
@@ -162,6 +168,8 @@ pub struct Scenario {
     pub(crate) actions: Vec<(Ms, Action)>,
     /// When the faults stop.
     pub(crate) end: Ms,
+    /// Rules that are enforced although they are not yet.
+    pub enforced: Vec<&'static str>,
 }
 
 /// What does not change of a workload.
@@ -170,6 +178,8 @@ pub(crate) struct Shape {
     pub(crate) replicas: u32,
     pub(crate) volume: bool,
     pub(crate) health: bool,
+    /// What its instances are promised for their end, in seconds.
+    pub(crate) grace_s: u64,
 }
 
 impl Scenario {
@@ -182,6 +192,7 @@ impl Scenario {
             replicas: rng.u32(1..=3),
             volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
             health: rng.bool(),
+            grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
         };
         let count = rng.u8(1..=3);
         let workloads = (0..count).map(|_| shape(&mut rng)).collect();
@@ -195,7 +206,7 @@ impl Scenario {
         }
         let lasting = list.iter().map(|(at, action)| at + action.lasts_ms());
         let end = lasting.max().unwrap_or(at) + 5_000;
-        Self { seed, hosts, workloads, actions: list, end }
+        Self { seed, hosts, workloads, actions: list, end, enforced: Vec::new() }
     }
 
     /// How many things befall the fleet.
@@ -213,7 +224,7 @@ impl Scenario {
     /// The same with only some of its actions.
     #[must_use]
     pub(crate) fn with(&self, actions: Vec<(Ms, Action)>) -> Self {
-        Self { actions, workloads: self.workloads.clone(), ..*self }
+        Self { actions, ..self.clone() }
     }
 }
 
@@ -246,7 +257,8 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         Class::Operators => match rng.u8(..12) {
             0..=3 => Action::Apply { workload, bad: None },
             4 | 5 => Action::Scale { workload, replicas: rng.u32(0..=4) },
-            6 => Action::Remove { workload },
+            6 if rng.bool() => Action::Remove { workload },
+            6 => Action::RemoveAndApply { workload, after_ms: rng.u64(1..400) },
             7 => Action::Restart { workload },
             8 => Action::Run { workload, run: rng.bool() },
             _ => Action::Drain { host, on: rng.u8(..3) > 0 },
@@ -294,6 +306,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             let bad = u8::try_from(rng.usize(..BAD.len())).unwrap_or(0);
             Action::Apply { workload, bad: Some(bad) }
         }
+        Class::MissedDeath => Action::MissDeath { host, pick },
         Class::Volumes => match rng.u8(..3) {
             0 => Action::Remove { workload },
             1 if classes.contains(&Class::Operators) => Action::Apply { workload, bad: None },

@@ -7,6 +7,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName};
 use dwell_core::instance::Assigned;
+use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources};
 use dwell_planner::{Container, ContainerId, ContainerState, Failure, FailureKind, Journal, Step};
 
@@ -117,11 +118,15 @@ pub(crate) struct Real {
     pub(crate) health: Health,
     /// Counts its starts.
     pub(crate) run: u64,
+    /// Its main process has ended, and the engine has missed it.
+    pub(crate) missed_death: bool,
+    /// What it was promised for its end.
+    pub(crate) grace: Millis,
 }
 
 impl Real {
     pub(crate) fn is_running(&self) -> bool {
-        matches!(self.state, ContainerState::Running { .. })
+        !self.missed_death && matches!(self.state, ContainerState::Running { .. })
     }
 
     /// As an agent sees it at `now` of its clock.
@@ -219,6 +224,15 @@ impl Host {
         all
     }
 
+    /// Whether a step gives a main process less time to end than it was promised.
+    pub(crate) fn cuts_short(&self, step: &Step) -> Option<String> {
+        let Step::Stop { container, grace } = step else { return None };
+        let real = self.engine.containers.get(container)?;
+        let what =
+            || format!("{} gets {grace} to end, and was promised {}", real.instance, real.grace);
+        (*grace < real.grace && real.is_running()).then(what)
+    }
+
     /// Does a step.
     ///
     /// # Errors
@@ -299,6 +313,8 @@ impl Host {
             state: ContainerState::Created,
             health: Health::Starting,
             run: 0,
+            missed_death: false,
+            grace: assigned.template.stop_grace,
         };
         let id = ContainerId(format!("{}-c{:04}", self.name, self.engine.made));
         self.engine.containers.insert(id, real);
@@ -310,7 +326,8 @@ impl Host {
         let Some(real) = self.engine.containers.get_mut(id) else {
             return Err(transient("no such container"));
         };
-        if real.is_running() {
+        if matches!(real.state, ContainerState::Running { .. }) {
+            // It runs, as far as the engine knows.
             return Ok(Deed::Nothing);
         }
         if !self.sandboxes.contains(&real.instance) {

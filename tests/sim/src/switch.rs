@@ -7,6 +7,11 @@ pub const SWITCHED_OFF: &[(Class, &str)] = &[
     (Class::FullDisk, "an instance counts as gone before its node has stored that it is to go"),
     (Class::EngineAway, "an agent that has not looked yet reports everything as gone"),
     (Class::EngineHung, "an agent that has not looked yet reports everything as gone"),
+    (
+        Class::MissedDeath,
+        "what the engine calls running is believed to run, whatever the kernel said",
+    ),
+    (Class::FullStore, "a controller that cannot write does not notice that nodes are lost"),
     (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
     (Class::NameReused, "the host that had the name before is refused, and runs on"),
     (Class::Clone, "two hosts with one identity both run everything"),
@@ -14,6 +19,24 @@ pub const SWITCHED_OFF: &[(Class, &str)] = &[
         Class::Volumes,
         "an instance that comes back after a scale to 0 is placed away from its volume",
     ),
+];
+
+/// Rules that are not enforced yet, and why. `--enforce RULE` does.
+pub const NOT_ENFORCED: &[(&str, &str)] = &[
+    (
+        "gone means gone",
+        "an instance counts as gone when its containers are, whatever else is left",
+    ),
+    ("grace", "an instance that leaves its node gets ten seconds to end, whatever it was promised"),
+    (
+        "ruled out",
+        "what creates or moves an instance gives it the version declared last, even one that failed",
+    ),
+    (
+        "bad news stops",
+        "a version without a health check is rolled over all instances before it is known to fail",
+    ),
+    ("restarts", "a restart of an instance that was removed and declared again is never done"),
 ];
 
 /// The classes of faults that are on, with those that somebody wants in addition.

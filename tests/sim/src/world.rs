@@ -7,6 +7,7 @@ mod befall;
 mod carry;
 mod check;
 mod deliver;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,12 +18,14 @@ use dwell_core::net::ClusterRange;
 use dwell_core::workload::WorkloadSpec;
 use dwell_planner::{ContainerId, Step};
 
+use self::versions::Versions;
 use crate::action::Scenario;
 use crate::agent::{Agent, Held, Input, Output};
 use crate::controller::Controller;
 use crate::host::Host;
 use crate::message::{Down, Up};
 use crate::schedule::{Ms, Schedule};
+use crate::switch::NOT_ENFORCED;
 use crate::truth::{Truth, Violation};
 
 /// How often an agent gives a sign of life, and how often it looks whether its stream is dead.
@@ -101,6 +104,10 @@ enum Event {
         container: ContainerId,
         run: u64,
         healthy: bool,
+    },
+    /// An operator declares a workload.
+    Apply {
+        workload: usize,
     },
     /// Operators remove a node by force.
     ForceRemove {
@@ -183,11 +190,13 @@ pub(crate) struct World {
     truth: Truth,
     /// What operators know to be declared.
     declared: BTreeMap<WorkloadName, Declared>,
+    versions: Versions,
     /// Workloads about which an operator had no answer.
     unsure: BTreeSet<WorkloadName>,
     last_stream: u64,
     version: u64,
-    healed: bool,
+    /// Operators are vouching for a host's death.
+    removing_by_force: bool,
     violation: Option<Violation>,
     steps: u64,
     trace: Option<Vec<String>>,
@@ -227,10 +236,11 @@ impl World {
             parked: Vec::new(),
             truth: Truth::default(),
             declared: BTreeMap::new(),
+            versions: Versions::default(),
             unsure: BTreeSet::new(),
             last_stream: 0,
             version: 0,
-            healed: false,
+            removing_by_force: false,
             violation: None,
             steps: 0,
             trace: traced.then(Vec::new),
@@ -281,6 +291,7 @@ impl World {
             Event::Judged { host, container, run, healthy } => {
                 self.judge(host, &container, run, healthy);
             }
+            Event::Apply { workload } => self.apply(workload, None),
             Event::ForceRemove { host, reuse } => self.force_remove(host, reuse),
             Event::Heal => self.heal(),
             Event::Check => self.check_convergence(),
@@ -311,7 +322,15 @@ impl World {
         }
     }
 
+    fn enforces(&self, rule: &str) -> bool {
+        let off = NOT_ENFORCED.iter().any(|(off, _)| *off == rule);
+        !off || self.scenario.enforced.contains(&rule)
+    }
+
     fn violate(&mut self, violation: Violation) {
+        if !self.enforces(violation.rule) {
+            return;
+        }
         self.note(|| format!("!! {violation}"));
         if self.violation.is_none() {
             self.violation = Some(violation);

@@ -7,7 +7,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::RunState;
-use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
     Mount, MountSource, Placement, Resources, Template, UpdatePolicy, WorkloadSpec,
 };
@@ -27,11 +27,10 @@ impl World {
         match *action {
             Action::Apply { workload, bad } => self.apply(workload.into(), bad),
             Action::Scale { workload, replicas } => self.scale(workload.into(), replicas),
-            Action::Remove { workload } => {
-                let name = self.workload(workload.into());
-                if self.declared.contains_key(&name) {
-                    self.operate(&name, Command::RemoveWorkload(name.clone()), |_| None);
-                }
+            Action::Remove { workload } => self.remove(workload.into()),
+            Action::RemoveAndApply { workload, after_ms } => {
+                self.remove(workload.into());
+                self.schedule.at(self.now + after_ms, Event::Apply { workload: workload.into() });
             }
             Action::Restart { workload } => {
                 let name = self.workload(workload.into());
@@ -68,6 +67,7 @@ impl World {
                     self.hosts[host].engine.containers.remove(&container);
                 }
             }
+            Action::MissDeath { host, pick } => self.miss_death(host, pick),
             Action::LoseSandbox { host, pick } => self.lose_sandbox(host, pick),
             Action::FillDisk { host, for_ms } => {
                 let host = self.host(host);
@@ -191,6 +191,7 @@ impl World {
         let temper = bad.and_then(|bad| BAD.get(usize::from(bad))).copied().unwrap_or("good");
         let mut template = Template::of_image(format!("{temper}:{}", self.version));
         template.resources = Resources { cpu: Millicores(100), memory: Bytes::mebi(64) };
+        template.stop_grace = Millis::seconds(shape.grace_s);
         template.healthcheck = shape.health.then(|| HealthCheck::new(Probe::Tcp { port: 80 }));
         if shape.volume {
             let source = MountSource::Volume(parse("data"));
@@ -210,6 +211,13 @@ impl World {
         self.operate(&name, command, |before| {
             Some(Declared { spec, run: before.is_none_or(|before| before.run) })
         });
+    }
+
+    fn remove(&mut self, workload: usize) {
+        let name = self.workload(workload);
+        if self.declared.contains_key(&name) {
+            self.operate(&name, Command::RemoveWorkload(name.clone()), |_| None);
+        }
     }
 
     fn scale(&mut self, workload: usize, replicas: u32) {
@@ -253,7 +261,9 @@ impl World {
 
     pub(super) fn force_remove(&mut self, host: usize, reuse: bool) {
         let node = self.hosts[host].name.clone();
+        self.removing_by_force = true;
         let removed = self.command(Command::RemoveNode { node: node.clone(), force: true });
+        self.removing_by_force = false;
         self.note(|| format!("operator: removes {node} by force: {removed:?}"));
         if removed.is_ok() {
             self.hosts[host].vouched_dead = true;
@@ -404,6 +414,20 @@ impl World {
         self.relieve_after(for_ms, Relief::Engine(host));
     }
 
+    /// A main process ends; the kernel tells the agent, and the engine knows nothing of it.
+    fn miss_death(&mut self, host: u8, pick: u8) {
+        let host = self.host(host);
+        let Some(container) = self.container(host, pick) else { return };
+        let now = self.now;
+        let Some(real) = self.hosts[host].engine.containers.get_mut(&container) else { return };
+        if real.is_running() {
+            real.missed_death = true;
+            let name = real.instance.clone();
+            self.truth.ended(&name, host, &container, now);
+            self.stir(host, &name);
+        }
+    }
+
     fn lose_sandbox(&mut self, host: u8, pick: u8) {
         let host = self.host(host);
         let all = &self.hosts[host].sandboxes;
@@ -450,7 +474,6 @@ impl World {
     /// All faults stop, and operators put right what is theirs to put right.
     pub(super) fn heal(&mut self) {
         self.note(|| "-- the faults stop".to_owned());
-        self.healed = true;
         self.controller.store.full = false;
         self.controller.crash_in_commit = None;
         self.controller.wall = Wall::default();
@@ -486,6 +509,10 @@ impl World {
             if self.declared.contains_key(&name) || self.unsure.contains(&name) {
                 self.apply(workload, None);
                 self.set_run(workload, true);
+                if self.rng.bool() {
+                    let command = Command::Restart(Target::Workload(name.clone()));
+                    self.operate(&name, command, |declared| declared);
+                }
             }
         }
         self.schedule.at(self.now + CHECK_MS, Event::Check);

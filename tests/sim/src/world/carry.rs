@@ -9,7 +9,7 @@ use super::{Event, Relief, Work, World};
 use crate::agent::{Input, Output};
 use crate::host::{Deed, Mode, Temper, transient};
 use crate::schedule::Ms;
-use crate::truth::Running;
+use crate::truth::{Running, Violation};
 
 /// After what time an agent gives up a call that is not answered.
 const CALL_LIMIT_MS: Ms = 30_000;
@@ -25,14 +25,14 @@ impl World {
                 let most = match &step {
                     Step::Stop { grace: Millis(grace), .. } => 20 + (*grace).min(12_000) / 8 + slow,
                     step if is_engines(step) => 60 + slow,
-                    _ => 6,
+                    _ => 6 + slow / 4,
                 };
                 (Work::Step { name, step, assigned }, most)
             }
             Output::Look(name) => (Work::Look(name), 20 + slow),
             Output::LookAtAll => (Work::LookAtAll, 100 + slow),
             Output::Pull(image) => (Work::Pull(image), 3_000 + slow),
-            Output::Store(held) => (Work::Store(held), 8),
+            Output::Store(held) => (Work::Store(held), 8 + slow / 4),
             Output::Send(message) => {
                 if let Some(stream) = self.hosts[host].stream {
                     self.send(stream, true, Event::Up { stream, message });
@@ -107,8 +107,12 @@ impl World {
         let at = one.agent_wall.now(now);
         Some(match work {
             Work::Step { name, step, assigned } => {
+                let cut_short = one.cuts_short(&step);
                 let deed = one.carry_out(&name, &step, assigned.as_deref(), now);
                 self.note(|| format!("host {host}: {name}: {step:?}: {deed:?}"));
+                if let Some(what) = cut_short {
+                    self.violate(Violation { rule: "grace", what });
+                }
                 let outcome = match deed {
                     Ok(deed) => {
                         self.enter(host, &name, deed);
@@ -186,6 +190,7 @@ impl World {
                 Err(violation) => self.violate(violation),
             }
         }
+        self.check_version(host, &real.instance, &real.image);
         let (container, run) = (container.clone(), real.run);
         match Temper::of(&real.image) {
             Temper::Ends(after) => {
@@ -232,7 +237,10 @@ impl World {
         }
         let Some(real) = self.hosts[host].engine.containers.get_mut(container) else { return };
         real.health = if healthy { Health::Healthy } else { Health::Unhealthy };
-        let name = real.instance.clone();
+        let (name, image) = (real.instance.clone(), real.image.clone());
+        if healthy {
+            self.serves(&name, &image);
+        }
         self.stir(host, &name);
     }
 

@@ -17,7 +17,9 @@ const STATUS_AGE_MS: Ms = 60_000;
 impl World {
     /// What a commit did has to be allowed.
     pub(super) fn check_changes(&mut self, changes: &[Change]) {
+        self.note_versions(changes);
         for change in changes {
+            self.check_gone(change);
             let (Some(Record::Instance(old)), Some(Record::Instance(new))) =
                 (&change.old, &change.new)
             else {
@@ -31,6 +33,38 @@ impl World {
                 continue;
             };
             self.violate(Violation { rule: "generations and places", what });
+        }
+    }
+
+    /// An instance leaves a node only when nothing of it is left there, not even the order to run it.
+    fn check_gone(&mut self, change: &Change) {
+        let Some(Record::Instance(old)) = &change.old else { return };
+        let after = match &change.new {
+            Some(Record::Instance(new)) => new.node.as_ref(),
+            _ => None,
+        };
+        let Some(before) = old.node.as_ref().filter(|before| after != Some(before)) else { return };
+        let name = &old.name;
+        let hosts = self.hosts.iter().enumerate();
+        let mut hosts = hosts.filter(|(_, host)| host.name == *before && !host.vouched_dead);
+        let left = hosts.find_map(|(number, host)| {
+            let disk = &host.disk;
+            let container = host.engine.containers.values().any(|real| real.instance == *name);
+            let ordered =
+                disk.assignment.as_ref().is_some_and(|held| held.instances.contains_key(name));
+            let journal =
+                disk.journals.get(name).is_some_and(|journal| *journal != Journal::default());
+            let what = match () {
+                () if container => "a container",
+                () if host.sandboxes.contains(name) => "its sandbox",
+                () if ordered => "the order to run it",
+                () if journal => "its journal",
+                () => return None,
+            };
+            Some(format!("{name} counts as gone from host {number}, where {what} is left"))
+        });
+        if let Some(what) = left.filter(|_| !self.removing_by_force) {
+            self.violate(Violation { rule: "gone means gone", what });
         }
     }
 
@@ -89,24 +123,32 @@ impl World {
 
     /// After the faults everything comes to be as declared, within a bound.
     pub(super) fn check_convergence(&mut self) {
+        let in_time = self.now <= self.scenario.end + CONVERGENCE_MS;
         match self.settled() {
-            Ok(()) => self.note(|| "all is as declared".to_owned()),
-            Err(why) if self.now > self.scenario.end + CONVERGENCE_MS => {
+            Ok(Some(_)) if in_time && self.enforces("restarts") => {
+                self.schedule.at(self.now + CHECK_MS, Event::Check);
+            }
+            Ok(restarts) => {
+                self.note(|| "all is as declared".to_owned());
+                // Nothing more is to happen.
+                self.schedule = crate::schedule::Schedule::new();
+                if let Some(what) = restarts {
+                    self.violate(Violation { rule: "restarts", what });
+                }
+            }
+            Err(why) if !in_time => {
                 self.violate(Violation { rule: "convergence", what: why });
             }
             Err(_) => self.schedule.at(self.now + CHECK_MS, Event::Check),
         }
-        if self.violation.is_none() && self.settled().is_ok() {
-            // Nothing more is to happen.
-            self.schedule = crate::schedule::Schedule::new();
-        }
     }
 
-    /// Whether everything is as declared; if not, what is not.
-    fn settled(&self) -> Result<(), String> {
+    /// Whether everything is as declared, and which restart was not done; if not, what is not.
+    fn settled(&self) -> Result<Option<String>, String> {
         let model = self.controller.model.as_ref().ok_or("there is no controller")?;
         let shown = model.instances(&InstanceFilter::default());
         let mut declared = 0;
+        let mut restarts = None;
         for (name, wanted) in self.declared_instances() {
             declared += 1;
             let view = shown.iter().find(|view| view.instance.name == name);
@@ -132,6 +174,11 @@ impl World {
             }
             if view.status.phase != Phase::Running {
                 return Err(format!("{name} runs and is shown as {}", view.status.phase));
+            }
+            if view.status.restarts_done < view.instance.restarts_asked {
+                let (asked, done) = (view.instance.restarts_asked, view.status.restarts_done);
+                restarts =
+                    Some(format!("{name} was to restart {asked} times and did {done} times"));
             }
             self.routed(&name, one.address, &host.name)?;
         }
@@ -176,7 +223,7 @@ impl World {
                 return Err(format!("host {number} has a left-over journal of {name}"));
             }
         }
-        Ok(())
+        Ok(restarts)
     }
 
     /// Every node's routes lead to where an instance is.
