@@ -44,7 +44,8 @@ use crate::session::{Session, Statuses};
 use crate::ssh::SshFiles;
 use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
-use dwell_network::linux::{LinuxConfig, LinuxNetwork};
+use crate::underlay;
+use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
 use dwell_network::{Network, NetworkError};
 
 /// How long the first report waits for an engine that does not answer.
@@ -174,10 +175,11 @@ impl Daemon {
             network: Arc::clone(&network),
             config: Arc::new(config.clone()),
         };
+        let address = watch::Sender::new(config.underlay_address().await?);
         let session = Session {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
-            address: config.underlay_address().await?,
+            address: address.subscribe(),
             identity,
             stored: stored.subscribe(),
             statuses,
@@ -187,6 +189,10 @@ impl Daemon {
             directory: HeldDirectory::new(directory::load(&config.data_dir)),
             ssh_events: EventQueue::default(),
         };
+        if config.address.is_none() {
+            let keeper = underlay::keep(underlay_address, network.disturbances(), address.clone());
+            parts.spawn(named("underlay", keeper));
+        }
         let assignment = || session.assignment.subscribe();
         let directories = || session.directory.subscribe();
 

@@ -25,6 +25,7 @@ pub mod session;
 pub mod ssh;
 pub mod trust;
 pub mod tunnel;
+pub mod underlay;
 
 #[cfg(test)]
 mod fake_controller;

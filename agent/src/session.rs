@@ -61,7 +61,7 @@ pub struct Session {
     /// `HOST:PORT` of the controller.
     pub controller: String,
     /// The node's address in the underlay, for the controller to tell the others.
-    pub address: std::net::Ipv4Addr,
+    pub address: watch::Receiver<std::net::Ipv4Addr>,
     /// What the node is to do. Nobody else publishes here.
     pub assignment: watch::Sender<Option<Arc<Assignment>>>,
     /// Who is where in the cluster. Nobody else publishes here either.
@@ -82,6 +82,8 @@ pub struct Session {
 enum Ended {
     /// There is a new certificate to connect with.
     Renewed(Box<Identity>),
+    /// The node has another address, which is said when a stream begins.
+    Readdressed,
 }
 
 /// Why a stream ended, or did not come about.
@@ -109,6 +111,10 @@ impl Session {
                 Ok(Ended::Renewed(identity)) => {
                     tracing::info!("the certificate was renewed; connecting with the new one");
                     self.identity = *identity;
+                    continue;
+                }
+                Ok(Ended::Readdressed) => {
+                    tracing::info!("connecting again to tell the address of this host");
                     continue;
                 }
                 Err(loss) => Causes(&loss).to_string(),

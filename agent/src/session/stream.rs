@@ -102,9 +102,10 @@ pub(super) async fn serve(
     let mut reported = Reported::default();
     let capacity = session.capacity.borrow_and_update().clone();
     let statuses = session.statuses.borrow_and_update().clone();
+    let address = *session.address.borrow_and_update();
     let hello = v1::Hello {
         protocol: PROTOCOL,
-        address: session.address.to_string(),
+        address: address.to_string(),
         capacity: Some(capacity.as_ref().into()),
         status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
         revision: session.revision().0,
@@ -218,6 +219,7 @@ impl Attached<'_> {
                 () = self.session.ssh_events.changed() => {}
                 // An engine that came or went decides about what is placed here.
                 Ok(()) = self.session.capacity.changed() => self.next_heartbeat = now,
+                Ok(()) = self.session.address.changed() => return Ok(Ended::Readdressed),
                 renewed = completed(&mut self.renewal) => match renewed {
                     Ok(identity) => return Ok(Ended::Renewed(Box::new(identity))),
                     Err(error) => self.postpone_renewal(&error),

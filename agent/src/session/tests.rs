@@ -97,6 +97,7 @@ struct Agent {
     statuses: watch::Sender<Option<Arc<Statuses>>>,
     capacity: watch::Sender<Arc<Capacity>>,
     directory: Directories,
+    address: watch::Sender<Ipv4Addr>,
     ssh_events: EventQueue,
     tasks: [JoinHandle<()>; 2],
 }
@@ -109,6 +110,7 @@ impl Agent {
         let stored = watch::Sender::new(Revision(0));
         let statuses = watch::Sender::new(None);
         let capacity = watch::Sender::new(Arc::new(Capacity::default()));
+        let address = watch::Sender::new(Ipv4Addr::new(192, 168, 1, 11));
         let node = tunnel::Node {
             engine: None,
             statuses: statuses.subscribe(),
@@ -122,7 +124,7 @@ impl Agent {
             data_dir: data_dir.path().to_owned(),
             identity,
             controller: controller.to_owned(),
-            address: Ipv4Addr::new(192, 168, 1, 11),
+            address: address.subscribe(),
             assignment,
             directory: held,
             ssh_events: ssh_events.clone(),
@@ -133,7 +135,7 @@ impl Agent {
         };
         let keeper = cache::keep(data_dir.path().to_owned(), desired.clone(), stored);
         let tasks = [tokio::spawn(session.run()), tokio::spawn(keeper)];
-        Self { data_dir, desired, statuses, capacity, directory, ssh_events, tasks }
+        Self { data_dir, desired, statuses, capacity, address, directory, ssh_events, tasks }
     }
 
     /// The instances that the reconciler is told.
@@ -177,6 +179,17 @@ async fn acknowledged(stream: &mut Attachment, revision: u64) {
 /// Waits for the agent to end the stream.
 async fn ended(mut stream: Attachment) {
     while stream.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn another_address_of_the_host_is_told_at_once() {
+    let (mut controller, agent) = pair().await;
+    let stream = controller.attachment().await;
+    assert_eq!(stream.hello.address, "192.168.1.11");
+    stream.welcome(60_000).await;
+    agent.address.send_replace(Ipv4Addr::new(192, 168, 1, 99));
+    let stream = controller.attachment().await;
+    assert_eq!(stream.hello.address, "192.168.1.99");
 }
 
 #[tokio::test]

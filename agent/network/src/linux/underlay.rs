@@ -11,8 +11,8 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 /// The source address of packets that take the best default route: the one the route names, or else the
 /// first of its interface.
 ///
-/// This asks once, at the start, where the time that a question takes does not count; the many and frequent
-/// questions go through the [owner](super::owner)'s sockets.
+/// This asks at the start and seldom after that, where the time that a question takes does not count; the many
+/// and frequent questions go through the [owner](super::owner)'s sockets.
 ///
 /// # Errors
 /// If there is no default route, its interface has no IPv4 address, or the kernel does not answer.
