@@ -14,6 +14,7 @@ mod flag;
 mod lower;
 mod problem;
 mod schema;
+mod shared;
 mod shorthand;
 mod value;
 mod variables;
@@ -26,6 +27,7 @@ use serde_saphyr::options::PropertySyntax;
 pub(crate) use flag::{allow_rule, constraint, environment, mount, port, restart, ssh};
 pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use schema::schema;
+pub(crate) use shared::warnings;
 
 /// The largest file that is read, in bytes.
 pub(crate) const SIZE_MAX: usize = 1 << 20;

@@ -59,6 +59,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("labels", old.labels != new.labels),
         ("volumes", old.mounts != new.mounts),
         ("stop_signal", old.stop_signal != new.stop_signal),
+        ("shm_size", old.shm_size != new.shm_size),
         ("stop_grace_period", old.stop_grace != new.stop_grace),
         ("resources", old.resources != new.resources),
         ("restart", old.restart != new.restart),

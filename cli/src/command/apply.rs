@@ -16,7 +16,7 @@ use super::Fleet;
 use crate::failure::Failure;
 use crate::manifest::{self, Variables};
 use crate::output::view::{PlanView, PlansView};
-use crate::output::{OutputArgs, Table, or_dash};
+use crate::output::{OutputArgs, Table, or_dash, say};
 use crate::wait::{Goal, WaitArgs, wait};
 
 /// The longest sentence about a loss that is shown, in bytes.
@@ -114,7 +114,11 @@ impl FileArgs {
             File::open(&self.file).and_then(|file| file.take(limit).read_to_end(&mut bytes))
         };
         read.map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
-        Ok(manifest::read(&name, &bytes, &variables())?)
+        let specs = manifest::read(&name, &bytes, &variables())?;
+        for warning in manifest::warnings(&specs) {
+            say(&format!("warning: {warning}"));
+        }
+        Ok(specs)
     }
 }
 

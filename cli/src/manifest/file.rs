@@ -98,6 +98,8 @@ pub(super) struct Workload {
     pub(super) working_dir: Option<String>,
     /// Signal that asks the main process to end, such as `SIGTERM`.
     pub(super) stop_signal: Option<String>,
+    /// Size of `/dev/shm`, such as `256Mi`; 64 MiB if not given.
+    pub(super) shm_size: Option<Bytes>,
     /// How long the main process may take to end before it is killed; `10s` if not given.
     pub(super) stop_grace_period: Option<Millis>,
     /// Compose's place for replicas, limits, constraints and the workload's labels.

@@ -104,6 +104,7 @@ impl file::Workload {
             name: checked_name,
             replicas: replicas.unwrap_or(1),
             template: Template {
+                shm_size: self.shm_size,
                 stop_grace: self.stop_grace_period.unwrap_or(template.stop_grace),
                 ..template
             },

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{AllowRule, Resources};
 use crate::health::HealthCheck;
 use crate::id::{KeySetName, VolumeName};
-use crate::quantity::Millis;
+use crate::quantity::{Bytes, Millis};
 
 /// What every instance of a workload is.
 ///
@@ -49,6 +49,9 @@ pub struct Template {
     /// What is mounted where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm`; the engine's default, 64 MiB, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_size: Option<Bytes>,
     /// Signal that asks the main process to end, such as `SIGTERM`; the image's if empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
@@ -93,6 +96,7 @@ impl Template {
             hostname: String::new(),
             labels: BTreeMap::new(),
             mounts: Vec::new(),
+            shm_size: None,
             stop_signal: String::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),

@@ -25,6 +25,7 @@ impl From<&Template> for v1::Template {
             mounts: template.mounts.iter().map(Into::into).collect(),
             stop_signal: template.stop_signal.clone(),
             stop_grace_ms: Some(template.stop_grace.0),
+            shm_size_bytes: template.shm_size.map(|size| size.0),
             resources: Some((&template.resources).into()),
             restart: Some(template.restart.into()),
             healthcheck: template.healthcheck.as_ref().map(Into::into),
@@ -53,6 +54,7 @@ impl TryFrom<v1::Template> for Template {
             labels: wire.labels.into_iter().collect(),
             mounts: wire.mounts.into_iter().map(Mount::try_from).collect::<Result<_, _>>()?,
             stop_signal: wire.stop_signal,
+            shm_size: wire.shm_size_bytes.map(Bytes),
             stop_grace: match wire.stop_grace_ms {
                 Some(value) => duration("template.stop_grace_ms", value)?,
                 None => plain.stop_grace,
