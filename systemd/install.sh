@@ -15,7 +15,7 @@ prefix=${4:-/usr/local}
 here=$(cd "$(dirname "$0")" && pwd)
 
 programs="dwell dwell-controller dwell-agent dwell-oci dwell-ssh"
-services="dwell-controller.service dwell-agent.service dwell-ssh.service"
+services="dwell-controller.service dwell-agent.service dwell-ssh.service dwell-instances.service"
 bin=$dest$prefix/bin
 etc=$dest/etc/dwell
 networkd=$dest/etc/systemd/networkd.conf.d/50-dwell.conf

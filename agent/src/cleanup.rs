@@ -7,7 +7,6 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use futures_util::StreamExt;
 
@@ -19,11 +18,10 @@ use crate::engine::docker::DockerEngine;
 use crate::engine::{Container, ContainerState, Engine, EngineError};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
+use crate::shutdown::Graces;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, gateway};
 use dwell_network::{GATEWAY, Network, NetworkError};
 
-/// How long a main process may take to end.
-const GRACE: Duration = Duration::from_secs(10);
 /// How many containers are stopped and removed side by side.
 const CALLS_MAX: usize = 8;
 
@@ -64,7 +62,7 @@ pub enum CleanupError {
     #[error("cannot remove {GATEWAY} from lo; remove it with `ip address del {GATEWAY}/32 dev lo`")]
     Address(#[source] io::Error),
     /// A file cannot be removed.
-    #[error("cannot remove {}", path.display())]
+    #[error("cannot read or remove {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -85,9 +83,15 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         Ok(_) if config.routes_only => {}
         Ok(identity) => {
             let engine = daemon::docker(config, &identity, None);
-            match clear_engine(&engine, extent).await {
-                Ok(all) => removed = all,
-                Err(error) => failures.push(error.into()),
+            match Graces::read(&config.data_dir) {
+                Ok(graces) => match clear_engine(&engine, &graces, extent).await {
+                    Ok(all) => removed = all,
+                    Err(error) => failures.push(error.into()),
+                },
+                Err(source) => {
+                    let path = config.data_dir.join("journals");
+                    failures.push(CleanupError::File { path, source });
+                }
             }
         }
         // A host that never joined, or was cleaned up before, has no containers of dwell's.
@@ -109,11 +113,15 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
     if failures.is_empty() { Ok(removed) } else { Err(failures) }
 }
 
-async fn clear_engine(engine: &DockerEngine, extent: Extent) -> Result<Removed, EngineError> {
+async fn clear_engine(
+    engine: &DockerEngine,
+    graces: &Graces,
+    extent: Extent,
+) -> Result<Removed, EngineError> {
     let containers = engine.list().await?;
     let count = containers.len();
     let mut clearing = futures_util::stream::iter(containers)
-        .map(|container| clear_container(engine, container))
+        .map(|container| clear_container(engine, graces, container))
         .buffer_unordered(CALLS_MAX);
     let mut first_failure = Ok(());
     while let Some(cleared) = clearing.next().await {
@@ -124,12 +132,13 @@ async fn clear_engine(engine: &DockerEngine, extent: Extent) -> Result<Removed, 
     Ok(Removed { containers: count, volumes })
 }
 
-async fn clear_container(engine: &DockerEngine, container: Container) -> Result<(), EngineError> {
+async fn clear_container(
+    engine: &DockerEngine,
+    graces: &Graces,
+    container: Container,
+) -> Result<(), EngineError> {
     if container.state == ContainerState::Running {
-        match engine.stop(&container.id, GRACE).await {
-            Ok(()) | Err(EngineError::NotFound { .. }) => {}
-            Err(error) => return Err(error),
-        }
+        graces.stop(engine, &container).await?;
     }
     engine.remove(&container.id).await
 }

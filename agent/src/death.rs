@@ -6,7 +6,8 @@
 //! driver and version of control groups. Whatever becomes of the id later, the descriptor stays with
 //! that process.
 //!
-//! Nothing here kills: the one signal that is sent is the hang-up of a terminal's command.
+//! Signals are sent to commands that were started beside a main process: the hang-up of a terminal's, and the end of
+//! one that took too long with all that it started.
 
 #![expect(unsafe_code, reason = "tokio asks for a promise about the descriptor that it watches")]
 
@@ -20,6 +21,10 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::engine::ContainerId;
+
+/// How often the processes are looked through for what is left of a session: one that is killed may have started
+/// another a moment before.
+const PASSES_MAX: usize = 4;
 
 /// Why a process cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,44 @@ pub fn hang_up(pid: u32, container: &ContainerId) -> Result<(), DeathError> {
     let descriptor = open(pid, container)?;
     pidfd_send_signal(descriptor, Signal::HUP)
         .map_err(|source| DeathError::Kernel { pid, source: source.into() })
+}
+
+/// Kills the command that was started as process `pid` of `container` and whatever of its session is left: what it
+/// started itself, also if it has ended already. Blocks for a look at all processes. Returns how many were killed.
+#[must_use]
+pub fn end_session(pid: u32, container: &ContainerId) -> usize {
+    let mut killed = 0;
+    for _ in 0..PASSES_MAX {
+        let members: Vec<u32> = processes().filter(|&one| session_of(one) == Some(pid)).collect();
+        let ended = members.into_iter().filter(|&one| kill_in_session(one, pid, container));
+        match ended.count() {
+            0 => break,
+            count => killed += count,
+        }
+    }
+    killed
+}
+
+/// Kills one process, if it is still of the session and of the container.
+fn kill_in_session(pid: u32, session: u32, container: &ContainerId) -> bool {
+    // The descriptor first, then the check: whatever becomes of the id, the signal goes to what was checked.
+    let Ok(descriptor) = open(pid, container) else { return false };
+    session_of(pid) == Some(session) && pidfd_send_signal(descriptor, Signal::KILL).is_ok()
+}
+
+/// The ids of all processes.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The session of a process that has not ended.
+fn session_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name is in brackets and may contain any.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    let state = fields.next()?;
+    fields.nth(2)?.parse().ok().filter(|_| !matches!(state, "Z" | "X"))
 }
 
 /// When the process `pid` of `container` started, in clock ticks since the host did: tells it from a later process
@@ -122,6 +165,25 @@ mod tests {
         child.wait().unwrap();
         assert!(alive.is_err() && dead.is_ok());
         assert!(matches!(watch(child.id(), &own_group()), Err(DeathError::Gone { .. })));
+    }
+
+    #[test]
+    fn a_command_that_took_too_long_ends_with_all_that_it_started() {
+        // A session of its own, as the engine gives every command: a shell, and what it started beside itself.
+        let mut shell = Command::new("setsid")
+            .args(["sh", "-c", "sleep 3600 & (sleep 3601 & sleep 3602) & wait"])
+            .spawn()
+            .unwrap();
+        let members = |session| processes().filter(|&one| session_of(one) == Some(session)).count();
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while members(shell.id()) < 5 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let other = ContainerId("0123456789abcdef".to_owned());
+        assert_eq!(end_session(shell.id(), &other), 0, "nothing of another container");
+        assert!(end_session(shell.id(), &own_group()) >= 5);
+        shell.wait().unwrap();
+        assert_eq!(members(shell.id()), 0);
     }
 
     #[test]

@@ -33,6 +33,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources};
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
@@ -190,6 +191,8 @@ pub struct Details {
     pub out_of_memory: bool,
     /// Its limits now.
     pub limits: Resources,
+    /// How long its main process may take to end, as was declared when it was made, if that is written on it.
+    pub stop_grace: Option<Millis>,
     /// Whether it brings an SSH server of its own, as far as that can be told from outside.
     pub own_ssh: bool,
 }
@@ -334,4 +337,10 @@ pub trait ExecControl: Send + Sync {
     /// # Errors
     /// [`EngineError::Unavailable`].
     async fn hang_up(&self) -> Result<(), EngineError>;
+
+    /// Kills the command and everything that it started and that is still there. One that has ended is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`].
+    async fn kill(&self) -> Result<(), EngineError>;
 }

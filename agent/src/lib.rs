@@ -22,6 +22,7 @@ pub mod lock;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;
+pub mod shutdown;
 pub mod ssh;
 pub mod trust;
 pub mod tunnel;

@@ -10,7 +10,7 @@ use dwell_agent::config::{self, Config};
 use dwell_agent::docker_runtime::{self, Outcome};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
-use dwell_agent::{assignment, cleanup, daemon, directory, doctor};
+use dwell_agent::{assignment, cleanup, daemon, directory, doctor, shutdown};
 use dwell_core::id::NodeName;
 use dwell_daemon::Causes;
 use dwell_proto::trust::JoinToken;
@@ -36,6 +36,10 @@ enum Command {
     Join(JoinArgs),
     /// Take everything of dwell off this host: containers, sandboxes, routes, rules
     Cleanup(CleanupArgs),
+    /// Stop all instances of this host, each with its own grace; the agent must not be running
+    ///
+    /// systemd calls it when the host shuts down. The agent starts them again.
+    StopInstances,
     /// Look for what is wrong with this host, and say what puts it right
     Doctor {
         /// How to print it
@@ -136,6 +140,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Some(Command::Join(args)) => join(&load()?, args),
         Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
+        Some(Command::StopInstances) => stop_instances(&load()?),
         Some(Command::InstallRuntime { file, program }) => {
             let outcome = docker_runtime::install(&file.daemon_json, &program)?;
             report(&file, outcome, "knows the runtime dwell")
@@ -216,6 +221,17 @@ fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
             "Removed {} containers, {} volumes, and all sandboxes, routes and rules of dwell.",
             removed.containers, removed.volumes
         )),
+        Err(failures) => {
+            let texts: Vec<String> =
+                failures.iter().map(|failure| Causes(failure).to_string()).collect();
+            bail!("{}", texts.join("\ndwell-agent: "))
+        }
+    }
+}
+
+fn stop_instances(config: &Config) -> Result<()> {
+    match command_runtime()?.block_on(shutdown::run(config)) {
+        Ok(count) => say(&format!("Stopped {count} instances.")),
         Err(failures) => {
             let texts: Vec<String> =
                 failures.iter().map(|failure| Causes(failure).to_string()).collect();

@@ -50,7 +50,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::journals::Journals;
+pub(crate) use self::journals::Journals;
 use self::owner::Owner;
 use self::sightings::Sights;
 pub use self::sightings::{Sighting, Sightings};

@@ -27,7 +27,8 @@ use crate::pause;
 use crate::step::Step;
 use roles::Roles;
 
-/// How long a main process may take to end when its specification is gone.
+/// How long a main process may take to end when its specification is gone and nobody wrote down what it
+/// said: a container of an earlier version of dwell.
 const GRACE_OF_UNWANTED: Millis = Millis::seconds(10);
 
 /// What one instance needs next, and which of its containers stands for it.
@@ -148,7 +149,9 @@ pub(crate) fn decide<'a>(
 /// An instance that is not desired: everything goes, the journal last.
 fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
     let step = if let Some(running) = roles.others().find(|container| container.is_running()) {
-        Step::Stop { container: running.id.clone(), grace: GRACE_OF_UNWANTED }
+        let declared = seen.journal.stop_grace.or(running.stop_grace);
+        let grace = declared.unwrap_or(GRACE_OF_UNWANTED);
+        Step::Stop { container: running.id.clone(), grace }
     } else if let Some(container) = roles.others().next() {
         Step::Remove { container: container.id.clone() }
     } else if seen.sandbox != Sandbox::Absent {
@@ -199,8 +202,17 @@ impl<'a> Instance<'a> {
         if let Some(container) = roles.others().find(|container| !container.is_running()) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }
-        let journal = &self.seen.journal;
-        (*journal != self.seen.stored).then(|| self.attempt(Step::Record(journal.clone())))
+        let journal = self.with_grace(roles);
+        (journal != self.seen.stored).then(|| self.attempt(Step::Record(journal)))
+    }
+
+    /// The journal, with the grace that a live change gave to a container which has another one written on it.
+    fn with_grace(self, roles: &Roles<'a>) -> Journal {
+        let declared = self.target.assigned.template.stop_grace;
+        let written =
+            roles.face().map(|container| container.stop_grace.unwrap_or(GRACE_OF_UNWANTED));
+        let stop_grace = written.filter(|written| *written != declared).map(|_| declared);
+        Journal { stop_grace, ..self.seen.journal.clone() }
     }
 
     /// The generation that is here already, if it is newer than the desired one.

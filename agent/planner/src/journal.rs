@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::Generation;
+use dwell_core::quantity::Millis;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::{Container, ContainerId, ContainerState};
@@ -30,6 +31,10 @@ pub struct Journal {
     pub crashes: u32,
     /// With what it last ended by itself.
     pub last_exit_code: Option<i32>,
+    /// How long its main process may take to end, if that was declared otherwise after its container was
+    /// made. It counts for as long as the container does, also when the declaration is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_grace: Option<Millis>,
 }
 
 /// How an update ended.
@@ -68,6 +73,14 @@ impl Journal {
         if let Some(run) = container.run() {
             journal.ordered_ends.insert(container.id.clone(), run);
         }
+        journal
+    }
+
+    /// The journal after ordering a run of a container to end, by whoever stops it in the agent's place.
+    #[must_use]
+    pub fn with_ordered_end(&self, container: &ContainerId, run: Timestamp) -> Self {
+        let mut journal = self.clone();
+        journal.ordered_ends.insert(container.clone(), run);
         journal
     }
 

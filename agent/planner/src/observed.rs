@@ -9,6 +9,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::Assigned;
+use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources};
 use serde::{Deserialize, Serialize};
 
@@ -247,6 +248,9 @@ pub struct Container {
     pub resources: Resources,
     /// How many restarts had been asked for when it was made.
     pub restarts_asked: u64,
+    /// How long its main process may take to end, as was declared when it was made; `None` if that is not
+    /// written on it.
+    pub stop_grace: Option<Millis>,
     /// Where it is in its life.
     pub state: ContainerState,
     /// When it was first seen in this state, by the agent's clock. All pauses and deadlines count from

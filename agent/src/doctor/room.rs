@@ -32,7 +32,7 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     let stores = reading::blocking(move || {
         let disks = [
             disk("the agent's data directory", &data_dir, "journalctl --vacuum-size=200M"),
-            data_root.and_then(|root| disk("Docker's data", &root, "docker system prune")),
+            data_root.and_then(|root| disk("Docker's data", &root, "docker image prune -a")),
         ];
         disks.into_iter().chain([connections(), neighbours()]).flatten().collect::<Vec<_>>()
     });

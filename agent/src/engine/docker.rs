@@ -6,7 +6,8 @@
 //! [`Engine::start`], so that no caller can forget it.
 //!
 //! What it owns beside the containers: two small files for each in its data directory ([`files`]),
-//! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which it never removes.
+//! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which go only when the
+//! controller says so. What an image declares as a volume gets one of these as well.
 
 mod client;
 mod exec;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::query_parameters::{
@@ -265,6 +267,8 @@ impl Engine for DockerEngine {
 
     async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
         let docker = self.client.docker().await?;
+        let image = &assigned.template.image;
+        let image_volumes = image_volumes(&docker, image).await?;
         let (binds, files) = self.prepare(assigned).await?;
         let body = spec::body(
             assigned,
@@ -273,6 +277,7 @@ impl Engine for DockerEngine {
                 runtime: self.config.runtime,
                 files: &files,
                 binds: &binds,
+                image_volumes: &image_volumes,
             },
         );
         let name = spec::container_name(&assigned.instance, assigned.generation);
@@ -280,7 +285,6 @@ impl Engine for DockerEngine {
             name: Some(name.clone()),
             ..CreateContainerOptions::default()
         };
-        let image = &assigned.template.image;
         match limited(SLOW, docker.create_container(Some(options), body)).await {
             Ok(made) => {
                 let id = ContainerId(made.id);
@@ -331,12 +335,10 @@ impl Engine for DockerEngine {
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         self.owner(id).await?;
-        // Docker counts in seconds: rather a little longer than asked.
-        let seconds = grace.as_millis().div_ceil(1000);
         let limit = grace.saturating_add(SLOW);
         let docker = self.client.docker().await?.with_timeout(limit);
         let options = StopContainerOptions {
-            t: Some(i32::try_from(seconds).unwrap_or(i32::MAX)),
+            t: Some(i32::try_from(spec::seconds(grace)).unwrap_or(i32::MAX)),
             signal: None,
         };
         limited(limit, docker.stop_container(id.as_str(), Some(options)))
@@ -451,6 +453,18 @@ impl Engine for DockerEngine {
     ) -> Result<ExecSession, EngineError> {
         self.owner(id).await?;
         exec::start(&self.client, id, request).await
+    }
+}
+
+/// The paths that an image declares as volumes. Docker would give each an anonymous volume, which goes with the
+/// container.
+async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, EngineError> {
+    match limited(QUICK, docker.inspect_image(image)).await {
+        Ok(seen) => Ok(seen.config.and_then(|config| config.volumes).unwrap_or_default()),
+        Err(error) if status(&error) == Some(404) => {
+            Err(EngineError::ImageMissing { image: image.to_owned() })
+        }
+        Err(error) => Err(meaning(error, "inspect an image", image)),
     }
 }
 

@@ -157,10 +157,11 @@ impl Engine for FakeEngine {
         self.call(Operation::Start, id.as_str(), |state| state.start(id, now)).await
     }
 
-    async fn stop(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::Stop, id.as_str(), |state| {
             state.container(id)?;
+            state.graces.insert(id.clone(), grace);
             state.end(id, 143, now);
             Ok(())
         })

@@ -21,7 +21,7 @@ const STATUS_LINE_MAX: u64 = 1024;
 /// How much of a command's output is told, in bytes.
 const OUTPUT_MAX: usize = 256;
 /// How long it may take to end a command that took too long.
-const HANG_UP: Duration = Duration::from_secs(5);
+const KILL: Duration = Duration::from_secs(5);
 
 /// What came of a probe.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,7 +85,7 @@ async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
         .ok_or_else(|| std::io::Error::other("the answer is not HTTP"))
 }
 
-/// Runs a command in the container; `None` if it took too long, and was told to end.
+/// Runs a command in the container; `None` if it took too long, and was killed with all that it started.
 async fn execute(
     engine: &dyn Engine,
     subject: &Subject,
@@ -97,7 +97,15 @@ async fn execute(
     let session = match engine.exec(&subject.container, &request).await {
         Ok(session) => session,
         Err(EngineError::NotFound { .. }) => return Some(Outcome::Gone),
-        Err(_) => return Some(Outcome::Unknown),
+        Err(EngineError::NotRunning { .. } | EngineError::Unavailable { .. }) => {
+            return Some(Outcome::Unknown);
+        }
+        // It answers and cannot run the command: there is no such program, or no such user.
+        Err(error) => {
+            let told = sanitize(&error.to_string(), OUTPUT_MAX);
+            let name = command.first().map_or("", String::as_str);
+            return Some(Outcome::Failed(format!("{name:?} cannot be run: {told}")));
+        }
     };
     let finished = async {
         let told: Vec<u8> = session
@@ -120,7 +128,7 @@ async fn execute(
         }
         Ok(Err::<_, EngineError>(_)) => Some(Outcome::Unknown),
         Err(_) => {
-            drop(timeout(HANG_UP, session.control.hang_up()).await);
+            drop(timeout(KILL, session.control.kill()).await);
             None
         }
     }

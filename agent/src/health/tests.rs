@@ -87,7 +87,22 @@ async fn what_a_command_failed_with_is_told() {
     world.engine.set_exec_hangs(true);
     assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
     assert_eq!(verdicts.reason(), "no answer within 5s");
-    assert_eq!(world.engine.hang_ups(), 1);
+    assert_eq!((world.engine.kills(), world.engine.hang_ups()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_cannot_be_run_fails_and_says_why() {
+    let world = World::new();
+    let mut verdicts = world.started("web-0", 1).await;
+    let refused = crate::engine::EngineError::Other {
+        engine: "fake",
+        operation: "run a command in a container",
+        reason: "no such program".to_owned(),
+    };
+    world.engine.fail_next(Operation::Exec, 100, refused);
+    assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
+    assert!(verdicts.reason().starts_with("\"check\" cannot be run: "), "{}", verdicts.reason());
+    assert!(verdicts.reason().ends_with("no such program"), "{}", verdicts.reason());
 }
 
 #[tokio::test(start_paused = true)]

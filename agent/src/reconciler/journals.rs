@@ -20,17 +20,17 @@ const FILE_MAX_BYTES: u64 = 64 * 1024;
 
 /// The journals of a node.
 #[derive(Clone, Debug)]
-pub(super) struct Journals {
+pub(crate) struct Journals {
     directory: Arc<Path>,
 }
 
 impl Journals {
-    pub(super) fn new(directory: PathBuf) -> Self {
+    pub(crate) fn new(directory: PathBuf) -> Self {
         Self { directory: directory.into() }
     }
 
     /// All journals there are. Blocks.
-    pub(super) fn read_all(&self) -> io::Result<BTreeMap<InstanceName, Journal>> {
+    pub(crate) fn read_all(&self) -> io::Result<BTreeMap<InstanceName, Journal>> {
         fs::create_dir_all(&self.directory)?;
         let mut journals = BTreeMap::new();
         for entry in fs::read_dir(&self.directory)? {
@@ -51,7 +51,7 @@ impl Journals {
     }
 
     /// Makes a journal durable.
-    pub(super) async fn write(&self, name: &InstanceName, journal: &Journal) -> io::Result<()> {
+    pub(crate) async fn write(&self, name: &InstanceName, journal: &Journal) -> io::Result<()> {
         let path = self.path(name);
         let text = serde_json::to_vec(journal)?;
         blocking(move || durable::replace(&path, &text, 0o600)).await
@@ -85,6 +85,14 @@ async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_journal_of_before_is_read() {
+        let old = r#"{"verdict":{"generation":3,"ruling":"committed"},"ordered_ends":{"c1":7},"restarts_done":3,
+            "restarts":2,"crashes":0,"last_exit_code":1}"#;
+        let journal: Journal = serde_json::from_str(old).unwrap();
+        assert_eq!((journal.restarts_done, journal.stop_grace), (3, None));
+    }
 
     #[tokio::test]
     async fn what_is_written_is_read_and_what_is_broken_is_left_out() {

@@ -80,6 +80,7 @@ pub(super) fn seen(
         fingerprint: container.fingerprint.clone(),
         resources: details.limits,
         restarts_asked: container.restarts_asked,
+        stop_grace: details.stop_grace,
         state,
         since: same.map_or(now, |before| before.since),
         health: same.map_or(Health::None, |before| before.health),

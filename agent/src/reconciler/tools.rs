@@ -91,6 +91,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         fingerprint: assigned.template.fingerprint(),
         resources: assigned.template.resources,
         restarts_asked: assigned.restarts_asked,
+        stop_grace: Some(assigned.template.stop_grace),
         state: ContainerState::Created,
         since: now,
         health: Health::None,

@@ -137,6 +137,7 @@ impl Real {
             fingerprint: self.fingerprint.clone(),
             resources: self.resources,
             restarts_asked: self.restarts_asked,
+            stop_grace: None,
             state: self.state,
             since: now,
             health: self.health,

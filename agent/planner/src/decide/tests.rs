@@ -60,6 +60,7 @@ impl Story {
             fingerprint: Template::of_image(image).fingerprint(),
             resources: dwell_core::workload::Resources::default(),
             restarts_asked: 0,
+            stop_grace: None,
             state,
             since: NOW,
             health: Health::None,
@@ -453,6 +454,42 @@ fn what_is_not_desired_goes_whole() {
     assert_eq!(story.word(), "forget");
     story.seen.succeeded(&Step::Forget);
     assert!(story.plan().is_empty());
+}
+
+/// The grace is the container's: it counts when the declaration is gone, also after a live change of it.
+#[test]
+fn the_grace_outlives_the_declaration() {
+    let grace = |story: &Story| match story.plan().steps.into_values().next() {
+        Some(Step::Stop { grace, .. }) => grace,
+        other => panic!("not a stop: {other:?}"),
+    };
+    let mut story = Story::running();
+    story.assigned().template.stop_grace = Millis::seconds(60);
+    story.seen.containers[0].stop_grace = Some(Millis::seconds(60));
+    assert!(story.plan().is_empty(), "it is written on the container already");
+    story.assigned().template.stop_grace = Millis::seconds(90);
+    let recorded = match story.plan().steps.into_values().next() {
+        Some(Step::Record(journal)) => journal,
+        other => panic!("a live change is written down: {other:?}"),
+    };
+    story.seen.succeeded(&Step::Record(recorded));
+    assert!(story.plan().is_empty());
+    story.assigned = None;
+    assert_eq!(grace(&story), Millis::seconds(90));
+
+    let mut story = Story::running();
+    story.assigned = None;
+    story.seen.containers[0].stop_grace = Some(Millis::seconds(60));
+    assert_eq!(grace(&story), Millis::seconds(60));
+    story.seen.containers[0].stop_grace = None;
+    assert_eq!(grace(&story), Millis::seconds(10), "of a container of an earlier version");
+
+    // Back to what is written on it, there is nothing left to remember.
+    let mut story = Story::running();
+    story.assigned().template.stop_grace = Millis::seconds(60);
+    story.seen.containers[0].stop_grace = Some(Millis::seconds(60));
+    story.seen.remember(Journal { stop_grace: Some(Millis::seconds(90)), ..Journal::default() });
+    assert_eq!(story.plan().steps.into_values().next(), Some(Step::Record(Journal::default())));
 }
 
 #[test]

@@ -238,6 +238,7 @@ impl World {
                     fingerprint: real.fingerprint.clone(),
                     resources: real.resources,
                     restarts_asked: real.restarts_asked,
+                    stop_grace: None,
                     state: real.state,
                     since: known.map_or(self.now, |known| known.since),
                     health: match Temper::of(&real.image) {

@@ -113,6 +113,22 @@ impl ExecControl for Control {
         }
         Ok(())
     }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        let seen = limited(QUICK, docker.inspect_exec(&self.id)).await;
+        let seen = match seen.map_err(|error| exec_error(error, &self.container)) {
+            Err(EngineError::NotFound { .. }) => return Ok(()),
+            seen => seen?,
+        };
+        // Also of one that has ended: what it left running holds on to its output.
+        if let Some(pid) = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0) {
+            let container = self.container.clone();
+            let ended = tokio::task::spawn_blocking(move || death::end_session(pid, &container));
+            drop(ended.await);
+        }
+        Ok(())
+    }
 }
 
 /// Docker says 409 of a container, or a command, that does not run.

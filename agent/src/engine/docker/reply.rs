@@ -11,12 +11,12 @@ use bollard::models::{
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
-use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Fingerprint, Resources};
 
 use super::spec::{
-    LABEL_CLUSTER, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_INSTANCE, LABEL_RESTARTS,
-    MEMORY_UNLIMITED,
+    LABEL_CLUSTER, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE,
+    LABEL_RESTARTS, MEMORY_UNLIMITED,
 };
 use crate::engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
 
@@ -69,6 +69,7 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
         Some(ContainerStateStatusEnum::EMPTY) | None => return Err("it has no state"),
     };
     let mut container = container(reply.id, &labels, state)?;
+    let grace = labels.get(LABEL_GRACE).and_then(|text| text.parse().ok()).map(Millis);
     let running = state == ContainerState::Running;
     let pid = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0);
     let started_at = seen.started_at.as_deref().and_then(timestamp);
@@ -86,6 +87,7 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
         exit_code: exit_code.filter(|_| !running && started_at.is_some()),
         out_of_memory: seen.oom_killed.unwrap_or(false),
         limits: limits(&reply.host_config.ok_or("it has no limits")?),
+        stop_grace: grace,
         own_ssh,
     });
     Ok(container)
@@ -124,7 +126,7 @@ fn instance(labels: &HashMap<String, String>) -> Result<InstanceName, &'static s
     name.ok_or("its label of an instance is missing or wrong")
 }
 
-fn limits(config: &HostConfig) -> Resources {
+pub(super) fn limits(config: &HostConfig) -> Resources {
     let positive = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
     let quota = positive(config.cpu_quota);
     let period = positive(config.cpu_period).max(1);

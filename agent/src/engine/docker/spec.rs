@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
@@ -10,6 +11,7 @@ use bollard::models::{
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::workload::{MountSource, Resources};
+use sha2::{Digest, Sha256};
 
 use super::Runtime;
 
@@ -18,7 +20,13 @@ pub(super) const LABEL_INSTANCE: &str = "dwell.instance";
 pub(super) const LABEL_GENERATION: &str = "dwell.generation";
 pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
 pub(super) const LABEL_RESTARTS: &str = "dwell.restarts-asked";
-const LABEL_VOLUME: &str = "dwell.volume";
+pub(super) const LABEL_GRACE: &str = "dwell.stop-grace-ms";
+pub(super) const LABEL_VOLUME: &str = "dwell.volume";
+/// On the volume of a path that the image declares: the path.
+pub(super) const LABEL_IMAGE_PATH: &str = "dwell.image-path";
+
+/// How much of a path a volume's name shows, in bytes.
+const SHOWN_PATH_MAX: usize = 40;
 
 /// What stands for no limit where a limit is taken away: Docker reads 0 as "leave it" there. One
 /// exbibyte, beyond every specification.
@@ -26,8 +34,11 @@ pub(super) const MEMORY_UNLIMITED: u64 = 1 << 60;
 
 /// The period of the scheduler that processor limits are counted in, in microseconds.
 const CPU_PERIOD_US: i64 = 100_000;
-/// The least processor time per period that the kernel takes, in microseconds.
-const CPU_QUOTA_MIN_US: i64 = 1_000;
+/// The same for limits below [`CPU_SMALL`], the longest that the kernel takes: it takes no less than a
+/// millisecond per period, and what it is told has to be what was asked for.
+const CPU_PERIOD_LONG_US: i64 = 1_000_000;
+/// The least limit that is a millisecond of the usual period, in thousandths of a processor.
+const CPU_SMALL: u64 = 10;
 /// The output of one container is kept in so many files of this size at most.
 const LOG_FILES: &str = "3";
 const LOG_FILE_SIZE: &str = "10m";
@@ -39,8 +50,24 @@ pub(super) fn container_name(instance: &InstanceName, generation: Generation) ->
 
 /// The name of an instance's volume. Volumes are Docker's own: they take over what the image has at
 /// that place, as users of Compose expect, and Docker keeps them when it removes containers.
-fn volume_name(instance: &InstanceName, volume: &VolumeName) -> String {
+pub(super) fn volume_name(instance: &InstanceName, volume: &VolumeName) -> String {
     format!("dwell.{instance}.{volume}")
+}
+
+/// The name of the volume of a path that the image declares: `image-`, what can be shown of the path, and a digest of it,
+/// since different paths may look the same.
+fn image_volume(path: &str) -> Option<VolumeName> {
+    let shown: Vec<&str> = path
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    let mut shown = shown.join("-").to_ascii_lowercase();
+    shown.truncate(SHOWN_PATH_MAX);
+    let digest = Sha256::digest(path.as_bytes());
+    let digest: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let words = ["image", shown.trim_matches('-'), &digest];
+    let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    VolumeName::new(words.join("-")).ok()
 }
 
 /// What is known of the node when a container is made.
@@ -53,6 +80,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) files: &'a Path,
     /// The host's paths of its bind mounts, resolved and allowed, by target.
     pub(super) binds: &'a HashMap<String, String>,
+    /// The paths that its image declares as volumes.
+    pub(super) image_volumes: &'a [String],
 }
 
 /// The request for an instance's container.
@@ -68,6 +97,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
             (LABEL_GENERATION, assigned.generation.to_string()),
             (LABEL_FINGERPRINT, template.fingerprint().to_string()),
             (LABEL_RESTARTS, assigned.restarts_asked.to_string()),
+            (LABEL_GRACE, template.stop_grace.0.to_string()),
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
@@ -82,6 +112,8 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         user: given(&template.user),
         working_dir: given(&template.working_dir),
         stop_signal: given(&template.stop_signal),
+        // For whoever stops it beside us: `docker stop`, and the daemon's own end.
+        stop_timeout: Some(seconds(template.stop_grace.as_duration())),
         labels: Some(labels),
         healthcheck: Some(HealthConfig {
             test: Some(vec!["NONE".to_owned()]),
@@ -93,7 +125,8 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
 }
 
 fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConfig {
-    let Limits { cpu_quota_us, memory, memory_swap } = Limits::of(assigned.template.resources);
+    let Limits { cpu_period_us, cpu_quota_us, memory, memory_swap } =
+        Limits::of(assigned.template.resources);
     let (runtime, network) = match surroundings.runtime {
         // Docker prepares no network; the wrapper puts the sandbox in the place of the host's.
         Runtime::Dwell => (Some(Runtime::NAME.to_owned()), "host"),
@@ -106,10 +139,11 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
             name: Some(RestartPolicyNameEnum::NO),
             maximum_retry_count: None,
         }),
-        cpu_period: Some(CPU_PERIOD_US),
+        cpu_period: Some(cpu_period_us),
         cpu_quota: Some(cpu_quota_us),
         memory: Some(memory),
         memory_swap: Some(memory_swap),
+        shm_size: assigned.template.shm_size.map(|size| i64::try_from(size.0).unwrap_or(i64::MAX)),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
             config: Some(
@@ -136,27 +170,61 @@ fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
             .binds
             .get(&mount.target)
             .map(|source| bind(source.clone(), mount.target.clone(), mount.read_only)),
-        MountSource::Volume(volume) => Some(Mount {
-            typ: Some(MountType::VOLUME),
-            source: Some(volume_name(&assigned.instance, volume)),
-            target: Some(mount.target.clone()),
-            read_only: Some(mount.read_only),
-            volume_options: Some(MountVolumeOptions {
-                labels: Some(
-                    [
-                        (LABEL_CLUSTER, surroundings.cluster.to_owned()),
-                        (LABEL_INSTANCE, assigned.instance.to_string()),
-                        (LABEL_VOLUME, volume.to_string()),
-                    ]
-                    .map(|(key, value)| (key.to_owned(), value))
-                    .into(),
-                ),
-                ..MountVolumeOptions::default()
-            }),
-            ..Mount::default()
-        }),
+        MountSource::Volume(name) => Some(volume(
+            &assigned.instance,
+            name,
+            &mount.target,
+            mount.read_only,
+            surroundings,
+            None,
+        )),
     });
-    own.chain(asked).collect()
+    let targets: Vec<&str> =
+        assigned.template.mounts.iter().map(|mount| trimmed(&mount.target)).collect();
+    let of_image = surroundings.image_volumes.iter().filter_map(|path| {
+        let path = trimmed(path);
+        let name = image_volume(path).filter(|_| !targets.contains(&path))?;
+        Some(volume(&assigned.instance, &name, path, false, surroundings, Some(path)))
+    });
+    own.chain(asked).chain(of_image).collect()
+}
+
+/// A volume of the instance's own. Docker makes it if it is not there.
+fn volume(
+    instance: &InstanceName,
+    name: &VolumeName,
+    target: &str,
+    read_only: bool,
+    surroundings: &Surroundings<'_>,
+    image_path: Option<&str>,
+) -> Mount {
+    let mut labels: HashMap<String, String> = [
+        (LABEL_CLUSTER, surroundings.cluster.to_owned()),
+        (LABEL_INSTANCE, instance.to_string()),
+        (LABEL_VOLUME, name.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    labels.extend(image_path.map(|path| (LABEL_IMAGE_PATH.to_owned(), path.to_owned())));
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume_name(instance, name)),
+        target: Some(target.to_owned()),
+        read_only: Some(read_only),
+        volume_options: Some(MountVolumeOptions {
+            labels: Some(labels),
+            ..MountVolumeOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+/// A path without the slash at its end.
+fn trimmed(path: &str) -> &str {
+    match path.trim_end_matches('/') {
+        "" => "/",
+        path => path,
+    }
 }
 
 fn bind(source: String, target: String, read_only: bool) -> Mount {
@@ -169,16 +237,21 @@ fn bind(source: String, target: String, read_only: bool) -> Mount {
     }
 }
 
+/// A grace as Docker counts it: rather a little longer than asked.
+pub(super) fn seconds(grace: Duration) -> i64 {
+    i64::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i64::MAX)
+}
+
 fn given(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// The request for other limits of a container that exists.
 pub(super) fn update(limits: Resources) -> ContainerUpdateBody {
-    let Limits { cpu_quota_us, memory, memory_swap } = Limits::of(limits);
+    let Limits { cpu_period_us, cpu_quota_us, memory, memory_swap } = Limits::of(limits);
     let unlimited = i64::try_from(MEMORY_UNLIMITED).unwrap_or(i64::MAX);
     ContainerUpdateBody {
-        cpu_period: Some(CPU_PERIOD_US),
+        cpu_period: Some(cpu_period_us),
         cpu_quota: Some(if cpu_quota_us == 0 { -1 } else { cpu_quota_us }),
         memory: Some(if memory == 0 { unlimited } else { memory }),
         memory_swap: Some(if memory_swap == 0 { unlimited } else { memory_swap }),
@@ -189,6 +262,7 @@ pub(super) fn update(limits: Resources) -> ContainerUpdateBody {
 /// Limits in Docker's terms. A quota and not its `NanoCpus`: that cannot be taken away again, and is
 /// refused where it exceeds the host.
 struct Limits {
+    cpu_period_us: i64,
     cpu_quota_us: i64,
     memory: i64,
     /// Memory and swap together: equal to the memory, so that there is no swap.
@@ -198,10 +272,12 @@ struct Limits {
 impl Limits {
     fn of(resources: Resources) -> Self {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-        let quota = signed(resources.cpu.0).saturating_mul(CPU_PERIOD_US / 1000);
+        let is_small = (1..CPU_SMALL).contains(&resources.cpu.0);
+        let cpu_period_us = if is_small { CPU_PERIOD_LONG_US } else { CPU_PERIOD_US };
         let memory = signed(resources.memory.0);
         Self {
-            cpu_quota_us: if quota == 0 { 0 } else { quota.max(CPU_QUOTA_MIN_US) },
+            cpu_period_us,
+            cpu_quota_us: signed(resources.cpu.0).saturating_mul(cpu_period_us / 1000),
             memory,
             memory_swap: memory,
         }
@@ -221,7 +297,13 @@ mod tests {
         let files = Path::new("/files");
         body(
             &fake::assigned("web-0", 3, template),
-            &Surroundings { cluster: "lab", runtime, files, binds: &binds },
+            &Surroundings {
+                cluster: "lab",
+                runtime,
+                files,
+                binds: &binds,
+                image_volumes: &["/var/lib/db/".to_owned(), "/Spool/a".to_owned()],
+            },
         )
     }
 
@@ -254,6 +336,15 @@ mod tests {
     }
 
     #[test]
+    fn the_grace_is_known_to_docker_and_travels_with_the_container() {
+        let mut template = Template::of_image("a");
+        template.stop_grace = dwell_core::quantity::Millis(61_500);
+        let body = of(template, Runtime::Dwell);
+        assert_eq!(body.stop_timeout, Some(62));
+        assert_eq!(body.labels.unwrap()[LABEL_GRACE], "61500");
+    }
+
+    #[test]
     fn mounts() {
         let mut template = Template::of_image("a");
         let mount =
@@ -282,8 +373,22 @@ mod tests {
                 ("dwell.web-0.db", "/var/lib/db", Some(true)),
                 ("/srv/real", "/data", Some(true)),
                 ("dwell.web-0.hosts", "/etc/hosts", Some(true)),
+                // What the image declares and the file does not mount is kept as well.
+                ("dwell.web-0.image-spool-a-8e4bfd02", "/Spool/a", Some(false)),
             ]
         );
+        let labels = mounts[4].volume_options.as_ref().unwrap().labels.as_ref().unwrap();
+        assert_eq!(labels[LABEL_IMAGE_PATH], "/Spool/a");
+    }
+
+    #[test]
+    fn the_volume_of_an_image_has_the_name_of_its_path_alone() {
+        let long = format!("/{}", "x".repeat(300));
+        let paths = ["/", "/data", "/Data", "/da/ta", "/da-ta", "/da_ta", "/dätä", &long];
+        let names: std::collections::BTreeSet<_> =
+            paths.iter().map(|path| image_volume(path).unwrap()).collect();
+        assert_eq!(names.len(), paths.len());
+        assert_eq!(image_volume("/data"), image_volume("/data"));
     }
 
     #[test]
@@ -293,7 +398,17 @@ mod tests {
         assert_eq!(some.memory_swap, Some(64 << 20));
         let none = update(Resources::default());
         assert_eq!((none.cpu_quota, none.memory), (Some(-1), Some(1 << 60)));
-        let least = update(Resources { cpu: Millicores(1), ..Resources::default() });
-        assert_eq!(least.cpu_quota, Some(1_000));
+        // What Docker says of a limit afterwards is what was asked for, also of a small one.
+        for cpu in [1, 5, 9, 10, 250] {
+            let limits = Resources { cpu: Millicores(cpu), ..Resources::default() };
+            let told = update(limits);
+            assert!(told.cpu_quota.unwrap() >= 1_000, "the kernel takes no less");
+            let host = HostConfig {
+                cpu_period: told.cpu_period,
+                cpu_quota: told.cpu_quota,
+                ..HostConfig::default()
+            };
+            assert_eq!(super::super::reply::limits(&host), limits);
+        }
     }
 }

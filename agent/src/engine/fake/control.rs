@@ -52,6 +52,12 @@ impl FakeEngine {
         done
     }
 
+    /// How much time a container was given when it was stopped last.
+    #[must_use]
+    pub fn grace_of(&self, id: &ContainerId) -> Option<Duration> {
+        self.shared.state().graces.get(id).copied()
+    }
+
     /// The next `count` calls of `operation` fail without effect.
     pub fn fail_next(&self, operation: Operation, count: usize, error: EngineError) {
         self.add_faults(operation, count, Fault::Before(error));
@@ -143,6 +149,12 @@ impl FakeEngine {
     #[must_use]
     pub fn hang_ups(&self) -> u64 {
         self.shared.state().hang_ups
+    }
+
+    /// How many commands were killed with all that they started.
+    #[must_use]
+    pub fn kills(&self) -> u64 {
+        self.shared.state().kills
     }
 
     /// A container writes something.

@@ -85,4 +85,9 @@ impl ExecControl for FakeControl {
         self.shared.state().hang_ups += 1;
         Ok(())
     }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        self.shared.state().kills += 1;
+        Ok(())
+    }
 }

@@ -82,9 +82,12 @@ pub(super) struct State {
     pub(super) images: BTreeMap<String, ImageState>,
     /// Images whose process ends at once, with an exit code.
     pub(super) short_lived: BTreeMap<String, i32>,
+    /// With how much time each container was stopped last.
+    pub(super) graces: BTreeMap<ContainerId, Duration>,
     pub(super) exec_exits: i32,
     pub(super) exec_hangs: bool,
     pub(super) hang_ups: u64,
+    pub(super) kills: u64,
     pub(super) faults: BTreeMap<Operation, VecDeque<Fault>>,
     pub(super) stalled: BTreeSet<Operation>,
     pub(super) latencies: BTreeMap<Operation, Duration>,
@@ -104,9 +107,11 @@ impl Default for State {
             next: 0,
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
+            graces: BTreeMap::new(),
             exec_exits: 0,
             exec_hangs: false,
             hang_ups: 0,
+            kills: 0,
             faults: BTreeMap::new(),
             stalled: BTreeSet::new(),
             latencies: BTreeMap::new(),
@@ -215,6 +220,7 @@ impl State {
         };
         let details = Details {
             limits: assigned.template.resources,
+            stop_grace: Some(assigned.template.stop_grace),
             own_ssh: assigned.template.command == ["sshd"],
             ..Details::default()
         };
@@ -235,6 +241,7 @@ impl State {
             pid: Some(pid),
             started_at: Some(now),
             limits: container.details.limits,
+            stop_grace: container.details.stop_grace,
             own_ssh: container.details.own_ssh,
             ..Details::default()
         };
