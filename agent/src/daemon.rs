@@ -19,7 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::SystemClock;
-use dwell_core::id::Revision;
+use dwell_core::id::Position;
+use dwell_core::session::{Assignment, Statuses};
 use dwell_daemon::readiness;
 use dwell_planner::EngineState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,7 +28,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::assignment::Assignment;
 use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
@@ -40,7 +40,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::{self, Reconciler};
-use crate::session::{Session, Statuses};
+use crate::session::Session;
 use crate::ssh::SshFiles;
 use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
@@ -164,7 +164,7 @@ impl Daemon {
 
         let sightings = reconciler.as_ref().map(Reconciler::sightings);
 
-        let stored = watch::Sender::new(Revision(0));
+        let stored = watch::Sender::new(Position::default());
         let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));

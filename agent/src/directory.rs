@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::directory::{Directory, DirectoryChange, DirectoryGap};
-use dwell_core::id::Revision;
+use dwell_core::id::{Position, Revision};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -67,10 +67,10 @@ impl HeldDirectory {
         self.published.subscribe()
     }
 
-    /// Begins a stream: the revision that its first change may build upon; 0 if all of the directory is needed.
-    pub fn begin(&mut self) -> Revision {
+    /// Begins a stream: where the directory is that its first change may build upon; revision 0 if all of it is needed.
+    pub fn begin(&mut self) -> Position {
         self.coming = None;
-        if self.has_gap { Revision(0) } else { self.published.borrow().revision }
+        if self.has_gap { Position::default() } else { self.published.borrow().position() }
     }
 
     /// Takes in a change and tells everybody.

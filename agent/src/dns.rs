@@ -27,6 +27,7 @@ pub mod zone;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use dwell_core::session::Assignment;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -34,7 +35,6 @@ pub use self::holder::holder_of;
 use self::serve::Server;
 use self::upstream::Upstreams;
 pub use self::zone::Names;
-use crate::assignment::Assignment;
 use crate::directory::Directories;
 use dwell_network::GATEWAY;
 use dwell_network::linux::gateway;

@@ -37,9 +37,10 @@ mod standing;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_core::session::Assignment;
 use tokio::time::timeout;
 
-use crate::assignment::{Assignment, cache};
+use crate::assignment::cache;
 use crate::config::Config;
 use crate::engine::SharedEngine;
 use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};

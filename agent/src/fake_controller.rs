@@ -111,7 +111,7 @@ impl Attachment {
 
     pub(crate) async fn welcome(&self, heartbeat_ms: u64) {
         let cluster_id = CLUSTER.to_owned();
-        let welcome = v1::Welcome { heartbeat_ms, cluster_id };
+        let welcome = v1::Welcome { heartbeat_ms, cluster_id, ..v1::Welcome::default() };
         self.send(v1::controller_message::Message::Welcome(welcome)).await;
     }
 

@@ -14,11 +14,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_core::session::{Assignment, NodeNetwork};
 use dwell_planner::{Desired, EngineState};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::assignment::{Assignment, NodeNetwork};
+use crate::assignment::{host_network, routes};
 use dwell_daemon::Causes;
 use dwell_network::{Network, RouteReport};
 
@@ -134,14 +135,14 @@ impl HostNetwork {
     async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
         let mut done = true;
         if due.host {
-            let prepared = self.network.ensure_host(&wanted.host(self.masquerade)).await;
+            let prepared = self.network.ensure_host(&host_network(wanted, self.masquerade)).await;
             if let Err(error) = prepared {
                 tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");
                 done = false;
             }
         }
         if due.routes {
-            match self.network.sync_routes(&wanted.routes()).await {
+            match self.network.sync_routes(&routes(wanted)).await {
                 Ok(report) => {
                     tell(&report, was_in_place);
                     done &= report.is_clean();

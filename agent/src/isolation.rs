@@ -22,12 +22,12 @@ use std::time::Duration;
 use dwell_core::directory::Directory;
 use dwell_core::id::WorkloadName;
 use dwell_core::instance::Assigned;
+use dwell_core::session::Assignment;
 use dwell_core::workload::{AllowRule, AllowSource};
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::assignment::Assignment;
 use crate::directory::Directories;
 use dwell_daemon::Causes;
 use dwell_network::{Allow, Network, Policy, PortRange};

@@ -45,6 +45,7 @@ use std::time::Duration;
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
+use dwell_core::session::Statuses;
 use dwell_planner::{ContainerId, Desired, EngineState, Observed};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -57,7 +58,6 @@ pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
 use crate::engine::{self, SharedEngine};
 use crate::isolation::Settled;
-use crate::session::Statuses;
 use dwell_network::Network;
 
 /// What a reconciler is told at its start.

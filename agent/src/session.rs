@@ -15,22 +15,19 @@
 mod backoff;
 mod report;
 mod stream;
-mod wire;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dwell_core::id::{InstanceName, Revision};
-use dwell_core::instance::InstanceStatus;
+use dwell_core::id::Position;
 use dwell_core::node::Capacity;
+use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use self::backoff::Backoff;
 pub use self::stream::StreamError;
-use crate::assignment::{Assignment, Change, MergeError};
 use crate::directory::HeldDirectory;
 use crate::identity::{Identity, wall_clock};
 use crate::link::{self, LinkError};
@@ -41,15 +38,6 @@ use dwell_daemon::Causes;
 
 /// How often to look for a lost connection until the controller has said how often it wants to hear.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
-
-/// What was seen of the node's instances.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Statuses {
-    /// The assignment under which it was seen.
-    pub revision: Revision,
-    /// Every instance of which something is on the node, or is to be.
-    pub instances: BTreeMap<InstanceName, InstanceStatus>,
-}
 
 /// What a session needs of the rest of the agent.
 #[derive(Debug)]
@@ -66,8 +54,8 @@ pub struct Session {
     pub assignment: watch::Sender<Option<Arc<Assignment>>>,
     /// Who is where in the cluster. Nobody else publishes here either.
     pub directory: HeldDirectory,
-    /// Up to which revision the assignment is on disk.
-    pub stored: watch::Receiver<Revision>,
+    /// Up to where the assignment is on disk.
+    pub stored: watch::Receiver<Position>,
     /// What was seen of the instances; `None` until the node has been looked at.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
     /// What `dwell-ssh` reported. Nobody else takes from it.
@@ -143,13 +131,8 @@ impl Session {
         }
     }
 
-    /// The revision that is held; 0 for none.
-    fn revision(&self) -> Revision {
-        self.assignment.borrow().as_ref().map_or(Revision(0), |held| held.revision)
-    }
-
     /// Merges a change and tells everybody.
-    fn merge(&self, change: Change) -> Result<(), MergeError> {
+    fn merge(&self, change: AssignmentChange) -> Result<(), MergeError> {
         let held = self.assignment.borrow().clone();
         let merged = Assignment::merge(held.as_deref(), change)?;
         self.assignment.send_replace(Some(Arc::new(merged)));

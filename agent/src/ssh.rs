@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::session::Assignment;
 use dwell_core::ssh::{SshInstance, SshTrust};
 use dwell_core::workload::{Protocol, Ssh, Template};
 use dwell_network::sandbox_path;
@@ -32,7 +33,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use self::files::{Files, Written};
-use crate::assignment::Assignment;
 use crate::reconciler::{Sighting, Sightings};
 use dwell_daemon::Causes;
 

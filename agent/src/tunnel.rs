@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
+use dwell_core::session::{Assignment, Statuses};
 use dwell_proto::v1;
 use dwell_proto::v1::open_tunnel::Purpose;
 use dwell_proto::v1::session_client::SessionClient;
@@ -42,11 +43,9 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use self::connect::{ConnectError, Target};
-use crate::assignment::Assignment;
 use crate::config::Config;
 use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
-use crate::session::Statuses;
 use dwell_daemon::Causes;
 use dwell_network::{Network, NetworkError};
 

@@ -61,14 +61,12 @@ use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
 use tables::Tables;
 
-pub use assignment::{Assignment, AssignmentDelta};
 pub use command::{
-    Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Report,
-    Target, WORKLOADS_MAX, WorkloadPlan,
+    Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Target,
+    WORKLOADS_MAX, WorkloadPlan,
 };
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
-pub use network::{Exception, NetworkDelta, NodeNetwork, Peer};
 pub use object::{
     AuthorizedKey, Demand, Event, Identity, Instance, JoinToken, KeySet, Leaving, Link, Node,
     Observed, Quarantine, Reserved, SessionId, Severity, Subject, TokenId, Unmet, UpdateState,
@@ -78,7 +76,7 @@ pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::Settings;
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
-pub use volumes::{SeenVolume, Volume, VolumeKey, VolumeState, VolumeView};
+pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
 
 /// Everything the controller knows.
 #[derive(Debug)]
@@ -216,8 +214,8 @@ impl Model {
             Command::Heartbeat { node, session, capacity } => {
                 self.heartbeat(&node, session, capacity, now)?;
             }
-            Command::Acknowledge { node, session, revision } => {
-                self.acknowledge(&node, session, revision, now)?;
+            Command::Acknowledge { node, session, stored } => {
+                self.acknowledge(&node, session, stored, now)?;
             }
             Command::DetachNode { node, session } => self.detach(&node, session),
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,
@@ -226,8 +224,8 @@ impl Model {
                 self.update_key_set(&name, add, &remove, now)?;
             }
             Command::RemoveKeySet(name) => self.remove_key_set(&name, now)?,
-            Command::SshEvents { node, session, events, dropped } => {
-                self.ssh_events(&node, session, events, dropped, now)?;
+            Command::SshEvents { node, session, told } => {
+                self.ssh_events(&node, session, told, now)?;
             }
             Command::RemoveVolume { instance, volume, node } => {
                 self.remove_volume(&instance, &volume, node.as_ref(), now)?;

@@ -15,7 +15,8 @@
 mod attached;
 mod directory;
 mod outbound;
-mod wire;
+mod pieces;
+mod secrets;
 
 pub use directory::WholeDirectory;
 

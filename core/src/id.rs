@@ -294,6 +294,68 @@ counter_type!(
     /// Counts the changes to the whole model of a controller; never goes back, not even over a restart.
     Revision
 );
+counter_type!(
+    /// Counts the starts of a controller within one [`Incarnation`]: of two controllers, the one with the higher term
+    /// is right. 0 is one that says nothing of terms.
+    Term
+);
+
+/// Names one history of a controller; chosen at random when the history begins.
+///
+/// A controller that was restored from a backup goes on from an earlier state and forgets what came after it: that is
+/// another history, with an incarnation of its own, and nothing that was numbered in the first means anything in the
+/// second. [`Incarnation::UNKNOWN`] is said by programs that know of no incarnations, and fits every history.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Incarnation(pub u64);
+
+impl Incarnation {
+    /// Of a program that knows of no incarnations.
+    pub const UNKNOWN: Self = Self(0);
+
+    /// Whether both may be of one history: they are the same, or one of them is unknown.
+    #[must_use]
+    pub fn fits(self, other: Self) -> bool {
+        self == other || self == Self::UNKNOWN || other == Self::UNKNOWN
+    }
+
+    /// Whether a program said that it knows of none.
+    #[must_use]
+    pub fn is_unknown(&self) -> bool {
+        *self == Self::UNKNOWN
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A place in the history of a controller. Two of them can be compared only within one incarnation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Which history.
+    pub incarnation: Incarnation,
+    /// Where in it.
+    pub revision: Revision,
+}
+
+impl Position {
+    /// Where in a history this is: 0 if it belongs to another one.
+    #[must_use]
+    pub fn within(self, incarnation: Incarnation) -> Revision {
+        if self.incarnation.fits(incarnation) { self.revision } else { Revision(0) }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.revision, self.incarnation)
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -35,7 +35,6 @@ impl fmt::Display for RunState {
 
 /// What a node is told to run: one instance with its identity.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Assigned {
     /// Its name.
     pub instance: InstanceName,

@@ -5,7 +5,8 @@
 //! them and goes no further inwards.
 //!
 //! Where to start: [`workload::WorkloadSpec`] is what a user declares, [`instance::Assigned`] is what a
-//! node is told to run, [`instance::InstanceStatus`] and [`node::Capacity`] are what a node reports.
+//! node is told to run, [`instance::InstanceStatus`] and [`node::Capacity`] are what a node reports, and [`session`] is
+//! the language in which node and controller speak of all that.
 
 pub mod change;
 pub mod clock;
@@ -16,5 +17,6 @@ pub mod instance;
 pub mod net;
 pub mod node;
 pub mod quantity;
+pub mod session;
 pub mod ssh;
 pub mod workload;

@@ -2,8 +2,7 @@
 #![no_main]
 
 use dwell_core::directory::{Directory, DirectoryChange};
-use dwell_core::instance::Assigned;
-use dwell_core::ssh::SshTrust;
+use dwell_core::session::{Assignment, AssignmentChange};
 use dwell_proto::v1;
 use dwell_proto::v1::controller_message::Message as Down;
 use prost::Message;
@@ -14,10 +13,9 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     };
     match message {
         Down::Assignment(assignment) => {
-            for instance in assignment.instances {
-                let _ = Assigned::try_from(instance);
+            if let Ok(change) = AssignmentChange::try_from(assignment) {
+                let _ = Assignment::merge(None, change);
             }
-            let _ = assignment.ssh_trust.map(SshTrust::try_from);
         }
         Down::Directory(change) => {
             if let Ok(change) = DirectoryChange::try_from(change) {

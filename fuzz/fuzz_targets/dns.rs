@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use dwell_agent::dns::answer::{Answer, Client, Transport, UDP_MAX_BYTES, answer};
 use dwell_agent::dns::zone::Names;
 use dwell_core::directory::{Directory, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{InstanceName, Revision};
+use dwell_core::id::{Incarnation, InstanceName, Revision};
 
 libfuzzer_sys::fuzz_target!(|input: (bool, bool, u64, &[u8])| {
     let (stream, outside, seed, query) = input;
@@ -35,6 +35,7 @@ fn directory() -> Directory {
         ready: ordinal != 1,
     };
     Directory {
+        incarnation: Incarnation::UNKNOWN,
         revision: Revision(1),
         workloads: [(web.clone(), DirectoryWorkload::default())].into(),
         instances: (0..100).map(|n| (InstanceName::new(web.clone(), n), instance(n))).collect(),

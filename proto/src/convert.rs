@@ -3,9 +3,12 @@
 //! To the wire: `From<&core type>`, which cannot fail. From the wire: `TryFrom<wire type>`, which checks
 //! everything that a type of core promises and names the field that is wrong.
 
+mod assignment;
 mod directory;
 mod instance;
+mod network;
 mod node;
+mod session;
 mod ssh;
 mod template;
 mod workload;

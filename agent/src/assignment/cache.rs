@@ -11,14 +11,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::id::Revision;
+use dwell_core::id::Position;
+use dwell_core::session::Assignment;
 use tokio::sync::watch;
 
-use super::Assignment;
+use crate::sealed;
 use dwell_daemon::Causes;
 use dwell_daemon::durable;
-
-use crate::sealed;
 
 const FILE_NAME: &str = "assignment.json";
 const KIND: &str = "dwell-assignment 1";
@@ -95,27 +94,27 @@ pub fn remove(data_dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Stores each new assignment (the newest, if they come faster than the disk) and tells which revision is
+/// Stores each new assignment (the newest, if they come faster than the disk) and tells up to where it is
 /// stored. A write that fails is tried again until it succeeds. Ends when nobody publishes assignments any more.
 pub async fn keep(
     data_dir: PathBuf,
     mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
-    stored: watch::Sender<Revision>,
+    stored: watch::Sender<Position>,
 ) {
     while assignments.changed().await.is_ok() {
         loop {
             let Some(assignment) = assignments.borrow_and_update().clone() else { break };
-            let revision = assignment.revision;
+            let position = assignment.position();
             let directory = data_dir.clone();
             let written = tokio::task::spawn_blocking(move || store(&directory, &assignment)).await;
             match written.map_err(io::Error::other).flatten() {
                 Ok(()) => {
-                    stored.send_replace(revision);
+                    stored.send_replace(position);
                     break;
                 }
                 Err(error) => {
                     tracing::error!(
-                        %revision, error = %Causes(&error), data_dir = %data_dir.display(),
+                        revision = %position.revision, error = %Causes(&error), data_dir = %data_dir.display(),
                         "cannot store the assignment; make room or mend the disk. What runs goes on"
                     );
                     tokio::time::sleep(RETRY).await;

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_core::session::Assignment;
 use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,7 +23,6 @@ use super::holder::holder_of;
 use super::places::Places;
 use super::upstream::Upstreams;
 use super::zone::Names;
-use crate::assignment::Assignment;
 use crate::directory::Directories;
 
 /// The longest question that is read, in bytes.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use dwell_core::directory::{Directory, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{InstanceName, Revision};
+use dwell_core::id::{Incarnation, InstanceName, Revision};
 use dwell_core::workload::{Protocol, ServicePort};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -37,6 +37,7 @@ fn directory(count: u32) -> Directory {
     let db = DirectoryInstance { address: Ipv4Addr::new(10, 80, 200, 9), ready: false };
     instances.insert("db-0".parse().unwrap(), db);
     Directory {
+        incarnation: Incarnation::UNKNOWN,
         revision: Revision(7),
         workloads: [("web", web), ("db", DirectoryWorkload::default())]
             .map(|(name, workload)| (name.parse().unwrap(), workload))

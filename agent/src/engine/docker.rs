@@ -34,6 +34,7 @@ use bollard::query_parameters::{
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::session::Assignment;
 use dwell_core::workload::Resources;
 use dwell_oci::Mapping;
 use futures_util::StreamExt;
@@ -47,7 +48,6 @@ use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, ExecRequest,
     ExecSession, LogOptions, Output, OutputStream, PullProgress,
 };
-use crate::assignment::Assignment;
 use dwell_daemon::Causes;
 
 /// The events that are listened to; a health check by command would make three more each time.

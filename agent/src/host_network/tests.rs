@@ -1,7 +1,5 @@
-use std::collections::BTreeMap;
-
 use dwell_core::id::Revision;
-use dwell_core::ssh::SshTrust;
+use dwell_core::session::NodePeer;
 
 use super::*;
 use dwell_network::fake::{FakeNetwork, Operation};
@@ -9,25 +7,18 @@ use dwell_network::fake::{FakeNetwork, Operation};
 fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
     let peer = |n: u8| {
         let name = format!("h{n}").parse().unwrap();
-        let peer = crate::assignment::NodePeer {
+        let peer = NodePeer {
             address: [192, 168, 1, n].into(),
             block: Some(ipnet::Ipv4Net::new_assert([10, 80, n, 0].into(), 24)),
         };
         (name, peer)
     };
-    Some(Arc::new(Assignment {
-        revision: Revision(revision),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: Some("10.80.1.0/24".parse().unwrap()),
-            peers: (2..2 + masked_peers).map(peer).collect(),
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
-        instances: BTreeMap::new(),
-        ssh_trust: SshTrust::default(),
-    }))
+    let network = NodeNetwork {
+        block: Some("10.80.1.0/24".parse().unwrap()),
+        peers: (2..2 + masked_peers).map(peer).collect(),
+        ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
+    };
+    Some(Arc::new(Assignment { revision: Revision(revision), ..Assignment::empty(network) }))
 }
 
 /// A host's network with the tasks that keep it, on paused time.

@@ -3,12 +3,11 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::RunState;
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
-use dwell_core::ssh::SshTrust;
+use dwell_core::session::NodeNetwork;
 use dwell_core::workload::{Protocol, Template};
 use proptest::prelude::*;
 
 use super::*;
-use crate::assignment::NodeNetwork;
 use dwell_network::fake::{FakeNetwork, Operation};
 
 const WORKLOADS: [&str; 3] = ["api", "db", "web"];
@@ -41,18 +40,12 @@ fn assignment(instances: &[(usize, u8, Option<Vec<AllowRule>>)], closed: bool) -
         };
         (instance, assigned)
     };
+    let network =
+        NodeNetwork { closed, ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()) };
     Assignment {
         revision: Revision(1),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            peers: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
-            closed,
-            zone: "dwell".to_owned(),
-        },
         instances: instances.iter().map(assigned).collect(),
-        ssh_trust: SshTrust::default(),
+        ..Assignment::empty(network)
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
+use dwell_core::session::Statuses;
 use dwell_planner::{
     Desired, EngineState, Failure, FailureKind, Image, Observed, Sandbox, Step, plan,
 };
@@ -24,7 +25,6 @@ use super::sightings::Sights;
 use super::tools::{Effect, StepError, Tools};
 use super::{Config, News, follow, publish};
 use crate::engine::{Container, EngineError, PullProgress};
-use crate::session::Statuses;
 use dwell_daemon::Causes;
 use dwell_network::Disturbances;
 

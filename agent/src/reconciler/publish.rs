@@ -9,7 +9,7 @@ use dwell_core::instance::InstanceStatus;
 use dwell_planner::{Desired, Observed, statuses};
 use tokio::sync::watch;
 
-use crate::session::Statuses;
+use dwell_core::session::Statuses;
 
 /// Publishes the statuses, unless they say the same as before. A status keeps the time at which it
 /// was first seen to be so.

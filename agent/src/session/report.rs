@@ -5,11 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use dwell_core::id::{InstanceName, Revision};
+use dwell_core::id::{Incarnation, InstanceName, Position, Revision};
 use dwell_core::instance::InstanceStatus;
-use dwell_proto::v1;
-
-use super::Statuses;
+use dwell_core::session::{StatusReport, Statuses};
 
 /// What the controller knows by this stream.
 #[derive(Debug, Default)]
@@ -23,7 +21,12 @@ pub(super) struct Reported {
 impl Reported {
     /// What there is to tell; `None` for nothing. The first report that has a node to tell of is complete;
     /// an agent that has not looked yet must not be taken to have seen an empty node.
-    pub(super) fn next(&mut self, now: Option<&Statuses>) -> Option<v1::StatusReport> {
+    /// `incarnation` is that of the assignment that the statuses were seen under.
+    pub(super) fn next(
+        &mut self,
+        now: Option<&Statuses>,
+        incarnation: Incarnation,
+    ) -> Option<StatusReport> {
         let now = now?;
         let news: Vec<&InstanceStatus> =
             now.instances.values().filter(|status| self.is_news(status)).collect();
@@ -36,11 +39,12 @@ impl Reported {
         if self.complete && news.is_empty() && gone.is_empty() && self.revision == now.revision {
             return None;
         }
-        let report = v1::StatusReport {
+        let report = StatusReport {
+            seen_under: Position { incarnation, revision: now.revision },
             complete: !self.complete,
-            instances: news.iter().map(|&status| status.into()).collect(),
-            gone: gone.iter().map(ToString::to_string).collect(),
-            revision: now.revision.0,
+            instances: news.iter().map(|&status| status.clone()).collect(),
+            gone,
+            volumes: None,
         };
         self.instances.extend(news.iter().map(|&new| (new.instance.clone(), new.clone())));
         self.instances.retain(|name, _| now.instances.contains_key(name));

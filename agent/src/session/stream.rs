@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::directory::DirectoryGap;
-use dwell_core::id::Revision;
+use dwell_core::id::{Incarnation, Position, Revision};
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
+use dwell_core::session::{Acknowledge, AssignmentChange, Heartbeat, Hello, MergeError, Welcome};
 use dwell_proto::v1::agent_message::Message as Up;
 use dwell_proto::v1::controller_message::Message as Down;
 use dwell_proto::v1::session_client::SessionClient;
@@ -23,8 +24,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use super::report::Reported;
-use super::{Ended, Session, wire};
-use crate::assignment::MergeError;
+use super::{Ended, Session};
 use crate::enroll::{self, EnrollError};
 use crate::identity::{Identity, Validity, wall_clock};
 use dwell_daemon::Causes;
@@ -102,17 +102,19 @@ pub(super) async fn serve(
     let mut reported = Reported::default();
     let capacity = session.capacity.borrow_and_update().clone();
     let statuses = session.statuses.borrow_and_update().clone();
-    let address = *session.address.borrow_and_update();
-    let hello = v1::Hello {
+    let held = session.assignment.borrow().clone();
+    let position = held.as_ref().map(|held| held.position()).unwrap_or_default();
+    let hello = Hello {
         protocol: PROTOCOL,
-        address: address.to_string(),
-        capacity: Some(capacity.as_ref().into()),
-        status: Some(reported.next(statuses.as_deref()).unwrap_or_default()),
-        revision: session.revision().0,
-        directory_revision: session.directory.begin().0,
+        address: *session.address.borrow_and_update(),
+        capacity: Capacity::clone(&capacity),
+        status: reported.next(statuses.as_deref(), position.incarnation).unwrap_or_default(),
+        held: position,
+        term: held.map(|held| held.term).unwrap_or_default(),
+        directory: session.directory.begin(),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
-    let first = v1::AgentMessage { message: Some(Up::Hello(hello)) };
+    let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
     outgoing.send(first).await.map_err(|_| gone())?;
 
     let mut client = SessionClient::new(channel.clone())
@@ -125,7 +127,7 @@ pub(super) async fn serve(
             .map_err(|status| StreamError::of_status(&status))?
             .into_inner();
         match next(&mut incoming).await? {
-            Down::Welcome(welcome) => Ok((incoming, welcome)),
+            Down::Welcome(welcome) => Ok((incoming, Welcome::from(welcome))),
             other => Err(StreamError::OutOfTurn(kind(&other))),
         }
     };
@@ -137,7 +139,7 @@ pub(super) async fn serve(
             own: session.identity.cluster_id.clone(),
         });
     }
-    let pause_ms = welcome.heartbeat_ms.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
+    let pause_ms = welcome.heartbeat.0.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
     *heartbeat = Duration::from_millis(pause_ms);
     tracing::info!(
         controller = session.controller, node = %session.identity.node, heartbeat_ms = pause_ms,
@@ -153,7 +155,7 @@ pub(super) async fn serve(
         heartbeat: *heartbeat,
         next_heartbeat: now + *heartbeat,
         received: None,
-        acknowledged: Revision(0),
+        acknowledged: Position::default(),
         validity,
         renew_at: now + validity.renew_in(wall_clock()),
         renewal: None,
@@ -178,10 +180,10 @@ struct Attached<'a> {
     next_report: Instant,
     heartbeat: Duration,
     next_heartbeat: Instant,
-    /// The newest revision that came over this stream.
-    received: Option<Revision>,
+    /// The newest position that came over this stream.
+    received: Option<Position>,
     /// The newest that was acknowledged on it.
-    acknowledged: Revision,
+    acknowledged: Position,
     validity: Validity,
     renew_at: Instant,
     renewal: Option<Renewal>,
@@ -232,12 +234,13 @@ impl Attached<'_> {
     fn take(&mut self, message: Down) -> Result<(), StreamError> {
         match message {
             Down::Assignment(assignment) => {
-                let revision = Revision(assignment.revision);
                 let snapshot = assignment.base_revision == 0;
                 let (changed, removed) = (assignment.instances.len(), assignment.removed.len());
-                self.session.merge(wire::change(assignment)?)?;
-                tracing::debug!(%revision, snapshot, changed, removed, "assignment");
-                self.received = Some(revision);
+                let change = AssignmentChange::try_from(assignment)?;
+                let position = change.position();
+                self.session.merge(change)?;
+                tracing::debug!(revision = %position.revision, snapshot, changed, removed, "assignment");
+                self.received = Some(position);
                 Ok(())
             }
             Down::OpenTunnel(open) => {
@@ -271,17 +274,17 @@ impl Attached<'_> {
 
     /// What to send now, if there is something after all.
     fn most_urgent(&mut self, now: Instant) -> Option<Up> {
-        if let Some(revision) = self.acknowledgeable() {
-            self.acknowledged = revision;
-            return Some(Up::Acknowledge(v1::Acknowledge { revision: revision.0 }));
+        if let Some(stored) = self.acknowledgeable() {
+            self.acknowledged = stored;
+            return Some(Up::Acknowledge((&Acknowledge { stored }).into()));
         }
         if self.statuses_due && self.next_report <= now {
             self.statuses_due = false;
             let statuses = self.session.statuses.borrow_and_update().clone();
-            let report = self.reported.next(statuses.as_deref());
+            let report = self.reported.next(statuses.as_deref(), self.incarnation());
             if let Some(report) = report {
                 self.next_report = now + REPORT_PAUSE;
-                return Some(Up::Status(report));
+                return Some(Up::Status((&report).into()));
             }
         }
         if self.next_heartbeat <= now {
@@ -289,17 +292,25 @@ impl Attached<'_> {
             let capacity = self.session.capacity.borrow_and_update().clone();
             let changed = capacity != self.capacity;
             self.capacity = capacity;
-            let capacity = changed.then(|| self.capacity.as_ref().into());
-            return Some(Up::Heartbeat(v1::Heartbeat { capacity }));
+            let capacity = changed.then(|| Capacity::clone(&self.capacity));
+            return Some(Up::Heartbeat((&Heartbeat { capacity }).into()));
         }
-        self.session.ssh_events.take().map(Up::SshEvents)
+        self.session.ssh_events.take().map(|events| Up::SshEvents((&events).into()))
     }
 
-    /// The revision that came over this stream, is on disk and was not acknowledged yet.
-    fn acknowledgeable(&self) -> Option<Revision> {
+    /// The history that the assignment is of.
+    fn incarnation(&self) -> Incarnation {
+        self.session.assignment.borrow().as_ref().map(|held| held.incarnation).unwrap_or_default()
+    }
+
+    /// What came over this stream, is on disk and was not acknowledged yet.
+    fn acknowledgeable(&self) -> Option<Position> {
         let stored = *self.session.stored.borrow();
-        let came = self.received.is_some_and(|received| stored <= received);
-        (came && stored > self.acknowledged).then_some(stored)
+        let received = self.received?;
+        let came = stored.incarnation == received.incarnation
+            && stored.revision <= received.revision
+            && stored.revision > Revision(0);
+        (came && stored != self.acknowledged).then_some(stored)
     }
 
     fn postpone_renewal(&mut self, error: &EnrollError) {

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, WorkloadName};
-use dwell_core::instance::{Assigned, Phase, RunState};
+use dwell_core::id::{Generation, InstanceName, Revision, WorkloadName};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
 use dwell_core::workload::Template;
@@ -107,7 +107,7 @@ impl Agent {
         let data_dir = tempfile::tempdir().unwrap();
         let assignment = watch::Sender::new(None);
         let desired = assignment.subscribe();
-        let stored = watch::Sender::new(Revision(0));
+        let stored = watch::Sender::new(Position::default());
         let statuses = watch::Sender::new(None);
         let capacity = watch::Sender::new(Arc::new(Capacity::default()));
         let address = watch::Sender::new(Ipv4Addr::new(192, 168, 1, 11));
@@ -173,7 +173,8 @@ async fn report(stream: &mut Attachment) -> v1::StatusReport {
 
 /// Waits for a revision to be acknowledged, passing over everything else.
 async fn acknowledged(stream: &mut Attachment, revision: u64) {
-    while stream.next().await.unwrap() != Up::Acknowledge(v1::Acknowledge { revision }) {}
+    let is_it = |up: Up| matches!(up, Up::Acknowledge(stored) if stored.revision == revision);
+    while !is_it(stream.next().await.unwrap()) {}
 }
 
 /// Waits for the agent to end the stream.
@@ -263,7 +264,8 @@ async fn nothing_is_believed_before_the_right_welcome() {
     stream.send(Down::Assignment(snapshot(5, &[0]))).await;
     ended(stream).await;
     let stream = controller.attachment().await;
-    let welcome = v1::Welcome { cluster_id: "another".into(), heartbeat_ms: 100 };
+    let welcome =
+        v1::Welcome { cluster_id: "another".into(), heartbeat_ms: 100, ..v1::Welcome::default() };
     stream.send(Down::Welcome(welcome)).await;
     stream.send(Down::Assignment(snapshot(5, &[0]))).await;
     ended(stream).await;

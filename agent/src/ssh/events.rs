@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use dwell_core::session::{SSH_EVENTS_MAX, SshEvents};
 use dwell_core::ssh::SshEvent;
-use dwell_proto::v1;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore};
@@ -25,8 +25,6 @@ use dwell_daemon::Causes;
 
 /// The most events that wait; the oldest give way.
 const QUEUE_MAX: usize = 1_000;
-/// The most events in one message.
-const BATCH_MAX: usize = 100;
 /// The longest line, in bytes.
 const LINE_MAX: u64 = 4 * 1024;
 /// How many may report at once. There is one `dwell-ssh`, and during its upgrade another one.
@@ -71,17 +69,17 @@ impl EventQueue {
 
     /// Takes what waits longest, as much as goes into one message.
     #[must_use]
-    pub fn take(&self) -> Option<v1::SshEvents> {
+    pub fn take(&self) -> Option<SshEvents> {
         let mut waiting = self.waiting();
         if waiting.events.is_empty() {
             return None;
         }
-        let count = waiting.events.len().min(BATCH_MAX);
-        let events = waiting.events.drain(..count).map(|event| (&event).into()).collect();
+        let count = waiting.events.len().min(SSH_EVENTS_MAX);
+        let events = waiting.events.drain(..count).collect();
         if waiting.events.is_empty() {
             waiting.events = VecDeque::new();
         }
-        Some(v1::SshEvents { events, dropped: std::mem::take(&mut waiting.dropped) })
+        Some(SshEvents { events, dropped: std::mem::take(&mut waiting.dropped) })
     }
 
     /// Waits until something was added since the last wait. For one who waits at a time; cancel-safe.

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -6,11 +5,11 @@ use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::RunState;
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
+use dwell_core::session::NodeNetwork;
 use dwell_core::ssh::{HostKey, SshContainer};
 use dwell_core::workload::ServicePort;
 
 use super::*;
-use crate::assignment::NodeNetwork;
 
 /// An instance, as its controller assigns it.
 fn assigned(name: &str) -> Assigned {
@@ -32,18 +31,15 @@ fn assigned(name: &str) -> Assigned {
 }
 
 fn assignment(instances: Vec<Assigned>) -> Arc<Assignment> {
+    let network = NodeNetwork {
+        zone: "dwell".to_owned(),
+        ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
+    };
     Arc::new(Assignment {
         revision: Revision(1),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            peers: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
         instances: instances.into_iter().map(|one| (one.instance.clone(), one)).collect(),
         ssh_trust: SshTrust { user_authority: "a CA".to_owned(), ..SshTrust::default() },
+        ..Assignment::empty(network)
     })
 }
 

@@ -7,14 +7,13 @@ use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
-use dwell_core::ssh::SshTrust;
+use dwell_core::session::NodeNetwork;
 use dwell_core::workload::Template;
 use dwell_proto::v1::exec_input::Input;
 use dwell_proto::v1::exec_output::Output;
 use tonic::codegen::Bytes;
 
 use super::*;
-use crate::assignment::NodeNetwork;
 use crate::engine::Engine;
 use crate::engine::fake::FakeEngine;
 use crate::engine::fake::control::TokioClock;
@@ -47,14 +46,7 @@ fn assigned(instance: &str) -> Assigned {
 }
 
 fn network() -> NodeNetwork {
-    NodeNetwork {
-        cluster: "10.80.0.0/16".parse().unwrap(),
-        block: None,
-        peers: [].into(),
-        exceptions: [].into(),
-        closed: false,
-        zone: String::new(),
-    }
+    NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
 }
 
 fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
@@ -94,9 +86,8 @@ impl Fixture {
         let instances = ["web-0", "web-1"].map(|name| (name.parse().unwrap(), assigned(name)));
         let assignment = Assignment {
             revision: Revision(1),
-            network: network(),
             instances: instances.into(),
-            ssh_trust: SshTrust::default(),
+            ..Assignment::empty(network())
         };
         let tunnels = Tunnels::new(Node {
             engine: Some(Arc::new(engine.clone())),

@@ -1,14 +1,12 @@
 //! What people do by hand to an instance, with and without an agent: it keeps its container, its name and its sandbox, and
 //! the file of `dwell-ssh` follows its main process.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dwell_agent::assignment::{Assignment, NodeNetwork};
 use dwell_agent::engine::Engine as _;
 use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_agent::reconciler::{Config, Reconciler};
@@ -16,7 +14,8 @@ use dwell_agent::ssh::SshFiles;
 use dwell_core::clock::SystemClock;
 use dwell_core::id::Revision;
 use dwell_core::instance::Assigned;
-use dwell_core::ssh::{HostKey, SshContainer, SshInstance, SshTrust};
+use dwell_core::session::{Assignment, NodeNetwork};
+use dwell_core::ssh::{HostKey, SshContainer, SshInstance};
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{HostNetwork, Network as _};
 use dwell_planner::Desired;
@@ -167,17 +166,13 @@ impl<'a> Node<'a> {
 }
 
 fn assignment(one: Option<Assigned>) -> Assignment {
+    let network = NodeNetwork {
+        zone: "dwell".to_owned(),
+        ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
+    };
     Assignment {
         revision: Revision(1),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            peers: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
         instances: one.into_iter().map(|one| (one.instance.clone(), one)).collect(),
-        ssh_trust: SshTrust::default(),
+        ..Assignment::empty(network)
     }
 }

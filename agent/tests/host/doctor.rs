@@ -2,25 +2,16 @@
 
 use std::sync::Arc;
 
-use dwell_agent::assignment::{Assignment, NodeNetwork};
 use dwell_agent::config::Config;
 use dwell_agent::doctor::{self, Finding, Host, Outcome};
 use dwell_core::id::Revision;
-use dwell_core::ssh::SshTrust;
+use dwell_core::session::{Assignment, NodeNetwork};
 
 use dwell_network::world::{HOST, Place, World, reaches, run, web};
 
 fn host_of(world: &World) -> Host {
-    let network = NodeNetwork {
-        cluster: "10.80.0.0/16".parse().unwrap(),
-        block: None,
-        peers: [].into(),
-        exceptions: [].into(),
-        closed: false,
-        zone: String::new(),
-    };
-    let (instances, ssh_trust) = ([].into(), SshTrust::default());
-    let assignment = Assignment { revision: Revision(1), network, instances, ssh_trust };
+    let network = NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap());
+    let assignment = Assignment { revision: Revision(1), ..Assignment::empty(network) };
     Host {
         config: Arc::new(Config { address: Some(HOST), ..Config::default() }),
         engine: None,

@@ -1,16 +1,15 @@
 //! The DNS server on real sockets, asked from inside a sandbox, from the host and from another host.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dwell_agent::assignment::{Assignment, NodeNetwork};
 use dwell_agent::directory::HeldDirectory;
 use dwell_agent::dns::{self, Dns};
 use dwell_core::directory::{DirectoryChange, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{InstanceName, Revision};
+use dwell_core::id::{Incarnation, InstanceName, Revision};
+use dwell_core::session::{Assignment, NodeNetwork};
 use dwell_network::GATEWAY;
 use dwell_network::linux::gateway;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
@@ -75,19 +74,11 @@ async fn until_answered(server: Ipv4Addr) {
 }
 
 fn assignment() -> Assignment {
-    Assignment {
-        revision: Revision(1),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            peers: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
-        instances: BTreeMap::new(),
-        ssh_trust: Default::default(),
-    }
+    let network = NodeNetwork {
+        zone: "dwell".to_owned(),
+        ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
+    };
+    Assignment { revision: Revision(1), ..Assignment::empty(network) }
 }
 
 fn everything(instances: u32) -> DirectoryChange {
@@ -100,6 +91,7 @@ fn everything(instances: u32) -> DirectoryChange {
         )
     };
     DirectoryChange {
+        incarnation: Incarnation::UNKNOWN,
         // Revision 1 is that of a piece, after which more comes.
         revision: Revision(2),
         base: None,

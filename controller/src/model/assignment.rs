@@ -1,90 +1,41 @@
 //! What a node is to do: all of it, or what changed since a revision.
+//!
+//! The model has no secrets: the host keys of the instances and the authorities of SSH are not in what it makes. The
+//! session puts them in.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
+use dwell_core::id::{Incarnation, InstanceName, NodeName, Revision, Term};
 use dwell_core::instance::Assigned;
+use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
+use dwell_core::ssh::SshTrust;
 use dwell_core::workload::Template;
 
 use super::log::Log;
-use super::network::{NetworkDelta, NodeNetwork};
 use super::object::{Instance, KeySet};
 use super::record::{Change, Key, Record};
 use super::volumes::VolumeState;
 use super::{Model, Touched};
 
-/// All that a node is to run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Assignment {
-    /// Up to which revision this is true.
-    pub revision: Revision,
-    /// The instances, by name. Their host keys are not the model's business: it has no secrets.
-    pub instances: Vec<Assigned>,
-    /// When each of the instances was made, in their order: with its name, what an identity is told by.
-    pub made_at: Vec<Timestamp>,
-    /// What it needs to know of the network.
-    pub network: NodeNetwork,
-    /// Who may log in by key, everywhere; nobody as far as a removed node is told.
-    pub key_sets: Vec<Arc<KeySet>>,
-    /// The volumes that it is to delete.
-    pub volumes_to_delete: Vec<(InstanceName, VolumeName)>,
-}
-
-/// What changed in an assignment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AssignmentDelta {
-    /// The revision it builds upon.
-    pub base: Revision,
-    /// Up to which revision this is true.
-    pub revision: Revision,
-    /// Instances that are new or changed.
-    pub instances: Vec<Assigned>,
-    /// When each of them was made, in their order.
-    pub made_at: Vec<Timestamp>,
-    /// Instances that are not assigned, and may have been.
-    pub removed: Vec<InstanceName>,
-    /// What changed of the network.
-    pub network: NetworkDelta,
-    /// The key sets, all of them, if any changed.
-    pub key_sets: Option<Vec<Arc<KeySet>>>,
-    /// The volumes that it is to delete, all of them, if that changed.
-    pub volumes_to_delete: Option<Vec<(InstanceName, VolumeName)>>,
-}
-
-impl AssignmentDelta {
-    /// Whether there is nothing to send.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.instances.is_empty()
-            && self.removed.is_empty()
-            && self.network.is_empty()
-            && self.key_sets.is_none()
-            && self.volumes_to_delete.is_none()
-    }
-}
-
 /// How many changes a node may be behind before it is sent everything again.
 const LOG_MAX: usize = 1024;
 
 impl Model {
-    /// All that a node is to do; empty for one that is unknown or removed.
+    /// All that a node is to do; nothing for one that is unknown or removed.
     #[must_use]
     pub fn assignment(&self, node: &NodeName) -> Assignment {
         let occupancy = self.tables.index().occupancy.get(node);
         let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
-        let (instances, made_at) = names.filter_map(|name| self.assigned(node, name)).unzip();
-        let network = self.network(node);
-        let key_sets = if self.is_member(node) { self.key_sets() } else { Vec::new() };
-        let volumes_to_delete = self.volumes_to_delete(node);
+        let assigned = names.filter_map(|name| Some((name.clone(), self.assigned(node, name)?)));
         Assignment {
+            incarnation: Incarnation::UNKNOWN,
+            term: Term(0),
             revision: self.revision,
-            instances,
-            made_at,
-            network,
-            key_sets,
-            volumes_to_delete,
+            network: self.network(node),
+            instances: assigned.collect(),
+            ssh_trust: self.ssh_trust(node),
+            volumes_to_delete: self.volumes_to_delete(node),
         }
     }
 
@@ -95,15 +46,17 @@ impl Model {
         if base == Revision(0) || base < self.started || base > self.revision {
             return None;
         }
+        let has_other_keys = self.key_sets_changed > base && self.is_member(node);
         let mut delta = AssignmentDelta {
+            incarnation: Incarnation::UNKNOWN,
+            term: Term(0),
             base,
             revision: self.revision,
-            instances: Vec::new(),
-            made_at: Vec::new(),
+            changed: Vec::new(),
             removed: Vec::new(),
-            network: self.network_since(node, base)?,
-            key_sets: (self.key_sets_changed > base && self.is_member(node))
-                .then(|| self.key_sets()),
+            network: None,
+            network_delta: self.network_since(node, base)?,
+            ssh_trust: has_other_keys.then(|| self.ssh_trust(node)),
             volumes_to_delete: self
                 .deletions_changed
                 .get(node)
@@ -116,14 +69,41 @@ impl Model {
         };
         for name in changed {
             match self.assigned(node, name) {
-                Some((assigned, made_at)) => {
-                    delta.instances.push(assigned);
-                    delta.made_at.push(made_at);
-                }
+                Some(assigned) => delta.changed.push(assigned),
                 None => delta.removed.push(name.clone()),
             }
         }
         Some(delta)
+    }
+
+    /// What brings a node that was brought to `sent` to the newest revision: what changed, if that is still known, else
+    /// everything. `None` if nothing changed.
+    #[must_use]
+    pub fn assignment_change(
+        &self,
+        node: &NodeName,
+        sent: Option<Revision>,
+    ) -> Option<AssignmentChange> {
+        match sent.and_then(|base| self.assignment_since(node, base)) {
+            Some(delta) if delta.is_empty() => None,
+            Some(delta) => Some(AssignmentChange::Delta(delta)),
+            None => Some(AssignmentChange::Snapshot(self.assignment(node))),
+        }
+    }
+
+    /// When an instance was made: with its name, what its host key is made from.
+    #[must_use]
+    pub fn made_at(&self, name: &InstanceName) -> Option<Timestamp> {
+        self.tables.instances().get(name).map(|instance| instance.created_at)
+    }
+
+    /// Who may log in by key, everywhere; nobody as far as a removed node is told.
+    fn ssh_trust(&self, node: &NodeName) -> SshTrust {
+        let is_told = self.is_member(node);
+        let sets = self.tables.key_sets().values().filter(|_| is_told);
+        let lines = |set: &KeySet| set.keys.iter().map(|key| key.line.clone()).collect();
+        let key_sets = sets.map(|set| (set.name.clone(), lines(set))).collect();
+        SshTrust { key_sets, ..SshTrust::default() }
     }
 
     /// Notes whose assignment a committed change touches.
@@ -155,8 +135,8 @@ impl Model {
         }
     }
 
-    /// What a node is told of an instance, if it is its own, and when that was made.
-    fn assigned(&self, node: &NodeName, name: &InstanceName) -> Option<(Assigned, Timestamp)> {
+    /// What a node is told of an instance, if it is its own.
+    fn assigned(&self, node: &NodeName, name: &InstanceName) -> Option<Assigned> {
         let instance = self.tables.instances().get(name)?;
         let identity = instance.identity?;
         let workload = self.tables.workloads().get(name.workload())?;
@@ -171,7 +151,7 @@ impl Model {
             template: Template::clone(&instance.template),
             host_key: None,
         };
-        (instance.assigned_to() == Some(node)).then(|| (assigned(), instance.created_at))
+        (instance.assigned_to() == Some(node)).then(assigned)
     }
 }
 

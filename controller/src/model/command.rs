@@ -6,17 +6,16 @@ use std::net::Ipv4Addr;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, VolumeName, WorkloadName,
+    Generation, InstanceName, KeySetName, NodeName, PoolName, Position, VolumeName, WorkloadName,
 };
-use dwell_core::instance::{InstanceStatus, RunState};
+use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
-use dwell_core::ssh::SshEvent;
+use dwell_core::session::{SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::record::Change;
-use super::volumes::SeenVolume;
 
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
@@ -68,7 +67,7 @@ pub enum Command {
         /// What it has.
         capacity: Capacity,
         /// What is there.
-        report: Report,
+        report: StatusReport,
     },
     /// A node says what it saw.
     NodeStatus {
@@ -77,7 +76,7 @@ pub enum Command {
         /// On which stream.
         session: SessionId,
         /// What.
-        report: Report,
+        report: StatusReport,
     },
     /// A node lives.
     Heartbeat {
@@ -94,8 +93,8 @@ pub enum Command {
         node: NodeName,
         /// On which stream.
         session: SessionId,
-        /// Up to which revision.
-        revision: Revision,
+        /// Up to where.
+        stored: Position,
     },
     /// An agent's stream has ended.
     DetachNode {
@@ -136,9 +135,7 @@ pub enum Command {
         /// On which stream.
         session: SessionId,
         /// What.
-        events: Vec<SshEvent>,
-        /// How many more the node could not keep.
-        dropped: u64,
+        told: SshEvents,
     },
     /// Delete a volume that nothing mounts.
     RemoveVolume {
@@ -189,21 +186,6 @@ pub struct Join {
     pub enrolment: String,
     /// It runs no instances, it only wants the routes.
     pub routes_only: bool,
-}
-
-/// What a node saw.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The assignment that all this was seen under.
-    pub revision: Revision,
-    /// Whether instances that are not in here are gone from the node.
-    pub complete: bool,
-    /// What is there.
-    pub statuses: Vec<InstanceStatus>,
-    /// Instances of which nothing is left there.
-    pub gone: Vec<InstanceName>,
-    /// All volumes that are there, if somebody has looked.
-    pub volumes: Option<Vec<SeenVolume>>,
 }
 
 /// Changes to a node; what is `None` or empty stays.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryChange, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{InstanceName, Revision, WorkloadName};
+use dwell_core::id::{Incarnation, InstanceName, Revision, WorkloadName};
 use dwell_core::instance::Phase;
 use dwell_core::node::NodeState;
 
@@ -59,6 +59,7 @@ impl Model {
     pub fn directory(&self) -> DirectoryChange {
         let Directory { workloads, instances, .. } = &self.shown.directory;
         DirectoryChange {
+            incarnation: Incarnation::UNKNOWN,
             revision: self.revision,
             base: None,
             workloads: workloads.clone(),
@@ -79,6 +80,7 @@ impl Model {
         let entries = self.shown.log.since(held).ok()?;
         let directory = &self.shown.directory;
         let mut change = DirectoryChange {
+            incarnation: Incarnation::UNKNOWN,
             revision: self.revision,
             base: Some(held),
             workloads: BTreeMap::new(),

@@ -24,79 +24,20 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dwell_core::id::{NodeName, Revision};
-use ipnet::Ipv4Net;
+use dwell_core::session::{NetworkDelta, NodeNetwork, NodePeer};
 
-use super::object::{Instance, Node};
+use super::object::Node;
 use super::record::{Change, Record};
 use super::{Model, Touched};
 
 /// How many changes of the network a node may be behind before it is sent everything again.
 pub(super) const LOG_MAX: usize = 4096;
 
-/// All that a node needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeNetwork {
-    /// The range of all instances.
-    pub cluster: Ipv4Net,
-    /// The node's own block.
-    pub block: Option<Ipv4Net>,
-    /// All other nodes, by name.
-    pub peers: Vec<Peer>,
-    /// Instances that live outside their address's block, by address.
-    pub exceptions: Vec<Exception>,
-    /// Whether instances without `allow_from` are closed to all.
-    pub closed: bool,
-    /// The DNS zone of the instances' names.
-    pub zone: String,
-}
-
-/// Another node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Its name.
-    pub node: NodeName,
-    /// Its address in the underlay.
-    pub address: Ipv4Addr,
-    /// Its block; `None` if it runs no instances.
-    pub block: Option<Ipv4Net>,
-}
-
-/// An instance's address that lies in another node's block, or in none's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Exception {
-    /// The address.
-    pub address: Ipv4Addr,
-    /// Where it lives.
-    pub node: NodeName,
-}
-
-/// What changed. The node's own block is not in here: it changes only when the node is removed or joins
-/// again, and then everything is sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NetworkDelta {
-    /// Nodes that are new or changed.
-    pub peers: Vec<Peer>,
-    /// Nodes that are gone.
-    pub removed_peers: Vec<NodeName>,
-    /// Addresses that live outside their block now, or elsewhere than before.
-    pub exceptions: Vec<Exception>,
-    /// Addresses that live in their block again, or nowhere.
-    pub removed_exceptions: Vec<Ipv4Addr>,
-}
-
 /// Something of the network that changed.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum NetworkEntry {
     Node(NodeName),
     Address(Ipv4Addr),
-}
-
-impl NetworkDelta {
-    /// Whether nothing changed.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 impl Model {
@@ -109,12 +50,8 @@ impl Model {
             }
             (None, Some(Record::Node(new))) => Some(NetworkEntry::Node(new.name.clone())),
             (old, new) => {
-                let exception = |record: &Option<Record>| match record {
-                    Some(Record::Instance(instance)) => self.exception(instance),
-                    _ => None,
-                };
-                let (old, new) = (exception(old), exception(new));
-                let address = old.as_ref().or(new.as_ref()).map(|found| found.address);
+                let (old, new) = (self.exception(old.as_ref()), self.exception(new.as_ref()));
+                let address = old.or(new).map(|(address, _)| address);
                 address.filter(|_| old != new).map(NetworkEntry::Address)
             }
         };
@@ -124,31 +61,28 @@ impl Model {
         }
     }
 
-    fn exception(&self, instance: &Instance) -> Option<Exception> {
-        let (address, node) = self.tables.index().exception(instance)?;
-        Some(Exception { address, node: node.clone() })
+    fn exception<'a>(&'a self, record: Option<&'a Record>) -> Option<(Ipv4Addr, &'a NodeName)> {
+        match record {
+            Some(Record::Instance(instance)) => self.tables.index().exception(instance),
+            _ => None,
+        }
     }
 
     /// All that a node needs to know; next to nothing if it was removed.
     pub(super) fn network(&self, name: &NodeName) -> NodeNetwork {
         let mut network = NodeNetwork {
-            cluster: self.settings.range.cidr(),
-            block: None,
-            peers: Vec::new(),
-            exceptions: Vec::new(),
             closed: self.settings.closed,
             zone: self.settings.zone.clone(),
+            ..NodeNetwork::of_cluster(self.settings.range.cidr())
         };
         let Some(own) = self.tables.nodes().get(name).filter(|node| !node.removed) else {
             return network;
         };
         let others = self.tables.nodes().values();
         let others = others.filter(|node| !node.removed && node.name != *name);
-        let exceptions = self.tables.index().exceptions.iter();
         network.block = own.block;
-        network.peers = others.map(|node| peer(node)).collect();
-        network.exceptions =
-            exceptions.map(|(&address, node)| Exception { address, node: node.clone() }).collect();
+        network.peers = others.map(|node| (node.name.clone(), peer(node))).collect();
+        network.exceptions.clone_from(&self.tables.index().exceptions);
         network
     }
 
@@ -162,12 +96,12 @@ impl Model {
             match entry {
                 NetworkEntry::Node(other) if other == name => return None,
                 NetworkEntry::Node(other) => match nodes.get(other).filter(|node| !node.removed) {
-                    Some(node) => delta.peers.push(peer(node)),
+                    Some(node) => drop(delta.peers.insert(other.clone(), peer(node))),
                     None => delta.removed_peers.push(other.clone()),
                 },
                 &NetworkEntry::Address(address) => {
                     match self.tables.index().exceptions.get(&address).cloned() {
-                        Some(node) => delta.exceptions.push(Exception { address, node }),
+                        Some(node) => drop(delta.exceptions.insert(address, node)),
                         None => delta.removed_exceptions.push(address),
                     }
                 }
@@ -178,6 +112,6 @@ impl Model {
     }
 }
 
-fn peer(node: &Node) -> Peer {
-    Peer { node: node.name.clone(), address: node.address, block: node.block }
+fn peer(node: &Node) -> NodePeer {
+    NodePeer { address: node.address, block: node.block }
 }

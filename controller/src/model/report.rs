@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::id::{Incarnation, InstanceName, NodeName, Position, Revision};
 use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_core::node::{Capacity, NodeState};
+use dwell_core::session::StatusReport;
 
-use super::command::Report;
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
@@ -27,14 +27,14 @@ impl Model {
         &mut self,
         node: &NodeName,
         session: SessionId,
-        report: Report,
+        report: StatusReport,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        self.acknowledge(node, session, report.revision, now)?;
-        let revision = self.known(report.revision);
+        self.acknowledge(node, session, report.seen_under, now)?;
+        let revision = self.known(report.seen_under);
         let seen: BTreeSet<InstanceName> =
-            report.statuses.iter().map(|status| status.instance.clone()).collect();
-        for status in report.statuses {
+            report.instances.iter().map(|status| status.instance.clone()).collect();
+        for status in report.instances {
             self.observe(node, session, status, now);
         }
         let mut gone: BTreeSet<InstanceName> = report.gone.into_iter().collect();
@@ -94,18 +94,19 @@ impl Model {
         &mut self,
         node: &NodeName,
         session: SessionId,
-        revision: Revision,
+        stored: Position,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let link = self.hear(node, session, now)?;
-        let acknowledged = link.acknowledged.max(self.known(revision));
+        let acknowledged = link.acknowledged.max(self.known(stored));
         self.put_link(Link { acknowledged, ..link });
         Ok(())
     }
 
     /// A revision that this controller never gave out is of another life of it (a restored backup)
     /// and says nothing about this one.
-    pub(super) fn known(&self, revision: Revision) -> Revision {
+    pub(super) fn known(&self, position: Position) -> Revision {
+        let revision = position.within(Incarnation::UNKNOWN);
         if revision > self.revision { Revision(0) } else { revision }
     }
 

@@ -6,6 +6,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
 use dwell_core::quantity::Millis;
+use dwell_core::session::SshEvents;
 use dwell_core::ssh::{SshEvent, SshEventKind};
 
 use super::object::{SessionId, Severity, Subject};
@@ -26,8 +27,7 @@ impl Model {
         &mut self,
         node: &NodeName,
         session: SessionId,
-        events: Vec<SshEvent>,
-        dropped: u64,
+        SshEvents { events, dropped }: SshEvents,
         now: Timestamp,
     ) -> Result<(), Refusal> {
         self.hear(node, session, now)?;

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
+use dwell_core::session::SeenVolume;
 use dwell_scheduler::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -85,17 +86,6 @@ pub enum VolumeState {
         /// The revision from which on the node is told so.
         since: Revision,
     },
-}
-
-/// A volume that a node says it has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SeenVolume {
-    /// Whose.
-    pub instance: InstanceName,
-    /// Its name.
-    pub name: VolumeName,
-    /// The path at which the image asked for it, if no declaration did.
-    pub image_path: Option<String>,
 }
 
 /// A volume and what it is to its instance now.

@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use dwell_core::id::{NodeName, Revision};
+use dwell_core::id::{Incarnation, NodeName, Term};
+use dwell_core::session::{Acknowledge, Heartbeat, Hello, Welcome};
 use dwell_proto::{PROTOCOL, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::directory::DirectoryFeed;
 use super::outbound::Outbound;
-use super::{ServerStream, Sessions, wire};
+use super::{ServerStream, Sessions};
 use crate::model::{Command, SessionId};
 use crate::owner::CommandError;
 use crate::status::into_status;
@@ -31,7 +32,8 @@ impl Sessions {
         hello: v1::Hello,
         messages: Streaming<v1::AgentMessage>,
     ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
-        let held = Revision(hello.directory_revision);
+        let hello = Hello::try_from(hello).map_err(into_status)?;
+        let held = hello.directory;
         let attach = attach(node.clone(), session, hello)?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
@@ -56,7 +58,7 @@ impl Sessions {
     }
 }
 
-fn attach(node: NodeName, session: SessionId, hello: v1::Hello) -> Result<Command, Status> {
+fn attach(node: NodeName, session: SessionId, hello: Hello) -> Result<Command, Status> {
     if hello.protocol != PROTOCOL {
         return Err(Status::failed_precondition(format!(
             "the agent of node {node} speaks version {} of the session protocol, this controller \
@@ -64,12 +66,10 @@ fn attach(node: NodeName, session: SessionId, hello: v1::Hello) -> Result<Comman
             hello.protocol
         )));
     }
-    let address = hello.address.parse();
     Ok(Command::AttachNode {
-        address: address
-            .map_err(|_| Status::invalid_argument("hello.address: not an IPv4 address"))?,
-        capacity: hello.capacity.unwrap_or_default().into(),
-        report: wire::report(hello.status.unwrap_or_default())?,
+        address: hello.address,
+        capacity: hello.capacity,
+        report: hello.status,
         node,
         session,
     })
@@ -119,7 +119,13 @@ impl Attached {
 
     fn welcome(&self) -> v1::Welcome {
         let cluster_id = self.sessions.authority.cluster_id().to_owned();
-        v1::Welcome { heartbeat_ms: self.sessions.heartbeat.0, cluster_id }
+        let welcome = Welcome {
+            heartbeat: self.sessions.heartbeat,
+            cluster_id,
+            incarnation: Incarnation::UNKNOWN,
+            term: Term(0),
+        };
+        (&welcome).into()
     }
 
     /// Takes what the agent says until it ends; why, if the agent should know.
@@ -150,19 +156,23 @@ impl Attached {
         let (node, session) = (self.node.clone(), self.session);
         Ok(Some(match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
-                Command::Heartbeat { node, session, capacity: heartbeat.capacity.map(Into::into) }
+                let Heartbeat { capacity } = heartbeat.into();
+                Command::Heartbeat { node, session, capacity }
             }
             Some(Message::Status(report)) => {
-                Command::NodeStatus { node, session, report: wire::report(report)? }
+                let report = report.try_into().map_err(into_status)?;
+                Command::NodeStatus { node, session, report }
             }
             Some(Message::Acknowledge(ack)) => {
-                Command::Acknowledge { node, session, revision: Revision(ack.revision) }
+                let Acknowledge { stored } = ack.into();
+                Command::Acknowledge { node, session, stored }
             }
             Some(Message::Hello(_)) => {
                 return Err(Status::invalid_argument("a second Hello on one stream"));
             }
-            Some(Message::SshEvents(v1::SshEvents { events, dropped })) => {
-                Command::SshEvents { node, session, events: wire::ssh_events(events)?, dropped }
+            Some(Message::SshEvents(told)) => {
+                let told = told.try_into().map_err(into_status)?;
+                Command::SshEvents { node, session, told }
             }
             None => return Ok(None),
         }))

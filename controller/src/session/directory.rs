@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::id::{NodeName, Revision};
+use dwell_core::id::{Incarnation, NodeName, Position, Revision};
 use dwell_proto::v1;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
-use super::wire;
+use super::pieces;
 use crate::model::Model;
 use crate::owner::{Handle, Stopped};
 
@@ -50,9 +50,9 @@ impl WholeDirectory {
         let made_at = Revision(kept.pieces.back().map_or(0, |last| last.revision));
         let later = owner.read(move |model| model.directory_since(made_at)).await?;
         let later = if let Some(later) = later {
-            wire::directory(&later)
+            pieces::of_directory(&later)
         } else {
-            kept.pieces = wire::directory(&owner.read(Model::directory).await?);
+            kept.pieces = pieces::of_directory(&owner.read(Model::directory).await?);
             let bytes: usize = kept.pieces.iter().map(prost::Message::encoded_len).sum();
             kept.sending = Duration::from_secs_f64(bytes as f64 / BYTES_PER_SECOND);
             Pieces::new()
@@ -83,8 +83,9 @@ impl DirectoryFeed {
         owner: &Handle,
         node: NodeName,
         whole: WholeDirectory,
-        held: Revision,
+        held: Position,
     ) -> Self {
+        let held = held.within(Incarnation::UNKNOWN);
         let revisions = owner.directory_revisions();
         let (not_before, pieces) = (Instant::now(), Pieces::new());
         Self { node, revisions, whole, held, compared: false, not_before, pieces }
@@ -103,7 +104,7 @@ impl DirectoryFeed {
             let look =
                 move |model: &Model| model.is_member(&node).then(|| model.directory_since(held));
             self.pieces = match owner.read(look).await? {
-                Some(Some(change)) => wire::directory(&change),
+                Some(Some(change)) => pieces::of_directory(&change),
                 Some(None) => self.whole.get(owner).await?,
                 // A removed node, which has no business with names; should it join again, it has another stream.
                 None => std::future::pending().await,

@@ -7,14 +7,15 @@
 use std::sync::Arc;
 
 use dwell_core::id::{NodeName, Revision};
+use dwell_core::session::AssignmentChange;
 use dwell_proto::v1;
 use dwell_proto::v1::controller_message::Message;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::directory::DirectoryFeed;
-use super::wire;
-use crate::model::{Assignment, AssignmentDelta, Model, Refusal};
+use super::secrets::{self, MadeAt};
+use crate::model::{Model, Refusal};
 use crate::owner::Handle;
 use crate::pki::SshAuthority;
 use crate::status::into_status;
@@ -83,18 +84,15 @@ impl Outbound {
         let (node, sent) = (self.node.clone(), self.sent);
         let next = self.owner.read(move |model| Next::of(model, &node, sent)).await;
         let next = next.map_err(|stopped| Some(into_status(stopped)))?;
-        if next.is_empty() {
-            return Ok(());
-        }
+        let Some(Next { mut change, made_at }) = next else { return Ok(()) };
+        let revision = change.position().revision;
         let ssh = Arc::clone(&self.ssh);
-        // Host keys are made from scratch, more than a hundred microseconds each: not on the thread that the model lives on.
-        let made = tokio::task::spawn_blocking(move || match &next {
-            Next::All(assignment) => wire::snapshot(assignment, &ssh),
-            Next::Changes(delta) => wire::delta(delta, &ssh),
+        let made = tokio::task::spawn_blocking(move || {
+            secrets::add(&mut change, &made_at, &ssh).map(|()| v1::Assignment::from(&change))
         });
         let made = made.await.map_err(|_| Some(Status::internal("an assignment was not made")))?;
         let assignment = made.map_err(|error| Some(into_status(error)))?;
-        self.sent = Some(Revision(assignment.revision));
+        self.sent = Some(revision);
         place.send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
         Ok(())
     }
@@ -113,21 +111,16 @@ impl Outbound {
 }
 
 /// What brings an agent to the newest revision.
-enum Next {
-    All(Assignment),
-    Changes(AssignmentDelta),
+struct Next {
+    change: AssignmentChange,
+    made_at: MadeAt,
 }
 
 impl Next {
-    /// What changed since `sent`, if the model still knows; else all of it.
-    fn of(model: &Model, node: &NodeName, sent: Option<Revision>) -> Self {
-        match sent.and_then(|base| model.assignment_since(node, base)) {
-            Some(delta) => Self::Changes(delta),
-            None => Self::All(model.assignment(node)),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::Changes(delta) if delta.is_empty())
+    /// What brings it there from `sent`; `None` if nothing changed.
+    fn of(model: &Model, node: &NodeName, sent: Option<Revision>) -> Option<Self> {
+        let change = model.assignment_change(node, sent)?;
+        let made_at = MadeAt::of(model, &change);
+        Some(Self { change, made_at })
     }
 }

@@ -199,8 +199,7 @@ pub(crate) fn hello(address: &str) -> v1::Hello {
         address: address.to_owned(),
         capacity: Some(capacity),
         status: Some(v1::StatusReport { complete: true, ..Default::default() }),
-        revision: 0,
-        directory_revision: 0,
+        ..v1::Hello::default()
     }
 }
 

@@ -17,7 +17,12 @@ async fn an_agent_gets_what_it_is_to_run_and_says_what_became_of_it() {
     assert_ne!(delta.base_revision, 0);
     let assigned = &delta.instances[0];
     assert_eq!((assigned.instance.as_str(), assigned.address.as_str()), ("web-0", "10.80.0.1"));
-    agent.say(FromAgent::Acknowledge(v1::Acknowledge { revision: delta.revision })).await;
+    agent
+        .say(FromAgent::Acknowledge(v1::Acknowledge {
+            revision: delta.revision,
+            incarnation: delta.incarnation,
+        }))
+        .await;
     agent.report_running(&delta).await;
     let phase = |instance: &v1::Instance| instance.status.as_ref().unwrap().phase();
     let seen = fixture.until_instance("web-0", |found| phase(found) == v1::Phase::Running).await;

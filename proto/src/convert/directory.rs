@@ -1,7 +1,7 @@
 //! The directory of all instances.
 
 use dwell_core::directory::{DirectoryChange, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::Revision;
+use dwell_core::id::{Incarnation, Revision};
 use dwell_core::workload::ServicePort;
 
 use super::{FromWireError, parse};
@@ -20,6 +20,7 @@ impl From<&DirectoryChange> for v1::DirectoryChange {
             ready: instance.ready,
         });
         Self {
+            incarnation: change.incarnation.0,
             revision: change.revision.0,
             base_revision: change.base.unwrap_or_default().0,
             workloads: workloads.collect(),
@@ -54,6 +55,7 @@ impl TryFrom<v1::DirectoryChange> for DirectoryChange {
         let removed_instances =
             wire.removed_instances.iter().map(|name| parse("directory.removed_instances", name));
         Ok(Self {
+            incarnation: Incarnation(wire.incarnation),
             revision: Revision(wire.revision),
             base: (wire.base_revision != 0).then_some(Revision(wire.base_revision)),
             workloads: workloads.collect::<Result<_, FromWireError>>()?,

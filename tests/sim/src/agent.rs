@@ -5,24 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_controller::model::{Assignment, AssignmentDelta, Exception, NodeNetwork, Report};
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, Revision};
+use dwell_core::id::{InstanceName, Position, Revision};
 use dwell_core::instance::{Assigned, InstanceStatus};
+use dwell_core::session::{Assignment, StatusReport};
 use dwell_planner::{
     Container, Desired, EngineState, Failure, FailureKind, Image, Journal, Observed, Sandbox, Step,
     plan, statuses,
 };
 
 use crate::message::{Down, Up};
-
-/// What a node is to do, as it is held in memory and on disk.
-#[derive(Clone, Debug)]
-pub(crate) struct Held {
-    pub(crate) revision: Revision,
-    pub(crate) instances: BTreeMap<InstanceName, Assigned>,
-    pub(crate) network: NodeNetwork,
-}
 
 /// What happens to an agent.
 #[derive(Debug)]
@@ -34,7 +26,7 @@ pub(crate) enum Input {
     /// The controller says something.
     Message(Down),
     /// This assignment is on disk.
-    Stored(Revision),
+    Stored(Position),
     /// The engine's events arrive.
     EngineFound,
     /// The engine does not answer.
@@ -69,7 +61,7 @@ pub(crate) enum Output {
     Look(InstanceName),
     LookAtAll,
     Pull(String),
-    Store(Box<Held>),
+    Store(Box<Assignment>),
     Send(Up),
     EndStream(String),
     WakeAt(Timestamp),
@@ -78,9 +70,9 @@ pub(crate) enum Output {
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Agent {
-    held: Option<Held>,
+    held: Option<Assignment>,
     desired: Desired,
-    stored: Revision,
+    stored: Position,
     observed: Observed,
     /// Whether the engine's events arrive.
     connected: bool,
@@ -91,7 +83,7 @@ pub(crate) struct Agent {
     statuses: Option<BTreeMap<InstanceName, InstanceStatus>>,
     attached: bool,
     reported: Reported,
-    acknowledged: Revision,
+    acknowledged: Position,
 }
 
 /// What the controller knows by the present stream.
@@ -104,13 +96,16 @@ struct Reported {
 
 impl Agent {
     /// An agent that starts with what is on disk.
-    pub(crate) fn new(held: Option<Held>, journals: &BTreeMap<InstanceName, Journal>) -> Self {
+    pub(crate) fn new(
+        held: Option<Assignment>,
+        journals: &BTreeMap<InstanceName, Journal>,
+    ) -> Self {
         let mut observed = Observed::default();
         for (name, journal) in journals {
             observed.instances.entry(name.clone()).or_default().remember(journal.clone());
         }
         let mut agent = Self {
-            stored: held.as_ref().map_or(Revision(0), |held| held.revision),
+            stored: held.as_ref().map(Assignment::position).unwrap_or_default(),
             held,
             desired: Desired::default(),
             observed,
@@ -121,14 +116,14 @@ impl Agent {
             statuses: None,
             attached: false,
             reported: Reported::default(),
-            acknowledged: Revision(0),
+            acknowledged: Position::default(),
         };
         agent.desire();
         agent
     }
 
     /// What it holds in memory.
-    pub(crate) fn held(&self) -> Option<&Held> {
+    pub(crate) fn held(&self) -> Option<&Assignment> {
         self.held.as_ref()
     }
 
@@ -143,7 +138,7 @@ impl Agent {
             Input::Attached => {
                 self.attached = true;
                 self.reported = Reported::default();
-                self.acknowledged = Revision(0);
+                self.acknowledged = Position::default();
                 let report = self.reported.next(self.desired.revision(), self.statuses.as_ref());
                 out.push(Output::Send(Up::Hello(report.unwrap_or_default())));
                 return self.tell(out);
@@ -158,8 +153,8 @@ impl Agent {
                 }
                 return;
             }
-            Input::Stored(revision) => {
-                self.stored = revision;
+            Input::Stored(position) => {
+                self.stored = position;
                 return self.tell(out);
             }
             Input::Message(message) => {
@@ -219,23 +214,9 @@ impl Agent {
         self.advance(now, out);
     }
 
-    fn merge(&mut self, message: Down) -> Result<(), String> {
-        let at = self.held.as_ref().map_or(Revision(0), |held| held.revision);
-        match (message, &mut self.held) {
-            (Down::Snapshot(all), _) if all.revision < at => {
-                return Err(format!("is offered {}, holds {at}", all.revision));
-            }
-            (Down::Snapshot(all), held) => {
-                let Assignment { revision, instances, network, .. } = *all;
-                let instances =
-                    instances.into_iter().map(|one| (one.instance.clone(), one)).collect();
-                *held = Some(Held { revision, instances, network });
-            }
-            (Down::Delta(delta), Some(held)) if delta.base == held.revision => held.apply(*delta),
-            (Down::Delta(delta), _) => {
-                return Err(format!("is offered changes since {}, holds {at}", delta.base));
-            }
-        }
+    fn merge(&mut self, change: Down) -> Result<(), String> {
+        let merged = Assignment::merge(self.held.as_ref(), *change);
+        self.held = Some(merged.map_err(|error| error.to_string())?);
         Ok(())
     }
 
@@ -381,7 +362,7 @@ impl Agent {
         if !self.attached {
             return;
         }
-        if self.stored > self.acknowledged {
+        if self.stored != self.acknowledged {
             self.acknowledged = self.stored;
             out.push(Output::Send(Up::Acknowledge(self.stored)));
         }
@@ -396,7 +377,7 @@ impl Reported {
         &mut self,
         revision: Revision,
         now: Option<&BTreeMap<InstanceName, InstanceStatus>>,
-    ) -> Option<Report> {
+    ) -> Option<StatusReport> {
         let now = now?;
         let is_known = |status: &InstanceStatus| {
             self.instances.get(&status.instance).is_some_and(|known| says_the_same(known, status))
@@ -407,32 +388,16 @@ impl Reported {
         if self.complete && statuses.is_empty() && gone.is_empty() && self.revision == revision {
             return None;
         }
-        let report = Report { revision, complete: !self.complete, statuses, gone, volumes: None };
+        let report = StatusReport {
+            seen_under: Position { revision, ..Position::default() },
+            complete: !self.complete,
+            instances: statuses,
+            gone,
+            volumes: None,
+        };
         self.instances.clone_from(now);
         (self.complete, self.revision) = (true, revision);
         Some(report)
-    }
-}
-
-impl Held {
-    fn apply(&mut self, delta: AssignmentDelta) {
-        self.revision = delta.revision;
-        for name in &delta.removed {
-            self.instances.remove(name);
-        }
-        self.instances.extend(delta.instances.into_iter().map(|one| (one.instance.clone(), one)));
-        let network = &mut self.network;
-        let changed = &delta.network;
-        network.peers.retain(|peer| {
-            let is_changed = changed.peers.iter().any(|other| other.node == peer.node);
-            !is_changed && !changed.removed_peers.contains(&peer.node)
-        });
-        network.exceptions.retain(|Exception { address, .. }| {
-            let is_changed = changed.exceptions.iter().any(|other| other.address == *address);
-            !is_changed && !changed.removed_exceptions.contains(address)
-        });
-        network.peers.extend(delta.network.peers);
-        network.exceptions.extend(delta.network.exceptions);
     }
 }
 

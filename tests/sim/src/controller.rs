@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwell_controller::model::{
-    Assignment, AssignmentDelta, Change, Command, Model, Record, Refusal, Reply, SessionId,
-    Settings, Touched,
+    Change, Command, Model, Record, Refusal, Reply, SessionId, Settings, Touched,
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{NodeName, Revision};
@@ -127,20 +126,9 @@ impl Controller {
         let model = self.model.as_ref()?;
         let session = self.sessions.get_mut(&stream)?;
         session.pushing = false;
-        let delta = session.sent.and_then(|base| model.assignment_since(&session.node, base));
-        let message = match delta {
-            Some(delta) if AssignmentDelta::is_empty(&delta) => return None,
-            Some(delta) => {
-                session.sent = Some(delta.revision);
-                Down::Delta(Box::new(delta))
-            }
-            None => {
-                let all: Assignment = model.assignment(&session.node);
-                session.sent = Some(all.revision);
-                Down::Snapshot(Box::new(all))
-            }
-        };
-        Some(message)
+        let change = model.assignment_change(&session.node, session.sent)?;
+        session.sent = Some(change.position().revision);
+        Some(Box::new(change))
     }
 
     /// Streams of these nodes that are to be brought to a newer revision.

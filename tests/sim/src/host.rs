@@ -8,10 +8,11 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName};
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
+use dwell_core::session::Assignment;
 use dwell_core::workload::{Fingerprint, Resources};
 use dwell_planner::{Container, ContainerId, ContainerState, Failure, FailureKind, Journal, Step};
 
-use crate::agent::{Agent, Held};
+use crate::agent::Agent;
 use crate::schedule::Ms;
 
 /// The wall clock of everybody whose clock is right, at the beginning of the simulation.
@@ -61,7 +62,7 @@ pub(crate) struct Host {
 /// What survives the agent, and the host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
-    pub(crate) assignment: Option<Held>,
+    pub(crate) assignment: Option<Assignment>,
     pub(crate) journals: BTreeMap<InstanceName, Journal>,
     pub(crate) full: bool,
 }

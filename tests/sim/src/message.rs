@@ -1,26 +1,20 @@
 //! What goes over a stream between a node and the controller.
 
-use dwell_controller::model::{Assignment, AssignmentDelta, Report};
-use dwell_core::id::Revision;
+use dwell_core::id::Position;
+use dwell_core::session::{AssignmentChange, StatusReport};
 
 /// From a node to the controller.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
     /// The first message of a stream, with all that the node sees.
-    Hello(Report),
+    Hello(StatusReport),
     /// What the node sees.
-    Report(Report),
-    /// The assignment of this revision is on the node's disk.
-    Acknowledge(Revision),
+    Report(StatusReport),
+    /// The assignment of this position is on the node's disk.
+    Acknowledge(Position),
     /// It lives.
     Heartbeat,
 }
 
-/// From the controller to a node.
-#[derive(Clone, Debug)]
-pub(crate) enum Down {
-    /// All that it is to do.
-    Snapshot(Box<Assignment>),
-    /// What has changed of it.
-    Delta(Box<AssignmentDelta>),
-}
+/// From the controller to a node: what it is to do, or what has changed of it.
+pub(crate) type Down = Box<AssignmentChange>;

@@ -15,12 +15,13 @@ use dwell_controller::model::Settings;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::Assigned;
 use dwell_core::net::ClusterRange;
+use dwell_core::session::Assignment;
 use dwell_core::workload::WorkloadSpec;
 use dwell_planner::{ContainerId, Step};
 
 use self::versions::Versions;
 use crate::action::Scenario;
-use crate::agent::{Agent, Held, Input, Output};
+use crate::agent::{Agent, Input, Output};
 use crate::controller::Controller;
 use crate::host::Host;
 use crate::message::{Down, Up};
@@ -127,7 +128,7 @@ enum Work {
     Look(InstanceName),
     LookAtAll,
     Pull(String),
-    Store(Box<Held>),
+    Store(Box<Assignment>),
 }
 
 /// The end of a fault.

@@ -16,11 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dwell_agent::{
-    assignment::{Assignment, NodeNetwork, NodePeer},
-    host_network::HostNetwork,
+use dwell_agent::host_network::HostNetwork;
+use dwell_core::{
+    id::{NodeName, Revision},
+    session::{Assignment, NodeNetwork, NodePeer},
 };
-use dwell_core::id::{NodeName, Revision};
 use dwell_network::{
     Exception, Network, Peer, RouteReport, RouteTable,
     linux::{LinuxConfig, LinuxNetwork},
@@ -146,19 +146,9 @@ async fn repairs(dir: &Path) -> Result<Report> {
         .into_iter()
         .map(|peer| (peer.node, NodePeer { address: peer.via, block: peer.block }))
         .collect();
-    let assignment = Assignment {
-        network: NodeNetwork {
-            cluster: ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 8),
-            block: None,
-            peers,
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
-        revision: Revision(1),
-        ssh_trust: dwell_core::ssh::SshTrust::default(),
-        instances: BTreeMap::new(),
-    };
+    let cluster = ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 8);
+    let known = NodeNetwork { peers, ..NodeNetwork::of_cluster(cluster) };
+    let assignment = Assignment { revision: Revision(1), ..Assignment::empty(known) };
     let (_assignments, assignment) = watch::channel(Some(Arc::new(assignment)));
     let (_engines, engine) = watch::channel(EngineState::Ready);
     let prepared = watch::Sender::new(false);

@@ -1,23 +1,12 @@
-use std::collections::BTreeMap;
-
-use dwell_core::ssh::SshTrust;
+use dwell_core::id::Revision;
+use dwell_core::session::NodeNetwork;
 
 use super::*;
-use crate::assignment::NodeNetwork;
 
 fn assignment(revision: u64) -> Assignment {
     Assignment {
         revision: Revision(revision),
-        network: NodeNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            peers: BTreeMap::new(),
-            exceptions: BTreeMap::new(),
-            closed: false,
-            zone: "dwell".to_owned(),
-        },
-        instances: BTreeMap::new(),
-        ssh_trust: SshTrust::default(),
+        ..Assignment::empty(NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()))
     }
 }
 
@@ -57,16 +46,28 @@ fn a_file_of_an_older_agent_is_read() {
     fs::write(path(dir.path()), sealed::seal(KIND, &older).unwrap()).unwrap();
     let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not read") };
     assert_eq!((loaded.revision, loaded.instances.len()), (Revision(7), 1));
-    assert_eq!((loaded.network.closed, loaded.ssh_trust), (false, SshTrust::default()));
+    assert_eq!(
+        (loaded.network.closed, loaded.ssh_trust),
+        (false, dwell_core::ssh::SshTrust::default())
+    );
+}
+
+/// An agent that was downgraded goes on with what it knows of its assignment.
+#[test]
+fn a_file_of_a_newer_agent_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut newer = serde_json::to_value(assignment(7)).unwrap();
+    newer["added_later"] = 1.into();
+    newer["network"]["added_later"] = 1.into();
+    fs::write(path(dir.path()), sealed::seal(KIND, &newer).unwrap()).unwrap();
+    let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not read") };
+    assert_eq!(loaded, assignment(7));
 }
 
 #[test]
 fn a_damaged_file_is_set_aside_once() {
     let dir = tempfile::tempdir().unwrap();
-    let mut newer = serde_json::to_value(assignment(7)).unwrap();
-    newer["added_later"] = 1.into();
-    let newer = sealed::seal(KIND, &newer).unwrap();
-    for content in [&b"garbage"[..], b"", b"\n", &[0xff; 100], &newer] {
+    for content in [&b"garbage"[..], b"", b"\n", &[0xff; 100]] {
         fs::write(path(dir.path()), content).unwrap();
         let Cached::Damaged { aside, .. } = load(dir.path()).unwrap() else { panic!("believed") };
         assert_eq!(fs::read(aside).unwrap(), content);
@@ -79,16 +80,16 @@ async fn a_full_disk_delays_the_acknowledgement_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("not-there-yet");
     let assignments = watch::Sender::new(None);
-    let stored = watch::Sender::new(Revision(0));
+    let stored = watch::Sender::new(Position::default());
     let mut seen = stored.subscribe();
     let keeper = tokio::spawn(keep(data_dir.clone(), assignments.subscribe(), stored));
     for revision in 1..=5 {
         assignments.send_replace(Some(Arc::new(assignment(revision))));
         tokio::time::sleep(RETRY).await;
     }
-    assert_eq!(*seen.borrow(), Revision(0));
+    assert_eq!(*seen.borrow(), Position::default());
     fs::create_dir(&data_dir).unwrap();
-    seen.wait_for(|revision| *revision == Revision(5)).await.unwrap();
+    seen.wait_for(|stored| stored.revision == Revision(5)).await.unwrap();
     let Cached::Assignment(loaded) = load(&data_dir).unwrap() else { panic!("not stored") };
     assert_eq!(loaded.revision, Revision(5));
     drop(assignments);

@@ -29,7 +29,7 @@ async fn taken(queue: &EventQueue, count: usize) -> Vec<u64> {
     while taken.len() < count {
         tokio::time::timeout(LIMIT, queue.changed()).await.unwrap();
         while let Some(message) = queue.take() {
-            taken.extend(message.events.iter().map(|event| event.at_ms));
+            taken.extend(message.events.iter().map(|event| event.at.0));
         }
     }
     taken
@@ -41,7 +41,7 @@ fn the_queue_is_bounded_and_tells_what_it_lost() {
     assert_eq!(queue.take(), None);
     (0..1_050).for_each(|at| queue.push(event(at)));
     let first = queue.take().unwrap();
-    assert_eq!((first.events.len(), first.events[0].at_ms, first.dropped), (BATCH_MAX, 50, 50));
+    assert_eq!((first.events.len(), first.events[0].at.0, first.dropped), (SSH_EVENTS_MAX, 50, 50));
     let mut rest = 0;
     while let Some(message) = queue.take() {
         assert_eq!(message.dropped, 0);

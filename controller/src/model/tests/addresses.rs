@@ -52,7 +52,7 @@ fn an_instance_keeps_its_address_and_its_hardware_address() {
     for name in ["n1", "n2"] {
         let exceptions = fleet.model.assignment(&node(name)).network.exceptions;
         assert_eq!(exceptions.len(), 1);
-        assert_eq!((exceptions[0].address, exceptions[0].node.as_str()), (before.address, "n2"));
+        assert_eq!(exceptions[&before.address].as_str(), "n2");
     }
     let routes: Vec<String> = fleet
         .model

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use dwell_core::directory::DirectoryChange;
 use dwell_core::health::Health;
 use dwell_core::id::Revision;
+use dwell_core::session::StatusReport;
 use dwell_core::workload::{Protocol, ServicePort};
 
 use super::fleet::{Fleet, address, instance, node, spec, workload};
@@ -144,9 +145,9 @@ fn changes_are_cheap_in_a_large_fleet() {
     let index: usize = name.as_str()[1..].parse().unwrap();
     let session: SessionId = sessions[index];
     let assigned = fleet.model.assignment(&name).instances;
-    let one = assigned.iter().find(|one| one.instance == instance("w3-7")).unwrap();
-    let report = crate::model::Report {
-        statuses: vec![super::fleet::running(one, fleet.now)],
+    let one = &assigned[&instance("w3-7")];
+    let report = StatusReport {
+        instances: vec![super::fleet::running(one, fleet.now)],
         ..Default::default()
     };
     quickly(&mut fleet.model, Command::NodeStatus { node: name, session, report }, fleet.now);

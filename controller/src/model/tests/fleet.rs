@@ -14,13 +14,13 @@ use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::session::{Assignment, AssignmentChange, SeenVolume, StatusReport};
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use crate::model::tables::Tables;
 use crate::model::{
-    Change, Command, Exception, Instance, Join, Key, Model, NetworkDelta, NodeChange, NodeNetwork,
-    Record, Refusal, Reply, Report, SeenVolume, SessionId, Settings, TokenId, VolumeState,
-    WorkloadPlan,
+    Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply, SessionId,
+    Settings, TokenId, VolumeState, WorkloadPlan,
 };
 
 pub(super) struct Fleet {
@@ -40,14 +40,11 @@ pub(super) struct Fleet {
 #[derive(Default)]
 pub(super) struct Host {
     pub(super) session: Option<SessionId>,
-    pub(super) assigned: BTreeMap<InstanceName, Assigned>,
-    pub(super) network: Option<NodeNetwork>,
+    pub(super) held: Option<Assignment>,
     pub(super) directory: Directory,
-    pub(super) revision: Revision,
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
     /// What is in the volumes: how often each was made empty is known to nobody but this host.
     pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
-    pub(super) to_delete: Vec<(InstanceName, VolumeName)>,
 }
 
 pub(super) fn node(name: &str) -> NodeName {
@@ -273,7 +270,7 @@ impl Fleet {
                 session,
                 address,
                 capacity: Self::capacity(),
-                report: Report::default(),
+                report: StatusReport::default(),
             },
         ] {
             let applied = self.model.apply(command, self.now).unwrap();
@@ -310,32 +307,19 @@ impl Fleet {
     pub(super) fn fetch(&mut self, name: &NodeName) {
         let host = self.hosts.get_mut(name).unwrap();
         let full = self.model.assignment(name);
-        if let Some(delta) = self.model.assignment_since(name, host.revision) {
-            let changed = !delta.is_empty();
-            for removed in &delta.removed {
-                host.assigned.remove(removed);
-            }
-            for assigned in delta.instances {
-                host.assigned.insert(assigned.instance.clone(), assigned);
-            }
-            add(host.network.as_mut().unwrap(), delta.network);
+        let delta = self.model.assignment_since(name, host.revision());
+        let change = match delta {
             // Sessions do not send what says nothing.
-            if changed {
-                host.revision = delta.revision;
-            }
-        } else {
-            let instances = full.instances.iter().cloned();
-            host.assigned = instances.map(|one| (one.instance.clone(), one)).collect();
-            host.network = Some(full.network.clone());
-            host.revision = full.revision;
+            Some(delta) if delta.is_empty() => None,
+            Some(delta) => Some(AssignmentChange::Delta(delta)),
+            None => Some(AssignmentChange::Snapshot(full.clone())),
+        };
+        if let Some(change) = change {
+            host.held = Some(Assignment::merge(host.held.as_ref(), change).unwrap());
         }
-        assert_eq!(host.network.as_ref(), Some(&full.network), "deltas add up to the snapshot");
-        let held: Vec<Assigned> = host.assigned.values().cloned().collect();
-        host.to_delete = full.volumes_to_delete.clone();
-        assert_eq!(held.len(), full.instances.len(), "deltas add up to the snapshot");
-        for (held, full) in held.iter().zip(&full.instances) {
-            assert_eq!(held, full, "deltas add up to the snapshot");
-        }
+        let held = host.held.clone().unwrap();
+        let same = Assignment { revision: full.revision, ..held };
+        assert_eq!(same, full, "deltas add up to the snapshot");
         if self.model.directory_revision().is_some() {
             let change = self.model.directory_since(host.directory.revision);
             host.directory.apply(change.unwrap_or_else(|| self.model.directory())).unwrap();
@@ -351,7 +335,11 @@ impl Fleet {
         self.deliver(name, report)
     }
 
-    pub(super) fn deliver(&mut self, name: &NodeName, report: Report) -> Result<Reply, Refusal> {
+    pub(super) fn deliver(
+        &mut self,
+        name: &NodeName,
+        report: StatusReport,
+    ) -> Result<Reply, Refusal> {
         let Some(session) = self.hosts[name].session else {
             return Err(Refusal::SessionSuperseded(name.clone()));
         };
@@ -392,7 +380,7 @@ impl Fleet {
     /// place of what is full and new.
     fn check_volumes(&self) {
         for (node, host) in &self.hosts {
-            for (name, assigned) in &host.assigned {
+            for (name, assigned) in host.assigned() {
                 if !host.containers.contains_key(name) {
                     continue;
                 }
@@ -442,12 +430,8 @@ impl Fleet {
         assert_eq!(unique.len(), addresses.len(), "no address belongs to two");
         let mut assigned = BTreeSet::new();
         for name in self.model.tables.nodes().keys() {
-            for one in self.model.assignment(name).instances {
-                assert!(
-                    assigned.insert(one.instance.clone()),
-                    "{} is assigned twice",
-                    one.instance
-                );
+            for one in self.model.assignment(name).instances.into_keys() {
+                assert!(assigned.insert(one.clone()), "{one} is assigned twice");
             }
         }
         let known: BTreeSet<&InstanceName> = instances.keys().collect();
@@ -493,6 +477,11 @@ impl Fleet {
         self.update_node(name, change).unwrap();
     }
 
+    /// What a node is told to run, by name.
+    pub(super) fn assigned_to(&self, name: &str) -> Vec<Assigned> {
+        self.model.assignment(&node(name)).instances.into_values().collect()
+    }
+
     /// Where an instance is.
     pub(super) fn place(&self, name: &str) -> Option<String> {
         let view = self.model.instance(&instance(name))?;
@@ -514,12 +503,23 @@ impl Fleet {
 }
 
 impl Host {
+    /// The revision of the assignment held.
+    pub(super) fn revision(&self) -> Revision {
+        self.held.as_ref().map_or(Revision(0), |held| held.revision)
+    }
+
+    /// The instances of the assignment held.
+    pub(super) fn assigned(&self) -> &BTreeMap<InstanceName, Assigned> {
+        static NOTHING: BTreeMap<InstanceName, Assigned> = BTreeMap::new();
+        self.held.as_ref().map_or(&NOTHING, |held| &held.instances)
+    }
+
     /// Everything that is there, under the assignment held.
-    pub(super) fn look(&self) -> Report {
-        Report {
-            revision: self.revision,
+    pub(super) fn look(&self) -> StatusReport {
+        StatusReport {
+            seen_under: self.held.as_ref().map(Assignment::position).unwrap_or_default(),
             complete: true,
-            statuses: self.containers.values().cloned().collect(),
+            instances: self.containers.values().cloned().collect(),
             gone: Vec::new(),
             volumes: Some(self.seen_volumes()),
         }
@@ -532,30 +532,30 @@ impl Host {
 
     /// Makes the containers what the assignment says.
     pub(super) fn converge(&mut self, now: Timestamp) {
-        self.containers.retain(|name, _| self.assigned.contains_key(name));
-        for volume in &self.to_delete {
+        let names: Vec<InstanceName> = self.assigned().keys().cloned().collect();
+        self.containers.retain(|name, _| names.binary_search(name).is_ok());
+        for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
             self.volumes.remove(volume);
         }
-        let names: Vec<InstanceName> = self.assigned.keys().cloned().collect();
         for name in names {
             self.start(&name, now);
         }
     }
 
     pub(super) fn start(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned.get(name) else { return };
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
         let failed = self.containers.get(name).and_then(|status| status.failed_generation);
         if failed == Some(assigned.generation) {
             return;
         }
         let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
         self.volumes.extend(made);
-        self.containers.insert(name.clone(), running(assigned, now));
+        self.containers.insert(name.clone(), running(&assigned, now));
     }
 
     /// The newest generation of an instance does not become healthy, and the old one is put back.
     pub(super) fn fail(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned.get(name).cloned() else { return };
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
         let Some(status) = self.containers.get_mut(name) else { return };
         if status.generation >= assigned.generation {
             // Nothing is being replaced.
@@ -585,22 +585,6 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         observed_at: now,
         failed_generation: None,
     }
-}
-
-/// Brings a network up to date, as an agent does.
-fn add(network: &mut NodeNetwork, delta: NetworkDelta) {
-    let changed: Vec<&NodeName> = delta.peers.iter().map(|peer| &peer.node).collect();
-    network
-        .peers
-        .retain(|peer| !delta.removed_peers.contains(&peer.node) && !changed.contains(&&peer.node));
-    network.peers.extend(delta.peers);
-    network.peers.sort_by(|one, other| one.node.cmp(&other.node));
-    let moved: Vec<Ipv4Addr> = delta.exceptions.iter().map(|moved| moved.address).collect();
-    network.exceptions.retain(|Exception { address, .. }| {
-        !delta.removed_exceptions.contains(address) && !moved.contains(address)
-    });
-    network.exceptions.extend(delta.exceptions);
-    network.exceptions.sort_by_key(|exception| exception.address);
 }
 
 pub(super) fn plans(reply: Reply) -> Vec<WorkloadPlan> {

@@ -99,28 +99,29 @@ fn a_change_reaches_every_node_and_a_named_set_is_missed() {
     fleet.apply(web).unwrap();
     let base = fleet.model.revision();
     let none = fleet.model.assignment_since(&node("n1"), base).unwrap();
-    assert_eq!(none.key_sets, None);
+    assert_eq!(none.ssh_trust, None);
     let applied = fleet.model.apply(update("team", &[key("ann")], &[]), fleet.now).unwrap();
     assert!(applied.changes.iter().any(|change| matches!(change.new, Some(Record::KeySet(_)))));
     assert!(fleet.model.publish(applied.changes).everyone);
     for name in ["n1", "n2"] {
         let delta = fleet.model.assignment_since(&node(name), base).unwrap();
-        assert_eq!(delta.key_sets.unwrap()[0].keys, [key("ann")]);
-        assert_eq!(fleet.model.assignment(&node(name)).key_sets.len(), 1);
+        assert_eq!(delta.ssh_trust.unwrap().key_sets["team"], [key("ann").line]);
+        assert_eq!(fleet.model.assignment(&node(name)).ssh_trust.key_sets.len(), 1);
     }
     let base = fleet.model.revision();
     let applied =
         fleet.model.apply(Command::RemoveKeySet("team".parse().unwrap()), fleet.now).unwrap();
     fleet.model.publish(applied.changes);
     let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
-    assert_eq!(delta.key_sets.as_deref(), Some(&[][..]), "none are left, and that is said");
+    assert_eq!(delta.ssh_trust.unwrap().key_sets.len(), 0, "none are left, and that is said");
     let told = fleet.model.events(Some("cluster"), 1).pop().unwrap();
     assert_eq!(told.severity, Severity::Warning);
     assert_eq!(told.message, "key set team is removed, although named by web");
 
     fleet.command(update("team", &[key("ann")], &[])).unwrap();
     fleet.command(Command::RemoveNode { node: node("n2"), force: false }).unwrap();
-    assert!(fleet.model.assignment(&node("n2")).key_sets.is_empty(), "it is none of its business");
+    let told = fleet.model.assignment(&node("n2")).ssh_trust.key_sets;
+    assert!(told.is_empty(), "it is none of its business");
     let base = fleet.model.revision();
     fleet.command(update("team", &[key("bob")], &[])).unwrap();
     assert!(fleet.model.assignment_since(&node("n2"), base).unwrap().is_empty());

@@ -1,21 +1,22 @@
 //! What nodes are told of the network: how little, and in which order.
 
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use dwell_core::id::Revision;
+use dwell_core::id::{Incarnation, NodeName, Position, Revision};
+use dwell_core::session::{AssignmentDelta, NetworkDelta, NodeNetwork, StatusReport};
 
 use super::fleet::{Fleet, address, instance, node, settings, spec};
 use super::reads::{large, quickly};
-use crate::model::{
-    AssignmentDelta, Command, Exception, NetworkDelta, NodeChange, NodeNetwork, Settings,
-};
+use crate::model::{Command, NodeChange, Settings};
 
 fn since(fleet: &Fleet, name: &str, base: Revision) -> AssignmentDelta {
     fleet.model.assignment_since(&node(name), base).unwrap()
 }
 
-fn lives_on(text: &str, name: &str) -> Exception {
-    Exception { address: address(text), node: node(name) }
+fn lives_on(text: &str, name: &str) -> BTreeMap<Ipv4Addr, NodeName> {
+    BTreeMap::from([(address(text), node(name))])
 }
 
 #[test]
@@ -27,7 +28,7 @@ fn an_instance_at_home_is_no_news_for_the_other_nodes() {
     let applied = fleet.model.apply(command, fleet.now).unwrap();
     let touched = fleet.model.publish(applied.changes);
     assert_eq!((touched.nodes, touched.everyone), ([node("n1")].into(), false));
-    assert_eq!(since(&fleet, "n1", base).network, NetworkDelta::default());
+    assert_eq!(since(&fleet, "n1", base).network_delta, NetworkDelta::default());
     assert!(since(&fleet, "n2", base).is_empty());
 }
 
@@ -53,9 +54,12 @@ fn a_move_is_one_exception_announced_with_the_new_assignment() {
     fleet.sync(&node("n1"));
     for (name, instances) in [("n1", 0), ("n2", 1), ("n4", 0)] {
         let delta = since(&fleet, name, base);
-        assert_eq!(delta.network.exceptions, [lives_on(at, "n2")]);
-        assert!(delta.network.removed_exceptions.is_empty() && delta.network.peers.is_empty());
-        assert_eq!(delta.instances.len(), instances, "with the same message");
+        assert_eq!(delta.network_delta.exceptions, lives_on(at, "n2"));
+        assert!(
+            delta.network_delta.removed_exceptions.is_empty()
+                && delta.network_delta.peers.is_empty()
+        );
+        assert_eq!(delta.changed.len(), instances, "with the same message");
     }
 
     // From there to a third: replaced, and at no revision nowhere.
@@ -65,8 +69,8 @@ fn a_move_is_one_exception_announced_with_the_new_assignment() {
     assert!(since(&fleet, "n4", base).is_empty());
     fleet.sync(&node("n2"));
     let delta = since(&fleet, "n4", base);
-    assert_eq!(delta.network.exceptions, [lives_on(at, "n3")]);
-    assert!(delta.network.removed_exceptions.is_empty());
+    assert_eq!(delta.network_delta.exceptions, lives_on(at, "n3"));
+    assert!(delta.network_delta.removed_exceptions.is_empty());
 
     // And home.
     fleet.settle();
@@ -75,8 +79,8 @@ fn a_move_is_one_exception_announced_with_the_new_assignment() {
     let base = fleet.model.revision();
     fleet.drain("n3");
     fleet.sync(&node("n3"));
-    assert_eq!(since(&fleet, "n4", base).network.removed_exceptions, [address(at)]);
-    assert_eq!(since(&fleet, "n1", base).instances.len(), 1, "with the same message");
+    assert_eq!(since(&fleet, "n4", base).network_delta.removed_exceptions, [address(at)]);
+    assert_eq!(since(&fleet, "n1", base).changed.len(), 1, "with the same message");
 }
 
 #[test]
@@ -84,16 +88,16 @@ fn a_node_that_is_gone_or_elsewhere_is_one_peer() {
     let mut fleet = Fleet::of(3);
     let base = fleet.model.revision();
     fleet.command(Command::RemoveNode { node: node("n3"), force: false }).unwrap();
-    assert_eq!(since(&fleet, "n1", base).network.removed_peers, [node("n3")]);
+    assert_eq!(since(&fleet, "n1", base).network_delta.removed_peers, [node("n3")]);
     assert!(fleet.model.assignment_since(&node("n3"), base).is_none(), "its own: all anew");
     fleet.sync(&node("n3"));
-    assert_eq!(fleet.hosts[&node("n3")].network.as_ref().unwrap().block, None);
+    assert_eq!(fleet.hosts[&node("n3")].held.as_ref().unwrap().network.block, None);
 
     // What the others do is nothing to a removed node.
     let base = fleet.model.revision();
     fleet.join("n4").unwrap();
     assert!(since(&fleet, "n3", base).is_empty());
-    assert_eq!(since(&fleet, "n1", base).network.peers.len(), 1);
+    assert_eq!(since(&fleet, "n1", base).network_delta.peers.len(), 1);
 }
 
 #[test]
@@ -111,8 +115,11 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
     let base = fleet.model.revision();
     let change = NodeChange { draining: Some(true), ..NodeChange::default() };
     quickly(&mut fleet.model, Command::UpdateNode { node: node(&name), change }, now);
-    let report = crate::model::Report {
-        revision: fleet.model.revision(),
+    let report = StatusReport {
+        seen_under: Position {
+            incarnation: Incarnation::UNKNOWN,
+            revision: fleet.model.revision(),
+        },
         gone: vec![instance("w0-0")],
         ..Default::default()
     };
@@ -123,8 +130,12 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
     for _ in 0..1_000 {
         let delta = since(&fleet, "n999", base);
         // Those that were on the drained node, out of 2,000 instances and 500 older exceptions.
-        assert!((1..=3).contains(&delta.network.exceptions.len()), "{:?}", delta.network);
-        let rest = NetworkDelta { exceptions: Vec::new(), ..delta.network };
+        assert!(
+            (1..=3).contains(&delta.network_delta.exceptions.len()),
+            "{:?}",
+            delta.network_delta
+        );
+        let rest = NetworkDelta { exceptions: BTreeMap::new(), ..delta.network_delta };
         assert!(rest.is_empty() && delta.removed.is_empty());
     }
     let moved = begun.elapsed();
@@ -134,7 +145,7 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
     let base = fleet.model.revision();
     fleet.join_quickly(1_000, crate::model::SessionId(9_999));
     let delta = since(&fleet, "n999", base);
-    assert_eq!((delta.network.peers.len(), delta.network.exceptions.len()), (1, 0));
+    assert_eq!((delta.network_delta.peers.len(), delta.network_delta.exceptions.len()), (1, 0));
 }
 
 #[test]
@@ -145,7 +156,7 @@ fn a_node_too_far_behind_the_network_gets_everything() {
     for index in 0..=crate::model::network::LOG_MAX {
         let (node, session) = (away.clone(), crate::model::SessionId(1_000));
         let address = address(home[(index + 1) % 2]);
-        let (capacity, report) = (Fleet::capacity(), crate::model::Report::default());
+        let (capacity, report) = (Fleet::capacity(), StatusReport::default());
         let command = Command::AttachNode { node, session, address, capacity, report };
         quickly(&mut fleet.model, command, fleet.now);
     }

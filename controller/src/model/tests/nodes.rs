@@ -1,12 +1,13 @@
 //! Joining, being heard of, being lost, being removed; restarts and faults of the controller.
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::Revision;
+use dwell_core::id::{Incarnation, Position, Revision};
 use dwell_core::instance::Phase;
 use dwell_core::node::NodeState;
+use dwell_core::session::StatusReport;
 
 use super::fleet::{Fleet, Host, address, instance, node, settings, spec, workload};
-use crate::model::{Command, Join, NodeChange, Refusal, RefusalClass, Report, SessionId, TokenId};
+use crate::model::{Command, Join, NodeChange, Refusal, RefusalClass, SessionId, TokenId};
 
 fn heartbeat(fleet: &mut Fleet, name: &str) {
     let session = fleet.hosts[&node(name)].session.unwrap();
@@ -16,6 +17,11 @@ fn heartbeat(fleet: &mut Fleet, name: &str) {
 
 fn state(fleet: &Fleet, name: &str) -> NodeState {
     fleet.model.node(&node(name)).unwrap().state
+}
+
+/// A place in the history of the controller.
+fn at(revision: u64) -> Position {
+    Position { incarnation: Incarnation::UNKNOWN, revision: Revision(revision) }
 }
 
 #[test]
@@ -91,7 +97,7 @@ fn a_node_for_the_routes_runs_nothing() {
     assert_eq!(fleet.model.node(&node("n1")).unwrap().instances, 4);
     let network = fleet.model.assignment(&node("n2")).network;
     assert_eq!(network.block, None);
-    assert_eq!(network.peers[0].block.unwrap().to_string(), "10.80.0.0/24");
+    assert_eq!(network.peers[&node("n1")].block.unwrap().to_string(), "10.80.0.0/24");
 }
 
 #[test]
@@ -114,11 +120,7 @@ fn a_silent_node_is_unreachable_then_down_and_keeps_its_instances() {
         assert_eq!(fleet.phase("web-1"), Phase::Running);
     }
     assert_eq!(fleet.message("web-0"), "n1 is not heard of; it was running when last seen");
-    assert_eq!(
-        fleet.model.assignment(&node("n1")).instances.len(),
-        1,
-        "it may still be running it"
-    );
+    assert_eq!(fleet.assigned_to("n1").len(), 1, "it may still be running it");
 
     fleet.command(Command::Scale { workload: workload("web"), replicas: 3 }).unwrap();
     assert_eq!(fleet.place("web-2").unwrap(), "n2", "nothing new goes there");
@@ -152,7 +154,7 @@ fn removal_needs_an_empty_node_or_force_and_a_dead_one() {
     // It was not dead after all: it is told to run nothing, and nothing it says counts.
     fleet.attach(&node("n1")).unwrap();
     fleet.fetch(&node("n1"));
-    assert!(fleet.hosts[&node("n1")].assigned.is_empty());
+    assert!(fleet.hosts[&node("n1")].assigned().is_empty());
     assert_eq!(fleet.phase("web-0"), Phase::Pending);
     assert_eq!(fleet.model.events(Some("node/n1"), 1)[0].reason, "node-returned");
     let network = fleet.model.assignment(&node("n1")).network;
@@ -171,8 +173,8 @@ fn only_the_newest_stream_speaks_for_a_node() {
     fleet.attach(&node("n1")).unwrap();
     for command in [
         Command::Heartbeat { node: node("n1"), session: old, capacity: None },
-        Command::NodeStatus { node: node("n1"), session: old, report: Report::default() },
-        Command::Acknowledge { node: node("n1"), session: old, revision: Revision(1) },
+        Command::NodeStatus { node: node("n1"), session: old, report: StatusReport::default() },
+        Command::Acknowledge { node: node("n1"), session: old, stored: at(1) },
     ] {
         let refusal = fleet.command(command).unwrap_err();
         assert_eq!(refusal, Refusal::SessionSuperseded(node("n1")));
@@ -190,8 +192,8 @@ fn a_node_speaks_only_of_its_own_instances() {
     fleet.apply(spec("web", 2)).unwrap();
     fleet.settle();
     let mut forged = fleet.hosts[&node("n1")].look();
-    forged.statuses[0].instance = instance("web-1");
-    forged.statuses[0].phase = Phase::Failed;
+    forged.instances[0].instance = instance("web-1");
+    forged.instances[0].phase = Phase::Failed;
     forged.complete = false;
     forged.gone = vec![instance("web-1")];
     fleet.deliver(&node("n1"), forged).unwrap();
@@ -205,7 +207,8 @@ fn a_revision_of_another_life_proves_nothing() {
     fleet.settle();
     fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
     let revision = Revision(u64::MAX);
-    let report = Report { revision, complete: true, ..Report::default() };
+    let report =
+        StatusReport { seen_under: at(revision.0), complete: true, ..StatusReport::default() };
     fleet.deliver(&node("n1"), report).unwrap();
     assert!(fleet.model.instance(&instance("web-0")).is_some());
     assert!(fleet.model.node(&node("n1")).unwrap().acknowledged < revision);
@@ -217,8 +220,8 @@ fn old_news_does_not_replace_newer() {
     fleet.apply(spec("web", 1)).unwrap();
     fleet.settle();
     let mut late = fleet.hosts[&node("n1")].look();
-    late.statuses[0].phase = Phase::Preparing;
-    late.statuses[0].observed_at = Timestamp(1);
+    late.instances[0].phase = Phase::Preparing;
+    late.instances[0].observed_at = Timestamp(1);
     fleet.deliver(&node("n1"), late).unwrap();
     assert_eq!(fleet.phase("web-0"), Phase::Running);
 }

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use dwell_core::id::NodeName;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millicores;
+use dwell_core::session::StatusReport;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
-use crate::model::{Command, NodeChange, Refusal, Report, Target, UpdateState};
+use crate::model::{Command, NodeChange, Refusal, Target, UpdateState};
 
 const NODES: u8 = 4;
 const WORKLOADS: [&str; 3] = ["a", "b", "c"];
@@ -128,7 +129,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 struct World {
     fleet: Fleet,
-    under_way: Vec<(NodeName, Report)>,
+    under_way: Vec<(NodeName, StatusReport)>,
 }
 
 impl World {

@@ -62,8 +62,8 @@ fn a_delta_has_only_what_changed() {
     changed.template.image = "image:2".into();
     fleet.apply(changed).unwrap();
     let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
-    assert_eq!(delta.instances.len(), 1);
-    assert!(delta.removed.is_empty() && delta.network.is_empty());
+    assert_eq!(delta.changed.len(), 1);
+    assert!(delta.removed.is_empty() && delta.network_delta.is_empty());
     assert!(fleet.model.assignment_since(&node("n2"), base).unwrap().is_empty());
 
     fleet.command(Command::Scale { workload: workload("web"), replicas: 3 }).unwrap();
@@ -72,7 +72,7 @@ fn a_delta_has_only_what_changed() {
 
     fleet.join("n3").unwrap();
     let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
-    assert_eq!(delta.network.peers.len(), 1, "only the new one");
+    assert_eq!(delta.network_delta.peers.len(), 1, "only the new one");
     let none = fleet.model.assignment_since(&node("n2"), fleet.model.revision()).unwrap();
     assert!(none.is_empty());
     let future = fleet.model.revision().next();

@@ -61,7 +61,7 @@ fn live_changes_go_to_all_at_once_also_in_the_middle() {
     let mut live = image(1, 3);
     live.template.resources.cpu = Millicores(100);
     fleet.apply(live.clone()).unwrap();
-    let assigned = fleet.model.assignment(&node("n3")).instances;
+    let assigned = fleet.assigned_to("n3");
     assert_eq!(assigned[0].template.resources.cpu, Millicores(100));
     assert_eq!(assigned[0].generation, at(2));
 
@@ -88,8 +88,8 @@ fn who_may_reach_and_log_in_changes_at_once_and_without_a_restart() {
         let plan = fleet.apply(spec.clone()).unwrap();
         assert_eq!((plan.class(), plan.changed_fields), (ChangeClass::Live, vec![field]));
         let delta = fleet.model.assignment_since(&node("n2"), base).unwrap();
-        assert_eq!(delta.instances.len(), 2, "all at once");
-        for assigned in &delta.instances {
+        assert_eq!(delta.changed.len(), 2, "all at once");
+        for assigned in &delta.changed {
             assert_eq!((&assigned.template, assigned.restarts_asked), (&spec.template, 0));
         }
         fleet.settle();
@@ -126,7 +126,7 @@ fn a_failed_update_pauses_until_the_next_apply() {
 
     // The same again is another try, with a generation of its own.
     fleet.apply(image(2, 4)).unwrap();
-    let again = &fleet.model.assignment(&node("n1")).instances[0];
+    let again = &fleet.assigned_to("n1")[0];
     assert!(again.generation > at(2));
     fleet.settle();
     assert_eq!(versions(&fleet), ["2", "2", "2", "2"]);
@@ -172,9 +172,7 @@ fn a_drain_moves_one_at_a_time_and_never_has_two() {
     assert_eq!(first.node, Some(node("n1")), "it may still be there");
     assert_eq!(leaving.to, Some(node("n2")));
     assert!(fleet.model.instance(&instance("web-3")).unwrap().instance.leaving.is_none());
-    assert!(
-        !fleet.model.assignment(&node("n2")).instances.iter().any(|one| one.instance == first.name)
-    );
+    assert!(!fleet.assigned_to("n2").iter().any(|one| one.instance == first.name));
     let message = fleet.model.node(&node("n1")).unwrap().message;
     assert_eq!(message, "drains; 2 instances are still there");
 
@@ -291,13 +289,13 @@ fn what_outgrows_its_node_moves_or_stays_as_it_is() {
         fleet.message("b-0"),
         "0 of 2 nodes fit: n1 has 2 of the 2500m CPU asked for free, n2 has 500m of the 2500m CPU asked for free"
     );
-    let assigned = &fleet.model.assignment(&node("n2")).instances[0];
+    let assigned = &fleet.assigned_to("n2")[0];
     assert_eq!(assigned.template.resources.cpu, Millicores(1500));
 
     fleet.command(Command::RemoveWorkload(workload("a"))).unwrap();
     fleet.settle();
     assert_eq!(fleet.place("b-0").unwrap(), "n1");
-    let assigned = &fleet.model.assignment(&node("n1")).instances[0];
+    let assigned = &fleet.assigned_to("n1")[0];
     assert_eq!(assigned.template.resources.cpu, Millicores(2500));
     assert_eq!(fleet.message("b-0"), "");
 }

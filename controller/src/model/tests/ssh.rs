@@ -1,6 +1,7 @@
 //! Log-ins, as they are written down.
 
 use dwell_core::clock::Timestamp;
+use dwell_core::session::SshEvents;
 use dwell_core::ssh::{SshEvent, SshEventKind};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -25,7 +26,11 @@ fn tell(
     dropped: u64,
 ) -> Result<Reply, Refusal> {
     let session = fleet.hosts[&node(name)].session.unwrap();
-    fleet.command(Command::SshEvents { node: node(name), session, events, dropped })
+    fleet.command(Command::SshEvents {
+        node: node(name),
+        session,
+        told: SshEvents { events, dropped },
+    })
 }
 
 #[test]
@@ -69,7 +74,8 @@ fn a_node_speaks_for_its_own_instances_on_its_own_stream() {
         || vec![event("web-0", SshEventKind::Opened), event("nobody-0", SshEventKind::Opened)];
     tell(&mut fleet, "n2", opened(), 0).unwrap();
     let (node, session) = (node("n1"), SessionId(77));
-    let command = Command::SshEvents { node, session, events: opened(), dropped: 0 };
+    let told = SshEvents { events: opened(), dropped: 0 };
+    let command = Command::SshEvents { node, session, told };
     assert!(matches!(fleet.command(command), Err(Refusal::SessionSuperseded(_))));
     assert!(fleet.model.events(None, 99).iter().all(|event| event.reason != "ssh-opened"));
 }

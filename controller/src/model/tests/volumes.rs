@@ -1,12 +1,11 @@
 //! Volumes outlive instances, and no instance comes up with another one in their place.
 
 use dwell_core::id::VolumeName;
+use dwell_core::session::{SeenVolume, StatusReport};
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
-use crate::model::{
-    Command, Model, NodeChange, Record, Refusal, Report, SeenVolume, VolumeKey, VolumeState,
-};
+use crate::model::{Command, Model, NodeChange, Record, Refusal, VolumeKey, VolumeState};
 
 fn volume(name: &str) -> VolumeName {
     VolumeName::new(name).unwrap()
@@ -108,7 +107,7 @@ fn a_volume_is_deleted_by_its_node_and_only_when_nothing_mounts_it() {
     assert_eq!(fleet.place("vol-0"), None);
     assert_eq!(fleet.message("vol-0"), format!("waits until {place} has deleted its volume data"));
     // What was seen under an older assignment proves nothing.
-    let late = Report { volumes: Some(Vec::new()), ..fleet.hosts[&node(&place)].look() };
+    let late = StatusReport { volumes: Some(Vec::new()), ..fleet.hosts[&node(&place)].look() };
     fleet.deliver(&node(&place), late).unwrap();
     assert!(matches!(states(&fleet, "vol-0")[..], [(_, VolumeState::Deleting { .. })]));
     fleet.settle();
@@ -200,7 +199,7 @@ fn what_an_image_asked_for_is_kept_like_what_was_declared() {
         name: volume("image-data"),
         image_path: Some("/data".to_owned()),
     };
-    let report = Report { volumes: Some(vec![seen]), ..fleet.hosts[&node(&place)].look() };
+    let report = StatusReport { volumes: Some(vec![seen]), ..fleet.hosts[&node(&place)].look() };
     fleet.deliver(&node(&place), report).unwrap();
     fleet.drain(&place);
     assert_eq!(fleet.place("db-0"), Some(place.clone()));

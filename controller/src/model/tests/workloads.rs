@@ -115,12 +115,12 @@ fn an_instance_goes_when_its_node_says_so_and_not_before() {
     fleet.settle();
     let before = fleet.hosts[&node("n1")].look();
     fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
-    assert!(fleet.model.assignment(&node("n1")).instances.is_empty());
+    assert!(fleet.assigned_to("n1").is_empty());
     assert!(fleet.model.workload(&workload("web")).unwrap().workload.removing);
 
     // The host has lost the container by itself, but does not know yet that it is not to return.
     let mut early = before;
-    early.statuses.clear();
+    early.instances.clear();
     fleet.deliver(&node("n1"), early).unwrap();
     assert!(fleet.model.instance(&instance("web-0")).is_some());
 
@@ -174,7 +174,7 @@ fn stopping_starting_and_restarting() {
     changed.template.image = "image:2".into();
     let plan = fleet.apply(changed).unwrap();
     assert_eq!(plan.downtime, "no downtime: the workload is stopped");
-    let assigned = fleet.model.assignment(&node("n1")).instances;
+    let assigned = fleet.assigned_to("n1");
     assert!(assigned.iter().all(|one| one.template.image == "image:2"));
     assert_eq!(assigned.len(), 3);
     assert_eq!(
@@ -189,10 +189,10 @@ fn stopping_starting_and_restarting() {
 
     let one = Target::Instance(instance("web-1"));
     fleet.command(Command::Restart(one)).unwrap();
-    assert_eq!(fleet.model.assignment(&node("n1")).instances[1].restarts_asked, 1);
+    assert_eq!(fleet.assigned_to("n1")[1].restarts_asked, 1);
     fleet.command(Command::Restart(all)).unwrap();
     let asked = |fleet: &Fleet| -> Vec<u64> {
-        fleet.model.assignment(&node("n1")).instances.iter().map(|one| one.restarts_asked).collect()
+        fleet.assigned_to("n1").iter().map(|one| one.restarts_asked).collect()
     };
     assert_eq!(asked(&fleet), [1, 1, 0], "one at a time");
     fleet.settle();

@@ -60,7 +60,8 @@ async fn next(feed: &mut DirectoryFeed, handle: &Handle) -> Vec<String> {
 async fn changes_go_together_and_without_one_there_is_silence() {
     let handle = start().await;
     declare(&handle, "a").await;
-    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Revision(0));
+    let mut feed =
+        DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Position::default());
     assert_eq!(next(&mut feed, &handle).await, ["a"], "the whole");
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err(), "nothing to say");
@@ -81,7 +82,8 @@ async fn changes_go_together_and_without_one_there_is_silence() {
 async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
     let handle = start().await;
     declare(&handle, "a").await;
-    let held = handle.read(Model::revision).await.unwrap();
+    let revision = handle.read(Model::revision).await.unwrap();
+    let held = Position { revision, ..Position::default() };
     let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), held);
     let nothing = tokio::time::timeout(PAUSE, feed.due(&handle)).await;
     assert!(nothing.is_err() && feed.take().is_none());
@@ -95,7 +97,7 @@ async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
     declare(&handle, "b").await;
     feed.due(&handle).await.unwrap();
     let change = feed.take().unwrap();
-    assert_eq!((change.base_revision, change.workloads.len()), (held.0, 1));
+    assert_eq!((change.base_revision, change.workloads.len()), (held.revision.0, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,10 +105,10 @@ async fn who_comes_later_gets_the_same_and_what_changed_since() {
     let handle = start().await;
     let whole = WholeDirectory::default();
     declare(&handle, "a").await;
-    let mut first = DirectoryFeed::new(&handle, node(), whole.clone(), Revision(0));
+    let mut first = DirectoryFeed::new(&handle, node(), whole.clone(), Position::default());
     assert_eq!(next(&mut first, &handle).await, ["a"]);
     declare(&handle, "b").await;
-    let mut second = DirectoryFeed::new(&handle, node(), whole, Revision(0));
+    let mut second = DirectoryFeed::new(&handle, node(), whole, Position::default());
     let begun = Instant::now();
     assert_eq!(next(&mut second, &handle).await, ["a"]);
     assert_eq!(next(&mut second, &handle).await, ["b"], "with it");
@@ -117,7 +119,8 @@ async fn who_comes_later_gets_the_same_and_what_changed_since() {
 async fn a_removed_node_is_told_no_names() {
     let handle = start().await;
     declare(&handle, "a").await;
-    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Revision(0));
+    let mut feed =
+        DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Position::default());
     handle.command(Command::RemoveNode { node: node(), force: false }).await.unwrap();
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err());

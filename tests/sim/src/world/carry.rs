@@ -151,12 +151,12 @@ impl World {
                 }
                 let is_newer =
                     one.disk.assignment.as_ref().is_none_or(|disk| disk.revision <= held.revision);
-                let revision = held.revision;
+                let position = held.position();
                 // A newer one was written while this one was tried again.
                 if is_newer {
                     one.disk.assignment = Some(*held);
                 }
-                Input::Stored(revision)
+                Input::Stored(position)
             }
         })
     }
@@ -283,6 +283,6 @@ fn failed(work: &Work, failure: Failure) -> Input {
         Work::Look(name) => Input::Looked { name: name.clone(), found: None },
         Work::LookAtAll => Input::LookedAtAll { found: None },
         Work::Pull(image) => Input::Pulled { image: image.clone(), outcome: Err(failure) },
-        Work::Store(held) => Input::Stored(held.revision),
+        Work::Store(held) => Input::Stored(held.position()),
     }
 }

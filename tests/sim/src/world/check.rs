@@ -236,14 +236,14 @@ impl World {
         for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.vouched_dead) {
             let held = host.agent.as_ref().and_then(|agent| agent.held());
             let held = held.ok_or_else(|| format!("host {number} has no assignment"))?;
-            let exception = held.network.exceptions.iter().find(|one| one.address == address);
+            let exception = held.network.exceptions.get(&address);
             let by_block = || {
                 let mut peers = held.network.peers.iter();
-                let peer =
-                    peers.find(|peer| peer.block.is_some_and(|block| block.contains(&address)));
-                peer.map_or(&host.name, |peer| &peer.node)
+                let peer = peers
+                    .find(|(_, peer)| peer.block.is_some_and(|block| block.contains(&address)));
+                peer.map_or(&host.name, |(node, _)| node)
             };
-            let leads_to = exception.map_or_else(by_block, |exception| &exception.node);
+            let leads_to = exception.unwrap_or_else(by_block);
             if leads_to != home {
                 return Err(format!(
                     "on host {number}, {name} at {address} leads to {leads_to}, not to {home}"

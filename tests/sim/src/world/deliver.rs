@@ -7,6 +7,7 @@
 use dwell_controller::model::Command;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::session::AssignmentChange;
 
 use super::{Event, HEARTBEAT_MS, SILENCE_MS, Stream, World};
 use crate::agent::Input;
@@ -116,7 +117,7 @@ impl World {
                 Command::AttachNode { node: node.clone(), session, address, capacity, report }
             }
             Up::Report(report) => Command::NodeStatus { node, session, report },
-            Up::Acknowledge(revision) => Command::Acknowledge { node, session, revision },
+            Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
             Up::Heartbeat => Command::Heartbeat { node, session, capacity: None },
         };
         let begins = matches!(command, Command::AttachNode { .. });
@@ -243,29 +244,29 @@ fn brief_up(message: &Up) -> String {
     let (kind, report) = match message {
         Up::Hello(report) => ("hello,", report),
         Up::Report(report) => ("it sees,", report),
-        Up::Acknowledge(revision) => return format!("it has stored {revision}"),
+        Up::Acknowledge(stored) => return format!("it has stored {}", stored.revision),
         Up::Heartbeat => return "it lives".to_owned(),
     };
-    let statuses = report.statuses.iter();
+    let statuses = report.instances.iter();
     let statuses: Vec<_> = statuses
         .map(|status| format!("{} {} {}", status.instance, status.phase, status.container_id))
         .collect();
-    let (revision, complete) = (report.revision, report.complete);
+    let (revision, complete) = (report.seen_under.revision, report.complete);
     format!("{kind} at {revision}, complete: {complete}: {statuses:?}, gone: {:?}", report.gone)
 }
 
 fn brief(message: &Down) -> String {
-    match message {
-        Down::Snapshot(all) => {
+    match message.as_ref() {
+        AssignmentChange::Snapshot(all) => {
             let names = all
                 .instances
-                .iter()
+                .values()
                 .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
             format!("all of revision {}: {:?}", all.revision, names.collect::<Vec<_>>())
         }
-        Down::Delta(delta) => {
+        AssignmentChange::Delta(delta) => {
             let names = delta
-                .instances
+                .changed
                 .iter()
                 .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
             let names: Vec<_> = names.collect();

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use dwell_core::directory::{Directory, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::id::{Incarnation, InstanceName, Revision, WorkloadName};
 
 use super::*;
 
@@ -16,6 +16,7 @@ fn change(instances: u32, base: Option<Revision>) -> DirectoryChange {
         (name, DirectoryInstance { address, ready: true })
     };
     DirectoryChange {
+        incarnation: Incarnation(3),
         revision: Revision(1_000_000),
         base,
         workloads: [(workload.clone(), DirectoryWorkload::default())].into(),
@@ -27,7 +28,7 @@ fn change(instances: u32, base: Option<Revision>) -> DirectoryChange {
 
 #[test]
 fn fifty_thousand_instances_are_one_message_far_below_the_limit() {
-    let pieces = directory(&change(50_000, None));
+    let pieces = of_directory(&change(50_000, None));
     assert_eq!(pieces.len(), 1);
     let bytes = pieces[0].encoded_len();
     println!("{} bytes for each of 50,000 instances", bytes / 50_000);
@@ -45,6 +46,7 @@ fn pieces_add_up_and_only_the_last_has_the_revision() {
         for (index, piece) in pieces.iter().enumerate() {
             held.apply(DirectoryChange::try_from(piece.clone()).unwrap()).unwrap();
             assert_eq!(held.revision == whole.revision, index == pieces.len() - 1);
+            assert_eq!(held.incarnation, whole.incarnation);
         }
         assert_eq!((held.instances, held.workloads), (whole.instances, whole.workloads));
     }
@@ -54,6 +56,6 @@ fn pieces_add_up_and_only_the_last_has_the_revision() {
 fn a_change_of_nothing_is_no_message_but_nothing_at_all_is() {
     let nothing =
         |base| DirectoryChange { instances: [].into(), workloads: [].into(), ..change(0, base) };
-    assert!(directory(&nothing(Some(Revision(7)))).is_empty());
-    assert_eq!(directory(&nothing(None)).len(), 1);
+    assert!(of_directory(&nothing(Some(Revision(7)))).is_empty());
+    assert_eq!(of_directory(&nothing(None)).len(), 1);
 }

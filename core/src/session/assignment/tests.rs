@@ -1,12 +1,16 @@
-use dwell_core::id::{Generation, WorkloadName};
-use dwell_core::instance::RunState;
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
-use dwell_core::ssh::HostKey;
-use dwell_core::workload::Template;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::*;
+use crate::id::{Generation, NodeName, WorkloadName};
+use crate::instance::RunState;
+use crate::net::Mac;
+use crate::quantity::Millis;
+use crate::session::NodePeer;
+use crate::ssh::HostKey;
+use crate::workload::Template;
 
 fn name(ordinal: u32) -> InstanceName {
     InstanceName::new(WorkloadName::new("web").unwrap(), ordinal)
@@ -88,10 +92,13 @@ fn peer(n: u8, has_block: bool) -> (NodeName, NodePeer) {
 
 fn snapshot(revision: u64, model: &Model) -> Assignment {
     Assignment {
+        incarnation: Incarnation::UNKNOWN,
+        term: Term(0),
         revision: Revision(revision),
         network: model.network(),
         instances: model.instances.iter().map(|(&n, &age)| (name(n), assigned(n, age))).collect(),
         ssh_trust: model.ssh_trust(),
+        volumes_to_delete: Vec::new(),
     }
 }
 
@@ -105,11 +112,13 @@ fn difference<K: Ord + Copy, V: PartialEq + Copy>(
     (changed.map(|(&key, &value)| (key, value)).collect(), removed.copied().collect())
 }
 
-fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> Change {
+fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> AssignmentChange {
     let (changed, removed) = difference(&after.instances, &before.instances);
     let (peers, removed_peers) = difference(&after.peers, &before.peers);
     let (exceptions, removed_exceptions) = difference(&after.exceptions, &before.exceptions);
-    Change::Delta(Delta {
+    AssignmentChange::Delta(AssignmentDelta {
+        incarnation: Incarnation::UNKNOWN,
+        term: Term(0),
         revision: Revision(revision),
         base: Revision(base),
         changed: changed.into_iter().map(|(n, age)| assigned(n, age)).collect(),
@@ -123,6 +132,7 @@ fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> Change {
             block: (before.has_block != after.has_block).then(|| after.block()),
         },
         ssh_trust: (before.keys != after.keys).then(|| after.ssh_trust()),
+        volumes_to_delete: None,
     })
 }
 
@@ -168,7 +178,7 @@ proptest! {
         for (at, whole) in order {
             let at = at % models.len();
             let change = if whole || at == 0 {
-                Change::Snapshot(snapshot(at as u64 + 1, &models[at]))
+                AssignmentChange::Snapshot(snapshot(at as u64 + 1, &models[at]))
             } else {
                 delta(at as u64, &models[at - 1], at as u64 + 1, &models[at])
             };
@@ -189,38 +199,26 @@ proptest! {
 fn the_reason_of_a_refusal_is_told() {
     let model = Model::with([(0, 1)], 0);
     let held = snapshot(7, &model);
-    let older = Assignment::merge(Some(&held), Change::Snapshot(snapshot(6, &model)));
+    let older = Assignment::merge(Some(&held), AssignmentChange::Snapshot(snapshot(6, &model)));
     assert_eq!(older, Err(MergeError::GoesBack { offered: Revision(6), held: Revision(7) }));
     let other_base = Assignment::merge(Some(&held), delta(8, &model, 9, &model));
     assert_eq!(other_base, Err(MergeError::OtherBase { base: Revision(8), held: Revision(7) }));
     let nothing_held = Assignment::merge(None, delta(1, &model, 2, &model));
     assert_eq!(nothing_held, Err(MergeError::OtherBase { base: Revision(1), held: Revision(0) }));
-    assert!(Assignment::merge(Some(&held), Change::Snapshot(held.clone())).is_ok());
+    assert!(Assignment::merge(Some(&held), AssignmentChange::Snapshot(held.clone())).is_ok());
 }
 
 #[test]
 fn a_network_that_comes_whole_replaces_the_old_one() {
     let (before, after) = (Model::with([(0, 1)], 2), Model::with([(0, 1)], 1));
     let held = snapshot(1, &before);
-    let Change::Delta(mut delta) = delta(1, &before, 2, &before) else { panic!("no delta") };
+    let AssignmentChange::Delta(mut delta) = delta(1, &before, 2, &before) else {
+        panic!("no delta")
+    };
     delta.network = Some(NodeNetwork { closed: true, ..after.network() });
-    let merged = Assignment::merge(Some(&held), Change::Delta(delta)).unwrap();
+    let merged = Assignment::merge(Some(&held), AssignmentChange::Delta(delta)).unwrap();
     assert_eq!(merged.network, NodeNetwork { closed: true, ..after.network() });
     assert_eq!(merged.instances, held.instances);
-}
-
-#[test]
-fn only_exceptions_that_lead_elsewhere_become_routes() {
-    let mut network = Model::with([], 1).network();
-    let (here, there) = (Ipv4Addr::new(10, 80, 9, 1), Ipv4Addr::new(10, 80, 9, 2));
-    network.exceptions.insert(here, NodeName::new("h1").unwrap());
-    network.exceptions.insert(there, NodeName::new("h2").unwrap());
-    let routes = network.routes();
-    assert_eq!(
-        routes.exceptions,
-        [Exception { address: there, node: NodeName::new("h2").unwrap() }]
-    );
-    assert_eq!(routes.peers.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,88 @@
+//! What a node knows of the cluster's network.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+use crate::id::NodeName;
+
+/// What a node knows of the cluster's network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeNetwork {
+    /// The range of all instances.
+    pub cluster: Ipv4Net,
+    /// This node's block; a routes-only node has none, nor has one that was removed.
+    pub block: Option<Ipv4Net>,
+    /// The other nodes.
+    pub peers: BTreeMap<NodeName, NodePeer>,
+    /// The node of every instance that lives outside its address's block, also of this node's own.
+    pub exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// Whether instances without `allow_from` are closed to all; else they are open to all.
+    #[serde(default)]
+    pub closed: bool,
+    /// The DNS zone of the instances' names.
+    #[serde(default)]
+    pub zone: String,
+}
+
+/// Another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePeer {
+    /// Its address in the underlay.
+    pub address: Ipv4Addr,
+    /// Its block; a routes-only node has none.
+    pub block: Option<Ipv4Net>,
+}
+
+/// What has changed in a [`NodeNetwork`]; its cost does not grow with the number of nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkDelta {
+    /// Nodes that are new or different.
+    pub peers: BTreeMap<NodeName, NodePeer>,
+    /// Nodes that are gone.
+    pub removed_peers: Vec<NodeName>,
+    /// Addresses that live outside their block now, or elsewhere than before.
+    pub exceptions: BTreeMap<Ipv4Addr, NodeName>,
+    /// Addresses that live in their block again, or nowhere.
+    pub removed_exceptions: Vec<Ipv4Addr>,
+    /// This node's block, if it is another one or none now.
+    pub block: Option<Option<Ipv4Net>>,
+}
+
+impl NetworkDelta {
+    /// Whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl NodeNetwork {
+    /// A network of this range in which there is nothing yet.
+    #[must_use]
+    pub fn of_cluster(cluster: Ipv4Net) -> Self {
+        Self {
+            cluster,
+            block: None,
+            peers: BTreeMap::new(),
+            exceptions: BTreeMap::new(),
+            closed: false,
+            zone: String::new(),
+        }
+    }
+
+    /// Takes in a change.
+    pub fn apply(&mut self, delta: NetworkDelta) {
+        for node in &delta.removed_peers {
+            self.peers.remove(node);
+        }
+        for address in &delta.removed_exceptions {
+            self.exceptions.remove(address);
+        }
+        self.peers.extend(delta.peers);
+        self.exceptions.extend(delta.exceptions);
+        self.block = delta.block.unwrap_or(self.block);
+    }
+}

@@ -1,0 +1,109 @@
+//! What a node says of itself, and how it is welcomed.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use crate::id::{Incarnation, InstanceName, Position, Revision, Term, VolumeName};
+use crate::instance::InstanceStatus;
+use crate::node::Capacity;
+use crate::quantity::Millis;
+use crate::ssh::SshEvent;
+
+/// The most instances that one report may speak of.
+pub const INSTANCES_MAX: usize = 10_000;
+/// The most instances that one report may say are gone.
+pub const GONE_MAX: usize = 10_000;
+/// The most volumes that one report may speak of.
+pub const VOLUMES_MAX: usize = 100_000;
+/// The most log-ins and the like in one message.
+pub const SSH_EVENTS_MAX: usize = 100;
+
+/// How a stream begins: who is there, what it has and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The oldest version of the session protocol that the agent speaks.
+    pub protocol: u32,
+    /// The node's address in the underlay, as its configuration has it now.
+    pub address: Ipv4Addr,
+    /// What the host has.
+    pub capacity: Capacity,
+    /// Everything that is there, whoever asked for it.
+    pub status: StatusReport,
+    /// The assignment that the agent holds; its revision is 0 for none.
+    pub held: Position,
+    /// The term of the controller that the assignment came from.
+    pub term: Term,
+    /// The directory that the agent holds; its revision is 0 for none.
+    pub directory: Position,
+}
+
+/// The controller's answer to [`Hello`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// How often to send a heartbeat.
+    pub heartbeat: Millis,
+    /// The cluster that the controller is of.
+    pub cluster_id: String,
+    /// The history that the controller is in.
+    pub incarnation: Incarnation,
+    /// How often it has started in that history.
+    pub term: Term,
+}
+
+/// A node lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// What the host has, if that has changed.
+    pub capacity: Option<Capacity>,
+}
+
+/// What was seen of a node's instances, as the reconciler publishes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statuses {
+    /// The assignment under which it was seen.
+    pub revision: Revision,
+    /// Every instance of which something is on the node, or is to be.
+    pub instances: BTreeMap<InstanceName, InstanceStatus>,
+}
+
+/// What a node tells of its instances: all of them, or those that are different since the last report.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StatusReport {
+    /// The assignment that all this was seen under.
+    pub seen_under: Position,
+    /// Whether instances that are not in here are gone from the node.
+    pub complete: bool,
+    /// What is there, at most [`INSTANCES_MAX`].
+    pub instances: Vec<InstanceStatus>,
+    /// Instances of which nothing is left there, at most [`GONE_MAX`].
+    pub gone: Vec<InstanceName>,
+    /// All volumes that are there, if somebody has looked.
+    pub volumes: Option<Vec<SeenVolume>>,
+}
+
+/// A volume that a node says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenVolume {
+    /// Whose.
+    pub instance: InstanceName,
+    /// Its name.
+    pub name: VolumeName,
+    /// The path at which the image asked for it, if no declaration did.
+    pub image_path: Option<String>,
+}
+
+/// The assignment up to here is stored on the node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Acknowledge {
+    /// Up to where.
+    pub stored: Position,
+}
+
+/// What happened on the port 22 of a node's instances.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshEvents {
+    /// At most [`SSH_EVENTS_MAX`].
+    pub events: Vec<SshEvent>,
+    /// How many were lost before these.
+    pub dropped: u64,
+}

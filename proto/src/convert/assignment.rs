@@ -1,0 +1,113 @@
+//! Assignments and changes to them. What is not right in one refuses all of it: half an assignment would stop the
+//! other half of the instances.
+
+use std::collections::BTreeMap;
+
+use dwell_core::id::{Incarnation, InstanceName, Revision, Term, VolumeName};
+use dwell_core::instance::Assigned;
+use dwell_core::session::{
+    Assignment, AssignmentChange, AssignmentDelta, NetworkDelta, NodeNetwork,
+};
+use dwell_core::ssh::SshTrust;
+
+use super::{FromWireError, parse, required};
+use crate::v1;
+
+impl From<&AssignmentChange> for v1::Assignment {
+    fn from(change: &AssignmentChange) -> Self {
+        match change {
+            AssignmentChange::Snapshot(all) => all.into(),
+            AssignmentChange::Delta(delta) => delta.into(),
+        }
+    }
+}
+
+impl From<&Assignment> for v1::Assignment {
+    fn from(all: &Assignment) -> Self {
+        Self {
+            incarnation: all.incarnation.0,
+            term: all.term.0,
+            revision: all.revision.0,
+            base_revision: 0,
+            instances: all.instances.values().map(Into::into).collect(),
+            removed: Vec::new(),
+            network: Some((&all.network).into()),
+            network_delta: None,
+            ssh_trust: Some((&all.ssh_trust).into()),
+            volumes_to_delete: all.volumes_to_delete.iter().map(to_volume).collect(),
+            volumes_to_delete_changed: false,
+        }
+    }
+}
+
+impl From<&AssignmentDelta> for v1::Assignment {
+    fn from(delta: &AssignmentDelta) -> Self {
+        let network_delta = Some(&delta.network_delta).filter(|changed| !changed.is_empty());
+        Self {
+            incarnation: delta.incarnation.0,
+            term: delta.term.0,
+            revision: delta.revision.0,
+            base_revision: delta.base.0,
+            instances: delta.changed.iter().map(Into::into).collect(),
+            removed: delta.removed.iter().map(ToString::to_string).collect(),
+            network: delta.network.as_ref().map(Into::into),
+            network_delta: network_delta.map(Into::into),
+            ssh_trust: delta.ssh_trust.as_ref().map(Into::into),
+            volumes_to_delete: delta.volumes_to_delete.iter().flatten().map(to_volume).collect(),
+            volumes_to_delete_changed: delta.volumes_to_delete.is_some(),
+        }
+    }
+}
+
+impl TryFrom<v1::Assignment> for AssignmentChange {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Assignment) -> Result<Self, FromWireError> {
+        let (incarnation, term) = (Incarnation(wire.incarnation), Term(wire.term));
+        let revision = Revision(wire.revision);
+        let network = wire.network.map(NodeNetwork::try_from).transpose()?;
+        let ssh_trust = wire.ssh_trust.map(SshTrust::try_from).transpose()?;
+        let instances = wire.instances.into_iter().map(Assigned::try_from);
+        let volumes = wire.volumes_to_delete.iter().map(volume).collect::<Result<_, _>>()?;
+        if wire.base_revision == 0 {
+            let instances = instances
+                .map(|one| one.map(|one| (one.instance.clone(), one)))
+                .collect::<Result<BTreeMap<_, _>, _>>()?;
+            return Ok(Self::Snapshot(Assignment {
+                incarnation,
+                term,
+                revision,
+                network: required("assignment.network", network)?,
+                instances,
+                ssh_trust: ssh_trust.unwrap_or_default(),
+                volumes_to_delete: volumes,
+            }));
+        }
+        let removed = wire.removed.iter().map(|name| parse("assignment.removed", name));
+        Ok(Self::Delta(AssignmentDelta {
+            incarnation,
+            term,
+            revision,
+            base: Revision(wire.base_revision),
+            changed: instances.collect::<Result<_, _>>()?,
+            removed: removed.collect::<Result<_, _>>()?,
+            network,
+            network_delta: wire
+                .network_delta
+                .map(NetworkDelta::try_from)
+                .transpose()?
+                .unwrap_or_default(),
+            ssh_trust,
+            volumes_to_delete: wire.volumes_to_delete_changed.then_some(volumes),
+        }))
+    }
+}
+
+fn to_volume((instance, volume): &(InstanceName, VolumeName)) -> v1::VolumeToDelete {
+    v1::VolumeToDelete { instance: instance.to_string(), volume: volume.to_string() }
+}
+
+fn volume(wire: &v1::VolumeToDelete) -> Result<(InstanceName, VolumeName), FromWireError> {
+    let instance = parse("assignment.volumes_to_delete.instance", &wire.instance)?;
+    Ok((instance, parse("assignment.volumes_to_delete.volume", &wire.volume)?))
+}

@@ -1,0 +1,102 @@
+//! What a node knows of the cluster's network.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use dwell_core::id::NodeName;
+use dwell_core::session::{NetworkDelta, NodeNetwork, NodePeer};
+
+use super::{FromWireError, parse, parse_optional, text_or_empty};
+use crate::v1;
+
+impl From<&NodeNetwork> for v1::NodeNetwork {
+    fn from(network: &NodeNetwork) -> Self {
+        Self {
+            cluster_cidr: network.cluster.to_string(),
+            block: text_or_empty(network.block.as_ref()),
+            peers: network.peers.iter().map(to_peer).collect(),
+            exceptions: network.exceptions.iter().map(to_exception).collect(),
+            closed: network.closed,
+            zone: network.zone.clone(),
+        }
+    }
+}
+
+impl TryFrom<v1::NodeNetwork> for NodeNetwork {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::NodeNetwork) -> Result<Self, FromWireError> {
+        Ok(Self {
+            cluster: parse("network.cluster_cidr", &wire.cluster_cidr)?,
+            block: parse_optional("network.block", &wire.block)?,
+            peers: peers(&wire.peers)?,
+            exceptions: exceptions(&wire.exceptions)?,
+            closed: wire.closed,
+            zone: wire.zone,
+        })
+    }
+}
+
+impl From<&NetworkDelta> for v1::NetworkDelta {
+    fn from(delta: &NetworkDelta) -> Self {
+        Self {
+            peers: delta.peers.iter().map(to_peer).collect(),
+            removed_peers: delta.removed_peers.iter().map(ToString::to_string).collect(),
+            exceptions: delta.exceptions.iter().map(to_exception).collect(),
+            removed_exceptions: delta.removed_exceptions.iter().map(ToString::to_string).collect(),
+            block: text_or_empty(delta.block.flatten().as_ref()),
+            block_changed: delta.block.is_some(),
+        }
+    }
+}
+
+impl TryFrom<v1::NetworkDelta> for NetworkDelta {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::NetworkDelta) -> Result<Self, FromWireError> {
+        let removed_peers =
+            wire.removed_peers.iter().map(|node| parse("network_delta.removed_peers", node));
+        let removed_exceptions = wire
+            .removed_exceptions
+            .iter()
+            .map(|one| parse("network_delta.removed_exceptions", one));
+        let block = parse_optional("network_delta.block", &wire.block)?;
+        Ok(Self {
+            peers: peers(&wire.peers)?,
+            removed_peers: removed_peers.collect::<Result<_, _>>()?,
+            exceptions: exceptions(&wire.exceptions)?,
+            removed_exceptions: removed_exceptions.collect::<Result<_, _>>()?,
+            block: wire.block_changed.then_some(block),
+        })
+    }
+}
+
+fn to_peer((node, peer): (&NodeName, &NodePeer)) -> v1::Peer {
+    v1::Peer {
+        node: node.to_string(),
+        address: peer.address.to_string(),
+        block: text_or_empty(peer.block.as_ref()),
+    }
+}
+
+fn to_exception((address, node): (&Ipv4Addr, &NodeName)) -> v1::Exception {
+    v1::Exception { address: address.to_string(), node: node.to_string() }
+}
+
+fn peers(wire: &[v1::Peer]) -> Result<BTreeMap<NodeName, NodePeer>, FromWireError> {
+    let peer = |wire: &v1::Peer| {
+        let peer = NodePeer {
+            address: parse("peer.address", &wire.address)?,
+            block: parse_optional("peer.block", &wire.block)?,
+        };
+        Ok((parse("peer.node", &wire.node)?, peer))
+    };
+    wire.iter().map(peer).collect()
+}
+
+fn exceptions(wire: &[v1::Exception]) -> Result<BTreeMap<Ipv4Addr, NodeName>, FromWireError> {
+    let exception = |wire: &v1::Exception| {
+        Ok((parse("exception.address", &wire.address)?, parse("exception.node", &wire.node)?))
+    };
+    wire.iter().map(exception).collect()
+}

@@ -1,0 +1,183 @@
+//! What a node says of itself, and how it is welcomed.
+
+use dwell_core::id::{Incarnation, Position, Revision, Term};
+use dwell_core::instance::{InstanceStatus, sanitize};
+use dwell_core::quantity::Millis;
+use dwell_core::session::{
+    Acknowledge, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, SSH_EVENTS_MAX, SeenVolume, SshEvents,
+    StatusReport, VOLUMES_MAX, Welcome,
+};
+use dwell_core::ssh::SshEvent;
+
+use super::{FromWireError, parse};
+use crate::v1;
+
+/// The longest path of a volume in an image, in bytes.
+const PATH_MAX: usize = 4096;
+
+impl From<&Hello> for v1::Hello {
+    fn from(hello: &Hello) -> Self {
+        Self {
+            protocol: hello.protocol,
+            address: hello.address.to_string(),
+            capacity: Some((&hello.capacity).into()),
+            status: Some((&hello.status).into()),
+            revision: hello.held.revision.0,
+            directory_revision: hello.directory.revision.0,
+            incarnation: hello.held.incarnation.0,
+            term: hello.term.0,
+            directory_incarnation: hello.directory.incarnation.0,
+        }
+    }
+}
+
+impl TryFrom<v1::Hello> for Hello {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Hello) -> Result<Self, FromWireError> {
+        Ok(Self {
+            protocol: wire.protocol,
+            address: parse("hello.address", &wire.address)?,
+            capacity: wire.capacity.unwrap_or_default().into(),
+            status: wire.status.unwrap_or_default().try_into()?,
+            held: position(wire.incarnation, wire.revision),
+            term: Term(wire.term),
+            directory: position(wire.directory_incarnation, wire.directory_revision),
+        })
+    }
+}
+
+impl From<&Welcome> for v1::Welcome {
+    fn from(welcome: &Welcome) -> Self {
+        Self {
+            heartbeat_ms: welcome.heartbeat.0,
+            cluster_id: welcome.cluster_id.clone(),
+            incarnation: welcome.incarnation.0,
+            term: welcome.term.0,
+        }
+    }
+}
+
+impl From<v1::Welcome> for Welcome {
+    fn from(wire: v1::Welcome) -> Self {
+        Self {
+            heartbeat: Millis(wire.heartbeat_ms),
+            cluster_id: wire.cluster_id,
+            incarnation: Incarnation(wire.incarnation),
+            term: Term(wire.term),
+        }
+    }
+}
+
+impl From<&Heartbeat> for v1::Heartbeat {
+    fn from(heartbeat: &Heartbeat) -> Self {
+        Self { capacity: heartbeat.capacity.as_ref().map(Into::into) }
+    }
+}
+
+impl From<v1::Heartbeat> for Heartbeat {
+    fn from(wire: v1::Heartbeat) -> Self {
+        Self { capacity: wire.capacity.map(Into::into) }
+    }
+}
+
+impl From<&StatusReport> for v1::StatusReport {
+    fn from(report: &StatusReport) -> Self {
+        Self {
+            complete: report.complete,
+            instances: report.instances.iter().map(Into::into).collect(),
+            gone: report.gone.iter().map(ToString::to_string).collect(),
+            revision: report.seen_under.revision.0,
+            incarnation: report.seen_under.incarnation.0,
+            volumes: report.volumes.iter().flatten().map(Into::into).collect(),
+            volumes_known: report.volumes.is_some(),
+        }
+    }
+}
+
+impl TryFrom<v1::StatusReport> for StatusReport {
+    type Error = FromWireError;
+
+    /// One wrong entry refuses the whole: it was made by a program, which then is wrong.
+    fn try_from(wire: v1::StatusReport) -> Result<Self, FromWireError> {
+        at_most("status.instances", wire.instances.len(), INSTANCES_MAX)?;
+        at_most("status.gone", wire.gone.len(), GONE_MAX)?;
+        at_most("status.volumes", wire.volumes.len(), VOLUMES_MAX)?;
+        let volumes = wire.volumes.into_iter().map(SeenVolume::try_from);
+        let volumes = volumes.collect::<Result<_, _>>()?;
+        let instances = wire.instances.into_iter().map(InstanceStatus::try_from);
+        let gone = wire.gone.iter().map(|name| parse("status.gone", name));
+        Ok(Self {
+            seen_under: position(wire.incarnation, wire.revision),
+            complete: wire.complete,
+            instances: instances.collect::<Result<_, _>>()?,
+            gone: gone.collect::<Result<_, _>>()?,
+            volumes: wire.volumes_known.then_some(volumes),
+        })
+    }
+}
+
+impl From<&SeenVolume> for v1::SeenVolume {
+    fn from(seen: &SeenVolume) -> Self {
+        Self {
+            instance: seen.instance.to_string(),
+            name: seen.name.to_string(),
+            image_path: seen.image_path.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl TryFrom<v1::SeenVolume> for SeenVolume {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::SeenVolume) -> Result<Self, FromWireError> {
+        Ok(Self {
+            instance: parse("status.volumes.instance", &wire.instance)?,
+            name: parse("status.volumes.name", &wire.name)?,
+            image_path: Some(sanitize(&wire.image_path, PATH_MAX)).filter(|path| !path.is_empty()),
+        })
+    }
+}
+
+impl From<&Acknowledge> for v1::Acknowledge {
+    fn from(acknowledge: &Acknowledge) -> Self {
+        let Position { incarnation, revision } = acknowledge.stored;
+        Self { revision: revision.0, incarnation: incarnation.0 }
+    }
+}
+
+impl From<v1::Acknowledge> for Acknowledge {
+    fn from(wire: v1::Acknowledge) -> Self {
+        Self { stored: position(wire.incarnation, wire.revision) }
+    }
+}
+
+impl From<&SshEvents> for v1::SshEvents {
+    fn from(told: &SshEvents) -> Self {
+        Self { events: told.events.iter().map(Into::into).collect(), dropped: told.dropped }
+    }
+}
+
+impl TryFrom<v1::SshEvents> for SshEvents {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::SshEvents) -> Result<Self, FromWireError> {
+        at_most("ssh_events.events", wire.events.len(), SSH_EVENTS_MAX)?;
+        let events = wire.events.into_iter().map(SshEvent::try_from);
+        Ok(Self { events: events.collect::<Result<_, _>>()?, dropped: wire.dropped })
+    }
+}
+
+fn position(incarnation: u64, revision: u64) -> Position {
+    Position { incarnation: Incarnation(incarnation), revision: Revision(revision) }
+}
+
+fn at_most(field: &'static str, count: usize, max: usize) -> Result<(), FromWireError> {
+    if count > max {
+        return Err(FromWireError::new(
+            field,
+            format!("has {count} entries; at most {max} are taken"),
+        ));
+    }
+    Ok(())
+}
