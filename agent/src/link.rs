@@ -22,8 +22,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::trust::PinMismatch;
 
-/// How long each of resolution, TCP (for all addresses together), TLS and HTTP/2 may take.
+/// How long each of resolution and TCP (for all addresses together) may take.
 const STEP_LIMIT: Duration = Duration::from_secs(5);
+/// How long each of TLS and HTTP/2 may take. A controller that has all its agents at the door lets them in
+/// by turns; who gives up early comes back and makes the crowd larger.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
+/// After how many pings' time without an answer the connection counts as lost.
+const PINGS_MISSED: u32 = 5;
 
 /// Why there is no connection to the controller.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +69,7 @@ pub enum LinkError {
     },
 }
 
-/// Connects to `endpoint` (`HOST:PORT`). Pings are sent every `ping`; after twice that without an answer
+/// Connects to `endpoint` (`HOST:PORT`). Pings are sent every `ping`; after five times that without an answer
 /// the connection counts as lost.
 ///
 /// # Errors
@@ -85,9 +90,9 @@ pub async fn connect(
     let stream = Mutex::new(Some(TokioIo::new(stream)));
     // TLS is done already, so the scheme is plain to tonic; the host is only the `:authority`.
     Endpoint::from_static("http://controller")
-        .connect_timeout(STEP_LIMIT)
+        .connect_timeout(TURN_LIMIT)
         .http2_keep_alive_interval(ping)
-        .keep_alive_timeout(ping * 2)
+        .keep_alive_timeout(ping * PINGS_MISSED)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
@@ -125,7 +130,7 @@ async fn connect_tls(
         endpoint: endpoint.into(),
         source: source.into(),
     })?;
-    match timeout(STEP_LIMIT, TlsConnector::from(tls).connect(name, tcp)).await {
+    match timeout(TURN_LIMIT, TlsConnector::from(tls).connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(handshake_failure(endpoint, error)),
         Err(_) => Err(LinkError::Protocol {

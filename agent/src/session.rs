@@ -5,7 +5,7 @@
 //!   Waiting ───────────▶ Attaching ─────────────▶ Attached ──▶ assignments in, statuses out
 //!      ▲                     │                       │
 //!      │ full jitter,        │ refused, lost         │ lost, lost count, silent
-//!      │ 0.1 s to 10 s       ▼                       ▼
+//!      │ 0.1 s to 30 s       ▼                       ▼
 //!      └─────────────────────┴───────────────────────┘        (certificate renewed: again at once)
 //! ```
 //!

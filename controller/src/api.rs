@@ -198,7 +198,7 @@ impl Fleet for Api {
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Answer<v1::CreateJoinTokenResponse> {
         let valid = request::duration(request.into_inner().valid_ms, TOKEN_VALID, TOKEN_VALID_MAX)?;
-        let expires_at = self.clock.now().after(valid);
+        let expires_at = self.clock.wall().after(valid);
         let NewToken { token, shown } = NewToken::mint(&self.authority).map_err(into_status)?;
         let command = Command::MintToken { id: shown.id, digest: shown.digest, expires_at };
         self.command(command).await?;

@@ -25,7 +25,7 @@ use dwell_proto::{
     CONNECTION_WINDOW_BYTES, DESCRIPTORS, MESSAGE_MAX_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
 };
 use ipnet::Ipv4Net;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,7 +42,7 @@ use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
 use crate::model::{Model, Record, Settings};
 use crate::owner::{Handle, Owner};
 use crate::pki::{Authority, PkiError, SshAuthority};
-use crate::session::{Sessions, WholeDirectory};
+use crate::session::{Admission, Sessions, WholeDirectory};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 use crate::tunnel::Tunnels;
@@ -83,6 +83,9 @@ pub enum StartError {
         /// The configured length of blocks.
         prefix: u8,
     },
+    /// The system gives no thread.
+    #[error("cannot start a thread ({0}); raise the limits of this process or of its user")]
+    Thread(std::io::Error),
     /// Reflection could not be set up.
     #[error("the API's description is damaged ({0}); the program was not built correctly")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -96,7 +99,8 @@ pub struct Controller {
     listeners: CancellationToken,
     owning: CancellationToken,
     server: JoinHandle<()>,
-    owner_task: JoinHandle<()>,
+    /// Told when the owner has ended.
+    owner_ended: oneshot::Receiver<()>,
     /// Held until the end: the lock is in it.
     _data_dir: DataDir,
 }
@@ -125,7 +129,7 @@ impl Controller {
         let records = store.load().await?;
         tracing::info!(records = records.len(), "the store is read");
         check_range(&config.cluster, &records)?;
-        let model = Model::restore(settings(config), records, clock.now());
+        let model = Model::restore(settings(config), records, clock.both());
         let authority = Arc::new(Authority::open(&data_dir.pki())?);
         let ssh = Arc::new(SshAuthority::open(&data_dir.pki(), &authority, &config.zone)?);
 
@@ -148,6 +152,7 @@ impl Controller {
             authority: Arc::clone(&authority),
             ssh: Arc::clone(&ssh),
             directory: WholeDirectory::default(),
+            admission: Admission::default(),
             heartbeat: config.nodes.heartbeat,
             valid,
             next: Arc::default(),
@@ -165,7 +170,7 @@ impl Controller {
         };
         let routes = routes(api, sessions, enroll).await?;
 
-        let owner_task = tokio::spawn(owner.run(owning.clone()));
+        let owner_ended = owner.start(owning.clone()).map_err(StartError::Thread)?;
         let (connections, incoming) = mpsc::channel(CONNECTIONS_MAX);
         tokio::spawn(unix.run(connections.clone(), listeners.clone()));
         tokio::spawn(tcp.run(tls, authority, connections, listeners.clone()));
@@ -179,7 +184,7 @@ impl Controller {
             listeners,
             owning,
             server,
-            owner_task,
+            owner_ended,
             _data_dir: data_dir,
         })
     }
@@ -201,7 +206,7 @@ impl Controller {
     pub async fn broken(&mut self) {
         // Cancel-safe: waiting for a task takes nothing from it.
         tokio::select! {
-            _ = &mut self.owner_task => tracing::error!("the owner of the model has ended"),
+            _ = &mut self.owner_ended => tracing::error!("the owner of the model has ended"),
             _ = &mut self.server => tracing::error!("the server has ended"),
         }
     }
@@ -214,8 +219,8 @@ impl Controller {
             tracing::warn!("some connections did not end in time");
         }
         self.owning.cancel();
-        if let Err(error) = self.owner_task.await {
-            tracing::error!(%error, "the owner of the model did not end well");
+        if self.owner_ended.await.is_err() {
+            tracing::error!("the owner of the model did not end well");
         }
     }
 }

@@ -14,6 +14,9 @@ use dwell_core::clock::SystemClock;
 use dwell_daemon::{logging, readiness};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// How many threads serve connections, beside those of the owner and the store.
+const WORKERS: usize = 2;
+
 /// The controller of dwell: holds what is declared, decides where it runs, tells the nodes.
 #[derive(Debug, Parser)]
 #[command(version)]
@@ -47,8 +50,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     logging::start(&arguments.log).context("--log")?;
-    // One thread: the model has one owner anyway, and what is beside it (TLS, messages) leaves it idle.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // TLS, messages and pings are served while the owner works, which has a thread of its own.
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(serve(&config))
 }
 

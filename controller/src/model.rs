@@ -51,7 +51,7 @@ mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{InstanceName, NodeName, Revision};
 
 use directory::Shown;
@@ -100,6 +100,12 @@ pub struct Model {
     volumes_derived: bool,
     /// The time of the command being applied.
     now: Timestamp,
+    /// The same, and by the clock that intervals are measured with.
+    clock: Now,
+    /// The store cannot be written: only what is volatile may change.
+    volatile_only: bool,
+    /// Nodes whose reports were taken in while only what is volatile could change.
+    half_heard: BTreeSet<NodeName>,
     /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
@@ -144,6 +150,9 @@ impl Model {
             work: Work::default(),
             volumes_derived: true,
             now: Timestamp(0),
+            clock: Now::default(),
+            volatile_only: false,
+            half_heard: BTreeSet::new(),
             last_heard: BTreeMap::new(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
@@ -164,7 +173,9 @@ impl Model {
     ///
     /// # Errors
     /// [`Refusal`]; nothing has changed then.
-    pub fn apply(&mut self, command: Command, now: Timestamp) -> Result<Applied, Refusal> {
+    pub fn apply(&mut self, command: Command, now: impl Into<Now>) -> Result<Applied, Refusal> {
+        self.clock = now.into();
+        let now = self.clock.wall;
         self.now = now;
         let before = (self.revision, self.agenda.clone(), self.volumes_derived);
         let result = self.run(command, now);
@@ -184,8 +195,49 @@ impl Model {
         }
     }
 
+    /// Does of a command what needs no store, while that cannot be written: nodes that are silent go down,
+    /// statuses are shown, sessions begin and end. Nothing is placed or moved, and no event is kept.
+    /// `None`, and nothing has changed, if the command cannot do without the store.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn apply_volatile(
+        &mut self,
+        command: Command,
+        now: impl Into<Now>,
+    ) -> Result<Option<Applied>, Refusal> {
+        if !command.is_volatile() {
+            return Ok(None);
+        }
+        self.volatile_only = true;
+        let before = self.revision;
+        let applied = self.apply(command, now);
+        self.volatile_only = false;
+        let applied = applied?;
+        if applied.changes.iter().any(Change::is_durable) {
+            self.undo(applied.changes);
+            self.revision = before;
+            return Ok(None);
+        }
+        Ok(Some(applied))
+    }
+
+    /// What can be written to find out whether the store works: what is in it already.
+    #[must_use]
+    pub fn probe(&self) -> Change {
+        let reserved = Record::Reserved(Reserved { revision: self.tables.reserved() });
+        Change {
+            revision: self.revision,
+            key: Key::Reserved,
+            old: Some(reserved.clone()),
+            new: Some(reserved),
+        }
+    }
+
     fn run(&mut self, command: Command, now: Timestamp) -> Result<Outcome, Refusal> {
-        self.derive_volumes();
+        if !self.volatile_only {
+            self.derive_volumes();
+        }
         let mut reply = Reply::Done;
         match command {
             Command::ApplyWorkloads { specs, dry_run } => {
@@ -238,7 +290,7 @@ impl Model {
                 self.refresh_reasons();
             }
         }
-        self.learn(now);
+        self.learn();
         self.settle(now);
         Ok(Outcome::Keep(reply))
     }

@@ -13,22 +13,24 @@
 //! an order that agrees with the answers to commands, and need neither locks nor copies of the model.
 //! They cost the writer microseconds, since objects are shared, not copied.
 //!
-//! Invariants: nothing is answered or seen before it is durable; if a commit fails, every command of its
-//! batch is taken back and each caller is told; time passes (`Tick`) only behind what was queued before,
+//! Invariants: nothing is answered or seen before it is durable; if nothing of a batch could be written, every
+//! command of it is taken back and each caller is told, and until the store works again what needs none goes
+//! on without it: nodes that are silent go down, sessions begin and end, statuses change. If nobody knows
+//! whether a batch was written, the owner ends, since only a start reads what is there. Time passes (`Tick`) only behind what was queued before,
 //! so that a stalled disk does not make nodes look silent whose heartbeats wait in the queue.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::clock::Clock;
+use dwell_core::clock::{Clock, Now};
 use dwell_core::id::{NodeName, Revision};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Change, Command, Model, Refusal, Reply, Touched};
-use crate::store::{Batch, Store, StoreError};
+use crate::model::{Change, Command, Model, RecordError, Refusal, Reply, Touched};
+use crate::store::{Batch, CommitError, Store};
 
 /// How many requests may wait, and share one commit; beyond that, senders wait.
 const QUEUE_MAX: usize = 1024;
@@ -43,7 +45,10 @@ pub enum CommandError {
     Refused(#[from] Refusal),
     /// It could not be stored, so it was taken back.
     #[error("nothing was changed: {0}")]
-    NotStored(Arc<StoreError>),
+    NotStored(Arc<CommitError>),
+    /// Nobody knows whether it was stored; the owner has ended.
+    #[error("{0}; the controller starts again: look what is there before you try again")]
+    NotKnown(Arc<CommitError>),
     /// The owner has ended.
     #[error(transparent)]
     Stopped(#[from] Stopped),
@@ -139,8 +144,10 @@ pub struct Owner<S> {
     revision: watch::Sender<Revision>,
     directory: watch::Sender<Option<Revision>>,
     followers: BTreeMap<NodeName, watch::Sender<()>>,
-    /// Whether the last commit failed, so that a full disk is logged once and not every second.
-    ailing: bool,
+    /// Why the store cannot be written, from the first commit that failed to the next that did not.
+    ailing: Option<Arc<CommitError>>,
+    /// What is on the disk is not known, or is another's: this has to end.
+    broken: bool,
 }
 
 impl<S: Store> Owner<S> {
@@ -150,9 +157,34 @@ impl<S: Store> Owner<S> {
         let (revision, watched) = watch::channel(model.revision());
         let (directory, shown) = watch::channel(model.directory_revision());
         let followers = BTreeMap::new();
-        let owner =
-            Self { model, store, clock, requests, revision, directory, followers, ailing: false };
+        let owner = Self {
+            model,
+            store,
+            clock,
+            requests,
+            revision,
+            directory,
+            followers,
+            ailing: None,
+            broken: false,
+        };
         (owner, Handle { requests: sender, revision: watched, directory: shown })
+    }
+
+    /// Runs the owner on a thread of its own, so that however long it works, connections are served and
+    /// their pings answered. What is returned is told when it has ended.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(self, stop: CancellationToken) -> std::io::Result<oneshot::Receiver<()>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (told, ended) = oneshot::channel();
+        std::thread::Builder::new().name("owner".into()).spawn(move || {
+            runtime.block_on(self.run(stop));
+            // Nobody may be listening any more.
+            told.send(()).ok();
+        })?;
+        Ok(ended)
     }
 
     /// Serves until `stop` is cancelled, then what is queued at that moment.
@@ -168,6 +200,9 @@ impl<S: Store> Owner<S> {
                         return;
                     }
                     self.serve(std::mem::take(&mut queued)).await;
+                    if self.broken {
+                        return;
+                    }
                 }
                 () = tokio::time::sleep_until(next_tick) => {}
                 () = stop.cancelled() => self.requests.close(),
@@ -175,6 +210,9 @@ impl<S: Store> Owner<S> {
             // Between two batches, so that time passes however busy we are, and behind all that was queued.
             if next_tick <= Instant::now() {
                 self.tick().await;
+                if self.broken {
+                    return;
+                }
                 next_tick = Instant::now() + TICK;
             }
         }
@@ -189,9 +227,16 @@ impl<S: Store> Owner<S> {
         let mut reads = Vec::new();
         let mut answers = Vec::new();
         let mut changes = Vec::new();
-        let now = self.clock.now();
+        let now = self.clock.both();
         for request in queued {
             match request {
+                Request::Command(command, reply)
+                    if self.ailing.is_some() && command.is_volatile() =>
+                {
+                    let answer = self.without_store(*command, now).await;
+                    // Whoever asked may have gone.
+                    drop(reply.send(answer));
+                }
                 Request::Command(command, reply) => {
                     let answer = self.model.apply(*command, now).map(|applied| {
                         changes.extend(applied.changes);
@@ -229,31 +274,77 @@ impl<S: Store> Owner<S> {
         if changes.is_empty() {
             return Ok(());
         }
-        if let Err(error) = self.commit(&changes).await {
-            if !self.ailing {
-                tracing::error!(%error, "cannot store changes; nothing is accepted until this is repaired");
+        match self.commit(&changes).await {
+            Ok(()) => {
+                self.publish(changes);
+                Ok(())
             }
-            self.ailing = true;
-            self.model.revert(changes);
-            // Revisions that were taken back are not given out again, but lists show them as passed.
-            self.revision.send_replace(self.model.revision());
-            return Err(CommandError::NotStored(Arc::new(error)));
+            Err(error) => {
+                let survivable = error.is_survivable();
+                let error = self.fails(error);
+                self.model.revert(changes);
+                // Revisions that were taken back are not given out again, but lists show them as passed.
+                self.revision.send_replace(self.model.revision());
+                let why = if survivable { CommandError::NotStored } else { CommandError::NotKnown };
+                Err(why(error))
+            }
         }
-        let touched = self.model.publish(changes);
-        self.tell(&touched);
-        Ok(())
     }
 
-    async fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
-        let batch = Batch::of(changes.iter())?;
+    fn publish(&mut self, changes: Vec<Change>) {
+        let touched = self.model.publish(changes);
+        self.tell(&touched);
+    }
+
+    async fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError> {
+        let not_stored = |error: RecordError| CommitError::NotStored { reason: error.to_string() };
+        let batch = Batch::of(changes.iter()).map_err(not_stored)?;
         if batch.is_empty() {
             return Ok(());
         }
         self.store.commit(batch).await?;
-        if std::mem::take(&mut self.ailing) {
+        if self.ailing.take().is_some() {
             tracing::info!("changes can be stored again");
         }
         Ok(())
+    }
+
+    /// Notes that a commit failed, and says so once.
+    fn fails(&mut self, error: CommitError) -> Arc<CommitError> {
+        if !error.is_survivable() {
+            tracing::error!(%error, "what is on the disk is not known; the controller ends and has to read it again");
+            self.broken = true;
+        } else if self.ailing.is_none() {
+            tracing::error!(
+                %error,
+                "cannot store changes; none is accepted until this is repaired, but nodes are heard of as ever"
+            );
+        }
+        let error = Arc::new(error);
+        self.ailing = Some(Arc::clone(&error));
+        error
+    }
+
+    /// Does of a command what needs no store, while that cannot be written; and tries it now and then.
+    async fn without_store(&mut self, command: Command, now: Now) -> Result<Done, CommandError> {
+        if matches!(command, Command::Tick)
+            && let Err(error) = self.commit(&[self.model.probe()]).await
+        {
+            self.fails(error);
+        }
+        let Some(error) = self.ailing.clone() else {
+            // It works again; the next tick goes on with what waited.
+            let applied = self.model.apply_volatile(command, now)?;
+            self.publish(applied.map(|applied| applied.changes).unwrap_or_default());
+            return Ok(Done { reply: Reply::Done, revision: self.model.revision() });
+        };
+        match self.model.apply_volatile(command, now)? {
+            Some(applied) => {
+                self.publish(applied.changes);
+                Ok(Done { reply: applied.reply, revision: self.model.revision() })
+            }
+            None => Err(CommandError::NotStored(error)),
+        }
     }
 
     fn tell(&mut self, touched: &Touched) {

@@ -12,12 +12,14 @@
 //! two streams of a node the newer counts; a node that was removed is told to run nothing; nothing is queued for a slow agent, since what it gets is
 //! computed from the model when it can take it, so the newest state replaces what it missed.
 
+mod admission;
 mod attached;
 mod directory;
 mod outbound;
 mod pieces;
 mod secrets;
 
+pub use admission::Admission;
 pub use directory::WholeDirectory;
 
 use std::pin::Pin;
@@ -61,6 +63,8 @@ pub struct Sessions {
     pub ssh: Arc<SshAuthority>,
     /// The directory, for those who need all of it.
     pub directory: WholeDirectory,
+    /// Whose turn it is to be taken in.
+    pub admission: Admission,
     /// How often agents are asked to report.
     pub heartbeat: Millis,
     /// How long a renewed certificate is valid.

@@ -38,7 +38,9 @@ impl IntoStatus for CommandError {
     fn into_status(self) -> Status {
         match self {
             Self::Refused(refusal) => refusal.into_status(),
-            Self::NotStored(_) | Self::Stopped(_) => Status::unavailable(self.to_string()),
+            Self::NotStored(_) | Self::NotKnown(_) | Self::Stopped(_) => {
+                Status::unavailable(self.to_string())
+            }
         }
     }
 }

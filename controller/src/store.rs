@@ -18,10 +18,40 @@ pub trait Store: Send + 'static {
     /// Everything that is stored, in order of revision.
     fn load(&mut self) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
 
-    /// Writes and deletes as one: everything is durable when this returns well, and nothing has changed
-    /// when it fails. (An error of the disk's own, in the middle of a commit, followed by the loss of
-    /// power, is the one case in which a failed commit may be found done.)
-    fn commit(&mut self, batch: Batch) -> impl Future<Output = Result<(), StoreError>> + Send;
+    /// Writes and deletes as one: everything is durable when this returns well. What it means when it
+    /// does not, the error says.
+    fn commit(&mut self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send;
+}
+
+/// Why a commit did not return well, by what follows from it.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Nothing was written. Once the reason is gone, it works again.
+    #[error("{reason}")]
+    NotStored {
+        /// What is in the way, and what to do about it.
+        reason: String,
+    },
+    /// Somebody else has written. What this controller knows is out of date; it has to end.
+    #[error("another program has written to the store ({reason})")]
+    Conflict {
+        /// What the store says.
+        reason: String,
+    },
+    /// Nobody knows what is on the disk. Only reading it again tells; this controller has to end.
+    #[error("whether it was stored is not known ({reason})")]
+    Unknown {
+        /// What the store says.
+        reason: String,
+    },
+}
+
+impl CommitError {
+    /// Whether the controller can go on.
+    #[must_use]
+    pub fn is_survivable(&self) -> bool {
+        matches!(self, Self::NotStored { .. })
+    }
 }
 
 /// What one commit changes.
@@ -45,8 +75,8 @@ impl Batch {
     /// The durable ones of some changes; of several changes to one record the last counts.
     ///
     /// # Errors
-    /// [`StoreError::Record`] if a record has no stored form.
-    pub fn of<'a>(changes: impl Iterator<Item = &'a Change>) -> Result<Self, StoreError> {
+    /// [`RecordError`] if a record has no stored form.
+    pub fn of<'a>(changes: impl Iterator<Item = &'a Change>) -> Result<Self, RecordError> {
         let mut newest: std::collections::BTreeMap<&Key, &Change> =
             std::collections::BTreeMap::new();
         for change in changes {
@@ -68,7 +98,7 @@ impl Batch {
     }
 }
 
-/// Why something was not stored, or cannot be read.
+/// Why a store cannot be opened or read. An operator has to do what it says.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The directory cannot be made or written to.
@@ -117,12 +147,6 @@ pub enum StoreError {
         path: PathBuf,
         /// What was found.
         problem: String,
-    },
-    /// No space is left.
-    #[error("the disk of {} is full; free some space, then try again", path.display())]
-    Full {
-        /// The file.
-        path: PathBuf,
     },
     /// Anything else that the database says.
     #[error("cannot use {} ({problem})", path.display())]

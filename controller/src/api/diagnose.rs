@@ -109,7 +109,7 @@ async fn diagnose(
     {
         Ok(Answer { message: Message::Diagnosis(mut diagnosis), round_trip }) => {
             let half = u64::try_from(round_trip.as_millis() / 2).unwrap_or(u64::MAX);
-            let sent = clock.now().0.saturating_sub(half);
+            let sent = clock.wall().0.saturating_sub(half);
             found.clock_ahead_ms =
                 i64::try_from(i128::from(diagnosis.at_ms) - i128::from(sent)).unwrap_or(i64::MAX);
             diagnosis.findings.push(clock_finding(found.clock_ahead_ms));

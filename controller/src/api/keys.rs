@@ -192,7 +192,7 @@ impl Api {
             },
             _ => "local".to_owned(),
         };
-        let now = self.clock.now();
+        let now = self.clock.wall();
         let (names, lasts) = (principals.join(", "), Millis(millis(valid)));
         let shown = format!("{} {}", fingerprint(&key), comment(&key));
         let message = format!("{client} had {} certified for {lasts} as {names}", shown.trim_end());

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::{ACCEPT_PAUSE, Connection, ListenError};
 use crate::pki::Authority;
 
-/// How many handshakes may be going on at once.
-const HANDSHAKES_MAX: usize = 512;
-/// How long a handshake may take.
+/// How many handshakes may be going on at once. Each costs about a millisecond of a processor, so that
+/// the last of them is done long before its peer loses patience; all others wait in the kernel.
+const HANDSHAKES_MAX: usize = 64;
+/// How long a handshake may take. One that says nothing keeps its place for that long.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
 /// How many connections without a certificate there may be at once.
 const ANONYMOUS_MAX: usize = 64;

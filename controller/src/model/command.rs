@@ -159,6 +159,24 @@ pub enum Command {
     Tick,
 }
 
+impl Command {
+    /// Whether it tells what is heard of nodes, and is given again: such a command is done, as far as it
+    /// can be, when the store cannot be written.
+    #[must_use]
+    pub fn is_volatile(&self) -> bool {
+        matches!(
+            self,
+            Self::AttachNode { .. }
+                | Self::NodeStatus { .. }
+                | Self::Heartbeat { .. }
+                | Self::Acknowledge { .. }
+                | Self::DetachNode { .. }
+                | Self::SshEvents { .. }
+                | Self::Tick
+        )
+    }
+}
+
 /// The most workloads one command may declare.
 pub const WORKLOADS_MAX: usize = 1_000;
 

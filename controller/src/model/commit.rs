@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{NodeName, Revision, WorkloadName};
 use dwell_core::node::NodeState;
 use dwell_core::workload::Template;
@@ -30,9 +30,11 @@ impl Model {
     pub fn restore(
         settings: Settings,
         records: impl IntoIterator<Item = Record>,
-        now: Timestamp,
+        now: impl Into<Now>,
     ) -> Self {
         let mut model = Self::new(settings);
+        model.clock = now.into();
+        let now = model.clock.steady;
         let mut templates = Templates::default();
         let mut later = Vec::new();
         for record in records {
@@ -64,7 +66,7 @@ impl Model {
         }
         let learned = now.after(model.settings.unreachable_after.as_duration());
         model.shown = Shown::new(model.started, Some(learned));
-        model.learn(now);
+        model.learn();
         model.show_all();
         model.agenda.everything = true;
         model.volumes_derived = false;
@@ -169,6 +171,9 @@ impl Model {
         reason: &str,
         message: String,
     ) {
+        if self.volatile_only {
+            return;
+        }
         let reason = reason.to_owned();
         self.put_with(|revision| {
             Record::Event(Arc::new(Event { revision, at: now, severity, subject, reason, message }))
@@ -181,7 +186,9 @@ impl Model {
     }
 
     fn next_revision(&mut self) -> Revision {
-        if self.revision >= self.tables.reserved() {
+        // Half of them are left when the next are reserved, for a store that cannot be written for a while.
+        let ahead = if self.volatile_only { 0 } else { RESERVE / 2 };
+        if self.revision.0 + ahead >= self.tables.reserved().0 {
             self.revision = self.revision.next();
             let new = Record::Reserved(Reserved { revision: Revision(self.revision.0 + RESERVE) });
             let old = self.tables.put(new.clone());

@@ -132,14 +132,14 @@ impl Model {
     }
 
     /// Ends the learning if its time is over or all nodes have been heard of.
-    pub(super) fn learn(&mut self, now: Timestamp) {
+    pub(super) fn learn(&mut self) {
         let Some(until) = self.shown.learning else { return };
         let links = self.tables.links();
         let heard = || {
             let mut members = self.tables.nodes().values().filter(|node| !node.removed);
             members.all(|node| links.get(&node.name).is_some_and(|link| link.capacity.is_some()))
         };
-        if now >= until || heard() {
+        if self.clock.steady >= until || heard() {
             self.shown.learning = None;
         }
     }

@@ -124,7 +124,7 @@ impl Model {
     ) -> Result<(), Refusal> {
         let node = self.tables.nodes().get(name).cloned();
         let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
-        if node.address != address && !node.removed {
+        if node.address != address && !node.removed && !self.volatile_only {
             let message = format!("its address is {address} now, it was {}", node.address);
             let subject = Subject::Node(name.clone());
             self.event(now, Severity::Info, subject, "node-readdressed", message);
@@ -140,7 +140,7 @@ impl Model {
             acknowledged: Revision(0),
             revision: Revision(0),
         });
-        if first {
+        if first && !self.volatile_only {
             // Only now its architecture is known, and with it what its instances wait for.
             self.reconsider(name);
         }
@@ -269,7 +269,7 @@ impl Model {
             .iter()
             .filter(|(node, _)| self.is_member(node))
             .filter_map(|(node, &heard)| {
-                let age = now.since(heard);
+                let age = self.clock.steady.since(heard);
                 if age >= down.as_duration() {
                     Some((node.clone(), NodeState::Down))
                 } else if age >= unreachable.as_duration() {
@@ -285,6 +285,10 @@ impl Model {
                 self.set_node_state(&node, state, now);
             }
         }
+        if self.volatile_only {
+            return;
+        }
+        self.hear_again();
         self.expire_quarantine(now);
         self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();

@@ -47,7 +47,9 @@ impl Model {
         for name in gone.difference(&seen) {
             self.note_gone(node, name, revision, now);
         }
-        if let Some(volumes) = report.volumes {
+        if self.volatile_only {
+            self.half_heard.insert(node.clone());
+        } else if let Some(volumes) = report.volumes {
             self.note_volumes(node, volumes, revision, now);
         }
         Ok(())
@@ -90,6 +92,17 @@ impl Model {
         Ok(())
     }
 
+    /// The store can be written again. What nodes said meanwhile was shown, but not acted upon: they are
+    /// made to say it again, on a new stream.
+    pub(super) fn hear_again(&mut self) {
+        for node in std::mem::take(&mut self.half_heard) {
+            if let Some(link) = self.tables.links().get(&node).cloned() {
+                self.put_link(Link { session: None, ..Link::clone(&link) });
+            }
+            self.reconsider(&node);
+        }
+    }
+
     pub(super) fn acknowledge(
         &mut self,
         node: &NodeName,
@@ -122,7 +135,7 @@ impl Model {
         if link.session != Some(session) {
             return Err(Refusal::SessionSuperseded(node.clone()));
         }
-        self.last_heard.insert(node.clone(), now);
+        self.last_heard.insert(node.clone(), self.clock.steady);
         self.set_node_state(node, NodeState::Ready, now);
         let link = self.tables.links().get(node).unwrap_or(&link);
         Ok(Link::clone(link))
@@ -211,7 +224,9 @@ impl Model {
             return;
         }
         self.delete(Key::Observed(name.clone()));
-        if instance.leaving.as_ref().is_some_and(|leaving| leaving.since <= revision) {
+        if !self.volatile_only
+            && instance.leaving.as_ref().is_some_and(|leaving| leaving.since <= revision)
+        {
             self.vacate(&instance, now);
         }
     }

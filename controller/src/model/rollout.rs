@@ -282,7 +282,10 @@ impl Model {
 
     /// What a node saw of an instance that has its turn: is the turn over?
     pub(super) fn judge(&mut self, instance: &Instance, status: &InstanceStatus, now: Timestamp) {
-        if instance.update != UpdateState::Updating || instance.leaving.is_some() {
+        if instance.update != UpdateState::Updating
+            || instance.leaving.is_some()
+            || self.volatile_only
+        {
             return;
         }
         let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {

@@ -151,7 +151,7 @@ impl Model {
     /// Places what waits for a place, and goes on with what waits for its turn, if something changed
     /// that could let it. If this itself frees room, the next command (at the latest a tick) uses it.
     pub(super) fn settle(&mut self, now: Timestamp) {
-        if self.agenda.is_empty() {
+        if self.agenda.is_empty() || self.volatile_only {
             return;
         }
         let agenda = mem::take(&mut self.agenda);
@@ -304,7 +304,7 @@ impl Model {
     /// Brings some of the reasons why nothing fits up to date, if anything changed: they name nodes
     /// and numbers.
     pub(super) fn refresh_reasons(&mut self) {
-        if self.refreshed.0 == self.revision {
+        if self.refreshed.0 == self.revision || self.volatile_only {
             return;
         }
         let from = self.refreshed.1.take().map_or(Bound::Unbounded, Bound::Excluded);

@@ -33,6 +33,12 @@ impl Model {
         self.hear(node, session, now)?;
         let mut budget = self.ssh_budgets.remove(node).unwrap_or_default();
         budget.dropped = budget.dropped.saturating_add(dropped);
+        let events = if self.volatile_only {
+            budget.dropped = budget.dropped.saturating_add(events.len() as u64);
+            Vec::new()
+        } else {
+            events
+        };
         for event in events {
             let instance = self.tables.instances().get(&event.instance);
             if instance.and_then(|instance| instance.node.as_ref()) != Some(node) {

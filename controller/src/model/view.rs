@@ -266,7 +266,7 @@ impl Model {
             state,
             allocated: occupancy.map(|there| there.promised).unwrap_or_default(),
             instances: occupancy.map_or(0, |there| there.instances.len()),
-            last_seen: heard.filter(|_| capacity.is_some()),
+            last_seen: heard.filter(|_| capacity.is_some()).map(|heard| self.clock.wall_at(heard)),
             capacity,
             acknowledged: link.map_or(Revision(0), |link| link.acknowledged),
             message: self.node_message(node, state),

@@ -22,11 +22,15 @@ impl Clock for Hand {
 }
 
 async fn start(store: &MemoryStore) -> Handle {
+    start_at(store, Arc::new(Hand::default())).await
+}
+
+async fn start_at(store: &MemoryStore, clock: Arc<Hand>) -> Handle {
     let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
     let mut store = store.clone();
     let records = store.load().await.unwrap();
     let model = Model::restore(Settings::new(range), records, Timestamp(0));
-    let (owner, handle) = Owner::new(model, store, Arc::new(Hand::default()));
+    let (owner, handle) = Owner::new(model, store, clock);
     tokio::spawn(owner.run(CancellationToken::new()));
     handle
 }
@@ -197,6 +201,136 @@ async fn at_the_end_what_is_queued_is_still_done() {
     queued.await.unwrap().unwrap();
     let late = handle.command(declare("db")).await.unwrap_err();
     assert!(matches!(late, CommandError::Stopped(_)), "{late}");
+}
+
+async fn state(handle: &Handle) -> dwell_core::node::NodeState {
+    handle.read(|model| model.node(&"h1".parse().unwrap()).unwrap().state).await.unwrap()
+}
+
+#[tokio::test]
+async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
+    use dwell_core::node::NodeState;
+    let (store, clock) = (MemoryStore::default(), Arc::new(Hand::default()));
+    let handle = start_at(&store, Arc::clone(&clock)).await;
+    join(&handle, "h1").await;
+    let attach = |session| Command::AttachNode {
+        node: "h1".parse().unwrap(),
+        session: SessionId(session),
+        address: [192, 0, 2, 1].into(),
+        capacity: Default::default(),
+        report: Default::default(),
+    };
+    handle.command(attach(1)).await.unwrap();
+    handle.command(declare("web")).await.unwrap();
+    assert_eq!(state(&handle).await, NodeState::Ready);
+
+    store.set_failing(true);
+    handle.command(declare("db")).await.unwrap_err();
+    clock.0.store(3_600_000, Ordering::Relaxed);
+    handle.command(Command::Tick).await.unwrap();
+    assert_eq!(state(&handle).await, NodeState::Down, "a silent node goes down");
+    handle.command(attach(2)).await.unwrap();
+    assert_eq!(state(&handle).await, NodeState::Ready, "and is taken in when it comes back");
+    let status = Command::NodeStatus {
+        node: "h1".parse().unwrap(),
+        session: SessionId(2),
+        report: crate::model::Report {
+            revision: handle.read(Model::revision).await.unwrap(),
+            statuses: vec![
+                handle
+                    .read(|model| dwell_core::instance::InstanceStatus {
+                        phase: dwell_core::instance::Phase::Running,
+                        message: String::new(),
+                        ..model.instance(&"web-0".parse().unwrap()).unwrap().status
+                    })
+                    .await
+                    .unwrap(),
+            ],
+            ..Default::default()
+        },
+    };
+    handle.command(status).await.unwrap();
+    let phase = |model: &Model| model.instance(&"web-0".parse().unwrap()).unwrap().status.phase;
+    assert_eq!(handle.read(phase).await.unwrap(), dwell_core::instance::Phase::Running);
+    handle.command(declare("db")).await.unwrap_err();
+
+    // Once it can be written, what was only shown has to be said again, on a new stream.
+    store.set_failing(false);
+    handle.command(declare("db")).await.unwrap();
+    handle.command(Command::Tick).await.unwrap();
+    let heartbeat =
+        Command::Heartbeat { node: "h1".parse().unwrap(), session: SessionId(2), capacity: None };
+    let error = handle.command(heartbeat).await.unwrap_err();
+    assert!(matches!(error, CommandError::Refused(Refusal::SessionSuperseded(_))), "{error}");
+    handle.command(attach(3)).await.unwrap();
+    assert_eq!(workloads(&start(&store).await).await, workloads(&handle).await);
+}
+
+#[tokio::test]
+async fn when_nobody_knows_what_is_on_the_disk_the_owner_ends() {
+    let store = MemoryStore::default();
+    let handle = start(&store).await;
+    handle.command(declare("web")).await.unwrap();
+    store.fail_after_writing();
+    let error = handle.command(declare("lost")).await.unwrap_err();
+    assert!(matches!(error, CommandError::NotKnown(_)), "{error}");
+    assert!(!error.to_string().contains("nothing was changed"), "{error}");
+    handle.read(|_| ()).await.unwrap_err();
+    // What is there is read again, and nothing else is claimed.
+    assert_eq!(workloads(&start(&store).await).await.len(), 2);
+}
+
+/// A clock whose wall clock was put right by an hour after the start.
+struct PutRight(AtomicU64);
+
+impl Clock for PutRight {
+    fn now(&self) -> Timestamp {
+        Timestamp(1_000_000)
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(1_000_000 + self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[tokio::test]
+async fn events_carry_the_wall_clock_of_now_and_a_step_makes_no_node_silent() {
+    let range = ClusterRange::new("10.80.0.0/16".parse().unwrap(), 24).unwrap();
+    let clock = Arc::new(PutRight(AtomicU64::new(0)));
+    let model = Model::new(Settings::new(range));
+    let (owner, handle) = Owner::new(model, MemoryStore::default(), Arc::clone(&clock) as _);
+    tokio::spawn(owner.run(CancellationToken::new()));
+    let id = crate::model::TokenId("t".to_owned());
+    let expires_at = Timestamp(u64::MAX);
+    handle
+        .command(Command::MintToken { id: id.clone(), digest: [1; 32], expires_at })
+        .await
+        .unwrap();
+    let join = crate::model::Join {
+        token: id,
+        digest: [1; 32],
+        name: "h1".parse().unwrap(),
+        address: [192, 0, 2, 1].into(),
+        enrolment: "c".to_owned(),
+        routes_only: false,
+    };
+    handle.command(Command::RedeemToken(join)).await.unwrap();
+    let attach = Command::AttachNode {
+        node: "h1".parse().unwrap(),
+        session: SessionId(1),
+        address: [192, 0, 2, 1].into(),
+        capacity: Default::default(),
+        report: Default::default(),
+    };
+    handle.command(attach).await.unwrap();
+    clock.0.store(3_600_000, Ordering::Relaxed);
+    handle.command(Command::Tick).await.unwrap();
+    assert_eq!(state(&handle).await, dwell_core::node::NodeState::Ready);
+    handle.command(declare("web")).await.unwrap();
+    let at = |model: &Model| model.events(Some("workload/web"), 1)[0].at;
+    assert_eq!(handle.read(at).await.unwrap(), Timestamp(4_600_000));
+    let seen = |model: &Model| model.node(&"h1".parse().unwrap()).unwrap().last_seen;
+    assert_eq!(handle.read(seen).await.unwrap(), Some(Timestamp(4_600_000)));
 }
 
 /// Whoever lists and then watches is never told that the list came from the future.

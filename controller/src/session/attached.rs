@@ -35,6 +35,7 @@ impl Sessions {
         let hello = Hello::try_from(hello).map_err(into_status)?;
         let held = hello.directory;
         let attach = attach(node.clone(), session, hello)?;
+        let place = self.admission.enter().await?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
         if let Err(error) = self.owner.command(attach).await {
@@ -49,6 +50,7 @@ impl Sessions {
             node: node.clone(),
             changes,
             sent: None,
+            place: Some(place),
             directory: DirectoryFeed::new(&self.owner, node.clone(), self.directory.clone(), held),
             sender,
         };

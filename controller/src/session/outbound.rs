@@ -13,6 +13,7 @@ use dwell_proto::v1::controller_message::Message;
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
+use super::admission::Place;
 use super::directory::DirectoryFeed;
 use super::secrets::{self, MadeAt};
 use crate::model::{Model, Refusal};
@@ -30,6 +31,8 @@ pub(super) struct Outbound {
     pub(super) changes: watch::Receiver<()>,
     /// The revision that the agent was brought to.
     pub(super) sent: Option<Revision>,
+    /// Its place among those that are being taken in, until it has been told all that it is to do.
+    pub(super) place: Option<Place>,
     pub(super) directory: DirectoryFeed,
     pub(super) sender: Outgoing,
 }
@@ -47,6 +50,7 @@ impl Outbound {
         if let Err(reason) = self.assignment().await {
             return reason;
         }
+        drop(self.place.take());
         loop {
             // Cancel-safe: a change that was not seen will be, a request that was not taken stays queued, and what
             // is due of the directory stays due.

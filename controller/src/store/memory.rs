@@ -4,12 +4,11 @@
 //! giving a clone to a second one.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Batch, Store, StoreError};
+use super::{Batch, CommitError, Store, StoreError};
 use crate::model::Record;
 
 /// A store in memory.
@@ -25,6 +24,7 @@ struct Shared {
     rows: BTreeMap<(&'static str, String), (u64, Vec<u8>)>,
     commits: u64,
     failing: bool,
+    unknown: bool,
 }
 
 impl Default for MemoryStore {
@@ -41,6 +41,11 @@ impl MemoryStore {
     /// From now on every commit fails as on a full disk, or none does.
     pub fn set_failing(&self, failing: bool) {
         self.shared().failing = failing;
+    }
+
+    /// The next commit is done, but fails: whether it was done is not known.
+    pub fn fail_after_writing(&self) {
+        self.shared().unknown = true;
     }
 
     /// Commits wait from now on until what is returned is dropped, as on a disk that stalls.
@@ -69,11 +74,12 @@ impl Store for MemoryStore {
         Ok(records.collect::<Result<_, _>>()?)
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        let _passing = self.gate.acquire().await.map_err(|_| StoreError::Stopped)?;
+    async fn commit(&mut self, batch: Batch) -> Result<(), CommitError> {
+        let stopped = |_| CommitError::Unknown { reason: "the store has stopped".to_owned() };
+        let _passing = self.gate.acquire().await.map_err(stopped)?;
         let mut shared = self.shared();
         if shared.failing {
-            return Err(StoreError::Full { path: PathBuf::from("(memory)") });
+            return Err(CommitError::NotStored { reason: "the disk is full".to_owned() });
         }
         shared.commits += 1;
         for row in batch.0 {
@@ -85,6 +91,9 @@ impl Store for MemoryStore {
                     shared.rows.remove(&(row.kind, row.name));
                 }
             }
+        }
+        if std::mem::take(&mut shared.unknown) {
+            return Err(CommitError::Unknown { reason: "disk I/O error".to_owned() });
         }
         Ok(())
     }

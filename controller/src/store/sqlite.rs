@@ -16,11 +16,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use dwell_core::id::Revision;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, Row, Store, StoreError};
+use super::{Batch, CommitError, Row, Store, StoreError};
 use crate::model::Record;
 
 /// The version of the tables below.
@@ -49,7 +49,7 @@ pub struct SqliteStore {
 #[derive(Debug)]
 enum Request {
     Load(oneshot::Sender<Result<Vec<Record>, StoreError>>),
-    Commit(Batch, oneshot::Sender<Result<(), StoreError>>),
+    Commit(Batch, oneshot::Sender<Result<(), CommitError>>),
 }
 
 impl SqliteStore {
@@ -75,14 +75,14 @@ impl SqliteStore {
         Ok(Self { requests: Some(requests), thread: Some(thread) })
     }
 
+    /// `None` if the thread has ended.
     async fn ask<T>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request + Send,
-    ) -> Result<T, StoreError> {
+        request: impl FnOnce(oneshot::Sender<T>) -> Request + Send,
+    ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        let requests = self.requests.as_ref().ok_or(StoreError::Stopped)?;
-        requests.send(request(reply)).await.map_err(|_| StoreError::Stopped)?;
-        answer.await.map_err(|_| StoreError::Stopped)?
+        self.requests.as_ref()?.send(request(reply)).await.ok()?;
+        answer.await.ok()
     }
 }
 
@@ -100,11 +100,13 @@ impl Drop for SqliteStore {
 
 impl Store for SqliteStore {
     async fn load(&mut self) -> Result<Vec<Record>, StoreError> {
-        self.ask(Request::Load).await
+        self.ask(Request::Load).await.ok_or(StoreError::Stopped)?
     }
 
-    async fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
-        self.ask(|reply| Request::Commit(batch, reply)).await
+    async fn commit(&mut self, batch: Batch) -> Result<(), CommitError> {
+        let answer = self.ask(|reply| Request::Commit(batch, reply)).await;
+        let stopped = || CommitError::Unknown { reason: "the store's thread has ended".to_owned() };
+        answer.ok_or_else(stopped)?
     }
 }
 
@@ -196,8 +198,19 @@ impl Database {
         rows.collect()
     }
 
-    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        write(&mut self.connection, batch).map_err(|error| explain(&self.path, &error))
+    /// An error before COMMIT rolls back. One of COMMIT itself does not say what is on the disk (after a
+    /// failed fsync the kernel may show what the disk does not have), unless the disk was full: then the
+    /// record that would have ended the transaction could not be written.
+    fn commit(&mut self, batch: &Batch) -> Result<(), CommitError> {
+        let path = &self.path;
+        let transaction =
+            write(&mut self.connection, batch).map_err(|error| refuse(path, &error))?;
+        transaction.commit().map_err(|error| match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                refuse(path, &error)
+            }
+            _ => CommitError::Unknown { reason: format!("{}: {error}", path.display()) },
+        })
     }
 }
 
@@ -209,7 +222,7 @@ struct StoredRow {
     digest: Vec<u8>,
 }
 
-fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
+fn write<'a>(connection: &'a mut Connection, batch: &Batch) -> rusqlite::Result<Transaction<'a>> {
     // Dropped before its commit, a transaction rolls back.
     let transaction = connection.transaction()?;
     {
@@ -230,7 +243,7 @@ fn write(connection: &mut Connection, batch: &Batch) -> rusqlite::Result<()> {
             }
         }
     }
-    transaction.commit()
+    Ok(transaction)
 }
 
 /// SQLite's integers are signed; no controller lives to see half of them.
@@ -253,12 +266,26 @@ fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
     Ok(connection.query_row(sql, [], |row| row.get(0)).optional()?.unwrap_or(0))
 }
 
+/// What follows from an error after which nothing is written.
+fn refuse(path: &Path, error: &rusqlite::Error) -> CommitError {
+    let (path, problem) = (path.display(), error.to_string());
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => CommitError::NotStored {
+            reason: format!("the disk of {path} is full; free some space, then try again"),
+        },
+        // There is a lock beside the file, which whoever writes should have taken.
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            CommitError::Conflict { reason: format!("{path}: {problem}") }
+        }
+        _ => CommitError::NotStored { reason: format!("cannot write to {path} ({problem})") },
+    }
+}
+
 /// What an operator needs to know of a database's error.
 fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
     let path = path.to_owned();
     let problem = error.to_string();
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => StoreError::Full { path },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             StoreError::Damaged { path, problem }
         }

@@ -70,6 +70,10 @@ impl Fixture {
         Ok(())
     }
 
+    pub(crate) fn owner(&self) -> &dwell_controller::owner::Handle {
+        self.controller.as_ref().unwrap().owner()
+    }
+
     pub(crate) async fn stop(&mut self) {
         if let Some(controller) = self.controller.take() {
             controller.stop().await;

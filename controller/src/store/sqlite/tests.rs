@@ -147,11 +147,30 @@ async fn a_full_disk_changes_nothing_and_is_survived() {
     let large = "x".repeat(100_000);
     let batch = Batch(vec![row("db", 2, "b"), row("web", 3, &large)]);
     let error = database.commit(&batch).unwrap_err();
-    assert!(matches!(error, StoreError::Full { .. }), "{error}");
+    assert!(error.is_survivable() && error.to_string().contains("is full"), "{error}");
     assert_eq!(images(&database.load().unwrap()), ["a"]);
     limit(&database, 1_000_000);
     database.commit(&batch).unwrap();
     assert_eq!(images(&database.load().unwrap()), ["b", large.as_str()]);
+}
+
+/// A constraint that is checked at the end stands for an fsync that fails: COMMIT itself reports an error.
+#[test]
+fn after_an_error_of_commit_nobody_claims_to_know() {
+    let (_directory, path) = place();
+    let mut database = Database::open(&path).unwrap();
+    database
+        .connection
+        .execute_batch(
+            "PRAGMA foreign_keys = ON;
+             CREATE TABLE parent (id INTEGER PRIMARY KEY);
+             CREATE TABLE child (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED);
+             CREATE TEMP TRIGGER late AFTER INSERT ON record BEGIN INSERT INTO child VALUES (7); END;",
+        )
+        .unwrap();
+    let error = database.commit(&Batch(vec![row("web", 1, "a")])).unwrap_err();
+    assert!(matches!(error, CommitError::Unknown { .. }), "{error}");
+    assert!(!error.is_survivable());
 }
 
 #[test]
