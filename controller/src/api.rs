@@ -129,6 +129,14 @@ impl Fleet for Api {
         Ok(Response::new(v1::ScaleWorkloadResponse { revision: done.revision.0 }))
     }
 
+    async fn scale_workloads(
+        &self,
+        request: Request<v1::ScaleWorkloadsRequest>,
+    ) -> Answer<v1::ScaleWorkloadsResponse> {
+        let done = self.command(request::scale_all(request.into_inner())?).await?;
+        Ok(Response::new(v1::ScaleWorkloadsResponse { revision: done.revision.0 }))
+    }
+
     async fn set_run_state(
         &self,
         request: Request<v1::SetRunStateRequest>,

@@ -240,14 +240,15 @@ impl Model {
         }
         let mut reply = Reply::Done;
         match command {
-            Command::ApplyWorkloads { specs, dry_run } => {
-                reply = Reply::Plans(self.apply_workloads(specs, now)?);
+            Command::ApplyWorkloads { specs, keep_replicas, dry_run } => {
+                reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, now)?);
                 if dry_run {
                     return Ok(Outcome::Forget(reply));
                 }
             }
             Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
             Command::Scale { workload, replicas } => self.scale(&workload, replicas, now)?,
+            Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,
             Command::SetRun { target, run } => self.set_run(&target, run, now)?,
             Command::Restart(target) => self.restart(&target, now)?,
             Command::MintToken { id, digest, expires_at } => {

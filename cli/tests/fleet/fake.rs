@@ -115,7 +115,11 @@ impl Fleet for Service {
             ..Default::default()
         });
         let plans = plans.collect();
-        let revision = self.asked(format!("apply dry_run={}", request.dry_run))?;
+        let revision = self.asked(format!(
+            "apply dry_run={} keep={}",
+            request.dry_run,
+            request.keep_replicas.join(",")
+        ))?;
         answer(v1::ApplyResponse { plans, revision })
     }
 
@@ -194,6 +198,19 @@ impl Fleet for Service {
         let request = request.into_inner();
         let revision = self.asked(format!("scale {}={}", request.name, request.replicas))?;
         answer(v1::ScaleWorkloadResponse { revision })
+    }
+
+    async fn scale_workloads(
+        &self,
+        request: Request<v1::ScaleWorkloadsRequest>,
+    ) -> Answer<v1::ScaleWorkloadsResponse> {
+        let scales = request.into_inner().workloads;
+        if scales.iter().any(|scale| scale.replicas > 10_000) {
+            return Err(Status::invalid_argument("more than 10000 instances"));
+        }
+        let scales = scales.iter().map(|scale| format!(" {}={}", scale.name, scale.replicas));
+        let revision = self.asked(format!("scale{}", scales.collect::<String>()))?;
+        answer(v1::ScaleWorkloadsResponse { revision })
     }
 
     async fn set_run_state(
@@ -322,7 +339,13 @@ impl Fleet for Service {
         &self,
         _: Request<v1::IssueClientRequest>,
     ) -> Answer<v1::IssueClientResponse> {
-        Err(Status::unimplemented(""))
+        answer(v1::IssueClientResponse {
+            certificate_pem: "the certificate".into(),
+            private_key_pem: "the key".into(),
+            ca_pem: "the CA".into(),
+            expires_at_ms: 1_769_860_800_000,
+            controller: "10.0.0.1:7443".into(),
+        })
     }
 
     type ConnectStream = Answers<v1::ConnectOutput>;

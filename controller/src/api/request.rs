@@ -66,7 +66,20 @@ pub(super) fn apply(request: v1::ApplyRequest) -> Result<Command, Status> {
         })
     };
     let specs = request.workloads.into_iter().map(read).collect::<Result<_, _>>()?;
-    Ok(Command::ApplyWorkloads { specs, dry_run: request.dry_run })
+    let keep_replicas = request.keep_replicas.iter().map(|text| name(text));
+    let keep_replicas = keep_replicas.collect::<Result<_, _>>()?;
+    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run })
+}
+
+/// New numbers of instances.
+pub(super) fn scale_all(request: v1::ScaleWorkloadsRequest) -> Result<Command, Status> {
+    if request.workloads.len() > WORKLOADS_MAX {
+        let count = request.workloads.len();
+        return Err(into_status(crate::model::Refusal::TooManyWorkloads(count)));
+    }
+    let read = |wire: v1::ScaleWorkloadRequest| Ok((name(&wire.name)?, wire.replicas));
+    let workloads = request.workloads.into_iter().map(read).collect::<Result<_, Status>>()?;
+    Ok(Command::ScaleAll(workloads))
 }
 
 /// A declaration whose keys are public keys: others would do nothing, and a private one would be spread.

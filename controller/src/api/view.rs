@@ -88,6 +88,7 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         capacity: view.capacity.as_deref().map(Into::into),
         allocated: Some((&view.allocated).into()),
         instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
+        staying: u32::try_from(view.staying).unwrap_or(u32::MAX),
         revision: view.revision.0,
         joined_at_ms: node.created_at.0,
         last_seen_ms: view.last_seen.map(|at| at.0),

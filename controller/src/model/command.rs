@@ -1,6 +1,6 @@
 //! What the model can be asked to do, and what it answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use dwell_core::change::ChangeClass;
@@ -24,6 +24,8 @@ pub enum Command {
     ApplyWorkloads {
         /// At most [`WORKLOADS_MAX`].
         specs: Vec<WorkloadSpec>,
+        /// Of these, a workload that exists keeps its number of instances, whatever its specification says.
+        keep_replicas: BTreeSet<WorkloadName>,
         /// Only say what would change.
         dry_run: bool,
     },
@@ -36,6 +38,8 @@ pub enum Command {
         /// How many.
         replicas: u32,
     },
+    /// Change how many instances workloads have, all or none; at most [`WORKLOADS_MAX`].
+    ScaleAll(Vec<(WorkloadName, u32)>),
     /// Start or stop; identity and data stay.
     SetRun {
         /// What.

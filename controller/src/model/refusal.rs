@@ -37,6 +37,9 @@ pub enum Refusal {
     /// A workload is declared twice in one command.
     #[error("workload {0} is declared twice; give each a name of its own")]
     DuplicateWorkload(WorkloadName),
+    /// Two numbers of instances for one workload.
+    #[error("workload {0} is scaled twice in one request; give one number")]
+    ScaledTwice(WorkloadName),
     /// An address that no instance can have.
     #[error("{instance} cannot have {address}: {range} has no such instance address; use one inside it that is neither the first nor the last of a /{prefix} block", range = .range.cidr(), prefix = .range.node_prefix())]
     AddressUnusable {
@@ -262,6 +265,7 @@ impl Refusal {
             Self::Spec { .. }
             | Self::TooManyWorkloads(_)
             | Self::DuplicateWorkload(_)
+            | Self::ScaledTwice(_)
             | Self::AddressUnusable { .. }
             | Self::Label(_) => RefusalClass::Invalid,
             Self::AddressTaken { .. }

@@ -11,7 +11,7 @@ use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::Model;
-use super::object::{Event, Instance, Node, UpdateState, Waiting, Workload};
+use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 
 /// A workload and how far it is.
 #[derive(Clone, Debug)]
@@ -52,6 +52,8 @@ pub struct NodeView {
     pub allocated: Resources,
     /// How many instances are, or may be, there.
     pub instances: usize,
+    /// How many of them cannot leave, although they should: their volumes are there.
+    pub staying: usize,
     /// When it was heard of last; `None` if not since the controller's start.
     pub last_seen: Option<Timestamp>,
     /// The assignment's revision it has stored.
@@ -266,6 +268,7 @@ impl Model {
             state,
             allocated: occupancy.map(|there| there.promised).unwrap_or_default(),
             instances: occupancy.map_or(0, |there| there.instances.len()),
+            staying: occupancy.map_or(0, |there| self.staying(&there.instances)),
             last_seen: heard.filter(|_| capacity.is_some()).map(|heard| self.clock.wall_at(heard)),
             capacity,
             acknowledged: link.map_or(Revision(0), |link| link.acknowledged),
@@ -274,11 +277,17 @@ impl Model {
         }
     }
 
+    fn staying<'a>(&self, instances: impl IntoIterator<Item = &'a InstanceName>) -> usize {
+        let waiting = instances.into_iter().filter_map(|name| self.tables.waiting().get(name));
+        waiting.filter(|waiting| waiting.cause == WaitingCause::Pinned).count()
+    }
+
     fn node_message(&self, node: &Node, state: NodeState) -> String {
         match state {
             _ if node.removed => "was removed".to_owned(),
             NodeState::Down => format!(
-                "has not been heard of for long; `dwell node rm --force {}` places its instances elsewhere",
+                "has not been heard of for long; it may be cut off and still run its instances. Only if its \
+                 host is switched off or destroyed: `dwell node rm --force {}` places them elsewhere",
                 node.name
             ),
             NodeState::Unreachable => {
@@ -298,7 +307,11 @@ impl Model {
             .find_map(|name| self.tables.waiting().get(name));
         match (left, stuck) {
             (0, _) => "is drained".to_owned(),
+            (1, None) => "drains; 1 instance is still there".to_owned(),
             (left, None) => format!("drains; {left} instances are still there"),
+            (1, Some(waiting)) => {
+                format!("drains; {} is still there: {}", waiting.instance, self.why(waiting))
+            }
             (left, Some(waiting)) => format!(
                 "drains; {left} instances are still there; {}: {}",
                 waiting.instance,

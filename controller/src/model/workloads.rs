@@ -21,6 +21,7 @@ impl Model {
     pub(super) fn apply_workloads(
         &mut self,
         specs: Vec<WorkloadSpec>,
+        keep_replicas: &BTreeSet<WorkloadName>,
         now: Timestamp,
     ) -> Result<Vec<WorkloadPlan>, Refusal> {
         if specs.len() > WORKLOADS_MAX {
@@ -30,7 +31,28 @@ impl Model {
         if let Some(twice) = specs.iter().find(|spec| !names.insert(&spec.name)) {
             return Err(Refusal::DuplicateWorkload(twice.name.clone()));
         }
-        specs.into_iter().map(|spec| self.declare(spec, true, now)).collect()
+        let declare = |spec: WorkloadSpec| {
+            // One that is being removed is made anew: its number belongs to its past.
+            let kept = keep_replicas.contains(&spec.name).then(|| self.living(&spec.name).ok());
+            let replicas = kept.flatten().map_or(spec.replicas, |old| old.spec.replicas);
+            self.declare(WorkloadSpec { replicas, ..spec }, true, now)
+        };
+        specs.into_iter().map(declare).collect()
+    }
+
+    pub(super) fn scale_all(
+        &mut self,
+        workloads: &[(WorkloadName, u32)],
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        if workloads.len() > WORKLOADS_MAX {
+            return Err(Refusal::TooManyWorkloads(workloads.len()));
+        }
+        let mut names = BTreeSet::new();
+        if let Some((twice, _)) = workloads.iter().find(|(name, _)| !names.insert(name)) {
+            return Err(Refusal::ScaledTwice(twice.clone()));
+        }
+        workloads.iter().try_for_each(|(name, replicas)| self.scale(name, *replicas, now))
     }
 
     pub(super) fn scale(

@@ -45,7 +45,11 @@ fn declare(name: &str) -> Command {
         update: UpdatePolicy::default(),
         labels: BTreeMap::new(),
     };
-    Command::ApplyWorkloads { specs: vec![spec], dry_run: false }
+    Command::ApplyWorkloads {
+        specs: vec![spec],
+        keep_replicas: std::collections::BTreeSet::new(),
+        dry_run: false,
+    }
 }
 
 async fn workloads(handle: &Handle) -> Vec<WorkloadName> {

@@ -289,7 +289,7 @@ pub(crate) fn workload(name: &str, replicas: u32) -> v1::WorkloadSpec {
 }
 
 pub(crate) fn apply(workloads: Vec<v1::WorkloadSpec>) -> v1::ApplyRequest {
-    v1::ApplyRequest { workloads, dry_run: false }
+    v1::ApplyRequest { workloads, ..v1::ApplyRequest::default() }
 }
 
 pub(crate) async fn unix(path: &Path) -> Result<Channel, tonic::transport::Error> {

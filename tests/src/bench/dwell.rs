@@ -65,7 +65,7 @@ impl<'a> Dwell<'a> {
             template: Some(template),
             ..v1::WorkloadSpec::default()
         };
-        let request = ApplyRequest { workloads: vec![workload], dry_run: false };
+        let request = ApplyRequest { workloads: vec![workload], ..ApplyRequest::default() };
         self.api.clone().apply(request).await.context("the controller refuses a workload")?;
         Ok(())
     }

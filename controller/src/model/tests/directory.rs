@@ -127,7 +127,11 @@ fn a_revision_that_is_not_known_gets_everything() {
     for index in 0..=crate::model::directory::LOG_MAX {
         let mut changed = spec("web", 1);
         changed.labels = [("index".into(), index.to_string())].into();
-        let command = Command::ApplyWorkloads { specs: vec![changed], dry_run: false };
+        let command = Command::ApplyWorkloads {
+            specs: vec![changed],
+            keep_replicas: std::collections::BTreeSet::new(),
+            dry_run: false,
+        };
         quickly(&mut fleet.model, command, fleet.now);
     }
     assert_eq!(since(&fleet, held).base, None);

@@ -138,14 +138,22 @@ impl Fleet {
         specs: Vec<WorkloadSpec>,
     ) -> Result<Vec<WorkloadPlan>, Refusal> {
         let before = self.model.tables.clone();
-        let reply = self.command(Command::ApplyWorkloads { specs, dry_run: true });
+        let reply = self.command(Command::ApplyWorkloads {
+            specs,
+            keep_replicas: BTreeSet::new(),
+            dry_run: true,
+        });
         assert_eq!(self.model.tables, before, "a dry run leaves no trace");
         reply.map(plans)
     }
 
     pub(super) fn apply(&mut self, spec: WorkloadSpec) -> Result<WorkloadPlan, Refusal> {
         let promised = self.dry_run(vec![spec.clone()]);
-        let reply = self.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false });
+        let reply = self.command(Command::ApplyWorkloads {
+            specs: vec![spec],
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+        });
         let plans = reply.map(plans);
         assert_eq!(promised, plans, "a dry run says what will be");
         plans.map(|mut plans| plans.remove(0))

@@ -24,7 +24,11 @@ fn an_instance_at_home_is_no_news_for_the_other_nodes() {
     let mut fleet = Fleet::of(3);
     let base = fleet.model.revision();
     let specs = vec![spec("web", 1)];
-    let command = Command::ApplyWorkloads { specs, dry_run: false };
+    let command = Command::ApplyWorkloads {
+        specs,
+        keep_replicas: std::collections::BTreeSet::new(),
+        dry_run: false,
+    };
     let applied = fleet.model.apply(command, fleet.now).unwrap();
     let touched = fleet.model.publish(applied.changes);
     assert_eq!((touched.nodes, touched.everyone), ([node("n1")].into(), false));
@@ -108,7 +112,11 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
     let mut fixed = spec("fixed", 500);
     let last = (1..=250u8).flat_map(|last| [(0, last), (1, last)]);
     fixed.addresses = last.map(|(third, last)| [10, 200, third, last].into()).collect();
-    let command = Command::ApplyWorkloads { specs: vec![fixed], dry_run: false };
+    let command = Command::ApplyWorkloads {
+        specs: vec![fixed],
+        keep_replicas: std::collections::BTreeSet::new(),
+        dry_run: false,
+    };
     quickly(&mut fleet.model, command, now);
     let name = fleet.place("w0-0").unwrap();
     let index: usize = name[1..].parse().unwrap();

@@ -251,7 +251,11 @@ fn a_failing_store_changes_nothing() {
     fleet.apply(spec("web", 2)).unwrap();
     fleet.settle();
     for command in [
-        Command::ApplyWorkloads { specs: vec![spec("db", 3), spec("web", 5)], dry_run: false },
+        Command::ApplyWorkloads {
+            specs: vec![spec("db", 3), spec("web", 5)],
+            keep_replicas: std::collections::BTreeSet::new(),
+            dry_run: false,
+        },
         Command::RemoveWorkload(workload("web")),
         Command::UpdateNode {
             node: node("n1"),

@@ -146,6 +146,7 @@ impl World {
             }
             Step::ApplyInVain(declared) => fleet.command_without_store(Command::ApplyWorkloads {
                 specs: vec![declared.spec()],
+                keep_replicas: std::collections::BTreeSet::new(),
                 dry_run: false,
             }),
             Step::Remove(name) => {

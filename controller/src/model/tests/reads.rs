@@ -43,8 +43,17 @@ fn what_is_not_committed_is_not_seen() {
     let mut fleet = Fleet::of(1);
     let from = fleet.model.revision();
     let specs = vec![spec("web", 1)];
-    let applied =
-        fleet.model.apply(Command::ApplyWorkloads { specs, dry_run: false }, fleet.now).unwrap();
+    let applied = fleet
+        .model
+        .apply(
+            Command::ApplyWorkloads {
+                specs,
+                keep_replicas: std::collections::BTreeSet::new(),
+                dry_run: false,
+            },
+            fleet.now,
+        )
+        .unwrap();
     assert!(fleet.model.changes_since(from, 9).unwrap().is_empty());
     let touched = fleet.model.publish(applied.changes);
     assert_eq!(touched.nodes, [node("n1")].into());
@@ -151,7 +160,15 @@ pub(super) fn large(nodes: u32, instances: u32) -> (Fleet, Vec<SessionId>) {
     }
     for index in 0..instances.div_ceil(1_000) {
         let specs = vec![spec(&format!("w{index}"), 1_000)];
-        quickly(&mut fleet.model, Command::ApplyWorkloads { specs, dry_run: false }, fleet.now);
+        quickly(
+            &mut fleet.model,
+            Command::ApplyWorkloads {
+                specs,
+                keep_replicas: std::collections::BTreeSet::new(),
+                dry_run: false,
+            },
+            fleet.now,
+        );
     }
     (fleet, sessions)
 }

@@ -212,11 +212,21 @@ fn a_drain_leaves_what_fits_nowhere_and_what_has_volumes() {
     assert_eq!(fleet.message("data-0"), "its volumes are on this node, so it stays");
     let message = fleet.model.node(&node("n1")).unwrap().message;
     assert!(message.starts_with("drains; 2 instances are still there; big-0: 0 of 2"), "{message}");
+    let staying = |fleet: &Fleet| {
+        let view = fleet.model.node(&node("n1")).unwrap();
+        (view.instances, view.staying)
+    };
+    assert_eq!(staying(&fleet), (2, 1), "big-0 may go one day, data-0 never will by itself");
 
     // Room elsewhere lets it go; the end of the drain lets the other be.
     fleet.command(Command::Scale { workload: workload("big"), replicas: 1 }).unwrap();
     fleet.settle();
     assert_eq!(fleet.place("big-0").unwrap(), "n2");
+    assert_eq!(staying(&fleet), (1, 1));
+    assert_eq!(
+        fleet.model.node(&node("n1")).unwrap().message,
+        "drains; data-0 is still there: its volumes are on this node, so it stays"
+    );
     let back = NodeChange { cordoned: Some(false), ..NodeChange::default() };
     fleet.update_node("n1", back).unwrap();
     assert_eq!(fleet.message("data-0"), "");

@@ -1,5 +1,7 @@
 //! How much is done when instances fit nowhere: work is counted, not time.
 
+use std::collections::BTreeSet;
+
 use dwell_core::clock::Timestamp;
 use dwell_core::id::Revision;
 use dwell_core::instance::{InstanceStatus, Phase};
@@ -50,7 +52,11 @@ impl Large {
     }
 
     fn apply(&mut self, spec: WorkloadSpec) -> Result<Reply, Refusal> {
-        self.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false })
+        self.command(Command::ApplyWorkloads {
+            specs: vec![spec],
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+        })
     }
 
     fn join(&mut self, number: usize) {
@@ -137,17 +143,29 @@ fn at_most(work: Work, solves: u64, looks: u64) {
 fn a_typing_error_in_a_constraint_is_solved_once() {
     let mut large = Large::running();
     let wrong = declared(Some("disk==sdd"));
-    let plan = Command::ApplyWorkloads { specs: vec![wrong.clone()], dry_run: true };
+    let plan = Command::ApplyWorkloads {
+        specs: vec![wrong.clone()],
+        keep_replicas: BTreeSet::new(),
+        dry_run: true,
+    };
     at_most(large.cost(plan.clone()), 0, 0);
     let all = u64::from(REPLICAS);
-    let apply = Command::ApplyWorkloads { specs: vec![wrong], dry_run: false };
+    let apply = Command::ApplyWorkloads {
+        specs: vec![wrong],
+        keep_replicas: BTreeSet::new(),
+        dry_run: false,
+    };
     at_most(large.cost(apply), 1, 2 * all);
     let reason = large.message("typ-7");
     assert!(reason.starts_with("0 of 1000 nodes fit: n0 lacks disk==sdd"), "{reason}");
 
     // Afterwards it costs nothing, whatever else is done.
     at_most(large.cost(plan), 0, 0);
-    let run = Command::ApplyWorkloads { specs: vec![spec("other", 1)], dry_run: false };
+    let run = Command::ApplyWorkloads {
+        specs: vec![spec("other", 1)],
+        keep_replicas: BTreeSet::new(),
+        dry_run: false,
+    };
     at_most(large.cost(run), 1, 2);
     assert!(large.model.instance(&instance("other-0")).unwrap().instance.node.is_some());
     at_most(large.label(3, "ssd"), 0, 10);
@@ -196,8 +214,11 @@ fn a_drain_without_room_is_solved_once() {
 fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
     let mut large = Large::new();
     let all = u64::from(REPLICAS);
-    let apply =
-        Command::ApplyWorkloads { specs: vec![declared(Some("disk==sdd"))], dry_run: false };
+    let apply = Command::ApplyWorkloads {
+        specs: vec![declared(Some("disk==sdd"))],
+        keep_replicas: BTreeSet::new(),
+        dry_run: false,
+    };
     at_most(large.cost(apply), 1, 2 * all);
     let mut records: Vec<_> = large
         .model

@@ -1,12 +1,16 @@
 //! What a user declares, and what becomes of it.
 
+use std::collections::BTreeSet;
+
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::{Phase, RunState};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::WorkloadSpec;
 
 use super::fleet::{Fleet, at, instance, node, settings, spec, workload};
 use crate::model::{
-    Command, InstanceAction, PlanAction, Refusal, RefusalClass, SessionId, Target, WORKLOADS_MAX,
+    Command, InstanceAction, PlanAction, Refusal, RefusalClass, Reply, SessionId, Target,
+    WORKLOADS_MAX,
 };
 
 #[test]
@@ -220,13 +224,18 @@ fn refusals_say_what_to_do() {
             "workload web: replicas: 1000000 is more than",
         ),
         (
-            Command::ApplyWorkloads { specs: vec![spec("a", 1), spec("a", 2)], dry_run: false },
+            Command::ApplyWorkloads {
+                specs: vec![spec("a", 1), spec("a", 2)],
+                keep_replicas: BTreeSet::new(),
+                dry_run: false,
+            },
             RefusalClass::Invalid,
             "workload a is declared twice",
         ),
         (
             Command::ApplyWorkloads {
                 specs: vec![spec("a", 1); WORKLOADS_MAX + 1],
+                keep_replicas: BTreeSet::new(),
                 dry_run: false,
             },
             RefusalClass::Invalid,
@@ -251,9 +260,69 @@ fn all_or_nothing() {
     let mut wrong = spec("b", 1);
     wrong.template.resources.memory = Bytes(1);
     let specs = vec![spec("a", 1), wrong];
-    let refusal = fleet.command(Command::ApplyWorkloads { specs, dry_run: false }).unwrap_err();
+    let refusal = fleet
+        .command(Command::ApplyWorkloads { specs, keep_replicas: BTreeSet::new(), dry_run: false })
+        .unwrap_err();
     assert!(refusal.to_string().starts_with("workload b: resources.memory:"), "{refusal}");
     assert!(fleet.model.workload(&workload("a")).is_none());
+}
+
+#[test]
+fn several_are_scaled_together_or_not_at_all() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("a", 1)).unwrap();
+    fleet.apply(spec("b", 1)).unwrap();
+    fleet.settle();
+    let replicas = |fleet: &Fleet| {
+        ["a", "b"].map(|name| fleet.model.workload(&workload(name)).unwrap().workload.spec.replicas)
+    };
+    let scale = |workloads: &[(&str, u32)]| {
+        Command::ScaleAll(workloads.iter().map(|(name, count)| (workload(name), *count)).collect())
+    };
+    for (refused, says) in [
+        (scale(&[("a", 2), ("b", 99_999)]), "workload b: replicas: 99999 is more than"),
+        (scale(&[("a", 2), ("c", 1)]), "there is no workload c"),
+        (scale(&[("a", 2), ("a", 3)]), "workload a is scaled twice in one request"),
+    ] {
+        let refusal = fleet.command(refused).unwrap_err();
+        assert!(refusal.to_string().starts_with(says), "{refusal}");
+        assert_eq!(replicas(&fleet), [1, 1], "{refusal}");
+    }
+    fleet.command(scale(&[("a", 2), ("b", 3)])).unwrap();
+    assert_eq!(replicas(&fleet), [2, 3]);
+}
+
+#[test]
+fn a_declaration_that_leaves_the_number_open_does_not_undo_a_scale() {
+    let mut fleet = Fleet::of(2);
+    let apply = |fleet: &mut Fleet, spec: WorkloadSpec, open: bool| {
+        let keep_replicas = if open { [spec.name.clone()].into() } else { BTreeSet::new() };
+        let specs = vec![spec];
+        let command = Command::ApplyWorkloads { specs, keep_replicas, dry_run: false };
+        let Ok(Reply::Plans(mut plans)) = fleet.command(command) else { panic!("refused") };
+        plans.remove(0)
+    };
+    let replicas =
+        |fleet: &Fleet| fleet.model.workload(&workload("web")).unwrap().workload.spec.replicas;
+    let created = apply(&mut fleet, spec("web", 1), true);
+    assert_eq!((created.instances.len(), replicas(&fleet)), (1, 1), "a new one has the default");
+    fleet.command(Command::Scale { workload: workload("web"), replicas: 5 }).unwrap();
+    let same = apply(&mut fleet, spec("web", 1), true);
+    assert_eq!((same.action, replicas(&fleet)), (PlanAction::Unchanged, 5));
+    let mut changed = spec("web", 1);
+    changed.template.image = "web:2".into();
+    let changed = apply(&mut fleet, changed, true);
+    assert_eq!((changed.changed_fields, replicas(&fleet)), (vec!["image"], 5));
+    // What is said counts.
+    apply(&mut fleet, spec("web", 2), false);
+    assert_eq!(replicas(&fleet), 2);
+    fleet.settle();
+    // A removed workload that is declared again begins anew.
+    fleet.command(Command::Scale { workload: workload("web"), replicas: 4 }).unwrap();
+    fleet.settle();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    apply(&mut fleet, spec("web", 1), true);
+    assert_eq!(replicas(&fleet), 1);
 }
 
 #[test]

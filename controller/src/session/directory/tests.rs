@@ -43,7 +43,14 @@ async fn declare(handle: &Handle, name: &str) {
         update: UpdatePolicy::default(),
         labels: [].into(),
     };
-    handle.command(Command::ApplyWorkloads { specs: vec![spec], dry_run: false }).await.unwrap();
+    handle
+        .command(Command::ApplyWorkloads {
+            specs: vec![spec],
+            keep_replicas: std::collections::BTreeSet::new(),
+            dry_run: false,
+        })
+        .await
+        .unwrap();
 }
 
 fn node() -> NodeName {

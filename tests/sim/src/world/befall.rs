@@ -1,6 +1,6 @@
 //! What befalls the fleet: operators, faults and their ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_controller::model::{Command, Join, NodeChange, Refusal, Reply, Target, TokenId};
 use dwell_core::clock::Timestamp;
@@ -207,7 +207,11 @@ impl World {
             update: UpdatePolicy::default(),
             labels: BTreeMap::new(),
         };
-        let command = Command::ApplyWorkloads { specs: vec![spec.clone()], dry_run: false };
+        let command = Command::ApplyWorkloads {
+            specs: vec![spec.clone()],
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+        };
         self.operate(&name, command, |before| {
             Some(Declared { spec, run: before.is_none_or(|before| before.run) })
         });
