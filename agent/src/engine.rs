@@ -187,7 +187,7 @@ pub struct Details {
     pub finished_at: Option<Timestamp>,
     /// How its main process ended, if it was ever started and does not run.
     pub exit_code: Option<i32>,
-    /// Whether the kernel killed something of it for want of memory in that run.
+    /// Whether the OOM killer killed one of its processes in that run.
     pub out_of_memory: bool,
     /// Its limits now.
     pub limits: Resources,
@@ -246,7 +246,7 @@ pub enum EventKind {
         /// With what, if the engine says.
         exit_code: Option<i32>,
     },
-    /// The kernel killed a process of it for want of memory.
+    /// The OOM killer killed one of its processes.
     OutOfMemory,
     /// It was removed.
     Removed,

@@ -89,7 +89,7 @@ pub enum Phase {
     Running,
     /// It was asked to end and has not yet.
     Stopping,
-    /// It is not to run and does not, or it ended and its policy lets it rest.
+    /// It is not to run and does not, or it ended and its restart policy does not start it again.
     Stopped,
     /// It ended or could not be started and will be tried again; the message says when.
     Backoff,

@@ -44,7 +44,7 @@ impl Millicores {
 
 impl Bytes {
     const HINT: &'static str =
-        "write a whole number with an optional unit, such as 256Mi, 1Gi or 512k";
+        "write a number with an optional unit, such as 256Mi, 1.5Gi or 512k, of whole bytes";
     /// One exbibyte.
     const MAX: u64 = 1 << 60;
 
@@ -56,7 +56,7 @@ impl Bytes {
 }
 
 impl Millis {
-    const HINT: &'static str = "write numbers with units, such as 500ms, 30s, 1m30s or 2h";
+    const HINT: &'static str = "write numbers with units, such as 500ms, 30s, 1m30s, 2h or 30d";
     /// One year.
     const MAX: u64 = 366 * 24 * 3_600_000;
 
@@ -109,8 +109,8 @@ impl FromStr for Bytes {
     type Err = QuantityError;
 
     fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (digits, unit) = text.split_at(split);
+        let split = text.find(|c: char| !is_of_number(c)).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
         let shift = match unit.to_ascii_lowercase().as_str() {
             "" | "b" => Some(0),
             "k" | "kb" | "ki" | "kib" => Some(10),
@@ -119,12 +119,34 @@ impl FromStr for Bytes {
             "t" | "tb" | "ti" | "tib" => Some(40),
             _ => None,
         };
-        let value = shift.and_then(|shift| digits.parse::<u64>().ok()?.checked_mul(1 << shift));
+        let value = shift.and_then(|shift| times(number, 1 << shift));
         value
             .filter(|&value| value <= Self::MAX)
             .map(Self)
             .ok_or_else(|| refuse(text, "an amount of memory", Self::HINT))
     }
+}
+
+fn is_of_number(c: char) -> bool {
+    c.is_ascii_digit() || c == '.'
+}
+
+/// A number such as `3` or `1.5` times a factor, if that is a whole number: nothing is rounded.
+fn times(number: &str, factor: u64) -> Option<u64> {
+    /// The most digits after the point.
+    const FRACTION_MAX: usize = 9;
+    let (whole, fraction) = match number.split_once('.') {
+        Some((whole, fraction)) if (1..=FRACTION_MAX).contains(&fraction.len()) => {
+            (whole, fraction)
+        }
+        Some(_) => return None,
+        None => (number, ""),
+    };
+    let parts = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    let whole = u128::from(whole.parse::<u64>().ok()?);
+    let fraction = if fraction.is_empty() { 0 } else { u128::from(fraction.parse::<u64>().ok()?) };
+    let product = whole.checked_mul(parts)?.checked_add(fraction)?.checked_mul(factor.into())?;
+    if product.is_multiple_of(parts) { u64::try_from(product / parts).ok() } else { None }
 }
 
 impl FromStr for Millis {
@@ -138,20 +160,20 @@ impl FromStr for Millis {
             return Err(error());
         }
         while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(error)?;
-            let value: u64 = rest[..digits].parse().map_err(|_| error())?;
-            rest = &rest[digits..];
-            let units = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+            let split = rest.find(|c: char| !is_of_number(c)).ok_or_else(error)?;
+            let (number, after) = rest.split_at(split);
+            rest = after;
+            let units = rest.find(is_of_number).unwrap_or(rest.len());
             let factor = match &rest[..units] {
                 "ms" => 1,
                 "s" => 1000,
                 "m" => 60_000,
                 "h" => 3_600_000,
+                "d" => 86_400_000,
                 _ => return Err(error()),
             };
             rest = &rest[units..];
-            total = value
-                .checked_mul(factor)
+            total = times(number, factor)
                 .and_then(|part| total.checked_add(part))
                 .filter(|&total| total <= Self::MAX)
                 .ok_or_else(error)?;
@@ -244,8 +266,8 @@ macro_rules! quantity_serde {
 }
 
 quantity_serde!(Millicores, ["string", "number"], r"^[0-9]+(\.[0-9]+|m)?$");
-quantity_serde!(Bytes, ["string", "integer"], r"^[0-9]+([bB]|[kKmMgGtT](i|b|B|iB)?)?$");
-quantity_serde!(Millis, ["string"], r"^([0-9]+(ms|s|m|h))+$");
+quantity_serde!(Bytes, ["string", "integer"], r"^[0-9]+(\.[0-9]+)?([bB]|[kKmMgGtT](i|b|B|iB)?)?$");
+quantity_serde!(Millis, ["string"], r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$");
 
 #[cfg(test)]
 mod tests;

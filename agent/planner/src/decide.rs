@@ -92,7 +92,7 @@ impl Wait<'_> {
 pub(crate) enum Rest<'a> {
     /// It is as it is to be, or nothing of it is left.
     InSync,
-    /// It ended, and its restart policy lets it rest.
+    /// It ended, and its restart policy does not start it again.
     Ended,
     /// It ended too often.
     GaveUp,

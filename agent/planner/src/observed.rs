@@ -299,7 +299,7 @@ pub enum ContainerState {
         ran_for: Duration,
         /// With what it ended.
         code: i32,
-        /// Whether the kernel ended it for want of memory.
+        /// Whether the OOM killer ended it.
         out_of_memory: bool,
     },
     /// Half removed: all that can be done is to remove it again.

@@ -114,7 +114,7 @@ impl Report<'_> {
         if self.target.is_none() {
             let message = match &self.decision.next {
                 Next::Wait(Wait::Retry(trouble)) => trouble_message(trouble),
-                _ => "is being removed".to_owned(),
+                _ => "leaves this node".to_owned(),
             };
             return (Phase::Stopping, message);
         }
@@ -176,9 +176,10 @@ impl Report<'_> {
         match rest {
             Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
             Rest::InSync | Rest::NoEngine(_) => (Phase::Running, self.complaint()),
-            Rest::Ended => {
-                (Phase::Stopped, format!("{} and its restart policy lets it rest", self.ended()))
-            }
+            Rest::Ended => (
+                Phase::Stopped,
+                format!("{}; its restart policy does not start it again", self.ended()),
+            ),
             Rest::GaveUp => {
                 (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))
             }

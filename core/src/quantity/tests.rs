@@ -16,22 +16,62 @@ fn processors() {
 
 #[test]
 fn memory() {
-    for (text, value) in
-        [("256Mi", 256 << 20), ("256m", 256 << 20), ("1gb", 1 << 30), ("17", 17), ("1K", 1024)]
-    {
+    for (text, value) in [
+        ("256Mi", 256 << 20),
+        ("256m", 256 << 20),
+        ("1gb", 1 << 30),
+        ("17", 17),
+        ("1K", 1024),
+        ("1.5G", 3 << 29),
+        ("0.25Ki", 256),
+    ] {
         assert_eq!(text.parse::<Bytes>().unwrap().0, value, "{text}");
     }
-    for text in ["", "-1", "1.5Gi", "1 Gi", "1Pi", "Mi", "18446744073709551616", "17179869184Gi"] {
+    for text in [
+        "",
+        "-1",
+        "1.5",
+        "0.3Ki",
+        "1.",
+        ".5Gi",
+        "1.5.5Gi",
+        "1.0000000001Gi",
+        "1 Gi",
+        "1Pi",
+        "Mi",
+        "18446744073709551616",
+        "17179869184Gi",
+    ] {
         assert!(text.parse::<Bytes>().is_err(), "{text}");
     }
 }
 
 #[test]
 fn durations() {
-    for (text, value) in [("500ms", 500), ("30s", 30_000), ("1m30s", 90_000), ("2h", 7_200_000)] {
+    for (text, value) in [
+        ("500ms", 500),
+        ("30s", 30_000),
+        ("1m30s", 90_000),
+        ("2h", 7_200_000),
+        ("1.5s", 1500),
+        ("30d", 2_592_000_000),
+    ] {
         assert_eq!(text.parse::<Millis>().unwrap().0, value, "{text}");
     }
-    for text in ["", "5", "s", "-1s", "1d", "99999999999999h", "1s ", &"1s".repeat(100)] {
+    for text in [
+        "",
+        "5",
+        "s",
+        "-1s",
+        "1w",
+        "1.5ms",
+        ".5s",
+        "1.s",
+        "1.2.3s",
+        "99999999999999h",
+        "1s ",
+        &"1s".repeat(100),
+    ] {
         assert!(text.parse::<Millis>().is_err(), "{text}");
     }
 }
