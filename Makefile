@@ -32,7 +32,7 @@ build: ## all programs, for development
 release: ## all programs, optimised
 	$(CARGO) build --locked --workspace --release
 
-demo: build ## three hosts on this machine, six instances, proved reachable; stays up
+demo: build ## three hosts on this machine, seven instances, proved reachable; stays up
 	$(SUDO) $(DEBUG)/dwell-lab demo
 
 demo-down: ## remove every trace of the demo

@@ -1,12 +1,13 @@
 //! The file in which a person declares workloads: from YAML to [`WorkloadSpec`].
 //!
 //! ```text
-//!   bytes ──read──▶ file::File ──lower──▶ WorkloadSpec ──check──▶ what is sent
-//!          (YAML, types, positions)  (shorthands of Compose)  (rules of core)
+//!   bytes ──shape──▶ file::File ──lower──▶ WorkloadSpec ──check──▶ what is sent
+//!         (keys and kinds)    (shorthands of Compose)   (rules of core)
 //! ```
 //!
-//! The types in [`file`] are the format; the JSON Schema is made from them. Whatever is wrong is said
-//! with its line and column. Pure: text and variables go in, specifications or problems come out.
+//! The types in [`file`] are the format; the JSON Schema is made from them, and [`shape`] compares a file
+//! with it. Whatever is wrong is said with its line and column, as much as possible at once. Pure: text and
+//! variables go in, specifications or problems come out.
 
 mod access;
 mod file;
@@ -14,6 +15,7 @@ mod flag;
 mod lower;
 mod problem;
 mod schema;
+mod shape;
 mod shared;
 mod shorthand;
 mod value;
@@ -32,6 +34,16 @@ pub(crate) use shared::warnings;
 /// The largest file that is read, in bytes.
 pub(crate) const SIZE_MAX: usize = 1 << 20;
 
+/// A workload that a file declares.
+#[derive(Debug)]
+#[cfg_attr(test, derive(serde::Serialize))]
+pub(crate) struct Declared {
+    /// What it says, with defaults for the rest.
+    pub(crate) spec: WorkloadSpec,
+    /// Whether it says how many instances there are. If not, a workload that exists keeps its number.
+    pub(crate) says_replicas: bool,
+}
+
 /// The variables that `$NAME` and `${NAME}` in a file stand for.
 pub(crate) type Variables = HashMap<String, String>;
 
@@ -43,30 +55,35 @@ pub(crate) fn read(
     name: &str,
     bytes: &[u8],
     variables: &Variables,
-) -> Result<Vec<WorkloadSpec>, ManifestError> {
+) -> Result<Vec<Declared>, ManifestError> {
     parse(bytes, variables).map_err(|problems| ManifestError::new(name, problems))
 }
 
-fn parse(bytes: &[u8], variables: &Variables) -> Result<Vec<WorkloadSpec>, Vec<Problem>> {
+fn parse(bytes: &[u8], variables: &Variables) -> Result<Vec<Declared>, Vec<Problem>> {
     let whole = |message: String| vec![Problem { position: None, message }];
     if bytes.len() > SIZE_MAX {
         return Err(whole(format!("is larger than the {SIZE_MAX} bytes that are read")));
     }
     let text =
         std::str::from_utf8(bytes).map_err(|error| whole(format!("is not UTF-8 text: {error}")))?;
-    let unset = variables::unset(text, variables);
-    if !unset.is_empty() {
-        return Err(unset);
-    }
     let options = serde_saphyr::options! {
         // `restart: no` and `ssh: off` are words.
         strict_booleans: true,
         with_snippet: false,
         property_syntax: PropertySyntax::DockerCompose,
+    };
+    let of_yaml = |error: &serde_saphyr::Error| vec![Problem::of_yaml(error)];
+    let schema = schema::value();
+    let mut problems = variables::unset(text, variables);
+    problems
+        .extend(shape::problems(text, &schema, options.clone()).map_err(|error| of_yaml(&error))?);
+    if !problems.is_empty() {
+        problems.sort_by_key(|problem| problem.position);
+        return Err(problems);
     }
-    .with_properties(variables.clone());
-    let file: file::File = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| vec![Problem::of_yaml(&error)])?;
+    let options = options.with_properties(variables.clone());
+    let file: file::File =
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| of_yaml(&error))?;
     lower::lower(file, variables)
 }
 

@@ -44,16 +44,61 @@ pub(crate) async fn workload(client: &mut Client, name: &str) -> Result<String, 
     Err(missing("workload", name, &workloads(client, "").await?))
 }
 
-/// The instance of this name, with or without the cluster's zone.
+/// The instance of this name, with or without the cluster's zone, or else the only instance of the workload of
+/// this name.
+///
+/// # Errors
+/// [`Failure::NotFound`] if there is none, [`Failure::Usage`] if the workload has several.
+pub(crate) async fn instance(client: &mut Client, name: &str) -> Result<String, Failure> {
+    match meant(client, name).await? {
+        Meant::Instance(name) => Ok(name),
+        Meant::Workload(instances) => only(without_zone(name), instances),
+    }
+}
+
+/// What a name means where instances are meant.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// This instance.
+    Instance(String),
+    /// A workload, with these instances in their order; there may be none.
+    Workload(Vec<String>),
+}
+
+/// The instance of this name, with or without the cluster's zone, or else the workload of this name.
 ///
 /// # Errors
 /// As [`workload`].
-pub(crate) async fn instance(client: &mut Client, name: &str) -> Result<String, Failure> {
+pub(crate) async fn meant(client: &mut Client, name: &str) -> Result<Meant, Failure> {
     let name = without_zone(name);
     if !instances(client, name).await?.is_empty() {
-        return Ok(name.to_owned());
+        return Ok(Meant::Instance(name.to_owned()));
     }
-    Err(missing("instance", name, &candidates(client, name).await?))
+    if workloads(client, name).await?.is_empty() {
+        return Err(missing("instance or workload", name, &candidates(client, name).await?));
+    }
+    let request = v1::ListInstancesRequest { workload: name.into(), ..Default::default() };
+    let mut found = client.list_instances(request).await?.into_inner().instances;
+    found.sort_by_key(|instance| instance.ordinal);
+    Ok(Meant::Workload(found.into_iter().map(|instance| instance.name).collect()))
+}
+
+/// The instance that a workload's name stands for, if it has only one.
+fn only(workload: &str, mut instances: Vec<String>) -> Result<String, Failure> {
+    match instances.len() {
+        0 => Err(Failure::NotFound(format!(
+            "workload {workload} has no instances; `dwell scale {workload}=1` makes one"
+        ))),
+        1 => Ok(instances.remove(0)),
+        count => {
+            instances.truncate(SUGGESTIONS_MAX);
+            let more = if count > SUGGESTIONS_MAX { ", …" } else { "" };
+            Err(Failure::Usage(format!(
+                "workload {workload} has {count} instances; say which: {}{more}",
+                instances.join(", ")
+            )))
+        }
+    }
 }
 
 /// The workload, or else the instance, of this name.
@@ -66,6 +111,11 @@ pub(crate) async fn subject(client: &mut Client, name: &str) -> Result<Subject, 
     }
     if !instances(client, name).await?.is_empty() {
         return Ok(Subject::Instance(name.to_owned()));
+    }
+    if !nodes(client, name).await?.is_empty() {
+        return Err(Failure::NotFound(format!(
+            "{name} is a node, neither a workload nor an instance; `dwell node inspect {name}` shows it"
+        )));
     }
     Err(missing("workload or instance", name, &candidates(client, name).await?))
 }
@@ -184,6 +234,20 @@ fn listing(kind: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_workload_stands_for_its_only_instance() {
+        let of = |count: u32| only("web", (0..count).map(|i| format!("web-{i}")).collect());
+        assert_eq!(of(1), Ok("web-0".into()));
+        insta::assert_snapshot!(
+            [of(0), of(2), of(9)].map(|failed| failed.unwrap_err().to_string()).join("\n"),
+            @r"
+        workload web has no instances; `dwell scale web=1` makes one
+        workload web has 2 instances; say which: web-0, web-1
+        workload web has 9 instances; say which: web-0, web-1, web-2, web-3, …
+        "
+        );
+    }
 
     #[test]
     fn what_could_be_meant_is_suggested() {

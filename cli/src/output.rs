@@ -9,8 +9,8 @@ use std::io::{self, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-pub(crate) use table::{Table, or_dash};
-pub(crate) use time::{Now, moment};
+pub(crate) use table::{Style, Table, Tone, or_dash};
+pub(crate) use time::{Now, duration, moment};
 
 use crate::failure::Failure;
 

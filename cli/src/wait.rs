@@ -1,9 +1,11 @@
 //! Waiting until the fleet is as it was asked to be: by watching, never by asking again and again.
 //!
-//! [`goal`] decides, from what is known; this module lists once, follows the changes, and shows how far
-//! it is.
+//! [`goal`] decides, from what is known; this module lists once, follows the changes, shows how far it is, and
+//! says on standard error what was reached.
 
 mod goal;
+
+use std::time::Instant;
 
 use clap::Args;
 use dwell_core::quantity::Millis;
@@ -14,7 +16,7 @@ use goal::{Progress, Seen};
 
 use crate::client::{Client, Target};
 use crate::failure::Failure;
-use crate::output::ProgressLine;
+use crate::output::{ProgressLine, duration, say};
 use crate::watch::{Next, Watcher};
 
 /// Whether and how long to wait.
@@ -58,13 +60,21 @@ async fn follow(
     goals: &[Goal],
     last: &mut String,
 ) -> Result<(), Failure> {
+    let began = Instant::now();
     let mut line = ProgressLine::new();
     let (mut seen, revision) = list(&mut client, goals).await?;
     let kinds = vec![v1::Kind::Workload, v1::Kind::Instance, v1::Kind::Node];
     let mut watcher = Watcher::new(client, target, kinds, revision);
     loop {
         match goal::progress(goals, &seen) {
-            Progress::Done => return Ok(()),
+            Progress::Done => {
+                drop(line);
+                let took = duration(began.elapsed());
+                for sentence in goal::reached(goals, &seen) {
+                    say(&format!("{sentence}, after {took}"));
+                }
+                return Ok(());
+            }
             Progress::Failed(why) => return Err(Failure::Other(why)),
             Progress::Waiting(what) => {
                 line.show(&what);

@@ -222,27 +222,70 @@ async fn what_was_checked_and_has_problems_ends_with_1() {
     assert_eq!(run(&well, &["doctor", "h2"]).await.code, 3);
 }
 
+/// A DNS server of this machine that answers every question with this code.
+async fn dns_server(code: u8) -> String {
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = socket.recv_from(&mut question).await {
+            (question[2], question[3]) = (0x84, code);
+            drop(socket.send_to(&question[..length], from).await);
+        }
+    });
+    address
+}
+
 #[tokio::test]
-async fn resolvers_are_told_of_nodes_that_are_ready_or_of_those_that_are_named() {
+async fn resolvers_are_told_of_nodes_that_answer() {
+    let (serves, refuses) = (dns_server(0).await, dns_server(5).await);
     let node = |address: &str, state: v1::NodeState| v1::Node {
-        name: address.replace('.', "-"),
+        name: address.replace(['.', ':'], "-"),
         address: address.into(),
         state: state.into(),
         ..Default::default()
     };
-    let nodes = vec![
-        node("192.0.2.11", v1::NodeState::Down),
-        node("192.0.2.12", v1::NodeState::Ready),
-        node("192.0.2.13", v1::NodeState::Ready),
-    ];
-    let fake = Fake::start(State { nodes, ..starting() });
+    let fleet = |nodes| Fake::start(State { nodes, ..starting() });
+    let fake = fleet(vec![
+        node("127.0.0.1:9", v1::NodeState::Down),
+        node(&refuses, v1::NodeState::Ready),
+        node(&serves, v1::NodeState::Ready),
+    ]);
     let ran = run(&fake, &["dns-config"]).await;
-    assert!(ran.stdout.contains("\nDNS=192.0.2.12 192.0.2.13\nDomains=~dwell "), "{}", ran.stdout);
-    let ran = run(&fake, &["dns-config", "--server", "192.0.2.9:54", "dnsmasq"]).await;
-    assert!(ran.stdout.contains("\nserver=/dwell/192.0.2.9#54\n"), "{}", ran.stdout);
-    let empty = Fake::start(State { nodes: Vec::new(), ..starting() });
+    assert!(ran.stdout.contains(&format!("\nDNS={serves}\nDomains=~dwell ")), "{}", ran.stdout);
+    assert_eq!(ran.stderr, "");
+    // Who names a server may do it for another machine.
+    let ran = run(&fake, &["dns-config", "--server", &refuses, "dnsmasq"]).await;
+    let shown = refuses.replace(':', "#");
+    assert!(ran.stdout.contains(&format!("\nserver=/dwell/{shown}\n")), "{}", ran.stdout);
+    assert!(
+        ran.stderr.contains("does not answer this machine for zone dwell; a node answers where")
+    );
+    let silent = fleet(vec![node(&refuses, v1::NodeState::Ready)]);
+    let ran = run(&silent, &["dns-config"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (4, ""));
+    assert!(ran.stderr.contains("none of 1 ready nodes answers"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("dns: {listen:"), "{}", ran.stderr);
+    let empty = fleet(Vec::new());
     let ran = run(&empty, &["dns-config", "unbound"]).await;
     assert!((ran.code, ran.stderr.contains("--server")) == (3, true), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_private_key_is_written_only_where_nobody_else_can_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let fake = Fake::start(starting());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("alice.yaml");
+    let file = std::fs::File::create(&path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let mut command = command(&fake, &["context", "issue", "alice"]);
+    let ended = command.stdout(file).status();
+    assert_eq!(tokio::time::timeout(LIMIT, ended).await.unwrap().unwrap().code(), Some(0));
+    assert!(std::fs::read_to_string(&path).unwrap().contains("the key"));
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    // What is no file is somebody else's to guard.
+    assert!(run(&fake, &["context", "issue", "alice"]).await.stdout.contains("the key"));
 }
 
 #[tokio::test]
@@ -318,6 +361,64 @@ async fn a_name_cut_short_changes_and_destroys_nothing() {
 }
 
 #[tokio::test]
+async fn several_are_scaled_together_or_not_at_all() {
+    let fake = Fake::start(State {
+        workloads: vec![workload("web", 1), workload("db", 1)],
+        ..State::default()
+    });
+    let ran = run(&fake, &["scale", "web=2", "db=99999"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{}", ran.stderr);
+    assert_eq!(fake.asked(), Vec::<String>::new());
+    let ran = run(&fake, &["scale", "web=2", "db=3"]).await;
+    assert_eq!(ran.stdout, "web scaled to 2\ndb scaled to 3\n");
+    assert_eq!(fake.asked(), ["scale web=2 db=3"]);
+}
+
+#[tokio::test]
+async fn a_file_without_a_number_of_instances_leaves_it_open() {
+    let fake = Fake::start(starting());
+    for (text, keep) in [("replicas: 3", ""), ("user: www", "web")] {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(format!("workloads: {{web: {{image: a, {text}}}}}").as_bytes()).unwrap();
+        assert_eq!(run(&fake, &["apply", "-f", file.path().to_str().unwrap()]).await.code, 0);
+        assert_eq!(fake.asked().pop().unwrap(), format!("apply dry_run=false keep={keep}"));
+    }
+}
+
+#[tokio::test]
+async fn a_workload_stands_for_its_instances() {
+    let fake = Fake::start(State {
+        workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],
+        instances: vec![
+            instance("web", 0, v1::Phase::Running),
+            instance("web", 1, v1::Phase::Running),
+            instance("db", 0, v1::Phase::Running),
+        ],
+        ..State::default()
+    });
+    // With one instance it is meant, and with several nobody guesses.
+    assert_eq!(run(&fake, &["exec", "db", "true"]).await.code, 3);
+    assert_eq!(run(&fake, &["route", "check", "db"]).await.code, 0);
+    assert_eq!(fake.asked(), ["check routes to db-0"]);
+    for arguments in [&["exec", "web", "true"][..], &["route", "check", "web"], &["ssh", "web"]] {
+        let ran = run(&fake, arguments).await;
+        assert!(
+            ran.stderr.contains("web has 2 instances; say which: web-0, web-1"),
+            "{}",
+            ran.stderr
+        );
+    }
+    let ran = run(&fake, &["exec", "idle", "true"]).await;
+    assert!(ran.stderr.contains("`dwell scale idle=1`"), "{}", ran.stderr);
+
+    let ran = run(&fake, &["logs", "web"]).await;
+    assert_eq!(ran.stdout, "web-0 | to stdout\nweb-1 | to stdout\n");
+    assert_eq!(ran.stderr, "web-0 | to stderr\nweb-1 | to stderr\n");
+    let ran = run(&fake, &["logs", "--no-prefix", "db"]).await;
+    assert_eq!((ran.stdout.as_str(), ran.code), ("to stdout\n", 0));
+}
+
+#[tokio::test]
 async fn apply_waits_until_every_instance_is_well() {
     let starts = |health: v1::Health| {
         let mut instance = instance("web", 1, v1::Phase::Running);
@@ -333,8 +434,13 @@ async fn apply_waits_until_every_instance_is_well() {
     let file = manifest();
     let ran = run(&fake, &["apply", "--wait", "-f", file.path().to_str().unwrap()]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (0, "web created, 2 instances\n"));
-    assert_eq!(ran.stderr, "");
-    assert_eq!(fake.asked(), ["apply dry_run=false", "watch after 7"]);
+    assert!(
+        ran.stderr.starts_with("web: 2 of 2 running at 10.80.1.1, 10.80.1.2, after "),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(ran.stderr.lines().count(), 1);
+    assert_eq!(fake.asked(), ["apply dry_run=false keep=", "watch after 7"]);
 }
 
 #[tokio::test]

@@ -9,12 +9,11 @@ use std::process::ExitCode;
 use clap::Args;
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::sanitize;
-use dwell_core::workload::WorkloadSpec;
 use dwell_proto::v1;
 
 use super::Fleet;
 use crate::failure::Failure;
-use crate::manifest::{self, Variables};
+use crate::manifest::{self, Declared, Variables};
 use crate::output::view::{PlanView, PlansView};
 use crate::output::{OutputArgs, Table, or_dash, say};
 use crate::wait::{Goal, WaitArgs, wait};
@@ -79,9 +78,9 @@ impl Apply {
         self,
         fleet: impl Future<Output = Result<Fleet, Failure>>,
     ) -> Result<(), Failure> {
-        let specs = self.file.read()?;
+        let declared = self.file.read()?;
         let mut fleet = fleet.await?;
-        let plans = apply(&mut fleet, &specs, false).await?;
+        let plans = apply(&mut fleet, declared, false).await?;
         let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
         self.output.print(&plans, done)?;
         wait(self.wait, &fleet.client, &fleet.target, &goals).await
@@ -93,8 +92,8 @@ impl Plan {
         self,
         fleet: impl Future<Output = Result<Fleet, Failure>>,
     ) -> Result<ExitCode, Failure> {
-        let specs = self.file.read()?;
-        let plans = apply(&mut fleet.await?, &specs, true).await?;
+        let declared = self.file.read()?;
+        let plans = apply(&mut fleet.await?, declared, true).await?;
         self.output.print(&plans, table)?;
         let changes = plans.workloads.iter().any(|plan| plan.action != "unchanged");
         Ok(if self.exit_code && changes { WOULD_CHANGE.into() } else { ExitCode::SUCCESS })
@@ -102,7 +101,7 @@ impl Plan {
 }
 
 impl FileArgs {
-    fn read(&self) -> Result<Vec<WorkloadSpec>, Failure> {
+    fn read(&self) -> Result<Vec<Declared>, Failure> {
         let is_stdin = self.file == Path::new("-");
         let name = if is_stdin { "-".into() } else { self.file.display().to_string() };
         // One byte more than allowed tells a file that is too large.
@@ -129,17 +128,19 @@ pub(super) fn variables() -> Variables {
         .collect()
 }
 
-/// Sends specifications.
+/// Sends declarations.
 ///
 /// # Errors
 /// If the controller refuses them.
 pub(super) async fn apply(
     fleet: &mut Fleet,
-    specs: &[WorkloadSpec],
+    declared: Vec<Declared>,
     dry_run: bool,
 ) -> Result<PlansView, Failure> {
-    let workloads = specs.iter().map(Into::into).collect();
-    let request = v1::ApplyRequest { workloads, dry_run };
+    let open = declared.iter().filter(|declared| !declared.says_replicas);
+    let keep_replicas = open.map(|declared| declared.spec.name.to_string()).collect();
+    let workloads = declared.iter().map(|declared| (&declared.spec).into()).collect();
+    let request = v1::ApplyRequest { workloads, dry_run, keep_replicas };
     Ok(fleet.client.apply(request).await?.into_inner().into())
 }
 

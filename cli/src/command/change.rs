@@ -16,7 +16,8 @@ Examples:
   dwell scale web=5
   dwell scale web=0 worker=20 --wait
 
-Instances are added and removed at the end: web=2 keeps web-0 and web-1.")]
+Instances are added and removed at the end: web=2 keeps web-0 and web-1. Of several workloads all are scaled
+or, if one is refused, none.")]
 pub(crate) struct Scale {
     /// A workload and its new number of instances
     #[arg(value_name = "NAME=N", required = true, value_parser = scale_parser)]
@@ -36,10 +37,12 @@ impl Scale {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let (asked, counts): (Vec<_>, Vec<_>) = self.workloads.into_iter().unzip();
         let workloads = names::all(&mut fleet.client, &asked, names::workload).await?;
+        let scales = workloads.into_iter().zip(counts);
+        let scales = scales.map(|(name, replicas)| v1::ScaleWorkloadRequest { name, replicas });
+        let request = v1::ScaleWorkloadsRequest { workloads: scales.collect() };
+        fleet.client.scale_workloads(request.clone()).await?;
         let mut goals = Vec::new();
-        for (name, replicas) in workloads.into_iter().zip(counts) {
-            let request = v1::ScaleWorkloadRequest { name: name.clone(), replicas };
-            fleet.client.scale_workload(request).await?;
+        for v1::ScaleWorkloadRequest { name, replicas } in request.workloads {
             print(&format!("{name} scaled to {replicas}\n"))?;
             goals.push(Goal::Declared { workload: name, generation: 0 });
         }

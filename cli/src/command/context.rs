@@ -1,5 +1,7 @@
 //! `dwell context`: use a controller from another machine.
 
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -66,7 +68,28 @@ impl Context {
                 say(&format!("{} is valid until {until}", path.display()));
                 Ok(())
             }
-            None => print(&context.to_text()?),
+            None => {
+                make_private()?;
+                print(&context.to_text()?)
+            }
         }
     }
+}
+
+/// Sees to it that what is printed cannot be read by others, if it goes to a file: `> alice.yaml` makes one that
+/// everybody can read.
+fn make_private() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::Other(format!(
+            "standard output is a file that others can read, and that cannot be changed: {error}; use --file"
+        ))
+    };
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
+    let stdout = std::fs::File::from(stdout);
+    let about = stdout.metadata().map_err(failed)?;
+    if about.is_file() && about.permissions().mode() & 0o077 != 0 {
+        stdout.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        say("the file can be read by you only, since it holds a private key");
+    }
+    Ok(())
 }

@@ -1,25 +1,31 @@
 //! `dwell dns-config`: what a resolver's configuration needs to find the cluster's names.
 
+mod probe;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use dwell_proto::v1;
 use ipnet::Ipv4Net;
+use tokio::task::JoinSet;
 
 use super::Fleet;
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, say};
 
-/// How many nodes are asked unless others are named: one that answers is enough.
+/// How many nodes a resolver is told of unless others are named: one that answers is enough.
 const NODES_MAX: usize = 3;
+/// How many nodes are asked whether they answer.
+const ASKED_MAX: usize = 32;
 const PORT: u16 = 53;
 
 /// Print what this machine's resolver needs to find instances by their names
 ///
 /// With it `web-0.dwell` and `web.dwell` resolve on a machine that is no node, and addresses of instances
-/// have names. Nodes answer other machines at the addresses of `dns.listen` in their /etc/dwell/agent.yaml only;
-/// unless servers are named, three nodes that are ready are taken, at port 53 of their addresses.
+/// have names. Nodes answer other machines only at the addresses of `dns.listen` in their /etc/dwell/agent.yaml,
+/// of which there are none by default. Unless servers are named, ready nodes are asked at port 53 of their
+/// addresses, and up to three that answer this machine are taken.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -68,19 +74,58 @@ impl DnsConfig {
         let cluster: Ipv4Net = info.cluster_cidr.parse().map_err(|_| {
             Failure::Other(format!("the controller's range {:?} is none", info.cluster_cidr))
         })?;
-        let mut servers = self.servers;
-        if servers.is_empty() {
-            let all = fleet.client.list_nodes(v1::ListNodesRequest::default()).await?.into_inner();
-            let ready = all.nodes.iter().filter(|node| node.state() == v1::NodeState::Ready);
-            servers = ready.filter_map(|node| node.address.parse().ok()).take(NODES_MAX).collect();
-        }
-        if servers.is_empty() {
-            return Err(Failure::NotFound(
-                "no node is ready; name a DNS server with --server".into(),
-            ));
-        }
+        let servers = if self.servers.is_empty() {
+            answering(&mut fleet, &info.zone).await?
+        } else {
+            for server in &self.servers {
+                if !probe::answers(server.0, &info.zone).await {
+                    // This machine may not be the one that it is for.
+                    say(&format!(
+                        "dwell: {} does not answer this machine for zone {}; {LISTEN}",
+                        server.0, info.zone
+                    ));
+                }
+            }
+            self.servers
+        };
         print(&snippet(self.resolver, &info.zone, cluster, &servers))
     }
+}
+
+/// How a node comes to answer.
+const LISTEN: &str = "a node answers where `dns: {listen: [ADDRESS:53]}` in its /etc/dwell/agent.yaml says so, after \
+     `systemctl restart dwell-agent`";
+
+/// Ready nodes whose DNS server answers this machine.
+async fn answering(fleet: &mut Fleet, zone: &str) -> Result<Vec<Server>, Failure> {
+    let all = fleet.client.list_nodes(v1::ListNodesRequest::default()).await?.into_inner();
+    let ready = all.nodes.iter().filter(|node| node.state() == v1::NodeState::Ready);
+    let ready = ready.filter_map(|node| node.address.parse::<Server>().ok()).take(ASKED_MAX);
+    let ready: Vec<Server> = ready.collect();
+    if ready.is_empty() {
+        return Err(Failure::NotFound("no node is ready; name a DNS server with --server".into()));
+    }
+    let mut asking = JoinSet::new();
+    for (order, server) in ready.iter().copied().enumerate() {
+        let zone = zone.to_owned();
+        asking.spawn(async move { (probe::answers(server.0, &zone).await, order, server) });
+    }
+    let mut found: Vec<(usize, Server)> = Vec::new();
+    while let Some(asked) = asking.join_next().await {
+        if let Ok((true, order, server)) = asked {
+            found.push((order, server));
+        }
+    }
+    found.sort_by_key(|(order, _)| *order);
+    found.truncate(NODES_MAX);
+    if found.is_empty() {
+        return Err(Failure::Refused(format!(
+            "none of {} ready nodes answers DNS questions of this machine at port {PORT}: {LISTEN}. Or name a server \
+             with --server",
+            ready.len()
+        )));
+    }
+    Ok(found.into_iter().map(|(_, server)| server).collect())
 }
 
 fn snippet(resolver: Resolver, zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {

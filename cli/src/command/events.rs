@@ -5,12 +5,16 @@ use dwell_core::instance::sanitize;
 use dwell_proto::v1::{self, watch_response::Change};
 
 use super::Fleet;
+use super::logs::{Since, since_parser};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::view::{EventView, EventsView};
-use crate::output::{Format, OutputArgs, moment, print, say};
+use crate::output::{Format, Now, OutputArgs, moment, print, say};
 use crate::watch::{Next, Watcher};
 
+/// How many events are listed, and the most that the controller lists at once.
+const LISTED: u32 = 100;
+const LISTED_MAX: u32 = 10_000;
 /// The longest message that is shown, in bytes.
 const MESSAGE_MAX: usize = 1024;
 
@@ -20,6 +24,7 @@ const MESSAGE_MAX: usize = 1024;
 Examples:
   dwell events
   dwell events --about node/h1 --limit 20
+  dwell events --since 10m
   dwell events -f
   dwell events -f -o json | jq -r .reason    # one object per line")]
 pub(crate) struct Events {
@@ -29,16 +34,22 @@ pub(crate) struct Events {
     /// Only about this: workload/NAME, instance/NAME, node/NAME or cluster
     #[arg(long, value_name = "SUBJECT", default_value = "", hide_default_value = true)]
     about: String,
-    /// At most so many of the newest that have happened already
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: u32,
+    /// Only what is younger than this, or happened after it
+    #[arg(long, value_name = "DURATION|TIME", value_parser = since_parser)]
+    since: Option<Since>,
+    /// At most so many of the newest that have happened already; 100 if not given, all with --since
+    #[arg(long, value_name = "N")]
+    limit: Option<u32>,
     #[command(flatten)]
     output: OutputArgs,
 }
 
 impl Events {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
-        let (events, mut shown) = self.list(&mut fleet.client).await?;
+        let limit = self.limit.unwrap_or(if self.since.is_some() { LISTED_MAX } else { LISTED });
+        let since = self.since.map_or(0, |since| since.moment(Now::read()));
+        let (mut events, mut shown) = self.list(&mut fleet.client, limit).await?;
+        events.retain(|event| event.at >= since);
         if !self.follow {
             let view = EventsView { events };
             return self.output.print(&view, |view| view.events.iter().map(line).collect());
@@ -58,7 +69,7 @@ impl Events {
                 }
                 Next::Missed(mut client) => {
                     say("some changes were missed while the connection was lost; listing again");
-                    let (events, revision) = self.list(&mut client).await?;
+                    let (events, revision) = self.list(&mut client, LISTED_MAX).await?;
                     let missed = events.iter().filter(|event| event.revision > shown);
                     missed.into_iter().try_for_each(|event| self.print_one(event))?;
                     shown = revision;
@@ -68,11 +79,15 @@ impl Events {
         }
     }
 
-    async fn list(&self, client: &mut Client) -> Result<(Vec<EventView>, u64), Failure> {
-        let request = v1::ListEventsRequest { subject: self.about.clone(), limit: self.limit };
+    async fn list(
+        &self,
+        client: &mut Client,
+        limit: u32,
+    ) -> Result<(Vec<EventView>, u64), Failure> {
+        let request = v1::ListEventsRequest { subject: self.about.clone(), limit };
         // A limit of 0 asks for the default on the wire, for nothing here.
         let found = client.list_events(request).await?.into_inner();
-        let count = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let count = usize::try_from(limit).unwrap_or(usize::MAX);
         let events = found.events.into_iter().take(count).map(Into::into).collect();
         Ok((events, found.revision))
     }

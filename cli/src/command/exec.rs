@@ -58,7 +58,7 @@ pub(crate) struct Exec {
     /// Working directory
     #[arg(short, long, value_name = "PATH")]
     workdir: Option<String>,
-    /// The instance
+    /// The instance, or a workload that has only one
     #[arg(value_parser = name_parser())]
     instance: String,
     /// The command and its arguments

@@ -11,7 +11,9 @@ use super::{Fleet, name_parser};
 use crate::failure::Failure;
 use crate::names;
 use crate::output::view::{NodeView, NodesView, TokenView};
-use crate::output::{Format, Now, OutputArgs, Table, moment, or_dash, print, serialized};
+use crate::output::{
+    Format, Now, OutputArgs, Style, Table, Tone, moment, or_dash, print, serialized,
+};
 use crate::wait::{Goal, WaitArgs, wait};
 
 /// Hosts that run the agent
@@ -131,15 +133,16 @@ fn label_parser(text: &str) -> Result<Change, String> {
 /// Remove a node from the fleet
 ///
 /// A node that holds instances is refused: drain it first. If the host is gone for good, --force has its
-/// instances placed elsewhere; should it come back, it is told to run nothing.
+/// instances placed elsewhere: they run twice if the host still runs them, cut off from the controller. So
+/// switch it off first. Should it come back, it is told to run nothing.
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "Examples:\n  dwell node drain h1 --wait && dwell node rm h1\n  dwell node rm --force h1    # the host has burnt down"
+    after_long_help = "Examples:\n  dwell node drain h1 --wait && dwell node rm h1\n  dwell node rm --force h1    # the host is switched off or destroyed"
 )]
 struct Rm {
     #[command(flatten)]
     names: Names,
-    /// Although instances are there; only if the node is down
+    /// Although instances are there; only if the node is down, and its host no longer runs
     #[arg(long)]
     force: bool,
 }
@@ -149,7 +152,7 @@ impl Node {
         match self.command {
             Command::Ls(output) => {
                 let view = NodesView::new(list(&mut fleet, "").await?);
-                output.print(&view, |view| table(view, Now::read()))
+                output.print(&view, |view| table(view, Now::read(), Style::of_stdout()))
             }
             Command::Inspect(inspect) => inspect.run(&mut fleet).await,
             Command::Token(token) => token.run(&mut fleet).await,
@@ -238,6 +241,7 @@ impl Names {
 impl Label {
     async fn run(self, fleet: &mut Fleet) -> Result<(), Failure> {
         let name = names::node(&mut fleet.client, &self.name).await?;
+        let done = label_words(&self.labels, self.pool.as_deref());
         let mut set_labels = HashMap::new();
         let mut remove_labels = Vec::new();
         for change in self.labels {
@@ -254,8 +258,21 @@ impl Label {
             ..Default::default()
         };
         fleet.client.update_node(request).await?;
-        print(&format!("{name} is labelled\n"))
+        print(&format!("{name}: {done}\n"))
     }
+}
+
+/// What was changed, in words: `disk set, zone removed, in pool storage`.
+fn label_words(labels: &[Change], pool: Option<&str>) -> String {
+    let labels = labels.iter().map(|change| match change {
+        Change::Set(key, _) => format!("{key} set"),
+        Change::Remove(key) => format!("{key} removed"),
+    });
+    let pool = pool.map(|pool| match pool {
+        "" => "in no pool".to_owned(),
+        pool => format!("in pool {pool}"),
+    });
+    labels.chain(pool).collect::<Vec<_>>().join(", ")
 }
 
 impl Rm {
@@ -269,7 +286,7 @@ impl Rm {
     }
 }
 
-fn table(view: &NodesView, now: Now) -> String {
+fn table(view: &NodesView, now: Now, style: Style) -> String {
     if view.nodes.is_empty() {
         return "No host has joined yet. Make a token with `dwell node token`.\n".into();
     }
@@ -290,26 +307,34 @@ fn table(view: &NodesView, now: Now) -> String {
             format!("{promised}/{}", has.unwrap_or_else(|| "?".into()))
         };
         let capacity = node.capacity.as_ref();
-        table.row([
-            node.name.clone(),
-            state(node),
-            node.address.clone(),
-            or_dash(&node.block),
-            or_dash(&node.pool),
-            of(
-                Millicores(node.allocated.cpu_millicores).to_string(),
-                capacity.map(|capacity| Millicores(capacity.cpu_millicores).to_string()),
-            ),
-            of(
-                mebibytes(node.allocated.memory_bytes),
-                capacity.map(|capacity| mebibytes(capacity.memory_bytes)),
-            ),
-            node.instances.to_string(),
-            now.age(node.last_seen),
-            node.message.clone(),
-        ]);
+        let tone = match node.state {
+            NodeState::Ready => Tone::Plain,
+            NodeState::Unreachable => Tone::Attention,
+            NodeState::Down => Tone::Trouble,
+        };
+        table.toned_row(
+            tone,
+            [
+                node.name.clone(),
+                state(node),
+                node.address.clone(),
+                or_dash(&node.block),
+                or_dash(&node.pool),
+                of(
+                    Millicores(node.allocated.cpu_millicores).to_string(),
+                    capacity.map(|capacity| Millicores(capacity.cpu_millicores).to_string()),
+                ),
+                of(
+                    mebibytes(node.allocated.memory_bytes),
+                    capacity.map(|capacity| mebibytes(capacity.memory_bytes)),
+                ),
+                node.instances.to_string(),
+                now.age(node.last_seen),
+                node.message.clone(),
+            ],
+        );
     }
-    table.to_string()
+    table.render(style)
 }
 
 fn state(node: &NodeView) -> String {
@@ -365,13 +390,23 @@ mod tests {
             v1::Node { last_seen_ms: None, ..node("h3", v1::NodeState::Down) },
         ];
         let view = NodesView::new(nodes);
-        insta::assert_snapshot!(table(&view, Now(1_000_012_000)), @r"
+        insta::assert_snapshot!(table(&view, Now(1_000_012_000), Style::PLAIN), @r"
         NODE  STATE                   ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
         h1    unreachable             10.66.0.1  -             -        0/?      0/?         0          12s
         h2    ready, draining         10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
         h3    down, not heard of yet  10.66.0.1  -             -        0/?      0/?         0          -
         ");
-        assert!(table(&NodesView { nodes: vec![] }, Now(0)).contains("dwell node token"));
+        assert!(
+            table(&NodesView { nodes: vec![] }, Now(0), Style::PLAIN).contains("dwell node token")
+        );
+    }
+
+    #[test]
+    fn what_labels_were_changed_is_said() {
+        let changes = ["disk=ssd", "zone-"].map(|text| label_parser(text).unwrap());
+        assert_eq!(label_words(&changes, None), "disk set, zone removed");
+        assert_eq!(label_words(&changes[1..], Some("")), "zone removed, in no pool");
+        assert_eq!(label_words(&[], Some("storage")), "in pool storage");
     }
 
     #[test]

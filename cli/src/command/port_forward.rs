@@ -34,7 +34,7 @@ Examples:
   dwell port-forward web-0 0:80                   # any free port; it says which
   dwell port-forward web-0 192.0.2.7:8080:80      # for other machines, too")]
 pub(crate) struct PortForward {
-    /// The instance
+    /// The instance, or a workload that has only one
     #[arg(value_parser = name_parser())]
     instance: String,
     /// Ports here and there; one alone is the same on both sides

@@ -38,7 +38,7 @@ Examples:
   dwell route check web-0
   dwell route check web-0 -o json | jq -r '.nodes[] | select(.problem != \"\") | .node'")]
 struct Check {
-    /// The instance
+    /// The instance, or a workload that has only one
     #[arg(value_parser = name_parser())]
     instance: String,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use dwell_proto::v1;
 
 use super::{Fleet, apply};
 use crate::failure::Failure;
-use crate::manifest;
+use crate::manifest::{self, Declared};
 use crate::names::found_or_none;
 use crate::output::OutputArgs;
 use crate::output::view::PlanView;
@@ -104,7 +104,8 @@ impl Run {
                  `dwell rm {name} --wait`"
             )));
         }
-        let plans = apply::apply(&mut fleet, &[spec], false).await?;
+        let plans =
+            apply::apply(&mut fleet, vec![Declared { spec, says_replicas: true }], false).await?;
         let goals: Vec<_> = plans.workloads.iter().map(PlanView::goal).collect();
         output.print(&plans, apply::done)?;
         wait(waiting, &fleet.client, &fleet.target, &goals).await

@@ -32,7 +32,7 @@ pub(crate) struct Ssh {
     /// User to log in as, if the instance has it; your own name if not given
     #[arg(short, long)]
     user: Option<String>,
-    /// The instance
+    /// The instance, or a workload that has only one
     #[arg(value_name = "[USER@]NAME", value_parser = name_parser())]
     instance: String,
     /// Options of ssh, and a command

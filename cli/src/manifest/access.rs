@@ -13,7 +13,7 @@ use super::value::{Pairs, split_protocol};
 
 /// The long spelling of an [`AllowRule`]: exactly one of the first five keys.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct LongRule {
     /// `true`: everybody, also from beyond the cluster.

@@ -11,13 +11,13 @@ use dwell_core::workload::{
 use super::file::{self, File};
 use super::problem::Problem;
 use super::value::Pairs;
-use super::{Variables, shorthand::Short};
+use super::{Declared, Variables, shorthand::Short};
 
 /// The most workloads that are applied at once; the controller takes no more.
 const WORKLOADS_MAX: usize = 1000;
 
 /// The specifications a file declares, or all that is wrong with them.
-pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<WorkloadSpec>, Vec<Problem>> {
+pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<Declared>, Vec<Problem>> {
     let whole = |message: &str| vec![Problem { position: None, message: message.into() }];
     let workloads = match (file.workloads, file.services) {
         (Some(_), Some(_)) => {
@@ -48,7 +48,7 @@ pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<WorkloadSpe
 }
 
 impl file::Workload {
-    fn into_spec(self, name: &str, variables: &Variables) -> Result<WorkloadSpec, Vec<String>> {
+    fn into_spec(self, name: &str, variables: &Variables) -> Result<Declared, Vec<String>> {
         let mut wrong = Collected { workload: name, problems: Vec::new() };
         let limits = self.deploy.resources.limits;
         let replicas = wrong.one_of([
@@ -124,7 +124,10 @@ impl file::Workload {
             labels: labels(self.deploy.labels),
         };
         wrong.keep(spec.check().map_err(|error| error.to_string()));
-        if wrong.problems.is_empty() { Ok(spec) } else { Err(wrong.problems) }
+        if !wrong.problems.is_empty() {
+            return Err(wrong.problems);
+        }
+        Ok(Declared { spec, says_replicas: replicas.is_some() })
     }
 }
 

@@ -78,7 +78,6 @@ fn explain(error: &Error) -> String {
     match error {
         Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => explain(error),
         Error::Message { msg, .. } => msg.clone(),
-        Error::SerdeUnknownField { field, expected, .. } => unknown_key(field, expected),
         Error::SerdeMissingField { field, .. } => format!("key {field:?} is missing"),
         Error::DuplicateMappingKey { key: Some(key), .. } => {
             format!("key {key:?} is given twice; keep one of them")
@@ -98,6 +97,13 @@ fn explain(error: &Error) -> String {
             "is nested too deeply or repeats too much; write it with fewer levels and aliases"
                 .into()
         }
+        Error::InvalidScalar { ty, .. } if ty.starts_with(['u', 'i']) => {
+            "this is not a whole number that fits here; write one".into()
+        }
+        Error::InvalidBooleanStrict { .. } => "write true or false".into(),
+        Error::Unexpected { expected: "string scalar", .. } => {
+            "write a single value here, such as a text or a number".into()
+        }
         Error::NullIntoString { .. } => {
             "a text is missing here; write one, or remove the key".into()
         }
@@ -109,13 +115,14 @@ fn explain(error: &Error) -> String {
     }
 }
 
-fn unknown_key(key: &str, known: &[&'static str]) -> String {
+/// What is said of a key that is not one of those known in its place.
+pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let key = sanitize(key, 60);
     if let Some((_, instead)) = file::REFUSED.iter().find(|(refused, _)| *refused == key) {
         return format!("{key:?} is not supported: {instead}");
     }
     if key.starts_with("x-") {
-        return format!("{key:?} is not supported: put an anchor where it is used first");
+        return format!("{key:?} is not supported here; move it to the top of the file");
     }
     let near = known
         .iter()

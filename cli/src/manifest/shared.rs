@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use dwell_core::id::{VolumeName, WorkloadName};
-use dwell_core::workload::WorkloadSpec;
+
+use super::Declared;
 
 /// A sentence for each volume that several workloads name.
-pub(crate) fn warnings(specs: &[WorkloadSpec]) -> Vec<String> {
+pub(crate) fn warnings(declared: &[Declared]) -> Vec<String> {
     let mut users: BTreeMap<&VolumeName, Vec<&WorkloadName>> = BTreeMap::new();
-    for spec in specs {
+    for Declared { spec, .. } in declared {
         for volume in spec.template.volumes() {
             let names = users.entry(volume).or_default();
             if names.last() != Some(&&spec.name) {

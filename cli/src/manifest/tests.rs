@@ -9,7 +9,8 @@ fn variables() -> Variables {
 }
 
 fn good(text: &str) -> Vec<WorkloadSpec> {
-    read("f.yaml", text.as_bytes(), &variables()).unwrap()
+    let declared = read("f.yaml", text.as_bytes(), &variables()).unwrap();
+    declared.into_iter().map(|declared| declared.spec).collect()
 }
 
 fn bad(text: &str) -> String {
@@ -158,7 +159,10 @@ fn what_is_wrong_is_said_where_it_is() {
         ("workloads:\n  web:\n    image: --privileged\n", "f.yaml:2:3: workload \"web\": image:"),
         ("workloads:\n  web:\n    image: $NOPE\n", "f.yaml:3:12: variable \"NOPE\" is not set"),
         ("workloads: &a {web: *a}\n", "f.yaml:1:"),
-        ("x-common: {}\n", "put an anchor where it is used first"),
+        (
+            "workloads:\n  web:\n    image: a:${TAG:-1}\n    command: [$$x]\n    repicas: 3\n    secrets: [a]\n",
+            "f.yaml:5:5: unknown key \"repicas\"; did you mean \"replicas\"?\nf.yaml:6:5: \"secrets\" is not supported: ",
+        ),
     ];
     for (text, says) in cases {
         let error = bad(text);
@@ -170,21 +174,34 @@ fn what_is_wrong_is_said_where_it_is() {
         ("networks: [a]", "\"networks\" is not supported: "),
         ("depends_on: [a]", "\"depends_on\" is not supported: "),
         ("privileged: true", "\"privileged\" is not supported: "),
-        ("replicas: -1", "f.yaml:4:15: "),
+        (
+            "replicas: -1",
+            "f.yaml:4:15: \"-1\" does not fit here; write a whole number from 0 to 4294967295",
+        ),
+        ("replicas: many", "f.yaml:4:15: \"many\" does not fit here; write a whole number from 0"),
+        (
+            "healthcheck: {tcp: 70000}",
+            "\"70000\" does not fit here; write a whole number from 0 to 65535",
+        ),
+        ("healthcheck: {disable: maybe}", "\"maybe\" does not fit here; write true or false"),
+        ("volumes: a:/a", "f.yaml:4:14: this is a single value; write a list, [A, B]"),
+        ("image2: [a]\ntmpfs: [a]", "f.yaml:5:5: \"tmpfs\" is not supported"),
+        ("update: {x-mine: 1}", "move it to the top of the file"),
         ("replicas: 1000000000", "f.yaml:2:3: workload \"web\": replicas: "),
         ("replicas: .nan", "f.yaml:4:15: "),
         ("replicas: 99999999999999999999", "f.yaml:4:15: "),
         ("replicas: 2\nscale: 2", "replicas and scale mean the same"),
         ("resources: {cpu: -1}", "is not an amount of processor"),
         ("resources: {cpu: .inf}", "f.yaml:4:"),
-        ("resources: {memory: 1.5Gi}", "f.yaml:4:25: \"1.5Gi\" is not an amount of memory"),
+        ("resources: {memory: 0.3Ki}", "f.yaml:4:25: \"0.3Ki\" is not an amount of memory"),
         ("resources: {memory: 1}", "resources.memory: "),
         ("resources: {mem: 1}", "unknown key \"mem\""),
         ("command: \"a 'b\"", "f.yaml:4:14: the command line ends within quotes"),
         ("command: {a: b}", "write a command line or a list of words"),
         ("command: 5", "write a command line or a list of words"),
         ("environment: a", "write a mapping KEY: VALUE"),
-        ("environment: {A: [1]}", "f.yaml:4:"),
+        ("environment: {A: [1]}", "f.yaml:4:22: this is a list; write a single value"),
+        ("environment: [A=1, A=2]", "\"A\" is given twice"),
         ("environment: {'A=B': 1}", "environment: "),
         ("volumes: ['./a:/a']", "f.yaml:4:15: \"./a\" is relative"),
         ("volumes: [/data]", "is not SOURCE:TARGET"),
@@ -246,7 +263,52 @@ fn what_is_wrong_is_said_where_it_is() {
 }
 
 #[test]
+fn what_other_tools_and_anchors_need_is_left_alone() {
+    let text = "x-common: &common {user: www}\nx-other: [1]\nworkloads:\n  web:\n    image: a\n    <<: *common\n    x-tool: {a: b}\n";
+    assert_eq!(good(text)[0].template.user, "www");
+}
+
+#[test]
+fn whether_a_file_says_how_many_is_told() {
+    let says = |lines: &str| {
+        read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap()[0].says_replicas
+    };
+    assert!(!says("user: www"));
+    for lines in ["replicas: 1", "scale: 1", "deploy: {replicas: 1}"] {
+        assert!(says(lines), "{lines}");
+    }
+}
+
+/// Every key of a service in Compose's specification is read or refused with a reason; only others are
+/// taken for typing errors.
+#[test]
+fn no_key_of_compose_is_taken_for_a_typing_error() {
+    let keys = "annotations attach blkio_config build cap_add cap_drop cgroup cgroup_parent command configs \
+        container_name cpu_count cpu_percent cpu_period cpu_quota cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset \
+        credential_spec depends_on deploy develop device_cgroup_rules devices dns dns_opt dns_search domainname \
+        driver_opts entrypoint env_file environment expose extends external_links extra_hosts gpus group_add \
+        healthcheck hostname image init ipc isolation label_file labels links logging mac_address mem_limit \
+        mem_reservation mem_swappiness memswap_limit models network_mode networks oom_kill_disable oom_score_adj pid \
+        pids_limit platform ports post_start pre_stop privileged profiles provider pull_policy pull_refresh_after \
+        read_only restart runtime scale secrets security_opt shm_size stdin_open stop_grace_period stop_signal \
+        storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes volumes_from working_dir";
+    for key in keys.split_whitespace() {
+        if key == "image" {
+            continue;
+        }
+        if let Err(error) = read("f.yaml", workload(&format!("{key}: ")).as_bytes(), &variables()) {
+            let error = error.to_string();
+            assert!(!error.contains("unknown key"), "{error}");
+        }
+    }
+}
+
+#[test]
 fn several_problems_are_said_at_once() {
+    let error = bad(
+        "workloads:\n  web:\n    image: a:$NOPE\n    replicas: many\n    ports: [80]\n    healthcheck: {retry: 1}\n",
+    );
+    insta::assert_snapshot!(error);
     let error = bad("workloads:\n  a_b: {image: a}\n  web: {image: '', replicas: 1, scale: 2}\n");
     assert_eq!(error.lines().count(), 3, "{error}");
 }

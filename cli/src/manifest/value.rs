@@ -1,6 +1,7 @@
 //! The values of the file that are more than a text or a number.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::net::Ipv4Addr;
@@ -11,7 +12,7 @@ use dwell_core::workload::{
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::shorthand::Shorthand;
@@ -72,9 +73,16 @@ impl<'de> Deserialize<'de> for Pairs {
                 Ok(Pairs(pairs))
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Pairs, A::Error> {
-                let mut pairs = Vec::new();
+                let (mut pairs, mut keys) = (Vec::new(), BTreeSet::new());
                 while let Some(text) = list.next_element::<String>()? {
-                    pairs.push(split_pair(&text));
+                    let (key, value) = split_pair(&text);
+                    if !keys.insert(key.clone()) {
+                        let key = dwell_core::instance::sanitize(&key, 60);
+                        return Err(A::Error::custom(format!(
+                            "{key:?} is given twice; keep one of them"
+                        )));
+                    }
+                    pairs.push((key, value));
                 }
                 Ok(Pairs(pairs))
             }
@@ -177,7 +185,7 @@ impl Shorthand for Test {
 
 /// A page to ask for.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct Http {
     /// Port number.
@@ -212,7 +220,7 @@ impl Shorthand for Http {
 
 /// The long spelling of [`Ssh`].
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct SshKeys {
     /// Public keys, one line each, as in OpenSSH's `authorized_keys`.
@@ -243,7 +251,7 @@ impl Shorthand for Ssh {
 
 /// The long spelling of a [`Mount`].
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
 #[schemars(inline)]
 pub(super) struct LongMount {
     /// `volume` or `bind`; told from the source if not given.

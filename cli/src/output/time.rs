@@ -1,6 +1,6 @@
 //! Points in time for people: how long ago, or when.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dwell_core::clock::millis;
 
@@ -28,6 +28,15 @@ impl Now {
     }
 }
 
+/// How long something took: `0.3 s`, `42 s`, `5m12s`.
+pub(crate) fn duration(took: Duration) -> String {
+    match took.as_secs() {
+        0..10 => format!("{:.1} s", took.as_secs_f64()),
+        seconds @ 10..60 => format!("{seconds} s"),
+        seconds => format!("{}m{}s", seconds / 60, seconds % 60),
+    }
+}
+
 /// A moment in UTC, such as `2026-01-31T12:00:00.250Z`.
 pub(crate) fn moment(at_ms: u64) -> String {
     let at = i64::try_from(at_ms).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
@@ -51,5 +60,8 @@ mod tests {
         assert_eq!(now.age(None), "-");
         assert_eq!(moment(1_769_860_800_250), "2026-01-31T12:00:00.250Z");
         assert_eq!(moment(u64::MAX), "-");
+        assert_eq!(duration(Duration::from_millis(1_240)), "1.2 s");
+        assert_eq!(duration(Duration::from_secs(42)), "42 s");
+        assert_eq!(duration(Duration::from_secs(312)), "5m12s");
     }
 }

@@ -104,6 +104,40 @@ impl Seen {
         self.instances.values().filter(move |instance| instance.workload == workload)
     }
 
+    /// How a workload is that is as declared: `web: 3 of 3 healthy at 10.80.0.2, 10.80.1.2, 10.80.2.2`.
+    fn in_short(&self, name: &str) -> String {
+        /// The most addresses that are named.
+        const ADDRESSES_MAX: usize = 4;
+        let workload = self.workloads.get(name);
+        let spec = workload.and_then(|workload| workload.spec.as_ref());
+        let replicas = spec.map_or(0, |spec| spec.replicas);
+        if replicas == 0 {
+            return format!("{name}: no instances, as declared");
+        }
+        if workload.is_some_and(|workload| workload.run() == v1::RunState::Stopped) {
+            return format!("{name}: {replicas} of {replicas} stopped");
+        }
+        let checked = spec.and_then(|spec| spec.template.as_ref()?.healthcheck.as_ref()).is_some();
+        let word = if checked { "healthy" } else { "running" };
+        let mut instances: Vec<_> = self.instances_of(name).collect();
+        instances.sort_by_key(|instance| instance.ordinal);
+        let addresses: Vec<&str> = instances
+            .iter()
+            .map(|instance| instance.address.as_str())
+            .filter(|address| !address.is_empty())
+            .collect();
+        let shown = addresses.iter().take(ADDRESSES_MAX).copied().collect::<Vec<_>>().join(", ");
+        let more = match addresses.len().saturating_sub(ADDRESSES_MAX) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let finished = instances.iter().any(|instance| {
+            instance.status.as_ref().is_some_and(|status| status.phase() == v1::Phase::Stopped)
+        });
+        let word = if finished { "done" } else { word };
+        format!("{name}: {replicas} of {replicas} {word} at {shown}{more}")
+    }
+
     /// Whether a workload's instances stay ended when their main process has ended well.
     fn may_rest(&self, workload: &str) -> bool {
         let spec = self.workloads.get(workload).and_then(|workload| workload.spec.as_ref());
@@ -155,13 +189,46 @@ impl Goal {
                 Some(node) if !node.draining => {
                     Progress::Failed(format!("{} is not being drained any more", node.name))
                 }
+                Some(node) if node.staying >= node.instances => Progress::Failed(format!(
+                    "{name} is drained but for {}, which cannot leave, since volumes do not move; \
+                     `dwell ps --node {name}` lists what is left, `dwell node uncordon {name}` ends the drain",
+                    instances(node.staying),
+                    name = node.name,
+                )),
                 Some(node) => Progress::Waiting(with_message(
-                    format!("{}: {} instances left", node.name, node.instances),
+                    format!("{}: {} left", node.name, instances(node.instances)),
                     &node.message,
                 )),
             },
         }
     }
+}
+
+/// What has been reached, a sentence for each goal; restarts are counted together.
+pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let mut restarted = Vec::new();
+    for goal in goals {
+        match goal {
+            Goal::Declared { workload, .. } => sentences.push(seen.in_short(workload)),
+            Goal::Gone { workload } => sentences.push(format!("{workload} is gone")),
+            Goal::Settled { instance } => sentences.push(match seen.instances.get(instance) {
+                Some(found) if found.run() == v1::RunState::Stopped => {
+                    format!("{instance} is stopped")
+                }
+                Some(found) => format!("{instance} runs at {}", found.address),
+                None => format!("{instance} is gone"),
+            }),
+            Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
+            Goal::Drained { node } => sentences.push(format!("{node} is drained")),
+        }
+    }
+    match restarted[..] {
+        [] => {}
+        [one] => sentences.push(format!("{one} has restarted")),
+        _ => sentences.push(format!("{} instances have restarted", restarted.len())),
+    }
+    sentences
 }
 
 fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
@@ -204,12 +271,13 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
 
 fn gone(name: &str, seen: &Seen) -> Progress {
     let left = seen.instances_of(name).count();
+    let shown = instances(u32::try_from(left).unwrap_or(u32::MAX));
     match seen.workloads.get(name) {
         None if left == 0 => Progress::Done,
         Some(workload) if !workload.removing => {
             Progress::Failed(format!("{name} was declared again"))
         }
-        Some(_) | None => Progress::Waiting(format!("{name}: {left} instances left")),
+        Some(_) | None => Progress::Waiting(format!("{name}: {shown} left")),
     }
 }
 
@@ -229,7 +297,7 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
         (RunState::Running, Phase::Running) if current => {
             Progress::Waiting(with_message(format!("{name}: not healthy yet"), &status.message))
         }
-        // It has done its work, and its policy lets it rest.
+        // It has done its work, and its restart policy does not start it again.
         (RunState::Running, Phase::Stopped) if current && finished => Progress::Done,
         (RunState::Stopped, Phase::Stopped | Phase::Failed | Phase::Pending) => Progress::Done,
         (RunState::Running, Phase::Failed) if current => {
@@ -237,6 +305,11 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
         }
         _ => Progress::Waiting(with_message(format!("{name}: {phase}"), &status.message)),
     }
+}
+
+/// A number of instances in words.
+fn instances(count: u32) -> String {
+    if count == 1 { "1 instance".into() } else { format!("{count} instances") }
 }
 
 fn with_message(what: String, message: &str) -> String {

@@ -106,7 +106,7 @@ async fn scp_gets_paths_as_they_are() {
     }
     for (arguments, code, says) in [
         (&["cp", "a", "b"][..], 2, "no side is in an instance"),
-        (&["cp", "a", "db-0:b"], 3, "there is no instance \"db-0\""),
+        (&["cp", "a", "db-0:b"], 3, "there is no instance or workload \"db-0\""),
         (&["cp", "a", "-oProxyCommand=x@web-0:b"], 2, "unexpected argument"),
         (&["cp", "a", "a b@web-0:b"], 2, "cannot be a user's name"),
     ] {

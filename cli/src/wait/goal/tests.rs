@@ -156,7 +156,7 @@ fn changes_are_taken_in() {
         revision: 1,
         change: Some(Change::Deleted(v1::Deleted { kind: kind.into(), name: name.into() })),
     };
-    assert_eq!(waiting(&progress(&gone, &seen)), "web: 1 instances left");
+    assert_eq!(waiting(&progress(&gone, &seen)), "web: 1 instance left");
     seen.take(deleted(v1::Kind::Instance, "web-0"));
     seen.take(v1::WatchResponse::default());
     assert_eq!(waiting(&progress(&gone, &seen)), "web: 0 instances left");
@@ -174,4 +174,58 @@ fn a_node_is_drained_when_it_is_empty() {
     assert_eq!(of(true, 0), Progress::Done);
     assert_eq!(waiting(&of(true, 2)), "h1: 2 instances left");
     assert!(matches!(of(false, 2), Progress::Failed(_)));
+    let node = |staying| v1::Node {
+        name: "h1".into(),
+        draining: true,
+        instances: 2,
+        staying,
+        ..Default::default()
+    };
+    let of = |node| progress(&goal, &Seen::new(vec![], vec![], vec![node]));
+    waiting(&of(node(1)));
+    let Progress::Failed(why) = of(node(2)) else {
+        panic!("a drain that cannot end is waited for")
+    };
+    insta::assert_snapshot!(why, @"h1 is drained but for 2 instances, which cannot leave, since volumes do not move; `dwell ps --node h1` lists what is left, `dwell node uncordon h1` ends the drain");
+}
+
+#[test]
+fn what_was_reached_is_said() {
+    let at =
+        |ordinal: u32| v1::Instance { address: format!("10.80.0.{ordinal}"), ..instance(ordinal) };
+    let mut healthy = workload();
+    healthy.spec.as_mut().unwrap().template.as_mut().unwrap().healthcheck =
+        Some(v1::HealthCheck::default());
+    let mut many = workload();
+    many.spec.as_mut().unwrap().replicas = 6;
+    let mut none = workload();
+    none.spec.as_mut().unwrap().replicas = 0;
+    let declared = [Goal::Declared { workload: "web".into(), generation: 3 }];
+    let of = |goals: &[Goal], workload: v1::Workload, count: u32| {
+        reached(goals, &Seen::new(vec![workload], (0..count).map(at).collect(), vec![])).join("\n")
+    };
+    let restarted = |ordinal| Goal::Restarted { instance: format!("web-{ordinal}"), before: 0 };
+    insta::assert_snapshot!(
+        [
+            of(&declared, healthy, 2),
+            of(&declared, many, 6),
+            of(&declared, none, 0),
+            of(&declared, v1::Workload { run: v1::RunState::Stopped.into(), ..workload() }, 2),
+            of(&[Goal::Gone { workload: "web".into() }, Goal::Drained { node: "h1".into() }], workload(), 0),
+            of(&[Goal::Settled { instance: "web-1".into() }, restarted(0)], workload(), 2),
+            of(&[restarted(0), restarted(1)], workload(), 2),
+        ]
+        .join("\n"),
+        @r"
+    web: 2 of 2 healthy at 10.80.0.0, 10.80.0.1
+    web: 6 of 6 running at 10.80.0.0, 10.80.0.1, 10.80.0.2, 10.80.0.3 and 2 more
+    web: no instances, as declared
+    web: 2 of 2 stopped
+    web is gone
+    h1 is drained
+    web-1 runs at 10.80.0.1
+    web-0 has restarted
+    2 instances have restarted
+    "
+    );
 }
