@@ -3,7 +3,7 @@
 //! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
 //! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
 //!
-//! Code map: `node` (starting and resting), `routes`, `net` (between two hosts), `ssh`; the others are the
+//! Code map: `node` (starting and resting), `routes`, `net` (between two hosts), `ssh`, `sim`; the others are the
 //! sides that they compare.
 
 mod bare;
@@ -14,6 +14,7 @@ mod node;
 mod plain;
 mod report;
 mod routes;
+mod sim;
 mod ssh;
 mod swarm;
 mod tap;
@@ -79,10 +80,14 @@ const SSH: [Benchmark; 3] = [
     ("ssh-idle-memory", "of dwell-ssh for each instance that nobody is logged in to"),
 ];
 
+/// Of nothing but decisions: the whole, simulated.
+const SIM: [Benchmark; 1] =
+    [("sim-speed", "simulated steps per second on one core, faults and checks included")];
+
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &ROUTES, &NET, &SSH].concat()
+    [&NODE[..], &ROUTES, &NET, &SSH, &SIM].concat()
 }
 
 /// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come.
@@ -98,6 +103,9 @@ pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Re
     }
     let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
     let any = |group: &[Benchmark]| group.iter().any(|(name, _)| wanted(name));
+    if any(&SIM) {
+        done(&[sim::run_seeds()])?;
+    }
     if any(&ROUTES) {
         for report in routes::run(&wanted)? {
             done(&[report])?;

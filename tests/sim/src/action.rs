@@ -114,6 +114,7 @@ pub(crate) enum Action {
     Restart { workload: u8 },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
+    RemoveVolume { pick: u8 },
     KillAgent { host: u8, down_ms: Ms },
     PowerLoss { host: u8, down_ms: Ms },
     KillProcess { host: u8, pick: u8 },
@@ -307,7 +308,8 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             Action::Apply { workload, bad: Some(bad) }
         }
         Class::MissedDeath => Action::MissDeath { host, pick },
-        Class::Volumes => match rng.u8(..3) {
+        Class::Volumes => match rng.u8(..4) {
+            3 => Action::RemoveVolume { pick },
             0 => Action::Remove { workload },
             1 if classes.contains(&Class::Operators) => Action::Apply { workload, bad: None },
             _ => Action::Scale { workload, replicas: rng.u32(0..=4) },

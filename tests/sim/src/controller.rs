@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dwell_controller::model::{
     Change, Command, Model, Record, Refusal, Reply, SessionId, Settings, Touched,
 };
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::Now;
 use dwell_core::id::{NodeName, Revision};
 
 use crate::host::Wall;
@@ -25,6 +25,8 @@ pub(crate) struct Controller {
     pub(crate) wall: Wall,
     /// The wall clock when it started. From then on it counts by itself.
     started_wall: Wall,
+    /// Whether the last commit failed: until one succeeds, only what needs no store is done.
+    ailing: bool,
     /// It is to crash in the middle of its next commit: whether that is found done afterwards.
     pub(crate) crash_in_commit: Option<bool>,
 }
@@ -62,12 +64,13 @@ impl Controller {
             life: 0,
             wall: Wall::default(),
             started_wall: Wall::default(),
+            ailing: false,
             crash_in_commit: None,
         }
     }
 
-    pub(crate) fn now(&self, now: Ms) -> Timestamp {
-        self.started_wall.now(now)
+    fn now(&self, now: Ms) -> Now {
+        Now { wall: self.wall.now(now), steady: self.started_wall.now(now) }
     }
 
     /// Starts it from its store.
@@ -76,6 +79,7 @@ impl Controller {
         self.started_wall = self.wall;
         let records = self.store.records().into_iter().map(reread);
         let now = self.now(now);
+        self.ailing = false;
         self.model = Some(if self.store.len() == 0 {
             Model::new(self.settings.clone())
         } else {
@@ -98,8 +102,18 @@ impl Controller {
     ) -> Result<(Reply, Touched, Vec<Change>), Failed> {
         let at = self.now(now);
         let model = self.model.as_mut().ok_or(Failed::Away)?;
+        if self.ailing && command.is_volatile() {
+            if matches!(command, Command::Tick) {
+                self.ailing = !self.store.commit(&[model.probe()]);
+            }
+            let applied = model.apply_volatile(command, at).map_err(Failed::Refused)?;
+            let applied = applied.ok_or(Failed::Store)?;
+            let touched = model.publish(applied.changes.clone());
+            return Ok((applied.reply, touched, applied.changes));
+        }
         let applied = model.apply(command, at).map_err(Failed::Refused)?;
         if !self.store.commit(&applied.changes) {
+            self.ailing = true;
             model.revert(applied.changes);
             return Err(Failed::Store);
         }

@@ -5,10 +5,11 @@ use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, InstanceName, NodeName};
+use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::session::Assignment;
+use dwell_core::session::SeenVolume;
 use dwell_core::workload::{Fingerprint, Resources};
 use dwell_planner::{Container, ContainerId, ContainerState, Failure, FailureKind, Journal, Step};
 
@@ -138,7 +139,7 @@ impl Real {
             fingerprint: self.fingerprint.clone(),
             resources: self.resources,
             restarts_asked: self.restarts_asked,
-            stop_grace: None,
+            stop_grace: Some(self.grace),
             state: self.state,
             since: now,
             health: self.health,
@@ -205,6 +206,26 @@ impl Host {
             link: Link::default(),
             failed_connects: 0,
             vouched_dead: false,
+        }
+    }
+
+    /// The volumes, if there is an engine to ask.
+    pub(crate) fn seen_volumes(&self) -> Option<Vec<SeenVolume>> {
+        let seen = |instance: &InstanceName| SeenVolume {
+            instance: instance.clone(),
+            name: volume_name(),
+            image_path: None,
+        };
+        (self.engine.mode == Mode::Up).then(|| self.volumes.keys().map(seen).collect())
+    }
+
+    /// Deletes volumes, as the controller wants it, unless something mounts them.
+    pub(crate) fn delete_volumes<'a>(&mut self, names: impl Iterator<Item = &'a InstanceName>) {
+        for name in names {
+            let containers = &self.engine.containers;
+            if !containers.values().any(|real| real.has_volume && real.instance == *name) {
+                self.volumes.remove(name);
+            }
         }
     }
 
@@ -362,6 +383,12 @@ impl Host {
             None => Deed::Nothing,
         }
     }
+}
+
+/// The name that every volume has here.
+#[expect(clippy::panic, reason = "a constant that is a name")]
+pub(crate) fn volume_name() -> VolumeName {
+    VolumeName::new("data").unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// A failure that may pass.

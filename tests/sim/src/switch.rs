@@ -11,14 +11,9 @@ pub const SWITCHED_OFF: &[(Class, &str)] = &[
         Class::MissedDeath,
         "what the engine calls running is believed to run, whatever the kernel said",
     ),
-    (Class::FullStore, "a controller that cannot write does not notice that nodes are lost"),
     (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
     (Class::NameReused, "the host that had the name before is refused, and runs on"),
     (Class::Clone, "two hosts with one identity both run everything"),
-    (
-        Class::Volumes,
-        "an instance that comes back after a scale to 0 is placed away from its volume",
-    ),
 ];
 
 /// Rules that are not enforced yet, and why. `--enforce RULE` does.
@@ -27,7 +22,6 @@ pub const NOT_ENFORCED: &[(&str, &str)] = &[
         "gone means gone",
         "an instance counts as gone when its containers are, whatever else is left",
     ),
-    ("grace", "an instance that leaves its node gets ten seconds to end, whatever it was promised"),
     (
         "ruled out",
         "what creates or moves an instance gives it the version declared last, even one that failed",

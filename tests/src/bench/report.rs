@@ -167,6 +167,17 @@ pub(super) fn alone(
     }
 }
 
+/// A result without an alternative; the goal is for the value itself, the higher the better.
+pub(super) fn least(
+    name: &'static str,
+    unit: &'static str,
+    samples: Vec<f64>,
+    goal: f64,
+) -> Report {
+    let report = alone(name, unit, samples, goal);
+    Report { better: "higher", met: report.ours >= goal, ..report }
+}
+
 /// What so many percent of the samples do not exceed.
 pub(super) fn percentile(samples: &mut [f64], percent: usize) -> f64 {
     samples.sort_by(f64::total_cmp);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_controller::model::{Command, Join, NodeChange, Refusal, Reply, Target, TokenId};
+use dwell_controller::model::{
+    Command, Join, NodeChange, Refusal, Reply, Target, TokenId, VolumeKey, VolumeState,
+};
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
@@ -13,11 +15,11 @@ use dwell_core::workload::{
 };
 use dwell_planner::ContainerId;
 
-use super::{CHECK_MS, Declared, Event, Relief, World, node_name, parse, workload_name};
+use super::{CHECK_MS, Declared, Event, Relief, World, node_name, workload_name};
 use crate::action::{Action, DOWN_AFTER_MS};
 use crate::agent::Input;
 use crate::controller::Failed;
-use crate::host::{BAD, Host, Mode, Wall};
+use crate::host::{BAD, Host, Mode, Wall, volume_name};
 use crate::schedule::Ms;
 use crate::truth::Violation;
 
@@ -46,6 +48,11 @@ impl World {
                 };
                 let node = self.hosts[self.host(host)].name.clone();
                 drop(self.command(Command::UpdateNode { node, change }));
+            }
+            Action::RemoveVolume { pick } => {
+                let all = self.volumes();
+                let one = all.get(usize::from(pick) % all.len().max(1)).cloned();
+                one.into_iter().for_each(|key| self.remove_volume(key));
             }
             Action::KillAgent { host, down_ms } => {
                 let host = self.host(host);
@@ -194,7 +201,7 @@ impl World {
         template.stop_grace = Millis::seconds(shape.grace_s);
         template.healthcheck = shape.health.then(|| HealthCheck::new(Probe::Tcp { port: 80 }));
         if shape.volume {
-            let source = MountSource::Volume(parse("data"));
+            let source = MountSource::Volume(volume_name());
             template.mounts = vec![Mount { source, target: "/data".to_owned(), read_only: false }];
         }
         let replicas = self.declared.get(&name).map_or(shape.replicas, |one| one.spec.replicas);
@@ -237,6 +244,29 @@ impl World {
         let state = if run { RunState::Running } else { RunState::Stopped };
         let command = Command::SetRun { target: Target::Workload(name.clone()), run: state };
         self.operate(&name, command, |declared| declared.map(|one| Declared { run, ..one }));
+    }
+
+    /// The volumes that operators see.
+    fn volumes(&self) -> Vec<VolumeKey> {
+        let all = self.controller.model.iter().flat_map(|model| model.volumes(None, None));
+        all.map(|view| view.volume.key.clone()).collect()
+    }
+
+    fn remove_volume(&mut self, key: VolumeKey) {
+        let VolumeKey { instance, name, node } = key;
+        let command = Command::RemoveVolume {
+            instance: instance.clone(),
+            volume: name,
+            node: Some(node.clone()),
+        };
+        let removed = self.command(command);
+        self.note(|| format!("operator: removes the volume of {instance} on {node}: {removed:?}"));
+        // What is given up may be anything, also if there was no answer.
+        let given_up = matches!(removed, Ok(_) | Err(Failed::Crashed));
+        let is_its = |host: usize| self.hosts.get(host).is_some_and(|host| host.name == node);
+        if given_up && self.truth.volumes.get(&instance).is_some_and(|(host, _)| is_its(*host)) {
+            self.truth.volumes.remove(&instance);
+        }
     }
 
     /// A new host joins under a name.
@@ -507,6 +537,12 @@ impl World {
                 Ok(_) | Err(Failed::Refused(Refusal::NoNode(_))) => {}
                 Err(failed) => self.note(|| format!("operator: {failed:?}")),
             }
+        }
+        // What is on hosts that were given up is given up.
+        let model = self.controller.model.iter();
+        let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
+        for view in volumes.iter().filter(|view| view.volume.state == VolumeState::Lost) {
+            self.remove_volume(view.volume.key.clone());
         }
         for workload in 0..self.scenario.workloads.len() {
             let name = workload_name(workload);

@@ -8,6 +8,7 @@ use dwell_planner::{ContainerId, Failure, FailureKind, Step};
 use super::{Event, Relief, Work, World};
 use crate::agent::{Input, Output};
 use crate::host::{Deed, Mode, Temper, transient};
+use crate::message::Up;
 use crate::schedule::Ms;
 use crate::truth::{Running, Violation};
 
@@ -33,7 +34,10 @@ impl World {
             Output::LookAtAll => (Work::LookAtAll, 100 + slow),
             Output::Pull(image) => (Work::Pull(image), 3_000 + slow),
             Output::Store(held) => (Work::Store(held), 8 + slow / 4),
-            Output::Send(message) => {
+            Output::Send(mut message) => {
+                if let Up::Hello(report) | Up::Report(report) = &mut message {
+                    report.volumes = self.hosts[host].seen_volumes();
+                }
                 if let Some(stream) = self.hosts[host].stream {
                     self.send(stream, true, Event::Up { stream, message });
                 }

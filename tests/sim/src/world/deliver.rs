@@ -188,6 +188,12 @@ impl World {
         let (host, life) = (state.host, state.life);
         if self.hosts[host].stream == Some(stream) {
             self.note(|| format!("host {host}: is told {}", brief(&message)));
+            let deleted = match &*message {
+                AssignmentChange::Snapshot(all) => Some(&all.volumes_to_delete),
+                AssignmentChange::Delta(delta) => delta.volumes_to_delete.as_ref(),
+            };
+            let deleted = deleted.into_iter().flatten().map(|(instance, _)| instance);
+            self.hosts[host].delete_volumes(deleted);
             self.tell(host, life, Input::Message(message));
         }
     }
