@@ -238,9 +238,12 @@ async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
     let status = Command::NodeStatus {
         node: "h1".parse().unwrap(),
         session: SessionId(2),
-        report: crate::model::Report {
-            revision: handle.read(Model::revision).await.unwrap(),
-            statuses: vec![
+        report: dwell_core::session::StatusReport {
+            seen_under: dwell_core::id::Position {
+                revision: handle.read(Model::revision).await.unwrap(),
+                ..Default::default()
+            },
+            instances: vec![
                 handle
                     .read(|model| dwell_core::instance::InstanceStatus {
                         phase: dwell_core::instance::Phase::Running,

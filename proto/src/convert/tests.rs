@@ -32,6 +32,7 @@ fn full_template() -> Template {
             },
         ],
         stop_signal: "SIGINT".into(),
+        shm_size: Some(Bytes::mebi(64)),
         stop_grace: Millis(0),
         resources: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },

@@ -3,16 +3,17 @@
 use std::collections::BTreeSet;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::Revision;
+use dwell_core::id::{Position, Revision};
 use dwell_core::instance::{InstanceStatus, Phase};
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::session::StatusReport;
 use dwell_core::workload::WorkloadSpec;
 
 use super::fleet::{instance, node, settings_of, spec, workload};
 use crate::model::settle::Work;
 use crate::model::{
-    Command, Join, Model, NodeChange, Refusal, Reply, Report, SessionId, TokenId, UpdateState,
+    Command, Join, Model, NodeChange, Refusal, Reply, SessionId, TokenId, UpdateState,
 };
 
 const NODES: usize = 1_000;
@@ -81,7 +82,7 @@ impl Large {
             ..Capacity::default()
         };
         let session = SessionId(number as u64);
-        let report = Report { complete: true, ..Report::default() };
+        let report = StatusReport { complete: true, ..StatusReport::default() };
         self.command(Command::AttachNode { node: name, session, address, capacity, report })
             .unwrap();
     }
@@ -101,8 +102,12 @@ impl Large {
             message: String::new(),
             ..view.status.clone()
         });
-        let report =
-            Report { revision, complete: true, statuses: statuses.collect(), ..Report::default() };
+        let report = StatusReport {
+            seen_under: at(revision),
+            complete: true,
+            instances: statuses.collect(),
+            ..StatusReport::default()
+        };
         let session = SessionId(number as u64);
         self.command(Command::NodeStatus { node: name, session, report }).unwrap();
     }
@@ -133,6 +138,10 @@ fn declared(constraint: Option<&str>) -> WorkloadSpec {
     spec.template.resources.memory = Bytes::mebi(16);
     spec.placement.constraints.extend(constraint.map(|text| text.parse().unwrap()));
     spec
+}
+
+fn at(revision: Revision) -> Position {
+    Position { revision, ..Position::default() }
 }
 
 fn at_most(work: Work, solves: u64, looks: u64) {
@@ -183,10 +192,10 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
     assert_eq!(moving(&large), ["typ-0"]);
     let name = large.model.instance(&instance("typ-0")).unwrap().instance.node.clone().unwrap();
     let number: usize = name.as_str()[1..].parse().unwrap();
-    let report = Report {
-        revision: large.model.revision(),
+    let report = StatusReport {
+        seen_under: at(large.model.revision()),
         gone: vec![instance("typ-0")],
-        ..Report::default()
+        ..StatusReport::default()
     };
     let session = SessionId(number as u64);
     large.command(Command::NodeStatus { node: name, session, report }).unwrap();
@@ -243,7 +252,7 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
             session: SessionId(number as u64),
             address: std::net::Ipv4Addr::from(0xc0a8_0000 + u32::try_from(number).unwrap()),
             capacity,
-            report: Report { complete: true, ..Report::default() },
+            report: StatusReport { complete: true, ..StatusReport::default() },
         };
         let work = large.cost(attach);
         total.solves += work.solves;
