@@ -1,6 +1,6 @@
 //! What all connections share, and its limits.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -47,6 +47,9 @@ impl Front {
     /// # Errors
     /// [`Denial`]: a limit is reached.
     pub(crate) fn admit(&self, instance: &InstanceName, from: IpAddr) -> Result<Admission, Denial> {
+        // The address of a host is one that it can have a socket at.
+        let is_own = UdpSocket::bind((from, 0)).is_ok();
+        let from = Some(from).filter(|_| !is_own);
         lock(&self.guard).admit(instance, from, Instant::now())?;
         let guard = Arc::clone(&self.guard);
         Ok(Admission { guard, instance: instance.clone(), from, logged_in: false, failed: false })
@@ -58,7 +61,8 @@ impl Front {
 pub(crate) struct Admission {
     guard: Arc<Mutex<Guard>>,
     instance: InstanceName,
-    from: IpAddr,
+    /// Absent if it comes from the node itself.
+    from: Option<IpAddr>,
     logged_in: bool,
     failed: bool,
 }

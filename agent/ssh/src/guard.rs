@@ -1,5 +1,8 @@
 //! How many connections there may be, and who has failed too often to be heard.
 //!
+//! Whoever comes by way of the controller comes from an address of the node itself, and the controller has let them
+//! in: they are no one address, so that the many do not wait or suffer for one.
+//!
 //! Pure: time comes in. Invariants: every count belongs to connections that are there, so that maps are bounded
 //! by the connections; failures are counted for a bounded number of addresses.
 
@@ -12,9 +15,9 @@ use dwell_core::id::InstanceName;
 /// Most connections to one instance.
 const PER_INSTANCE: usize = 256;
 /// Most connections that have yet to log in.
-const WAITING: usize = 128;
+const WAITING: usize = 512;
 /// Most of those of one address.
-const WAITING_PER_ADDRESS: usize = 32;
+const WAITING_PER_ADDRESS: usize = 128;
 /// So many connections of an address that end in refused log-ins ...
 const FAILURES: u32 = 20;
 /// ... within so long, and it is not heard for the rest of that time.
@@ -57,18 +60,20 @@ struct Failures {
 impl Guard {
     /// Counts a new connection, which then has to be ended by [`Guard::logged_in`] and [`Guard::left`], once each.
     ///
+    /// `from` is the client's address; absent, it is the node itself.
+    ///
     /// # Errors
     /// [`Denial`], and it is not counted.
     pub fn admit(
         &mut self,
         instance: &InstanceName,
-        from: IpAddr,
+        from: Option<IpAddr>,
         now: Instant,
     ) -> Result<(), Denial> {
         let failed = |failures: &Failures| {
             failures.count >= FAILURES && now.duration_since(failures.since) < WINDOW
         };
-        if self.failures.get(&from).is_some_and(failed) {
+        if from.and_then(|from| self.failures.get(&from)).is_some_and(failed) {
             return Err(Denial::Failures);
         }
         if self.instances.get(instance).is_some_and(|count| *count >= PER_INSTANCE) {
@@ -77,19 +82,24 @@ impl Guard {
         if self.waiting_total >= WAITING {
             return Err(Denial::Waiting);
         }
-        if self.waiting.get(&from).is_some_and(|count| *count >= WAITING_PER_ADDRESS) {
+        let is_too_many = |count: &usize| *count >= WAITING_PER_ADDRESS;
+        if from.and_then(|from| self.waiting.get(&from)).is_some_and(is_too_many) {
             return Err(Denial::Address);
         }
         *self.instances.entry(instance.clone()).or_default() += 1;
-        *self.waiting.entry(from).or_default() += 1;
+        if let Some(from) = from {
+            *self.waiting.entry(from).or_default() += 1;
+        }
         self.waiting_total += 1;
         Ok(())
     }
 
     /// A connection waits no longer: somebody logged in, or it ended.
-    pub fn logged_in(&mut self, from: IpAddr) {
+    pub fn logged_in(&mut self, from: Option<IpAddr>) {
         self.waiting_total = self.waiting_total.saturating_sub(1);
-        decrement(&mut self.waiting, &from);
+        if let Some(from) = from {
+            decrement(&mut self.waiting, &from);
+        }
     }
 
     /// A connection ended.
@@ -98,7 +108,8 @@ impl Guard {
     }
 
     /// A connection was refused the log-in.
-    pub fn failed(&mut self, from: IpAddr, now: Instant) {
+    pub fn failed(&mut self, from: Option<IpAddr>, now: Instant) {
+        let Some(from) = from else { return };
         if self.failures.len() >= ADDRESSES {
             self.failures.retain(|_, failures| now.duration_since(failures.since) < WINDOW);
         }

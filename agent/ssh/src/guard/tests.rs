@@ -11,8 +11,26 @@ fn instance(ordinal: u32) -> InstanceName {
     format!("web-{ordinal}").parse().expect("a name")
 }
 
-fn client(number: usize) -> IpAddr {
-    IpAddr::from([10, 0, (number / 256) as u8, (number % 256) as u8])
+fn client(number: usize) -> Option<IpAddr> {
+    Some(IpAddr::from([10, 0, (number / 256) as u8, (number % 256) as u8]))
+}
+
+/// All that come by way of the controller.
+const NODE: Option<IpAddr> = None;
+
+#[test]
+fn the_many_who_come_by_way_of_the_controller_are_no_one_address() {
+    let (mut guard, now) = (Guard::default(), Instant::now());
+    for _ in 0..200 {
+        guard.admit(&instance(0), NODE, now).unwrap();
+    }
+    for _ in 0..2 * FAILURES {
+        guard.failed(NODE, now);
+        guard.logged_in(NODE);
+        guard.left(&instance(0));
+    }
+    guard.admit(&instance(0), NODE, now).unwrap();
+    assert!(guard.waiting.is_empty() && guard.failures.is_empty());
 }
 
 #[test]
@@ -31,9 +49,10 @@ fn few_of_one_address_wait() {
 fn few_of_all_wait() {
     let (mut guard, now) = (Guard::default(), Instant::now());
     for number in 0..WAITING {
-        guard.admit(&instance(0), client(number), now).unwrap();
+        let instance = instance(u32::from(number >= PER_INSTANCE));
+        guard.admit(&instance, client(number), now).unwrap();
     }
-    assert_eq!(guard.admit(&instance(1), client(WAITING), now), Err(Denial::Waiting));
+    assert_eq!(guard.admit(&instance(2), client(WAITING), now), Err(Denial::Waiting));
 }
 
 #[test]
