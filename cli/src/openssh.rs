@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use dwell_core::instance::sanitize;
+use dwell_core::ssh::CONTAINERS_USER;
 use dwell_proto::v1;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
 use ssh_key::private::{Ed25519Keypair, PrivateKey};
@@ -26,6 +27,12 @@ use crate::public_key::PublicKey;
 
 /// How long a login may take to begin, in milliseconds; once begun it lasts as long as it likes.
 const LOGIN_VALID_MS: u64 = 5 * 60 * 1000;
+
+/// `users`, and the container's own user where it has none of their names.
+pub(crate) fn with_containers_user(mut users: Vec<String>) -> Vec<String> {
+    users.push(CONTAINERS_USER.to_owned());
+    users
+}
 
 /// What one run of OpenSSH needs.
 pub(crate) struct Login {
@@ -53,7 +60,7 @@ impl Login {
             .map_err(|error| Failure::Other(format!("cannot make a key: {error}")))?;
         let request = v1::CertifyUserRequest {
             public_key: public,
-            principals: users,
+            principals: with_containers_user(users),
             valid_ms: LOGIN_VALID_MS,
         };
         let mut second = client.clone();

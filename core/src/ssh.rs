@@ -24,6 +24,10 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::{InstanceName, KeySetName};
 
+/// Among the names that a key or a certificate is for: where the container has no user of the name that was logged in
+/// as, its own user is taken, the one that the workload's `user` or its image says.
+pub const CONTAINERS_USER: &str = "@container";
+
 /// Who may log in to instances, and by which names hosts are known; the same on every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshTrust {

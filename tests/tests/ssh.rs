@@ -414,6 +414,11 @@ async fn certificates_log_in(lab: &Lab) -> Result<()> {
     let key = carol.key().with_extension("pub");
     let key = key.to_str().context("the lab's path is not UTF-8")?;
     lab.cli(&["key", "sign", key, "--principal", "carol", "--valid", "1h"]).await?.ok()?;
+    let refused = carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?;
+    let says = refused.stderr.contains("no user \"carol\"");
+    ensure!(refused.code() == 1 && says, "there is no carol, and she is nobody else: {refused:?}");
+    let both = ["--principal", "carol", "--principal", "@container"];
+    lab.cli(&[&["key", "sign", key, "--valid", "1h"][..], &both].concat()).await?.ok()?;
     ensure!(carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?.ok()? == "root\n", "as carol");
     let other = carol.ssh(&["dev@dev-0.dwell", "true"]).await?;
     ensure!(other.code() == 255, "the certificate does not say dev: {other:?}");

@@ -6,6 +6,9 @@
 //!                 a line with `cert-authority` that applies here and now      -> both together, the stricter of each
 //! ```
 //!
+//! A name is the container's user of that name. Who has a key that is bound to no names may also be the container's
+//! own user under any other; who has a certificate or a key for certain names only if [`CONTAINERS_USER`] is among them.
+//!
 //! That the client holds the private key, and the authority's signature on the certificate, are verified by `russh`
 //! before; everything else about a certificate is verified here, its time included.
 
@@ -15,6 +18,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use dwell_core::id::KeySetName;
+use dwell_core::ssh::CONTAINERS_USER;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, HashAlg};
 
@@ -69,8 +73,12 @@ impl<'a> Keys<'a> {
 /// What a log-in with a plain key may do; nothing if it may not log in.
 pub fn with_key(keys: Keys<'_>, key: &KeyData, asking: Asking<'_>) -> Option<Permit> {
     let mut lines = keys.lines(key, false);
-    let line = lines.find(|line| line.options.applies(asking.from, asking.now))?;
-    Some(Permit::new(describe(key, line.key.comment().as_str_lossy()), &line.options))
+    let line = lines.find(|line| {
+        line.options.applies(asking.from, asking.now) && line.options.names(asking.login)
+    })?;
+    let whose = describe(key, line.key.comment().as_str_lossy());
+    let containers_user = line.options.names(CONTAINERS_USER);
+    Some(Permit::new(whose, &line.options, containers_user))
 }
 
 /// What a log-in with a certificate may do; nothing if it may not log in.
@@ -91,7 +99,9 @@ pub fn with_certificate(
             Some(names) => names.iter().any(|name| claims.principals.contains(name)),
             None => names_login,
         };
-        principal && line.options.applies(asking.from, asking.now)
+        principal
+            && line.options.names(asking.login)
+            && line.options.applies(asking.from, asking.now)
     })?;
     claims.permit(whose, Some(&line.options))
 }

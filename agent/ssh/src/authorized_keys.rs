@@ -5,17 +5,22 @@
 //!
 //! Honoured as in `sshd(8)`: `restrict`, `[no-]pty`, `[no-]port-forwarding`, `[no-]agent-forwarding`,
 //! `command=`, `from=`, `expiry-time=` (UTC without a `Z` too), `permitopen=`, `permitlisten=`,
-//! `cert-authority`, `principals=`. Without effect, because dwell has nothing of the sort:
+//! `cert-authority`, `principals=`; of `internal-sftp` as a command, `-R` and `-d`. `login=` is our own: the names to
+//! log in as. Without effect, because dwell has nothing of the sort:
 //! `[no-]x11-forwarding`, `[no-]user-rc`, `no-touch-required`, and `environment=`, as with sshd's default.
 
+mod forced;
 mod options;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use dwell_core::ssh::CONTAINERS_USER;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PublicKey};
 
+pub use self::forced::Forced;
+pub(crate) use self::forced::INTERNAL_SFTP;
 use crate::pattern::{AddressList, Target};
 
 /// Longest line, in bytes: an RSA key of 16,384 bits with generous options.
@@ -69,7 +74,9 @@ pub struct KeyOptions {
     /// May forward its agent.
     pub agent: bool,
     /// Runs instead of whatever was asked for.
-    pub command: Option<String>,
+    pub command: Option<Forced>,
+    /// The names that may be logged in as; absent: any. [`CONTAINERS_USER`] is none of them.
+    pub login: Option<Vec<String>>,
     /// From where.
     pub from: Option<AddressList>,
     /// Until when, in seconds since 1970.
@@ -81,6 +88,16 @@ pub struct KeyOptions {
 }
 
 impl KeyOptions {
+    /// Whether `login` may be logged in as.
+    pub fn names(&self, login: &str) -> bool {
+        self.login.as_ref().is_none_or(|names| names.iter().any(|name| name == login))
+    }
+
+    /// Whether the line says by itself that the container's own user may be taken under a name that is not there.
+    pub fn names_containers_user(&self) -> bool {
+        self.login.is_some() && self.names(CONTAINERS_USER)
+    }
+
     /// Whether the line counts for a client at `from`, at the time `now`.
     pub fn applies(&self, from: IpAddr, now: SystemTime) -> bool {
         let in_time = self

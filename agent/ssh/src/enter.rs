@@ -102,9 +102,10 @@ pub struct Request {
     pub container: SshContainer,
     /// The container's instance, for messages.
     pub instance: InstanceName,
-    /// The name the client logged in with; if the container's `/etc/passwd` does not have it, the container's
-    /// own user is taken.
+    /// The name the client logged in with, which is looked up in the container's `/etc/passwd`.
     pub login: String,
+    /// Whether the container's own user is taken if it is not there.
+    pub containers_user: bool,
     /// What is to run.
     pub work: Work,
     /// The client's additions to the container's environment. Those that change which code a program loads
@@ -124,7 +125,16 @@ pub enum Work {
     /// A command line, by the user's shell if there is one.
     Command(String),
     /// An SFTP server; it needs nothing of the image.
-    Sftp,
+    Sftp(SftpOptions),
+}
+
+/// What an SFTP server is to do and to leave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SftpOptions {
+    /// Nothing can be changed by it.
+    pub read_only: bool,
+    /// Where it begins, if it can be entered; absent: the user's home.
+    pub directory: Option<String>,
 }
 
 /// A terminal as the client has it.
@@ -206,6 +216,7 @@ impl Shared {
     async fn start(self: &Arc<Self>, request: &Request) -> Result<Session, Failure> {
         let start = Start {
             login: request.login.clone(),
+            containers_user: request.containers_user,
             work: request.work.clone(),
             environment: request.environment.clone(),
             terminal: request.terminal.clone(),

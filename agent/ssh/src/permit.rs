@@ -1,6 +1,6 @@
 //! Who logged in, and what that lets them do.
 
-use crate::authorized_keys::KeyOptions;
+use crate::authorized_keys::{Forced, KeyOptions};
 use crate::pattern::Target;
 
 /// What a log-in may do. What it may not is refused when it is asked for.
@@ -15,20 +15,23 @@ pub struct Permit {
     /// Forward its agent.
     pub agent: bool,
     /// Runs instead of whatever is asked for.
-    pub command: Option<String>,
+    pub command: Option<Forced>,
+    /// Be the container's own user where the container has none of the name that was logged in as.
+    pub containers_user: bool,
     open: Option<Vec<Target>>,
     listen: Option<Vec<Target>>,
 }
 
 impl Permit {
     /// What `options` of an `authorized_keys` line give to whom `key` names.
-    pub fn new(key: String, options: &KeyOptions) -> Self {
+    pub fn new(key: String, options: &KeyOptions, containers_user: bool) -> Self {
         Self {
             key,
             terminal: options.terminal,
             forwarding: options.forwarding,
             agent: options.agent,
             command: options.command.clone(),
+            containers_user,
             open: options.open.clone(),
             listen: options.listen.clone(),
         }

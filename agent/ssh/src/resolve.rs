@@ -1,7 +1,7 @@
 //! What a name means inside a sandbox, for connections forwarded into it.
 //!
-//! Asked is the sandbox's gateway, as the instance's own `resolv.conf` says, from inside the sandbox; the
-//! node's agent answers there. If nobody answers, as while the agent is being upgraded, the host's resolver is
+//! We ask the sandbox's gateway, as the instance's own `resolv.conf` says, from inside the sandbox; the
+//! node's agent answers there. A short name is completed by the zone of the instances, as there. If nobody answers, as while the agent is being upgraded, the host's resolver is
 //! asked. The container's `/etc/hosts` is not read: it is the container's.
 
 use std::io;
@@ -24,27 +24,44 @@ const MAX_ANSWER: usize = 4096;
 /// Most addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 8;
 
-/// The addresses of `host`, as a client named it, inside `netns`; at least one.
+/// The addresses of `host`, as a client named it, inside `netns`; at least one. `zone` completes short names.
 ///
 /// # Errors
 /// If it is no name, or has no address.
-pub(crate) async fn addresses(netns: &Path, host: &str) -> io::Result<Vec<IpAddr>> {
+pub(crate) async fn addresses(netns: &Path, zone: &str, host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Ok(vec![address]);
     }
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
     }
-    let mut name = Name::from_ascii(host).map_err(io::Error::other)?;
-    name.set_fqdn(true);
-    let found = match ask(netns, &name).await {
-        Some(found) => found,
-        None => tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect(),
-    };
-    match found.is_empty() {
-        true => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
-        false => Ok(found.into_iter().take(MAX_ADDRESSES).collect()),
+    for name in candidates(host, zone)? {
+        let found = match ask(netns, &name).await {
+            Some(found) => found,
+            None => tokio::net::lookup_host((host, 0)).await?.map(|address| address.ip()).collect(),
+        };
+        if !found.is_empty() {
+            return Ok(found.into_iter().take(MAX_ADDRESSES).collect());
+        }
     }
+    Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")))
+}
+
+/// What `host` may mean, the likeliest first: a name without a dot is first looked for in the zone, one with a dot
+/// last, and one that ends in a dot is complete.
+fn candidates(host: &str, zone: &str) -> io::Result<Vec<Name>> {
+    let name = |text: &str| {
+        let mut name = Name::from_ascii(text).map_err(io::Error::other)?;
+        name.set_fqdn(true);
+        io::Result::Ok(name)
+    };
+    if zone.is_empty() || host.ends_with('.') {
+        return Ok(vec![name(host)?]);
+    }
+    // A name that becomes too long by it is none of the zone's.
+    let mut names: Vec<Name> = name(&format!("{host}.{zone}")).into_iter().collect();
+    names.insert(if host.contains('.') { 0 } else { names.len() }, name(host)?);
+    Ok(names)
 }
 
 /// Asks the gateway; nothing if it does not answer, or cannot say.
@@ -90,7 +107,7 @@ mod tests {
     use hickory_proto::rr::{Name, RData, Record};
     use proptest::prelude::*;
 
-    use super::read_answer;
+    use super::{candidates, read_answer};
 
     fn answer(id: u16, code: ResponseCode, data: Vec<RData>) -> Vec<u8> {
         let mut message = Message::response(id, OpCode::Query);
@@ -109,6 +126,20 @@ mod tests {
         assert_eq!(read_answer(&found, 8), None, "to another question");
         assert_eq!(read_answer(&answer(7, ResponseCode::NXDomain, vec![]), 7), Some(vec![]));
         assert_eq!(read_answer(&answer(7, ResponseCode::ServFail, vec![]), 7), None);
+    }
+
+    #[test]
+    fn a_short_name_means_what_it_means_inside() {
+        let names = |host, zone| -> Vec<String> {
+            candidates(host, zone).unwrap().iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(names("db", "dwell"), ["db.dwell.", "db."]);
+        assert_eq!(names("db-0.dwell", "dwell"), ["db-0.dwell.", "db-0.dwell.dwell."]);
+        assert_eq!(names("db-0.", "dwell"), ["db-0."]);
+        assert_eq!(names("db", ""), ["db."], "as long as the zone is not known");
+        let long = format!("{0}.{0}.{0}.{1}", "a".repeat(60), "b".repeat(58));
+        assert_eq!(names(&long, "example-zone.internal").len(), 1);
+        assert!(candidates(&"a".repeat(64), "dwell").is_err());
     }
 
     proptest! {

@@ -35,6 +35,8 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct Trust {
     /// The cluster's user CA.
     pub user_authority: Option<KeyData>,
+    /// The zone of the instances' names; empty if it is not known.
+    pub zone: String,
     /// The valid lines of each key set.
     pub sets: BTreeMap<KeySetName, Vec<AuthorizedKey>>,
 }

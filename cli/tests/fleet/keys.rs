@@ -72,6 +72,11 @@ async fn certificates_and_authorities() {
     let certificate = std::fs::read_to_string(directory.path().join("alice-cert.pub")).unwrap();
     assert_eq!(certificate, format!("certificate of {KEY} alice\n"));
 
+    // Without a name: one's own, and the container's own user where it does not have that.
+    assert_eq!(run(&fake, &["key", "sign", path]).await.code, 0);
+    let asked = fake.asked();
+    assert!(asked.last().unwrap().contains(",@container for "), "{asked:?}");
+
     let ran = run(&fake, &["key", "ca"]).await;
     assert_eq!(ran.stdout, format!("@cert-authority *.dwell {KEY} host CA\n"));
     let ran = run(&fake, &["key", "ca", "--user"]).await;

@@ -87,7 +87,7 @@ async fn ssh_is_told_the_way_and_given_a_key() {
         machine.run(&fake, &["ssh", "root@web-0.dwell", "-t", "--", "ls", "-l a"]).await;
     assert_eq!(code, Some(7));
     insta::assert_snapshot!(shown);
-    assert_eq!(fake.asked(), ["certify root for 300000 ms"]);
+    assert_eq!(fake.asked(), ["certify root,@container for 300000 ms"]);
 }
 
 #[tokio::test]

@@ -2,11 +2,12 @@
 
 use std::time::SystemTime;
 
+use dwell_core::ssh::CONTAINERS_USER;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate};
 
 use super::Asking;
-use crate::authorized_keys::{KeyOptions, check_key};
+use crate::authorized_keys::{Forced, KeyOptions, check_key};
 use crate::pattern::AddressList;
 use crate::permit::Permit;
 
@@ -39,7 +40,7 @@ pub(super) fn read<'a>(certificate: &'a Certificate, asking: Asking<'_>) -> Opti
     };
     for (name, value) in certificate.critical_options().iter() {
         match name.as_str() {
-            "force-command" => options.command = Some(value.clone()),
+            "force-command" => options.command = Some(Forced::parse(value)?),
             "source-address" => options.from = Some(AddressList::networks(value)?),
             _ => return None,
         }
@@ -54,10 +55,12 @@ impl Claims<'_> {
     /// command, and not the same.
     pub(super) fn permit(self, whose: String, line: Option<&KeyOptions>) -> Option<Permit> {
         let mut options = self.options;
+        let mut containers_user = self.principals.iter().any(|name| name == CONTAINERS_USER);
         if let Some(line) = line {
             options.terminal &= line.terminal;
             options.forwarding &= line.forwarding;
             options.agent &= line.agent;
+            containers_user |= line.names_containers_user();
             options.open.clone_from(&line.open);
             options.listen.clone_from(&line.listen);
             options.command = match (options.command, line.command.clone()) {
@@ -65,7 +68,7 @@ impl Claims<'_> {
                 (mine, theirs) => mine.or(theirs),
             };
         }
-        Some(Permit::new(whose, &options))
+        Some(Permit::new(whose, &options, containers_user))
     }
 }
 

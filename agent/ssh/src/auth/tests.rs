@@ -9,7 +9,8 @@ use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{Certificate, PrivateKey};
 
 use super::{Asking, Keys, clean, with_certificate, with_key};
-use crate::authorized_keys::{AuthorizedKey, parse_line};
+use crate::authorized_keys::{AuthorizedKey, Forced, LineError, parse_line};
+use crate::enter::SftpOptions;
 use crate::permit::Permit;
 use crate::state::Trust;
 
@@ -52,7 +53,8 @@ fn certificate_of(
 
 /// A cluster whose user CA is key 9.
 fn cluster() -> Trust {
-    Trust { user_authority: Some(key(9).public_key().key_data().clone()), sets: BTreeMap::new() }
+    let authority = key(9).public_key().key_data().clone();
+    Trust { user_authority: Some(authority), ..Trust::default() }
 }
 
 fn log_in(
@@ -70,7 +72,7 @@ fn log_in(
 fn keys_of_the_instance_and_of_its_sets() {
     let sets =
         [("a", 2), ("b", 3)].map(|(name, seed)| (name.parse().unwrap(), vec![line("", seed)]));
-    let trust = Trust { user_authority: None, sets: BTreeMap::from(sets) };
+    let trust = Trust { sets: BTreeMap::from(sets), ..Trust::default() };
     let own = [line("", 1)];
     let only_a = ["a".parse().unwrap()];
     let may = |sets, seed: u8| {
@@ -154,7 +156,7 @@ fn certificates_say_what_their_owner_may() {
     });
     let permit = log_in(&trust, &[], &full, "alice", "192.0.2.1").unwrap();
     assert!(permit.terminal && permit.forwarding && permit.agent);
-    assert_eq!(permit.command.as_deref(), Some("uptime"));
+    assert_eq!(permit.command, Some(Forced::Command("uptime".to_owned())));
     assert!(log_in(&trust, &[], &full, "alice", "198.51.100.1").is_none());
 }
 
@@ -177,8 +179,71 @@ fn authorities_in_lines() {
         builder.critical_option("force-command", "a").unwrap();
     });
     let both = |options| log_in(&trust, &[line(options, 9)], &forced, "alice", "192.0.2.1");
-    assert_eq!(both("cert-authority,command=\"a\"").unwrap().command.as_deref(), Some("a"));
+    let forced = both("cert-authority,command=\"a\"").unwrap().command;
+    assert_eq!(forced, Some(Forced::Command("a".to_owned())));
     assert!(both("cert-authority,command=\"b\"").is_none(), "two commands cannot both be forced");
+}
+
+/// Under a name that the container does not have nobody becomes its own user who was limited to that name.
+#[test]
+fn a_name_is_that_user_alone_unless_the_containers_user_is_named_as_well() {
+    let trust = cluster();
+    let permit = |certificate: &Certificate, own: &[AuthorizedKey], login| {
+        log_in(&trust, own, certificate, login, "192.0.2.1").map(|permit| permit.containers_user)
+    };
+    let plain = certificate(|_| {});
+    assert_eq!(permit(&plain, &[], "alice"), Some(false));
+    let both = certificate(|builder| {
+        builder.valid_principal("@container").unwrap();
+    });
+    assert_eq!(permit(&both, &[], "alice"), Some(true));
+    assert_eq!(permit(&both, &[], "root"), None, "it is no name for others");
+
+    let foreign = Trust::default();
+    let by_line = |options: &str, login| {
+        let own = [line(options, 9)];
+        log_in(&foreign, &own, &plain, login, "192.0.2.1").map(|permit| permit.containers_user)
+    };
+    assert_eq!(by_line("cert-authority", "alice"), Some(false));
+    assert_eq!(by_line("cert-authority,principals=\"ops\"", "root"), Some(false));
+    assert_eq!(by_line("cert-authority,principals=\"ops\",login=\"web\"", "root"), None);
+    assert_eq!(by_line("cert-authority,login=\"alice,@container\"", "alice"), Some(true));
+}
+
+#[test]
+fn a_key_can_be_bound_to_names() {
+    let trust = Trust::default();
+    let permit = |options: &str, login| {
+        let own = [line(options, 1)];
+        let keys = Keys { trust: &trust, own: &own, sets: None };
+        let key = key(1);
+        with_key(keys, key.public_key().key_data(), asking(login, "192.0.2.1"))
+            .map(|permit| permit.containers_user)
+    };
+    assert_eq!(permit("", "anybody"), Some(true));
+    assert_eq!(permit("login=\"web,deploy\"", "deploy"), Some(false));
+    assert_eq!(permit("login=\"web,deploy\"", "root"), None);
+    assert_eq!(permit("login=\"web,@container\"", "web"), Some(true));
+    assert_eq!(permit("login=\"web,@container\"", "root"), None);
+}
+
+/// A restriction of the SFTP server that we do not have makes the certificate invalid, as it does a line.
+#[test]
+fn an_sftp_server_is_forced_as_restricted_as_it_is_said() {
+    let forced = |command: &str| {
+        let certificate = certificate(|builder| {
+            builder.critical_option("force-command", command).unwrap();
+        });
+        log_in(&cluster(), &[], &certificate, "alice", "192.0.2.1").map(|permit| permit.command)
+    };
+    let read_only = SftpOptions { read_only: true, directory: None };
+    assert_eq!(forced("internal-sftp -R"), Some(Some(Forced::Sftp(read_only.clone()))));
+    assert_eq!(forced("internal-sftp -P remove"), None);
+    let options = line("restrict,command=\"internal-sftp -R\"", 1).options;
+    assert_eq!(options.command, Some(Forced::Sftp(read_only)));
+    let key = key(1).public_key().to_openssh().unwrap();
+    let unknown = parse_line(&format!("command=\"internal-sftp -u 077\" {key}"));
+    assert_eq!(unknown, Err(LineError::Value("command")));
 }
 
 #[test]

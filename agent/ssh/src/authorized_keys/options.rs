@@ -3,7 +3,7 @@
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::{KeyOptions, LineError};
+use super::{Forced, KeyOptions, LineError};
 use crate::pattern::{AddressList, Target};
 
 /// Most values of options that are lists.
@@ -18,6 +18,7 @@ impl Default for KeyOptions {
             forwarding: true,
             agent: true,
             command: None,
+            login: None,
             from: None,
             expires: None,
             open: None,
@@ -88,17 +89,17 @@ impl KeyOptions {
                 None,
             )
             | ("environment", Some(_)) => {}
-            ("command", Some(command)) => once(&mut self.command, command, "command")?,
+            ("command", Some(command)) => {
+                let command = Forced::parse(&command).ok_or(LineError::Value("command"))?;
+                once(&mut self.command, command, "command")?;
+            }
+            ("login", Some(list)) => once(&mut self.login, names(&list, "login")?, "login")?,
             ("from", Some(list)) => {
                 let list = AddressList::patterns(&list).ok_or(LineError::Value("from"))?;
                 once(&mut self.from, list, "from")?;
             }
             ("principals", Some(list)) => {
-                let names: Vec<String> = list.split(',').map(str::to_owned).collect();
-                if names.len() > MAX_VALUES || names.iter().any(String::is_empty) {
-                    return Err(LineError::Value("principals"));
-                }
-                once(&mut self.principals, names, "principals")?;
+                once(&mut self.principals, names(&list, "principals")?, "principals")?;
             }
             ("expiry-time", Some(time)) => {
                 let time = seconds_since_1970(&time).ok_or(LineError::Value("expiry-time"))?;
@@ -117,6 +118,13 @@ impl KeyOptions {
         }
         Ok(())
     }
+}
+
+/// Names that are separated by commas.
+fn names(list: &str, option: &'static str) -> Result<Vec<String>, LineError> {
+    let names: Vec<String> = list.split(',').map(str::to_owned).collect();
+    let are_sound = names.len() <= MAX_VALUES && !names.iter().any(String::is_empty);
+    if are_sound { Ok(names) } else { Err(LineError::Value(option)) }
 }
 
 fn once<T>(slot: &mut Option<T>, value: T, name: &'static str) -> Result<(), LineError> {

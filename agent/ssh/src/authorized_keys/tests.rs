@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 
-use super::{AuthorizedKey, KeyOptions, LineError, MAX_LINE, parse_line};
+use super::{AuthorizedKey, Forced, KeyOptions, LineError, MAX_LINE, parse_line};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMPzRRtva+K6tgQylLhUl06jRoNbffTAIWHayKqDaMY5 alice@laptop";
@@ -54,7 +54,7 @@ fn options_take_away() {
 #[test]
 fn values_are_quoted_as_sshd_does() {
     let options = read(r#"command="echo \"a, b\" \n #",from="10.0.0.0/8,!10.0.0.1""#).unwrap();
-    assert_eq!(options.command.as_deref(), Some(r#"echo "a, b" \n #"#));
+    assert_eq!(options.command, Some(Forced::Command(r#"echo "a, b" \n #"#.to_owned())));
     let applies =
         |from: &str| options.applies(from.parse::<IpAddr>().unwrap(), SystemTime::UNIX_EPOCH);
     assert!(applies("10.0.0.2"));
@@ -146,6 +146,6 @@ proptest! {
     #[test]
     fn commands(command in "[^\u{0}\r\n\\\\]{1,60}") {
         let options = read(&format!("command=\"{}\"", command.replace('"', "\\\"")));
-        prop_assert_eq!(options.unwrap().command, Some(command));
+        prop_assert_eq!(options.unwrap().command, Some(Forced::Command(command)));
     }
 }

@@ -21,6 +21,9 @@ const MOST: usize = 64;
 /// first, as it has to with a session, until the connection ends; OpenSSH's client then makes a new connection.
 const MOST_SESSIONS_EVER: usize = 4096;
 
+/// Likewise, of forwarded connections: beyond that, the client is given time to close them first.
+const MOST_CLOSED_FIRST: usize = 4096;
+
 /// How long a confirmed channel may take to be entered: the loop does it next.
 const ENTERED: Duration = Duration::from_secs(1);
 
@@ -33,6 +36,8 @@ struct Shared {
     table: Mutex<HashMap<ChannelId, Open>>,
     places: Arc<Semaphore>,
     sessions_ever: AtomicUsize,
+    /// How many forwarded connections we have closed first.
+    closed_first: AtomicUsize,
     /// A channel that we opened was entered.
     entered: Notify,
     cut: CancellationToken,
@@ -57,6 +62,7 @@ impl Channels {
             table: Mutex::default(),
             places: Arc::new(Semaphore::new(MOST)),
             sessions_ever: AtomicUsize::new(0),
+            closed_first: AtomicUsize::new(0),
             entered: Notify::new(),
             cut,
         }))
@@ -77,6 +83,16 @@ impl Channels {
         let place = self.place()?;
         let before = self.0.sessions_ever.fetch_add(1, Ordering::Relaxed);
         (before < MOST_SESSIONS_EVER).then_some(place)
+    }
+
+    /// Whether one more forwarded connection may be closed before the client closes it.
+    pub(super) fn may_close_first(&self) -> bool {
+        self.0.closed_first.load(Ordering::Relaxed) < MOST_CLOSED_FIRST
+    }
+
+    /// Counts one that is.
+    pub(super) fn closes_first(&self) {
+        self.0.closed_first.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Enters a channel; `stage` is a session's.

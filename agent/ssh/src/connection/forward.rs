@@ -24,6 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection that the client wants made from inside the sandbox.
 pub(super) struct Outgoing {
     pub(super) netns: PathBuf,
+    /// The zone of the instances' names.
+    pub(super) zone: String,
     pub(super) host: String,
     pub(super) port: u16,
     pub(super) channel: Channel<Msg>,
@@ -32,11 +34,11 @@ pub(super) struct Outgoing {
 
 /// Makes it, and carries its data until it ends.
 pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
-    let Outgoing { netns, host, port, channel, reply } = outgoing;
+    let Outgoing { netns, zone, host, port, channel, reply } = outgoing;
     let Some(place) = channels.place() else {
         return reply.reject(ChannelOpenFailure::ResourceShortage).await;
     };
-    let stream = match reach(&netns, &host, port).await {
+    let stream = match reach(&netns, &zone, &host, port).await {
         Ok(stream) => stream,
         Err(error) => {
             debug!(host, port, %error, "cannot forward");
@@ -48,9 +50,10 @@ pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
     // In this order: nothing that comes in is lost then, and nothing goes out before the channel is open.
     channels.enter(id, None);
     reply.accept().await;
+    let all = channels.clone();
     channels.spawn(id, |outlet, closed| async move {
         let _place = place;
-        let ended = stream::bridge(stream, outlet, &write, closed).await;
+        let ended = stream::bridge(stream, outlet, &write, closed, &all).await;
         debug!(?ended, "a forwarded connection ended");
     });
 }
@@ -58,11 +61,12 @@ pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
 /// Connects to the first of the name's addresses that answers.
 async fn reach(
     netns: &std::path::Path,
+    zone: &str,
     host: &str,
     port: u16,
 ) -> io::Result<tokio::net::TcpStream> {
     let mut failure = io::Error::from(io::ErrorKind::HostUnreachable);
-    for address in resolve::addresses(netns, host).await? {
+    for address in resolve::addresses(netns, zone, host).await? {
         match netns::connect(netns, SocketAddr::new(address, port)).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
@@ -141,9 +145,10 @@ async fn open(
     };
     let id = write.id();
     if channels.entered(id).await {
+        let all = channels.clone();
         channels.spawn(id, |outlet, closed| async move {
             let _place = place;
-            let ended = stream::bridge(stream, outlet, &write, closed).await;
+            let ended = stream::bridge(stream, outlet, &write, closed, &all).await;
             debug!(?ended, "a forwarded connection ended");
         });
     }

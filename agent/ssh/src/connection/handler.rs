@@ -16,7 +16,7 @@ use super::forward::{self, Incoming, Outgoing};
 use super::session::{Preparation, Stage, Steer, signal_name};
 use crate::auth;
 use crate::authorized_keys::check_key;
-use crate::enter::{Terminal, Work};
+use crate::enter::{SftpOptions, Terminal, Work};
 use crate::intake::{TRICKLE, WINDOW};
 use crate::netns;
 
@@ -110,7 +110,8 @@ impl Handler for Connection {
             return Ok(());
         };
         let netns = self.instance.borrow().netns.clone();
-        let outgoing = Outgoing { netns, host: host.to_owned(), port, channel, reply };
+        let zone = self.front.trust.borrow().zone.clone();
+        let outgoing = Outgoing { netns, zone, host: host.to_owned(), port, channel, reply };
         tokio::spawn(self.channels.until_cut(forward::connect(outgoing, self.channels.clone())));
         Ok(())
     }
@@ -237,7 +238,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         match name {
-            "sftp" => self.begin(id, Work::Sftp, session),
+            "sftp" => self.begin(id, Work::Sftp(SftpOptions::default()), session),
             _ => session.channel_failure(id),
         }
     }

@@ -11,11 +11,9 @@ use tokio::sync::mpsc;
 use super::Connection;
 use super::session::{Preparation, Running, STEERING, Stage, Steer};
 use crate::auth::{self, Asking, Keys};
+use crate::authorized_keys::{Forced, INTERNAL_SFTP};
 use crate::enter::{Request, Work};
 use crate::permit::Permit;
-
-/// The command that stands for our SFTP server where a key forces one.
-const INTERNAL_SFTP: &str = "internal-sftp";
 
 impl Connection {
     /// Decides about a log-in by what is known at this moment.
@@ -77,7 +75,10 @@ impl Connection {
             None => work,
             Some(command) => {
                 environment.extend(original_command(&work));
-                forced(command)
+                match command {
+                    Forced::Command(command) => Work::Command(command.clone()),
+                    Forced::Sftp(options) => Work::Sftp(options.clone()),
+                }
             }
         };
         let (client, server) = (self.client, self.server);
@@ -98,6 +99,7 @@ impl Connection {
                 container,
                 instance: served.instance.clone(),
                 login: self.login.name().to_owned(),
+                containers_user: permit.containers_user,
                 work,
                 environment,
                 terminal,
@@ -152,20 +154,12 @@ impl Connection {
     }
 }
 
-/// What a key's forced command is.
-fn forced(command: &str) -> Work {
-    match command.split_whitespace().next() {
-        Some(INTERNAL_SFTP) => Work::Sftp,
-        _ => Work::Command(command.to_owned()),
-    }
-}
-
 /// What the client asked for, for the command that it gets instead.
 fn original_command(work: &Work) -> Option<(String, String)> {
     let command = match work {
         Work::Shell => return None,
         Work::Command(command) => command.clone(),
-        Work::Sftp => INTERNAL_SFTP.to_owned(),
+        Work::Sftp(_) => INTERNAL_SFTP.to_owned(),
     };
     Some(("SSH_ORIGINAL_COMMAND".to_owned(), command))
 }

@@ -7,12 +7,12 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use dwell_daemon::Causes;
 use russh::server::{Handle, Msg};
 use russh::{ChannelWriteHalf, Sig};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
 use super::channels::Channels;
@@ -26,8 +26,6 @@ const MAX_VARIABLES: usize = 64;
 const MAX_VARIABLE_BYTES: usize = 32 * 1024;
 /// Resizes and signals on their way.
 pub(super) const STEERING: usize = 16;
-/// How long a terminal's output is waited for after its process ended: others may hold the terminal open.
-const TERMINAL_DRAIN: Duration = Duration::from_millis(250);
 /// SSH's number for standard error.
 const STDERR: u32 = 1;
 
@@ -112,8 +110,13 @@ impl Running {
         let exit = match started {
             Ok(session) => {
                 let Session { input: stdin, output, errors, agent_listener, control } = session;
+                let ended = CancellationToken::new();
                 let work = async {
                     let outputs = async {
+                        if self.terminal {
+                            let output = stream::TerminalOutput::new(output, ended.clone());
+                            return output.send(&self.write).await;
+                        }
                         let errors = async {
                             match errors {
                                 Some(errors) => {
@@ -124,7 +127,7 @@ impl Running {
                         };
                         tokio::try_join!(stream::send(output, &self.write, None), errors).map(drop)
                     };
-                    finish(outputs, steer(control, self.steering), self.terminal).await
+                    finish(outputs, steer(control, self.steering), &ended).await
                 };
                 let agents = forward::agents(agent_listener, &self.handle, &self.channels);
                 let agents = async {
@@ -158,12 +161,12 @@ impl Running {
     }
 }
 
-/// Waits for the end of the process and of its output: all of it through pipes, as sshd does, and what a
-/// terminal still holds.
+/// Waits for the end of the process, which it says to `ended`, and of its output: all of it through pipes, as sshd
+/// does, and what a terminal still holds.
 async fn finish(
     outputs: impl Future<Output = Result<(), russh::Error>>,
     exited: impl Future<Output = Exit>,
-    terminal: bool,
+    ended: &CancellationToken,
 ) -> Result<Exit, russh::Error> {
     tokio::pin!(outputs, exited);
     tokio::select! {
@@ -172,11 +175,8 @@ async fn finish(
             Ok(exited.await)
         }
         exit = &mut exited => {
-            if terminal {
-                tokio::time::timeout(TERMINAL_DRAIN, outputs).await.unwrap_or(Ok(()))?;
-            } else {
-                outputs.await?;
-            }
+            ended.cancel();
+            outputs.await?;
             Ok(exit)
         }
     }

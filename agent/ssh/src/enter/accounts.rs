@@ -27,17 +27,20 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// The account for who logged in as `login`: that of the name if there is one, else the container's own user.
-    pub(super) fn of(login: &str, passwd: &str, group: &str, own: &User) -> Self {
-        if let Some(line) = passwd.lines().filter_map(Line::parse).find(|line| line.name == login) {
-            let mut groups = groups_of(line.name, group);
-            groups.insert(line.gid);
-            if line.uid == own.uid {
-                groups.extend(&own.additional_gids);
-            }
-            let groups = groups.into_iter().take(MAX_GROUPS).collect();
-            return Self { groups, ..line.account() };
+    /// The account of the name `login`, if the container has one.
+    pub(super) fn named(login: &str, passwd: &str, group: &str, own: &User) -> Option<Self> {
+        let line = passwd.lines().filter_map(Line::parse).find(|line| line.name == login)?;
+        let mut groups = groups_of(line.name, group);
+        groups.insert(line.gid);
+        if line.uid == own.uid {
+            groups.extend(&own.additional_gids);
         }
+        let groups = groups.into_iter().take(MAX_GROUPS).collect();
+        Some(Self { groups, ..line.account() })
+    }
+
+    /// The container's own user.
+    pub(super) fn own(passwd: &str, own: &User) -> Self {
         let entry = passwd.lines().filter_map(Line::parse).find(|line| line.uid == own.uid);
         let mut groups = own.additional_gids.clone();
         groups.truncate(MAX_GROUPS);
@@ -131,7 +134,7 @@ mod tests {
     }
 
     fn of(login: &str) -> Account {
-        Account::of(login, PASSWD, GROUP, &own(1000))
+        Account::named(login, PASSWD, GROUP, &own(1000)).unwrap()
     }
 
     #[test]
@@ -149,18 +152,19 @@ mod tests {
     }
 
     #[test]
-    fn any_other_name_is_the_containers_own_user() {
+    fn any_other_name_is_nobody() {
         for login in ["nobody-here", "", "bad", "+", "# a comment", "root:x"] {
-            let account = of(login);
-            assert_eq!(
-                (account.uid, account.gid, &*account.groups),
-                (1000, 5, &[6][..]),
-                "{login}"
-            );
-            assert_eq!(account.name, "alice", "{login}");
-            assert_eq!(account.home.as_deref(), Some("/home/alice"), "{login}");
+            assert_eq!(Account::named(login, PASSWD, GROUP, &own(1000)), None, "{login}");
         }
-        let unnamed = Account::of("x", "", "", &own(77));
+    }
+
+    #[test]
+    fn the_containers_own_user_has_the_name_that_its_number_has() {
+        let account = Account::own(PASSWD, &own(1000));
+        assert_eq!((account.uid, account.gid, &*account.groups), (1000, 5, &[6][..]));
+        assert_eq!(account.name, "alice");
+        assert_eq!(account.home.as_deref(), Some("/home/alice"));
+        let unnamed = Account::own("", &own(77));
         assert_eq!((unnamed.uid, &*unnamed.name, unnamed.home), (77, "77", None));
     }
 
@@ -171,10 +175,11 @@ mod tests {
             group in "\\PC{0,20}",
             login in "[a-c]{0,2}",
         ) {
-            let account = Account::of(&login, &passwd, &group, &own(12_345));
+            let named = Account::named(&login, &passwd, &group, &own(12_345));
+            prop_assert!(named.as_ref().is_none_or(|account| account.name == login));
+            let account = named.unwrap_or_else(|| Account::own(&passwd, &own(12_345)));
             let written = passwd.split([':', '\n']).any(|field| field == account.uid.to_string());
             prop_assert!(account.uid == 12_345 || written);
-            prop_assert!(account.uid == 12_345 || account.name == login);
             prop_assert!(account.home.is_none_or(|home| home.starts_with('/') && !home.contains('\0')));
         }
     }

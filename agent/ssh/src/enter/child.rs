@@ -35,7 +35,7 @@ use super::environment::{Environment, environment};
 use super::failure::{Failure, Step as _};
 use super::message::{self, Report, Start};
 use super::terminal::Pair;
-use super::{sftp, sys};
+use super::{SftpOptions, sftp, sys};
 
 /// The status of a command that is there and cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -59,8 +59,16 @@ fn become_process(
 ) -> Result<Infallible, Failure> {
     let process = &container.config.process;
     let read = |path: &str| read_file(path).unwrap_or_default();
-    let account =
-        Account::of(&start.login, &read("/etc/passwd"), &read("/etc/group"), &process.user);
+    let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
+    let account = match Account::named(&start.login, &passwd, &group, &process.user) {
+        Some(account) => account,
+        None if start.containers_user => Account::own(&passwd, &process.user),
+        None => return Err(Failure::NoUser { login: start.login.clone() }),
+    };
+    let sftp = match &start.work {
+        Work::Sftp(options) => Some(options),
+        Work::Shell | Work::Command(_) => None,
+    };
 
     if container.user_namespace {
         setgid(Gid::from_raw(0)).and_then(|()| setuid(Uid::from_raw(0))).step("become its root")?;
@@ -73,7 +81,7 @@ fn become_process(
     }
     let terminal = start.terminal.as_ref().map(Pair::open).transpose()?;
     connect(terminal.as_ref(), pipes, account.uid).step("connect the process")?;
-    label(container, start.work == Work::Sftp)?;
+    label(container, sftp.is_some())?;
     close_all_but(session, terminal.as_ref()).step("close descriptors")?;
     umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
 
@@ -81,7 +89,7 @@ fn become_process(
         container.filter.install()?;
     }
     let mut granted = Granted::new(&process.capabilities, account.uid, process.user.uid);
-    if start.work == Work::Sftp {
+    if sftp.is_some() {
         granted = granted.after_exec(account.uid, process.no_new_privileges);
     }
     become_user(&account, granted)?;
@@ -114,20 +122,25 @@ fn become_process(
     }
     let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
     let planner = Planner { instance: &container.instance, path, is_program };
-    match planner.plan(&start.work, shell) {
-        Some(plan) => carry_out(&plan, &environment),
-        None => serve_files(),
+    match (planner.plan(&start.work, shell), sftp) {
+        (Some(plan), _) => carry_out(&plan, &environment),
+        (None, options) => serve_files(&options.cloned().unwrap_or_default()),
     }
 }
 
 /// Is the SFTP server.
-fn serve_files() -> ! {
+fn serve_files(options: &SftpOptions) -> ! {
     let serve = || {
         sys::close_range(3, u32::MAX)?;
         // Without the buffers of the standard library's streams.
         let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        sftp::serve(input, output, &std::env::current_dir()?)
+        let home = std::env::current_dir()?;
+        if let Some(directory) = &options.directory {
+            // As OpenSSH's server does: one that cannot be entered is passed over.
+            std::env::set_current_dir(directory).ok();
+        }
+        sftp::serve(input, output, &home, options.read_only)
     };
     let status = match serve() {
         Ok(()) => 0,

@@ -166,7 +166,7 @@ impl Pipes {
             their_output.into_blocking_fd()?,
             their_errors.into_blocking_fd()?,
         ];
-        if start.work == Work::Sftp {
+        if matches!(start.work, Work::Sftp(_)) {
             use nix::fcntl::{FcntlArg, fcntl};
             for end in theirs.iter().take(2) {
                 // It works with less, too.

@@ -20,6 +20,15 @@ pub enum Failure {
     #[error("its container has ended; try again when it runs")]
     Gone,
 
+    /// Who logged in is to be the user of that name and no other.
+    #[error(
+        "its container has no user {login:?}; add one there, or log in with a key or certificate that is also for @container"
+    )]
+    NoUser {
+        /// The name.
+        login: String,
+    },
+
     /// Nothing in it runs until somebody lets it.
     #[error("its container is paused; `docker unpause` lets it go on")]
     Paused,

@@ -40,15 +40,20 @@ const EXTENSIONS: [(&str, &str); 7] = [
     ("expand-path@openssh.com", "1"),
 ];
 
-/// Serves until the input ends. Relative paths are relative to the working directory, which is `home`
+/// Serves until the input ends; with `read_only` nothing can be changed. Relative paths are relative to the working directory, which is `home`
 /// where there is one.
 ///
 /// # Errors
 /// If the streams fail, or the client does not speak SFTP.
-pub(super) fn serve(input: impl Read, output: impl Write, home: &Path) -> io::Result<()> {
+pub(super) fn serve(
+    input: impl Read,
+    output: impl Write,
+    home: &Path,
+    read_only: bool,
+) -> io::Result<()> {
     let mut input = packet::Input::new(input);
     let mut replies = Replies::new(output);
-    let mut server = Server { handles: Vec::new(), home: home.to_owned() };
+    let mut server = Server { handles: Vec::new(), home: home.to_owned(), read_only };
     loop {
         while let Some(packet) = input.next_buffered()? {
             server.answer(Request::parse(packet)?, &mut replies)?;
@@ -64,6 +69,7 @@ pub(super) fn serve(input: impl Read, output: impl Write, home: &Path) -> io::Re
 struct Server {
     handles: Vec<Option<Handle>>,
     home: PathBuf,
+    read_only: bool,
 }
 
 enum Handle {
@@ -96,6 +102,9 @@ impl Server {
         replies: &mut Replies<W>,
     ) -> io::Result<Result<Done, Failure>> {
         let id = request.id;
+        if self.read_only && !is_harmless(request) {
+            return Ok(Err(io::Error::from(rustix::io::Errno::ACCESS).into()));
+        }
         let result = match request.kind {
             packet::READ => return self.read(request, replies),
             packet::READDIR => return self.read_directory(request, replies),
@@ -314,6 +323,33 @@ impl Server {
             _ => self.file(request)?.metadata()?,
         };
         Ok(Attributes::of(&metadata))
+    }
+}
+
+/// Whether a request cannot change anything. A file that is opened with nothing but `READ` can only be read.
+fn is_harmless(request: &Request<'_>) -> bool {
+    const READ: u32 = 1;
+    let mut request = request.clone();
+    match request.kind {
+        packet::OPEN => {
+            request.bytes().is_ok() && request.number().is_ok_and(|flags| flags == READ)
+        }
+        packet::EXTENDED => matches!(
+            request.bytes(),
+            Ok(b"limits@openssh.com" | b"statvfs@openssh.com" | b"expand-path@openssh.com")
+        ),
+        kind => [
+            packet::READ,
+            packet::READDIR,
+            packet::OPENDIR,
+            packet::CLOSE,
+            packet::STAT,
+            packet::LSTAT,
+            packet::FSTAT,
+            packet::REALPATH,
+            packet::READLINK,
+        ]
+        .contains(&kind),
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn read_trust(path: &Path) -> Result<Trust, StateError> {
         }
         sets.insert(name, keys);
     }
-    Ok(Trust { user_authority, sets })
+    Ok(Trust { user_authority, zone: trust.zone, sets })
 }
 
 pub(super) fn read_instance(path: &Path, name: &InstanceName) -> Result<Served, StateError> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Output;
 
 use dwell_core::ssh::SshContainer;
-use dwell_ssh::enter::{Session, Work};
+use dwell_ssh::enter::{Session, SftpOptions, Work};
 use tokio::io::{AsyncWriteExt as _, copy};
 use tokio::net::TcpListener;
 use tokio::process::Command;
@@ -30,7 +30,11 @@ async fn client(
 
     let (program, arguments) = arguments.split_first().unwrap();
     let child = Command::new(program).arg("-S").arg(&ssh).args(arguments).output();
-    let session = world.enter.start(request(container, login, Work::Sftp)).await.unwrap();
+    let session = world
+        .enter
+        .start(request(container, login, Work::Sftp(SftpOptions::default())))
+        .await
+        .unwrap();
     let served = async {
         let (stream, _) = listener.accept().await.unwrap();
         let (mut from_client, mut to_client) = stream.into_split();

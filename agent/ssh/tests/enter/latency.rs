@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dwell_ssh::enter::{Exit, Request, Terminal, Work};
+use dwell_ssh::enter::{Exit, Request, SftpOptions, Terminal, Work};
 
 use crate::world::{World, outcome, request};
 
@@ -46,7 +46,7 @@ async fn a_start_is_much_faster_than_docker_exec() {
     };
     let terminal =
         median(async || run(Request { terminal: Some(size.clone()), ..asked(&work) }).await).await;
-    let sftp = median(async || run(asked(&Work::Sftp)).await).await;
+    let sftp = median(async || run(asked(&Work::Sftp(SftpOptions::default()))).await).await;
     let docker = median(async || drop(world.docker(&["exec", &container.id, "true"]))).await;
     let spawned = median(async || {
         let mut shell = Command::new("/bin/busybox");

@@ -257,3 +257,22 @@ async fn an_agent_is_reached_by_a_socket_that_goes_with_the_session() {
         world.docker(&["exec", &container.id, "test", "!", "-e", directory]);
     }
 }
+
+/// Who logged in with what is for that name alone is nobody where the container does not have the name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_container_lacks_is_its_own_user_only_for_who_may_be_that() {
+    let world = World::new().await;
+    let container = world.idle(&[]);
+    let id = |login: &str, containers_user| Request {
+        containers_user,
+        ..request(&container, login, Work::Command("id -u".to_owned()))
+    };
+    let refused = world.enter.start(id("intern", false)).await.unwrap_err();
+    assert_eq!(refused.failure, Failure::NoUser { login: "intern".to_owned() });
+    for (login, containers_user, uid) in
+        [("intern", true, "0\n"), ("alice", false, "1000\n"), ("alice", true, "1000\n")]
+    {
+        let session = world.enter.start(id(login, containers_user)).await.unwrap();
+        assert_eq!(outcome(session).await.output, uid, "{login}, {containers_user}");
+    }
+}

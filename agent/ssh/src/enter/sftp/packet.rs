@@ -109,6 +109,7 @@ impl<R: Read> Input<R> {
 }
 
 /// A request, of which the rest is yet to be read.
+#[derive(Clone)]
 pub(super) struct Request<'a> {
     pub(super) kind: u8,
     /// 0 for INIT, which has none.

@@ -41,9 +41,18 @@ impl Read for Pieces {
 
 /// The replies to requests: kind, id and the rest of each.
 fn replies(requests: &[Vec<u8>], piece: usize) -> io::Result<Vec<(u8, u32, Vec<u8>)>> {
+    replies_of(false, requests, piece)
+}
+
+/// As [`replies`], of a server that may be `read_only`.
+fn replies_of(
+    read_only: bool,
+    requests: &[Vec<u8>],
+    piece: usize,
+) -> io::Result<Vec<(u8, u32, Vec<u8>)>> {
     let mut output = Vec::new();
     let input = Pieces(requests.concat().into(), piece);
-    serve(input, &mut output, Path::new("/home"))?;
+    serve(input, &mut output, Path::new("/home"), read_only)?;
     let mut rest = &output[..];
     let mut replies = Vec::new();
     while let Some((length, after)) = rest.split_first_chunk() {
@@ -246,4 +255,53 @@ proptest! {
     fn a_length_beyond_any_packet_ends_the_session(length in u32::try_from(MAX_PACKET).unwrap() + 1..) {
         prop_assert!(replies(&[length.to_be_bytes().to_vec()], 9).is_err());
     }
+}
+
+/// Whatever a client asks of a server that is read-only, the directory is as it was.
+#[test]
+fn a_read_only_server_changes_nothing_and_reads_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("old"), "content").unwrap();
+    fs::create_dir(directory.path().join("sub")).unwrap();
+    let (old, new, sub) =
+        (path(&directory, "old"), path(&directory, "new"), path(&directory, "sub"));
+    let number = u32::to_be_bytes;
+    let no_attributes = number(0);
+    let mode = [number(4), number(0)].concat();
+    let named = |name: &str| string(name.as_bytes());
+    let mut refused = vec![
+        packet(packet::REMOVE, 1, &[&old]),
+        packet(packet::RENAME, 2, &[&old, &new]),
+        packet(packet::MKDIR, 3, &[&new, &no_attributes]),
+        packet(packet::RMDIR, 4, &[&sub]),
+        packet(packet::SYMLINK, 5, &[&old, &new]),
+        packet(packet::SETSTAT, 6, &[&old, &mode]),
+        packet(packet::EXTENDED, 7, &[&named("posix-rename@openssh.com"), &old, &new]),
+        packet(packet::EXTENDED, 8, &[&named("hardlink@openssh.com"), &old, &new]),
+        packet(packet::EXTENDED, 9, &[&named("lsetstat@openssh.com"), &old, &mode]),
+        packet(packet::WRITE, 10, &[&string(&number(0)), &[0; 8], &string(b"x")]),
+        packet(packet::FSETSTAT, 11, &[&string(&number(0)), &mode]),
+        packet(200, 12, &[]),
+    ];
+    // To write, append, create and truncate, with reading and without.
+    refused.extend(
+        (0..64).filter(|flags| *flags != 1).map(|flags| {
+            packet(packet::OPEN, 100 + flags, &[&old, &number(flags), &no_attributes])
+        }),
+    );
+    let kinds = replies_of(true, &refused, 64).unwrap();
+    for (kind, id, rest) in kinds {
+        assert_eq!((kind, &rest[..4]), (101, &number(packet::PERMISSION_DENIED)[..]), "{id}");
+    }
+    assert_eq!(fs::read(directory.path().join("old")).unwrap(), b"content");
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+
+    let reading = [
+        packet(packet::OPEN, 1, &[&old, &number(1), &no_attributes]),
+        packet(packet::READ, 2, &[&string(&number(0)), &[0; 8], &number(100)]),
+        packet(packet::STAT, 3, &[&old]),
+        packet(packet::OPENDIR, 4, &[&sub]),
+    ];
+    let kinds: Vec<u8> = replies_of(true, &reading, 64).unwrap().iter().map(|it| it.0).collect();
+    assert_eq!(kinds, [102, 103, 105, 102], "handle, data, attributes, handle");
 }
