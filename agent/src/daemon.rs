@@ -293,7 +293,8 @@ type Seen = (watch::Receiver<Option<Arc<Statuses>>>, watch::Receiver<EngineState
 
 /// What a routes-only node sees of its instances and engine, for ever: there are none.
 fn nothing_runs() -> Seen {
-    let statuses = watch::Sender::new(Some(Arc::new(Statuses::default())));
+    let statuses =
+        watch::Sender::new(Some(Arc::new(Statuses { complete: true, ..Statuses::default() })));
     (statuses.subscribe(), watch::Sender::new(EngineState::Unknown).subscribe())
 }
 

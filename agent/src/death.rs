@@ -16,6 +16,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 
+use futures_util::future::BoxFuture;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,6 +46,33 @@ pub enum DeathError {
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// Who tells of the ends of processes.
+pub trait Processes: Send + Sync {
+    /// A future that is ready once the process `pid` of `container` has ended. Dropping it is fine.
+    ///
+    /// # Errors
+    /// [`DeathError::Gone`] if there is no such process any more.
+    fn watch(
+        &self,
+        pid: u32,
+        container: &ContainerId,
+    ) -> Result<BoxFuture<'static, ()>, DeathError>;
+}
+
+/// The kernel of this host.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Kernel;
+
+impl Processes for Kernel {
+    fn watch(
+        &self,
+        pid: u32,
+        container: &ContainerId,
+    ) -> Result<BoxFuture<'static, ()>, DeathError> {
+        Ok(Box::pin(watch(pid, container)?))
+    }
 }
 
 /// Returns a future that is ready once the process `pid` of `container` has ended. Dropping it is fine.

@@ -30,16 +30,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
-use dwell_core::quantity::Millis;
-use dwell_core::workload::{Fingerprint, Resources};
+use dwell_core::workload::Resources;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio_util::bytes::Bytes;
 
+pub use dwell_agent_core::engine::{Container, ContainerState, Details, Event, EventKind};
 pub use dwell_planner::ContainerId;
 pub use error::EngineError;
 
@@ -54,6 +53,12 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::Unavailable`] if it does not answer.
     async fn info(&self) -> Result<EngineReport, EngineError>;
+
+    /// Asks for a sign of life, which costs the engine next to nothing.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] if it gives none.
+    async fn ping(&self) -> Result<(), EngineError>;
 
     /// All containers of this cluster, running or not, in no order.
     ///
@@ -157,59 +162,6 @@ pub struct EngineReport {
     pub data_root: Option<PathBuf>,
 }
 
-/// A container of this cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Container {
-    /// Its name with the engine.
-    pub id: ContainerId,
-    /// The instance it is of.
-    pub instance: InstanceName,
-    /// The generation it was made for. A live change raises the instance's, not the container's.
-    pub generation: Generation,
-    /// What it was made from.
-    pub fingerprint: Fingerprint,
-    /// Whether its main process runs.
-    pub state: ContainerState,
-    /// How often a restart of its instance had been asked for when it was made.
-    pub restarts_asked: u64,
-    /// What `inspect` tells beyond that; `list` leaves it out.
-    pub details: Option<Details>,
-}
-
-/// What only a closer look at a container tells.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Details {
-    /// The id of its main process in the host's namespace, while it runs.
-    pub pid: Option<u32>,
-    /// When its main process was last started, if ever: with the container's id, this names one run.
-    pub started_at: Option<Timestamp>,
-    /// When its main process last ended, if it does not run.
-    pub finished_at: Option<Timestamp>,
-    /// How its main process ended, if it was ever started and does not run.
-    pub exit_code: Option<i32>,
-    /// Whether the OOM killer killed one of its processes in that run.
-    pub out_of_memory: bool,
-    /// Its limits now.
-    pub limits: Resources,
-    /// How long its main process may take to end, as was declared when it was made, if that is written on it.
-    pub stop_grace: Option<Millis>,
-    /// Whether it brings an SSH server of its own, as far as that can be told from outside.
-    pub own_ssh: bool,
-}
-
-/// Where a container is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ContainerState {
-    /// Made and never started.
-    Created,
-    /// Its main process runs (or was frozen by somebody).
-    Running,
-    /// Its main process has ended.
-    Exited,
-    /// The engine is removing it, or failed to: only removing it again makes sense.
-    Dead,
-}
-
 /// How far a pull has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -221,37 +173,6 @@ pub struct PullProgress {
     pub bytes_done: u64,
     /// Bytes to fetch of the layers known of.
     pub bytes: u64,
-}
-
-/// Something that happened to a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// To which.
-    pub id: ContainerId,
-    /// The instance it is of.
-    pub instance: InstanceName,
-    /// When, by the engine's clock.
-    pub at: Timestamp,
-    /// What.
-    pub kind: EventKind,
-}
-
-/// What happened to a container.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
-    /// Its main process was started.
-    Started,
-    /// Its main process ended.
-    Died {
-        /// With what, if the engine says.
-        exit_code: Option<i32>,
-    },
-    /// The OOM killer killed one of its processes.
-    OutOfMemory,
-    /// It was removed.
-    Removed,
-    /// Something else that may have changed what `inspect` says: created, renamed, frozen, updated.
-    Changed,
 }
 
 /// Which part of the output of a container is wanted, and how.

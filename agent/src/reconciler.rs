@@ -1,39 +1,20 @@
 //! Makes what runs on the node equal to what is desired: observes, plans, carries out.
 //!
-//! One task owns everything known about the node ([`Observed`]). Whatever happens comes to it as
-//! [`News`] or as the end of a task; then it plans, starts a task for each step, and publishes.
+//! What is decided is decided by the core ([`dwell_agent_core`]), which has no I/O. This is the shell around it:
+//! one task owns the core, tells it what happens, and carries out what it says, each call as a task of its own.
 //!
 //! ```text
-//!   desired state ──┐                                      ┌──▶ steps, as tasks ──┐
-//!   engine events ──┤                                      │                      │
-//!   deaths, health ─┼──▶ owner: observed ──▶ plan() ───────┼──▶ looks, pulls ─────┤
-//!   a pause ends ───┤                                      │                      │
-//!   outcomes ◀──────┼──────────────────────────────────────┼──────────────────────┘
-//!                   │                                      └──▶ statuses
+//!   engine's events (follow) ──┐                     ┌──▶ calls to engine, network, disk (tools, journals)
+//!   deaths, health (guards) ───┼──▶ owner ─▶ Core ───┼──▶ guards
+//!   ends of calls, time ───────┘                     └──▶ statuses, sightings, state of the engine
 //! ```
 //!
-//! How sure it is of the engine:
-//!
-//! ```text
-//!   Unknown ──▶ connected, everything looked at ──▶ Ready ──▶ lost, or a call without answer ──▶ Away ──┐
-//!                         ▲                                                                          │
-//!                         └──────────────────────────────────────────────────────────────────────────┘
-//! ```
-//!
-//! Invariants:
-//! - nothing is planned before a desired state and a first complete look;
-//! - an event is a hint: it makes the owner look, and what it sees then is what counts;
-//! - while a step of an instance is under way, or what is known of it is in doubt, none is started;
-//! - nothing polls; a complete look every [`Config::backstop`] catches what nobody told;
-//! - stopping it touches no instance.
+//! Stopping it touches no instance.
 
-mod doubts;
 mod follow;
 mod guards;
 mod journals;
-mod look;
 mod owner;
-mod publish;
 mod sightings;
 mod tools;
 
@@ -42,26 +23,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::clock::{Clock, Timestamp};
-use dwell_core::health::Health;
-use dwell_core::id::InstanceName;
+use dwell_agent_core::{Core, Settings};
+use dwell_core::clock::Clock;
 use dwell_core::session::Statuses;
-use dwell_planner::{ContainerId, Desired, EngineState, Observed};
+use dwell_network::Network;
+use dwell_planner::{Desired, EngineState};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::journals::Journals;
 use self::owner::Owner;
-use self::sightings::Sights;
+use self::sightings::Publisher;
 pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
-use crate::engine::{self, SharedEngine};
+use crate::death::{self, Processes};
+use crate::engine::SharedEngine;
 use crate::isolation::Settled;
-use dwell_network::Network;
 
 /// What a reconciler is told at its start.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Config {
     /// Directory of the instances' journals; made if it is not there. Must survive a reboot.
     pub journals: PathBuf,
@@ -71,10 +52,13 @@ pub struct Config {
     pub backstop: Duration,
     /// Which instances may get a sandbox; all of them without it.
     pub settled: Option<Settled>,
+    /// Who tells of the ends of processes.
+    pub processes: Arc<dyn Processes>,
 }
 
 impl Config {
-    /// The default: two calls for each processor, a look every ten minutes, and no isolation.
+    /// The default: two calls for each processor, a look every ten minutes, no isolation, and the
+    /// kernel of this host.
     #[must_use]
     pub fn new(journals: PathBuf) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -83,6 +67,7 @@ impl Config {
             calls_max: 2 * processors,
             backstop: Duration::from_secs(600),
             settled: None,
+            processes: Arc::new(death::Kernel),
         }
     }
 }
@@ -95,29 +80,6 @@ pub struct Reconciler {
     sightings: watch::Receiver<Option<Arc<Sightings>>>,
     stop: CancellationToken,
     task: Option<JoinHandle<Option<()>>>,
-}
-
-/// Something that was told.
-#[derive(Debug)]
-enum News {
-    /// The engine's events arrive from now on.
-    Connected,
-    /// They do not any more.
-    Lost { reason: String },
-    /// Something happened to a container.
-    Event(engine::Event),
-    /// A main process has ended, and the engine knows it.
-    Ended { instance: InstanceName, container: ContainerId },
-    /// The health of a run has changed.
-    Health {
-        instance: InstanceName,
-        container: ContainerId,
-        started_at: Timestamp,
-        health: Health,
-        complaint: String,
-    },
-    /// A pull has come further.
-    Progress { image: String, text: String },
 }
 
 impl Reconciler {
@@ -135,14 +97,14 @@ impl Reconciler {
         desired: watch::Receiver<Option<Arc<Desired>>>,
     ) -> io::Result<Self> {
         let journals = Journals::new(config.journals.clone());
-        let mut observed = Observed::default();
-        for (name, journal) in journals.read_all()? {
-            observed.instances.entry(name).or_default().remember(journal);
-        }
-        let tools = Tools { engine, network, settled: config.settled.clone(), clock, journals };
+        let known = journals.read_all()?;
+        let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
+        let core = Core::new(settings, known, clock.now());
+        let Config { settled, processes, .. } = config;
+        let tools = Tools { engine, network, processes, settled, clock, journals };
         let stop = CancellationToken::new();
-        let (sights, sightings) = Sights::new();
-        let (owner, statuses, engine) = Owner::new(config, tools, observed, sights, desired);
+        let (publisher, sightings) = Publisher::new();
+        let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired);
         let task = tokio::spawn(stop.clone().run_until_cancelled_owned(owner.run()));
         Ok(Self { statuses, engine, sightings, stop, task: Some(task) })
     }

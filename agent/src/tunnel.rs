@@ -32,6 +32,7 @@ use std::time::Duration;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_core::session::{Assignment, Statuses};
+use dwell_network::{Network, NetworkError};
 use dwell_proto::v1;
 use dwell_proto::v1::open_tunnel::Purpose;
 use dwell_proto::v1::session_client::SessionClient;
@@ -47,7 +48,6 @@ use crate::config::Config;
 use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
 use dwell_daemon::Causes;
-use dwell_network::{Network, NetworkError};
 
 /// The most logs and commands at a time.
 const COMMANDS_MAX: usize = 256;

@@ -118,6 +118,9 @@ impl<'a> Node<'a> {
 /// How often the start of one container is tried before it is made anew, about 3 s.
 const STARTS_MAX: u32 = 6;
 
+/// How often an engine that takes a container for running is told to stop it before it is made anew.
+const STOPS_OF_STALE_MAX: u32 = 2;
+
 /// Decides what an instance needs next.
 pub(crate) fn decide<'a>(
     target: Option<&'a Target>,
@@ -324,6 +327,17 @@ impl<'a> Instance<'a> {
         self.attempt(Step::Start { container: container.id.clone() })
     }
 
+    /// The engine would not start what it takes for running. To stop it usually tells it that there is nothing to
+    /// stop; if it does not learn, the container is made anew.
+    fn make_engine_notice(self, container: &Container) -> Next<'a> {
+        let stop = Step::Stop { container: container.id.clone(), grace: Millis::seconds(0) };
+        let tried = self.seen.trouble.as_ref().filter(|(failed, _)| *failed == stop);
+        if tried.is_some_and(|(_, trouble)| trouble.attempts >= STOPS_OF_STALE_MAX) {
+            return self.attempt(Step::Remove { container: container.id.clone() });
+        }
+        self.attempt(stop)
+    }
+
     /// Whether to make a container anew rather than to try its start once more: a crash of the engine can
     /// leave something behind under its name that is in the way of every start. Done once: where the new
     /// one does not start either, the reason is another.
@@ -361,6 +375,11 @@ impl<'a> Instance<'a> {
     }
 
     fn attempt(self, step: Step) -> Next<'a> {
+        if let Step::Start { container } = &step
+            && let Some(stale) = self.seen.container(container).filter(|container| container.stale)
+        {
+            return self.make_engine_notice(stale);
+        }
         attempt(step, self.seen, self.node)
     }
 }

@@ -75,6 +75,9 @@ impl FromIterator<Assigned> for Desired {
 pub struct Observed {
     /// Whether the engine answers.
     pub engine: EngineState,
+    /// Since when it has been [`EngineState::Ready`] without interruption, or was last. Whatever an engine is
+    /// given a time for is given that time from here at the earliest: it can do nothing while it is away.
+    pub ready_since: Timestamp,
     /// Everything about the instances of which something is here.
     pub instances: BTreeMap<InstanceName, Seen>,
     /// Images known not to be here; one that is not listed is taken to be.
@@ -129,6 +132,8 @@ pub struct Seen {
     pub busy: Option<Step>,
     /// Whether what is known of its containers may be wrong: nothing is planned until somebody has looked.
     pub in_doubt: bool,
+    /// Why its containers cannot be looked at, for people: until they are, nothing is known of them.
+    pub unseen: Option<String>,
     /// Whether a container that could not be started was given up and none has been started since.
     pub gave_up_container: bool,
 }
@@ -253,6 +258,8 @@ pub struct Container {
     pub stop_grace: Option<Millis>,
     /// Where it is in its life.
     pub state: ContainerState,
+    /// Whether the engine takes it for running although its process has ended, by the kernel's word.
+    pub stale: bool,
     /// When it was first seen in this state, by the agent's clock. All pauses and deadlines count from
     /// here: the engine's clock may have been set since.
     pub since: Timestamp,

@@ -12,14 +12,14 @@ use crate::observed::{
 };
 use crate::step::Step;
 
-/// The status of every instance that is desired or of which a container is left, in the order of the
-/// names.
+/// The status of every instance that is desired or of which anything is left (a container, its sandbox, its
+/// journal), in the order of the names.
 #[must_use]
 pub fn statuses(desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<InstanceStatus> {
     let node = Node::new(observed, now);
     observed
         .with_targets(desired)
-        .filter(|(_, target, seen)| target.is_some() || !seen.containers.is_empty())
+        .filter(|(_, target, seen)| target.is_some() || !seen.is_nothing())
         .map(|(name, target, seen)| {
             let decision = decide(target, seen, node);
             Report { target, seen, observed, decision }.status(name, now)
@@ -110,6 +110,9 @@ impl Report<'_> {
         let running = self.decision.face.is_some_and(Container::is_running);
         if let Next::Rest(Rest::NoEngine(engine)) = &self.decision.next {
             return (Phase::Unknown, engine_message(engine));
+        }
+        if let Some(reason) = &self.seen.unseen {
+            return (Phase::Unknown, format!("cannot be looked at: {reason}"));
         }
         if self.target.is_none() {
             let message = match &self.decision.next {

@@ -225,6 +225,12 @@ impl Engine for DockerEngine {
         })
     }
 
+    async fn ping(&self) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        let alive = limited(QUICK, docker.ping()).await;
+        alive.map(drop).map_err(|error| meaning(error, "give a sign of life", ""))
+    }
+
     async fn list(&self) -> Result<Vec<Container>, EngineError> {
         const OPERATION: &str = "list containers";
         let docker = self.client.docker().await?;

@@ -29,6 +29,7 @@ use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::workload::Resources;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
@@ -38,6 +39,7 @@ use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
     ExecRequest, ExecSession, LogOptions, OutputStream, PullProgress,
 };
+use crate::death::{DeathError, Processes};
 
 /// How errors name this engine.
 const NAME: &str = "fake";
@@ -47,6 +49,7 @@ const NAME: &str = "fake";
 #[expect(missing_docs, reason = "each is the method of its name")]
 pub enum Operation {
     Info,
+    Ping,
     List,
     Inspect,
     Create,
@@ -136,6 +139,10 @@ impl Engine for FakeEngine {
             Ok(EngineReport { info, data_root: None })
         })
         .await
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.call(Operation::Ping, "", |_| Ok(())).await
     }
 
     async fn list(&self) -> Result<Vec<Container>, EngineError> {
@@ -251,6 +258,23 @@ impl Engine for FakeEngine {
         })
         .await?;
         Ok(session::exec(Arc::clone(&self.shared), request))
+    }
+}
+
+impl Processes for FakeEngine {
+    fn watch(&self, pid: u32, id: &ContainerId) -> Result<BoxFuture<'static, ()>, DeathError> {
+        let gone = || DeathError::Gone { pid, container: id.clone() };
+        if !self.shared.state().processes.contains(&pid) {
+            return Err(gone());
+        }
+        let shared = Arc::clone(&self.shared);
+        Ok(Box::pin(async move {
+            let mut changes = shared.changes();
+            while shared.state().processes.contains(&pid) {
+                // The sender lives as long as this engine.
+                drop(changes.changed().await);
+            }
+        }))
     }
 }
 

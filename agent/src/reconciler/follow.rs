@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use dwell_agent_core::Input;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use super::News;
 use crate::engine::SharedEngine;
 
 /// The first pause before an engine that is away is asked again; it doubles up to [`PAUSE_MAX`].
@@ -14,19 +14,19 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Tells `news` what the engine tells. Ends when nobody listens any more.
-pub(super) async fn follow(engine: SharedEngine, news: mpsc::Sender<News>) {
+pub(super) async fn follow(engine: SharedEngine, news: mpsc::Sender<Input>) {
     let mut pause = PAUSE_MIN;
     while !news.is_closed() {
         let reason = match engine.events().await {
             Ok(mut events) => {
                 pause = PAUSE_MIN;
-                if news.send(News::Connected).await.is_err() {
+                if news.send(Input::Connected).await.is_err() {
                     return;
                 }
                 loop {
                     match events.next().await {
                         Some(Ok(event)) => {
-                            if news.send(News::Event(event)).await.is_err() {
+                            if news.send(Input::Event(event)).await.is_err() {
                                 return;
                             }
                         }
@@ -37,7 +37,7 @@ pub(super) async fn follow(engine: SharedEngine, news: mpsc::Sender<News>) {
             }
             Err(error) => error.to_string(),
         };
-        if news.send(News::Lost { reason }).await.is_err() {
+        if news.send(Input::Lost { reason }).await.is_err() {
             return;
         }
         tokio::time::sleep(pause).await;

@@ -1,150 +1,111 @@
 //! Watching the main processes that run: for their end, and for their health.
 //!
-//! There is one guard per run of a container. It belongs to the reconciler, is made when the run is
-//! first seen and dropped, with its tasks, when the run is over. What it sees it tells as [`News`].
+//! There is one guard per run of a container. It belongs to the reconciler, is made when the core asks for it and
+//! dropped, with its tasks, when the run is over. What it sees it tells as [`Input`].
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dwell_core::clock::Timestamp;
-use dwell_core::health::HealthCheck;
-use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, Desired, Observed};
+use dwell_agent_core::{Input, Probed, Watch};
+use dwell_planner::ContainerId;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::News;
 use super::tools::Tools;
-use crate::death::{self, DeathError};
-use crate::engine::{Container, ContainerState};
+use crate::death::DeathError;
 use crate::health;
 
 /// The guards of a node.
 pub(super) struct Guards {
     tools: Tools,
-    news: mpsc::Sender<News>,
+    news: mpsc::Sender<Input>,
     runs: BTreeMap<ContainerId, Guard>,
 }
 
 /// The guard of one run.
 struct Guard {
-    started_at: Timestamp,
-    _death: AbortOnDropHandle<()>,
-    probes: Option<Probes>,
-}
-
-/// The health check of one run.
-struct Probes {
-    address: Ipv4Addr,
-    check: HealthCheck,
-    _task: AbortOnDropHandle<()>,
+    watch: Watch,
+    death: Option<AbortOnDropHandle<()>>,
+    probes: Option<AbortOnDropHandle<()>>,
 }
 
 impl Guards {
-    pub(super) fn new(tools: Tools, news: mpsc::Sender<News>) -> Self {
+    pub(super) fn new(tools: Tools, news: mpsc::Sender<Input>) -> Self {
         Self { tools, news, runs: BTreeMap::new() }
     }
 
-    /// A container was looked at: from now on the end of its run is noticed.
-    pub(super) fn attend(&mut self, container: &Container) {
-        let details = container.details.unwrap_or_default();
-        let (ContainerState::Running, Some(started_at)) = (container.state, details.started_at)
-        else {
-            self.runs.remove(&container.id);
-            return;
+    /// Watches a run. What is already watched in the same way goes on being so.
+    pub(super) fn watch(&mut self, watch: Watch) {
+        let id = watch.run.container.clone();
+        let before = self.runs.remove(&id).filter(|guard| guard.watch.run == watch.run);
+        let (death, same_probes) = match before {
+            Some(guard) => {
+                (guard.death, guard.probes.filter(|_| guard.watch.probed == watch.probed))
+            }
+            None => (self.await_end(&watch), None),
         };
-        if self.runs.get(&container.id).is_some_and(|guard| guard.started_at == started_at) {
-            return;
-        }
-        let (tools, news) = (self.tools.clone(), self.news.clone());
-        let death = tokio::spawn(await_end(tools, news, container.clone(), details.pid));
-        let guard = Guard { started_at, _death: AbortOnDropHandle::new(death), probes: None };
-        self.runs.insert(container.id.clone(), guard);
+        let probes =
+            same_probes.or_else(|| watch.probed.as_ref().map(|probed| self.probe(&watch, probed)));
+        self.runs.insert(id, Guard { watch, death, probes });
     }
 
-    /// Makes the guards fit what runs and what is desired: no guard of a run that is over, and every
-    /// run probed by the present health check.
-    pub(super) fn sync(&mut self, desired: &Desired, observed: &Observed) {
-        let mut running = BTreeSet::new();
-        for (name, seen) in &observed.instances {
-            let assigned = desired.get(name).map(|target| &target.assigned);
-            let check = assigned.and_then(|assigned| {
-                Some((assigned.address, assigned.template.healthcheck.as_ref()?))
-            });
-            for container in seen.containers.iter().filter(|container| container.is_running()) {
-                running.insert(&container.id);
-                if let Some(guard) = self.runs.get_mut(&container.id) {
-                    guard.sync_probes(name, &container.id, check, &self.tools, &self.news);
-                }
-            }
-        }
-        self.runs.retain(|id, _| running.contains(id));
+    pub(super) fn unwatch(&mut self, container: &ContainerId) {
+        self.runs.remove(container);
     }
-}
 
-impl Guard {
-    /// Probes with this check from now on, if it does not already.
-    fn sync_probes(
-        &mut self,
-        instance: &InstanceName,
-        container: &ContainerId,
-        check: Option<(Ipv4Addr, &HealthCheck)>,
-        tools: &Tools,
-        news: &mpsc::Sender<News>,
-    ) {
-        let present = self.probes.as_ref().map(|probes| (probes.address, &probes.check));
-        if present == check {
-            return;
-        }
-        let started_at = self.started_at;
-        self.probes = check.map(|(address, check)| {
-            let subject = health::Subject {
-                container: container.clone(),
-                address,
-                check: check.clone(),
-                started: started_at,
-            };
-            let (engine, clock) = (Arc::clone(&tools.engine), Arc::clone(&tools.clock));
-            let mut verdicts = health::watch(engine, clock, subject);
-            let (instance, container) = (instance.clone(), container.clone());
-            let news = news.clone();
-            let task = tokio::spawn(async move {
-                while let Some(health) = verdicts.next().await {
-                    let verdict = News::Health {
-                        instance: instance.clone(),
-                        container: container.clone(),
-                        started_at,
-                        health,
-                        complaint: verdicts.reason().to_owned(),
-                    };
-                    if news.send(verdict).await.is_err() {
-                        return;
-                    }
-                }
-            });
-            Probes { address, check: check.clone(), _task: AbortOnDropHandle::new(task) }
-        });
-    }
-}
-
-/// Tells when the main process of a container has ended and the engine has noticed.
-async fn await_end(tools: Tools, news: mpsc::Sender<News>, container: Container, pid: Option<u32>) {
-    if let Some(pid) = pid {
-        match death::watch(pid, &container.id) {
-            Ok(death) => death.await,
+    /// Tells when the main process of a run has ended.
+    fn await_end(&self, watch: &Watch) -> Option<AbortOnDropHandle<()>> {
+        let pid = watch.run.pid?;
+        let death = match self.tools.processes.watch(pid, &watch.run.container) {
+            Ok(death) => Some(death),
             // It has ended already.
-            Err(DeathError::Gone { .. }) => {}
+            Err(DeathError::Gone { .. }) => None,
             Err(error) => {
-                tracing::warn!(instance = %container.instance, %error, "relying on the engine's events alone");
-                return;
+                tracing::warn!(instance = %watch.instance, %error, "relying on the engine's events alone");
+                return None;
             }
-        }
+        };
+        let news = self.news.clone();
+        let ended = Input::Ended {
+            instance: watch.instance.clone(),
+            container: watch.run.container.clone(),
+            started_at: watch.run.started_at,
+        };
+        let task = tokio::spawn(async move {
+            if let Some(death) = death {
+                death.await;
+            }
+            // The reconciler has stopped if nobody listens.
+            drop(news.send(ended).await);
+        });
+        Some(AbortOnDropHandle::new(task))
     }
-    // Right after the death, the engine would still say that it runs, and refuse to start it again. If
-    // the engine cannot be asked, looking at it will say so too.
-    drop(tools.engine.wait(&container.id).await);
-    let ended = News::Ended { instance: container.instance, container: container.id };
-    // The reconciler has stopped if nobody listens.
-    drop(news.send(ended).await);
+
+    /// Tells how healthy a run is.
+    fn probe(&self, watch: &Watch, probed: &Probed) -> AbortOnDropHandle<()> {
+        let subject = health::Subject {
+            container: watch.run.container.clone(),
+            address: probed.address,
+            check: probed.check.clone(),
+            started: watch.run.started_at,
+        };
+        let (engine, clock) = (Arc::clone(&self.tools.engine), Arc::clone(&self.tools.clock));
+        let mut verdicts = health::watch(engine, clock, subject);
+        let (news, run, instance) = (self.news.clone(), watch.run.clone(), watch.instance.clone());
+        let task = tokio::spawn(async move {
+            while let Some(health) = verdicts.next().await {
+                let verdict = Input::Health {
+                    instance: instance.clone(),
+                    container: run.container.clone(),
+                    started_at: run.started_at,
+                    health,
+                    complaint: verdicts.reason().to_owned(),
+                };
+                if news.send(verdict).await.is_err() {
+                    return;
+                }
+            }
+        });
+        AbortOnDropHandle::new(task)
+    }
 }

@@ -6,7 +6,7 @@ mod sightings;
 use std::collections::BTreeMap;
 
 use dwell_core::health::{HealthCheck, Probe};
-use dwell_core::id::{Generation, Revision};
+use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::workload::{Resources, RestartPolicy, Template};
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::engine::fake::control::TokioClock;
 use crate::engine::fake::{FakeEngine, Operation, assigned};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Container, ContainerId, Engine, EngineError};
 use dwell_network::HostNetwork;
 use dwell_network::fake::{FakeNetwork, Operation as NetworkOperation};
 
@@ -58,6 +58,7 @@ impl Host {
         let mut config = Config::new(self.disk.path().join("journals"));
         config.calls_max = 4;
         config.settled.clone_from(&self.settled);
+        config.processes = Arc::new(self.engine.clone());
         let reconciler = Reconciler::spawn(
             config,
             Arc::new(self.engine.clone()),
@@ -254,7 +255,7 @@ async fn an_engine_that_goes_away_is_reported_and_nothing_is_restarted_when_it_i
     agent.all_running(10).await;
     assert_eq!(host.engine.count(Operation::Start), 11, "only the one that ended was started");
     assert_eq!(host.engine.count(Operation::Stop), 0);
-    let ids = |all: &[engine::Container]| all.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
+    let ids = |all: &[Container]| all.iter().map(|one| one.id.clone()).collect::<Vec<_>>();
     assert_eq!(ids(&before), ids(&host.engine.containers()));
 }
 

@@ -1,24 +1,27 @@
-//! Carrying out one step, and what can be said about it afterwards.
+//! Making the calls that the core asks for: to the engine, the network and the disk.
 
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::clock::{Clock, Timestamp};
-use dwell_core::health::Health;
+use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
+use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_core::workload::Resources;
-use dwell_planner::{ContainerId, ContainerState, Failure, FailureKind, Step};
+use dwell_planner::{Failure, FailureKind, Step};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::journals::Journals;
-use crate::engine::{Container, EngineError, SharedEngine};
+use crate::death::Processes;
+use crate::engine::{EngineError, PullProgress, SharedEngine};
 use crate::isolation::Settled;
 use dwell_daemon::Causes;
 use dwell_network::{Network, NetworkError, Sandbox};
 
+/// How often the progress of a pull is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// How long a step waits for isolation; usually it comes with the assignment.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 
@@ -27,24 +30,10 @@ const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Tools {
     pub(super) engine: SharedEngine,
     pub(super) network: Arc<dyn Network>,
+    pub(super) processes: Arc<dyn Processes>,
     pub(super) settled: Option<Settled>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
-}
-
-/// What a step that was done has changed in the engine.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// Nothing.
-    Nothing,
-    /// A container was made. It is as it was asked for: no need to look.
-    Made(dwell_planner::Container),
-    /// A container has changed; this is how it was seen after.
-    Changed(Container),
-    /// A container has other limits.
-    Limited(ContainerId, Resources),
-    /// A container is gone.
-    Gone(ContainerId),
 }
 
 /// Why a step was not done, or not known to be.
@@ -64,14 +53,11 @@ pub(super) enum StepError {
     /// The desired state has changed between plan and step.
     #[error("it is no longer desired")]
     Overtaken,
-    /// A task has panicked.
-    #[error("the step was cut short; this is a defect of dwell-agent")]
-    CutShort,
 }
 
 impl StepError {
-    /// What it means for trying again.
-    pub(super) fn failure(&self) -> Failure {
+    /// What it means for trying again, and who failed.
+    fn failure(&self) -> CallFailure {
         let kind = match self {
             Self::Engine(EngineError::ImageMissing { .. }) => FailureKind::ImageMissing,
             Self::Engine(error) if error.is_permanent() => FailureKind::Permanent,
@@ -79,40 +65,81 @@ impl StepError {
             Self::Network(NetworkError::SandboxLost { .. }) => FailureKind::SandboxLost,
             _ => FailureKind::Transient,
         };
-        Failure { kind, message: Causes(self).to_string() }
-    }
-}
-
-/// A container as it is right after it was made.
-fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::Container {
-    dwell_planner::Container {
-        id,
-        generation: assigned.generation,
-        fingerprint: assigned.template.fingerprint(),
-        resources: assigned.template.resources,
-        restarts_asked: assigned.restarts_asked,
-        stop_grace: Some(assigned.template.stop_grace),
-        state: ContainerState::Created,
-        since: now,
-        health: Health::None,
-        complaint: String::new(),
+        let cause = match self {
+            Self::Engine(EngineError::Unavailable { .. }) => Cause::NoAnswer,
+            Self::Engine(_) => Cause::Engine,
+            _ => Cause::Other,
+        };
+        CallFailure { failure: Failure { kind, message: Causes(self).to_string() }, cause }
     }
 }
 
 impl Tools {
+    /// Makes a call. What a pull tells meanwhile goes to `news`.
+    pub(super) async fn make(&self, call: Call, news: mpsc::Sender<Input>) -> Outcome {
+        let done = match call {
+            Call::Ping => self.engine.ping().await.map(|()| Outcome::Done).map_err(Into::into),
+            Call::List => self.list().await.map_err(Into::into),
+            Call::Sandboxes => self
+                .network
+                .sandboxes()
+                .await
+                .map_err(Into::into)
+                .map(|all| Outcome::Sandboxes(all.into_iter().collect())),
+            Call::Inspect { container, .. } => match self.engine.inspect(&container).await {
+                Ok(found) => Ok(Outcome::Found(Box::new(found))),
+                Err(EngineError::NotFound { .. }) => Ok(Outcome::Gone),
+                Err(error) => Err(error.into()),
+            },
+            Call::Pull { image } => {
+                self.pull(&image, news).await.map(|()| Outcome::Done).map_err(Into::into)
+            }
+            Call::Step { instance, step, assigned, .. } => {
+                self.carry_out(&instance, &step, assigned.as_deref()).await
+            }
+        };
+        done.unwrap_or_else(|error: StepError| Outcome::Failed(error.failure()))
+    }
+
+    async fn list(&self) -> Result<Outcome, EngineError> {
+        let listed = self.engine.list().await?.into_iter();
+        let listed = listed.map(|one| Listed { id: one.id, instance: one.instance });
+        Ok(Outcome::Listed(listed.collect()))
+    }
+
+    /// Fetches an image and tells how far that has come.
+    async fn pull(&self, image: &str, news: mpsc::Sender<Input>) -> Result<(), EngineError> {
+        let (progress, mut seen) = watch::channel(PullProgress::default());
+        let telling = async {
+            while seen.changed().await.is_ok() {
+                let text = describe(*seen.borrow_and_update());
+                let told = Input::Progress { image: image.to_owned(), text };
+                if news.send(told).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(PROGRESS_EVERY).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        // Cancel-safe: telling has nothing to lose.
+        tokio::select! {
+            outcome = self.engine.pull(image, &progress) => outcome,
+            () = telling => Ok(()),
+        }
+    }
+
     /// Carries out a step of the instance that `assigned` describes, if it is desired.
-    pub(super) async fn carry_out(
+    async fn carry_out(
         &self,
         name: &InstanceName,
         step: &Step,
         assigned: Option<&Assigned>,
-    ) -> Result<Effect, StepError> {
+    ) -> Result<Outcome, StepError> {
         let engine = &self.engine;
-        let effect = match step {
+        match step {
             Step::Create { .. } => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
-                let id = engine.create(assigned).await?;
-                Effect::Made(made(id, assigned, self.clock.now()))
+                return Ok(Outcome::Created(engine.create(assigned).await?));
             }
             Step::EnsureSandbox | Step::RepairSandbox => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
@@ -127,38 +154,20 @@ impl Tools {
                 } else {
                     self.network.ensure_sandbox(&sandbox).await?;
                 }
-                Effect::Nothing
             }
-            Step::Start { container } => {
-                engine.start(container).await?;
-                Effect::Changed(engine.inspect(container).await?)
-            }
-            Step::Stop { container, grace } => {
-                engine.stop(container, grace.as_duration()).await?;
-                Effect::Changed(engine.inspect(container).await?)
-            }
-            Step::Remove { container } => {
-                engine.remove(container).await?;
-                Effect::Gone(container.clone())
-            }
+            Step::Start { container } => engine.start(container).await?,
+            Step::Stop { container, grace } => engine.stop(container, grace.as_duration()).await?,
+            Step::Remove { container } => engine.remove(container).await?,
             Step::UpdateLimits { container, resources } => {
                 engine.update_limits(container, *resources).await?;
-                Effect::Limited(container.clone(), *resources)
             }
-            Step::RemoveSandbox => {
-                self.network.remove_sandbox(name).await?;
-                Effect::Nothing
-            }
+            Step::RemoveSandbox => self.network.remove_sandbox(name).await?,
             Step::Record(journal) => {
                 self.journals.write(name, journal).await.map_err(StepError::Journal)?;
-                Effect::Nothing
             }
-            Step::Forget => {
-                self.journals.remove(name).await.map_err(StepError::Journal)?;
-                Effect::Nothing
-            }
-        };
-        Ok(effect)
+            Step::Forget => self.journals.remove(name).await.map_err(StepError::Journal)?,
+        }
+        Ok(Outcome::Done)
     }
 
     /// Waits until an instance can be reached by those only who may.
@@ -170,4 +179,15 @@ impl Tools {
             Ok(Err(_)) | Err(_) => Err(StepError::NotIsolated),
         }
     }
+}
+
+fn describe(progress: PullProgress) -> String {
+    const MEBI: u64 = 1 << 20;
+    format!(
+        "{} of {} MiB, {} of {} layers",
+        progress.bytes_done / MEBI,
+        progress.bytes / MEBI,
+        progress.layers_done,
+        progress.layers
+    )
 }

@@ -87,7 +87,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
 
 fn statuses(revision: u64, all: &[InstanceStatus]) -> Option<Arc<Statuses>> {
     let instances = all.iter().map(|one| (one.instance.clone(), one.clone())).collect();
-    Some(Arc::new(Statuses { revision: Revision(revision), instances }))
+    Some(Arc::new(Statuses { revision: Revision(revision), complete: true, instances }))
 }
 
 /// An agent's session, seen from both sides.

@@ -81,7 +81,7 @@ impl Fixture {
             status("web-1", Phase::Stopped, ""),
         ];
         let instances = all.into_iter().map(|one| (one.instance.clone(), one)).collect();
-        let statuses = Statuses { revision: Revision(1), instances };
+        let statuses = Statuses { revision: Revision(1), complete: true, instances };
         let statuses = watch::Sender::new(Some(Arc::new(statuses))).subscribe();
         let instances = ["web-0", "web-1"].map(|name| (name.parse().unwrap(), assigned(name)));
         let assignment = Assignment {

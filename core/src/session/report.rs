@@ -62,6 +62,9 @@ pub struct Heartbeat {
 pub struct Statuses {
     /// The assignment under which it was seen.
     pub revision: Revision,
+    /// Whether everything on the node was looked at since the agent's start. Until then there may be instances that
+    /// are not listed here: none of them may be taken to be gone.
+    pub complete: bool,
     /// Every instance of which something is on the node, or is to be.
     pub instances: BTreeMap<InstanceName, InstanceStatus>,
 }

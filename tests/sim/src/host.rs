@@ -144,6 +144,7 @@ impl Real {
             since: now,
             health: self.health,
             complaint: String::new(),
+            stale: false,
         }
     }
 }

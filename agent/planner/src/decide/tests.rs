@@ -65,6 +65,7 @@ impl Story {
             since: NOW,
             health: Health::None,
             complaint: String::new(),
+            stale: false,
         });
         self
     }

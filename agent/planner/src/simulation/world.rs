@@ -247,6 +247,7 @@ impl World {
                         _ => Health::Starting,
                     },
                     complaint: String::new(),
+                    stale: false,
                 }
             })
             .collect();

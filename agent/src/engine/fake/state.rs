@@ -76,6 +76,8 @@ pub(super) enum Fault {
 pub(super) struct State {
     pub(super) down: bool,
     pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
+    /// The main processes that run, whatever the engine takes for running.
+    pub(super) processes: BTreeSet<u32>,
     /// For ids of containers and processes.
     next: u32,
     /// Images that are not simply there.
@@ -104,6 +106,7 @@ impl Default for State {
         Self {
             down: false,
             containers: BTreeMap::new(),
+            processes: BTreeSet::new(),
             next: 0,
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
@@ -245,6 +248,8 @@ impl State {
             own_ssh: container.details.own_ssh,
             ..Details::default()
         };
+        self.processes.insert(pid);
+        let container = self.container_mut(id)?;
         container.output.extend_from_slice(b"started\n");
         let (instance, image) = (container.seen.instance.clone(), container.image.clone());
         if self.running(|other| other.instance == instance) > 1 {
@@ -270,7 +275,9 @@ impl State {
             return false;
         }
         container.seen.state = ContainerState::Exited;
-        container.details.pid = None;
+        if let Some(pid) = container.details.pid.take() {
+            self.processes.remove(&pid);
+        }
         container.details.finished_at = Some(now);
         container.details.exit_code = Some(exit_code);
         self.tell(id, EventKind::Died { exit_code: Some(exit_code) }, now);

@@ -1,0 +1,299 @@
+//! Looking at everything, and at the list of containers for those instances that need it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::InstanceName;
+use dwell_planner::{ContainerId, EngineState, Sandbox};
+
+use super::Core;
+use super::calls::Task;
+use super::doubts::Doubt;
+use crate::call::{Call, CallFailure, CallId, Listed, Output};
+
+/// The longest pause between two tries to look at everything.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// How long a complete look waits for single containers: those that have not been seen by then stay in doubt.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The look at everything.
+#[derive(Default)]
+pub(super) struct Survey {
+    stage: Stage,
+    /// It has to be repeated: it began before the engine was connected, or before something was asked.
+    again: bool,
+    /// How often it failed in a row.
+    failures: u32,
+    /// Doubts that were open when it began, and are part of it.
+    doubts: BTreeMap<InstanceName, Doubt>,
+    /// Instances that have changed since it began, and about which it may be out of date.
+    overtaken: BTreeSet<InstanceName>,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// It begins at this time.
+    Paused { until: Timestamp },
+    /// It waits for the lists: `None` while one has not come. A list of sandboxes that could not be had is an inner
+    /// `None`.
+    Listing { containers: Option<Vec<Listed>>, sandboxes: Option<Option<BTreeSet<InstanceName>>> },
+    /// It waits for the looks at these instances, but no longer than this.
+    Looking { pending: BTreeSet<InstanceName>, until: Timestamp },
+}
+
+impl Survey {
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        match self.stage {
+            Stage::Paused { until } | Stage::Looking { until, .. } => Some(until),
+            Stage::Idle | Stage::Listing { .. } => None,
+        }
+    }
+
+    /// A step of an instance has begun or ended.
+    pub(super) fn overtake(&mut self, name: &InstanceName) {
+        if !matches!(self.stage, Stage::Idle) {
+            self.overtaken.insert(name.clone());
+        }
+    }
+}
+
+/// The list for single instances: one for all that wait for it.
+#[derive(Default)]
+pub(super) struct Lister {
+    running: Option<(CallId, BTreeSet<InstanceName>)>,
+    waiting: BTreeSet<InstanceName>,
+}
+
+impl Core {
+    /// Looks at everything, after a pause if that failed before.
+    pub(super) fn look_at_all(&mut self, now: Timestamp) {
+        match self.survey.stage {
+            Stage::Idle => {}
+            Stage::Paused { .. } => return,
+            Stage::Listing { .. } | Stage::Looking { .. } => {
+                self.survey.again = true;
+                return;
+            }
+        }
+        let pause = match self.survey.failures {
+            0 => Duration::ZERO,
+            failures => (Duration::from_millis(50) * (1 << failures.min(6))).min(PAUSE_MAX),
+        };
+        self.survey.stage = Stage::Paused { until: now.after(pause) };
+    }
+
+    pub(super) fn survey_if_due(&mut self, now: Timestamp) {
+        match &self.survey.stage {
+            Stage::Paused { until } if *until <= now => self.begin_survey(now),
+            Stage::Looking { until, .. } if *until <= now => self.end_survey(now),
+            _ => {}
+        }
+    }
+
+    fn begin_survey(&mut self, now: Timestamp) {
+        self.survey.again = false;
+        self.survey.overtaken.clear();
+        self.survey.doubts = self.doubts.take_open();
+        self.survey.stage = Stage::Listing { containers: None, sandboxes: None };
+        self.call(Call::Sandboxes, Call::Sandboxes.limit(), now);
+        self.call(Call::List, Call::List.limit(), now);
+    }
+
+    pub(super) fn sandboxes_listed(
+        &mut self,
+        found: Result<BTreeSet<InstanceName>, CallFailure>,
+        now: Timestamp,
+    ) {
+        let found = found.inspect_err(|failed| {
+            tracing::warn!(error = failed.failure.message, "cannot list the sandboxes");
+        });
+        if let Stage::Listing { sandboxes, .. } = &mut self.survey.stage {
+            *sandboxes = Some(found.ok());
+        }
+        self.look_at_what_is_listed(now);
+    }
+
+    /// A list has come, or has not.
+    pub(super) fn listed(
+        &mut self,
+        id: CallId,
+        found: Result<Vec<Listed>, CallFailure>,
+        now: Timestamp,
+    ) {
+        if self.lister.running.as_ref().is_some_and(|(running, _)| *running == id) {
+            let names = self.lister.running.take().map(|(_, names)| names).unwrap_or_default();
+            match found {
+                Ok(listed) => {
+                    for name in names {
+                        self.inspect_listed(&name, &listed);
+                    }
+                }
+                Err(failed) => self.lose_engine(failed.failure.message, now),
+            }
+            self.list_for_those_who_wait(now);
+            return;
+        }
+        match found {
+            Ok(listed) => {
+                if let Stage::Listing { containers, .. } = &mut self.survey.stage {
+                    *containers = Some(listed);
+                }
+                self.look_at_what_is_listed(now);
+            }
+            Err(failed) => {
+                self.survey.failures = self.survey.failures.saturating_add(1);
+                self.lose_engine(failed.failure.message, now);
+            }
+        }
+    }
+
+    /// Both lists are there: every instance that is known or listed is looked at.
+    fn look_at_what_is_listed(&mut self, now: Timestamp) {
+        let Stage::Listing { containers: Some(_), sandboxes: Some(_) } = self.survey.stage else {
+            return;
+        };
+        let stage = std::mem::take(&mut self.survey.stage);
+        let Stage::Listing { containers: Some(listed), sandboxes: Some(sandboxes) } = stage else {
+            return;
+        };
+        self.survey.failures = 0;
+        let mut doubts = std::mem::take(&mut self.survey.doubts);
+        let known = self.observed.instances.keys();
+        let names: BTreeSet<InstanceName> = known
+            .chain(listed.iter().map(|one| &one.instance))
+            .chain(sandboxes.iter().flatten())
+            .chain(doubts.keys())
+            .cloned()
+            .collect();
+        let mut by_instance: BTreeMap<&InstanceName, Vec<&ContainerId>> = BTreeMap::new();
+        for one in &listed {
+            by_instance.entry(&one.instance).or_default().push(&one.id);
+        }
+        let mut pending = BTreeSet::new();
+        let mut bare = Vec::new();
+        for name in names {
+            let seen = self.observed.instances.entry(name.clone()).or_default();
+            if seen.busy.is_some()
+                || self.survey.overtaken.contains(&name)
+                || self.doubts.look(&name).is_some()
+            {
+                self.doubt(&name, None, now);
+                continue;
+            }
+            if let Some(sandboxes) = &sandboxes {
+                let is_there = sandboxes.contains(&name);
+                seen.sandbox = if is_there { Sandbox::Doubtful } else { Sandbox::Absent };
+            }
+            self.doubts.begin_anyway(&name);
+            let named = doubts.remove(&name).map(|doubt| doubt.containers).unwrap_or_default();
+            let listed = by_instance.remove(&name).unwrap_or_default();
+            let ids: BTreeSet<ContainerId> =
+                named.into_iter().chain(listed.into_iter().cloned()).collect();
+            if ids.is_empty() {
+                bare.push(name);
+            } else {
+                self.inspect(&name, ids);
+                pending.insert(name);
+            }
+        }
+        self.survey.stage = Stage::Looking { pending, until: now.after(PATIENCE) };
+        for name in bare {
+            self.looked_at(&name, now);
+        }
+        self.end_survey_if_complete(now);
+    }
+
+    /// An instance was looked at, or could not be.
+    pub(super) fn tick_off(&mut self, name: &InstanceName, now: Timestamp) {
+        if let Stage::Looking { pending, .. } = &mut self.survey.stage {
+            pending.remove(name);
+        }
+        self.end_survey_if_complete(now);
+    }
+
+    fn end_survey_if_complete(&mut self, now: Timestamp) {
+        if matches!(&self.survey.stage, Stage::Looking { pending, .. } if pending.is_empty()) {
+            self.end_survey(now);
+        }
+    }
+
+    fn end_survey(&mut self, now: Timestamp) {
+        let stage = std::mem::take(&mut self.survey.stage);
+        if let Stage::Looking { pending, .. } = stage {
+            for name in pending {
+                let seen = self.observed.instances.entry(name).or_default();
+                seen.in_doubt = true;
+                seen.unseen.get_or_insert_with(|| "the engine has not described it yet".to_owned());
+            }
+        }
+        if self.survey.again {
+            return self.look_at_all(now);
+        }
+        if !self.connected {
+            return;
+        }
+        if self.observed.engine != EngineState::Ready {
+            tracing::info!(instances = self.observed.instances.len(), "looked at everything");
+            self.observed.ready_since = now;
+            self.observed.engine = EngineState::Ready;
+        }
+        self.looked = true;
+    }
+
+    /// The engine has not answered: nothing is known for sure until all was looked at again. What is being looked
+    /// at is given up.
+    pub(super) fn lose_engine(&mut self, reason: String, now: Timestamp) {
+        if self.observed.engine == EngineState::Ready {
+            tracing::warn!(reason, "the engine does not answer; instances are left alone");
+        }
+        self.observed.engine = EngineState::Away { reason };
+        let looks = self.calls.of(|task| {
+            matches!(task, Task::List | Task::Sandboxes | Task::Ping | Task::Inspect { .. })
+        });
+        for id in looks {
+            self.calls.end(id);
+            self.outputs.push(Output::Abandon { id });
+        }
+        self.pulse.reset(now);
+        self.doubts.end_all();
+        self.inspections.clear();
+        self.lister = Lister::default();
+        for (name, doubt) in std::mem::take(&mut self.survey.doubts) {
+            for id in doubt.containers {
+                self.doubts.raise(&name, Some(&id), now);
+            }
+        }
+        self.survey.stage = Stage::Idle;
+        self.survey.again = false;
+        if self.connected {
+            self.look_at_all(now);
+        }
+    }
+
+    /// Lists the containers for an instance that may have one that nobody named.
+    pub(super) fn list_for(&mut self, name: &InstanceName, now: Timestamp) {
+        self.lister.waiting.insert(name.clone());
+        self.list_for_those_who_wait(now);
+    }
+
+    fn list_for_those_who_wait(&mut self, now: Timestamp) {
+        if self.lister.running.is_some() || self.lister.waiting.is_empty() {
+            return;
+        }
+        let names = std::mem::take(&mut self.lister.waiting);
+        let id = self.call(Call::List, Call::List.limit(), now);
+        self.lister.running = Some((id, names));
+    }
+
+    fn inspect_listed(&mut self, name: &InstanceName, listed: &[Listed]) {
+        let own = listed.iter().filter(|one| one.instance == *name).map(|one| one.id.clone());
+        let own: Vec<ContainerId> = own.collect();
+        let known = self.doubts.look(name).map(|look| std::mem::take(&mut look.pending));
+        if let Some(known) = known {
+            self.inspect(name, known.into_iter().chain(own).collect());
+        }
+    }
+}

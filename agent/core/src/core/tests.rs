@@ -1,0 +1,220 @@
+//! The core against a node that the tests play by hand: what it asks for, and what it makes of the answers.
+
+use std::net::Ipv4Addr;
+
+use dwell_core::id::{Generation, Revision};
+use dwell_core::instance::{Assigned, Phase, RunState};
+use dwell_core::net::Mac;
+use dwell_core::quantity::Millis;
+use dwell_core::session::Statuses;
+use dwell_core::workload::Template;
+use dwell_planner::{Failure, FailureKind};
+
+use super::*;
+use crate::engine::{Container, ContainerState, Details};
+use crate::{CallFailure, CallId, Cause, Listed, Outcome};
+
+const SECOND: u64 = 1_000;
+
+/// A core, the calls it waits for, and what it published last.
+struct Node {
+    core: Core,
+    now: Timestamp,
+    open: BTreeMap<CallId, Call>,
+    statuses: Option<Arc<Statuses>>,
+    engine: EngineState,
+}
+
+impl Node {
+    fn new(instances: &[&str]) -> Self {
+        let settings = Settings { calls_max: 2, backstop: Duration::from_secs(600) };
+        let now = Timestamp(1_000 * SECOND);
+        let mut node = Self {
+            core: Core::new(settings, BTreeMap::new(), now),
+            now,
+            open: BTreeMap::new(),
+            statuses: None,
+            engine: EngineState::Unknown,
+        };
+        let desired: Desired = instances.iter().map(|name| assigned(name)).collect();
+        node.tell(Input::Desired(Arc::new(desired.at(Revision(7)))));
+        node
+    }
+
+    fn tell(&mut self, input: Input) {
+        let outputs = self.core.handle(input, self.now);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Begin { id, call } => drop(self.open.insert(id, call)),
+                Output::Abandon { id } => drop(self.open.remove(&id)),
+                Output::Statuses(statuses) => self.statuses = Some(statuses),
+                Output::Engine(engine) => self.engine = engine,
+                Output::Watch(_) | Output::Unwatch(_) | Output::Sights(_) => {}
+            }
+        }
+    }
+
+    /// Lets time pass, and the core do what is due on the way.
+    fn pass(&mut self, seconds: u64) {
+        let end = Timestamp(self.now.0 + seconds * SECOND);
+        loop {
+            let outputs = self.core.advance(self.now);
+            self.carry_out(outputs);
+            match self.core.wake_at(self.now) {
+                Some(at) if at <= end => self.now = at.max(Timestamp(self.now.0 + 1)),
+                _ => break,
+            }
+        }
+        self.now = end;
+        let outputs = self.core.advance(end);
+        self.carry_out(outputs);
+    }
+
+    /// Answers all open calls, and those that follow, until there is none that `answer` has an answer for.
+    fn answer(&mut self, answer: impl Fn(&Call) -> Option<Outcome>) {
+        for _ in 0..1_000 {
+            let found = self.open.iter().find_map(|(id, call)| Some((*id, answer(call)?)));
+            let Some((id, outcome)) = found else { return };
+            self.open.remove(&id);
+            self.tell(Input::Done { id, outcome });
+        }
+        panic!("it does not come to rest: {:?}", self.open);
+    }
+
+    fn phase(&self, name: &str) -> Phase {
+        self.statuses.as_ref().unwrap().instances[&name.parse().unwrap()].phase
+    }
+
+    fn message(&self, name: &str) -> &str {
+        &self.statuses.as_ref().unwrap().instances[&name.parse().unwrap()].message
+    }
+}
+
+fn assigned(name: &str) -> Assigned {
+    let address = Ipv4Addr::new(10, 80, 0, 1);
+    Assigned {
+        instance: name.parse().unwrap(),
+        address,
+        mac: Mac::of_address(address),
+        generation: Generation(1),
+        run: RunState::Running,
+        restarts_asked: 0,
+        update_deadline: Millis::seconds(60),
+        template: Template::of_image("a"),
+        host_key: None,
+    }
+}
+
+/// A container that runs for an instance, whose name is its id.
+fn running(name: &str) -> Container {
+    Container {
+        id: ContainerId(name.to_owned()),
+        instance: name.parse().unwrap(),
+        generation: Generation(1),
+        fingerprint: Template::of_image("a").fingerprint(),
+        state: ContainerState::Running,
+        restarts_asked: 0,
+        details: Some(Details { started_at: Some(Timestamp(1)), ..Details::default() }),
+    }
+}
+
+/// The answers of a node on which these run; those in `hanging` cannot be looked at.
+fn answers<'a>(
+    all: &'a [&'a str],
+    hanging: &'a [&'a str],
+) -> impl Fn(&Call) -> Option<Outcome> + 'a {
+    move |call| {
+        Some(match call {
+            Call::List => Outcome::Listed(
+                all.iter()
+                    .map(|name| Listed {
+                        id: ContainerId((*name).to_owned()),
+                        instance: name.parse().unwrap(),
+                    })
+                    .collect(),
+            ),
+            Call::Sandboxes => {
+                Outcome::Sandboxes(all.iter().map(|name| name.parse().unwrap()).collect())
+            }
+            Call::Inspect { container, .. } if hanging.contains(&container.as_str()) => {
+                return None;
+            }
+            Call::Inspect { container, .. } => {
+                Outcome::Found(Box::new(running(container.as_str())))
+            }
+            Call::Ping | Call::Pull { .. } | Call::Step { .. } => Outcome::Done,
+        })
+    }
+}
+
+#[test]
+fn nothing_is_complete_before_everything_was_looked_at() {
+    let mut node = Node::new(&["web-0"]);
+    assert!(node.statuses.is_none(), "a moment later more is known");
+    node.tell(Input::Lost { reason: "connection refused".to_owned() });
+    let statuses = node.statuses.clone().unwrap();
+    assert!(!statuses.complete);
+    assert_eq!(node.phase("web-0"), Phase::Unknown);
+    node.tell(Input::Connected);
+    node.pass(1);
+    assert!(!node.statuses.as_ref().unwrap().complete, "the lists have not come");
+    // What nobody desires is there until it was seen to go.
+    node.answer(answers(&["web-0", "old-0"], &[]));
+    let statuses = node.statuses.clone().unwrap();
+    assert!(statuses.complete && statuses.revision == Revision(7));
+    assert_eq!((node.phase("web-0"), node.phase("old-0")), (Phase::Running, Phase::Stopping));
+}
+
+#[test]
+fn one_container_that_cannot_be_looked_at_is_unknown_and_others_go_on() {
+    let mut node = Node::new(&["web-0", "web-1"]);
+    node.tell(Input::Connected);
+    node.answer(answers(&["web-0", "web-1"], &["web-0"]));
+    for _ in 0..40 {
+        node.pass(3);
+        node.answer(answers(&["web-0", "web-1"], &["web-0"]));
+    }
+    assert_eq!(node.engine, EngineState::Ready);
+    assert_eq!((node.phase("web-0"), node.phase("web-1")), (Phase::Unknown, Phase::Running));
+    assert!(node.message("web-0").contains("container web-0"), "{}", node.message("web-0"));
+    let looks = node.open.values().filter(|call| matches!(call, Call::Inspect { .. })).count();
+    assert!(looks <= 1, "{looks} looks at one container at once");
+    node.pass(1);
+    node.answer(answers(&["web-0", "web-1"], &[]));
+    assert_eq!(node.phase("web-0"), Phase::Running);
+}
+
+#[test]
+fn an_engine_that_freezes_is_noticed_by_pings() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    node.answer(answers(&["web-0"], &[]));
+    assert_eq!(node.engine, EngineState::Ready);
+    node.pass(10);
+    assert!(matches!(node.engine, EngineState::Away { .. }), "{:?}", node.engine);
+    node.answer(answers(&["web-0"], &[]));
+    node.pass(2);
+    node.answer(answers(&["web-0"], &[]));
+    assert_eq!(node.engine, EngineState::Ready);
+}
+
+#[test]
+fn a_step_that_fails_for_one_does_not_touch_the_engine() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    let empty = answers(&[], &[]);
+    node.answer(|call| match call {
+        Call::Step { step: Step::Create { .. }, .. } => Some(Outcome::Failed(CallFailure {
+            failure: Failure { kind: FailureKind::Transient, message: "no reply".to_owned() },
+            cause: Cause::NoAnswer,
+        })),
+        Call::Step { .. } | Call::Ping => None,
+        call => empty(call),
+    });
+    assert_eq!(node.engine, EngineState::Ready);
+    assert!(node.open.values().any(|call| *call == Call::Ping), "it is asked whether it lives");
+}

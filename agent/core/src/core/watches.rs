@@ -1,0 +1,147 @@
+//! The runs of containers: which are watched, which have ended by the kernel's word, and of which something may be
+//! left.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dwell_core::clock::Timestamp;
+use dwell_planner::{ContainerId, Desired, Observed, Seen};
+
+use crate::call::{Output, Probed, Watch};
+use crate::engine::{Container, ContainerState, Details};
+use crate::sights::{Run, Sighted};
+use dwell_planner::Sandbox;
+
+/// What is known of the runs of all containers.
+#[derive(Default)]
+pub(super) struct Watches {
+    /// What the last look at each container told.
+    details: BTreeMap<ContainerId, Details>,
+    /// Runs whose process has ended by the kernel: which, and when that was told.
+    ended: BTreeMap<ContainerId, (Timestamp, Timestamp)>,
+    /// Containers of which no process can be left: never started, or seen to end by the kernel.
+    clean: BTreeSet<ContainerId>,
+    watched: BTreeMap<ContainerId, Watch>,
+}
+
+impl Watches {
+    /// A container was looked at.
+    pub(super) fn attend(&mut self, container: &Container) {
+        let details = container.details.unwrap_or_default();
+        let is_running = container.state == ContainerState::Running;
+        let started_at = details.started_at;
+        if let Some((run, _)) = self.ended.get(&container.id) {
+            let is_same = started_at == Some(*run);
+            if is_same && !is_running {
+                self.clean.insert(container.id.clone());
+            }
+            if !is_same || !is_running {
+                self.ended.remove(&container.id);
+            }
+        }
+        if is_running && !self.ended.contains_key(&container.id) {
+            self.clean.remove(&container.id);
+        }
+        self.details.insert(container.id.clone(), details);
+    }
+
+    /// The kernel says that a run has ended.
+    pub(super) fn end(&mut self, container: &ContainerId, started_at: Timestamp, now: Timestamp) {
+        self.ended.entry(container.clone()).or_insert((started_at, now));
+    }
+
+    /// When the run ended that the engine takes to be under way, if the kernel said so.
+    pub(super) fn ended(&self, container: &Container) -> Option<Timestamp> {
+        let started_at = container.details.and_then(|details| details.started_at)?;
+        let (run, at) = self.ended.get(&container.id)?;
+        (container.state == ContainerState::Running && *run == started_at).then_some(*at)
+    }
+
+    /// Whether the kernel said that the last known run of a container has ended.
+    pub(super) fn has_ended(&self, container: &ContainerId) -> bool {
+        self.ended.contains_key(container)
+    }
+
+    /// A container was made.
+    pub(super) fn made(&mut self, container: &ContainerId) {
+        self.clean.insert(container.clone());
+    }
+
+    /// The containers of an instance of which a process may be left although they do not run, if one of them is
+    /// about to be started.
+    pub(super) fn remains(&mut self, seen: &Seen, started: &ContainerId) -> BTreeSet<ContainerId> {
+        let all = seen.containers.iter().map(|container| &container.id);
+        let remains = all.filter(|id| !self.clean.contains(*id)).cloned().collect();
+        self.clean.remove(started);
+        remains
+    }
+
+    /// Makes the watches fit what runs and what is desired: no watch of a run that is over, and every run probed
+    /// by the present health check.
+    pub(super) fn sync(
+        &mut self,
+        desired: &Desired,
+        observed: &Observed,
+        outputs: &mut Vec<Output>,
+    ) {
+        let mut there = BTreeSet::new();
+        let mut running = BTreeSet::new();
+        for (name, seen) in &observed.instances {
+            let assigned = desired.get(name).map(|target| &target.assigned);
+            let probed = assigned.and_then(|assigned| {
+                Some((assigned.address, assigned.template.healthcheck.as_ref()?))
+            });
+            for container in &seen.containers {
+                there.insert(container.id.clone());
+                let (true, Some(started_at)) = (container.is_running(), container.run()) else {
+                    continue;
+                };
+                running.insert(container.id.clone());
+                let pid = self.details.get(&container.id).and_then(|details| details.pid);
+                let is_same = self.watched.get(&container.id).is_some_and(|watch| {
+                    let present = watch.probed.as_ref().map(|one| (one.address, &one.check));
+                    watch.run.started_at == started_at && watch.run.pid == pid && present == probed
+                });
+                if is_same {
+                    continue;
+                }
+                let probed =
+                    probed.map(|(address, check)| Probed { address, check: check.clone() });
+                let run = Run { container: container.id.clone(), started_at, pid };
+                let watch = Watch { instance: name.clone(), run, since: container.since, probed };
+                self.watched.insert(container.id.clone(), watch.clone());
+                outputs.push(Output::Watch(watch));
+            }
+        }
+        self.watched.retain(|id, _| {
+            let stays = running.contains(id);
+            if !stays {
+                outputs.push(Output::Unwatch(id.clone()));
+            }
+            stays
+        });
+        self.details.retain(|id, _| there.contains(id));
+        self.ended.retain(|id, _| there.contains(id));
+        self.clean.retain(|id| there.contains(id));
+    }
+
+    /// What SSH needs to know of an instance.
+    pub(super) fn sighted(&self, seen: &Seen) -> Sighted {
+        let known = || seen.containers.iter().filter_map(|one| self.details.get(&one.id));
+        let running = seen.containers.iter().find(|container| container.is_running());
+        Sighted {
+            sandbox: match seen.sandbox {
+                Sandbox::Absent => Some(false),
+                Sandbox::Doubtful => None,
+                Sandbox::Ready => Some(true),
+            },
+            own_ssh: known().map(|details| details.own_ssh).reduce(|a, b| a || b),
+            run: running.and_then(|container| {
+                Some(Run {
+                    container: container.id.clone(),
+                    started_at: container.run()?,
+                    pid: self.details.get(&container.id)?.pid,
+                })
+            }),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! What the core tells of processes.
+
+use std::collections::BTreeMap;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::InstanceName;
+use dwell_planner::ContainerId;
+
+/// What was seen of every instance of which something is on the node, or is to be.
+pub type Sights = BTreeMap<InstanceName, Sighted>;
+
+/// What SSH needs to know of an instance and no status tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighted {
+    /// Whether its sandbox is there; `None` while nobody is sure.
+    pub sandbox: Option<bool>,
+    /// Whether its image brings an SSH server; `None` while there is no container to tell it by.
+    pub own_ssh: Option<bool>,
+    /// The run that is under way.
+    pub run: Option<Run>,
+}
+
+/// One run of a container: from a start of its main process to the end of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Of which container.
+    pub container: ContainerId,
+    /// When it was started, by the engine's clock: this tells it from other runs of the container.
+    pub started_at: Timestamp,
+    /// The main process in the host's namespace, if the engine says.
+    pub pid: Option<u32>,
+}
