@@ -283,6 +283,9 @@ impl Model {
             Command::RemoveVolume { instance, volume, node } => {
                 self.remove_volume(&instance, &volume, node.as_ref(), now)?;
             }
+            Command::NoteUnserved { node, session, reason } => {
+                self.note_unserved(&node, session, reason, now)?;
+            }
             Command::Note { subject, reason, message } => {
                 self.event(now, Severity::Info, subject, reason, message);
             }

@@ -28,7 +28,7 @@ pub struct FromWireError {
 }
 
 impl FromWireError {
-    fn new(field: &'static str, problem: impl Into<String>) -> Self {
+    pub(crate) fn new(field: &'static str, problem: impl Into<String>) -> Self {
         Self { field, problem: problem.into() }
     }
 }

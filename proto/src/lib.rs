@@ -5,6 +5,7 @@
 //! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
 
 mod convert;
+pub mod pieces;
 pub mod trust;
 
 pub use convert::FromWireError;
@@ -29,8 +30,8 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dwell.v
 /// The version of the session protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
 
-/// The largest message either side takes, in bytes. A snapshot of a node with 2,000 large instances
-/// fits; anything larger is refused before it is read.
+/// The largest message either side takes, in bytes; anything larger is refused before it is read. What a
+/// node is to do may be larger: see [`pieces`].
 pub const MESSAGE_MAX_BYTES: usize = 16 << 20;
 
 /// How many requests one connection may have going at once: an agent's tunnels are requests, too.

@@ -12,6 +12,7 @@ use dwell_core::id::{Incarnation, Position, Revision};
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
 use dwell_core::session::{Acknowledge, AssignmentChange, Heartbeat, Hello, MergeError, Welcome};
+use dwell_proto::pieces::Assembly;
 use dwell_proto::v1::agent_message::Message as Up;
 use dwell_proto::v1::controller_message::Message as Down;
 use dwell_proto::v1::session_client::SessionClient;
@@ -112,6 +113,7 @@ pub(super) async fn serve(
         held: position,
         term: held.map(|held| held.term).unwrap_or_default(),
         directory: session.directory.begin(),
+        takes_pieces: true,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -154,6 +156,7 @@ pub(super) async fn serve(
         next_report: now,
         heartbeat: *heartbeat,
         next_heartbeat: now + *heartbeat,
+        assembly: Assembly::default(),
         received: None,
         acknowledged: Position::default(),
         validity,
@@ -180,6 +183,8 @@ struct Attached<'a> {
     next_report: Instant,
     heartbeat: Duration,
     next_heartbeat: Instant,
+    /// What came of an assignment that comes in pieces.
+    assembly: Assembly,
     /// The newest position that came over this stream.
     received: Option<Position>,
     /// The newest that was acknowledged on it.
@@ -233,6 +238,10 @@ impl Attached<'_> {
 
     fn take(&mut self, message: Down) -> Result<(), StreamError> {
         match message {
+            Down::AssignmentPiece(piece) => match self.assembly.take(piece)? {
+                Some(assignment) => self.take(Down::Assignment(assignment)),
+                None => Ok(()),
+            },
             Down::Assignment(assignment) => {
                 let snapshot = assignment.base_revision == 0;
                 let (changed, removed) = (assignment.instances.len(), assignment.removed.len());
@@ -356,6 +365,7 @@ fn kind(message: &Down) -> &'static str {
         Down::Assignment(_) => "an assignment",
         Down::OpenTunnel(_) => "a tunnel",
         Down::Directory(_) => "a directory",
+        Down::AssignmentPiece(_) => "a piece of an assignment",
     }
 }
 

@@ -159,6 +159,15 @@ pub enum Command {
         /// A sentence for people.
         message: String,
     },
+    /// A node cannot be told what it is to do; or, without a reason, it can be again.
+    NoteUnserved {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// Why, for people.
+        reason: String,
+    },
     /// Time has passed; to be given about once a second.
     Tick,
 }
@@ -176,6 +185,7 @@ impl Command {
                 | Self::Acknowledge { .. }
                 | Self::DetachNode { .. }
                 | Self::SshEvents { .. }
+                | Self::NoteUnserved { .. }
                 | Self::Tick
         )
     }

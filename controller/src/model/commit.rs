@@ -61,6 +61,7 @@ impl Model {
                 state: NodeState::Unreachable,
                 capacity: None,
                 acknowledged: Revision(0),
+                unserved: String::new(),
                 revision: model.revision,
             })));
         }

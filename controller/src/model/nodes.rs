@@ -103,6 +103,7 @@ impl Model {
             state: NodeState::Down,
             capacity: None,
             acknowledged: Revision(0),
+            unserved: String::new(),
             revision: Revision(0),
         });
         let message = match block {
@@ -138,6 +139,7 @@ impl Model {
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(capacity)),
             acknowledged: Revision(0),
+            unserved: String::new(),
             revision: Revision(0),
         });
         if first && !self.volatile_only {

@@ -286,6 +286,8 @@ pub struct Link {
     pub capacity: Option<Arc<Capacity>>,
     /// The assignment's revision it has stored.
     pub acknowledged: Revision,
+    /// Why it cannot be told what it is to do; empty if it can.
+    pub unserved: String,
     /// Of its last change.
     pub revision: Revision,
 }

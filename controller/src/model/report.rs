@@ -92,6 +92,24 @@ impl Model {
         Ok(())
     }
 
+    /// Whether a node can be told what it is to do has changed.
+    pub(super) fn note_unserved(
+        &mut self,
+        node: &NodeName,
+        session: SessionId,
+        reason: String,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let link = self.hear(node, session, now)?;
+        if !reason.is_empty() && link.unserved.is_empty() {
+            let message = format!("cannot be told what to do: {reason}");
+            let subject = Subject::Node(node.clone());
+            self.event(now, Severity::Warning, subject, "node-unserved", message);
+        }
+        self.put_link(Link { unserved: reason, ..link });
+        Ok(())
+    }
+
     /// The store can be written again. What nodes said meanwhile was shown, but not acted upon: they are
     /// made to say it again, on a new stream.
     pub(super) fn hear_again(&mut self) {

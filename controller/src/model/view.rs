@@ -283,6 +283,8 @@ impl Model {
     }
 
     fn node_message(&self, node: &Node, state: NodeState) -> String {
+        let link = self.tables.links().get(&node.name);
+        let unserved = link.map(|link| link.unserved.as_str()).unwrap_or_default();
         match state {
             _ if node.removed => "was removed".to_owned(),
             NodeState::Down => format!(
@@ -292,6 +294,9 @@ impl Model {
             ),
             NodeState::Unreachable => {
                 "has not been heard of for a while; what runs there is left alone".to_owned()
+            }
+            NodeState::Ready if !unserved.is_empty() => {
+                format!("cannot be told what to do: {unserved}")
             }
             NodeState::Ready if node.draining => self.drain_message(&node.name),
             NodeState::Ready => String::new(),

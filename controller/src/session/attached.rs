@@ -33,7 +33,7 @@ impl Sessions {
         messages: Streaming<v1::AgentMessage>,
     ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
         let hello = Hello::try_from(hello).map_err(into_status)?;
-        let held = hello.directory;
+        let (held, takes_pieces) = (hello.directory, hello.takes_pieces);
         let attach = attach(node.clone(), session, hello)?;
         let place = self.admission.enter().await?;
         // Before the model knows of the session, so that no change is missed.
@@ -49,6 +49,9 @@ impl Sessions {
             ssh: Arc::clone(&self.ssh),
             node: node.clone(),
             changes,
+            session,
+            takes_pieces,
+            unserved: String::new(),
             sent: None,
             place: Some(place),
             directory: DirectoryFeed::new(&self.owner, node.clone(), self.directory.clone(), held),

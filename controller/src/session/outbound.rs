@@ -8,17 +8,17 @@ use std::sync::Arc;
 
 use dwell_core::id::{NodeName, Revision};
 use dwell_core::session::AssignmentChange;
-use dwell_proto::v1;
 use dwell_proto::v1::controller_message::Message;
+use dwell_proto::{pieces, v1};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
 use super::admission::Place;
 use super::directory::DirectoryFeed;
 use super::secrets::{self, MadeAt};
-use crate::model::{Model, Refusal};
+use crate::model::{Command, Model, Refusal, SessionId};
 use crate::owner::Handle;
-use crate::pki::SshAuthority;
+use crate::pki::{PkiError, SshAuthority};
 use crate::status::into_status;
 
 pub(super) type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
@@ -29,6 +29,11 @@ pub(super) struct Outbound {
     pub(super) ssh: Arc<SshAuthority>,
     pub(super) node: NodeName,
     pub(super) changes: watch::Receiver<()>,
+    pub(super) session: SessionId,
+    /// Whether the agent takes assignments in pieces, and templates by their digest.
+    pub(super) takes_pieces: bool,
+    /// Why it could not be told what to do; empty if it could.
+    pub(super) unserved: String,
     /// The revision that the agent was brought to.
     pub(super) sent: Option<Revision>,
     /// Its place among those that are being taken in, until it has been told all that it is to do.
@@ -91,14 +96,46 @@ impl Outbound {
         let Some(Next { mut change, made_at }) = next else { return Ok(()) };
         let revision = change.position().revision;
         let ssh = Arc::clone(&self.ssh);
+        let takes_pieces = self.takes_pieces;
         let made = tokio::task::spawn_blocking(move || {
-            secrets::add(&mut change, &made_at, &ssh).map(|()| v1::Assignment::from(&change))
+            secrets::add(&mut change, &made_at, &ssh)?;
+            Ok(if takes_pieces {
+                pieces::of_assignment(v1::Assignment::digested(&change))
+            } else {
+                pieces::in_one((&change).into())
+            })
         });
         let made = made.await.map_err(|_| Some(Status::internal("an assignment was not made")))?;
-        let assignment = made.map_err(|error| Some(into_status(error)))?;
-        self.sent = Some(revision);
-        place.send(Ok(v1::ControllerMessage { message: Some(Message::Assignment(assignment)) }));
-        Ok(())
+        let made = made.map_err(|error: PkiError| Some(into_status(error)))?;
+        drop(place);
+        match made {
+            Ok(messages) => {
+                for message in messages {
+                    self.send(message).await?;
+                }
+                self.sent = Some(revision);
+                self.served(String::new()).await
+            }
+            // The stream goes on: what else the node is asked for (logs, commands) still works.
+            Err(too_large) => self.served(too_large.to_string()).await,
+        }
+    }
+
+    /// Notes why the node cannot be told what it is to do, or that it can be.
+    async fn served(&mut self, unserved: String) -> Result<(), Option<Status>> {
+        if self.unserved == unserved {
+            return Ok(());
+        }
+        if unserved.is_empty() {
+            tracing::info!(node = %self.node, "the node can be told what to do again");
+        } else {
+            tracing::error!(node = %self.node, reason = unserved, "the node cannot be told what to do");
+        }
+        self.unserved.clone_from(&unserved);
+        let (node, session) = (self.node.clone(), self.session);
+        let told =
+            self.owner.command(Command::NoteUnserved { node, session, reason: unserved }).await;
+        told.map(drop).map_err(|error| Some(into_status(error)))
     }
 
     /// Sends a message about the directory, unless the assignment has changed while there was no place for it.

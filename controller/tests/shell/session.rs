@@ -2,6 +2,7 @@
 
 use dwell_proto::v1;
 use dwell_proto::v1::agent_message::Message as FromAgent;
+use dwell_proto::v1::controller_message::Message as FromController;
 use tonic::Code;
 
 use crate::fixture::{Agent, Fixture, apply, hello, running, workload};
@@ -132,6 +133,57 @@ async fn a_node_speaks_for_its_own_instances_only() {
     let seen = fixture.until_instance("web-0", running).await;
     assert_eq!(seen.node, "h1");
     assert_eq!(seen.status.unwrap().generation, assigned.instances[0].generation);
+}
+
+/// More than one message can carry: seventy workloads with 248 KB of environment each.
+#[tokio::test]
+async fn a_node_is_not_cut_off_by_what_is_declared() {
+    let fixture = Fixture::start().await;
+    let credentials = fixture.node("h1", "192.0.2.1").await;
+    let mut agent = Agent::attach(&fixture, &credentials, hello("192.0.2.1")).await.unwrap();
+    agent.snapshot().await;
+    let mut fleet = fixture.fleet().await;
+    for number in 0..70 {
+        let mut spec = workload(&format!("w{number}"), 1);
+        let environment = (0..8).map(|one| (format!("V{one}"), format!("{number:031000}")));
+        spec.template.as_mut().unwrap().environment = environment.collect();
+        fleet.apply(apply(vec![spec])).await.unwrap();
+    }
+    drop(agent);
+
+    // An agent of an earlier version takes no pieces: it stays attached, and it is said what is wrong.
+    let mut old = Agent::attach(&fixture, &credentials, hello("192.0.2.1")).await.unwrap();
+    assert!(matches!(old.next().await.unwrap(), FromController::Welcome(_)));
+    let message = async {
+        loop {
+            let nodes =
+                fleet.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+            match nodes.nodes[0].message.as_str() {
+                "" => old.say(FromAgent::Heartbeat(v1::Heartbeat::default())).await,
+                message => break message.to_owned(),
+            }
+        }
+    };
+    let message = tokio::time::timeout(crate::fixture::SOON, message).await.unwrap();
+    assert!(message.starts_with("cannot be told what to do: what it is to do takes"), "{message}");
+
+    let takes_pieces = v1::Hello { takes_pieces: true, ..hello("192.0.2.1") };
+    let mut agent = Agent::attach(&fixture, &credentials, takes_pieces).await.unwrap();
+    let mut assembly = dwell_proto::pieces::Assembly::default();
+    let whole = loop {
+        match agent.next().await.unwrap() {
+            FromController::AssignmentPiece(piece) => {
+                if let Some(whole) = assembly.take(piece).unwrap() {
+                    break whole;
+                }
+            }
+            FromController::Assignment(_) => panic!("too large for one message"),
+            _ => {}
+        }
+    };
+    assert_eq!((whole.instances.len(), whole.templates.len()), (70, 70));
+    let nodes = fleet.list_nodes(v1::ListNodesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(nodes.nodes[0].message, "");
 }
 
 #[tokio::test]

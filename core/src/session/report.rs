@@ -35,6 +35,8 @@ pub struct Hello {
     pub term: Term,
     /// The directory that the agent holds; its revision is 0 for none.
     pub directory: Position,
+    /// Whether it takes assignments in pieces, and templates by their digest.
+    pub takes_pieces: bool,
 }
 
 /// The controller's answer to [`Hello`].

@@ -166,13 +166,37 @@ impl Template {
     fn check_total(&self) -> Result<(), SpecError> {
         let pairs =
             self.environment.iter().chain(&self.labels).map(|(key, value)| key.len() + value.len());
-        let lists = self.command.iter().chain(&self.entrypoint).map(String::len);
-        let total: usize = pairs.chain(lists).sum();
+        let test = match self.healthcheck.as_ref().map(|check| &check.probe) {
+            Some(Probe::Exec { command }) => command.as_slice(),
+            _ => &[],
+        };
+        let keys = match &self.ssh {
+            Ssh::Dwell { authorized_keys, .. } => authorized_keys.as_slice(),
+            _ => &[],
+        };
+        let lists = [&self.command, &self.entrypoint].into_iter().flatten();
+        let lists = lists.chain(test).chain(keys).map(String::len);
+        let mounts = self.mounts.iter().map(|mount| {
+            let source = match &mount.source {
+                MountSource::Volume(name) => name.as_str().len(),
+                MountSource::Bind(path) => path.len(),
+            };
+            source + mount.target.len()
+        });
+        let rules = self.allow_from.iter().flatten().map(|rule| match &rule.from {
+            AllowSource::Labels(labels) => {
+                labels.iter().map(|(key, value)| key.len() + value.len()).sum()
+            }
+            _ => 0,
+        });
+        let total: usize = pairs.chain(lists).chain(mounts).chain(rules).sum();
         if total > TOTAL_MAX {
             return refuse(
                 "environment",
                 format!(
-                    "environment, labels and command have {total} bytes together; at most {TOTAL_MAX} are allowed"
+                    "environment, labels, command, healthcheck, keys, volumes and allow_from have {total} bytes \
+                     together; at most {TOTAL_MAX} are allowed, since every node that runs an instance is sent all \
+                     of it"
                 ),
             );
         }

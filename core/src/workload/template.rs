@@ -137,6 +137,15 @@ impl Template {
     }
 }
 
+impl Template {
+    /// SHA-256 over all of it: two templates have the same one if they are equal.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        // Maps are sorted, and JSON is the form that it is stored in, so this cannot fail.
+        Sha256::digest(serde_json::to_vec(self).unwrap_or_default()).into()
+    }
+}
+
 /// A digest over the fields of a [`Template`] that need a new container: 16 hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

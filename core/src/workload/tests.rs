@@ -104,6 +104,34 @@ fn refusals_name_the_field() {
     }
 }
 
+/// Whatever is sent to a node with every instance counts.
+#[test]
+fn all_texts_of_a_declaration_are_bounded_together() {
+    let text = || "x".repeat(30_000);
+    let many = || (0..9).map(|_| text()).collect::<Vec<_>>();
+    let changes: [Box<dyn Fn(&mut WorkloadSpec)>; 4] = [
+        Box::new(|s| {
+            let probe = Probe::Exec { command: many() };
+            s.template.healthcheck = Some(HealthCheck::new(probe));
+        }),
+        Box::new(|s| {
+            s.template.ssh = Ssh::Dwell { authorized_keys: many(), key_sets: None };
+        }),
+        Box::new(|s| {
+            let path = |number: usize| format!("/{number}/{}", "x".repeat(4_000));
+            s.template.mounts = (0..70).map(|number| bind("/srv", &path(number))).collect();
+        }),
+        Box::new(|s| {
+            let labels = (0..9).map(|number| (number.to_string(), text()));
+            s.template.labels = labels.collect();
+        }),
+    ];
+    for change in changes {
+        let error = refused(change);
+        assert!(error.contains("bytes together; at most 262144 are allowed"), "{error}");
+    }
+}
+
 #[test]
 fn live_fields_leave_the_fingerprint_alone() {
     let template = Template::of_image("nginx:1");

@@ -9,6 +9,8 @@ use dwell_core::session::{
     Assignment, AssignmentChange, AssignmentDelta, NetworkDelta, NodeNetwork,
 };
 use dwell_core::ssh::SshTrust;
+use dwell_core::workload::Template;
+use prost::bytes::Bytes;
 
 use super::{FromWireError, parse, required};
 use crate::v1;
@@ -18,6 +20,55 @@ impl From<&AssignmentChange> for v1::Assignment {
         match change {
             AssignmentChange::Snapshot(all) => all.into(),
             AssignmentChange::Delta(delta) => delta.into(),
+        }
+    }
+}
+
+impl v1::Assignment {
+    /// The same as `from`, but each template once, however many instances have it.
+    #[must_use]
+    pub fn digested(change: &AssignmentChange) -> Self {
+        let (wire, all): (Self, Vec<&Assigned>) = match change {
+            AssignmentChange::Snapshot(all) => {
+                let bare = Assignment { instances: BTreeMap::new(), ..all.clone() };
+                ((&bare).into(), all.instances.values().collect())
+            }
+            AssignmentChange::Delta(delta) => {
+                let bare = AssignmentDelta { changed: Vec::new(), ..delta.clone() };
+                ((&bare).into(), delta.changed.iter().collect())
+            }
+        };
+        let mut templates: BTreeMap<[u8; 32], &Template> = BTreeMap::new();
+        let mut last: Option<(&Template, [u8; 32])> = None;
+        let mut instances = Vec::with_capacity(all.len());
+        for one in all {
+            let digest = match last {
+                // Those of one workload come one after the other.
+                Some((template, digest)) if *template == one.template => digest,
+                _ => one.template.digest(),
+            };
+            last = Some((&one.template, digest));
+            templates.entry(digest).or_insert(&one.template);
+            instances.push(v1::AssignedInstance {
+                template_digest: Bytes::copy_from_slice(&digest),
+                ..v1::AssignedInstance::without_template(one)
+            });
+        }
+        let templates = templates.into_iter().map(|(digest, template)| v1::DigestedTemplate {
+            digest: Bytes::copy_from_slice(&digest),
+            template: Some(template.into()),
+        });
+        Self { instances, templates: templates.collect(), ..wire }
+    }
+
+    /// Puts templates where their digests are. An instance whose template is missing is refused later.
+    fn put_templates_in(&mut self) {
+        let templates: BTreeMap<Bytes, v1::Template> = std::mem::take(&mut self.templates)
+            .into_iter()
+            .filter_map(|one| Some((one.digest, one.template?)))
+            .collect();
+        for one in self.instances.iter_mut().filter(|one| one.template.is_none()) {
+            one.template = templates.get(&one.template_digest).cloned();
         }
     }
 }
@@ -36,6 +87,7 @@ impl From<&Assignment> for v1::Assignment {
             ssh_trust: Some((&all.ssh_trust).into()),
             volumes_to_delete: all.volumes_to_delete.iter().map(to_volume).collect(),
             volumes_to_delete_changed: false,
+            templates: Vec::new(),
         }
     }
 }
@@ -55,6 +107,7 @@ impl From<&AssignmentDelta> for v1::Assignment {
             ssh_trust: delta.ssh_trust.as_ref().map(Into::into),
             volumes_to_delete: delta.volumes_to_delete.iter().flatten().map(to_volume).collect(),
             volumes_to_delete_changed: delta.volumes_to_delete.is_some(),
+            templates: Vec::new(),
         }
     }
 }
@@ -62,7 +115,8 @@ impl From<&AssignmentDelta> for v1::Assignment {
 impl TryFrom<v1::Assignment> for AssignmentChange {
     type Error = FromWireError;
 
-    fn try_from(wire: v1::Assignment) -> Result<Self, FromWireError> {
+    fn try_from(mut wire: v1::Assignment) -> Result<Self, FromWireError> {
+        wire.put_templates_in();
         let (incarnation, term) = (Incarnation(wire.incarnation), Term(wire.term));
         let revision = Revision(wire.revision);
         let network = wire.network.map(NodeNetwork::try_from).transpose()?;

@@ -14,6 +14,13 @@ const CONTAINER_ID_MAX: usize = 256;
 
 impl From<&Assigned> for v1::AssignedInstance {
     fn from(assigned: &Assigned) -> Self {
+        Self { template: Some((&assigned.template).into()), ..Self::without_template(assigned) }
+    }
+}
+
+impl v1::AssignedInstance {
+    /// All but the template, which is sent otherwise.
+    pub(super) fn without_template(assigned: &Assigned) -> Self {
         Self {
             instance: assigned.instance.to_string(),
             address: assigned.address.to_string(),
@@ -22,8 +29,9 @@ impl From<&Assigned> for v1::AssignedInstance {
             run: v1::RunState::from(assigned.run).into(),
             restarts_asked: assigned.restarts_asked,
             update_deadline_ms: assigned.update_deadline.0,
-            template: Some((&assigned.template).into()),
+            template: None,
             host_key: assigned.host_key.as_ref().map(Into::into),
+            template_digest: prost::bytes::Bytes::new(),
         }
     }
 }

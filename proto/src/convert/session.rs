@@ -27,6 +27,7 @@ impl From<&Hello> for v1::Hello {
             incarnation: hello.held.incarnation.0,
             term: hello.term.0,
             directory_incarnation: hello.directory.incarnation.0,
+            takes_pieces: hello.takes_pieces,
         }
     }
 }
@@ -43,6 +44,7 @@ impl TryFrom<v1::Hello> for Hello {
             held: position(wire.incarnation, wire.revision),
             term: Term(wire.term),
             directory: position(wire.directory_incarnation, wire.directory_revision),
+            takes_pieces: wire.takes_pieces,
         })
     }
 }
