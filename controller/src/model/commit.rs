@@ -175,13 +175,21 @@ impl Model {
         if self.volatile_only {
             return;
         }
-        let reason = reason.to_owned();
+        let owned = reason.to_owned();
         self.put_with(|revision| {
+            let reason = owned;
             Record::Event(Arc::new(Event { revision, at: now, severity, subject, reason, message }))
         });
-        if self.tables.events().len() > self.settings.events_max
-            && let Some(&oldest) = self.tables.events().keys().next()
-        {
+        // What there is much of makes room for itself first, so that it does not push out everything else.
+        let (alike, oldest_alike) = self.tables.events_like(reason);
+        let oldest = if alike > self.settings.events_of_a_kind_max() {
+            oldest_alike
+        } else if self.tables.events().len() > self.settings.events_max {
+            self.tables.events().keys().next().copied()
+        } else {
+            None
+        };
+        if let Some(oldest) = oldest {
             self.delete(Key::Event(oldest));
         }
     }

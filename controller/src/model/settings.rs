@@ -26,7 +26,16 @@ pub struct Settings {
     pub watch_max: usize,
 }
 
+/// A kind of events may always have so many.
+const EVENTS_OF_A_KIND_LEAST: usize = 100;
+
 impl Settings {
+    /// How many events of one kind are kept: a fifth of all.
+    #[must_use]
+    pub fn events_of_a_kind_max(&self) -> usize {
+        (self.events_max / 5).max(EVENTS_OF_A_KIND_LEAST)
+    }
+
     /// The default times for a range.
     #[must_use]
     pub fn new(range: ClusterRange) -> Self {

@@ -30,6 +30,8 @@ pub(super) struct Tables {
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
     key_sets: BTreeMap<KeySetName, Arc<KeySet>>,
     events: BTreeMap<Revision, Arc<Event>>,
+    /// The events of each kind, so that none pushes out those of others.
+    event_kinds: BTreeMap<String, BTreeSet<Revision>>,
     volumes: BTreeMap<VolumeKey, Arc<Volume>>,
     quarantine: BTreeMap<Ipv4Addr, Arc<Quarantine>>,
     reserved: Revision,
@@ -38,6 +40,11 @@ pub(super) struct Tables {
     waiting: BTreeMap<InstanceName, Arc<Waiting>>,
     unmet: BTreeMap<Demand, Arc<Unmet>>,
     index: Index,
+}
+
+/// What an event is counted as. A session over SSH has several, which come together.
+fn event_kind(reason: &str) -> &str {
+    if reason.starts_with("ssh-") { "ssh" } else { reason }
 }
 
 /// What is on a node, or promised to come there.
@@ -93,6 +100,7 @@ impl Tables {
             tokens: BTreeMap::new(),
             key_sets: BTreeMap::new(),
             events: BTreeMap::new(),
+            event_kinds: BTreeMap::new(),
             volumes: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reserved: Revision(0),
@@ -138,7 +146,11 @@ impl Tables {
             }
             Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
             Record::KeySet(new) => self.key_sets.insert(new.name.clone(), new).map(Record::KeySet),
-            Record::Event(new) => self.events.insert(new.revision, new).map(Record::Event),
+            Record::Event(new) => {
+                let kind = event_kind(&new.reason).to_owned();
+                self.event_kinds.entry(kind).or_default().insert(new.revision);
+                self.events.insert(new.revision, new).map(Record::Event)
+            }
             Record::Volume(new) => {
                 self.index.remember_volume(&new.key);
                 self.volumes.insert(new.key.clone(), new).map(Record::Volume)
@@ -188,7 +200,13 @@ impl Tables {
             }
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
             Key::KeySet(name) => self.key_sets.remove(name).map(Record::KeySet),
-            Key::Event(revision) => self.events.remove(revision).map(Record::Event),
+            Key::Event(revision) => {
+                let old = self.events.remove(revision);
+                if let Some(old) = &old {
+                    self.forget_event(old);
+                }
+                old.map(Record::Event)
+            }
             Key::Volume(key) => {
                 self.index.forget_volume(key);
                 self.volumes.remove(key).map(Record::Volume)
@@ -250,6 +268,22 @@ impl Tables {
 
     pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {
         &self.events
+    }
+
+    /// How many events of the kind of `reason` there are, and the oldest of them.
+    pub(super) fn events_like(&self, reason: &str) -> (usize, Option<Revision>) {
+        let events = self.event_kinds.get(event_kind(reason));
+        events.map_or((0, None), |events| (events.len(), events.first().copied()))
+    }
+
+    fn forget_event(&mut self, event: &Event) {
+        let kind = event_kind(&event.reason);
+        if let Some(events) = self.event_kinds.get_mut(kind) {
+            events.remove(&event.revision);
+            if events.is_empty() {
+                self.event_kinds.remove(kind);
+            }
+        }
     }
 
     pub(super) fn volumes(&self) -> &BTreeMap<VolumeKey, Arc<Volume>> {

@@ -108,3 +108,28 @@ fn a_flood_is_counted_and_told_once() {
     tell(&mut fleet, "n1", refused(), 0).unwrap();
     assert_eq!(kept(&fleet), KEPT_MAX + 90, "with the next second it goes on");
 }
+
+/// An automation that logs in everywhere, day by day, leaves the history of the fleet alone.
+#[test]
+fn log_ins_never_push_out_other_events() {
+    let settings = crate::model::Settings { events_max: 1_000, ..super::fleet::settings() };
+    let most = settings.events_of_a_kind_max();
+    let mut fleet = Fleet::new(settings);
+    fleet.join("n1").unwrap();
+    fleet.attach(&node("n1")).unwrap();
+    fleet.apply(spec("web", 1)).unwrap();
+    let count = |fleet: &Fleet, of_ssh: bool| {
+        let events = fleet.model.events(None, 1_000);
+        events.iter().filter(|event| event.reason.starts_with("ssh-") == of_ssh).count()
+    };
+    let others = count(&fleet, false);
+    let one = [SshEventKind::Opened, SshEventKind::Closed { duration_ms: 1 }];
+    for round in 0..30 {
+        let told = (0..90).map(|number| event("web-0", one[number % 2])).collect();
+        tell(&mut fleet, "n1", told, 0).unwrap();
+        fleet.pass(1);
+        assert!(count(&fleet, true) <= most, "round {round}");
+    }
+    assert_eq!(count(&fleet, true), most, "the newest are kept");
+    assert_eq!(count(&fleet, false), others);
+}
