@@ -150,6 +150,7 @@ fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
     for folder in [
         config.data_dir.join("journals"),
         config.data_dir.join("instances"),
+        config.data_dir.join("previous"),
         config.run_dir.join("containers"),
         config.run_dir.join("ssh"),
     ] {

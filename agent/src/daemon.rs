@@ -45,6 +45,7 @@ use crate::ssh::SshFiles;
 use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
 use crate::underlay;
+use crate::volumes::VolumeKeeper;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
 use dwell_network::{Network, NetworkError};
 
@@ -168,6 +169,17 @@ impl Daemon {
         let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));
+        let volumes = watch::Sender::new(None);
+        let keeper = engine.clone().map(|engine| VolumeKeeper {
+            engine,
+            assignment: assignment.subscribe(),
+            stored: stored.subscribe(),
+            statuses: statuses.clone(),
+            published: volumes.clone(),
+        });
+        if let Some(keeper) = keeper {
+            parts.spawn(named("volumes", keeper.run()));
+        }
         let node = tunnel::Node {
             engine,
             statuses: statuses.clone(),
@@ -183,6 +195,7 @@ impl Daemon {
             identity,
             stored: stored.subscribe(),
             statuses,
+            volumes: volumes.subscribe(),
             capacity: capacity.subscribe(),
             tunnels: Tunnels::new(node),
             assignment,

@@ -30,8 +30,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::session::SeenVolume;
 use dwell_core::workload::Resources;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
@@ -108,6 +110,22 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`], [`EngineError::Other`].
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// All volumes of this cluster's instances, in no order.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError>;
+
+    /// Deletes a volume with everything in it. One that is not there is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::Other`] while a container has it, [`EngineError::Unavailable`].
+    async fn remove_volume(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<(), EngineError>;
+
     /// Sets the limits of a container, also while it runs. Zero takes a limit away.
     ///
     /// # Errors
@@ -141,6 +159,15 @@ pub trait Engine: Send + Sync {
         id: &ContainerId,
         options: &LogOptions,
     ) -> Result<OutputStream, EngineError>;
+
+    /// What was kept of the output of an instance's newest container that is gone, its last lines; `None` if nothing was.
+    ///
+    /// # Errors
+    /// [`EngineError::Other`].
+    async fn previous_output(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Option<Vec<u8>>, EngineError>;
 
     /// Starts a further command in a running container.
     ///

@@ -27,6 +27,7 @@ pub mod ssh;
 pub mod trust;
 pub mod tunnel;
 pub mod underlay;
+pub mod volumes;
 
 #[cfg(test)]
 mod fake_controller;

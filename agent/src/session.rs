@@ -34,6 +34,7 @@ use crate::link::{self, LinkError};
 use crate::ssh::events::EventQueue;
 use crate::trust;
 use crate::tunnel::Tunnels;
+use crate::volumes::Volumes;
 use dwell_daemon::Causes;
 
 /// How often to look for a lost connection until the controller has said how often it wants to hear.
@@ -58,6 +59,8 @@ pub struct Session {
     pub stored: watch::Receiver<Position>,
     /// What was seen of the instances; `None` until the node has been looked at.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
+    /// Which volumes there are; `None` until somebody has looked.
+    pub volumes: watch::Receiver<Option<Arc<Volumes>>>,
     /// What `dwell-ssh` reported. Nobody else takes from it.
     pub ssh_events: EventQueue,
     /// What the host has.

@@ -129,6 +129,8 @@ enum TunnelError {
     NoEngine,
     #[error("{0} is not on this node")]
     NotHere(InstanceName),
+    #[error("nothing is kept of an earlier container of {0} on this node")]
+    NothingBefore(InstanceName),
     #[error("{0} has no container yet; `dwell inspect {0}` says what it waits for")]
     NoContainer(InstanceName),
     #[error("{instance} is not running ({phase}); `dwell inspect {instance}` says why")]
@@ -150,7 +152,9 @@ impl TunnelError {
     fn code(&self) -> Code {
         match self {
             Self::BadRequest(_) => Code::InvalidArgument,
-            Self::NotHere(_) | Self::Engine(EngineError::NotFound { .. }) => Code::NotFound,
+            Self::NotHere(_)
+            | Self::NothingBefore(_)
+            | Self::Engine(EngineError::NotFound { .. }) => Code::NotFound,
             Self::NoEngine
             | Self::NoContainer(_)
             | Self::NotRunning { .. }
@@ -223,6 +227,10 @@ impl Tunnels {
         match purpose {
             Some(Purpose::Logs(request)) => {
                 let _permit = self.commands.take()?;
+                if request.previous {
+                    let (engine, instance, _) = self.node.status(&request.instance)?;
+                    return logs::carry_previous(engine, &instance, &request, ends).await;
+                }
                 let (engine, container) = self.node.container(&request.instance)?;
                 logs::carry(engine, &container, &request, ends).await
             }

@@ -13,6 +13,7 @@ mod client;
 mod exec;
 mod files;
 mod leftover;
+mod previous;
 mod pull;
 mod reply;
 mod spec;
@@ -31,10 +32,10 @@ use bollard::query_parameters::{
     CreateContainerOptions, EventsOptions, ListContainersOptions, LogsOptions,
     RemoveContainerOptions, StopContainerOptions, WaitContainerOptions,
 };
-use dwell_core::id::{Generation, InstanceName};
+use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
-use dwell_core::session::Assignment;
+use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::Resources;
 use dwell_oci::Mapping;
 use futures_util::StreamExt;
@@ -371,6 +372,7 @@ impl Engine for DockerEngine {
             Err(EngineError::NotFound { .. }) => return Ok(()),
             owner => owner?,
         };
+        self.keep_output(id, &instance, generation).await;
         let docker = self.client.docker().await?;
         // `v` takes along the volumes that the image declares and nobody named; never a named one.
         let options = RemoveContainerOptions { v: true, force: true, link: false };
@@ -386,6 +388,18 @@ impl Engine for DockerEngine {
         }
         self.remove_files(&instance, generation);
         Ok(())
+    }
+
+    async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
+        self.list_volumes().await
+    }
+
+    async fn remove_volume(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<(), EngineError> {
+        self.delete_volume(instance, name).await
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
@@ -450,6 +464,21 @@ impl Engine for DockerEngine {
             Err(error) => Err(meaning(error, "read what a container wrote", &id)),
         });
         Ok(output.boxed())
+    }
+
+    async fn previous_output(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        let (data, instance) = (self.config.data_dir.clone(), instance.clone());
+        let read = tokio::task::spawn_blocking(move || previous::read(&data, &instance)).await;
+        read.map_err(|error| error.to_string())
+            .and_then(|read| read.map_err(|error| error.to_string()))
+            .map_err(|reason| EngineError::Other {
+                engine: NAME,
+                operation: "read what was kept of an earlier container",
+                reason,
+            })
     }
 
     async fn exec(

@@ -25,8 +25,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::clock::Clock;
+use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::session::SeenVolume;
 use dwell_core::workload::Resources;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -57,6 +59,8 @@ pub enum Operation {
     Stop,
     Wait,
     Remove,
+    Volumes,
+    RemoveVolume,
     UpdateLimits,
     Pull,
     Events,
@@ -190,6 +194,22 @@ impl Engine for FakeEngine {
         .await
     }
 
+    async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
+        self.call(Operation::Volumes, "", |state| Ok(state.volumes.clone())).await
+    }
+
+    async fn remove_volume(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<(), EngineError> {
+        self.call(Operation::RemoveVolume, name.as_str(), |state| {
+            state.volumes.retain(|one| one.instance != *instance || one.name != *name);
+            Ok(())
+        })
+        .await
+    }
+
     async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::UpdateLimits, id.as_str(), |state| {
@@ -245,6 +265,13 @@ impl Engine for FakeEngine {
         self.shared.state().container(id)?;
         let output = session::logs(Arc::clone(&self.shared), id.clone(), options.follow);
         failure.map_or(Ok(output), Err)
+    }
+
+    async fn previous_output(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.shared.state().previous.get(instance).cloned())
     }
 
     async fn exec(

@@ -4,10 +4,13 @@
 //! that any number of changes between two reports costs one message, and the newest state wins.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dwell_core::id::{Incarnation, InstanceName, Position, Revision};
 use dwell_core::instance::InstanceStatus;
 use dwell_core::session::{StatusReport, Statuses};
+
+use crate::volumes::Volumes;
 
 /// What the controller knows by this stream.
 #[derive(Debug, Default)]
@@ -18,6 +21,7 @@ pub(super) struct Reported {
     complete: bool,
     revision: Revision,
     instances: BTreeMap<InstanceName, InstanceStatus>,
+    volumes: Option<Arc<Volumes>>,
 }
 
 impl Reported {
@@ -59,6 +63,23 @@ impl Reported {
         self.begun = true;
         self.complete = now.complete;
         Some(report)
+    }
+
+    /// The volumes there are to tell of; `None` if they are told, or not to be told yet. A report says that its
+    /// revision was taken up by the instances, so the volumes wait until that was said of them.
+    pub(super) fn next_volumes(&self, now: Option<&Arc<Volumes>>) -> Option<StatusReport> {
+        let now = now.filter(|&now| self.volumes.as_ref() != Some(now))?;
+        let is_taken_up = self.complete && now.seen_under.revision <= self.revision;
+        is_taken_up.then(|| StatusReport {
+            seen_under: now.seen_under,
+            volumes: Some(now.there.clone()),
+            ..StatusReport::default()
+        })
+    }
+
+    /// The volumes were told.
+    pub(super) fn told_volumes(&mut self, volumes: Arc<Volumes>) {
+        self.volumes = Some(volumes);
     }
 
     /// Whether a status says something new. To have looked again and seen the same is nothing new.

@@ -224,6 +224,7 @@ impl Attached<'_> {
                 Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
                 Ok(()) = self.session.stored.changed() => {}
                 () = self.session.ssh_events.changed() => {}
+                Ok(()) = self.session.volumes.changed() => {}
                 // An engine that came or went decides about what is placed here.
                 Ok(()) = self.session.capacity.changed() => self.next_heartbeat = now,
                 Ok(()) = self.session.address.changed() => return Ok(Ended::Readdressed),
@@ -269,6 +270,7 @@ impl Attached<'_> {
         self.acknowledgeable().is_some()
             || (self.statuses_due && self.next_report <= now)
             || self.next_heartbeat <= now
+            || self.reported.next_volumes(self.session.volumes.borrow().as_ref()).is_some()
             || !self.session.ssh_events.is_empty()
     }
 
@@ -303,6 +305,13 @@ impl Attached<'_> {
             self.capacity = capacity;
             let capacity = changed.then(|| Capacity::clone(&self.capacity));
             return Some(Up::Heartbeat((&Heartbeat { capacity }).into()));
+        }
+        let volumes = self.session.volumes.borrow().clone();
+        if let (Some(report), Some(volumes)) =
+            (self.reported.next_volumes(volumes.as_ref()), volumes)
+        {
+            self.reported.told_volumes(volumes);
+            return Some(Up::Status((&report).into()));
         }
         self.session.ssh_events.take().map(|events| Up::SshEvents((&events).into()))
     }

@@ -9,6 +9,7 @@ use dwell_core::id::{Generation, InstanceName, Revision, WorkloadName};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
+use dwell_core::session::SeenVolume;
 use dwell_core::workload::Template;
 use dwell_proto::v1;
 use dwell_proto::v1::agent_message::Message as Up;
@@ -22,6 +23,7 @@ use crate::assignment::cache;
 use crate::directory::Directories;
 use crate::fake_controller::{Attachment, Ca, Face, FakeController, LIMIT, identity};
 use crate::tunnel;
+use crate::volumes::Volumes;
 use dwell_network::fake::FakeNetwork;
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -98,6 +100,7 @@ struct Agent {
     capacity: watch::Sender<Arc<Capacity>>,
     directory: Directories,
     address: watch::Sender<Ipv4Addr>,
+    volumes: watch::Sender<Option<Arc<Volumes>>>,
     ssh_events: EventQueue,
     tasks: [JoinHandle<()>; 2],
 }
@@ -111,6 +114,7 @@ impl Agent {
         let statuses = watch::Sender::new(None);
         let capacity = watch::Sender::new(Arc::new(Capacity::default()));
         let address = watch::Sender::new(Ipv4Addr::new(192, 168, 1, 11));
+        let volumes = watch::Sender::new(None);
         let node = tunnel::Node {
             engine: None,
             statuses: statuses.subscribe(),
@@ -130,12 +134,23 @@ impl Agent {
             ssh_events: ssh_events.clone(),
             stored: stored.subscribe(),
             statuses: statuses.subscribe(),
+            volumes: volumes.subscribe(),
             capacity: capacity.subscribe(),
             tunnels: Tunnels::new(node),
         };
         let keeper = cache::keep(data_dir.path().to_owned(), desired.clone(), stored);
         let tasks = [tokio::spawn(session.run()), tokio::spawn(keeper)];
-        Self { data_dir, desired, statuses, capacity, address, directory, ssh_events, tasks }
+        Self {
+            data_dir,
+            desired,
+            statuses,
+            volumes,
+            capacity,
+            address,
+            directory,
+            ssh_events,
+            tasks,
+        }
     }
 
     /// The instances that the reconciler is told.
@@ -191,6 +206,35 @@ async fn another_address_of_the_host_is_told_at_once() {
     agent.address.send_replace(Ipv4Addr::new(192, 168, 1, 99));
     let stream = controller.attachment().await;
     assert_eq!(stream.hello.address, "192.168.1.99");
+}
+
+/// A report says that its revision was taken up, so that volumes which were seen under a newer one wait.
+#[tokio::test]
+async fn volumes_are_told_when_their_revision_was_taken_up() {
+    let (mut controller, agent) = pair().await;
+    let mut stream = controller.attachment().await;
+    stream.welcome(60_000).await;
+    let volume = SeenVolume {
+        instance: "db-0".parse().unwrap(),
+        name: "data".parse().unwrap(),
+        image_path: None,
+    };
+    let seen_under = Position { revision: Revision(6), ..Position::default() };
+    agent.volumes.send_replace(Some(Arc::new(Volumes { seen_under, there: vec![volume] })));
+    agent.statuses.send_replace(statuses(5, &[]));
+    let first = report(&mut stream).await;
+    assert_eq!((first.complete, first.revision, first.volumes_known), (true, 5, false));
+    agent.statuses.send_replace(statuses(7, &[]));
+    assert_eq!(report(&mut stream).await.revision, 7);
+    let told = report(&mut stream).await;
+    assert!(!told.complete && told.volumes_known);
+    assert_eq!((told.revision, told.volumes[0].name.as_str()), (6, "data"));
+
+    // Another stream knows nothing of what this one told.
+    drop(stream);
+    let mut stream = controller.attachment().await;
+    stream.welcome(60_000).await;
+    assert!(report(&mut stream).await.volumes_known);
 }
 
 #[tokio::test]

@@ -35,6 +35,7 @@ Examples:
   dwell logs -f --tail 20 web-0
   dwell logs -f web               # all instances of the workload
   dwell logs --since 10m --timestamps web-0
+  dwell logs --previous web-0    # why the last update failed
   dwell logs --since 2026-01-31T12:00:00Z web-0")]
 pub(crate) struct Logs {
     /// An instance or a workload
@@ -61,6 +62,9 @@ pub(crate) struct Logs {
     /// Of a workload: print lines as they are
     #[arg(long)]
     no_prefix: bool,
+    /// What the container before the present one printed last: one that failed, or was replaced
+    #[arg(short, long, conflicts_with_all = ["follow", "since", "timestamps"])]
+    previous: bool,
 }
 
 /// A number of lines, or all.
@@ -112,6 +116,7 @@ impl Logs {
             tail: self.tail.0,
             since_ms,
             timestamps: self.timestamps,
+            previous: self.previous,
         };
         match names::meant(&mut fleet.client, &self.name).await? {
             Meant::Instance(instance) => {

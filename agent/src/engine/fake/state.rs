@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
+use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::session::SeenVolume;
 use tokio::sync::{broadcast, watch};
 
 use super::{
@@ -84,6 +86,10 @@ pub(super) struct State {
     pub(super) images: BTreeMap<String, ImageState>,
     /// Images whose process ends at once, with an exit code.
     pub(super) short_lived: BTreeMap<String, i32>,
+    /// What was printed by the containers that are gone.
+    pub(super) previous: BTreeMap<InstanceName, Vec<u8>>,
+    /// Volumes outlive their containers.
+    pub(super) volumes: Vec<SeenVolume>,
     /// With how much time each container was stopped last.
     pub(super) graces: BTreeMap<ContainerId, Duration>,
     pub(super) exec_exits: i32,
@@ -110,6 +116,8 @@ impl Default for State {
             next: 0,
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
+            previous: BTreeMap::new(),
+            volumes: Vec::new(),
             graces: BTreeMap::new(),
             exec_exits: 0,
             exec_hangs: false,
@@ -210,6 +218,13 @@ impl State {
         };
         if self.containers.values().any(same) {
             return Err(EngineError::AlreadyExists { name: format!("{instance}.g{generation}") });
+        }
+        for name in assigned.template.volumes() {
+            let volume =
+                SeenVolume { instance: instance.clone(), name: name.clone(), image_path: None };
+            if !self.volumes.contains(&volume) {
+                self.volumes.push(volume);
+            }
         }
         let id = ContainerId(format!("fake{:08}", self.number()));
         let seen = Container {
