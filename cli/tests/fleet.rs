@@ -386,6 +386,23 @@ async fn a_file_without_a_number_of_instances_leaves_it_open() {
 }
 
 #[tokio::test]
+async fn a_key_set_that_does_not_exist_is_warned_of() {
+    let fake = Fake::start(State { key_sets: [("team".to_owned(), vec![])].into(), ..starting() });
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"workloads: {web: {image: a, ssh: {key_sets: [team, nosuch]}}}").unwrap();
+    for verb in ["plan", "apply"] {
+        let ran = run(&fake, &[verb, "-f", file.path().to_str().unwrap()]).await;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("warning: workload web names key set nosuch, which does"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_workload_stands_for_its_instances() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],
