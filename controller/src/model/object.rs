@@ -88,6 +88,10 @@ pub struct Instance {
     pub removing: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The newest end of its main process that was written down: its number on its node, and when that run was
+    /// started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<(u64, Timestamp)>,
     /// Of its last change.
     pub revision: Revision,
 }

@@ -1,6 +1,7 @@
+use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, VolumeName, WorkloadName};
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, ProcessEnd, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::ssh::HostKey;
@@ -103,6 +104,13 @@ fn assignments_and_statuses_survive_the_round_trip() {
         started_at: Some(dwell_core::clock::Timestamp(7)),
         restarts: 3,
         exit_code: Some(-1),
+        ends: vec![ProcessEnd {
+            number: 3,
+            at: Timestamp(9),
+            ran_for: Millis(5),
+            code: 137,
+            out_of_memory: true,
+        }],
         restarts_done: 2,
         message: "exited".into(),
         observed_at: dwell_core::clock::Timestamp(9),
