@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::SystemClock;
-use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Statuses};
 use dwell_daemon::readiness;
 use dwell_planner::EngineState;
@@ -165,7 +164,8 @@ impl Daemon {
 
         let sightings = reconciler.as_ref().map(Reconciler::sightings);
 
-        let stored = watch::Sender::new(Position::default());
+        let found = assignment.borrow().as_ref().map(|found| found.position());
+        let stored = watch::Sender::new(found.unwrap_or_default());
         let report = HostReport { engine: engine.clone(), data_dir: config.data_dir.clone() };
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));

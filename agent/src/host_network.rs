@@ -196,7 +196,8 @@ pub async fn release(
     loop {
         if let Some(assignment) = assignment.borrow_and_update().clone() {
             let all: Desired = assignment.instances.values().cloned().collect();
-            desired.send_replace(Some(Arc::new(all.at(assignment.revision))));
+            let all = all.at(assignment.revision).keeping_unknown(assignment.unconfirmed);
+            desired.send_replace(Some(Arc::new(all)));
         }
         if assignment.changed().await.is_err() {
             return;

@@ -13,7 +13,6 @@
 //! channels; nobody waits for it, and nothing is stopped because there is no controller.
 
 mod backoff;
-mod report;
 mod stream;
 
 use std::path::PathBuf;
@@ -23,6 +22,7 @@ use std::time::{Duration, Instant};
 use dwell_core::id::Position;
 use dwell_core::node::Capacity;
 use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
+use dwell_planner::session::Holding;
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -134,11 +134,15 @@ impl Session {
         }
     }
 
+    /// What the node holds, and what of that is on its disk.
+    fn holding(&self) -> Holding {
+        Holding::of(self.assignment.borrow().clone(), *self.stored.borrow())
+    }
+
     /// Merges a change and tells everybody.
     fn merge(&self, change: AssignmentChange) -> Result<(), MergeError> {
-        let held = self.assignment.borrow().clone();
-        let merged = Assignment::merge(held.as_deref(), change)?;
-        self.assignment.send_replace(Some(Arc::new(merged)));
+        let merged = self.holding().merge(change)?;
+        self.assignment.send_replace(Some(merged));
         Ok(())
     }
 

@@ -16,6 +16,7 @@ mod node;
 mod port_forward;
 mod proxy;
 mod ps;
+mod restore;
 mod route;
 mod run;
 mod ssh;
@@ -56,6 +57,7 @@ pub(crate) enum Command {
     Key(key::Key),
     Node(node::Node),
     Volume(volume::Volume),
+    Restore(restore::Restore),
     Route(route::Route),
     Doctor(doctor::Doctor),
     Events(events::Events),
@@ -63,7 +65,6 @@ pub(crate) enum Command {
     Version(info::Version),
     Schema(info::Schema),
     Completions(info::Completions),
-    Man(info::Man),
 }
 
 /// A controller, connected.
@@ -109,6 +110,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Key(key) => key.run(fleet).await,
         Command::Node(node) => node.run(fleet.await?).await,
         Command::Volume(volume) => volume.run(fleet.await?).await,
+        Command::Restore(restore) => restore.run(fleet.await?).await,
         Command::Route(route) => return route.run(fleet.await?).await,
         Command::Doctor(doctor) => return doctor.run(fleet.await?).await,
         Command::Events(events) => events.run(fleet.await?).await,
@@ -116,7 +118,6 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Version(version) => version.run(fleet).await,
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
-        Command::Man(man) => man.run(),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

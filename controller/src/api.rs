@@ -230,9 +230,30 @@ impl Fleet for Api {
         request: Request<v1::RemoveNodeRequest>,
     ) -> Answer<v1::RemoveNodeResponse> {
         let request = request.into_inner();
-        let node = request::name(&request.name)?;
-        let done = self.command(Command::RemoveNode { node, force: request.force }).await?;
-        Ok(Response::new(v1::RemoveNodeResponse { revision: done.revision.0 }))
+        let node: dwell_core::id::NodeName = request::name(&request.name)?;
+        let remove = Command::RemoveNode { node: node.clone(), force: request.force };
+        let done = self.command(remove).await?;
+        self.tunnels.expel(&node);
+        let left = self.read(move |model: &Model| model.left_on_removed(&node)).await?.0;
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::RemoveNodeResponse { revision: done.revision.0, left }))
+    }
+
+    async fn get_restore(
+        &self,
+        _: Request<v1::GetRestoreRequest>,
+    ) -> Answer<v1::GetRestoreResponse> {
+        let (found, _) = self.read(Model::restore_view).await?;
+        Ok(Response::new(view::restore(&found)))
+    }
+
+    async fn confirm_restore(
+        &self,
+        request: Request<v1::ConfirmRestoreRequest>,
+    ) -> Answer<v1::ConfirmRestoreResponse> {
+        let force = request.into_inner().force;
+        let done = self.command(Command::ConfirmRestore { force }).await?;
+        Ok(Response::new(v1::ConfirmRestoreResponse { revision: done.revision.0 }))
     }
 
     async fn list_volumes(

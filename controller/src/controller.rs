@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::Clock;
-use dwell_core::id::NodeName;
+use dwell_core::id::{Incarnation, NodeName};
 use dwell_core::net::ClusterRange;
 use dwell_core::quantity::Millis;
 use dwell_proto::v1::enrollment_server::EnrollmentServer;
@@ -36,11 +36,12 @@ use tonic::transport::Server;
 use crate::access::AccessLayer;
 use crate::api::Api;
 use crate::config::{Config, Isolation, split_address};
+use crate::continuity::Continuous;
 use crate::data_dir::DataDir;
 use crate::enrollment::Enroll;
 use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
-use crate::model::{Model, Record, Settings};
-use crate::owner::{Handle, Owner};
+use crate::model::{Command, Model, Record, Settings};
+use crate::owner::{CommandError, Handle, Owner};
 use crate::pki::{Authority, PkiError, SshAuthority};
 use crate::session::{Admission, Sessions, WholeDirectory};
 use crate::store::sqlite::SqliteStore;
@@ -86,6 +87,9 @@ pub enum StartError {
     /// The system gives no thread.
     #[error("cannot start a thread ({0}); raise the limits of this process or of its user")]
     Thread(std::io::Error),
+    /// The start could not be written down.
+    #[error("cannot write to the store: {0}")]
+    Begin(Box<CommandError>),
     /// Reflection could not be set up.
     #[error("the API's description is damaged ({0}); the program was not built correctly")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -128,6 +132,7 @@ impl Controller {
     ) -> Result<Self, StartError> {
         let records = store.load().await?;
         tracing::info!(records = records.len(), "the store is read");
+        let (store, evidence) = Continuous::open(&data_dir.continuity(), store, &records)?;
         check_range(&config.cluster, &records)?;
         let model = Model::restore(settings(config), records, clock.both());
         let authority = Arc::new(Authority::open(&data_dir.pki())?);
@@ -171,6 +176,7 @@ impl Controller {
         let routes = routes(api, sessions, enroll).await?;
 
         let owner_ended = owner.start(owning.clone()).map_err(StartError::Thread)?;
+        begin(&handle, evidence).await?;
         let (connections, incoming) = mpsc::channel(CONNECTIONS_MAX);
         tokio::spawn(unix.run(connections.clone(), listeners.clone()));
         tokio::spawn(tcp.run(tls, authority, connections, listeners.clone()));
@@ -223,6 +229,20 @@ impl Controller {
             tracing::error!("the owner of the model did not end well");
         }
     }
+}
+
+/// Counts this start, before anybody is listened to.
+async fn begin(owner: &Handle, evidence: Option<String>) -> Result<(), StartError> {
+    if let Some(reason) = &evidence {
+        tracing::warn!(
+            reason,
+            "the controller was restored from a backup; run `dwell restore status`, then `dwell restore confirm`"
+        );
+    }
+    // 0 is the name of no history.
+    let fresh = Incarnation(rand::random::<u64>().max(1));
+    let begun = owner.command(Command::Begin { fresh, evidence }).await;
+    begun.map(drop).map_err(|error| StartError::Begin(Box::new(error)))
 }
 
 /// The blocks that were given out have to be blocks of the configured range.

@@ -43,6 +43,12 @@ impl DataDir {
         self.path.join("store.sqlite")
     }
 
+    /// The mark beside the store.
+    #[must_use]
+    pub fn continuity(&self) -> PathBuf {
+        self.path.join("continuity")
+    }
+
     /// The CA's directory.
     #[must_use]
     pub fn pki(&self) -> PathBuf {

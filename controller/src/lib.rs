@@ -9,6 +9,7 @@
 pub mod access;
 pub mod api;
 pub mod config;
+pub mod continuity;
 pub mod controller;
 pub mod data_dir;
 pub mod enrollment;

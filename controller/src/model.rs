@@ -29,9 +29,11 @@ mod assignment;
 mod command;
 mod commit;
 mod directory;
+mod history;
 mod ipam;
 mod key_sets;
 mod log;
+mod membership;
 mod network;
 mod nodes;
 mod object;
@@ -52,10 +54,12 @@ mod workloads;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::{Now, Timestamp};
-use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
 
 use directory::Shown;
+use history::Claims;
 use log::Log;
+use membership::Runs;
 use network::NetworkEntry;
 use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
@@ -65,12 +69,13 @@ pub use command::{
     Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Target,
     WORKLOADS_MAX, WorkloadPlan,
 };
+pub use history::RestoreView;
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use object::{
-    AuthorizedKey, Demand, Event, Identity, Instance, JoinToken, KeySet, Leaving, Link, Node,
-    Observed, Quarantine, Reserved, SessionId, Severity, Subject, TokenId, Unmet, UpdateState,
-    Waiting, WaitingCause, Workload,
+    AuthorizedKey, Demand, Event, History, Identity, Instance, JoinToken, KeySet, Leaving, Link,
+    Node, Observed, Quarantine, Reserved, Restored, SessionId, Severity, Stored, Subject, TokenId,
+    Unmet, UpdateState, Waiting, WaitingCause, Workload,
 };
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
@@ -123,7 +128,21 @@ pub struct Model {
     shown: Shown,
     /// How many log-ins each node has told of since the last tick.
     ssh_budgets: BTreeMap<NodeName, SshBudget>,
-    /// The revision this controller began with; nothing is known of how earlier ones came about.
+    /// How far the store was when this controller started.
+    loaded: Revision,
+    /// The name of the next history, should one begin.
+    spare: Incarnation,
+    /// Nodes that have attached since this controller started.
+    told: BTreeSet<NodeName>,
+    /// What the nodes hold, while a restore is unconfirmed.
+    claims: Claims,
+    /// The runs of each node's agent.
+    runs: BTreeMap<NodeName, Runs>,
+    /// When it was last told that a host is back whose name is another's by now.
+    dismissed: BTreeMap<(NodeName, String), Timestamp>,
+    /// Nodes that run an instance that is another node's, and the generation that they run.
+    rivals: BTreeMap<InstanceName, BTreeMap<NodeName, Generation>>,
+    /// The revision this controller began with, or its present history; nothing is known of how earlier ones came about.
     started: Revision,
 }
 
@@ -161,6 +180,13 @@ impl Model {
             deletions_changed: BTreeMap::new(),
             shown: Shown::new(Revision(0), None),
             ssh_budgets: BTreeMap::new(),
+            loaded: Revision(0),
+            spare: Incarnation::UNKNOWN,
+            told: BTreeSet::new(),
+            claims: Claims::new(),
+            runs: BTreeMap::new(),
+            dismissed: BTreeMap::new(),
+            rivals: BTreeMap::new(),
             started: Revision(0),
             settings,
         }
@@ -179,6 +205,9 @@ impl Model {
         self.now = now;
         let before = (self.revision, self.agenda.clone(), self.volumes_derived);
         let result = self.run(command, now);
+        if matches!(result, Ok(Outcome::Keep(_))) && self.changes.iter().any(Change::is_durable) {
+            self.put_with(|revision| Record::Stored(Stored { revision }));
+        }
         let changes = std::mem::take(&mut self.changes);
         match result {
             Ok(Outcome::Keep(reply)) => Ok(Applied { reply, changes }),
@@ -235,6 +264,7 @@ impl Model {
     }
 
     fn run(&mut self, command: Command, now: Timestamp) -> Result<Outcome, Refusal> {
+        self.check_confirmed(&command)?;
         if !self.volatile_only {
             self.derive_volumes();
         }
@@ -257,9 +287,13 @@ impl Model {
             Command::RedeemToken(join) => {
                 reply = Reply::Joined { block: self.redeem_token(join, now)? };
             }
-            Command::AttachNode { node, session, address, capacity, report } => {
-                self.attach(&node, session, address, capacity, now)?;
-                self.report(&node, session, report, now)?;
+            Command::Begin { fresh, evidence } => self.begin(fresh, evidence, now),
+            Command::ConfirmRestore { force } => self.confirm_restore(force, now)?,
+            Command::AttachNode { node, session, hello } => {
+                if self.attach(&node, session, &hello, now)? {
+                    self.learn_history(&node, &hello, now);
+                    self.report(&node, session, hello.status, now)?;
+                }
             }
             Command::NodeStatus { node, session, report } => {
                 self.report(&node, session, report, now)?;
@@ -269,6 +303,9 @@ impl Model {
             }
             Command::Acknowledge { node, session, stored } => {
                 self.acknowledge(&node, session, stored, now)?;
+            }
+            Command::NoteDismissed { node, enrolment, address } => {
+                self.note_dismissed(node, enrolment, address, now);
             }
             Command::DetachNode { node, session } => self.detach(&node, session),
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,

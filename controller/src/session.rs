@@ -8,13 +8,15 @@
 //!                                                                         DetachNode
 //! ```
 //!
-//! Invariants: a node is who its certificate says, and only if it is of the node's present enrolment; of
+//! Invariants: a node is who its certificate says, and only if it is of the node's present enrolment; who was removed,
+//! or whose name is another host's by now, is told to run nothing and gets nothing else; of
 //! two streams of a node the newer counts; a node that was removed is told to run nothing; nothing is queued for a slow agent, since what it gets is
 //! computed from the model when it can take it, so the newest state replaces what it missed.
 
 mod admission;
 mod attached;
 mod directory;
+mod dismissed;
 mod outbound;
 mod pieces;
 mod secrets;
@@ -29,10 +31,10 @@ use std::time::Duration;
 
 use dwell_core::id::NodeName;
 use dwell_core::quantity::Millis;
+use dwell_core::session::Hello;
 use dwell_proto::v1;
 use dwell_proto::v1::session_server::Session;
-use futures_util::Stream;
-use tokio_stream::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -96,24 +98,43 @@ impl Caller {
     }
 }
 
+/// What a caller's enrolment is worth.
+enum Standing {
+    /// It is the node's present one.
+    Member,
+    /// It is the last one of a node that was removed.
+    Removed,
+    /// Another host has joined under the name since.
+    Superseded,
+}
+
 impl Sessions {
-    /// Refuses a caller whose certificate is not of its node's present enrolment.
-    async fn check(&self, caller: &Caller) -> Result<(), Status> {
+    async fn standing(&self, caller: &Caller) -> Result<Standing, Status> {
         let node = caller.node.clone();
         let found = self.owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
-        let node = &caller.node;
-        match found {
+        match found.map(|found| found.node) {
             None => Err(Status::permission_denied(format!(
-                "node {node} is not known here; was the controller restored from an old backup? If \
-                 not, join again with a new token"
+                "node {} is not known here; join again with a new token",
+                caller.node
             ))),
-            Some(found) if found.node.enrolment != caller.enrolment.0 => {
-                Err(Status::permission_denied(format!(
-                    "another host has joined as node {node} since; join again under another name \
-                     with a new token"
-                )))
-            }
-            Some(_) => Ok(()),
+            Some(found) if found.enrolment != caller.enrolment.0 => Ok(Standing::Superseded),
+            Some(found) if found.removed => Ok(Standing::Removed),
+            Some(_) => Ok(Standing::Member),
+        }
+    }
+
+    /// Refuses a caller that is out: whose node was removed, or is another host by now.
+    async fn check_member(&self, caller: &Caller) -> Result<(), Status> {
+        let node = &caller.node;
+        match self.standing(caller).await? {
+            Standing::Member => Ok(()),
+            Standing::Removed => Err(Status::permission_denied(format!(
+                "node {node} was removed; join again with a new token"
+            ))),
+            Standing::Superseded => Err(Status::permission_denied(format!(
+                "another host has joined as node {node} since; join again under another name \
+                 with a new token"
+            ))),
         }
     }
 }
@@ -127,33 +148,43 @@ impl Session for Sessions {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Answer<Self::AttachStream> {
         let caller = Caller::of(&request)?;
-        self.check(&caller).await?;
+        let standing = self.standing(&caller).await?;
         let mut messages = request.into_inner();
         let Some(v1::agent_message::Message::Hello(hello)) = first(&mut messages).await?.message
         else {
             return Err(Status::invalid_argument("the first message of a session has to be Hello"));
         };
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed) + 1);
-        self.begin(caller.node, session, hello, messages).await.map(Response::new)
+        let hello = Hello::try_from(hello).map_err(into_status)?;
+        match standing {
+            // A removed node attaches as well, to be told to run nothing.
+            Standing::Member | Standing::Removed => {
+                self.begin(caller.node, session, hello, messages).await
+            }
+            Standing::Superseded => self.dismiss(caller, &hello, messages).await,
+        }
+        .map(Response::new)
     }
 
     type CarryStream = ServerStream<v1::TunnelDown>;
 
     async fn carry(&self, request: Request<Streaming<v1::TunnelUp>>) -> Answer<Self::CarryStream> {
         let caller = Caller::of(&request)?;
+        self.check_member(&caller).await?;
         let mut up = request.into_inner();
         let Some(v1::tunnel_up::Message::Tunnel(id)) = first(&mut up).await?.message else {
             return Err(Status::invalid_argument(
                 "the first message of a tunnel has to be its name",
             ));
         };
-        let down = self.tunnels.carry(&caller.node, &id, up).map_err(into_status)?;
-        Ok(Response::new(Box::pin(ReceiverStream::new(down).map(Ok))))
+        let (down, expelled) = self.tunnels.carry(&caller.node, &id, up).map_err(into_status)?;
+        let down = ReceiverStream::new(down).map(Ok).take_until(expelled.cancelled_owned());
+        Ok(Response::new(Box::pin(down)))
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
         let caller = Caller::of(&request)?;
-        self.check(&caller).await?;
+        self.check_member(&caller).await?;
         let key =
             pki::Request::read(&request.into_inner().certificate_request).map_err(into_status)?;
         let Caller { node, enrolment } = caller;

@@ -19,6 +19,7 @@ use std::time::Duration;
 use dwell_core::id::NodeName;
 use dwell_proto::v1;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use crate::model::SessionId;
@@ -67,6 +68,8 @@ pub struct Tunnels {
 struct Shared {
     sessions: HashMap<NodeName, (SessionId, mpsc::Sender<v1::OpenTunnel>)>,
     waiting: HashMap<String, (NodeName, oneshot::Sender<Tunnel>)>,
+    /// Ends what a node carries.
+    expelled: HashMap<NodeName, CancellationToken>,
 }
 
 impl Tunnels {
@@ -129,7 +132,7 @@ impl Tunnels {
         node: &NodeName,
         id: &str,
         up: Streaming<v1::TunnelUp>,
-    ) -> Result<mpsc::Receiver<v1::TunnelDown>, TunnelError> {
+    ) -> Result<(mpsc::Receiver<v1::TunnelDown>, CancellationToken), TunnelError> {
         let mut shared = self.shared();
         if shared.waiting.get(id).is_none_or(|(asked, _)| asked != node) {
             return Err(TunnelError::Unknown);
@@ -137,7 +140,17 @@ impl Tunnels {
         let (_, answer) = shared.waiting.remove(id).ok_or(TunnelError::Unknown)?;
         let (down, receiver) = mpsc::channel(DOWN_MAX);
         answer.send(Tunnel { up, down }).map_err(|_| TunnelError::Unknown)?;
-        Ok(receiver)
+        let expelled = shared.expelled.entry(node.clone()).or_default().clone();
+        Ok((receiver, expelled))
+    }
+
+    /// Ends all that a node carries: it is out.
+    pub fn expel(&self, node: &NodeName) {
+        let mut shared = self.shared();
+        shared.sessions.remove(node);
+        if let Some(expelled) = shared.expelled.remove(node) {
+            expelled.cancel();
+        }
     }
 }
 

@@ -27,8 +27,19 @@ pub mod v1 {
 /// The encoded descriptors of all files, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/dwell.v1.bin"));
 
-/// The version of the session protocol that this build speaks.
+/// The oldest version of the session protocol that this build speaks.
 pub const PROTOCOL: u32 = 1;
+
+/// The newest one. Version 2 has histories: an assignment may be unconfirmed, and nothing is then taken away.
+pub const PROTOCOL_NEWEST: u32 = 2;
+
+/// The newest version that this build and another one speak, which says the oldest and the newest that it speaks.
+#[must_use]
+pub fn common_protocol(oldest: u32, newest: u32) -> Option<u32> {
+    // One that names no newest speaks only one.
+    let common = newest.max(oldest).min(PROTOCOL_NEWEST);
+    (common >= oldest.max(PROTOCOL)).then_some(common)
+}
 
 /// The largest message either side takes, in bytes; anything larger is refused before it is read. What a
 /// node is to do may be larger: see [`pieces`].

@@ -249,7 +249,8 @@ async fn an_engine_that_hangs_holds_up_nobody_else() -> Result<()> {
     .await
 }
 
-/// What the old backup does not know is gone in the end; what it knows is not touched.
+/// What the old backup does not know runs on until somebody confirms the restore; what it knows is not touched. This
+/// test once asserted that what is not known goes at once, which is what nobody wants who restores a backup.
 #[tokio::test]
 async fn a_controller_restored_from_an_old_backup() -> Result<()> {
     let config = LabConfig::new("backup").hosts(2).images(&[Image::Hello]);
@@ -266,6 +267,14 @@ async fn a_controller_restored_from_an_old_backup() -> Result<()> {
         copy(lab, "backup", "controller").await?;
         lab.start_fleet().await?;
         ensure_untouched(&old, &lab.wait_exactly("old", 4, SOON).await?)?;
+        let refused = lab.apply(&crowd("newer", 4)).await?;
+        ensure!(
+            !refused.status.success(),
+            "a restored controller takes declarations before it is confirmed"
+        );
+        let status = lab.cli(&["restore", "status"]).await?.ok()?;
+        ensure!(status.contains("new-0"), "{status}");
+        lab.cli(&["restore", "confirm"]).await?.ok()?;
         lab.apply(&crowd("newer", 4)).await?.ok()?;
         lab.wait_exactly("newer", 4, LIMIT).await?;
         ensure_untouched(&old, &lab.wait_exactly("old", 4, SOON).await?)

@@ -205,18 +205,17 @@ impl<'a> Instance<'a> {
         if let Some(container) = roles.others().find(|container| !container.is_running()) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }
-        let journal = self.up_to_date(roles);
+        let journal = self.with_grace(roles);
         (journal != self.seen.stored).then(|| self.attempt(Step::Record(journal)))
     }
 
-    /// The journal, with the ends that are seen, and with the grace that a live change gave to a container which has
-    /// another one written on it.
-    fn up_to_date(self, roles: &Roles<'a>) -> Journal {
+    /// The journal, with the grace that a live change gave to a container which has another one written on it.
+    fn with_grace(self, roles: &Roles<'a>) -> Journal {
         let declared = self.target.assigned.template.stop_grace;
         let written =
             roles.face().map(|container| container.stop_grace.unwrap_or(GRACE_OF_UNWANTED));
         let stop_grace = written.filter(|written| *written != declared).map(|_| declared);
-        Journal { stop_grace, ..self.seen.journal.clone() }.with_ends(&self.seen.containers)
+        Journal { stop_grace, ..self.seen.journal.clone() }
     }
 
     /// The generation that is here already, if it is newer than the desired one.

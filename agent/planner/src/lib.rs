@@ -30,6 +30,7 @@ mod decide;
 mod journal;
 mod observed;
 mod pause;
+pub mod session;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -82,6 +83,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
     let node = Node::new(observed, now);
     let mut plan = Plan::default();
     for (name, target, seen) in observed.with_targets(desired) {
+        if target.is_none() && desired.keeps_unknown() {
+            continue;
+        }
         let decision = decide(target, seen, node);
         if let Some(image) = decision.image {
             plan_pull(&mut plan, image, observed, now);

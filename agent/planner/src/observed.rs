@@ -22,6 +22,7 @@ use crate::step::{Failure, FailureKind, Step};
 pub struct Desired {
     revision: Revision,
     instances: BTreeMap<InstanceName, Target>,
+    keeps_unknown: bool,
 }
 
 /// An instance that is to be, and what its container is recognised by.
@@ -52,6 +53,18 @@ impl Desired {
         Self { revision, ..self }
     }
 
+    /// The same, where what is not in it is to be left alone instead of being taken away.
+    #[must_use]
+    pub fn keeping_unknown(self, keeps_unknown: bool) -> Self {
+        Self { keeps_unknown, ..self }
+    }
+
+    /// Whether what is not in it is left alone: the controller was restored from a backup and may have forgotten it.
+    #[must_use]
+    pub fn keeps_unknown(&self) -> bool {
+        self.keeps_unknown
+    }
+
     /// One instance, if it is to be.
     #[must_use]
     pub fn get(&self, name: &InstanceName) -> Option<&Target> {
@@ -66,7 +79,7 @@ impl FromIterator<Assigned> for Desired {
             (assigned.instance.clone(), Target { assigned, fingerprint })
         };
         let instances = all.into_iter().map(target).collect();
-        Self { revision: Revision::default(), instances }
+        Self { revision: Revision::default(), instances, keeps_unknown: false }
     }
 }
 
@@ -182,9 +195,6 @@ impl Seen {
                 self.gave_up_container = false;
             }
             Step::Remove { container } => {
-                if let Some(removed) = self.containers.iter().find(|one| &one.id == container) {
-                    self.journal.note_end(removed);
-                }
                 let start = Step::Start { container: container.clone() };
                 if self.trouble.take_if(|(failed, _)| *failed == start).is_some() {
                     self.gave_up_container = true;

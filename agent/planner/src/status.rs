@@ -22,9 +22,23 @@ pub fn statuses(desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<I
         .filter(|(_, target, seen)| target.is_some() || !seen.is_nothing())
         .map(|(name, target, seen)| {
             let decision = decide(target, seen, node);
-            Report { target, seen, observed, decision }.status(name, now)
+            let status = Report { target, seen, observed, decision }.status(name, now);
+            if target.is_none() && desired.keeps_unknown() { kept(status, seen) } else { status }
         })
         .collect()
+}
+
+/// An instance that the assignment does not have, and that is not to be taken away for that.
+fn kept(status: InstanceStatus, seen: &Seen) -> InstanceStatus {
+    let runs = seen.containers.iter().any(Container::is_running);
+    let phase = match (status.phase, runs) {
+        (Phase::Unknown, _) => Phase::Unknown,
+        (_, true) => Phase::Running,
+        (_, false) => Phase::Stopped,
+    };
+    let message =
+        "the restored controller does not know it; it is kept until `dwell restore confirm`";
+    InstanceStatus { phase, message: message.to_owned(), ..status }
 }
 
 struct Report<'a> {
@@ -55,7 +69,6 @@ impl Report<'_> {
             started_at: face.filter(|container| container.is_running()).and_then(Container::run),
             restarts: journal.restarts,
             exit_code,
-            ends: journal.clone().with_ends(&self.seen.containers).ends,
             restarts_done: journal
                 .restarts_done
                 .max(face.map_or(0, |container| container.restarts_asked)),

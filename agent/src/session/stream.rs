@@ -4,19 +4,20 @@
 //! room it sends the most urgent of what is due, an acknowledgement, a report of what has changed, a
 //! heartbeat, or log-ins over SSH. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
 
-use std::sync::Arc;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use dwell_core::directory::DirectoryGap;
-use dwell_core::id::{Incarnation, Position, Revision};
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
-use dwell_core::session::{Acknowledge, AssignmentChange, Heartbeat, Hello, MergeError, Welcome};
+use dwell_core::session::{AssignmentChange, Heartbeat, Hello, MergeError, StatusReport, Welcome};
+use dwell_planner::session::Stream;
 use dwell_proto::pieces::Assembly;
 use dwell_proto::v1::agent_message::Message as Up;
 use dwell_proto::v1::controller_message::Message as Down;
 use dwell_proto::v1::session_client::SessionClient;
-use dwell_proto::{FromWireError, MESSAGE_MAX_BYTES, PROTOCOL, v1};
+use dwell_proto::{FromWireError, MESSAGE_MAX_BYTES, PROTOCOL, PROTOCOL_NEWEST, v1};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -24,10 +25,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
-use super::report::Reported;
 use super::{Ended, Session};
 use crate::enroll::{self, EnrollError};
 use crate::identity::{Identity, Validity, wall_clock};
+use crate::volumes::Volumes;
 use dwell_daemon::Causes;
 
 /// How long the controller may take to welcome the node.
@@ -42,6 +43,9 @@ const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
 const RENEW_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 /// The longest text of the controller that is logged, in bytes.
 const REASON_MAX: usize = 500;
+
+/// The name of this run of the agent.
+static RUN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0_u8).max(1));
 
 /// Why a stream ended.
 #[derive(Debug, thiserror::Error)]
@@ -100,20 +104,23 @@ pub(super) async fn serve(
     validity: Validity,
     heartbeat: &mut Duration,
 ) -> Result<Ended, StreamError> {
-    let mut reported = Reported::default();
+    let mut told = Stream::default();
     let capacity = session.capacity.borrow_and_update().clone();
     let statuses = session.statuses.borrow_and_update().clone();
-    let held = session.assignment.borrow().clone();
-    let position = held.as_ref().map(|held| held.position()).unwrap_or_default();
+    let holding = session.holding();
     let hello = Hello {
         protocol: PROTOCOL,
+        protocol_newest: PROTOCOL_NEWEST,
+        run: *RUN,
         address: *session.address.borrow_and_update(),
         capacity: Capacity::clone(&capacity),
-        status: reported.next(statuses.as_deref(), position.incarnation).unwrap_or_default(),
-        held: position,
-        term: held.map(|held| held.term).unwrap_or_default(),
+        status: told.report(&holding, statuses.as_deref()).unwrap_or_default(),
+        held: holding.position(),
+        term: holding.term(),
         directory: session.directory.begin(),
         takes_pieces: true,
+        durable: holding.controller_durable(),
+        claims: holding.claims(),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -150,15 +157,14 @@ pub(super) async fn serve(
     let now = Instant::now();
     let attached = Attached {
         channel,
-        reported,
+        told,
         capacity,
         statuses_due: true,
         next_report: now,
         heartbeat: *heartbeat,
         next_heartbeat: now + *heartbeat,
         assembly: Assembly::default(),
-        received: None,
-        acknowledged: Position::default(),
+        volumes: None,
         validity,
         renew_at: now + validity.renew_in(wall_clock()),
         renewal: None,
@@ -174,8 +180,8 @@ type Renewal = BoxFuture<'static, Result<Identity, EnrollError>>;
 struct Attached<'a> {
     session: &'a mut Session,
     channel: Channel,
-    /// What was sent of the instances.
-    reported: Reported,
+    /// What was sent of the assignment and the instances.
+    told: Stream,
     /// What was sent of the host.
     capacity: Arc<Capacity>,
     /// Whether there may be something new of the instances.
@@ -185,10 +191,8 @@ struct Attached<'a> {
     next_heartbeat: Instant,
     /// What came of an assignment that comes in pieces.
     assembly: Assembly,
-    /// The newest position that came over this stream.
-    received: Option<Position>,
-    /// The newest that was acknowledged on it.
-    acknowledged: Position,
+    /// The volumes that were told.
+    volumes: Option<Arc<Volumes>>,
     validity: Validity,
     renew_at: Instant,
     renewal: Option<Renewal>,
@@ -222,7 +226,8 @@ impl Attached<'_> {
                     }
                 }
                 Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
-                Ok(()) = self.session.stored.changed() => {}
+                // What was seen may be told with a later revision now.
+                Ok(()) = self.session.stored.changed() => self.statuses_due = true,
                 () = self.session.ssh_events.changed() => {}
                 Ok(()) = self.session.volumes.changed() => {}
                 // An engine that came or went decides about what is placed here.
@@ -250,7 +255,7 @@ impl Attached<'_> {
                 let position = change.position();
                 self.session.merge(change)?;
                 tracing::debug!(revision = %position.revision, snapshot, changed, removed, "assignment");
-                self.received = Some(position);
+                self.told.received(position);
                 Ok(())
             }
             Down::OpenTunnel(open) => {
@@ -267,10 +272,10 @@ impl Attached<'_> {
 
     /// Whether there may be something to send now.
     fn is_due(&self, now: Instant) -> bool {
-        self.acknowledgeable().is_some()
+        self.told.is_to_acknowledge(&self.session.holding())
             || (self.statuses_due && self.next_report <= now)
             || self.next_heartbeat <= now
-            || self.reported.next_volumes(self.session.volumes.borrow().as_ref()).is_some()
+            || self.volumes_to_tell().is_some()
             || !self.session.ssh_events.is_empty()
     }
 
@@ -285,14 +290,13 @@ impl Attached<'_> {
 
     /// What to send now, if there is something after all.
     fn most_urgent(&mut self, now: Instant) -> Option<Up> {
-        if let Some(stored) = self.acknowledgeable() {
-            self.acknowledged = stored;
-            return Some(Up::Acknowledge((&Acknowledge { stored }).into()));
+        if let Some(acknowledge) = self.told.acknowledge(&self.session.holding()) {
+            return Some(Up::Acknowledge((&acknowledge).into()));
         }
         if self.statuses_due && self.next_report <= now {
             self.statuses_due = false;
             let statuses = self.session.statuses.borrow_and_update().clone();
-            let report = self.reported.next(statuses.as_deref(), self.incarnation());
+            let report = self.told.report(&self.session.holding(), statuses.as_deref());
             if let Some(report) = report {
                 self.next_report = now + REPORT_PAUSE;
                 return Some(Up::Status((&report).into()));
@@ -306,29 +310,24 @@ impl Attached<'_> {
             let capacity = changed.then(|| Capacity::clone(&self.capacity));
             return Some(Up::Heartbeat((&Heartbeat { capacity }).into()));
         }
-        let volumes = self.session.volumes.borrow().clone();
-        if let (Some(report), Some(volumes)) =
-            (self.reported.next_volumes(volumes.as_ref()), volumes)
-        {
-            self.reported.told_volumes(volumes);
+        if let Some(volumes) = self.volumes_to_tell() {
+            let report = StatusReport {
+                seen_under: volumes.seen_under,
+                volumes: Some(volumes.there.clone()),
+                ..StatusReport::default()
+            };
+            self.volumes = Some(volumes);
             return Some(Up::Status((&report).into()));
         }
         self.session.ssh_events.take().map(|events| Up::SshEvents((&events).into()))
     }
 
-    /// The history that the assignment is of.
-    fn incarnation(&self) -> Incarnation {
-        self.session.assignment.borrow().as_ref().map(|held| held.incarnation).unwrap_or_default()
-    }
-
-    /// What came over this stream, is on disk and was not acknowledged yet.
-    fn acknowledgeable(&self) -> Option<Position> {
-        let stored = *self.session.stored.borrow();
-        let received = self.received?;
-        let came = stored.incarnation == received.incarnation
-            && stored.revision <= received.revision
-            && stored.revision > Revision(0);
-        (came && stored != self.acknowledged).then_some(stored)
+    /// The volumes there are to tell of; `None` if they are told, or not to be told yet. A report says that its
+    /// revision was taken up by the instances, so the volumes wait until that was said of them.
+    fn volumes_to_tell(&self) -> Option<Arc<Volumes>> {
+        let now = self.session.volumes.borrow().clone()?;
+        let is_new = self.volumes.as_ref() != Some(&now);
+        (is_new && self.told.has_reported(now.seen_under)).then_some(now)
     }
 
     fn postpone_renewal(&mut self, error: &EnrollError) {

@@ -80,7 +80,6 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
-        ends: Vec::new(),
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(observed_at),
@@ -215,6 +214,8 @@ async fn volumes_are_told_when_their_revision_was_taken_up() {
     let (mut controller, agent) = pair().await;
     let mut stream = controller.attachment().await;
     stream.welcome(60_000).await;
+    stream.send(Down::Assignment(snapshot(9, &[0]))).await;
+    acknowledged(&mut stream, 9).await;
     let volume = SeenVolume {
         instance: "db-0".parse().unwrap(),
         name: "data".parse().unwrap(),
@@ -324,6 +325,9 @@ async fn statuses_are_told_as_differences() {
     let hello = stream.hello.status.take().unwrap();
     assert!(!hello.complete, "an agent that has not looked claims to know everything");
     stream.welcome(60_000).await;
+    // What is said is never later than what is on the disk.
+    stream.send(Down::Assignment(snapshot(7, &[0, 1]))).await;
+    acknowledged(&mut stream, 7).await;
 
     let (zero, one) = (status(0, Phase::Running, 1), status(1, Phase::Preparing, 1));
     agent.statuses.send_replace(statuses(5, &[zero.clone(), one.clone()]));

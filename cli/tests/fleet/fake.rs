@@ -105,6 +105,20 @@ fn named(name: &str, wanted: &str) -> bool {
 
 #[tonic::async_trait]
 impl Fleet for Service {
+    async fn get_restore(
+        &self,
+        _: Request<v1::GetRestoreRequest>,
+    ) -> Answer<v1::GetRestoreResponse> {
+        answer(v1::GetRestoreResponse::default())
+    }
+
+    async fn confirm_restore(
+        &self,
+        _: Request<v1::ConfirmRestoreRequest>,
+    ) -> Answer<v1::ConfirmRestoreResponse> {
+        answer(v1::ConfirmRestoreResponse::default())
+    }
+
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
         let request = request.into_inner();
         let plans = request.workloads.iter().map(|spec| v1::WorkloadPlan {
@@ -311,7 +325,7 @@ impl Fleet for Service {
         request: Request<v1::RemoveNodeRequest>,
     ) -> Answer<v1::RemoveNodeResponse> {
         let revision = self.asked(format!("remove node {}", request.into_inner().name))?;
-        answer(v1::RemoveNodeResponse { revision })
+        answer(v1::RemoveNodeResponse { revision, left: 0 })
     }
 
     type WatchStream = Answers<v1::WatchResponse>;

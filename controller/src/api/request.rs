@@ -104,6 +104,7 @@ pub(super) fn update_node(request: v1::UpdateNodeRequest) -> Result<Command, Sta
         set_labels: request.set_labels.into_iter().collect(),
         remove_labels: request.remove_labels,
         pool: request.pool.as_deref().map(optional).transpose()?,
+        admit: request.admit,
     };
     Ok(Command::UpdateNode { node: name(&request.name)?, change })
 }

@@ -1,10 +1,11 @@
 //! From the model's views to messages.
 
+use dwell_core::id::NodeName;
 use dwell_proto::v1;
 
 use crate::model::{
-    Event, InstanceAction, InstanceView, NodeView, PlanAction, RouteView, Severity, VolumeState,
-    VolumeView, WorkloadPlan, WorkloadView,
+    Event, InstanceAction, InstanceView, NodeView, PlanAction, RestoreView, RouteView, Severity,
+    VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -139,5 +140,26 @@ pub(super) fn event(event: &Event) -> v1::Event {
         subject: event.subject.to_string(),
         reason: event.reason.clone(),
         message: event.message.clone(),
+    }
+}
+
+pub(super) fn restore(found: &RestoreView) -> v1::GetRestoreResponse {
+    let names = |names: &[NodeName]| names.iter().map(ToString::to_string).collect();
+    let unknown = found.unknown.iter().map(|(node, claim)| v1::UnknownInstance {
+        instance: claim.instance.to_string(),
+        node: node.to_string(),
+        generation: claim.generation.0,
+        address: claim.address.to_string(),
+    });
+    let restored = found.restored.as_ref();
+    v1::GetRestoreResponse {
+        incarnation: found.incarnation.to_string(),
+        term: found.term.0,
+        unconfirmed: restored.is_some(),
+        noticed_at_ms: restored.map_or(0, |restored| restored.at.0),
+        reason: restored.map(|restored| restored.reason.clone()).unwrap_or_default(),
+        heard: names(&found.heard),
+        missing: names(&found.missing),
+        unknown: unknown.collect(),
     }
 }

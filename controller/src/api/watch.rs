@@ -160,6 +160,8 @@ impl Subject {
             | Key::Volume(_)
             | Key::Quarantine(_)
             | Key::Reserved
+            | Key::History
+            | Key::Stored
             | Key::Unmet(_) => Vec::new(),
         }
     }

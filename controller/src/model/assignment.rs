@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Incarnation, InstanceName, NodeName, Revision, Term};
+use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
@@ -29,9 +29,11 @@ impl Model {
         let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
         let assigned = names.filter_map(|name| Some((name.clone(), self.assigned(node, name)?)));
         Assignment {
-            incarnation: Incarnation::UNKNOWN,
-            term: Term(0),
+            incarnation: self.incarnation(),
+            term: self.term(),
             revision: self.revision,
+            durable: self.tables.stored(),
+            unconfirmed: false,
             network: self.network(node),
             instances: assigned.collect(),
             ssh_trust: self.ssh_trust(node),
@@ -48,10 +50,11 @@ impl Model {
         }
         let has_other_keys = self.key_sets_changed > base && self.is_member(node);
         let mut delta = AssignmentDelta {
-            incarnation: Incarnation::UNKNOWN,
-            term: Term(0),
+            incarnation: self.incarnation(),
+            term: self.term(),
             base,
             revision: self.revision,
+            durable: self.tables.stored(),
             changed: Vec::new(),
             removed: Vec::new(),
             network: None,
@@ -84,10 +87,27 @@ impl Model {
         node: &NodeName,
         sent: Option<Revision>,
     ) -> Option<AssignmentChange> {
+        if self.is_unconfirmed() {
+            // Once is enough: whatever changes, they go on as they are.
+            let is_told = sent.is_some_and(|sent| sent >= self.started);
+            return (!is_told).then(|| AssignmentChange::Snapshot(self.unconfirmed(node)));
+        }
         match sent.and_then(|base| self.assignment_since(node, base)) {
             Some(delta) if delta.is_empty() => None,
             Some(delta) => Some(AssignmentChange::Delta(delta)),
             None => Some(AssignmentChange::Snapshot(self.assignment(node))),
+        }
+    }
+
+    /// What a node is told while a restore is not confirmed: to go on as it is.
+    fn unconfirmed(&self, node: &NodeName) -> Assignment {
+        Assignment {
+            incarnation: self.incarnation(),
+            term: self.term(),
+            revision: self.revision,
+            durable: self.tables.stored(),
+            unconfirmed: true,
+            ..Assignment::empty(self.network(node))
         }
     }
 

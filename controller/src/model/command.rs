@@ -6,11 +6,12 @@ use std::net::Ipv4Addr;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, InstanceName, KeySetName, NodeName, PoolName, Position, VolumeName, WorkloadName,
+    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VolumeName,
+    WorkloadName,
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
-use dwell_core::session::{SshEvents, StatusReport};
+use dwell_core::session::{Hello, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
@@ -20,6 +21,18 @@ use super::record::Change;
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// The controller starts. To be given once, before anything else.
+    Begin {
+        /// A name for a history, chosen at random.
+        fresh: Incarnation,
+        /// Why the store is not the newest; `None` if nothing speaks against it.
+        evidence: Option<String>,
+    },
+    /// An operator vouches that what is known after a restore is right.
+    ConfirmRestore {
+        /// Although some nodes have not said what they hold.
+        force: bool,
+    },
     /// Declare workloads, all or none. Answered with [`Reply::Plans`].
     ApplyWorkloads {
         /// At most [`WORKLOADS_MAX`].
@@ -66,12 +79,8 @@ pub enum Command {
         node: NodeName,
         /// Its stream.
         session: SessionId,
-        /// Its address in the underlay, as its configuration has it now.
-        address: Ipv4Addr,
-        /// What it has.
-        capacity: Capacity,
-        /// What is there.
-        report: StatusReport,
+        /// Where it is, what it has, what it holds and what is there.
+        hello: Box<Hello>,
     },
     /// A node says what it saw.
     NodeStatus {
@@ -118,8 +127,18 @@ pub enum Command {
     RemoveNode {
         /// Which node.
         node: NodeName,
-        /// Although instances are there: they are placed elsewhere. Only for a node that is down.
+        /// Although instances are there: they are placed elsewhere, at once if the node is down or if it was removed
+        /// before, else when it has said that they have ended.
         force: bool,
+    },
+    /// A host is back whose name is another host's by now.
+    NoteDismissed {
+        /// The name.
+        node: NodeName,
+        /// Its enrolment.
+        enrolment: String,
+        /// Where it is.
+        address: Ipv4Addr,
     },
     /// Change which public keys a set has; it is made if need be.
     UpdateKeySet {
@@ -233,6 +252,8 @@ pub struct NodeChange {
     pub remove_labels: Vec<String>,
     /// The pool it is to be in, or none.
     pub pool: Option<Option<PoolName>>,
+    /// Serve it again, after two hosts were seen with its identity.
+    pub admit: bool,
 }
 
 /// What came of an accepted command.

@@ -48,6 +48,7 @@ impl Model {
             model.tables.put(Record::Instance(instance));
         }
         model.revision = model.tables.reserved();
+        model.loaded = model.tables.stored();
         model.started = model.revision;
         model.log = Log::new(model.started, model.settings.watch_max);
         model.network_log = Log::new(model.started, network::LOG_MAX);
@@ -62,6 +63,7 @@ impl Model {
                 capacity: None,
                 acknowledged: Revision(0),
                 unserved: String::new(),
+                reported: None,
                 revision: model.revision,
             })));
         }
@@ -78,6 +80,13 @@ impl Model {
     pub fn publish(&mut self, changes: Vec<Change>) -> Touched {
         let mut touched = Touched::default();
         for change in changes {
+            if change.key == Key::Stored {
+                continue;
+            }
+            if change.key == Key::History {
+                let (old, new) = (change.old.as_ref(), change.new.as_ref());
+                touched.everyone |= self.note_for_history(old, new, change.revision);
+            }
             self.note_for_nodes(&change, &mut touched);
             self.note_for_directory(&change);
             self.log.push(change.revision, change);

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryChange, DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{Incarnation, InstanceName, Revision, WorkloadName};
+use dwell_core::id::{InstanceName, Revision, WorkloadName};
 use dwell_core::instance::Phase;
 use dwell_core::node::NodeState;
 
@@ -47,11 +47,21 @@ impl Shown {
     }
 }
 
+impl Shown {
+    /// Forgets how the directory came about, so that everybody gets all of it.
+    pub(super) fn restart(&mut self, at: Revision) {
+        self.directory.revision = at;
+        self.log = Log::new(at, LOG_MAX);
+    }
+}
+
 impl Model {
-    /// The revision of the directory's last change; `None` while it is not to be shown.
+    /// The revision of the directory's last change; `None` while it is not to be shown: a restored controller knows
+    /// less than the nodes do.
     #[must_use]
     pub fn directory_revision(&self) -> Option<Revision> {
-        self.shown.learning.is_none().then_some(self.shown.directory.revision)
+        (self.shown.learning.is_none() && !self.is_unconfirmed())
+            .then_some(self.shown.directory.revision)
     }
 
     /// All of the directory. Its cost is that of the fleet.
@@ -59,7 +69,7 @@ impl Model {
     pub fn directory(&self) -> DirectoryChange {
         let Directory { workloads, instances, .. } = &self.shown.directory;
         DirectoryChange {
-            incarnation: Incarnation::UNKNOWN,
+            incarnation: self.incarnation(),
             revision: self.revision,
             base: None,
             workloads: workloads.clone(),
@@ -80,7 +90,7 @@ impl Model {
         let entries = self.shown.log.since(held).ok()?;
         let directory = &self.shown.directory;
         let mut change = DirectoryChange {
-            incarnation: Incarnation::UNKNOWN,
+            incarnation: self.incarnation(),
             revision: self.revision,
             base: Some(held),
             workloads: BTreeMap::new(),

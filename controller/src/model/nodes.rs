@@ -14,12 +14,12 @@
 //!
 //! A removed node stays as a tombstone: should the host return, it is told to run nothing.
 
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision};
-use dwell_core::node::{Capacity, NodeState};
+use dwell_core::node::NodeState;
+use dwell_core::session::Hello;
 use ipnet::Ipv4Net;
 
 use super::command::{Join, NodeChange};
@@ -72,12 +72,10 @@ impl Model {
         if self.is_member(&join.name) {
             return Err(Refusal::NodeExists(join.name));
         }
-        let holder =
-            self.tables.nodes().values().find(|node| !node.removed && node.address == join.address);
-        if let Some(holder) = holder {
-            let holder = holder.name.clone();
-            return Err(Refusal::NodeAddressTaken { address: join.address, holder });
+        if self.left_on_removed(&join.name) > 0 {
+            return Err(Refusal::NameInUse(join.name));
         }
+        self.check_node_address(&join.name, join.address)?;
         let block = if join.routes_only { None } else { Some(self.free_block()?) };
         let name = join.name;
         self.put_with(|revision| {
@@ -93,6 +91,7 @@ impl Model {
             cordoned: false,
             draining: false,
             removed: false,
+            contested: false,
             enrolment: join.enrolment,
             created_at: now,
             revision: Revision(0),
@@ -104,6 +103,7 @@ impl Model {
             capacity: None,
             acknowledged: Revision(0),
             unserved: String::new(),
+            reported: None,
             revision: Revision(0),
         });
         let message = match block {
@@ -114,21 +114,29 @@ impl Model {
         Ok(block)
     }
 
-    /// A stream begins. Also for a removed node, so that it can be told to run nothing.
+    /// A stream begins. Also for a removed node, so that it can be told to run nothing. False if nothing is to be taken
+    /// from it, because another host has the same identity.
     pub(super) fn attach(
         &mut self,
         name: &NodeName,
         session: SessionId,
-        address: Ipv4Addr,
-        capacity: Capacity,
+        hello: &Hello,
         now: Timestamp,
-    ) -> Result<(), Refusal> {
+    ) -> Result<bool, Refusal> {
+        let address = hello.address;
         let node = self.tables.nodes().get(name).cloned();
         let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
+        if node.contested {
+            return Err(Refusal::NodeContested(name.clone()));
+        }
+        if self.is_contested(&node, hello.run, address, now) {
+            return Ok(false);
+        }
         if node.address != address && !node.removed && !self.volatile_only {
+            self.check_node_address(name, address)?;
             let message = format!("its address is {address} now, it was {}", node.address);
             let subject = Subject::Node(name.clone());
-            self.event(now, Severity::Info, subject, "node-readdressed", message);
+            self.event(now, Severity::Warning, subject, "node-readdressed", message);
             self.put_node(Node { address, ..Node::clone(&node) });
         }
         let before = self.tables.links().get(name).cloned();
@@ -137,16 +145,17 @@ impl Model {
             node: name.clone(),
             session: Some(session),
             state: before.map_or(NodeState::Down, |link| link.state),
-            capacity: Some(Arc::new(capacity)),
+            capacity: Some(Arc::new(hello.capacity.clone())),
             acknowledged: Revision(0),
             unserved: String::new(),
+            reported: None,
             revision: Revision(0),
         });
         if first && !self.volatile_only {
             // Only now its architecture is known, and with it what its instances wait for.
             self.reconsider(name);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// A stream ended. How sure we are of the node is a matter of time: most come back at once.
@@ -166,6 +175,10 @@ impl Model {
     ) -> Result<(), Refusal> {
         let old = self.member(name)?;
         let mut node = Node::clone(&old);
+        if change.admit {
+            node.contested = false;
+            self.runs.remove(name);
+        }
         if let Some(draining) = change.draining {
             node.draining = draining;
             node.cordoned |= draining;
@@ -203,23 +216,20 @@ impl Model {
         force: bool,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let node = self.member(name)?;
-        let instances: Vec<InstanceName> = self
-            .tables
-            .index()
-            .occupancy
-            .get(name)
-            .map(|there| there.instances.iter().cloned().collect())
-            .unwrap_or_default();
-        if let Some(example) = instances.first() {
-            if !force {
-                let (count, example) = (instances.len(), example.clone());
-                return Err(Refusal::NodeInUse { node: name.clone(), count, example });
-            }
-            let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
-            if state != NodeState::Down {
-                return Err(Refusal::NodeNotDown(name.clone()));
-            }
+        let node = self.tables.nodes().get(name).cloned();
+        let instances = self.instances_on(name);
+        // One that was removed while it was heard of may have left something behind.
+        let node = node.filter(|node| !node.removed || (force && !instances.is_empty()));
+        let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
+        if let Some(example) = instances.first().filter(|_| !force) {
+            let (count, example) = (instances.len(), example.clone());
+            return Err(Refusal::NodeInUse { node: name.clone(), count, example });
+        }
+        let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
+        if force && !node.removed && state != NodeState::Down && !instances.is_empty() {
+            // What it says of itself proves nothing, and it may be running all of it.
+            self.expel(&node, now);
+            return Ok(());
         }
         if let (false, Some((example, count))) = (force, self.example_volume(name)) {
             return Err(Refusal::NodeHasVolumes { node: name.clone(), count, example });
@@ -233,8 +243,13 @@ impl Model {
             cordoned: true,
             draining: false,
             removed: true,
+            contested: false,
             ..Node::clone(&node)
         });
+        if let Some(link) = self.tables.links().get(name).cloned() {
+            // Its stream ends; should the host begin another one, it is told to run nothing.
+            self.put_link(Link { session: None, ..Link::clone(&link) });
+        }
         let message = match instances.len() {
             0 => "removed".to_owned(),
             count => format!(

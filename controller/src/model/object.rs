@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, InstanceName, KeySetName, NodeName, PoolName, Revision, VolumeName, WorkloadName,
+    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
+    VolumeName, WorkloadName,
 };
 use dwell_core::instance::{InstanceStatus, RunState};
 use dwell_core::net::Mac;
@@ -88,10 +89,6 @@ pub struct Instance {
     pub removing: bool,
     /// When it was made.
     pub created_at: Timestamp,
-    /// The newest end of its main process that was written down: its number on its node, and when that run was
-    /// started.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_end: Option<(u64, Timestamp)>,
     /// Of its last change.
     pub revision: Revision,
 }
@@ -156,6 +153,9 @@ pub struct Node {
     pub draining: bool,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
+    /// Two hosts were seen with its identity: neither is served until an operator admits it again.
+    #[serde(default)]
+    pub contested: bool,
     /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
     /// earlier enrolment under its name are worth nothing.
     pub enrolment: String,
@@ -277,6 +277,51 @@ pub struct Reserved {
     pub revision: Revision,
 }
 
+/// Which history of the controller this is. There is one record of it.
+///
+/// ```text
+///   first start ──▶ incarnation A, term 1, 2, 3 … ──store is older than what was seen──▶ incarnation B, restored
+///                                                                                            │ an operator confirms
+///                                                                                            ▼
+///                                                                                       incarnation B
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// Its name.
+    pub incarnation: Incarnation,
+    /// How often the controller has started, over all histories.
+    pub term: Term,
+    /// Earlier histories that this one goes on from, the newest last; at most [`History::PAST_MAX`].
+    #[serde(default)]
+    pub past: Vec<Incarnation>,
+    /// It goes on from a backup, and no operator has confirmed yet that what is known is right.
+    #[serde(default)]
+    pub restored: Option<Restored>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+impl History {
+    /// How many earlier histories are remembered.
+    pub const PAST_MAX: usize = 64;
+}
+
+/// How a restore from a backup was noticed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restored {
+    /// When.
+    pub at: Timestamp,
+    /// By what, for people.
+    pub reason: String,
+}
+
+/// How far the store is: the revision of the newest change in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    /// Of the newest change.
+    pub revision: Revision,
+}
+
 /// The connection to a node. Volatile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -292,6 +337,8 @@ pub struct Link {
     pub acknowledged: Revision,
     /// Why it cannot be told what it is to do; empty if it can.
     pub unserved: String,
+    /// The revision of the assignment that its last report was made under, once this stream has brought a complete one.
+    pub reported: Option<Revision>,
     /// Of its last change.
     pub revision: Revision,
 }

@@ -26,7 +26,10 @@ impl Model {
     /// Puts an instance onto a node.
     pub(super) fn place(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        let Some(identity) = instance.identity.or_else(|| self.claim_from_block(name, node)) else {
+        // A restored controller gives out nothing that it may have given to somebody else before.
+        let mut fresh =
+            || if self.is_unconfirmed() { None } else { self.claim_from_block(name, node) };
+        let Some(identity) = instance.identity.or_else(&mut fresh) else {
             // The scheduler counted one; what waits is looked at again.
             self.agenda.unplaced = true;
             return;
@@ -35,8 +38,6 @@ impl Model {
             identity: Some(identity),
             node: Some(node.clone()),
             leaving: None,
-            // Every node counts for itself.
-            last_end: None,
             ..Instance::clone(&instance)
         });
         self.delete(Key::Waiting(name.clone()));

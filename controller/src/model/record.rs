@@ -7,8 +7,8 @@ use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, WorkloadName}
 use serde::de::DeserializeOwned;
 
 use super::object::{
-    Demand, Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved,
-    TokenId, Unmet, Waiting, Workload,
+    Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
+    Reserved, Stored, TokenId, Unmet, Waiting, Workload,
 };
 use super::volumes::{Volume, VolumeKey};
 
@@ -54,6 +54,10 @@ pub enum Key {
     Quarantine(Ipv4Addr),
     /// Durable; there is one.
     Reserved,
+    /// Durable; there is one.
+    History,
+    /// Durable; there is one.
+    Stored,
     /// Volatile.
     Link(NodeName),
     /// Volatile.
@@ -78,6 +82,8 @@ impl Key {
             Self::Volume(_) => "volume",
             Self::Quarantine(_) => "quarantine",
             Self::Reserved => "reserved",
+            Self::History => "history",
+            Self::Stored => "stored",
             Self::Link(_) | Self::Observed(_) | Self::Waiting(_) | Self::Unmet(_) => return None,
         })
     }
@@ -95,6 +101,8 @@ impl Key {
             Self::Volume(key) => key.to_string(),
             Self::Quarantine(address) => address.to_string(),
             Self::Reserved => "revision".to_owned(),
+            Self::History => "history".to_owned(),
+            Self::Stored => "stored".to_owned(),
             Self::Unmet(demand) => format!("{demand:?}"),
         }
     }
@@ -121,6 +129,10 @@ pub enum Record {
     Quarantine(Arc<Quarantine>),
     /// Durable.
     Reserved(Reserved),
+    /// Durable.
+    History(Arc<History>),
+    /// Durable.
+    Stored(Stored),
     /// Volatile.
     Link(Arc<Link>),
     /// Volatile.
@@ -167,6 +179,8 @@ impl Record {
             Self::Volume(value) => Key::Volume(value.key.clone()),
             Self::Quarantine(value) => Key::Quarantine(value.address),
             Self::Reserved(_) => Key::Reserved,
+            Self::History(_) => Key::History,
+            Self::Stored(_) => Key::Stored,
             Self::Link(value) => Key::Link(value.node.clone()),
             Self::Observed(value) => Key::Observed(value.status.instance.clone()),
             Self::Waiting(value) => Key::Waiting(value.instance.clone()),
@@ -189,6 +203,8 @@ impl Record {
             Self::Volume(value) => ("volume", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
             Self::Reserved(value) => ("reserved", serde_json::to_vec(value)),
+            Self::History(value) => ("history", serde_json::to_vec(value.as_ref())),
+            Self::Stored(value) => ("stored", serde_json::to_vec(value)),
             Self::Link(_) | Self::Observed(_) | Self::Waiting(_) | Self::Unmet(_) => {
                 return Err(RecordError::Volatile);
             }
@@ -216,6 +232,8 @@ impl Record {
             "volume" => Self::Volume(read(table, json)?),
             "quarantine" => Self::Quarantine(read(table, json)?),
             "reserved" => Self::Reserved(*read(table, json)?),
+            "history" => Self::History(read(table, json)?),
+            "stored" => Self::Stored(*read(table, json)?),
             unknown => return Err(RecordError::UnknownTable(unknown.to_owned())),
         })
     }

@@ -14,6 +14,26 @@ use super::volumes::VolumeKey;
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The controller was restored and nobody has confirmed that.
+    #[error(
+        "the controller was restored from a backup, and nothing is changed until that is confirmed; look at `dwell \
+         restore status`, then run `dwell restore confirm`"
+    )]
+    RestoreUnconfirmed,
+    /// There is nothing to confirm.
+    #[error("there is no restore to confirm; `dwell restore status` shows what is known")]
+    NotRestored,
+    /// Some nodes may hold what the controller has forgotten.
+    #[error(
+        "{count} nodes have not said what they run since the restore, among them {example}; wait for them, remove those \
+         that are gone with `dwell node rm --force NAME`, or use `--force` and risk that what they run is started elsewhere"
+    )]
+    NodesNotHeard {
+        /// How many.
+        count: usize,
+        /// One of them.
+        example: NodeName,
+    },
     /// No such workload.
     #[error("there is no workload {0}; `dwell ps` lists those there are")]
     NoWorkload(WorkloadName),
@@ -190,11 +210,29 @@ pub enum Refusal {
         /// Where the instance is.
         node: NodeName,
     },
-    /// Only what is down can be removed by force.
+    /// No node can have this address.
     #[error(
-        "node {0} is not down, so its instances may be running; drain it, or stop its agent and its engine and wait until it is down"
+        "node {node} cannot have the address {address}: it is none of a host, or lies in the range of the instances; set \
+         `address` in agent.yaml"
     )]
-    NodeNotDown(NodeName),
+    NodeAddress {
+        /// Which node.
+        node: NodeName,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// Instances of the last holder of the name may still run.
+    #[error(
+        "instances of the host that was node {0} may still run there; run `dwell node rm --force {0}` again to vouch that \
+         they do not, or join under another name"
+    )]
+    NameInUse(NodeName),
+    /// Two hosts have one identity.
+    #[error(
+        "two hosts use the identity of node {0}, and neither is served; stop the agent of one, remove its data directory, \
+         and run `dwell node admit {0}`"
+    )]
+    NodeContested(NodeName),
     /// A newer stream of the node has begun, or this one never did.
     #[error("another stream of node {0} has begun; are there two agents with its identity?")]
     SessionSuperseded(NodeName),
@@ -267,6 +305,7 @@ impl Refusal {
             | Self::DuplicateWorkload(_)
             | Self::ScaledTwice(_)
             | Self::AddressUnusable { .. }
+            | Self::NodeAddress { .. }
             | Self::Label(_) => RefusalClass::Invalid,
             Self::AddressTaken { .. }
             | Self::AddressQuarantined { .. }
@@ -278,7 +317,11 @@ impl Refusal {
             | Self::VolumeAmbiguous { .. }
             | Self::VolumeInUse(_)
             | Self::VolumeElsewhere { .. }
-            | Self::NodeNotDown(_)
+            | Self::NameInUse(_)
+            | Self::NodeContested(_)
+            | Self::RestoreUnconfirmed
+            | Self::NotRestored
+            | Self::NodesNotHeard { .. }
             | Self::SessionSuperseded(_) => RefusalClass::FailedPrecondition,
             Self::BlocksExhausted { .. }
             | Self::TooManyTokens(_)

@@ -9,11 +9,10 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::{Incarnation, InstanceName, NodeName, Position, Revision};
-use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, ProcessEnd, sanitize};
+use dwell_core::id::{InstanceName, NodeName, Position, Revision};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::session::StatusReport;
-use dwell_core::workload::Template;
 
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
@@ -31,23 +30,30 @@ impl Model {
         report: StatusReport,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        self.acknowledge(node, session, report.seen_under, now)?;
+        let link = self.hear(node, session, now)?;
         let revision = self.known(report.seen_under);
+        let reported = if report.complete {
+            Some(revision)
+        } else {
+            link.reported.map(|before| before.max(revision))
+        };
+        self.put_link(Link { reported, ..link });
         let seen: BTreeSet<InstanceName> =
             report.instances.iter().map(|status| status.instance.clone()).collect();
         for status in report.instances {
             self.observe(node, session, status, now);
         }
         let mut gone: BTreeSet<InstanceName> = report.gone.into_iter().collect();
-        if report.complete
-            && let Some(occupancy) = self.tables.index().occupancy.get(node)
-        {
-            gone.extend(occupancy.instances.iter().cloned());
+        if report.complete {
+            self.rivals_gone(node, |name| !seen.contains(name));
+            if let Some(occupancy) = self.tables.index().occupancy.get(node) {
+                gone.extend(occupancy.instances.iter().cloned());
+            }
         }
-        gone.extend(self.never_taken_up(node, session, revision));
         for name in gone.difference(&seen) {
-            self.note_gone(node, name, revision, now);
+            self.note_gone(node, name);
         }
+        self.vacate_confirmed(node, session, now);
         if self.volatile_only {
             self.half_heard.insert(node.clone());
         } else if let Some(volumes) = report.volumes {
@@ -56,27 +62,35 @@ impl Model {
         Ok(())
     }
 
-    /// Instances that came and went again before their node took them up: it has nothing to say of them.
-    /// A stream begins with a complete report and goes on with differences, so that what it never spoke of is not there.
-    fn never_taken_up(
-        &self,
-        node: &NodeName,
-        session: SessionId,
-        revision: Revision,
-    ) -> Vec<InstanceName> {
+    /// Frees what a node has let go of. That nothing of an instance is there counts once two things are so: the node has
+    /// looked under an assignment without the instance, and it has that assignment on disk, since a crash would bring
+    /// back what is there. A stream begins with a complete report and goes on with differences, so that what it does
+    /// not speak of is not there; that may be an instance that came and went before its node took it up.
+    fn vacate_confirmed(&mut self, node: &NodeName, session: SessionId, now: Timestamp) {
+        if self.volatile_only || self.is_unconfirmed() {
+            return;
+        }
+        let Some(link) = self.tables.links().get(node) else { return };
+        let Some(reported) = link.reported else { return };
+        let confirmed = reported.min(link.acknowledged);
         let occupancy = self.tables.index().occupancy.get(node);
         let names = occupancy.into_iter().flat_map(|occupancy| &occupancy.instances);
-        let is_leaving = |name: &InstanceName| {
-            let instance = self.tables.instances().get(name);
-            instance
-                .and_then(|instance| instance.leaving.as_ref())
-                .is_some_and(|leaving| leaving.since <= revision)
-        };
         let is_spoken_of = |name: &InstanceName| {
             let observed = self.tables.observed().get(name);
             observed.is_some_and(|seen| seen.node == *node && seen.session == session)
         };
-        names.filter(|name| is_leaving(name) && !is_spoken_of(name)).cloned().collect()
+        let instances = names.filter(|name| !is_spoken_of(name));
+        let instances = instances.filter_map(|name| self.tables.instances().get(name));
+        let has_left = |instance: &&Arc<Instance>| {
+            instance.node.as_ref() == Some(node)
+                && instance.leaving.as_ref().is_some_and(|leaving| leaving.since <= confirmed)
+        };
+        let left: Vec<Arc<Instance>> = instances.filter(has_left).cloned().collect();
+        for instance in left {
+            self.delete(Key::Observed(instance.name.clone()));
+            self.vacate(&instance, now);
+        }
+        self.release_removed(node, now);
     }
 
     pub(super) fn heartbeat(
@@ -132,13 +146,14 @@ impl Model {
         let link = self.hear(node, session, now)?;
         let acknowledged = link.acknowledged.max(self.known(stored));
         self.put_link(Link { acknowledged, ..link });
+        self.vacate_confirmed(node, session, now);
         Ok(())
     }
 
     /// A revision that this controller never gave out is of another life of it (a restored backup)
     /// and says nothing about this one.
     pub(super) fn known(&self, position: Position) -> Revision {
-        let revision = position.within(Incarnation::UNKNOWN);
+        let revision = position.within(self.incarnation());
         if revision > self.revision { Revision(0) } else { revision }
     }
 
@@ -170,7 +185,7 @@ impl Model {
         let Some(instance) = self.tables.instances().get(&status.instance).cloned() else { return };
         if instance.node.as_ref() != Some(node) {
             // Not its own (any more); its assignment says so.
-            return;
+            return self.note_rival(node, &instance, &status, now);
         }
         status.message = sanitize(&status.message, MESSAGE_MAX);
         status.container_id = sanitize(&status.container_id, CONTAINER_ID_MAX);
@@ -183,7 +198,6 @@ impl Model {
             return;
         }
         self.note_transition(&instance, before.as_deref(), &status, now);
-        let instance = self.note_ends(&instance, &status, now);
         let node = node.clone();
         self.put_with(|revision| {
             Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
@@ -231,56 +245,47 @@ impl Model {
         }
     }
 
-    /// Writes down, once, how the main process ended by itself. Which end was the last that was written down is
-    /// durable with the event. Returns the instance as it is then.
-    fn note_ends(
-        &mut self,
-        instance: &Arc<Instance>,
-        status: &InstanceStatus,
-        now: Timestamp,
-    ) -> Arc<Instance> {
-        if self.volatile_only {
-            return Arc::clone(instance);
+    /// A node looked, and nothing of an instance was there.
+    fn note_gone(&mut self, node: &NodeName, name: &InstanceName) {
+        self.rivals_gone(node, |gone| gone == name);
+        let Some(instance) = self.tables.instances().get(name) else { return };
+        if instance.node.as_ref() == Some(node) {
+            self.delete(Key::Observed(name.clone()));
         }
-        let mut last = instance.last_end;
-        for end in &status.ends {
-            let is_news = last.is_none_or(|(number, started_at)| {
-                end.number > number || end.started_at() > started_at
-            });
-            if !is_news {
-                continue;
-            }
-            last = Some((end.number, end.started_at()));
-            let (severity, reason, message) = told(end, &instance.template);
-            let subject = Subject::Instance(instance.name.clone());
-            self.event(now, severity, subject, reason, message);
-        }
-        if last == instance.last_end {
-            return Arc::clone(instance);
-        }
-        let noted = Instance { last_end: last, ..Instance::clone(instance) };
-        self.put_instance(noted.clone());
-        self.tables.instances().get(&instance.name).cloned().unwrap_or_else(|| Arc::new(noted))
     }
 
-    /// A node looked, under the assignment of `revision`, and nothing of an instance was there.
-    fn note_gone(
+    /// A node runs an instance that belongs to another one. That is seen once each time, and shown until it is over.
+    fn note_rival(
         &mut self,
         node: &NodeName,
-        name: &InstanceName,
-        revision: Revision,
+        instance: &Instance,
+        status: &InstanceStatus,
         now: Timestamp,
     ) {
-        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.node.as_ref() != Some(node) {
+        let Some(owner) = instance.node.clone() else { return };
+        if status.container_id.is_empty() {
             return;
         }
-        self.delete(Key::Observed(name.clone()));
-        if !self.volatile_only
-            && instance.leaving.as_ref().is_some_and(|leaving| leaving.since <= revision)
-        {
-            self.vacate(&instance, now);
+        let rivals = self.rivals.entry(instance.name.clone()).or_default();
+        if rivals.insert(node.clone(), status.generation).is_some() {
+            return;
         }
+        let message = format!(
+            "{node} has generation {} of it, but it belongs to {owner} with generation {}; {node} is told to stop it",
+            status.generation, instance.generation
+        );
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Warning, subject, "instance-claimed-twice", message);
+    }
+
+    /// A node does not have these instances (any more) that are another node's.
+    fn rivals_gone(&mut self, node: &NodeName, is_gone: impl Fn(&InstanceName) -> bool) {
+        self.rivals.retain(|name, nodes| {
+            if is_gone(name) {
+                nodes.remove(node);
+            }
+            !nodes.is_empty()
+        });
     }
 
     /// Nothing of an instance is on its node any more.
@@ -305,48 +310,4 @@ impl Model {
             self.place(&instance.name, &to, now);
         }
     }
-}
-
-/// How a main process ended, for people.
-fn told(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, String) {
-    let ran_for = end.ran_for;
-    if end.out_of_memory {
-        let limit = template.resources.memory;
-        let message = format!(
-            "its main process was killed after {ran_for}, because it used more memory than its limit of {limit} (exit code {})",
-            end.code
-        );
-        return (Severity::Warning, "instance-out-of-memory", message);
-    }
-    let message = match signal(end.code) {
-        Some(signal) => {
-            format!(
-                "its main process was ended by {signal} after {ran_for} (exit code {})",
-                end.code
-            )
-        }
-        None => format!("its main process ended with exit code {} after {ran_for}", end.code),
-    };
-    let severity = if end.code == 0 { Severity::Info } else { Severity::Warning };
-    (severity, "instance-ended", message)
-}
-
-/// The signal that an exit code stands for, as far as it has a name that people know.
-fn signal(code: i32) -> Option<String> {
-    const NAMES: [(i32, &str); 11] = [
-        (1, "SIGHUP"),
-        (2, "SIGINT"),
-        (3, "SIGQUIT"),
-        (4, "SIGILL"),
-        (6, "SIGABRT"),
-        (7, "SIGBUS"),
-        (8, "SIGFPE"),
-        (9, "SIGKILL"),
-        (11, "SIGSEGV"),
-        (13, "SIGPIPE"),
-        (15, "SIGTERM"),
-    ];
-    let number = code.checked_sub(128).filter(|number| (1..=64).contains(number))?;
-    let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
-    Some(name.map_or_else(|| format!("signal {number}"), ToOwned::to_owned))
 }

@@ -151,7 +151,8 @@ impl Model {
     /// Places what waits for a place, and goes on with what waits for its turn, if something changed
     /// that could let it. If this itself frees room, the next command (at the latest a tick) uses it.
     pub(super) fn settle(&mut self, now: Timestamp) {
-        if self.agenda.is_empty() || self.volatile_only {
+        // A restored controller places and changes nothing before an operator has confirmed what it knows.
+        if self.agenda.is_empty() || self.volatile_only || self.is_unconfirmed() {
             return;
         }
         let agenda = mem::take(&mut self.agenda);

@@ -15,8 +15,8 @@ use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::object::{
-    Demand, Event, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine, Reserved,
-    TokenId, Unmet, UpdateState, Waiting, Workload,
+    Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
+    Reserved, Stored, TokenId, Unmet, UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
 use super::volumes::{Volume, VolumeKey};
@@ -35,6 +35,8 @@ pub(super) struct Tables {
     volumes: BTreeMap<VolumeKey, Arc<Volume>>,
     quarantine: BTreeMap<Ipv4Addr, Arc<Quarantine>>,
     reserved: Revision,
+    history: Option<Arc<History>>,
+    stored: Revision,
     links: BTreeMap<NodeName, Arc<Link>>,
     observed: BTreeMap<InstanceName, Arc<Observed>>,
     waiting: BTreeMap<InstanceName, Arc<Waiting>>,
@@ -104,6 +106,8 @@ impl Tables {
             volumes: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             reserved: Revision(0),
+            history: None,
+            stored: Revision(0),
             links: BTreeMap::new(),
             observed: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -164,6 +168,11 @@ impl Tables {
                 let old = std::mem::replace(&mut self.reserved, new.revision);
                 (old != Revision(0)).then_some(Record::Reserved(Reserved { revision: old }))
             }
+            Record::History(new) => self.history.replace(new).map(Record::History),
+            Record::Stored(new) => {
+                let old = std::mem::replace(&mut self.stored, new.revision);
+                (old != Revision(0)).then_some(Record::Stored(Stored { revision: old }))
+            }
             Record::Link(new) => self.links.insert(new.node.clone(), new).map(Record::Link),
             Record::Observed(new) => {
                 self.observed.insert(new.status.instance.clone(), new).map(Record::Observed)
@@ -219,6 +228,11 @@ impl Tables {
             Key::Reserved => {
                 let old = std::mem::take(&mut self.reserved);
                 (old != Revision(0)).then_some(Record::Reserved(Reserved { revision: old }))
+            }
+            Key::History => self.history.take().map(Record::History),
+            Key::Stored => {
+                let old = std::mem::take(&mut self.stored);
+                (old != Revision(0)).then_some(Record::Stored(Stored { revision: old }))
             }
             Key::Link(name) => self.links.remove(name).map(Record::Link),
             Key::Observed(name) => self.observed.remove(name).map(Record::Observed),
@@ -314,6 +328,16 @@ impl Tables {
 
     pub(super) fn reserved(&self) -> Revision {
         self.reserved
+    }
+
+    /// Which history this is, once the controller has begun one.
+    pub(super) fn history(&self) -> Option<&Arc<History>> {
+        self.history.as_ref()
+    }
+
+    /// How far the store is.
+    pub(super) fn stored(&self) -> Revision {
+        self.stored
     }
 
     pub(super) fn links(&self) -> &BTreeMap<NodeName, Arc<Link>> {

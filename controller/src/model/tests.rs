@@ -2,9 +2,10 @@
 
 mod addresses;
 mod directory;
-mod ends;
 mod fleet;
+mod history;
 mod key_sets;
+mod membership;
 mod network;
 mod nodes;
 mod random;

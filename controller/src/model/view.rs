@@ -10,8 +10,8 @@ use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
-use super::Model;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
+use super::{Model, Refusal};
 
 /// A workload and how far it is.
 #[derive(Clone, Debug)]
@@ -206,10 +206,20 @@ impl Model {
         let observed = self.tables.observed().get(&instance.name);
         InstanceView {
             instance: Arc::clone(instance),
-            status: self.status(instance),
+            status: self.with_rivals(self.status(instance)),
             revision: observed
                 .map_or(instance.revision, |seen| seen.revision.max(instance.revision)),
         }
+    }
+
+    /// Says of an instance that other nodes have it too.
+    fn with_rivals(&self, mut status: InstanceStatus) -> InstanceStatus {
+        let Some(rivals) = self.rivals.get(&status.instance) else { return status };
+        let nodes: Vec<&str> = rivals.keys().map(|node| node.as_str()).collect();
+        let gap = if status.message.is_empty() { "" } else { "; " };
+        let also = format!("{gap}{} has it too, and is told to stop it", nodes.join(", "));
+        status.message.push_str(&also);
+        status
     }
 
     /// What is known of an instance now.
@@ -287,6 +297,7 @@ impl Model {
         let unserved = link.map(|link| link.unserved.as_str()).unwrap_or_default();
         match state {
             _ if node.removed => "was removed".to_owned(),
+            _ if node.contested => Refusal::NodeContested(node.name.clone()).to_string(),
             NodeState::Down => format!(
                 "has not been heard of for long; it may be cut off and still run its instances. Only if its \
                  host is switched off or destroyed: `dwell node rm --force {}` places them elsewhere",
@@ -337,7 +348,6 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         started_at: None,
         restarts: 0,
         exit_code: None,
-        ends: Vec::new(),
         restarts_done: 0,
         message,
         observed_at: Timestamp(0),

@@ -398,7 +398,6 @@ fn new_instance(
         leaving: None,
         removing: false,
         created_at: now,
-        last_end: None,
         revision: super::Revision(0),
     }
 }

@@ -137,9 +137,7 @@ async fn what_is_not_durable_writes_nothing_and_needs_no_disk() {
     let attach = Command::AttachNode {
         node: node.clone(),
         session,
-        address: [192, 0, 2, 1].into(),
-        capacity: Default::default(),
-        report: Default::default(),
+        hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
     handle.command(attach).await.unwrap();
     let before = store.commits();
@@ -179,9 +177,7 @@ async fn a_follower_hears_of_its_own_node_only() {
     let attach = Command::AttachNode {
         node: "h1".parse().unwrap(),
         session: SessionId(1),
-        address: [192, 0, 2, 1].into(),
-        capacity: Default::default(),
-        report: Default::default(),
+        hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
     handle.command(attach).await.unwrap();
     own.mark_unchanged();
@@ -220,9 +216,7 @@ async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
     let attach = |session| Command::AttachNode {
         node: "h1".parse().unwrap(),
         session: SessionId(session),
-        address: [192, 0, 2, 1].into(),
-        capacity: Default::default(),
-        report: Default::default(),
+        hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
     handle.command(attach(1)).await.unwrap();
     handle.command(declare("web")).await.unwrap();
@@ -325,9 +319,7 @@ async fn events_carry_the_wall_clock_of_now_and_a_step_makes_no_node_silent() {
     let attach = Command::AttachNode {
         node: "h1".parse().unwrap(),
         session: SessionId(1),
-        address: [192, 0, 2, 1].into(),
-        capacity: Default::default(),
-        report: Default::default(),
+        hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
     handle.command(attach).await.unwrap();
     clock.0.store(3_600_000, Ordering::Relaxed);

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use dwell_core::id::{Incarnation, NodeName, Term};
+use dwell_core::id::NodeName;
 use dwell_core::session::{Acknowledge, Heartbeat, Hello, Welcome};
-use dwell_proto::{PROTOCOL, v1};
+use dwell_proto::{PROTOCOL, PROTOCOL_NEWEST, common_protocol, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -29,12 +29,12 @@ impl Sessions {
         &self,
         node: NodeName,
         session: SessionId,
-        hello: v1::Hello,
+        hello: Hello,
         messages: Streaming<v1::AgentMessage>,
     ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
-        let hello = Hello::try_from(hello).map_err(into_status)?;
         let (held, takes_pieces) = (hello.directory, hello.takes_pieces);
-        let attach = attach(node.clone(), session, hello)?;
+        let protocol = protocol(&node, &hello)?;
+        let attach = Command::AttachNode { node: node.clone(), session, hello: Box::new(hello) };
         let place = self.admission.enter().await?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
@@ -48,35 +48,47 @@ impl Sessions {
             owner: self.owner.clone(),
             ssh: Arc::clone(&self.ssh),
             node: node.clone(),
-            changes,
             session,
+            protocol,
+            changes,
             takes_pieces,
             unserved: String::new(),
             sent: None,
             place: Some(place),
-            directory: DirectoryFeed::new(&self.owner, node.clone(), self.directory.clone(), held),
+            directory: DirectoryFeed::new(
+                &self.owner,
+                (node.clone(), session),
+                self.directory.clone(),
+                held,
+            ),
             sender,
         };
+        let welcome = self.welcome(protocol).await?;
         let attached = Attached { sessions: self.clone(), node, session };
-        tokio::spawn(attached.run(outbound, messages, requests));
+        tokio::spawn(attached.run(welcome, outbound, messages, requests));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }
 
-fn attach(node: NodeName, session: SessionId, hello: Hello) -> Result<Command, Status> {
-    if hello.protocol != PROTOCOL {
-        return Err(Status::failed_precondition(format!(
-            "the agent of node {node} speaks version {} of the session protocol, this controller \
-             version {PROTOCOL}; install the same version of dwell on both",
-            hello.protocol
-        )));
+impl Sessions {
+    /// How a stream is answered.
+    pub(super) async fn welcome(&self, protocol: u32) -> Result<v1::Welcome, Status> {
+        let history = self.owner.read(|model| (model.incarnation(), model.term())).await;
+        let (incarnation, term) = history.map_err(into_status)?;
+        let cluster_id = self.authority.cluster_id().to_owned();
+        let heartbeat = self.heartbeat;
+        Ok((&Welcome { protocol, heartbeat, cluster_id, incarnation, term }).into())
     }
-    Ok(Command::AttachNode {
-        address: hello.address,
-        capacity: hello.capacity,
-        report: hello.status,
-        node,
-        session,
+}
+
+/// The version of the protocol that is spoken with a node.
+pub(super) fn protocol(node: &NodeName, hello: &Hello) -> Result<u32, Status> {
+    let (oldest, newest) = (hello.protocol, hello.protocol_newest.max(hello.protocol));
+    common_protocol(oldest, newest).ok_or_else(|| {
+        Status::failed_precondition(format!(
+            "the agent of node {node} speaks versions {oldest} to {newest} of the session protocol, this controller \
+             {PROTOCOL} to {PROTOCOL_NEWEST}; install the same version of dwell on both"
+        ))
     })
 }
 
@@ -90,6 +102,7 @@ struct Attached {
 impl Attached {
     async fn run(
         self,
+        welcome: v1::Welcome,
         mut outbound: Outbound,
         messages: Streaming<v1::AgentMessage>,
         requests: mpsc::Receiver<v1::OpenTunnel>,
@@ -99,7 +112,7 @@ impl Attached {
         // Cancel-safe: what is interrupted ends for good, and the agent begins anew.
         let reason = tokio::select! {
             reason = self.inbound(messages) => reason,
-            reason = outbound.run(self.welcome(), requests) => reason,
+            reason = outbound.run(welcome, requests) => reason,
             () = sender.closed() => None,
             () = self.sessions.stop.cancelled() => {
                 Some(Status::unavailable("the controller is ending; attach again in a moment"))
@@ -120,17 +133,6 @@ impl Attached {
             // It may have gone already, or not be reading.
             drop(sender.try_send(Err(reason)));
         }
-    }
-
-    fn welcome(&self) -> v1::Welcome {
-        let cluster_id = self.sessions.authority.cluster_id().to_owned();
-        let welcome = Welcome {
-            heartbeat: self.sessions.heartbeat,
-            cluster_id,
-            incarnation: Incarnation::UNKNOWN,
-            term: Term(0),
-        };
-        (&welcome).into()
     }
 
     /// Takes what the agent says until it ends; why, if the agent should know.

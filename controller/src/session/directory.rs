@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::pieces;
-use crate::model::Model;
+use crate::model::{Model, SessionId};
 use crate::owner::{Handle, Stopped};
 
 /// How long changes are collected after a message.
@@ -64,11 +64,12 @@ impl WholeDirectory {
 
 /// How far an agent is with the directory.
 pub(super) struct DirectoryFeed {
-    node: NodeName,
+    /// Whose it is, on which stream.
+    of: (NodeName, SessionId),
     revisions: watch::Receiver<Option<Revision>>,
     whole: WholeDirectory,
-    /// The revision that the agent holds, or will when it has all pieces.
-    held: Revision,
+    /// What the agent holds, or will when it has all pieces.
+    held: Position,
     /// Whether what it held at first has been compared with what there is.
     compared: bool,
     /// No message before this.
@@ -81,14 +82,13 @@ impl DirectoryFeed {
     /// For an agent that says that it holds the directory of this revision.
     pub(super) fn new(
         owner: &Handle,
-        node: NodeName,
+        of: (NodeName, SessionId),
         whole: WholeDirectory,
         held: Position,
     ) -> Self {
-        let held = held.within(Incarnation::UNKNOWN);
         let revisions = owner.directory_revisions();
         let (not_before, pieces) = (Instant::now(), Pieces::new());
-        Self { node, revisions, whole, held, compared: false, not_before, pieces }
+        Self { of, revisions, whole, held, compared: false, not_before, pieces }
     }
 
     /// Returns when there is something to say and the time for it has come. Cancel-safe: what it has made is
@@ -96,13 +96,17 @@ impl DirectoryFeed {
     pub(super) async fn due(&mut self, owner: &Handle) -> Result<(), Stopped> {
         while self.pieces.is_empty() {
             let (held, compared) = (self.held, self.compared);
-            let news =
-                |newest: &Option<Revision>| newest.is_some_and(|newest| !compared || newest > held);
+            let news = |newest: &Option<Revision>| {
+                newest.is_some_and(|newest| !compared || newest > held.revision)
+            };
             self.revisions.wait_for(news).await.map_err(|_| Stopped)?;
             tokio::time::sleep_until(self.not_before).await;
-            let node = self.node.clone();
-            let look =
-                move |model: &Model| model.is_member(&node).then(|| model.directory_since(held));
+            let (node, session) = self.of.clone();
+            // In one read, so that nothing is made for a stream that is not the node's any more.
+            let look = move |model: &Model| {
+                let is_told = model.is_member(&node) && model.check_session(&node, session).is_ok();
+                is_told.then(|| model.directory_since(held.within(model.incarnation())))
+            };
             self.pieces = match owner.read(look).await? {
                 Some(Some(change)) => pieces::of_directory(&change),
                 Some(None) => self.whole.get(owner).await?,
@@ -111,7 +115,10 @@ impl DirectoryFeed {
             };
             self.compared = true;
             if let Some(last) = self.pieces.back() {
-                self.held = Revision(last.revision);
+                self.held = Position {
+                    incarnation: Incarnation(last.incarnation),
+                    revision: Revision(last.revision),
+                };
                 self.not_before = Instant::now() + PAUSE;
             }
         }

@@ -28,8 +28,10 @@ pub(super) struct Outbound {
     pub(super) owner: Handle,
     pub(super) ssh: Arc<SshAuthority>,
     pub(super) node: NodeName,
-    pub(super) changes: watch::Receiver<()>,
     pub(super) session: SessionId,
+    /// The version of the protocol that the agent speaks.
+    pub(super) protocol: u32,
+    pub(super) changes: watch::Receiver<()>,
     /// Whether the agent takes assignments in pieces, and templates by their digest.
     pub(super) takes_pieces: bool,
     /// Why it could not be told what to do; empty if it could.
@@ -90,9 +92,15 @@ impl Outbound {
     async fn assignment(&mut self) -> Result<(), Option<Status>> {
         let place = self.sender.reserve().await.map_err(|_| None)?;
         self.changes.mark_unchanged();
-        let (node, sent) = (self.node.clone(), self.sent);
-        let next = self.owner.read(move |model| Next::of(model, &node, sent)).await;
-        let next = next.map_err(|stopped| Some(into_status(stopped)))?;
+        let (node, session, sent) = (self.node.clone(), self.session, self.sent);
+        // In one read, so that nothing is made for a stream that is not the node's any more.
+        let look = move |model: &Model| {
+            model.check_session(&node, session).map(|()| Next::of(model, &node, sent))
+        };
+        let next = self.owner.read(look).await.map_err(|stopped| Some(into_status(stopped)))?;
+        let next = next.map_err(|refusal| Some(into_status(refusal)))?;
+        // An agent of the first version would take away what an unconfirmed assignment does not have.
+        let next = next.filter(|next| self.protocol >= 2 || !next.is_unconfirmed());
         let Some(Next { mut change, made_at }) = next else { return Ok(()) };
         let revision = change.position().revision;
         let ssh = Arc::clone(&self.ssh);
@@ -158,6 +166,10 @@ struct Next {
 }
 
 impl Next {
+    fn is_unconfirmed(&self) -> bool {
+        matches!(&self.change, AssignmentChange::Snapshot(all) if all.unconfirmed)
+    }
+
     /// What brings it there from `sent`; `None` if nothing changed.
     fn of(model: &Model, node: &NodeName, sent: Option<Revision>) -> Option<Self> {
         let change = model.assignment_change(node, sent)?;

@@ -20,6 +20,14 @@ pub struct Assignment {
     pub term: Term,
     /// The revision of the controller's model that this is of.
     pub revision: Revision,
+    /// How far the controller's store was when this was made. A controller whose store is not that far any more was
+    /// restored from a backup.
+    #[serde(default, skip_serializing_if = "is_no_revision")]
+    pub durable: Revision,
+    /// The controller was restored from a backup, and nobody has confirmed that what it knows is right. What was
+    /// assigned before stays assigned, and what is not assigned is not taken away.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unconfirmed: bool,
     /// What the node knows of the cluster's network.
     pub network: NodeNetwork,
     /// Its instances.
@@ -35,6 +43,11 @@ pub struct Assignment {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_no_term(term: &Term) -> bool {
     *term == Term(0)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_no_revision(revision: &Revision) -> bool {
+    *revision == Revision(0)
 }
 
 /// What the controller sent: everything, or what has changed.
@@ -57,6 +70,8 @@ pub struct AssignmentDelta {
     pub revision: Revision,
     /// The revision it builds upon.
     pub base: Revision,
+    /// How far the controller's store was when this was made.
+    pub durable: Revision,
     /// Instances that are new or different.
     pub changed: Vec<Assigned>,
     /// Instances that are no longer this node's.
@@ -84,17 +99,37 @@ pub enum MergeError {
         /// What is here.
         held: Revision,
     },
-    /// The controller has forgotten something.
+    /// The change is of another history of the controller.
     #[error(
-        "the controller is at revision {offered}, this node was at {held} already; nothing is touched. If the \
-         controller was restored from a backup and is right, stop the agent, delete assignment.json in its data \
-         directory and start it again"
+        "got changes of the controller's history {offered}, but hold an assignment of {held}; asking for everything again"
+    )]
+    OtherHistory {
+        /// The history of the change.
+        offered: Incarnation,
+        /// The history of what is here.
+        held: Incarnation,
+    },
+    /// The controller has forgotten something without knowing it.
+    #[error(
+        "the controller is at revision {offered}, this node was at {held} already in the same history; nothing is \
+         touched. `dwell restore status` says what the controller knows of its past"
     )]
     GoesBack {
         /// What the controller sent.
         offered: Revision,
         /// What is here.
         held: Revision,
+    },
+    /// There is a controller that has started later.
+    #[error(
+        "this controller has started {offered} times, but this node has heard of start {held}; nothing is touched. Stop \
+         the controller that runs from an old copy of the data directory"
+    )]
+    OlderTerm {
+        /// The term of the change.
+        offered: Term,
+        /// The term of what is here.
+        held: Term,
     },
 }
 
@@ -132,6 +167,8 @@ impl Assignment {
             incarnation: Incarnation::UNKNOWN,
             term: Term(0),
             revision: Revision(0),
+            durable: Revision(0),
+            unconfirmed: false,
             network,
             instances: BTreeMap::new(),
             ssh_trust: SshTrust::default(),
@@ -147,26 +184,52 @@ impl Assignment {
 
     /// What is to be done after a change.
     ///
+    /// A snapshot of another history replaces what is held, whatever its revision. If it is not confirmed, it changes
+    /// nothing but where the node is: what was assigned stays.
+    ///
     /// # Errors
     /// [`MergeError`]; what was held stays right.
     pub fn merge(held: Option<&Self>, change: AssignmentChange) -> Result<Self, MergeError> {
-        let revision = held.map_or(Revision(0), |held| held.revision);
-        let goes_back = |offered| MergeError::GoesBack { offered, held: revision };
         match (change, held) {
-            (AssignmentChange::Snapshot(all), _) if all.revision < revision => {
-                Err(goes_back(all.revision))
-            }
-            (AssignmentChange::Snapshot(all), _) => Ok(all),
-            (AssignmentChange::Delta(delta), Some(held)) if delta.base == held.revision => {
-                if delta.revision < held.revision {
-                    return Err(goes_back(delta.revision));
+            (AssignmentChange::Snapshot(new), None) => Ok(new),
+            (AssignmentChange::Snapshot(new), Some(held)) => {
+                if held.incarnation.fits(new.incarnation) {
+                    held.check_order(new.term, new.revision)?;
                 }
+                Ok(if new.unconfirmed { held.unconfirmed_at(&new) } else { new })
+            }
+            (AssignmentChange::Delta(delta), None) => {
+                Err(MergeError::OtherBase { base: delta.base, held: Revision(0) })
+            }
+            (AssignmentChange::Delta(delta), Some(held)) => {
+                let (offered, base) = (delta.incarnation, delta.base);
+                if !held.incarnation.fits(offered) {
+                    return Err(MergeError::OtherHistory { offered, held: held.incarnation });
+                }
+                if base != held.revision {
+                    return Err(MergeError::OtherBase { base, held: held.revision });
+                }
+                held.check_order(delta.term, delta.revision)?;
                 Ok(held.with(delta))
             }
-            (AssignmentChange::Delta(delta), _) => {
-                Err(MergeError::OtherBase { base: delta.base, held: revision })
-            }
         }
+    }
+
+    /// Refuses what comes before this in the same history.
+    fn check_order(&self, term: Term, revision: Revision) -> Result<(), MergeError> {
+        if term < self.term {
+            return Err(MergeError::OlderTerm { offered: term, held: self.term });
+        }
+        if revision < self.revision {
+            return Err(MergeError::GoesBack { offered: revision, held: self.revision });
+        }
+        Ok(())
+    }
+
+    /// The same to do, at the place of an assignment that nobody has confirmed.
+    fn unconfirmed_at(&self, place: &Self) -> Self {
+        let Self { incarnation, term, revision, durable, .. } = *place;
+        Self { incarnation, term, revision, durable, unconfirmed: true, ..self.clone() }
     }
 
     fn with(&self, delta: AssignmentDelta) -> Self {
@@ -181,6 +244,8 @@ impl Assignment {
             incarnation: delta.incarnation,
             term: delta.term,
             revision: delta.revision,
+            durable: delta.durable,
+            unconfirmed: self.unconfirmed,
             network,
             instances,
             ssh_trust: delta.ssh_trust.unwrap_or_else(|| self.ssh_trust.clone()),

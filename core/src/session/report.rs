@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use crate::id::{Incarnation, InstanceName, Position, Revision, Term, VolumeName};
-use crate::instance::InstanceStatus;
+use crate::id::{Generation, Incarnation, InstanceName, Position, Revision, Term, VolumeName};
+use crate::instance::{Assigned, InstanceStatus};
 use crate::node::Capacity;
 use crate::quantity::Millis;
 use crate::ssh::SshEvent;
@@ -23,6 +23,11 @@ pub const SSH_EVENTS_MAX: usize = 100;
 pub struct Hello {
     /// The oldest version of the session protocol that the agent speaks.
     pub protocol: u32,
+    /// The newest one; 0 from an agent that speaks only one.
+    pub protocol_newest: u32,
+    /// Names this run of the agent, chosen at random at its start; 0 from an agent that has no such name. A host whose
+    /// identity was copied to another one is noticed by it.
+    pub run: u64,
     /// The node's address in the underlay, as its configuration has it now.
     pub address: Ipv4Addr,
     /// What the host has.
@@ -37,11 +42,59 @@ pub struct Hello {
     pub directory: Position,
     /// Whether it takes assignments in pieces, and templates by their digest.
     pub takes_pieces: bool,
+    /// How far the controller's store was when it made the assignment that the agent holds.
+    pub durable: Revision,
+    /// The instances of the assignment that the agent holds, at most [`INSTANCES_MAX`]: a controller that was restored
+    /// from a backup may have forgotten some of them.
+    pub claims: Vec<Claim>,
+}
+
+impl Hello {
+    /// Of an agent that has nothing and holds nothing.
+    #[must_use]
+    pub fn of(address: Ipv4Addr) -> Self {
+        Self {
+            protocol: 1,
+            protocol_newest: 0,
+            run: 0,
+            address,
+            capacity: Capacity::default(),
+            status: StatusReport::default(),
+            held: Position::default(),
+            term: Term(0),
+            directory: Position::default(),
+            takes_pieces: false,
+            durable: Revision(0),
+            claims: Vec::new(),
+        }
+    }
+}
+
+/// An instance that a node was told to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which one.
+    pub instance: InstanceName,
+    /// Its generation, as the node was told.
+    pub generation: Generation,
+    /// Its address.
+    pub address: Ipv4Addr,
+}
+
+impl Claim {
+    /// The claim to what was assigned.
+    #[must_use]
+    pub fn of(assigned: &Assigned) -> Self {
+        let Assigned { instance, generation, address, .. } = assigned;
+        Self { instance: instance.clone(), generation: *generation, address: *address }
+    }
 }
 
 /// The controller's answer to [`Hello`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcome {
+    /// The version of the session protocol that both speak; 0 from a controller that speaks only the first.
+    pub protocol: u32,
     /// How often to send a heartbeat.
     pub heartbeat: Millis,
     /// The cluster that the controller is of.

@@ -88,6 +88,8 @@ impl From<&Assignment> for v1::Assignment {
             volumes_to_delete: all.volumes_to_delete.iter().map(to_volume).collect(),
             volumes_to_delete_changed: false,
             templates: Vec::new(),
+            durable_revision: all.durable.0,
+            unconfirmed: all.unconfirmed,
         }
     }
 }
@@ -108,6 +110,8 @@ impl From<&AssignmentDelta> for v1::Assignment {
             volumes_to_delete: delta.volumes_to_delete.iter().flatten().map(to_volume).collect(),
             volumes_to_delete_changed: delta.volumes_to_delete.is_some(),
             templates: Vec::new(),
+            durable_revision: delta.durable.0,
+            unconfirmed: false,
         }
     }
 }
@@ -118,7 +122,7 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
     fn try_from(mut wire: v1::Assignment) -> Result<Self, FromWireError> {
         wire.put_templates_in();
         let (incarnation, term) = (Incarnation(wire.incarnation), Term(wire.term));
-        let revision = Revision(wire.revision);
+        let (revision, durable) = (Revision(wire.revision), Revision(wire.durable_revision));
         let network = wire.network.map(NodeNetwork::try_from).transpose()?;
         let ssh_trust = wire.ssh_trust.map(SshTrust::try_from).transpose()?;
         let instances = wire.instances.into_iter().map(Assigned::try_from);
@@ -131,6 +135,8 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
                 incarnation,
                 term,
                 revision,
+                durable,
+                unconfirmed: wire.unconfirmed,
                 network: required("assignment.network", network)?,
                 instances,
                 ssh_trust: ssh_trust.unwrap_or_default(),
@@ -143,6 +149,7 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
             term,
             revision,
             base: Revision(wire.base_revision),
+            durable,
             changed: instances.collect::<Result<_, _>>()?,
             removed: removed.collect::<Result<_, _>>()?,
             network,

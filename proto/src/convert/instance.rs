@@ -3,10 +3,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::Generation;
-use dwell_core::instance::{
-    Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Phase, ProcessEnd, sanitize,
-};
-use dwell_core::quantity::Millis;
+use dwell_core::instance::{Assigned, InstanceStatus, MESSAGE_MAX, Phase, sanitize};
 use dwell_core::workload::Template;
 
 use super::{FromWireError, duration, parse, required};
@@ -68,7 +65,6 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             started_at_ms: status.started_at.map(|at| at.0),
             restarts: status.restarts,
             exit_code: status.exit_code,
-            ends: status.ends.iter().map(Into::into).collect(),
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
@@ -91,36 +87,11 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             started_at: wire.started_at_ms.map(Timestamp),
             restarts: wire.restarts,
             exit_code: wire.exit_code,
-            ends: wire.ends.iter().rev().take(ENDS_MAX).rev().map(Into::into).collect(),
             restarts_done: wire.restarts_done,
             message: sanitize(&wire.message, MESSAGE_MAX),
             observed_at: Timestamp(wire.observed_at_ms),
             failed_generation: wire.failed_generation.map(Generation),
         })
-    }
-}
-
-impl From<&ProcessEnd> for v1::ProcessEnd {
-    fn from(end: &ProcessEnd) -> Self {
-        Self {
-            number: end.number,
-            at_ms: end.at.0,
-            ran_for_ms: end.ran_for.0,
-            code: end.code,
-            out_of_memory: end.out_of_memory,
-        }
-    }
-}
-
-impl From<&v1::ProcessEnd> for ProcessEnd {
-    fn from(wire: &v1::ProcessEnd) -> Self {
-        Self {
-            number: wire.number,
-            at: Timestamp(wire.at_ms),
-            ran_for: Millis(wire.ran_for_ms),
-            code: wire.code,
-            out_of_memory: wire.out_of_memory,
-        }
     }
 }
 

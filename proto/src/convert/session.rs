@@ -1,11 +1,11 @@
 //! What a node says of itself, and how it is welcomed.
 
-use dwell_core::id::{Incarnation, Position, Revision, Term};
+use dwell_core::id::{Generation, Incarnation, Position, Revision, Term};
 use dwell_core::instance::{InstanceStatus, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::session::{
-    Acknowledge, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, SSH_EVENTS_MAX, SeenVolume, SshEvents,
-    StatusReport, VOLUMES_MAX, Welcome,
+    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, SSH_EVENTS_MAX, SeenVolume,
+    SshEvents, StatusReport, VOLUMES_MAX, Welcome,
 };
 use dwell_core::ssh::SshEvent;
 
@@ -19,6 +19,8 @@ impl From<&Hello> for v1::Hello {
     fn from(hello: &Hello) -> Self {
         Self {
             protocol: hello.protocol,
+            protocol_newest: hello.protocol_newest,
+            run: hello.run,
             address: hello.address.to_string(),
             capacity: Some((&hello.capacity).into()),
             status: Some((&hello.status).into()),
@@ -28,6 +30,8 @@ impl From<&Hello> for v1::Hello {
             term: hello.term.0,
             directory_incarnation: hello.directory.incarnation.0,
             takes_pieces: hello.takes_pieces,
+            durable_revision: hello.durable.0,
+            claims: hello.claims.iter().map(Into::into).collect(),
         }
     }
 }
@@ -36,8 +40,12 @@ impl TryFrom<v1::Hello> for Hello {
     type Error = FromWireError;
 
     fn try_from(wire: v1::Hello) -> Result<Self, FromWireError> {
+        at_most("hello.claims", wire.claims.len(), INSTANCES_MAX)?;
+        let claims = wire.claims.into_iter().map(Claim::try_from);
         Ok(Self {
             protocol: wire.protocol,
+            protocol_newest: wire.protocol_newest,
+            run: wire.run,
             address: parse("hello.address", &wire.address)?,
             capacity: wire.capacity.unwrap_or_default().into(),
             status: wire.status.unwrap_or_default().try_into()?,
@@ -45,6 +53,30 @@ impl TryFrom<v1::Hello> for Hello {
             term: Term(wire.term),
             directory: position(wire.directory_incarnation, wire.directory_revision),
             takes_pieces: wire.takes_pieces,
+            durable: Revision(wire.durable_revision),
+            claims: claims.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl From<&Claim> for v1::Claim {
+    fn from(claim: &Claim) -> Self {
+        Self {
+            instance: claim.instance.to_string(),
+            generation: claim.generation.0,
+            address: claim.address.to_string(),
+        }
+    }
+}
+
+impl TryFrom<v1::Claim> for Claim {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Claim) -> Result<Self, FromWireError> {
+        Ok(Self {
+            instance: parse("hello.claims.instance", &wire.instance)?,
+            generation: Generation(wire.generation),
+            address: parse("hello.claims.address", &wire.address)?,
         })
     }
 }
@@ -52,6 +84,7 @@ impl TryFrom<v1::Hello> for Hello {
 impl From<&Welcome> for v1::Welcome {
     fn from(welcome: &Welcome) -> Self {
         Self {
+            protocol: welcome.protocol,
             heartbeat_ms: welcome.heartbeat.0,
             cluster_id: welcome.cluster_id.clone(),
             incarnation: welcome.incarnation.0,
@@ -63,6 +96,7 @@ impl From<&Welcome> for v1::Welcome {
 impl From<v1::Welcome> for Welcome {
     fn from(wire: v1::Welcome) -> Self {
         Self {
+            protocol: wire.protocol,
             heartbeat: Millis(wire.heartbeat_ms),
             cluster_id: wire.cluster_id,
             incarnation: Incarnation(wire.incarnation),

@@ -1,7 +1,6 @@
-use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, VolumeName, WorkloadName};
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, ProcessEnd, RunState};
+use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::ssh::HostKey;
@@ -104,13 +103,6 @@ fn assignments_and_statuses_survive_the_round_trip() {
         started_at: Some(dwell_core::clock::Timestamp(7)),
         restarts: 3,
         exit_code: Some(-1),
-        ends: vec![ProcessEnd {
-            number: 3,
-            at: Timestamp(9),
-            ran_for: Millis(5),
-            code: 137,
-            out_of_memory: true,
-        }],
         restarts_done: 2,
         message: "exited".into(),
         observed_at: dwell_core::clock::Timestamp(9),
@@ -151,4 +143,20 @@ fn messages_of_others_are_cleaned() {
         ..v1::InstanceStatus::default()
     };
     assert_eq!(InstanceStatus::try_from(wire).unwrap().message, " [2Jgone");
+}
+
+#[test]
+fn versions_are_ranges_that_have_to_meet() {
+    use crate::{PROTOCOL_NEWEST, common_protocol};
+    // An agent of the first release, of this one, of a later one, and of one that has given version 2 up.
+    for (oldest, newest, common) in [
+        (1, 0, Some(1)),
+        (1, 2, Some(2)),
+        (1, 9, Some(PROTOCOL_NEWEST)),
+        (2, 9, Some(2)),
+        (3, 9, None),
+        (99, 0, None),
+    ] {
+        assert_eq!(common_protocol(oldest, newest), common, "{oldest} to {newest}");
+    }
 }

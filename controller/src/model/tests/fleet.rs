@@ -9,12 +9,14 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, InstanceName, NodeName, Revision, VolumeName, WorkloadName};
+use dwell_core::id::{
+    Generation, Incarnation, InstanceName, NodeName, Position, Revision, VolumeName, WorkloadName,
+};
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::session::{Assignment, AssignmentChange, SeenVolume, StatusReport};
+use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use crate::model::tables::Tables;
@@ -23,12 +25,15 @@ use crate::model::{
     Settings, TokenId, VolumeState, WorkloadPlan,
 };
 
+/// What a store holds: JSON by table and name.
+pub(super) type Snapshot = BTreeMap<(&'static str, String), Vec<u8>>;
+
 pub(super) struct Fleet {
     pub(super) model: Model,
     pub(super) now: Timestamp,
     pub(super) hosts: BTreeMap<NodeName, Host>,
     /// What a store would hold: JSON by table and name.
-    stored: BTreeMap<(&'static str, String), Vec<u8>>,
+    stored: Snapshot,
     /// Whose an address was when it was released, and until when nobody else may have it.
     released: BTreeMap<Ipv4Addr, (InstanceName, Timestamp)>,
     newest: Revision,
@@ -228,6 +233,32 @@ impl Fleet {
         self.command(Command::Tick).unwrap();
     }
 
+    /// The controller starts, with evidence of a restore or without.
+    pub(super) fn begin(&mut self, fresh: u64, evidence: Option<String>) {
+        self.command(Command::Begin { fresh: Incarnation(fresh), evidence }).unwrap();
+    }
+
+    /// A copy of the store.
+    pub(super) fn backup(&self) -> Snapshot {
+        self.stored.clone()
+    }
+
+    /// The controller is ended, its store replaced by a backup, and started again.
+    pub(super) fn restore(&mut self, backup: Snapshot) {
+        self.stored = backup;
+        self.released.clear();
+        let records: Vec<Record> = self
+            .stored
+            .iter()
+            .map(|((table, _), json)| Record::decode(table, json).unwrap())
+            .collect();
+        self.model = Model::restore(self.model.settings().clone(), records, self.now);
+        self.newest = self.model.revision();
+        for host in self.hosts.values_mut() {
+            host.session = None;
+        }
+    }
+
     pub(super) fn pass(&mut self, seconds: u64) {
         self.now = Timestamp(self.now.0 + seconds * 1000);
         self.command(Command::Tick).unwrap();
@@ -276,9 +307,11 @@ impl Fleet {
             Command::AttachNode {
                 node: name,
                 session,
-                address,
-                capacity: Self::capacity(),
-                report: StatusReport::default(),
+                hello: Box::new(Hello {
+                    capacity: Self::capacity(),
+                    status: StatusReport { complete: true, ..StatusReport::default() },
+                    ..Hello::of(address)
+                }),
             },
         ] {
             let applied = self.model.apply(command, self.now).unwrap();
@@ -298,15 +331,10 @@ impl Fleet {
     pub(super) fn attach(&mut self, name: &NodeName) -> Result<(), Refusal> {
         self.sessions += 1;
         let session = SessionId(self.sessions);
-        let report = self.hosts[name].look();
         let number = name.as_str()[1..].parse().unwrap();
-        self.command(Command::AttachNode {
-            node: name.clone(),
-            session,
-            address: Ipv4Addr::new(192, 168, 0, number),
-            capacity: Self::capacity(),
-            report,
-        })?;
+        let hello = self.hosts[name].hello(Ipv4Addr::new(192, 168, 0, number));
+        let hello = Box::new(hello);
+        self.command(Command::AttachNode { node: name.clone(), session, hello })?;
         self.hosts.get_mut(name).unwrap().session = Some(session);
         Ok(())
     }
@@ -315,19 +343,17 @@ impl Fleet {
     pub(super) fn fetch(&mut self, name: &NodeName) {
         let host = self.hosts.get_mut(name).unwrap();
         let full = self.model.assignment(name);
-        let delta = self.model.assignment_since(name, host.revision());
-        let change = match delta {
-            // Sessions do not send what says nothing.
-            Some(delta) if delta.is_empty() => None,
-            Some(delta) => Some(AssignmentChange::Delta(delta)),
-            None => Some(AssignmentChange::Snapshot(full.clone())),
-        };
-        if let Some(change) = change {
+        let is_own = host.position().incarnation == self.model.incarnation();
+        let sent = Some(host.revision()).filter(|sent| is_own && *sent > Revision(0));
+        if let Some(change) = self.model.assignment_change(name, sent) {
             host.held = Some(Assignment::merge(host.held.as_ref(), change).unwrap());
         }
         let held = host.held.clone().unwrap();
-        let same = Assignment { revision: full.revision, ..held };
-        assert_eq!(same, full, "deltas add up to the snapshot");
+        if !self.model.is_unconfirmed() {
+            let Assignment { revision, durable, term, .. } = full;
+            let same = Assignment { revision, durable, term, ..held };
+            assert_eq!(same, full, "deltas add up to the snapshot");
+        }
         if self.model.directory_revision().is_some() {
             let change = self.model.directory_since(host.directory.revision);
             host.directory.apply(change.unwrap_or_else(|| self.model.directory())).unwrap();
@@ -337,10 +363,21 @@ impl Fleet {
         }
     }
 
-    /// Reports what is there on the present stream.
+    /// Reports what is there on the present stream, and that the assignment is on disk.
     pub(super) fn report(&mut self, name: &NodeName) -> Result<Reply, Refusal> {
+        self.acknowledge(name)?;
         let report = self.hosts[name].look();
         self.deliver(name, report)
+    }
+
+    /// Says that the assignment held is on the host's disk.
+    pub(super) fn acknowledge(&mut self, name: &NodeName) -> Result<Reply, Refusal> {
+        let host = &self.hosts[name];
+        let stored = host.held.as_ref().map(Assignment::position).unwrap_or_default();
+        let Some(session) = host.session else {
+            return Err(Refusal::SessionSuperseded(name.clone()));
+        };
+        self.command(Command::Acknowledge { node: name.clone(), session, stored })
     }
 
     pub(super) fn deliver(
@@ -511,6 +548,11 @@ impl Fleet {
 }
 
 impl Host {
+    /// Where the assignment held is.
+    pub(super) fn position(&self) -> Position {
+        self.held.as_ref().map(Assignment::position).unwrap_or_default()
+    }
+
     /// The revision of the assignment held.
     pub(super) fn revision(&self) -> Revision {
         self.held.as_ref().map_or(Revision(0), |held| held.revision)
@@ -520,6 +562,21 @@ impl Host {
     pub(super) fn assigned(&self) -> &BTreeMap<InstanceName, Assigned> {
         static NOTHING: BTreeMap<InstanceName, Assigned> = BTreeMap::new();
         self.held.as_ref().map_or(&NOTHING, |held| &held.instances)
+    }
+
+    /// How its stream begins.
+    pub(super) fn hello(&self, address: Ipv4Addr) -> Hello {
+        let held = self.held.as_ref();
+        Hello {
+            protocol_newest: 2,
+            capacity: Fleet::capacity(),
+            status: self.look(),
+            held: held.map(Assignment::position).unwrap_or_default(),
+            term: held.map(|held| held.term).unwrap_or_default(),
+            durable: held.map(|held| held.durable).unwrap_or_default(),
+            claims: self.assigned().values().map(Claim::of).collect(),
+            ..Hello::of(address)
+        }
     }
 
     /// Everything that is there, under the assignment held.
@@ -588,7 +645,6 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
-        ends: Vec::new(),
         restarts_done: assigned.restarts_asked,
         message: String::new(),
         observed_at: now,
@@ -620,6 +676,12 @@ fn copy(tables: &Tables, volatile: bool) -> Tables {
     let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
     for record in nodes.chain(rest) {
         copy.put(record);
+    }
+    if let Some(history) = tables.history() {
+        copy.put(Record::History(std::sync::Arc::clone(history)));
+    }
+    if tables.stored() > Revision(0) {
+        copy.put(Record::Stored(crate::model::Stored { revision: tables.stored() }));
     }
     if tables.reserved() > Revision(0) {
         copy.put(Record::Reserved(crate::model::Reserved { revision: tables.reserved() }));

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dwell_core::id::{Incarnation, NodeName, Position, Revision};
-use dwell_core::session::{AssignmentDelta, NetworkDelta, NodeNetwork, StatusReport};
+use dwell_core::session::{AssignmentDelta, Hello, NetworkDelta, NodeNetwork, StatusReport};
 
 use super::fleet::{Fleet, address, instance, node, settings, spec};
 use super::reads::{large, quickly};
@@ -94,6 +94,8 @@ fn a_node_that_is_gone_or_elsewhere_is_one_peer() {
     fleet.command(Command::RemoveNode { node: node("n3"), force: false }).unwrap();
     assert_eq!(since(&fleet, "n1", base).network_delta.removed_peers, [node("n3")]);
     assert!(fleet.model.assignment_since(&node("n3"), base).is_none(), "its own: all anew");
+    // Its stream has ended; it comes back and is told so.
+    fleet.attach(&node("n3")).unwrap();
     fleet.sync(&node("n3"));
     assert_eq!(fleet.hosts[&node("n3")].held.as_ref().unwrap().network.block, None);
 
@@ -132,6 +134,9 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
         ..Default::default()
     };
     let (session, from) = (sessions[index], node(&name));
+    let (acknowledged, stored) = (from.clone(), report.seen_under);
+    let acknowledge = Command::Acknowledge { node: acknowledged, session, stored };
+    quickly(&mut fleet.model, acknowledge, now);
     quickly(&mut fleet.model, Command::NodeStatus { node: from, session, report }, now);
 
     let begun = Instant::now();
@@ -164,8 +169,8 @@ fn a_node_too_far_behind_the_network_gets_everything() {
     for index in 0..=crate::model::network::LOG_MAX {
         let (node, session) = (away.clone(), crate::model::SessionId(1_000));
         let address = address(home[(index + 1) % 2]);
-        let (capacity, report) = (Fleet::capacity(), StatusReport::default());
-        let command = Command::AttachNode { node, session, address, capacity, report };
+        let hello = Hello { capacity: Fleet::capacity(), ..Hello::of(address) };
+        let command = Command::AttachNode { node, session, hello: Box::new(hello) };
         quickly(&mut fleet.model, command, fleet.now);
     }
     assert!(fleet.model.assignment_since(&node("n1"), base).is_none());

@@ -7,7 +7,7 @@ use dwell_core::id::{Position, Revision};
 use dwell_core::instance::{InstanceStatus, Phase};
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::session::StatusReport;
+use dwell_core::session::{Hello, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 
 use super::fleet::{instance, node, settings_of, spec, workload};
@@ -82,9 +82,9 @@ impl Large {
             ..Capacity::default()
         };
         let session = SessionId(number as u64);
-        let report = StatusReport { complete: true, ..StatusReport::default() };
-        self.command(Command::AttachNode { node: name, session, address, capacity, report })
-            .unwrap();
+        let status = StatusReport { complete: true, ..StatusReport::default() };
+        let hello = Box::new(Hello { capacity, status, ..Hello::of(address) });
+        self.command(Command::AttachNode { node: name, session, hello }).unwrap();
     }
 
     /// A node says that it does what it was told.
@@ -109,6 +109,8 @@ impl Large {
             ..StatusReport::default()
         };
         let session = SessionId(number as u64);
+        let (node, stored) = (name.clone(), report.seen_under);
+        self.command(Command::Acknowledge { node, session, stored }).unwrap();
         self.command(Command::NodeStatus { node: name, session, report }).unwrap();
     }
 
@@ -198,6 +200,8 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         ..StatusReport::default()
     };
     let session = SessionId(number as u64);
+    let (node, stored) = (name.clone(), report.seen_under);
+    large.command(Command::Acknowledge { node, session, stored }).unwrap();
     large.command(Command::NodeStatus { node: name, session, report }).unwrap();
     large.report(5);
     assert_eq!(moving(&large), ["typ-1"], "the next one gets its turn");
@@ -250,9 +254,11 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
         let attach = Command::AttachNode {
             node: node(&format!("n{number}")),
             session: SessionId(number as u64),
-            address: std::net::Ipv4Addr::from(0xc0a8_0000 + u32::try_from(number).unwrap()),
-            capacity,
-            report: StatusReport { complete: true, ..StatusReport::default() },
+            hello: Box::new(Hello {
+                capacity,
+                status: StatusReport { complete: true, ..StatusReport::default() },
+                ..Hello::of(std::net::Ipv4Addr::from(0xc0a8_0000 + u32::try_from(number).unwrap()))
+            }),
         };
         let work = large.cost(attach);
         total.solves += work.solves;

@@ -2,6 +2,7 @@
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::net::ClusterRange;
+use dwell_core::session::Hello;
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 use tokio_util::sync::CancellationToken;
 
@@ -30,6 +31,9 @@ async fn start() -> Handle {
     let (enrolment, routes_only) = (String::new(), false);
     let join = Join { token, digest, name: node(), address, enrolment, routes_only };
     handle.command(Command::RedeemToken(join)).await.unwrap();
+    let hello = Hello::of([192, 0, 2, 1].into());
+    let attach = Command::AttachNode { node: node(), session: SESSION, hello: Box::new(hello) };
+    handle.command(attach).await.unwrap();
     handle
 }
 
@@ -53,6 +57,8 @@ async fn declare(handle: &Handle, name: &str) {
         .unwrap();
 }
 
+const SESSION: SessionId = SessionId(1);
+
 fn node() -> NodeName {
     "h1".parse().unwrap()
 }
@@ -67,8 +73,12 @@ async fn next(feed: &mut DirectoryFeed, handle: &Handle) -> Vec<String> {
 async fn changes_go_together_and_without_one_there_is_silence() {
     let handle = start().await;
     declare(&handle, "a").await;
-    let mut feed =
-        DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Position::default());
+    let mut feed = DirectoryFeed::new(
+        &handle,
+        (node(), SESSION),
+        WholeDirectory::default(),
+        Position::default(),
+    );
     assert_eq!(next(&mut feed, &handle).await, ["a"], "the whole");
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err(), "nothing to say");
@@ -91,7 +101,7 @@ async fn who_holds_what_there_is_is_told_nothing_until_there_is_more() {
     declare(&handle, "a").await;
     let revision = handle.read(Model::revision).await.unwrap();
     let held = Position { revision, ..Position::default() };
-    let mut feed = DirectoryFeed::new(&handle, node(), WholeDirectory::default(), held);
+    let mut feed = DirectoryFeed::new(&handle, (node(), SESSION), WholeDirectory::default(), held);
     let nothing = tokio::time::timeout(PAUSE, feed.due(&handle)).await;
     assert!(nothing.is_err() && feed.take().is_none());
     // What changes nothing in the directory moves the revision, but not what the agent holds.
@@ -112,10 +122,11 @@ async fn who_comes_later_gets_the_same_and_what_changed_since() {
     let handle = start().await;
     let whole = WholeDirectory::default();
     declare(&handle, "a").await;
-    let mut first = DirectoryFeed::new(&handle, node(), whole.clone(), Position::default());
+    let mut first =
+        DirectoryFeed::new(&handle, (node(), SESSION), whole.clone(), Position::default());
     assert_eq!(next(&mut first, &handle).await, ["a"]);
     declare(&handle, "b").await;
-    let mut second = DirectoryFeed::new(&handle, node(), whole, Position::default());
+    let mut second = DirectoryFeed::new(&handle, (node(), SESSION), whole, Position::default());
     let begun = Instant::now();
     assert_eq!(next(&mut second, &handle).await, ["a"]);
     assert_eq!(next(&mut second, &handle).await, ["b"], "with it");
@@ -126,8 +137,12 @@ async fn who_comes_later_gets_the_same_and_what_changed_since() {
 async fn a_removed_node_is_told_no_names() {
     let handle = start().await;
     declare(&handle, "a").await;
-    let mut feed =
-        DirectoryFeed::new(&handle, node(), WholeDirectory::default(), Position::default());
+    let mut feed = DirectoryFeed::new(
+        &handle,
+        (node(), SESSION),
+        WholeDirectory::default(),
+        Position::default(),
+    );
     handle.command(Command::RemoveNode { node: node(), force: false }).await.unwrap();
     let hour = Duration::from_secs(3600);
     assert!(tokio::time::timeout(hour, feed.due(&handle)).await.is_err());

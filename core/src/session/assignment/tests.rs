@@ -95,6 +95,8 @@ fn snapshot(revision: u64, model: &Model) -> Assignment {
         incarnation: Incarnation::UNKNOWN,
         term: Term(0),
         revision: Revision(revision),
+        durable: Revision(0),
+        unconfirmed: false,
         network: model.network(),
         instances: model.instances.iter().map(|(&n, &age)| (name(n), assigned(n, age))).collect(),
         ssh_trust: model.ssh_trust(),
@@ -121,6 +123,7 @@ fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> AssignmentC
         term: Term(0),
         revision: Revision(revision),
         base: Revision(base),
+        durable: Revision(0),
         changed: changed.into_iter().map(|(n, age)| assigned(n, age)).collect(),
         removed: removed.into_iter().map(name).collect(),
         network: None,
@@ -206,6 +209,61 @@ fn the_reason_of_a_refusal_is_told() {
     let nothing_held = Assignment::merge(None, delta(1, &model, 2, &model));
     assert_eq!(nothing_held, Err(MergeError::OtherBase { base: Revision(1), held: Revision(0) }));
     assert!(Assignment::merge(Some(&held), AssignmentChange::Snapshot(held.clone())).is_ok());
+}
+
+/// Of a history, at a term.
+fn of(incarnation: u64, term: u64, all: Assignment) -> Assignment {
+    Assignment { incarnation: Incarnation(incarnation), term: Term(term), ..all }
+}
+
+#[test]
+fn a_delta_never_applies_across_histories() {
+    let model = Model::with([(0, 1)], 0);
+    let held = of(1, 1, snapshot(7, &model));
+    let AssignmentChange::Delta(delta) = delta(7, &model, 8, &model) else { panic!("no delta") };
+    let (own, other) = (Incarnation(1), Incarnation(2));
+    let foreign = AssignmentDelta { incarnation: other, term: Term(1), ..delta.clone() };
+    let refused = Assignment::merge(Some(&held), AssignmentChange::Delta(foreign));
+    assert_eq!(refused, Err(MergeError::OtherHistory { offered: other, held: own }));
+    let fits = AssignmentDelta { incarnation: own, term: Term(1), ..delta };
+    assert_eq!(
+        Assignment::merge(Some(&held), AssignmentChange::Delta(fits)).unwrap().revision,
+        Revision(8)
+    );
+}
+
+#[test]
+fn a_snapshot_of_another_history_counts_whatever_its_revision() {
+    let held = of(1, 9, snapshot(700, &Model::with([(0, 3), (1, 1)], 1)));
+    let other = of(2, 1, snapshot(5, &Model::with([(0, 1)], 0)));
+    let merged = Assignment::merge(Some(&held), AssignmentChange::Snapshot(other.clone()));
+    assert_eq!(merged.unwrap(), other);
+}
+
+#[test]
+fn until_a_restore_is_confirmed_nothing_is_taken_away() {
+    let held = of(1, 9, snapshot(700, &Model::with([(0, 3), (1, 1)], 1)));
+    let restored = Assignment { unconfirmed: true, ..of(2, 1, snapshot(5, &Model::with([], 0))) };
+    let change = AssignmentChange::Snapshot(restored.clone());
+    let kept = Assignment::merge(Some(&held), change.clone()).unwrap();
+    assert_eq!(kept.position(), restored.position());
+    assert!(kept.unconfirmed);
+    assert_eq!((&kept.instances, &kept.network), (&held.instances, &held.network));
+    // A node that holds nothing has nothing to keep, but what is on it stays as well.
+    assert!(Assignment::merge(None, change).unwrap().unconfirmed);
+
+    let confirmed = of(2, 1, snapshot(6, &Model::with([(1, 1)], 0)));
+    let change = AssignmentChange::Snapshot(confirmed.clone());
+    assert_eq!(Assignment::merge(Some(&kept), change).unwrap(), confirmed);
+}
+
+#[test]
+fn an_older_controller_of_the_same_history_is_refused() {
+    let model = Model::with([(0, 1)], 0);
+    let held = of(1, 3, snapshot(7, &model));
+    let older = AssignmentChange::Snapshot(of(1, 2, snapshot(9, &model)));
+    let refused = Assignment::merge(Some(&held), older);
+    assert_eq!(refused, Err(MergeError::OlderTerm { offered: Term(2), held: Term(3) }));
 }
 
 #[test]

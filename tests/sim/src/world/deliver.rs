@@ -7,7 +7,7 @@
 use dwell_controller::model::Command;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::session::AssignmentChange;
+use dwell_core::session::{AssignmentChange, Hello};
 
 use super::{Event, HEARTBEAT_MS, SILENCE_MS, Stream, World};
 use crate::agent::Input;
@@ -114,7 +114,8 @@ impl World {
                 let address = self.hosts[host].address;
                 let capacity = capacity();
                 self.supersede(stream, host);
-                Command::AttachNode { node: node.clone(), session, address, capacity, report }
+                let hello = Hello { capacity, status: report, ..Hello::of(address) };
+                Command::AttachNode { node: node.clone(), session, hello: Box::new(hello) }
             }
             Up::Report(report) => Command::NodeStatus { node, session, report },
             Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },

@@ -1,0 +1,110 @@
+//! What a node says, and when.
+
+use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
+use dwell_core::id::{Generation, Incarnation};
+use dwell_core::instance::Phase;
+use dwell_core::session::NodeNetwork;
+
+use super::*;
+
+const LIFE: Incarnation = Incarnation(7);
+
+fn at(revision: u64) -> Position {
+    Position { incarnation: LIFE, revision: Revision(revision) }
+}
+
+fn assignment(revision: u64) -> AssignmentChange {
+    let network = NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap());
+    AssignmentChange::Snapshot(Assignment {
+        incarnation: LIFE,
+        revision: Revision(revision),
+        ..Assignment::empty(network)
+    })
+}
+
+fn running(name: &str) -> InstanceStatus {
+    InstanceStatus {
+        instance: name.parse().unwrap(),
+        generation: Generation(1),
+        phase: Phase::Running,
+        health: Health::None,
+        container_id: String::new(),
+        started_at: None,
+        restarts: 0,
+        exit_code: None,
+        restarts_done: 0,
+        message: String::new(),
+        observed_at: Timestamp(1),
+        failed_generation: None,
+    }
+}
+
+fn seen(revision: u64, names: &[&str]) -> Statuses {
+    let all = names.iter().map(|name| running(name));
+    let instances = all.map(|one| (one.instance.clone(), one)).collect();
+    Statuses { revision: Revision(revision), instances, complete: true }
+}
+
+/// A node that got the assignment of revision 5 over this stream and has it on disk.
+fn settled() -> (Holding, Stream) {
+    let (mut holding, mut stream) = (Holding::default(), Stream::default());
+    holding.merge(assignment(5)).unwrap();
+    stream.received(at(5));
+    holding.stored(at(5));
+    assert_eq!(stream.acknowledge(&holding), Some(Acknowledge { stored: at(5) }));
+    (holding, stream)
+}
+
+/// The disk is full, not the agent ended: it acts on an assignment that it cannot keep.
+#[test]
+fn gone_is_bound_to_the_assignment_that_is_on_disk() {
+    let (mut holding, mut stream) = settled();
+    let first = stream.report(&holding, Some(&seen(5, &["web-0"]))).unwrap();
+    assert_eq!((first.complete, first.seen_under), (true, at(5)));
+
+    holding.merge(assignment(9)).unwrap();
+    stream.received(at(9));
+    let gone = stream.report(&holding, Some(&seen(9, &[]))).unwrap();
+    assert_eq!(gone.gone, ["web-0".parse().unwrap()]);
+    assert_eq!(gone.seen_under, at(5), "a crash would bring the assignment of revision 5 back");
+    assert_eq!(stream.acknowledge(&holding), None);
+
+    holding.stored(at(9));
+    assert_eq!(stream.acknowledge(&holding), Some(Acknowledge { stored: at(9) }));
+    let again = stream.report(&holding, Some(&seen(9, &[]))).unwrap();
+    assert_eq!(again.seen_under, at(9));
+    assert_eq!(stream.report(&holding, Some(&seen(9, &[]))), None);
+}
+
+#[test]
+fn what_was_stored_before_this_stream_is_not_acknowledged_on_it() {
+    let (holding, _) = settled();
+    let mut stream = Stream::default();
+    assert_eq!(stream.acknowledge(&holding), None);
+    stream.received(Position { incarnation: Incarnation(8), revision: Revision(9) });
+    assert_eq!(stream.acknowledge(&holding), None, "it is of another history");
+}
+
+#[test]
+fn a_restarted_agent_claims_what_it_finds_on_disk() {
+    let found = Holding::default().merge(assignment(5)).unwrap();
+    let holding = Holding::found(Some(found));
+    assert_eq!((holding.position(), holding.claims().len()), (at(5), 0));
+    let report = Stream::default().report(&holding, Some(&seen(5, &["web-0"]))).unwrap();
+    assert_eq!((report.seen_under, report.complete), (at(5), true));
+    assert_eq!(Stream::default().report(&holding, None), None, "it has not looked yet");
+}
+
+#[test]
+fn nothing_is_complete_or_gone_before_everything_was_looked_at() {
+    let (holding, mut stream) = settled();
+    let partly = Statuses { complete: false, ..seen(5, &["web-0"]) };
+    let first = stream.report(&holding, Some(&partly)).unwrap();
+    assert_eq!((first.complete, first.seen_under.revision), (false, Revision(0)));
+    let less = Statuses { complete: false, ..seen(5, &[]) };
+    assert_eq!(stream.report(&holding, Some(&less)), None, "not seen is not gone");
+    let whole = stream.report(&holding, Some(&seen(5, &["web-1"]))).unwrap();
+    assert_eq!((whole.complete, whole.seen_under), (true, at(5)));
+    assert!(stream.has_reported(at(5)) && !stream.has_reported(at(6)));
+}

@@ -1,0 +1,298 @@
+//! Which history this is: starts, restores from a backup, and what an operator has to confirm after one.
+//!
+//! A controller that starts from a backup has forgotten what came after it. If it went on as if nothing had happened,
+//! it would take away what was made since, give addresses away a second time, and start instances beside those that
+//! were moved. So a restore is noticed, by a mark beside the store (`continuity.rs`) or by what a node holds:
+//!
+//! ```text
+//!   a node holds …                                                     … so this store is
+//!   an assignment of this history, made when the store was further      a backup
+//!   an assignment of this history, of a start that is not this one      a copy, or a backup
+//!   an assignment of a history that is not in this one's past           a backup of an earlier history
+//! ```
+//!
+//! A restore begins another history, with an incarnation of its own, that is *unconfirmed*: nodes are told to go on as
+//! they are, nothing is placed, moved or taken away, and declarations are refused. Nodes say what they were told to
+//! run; of two claims to an instance, the store's and a node's, the higher generation is right, and the model follows
+//! it. When every node has been heard of, an operator confirms, and the model is what counts again. Addresses of
+//! instances that only nodes know are kept from others for the time of the quarantine.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{Incarnation, NodeName, Revision, Term};
+use dwell_core::session::{Claim, Hello};
+
+use super::object::{History, Instance, Restored, Severity, Subject};
+use super::record::{Key, Record};
+use super::{Command, Model, Refusal};
+
+/// How far a node may move the revision on. A node that claims more is wrong, and not followed.
+const AHEAD_MAX: u64 = 1 << 40;
+/// How many instances an event names.
+const NAMED_MAX: usize = 5;
+
+/// What is known of restores, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestoreView {
+    /// The present history.
+    pub incarnation: Incarnation,
+    /// How often the controller has started.
+    pub term: Term,
+    /// The restore that waits to be confirmed.
+    pub restored: Option<Restored>,
+    /// Nodes that have said what they hold since.
+    pub heard: Vec<NodeName>,
+    /// Nodes that have not.
+    pub missing: Vec<NodeName>,
+    /// Instances that nodes hold and the controller does not know, or knows on another node.
+    pub unknown: Vec<(NodeName, Claim)>,
+}
+
+impl Model {
+    /// Which history this is; unknown until one has begun.
+    #[must_use]
+    pub fn incarnation(&self) -> Incarnation {
+        self.tables.history().map(|history| history.incarnation).unwrap_or_default()
+    }
+
+    /// How often the controller has started.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.tables.history().map(|history| history.term).unwrap_or_default()
+    }
+
+    /// Whether a restore waits to be confirmed.
+    #[must_use]
+    pub fn is_unconfirmed(&self) -> bool {
+        self.tables.history().is_some_and(|history| history.restored.is_some())
+    }
+
+    /// What is known of restores.
+    #[must_use]
+    pub fn restore_view(&self) -> RestoreView {
+        let members = self.tables.nodes().values().filter(|node| !node.removed);
+        let (heard, missing) =
+            members.map(|node| node.name.clone()).partition(|name| self.claims.contains_key(name));
+        RestoreView {
+            incarnation: self.incarnation(),
+            term: self.term(),
+            restored: self.tables.history().and_then(|history| history.restored.clone()),
+            heard,
+            missing,
+            unknown: self.unknown_claims(),
+        }
+    }
+
+    /// The controller starts. `fresh` is chosen at random; `evidence` says why the store is not the newest.
+    pub(super) fn begin(&mut self, fresh: Incarnation, evidence: Option<String>, now: Timestamp) {
+        self.spare = fresh;
+        let old = self.tables.history().map(|history| History::clone(history));
+        let is_first = old.is_none();
+        let history = old.unwrap_or_else(|| History {
+            incarnation: fresh,
+            term: Term(0),
+            past: Vec::new(),
+            restored: None,
+            revision: Revision(0),
+        });
+        self.put_history(History { term: history.term.next(), ..history });
+        if is_first {
+            self.spare = Incarnation(fresh.0.wrapping_add(1).max(1));
+        }
+        if let Some(reason) = evidence {
+            self.begin_another(reason, now);
+        }
+    }
+
+    /// A restore was noticed: another history begins.
+    fn begin_another(&mut self, reason: String, now: Timestamp) {
+        let Some(old) = self.tables.history().cloned() else { return };
+        let mut past = old.past.clone();
+        past.push(old.incarnation);
+        past.drain(..past.len().saturating_sub(History::PAST_MAX));
+        let incarnation = self.spare;
+        self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
+        self.claims.clear();
+        let restored = Some(Restored { at: now, reason: reason.clone() });
+        self.put_history(History { incarnation, past, restored, ..History::clone(&old) });
+        let message = format!(
+            "the controller was restored from a backup: {reason}. Nothing is changed until an operator has looked at \
+             `dwell restore status` and run `dwell restore confirm`"
+        );
+        let severity = Severity::Warning;
+        self.event(now, severity, Subject::Cluster, "controller-restored", message);
+    }
+
+    fn put_history(&mut self, history: History) {
+        self.put_with(|revision| Record::History(Arc::new(History { revision, ..history })));
+    }
+
+    /// A node says what it holds: whether that proves a restore, and what is to be learned from it.
+    pub(super) fn learn_history(&mut self, node: &NodeName, hello: &Hello, now: Timestamp) {
+        if let Some(reason) = self.evidence(node, hello) {
+            self.begin_another(reason, now);
+        }
+        self.told.insert(node.clone());
+        // Revisions that one node is given only grow, also over a restore.
+        let held = hello.held.revision;
+        if held > self.revision && held.0 - self.revision.0 < AHEAD_MAX {
+            self.revision = held;
+        }
+        if self.is_unconfirmed() {
+            for claim in &hello.claims {
+                self.follow_claim(node, claim, now);
+            }
+            self.claims.insert(node.clone(), hello.claims.clone());
+        }
+    }
+
+    /// What a node holds that this store could not have given it.
+    fn evidence(&self, node: &NodeName, hello: &Hello) -> Option<String> {
+        let history = self.tables.history()?;
+        let held = hello.held;
+        if held.revision == Revision(0) {
+            return None;
+        }
+        let is_own = held.incarnation == history.incarnation;
+        let is_from_here =
+            hello.term < history.term || (hello.term == history.term && self.told.contains(node));
+        if is_own && !is_from_here {
+            return Some(format!("node {node} has heard of another start of this controller"));
+        }
+        if is_own && hello.term < history.term && hello.durable > self.loaded {
+            return Some(format!("node {node} holds changes that are not in the store"));
+        }
+        if held.incarnation.is_unknown() && held.revision > self.revision {
+            return Some(format!("node {node} holds changes that are not in the store"));
+        }
+        let is_past = held.incarnation.is_unknown() || history.past.contains(&held.incarnation);
+        (!is_own && !is_past)
+            .then(|| format!("node {node} is of a later history of this controller"))
+    }
+
+    /// Follows a node's claim to an instance if it is newer than what is known.
+    fn follow_claim(&mut self, node: &NodeName, claim: &Claim, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(&claim.instance).cloned() else { return };
+        if claim.generation <= instance.generation {
+            return;
+        }
+        let generation = claim.generation;
+        if instance.node.as_ref() == Some(node) {
+            self.put_instance(Instance { generation, ..Instance::clone(&instance) });
+            return;
+        }
+        let has_address = instance.identity.is_none_or(|own| own.address == claim.address);
+        if instance.removing || !has_address || !self.is_member(node) {
+            return;
+        }
+        let before = instance.node.as_ref().map_or("no node".to_owned(), ToString::to_string);
+        self.delete(Key::Observed(claim.instance.clone()));
+        let freed = Instance { node: None, leaving: None, ..Instance::clone(&instance) };
+        self.put_instance(freed.clone());
+        self.put_instance(Instance { node: Some(node.clone()), generation, ..freed });
+        self.delete(Key::Waiting(claim.instance.clone()));
+        let message = format!(
+            "is taken to be on {node}, which holds generation {generation}; the restored controller knew generation {} \
+             on {before}",
+            instance.generation
+        );
+        let subject = Subject::Instance(claim.instance.clone());
+        self.event(now, Severity::Warning, subject, "instance-adopted", message);
+    }
+
+    /// What nodes hold that is not theirs as far as is known.
+    fn unknown_claims(&self) -> Vec<(NodeName, Claim)> {
+        let is_known = |node: &NodeName, claim: &Claim| {
+            let instance = self.tables.instances().get(&claim.instance);
+            instance.is_some_and(|instance| instance.node.as_ref() == Some(node))
+        };
+        let all = self
+            .claims
+            .iter()
+            .flat_map(|(node, claims)| claims.iter().map(move |claim| (node, claim)));
+        all.filter(|(node, claim)| !is_known(node, claim))
+            .map(|(node, claim)| (node.clone(), claim.clone()))
+            .collect()
+    }
+
+    /// An operator vouches that what is known is right.
+    pub(super) fn confirm_restore(&mut self, force: bool, now: Timestamp) -> Result<(), Refusal> {
+        let history = self.tables.history().filter(|history| history.restored.is_some());
+        let history = history.cloned().ok_or(Refusal::NotRestored)?;
+        let missing = self.restore_view().missing;
+        if let Some(example) = missing.first().filter(|_| !force) {
+            let (count, example) = (missing.len(), example.clone());
+            return Err(Refusal::NodesNotHeard { count, example });
+        }
+        let unknown = self.unknown_claims();
+        for (_, claim) in &unknown {
+            let is_free = !self.tables.index().holders.contains_key(&claim.address);
+            if is_free && self.settings.range.is_usable(claim.address) {
+                self.release_address(claim.instance.clone(), claim.address, now);
+            }
+        }
+        self.put_history(History { restored: None, ..History::clone(&history) });
+        let named: Vec<String> = unknown
+            .iter()
+            .take(NAMED_MAX)
+            .map(|(node, claim)| format!("{} on {node}", claim.instance))
+            .collect();
+        let message = match unknown.len() {
+            0 => "the restore is confirmed; nothing had been made since the backup".to_owned(),
+            count => format!(
+                "the restore is confirmed; instances that only nodes knew are taken away: {}{}",
+                named.join(", "),
+                if count > named.len() { " and others" } else { "" }
+            ),
+        };
+        self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
+        self.agenda.everything = true;
+        Ok(())
+    }
+
+    /// Refuses what has to wait until a restore is confirmed.
+    pub(super) fn check_confirmed(&self, command: &Command) -> Result<(), Refusal> {
+        let changes_something = matches!(
+            command,
+            Command::ApplyWorkloads { dry_run: false, .. }
+                | Command::RemoveWorkload(_)
+                | Command::Scale { .. }
+                | Command::SetRun { .. }
+                | Command::Restart(_)
+                | Command::RedeemToken(_)
+                | Command::UpdateNode { .. }
+                | Command::RemoveVolume { .. }
+        );
+        if changes_something && self.is_unconfirmed() {
+            return Err(Refusal::RestoreUnconfirmed);
+        }
+        Ok(())
+    }
+
+    /// A history began or was confirmed: whatever was sent before is sent anew.
+    pub(super) fn note_for_history(
+        &mut self,
+        old: Option<&Record>,
+        new: Option<&Record>,
+        at: Revision,
+    ) -> bool {
+        let shown = |record: Option<&Record>| match record {
+            Some(Record::History(history)) => {
+                Some((history.incarnation, history.restored.is_some()))
+            }
+            _ => None,
+        };
+        // The first history of a store begins before anybody was told anything.
+        let has_changed = old.is_some() && shown(old) != shown(new);
+        if has_changed {
+            self.started = at;
+            self.shown.restart(at);
+        }
+        has_changed
+    }
+}
+
+/// What each node holds, as it said when it attached. Only while a restore is unconfirmed.
+pub(super) type Claims = BTreeMap<NodeName, Vec<Claim>>;

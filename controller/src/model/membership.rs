@@ -1,0 +1,226 @@
+//! Who is a node and who is not: identities that two hosts have, addresses that no node can have, hosts that were
+//! removed and come back.
+//!
+//! A run of an agent names itself by a random number. A run that comes back after another one has attached shows that
+//! both live: the identity was copied to a second host. Neither is served then until an operator has stopped one of
+//! them and admits the node again.
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::NodeName;
+use dwell_core::session::{Assignment, NodeNetwork};
+
+use super::object::{Instance, Leaving, Link, Node, SessionId, Severity, Subject};
+use super::record::Record;
+use super::{Model, Refusal};
+
+/// How many earlier runs of an agent are remembered. A copy that waits longer is found at its second turn.
+const RUNS_MAX: usize = 16;
+/// The longest pause between two events about the same returning host, in milliseconds.
+const DISMISSED_EVERY_MS: u64 = 3_600_000;
+/// How many returning hosts are remembered.
+const DISMISSED_MAX: usize = 1_000;
+
+/// The runs of a node's agent.
+#[derive(Debug, Default)]
+pub(super) struct Runs {
+    current: u64,
+    earlier: VecDeque<u64>,
+}
+
+impl Runs {
+    /// A run attaches; whether it is one that another has taken the place of.
+    fn attach(&mut self, run: u64) -> bool {
+        if run == 0 || run == self.current {
+            return false;
+        }
+        if self.earlier.contains(&run) {
+            return true;
+        }
+        if self.current != 0 {
+            self.earlier.push_back(self.current);
+            if self.earlier.len() > RUNS_MAX {
+                self.earlier.pop_front();
+            }
+        }
+        self.current = run;
+        false
+    }
+}
+
+impl Model {
+    /// Whether a stream is the one that speaks for a node.
+    ///
+    /// # Errors
+    /// [`Refusal`] says why it is not.
+    pub fn check_session(&self, node: &NodeName, session: SessionId) -> Result<(), Refusal> {
+        let link = self.tables.links().get(node);
+        if link.is_some_and(|link| link.session == Some(session)) {
+            return Ok(());
+        }
+        let known = self.tables.nodes().get(node);
+        if known.is_some_and(|known| known.contested) {
+            return Err(Refusal::NodeContested(node.clone()));
+        }
+        Err(Refusal::SessionSuperseded(node.clone()))
+    }
+
+    /// Whether a run of an agent shows that two hosts have the node's identity. Both are cut off then.
+    pub(super) fn is_contested(
+        &mut self,
+        node: &Node,
+        run: u64,
+        address: Ipv4Addr,
+        now: Timestamp,
+    ) -> bool {
+        if !self.runs.entry(node.name.clone()).or_default().attach(run) {
+            return false;
+        }
+        let message = format!(
+            "two hosts use this node's identity, one of them at {address}; neither is served. Stop the agent of one and \
+             remove its data directory, then run `dwell node admit {}`",
+            node.name
+        );
+        self.put_node(Node { contested: true, ..node.clone() });
+        if let Some(link) = self.tables.links().get(&node.name).cloned() {
+            self.put_link(Link { session: None, ..Link::clone(&link) });
+        }
+        let subject = Subject::Node(node.name.clone());
+        self.event(now, Severity::Warning, subject, "node-contested", message);
+        true
+    }
+
+    /// Refuses an address that no node can have, or that is another's.
+    pub(super) fn check_node_address(
+        &self,
+        name: &NodeName,
+        address: Ipv4Addr,
+    ) -> Result<(), Refusal> {
+        let is_special = address.is_unspecified()
+            || address.is_loopback()
+            || address.is_multicast()
+            || address.is_broadcast()
+            || address.is_link_local()
+            || address.octets()[0] == 0
+            || address.octets()[0] >= 240;
+        if is_special || self.settings.range.cidr().contains(&address) {
+            return Err(Refusal::NodeAddress { node: name.clone(), address });
+        }
+        let mut others = self.tables.nodes().values();
+        let holder =
+            others.find(|node| !node.removed && node.address == address && node.name != *name);
+        match holder.map(|holder| holder.name.clone()) {
+            Some(holder) => Err(Refusal::NodeAddressTaken { address, holder }),
+            None => Ok(()),
+        }
+    }
+
+    /// A node that is heard of is removed by force: it is out at once, but what it runs is its own until it says that
+    /// this has ended, or until somebody vouches for it.
+    pub(super) fn expel(&mut self, node: &Node, now: Timestamp) {
+        let names = self.instances_on(&node.name);
+        for name in &names {
+            let Some(instance) = self.tables.instances().get(name).cloned() else { continue };
+            if instance.leaving.is_some() {
+                continue;
+            }
+            let generation = self.next_generation(&instance);
+            self.put_with(|revision| {
+                Record::Instance(std::sync::Arc::new(Instance {
+                    generation,
+                    leaving: Some(Leaving { since: revision, to: None }),
+                    revision,
+                    ..Instance::clone(&instance)
+                }))
+            });
+        }
+        let block = node.block.filter(|_| !names.is_empty());
+        self.put_node(Node {
+            block,
+            cordoned: true,
+            draining: false,
+            removed: true,
+            contested: false,
+            ..node.clone()
+        });
+        if let Some(link) = self.tables.links().get(&node.name).cloned() {
+            self.put_link(Link { session: None, ..Link::clone(&link) });
+        }
+        let message = match names.len() {
+            0 => "removed".to_owned(),
+            count => format!(
+                "removed by force while it was heard of; it is out. Its {count} instances are placed elsewhere once the \
+                 host has said that they have ended, or when `dwell node rm --force {}` is run again to vouch for that",
+                node.name
+            ),
+        };
+        let subject = Subject::Node(node.name.clone());
+        self.event(now, Severity::Warning, subject, "node-removed", message);
+    }
+
+    /// The instances that are, or may be, on a node.
+    pub(super) fn instances_on(&self, node: &NodeName) -> Vec<dwell_core::id::InstanceName> {
+        let there = self.tables.index().occupancy.get(node);
+        there.map(|there| there.instances.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// The last instance of a removed node has left it.
+    pub(super) fn release_removed(&mut self, name: &NodeName, now: Timestamp) {
+        let Some(node) = self.tables.nodes().get(name).cloned() else { return };
+        if node.removed && node.block.is_some() && self.instances_on(name).is_empty() {
+            self.lose_volumes(name, now);
+            self.put_node(Node { block: None, ..Node::clone(&node) });
+        }
+    }
+
+    /// How many instances are, or may be, on a node that was removed.
+    #[must_use]
+    pub fn left_on_removed(&self, name: &NodeName) -> usize {
+        if self.is_member(name) { 0 } else { self.instances_on(name).len() }
+    }
+
+    /// What a host is told that is no node any more: nothing to do.
+    #[must_use]
+    pub fn dismissal(&self) -> Assignment {
+        let network = NodeNetwork {
+            closed: self.settings.closed,
+            zone: self.settings.zone.clone(),
+            ..NodeNetwork::of_cluster(self.settings.range.cidr())
+        };
+        Assignment {
+            incarnation: self.incarnation(),
+            term: self.term(),
+            revision: self.revision,
+            durable: self.tables.stored(),
+            // A restored controller may have forgotten that the host has joined again.
+            unconfirmed: self.is_unconfirmed(),
+            ..Assignment::empty(network)
+        }
+    }
+
+    /// A host is back whose name is another host's by now.
+    pub(super) fn note_dismissed(
+        &mut self,
+        node: NodeName,
+        enrolment: String,
+        address: Ipv4Addr,
+        now: Timestamp,
+    ) {
+        let key = (node.clone(), enrolment);
+        let told = self.dismissed.get(&key);
+        if told.is_some_and(|told| now.0.saturating_sub(told.0) < DISMISSED_EVERY_MS) {
+            return;
+        }
+        if self.dismissed.len() >= DISMISSED_MAX {
+            self.dismissed.clear();
+        }
+        self.dismissed.insert(key, now);
+        let message = format!(
+            "a host that had this name before is back at {address}; it is told to run nothing. To use it again, join it \
+             under another name"
+        );
+        self.event(now, Severity::Warning, Subject::Node(node), "old-host-returned", message);
+    }
+}

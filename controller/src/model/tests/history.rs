@@ -1,0 +1,191 @@
+//! Restores from a backup: noticed, and harmless until somebody confirms them.
+
+use dwell_core::id::{Incarnation, Revision};
+
+use super::fleet::{Fleet, Snapshot, address, at, instance, node, spec, workload};
+use crate::model::{Command, Refusal, Severity};
+
+/// A fleet of two nodes in a history of its own, with web-0 on n1.
+fn fleet() -> Fleet {
+    let mut fleet = Fleet::of(0);
+    fleet.begin(7, None);
+    for name in ["n1", "n2"] {
+        fleet.join(name).unwrap();
+        fleet.attach(&node(name)).unwrap();
+    }
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n1");
+    fleet
+}
+
+/// The controller starts with a backup, without anything that says so.
+fn restore(fleet: &mut Fleet, backup: Snapshot) {
+    fleet.restore(backup);
+    fleet.begin(99, None);
+    assert!(!fleet.model.is_unconfirmed(), "it cannot know yet");
+}
+
+fn attach_all(fleet: &mut Fleet) {
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+        fleet.fetch(&node(name));
+    }
+}
+
+fn confirm(fleet: &mut Fleet, force: bool) -> Result<(), Refusal> {
+    fleet.command(Command::ConfirmRestore { force }).map(drop)
+}
+
+#[test]
+fn a_restart_goes_on_with_the_history_and_counts_a_term() {
+    let mut fleet = fleet();
+    let (incarnation, term) = (fleet.model.incarnation(), fleet.model.term());
+    fleet.restart_controller();
+    fleet.begin(99, None);
+    attach_all(&mut fleet);
+    assert_eq!(fleet.model.incarnation(), incarnation);
+    assert_eq!(fleet.model.term(), term.next());
+    assert!(!fleet.model.is_unconfirmed());
+    fleet.settle();
+    assert_eq!(confirm(&mut fleet, true), Err(Refusal::NotRestored));
+}
+
+#[test]
+fn what_was_made_after_a_backup_is_kept_until_the_restore_is_confirmed() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.apply(spec("ghost", 2)).unwrap();
+    fleet.settle();
+    let ghosts = [fleet.address("ghost-0").unwrap(), fleet.address("ghost-1").unwrap()];
+    let incarnation = fleet.model.incarnation();
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    assert!(fleet.model.is_unconfirmed());
+    assert_ne!(fleet.model.incarnation(), incarnation);
+    let told = fleet.model.events(Some("cluster"), 1).pop().unwrap();
+    assert_eq!((told.reason.as_str(), told.severity), ("controller-restored", Severity::Warning));
+    for name in ["n1", "n2"] {
+        fleet.sync(&node(name));
+    }
+    let running: Vec<_> = fleet.hosts.values().flat_map(|host| host.containers.keys()).collect();
+    assert_eq!(running.len(), 3, "nothing was taken away: {running:?}");
+    // Nothing is given out either, to whatever is declared.
+    let declare = Command::ApplyWorkloads {
+        specs: vec![spec("other", 1)],
+        keep_replicas: [].into(),
+        dry_run: false,
+    };
+    assert_eq!(fleet.command(declare).unwrap_err(), Refusal::RestoreUnconfirmed);
+    assert_eq!(fleet.join("n3").unwrap_err(), Refusal::RestoreUnconfirmed);
+    let unknown = fleet.model.restore_view().unknown;
+    assert_eq!(unknown.len(), 2);
+
+    confirm(&mut fleet, false).unwrap();
+    fleet.apply(spec("other", 4)).unwrap();
+    fleet.settle();
+    fleet.check();
+    for ordinal in 0..4 {
+        let given = fleet.address(&format!("other-{ordinal}")).unwrap();
+        assert!(!ghosts.contains(&given), "{given} was ghost's a moment ago");
+    }
+    let names: Vec<_> = fleet.hosts[&node("n1")].directory.instances.keys().collect();
+    assert!(!names.contains(&&instance("ghost-0")), "the directory of another life is replaced");
+}
+
+#[test]
+fn of_two_claims_after_a_restore_the_higher_generation_is_right() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.drain("n1");
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    assert_eq!(fleet.place("web-0").unwrap(), "n2", "it is adopted where it was moved to");
+    let adopted = fleet.model.instance(&instance("web-0")).unwrap();
+    assert!(adopted.instance.generation > at(1));
+    let told = fleet.model.events(Some("instance/web-0"), 10);
+    assert!(told.iter().any(|event| event.reason == "instance-adopted"), "{told:?}");
+    confirm(&mut fleet, false).unwrap();
+    fleet.settle();
+    fleet.check();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}
+
+#[test]
+fn a_restore_is_confirmed_only_when_all_nodes_have_spoken_or_by_force() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.apply(spec("ghost", 2)).unwrap();
+    fleet.settle();
+    restore(&mut fleet, backup);
+    fleet.attach(&node("n1")).unwrap();
+    let missing = Refusal::NodesNotHeard { count: 1, example: node("n2") };
+    assert_eq!(confirm(&mut fleet, false), Err(missing));
+    confirm(&mut fleet, true).unwrap();
+    assert!(!fleet.model.is_unconfirmed());
+}
+
+#[test]
+fn nothing_is_vacated_while_a_restore_is_unconfirmed() {
+    let mut fleet = fleet();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    let backup = fleet.backup();
+    fleet.apply(spec("ghost", 1)).unwrap();
+    fleet.settle();
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    for name in ["n1", "n2"] {
+        fleet.sync(&node(name));
+    }
+    assert!(fleet.model.instance(&instance("web-0")).is_some());
+    confirm(&mut fleet, false).unwrap();
+    fleet.settle();
+    assert!(fleet.model.instance(&instance("web-0")).is_none());
+}
+
+#[test]
+fn a_mark_beside_the_store_is_enough() {
+    let mut fleet = fleet();
+    fleet.restart_controller();
+    fleet.begin(99, Some("the store is older than the mark beside it".into()));
+    assert!(fleet.model.is_unconfirmed());
+    assert_eq!(fleet.model.incarnation(), Incarnation(99));
+    let asked = fleet.model.assignment_change(&node("n1"), None).unwrap();
+    assert_eq!(asked.position().incarnation, Incarnation(99));
+    assert!(fleet.model.assignment_change(&node("n1"), Some(asked.position().revision)).is_none());
+}
+
+#[test]
+fn revisions_that_a_node_gets_only_grow_over_a_restore() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    for index in 0..20 {
+        fleet.apply(spec(&format!("w{index}"), 0)).unwrap();
+    }
+    fleet.settle();
+    let before = fleet.hosts[&node("n1")].revision();
+    assert!(before > Revision(0));
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    assert!(fleet.hosts[&node("n1")].revision() > before);
+    assert_eq!(address("10.80.0.1").octets()[0], 10);
+}
+
+/// The backup is of the start before; the restored controller counts its start as the one that nodes have heard of.
+#[test]
+fn a_restored_controller_at_the_same_term_is_found_out_by_the_first_node() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.restart_controller();
+    fleet.begin(98, None);
+    attach_all(&mut fleet);
+    let term = fleet.model.term();
+    restore(&mut fleet, backup);
+    assert_eq!(fleet.model.term(), term);
+    fleet.attach(&node("n1")).unwrap();
+    assert!(fleet.model.is_unconfirmed());
+}

@@ -1,0 +1,166 @@
+//! Who is a node and who is not.
+
+use dwell_core::session::{Hello, StatusReport};
+
+use super::fleet::{Fleet, address, instance, node, spec};
+use crate::model::{Command, NodeChange, Refusal, SessionId};
+
+/// A run of n1's agent attaches, from a host at this address.
+fn run(fleet: &mut Fleet, run: u64, session: u64, from: &str) -> Result<(), Refusal> {
+    let status = StatusReport { complete: true, ..StatusReport::default() };
+    let hello = Hello { run, status, capacity: Fleet::capacity(), ..Hello::of(address(from)) };
+    let (node, session) = (node("n1"), SessionId(session));
+    fleet.command(Command::AttachNode { node, session, hello: Box::new(hello) }).map(drop)
+}
+
+fn reasons(fleet: &Fleet, subject: &str) -> Vec<String> {
+    fleet.model.events(Some(subject), 10).iter().map(|event| event.reason.clone()).collect()
+}
+
+#[test]
+fn two_hosts_with_one_identity_are_noticed_and_refused_until_an_operator_decides() {
+    let mut fleet = Fleet::of(1);
+    run(&mut fleet, 1, 101, "192.168.0.1").unwrap();
+    // An agent that was restarted is not a second host.
+    run(&mut fleet, 2, 102, "192.168.0.1").unwrap();
+    fleet.model.check_session(&node("n1"), SessionId(102)).unwrap();
+
+    // The copy takes the stream, and the first one comes back for it.
+    run(&mut fleet, 3, 103, "192.168.0.1").unwrap();
+    run(&mut fleet, 2, 104, "192.168.0.1").unwrap();
+    let contested = Refusal::NodeContested(node("n1"));
+    for session in [103, 104] {
+        let spoken = fleet.model.check_session(&node("n1"), SessionId(session));
+        assert_eq!(spoken, Err(contested.clone()));
+    }
+    assert_eq!(run(&mut fleet, 3, 105, "192.168.0.1"), Err(contested.clone()));
+    assert!(reasons(&fleet, "node/n1").contains(&"node-contested".to_owned()));
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert!(message.contains("dwell node admit n1"), "{message}");
+    fleet.restart_controller();
+    assert_eq!(run(&mut fleet, 3, 106, "192.168.0.1"), Err(contested));
+
+    let admit = NodeChange { admit: true, ..NodeChange::default() };
+    fleet.update_node("n1", admit).unwrap();
+    run(&mut fleet, 2, 107, "192.168.0.1").unwrap();
+    fleet.model.check_session(&node("n1"), SessionId(107)).unwrap();
+}
+
+#[test]
+fn a_node_cannot_attach_with_an_address_that_it_could_not_join_with() {
+    let mut fleet = Fleet::of(2);
+    for wrong in
+        ["0.0.0.0", "127.0.0.1", "255.255.255.255", "224.0.0.1", "169.254.1.1", "10.80.0.1"]
+    {
+        let refused = run(&mut fleet, 0, 201, wrong).unwrap_err();
+        let expected = Refusal::NodeAddress { node: node("n1"), address: address(wrong) };
+        assert_eq!(refused, expected);
+    }
+    let taken = run(&mut fleet, 0, 202, "192.168.0.2").unwrap_err();
+    let holder = node("n2");
+    assert_eq!(taken, Refusal::NodeAddressTaken { address: address("192.168.0.2"), holder });
+    run(&mut fleet, 0, 203, "192.168.0.77").unwrap();
+    let told = fleet.model.events(Some("node/n1"), 10);
+    let told = told.iter().find(|event| event.reason == "node-readdressed").unwrap();
+    assert_eq!(told.severity, crate::model::Severity::Warning);
+}
+
+#[test]
+fn a_node_that_lies_is_put_out_by_force() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let (name, session) = (node("n1"), fleet.hosts[&node("n1")].session.unwrap());
+    fleet.command(Command::RemoveNode { node: name.clone(), force: true }).unwrap();
+    assert!(fleet.model.check_session(&name, session).is_err(), "its stream ends at once");
+    assert_eq!(fleet.model.left_on_removed(&name), 1);
+    assert!(fleet.model.assignment(&name).instances.is_empty());
+    // What it says on its old stream is not heard, and its name is not free.
+    let report = fleet.hosts[&name].look();
+    assert!(fleet.deliver(&name, report).is_err());
+    assert_eq!(fleet.join("n1").unwrap_err(), Refusal::NameInUse(name.clone()));
+
+    // It says that it runs on, and nothing is placed elsewhere; then somebody vouches for it.
+    fleet.attach(&name).unwrap();
+    assert_eq!(fleet.model.left_on_removed(&name), 1);
+    fleet.hosts.remove(&name);
+    fleet.command(Command::RemoveNode { node: name.clone(), force: true }).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    assert_eq!(fleet.model.left_on_removed(&name), 0);
+    fleet.check();
+    let again = fleet.command(Command::RemoveNode { node: name.clone(), force: true });
+    assert_eq!(again.unwrap_err(), Refusal::NoNode(name));
+}
+
+#[test]
+fn a_removed_node_that_obeys_frees_its_instances_by_itself() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let name = node("n1");
+    fleet.command(Command::RemoveNode { node: name.clone(), force: true }).unwrap();
+    assert_eq!(fleet.place("web-0").unwrap(), "n1", "it may be running there");
+    fleet.attach(&name).unwrap();
+    fleet.settle();
+    assert!(fleet.hosts[&name].containers.is_empty());
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    assert_eq!(fleet.model.node(&name).unwrap().node.block, None);
+    fleet.check();
+}
+
+#[test]
+fn a_host_whose_name_is_anothers_is_told_to_run_nothing_and_that_is_told_once() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    for _ in 0..3 {
+        fleet
+            .command(Command::NoteDismissed {
+                node: node("n1"),
+                enrolment: "old".into(),
+                address: address("192.168.0.9"),
+            })
+            .unwrap();
+    }
+    let told = reasons(&fleet, "node/n1");
+    assert_eq!(told.iter().filter(|reason| *reason == "old-host-returned").count(), 1);
+    let nothing = fleet.model.dismissal();
+    assert!(nothing.instances.is_empty() && nothing.network.peers.is_empty());
+    assert!(!nothing.unconfirmed && nothing.ssh_trust.key_sets.is_empty());
+}
+
+#[test]
+fn an_instance_that_two_nodes_have_is_shown_with_an_event_until_it_is_over() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    let copy = fleet.hosts[&node("n1")].containers[&instance("web-0")].clone();
+    let mut report = fleet.hosts[&node("n2")].look();
+    report.instances.push(copy);
+    for _ in 0..3 {
+        fleet.deliver(&node("n2"), report.clone()).unwrap();
+    }
+    let told = reasons(&fleet, "instance/web-0");
+    assert_eq!(told.iter().filter(|reason| *reason == "instance-claimed-twice").count(), 1);
+    assert!(fleet.message("web-0").contains("n2 has it too"), "{}", fleet.message("web-0"));
+    fleet.sync(&node("n2"));
+    assert_eq!(fleet.message("web-0"), "");
+}
+
+/// The disk of the node is full: it acts on an assignment that it cannot keep, and says so truly.
+#[test]
+fn an_instance_is_vacated_by_the_acknowledged_revision_alone() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    fleet.drain("n1");
+    fleet.fetch(&node("n1"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n1")).unwrap().converge(now);
+    let report = fleet.hosts[&node("n1")].look();
+    fleet.deliver(&node("n1"), report).unwrap();
+    assert_eq!(fleet.place("web-0").unwrap(), "n1", "a report is not an acknowledgement");
+    fleet.acknowledge(&node("n1")).unwrap();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}
