@@ -34,6 +34,17 @@ impl ChangeClass {
     }
 }
 
+/// Whether a live change can make a running container fail: less memory can kill it, less processor time and another
+/// health check can make it unhealthy. Such a change reaches instances a few at a time.
+#[must_use]
+pub fn can_hurt(old: &Template, new: &Template) -> bool {
+    // 0 is no limit at all.
+    let tighter = |old: u64, new: u64| new != 0 && (old == 0 || new < old);
+    tighter(old.resources.memory.0, new.resources.memory.0)
+        || tighter(old.resources.cpu.0, new.resources.cpu.0)
+        || old.healthcheck != new.healthcheck
+}
+
 impl fmt::Display for ChangeClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -75,6 +86,22 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use crate::quantity::Millicores;
+
+    #[test]
+    fn what_can_hurt_a_running_container() {
+        let with = |cpu, memory| {
+            let resources = crate::workload::Resources {
+                cpu: Millicores(cpu),
+                memory: crate::quantity::Bytes(memory),
+            };
+            Template { resources, ..Template::of_image("a") }
+        };
+        assert!(can_hurt(&with(0, 0), &with(0, 100)), "a limit where there was none");
+        assert!(can_hurt(&with(0, 200), &with(0, 100)));
+        assert!(can_hurt(&with(200, 0), &with(100, 0)));
+        assert!(!can_hurt(&with(100, 100), &with(200, 200)));
+        assert!(!can_hurt(&with(100, 100), &with(0, 0)));
+    }
 
     #[test]
     fn classes() {

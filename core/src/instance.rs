@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::health::Health;
-use crate::id::{Generation, InstanceName};
+use crate::id::{Generation, InstanceName, Revision};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::ssh::HostKey;
-use crate::workload::Template;
+use crate::workload::{Template, UpdatePolicy};
 
 /// Whether an instance is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +48,15 @@ pub struct Assigned {
     pub run: RunState,
     /// How often a restart was asked for; the node restarts it when this grows.
     pub restarts_asked: u64,
-    /// How long a replaced container may take to become healthy before the old one is put back.
+    /// How long a new container may take to hold, from the pull of its image on, before what served is put back.
     pub update_deadline: Millis,
+    /// How long a new container without a health check has to run to hold.
+    #[serde(default = "UpdatePolicy::default_monitor")]
+    pub monitor: Millis,
+    /// Tells this life of the instance from an earlier one under the same name: the revision at which it was
+    /// made. 0 from a controller that does not say.
+    #[serde(default)]
+    pub life: Revision,
     /// What it is.
     pub template: Template,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
@@ -139,8 +146,56 @@ pub struct InstanceStatus {
     pub message: String,
     /// When the node saw this, by its clock.
     pub observed_at: Timestamp,
-    /// The generation whose update failed and was rolled back on the node, if the last one did.
-    pub failed_generation: Option<Generation>,
+    /// What the node decided about the generation it was told last; `None` from a node that decides nothing,
+    /// because it is of an older version or does not run the instance any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+}
+
+impl InstanceStatus {
+    /// What the node decided about a generation, if it did.
+    #[must_use]
+    pub fn verdict_on(&self, generation: Generation) -> Option<&Outcome> {
+        self.verdict
+            .as_ref()
+            .filter(|verdict| verdict.generation == generation)
+            .map(|verdict| &verdict.outcome)
+    }
+}
+
+/// What a node decided about one generation of an instance.
+///
+/// ```text
+///   Open ─┬─ ran for the monitor time, or a health check passed ─▶ Held
+///         ├─ did not, and something served before ───────────────▶ RolledBack
+///         └─ did not, and nothing served before ─────────────────▶ Failing ─▶ Held
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// About which generation.
+    pub generation: Generation,
+    /// What was decided.
+    pub outcome: Outcome,
+}
+
+/// See [`Verdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Nothing yet.
+    Open,
+    /// It works. That stays true of the generation, whatever becomes of its container later.
+    Held,
+    /// It did not work; what served before was put back.
+    RolledBack {
+        /// Why, for people.
+        reason: String,
+    },
+    /// It has not worked within its deadline, or cannot; there is nothing to put back, so it is tried on.
+    Failing {
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// The longest message of a status, in bytes.

@@ -25,6 +25,7 @@ pub use template::{
     Fingerprint, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh, Template,
 };
 
+use crate::health::HealthCheck;
 use crate::id::{PoolName, WorkloadName};
 use crate::quantity::Millis;
 
@@ -140,12 +141,25 @@ pub struct UpdatePolicy {
     /// How many instances may be changing at once, at least 1.
     #[serde(default = "UpdatePolicy::default_parallelism")]
     pub parallelism: u32,
-    /// How long a replaced instance may take to become healthy before the old container is put back.
+    /// How long a changed instance may take, from the pull of its image on, to hold before its old container is
+    /// put back. What holds is [`UpdatePolicy::deadline_for`].
     #[serde(default = "UpdatePolicy::default_deadline")]
     pub deadline: Millis,
+    /// How long a new container without a health check has to run before it counts as holding. A health check
+    /// that passes ends this early.
+    #[serde(default = "UpdatePolicy::default_monitor")]
+    pub monitor: Millis,
 }
 
 impl UpdatePolicy {
+    /// The deadline that holds for instances of a template: at least what its health check needs to call it
+    /// unhealthy, or the time it is monitored for without one. A shorter one would put back what is only slow.
+    #[must_use]
+    pub fn deadline_for(&self, template: &Template) -> Millis {
+        let least = template.healthcheck.as_ref().map_or(self.monitor, HealthCheck::patience);
+        self.deadline.max(least)
+    }
+
     fn default_parallelism() -> u32 {
         1
     }
@@ -153,11 +167,21 @@ impl UpdatePolicy {
     fn default_deadline() -> Millis {
         Millis::seconds(60)
     }
+
+    /// As it is where nobody says otherwise, and with a controller that does not know of it.
+    #[must_use]
+    pub fn default_monitor() -> Millis {
+        Millis::seconds(10)
+    }
 }
 
 impl Default for UpdatePolicy {
     fn default() -> Self {
-        Self { parallelism: Self::default_parallelism(), deadline: Self::default_deadline() }
+        Self {
+            parallelism: Self::default_parallelism(),
+            deadline: Self::default_deadline(),
+            monitor: Self::default_monitor(),
+        }
     }
 }
 

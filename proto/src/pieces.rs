@@ -130,6 +130,8 @@ mod tests {
                 run: RunState::Running,
                 restarts_asked: 0,
                 update_deadline: Millis::seconds(60),
+                monitor: Millis::seconds(10),
+                life: Revision(1),
                 template,
                 host_key: None,
             }

@@ -174,7 +174,7 @@ impl Core {
         }
         tracing::info!(image, "pulling");
         let state = self.observed.images.remove(&image).unwrap_or(Image::Missing);
-        self.observed.images.insert(image.clone(), state.pulling());
+        self.observed.images.insert(image.clone(), state.pulling(now));
         let call = Call::Pull { image };
         let limit = call.limit();
         self.call(call, limit, now);

@@ -14,14 +14,15 @@ mod roles;
 mod update;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
 use dwell_core::id::Generation;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::RestartPolicy;
 
-use crate::journal::Journal;
+use crate::journal::{Journal, Ruling};
 use crate::observed::{
-    Container, ContainerState, EngineState, Observed, Sandbox, Seen, Target, Trouble,
+    Container, ContainerState, EngineState, Image, Observed, Sandbox, Seen, Target, Trouble,
 };
 use crate::pause;
 use crate::step::Step;
@@ -42,6 +43,8 @@ pub(crate) struct Decision<'a> {
     pub(crate) next: Next<'a>,
     /// What to tidy up when that is nothing at the moment.
     pub(crate) aside: Option<Next<'a>>,
+    /// Until when it is to have shown that it works; `None` if it has, or if there is something to put back.
+    pub(crate) deadline: Option<Timestamp>,
 }
 
 /// What to do about an instance.
@@ -64,8 +67,10 @@ pub(crate) enum Wait<'a> {
     Retry(&'a Trouble),
     /// The pause after its main process ended.
     Crash { until: Timestamp },
-    /// A new container to show that it works.
+    /// A new container to show that it works, beside one that can be put back.
     Trial { until: Timestamp },
+    /// The only container to show that it works.
+    Proof { until: Timestamp },
 }
 
 impl Wait<'_> {
@@ -73,7 +78,7 @@ impl Wait<'_> {
         match self {
             Self::Image(_) => None,
             Self::Retry(trouble) => Some(trouble.retry_at),
-            Self::Crash { until } | Self::Trial { until } => Some(*until),
+            Self::Crash { until } | Self::Trial { until } | Self::Proof { until } => Some(*until),
         }
     }
 
@@ -100,6 +105,15 @@ pub(crate) enum Rest<'a> {
     OutOfDate { seen: Generation },
     /// The engine does not answer.
     NoEngine(&'a EngineState),
+}
+
+/// Whether a container works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// It has shown it.
+    Holds,
+    /// It has until then to show it.
+    Open { until: Timestamp },
 }
 
 /// What is the same for all instances of a plan.
@@ -131,21 +145,23 @@ pub(crate) fn decide<'a>(
     let face = roles.face();
     if node.observed.engine != EngineState::Ready {
         let next = Next::Rest(Rest::NoEngine(&node.observed.engine));
-        return Decision { face, image: None, next, aside: None };
+        return Decision { face, image: None, next, aside: None, deadline: None };
     }
     let Some(target) = target else {
-        return Decision { face, image: None, next: unwanted(seen, &roles, node), aside: None };
+        let next = unwanted(seen, &roles, node);
+        return Decision { face, image: None, next, aside: None, deadline: None };
     };
     let instance = Instance { target, seen, node };
     if let Some(seen) = instance.overtaken_by(&roles) {
         let next = Next::Rest(Rest::OutOfDate { seen });
-        return Decision { face, image: None, next, aside: None };
+        return Decision { face, image: None, next, aside: None, deadline: None };
     }
     Decision {
         face,
         image: instance.missing_image(&roles),
         next: instance.next(&roles),
         aside: instance.aside(&roles),
+        deadline: instance.deadline(&roles),
     }
 }
 
@@ -205,8 +221,20 @@ impl<'a> Instance<'a> {
         if let Some(container) = roles.others().find(|container| !container.is_running()) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }
+        let proven = match roles {
+            Roles::Steady { keeper, .. } => keeper.filter(|keeper| {
+                self.is_to_be_proved(keeper) && self.holds(keeper) == Proof::Holds
+            }),
+            Roles::Update { .. } => None,
+        };
         let journal = self.with_grace(roles);
-        (journal != self.seen.stored).then(|| self.attempt(Step::Record(journal)))
+        let journal = match proven {
+            Some(_) => self.ruling(journal, Ruling::Committed),
+            None => journal,
+        };
+        let stored = &self.seen.stored;
+        let is_news = journal != *stored && !(journal.is_blank() && stored.is_blank());
+        is_news.then(|| self.attempt(Step::Record(journal)))
     }
 
     /// The journal, with the grace that a live change gave to a container which has another one written on it.
@@ -216,6 +244,38 @@ impl<'a> Instance<'a> {
             roles.face().map(|container| container.stop_grace.unwrap_or(GRACE_OF_UNWANTED));
         let stop_grace = written.filter(|written| *written != declared).map(|_| declared);
         Journal { stop_grace, ..self.seen.journal.clone() }
+    }
+
+    /// When to say that it does not work, although there is nothing to put back. It is tried on.
+    fn deadline(self, roles: &Roles<'a>) -> Option<Timestamp> {
+        let assigned = &self.target.assigned;
+        let Roles::Steady { keeper, .. } = roles else { return None };
+        let is_ruled =
+            self.seen.journal.ruling_on(assigned.generation).is_some_and(|ruling| {
+                matches!(ruling, Ruling::RolledBack { .. }) || self.has_held()
+            });
+        if is_ruled || assigned.run == RunState::Stopped {
+            return None;
+        }
+        // A pull that gets on is waited for, and so is the first run that follows it.
+        let pull = match self.node.observed.images.get(&assigned.template.image) {
+            Some(Image::Missing) => return None,
+            Some(Image::Pulling { since, .. }) => Some(*since),
+            Some(Image::Failed(_)) | None => None,
+        };
+        let first_run = keeper
+            .filter(|keeper| keeper.is_running() && self.seen.journal.crashes == 0)
+            .map(|keeper| keeper.since);
+        let since = self.seen.accepted_at.max(self.node.observed.ready_since);
+        let since = since.max(pull.unwrap_or_default()).max(first_run.unwrap_or_default());
+        Some(since.after(assigned.update_deadline.as_duration()))
+    }
+
+    /// Whether something failed in a way that trying again within the deadline cannot mend.
+    fn is_hopeless(self, trouble: &Trouble) -> bool {
+        let since = trouble.since.max(self.node.observed.ready_since);
+        let deadline = since.after(self.target.assigned.update_deadline.as_duration());
+        trouble.is_permanent() || self.node.now >= deadline
     }
 
     /// The generation that is here already, if it is newer than the desired one.
@@ -248,12 +308,83 @@ impl<'a> Instance<'a> {
             ContainerState::Exited { .. } if self.has_ordered_end(container) => {
                 self.start(container)
             }
+            ContainerState::Exited { code, .. } if steady && self.has_done_its_work(code) => {
+                self.prove(container)
+            }
             ContainerState::Exited { code, .. } => self.restart(container, code),
             ContainerState::Running { .. } if self.has_ordered_end(container) => {
                 self.stop(container)
             }
-            ContainerState::Running { .. } => self.keep_running(container),
+            ContainerState::Running { .. } => match self.keep_running(container) {
+                Next::Rest(Rest::InSync) if steady => self.prove(container),
+                next => next,
+            },
         }
+    }
+
+    /// Waits until a container has shown that it works.
+    fn prove(self, container: &'a Container) -> Next<'a> {
+        match self.holds(container) {
+            Proof::Open { until } if self.is_to_be_proved(container) && self.node.now < until => {
+                Next::Wait(Wait::Proof { until })
+            }
+            _ if container.is_running() => Next::Rest(Rest::InSync),
+            _ => Next::Rest(Rest::Ended),
+        }
+    }
+
+    /// Whether it is worth writing down that a container holds: whoever waits for that is told, and it is what later
+    /// updates go back to.
+    fn is_to_be_proved(self, container: &Container) -> bool {
+        let is_up = match container.state {
+            ContainerState::Running { .. } => true,
+            ContainerState::Exited { code, .. } => self.has_done_its_work(code),
+            ContainerState::Created | ContainerState::Dead => false,
+        };
+        is_up
+            && self.target.assigned.run == RunState::Running
+            && container.fingerprint == self.target.fingerprint
+            && !self.has_ordered_end(container)
+            && !self.has_held()
+    }
+
+    /// Whether this generation was found to work already, also after the last restart that was asked for.
+    fn has_held(self) -> bool {
+        let assigned = &self.target.assigned;
+        self.seen.journal.holds(assigned.generation, assigned.restarts_asked)
+    }
+
+    /// Whether a container has shown that it works.
+    fn holds(self, container: &Container) -> Proof {
+        let assigned = &self.target.assigned;
+        let since = container.since.max(self.node.observed.ready_since);
+        match (container.state, &assigned.template.healthcheck) {
+            (ContainerState::Exited { .. }, _) => Proof::Holds,
+            (_, Some(_)) if container.health == Health::Healthy => Proof::Holds,
+            (_, Some(_)) => {
+                Proof::Open { until: since.after(assigned.update_deadline.as_duration()) }
+            }
+            // However long the engine was away, the process ran.
+            (_, None) => {
+                let until = container.since.after(assigned.monitor.as_duration());
+                if self.node.now >= until { Proof::Holds } else { Proof::Open { until } }
+            }
+        }
+    }
+
+    /// Whether a main process that ended with this code may rest because it has done what it was for.
+    fn has_done_its_work(self, code: i32) -> bool {
+        code == 0 && self.target.assigned.template.restart != RestartPolicy::Always
+    }
+
+    fn rule(self, ruling: Ruling) -> Next<'a> {
+        let journal = self.seen.journal.clone();
+        self.attempt(Step::Record(self.ruling(journal, ruling)))
+    }
+
+    fn ruling(self, journal: Journal, ruling: Ruling) -> Journal {
+        let assigned = &self.target.assigned;
+        journal.ruling(assigned.generation, assigned.restarts_asked, ruling)
     }
 
     fn keep_running(self, container: &'a Container) -> Next<'a> {

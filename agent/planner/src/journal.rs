@@ -1,14 +1,17 @@
 //! What has to be known of an instance after a crash of the agent and cannot be asked of the engine.
 //!
-//! A plain create and start writes no journal. Three things do, each before the step that relies on it
-//! ([`Step::Record`](crate::Step::Record)): the end of a main process is ordered, an update is
-//! committed, an update is rolled back. The counters are written when there is nothing else to do;
-//! losing them costs a pause that is too short.
+//! A plain create and start writes no journal until it is known whether the container holds. Three things are
+//! written ([`Step::Record`](crate::Step::Record)), each before the step that relies on it: the end of a main
+//! process is ordered, a generation holds, an update is rolled back. The counters are written when there is nothing
+//! else to do; losing them costs a pause that is too short.
+//!
+//! A journal belongs to one life of its instance: what is remembered of an instance that was removed says nothing
+//! about another one that was made under the same name since.
 
 use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::Generation;
+use dwell_core::id::{Generation, Revision};
 use dwell_core::quantity::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +21,9 @@ use crate::observed::{Container, ContainerId, ContainerState};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Journal {
-    /// How the last update ended.
+    /// Of which life of the instance this is; 0 if an older agent wrote it, or nothing is remembered.
+    pub life: Revision,
+    /// What was decided last.
     pub verdict: Option<Verdict>,
     /// Runs of main processes that were ordered to end, by container: when each was started, by the
     /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
@@ -37,22 +42,25 @@ pub struct Journal {
     pub stop_grace: Option<Millis>,
 }
 
-/// How an update ended.
+/// What was decided about a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The update to this generation.
+    /// About which generation.
     pub generation: Generation,
     /// What was decided.
     pub ruling: Ruling,
+    /// How many restarts had been asked for by then: what holds has to show it again after the next one.
+    #[serde(default)]
+    pub restarts_asked: u64,
 }
 
-/// What was decided about an update.
+/// What was decided about a generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ruling {
-    /// The new container is the instance's.
+    /// Its container holds and is the instance's.
     Committed,
-    /// The old one is.
+    /// Its container did not hold; the one before is the instance's.
     RolledBack {
         /// Why, for people.
         reason: String,
@@ -60,6 +68,20 @@ pub enum Ruling {
 }
 
 impl Journal {
+    /// What of this is true in a life of the instance: nothing, if it was remembered of another one.
+    pub(crate) fn in_life(self, life: Revision) -> Self {
+        if self.life == life || self.life == Revision(0) || life == Revision(0) {
+            Self { life: self.life.max(life), ..self }
+        } else {
+            Self { life, ..Self::default() }
+        }
+    }
+
+    /// Whether nothing is remembered.
+    pub(crate) fn is_blank(&self) -> bool {
+        *self == Self { life: self.life, ..Self::default() }
+    }
+
     /// Whether the present (or last) run of this container was ordered to end.
     pub(crate) fn has_ordered_end(&self, container: &Container) -> bool {
         container.run().is_some_and(|run| self.ordered_ends.get(&container.id) == Some(&run))
@@ -84,12 +106,26 @@ impl Journal {
         journal
     }
 
-    /// The journal after deciding about the update to `generation`.
-    pub(crate) fn ruling(&self, generation: Generation, ruling: Ruling) -> Self {
-        Self { verdict: Some(Verdict { generation, ruling }), ..self.clone() }
+    /// The journal after deciding about `generation`, when so many restarts had been asked for.
+    pub(crate) fn ruling(
+        &self,
+        generation: Generation,
+        restarts_asked: u64,
+        ruling: Ruling,
+    ) -> Self {
+        Self { verdict: Some(Verdict { generation, ruling, restarts_asked }), ..self.clone() }
     }
 
-    /// What was decided about the update to `generation`, if it was.
+    /// Whether `generation` was found to hold, also after the last of so many restarts.
+    pub(crate) fn holds(&self, generation: Generation, restarts_asked: u64) -> bool {
+        self.verdict.as_ref().is_some_and(|verdict| {
+            verdict.generation == generation
+                && verdict.ruling == Ruling::Committed
+                && verdict.restarts_asked >= restarts_asked
+        })
+    }
+
+    /// What was decided about `generation`, if it was.
     pub(crate) fn ruling_on(&self, generation: Generation) -> Option<&Ruling> {
         self.verdict
             .as_ref()

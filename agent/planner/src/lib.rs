@@ -8,7 +8,7 @@
 //! An instance is a chain of small steps, each of them idempotent:
 //!
 //! ```text
-//!   new:        Create ─▶ EnsureSandbox ─▶ Start
+//!   new:        Create ─▶ EnsureSandbox ─▶ Start ─▶ Record(it holds)
 //!   restart:    Record(end ordered) ─▶ Stop ─▶ Start
 //!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
 //!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new
@@ -93,6 +93,7 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         if seen.busy.is_some() || seen.in_doubt {
             continue;
         }
+        decision.deadline.filter(|at| now < *at).into_iter().for_each(|at| plan.wake(at));
         match (decision.next, decision.aside) {
             (Next::Step(step), _) | (_, Some(Next::Step(step))) => {
                 plan.steps.insert(name.clone(), step);

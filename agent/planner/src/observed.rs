@@ -137,8 +137,14 @@ pub struct Seen {
     pub journal: Journal,
     /// What of that is on disk.
     pub stored: Journal,
-    /// The highest generation that was desired; a lower one is out of date.
+    /// Which life of the instance is desired, or was last.
+    pub life: Revision,
+    /// The highest generation that was desired in this life; a lower one is out of date.
     pub accepted: Generation,
+    /// How many restarts were asked for at most.
+    pub restarts_asked: u64,
+    /// When either of them grew last, as far as this agent knows.
+    pub accepted_at: Timestamp,
     /// The step that failed last and has not succeeded since.
     pub trouble: Option<(Step, Trouble)>,
     /// The step that is under way: nothing is planned until it is done.
@@ -158,15 +164,26 @@ impl Seen {
         self.containers.iter().find(|container| &container.id == id)
     }
 
-    /// Takes note of a desired generation, so that an older one is recognised later.
-    pub fn accept(&mut self, generation: Generation) {
-        self.accepted = self.accepted.max(generation);
+    /// Takes note of what is desired: an older generation is recognised later, and what is remembered of another
+    /// life of the instance is not true of this one.
+    pub fn accept(&mut self, assigned: &Assigned, now: Timestamp) {
+        if assigned.life != self.life {
+            self.life = assigned.life;
+            self.accepted = Generation::default();
+            self.restarts_asked = 0;
+            self.journal = std::mem::take(&mut self.journal).in_life(self.life);
+        }
+        if assigned.generation > self.accepted || assigned.restarts_asked > self.restarts_asked {
+            self.accepted = self.accepted.max(assigned.generation);
+            self.restarts_asked = self.restarts_asked.max(assigned.restarts_asked);
+            self.accepted_at = now;
+        }
     }
 
     /// Takes in the journal that was found on disk.
     pub fn remember(&mut self, journal: Journal) {
         self.stored = journal.clone();
-        self.journal = journal;
+        self.journal = journal.in_life(self.life);
     }
 
     /// Whether nothing of the instance is here and nothing is under way, so that it can be forgotten
@@ -347,6 +364,8 @@ pub enum Image {
     Pulling {
         /// How far that is, for people.
         progress: String,
+        /// When it last got any further.
+        since: Timestamp,
         /// How it failed before.
         earlier: Option<Trouble>,
     },
@@ -357,8 +376,18 @@ pub enum Image {
 impl Image {
     /// The state when a pull begins.
     #[must_use]
-    pub fn pulling(self) -> Self {
-        Self::Pulling { progress: String::new(), earlier: self.into_trouble() }
+    pub fn pulling(self, now: Timestamp) -> Self {
+        Self::Pulling { progress: String::new(), since: now, earlier: self.into_trouble() }
+    }
+
+    /// Takes note of how far a pull is.
+    pub fn progress(&mut self, text: String, now: Timestamp) {
+        if let Self::Pulling { progress, since, .. } = self
+            && *progress != text
+        {
+            *progress = text;
+            *since = now;
+        }
     }
 
     /// The state when a pull has failed.

@@ -15,9 +15,6 @@ use crate::step::FailureKind;
 /// How long a main process has to run for its earlier ends to be forgotten.
 pub(crate) const CALM: Duration = Duration::from_secs(60);
 
-/// How long a new container without a health check has to run before an update is committed.
-pub(crate) const SETTLE: Duration = Duration::from_secs(1);
-
 /// The pause before a main process is started again that ended `crashes` times in a row before.
 pub(crate) fn after_crash(crashes: u32) -> Duration {
     if crashes == 0 {

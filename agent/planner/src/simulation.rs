@@ -209,14 +209,13 @@ proptest! {
 }
 
 #[test]
-fn a_new_instance_takes_three_steps_and_a_plan_at_the_fixpoint_is_empty() {
+fn a_new_instance_takes_four_steps_and_a_plan_at_the_fixpoint_is_empty() {
     let mut world = World::new();
     world.declare(&victim(0), Temper::Good, 0);
     world.images.insert("good:0".into());
-    assert_eq!(world.settle(), 3);
+    assert_eq!(world.settle(), 4, "create, sandbox, start, and the note that it holds");
     check(&world, &victim(0));
     assert!(world.plan().is_empty());
-    assert!(world.disk.is_empty(), "a plain start wrote a journal");
     world.restart_agent(|| false);
     assert_eq!(
         world.settle(),
@@ -255,4 +254,8 @@ fn an_image_that_cannot_be_fetched_leaves_the_old_container_serving() {
     world.kill(&before, 137);
     world.settle();
     assert!(world.containers[&before].is_running(), "the old one was not kept alive");
+    assert_eq!(world.containers.len(), 1);
+    let verdict = world.disk[&victim(0)].verdict.clone().unwrap();
+    let reason = "image absent:1 could not be pulled: no such image".to_owned();
+    assert_eq!(verdict.ruling, Ruling::RolledBack { reason });
 }

@@ -3,7 +3,9 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
-use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, RunState, sanitize};
+use dwell_core::instance::{
+    InstanceStatus, MESSAGE_MAX, Outcome, Phase, RunState, Verdict, sanitize,
+};
 
 use crate::decide::{Decision, Next, Node, Rest, Wait, decide};
 use crate::journal::Ruling;
@@ -74,7 +76,7 @@ impl Report<'_> {
                 .max(face.map_or(0, |container| container.restarts_asked)),
             message: sanitize(&message, MESSAGE_MAX),
             observed_at: now,
-            failed_generation: self.rolled_back().map(|(target, _)| target.assigned.generation),
+            verdict: self.verdict(now),
         }
     }
 
@@ -118,6 +120,43 @@ impl Report<'_> {
             Ruling::RolledBack { reason } => Some((target, reason)),
             Ruling::Committed => None,
         }
+    }
+
+    /// What was decided about the desired generation.
+    fn verdict(&self, now: Timestamp) -> Option<Verdict> {
+        let assigned = &self.target?.assigned;
+        let journal = &self.seen.journal;
+        let outcome = match journal.ruling_on(assigned.generation) {
+            Some(Ruling::RolledBack { reason }) => Outcome::RolledBack { reason: reason.clone() },
+            Some(Ruling::Committed)
+                if journal.holds(assigned.generation, assigned.restarts_asked) =>
+            {
+                Outcome::Held
+            }
+            _ => self.failing(now).map_or(Outcome::Open, |reason| Outcome::Failing { reason }),
+        };
+        Some(Verdict { generation: assigned.generation, outcome })
+    }
+
+    /// Why the instance does not work, if nothing can be put back.
+    fn failing(&self, now: Timestamp) -> Option<String> {
+        let deadline = self.decision.deadline?;
+        let (is_final, (_, message)) = match &self.decision.next {
+            Next::Step(_) => return None,
+            Next::Wait(wait) => {
+                let is_final = match wait {
+                    Wait::Retry(trouble) => trouble.is_permanent(),
+                    Wait::Image(image) => matches!(
+                        self.observed.images.get(*image),
+                        Some(Image::Failed(trouble)) if trouble.is_permanent()
+                    ),
+                    Wait::Crash { .. } | Wait::Trial { .. } | Wait::Proof { .. } => false,
+                };
+                (is_final, self.waiting(wait))
+            }
+            Next::Rest(rest) => (matches!(rest, Rest::GaveUp | Rest::Ended), self.resting(rest)),
+        };
+        (is_final || now >= deadline).then_some(message)
     }
 
     fn phase_and_message(&self) -> (Phase, String) {
@@ -183,9 +222,11 @@ impl Report<'_> {
             Wait::Crash { .. } => {
                 (Phase::Backoff, format!("{}; it is started again after a pause", self.ended()))
             }
-            Wait::Trial { .. } => {
-                (Phase::Running, "the update waits for the new container to work".to_owned())
-            }
+            Wait::Trial { .. } => (
+                Phase::Running,
+                self.with_complaint("the update waits for the new container to hold"),
+            ),
+            Wait::Proof { .. } => (Phase::Running, self.complaint()),
         }
     }
 
@@ -204,6 +245,13 @@ impl Report<'_> {
                 Phase::Stopped,
                 format!("what is desired is older than generation {seen} on this node; left alone"),
             ),
+        }
+    }
+
+    fn with_complaint(&self, message: &str) -> String {
+        match self.complaint() {
+            complaint if complaint.is_empty() => message.to_owned(),
+            complaint => format!("{message}; {complaint}"),
         }
     }
 

@@ -35,6 +35,8 @@ fn assignment(instances: &[(usize, u8, Option<Vec<AllowRule>>)], closed: bool) -
             run: RunState::Running,
             restarts_asked: 0,
             update_deadline: Millis::seconds(60),
+            monitor: Millis::seconds(10),
+            life: Revision(1),
             template,
             host_key: None,
         };

@@ -42,6 +42,8 @@ fn assigned(ordinal: u32) -> v1::AssignedInstance {
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: Template::of_image("web"),
         host_key: None,
     })
@@ -83,7 +85,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(observed_at),
-        failed_generation: None,
+        verdict: None,
     }
 }
 

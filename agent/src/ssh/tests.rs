@@ -22,6 +22,8 @@ fn assigned(name: &str) -> Assigned {
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: Template::of_image("web"),
         host_key: Some(HostKey {
             private_key: format!("the key of {name}"),

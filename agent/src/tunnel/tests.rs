@@ -40,6 +40,8 @@ fn assigned(instance: &str) -> Assigned {
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: Template::of_image("web"),
         host_key: None,
     }
@@ -62,7 +64,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(0),
-        failed_generation: None,
+        verdict: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_agent::engine::{Container, ContainerId, Engine as _, EngineError};
-use dwell_core::id::Generation;
+use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
@@ -176,6 +176,8 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         run: RunState::Running,
         restarts_asked: 2,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template,
         host_key: None,
     }

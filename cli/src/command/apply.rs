@@ -182,6 +182,11 @@ fn table(plans: &PlansView) -> String {
         ]);
     }
     let mut text = table.to_string();
+    for plan in &plans.workloads {
+        for note in &plan.notes {
+            text.push_str(&format!("{}: {}\n", plan.name, sanitize(note, LOSS_MAX)));
+        }
+    }
     let losses = plans.workloads.iter().flat_map(|plan| &plan.losses);
     for (index, loss) in losses.enumerate() {
         text.push_str(if index == 0 { "\nThis deletes:\n" } else { "" });
@@ -223,6 +228,7 @@ mod tests {
             } else {
                 vec![]
             },
+            notes: if action == "update" { vec!["something to know".into()] } else { vec![] },
         };
         let plans = PlansView {
             workloads: vec![
@@ -237,6 +243,7 @@ mod tests {
         db        create     -         1 created             -               -
         hello     update     in-place  6 changed, 2 removed  about 1 s each  image
         web       unchanged  -         none touched          no downtime     -
+        hello: something to know
 
         This deletes:
           files of hello-0 outside of volumes

@@ -160,9 +160,11 @@ pub(super) struct HealthCheck {
 pub(super) struct Update {
     /// How many may be changing at once; 1 if not given.
     pub(super) parallelism: Option<u32>,
-    /// How long a replaced one may take to become healthy before the old container is put back; `60s`
-    /// if not given.
+    /// How long a changed one may take to hold before the old container is put back; `60s` if not given, and at
+    /// least what its health check needs.
     pub(super) deadline: Option<Millis>,
+    /// How long a new container without a health check has to run to hold; `10s` if not given.
+    pub(super) monitor: Option<Millis>,
 }
 
 /// Compose's place for replicas, limits, constraints and the workload's labels.
@@ -300,7 +302,7 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("tmpfs", "use a named volume"),
     ("tty", "use \"dwell exec -t\"; remove it"),
     ("ulimits", "workloads run with the engine's standard limits"),
-    ("update_config", "use \"update: {parallelism, deadline}\""),
+    ("update_config", "use \"update: {parallelism, deadline, monitor}\""),
     ("use_api_socket", "workloads do not get the engine's socket"),
     ("userns_mode", "every instance has namespaces of its own"),
     ("uts", "every instance has namespaces of its own"),

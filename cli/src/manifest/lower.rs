@@ -120,6 +120,7 @@ impl file::Workload {
             update: UpdatePolicy {
                 parallelism: self.update.parallelism.unwrap_or(update.parallelism),
                 deadline: self.update.deadline.unwrap_or(update.deadline),
+                monitor: self.update.monitor.unwrap_or(update.monitor),
             },
             labels: labels(self.deploy.labels),
         };

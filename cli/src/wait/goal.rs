@@ -243,13 +243,8 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
     for instance in seen.instances_of(name) {
         count += 1;
         let status = instance.status.as_ref();
-        let rolled_back = status.and_then(|status| status.failed_generation);
-        if rolled_back.is_some_and(|failed| failed >= generation) {
-            let why = status.map_or("", |status| status.message.as_str());
-            return Progress::Failed(with_message(
-                format!("{}: the update failed and the old container was put back", instance.name),
-                why,
-            ));
+        if let Some(why) = status.and_then(|status| gave_up(status, generation)) {
+            return Progress::Failed(format!("{}: {why}", instance.name));
         }
         match settled(instance, seen) {
             Progress::Done if !instance.removing => done += 1,
@@ -290,10 +285,14 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
     };
     let phase = Phase::from(status.phase());
     let current = status.generation >= instance.generation;
+    let held = has_held(status, instance.generation);
     let healthy = dwell_core::health::Health::from(status.health()).is_good();
     let finished = status.exit_code == Some(0) && seen.may_rest(&instance.workload);
     match (RunState::from(instance.run()), phase) {
-        (RunState::Running, Phase::Running) if current && healthy => Progress::Done,
+        (RunState::Running, Phase::Running) if current && healthy && held => Progress::Done,
+        (RunState::Running, Phase::Running) if current && healthy => Progress::Waiting(
+            with_message(format!("{name}: running, has to hold"), &status.message),
+        ),
         (RunState::Running, Phase::Running) if current => {
             Progress::Waiting(with_message(format!("{name}: not healthy yet"), &status.message))
         }
@@ -310,6 +309,34 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
 /// A number of instances in words.
 fn instances(count: u32) -> String {
     if count == 1 { "1 instance".into() } else { format!("{count} instances") }
+}
+
+/// Why waiting for a generation is in vain, if its node has decided so.
+fn gave_up(status: &v1::InstanceStatus, generation: u64) -> Option<String> {
+    use v1::verdict::Outcome;
+    let rolled_back = "the update failed and the old container was put back";
+    match &status.verdict {
+        Some(verdict) if verdict.generation >= generation => match verdict.outcome() {
+            Outcome::RolledBack => Some(with_message(rolled_back.to_owned(), &verdict.reason)),
+            Outcome::Failing => Some(with_message("it does not work".to_owned(), &verdict.reason)),
+            Outcome::Unspecified | Outcome::Open | Outcome::Held => None,
+        },
+        Some(_) => None,
+        // A node of an older version says nothing else.
+        None => status
+            .failed_generation
+            .filter(|failed| *failed >= generation)
+            .map(|_| with_message(rolled_back.to_owned(), &status.message)),
+    }
+}
+
+/// Whether a generation has shown that it works; a node of an older version does not say.
+fn has_held(status: &v1::InstanceStatus, generation: u64) -> bool {
+    use v1::verdict::Outcome;
+    status.verdict.as_ref().is_none_or(|verdict| {
+        verdict.generation >= generation
+            && matches!(verdict.outcome(), Outcome::Held | Outcome::RolledBack)
+    })
 }
 
 fn with_message(what: String, message: &str) -> String {

@@ -38,6 +38,7 @@ pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
         removed,
         downtime: plan.downtime.clone(),
         losses: plan.losses.clone(),
+        notes: plan.notes.clone(),
     }
 }
 

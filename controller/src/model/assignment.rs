@@ -139,6 +139,19 @@ impl Model {
             self.deletions_changed.insert(key.node.clone(), change.revision);
             touched.nodes.insert(key.node.clone());
         }
+        if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
+            (&change.old, &change.new)
+            && old.spec.update != new.spec.update
+        {
+            // Its instances are told the policy along with all else.
+            let instances = self.tables.instances_of(&new.spec.name);
+            let told: Vec<(InstanceName, NodeName)> = instances
+                .filter_map(|one| Some((one.name.clone(), one.assigned_to()?.clone())))
+                .collect();
+            for (name, node) in told {
+                self.note_for_node(&node, name, change.revision, touched);
+            }
+        }
         let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));
         let (before, after) =
             (old.and_then(Instance::assigned_to), new.and_then(Instance::assigned_to));
@@ -147,12 +160,21 @@ impl Model {
         }
         let Some(name) = old.or(new).map(|instance| &instance.name) else { return };
         for node in BTreeSet::from([before, after]).into_iter().flatten() {
-            let started = self.started;
-            let log = self.node_logs.entry(node.clone());
-            let log = log.or_insert_with(|| Log::new(started, LOG_MAX));
-            log.push(change.revision, name.clone());
-            touched.nodes.insert(node.clone());
+            self.note_for_node(node, name.clone(), change.revision, touched);
         }
+    }
+
+    fn note_for_node(
+        &mut self,
+        node: &NodeName,
+        name: InstanceName,
+        revision: Revision,
+        touched: &mut Touched,
+    ) {
+        let started = self.started;
+        let log = self.node_logs.entry(node.clone());
+        log.or_insert_with(|| Log::new(started, LOG_MAX)).push(revision, name);
+        touched.nodes.insert(node.clone());
     }
 
     /// What a node is told of an instance, if it is its own.
@@ -167,7 +189,9 @@ impl Model {
             generation: instance.generation,
             run: instance.run,
             restarts_asked: instance.restarts_asked,
-            update_deadline: workload.spec.update.deadline,
+            update_deadline: workload.spec.update.deadline_for(&instance.template),
+            monitor: workload.spec.update.monitor,
+            life: instance.life,
             template: Template::clone(&instance.template),
             host_key: None,
         };
@@ -193,6 +217,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
         (
             instance.identity,
             instance.created_at,
+            instance.life,
             instance.generation,
             instance.run,
             instance.restarts_asked,

@@ -296,6 +296,8 @@ pub struct WorkloadPlan {
     pub downtime: String,
     /// What is lost by it, one sentence each.
     pub losses: Vec<String>,
+    /// What else is worth knowing before it is done, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl WorkloadPlan {

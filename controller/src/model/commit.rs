@@ -145,6 +145,13 @@ impl Model {
         }
     }
 
+    /// Makes an instance, in a life of its own.
+    pub(super) fn make_instance(&mut self, instance: Instance) {
+        self.put_with(|revision| {
+            Record::Instance(Arc::new(Instance { revision, life: revision, ..instance }))
+        });
+    }
+
     pub(super) fn put_node(&mut self, node: Node) {
         self.put_with(|revision| Record::Node(Arc::new(Node { revision, ..node })));
     }

@@ -89,11 +89,19 @@ pub struct Instance {
     pub removing: bool,
     /// When it was made.
     pub created_at: Timestamp,
+    /// The revision at which it was made: tells it from an earlier instance of the same name.
+    #[serde(default = "Instance::first_life")]
+    pub life: Revision,
     /// Of its last change.
     pub revision: Revision,
 }
 
 impl Instance {
+    /// Of instances that were stored when nobody told lives apart.
+    fn first_life() -> Revision {
+        Revision(1)
+    }
+
     /// The node that is told to run it.
     #[must_use]
     pub fn assigned_to(&self) -> Option<&NodeName> {

@@ -44,10 +44,24 @@ pub(super) fn describe(
         instances,
         downtime: String::new(),
         losses: Vec::new(),
+        notes: Vec::new(),
     };
     plan.downtime = downtime(workload, &plan);
     plan.losses = losses(workload, &plan);
+    plan.notes.extend(deadline_note(workload, &plan));
     plan
+}
+
+/// Which deadline holds, if it is not the declared one.
+fn deadline_note(workload: &Workload, plan: &WorkloadPlan) -> Option<String> {
+    let (update, template) = (&workload.spec.update, &workload.spec.template);
+    let (declared, holds) = (update.deadline, update.deadline_for(template));
+    let why = match template.healthcheck {
+        Some(_) => "its health check's start_period, interval, retries and timeout take that long",
+        None => "it is monitored for that long",
+    };
+    (holds > declared && plan.action != PlanAction::Unchanged)
+        .then(|| format!("update.deadline is {holds}, not {declared}: {why}"))
 }
 
 /// What people will notice.

@@ -1,28 +1,32 @@
 //! Bringing instances to what their workload declares, a few at a time.
 //!
 //! ```text
-//!             declared otherwise,            its turn           seen running so, with good health
+//!             declared otherwise,            its turn           its node found that it holds
 //!   Current ── node drains, restart ──▶ Due ──────────▶ Updating ──────────────▶ Current (or Due)
 //!                                        ▲                  │ its node put the old container back
 //!                                        └── apply again ── Failed   (and the rollout pauses)
 //! ```
 //!
+//! A turn ends with the verdict of the node ([`dwell_core::instance::Verdict`]), not with the first sight of a running process. A
+//! roll-back pauses the rollout whenever its node tells of it, also when the turn seemed to be over.
+//!
 //! One instance's turn does everything it needs at once: the new template, a restart, a move. At most
 //! `parallelism` instances of a workload are `Updating`. While the rollout is paused no instance gets a
 //! new template, but moves and restarts go on. An instance whose node is not heard of does not get its
 //! turn, and one that was being changed when its node went silent keeps its turn: nobody knows how far
-//! it came, so no further instance is risked.
+//! it came, so no further instance is risked. One whose node found that it does not work, and has nothing to put
+//! back, keeps its turn too; but it holds up no other that has to leave its node.
 //!
-//! Live changes, and changes of what does not run, wait for nobody: see [`Model::adopt`]. What would
+//! Live changes that can do no harm, and changes of what does not run, wait for nobody: see [`Model::adopt`]. What would
 //! outgrow its node moves to one with room; if there is none, it stays as it is and says why.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use dwell_core::change::ChangeClass;
+use dwell_core::change::{self, ChangeClass};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
-use dwell_core::instance::{InstanceStatus, Phase, RunState};
+use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::node::NodeState;
 use dwell_core::workload::Template;
 
@@ -57,7 +61,9 @@ impl Model {
         let class = ChangeClass::between(&instance.template, template);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
-        let at_once = (class == ChangeClass::Live || (quiet && needs.template))
+        let harmless =
+            class == ChangeClass::Live && !change::can_hurt(&instance.template, template);
+        let at_once = (harmless || (quiet && needs.template))
             // On its way, it has room where it goes for what it is.
             && instance.leaving.is_none()
             && !self.outgrows(workload, instance);
@@ -99,18 +105,38 @@ impl Model {
         let (mut after, mut asked) = (None, 0);
         while let Some(instance) = self.next_due(name, after.as_ref(), again) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-            let changing = asked + self.tables.index().updating.get(name).map_or(0, BTreeSet::len);
-            if changing >= usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX) {
+            let changing = self.tables.index().updating.get(name);
+            let sick = changing.into_iter().flatten().filter(|name| self.is_failing(name)).count();
+            let changing = asked + changing.map_or(0, BTreeSet::len);
+            let most = usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX);
+            if changing.saturating_sub(sick) >= most {
                 return;
             }
             self.work.looks += 1;
-            asked += usize::from(self.take_turn(&workload, &instance, now));
+            asked += usize::from(self.take_turn(&workload, &instance, changing >= most, now));
             after = Some(instance);
         }
     }
 
-    /// Returns whether the turn waits for an answer of the scheduler.
-    fn take_turn(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) -> bool {
+    /// Whether an instance does not work as it is to be, with nothing to put back: all it does is try again.
+    pub(super) fn is_failing(&self, name: &InstanceName) -> bool {
+        let Some(instance) = self.tables.instances().get(name) else { return false };
+        let observed = self.tables.observed().get(name);
+        observed.is_some_and(|seen| {
+            let verdict = seen.status.verdict_on(instance.generation);
+            matches!(verdict, Some(Outcome::Failing { .. }))
+        })
+    }
+
+    /// With `only_leave`, nothing is done but to let it leave its node. Returns whether the turn waits for an answer
+    /// of the scheduler.
+    fn take_turn(
+        &mut self,
+        workload: &Workload,
+        name: &InstanceName,
+        only_leave: bool,
+        now: Timestamp,
+    ) -> bool {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return false };
         let heard = instance.node.as_ref().is_none_or(|node| self.is_ready(node));
         if instance.leaving.is_some() || !heard {
@@ -127,7 +153,8 @@ impl Model {
             self.refresh_waiting(workload, name);
             return false;
         }
-        needs.template &= workload.paused.is_none();
+        needs.template &= workload.paused.is_none() && !only_leave;
+        needs.restart &= !only_leave;
         let outgrows = self.outgrows(workload, &instance);
         let mut to = None;
         if needs.leave {
@@ -282,19 +309,28 @@ impl Model {
 
     /// What a node saw of an instance that has its turn: is the turn over?
     pub(super) fn judge(&mut self, instance: &Instance, status: &InstanceStatus, now: Timestamp) {
-        if instance.update != UpdateState::Updating
-            || instance.leaving.is_some()
-            || self.volatile_only
-        {
+        if instance.leaving.is_some() || self.volatile_only {
             return;
         }
         let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {
             return;
         };
-        let update = if status.failed_generation == Some(instance.generation) {
-            self.pause(&workload, instance, status, now);
+        let verdict = status.verdict_on(instance.generation);
+        let update = if let Some(Outcome::RolledBack { reason }) = verdict {
+            // What was declared since is not what failed.
+            let is_old = *instance.template != workload.spec.template;
+            if instance.update == UpdateState::Failed || is_old {
+                return;
+            }
+            self.pause(&workload, instance, reason, now);
             UpdateState::Failed
+        } else if instance.update != UpdateState::Updating {
+            return;
         } else if !has_arrived(instance, status) {
+            // What has to leave its node need not wait for it any more.
+            if matches!(verdict, Some(Outcome::Failing { .. })) {
+                self.agenda.go_on(instance.name.workload());
+            }
             return;
         } else if self.needs(&workload, instance).any() {
             UpdateState::Due
@@ -304,18 +340,12 @@ impl Model {
         self.put_instance(Instance { update, ..instance.clone() });
     }
 
-    fn pause(
-        &mut self,
-        workload: &Workload,
-        instance: &Instance,
-        status: &InstanceStatus,
-        now: Timestamp,
-    ) {
+    fn pause(&mut self, workload: &Workload, instance: &Instance, reason: &str, now: Timestamp) {
         let name = &instance.name;
         let message = format!(
-            "rollout paused at {name}: generation {} failed and the old container was put back: {}; \
+            "rollout paused at {name}: generation {} did not hold and what served before was put back: {reason}; \
              apply a mended version to go on",
-            instance.generation, status.message
+            instance.generation
         );
         self.put_workload(Workload { paused: Some(message.clone()), ..workload.clone() });
         let subject = Subject::Workload(name.workload().clone());
@@ -326,11 +356,19 @@ impl Model {
 /// Whether an instance is what it was told to be, and does well.
 fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
     let does_well = match instance.run {
-        // A main process that ended and may rest has done its work.
         RunState::Running => {
+            let holds = match status.verdict_on(instance.generation) {
+                Some(outcome) => *outcome == Outcome::Held,
+                // An older agent gives no verdicts. One that does speaks of another generation.
+                None => {
+                    status.verdict.is_none()
+                        && status.phase == Phase::Running
+                        && status.health.is_good()
+                }
+            };
+            // A main process that ended and may rest has done its work.
             status.restarts_done >= instance.restarts_asked
-                && (status.phase == Phase::Stopped
-                    || (status.phase == Phase::Running && status.health.is_good()))
+                && (status.phase == Phase::Stopped || holds)
         }
         RunState::Stopped => status.phase == Phase::Stopped,
     };

@@ -119,6 +119,11 @@ impl Agenda {
         }
     }
 
+    /// Notes that another instance of a workload may get its turn.
+    pub(super) fn go_on(&mut self, workload: &WorkloadName) {
+        self.rolls.insert(workload.clone());
+    }
+
     fn note_instance(&mut self, old: &Instance, new: Option<&Instance>) {
         let places = |instance: &Instance| {
             let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());

@@ -323,8 +323,16 @@ impl Model {
             .find_map(|name| self.tables.waiting().get(name));
         match (left, stuck) {
             (0, _) => "is drained".to_owned(),
-            (1, None) => "drains; 1 instance is still there".to_owned(),
-            (left, None) => format!("drains; {left} instances are still there"),
+            (left, None) => {
+                let message = match left {
+                    1 => "drains; 1 instance is still there".to_owned(),
+                    left => format!("drains; {left} instances are still there"),
+                };
+                match self.holds_up_drain(node) {
+                    Some(why) => format!("{message}; {why}"),
+                    None => message,
+                }
+            }
             (1, Some(waiting)) => {
                 format!("drains; {} is still there: {}", waiting.instance, self.why(waiting))
             }
@@ -334,6 +342,24 @@ impl Model {
                 self.why(waiting)
             ),
         }
+    }
+}
+
+impl Model {
+    /// Which instance on a draining node waits for its turn, and for which other one.
+    fn holds_up_drain(&self, node: &NodeName) -> Option<String> {
+        let index = self.tables.index();
+        let here = index.occupancy.get(node).into_iter().flat_map(|there| &there.instances);
+        here.filter_map(|name| {
+            let instance = self.tables.instances().get(name)?;
+            (instance.update == UpdateState::Due && instance.leaving.is_none()).then_some(())?;
+            let mut changing = index.updating.get(name.workload()).into_iter().flatten();
+            let other = self.tables.instances().get(changing.find(|other| *other != name)?)?;
+            let status = self.status(other);
+            let why = format!("{name} waits for {} ({})", other.name, phase_word(status.phase));
+            Some(if status.message.is_empty() { why } else { format!("{why}: {}", status.message) })
+        })
+        .next()
     }
 }
 
@@ -351,7 +377,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         restarts_done: 0,
         message,
         observed_at: Timestamp(0),
-        failed_generation: None,
+        verdict: None,
     }
 }
 

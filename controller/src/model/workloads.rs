@@ -150,7 +150,7 @@ impl Model {
             Some(address) => Some(self.claim_static(name, address, now)?),
             None => None,
         };
-        self.put_instance(new_instance(workload, template, name, now, identity));
+        self.make_instance(new_instance(workload, template, name, now, identity));
         Ok(())
     }
 
@@ -247,7 +247,7 @@ impl Model {
             // Without its declared address, if that is another's now: it waits until it is free.
             let address = self.declared_address(name);
             let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
-            self.put_instance(new_instance(&workload, &template, name, now, identity));
+            self.make_instance(new_instance(&workload, &template, name, now, identity));
         }
     }
 
@@ -398,6 +398,7 @@ fn new_instance(
         leaving: None,
         removing: false,
         created_at: now,
+        life: super::Revision(0),
         revision: super::Revision(0),
     }
 }

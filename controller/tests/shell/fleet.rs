@@ -32,7 +32,11 @@ async fn what_was_accepted_is_there_after_a_restart() {
     assert_eq!(
         workloads.workloads[0].spec,
         Some(v1::WorkloadSpec {
-            update: Some(v1::UpdatePolicy { parallelism: 1, deadline_ms: 60_000 }),
+            update: Some(v1::UpdatePolicy {
+                parallelism: 1,
+                deadline_ms: 60_000,
+                monitor_ms: Some(10_000),
+            }),
             template: workloads.workloads[0].spec.clone().unwrap().template,
             ..workload("web", 2)
         })

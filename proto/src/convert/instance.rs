@@ -2,9 +2,11 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::Generation;
-use dwell_core::instance::{Assigned, InstanceStatus, MESSAGE_MAX, Phase, sanitize};
-use dwell_core::workload::Template;
+use dwell_core::id::{Generation, Revision};
+use dwell_core::instance::{
+    Assigned, InstanceStatus, MESSAGE_MAX, Outcome, Phase, Verdict, sanitize,
+};
+use dwell_core::workload::{Template, UpdatePolicy};
 
 use super::{FromWireError, duration, parse, required};
 use crate::v1;
@@ -32,6 +34,8 @@ impl v1::AssignedInstance {
             template: None,
             host_key: assigned.host_key.as_ref().map(Into::into),
             template_digest: prost::bytes::Bytes::new(),
+            monitor_ms: Some(assigned.monitor.0),
+            life: assigned.life.0,
         }
     }
 }
@@ -50,6 +54,12 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             update_deadline: duration("update_deadline_ms", wire.update_deadline_ms)?,
             template: Template::try_from(required("template", wire.template)?)?,
             host_key: wire.host_key.map(Into::into),
+            monitor: wire
+                .monitor_ms
+                .map(|ms| duration("monitor_ms", ms))
+                .transpose()?
+                .unwrap_or_else(UpdatePolicy::default_monitor),
+            life: Revision(wire.life),
         })
     }
 }
@@ -68,7 +78,11 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
-            failed_generation: status.failed_generation.map(|generation| generation.0),
+            failed_generation: status.verdict.as_ref().and_then(|verdict| {
+                matches!(verdict.outcome, Outcome::RolledBack { .. })
+                    .then_some(verdict.generation.0)
+            }),
+            verdict: status.verdict.as_ref().map(Into::into),
         }
     }
 }
@@ -78,6 +92,13 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
 
     /// Messages are cut and cleaned, since they end up on terminals and in logs.
     fn try_from(wire: v1::InstanceStatus) -> Result<Self, FromWireError> {
+        let message = sanitize(&wire.message, MESSAGE_MAX);
+        // A node of an older version tells of a roll-back only, with the reason in its message.
+        let rolled_back = |generation| Verdict {
+            generation: Generation(generation),
+            outcome: Outcome::RolledBack { reason: message.clone() },
+        };
+        let verdict = wire.verdict.clone().map(Verdict::from);
         Ok(Self {
             instance: parse("status.instance", &wire.instance)?,
             generation: Generation(wire.generation),
@@ -88,10 +109,42 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             restarts: wire.restarts,
             exit_code: wire.exit_code,
             restarts_done: wire.restarts_done,
-            message: sanitize(&wire.message, MESSAGE_MAX),
+            verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
+            message,
             observed_at: Timestamp(wire.observed_at_ms),
-            failed_generation: wire.failed_generation.map(Generation),
         })
+    }
+}
+
+impl From<&Verdict> for v1::Verdict {
+    fn from(verdict: &Verdict) -> Self {
+        use v1::verdict::Outcome as Wire;
+        let (outcome, reason) = match &verdict.outcome {
+            Outcome::Open => (Wire::Open, ""),
+            Outcome::Held => (Wire::Held, ""),
+            Outcome::RolledBack { reason } => (Wire::RolledBack, reason.as_str()),
+            Outcome::Failing { reason } => (Wire::Failing, reason.as_str()),
+        };
+        Self {
+            generation: verdict.generation.0,
+            outcome: outcome.into(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl From<v1::Verdict> for Verdict {
+    /// Reasons are cut and cleaned like messages.
+    fn from(wire: v1::Verdict) -> Self {
+        use v1::verdict::Outcome as Wire;
+        let reason = sanitize(&wire.reason, MESSAGE_MAX);
+        let outcome = match wire.outcome() {
+            Wire::Unspecified | Wire::Open => Outcome::Open,
+            Wire::Held => Outcome::Held,
+            Wire::RolledBack => Outcome::RolledBack { reason },
+            Wire::Failing => Outcome::Failing { reason },
+        };
+        Self { generation: Generation(wire.generation), outcome }
     }
 }
 

@@ -1,6 +1,6 @@
 use dwell_core::health::{Health, HealthCheck, Probe};
-use dwell_core::id::{Generation, VolumeName, WorkloadName};
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::id::{Generation, Revision, VolumeName, WorkloadName};
+use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::ssh::HostKey;
@@ -73,7 +73,7 @@ fn specifications_survive_the_round_trip() {
             pool: Some("big".parse().unwrap()),
             constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
         },
-        update: UpdatePolicy { parallelism: 2, deadline: Millis(1) },
+        update: UpdatePolicy { parallelism: 2, deadline: Millis(1), monitor: Millis(3) },
         labels: [("tier".into(), "front".into())].into(),
     };
     assert_eq!(WorkloadSpec::try_from(v1::WorkloadSpec::from(&spec)), Ok(spec));
@@ -89,6 +89,8 @@ fn assignments_and_statuses_survive_the_round_trip() {
         run: RunState::Stopped,
         restarts_asked: 2,
         update_deadline: Millis(500),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: full_template(),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
@@ -106,9 +108,49 @@ fn assignments_and_statuses_survive_the_round_trip() {
         restarts_done: 2,
         message: "exited".into(),
         observed_at: dwell_core::clock::Timestamp(9),
-        failed_generation: Some(Generation(5)),
+        verdict: None,
     };
+    let reason = || "it does not answer".to_owned();
+    for outcome in [
+        Outcome::Open,
+        Outcome::Held,
+        Outcome::RolledBack { reason: reason() },
+        Outcome::Failing { reason: reason() },
+    ] {
+        let verdict = Some(Verdict { generation: Generation(5), outcome });
+        let status = InstanceStatus { verdict, ..status.clone() };
+        assert_eq!(InstanceStatus::try_from(v1::InstanceStatus::from(&status)), Ok(status));
+    }
     assert_eq!(InstanceStatus::try_from(v1::InstanceStatus::from(&status)), Ok(status));
+}
+
+#[test]
+fn a_roll_back_is_understood_by_older_programs_and_theirs_by_us() {
+    let wire = v1::InstanceStatus {
+        instance: "web-0".into(),
+        message: "generation 5 was rolled back: does not answer".into(),
+        failed_generation: Some(5),
+        ..v1::InstanceStatus::default()
+    };
+    let status = InstanceStatus::try_from(wire).unwrap();
+    let reason = "generation 5 was rolled back: does not answer".to_owned();
+    let rolled_back = Outcome::RolledBack { reason };
+    assert_eq!(status.verdict_on(Generation(5)), Some(&rolled_back));
+    assert_eq!(status.verdict_on(Generation(6)), None);
+    assert_eq!(v1::InstanceStatus::from(&status).failed_generation, Some(5));
+
+    let old = v1::AssignedInstance {
+        instance: "web-0".into(),
+        address: "10.80.0.9".into(),
+        mac: "02:00:00:00:00:09".into(),
+        template: Some((&full_template()).into()),
+        ..v1::AssignedInstance::default()
+    };
+    let assigned = Assigned::try_from(old).unwrap();
+    assert_eq!((assigned.monitor, assigned.life), (Millis::seconds(10), Revision(0)));
+    let policy =
+        UpdatePolicy::try_from(v1::UpdatePolicy { parallelism: 1, ..v1::UpdatePolicy::default() });
+    assert_eq!(policy.unwrap().monitor, Millis::seconds(10));
 }
 
 #[test]

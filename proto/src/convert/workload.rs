@@ -45,7 +45,11 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
 
 impl From<&UpdatePolicy> for v1::UpdatePolicy {
     fn from(update: &UpdatePolicy) -> Self {
-        Self { parallelism: update.parallelism, deadline_ms: update.deadline.0 }
+        Self {
+            parallelism: update.parallelism,
+            deadline_ms: update.deadline.0,
+            monitor_ms: Some(update.monitor.0),
+        }
     }
 }
 
@@ -56,6 +60,11 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
         Ok(Self {
             parallelism: wire.parallelism,
             deadline: duration("update.deadline_ms", wire.deadline_ms)?,
+            monitor: wire
+                .monitor_ms
+                .map(|ms| duration("update.monitor_ms", ms))
+                .transpose()?
+                .unwrap_or_else(UpdatePolicy::default_monitor),
         })
     }
 }

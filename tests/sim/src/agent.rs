@@ -99,6 +99,7 @@ impl Agent {
     pub(crate) fn new(
         held: Option<Assignment>,
         journals: &BTreeMap<InstanceName, Journal>,
+        now: Timestamp,
     ) -> Self {
         let mut observed = Observed::default();
         for (name, journal) in journals {
@@ -118,7 +119,7 @@ impl Agent {
             reported: Reported::default(),
             acknowledged: Position::default(),
         };
-        agent.desire();
+        agent.desire(now);
         agent
     }
 
@@ -163,7 +164,7 @@ impl Agent {
                     out.push(Output::EndStream(reason));
                     return;
                 }
-                self.desire();
+                self.desire(now);
                 out.extend(self.held.clone().map(|held| Output::Store(Box::new(held))));
             }
             Input::EngineFound => {
@@ -198,7 +199,7 @@ impl Agent {
             Input::LookedAtAll { found } => {
                 self.surveying = false;
                 match found {
-                    Some((found, sandboxes)) => self.looked_at_all(found, &sandboxes),
+                    Some((found, sandboxes)) => self.looked_at_all(found, &sandboxes, now),
                     None => self.lose_engine(out),
                 }
             }
@@ -220,12 +221,12 @@ impl Agent {
         Ok(())
     }
 
-    fn desire(&mut self) {
+    fn desire(&mut self, now: Timestamp) {
         let Some(held) = &self.held else { return };
         self.desired = held.instances.values().cloned().collect::<Desired>().at(held.revision);
         for (name, target) in self.desired.instances() {
             let seen = self.observed.instances.entry(name.clone()).or_default();
-            seen.accept(target.assigned.generation);
+            seen.accept(&target.assigned, now);
         }
     }
 
@@ -252,6 +253,7 @@ impl Agent {
         &mut self,
         mut found: BTreeMap<InstanceName, Vec<Container>>,
         sandboxes: &BTreeSet<InstanceName>,
+        now: Timestamp,
     ) {
         let known = self.observed.instances.keys().cloned();
         let names: BTreeSet<_> =
@@ -267,6 +269,9 @@ impl Agent {
             take(&mut seen.containers, found.remove(&name).unwrap_or_default());
         }
         if self.connected {
+            if self.observed.engine != EngineState::Ready {
+                self.observed.ready_since = now;
+            }
             self.observed.engine = EngineState::Ready;
         }
     }
@@ -329,7 +334,7 @@ impl Agent {
         }
         for image in plan.pulls {
             let state = self.observed.images.remove(&image).unwrap_or(Image::Missing);
-            self.observed.images.insert(image.clone(), state.pulling());
+            self.observed.images.insert(image.clone(), state.pulling(now));
             out.push(Output::Pull(image));
         }
         let (desired, doubts, looking) = (&self.desired, &self.doubts, &self.looking);
@@ -424,5 +429,5 @@ fn says_the_same(one: &InstanceStatus, other: &InstanceStatus) -> bool {
         && one.exit_code == other.exit_code
         && one.restarts_done == other.restarts_done
         && one.message == other.message
-        && one.failed_generation == other.failed_generation
+        && one.verdict == other.verdict
 }

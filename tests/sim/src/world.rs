@@ -344,7 +344,8 @@ impl World {
             return;
         }
         one.agent_wall = one.wall;
-        one.agent = Some(Agent::new(one.disk.assignment.clone(), &one.disk.journals));
+        let now = one.agent_wall.now(self.now);
+        one.agent = Some(Agent::new(one.disk.assignment.clone(), &one.disk.journals, now));
         one.failed_connects = 0;
         self.note(|| format!("host {host}: agent starts"));
         self.later(1, 500, Event::Connect { host, life });

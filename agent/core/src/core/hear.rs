@@ -23,7 +23,7 @@ impl Core {
             Input::Desired(desired) => {
                 for (name, target) in desired.instances() {
                     let seen = self.observed.instances.entry(name.clone()).or_default();
-                    seen.accept(target.assigned.generation);
+                    seen.accept(&target.assigned, now);
                 }
                 self.desired = Some(desired);
             }
@@ -55,9 +55,8 @@ impl Core {
                 }
             }
             Input::Progress { image, text } => {
-                if let Some(Image::Pulling { progress, .. }) = self.observed.images.get_mut(&image)
-                {
-                    *progress = text;
+                if let Some(state) = self.observed.images.get_mut(&image) {
+                    state.progress(text, now);
                 }
             }
             Input::SandboxesDisturbed => self.doubt_sandboxes(),

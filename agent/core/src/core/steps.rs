@@ -109,7 +109,7 @@ impl Core {
             }
             Step::Remove { container } => seen.containers.retain(|one| one.id != *container),
             Step::UpdateLimits { container, resources } => {
-                set_limits(seen, container, *resources);
+                set_limits(seen, container, *resources, now);
             }
             Step::EnsureSandbox | Step::RepairSandbox => {
                 if self.disturbed.remove(name) {
@@ -209,8 +209,15 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
     }
 }
 
-fn set_limits(seen: &mut dwell_planner::Seen, container: &ContainerId, resources: Resources) {
+/// A container with other limits has to show anew that it holds.
+fn set_limits(
+    seen: &mut dwell_planner::Seen,
+    container: &ContainerId,
+    resources: Resources,
+    now: Timestamp,
+) {
     for one in seen.containers.iter_mut().filter(|one| one.id == *container) {
         one.resources = resources;
+        one.since = now;
     }
 }

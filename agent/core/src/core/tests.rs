@@ -104,6 +104,8 @@ fn assigned(name: &str) -> Assigned {
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: Template::of_image("a"),
         host_key: None,
     }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use dwell_core::health::{Health, HealthCheck, Probe};
-use dwell_core::instance::{Assigned, InstanceStatus, Phase};
+use dwell_core::id::Revision;
+use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millicores;
 use dwell_core::workload::Template;
@@ -14,6 +15,7 @@ use crate::observed::{ContainerId, Desired, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
 
+const MONITOR: Duration = Duration::from_secs(10);
 const NOW: Timestamp = Timestamp(1_000_000);
 
 /// One desired instance on a node with a ready engine, and what a plan makes of it.
@@ -35,17 +37,27 @@ impl Story {
             run: RunState::Running,
             restarts_asked: 0,
             update_deadline: Millis::seconds(60),
+            monitor: Millis::seconds(10),
+            life: Revision(7),
             template: Template::of_image(image),
             host_key: None,
         };
         let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
-        let seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };
+        let mut seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };
+        seen.accept(&assigned, NOW);
         Self { assigned: Some(assigned), observed, seen, now: NOW }
     }
 
-    /// An instance whose one container runs.
+    /// An instance whose one container runs, and is known to hold.
     fn running() -> Self {
-        Self::of("a", 1).with("c1", "a", 1, running())
+        Self::of("a", 1).with("c1", "a", 1, running()).held(1)
+    }
+
+    /// A generation was found to hold, and that is on disk.
+    fn held(mut self, generation: u64) -> Self {
+        let journal = self.seen.journal.ruling(Generation(generation), u64::MAX, Ruling::Committed);
+        self.seen.remember(journal);
+        self
     }
 
     /// An update from `a` to `b`, with the old container in one state and the new in another.
@@ -101,6 +113,11 @@ impl Story {
         statuses(&desired, &observed, self.now).remove(0)
     }
 
+    /// What the status says was decided.
+    fn outcome(&self) -> Outcome {
+        self.status().verdict.unwrap().outcome
+    }
+
     fn step(&self) -> Option<Step> {
         self.plan().steps.into_values().next()
     }
@@ -118,9 +135,13 @@ impl Story {
             Some(Step::UpdateLimits { container, .. }) => format!("limit {container}"),
             Some(Step::RemoveSandbox) => "remove sandbox".into(),
             Some(Step::Forget) => "forget".into(),
-            Some(Step::Record(journal)) => match journal.verdict {
+            Some(Step::Record(journal)) => match journal
+                .verdict
+                .filter(|verdict| Some(verdict) != self.seen.stored.verdict.as_ref())
+            {
                 Some(Verdict { ruling: Ruling::Committed, .. }) => "commit".into(),
                 Some(Verdict { ruling: Ruling::RolledBack { .. }, .. }) => "roll back".into(),
+                None if journal.ordered_ends.is_empty() => "count".into(),
                 None => {
                     let ended: Vec<_> =
                         journal.ordered_ends.keys().map(ToString::to_string).collect();
@@ -180,7 +201,7 @@ fn a_new_instance_is_created_then_given_a_sandbox_then_started() {
     story.seen.sandbox = Sandbox::Ready;
     assert_eq!(story.word(), "start c1");
     let story = story.set("c1", running());
-    assert!(story.plan().is_empty());
+    assert_eq!(story.word(), "-");
     let status = story.status();
     assert_eq!((status.phase, status.started_at), (Phase::Running, Some(Timestamp(5_000))));
 }
@@ -210,10 +231,11 @@ fn a_missing_image_is_pulled_once_and_a_failed_pull_waits() {
     story.observed.images.insert("a".into(), Image::Missing);
     let plan = story.plan();
     assert!(plan.steps.is_empty() && plan.pulls.contains("a"));
-    story.observed.images.insert("a".into(), Image::Missing.pulling());
-    assert!(story.plan().is_empty());
+    story.observed.images.insert("a".into(), Image::Missing.pulling(NOW));
+    let plan = story.plan();
+    assert!(plan.steps.is_empty() && plan.pulls.is_empty());
     let failure = Failure { kind: FailureKind::Permanent, message: "no such image".into() };
-    story.observed.images.insert("a".into(), Image::Missing.pulling().failed(failure, NOW));
+    story.observed.images.insert("a".into(), Image::Missing.pulling(NOW).failed(failure, NOW));
     let plan = story.plan();
     assert!(plan.pulls.is_empty());
     assert_eq!(plan.wake_at, Some(NOW.after(Duration::from_secs(10))));
@@ -250,7 +272,7 @@ fn restart_policies() {
     let on_failure = |max_retries| RestartPolicy::OnFailure { max_retries };
     for (policy, code, crashes, word, phase) in [
         (RestartPolicy::Always, 0, 0, "start c1", Phase::Preparing),
-        (on_failure(None), 0, 0, "-", Phase::Stopped),
+        (on_failure(None), 0, 0, "commit", Phase::Stopped),
         (on_failure(None), 1, 0, "start c1", Phase::Preparing),
         (on_failure(Some(2)), 1, 1, "-", Phase::Backoff),
         (on_failure(Some(2)), 1, 2, "-", Phase::Failed),
@@ -318,9 +340,11 @@ fn an_instance_that_had_ended_by_itself_can_be_stopped_and_started() {
 
 #[test]
 fn limits_change_on_the_running_container() {
-    let mut story = Story::running();
+    let mut story = Story::running().after(MONITOR);
     story.assigned().generation = Generation(2);
-    assert!(story.plan().is_empty(), "a generation alone changes nothing");
+    assert_eq!(story.word(), "commit", "a generation alone changes nothing");
+    let mut story = story.record();
+    assert!(story.plan().is_empty());
     assert_eq!(story.status().generation, Generation(2));
     story.assigned().template.resources.cpu = Millicores(500);
     assert_eq!(story.word(), "limit c1");
@@ -338,16 +362,16 @@ fn an_update_prepares_switches_and_commits() {
     let story = story.set("c1", exited(143));
     assert_eq!(story.word(), "start c2");
     let story = story.set("c2", running_anew());
-    assert_eq!(story.plan().wake_at, Some(NOW.after(pause::SETTLE)));
-    let story = story.after(pause::SETTLE);
+    assert_eq!(story.plan().wake_at, Some(NOW.after(MONITOR)));
+    let story = story.after(MONITOR);
     assert_eq!(story.word(), "commit");
     let mut story = story.record();
     assert_eq!(story.word(), "remove c1");
     story.seen.containers.remove(0);
     assert!(story.plan().is_empty());
     assert_eq!(
-        (story.status().generation, story.status().failed_generation),
-        (Generation(2), None)
+        (story.status().generation, story.status().verdict_on(Generation(2))),
+        (Generation(2), Some(&Outcome::Held))
     );
 }
 
@@ -359,7 +383,8 @@ fn what_makes_an_update_commit_wait_or_roll_back() {
         (running_anew(), Health::Starting, Duration::ZERO, "-"),
         (running_anew(), Health::None, Duration::ZERO, "-"),
         (running_anew(), Health::Starting, late, "roll back"),
-        (running_anew(), Health::Unhealthy, Duration::ZERO, "roll back"),
+        (running_anew(), Health::Unhealthy, Duration::ZERO, "-"),
+        (running_anew(), Health::Unhealthy, late, "roll back"),
         (exited(1), Health::Starting, Duration::ZERO, "roll back"),
     ] {
         let story = Story::updating(exited(143), new).with_check(health).after(age);
@@ -390,6 +415,8 @@ fn a_roll_back_ends_in_exactly_the_old_container() {
         Story::updating(running(), ContainerState::Created).with_check(Health::Unhealthy);
     story.assigned().template.restart = RestartPolicy::Never;
     let story = story.record().set("c1", exited(143)).set("c2", running_anew());
+    assert_eq!(story.word(), "-", "probes that fail mean not yet");
+    let story = story.after(Duration::from_secs(60));
     assert_eq!(story.word(), "roll back");
     let story = story.record();
     assert_eq!(story.word(), "stop c2");
@@ -409,9 +436,10 @@ fn a_roll_back_ends_in_exactly_the_old_container() {
     story.seen.containers.remove(1);
     assert!(story.plan().is_empty());
     let status = story.status();
-    assert_eq!(status.failed_generation, Some(Generation(2)));
+    let reason = "it was not healthy within 1m".to_owned();
+    assert_eq!(status.verdict_on(Generation(2)), Some(&Outcome::RolledBack { reason }));
     assert_eq!((status.generation, status.phase), (Generation(1), Phase::Running));
-    assert!(status.message.contains("unhealthy"), "{}", status.message);
+    assert!(status.message.contains("not healthy within 1m"), "{}", status.message);
     story.assigned().generation = Generation(3);
     assert_eq!(story.word(), "create g3", "a further change is tried again");
 }
@@ -437,7 +465,7 @@ fn an_old_generation_is_left_alone() {
     assert!(story.plan().is_empty());
     assert!(story.status().message.contains("older than generation 2"));
     story.seen.containers.clear();
-    story.seen.accept(Generation(2));
+    story.seen.accepted = Generation(2);
     assert!(story.plan().is_empty());
 }
 
@@ -490,7 +518,8 @@ fn the_grace_outlives_the_declaration() {
     story.assigned().template.stop_grace = Millis::seconds(60);
     story.seen.containers[0].stop_grace = Some(Millis::seconds(60));
     story.seen.remember(Journal { stop_grace: Some(Millis::seconds(90)), ..Journal::default() });
-    assert_eq!(story.plan().steps.into_values().next(), Some(Step::Record(Journal::default())));
+    let blank = Journal { life: Revision(7), ..Journal::default() };
+    assert_eq!(story.plan().steps.into_values().next(), Some(Step::Record(blank)));
 }
 
 #[test]
@@ -580,4 +609,192 @@ fn a_failed_step_is_repeated_after_its_pause_and_another_step_is_not_held_back()
     assert!(story.status().message.contains("disk full"));
     story.assigned().generation = Generation(2);
     assert_eq!(story.word(), "create g2");
+}
+
+#[test]
+fn a_first_start_holds_after_the_monitor_time_or_when_a_probe_passes() {
+    let story = Story::of("a", 1).with("c1", "a", 1, running());
+    assert_eq!(story.plan().wake_at, Some(NOW.after(MONITOR)));
+    assert_eq!(story.outcome(), Outcome::Open);
+    let story = story.after(MONITOR);
+    assert_eq!(story.word(), "commit");
+    let story = story.record();
+    assert!(story.plan().is_empty());
+    assert_eq!(story.outcome(), Outcome::Held);
+
+    let with_check = |health| Story::of("a", 1).with("c1", "a", 1, running()).with_check(health);
+    assert_eq!(with_check(Health::Healthy).word(), "commit");
+    let story = with_check(Health::Unhealthy).after(MONITOR);
+    assert_eq!((story.word().as_str(), story.outcome()), ("-", Outcome::Open));
+}
+
+#[test]
+fn what_held_and_crashes_later_still_held() {
+    let story = Story::running().set("c1", exited(1));
+    assert_eq!((story.word().as_str(), story.outcome()), ("start c1", Outcome::Held));
+}
+
+#[test]
+fn a_first_start_that_never_holds_is_said_to_fail_and_tried_on() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, exited(3));
+    story.seen.journal.crashes = 30;
+    let story = story.stored();
+    assert_eq!(story.outcome(), Outcome::Open, "it has its deadline to get up");
+    assert_eq!(story.plan().wake_at, Some(NOW.after(Duration::from_secs(60))));
+    let story = story.after(Duration::from_secs(59));
+    assert_eq!(story.outcome(), Outcome::Open);
+    let mut story = story.after(Duration::from_secs(1));
+    story.seen.containers[0].since = story.now;
+    let reason = "ended with exit code 3; it is started again after a pause".to_owned();
+    assert_eq!(story.outcome(), Outcome::Failing { reason });
+
+    let mut story = Story::of("a", 1).with("c1", "a", 1, exited(3));
+    story.assigned().template.restart = RestartPolicy::Never;
+    assert!(matches!(story.outcome(), Outcome::Failing { .. }), "nothing more will come");
+}
+
+#[test]
+fn a_restart_that_is_asked_for_has_to_hold_as_well() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, running());
+    let journal = story.seen.journal.ruling(Generation(1), 0, Ruling::Committed);
+    story.seen.remember(journal);
+    story.assigned().restarts_asked = 1;
+    let story = story.record().set("c1", exited(143)).set("c1", running_anew());
+    assert_eq!(story.outcome(), Outcome::Open);
+    let story = story.stored().after(MONITOR);
+    assert_eq!(story.word(), "commit");
+    assert_eq!(story.record().outcome(), Outcome::Held);
+}
+
+#[test]
+fn a_job_that_ends_well_has_done_its_work_also_during_an_update() {
+    for policy in [RestartPolicy::Never, RestartPolicy::OnFailure { max_retries: None }] {
+        let mut story = Story::updating(exited(143), exited(0));
+        story.assigned().template.restart = policy;
+        assert_eq!(story.word(), "commit", "{policy:?}");
+        let mut story = Story::of("a", 1).with("c1", "a", 1, exited(0));
+        story.assigned().template.restart = policy;
+        assert_eq!(story.word(), "commit", "{policy:?}");
+        let story = story.record();
+        assert_eq!((story.word().as_str(), story.outcome()), ("-", Outcome::Held), "{policy:?}");
+        assert_eq!(story.status().phase, Phase::Stopped);
+    }
+    assert_eq!(
+        Story::updating(exited(143), exited(0)).word(),
+        "roll back",
+        "a service has to stay"
+    );
+}
+
+#[test]
+fn an_image_that_does_not_exist_ends_the_update_and_the_old_container_serves() {
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let gone = Failure { kind: FailureKind::Permanent, message: "no such image".into() };
+    let failed = Image::Missing.pulling(NOW).failed(gone, NOW);
+    story.observed.images.insert("b".into(), failed);
+    assert_eq!(story.word(), "roll back");
+    let story = story.record();
+    assert_eq!(story.word(), "-");
+    let reason = "image b could not be pulled: no such image".to_owned();
+    assert_eq!(story.outcome(), Outcome::RolledBack { reason });
+    assert_eq!(story.status().phase, Phase::Running);
+}
+
+#[test]
+fn the_deadline_counts_from_the_last_progress_of_a_pull() {
+    let limit = Duration::from_secs(60);
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let mut image = Image::Missing.pulling(NOW);
+    let later = NOW.after(limit);
+    image.progress("1 of 2 MiB".into(), later);
+    story.observed.images.insert("b".into(), image);
+    let story = story.after(limit);
+    assert_eq!(story.word(), "-");
+    let story = story.after(limit);
+    assert_eq!(story.word(), "roll back");
+
+    let failure = Failure { kind: FailureKind::Transient, message: "registry is away".into() };
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let failed = Image::Missing.pulling(NOW).failed(failure, NOW);
+    story.observed.images.insert("b".into(), failed);
+    assert_eq!(story.word(), "-");
+    assert_eq!(story.after(limit).word(), "roll back");
+}
+
+#[test]
+fn no_deadline_counts_the_time_without_an_engine() {
+    let limit = Duration::from_secs(60);
+    let start = Step::Start { container: ContainerId("c2".into()) };
+    let failure = Failure { kind: FailureKind::Transient, message: "no answer".into() };
+    let mut story = Story::updating(exited(143), ContainerState::Created);
+    story.seen.failed(&start, failure, NOW);
+    story.seen.sandbox = Sandbox::Ready;
+    let mut story = story.after(limit);
+    story.observed.ready_since = story.now;
+    assert_eq!(story.word(), "start c2", "the engine is back only now");
+    assert_eq!(story.after(limit).word(), "roll back");
+
+    let story = Story::updating(exited(143), running_anew()).with_check(Health::Starting);
+    let mut story = story.after(limit);
+    story.observed.ready_since = story.now;
+    assert_eq!(story.word(), "-");
+    assert_eq!(story.after(limit).word(), "roll back");
+}
+
+#[test]
+fn a_new_container_that_cannot_be_started_is_made_anew_during_an_update_too() {
+    let start = Step::Start { container: ContainerId("c2".into()) };
+    let mut story = Story::updating(exited(143), ContainerState::Created);
+    for _ in 0..STARTS_MAX {
+        assert_eq!(story.word(), "start c2");
+        let failure = Failure { kind: FailureKind::Transient, message: "file exists".into() };
+        story.seen.failed(&start, failure, story.now);
+        story.seen.sandbox = Sandbox::Ready;
+        story = story.after(Duration::from_secs(8));
+    }
+    assert_eq!(story.word(), "remove c2");
+}
+
+#[test]
+fn a_journal_of_an_earlier_life_says_nothing() {
+    let before = Journal {
+        life: Revision(3),
+        restarts_done: 5,
+        restarts: 4,
+        crashes: 9,
+        ..Journal::default()
+    };
+    for accepted_first in [true, false] {
+        let mut story = Story::of("a", 1).with("c1", "a", 1, running());
+        let assigned = story.assigned().clone();
+        if accepted_first {
+            story.seen.remember(before.clone());
+        } else {
+            story.seen = Seen { containers: story.seen.containers, ..Seen::default() };
+            story.seen.sandbox = Sandbox::Ready;
+            story.seen.remember(before.clone());
+            story.seen.accept(&assigned, NOW);
+        }
+        let status = story.status();
+        assert_eq!((status.restarts, status.restarts_done), (0, 0));
+        assert_eq!(story.word(), "count", "what is on disk is of another life");
+        story.assigned().restarts_asked = 1;
+        assert_eq!(story.word(), "order end of c1", "a restart of this life is due");
+    }
+    let mut seen = Seen { accepted: Generation(9), life: Revision(3), ..Seen::default() };
+    seen.accept(&Story::of("a", 1).assigned().clone(), NOW);
+    assert_eq!(seen.accepted, Generation(1), "generations of another life are not later ones");
+}
+
+#[test]
+fn a_journal_of_an_older_agent_is_read() {
+    let text = r#"{"verdict":{"generation":2,"ruling":"committed"},"ordered_ends":{"c1":5000},
+        "restarts_done":1,"restarts":2,"crashes":0,"last_exit_code":3}"#;
+    let journal: Journal = serde_json::from_str(text).unwrap();
+    assert_eq!((journal.life, journal.restarts_done), (Revision(0), 1));
+    assert!(journal.holds(Generation(2), 0));
+    let mut seen = Seen::default();
+    seen.remember(journal);
+    seen.accept(&Story::of("a", 2).assigned().clone(), NOW);
+    assert_eq!((seen.journal.life, seen.journal.restarts), (Revision(7), 2));
 }

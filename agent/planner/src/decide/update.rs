@@ -2,24 +2,25 @@
 //!
 //! ```text
 //!   old       new        what is done
-//!   serves    -          make the new one; the old one goes on
+//!   serves    -          make the new one; the old one goes on ── cannot be made in time ─▶ rolled back
 //!   serves    created    note that the old one's end is ordered, then stop it
-//!   ended     created    start the new one            ── cannot be started in time ─▶ rolled back
-//!   ended     running    wait for good health         ── ends, unhealthy, too late ─▶ rolled back
-//!   ended     healthy    committed: the old one is removed
+//!   ended     created    start the new one          ── cannot be started in time ─▶ rolled back
+//!   ended     running    wait until it holds        ── ends, or does not in time ─▶ rolled back
+//!   ended     holds      committed: the old one is removed
 //! ```
+//!
+//! A container with a health check holds when a probe has passed; until then failing probes mean "not yet". One
+//! without has to run for the monitor time. "In time" is the update's deadline, which counts from the first failure, the
+//! last progress of a pull, or the start of the container, and anew when the engine was away in between.
 //!
 //! Where an update stands is read off the containers; only the verdict is written down. Before it, a
 //! crash of anything leads back into this table; after it, `roles.rs` sees a steady instance whose
 //! other container is to go.
 
-use dwell_core::health::Health;
-
 use super::roles::Roles;
-use super::{Instance, Next, Wait};
+use super::{Instance, Next, Proof, Wait};
 use crate::journal::Ruling;
-use crate::observed::{Container, ContainerState, Sandbox};
-use crate::pause;
+use crate::observed::{Container, ContainerState, Image, Sandbox};
 use crate::step::Step;
 
 impl<'a> Instance<'a> {
@@ -44,8 +45,12 @@ impl<'a> Instance<'a> {
         match new.state {
             ContainerState::Created => self.switch(old, new),
             ContainerState::Exited { .. } if self.has_ordered_end(new) => self.switch(old, new),
-            ContainerState::Exited { code, .. } => {
-                self.roll_back(format!("its main process ended with exit code {code}"))
+            ContainerState::Exited { code, .. } if self.has_done_its_work(code) => {
+                self.rule(Ruling::Committed)
+            }
+            ContainerState::Exited { code, out_of_memory, .. } => {
+                let why = if out_of_memory { ": it used more memory than its limit" } else { "" };
+                self.roll_back(format!("its main process ended with exit code {code}{why}"))
             }
             ContainerState::Running { .. } if self.has_ordered_end(new) => self.end(new),
             ContainerState::Running { .. } if old.is_running() => self.end(old),
@@ -56,11 +61,37 @@ impl<'a> Instance<'a> {
 
     /// While the new container cannot be made, the old one is kept alive.
     fn prepare(self, old: &'a Container, roles: &Roles<'a>) -> Next<'a> {
-        match (self.create(roles), self.serve(old, false)) {
+        let create = self.create(roles);
+        if let Some(reason) = self.cannot_be_made(&create) {
+            return self.roll_back(reason);
+        }
+        match (create, self.serve(old, false)) {
             (Next::Step(create), _) => Next::Step(create),
             (_, Next::Step(step)) => Next::Step(step),
             (Next::Wait(create), Next::Wait(serve)) => Next::Wait(create.or_sooner(serve)),
             (create, _) => create,
+        }
+    }
+
+    /// Why there is no point in waiting any longer for the new container to be made.
+    fn cannot_be_made(self, create: &Next<'_>) -> Option<String> {
+        match create {
+            Next::Wait(Wait::Image(image)) => match self.node.observed.images.get(*image) {
+                Some(Image::Failed(trouble)) if self.is_hopeless(trouble) => {
+                    Some(format!("image {image} could not be pulled: {}", trouble.failure.message))
+                }
+                Some(Image::Pulling { since, .. }) => {
+                    let limit = self.target.assigned.update_deadline;
+                    let since = (*since).max(self.node.observed.ready_since);
+                    (self.node.now >= since.after(limit.as_duration()))
+                        .then(|| format!("the pull of image {image} got no further for {limit}"))
+                }
+                _ => None,
+            },
+            Next::Wait(Wait::Retry(trouble)) if self.is_hopeless(trouble) => {
+                Some(format!("its container could not be made: {}", trouble.failure.message))
+            }
+            _ => None,
         }
     }
 
@@ -69,34 +100,30 @@ impl<'a> Instance<'a> {
             return self.end(old);
         }
         let start = Step::Start { container: new.id.clone() };
-        if let Some((failed, trouble)) = &self.seen.trouble {
-            let deadline = trouble.since.after(self.target.assigned.update_deadline.as_duration());
-            if *failed == start && (trouble.is_permanent() || self.node.now >= deadline) {
-                return self
-                    .roll_back(format!("it could not be started: {}", trouble.failure.message));
-            }
+        if let Some((failed, trouble)) = &self.seen.trouble
+            && *failed == start
+            && self.is_hopeless(trouble)
+        {
+            return self.roll_back(format!("it could not be started: {}", trouble.failure.message));
+        }
+        if self.is_past_starting(new) {
+            return self.attempt(Step::Remove { container: new.id.clone() });
         }
         self.attempt(start)
     }
 
-    /// Decides whether the new container works.
+    /// Decides whether the new container works. That its probes fail means "not yet" until the time is up.
     fn judge(self, new: &Container) -> Next<'a> {
-        let up_for = self.node.now.since(new.since);
-        let deadline = self.target.assigned.update_deadline.as_duration();
-        let settle = pause::SETTLE.min(deadline);
-        let has_check = self.target.assigned.template.healthcheck.is_some();
-        match (has_check, new.health) {
-            (false, _) if up_for >= settle => self.rule(Ruling::Committed),
-            (false, _) => Next::Wait(Wait::Trial { until: new.since.after(settle) }),
-            (true, Health::Healthy) => self.rule(Ruling::Committed),
-            (true, Health::Unhealthy) => {
-                self.roll_back(format!("it is unhealthy: {}", new.complaint))
+        let limit = self.target.assigned.update_deadline;
+        match self.holds(new) {
+            Proof::Holds => self.rule(Ruling::Committed),
+            Proof::Open { until } if self.node.now < until => Next::Wait(Wait::Trial { until }),
+            Proof::Open { .. } if new.complaint.is_empty() => {
+                self.roll_back(format!("it was not healthy within {limit}"))
             }
-            (true, _) if up_for >= deadline => {
-                let limit = self.target.assigned.update_deadline;
+            Proof::Open { .. } => {
                 self.roll_back(format!("it was not healthy within {limit}: {}", new.complaint))
             }
-            (true, _) => Next::Wait(Wait::Trial { until: new.since.after(deadline) }),
         }
     }
 
@@ -111,10 +138,5 @@ impl<'a> Instance<'a> {
 
     fn roll_back(self, reason: String) -> Next<'a> {
         self.rule(Ruling::RolledBack { reason })
-    }
-
-    fn rule(self, ruling: Ruling) -> Next<'a> {
-        let journal = self.seen.journal.ruling(self.target.assigned.generation, ruling);
-        self.attempt(Step::Record(journal))
     }
 }

@@ -36,7 +36,7 @@ fn running(name: &str) -> InstanceStatus {
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(1),
-        failed_generation: None,
+        verdict: None,
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
-use dwell_core::id::{Generation, InstanceName};
+use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
@@ -137,6 +137,8 @@ impl World {
             run: RunState::Running,
             restarts_asked: 0,
             update_deadline: Millis::seconds(20),
+            monitor: Millis::seconds(10),
+            life: Revision(generation.0),
             template: template.clone(),
             host_key: None,
         });
@@ -158,7 +160,7 @@ impl World {
 
     fn accept(&mut self) {
         for (name, assigned) in &self.desired {
-            self.agent.instances.entry(name.clone()).or_default().accept(assigned.generation);
+            self.agent.instances.entry(name.clone()).or_default().accept(assigned, self.now);
         }
     }
 
@@ -206,6 +208,9 @@ impl World {
         if !self.engine_up {
             self.agent.engine = EngineState::Away { reason: "no answer".into() };
             return;
+        }
+        if self.agent.engine != EngineState::Ready {
+            self.agent.ready_since = self.now;
         }
         self.agent.engine = EngineState::Ready;
         for real in self.containers.values() {
@@ -264,7 +269,9 @@ impl World {
             let state = self.agent.images.remove(image).unwrap_or(Image::Missing);
             if Temper::of(image) == Temper::Absent {
                 let failure = failure(FailureKind::Permanent, "no such image");
-                self.agent.images.insert(image.clone(), state.pulling().failed(failure, self.now));
+                self.agent
+                    .images
+                    .insert(image.clone(), state.pulling(self.now).failed(failure, self.now));
             } else {
                 self.images.insert(image.clone());
             }

@@ -1,6 +1,6 @@
 //! The fake keeps the promises of the trait, and breaks them only as told.
 
-use dwell_core::id::Generation;
+use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::RunState;
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
@@ -23,6 +23,8 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template,
         host_key: None,
     }

@@ -164,6 +164,8 @@ pub(crate) struct PlanView {
     pub(crate) downtime: String,
     /// What is lost by it, one sentence each.
     pub(crate) losses: Vec<String>,
+    /// What else is worth knowing before it is done.
+    pub(crate) notes: Vec<String>,
 }
 
 impl From<v1::ApplyResponse> for PlansView {
@@ -193,6 +195,7 @@ impl From<v1::WorkloadPlan> for PlanView {
             removed: wire.removed,
             downtime: wire.downtime,
             losses: wire.losses,
+            notes: wire.notes,
         }
     }
 }

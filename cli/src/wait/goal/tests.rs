@@ -110,6 +110,38 @@ fn what_cannot_be_done_any_more_fails() {
 }
 
 #[test]
+fn a_workload_is_not_done_before_every_instance_has_held() {
+    use v1::verdict::Outcome;
+    let with_verdict = |generation, outcome: Outcome| {
+        with_status(|status| {
+            let reason = "ended with exit code 3".into();
+            status.verdict = Some(v1::Verdict { generation, outcome: outcome.into(), reason });
+        })
+    };
+    let held = with_verdict(3, Outcome::Held);
+    assert_eq!(declared(workload(), vec![instance(0), held]), Progress::Done);
+    for open in [with_verdict(3, Outcome::Open), with_verdict(2, Outcome::Held)] {
+        let progress = declared(workload(), vec![instance(0), open]);
+        assert!(waiting(&progress).contains("web-1: running, has to hold"), "{progress:?}");
+    }
+    let failing = with_verdict(3, Outcome::Failing);
+    assert_eq!(
+        declared(workload(), vec![instance(0), failing]),
+        Progress::Failed("web-1: it does not work; ended with exit code 3".into())
+    );
+    let rolled_back = with_verdict(3, Outcome::RolledBack);
+    assert_eq!(
+        declared(workload(), vec![instance(0), rolled_back]),
+        Progress::Failed(
+            "web-1: the update failed and the old container was put back; ended with exit code 3"
+                .into()
+        )
+    );
+    let before = with_verdict(2, Outcome::RolledBack);
+    waiting(&declared(workload(), vec![instance(0), before]));
+}
+
+#[test]
 fn a_job_is_done_when_it_has_ended_well() {
     let ended = |code| {
         with_status(|status| {

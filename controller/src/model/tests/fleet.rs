@@ -12,7 +12,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, NodeName, Position, Revision, VolumeName, WorkloadName,
 };
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
+use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
@@ -609,8 +609,9 @@ impl Host {
 
     pub(super) fn start(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(assigned) = self.assigned().get(name).cloned() else { return };
-        let failed = self.containers.get(name).and_then(|status| status.failed_generation);
-        if failed == Some(assigned.generation) {
+        let status = self.containers.get(name);
+        let verdict = status.and_then(|status| status.verdict_on(assigned.generation));
+        if matches!(verdict, Some(Outcome::RolledBack { .. } | Outcome::Failing { .. })) {
             return;
         }
         let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
@@ -626,9 +627,32 @@ impl Host {
             // Nothing is being replaced.
             return;
         }
-        status.failed_generation = Some(assigned.generation);
-        status.message = "does not answer".into();
+        let reason = "does not answer".into();
+        let outcome = Outcome::RolledBack { reason };
+        status.verdict = Some(Verdict { generation: assigned.generation, outcome });
         status.observed_at = now;
+    }
+
+    /// An instance that has nothing to go back to does not work.
+    pub(super) fn ail(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let reason = "ended with exit code 3".to_owned();
+        let outcome = Outcome::Failing { reason: reason.clone() };
+        let verdict = Some(Verdict { generation: assigned.generation, outcome });
+        let sick = InstanceStatus {
+            phase: Phase::Backoff,
+            verdict,
+            message: reason,
+            ..running(&assigned, now)
+        };
+        self.containers.insert(name.clone(), sick);
+    }
+
+    /// An instance runs, and nothing more is known.
+    pub(super) fn try_out(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let verdict = Some(Verdict { generation: assigned.generation, outcome: Outcome::Open });
+        self.containers.insert(name.clone(), InstanceStatus { verdict, ..running(&assigned, now) });
     }
 }
 
@@ -648,7 +672,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         restarts_done: assigned.restarts_asked,
         message: String::new(),
         observed_at: now,
-        failed_generation: None,
+        verdict: Some(Verdict { generation: assigned.generation, outcome: Outcome::Held }),
     }
 }
 

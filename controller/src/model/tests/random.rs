@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dwell_core::id::NodeName;
-use dwell_core::instance::RunState;
-use dwell_core::quantity::Millicores;
+use dwell_core::instance::{Outcome, RunState};
+use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::session::StatusReport;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 use proptest::prelude::*;
@@ -53,6 +53,7 @@ struct Declared {
     ssd: bool,
     volume: bool,
     fixed: Option<u8>,
+    deadline: u64,
 }
 
 impl Declared {
@@ -62,6 +63,7 @@ impl Declared {
         spec.template.resources.cpu = Millicores(self.cpu);
         // The same at all times, so that it can be checked at any.
         spec.update.parallelism = if self.workload == 0 { 1 } else { 2 };
+        spec.update.deadline = Millis::seconds(self.deadline);
         if self.ssd {
             spec.placement.constraints.push("disk==ssd".parse().unwrap());
         }
@@ -87,8 +89,9 @@ fn declared() -> impl Strategy<Value = Declared> {
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
         prop::option::weighted(0.2, 0..40u8),
+        60..62u64,
     )
-        .prop_map(|(workload, replicas, image, cpu, ssd, volume, fixed)| Declared {
+        .prop_map(|(workload, replicas, image, cpu, ssd, volume, fixed, deadline)| Declared {
             workload,
             replicas,
             image,
@@ -96,6 +99,7 @@ fn declared() -> impl Strategy<Value = Declared> {
             ssd,
             volume,
             fixed,
+            deadline,
         })
 }
 
@@ -294,7 +298,7 @@ impl World {
                     assert_eq!(*instance.template, workload.spec.template, "{}", instance.name);
                     assert_eq!(instance.update, UpdateState::Current, "{}", instance.name);
                     assert_eq!(container.generation, instance.generation);
-                    assert_eq!(container.failed_generation, None);
+                    assert_eq!(container.verdict_on(instance.generation), Some(&Outcome::Held));
                 }
                 assert!(stays || !model.is_misplaced(workload, node), "{}", instance.name);
             }

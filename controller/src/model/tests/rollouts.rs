@@ -1,8 +1,9 @@
 //! Changes that reach instances a few at a time, moves, and what goes wrong with them.
 
 use dwell_core::change::ChangeClass;
-use dwell_core::instance::RunState;
-use dwell_core::quantity::Millicores;
+use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::instance::{Outcome, RunState};
+use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Mount, MountSource, Ssh, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, spec, workload};
@@ -61,9 +62,13 @@ fn live_changes_go_to_all_at_once_also_in_the_middle() {
     let mut live = image(1, 3);
     live.template.resources.cpu = Millicores(100);
     fleet.apply(live.clone()).unwrap();
+    fleet.settle();
+    let mut live = image(1, 3);
+    live.template.resources.cpu = Millicores(150);
+    fleet.apply(live.clone()).unwrap();
     let assigned = fleet.assigned_to("n3");
-    assert_eq!(assigned[0].template.resources.cpu, Millicores(100));
-    assert_eq!(assigned[0].generation, at(2));
+    assert_eq!(assigned[0].template.resources.cpu, Millicores(150));
+    assert_eq!(assigned[0].generation, at(3));
 
     live.template.image = "image:2".into();
     fleet.apply(live.clone()).unwrap();
@@ -111,7 +116,7 @@ fn a_failed_update_pauses_until_the_next_apply() {
     let view = fleet.model.workload(&workload("web")).unwrap();
     assert_eq!(
         view.message,
-        "rollout paused at web-0: generation 2 failed and the old container was put back: does not \
+        "rollout paused at web-0: generation 2 did not hold and what served before was put back: does not \
          answer; apply a mended version to go on"
     );
     let paused = fleet.model.events(Some("workload/web"), 1);
@@ -174,7 +179,7 @@ fn a_drain_moves_one_at_a_time_and_never_has_two() {
     assert!(fleet.model.instance(&instance("web-3")).unwrap().instance.leaving.is_none());
     assert!(!fleet.assigned_to("n2").iter().any(|one| one.instance == first.name));
     let message = fleet.model.node(&node("n1")).unwrap().message;
-    assert_eq!(message, "drains; 2 instances are still there");
+    assert_eq!(message, "drains; 2 instances are still there; web-3 waits for web-0 (running)");
 
     fleet.sync(&node("n1"));
     assert_eq!(fleet.place("web-0").unwrap(), "n2");
@@ -308,4 +313,189 @@ fn what_outgrows_its_node_moves_or_stays_as_it_is() {
     let assigned = &fleet.assigned_to("n1")[0];
     assert_eq!(assigned.template.resources.cpu, Millicores(2500));
     assert_eq!(fleet.message("b-0"), "");
+}
+
+#[test]
+fn a_turn_ends_with_the_verdict_and_not_with_a_process_that_runs() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    fleet.fetch(&node("n1"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n1")).unwrap().try_out(&instance("web-0"), now);
+    fleet.report(&node("n1")).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"], "web-0 runs, and has to hold yet");
+    fleet.sync(&node("n1"));
+    assert_eq!(versions(&fleet), ["2", "2", "1"]);
+}
+
+#[test]
+fn an_agent_without_verdicts_is_judged_by_what_it_shows() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    fleet.fetch(&node("n1"));
+    let now = fleet.now;
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    host.try_out(&instance("web-0"), now);
+    host.containers.get_mut(&instance("web-0")).unwrap().verdict = None;
+    fleet.report(&node("n1")).unwrap();
+    assert_eq!(versions(&fleet), ["2", "2", "1"]);
+}
+
+#[test]
+fn a_roll_back_pauses_the_rollout_also_when_the_turn_seemed_to_be_over() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 3)).unwrap();
+    fleet.fetch(&node("n1"));
+    fleet.sync(&node("n1"));
+    assert_eq!(versions(&fleet), ["2", "2", "1"]);
+    let generation = fleet.model.instance(&instance("web-0")).unwrap().instance.generation;
+    let now = fleet.now;
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    host.containers.get_mut(&instance("web-0")).unwrap().generation = at(1);
+    host.fail(&instance("web-0"), now);
+    let status = &host.containers[&instance("web-0")];
+    assert!(matches!(status.verdict_on(generation), Some(Outcome::RolledBack { .. })));
+    fleet.report(&node("n1")).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "1"], "web-2 is not risked");
+    assert!(fleet.model.workload(&workload("web")).unwrap().workload.paused.is_some());
+}
+
+#[test]
+fn what_was_declared_since_is_not_paused_by_the_version_before() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    fleet.apply(image(2, 1)).unwrap();
+    fleet.fetch(&node("n1"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n1")).unwrap().fail(&instance("web-0"), now);
+    fleet.apply(image(3, 1)).unwrap();
+    fleet.report(&node("n1")).unwrap();
+    assert!(fleet.model.workload(&workload("web")).unwrap().workload.paused.is_none());
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["3"]);
+}
+
+#[test]
+fn a_drain_goes_on_past_an_instance_that_does_not_work_and_says_what_it_waits_for() {
+    let mut fleet = Fleet::of(2);
+    let mut web = image(1, 3);
+    web.placement.constraints = vec!["disk==ssd".parse().unwrap()];
+    let label = |node: &str, fleet: &mut Fleet| {
+        let set_labels = [("disk".to_owned(), "ssd".to_owned())].into();
+        fleet.update_node(node, NodeChange { set_labels, ..NodeChange::default() }).unwrap();
+    };
+    label("n1", &mut fleet);
+    fleet.apply(web).unwrap();
+    fleet.settle();
+    label("n2", &mut fleet);
+    fleet.drain("n1");
+    fleet.sync(&node("n1"));
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    fleet.fetch(&node("n2"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n2")).unwrap().try_out(&instance("web-0"), now);
+    fleet.report(&node("n2")).unwrap();
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert_eq!(message, "drains; 2 instances are still there; web-1 waits for web-0 (running)");
+
+    fleet.hosts.get_mut(&node("n2")).unwrap().ail(&instance("web-0"), now);
+    fleet.report(&node("n2")).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.model.node(&node("n1")).unwrap().message, "is drained");
+    for name in ["web-1", "web-2"] {
+        assert_eq!(fleet.place(name).unwrap(), "n2");
+    }
+    // A new version reaches the one that does not work, and goes no further before that holds.
+    let mut next = image(2, 3);
+    next.placement.constraints = vec!["disk==ssd".parse().unwrap()];
+    fleet.apply(next).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"]);
+}
+
+#[test]
+fn a_live_change_that_can_hurt_reaches_instances_a_few_at_a_time() {
+    let sized = |memory: u64, cpu: u64| {
+        let mut spec = image(1, 3);
+        spec.template.resources.memory = Bytes::mebi(memory);
+        spec.template.resources.cpu = Millicores(cpu);
+        spec
+    };
+    let memory = |fleet: &Fleet| {
+        let instances = fleet.model.tables.instances().values();
+        instances.map(|one| one.template.resources.memory.0 >> 20).collect::<Vec<_>>()
+    };
+    let mut fleet = Fleet::of(3);
+    fleet.apply(sized(128, 100)).unwrap();
+    fleet.settle();
+    let plan = fleet.apply(sized(64, 100)).unwrap();
+    assert_eq!(plan.class(), ChangeClass::Live);
+    assert_eq!(memory(&fleet), [64, 128, 128]);
+    let now = fleet.now;
+    fleet.fetch(&node("n1"));
+    fleet.hosts.get_mut(&node("n1")).unwrap().fail(&instance("web-0"), now);
+    fleet.report(&node("n1")).unwrap();
+    fleet.settle();
+    assert_eq!(memory(&fleet), [64, 128, 128], "what was killed there is not killed everywhere");
+
+    fleet.apply(sized(256, 200)).unwrap();
+    assert_eq!(memory(&fleet), [256, 256, 256], "more hurts nobody");
+}
+
+#[test]
+fn the_deadline_is_at_least_what_the_health_check_needs_and_plan_says_so() {
+    let mut fleet = Fleet::of(1);
+    let mut web = image(1, 1);
+    let probe = Probe::Http { port: 8080, path: "/".into() };
+    let start_period = Millis::seconds(180);
+    web.template.healthcheck = Some(HealthCheck { start_period, ..HealthCheck::new(probe) });
+    let plan = fleet.apply(web).unwrap();
+    assert_eq!(
+        plan.notes,
+        [
+            "update.deadline is 3m25s, not 1m: its health check's start_period, interval, retries and timeout take \
+          that long"
+        ]
+    );
+    let assigned = &fleet.assigned_to("n1")[0];
+    assert_eq!(assigned.update_deadline, Millis::seconds(205));
+}
+
+#[test]
+fn a_changed_deadline_reaches_the_node_by_delta() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    let base = fleet.model.revision();
+    let mut patient = image(1, 1);
+    patient.update.deadline = Millis::seconds(300);
+    patient.update.monitor = Millis::seconds(20);
+    fleet.apply(patient).unwrap();
+    let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
+    let told = &delta.changed[0];
+    assert_eq!((told.update_deadline.0, told.monitor.0), (300_000, 20_000));
+    assert_eq!(delta.changed, fleet.assigned_to("n1"));
+}
+
+#[test]
+fn an_instance_that_is_made_again_has_another_life() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    let life = |fleet: &Fleet| fleet.assigned_to("n1")[0].life;
+    let first = life(&fleet);
+    fleet.command(Command::Restart(Target::Workload(workload("web")))).unwrap();
+    fleet.settle();
+    assert_eq!(life(&fleet), first);
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    fleet.settle();
+    fleet.apply(image(1, 1)).unwrap();
+    assert!(life(&fleet) > first);
 }

@@ -26,6 +26,8 @@ fn assigned(ordinal: u32, generation: u64) -> Assigned {
         run: RunState::Running,
         restarts_asked: 0,
         update_deadline: Millis::seconds(60),
+        monitor: Millis::seconds(10),
+        life: Revision(1),
         template: Template::of_image("web"),
         host_key: None,
     }

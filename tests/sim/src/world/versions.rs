@@ -79,6 +79,7 @@ impl World {
                 Some(dwell_planner::Verdict {
                     ruling: dwell_planner::Ruling::RolledBack { .. },
                     generation,
+                    ..
                 }) if self.hosts[host].engine.containers.values().any(|real| {
                     real.instance == *name && real.image == image && real.generation == *generation
                 })
