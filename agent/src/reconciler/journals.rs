@@ -50,8 +50,11 @@ impl Journals {
         Ok(journals)
     }
 
-    /// Makes a journal durable.
+    /// Makes a journal durable. One in which nothing is remembered is no file: nobody would take that away.
     pub(crate) async fn write(&self, name: &InstanceName, journal: &Journal) -> io::Result<()> {
+        if *journal == Journal::default() {
+            return self.remove(name).await;
+        }
         let path = self.path(name);
         let text = serde_json::to_vec(journal)?;
         blocking(move || durable::replace(&path, &text, 0o600)).await
@@ -85,6 +88,18 @@ async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_journal_that_remembers_nothing_leaves_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let journals = Journals::new(directory.path().to_owned());
+        let web: InstanceName = "web-0".parse().unwrap();
+        let journal = Journal { restarts: 1, ..Journal::default() };
+        journals.write(&web, &journal).await.unwrap();
+        journals.write(&web, &Journal::default()).await.unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+        assert!(journals.read_all().unwrap().is_empty());
+    }
 
     #[test]
     fn a_journal_of_before_is_read() {

@@ -311,6 +311,28 @@ impl Model {
         for volume in gone {
             self.forget_volume(&volume, "is deleted", now);
         }
+        self.note_missing(node, &there, now);
+    }
+
+    /// Says of volumes that a node had, and does not have any more, that somebody else has deleted them.
+    fn note_missing(&mut self, node: &NodeName, there: &BTreeSet<VolumeKey>, now: Timestamp) {
+        let missing: Vec<Arc<Volume>> = self
+            .tables
+            .volumes_on(node)
+            .filter(|volume| volume.state == VolumeState::Kept && volume.seen)
+            .filter(|volume| !there.contains(&volume.key))
+            .cloned()
+            .collect();
+        for volume in missing {
+            self.put_volume(Volume { seen: false, ..Volume::clone(&volume) });
+            let VolumeKey { instance, name, .. } = &volume.key;
+            let message = format!(
+                "its volume {name} is not on {node} any more, although nobody had it deleted; its next container begins with \
+                 an empty one"
+            );
+            let subject = Subject::Instance(instance.clone());
+            self.event(now, Severity::Warning, subject, "volume-missing", message);
+        }
     }
 
     fn note_volume(&mut self, key: VolumeKey, image_path: Option<String>, now: Timestamp) {

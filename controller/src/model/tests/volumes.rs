@@ -266,6 +266,23 @@ fn a_stored_volume_is_read() {
 }
 
 #[test]
+fn a_volume_that_vanished_is_told_of_once() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(with_volume("vol", 1)).unwrap();
+    fleet.settle();
+    let seen = fleet.model.volumes(None, None).remove(0);
+    assert!(seen.volume.seen);
+    let gone = StatusReport { volumes: Some(Vec::new()), ..fleet.hosts[&node("n1")].look() };
+    for _ in 0..3 {
+        fleet.deliver(&node("n1"), gone.clone()).unwrap();
+    }
+    let events = fleet.model.events(Some("instance/vol-0"), 50);
+    let told = events.iter().filter(|event| event.reason == "volume-missing").count();
+    assert_eq!(told, 1);
+    assert!(!fleet.model.volumes(None, None).remove(0).volume.seen);
+}
+
+#[test]
 fn a_plan_says_what_it_deletes() {
     let mut fleet = Fleet::of(1);
     let created = fleet.apply(with_volume("vol", 3)).unwrap();
