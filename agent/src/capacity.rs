@@ -10,6 +10,7 @@ use std::path::Path;
 
 use dwell_core::node::{Capacity, EngineInfo};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::Resources;
 use sysinfo::System;
 
 /// Reads what the host has. It blocks for as long as the file system of `data` takes to answer.
@@ -22,9 +23,14 @@ pub fn read(data: &Path, engines: BTreeMap<String, EngineInfo>) -> Capacity {
         system.total_memory()
     });
     let (disk, disk_free) = file_system(data);
+    let cpu = Millicores(1000 * count_of("/sys/devices/system/cpu/online"));
+    let memory = Bytes(memory);
+    let pressure = fs::read_to_string("/proc/pressure/memory").unwrap_or_default();
     Capacity {
-        cpu: Millicores(1000 * count_of("/sys/devices/system/cpu/online")),
-        memory: Bytes(memory),
+        cpu,
+        memory,
+        reserved: reserved(cpu, memory),
+        memory_pressed: is_pressed(&pressure),
         disk,
         disk_free,
         numa_nodes: u32::try_from(count_of("/sys/devices/system/node/online")).unwrap_or(u32::MAX),
@@ -34,6 +40,23 @@ pub fn read(data: &Path, engines: BTreeMap<String, EngineInfo>) -> Capacity {
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         engines,
     }
+}
+
+/// What is kept for the system, the engine and the agent: a twentieth, within bounds.
+fn reserved(cpu: Millicores, memory: Bytes) -> Resources {
+    let cpu = Millicores((cpu.0 / 20).clamp(50, 500));
+    let memory = Bytes((memory.0 / 20).clamp(Bytes::mebi(128).0, Bytes::mebi(2048).0));
+    Resources { cpu, memory }
+}
+
+/// Whether every process of the host had to wait for memory for a tenth of the last minute, by the kernel's
+/// `/proc/pressure/memory`. A kernel without it says nothing.
+fn is_pressed(pressure: &str) -> bool {
+    const MOST_PERCENT: f64 = 10.0;
+    let full = pressure.lines().find_map(|line| line.strip_prefix("full "));
+    let average =
+        full.and_then(|full| full.split(' ').find_map(|part| part.strip_prefix("avg60=")));
+    average.and_then(|average| average.parse::<f64>().ok()).is_some_and(|full| full >= MOST_PERCENT)
 }
 
 /// The size of a file system, and what of it is free for others than root, who has a reserve.
@@ -79,6 +102,25 @@ mod tests {
         ] {
             assert_eq!(count(list), expected, "{list:?}");
         }
+    }
+
+    #[test]
+    fn pressure_is_what_stops_everything() {
+        let kernel = |full: &str| {
+            format!(
+                "some avg10=90.00 avg60=90.00 avg300=9.00 total=1\nfull avg10=0.00 avg60={full} avg300=0.00 total=1\n"
+            )
+        };
+        assert!(!is_pressed(&kernel("9.99")) && is_pressed(&kernel("10.00")));
+        assert!(!is_pressed(""), "an older kernel");
+    }
+
+    #[test]
+    fn a_part_is_kept_for_the_host() {
+        let of = |cores: u64, mebi: u64| reserved(Millicores(cores * 1000), Bytes::mebi(mebi));
+        assert_eq!(of(2, 4_000), Resources { cpu: Millicores(100), memory: Bytes::mebi(200) });
+        assert_eq!(of(1, 512), Resources { cpu: Millicores(50), memory: Bytes::mebi(128) });
+        assert_eq!(of(64, 256_000), Resources { cpu: Millicores(500), memory: Bytes::mebi(2048) });
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod client;
 mod command;
 mod failure;
+mod lists;
 mod manifest;
 mod names;
 mod openssh;

@@ -11,6 +11,7 @@ use tonic::Code;
 
 use crate::client::Client;
 use crate::failure::Failure;
+use crate::lists;
 
 /// The most names that are suggested in place of one that does not exist.
 const SUGGESTIONS_MAX: usize = 4;
@@ -154,8 +155,9 @@ pub(crate) async fn all<T>(
 }
 
 async fn workloads(client: &mut Client, name: &str) -> Result<Vec<String>, Failure> {
-    let found = client.list_workloads(v1::ListWorkloadsRequest { name: name.into() }).await;
-    let found = found_or_none(found)?.map_or_else(Vec::new, |found| found.workloads);
+    let found = lists::workloads(client, name).await.map(tonic::Response::new);
+    let found = found_or_none(found)?;
+    let found = found.map_or_else(Vec::new, |(found, _)| found);
     Ok(found.into_iter().filter_map(|workload| workload.spec).map(|spec| spec.name).collect())
 }
 
@@ -181,7 +183,7 @@ async fn candidates(client: &mut Client, name: &str) -> Result<Vec<String>, Fail
         if candidates.iter().any(|candidate| candidate == workload) {
             let request =
                 v1::ListInstancesRequest { workload: workload.into(), ..Default::default() };
-            let found = client.list_instances(request).await?.into_inner().instances;
+            let (found, _) = lists::instances(client, request).await?;
             candidates.extend(found.into_iter().map(|instance| instance.name));
             break;
         }

@@ -16,6 +16,7 @@ use goal::{Progress, Seen};
 
 use crate::client::{Client, Target};
 use crate::failure::Failure;
+use crate::lists;
 use crate::output::{ProgressLine, duration, say};
 use crate::watch::{Next, Watcher};
 
@@ -105,8 +106,11 @@ async fn list(client: &mut Client, goals: &[Goal]) -> Result<(Seen, u64), Failur
     };
     let (mut first, mut second, mut third) = (client.clone(), client.clone(), client.clone());
     let (workloads, instances, nodes) = tokio::try_join!(
-        first.list_workloads(v1::ListWorkloadsRequest { name: workload.clone() }),
-        second.list_instances(v1::ListInstancesRequest { workload, ..Default::default() }),
+        lists::workloads(&mut first, &workload),
+        lists::instances(
+            &mut second,
+            v1::ListInstancesRequest { workload: workload.clone(), ..Default::default() }
+        ),
         async {
             if goals.iter().any(|goal| matches!(goal, Goal::Drained { .. })) {
                 third.list_nodes(v1::ListNodesRequest { name: node }).await.map(Some)
@@ -115,10 +119,9 @@ async fn list(client: &mut Client, goals: &[Goal]) -> Result<(Seen, u64), Failur
             }
         },
     )?;
-    let (workloads, instances) = (workloads.into_inner(), instances.into_inner());
     let nodes = nodes.map(tonic::Response::into_inner);
-    let revision = workloads.revision.min(instances.revision);
+    let revision = workloads.1.min(instances.1);
     let revision = nodes.as_ref().map_or(revision, |nodes| revision.min(nodes.revision));
     let nodes = nodes.map(|nodes| nodes.nodes).unwrap_or_default();
-    Ok((Seen::new(workloads.workloads, instances.instances, nodes), revision))
+    Ok((Seen::new(workloads.0, instances.0, nodes), revision))
 }

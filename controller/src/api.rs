@@ -15,6 +15,7 @@ mod connect;
 mod diagnose;
 mod instance;
 mod keys;
+mod pages;
 mod request;
 mod view;
 mod watch;
@@ -32,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::listen::Peer;
-use crate::model::{Command, InstanceFilter, Model, Reply};
+use crate::model::{Command, Model, Reply};
 use crate::owner::{Done, Handle};
 use crate::pki::{Authority, NewToken, SshAuthority};
 use crate::status::into_status;
@@ -99,15 +100,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::ListWorkloadsRequest>,
     ) -> Answer<v1::ListWorkloadsResponse> {
-        let name = request::optional(&request.into_inner().name)?;
-        let (found, revision) = self
-            .read(move |model| match name {
-                Some(name) => model.workload(&name).into_iter().collect(),
-                None => model.workloads(),
-            })
-            .await?;
-        let workloads = found.iter().map(view::workload).collect();
-        Ok(Response::new(v1::ListWorkloadsResponse { workloads, revision: revision.0 }))
+        self.workloads_in_pages(request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_workload(
@@ -158,18 +151,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::ListInstancesRequest>,
     ) -> Answer<v1::ListInstancesResponse> {
-        let request = request.into_inner();
-        let name = request::optional(&request.name)?;
-        let workload = request::optional(&request.workload)?;
-        let filter = InstanceFilter { workload, node: request::optional(&request.node)? };
-        let (found, revision) = self
-            .read(move |model| match name {
-                Some(name) => model.instance(&name).into_iter().collect(),
-                None => model.instances(&filter),
-            })
-            .await?;
-        let instances = found.iter().map(view::instance).collect();
-        Ok(Response::new(v1::ListInstancesResponse { instances, revision: revision.0 }))
+        self.instances_in_pages(request.into_inner()).await.map(Response::new)
     }
 
     type LogsStream = ServerStream<v1::LogsChunk>;

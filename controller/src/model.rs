@@ -37,6 +37,7 @@ mod membership;
 mod network;
 mod nodes;
 mod object;
+mod pages;
 mod placement;
 mod plan;
 mod record;
@@ -77,6 +78,7 @@ pub use object::{
     Node, Observed, Quarantine, Reserved, Restored, SessionId, Severity, Stored, Subject, TokenId,
     Unmet, UpdateState, Waiting, WaitingCause, Workload,
 };
+pub use pages::Page;
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::Settings;

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::{Bytes, Millicores};
+use crate::workload::Resources;
 
 /// What a host has and what it runs on, as its agent reports it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,8 +30,35 @@ pub struct Capacity {
     pub kernel: String,
     /// Version of the agent.
     pub agent_version: String,
+    /// What of processor and memory is kept for the host itself: its system, the engine, the agent.
+    pub reserved: Resources,
+    /// Whether the host is so short of memory that what runs there has to wait for it.
+    pub memory_pressed: bool,
     /// Engines that answer, by name.
     pub engines: BTreeMap<String, EngineInfo>,
+}
+
+impl Capacity {
+    /// What instances can be promised.
+    #[must_use]
+    pub fn for_instances(&self) -> Resources {
+        Resources { cpu: self.cpu, memory: self.memory }.minus(self.reserved)
+    }
+
+    /// Whether there is an engine that could run something new. One that says nothing of engines is
+    /// believed to have one.
+    #[must_use]
+    pub fn has_engine(&self) -> bool {
+        self.engines.is_empty() || self.engines.values().any(|engine| engine.ready)
+    }
+
+    /// Whether the file system with the engine's data has no room for another image: less than 3 % of
+    /// it is free, and less than 1 GiB.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        const ENOUGH: Bytes = Bytes::mebi(1024);
+        self.disk > Bytes(0) && self.disk_free < ENOUGH && self.disk_free.0 < self.disk.0 / 100 * 3
+    }
 }
 
 /// An engine of a host.
@@ -67,5 +95,51 @@ impl fmt::Display for NodeState {
             Self::Unreachable => "unreachable",
             Self::Down => "down",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_for_the_host_is_promised_to_nobody() {
+        let reserved = Resources { cpu: Millicores(200), memory: Bytes::mebi(300) };
+        let host = Capacity {
+            cpu: Millicores(4000),
+            memory: Bytes::mebi(4000),
+            reserved,
+            ..Capacity::default()
+        };
+        let left = Resources { cpu: Millicores(3800), memory: Bytes::mebi(3700) };
+        assert_eq!(host.for_instances(), left);
+    }
+
+    #[test]
+    fn engines_and_disks() {
+        let mut host = Capacity::default();
+        assert!(host.has_engine() && !host.is_disk_full(), "nothing is said of them");
+        host.engines.insert("docker".into(), EngineInfo::default());
+        assert!(!host.has_engine());
+        host.engines.insert("other".into(), EngineInfo { ready: true, ..EngineInfo::default() });
+        assert!(host.has_engine());
+        let gibi = |count: u64| Bytes::mebi(count * 1024);
+        for (disk, free, full) in [
+            (gibi(100), Bytes::mebi(900), true),
+            (gibi(100), gibi(2), false),
+            (gibi(8), Bytes::mebi(900), false),
+            (gibi(8), Bytes::mebi(100), true),
+        ] {
+            let host = Capacity { disk, disk_free: free, ..Capacity::default() };
+            assert_eq!(host.is_disk_full(), full, "{free} of {disk}");
+        }
+    }
+
+    /// As an agent or a store of an earlier version has it.
+    #[test]
+    fn a_capacity_without_the_newer_fields_is_read() {
+        let old = r#"{"cpu":"4","memory":"1Gi","arch":"x86_64"}"#;
+        let read: Capacity = serde_json::from_str(old).unwrap();
+        assert_eq!(read.for_instances().cpu, Millicores(4000));
     }
 }

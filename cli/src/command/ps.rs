@@ -9,6 +9,7 @@ use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
 use crate::failure::Failure;
+use crate::lists;
 use crate::names;
 use crate::output::view::{InstanceView, PsView};
 use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
@@ -137,10 +138,13 @@ pub(super) async fn fetch(
 ) -> Result<(Vec<v1::Workload>, Vec<v1::Instance>), Failure> {
     let mut second = fleet.client.clone();
     let (workloads, instances) = tokio::try_join!(
-        fleet.client.list_workloads(v1::ListWorkloadsRequest { name: workload.clone() }),
-        second.list_instances(v1::ListInstancesRequest { workload, ..Default::default() }),
+        lists::workloads(&mut fleet.client, &workload),
+        lists::instances(
+            &mut second,
+            v1::ListInstancesRequest { workload: workload.clone(), ..Default::default() }
+        ),
     )?;
-    Ok((workloads.into_inner().workloads, instances.into_inner().instances))
+    Ok((workloads.0, instances.0))
 }
 
 fn tables(view: &PsView, now: Now, style: Style) -> String {

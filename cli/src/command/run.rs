@@ -95,7 +95,8 @@ impl Run {
         let (waiting, output) = (self.wait, self.output);
         let spec = self.into_spec();
         spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
-        let request = v1::ListWorkloadsRequest { name: spec.name.to_string() };
+        let request =
+            v1::ListWorkloadsRequest { name: spec.name.to_string(), ..Default::default() };
         let found = found_or_none(fleet.client.list_workloads(request).await)?;
         if found.is_some_and(|found| !found.workloads.is_empty()) {
             let name = &spec.name;

@@ -150,6 +150,7 @@ impl Fleet for Service {
         answer(v1::ListWorkloadsResponse {
             workloads: workloads.collect(),
             revision: state.revision,
+            next_page_token: String::new(),
         })
     }
 
@@ -158,12 +159,20 @@ impl Fleet for Service {
         request: Request<v1::ListInstancesRequest>,
     ) -> Answer<v1::ListInstancesResponse> {
         let (wanted, state) = (request.into_inner(), self.state()?);
-        let instances = state.instances.iter().filter(|instance| {
+        let wanted_here = |instance: &&v1::Instance| {
             named(&instance.name, &wanted.name) && named(&instance.workload, &wanted.workload)
-        });
+        };
+        let begin: usize = wanted.page_token.parse().unwrap_or(0);
+        // Fewer than are asked for, as a controller may do.
+        let size = if wanted.page_size > 0 { 2 } else { usize::MAX };
+        let all: Vec<_> = state.instances.iter().filter(wanted_here).cloned().collect();
+        let page = all.iter().skip(begin).take(size).cloned().collect();
+        let end = begin.saturating_add(size);
+        let next_page_token = if end < all.len() { end.to_string() } else { String::new() };
         answer(v1::ListInstancesResponse {
-            instances: instances.cloned().collect(),
+            instances: page,
             revision: state.revision,
+            next_page_token,
         })
     }
 

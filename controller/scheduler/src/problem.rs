@@ -50,6 +50,12 @@ pub enum Closed {
     Unreachable,
     /// It has not been heard of for long, or never.
     Down,
+    /// None of its engines answers.
+    NoEngine,
+    /// There is no room for another image.
+    DiskFull,
+    /// What runs there has to wait for memory.
+    Pressed,
 }
 
 /// Items of one workload that are the same, and want a place.

@@ -60,7 +60,9 @@ impl Misfit {
             Self::Addresses => (2, Reverse(0)),
             Self::Closed(Closed::Cordoned) => (3, Reverse(0)),
             Self::Closed(Closed::Draining) => (4, Reverse(0)),
-            Self::Closed(Closed::Unreachable) => (5, Reverse(0)),
+            Self::Closed(
+                Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
+            ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
             Self::Constraint(_) => (7, Reverse(0)),
             Self::Pool { .. } => (8, Reverse(0)),
@@ -94,6 +96,9 @@ impl fmt::Display for Misfit {
             Self::Closed(Closed::Draining) => f.write_str("is draining"),
             Self::Closed(Closed::Unreachable) => f.write_str("is unreachable"),
             Self::Closed(Closed::Down) => f.write_str("is down"),
+            Self::Closed(Closed::NoEngine) => f.write_str("has no engine that answers"),
+            Self::Closed(Closed::DiskFull) => f.write_str("has a full disk"),
+            Self::Closed(Closed::Pressed) => f.write_str("is short of memory"),
             Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
             Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
         }

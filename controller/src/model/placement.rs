@@ -69,7 +69,7 @@ impl Model {
         let capacity = self.capacity(node)?;
         let occupancy = self.tables.index().occupancy.get(node);
         let promised = occupancy.map(|there| there.promised).unwrap_or_default();
-        Some((promised, Resources { cpu: capacity.cpu, memory: capacity.memory }))
+        Some((promised, capacity.for_instances()))
     }
 
     fn capacity(&self, node: &NodeName) -> Option<&Capacity> {
@@ -183,7 +183,7 @@ impl Model {
             labels: &node.labels,
             pool: node.pool.as_ref(),
             arch: &capacity.arch,
-            capacity: Resources { cpu: capacity.cpu, memory: capacity.memory },
+            capacity: capacity.for_instances(),
             used: occupancy.map(|occupancy| occupancy.promised).unwrap_or_default(),
             items: occupancy.map_or(0, |there| there.instances.len() + there.arriving.len()),
             addresses: node.block.map_or(0, |block| self.free_addresses(block)),
@@ -223,7 +223,21 @@ fn closed(node: &Node, link: Option<&Link>) -> Option<Closed> {
         None | Some(NodeState::Down) => Some(Closed::Down),
         Some(NodeState::Unreachable) => Some(Closed::Unreachable),
         Some(NodeState::Ready) if node.draining => Some(Closed::Draining),
-        Some(NodeState::Ready) => node.cordoned.then_some(Closed::Cordoned),
+        Some(NodeState::Ready) if node.cordoned => Some(Closed::Cordoned),
+        Some(NodeState::Ready) => link.and_then(|link| link.capacity.as_deref()).and_then(unfit),
+    }
+}
+
+/// Why a host that is there cannot take anything new.
+pub(super) fn unfit(capacity: &Capacity) -> Option<Closed> {
+    if !capacity.has_engine() {
+        Some(Closed::NoEngine)
+    } else if capacity.is_disk_full() {
+        Some(Closed::DiskFull)
+    } else if capacity.memory_pressed {
+        Some(Closed::Pressed)
+    } else {
+        None
     }
 }
 

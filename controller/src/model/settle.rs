@@ -22,6 +22,7 @@ use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 
 use super::Model;
 use super::object::{Demand, Instance, Link, Unmet, UpdateState, WaitingCause};
+use super::placement::unfit;
 use super::record::{Key, Record};
 
 /// How often one command asks the scheduler at most. What is left waits for the next command, at the
@@ -147,8 +148,9 @@ impl Agenda {
 
 /// Whether a node may take something else than before.
 fn offers_otherwise(old: &Link, new: &Link) -> bool {
-    let offer =
-        |link: &Link| link.capacity.as_ref().map(|has| (has.cpu, has.memory, has.arch.clone()));
+    let offer = |link: &Link| {
+        link.capacity.as_ref().map(|has| (has.for_instances(), has.arch.clone(), unfit(has)))
+    };
     old.state != new.state || offer(old) != offer(new)
 }
 

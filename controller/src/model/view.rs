@@ -10,7 +10,10 @@ use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
+use dwell_scheduler::Closed;
+
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
+use super::placement::unfit;
 use super::{Model, Refusal};
 
 /// A workload and how far it is.
@@ -310,7 +313,10 @@ impl Model {
                 format!("cannot be told what to do: {unserved}")
             }
             NodeState::Ready if node.draining => self.drain_message(&node.name),
-            NodeState::Ready => String::new(),
+            NodeState::Ready => {
+                let capacity = link.and_then(|link| link.capacity.as_deref());
+                capacity.map(unfit_message).unwrap_or_default()
+            }
         }
     }
 
@@ -360,6 +366,29 @@ impl Model {
             Some(if status.message.is_empty() { why } else { format!("{why}: {}", status.message) })
         })
         .next()
+    }
+}
+
+/// Why nothing new is placed on a node that is heard of; empty if it is.
+fn unfit_message(capacity: &Capacity) -> String {
+    match unfit(capacity) {
+        Some(Closed::NoEngine) => {
+            let engines =
+                capacity.engines.iter().map(|(name, engine)| match engine.message.as_str() {
+                    "" => format!("{name} does not answer"),
+                    message => format!("{name} does not answer ({message})"),
+                });
+            format!("takes nothing new: {}", engines.collect::<Vec<_>>().join(", "))
+        }
+        Some(Closed::DiskFull) => {
+            let (free, disk) = (capacity.disk_free, capacity.disk);
+            format!("takes nothing new: {free} of {disk} are free on its disk; remove images there")
+        }
+        Some(Closed::Pressed) => {
+            "takes nothing new: it is short of memory, and what runs there has to wait for it"
+                .to_owned()
+        }
+        _ => String::new(),
     }
 }
 

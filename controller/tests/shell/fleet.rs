@@ -182,3 +182,33 @@ async fn health_and_reflection_answer() {
         assert!(names.contains(&service.to_owned()), "{names:?}");
     }
 }
+
+#[tokio::test]
+async fn lists_come_in_pages_for_those_who_ask_for_them() {
+    let fixture = Fixture::start().await;
+    let mut fleet = fixture.fleet().await;
+    fleet.apply(apply(vec![workload("a", 3), workload("b", 2), workload("c", 0)])).await.unwrap();
+    let mut request = v1::ListInstancesRequest { page_size: 2, ..Default::default() };
+    let mut names = Vec::new();
+    let mut pages = 0;
+    loop {
+        let page = fleet.list_instances(request.clone()).await.unwrap().into_inner();
+        assert!(page.instances.len() <= 2 && page.revision > 0);
+        names.extend(page.instances.into_iter().map(|instance| instance.name));
+        pages += 1;
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!((pages, names.join(" ").as_str()), (3, "a-0 a-1 a-2 b-0 b-1"));
+    let all = fleet.list_instances(v1::ListInstancesRequest::default()).await.unwrap().into_inner();
+    assert_eq!((all.instances.len(), all.next_page_token.as_str()), (5, ""));
+
+    let request = v1::ListWorkloadsRequest { page_size: 2, ..Default::default() };
+    let page = fleet.list_workloads(request.clone()).await.unwrap().into_inner();
+    assert_eq!((page.workloads.len(), page.next_page_token.as_str()), (2, "b"));
+    let request = v1::ListWorkloadsRequest { page_token: page.next_page_token, ..request };
+    let page = fleet.list_workloads(request).await.unwrap().into_inner();
+    assert_eq!((page.workloads.len(), page.next_page_token.as_str()), (1, ""));
+}

@@ -24,6 +24,8 @@ impl From<&Capacity> for v1::Capacity {
             os: capacity.os.clone(),
             kernel: capacity.kernel.clone(),
             agent_version: capacity.agent_version.clone(),
+            reserved: Some((&capacity.reserved).into()),
+            memory_pressed: capacity.memory_pressed,
             engines: engines.map(|(name, info)| (name.clone(), info.into())).collect(),
         }
     }
@@ -43,6 +45,8 @@ impl From<v1::Capacity> for Capacity {
             os: sanitize(&wire.os, TEXT_MAX),
             kernel: sanitize(&wire.kernel, TEXT_MAX),
             agent_version: sanitize(&wire.agent_version, TEXT_MAX),
+            reserved: wire.reserved.map(Into::into).unwrap_or_default(),
+            memory_pressed: wire.memory_pressed,
             engines: engines.map(|(name, info)| (sanitize(&name, TEXT_MAX), info.into())).collect(),
         }
     }

@@ -10,6 +10,7 @@ use super::{Filter, tables};
 use crate::client::Client;
 use crate::command::Fleet;
 use crate::failure::Failure;
+use crate::lists;
 use crate::output::view::PsView;
 use crate::output::{Now, Style, print};
 use crate::watch::{Next, Watcher};
@@ -76,18 +77,20 @@ impl Known {
         let workload = filter.workload.clone();
         let mut second = client.clone();
         let (workloads, instances) = tokio::try_join!(
-            client.list_workloads(v1::ListWorkloadsRequest { name: workload.clone() }),
-            second.list_instances(v1::ListInstancesRequest { workload, ..Default::default() }),
+            lists::workloads(client, &workload),
+            lists::instances(
+                &mut second,
+                v1::ListInstancesRequest { workload: workload.clone(), ..Default::default() }
+            ),
         )?;
-        let (workloads, instances) = (workloads.into_inner(), instances.into_inner());
         let mut known = Self::default();
-        for workload in workloads.workloads {
+        for workload in workloads.0 {
             known.take(Some(Change::Workload(workload)), filter);
         }
-        for instance in instances.instances {
+        for instance in instances.0 {
             known.take(Some(Change::Instance(instance)), filter);
         }
-        Ok((known, workloads.revision.min(instances.revision)))
+        Ok((known, workloads.1.min(instances.1)))
     }
 
     /// Takes in a change; whether it is about anything that is listed.

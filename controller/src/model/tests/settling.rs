@@ -290,3 +290,101 @@ fn a_drain_asks_once_for_all_its_workloads() {
         .instances(&crate::model::InstanceFilter { workload: None, node: Some(node("n0")) });
     assert!(there.len() == 100 && there.iter().all(|view| view.instance.leaving.is_some()));
 }
+
+/// Hosts that are there, but cannot take anything new, and say so.
+#[test]
+fn nothing_is_placed_where_it_could_not_start() {
+    use super::fleet::Fleet;
+    use dwell_core::node::EngineInfo;
+    let ready = |ready: bool, message: &str| {
+        let info = EngineInfo { ready, message: message.into(), ..EngineInfo::default() };
+        Capacity { engines: [("docker".to_owned(), info)].into(), ..Fleet::capacity() }
+    };
+    let full =
+        Capacity { disk: Bytes::mebi(100_000), disk_free: Bytes::mebi(500), ..ready(true, "") };
+    let pressed = Capacity { memory_pressed: true, ..ready(true, "") };
+    let mut fleet = Fleet::of(3);
+    let heartbeat = |fleet: &mut Fleet, name: &str, capacity: Capacity| {
+        let session = fleet.hosts[&node(name)].session.unwrap();
+        let capacity = Some(capacity);
+        fleet.command(Command::Heartbeat { node: node(name), session, capacity }).unwrap();
+    };
+    heartbeat(&mut fleet, "n1", ready(false, "connection refused"));
+    heartbeat(&mut fleet, "n2", full);
+    heartbeat(&mut fleet, "n3", pressed);
+    fleet.apply(spec("web", 1)).unwrap();
+    let message = fleet.model.instance(&instance("web-0")).unwrap().status.message;
+    assert_eq!(
+        message,
+        "0 of 3 nodes fit: n1 has no engine that answers, n2 has a full disk, n3 is short of memory"
+    );
+    let said = |fleet: &Fleet, name: &str| fleet.model.node(&node(name)).unwrap().message;
+    assert_eq!(
+        said(&fleet, "n1"),
+        "takes nothing new: docker does not answer (connection refused)"
+    );
+    assert!(said(&fleet, "n2").starts_with("takes nothing new: 500Mi of 100000Mi are free"));
+    assert!(said(&fleet, "n3").starts_with("takes nothing new: it is short of memory"));
+
+    heartbeat(&mut fleet, "n1", ready(true, ""));
+    assert_eq!(fleet.place("web-0").unwrap(), "n1", "placed once the engine is back");
+    assert_eq!(said(&fleet, "n1"), "");
+}
+
+#[test]
+fn what_is_kept_for_the_host_is_not_given_away() {
+    use super::fleet::Fleet;
+    use dwell_core::workload::Resources;
+    let mut fleet = Fleet::of(1);
+    let session = fleet.hosts[&node("n1")].session.unwrap();
+    let reserved = Resources { cpu: Millicores(500), memory: Bytes::mebi(96) };
+    let capacity = Some(Capacity { reserved, ..Fleet::capacity() });
+    fleet.command(Command::Heartbeat { node: node("n1"), session, capacity }).unwrap();
+    let mut large = spec("large", 1);
+    large.template.resources.memory = Bytes::mebi(4001);
+    fleet.apply(large.clone()).unwrap();
+    let message = fleet.model.instance(&instance("large-0")).unwrap().status.message;
+    assert!(message.contains("n1 has 4000Mi of the 4001Mi memory asked for free"), "{message}");
+    large.template.resources.memory = Bytes::mebi(4000);
+    fleet.apply(large).unwrap();
+    assert_eq!(fleet.place("large-0").unwrap(), "n1");
+}
+
+/// However long a list is, the model is looked at for one page at a time.
+#[test]
+fn pages_add_up_to_the_list() {
+    use crate::model::InstanceFilter;
+    let mut large = Large::new();
+    large.apply(spec("a", 5)).unwrap();
+    large.apply(spec("typ", 12)).unwrap();
+    large.apply(spec("z", 0)).unwrap();
+    let some_node = large.model.instance(&instance("typ-3")).unwrap().instance.node.clone();
+    for filter in [
+        InstanceFilter::default(),
+        InstanceFilter { workload: Some(workload("typ")), node: None },
+        InstanceFilter { workload: None, node: some_node.clone() },
+        InstanceFilter { workload: Some(workload("typ")), node: some_node },
+        InstanceFilter { workload: Some(workload("none")), node: None },
+    ] {
+        let whole = large.model.instances(&filter);
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = large.model.instances_page(&filter, after.as_ref(), 5);
+            assert!(page.items.len() <= 5);
+            found.extend(page.items.into_iter().map(|view| view.instance.name.clone()));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        let whole: Vec<_> = whole.into_iter().map(|view| view.instance.name.clone()).collect();
+        assert_eq!(found, whole, "{filter:?}");
+    }
+    let elsewhere = InstanceFilter { workload: Some(workload("a")), node: None };
+    let page = large.model.instances_page(&elsewhere, Some(&instance("typ-3")), 5);
+    assert!(page.items.is_empty() && page.next.is_none());
+    let first = large.model.workloads_page(None, 9, 5);
+    assert_eq!(first.items.len(), 1, "no more once they have many instances");
+    let rest = large.model.workloads_page(first.next.as_ref(), 9, 100);
+    assert_eq!((rest.items.len(), rest.next), (2, None));
+}
