@@ -1,18 +1,19 @@
-//! An agent's decisions: what it does around `plan`, as a function of what happens to it.
+//! An agent: the real core of its reconciler, what it holds of its assignment, and what it tells the controller.
 //!
 //! Nothing here does anything: [`Agent::handle`] takes one [`Input`] and says, as [`Output`]s, what is to be
 //! done. The world does that, late, twice or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
 
+use dwell_agent_core::{Call, CallId, Core, Input as CoreInput, Output as CoreOutput, Watch};
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, Position, Revision};
-use dwell_core::instance::{Assigned, InstanceStatus};
-use dwell_core::session::{Assignment, StatusReport};
-use dwell_planner::{
-    Container, Desired, EngineState, Failure, FailureKind, Image, Journal, Observed, Sandbox, Step,
-    plan, statuses,
-};
+use dwell_core::id::{InstanceName, Position};
+use dwell_core::session::{Assignment, Hello, Statuses};
+use dwell_planner::session::{Holding, Stream};
+use dwell_planner::{ContainerId, Desired, EngineState, Journal};
 
 use crate::message::{Down, Up};
 
@@ -20,414 +21,183 @@ use crate::message::{Down, Up};
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A stream to the controller is there.
-    Attached,
+    Attached(Ipv4Addr),
     /// It is not any more.
     Detached,
     /// The controller says something.
     Message(Down),
-    /// This assignment is on disk.
+    /// The assignment is on disk up to here.
     Stored(Position),
-    /// The engine's events arrive.
-    EngineFound,
-    /// The engine does not answer.
-    EngineLost,
-    /// Something happened to a container of an instance.
-    Stirred(InstanceName),
-    /// Somebody may have changed sandboxes.
-    Disturbed,
-    /// A step has ended.
-    Stepped { name: InstanceName, step: Step, outcome: Result<(), Failure> },
-    /// A call to the engine had no answer.
-    Unanswered,
-    /// An instance was looked at, or could not be.
-    Looked { name: InstanceName, found: Option<Vec<Container>> },
-    /// Everything was looked at: containers and sandboxes. Or could not be.
-    LookedAtAll { found: Option<Everything> },
-    /// A pull has ended.
-    Pulled { image: String, outcome: Result<(), Failure> },
-    /// A pause is over, or it is time for a heartbeat.
+    /// Something happened to the node.
+    Core(CoreInput),
+    /// A pause is over.
     Time,
     /// Time for a sign of life.
     Heartbeat,
 }
 
-/// All containers and all sandboxes of a host.
-pub(crate) type Everything = (BTreeMap<InstanceName, Vec<Container>>, BTreeSet<InstanceName>);
-
 /// What an agent wants done.
 #[derive(Debug)]
 pub(crate) enum Output {
-    Step { name: InstanceName, step: Step, assigned: Option<Box<Assigned>> },
-    Look(InstanceName),
-    LookAtAll,
-    Pull(String),
-    Store(Box<Assignment>),
+    Call(CallId, Call),
+    Watch(Watch),
+    Unwatch(ContainerId),
+    Store(Arc<Assignment>),
     Send(Up),
     EndStream(String),
     WakeAt(Timestamp),
 }
 
 /// See the module's documentation.
-#[derive(Debug)]
 pub(crate) struct Agent {
-    held: Option<Assignment>,
-    desired: Desired,
-    stored: Position,
-    observed: Observed,
-    /// Whether the engine's events arrive.
-    connected: bool,
-    surveying: bool,
-    doubts: BTreeSet<InstanceName>,
-    looking: BTreeSet<InstanceName>,
-    /// What was told of the instances, as it stands.
-    statuses: Option<BTreeMap<InstanceName, InstanceStatus>>,
-    attached: bool,
-    reported: Reported,
-    acknowledged: Position,
+    core: Core,
+    holding: Holding,
+    statuses: Option<Arc<Statuses>>,
+    /// What the present stream was used for, if there is one.
+    stream: Option<Stream>,
+    /// Tells this run of the agent from others.
+    run: u64,
+    wakes_at: Option<Timestamp>,
 }
 
-/// What the controller knows by the present stream.
-#[derive(Debug, Default)]
-struct Reported {
-    complete: bool,
-    revision: Revision,
-    instances: BTreeMap<InstanceName, InstanceStatus>,
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").finish_non_exhaustive()
+    }
 }
 
 impl Agent {
     /// An agent that starts with what is on disk.
     pub(crate) fn new(
-        held: Option<Assignment>,
-        journals: &BTreeMap<InstanceName, Journal>,
+        held: Option<Arc<Assignment>>,
+        journals: BTreeMap<InstanceName, Journal>,
+        run: u64,
         now: Timestamp,
     ) -> Self {
-        let mut observed = Observed::default();
-        for (name, journal) in journals {
-            observed.instances.entry(name.clone()).or_default().remember(journal.clone());
-        }
-        let mut agent = Self {
-            stored: held.as_ref().map(Assignment::position).unwrap_or_default(),
-            held,
-            desired: Desired::default(),
-            observed,
-            connected: false,
-            surveying: false,
-            doubts: BTreeSet::new(),
-            looking: BTreeSet::new(),
+        let settings =
+            dwell_agent_core::Settings { calls_max: 4, backstop: Duration::from_secs(600) };
+        Self {
+            core: Core::new(settings, journals, now),
+            holding: Holding::found(held),
             statuses: None,
-            attached: false,
-            reported: Reported::default(),
-            acknowledged: Position::default(),
-        };
-        agent.desire(now);
-        agent
+            stream: None,
+            run,
+            wakes_at: None,
+        }
+    }
+
+    /// What it does first of all.
+    pub(crate) fn begin(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        self.desire(now);
+        self.advance(now, out);
     }
 
     /// What it holds in memory.
     pub(crate) fn held(&self) -> Option<&Assignment> {
-        self.held.as_ref()
+        self.holding.assignment().map(AsRef::as_ref)
+    }
+
+    /// What it knows of the node, and when it looks again, for a trace.
+    pub(crate) fn describe(&self) -> String {
+        format!("{:#?}, wakes at {:?}", self.core.observed(), self.wakes_at)
     }
 
     /// Whether the engine answers, as far as it knows.
     pub(crate) fn is_engine_ready(&self) -> bool {
-        self.observed.engine == EngineState::Ready
+        self.core.observed().engine == EngineState::Ready
     }
 
     /// Takes in one thing that happened.
     pub(crate) fn handle(&mut self, input: Input, now: Timestamp, out: &mut Vec<Output>) {
         match input {
-            Input::Attached => {
-                self.attached = true;
-                self.reported = Reported::default();
-                self.acknowledged = Position::default();
-                let report = self.reported.next(self.desired.revision(), self.statuses.as_ref());
-                out.push(Output::Send(Up::Hello(report.unwrap_or_default())));
+            Input::Attached(address) => {
+                let mut stream = Stream::default();
+                let holding = &self.holding;
+                let status = stream.report(holding, self.statuses.as_deref()).unwrap_or_default();
+                let hello = Hello {
+                    run: self.run,
+                    status,
+                    held: holding.position(),
+                    term: holding.term(),
+                    durable: holding.controller_durable(),
+                    claims: holding.claims(),
+                    ..Hello::of(address)
+                };
+                self.stream = Some(stream);
+                out.push(Output::Send(Up::Hello(Box::new(hello))));
                 return self.tell(out);
             }
             Input::Detached => {
-                self.attached = false;
+                self.stream = None;
                 return;
             }
             Input::Heartbeat => {
-                if self.attached {
+                if self.stream.is_some() {
                     out.push(Output::Send(Up::Heartbeat));
                 }
                 return;
             }
             Input::Stored(position) => {
-                self.stored = position;
+                self.holding.stored(position);
                 return self.tell(out);
             }
-            Input::Message(message) => {
-                if let Err(reason) = self.merge(message) {
-                    self.attached = false;
-                    out.push(Output::EndStream(reason));
+            Input::Message(message) => match self.holding.merge(*message) {
+                Ok(merged) => {
+                    if let Some(stream) = &mut self.stream {
+                        stream.received(merged.position());
+                    }
+                    out.push(Output::Store(merged));
+                    self.desire(now);
+                }
+                Err(error) => {
+                    self.stream = None;
+                    out.push(Output::EndStream(error.to_string()));
                     return;
                 }
-                self.desire(now);
-                out.extend(self.held.clone().map(|held| Output::Store(Box::new(held))));
-            }
-            Input::EngineFound => {
-                self.connected = true;
-                self.look_at_all(out);
-            }
-            Input::EngineLost => {
-                self.connected = false;
-                self.lose_engine(out);
-            }
-            Input::Stirred(name) => self.doubt(&name),
-            Input::Disturbed => {
-                for seen in self.observed.instances.values_mut() {
-                    if seen.sandbox == Sandbox::Ready {
-                        seen.sandbox = Sandbox::Doubtful;
-                    }
+            },
+            Input::Core(input) => self.core.hear(input, now),
+            Input::Time => {
+                // Only the newest of the pauses counts.
+                if self.wakes_at.is_none_or(|at| at > now) {
+                    return;
                 }
+                self.wakes_at = None;
             }
-            Input::Stepped { name, step, outcome } => self.conclude(&name, &step, outcome, now),
-            Input::Looked { name, found } => {
-                self.looking.remove(&name);
-                let settled = !self.doubts.contains(&name);
-                match found {
-                    Some(found) => {
-                        let seen = self.observed.instances.entry(name).or_default();
-                        take(&mut seen.containers, found);
-                        seen.in_doubt &= !settled;
-                    }
-                    None => self.doubt(&name),
-                }
-            }
-            Input::LookedAtAll { found } => {
-                self.surveying = false;
-                match found {
-                    Some((found, sandboxes)) => self.looked_at_all(found, &sandboxes, now),
-                    None => self.lose_engine(out),
-                }
-            }
-            Input::Unanswered => self.lose_engine(out),
-            Input::Pulled { image, outcome } => {
-                let state = self.observed.images.remove(&image).unwrap_or(Image::Missing);
-                if let Err(failure) = outcome {
-                    self.observed.images.insert(image, state.failed(failure, now));
-                }
-            }
-            Input::Time => {}
         }
         self.advance(now, out);
     }
 
-    fn merge(&mut self, change: Down) -> Result<(), String> {
-        let merged = Assignment::merge(self.held.as_ref(), *change);
-        self.held = Some(merged.map_err(|error| error.to_string())?);
-        Ok(())
-    }
-
     fn desire(&mut self, now: Timestamp) {
-        let Some(held) = &self.held else { return };
-        self.desired = held.instances.values().cloned().collect::<Desired>().at(held.revision);
-        for (name, target) in self.desired.instances() {
-            let seen = self.observed.instances.entry(name.clone()).or_default();
-            seen.accept(&target.assigned, now);
-        }
-    }
-
-    fn doubt(&mut self, name: &InstanceName) {
-        self.observed.instances.entry(name.clone()).or_default().in_doubt = true;
-        self.doubts.insert(name.clone());
-    }
-
-    fn lose_engine(&mut self, out: &mut Vec<Output>) {
-        self.observed.engine = EngineState::Away { reason: "does not answer".to_owned() };
-        if self.connected {
-            self.look_at_all(out);
-        }
-    }
-
-    fn look_at_all(&mut self, out: &mut Vec<Output>) {
-        if !self.surveying {
-            self.surveying = true;
-            out.push(Output::LookAtAll);
-        }
-    }
-
-    fn looked_at_all(
-        &mut self,
-        mut found: BTreeMap<InstanceName, Vec<Container>>,
-        sandboxes: &BTreeSet<InstanceName>,
-        now: Timestamp,
-    ) {
-        let known = self.observed.instances.keys().cloned();
-        let names: BTreeSet<_> =
-            known.chain(found.keys().cloned()).chain(sandboxes.iter().cloned()).collect();
-        for name in names {
-            let seen = self.observed.instances.entry(name.clone()).or_default();
-            if seen.busy.is_some() || self.looking.contains(&name) {
-                self.doubt(&name);
-                continue;
-            }
-            let has_sandbox = sandboxes.contains(&name);
-            seen.sandbox = if has_sandbox { Sandbox::Doubtful } else { Sandbox::Absent };
-            take(&mut seen.containers, found.remove(&name).unwrap_or_default());
-        }
-        if self.connected {
-            if self.observed.engine != EngineState::Ready {
-                self.observed.ready_since = now;
-            }
-            self.observed.engine = EngineState::Ready;
-        }
-    }
-
-    fn conclude(
-        &mut self,
-        name: &InstanceName,
-        step: &Step,
-        outcome: Result<(), Failure>,
-        now: Timestamp,
-    ) {
-        let seen = self.observed.instances.entry(name.clone()).or_default();
-        match outcome {
-            Ok(()) => seen.succeeded(step),
-            Err(failure) => {
-                if failure.kind == FailureKind::ImageMissing
-                    && let Some(target) = self.desired.get(name)
-                {
-                    let image = target.assigned.template.image.clone();
-                    self.observed.images.entry(image).or_insert(Image::Missing);
-                }
-                seen.failed(step, failure, now);
-            }
-        }
-        let concerns_engine = !matches!(
-            step,
-            Step::EnsureSandbox
-                | Step::RepairSandbox
-                | Step::RemoveSandbox
-                | Step::Record(_)
-                | Step::Forget
-        );
-        if concerns_engine {
-            self.doubt(name);
-        }
+        let Some(held) = self.holding.assignment() else { return };
+        let desired = held.instances.values().cloned().collect::<Desired>().at(held.revision);
+        self.core.hear(CoreInput::Desired(Arc::new(desired)), now);
     }
 
     fn advance(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        if self.observed.engine == EngineState::Ready {
-            for name in std::mem::take(&mut self.doubts) {
-                let seen = self.observed.instances.entry(name.clone()).or_default();
-                if seen.busy.is_some() || !self.looking.insert(name.clone()) {
-                    self.doubts.insert(name);
-                } else {
-                    out.push(Output::Look(name));
-                }
+        for output in self.core.advance(now) {
+            match output {
+                CoreOutput::Begin { id, call } => out.push(Output::Call(id, call)),
+                CoreOutput::Watch(watch) => out.push(Output::Watch(watch)),
+                CoreOutput::Unwatch(container) => out.push(Output::Unwatch(container)),
+                CoreOutput::Statuses(statuses) => self.statuses = Some(statuses),
+                CoreOutput::Abandon { .. } | CoreOutput::Engine(_) | CoreOutput::Sights(_) => {}
             }
         }
-        if self.held.is_none() {
-            return;
+        let wake_at = self.core.wake_at(now);
+        if wake_at.is_some() && wake_at != self.wakes_at {
+            out.extend(wake_at.map(Output::WakeAt));
         }
-        let plan = plan(&self.desired, &self.observed, now);
-        out.extend(plan.wake_at.map(Output::WakeAt));
-        for (name, step) in plan.steps {
-            let seen = self.observed.instances.entry(name.clone()).or_default();
-            seen.busy = Some(step.clone());
-            let target = self.desired.get(&name);
-            let assigned = target.map(|target| Box::new(target.assigned.clone()));
-            out.push(Output::Step { name, step, assigned });
-        }
-        for image in plan.pulls {
-            let state = self.observed.images.remove(&image).unwrap_or(Image::Missing);
-            self.observed.images.insert(image.clone(), state.pulling(now));
-            out.push(Output::Pull(image));
-        }
-        let (desired, doubts, looking) = (&self.desired, &self.doubts, &self.looking);
-        self.observed.instances.retain(|name, seen| {
-            let doubted = doubts.contains(name) || looking.contains(name);
-            desired.get(name).is_some() || !seen.is_nothing() || doubted
-        });
-        if self.observed.engine != EngineState::Unknown {
-            self.publish(now);
-            self.tell(out);
-        }
-    }
-
-    /// A status keeps the time at which it was first seen to be so.
-    fn publish(&mut self, now: Timestamp) {
-        let before = self.statuses.take().unwrap_or_default();
-        let now = statuses(&self.desired, &self.observed, now).into_iter().map(|mut status| {
-            if let Some(known) = before.get(&status.instance)
-                && says_the_same(known, &status)
-            {
-                status.observed_at = known.observed_at;
-            }
-            (status.instance.clone(), status)
-        });
-        self.statuses = Some(now.collect());
+        self.wakes_at = wake_at;
+        self.tell(out);
     }
 
     /// Tells the controller what it does not know yet.
     fn tell(&mut self, out: &mut Vec<Output>) {
-        if !self.attached {
-            return;
+        let Some(stream) = &mut self.stream else { return };
+        if let Some(stored) = stream.acknowledge(&self.holding) {
+            out.push(Output::Send(Up::Acknowledge(stored.stored)));
         }
-        if self.stored != self.acknowledged {
-            self.acknowledged = self.stored;
-            out.push(Output::Send(Up::Acknowledge(self.stored)));
-        }
-        if let Some(report) = self.reported.next(self.desired.revision(), self.statuses.as_ref()) {
-            out.push(Output::Send(Up::Report(report)));
-        }
+        let report = stream.report(&self.holding, self.statuses.as_deref());
+        out.extend(report.map(|report| Output::Send(Up::Report(report))));
     }
-}
-
-impl Reported {
-    fn next(
-        &mut self,
-        revision: Revision,
-        now: Option<&BTreeMap<InstanceName, InstanceStatus>>,
-    ) -> Option<StatusReport> {
-        let now = now?;
-        let is_known = |status: &InstanceStatus| {
-            self.instances.get(&status.instance).is_some_and(|known| says_the_same(known, status))
-        };
-        let statuses: Vec<_> = now.values().filter(|status| !is_known(status)).cloned().collect();
-        let gone = self.instances.keys().filter(|name| !now.contains_key(*name));
-        let gone: Vec<_> = gone.cloned().collect();
-        if self.complete && statuses.is_empty() && gone.is_empty() && self.revision == revision {
-            return None;
-        }
-        let report = StatusReport {
-            seen_under: Position { revision, ..Position::default() },
-            complete: !self.complete,
-            instances: statuses,
-            gone,
-            volumes: None,
-        };
-        self.instances.clone_from(now);
-        (self.complete, self.revision) = (true, revision);
-        Some(report)
-    }
-}
-
-/// Replaces what is known of an instance's containers by what was found; a state keeps the time at which it
-/// was first seen.
-fn take(known: &mut Vec<Container>, found: Vec<Container>) {
-    let before = std::mem::replace(known, found);
-    for container in known {
-        let same = before.iter().find(|one| one.id == container.id && one.state == container.state);
-        if let Some(same) = same {
-            container.since = same.since;
-        }
-    }
-}
-
-fn says_the_same(one: &InstanceStatus, other: &InstanceStatus) -> bool {
-    let InstanceStatus { observed_at: _, .. } = one;
-    one.phase == other.phase
-        && one.generation == other.generation
-        && one.health == other.health
-        && one.container_id == other.container_id
-        && one.started_at == other.started_at
-        && one.restarts == other.restarts
-        && one.exit_code == other.exit_code
-        && one.restarts_done == other.restarts_done
-        && one.message == other.message
-        && one.verdict == other.verdict
 }

@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use dwell_agent_core::engine::{Container, ContainerState, Details};
+use dwell_agent_core::{Listed, Watch};
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
-use dwell_core::session::Assignment;
-use dwell_core::session::SeenVolume;
+use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::{Fingerprint, Resources};
-use dwell_planner::{Container, ContainerId, ContainerState, Failure, FailureKind, Journal, Step};
+use dwell_planner::{ContainerId, Failure, FailureKind, Journal, Step};
 
 use crate::agent::Agent;
 use crate::schedule::Ms;
@@ -48,6 +50,11 @@ pub(crate) struct Host {
     pub(crate) sandboxes: BTreeSet<InstanceName>,
     pub(crate) engine: Engine,
     pub(crate) agent: Option<Agent>,
+    /// The runs that the agent watches: until they end.
+    pub(crate) watches: BTreeMap<ContainerId, Watch>,
+    /// The newest assignment that is not yet on disk.
+    pub(crate) to_store: Option<Arc<Assignment>>,
+    pub(crate) storing: bool,
     /// Counts the starts of the agent; what belongs to an earlier one is not heard.
     pub(crate) life: u64,
     /// The wall clock when the agent started. From then on it counts by itself.
@@ -63,7 +70,7 @@ pub(crate) struct Host {
 /// What survives the agent, and the host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
-    pub(crate) assignment: Option<Assignment>,
+    pub(crate) assignment: Option<Arc<Assignment>>,
     pub(crate) journals: BTreeMap<InstanceName, Journal>,
     pub(crate) full: bool,
 }
@@ -116,7 +123,11 @@ pub(crate) struct Real {
     pub(crate) image: String,
     pub(crate) address: Ipv4Addr,
     pub(crate) has_volume: bool,
+    /// As the engine believes.
     pub(crate) state: ContainerState,
+    pub(crate) started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    exit_code: Option<i32>,
     pub(crate) health: Health,
     /// Counts its starts.
     pub(crate) run: u64,
@@ -128,23 +139,29 @@ pub(crate) struct Real {
 
 impl Real {
     pub(crate) fn is_running(&self) -> bool {
-        !self.missed_death && matches!(self.state, ContainerState::Running { .. })
+        self.state == ContainerState::Running && !self.missed_death
     }
 
-    /// As an agent sees it at `now` of its clock.
-    pub(crate) fn seen(&self, id: &ContainerId, now: Timestamp) -> Container {
+    /// As the engine tells it to one who looks closely.
+    fn seen(&self, id: &ContainerId) -> Container {
+        let runs = self.state == ContainerState::Running;
         Container {
             id: id.clone(),
+            instance: self.instance.clone(),
             generation: self.generation,
             fingerprint: self.fingerprint.clone(),
-            resources: self.resources,
-            restarts_asked: self.restarts_asked,
-            stop_grace: Some(self.grace),
             state: self.state,
-            since: now,
-            health: self.health,
-            complaint: String::new(),
-            stale: false,
+            restarts_asked: self.restarts_asked,
+            details: Some(Details {
+                pid: runs.then(|| u32::try_from(self.run).unwrap_or(u32::MAX)),
+                started_at: self.started_at,
+                finished_at: self.finished_at,
+                exit_code: self.exit_code,
+                out_of_memory: false,
+                limits: self.resources,
+                stop_grace: Some(self.grace),
+                own_ssh: false,
+            }),
         }
     }
 }
@@ -184,6 +201,7 @@ pub(crate) const BAD: [&str; 5] = ["ends-soon", "ends-late", "sick", "broken", "
 #[derive(Debug)]
 pub(crate) enum Deed {
     Nothing,
+    Made(ContainerId),
     Started(ContainerId),
     Ended(ContainerId),
 }
@@ -201,6 +219,9 @@ impl Host {
             sandboxes: BTreeSet::new(),
             engine: Engine::default(),
             agent: None,
+            watches: BTreeMap::new(),
+            to_store: None,
+            storing: false,
             life: 0,
             agent_wall: Wall::default(),
             stream: None,
@@ -230,22 +251,15 @@ impl Host {
         }
     }
 
-    /// Containers of one instance, as the agent sees them.
-    pub(crate) fn look(&self, name: &InstanceName, now: Timestamp) -> Vec<Container> {
-        let containers = self.engine.containers.iter();
-        containers
-            .filter(|(_, real)| real.instance == *name)
-            .map(|(id, real)| real.seen(id, now))
-            .collect()
+    /// A container, if there is one.
+    pub(crate) fn inspect(&self, id: &ContainerId) -> Option<Container> {
+        self.engine.containers.get(id).map(|real| real.seen(id))
     }
 
-    /// All containers, as the agent sees them.
-    pub(crate) fn look_at_all(&self, now: Timestamp) -> BTreeMap<InstanceName, Vec<Container>> {
-        let mut all: BTreeMap<InstanceName, Vec<Container>> = BTreeMap::new();
-        for (id, real) in &self.engine.containers {
-            all.entry(real.instance.clone()).or_default().push(real.seen(id, now));
-        }
-        all
+    /// All containers.
+    pub(crate) fn list(&self) -> Vec<Listed> {
+        let all = self.engine.containers.iter();
+        all.map(|(id, real)| Listed { id: id.clone(), instance: real.instance.clone() }).collect()
     }
 
     /// Whether a step gives a main process less time to end than it was promised.
@@ -335,14 +349,17 @@ impl Host {
             address: assigned.address,
             has_volume: assigned.template.volumes().next().is_some(),
             state: ContainerState::Created,
+            started_at: None,
+            finished_at: None,
+            exit_code: None,
             health: Health::Starting,
             run: 0,
             missed_death: false,
             grace: assigned.template.stop_grace,
         };
         let id = ContainerId(format!("{}-c{:04}", self.name, self.engine.made));
-        self.engine.containers.insert(id, real);
-        Ok(Deed::Nothing)
+        self.engine.containers.insert(id.clone(), real);
+        Ok(Deed::Made(id))
     }
 
     fn start(&mut self, id: &ContainerId, now: Ms) -> Result<Deed, Failure> {
@@ -350,7 +367,7 @@ impl Host {
         let Some(real) = self.engine.containers.get_mut(id) else {
             return Err(transient("no such container"));
         };
-        if matches!(real.state, ContainerState::Running { .. }) {
+        if real.state == ContainerState::Running {
             // It runs, as far as the engine knows.
             return Ok(Deed::Nothing);
         }
@@ -361,7 +378,8 @@ impl Host {
             let message = "no such command".to_owned();
             return Err(Failure { kind: FailureKind::Permanent, message });
         }
-        real.state = ContainerState::Running { started_at };
+        real.state = ContainerState::Running;
+        (real.started_at, real.finished_at, real.exit_code) = (Some(started_at), None, None);
         real.health = Health::Starting;
         real.run += 1;
         Ok(Deed::Started(id.clone()))
@@ -370,18 +388,15 @@ impl Host {
     /// The main process of a container ends.
     pub(crate) fn end(&mut self, id: &ContainerId, code: i32, now: Ms) -> Deed {
         let now = self.wall.now(now);
-        match self.engine.containers.get_mut(id) {
-            Some(real) => match real.state {
-                ContainerState::Running { started_at } => {
-                    let ran_for = now.since(started_at);
-                    let out_of_memory = false;
-                    real.state =
-                        ContainerState::Exited { started_at, ran_for, code, out_of_memory };
-                    Deed::Ended(id.clone())
-                }
-                _ => Deed::Nothing,
-            },
-            None => Deed::Nothing,
+        let Some(real) = self.engine.containers.get_mut(id) else { return Deed::Nothing };
+        if real.state != ContainerState::Running {
+            return Deed::Nothing;
+        }
+        real.state = ContainerState::Exited;
+        (real.finished_at, real.exit_code) = (Some(now), Some(code));
+        match std::mem::take(&mut real.missed_death) {
+            true => Deed::Nothing,
+            false => Deed::Ended(id.clone()),
         }
     }
 }

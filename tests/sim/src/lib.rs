@@ -1,4 +1,4 @@
-//! The whole of dwell, simulated: the real model of the controller, the real planner of each node, and fakes for
+//! The whole of dwell, simulated: the real model of the controller, the real core of each agent, and fakes for
 //! what they cannot rely on. One thread, its own time, everything decided by one seed.
 //!
 //! ```text

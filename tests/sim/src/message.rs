@@ -1,13 +1,13 @@
 //! What goes over a stream between a node and the controller.
 
 use dwell_core::id::Position;
-use dwell_core::session::{AssignmentChange, StatusReport};
+use dwell_core::session::{AssignmentChange, Hello, StatusReport};
 
 /// From a node to the controller.
 #[derive(Clone, Debug)]
 pub(crate) enum Up {
     /// The first message of a stream, with all that the node sees.
-    Hello(StatusReport),
+    Hello(Box<Hello>),
     /// What the node sees.
     Report(StatusReport),
     /// The assignment of this position is on the node's disk.

@@ -4,13 +4,7 @@ use crate::action::Class;
 
 /// Faults that dwell does not survive yet, and why. `--with CLASS` switches one on.
 pub const SWITCHED_OFF: &[(Class, &str)] = &[
-    (Class::FullDisk, "an instance counts as gone before its node has stored that it is to go"),
-    (Class::EngineAway, "an agent that has not looked yet reports everything as gone"),
-    (Class::EngineHung, "an agent that has not looked yet reports everything as gone"),
-    (
-        Class::MissedDeath,
-        "what the engine calls running is believed to run, whatever the kernel said",
-    ),
+    (Class::EngineHung, "an instance can stay in doubt for ever once a look at it was given up"),
     (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
     (Class::NameReused, "the host that had the name before is refused, and runs on"),
     (Class::Clone, "two hosts with one identity both run everything"),
@@ -19,10 +13,6 @@ pub const SWITCHED_OFF: &[(Class, &str)] = &[
 /// Rules that are not enforced yet, and why. `--enforce RULE` does.
 pub const NOT_ENFORCED: &[(&str, &str)] = &[
     (
-        "gone means gone",
-        "an instance counts as gone when its containers are, whatever else is left",
-    ),
-    (
         "ruled out",
         "what creates or moves an instance gives it the version declared last, even one that failed",
     ),
@@ -30,7 +20,6 @@ pub const NOT_ENFORCED: &[(&str, &str)] = &[
         "bad news stops",
         "a version without a health check is rolled over all instances before it is known to fail",
     ),
-    ("restarts", "a restart of an instance that was removed and declared again is never done"),
 ];
 
 /// The classes of faults that are on, with those that somebody wants in addition.

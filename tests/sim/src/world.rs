@@ -11,19 +11,19 @@ mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dwell_agent_core::{Call, CallId, Input as CoreInput};
 use dwell_controller::model::Settings;
+use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
-use dwell_core::instance::Assigned;
 use dwell_core::net::ClusterRange;
-use dwell_core::session::Assignment;
 use dwell_core::workload::WorkloadSpec;
-use dwell_planner::{ContainerId, Step};
+use dwell_planner::ContainerId;
 
 use self::versions::Versions;
 use crate::action::Scenario;
 use crate::agent::{Agent, Input, Output};
 use crate::controller::Controller;
-use crate::host::Host;
+use crate::host::{Host, Mode};
 use crate::message::{Down, Up};
 use crate::schedule::{Ms, Schedule};
 use crate::switch::NOT_ENFORCED;
@@ -124,11 +124,9 @@ enum Event {
 /// What an agent wants done.
 #[derive(Debug)]
 enum Work {
-    Step { name: InstanceName, step: Step, assigned: Option<Box<Assigned>> },
-    Look(InstanceName),
-    LookAtAll,
-    Pull(String),
-    Store(Box<Assignment>),
+    Call(CallId, Call),
+    /// The newest assignment is to be written to disk.
+    Store,
 }
 
 /// The end of a fault.
@@ -192,8 +190,12 @@ pub(crate) struct World {
     /// What operators know to be declared.
     declared: BTreeMap<WorkloadName, Declared>,
     versions: Versions,
+    /// Instances that are shown as running and do not, and for how many seconds in a row.
+    doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
     unsure: BTreeSet<WorkloadName>,
+    /// What tells the controller at its next start that its store is a backup.
+    restored: Option<String>,
     last_stream: u64,
     version: u64,
     /// Operators are vouching for a host's death.
@@ -238,7 +240,9 @@ impl World {
             truth: Truth::default(),
             declared: BTreeMap::new(),
             versions: Versions::default(),
+            doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            restored: None,
             last_stream: 0,
             version: 0,
             removing_by_force: false,
@@ -301,11 +305,20 @@ impl World {
 
     /// Tells an agent something, unless it has ended meanwhile, and sees to what it wants done.
     fn tell(&mut self, host: usize, life: u64, input: Input) {
+        self.ask(host, life, |agent, at, out| agent.handle(input, at, out));
+    }
+
+    fn ask(
+        &mut self,
+        host: usize,
+        life: u64,
+        act: impl FnOnce(&mut Agent, Timestamp, &mut Vec<Output>),
+    ) {
         let Some(one) = self.hosts.get_mut(host).filter(|one| one.life == life) else { return };
         let at = one.agent_wall.now(self.now);
         let Some(agent) = &mut one.agent else { return };
         let mut outputs = std::mem::take(&mut self.outputs);
-        agent.handle(input, at, &mut outputs);
+        act(agent, at, &mut outputs);
         for output in outputs.drain(..) {
             self.see_to(host, life, output);
         }
@@ -344,17 +357,22 @@ impl World {
             return;
         }
         one.agent_wall = one.wall;
-        let now = one.agent_wall.now(self.now);
-        one.agent = Some(Agent::new(one.disk.assignment.clone(), &one.disk.journals, now));
+        let at = one.agent_wall.now(self.now);
+        let run = self.rng.u64(1..);
+        let (held, journals) = (one.disk.assignment.clone(), one.disk.journals.clone());
+        one.agent = Some(Agent::new(held, journals, run, at));
+        one.watches.clear();
+        (one.to_store, one.storing) = (None, false);
         one.failed_connects = 0;
         self.note(|| format!("host {host}: agent starts"));
         self.later(1, 500, Event::Connect { host, life });
         self.later(1, HEARTBEAT_MS, Event::Heartbeat { host, life });
-        if self.hosts[host].engine.mode == crate::host::Mode::Up {
-            self.later(5, 200, Event::Tell { host, life, input: Input::EngineFound });
-        } else {
-            self.later(5, 200, Event::Tell { host, life, input: Input::EngineLost });
-        }
+        let input = match self.hosts[host].engine.mode {
+            Mode::Up => CoreInput::Connected,
+            Mode::Down | Mode::Hung => CoreInput::Lost { reason: "does not answer".to_owned() },
+        };
+        self.later(5, 200, Event::Tell { host, life, input: Input::Core(input) });
+        self.ask(host, life, |agent, at, out| agent.begin(at, out));
     }
 }
 

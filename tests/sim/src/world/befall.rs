@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dwell_agent_core::Input as CoreInput;
+use dwell_agent_core::engine::EventKind;
 use dwell_controller::model::{
     Command, Join, NodeChange, Refusal, Reply, Target, TokenId, VolumeKey, VolumeState,
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{HealthCheck, Probe};
-use dwell_core::id::{InstanceName, NodeName, WorkloadName};
+use dwell_core::id::{Incarnation, InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
@@ -71,6 +73,7 @@ impl World {
                 let host = self.host(host);
                 if let Some(container) = self.container(host, pick) {
                     self.end_process(host, &container, 137);
+                    self.stir(host, &container, EventKind::Removed);
                     self.hosts[host].engine.containers.remove(&container);
                 }
             }
@@ -269,6 +272,15 @@ impl World {
         }
     }
 
+    /// What is on hosts that were given up is given up.
+    pub(super) fn give_up_lost_volumes(&mut self) {
+        let model = self.controller.model.iter();
+        let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
+        for view in volumes.iter().filter(|view| view.volume.state == VolumeState::Lost) {
+            self.remove_volume(view.volume.key.clone());
+        }
+    }
+
     /// A new host joins under a name.
     pub(super) fn join(&mut self, name: NodeName) {
         let index = self.hosts.len();
@@ -328,6 +340,13 @@ impl World {
         self.controller.start(self.now);
         let life = self.controller.life;
         self.note(|| format!("controller: starts, life {life}"));
+        let fresh = Incarnation(self.rng.u64(1..));
+        let evidence = self.restored.take();
+        if self.command(Command::Begin { fresh, evidence }).is_err() {
+            // It could not be written down: no controller, until it can.
+            self.kill_controller(1_000);
+            return;
+        }
         self.schedule.at(self.now, Event::Tick { life });
         self.recall();
     }
@@ -417,6 +436,8 @@ impl World {
         let one = &mut self.hosts[host];
         one.agent = None;
         one.life += 1;
+        one.watches.clear();
+        (one.to_store, one.storing) = (None, false);
     }
 
     fn power_loss(&mut self, host: u8, down_ms: Ms) {
@@ -444,7 +465,8 @@ impl World {
             self.end_all(host);
         }
         let life = self.hosts[host].life;
-        self.later(1, 20, Event::Tell { host, life, input: Input::EngineLost });
+        let input = Input::Core(CoreInput::Lost { reason: "is away".to_owned() });
+        self.later(1, 20, Event::Tell { host, life, input });
         self.relieve_after(for_ms, Relief::Engine(host));
     }
 
@@ -458,7 +480,7 @@ impl World {
             real.missed_death = true;
             let name = real.instance.clone();
             self.truth.ended(&name, host, &container, now);
-            self.stir(host, &name);
+            self.stir(host, &container, EventKind::Died { exit_code: None });
         }
     }
 
@@ -469,7 +491,8 @@ impl World {
         if let Some(name) = name {
             self.hosts[host].sandboxes.remove(&name);
             let life = self.hosts[host].life;
-            self.later(1, 40, Event::Tell { host, life, input: Input::Disturbed });
+            let input = Input::Core(CoreInput::SandboxesDisturbed);
+            self.later(1, 40, Event::Tell { host, life, input });
         }
     }
 
@@ -538,12 +561,7 @@ impl World {
                 Err(failed) => self.note(|| format!("operator: {failed:?}")),
             }
         }
-        // What is on hosts that were given up is given up.
-        let model = self.controller.model.iter();
-        let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
-        for view in volumes.iter().filter(|view| view.volume.state == VolumeState::Lost) {
-            self.remove_volume(view.volume.key.clone());
-        }
+        self.give_up_lost_volumes();
         for workload in 0..self.scenario.workloads.len() {
             let name = workload_name(workload);
             if self.declared.contains_key(&name) || self.unsure.contains(&name) {

@@ -1,5 +1,7 @@
 //! What agents want done, done: late, with what comes of it told even later, and not always.
 
+use dwell_agent_core::engine::EventKind;
+use dwell_agent_core::{Call, CallFailure, CallId, Cause, Input as CoreInput, Outcome, Watch};
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::quantity::Millis;
@@ -12,49 +14,62 @@ use crate::message::Up;
 use crate::schedule::Ms;
 use crate::truth::{Running, Violation};
 
-/// After what time an agent gives up a call that is not answered.
-const CALL_LIMIT_MS: Ms = 30_000;
 /// After what time a write that failed is tried again.
 const STORE_RETRY_MS: Ms = 2_000;
+
+/// After what time a pull that does not go on is given up.
+const PULL_LIMIT_MS: Ms = 60_000;
 
 impl World {
     /// Puts on its way what an agent wants done.
     pub(super) fn see_to(&mut self, host: usize, life: u64, output: Output) {
-        let slow = self.hosts[host].engine.slow_max;
-        let (work, most) = match output {
-            Output::Step { name, step, assigned } => {
-                let most = match &step {
-                    Step::Stop { grace: Millis(grace), .. } => 20 + (*grace).min(12_000) / 8 + slow,
-                    step if is_engines(step) => 60 + slow,
-                    _ => 6 + slow / 4,
+        match output {
+            Output::Call(id, call) => {
+                let slow = self.hosts[host].engine.slow_max;
+                let most = match &call {
+                    Call::Step { step: Step::Stop { grace: Millis(grace), .. }, .. } => {
+                        20 + (*grace).min(12_000) / 8 + slow
+                    }
+                    Call::Step { step, .. } if is_engines(step) => 60 + slow,
+                    Call::Step { .. } | Call::Sandboxes => 6 + slow / 4,
+                    Call::Ping => 5 + slow,
+                    Call::Inspect { .. } => 20 + slow,
+                    Call::List => 60 + slow,
+                    Call::Pull { .. } => 3_000 + slow,
                 };
-                (Work::Step { name, step, assigned }, most)
+                self.later(1, most, Event::Do { host, life, work: Work::Call(id, call) });
             }
-            Output::Look(name) => (Work::Look(name), 20 + slow),
-            Output::LookAtAll => (Work::LookAtAll, 100 + slow),
-            Output::Pull(image) => (Work::Pull(image), 3_000 + slow),
-            Output::Store(held) => (Work::Store(held), 8 + slow / 4),
+            Output::Watch(watch) => self.watch(host, life, watch),
+            Output::Unwatch(container) => drop(self.hosts[host].watches.remove(&container)),
+            Output::Store(assignment) => {
+                let one = &mut self.hosts[host];
+                one.to_store = Some(assignment);
+                if !std::mem::replace(&mut one.storing, true) {
+                    self.later(1, 8, Event::Do { host, life, work: Work::Store });
+                }
+            }
             Output::Send(mut message) => {
-                if let Up::Hello(report) | Up::Report(report) = &mut message {
-                    report.volumes = self.hosts[host].seen_volumes();
+                let volumes = self.hosts[host].seen_volumes();
+                match &mut message {
+                    Up::Hello(hello) => hello.status.volumes = volumes,
+                    Up::Report(report) => report.volumes = volumes,
+                    Up::Acknowledge(_) | Up::Heartbeat => {}
                 }
                 if let Some(stream) = self.hosts[host].stream {
                     self.send(stream, true, Event::Up { stream, message });
                 }
-                return;
             }
             Output::EndStream(reason) => {
                 self.note(|| format!("host {host}: gives its stream up: {reason}"));
-                return self.lose_stream(host);
+                self.lose_stream(host);
             }
             Output::WakeAt(at) => {
                 let now = self.hosts[host].agent_wall.now(self.now);
                 let wait = at.0.saturating_sub(now.0).max(1);
                 let event = Event::Tell { host, life, input: Input::Time };
-                return self.schedule.at(self.now + wait, event);
+                self.schedule.at(self.now + wait, event);
             }
-        };
-        self.later(1, most.max(2), Event::Do { host, life, work });
+        }
     }
 
     /// Does a piece of work. An agent that has ended meanwhile may have ordered it: the engine and the disk do
@@ -63,115 +78,193 @@ impl World {
         if !self.hosts[host].on {
             return;
         }
-        let needs_engine = match &work {
-            Work::Step { step, .. } => is_engines(step),
-            Work::Look(_) | Work::LookAtAll | Work::Pull(_) => true,
-            Work::Store(_) => false,
+        let (id, call) = match work {
+            Work::Store => return self.store(host, life),
+            Work::Call(id, call) => (id, call),
+        };
+        let needs_engine = match &call {
+            Call::Step { step, .. } => is_engines(step),
+            Call::Sandboxes => false,
+            Call::Ping | Call::List | Call::Inspect { .. } | Call::Pull { .. } => true,
         };
         let engine = &self.hosts[host].engine;
         let (mode, failing, losing) = (engine.mode, engine.failing, engine.losing);
         if needs_engine && mode == Mode::Hung {
             // It is done when the engine comes to itself; nobody waits for it so long.
-            let input = failed(&work, transient("the engine does not answer"));
-            self.parked.push((host, life, work));
-            return self.tell_later(host, life, CALL_LIMIT_MS, input, true);
+            self.parked.push((host, life, Work::Call(id, call)));
+            return;
         }
         if needs_engine && mode == Mode::Down {
-            let input = failed(&work, transient("the engine is away"));
-            return self.tell_later(host, life, 5, input, true);
+            let outcome = failed(transient("the engine is away"), Cause::NoAnswer);
+            return self.answer(host, life, 5, id, outcome);
         }
         if needs_engine && self.rng.u32(..100) < failing {
-            let input = failed(&work, transient("the engine could not"));
-            return self.tell_later(host, life, 5, input, false);
+            let outcome = failed(transient("the engine could not"), Cause::Engine);
+            return self.answer(host, life, 5, id, outcome);
         }
+        // A pull that does not go on is given up by whoever makes it.
+        let is_pull = matches!(call, Call::Pull { .. });
         let lost = needs_engine && self.rng.u32(..100) < losing;
-        let answer = lost.then(|| failed(&work, transient("no answer")));
-        let Some(done) = self.do_now(host, life, work) else { return };
-        match answer {
-            Some(answer) => self.tell_later(host, life, CALL_LIMIT_MS, answer, false),
-            None => {
-                let wait = self.rng.u64(1..4 + self.hosts[host].engine.slow_max / 4);
-                self.tell_later(host, life, wait, done, false);
-            }
+        let outcome = self.do_now(host, call);
+        if !lost {
+            let wait = self.rng.u64(1..4 + self.hosts[host].engine.slow_max / 4);
+            self.answer(host, life, wait, id, outcome);
+        } else if is_pull {
+            let outcome = failed(transient("the pull does not go on"), Cause::NoAnswer);
+            self.answer(host, life, PULL_LIMIT_MS, id, outcome);
         }
     }
 
-    fn tell_later(&mut self, host: usize, life: u64, wait: Ms, input: Input, loses_engine: bool) {
+    fn answer(&mut self, host: usize, life: u64, wait: Ms, id: CallId, outcome: Outcome) {
+        let input = Input::Core(CoreInput::Done { id, outcome });
         self.schedule.at(self.now + wait, Event::Tell { host, life, input });
-        if loses_engine {
-            let input = Input::Unanswered;
-            self.schedule.at(self.now + wait, Event::Tell { host, life, input });
-        }
     }
 
-    /// Does it, and returns what its agent is to be told.
-    fn do_now(&mut self, host: usize, life: u64, work: Work) -> Option<Input> {
+    /// Writes the newest assignment to disk, sooner or later.
+    fn store(&mut self, host: usize, life: u64) {
+        let one = &mut self.hosts[host];
+        if one.life != life {
+            return;
+        }
+        if one.disk.full {
+            return self
+                .schedule
+                .at(self.now + STORE_RETRY_MS, Event::Do { host, life, work: Work::Store });
+        }
+        one.storing = false;
+        let Some(assignment) = one.to_store.take() else { return };
+        let position = assignment.position();
+        one.disk.assignment = Some(assignment);
+        self.later(1, 3, Event::Tell { host, life, input: Input::Stored(position) });
+    }
+
+    /// Does a call, and returns what its agent is to be told.
+    fn do_now(&mut self, host: usize, call: Call) -> Outcome {
         let now = self.now;
         let one = &mut self.hosts[host];
-        let at = one.agent_wall.now(now);
-        Some(match work {
-            Work::Step { name, step, assigned } => {
+        match call {
+            Call::Ping => Outcome::Done,
+            Call::List => Outcome::Listed(one.list()),
+            Call::Sandboxes => Outcome::Sandboxes(one.sandboxes.clone()),
+            Call::Inspect { container, .. } => match one.inspect(&container) {
+                Some(found) => Outcome::Found(Box::new(found)),
+                None => Outcome::Gone,
+            },
+            Call::Pull { image } => match Temper::of(&image) {
+                Temper::Absent => {
+                    let message = "no such image".to_owned();
+                    failed(Failure { kind: FailureKind::Permanent, message }, Cause::Engine)
+                }
+                _ => {
+                    one.engine.images.insert(image);
+                    Outcome::Done
+                }
+            },
+            Call::Step { instance: name, step, assigned, remains } => {
                 let cut_short = one.cuts_short(&step);
+                for left in &remains {
+                    self.end_process(host, left, 137);
+                }
+                let one = &mut self.hosts[host];
                 let deed = one.carry_out(&name, &step, assigned.as_deref(), now);
                 self.note(|| format!("host {host}: {name}: {step:?}: {deed:?}"));
                 if let Some(what) = cut_short {
                     self.violate(Violation { rule: "grace", what });
                 }
-                let outcome = match deed {
+                match deed {
+                    Ok(Deed::Nothing) => Outcome::Done,
+                    Ok(Deed::Made(container)) => Outcome::Created(container),
                     Ok(deed) => {
                         self.enter(host, &name, deed);
-                        Ok(())
+                        Outcome::Done
                     }
-                    Err(failure) => Err(failure),
-                };
-                Input::Stepped { name, step, outcome }
-            }
-            Work::Look(name) => {
-                let found = Some(one.look(&name, at));
-                Input::Looked { name, found }
-            }
-            Work::LookAtAll => {
-                let sandboxes = one.sandboxes.clone();
-                Input::LookedAtAll { found: Some((one.look_at_all(at), sandboxes)) }
-            }
-            Work::Pull(image) => {
-                let outcome = match Temper::of(&image) {
-                    Temper::Absent => {
-                        let message = "no such image".to_owned();
-                        Err(Failure { kind: FailureKind::Permanent, message })
-                    }
-                    _ => {
-                        one.engine.images.insert(image.clone());
-                        Ok(())
-                    }
-                };
-                Input::Pulled { image, outcome }
-            }
-            Work::Store(held) => {
-                if one.disk.full {
-                    let event = Event::Do { host, life, work: Work::Store(held) };
-                    self.schedule.at(now + STORE_RETRY_MS, event);
-                    return None;
+                    Err(failure) if is_engines(&step) => failed(failure, Cause::Engine),
+                    Err(failure) => failed(failure, Cause::Other),
                 }
-                let is_newer =
-                    one.disk.assignment.as_ref().is_none_or(|disk| disk.revision <= held.revision);
-                let position = held.position();
-                // A newer one was written while this one was tried again.
-                if is_newer {
-                    one.disk.assignment = Some(*held);
-                }
-                Input::Stored(position)
             }
-        })
+        }
+    }
+
+    /// An agent watches a run from now on. One that is over already is told of at once.
+    fn watch(&mut self, host: usize, life: u64, watch: Watch) {
+        let container = watch.run.container.clone();
+        let real = self.hosts[host].engine.containers.get(&container);
+        let runs =
+            real.filter(|real| real.is_running() && real.started_at == Some(watch.run.started_at));
+        let health = runs.map(|real| real.health);
+        let (instance, started_at) = (watch.instance.clone(), watch.run.started_at);
+        match health {
+            None => {
+                let input = CoreInput::Ended { instance, container, started_at };
+                self.later(1, 5, Event::Tell { host, life, input: Input::Core(input) });
+            }
+            Some(health) => {
+                let probed = watch.probed.is_some();
+                self.hosts[host].watches.insert(container.clone(), watch);
+                if probed && health != Health::Starting {
+                    self.tell_health(host, &container);
+                }
+            }
+        }
+    }
+
+    /// Tells whoever watches a run what its health is.
+    fn tell_health(&mut self, host: usize, container: &ContainerId) {
+        let one = &self.hosts[host];
+        let (Some(watch), Some(real)) =
+            (one.watches.get(container), one.engine.containers.get(container))
+        else {
+            return;
+        };
+        if watch.probed.is_none() {
+            return;
+        }
+        let input = CoreInput::Health {
+            instance: watch.instance.clone(),
+            container: container.clone(),
+            started_at: watch.run.started_at,
+            health: real.health,
+            complaint: String::new(),
+        };
+        let life = one.life;
+        self.later(1, 20, Event::Tell { host, life, input: Input::Core(input) });
+    }
+
+    /// The kernel tells of the end of a process, the engine of whatever it noticed.
+    pub(super) fn stir(&mut self, host: usize, container: &ContainerId, kind: EventKind) {
+        let one = &self.hosts[host];
+        let life = one.life;
+        let Some(real) = one.engine.containers.get(container) else { return };
+        let instance = real.instance.clone();
+        let at = one.wall.now(self.now);
+        let ended = match one.watches.get(container) {
+            Some(watch) if matches!(kind, EventKind::Died { .. }) => Some(watch.run.started_at),
+            _ => None,
+        };
+        let tells = one.engine.mode == Mode::Up && !real.missed_death;
+        let lost = self.rng.u32(..100) < one.engine.losing;
+        if let Some(started_at) = ended {
+            self.hosts[host].watches.remove(container);
+            let (instance, container) = (instance.clone(), container.clone());
+            let input = CoreInput::Ended { instance, container, started_at };
+            self.later(1, 3, Event::Tell { host, life, input: Input::Core(input) });
+        }
+        if tells && !lost {
+            let event =
+                dwell_agent_core::engine::Event { id: container.clone(), instance, at, kind };
+            let input = Input::Core(CoreInput::Event(event));
+            self.later(1, 40, Event::Tell { host, life, input });
+        }
     }
 
     /// Keeps the books about what a step did to a main process.
     fn enter(&mut self, host: usize, name: &InstanceName, deed: Deed) {
         match deed {
-            Deed::Nothing => {}
+            Deed::Nothing | Deed::Made(_) => {}
             Deed::Started(container) => self.started(host, &container),
             Deed::Ended(container) => {
                 self.truth.ended(name, host, &container, self.now);
+                self.stir(host, &container, EventKind::Died { exit_code: None });
             }
         }
     }
@@ -181,6 +274,7 @@ impl World {
         let Some(real) = one.engine.containers.get(container).cloned() else { return };
         let name = real.instance.clone();
         let (address, excused) = (real.address, one.vouched_dead);
+        self.stir(host, container, EventKind::Started);
         let running = Running { host, container: container.clone(), address, excused };
         self.note(|| format!("host {host}: {name} runs as {container}, {}", real.image));
         let result = self.truth.started(&name, running);
@@ -225,14 +319,6 @@ impl World {
             self.note(|| format!("host {host}: {name} ended as {container} with {code}"));
         }
         self.enter(host, &name, deed);
-        self.stir(host, &name);
-    }
-
-    /// The agent is told that something happened to an instance.
-    pub(super) fn stir(&mut self, host: usize, name: &InstanceName) {
-        let life = self.hosts[host].life;
-        let input = Input::Stirred(name.clone());
-        self.later(1, 40, Event::Tell { host, life, input });
     }
 
     pub(super) fn judge(&mut self, host: usize, container: &ContainerId, run: u64, healthy: bool) {
@@ -245,7 +331,7 @@ impl World {
         if healthy {
             self.serves(&name, &image);
         }
-        self.stir(host, &name);
+        self.tell_health(host, container);
     }
 
     /// The engine answers again: first it does what it was asked long ago.
@@ -255,11 +341,15 @@ impl World {
         let (mine, others) = parked.into_iter().partition(|(on, ..)| *on == host);
         self.parked = others;
         for (_, life, work) in mine {
-            // Whoever asked has given up: no answer.
-            drop(self.do_now(host, life, work));
+            // Whoever asked may have given up meanwhile.
+            if let Work::Call(id, call) = work {
+                let outcome = self.do_now(host, call);
+                self.answer(host, life, 1, id, outcome);
+            }
         }
         let life = self.hosts[host].life;
-        self.later(5, 1_000, Event::Tell { host, life, input: Input::EngineFound });
+        let input = Input::Core(CoreInput::Connected);
+        self.later(5, 1_000, Event::Tell { host, life, input });
     }
 
     pub(super) fn relieve_after(&mut self, wait: Ms, relief: Relief) {
@@ -278,15 +368,6 @@ fn is_engines(step: &Step) -> bool {
     )
 }
 
-/// What an agent is told of work that failed.
-fn failed(work: &Work, failure: Failure) -> Input {
-    match work {
-        Work::Step { name, step, .. } => {
-            Input::Stepped { name: name.clone(), step: step.clone(), outcome: Err(failure) }
-        }
-        Work::Look(name) => Input::Looked { name: name.clone(), found: None },
-        Work::LookAtAll => Input::LookedAtAll { found: None },
-        Work::Pull(image) => Input::Pulled { image: image.clone(), outcome: Err(failure) },
-        Work::Store(held) => Input::Stored(held.position()),
-    }
+fn failed(failure: Failure, cause: Cause) -> Outcome {
+    Outcome::Failed(CallFailure { failure, cause })
 }

@@ -89,11 +89,14 @@ impl World {
                 violation = Some(Violation { rule: "ledger", what });
             }
         }
-        for view in instances {
-            if view.status.phase == Phase::Running {
-                violation = violation.or_else(|| {
-                    self.check_running(&view.instance.name, view.instance.node.as_ref())
-                });
+        // An agent that has just found a container running has yet to find that its process is gone.
+        let before = std::mem::take(&mut self.doubtful);
+        for view in instances.iter().filter(|view| view.status.phase == Phase::Running) {
+            let name = &view.instance.name;
+            if let Some(found) = self.check_running(name, view.instance.node.as_ref()) {
+                let ticks = before.get(name).copied().unwrap_or(0) + 1;
+                self.doubtful.insert(name.clone(), ticks);
+                violation = violation.or_else(|| (ticks > 5).then_some(found));
             }
         }
         if let Some(violation) = violation {
@@ -137,9 +140,17 @@ impl World {
                 }
             }
             Err(why) if !in_time => {
+                for host in 0..self.hosts.len() {
+                    let agent = self.hosts[host].agent.as_ref();
+                    let knows = agent.map(crate::agent::Agent::describe);
+                    self.note(|| format!("host {host} knows {}", knows.unwrap_or_default()));
+                }
                 self.violate(Violation { rule: "convergence", what: why });
             }
-            Err(_) => self.schedule.at(self.now + CHECK_MS, Event::Check),
+            Err(_) => {
+                self.give_up_lost_volumes();
+                self.schedule.at(self.now + CHECK_MS, Event::Check);
+            }
         }
     }
 

@@ -38,7 +38,8 @@ impl World {
         self.streams
             .insert(stream, Stream { host, life, controller_life, up_at, down_at, stalled });
         self.note(|| format!("host {host}: stream {stream} begins"));
-        self.tell(host, life, Input::Attached);
+        let address = self.hosts[host].address;
+        self.tell(host, life, Input::Attached(address));
     }
 
     /// The agent's end of its stream is over.
@@ -110,12 +111,10 @@ impl World {
         }
         let (node, session) = (self.hosts[host].name.clone(), session(stream));
         let command = match message {
-            Up::Hello(report) => {
-                let address = self.hosts[host].address;
-                let capacity = capacity();
+            Up::Hello(hello) => {
                 self.supersede(stream, host);
-                let hello = Hello { capacity, status: report, ..Hello::of(address) };
-                Command::AttachNode { node: node.clone(), session, hello: Box::new(hello) }
+                let hello = Box::new(Hello { capacity: capacity(), ..*hello });
+                Command::AttachNode { node: node.clone(), session, hello }
             }
             Up::Report(report) => Command::NodeStatus { node, session, report },
             Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
@@ -249,7 +248,7 @@ fn capacity() -> Capacity {
 
 fn brief_up(message: &Up) -> String {
     let (kind, report) = match message {
-        Up::Hello(report) => ("hello,", report),
+        Up::Hello(hello) => ("hello,", &hello.status),
         Up::Report(report) => ("it sees,", report),
         Up::Acknowledge(stored) => return format!("it has stored {}", stored.revision),
         Up::Heartbeat => return "it lives".to_owned(),
