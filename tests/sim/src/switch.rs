@@ -4,7 +4,6 @@ use crate::action::Class;
 
 /// Faults that dwell does not survive yet, and why. `--with CLASS` switches one on.
 pub const SWITCHED_OFF: &[(Class, &str)] = &[
-    (Class::EngineHung, "an instance can stay in doubt for ever once a look at it was given up"),
     (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
     (Class::NameReused, "the host that had the name before is refused, and runs on"),
     (Class::Clone, "two hosts with one identity both run everything"),

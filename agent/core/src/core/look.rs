@@ -54,14 +54,23 @@ impl Core {
             }
             self.list_for(name, now);
         } else {
-            self.inspect(name, ids);
+            self.inspect(name, ids, now);
         }
         self.inspect_what_waits(now);
     }
 
-    /// Looks at these containers as a part of the look at their instance that is under way.
-    pub(super) fn inspect(&mut self, name: &InstanceName, ids: BTreeSet<ContainerId>) {
+    /// Looks at these containers as a part of the look at their instance that is under way. Without any, that look
+    /// is over.
+    pub(super) fn inspect(
+        &mut self,
+        name: &InstanceName,
+        ids: BTreeSet<ContainerId>,
+        now: Timestamp,
+    ) {
         let Some(look) = self.doubts.look(name) else { return };
+        if ids.is_empty() {
+            return self.looked_at(name, now);
+        }
         look.pending.clone_from(&ids);
         self.inspections.extend(ids.into_iter().map(|id| (name.clone(), id)));
     }

@@ -128,7 +128,7 @@ impl Core {
             match found {
                 Ok(listed) => {
                     for name in names {
-                        self.inspect_listed(&name, &listed);
+                        self.inspect_listed(&name, &listed, now);
                     }
                 }
                 Err(failed) => self.lose_engine(failed.failure.message, now),
@@ -195,7 +195,7 @@ impl Core {
             if ids.is_empty() {
                 bare.push(name);
             } else {
-                self.inspect(&name, ids);
+                self.inspect(&name, ids, now);
                 pending.insert(name);
             }
         }
@@ -288,12 +288,12 @@ impl Core {
         self.lister.running = Some((id, names));
     }
 
-    fn inspect_listed(&mut self, name: &InstanceName, listed: &[Listed]) {
+    fn inspect_listed(&mut self, name: &InstanceName, listed: &[Listed], now: Timestamp) {
         let own = listed.iter().filter(|one| one.instance == *name).map(|one| one.id.clone());
         let own: Vec<ContainerId> = own.collect();
         let known = self.doubts.look(name).map(|look| std::mem::take(&mut look.pending));
         if let Some(known) = known {
-            self.inspect(name, known.into_iter().chain(own).collect());
+            self.inspect(name, known.into_iter().chain(own).collect(), now);
         }
     }
 }

@@ -220,3 +220,24 @@ fn a_step_that_fails_for_one_does_not_touch_the_engine() {
     assert_eq!(node.engine, EngineState::Ready);
     assert!(node.open.values().any(|call| *call == Call::Ping), "it is asked whether it lives");
 }
+
+#[test]
+fn an_instance_of_which_nothing_is_found_is_not_in_doubt_any_more() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    let empty = answers(&[], &[]);
+    let without_create = |call: &Call| match call {
+        Call::Step { step: Step::Create { .. }, .. } => None,
+        call => empty(call),
+    };
+    node.answer(without_create);
+    let is_create = |call: &Call| matches!(call, Call::Step { step: Step::Create { .. }, .. });
+    assert!(node.open.values().any(is_create));
+    // The answer is lost, and no container was made.
+    for _ in 0..150 {
+        node.pass(1);
+        node.answer(without_create);
+    }
+    assert!(!node.core.observed().instances[&"web-0".parse().unwrap()].in_doubt);
+    assert!(node.open.values().any(is_create), "it is tried again");
+}
