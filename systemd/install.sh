@@ -17,6 +17,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 programs="dwell dwell-controller dwell-agent dwell-oci dwell-ssh"
 services="dwell-controller.service dwell-agent.service dwell-ssh.service dwell-instances.service"
 bin=$dest$prefix/bin
+manual=$dest$prefix/share/man/man1
 etc=$dest/etc/dwell
 networkd=$dest/etc/systemd/networkd.conf.d/50-dwell.conf
 # systemd looks for units below these two prefixes, and in /etc.
@@ -33,6 +34,7 @@ install_all() {
     for program in $programs; do
         install -m 0755 "$built/$program" "$bin/$program"
     done
+    "$built/dwell" man "$manual"
     for service in $services; do
         sed "s|@PREFIX@|$prefix|g" "$here/$service" >"$units/$service"
         chmod 0644 "$units/$service"
@@ -80,6 +82,7 @@ uninstall_all() {
     for program in $programs; do
         rm -f "$bin/$program"
     done
+    rm -f "$manual/dwell.1" "$manual"/dwell-*.1
     rm -f "$networkd"
     for config in agent.yaml controller.yaml; do
         if cmp -s "$here/$config" "$etc/$config"; then

@@ -2,7 +2,8 @@
 //!
 //! ```yaml
 //! name: h1                  # this host's node name; default: the host name up to its first dot
-//! address: 192.168.1.11     # its IPv4 address in the underlay; default: where its default route leaves from
+//! address: 192.168.1.11     # its IPv4 address in the underlay; default: where its default route leaves from,
+//!                           # also when that changes
 //! controller: ctl:7400      # HOST:PORT of the controller; default: the one it joined
 //! data_dir: /var/lib/dwell/agent   # identity and the last assignment; must survive a reboot
 //! run_dir: /run/dwell       # sandboxes; must not survive a reboot

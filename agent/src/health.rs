@@ -43,8 +43,12 @@ pub struct Subject {
     pub address: Ipv4Addr,
     /// How it is probed.
     pub check: HealthCheck,
-    /// When its main process was started.
+    /// When its main process was started, by the engine's clock. Says only whether that was just now, so that first
+    /// probes are spread.
     pub started: Timestamp,
+    /// When the run was first seen, by the agent's clock. All times of the check count from here: the engine's clock
+    /// may have been another, or be set since.
+    pub since: Timestamp,
 }
 
 /// The verdicts over one run of a container; see [`watch`].
@@ -63,7 +67,7 @@ pub struct Verdicts {
 /// Probes a run of a container for as long as the verdicts are asked for.
 #[must_use]
 pub fn watch(engine: SharedEngine, clock: Arc<dyn Clock>, subject: Subject) -> Verdicts {
-    let record = HealthRecord::new(subject.started);
+    let record = HealthRecord::new(subject.since);
     Verdicts {
         engine,
         clock,

@@ -65,6 +65,7 @@ pub(crate) enum Command {
     Version(info::Version),
     Schema(info::Schema),
     Completions(info::Completions),
+    Man(info::Man),
 }
 
 /// A controller, connected.
@@ -118,6 +119,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Version(version) => version.run(fleet).await,
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
+        Command::Man(man) => man.run(),
     };
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@
 //!              ├─▶ names      what a name means
 //!              ├─▶ tunnel     a connection into an instance
 //!              ├─▶ openssh    stock ssh and scp, over tunnels (public_key)
+//!              ├─▶ complete   names at the shell's prompt
 //!              ├─▶ wait       until it is done, by watching (watch)
 //!              └─▶ output     tables, JSON, YAML
 //! ```
@@ -15,6 +16,7 @@
 
 mod client;
 mod command;
+mod complete;
 mod failure;
 mod lists;
 mod manifest;
@@ -41,7 +43,6 @@ use failure::Failure;
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,
-    disable_help_subcommand = true,
     after_help = "`dwell COMMAND --help` has examples, `dwell --help` the exit codes.",
     after_long_help = EXIT_CODES
 )]
@@ -70,6 +71,7 @@ Exit codes:
 `dwell cp` ends with scp's exit code.";
 
 fn main() -> ExitCode {
+    complete::answer_shell();
     let arguments = Dwell::parse();
     // One connection and one command: threads would only cost time to start.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

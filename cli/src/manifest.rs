@@ -10,6 +10,7 @@
 //! variables go in, specifications or problems come out.
 
 mod access;
+mod export;
 mod file;
 mod flag;
 mod lower;
@@ -26,6 +27,7 @@ use std::collections::HashMap;
 use dwell_core::workload::WorkloadSpec;
 use serde_saphyr::options::PropertySyntax;
 
+pub(crate) use export::export;
 pub(crate) use flag::{allow_rule, constraint, environment, mount, port, restart, ssh};
 pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use schema::schema;

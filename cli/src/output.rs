@@ -1,7 +1,7 @@
 //! What is printed: tables for people, JSON and YAML for programs.
 
 mod table;
-mod time;
+pub(crate) mod time;
 pub(crate) mod view;
 
 use std::io::{self, IsTerminal, Write};

@@ -20,7 +20,7 @@ fn help() {
             all(subcommand, &format!("{path} "), text);
         }
     }
-    let mut command = Dwell::command().term_width(100);
+    let mut command = Dwell::command().term_width(100).disable_help_subcommand(true);
     command.build();
     let mut text = String::new();
     all(&mut command, "", &mut text);

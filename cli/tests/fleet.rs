@@ -386,6 +386,23 @@ async fn a_file_without_a_number_of_instances_leaves_it_open() {
 }
 
 #[tokio::test]
+async fn a_key_set_that_does_not_exist_is_warned_of() {
+    let fake = Fake::start(State { key_sets: [("team".to_owned(), vec![])].into(), ..starting() });
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(b"workloads: {web: {image: a, ssh: {key_sets: [team, nosuch]}}}").unwrap();
+    for verb in ["plan", "apply"] {
+        let ran = run(&fake, &[verb, "-f", file.path().to_str().unwrap()]).await;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert!(
+            ran.stderr.starts_with("warning: workload web names key set nosuch, which does"),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_workload_stands_for_its_instances() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],
@@ -416,6 +433,53 @@ async fn a_workload_stands_for_its_instances() {
     assert_eq!(ran.stderr, "web-0 | to stderr\nweb-1 | to stderr\n");
     let ran = run(&fake, &["logs", "--no-prefix", "db"]).await;
     assert_eq!((ran.stdout.as_str(), ran.code), ("to stdout\n", 0));
+}
+
+#[tokio::test]
+async fn names_are_completed() {
+    let fake = Fake::start(State {
+        workloads: vec![workload("web", 2), workload("web-staging", 1), workload("db", 1)],
+        instances: vec![
+            instance("web", 0, v1::Phase::Running),
+            instance("web", 1, v1::Phase::Running),
+            instance("web-staging", 0, v1::Phase::Running),
+        ],
+        nodes: vec![v1::Node { name: "h1".into(), ..Default::default() }],
+        ..State::default()
+    });
+    let complete = async |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dwell"));
+        command
+            .args(["--", "dwell", "--socket"])
+            .arg(fake.socket())
+            .args(words)
+            .env("DWELL_COMPLETE", "bash")
+            .env("_CLAP_COMPLETE_INDEX", (words.len() + 2).to_string())
+            .env("_CLAP_IFS", " ")
+            .stdin(Stdio::null());
+        let output = tokio::time::timeout(LIMIT, command.output()).await.unwrap().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert_eq!(complete(&["rm", "w"]).await, "web web-staging");
+    assert_eq!(complete(&["stop", "web-"]).await, "web-staging web-0 web-1");
+    assert_eq!(complete(&["ssh", "root@web-1"]).await, "root@web-1");
+    assert_eq!(complete(&["scale", "d"]).await, "db=");
+    assert_eq!(complete(&["node", "drain", "h"]).await, "h1");
+    assert_eq!(complete(&["rm", "x"]).await, "");
+    // Nothing is said where nobody answers.
+    fake.state.lock().unwrap().refusal = Some(Status::unavailable("away"));
+    assert_eq!(complete(&["rm", "w"]).await, "");
+}
+
+#[test]
+fn there_is_a_manual_page_for_every_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_dwell"));
+    assert!(command.arg("man").arg(directory.path()).status().unwrap().success());
+    for page in ["dwell.1", "dwell-apply.1", "dwell-node-drain.1"] {
+        let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{text}");
+    }
 }
 
 #[tokio::test]

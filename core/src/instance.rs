@@ -140,6 +140,9 @@ pub struct InstanceStatus {
     pub restarts: u64,
     /// How the main process last ended: its exit code.
     pub exit_code: Option<i32>,
+    /// The last times that it ended by itself, newest last; at most [`ENDS_MAX`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<ProcessEnd>,
     /// Up to which request for a restart it has been restarted.
     pub restarts_done: u64,
     /// A sentence for people: progress, or the reason of a failure. At most [`MESSAGE_MAX`] bytes.
@@ -196,6 +199,34 @@ pub enum Outcome {
         /// Why, for people.
         reason: String,
     },
+}
+
+/// The most ends of a main process that are remembered.
+pub const ENDS_MAX: usize = 8;
+
+/// A main process that ended by itself. All that are remembered are told with every status, so that none is missed
+/// when a report is lost; whoever reads them knows by number and start which are news.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessEnd {
+    /// Counts the ends that one node has seen of an instance.
+    pub number: u64,
+    /// When, by the engine's clock.
+    pub at: Timestamp,
+    /// How long it had run.
+    pub ran_for: Millis,
+    /// Its exit code; 128 and the signal, if one ended it.
+    pub code: i32,
+    /// Whether the kernel ended it because it used more memory than its limit.
+    #[serde(default)]
+    pub out_of_memory: bool,
+}
+
+impl ProcessEnd {
+    /// When it was started, by the engine's clock: this tells one run of an instance from all others.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        Timestamp(self.at.0.saturating_sub(self.ran_for.0))
+    }
 }
 
 /// The longest message of a status, in bytes.

@@ -175,6 +175,7 @@ async fn a_node_speaks_for_itself_alone(lab: &Lab) -> Result<()> {
         instances: vec![lie(&of_two.name), lie("made-0"), lie("../up")],
         gone: vec![of_two.name.clone()],
         revision: u64::MAX,
+        ..v1::StatusReport::default()
     };
     let hello = v1::Hello {
         protocol: 1,

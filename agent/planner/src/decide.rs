@@ -227,7 +227,7 @@ impl<'a> Instance<'a> {
             }),
             Roles::Update { .. } => None,
         };
-        let journal = self.with_grace(roles);
+        let journal = self.up_to_date(roles);
         let journal = match proven {
             Some(_) => self.ruling(journal, Ruling::Committed),
             None => journal,
@@ -237,13 +237,14 @@ impl<'a> Instance<'a> {
         is_news.then(|| self.attempt(Step::Record(journal)))
     }
 
-    /// The journal, with the grace that a live change gave to a container which has another one written on it.
-    fn with_grace(self, roles: &Roles<'a>) -> Journal {
+    /// The journal, with the ends that are seen, and with the grace that a live change gave to a container which has
+    /// another one written on it.
+    fn up_to_date(self, roles: &Roles<'a>) -> Journal {
         let declared = self.target.assigned.template.stop_grace;
         let written =
             roles.face().map(|container| container.stop_grace.unwrap_or(GRACE_OF_UNWANTED));
         let stop_grace = written.filter(|written| *written != declared).map(|_| declared);
-        Journal { stop_grace, ..self.seen.journal.clone() }
+        Journal { stop_grace, ..self.seen.journal.clone() }.with_ends(&self.seen.containers)
     }
 
     /// When to say that it does not work, although there is nothing to put back. It is tried on.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Revision};
+use dwell_core::instance::{ENDS_MAX, ProcessEnd};
 use dwell_core::quantity::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,9 @@ pub struct Journal {
     pub crashes: u32,
     /// With what it last ended by itself.
     pub last_exit_code: Option<i32>,
+    /// The last times that it ended by itself, newest last; at most [`ENDS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ends: Vec<ProcessEnd>,
     /// How long its main process may take to end, if that was declared otherwise after its container was
     /// made. It counts for as long as the container does, also when the declaration is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,8 +137,34 @@ impl Journal {
             .map(|verdict| &verdict.ruling)
     }
 
+    /// The journal with the ends that the containers show and that are not in it.
+    pub(crate) fn with_ends(mut self, containers: &[Container]) -> Self {
+        containers.iter().for_each(|container| self.note_end(container));
+        self
+    }
+
+    /// Notes that a main process has ended by itself. By its start it is told from others: looked at once more, it is still
+    /// the same.
+    pub(crate) fn note_end(&mut self, container: &Container) {
+        let ContainerState::Exited { started_at, ran_for, code, out_of_memory } = container.state
+        else {
+            return;
+        };
+        let is_known = |end: &ProcessEnd| end.started_at() == started_at;
+        if self.has_ordered_end(container) || self.ends.iter().any(is_known) {
+            return;
+        }
+        let number = self.ends.last().map_or(0, |end| end.number).saturating_add(1);
+        let ran_for = Millis(dwell_core::clock::millis(ran_for));
+        let at = Timestamp(started_at.0.saturating_add(ran_for.0));
+        self.ends.push(ProcessEnd { number, at, ran_for, code, out_of_memory });
+        let excess = self.ends.len().saturating_sub(ENDS_MAX);
+        self.ends.drain(..excess);
+    }
+
     /// Counts the start of a container which was in this state before.
     pub(crate) fn count_start(&mut self, container: &Container) {
+        self.note_end(container);
         let by_order = self.has_ordered_end(container);
         self.ordered_ends.remove(&container.id);
         match container.state {

@@ -212,6 +212,9 @@ impl Seen {
                 self.gave_up_container = false;
             }
             Step::Remove { container } => {
+                if let Some(removed) = self.containers.iter().find(|one| &one.id == container) {
+                    self.journal.note_end(removed);
+                }
                 let start = Step::Start { container: container.clone() };
                 if self.trouble.take_if(|(failed, _)| *failed == start).is_some() {
                     self.gave_up_container = true;

@@ -71,6 +71,7 @@ impl Report<'_> {
             started_at: face.filter(|container| container.is_running()).and_then(Container::run),
             restarts: journal.restarts,
             exit_code,
+            ends: journal.clone().with_ends(&self.seen.containers).ends,
             restarts_done: journal
                 .restarts_done
                 .max(face.map_or(0, |container| container.restarts_asked)),

@@ -11,6 +11,10 @@ use super::{Finding, Host, reading};
 const NEARLY_FULL: u64 = 85;
 const FULL: u64 = 95;
 
+/// What makes room on Docker's disk and takes nothing of an instance: images that no container has. Whatever
+/// removes containers as well removes those that are stopped, or kept for the way back, with their files.
+const ROOM_FOR_DOCKER: &str = "docker image prune -a";
+
 /// Something of which there is only so much.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Store {
@@ -32,7 +36,7 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     let stores = reading::blocking(move || {
         let disks = [
             disk("the agent's data directory", &data_dir, "journalctl --vacuum-size=200M"),
-            data_root.and_then(|root| disk("Docker's data", &root, "docker image prune -a")),
+            data_root.and_then(|root| disk("Docker's data", &root, ROOM_FOR_DOCKER)),
         ];
         disks.into_iter().chain([connections(), neighbours()]).flatten().collect::<Vec<_>>()
     });
@@ -106,6 +110,13 @@ mod tests {
             let found = judge(&Store { check: "disk", name, used, size, fix });
             assert_eq!(found.outcome, outcome, "{used} of {size}");
             assert_eq!(found.fix.is_empty(), outcome == Outcome::Ok);
+        }
+    }
+
+    #[test]
+    fn making_room_takes_nothing_of_an_instance() {
+        for taken in ["system", "container", "volume"] {
+            assert!(!ROOM_FOR_DOCKER.contains(taken), "it removes what instances need");
         }
     }
 

@@ -34,7 +34,7 @@ impl World {
         let probe = Probe::Exec { command: vec!["check".to_owned()] };
         let check = HealthCheck { retries, ..HealthCheck::new(probe) };
         let started = self.clock.now();
-        let subject = Subject { container, address: web.address, check, started };
+        let subject = Subject { container, address: web.address, check, started, since: started };
         watch(Arc::new(self.engine.clone()), Arc::<TokioClock>::clone(&self.clock), subject)
     }
 }
@@ -105,6 +105,28 @@ async fn a_command_that_cannot_be_run_fails_and_says_why() {
     assert!(verdicts.reason().ends_with("no such program"), "{}", verdicts.reason());
 }
 
+/// The engine's clock is ten minutes ahead of the agent's, or behind it.
+#[tokio::test(start_paused = true)]
+async fn a_check_counts_by_the_clock_of_the_agent_alone() {
+    for ahead in [true, false] {
+        let world = World::new();
+        let mut verdicts = world.started("web-0", 3).await;
+        let now = world.clock.now().0;
+        let started = if ahead { now + 600_000 } else { now - 600_000 };
+        let check =
+            HealthCheck { start_period: Millis::seconds(30), ..verdicts.subject.check.clone() };
+        let subject = Subject { started: Timestamp(started), check, ..verdicts.subject.clone() };
+        verdicts =
+            watch(Arc::new(world.engine.clone()), Arc::<TokioClock>::clone(&world.clock), subject);
+        world.engine.set_exec_exit_code(1);
+        let begun = Instant::now();
+        assert_eq!(verdicts.next().await, Some(Health::Unhealthy));
+        let elapsed = begun.elapsed();
+        let expected = Duration::from_secs(30)..Duration::from_secs(120);
+        assert!(expected.contains(&elapsed), "{ahead}: {elapsed:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn probes_are_spread_in_time() {
     let world = World::new();
@@ -157,6 +179,7 @@ async fn probe_of(probe: Probe) -> Outcome {
         address: Ipv4Addr::LOCALHOST,
         check: HealthCheck { timeout: Millis(500), ..HealthCheck::new(probe) },
         started: Timestamp(0),
+        since: Timestamp(0),
     };
     probe::probe(&World::new().engine, &subject).await
 }

@@ -88,6 +88,7 @@ impl Guards {
             address: probed.address,
             check: probed.check.clone(),
             started: watch.run.started_at,
+            since: watch.since,
         };
         let (engine, clock) = (Arc::clone(&self.tools.engine), Arc::clone(&self.tools.clock));
         let mut verdicts = health::watch(engine, clock, subject);

@@ -82,6 +82,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
+        ends: Vec::new(),
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(observed_at),

@@ -61,6 +61,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
+        ends: Vec::new(),
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(0),

@@ -22,7 +22,7 @@ pub(crate) enum Target {
 }
 
 /// Which controller to use.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct TargetArgs {
     /// Unix socket of a controller on this machine [env: DWELL_SOCKET] [default: /run/dwell/controller.sock]
     #[arg(

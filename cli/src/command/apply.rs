@@ -1,5 +1,6 @@
 //! `dwell apply` and `dwell plan`: declare workloads from a file, or see what that would change.
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use clap::Args;
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::sanitize;
+use dwell_core::workload::Ssh;
 use dwell_proto::v1;
 
 use super::Fleet;
@@ -80,6 +82,7 @@ impl Apply {
     ) -> Result<(), Failure> {
         let declared = self.file.read()?;
         let mut fleet = fleet.await?;
+        warn_of_key_sets(&mut fleet, &declared).await?;
         let plans = apply(&mut fleet, declared, false).await?;
         let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
         self.output.print(&plans, done)?;
@@ -93,7 +96,9 @@ impl Plan {
         fleet: impl Future<Output = Result<Fleet, Failure>>,
     ) -> Result<ExitCode, Failure> {
         let declared = self.file.read()?;
-        let plans = apply(&mut fleet.await?, declared, true).await?;
+        let mut fleet = fleet.await?;
+        warn_of_key_sets(&mut fleet, &declared).await?;
+        let plans = apply(&mut fleet, declared, true).await?;
         self.output.print(&plans, table)?;
         let changes = plans.workloads.iter().any(|plan| plan.action != "unchanged");
         Ok(if self.exit_code && changes { WOULD_CHANGE.into() } else { ExitCode::SUCCESS })
@@ -126,6 +131,29 @@ pub(super) fn variables() -> Variables {
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
+}
+
+/// Says which key sets workloads name that nobody has made: a typing error there locks everybody out.
+async fn warn_of_key_sets(fleet: &mut Fleet, declared: &[Declared]) -> Result<(), Failure> {
+    let named = |declared: &Declared| match &declared.spec.template.ssh {
+        Ssh::Dwell { key_sets: Some(sets), .. } => sets.clone(),
+        _ => Vec::new(),
+    };
+    if declared.iter().all(|declared| named(declared).is_empty()) {
+        return Ok(());
+    }
+    let found = fleet.client.list_key_sets(v1::ListKeySetsRequest::default()).await?.into_inner();
+    let made: BTreeSet<String> = found.key_sets.into_iter().map(|set| set.name).collect();
+    for declared in declared {
+        for set in named(declared).iter().filter(|set| !made.contains(set.as_str())) {
+            say(&format!(
+                "warning: workload {} names key set {set}, which does not exist: nobody logs in with keys of it until \
+                 `dwell key add {set} FILE`",
+                declared.spec.name
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Sends declarations.

@@ -4,6 +4,7 @@ use clap::Args;
 use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::names::{self, Subject};
 use crate::output::print;
@@ -20,7 +21,7 @@ Instances are added and removed at the end: web=2 keeps web-0 and web-1. Of seve
 or, if one is refused, none.")]
 pub(crate) struct Scale {
     /// A workload and its new number of instances
-    #[arg(value_name = "NAME=N", required = true, value_parser = scale_parser)]
+    #[arg(value_name = "NAME=N", required = true, value_parser = scale_parser, add = complete::scale())]
     workloads: Vec<(String, u32)>,
     #[command(flatten)]
     wait: WaitArgs,
@@ -77,7 +78,7 @@ pub(crate) struct Restart {
 #[derive(Args, Debug)]
 struct SubjectArgs {
     /// Workloads or instances
-    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::subject())]
     names: Vec<String>,
     #[command(flatten)]
     wait: WaitArgs,
@@ -155,7 +156,7 @@ async fn restarts(fleet: &mut Fleet, subject: &Subject) -> Result<Vec<Goal>, Fai
 #[command(after_long_help = "Examples:\n  dwell rm web\n  dwell rm web db --wait")]
 pub(crate) struct Rm {
     /// Workloads
-    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::workload())]
     names: Vec<String>,
     #[command(flatten)]
     wait: WaitArgs,

@@ -7,6 +7,7 @@ use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 
 use super::{Fleet, PROBLEMS, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::OutputArgs;
@@ -30,7 +31,7 @@ Examples:
 The commands are to be run on the node. `dwell-agent doctor` does the same there, without a controller.")]
 pub(crate) struct Doctor {
     /// Only this node
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::node())]
     node: Option<String>,
     /// Show what is well, too
     #[arg(short, long)]

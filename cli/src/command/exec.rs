@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Fleet, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::manifest;
 use crate::names;
@@ -59,7 +60,7 @@ pub(crate) struct Exec {
     #[arg(short, long, value_name = "PATH")]
     workdir: Option<String>,
     /// The instance, or a workload that has only one
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::subject())]
     instance: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]

@@ -1,11 +1,15 @@
-//! About dwell itself: `version`, `schema`, `completions`.
+//! About dwell itself: `version`, `schema`, `completions`, `man`.
 
+use std::path::PathBuf;
+
+use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory};
-use clap_complete::Shell;
+use clap_complete::env::Shells;
 use dwell_proto::v1;
 use serde::Serialize;
 
 use super::Fleet;
+use crate::complete;
 use crate::failure::Failure;
 use crate::manifest;
 use crate::output::{OutputArgs, print};
@@ -97,21 +101,52 @@ impl Schema {
 }
 
 /// Print completions for a shell
+///
+/// They ask this program while somebody types, so they know the names of workloads, instances and nodes, and fit
+/// its version if they are loaded anew by every shell.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
-  dwell completions bash > /etc/bash_completion.d/dwell
-  dwell completions zsh > \"${fpath[1]}/_dwell\"
-  dwell completions fish > ~/.config/fish/completions/dwell.fish")]
+  echo 'source <(dwell completions bash)' >> ~/.bashrc
+  echo 'source <(dwell completions zsh)' >> ~/.zshrc
+  echo 'dwell completions fish | source' > ~/.config/fish/completions/dwell.fish")]
 pub(crate) struct Completions {
-    /// The shell
-    shell: Shell,
+    /// bash, zsh, fish, elvish or powershell
+    #[arg(value_parser = PossibleValuesParser::new(Shells::builtins().names()))]
+    shell: String,
 }
 
 impl Completions {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let shells = Shells::builtins();
+        let Some(shell) = shells.completer(&self.shell) else {
+            return Err(Failure::Usage(format!("{:?} is not a shell that is known", self.shell)));
+        };
         let mut text = Vec::new();
-        clap_complete::generate(self.shell, &mut crate::Dwell::command(), "dwell", &mut text);
+        shell
+            .write_registration(complete::VARIABLE, "dwell", "dwell", "dwell", &mut text)
+            .map_err(|error| Failure::Other(format!("cannot write completions: {error}")))?;
         print(&String::from_utf8_lossy(&text))
+    }
+}
+
+/// Write the manual pages of all commands into a directory
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell man /usr/local/share/man/man1 && man dwell-apply")]
+pub(crate) struct Man {
+    /// Where to, such as /usr/local/share/man/man1
+    #[arg(value_name = "DIRECTORY")]
+    directory: PathBuf,
+}
+
+impl Man {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| {
+            let shown = self.directory.display();
+            Failure::Other(format!("cannot write manual pages into {shown}: {error}"))
+        };
+        std::fs::create_dir_all(&self.directory).map_err(failed)?;
+        let command = crate::Dwell::command().disable_help_subcommand(true);
+        clap_mangen::generate_to(command, &self.directory).map_err(failed)
     }
 }

@@ -5,7 +5,9 @@ use dwell_core::workload::WorkloadSpec;
 use dwell_proto::v1;
 
 use super::{Fleet, name_parser, ps};
+use crate::complete;
 use crate::failure::Failure;
+use crate::manifest;
 use crate::names::{self, Subject};
 use crate::output::view::{InspectView, InstanceView, PsView};
 use crate::output::{Format, print, serialized};
@@ -15,10 +17,11 @@ use crate::output::{Format, print, serialized};
 #[command(after_long_help = "\
 Examples:
   dwell inspect hello
-  dwell inspect hello-0 -o json | jq -r .address")]
+  dwell inspect hello-0 -o json | jq -r .address
+  dwell inspect hello --manifest > hello.yaml    # a file for `dwell apply`")]
 pub(crate) struct Inspect {
     /// A workload or an instance
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::subject())]
     name: String,
     /// How to print it
     #[arg(
@@ -29,6 +32,9 @@ pub(crate) struct Inspect {
         hide_possible_values = true
     )]
     output: Format,
+    /// Print a workload as a file that declares it as it is
+    #[arg(long, conflicts_with = "output")]
+    manifest: bool,
 }
 
 impl Inspect {
@@ -39,9 +45,24 @@ impl Inspect {
                 let (workloads, instances) = ps::fetch(&mut fleet, name.clone()).await?;
                 let spec = workloads.first().and_then(|workload| workload.spec.clone());
                 let spec = spec.and_then(|spec| WorkloadSpec::try_from(spec).ok());
+                if self.manifest {
+                    let spec = spec.ok_or_else(|| {
+                        Failure::Other(format!(
+                            "{name} has what this command line does not know; update it"
+                        ))
+                    })?;
+                    return print(&manifest::export(&spec).map_err(|error| {
+                        Failure::Other(format!("cannot write {name} as a file: {error}"))
+                    })?);
+                }
                 let mut ps = PsView::new(workloads, instances);
                 let workload = ps.workloads.pop().ok_or_else(|| gone(&name))?;
                 serialized(&InspectView { workload, spec, instances: ps.instances }, self.format())
+            }
+            Subject::Instance(name) if self.manifest => {
+                return Err(Failure::Usage(format!(
+                    "{name} is an instance; a file declares workloads, so name its workload"
+                )));
             }
             Subject::Instance(name) => {
                 let request = v1::ListInstancesRequest { name: name.clone(), ..Default::default() };

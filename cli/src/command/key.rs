@@ -12,6 +12,7 @@ use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 
 use super::Fleet;
+use crate::complete;
 use crate::failure::Failure;
 use crate::openssh;
 use crate::output::view::KeySetsView;
@@ -52,6 +53,7 @@ Examples:
   curl -fsS https://github.com/alice.keys | dwell key add team -")]
 struct Add {
     /// Name of the set
+    #[arg(add = complete::key_set())]
     set: KeySetName,
     /// Files of public keys; - for standard input
     #[arg(value_name = "FILE", required = true)]
@@ -69,6 +71,7 @@ Examples:
   dwell key rm team --yes    # all of it")]
 struct Rm {
     /// Name of the set
+    #[arg(add = complete::key_set())]
     set: KeySetName,
     /// Fingerprints, comments or whole lines of the keys; all that fit are removed
     #[arg(value_name = "KEY")]
@@ -86,6 +89,7 @@ Examples:
   dwell key ls team -o json | jq -r '.key_sets[].keys[].line' > authorized_keys")]
 struct Ls {
     /// Only this set
+    #[arg(add = complete::key_set())]
     set: Option<KeySetName>,
     #[command(flatten)]
     output: OutputArgs,

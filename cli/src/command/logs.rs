@@ -13,6 +13,7 @@ use tonic::Streaming;
 
 use super::{Fleet, name_parser};
 use crate::client::Client;
+use crate::complete;
 use crate::failure::Failure;
 use crate::names::{self, Meant};
 use crate::output::{Now, say};
@@ -39,7 +40,7 @@ Examples:
   dwell logs --since 2026-01-31T12:00:00Z web-0")]
 pub(crate) struct Logs {
     /// An instance or a workload
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::subject())]
     name: String,
     /// Go on printing what it prints
     #[arg(short, long)]

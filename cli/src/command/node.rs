@@ -8,6 +8,7 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::view::{NodeView, NodesView, TokenView};
@@ -44,7 +45,7 @@ enum Command {
 #[derive(Args, Debug)]
 struct Inspect {
     /// The node
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::node())]
     name: String,
     /// How to print it
     #[arg(
@@ -80,7 +81,7 @@ struct Token {
 #[derive(Args, Debug)]
 struct Names {
     /// Nodes
-    #[arg(value_name = "NAME", required = true, value_parser = name_parser())]
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::node())]
     names: Vec<String>,
 }
 
@@ -108,7 +109,7 @@ Examples:
   dwell node label h1 --pool storage     # --pool '' takes it out of its pool")]
 struct Label {
     /// The node
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::node())]
     name: String,
     /// Labels to set, or to remove
     #[arg(value_name = "KEY=VALUE|KEY-", required_unless_present = "pool", value_parser = label_parser)]
@@ -125,6 +126,13 @@ enum Change {
 }
 
 fn label_parser(text: &str) -> Result<Change, String> {
+    let key = text.split('=').next().unwrap_or_default();
+    if key.contains(char::is_whitespace) || key.contains(['!', ',']) {
+        return Err(
+            "a label's key has no blanks, commas or exclamation marks, for constraints name it"
+                .into(),
+        );
+    }
     match (text.split_once('='), text.strip_suffix('-')) {
         (Some((key, value)), _) if !key.is_empty() => Ok(Change::Set(key.into(), value.into())),
         (None, Some(key)) if !key.is_empty() => Ok(Change::Remove(key.into())),
@@ -428,7 +436,7 @@ mod tests {
         assert_eq!(label_parser("a="), Ok(Change::Set("a".into(), String::new())));
         assert_eq!(label_parser("a-"), Ok(Change::Remove("a".into())));
         assert_eq!(label_parser("a=b-"), Ok(Change::Set("a".into(), "b-".into())));
-        for wrong in ["", "a", "-", "=b"] {
+        for wrong in ["", "a", "-", "=b", "a b=c", "a!=b"] {
             assert!(label_parser(wrong).is_err(), "{wrong}");
         }
     }

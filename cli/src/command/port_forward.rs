@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{Fleet, name_parser};
 use crate::client::{Client, Target, connect};
+use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::say;
@@ -35,7 +36,7 @@ Examples:
   dwell port-forward web-0 192.0.2.7:8080:80      # for other machines, too")]
 pub(crate) struct PortForward {
     /// The instance, or a workload that has only one
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::subject())]
     instance: String,
     /// Ports here and there; one alone is the same on both sides
     #[arg(value_name = "[ADDRESS:][LOCAL:]PORT", required = true)]

@@ -8,6 +8,7 @@ use dwell_core::instance::{Phase, RunState};
 use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::lists;
 use crate::names;
@@ -31,10 +32,10 @@ Examples:
   dwell ps -o json | jq -r '.instances[] | select(.health != \"healthy\") | .name'")]
 pub(crate) struct Ps {
     /// Only this workload
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::workload())]
     workload: Option<String>,
     /// Only what is on this node
-    #[arg(long, value_name = "NODE", value_parser = name_parser())]
+    #[arg(long, value_name = "NODE", value_parser = name_parser(), add = complete::node())]
     node: Option<String>,
     /// Only instances that are not as they are to be
     #[arg(long)]

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use dwell_proto::v1;
 
 use super::{Fleet, PROBLEMS, name_parser};
+use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::view::{RouteChecksView, RoutesView};
@@ -39,7 +40,7 @@ Examples:
   dwell route check web-0 -o json | jq -r '.nodes[] | select(.problem != \"\") | .node'")]
 struct Check {
     /// The instance, or a workload that has only one
-    #[arg(value_parser = name_parser())]
+    #[arg(value_parser = name_parser(), add = complete::subject())]
     instance: String,
     #[command(flatten)]
     output: OutputArgs,

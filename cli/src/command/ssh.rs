@@ -8,6 +8,7 @@ use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
 use crate::client::TargetArgs;
+use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::openssh::{self, Login};
@@ -33,7 +34,7 @@ pub(crate) struct Ssh {
     #[arg(short, long)]
     user: Option<String>,
     /// The instance, or a workload that has only one
-    #[arg(value_name = "[USER@]NAME", value_parser = name_parser())]
+    #[arg(value_name = "[USER@]NAME", value_parser = name_parser(), add = complete::subject())]
     instance: String,
     /// Options of ssh, and a command
     #[arg(value_name = "SSH-ARGUMENT", trailing_var_arg = true, allow_hyphen_values = true)]

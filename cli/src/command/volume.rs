@@ -6,6 +6,7 @@ use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 
 use super::Fleet;
+use crate::complete;
 use crate::failure::Failure;
 use crate::output::view::VolumesView;
 use crate::output::{OutputArgs, Table, or_dash, print};
@@ -40,9 +41,10 @@ Examples:
   dwell volume ls -o json | jq -r '.volumes[] | select(.in_use | not) | .instance'")]
 struct Ls {
     /// Only those of this instance, which need not be there any more
+    #[arg(add = complete::subject())]
     instance: Option<InstanceName>,
     /// Only those on this node
-    #[arg(long)]
+    #[arg(long, add = complete::node())]
     node: Option<NodeName>,
     #[command(flatten)]
     output: OutputArgs,
@@ -53,6 +55,7 @@ struct Ls {
 #[command(after_long_help = "Examples:\n  dwell volume inspect db-0 data")]
 struct Inspect {
     /// The instance whose data it is
+    #[arg(add = complete::subject())]
     instance: InstanceName,
     /// The volume's name
     name: VolumeName,
@@ -72,11 +75,12 @@ Examples:
   dwell volume rm db-0 data --node h3    # if several nodes have a copy")]
 struct Rm {
     /// The instance whose data it is
+    #[arg(add = complete::subject())]
     instance: InstanceName,
     /// The volume's name
     name: VolumeName,
     /// The node that has it, if several do
-    #[arg(long)]
+    #[arg(long, add = complete::node())]
     node: Option<NodeName>,
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dwell_core::clock::millis;
+use serde::Serializer;
 
 /// The moment ages are counted to, in milliseconds since the epoch. A value, so that tests have theirs.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,22 @@ pub(crate) fn duration(took: Duration) -> String {
         0..10 => format!("{:.1} s", took.as_secs_f64()),
         seconds @ 10..60 => format!("{seconds} s"),
         seconds => format!("{}m{}s", seconds / 60, seconds % 60),
+    }
+}
+
+/// A moment for programs: RFC 3339 in UTC, as everything in dwell that shows one.
+pub(crate) fn serialize<S: Serializer>(at_ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&moment(*at_ms))
+}
+
+/// The same where nobody may know it: `null`.
+pub(crate) fn serialize_known<S: Serializer>(
+    at_ms: &Option<u64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at_ms {
+        Some(at_ms) => serialize(at_ms, serializer),
+        None => serializer.serialize_none(),
     }
 }
 

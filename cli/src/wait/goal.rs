@@ -299,7 +299,9 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
         // It has done its work, and its restart policy does not start it again.
         (RunState::Running, Phase::Stopped) if current && finished => Progress::Done,
         (RunState::Stopped, Phase::Stopped | Phase::Failed | Phase::Pending) => Progress::Done,
-        (RunState::Running, Phase::Failed) if current => {
+        // Before the first generation there was nothing whose failure it could be: it failed without a container,
+        // as with a mount that is not allowed.
+        (RunState::Running, Phase::Failed) if current || instance.generation <= 1 => {
             Progress::Failed(with_message(format!("{name} failed"), &status.message))
         }
         _ => Progress::Waiting(with_message(format!("{name}: {phase}"), &status.message)),

@@ -92,6 +92,10 @@ pub struct Instance {
     /// The revision at which it was made: tells it from an earlier instance of the same name.
     #[serde(default = "Instance::first_life")]
     pub life: Revision,
+    /// The newest end of its main process that was written down: its number on its node, and when that run was
+    /// started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end: Option<(u64, Timestamp)>,
     /// Of its last change.
     pub revision: Revision,
 }

@@ -38,6 +38,8 @@ impl Model {
             identity: Some(identity),
             node: Some(node.clone()),
             leaving: None,
+            // Every node counts for itself.
+            last_end: None,
             ..Instance::clone(&instance)
         });
         self.delete(Key::Waiting(name.clone()));

@@ -72,7 +72,13 @@ fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
     let class = plan.class();
     let touched: Vec<_> = plan.instances.iter().filter(down).collect();
     let stopped = workload.run == dwell_core::instance::RunState::Stopped;
-    match (touched.as_slice(), class) {
+    let removed = plan.instances.iter().filter(|plan| plan.action == InstanceAction::Remove);
+    let removed = match removed.count() {
+        0 => String::new(),
+        1 => "; 1 is removed".to_owned(),
+        count => format!("; {count} are removed"),
+    };
+    let text = match (touched.as_slice(), class) {
         ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
         ([], _) => "no downtime".to_owned(),
         (_, _) if stopped => "no downtime: the workload is stopped".to_owned(),
@@ -82,7 +88,8 @@ fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
             many.len(),
             workload.spec.update.parallelism
         ),
-    }
+    };
+    text + &removed
 }
 
 /// What cannot be had back afterwards. A new container begins with the files of its image; addresses of

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{InstanceName, NodeName, Position, Revision};
-use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, sanitize};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, ProcessEnd, sanitize};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::session::StatusReport;
+use dwell_core::workload::Template;
 
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
@@ -198,6 +199,7 @@ impl Model {
             return;
         }
         self.note_transition(&instance, before.as_deref(), &status, now);
+        let instance = self.note_ends(&instance, &status, now);
         let node = node.clone();
         self.put_with(|revision| {
             Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
@@ -243,6 +245,38 @@ impl Model {
             }
             _ => {}
         }
+    }
+
+    /// Writes down, once, how the main process ended by itself. Which end was the last that was written down is
+    /// durable with the event. Returns the instance as it is then.
+    fn note_ends(
+        &mut self,
+        instance: &Arc<Instance>,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) -> Arc<Instance> {
+        if self.volatile_only {
+            return Arc::clone(instance);
+        }
+        let mut last = instance.last_end;
+        for end in &status.ends {
+            let is_news = last.is_none_or(|(number, started_at)| {
+                end.number > number || end.started_at() > started_at
+            });
+            if !is_news {
+                continue;
+            }
+            last = Some((end.number, end.started_at()));
+            let (severity, reason, message) = told(end, &instance.template);
+            let subject = Subject::Instance(instance.name.clone());
+            self.event(now, severity, subject, reason, message);
+        }
+        if last == instance.last_end {
+            return Arc::clone(instance);
+        }
+        let noted = Instance { last_end: last, ..Instance::clone(instance) };
+        self.put_instance(noted.clone());
+        self.tables.instances().get(&instance.name).cloned().unwrap_or_else(|| Arc::new(noted))
     }
 
     /// A node looked, and nothing of an instance was there.
@@ -310,4 +344,48 @@ impl Model {
             self.place(&instance.name, &to, now);
         }
     }
+}
+
+/// How a main process ended, for people.
+fn told(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, String) {
+    let ran_for = end.ran_for;
+    if end.out_of_memory {
+        let limit = template.resources.memory;
+        let message = format!(
+            "its main process was killed after {ran_for}, because it used more memory than its limit of {limit} (exit code {})",
+            end.code
+        );
+        return (Severity::Warning, "instance-out-of-memory", message);
+    }
+    let message = match signal(end.code) {
+        Some(signal) => {
+            format!(
+                "its main process was ended by {signal} after {ran_for} (exit code {})",
+                end.code
+            )
+        }
+        None => format!("its main process ended with exit code {} after {ran_for}", end.code),
+    };
+    let severity = if end.code == 0 { Severity::Info } else { Severity::Warning };
+    (severity, "instance-ended", message)
+}
+
+/// The signal that an exit code stands for, as far as it has a name that people know.
+fn signal(code: i32) -> Option<String> {
+    const NAMES: [(i32, &str); 11] = [
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (11, "SIGSEGV"),
+        (13, "SIGPIPE"),
+        (15, "SIGTERM"),
+    ];
+    let number = code.checked_sub(128).filter(|number| (1..=64).contains(number))?;
+    let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
+    Some(name.map_or_else(|| format!("signal {number}"), ToOwned::to_owned))
 }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod directory;
+mod ends;
 mod fleet;
 mod history;
 mod key_sets;

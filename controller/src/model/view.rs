@@ -403,6 +403,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         started_at: None,
         restarts: 0,
         exit_code: None,
+        ends: Vec::new(),
         restarts_done: 0,
         message,
         observed_at: Timestamp(0),

@@ -399,6 +399,7 @@ fn new_instance(
         removing: false,
         created_at: now,
         life: super::Revision(0),
+        last_end: None,
         revision: super::Revision(0),
     }
 }

@@ -96,6 +96,8 @@ impl Template {
                 format!("{:?} is not an absolute path", self.working_dir),
             );
         }
+        check_user(&self.user)?;
+        check_signal(&self.stop_signal)?;
         if !self.hostname.is_empty() {
             crate::id::NodeName::new(self.hostname.as_str()).map(drop).or_else(|_| {
                 refuse("hostname", format!("{:?} is not a DNS label", self.hostname))
@@ -254,6 +256,51 @@ fn check_image(image: &str) -> Result<(), SpecError> {
         );
     }
     Ok(())
+}
+
+/// Numbers that no kernel takes; names are the image's to know.
+fn check_user(user: &str) -> Result<(), SpecError> {
+    let is_too_large = |part: &&str| {
+        let number = !part.is_empty() && part.chars().all(|c| c.is_ascii_digit());
+        number && part.parse::<i32>().is_err()
+    };
+    match user.splitn(2, ':').find(is_too_large) {
+        Some(part) => refuse(
+            "user",
+            format!("{part} is not a user's or group's number; {} is the largest", i32::MAX),
+        ),
+        None => Ok(()),
+    }
+}
+
+/// A signal by name, with or without SIG, or by number; empty for the image's.
+fn check_signal(signal: &str) -> Result<(), SpecError> {
+    const NAMES: &[&str] = &[
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT",
+        "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "RTMAX", "RTMIN", "SEGV", "STKFLT", "STOP",
+        "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH",
+        "XCPU", "XFSZ",
+    ];
+    /// The last real-time signal.
+    const LAST: u8 = 64;
+    let upper = signal.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    // As in RTMIN+3 and RTMAX-1.
+    let real_time = |rest: Option<&str>| {
+        rest.and_then(|offset| offset.parse::<u8>().ok()).is_some_and(|offset| offset <= 30)
+    };
+    let known = signal.is_empty()
+        || NAMES.contains(&name)
+        || signal.parse().is_ok_and(|number| (1..=LAST).contains(&number))
+        || real_time(name.strip_prefix("RTMIN+"))
+        || real_time(name.strip_prefix("RTMAX-"));
+    if known {
+        return Ok(());
+    }
+    refuse(
+        "stop_signal",
+        format!("{signal:?} is not a signal; write one such as SIGTERM, SIGINT or SIGQUIT"),
+    )
 }
 
 fn check_health(check: &HealthCheck) -> Result<(), SpecError> {

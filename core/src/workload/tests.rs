@@ -172,3 +172,27 @@ fn constraints() {
         assert!(wrong.parse::<Constraint>().is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn signals_and_users_are_ones_that_there_are() {
+    let check = |change: &dyn Fn(&mut Template)| {
+        let mut spec = spec();
+        change(&mut spec.template);
+        spec.check().map_err(|error| error.to_string())
+    };
+    let signal = |text: &str| check(&|template| template.stop_signal = text.to_owned());
+    for good in ["", "SIGTERM", "term", "QUIT", "15", "64", "SIGRTMIN+3", "RTMAX-1", "SIGWINCH"] {
+        assert_eq!(signal(good), Ok(()), "{good}");
+    }
+    for wrong in ["SIGFOO", "0", "65", "-1", "SIG", "RTMIN+99", "SIGTERM "] {
+        let said = signal(wrong).unwrap_err();
+        assert!(said.contains("is not a signal; write one such as SIGTERM"), "{said}");
+    }
+    let user = |text: &str| check(&|template| template.user = text.to_owned());
+    for good in ["", "www", "1000", "1000:1000", "www:www", "2147483647"] {
+        assert_eq!(user(good), Ok(()), "{good}");
+    }
+    for wrong in ["99999999999", "1000:2147483648"] {
+        assert!(user(wrong).unwrap_err().contains("2147483647 is the largest"), "{wrong}");
+    }
+}

@@ -4,8 +4,9 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{
-    Assigned, InstanceStatus, MESSAGE_MAX, Outcome, Phase, Verdict, sanitize,
+    Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, Verdict, sanitize,
 };
+use dwell_core::quantity::Millis;
 use dwell_core::workload::{Template, UpdatePolicy};
 
 use super::{FromWireError, duration, parse, required};
@@ -75,6 +76,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             started_at_ms: status.started_at.map(|at| at.0),
             restarts: status.restarts,
             exit_code: status.exit_code,
+            ends: status.ends.iter().map(Into::into).collect(),
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
@@ -108,6 +110,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             started_at: wire.started_at_ms.map(Timestamp),
             restarts: wire.restarts,
             exit_code: wire.exit_code,
+            ends: wire.ends.iter().rev().take(ENDS_MAX).rev().map(Into::into).collect(),
             restarts_done: wire.restarts_done,
             verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
             message,
@@ -133,6 +136,18 @@ impl From<&Verdict> for v1::Verdict {
     }
 }
 
+impl From<&ProcessEnd> for v1::ProcessEnd {
+    fn from(end: &ProcessEnd) -> Self {
+        Self {
+            number: end.number,
+            at_ms: end.at.0,
+            ran_for_ms: end.ran_for.0,
+            code: end.code,
+            out_of_memory: end.out_of_memory,
+        }
+    }
+}
+
 impl From<v1::Verdict> for Verdict {
     /// Reasons are cut and cleaned like messages.
     fn from(wire: v1::Verdict) -> Self {
@@ -145,6 +160,18 @@ impl From<v1::Verdict> for Verdict {
             Wire::Failing => Outcome::Failing { reason },
         };
         Self { generation: Generation(wire.generation), outcome }
+    }
+}
+
+impl From<&v1::ProcessEnd> for ProcessEnd {
+    fn from(wire: &v1::ProcessEnd) -> Self {
+        Self {
+            number: wire.number,
+            at: Timestamp(wire.at_ms),
+            ran_for: Millis(wire.ran_for_ms),
+            code: wire.code,
+            out_of_memory: wire.out_of_memory,
+        }
     }
 }
 

@@ -1,6 +1,9 @@
+use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, Revision, VolumeName, WorkloadName};
-use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
+use dwell_core::instance::{
+    Assigned, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
+};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::ssh::HostKey;
@@ -102,12 +105,19 @@ fn assignments_and_statuses_survive_the_round_trip() {
         phase: Phase::Backoff,
         health: Health::Unhealthy,
         container_id: "abc".into(),
-        started_at: Some(dwell_core::clock::Timestamp(7)),
+        started_at: Some(Timestamp(7)),
         restarts: 3,
         exit_code: Some(-1),
+        ends: vec![ProcessEnd {
+            number: 3,
+            at: Timestamp(9),
+            ran_for: Millis(5),
+            code: 137,
+            out_of_memory: true,
+        }],
         restarts_done: 2,
         message: "exited".into(),
-        observed_at: dwell_core::clock::Timestamp(9),
+        observed_at: Timestamp(9),
         verdict: None,
     };
     let reason = || "it does not answer".to_owned();

@@ -1,8 +1,9 @@
 //! `dwell-lab`: brings up several hosts on this machine, with Docker engines and dwell's real
 //! processes on them, shows what they do together, and removes every trace.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program prints")]
+#![expect(clippy::print_stderr, reason = "a command line program prints")]
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -92,10 +93,10 @@ async fn run(command: Command) -> Result<()> {
         Command::Prove(Name { name }) => demo::prove(&Lab::open(&name)?, say).await,
         Command::Env(Name { name }) => {
             let lab = Lab::open(&name)?;
-            println!("export DWELL_SOCKET={}", lab.controller_socket().display());
+            say(&format!("export DWELL_SOCKET={}", lab.controller_socket().display()));
             for host in lab.hosts() {
                 let (name, socket) = (host.name().to_uppercase(), host.docker_socket());
-                println!("export {name}_DOCKER_HOST=unix://{}", socket.display());
+                say(&format!("export {name}_DOCKER_HOST=unix://{}", socket.display()));
             }
             Ok(())
         }
@@ -146,16 +147,16 @@ fn status() -> Result<()> {
             say(&format!("{name}: broken; remove it with dwell-lab down --name {name}"));
             continue;
         };
-        println!("{name}: controller {}", running(lab.controller()));
+        say(&format!("{name}: controller {}", running(lab.controller())));
         for host in lab.hosts() {
-            println!(
+            say(&format!(
                 "  {:4} {:12} dockerd {:8} agent {:8} {}",
                 host.name(),
                 host.address(),
                 running(host.dockerd()),
                 running(host.agent()),
                 host.dir().display()
-            );
+            ));
         }
     }
     Ok(())
@@ -165,6 +166,7 @@ fn running(process: &lab::Process) -> String {
     process.pid().map_or_else(|| "-".to_owned(), |pid| pid.to_string())
 }
 
+/// Prints a line. Whoever reads them may have gone, as in `dwell-lab status | head -1`.
 fn say(line: &str) {
-    println!("{line}");
+    drop(writeln!(std::io::stdout(), "{line}"));
 }

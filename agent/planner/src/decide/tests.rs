@@ -122,10 +122,19 @@ impl Story {
         self.plan().steps.into_values().next()
     }
 
-    /// The planned step in a word or two.
+    /// Whether all that a journal has more than the stored one is how main processes ended.
+    fn only_notes_ends(&self, journal: &Journal) -> bool {
+        let stored = &self.seen.stored;
+        let same = Journal { ends: stored.ends.clone(), ..journal.clone() };
+        journal.ends != stored.ends && same == *stored
+    }
+
+    /// The planned step in a word or two. That an end is noted aside is not what most of these stories are about:
+    /// `every_end_of_a_main_process_is_remembered` is.
     fn word(&self) -> String {
         match self.step() {
             None => "-".into(),
+            Some(Step::Record(journal)) if self.only_notes_ends(&journal) => "-".into(),
             Some(Step::Create { generation }) => format!("create g{generation}"),
             Some(Step::EnsureSandbox) => "sandbox".into(),
             Some(Step::RepairSandbox) => "repair sandbox".into(),
@@ -483,6 +492,46 @@ fn what_is_not_desired_goes_whole() {
     assert_eq!(story.word(), "forget");
     story.seen.succeeded(&Step::Forget);
     assert!(story.plan().is_empty());
+}
+
+/// What ended by itself is told, in its order and once, also of a container that is started again or removed.
+#[test]
+fn every_end_of_a_main_process_is_remembered() {
+    let codes = |story: &Story| -> Vec<(u64, i32)> {
+        story.status().ends.iter().map(|end| (end.number, end.code)).collect()
+    };
+    let mut story = Story::running().set("c1", exited(3));
+    assert_eq!(codes(&story), [(1, 3)]);
+    assert_eq!(codes(&story), [(1, 3)], "to look again changes nothing");
+    let start = Step::Start { container: ContainerId("c1".into()) };
+    story.seen.succeeded(&start);
+    let mut story = story.set("c1", running_anew());
+    assert_eq!(codes(&story), [(1, 3)]);
+    let recorded = match story.step() {
+        Some(Step::Record(journal)) => journal,
+        other => panic!("it is written down: {other:?}"),
+    };
+    assert_eq!(recorded.ends.len(), 1);
+    story.seen.succeeded(&Step::Record(recorded.clone()));
+
+    // An end that was ordered is no news.
+    let again = |code| ContainerState::Exited {
+        started_at: Timestamp(6_000),
+        ran_for: Duration::from_secs(1),
+        code,
+        out_of_memory: false,
+    };
+    let id = ContainerId("c1".into());
+    let ordered = recorded.with_ordered_end(&id, Timestamp(6_000));
+    let mut stopped = Story { seen: Seen { journal: ordered, ..story.seen.clone() }, ..story };
+    stopped = stopped.set("c1", again(143));
+    assert_eq!(codes(&stopped), [(1, 3)]);
+
+    // What is removed is remembered, too, and there are never too many.
+    stopped.seen.journal = recorded;
+    stopped = stopped.set("c1", again(4));
+    stopped.seen.succeeded(&Step::Remove { container: id });
+    assert_eq!(stopped.seen.journal.ends.last().map(|end| (end.number, end.code)), Some((2, 4)));
 }
 
 /// The grace is the container's: it counts when the declaration is gone, also after a live change of it.

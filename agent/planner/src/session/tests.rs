@@ -33,6 +33,7 @@ fn running(name: &str) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
+        ends: Vec::new(),
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(1),

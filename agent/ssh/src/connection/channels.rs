@@ -188,3 +188,19 @@ impl Channels {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each costs memory until the connection ends, so that a client cannot have any number of them.
+    #[test]
+    fn forwarded_connections_are_closed_first_only_so_often() {
+        let channels = Channels::new(CancellationToken::new());
+        for _ in 0..MOST_CLOSED_FIRST {
+            assert!(channels.may_close_first(), "a client that waits for us would wait for long");
+            channels.closes_first();
+        }
+        assert!(!channels.may_close_first());
+    }
+}

@@ -28,7 +28,9 @@ pub(crate) struct NodeView {
     /// What is promised to its instances.
     pub(crate) allocated: ResourcesView,
     pub(crate) instances: u32,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) joined_at: u64,
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) last_seen: Option<u64>,
     /// Why it is not ready, or what a drain waits for.
     pub(crate) message: String,
@@ -132,6 +134,7 @@ impl From<v1::EngineInfo> for EngineView {
 #[derive(Debug, Serialize)]
 pub(crate) struct TokenView {
     pub(crate) token: String,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) expires_at: u64,
     /// HOST:PORT.
     pub(crate) controller: String,

@@ -23,6 +23,7 @@ pub(crate) struct VolumeView {
     pub(crate) image_path: String,
     /// Whether its node has said that it is there.
     pub(crate) seen: bool,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) created_at: u64,
     /// What to know of it; empty if it is in use and all is well.
     pub(crate) message: String,

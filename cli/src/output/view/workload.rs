@@ -39,6 +39,7 @@ pub(crate) struct WorkloadView {
     pub(crate) run: RunState,
     pub(crate) removing: bool,
     pub(crate) image: String,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) created_at: u64,
     /// What it waits for; empty if all is as declared.
     pub(crate) message: String,
@@ -65,12 +66,17 @@ pub(crate) struct InstanceView {
     pub(crate) phase: Phase,
     pub(crate) health: Health,
     pub(crate) container_id: String,
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) started_at: Option<u64>,
     pub(crate) restarts: u64,
     pub(crate) exit_code: Option<i32>,
+    /// The generation whose update failed and was rolled back, if the last one did.
+    pub(crate) failed_generation: Option<u64>,
     pub(crate) message: String,
     /// When its node saw all this, by the node's clock.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) observed_at: Option<u64>,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) created_at: u64,
 }
 
@@ -132,6 +138,7 @@ impl From<v1::Instance> for InstanceView {
             started_at: status.started_at_ms,
             restarts: status.restarts,
             exit_code: status.exit_code,
+            failed_generation: status.failed_generation,
             message: status.message,
             observed_at: Some(status.observed_at_ms).filter(|&at| at > 0),
             created_at: wire.created_at_ms,
@@ -210,6 +217,7 @@ pub(crate) struct EventsView {
 #[derive(Debug, Serialize)]
 pub(crate) struct EventView {
     pub(crate) revision: u64,
+    #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) at: u64,
     /// `info` or `warning`.
     pub(crate) severity: &'static str,

@@ -142,6 +142,28 @@ fn a_workload_is_not_done_before_every_instance_has_held() {
 }
 
 #[test]
+fn a_first_start_that_fails_for_good_is_not_waited_for() {
+    let refused = |generation: u64| v1::Instance {
+        generation,
+        ..with_status(|status| {
+            status.generation = 0;
+            status.container_id.clear();
+            status.set_phase(v1::Phase::Failed);
+            status.message = "mounting /etc is not allowed".into();
+        })
+    };
+    let first = v1::Workload { generation: 1, ..workload() };
+    let goal = [Goal::Declared { workload: "web".into(), generation: 1 }];
+    let seen = Seen::new(vec![first], vec![refused(1)], vec![]);
+    assert_eq!(
+        progress(&goal, &seen),
+        Progress::Failed("web-1 failed; mounting /etc is not allowed".into())
+    );
+    // Of a later one it may be what was seen before.
+    waiting(&declared(workload(), vec![refused(3)]));
+}
+
+#[test]
 fn a_job_is_done_when_it_has_ended_well() {
     let ended = |code| {
         with_status(|status| {

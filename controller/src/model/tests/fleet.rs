@@ -669,6 +669,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         started_at: None,
         restarts: 0,
         exit_code: None,
+        ends: Vec::new(),
         restarts_done: assigned.restarts_asked,
         message: String::new(),
         observed_at: now,

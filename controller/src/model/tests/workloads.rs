@@ -83,7 +83,7 @@ fn plans_name_the_class_the_fields_and_the_downtime() {
         ),
         (moved, ChangeClass::Move, 1, "constraints", "web-0 is down between stop and start"),
         (grown, ChangeClass::None, 2, "replicas", "no downtime"),
-        (shrunk, ChangeClass::None, 1, "replicas", "no downtime"),
+        (shrunk, ChangeClass::None, 1, "replicas", "no downtime; 1 is removed"),
     ] {
         let plan = fleet.dry_run(vec![spec]).unwrap().remove(0);
         assert_eq!(plan.class(), class);

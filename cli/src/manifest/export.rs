@@ -1,0 +1,232 @@
+//! The other way: a workload as a file that declares it. Reading the file gives the same workload, whatever the
+//! environment: texts that would stand for variables are escaped.
+
+use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::workload::{
+    AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
+    WorkloadSpec,
+};
+use serde_json::{Map, Value, json};
+
+/// A file with one workload, as YAML; what is as it is without being said is left out.
+///
+/// # Errors
+/// None that is known of: specifications are plain data.
+pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::SerializeError> {
+    let mut workload = Map::new();
+    let mut add = |key: &str, value: Value| {
+        let empty = match &value {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            Value::Object(entries) => entries.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        if !empty {
+            workload.insert(key.to_owned(), escaped(value));
+        }
+    };
+    // Every field is named, so that one that is added is not forgotten.
+    let Template {
+        image,
+        entrypoint,
+        command,
+        environment,
+        user,
+        working_dir,
+        hostname,
+        labels,
+        mounts,
+        stop_signal,
+        stop_grace,
+        resources,
+        shm_size,
+        restart: policy,
+        healthcheck,
+        expose: _,
+        ssh: access,
+        allow_from: _,
+    } = &spec.template;
+    let plain = Template::of_image(image.clone());
+    add("image", json!(image));
+    add("entrypoint", json!(entrypoint));
+    add("command", json!(command));
+    add("environment", json!(environment));
+    add("user", json!(user));
+    add("working_dir", json!(working_dir));
+    add("hostname", json!(hostname));
+    add("labels", json!(labels));
+    add("replicas", json!(spec.replicas));
+    if *resources != plain.resources {
+        add("resources", json!(resources));
+    }
+    if *shm_size != plain.shm_size {
+        add("shm_size", json!(shm_size));
+    }
+    add("volumes", mounts.iter().map(mount).collect());
+    add("stop_signal", json!(stop_signal));
+    if *stop_grace != plain.stop_grace {
+        add("stop_grace_period", json!(stop_grace));
+    }
+    if *policy != plain.restart {
+        add("restart", restart(*policy));
+    }
+    add("healthcheck", healthcheck.as_ref().map_or(Value::Null, health_check));
+    add("network", network(spec));
+    add("ssh", ssh(access));
+    add("pool", json!(spec.placement.pool));
+    add("constraints", json!(spec.placement.constraints));
+    if spec.update != UpdatePolicy::default() {
+        add("update", json!(spec.update));
+    }
+    if !spec.labels.is_empty() {
+        add("deploy", json!({ "labels": spec.labels }));
+    }
+    serde_saphyr::to_string(&json!({ "workloads": { spec.name.to_string(): workload } }))
+}
+
+/// With `$$` for every `$` in its texts.
+fn escaped(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(text.replace('$', "$$")),
+        Value::Array(items) => items.into_iter().map(escaped).collect(),
+        Value::Object(entries) => {
+            entries.into_iter().map(|(key, value)| (key, escaped(value))).collect()
+        }
+        other => other,
+    }
+}
+
+fn mount(mount: &dwell_core::workload::Mount) -> Value {
+    let (kind, source) = match &mount.source {
+        MountSource::Volume(name) => ("volume", name.to_string()),
+        MountSource::Bind(path) => ("bind", path.clone()),
+    };
+    let mut long = json!({ "type": kind, "source": source, "target": mount.target });
+    if mount.read_only {
+        long["read_only"] = json!(true);
+    }
+    long
+}
+
+fn restart(policy: RestartPolicy) -> Value {
+    match policy {
+        RestartPolicy::Always => json!("always"),
+        RestartPolicy::Never => json!("no"),
+        RestartPolicy::OnFailure { max_retries: None } => json!("on-failure"),
+        RestartPolicy::OnFailure { max_retries: Some(times) } => {
+            json!(format!("on-failure:{times}"))
+        }
+    }
+}
+
+fn health_check(check: &HealthCheck) -> Value {
+    let mut text = match &check.probe {
+        Probe::Tcp { port } => json!({ "tcp": port }),
+        Probe::Http { port, path } => json!({ "http": { "port": port, "path": path } }),
+        Probe::Exec { command } => {
+            let words = std::iter::once("CMD").chain(command.iter().map(String::as_str));
+            json!({ "test": words.collect::<Vec<_>>() })
+        }
+    };
+    text["interval"] = json!(check.interval);
+    text["timeout"] = json!(check.timeout);
+    text["retries"] = json!(check.retries);
+    text["start_period"] = json!(check.start_period);
+    text
+}
+
+fn network(spec: &WorkloadSpec) -> Value {
+    let mut network = Map::new();
+    if !spec.addresses.is_empty() {
+        network.insert("ip".into(), json!(spec.addresses));
+    }
+    let expose = spec.template.expose.iter();
+    let expose: Vec<String> =
+        expose.map(|expose| port(&expose.port.to_string(), expose.protocol)).collect();
+    if !expose.is_empty() {
+        network.insert("expose".into(), json!(expose));
+    }
+    if let Some(rules) = &spec.template.allow_from {
+        network.insert("allow_from".into(), rules.iter().map(rule).collect());
+    }
+    Value::Object(network)
+}
+
+fn port(numbers: &str, protocol: Protocol) -> String {
+    match protocol {
+        Protocol::Tcp => numbers.to_owned(),
+        Protocol::Udp => format!("{numbers}/udp"),
+    }
+}
+
+fn rule(rule: &AllowRule) -> Value {
+    let mut long = match &rule.from {
+        AllowSource::Any => json!({ "any": true }),
+        AllowSource::SameWorkload => json!({ "same-workload": true }),
+        AllowSource::Workload(name) => json!({ "workload": name }),
+        AllowSource::Labels(labels) => json!({ "labels": labels }),
+        AllowSource::Cidr(range) => json!({ "cidr": range }),
+    };
+    let ports = rule.ports.iter().map(|ports| {
+        let numbers = if ports.first == ports.last {
+            ports.first.to_string()
+        } else {
+            format!("{}-{}", ports.first, ports.last)
+        };
+        port(&numbers, ports.protocol)
+    });
+    let ports: Vec<String> = ports.collect();
+    if !ports.is_empty() {
+        long["ports"] = json!(ports);
+    }
+    long
+}
+
+fn ssh(ssh: &Ssh) -> Value {
+    match ssh {
+        Ssh::Image => json!("image"),
+        Ssh::Off => json!("off"),
+        Ssh::Dwell { authorized_keys, key_sets } => {
+            let mut keys = Map::new();
+            if !authorized_keys.is_empty() {
+                keys.insert("authorized_keys".into(), json!(authorized_keys));
+            }
+            if let Some(key_sets) = key_sets {
+                keys.insert("key_sets".into(), json!(key_sets));
+            }
+            Value::Object(keys)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::{Variables, read};
+
+    #[test]
+    fn what_is_exported_is_read_back() {
+        let key = [("AUTHORIZED_KEY".to_owned(), "ssh-ed25519 AAAA me".to_owned())];
+        let variables: Variables = key.into();
+        for text in [
+            include_str!("testdata/full.yaml"),
+            include_str!("testdata/compose.yaml"),
+            include_str!("../../../examples/database.yaml"),
+            include_str!("../../../examples/shell.yaml"),
+            "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
+            "workloads: {w: {image: a, network: {allow_from: []}, ssh: {key_sets: []}, restart: on-failure}}",
+            "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}]}}}",
+            "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m}, shm_size: 256m}}",
+        ] {
+            for declared in read("f.yaml", text.as_bytes(), &variables).unwrap() {
+                let exported = export(&declared.spec).unwrap();
+                // Whoever applies it has other variables.
+                let again = read("f.yaml", exported.as_bytes(), &Variables::new());
+                let again = again.unwrap_or_else(|error| panic!("{error}\n{exported}"));
+                assert_eq!(again.len(), 1);
+                assert_eq!(again[0].spec, declared.spec, "{exported}");
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Every end of a main process is an event of its instance, once.
+
+use dwell_core::clock::Timestamp;
+use dwell_core::instance::ProcessEnd;
+use dwell_core::quantity::{Bytes, Millis};
+
+use super::fleet::{Fleet, instance, node, spec};
+use crate::model::Record;
+
+fn end(number: u64, at: u64, code: i32, out_of_memory: bool) -> ProcessEnd {
+    ProcessEnd { number, at: Timestamp(at), ran_for: Millis(2_000), code, out_of_memory }
+}
+
+fn told(fleet: &Fleet) -> Vec<(String, String)> {
+    let events = fleet.model.events(Some("instance/web-0"), 50);
+    events
+        .iter()
+        .filter(|event| {
+            ["instance-ended", "instance-out-of-memory"].contains(&event.reason.as_str())
+        })
+        .map(|event| (event.reason.clone(), event.message.clone()))
+        .collect()
+}
+
+fn see(fleet: &mut Fleet, ends: Vec<ProcessEnd>) {
+    let now = fleet.now;
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    let status = host.containers.get_mut(&instance("web-0")).unwrap();
+    status.ends = ends;
+    status.observed_at = now;
+    fleet.report(&node("n1")).unwrap();
+}
+
+#[test]
+fn every_end_is_told_once_over_streams_and_restarts() {
+    let mut fleet = Fleet::of(1);
+    let mut web = spec("web", 1);
+    web.template.resources.memory = Bytes::mebi(64);
+    fleet.apply(web).unwrap();
+    fleet.settle();
+    see(&mut fleet, vec![end(1, 5_000, 3, false)]);
+    see(&mut fleet, vec![end(1, 5_000, 3, false), end(2, 9_000, 137, true)]);
+    let expected = [
+        ("instance-ended", "its main process ended with exit code 3 after 2s"),
+        (
+            "instance-out-of-memory",
+            "its main process was killed after 2s, because it used more memory than its limit of 64Mi (exit code 137)",
+        ),
+    ]
+    .map(|(reason, message)| (reason.to_owned(), message.to_owned()));
+    assert_eq!(told(&fleet), expected);
+
+    // The same again: on another stream, to another controller, and of a node that looks once more.
+    fleet.attach(&node("n1")).unwrap();
+    fleet.restart_controller();
+    fleet.attach(&node("n1")).unwrap();
+    fleet.pass(1);
+    see(&mut fleet, vec![end(1, 5_000, 3, false), end(2, 9_000, 137, true)]);
+    assert_eq!(told(&fleet), expected);
+
+    // A node that lost its journal counts from the beginning, and is heard all the same.
+    see(&mut fleet, vec![end(1, 20_000, 139, false)]);
+    let (reason, message) = told(&fleet).pop().unwrap();
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        ("instance-ended", "its main process was ended by SIGSEGV after 2s (exit code 139)")
+    );
+    assert_eq!(told(&fleet).len(), 3);
+}
+
+#[test]
+fn an_instance_stored_before_ends_were_told_is_read() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    let now = fleet.model.instance(&instance("web-0")).unwrap().instance;
+    let stored = Record::Instance(now).encode().unwrap();
+    assert!(!String::from_utf8(stored.clone()).unwrap().contains("last_end"), "as it was before");
+    let Record::Instance(read) = Record::decode("instance", &stored).unwrap() else {
+        panic!("not an instance")
+    };
+    assert_eq!(read.last_end, None);
+}
