@@ -258,6 +258,15 @@ impl Agent {
         self.sender.send(v1::AgentMessage { message: Some(message) }).await.unwrap();
     }
 
+    /// Says that an assignment is on the node's disk, and that what it takes away is gone.
+    pub(crate) async fn report_gone(&self, assignment: &v1::Assignment) {
+        let v1::Assignment { revision, incarnation, .. } = *assignment;
+        self.say(FromAgent::Acknowledge(v1::Acknowledge { revision, incarnation })).await;
+        let gone = assignment.removed.clone();
+        let report = v1::StatusReport { gone, revision, incarnation, ..Default::default() };
+        self.say(FromAgent::Status(report)).await;
+    }
+
     /// Reports assigned instances as running.
     pub(crate) async fn report_running(&self, assignment: &v1::Assignment) {
         let instances = assignment.instances.iter().map(running).collect();

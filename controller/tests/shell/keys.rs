@@ -118,8 +118,7 @@ async fn a_host_key_belongs_to_the_identity() {
             break delta;
         }
     };
-    let (gone, revision) = (removed.removed, removed.revision);
-    agent.say(FromAgent::Status(v1::StatusReport { gone, revision, ..Default::default() })).await;
+    agent.report_gone(&removed).await;
     let mut watch = fleet.watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let request = v1::ListWorkloadsRequest { name: "web".to_owned(), ..Default::default() };
     while !fleet.list_workloads(request.clone()).await.unwrap().into_inner().workloads.is_empty() {

@@ -40,9 +40,7 @@ async fn an_agent_gets_what_it_is_to_run_and_says_what_became_of_it() {
         }
     };
     assert_eq!(delta.removed, ["web-0"]);
-    let gone = vec!["web-0".to_owned()];
-    let report = v1::StatusReport { gone, revision: delta.revision, ..Default::default() };
-    agent.say(FromAgent::Status(report)).await;
+    agent.report_gone(&delta).await;
     let mut watch = fleet.watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     loop {
         let left =
@@ -203,7 +201,7 @@ async fn streams_that_make_no_sense_end_with_a_reason() {
     let old = v1::Hello { protocol: 99, ..hello("192.0.2.1") };
     let status = Agent::attach(&fixture, &credentials, old).await.err().unwrap();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().contains("version 99"), "{status}");
+    assert!(status.message().contains("versions 99 to 99"), "{status}");
     let nowhere = v1::Hello { address: "nowhere".to_owned(), ..hello("192.0.2.1") };
     let status = Agent::attach(&fixture, &credentials, nowhere).await.err().unwrap();
     assert_eq!(status.code(), Code::InvalidArgument);
