@@ -350,7 +350,8 @@ async fn an_update_replaces_and_a_bad_one_is_rolled_back() {
     let good = agent
         .status("web-0", |one| one.generation == Generation(2) && one.phase == Phase::Running)
         .await;
-    pass(Duration::from_secs(5)).await;
+    // The old one goes once the new one has held for the time of `monitor`.
+    pass(Duration::from_secs(15)).await;
     assert_eq!(host.container("web-0").as_str(), good.container_id);
 
     host.engine.ends_at_once("broken", Some(3));
@@ -360,7 +361,7 @@ async fn an_update_replaces_and_a_bad_one_is_rolled_back() {
     agent
         .status("web-0", |one| one.phase == Phase::Running && one.container_id == good.container_id)
         .await;
-    pass(Duration::from_secs(5)).await;
+    pass(Duration::from_secs(15)).await;
     assert_eq!(host.container("web-0").as_str(), good.container_id);
     assert_eq!(host.engine.overlaps(), 0);
 
@@ -368,7 +369,7 @@ async fn an_update_replaces_and_a_bad_one_is_rolled_back() {
     let mut agent = host.start();
     let status = agent.status("web-0", |one| one.phase == Phase::Running).await;
     assert!(rolled_back(&status, 3), "the verdict outlives the agent");
-    pass(Duration::from_secs(5)).await;
+    pass(Duration::from_secs(15)).await;
     assert_eq!(host.container("web-0").as_str(), good.container_id);
 }
 
@@ -389,7 +390,7 @@ async fn agents_that_die_amid_an_update_leave_exactly_one_container() {
         agent
             .status("web-0", |one| one.generation == Generation(2) && one.phase == Phase::Running)
             .await;
-        pass(Duration::from_secs(5)).await;
+        pass(Duration::from_secs(15)).await;
         host.container("web-0");
         assert_eq!((host.running("web-0"), host.engine.overlaps()), (1, 0), "after {pause_ms} ms");
     }
