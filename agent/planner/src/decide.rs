@@ -229,7 +229,7 @@ impl<'a> Instance<'a> {
         };
         let journal = self.up_to_date(roles);
         let journal = match proven {
-            Some(_) => self.ruling(journal, Ruling::Committed),
+            Some(_) => self.ruling(&journal, Ruling::Committed),
             None => journal,
         };
         let stored = &self.seen.stored;
@@ -380,10 +380,10 @@ impl<'a> Instance<'a> {
 
     fn rule(self, ruling: Ruling) -> Next<'a> {
         let journal = self.seen.journal.clone();
-        self.attempt(Step::Record(self.ruling(journal, ruling)))
+        self.attempt(Step::Record(self.ruling(&journal, ruling)))
     }
 
-    fn ruling(self, journal: Journal, ruling: Ruling) -> Journal {
+    fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {
         let assigned = &self.target.assigned;
         journal.ruling(assigned.generation, assigned.restarts_asked, ruling)
     }

@@ -26,6 +26,7 @@ const KIND: &str = "dwell-assignment 1";
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What is on disk.
+#[expect(clippy::large_enum_variant, reason = "there is one, at the start")]
 #[derive(Debug)]
 pub enum Cached {
     /// Nothing: the node never had an assignment.

@@ -102,12 +102,12 @@ impl Model {
             self.spare = Incarnation(fresh.0.wrapping_add(1).max(1));
         }
         if let Some(reason) = evidence {
-            self.begin_another(reason, now);
+            self.begin_another(&reason, now);
         }
     }
 
     /// A restore was noticed: another history begins.
-    fn begin_another(&mut self, reason: String, now: Timestamp) {
+    fn begin_another(&mut self, reason: &str, now: Timestamp) {
         let Some(old) = self.tables.history().cloned() else { return };
         let mut past = old.past.clone();
         past.push(old.incarnation);
@@ -115,7 +115,7 @@ impl Model {
         let incarnation = self.spare;
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
         self.claims.clear();
-        let restored = Some(Restored { at: now, reason: reason.clone() });
+        let restored = Some(Restored { at: now, reason: reason.to_owned() });
         self.put_history(History { incarnation, past, restored, ..History::clone(&old) });
         let message = format!(
             "the controller was restored from a backup: {reason}. Nothing is changed until an operator has looked at \
@@ -132,7 +132,7 @@ impl Model {
     /// A node says what it holds: whether that proves a restore, and what is to be learned from it.
     pub(super) fn learn_history(&mut self, node: &NodeName, hello: &Hello, now: Timestamp) {
         if let Some(reason) = self.evidence(node, hello) {
-            self.begin_another(reason, now);
+            self.begin_another(&reason, now);
         }
         self.told.insert(node.clone());
         // Revisions that one node is given only grow, also over a restore.

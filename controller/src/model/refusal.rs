@@ -183,13 +183,13 @@ pub enum Refusal {
     /// Several nodes have one.
     #[error(
         "{node} and {} have a volume {name} of {instance}; say which with --node",
-        .other.node, node = .one.node, name = .one.name, instance = .one.instance
+        .other, node = .one.node, name = .one.name, instance = .one.instance
     )]
     VolumeAmbiguous {
         /// One of them.
         one: VolumeKey,
-        /// Another one.
-        other: VolumeKey,
+        /// The node of another one.
+        other: NodeName,
     },
     /// Its instance mounts it.
     #[error(

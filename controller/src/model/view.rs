@@ -218,7 +218,7 @@ impl Model {
     /// Says of an instance that other nodes have it too.
     fn with_rivals(&self, mut status: InstanceStatus) -> InstanceStatus {
         let Some(rivals) = self.rivals.get(&status.instance) else { return status };
-        let nodes: Vec<&str> = rivals.keys().map(|node| node.as_str()).collect();
+        let nodes: Vec<&str> = rivals.keys().map(NodeName::as_str).collect();
         let gap = if status.message.is_empty() { "" } else { "; " };
         let also = format!("{gap}{} has it too, and is told to stop it", nodes.join(", "));
         status.message.push_str(&also);

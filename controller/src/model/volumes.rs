@@ -27,6 +27,7 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
 use dwell_core::session::SeenVolume;
+use dwell_core::workload::Template;
 use dwell_scheduler::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -120,8 +121,7 @@ impl Model {
         let workload = self.tables.workloads().get(instance.name.workload());
         let declared = workload.map(|workload| &workload.spec.template);
         let templates = declared.into_iter().chain([&*instance.template]);
-        let declared: BTreeSet<&VolumeName> =
-            templates.flat_map(|template| template.volumes()).collect();
+        let declared: BTreeSet<&VolumeName> = templates.flat_map(Template::volumes).collect();
         let all: Vec<&Arc<Volume>> = self
             .tables
             .volumes_of(&instance.name)
@@ -393,7 +393,7 @@ impl Model {
             (Some(one), Some(other)) => {
                 return Err(Refusal::VolumeAmbiguous {
                     one: one.key.clone(),
-                    other: other.key.clone(),
+                    other: other.key.node.clone(),
                 });
             }
             (None, _) => {

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Caller, ServerStream, Sessions, attached};
-use crate::model::{Command, Subject};
+use crate::model::{Command, Model, Subject};
 use crate::status::into_status;
 
 /// How many messages may wait for such a host. It gets two.
@@ -37,7 +37,7 @@ impl Sessions {
             address: hello.address,
         };
         self.owner.command(back).await.map_err(into_status)?;
-        let nothing = self.owner.read(|model| model.dismissal()).await.map_err(into_status)?;
+        let nothing = self.owner.read(Model::dismissal).await.map_err(into_status)?;
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let welcome = Down::Welcome(self.welcome(protocol).await?);
         let nothing = Down::Assignment((&AssignmentChange::Snapshot(nothing)).into());

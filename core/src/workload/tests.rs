@@ -107,9 +107,10 @@ fn refusals_name_the_field() {
 /// Whatever is sent to a node with every instance counts.
 #[test]
 fn all_texts_of_a_declaration_are_bounded_together() {
+    type Edit = Box<dyn Fn(&mut WorkloadSpec)>;
     let text = || "x".repeat(30_000);
     let many = || (0..9).map(|_| text()).collect::<Vec<_>>();
-    let changes: [Box<dyn Fn(&mut WorkloadSpec)>; 4] = [
+    let changes: [Edit; 4] = [
         Box::new(|s| {
             let probe = Probe::Exec { command: many() };
             s.template.healthcheck = Some(HealthCheck::new(probe));

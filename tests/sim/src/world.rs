@@ -122,6 +122,7 @@ enum Event {
 }
 
 /// What an agent wants done.
+#[expect(clippy::large_enum_variant, reason = "most are calls, and few exist at a time")]
 #[derive(Debug)]
 enum Work {
     Call(CallId, Call),
@@ -372,7 +373,7 @@ impl World {
             Mode::Down | Mode::Hung => CoreInput::Lost { reason: "does not answer".to_owned() },
         };
         self.later(5, 200, Event::Tell { host, life, input: Input::Core(input) });
-        self.ask(host, life, |agent, at, out| agent.begin(at, out));
+        self.ask(host, life, Agent::begin);
     }
 }
 
