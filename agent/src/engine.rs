@@ -23,6 +23,7 @@ pub mod docker;
 mod error;
 pub mod fake;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -82,6 +83,19 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Refused`] if asking again without a change is pointless,
     /// [`EngineError::RuntimeMissing`] if a container could not be put into its sandbox.
     async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError>;
+
+    /// Makes ready what the start of a container needs on the node, and makes sure that no process is left of the
+    /// containers in `remains`, of the same instance, which do not run. To be called before each start.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::Other`] if a process is left and cannot be ended, or one of `remains`
+    /// runs after all.
+    async fn make_ready(
+        &self,
+        id: &ContainerId,
+        assigned: &Assigned,
+        remains: &BTreeSet<ContainerId>,
+    ) -> Result<(), EngineError>;
 
     /// Starts a container in its instance's sandbox, which has to exist; a running one is left alone.
     ///

@@ -19,6 +19,7 @@ pub mod identity;
 pub mod isolation;
 pub mod link;
 pub mod lock;
+pub mod paths;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;

@@ -19,8 +19,8 @@ mod reply;
 mod spec;
 mod volumes;
 
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -36,7 +36,7 @@ use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_core::workload::Resources;
+use dwell_core::workload::{MountSource, Resources};
 use dwell_oci::Mapping;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
@@ -49,8 +49,11 @@ use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, ExecRequest,
     ExecSession, LogOptions, Output, OutputStream, PullProgress,
 };
+use crate::paths::PathLooks;
 use dwell_daemon::Causes;
 
+/// How long a path that instances mount may take to answer.
+const PATH_LIMIT: Duration = Duration::from_secs(5);
 /// The events that are listened to; a health check by command would make three more each time.
 const EVENTS: [&str; 9] =
     ["create", "start", "die", "oom", "destroy", "pause", "unpause", "rename", "update"];
@@ -96,6 +99,9 @@ pub struct DockerEngine {
     /// Containers seen to be of this cluster: no other is touched. Grows by what was listed, made or
     /// inspected; a list replaces it.
     own: Mutex<HashMap<ContainerId, (InstanceName, Generation)>>,
+    /// Containers of others with labels of ours, as far as that was told.
+    foreign: Mutex<BTreeSet<String>>,
+    paths: PathLooks,
 }
 
 impl DockerEngine {
@@ -103,7 +109,13 @@ impl DockerEngine {
     #[must_use]
     pub fn new(config: DockerConfig) -> Self {
         let client = Arc::new(Client::new(config.socket.clone()));
-        Self { config: Arc::new(config), client, own: Mutex::default() }
+        Self {
+            config: Arc::new(config),
+            client,
+            own: Mutex::default(),
+            foreign: Mutex::default(),
+            paths: PathLooks::default(),
+        }
     }
 
     /// The labels that all containers of the cluster have, as a filter.
@@ -158,28 +170,48 @@ impl DockerEngine {
         seen.is_err_and(|error| status(&error) == Some(404))
     }
 
-    /// What a container needs of the node: its bind mounts, resolved, and its files. Not among the
-    /// runtime's threads, since a path may be on a network's file system that hangs.
+    /// What a container needs of the node: its bind mounts, resolved, and its files.
     async fn prepare(
         &self,
         assigned: &Assigned,
     ) -> Result<(HashMap<String, String>, PathBuf), EngineError> {
+        let mut binds = HashMap::new();
+        for mount in &assigned.template.mounts {
+            let MountSource::Bind(path) = &mount.source else { continue };
+            let (config, source) = (Arc::clone(&self.config), path.clone());
+            let resolve = move || files::resolve_bind(&source, &config.allow_binds);
+            let resolved = self.paths.look(Path::new(path), PATH_LIMIT, resolve).await;
+            let resolved = resolved.map_err(|error| EngineError::Other {
+                engine: NAME,
+                operation: "mount a path of the node",
+                reason: error.to_string(),
+            })??;
+            binds.insert(mount.target.clone(), resolved);
+        }
+        Ok((binds, self.write_files(assigned, assigned.generation).await?))
+    }
+
+    /// Writes the files of the container of a generation, if they are not there as they should be.
+    async fn write_files(
+        &self,
+        assigned: &Assigned,
+        generation: Generation,
+    ) -> Result<PathBuf, EngineError> {
         let (config, assigned) = (Arc::clone(&self.config), assigned.clone());
-        let prepared = tokio::task::spawn_blocking(move || {
-            let binds = files::resolve_binds(&assigned, &config.allow_binds)?;
+        let written = tokio::task::spawn_blocking(move || {
             let names = config.names.as_ref().and_then(|names| names.borrow().clone());
             let zone = names.as_ref().map(|names| names.network.zone.as_str());
             let zone = zone.filter(|zone| !zone.is_empty());
-            Ok((binds, files::write(&config.data_dir, &assigned, zone)?))
+            files::write(&config.data_dir, &assigned, generation, zone)
         });
         let other = |reason: &str| EngineError::Other {
             engine: NAME,
-            operation: "prepare the files and mounts of a container",
+            operation: "write the files of a container",
             reason: reason.to_owned(),
         };
-        let prepared = tokio::time::timeout(QUICK, prepared).await;
-        prepared
-            .map_err(|_| other("the file system does not answer"))?
+        let written = tokio::time::timeout(QUICK, written).await;
+        written
+            .map_err(|_| other("the disk of the agent's data does not answer"))?
             .map_err(|error| other(&error.to_string()))?
     }
 
@@ -242,15 +274,25 @@ impl Engine for DockerEngine {
         };
         let entries = limited(QUICK, docker.list_containers(Some(options))).await;
         let entries = entries.map_err(|error| meaning(error, OPERATION, ""))?;
-        let (foreign, own): (Vec<_>, Vec<_>) = entries.into_iter().partition(reply::is_foreign);
-        for container in foreign {
-            warn!(
-                container = container.id,
-                "somebody else's container has the cluster's label; left alone"
-            );
+        let mut containers = Vec::new();
+        let mut foreign = BTreeSet::new();
+        for entry in entries {
+            let id = entry.id.clone().unwrap_or_default();
+            match reply::listed(entry) {
+                Ok(container) => containers.push(container),
+                Err(reason) => {
+                    let known = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+                    if !known.contains(&id) {
+                        warn!(
+                            container = id,
+                            reason, "somebody else's container has the cluster's label; left alone"
+                        );
+                    }
+                    foreign.insert(id);
+                }
+            }
         }
-        let containers: Result<Vec<_>, _> = own.into_iter().map(reply::listed).collect();
-        let containers = containers.map_err(|reason| malformed(OPERATION, reason))?;
+        *self.foreign.lock().unwrap_or_else(PoisonError::into_inner) = foreign;
         let owners = containers
             .iter()
             .map(|seen| (seen.id.clone(), (seen.instance.clone(), seen.generation)));
@@ -265,6 +307,9 @@ impl Engine for DockerEngine {
         let seen = seen.map_err(|error| meaning(error, OPERATION, id))?;
         let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
         if labels.and_then(|labels| labels.get(LABEL_CLUSTER)) != Some(&self.config.cluster) {
+            return Err(EngineError::NotFound { id: id.to_string() });
+        }
+        if labels.is_none_or(|labels| !reply::is_ours(labels)) {
             return Err(EngineError::NotFound { id: id.to_string() });
         }
         let container = reply::inspected(seen).map_err(|reason| malformed(OPERATION, reason))?;
@@ -317,6 +362,40 @@ impl Engine for DockerEngine {
                     }
                 })
             }
+        }
+    }
+
+    async fn make_ready(
+        &self,
+        id: &ContainerId,
+        assigned: &Assigned,
+        remains: &BTreeSet<ContainerId>,
+    ) -> Result<(), EngineError> {
+        let (_, generation) = self.owner(id).await?;
+        self.write_files(assigned, generation).await?;
+        let other = |reason| EngineError::Other {
+            engine: NAME,
+            operation: "make sure that nothing of the instance is left running",
+            reason,
+        };
+        let left = leftover::of(remains).await.map_err(|error| other(error.to_string()))?;
+        for one in &left {
+            let runs = match self.inspect(one).await {
+                Ok(found) => found.state == ContainerState::Running,
+                Err(EngineError::NotFound { .. }) => false,
+                Err(error) => return Err(error),
+            };
+            if runs {
+                return Err(other(format!("container {one} runs")));
+            }
+            warn!(instance = %assigned.instance, container = %one, "ending what is left of a container that does not run");
+        }
+        if left.is_empty()
+            || leftover::end_all(&left).await.map_err(|error| other(error.to_string()))?
+        {
+            Ok(())
+        } else {
+            Err(other("a process of it does not end".to_owned()))
         }
     }
 

@@ -7,7 +7,9 @@
 //! | what to ask for | how |
 //! |---|---|
 //! | calls that fail, without or after having taken effect | [`FakeEngine::fail_next`], [`FakeEngine::fail_after_next`] |
-//! | calls that take time, or do not return | [`FakeEngine::set_latency`], [`FakeEngine::stall`] |
+//! | calls that take time, or do not return | [`FakeEngine::set_latency`], [`FakeEngine::stall`], [`FakeEngine::stall_subject`] |
+//! | calls that take effect and whose answer is lost | [`FakeEngine::lose_answers`] |
+//! | processes that end or are left without the engine knowing | [`FakeEngine::crash_unseen`], [`FakeEngine::leave_process`] |
 //! | an engine that is gone, its containers running on | [`FakeEngine::down`], [`FakeEngine::up`] |
 //! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
 //! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
@@ -20,6 +22,7 @@ pub mod control;
 mod session;
 mod state;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +39,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
-use self::state::{ImageState, Shared, State};
+use self::state::{Answer, ImageState, Shared, State};
 use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
     ExecRequest, ExecSession, LogOptions, OutputStream, PullProgress,
@@ -55,6 +58,7 @@ pub enum Operation {
     List,
     Inspect,
     Create,
+    MakeReady,
     Start,
     Stop,
     Wait,
@@ -81,20 +85,16 @@ impl FakeEngine {
         Self { shared: Arc::new(Shared::new(clock)) }
     }
 
-    /// What every call begins with: it is written down, takes its time, and may fail. Returns the
-    /// error to fail with after the effect, if there is to be one.
-    async fn begin(
-        &self,
-        operation: Operation,
-        subject: &str,
-    ) -> Result<Option<EngineError>, EngineError> {
+    /// What every call begins with: it is written down, takes its time, and may fail. Returns
+    /// what is to be answered after the effect.
+    async fn begin(&self, operation: Operation, subject: &str) -> Result<Answer, EngineError> {
         let mut changes = self.shared.changes();
         let latency = self.shared.state().note(operation, subject, self.shared.now());
         if let Some(latency) = latency {
             tokio::time::sleep(latency).await;
         }
         loop {
-            if let Some(verdict) = self.shared.state().pass(operation) {
+            if let Some(verdict) = self.shared.state().pass(operation, subject) {
                 return verdict;
             }
             // The sender lives as long as this engine.
@@ -109,13 +109,10 @@ impl FakeEngine {
         subject: &str,
         effect: impl FnOnce(&mut State) -> Result<T, EngineError>,
     ) -> Result<T, EngineError> {
-        let failure = self.begin(operation, subject).await?;
+        let answer = self.begin(operation, subject).await?;
         let done = effect(&mut self.shared.state());
         self.shared.announce();
-        match failure {
-            Some(failure) => Err(failure),
-            None => done,
-        }
+        answer.give(done).await
     }
 
     /// Waits until a container is not running, or the engine is gone.
@@ -163,6 +160,20 @@ impl Engine for FakeEngine {
         self.call(Operation::Create, &subject, |state| state.create(assigned, now)).await
     }
 
+    async fn make_ready(
+        &self,
+        id: &ContainerId,
+        _assigned: &Assigned,
+        remains: &BTreeSet<ContainerId>,
+    ) -> Result<(), EngineError> {
+        let now = self.shared.now();
+        self.call(Operation::MakeReady, id.as_str(), |state| {
+            remains.iter().for_each(|one| state.end_leftover(one, now));
+            Ok(())
+        })
+        .await
+    }
+
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::Start, id.as_str(), |state| state.start(id, now)).await
@@ -180,9 +191,9 @@ impl Engine for FakeEngine {
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
-        let failure = self.begin(Operation::Wait, id.as_str()).await?;
+        let answer = self.begin(Operation::Wait, id.as_str()).await?;
         let code = self.ended(id).await;
-        failure.map_or(code, Err)
+        answer.give(code).await
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
@@ -248,12 +259,12 @@ impl Engine for FakeEngine {
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {
         // From the moment of the call on, also while it takes its time.
         let receiver = self.shared.state().subscribe();
-        let failure = self.begin(Operation::Events, "").await?;
+        let answer = self.begin(Operation::Events, "").await?;
         let stream = BroadcastStream::new(receiver).map(|event| {
             // A reader that is too slow is cut off, as by a real engine.
             event.map_err(|_| state::unavailable())
         });
-        failure.map_or(Ok(stream.boxed()), Err)
+        answer.give(Ok(stream.boxed())).await
     }
 
     async fn logs(
@@ -261,10 +272,10 @@ impl Engine for FakeEngine {
         id: &ContainerId,
         options: &LogOptions,
     ) -> Result<OutputStream, EngineError> {
-        let failure = self.begin(Operation::Logs, id.as_str()).await?;
+        let answer = self.begin(Operation::Logs, id.as_str()).await?;
         self.shared.state().container(id)?;
         let output = session::logs(Arc::clone(&self.shared), id.clone(), options.follow);
-        failure.map_or(Ok(output), Err)
+        answer.give(Ok(output)).await
     }
 
     async fn previous_output(
@@ -302,6 +313,17 @@ impl Processes for FakeEngine {
                 drop(changes.changed().await);
             }
         }))
+    }
+}
+
+impl Answer {
+    /// Answers a call that did `done`.
+    async fn give<T>(self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        match self {
+            Self::True => done,
+            Self::Failure(failure) => Err(failure),
+            Self::Lost => std::future::pending().await,
+        }
     }
 }
 

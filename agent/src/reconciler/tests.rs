@@ -2,6 +2,7 @@
 
 mod isolation;
 mod sightings;
+mod trouble;
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,6 @@
 //! Making the calls that the core asks for: to the engine, the network and the disk.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
 use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_planner::{Failure, FailureKind, Step};
+use dwell_planner::{ContainerId, Failure, FailureKind, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -94,8 +95,8 @@ impl Tools {
             Call::Pull { image } => {
                 self.pull(&image, news).await.map(|()| Outcome::Done).map_err(Into::into)
             }
-            Call::Step { instance, step, assigned, .. } => {
-                self.carry_out(&instance, &step, assigned.as_deref()).await
+            Call::Step { instance, step, assigned, remains } => {
+                self.carry_out(&instance, &step, assigned.as_deref(), &remains).await
             }
         };
         done.unwrap_or_else(|error: StepError| Outcome::Failed(error.failure()))
@@ -134,6 +135,7 @@ impl Tools {
         name: &InstanceName,
         step: &Step,
         assigned: Option<&Assigned>,
+        remains: &BTreeSet<ContainerId>,
     ) -> Result<Outcome, StepError> {
         let engine = &self.engine;
         match step {
@@ -155,7 +157,11 @@ impl Tools {
                     self.network.ensure_sandbox(&sandbox).await?;
                 }
             }
-            Step::Start { container } => engine.start(container).await?,
+            Step::Start { container } => {
+                let assigned = assigned.ok_or(StepError::Overtaken)?;
+                engine.make_ready(container, assigned, remains).await?;
+                engine.start(container).await?;
+            }
             Step::Stop { container, grace } => engine.stop(container, grace.as_duration()).await?,
             Step::Remove { container } => engine.remove(container).await?,
             Step::UpdateLimits { container, resources } => {

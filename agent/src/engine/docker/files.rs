@@ -1,10 +1,9 @@
 //! What a container finds of its node: its `/etc/hosts` and `/etc/resolv.conf`, and bind mounts.
 //!
 //! Docker would put the host's own two files into a container of its host network. Ours belong to one
-//! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot. They are
-//! written once: a container keeps the resolvers it was made with until it is replaced.
+//! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot. They are written
+//! before each start, so that whatever a loss of power or somebody did to them is mended by then.
 
-use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
@@ -13,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
-use dwell_core::workload::MountSource;
 
 use super::client::NAME;
 use crate::dns::RESOLV_CONF;
 use crate::engine::EngineError;
+use dwell_daemon::durable;
 use dwell_network::GATEWAY;
 
 /// How many domains to search in every C library takes, and how long they may be together, in bytes.
@@ -30,14 +29,16 @@ pub(super) fn directory(data: &Path, instance: &InstanceName, generation: Genera
     data.join("instances").join(instance.to_string()).join(format!("g{generation}"))
 }
 
-/// Writes the files of a container, in place of older ones, and returns where they are. With a zone, this node
-/// answers DNS for it.
+/// Writes the files of the container of a generation and returns where they are. With a zone, this node answers DNS
+/// for it. What a container of an older generation than `assigned` has is left as it is, if it is there: it was made
+/// from another template.
 pub(super) fn write(
     data: &Path,
     assigned: &Assigned,
+    generation: Generation,
     zone: Option<&str>,
 ) -> Result<PathBuf, EngineError> {
-    let directory = directory(data, &assigned.instance, assigned.generation);
+    let directory = directory(data, &assigned.instance, generation);
     let [host, uplink] = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
     let resolvers = match zone {
         Some(zone) => own_resolv_conf(zone, &host),
@@ -46,7 +47,11 @@ pub(super) fn write(
     // Whatever the agent's umask: users inside have to be able to read them.
     let write = |name, text: String| {
         let path = directory.join(name);
-        fs::write(&path, text)?;
+        let is_there = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() > 0);
+        if is_there && generation != assigned.generation {
+            return Ok(());
+        }
+        durable::replace_volatile(&path, text.as_bytes(), 0o644)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o644))
     };
     fs::create_dir_all(&directory)
@@ -133,41 +138,32 @@ fn hosts_resolv_conf(host: &str, uplink: &str) -> String {
     chosen.lines().filter(meant).map(|line| format!("{line}\n")).collect()
 }
 
-/// The real paths of an instance's bind mounts, by target, each beneath an allowed one.
+/// The real path of a bind mount, which has to be beneath an allowed one.
 ///
 /// Symbolic links are resolved before the comparison, and the resolved path is what is mounted. An
 /// operator who allows a directory in which others can make links trusts them with what is beneath.
-pub(super) fn resolve_binds(
-    assigned: &Assigned,
-    allowed: &[PathBuf],
-) -> Result<HashMap<String, String>, EngineError> {
+pub(super) fn resolve_bind(path: &str, allowed: &[PathBuf]) -> Result<String, EngineError> {
     const OPERATION: &str = "mount a path of the node";
-    let mut resolved = HashMap::new();
-    for mount in &assigned.template.mounts {
-        let MountSource::Bind(path) = &mount.source else { continue };
-        let real = fs::canonicalize(path).map_err(|error| EngineError::Other {
-            engine: NAME,
-            operation: OPERATION,
-            reason: format!("{path:?}: {error}; make it on the node"),
-        })?;
-        let inside =
-            |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
-        let real = real.to_str().filter(|_| allowed.iter().any(inside));
-        let real = real.ok_or_else(|| EngineError::Refused {
-            engine: NAME,
-            operation: OPERATION,
-            reason: format!(
-                "{path:?} is not beneath a path of `allow_binds` in the configuration of this node's agent"
-            ),
-        })?;
-        resolved.insert(mount.target.clone(), real.to_owned());
-    }
-    Ok(resolved)
+    let real = fs::canonicalize(path).map_err(|error| EngineError::Other {
+        engine: NAME,
+        operation: OPERATION,
+        reason: format!("{path:?}: {error}; make it on the node"),
+    })?;
+    let inside = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
+    let real = real.to_str().filter(|_| allowed.iter().any(inside));
+    let real = real.ok_or_else(|| EngineError::Refused {
+        engine: NAME,
+        operation: OPERATION,
+        reason: format!(
+            "{path:?} is not beneath a path of `allow_binds` in the configuration of this node's agent"
+        ),
+    })?;
+    Ok(real.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use dwell_core::workload::{Mount, Template};
+    use dwell_core::workload::Template;
 
     use super::*;
     use crate::engine::fake;
@@ -226,13 +222,32 @@ mod tests {
             fake::assigned("web-0", 1, Template::of_image("a")),
             fake::assigned("web-0", 2, Template::of_image("a")),
         );
-        let first = write(data.path(), &old, None).unwrap();
-        let second = write(data.path(), &new, Some("dwell")).unwrap();
+        let first = write(data.path(), &old, old.generation, None).unwrap();
+        let second = write(data.path(), &new, new.generation, Some("dwell")).unwrap();
         remove(data.path(), &old.instance, old.generation).unwrap();
         assert!(!first.exists() && second.join("hosts").exists());
         remove(data.path(), &new.instance, new.generation).unwrap();
         remove(data.path(), &new.instance, new.generation).unwrap();
         assert!(!second.parent().unwrap().exists());
+    }
+
+    #[test]
+    fn files_that_were_lost_are_written_before_the_next_start() {
+        let data = tempfile::tempdir().unwrap();
+        let assigned = |generation| fake::assigned("web-0", generation, Template::of_image("a"));
+        let (old, new) = (assigned(1), assigned(2));
+        let directory = write(data.path(), &old, old.generation, None).unwrap();
+        let hosts = fs::read_to_string(directory.join("hosts")).unwrap();
+        let resolvers = directory.join("resolv.conf");
+        fs::write(&resolvers, "nameserver 192.0.2.7\n").unwrap();
+        fs::write(directory.join("hosts"), "").unwrap();
+        // An update may have to go back to it: what it has is kept, what it lacks is made.
+        write(data.path(), &new, old.generation, Some("dwell")).unwrap();
+        assert_eq!(fs::read_to_string(directory.join("hosts")).unwrap(), hosts);
+        assert_eq!(fs::read_to_string(&resolvers).unwrap(), "nameserver 192.0.2.7\n");
+        fs::remove_dir_all(data.path().join("instances")).unwrap();
+        write(data.path(), &old, old.generation, Some("dwell")).unwrap();
+        assert!(fs::read_to_string(&resolvers).unwrap().contains("search dwell"));
     }
 
     #[test]
@@ -243,15 +258,10 @@ mod tests {
         fs::create_dir(root.path().join("allowed-not")).unwrap();
         std::os::unix::fs::symlink("/etc", allowed.join("escape")).unwrap();
         let resolve = |path: &str| {
-            let mut template = Template::of_image("a");
-            template.mounts = vec![Mount {
-                source: MountSource::Bind(format!("{}/{path}", root.path().display())),
-                target: "/data".to_owned(),
-                read_only: false,
-            }];
-            resolve_binds(&fake::assigned("web-0", 1, template), std::slice::from_ref(&allowed))
+            let path = format!("{}/{path}", root.path().display());
+            resolve_bind(&path, std::slice::from_ref(&allowed))
         };
-        assert!(resolve("allowed/inside").unwrap()["/data"].ends_with("/allowed/inside"));
+        assert!(resolve("allowed/inside").unwrap().ends_with("/allowed/inside"));
         assert!(resolve("allowed").is_ok());
         for refused in ["allowed-not", "allowed/escape", ""] {
             assert!(resolve(refused).unwrap_err().is_permanent(), "{refused}");

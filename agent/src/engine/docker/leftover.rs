@@ -7,8 +7,10 @@
 //!
 //! Ending the shim makes containerd end what is left and forget it, and the next start succeeds.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -16,6 +18,10 @@ use crate::engine::ContainerId;
 
 /// How the programs of shims are called, whatever their version.
 const SHIM: &[u8] = b"containerd-shim";
+/// How often is looked whether what was killed is gone.
+const END_TRIES: usize = 50;
+/// The pause between two such looks.
+const END_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends the shim of a container that, by its daemon, does not run; says whether there was one.
 ///
@@ -24,6 +30,73 @@ const SHIM: &[u8] = b"containerd-shim";
 pub(super) async fn end(id: &ContainerId) -> io::Result<bool> {
     let id = id.clone();
     tokio::task::spawn_blocking(move || end_now(&id)).await.map_err(io::Error::other)?
+}
+
+/// The containers of `ids` of which there is a process or a shim.
+///
+/// # Errors
+/// If processes cannot be listed.
+pub(super) async fn of(ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<ContainerId>> {
+    if ids.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let ids = ids.clone();
+    let looking = tokio::task::spawn_blocking(move || {
+        Ok(processes(&ids)?.into_iter().map(|(_, id)| id).collect())
+    });
+    looking.await.map_err(io::Error::other)?
+}
+
+/// Ends every process and shim of `ids`, none of which is to run, and waits until they are gone; whether they are.
+///
+/// # Errors
+/// If processes cannot be listed, or the kernel does not let one be ended.
+pub(super) async fn end_all(ids: &BTreeSet<ContainerId>) -> io::Result<bool> {
+    for _ in 0..END_TRIES {
+        let these = ids.clone();
+        let ending = tokio::task::spawn_blocking(move || {
+            let left = processes(&these)?;
+            for (pid, id) in &left {
+                let Ok(descriptor) = pidfd_open(*pid, PidfdFlags::empty()) else { continue };
+                // Looked at again, now that its id cannot become another's.
+                if is_process_of(*pid, id) {
+                    match pidfd_send_signal(descriptor, Signal::KILL) {
+                        Err(error) if error != rustix::io::Errno::SRCH => return Err(error.into()),
+                        _ => {}
+                    }
+                }
+            }
+            Ok::<_, io::Error>(left.is_empty())
+        });
+        if ending.await.map_err(io::Error::other)?? {
+            return Ok(true);
+        }
+        tokio::time::sleep(END_PAUSE).await;
+    }
+    Ok(false)
+}
+
+/// The processes and shims of containers.
+fn processes(ids: &BTreeSet<ContainerId>) -> io::Result<Vec<(Pid, ContainerId)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+        found.extend(ids.iter().filter(|id| is_process_of(pid, id)).map(|id| (pid, id.clone())));
+    }
+    Ok(found)
+}
+
+/// Whether a process that lives is in the control group of a container, or is its shim.
+fn is_process_of(pid: Pid, id: &ContainerId) -> bool {
+    let path = |file: &str| format!("/proc/{}/{file}", pid.as_raw_nonzero());
+    let words = fs::read(path("cmdline")).unwrap_or_default();
+    // A zombie has no command line, and is no harm.
+    let is_in_group = || {
+        !words.is_empty()
+            && fs::read_to_string(path("cgroup")).is_ok_and(|groups| groups.contains(id.as_str()))
+    };
+    is_shim_of(&words, id) || is_in_group()
 }
 
 fn end_now(id: &ContainerId) -> io::Result<bool> {

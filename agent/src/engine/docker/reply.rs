@@ -15,20 +15,16 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Fingerprint, Resources};
 
 use super::spec::{
-    LABEL_CLUSTER, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE,
-    LABEL_RESTARTS, MEMORY_UNLIMITED,
+    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_RESTARTS,
+    MEMORY_UNLIMITED,
 };
 use crate::engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
 
-/// Reads an entry of a list. The error says what is wrong with it.
+/// Reads an entry of a list. The error says which label of ours is missing or wrong: such a container is somebody
+/// else's, whatever else it says.
 pub(super) fn listed(entry: ContainerSummary) -> Result<Container, &'static str> {
     let state = match entry.state {
         Some(ContainerSummaryStateEnum::CREATED) => ContainerState::Created,
-        Some(
-            ContainerSummaryStateEnum::RUNNING
-            | ContainerSummaryStateEnum::PAUSED
-            | ContainerSummaryStateEnum::STOPPING,
-        ) => ContainerState::Running,
         // Docker restarts none of ours by itself; one that waits for it does not run.
         Some(ContainerSummaryStateEnum::EXITED | ContainerSummaryStateEnum::RESTARTING) => {
             ContainerState::Exited
@@ -36,16 +32,21 @@ pub(super) fn listed(entry: ContainerSummary) -> Result<Container, &'static str>
         Some(ContainerSummaryStateEnum::DEAD | ContainerSummaryStateEnum::REMOVING) => {
             ContainerState::Dead
         }
-        Some(ContainerSummaryStateEnum::EMPTY) | None => return Err("it has no state"),
+        // One without a state is there; whoever has to know looks closer.
+        Some(
+            ContainerSummaryStateEnum::RUNNING
+            | ContainerSummaryStateEnum::PAUSED
+            | ContainerSummaryStateEnum::STOPPING
+            | ContainerSummaryStateEnum::EMPTY,
+        )
+        | None => ContainerState::Running,
     };
     container(entry.id, &entry.labels.unwrap_or_default(), state)
 }
 
-/// Whether somebody has put the cluster's label on a container of their own: one that dwell made names its
-/// instance as well.
-pub(super) fn is_foreign(entry: &ContainerSummary) -> bool {
-    let labels = entry.labels.as_ref().filter(|labels| labels.contains_key(LABEL_CLUSTER));
-    labels.is_some_and(|labels| instance(labels).is_err())
+/// Whether the labels of a container are those of one that dwell made.
+pub(super) fn is_ours(labels: &HashMap<String, String>) -> bool {
+    container(Some(String::new()), labels, ContainerState::Created).is_ok()
 }
 
 /// Reads a full description.
@@ -152,7 +153,7 @@ pub(super) fn event(message: EventMessage) -> Option<Event> {
     };
     Some(Event {
         id: ContainerId(actor.id?),
-        instance: instance(&attributes).ok()?,
+        instance: instance(&attributes).ok().filter(|_| is_ours(&attributes))?,
         at: Timestamp(u64::try_from(message.time_nano?).ok()? / 1_000_000),
         kind,
     })
@@ -192,21 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn half_a_reply_is_an_error() {
-        assert!(listed(entry("null", LABELS)).is_err());
-        assert!(listed(entry("\"\"", LABELS)).is_err());
-        assert!(listed(entry("\"running\"", "")).is_err());
-        assert!(listed(entry("\"running\"", &LABELS.replace("web-0", "../x"))).is_err());
-        assert!(listed(entry("\"running\"", &LABELS.replace('7', "-7"))).is_err());
-    }
-
-    #[test]
-    fn a_label_alone_makes_no_instance() {
-        let labelled =
-            |labels: &str| entry("\"running\"", &format!(r#""dwell.cluster":"c",{labels}"#));
-        assert!(!is_foreign(&labelled(LABELS)));
-        assert!(is_foreign(&labelled(&LABELS.replace("web-0", "../x"))));
-        assert!(is_foreign(&labelled(r#""team":"web""#)));
+    fn a_container_without_our_labels_is_somebody_elses() {
+        for wrong in [
+            String::new(),
+            LABELS.replace("web-0", "../x"),
+            LABELS.replace('7', "-7"),
+            r#""dwell.cluster":"c","dwell.instance":"zz-0""#.to_owned(),
+            r#""dwell.cluster":"c","team":"web""#.to_owned(),
+        ] {
+            assert!(listed(entry("\"running\"", &wrong)).is_err(), "{wrong}");
+            let labels: HashMap<String, String> =
+                serde_json::from_str(&format!("{{{wrong}}}")).unwrap();
+            assert!(!is_ours(&labels), "{wrong}");
+        }
+        // Half a reply hides nothing of ours.
+        assert_eq!(listed(entry("null", LABELS)).unwrap().state, ContainerState::Running);
     }
 
     fn description(state: &str) -> Result<Container, &'static str> {
@@ -276,7 +277,7 @@ mod tests {
         let read = |text: &str| event(serde_json::from_str(text).unwrap());
         let died = read(
             r#"{"Action":"die","timeNano":1500000000,"Actor":{"ID":"c1","Attributes":
-                {"dwell.instance":"web-0","exitCode":"3"}}}"#,
+                {"dwell.instance":"web-0","dwell.generation":"7","dwell.fingerprint":"f","exitCode":"3"}}}"#,
         );
         assert_eq!(
             died,

@@ -110,6 +110,32 @@ impl FakeEngine {
         self.change(|state| state.end(id, exit_code, now))
     }
 
+    /// The main process of a container ends, and the engine never learns of it.
+    pub fn crash_unseen(&self, id: &ContainerId) {
+        self.change(|state| state.end_unseen(id));
+    }
+
+    /// A process of a container is left that the engine knows nothing of.
+    pub fn leave_process(&self, id: &ContainerId) {
+        self.change(|state| state.leave(id));
+    }
+
+    /// Calls about one container (for `create`, one instance; for `pull`, one image) do not return, until
+    /// [`FakeEngine::release_subject`].
+    pub fn stall_subject(&self, operation: Operation, subject: &str) {
+        self.change(|state| state.stalled_subjects.insert((operation, subject.to_owned())));
+    }
+
+    /// Ends what [`FakeEngine::stall_subject`] began.
+    pub fn release_subject(&self, operation: Operation, subject: &str) {
+        self.change(|state| state.stalled_subjects.remove(&(operation, subject.to_owned())));
+    }
+
+    /// The next `count` calls of `operation` take effect, and their answers are lost: they do not return.
+    pub fn lose_answers(&self, operation: Operation, count: usize) {
+        self.add_faults(operation, count, Fault::NoAnswer);
+    }
+
     /// Somebody removes a container by hand.
     pub fn vanish(&self, id: &ContainerId) {
         let now = self.shared.now();

@@ -73,6 +73,18 @@ pub(super) enum ImageState {
 pub(super) enum Fault {
     Before(EngineError),
     After(EngineError),
+    /// It takes effect, and never returns.
+    NoAnswer,
+}
+
+/// What is answered to a call that took effect.
+pub(super) enum Answer {
+    /// What it did.
+    True,
+    /// That it failed.
+    Failure(EngineError),
+    /// Nothing, ever.
+    Lost,
 }
 
 pub(super) struct State {
@@ -80,6 +92,8 @@ pub(super) struct State {
     pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
     /// The main processes that run, whatever the engine takes for running.
     pub(super) processes: BTreeSet<u32>,
+    /// Containers of which a process is left that the engine knows nothing of.
+    pub(super) left: BTreeSet<ContainerId>,
     /// For ids of containers and processes.
     next: u32,
     /// Images that are not simply there.
@@ -98,6 +112,8 @@ pub(super) struct State {
     pub(super) kills: u64,
     pub(super) faults: BTreeMap<Operation, VecDeque<Fault>>,
     pub(super) stalled: BTreeSet<Operation>,
+    /// Calls about these do not return.
+    pub(super) stalled_subjects: BTreeSet<(Operation, String)>,
     pub(super) latencies: BTreeMap<Operation, Duration>,
     pub(super) events: Events,
     pub(super) events_to_lose: u32,
@@ -113,6 +129,7 @@ impl Default for State {
             down: false,
             containers: BTreeMap::new(),
             processes: BTreeSet::new(),
+            left: BTreeSet::new(),
             next: 0,
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
@@ -125,6 +142,7 @@ impl Default for State {
             kills: 0,
             faults: BTreeMap::new(),
             stalled: BTreeSet::new(),
+            stalled_subjects: BTreeSet::new(),
             latencies: BTreeMap::new(),
             events: broadcast::Sender::new(EVENTS_MAX),
             events_to_lose: 0,
@@ -160,17 +178,20 @@ impl State {
     pub(super) fn pass(
         &mut self,
         operation: Operation,
-    ) -> Option<Result<Option<EngineError>, EngineError>> {
+        subject: &str,
+    ) -> Option<Result<Answer, EngineError>> {
         if self.down {
             return Some(Err(unavailable()));
         }
-        if self.stalled.contains(&operation) {
+        let is_stalled = self.stalled_subjects.contains(&(operation, subject.to_owned()));
+        if is_stalled || self.stalled.contains(&operation) {
             return None;
         }
         Some(match self.faults.get_mut(&operation).and_then(VecDeque::pop_front) {
             Some(Fault::Before(error)) => Err(error),
-            Some(Fault::After(error)) => Ok(Some(error)),
-            None => Ok(None),
+            Some(Fault::After(error)) => Ok(Answer::Failure(error)),
+            Some(Fault::NoAnswer) => Ok(Answer::Lost),
+            None => Ok(Answer::True),
         })
     }
 
@@ -267,7 +288,11 @@ impl State {
         let container = self.container_mut(id)?;
         container.output.extend_from_slice(b"started\n");
         let (instance, image) = (container.seen.instance.clone(), container.image.clone());
-        if self.running(|other| other.instance == instance) > 1 {
+        let is_left = |other: &FakeContainer| {
+            other.seen.instance == instance && self.left.contains(&other.seen.id)
+        };
+        let is_left = self.containers.values().any(is_left);
+        if is_left || self.running(|other| other.instance == instance) > 1 {
             self.overlaps += 1;
         }
         self.tell(id, EventKind::Started, now);
@@ -281,6 +306,24 @@ impl State {
     pub(super) fn running(&self, meant: impl Fn(&Container) -> bool) -> usize {
         let all = self.containers.values().map(|container| &container.seen);
         all.filter(|seen| seen.state == ContainerState::Running && meant(seen)).count()
+    }
+
+    /// Ends the process of a container without the engine noticing.
+    pub(super) fn end_unseen(&mut self, id: &ContainerId) {
+        let pid = self.containers.get(id).and_then(|container| container.details.pid);
+        if let Some(pid) = pid {
+            self.processes.remove(&pid);
+        }
+    }
+
+    /// The process of a container runs on without the engine knowing, until it is ended.
+    pub(super) fn leave(&mut self, id: &ContainerId) {
+        self.left.insert(id.clone());
+    }
+
+    /// Ends what is left of a container.
+    pub(super) fn end_leftover(&mut self, id: &ContainerId, _now: Timestamp) {
+        self.left.remove(id);
     }
 
     /// Ends the process of a container, if there is one.
