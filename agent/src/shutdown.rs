@@ -135,7 +135,7 @@ impl Graces {
                 tracing::warn!(%instance, %error, "cannot write down that its end was ordered");
             }
         }
-        engine.stop(id, grace.map_or(GRACE, |grace| grace.as_duration())).await
+        engine.stop(id, grace.map_or(GRACE, dwell_core::quantity::Millis::as_duration)).await
     }
 }
 

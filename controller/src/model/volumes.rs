@@ -199,7 +199,7 @@ impl Model {
     pub(super) fn check_volumes(
         &self,
         instance: &Instance,
-        declared: &dwell_core::workload::Template,
+        declared: &Template,
     ) -> Result<(), Refusal> {
         let Some(node) = &instance.node else { return Ok(()) };
         for volume in declared.volumes() {

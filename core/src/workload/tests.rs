@@ -108,8 +108,12 @@ fn refusals_name_the_field() {
 #[test]
 fn all_texts_of_a_declaration_are_bounded_together() {
     type Edit = Box<dyn Fn(&mut WorkloadSpec)>;
-    let text = || "x".repeat(30_000);
-    let many = || (0..9).map(|_| text()).collect::<Vec<_>>();
+    fn text() -> String {
+        "x".repeat(30_000)
+    }
+    fn many() -> Vec<String> {
+        (0..9).map(|_| text()).collect()
+    }
     let changes: [Edit; 4] = [
         Box::new(|s| {
             let probe = Probe::Exec { command: many() };
