@@ -125,7 +125,9 @@ impl Story {
     /// Whether all that a journal has more than the stored one is how main processes ended.
     fn only_notes_ends(&self, journal: &Journal) -> bool {
         let stored = &self.seen.stored;
-        let same = Journal { ends: stored.ends.clone(), ..journal.clone() };
+        // A blank journal is not written down for the sake of the life that it is of.
+        let life = if stored.is_blank() { stored.life } else { journal.life };
+        let same = Journal { ends: stored.ends.clone(), life, ..journal.clone() };
         journal.ends != stored.ends && same == *stored
     }
 
