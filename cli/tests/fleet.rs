@@ -403,6 +403,32 @@ async fn a_key_set_that_does_not_exist_is_warned_of() {
 }
 
 #[tokio::test]
+async fn what_is_listed_can_be_narrowed_and_watched() {
+    let moved = v1::Instance { node: "h2".into(), ..instance("web", 1, v1::Phase::Running) };
+    let script = vec![
+        change(8, Change::Bookmark(true)),
+        change(9, Change::Instance(moved)),
+        Err(Status::permission_denied("the certificate was revoked")),
+    ];
+    let nodes = ["h1", "h2"].map(|name| v1::Node { name: name.into(), ..Default::default() });
+    let fake = Fake::start(State { watches: [script].into(), nodes: nodes.into(), ..starting() });
+    assert_eq!(run(&fake, &["ps", "-q"]).await.stdout, "web-0\nweb-1\n");
+    assert_eq!(run(&fake, &["ps", "-q", "--unwell"]).await.stdout, "web-1\n");
+    assert_eq!(
+        run(&fake, &["ps", "-a", "-q", "--node", "h1", "web"]).await.stdout,
+        "web-0\nweb-1\n"
+    );
+    let none = run(&fake, &["ps", "--node", "h2"]).await.stdout;
+    assert_eq!(none, "No instance is of that kind.\n");
+    // Without a terminal nothing is drawn over.
+    let ran = run(&fake, &["ps", "-w"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    let tables: Vec<&str> = ran.stdout.split("WORKLOAD ").collect();
+    assert!(tables.len() >= 2 && !ran.stdout.contains('\u{1b}'), "{}", ran.stdout);
+    assert!(tables[1].contains("preparing"), "{}", ran.stdout);
+}
+
+#[tokio::test]
 async fn a_workload_stands_for_its_instances() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],
