@@ -124,7 +124,7 @@ pub(super) struct Resources {
 pub(super) struct Network {
     /// IPv4 addresses: the first is instance 0's, and so on. Others get one from their node.
     pub(super) ip: Option<Short<Addresses>>,
-    /// Ports the instances listen on, `80` or `53/udp`. Says so to people and programs; opens nothing.
+    /// Ports the instances listen on, `80`, `53/udp` or `8000-8010`. Says so to people and programs; opens nothing.
     pub(super) expose: Option<Vec<Port>>,
     /// Who may reach the instances: `any`, `same-workload`, a workload, a range of addresses, or a mapping
     /// that also names ports. All others are refused. Without a list the cluster's default holds.

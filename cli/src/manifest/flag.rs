@@ -13,7 +13,11 @@ use super::{Variables, lower};
 /// # Errors
 /// What would be right.
 pub(crate) fn port(text: &str) -> Result<ServicePort, String> {
-    Port::try_from(text.to_owned()).map(|port| port.0)
+    let mut ports = Port::try_from(text.to_owned())?.each();
+    match (ports.next(), ports.next()) {
+        (Some(port), None) => Ok(port),
+        _ => Err("give the option once for each port".into()),
+    }
 }
 
 /// A mount, `NAME:/path` or `/path:/path`, perhaps with `:ro`.

@@ -10,7 +10,7 @@ use dwell_core::workload::{
 
 use super::file::{self, File};
 use super::problem::Problem;
-use super::value::Pairs;
+use super::value::{Pairs, Port};
 use super::{Declared, Variables, shorthand::Short};
 
 /// The most workloads that are applied at once; the controller takes no more.
@@ -91,7 +91,7 @@ impl file::Workload {
             },
             restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
             healthcheck,
-            expose: expose.unwrap_or_default().into_iter().map(|port| port.0).collect(),
+            expose: expose.unwrap_or_default().into_iter().flat_map(Port::each).collect(),
             ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
             allow_from: self
                 .network

@@ -88,6 +88,10 @@ fn spellings() {
     assert_eq!(template("healthcheck: {disable: true}").healthcheck, None);
     let mount = template("volumes: ['/srv:/data:ro']").mounts.remove(0);
     assert_eq!((mount.source, mount.read_only), (MountSource::Bind("/srv".into()), true));
+    let expose = |lines: &str| -> Vec<u16> {
+        template(lines).expose.into_iter().map(|expose| expose.port).collect()
+    };
+    assert_eq!(expose("expose: ['8000-8002', 53/udp]"), [8000, 8001, 8002, 53]);
     assert_eq!(one("scale: 4").replicas, 4);
     assert_eq!(one("deploy: {replicas: 4}").replicas, 4);
     assert_eq!(one("network: {ip: 10.80.0.9}").addresses.len(), 1);
@@ -213,6 +217,8 @@ fn what_is_wrong_is_said_where_it_is() {
         ("network: {ip: 10.80.0.0/24}", "is not an IPv4 address"),
         ("network: {ip: [10.80.0.9, 10.80.0.9]}", "network.ip: "),
         ("expose: [0]", "network.expose: "),
+        ("expose: ['9-8']", "\"9-8\" is not a port"),
+        ("expose: ['1-65535']", "\"1-65535\" is not a port"),
         ("expose: [70000]", "\"70000\" is not a port"),
         ("expose: [80/sctp]", "\"80/sctp\" is not a port"),
         ("healthcheck: {}", "exactly one of"),

@@ -323,20 +323,36 @@ fn mount_source(text: &str) -> Result<MountSource, String> {
     VolumeName::new(text).map(MountSource::Volume).map_err(|error| error.to_string())
 }
 
-/// A port, `80` or `53/udp`.
+/// A port, `80` or `53/udp`, or a range of them, `8000-8010`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct Port(pub(super) ServicePort);
+pub(super) struct Port {
+    first: u16,
+    last: u16,
+    protocol: Protocol,
+}
+
+impl Port {
+    /// The ports of the range.
+    pub(super) fn each(self) -> impl Iterator<Item = ServicePort> {
+        (self.first..=self.last).map(move |port| ServicePort { port, protocol: self.protocol })
+    }
+}
 
 impl TryFrom<String> for Port {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        let (number, protocol) = split_protocol(&text);
-        match (number.parse(), protocol) {
-            (Ok(port), Some(protocol)) => Ok(Self(ServicePort { port, protocol })),
+        /// The most ports of a range.
+        const RANGE_MAX: u16 = 1000;
+        let (numbers, protocol) = split_protocol(&text);
+        let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+        match (first.parse::<u16>(), last.parse::<u16>(), protocol) {
+            (Ok(first), Ok(last), Some(protocol)) if first <= last && last - first < RANGE_MAX => {
+                Ok(Self { first, last, protocol })
+            }
             _ => Err(format!(
-                "{text:?} is not a port; write a number from 1 to 65535, or such as 53/udp"
+                "{text:?} is not a port; write a number from 1 to 65535, 53/udp, or a range such as 8000-8010"
             )),
         }
     }
@@ -360,7 +376,7 @@ impl JsonSchema for Port {
         "Port".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "pattern": "^[0-9]+(/(tcp|udp))?$" })
+        json_schema!({ "type": ["integer", "string"], "pattern": "^[0-9]+(-[0-9]+)?(/(tcp|udp))?$" })
     }
 }
 
