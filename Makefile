@@ -8,6 +8,8 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 NAME    ?= demo
 SECONDS ?= 30
+BIRTHS  ?= 1000
+SEED    ?=
 SEEDS   ?= 1000
 FROM    ?= 0
 STEPS   ?= 24
@@ -21,7 +23,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab lint fmt fuzz sim bench install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim bench install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -54,6 +56,9 @@ test-unit: build
 test-lab: build
 	$(SUDO) $(DEBUG)/dwell-lab setup --tests
 	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
+
+churn: build ## BIRTHS births and deaths on real Docker while everything fails; SEED=… repeats one
+	$(SUDO) $(DEBUG)/dwell-lab churn --births $(BIRTHS) $(if $(SEED),--seed $(SEED))
 
 lint: ## formatting and clippy, warnings denied
 	$(CARGO) fmt --all --check

@@ -6,5 +6,6 @@
 //! [`lab::Lab::test`].
 
 pub mod bench;
+pub mod churn;
 pub mod demo;
 pub mod lab;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use dwell_tests::{
+    churn::Churn,
     demo,
     lab::{self, Lab, LabConfig, prerequisites},
 };
@@ -39,6 +40,8 @@ enum Command {
     Env(Name),
     /// List the labs of this machine and what runs in them.
     Status,
+    /// Let instances be born, change and die at random while everything fails, and look whether all is as declared.
+    Churn(Births),
     /// Remove every trace of a lab.
     Down(Name),
 }
@@ -60,6 +63,19 @@ struct Up {
     /// Let containers outlive their dockerd.
     #[arg(long)]
     live_restore: bool,
+}
+
+#[derive(Args)]
+struct Births {
+    /// How many containers are to be born, at least.
+    #[arg(long, default_value_t = 1000)]
+    births: usize,
+    /// What decides everything that is random here; without it, any.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many hosts.
+    #[arg(long, default_value_t = 3)]
+    hosts: usize,
 }
 
 #[tokio::main]
@@ -98,6 +114,13 @@ async fn run(command: Command) -> Result<()> {
                 let (name, socket) = (host.name().to_uppercase(), host.docker_socket());
                 say(&format!("export {name}_DOCKER_HOST=unix://{}", socket.display()));
             }
+            Ok(())
+        }
+        Command::Churn(Births { births, seed, hosts }) => {
+            setup(&prerequisites::missing_for_tests()).await?;
+            let seed = seed.unwrap_or_else(|| rand::random::<u32>().into());
+            say(&format!("seed {seed}"));
+            Churn { births, seed, hosts }.run(say).await?;
             Ok(())
         }
         Command::Status => status(),

@@ -139,6 +139,18 @@ impl Lab {
         finish(self.cli_command(args)?, "").await
     }
 
+    /// The same with what the command reads from its standard input, and a limit of time.
+    ///
+    /// # Errors
+    /// If it is not built, or does not end within `limit`; it is killed then.
+    pub async fn cli_with(&self, args: &[&str], input: &str, limit: Duration) -> Result<Output> {
+        let mut command = self.cli_command(args)?;
+        command.kill_on_drop(true);
+        tokio::time::timeout(limit, finish(command, input))
+            .await
+            .with_context(|| format!("`dwell {}` does not end", args.join(" ")))?
+    }
+
     /// The `dwell` command line against the lab's controller, for tests that need its pipes or its
     /// process; it carries the lab's mark and goes with the lab.
     ///

@@ -100,22 +100,27 @@ impl Lab {
         limit: Duration,
     ) -> Result<Vec<Container>> {
         let what = format!("exactly {count} of {workload} to run");
-        wait_until(&what, limit, async || {
-            let said = self.ps().await?.of(workload);
-            let ill = said.iter().find(|instance| !instance.is_well());
-            ensure!(ill.is_none(), "{ill:?} is not well");
-            ensure!(said.len() == count, "the controller has {} of {count}", said.len());
-            let mut containers = self.containers().await?;
-            containers.retain(|container| workload_of(&container.instance) == workload);
-            ensure!(containers.len() == count, "engines have {} of {count}", containers.len());
-            for instance in &said {
-                let is_it = |container: &&Container| is_container_of(container, instance);
-                let found = containers.iter().find(is_it);
-                ensure!(found.is_some(), "no engine has {instance:?}, but {containers:?}");
-            }
-            Ok(containers)
-        })
-        .await
+        wait_until(&what, limit, async || self.look_exactly(workload, count).await).await
+    }
+
+    /// One look for the same.
+    ///
+    /// # Errors
+    /// What is different.
+    pub async fn look_exactly(&self, workload: &str, count: usize) -> Result<Vec<Container>> {
+        let said = self.ps().await?.of(workload);
+        let ill = said.iter().find(|instance| !instance.is_well());
+        ensure!(ill.is_none(), "{ill:?} is not well");
+        ensure!(said.len() == count, "the controller has {} of {count}", said.len());
+        let mut containers = self.containers().await?;
+        containers.retain(|container| workload_of(&container.instance) == workload);
+        ensure!(containers.len() == count, "engines have {} of {count}", containers.len());
+        for instance in &said {
+            let is_it = |container: &&Container| is_container_of(container, instance);
+            let found = containers.iter().find(is_it);
+            ensure!(found.is_some(), "no engine has {instance:?}, but {containers:?}");
+        }
+        Ok(containers)
     }
 }
 
