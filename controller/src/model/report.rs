@@ -337,6 +337,8 @@ impl Model {
         // What was declared while it was on its way is looked at when it has arrived.
         let update = match instance.update {
             UpdateState::Current => UpdateState::Due,
+            // It waits for a place, perhaps for good (its volume may be lost): others get its turn.
+            UpdateState::Updating if to.is_none() => UpdateState::Due,
             other => other,
         };
         self.put_instance(Instance { node: None, leaving: None, update, ..instance.clone() });

@@ -1,6 +1,7 @@
 //! Who is a node and who is not.
 
 use dwell_core::session::{Hello, StatusReport};
+use dwell_core::workload::{Mount, MountSource};
 
 use super::fleet::{Fleet, address, instance, node, spec};
 use crate::model::{Command, NodeChange, Refusal, SessionId};
@@ -106,6 +107,26 @@ fn a_removed_node_that_obeys_frees_its_instances_by_itself() {
     assert!(fleet.hosts[&name].containers.is_empty());
     assert_eq!(fleet.place("web-0").unwrap(), "n2");
     assert_eq!(fleet.model.node(&name).unwrap().node.block, None);
+    fleet.check();
+}
+
+/// Its update cannot end: its volume stayed with the removed node.
+#[test]
+fn an_instance_that_lost_its_node_amid_an_update_gives_its_turn_to_others() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    fleet.join("n2").unwrap();
+    fleet.attach(&node("n2")).unwrap();
+    let mut with_volume = spec("web", 2);
+    let source = MountSource::Volume("data".parse().unwrap());
+    with_volume.template.mounts = vec![Mount { source, target: "/data".into(), read_only: false }];
+    fleet.apply(with_volume.clone()).unwrap();
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    fleet.attach(&node("n1")).unwrap();
+    fleet.settle();
+    let second = &fleet.model.tables.instances()[&instance("web-1")];
+    assert_eq!(*second.template, with_volume.template);
     fleet.check();
 }
 
