@@ -193,11 +193,12 @@ fn agents_are_forwarded() {
     let socket = world.path("agent");
     let mut agent = Command::new("ssh-agent");
     let _agent = Background::start(agent.arg("-D").arg("-a").arg(&socket));
-    eventually("the agent is there", || socket.exists().then_some(()));
-    let mut add = Command::new("ssh-add");
-    assert!(
-        run(add.arg("-q").arg(world.path("owner")).env("SSH_AUTH_SOCK", &socket)).status.success()
-    );
+    // Its socket is there a moment before it listens.
+    eventually("the agent takes the key", || {
+        let mut add = Command::new("ssh-add");
+        let added = run(add.arg("-q").arg(world.path("owner")).env("SSH_AUTH_SOCK", &socket));
+        added.status.success().then_some(())
+    });
     let mut command = world.ssh("owner");
     command.env("SSH_AUTH_SOCK", &socket);
     // The first value of an option counts.
