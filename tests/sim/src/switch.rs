@@ -2,11 +2,14 @@
 
 use crate::action::Class;
 
-/// Faults that dwell does not survive yet, and why. `--with CLASS` switches one on.
+/// Faults that are not brought yet, and why. `--with CLASS` switches one on.
 pub const SWITCHED_OFF: &[(Class, &str)] = &[
-    (Class::Restore, "a restored controller takes away what it has forgotten, without asking"),
-    (Class::NameReused, "the host that had the name before is refused, and runs on"),
-    (Class::Clone, "two hosts with one identity both run everything"),
+    (Class::Restore, "the operator of the simulation does not confirm a restore yet"),
+    (
+        Class::NameReused,
+        "the empty assignment for a host of an earlier enrolment is not simulated yet",
+    ),
+    (Class::Clone, "the operator of the simulation does not decide between two hosts yet"),
 ];
 
 /// Rules that are not enforced yet, and why. `--enforce RULE` does.
@@ -15,10 +18,7 @@ pub const NOT_ENFORCED: &[(&str, &str)] = &[
         "ruled out",
         "what creates or moves an instance gives it the version declared last, even one that failed",
     ),
-    (
-        "bad news stops",
-        "a version without a health check is rolled over all instances before it is known to fail",
-    ),
+    ("bad news stops", "a few seeds still roll a second bad version over instances that served"),
 ];
 
 /// The classes of faults that are on, with those that somebody wants in addition.
