@@ -21,6 +21,7 @@ use crate::lock::{DataDirLock, LockError};
 use crate::shutdown::Graces;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, gateway};
 use dwell_network::{GATEWAY, Network, NetworkError};
+use dwell_oci::{Mapping, MappingError};
 
 /// How many containers are stopped and removed side by side.
 const CALLS_MAX: usize = 8;
@@ -61,6 +62,9 @@ pub enum CleanupError {
     /// The kernel refuses to take the address of the DNS server away.
     #[error("cannot remove {GATEWAY} from lo; remove it with `ip address del {GATEWAY}/32 dev lo`")]
     Address(#[source] io::Error),
+    /// What the wrapper was told cannot be removed.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
     /// A file cannot be removed.
     #[error("cannot read or remove {}", path.display())]
     File {
@@ -151,11 +155,11 @@ fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
         config.data_dir.join("journals"),
         config.data_dir.join("instances"),
         config.data_dir.join("previous"),
-        config.run_dir.join("containers"),
         config.run_dir.join("ssh"),
     ] {
         remove_folder(&folder).map_err(failed(folder))?;
     }
+    Mapping::remove_all(&config.run_dir)?;
     if extent.identity {
         Identity::remove(&config.data_dir)?;
     }
@@ -166,5 +170,27 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_of_the_containers_is_left_in_the_run_directory() {
+        let host = tempfile::tempdir().unwrap();
+        let config = Config {
+            data_dir: host.path().join("data"),
+            run_dir: host.path().join("run"),
+            ..Config::default()
+        };
+        let mapping = Mapping { instance: "web-0".to_owned(), netns: "/run/netns/web-0".into() };
+        mapping.write(&config.run_dir, "c1").unwrap();
+        Mapping::record_bundle(&config.run_dir, "c1", Path::new("/run/bundles/c1")).unwrap();
+        fs::create_dir_all(config.data_dir.join("instances/web-0/g1")).unwrap();
+        clear_files(&config, Extent::default()).unwrap();
+        assert_eq!(fs::read_dir(&config.run_dir).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&config.data_dir).unwrap().count(), 0);
     }
 }

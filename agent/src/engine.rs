@@ -124,6 +124,19 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`], [`EngineError::Other`].
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// Files on the node that the engine keeps for containers of this cluster which are gone, for people. None are
+    /// those of a container that is being made.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError>;
+
+    /// Removes what [`Engine::leftovers`] finds.
+    ///
+    /// # Errors
+    /// As [`Engine::leftovers`]; [`EngineError::Other`] for the first that cannot be removed, after trying all.
+    async fn sweep(&self) -> Result<(), EngineError>;
+
     /// All volumes of this cluster's instances, in no order.
     ///
     /// # Errors

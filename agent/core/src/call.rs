@@ -1,6 +1,6 @@
 //! What goes into the core and what comes out of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::session::Statuses;
-use dwell_planner::{ContainerId, Desired, EngineState, Failure, Step};
+use dwell_planner::{ContainerId, Desired, EngineState, Failure, Journal, Step};
 
 use crate::engine::{Container, Event};
 use crate::sights::{Run, Sights};
@@ -61,6 +61,8 @@ pub enum Input {
     },
     /// Others may have changed sandboxes.
     SandboxesDisturbed,
+    /// Somebody wants everything to be looked at now.
+    Recheck,
     /// A call has ended.
     Done {
         /// Which.
@@ -111,6 +113,9 @@ pub enum Call {
     List,
     /// List the sandboxes; ends with [`Outcome::Sandboxes`].
     Sandboxes,
+    /// Remove what the node keeps for containers that are gone, and see which journals there are; ends with
+    /// [`Outcome::Journals`].
+    Sweep,
     /// Look at a container; ends with [`Outcome::Found`] or [`Outcome::Gone`].
     Inspect {
         /// Whose it is.
@@ -146,7 +151,7 @@ impl Call {
         const SECOND: Duration = Duration::from_secs(1);
         match self {
             Self::Ping => Some(3 * SECOND),
-            Self::List => Some(30 * SECOND),
+            Self::List | Self::Sweep => Some(30 * SECOND),
             Self::Sandboxes => Some(10 * SECOND),
             Self::Inspect { .. } => Some(10 * SECOND),
             Self::Pull { .. } => None,
@@ -176,6 +181,8 @@ pub enum Outcome {
     Listed(Vec<Listed>),
     /// All sandboxes, whole or half-made.
     Sandboxes(BTreeSet<InstanceName>),
+    /// All journals on disk.
+    Journals(BTreeMap<InstanceName, Journal>),
     /// A container as it is, with its details.
     Found(Box<Container>),
     /// There is no such container.

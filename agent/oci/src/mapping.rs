@@ -18,6 +18,7 @@
 //! - Unknown fields are ignored, because agent and wrapper are replaced at different moments
 //!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::symlink;
@@ -130,6 +131,52 @@ impl Mapping {
         let name = file_name(container_id)?;
         for path in [bundles(state_dir).join(name), directory(state_dir).join(name)] {
             match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(MappingError::Write { path, source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The containers of which there is a mapping or word of a bundle.
+    ///
+    /// # Errors
+    ///
+    /// When a directory exists and cannot be read.
+    pub fn containers(state_dir: &Path) -> Result<BTreeSet<String>, MappingError> {
+        let mut ids = BTreeSet::new();
+        for path in [directory(state_dir), bundles(state_dir)] {
+            let unreadable = |source| MappingError::Read { path: path.clone(), source };
+            let entries = match fs::read_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(unreadable)?,
+            };
+            for entry in entries {
+                let name = entry.map_err(unreadable)?.file_name();
+                ids.extend(name.to_str().and_then(|name| file_name(name).ok()).map(str::to_owned));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The files that [`Mapping::remove`] would remove.
+    #[must_use]
+    pub fn paths(state_dir: &Path, container_id: &str) -> Vec<PathBuf> {
+        let Ok(name) = file_name(container_id) else { return Vec::new() };
+        let files = [directory(state_dir).join(name), bundles(state_dir).join(name)];
+        files.into_iter().filter(|path| fs::symlink_metadata(path).is_ok()).collect()
+    }
+
+    /// Removes all mappings and all words of bundles, with their directories.
+    ///
+    /// # Errors
+    ///
+    /// When a directory exists and cannot be removed.
+    pub fn remove_all(state_dir: &Path) -> Result<(), MappingError> {
+        for path in [bundles(state_dir), directory(state_dir)] {
+            match fs::remove_dir_all(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(MappingError::Write { path, source });
                 }
@@ -265,6 +312,21 @@ mod tests {
         assert!(Mapping::record_bundle(state.path(), "../c1", Path::new("/x")).is_err());
         Mapping::remove(state.path(), "c1").unwrap();
         assert!(fs::symlink_metadata(&link).is_err());
+    }
+
+    #[test]
+    fn every_container_is_listed_once_and_all_can_be_removed() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(Mapping::containers(state.path()).unwrap(), BTreeSet::new());
+        Mapping::remove_all(state.path()).unwrap();
+        web_0().write(state.path(), "c1").unwrap();
+        Mapping::record_bundle(state.path(), "c1", Path::new("/run/bundles/c1")).unwrap();
+        Mapping::record_bundle(state.path(), "c2", Path::new("/run/bundles/c2")).unwrap();
+        fs::write(state.path().join("containers/.c3"), "half-written").unwrap();
+        let listed = Mapping::containers(state.path()).unwrap();
+        assert_eq!(listed, ["c1".to_owned(), "c2".to_owned()].into());
+        Mapping::remove_all(state.path()).unwrap();
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
     }
 
     #[test]

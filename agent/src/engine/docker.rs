@@ -17,6 +17,7 @@ mod previous;
 mod pull;
 mod reply;
 mod spec;
+mod sweep;
 mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
@@ -44,6 +45,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use self::client::{Client, NAME, QUICK, SLOW, limited, meaning, status};
+use self::files::Claims;
 use self::spec::{LABEL_CLUSTER, Surroundings};
 use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, ExecRequest,
@@ -102,6 +104,7 @@ pub struct DockerEngine {
     /// Containers of others with labels of ours, as far as that was told.
     foreign: Mutex<BTreeSet<String>>,
     paths: PathLooks,
+    claims: Claims,
 }
 
 impl DockerEngine {
@@ -115,6 +118,7 @@ impl DockerEngine {
             own: Mutex::default(),
             foreign: Mutex::default(),
             paths: PathLooks::default(),
+            claims: Claims::default(),
         }
     }
 
@@ -227,14 +231,6 @@ impl DockerEngine {
             .write(&self.config.run_dir, id.as_str())
             .map_err(|error| other(Causes(&error).to_string()))
     }
-
-    /// Removes the files of a container that is gone. What is left over does no harm: it is written
-    /// anew for the next container of that name.
-    fn remove_files(&self, instance: &InstanceName, generation: Generation) {
-        if let Err(error) = files::remove(&self.config.data_dir, instance, generation) {
-            warn!(%instance, %error, "cannot remove the files of a container");
-        }
-    }
 }
 
 #[async_trait]
@@ -272,6 +268,8 @@ impl Engine for DockerEngine {
             filters: Some(self.filters()),
             ..ListContainersOptions::default()
         };
+        let known: BTreeSet<ContainerId> =
+            self.own.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
         let entries = limited(QUICK, docker.list_containers(Some(options))).await;
         let entries = entries.map_err(|error| meaning(error, OPERATION, ""))?;
         let mut containers = Vec::new();
@@ -296,7 +294,11 @@ impl Engine for DockerEngine {
         let owners = containers
             .iter()
             .map(|seen| (seen.id.clone(), (seen.instance.clone(), seen.generation)));
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = owners.collect();
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was made since the question was asked need not be in the answer.
+        own.retain(|id, _| !known.contains(id));
+        own.extend(owners);
+        drop(own);
         Ok(containers)
     }
 
@@ -304,7 +306,11 @@ impl Engine for DockerEngine {
         const OPERATION: &str = "inspect a container";
         let docker = self.client.docker().await?;
         let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
-        let seen = seen.map_err(|error| meaning(error, OPERATION, id))?;
+        let seen = seen.map_err(|error| meaning(error, OPERATION, id)).inspect_err(|error| {
+            if matches!(error, EngineError::NotFound { .. }) {
+                self.forget(id);
+            }
+        })?;
         let labels = seen.config.as_ref().and_then(|config| config.labels.as_ref());
         if labels.and_then(|labels| labels.get(LABEL_CLUSTER)) != Some(&self.config.cluster) {
             return Err(EngineError::NotFound { id: id.to_string() });
@@ -319,6 +325,12 @@ impl Engine for DockerEngine {
 
     async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
         let docker = self.client.docker().await?;
+        let owner = (assigned.instance.clone(), assigned.generation);
+        let _claim = self.claims.take(owner.clone()).ok_or_else(|| EngineError::Other {
+            engine: NAME,
+            operation: "create a container",
+            reason: "files of an earlier one are being removed; trying again".to_owned(),
+        })?;
         let image = &assigned.template.image;
         let image_volumes = image_volumes(&docker, image).await?;
         let (binds, files) = self.prepare(assigned).await?;
@@ -340,7 +352,6 @@ impl Engine for DockerEngine {
         match limited(SLOW, docker.create_container(Some(options), body)).await {
             Ok(made) => {
                 let id = ContainerId(made.id);
-                let owner = (assigned.instance.clone(), assigned.generation);
                 let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
                 own.insert(id.clone(), owner);
                 Ok(id)
@@ -349,8 +360,14 @@ impl Engine for DockerEngine {
             Err(error) if status(&error) == Some(409) => Err(EngineError::AlreadyExists { name }),
             Err(error) => {
                 // Without a reply it may have been made all the same, and need its files.
-                if status(&error).is_some() {
-                    self.remove_files(&assigned.instance, assigned.generation);
+                if status(&error).is_some()
+                    && let Err(error) = files::remove(
+                        &self.config.data_dir,
+                        &assigned.instance,
+                        assigned.generation,
+                    )
+                {
+                    warn!(instance = %assigned.instance, %error, "cannot remove the files of a container");
                 }
                 Err(match status(&error) {
                     Some(404) if self.image_missing(image).await => {
@@ -461,12 +478,16 @@ impl Engine for DockerEngine {
             Err(error) => return Err(error),
         }
         self.end_leftover(id, &instance).await;
-        self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Err(error) = Mapping::remove(&self.config.run_dir, id.as_str()) {
-            warn!(%instance, error = %Causes(&error), "cannot remove the mapping of a container");
-        }
-        self.remove_files(&instance, generation);
+        self.forget(id);
         Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
+        self.find_leftovers().await
+    }
+
+    async fn sweep(&self) -> Result<(), EngineError> {
+        self.remove_leftovers().await
     }
 
     async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {

@@ -23,6 +23,7 @@ mod session;
 mod state;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,6 +64,8 @@ pub enum Operation {
     Stop,
     Wait,
     Remove,
+    Leftovers,
+    Sweep,
     Volumes,
     RemoveVolume,
     UpdateLimits,
@@ -200,6 +203,18 @@ impl Engine for FakeEngine {
         let now = self.shared.now();
         self.call(Operation::Remove, id.as_str(), |state| {
             state.remove(id, now);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
+        self.call(Operation::Leftovers, "", |state| Ok(state.leftovers.clone())).await
+    }
+
+    async fn sweep(&self) -> Result<(), EngineError> {
+        self.call(Operation::Sweep, "", |state| {
+            state.leftovers.clear();
             Ok(())
         })
         .await

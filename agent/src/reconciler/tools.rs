@@ -51,6 +51,8 @@ pub(super) enum StepError {
         "cannot write the journal of an instance; free some space in the agent's data directory"
     )]
     Journal(#[source] io::Error),
+    #[error("cannot read the journals of the instances")]
+    JournalsUnread(#[source] io::Error),
     /// The desired state has changed between plan and step.
     #[error("it is no longer desired")]
     Overtaken,
@@ -87,6 +89,7 @@ impl Tools {
                 .await
                 .map_err(Into::into)
                 .map(|all| Outcome::Sandboxes(all.into_iter().collect())),
+            Call::Sweep => self.sweep().await,
             Call::Inspect { container, .. } => match self.engine.inspect(&container).await {
                 Ok(found) => Ok(Outcome::Found(Box::new(found))),
                 Err(EngineError::NotFound { .. }) => Ok(Outcome::Gone),
@@ -106,6 +109,14 @@ impl Tools {
         let listed = self.engine.list().await?.into_iter();
         let listed = listed.map(|one| Listed { id: one.id, instance: one.instance });
         Ok(Outcome::Listed(listed.collect()))
+    }
+
+    async fn sweep(&self) -> Result<Outcome, StepError> {
+        self.engine.sweep().await?;
+        let journals = self.journals.clone();
+        let reading = tokio::task::spawn_blocking(move || journals.read_all());
+        let read = reading.await.map_err(io::Error::other).flatten();
+        read.map(Outcome::Journals).map_err(StepError::JournalsUnread)
     }
 
     /// Fetches an image and tells how far that has come.

@@ -36,6 +36,7 @@ async fn the_docker_engine() {
     exec(&world).await;
     terminal(&world).await;
     others_are_left_alone(&world).await;
+    leftovers(&world).await;
     reconciled::a_node(&world).await;
     by_hand::at_an_instance(&world).await;
     a_stopped_daemon(&world).await;
@@ -287,6 +288,45 @@ async fn others_are_left_alone(world: &World) {
     other.remove(&id).await.unwrap();
     assert_eq!(world.inspect(&id).await.state, ContainerState::Running);
     world.engine.remove(&id).await.unwrap();
+}
+
+/// What is kept for a container goes with it, also if somebody else removes it, and whatever is left over is found.
+async fn leftovers(world: &World) {
+    let engine = &world.engine;
+    let (run, data) = (world.directory.path().join("run"), world.directory.path().join("lib"));
+    let kept = world.run("kept-0", "sleep 1000").await;
+    let by_hand = world.run("hand-1", "sleep 1000").await;
+    let host = format!("--host=unix://{}", world.directory.path().join("socket").display());
+    let docker = |words: &[&str]| {
+        assert!(
+            std::process::Command::new("docker").arg(&host).args(words).status().unwrap().success()
+        );
+    };
+    docker(&["rm", "--force", by_hand.as_str()]);
+    let gone = engine.inspect(&by_hand).await.unwrap_err();
+    assert_eq!(gone, EngineError::NotFound { id: by_hand.to_string() });
+    assert!(!run.join("containers").join(by_hand.as_str()).exists());
+    assert!(!data.join("instances/hand-1").exists());
+    assert_eq!(engine.leftovers().await.unwrap(), [].into());
+
+    let planted = [
+        run.join("containers/0123456789ab"),
+        run.join("bundles/0123456789ab"),
+        data.join("instances/ghost-0/g3"),
+    ];
+    for path in &planted {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+    }
+    fs::write(&planted[0], "{}").unwrap();
+    std::os::unix::fs::symlink("/nonexistent", &planted[1]).unwrap();
+    fs::create_dir(&planted[2]).unwrap();
+    assert_eq!(engine.leftovers().await.unwrap(), planted.clone().into());
+    engine.sweep().await.unwrap();
+    assert!(planted.iter().all(|path| fs::symlink_metadata(path).is_err()));
+    assert!(run.join("containers").join(kept.as_str()).exists());
+    assert!(data.join("instances/kept-0/g1/hosts").exists());
+    engine.remove(&kept).await.unwrap();
+    assert_eq!(fs::read_dir(run.join("containers")).unwrap().count(), 0);
 }
 
 /// A daemon that does not answer makes calls fail in time; one that is back serves again, with the

@@ -18,6 +18,7 @@ pub(super) enum Task {
     Ping,
     List,
     Sandboxes,
+    Sweep,
     Inspect { instance: InstanceName, container: ContainerId },
     Pull { image: String },
     Step { instance: InstanceName, step: Step },
@@ -29,6 +30,7 @@ impl Task {
             Call::Ping => Self::Ping,
             Call::List => Self::List,
             Call::Sandboxes => Self::Sandboxes,
+            Call::Sweep => Self::Sweep,
             Call::Inspect { instance, container } => {
                 Self::Inspect { instance: instance.clone(), container: container.clone() }
             }
@@ -43,14 +45,15 @@ impl Task {
     pub(super) fn is_engines(&self) -> bool {
         match self {
             Self::Ping | Self::List | Self::Inspect { .. } | Self::Pull { .. } => true,
-            Self::Sandboxes => false,
+            // What becomes of a sweep says nothing about the engine.
+            Self::Sandboxes | Self::Sweep => false,
             Self::Step { step, .. } => load(step) != Load::Light,
         }
     }
 
     pub(super) fn load(&self) -> Load {
         match self {
-            Self::Ping | Self::List | Self::Sandboxes => Load::Light,
+            Self::Ping | Self::List | Self::Sandboxes | Self::Sweep => Load::Light,
             Self::Inspect { .. } => Load::Look,
             Self::Pull { .. } => Load::Pull,
             Self::Step { step, .. } => load(step),

@@ -60,6 +60,10 @@ impl Core {
                 }
             }
             Input::SandboxesDisturbed => self.doubt_sandboxes(),
+            Input::Recheck => {
+                self.doubt_sandboxes();
+                self.look_at_all(now);
+            }
             Input::Done { id, outcome } => {
                 if let Some(task) = self.calls.end(id) {
                     self.done(id, task, outcome, now);
@@ -184,6 +188,7 @@ impl Core {
                 };
                 self.sandboxes_listed(listed, now);
             }
+            Task::Sweep => self.swept(outcome),
             Task::Inspect { instance, container } => {
                 let found = match outcome {
                     Outcome::Found(found) => Ok(Some(*found)),
@@ -229,6 +234,7 @@ fn describe(task: &Task) -> &'static str {
         Task::Ping => "a ping of the engine",
         Task::List => "a list of the engine's containers",
         Task::Sandboxes => "a list of the sandboxes",
+        Task::Sweep => "the removal of what is left of containers",
         Task::Inspect { .. } => "a look at a container",
         Task::Pull { .. } => "a pull of an image",
         Task::Step { step, .. } => match step {

@@ -63,6 +63,7 @@ impl Core {
             | Outcome::Created(_)
             | Outcome::Listed(_)
             | Outcome::Sandboxes(_)
+            | Outcome::Journals(_)
             | Outcome::Found(_)
             | Outcome::Gone => {
                 tracing::debug!(instance = %name, ?step, "step done");

@@ -10,7 +10,7 @@ use dwell_planner::{ContainerId, EngineState, Sandbox};
 use super::Core;
 use super::calls::Task;
 use super::doubts::Doubt;
-use crate::call::{Call, CallFailure, CallId, Listed, Output};
+use crate::call::{Call, CallFailure, CallId, Listed, Outcome, Output};
 
 /// The longest pause between two tries to look at everything.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -241,6 +241,35 @@ impl Core {
             self.observed.engine = EngineState::Ready;
         }
         self.looked = true;
+        self.sweep(now);
+    }
+
+    /// Has everything removed that belongs to what is gone. Nothing is before a desired state has arrived.
+    fn sweep(&mut self, now: Timestamp) {
+        let is_under_way = !self.calls.of(|task| *task == Task::Sweep).is_empty();
+        if self.desired.is_some() && !is_under_way {
+            self.call(Call::Sweep, Call::Sweep.limit(), now);
+        }
+    }
+
+    /// A journal of an instance of which nothing is known is there to be forgotten.
+    pub(super) fn swept(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Journals(journals) => {
+                for (name, journal) in journals {
+                    if !self.observed.instances.contains_key(&name) {
+                        self.observed.instances.entry(name).or_default().remember(journal);
+                    }
+                }
+            }
+            Outcome::Failed(failed) => {
+                tracing::warn!(
+                    error = failed.failure.message,
+                    "cannot remove what is left of containers"
+                );
+            }
+            _ => {}
+        }
     }
 
     /// The engine has not answered: nothing is known for sure until all was looked at again. What is being looked

@@ -148,6 +148,7 @@ fn answers<'a>(
             Call::Inspect { container, .. } => {
                 Outcome::Found(Box::new(running(container.as_str())))
             }
+            Call::Sweep => Outcome::Journals(BTreeMap::new()),
             Call::Ping | Call::Pull { .. } | Call::Step { .. } => Outcome::Done,
         })
     }
@@ -240,4 +241,51 @@ fn an_instance_of_which_nothing_is_found_is_not_in_doubt_any_more() {
     }
     assert!(!node.core.observed().instances[&"web-0".parse().unwrap()].in_doubt);
     assert!(node.open.values().any(is_create), "it is tried again");
+}
+
+#[test]
+fn a_journal_of_an_instance_that_nobody_knows_is_forgotten() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    let there = answers(&["web-0"], &[]);
+    let forgotten = std::cell::RefCell::new(Vec::new());
+    let answer = |call: &Call| match call {
+        Call::Sweep => {
+            let journal = Journal { restarts: 1, ..Journal::default() };
+            let names = ["web-0", "gone-0"].map(|name| name.parse().unwrap());
+            Some(Outcome::Journals(names.map(|name| (name, journal.clone())).into()))
+        }
+        Call::Step { instance, step: Step::Forget, .. } => {
+            forgotten.borrow_mut().push(instance.to_string());
+            Some(Outcome::Done)
+        }
+        call => there(call),
+    };
+    node.answer(&answer);
+    assert_eq!(forgotten.take(), ["gone-0"]);
+    node.tell(Input::Recheck);
+    node.answer(&answer);
+    assert_eq!(forgotten.take(), ["gone-0"], "each complete look is followed by a sweep");
+}
+
+#[test]
+fn nothing_is_swept_before_it_is_known_what_is_desired() {
+    let settings = Settings { calls_max: 2, backstop: Duration::from_secs(600) };
+    let now = Timestamp(SECOND);
+    let mut node = Node::new(&[]);
+    node.core = Core::new(settings, BTreeMap::new(), now);
+    node.open.clear();
+    let swept = std::cell::Cell::new(0);
+    let there = answers(&["web-0"], &[]);
+    let answer = |call: &Call| {
+        swept.set(swept.get() + usize::from(*call == Call::Sweep));
+        there(call)
+    };
+    node.tell(Input::Connected);
+    node.answer(&answer);
+    assert_eq!((&node.engine, swept.get()), (&EngineState::Ready, 0));
+    node.tell(Input::Desired(Arc::new(Desired::default().at(Revision(7)))));
+    node.tell(Input::Recheck);
+    node.answer(&answer);
+    assert_eq!(swept.get(), 1);
 }

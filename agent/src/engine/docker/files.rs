@@ -4,11 +4,14 @@
 //! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot. They are written
 //! before each start, so that whatever a loss of power or somebody did to them is mended by then.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
@@ -23,6 +26,38 @@ use dwell_network::GATEWAY;
 const SEARCH_MAX: (usize, usize) = (6, 255);
 /// How many of the host's options are taken over.
 const OPTIONS_MAX: usize = 8;
+
+/// Whose files are being written or removed just now, so that nobody removes what another one writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Claims(Arc<Mutex<BTreeSet<Owner>>>);
+
+/// The files of a container are one's own until this is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    claims: Claims,
+    owner: Owner,
+}
+
+/// Whose files: those of the container of an instance at a generation.
+pub(super) type Owner = (InstanceName, Generation);
+
+impl Claims {
+    /// `None` while somebody else has them.
+    pub(super) fn take(&self, owner: Owner) -> Option<Claim> {
+        let is_free = self.owners().insert(owner.clone());
+        is_free.then(|| Claim { claims: self.clone(), owner })
+    }
+
+    fn owners(&self) -> MutexGuard<'_, BTreeSet<Owner>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.owners().remove(&self.owner);
+    }
+}
 
 /// Where the files of a container are.
 pub(super) fn directory(data: &Path, instance: &InstanceName, generation: Generation) -> PathBuf {
@@ -78,6 +113,30 @@ pub(super) fn remove(
     }
     // Fails while another generation has its files there, which is as it should be.
     directory.parent().map_or(Ok(()), |parent| fs::remove_dir(parent).or(Ok(())))
+}
+
+/// All containers of which there are files.
+pub(super) fn owners(data: &Path) -> io::Result<BTreeSet<Owner>> {
+    let mut owners = BTreeSet::new();
+    for entry in list(&data.join("instances"))? {
+        let Some(instance) = entry.to_str().and_then(|name| name.parse::<InstanceName>().ok())
+        else {
+            continue;
+        };
+        for entry in list(&data.join("instances").join(entry))? {
+            let generation = entry.to_str().and_then(|name| name.strip_prefix('g')?.parse().ok());
+            owners.extend(generation.map(|number| (instance.clone(), Generation(number))));
+        }
+    }
+    Ok(owners)
+}
+
+/// The names in a directory; none if it is not there.
+fn list(directory: &Path) -> io::Result<Vec<OsString>> {
+    match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.file_name())).collect(),
+    }
 }
 
 fn hosts(assigned: &Assigned) -> String {
@@ -226,9 +285,22 @@ mod tests {
         let second = write(data.path(), &new, new.generation, Some("dwell")).unwrap();
         remove(data.path(), &old.instance, old.generation).unwrap();
         assert!(!first.exists() && second.join("hosts").exists());
+        assert_eq!(owners(data.path()).unwrap(), [(new.instance.clone(), new.generation)].into());
         remove(data.path(), &new.instance, new.generation).unwrap();
         remove(data.path(), &new.instance, new.generation).unwrap();
         assert!(!second.parent().unwrap().exists());
+        assert_eq!(owners(data.path()).unwrap(), BTreeSet::new());
+    }
+
+    #[test]
+    fn files_have_one_who_works_on_them() {
+        let (claims, web) = (Claims::default(), ("web-0".parse().unwrap(), Generation(1)));
+        let other: Owner = ("web-0".parse().unwrap(), Generation(2));
+        let claim = claims.take(Owner::clone(&web)).unwrap();
+        assert!(claims.take(web.clone()).is_none());
+        assert!(claims.take(other).is_some());
+        drop(claim);
+        assert!(claims.take(web).is_some());
     }
 
     #[test]

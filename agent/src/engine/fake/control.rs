@@ -1,5 +1,6 @@
 //! What tests ask of the fake engine beside what [`Engine`](super::Engine) has.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
@@ -50,6 +51,11 @@ impl FakeEngine {
         let done = change(&mut self.shared.state());
         self.shared.announce();
         done
+    }
+
+    /// Leaves a file of a container that is gone.
+    pub fn leave_file(&self, path: impl Into<PathBuf>) {
+        self.change(|state| state.leftovers.insert(path.into()));
     }
 
     /// How much time a container was given when it was stopped last.

@@ -1,6 +1,7 @@
 //! What the fake engine has, and what it was told to do wrong.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -102,6 +103,8 @@ pub(super) struct State {
     pub(super) short_lived: BTreeMap<String, i32>,
     /// What was printed by the containers that are gone.
     pub(super) previous: BTreeMap<InstanceName, Vec<u8>>,
+    /// Files of containers that are gone.
+    pub(super) leftovers: BTreeSet<PathBuf>,
     /// Volumes outlive their containers.
     pub(super) volumes: Vec<SeenVolume>,
     /// With how much time each container was stopped last.
@@ -134,6 +137,7 @@ impl Default for State {
             images: BTreeMap::new(),
             short_lived: BTreeMap::new(),
             previous: BTreeMap::new(),
+            leftovers: BTreeSet::new(),
             volumes: Vec::new(),
             graces: BTreeMap::new(),
             exec_exits: 0,

@@ -31,7 +31,7 @@ impl World {
                         20 + (*grace).min(12_000) / 8 + slow
                     }
                     Call::Step { step, .. } if is_engines(step) => 60 + slow,
-                    Call::Step { .. } | Call::Sandboxes => 6 + slow / 4,
+                    Call::Step { .. } | Call::Sandboxes | Call::Sweep => 6 + slow / 4,
                     Call::Ping => 5 + slow,
                     Call::Inspect { .. } => 20 + slow,
                     Call::List => 60 + slow,
@@ -84,7 +84,7 @@ impl World {
         };
         let needs_engine = match &call {
             Call::Step { step, .. } => is_engines(step),
-            Call::Sandboxes => false,
+            Call::Sandboxes | Call::Sweep => false,
             Call::Ping | Call::List | Call::Inspect { .. } | Call::Pull { .. } => true,
         };
         let engine = &self.hosts[host].engine;
@@ -146,6 +146,7 @@ impl World {
             Call::Ping => Outcome::Done,
             Call::List => Outcome::Listed(one.list()),
             Call::Sandboxes => Outcome::Sandboxes(one.sandboxes.clone()),
+            Call::Sweep => Outcome::Journals(one.disk.journals.clone()),
             Call::Inspect { container, .. } => match one.inspect(&container) {
                 Some(found) => Outcome::Found(Box::new(found)),
                 None => Outcome::Gone,
