@@ -13,8 +13,8 @@ use dwell_core::id::InstanceName;
 use tokio::sync::watch;
 
 use super::{
-    Disturbances, FoundRoute, HostNetwork, Network, NetworkError, PeerFailure, Policy, Probe,
-    ROUTE_PROTOCOL, RouteReport, RouteTable, Sandbox,
+    Disturbances, FoundRoute, HostNetwork, Look, Network, NetworkError, PeerFailure, Policy, Probe,
+    ROUTE_PROTOCOL, RouteReport, RouteTable, Sandbox, SeenSandbox,
 };
 
 /// One of the operations of [`Network`], to be failed or counted.
@@ -36,6 +36,10 @@ pub enum Operation {
     SyncPolicies,
     /// [`Network::probe`].
     Probe,
+    /// [`Network::look`].
+    Look,
+    /// [`Network::sweep`].
+    Sweep,
     /// [`Network::cleanup`].
     Cleanup,
 }
@@ -51,6 +55,8 @@ impl Operation {
             Self::SyncRoutes => "sync_routes",
             Self::SyncPolicies => "sync_policies",
             Self::Probe => "probe",
+            Self::Look => "look",
+            Self::Sweep => "sweep",
             Self::Cleanup => "cleanup",
         }
     }
@@ -70,6 +76,8 @@ struct State {
     sandboxes: BTreeMap<InstanceName, Sandbox>,
     routes: RouteTable,
     policies: Vec<Policy>,
+    /// What belongs to no sandbox.
+    strays: BTreeSet<String>,
     failures: BTreeMap<Operation, usize>,
     calls: BTreeMap<Operation, usize>,
     changes: usize,
@@ -105,6 +113,11 @@ impl FakeNetwork {
     pub fn lose(&self, instance: &InstanceName) {
         self.state().sandboxes.remove(instance);
         self.disturbances.send_modify(|counts| counts.sandboxes += 1);
+    }
+
+    /// Leaves something that belongs to no sandbox.
+    pub fn stray(&self, what: &str) {
+        self.state().strays.insert(what.to_owned());
     }
 
     /// Tells that others have been at work.
@@ -271,6 +284,32 @@ impl Network for FakeNetwork {
             mtu: if is_here { 1500 } else { 0 },
             full_size_passes: is_here.then_some(true),
         })
+    }
+
+    /// Everything is as it was last asked for, but what strays; the namespace of each sandbox is number 1.
+    async fn look(&self, _: &RouteTable) -> Result<Look, NetworkError> {
+        let state = self.enter(Operation::Look).await?;
+        let seen = |sandbox: &Sandbox| SeenSandbox {
+            namespace: Some(1),
+            mac: Some(sandbox.mac),
+            addresses: [sandbox.address].into(),
+            link: Some("dw-fake".to_owned()),
+            is_running: true,
+            routed: [sandbox.address].into(),
+            sources: [sandbox.address].into(),
+        };
+        let sandboxes = state.sandboxes.iter();
+        Ok(Look {
+            sandboxes: sandboxes.map(|(name, sandbox)| (name.clone(), seen(sandbox))).collect(),
+            strays: state.strays.clone(),
+            routes: Vec::new(),
+        })
+    }
+
+    async fn sweep(&self) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::Sweep).await?;
+        state.strays.clear();
+        Ok(())
     }
 
     fn disturbances(&self) -> watch::Receiver<Disturbances> {

@@ -21,6 +21,7 @@
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 pub mod linux;
+mod look;
 mod policy;
 mod probe;
 #[cfg(feature = "test-util")]
@@ -37,6 +38,7 @@ use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
+pub use self::look::{Look, RouteDifference, SeenSandbox};
 pub use self::policy::{Allow, Policy, PortRange};
 pub use self::probe::{FoundRoute, Probe};
 
@@ -134,6 +136,19 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// The kernel could not be asked, or no echo be sent. That nobody answers is no error.
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError>;
+
+    /// What the kernel has of dwell's, and where it differs from the complete `routes`. Changes nothing.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    async fn look(&self, routes: &RouteTable) -> Result<Look, NetworkError>;
+
+    /// Removes what is ours and belongs to no sandbox: [`Look::strays`]. The veth of a namespace that has lost its name
+    /// and in which a process lives is left alone; [`Network::repair_sandbox`] gives it its name again.
+    ///
+    /// # Errors
+    /// What the kernel refused; the next call goes on from there.
+    async fn sweep(&self) -> Result<(), NetworkError>;
 
     /// Counts that go up whenever others may have changed what was asked for. Looking again is calling
     /// the operation again; what is still right costs little.

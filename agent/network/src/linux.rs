@@ -22,6 +22,7 @@ mod inhabitant;
 mod iptables;
 mod isolation;
 mod listener;
+mod look;
 mod names;
 mod namespace;
 mod netlink;
@@ -62,7 +63,7 @@ use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;
 use self::watcher::Watcher;
 use crate::{
-    Disturbances, HostNetwork, Network, NetworkError, Policy, Probe, RouteReport, RouteTable,
+    Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, RouteReport, RouteTable,
     Sandbox,
 };
 
@@ -234,6 +235,15 @@ impl Network for LinuxNetwork {
             .await
             .map_err(refused(|| format!("send an ICMP echo to {address}")))?;
         Ok(Probe { route: Some(route), round_trip, mtu, full_size_passes })
+    }
+
+    async fn look(&self, routes: &RouteTable) -> Result<Look, NetworkError> {
+        let routes = routes.clone();
+        self.owner.call(move |owner| owner.look(&routes)).await
+    }
+
+    async fn sweep(&self) -> Result<(), NetworkError> {
+        self.owner.call(Owner::sweep).await
     }
 
     fn disturbances(&self) -> watch::Receiver<Disturbances> {

@@ -186,6 +186,12 @@ impl Firewall {
         }
     }
 
+    /// Who may send, by the kernel; nobody if the table is not there.
+    pub(super) fn sources(&mut self) -> Result<BTreeSet<Source>, NetworkError> {
+        let keys = message::keys(&mut self.netfilter, SOURCES)?;
+        Ok(keys.iter().filter_map(|key| source_of(key)).collect())
+    }
+
     /// Makes `nodes` the addresses of the peers, which are in order. `Ok(false)` if the table is not there.
     pub(super) fn set_nodes(&mut self, nodes: Vec<Ipv4Addr>) -> Result<bool, NetworkError> {
         if self.nodes == nodes {
@@ -271,6 +277,14 @@ fn source_key((veth, address): &Source) -> Vec<u8> {
     key
 }
 
+/// Reads [`source_key`] back.
+fn source_of(key: &[u8]) -> Option<Source> {
+    let (name, address) = key.split_at_checked(libc::IFNAMSIZ)?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    let address = <[u8; 4]>::try_from(address).ok()?;
+    Some((String::from_utf8(name.to_vec()).ok()?, address.into()))
+}
+
 fn isolating(refusal: Refusal) -> NetworkError {
     let action = "set who may reach isolated instances".to_owned();
     NetworkError::Kernel { action, source: refusal.into() }
@@ -284,5 +298,7 @@ mod tests {
     fn a_source_key_is_a_padded_name_and_an_address() {
         let key = source_key(&("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5)));
         assert_eq!(key, b"dw-0\0\0\0\0\0\0\0\0\0\0\0\0\x0a\x50\x01\x05");
+        assert_eq!(source_of(&key), Some(("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5))));
+        assert_eq!(source_of(b"dw-0"), None);
     }
 }

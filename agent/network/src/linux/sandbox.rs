@@ -330,7 +330,7 @@ fn complete_inside(sandbox: &Sandbox, inside: &mut Netlink, mtu: u32) -> Result<
     send(inside, missing, |_| false, action)
 }
 
-fn eth0(inside: &mut Netlink) -> Result<Option<Link>, NetworkError> {
+pub(super) fn eth0(inside: &mut Netlink) -> Result<Option<Link>, NetworkError> {
     link(inside, request::get_link_by_name("eth0"))
 }
 

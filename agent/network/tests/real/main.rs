@@ -13,6 +13,7 @@ mod cleanup;
 mod docker;
 mod firewall;
 mod isolation;
+mod look;
 mod probe;
 mod routes;
 mod sandbox;

@@ -49,6 +49,26 @@ pub(super) fn flush(set: &str) -> Request {
     elements(libc::NFT_MSG_DELSETELEM, set, &[])
 }
 
+/// The keys of all elements of a set; none if it is not there.
+pub(super) fn keys(netfilter: &mut Netlink, set: &str) -> Result<Vec<Vec<u8>>, NetworkError> {
+    let value = |payload: &[u8], skip: usize, kind: u16| {
+        let found = attributes(payload, skip).find(|attribute| attribute.kind == kind);
+        found.map(|attribute| attribute.value.to_vec())
+    };
+    let parse = |payload: &[u8]| {
+        let elements = value(payload, HEADER_BYTES, NFTA_SET_ELEM_LIST_ELEMENTS)?;
+        let keys = attributes(&elements, 0).filter_map(|element| {
+            value(&value(element.value, 0, NFTA_SET_ELEM_KEY)?, 0, NFTA_DATA_VALUE)
+        });
+        Some(keys.collect::<Vec<_>>())
+    };
+    match netfilter.dump(|| elements(libc::NFT_MSG_GETSETELEM, set, &[]), parse) {
+        Ok(found) => Ok(found.concat()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(talking(error)),
+    }
+}
+
 /// Carries out `changes`, all or none.
 pub(super) fn transaction(
     netfilter: &mut Netlink,

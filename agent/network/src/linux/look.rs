@@ -1,0 +1,225 @@
+//! Looking at everything of ours in the kernel without changing it, and removing what belongs to no sandbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
+
+use dwell_core::id::InstanceName;
+use nix::errno::Errno;
+use nix::libc;
+
+use super::nftables::Source;
+use super::observe::{Address, Link, Route};
+use super::owner::Owner;
+use super::plan::{self, Kernel};
+use super::{METRIC_BLOCK, METRIC_INSTANCE, refused, request, sandbox, send, veth};
+use crate::{Look, NetworkError, ROUTE_PROTOCOL, RouteDifference, RouteTable, SeenSandbox};
+
+/// What is ours in the kernel and belongs to no sandbox.
+struct Strays {
+    links: Vec<Link>,
+    routes: Vec<Route>,
+    sources: Vec<Source>,
+}
+
+impl Owner {
+    /// See [`crate::Network::look`].
+    pub(super) fn look(&mut self, table: &RouteTable) -> Result<Look, NetworkError> {
+        let links = self.links()?;
+        let kernel = self.observe_routes()?;
+        let sources = self.firewall.sources()?;
+        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources)?;
+        let names: BTreeMap<u32, &str> =
+            links.iter().map(|link| (link.index, link.name.as_str())).collect();
+        let describe =
+            |route: &Route| route.describe(|link| names.get(&link).map(|name| (*name).to_owned()));
+        let strays = strays(&sandboxes, links.clone(), &kernel, sources);
+        let shown = strays.links.iter().map(|link| match link.alias.as_str() {
+            "" => format!("interface {}", link.name),
+            alias => format!("interface {} ({alias})", link.name),
+        });
+        let shown = shown
+            .chain(strays.routes.iter().map(|route| format!("route {}", describe(route))))
+            .chain(strays.sources.iter().map(|(veth, address)| format!("source {veth} {address}")));
+        let strays = shown.collect();
+        let routes = self.route_differences(table, &kernel, describe);
+        Ok(Look { sandboxes, strays, routes })
+    }
+
+    /// See [`crate::Network::sweep`].
+    pub(super) fn sweep(&mut self) -> Result<(), NetworkError> {
+        let links = self.links()?;
+        let kernel = self.observe_routes()?;
+        let sources = self.firewall.sources()?;
+        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources)?;
+        let strays = strays(&sandboxes, links, &kernel, sources);
+        for link in &strays.links {
+            // A namespace that has only lost its name gets it back from whoever looks after its instance.
+            let is_inhabited = match veth::owner(link) {
+                Some((instance, _)) => self.find_inhabited(&instance)?.is_some(),
+                None => false,
+            };
+            if !is_inhabited {
+                tracing::warn!(
+                    interface = link.name,
+                    alias = link.alias,
+                    "removing an interface of no sandbox"
+                );
+                self.retire(link)?;
+                self.reaper.wake();
+            }
+        }
+        for source in &strays.sources {
+            tracing::warn!(interface = source.0, address = %source.1, "nothing may send from an address of no sandbox any more");
+            self.firewall.forbid(source)?;
+        }
+        let routes = strays.routes.iter().map(request::delete_route).collect();
+        let is_gone = |errno| errno == Errno::ESRCH;
+        send(&mut self.route, routes, is_gone, || "remove routes to no sandbox".to_owned())
+    }
+
+    fn look_at_sandboxes(
+        &mut self,
+        links: &[Link],
+        kernel: &Kernel,
+        sources: &BTreeSet<Source>,
+    ) -> Result<BTreeMap<InstanceName, SeenSandbox>, NetworkError> {
+        let mut seen = BTreeMap::new();
+        for instance in self.namespaces.list()? {
+            let found = self.look_at_sandbox(&instance, links, kernel, sources)?;
+            seen.insert(instance, found);
+        }
+        Ok(seen)
+    }
+
+    fn look_at_sandbox(
+        &mut self,
+        instance: &InstanceName,
+        links: &[Link],
+        kernel: &Kernel,
+        sources: &BTreeSet<Source>,
+    ) -> Result<SeenSandbox, NetworkError> {
+        let action = || format!("look at the inside of sandbox {instance}");
+        let mut seen = SeenSandbox::default();
+        let Some(mut namespace) = self.namespaces.open(instance)? else { return Ok(seen) };
+        seen.namespace = namespace.file.metadata().ok().map(|found| found.ino());
+        let Some(inside) = sandbox::eth0(&mut namespace.netlink)? else { return Ok(seen) };
+        let addresses = namespace.netlink.dump(request::addresses, Address::parse);
+        let addresses = addresses.map_err(refused(action))?;
+        let own = addresses.iter().filter(|address| address.link == inside.index);
+        seen.addresses = own.map(|address| address.net.addr()).collect();
+        seen.mac = inside.mac;
+        let outside = links.iter().find(|link| {
+            Some(link.index) == inside.peer
+                && link.peer == Some(inside.index)
+                && veth::belongs_to(link, instance)
+        });
+        let Some(outside) = outside else { return Ok(seen) };
+        seen.link = Some(outside.name.clone());
+        seen.is_running = inside.is_running && outside.is_running;
+        let leads_here =
+            |route: &&Route| is_to_instance(route) && route.link == Some(outside.index);
+        seen.routed =
+            kernel.routes.iter().filter(leads_here).map(|route| route.prefix.addr()).collect();
+        seen.sources = addresses_of(&outside.name, sources).collect();
+        Ok(seen)
+    }
+
+    fn route_differences(
+        &self,
+        table: &RouteTable,
+        kernel: &Kernel,
+        describe: impl Fn(&Route) -> String,
+    ) -> Vec<RouteDifference> {
+        let difference = |subject: String, declared: &str, found: &str, is_own| RouteDifference {
+            subject,
+            declared: declared.to_owned(),
+            found: found.to_owned(),
+            is_own,
+        };
+        let none = "there is none";
+        let plan = plan::plan(table, kernel);
+        let mut found = Vec::new();
+        for (node, nexthop, _) in &plan.nexthops {
+            let existing = kernel.nexthops.iter().find(|existing| existing.id == nexthop.id);
+            let gateway = existing.and_then(|existing| existing.gateway);
+            let has = gateway.map_or_else(|| none.to_owned(), |gateway| format!("it is {gateway}"));
+            let wanted = nexthop.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let subject = format!("next hop {node}");
+            found.push(difference(subject, &format!("it is {wanted}"), &has, true));
+        }
+        for route in &plan.add {
+            let declared = format!("it leads to {}", route.node);
+            found.push(difference(format!("route {}", route.prefix), &declared, none, true));
+        }
+        for route in &plan.change {
+            let other = plan.replaced.iter().find(|other| other.prefix == route.prefix);
+            let has = other.map_or_else(|| none.to_owned(), |other| describe(other));
+            let declared = format!("it leads to {}", route.node);
+            found.push(difference(format!("route {}", route.prefix), &declared, &has, true));
+        }
+        for route in &plan.remove {
+            let subject = format!("route {}", route.prefix);
+            found.push(difference(subject, "there is none", &describe(route), true));
+        }
+        for nexthop in &plan.remove_nexthops {
+            let has = nexthop.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
+            let subject = format!("next hop {}", nexthop.id);
+            found.push(difference(subject, none, &format!("it exists{has}"), true));
+        }
+        for conflict in &plan.conflicts {
+            let declared = format!("it leads to {}", conflict.wanted.node);
+            let subject = format!("route {}", conflict.wanted.prefix);
+            found.push(difference(subject, &declared, &describe(conflict.holder), false));
+        }
+        for failure in &plan.failures {
+            let declared = format!("routes lead to {}", failure.node);
+            let subject = format!("next hop {}", failure.node);
+            found.push(difference(subject, &declared, &failure.reason, false));
+        }
+        let block = self.host.as_ref().and_then(|host| host.block).map(|block| block.trunc());
+        let is_closed = |route: &Route| {
+            Some(route.prefix) == block
+                && route.protocol == ROUTE_PROTOCOL
+                && route.kind == libc::RTN_UNREACHABLE
+                && route.metric == METRIC_BLOCK
+        };
+        if let Some(block) = block
+            && !kernel.routes.iter().any(is_closed)
+        {
+            let subject = format!("route {block}");
+            found.push(difference(subject, "what is not here is unreachable", none, true));
+        }
+        found
+    }
+}
+
+/// What of the kernel's is ours and belongs to none of the `sandboxes`.
+fn strays(
+    sandboxes: &BTreeMap<InstanceName, SeenSandbox>,
+    links: Vec<Link>,
+    kernel: &Kernel,
+    sources: BTreeSet<Source>,
+) -> Strays {
+    let used: BTreeSet<&str> =
+        sandboxes.values().filter_map(|sandbox| sandbox.link.as_deref()).collect();
+    let ours: Vec<Link> = links.into_iter().filter(veth::is_ours).collect();
+    let has_link = |route: &Route| ours.iter().any(|link| Some(link.index) == route.link);
+    let routes = kernel.routes.iter().filter(|route| is_to_instance(route) && !has_link(route));
+    let routes = routes.cloned().collect();
+    let has_veth = |veth: &str| ours.iter().any(|link| link.name == veth);
+    let sources = sources.into_iter().filter(|(veth, _)| !has_veth(veth)).collect();
+    // What is doomed goes anyway.
+    let is_stray =
+        |link: &Link| !used.contains(link.name.as_str()) && link.group != veth::DOOMED_GROUP;
+    Strays { links: ours.into_iter().filter(is_stray).collect(), routes, sources }
+}
+
+/// Whether a route is one of ours to an instance of this host.
+fn is_to_instance(route: &Route) -> bool {
+    route.protocol == ROUTE_PROTOCOL && route.metric == METRIC_INSTANCE
+}
+
+fn addresses_of(veth: &str, sources: &BTreeSet<Source>) -> impl Iterator<Item = Ipv4Addr> {
+    sources.iter().filter(move |(name, _)| name == veth).map(|(_, address)| *address)
+}
