@@ -6,6 +6,7 @@
 //! ```text
 //!   token ─▶ TLS to a controller with the pinned CA ─▶ Join(request) ─▶ identity.json
 //!   2/3 of the certificate's life ─▶ Renew(request) ─▶ identity.json, new key and certificate together
+//!   the certificate has expired ─▶ RenewExpired(request, signed with the old key) ─▶ the same
 //! ```
 
 use std::net::Ipv4Addr;
@@ -15,16 +16,16 @@ use std::time::Duration;
 
 use dwell_core::id::NodeName;
 use dwell_core::instance::sanitize;
-use dwell_proto::trust::JoinToken;
+use dwell_proto::trust::{JoinToken, renewal_message};
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::session_client::SessionClient;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls_pki_types::CertificateDer;
 use tonic::Status;
 use tonic::transport::Channel;
 
-use crate::identity::{Identity, IdentityError, certificates};
+use crate::identity::{Identity, IdentityError, certificates, wall_clock};
 use crate::link::{self, LinkError};
 use crate::trust;
 
@@ -72,6 +73,15 @@ pub enum EnrollError {
     /// What the controller answered cannot be used.
     #[error("the controller's answer cannot be used: {problem}")]
     Answer {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The certificate is old already by the clock of this host.
+    #[error("the new certificate is old already by the clock of this host; is the clock right?")]
+    Clock,
+    /// What this host has of its identity cannot be used.
+    #[error("cannot use this node's identity: {problem}")]
+    Unusable {
         /// What is wrong with it.
         problem: String,
     },
@@ -145,12 +155,54 @@ pub async fn renew(
     let mut request = tonic::Request::new(v1::RenewRequest { certificate_request });
     request.set_timeout(REPLY_LIMIT);
     let answer = SessionClient::new(channel).renew(request).await.map_err(refused)?.into_inner();
+    store_renewed(data_dir, identity, &key, answer).await
+}
+
+/// Gets a fresh certificate, for a fresh key, in place of one that has expired, by a proof of the old key, and stores
+/// both together. It takes neither a token nor an operator.
+///
+/// # Errors
+/// [`EnrollError`]; the old identity stays as it is.
+pub async fn renew_expired(
+    data_dir: &Path,
+    identity: &Identity,
+    endpoint: &str,
+) -> Result<Identity, EnrollError> {
+    let unusable = |problem| EnrollError::Unusable { problem };
+    let tls = Arc::new(trust::without_certificate(identity).map_err(unusable)?);
+    let certificates = identity.certificates().map_err(unusable)?;
+    let certificate = certificates.first().map(|own| own.to_vec()).unwrap_or_default().into();
+    let (key, certificate_request) = new_key()?;
+    let signature =
+        KeyPair::from_pem(&identity.key_pem)?.sign(&renewal_message(&certificate_request))?;
+    let mut request = tonic::Request::new(v1::RenewExpiredRequest {
+        certificate_request,
+        certificate,
+        signature: signature.into(),
+    });
+    request.set_timeout(REPLY_LIMIT);
+    let channel = link::connect(endpoint, tls, PING).await?;
+    let answer = EnrollmentClient::new(channel).renew_expired(request).await.map_err(refused)?;
+    store_renewed(data_dir, identity, &key, answer.into_inner()).await
+}
+
+async fn store_renewed(
+    data_dir: &Path,
+    identity: &Identity,
+    key: &KeyPair,
+    answer: v1::RenewResponse,
+) -> Result<Identity, EnrollError> {
     let renewed = Identity {
         certificate_pem: answer.certificate_pem,
         key_pem: key.serialize_pem(),
         ..identity.clone()
     };
     usable(&renewed)?;
+    let validity = renewed.validity().map_err(|problem| EnrollError::Answer { problem })?;
+    // It would be renewed again at once, and again.
+    if validity.renew_in(wall_clock()).is_zero() {
+        return Err(EnrollError::Clock);
+    }
     let path = data_dir.to_owned();
     let stored = tokio::task::spawn_blocking(move || renewed.store(&path).map(|()| renewed)).await;
     stored.map_err(|error| EnrollError::Answer { problem: error.to_string() })?.map_err(Into::into)

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_proto::trust::{CONTROLLER_NAME, JoinToken};
+use dwell_proto::trust::{CONTROLLER_NAME, JoinToken, renewal_message};
 use dwell_proto::v1::enrollment_server::{Enrollment, EnrollmentServer};
 use dwell_proto::v1::session_server::{Session, SessionServer};
 use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX, v1};
@@ -225,6 +225,26 @@ impl Enrollment for Script {
             })),
             _ => Err(Status::unauthenticated("the token was used already\u{1b}[2J")),
         }
+    }
+
+    async fn renew_expired(
+        &self,
+        request: Request<v1::RenewExpiredRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        let request = request.into_inner();
+        let (_, old) = x509_parser::parse_x509_certificate(&request.certificate).unwrap();
+        let key = &old.public_key().subject_public_key.data;
+        let message = renewal_message(&request.certificate_request);
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        let verified = algorithms
+            .all
+            .iter()
+            .any(|one| one.verify_signature(key, &message, &request.signature).is_ok());
+        if !verified {
+            return Err(Status::unauthenticated("the old key did not sign the request"));
+        }
+        let certificate_pem = self.face.ca.sign(&request.certificate_request, self.face.left);
+        Ok(Response::new(v1::RenewResponse { certificate_pem }))
     }
 }
 

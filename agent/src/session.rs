@@ -29,6 +29,7 @@ use tonic::transport::Channel;
 use self::backoff::Backoff;
 pub use self::stream::StreamError;
 use crate::directory::HeldDirectory;
+use crate::enroll::{self, EnrollError};
 use crate::identity::{Identity, wall_clock};
 use crate::link::{self, LinkError};
 use crate::ssh::events::EventQueue;
@@ -82,8 +83,8 @@ enum Ended {
 enum Loss {
     #[error("cannot use this node's identity: {0}; join again with `dwell-agent join --force`")]
     Identity(String),
-    #[error("this node's certificate has expired; join again with `dwell-agent join --force`")]
-    Expired,
+    #[error("this node's certificate has expired, and could not be renewed")]
+    Expired(#[source] EnrollError),
     #[error(transparent)]
     Link(#[from] LinkError),
     #[error(transparent)]
@@ -150,7 +151,10 @@ impl Session {
     async fn attach(&mut self, heartbeat: &mut Duration) -> Result<Ended, Loss> {
         let validity = self.identity.validity().map_err(Loss::Identity)?;
         if validity.is_over(wall_clock()) {
-            return Err(Loss::Expired);
+            // The controller or this host was away for long; the key still proves whose the instances are.
+            let renewed =
+                enroll::renew_expired(&self.data_dir, &self.identity, &self.controller).await;
+            return renewed.map(Box::new).map(Ended::Renewed).map_err(Loss::Expired);
         }
         let tls = trust::by_identity(&self.identity).map_err(Loss::Identity)?;
         let channel: Channel = link::connect(&self.controller, Arc::new(tls), *heartbeat).await?;

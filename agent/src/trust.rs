@@ -2,7 +2,7 @@
 //!
 //! Before it has joined, an agent knows of its controller only the digest of the CA that its token
 //! carries ([`by_digest`]); afterwards it has the CA itself and a certificate of its own
-//! ([`by_identity`]). In both cases the controller's certificate has to come from that CA, be made for
+//! ([`by_identity`]), which it leaves out once that has expired ([`without_certificate`]). In all cases the controller's certificate has to come from that CA, be made for
 //! a server, be valid now, and have the controller's name ([`CONTROLLER_NAME`]), so that no node can stand
 //! in for it. At which address it is reached proves nothing and is not looked at. TLS 1.3 only: both
 //! ends are ours.
@@ -11,12 +11,13 @@
 
 use std::sync::Arc;
 
+use rustls::client::WantsClientCert;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, PeerIncompatible,
-    RootCertStore, SignatureScheme, version::TLS13,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, OtherError,
+    PeerIncompatible, RootCertStore, SignatureScheme, version::TLS13,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest, Sha256};
@@ -51,17 +52,29 @@ pub fn by_digest(digest: [u8; 32]) -> Result<ClientConfig, rustls::Error> {
 /// # Errors
 /// What is wrong with the identity: a certificate that cannot be read, or a key that is not its own.
 pub fn by_identity(identity: &Identity) -> Result<ClientConfig, String> {
+    let config = by_ca(identity)?
+        .with_client_auth_cert(identity.certificates()?, identity.key()?)
+        .map_err(|error| format!("certificate and key: {error}"))?;
+    Ok(for_grpc(config))
+}
+
+/// Trusts the node's CA and shows no certificate, for a node whose own has expired.
+///
+/// # Errors
+/// What is wrong with the CA.
+pub fn without_certificate(identity: &Identity) -> Result<ClientConfig, String> {
+    Ok(for_grpc(by_ca(identity)?.with_no_client_auth()))
+}
+
+fn by_ca(identity: &Identity) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, String> {
     let mut roots = RootCertStore::empty();
     for ca in certificates(&identity.ca_pem)? {
         roots.add(ca).map_err(|error| format!("CA: {error}"))?;
     }
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_client_auth_cert(identity.certificates()?, identity.key()?)
-        .map_err(|error| format!("certificate and key: {error}"))?;
-    Ok(for_grpc(config))
+        .map_err(|error| error.to_string())?;
+    Ok(config.with_root_certificates(roots))
 }
 
 /// SHA-256 over a certificate.

@@ -122,6 +122,7 @@ mod tests {
         let peers = [&Peer::Local, &client, &node, &Peer::Anonymous];
         let table = [
             ("/dwell.v1.Enrollment/Join", [None, None, None, None]),
+            ("/dwell.v1.Enrollment/RenewExpired", [None, None, None, None]),
             ("/dwell.v1.Session/Attach", [denied, denied, None, unknown]),
             ("/dwell.v1.Session/Renew", [denied, denied, None, unknown]),
             ("/dwell.v1.Fleet/Apply", [None, None, denied, unknown]),

@@ -66,8 +66,8 @@ pub struct NodeTimes {
     pub unreachable_after: Millis,
     /// After this silence a node counts as gone. Default `60s`.
     pub down_after: Millis,
-    /// How long a node's certificate is valid; agents renew after two thirds of it, and a
-    /// host that is off for longer than what is left then has to join again. Default `168h`.
+    /// How long a node's certificate is valid; agents renew after two thirds of it, or when they come back after
+    /// an absence. Default `168h`.
     pub certificate: Millis,
 }
 

@@ -1,4 +1,4 @@
-//! Joining: the one thing that someone without a certificate may do.
+//! Joining, and renewing what has expired: all that someone without a valid certificate may do.
 //!
 //! The order makes a try cheap for us and worthless for whoever guesses: rate, form of the token, form of
 //! the request, and only then the model, which answers every wrong token alike. The certificate is made
@@ -7,22 +7,29 @@
 //! A name that is taken is refused, also to a machine that was cloned from its holder; it is free again
 //! when its node has been removed. If the answer to a join is lost, the token is used up and the name is
 //! taken: an operator removes the node, which has no instances yet, and makes another token.
+//!
+//! A node that was away for longer than its certificate lasted proves by its old key that it is still the host that
+//! joined. What it runs stays its own, so nobody has to remove it by force. How long it was away does not matter: a
+//! host that is not to come back is removed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dwell_core::id::NodeName;
+use dwell_proto::trust::renewal_message;
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_server::Enrollment;
+use rustls::pki_types::CertificateDer;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::model::{Command, Join};
 use crate::owner::Handle;
 use crate::pki::{self, Authority, Identity, ShownToken};
+use crate::session::Caller;
 use crate::status::into_status;
 
-/// How many attempts to join are looked at per [`WINDOW`], whoever makes them.
+/// How many attempts to join or to renew are looked at per [`WINDOW`], whoever makes them.
 const ATTEMPTS_MAX: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(1);
 
@@ -42,15 +49,20 @@ impl Enroll {
         Self { owner, authority, valid, attempts: Mutex::new((Instant::now(), 0)) }
     }
 
-    /// Counts an attempt; false if there were too many of late.
-    fn admit(&self) -> bool {
+    /// Counts an attempt and refuses it if there were too many of late.
+    fn admit(&self) -> Result<(), Status> {
         let mut attempts = self.attempts.lock().unwrap_or_else(PoisonError::into_inner);
         let (since, count) = &mut *attempts;
         if since.elapsed() >= WINDOW {
             (*since, *count) = (Instant::now(), 0);
         }
         *count += 1;
-        *count <= ATTEMPTS_MAX
+        if *count <= ATTEMPTS_MAX {
+            return Ok(());
+        }
+        Err(Status::resource_exhausted(
+            "too many hosts ask for certificates; try again in a moment",
+        ))
     }
 }
 
@@ -60,11 +72,7 @@ impl Enrollment for Enroll {
         &self,
         request: Request<v1::JoinRequest>,
     ) -> Result<Response<v1::JoinResponse>, Status> {
-        if !self.admit() {
-            return Err(Status::resource_exhausted(
-                "too many attempts to join; try again in a moment",
-            ));
-        }
+        self.admit()?;
         let request = request.into_inner();
         let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
         let token = ShownToken::read(&request.token).map_err(|error| invalid(&error))?;
@@ -98,5 +106,28 @@ impl Enrollment for Enroll {
             ca_pem: self.authority.certificate_pem().to_owned(),
             cluster_id: self.authority.cluster_id().to_owned(),
         }))
+    }
+
+    async fn renew_expired(
+        &self,
+        request: Request<v1::RenewExpiredRequest>,
+    ) -> Result<Response<v1::RenewResponse>, Status> {
+        self.admit()?;
+        let v1::RenewExpiredRequest { certificate_request, certificate, signature } =
+            request.into_inner();
+        let key = pki::Request::read(&certificate_request).map_err(into_status)?;
+        let certificate = CertificateDer::from(certificate.as_ref());
+        let message = renewal_message(&certificate_request);
+        let certified = self.authority.read_proven(&certificate, &message, &signature);
+        let caller = Caller::try_from(certified.map_err(into_status)?.identity)?;
+        let node = caller.node.clone();
+        if let Err(refusal) = caller.check_member(&self.owner).await {
+            tracing::warn!(%node, reason = refusal.message(), "refused to renew an expired certificate");
+            return Err(refusal);
+        }
+        let certificate_pem =
+            self.authority.issue_node(&key, &caller.into(), self.valid).map_err(into_status)?;
+        tracing::info!(%node, "renewed the expired certificate of a node");
+        Ok(Response::new(v1::RenewResponse { certificate_pem }))
     }
 }

@@ -13,7 +13,8 @@
 //! The *enrolment* is the digest of the key with which a host joined; it stays the same over renewals,
 //! with whatever key, and differs when a host joins again under the same name. The model keeps each
 //! node's; a certificate of an earlier enrolment is worth nothing. A lost answer to a renewal therefore
-//! locks nobody out.
+//! locks nobody out, and neither does a long absence: the key of an expired certificate still proves whose
+//! enrolment it is, without a limit of age, and whether that counts is the model's to say.
 //!
 //! Beside the CA lie the [SSH](SshAuthority) CAs, which sign the host keys of instances and the keys of people.
 //!
@@ -76,6 +77,11 @@ pub enum PkiError {
     /// A certificate without an identity of this cluster.
     #[error("the certificate has no identity of this cluster")]
     NoIdentity,
+    /// A renewal that the key of the expired certificate did not sign, or a certificate that this CA did not.
+    #[error(
+        "the certificate is not from this cluster's CA, or its key did not sign the request; join again with a new token"
+    )]
+    Unproven,
     /// The TLS library refuses the configuration.
     #[error("cannot set up TLS ({0})")]
     Tls(String),

@@ -20,16 +20,17 @@ mod dismissed;
 mod outbound;
 mod pieces;
 mod secrets;
+mod standing;
 
 pub use admission::Admission;
 pub use directory::WholeDirectory;
+pub(crate) use standing::Caller;
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use dwell_core::id::NodeName;
 use dwell_core::quantity::Millis;
 use dwell_core::session::Hello;
 use dwell_proto::v1;
@@ -39,10 +40,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::listen::Peer;
+use self::standing::Standing;
 use crate::model::SessionId;
 use crate::owner::Handle;
-use crate::pki::{self, Authority, Enrolment, Identity, SshAuthority};
+use crate::pki::{self, Authority, SshAuthority};
 use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
@@ -77,68 +78,6 @@ pub struct Sessions {
     pub stop: CancellationToken,
 }
 
-/// The node that a request comes from, by its certificate.
-struct Caller {
-    node: NodeName,
-    enrolment: Enrolment,
-}
-
-impl Caller {
-    fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let identity = match request.extensions().get::<Peer>() {
-            Some(Peer::Certified(identity)) => identity.as_ref(),
-            _ => return Err(Status::unauthenticated("this needs the certificate of a node")),
-        };
-        match identity.clone() {
-            Identity::Node { name, enrolment } => Ok(Self { node: name, enrolment }),
-            Identity::Client(_) => {
-                Err(Status::permission_denied("this needs the certificate of a node"))
-            }
-        }
-    }
-}
-
-/// What a caller's enrolment is worth.
-enum Standing {
-    /// It is the node's present one.
-    Member,
-    /// It is the last one of a node that was removed.
-    Removed,
-    /// Another host has joined under the name since.
-    Superseded,
-}
-
-impl Sessions {
-    async fn standing(&self, caller: &Caller) -> Result<Standing, Status> {
-        let node = caller.node.clone();
-        let found = self.owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
-        match found.map(|found| found.node) {
-            None => Err(Status::permission_denied(format!(
-                "node {} is not known here; join again with a new token",
-                caller.node
-            ))),
-            Some(found) if found.enrolment != caller.enrolment.0 => Ok(Standing::Superseded),
-            Some(found) if found.removed => Ok(Standing::Removed),
-            Some(_) => Ok(Standing::Member),
-        }
-    }
-
-    /// Refuses a caller that is out: whose node was removed, or is another host by now.
-    async fn check_member(&self, caller: &Caller) -> Result<(), Status> {
-        let node = &caller.node;
-        match self.standing(caller).await? {
-            Standing::Member => Ok(()),
-            Standing::Removed => Err(Status::permission_denied(format!(
-                "node {node} was removed; join again with a new token"
-            ))),
-            Standing::Superseded => Err(Status::permission_denied(format!(
-                "another host has joined as node {node} since; join again under another name \
-                 with a new token"
-            ))),
-        }
-    }
-}
-
 #[tonic::async_trait]
 impl Session for Sessions {
     type AttachStream = ServerStream<v1::ControllerMessage>;
@@ -148,7 +87,7 @@ impl Session for Sessions {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Answer<Self::AttachStream> {
         let caller = Caller::of(&request)?;
-        let standing = self.standing(&caller).await?;
+        let standing = caller.standing(&self.owner).await?;
         let mut messages = request.into_inner();
         let Some(v1::agent_message::Message::Hello(hello)) = first(&mut messages).await?.message
         else {
@@ -158,7 +97,8 @@ impl Session for Sessions {
         let hello = Hello::try_from(hello).map_err(into_status)?;
         match standing {
             // A removed node attaches as well, to be told to run nothing.
-            Standing::Member | Standing::Removed => {
+            // The model refuses a contested one, and says why.
+            Standing::Member | Standing::Removed | Standing::Contested => {
                 self.begin(caller.node, session, hello, messages).await
             }
             Standing::Superseded => self.dismiss(caller, &hello, messages).await,
@@ -170,7 +110,7 @@ impl Session for Sessions {
 
     async fn carry(&self, request: Request<Streaming<v1::TunnelUp>>) -> Answer<Self::CarryStream> {
         let caller = Caller::of(&request)?;
-        self.check_member(&caller).await?;
+        caller.check_member(&self.owner).await?;
         let mut up = request.into_inner();
         let Some(v1::tunnel_up::Message::Tunnel(id)) = first(&mut up).await?.message else {
             return Err(Status::invalid_argument(
@@ -184,13 +124,12 @@ impl Session for Sessions {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
         let caller = Caller::of(&request)?;
-        self.check_member(&caller).await?;
+        caller.check_member(&self.owner).await?;
         let key =
             pki::Request::read(&request.into_inner().certificate_request).map_err(into_status)?;
-        let Caller { node, enrolment } = caller;
-        let identity = Identity::Node { name: node.clone(), enrolment };
+        let node = caller.node.clone();
         let certificate_pem =
-            self.authority.issue_node(&key, &identity, self.valid).map_err(into_status)?;
+            self.authority.issue_node(&key, &caller.into(), self.valid).map_err(into_status)?;
         tracing::info!(%node, "renewed a node's certificate");
         Ok(Response::new(v1::RenewResponse { certificate_pem }))
     }

@@ -73,7 +73,7 @@ impl IntoStatus for PkiError {
     fn into_status(self) -> Status {
         match self {
             Self::Request => Status::invalid_argument(self.to_string()),
-            Self::NoIdentity => Status::unauthenticated(self.to_string()),
+            Self::NoIdentity | Self::Unproven => Status::unauthenticated(self.to_string()),
             Self::File { .. }
             | Self::Authority { .. }
             | Self::SshFile { .. }

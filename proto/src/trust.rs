@@ -1,5 +1,5 @@
-//! What agents and controllers agree on about trust: the text of a join token, and the name that a
-//! controller's certificate carries.
+//! What agents and controllers agree on about trust: the text of a join token, the name that a
+//! controller's certificate carries, and what is signed to renew a certificate that has expired.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,6 +7,12 @@ use std::str::FromStr;
 /// The DNS name in every controller's server certificate, whatever address it is reached at. Agents
 /// accept nothing else from the cluster's CA for a controller, in particular no node's certificate.
 pub const CONTROLLER_NAME: &str = "controller.dwell";
+
+/// What the key of an expired certificate signs to have `certificate_request` (PKCS#10, DER) granted.
+#[must_use]
+pub fn renewal_message(certificate_request: &[u8]) -> Vec<u8> {
+    [b"dwell certificate renewal\n", certificate_request].concat()
+}
 
 const VERSION: &str = "dwell1";
 const SECRET_BYTES: std::ops::RangeInclusive<usize> = 16..=128;

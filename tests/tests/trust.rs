@@ -8,8 +8,11 @@ use dwell_proto::{
     trust::CONTROLLER_NAME,
     v1::{self, agent_message::Message, fleet_client::FleetClient, session_client::SessionClient},
 };
-use dwell_tests::lab::{Host, Image, Lab, LabConfig, Signal, hold_for, wait_until};
+use dwell_tests::lab::{
+    Host, Image, Lab, LabConfig, Signal, ensure_untouched, hold_for, wait_until,
+};
 use serde::Deserialize;
+use serde_json::json;
 use tokio_stream::{StreamExt as _, iter, pending};
 use tonic::{
     Code,
@@ -72,6 +75,34 @@ async fn certificates_and_messages() -> Result<()> {
         messages_have_a_bound(lab).await.context("oversized")?;
         // After all that, the fleet is as it was.
         lab.wait_exactly("web", 2, LIMIT).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// Certificates expire while the controller is away: the nodes come back by themselves, and nothing was touched.
+#[tokio::test]
+async fn a_fleet_whose_certificates_expired_comes_back_by_itself() -> Result<()> {
+    let config = LabConfig::new("expired").hosts(2).images(&[Image::Hello]);
+    Lab::test(config, async |lab| {
+        let nodes = json!({"heartbeat": "1s", "unreachable_after": "5s", "certificate": "60s"});
+        lab.set_controller(&json!({ "nodes": nodes }))?;
+        lab.start_fleet().await?;
+        lab.apply("workloads: {web: {image: hello, replicas: 2}}").await?.ok()?;
+        let before = lab.wait_exactly("web", 2, LIMIT).await?;
+        let old = NodeIdentity::of(lab.host(1))?;
+        lab.stop_controller(Signal::SIGTERM).await?;
+        // Time is what this waits for: until no certificate that was given out is valid any more.
+        tokio::time::sleep(Duration::from_secs(65)).await;
+        lab.start_controller().await?;
+        wait_until("the nodes to renew and attach", LIMIT, async || {
+            let nodes = lab.nodes().await?.nodes;
+            ensure!(nodes.iter().all(|node| node.state == NodeState::Ready), "{nodes:?}");
+            Ok(())
+        })
+        .await?;
+        ensure_untouched(&before, &lab.wait_exactly("web", 2, LIMIT).await?)?;
+        ensure!(NodeIdentity::of(lab.host(1))?.certificate_pem != old.certificate_pem);
         Ok(())
     })
     .await

@@ -42,10 +42,10 @@ fn certificate(validity: Result<Validity, String>, now: Timestamp) -> Finding {
     }
     if left == 0 {
         let message = format!(
-            "this node's certificate has expired {} ago; join again with a token of `dwell node token`",
+            "this node's certificate has expired {} ago; the agent renews it by itself, and its log says why it could not",
             shown(now.0 - until.0)
         );
-        return Finding::problem(CERTIFICATE, message, "dwell-agent join --force --token TOKEN");
+        return Finding::problem(CERTIFICATE, message, "journalctl -u dwell-agent");
     }
     // It is renewed when two thirds of its time are over; half of the last third later something is wrong.
     if left < until.0.saturating_sub(from.0) / 6 {

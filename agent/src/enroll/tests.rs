@@ -3,7 +3,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::fake_controller::{CLUSTER, Ca, Face, FakeController, SECRET};
+use crate::fake_controller::{CLUSTER, Ca, Face, FakeController, SECRET, identity};
 
 fn candidate() -> Candidate {
     Candidate {
@@ -88,6 +88,19 @@ async fn a_ca_that_was_swapped_in_the_answer_is_refused() {
     let controller = FakeController::start(face).await;
     let refused = refusal(&controller.address, &token).await;
     assert!(matches!(refused, EnrollError::Answer { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_renewed_certificate_that_would_be_renewed_again_at_once_blames_the_clock() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new();
+    let old = identity(&ca, "", Duration::ZERO);
+    // Valid for seventy minutes, of which sixty are over.
+    let face = Face { left: Duration::from_secs(600), ..Face::proper(ca) };
+    let controller = FakeController::start(face).await;
+    let refused = renew_expired(dir.path(), &old, &controller.address).await.unwrap_err();
+    assert!(matches!(refused, EnrollError::Clock), "{refused}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was stored");
 }
 
 #[tokio::test]

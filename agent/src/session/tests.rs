@@ -414,6 +414,18 @@ async fn a_certificate_is_renewed_in_time_and_used() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_has_expired_is_renewed_by_proof_of_its_key() {
+    let ca = Ca::new();
+    let old = identity(&ca, "", Duration::ZERO);
+    let mut controller = FakeController::start(Face::proper(ca)).await;
+    let agent = Agent::start(&controller.address, old.clone());
+    let attached = controller.attachment().await;
+    let stored = Identity::load(agent.data_dir.path()).unwrap();
+    assert_eq!(stored.certificates().unwrap()[0].to_vec(), attached.certificate);
+    assert_ne!(stored.key_pem, old.key_pem);
+}
+
+#[tokio::test]
 async fn a_link_that_swallows_everything_is_noticed() {
     let ca = Ca::new();
     let node = identity(&ca, "", DAY);

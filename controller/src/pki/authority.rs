@@ -15,7 +15,10 @@ use rcgen::{
     SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{
+    CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, UnixTime,
+};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
@@ -198,6 +201,44 @@ impl Authority {
         })
     }
 
+    /// What a certificate of this CA says, whether it has expired or not, if its key made `signature` over `message`.
+    ///
+    /// # Errors
+    /// [`PkiError::Unproven`], or [`PkiError::NoIdentity`] if it does not say who it is.
+    pub fn read_proven(
+        &self,
+        certificate: &CertificateDer<'_>,
+        message: &[u8],
+        signature: &[u8],
+    ) -> Result<Certified, PkiError> {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| PkiError::Unproven)?;
+        let certified = self.read(certificate)?;
+        // The chain is judged as of the certificate's last moment.
+        let end = certified.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.client_verifier()?
+            .verify_client_cert(certificate, &[], UnixTime::since_unix_epoch(end))
+            .map_err(|_| PkiError::Unproven)?;
+        let key = &parsed.public_key().subject_public_key.data;
+        let algorithms = rustls::crypto::ring::default_provider().signature_verification_algorithms;
+        let mut all = algorithms.all.iter();
+        if all.any(|algorithm| algorithm.verify_signature(key, message, signature).is_ok()) {
+            Ok(certified)
+        } else {
+            Err(PkiError::Unproven)
+        }
+    }
+
+    /// Whose certificates count as those of clients.
+    fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.certificate.clone()).map_err(|error| tls(&error))?;
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| tls(&error))
+    }
+
     /// TLS for the listener, with a fresh certificate for these hosts. Clients may come without a
     /// certificate; what they may do then is not decided here.
     ///
@@ -216,19 +257,11 @@ impl Authority {
         let chain =
             vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
 
-        let tls = |error: &dyn std::fmt::Display| PkiError::Tls(error.to_string());
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.certificate.clone()).map_err(|error| tls(&error))?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| tls(&error))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| tls(&error))?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(self.client_verifier()?)
             .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .map_err(|error| tls(&error))?;
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -272,6 +305,10 @@ fn params(name: &str, valid: Duration) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+fn tls(error: &dyn std::fmt::Display) -> PkiError {
+    PkiError::Tls(error.to_string())
 }
 
 fn file(path: &Path, reason: std::io::Error) -> PkiError {

@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use dwell_controller::pki::{Identity, Request};
+use dwell_proto::trust::renewal_message;
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::fleet_client::FleetClient;
 use dwell_proto::v1::session_client::SessionClient;
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, KeyPair, SigningKey as _};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 use tonic::Code;
 
@@ -164,6 +167,76 @@ async fn a_renewed_certificate_works_and_the_old_one_still_does() {
     assert!(attach_error(&fixture, &node).await.is_none());
     let garbage = v1::RenewRequest { certificate_request: vec![0x30; 64].into() };
     assert_eq!(agent.client.renew(garbage).await.unwrap_err().code(), Code::InvalidArgument);
+}
+
+/// Asks for a fresh certificate with an old one and a signature by `signer`.
+async fn renew_expired(
+    fixture: &Fixture,
+    old: &Credentials,
+    signer: &KeyPair,
+) -> Result<Credentials, tonic::Status> {
+    let key = KeyPair::generate().unwrap();
+    let certificate_request = CertificateParams::default().serialize_request(&key).unwrap();
+    let certificate_request: Vec<u8> = certificate_request.der().to_vec();
+    let signature = signer.sign(&renewal_message(&certificate_request)).unwrap().into();
+    let certificate = CertificateDer::from_pem_slice(old.certificate_pem.as_bytes()).unwrap();
+    let request = v1::RenewExpiredRequest {
+        certificate_request: certificate_request.into(),
+        certificate: certificate.to_vec().into(),
+        signature,
+    };
+    let mut enrollment = EnrollmentClient::new(fixture.tcp(None).await.unwrap());
+    let certificate_pem = enrollment.renew_expired(request).await?.into_inner().certificate_pem;
+    Ok(Credentials { certificate_pem, key_pem: key.serialize_pem() })
+}
+
+#[tokio::test]
+async fn a_node_whose_certificate_has_expired_proves_itself_by_the_old_key() {
+    let fixture = Fixture::start().await;
+    let node = fixture.node("h1", "192.0.2.1").await;
+    let joined_with = KeyPair::from_pem(&node.key_pem).unwrap();
+    let expired = forged(&fixture, "h1", &joined_with, Duration::ZERO);
+    let key_of = |old: &Credentials| KeyPair::from_pem(&old.key_pem).unwrap();
+    assert!(attach_error(&fixture, &expired).await.is_some());
+    let renewed = renew_expired(&fixture, &expired, &key_of(&expired)).await.unwrap();
+    assert!(attach_error(&fixture, &renewed).await.is_none());
+
+    let code = |result: Result<Credentials, tonic::Status>| {
+        let status = result.err().unwrap();
+        (status.code(), status.message().to_owned())
+    };
+    let refuse = async |old: &Credentials| code(renew_expired(&fixture, old, &key_of(old)).await);
+    // The certificate alone, which everybody may have seen, is worth nothing.
+    let stranger = KeyPair::generate().unwrap();
+    let (unproven, _) = code(renew_expired(&fixture, &expired, &stranger).await);
+    assert_eq!(unproven, Code::Unauthenticated);
+    let other = Fixture::start().await;
+    let foreign = forged(&other, "h1", &joined_with, Duration::ZERO);
+    assert_eq!(refuse(&foreign).await.0, Code::Unauthenticated);
+    let issued = fixture.authority().issue_client("ann".parse().unwrap(), Duration::ZERO).unwrap();
+    let client =
+        Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem };
+    assert_eq!(refuse(&client).await.0, Code::PermissionDenied);
+    let unknown = forged(&fixture, "h9", &joined_with, Duration::ZERO);
+    assert_eq!(refuse(&unknown).await.0, Code::PermissionDenied);
+    let earlier = forged(&fixture, "h1", &stranger, Duration::ZERO);
+    let (superseded, why) = refuse(&earlier).await;
+    assert_eq!(superseded, Code::PermissionDenied);
+    assert!(why.contains("another host has joined") && why.contains("cleanup"), "{why}");
+
+    // Two hosts have the identity: neither gets another certificate.
+    for run in [1, 2, 1] {
+        let hello = v1::Hello { run, ..hello("192.0.2.1") };
+        Agent::attach(&fixture, &renewed, hello).await.ok();
+    }
+    assert_eq!(refuse(&expired).await.0, Code::FailedPrecondition);
+
+    let mut fleet = fixture.fleet().await;
+    let remove = v1::RemoveNodeRequest { name: "h1".to_owned(), force: true, ..Default::default() };
+    fleet.remove_node(remove).await.unwrap();
+    let (removed, why) = refuse(&expired).await;
+    assert_eq!(removed, Code::PermissionDenied);
+    assert!(why.contains("was removed") && why.contains("join again"), "{why}");
 }
 
 #[tokio::test]

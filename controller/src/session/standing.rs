@@ -1,0 +1,89 @@
+//! What the certificate of a node is worth: the CA's signature says whose it was, the model whether it still counts.
+
+use dwell_core::id::NodeName;
+use tonic::{Request, Status};
+
+use crate::listen::Peer;
+use crate::model::Refusal;
+use crate::owner::Handle;
+use crate::pki::{Enrolment, Identity};
+use crate::status::into_status;
+
+/// The node that a request comes from, by its certificate.
+pub(crate) struct Caller {
+    pub(crate) node: NodeName,
+    pub(crate) enrolment: Enrolment,
+}
+
+/// What a caller's enrolment is worth.
+pub(super) enum Standing {
+    /// It is the node's present one.
+    Member,
+    /// It is the present one, but two hosts have it.
+    Contested,
+    /// It is the last one of a node that was removed.
+    Removed,
+    /// Another host has joined under the name since.
+    Superseded,
+}
+
+impl Caller {
+    /// Who is at the other end of the connection that a request came over.
+    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        match request.extensions().get::<Peer>() {
+            Some(Peer::Certified(identity)) => identity.as_ref().clone().try_into(),
+            _ => Err(Status::unauthenticated("this needs the certificate of a node")),
+        }
+    }
+
+    pub(super) async fn standing(&self, owner: &Handle) -> Result<Standing, Status> {
+        let node = self.node.clone();
+        let found = owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
+        match found.map(|found| found.node) {
+            None => Err(Status::permission_denied(format!(
+                "node {} is not known here; join again with a new token",
+                self.node
+            ))),
+            Some(found) if found.enrolment != self.enrolment.0 => Ok(Standing::Superseded),
+            Some(found) if found.removed => Ok(Standing::Removed),
+            Some(found) if found.contested => Ok(Standing::Contested),
+            Some(_) => Ok(Standing::Member),
+        }
+    }
+
+    /// Refuses a caller that is out: whose node was removed, is another host by now, or is two hosts.
+    pub(crate) async fn check_member(&self, owner: &Handle) -> Result<(), Status> {
+        let node = &self.node;
+        match self.standing(owner).await? {
+            Standing::Member => Ok(()),
+            Standing::Contested => Err(into_status(Refusal::NodeContested(node.clone()))),
+            Standing::Removed => Err(Status::permission_denied(format!(
+                "node {node} was removed; end what still runs on this host with `dwell-agent cleanup`, and join again \
+                 with a new token"
+            ))),
+            Standing::Superseded => Err(Status::permission_denied(format!(
+                "another host has joined as node {node} since; end what still runs on this host with `dwell-agent \
+                 cleanup`, and join again under another name with a new token"
+            ))),
+        }
+    }
+}
+
+impl TryFrom<Identity> for Caller {
+    type Error = Status;
+
+    fn try_from(identity: Identity) -> Result<Self, Status> {
+        match identity {
+            Identity::Node { name, enrolment } => Ok(Self { node: name, enrolment }),
+            Identity::Client(_) => {
+                Err(Status::permission_denied("this needs the certificate of a node"))
+            }
+        }
+    }
+}
+
+impl From<Caller> for Identity {
+    fn from(caller: Caller) -> Self {
+        Self::Node { name: caller.node, enrolment: caller.enrolment }
+    }
+}
