@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dwell_core::node::{Capacity, EngineInfo};
 use dwell_core::quantity::{Bytes, Millicores};
@@ -15,9 +15,13 @@ use sysinfo::System;
 
 /// Reads what the host has. It blocks for as long as the file system of `data` takes to answer.
 ///
-/// `data` is where the engine keeps images and containers, or else the agent's own data.
+/// `data` is where the engine keeps images and containers, or else the agent's own data; `allow_binds` is configured.
 #[must_use]
-pub fn read(data: &Path, engines: BTreeMap<String, EngineInfo>) -> Capacity {
+pub fn read(
+    data: &Path,
+    allow_binds: &[PathBuf],
+    engines: BTreeMap<String, EngineInfo>,
+) -> Capacity {
     let memory = System::new().map_or(0, |mut system| {
         system.refresh_memory();
         system.total_memory()
@@ -38,6 +42,7 @@ pub fn read(data: &Path, engines: BTreeMap<String, EngineInfo>) -> Capacity {
         os: System::long_os_version().unwrap_or_default(),
         kernel: System::kernel_version().unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        allow_binds: allow_binds.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
         engines,
     }
 }
@@ -125,12 +130,12 @@ mod tests {
 
     #[test]
     fn this_host_has_something() {
-        let capacity = read(Path::new("/"), BTreeMap::new());
+        let capacity = read(Path::new("/"), &[], BTreeMap::new());
         assert!(capacity.cpu >= Millicores(1000) && capacity.cpu.0.is_multiple_of(1000));
         assert!(capacity.memory > Bytes::mebi(64));
         assert!(capacity.disk >= capacity.disk_free && capacity.disk_free > Bytes(0));
         assert!(capacity.numa_nodes >= 1);
         assert!(!capacity.kernel.is_empty() && !capacity.os.is_empty());
-        assert_eq!(read(Path::new("/no/such/path"), BTreeMap::new()).disk, Bytes(0));
+        assert_eq!(read(Path::new("/no/such/path"), &[], BTreeMap::new()).disk, Bytes(0));
     }
 }

@@ -26,6 +26,8 @@ pub struct HostReport {
     pub engine: Option<SharedEngine>,
     /// Where the agent's own data is, for want of an engine's.
     pub data_dir: PathBuf,
+    /// Paths of this host that instances may mount.
+    pub allow_binds: Vec<PathBuf>,
 }
 
 impl HostReport {
@@ -65,7 +67,8 @@ impl HostReport {
             };
             engines.insert(ENGINE.to_owned(), info);
         }
-        let reading = tokio::task::spawn_blocking(move || capacity::read(&data, engines));
+        let binds = self.allow_binds.clone();
+        let reading = tokio::task::spawn_blocking(move || capacity::read(&data, &binds, engines));
         // It fails only while the runtime ends.
         reading.await.unwrap_or_default()
     }

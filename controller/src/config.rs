@@ -9,7 +9,10 @@ use std::path::{Path, PathBuf};
 use dwell_core::net::ClusterRange;
 use dwell_core::quantity::Millis;
 use dwell_daemon::config::ConfigError;
+use ipnet::Ipv4Net;
 use serde::Deserialize;
+
+use crate::model::INSTANCES_MAX;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/controller.yaml";
@@ -41,6 +44,11 @@ pub struct Config {
     pub isolation: Isolation,
     /// How nodes are watched.
     pub nodes: NodeTimes,
+    /// Addresses within `cluster.cidr`, such as `10.80.255.0/24`, that only instances get that ask for them
+    /// (`network.ip`): no node gets a block in it, so that what is declared never meets what was given out. Default none.
+    pub static_range: Option<Ipv4Net>,
+    /// How many instances all workloads together may declare. Default 1000000.
+    pub instances_max: u32,
     /// How long the address of a removed instance is not given to another. Default `10m`.
     pub quarantine: Millis,
 }
@@ -82,6 +90,8 @@ impl Default for Config {
             zone: "dwell".into(),
             isolation: Isolation::Open,
             nodes: NodeTimes::default(),
+            static_range: None,
+            instances_max: INSTANCES_MAX,
             quarantine: Millis::seconds(600),
         }
     }
@@ -100,7 +110,7 @@ impl Default for NodeTimes {
 
 #[expect(clippy::expect_used, reason = "a constant, which a test reads")]
 fn default_cluster() -> ClusterRange {
-    let cidr = ipnet::Ipv4Net::new_assert([10, 80, 0, 0].into(), 16);
+    let cidr = Ipv4Net::new_assert([10, 80, 0, 0].into(), 16);
     ClusterRange::new(cidr, 24).expect("the default range is a range")
 }
 
@@ -133,6 +143,18 @@ impl Config {
             return refuse(
                 "zone",
                 format!("{:?} is not a DNS name such as dwell or fleet.internal", self.zone),
+            );
+        }
+        let cidr = self.cluster.cidr();
+        if let Some(range) = self.static_range
+            && (!cidr.contains(&range) || cidr == range || range != range.trunc())
+        {
+            return refuse(
+                "static_range",
+                format!(
+                    "{range} is not a part of the cluster's range {cidr}; write one such as {}",
+                    last_of(&self.cluster)
+                ),
             );
         }
         let nodes = &self.nodes;
@@ -172,6 +194,11 @@ impl Config {
         let ip = if bound.ip().is_unspecified() { outgoing_address() } else { bound.ip() };
         vec![SocketAddr::new(ip, bound.port()).to_string()]
     }
+}
+
+/// The last block of a range, as an example.
+fn last_of(range: &ClusterRange) -> Ipv4Net {
+    range.block_of(range.cidr().broadcast()).unwrap_or_else(|| range.cidr())
 }
 
 /// The host of an advertised address, without the brackets of IPv6.
@@ -236,6 +263,9 @@ mod tests {
             ("nodes: {heartbeat: 9s}", "nodes.unreachable_after"),
             ("nodes: {down_after: 1s}", "nodes.down_after"),
             ("nodes: {certificate: 1s}", "nodes.certificate"),
+            ("static_range: 10.81.0.0/24", "such as 10.80.255.0/24"),
+            ("static_range: 10.80.1.9/24", "static_range"),
+            ("static_range: 10.80.0.0/16", "static_range"),
             ("zone: 'a b'", "zone"),
             ("isolation: shut", "shut"),
             ("advertise: [nowhere]", "advertise"),

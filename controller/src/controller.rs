@@ -267,6 +267,8 @@ fn settings(config: &Config) -> Settings {
         unreachable_after: config.nodes.unreachable_after,
         down_after: config.nodes.down_after,
         quarantine: config.quarantine,
+        static_range: config.static_range,
+        instances_max: config.instances_max,
         ..Settings::new(config.cluster)
     }
 }

@@ -81,7 +81,7 @@ pub use object::{
 pub use pages::Page;
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
-pub use settings::Settings;
+pub use settings::{INSTANCES_MAX, Settings};
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
 pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
 
@@ -271,12 +271,11 @@ impl Model {
             self.derive_volumes();
         }
         let mut reply = Reply::Done;
+        let mut forget = false;
         match command {
             Command::ApplyWorkloads { specs, keep_replicas, dry_run } => {
                 reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, now)?);
-                if dry_run {
-                    return Ok(Outcome::Forget(reply));
-                }
+                forget = dry_run;
             }
             Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
             Command::Scale { workload, replicas } => self.scale(&workload, replicas, now)?,
@@ -335,7 +334,10 @@ impl Model {
         }
         self.learn();
         self.settle(now);
-        Ok(Outcome::Keep(reply))
+        if let Reply::Plans(plans) = &mut reply {
+            plans.iter_mut().for_each(|plan| self.note_obstacles(plan));
+        }
+        Ok(if forget { Outcome::Forget(reply) } else { Outcome::Keep(reply) })
     }
 
     /// What is settled.

@@ -34,6 +34,8 @@ pub struct Capacity {
     pub reserved: Resources,
     /// Whether the host is so short of memory that what runs there has to wait for it.
     pub memory_pressed: bool,
+    /// Paths of the host which, with all below them, instances may mount.
+    pub allow_binds: Vec<String>,
     /// Engines that answer, by name.
     pub engines: BTreeMap<String, EngineInfo>,
 }

@@ -19,18 +19,31 @@ use super::record::{Key, Record};
 use super::{Model, Refusal};
 
 impl Model {
-    /// The first block that no node has.
+    /// The first block that no node has, and that nothing is kept back in.
     pub(super) fn free_block(&self) -> Result<Ipv4Net, Refusal> {
         let range = self.settings.range;
-        let free = range.blocks().find(|block| !self.tables.index().blocks.contains_key(block));
+        let is_free = |block: &Ipv4Net| {
+            !self.tables.index().blocks.contains_key(block) && self.kept_back_in(*block) == 0
+        };
+        let free = range.blocks().find(is_free);
         free.ok_or(Refusal::BlocksExhausted { blocks: range.block_count(), cidr: range.cidr() })
     }
 
-    /// How many addresses of a node's block can still be given out.
+    /// How many addresses of a node's block can still be given out: at least so many, if some are kept back in a block
+    /// that a node had before.
     pub(super) fn free_addresses(&self, block: Ipv4Net) -> u32 {
         let load = self.tables.index().block_load.get(&block).copied().unwrap_or(0);
         // The first and the last are never given out; a /29, the smallest block, has 8.
-        (1_u32 << (32 - block.prefix_len())).saturating_sub(2).saturating_sub(load)
+        size(block).saturating_sub(2).saturating_sub(load).saturating_sub(self.kept_back_in(block))
+    }
+
+    /// How many addresses of a block are only given to who asks for them.
+    fn kept_back_in(&self, block: Ipv4Net) -> u32 {
+        match self.settings.static_range {
+            Some(range) if range.contains(&block) => size(block),
+            Some(range) if block.contains(&range) => size(range),
+            _ => 0,
+        }
     }
 
     /// Gives an instance the address that was declared for it.
@@ -46,7 +59,8 @@ impl Model {
             return Err(Refusal::AddressUnusable { instance, address, range });
         }
         if let Some(holder) = self.tables.index().holders.get(&address) {
-            return Err(Refusal::AddressTaken { instance, address, holder: holder.clone() });
+            let (holder, static_range) = (holder.clone(), self.settings.static_range);
+            return Err(Refusal::AddressTaken { instance, address, holder, static_range });
         }
         if let Some(kept) = self.tables.quarantine().get(&address)
             && kept.owner != instance
@@ -70,12 +84,18 @@ impl Model {
         let block = self.tables.nodes().get(node)?.block?;
         let (first, last) = (block.network(), block.broadcast());
         let quarantine = self.tables.quarantine();
-        let own = quarantine.range(first..=last).find(|(_, kept)| kept.owner == *instance);
+        let kept_back = self.settings.static_range;
+        let is_kept_back =
+            |address: &Ipv4Addr| kept_back.is_some_and(|range| range.contains(address));
+        let own = quarantine
+            .range(first..=last)
+            .find(|(address, kept)| kept.owner == *instance && !is_kept_back(address));
         let address = if let Some((&address, _)) = own {
             address
         } else {
             block.hosts().find(|address| {
                 self.settings.range.is_usable(*address)
+                    && !is_kept_back(address)
                     && !self.tables.index().holders.contains_key(address)
                     && !quarantine.contains_key(address)
             })?
@@ -103,6 +123,11 @@ impl Model {
             self.delete(Key::Quarantine(address));
         }
     }
+}
+
+/// How many addresses a range has; none is as wide as all there are.
+fn size(range: Ipv4Net) -> u32 {
+    1 << (32 - range.prefix_len())
 }
 
 /// A hardware address goes with the address, so both are unique.

@@ -381,6 +381,7 @@ fn check_labels(node: &Node) -> Result<(), Refusal> {
             || value.len() > LABEL_VALUE_MAX
             || key.starts_with("node.")
             || !plain(key)
+            || key.contains(char::is_whitespace)
             || !plain(value)
     });
     match wrong {

@@ -14,7 +14,7 @@ use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
     VolumeName, WorkloadName,
 };
-use dwell_core::instance::{InstanceStatus, RunState};
+use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::quantity::{Bytes, Millicores};
@@ -96,8 +96,23 @@ pub struct Instance {
     /// started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<(u64, Timestamp)>,
+    /// What of its state was written down last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
     /// Of its last change.
     pub revision: Revision,
+}
+
+/// A state of an instance that was written into the fleet's diary. It is durable with the event, so that neither a new
+/// stream of its node nor a restart of the controller tells the same again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// One of running, backoff and failed.
+    pub phase: Phase,
+    /// Which run of its main process that was, if it ran.
+    pub started_at: Option<Timestamp>,
+    /// Its health check failed in this run.
+    pub is_unhealthy: bool,
 }
 
 impl Instance {

@@ -1,12 +1,17 @@
-//! What a declaration changes, said for people.
+//! What a declaration changes, and what stands in its way, said for people.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use dwell_core::change::{self, ChangeClass};
 use dwell_core::workload::WorkloadSpec;
 
+use super::Model;
 use super::command::{InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::object::Workload;
+
+/// How many different obstacles of a workload are told.
+const OBSTACLES_MAX: usize = 5;
 
 /// An instance that is touched, and how.
 pub(super) type Planned = InstancePlan;
@@ -24,6 +29,36 @@ pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'st
     ];
     fields.extend(others.into_iter().filter_map(|(name, differs)| differs.then_some(name)));
     fields
+}
+
+impl Model {
+    /// Notes, once everything is settled, why instances of a workload have no place, and what no node allows them.
+    pub(super) fn note_obstacles(&self, plan: &mut WorkloadPlan) {
+        let mut waiting: BTreeMap<String, u32> = BTreeMap::new();
+        for instance in self.tables.instances_of(&plan.workload) {
+            let waits = self.tables.waiting().get(&instance.name);
+            if let Some(waits) = waits.filter(|_| !instance.removing) {
+                *waiting.entry(self.why(waits)).or_default() += 1;
+            }
+        }
+        let notes = waiting.into_iter().filter(|(why, _)| !why.is_empty());
+        plan.notes.extend(notes.take(OBSTACLES_MAX).map(|(why, count)| match count {
+            1 => format!("1 instance waits: {why}"),
+            count => format!("{count} instances wait: {why}"),
+        }));
+        let Some(workload) = self.tables.workloads().get(&plan.workload) else { return };
+        let refused = workload.spec.template.binds().filter(|path| !self.is_bind_allowed(path));
+        plan.notes.extend(refused.take(OBSTACLES_MAX).map(|path| {
+            format!("no node allows to mount its {path}; see `allow_binds` in agent.yaml")
+        }));
+    }
+
+    /// Whether some node has told that it lets instances mount a path.
+    fn is_bind_allowed(&self, path: &str) -> bool {
+        let capacities = self.tables.links().values().filter_map(|link| link.capacity.as_ref());
+        let mut allowed = capacities.flat_map(|capacity| &capacity.allow_binds);
+        allowed.any(|allowed| Path::new(path).starts_with(allowed))
+    }
 }
 
 pub(super) fn unchanged(workload: &Workload) -> WorkloadPlan {
@@ -75,11 +110,12 @@ fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
     let removed = plan.instances.iter().filter(|plan| plan.action == InstanceAction::Remove);
     let removed = match removed.count() {
         0 => String::new(),
-        1 => "; 1 is removed".to_owned(),
-        count => format!("; {count} are removed"),
+        1 => "1 is stopped and removed; ".to_owned(),
+        count => format!("{count} are stopped and removed; "),
     };
     let text = match (touched.as_slice(), class) {
         ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
+        ([], _) if !removed.is_empty() => "the others go on".to_owned(),
         ([], _) => "no downtime".to_owned(),
         (_, _) if stopped => "no downtime: the workload is stopped".to_owned(),
         ([one], _) => format!("{} is down between stop and start", one.instance),
@@ -89,7 +125,7 @@ fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
             workload.spec.update.parallelism
         ),
     };
-    text + &removed
+    removed + &text
 }
 
 /// What cannot be had back afterwards. A new container begins with the files of its image; addresses of

@@ -54,6 +54,19 @@ pub enum Refusal {
     /// Too much at once.
     #[error("{0} workloads at once; declare at most {WORKLOADS_MAX}")]
     TooManyWorkloads(usize),
+    /// More instances of all workloads together than the controller is configured for.
+    #[error(
+        "all workloads together would have {wanted} instances, of which {declared} are declared now; at most {max} are \
+         allowed (`instances_max` in controller.yaml)"
+    )]
+    TooManyInstances {
+        /// How many there would be.
+        wanted: u64,
+        /// How many are declared now.
+        declared: u64,
+        /// How many there may be.
+        max: u32,
+    },
     /// A workload is declared twice in one command.
     #[error("workload {0} is declared twice; give each a name of its own")]
     DuplicateWorkload(WorkloadName),
@@ -72,7 +85,8 @@ pub enum Refusal {
     },
     /// An address of another instance.
     #[error(
-        "{instance} cannot have {address}: it is {holder}'s; choose another or remove {holder} first"
+        "{instance} cannot have {address}: it is {holder}'s; choose another{}, or remove {holder} first",
+        within(*static_range)
     )]
     AddressTaken {
         /// Who wants it.
@@ -81,6 +95,8 @@ pub enum Refusal {
         address: Ipv4Addr,
         /// Whose it is.
         holder: InstanceName,
+        /// Addresses that nobody gets without asking.
+        static_range: Option<Ipv4Net>,
     },
     /// An address that was another instance's a moment ago.
     #[error(
@@ -264,9 +280,19 @@ pub enum Refusal {
     KeysTooLarge(usize),
     /// A label is not usable.
     #[error(
-        "label {0:?} is not usable; keys have 1 to 253 bytes, values at most 1024, without control characters, and do not begin with \"node.\"; a node has at most 200"
+        "label {0:?} is not usable; keys have 1 to 253 bytes without blanks, values at most 1024, both without control characters, and do not begin with \"node.\"; a node has at most 200"
     )]
     Label(String),
+}
+
+/// Where an address can be asked for that no instance has got without asking.
+fn within(static_range: Option<Ipv4Net>) -> String {
+    match static_range {
+        Some(range) => format!(" of {range}, from which none is given without asking"),
+        None => {
+            " (`static_range` in controller.yaml keeps some from being given without asking)".into()
+        }
+    }
 }
 
 /// What kind of refusal it is, for the code of an answer.
@@ -324,6 +350,7 @@ impl Refusal {
             | Self::NodesNotHeard { .. }
             | Self::SessionSuperseded(_) => RefusalClass::FailedPrecondition,
             Self::BlocksExhausted { .. }
+            | Self::TooManyInstances { .. }
             | Self::TooManyTokens(_)
             | Self::TooManyKeySets
             | Self::TooManyKeys(_)

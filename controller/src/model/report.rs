@@ -15,7 +15,7 @@ use dwell_core::node::{Capacity, NodeState};
 use dwell_core::session::StatusReport;
 use dwell_core::workload::Template;
 
-use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
+use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, Told, UpdateState};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
 
@@ -198,8 +198,7 @@ impl Model {
         {
             return;
         }
-        self.note_transition(&instance, before.as_deref(), &status, now);
-        let instance = self.note_ends(&instance, &status, now);
+        let instance = self.note_news(&instance, &status, now);
         let node = node.clone();
         self.put_with(|revision| {
             Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
@@ -207,49 +206,9 @@ impl Model {
         self.judge(&instance, &status, now);
     }
 
-    /// Writes down what people want to read about: that it runs, that it does not, that it is ill.
-    fn note_transition(
-        &mut self,
-        instance: &Instance,
-        before: Option<&Observed>,
-        status: &InstanceStatus,
-        now: Timestamp,
-    ) {
-        let before = before.map(|before| &before.status);
-        let subject = Subject::Instance(instance.name.clone());
-        if before.map(|before| before.phase) != Some(status.phase) {
-            let told = match status.phase {
-                Phase::Running => Some((Severity::Info, "instance-running", "runs".to_owned())),
-                Phase::Backoff => {
-                    Some((Severity::Warning, "instance-backoff", status.message.clone()))
-                }
-                Phase::Failed => {
-                    Some((Severity::Warning, "instance-failed", status.message.clone()))
-                }
-                _ => None,
-            };
-            if let Some((severity, reason, message)) = told {
-                self.event(now, severity, subject.clone(), reason, message);
-            }
-        }
-        let health = before.map_or(Health::None, |before| before.health);
-        match (health, status.health) {
-            (Health::Unhealthy, Health::Unhealthy) => {}
-            (_, Health::Unhealthy) => {
-                let message = "its health check fails".to_owned();
-                self.event(now, Severity::Warning, subject, "instance-unhealthy", message);
-            }
-            (Health::Unhealthy, Health::Healthy) => {
-                let message = "its health check passes again".to_owned();
-                self.event(now, Severity::Info, subject, "instance-healthy", message);
-            }
-            _ => {}
-        }
-    }
-
-    /// Writes down, once, how the main process ended by itself. Which end was the last that was written down is
-    /// durable with the event. Returns the instance as it is then.
-    fn note_ends(
+    /// Writes down, once, what people want to read about: that it runs, that it does not, that it is ill, how its main
+    /// process ended by itself. What was written down is durable with the events. Returns the instance as it is then.
+    fn note_news(
         &mut self,
         instance: &Arc<Instance>,
         status: &InstanceStatus,
@@ -258,6 +217,62 @@ impl Model {
         if self.volatile_only {
             return Arc::clone(instance);
         }
+        let told = self.note_state(instance, status, now);
+        let last_end = self.note_ends(instance, status, now);
+        if (told, last_end) == (instance.told, instance.last_end) {
+            return Arc::clone(instance);
+        }
+        let noted = Instance { told, last_end, ..Instance::clone(instance) };
+        self.put_instance(noted.clone());
+        self.tables.instances().get(&instance.name).cloned().unwrap_or_else(|| Arc::new(noted))
+    }
+
+    /// Writes down that it runs, that it does not, or that it is ill; what is written down by then.
+    fn note_state(
+        &mut self,
+        instance: &Instance,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) -> Option<Told> {
+        let subject = || Subject::Instance(instance.name.clone());
+        let mut told = instance.told;
+        let state = match status.phase {
+            Phase::Running => Some((Severity::Info, "instance-running", "runs".to_owned())),
+            Phase::Backoff => Some((Severity::Warning, "instance-backoff", status.message.clone())),
+            Phase::Failed => Some((Severity::Warning, "instance-failed", status.message.clone())),
+            _ => None,
+        };
+        let started_at = status.started_at.filter(|_| status.phase == Phase::Running);
+        let is_known =
+            told.is_some_and(|told| (told.phase, told.started_at) == (status.phase, started_at));
+        if let (false, Some((severity, reason, message))) = (is_known, state) {
+            self.event(now, severity, subject(), reason, message);
+            told = Some(Told { phase: status.phase, started_at, is_unhealthy: false });
+        }
+        let told = told.as_mut()?;
+        match (told.is_unhealthy, status.health) {
+            (false, Health::Unhealthy) => {
+                let message = "its health check fails".to_owned();
+                self.event(now, Severity::Warning, subject(), "instance-unhealthy", message);
+                told.is_unhealthy = true;
+            }
+            (true, Health::Healthy) => {
+                let message = "its health check passes again".to_owned();
+                self.event(now, Severity::Info, subject(), "instance-healthy", message);
+                told.is_unhealthy = false;
+            }
+            _ => {}
+        }
+        Some(*told)
+    }
+
+    /// Writes down how the main process ended by itself; the newest end that is written down by then.
+    fn note_ends(
+        &mut self,
+        instance: &Instance,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) -> Option<(u64, Timestamp)> {
         let mut last = instance.last_end;
         for end in &status.ends {
             let is_news = last.is_none_or(|(number, started_at)| {
@@ -267,16 +282,11 @@ impl Model {
                 continue;
             }
             last = Some((end.number, end.started_at()));
-            let (severity, reason, message) = told(end, &instance.template);
+            let (severity, reason, message) = in_words(end, &instance.template);
             let subject = Subject::Instance(instance.name.clone());
             self.event(now, severity, subject, reason, message);
         }
-        if last == instance.last_end {
-            return Arc::clone(instance);
-        }
-        let noted = Instance { last_end: last, ..Instance::clone(instance) };
-        self.put_instance(noted.clone());
-        self.tables.instances().get(&instance.name).cloned().unwrap_or_else(|| Arc::new(noted))
+        last
     }
 
     /// A node looked, and nothing of an instance was there.
@@ -349,7 +359,7 @@ impl Model {
 }
 
 /// How a main process ended, for people.
-fn told(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, String) {
+fn in_words(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, String) {
     let ran_for = end.ran_for;
     if end.out_of_memory {
         let limit = template.resources.memory;

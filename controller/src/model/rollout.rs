@@ -213,6 +213,20 @@ impl Model {
         }
     }
 
+    /// Whether nothing of what was declared has still to reach an instance. That its node is drained is no such thing.
+    pub(super) fn is_as_declared(&self, workload: &Workload, instance: &Instance) -> bool {
+        match instance.update {
+            UpdateState::Current => true,
+            UpdateState::Updating | UpdateState::Failed => false,
+            UpdateState::Due => {
+                let needs = self.needs(workload, instance);
+                let is_misplaced =
+                    instance.assigned_to().is_some_and(|node| self.is_misplaced(workload, node));
+                !needs.template && !needs.restart && !is_misplaced
+            }
+        }
+    }
+
     fn has_to_leave(&self, workload: &Workload, instance: &Instance) -> bool {
         instance.assigned_to().is_some_and(|node| {
             self.tables.nodes().get(node).is_some_and(|node| node.draining)

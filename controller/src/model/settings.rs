@@ -2,6 +2,7 @@
 
 use dwell_core::net::ClusterRange;
 use dwell_core::quantity::Millis;
+use ipnet::Ipv4Net;
 
 /// The cluster's range of addresses, and the times after which the model acts by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,11 +21,18 @@ pub struct Settings {
     /// How long a released address is kept from other instances, so that no connection or cached name
     /// of the old owner reaches a new one.
     pub quarantine: Millis,
+    /// Addresses that are only given to instances that ask for them by name; nodes get no block in it.
+    pub static_range: Option<Ipv4Net>,
+    /// How many instances all workloads together may declare.
+    pub instances_max: u32,
     /// How many events are kept.
     pub events_max: usize,
     /// How many recent changes a watcher may be behind before it has to list again.
     pub watch_max: usize,
 }
+
+/// How many instances all workloads together may declare, unless it is configured: what was measured to work.
+pub const INSTANCES_MAX: u32 = 1_000_000;
 
 /// A kind of events may always have so many.
 const EVENTS_OF_A_KIND_LEAST: usize = 100;
@@ -46,6 +54,8 @@ impl Settings {
             unreachable_after: Millis::seconds(15),
             down_after: Millis::seconds(120),
             quarantine: Millis::seconds(600),
+            static_range: None,
+            instances_max: INSTANCES_MAX,
             events_max: 10_000,
             watch_max: 32_768,
         }

@@ -184,7 +184,7 @@ impl Model {
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
             view.instances += 1;
-            view.updated += u32::from(instance.update == UpdateState::Current);
+            view.updated += u32::from(self.is_as_declared(workload, instance));
             let status = self.status(instance);
             let ready = status.phase == Phase::Running && status.health.is_good();
             view.ready += u32::from(ready);
@@ -260,7 +260,7 @@ impl Model {
     }
 
     /// Why an instance waits, in words; empty if the reason is just being found out.
-    fn why(&self, waiting: &Waiting) -> String {
+    pub(super) fn why(&self, waiting: &Waiting) -> String {
         match waiting.demand() {
             Some(demand) => {
                 let unmet = self.tables.unmet().get(demand);

@@ -31,13 +31,37 @@ impl Model {
         if let Some(twice) = specs.iter().find(|spec| !names.insert(&spec.name)) {
             return Err(Refusal::DuplicateWorkload(twice.name.clone()));
         }
-        let declare = |spec: WorkloadSpec| {
+        let with_replicas = |spec: WorkloadSpec| {
             // One that is being removed is made anew: its number belongs to its past.
             let kept = keep_replicas.contains(&spec.name).then(|| self.living(&spec.name).ok());
             let replicas = kept.flatten().map_or(spec.replicas, |old| old.spec.replicas);
-            self.declare(WorkloadSpec { replicas, ..spec }, true, now)
+            WorkloadSpec { replicas, ..spec }
         };
-        specs.into_iter().map(declare).collect()
+        let specs: Vec<WorkloadSpec> = specs.into_iter().map(with_replicas).collect();
+        self.check_total(specs.iter().map(|spec| (&spec.name, spec.replicas)))?;
+        specs.into_iter().map(|spec| self.declare(spec, true, now)).collect()
+    }
+
+    /// Refuses numbers of instances that would be too many together with all others, before any is made.
+    fn check_total<'a>(
+        &self,
+        wanted: impl Iterator<Item = (&'a WorkloadName, u32)>,
+    ) -> Result<(), Refusal> {
+        let count = |workload: &Workload| {
+            if workload.removing { 0 } else { u64::from(workload.spec.replicas) }
+        };
+        let workloads = self.tables.workloads();
+        let declared: u64 = workloads.values().map(|workload| count(workload)).sum();
+        let (mut more, mut fewer) = (0, 0);
+        for (name, replicas) in wanted {
+            more += u64::from(replicas);
+            fewer += workloads.get(name).map_or(0, |workload| count(workload));
+        }
+        let (wanted, max) = (declared - fewer + more, self.settings.instances_max);
+        if more > fewer && wanted > u64::from(max) {
+            return Err(Refusal::TooManyInstances { wanted, declared, max });
+        }
+        Ok(())
     }
 
     pub(super) fn scale_all(
@@ -52,10 +76,20 @@ impl Model {
         if let Some((twice, _)) = workloads.iter().find(|(name, _)| !names.insert(name)) {
             return Err(Refusal::ScaledTwice(twice.clone()));
         }
-        workloads.iter().try_for_each(|(name, replicas)| self.scale(name, *replicas, now))
+        self.check_total(workloads.iter().map(|(name, replicas)| (name, *replicas)))?;
+        workloads.iter().try_for_each(|(name, replicas)| self.rescale(name, *replicas, now))
     }
 
     pub(super) fn scale(
+        &mut self,
+        name: &WorkloadName,
+        replicas: u32,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        self.scale_all(&[(name.clone(), replicas)], now)
+    }
+
+    fn rescale(
         &mut self,
         name: &WorkloadName,
         replicas: u32,
@@ -400,6 +434,7 @@ fn new_instance(
         created_at: now,
         life: super::Revision(0),
         last_end: None,
+        told: None,
         revision: super::Revision(0),
     }
 }

@@ -62,7 +62,7 @@ impl WorkloadSpec {
         if self.placement.constraints.len() > 100 {
             return refuse("constraints", "more than 100 constraints");
         }
-        check_pairs("labels", &self.labels)?;
+        check_labels(&self.labels)?;
         self.template.check()
     }
 }
@@ -73,7 +73,7 @@ impl Template {
         check_list("entrypoint", &self.entrypoint)?;
         check_list("command", &self.command)?;
         check_pairs("environment", &self.environment)?;
-        check_pairs("labels", &self.labels)?;
+        check_labels(&self.labels)?;
         if let Some(key) = self.environment.keys().find(|key| key.is_empty() || key.contains('=')) {
             return refuse("environment", format!("{key:?} is not the name of a variable"));
         }
@@ -370,6 +370,19 @@ fn check_pairs(
         );
     }
     pairs.iter().flat_map(|(key, value)| [key, value]).try_for_each(|text| check_text(field, text))
+}
+
+/// Keys without blanks, so that a selector or a constraint can name each of them.
+fn check_labels(labels: &std::collections::BTreeMap<String, String>) -> Result<(), SpecError> {
+    check_pairs("labels", labels)?;
+    let is_odd =
+        |key: &&String| key.is_empty() || key.chars().any(|c| c.is_whitespace() || c.is_control());
+    match labels.keys().find(is_odd) {
+        Some(key) => {
+            refuse("labels", format!("{key:?} is not the key of a label: write it without blanks"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// A path that means one place: absolute, and without `..` to lead elsewhere.

@@ -128,6 +128,14 @@ impl Template {
         Fingerprint(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
+    /// The paths of its node that it mounts.
+    pub fn binds(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().filter_map(|mount| match &mount.source {
+            MountSource::Volume(_) => None,
+            MountSource::Bind(path) => Some(path.as_str()),
+        })
+    }
+
     /// The volumes it uses, which live on one node.
     pub fn volumes(&self) -> impl Iterator<Item = &VolumeName> {
         self.mounts.iter().filter_map(|mount| match &mount.source {

@@ -59,6 +59,10 @@ fn refusals_name_the_field() {
         ),
         ("labels:", Box::new(|s| drop(s.labels.insert("a".into(), "x".repeat(1 << 20))))),
         (
+            "labels: \"a b\" is not the key",
+            Box::new(|s| drop(s.labels.insert("a b".into(), "c".into()))),
+        ),
+        (
             "labels:",
             Box::new(|s| {
                 drop(s.template.labels.insert("dwell.instance".into(), "web-1".into()));

@@ -10,6 +10,8 @@ use crate::v1;
 const TEXT_MAX: usize = 256;
 /// The most engines a host may report.
 const ENGINES_MAX: usize = 16;
+/// The most paths for mounts a host may report.
+const BINDS_MAX: usize = 64;
 
 impl From<&Capacity> for v1::Capacity {
     fn from(capacity: &Capacity) -> Self {
@@ -26,6 +28,7 @@ impl From<&Capacity> for v1::Capacity {
             agent_version: capacity.agent_version.clone(),
             reserved: Some((&capacity.reserved).into()),
             memory_pressed: capacity.memory_pressed,
+            allow_binds: capacity.allow_binds.clone(),
             engines: engines.map(|(name, info)| (name.clone(), info.into())).collect(),
         }
     }
@@ -35,6 +38,7 @@ impl From<v1::Capacity> for Capacity {
     /// Texts are cut and cleaned: they come from another machine and end up on terminals.
     fn from(wire: v1::Capacity) -> Self {
         let engines = wire.engines.into_iter().take(ENGINES_MAX);
+        let binds = wire.allow_binds.into_iter().take(BINDS_MAX);
         Self {
             cpu: Millicores(wire.cpu_millicores),
             memory: Bytes(wire.memory_bytes),
@@ -47,6 +51,7 @@ impl From<v1::Capacity> for Capacity {
             agent_version: sanitize(&wire.agent_version, TEXT_MAX),
             reserved: wire.reserved.map(Into::into).unwrap_or_default(),
             memory_pressed: wire.memory_pressed,
+            allow_binds: binds.map(|path| sanitize(&path, TEXT_MAX)).collect(),
             engines: engines.map(|(name, info)| (sanitize(&name, TEXT_MAX), info.into())).collect(),
         }
     }

@@ -3,7 +3,7 @@
 use dwell_core::net::Mac;
 
 use super::fleet::{Fleet, address, node, settings_of, spec, workload};
-use crate::model::{Command, Refusal, RefusalClass, Reply};
+use crate::model::{Command, Refusal, RefusalClass, Reply, Settings};
 
 fn fixed(name: &str, addresses: &[&str]) -> dwell_core::workload::WorkloadSpec {
     let mut spec = spec(name, u32::try_from(addresses.len()).unwrap());
@@ -35,6 +35,44 @@ fn every_node_gets_the_first_free_block() {
         refusal.to_string(),
         "all 4 node blocks of 10.80.0.0/24 are taken; remove a node that is no longer used"
     );
+}
+
+#[test]
+fn what_is_kept_back_is_only_given_to_who_asks_for_it() {
+    let range = |text: &str| Some(text.parse().unwrap());
+    let mut fleet = Fleet::new(Settings {
+        static_range: range("10.80.0.0/26"),
+        ..settings_of("10.80.0.0/24", 26)
+    });
+    let Ok(Reply::Joined { block }) = fleet.join("n1") else { panic!("it does not join") };
+    assert_eq!(block.unwrap().to_string(), "10.80.0.64/26");
+    fleet.attach(&node("n1")).unwrap();
+    fleet.apply(fixed("db", &["10.80.0.9"])).unwrap();
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.address("db-0").unwrap(), "10.80.0.9");
+    assert_eq!(fleet.address("web-0").unwrap(), "10.80.0.65");
+    let refusal = fleet.apply(fixed("other", &["10.80.0.9"])).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "other-0 cannot have 10.80.0.9: it is db-0's; choose another of 10.80.0.0/26, from which none is given without \
+         asking, or remove db-0 first"
+    );
+
+    // Kept back within a block that a node has already.
+    let mut settings = settings_of("10.80.0.0/24", 29);
+    settings.static_range = range("10.80.0.0/30");
+    let mut fleet = Fleet::new(settings_of("10.80.0.0/24", 29));
+    fleet.join("n1").unwrap();
+    fleet.restart_with(settings);
+    fleet.attach(&node("n1")).unwrap();
+    fleet.apply(spec("web", 8)).unwrap();
+    fleet.settle();
+    let given: Vec<String> =
+        (0..8).filter_map(|ordinal| fleet.address(&format!("web-{ordinal}"))).collect();
+    assert_eq!(given.first().map(String::as_str), Some("10.80.0.4"), "{given:?}");
+    assert!(given.len() < 4, "{given:?}");
+    assert!(fleet.message("web-7").contains("address"), "{}", fleet.message("web-7"));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Every end of a main process is an event of its instance, once.
 
 use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
 use dwell_core::instance::ProcessEnd;
 use dwell_core::quantity::{Bytes, Millis};
 
@@ -66,6 +67,54 @@ fn every_end_is_told_once_over_streams_and_restarts() {
         ("instance-ended", "its main process was ended by SIGSEGV after 2s (exit code 139)")
     );
     assert_eq!(told(&fleet).len(), 3);
+}
+
+/// What is told of the state of web-0.
+fn states(fleet: &Fleet) -> Vec<String> {
+    let events = fleet.model.events(Some("instance/web-0"), 50);
+    let reasons = events.iter().map(|event| event.reason.clone());
+    let states = ["instance-running", "instance-unhealthy", "instance-healthy", "instance-backoff"];
+    reasons.filter(|reason| states.contains(&reason.as_str())).collect()
+}
+
+fn seen(fleet: &mut Fleet, started_at: u64, health: Health) {
+    let now = fleet.now;
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    let status = host.containers.get_mut(&instance("web-0")).unwrap();
+    (status.started_at, status.health) = (Some(Timestamp(started_at)), health);
+    status.observed_at = now;
+    fleet.report(&node("n1")).unwrap();
+}
+
+#[test]
+fn a_restart_of_the_controller_tells_nothing_of_what_went_on() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    seen(&mut fleet, 5_000, Health::Unhealthy);
+    let before = states(&fleet);
+    assert_eq!(before.last().unwrap(), "instance-unhealthy");
+    fleet.restart_controller();
+    fleet.attach(&node("n1")).unwrap();
+    let stored = fleet.backup();
+    fleet.pass(1);
+    seen(&mut fleet, 5_000, Health::Unhealthy);
+    assert_eq!(states(&fleet), before);
+    assert_eq!(fleet.backup(), stored, "nothing is written either");
+
+    // What happened meanwhile is told.
+    seen(&mut fleet, 5_000, Health::Healthy);
+    fleet.restart_controller();
+    fleet
+        .hosts
+        .get_mut(&node("n1"))
+        .unwrap()
+        .containers
+        .get_mut(&instance("web-0"))
+        .unwrap()
+        .started_at = Some(Timestamp(9_000));
+    fleet.attach(&node("n1")).unwrap();
+    assert_eq!(states(&fleet)[before.len()..], ["instance-healthy", "instance-running"]);
 }
 
 #[test]

@@ -218,12 +218,17 @@ impl Fleet {
 
     /// The controller is killed and starts again from its store.
     pub(super) fn restart_controller(&mut self) {
+        self.restart_with(self.model.settings().clone());
+    }
+
+    /// The same, with another configuration.
+    pub(super) fn restart_with(&mut self, settings: Settings) {
         let records: Vec<Record> = self
             .stored
             .iter()
             .map(|((table, _), json)| Record::decode(table, json).unwrap())
             .collect();
-        let restored = Model::restore(self.model.settings().clone(), records, self.now);
+        let restored = Model::restore(settings, records, self.now);
         assert_eq!(durable(&restored.tables), durable(&self.model.tables));
         assert!(restored.revision() >= self.newest, "revisions go on");
         self.model = restored;

@@ -288,3 +288,19 @@ fn labels_are_checked() {
     let set_labels = (0..300).map(|n| (format!("l{n}"), String::new())).collect();
     assert!(fleet.update_node("n1", NodeChange { set_labels, ..NodeChange::default() }).is_err());
 }
+
+#[test]
+fn an_instance_that_only_has_to_move_is_as_declared() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 4)).unwrap();
+    fleet.settle();
+    let updated = |fleet: &Fleet| fleet.model.workload(&workload("web")).unwrap().updated;
+    assert_eq!(updated(&fleet), 4);
+    // One has its turn to move, the other waits for its own.
+    fleet.drain("n1");
+    assert_eq!(updated(&fleet), 3);
+    let mut web = spec("web", 4);
+    web.placement.pool = Some("other".parse().unwrap());
+    fleet.apply(web).unwrap();
+    assert_eq!(updated(&fleet), 0, "none is where it was declared to be");
+}

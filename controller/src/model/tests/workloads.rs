@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::{Phase, RunState};
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, settings, spec, workload};
 use crate::model::{
-    Command, InstanceAction, PlanAction, Refusal, RefusalClass, Reply, SessionId, Target,
+    Command, InstanceAction, PlanAction, Refusal, RefusalClass, Reply, SessionId, Settings, Target,
     WORKLOADS_MAX,
 };
 
@@ -83,7 +83,7 @@ fn plans_name_the_class_the_fields_and_the_downtime() {
         ),
         (moved, ChangeClass::Move, 1, "constraints", "web-0 is down between stop and start"),
         (grown, ChangeClass::None, 2, "replicas", "no downtime"),
-        (shrunk, ChangeClass::None, 1, "replicas", "no downtime; 1 is removed"),
+        (shrunk, ChangeClass::None, 1, "replicas", "1 is stopped and removed; the others go on"),
     ] {
         let plan = fleet.dry_run(vec![spec]).unwrap().remove(0);
         assert_eq!(plan.class(), class);
@@ -201,6 +201,62 @@ fn stopping_starting_and_restarting() {
     assert_eq!(asked(&fleet), [1, 1, 0], "one at a time");
     fleet.settle();
     assert_eq!(asked(&fleet), [1, 2, 1]);
+}
+
+#[test]
+fn all_workloads_together_have_a_bound() {
+    let mut fleet = Fleet::new(Settings { instances_max: 10, ..settings() });
+    fleet.apply(spec("web", 8)).unwrap();
+    let refusal = Refusal::TooManyInstances { wanted: 11, declared: 8, max: 10 };
+    assert_eq!(fleet.apply(spec("db", 3)).unwrap_err(), refusal);
+    assert_eq!(fleet.dry_run(vec![spec("db", 3)]).unwrap_err(), refusal);
+    let scale = |replicas| Command::Scale { workload: workload("web"), replicas };
+    assert_eq!(fleet.command(scale(11)).unwrap_err(), refusal);
+    let all = Command::ScaleAll(vec![(workload("web"), 11)]);
+    assert_eq!(fleet.command(all).unwrap_err(), refusal);
+    assert!(refusal.to_string().contains("11 instances, of which 8 are declared now; at most 10"));
+    fleet.apply(spec("db", 2)).unwrap();
+
+    // A lower bound than what is there forbids more, but nothing else.
+    fleet.restart_with(Settings { instances_max: 5, ..settings() });
+    fleet.command(scale(7)).unwrap();
+    assert!(fleet.command(scale(8)).is_err());
+}
+
+#[test]
+fn a_plan_says_what_does_not_fit_and_what_no_node_allows() {
+    let mut fleet = Fleet::of(1);
+    let mut web = spec("web", 2);
+    web.template.resources.cpu = Millicores(3000);
+    let mount = |path: &str| Mount {
+        source: MountSource::Bind(path.to_owned()),
+        target: path.to_owned(),
+        read_only: false,
+    };
+    web.template.mounts = vec![mount("/etc"), mount("/srv/data")];
+    let mut capacity = Fleet::capacity();
+    capacity.allow_binds = vec!["/srv".to_owned()];
+    let session = fleet.hosts[&node("n1")].session.unwrap();
+    let heartbeat = Command::Heartbeat { node: node("n1"), session, capacity: Some(capacity) };
+    fleet.command(heartbeat).unwrap();
+    let notes = fleet.dry_run(vec![web]).unwrap().remove(0).notes;
+    let [waits, mount] = notes.as_slice() else { panic!("{notes:?}") };
+    assert!(waits.starts_with("1 instance waits: 0 of 1 nodes fit: n1 has "), "{waits}");
+    assert_eq!(mount, "no node allows to mount its /etc; see `allow_binds` in agent.yaml");
+    let mut lost = spec("lost", 1);
+    lost.placement.pool = Some("nowhere".parse().unwrap());
+    let notes = fleet.dry_run(vec![lost]).unwrap().remove(0).notes;
+    assert!(notes[0].contains("nowhere"), "{notes:?}");
+    assert!(fleet.dry_run(vec![spec("fits", 1)]).unwrap().remove(0).notes.is_empty());
+}
+
+#[test]
+fn what_is_removed_is_no_absence_of_downtime() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 3)).unwrap();
+    fleet.settle();
+    let fewer = fleet.dry_run(vec![spec("web", 1)]).unwrap().remove(0);
+    assert_eq!(fewer.downtime, "2 are stopped and removed; the others go on");
 }
 
 #[test]
