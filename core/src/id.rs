@@ -42,7 +42,8 @@ pub enum NameError {
     /// A character that has no place in a DNS label.
     #[error(
         "{kind} name {name:?} has {character:?} at byte {at}; use lower-case letters, digits and '-', \
-         beginning and ending with a letter or digit"
+         beginning and ending with a letter or digit{}",
+        instead(name)
     )]
     Character {
         /// What was to be named.
@@ -64,7 +65,17 @@ pub enum NameError {
     },
 }
 
-fn check_label(kind: &'static str, name: &str, max: usize) -> Result<(), NameError> {
+/// A name that would do in place of one whose only fault are capitals and underscores.
+fn instead(name: &str) -> String {
+    let plain = name.to_ascii_lowercase().replace('_', "-");
+    match check_label("", &plain, LABEL_MAX, "") {
+        Ok(()) => format!(", such as {plain}"),
+        Err(_) => String::new(),
+    }
+}
+
+/// `inside` has what else may stand between the first character and the last.
+fn check_label(kind: &'static str, name: &str, max: usize, inside: &str) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty { kind, max });
     }
@@ -74,7 +85,7 @@ fn check_label(kind: &'static str, name: &str, max: usize) -> Result<(), NameErr
     let wrong = name.char_indices().find(|&(at, character)| {
         let edge = at == 0 || at + character.len_utf8() == name.len();
         let plain = character.is_ascii_lowercase() || character.is_ascii_digit();
-        !(plain || (character == '-' && !edge))
+        !(plain || (!edge && (character == '-' || inside.contains(character))))
     });
     match wrong {
         Some((at, character)) => {
@@ -86,6 +97,9 @@ fn check_label(kind: &'static str, name: &str, max: usize) -> Result<(), NameErr
 
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $kind:literal, $max:expr) => {
+        name_type!($(#[$doc])* $name, $kind, $max, "");
+    };
+    ($(#[$doc:meta])* $name:ident, $kind:literal, $max:expr, $inside:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -98,7 +112,7 @@ macro_rules! name_type {
             /// [`NameError`] if it is not a DNS label of the allowed length.
             pub fn new(name: impl Into<String>) -> Result<Self, NameError> {
                 let name = name.into();
-                check_label($kind, &name, $max)?;
+                check_label($kind, &name, $max, $inside)?;
                 Ok(Self(name))
             }
 
@@ -121,7 +135,7 @@ macro_rules! name_type {
                     "type": "string",
                     "minLength": 1,
                     "maxLength": $max,
-                    "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+                    "pattern": concat!("^[a-z0-9]([a-z0-9", $inside, "-]*[a-z0-9])?$"),
                 })
             }
         }
@@ -187,8 +201,8 @@ name_type!(
     KeySetName, "key set", LABEL_MAX
 );
 name_type!(
-    /// The name of a volume, unique within its workload.
-    VolumeName, "volume", LABEL_MAX
+    /// The name of a volume, unique within its workload. It is in no hostname, and may have `_` as Compose files do.
+    VolumeName, "volume", LABEL_MAX, "_"
 );
 
 /// The name of an instance: its workload and its ordinal, written `web-0`.
@@ -223,7 +237,7 @@ impl FromStr for InstanceName {
     type Err = NameError;
 
     fn from_str(name: &str) -> Result<Self, NameError> {
-        check_label("instance", name, LABEL_MAX)?;
+        check_label("instance", name, LABEL_MAX, "")?;
         let no_ordinal = || NameError::NoOrdinal { name: name.to_owned() };
         let (workload, digits) = name.rsplit_once('-').ok_or_else(no_ordinal)?;
         let ordinal: u32 = digits.parse().map_err(|_| no_ordinal())?;

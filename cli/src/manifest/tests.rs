@@ -212,7 +212,7 @@ fn what_is_wrong_is_said_where_it_is() {
         ("volumes: ['a:/a:z']", "is not SOURCE:TARGET"),
         ("volumes: [{type: bind, source: a, target: /a}]", "does not fit its type"),
         ("volumes: [{type: tmpfs, target: /a}]", "f.yaml:4:"),
-        ("volumes: ['a_b:/a']", "volume name"),
+        ("volumes: ['a_b_:/a']", "volume name"),
         ("volumes: ['a:/proc']", "cannot be mounted over"),
         ("network: {ip: 10.80.0.0/24}", "is not an IPv4 address"),
         ("network: {ip: [10.80.0.9, 10.80.0.9]}", "network.ip: "),

@@ -21,6 +21,7 @@ fn bad_names_say_what_is_wrong() {
         ("-a", "'-' at byte 0"),
         ("a-", "'-' at byte 1"),
         ("a_b", "'_' at byte 1"),
+        ("My_Web", "ending with a letter or digit, such as my-web"),
         ("w\u{202e}eb", "'\\u{202e}' at byte 1"),
         ("wеb", "at byte 1"), // a Cyrillic letter that looks like an e
         (&"x".repeat(64), "64 bytes is too long"),
@@ -28,6 +29,14 @@ fn bad_names_say_what_is_wrong() {
         let error = NodeName::new(name).unwrap_err().to_string();
         assert!(error.contains(says), "{name:?}: {error}");
         assert!(!error.contains('\0') && !error.contains('\n'), "unescaped: {error:?}");
+    }
+}
+
+#[test]
+fn a_volume_may_be_named_as_in_a_compose_file() {
+    assert_eq!(VolumeName::new("pg_data").unwrap().as_str(), "pg_data");
+    for wrong in ["_data", "data_", "a/b", "A_b"] {
+        assert!(VolumeName::new(wrong).is_err(), "{wrong}");
     }
 }
 

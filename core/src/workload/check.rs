@@ -7,7 +7,7 @@ use super::{
     AllowRule, AllowSource, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template, WorkloadSpec,
 };
 use crate::health::{HealthCheck, Probe};
-use crate::quantity::Bytes;
+use crate::quantity::{Bytes, Millicores};
 
 /// The most entries a list or a map of a specification may have.
 const ENTRIES_MAX: usize = 1_000;
@@ -17,6 +17,8 @@ const TEXT_MAX: usize = 32 * 1024;
 const TOTAL_MAX: usize = 256 * 1024;
 /// The longest image reference, in bytes.
 const IMAGE_MAX: usize = 512;
+/// The smallest share of a processor that the kernel gives: 1 ms of every 100 ms.
+const CPU_MIN: Millicores = Millicores(10);
 /// The least memory an engine can run a container with.
 const MEMORY_MIN: Bytes = Bytes::mebi(6);
 
@@ -102,6 +104,13 @@ impl Template {
             crate::id::NodeName::new(self.hostname.as_str()).map(drop).or_else(|_| {
                 refuse("hostname", format!("{:?} is not a DNS label", self.hostname))
             })?;
+        }
+        let cpu = self.resources.cpu;
+        if cpu != Millicores(0) && cpu < CPU_MIN {
+            return refuse(
+                "resources.cpu",
+                format!("{cpu} is less than {CPU_MIN}, the smallest share that the kernel gives"),
+            );
         }
         let memory = self.resources.memory;
         if memory != Bytes(0) && memory < MEMORY_MIN {

@@ -59,6 +59,10 @@ fn refusals_name_the_field() {
         ),
         ("labels:", Box::new(|s| drop(s.labels.insert("a".into(), "x".repeat(1 << 20))))),
         (
+            "resources.cpu: 5m is less than 10m",
+            Box::new(|s| s.template.resources.cpu = Millicores(5)),
+        ),
+        (
             "labels: \"a b\" is not the key",
             Box::new(|s| drop(s.labels.insert("a b".into(), "c".into()))),
         ),
