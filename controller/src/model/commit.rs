@@ -4,7 +4,7 @@
 //! its revision and note it down. That list is all there is to a command: it is stored, published, or
 //! walked backwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dwell_core::clock::{Now, Timestamp};
@@ -79,6 +79,7 @@ impl Model {
     /// The changes are committed: watchers and sessions may see them.
     pub fn publish(&mut self, changes: Vec<Change>) -> Touched {
         let mut touched = Touched::default();
+        let mut watched = Vec::new();
         for change in changes {
             if change.key == Key::Stored {
                 continue;
@@ -89,9 +90,24 @@ impl Model {
             }
             self.note_for_nodes(&change, &mut touched);
             self.note_for_directory(&change);
+            watched.push(change);
+        }
+        self.note_for_watchers(watched);
+        touched
+    }
+
+    /// Watchers are shown everything as it is, so one mention of each thing is enough: however much a command changes, it
+    /// pushes out of the log no more than what it touches.
+    fn note_for_watchers(&mut self, changes: Vec<Change>) {
+        let mut seen = BTreeSet::new();
+        let is_last = |change: &Change| {
+            let is_over = matches!(change.key, Key::Event(_)) && change.new.is_none();
+            !is_over && change.key.shown_as().is_some_and(|key| seen.insert(key))
+        };
+        let newest: Vec<Change> = changes.into_iter().rev().filter(is_last).collect();
+        for change in newest.into_iter().rev() {
             self.log.push(change.revision, change);
         }
-        touched
     }
 
     /// The changes could not be committed: takes them back. They have to be all that were applied

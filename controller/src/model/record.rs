@@ -69,6 +69,25 @@ pub enum Key {
 }
 
 impl Key {
+    /// The object that looks otherwise to watchers when this one changes; none if they see nothing of it.
+    pub(super) fn shown_as(&self) -> Option<Self> {
+        match self {
+            Self::Workload(_) | Self::Event(_) => Some(self.clone()),
+            Self::Instance(name) | Self::Observed(name) | Self::Waiting(name) => {
+                Some(Self::Instance(name.clone()))
+            }
+            Self::Node(name) | Self::Link(name) => Some(Self::Node(name.clone())),
+            Self::Token(_)
+            | Self::KeySet(_)
+            | Self::Volume(_)
+            | Self::Quarantine(_)
+            | Self::Reserved
+            | Self::History
+            | Self::Stored
+            | Self::Unmet(_) => None,
+        }
+    }
+
     /// The table of the store that such objects are kept in; `None` for volatile ones.
     #[must_use]
     pub fn table(&self) -> Option<&'static str> {

@@ -376,7 +376,9 @@ fn unfit_message(capacity: &Capacity) -> String {
             let engines =
                 capacity.engines.iter().map(|(name, engine)| match engine.message.as_str() {
                     "" => format!("{name} does not answer"),
-                    message => format!("{name} does not answer ({message})"),
+                    // Most messages name the engine themselves.
+                    message if message.starts_with(name.as_str()) => message.to_owned(),
+                    message => format!("{name}: {message}"),
                 });
             format!("takes nothing new: {}", engines.collect::<Vec<_>>().join(", "))
         }

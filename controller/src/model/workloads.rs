@@ -8,7 +8,7 @@ use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
-use dwell_core::workload::{Template, WorkloadSpec};
+use dwell_core::workload::{REPLICAS_MAX, Template, WorkloadSpec};
 
 use super::command::{InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
@@ -54,7 +54,8 @@ impl Model {
         let declared: u64 = workloads.values().map(|workload| count(workload)).sum();
         let (mut more, mut fewer) = (0, 0);
         for (name, replicas) in wanted {
-            more += u64::from(replicas);
+            // One that wants more than a workload may have is refused for that.
+            more += u64::from(replicas.min(REPLICAS_MAX));
             fewer += workloads.get(name).map_or(0, |workload| count(workload));
         }
         let (wanted, max) = (declared - fewer + more, self.settings.instances_max);

@@ -168,34 +168,25 @@ impl Database {
         Ok(Ok(()))
     }
 
+    /// The rows come in the order in which they lie in the file, and are put into that of their revisions here: SQLite
+    /// would write all of them to a temporary file for that.
     fn load(&self) -> Result<Vec<Record>, StoreError> {
-        let rows = self.read_rows().map_err(|error| explain(&self.path, &error))?;
-        let mut records = Vec::with_capacity(rows.len());
+        let failed = |error: rusqlite::Error| explain(&self.path, &error);
+        let sql = "SELECT kind, name, revision, json, digest FROM record ORDER BY kind, name";
+        let mut statement = self.connection.prepare(sql).map_err(failed)?;
+        let rows = statement.query_map([], StoredRow::read).map_err(failed)?;
+        let mut records = Vec::new();
         for stored in rows {
+            let stored = stored.map_err(failed)?;
             if stored.digest != digest(&stored.kind, &stored.name, stored.revision, &stored.json) {
                 let problem =
                     format!("the record {}/{} is not what was written", stored.kind, stored.name);
                 return Err(StoreError::Damaged { path: self.path.clone(), problem });
             }
-            records.push(Record::decode(&stored.kind, &stored.json)?);
+            records.push((stored.revision, Record::decode(&stored.kind, &stored.json)?));
         }
-        Ok(records)
-    }
-
-    fn read_rows(&self) -> rusqlite::Result<Vec<StoredRow>> {
-        let sql =
-            "SELECT kind, name, revision, json, digest FROM record ORDER BY revision, kind, name";
-        let mut statement = self.connection.prepare(sql)?;
-        let rows = statement.query_map([], |row| {
-            Ok(StoredRow {
-                kind: row.get(0)?,
-                name: row.get(1)?,
-                revision: row.get(2)?,
-                json: row.get(3)?,
-                digest: row.get(4)?,
-            })
-        })?;
-        rows.collect()
+        records.sort_by_key(|(revision, _)| *revision);
+        Ok(records.into_iter().map(|(_, record)| record).collect())
     }
 
     /// An error before COMMIT rolls back. One of COMMIT itself does not say what is on the disk (after a
@@ -220,6 +211,18 @@ struct StoredRow {
     revision: i64,
     json: Vec<u8>,
     digest: Vec<u8>,
+}
+
+impl StoredRow {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            kind: row.get(0)?,
+            name: row.get(1)?,
+            revision: row.get(2)?,
+            json: row.get(3)?,
+            digest: row.get(4)?,
+        })
+    }
 }
 
 fn write<'a>(connection: &'a mut Connection, batch: &Batch) -> rusqlite::Result<Transaction<'a>> {

@@ -7,7 +7,8 @@ use dwell_core::id::Revision;
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
 use crate::model::{
-    Command, InstanceFilter, Key, Model, NodeChange, Record, RecordError, SessionId, Settings,
+    Change, Command, InstanceFilter, Key, Model, NodeChange, Record, RecordError, SessionId,
+    Settings,
 };
 
 #[test]
@@ -23,6 +24,24 @@ fn a_watch_resumes_from_a_revision() {
     let rest = fleet.model.changes_since(first[0].revision, usize::MAX).unwrap();
     assert_eq!(rest, changes[1..]);
     assert!(fleet.model.changes_since(fleet.model.revision(), 9).unwrap().is_empty());
+}
+
+#[test]
+fn one_large_command_leaves_no_watcher_behind() {
+    let mut fleet = Fleet::new(Settings { watch_max: 60, ..settings() });
+    fleet.join("n1").unwrap();
+    fleet.attach(&node("n1")).unwrap();
+    let from = fleet.model.revision();
+    // Each instance is made, placed and told of: two mentions, not three.
+    fleet.apply(spec("web", 25)).unwrap();
+    let changes = fleet.model.changes_since(from, usize::MAX).unwrap();
+    let instances = changes.iter().filter(|change| matches!(change.key, Key::Instance(_)));
+    assert_eq!(instances.count(), 25);
+    let placed: Vec<&Change> = changes
+        .iter()
+        .filter(|change| matches!(&change.new, Some(Record::Instance(one)) if one.node.is_some()))
+        .collect();
+    assert_eq!(placed.len(), 25, "the last mention is the one that is kept");
 }
 
 #[test]

@@ -320,10 +320,7 @@ fn nothing_is_placed_where_it_could_not_start() {
         "0 of 3 nodes fit: n1 has no engine that answers, n2 has a full disk, n3 is short of memory"
     );
     let said = |fleet: &Fleet, name: &str| fleet.model.node(&node(name)).unwrap().message;
-    assert_eq!(
-        said(&fleet, "n1"),
-        "takes nothing new: docker does not answer (connection refused)"
-    );
+    assert_eq!(said(&fleet, "n1"), "takes nothing new: docker: connection refused");
     assert!(said(&fleet, "n2").starts_with("takes nothing new: 500Mi of 100000Mi are free"));
     assert!(said(&fleet, "n3").starts_with("takes nothing new: it is short of memory"));
 
