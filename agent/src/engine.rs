@@ -212,6 +212,8 @@ pub trait Engine: Send + Sync {
 pub struct EngineReport {
     /// Versions and readiness; not ready without the runtime that puts containers into sandboxes.
     pub info: EngineInfo,
+    /// Why it cannot run any instance, as it is configured; no container is made then.
+    pub unfit: Option<&'static str>,
     /// The directory of its images and containers, if it has one.
     pub data_root: Option<PathBuf>,
 }

@@ -135,6 +135,8 @@ enum TunnelError {
     NoContainer(InstanceName),
     #[error("{instance} is not running ({phase}); `dwell inspect {instance}` says why")]
     NotRunning { instance: InstanceName, phase: Phase },
+    #[error("{0} has just stopped running; `dwell inspect {0}` says why")]
+    Stopped(InstanceName),
     #[error("this node has {most} {what} open, which is the most; close some, or try again later")]
     TooMany { what: &'static str, most: usize },
     #[error(transparent)]
@@ -158,6 +160,7 @@ impl TunnelError {
             Self::NoEngine
             | Self::NoContainer(_)
             | Self::NotRunning { .. }
+            | Self::Stopped(_)
             | Self::Connect(ConnectError::Refused(_))
             | Self::Engine(EngineError::NotRunning { .. } | EngineError::Refused { .. }) => {
                 Code::FailedPrecondition
@@ -236,8 +239,15 @@ impl Tunnels {
             }
             Some(Purpose::Exec(request)) => {
                 let _permit = self.commands.take()?;
-                let (engine, container) = self.node.container(&request.instance)?;
-                exec::carry(engine, &container, request, ends).await
+                let (engine, instance, container) = self.node.running(&request.instance)?;
+                let carried = exec::carry(engine, &container, request, ends).await;
+                carried.map_err(|error| match error {
+                    // It has ended since it was looked at; its container is nothing that anybody asked for.
+                    TunnelError::Engine(
+                        EngineError::NotRunning { .. } | EngineError::NotFound { .. },
+                    ) => TunnelError::Stopped(instance),
+                    error => error,
+                })
             }
             Some(Purpose::Connect(request)) => {
                 let _permit = self.connections.take()?;
@@ -276,6 +286,24 @@ impl Node {
         match status.container_id.as_str() {
             "" => Err(TunnelError::NoContainer(name)),
             id => Ok((engine, ContainerId(id.to_owned()))),
+        }
+    }
+
+    /// The container of an instance in which a command can run.
+    fn running(
+        &self,
+        instance: &str,
+    ) -> Result<(&SharedEngine, InstanceName, ContainerId), TunnelError> {
+        let (engine, container) = self.container(instance)?;
+        let (_, instance, InstanceStatus { phase, .. }) = self.status(instance)?;
+        match phase {
+            // Whatever else goes on, there may be a process.
+            Phase::Running | Phase::Stopping | Phase::Preparing | Phase::Unknown => {
+                Ok((engine, instance, container))
+            }
+            Phase::Pending | Phase::Stopped | Phase::Backoff | Phase::Failed => {
+                Err(TunnelError::NotRunning { instance, phase })
+            }
         }
     }
 

@@ -26,9 +26,10 @@
 //! Invariant: **no workload process runs in the host's network namespace, not for an instant.**
 //! Whatever cannot be understood, found or verified ends in a message and exit status 1, before
 //! runc is started. The message goes to stderr and to runc's log file (see [`report`]), from where
-//! it reaches whoever ran `docker start`. Docker's network mode of the container does not matter here,
-//! but `none` is the second line of defence: were this program ever bypassed, the container would
-//! have no network, where `host` would give it the host's.
+//! it reaches whoever ran `docker start`. Docker's network mode of the container does not matter here.
+//! It is `host`, since with any other Docker makes a network of its own first, which takes longer than the rest of the
+//! start. So there is no second line of defence: a container of dwell's that is started with another runtime, by
+//! somebody who rewrites Docker's files, gets the host's network.
 //!
 //! The program keeps no state and takes two settings of its own, which come before runc's
 //! arguments (Docker's `runtimeArgs`; giving any makes Docker interpose a shell):

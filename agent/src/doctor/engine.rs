@@ -30,6 +30,10 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
 /// `configured` is the runtime's program in Docker's configuration.
 fn judge(report: &Result<EngineReport, String>, configured: Option<&str>) -> Vec<Finding> {
     let info = match report {
+        Ok(EngineReport { unfit: Some(why), .. }) => {
+            let message = format!("Docker cannot run instances: {why}");
+            return vec![Finding::problem(CHECK, message, "systemctl restart docker")];
+        }
         Ok(report) => &report.info,
         Err(why) => {
             let message = format!("Docker does not answer: {why}");
@@ -82,7 +86,7 @@ mod tests {
     fn what_docker_lacks_is_told_with_the_command() {
         let report = |version: &str, ready| {
             let info = EngineInfo { version: version.to_owned(), ready, ..EngineInfo::default() };
-            Ok(EngineReport { info, data_root: None })
+            Ok(EngineReport { info, unfit: None, data_root: None })
         };
         for (report, configured, bad) in [
             (report("28.2.2", true), None, vec![]),
@@ -98,6 +102,12 @@ mod tests {
                 report("28.2.2", false),
                 Some("/x"),
                 vec![(Outcome::Problem, "systemctl reload docker")],
+            ),
+            (
+                report("28.2.2", true)
+                    .map(|report| EngineReport { unfit: Some("it remaps users"), ..report }),
+                None,
+                vec![(Outcome::Problem, "systemctl restart docker")],
             ),
             (
                 Err("no socket".to_owned()),

@@ -16,8 +16,10 @@ mod leftover;
 mod previous;
 mod pull;
 mod reply;
+mod since;
 mod spec;
 mod sweep;
+mod unstarted;
 mod volumes;
 
 use std::collections::{BTreeSet, HashMap};
@@ -105,6 +107,8 @@ pub struct DockerEngine {
     foreign: Mutex<BTreeSet<String>>,
     paths: PathLooks,
     claims: Claims,
+    /// Why the daemon cannot run instances, by what it said of itself last.
+    unfit: Mutex<Option<&'static str>>,
 }
 
 impl DockerEngine {
@@ -119,6 +123,7 @@ impl DockerEngine {
             foreign: Mutex::default(),
             paths: PathLooks::default(),
             claims: Claims::default(),
+            unfit: Mutex::default(),
         }
     }
 
@@ -165,7 +170,18 @@ impl DockerEngine {
     }
 
     fn runtime_missing(&self) -> EngineError {
-        EngineError::RuntimeMissing { engine: NAME, runtime: Runtime::NAME.to_owned() }
+        EngineError::RuntimeMissing {
+            engine: NAME,
+            runtime: Runtime::NAME.to_owned(),
+            fix: "run `dwell-agent install-runtime` on its host",
+        }
+    }
+
+    /// Why the daemon, as it said of itself last, cannot run a container in its sandbox.
+    fn unfit(&self) -> Option<EngineError> {
+        let reason = (*self.unfit.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let reason = reason.to_owned();
+        Some(EngineError::Other { engine: NAME, operation: "create a container", reason })
     }
 
     async fn image_missing(&self, image: &str) -> bool {
@@ -241,15 +257,23 @@ impl Engine for DockerEngine {
         let seen = limited(QUICK, docker.info()).await;
         let seen = seen.map_err(|error| meaning(error, OPERATION, ""))?;
         let runtimes = seen.runtimes.unwrap_or_default();
-        let ready =
+        let knows =
             self.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
+        let unfit = unfit(seen.security_options.as_deref().unwrap_or_default());
+        *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+        let message = match unfit {
+            Some(why) => format!("{NAME} cannot run instances: {why}"),
+            None if knows => String::new(),
+            None => self.runtime_missing().to_string(),
+        };
         Ok(EngineReport {
             info: EngineInfo {
                 version: seen.server_version.unwrap_or_default(),
                 api_version: docker.client_version().to_string(),
-                ready,
-                message: if ready { String::new() } else { self.runtime_missing().to_string() },
+                ready: message.is_empty(),
+                message,
             },
+            unfit,
             data_root: seen.docker_root_dir.map(PathBuf::from),
         })
     }
@@ -324,6 +348,9 @@ impl Engine for DockerEngine {
     }
 
     async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        if let Some(error) = self.unfit() {
+            return Err(error);
+        }
         let docker = self.client.docker().await?;
         let owner = (assigned.instance.clone(), assigned.generation);
         let _claim = self.claims.take(owner.clone()).ok_or_else(|| EngineError::Other {
@@ -373,6 +400,12 @@ impl Engine for DockerEngine {
                     Some(404) if self.image_missing(image).await => {
                         EngineError::ImageMissing { image: image.clone() }
                     }
+                    // Of a thing that the container was to have: there is no container yet that could be missing.
+                    Some(404) => EngineError::Other {
+                        engine: NAME,
+                        operation: "create a container",
+                        reason: client::reason(&error),
+                    },
                     _ => {
                         let error = meaning(error, "create a container", &name);
                         self.unless_runtime_missing(error).await
@@ -543,14 +576,14 @@ impl Engine for DockerEngine {
         // Also finds out whether it is still there, which the stream would tell late.
         self.inspect(id).await?;
         let docker = self.client.docker().await?;
-        let since = options.since.map_or(0, |since| since.as_seconds_and_nanos().0);
+        let (since, timestamps) = (options.since, options.timestamps);
         let options = LogsOptions {
             follow: options.follow,
             stdout: true,
             stderr: true,
-            since: i32::try_from(since).unwrap_or(i32::MAX),
+            since: since.map_or(0, since::asked),
             until: 0,
-            timestamps: options.timestamps,
+            timestamps: timestamps || since.is_some(),
             tail: options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
         };
         let id = id.clone();
@@ -563,7 +596,15 @@ impl Engine for DockerEngine {
             ) => Ok(Output::Stdout(message)),
             Err(error) => Err(meaning(error, "read what a container wrote", &id)),
         });
-        Ok(output.boxed())
+        let Some(since) = since else { return Ok(output.boxed()) };
+        let later = move |output| {
+            let kept = match output {
+                Ok(output) => since::later(output, since, timestamps).map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            std::future::ready(kept)
+        };
+        Ok(output.filter_map(later).boxed())
     }
 
     async fn previous_output(
@@ -591,6 +632,26 @@ impl Engine for DockerEngine {
     }
 }
 
+/// Why a daemon with these security options cannot put containers into sandboxes.
+fn unfit(security_options: &[String]) -> Option<&'static str> {
+    let has = |name: &str| {
+        let mut parts = security_options.iter().flat_map(|option| option.split(','));
+        parts.any(|part| part.strip_prefix("name=") == Some(name))
+    };
+    if has("rootless") {
+        Some(
+            "it runs without root (rootless mode) and cannot enter sandboxes, which belong to root; run it as root",
+        )
+    } else if has("userns") {
+        Some(
+            "it remaps users, and what it starts cannot enter sandboxes, which belong to the host's users; take \
+             `userns-remap` out of its daemon.json and restart it",
+        )
+    } else {
+        None
+    }
+}
+
 /// The paths that an image declares as volumes. Docker would give each an anonymous volume, which goes with the
 /// container.
 async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, EngineError> {
@@ -605,4 +666,22 @@ async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, Engi
 
 fn malformed(operation: &'static str, what: &str) -> EngineError {
     EngineError::Other { engine: NAME, operation, reason: format!("malformed reply: {what}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_remaps_users_or_has_no_root_is_unfit() {
+        let of = |options: &[&str]| {
+            let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+            unfit(&options)
+        };
+        assert_eq!(of(&["name=apparmor", "name=seccomp,profile=default", "name=cgroupns"]), None);
+        assert!(
+            of(&["name=seccomp,profile=builtin", "name=userns"]).unwrap().contains("userns-remap")
+        );
+        assert!(of(&["name=rootless", "name=userns"]).unwrap().contains("as root"));
+    }
 }

@@ -58,15 +58,14 @@ pub enum EngineError {
         reason: String,
     },
     /// The engine does not know the runtime that puts a container into its sandbox.
-    #[error(
-        "{engine} does not know the runtime {runtime:?}; run `make install`, or add it under \
-         \"runtimes\" in /etc/docker/daemon.json and send dockerd a SIGHUP"
-    )]
+    #[error("{engine} does not know the runtime {runtime:?}; {fix}")]
     RuntimeMissing {
         /// Which engine.
         engine: &'static str,
         /// The runtime.
         runtime: String,
+        /// What makes it known.
+        fix: &'static str,
     },
     /// It failed in a way that may pass.
     #[error("{engine} failed to {operation}: {reason}")]

@@ -16,6 +16,7 @@ use dwell_agent::engine::{
     ContainerState, Engine as _, EngineError, EventKind, ExecRequest, ExecSession, LogOptions,
     Output, OutputStream, TerminalSize,
 };
+use dwell_core::clock::Timestamp;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Mount, MountSource, Resources, Template};
 use futures_util::{StreamExt, TryStreamExt};
@@ -44,7 +45,7 @@ async fn the_docker_engine() {
 
 async fn runtime_missing(world: &World) {
     let report = world.engine.info().await.unwrap();
-    assert!(!report.info.ready && report.info.message.contains("make install"), "{report:?}");
+    assert!(!report.info.ready && report.info.message.contains("install-runtime"), "{report:?}");
     assert_eq!(report.data_root.unwrap(), world.directory.path().join("data"));
     let refused = world.create(&assigned("early-0", 1, shell("true"))).await.unwrap_err();
     assert!(matches!(refused, EngineError::RuntimeMissing { .. }), "{refused}");
@@ -206,6 +207,20 @@ async fn logs(world: &World) {
     let text = text + &errors;
     assert!(text.starts_with("20") && text.contains("Z t") && text.lines().count() == 1, "{text}");
     world.engine.remove(&id).await.unwrap();
+
+    // Within one second, which is the finest that Docker takes.
+    let id =
+        world.run("since-0", "echo one; usleep 50000; echo two; usleep 50000; echo three").await;
+    world.engine.wait(&id).await.unwrap();
+    let times = LogOptions { timestamps: true, ..LogOptions::default() };
+    let (all, _) = texts(world.engine.logs(&id, &times).await.unwrap()).await;
+    let second = all.lines().nth(1).and_then(|line| line.split_once(' ')).unwrap().0;
+    let second: jiff::Timestamp = second.parse().unwrap();
+    let since = Some(Timestamp(u64::try_from(second.as_millisecond()).unwrap()));
+    let since = LogOptions { since, ..LogOptions::default() };
+    let (late, _) = texts(world.engine.logs(&id, &since).await.unwrap()).await;
+    assert_eq!(late, "two\nthree\n", "of {all}");
+    world.engine.remove(&id).await.unwrap();
     assert!(matches!(world.engine.logs(&id, &last).await, Err(EngineError::NotFound { .. })));
 }
 
@@ -231,12 +246,17 @@ async fn exec(world: &World) {
     assert_eq!(output.len(), 3 + text.len());
     assert_eq!(session.control.exit_code().await, Ok(Some(0)));
 
-    // Docker tells only in the output that there is no such command.
-    let request = ExecRequest { command: vec!["/no".to_owned()], ..ExecRequest::default() };
-    let session = world.engine.exec(&id, &request).await.unwrap();
-    let (output, errors) = texts(session.output).await;
-    assert!(output.contains("no such file") || errors.contains("no such file"), "{output}{errors}");
-    assert!(matches!(session.control.exit_code().await, Ok(Some(126 | 127))));
+    // Docker tells only in the output, and in its own words, that there is no such command.
+    for (command, told, code) in [
+        ("/no", "dwell: /no: not found in the instance\r\n", 127),
+        ("no", "dwell: no: not found in the instance\r\n", 127),
+        ("/etc/hosts", "dwell: /etc/hosts: not executable\r\n", 126),
+    ] {
+        let request = ExecRequest { command: vec![command.to_owned()], ..ExecRequest::default() };
+        let session = world.engine.exec(&id, &request).await.unwrap();
+        assert_eq!(texts(session.output).await, (String::new(), told.to_owned()));
+        assert_eq!(session.control.exit_code().await, Ok(Some(code)));
+    }
 
     world.engine.stop(&id, Duration::ZERO).await.unwrap();
     let refused = world.engine.exec(&id, &command("true")).await.err().unwrap();

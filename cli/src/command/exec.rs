@@ -42,7 +42,8 @@ Examples:
   pg_dump shop | dwell exec -i db-0 -- psql -U postgres shop
   dwell exec -e LANG=C -w /srv -u www web-0 -- ls
 
-Exit code 125 is dwell's own: the command could not be run, or the connection to it was lost.")]
+Exit codes 127 and 126 are those of shells: there is no such command, or it is not executable. 125 is dwell's own: \
+the instance does not run, or the connection to it was lost.")]
 pub(crate) struct Exec {
     /// Connect standard input
     #[arg(short = 'i', long)]

@@ -89,6 +89,14 @@ pub(super) fn status(error: &Error) -> Option<u16> {
     }
 }
 
+/// What the daemon replied, for people.
+pub(super) fn reason(error: &Error) -> String {
+    match error {
+        Error::DockerResponseServerError { message, .. } => sanitize(message, REASON_MAX),
+        error => sanitize(&error.to_string(), REASON_MAX),
+    }
+}
+
 /// What an error means to the one who asked for `operation` on the container `id`.
 pub(super) fn meaning(error: Error, operation: &'static str, id: impl Display) -> EngineError {
     match error {

@@ -21,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio_util::bytes::Bytes;
 
 use super::client::{Client, NAME, QUICK, limited, meaning, status, unavailable};
+use super::unstarted::{Code, in_our_words};
 use crate::death;
 use crate::engine::{
     ContainerId, EngineError, ExecControl, ExecRequest, ExecSession, Output, OutputStream,
@@ -61,14 +62,22 @@ pub(super) async fn start(
     let attached =
         tokio::time::timeout(QUICK, attach(client.socket(), &docker, &id, request.terminal));
     let (reader, writer) = attached.await.map_err(|_| EngineError::timed_out(NAME, QUICK))??;
-    let control = Control { client: Arc::clone(client), id, container: container.clone() };
+    let unstarted = Code::default();
+    let control = Control {
+        client: Arc::clone(client),
+        id,
+        container: container.clone(),
+        unstarted: Arc::clone(&unstarted),
+    };
     if let Some(size) = request.terminal {
         // Before API 1.42 the size cannot be given beforehand. A command that has ended is no reason to fail.
         drop(control.resize(size).await);
     }
+    let output = if terminal { raw(reader) } else { framed(reader) };
+    let command = request.command.first().cloned().unwrap_or_default();
     Ok(ExecSession {
         input: Box::pin(writer),
-        output: if terminal { raw(reader) } else { framed(reader) },
+        output: in_our_words(output, command, unstarted),
         control: Box::new(control),
     })
 }
@@ -78,6 +87,8 @@ struct Control {
     /// Docker's name for the command.
     id: String,
     container: ContainerId,
+    /// The exit code of a command that could not be started.
+    unstarted: Code,
 }
 
 #[async_trait]
@@ -90,6 +101,9 @@ impl ExecControl for Control {
     }
 
     async fn exit_code(&self) -> Result<Option<i32>, EngineError> {
+        if let Some(&code) = self.unstarted.get() {
+            return Ok(Some(code));
+        }
         let docker = self.client.docker().await?;
         let seen = limited(QUICK, docker.inspect_exec(&self.id)).await;
         let seen = seen.map_err(|error| exec_error(error, &self.container))?;

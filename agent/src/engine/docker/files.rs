@@ -90,7 +90,7 @@ pub(super) fn write(
         fs::set_permissions(path, fs::Permissions::from_mode(0o644))
     };
     fs::create_dir_all(&directory)
-        .and_then(|()| write("hosts", hosts(assigned)))
+        .and_then(|()| write("hosts", hosts(assigned, zone)))
         .and_then(|()| write("resolv.conf", resolvers))
         .map_err(|error| EngineError::Other {
             engine: NAME,
@@ -139,12 +139,14 @@ fn list(directory: &Path) -> io::Result<Vec<OsString>> {
     }
 }
 
-fn hosts(assigned: &Assigned) -> String {
+/// The first name of an address is its canonical one: `hostname -f` prints the name with the zone, if there is one.
+fn hosts(assigned: &Assigned, zone: Option<&str>) -> String {
     let (address, name) = (assigned.address, assigned.hostname());
     let instance = assigned.instance.to_string();
+    let full = zone.map(|zone| format!("{instance}.{zone} ")).unwrap_or_default();
     let alias = if name == instance { String::new() } else { format!(" {instance}") };
     format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{name}{alias}\n"
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{full}{name}{alias}\n"
     )
 }
 
@@ -267,11 +269,14 @@ mod tests {
     #[test]
     fn hosts_names_the_instance_once() {
         let mut template = Template::of_image("a");
-        let text = hosts(&fake::assigned("web-0", 1, template.clone()));
+        let text = hosts(&fake::assigned("web-0", 1, template.clone()), None);
         assert!(text.ends_with("10.80.0.1\tweb-0\n"), "{text}");
+        // `hostname -f` takes the first.
+        let text = hosts(&fake::assigned("web-0", 1, template.clone()), Some("dwell"));
+        assert!(text.ends_with("10.80.0.1\tweb-0.dwell web-0\n"), "{text}");
         template.hostname = "db".to_owned();
-        let text = hosts(&fake::assigned("web-0", 1, template));
-        assert!(text.ends_with("10.80.0.1\tdb web-0\n"), "{text}");
+        let text = hosts(&fake::assigned("web-0", 1, template), Some("dwell"));
+        assert!(text.ends_with("10.80.0.1\tweb-0.dwell db web-0\n"), "{text}");
     }
 
     #[test]
@@ -308,7 +313,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let assigned = |generation| fake::assigned("web-0", generation, Template::of_image("a"));
         let (old, new) = (assigned(1), assigned(2));
-        let directory = write(data.path(), &old, old.generation, None).unwrap();
+        let directory = write(data.path(), &old, old.generation, Some("dwell")).unwrap();
         let hosts = fs::read_to_string(directory.join("hosts")).unwrap();
         let resolvers = directory.join("resolv.conf");
         fs::write(&resolvers, "nameserver 192.0.2.7\n").unwrap();

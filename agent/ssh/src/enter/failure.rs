@@ -30,7 +30,7 @@ pub enum Failure {
     },
 
     /// Nothing in it runs until somebody lets it.
-    #[error("its container is paused; `docker unpause` lets it go on")]
+    #[error("its container is paused; somebody on its node has to let it go on")]
     Paused,
 
     /// The bound on a start.
