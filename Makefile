@@ -13,7 +13,7 @@ SEED    ?=
 SEEDS   ?= 1000
 FROM    ?= 0
 STEPS   ?= 24
-WITH    ?=
+ONLY    ?=
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -73,7 +73,7 @@ fuzz: ## every parser of bytes from a network, for SECONDS each; needs `cargo in
 	done
 
 sim: ## the whole, simulated: SEEDS fleets from seed FROM on, STEPS faults each (docs/simulation.md)
-	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(WITH),--with $(WITH))
+	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(ONLY),--only $(ONLY))
 
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
 	$(SUDO) $(RELEASE)/dwell-lab setup --tests

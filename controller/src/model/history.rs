@@ -21,12 +21,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Incarnation, NodeName, Revision, Term};
+use dwell_core::id::{Incarnation, InstanceName, NodeName, Revision, Term};
 use dwell_core::session::{Claim, Hello};
+use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
-use super::object::{History, Instance, Restored, Severity, Subject};
+use super::object::{History, Instance, Leaving, Link, Restored, Severity, Subject, Workload};
 use super::record::{Key, Record};
-use super::{Command, Model, Refusal};
+use super::workloads::{new_instance, next_workload};
+use super::{Command, Model, NodeChange, Refusal};
 
 /// How far a node may move the revision on. A node that claims more is wrong, and not followed.
 const AHEAD_MAX: u64 = 1 << 40;
@@ -125,6 +127,15 @@ impl Model {
         self.event(now, severity, Subject::Cluster, "controller-restored", message);
     }
 
+    /// Nodes that attached before a restore was noticed attach again, to say what they hold.
+    fn end_other_sessions(&mut self, of: &NodeName) {
+        let links = self.tables.links().values();
+        let others = links.filter(|link| link.node != *of && link.session.is_some());
+        for link in others.cloned().collect::<Vec<_>>() {
+            self.put_link(Link { session: None, ..Link::clone(&link) });
+        }
+    }
+
     fn put_history(&mut self, history: History) {
         self.put_with(|revision| Record::History(Arc::new(History { revision, ..history })));
     }
@@ -133,6 +144,7 @@ impl Model {
     pub(super) fn learn_history(&mut self, node: &NodeName, hello: &Hello, now: Timestamp) {
         if let Some(reason) = self.evidence(node, hello) {
             self.begin_another(&reason, now);
+            self.end_other_sessions(node);
         }
         self.told.insert(node.clone());
         // Revisions that one node is given only grow, also over a restore.
@@ -175,7 +187,9 @@ impl Model {
     /// Follows a node's claim to an instance if it is newer than what is known.
     fn follow_claim(&mut self, node: &NodeName, claim: &Claim, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(&claim.instance).cloned() else { return };
-        if claim.generation <= instance.generation {
+        // One that was not placed yet when the backup was made was placed at the same generation.
+        let is_older = claim.generation < instance.generation;
+        if is_older || (claim.generation == instance.generation && instance.node.is_some()) {
             return;
         }
         let generation = claim.generation;
@@ -183,15 +197,21 @@ impl Model {
             self.put_instance(Instance { generation, ..Instance::clone(&instance) });
             return;
         }
-        let has_address = instance.identity.is_none_or(|own| own.address == claim.address);
-        if instance.removing || !has_address || !self.is_member(node) {
+        if instance.removing || !self.is_member(node) {
+            return;
+        }
+        let identity = match instance.identity {
+            Some(own) => Some(own).filter(|own| own.address == claim.address),
+            None => self.claim_static(&claim.instance, claim.address, now).ok(),
+        };
+        if identity.is_none() {
             return;
         }
         let before = instance.node.as_ref().map_or("no node".to_owned(), ToString::to_string);
         self.delete(Key::Observed(claim.instance.clone()));
         let freed = Instance { node: None, leaving: None, ..Instance::clone(&instance) };
         self.put_instance(freed.clone());
-        self.put_instance(Instance { node: Some(node.clone()), generation, ..freed });
+        self.put_instance(Instance { node: Some(node.clone()), identity, generation, ..freed });
         self.delete(Key::Waiting(claim.instance.clone()));
         let message = format!(
             "is taken to be on {node}, which holds generation {generation}; the restored controller knew generation {} \
@@ -200,6 +220,12 @@ impl Model {
         );
         let subject = Subject::Instance(claim.instance.clone());
         self.event(now, Severity::Warning, subject, "instance-adopted", message);
+    }
+
+    /// Whether a node has said that it was told to run an instance.
+    pub(super) fn claims_of(&self, node: &NodeName, instance: &InstanceName) -> bool {
+        let claims = self.claims.get(node).into_iter().flatten();
+        claims.into_iter().any(|claim| claim.instance == *instance)
     }
 
     /// What nodes hold that is not theirs as far as is known.
@@ -227,11 +253,8 @@ impl Model {
             return Err(Refusal::NodesNotHeard { count, example });
         }
         let unknown = self.unknown_claims();
-        for (_, claim) in &unknown {
-            let is_free = !self.tables.index().holders.contains_key(&claim.address);
-            if is_free && self.settings.range.is_usable(claim.address) {
-                self.release_address(claim.instance.clone(), claim.address, now);
-            }
+        for (node, claim) in &unknown {
+            self.await_end(node, claim, now);
         }
         self.put_history(History { restored: None, ..History::clone(&history) });
         let named: Vec<String> = unknown
@@ -252,6 +275,57 @@ impl Model {
         Ok(())
     }
 
+    /// A node holds an instance that is not there, as far as is known. It counts as leaving that node, so that neither its
+    /// name nor its address is used elsewhere before the node has let go of it.
+    fn await_end(&mut self, node: &NodeName, claim: &Claim, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(&claim.instance).cloned() else {
+            return self.bury(node, claim, now);
+        };
+        let home = instance.node.as_ref();
+        if home.is_some_and(|home| self.claims_of(home, &claim.instance)) {
+            return;
+        }
+        let generation = self.next_generation(&instance).max(claim.generation.next());
+        self.delete(Key::Observed(claim.instance.clone()));
+        let freed =
+            Instance { node: None, leaving: None, generation, ..Instance::clone(&instance) };
+        self.put_instance(freed.clone());
+        self.put_with(|revision| {
+            let leaving = Some(Leaving { since: revision, to: None });
+            let node = Some(node.clone());
+            Record::Instance(Arc::new(Instance { node, leaving, revision, ..freed }))
+        });
+    }
+
+    /// Nothing is known of an instance that a node holds: it is removed, as one that is known would be.
+    fn bury(&mut self, node: &NodeName, claim: &Claim, now: Timestamp) {
+        let name = &claim.instance;
+        if !self.tables.workloads().contains_key(name.workload()) {
+            let spec = WorkloadSpec {
+                name: name.workload().clone(),
+                replicas: 0,
+                template: Template::of_image(""),
+                addresses: Vec::new(),
+                placement: Placement::default(),
+                update: UpdatePolicy::default(),
+                labels: BTreeMap::new(),
+            };
+            self.put_workload(Workload { removing: true, ..next_workload(None, spec, false, now) });
+        }
+        let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
+        let identity = self.claim_static(name, claim.address, now).ok();
+        let template = self.shared_template(&workload);
+        let instance = new_instance(&workload, &template, name, now, identity);
+        let (node, generation) = (Some(node.clone()), claim.generation.next());
+        self.put_with(|revision| {
+            let leaving = Some(Leaving { since: revision, to: None });
+            let (life, removing) = (revision, true);
+            let instance =
+                Instance { node, generation, leaving, removing, life, revision, ..instance };
+            Record::Instance(Arc::new(instance))
+        });
+    }
+
     /// Refuses what has to wait until a restore is confirmed.
     pub(super) fn check_confirmed(&self, command: &Command) -> Result<(), Refusal> {
         let changes_something = matches!(
@@ -262,7 +336,7 @@ impl Model {
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::RedeemToken(_)
-                | Command::UpdateNode { .. }
+                | Command::UpdateNode { change: NodeChange { admit: false, .. }, .. }
                 | Command::RemoveVolume { .. }
         );
         if changes_something && self.is_unconfirmed() {

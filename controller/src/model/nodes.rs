@@ -126,10 +126,12 @@ impl Model {
         let address = hello.address;
         let node = self.tables.nodes().get(name).cloned();
         let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
-        if node.contested {
+        // Whoever was removed and has nothing left is told to run nothing, one host like the other.
+        let is_out = node.removed && self.instances_on(name).is_empty();
+        if node.contested && !is_out {
             return Err(Refusal::NodeContested(name.clone()));
         }
-        if self.is_contested(&node, hello.run, address, now) {
+        if !is_out && self.is_contested(&node, hello.run, address, now) {
             return Ok(false);
         }
         if node.address != address && !node.removed && !self.volatile_only {
@@ -173,7 +175,12 @@ impl Model {
         change: NodeChange,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let old = self.member(name)?;
+        let old = match change.admit {
+            // What was removed while it was heard of may have to say that its instances have ended.
+            true => self.tables.nodes().get(name).cloned(),
+            false => self.member(name).ok(),
+        };
+        let old = old.ok_or_else(|| Refusal::NoNode(name.clone()))?;
         let mut node = Node::clone(&old);
         if change.admit {
             node.contested = false;

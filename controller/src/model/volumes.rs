@@ -343,10 +343,14 @@ impl Model {
                 && other.state == VolumeState::Kept
         });
         let instance = self.tables.instances().get(&key.instance);
-        let is_home = instance.is_some_and(|instance| instance.assigned_to() == Some(&key.node));
+        let is_assigned = instance.is_some_and(|one| one.assigned_to() == Some(&key.node));
+        // A restored controller knows less of who has the newest one than whoever was told to run the instance.
+        let is_claimed = self.is_unconfirmed() && self.claims_of(&key.node, &key.instance);
+        let is_home = is_assigned || is_claimed;
         let free = if replaced && !is_home { VolumeState::Stale } else { VolumeState::Kept };
         let state = match known.as_ref().map(|known| known.state) {
             None | Some(VolumeState::Lost) => free,
+            Some(VolumeState::Stale) if is_claimed => free,
             Some(state) => state,
         };
         if known.as_ref().is_some_and(|known| known.state == state && known.seen) {

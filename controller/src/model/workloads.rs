@@ -383,7 +383,7 @@ impl Model {
 }
 
 /// What a workload becomes by a declaration.
-fn next_workload(
+pub(super) fn next_workload(
     old: Option<&Workload>,
     spec: WorkloadSpec,
     resume: bool,
@@ -413,7 +413,7 @@ fn next_workload(
     }
 }
 
-fn new_instance(
+pub(super) fn new_instance(
     workload: &Workload,
     template: &Arc<Template>,
     name: &InstanceName,

@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
+use dwell_core::id::Revision;
 use dwell_core::session::{AssignmentChange, Hello, StatusReport};
 use dwell_proto::v1;
 use dwell_proto::v1::agent_message::Message as Up;
 use dwell_proto::v1::controller_message::Message as Down;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -37,7 +38,9 @@ impl Sessions {
             address: hello.address,
         };
         self.owner.command(back).await.map_err(into_status)?;
+        let confirmed = self.owner.directory_revisions();
         let nothing = self.owner.read(Model::dismissal).await.map_err(into_status)?;
+        let until_confirmed = nothing.unconfirmed.then_some(confirmed);
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let welcome = Down::Welcome(self.welcome(protocol).await?);
         let nothing = Down::Assignment((&AssignmentChange::Snapshot(nothing)).into());
@@ -45,18 +48,28 @@ impl Sessions {
             let message = v1::ControllerMessage { message: Some(message) };
             sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the stream ended"))?;
         }
-        tokio::spawn(listen(self.clone(), Arc::new(caller), messages, sender));
+        tokio::spawn(listen(self.clone(), Arc::new(caller), messages, sender, until_confirmed));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }
 
-/// Reads what the host says until one side ends.
+/// Reads what the host says until one side ends. Before a restore is confirmed, the host was told to go on as it is: the
+/// stream ends with the confirmation, so that the host begins another one and is told to run nothing.
 async fn listen(
     sessions: Sessions,
     caller: Arc<Caller>,
     mut messages: Streaming<v1::AgentMessage>,
     sender: super::outbound::Outgoing,
+    until_confirmed: Option<watch::Receiver<Option<Revision>>>,
 ) {
+    // The directory is shown to nobody while a restore is unconfirmed.
+    let confirmed = async {
+        match until_confirmed {
+            Some(mut shown) => drop(shown.wait_for(Option::is_some).await),
+            None => std::future::pending().await,
+        }
+    };
+    tokio::pin!(confirmed);
     let mut has_ended = false;
     loop {
         // Cancel-safe: what is interrupted ends for good.
@@ -64,6 +77,7 @@ async fn listen(
             message = messages.message() => message,
             () = sender.closed() => return,
             () = sessions.stop.cancelled() => return,
+            () = &mut confirmed => return,
         };
         let Ok(Some(v1::AgentMessage { message })) = message else { return };
         let Some(Up::Status(report)) = message else { continue };

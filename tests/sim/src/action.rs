@@ -26,7 +26,7 @@ pub enum Class {
     EngineFaulty,
     /// Links are cut, in one direction or both.
     Cut,
-    /// Streams break, and their last messages come late.
+    /// Streams break, their last messages come late, and messages come twice.
     BrokenStream,
     /// The wall clock of a host or of the controller is set.
     ClockStep,
@@ -48,11 +48,13 @@ pub enum Class {
     MissedDeath,
     /// Instances with volumes are scaled down and up, removed and declared again.
     Volumes,
+    /// Somebody runs containers of their own with labels like those of dwell.
+    Foreign,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -73,6 +75,7 @@ impl Class {
         Self::BadVersion,
         Self::MissedDeath,
         Self::Volumes,
+        Self::Foreign,
     ];
 
     /// Its name on the command line.
@@ -99,6 +102,7 @@ impl Class {
             Self::BadVersion => "bad-version",
             Self::MissedDeath => "missed-death",
             Self::Volumes => "volumes",
+            Self::Foreign => "foreign",
         }
     }
 }
@@ -128,6 +132,8 @@ pub(crate) enum Action {
     Cut { host: u8, for_ms: Ms, up: bool, down: bool },
     Delay { host: u8, for_ms: Ms, delay_max: Ms },
     BreakStream { host: u8 },
+    Repeat { host: u8, for_ms: Ms },
+    RunForeign { host: u8, pick: u8 },
     StepClock { host: Option<u8>, by_ms: i64 },
     KillController { down_ms: Ms },
     CrashInCommit { kept: bool },
@@ -285,9 +291,10 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             let (up, down) = [(true, true), (true, false), (false, true)][rng.usize(..3)];
             Action::Cut { host, for_ms, up, down }
         }
-        Class::BrokenStream => match rng.bool() {
-            true => Action::BreakStream { host },
-            false => Action::Delay { host, for_ms, delay_max: rng.u64(1..5_000) },
+        Class::BrokenStream => match rng.u8(..4) {
+            0 | 1 => Action::BreakStream { host },
+            2 => Action::Repeat { host, for_ms },
+            _ => Action::Delay { host, for_ms, delay_max: rng.u64(1..5_000) },
         },
         Class::ClockStep => Action::StepClock {
             host: rng.bool().then_some(host),
@@ -307,6 +314,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             let bad = u8::try_from(rng.usize(..BAD.len())).unwrap_or(0);
             Action::Apply { workload, bad: Some(bad) }
         }
+        Class::Foreign => Action::RunForeign { host, pick },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::Volumes => match rng.u8(..4) {
             3 => Action::RemoveVolume { pick },

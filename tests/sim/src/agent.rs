@@ -3,18 +3,19 @@
 //! Nothing here does anything: [`Agent::handle`] takes one [`Input`] and says, as [`Output`]s, what is to be
 //! done. The world does that, late, twice or not at all.
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_agent_core::{Call, CallId, Core, Input as CoreInput, Output as CoreOutput, Watch};
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, Position};
+use dwell_core::directory::Directory;
+use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Hello, Statuses};
 use dwell_planner::session::{Holding, Stream};
-use dwell_planner::{ContainerId, Desired, EngineState, Journal};
+use dwell_planner::{ContainerId, Desired, EngineState};
 
+use crate::host::Disk;
 use crate::message::{Down, Up};
 
 /// What happens to an agent.
@@ -43,6 +44,7 @@ pub(crate) enum Output {
     Watch(Watch),
     Unwatch(ContainerId),
     Store(Arc<Assignment>),
+    StoreDirectory(Directory),
     Send(Up),
     EndStream(String),
     WakeAt(Timestamp),
@@ -52,6 +54,9 @@ pub(crate) enum Output {
 pub(crate) struct Agent {
     core: Core,
     holding: Holding,
+    directory: Directory,
+    /// Whether a change of the directory was lost, so that all of it is needed.
+    has_gap: bool,
     statuses: Option<Arc<Statuses>>,
     /// What the present stream was used for, if there is one.
     stream: Option<Stream>,
@@ -68,17 +73,14 @@ impl std::fmt::Debug for Agent {
 
 impl Agent {
     /// An agent that starts with what is on disk.
-    pub(crate) fn new(
-        held: Option<Arc<Assignment>>,
-        journals: BTreeMap<InstanceName, Journal>,
-        run: u64,
-        now: Timestamp,
-    ) -> Self {
+    pub(crate) fn new(disk: &Disk, run: u64, now: Timestamp) -> Self {
         let settings =
             dwell_agent_core::Settings { calls_max: 4, backstop: Duration::from_secs(600) };
         Self {
-            core: Core::new(settings, journals, now),
-            holding: Holding::found(held),
+            core: Core::new(settings, disk.journals.clone(), now),
+            holding: Holding::found(disk.assignment.clone()),
+            directory: disk.directory.clone(),
+            has_gap: false,
             statuses: None,
             stream: None,
             run,
@@ -95,6 +97,11 @@ impl Agent {
     /// What it holds in memory.
     pub(crate) fn held(&self) -> Option<&Assignment> {
         self.holding.assignment().map(AsRef::as_ref)
+    }
+
+    /// Who is where, as far as it was told.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
     }
 
     /// What it knows of the node, and when it looks again, for a trace.
@@ -121,6 +128,10 @@ impl Agent {
                     term: holding.term(),
                     durable: holding.controller_durable(),
                     claims: holding.claims(),
+                    directory: match self.has_gap {
+                        true => Position::default(),
+                        false => self.directory.position(),
+                    },
                     ..Hello::of(address)
                 };
                 self.stream = Some(stream);
@@ -141,7 +152,18 @@ impl Agent {
                 self.holding.stored(position);
                 return self.tell(out);
             }
-            Input::Message(message) => match self.holding.merge(*message) {
+            Input::Message(Down::Directory(change)) => {
+                self.has_gap = self.directory.apply(*change).is_err();
+                match self.has_gap {
+                    false => out.push(Output::StoreDirectory(self.directory.clone())),
+                    true => {
+                        self.stream = None;
+                        out.push(Output::EndStream("the directory has a gap".to_owned()));
+                    }
+                }
+                return;
+            }
+            Input::Message(Down::Assignment(change)) => match self.holding.merge(*change) {
                 Ok(merged) => {
                     if let Some(stream) = &mut self.stream {
                         stream.received(merged.position());

@@ -6,7 +6,8 @@ use dwell_controller::model::{
     Change, Command, Model, Record, Refusal, Reply, SessionId, Settings, Touched,
 };
 use dwell_core::clock::Now;
-use dwell_core::id::{NodeName, Revision};
+use dwell_core::directory::DirectoryChange;
+use dwell_core::id::{NodeName, Position, Revision};
 
 use crate::host::Wall;
 use crate::message::Down;
@@ -37,6 +38,10 @@ pub(crate) struct Session {
     pub(crate) node: NodeName,
     /// The revision the agent was brought to.
     sent: Option<Revision>,
+    /// The directory that the agent holds, or will hold when it has got what was sent.
+    directory: Position,
+    /// Whether the directory that the agent held at first has been compared with what there is.
+    compared: bool,
     /// Whether it is about to be brought to a newer one.
     pub(crate) pushing: bool,
 }
@@ -130,31 +135,59 @@ impl Controller {
         Ok((applied.reply, touched, applied.changes))
     }
 
-    /// A stream begins.
-    pub(crate) fn open(&mut self, stream: u64, node: NodeName) {
-        self.sessions.insert(stream, Session { node, sent: None, pushing: false });
+    /// A stream begins, of an agent that holds this directory.
+    pub(crate) fn open(&mut self, stream: u64, node: NodeName, directory: Position) {
+        let session = Session { node, sent: None, directory, compared: false, pushing: false };
+        self.sessions.insert(stream, session);
     }
 
     /// What brings an agent to the newest revision, if there is anything to say.
-    pub(crate) fn push(&mut self, stream: u64) -> Option<Down> {
-        let model = self.model.as_ref()?;
-        let session = self.sessions.get_mut(&stream)?;
+    ///
+    /// # Errors
+    /// The stream does not speak for its node any more.
+    pub(crate) fn push(&mut self, stream: u64) -> Result<Vec<Down>, Refusal> {
+        let Some(model) = &self.model else { return Ok(Vec::new()) };
+        let Some(session) = self.sessions.get_mut(&stream) else { return Ok(Vec::new()) };
         session.pushing = false;
-        let change = model.assignment_change(&session.node, session.sent)?;
-        session.sent = Some(change.position().revision);
-        Some(Box::new(change))
+        model.check_session(&session.node, self::session(stream))?;
+        let mut messages = Vec::new();
+        if let Some(change) = model.assignment_change(&session.node, session.sent) {
+            session.sent = Some(change.position().revision);
+            messages.push(Down::Assignment(Box::new(change)));
+        }
+        messages.extend(session.directory(model).map(|change| Down::Directory(Box::new(change))));
+        Ok(messages)
     }
 
-    /// Streams of these nodes that are to be brought to a newer revision.
+    /// Streams that are to be brought to a newer revision: of these nodes, or for a newer directory.
     pub(crate) fn due(&mut self, touched: &Touched) -> Vec<u64> {
         let mut due = Vec::new();
+        let directory = self.model.as_ref().and_then(Model::directory_revision);
         for (&stream, session) in &mut self.sessions {
-            if (touched.everyone || touched.nodes.contains(&session.node)) && !session.pushing {
+            let is_touched = touched.everyone || touched.nodes.contains(&session.node);
+            if (is_touched || session.has_news(directory)) && !session.pushing {
                 session.pushing = true;
                 due.push(stream);
             }
         }
         due
+    }
+}
+
+impl Session {
+    fn has_news(&self, directory: Option<Revision>) -> bool {
+        directory.is_some_and(|newest| !self.compared || newest > self.directory.revision)
+    }
+
+    /// What the agent does not know yet of the directory. A removed node has no business with names.
+    fn directory(&mut self, model: &Model) -> Option<DirectoryChange> {
+        if !self.has_news(model.directory_revision()) || !model.is_member(&self.node) {
+            return None;
+        }
+        let known = model.directory_since(self.directory.within(model.incarnation()));
+        let change = known.unwrap_or_else(|| model.directory());
+        (self.directory, self.compared) = (change.position(), true);
+        Some(change)
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use dwell_agent_core::engine::{Container, ContainerState, Details};
 use dwell_agent_core::{Listed, Watch};
 use dwell_core::clock::Timestamp;
+use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
@@ -63,8 +64,12 @@ pub(crate) struct Host {
     pub(crate) link: Link,
     /// How often the agent failed to reach the controller, for its pauses.
     pub(crate) failed_connects: u32,
-    /// An operator has said that this host is dead: what it runs is on their account.
+    /// An operator has said that this host is dead, and its node was removed.
     pub(crate) vouched_dead: bool,
+    /// What it starts is on the operators' account: they vouched wrongly for its death, or have cloned it.
+    pub(crate) excused: bool,
+    /// Operators have taken it out of service for good.
+    pub(crate) retired: bool,
 }
 
 /// What survives the agent, and the host.
@@ -72,6 +77,7 @@ pub(crate) struct Host {
 pub(crate) struct Disk {
     pub(crate) assignment: Option<Arc<Assignment>>,
     pub(crate) journals: BTreeMap<InstanceName, Journal>,
+    pub(crate) directory: Directory,
     pub(crate) full: bool,
 }
 
@@ -84,6 +90,8 @@ pub(crate) struct Link {
     pub(crate) down_cut: bool,
     /// How long a message may take beyond the usual.
     pub(crate) delay_max: Ms,
+    /// What the host says arrives twice.
+    pub(crate) repeats: bool,
 }
 
 /// Whether the engine answers.
@@ -135,6 +143,23 @@ pub(crate) struct Real {
     pub(crate) missed_death: bool,
     /// What it was promised for its end.
     pub(crate) grace: Millis,
+    /// It is somebody else's, with labels like those of dwell of which one is malformed.
+    pub(crate) foreign: bool,
+}
+
+impl Engine {
+    /// It is the engine of a host that starts from a copy of another one's disk.
+    pub(crate) fn copy(&mut self, original: &Self) {
+        self.containers = original.containers.clone();
+        self.images = original.images.clone();
+        self.made = original.made;
+        for real in
+            self.containers.values_mut().filter(|real| real.state == ContainerState::Running)
+        {
+            (real.state, real.exit_code, real.missed_death) = (ContainerState::Exited, None, false);
+            real.finished_at = real.started_at;
+        }
+    }
 }
 
 impl Real {
@@ -228,6 +253,8 @@ impl Host {
             link: Link::default(),
             failed_connects: 0,
             vouched_dead: false,
+            excused: false,
+            retired: false,
         }
     }
 
@@ -245,7 +272,8 @@ impl Host {
     pub(crate) fn delete_volumes<'a>(&mut self, names: impl Iterator<Item = &'a InstanceName>) {
         for name in names {
             let containers = &self.engine.containers;
-            if !containers.values().any(|real| real.has_volume && real.instance == *name) {
+            let mut own = containers.values().filter(|real| !real.foreign);
+            if !own.any(|real| real.has_volume && real.instance == *name) {
                 self.volumes.remove(name);
             }
         }
@@ -253,12 +281,12 @@ impl Host {
 
     /// A container, if there is one.
     pub(crate) fn inspect(&self, id: &ContainerId) -> Option<Container> {
-        self.engine.containers.get(id).map(|real| real.seen(id))
+        self.engine.containers.get(id).filter(|real| !real.foreign).map(|real| real.seen(id))
     }
 
     /// All containers.
     pub(crate) fn list(&self) -> Vec<Listed> {
-        let all = self.engine.containers.iter();
+        let all = self.engine.containers.iter().filter(|(_, real)| !real.foreign);
         all.map(|(id, real)| Listed { id: id.clone(), instance: real.instance.clone() }).collect()
     }
 
@@ -269,6 +297,25 @@ impl Host {
         let what =
             || format!("{} gets {grace} to end, and was promised {}", real.instance, real.grace);
         (*grace < real.grace && real.is_running()).then(what)
+    }
+
+    /// Whether a step does something to a container that is somebody else's.
+    pub(crate) fn touches_foreign(
+        &self,
+        step: &Step,
+        remains: &BTreeSet<ContainerId>,
+    ) -> Option<String> {
+        let own = match step {
+            Step::Start { container }
+            | Step::Stop { container, .. }
+            | Step::Remove { container }
+            | Step::UpdateLimits { container, .. } => Some(container),
+            _ => None,
+        };
+        let mut touched = own.into_iter().chain(remains);
+        let is_foreign =
+            |id: &&ContainerId| self.engine.containers.get(id).is_some_and(|real| real.foreign);
+        touched.find(is_foreign).map(|id| format!("{id} is somebody else's, and got {step:?}"))
     }
 
     /// Does a step.
@@ -330,7 +377,8 @@ impl Host {
         let Some(assigned) = assigned.filter(|one| one.generation == generation) else {
             return Err(transient("overtaken"));
         };
-        let is_taken = |real: &Real| real.instance == *name && real.generation == generation;
+        let is_taken =
+            |real: &Real| !real.foreign && real.instance == *name && real.generation == generation;
         if self.engine.containers.values().any(is_taken) {
             return Err(transient("the name is taken"));
         }
@@ -338,7 +386,6 @@ impl Host {
             let message = "no such image here".to_owned();
             return Err(Failure { kind: FailureKind::ImageMissing, message });
         }
-        self.engine.made += 1;
         let real = Real {
             instance: name.clone(),
             generation,
@@ -356,10 +403,31 @@ impl Host {
             run: 0,
             missed_death: false,
             grace: assigned.template.stop_grace,
+            foreign: false,
         };
+        Ok(Deed::Made(self.keep(real)))
+    }
+
+    fn keep(&mut self, real: Real) -> ContainerId {
+        self.engine.made += 1;
         let id = ContainerId(format!("{}-c{:04}", self.name, self.engine.made));
         self.engine.containers.insert(id.clone(), real);
-        Ok(Deed::Made(id))
+        id
+    }
+
+    /// Somebody runs a container of their own, with the labels of this one, of which one is malformed.
+    pub(crate) fn run_foreign(&mut self, model: &ContainerId) -> Option<ContainerId> {
+        let real = self.engine.containers.get(model)?;
+        let state = ContainerState::Running;
+        let foreign = Real { foreign: true, state, missed_death: false, ..real.clone() };
+        Some(self.keep(foreign))
+    }
+
+    /// Operators take everything of dwell off the host but its volumes.
+    pub(crate) fn clean(&mut self) {
+        self.engine.containers.retain(|_, real| real.foreign);
+        self.sandboxes.clear();
+        self.disk = Disk { full: self.disk.full, ..Disk::default() };
     }
 
     fn start(&mut self, id: &ContainerId, now: Ms) -> Result<Deed, Failure> {

@@ -25,7 +25,7 @@ mod world;
 
 pub use action::{Class, Scenario};
 pub use shrink::shrink;
-pub use switch::{NOT_ENFORCED, SWITCHED_OFF, classes};
+pub use switch::NOT_ENFORCED;
 pub use truth::Violation;
 pub use world::Outcome;
 

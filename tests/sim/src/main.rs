@@ -5,9 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use dwell_sim::{
-    ACTIONS, Class, NOT_ENFORCED, SWITCHED_OFF, Scenario, classes, run, shrink, trace,
-};
+use dwell_sim::{ACTIONS, Class, NOT_ENFORCED, Scenario, run, shrink, trace};
 
 /// Runs simulated fleets and checks that they keep dwell's promises.
 #[derive(Parser)]
@@ -22,10 +20,7 @@ struct Arguments {
     /// How many things befall each fleet.
     #[arg(long, default_value_t = ACTIONS)]
     steps: usize,
-    /// Faults to switch on that are off.
-    #[arg(long, value_parser = class, value_delimiter = ',')]
-    with: Vec<Class>,
-    /// Only these faults, beside what operators do.
+    /// Only these faults.
     #[arg(long, value_parser = class, value_delimiter = ',')]
     only: Vec<Class>,
     /// Rules to enforce that are not yet.
@@ -52,12 +47,9 @@ fn rule(name: &str) -> Result<&'static str, String> {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let on = match &arguments.only[..] {
-        [] => classes(&arguments.with),
+        [] => Class::ALL.to_vec(),
         only => only.to_vec(),
     };
-    for (class, reason) in SWITCHED_OFF.iter().filter(|(class, _)| !on.contains(class)) {
-        println!("{} is off: {reason}", class.name());
-    }
     let is_off = |rule: &&str| !arguments.enforce.contains(rule);
     for (rule, reason) in NOT_ENFORCED.iter().filter(|(rule, _)| is_off(rule)) {
         println!("{rule:?} is not enforced: {reason}");

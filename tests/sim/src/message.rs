@@ -1,5 +1,6 @@
 //! What goes over a stream between a node and the controller.
 
+use dwell_core::directory::DirectoryChange;
 use dwell_core::id::Position;
 use dwell_core::session::{AssignmentChange, Hello, StatusReport};
 
@@ -16,5 +17,11 @@ pub(crate) enum Up {
     Heartbeat,
 }
 
-/// From the controller to a node: what it is to do, or what has changed of it.
-pub(crate) type Down = Box<AssignmentChange>;
+/// From the controller to a node.
+#[derive(Clone, Debug)]
+pub(crate) enum Down {
+    /// What it is to do, or what has changed of it.
+    Assignment(Box<AssignmentChange>),
+    /// Who is where, or what has changed of it.
+    Directory(Box<DirectoryChange>),
+}

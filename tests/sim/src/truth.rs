@@ -55,7 +55,8 @@ impl Truth {
         if excused {
             return Ok(());
         }
-        let twin = all.iter().find(|one| !one.excused && one.container != container);
+        let is_other = |one: &&Running| (one.host, &one.container) != (host, &container);
+        let twin = all.iter().filter(is_other).find(|one| !one.excused);
         if let Some(twin) = twin {
             return Err(Violation {
                 rule: "one of each",
@@ -111,8 +112,13 @@ impl Truth {
     /// A host is given up for dead, with what is in its volumes.
     pub(crate) fn give_up(&mut self, host: usize) {
         self.volumes.retain(|_, (on, _)| *on != host);
+        self.excuse(host, true);
+    }
+
+    /// What runs on a host is on the operators' account, or not any more.
+    pub(crate) fn excuse(&mut self, host: usize, excused: bool) {
         for one in self.running.values_mut().flatten().filter(|one| one.host == host) {
-            one.excused = true;
+            one.excused = excused;
         }
     }
 }

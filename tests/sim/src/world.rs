@@ -1,12 +1,15 @@
 //! The world: hosts, a controller, what is on its way between them, and what happens next.
 //!
 //! One event is taken after the other, in the order of simulated time. `carry.rs` does what agents want done,
-//! `deliver.rs` moves messages, `befall.rs` is where operators and faults come in, `check.rs` says what must hold.
+//! `deliver.rs` moves messages, `befall.rs` is where faults come in, `operate.rs` and `membership.rs` where operators
+//! do, `check.rs` says what must hold.
 
 mod befall;
 mod carry;
 mod check;
 mod deliver;
+mod membership;
+mod operate;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,6 +59,13 @@ enum Event {
     },
     Up {
         stream: u64,
+        message: Up,
+    },
+    /// What was said last over a stream that is broken by now comes all the same.
+    Late {
+        node: NodeName,
+        stream: u64,
+        controller_life: u64,
         message: Up,
     },
     /// The agent has ended a stream.
@@ -115,8 +125,10 @@ enum Event {
         host: usize,
         reuse: bool,
     },
-    /// The faults stop, and operators put right what is theirs to put right.
+    /// The faults stop.
     Heal,
+    /// Operators put right what is theirs to put right.
+    PutRight,
     /// Is everything as declared?
     Check,
 }
@@ -154,6 +166,8 @@ struct Stream {
     down_at: Ms,
     /// What waits until the link is there again.
     stalled: Vec<Event>,
+    /// What the agent said last.
+    last_up: Option<Up>,
 }
 
 /// A workload as an operator knows it to be declared.
@@ -195,10 +209,14 @@ pub(crate) struct World {
     doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
     unsure: BTreeSet<WorkloadName>,
+    /// Streams of dismissed hosts that end when the restore is confirmed.
+    until_confirmed: Vec<u64>,
     /// What tells the controller at its next start that its store is a backup.
     restored: Option<String>,
     last_stream: u64,
     version: u64,
+    /// Counts the keys with which hosts have joined.
+    enrolments: u64,
     /// Operators are vouching for a host's death.
     removing_by_force: bool,
     violation: Option<Violation>,
@@ -243,9 +261,11 @@ impl World {
             versions: Versions::default(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            until_confirmed: Vec::new(),
             restored: None,
             last_stream: 0,
             version: 0,
+            enrolments: 0,
             removing_by_force: false,
             violation: None,
             steps: 0,
@@ -258,7 +278,7 @@ impl World {
     fn begin(&mut self) {
         self.start_controller();
         for number in 0..self.scenario.hosts {
-            self.join(node_name(number));
+            self.add_host(node_name(number));
         }
         for workload in 0..self.scenario.workloads.len() {
             self.apply(workload, None);
@@ -281,6 +301,11 @@ impl World {
             Event::StartController => self.start_controller(),
             Event::Push { stream } => self.push(stream),
             Event::Up { stream, message } => self.deliver_up(stream, message),
+            Event::Late { node, stream, controller_life, message } => {
+                if controller_life == self.controller.life {
+                    self.deliver_late(node, stream, message);
+                }
+            }
             Event::UpEnd { stream } => self.deliver_up_end(stream),
             Event::Down { stream, message } => self.deliver_down(stream, message),
             Event::DownEnd { stream } => self.deliver_down_end(stream),
@@ -300,6 +325,7 @@ impl World {
             Event::Apply { workload } => self.apply(workload, None),
             Event::ForceRemove { host, reuse } => self.force_remove(host, reuse),
             Event::Heal => self.heal(),
+            Event::PutRight => self.put_right(),
             Event::Check => self.check_convergence(),
         }
     }
@@ -354,14 +380,13 @@ impl World {
 
     fn start_agent(&mut self, host: usize, life: u64) {
         let Some(one) = self.hosts.get_mut(host) else { return };
-        if one.life != life || one.agent.is_some() || !one.on {
+        if one.life != life || one.agent.is_some() || !one.on || one.retired {
             return;
         }
         one.agent_wall = one.wall;
         let at = one.agent_wall.now(self.now);
         let run = self.rng.u64(1..);
-        let (held, journals) = (one.disk.assignment.clone(), one.disk.journals.clone());
-        one.agent = Some(Agent::new(held, journals, run, at));
+        one.agent = Some(Agent::new(&one.disk, run, at));
         one.watches.clear();
         (one.to_store, one.storing) = (None, false);
         one.failed_connects = 0;

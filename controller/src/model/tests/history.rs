@@ -1,9 +1,10 @@
 //! Restores from a backup: noticed, and harmless until somebody confirms them.
 
 use dwell_core::id::{Incarnation, Revision};
+use dwell_core::workload::{Mount, MountSource};
 
 use super::fleet::{Fleet, Snapshot, address, at, instance, node, spec, workload};
-use crate::model::{Command, Refusal, Severity};
+use crate::model::{Command, NodeChange, Refusal, Severity};
 
 /// A fleet of two nodes in a history of its own, with web-0 on n1.
 fn fleet() -> Fleet {
@@ -30,6 +31,13 @@ fn attach_all(fleet: &mut Fleet) {
     for name in ["n1", "n2"] {
         fleet.attach(&node(name)).unwrap();
         fleet.fetch(&node(name));
+    }
+    // Who was there before the restore was noticed begins another stream.
+    for name in fleet.model.restore_view().missing {
+        if fleet.report(&name) == Err(Refusal::SessionSuperseded(name.clone())) {
+            fleet.attach(&name).unwrap();
+            fleet.fetch(&name);
+        }
     }
 }
 
@@ -188,4 +196,109 @@ fn a_restored_controller_at_the_same_term_is_found_out_by_the_first_node() {
     assert_eq!(fleet.model.term(), term);
     fleet.attach(&node("n1")).unwrap();
     assert!(fleet.model.is_unconfirmed());
+}
+
+#[test]
+fn an_instance_that_was_placed_after_the_backup_is_found_where_it_is() {
+    let mut fleet = fleet();
+    for name in ["n1", "n2"] {
+        fleet.update_node(name, cordon(true)).unwrap();
+    }
+    fleet.apply(spec("late", 1)).unwrap();
+    let backup = fleet.backup();
+    assert_eq!(fleet.place("late-0"), None);
+    fleet.update_node("n2", cordon(false)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("late-0").unwrap(), "n2");
+    let address = fleet.address("late-0");
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    assert_eq!(fleet.place("late-0").unwrap(), "n2");
+    assert_eq!(fleet.address("late-0"), address);
+    confirm(&mut fleet, false).unwrap();
+    fleet.settle();
+    fleet.check();
+    assert_eq!(fleet.place("late-0").unwrap(), "n2");
+}
+
+#[test]
+fn after_a_restore_an_instance_starts_only_when_it_has_ended_where_the_backup_does_not_know_it() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    let before = fleet.address("web-0");
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    fleet.settle();
+    fleet.update_node("n1", cordon(true)).unwrap();
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    assert_ne!(fleet.address("web-0"), before, "another instance of that name");
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    fleet.sync(&node("n1"));
+    assert!(fleet.assigned_to("n1").is_empty(), "it runs on n2 still");
+    fleet.settle();
+    fleet.check();
+    assert!(fleet.place("web-0").is_some());
+    assert_eq!(fleet.address("web-0"), before);
+}
+
+#[test]
+fn after_a_restore_a_name_is_free_when_what_only_a_node_knew_by_it_has_ended() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.update_node("n1", cordon(true)).unwrap();
+    fleet.apply(spec("ghost", 1)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("ghost-0").unwrap(), "n2");
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    fleet.update_node("n2", cordon(true)).unwrap();
+    fleet.apply(spec("ghost", 1)).unwrap();
+    fleet.sync(&node("n1"));
+    assert!(fleet.assigned_to("n1").iter().all(|one| one.instance != instance("ghost-0")));
+    fleet.settle();
+    fleet.check();
+    assert_eq!(fleet.place("ghost-0").unwrap(), "n1");
+}
+
+/// The backup knows the volume that was deleted afterwards, and not the one in its place.
+#[test]
+fn after_a_restore_the_newest_volume_is_that_of_whoever_was_told_to_run_the_instance() {
+    let mut fleet = fleet();
+    let mut db = spec("db", 1);
+    let source = MountSource::Volume("data".parse().unwrap());
+    db.template.mounts = vec![Mount { source, target: "/data".into(), read_only: false }];
+    fleet.update_node("n2", cordon(true)).unwrap();
+    fleet.apply(db.clone()).unwrap();
+    fleet.settle();
+    let backup = fleet.backup();
+    fleet.command(Command::RemoveWorkload(workload("db"))).unwrap();
+    fleet.settle();
+    let (instance, volume, node_1) = (instance("db-0"), "data".parse().unwrap(), Some(node("n1")));
+    fleet.command(Command::RemoveVolume { instance, volume, node: node_1 }).unwrap();
+    fleet.settle();
+    fleet.update_node("n1", cordon(true)).unwrap();
+    fleet.update_node("n2", cordon(false)).unwrap();
+    fleet.apply(db.clone()).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("db-0").unwrap(), "n2");
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    fleet.settle();
+    fleet.update_node("n2", cordon(false)).unwrap();
+    fleet.apply(db).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("db-0").unwrap(), "n2", "where its volume is");
+}
+
+fn cordon(cordoned: bool) -> NodeChange {
+    NodeChange { cordoned: Some(cordoned), ..NodeChange::default() }
 }

@@ -185,3 +185,24 @@ fn an_instance_is_vacated_by_the_acknowledged_revision_alone() {
     fleet.acknowledge(&node("n1")).unwrap();
     assert_eq!(fleet.place("web-0").unwrap(), "n2");
 }
+
+#[test]
+fn two_hosts_of_a_removed_node_are_both_told_to_run_nothing() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    run(&mut fleet, 1, 101, "192.168.0.1").unwrap();
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    run(&mut fleet, 2, 102, "192.168.0.1").unwrap();
+    run(&mut fleet, 1, 103, "192.168.0.1").unwrap();
+    let admit = || NodeChange { admit: true, ..NodeChange::default() };
+    let contested = Refusal::NodeContested(node("n1"));
+    assert_eq!(run(&mut fleet, 2, 104, "192.168.0.1"), Err(contested), "web-0 may run on either");
+    fleet.update_node("n1", admit()).unwrap();
+
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    for (round, agent) in [1, 2, 1, 2].into_iter().enumerate() {
+        run(&mut fleet, agent, 200 + round as u64, "192.168.0.1").unwrap();
+        assert!(fleet.assigned_to("n1").is_empty());
+    }
+}

@@ -48,6 +48,12 @@ impl World {
                     self.later(1, 8, Event::Do { host, life, work: Work::Store });
                 }
             }
+            Output::StoreDirectory(directory) => {
+                let disk = &mut self.hosts[host].disk;
+                if !disk.full {
+                    disk.directory = directory;
+                }
+            }
             Output::Send(mut message) => {
                 let volumes = self.hosts[host].seen_volumes();
                 match &mut message {
@@ -163,6 +169,7 @@ impl World {
             },
             Call::Step { instance: name, step, assigned, remains } => {
                 let cut_short = one.cuts_short(&step);
+                let touched = one.touches_foreign(&step, &remains);
                 for left in &remains {
                     self.end_process(host, left, 137);
                 }
@@ -171,6 +178,9 @@ impl World {
                 self.note(|| format!("host {host}: {name}: {step:?}: {deed:?}"));
                 if let Some(what) = cut_short {
                     self.violate(Violation { rule: "grace", what });
+                }
+                if let Some(what) = touched {
+                    self.violate(Violation { rule: "foreign containers", what });
                 }
                 match deed {
                     Ok(Deed::Nothing) => Outcome::Done,
@@ -264,17 +274,23 @@ impl World {
             Deed::Nothing | Deed::Made(_) => {}
             Deed::Started(container) => self.started(host, &container),
             Deed::Ended(container) => {
-                self.truth.ended(name, host, &container, self.now);
+                if !self.is_foreign(host, &container) {
+                    self.truth.ended(name, host, &container, self.now);
+                }
                 self.stir(host, &container, EventKind::Died { exit_code: None });
             }
         }
+    }
+
+    fn is_foreign(&self, host: usize, container: &ContainerId) -> bool {
+        self.hosts[host].engine.containers.get(container).is_some_and(|real| real.foreign)
     }
 
     fn started(&mut self, host: usize, container: &ContainerId) {
         let one = &mut self.hosts[host];
         let Some(real) = one.engine.containers.get(container).cloned() else { return };
         let name = real.instance.clone();
-        let (address, excused) = (real.address, one.vouched_dead);
+        let (address, excused) = (real.address, one.excused);
         self.stir(host, container, EventKind::Started);
         let running = Running { host, container: container.clone(), address, excused };
         self.note(|| format!("host {host}: {name} runs as {container}, {}", real.image));

@@ -46,10 +46,11 @@ impl World {
         let Some(before) = old.node.as_ref().filter(|before| after != Some(before)) else { return };
         let name = &old.name;
         let hosts = self.hosts.iter().enumerate();
-        let mut hosts = hosts.filter(|(_, host)| host.name == *before && !host.vouched_dead);
+        let mut hosts = hosts.filter(|(_, host)| host.name == *before && !host.excused);
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
-            let container = host.engine.containers.values().any(|real| real.instance == *name);
+            let mut own = host.engine.containers.values().filter(|real| !real.foreign);
+            let container = own.any(|real| real.instance == *name);
             let ordered =
                 disk.assignment.as_ref().is_some_and(|held| held.instances.contains_key(name));
             let journal =
@@ -205,13 +206,15 @@ impl World {
         {
             return Err(format!("{name} runs and is not declared"));
         }
-        for (number, host) in self.hosts.iter().enumerate() {
+        let in_service = self.hosts.iter().enumerate().filter(|(_, host)| !host.retired);
+        for (number, host) in in_service {
             let agent = host.agent.as_ref().ok_or_else(|| format!("host {number} has no agent"))?;
             if !agent.is_engine_ready() {
                 return Err(format!("host {number} does not know its engine"));
             }
-            for (id, real) in &host.engine.containers {
-                if !real.is_running() {
+            let mut own = host.engine.containers.iter().filter(|(_, real)| !real.foreign);
+            if let Some((id, real)) = own.find(|(_, real)| !real.is_running()) {
+                {
                     return Err(format!(
                         "host {number} has a left-over container {id} of {}",
                         real.instance
@@ -234,7 +237,29 @@ impl World {
                 return Err(format!("host {number} has a left-over journal of {name}"));
             }
         }
+        self.directories()?;
         Ok(restarts)
+    }
+
+    /// The directory of every node is what the controller shows, and every instance is in it, ready.
+    fn directories(&self) -> Result<(), String> {
+        let model = self.controller.model.as_ref().ok_or("there is no controller")?;
+        let shown = model.directory();
+        for (name, _) in self.declared_instances() {
+            if !shown.instances.get(&name).is_some_and(|entry| entry.ready) {
+                return Err(format!("{name} runs and is not ready in the directory"));
+            }
+        }
+        for (number, host) in self.hosts.iter().enumerate().filter(|(_, host)| !host.vouched_dead) {
+            let held = host.agent.as_ref().map(crate::agent::Agent::directory);
+            let is_same = held.is_some_and(|held| {
+                held.instances == shown.instances && held.workloads == shown.workloads
+            });
+            if !is_same {
+                return Err(format!("host {number} has another directory: {held:?}"));
+            }
+        }
+        Ok(())
     }
 
     /// Every node's routes lead to where an instance is.

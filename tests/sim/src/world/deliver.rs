@@ -4,11 +4,13 @@
 //! cut it stalls and arrives late, maybe when a newer stream has said more: that is how messages are reordered
 //! and doubled here, as they are in life.
 
-use dwell_controller::model::Command;
+use dwell_controller::model::{Command, Model, SessionId};
+use dwell_core::id::NodeName;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{AssignmentChange, Hello};
 
+use super::membership::Standing;
 use super::{Event, HEARTBEAT_MS, SILENCE_MS, Stream, World};
 use crate::agent::Input;
 use crate::controller::{Failed, session};
@@ -34,9 +36,18 @@ impl World {
         self.last_stream += 1;
         let stream = self.last_stream;
         one.stream = Some(stream);
-        let (up_at, down_at, stalled) = (self.now, self.now, Vec::new());
-        self.streams
-            .insert(stream, Stream { host, life, controller_life, up_at, down_at, stalled });
+        self.streams.insert(
+            stream,
+            Stream {
+                host,
+                life,
+                controller_life,
+                up_at: self.now,
+                down_at: self.now,
+                stalled: Vec::new(),
+                last_up: None,
+            },
+        );
         self.note(|| format!("host {host}: stream {stream} begins"));
         let address = self.hosts[host].address;
         self.tell(host, life, Input::Attached(address));
@@ -61,7 +72,15 @@ impl World {
         let arrival = self.now + self.rng.u64(1..4 + delay_max);
         let last = if up { &mut state.up_at } else { &mut state.down_at };
         *last = arrival.max(*last);
-        self.schedule.at(*last, event);
+        let at = *last;
+        if let Event::Up { message, .. } = &event {
+            state.last_up = Some(message.clone());
+            let is_counted = matches!(message, Up::Report(_) | Up::Acknowledge(_));
+            if is_counted && self.hosts[state.host].link.repeats {
+                self.schedule.at(at, Event::Up { stream, message: message.clone() });
+            }
+        }
+        self.schedule.at(at, event);
     }
 
     /// Whether something can arrive now; if not, it waits for the link.
@@ -98,9 +117,13 @@ impl World {
         }
         let host = state.host;
         if let Up::Hello(_) = &message {
-            if let Err(reason) = self.admit(host) {
-                self.note(|| format!("controller: refuses stream {stream}: {reason}"));
-                return self.send(stream, false, Event::DownEnd { stream });
+            match self.standing(host) {
+                Standing::Member | Standing::Removed => {}
+                Standing::Superseded => return self.dismiss(stream, host),
+                Standing::Unknown => {
+                    self.note(|| format!("controller: refuses stream {stream}: unknown node"));
+                    return self.send(stream, false, Event::DownEnd { stream });
+                }
             }
         } else if !self.controller.sessions.contains_key(&stream) {
             // Its end was noticed before its last words came.
@@ -110,26 +133,21 @@ impl World {
             self.note(|| format!("controller: host {host} says {}", brief_up(&message)));
         }
         let (node, session) = (self.hosts[host].name.clone(), session(stream));
-        let command = match message {
+        let directory = match &message {
             Up::Hello(hello) => {
-                self.supersede(stream, host);
-                let hello = Box::new(Hello { capacity: capacity(), ..*hello });
-                Command::AttachNode { node: node.clone(), session, hello }
+                self.supersede(stream, &node);
+                Some(hello.directory)
             }
-            Up::Report(report) => Command::NodeStatus { node, session, report },
-            Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
-            Up::Heartbeat => Command::Heartbeat { node, session, capacity: None },
+            _ => None,
         };
-        let begins = matches!(command, Command::AttachNode { .. });
-        match self.command(command) {
-            Ok(_) if begins => {
-                let node = self.hosts[host].name.clone();
-                self.controller.open(stream, node);
+        match (self.command(taken(node.clone(), session, message)), directory) {
+            (Ok(_), Some(directory)) => {
+                self.controller.open(stream, node, directory);
                 self.push(stream);
             }
-            Ok(_) => {}
-            Err(Failed::Crashed | Failed::Away) => {}
-            Err(error) => {
+            (Ok(_), None) => {}
+            (Err(Failed::Crashed | Failed::Away), _) => {}
+            (Err(error), _) => {
                 self.note(|| format!("controller: ends stream {stream}: {error:?}"));
                 self.close(stream);
                 self.send(stream, false, Event::DownEnd { stream });
@@ -137,10 +155,19 @@ impl World {
         }
     }
 
+    /// Hosts that were told to go on as they are until a restore is confirmed begin another stream then.
+    pub(super) fn end_until_confirmed(&mut self) {
+        if self.controller.model.as_ref().is_some_and(|model| !model.is_unconfirmed()) {
+            for stream in std::mem::take(&mut self.until_confirmed) {
+                self.send(stream, false, Event::DownEnd { stream });
+            }
+        }
+    }
+
     /// A newer stream of a node takes the place of an older one.
-    fn supersede(&mut self, stream: u64, host: usize) {
-        let node = &self.hosts[host].name;
-        let older = self.controller.sessions.iter().filter(|(_, other)| other.node == *node);
+    fn supersede(&mut self, stream: u64, node: &NodeName) {
+        let sessions = self.controller.sessions.iter();
+        let older = sessions.filter(|(_, other)| other.node == *node);
         let older: Vec<u64> = older.map(|(&other, _)| other).filter(|&id| id != stream).collect();
         for other in older {
             self.controller.sessions.remove(&other);
@@ -155,15 +182,47 @@ impl World {
         }
     }
 
-    /// Whether the certificate that a host shows is of its node's present enrolment.
-    fn admit(&self, host: usize) -> Result<(), String> {
-        let (one, model) = (&self.hosts[host], self.controller.model.as_ref());
-        match model.and_then(|model| model.node(&one.name)) {
-            None => Err("the node is not known".to_owned()),
-            Some(view) if view.node.enrolment != one.enrolment => {
-                Err("another host has joined under its name".to_owned())
+    /// A stream is broken: what was said last over it may come all the same, after a newer stream has begun.
+    pub(super) fn break_stream(&mut self, host: usize) {
+        let stream = self.hosts[host].stream;
+        let state = stream.and_then(|stream| self.streams.get(&stream));
+        let late = state.and_then(|state| Some((state.controller_life, state.last_up.clone()?)));
+        self.lose_stream(host);
+        if let (Some(stream), Some((controller_life, message))) = (stream, late) {
+            let node = self.hosts[host].name.clone();
+            self.later(1, 5_000, Event::Late { node, stream, controller_life, message });
+        }
+    }
+
+    pub(super) fn deliver_late(&mut self, node: NodeName, stream: u64, message: Up) {
+        if self.controller.model.is_none() || self.controller.sessions.contains_key(&stream) {
+            return;
+        }
+        self.note(|| format!("controller: {node} has said {}, long ago", brief_up(&message)));
+        let begins = matches!(message, Up::Hello(_));
+        if begins {
+            self.supersede(stream, &node);
+        }
+        let taken = self.command(taken(node.clone(), session(stream), message));
+        if begins && taken.is_ok() {
+            drop(self.command(Command::DetachNode { node, session: session(stream) }));
+        }
+    }
+
+    /// A host whose name is another host's by now is told to run nothing.
+    fn dismiss(&mut self, stream: u64, host: usize) {
+        let one = &self.hosts[host];
+        let (node, enrolment, address) = (one.name.clone(), one.enrolment.clone(), one.address);
+        if self.command(Command::NoteDismissed { node, enrolment, address }).is_err() {
+            return self.send(stream, false, Event::DownEnd { stream });
+        }
+        let nothing = self.controller.model.as_ref().map(Model::dismissal);
+        if let Some(nothing) = nothing {
+            if nothing.unconfirmed {
+                self.until_confirmed.push(stream);
             }
-            Some(_) => Ok(()),
+            let message = Down::Assignment(Box::new(AssignmentChange::Snapshot(nothing)));
+            self.send(stream, false, Event::Down { stream, message });
         }
     }
 
@@ -175,8 +234,17 @@ impl World {
     }
 
     pub(super) fn push(&mut self, stream: u64) {
-        if let Some(message) = self.controller.push(stream) {
-            self.send(stream, false, Event::Down { stream, message });
+        match self.controller.push(stream) {
+            Ok(messages) => {
+                for message in messages {
+                    self.send(stream, false, Event::Down { stream, message });
+                }
+            }
+            Err(refusal) => {
+                self.note(|| format!("controller: ends stream {stream}: {refusal}"));
+                self.close(stream);
+                self.send(stream, false, Event::DownEnd { stream });
+            }
         }
     }
 
@@ -188,10 +256,14 @@ impl World {
         let (host, life) = (state.host, state.life);
         if self.hosts[host].stream == Some(stream) {
             self.note(|| format!("host {host}: is told {}", brief(&message)));
-            let deleted = match &*message {
+            let change = match &message {
+                Down::Assignment(change) => Some(change.as_ref()),
+                Down::Directory(_) => None,
+            };
+            let deleted = change.and_then(|change| match change {
                 AssignmentChange::Snapshot(all) => Some(&all.volumes_to_delete),
                 AssignmentChange::Delta(delta) => delta.volumes_to_delete.as_ref(),
-            };
+            });
             let deleted = deleted.into_iter().flatten().map(|(instance, _)| instance);
             self.hosts[host].delete_volumes(deleted);
             self.tell(host, life, Input::Message(message));
@@ -237,6 +309,19 @@ impl World {
     }
 }
 
+/// What the controller makes of a message of a node.
+fn taken(node: NodeName, session: SessionId, message: Up) -> Command {
+    match message {
+        Up::Hello(hello) => {
+            let hello = Box::new(Hello { capacity: capacity(), ..*hello });
+            Command::AttachNode { node, session, hello }
+        }
+        Up::Report(report) => Command::NodeStatus { node, session, report },
+        Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
+        Up::Heartbeat => Command::Heartbeat { node, session, capacity: None },
+    }
+}
+
 fn capacity() -> Capacity {
     Capacity {
         cpu: Millicores(64_000),
@@ -262,7 +347,11 @@ fn brief_up(message: &Up) -> String {
 }
 
 fn brief(message: &Down) -> String {
-    match message.as_ref() {
+    let change = match message {
+        Down::Assignment(change) => change,
+        Down::Directory(change) => return format!("the directory of {}", change.revision),
+    };
+    match change.as_ref() {
         AssignmentChange::Snapshot(all) => {
             let names = all
                 .instances

@@ -1,0 +1,217 @@
+//! What operators do: declare, scale, stop and remove, and put everything right once the faults have stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dwell_controller::model::{
+    Command, Model, NodeChange, Refusal, Reply, Target, VolumeKey, VolumeState,
+};
+use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::instance::RunState;
+use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_core::workload::{
+    Mount, MountSource, Placement, Resources, Template, UpdatePolicy, WorkloadSpec,
+};
+
+use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
+use crate::controller::Failed;
+use crate::host::{BAD, Wall, volume_name};
+use crate::truth::Violation;
+
+impl World {
+    /// Gives the controller a command, and has its sessions tell whom it concerns.
+    pub(super) fn command(&mut self, command: Command) -> Result<Reply, Failed> {
+        let life = self.controller.life;
+        match self.controller.command(command, self.now) {
+            Ok((reply, touched, changes)) => {
+                self.check_changes(&changes);
+                for stream in self.controller.due(&touched) {
+                    self.later(1, 6, Event::Push { stream });
+                }
+                Ok(reply)
+            }
+            Err(Failed::Crashed) => {
+                self.note(|| "controller: crashes in a commit".to_owned());
+                self.controller_gone(life, 1_000);
+                Err(Failed::Crashed)
+            }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// An operator gives a command about a workload. `becomes` says what is declared if it is done.
+    pub(super) fn operate(
+        &mut self,
+        name: &WorkloadName,
+        command: Command,
+        becomes: impl FnOnce(Option<Declared>) -> Option<Declared>,
+    ) {
+        match self.command(command) {
+            Ok(_) => {
+                self.unsure.remove(name);
+                match becomes(self.declared.remove(name)) {
+                    Some(declared) => drop(self.declared.insert(name.clone(), declared)),
+                    None => drop(self.declared.remove(name)),
+                }
+            }
+            Err(Failed::Crashed) => drop(self.unsure.insert(name.clone())),
+            Err(failed) => self.note(|| format!("operator: {name}: {failed:?}")),
+        }
+    }
+
+    /// Declares a workload, with an image that works or one of the others.
+    pub(super) fn apply(&mut self, workload: usize, bad: Option<u8>) {
+        let name = self.workload(workload);
+        let number = workload % self.scenario.workloads.len().max(1);
+        let shape = self.scenario.workloads[number];
+        self.version += 1;
+        let temper = bad.and_then(|bad| BAD.get(usize::from(bad))).copied().unwrap_or("good");
+        let mut template = Template::of_image(format!("{temper}:{}", self.version));
+        template.resources = Resources { cpu: Millicores(100), memory: Bytes::mebi(64) };
+        template.stop_grace = Millis::seconds(shape.grace_s);
+        template.healthcheck = shape.health.then(|| HealthCheck::new(Probe::Tcp { port: 80 }));
+        if shape.volume {
+            let source = MountSource::Volume(volume_name());
+            template.mounts = vec![Mount { source, target: "/data".to_owned(), read_only: false }];
+        }
+        let replicas = self.declared.get(&name).map_or(shape.replicas, |one| one.spec.replicas);
+        let spec = WorkloadSpec {
+            name: name.clone(),
+            replicas,
+            template,
+            addresses: Vec::new(),
+            placement: Placement::default(),
+            update: UpdatePolicy::default(),
+            labels: BTreeMap::new(),
+        };
+        let command = Command::ApplyWorkloads {
+            specs: vec![spec.clone()],
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+        };
+        self.operate(&name, command, |before| {
+            Some(Declared { spec, run: before.is_none_or(|before| before.run) })
+        });
+    }
+
+    pub(super) fn remove(&mut self, workload: usize) {
+        let name = self.workload(workload);
+        if self.declared.contains_key(&name) {
+            self.operate(&name, Command::RemoveWorkload(name.clone()), |_| None);
+        }
+    }
+
+    pub(super) fn scale(&mut self, workload: usize, replicas: u32) {
+        let name = self.workload(workload);
+        let command = Command::Scale { workload: name.clone(), replicas };
+        self.operate(&name, command, |declared| {
+            declared.map(|one| Declared { spec: WorkloadSpec { replicas, ..one.spec }, ..one })
+        });
+    }
+
+    pub(super) fn set_run(&mut self, workload: usize, run: bool) {
+        let name = self.workload(workload);
+        let state = if run { RunState::Running } else { RunState::Stopped };
+        let command = Command::SetRun { target: Target::Workload(name.clone()), run: state };
+        self.operate(&name, command, |declared| declared.map(|one| Declared { run, ..one }));
+    }
+
+    /// The volumes that operators see.
+    pub(super) fn volumes(&self) -> Vec<VolumeKey> {
+        let all = self.controller.model.iter().flat_map(|model| model.volumes(None, None));
+        all.map(|view| view.volume.key.clone()).collect()
+    }
+
+    pub(super) fn remove_volume(&mut self, key: VolumeKey) {
+        let VolumeKey { instance, name, node } = key;
+        let command = Command::RemoveVolume {
+            instance: instance.clone(),
+            volume: name,
+            node: Some(node.clone()),
+        };
+        let removed = self.command(command);
+        self.note(|| format!("operator: removes the volume of {instance} on {node}: {removed:?}"));
+        // What is given up may be anything, also if there was no answer.
+        let given_up = matches!(removed, Ok(_) | Err(Failed::Crashed));
+        let is_its = |host: usize| self.hosts.get(host).is_some_and(|host| host.name == node);
+        if given_up && self.truth.volumes.get(&instance).is_some_and(|(host, _)| is_its(*host)) {
+            self.truth.volumes.remove(&instance);
+        }
+    }
+
+    /// What is on hosts that were given up is given up.
+    pub(super) fn give_up_lost_volumes(&mut self) {
+        let model = self.controller.model.iter();
+        let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
+        for view in volumes.iter().filter(|view| view.volume.state == VolumeState::Lost) {
+            self.remove_volume(view.volume.key.clone());
+        }
+    }
+
+    /// All faults stop.
+    pub(super) fn heal(&mut self) {
+        self.note(|| "-- the faults stop".to_owned());
+        self.controller.store.full = false;
+        self.controller.crash_in_commit = None;
+        self.controller.wall = Wall::default();
+        self.start_controller();
+        for host in 0..self.hosts.len() {
+            let one = &mut self.hosts[host];
+            one.wall = Wall::default();
+            let life = one.life;
+            for relief in [
+                Relief::Disk(host),
+                Relief::Engine(host),
+                Relief::Calls(host),
+                Relief::Link(host),
+                Relief::Power(host),
+            ] {
+                self.relieve(relief);
+            }
+            self.later(1, 1_000, Event::StartAgent { host, life });
+        }
+        self.schedule.at(self.now + 1, Event::PutRight);
+    }
+
+    /// Operators put right what is theirs to put right, once the controller takes declarations.
+    pub(super) fn put_right(&mut self) {
+        let is_ready = |model: &Model| !model.is_unconfirmed();
+        if !self.controller.model.as_ref().is_some_and(is_ready) {
+            let (wait, in_time) = (1_000, self.now <= self.scenario.end + CONVERGENCE_MS);
+            if !in_time {
+                let what = "the controller takes no declarations".to_owned();
+                self.violate(Violation { rule: "convergence", what });
+            }
+            return self.schedule.at(self.now + wait, Event::PutRight);
+        }
+        self.put_members_right();
+        for node in self.hosts.iter().map(|one| one.name.clone()).collect::<Vec<_>>() {
+            let change = NodeChange { cordoned: Some(false), ..NodeChange::default() };
+            match self.command(Command::UpdateNode { node, change }) {
+                Ok(_) | Err(Failed::Refused(Refusal::NoNode(_))) => {}
+                Err(failed) => self.note(|| format!("operator: {failed:?}")),
+            }
+        }
+        self.give_up_lost_volumes();
+        for workload in 0..self.scenario.workloads.len() {
+            let name = workload_name(workload);
+            if self.declared.contains_key(&name) || self.unsure.contains(&name) {
+                self.apply(workload, None);
+                self.set_run(workload, true);
+                if self.rng.bool() {
+                    let command = Command::Restart(Target::Workload(name.clone()));
+                    self.operate(&name, command, |declared| declared);
+                }
+            }
+        }
+        self.schedule.at(self.now + CHECK_MS, Event::Check);
+    }
+
+    /// The names that instances of what is declared have.
+    pub(super) fn declared_instances(&self) -> impl Iterator<Item = (InstanceName, &Declared)> {
+        self.declared.iter().flat_map(|(name, declared)| {
+            let ordinals = 0..declared.spec.replicas;
+            ordinals.map(move |ordinal| (InstanceName::new(name.clone(), ordinal), declared))
+        })
+    }
+}
