@@ -1,11 +1,12 @@
 //! What every daemon of dwell does, done once.
 //!
 //! Purpose: the agent, the SSH front and the controller read a strict configuration, log to the journal, tell systemd
-//! how they are, replace files so that a loss of power leaves a whole one, show an error with all its causes, and tell
-//! a process from a later one with the same id. Nothing in here knows what a node or a workload is, holds state, or
+//! how they are, replace files so that a loss of power leaves a whole one, show an error with all its causes, tell
+//! a process from a later one with the same id, and find its cgroups. Nothing in here knows what a node or a workload is, holds state, or
 //! needs an asynchronous runtime.
 
 pub mod causes;
+pub mod cgroups;
 pub mod config;
 pub mod durable;
 pub mod logging;

@@ -47,7 +47,6 @@ mod accounts;
 mod agent;
 mod bundle;
 mod capabilities;
-mod cgroups;
 mod child;
 mod command;
 mod container;

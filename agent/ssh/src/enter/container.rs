@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 
+use dwell_daemon::cgroups::{self, Hierarchy, Place};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 use rustix::time::Timespec;
 
 use super::bundle::Config;
-use super::cgroups::{self, Hierarchy, Place};
 use super::failure::{Failure, Step as _};
 use super::limits::{self, Limit};
 use super::message::Open;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::process::Stdio;
 
+use dwell_daemon::cgroups;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
@@ -20,7 +21,7 @@ use super::failure::{Failure, Step as _};
 use super::message::{self, MAX_BYTES, Open, Report, Start};
 use super::program::Program;
 use super::session::{Control, Session, SessionInput, SessionOutput};
-use super::{Work, cgroups, helper, sys};
+use super::{Work, helper, sys};
 
 /// The size of the pipes of an SFTP server, in bytes, so that it and dwell-ssh work at the same time; more than
 /// the largest packet either way.

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 
 /// A cgroup that a process is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) hierarchy: Hierarchy,
+pub struct Place {
+    /// The tree it is in.
+    pub hierarchy: Hierarchy,
     /// Its directory on the host.
-    pub(super) directory: PathBuf,
+    pub directory: PathBuf,
 }
 
 /// One tree of cgroups.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hierarchy {
+pub enum Hierarchy {
     /// Version 2: the one tree with all controllers.
     Unified,
     /// Version 1, with its controllers and its name (`name=…`), sorted.
@@ -24,12 +25,14 @@ pub(super) enum Hierarchy {
 
 impl Place {
     /// The file that one writes a process id to.
-    pub(super) fn processes(&self) -> PathBuf {
+    #[must_use]
+    pub fn processes(&self) -> PathBuf {
         self.directory.join("cgroup.procs")
     }
 
     /// The file that tells whether the cgroup is frozen, if it is of a hierarchy that can do that.
-    pub(super) fn freezer(&self) -> Option<PathBuf> {
+    #[must_use]
+    pub fn freezer(&self) -> Option<PathBuf> {
         match &self.hierarchy {
             Hierarchy::Unified => Some(self.directory.join("cgroup.events")),
             Hierarchy::Legacy(controllers) => controllers
@@ -41,19 +44,29 @@ impl Place {
 }
 
 /// Whether a file as told by [`Place::freezer`] says so.
-pub(super) fn is_frozen(state: &str) -> bool {
+#[must_use]
+pub fn is_frozen(state: &str) -> bool {
     state.lines().any(|line| ["FROZEN", "FREEZING", "frozen 1"].contains(&line.trim()))
 }
 
 /// Why the cgroups cannot be told.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum PlaceError {
+pub enum PlaceError {
+    /// No mount of the host has it.
     #[error("the host does not show the container's cgroup {path:?} of {hierarchy:?}")]
-    NotMounted { hierarchy: Hierarchy, path: String },
+    NotMounted {
+        /// Of which tree.
+        hierarchy: Hierarchy,
+        /// The cgroup, as the kernel names it.
+        path: String,
+    },
 }
 
 /// The cgroups of a process that are not this one's: by `/proc/PID/cgroup` of both, and by `/proc/self/mountinfo`.
-pub(super) fn places(theirs: &str, ours: &str, mountinfo: &str) -> Result<Vec<Place>, PlaceError> {
+///
+/// # Errors
+/// [`PlaceError`] if one of them is not to be seen.
+pub fn places(theirs: &str, ours: &str, mountinfo: &str) -> Result<Vec<Place>, PlaceError> {
     let ours: Vec<_> = ours.lines().filter_map(membership).collect();
     let mounts: Vec<_> = mountinfo.lines().filter_map(Mount::parse).collect();
     let mut places = Vec::new();
