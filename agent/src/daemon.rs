@@ -146,12 +146,15 @@ impl Daemon {
         let is_prepared = prepared.subscribe();
         let mut parts = JoinSet::new();
 
+        let recheck = Arc::new(watch::Sender::new(0));
         let desired = watch::Sender::new(None);
         let settled = watch::Sender::new(Arc::default());
         let reconciler = engine.clone().map(|engine| {
             let journals = config.data_dir.join("journals");
             let settled = Some(settled.subscribe());
-            let config = reconciler::Config { settled, ..reconciler::Config::new(journals) };
+            let recheck = recheck.subscribe();
+            let config =
+                reconciler::Config { settled, recheck, ..reconciler::Config::new(journals) };
             let clock = Arc::new(SystemClock::new());
             let desired = desired.subscribe();
             Reconciler::spawn(config, engine, Arc::clone(&network), clock, desired)
@@ -189,6 +192,7 @@ impl Daemon {
             statuses: statuses.clone(),
             assignment: assignment.subscribe(),
             network: Arc::clone(&network),
+            recheck: Arc::clone(&recheck),
             config: Arc::new(config.clone()),
         };
         let address = watch::Sender::new(config.underlay_address().await?);
@@ -225,6 +229,7 @@ impl Daemon {
             masquerade: config.masquerade,
             assignment: assignment(),
             engine: engine_state.clone(),
+            recheck: recheck.subscribe(),
             prepared,
         };
         let release = host_network::release(assignment(), is_prepared.clone(), desired);

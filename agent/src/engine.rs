@@ -124,6 +124,9 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Unavailable`], [`EngineError::Other`].
     async fn remove(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// Containers of others that bear this cluster's label, as the last list showed them.
+    fn strangers(&self) -> BTreeSet<String>;
+
     /// Files on the node that the engine keeps for containers of this cluster which are gone, for people. None are
     /// those of a container that is being made.
     ///

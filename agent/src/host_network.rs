@@ -40,6 +40,8 @@ pub struct HostNetwork {
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
     pub engine: watch::Receiver<EngineState>,
+    /// Goes up when everything is to be compared.
+    pub recheck: watch::Receiver<u64>,
     /// Becomes true once the host was prepared, or that was tried.
     pub prepared: watch::Sender<bool>,
 }
@@ -126,6 +128,7 @@ impl HostNetwork {
                     due.routes |= now.routes != disturbed.routes;
                     disturbed = now;
                 }
+                Ok(()) = self.recheck.changed() => due = EVERYTHING,
                 () = sleep_until(look_at) => {}
             }
         }

@@ -1,6 +1,7 @@
 //! The host daemon of dwell: the shell around the planner that watches a node and carries plans out.
 
 pub mod assignment;
+pub mod audit;
 pub mod capacity;
 pub mod cleanup;
 pub mod config;

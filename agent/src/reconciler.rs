@@ -54,6 +54,8 @@ pub struct Config {
     pub settled: Option<Settled>,
     /// Who tells of the ends of processes.
     pub processes: Arc<dyn Processes>,
+    /// Goes up when everything is to be looked at.
+    pub recheck: watch::Receiver<u64>,
 }
 
 impl Config {
@@ -68,6 +70,7 @@ impl Config {
             backstop: Duration::from_secs(600),
             settled: None,
             processes: Arc::new(death::Kernel),
+            recheck: watch::Sender::new(0).subscribe(),
         }
     }
 }
@@ -100,11 +103,11 @@ impl Reconciler {
         let known = journals.read_all()?;
         let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
         let core = Core::new(settings, known, clock.now());
-        let Config { settled, processes, .. } = config;
+        let Config { settled, processes, recheck, .. } = config;
         let tools = Tools { engine, network, processes, settled, clock, journals };
         let stop = CancellationToken::new();
         let (publisher, sightings) = Publisher::new();
-        let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired);
+        let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired, recheck);
         let task = tokio::spawn(stop.clone().run_until_cancelled_owned(owner.run()));
         Ok(Self { statuses, engine, sightings, stop, task: Some(task) })
     }

@@ -1,5 +1,5 @@
 //! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
-//! routes, a diagnosis of the node itself.
+//! routes, a diagnosis of the node itself, an audit of what its layers claim.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
@@ -9,7 +9,7 @@
 //!   OpenTunnel ─▶ Carry ─┬─ logs: engine ─▶ controller
 //!                        ├─ exec: engine ◀─▶ controller ─▶ exit code
 //!                        ├─ connect: instance ◀─▶ controller
-//!                        └─ probe, diagnose: one answer
+//!                        └─ probe, diagnose, audit: one answer
 //! ```
 //!
 //! Invariants:
@@ -18,6 +18,7 @@
 //! - of each kind there is a bounded number at a time, so that connections, which SSH makes in numbers, leave
 //!   room for logs and commands. One too many is told so, as long as there are no more than [`TUNNELS_MAX`].
 
+mod audit;
 mod connect;
 mod diagnose;
 mod exec;
@@ -44,6 +45,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use self::connect::{ConnectError, Target};
+use crate::audit::{Audited, Recheck};
 use crate::config::Config;
 use crate::doctor;
 use crate::engine::{ContainerId, EngineError, SharedEngine};
@@ -53,7 +55,7 @@ use dwell_daemon::Causes;
 const COMMANDS_MAX: usize = 256;
 /// The most connections to instances at a time.
 const CONNECTIONS_MAX: usize = 1024;
-/// The most probes and diagnoses at a time.
+/// The most probes, diagnoses and audits at a time.
 const LOOKS_MAX: usize = 16;
 /// How many more can be told that they are too many.
 const REFUSALS_MAX: usize = 64;
@@ -79,6 +81,8 @@ pub struct Node {
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Knows the routes.
     pub network: Arc<dyn Network>,
+    /// Makes whoever keeps something in order look at it.
+    pub recheck: Arc<Recheck>,
     /// How the agent is configured.
     pub config: Arc<Config>,
 }
@@ -93,6 +97,8 @@ pub struct Tunnels {
     looks: Bound,
     /// A host is looked over by one at a time.
     diagnosing: Arc<Mutex<()>>,
+    /// And so it is audited.
+    auditing: Arc<Mutex<()>>,
 }
 
 impl fmt::Debug for Tunnels {
@@ -141,6 +147,8 @@ enum TunnelError {
     TooMany { what: &'static str, most: usize },
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("this node cannot be audited: {0}")]
+    NotAudited(String),
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
@@ -166,7 +174,9 @@ impl TunnelError {
                 Code::FailedPrecondition
             }
             Self::TooMany { .. } => Code::ResourceExhausted,
-            Self::Engine(_) | Self::Connect(_) | Self::Network(_) => Code::Unavailable,
+            Self::Engine(_) | Self::Connect(_) | Self::Network(_) | Self::NotAudited(_) => {
+                Code::Unavailable
+            }
             Self::Gone => Code::Cancelled,
         }
     }
@@ -181,8 +191,9 @@ impl Tunnels {
             all: Arc::new(Semaphore::new(TUNNELS_MAX)),
             commands: Bound::new("logs and commands", COMMANDS_MAX),
             connections: Bound::new("connections", CONNECTIONS_MAX),
-            looks: Bound::new("route checks and diagnoses", LOOKS_MAX),
+            looks: Bound::new("route checks, diagnoses and audits", LOOKS_MAX),
             diagnosing: Arc::default(),
+            auditing: Arc::default(),
         }
     }
 
@@ -264,6 +275,10 @@ impl Tunnels {
                 let _permit = self.looks.take()?;
                 diagnose::carry(&self.node.host(), &self.diagnosing, ends).await
             }
+            Some(Purpose::Audit(request)) => {
+                let _permit = self.looks.take()?;
+                audit::carry(&self.node.audited(), request.repair, &self.auditing, ends).await
+            }
             None => Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned())),
         }
     }
@@ -277,6 +292,17 @@ impl Node {
             network: Some(Arc::clone(&self.network)),
             assignment: self.assignment.borrow().clone(),
             is_agent: true,
+        }
+    }
+
+    fn audited(&self) -> Audited {
+        Audited {
+            engine: self.engine.clone(),
+            network: Arc::clone(&self.network),
+            assignment: self.assignment.clone(),
+            statuses: self.statuses.clone(),
+            recheck: Arc::clone(&self.recheck),
+            config: Arc::clone(&self.config),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod apply;
+mod audit;
 mod change;
 mod context;
 mod cp;
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     Restore(restore::Restore),
     Route(route::Route),
     Doctor(doctor::Doctor),
+    Audit(audit::Audit),
     Events(events::Events),
     Context(context::Context),
     Version(info::Version),
@@ -114,6 +116,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Restore(restore) => restore.run(fleet.await?).await,
         Command::Route(route) => return route.run(fleet.await?).await,
         Command::Doctor(doctor) => return doctor.run(fleet.await?).await,
+        Command::Audit(audit) => return audit.run(fleet).await,
         Command::Events(events) => events.run(fleet.await?).await,
         Command::Context(context) => context.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,

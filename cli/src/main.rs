@@ -68,7 +68,7 @@ Exit codes:
   125  `dwell exec`: it could not be run; any other code is the command's own
   255  `dwell ssh`: it came to no session; any other code is the command's own
 
-`dwell cp` ends with scp's exit code.";
+`dwell cp` ends with scp's exit code. `dwell audit` ends with 0, 1 or 2; its help says when.";
 
 fn main() -> ExitCode {
     complete::answer_shell();

@@ -132,6 +132,16 @@ async fn programs_get_stable_fields() {
             probe: Some(v1::RouteProbe { round_trip_us: Some(300), ..Default::default() }),
             ..Default::default()
         }],
+        audits: vec![v1::AuditAnswer {
+            node: "h1".into(),
+            findings: vec![v1::AuditFinding {
+                kind: "limits-kernel".into(),
+                subject: "instance web-0".into(),
+                node: "h1".into(),
+                claims: vec![v1::AuditClaim { by: "engine".into(), says: "cpu 1".into() }],
+                ..Default::default()
+            }],
+        }],
         diagnoses: vec![v1::NodeDiagnosis {
             node: "h1".into(),
             diagnosis: Some(v1::Diagnosis {
@@ -151,6 +161,7 @@ async fn programs_get_stable_fields() {
         &["route", "ls"],
         &["route", "check", "web-0"],
         &["doctor"],
+        &["audit"],
         &["events"],
         &["inspect", "web-1"],
         &["version"],
@@ -220,6 +231,37 @@ async fn what_was_checked_and_has_problems_ends_with_1() {
     well.state.lock().unwrap().diagnoses = vec![silent];
     assert_eq!(run(&well, &["doctor"]).await.code, 1);
     assert_eq!(run(&well, &["doctor", "h2"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn an_audit_ends_by_what_remains() {
+    use v1::audit_finding::Remedy;
+    let state = |remedy: Option<Remedy>| {
+        let finding = |remedy: Remedy| v1::AuditFinding {
+            kind: "mapping".into(),
+            node: "h1".into(),
+            remedy: remedy.into(),
+            ..Default::default()
+        };
+        let findings = remedy.into_iter().map(finding).collect();
+        State { audits: vec![v1::AuditAnswer { node: "h1".into(), findings }], ..starting() }
+    };
+    for (remedy, code) in [
+        (None, 0),
+        (Some(Remedy::Repaired), 0),
+        (Some(Remedy::Repair), 1),
+        (Some(Remedy::Person), 1),
+    ] {
+        let fake = Fake::start(state(remedy));
+        assert_eq!(run(&fake, &["audit"]).await.code, code, "{remedy:?}");
+        assert_eq!(fake.asked(), [""; 0]);
+        assert_eq!(run(&fake, &["audit", "--fix"]).await.code, code, "{remedy:?}");
+        assert_eq!(fake.asked(), ["repair"]);
+    }
+    let fake = Fake::start(State { refusal: Some(Status::unavailable("away")), ..starting() });
+    let ran = run(&fake, &["audit", "-o", "json"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+    assert!(ran.stderr.contains("away"), "{}", ran.stderr);
 }
 
 /// A DNS server of this machine that answers every question with this code.

@@ -8,9 +8,11 @@
 //! | `api/watch.rs` | the stream of changes |
 //! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
 //! | `api/connect.rs` | connections to ports, likewise |
+//! | `api/audit.rs` | what all layers claim, compared |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
 
+mod audit;
 mod connect;
 mod diagnose;
 mod instance;
@@ -319,6 +321,12 @@ impl Fleet for Api {
         request: Request<Streaming<v1::ConnectInput>>,
     ) -> Answer<Self::ConnectStream> {
         self.open_connect(request.into_inner()).await.map(Response::new)
+    }
+
+    type AuditStream = ServerStream<v1::AuditAnswer>;
+
+    async fn audit(&self, request: Request<v1::AuditRequest>) -> Answer<Self::AuditStream> {
+        self.open_audit(&request.into_inner()).await.map(Response::new)
     }
 
     type CheckRoutesStream = ServerStream<v1::RouteCheck>;

@@ -26,6 +26,7 @@
 //! - revisions and generations never go back, not over a restart either.
 
 mod assignment;
+mod audit;
 mod command;
 mod commit;
 mod directory;
@@ -66,6 +67,7 @@ use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
 use tables::Tables;
 
+pub use audit::Answers;
 pub use command::{
     Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Target,
     WORKLOADS_MAX, WorkloadPlan,

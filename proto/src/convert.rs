@@ -4,6 +4,7 @@
 //! everything that a type of core promises and names the field that is wrong.
 
 mod assignment;
+mod audit;
 mod directory;
 mod instance;
 mod network;

@@ -515,6 +515,10 @@ impl Engine for DockerEngine {
         Ok(())
     }
 
+    fn strangers(&self) -> BTreeSet<String> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
         self.find_leftovers().await
     }

@@ -208,6 +208,10 @@ impl Engine for FakeEngine {
         .await
     }
 
+    fn strangers(&self) -> BTreeSet<String> {
+        BTreeSet::new()
+    }
+
     async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
         self.call(Operation::Leftovers, "", |state| Ok(state.leftovers.clone())).await
     }

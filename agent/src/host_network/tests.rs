@@ -26,6 +26,7 @@ struct Host {
     network: FakeNetwork,
     assignment: watch::Sender<Option<Arc<Assignment>>>,
     engine: watch::Sender<EngineState>,
+    rechecks: watch::Sender<u64>,
     desired: watch::Receiver<Option<Arc<Desired>>>,
 }
 
@@ -37,15 +38,17 @@ impl Host {
         let (prepared, desired) = (watch::Sender::new(false), watch::Sender::new(None));
         let seen = desired.subscribe();
         tokio::spawn(release(assignment.subscribe(), prepared.subscribe(), desired));
+        let rechecks = watch::Sender::new(0);
         let keeper = HostNetwork {
             network: Arc::new(network.clone()),
             masquerade: true,
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
+            recheck: rechecks.subscribe(),
             prepared,
         };
         tokio::spawn(keeper.keep());
-        Self { network, assignment, engine, desired: seen }
+        Self { network, assignment, engine, rechecks, desired: seen }
     }
 
     fn ensured(&self) -> usize {
@@ -101,6 +104,9 @@ async fn it_is_looked_at_again_after_a_while_and_when_the_engine_is_back() {
     assert_eq!(host.ensured(), 2);
     after(RESYNC).await;
     assert_eq!(host.ensured(), 3);
+    host.rechecks.send_replace(1);
+    after(BREATH).await;
+    assert_eq!(host.ensured(), 4, "somebody wants it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@ pub(super) struct Owner {
     core: Core,
     tools: Tools,
     desired: watch::Receiver<Option<Arc<Desired>>>,
+    /// Says when somebody wants everything to be looked at.
+    recheck: watch::Receiver<u64>,
     /// Says when others may have changed sandboxes.
     disturbances: watch::Receiver<Disturbances>,
     /// How often that was, as far as it was heeded.
@@ -60,6 +62,7 @@ impl Owner {
         tools: Tools,
         sightings: Publisher,
         desired: watch::Receiver<Option<Arc<Desired>>>,
+        recheck: watch::Receiver<u64>,
     ) -> (Self, watch::Receiver<Option<Arc<Statuses>>>, watch::Receiver<EngineState>) {
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
         let (statuses, statuses_receiver) = watch::channel(None);
@@ -67,6 +70,7 @@ impl Owner {
         let owner = Self {
             core,
             desired,
+            recheck,
             disturbances: tools.network.disturbances(),
             disturbed: 0,
             guards: Guards::new(tools.clone(), news_sender.clone()),
@@ -101,6 +105,7 @@ impl Owner {
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Ok(()) = self.disturbances.changed() => self.note_disturbance(),
+                Ok(()) = self.recheck.changed() => self.hear(Input::Recheck),
                 () = sleep_until(self.wake_at, self.tools.clock.now()) => {}
             }
             for _ in 0..BATCH_MAX {

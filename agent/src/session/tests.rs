@@ -123,6 +123,7 @@ impl Agent {
             statuses: statuses.subscribe(),
             assignment: assignment.subscribe(),
             network: Arc::new(FakeNetwork::default()),
+            recheck: Arc::default(),
             config: Arc::default(),
         };
         let held = HeldDirectory::new(Directory::default());

@@ -97,6 +97,7 @@ impl Fixture {
             statuses,
             assignment: watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
             network: Arc::new(FakeNetwork::default()),
+            recheck: Arc::default(),
             config: Arc::default(),
         });
         Self { controller, channel, engine, container, tunnels }

@@ -3,12 +3,14 @@
 //! Times are milliseconds since the Unix epoch, `null` where nobody knows. Amounts are in the unit that
 //! their field's name ends in.
 
+mod audit;
 mod diagnosis;
 mod key;
 mod node;
 mod volume;
 mod workload;
 
+pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};

@@ -41,6 +41,7 @@ pub(crate) struct State {
     /// What nodes say of their routes and of themselves.
     pub(crate) checks: Vec<v1::RouteCheck>,
     pub(crate) diagnoses: Vec<v1::NodeDiagnosis>,
+    pub(crate) audits: Vec<v1::AuditAnswer>,
     pub(crate) key_sets: BTreeMap<String, Vec<String>>,
     pub(crate) volumes: Vec<v1::Volume>,
     /// What there is from the first watch on.
@@ -408,6 +409,16 @@ impl Fleet for Service {
         let diagnoses = state.diagnoses.iter().filter(|of| named(&of.node, &name)).cloned();
         let diagnoses: Vec<_> = diagnoses.map(Ok).collect();
         answer(Box::pin(tokio_stream::iter(diagnoses)))
+    }
+
+    type AuditStream = Answers<v1::AuditAnswer>;
+
+    async fn audit(&self, request: Request<v1::AuditRequest>) -> Answer<Self::AuditStream> {
+        if request.into_inner().repair {
+            self.asked("repair".to_owned())?;
+        }
+        let audits = self.state()?.audits.clone();
+        answer(Box::pin(tokio_stream::iter(audits.into_iter().map(Ok))))
     }
 
     async fn list_volumes(

@@ -25,7 +25,7 @@ use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
 /// How many nodes are asked at a time.
-const ASKED_MAX: usize = 64;
+pub(super) const ASKED_MAX: usize = 64;
 /// How long a node may take to try a route.
 const PROBE_TIME: Duration = Duration::from_secs(5);
 /// How long a node may take to look itself over.
@@ -122,14 +122,14 @@ async fn diagnose(
 }
 
 /// What a node says.
-struct Answer {
-    message: Message,
+pub(super) struct Answer {
+    pub(super) message: Message,
     /// From asking for the tunnel to having it, which takes the node no thought.
     round_trip: Duration,
 }
 
 /// Asks a node for one message, or says why there is none.
-async fn ask(
+pub(super) async fn ask(
     tunnels: &Tunnels,
     view: &NodeView,
     purpose: Purpose,

@@ -100,3 +100,34 @@ async fn nodes_are_diagnosed_and_their_clocks_compared() {
     let status = fixture.fleet().await.diagnose(unknown).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound);
 }
+
+#[tokio::test]
+async fn every_node_is_audited_and_one_that_is_silent_is_a_finding() {
+    let (fixture, h1) = with_instance().await;
+    fixture.node("h2", "192.0.2.2").await;
+    let claim = |by: &str| v1::AuditClaim { by: by.to_owned(), says: "so\u{7}".to_owned() };
+    let finding = v1::AuditFinding {
+        kind: "mapping".to_owned(),
+        subject: "instance web-0".to_owned(),
+        // A node speaks for itself.
+        node: "h2".to_owned(),
+        claims: vec![claim("engine"), claim("files")],
+        remedy: v1::audit_finding::Remedy::Repair.into(),
+        ..Default::default()
+    };
+    let audit = v1::NodeAudit { findings: vec![finding.clone()], ..Default::default() };
+    let agent = tokio::spawn(answer(h1, Up::Audit(audit)));
+    let answers = fixture.fleet().await.audit(v1::AuditRequest { repair: true }).await;
+    let mut found = all(answers.unwrap().into_inner()).await;
+    let (_, purpose) = agent.await.unwrap();
+    assert_eq!(purpose, Purpose::Audit(v1::AuditRequest { repair: true }));
+    found.sort_by(|a, b| a.node.cmp(&b.node));
+    let [own, h1, h2] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((own.node.as_str(), own.findings.len()), ("", 0), "{own:?}");
+    let [told] = &h1.findings[..] else { panic!("{h1:?}") };
+    assert_eq!((told.kind.as_str(), told.node.as_str()), ("mapping", "h1"));
+    assert_eq!(told.claims[0].says, "so ");
+    let [silent] = &h2.findings[..] else { panic!("{h2:?}") };
+    assert_eq!((silent.kind.as_str(), silent.node.as_str()), ("node-silent", "h2"));
+    assert_eq!(silent.remedy(), v1::audit_finding::Remedy::Person);
+}

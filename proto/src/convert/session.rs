@@ -204,11 +204,11 @@ impl TryFrom<v1::SshEvents> for SshEvents {
     }
 }
 
-fn position(incarnation: u64, revision: u64) -> Position {
+pub(super) fn position(incarnation: u64, revision: u64) -> Position {
     Position { incarnation: Incarnation(incarnation), revision: Revision(revision) }
 }
 
-fn at_most(field: &'static str, count: usize, max: usize) -> Result<(), FromWireError> {
+pub(super) fn at_most(field: &'static str, count: usize, max: usize) -> Result<(), FromWireError> {
     if count > max {
         return Err(FromWireError::new(
             field,

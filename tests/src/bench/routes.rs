@@ -153,7 +153,8 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let (_engines, engine) = watch::channel(EngineState::Ready);
     let prepared = watch::Sender::new(false);
     let mut ready = prepared.subscribe();
-    let keeper = HostNetwork { network, masquerade: false, assignment, engine, prepared };
+    let recheck = watch::Sender::new(0).subscribe();
+    let keeper = HostNetwork { network, masquerade: false, assignment, engine, recheck, prepared };
     let keeper = tokio::spawn(keeper.keep());
     timeout(REPAIR_LIMIT, ready.wait_for(|ready| *ready))
         .await

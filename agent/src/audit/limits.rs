@@ -1,0 +1,125 @@
+//! The limits that the kernel enforces on a container, read from its control groups, version 1, version 2 or both.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::Resources;
+use dwell_daemon::cgroups::{self, Hierarchy, Place};
+
+/// From here on, a limit of memory is none: the kernel and engines have several numbers for that.
+const MEMORY_UNLIMITED: u64 = 1 << 60;
+
+/// The limits of a process's control groups; zero is none.
+pub(super) fn of(pid: u32) -> io::Result<Resources> {
+    let theirs = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let ours = fs::read_to_string("/proc/self/cgroup")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    let places = cgroups::places(&theirs, &ours, &mounts).map_err(io::Error::other)?;
+    Ok(at(&places))
+}
+
+/// Of several trees, each has some of the controllers, and their files.
+fn at(places: &[Place]) -> Resources {
+    let mut limits = Resources::default();
+    for Place { hierarchy, directory } in places {
+        let (memory, cpu) = match hierarchy {
+            Hierarchy::Unified => (number(directory, "memory.max"), quota(directory)),
+            Hierarchy::Legacy(_) => {
+                let period = number(directory, "cpu.cfs_period_us");
+                let quota = number(directory, "cpu.cfs_quota_us");
+                (number(directory, "memory.limit_in_bytes"), share(quota, period))
+            }
+        };
+        if let Some(memory) = memory.filter(|memory| *memory < MEMORY_UNLIMITED) {
+            limits.memory = Bytes(memory);
+        }
+        if let Some(cpu) = cpu {
+            limits.cpu = cpu;
+        }
+    }
+    limits
+}
+
+/// `max PERIOD`, or `QUOTA PERIOD`.
+fn quota(directory: &Path) -> Option<Millicores> {
+    let text = fs::read_to_string(directory.join("cpu.max")).ok()?;
+    let mut words = text.split_whitespace().map(|word| word.parse().ok());
+    share(words.next()?, words.next()?)
+}
+
+fn share(quota_us: Option<u64>, period_us: Option<u64>) -> Option<Millicores> {
+    Some(Millicores(quota_us?.saturating_mul(1_000).checked_div(period_us?)?))
+}
+
+/// A number in a file; `None` for `max`, `-1`, or if there is no such file.
+fn number(directory: &Path, file: &str) -> Option<u64> {
+    fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()
+}
+
+/// Whether the kernel enforces what it was told: it counts memory in pages.
+pub(super) fn are_in_force(told: Resources, kernel: Resources) -> bool {
+    let page = rustix::param::page_size() as u64;
+    let pages = |bytes: Bytes| bytes.0.checked_div(page);
+    told.cpu == kernel.cpu && pages(told.memory) == pages(kernel.memory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(hierarchy: &Hierarchy, files: &[(&str, &str)]) -> Resources {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        at(&[Place { hierarchy: hierarchy.clone(), directory: directory.path().to_owned() }])
+    }
+
+    #[test]
+    fn both_versions_say_what_is_enforced() {
+        let legacy = Hierarchy::Legacy(Vec::new());
+        let set = Resources { cpu: Millicores(250), memory: Bytes(64 << 20) };
+        let none = Resources::default();
+        for (hierarchy, files, expected) in [
+            (
+                &Hierarchy::Unified,
+                &[("memory.max", "67108864\n"), ("cpu.max", "25000 100000\n")][..],
+                set,
+            ),
+            (&Hierarchy::Unified, &[("memory.max", "max\n"), ("cpu.max", "max 100000\n")], none),
+            (&Hierarchy::Unified, &[], none),
+            (
+                &legacy,
+                &[
+                    ("memory.limit_in_bytes", "67108864\n"),
+                    ("cpu.cfs_quota_us", "25000\n"),
+                    ("cpu.cfs_period_us", "100000\n"),
+                ],
+                set,
+            ),
+            (
+                &legacy,
+                &[
+                    ("memory.limit_in_bytes", "9223372036854771712\n"),
+                    ("cpu.cfs_quota_us", "-1\n"),
+                    ("cpu.cfs_period_us", "100000\n"),
+                ],
+                none,
+            ),
+            (&legacy, &[("cpu.cfs_quota_us", "25000\n"), ("cpu.cfs_period_us", "0\n")], none),
+        ] {
+            assert_eq!(limits(hierarchy, files), expected, "{files:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_counted_in_pages() {
+        let told = Resources { cpu: Millicores(1), memory: Bytes((64 << 20) + 1) };
+        let whole = Resources { memory: Bytes(64 << 20), ..told };
+        assert!(are_in_force(told, whole));
+        assert!(!are_in_force(told, Resources { memory: Bytes(65 << 20), ..told }));
+        assert!(!are_in_force(told, Resources { cpu: Millicores(2), ..whole }));
+    }
+}
