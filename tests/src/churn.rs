@@ -3,7 +3,8 @@
 //!
 //! A run is a sequence of rounds. In each, a few things are declared and one thing goes wrong; now and then everything
 //! is mended, the fleet has to come to rest, and [`audit`] looks at every host from outside: engines, namespaces,
-//! control groups, links, routes, files and volumes, with nothing of dwell's own code. One seed decides everything that
+//! control groups, links, routes, files and volumes, with nothing of dwell's own code. `dwell audit`, which looks from
+//! inside, has to find nothing either. One seed decides everything that
 //! is decided here; what the machine makes of it is never twice the same.
 
 mod audit;
@@ -289,6 +290,9 @@ impl Run<'_> {
             audit::audit(lab, declared, &said).await
         })
         .await?;
+        // Nothing may be on its way any more that layers could disagree about.
+        let found = lab.audit(false).await?;
+        ensure!(found.is_empty(), "dwell finds itself in disagreement: {found:#?}");
         self.tally.audits += 1;
         (self.say)(&format!("at rest: {} instances, as declared", declared.instances()));
         let names: Vec<String> = declared.names().map(str::to_owned).collect();

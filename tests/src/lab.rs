@@ -59,7 +59,7 @@ mod watch;
 
 pub use command::{Output, finish, run};
 pub use config::LabConfig;
-pub use dwell::{InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes, WorkloadRow};
+pub use dwell::{Audit, AuditRow, InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes, WorkloadRow};
 pub use forward::Forward;
 pub use host::Host;
 pub use images::Image;

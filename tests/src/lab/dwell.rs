@@ -110,6 +110,30 @@ impl InstanceRow {
     }
 }
 
+/// What `dwell audit -o json` answers, as far as tests look at it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct Audit {
+    /// Where layers disagree.
+    pub findings: Vec<AuditRow>,
+}
+
+/// Two claims that cannot both be true, as `dwell audit` shows them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct AuditRow {
+    /// `person`, `repair` or `repaired`.
+    pub remedy: String,
+    /// The node it is on; empty if it is the controller's.
+    pub node: String,
+    /// Which kind of disagreement.
+    pub kind: String,
+    /// The thing.
+    pub subject: String,
+    /// What is claimed, as it is.
+    pub claims: Value,
+    /// What to do about it.
+    pub next: String,
+}
+
 /// What `dwell node ls -o json` answers, as far as tests look at it.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct Nodes {

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::{
     Lab,
     command::{Output, finish},
-    dwell::{self, InstanceRow, Nodes, Ps, Routes},
+    dwell::{self, Audit, AuditRow, InstanceRow, Nodes, Ps, Routes},
     host::Host,
     process::MARK,
     wait::wait_until,
@@ -186,6 +186,21 @@ impl Lab {
     /// If the controller does not answer.
     pub async fn ps(&self) -> Result<Ps> {
         self.cli(&["ps", "-o", "json"]).await?.json()
+    }
+
+    /// What `dwell audit` finds, or what it makes of that with `--fix`.
+    ///
+    /// # Errors
+    /// If the controller does not answer, or the exit code says something else than the answer.
+    pub async fn audit(&self, fix: bool) -> Result<Vec<AuditRow>> {
+        let words = ["audit", "-o", "json", "--fix"];
+        let words = if fix { &words[..] } else { &words[..3] };
+        let said = self.cli(words).await?;
+        let found: Audit =
+            serde_json::from_str(&said.stdout).with_context(|| format!("{said:?}"))?;
+        let remains = found.findings.iter().any(|finding| finding.remedy != "repaired");
+        ensure!(said.code() == i32::from(remains), "{said:?}");
+        Ok(found.findings)
     }
 
     /// What `dwell node ls` says.
