@@ -96,7 +96,8 @@ impl Core {
             | (EventKind::Died { .. } | EventKind::Removed, Some(Step::Remove { container })) => {
                 *container == event.id
             }
-            (EventKind::Changed, Some(_)) => true,
+            // Whatever else is done to an instance, somebody may change its containers meanwhile.
+            (EventKind::Changed, Some(Step::Create { .. })) => true,
             _ => false,
         };
         let is_running = known.is_some_and(dwell_planner::Container::is_running);

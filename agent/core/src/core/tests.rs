@@ -261,10 +261,10 @@ fn a_journal_of_an_instance_that_nobody_knows_is_forgotten() {
         }
         call => there(call),
     };
-    node.answer(&answer);
+    node.answer(answer);
     assert_eq!(forgotten.take(), ["gone-0"]);
     node.tell(Input::Recheck);
-    node.answer(&answer);
+    node.answer(answer);
     assert_eq!(forgotten.take(), ["gone-0"], "each complete look is followed by a sweep");
 }
 
@@ -282,10 +282,25 @@ fn nothing_is_swept_before_it_is_known_what_is_desired() {
         there(call)
     };
     node.tell(Input::Connected);
-    node.answer(&answer);
+    node.answer(answer);
     assert_eq!((&node.engine, swept.get()), (&EngineState::Ready, 0));
     node.tell(Input::Desired(Arc::new(Desired::default().at(Revision(7)))));
     node.tell(Input::Recheck);
-    node.answer(&answer);
+    node.answer(answer);
     assert_eq!(swept.get(), 1);
+}
+
+#[test]
+fn what_somebody_changes_while_the_sandbox_is_repaired_is_looked_at() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    node.answer(answers(&["web-0"], &[]));
+    node.tell(Input::SandboxesDisturbed);
+    let is_repair = |call: &Call| matches!(call, Call::Step { step: Step::RepairSandbox, .. });
+    assert!(node.open.values().any(is_repair));
+    let (id, instance) = (ContainerId("web-0".to_owned()), "web-0".parse().unwrap());
+    let kind = crate::engine::EventKind::Changed;
+    node.tell(Input::Event(crate::engine::Event { id, instance, at: Timestamp(2), kind }));
+    node.answer(|call| is_repair(call).then_some(Outcome::Done));
+    assert!(node.open.values().any(|call| matches!(call, Call::Inspect { .. })), "{:?}", node.open);
 }
