@@ -62,6 +62,8 @@ async fn they_know_their_names(lab: &Lab) -> Result<()> {
     let hello = lab.ps().await?.of("hello").swap_remove(0);
     let hostname = lab.exec(&hello.name, &["hostname"]).await?.ok()?;
     ensure!(hostname.trim() == hello.name, "the hostname is {hostname}");
+    let full = lab.exec(&hello.name, &["hostname", "-f"]).await?.ok()?;
+    ensure!(full.trim() == format!("{}.dwell", hello.name), "hostname -f says {full}");
     let hosts = lab.exec(&hello.name, &["cat", "/etc/hosts"]).await?.ok()?;
     let own = hosts.lines().find(|line| line.starts_with(&hello.address));
     ensure!(own.is_some_and(|line| line.contains(&hello.name)), "/etc/hosts is {hosts}");
