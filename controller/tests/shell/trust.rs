@@ -232,7 +232,7 @@ async fn a_node_whose_certificate_has_expired_proves_itself_by_the_old_key() {
     assert_eq!(refuse(&expired).await.0, Code::FailedPrecondition);
 
     let mut fleet = fixture.fleet().await;
-    let remove = v1::RemoveNodeRequest { name: "h1".to_owned(), force: true, ..Default::default() };
+    let remove = v1::RemoveNodeRequest { name: "h1".to_owned(), force: true };
     fleet.remove_node(remove).await.unwrap();
     let (removed, why) = refuse(&expired).await;
     assert_eq!(removed, Code::PermissionDenied);
