@@ -54,6 +54,7 @@ mod volumes;
 mod workloads;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 
 use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
@@ -66,6 +67,7 @@ use network::NetworkEntry;
 use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
 use tables::Tables;
+use view::Views;
 
 pub use audit::Answers;
 pub use command::{
@@ -118,6 +120,8 @@ pub struct Model {
     /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
+    /// What was shown of workloads since the last change.
+    views: Mutex<Views>,
     /// What was published, for watchers.
     log: Log<Change>,
     /// Whose assignment was changed when, for each node's session.
@@ -177,6 +181,7 @@ impl Model {
             volatile_only: false,
             half_heard: BTreeSet::new(),
             last_heard: BTreeMap::new(),
+            views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
             network_log: Log::new(Revision(0), network::LOG_MAX),

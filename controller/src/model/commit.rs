@@ -5,7 +5,7 @@
 //! walked backwards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{NodeName, Revision, WorkloadName};
@@ -120,6 +120,7 @@ impl Model {
 
     /// Walks changes backwards.
     pub(super) fn undo(&mut self, changes: Vec<Change>) {
+        self.views.get_mut().unwrap_or_else(PoisonError::into_inner).forget();
         for change in changes.into_iter().rev() {
             match change.old {
                 Some(old) => drop(self.tables.put(old)),

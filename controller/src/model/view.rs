@@ -1,6 +1,7 @@
 //! What the API shows: objects with what is known of them now, honest about what is not.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
@@ -29,6 +30,22 @@ pub struct WorkloadView {
     pub updated: u32,
     /// What it waits for; empty if all is as declared.
     pub message: String,
+}
+
+/// The views of workloads that were asked for at a revision. Each is made from all of its instances, and all watchers
+/// ask for the same. Taking changes back forgets them, since it leads to another state at the same revision.
+#[derive(Debug, Default)]
+pub(super) struct Views {
+    at: Revision,
+    of: BTreeMap<WorkloadName, WorkloadView>,
+    /// How many were made, for tests that count work instead of time.
+    pub(super) made: u64,
+}
+
+impl Views {
+    pub(super) fn forget(&mut self) {
+        self.of.clear();
+    }
 }
 
 /// An instance and what is known of it.
@@ -93,7 +110,19 @@ impl Model {
     /// One workload.
     #[must_use]
     pub fn workload(&self, name: &WorkloadName) -> Option<WorkloadView> {
-        self.tables.workloads().get(name).map(|workload| self.view_workload(workload))
+        let workload = self.tables.workloads().get(name)?;
+        let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+        if views.at != self.revision {
+            views.at = self.revision;
+            views.of.clear();
+        }
+        if let Some(view) = views.of.get(name) {
+            return Some(view.clone());
+        }
+        let view = self.view_workload(workload);
+        views.made += 1;
+        views.of.insert(name.clone(), view.clone());
+        Some(view)
     }
 
     /// All workloads, by name.

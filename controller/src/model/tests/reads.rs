@@ -45,6 +45,28 @@ fn one_large_command_leaves_no_watcher_behind() {
 }
 
 #[test]
+fn all_watchers_share_what_is_shown_of_a_workload() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 3)).unwrap();
+    let made = |fleet: &Fleet| fleet.model.views.lock().unwrap().made;
+    let shown = |fleet: &Fleet| fleet.model.workload(&workload("web")).unwrap();
+    let before = made(&fleet);
+    for _ in 0..10 {
+        assert_eq!((shown(&fleet).instances, shown(&fleet).ready), (3, 0));
+    }
+    assert_eq!(made(&fleet), before + 1);
+    fleet.settle();
+    assert_eq!(shown(&fleet).ready, 3);
+
+    // What is taken back is not shown, although its revision is.
+    let scale = Command::Scale { workload: workload("web"), replicas: 5 };
+    let applied = fleet.model.apply(scale, fleet.now).unwrap();
+    assert_eq!(shown(&fleet).instances, 5);
+    fleet.model.revert(applied.changes);
+    assert_eq!(shown(&fleet).instances, 3);
+}
+
+#[test]
 fn a_watch_too_far_back_is_told_so() {
     let mut fleet = Fleet::new(Settings { watch_max: 10, ..settings() });
     for index in 0..20 {
