@@ -19,6 +19,7 @@ mod reply;
 mod since;
 mod spec;
 mod sweep;
+mod unfit;
 mod unstarted;
 mod volumes;
 
@@ -259,7 +260,7 @@ impl Engine for DockerEngine {
         let runtimes = seen.runtimes.unwrap_or_default();
         let knows =
             self.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
-        let unfit = unfit(seen.security_options.as_deref().unwrap_or_default());
+        let unfit = unfit::reason(seen.security_options.as_deref().unwrap_or_default());
         *self.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
         let message = match unfit {
             Some(why) => format!("{NAME} cannot run instances: {why}"),
@@ -636,26 +637,6 @@ impl Engine for DockerEngine {
     }
 }
 
-/// Why a daemon with these security options cannot put containers into sandboxes.
-fn unfit(security_options: &[String]) -> Option<&'static str> {
-    let has = |name: &str| {
-        let mut parts = security_options.iter().flat_map(|option| option.split(','));
-        parts.any(|part| part.strip_prefix("name=") == Some(name))
-    };
-    if has("rootless") {
-        Some(
-            "it runs without root (rootless mode) and cannot enter sandboxes, which belong to root; run it as root",
-        )
-    } else if has("userns") {
-        Some(
-            "it remaps users, and what it starts cannot enter sandboxes, which belong to the host's users; take \
-             `userns-remap` out of its daemon.json and restart it",
-        )
-    } else {
-        None
-    }
-}
-
 /// The paths that an image declares as volumes. Docker would give each an anonymous volume, which goes with the
 /// container.
 async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, EngineError> {
@@ -670,22 +651,4 @@ async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, Engi
 
 fn malformed(operation: &'static str, what: &str) -> EngineError {
     EngineError::Other { engine: NAME, operation, reason: format!("malformed reply: {what}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_daemon_that_remaps_users_or_has_no_root_is_unfit() {
-        let of = |options: &[&str]| {
-            let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
-            unfit(&options)
-        };
-        assert_eq!(of(&["name=apparmor", "name=seccomp,profile=default", "name=cgroupns"]), None);
-        assert!(
-            of(&["name=seccomp,profile=builtin", "name=userns"]).unwrap().contains("userns-remap")
-        );
-        assert!(of(&["name=rootless", "name=userns"]).unwrap().contains("as root"));
-    }
 }

@@ -21,7 +21,8 @@ use crate::fake_controller::{Ca, Carried, Face, FakeController, LIMIT, identity}
 use crate::{link, trust};
 use dwell_network::fake::FakeNetwork;
 
-/// A node with one running instance, `web-0`, which has the address of loopback, and one without a container, `web-1`.
+/// A node with one running instance, `web-0`, which has the address of loopback, one without a container, `web-1`, and
+/// one whose container has ended, `web-2`.
 struct Fixture {
     controller: FakeController,
     channel: Channel,
@@ -82,6 +83,7 @@ impl Fixture {
         let all = [
             status("web-0", Phase::Running, container.as_str()),
             status("web-1", Phase::Stopped, ""),
+            status("web-2", Phase::Stopped, "c2"),
         ];
         let instances = all.into_iter().map(|one| (one.instance.clone(), one)).collect();
         let statuses = Statuses { revision: Revision(1), complete: true, instances };
@@ -241,6 +243,22 @@ async fn a_command_that_nobody_waits_for_is_hung_up() {
     drop(tunnel);
     until(|| node.engine.hang_ups() == 1).await;
     until(|| node.tunnels.all.available_permits() == TUNNELS_MAX).await;
+}
+
+#[tokio::test]
+async fn a_command_in_an_instance_that_does_not_run_is_told_of_the_instance() {
+    let mut node = Fixture::start().await;
+    let request = v1::ExecRequest { instance: "web-2".into(), ..words(&["x"]) };
+    let mut tunnel = node.open(Some(Purpose::Exec(request))).await;
+    let Some(Message::Error(error)) = next(&mut tunnel).await else { panic!("no error") };
+    assert_eq!(error.message, "web-2 is not running (stopped); `dwell inspect web-2` says why");
+
+    // It ends between the look and the command.
+    node.engine.stop(&node.container, Duration::ZERO).await.unwrap();
+    let request = v1::ExecRequest { instance: "web-0".into(), ..words(&["x"]) };
+    let mut tunnel = node.open(Some(Purpose::Exec(request))).await;
+    let Some(Message::Error(error)) = next(&mut tunnel).await else { panic!("no error") };
+    assert_eq!(error.message, "web-0 has just stopped running; `dwell inspect web-0` says why");
 }
 
 #[tokio::test]
