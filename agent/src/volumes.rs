@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::id::{InstanceName, Position, VolumeName};
+use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume, Statuses};
+use dwell_core::workload::Template;
 use dwell_daemon::Causes;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -134,7 +136,9 @@ impl VolumeKeeper {
 fn orders(held: &Assignment) -> impl Iterator<Item = (&InstanceName, &VolumeName)> {
     let is_mounted = |instance: &InstanceName, name: &VolumeName| {
         let assigned = held.instances.get(instance);
-        assigned.is_some_and(|assigned| assigned.template.volumes().any(|mounted| mounted == name))
+        let mut mounted =
+            assigned.into_iter().flat_map(Assigned::templates).flat_map(Template::volumes);
+        mounted.any(|mounted| mounted == name)
     };
     held.volumes_to_delete
         .iter()

@@ -18,6 +18,7 @@ mod port_forward;
 mod proxy;
 mod ps;
 mod restore;
+mod rollout;
 mod route;
 mod run;
 mod ssh;
@@ -47,6 +48,10 @@ pub(crate) enum Command {
     Stop(change::Stop),
     Restart(change::Restart),
     Rm(change::Rm),
+    History(rollout::History),
+    Rollback(rollout::Rollback),
+    Pause(rollout::Pause),
+    Resume(rollout::Resume),
     Logs(logs::Logs),
     Exec(exec::Exec),
     Ssh(ssh::Ssh),
@@ -102,6 +107,10 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Stop(stop) => stop.run(fleet.await?).await,
         Command::Restart(restart) => restart.run(fleet.await?).await,
         Command::Rm(rm) => rm.run(fleet.await?).await,
+        Command::History(history) => history.run(fleet.await?).await,
+        Command::Rollback(rollback) => rollback.run(fleet.await?).await,
+        Command::Pause(pause) => pause.run(fleet.await?).await,
+        Command::Resume(resume) => resume.run(fleet.await?).await,
         Command::Logs(logs) => logs.run(fleet.await?).await,
         Command::Exec(exec) => return Ok(exec.run(fleet).await),
         Command::Ssh(ssh) => return Ok(ssh.run(fleet, target).await),

@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::listen::Peer;
-use crate::model::{Command, Model, Reply};
+use crate::model::{Command, Model, Refusal, Reply};
 use crate::owner::{Done, Handle};
 use crate::pki::{Authority, NewToken, SshAuthority};
 use crate::status::into_status;
@@ -90,7 +90,8 @@ impl Api {
 #[tonic::async_trait]
 impl Fleet for Api {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
-        let done = self.command(request::apply(request.into_inner())?).await?;
+        let by = request::who(request.extensions().get());
+        let done = self.command(request::apply(request.into_inner(), by)?).await?;
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plans for a declaration"));
         };
@@ -103,6 +104,47 @@ impl Fleet for Api {
         request: Request<v1::ListWorkloadsRequest>,
     ) -> Answer<v1::ListWorkloadsResponse> {
         self.workloads_in_pages(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<v1::ListVersionsRequest>,
+    ) -> Answer<v1::ListVersionsResponse> {
+        let workload: dwell_core::id::WorkloadName = request::name(&request.into_inner().workload)?;
+        let asked = workload.clone();
+        let (found, revision) = self.read(move |model| model.versions(&asked)).await?;
+        let found = found.ok_or_else(|| into_status(Refusal::NoWorkload(workload)))?;
+        let versions = found.iter().map(view::version).collect();
+        Ok(Response::new(v1::ListVersionsResponse { versions, revision: revision.0 }))
+    }
+
+    async fn roll_back(
+        &self,
+        request: Request<v1::RollBackRequest>,
+    ) -> Answer<v1::RollBackResponse> {
+        let by = request::who(request.extensions().get());
+        let done = self.command(request::roll_back(&request.into_inner(), by)?).await?;
+        let Reply::Plans(plans) = done.reply else {
+            return Err(Status::internal("the model gave no plan for going back"));
+        };
+        let plan = plans.first().map(view::plan);
+        Ok(Response::new(v1::RollBackResponse { plan, revision: done.revision.0 }))
+    }
+
+    async fn set_paused(
+        &self,
+        request: Request<v1::SetPausedRequest>,
+    ) -> Answer<v1::SetPausedResponse> {
+        let by = request::who(request.extensions().get());
+        let request = request.into_inner();
+        let workload = request::name(&request.workload)?;
+        let command = if request.paused {
+            Command::Pause { workload, by }
+        } else {
+            Command::Resume(workload)
+        };
+        let done = self.command(command).await?;
+        Ok(Response::new(v1::SetPausedResponse { revision: done.revision.0 }))
     }
 
     async fn remove_workload(

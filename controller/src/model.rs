@@ -49,6 +49,7 @@ mod settings;
 mod settle;
 mod ssh;
 mod tables;
+mod versions;
 mod view;
 mod volumes;
 mod workloads;
@@ -86,6 +87,7 @@ pub use pages::Page;
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::{INSTANCES_MAX, Settings};
+pub use versions::{Form, Pause, Version, VersionState, VersionView};
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
 pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
 
@@ -109,6 +111,8 @@ pub struct Model {
     work: Work,
     /// Whether there is a record of every volume of what is placed.
     volumes_derived: bool,
+    /// Made when the store was read, and not in it.
+    unstored: Vec<Record>,
     /// The time of the command being applied.
     now: Timestamp,
     /// The same, and by the clock that intervals are measured with.
@@ -176,6 +180,7 @@ impl Model {
             refreshed: (Revision(0), None),
             work: Work::default(),
             volumes_derived: true,
+            unstored: Vec::new(),
             now: Timestamp(0),
             clock: Now::default(),
             volatile_only: false,
@@ -280,10 +285,16 @@ impl Model {
         let mut reply = Reply::Done;
         let mut forget = false;
         match command {
-            Command::ApplyWorkloads { specs, keep_replicas, dry_run } => {
-                reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, now)?);
+            Command::ApplyWorkloads { specs, keep_replicas, dry_run, by } => {
+                reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, &by, now)?);
                 forget = dry_run;
             }
+            Command::RollBack { workload, to, dry_run, by } => {
+                reply = Reply::Plans(vec![self.roll_back(&workload, to, &by, now)?]);
+                forget = dry_run;
+            }
+            Command::Pause { workload, by } => self.pause(&workload, &by, now)?,
+            Command::Resume(workload) => self.resume(&workload, now)?,
             Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
             Command::Scale { workload, replicas } => self.scale(&workload, replicas, now)?,
             Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,

@@ -305,6 +305,10 @@ counter_type!(
     Generation
 );
 counter_type!(
+    /// Counts the versions of one workload's declaration, from 1.
+    VersionNumber
+);
+counter_type!(
     /// Counts the changes to the whole model of a controller; never goes back, not even over a restart.
     Revision
 );

@@ -1,5 +1,6 @@
 //! Instances: what a node is told to run, and what it saw.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -59,12 +60,40 @@ pub struct Assigned {
     pub life: Revision,
     /// What it is.
     pub template: Template,
+    /// What is put up instead if that does not hold: what the instance last held with or, of one that never did, what
+    /// its workload is known to work with. `None` if it holds already, or nothing is known to work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Template>,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,
 }
 
 impl Assigned {
+    /// All that it may be made from: its template and its fallback.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        std::iter::once(&self.template).chain(&self.fallback)
+    }
+
+    /// The generation that a container of the fallback is made for: the one before. Whatever else was told at that
+    /// generation is out of date.
+    #[must_use]
+    pub fn fallback_generation(&self) -> Generation {
+        Generation(self.generation.0.saturating_sub(1))
+    }
+
+    /// What a container of a generation is made from: the same, if it is of the assigned generation; for the
+    /// [fallback](Self::fallback_generation)'s the same instance with the fallback's template. `None` for any other.
+    #[must_use]
+    pub fn of_generation(&self, generation: Generation) -> Option<Cow<'_, Self>> {
+        if generation == self.generation {
+            return Some(Cow::Borrowed(self));
+        }
+        let template = self.fallback.clone()?;
+        (generation == self.fallback_generation())
+            .then(|| Cow::Owned(Self { generation, template, fallback: None, ..self.clone() }))
+    }
+
     /// Its hostname: the template's, or its own name.
     #[must_use]
     pub fn hostname(&self) -> String {

@@ -133,6 +133,7 @@ mod tests {
                 monitor: Millis::seconds(10),
                 life: Revision(1),
                 template,
+                fallback: Some(Template::of_image("app:0")),
                 host_key: None,
             }
         };
@@ -196,6 +197,12 @@ mod tests {
         let piece = v1::AssignmentPiece { data: vec![0xff; 10].into(), last: true };
         assembly.take(piece).unwrap_err();
         let mut digested = v1::Assignment::digested(&change(1, true));
+        // Without what to fall back to an instance would be what nobody decided.
+        let is_fallback = |one: &v1::DigestedTemplate| {
+            one.template.as_ref().is_some_and(|template| template.image == "app:0")
+        };
+        digested.templates.retain(|one| !is_fallback(one));
+        AssignmentChange::try_from(digested.clone()).unwrap_err();
         digested.templates.clear();
         AssignmentChange::try_from(digested).unwrap_err();
     }

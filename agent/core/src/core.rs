@@ -183,7 +183,9 @@ impl Core {
     /// What is not there and not desired is forgotten, but only after a complete look.
     fn forget_what_is_over(&mut self, desired: &Desired) {
         let is_wanted = |image: &String| {
-            desired.instances().values().any(|target| target.assigned.template.image == *image)
+            let mut templates =
+                desired.instances().values().flat_map(|target| target.assigned.templates());
+            templates.any(|template| template.image == *image)
         };
         self.observed
             .images

@@ -18,7 +18,7 @@ use dwell_core::health::Health;
 use dwell_core::id::Generation;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millis;
-use dwell_core::workload::RestartPolicy;
+use dwell_core::workload::{RestartPolicy, Template};
 
 use crate::journal::{Journal, Ruling};
 use crate::observed::{
@@ -187,7 +187,7 @@ fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
 /// back: whatever changed may have mended the trouble.
 fn attempt<'a>(step: Step, seen: &'a Seen, node: Node<'a>) -> Next<'a> {
     match &seen.trouble {
-        Some((failed, trouble)) if *failed == step && node.now < trouble.retry_at => {
+        Some((failed, trouble)) if failed.is_like(&step) && node.now < trouble.retry_at => {
             Next::Wait(Wait::Retry(trouble))
         }
         _ => Next::Step(step),
@@ -212,7 +212,7 @@ impl<'a> Instance<'a> {
             Roles::Steady { keeper, .. } if !is_to_run => self.rest_stopped(*keeper),
             Roles::Steady { keeper: Some(keeper), .. } => self.serve(keeper, true),
             Roles::Steady { keeper: None, .. } => self.create(roles),
-            Roles::Update { old, new, .. } => self.update(old, *new, roles),
+            Roles::Update { old, new, .. } => self.update(*old, *new, roles),
         }
     }
 
@@ -289,12 +289,32 @@ impl<'a> Instance<'a> {
     fn missing_image(self, roles: &Roles<'a>) -> Option<&'a str> {
         let is_to_be_made =
             matches!(roles, Roles::Steady { keeper: None, .. } | Roles::Update { new: None, .. });
-        let assigned = &self.target.assigned;
-        let image = assigned.template.image.as_str();
+        let image = self.aim().1.image.as_str();
         let is_wanted = is_to_be_made
-            && assigned.run == RunState::Running
+            && self.target.assigned.run == RunState::Running
             && self.node.observed.images.contains_key(image);
         is_wanted.then_some(image)
+    }
+
+    /// What the instance is to be now, and the generation that its container is made for: the fallback once the
+    /// assigned generation was ruled out.
+    fn aim(self) -> (Generation, &'a Template) {
+        let assigned = &self.target.assigned;
+        let is_ruled_out = matches!(
+            self.seen.journal.ruling_on(assigned.generation),
+            Some(Ruling::RolledBack { .. })
+        );
+        match &assigned.fallback {
+            Some(fallback) if is_ruled_out => (assigned.fallback_generation(), fallback),
+            _ => (assigned.generation, &assigned.template),
+        }
+    }
+
+    /// Whether a container is what the instance is to be now, as far as it can be told by its fingerprint.
+    fn is_aim(self, container: &Container) -> bool {
+        let is_assigned = self.aim().0 == self.target.assigned.generation;
+        let fingerprint = Some(&self.target.fingerprint).filter(|_| is_assigned);
+        fingerprint.or(self.target.fallback.as_ref()) == Some(&container.fingerprint)
     }
 
     /// Brings the one container of the instance to what is desired. `steady` is false while an update
@@ -389,7 +409,6 @@ impl<'a> Instance<'a> {
     }
 
     fn keep_running(self, container: &'a Container) -> Next<'a> {
-        let assigned = &self.target.assigned;
         match self.seen.sandbox {
             Sandbox::Ready => {}
             Sandbox::Doubtful => return self.attempt(Step::RepairSandbox),
@@ -397,8 +416,8 @@ impl<'a> Instance<'a> {
             // sandbox again.
             Sandbox::Absent => return self.order_end(container),
         }
-        let resources = assigned.template.resources;
-        if container.fingerprint == self.target.fingerprint && container.resources != resources {
+        let resources = self.aim().1.resources;
+        if self.is_aim(container) && container.resources != resources {
             let container = container.id.clone();
             return self.attempt(Step::UpdateLimits { container, resources });
         }
@@ -436,17 +455,16 @@ impl<'a> Instance<'a> {
 
     /// Makes the container of the desired generation.
     fn create(self, roles: &Roles<'a>) -> Next<'a> {
-        let assigned = &self.target.assigned;
+        let (generation, _) = self.aim();
         // Of two containers of one generation, the one that is not as desired has the other's name.
-        let in_the_way =
-            roles.others().find(|container| container.generation == assigned.generation);
+        let in_the_way = roles.others().find(|container| container.generation == generation);
         if let Some(container) = in_the_way {
             return self.attempt(Step::Remove { container: container.id.clone() });
         }
         if let Some(image) = self.missing_image(roles) {
             return Next::Wait(Wait::Image(image));
         }
-        self.attempt(Step::Create { generation: assigned.generation })
+        self.attempt(Step::Create { generation })
     }
 
     fn start(self, container: &Container) -> Next<'a> {
@@ -478,9 +496,7 @@ impl<'a> Instance<'a> {
         let failed_often = self.seen.trouble.as_ref().is_some_and(|(failed, trouble)| {
             *failed == start && trouble.attempts >= STARTS_MAX && !trouble.is_permanent()
         });
-        failed_often
-            && !self.seen.gave_up_container
-            && container.fingerprint == self.target.fingerprint
+        failed_often && !self.seen.gave_up_container && self.is_aim(container)
     }
 
     fn stop(self, container: &Container) -> Next<'a> {

@@ -10,7 +10,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
-use dwell_core::workload::{Fingerprint, Resources};
+use dwell_core::workload::{Fingerprint, Resources, Template};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
@@ -32,6 +32,17 @@ pub struct Target {
     pub assigned: Assigned,
     /// The fingerprint of its template, worked out once.
     pub fingerprint: Fingerprint,
+    /// The same of its fallback, if that is another container.
+    pub fallback: Option<Fingerprint>,
+}
+
+impl Target {
+    fn of(assigned: Assigned) -> Self {
+        let fingerprint = assigned.template.fingerprint();
+        let fallback = assigned.fallback.as_ref().map(Template::fingerprint);
+        let fallback = fallback.filter(|fallback| *fallback != fingerprint);
+        Self { assigned, fingerprint, fallback }
+    }
 }
 
 impl Desired {
@@ -74,10 +85,7 @@ impl Desired {
 
 impl FromIterator<Assigned> for Desired {
     fn from_iter<I: IntoIterator<Item = Assigned>>(all: I) -> Self {
-        let target = |assigned: Assigned| {
-            let fingerprint = assigned.template.fingerprint();
-            (assigned.instance.clone(), Target { assigned, fingerprint })
-        };
+        let target = |assigned: Assigned| (assigned.instance.clone(), Target::of(assigned));
         let instances = all.into_iter().map(target).collect();
         Self { revision: Revision::default(), instances, keeps_unknown: false }
     }
@@ -200,7 +208,7 @@ impl Seen {
     /// Takes note that a step was done. To be called before what the step changed is observed.
     pub fn succeeded(&mut self, step: &Step) {
         self.busy = None;
-        if self.trouble.as_ref().is_some_and(|(failed, _)| failed == step) {
+        if self.trouble.as_ref().is_some_and(|(failed, _)| failed.is_like(step)) {
             self.trouble = None;
         }
         match step {
@@ -236,7 +244,7 @@ impl Seen {
             self.sandbox = Sandbox::Absent;
             return;
         }
-        let earlier = self.trouble.take().filter(|(failed, _)| failed == step);
+        let earlier = self.trouble.take().filter(|(failed, _)| failed.is_like(step));
         let trouble = Trouble::after(earlier.as_ref().map(|(_, trouble)| trouble), failure, now);
         // The sandbox may be what the start lacked.
         let in_doubt = matches!(step, Step::Start { .. }) && !trouble.is_permanent();

@@ -175,14 +175,21 @@ fn check(world: &World, name: &InstanceName) {
         assert_eq!(real.sandbox.as_ref(), sandbox, "{id} runs in a sandbox that was lost");
     }
     if rolled_back {
-        // What was put back may have been removed by hand since. It is made anew from what is desired, which cannot
-        // be done without an image.
+        // What was put back may have been removed by hand since. Then it is made anew from the fallback. Without one it
+        // is made from what is desired, which cannot be done without an image.
         let can_be_made = !assigned.template.image.starts_with("absent");
-        let count = of_instance.len();
-        assert!(
-            count == 1 || (count == 0 && !can_be_made),
-            "{name} was rolled back but has {of_instance:?}"
-        );
+        match (&assigned.fallback, &of_instance[..]) {
+            (Some(_), [(id, real)]) => {
+                let ruled_out = assigned.template.fingerprint();
+                assert_ne!(
+                    real.fingerprint, ruled_out,
+                    "{id} is of the version that was ruled out"
+                );
+            }
+            (None, [_]) => {}
+            (None, []) if !can_be_made => {}
+            (_, other) => panic!("{name} was rolled back but has {other:?}"),
+        }
     }
 }
 

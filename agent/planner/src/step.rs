@@ -13,7 +13,7 @@ use crate::observed::ContainerId;
 pub enum Step {
     /// Make the container of this generation, without starting it.
     Create {
-        /// The generation of the desired state.
+        /// The generation of the desired state, or of its fallback.
         generation: Generation,
     },
     /// Make the sandbox, or check and repair it, for a container that is to be started.
@@ -51,6 +51,16 @@ pub enum Step {
     Record(Journal),
     /// Remove the instance's journal: nothing of the instance is left.
     Forget,
+}
+
+impl Step {
+    /// Whether what makes one of two steps fail makes the other fail too. Whatever is to be written into a journal, it is
+    /// the disk that takes it or not; other steps are about different things if they differ at all.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let is_journal = |step: &Self| matches!(step, Self::Record(_) | Self::Forget);
+        self == other || (is_journal(self) && is_journal(other))
+    }
 }
 
 /// How a step or a pull failed.

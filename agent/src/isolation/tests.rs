@@ -38,6 +38,7 @@ fn assignment(instances: &[(usize, u8, Option<Vec<AllowRule>>)], closed: bool) -
             monitor: Millis::seconds(10),
             life: Revision(1),
             template,
+            fallback: None,
             host_key: None,
         };
         (instance, assigned)

@@ -150,9 +150,10 @@ impl Tools {
     ) -> Result<Outcome, StepError> {
         let engine = &self.engine;
         match step {
-            Step::Create { .. } => {
+            Step::Create { generation } => {
+                let assigned = assigned.and_then(|assigned| assigned.of_generation(*generation));
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
-                return Ok(Outcome::Created(engine.create(assigned).await?));
+                return Ok(Outcome::Created(engine.create(&assigned).await?));
             }
             Step::EnsureSandbox | Step::RepairSandbox => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;

@@ -45,6 +45,7 @@ fn assigned(ordinal: u32) -> v1::AssignedInstance {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: Template::of_image("web"),
+        fallback: None,
         host_key: None,
     })
         .into()

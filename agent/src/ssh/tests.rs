@@ -25,6 +25,7 @@ fn assigned(name: &str) -> Assigned {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: Template::of_image("web"),
+        fallback: None,
         host_key: Some(HostKey {
             private_key: format!("the key of {name}"),
             certificate: "its certificate".to_owned(),

@@ -44,6 +44,7 @@ fn assigned(instance: &str) -> Assigned {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: Template::of_image("web"),
+        fallback: None,
         host_key: None,
     }
 }

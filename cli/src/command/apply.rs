@@ -192,7 +192,8 @@ pub(super) fn done(plans: &PlansView) -> String {
     plans.workloads.iter().map(line).collect()
 }
 
-fn table(plans: &PlansView) -> String {
+/// What plans would change, with what is lost by it.
+pub(super) fn table(plans: &PlansView) -> String {
     let mut table =
         Table::new(["WORKLOAD", "ACTION", "CHANGE", "INSTANCES", "DOWNTIME", "CHANGED FIELDS"]);
     for plan in &plans.workloads {

@@ -16,5 +16,5 @@ pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
-    EventView, EventsView, InspectView, InstanceView, PlanView, PlansView, PsView,
+    EventView, EventsView, HistoryView, InspectView, InstanceView, PlanView, PlansView, PsView,
 };

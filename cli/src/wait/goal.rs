@@ -255,8 +255,14 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
             Progress::Waiting(what) => first = first.or(Some(what)),
         }
     }
+    // While the rollout is paused, what was declared before is what instances are to be. Who waits for what was declared
+    // now, waits in vain.
+    let updated = usize::try_from(workload.updated).unwrap_or(0);
+    if workload.paused && generation > 0 && updated < replicas {
+        return Progress::Failed(with_message(name.to_owned(), &workload.message));
+    }
     // One that the rollout has not reached yet is well, but not as declared.
-    let done = done.min(usize::try_from(workload.updated).unwrap_or(0));
+    let done = if workload.paused { done } else { done.min(updated) };
     if workload.generation >= generation && done == replicas && count == replicas {
         return Progress::Done;
     }

@@ -207,6 +207,42 @@ impl Fleet for Service {
         answer(v1::ListRoutesResponse { routes: vec![route], revision: 1 })
     }
 
+    async fn list_versions(
+        &self,
+        request: Request<v1::ListVersionsRequest>,
+    ) -> Answer<v1::ListVersionsResponse> {
+        let version = v1::Version {
+            number: 1,
+            template: Some(v1::Template {
+                image: request.into_inner().workload,
+                ..Default::default()
+            }),
+            state: v1::VersionState::Good.into(),
+            ..Default::default()
+        };
+        answer(v1::ListVersionsResponse { versions: vec![version], revision: 1 })
+    }
+
+    async fn roll_back(
+        &self,
+        request: Request<v1::RollBackRequest>,
+    ) -> Answer<v1::RollBackResponse> {
+        let v1::RollBackRequest { workload, to, .. } = request.into_inner();
+        let revision = self.asked(format!("roll back {workload} to {to}"))?;
+        let action = v1::workload_plan::Action::Update.into();
+        let plan = v1::WorkloadPlan { workload, action, generation: 1, ..Default::default() };
+        answer(v1::RollBackResponse { plan: Some(plan), revision })
+    }
+
+    async fn set_paused(
+        &self,
+        request: Request<v1::SetPausedRequest>,
+    ) -> Answer<v1::SetPausedResponse> {
+        let v1::SetPausedRequest { workload, paused } = request.into_inner();
+        let revision = self.asked(format!("pause {workload}: {paused}"))?;
+        answer(v1::SetPausedResponse { revision })
+    }
+
     async fn remove_workload(
         &self,
         request: Request<v1::RemoveWorkloadRequest>,

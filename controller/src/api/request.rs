@@ -5,13 +5,15 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dwell_core::id::InstanceName;
+use dwell_core::id::{InstanceName, VersionNumber};
 use dwell_core::workload::{Ssh, WorkloadSpec};
 use dwell_proto::v1;
 use tonic::Status;
 
 use super::{Api, keys};
+use crate::listen::Peer;
 use crate::model::{Command, NodeChange, Target, WORKLOADS_MAX};
+use crate::pki::Identity;
 use crate::status::into_status;
 
 /// The most labels that one request may change.
@@ -52,7 +54,7 @@ pub(super) fn duration(
 }
 
 /// A declaration.
-pub(super) fn apply(request: v1::ApplyRequest) -> Result<Command, Status> {
+pub(super) fn apply(request: v1::ApplyRequest, by: String) -> Result<Command, Status> {
     if request.workloads.len() > WORKLOADS_MAX {
         let count = request.workloads.len();
         return Err(into_status(crate::model::Refusal::TooManyWorkloads(count)));
@@ -68,7 +70,7 @@ pub(super) fn apply(request: v1::ApplyRequest) -> Result<Command, Status> {
     let specs = request.workloads.into_iter().map(read).collect::<Result<_, _>>()?;
     let keep_replicas = request.keep_replicas.iter().map(|text| name(text));
     let keep_replicas = keep_replicas.collect::<Result<_, _>>()?;
-    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run })
+    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run, by })
 }
 
 /// New numbers of instances.
@@ -120,5 +122,23 @@ impl Api {
         let asked = workload;
         let (workload, _) = self.read(move |model| model.workload(&asked).map(|_| asked)).await?;
         Ok(workload.map_or(Target::Instance(instance), Target::Workload))
+    }
+}
+
+/// An earlier version to go back to.
+pub(super) fn roll_back(request: &v1::RollBackRequest, by: String) -> Result<Command, Status> {
+    let to = Some(VersionNumber(request.to)).filter(|number| *number != VersionNumber(0));
+    Ok(Command::RollBack { workload: name(&request.workload)?, to, dry_run: request.dry_run, by })
+}
+
+/// Who asks, for people who read later who did it; empty if that is not known.
+pub(super) fn who(peer: Option<&Peer>) -> String {
+    match peer {
+        Some(Peer::Certified(identity)) => match identity.as_ref() {
+            Identity::Client(name) => name.to_string(),
+            Identity::Node { .. } => String::new(),
+        },
+        Some(Peer::Local) => "local".to_owned(),
+        Some(Peer::Anonymous) | None => String::new(),
     }
 }

@@ -5,7 +5,7 @@ use dwell_proto::v1;
 
 use crate::model::{
     Event, InstanceAction, InstanceView, NodeView, PlanAction, RestoreView, RouteView, Severity,
-    VolumeState, VolumeView, WorkloadPlan, WorkloadView,
+    VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -54,6 +54,37 @@ pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
         ready: view.ready,
         updated: view.updated,
         message: view.message.clone(),
+        version: view.newest.as_ref().map_or(0, |newest| newest.form.number.0),
+        version_state: view.newest.as_ref().map_or(0, |newest| state(&newest.state).into()),
+        good_version: workload.good.map_or(0, |good| good.0),
+        paused: workload.paused.is_some(),
+    }
+}
+
+fn state(state: &VersionState) -> v1::VersionState {
+    match state {
+        VersionState::RollingOut => v1::VersionState::RollingOut,
+        VersionState::Good => v1::VersionState::Good,
+        VersionState::RuledOut { .. } => v1::VersionState::RuledOut,
+    }
+}
+
+pub(super) fn version(view: &VersionView) -> v1::Version {
+    let version = &view.version;
+    v1::Version {
+        number: version.form.number.0,
+        template: Some((&version.form.template).into()),
+        at_ms: version.at.0,
+        by: version.by.clone(),
+        state: state(&version.state).into(),
+        reason: match &version.state {
+            VersionState::RuledOut { reason } => reason.clone(),
+            VersionState::RollingOut | VersionState::Good => String::new(),
+        },
+        changed_fields: view.changed_fields.iter().map(ToString::to_string).collect(),
+        wanted: u32::try_from(view.wanted).unwrap_or(u32::MAX),
+        serving: u32::try_from(view.serving).unwrap_or(u32::MAX),
+        good: view.good,
     }
 }
 
@@ -73,6 +104,8 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         created_at_ms: instance.created_at.0,
         status: Some((&view.status).into()),
         moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
+        version: instance.wanted.number.0,
+        serving_version: instance.serving.map_or(0, |number| number.0),
     }
 }
 

@@ -154,6 +154,7 @@ impl Subject {
                 vec![Self::Instance(name.clone()), Self::Workload(name.workload().clone())]
             }
             Key::Node(name) | Key::Link(name) => vec![Self::Node(name.clone())],
+            Key::Version(name, _) => vec![Self::Workload(name.clone())],
             Key::Token(_)
             | Key::KeySet(_)
             | Key::Event(_)

@@ -4,13 +4,13 @@
 //! session puts them in.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
-use dwell_core::workload::Template;
 
 use super::log::Log;
 use super::object::{Instance, KeySet};
@@ -141,10 +141,13 @@ impl Model {
         }
         if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
             (&change.old, &change.new)
-            && old.spec.update != new.spec.update
+            && (old.spec.update != new.spec.update || old.good != new.good)
         {
-            // Its instances are told the policy along with all else.
-            let instances = self.tables.instances_of(&new.spec.name);
+            // Its instances are told the policy, and what to fall back to, along with all else.
+            let is_concerned = |one: &&Arc<Instance>| {
+                old.spec.update != new.spec.update || (!one.holds() && one.fallback.is_none())
+            };
+            let instances = self.tables.instances_of(&new.spec.name).filter(is_concerned);
             let told: Vec<(InstanceName, NodeName)> = instances
                 .filter_map(|one| Some((one.name.clone(), one.assigned_to()?.clone())))
                 .collect();
@@ -189,10 +192,11 @@ impl Model {
             generation: instance.generation,
             run: instance.run,
             restarts_asked: instance.restarts_asked,
-            update_deadline: workload.spec.update.deadline_for(&instance.template),
+            update_deadline: workload.spec.update.deadline_for(&instance.wanted.template),
             monitor: workload.spec.update.monitor,
             life: instance.life,
-            template: Template::clone(&instance.template),
+            template: instance.wanted.template.clone(),
+            fallback: self.fallback(workload, instance).map(|form| form.template.clone()),
             host_key: None,
         };
         (instance.assigned_to() == Some(node)).then(assigned)
@@ -224,7 +228,12 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
         )
     };
     match (old, new) {
-        (Some(old), Some(new)) => shown(old) == shown(new) && old.template == new.template,
+        (Some(old), Some(new)) => {
+            let forms =
+                |one: &Instance| (Arc::clone(&one.wanted), one.fallback.clone(), one.holds());
+            let (old_forms, new_forms) = (forms(old), forms(new));
+            shown(old) == shown(new) && old_forms == new_forms
+        }
         _ => false,
     }
 }

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
-    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VolumeName,
-    WorkloadName,
+    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VersionNumber,
+    VolumeName, WorkloadName,
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
@@ -41,7 +41,29 @@ pub enum Command {
         keep_replicas: BTreeSet<WorkloadName>,
         /// Only say what would change.
         dry_run: bool,
+        /// Who declares them, for their history; empty if that is not known.
+        by: String,
     },
+    /// Declare anew what an earlier version of a workload says. Answered with [`Reply::Plans`].
+    RollBack {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Which version; `None` for the good one, or else the last before the newest that was not ruled out.
+        to: Option<VersionNumber>,
+        /// Only say what would change.
+        dry_run: bool,
+        /// Who wants it; empty if that is not known.
+        by: String,
+    },
+    /// Give no further instance of a workload its newest version.
+    Pause {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Who wants it; empty if that is not known.
+        by: String,
+    },
+    /// Go on with a rollout that somebody paused.
+    Resume(WorkloadName),
     /// Take a workload and all its instances away.
     RemoveWorkload(WorkloadName),
     /// Change how many instances a workload has.

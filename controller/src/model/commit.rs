@@ -4,13 +4,12 @@
 //! its revision and note it down. That list is all there is to a command: it is stored, published, or
 //! walked backwards.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
 use dwell_core::clock::{Now, Timestamp};
-use dwell_core::id::{NodeName, Revision, WorkloadName};
+use dwell_core::id::{NodeName, Revision};
 use dwell_core::node::NodeState;
-use dwell_core::workload::Template;
 
 use super::directory::Shown;
 use super::log::Log;
@@ -35,16 +34,15 @@ impl Model {
         let mut model = Self::new(settings);
         model.clock = now.into();
         let now = model.clock.steady;
-        let mut templates = Templates::default();
         let mut later = Vec::new();
         for record in records {
             match record {
                 // The indexes of instances look at the nodes' blocks.
-                Record::Instance(instance) => later.push(templates.share(instance)),
+                Record::Instance(instance) => later.push(instance),
                 record => drop(model.tables.put(record)),
             }
         }
-        for instance in later {
+        for instance in model.resolve_versions(later) {
             model.tables.put(Record::Instance(instance));
         }
         model.revision = model.tables.reserved();
@@ -239,21 +237,5 @@ impl Model {
         }
         self.revision = self.revision.next();
         self.revision
-    }
-}
-
-/// The templates that were read, so that instances of one template share it again.
-#[derive(Default)]
-struct Templates(BTreeMap<WorkloadName, Vec<Arc<Template>>>);
-
-impl Templates {
-    fn share(&mut self, instance: Arc<Instance>) -> Arc<Instance> {
-        let known = self.0.entry(instance.name.workload().clone()).or_default();
-        if let Some(template) = known.iter().find(|template| **template == instance.template) {
-            let template = Arc::clone(template);
-            return Arc::new(Instance { template, ..Arc::unwrap_or_clone(instance) });
-        }
-        known.push(Arc::clone(&instance.template));
-        instance
     }
 }

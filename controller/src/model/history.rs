@@ -89,6 +89,7 @@ impl Model {
 
     /// The controller starts. `fresh` is chosen at random; `evidence` says why the store is not the newest.
     pub(super) fn begin(&mut self, fresh: Incarnation, evidence: Option<String>, now: Timestamp) {
+        self.store_versions();
         self.spare = fresh;
         let old = self.tables.history().map(|history| History::clone(history));
         let is_first = old.is_none();
@@ -310,12 +311,13 @@ impl Model {
                 update: UpdatePolicy::default(),
                 labels: BTreeMap::new(),
             };
+            self.declare_version(&spec, "", now);
             self.put_workload(Workload { removing: true, ..next_workload(None, spec, false, now) });
         }
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         let identity = self.claim_static(name, claim.address, now).ok();
-        let template = self.shared_template(&workload);
-        let instance = new_instance(&workload, &template, name, now, identity);
+        let Some(form) = self.form_for_new(&workload) else { return };
+        let instance = new_instance(&workload, form, name, now, identity);
         let (node, generation) = (Some(node.clone()), claim.generation.next());
         self.put_with(|revision| {
             let leaving = Some(Leaving { since: revision, to: None });
@@ -331,6 +333,9 @@ impl Model {
         let changes_something = matches!(
             command,
             Command::ApplyWorkloads { dry_run: false, .. }
+                | Command::RollBack { dry_run: false, .. }
+                | Command::Pause { .. }
+                | Command::Resume(_)
                 | Command::RemoveWorkload(_)
                 | Command::Scale { .. }
                 | Command::SetRun { .. }

@@ -1,6 +1,6 @@
 //! The objects of the model: what is declared, what was decided, and what was last heard.
 //!
-//! *Durable* objects ([`Workload`], [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Event`],
+//! *Durable* objects ([`Workload`], [`Version`](super::Version), [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Event`],
 //! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
@@ -12,17 +12,18 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
-    VolumeName, WorkloadName,
+    VersionNumber, VolumeName, WorkloadName,
 };
 use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::{Resources, Template, WorkloadSpec};
+use dwell_core::workload::{Resources, WorkloadSpec};
 use dwell_scheduler::Reason;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use super::versions::{Form, Pause, by_number};
 use super::volumes::{VolumeState, why_not_there};
 
 /// A declared workload.
@@ -42,8 +43,11 @@ pub struct Workload {
     pub run: RunState,
     /// How often a restart of all its instances was asked for.
     pub restarts_asked: u64,
-    /// Why no further instance is changed; the next apply takes it up again.
-    pub paused: Option<String>,
+    /// Why no instance is given its newest version.
+    pub paused: Option<Pause>,
+    /// The version that a whole rollout has proved last: what others fall back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub good: Option<VersionNumber>,
     /// It goes away once its instances are gone.
     pub removing: bool,
     /// When it was first declared.
@@ -70,9 +74,15 @@ pub struct Instance {
     pub identity: Option<Identity>,
     /// Its fencing token; grows with every change of its template and every move.
     pub generation: Generation,
-    /// What it is to be. Behind the workload's template until the rollout reaches it.
-    #[serde(with = "shared")]
-    pub template: Arc<Template>,
+    /// What it is to be. Behind the workload's newest version until the rollout reaches it.
+    #[serde(with = "by_number", alias = "template")]
+    pub wanted: Arc<Form>,
+    /// The version that it last held with; `None` if it never has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<VersionNumber>,
+    /// What is put up again if it does not hold with what it is to be. `None` once it has, and if there is nothing.
+    #[serde(default, with = "by_number::optional", skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Arc<Form>>,
     /// Whether it is to run.
     pub run: RunState,
     /// How often a restart was asked for.
@@ -154,11 +164,10 @@ pub enum UpdateState {
     #[default]
     Current,
     /// Its turn will come.
+    #[serde(alias = "failed")]
     Due,
     /// It has been told to change and has not yet been seen running so.
     Updating,
-    /// Its node put the old container back; the rollout is paused.
-    Failed,
 }
 
 /// A host that has joined.
@@ -517,26 +526,5 @@ impl Unmet {
     #[must_use]
     pub fn of(demand: Demand, reason: Reason) -> Arc<Self> {
         Arc::new(Self { demand, reason })
-    }
-}
-
-/// A shared template is stored like one of its own.
-mod shared {
-    use std::sync::Arc;
-
-    use dwell_core::workload::Template;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        template: &Arc<Template>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        template.as_ref().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<Template>, D::Error> {
-        Template::deserialize(deserializer).map(Arc::new)
     }
 }

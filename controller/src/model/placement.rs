@@ -82,8 +82,8 @@ impl Model {
     /// rollout is paused.
     pub(super) fn demand(&self, workload: &Workload, instance: &Instance) -> Demand {
         let request = match &workload.paused {
-            None => workload.spec.template.resources,
-            Some(_) => instance.template.resources,
+            None => workload.spec.template.resources.max(instance.share()),
+            Some(_) => instance.share(),
         };
         Demand {
             workload: workload.spec.name.clone(),

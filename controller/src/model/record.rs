@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, VersionNumber, WorkloadName};
 use serde::de::DeserializeOwned;
 
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
     Reserved, Stored, TokenId, Unmet, Waiting, Workload,
 };
+use super::versions::Version;
 use super::volumes::{Volume, VolumeKey};
 
 /// A change of one object. Applying a command yields a list of them, in order of their revisions.
@@ -38,6 +39,8 @@ impl Change {
 pub enum Key {
     /// Durable.
     Workload(WorkloadName),
+    /// Durable.
+    Version(WorkloadName, VersionNumber),
     /// Durable.
     Instance(InstanceName),
     /// Durable.
@@ -73,6 +76,7 @@ impl Key {
     pub(super) fn shown_as(&self) -> Option<Self> {
         match self {
             Self::Workload(_) | Self::Event(_) => Some(self.clone()),
+            Self::Version(name, _) => Some(Self::Workload(name.clone())),
             Self::Instance(name) | Self::Observed(name) | Self::Waiting(name) => {
                 Some(Self::Instance(name.clone()))
             }
@@ -93,6 +97,7 @@ impl Key {
     pub fn table(&self) -> Option<&'static str> {
         Some(match self {
             Self::Workload(_) => "workload",
+            Self::Version(..) => "version",
             Self::Instance(_) => "instance",
             Self::Node(_) => "node",
             Self::Token(_) => "token",
@@ -112,6 +117,7 @@ impl Key {
     pub fn name(&self) -> String {
         match self {
             Self::Workload(name) => name.to_string(),
+            Self::Version(name, number) => format!("{name}/{number}"),
             Self::Instance(name) | Self::Observed(name) | Self::Waiting(name) => name.to_string(),
             Self::Node(name) | Self::Link(name) => name.to_string(),
             Self::Token(id) => id.0.clone(),
@@ -132,6 +138,8 @@ impl Key {
 pub enum Record {
     /// Durable.
     Workload(Arc<Workload>),
+    /// Durable.
+    Version(Arc<Version>),
     /// Durable.
     Instance(Arc<Instance>),
     /// Durable.
@@ -190,6 +198,7 @@ impl Record {
     pub fn key(&self) -> Key {
         match self {
             Self::Workload(value) => Key::Workload(value.spec.name.clone()),
+            Self::Version(value) => Key::Version(value.workload.clone(), value.form.number),
             Self::Instance(value) => Key::Instance(value.name.clone()),
             Self::Node(value) => Key::Node(value.name.clone()),
             Self::Token(value) => Key::Token(value.id.clone()),
@@ -214,6 +223,7 @@ impl Record {
     pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
         let (table, json) = match self {
             Self::Workload(value) => ("workload", serde_json::to_vec(value.as_ref())),
+            Self::Version(value) => ("version", serde_json::to_vec(value.as_ref())),
             Self::Instance(value) => ("instance", serde_json::to_vec(value.as_ref())),
             Self::Node(value) => ("node", serde_json::to_vec(value.as_ref())),
             Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
@@ -243,6 +253,7 @@ impl Record {
         }
         Ok(match table {
             "workload" => Self::Workload(read(table, json)?),
+            "version" => Self::Version(read(table, json)?),
             "instance" => Self::Instance(read(table, json)?),
             "node" => Self::Node(read(table, json)?),
             "token" => Self::Token(read(table, json)?),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dwell_core::id::{InstanceName, KeySetName, NodeName, VolumeName, WorkloadName};
+use dwell_core::id::{InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
@@ -127,6 +127,42 @@ pub enum Refusal {
     /// What goes away cannot be changed.
     #[error("workload {0} is being removed; apply it again to have it back")]
     WorkloadRemoving(WorkloadName),
+    /// No such version.
+    #[error(
+        "workload {workload} has no version {number}; `dwell history {workload}` lists those that are remembered"
+    )]
+    NoVersion {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Which version.
+        number: VersionNumber,
+    },
+    /// There is nothing to go back from.
+    #[error("version {number} is what workload {workload} is declared as already")]
+    VersionIsNewest {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Which version.
+        number: VersionNumber,
+    },
+    /// No instance is given a version that was ruled out.
+    #[error(
+        "version {number} of workload {workload} was ruled out: {reason}. Apply a mended version, apply the same again \
+         to try it anew, or go back to what works with `dwell rollback {workload}`"
+    )]
+    VersionRuledOut {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Which version.
+        number: VersionNumber,
+        /// Why.
+        reason: String,
+    },
+    /// Nothing else is known to work.
+    #[error(
+        "workload {0} has no earlier version that was not ruled out; `dwell history {0}` lists all"
+    )]
+    NothingToRollBackTo(WorkloadName),
     /// What goes away cannot be changed.
     #[error("instance {0} is being removed")]
     InstanceRemoving(InstanceName),
@@ -320,6 +356,7 @@ impl Refusal {
             Self::NoWorkload(_)
             | Self::NoInstance(_)
             | Self::NoNode(_)
+            | Self::NoVersion { .. }
             | Self::NoKeySet(_)
             | Self::NoVolume { .. }
             | Self::NoKey { .. } => RefusalClass::NotFound,
@@ -337,6 +374,9 @@ impl Refusal {
             | Self::AddressQuarantined { .. }
             | Self::AddressFixed { .. }
             | Self::WorkloadRemoving(_)
+            | Self::VersionIsNewest { .. }
+            | Self::VersionRuledOut { .. }
+            | Self::NothingToRollBackTo(_)
             | Self::InstanceRemoving(_)
             | Self::NodeInUse { .. }
             | Self::NodeHasVolumes { .. }

@@ -282,7 +282,7 @@ impl Model {
                 continue;
             }
             last = Some((end.number, end.started_at()));
-            let (severity, reason, message) = in_words(end, &instance.template);
+            let (severity, reason, message) = in_words(end, &instance.wanted.template);
             let subject = Subject::Instance(instance.name.clone());
             self.event(now, severity, subject, reason, message);
         }
@@ -351,7 +351,17 @@ impl Model {
             UpdateState::Updating if to.is_none() => UpdateState::Due,
             other => other,
         };
-        self.put_instance(Instance { node: None, leaving: None, update, ..instance.clone() });
+        let mut next = Instance { node: None, leaving: None, update, ..instance.clone() };
+        // What has not been found to hold where it was is not tried elsewhere without a turn.
+        let workload = self.tables.workloads().get(instance.name.workload()).cloned();
+        let has_turn = next.update == UpdateState::Updating;
+        if let Some(workload) = workload.filter(|one| one.paused.is_some() || !has_turn)
+            && let Some(back) = self.fallback(&workload, instance)
+        {
+            (next.wanted, next.fallback, next.update) = (back, None, UpdateState::Due);
+            next.generation = self.next_generation(instance);
+        }
+        self.put_instance(next);
         if let Some(to) = to {
             self.place(&instance.name, &to, now);
         }

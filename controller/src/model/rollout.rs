@@ -3,16 +3,17 @@
 //! ```text
 //!             declared otherwise,            its turn           its node found that it holds
 //!   Current ── node drains, restart ──▶ Due ──────────▶ Updating ──────────────▶ Current (or Due)
-//!                                        ▲                  │ its node put the old container back
-//!                                        └── apply again ── Failed   (and the rollout pauses)
+//!                                        ▲                  │ its node found that it does not: the version is ruled
+//!                                        └──────────────────┘ out, and the rollout pauses
 //! ```
 //!
 //! A turn ends with the verdict of the node ([`dwell_core::instance::Verdict`]), not with the first sight of a running process. A
-//! roll-back pauses the rollout whenever its node tells of it, also when the turn seemed to be over.
+//! version is ruled out whenever a node tells that an instance did not hold with it, also when the turn seemed to be over; see
+//! `versions.rs`.
 //!
-//! One instance's turn does everything it needs at once: the new template, a restart, a move. At most
+//! One instance's turn does everything it needs at once: the newest version, a restart, a move. At most
 //! `parallelism` instances of a workload are `Updating`. While the rollout is paused no instance gets a
-//! new template, but moves and restarts go on. An instance whose node is not heard of does not get its
+//! new version, but moves and restarts go on; one that moves takes along what it held with. An instance whose node is not heard of does not get its
 //! turn, and one that was being changed when its node went silent keeps its turn: nobody knows how far
 //! it came, so no further instance is risked. One whose node found that it does not work, and has nothing to put
 //! back, keeps its turn too; but it holds up no other that has to leave its node.
@@ -28,7 +29,6 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::node::NodeState;
-use dwell_core::workload::Template;
 
 use super::Model;
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, WaitingCause, Workload};
@@ -38,39 +38,37 @@ use super::settle::Destination;
 /// What an instance's turn has to bring.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Needs {
-    template: bool,
+    version: bool,
     restart: bool,
     leave: bool,
 }
 
 impl Needs {
     fn any(self) -> bool {
-        self.template || self.restart || self.leave
+        self.version || self.restart || self.leave
     }
 }
 
 impl Model {
     /// Takes in a new declaration for one instance: what need not wait is done, the rest is noted as
     /// due. Returns how the change reaches it.
-    pub(super) fn adopt(
-        &mut self,
-        workload: &Workload,
-        template: &Arc<Template>,
-        instance: &Instance,
-    ) -> ChangeClass {
-        let class = ChangeClass::between(&instance.template, template);
+    pub(super) fn adopt(&mut self, workload: &Workload, instance: &Instance) -> ChangeClass {
+        let Some(newest) = self.newest(&workload.spec.name) else { return ChangeClass::None };
+        let (is, says) = (&instance.wanted.template, &newest.form.template);
+        let class = ChangeClass::between(is, says);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
-        let harmless =
-            class == ChangeClass::Live && !change::can_hurt(&instance.template, template);
-        let at_once = (harmless || (quiet && needs.template))
+        let harmless = class == ChangeClass::Live && !change::can_hurt(is, says);
+        let at_once = (harmless || (quiet && needs.version) || class == ChangeClass::None)
+            && workload.paused.is_none()
             // On its way, it has room where it goes for what it is.
             && instance.leaving.is_none()
             && !self.outgrows(workload, instance);
-        if at_once {
-            let generation = self.next_generation(instance);
-            let template = Arc::clone(template);
-            let mut next = Instance { template, generation, ..instance.clone() };
+        if at_once && needs.version {
+            let mut next = self.given(instance, &newest.form);
+            if class != ChangeClass::None {
+                next.generation = self.next_generation(instance);
+            }
             // Otherwise its turn is not over, or has to be taken again.
             if quiet || matches!(next.update, UpdateState::Current | UpdateState::Due) {
                 next.update = UpdateState::Current;
@@ -79,18 +77,17 @@ impl Model {
                 }
             }
             self.put_instance(next);
-        } else if needs.any() && instance.update != UpdateState::Failed {
-            let keep = instance.update == UpdateState::Updating && !needs.template;
+        } else if needs.any() {
+            let keep = instance.update == UpdateState::Updating && !needs.version;
             let update = if keep { UpdateState::Updating } else { UpdateState::Due };
             self.put_instance(Instance { update, ..instance.clone() });
         } else if instance.update == UpdateState::Due {
             self.put_instance(Instance { update: UpdateState::Current, ..instance.clone() });
         }
         self.refresh_waiting(workload, &instance.name);
-        match (class, needs) {
-            (_, Needs { leave: true, .. }) => ChangeClass::Move,
-            (ChangeClass::None, Needs { template: true, .. }) => ChangeClass::InPlace,
-            (class, _) => class,
+        match needs {
+            Needs { leave: true, .. } => ChangeClass::Move,
+            _ => class,
         }
     }
 
@@ -102,6 +99,7 @@ impl Model {
         again: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) {
+        self.prove(name, now);
         let (mut after, mut asked) = (None, 0);
         while let Some(instance) = self.next_due(name, after.as_ref(), again) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
@@ -153,7 +151,7 @@ impl Model {
             self.refresh_waiting(workload, name);
             return false;
         }
-        needs.template &= workload.paused.is_none() && !only_leave;
+        needs.version &= workload.paused.is_none() && !only_leave;
         needs.restart &= !only_leave;
         let outgrows = self.outgrows(workload, &instance);
         let mut to = None;
@@ -166,21 +164,23 @@ impl Model {
         }
         needs.leave = to.is_some();
         if outgrows && !needs.leave {
-            needs.template = false;
+            needs.version = false;
             self.refresh_waiting(workload, name);
         }
         if !needs.any() {
             return false;
         }
         let mut next = Instance::clone(&instance);
-        if needs.template {
-            next.template = self.shared_template(workload);
+        if needs.version
+            && let Some(newest) = self.newest(&workload.spec.name)
+        {
+            next = self.given(&next, &newest.form);
         }
         if needs.restart {
             next.restarts_asked += 1;
             next.workload_restarts = workload.restarts_asked;
         }
-        if needs.template || needs.leave {
+        if needs.version || needs.leave {
             next.generation = self.next_generation(&instance);
         }
         next.update = match instance.node {
@@ -205,8 +205,9 @@ impl Model {
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
         Needs {
-            template: *instance.template != workload.spec.template
-                || instance.update == UpdateState::Failed,
+            version: self
+                .newest(&workload.spec.name)
+                .is_some_and(|newest| newest.form.number != instance.wanted.number),
             restart: instance.workload_restarts < workload.restarts_asked,
             leave: !self.is_pinned(instance)
                 && (self.has_to_leave(workload, instance) || self.outgrows(workload, instance)),
@@ -217,12 +218,12 @@ impl Model {
     pub(super) fn is_as_declared(&self, workload: &Workload, instance: &Instance) -> bool {
         match instance.update {
             UpdateState::Current => true,
-            UpdateState::Updating | UpdateState::Failed => false,
+            UpdateState::Updating => false,
             UpdateState::Due => {
                 let needs = self.needs(workload, instance);
                 let is_misplaced =
                     instance.assigned_to().is_some_and(|node| self.is_misplaced(workload, node));
-                !needs.template && !needs.restart && !is_misplaced
+                !needs.version && !needs.restart && !is_misplaced
             }
         }
     }
@@ -240,7 +241,7 @@ impl Model {
             return false;
         }
         let Some(node) = instance.assigned_to() else { return false };
-        let (has, wants) = (instance.template.resources, workload.spec.template.resources);
+        let (has, wants) = (instance.share(), workload.spec.template.resources);
         if wants.fits(has) {
             return false;
         }
@@ -276,11 +277,6 @@ impl Model {
         match instance.update {
             // Nothing runs that could be restarted.
             _ if !runs => self.put_instance(Instance { workload_restarts, ..instance }),
-            UpdateState::Failed => self.put_instance(Instance {
-                workload_restarts,
-                restarts_asked: instance.restarts_asked + 1,
-                ..instance
-            }),
             UpdateState::Current | UpdateState::Due => {
                 self.put_instance(Instance { update: UpdateState::Due, ..instance });
             }
@@ -329,41 +325,33 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {
             return;
         };
-        let verdict = status.verdict_on(instance.generation);
-        let update = if let Some(Outcome::RolledBack { reason }) = verdict {
-            // What was declared since is not what failed.
-            let is_old = *instance.template != workload.spec.template;
-            if instance.update == UpdateState::Failed || is_old {
-                return;
+        let mut instance = instance.clone();
+        match status.verdict_on(instance.generation) {
+            Some(Outcome::RolledBack { reason }) => {
+                if instance.holds() {
+                    // So it seemed.
+                    self.put_instance(Instance { serving: None, ..instance.clone() });
+                }
+                return self.rule_out(&instance, reason, now);
             }
-            self.pause(&workload, instance, reason, now);
-            UpdateState::Failed
-        } else if instance.update != UpdateState::Updating {
-            return;
-        } else if !has_arrived(instance, status) {
+            Some(Outcome::Failing { reason }) if self.fallback(&workload, &instance).is_some() => {
+                return self.rule_out(&instance, reason, now);
+            }
             // What has to leave its node need not wait for it any more.
-            if matches!(verdict, Some(Outcome::Failing { .. })) {
-                self.agenda.go_on(instance.name.workload());
+            Some(Outcome::Failing { .. }) => self.agenda.go_on(instance.name.workload()),
+            Some(Outcome::Held) if !instance.holds() => instance = self.note_held(&instance),
+            // An older agent gives no verdicts.
+            None if status.verdict.is_none() && has_arrived(&instance, status) => {
+                instance = self.note_held(&instance);
             }
-            return;
-        } else if self.needs(&workload, instance).any() {
-            UpdateState::Due
-        } else {
-            UpdateState::Current
-        };
-        self.put_instance(Instance { update, ..instance.clone() });
-    }
-
-    fn pause(&mut self, workload: &Workload, instance: &Instance, reason: &str, now: Timestamp) {
-        let name = &instance.name;
-        let message = format!(
-            "rollout paused at {name}: generation {} did not hold and what served before was put back: {reason}; \
-             apply a mended version to go on",
-            instance.generation
-        );
-        self.put_workload(Workload { paused: Some(message.clone()), ..workload.clone() });
-        let subject = Subject::Workload(name.workload().clone());
-        self.event(now, Severity::Warning, subject, "rollout-paused", message);
+            _ => {}
+        }
+        if instance.update == UpdateState::Updating && has_arrived(&instance, status) {
+            let is_due = self.needs(&workload, &instance).any();
+            let update = if is_due { UpdateState::Due } else { UpdateState::Current };
+            self.put_instance(Instance { update, ..instance.clone() });
+        }
+        self.prove(instance.name.workload(), now);
     }
 }
 

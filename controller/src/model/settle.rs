@@ -131,7 +131,7 @@ impl Agenda {
             [instance.node.clone(), to]
         };
         let kept = new.map(places).unwrap_or_default();
-        let smaller = new.is_none_or(|new| new.template.resources != old.template.resources);
+        let smaller = new.is_none_or(|new| new.share() != old.share());
         for place in places(old) {
             if let Some(node) = place.clone()
                 && (smaller || !kept.contains(&place))
@@ -267,9 +267,7 @@ impl Model {
         let due = due.and_then(|due| due.range((from, Bound::Unbounded)).next());
         let is_due = |name: &&InstanceName| {
             let instance = self.tables.instances().get(name);
-            instance.is_some_and(|instance| {
-                matches!(instance.update, UpdateState::Due | UpdateState::Failed)
-            })
+            instance.is_some_and(|instance| instance.update == UpdateState::Due)
         };
         let again = again.range((from, Bound::Unbounded));
         let again = again.take_while(|name| name.workload() == workload).find(is_due);

@@ -9,7 +9,10 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, KeySetName, NodeName, ORDINAL_MAX, Revision, WorkloadName};
+use dwell_core::id::{
+    InstanceName, KeySetName, NodeName, ORDINAL_MAX, Revision, VersionNumber, WorkloadName,
+};
+use dwell_core::instance::RunState;
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
@@ -19,12 +22,14 @@ use super::object::{
     Reserved, Stored, TokenId, Unmet, UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
+use super::versions::Version;
 use super::volumes::{Volume, VolumeKey};
 
 /// All objects, and the indexes over them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tables {
     workloads: BTreeMap<WorkloadName, Arc<Workload>>,
+    versions: BTreeMap<WorkloadName, BTreeMap<VersionNumber, Arc<Version>>>,
     instances: BTreeMap<InstanceName, Arc<Instance>>,
     nodes: BTreeMap<NodeName, Arc<Node>>,
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
@@ -78,11 +83,12 @@ pub(super) struct Index {
     pub(super) blocked: BTreeMap<Demand, BTreeSet<InstanceName>>,
     /// How many instances of a workload are on each node, or on their way there.
     pub(super) copies: BTreeMap<WorkloadName, BTreeMap<NodeName, u32>>,
-    /// Instances that the rollout has to look at, those that failed among them; without those that are
-    /// known to fit nowhere.
+    /// Instances that the rollout has to look at, without those that are known to fit nowhere.
     pub(super) due: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that are being changed.
     pub(super) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Instances that are not known to hold with the newest version of their workload, but should.
+    pub(super) unproven: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Where instances outside their address's block are.
     pub(super) exceptions: BTreeMap<Ipv4Addr, NodeName>,
     /// The volumes of each instance, whether or not it is there.
@@ -97,6 +103,7 @@ impl Tables {
     pub(super) fn new(range: ClusterRange) -> Self {
         Self {
             workloads: BTreeMap::new(),
+            versions: BTreeMap::new(),
             instances: BTreeMap::new(),
             nodes: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -123,6 +130,7 @@ impl Tables {
                 copies: BTreeMap::new(),
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
+                unproven: BTreeMap::new(),
                 exceptions: BTreeMap::new(),
                 volumes_of: BTreeMap::new(),
                 volumes_on: BTreeMap::new(),
@@ -136,6 +144,10 @@ impl Tables {
         match record {
             Record::Workload(new) => {
                 self.workloads.insert(new.spec.name.clone(), new).map(Record::Workload)
+            }
+            Record::Version(new) => {
+                let versions = self.versions.entry(new.workload.clone()).or_default();
+                versions.insert(new.form.number, new).map(Record::Version)
             }
             Record::Instance(new) => {
                 let old = self.instances.insert(new.name.clone(), Arc::clone(&new));
@@ -196,6 +208,14 @@ impl Tables {
     pub(super) fn delete(&mut self, key: &Key) -> Option<Record> {
         match key {
             Key::Workload(name) => self.workloads.remove(name).map(Record::Workload),
+            Key::Version(name, number) => {
+                let versions = self.versions.get_mut(name)?;
+                let old = versions.remove(number);
+                if versions.is_empty() {
+                    self.versions.remove(name);
+                }
+                old.map(Record::Version)
+            }
             Key::Instance(name) => {
                 let old = self.instances.remove(name);
                 self.index.instance(old.as_deref(), None);
@@ -252,6 +272,13 @@ impl Tables {
 
     pub(super) fn workloads(&self) -> &BTreeMap<WorkloadName, Arc<Workload>> {
         &self.workloads
+    }
+
+    /// The versions of each workload that are remembered.
+    pub(super) fn versions(
+        &self,
+    ) -> &BTreeMap<WorkloadName, BTreeMap<VersionNumber, Arc<Version>>> {
+        &self.versions
     }
 
     pub(super) fn instances(&self) -> &BTreeMap<InstanceName, Arc<Instance>> {
@@ -396,7 +423,7 @@ impl Index {
         if let Some(node) = &instance.node {
             let occupancy = self.occupancy.entry(node.clone()).or_default();
             occupancy.instances.insert(name.clone());
-            occupancy.promise(instance.template.resources);
+            occupancy.promise(instance.share());
             if let Some((address, node)) = self.exception(instance) {
                 self.exceptions.insert(address, node.clone());
             }
@@ -408,7 +435,10 @@ impl Index {
         if let Some(to) = destination(instance) {
             let occupancy = self.occupancy.entry(to.clone()).or_default();
             occupancy.arriving.insert(name.clone());
-            occupancy.promise(instance.template.resources);
+            occupancy.promise(instance.share());
+        }
+        if is_unproven(instance) {
+            self.unproven.entry(name.workload().clone()).or_default().insert(name.clone());
         }
         if instance.update == UpdateState::Updating {
             self.updating.entry(name.workload().clone()).or_default().insert(name.clone());
@@ -438,13 +468,14 @@ impl Index {
             if let Some(occupancy) = self.occupancy.get_mut(node) {
                 occupancy.instances.remove(name);
                 occupancy.arriving.remove(name);
-                occupancy.release(instance.template.resources);
+                occupancy.release(instance.share());
                 if occupancy.instances.is_empty() && occupancy.arriving.is_empty() {
                     self.occupancy.remove(node);
                 }
             }
         }
         remove_from(&mut self.updating, name.workload(), name);
+        remove_from(&mut self.unproven, name.workload(), name);
     }
 
     /// An instance waited for `old` and waits for `new`.
@@ -464,8 +495,7 @@ impl Index {
         } else {
             self.open.remove(name);
         }
-        let due =
-            |instance: &Instance| matches!(instance.update, UpdateState::Due | UpdateState::Failed);
+        let due = |instance: &Instance| instance.update == UpdateState::Due;
         if instance.is_some_and(due) {
             self.due.entry(name.workload().clone()).or_default().insert(name.clone());
         } else {
@@ -541,6 +571,14 @@ fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, of: &K, valu
             sets.remove(of);
         }
     }
+}
+
+/// Whether an instance stands against its workload's newest version being good: it has one to come, or runs and has
+/// not held yet.
+fn is_unproven(instance: &Instance) -> bool {
+    let is_tried = instance.node.is_some() && instance.run == RunState::Running;
+    !instance.removing
+        && (instance.update != UpdateState::Current || (is_tried && !instance.holds()))
 }
 
 /// Where an instance is on its way to.

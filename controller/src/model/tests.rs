@@ -15,5 +15,6 @@ mod reads;
 mod rollouts;
 mod settling;
 mod ssh;
+mod versions;
 mod volumes;
 mod workloads;

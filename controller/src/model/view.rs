@@ -15,6 +15,7 @@ use dwell_scheduler::Closed;
 
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 use super::placement::unfit;
+use super::versions::Version;
 use super::{Model, Refusal};
 
 /// A workload and how far it is.
@@ -26,8 +27,10 @@ pub struct WorkloadView {
     pub instances: u32,
     /// Instances that run, with good health.
     pub ready: u32,
-    /// Instances that are as declared, as far as the controller has told them.
+    /// Instances that are what was declared last, and hold with it.
     pub updated: u32,
+    /// What its instances are brought to.
+    pub newest: Option<Arc<Version>>,
     /// What it waits for; empty if all is as declared.
     pub message: String,
 }
@@ -208,7 +211,8 @@ impl Model {
             instances: 0,
             ready: 0,
             updated: 0,
-            message: workload.paused.clone().unwrap_or_default(),
+            newest: self.newest(&workload.spec.name),
+            message: workload.paused.as_ref().map(ToString::to_string).unwrap_or_default(),
         };
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {

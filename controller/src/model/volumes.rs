@@ -120,7 +120,7 @@ impl Model {
     fn home(&self, instance: &Instance) -> Home {
         let workload = self.tables.workloads().get(instance.name.workload());
         let declared = workload.map(|workload| &workload.spec.template);
-        let templates = declared.into_iter().chain([&*instance.template]);
+        let templates = declared.into_iter().chain(instance.templates());
         let declared: BTreeSet<&VolumeName> = templates.flat_map(Template::volumes).collect();
         let all: Vec<&Arc<Volume>> = self
             .tables
@@ -187,7 +187,8 @@ impl Model {
     /// Whether an instance cannot leave its node, because it has volumes there.
     pub(super) fn is_pinned(&self, instance: &Instance) -> bool {
         let Some(node) = &instance.node else { return false };
-        let declared: BTreeSet<&VolumeName> = instance.template.volumes().collect();
+        let declared: BTreeSet<&VolumeName> =
+            instance.templates().flat_map(Template::volumes).collect();
         self.tables.volumes_of(&instance.name).any(|volume| {
             volume.key.node == *node
                 && volume.state == VolumeState::Kept
@@ -228,7 +229,8 @@ impl Model {
     /// Sees to it that there is a record of every volume that an instance has where it is assigned.
     pub(super) fn keep_volumes(&mut self, instance: &Instance) {
         let Some(node) = instance.assigned_to() else { return };
-        let names: BTreeSet<VolumeName> = instance.template.volumes().cloned().collect();
+        let names: BTreeSet<VolumeName> =
+            instance.templates().flat_map(Template::volumes).cloned().collect();
         for name in names {
             let key = VolumeKey { instance: instance.name.clone(), name, node: node.clone() };
             self.keep_volume(key);
@@ -463,7 +465,8 @@ impl Model {
         let Some(instance) = self.tables.instances().get(&volume.key.instance) else {
             return false;
         };
-        let declared: BTreeSet<&VolumeName> = instance.template.volumes().collect();
+        let declared: BTreeSet<&VolumeName> =
+            instance.templates().flat_map(Template::volumes).collect();
         instance.node.as_ref() == Some(&volume.key.node)
             && volume.state == VolumeState::Kept
             && volume.concerns(&declared)

@@ -8,12 +8,13 @@ use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
-use dwell_core::workload::{REPLICAS_MAX, Template, WorkloadSpec};
+use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 
 use super::command::{InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, Planned};
 use super::record::{Key, Record};
+use super::versions::{Form, Pause};
 use super::{Model, Refusal};
 
 impl Model {
@@ -22,6 +23,7 @@ impl Model {
         &mut self,
         specs: Vec<WorkloadSpec>,
         keep_replicas: &BTreeSet<WorkloadName>,
+        by: &str,
         now: Timestamp,
     ) -> Result<Vec<WorkloadPlan>, Refusal> {
         if specs.len() > WORKLOADS_MAX {
@@ -39,7 +41,7 @@ impl Model {
         };
         let specs: Vec<WorkloadSpec> = specs.into_iter().map(with_replicas).collect();
         self.check_total(specs.iter().map(|spec| (&spec.name, spec.replicas)))?;
-        specs.into_iter().map(|spec| self.declare(spec, true, now)).collect()
+        specs.into_iter().map(|spec| self.declare(spec, true, by, now)).collect()
     }
 
     /// Refuses numbers of instances that would be too many together with all others, before any is made.
@@ -97,14 +99,15 @@ impl Model {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let spec = WorkloadSpec { replicas, ..self.living(name)?.spec.clone() };
-        self.declare(spec, false, now).map(drop)
+        self.declare(spec, false, "", now).map(drop)
     }
 
-    /// Makes the instances what a specification says. `resume` takes up a paused rollout.
-    fn declare(
+    /// Makes the instances what a specification says. With `retry`, a version that was ruled out is tried anew.
+    pub(super) fn declare(
         &mut self,
         spec: WorkloadSpec,
-        resume: bool,
+        retry: bool,
+        by: &str,
         now: Timestamp,
     ) -> Result<WorkloadPlan, Refusal> {
         let name = spec.name.clone();
@@ -112,19 +115,27 @@ impl Model {
         let old = self.tables.workloads().get(&name).cloned();
         let fields =
             old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(&old.spec, &spec));
+        let is_stuck = |old: &Workload| matches!(old.paused, Some(Pause::BadVersion(_)));
+        let retries = retry && old.as_deref().is_some_and(is_stuck);
         let action = match &old {
             None => PlanAction::Create,
-            Some(old)
-                if fields.is_empty() && !old.removing && !(resume && old.paused.is_some()) =>
-            {
+            Some(old) if fields.is_empty() && !old.removing && !retries => {
                 return Ok(plan::unchanged(old));
             }
             Some(_) => PlanAction::Update,
         };
-        let workload = next_workload(old.as_deref(), spec, resume, now);
+        let newest = self.newest(&name);
+        let says_otherwise = newest.is_none_or(|newest| newest.form.template != spec.template);
+        if says_otherwise || retries {
+            self.declare_version(&spec, by, now);
+        }
+        let workload = next_workload(old.as_deref(), spec, retries, now);
         self.put_workload(workload.clone());
         let changes = self.reconcile(&workload, now)?;
-        let plan = plan::describe(&workload, action, fields, changes);
+        let mut plan = plan::describe(&workload, action, fields, changes);
+        if let Some(pause @ Pause::Asked { .. }) = &workload.paused {
+            plan.notes.push(format!("no instance is given it yet: {pause}"));
+        }
         let (reason, subject) = match action {
             PlanAction::Create => ("workload-created", Subject::Workload(name.clone())),
             PlanAction::Update | PlanAction::Unchanged => {
@@ -138,13 +149,12 @@ impl Model {
     /// Makes what is missing, marks what is different, removes what is too much.
     fn reconcile(&mut self, workload: &Workload, now: Timestamp) -> Result<Vec<Planned>, Refusal> {
         let name = &workload.spec.name;
-        let template = self.shared_template(workload);
         let mut planned = Vec::new();
         for ordinal in 0..workload.spec.replicas {
             let name = InstanceName::new(name.clone(), ordinal);
             let action = match self.tables.instances().get(&name).cloned() {
                 None => {
-                    self.create(workload, &template, &name, now)?;
+                    self.create(workload, &name, now)?;
                     InstanceAction::Create
                 }
                 // It is made again as soon as the present one is gone.
@@ -152,7 +162,7 @@ impl Model {
                 Some(instance) => {
                     self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
-                    InstanceAction::Change(self.adopt(workload, &template, &instance))
+                    InstanceAction::Change(self.adopt(workload, &instance))
                 }
             };
             if action != InstanceAction::Change(ChangeClass::None) {
@@ -177,15 +187,15 @@ impl Model {
     fn create(
         &mut self,
         workload: &Workload,
-        template: &Arc<Template>,
         name: &InstanceName,
         now: Timestamp,
     ) -> Result<(), Refusal> {
+        let Some(form) = self.form_for_new(workload) else { return Ok(()) };
         let identity = match self.declared_address(name) {
             Some(address) => Some(self.claim_static(name, address, now)?),
             None => None,
         };
-        self.make_instance(new_instance(workload, template, name, now, identity));
+        self.make_instance(new_instance(workload, form, name, now, identity));
         Ok(())
     }
 
@@ -277,17 +287,19 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         if workload.removing {
             self.forget_if_empty(name.workload());
-        } else if name.ordinal() < workload.spec.replicas {
-            let template = self.shared_template(&workload);
+        } else if name.ordinal() < workload.spec.replicas
+            && let Some(form) = self.form_for_new(&workload)
+        {
             // Without its declared address, if that is another's now: it waits until it is free.
             let address = self.declared_address(name);
             let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
-            self.make_instance(new_instance(&workload, &template, name, now, identity));
+            self.make_instance(new_instance(&workload, form, name, now, identity));
         }
     }
 
     fn forget_if_empty(&mut self, name: &WorkloadName) {
         if self.tables.instances_of(name).next().is_none() {
+            self.forget_versions(name);
             self.delete(Key::Workload(name.clone()));
         }
     }
@@ -363,7 +375,7 @@ impl Model {
     }
 
     /// A workload that is not being removed.
-    fn living(&self, name: &WorkloadName) -> Result<Arc<Workload>, Refusal> {
+    pub(super) fn living(&self, name: &WorkloadName) -> Result<Arc<Workload>, Refusal> {
         let workload = self.tables.workloads().get(name);
         let workload = workload.ok_or_else(|| Refusal::NoWorkload(name.clone()))?;
         if workload.removing {
@@ -371,22 +383,13 @@ impl Model {
         }
         Ok(Arc::clone(workload))
     }
-
-    /// The workload's template, in one piece with what its instances have already.
-    pub(super) fn shared_template(&self, workload: &Workload) -> Arc<Template> {
-        let sibling = self.tables.instances_of(&workload.spec.name).next();
-        match sibling.filter(|sibling| *sibling.template == workload.spec.template) {
-            Some(sibling) => Arc::clone(&sibling.template),
-            None => Arc::new(workload.spec.template.clone()),
-        }
-    }
 }
 
 /// What a workload becomes by a declaration.
 pub(super) fn next_workload(
     old: Option<&Workload>,
     spec: WorkloadSpec,
-    resume: bool,
+    retries: bool,
     now: Timestamp,
 ) -> Workload {
     let Some(old) = old else {
@@ -396,17 +399,17 @@ pub(super) fn next_workload(
             run: RunState::Running,
             restarts_asked: 0,
             paused: None,
+            good: None,
             removing: false,
             created_at: now,
             revision: super::Revision(0),
         };
     };
-    let resumes = resume && old.paused.is_some();
-    let changes = old.spec.template != spec.template || resumes || old.removing;
+    let changes = old.spec.template != spec.template || retries || old.removing;
     Workload {
         spec,
         generation: if changes { old.generation.next() } else { old.generation },
-        paused: if resume { None } else { old.paused.clone() },
+        paused: if retries { None } else { old.paused.clone() },
         run: if old.removing { RunState::Running } else { old.run },
         removing: false,
         ..old.clone()
@@ -415,20 +418,23 @@ pub(super) fn next_workload(
 
 pub(super) fn new_instance(
     workload: &Workload,
-    template: &Arc<Template>,
+    wanted: Arc<Form>,
     name: &InstanceName,
     now: Timestamp,
     identity: Option<super::Identity>,
 ) -> Instance {
+    let update = if workload.paused.is_some() { UpdateState::Due } else { UpdateState::Current };
     Instance {
         name: name.clone(),
         identity,
         generation: workload.generation,
-        template: Arc::clone(template),
+        wanted,
+        serving: None,
+        fallback: None,
         run: workload.run,
         restarts_asked: 0,
         workload_restarts: workload.restarts_asked,
-        update: UpdateState::Current,
+        update,
         node: None,
         leaving: None,
         removing: false,

@@ -52,6 +52,12 @@ impl Resources {
         Self { cpu: self.cpu.min(other.cpu), memory: self.memory.min(other.memory) }
     }
 
+    /// The larger of each part.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self { cpu: self.cpu.max(other.cpu), memory: self.memory.max(other.memory) }
+    }
+
     /// Whether every part of this fits into `room`.
     #[must_use]
     pub fn fits(self, room: Self) -> bool {
@@ -91,6 +97,7 @@ mod tests {
         assert_eq!(resources(5, 10).minus(resources(7, 4)), resources(0, 6));
         assert_eq!(resources(5, u64::MAX).times(3), resources(15, u64::MAX));
         assert_eq!(resources(5, 10).min(resources(7, 4)), resources(5, 4));
+        assert_eq!(resources(5, 10).max(resources(7, 4)), resources(7, 10));
     }
 
     #[test]

@@ -39,19 +39,21 @@ impl v1::Assignment {
             }
         };
         let mut templates: BTreeMap<[u8; 32], &Template> = BTreeMap::new();
-        let mut last: Option<(&Template, [u8; 32])> = None;
+        let mut digest = Digester::default();
+        let mut digest_fallback = Digester::default();
         let mut instances = Vec::with_capacity(all.len());
         for one in all {
-            let digest = match last {
-                // Those of one workload come one after the other.
-                Some((template, digest)) if *template == one.template => digest,
-                _ => one.template.digest(),
-            };
-            last = Some((&one.template, digest));
-            templates.entry(digest).or_insert(&one.template);
+            let template = digest.of(&one.template);
+            templates.entry(template).or_insert(&one.template);
+            let fallback = one.fallback.as_ref().map(|fallback| {
+                let digest = digest_fallback.of(fallback);
+                templates.entry(digest).or_insert(fallback);
+                Bytes::copy_from_slice(&digest)
+            });
             instances.push(v1::AssignedInstance {
-                template_digest: Bytes::copy_from_slice(&digest),
-                ..v1::AssignedInstance::without_template(one)
+                template_digest: Bytes::copy_from_slice(&template),
+                fallback_digest: fallback.unwrap_or_default(),
+                ..v1::AssignedInstance::without_templates(one)
             });
         }
         let templates = templates.into_iter().map(|(digest, template)| v1::DigestedTemplate {
@@ -61,7 +63,8 @@ impl v1::Assignment {
         Self { instances, templates: templates.collect(), ..wire }
     }
 
-    /// Puts templates where their digests are. An instance whose template is missing is refused later.
+    /// Puts templates where their digests are. An instance whose template is missing is refused later; without its
+    /// fallback it would be what nobody decided, so it is refused for that as well.
     fn put_templates_in(&mut self) {
         let templates: BTreeMap<Bytes, v1::Template> = std::mem::take(&mut self.templates)
             .into_iter()
@@ -69,6 +72,27 @@ impl v1::Assignment {
             .collect();
         for one in self.instances.iter_mut().filter(|one| one.template.is_none()) {
             one.template = templates.get(&one.template_digest).cloned();
+            if !one.fallback_digest.is_empty() {
+                one.fallback = templates.get(&one.fallback_digest).cloned();
+                one.template.take_if(|_| one.fallback.is_none());
+            }
+        }
+    }
+}
+
+/// Works out digests of templates; of several equal ones in a row, as those of one workload are, only once.
+#[derive(Default)]
+struct Digester<'a>(Option<(&'a Template, [u8; 32])>);
+
+impl<'a> Digester<'a> {
+    fn of(&mut self, template: &'a Template) -> [u8; 32] {
+        match self.0 {
+            Some((last, digest)) if last == template => digest,
+            _ => {
+                let digest = template.digest();
+                self.0 = Some((template, digest));
+                digest
+            }
         }
     }
 }

@@ -17,13 +17,17 @@ const CONTAINER_ID_MAX: usize = 256;
 
 impl From<&Assigned> for v1::AssignedInstance {
     fn from(assigned: &Assigned) -> Self {
-        Self { template: Some((&assigned.template).into()), ..Self::without_template(assigned) }
+        Self {
+            template: Some((&assigned.template).into()),
+            fallback: assigned.fallback.as_ref().map(Into::into),
+            ..Self::without_templates(assigned)
+        }
     }
 }
 
 impl v1::AssignedInstance {
-    /// All but the template, which is sent otherwise.
-    pub(super) fn without_template(assigned: &Assigned) -> Self {
+    /// All but the templates, which are sent otherwise.
+    pub(super) fn without_templates(assigned: &Assigned) -> Self {
         Self {
             instance: assigned.instance.to_string(),
             address: assigned.address.to_string(),
@@ -37,6 +41,8 @@ impl v1::AssignedInstance {
             template_digest: prost::bytes::Bytes::new(),
             monitor_ms: Some(assigned.monitor.0),
             life: assigned.life.0,
+            fallback: None,
+            fallback_digest: prost::bytes::Bytes::new(),
         }
     }
 }
@@ -54,6 +60,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             restarts_asked: wire.restarts_asked,
             update_deadline: duration("update_deadline_ms", wire.update_deadline_ms)?,
             template: Template::try_from(required("template", wire.template)?)?,
+            fallback: wire.fallback.map(Template::try_from).transpose()?,
             host_key: wire.host_key.map(Into::into),
             monitor: wire
                 .monitor_ms

@@ -95,6 +95,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: full_template(),
+        fallback: Some(Template::of_image("app:0")),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));

@@ -374,7 +374,7 @@ impl Host {
         generation: Generation,
         assigned: Option<&Assigned>,
     ) -> Result<Deed, Failure> {
-        let Some(assigned) = assigned.filter(|one| one.generation == generation) else {
+        let Some(assigned) = assigned.and_then(|one| one.of_generation(generation)) else {
             return Err(transient("overtaken"));
         };
         let is_taken =

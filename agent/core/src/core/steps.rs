@@ -2,7 +2,7 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::id::InstanceName;
+use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Resources;
 use dwell_planner::{
@@ -93,8 +93,8 @@ impl Core {
         }
         seen.succeeded(step);
         match step {
-            Step::Create { .. } => {
-                if let (Some(id), Some(assigned)) = (made, self.assigned(name)) {
+            Step::Create { generation } => {
+                if let (Some(id), Some(assigned)) = (made, self.assigned(name, *generation)) {
                     let container = self::made(id.clone(), &assigned, now);
                     let seen = self.observed.instances.entry(name.clone()).or_default();
                     seen.containers.push(container);
@@ -135,7 +135,10 @@ impl Core {
         let CallFailure { failure, cause } = failed;
         tracing::warn!(instance = %name, ?step, error = failure.message, "step failed");
         let is_image_missing = failure.kind == FailureKind::ImageMissing;
-        if is_image_missing && let Some(assigned) = self.assigned(name) {
+        if is_image_missing
+            && let Step::Create { generation } = step
+            && let Some(assigned) = self.assigned(name, *generation)
+        {
             self.observed.images.entry(assigned.template.image).or_insert(Image::Missing);
         }
         let seen = self.observed.instances.entry(name.clone()).or_default();
@@ -188,8 +191,10 @@ impl Core {
         }
     }
 
-    fn assigned(&self, name: &InstanceName) -> Option<Assigned> {
-        Some(self.desired.as_ref()?.get(name)?.assigned.clone())
+    /// What a container of a generation is made from.
+    fn assigned(&self, name: &InstanceName, generation: Generation) -> Option<Assigned> {
+        let assigned = &self.desired.as_ref()?.get(name)?.assigned;
+        Some(assigned.of_generation(generation)?.into_owned())
     }
 }
 

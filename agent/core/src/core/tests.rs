@@ -107,6 +107,7 @@ fn assigned(name: &str) -> Assigned {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: Template::of_image("a"),
+        fallback: None,
         host_key: None,
     }
 }

@@ -15,8 +15,9 @@ use crate::observed::{Container, Seen, Target};
 pub(crate) enum Roles<'a> {
     /// One container is to stay, if there is one.
     Steady { keeper: Option<&'a Container>, others: Vec<&'a Container> },
-    /// The old container is known to work, the new one (once it is made) has to show it.
-    Update { old: &'a Container, new: Option<&'a Container>, others: Vec<&'a Container> },
+    /// The old container is known to work, the new one (once it is made) has to show it. Where the old one is missing,
+    /// because the instance came from another node or somebody removed it, it can be made anew.
+    Update { old: Option<&'a Container>, new: Option<&'a Container>, others: Vec<&'a Container> },
 }
 
 impl<'a> Roles<'a> {
@@ -28,6 +29,7 @@ impl<'a> Roles<'a> {
         let new = best_match(all, target);
         let old = last_known_good(all, target, &seen.journal);
         let ruling = seen.journal.ruling_on(target.assigned.generation);
+        let is_to_run = target.assigned.run == RunState::Running;
         let others = |kept: [Option<&Container>; 2]| {
             let is_kept = |id| kept.iter().flatten().any(|container| &container.id == id);
             all.iter().filter(|container| !is_kept(&container.id)).collect()
@@ -35,16 +37,19 @@ impl<'a> Roles<'a> {
         match (old, ruling) {
             // An instance that is not to run cannot show that it works: its update is undone, and
             // begins anew when it is to run again.
-            (Some(old), None) if target.assigned.run == RunState::Stopped => {
-                Self::Steady { keeper: Some(old), others: others([Some(old), None]) }
+            (Some(_), None) if !is_to_run => {
+                Self::Steady { keeper: old, others: others([old, None]) }
             }
-            (Some(old), None) => Self::Update { old, new, others: others([Some(old), new]) },
-            (Some(old), Some(Ruling::RolledBack { .. })) => {
-                Self::Steady { keeper: Some(old), others: others([Some(old), None]) }
+            (Some(_), None) => Self::Update { old, new, others: others([old, new]) },
+            (None, None) if target.fallback.is_some() && is_to_run => {
+                Self::Update { old, new, others: others([old, new]) }
             }
-            (Some(_), Some(Ruling::Committed)) | (None, _) => {
-                Self::Steady { keeper: new, others: others([new, None]) }
+            (old, Some(Ruling::RolledBack { .. }))
+                if old.is_some() || target.fallback.is_some() =>
+            {
+                Self::Steady { keeper: old, others: others([old, None]) }
             }
+            (_, _) => Self::Steady { keeper: new, others: others([new, None]) },
         }
     }
 
@@ -58,7 +63,7 @@ impl<'a> Roles<'a> {
     pub(crate) fn face(&self) -> Option<&'a Container> {
         let (first, second) = match self {
             Self::Steady { keeper, .. } => (*keeper, None),
-            Self::Update { old, new, .. } => (*new, Some(*old)),
+            Self::Update { old, new, .. } => (*new, *old),
         };
         let all = || first.into_iter().chain(second).chain(self.others());
         all().find(|container| container.is_running()).or_else(|| all().next())
@@ -68,7 +73,7 @@ impl<'a> Roles<'a> {
     pub(crate) fn newest(&self) -> Generation {
         let kept = match self {
             Self::Steady { keeper, .. } => [*keeper, None],
-            Self::Update { old, new, .. } => [Some(*old), *new],
+            Self::Update { old, new, .. } => [*old, *new],
         };
         let generations = kept.into_iter().flatten().chain(self.others());
         generations.map(|container| container.generation).max().unwrap_or_default()
@@ -88,7 +93,7 @@ fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'a Container
 }
 
 /// The container of an earlier generation to go back to: the one that an update was committed to, else
-/// the oldest, because whatever is older than a committed one has been removed.
+/// the oldest, because whatever is older than a committed one has been removed. Never one that was ruled out.
 fn last_known_good<'a>(
     all: &'a [Container],
     target: &Target,
@@ -102,6 +107,10 @@ fn last_known_good<'a>(
     all.iter()
         .filter(|container| container.fingerprint != target.fingerprint)
         .filter(|container| container.generation < target.assigned.generation)
+        .filter(|container| {
+            let ruling = journal.ruling_on(container.generation);
+            !matches!(ruling, Some(Ruling::RolledBack { .. }))
+        })
         .min_by_key(|container| {
             let is_committed = Some(container.generation) == committed;
             (!is_committed, container.generation, !container.is_running(), &container.id)

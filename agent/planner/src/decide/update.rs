@@ -13,6 +13,9 @@
 //! without has to run for the monitor time. "In time" is the update's deadline, which counts from the first failure, the
 //! last progress of a pull, or the start of the container, and anew when the engine was away in between.
 //!
+//! An instance that has no old container here, because it comes from another node or somebody removed it, is tried in
+//! the same way: if the new one does not hold, the old one is made anew from the assignment's fallback.
+//!
 //! Where an update stands is read off the containers; only the verdict is written down. Before it, a
 //! crash of anything leads back into this table; after it, `roles.rs` sees a steady instance whose
 //! other container is to go.
@@ -26,45 +29,58 @@ use crate::step::Step;
 impl<'a> Instance<'a> {
     pub(super) fn update(
         self,
-        old: &'a Container,
+        old: Option<&'a Container>,
         new: Option<&'a Container>,
         roles: &Roles<'a>,
     ) -> Next<'a> {
         let Some(new) = new else {
             return self.prepare(old, roles);
         };
-        match self.seen.sandbox {
-            Sandbox::Ready => {}
-            Sandbox::Absent if new.is_running() => return self.end(new),
-            Sandbox::Absent if old.is_running() => return self.end(old),
-            Sandbox::Doubtful if new.is_running() || old.is_running() => {
-                return self.attempt(Step::RepairSandbox);
+        let running = [Some(new), old].into_iter().flatten().find(|one| one.is_running());
+        match (self.seen.sandbox, running) {
+            (Sandbox::Ready, _) => {}
+            (Sandbox::Absent, Some(running)) => return self.end(running),
+            (Sandbox::Doubtful, Some(_)) => return self.attempt(Step::RepairSandbox),
+            (Sandbox::Absent | Sandbox::Doubtful, None) => {
+                return self.attempt(Step::EnsureSandbox);
             }
-            Sandbox::Absent | Sandbox::Doubtful => return self.attempt(Step::EnsureSandbox),
         }
+        let old = old.filter(|old| old.is_running());
         match new.state {
             ContainerState::Created => self.switch(old, new),
             ContainerState::Exited { .. } if self.has_ordered_end(new) => self.switch(old, new),
             ContainerState::Exited { code, .. } if self.has_done_its_work(code) => {
                 self.rule(Ruling::Committed)
             }
+            ContainerState::Exited { .. } if self.may_have_been_cut_short(new) => {
+                self.switch(old, new)
+            }
             ContainerState::Exited { code, out_of_memory, .. } => {
                 let why = if out_of_memory { ": it used more memory than its limit" } else { "" };
                 self.roll_back(format!("its main process ended with exit code {code}{why}"))
             }
             ContainerState::Running { .. } if self.has_ordered_end(new) => self.end(new),
-            ContainerState::Running { .. } if old.is_running() => self.end(old),
-            ContainerState::Running { .. } => self.judge(new),
+            ContainerState::Running { .. } => match old {
+                Some(old) => self.end(old),
+                None => self.judge(new),
+            },
             ContainerState::Dead => self.attempt(Step::Remove { container: new.id.clone() }),
         }
     }
 
+    /// Whether a main process was found ended when the engine came back: the host, the engine or the agent went down
+    /// meanwhile, which says nothing of the version. It is tried once more.
+    fn may_have_been_cut_short(self, container: &Container) -> bool {
+        container.since <= self.node.observed.ready_since
+    }
+
     /// While the new container cannot be made, the old one is kept alive.
-    fn prepare(self, old: &'a Container, roles: &Roles<'a>) -> Next<'a> {
+    fn prepare(self, old: Option<&'a Container>, roles: &Roles<'a>) -> Next<'a> {
         let create = self.create(roles);
         if let Some(reason) = self.cannot_be_made(&create) {
             return self.roll_back(reason);
         }
+        let Some(old) = old else { return create };
         match (create, self.serve(old, false)) {
             (Next::Step(create), _) => Next::Step(create),
             (_, Next::Step(step)) => Next::Step(step),
@@ -95,8 +111,9 @@ impl<'a> Instance<'a> {
         }
     }
 
-    fn switch(self, old: &'a Container, new: &'a Container) -> Next<'a> {
-        if old.is_running() {
+    /// `old` is the container that still serves, if one does.
+    fn switch(self, old: Option<&'a Container>, new: &'a Container) -> Next<'a> {
+        if let Some(old) = old {
             return self.end(old);
         }
         let start = Step::Start { container: new.id.clone() };

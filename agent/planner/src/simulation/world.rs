@@ -140,10 +140,20 @@ impl World {
             monitor: Millis::seconds(10),
             life: Revision(generation.0),
             template: template.clone(),
+            fallback: None,
             host_key: None,
         });
         let resources = assigned.template.resources;
-        assigned.template = Template { resources, ..template };
+        let before = std::mem::replace(&mut assigned.template, Template { resources, ..template });
+        let journal = self.agent.instances.get(name).map(|seen| &seen.journal);
+        let has_held = journal.is_some_and(|journal| journal.holds(assigned.generation, 0));
+        let fingerprint = before.fingerprint();
+        let runs = self.containers.values().any(|real| {
+            let is_running = matches!(real.state, ContainerState::Running { .. });
+            real.instance == *name && is_running && real.fingerprint == fingerprint
+        });
+        let known = if has_held { None } else { assigned.fallback.take() };
+        assigned.fallback = known.or_else(|| (has_held || runs).then_some(before));
         assigned.generation = generation;
         self.accept();
     }

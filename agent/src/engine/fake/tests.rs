@@ -26,6 +26,7 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         monitor: Millis::seconds(10),
         life: Revision(1),
         template,
+        fallback: None,
         host_key: None,
     }
 }

@@ -4,7 +4,7 @@ use dwell_core::change::ChangeClass;
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Phase, RunState};
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Template, WorkloadSpec};
 use dwell_proto::v1;
 use serde::Serialize;
 
@@ -33,8 +33,15 @@ pub(crate) struct WorkloadView {
     pub(crate) replicas: u32,
     /// Instances that run with good health.
     pub(crate) ready: u32,
-    /// Instances that are at this generation.
+    /// Instances that are what was declared last, and hold with it.
     pub(crate) updated: u32,
+    /// The newest version, and what became of it.
+    pub(crate) version: u64,
+    pub(crate) version_state: &'static str,
+    /// The version that is fallen back to; 0 if there is none.
+    pub(crate) good_version: u64,
+    /// Whether no further instance is given the newest version.
+    pub(crate) paused: bool,
     /// Whether it is to run.
     pub(crate) run: RunState,
     pub(crate) removing: bool,
@@ -63,6 +70,10 @@ pub(crate) struct InstanceView {
     pub(crate) generation: u64,
     /// The generation of its container.
     pub(crate) observed_generation: u64,
+    /// The version that it is to be.
+    pub(crate) version: u64,
+    /// The version that it last held with; 0 if it never has.
+    pub(crate) serving_version: u64,
     pub(crate) phase: Phase,
     pub(crate) health: Health,
     pub(crate) container_id: String,
@@ -80,6 +91,75 @@ pub(crate) struct InstanceView {
     pub(crate) created_at: u64,
 }
 
+/// `dwell history`.
+#[derive(Debug, Serialize)]
+pub(crate) struct HistoryView {
+    pub(crate) workload: String,
+    /// The newest first.
+    pub(crate) versions: Vec<VersionView>,
+}
+
+/// One numbered form of a workload's declaration.
+#[derive(Debug, Serialize)]
+pub(crate) struct VersionView {
+    pub(crate) number: u64,
+    /// `rolling-out`, `good` or `ruled-out`.
+    pub(crate) state: &'static str,
+    /// Whether instances are brought to it.
+    pub(crate) is_newest: bool,
+    /// Whether it is what is fallen back to.
+    pub(crate) is_fallback: bool,
+    #[serde(serialize_with = "crate::output::time::serialize")]
+    pub(crate) at: u64,
+    /// Who declared it; empty if that is not known.
+    pub(crate) by: String,
+    /// Why it was ruled out.
+    pub(crate) reason: String,
+    pub(crate) image: String,
+    /// The fields in which it differs from the version before it, if that is remembered.
+    pub(crate) changed_fields: Vec<String>,
+    /// Instances that are to be it.
+    pub(crate) wanted: u32,
+    /// Instances that held with it last.
+    pub(crate) serving: u32,
+    /// All that it says; `null` if this command line is too old for it.
+    pub(crate) template: Option<Template>,
+}
+
+impl HistoryView {
+    pub(crate) fn new(workload: String, versions: Vec<v1::Version>) -> Self {
+        let versions = versions.into_iter().enumerate();
+        let versions = versions.map(|(place, wire)| VersionView {
+            number: wire.number,
+            state: version_state(wire.state()),
+            is_newest: place == 0,
+            is_fallback: wire.good,
+            at: wire.at_ms,
+            by: wire.by,
+            reason: wire.reason,
+            image: wire
+                .template
+                .as_ref()
+                .map(|template| template.image.clone())
+                .unwrap_or_default(),
+            changed_fields: wire.changed_fields,
+            wanted: wire.wanted,
+            serving: wire.serving,
+            template: wire.template.and_then(|template| template.try_into().ok()),
+        });
+        Self { workload, versions: versions.collect() }
+    }
+}
+
+fn version_state(state: v1::VersionState) -> &'static str {
+    match state {
+        v1::VersionState::RollingOut => "rolling-out",
+        v1::VersionState::Good => "good",
+        v1::VersionState::RuledOut => "ruled-out",
+        v1::VersionState::Unspecified => "unknown",
+    }
+}
+
 impl PsView {
     /// Everything in the order of names.
     pub(crate) fn new(workloads: Vec<v1::Workload>, instances: Vec<v1::Instance>) -> Self {
@@ -94,6 +174,7 @@ impl PsView {
 impl From<v1::Workload> for WorkloadView {
     fn from(wire: v1::Workload) -> Self {
         let run = wire.run().into();
+        let version_state = version_state(wire.version_state());
         let spec = wire.spec.unwrap_or_default();
         Self {
             name: spec.name,
@@ -102,6 +183,10 @@ impl From<v1::Workload> for WorkloadView {
             replicas: spec.replicas,
             ready: wire.ready,
             updated: wire.updated,
+            version: wire.version,
+            version_state,
+            good_version: wire.good_version,
+            paused: wire.paused,
             run,
             removing: wire.removing,
             image: spec.template.unwrap_or_default().image,
@@ -132,6 +217,8 @@ impl From<v1::Instance> for InstanceView {
             removing: wire.removing,
             generation: wire.generation,
             observed_generation: status.generation,
+            version: wire.version,
+            serving_version: wire.serving_version,
             phase: status.phase().into(),
             health: status.health().into(),
             container_id: status.container_id,

@@ -147,6 +147,7 @@ impl Fleet {
             specs,
             keep_replicas: BTreeSet::new(),
             dry_run: true,
+            by: String::new(),
         });
         assert_eq!(self.model.tables, before, "a dry run leaves no trace");
         reply.map(plans)
@@ -158,6 +159,7 @@ impl Fleet {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            by: String::new(),
         });
         let plans = reply.map(plans);
         assert_eq!(promised, plans, "a dry run says what will be");
@@ -497,7 +499,7 @@ impl Fleet {
                 one.assigned_to() == Some(name)
                     || one.leaving.as_ref().is_some_and(|leaving| leaving.to.as_ref() == Some(name))
             });
-            let promised: u64 = here.map(|one| one.template.resources.cpu.0).sum();
+            let promised: u64 = here.map(|one| one.share().cpu.0).sum();
             assert!(promised <= Self::capacity().cpu.0, "{name} is promised {promised}m");
         }
         for spec in self.model.workloads() {
@@ -698,6 +700,8 @@ fn copy(tables: &Tables, volatile: bool) -> Tables {
     let mut copy = Tables::new(settings_range(tables));
     let nodes = tables.nodes().values().cloned().map(Record::Node);
     let rest = tables.workloads().values().cloned().map(Record::Workload);
+    let versions = tables.versions().values().flat_map(BTreeMap::values);
+    let rest = rest.chain(versions.cloned().map(Record::Version));
     let rest = rest.chain(tables.instances().values().cloned().map(Record::Instance));
     let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
     let rest = rest.chain(tables.key_sets().values().cloned().map(Record::KeySet));

@@ -126,7 +126,7 @@ fn an_instance_that_lost_its_node_amid_an_update_gives_its_turn_to_others() {
     fleet.attach(&node("n1")).unwrap();
     fleet.settle();
     let second = &fleet.model.tables.instances()[&instance("web-1")];
-    assert_eq!(*second.template, with_volume.template);
+    assert_eq!(second.wanted.template, with_volume.template);
     fleet.check();
 }
 

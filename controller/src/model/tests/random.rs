@@ -152,6 +152,7 @@ impl World {
                 specs: vec![declared.spec()],
                 keep_replicas: std::collections::BTreeSet::new(),
                 dry_run: false,
+                by: String::new(),
             }),
             Step::Remove(name) => {
                 let name = workload(WORKLOADS[name]);
@@ -295,7 +296,11 @@ impl World {
                 let container = &self.fleet.hosts[node].containers[&instance.name];
                 let stays = model.tables.waiting().contains_key(&instance.name);
                 if workload.paused.is_none() && !stays {
-                    assert_eq!(*instance.template, workload.spec.template, "{}", instance.name);
+                    assert_eq!(
+                        instance.wanted.template, workload.spec.template,
+                        "{}",
+                        instance.name
+                    );
                     assert_eq!(instance.update, UpdateState::Current, "{}", instance.name);
                     assert_eq!(container.generation, instance.generation);
                     assert_eq!(container.verdict_on(instance.generation), Some(&Outcome::Held));

@@ -57,6 +57,7 @@ impl Large {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            by: String::new(),
         })
     }
 
@@ -158,6 +159,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong.clone()],
         keep_replicas: BTreeSet::new(),
         dry_run: true,
+        by: String::new(),
     };
     let all = u64::from(REPLICAS);
     // A plan asks what the apply will ask.
@@ -166,6 +168,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        by: String::new(),
     };
     at_most(large.cost(apply), 1, 2 * all);
     let reason = large.message("typ-7");
@@ -177,6 +180,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![spec("other", 1)],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        by: String::new(),
     };
     at_most(large.cost(run), 1, 2);
     assert!(large.model.instance(&instance("other-0")).unwrap().instance.node.is_some());
@@ -232,6 +236,7 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
         specs: vec![declared(Some("disk==sdd"))],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        by: String::new(),
     };
     at_most(large.cost(apply), 1, 2 * all);
     let mut records: Vec<_> = large

@@ -284,6 +284,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1), spec("a", 2)],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                by: String::new(),
             },
             RefusalClass::Invalid,
             "workload a is declared twice",
@@ -293,6 +294,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1); WORKLOADS_MAX + 1],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                by: String::new(),
             },
             RefusalClass::Invalid,
             "1001 workloads at once",
@@ -317,7 +319,12 @@ fn all_or_nothing() {
     wrong.template.resources.memory = Bytes(1);
     let specs = vec![spec("a", 1), wrong];
     let refusal = fleet
-        .command(Command::ApplyWorkloads { specs, keep_replicas: BTreeSet::new(), dry_run: false })
+        .command(Command::ApplyWorkloads {
+            specs,
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+            by: String::new(),
+        })
         .unwrap_err();
     assert!(refusal.to_string().starts_with("workload b: resources.memory:"), "{refusal}");
     assert!(fleet.model.workload(&workload("a")).is_none());
@@ -354,7 +361,8 @@ fn a_declaration_that_leaves_the_number_open_does_not_undo_a_scale() {
     let apply = |fleet: &mut Fleet, spec: WorkloadSpec, open: bool| {
         let keep_replicas = if open { [spec.name.clone()].into() } else { BTreeSet::new() };
         let specs = vec![spec];
-        let command = Command::ApplyWorkloads { specs, keep_replicas, dry_run: false };
+        let command =
+            Command::ApplyWorkloads { specs, keep_replicas, dry_run: false, by: String::new() };
         let Ok(Reply::Plans(mut plans)) = fleet.command(command) else { panic!("refused") };
         plans.remove(0)
     };

@@ -52,6 +52,7 @@ async fn declare(handle: &Handle, name: &str) {
             specs: vec![spec],
             keep_replicas: std::collections::BTreeSet::new(),
             dry_run: false,
+            by: String::new(),
         })
         .await
         .unwrap();

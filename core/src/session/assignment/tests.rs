@@ -29,6 +29,7 @@ fn assigned(ordinal: u32, generation: u64) -> Assigned {
         monitor: Millis::seconds(10),
         life: Revision(1),
         template: Template::of_image("web"),
+        fallback: None,
         host_key: None,
     }
 }

@@ -9,6 +9,7 @@ use dwell_core::id::{Incarnation, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_planner::ContainerId;
 
+use super::versions::Versions;
 use super::{Declared, Event, Relief, World, workload_name};
 use crate::action::{Action, DOWN_AFTER_MS};
 use crate::agent::Input;
@@ -131,6 +132,8 @@ impl World {
                 self.controller.store.restore(backup.max(1));
                 self.declared.clear();
                 self.unsure.clear();
+                // Nobody remembers what failed after the backup, or served.
+                self.versions = Versions::default();
                 self.restored = Some("the store is older than its mark".to_owned());
             }
             Action::RemoveNode { host, returns_after_ms, reuse } => {

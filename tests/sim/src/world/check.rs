@@ -81,8 +81,8 @@ impl World {
                 let instance = &view.instance;
                 let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
                 if instance.node.as_ref() == Some(name) || leads_to == Some(name) {
-                    sum.cpu.0 += instance.template.resources.cpu.0;
-                    sum.memory.0 += instance.template.resources.memory.0;
+                    sum.cpu.0 += instance.share().cpu.0;
+                    sum.memory.0 += instance.share().memory.0;
                 }
             }
             if sum != node.allocated {

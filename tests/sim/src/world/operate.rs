@@ -88,6 +88,7 @@ impl World {
             specs: vec![spec.clone()],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            by: String::new(),
         };
         self.operate(&name, command, |before| {
             Some(Declared { spec, run: before.is_none_or(|before| before.run) })

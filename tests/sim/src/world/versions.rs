@@ -4,8 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_controller::model::{Change, Record};
+use dwell_controller::model::{Change, Record, VersionState};
 use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::instance::RunState;
 
 use super::World;
 use crate::host::Temper;
@@ -18,7 +19,10 @@ pub(super) struct Versions {
     ruled_out: BTreeMap<WorkloadName, BTreeSet<String>>,
     /// Instances that have served, and with what last.
     served: BTreeMap<InstanceName, String>,
-    /// Instances that had served and were started with a version that ends by itself, by that version.
+    /// Those of them that have been placed and to run since. One that waits for a node, or was stopped, has nothing to
+    /// lose by a new version.
+    at_work: BTreeSet<InstanceName>,
+    /// Instances that were at work and were started with a version that ends by itself, by that version.
     reached: BTreeMap<String, BTreeSet<InstanceName>>,
 }
 
@@ -27,6 +31,7 @@ impl World {
     pub(super) fn serves(&mut self, name: &InstanceName, image: &str) {
         if Temper::of(image) == Temper::Good {
             self.versions.served.insert(name.clone(), image.to_owned());
+            self.versions.at_work.insert(name.clone());
         }
     }
 
@@ -34,15 +39,26 @@ impl World {
     pub(super) fn note_versions(&mut self, changes: &[Change]) {
         for change in changes {
             match (&change.old, &change.new) {
-                (Some(Record::Workload(old)), Some(Record::Workload(new)))
-                    if old.paused.is_none() && new.paused.is_some() =>
+                (_, Some(Record::Version(version)))
+                    if matches!(version.state, VersionState::RuledOut { .. }) =>
                 {
-                    let image = new.spec.template.image.clone();
-                    let name = new.spec.name.clone();
-                    self.versions.ruled_out.entry(name).or_default().insert(image);
+                    let image = version.form.template.image.clone();
+                    let ruled_out = self.versions.ruled_out.entry(version.workload.clone());
+                    ruled_out.or_default().insert(image);
                 }
-                (Some(Record::Workload(old)), None) => {
-                    self.versions.served.retain(|name, _| *name.workload() != old.spec.name);
+                // Another of its name is another instance, which has not served.
+                (Some(Record::Instance(old)), None) => {
+                    self.versions.served.remove(&old.name);
+                    self.versions.at_work.remove(&old.name);
+                }
+                (_, Some(Record::Instance(new)))
+                    if new.node.is_none() || new.run == RunState::Stopped =>
+                {
+                    self.versions.at_work.remove(&new.name);
+                    // What it did on a node that was given up was told to nobody.
+                    self.versions.reached.values_mut().for_each(|reached| {
+                        reached.remove(&new.name);
+                    });
                 }
                 (old, Some(Record::Instance(new))) if new.node.is_some() => {
                     let before = match old {
@@ -50,11 +66,14 @@ impl World {
                         _ => None,
                     };
                     let same = before.is_some_and(|old| {
-                        old.node == new.node && old.template.image == new.template.image
+                        old.node == new.node
+                            && old.wanted.template.image == new.wanted.template.image
                     });
                     let ruled_out = self.versions.ruled_out.get(new.name.workload());
-                    let image = &new.template.image;
-                    let has_served = self.versions.served.contains_key(&new.name);
+                    let image = &new.wanted.template.image;
+                    // What it served with itself is known to work for it.
+                    let served = self.versions.served.get(&new.name);
+                    let has_served = served.is_some_and(|with| with != image);
                     if !same && has_served && ruled_out.is_some_and(|all| all.contains(image)) {
                         let what = format!(
                             "{} served, and is to run {image}, which was ruled out",
@@ -91,9 +110,12 @@ impl World {
             );
             self.violate(Violation { rule: "ruled out", what });
         }
-        let ends = matches!(Temper::of(image), Temper::Ends(_));
+        let is_at_work = self.versions.at_work.contains(name);
+        let ends = matches!(Temper::of(image), Temper::Ends(_)) && is_at_work;
         let reached = self.versions.reached.entry(image.to_owned()).or_default();
-        reached.insert(name.clone());
+        if ends {
+            reached.insert(name.clone());
+        }
         if ends && reached.len() > 1 {
             let what = format!("{image}, which ends by itself, has reached {reached:?}");
             self.violate(Violation { rule: "bad news stops", what });

@@ -1,0 +1,639 @@
+//! The versions of a workload's declaration, and which of them an instance is to be.
+//!
+//! ```text
+//!   declared ─▶ rolling out ─┬─ every instance has held with it ────────▶ good
+//!                            └─ an instance did not hold with it ───────▶ ruled out; the rollout pauses
+//! ```
+//!
+//! What a version says never changes. To go back to one, or to try one anew, is to declare a new version that says the
+//! same. An instance refers to what it is to be ([`Instance::wanted`]), to the version it last held with
+//! ([`Instance::serving`]) and, until it has held with what it is to be, to what is put up again if it does not
+//! ([`Instance::fallback`]).
+//!
+//! Invariants:
+//! - an instance that has held with a version is never given one that was ruled out;
+//! - while the newest version is ruled out its rollout is paused, so whatever makes or moves an instance uses what that
+//!   instance held with, else what is good;
+//! - room is kept for what may have to be put up again, until it is not needed any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use dwell_core::change;
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, Revision, VersionNumber, WorkloadName};
+use dwell_core::instance::Phase;
+use dwell_core::workload::{Resources, Template, WorkloadSpec};
+use serde::{Deserialize, Serialize};
+
+use super::command::WorkloadPlan;
+use super::object::{Instance, Severity, Subject, UpdateState, Workload};
+use super::record::{Key, Record};
+use super::{Model, Refusal};
+
+/// How many versions of a workload are remembered, besides those that its instances refer to.
+pub(super) const VERSIONS_MAX: usize = 20;
+
+/// One numbered form of a workload's declaration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Whose.
+    pub workload: WorkloadName,
+    /// What it says.
+    #[serde(with = "whole")]
+    pub form: Arc<Form>,
+    /// When it was declared.
+    pub at: Timestamp,
+    /// Who declared it; empty if that is not known.
+    #[serde(default)]
+    pub by: String,
+    /// What became of it.
+    pub state: VersionState,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// What a version says; never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Form {
+    /// Its number.
+    pub number: VersionNumber,
+    /// What instances of it are.
+    pub template: Template,
+}
+
+/// What became of a version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VersionState {
+    /// Not all instances have held with it, and none has failed to.
+    RollingOut,
+    /// All instances have held with it: it is what others fall back to.
+    Good,
+    /// An instance did not hold with it.
+    RuledOut {
+        /// Which one and why, for people.
+        reason: String,
+    },
+}
+
+/// Why no instance is given the newest version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Pause {
+    /// The newest version was ruled out, which the text explains. The next declaration takes it up again.
+    BadVersion(String),
+    /// Somebody asked for it, and has to end it.
+    Asked {
+        /// Who; empty if that is not known.
+        by: String,
+    },
+}
+
+impl fmt::Display for Pause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadVersion(message) => f.write_str(message),
+            Self::Asked { by } if by.is_empty() => {
+                f.write_str("rollout paused; `dwell resume` goes on")
+            }
+            Self::Asked { by } => write!(f, "rollout paused by {by}; `dwell resume` goes on"),
+        }
+    }
+}
+
+/// One version, with what follows from the rest of the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionView {
+    /// What it is.
+    pub version: Arc<Version>,
+    /// Whether it is the newest: what instances are brought to.
+    pub newest: bool,
+    /// Whether it is what is fallen back to.
+    pub good: bool,
+    /// The fields in which it differs from the version before it, if that is remembered.
+    pub changed_fields: Vec<&'static str>,
+    /// How many instances are to be it.
+    pub wanted: usize,
+    /// How many instances held with it last.
+    pub serving: usize,
+}
+
+impl Instance {
+    /// Whether it has held with what it is to be.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        self.serving == Some(self.wanted.number)
+    }
+
+    /// All that a container of it may be made from.
+    pub fn templates(&self) -> impl Iterator<Item = &Template> {
+        std::iter::once(&self.wanted).chain(&self.fallback).map(|form| &form.template)
+    }
+
+    /// The room that it is promised: enough for what it is to be, and for what may have to be put up again.
+    #[must_use]
+    pub fn share(&self) -> Resources {
+        let wanted = self.wanted.template.resources;
+        self.fallback.as_ref().map_or(wanted, |back| wanted.max(back.template.resources))
+    }
+
+    /// The same instance, as it is when it is to be another version. What it is now is worth putting up again if it has
+    /// held with that or, where nothing is known to hold, has at least run.
+    fn given(&self, form: &Arc<Form>, runs: bool) -> Self {
+        let (wanted, holds) = (Arc::clone(form), self.holds());
+        let renamed = |serving: bool| if serving { Some(form.number) } else { self.serving };
+        if self.wanted.template == form.template {
+            return Self { wanted, serving: renamed(holds), ..self.clone() };
+        }
+        let before = if holds { None } else { self.fallback.clone() };
+        let before = before.or_else(|| (holds || runs).then(|| Arc::clone(&self.wanted)));
+        if let Some(before) = before.as_ref().filter(|before| before.template == form.template) {
+            let serving = renamed(self.serving == Some(before.number));
+            return Self { wanted, serving, fallback: None, ..self.clone() };
+        }
+        Self { wanted, fallback: before, ..self.clone() }
+    }
+}
+
+impl Model {
+    /// What a workload's instances are brought to.
+    pub(super) fn newest(&self, workload: &WorkloadName) -> Option<Arc<Version>> {
+        let versions = self.tables.versions().get(workload)?;
+        versions.last_key_value().map(|(_, version)| Arc::clone(version))
+    }
+
+    fn version(&self, workload: &WorkloadName, number: VersionNumber) -> Option<Arc<Version>> {
+        self.tables.versions().get(workload)?.get(&number).cloned()
+    }
+
+    pub(super) fn good_form(&self, workload: &Workload) -> Option<Arc<Form>> {
+        let good = self.version(&workload.spec.name, workload.good?)?;
+        Some(Arc::clone(&good.form))
+    }
+
+    /// What a new instance is to be: the newest version, or the good one while the rollout is paused.
+    pub(super) fn form_for_new(&self, workload: &Workload) -> Option<Arc<Form>> {
+        let good = workload.paused.as_ref().and_then(|_| self.good_form(workload));
+        good.or_else(|| Some(Arc::clone(&self.newest(&workload.spec.name)?.form)))
+    }
+
+    /// An instance as it is when it is to be another version.
+    pub(super) fn given(&self, instance: &Instance, form: &Arc<Form>) -> Instance {
+        let has_run = instance.told.is_some_and(|told| told.phase == Phase::Running);
+        let seen = self.tables.observed().get(&instance.name);
+        let runs =
+            has_run && seen.is_some_and(|seen| seen.status.generation == instance.generation);
+        instance.given(form, runs)
+    }
+
+    /// What is put up again if an instance does not hold with what it is to be.
+    pub(super) fn fallback(&self, workload: &Workload, instance: &Instance) -> Option<Arc<Form>> {
+        if instance.holds() {
+            return None;
+        }
+        let good = || self.good_form(workload);
+        let fallback = instance.fallback.clone().or_else(good)?;
+        (fallback.template != instance.wanted.template).then_some(fallback)
+    }
+
+    /// A workload says something else from now on.
+    pub(super) fn declare_version(&mut self, spec: &WorkloadSpec, by: &str, now: Timestamp) {
+        let name = &spec.name;
+        let last = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
+        let form = Form { number: last.next(), template: spec.template.clone() };
+        self.put_version(Version {
+            workload: name.clone(),
+            form: Arc::new(form),
+            at: now,
+            by: by.to_owned(),
+            state: VersionState::RollingOut,
+            revision: Revision(0),
+        });
+        self.forget_old_versions(name);
+    }
+
+    fn put_version(&mut self, version: Version) {
+        self.put_with(|revision| Record::Version(Arc::new(Version { revision, ..version })));
+    }
+
+    fn forget_old_versions(&mut self, name: &WorkloadName) {
+        let Some(versions) = self.tables.versions().get(name) else { return };
+        let Some(surplus) = versions.len().checked_sub(VERSIONS_MAX).filter(|&count| count > 0)
+        else {
+            return;
+        };
+        let mut needed: BTreeSet<VersionNumber> = BTreeSet::new();
+        needed.extend(self.tables.workloads().get(name).and_then(|workload| workload.good));
+        for instance in self.tables.instances_of(name) {
+            needed.insert(instance.wanted.number);
+            needed.extend(instance.fallback.as_ref().map(|form| form.number));
+        }
+        let oldest = versions.keys().take(surplus).filter(|number| !needed.contains(number));
+        for number in oldest.copied().collect::<Vec<_>>() {
+            self.delete(Key::Version(name.clone(), number));
+        }
+    }
+
+    /// The last instance of a workload is gone.
+    pub(super) fn forget_versions(&mut self, name: &WorkloadName) {
+        let versions = self.tables.versions().get(name);
+        let numbers: Vec<VersionNumber> =
+            versions.into_iter().flat_map(BTreeMap::keys).copied().collect();
+        for number in numbers {
+            self.delete(Key::Version(name.clone(), number));
+        }
+    }
+
+    /// An instance has held with what it is to be.
+    pub(super) fn note_held(&mut self, instance: &Instance) -> Instance {
+        let serving = Some(instance.wanted.number);
+        let held = Instance { serving, fallback: None, ..instance.clone() };
+        self.put_instance(held.clone());
+        held
+    }
+
+    /// Finds the newest version good once all instances have held with it.
+    pub(super) fn prove(&mut self, name: &WorkloadName, now: Timestamp) {
+        let Some(newest) = self.newest(name) else { return };
+        if newest.state != VersionState::RollingOut
+            || self.tables.index().unproven.contains_key(name)
+        {
+            return;
+        }
+        let number = newest.form.number;
+        let has_held = |instance: &Arc<Instance>| {
+            !instance.removing && instance.wanted.number == number && instance.holds()
+        };
+        if !self.tables.instances_of(name).any(has_held) {
+            return;
+        }
+        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
+        self.put_version(Version { state: VersionState::Good, ..Version::clone(&newest) });
+        self.put_workload(Workload { good: Some(number), ..Workload::clone(&workload) });
+        let message = format!("version {number} is good: all instances hold with it");
+        self.event(now, Severity::Info, Subject::Workload(name.clone()), "version-good", message);
+    }
+
+    /// An instance did not hold with what it is to be, and there is something to go back to: nothing else is given that
+    /// version, and what was given it and has not held with it goes back too.
+    pub(super) fn rule_out(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
+        let (name, number) = (instance.name.workload(), instance.wanted.number);
+        let Some(version) = self.version(name, number) else { return };
+        let is_newest = self.newest(name).is_some_and(|newest| newest.form.number == number);
+        if matches!(version.state, VersionState::RuledOut { .. }) {
+            return self.take_back(&instance.name);
+        }
+        let told = format!("{} did not hold: {reason}", instance.name);
+        let state = VersionState::RuledOut { reason: told.clone() };
+        self.put_version(Version { state, ..Version::clone(&version) });
+        if is_newest && let Some(workload) = self.tables.workloads().get(name).cloned() {
+            let message = format!(
+                "rollout paused: version {number} is ruled out, {told}; what served before was put back. Apply a \
+                 mended version, or go back with `dwell rollback {name}`"
+            );
+            let good = workload.good.filter(|good| *good != number);
+            let paused = Some(Pause::BadVersion(message.clone()));
+            self.put_workload(Workload { paused, good, ..Workload::clone(&workload) });
+            let subject = Subject::Workload(name.clone());
+            self.event(now, Severity::Warning, subject, "rollout-paused", message);
+        } else {
+            let message = format!("version {number} is ruled out: {told}");
+            let subject = Subject::Workload(name.clone());
+            self.event(now, Severity::Warning, subject, "version-ruled-out", message);
+        }
+        let given: Vec<InstanceName> = self
+            .tables
+            .instances_of(name)
+            .filter(|other| other.wanted.number == number && !other.holds())
+            .map(|other| other.name.clone())
+            .collect();
+        for other in given {
+            self.take_back(&other);
+        }
+    }
+
+    /// An instance is to be what it held with before, or else what is good. Its turn comes again when the rollout goes on.
+    pub(super) fn take_back(&mut self, name: &InstanceName) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        let workload = self.tables.workloads().get(name.workload()).cloned();
+        let back = workload.and_then(|workload| self.fallback(&workload, &instance));
+        let Some(back) = back.filter(|_| !instance.removing) else { return };
+        let generation = self.next_generation(&instance);
+        self.put_instance(Instance {
+            wanted: back,
+            fallback: None,
+            generation,
+            update: UpdateState::Due,
+            ..Instance::clone(&instance)
+        });
+    }
+
+    /// Goes back to an earlier version: a new one says the same.
+    pub(super) fn roll_back(
+        &mut self,
+        name: &WorkloadName,
+        to: Option<VersionNumber>,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<WorkloadPlan, Refusal> {
+        let workload = self.living(name)?;
+        let newest = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
+        let number = match to {
+            Some(to) => to,
+            None => self.version_before(&workload, newest)?,
+        };
+        let found = self.version(name, number);
+        let found = found.ok_or_else(|| Refusal::NoVersion { workload: name.clone(), number })?;
+        if number == newest {
+            return Err(Refusal::VersionIsNewest { workload: name.clone(), number });
+        }
+        if let VersionState::RuledOut { reason } = &found.state {
+            let (workload, reason) = (name.clone(), reason.clone());
+            return Err(Refusal::VersionRuledOut { workload, number, reason });
+        }
+        let template = found.form.template.clone();
+        let spec = WorkloadSpec { template, ..workload.spec.clone() };
+        if workload.paused.is_some() {
+            self.put_workload(Workload { paused: None, ..Workload::clone(&workload) });
+        }
+        let plan = self.declare(spec, true, by, now)?;
+        let message = format!("goes back to what version {number} says");
+        let subject = Subject::Workload(name.clone());
+        self.event(now, Severity::Info, subject, "rolled-back", message);
+        Ok(plan)
+    }
+
+    /// The version to go back to if nobody names one: the good one, or else the last before the newest that is not
+    /// ruled out.
+    fn version_before(
+        &self,
+        workload: &Workload,
+        newest: VersionNumber,
+    ) -> Result<VersionNumber, Refusal> {
+        if let Some(good) = workload.good.filter(|good| *good != newest) {
+            return Ok(good);
+        }
+        let name = &workload.spec.name;
+        let says = self.version(name, newest).map(|newest| Arc::clone(&newest.form));
+        let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
+        let mut candidates = versions.rev().filter(|version| {
+            !matches!(version.state, VersionState::RuledOut { .. })
+                && says.as_ref().is_some_and(|says| says.template != version.form.template)
+        });
+        let found = candidates.next().map(|version| version.form.number);
+        found.ok_or_else(|| Refusal::NothingToRollBackTo(name.clone()))
+    }
+
+    /// No instance is given the newest version until somebody resumes the rollout.
+    pub(super) fn pause(
+        &mut self,
+        name: &WorkloadName,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
+        let workload = self.living(name)?;
+        if workload.paused.is_some() {
+            return Ok(());
+        }
+        let paused = Pause::Asked { by: by.to_owned() };
+        let subject = Subject::Workload(name.clone());
+        self.event(now, Severity::Info, subject, "rollout-paused", paused.to_string());
+        self.put_workload(Workload { paused: Some(paused), ..Workload::clone(&workload) });
+        Ok(())
+    }
+
+    /// Goes on with a rollout that somebody paused.
+    pub(super) fn resume(&mut self, name: &WorkloadName, now: Timestamp) -> Result<(), Refusal> {
+        let workload = self.living(name)?;
+        let newest = self.newest(name);
+        if let Some(newest) = newest
+            && let VersionState::RuledOut { reason } = &newest.state
+        {
+            return Err(Refusal::VersionRuledOut {
+                workload: name.clone(),
+                number: newest.form.number,
+                reason: reason.clone(),
+            });
+        }
+        if workload.paused.is_none() {
+            return Ok(());
+        }
+        self.put_workload(Workload { paused: None, ..Workload::clone(&workload) });
+        self.agenda.go_on(name);
+        let subject = Subject::Workload(name.clone());
+        self.event(now, Severity::Info, subject, "rollout-resumed", "goes on".to_owned());
+        Ok(())
+    }
+
+    /// The versions of a workload, the newest first; `None` if there is no such workload.
+    #[must_use]
+    pub fn versions(&self, name: &WorkloadName) -> Option<Vec<VersionView>> {
+        let workload = self.tables.workloads().get(name)?;
+        let mut wanted: BTreeMap<VersionNumber, usize> = BTreeMap::new();
+        let mut serving: BTreeMap<VersionNumber, usize> = BTreeMap::new();
+        for instance in self.tables.instances_of(name) {
+            *wanted.entry(instance.wanted.number).or_default() += 1;
+            if let Some(number) = instance.serving {
+                *serving.entry(number).or_default() += 1;
+            }
+        }
+        let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
+        let mut views: Vec<VersionView> = Vec::new();
+        for version in versions {
+            let number = version.form.number;
+            let before = views.last().map(|before| &before.version.form.template);
+            views.push(VersionView {
+                newest: false,
+                good: workload.good == Some(number),
+                changed_fields: before.map_or_else(Vec::new, |before| {
+                    change::changed_fields(before, &version.form.template)
+                }),
+                wanted: wanted.get(&number).copied().unwrap_or_default(),
+                serving: serving.get(&number).copied().unwrap_or_default(),
+                version: Arc::clone(version),
+            });
+        }
+        if let Some(newest) = views.last_mut() {
+            newest.newest = true;
+        }
+        views.reverse();
+        Some(views)
+    }
+
+    /// Puts what versions say where instances only have numbers, and makes the versions of a store that was written
+    /// before there were any. Returns the instances as they are then.
+    pub(super) fn resolve_versions(&mut self, instances: Vec<Arc<Instance>>) -> Vec<Arc<Instance>> {
+        let mut unstored = self.found_versions(&instances);
+        let mut resolved = Vec::with_capacity(instances.len());
+        for instance in instances {
+            let name = instance.name.workload();
+            let known = self.tables.versions().get(name);
+            let is_of_old = instance.wanted.number == VersionNumber(0);
+            let form = |form: &Arc<Form>| {
+                let mut versions = known.into_iter().flat_map(BTreeMap::values);
+                let found = if is_of_old {
+                    versions.rfind(|version| version.form.template == form.template)
+                } else {
+                    known.and_then(|known| known.get(&form.number))
+                };
+                // Of a store that lost a version, what is known of the instance is that it is some version.
+                found.map_or_else(|| Arc::clone(form), |version| Arc::clone(&version.form))
+            };
+            let wanted = form(&instance.wanted);
+            let fallback = instance.fallback.as_ref().map(form);
+            let state = known.and_then(|known| known.get(&wanted.number)).map(|found| &found.state);
+            let has_held = instance.update != UpdateState::Updating
+                && !matches!(state, Some(VersionState::RuledOut { .. }));
+            let serving =
+                if is_of_old { has_held.then_some(wanted.number) } else { instance.serving };
+            let next =
+                Arc::new(Instance { wanted, fallback, serving, ..Instance::clone(&instance) });
+            if is_of_old {
+                unstored.push(Record::Instance(Arc::clone(&next)));
+            }
+            resolved.push(next);
+        }
+        self.unstored = unstored;
+        resolved
+    }
+
+    /// The versions of workloads that have none, as their instances show them; they are to be stored.
+    fn found_versions(&mut self, instances: &[Arc<Instance>]) -> Vec<Record> {
+        let mut found = Vec::new();
+        let workloads: Vec<Arc<Workload>> = self.tables.workloads().values().cloned().collect();
+        for workload in workloads {
+            let name = &workload.spec.name;
+            if self.tables.versions().contains_key(name) {
+                continue;
+            }
+            let of_it = || instances.iter().filter(|instance| instance.name.workload() == name);
+            let mut templates: Vec<&Template> = Vec::new();
+            for instance in of_it() {
+                let template = &instance.wanted.template;
+                if *template != workload.spec.template && !templates.contains(&template) {
+                    templates.push(template);
+                }
+            }
+            let is_whole = of_it().next().is_some()
+                && templates.is_empty()
+                && of_it().all(|instance| instance.update == UpdateState::Current);
+            let newest = match &workload.paused {
+                Some(pause) => VersionState::RuledOut { reason: pause.to_string() },
+                None if is_whole => VersionState::Good,
+                None => VersionState::RollingOut,
+            };
+            let states = templates.iter().map(|_| VersionState::Good).chain([newest]);
+            let templates = templates.iter().copied().chain([&workload.spec.template]);
+            let (mut number, mut good) = (VersionNumber(0), None);
+            for (template, state) in templates.zip(states) {
+                number = number.next();
+                if state == VersionState::Good {
+                    good = Some(number);
+                }
+                found.push(Record::Version(Arc::new(Version {
+                    workload: name.clone(),
+                    form: Arc::new(Form { number, template: template.clone() }),
+                    at: workload.created_at,
+                    by: String::new(),
+                    state,
+                    revision: workload.revision,
+                })));
+            }
+            let workload = Workload { good, ..Workload::clone(&workload) };
+            found.push(Record::Workload(Arc::new(workload)));
+        }
+        for record in &found {
+            self.tables.put(record.clone());
+        }
+        found
+    }
+
+    /// Has the store take in what was made from a store of an earlier version of dwell.
+    pub(super) fn store_versions(&mut self) {
+        for record in std::mem::take(&mut self.unstored) {
+            self.put(record);
+        }
+    }
+}
+
+/// A form with its template, in one piece.
+mod whole {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Form;
+
+    pub(super) fn serialize<S: Serializer>(
+        form: &Arc<Form>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        form.as_ref().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Form>, D::Error> {
+        Form::deserialize(deserializer).map(Arc::new)
+    }
+}
+
+/// A form by its number: instances are stored so, and [`Model::restore`] puts in what it says. Stores of an earlier
+/// version have the template itself; such a form has the number 0.
+pub(super) mod by_number {
+    use std::sync::Arc;
+
+    use dwell_core::id::VersionNumber;
+    use dwell_core::workload::Template;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::Form;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        Number(VersionNumber),
+        Template(Box<Template>),
+    }
+
+    impl Stored {
+        fn into_form(self) -> Arc<Form> {
+            Arc::new(match self {
+                Self::Number(number) => Form { number, template: Template::of_image("") },
+                Self::Template(template) => Form { number: VersionNumber(0), template: *template },
+            })
+        }
+    }
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        form: &Arc<Form>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        form.number.serialize(serializer)
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Form>, D::Error> {
+        Stored::deserialize(deserializer).map(Stored::into_form)
+    }
+
+    pub(in super::super) mod optional {
+        use super::{Arc, Deserialize, Deserializer, Form, Serialize, Serializer, Stored};
+
+        pub(in super::super::super) fn serialize<S: Serializer>(
+            form: &Option<Arc<Form>>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            form.as_ref().map(|form| form.number).serialize(serializer)
+        }
+
+        pub(in super::super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Arc<Form>>, D::Error> {
+            Ok(Option::<Stored>::deserialize(deserializer)?.map(Stored::into_form))
+        }
+    }
+}
