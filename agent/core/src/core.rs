@@ -138,6 +138,7 @@ impl Core {
             self.look_at_all(now);
         }
         self.survey_if_due(now);
+        self.sweep_if_due(now);
         self.beat(now);
         for name in self.doubts.due(now) {
             self.look_at(&name, now);

@@ -29,6 +29,8 @@ pub(super) struct Survey {
     doubts: BTreeMap<InstanceName, Doubt>,
     /// Instances that have changed since it began, and about which it may be out of date.
     overtaken: BTreeSet<InstanceName>,
+    /// It was complete, and what belongs to what is gone has yet to be removed.
+    sweep_is_due: bool,
 }
 
 #[derive(Default)]
@@ -241,13 +243,15 @@ impl Core {
             self.observed.engine = EngineState::Ready;
         }
         self.looked = true;
-        self.sweep(now);
+        self.survey.sweep_is_due = true;
     }
 
-    /// Has everything removed that belongs to what is gone. Nothing is before a desired state has arrived.
-    fn sweep(&mut self, now: Timestamp) {
+    /// Has everything removed that belongs to what is gone, once after each complete look. Nothing is before a desired
+    /// state has arrived.
+    pub(super) fn sweep_if_due(&mut self, now: Timestamp) {
         let is_under_way = !self.calls.of(|task| *task == Task::Sweep).is_empty();
-        if self.desired.is_some() && !is_under_way {
+        if self.survey.sweep_is_due && self.desired.is_some() && !is_under_way {
+            self.survey.sweep_is_due = false;
             self.call(Call::Sweep, Call::Sweep.limit(), now);
         }
     }
