@@ -23,7 +23,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim bench install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim sim-mutants bench install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -74,6 +74,9 @@ fuzz: ## every parser of bytes from a network, for SECONDS each; needs `cargo in
 
 sim: ## the whole, simulated: SEEDS fleets from seed FROM on, STEPS faults each (docs/simulation.md)
 	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(ONLY),--only $(ONLY))
+
+sim-mutants: ## takes out one mechanism after the other (NAME=… one of tests/sim/mutants); a seed has to fail each time
+	tests/sim/mutants.sh $(if $(filter-out demo,$(NAME)),$(NAME))
 
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
 	$(SUDO) $(RELEASE)/dwell-lab setup --tests

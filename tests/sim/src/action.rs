@@ -46,6 +46,8 @@ pub enum Class {
     BadVersion,
     /// The engine misses the end of a process, and goes on to call it running.
     MissedDeath,
+    /// The engine takes a container for ended whose process runs on.
+    LostProcess,
     /// Instances with volumes are scaled down and up, removed and declared again.
     Volumes,
     /// Somebody runs containers of their own with labels like those of dwell.
@@ -54,7 +56,7 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -74,6 +76,7 @@ impl Class {
         Self::Clone,
         Self::BadVersion,
         Self::MissedDeath,
+        Self::LostProcess,
         Self::Volumes,
         Self::Foreign,
     ];
@@ -101,6 +104,7 @@ impl Class {
             Self::Clone => "clone",
             Self::BadVersion => "bad-version",
             Self::MissedDeath => "missed-death",
+            Self::LostProcess => "lost-process",
             Self::Volumes => "volumes",
             Self::Foreign => "foreign",
         }
@@ -124,6 +128,7 @@ pub(crate) enum Action {
     KillProcess { host: u8, pick: u8 },
     RemoveContainer { host: u8, pick: u8 },
     MissDeath { host: u8, pick: u8 },
+    LoseProcess { host: u8, pick: u8 },
     LoseSandbox { host: u8, pick: u8 },
     FillDisk { host: u8, for_ms: Ms },
     EngineDown { host: u8, for_ms: Ms, kills: bool },
@@ -316,6 +321,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         }
         Class::Foreign => Action::RunForeign { host, pick },
         Class::MissedDeath => Action::MissDeath { host, pick },
+        Class::LostProcess => Action::LoseProcess { host, pick },
         Class::Volumes => match rng.u8(..4) {
             3 => Action::RemoveVolume { pick },
             0 => Action::Remove { workload },

@@ -81,6 +81,13 @@ pub(crate) struct Disk {
     pub(crate) full: bool,
 }
 
+impl Disk {
+    /// The host joins anew: what an earlier cluster wanted of it is none of its business.
+    pub(crate) fn leave(&mut self) {
+        (self.assignment, self.directory) = (None, Directory::default());
+    }
+}
+
 /// The way between a host and the controller.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Link {
@@ -141,6 +148,8 @@ pub(crate) struct Real {
     pub(crate) run: u64,
     /// Its main process has ended, and the engine has missed it.
     pub(crate) missed_death: bool,
+    /// The engine takes it for ended, and its main process runs on.
+    pub(crate) lost_process: bool,
     /// What it was promised for its end.
     pub(crate) grace: Millis,
     /// It is somebody else's, with labels like those of dwell of which one is malformed.
@@ -153,6 +162,7 @@ impl Engine {
         self.containers = original.containers.clone();
         self.images = original.images.clone();
         self.made = original.made;
+        self.containers.values_mut().for_each(|real| real.lost_process = false);
         for real in
             self.containers.values_mut().filter(|real| real.state == ContainerState::Running)
         {
@@ -402,6 +412,7 @@ impl Host {
             health: Health::Starting,
             run: 0,
             missed_death: false,
+            lost_process: false,
             grace: assigned.template.stop_grace,
             foreign: false,
         };
@@ -419,7 +430,8 @@ impl Host {
     pub(crate) fn run_foreign(&mut self, model: &ContainerId) -> Option<ContainerId> {
         let real = self.engine.containers.get(model)?;
         let state = ContainerState::Running;
-        let foreign = Real { foreign: true, state, missed_death: false, ..real.clone() };
+        let (missed_death, lost_process) = (false, false);
+        let foreign = Real { foreign: true, state, missed_death, lost_process, ..real.clone() };
         Some(self.keep(foreign))
     }
 
@@ -453,10 +465,23 @@ impl Host {
         Ok(Deed::Started(id.clone()))
     }
 
+    /// The engine takes a container that runs for one that has ended. Returns its instance.
+    pub(crate) fn lose_process(&mut self, id: &ContainerId, now: Ms) -> Option<InstanceName> {
+        let now = self.wall.now(now);
+        let real = self.engine.containers.get_mut(id);
+        let real = real.filter(|real| real.is_running() && !real.foreign)?;
+        (real.state, real.lost_process) = (ContainerState::Exited, true);
+        (real.finished_at, real.exit_code) = (Some(now), None);
+        Some(real.instance.clone())
+    }
+
     /// The main process of a container ends.
     pub(crate) fn end(&mut self, id: &ContainerId, code: i32, now: Ms) -> Deed {
         let now = self.wall.now(now);
         let Some(real) = self.engine.containers.get_mut(id) else { return Deed::Nothing };
+        if std::mem::take(&mut real.lost_process) {
+            return Deed::Ended(id.clone());
+        }
         if real.state != ContainerState::Running {
             return Deed::Nothing;
         }

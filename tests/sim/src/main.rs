@@ -29,6 +29,9 @@ struct Arguments {
     /// Go on after a failing seed, without a trace, and count them.
     #[arg(long)]
     keep_going: bool,
+    /// Only name the first failing seed.
+    #[arg(long, conflicts_with = "keep_going")]
+    brief: bool,
 }
 
 fn class(name: &str) -> Result<Class, String> {
@@ -64,6 +67,9 @@ fn main() -> ExitCode {
         let Some(violation) = outcome.violation else { continue };
         failed += 1;
         println!("seed {seed}: {violation}");
+        if arguments.brief {
+            break;
+        }
         if !arguments.keep_going {
             let short = shrink(&scenario, &violation);
             println!("\nof {} actions these are enough:\n{short}", scenario.len());

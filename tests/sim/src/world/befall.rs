@@ -70,6 +70,18 @@ impl World {
                 }
             }
             Action::MissDeath { host, pick } => self.miss_death(host, pick),
+            Action::LoseProcess { host, pick } => {
+                let host = self.host(host);
+                let Some(id) = self.container(host, pick) else { return };
+                let now = self.now;
+                if let Some(instance) = self.hosts[host].lose_process(&id, now) {
+                    let (life, at) = (self.hosts[host].life, self.hosts[host].wall.now(now));
+                    let kind = EventKind::Died { exit_code: None };
+                    let event = dwell_agent_core::engine::Event { id, instance, at, kind };
+                    let input = Input::Core(CoreInput::Event(event));
+                    self.later(1, 40, Event::Tell { host, life, input });
+                }
+            }
             Action::LoseSandbox { host, pick } => self.lose_sandbox(host, pick),
             Action::FillDisk { host, for_ms } => {
                 let host = self.host(host);

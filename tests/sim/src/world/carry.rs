@@ -170,7 +170,16 @@ impl World {
             Call::Step { instance: name, step, assigned, remains } => {
                 let cut_short = one.cuts_short(&step);
                 let touched = one.touches_foreign(&step, &remains);
-                for left in &remains {
+                // Whoever starts or removes a container ends what is left of it.
+                let own = match &step {
+                    Step::Start { container } | Step::Remove { container } => {
+                        let all = &self.hosts[host].engine.containers;
+                        let lost = all.get(container).is_some_and(|real| real.lost_process);
+                        lost.then(|| container.clone())
+                    }
+                    _ => None,
+                };
+                for left in own.iter().chain(&remains) {
                     self.end_process(host, left, 137);
                 }
                 let one = &mut self.hosts[host];

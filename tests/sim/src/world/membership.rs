@@ -218,12 +218,28 @@ impl World {
             if one.retired {
                 continue;
             }
-            if is_out && !one.vouched_dead {
+            // One that was removed by force and lives may join again as well.
+            let rejoins = is_out && !one.vouched_dead
+                || standing != Standing::Member && self.rng.u8(..3) == 0;
+            let one = &self.hosts[host];
+            if rejoins {
                 let name = one.name.clone();
                 self.kill_agent(host);
                 self.end_all(host);
                 self.truth.give_up(host);
-                self.hosts[host].clean();
+                let one = &mut self.hosts[host];
+                (one.vouched_dead, one.excused) = (false, false);
+                match self.rng.bool() {
+                    true => one.clean(),
+                    false => one.disk.leave(),
+                }
+                // What the controller still waits for to end there has ended.
+                self.removing_by_force = true;
+                let node = name.clone();
+                if standing == Standing::Removed {
+                    drop(self.command(Command::RemoveNode { node, force: true }));
+                }
+                self.removing_by_force = false;
                 if !self.enrol(host, name) {
                     let number = u8::try_from(self.hosts.len() + host).unwrap_or(u8::MAX);
                     self.enrol(host, node_name(number));
