@@ -3,8 +3,8 @@
 //! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
 //! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
 //!
-//! Code map: `node` (starting and resting), `routes`, `net` (between two hosts), `ssh`, `sim`; the others are the
-//! sides that they compare.
+//! Code map: `node` (starting and resting), `replace`, `routes`, `net` (between two hosts), `ssh`, `sim`; the others are the
+//! sides that they compare, and `runner`, which says what runs.
 
 mod bare;
 mod dwell;
@@ -12,8 +12,10 @@ mod heal;
 mod net;
 mod node;
 mod plain;
+mod replace;
 mod report;
 mod routes;
+mod runner;
 mod sim;
 mod ssh;
 mod swarm;
@@ -23,6 +25,7 @@ mod wire;
 use anyhow::{Result, ensure};
 
 pub use report::{Report, write};
+use runner::Runner;
 
 /// How often the quick ones are repeated.
 const MANY: usize = 11;
@@ -52,6 +55,15 @@ const NODE: [Benchmark; 9] = [
         "`dwell apply --wait` of one instance; a Swarm service of one until it runs",
     ),
     ("self-heal", "main process killed until its replacement starts; Swarm with restart delay 0"),
+];
+
+/// Of the replacement of one container; the second entry is against a Swarm service update.
+const REPLACE: [Benchmark; 2] = [
+    (
+        "replace-downtime",
+        "the longest time a client that connects every millisecond is not let in; removed and run again by Docker",
+    ),
+    ("journal-cost", "writing the journal, syncing included, for each replacement"),
 ];
 
 /// Of the agent's routes, without an engine.
@@ -87,38 +99,27 @@ const SIM: [Benchmark; 1] =
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &ROUTES, &NET, &SSH, &SIM].concat()
+    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &SIM].concat()
 }
 
-/// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come.
+/// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come. Returns those that failed:
+/// they stop no other.
 ///
 /// # Errors
-/// If a name is unknown, or a side does not work; that is no result.
-pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Result<()> {
+/// If a name is unknown.
+pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Result<Vec<String>> {
     for name in names {
         ensure!(
             benchmarks().iter().any(|(known, _)| known == name),
             "there is no benchmark {name}; `dwell-bench --list` lists them"
         );
     }
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|one| one == name);
-    let any = |group: &[Benchmark]| group.iter().any(|(name, _)| wanted(name));
-    if any(&SIM) {
-        done(&[sim::run_seeds()])?;
-    }
-    if any(&ROUTES) {
-        for report in routes::run(&wanted)? {
-            done(&[report])?;
-        }
-    }
-    if any(&NODE) {
-        node::run(&wanted, &done).await?;
-    }
-    if any(&NET) {
-        net::run(&wanted, &done).await?;
-    }
-    if any(&SSH) {
-        ssh::run(&wanted, &done).await?;
-    }
-    Ok(())
+    let runner = Runner::new(names, &done);
+    runner.take("sim-speed", async { Ok([sim::run_seeds()]) }).await;
+    routes::run(&runner).await;
+    node::run(&runner).await;
+    replace::run(&runner).await;
+    net::run(&runner).await;
+    ssh::run(&runner).await;
+    Ok(runner.into_failed())
 }

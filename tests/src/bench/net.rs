@@ -14,7 +14,8 @@ use bollard::models::{
 use bollard::query_parameters::CreateContainerOptions;
 
 use super::{
-    report::{Report, Samples},
+    report::{Report, Samples, against},
+    runner::Runner,
     wire::Pair,
 };
 use crate::lab::{Host, Image, Lab, LabConfig, wait_until};
@@ -22,48 +23,48 @@ use crate::lab::{Host, Image, Lab, LabConfig, wait_until};
 const RUNS: usize = 7;
 const LIMIT: Duration = Duration::from_secs(60);
 
+const NAMES: [&str; 3] = ["net-throughput", "net-connections", "net-rtt"];
+
 /// Runs those that are wanted.
-pub(super) async fn run(
-    wanted: &dyn Fn(&str) -> bool,
-    done: &dyn Fn(&[Report]) -> Result<()>,
-) -> Result<()> {
+pub(super) async fn run(runner: &Runner<'_>) {
+    if !runner.wants_any(&NAMES) {
+        return;
+    }
     let config = LabConfig::new("benchnet").hosts(4).images(&[Image::Hello]);
-    Lab::test(config, async |lab| {
+    let ran = Lab::test(config, async |lab| {
         let ours = dwell(lab).await.context("dwell's pair")?;
         let (left, right) = (lab.host(3), lab.host(4));
         let bridge = bridge(left, right).await.context("the pair on bridges")?;
         let overlay = overlay(left, right).await.context("the pair on an overlay")?;
         let sides = Sides { ours, bridge, overlay };
-        if wanted("net-throughput") {
+        let throughput = async {
             let [bridge, overlay] = sides.compare(Pair::throughput).await?;
-            done(&[
+            Ok([
                 against(bridge.rates("net-throughput", "GiB/s", 1.0), "bridge"),
                 against(overlay.rates("net-throughput", "GiB/s", 1.15), "overlay"),
-            ])?;
-        }
-        if wanted("net-connections") {
+            ])
+        };
+        runner.take("net-throughput", throughput).await;
+        let connections = async {
             let [bridge, overlay] = sides.compare(Pair::connections).await?;
-            done(&[
+            Ok([
                 against(bridge.rates("net-connections", "1/s", 1.0), "bridge"),
                 against(overlay.rates("net-connections", "1/s", 1.3), "overlay"),
-            ])?;
-        }
-        if wanted("net-rtt") {
+            ])
+        };
+        runner.take("net-connections", connections).await;
+        let round_trips = async {
             let [bridge, overlay] =
                 sides.compare(|pair| pair.round_trip().map(|seconds| seconds * 1e6)).await?;
-            done(&[
+            Ok([
                 against(Report { unit: "us", ..bridge.report("net-rtt", 1.0) }, "bridge"),
                 against(Report { unit: "us", ..overlay.report("net-rtt", 0.8) }, "overlay"),
-            ])?;
-        }
+            ])
+        };
+        runner.take("net-rtt", round_trips).await;
         Ok(())
-    })
-    .await
-}
-
-fn against(mut report: Report, other: &'static str) -> Report {
-    report.against = Some(other);
-    report
+    });
+    runner.note(&NAMES, ran.await);
 }
 
 struct Sides {

@@ -13,6 +13,7 @@ use super::{
     heal,
     plain::Plain,
     report::{self, Report, Samples},
+    runner::Runner,
     swarm::Swarm,
     tap,
 };
@@ -21,46 +22,102 @@ use crate::lab::{Image, Lab, LabConfig, Signal, wait_until};
 /// How many instances are "fifty".
 const FIFTY: usize = 50;
 
+const NAMES: [&str; 8] = [
+    "start-one",
+    "start-fifty",
+    "restart-resync",
+    "agent-rss",
+    "controller-rss",
+    "deploy-one-vs-swarm",
+    "self-heal",
+    "start-fifty-vs-swarm",
+];
+
 /// Runs those that are wanted.
-pub(super) async fn run(
-    wanted: &dyn Fn(&str) -> bool,
-    done: &dyn Fn(&[Report]) -> Result<()>,
-) -> Result<()> {
-    let done = |report: &Report| done(std::slice::from_ref(report));
-    let config = LabConfig::new("bench").hosts(2).images(&[Image::Hello]);
-    Lab::test(config, async |lab| {
-        let tap = tap::Tap::before(lab.host(1))?;
-        lab.start_nodes(&lab.hosts()[..1]).await?;
-        let bench =
-            Bench { dwell: Dwell::new(lab)?, plain: Plain::new(lab.host(2)).await?, lab, tap };
-        if wanted("start-one") {
-            done(&bench.start_one().await?)?;
-        }
-        if wanted("apply-latency") {
-            done(&bench.apply_latency().await?)?;
-        }
-        if wanted("start-fifty") {
-            done(&bench.start_fifty().await?)?;
-        }
-        for report in bench.with_fifty(wanted).await? {
-            done(&report)?;
-        }
-        if ["deploy-one-vs-swarm", "self-heal", "start-fifty-vs-swarm"].into_iter().any(wanted) {
-            let swarm = Swarm::init(lab.host(2)).await?;
-            for report in bench.against_swarm(&swarm, wanted).await? {
-                done(&report)?;
-            }
-        }
-        Ok(())
-    })
-    .await
+pub(super) async fn run(runner: &Runner<'_>) {
+    if runner.wants_any(&NAMES) {
+        let config = LabConfig::new("bench").hosts(2).images(&[Image::Hello]);
+        let ran = Lab::test(config, async |lab| against_engines(lab, runner).await);
+        runner.note(&NAMES, ran.await);
+    }
+    if runner.wants("apply-latency") {
+        // The agent's first call is seen by a tap, which would be in the way of everything else.
+        let config = LabConfig::new("benchtap").hosts(1).images(&[Image::Hello]);
+        let ran = Lab::test(config, async |lab| {
+            let tap = tap::Tap::before(lab.host(1))?;
+            lab.start_fleet().await?;
+            let dwell = Dwell::new(lab)?;
+            runner.take("apply-latency", async { Ok([apply_latency(&dwell, &tap).await?]) }).await;
+            Ok(())
+        });
+        runner.note(&["apply-latency"], ran.await);
+    }
+}
+
+async fn against_engines(lab: &Lab, runner: &Runner<'_>) -> Result<()> {
+    lab.start_nodes(&lab.hosts()[..1]).await?;
+    let bench = Bench { dwell: Dwell::new(lab)?, plain: Plain::new(lab.host(2)).await?, lab };
+    runner.take("start-one", async { Ok([bench.start_one().await?]) }).await;
+    runner.take("start-fifty", async { Ok([bench.start_fifty().await?]) }).await;
+    if runner.wants_any(&NAMES[2..5]) {
+        bench.dwell.deploy("fifty", FIFTY).await?;
+        runner.take("restart-resync", async { Ok([bench.restart_resync().await?]) }).await;
+        // Idle: past the start, with heartbeats and nothing else.
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let agent = async {
+            let rss = bench.lab.host(1).agent().resident_mib()?;
+            Ok([report::alone("agent-rss", "MiB", vec![rss], 12.0)])
+        };
+        runner.take("agent-rss", agent).await;
+        let controller = async {
+            let rss = bench.lab.controller().resident_mib()?;
+            Ok([report::alone("controller-rss", "MiB", vec![rss], 25.0)])
+        };
+        runner.take("controller-rss", controller).await;
+        bench.dwell.remove("fifty").await?;
+    }
+    if runner.wants_any(&NAMES[5..]) {
+        let swarm = Swarm::init(lab.host(2)).await?;
+        let deploy_one = async {
+            let outcome = bench.deploy_against(&swarm, 1, MANY).await?;
+            Ok([outcome.report("deploy-one-vs-swarm", 0.4)])
+        };
+        runner.take("deploy-one-vs-swarm", deploy_one).await;
+        runner.take("self-heal", async { Ok([bench.self_heal(&swarm).await?]) }).await;
+        let deploy_fifty = async {
+            let outcome = bench.deploy_against(&swarm, FIFTY, FEW).await?;
+            Ok([outcome.report("start-fifty-vs-swarm", 0.6)])
+        };
+        runner.take("start-fifty-vs-swarm", deploy_fifty).await;
+    }
+    Ok(())
+}
+
+/// From sending the change to the first call that the engine sees: an upper bound of what is asked
+/// for, since the change is accepted, durably, in between.
+async fn apply_latency(dwell: &Dwell<'_>, tap: &tap::Tap) -> Result<Report> {
+    let mut taken = Vec::new();
+    for turn in 0..=MANY {
+        let name = format!("latency-{turn}");
+        tap.arm();
+        let sent = Instant::now();
+        dwell.apply_directly(&name).await?;
+        taken.push(tap.first_call(Duration::from_secs(10)).await? - sent);
+        wait_until("the instance to run", Duration::from_secs(30), async || {
+            dwell.all_running(&name, 1).await
+        })
+        .await?;
+        dwell.remove(&name).await?;
+    }
+    taken.remove(0);
+    let taken = taken.iter().map(|taken| taken.as_secs_f64() * 1e3).collect();
+    Ok(report::alone("apply-latency", "ms", taken, 10.0))
 }
 
 struct Bench<'a> {
     lab: &'a Lab,
     dwell: Dwell<'a>,
     plain: Plain,
-    tap: tap::Tap,
 }
 
 impl Bench<'_> {
@@ -89,51 +146,6 @@ impl Bench<'_> {
         Ok(samples.report("start-fifty", 0.6))
     }
 
-    /// From sending the change to the first call that the engine sees: an upper bound of what is asked
-    /// for, since the change is accepted, durably, in between.
-    async fn apply_latency(&self) -> Result<Report> {
-        let mut taken = Vec::new();
-        for turn in 0..=MANY {
-            let name = format!("latency-{turn}");
-            self.tap.arm();
-            let sent = Instant::now();
-            self.dwell.apply_directly(&name).await?;
-            taken.push(self.tap.first_call(Duration::from_secs(10)).await? - sent);
-            wait_until("the instance to run", Duration::from_secs(30), async || {
-                self.dwell.all_running(&name, 1).await
-            })
-            .await?;
-            self.dwell.remove(&name).await?;
-        }
-        taken.remove(0);
-        let taken = taken.iter().map(|taken| taken.as_secs_f64() * 1e3).collect();
-        Ok(report::alone("apply-latency", "ms", taken, 10.0))
-    }
-
-    /// What is measured while fifty instances run.
-    async fn with_fifty(&self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
-        if !["agent-rss", "controller-rss", "restart-resync"].into_iter().any(wanted) {
-            return Ok(reports);
-        }
-        self.dwell.deploy("fifty", FIFTY).await?;
-        if wanted("restart-resync") {
-            reports.push(self.restart_resync().await?);
-        }
-        // Idle: past the start, with heartbeats and nothing else.
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        if wanted("agent-rss") {
-            let rss = self.lab.host(1).agent().resident_mib()?;
-            reports.push(report::alone("agent-rss", "MiB", vec![rss], 12.0));
-        }
-        if wanted("controller-rss") {
-            let rss = self.lab.controller().resident_mib()?;
-            reports.push(report::alone("controller-rss", "MiB", vec![rss], 25.0));
-        }
-        self.dwell.remove("fifty").await?;
-        Ok(reports)
-    }
-
     async fn restart_resync(&self) -> Result<Report> {
         let mut taken = Vec::new();
         for _ in 0..=FEW {
@@ -147,26 +159,6 @@ impl Bench<'_> {
         }
         taken.remove(0);
         Ok(report::alone("restart-resync", "s", taken, 0.5))
-    }
-
-    async fn against_swarm(
-        &self,
-        swarm: &Swarm,
-        wanted: &dyn Fn(&str) -> bool,
-    ) -> Result<Vec<Report>> {
-        let mut reports = Vec::new();
-        if wanted("deploy-one-vs-swarm") {
-            let outcome = self.deploy_against(swarm, 1, MANY).await?;
-            reports.push(outcome.report("deploy-one-vs-swarm", 0.4));
-        }
-        if wanted("self-heal") {
-            reports.push(self.self_heal(swarm).await?);
-        }
-        if wanted("start-fifty-vs-swarm") {
-            let outcome = self.deploy_against(swarm, FIFTY, FEW).await?;
-            reports.push(outcome.report("start-fifty-vs-swarm", 0.6));
-        }
-        Ok(reports)
     }
 
     async fn deploy_against(&self, swarm: &Swarm, count: usize, runs: usize) -> Result<Samples> {

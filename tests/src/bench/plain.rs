@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bollard::{
     Docker,
-    models::ContainerCreateBody,
+    models::{ContainerCreateBody, HostConfig, PortBinding},
     query_parameters::{CreateContainerOptions, RemoveContainerOptions},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -73,6 +73,28 @@ impl Plain {
             .await
             .context("Docker does not remove")?;
         Ok(())
+    }
+
+    /// Removes the container `plain-replaced`, if it is there, and runs it again with its port published: what
+    /// `docker rm -f` and `docker run` do.
+    pub(super) async fn recreate(&self, port: u16) -> Result<()> {
+        const NAME: &str = "plain-replaced";
+        let force = RemoveContainerOptions { force: true, ..Default::default() };
+        // There is none before the first time.
+        self.docker.remove_container(NAME, Some(force)).await.ok();
+        let options = CreateContainerOptions { name: Some(NAME.to_owned()), ..Default::default() };
+        let published = PortBinding { host_port: Some(port.to_string()), host_ip: None };
+        let body = ContainerCreateBody {
+            image: Some(Image::Hello.name().to_owned()),
+            host_config: Some(HostConfig {
+                port_bindings: Some([("8080/tcp".to_owned(), Some(vec![published]))].into()),
+                ..HostConfig::default()
+            }),
+            ..ContainerCreateBody::default()
+        };
+        let created = self.docker.create_container(Some(options), body).await;
+        created.context("Docker does not create")?;
+        self.docker.start_container(NAME, None).await.context("Docker does not start")
     }
 
     /// The concurrency at which Docker starts containers fastest on this machine.

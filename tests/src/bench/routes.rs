@@ -35,6 +35,7 @@ use tokio::{sync::watch, time::timeout};
 use super::{
     bare::{Bare, Monitor},
     report::{self, Report, Samples},
+    runner::Runner,
 };
 
 const NODES: usize = 1_000;
@@ -48,30 +49,35 @@ const DELETION_PAUSE: Duration = Duration::from_millis(25);
 /// How long one repair may take before the benchmark gives up.
 const REPAIR_LIMIT: Duration = Duration::from_secs(10);
 
-/// Runs those that are wanted, on a thread that has a network namespace of its own.
-pub(super) fn run(wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Report>> {
-    let names = ["routes-install", "routes-remove", "routes-install-raw", "routes-resync"];
-    let tables = names.into_iter().any(wanted);
-    let repair = wanted("route-repair");
-    if !tables && !repair {
-        return Ok(Vec::new());
+const TABLES: [&str; 4] =
+    ["routes-install", "routes-remove", "routes-install-raw", "routes-resync"];
+
+/// Runs those that are wanted.
+pub(super) async fn run(runner: &Runner<'_>) {
+    if runner.wants_any(&TABLES) {
+        match apart(async |dir: &Path| whole_tables(dir).await) {
+            Ok(reports) => {
+                for report in reports {
+                    runner.take(report.name, async { Ok([report]) }).await;
+                }
+            }
+            Err(error) => runner.note(&TABLES, Err(error)),
+        }
     }
-    let done = thread::spawn(move || -> Result<Vec<Report>> {
+    let repair = async { Ok([apart(async |dir: &Path| repairs(dir).await)?]) };
+    runner.take("route-repair", repair).await;
+}
+
+/// Does something on a thread that has a network namespace of its own.
+fn apart<T: Send + 'static>(
+    work: impl AsyncFnOnce(&Path) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let done = thread::spawn(move || -> Result<T> {
         let dir = scratch()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let mut reports = Vec::new();
-            if tables {
-                reports.extend(whole_tables(dir.path()).await?);
-            }
-            if repair {
-                reports.push(repairs(dir.path()).await?);
-            }
-            Ok(reports)
-        })
+        runtime.block_on(work(dir.path()))
     });
-    let reports = done.join().map_err(|_| anyhow::anyhow!("the routes' thread panicked"))??;
-    Ok(reports.into_iter().filter(|report| wanted(report.name)).collect())
+    done.join().map_err(|_| anyhow::anyhow!("the routes' thread panicked"))?
 }
 
 /// Puts the calling thread into a namespace with one uplink, `172.16.0.1/12`.

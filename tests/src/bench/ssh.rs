@@ -13,7 +13,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     FEW,
-    report::{self, Report, Samples},
+    report::{self, Report, Samples, against},
+    runner::Runner,
 };
 use crate::lab::{Image, Lab, LabConfig, Person, wait_until};
 
@@ -32,37 +33,37 @@ ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/bench_key
 /usr/sbin/sshd -f /dev/null -p 2222 -h /etc/ssh/bench_key -o UsePAM=no -o UseDNS=no -o Subsystem='sftp internal-sftp'
 ";
 
+const NAMES: [&str; 3] = ["ssh-idle-memory", "ssh-exec", "sftp-throughput"];
+
 /// Runs those that are wanted.
-pub(super) async fn run(
-    wanted: &dyn Fn(&str) -> bool,
-    done: &dyn Fn(&[Report]) -> Result<()>,
-) -> Result<()> {
+pub(super) async fn run(runner: &Runner<'_>) {
+    if !runner.wants_any(&NAMES) {
+        return;
+    }
     let config = LabConfig::new("benchssh").images(&[Image::Tools, Image::Hello]);
-    Lab::test(config, async |lab| {
+    let ran = Lab::test(config, async |lab| {
         lab.start_fleet().await?;
-        if wanted("ssh-idle-memory") {
-            done(&[idle_memory(lab).await?])?;
+        runner.take("ssh-idle-memory", async { Ok([idle_memory(lab).await?]) }).await;
+        if !runner.wants_any(&NAMES[1..]) {
+            return Ok(());
         }
         let bench = Bench::start(lab).await?;
-        if wanted("ssh-exec") {
+        let commands = async {
             let kept = bench.commands(true).await?.report("ssh-exec", 1.5);
             let new = bench.commands(false).await?.report("ssh-exec", 1.5);
-            done(&[against(kept, "OpenSSH, kept"), against(new, "OpenSSH, new")])?;
-        }
-        if wanted("sftp-throughput") {
+            Ok([against(kept, "OpenSSH, kept"), against(new, "OpenSSH, new")])
+        };
+        runner.take("ssh-exec", commands).await;
+        let copies = async {
             let [to, from] = bench.copies().await?;
             let to = to.rates("sftp-throughput", "GiB/s", 0.8);
             let from = from.rates("sftp-throughput", "GiB/s", 0.8);
-            done(&[against(to, "OpenSSH, to"), against(from, "OpenSSH, from")])?;
-        }
+            Ok([against(to, "OpenSSH, to"), against(from, "OpenSSH, from")])
+        };
+        runner.take("sftp-throughput", copies).await;
         Ok(())
-    })
-    .await
-}
-
-fn against(mut report: Report, other: &'static str) -> Report {
-    report.against = Some(other);
-    report
+    });
+    runner.note(&NAMES, ran.await);
 }
 
 /// How much larger dwell-ssh is with idle instances than without any, for each of them.

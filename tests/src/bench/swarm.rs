@@ -9,11 +9,12 @@ use anyhow::{Context, Result, ensure};
 use bollard::{
     Docker,
     models::{
-        ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated, SwarmInitRequest, TaskSpec,
-        TaskSpecContainerSpec, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
+        EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointSpec, ServiceSpec,
+        ServiceSpecMode, ServiceSpecModeReplicated, ServiceUpdateStatusStateEnum, SwarmInitRequest,
+        TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
         TaskState,
     },
-    query_parameters::{ListContainersOptions, ListTasksOptions},
+    query_parameters::{ListContainersOptions, ListTasksOptions, UpdateServiceOptions},
 };
 
 use crate::lab::{Host, Image, wait_until};
@@ -38,36 +39,60 @@ impl Swarm {
 
     /// From asking for a service of `count` to all its tasks running.
     pub(super) async fn deploy(&self, name: &str, count: usize) -> Result<Duration> {
-        let replicas = i64::try_from(count).context("too many replicas")?;
-        let spec = ServiceSpec {
-            name: Some(name.to_owned()),
-            mode: Some(ServiceSpecMode {
-                replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
-                ..ServiceSpecMode::default()
-            }),
-            task_template: Some(TaskSpec {
-                container_spec: Some(TaskSpecContainerSpec {
-                    image: Some(Image::Hello.name().to_owned()),
-                    ..TaskSpecContainerSpec::default()
-                }),
-                restart_policy: Some(TaskSpecRestartPolicy {
-                    condition: Some(TaskSpecRestartPolicyConditionEnum::ANY),
-                    delay: Some(0),
-                    ..TaskSpecRestartPolicy::default()
-                }),
-                ..TaskSpec::default()
-            }),
-            ..ServiceSpec::default()
-        };
+        let spec = spec(name, count)?;
         let started = Instant::now();
         self.docker.create_service(spec, None).await.context("Swarm refuses a service")?;
+        self.wait_running(name, count).await?;
+        Ok(started.elapsed())
+    }
+
+    /// Makes a service of one whose port 8080 every node publishes as `port`.
+    pub(super) async fn publish(&self, name: &str, port: u16) -> Result<()> {
+        let published = EndpointPortConfig {
+            protocol: Some(EndpointPortConfigProtocolEnum::TCP),
+            target_port: Some(8080),
+            published_port: Some(port.into()),
+            ..EndpointPortConfig::default()
+        };
+        let ports = Some(vec![published]);
+        let endpoint_spec = Some(EndpointSpec { ports, ..EndpointSpec::default() });
+        let spec = ServiceSpec { endpoint_spec, ..spec(name, 1)? };
+        self.docker.create_service(spec, None).await.context("Swarm refuses a service")?;
+        self.wait_running(name, 1).await
+    }
+
+    /// Has Swarm replace the task of a service of one, and waits until the new one runs.
+    pub(super) async fn update(&self, name: &str) -> Result<()> {
+        let service = self.docker.inspect_service(name, None).await.context("no such service")?;
+        let version = service.version.and_then(|version| version.index).context("no version")?;
+        let mut spec = service.spec.context("a service without a specification")?;
+        let task = spec.task_template.get_or_insert_default();
+        let forced = task.force_update.unwrap_or(0) + 1;
+        task.force_update = Some(forced);
+        let options = UpdateServiceOptions {
+            version: i32::try_from(version).context("too many versions")?,
+            ..UpdateServiceOptions::default()
+        };
+        self.docker.update_service(name, spec, options, None).await.context("Swarm refuses it")?;
+        wait_until("the service to be updated", LIMIT, async || {
+            let service = self.docker.inspect_service(name, None).await?;
+            let state = service.update_status.and_then(|status| status.state);
+            ensure!(
+                state == Some(ServiceUpdateStatusStateEnum::COMPLETED),
+                "its update is {state:?}"
+            );
+            Ok(())
+        })
+        .await
+    }
+
+    async fn wait_running(&self, name: &str, count: usize) -> Result<()> {
         wait_until("all tasks to run", LIMIT, async || {
             let running = self.running_tasks(name).await?;
             ensure!(running == count, "{running} of {count} run");
             Ok(())
         })
-        .await?;
-        Ok(started.elapsed())
+        .await
     }
 
     async fn running_tasks(&self, name: &str) -> Result<usize> {
@@ -92,4 +117,29 @@ impl Swarm {
         })
         .await
     }
+}
+
+/// A service of `count` tasks that are started again at once.
+fn spec(name: &str, count: usize) -> Result<ServiceSpec> {
+    let replicas = i64::try_from(count).context("too many replicas")?;
+    Ok(ServiceSpec {
+        name: Some(name.to_owned()),
+        mode: Some(ServiceSpecMode {
+            replicated: Some(ServiceSpecModeReplicated { replicas: Some(replicas) }),
+            ..ServiceSpecMode::default()
+        }),
+        task_template: Some(TaskSpec {
+            container_spec: Some(TaskSpecContainerSpec {
+                image: Some(Image::Hello.name().to_owned()),
+                ..TaskSpecContainerSpec::default()
+            }),
+            restart_policy: Some(TaskSpecRestartPolicy {
+                condition: Some(TaskSpecRestartPolicyConditionEnum::ANY),
+                delay: Some(0),
+                ..TaskSpecRestartPolicy::default()
+            }),
+            ..TaskSpec::default()
+        }),
+        ..ServiceSpec::default()
+    })
 }

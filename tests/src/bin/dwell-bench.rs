@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a command line program talks on its standard output")]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
@@ -23,20 +24,25 @@ struct Cli {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     if cli.list {
         for (name, about) in benchmarks() {
             println!("{name:22} {about}");
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     println!("{}", Report::heads());
-    bench::run(&cli.names, |entries| {
+    let failed = bench::run(&cli.names, |entries| {
         for entry in entries {
             println!("{entry}");
         }
         write(entries, &cli.out)
     })
-    .await
+    .await?;
+    if failed.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("failed: {}", failed.join(", "));
+    Ok(ExitCode::FAILURE)
 }

@@ -26,6 +26,44 @@ pub(super) struct Workload {
     pub(super) has_volume: bool,
     /// Whether it has a health check.
     pub(super) is_checked: bool,
+    /// What its good versions run.
+    program: Program,
+}
+
+/// What a good version runs: the usual program, or one that does not do all that one would wish.
+#[derive(Clone, Copy, Debug)]
+enum Program {
+    Usual,
+    /// Listens after this many tenths of a second.
+    Late(u8),
+    /// Ignores that it is told to end.
+    Deaf,
+    /// Leaves children behind that nobody waits for.
+    Litter,
+}
+
+impl Program {
+    fn random(random: &mut StdRng) -> Self {
+        match random.random_range(0..8) {
+            0 => Self::Late(3),
+            1 => Self::Late(30),
+            2 => Self::Deaf,
+            3 => Self::Litter,
+            _ => Self::Usual,
+        }
+    }
+
+    /// What a manifest says of it.
+    fn manifest(self) -> String {
+        match self {
+            Self::Usual => String::new(),
+            Self::Late(tenths) => {
+                format!(", command: [/program, late, '{}.{}']", tenths / 10, tenths % 10)
+            }
+            Self::Deaf => ", command: [/program, deaf], stop_grace_period: 1s".to_owned(),
+            Self::Litter => ", command: [/program, litter]".to_owned(),
+        }
+    }
 }
 
 impl Workload {
@@ -36,15 +74,20 @@ impl Workload {
             memory_mib: 48,
             has_volume: random.random_bool(0.4),
             is_checked: random.random_bool(0.6),
+            program: Program::random(random),
         }
     }
 
-    /// The file that declares it; a bad version ends at once.
+    /// The file that declares it; a bad version ends at once, or after half a second.
     pub(super) fn manifest(&self, name: &str, bad: bool) -> String {
         let Self { replicas, version, memory_mib, .. } = self;
         let volumes = if self.has_volume { ", volumes: [\"data:/data\"]" } else { "" };
         let check = if self.is_checked { ", healthcheck: {tcp: 8080, interval: 1s}" } else { "" };
-        let command = if bad { ", command: [\"/bin/sh\", \"-c\", \"exit 3\"]" } else { "" };
+        let command = match (bad, version % 2) {
+            (false, _) => self.program.manifest(),
+            (true, 0) => ", command: [/program, ends, '0']".to_owned(),
+            (true, _) => ", command: [/program, ends, '0.5']".to_owned(),
+        };
         format!(
             "workloads: {{{name}: {{image: hello, replicas: {replicas}, environment: {{VERSION: \"{version}\"}}, \
              resources: {{memory: {memory_mib}Mi}}, update: {{parallelism: 2, deadline: 20s, monitor: 2s}}\

@@ -247,7 +247,7 @@ pub(crate) fn write_controller_config(layout: &Layout) -> Result<PathBuf> {
 pub(crate) fn write_agent_config(host: &Host) -> Result<PathBuf> {
     let tap = host.tap_socket();
     let socket = if tap.exists() { tap } else { host.docker_socket() };
-    let config = json!({
+    let mut config = json!({
         "name": host.name(),
         "data_dir": host.dir().join("agent"),
         "run_dir": run_dir(host),
@@ -256,7 +256,21 @@ pub(crate) fn write_agent_config(host: &Host) -> Result<PathBuf> {
         "docker": { "socket": socket },
         "allow_binds": [host.shared_dir()],
     });
+    if let Ok(settings) = fs::read(agent_settings(host)) {
+        let settings: BTreeMap<String, Value> = serde_json::from_slice(&settings)?;
+        settings.into_iter().for_each(|(key, value)| config[key] = value);
+    }
     write(&agent_config(host), &config)
+}
+
+/// Has these keys of a host's agent's configuration be as in `settings`, from its next start on.
+pub(crate) fn set_agent(host: &Host, settings: &Value) -> Result<()> {
+    write(&agent_settings(host), settings)?;
+    write_agent_config(host).map(drop)
+}
+
+fn agent_settings(host: &Host) -> PathBuf {
+    host.dir().join("agent.settings.json")
 }
 
 /// The path of a host's agent's configuration.

@@ -134,6 +134,14 @@ impl Host {
         self.engine.socket()
     }
 
+    /// Has keys of the agent's configuration be otherwise than the lab has them, from its next start on.
+    ///
+    /// # Errors
+    /// If that cannot be written down.
+    pub fn set_agent(&self, settings: &serde_json::Value) -> Result<()> {
+        dwell::set_agent(self, settings)
+    }
+
     /// Where something can listen in the engine's place: an agent that joins while this socket exists
     /// uses it and not the engine's.
     #[must_use]

@@ -23,7 +23,8 @@ mod archive;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Image {
     /// Answers every HTTP request to port 8080 with who it is and who asked, as JSON; see
-    /// [`crate::demo`]. Has a shell and busybox.
+    /// [`crate::demo`]. Has a shell and busybox, and `/program`, which starts late, ends by itself, ignores that it is
+    /// told to end, or leaves children behind.
     Hello,
     /// Runs its own sshd on port 22 and lets in root with the key in `AUTHORIZED_KEY`.
     Sshd,
@@ -70,6 +71,7 @@ impl Image {
                 packages: &["busybox-static"],
                 files: &[
                     ("start", include_str!("../../images/hello/start")),
+                    ("program", include_str!("../../images/hello/program")),
                     ("www/cgi-bin/index.cgi", include_str!("../../images/hello/index.cgi")),
                 ],
                 command: &["/start"],
