@@ -257,6 +257,7 @@ impl Model {
         for (node, claim) in &unknown {
             self.await_end(node, claim, now);
         }
+        self.await_ends_anew();
         self.put_history(History { restored: None, ..History::clone(&history) });
         let named: Vec<String> = unknown
             .iter()
@@ -274,6 +275,25 @@ impl Model {
         self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
         self.agenda.everything = true;
         Ok(())
+    }
+
+    /// What nodes have stored since the restore changed nothing of what they do, so it frees nothing either: what leaves
+    /// a node leaves it from now on.
+    fn await_ends_anew(&mut self) {
+        let instances = self.tables.instances().values();
+        let leaving: Vec<Arc<Instance>> =
+            instances.filter(|instance| instance.leaving.is_some()).cloned().collect();
+        for instance in leaving {
+            self.put_with(|revision| {
+                let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
+                let leaving = Some(Leaving { since: revision, to });
+                Record::Instance(Arc::new(Instance {
+                    leaving,
+                    revision,
+                    ..Instance::clone(&instance)
+                }))
+            });
+        }
     }
 
     /// A node holds an instance that is not there, as far as is known. It counts as leaving that node, so that neither its

@@ -303,3 +303,25 @@ fn after_a_restore_the_newest_volume_is_that_of_whoever_was_told_to_run_the_inst
 fn cordon(cordoned: bool) -> NodeChange {
     NodeChange { cordoned: Some(cordoned), ..NodeChange::default() }
 }
+
+/// The backup is of the moment in which the instance was leaving; after it, the node was given a new one of that name.
+#[test]
+fn what_was_leaving_in_a_backup_is_free_only_when_its_node_has_stored_that_after_the_confirmation()
+{
+    let mut fleet = fleet();
+    let home = fleet.place("web-0").unwrap();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    let backup = fleet.backup();
+    fleet.settle();
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    fleet.hosts.get_mut(&node(&home)).unwrap().containers.clear();
+    fleet.report(&node(&home)).unwrap();
+    let left = fleet.model.tables.instances().get(&instance("web-0"));
+    assert!(left.is_some(), "the order to run it is on the disk of {home}");
+    fleet.settle();
+    assert!(!fleet.model.tables.instances().contains_key(&instance("web-0")));
+}
