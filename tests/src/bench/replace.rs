@@ -38,7 +38,7 @@ const NAMES: [&str; 2] = ["replace-downtime", "journal-cost"];
 /// Runs those that are wanted.
 pub(super) async fn run(runner: &Runner<'_>) {
     if runner.wants_any(&NAMES) {
-        let config = LabConfig::new("benchreplace").hosts(2).images(&[Image::Hello]);
+        let config = LabConfig::new("benchrep").hosts(2).images(&[Image::Hello]);
         let ran = Lab::test(config, async |lab| {
             lab.start_nodes(&lab.hosts()[..1]).await?;
             lab.route_machine().await?;
