@@ -204,9 +204,14 @@ impl Court<'_> {
     fn served(&mut self, assigned: &Assigned, status: &InstanceStatus, one: &ContainerFacts) {
         let name = &assigned.instance;
         let details = one.container.details.unwrap_or_default();
-        let has_held = status.verdict_on(assigned.generation) == Some(&Outcome::Held);
-        let declared = assigned.template.resources;
-        let is_of_declared = one.container.fingerprint == assigned.template.fingerprint();
+        let verdict = status.verdict_on(assigned.generation);
+        let has_held = verdict == Some(&Outcome::Held);
+        let is_ruled_out = matches!(verdict, Some(Outcome::RolledBack { .. }));
+        // What was ruled out is not what it is to be: what it fell back to may differ in its share alone.
+        let fallback = assigned.fallback.as_ref().filter(|_| is_ruled_out);
+        let aim = fallback.unwrap_or(&assigned.template);
+        let declared = aim.resources;
+        let is_of_declared = one.container.fingerprint == aim.fingerprint();
         if has_held && !is_of_declared {
             self.note(
                 Kind::ContainerOutdated,

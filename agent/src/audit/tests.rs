@@ -224,6 +224,18 @@ fn what_is_on_its_way_disagrees_with_nobody() {
             web(facts).process = Some(process);
             report(facts, |status| status.verdict = None);
         },
+        // It fell back to what differs in its share alone.
+        |facts| {
+            let assignment = Arc::make_mut(&mut facts.assignment);
+            for one in assignment.instances.values_mut() {
+                one.fallback = Some(one.template.clone());
+                one.template.resources = Resources { memory: Bytes(99 << 20), ..SHARE };
+            }
+            report(facts, |status| {
+                let outcome = Outcome::RolledBack { reason: "it ended".to_owned() };
+                status.verdict = Some(Verdict { generation: Generation(1), outcome });
+            });
+        },
         // An instance that leaves is stopped with a grace.
         |facts| {
             engine(facts).containers.push(container("gone-0"));
