@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::health::Health;
 use crate::id::{Generation, InstanceName, Revision};
+use crate::image::{self, ContainerImage, ImageDigest};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::ssh::HostKey;
@@ -60,10 +61,16 @@ pub struct Assigned {
     pub life: Revision,
     /// What it is.
     pub template: Template,
+    /// Which image its template's reference means; `None` while nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<ImageDigest>,
     /// What is put up instead if that does not hold: what the instance last held with or, of one that never did, what
     /// its workload is known to work with. `None` if it holds already, or nothing is known to work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Template>,
+    /// Which image the fallback's reference means.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_image_digest: Option<ImageDigest>,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,
@@ -90,8 +97,25 @@ impl Assigned {
             return Some(Cow::Borrowed(self));
         }
         let template = self.fallback.clone()?;
-        (generation == self.fallback_generation())
-            .then(|| Cow::Owned(Self { generation, template, fallback: None, ..self.clone() }))
+        (generation == self.fallback_generation()).then(|| {
+            let image_digest = self.fallback_image_digest;
+            let (fallback, fallback_image_digest) = (None, None);
+            let owned = Self { generation, template, image_digest, fallback, ..self.clone() };
+            Cow::Owned(Self { fallback_image_digest, ..owned })
+        })
+    }
+
+    /// The reference that its container is made from: its template's, which means one image for good once that is known.
+    #[must_use]
+    pub fn image(&self) -> Cow<'_, str> {
+        image::pinned(&self.template.image, self.image_digest)
+    }
+
+    /// The same of its fallback.
+    #[must_use]
+    pub fn fallback_image(&self) -> Option<Cow<'_, str>> {
+        let fallback = self.fallback.as_ref()?;
+        Some(image::pinned(&fallback.image, self.fallback_image_digest))
     }
 
     /// Its hostname: the template's, or its own name.
@@ -163,6 +187,9 @@ pub struct InstanceStatus {
     pub health: Health,
     /// The engine's name for its container; empty without one.
     pub container_id: String,
+    /// What that container was made from.
+    #[serde(default, skip_serializing_if = "ContainerImage::is_unknown")]
+    pub image: ContainerImage,
     /// When the main process was started.
     pub started_at: Option<Timestamp>,
     /// How often its main process has been started again after ending by itself.

@@ -14,6 +14,7 @@ pub mod clock;
 pub mod directory;
 pub mod health;
 pub mod id;
+pub mod image;
 pub mod instance;
 pub mod net;
 pub mod node;

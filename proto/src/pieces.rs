@@ -134,6 +134,8 @@ mod tests {
                 life: Revision(1),
                 template,
                 fallback: Some(Template::of_image("app:0")),
+                image_digest: None,
+                fallback_image_digest: None,
                 host_key: None,
             }
         };

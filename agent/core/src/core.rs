@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, Desired, EngineState, Image, Journal, Observed, Step, plan};
+use dwell_planner::{
+    ContainerId, Desired, EngineState, Image, Journal, Observed, Step, Target, plan,
+};
 
 use self::calls::Calls;
 use self::doubts::Doubts;
@@ -184,9 +186,8 @@ impl Core {
     /// What is not there and not desired is forgotten, but only after a complete look.
     fn forget_what_is_over(&mut self, desired: &Desired) {
         let is_wanted = |image: &String| {
-            let mut templates =
-                desired.instances().values().flat_map(|target| target.assigned.templates());
-            templates.any(|template| template.image == *image)
+            let mut images = desired.instances().values().flat_map(Target::images);
+            images.any(|wanted| wanted == image)
         };
         self.observed
             .images

@@ -2,6 +2,7 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
+use dwell_core::image::ContainerImage;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources};
 use dwell_planner::ContainerId;
@@ -44,6 +45,8 @@ pub struct Details {
     pub stop_grace: Option<Millis>,
     /// Whether it brings an SSH server of its own, as far as that can be told from outside.
     pub own_ssh: bool,
+    /// What it was made from.
+    pub image: ContainerImage,
 }
 
 /// Where a container is in its life, as the engine says.

@@ -259,7 +259,7 @@ impl<'a> Instance<'a> {
             return None;
         }
         // A pull that gets on is waited for, and so is the first run that follows it.
-        let pull = match self.node.observed.images.get(&assigned.template.image) {
+        let pull = match self.node.observed.images.get(self.target.image(false)) {
             Some(Image::Missing) => return None,
             Some(Image::Pulling { since, .. }) => Some(*since),
             Some(Image::Failed(_)) | None => None,
@@ -289,7 +289,8 @@ impl<'a> Instance<'a> {
     fn missing_image(self, roles: &Roles<'a>) -> Option<&'a str> {
         let is_to_be_made =
             matches!(roles, Roles::Steady { keeper: None, .. } | Roles::Update { new: None, .. });
-        let image = self.aim().1.image.as_str();
+        let is_fallback = self.aim().0 != self.target.assigned.generation;
+        let image = self.target.image(is_fallback);
         let is_wanted = is_to_be_made
             && self.target.assigned.run == RunState::Running
             && self.node.observed.images.contains_key(image);

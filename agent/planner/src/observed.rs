@@ -1,5 +1,6 @@
 //! The input of a plan: what is to be, and what was seen.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::LazyLock;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources, Template};
@@ -34,14 +36,30 @@ pub struct Target {
     pub fingerprint: Fingerprint,
     /// The same of its fallback, if that is another container.
     pub fallback: Option<Fingerprint>,
+    /// The reference that its container is made from.
+    image: String,
+    /// The same of its fallback.
+    fallback_image: Option<String>,
 }
 
 impl Target {
+    /// The references of all images that it may be made from.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.image.as_str()).chain(self.fallback_image.as_deref())
+    }
+
+    /// The reference of its image or, to be its fallback, of that.
+    pub(crate) fn image(&self, is_fallback: bool) -> &str {
+        self.fallback_image.as_deref().filter(|_| is_fallback).unwrap_or(&self.image)
+    }
+
     fn of(assigned: Assigned) -> Self {
         let fingerprint = assigned.template.fingerprint();
         let fallback = assigned.fallback.as_ref().map(Template::fingerprint);
         let fallback = fallback.filter(|fallback| *fallback != fingerprint);
-        Self { assigned, fingerprint, fallback }
+        let image = assigned.image().into_owned();
+        let fallback_image = assigned.fallback_image().map(Cow::into_owned);
+        Self { assigned, fingerprint, fallback, image, fallback_image }
     }
 }
 
@@ -297,6 +315,8 @@ pub struct Container {
     /// How long its main process may take to end, as was declared when it was made; `None` if that is not
     /// written on it.
     pub stop_grace: Option<Millis>,
+    /// The image it was made from.
+    pub image: ContainerImage,
     /// Where it is in its life.
     pub state: ContainerState,
     /// Whether the engine takes it for running although its process has ended, by the kernel's word.

@@ -68,6 +68,7 @@ impl Report<'_> {
                 _ => Health::None,
             },
             container_id: face.map(|container| container.id.0.clone()).unwrap_or_default(),
+            image: face.map(|container| container.image).unwrap_or_default(),
             started_at: face.filter(|container| container.is_running()).and_then(Container::run),
             restarts: journal.restarts,
             exit_code,

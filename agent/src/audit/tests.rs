@@ -6,6 +6,7 @@ use dwell_core::audit::Kind;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Position, Revision};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{NodeNetwork, Statuses};
@@ -32,6 +33,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
         phase,
         health: Health::None,
         container_id: format!("{name}-container"),
+        image: ContainerImage::default(),
         started_at: Some(Timestamp(1)),
         restarts: 0,
         exit_code: None,

@@ -12,6 +12,7 @@
 mod client;
 mod exec;
 mod files;
+mod image;
 mod leftover;
 mod previous;
 mod pull;
@@ -29,7 +30,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use bollard::Docker;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::query_parameters::{
@@ -359,8 +359,7 @@ impl Engine for DockerEngine {
             operation: "create a container",
             reason: "files of an earlier one are being removed; trying again".to_owned(),
         })?;
-        let image = &assigned.template.image;
-        let image_volumes = image_volumes(&docker, image).await?;
+        let image = image::find(&docker, &assigned.image()).await?;
         let (binds, files) = self.prepare(assigned).await?;
         let body = spec::body(
             assigned,
@@ -369,7 +368,8 @@ impl Engine for DockerEngine {
                 runtime: self.config.runtime,
                 files: &files,
                 binds: &binds,
-                image_volumes: &image_volumes,
+                image: &image.reference,
+                image_volumes: &image.volumes,
             },
         );
         let name = spec::container_name(&assigned.instance, assigned.generation);
@@ -398,8 +398,8 @@ impl Engine for DockerEngine {
                     warn!(instance = %assigned.instance, %error, "cannot remove the files of a container");
                 }
                 Err(match status(&error) {
-                    Some(404) if self.image_missing(image).await => {
-                        EngineError::ImageMissing { image: image.clone() }
+                    Some(404) if self.image_missing(&image.reference).await => {
+                        EngineError::ImageMissing { image: image.reference }
                     }
                     // Of a thing that the container was to have: there is no container yet that could be missing.
                     Some(404) => EngineError::Other {
@@ -634,18 +634,6 @@ impl Engine for DockerEngine {
     ) -> Result<ExecSession, EngineError> {
         self.owner(id).await?;
         exec::start(&self.client, id, request).await
-    }
-}
-
-/// The paths that an image declares as volumes. Docker would give each an anonymous volume, which goes with the
-/// container.
-async fn image_volumes(docker: &Docker, image: &str) -> Result<Vec<String>, EngineError> {
-    match limited(QUICK, docker.inspect_image(image)).await {
-        Ok(seen) => Ok(seen.config.and_then(|config| config.volumes).unwrap_or_default()),
-        Err(error) if status(&error) == Some(404) => {
-            Err(EngineError::ImageMissing { image: image.to_owned() })
-        }
-        Err(error) => Err(meaning(error, "inspect an image", image)),
     }
 }
 

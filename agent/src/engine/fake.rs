@@ -30,6 +30,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dwell_core::clock::Clock;
 use dwell_core::id::{InstanceName, VolumeName};
+use dwell_core::image::digest_of;
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::session::SeenVolume;
@@ -263,6 +264,7 @@ impl Engine for FakeEngine {
             }),
             _ => {
                 state.images.remove(image);
+                state.fetched.extend(digest_of(image));
                 progress.send_replace(PullProgress {
                     layers_done: 1,
                     layers: 1,

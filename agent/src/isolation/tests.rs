@@ -39,6 +39,8 @@ fn assignment(instances: &[(usize, u8, Option<Vec<AllowRule>>)], closed: bool) -
             life: Revision(1),
             template,
             fallback: None,
+            image_digest: None,
+            fallback_image_digest: None,
             host_key: None,
         };
         (instance, assigned)

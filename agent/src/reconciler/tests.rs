@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::workload::{Resources, RestartPolicy, Template};
 use tempfile::TempDir;
@@ -496,4 +497,37 @@ async fn a_health_check_decides_about_an_update() {
     agent.status("web-0", |one| one.health.is_good() && one.phase == Phase::Running).await;
     pass(Duration::from_secs(5)).await;
     host.container("web-0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_is_made_from_the_image_that_its_version_means_though_the_tag_has_moved() {
+    let (first, second) = (ImageDigest::new([1; 32]), ImageDigest::new([2; 32]));
+    let mut host = Host::new().await;
+    host.engine.move_tag("a", first);
+    host.declare(["web-0"], 1, "a");
+    let mut agent = host.start();
+    let status = agent.status("web-0", |one| one.phase == Phase::Running).await;
+    assert_eq!(status.image.digest, Some(first), "it says what it runs");
+    host.engine.move_tag("a", second);
+    // That it is known now replaces nothing.
+    let web = host.assigned.get_mut(&"web-0".parse().unwrap()).unwrap();
+    web.image_digest = Some(first);
+    host.publish();
+    pass(Duration::from_secs(15)).await;
+    assert_eq!(host.container("web-0").as_str(), status.container_id);
+    assert_eq!(host.engine.count(Operation::Pull), 0);
+    // What is not here any more is fetched by its digest; without one the tag decides.
+    host.change("web-0", |one| {
+        one.template.environment.insert("A".into(), "1".into());
+        one.image_digest = Some(first);
+    });
+    let status = agent
+        .status("web-0", |one| one.generation == Generation(2) && one.phase == Phase::Running)
+        .await;
+    assert_eq!(status.image.digest, Some(first));
+    assert_eq!(host.engine.count(Operation::Pull), 1);
+    host.declare(["web-1"], 1, "a");
+    let status = agent.status("web-1", |one| one.phase == Phase::Running).await;
+    assert_eq!(status.image.digest, Some(second));
+    assert_eq!(host.engine.count(Operation::Pull), 1);
 }

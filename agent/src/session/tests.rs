@@ -6,6 +6,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision, WorkloadName};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
@@ -46,6 +47,8 @@ fn assigned(ordinal: u32) -> v1::AssignedInstance {
         life: Revision(1),
         template: Template::of_image("web"),
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: None,
     })
         .into()
@@ -80,6 +83,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         phase,
         health: Health::None,
         container_id: String::new(),
+        image: ContainerImage::default(),
         started_at: None,
         restarts: 0,
         exit_code: None,

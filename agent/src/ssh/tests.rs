@@ -26,6 +26,8 @@ fn assigned(name: &str) -> Assigned {
         life: Revision(1),
         template: Template::of_image("web"),
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: Some(HostKey {
             private_key: format!("the key of {name}"),
             certificate: "its certificate".to_owned(),

@@ -4,6 +4,7 @@ mod look;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
@@ -45,6 +46,8 @@ fn assigned(instance: &str) -> Assigned {
         life: Revision(1),
         template: Template::of_image("web"),
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: None,
     }
 }
@@ -60,6 +63,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         phase,
         health: Health::None,
         container_id: container_id.to_owned(),
+        image: ContainerImage::default(),
         started_at: None,
         restarts: 0,
         exit_code: None,

@@ -137,9 +137,24 @@ impl Resume {
     }
 }
 
+/// The first twelve digits of a digest, as Docker shows them.
+fn short(digest: &str) -> &str {
+    let digits = digest.strip_prefix("sha256:").unwrap_or(digest);
+    digits.get(..12).unwrap_or(digits)
+}
+
 fn history(view: &HistoryView, now: Now) -> String {
-    let mut table =
-        Table::new(["VERSION", "STATE", "AGE", "BY", "INSTANCES", "IMAGE", "CHANGED", "REASON"]);
+    let mut table = Table::new([
+        "VERSION",
+        "STATE",
+        "AGE",
+        "BY",
+        "INSTANCES",
+        "IMAGE",
+        "DIGEST",
+        "CHANGED",
+        "REASON",
+    ]);
     for version in &view.versions {
         let state = match (version.state, version.is_newest) {
             ("rolling-out", false) => "superseded",
@@ -153,6 +168,7 @@ fn history(view: &HistoryView, now: Now) -> String {
             or_dash(&version.by),
             format!("{} of {}", version.serving, version.wanted),
             version.image.clone(),
+            or_dash(short(&version.image_digest)),
             or_dash(&version.changed_fields.join(", ")),
             or_dash(&sanitize(&version.reason, REASON_MAX)),
         ]);
@@ -185,6 +201,7 @@ mod tests {
                 wanted: if number == 2 { 3 } else { 0 },
                 serving: if number == 2 { 2 } else { 0 },
                 good: number == 2,
+                image_digest: if number == 2 { format!("sha256:{:064}", 7) } else { String::new() },
             };
         let view = HistoryView::new(
             "web".into(),
@@ -200,10 +217,10 @@ mod tests {
             ],
         );
         insta::assert_snapshot!(history(&view, Now(63_000)), @r"
-        VERSION  STATE       AGE   BY     INSTANCES  IMAGE  CHANGED         REASON
-        3        ruled-out   1m0s  alice  0 of 0     web:3  image           web-0 did not hold: exit code 3
-        2        good *      1m1s  -      2 of 3     web:2  image, command  -
-        1        superseded  1m2s  -      0 of 0     web:1  -               -
+        VERSION  STATE       AGE   BY     INSTANCES  IMAGE  DIGEST        CHANGED         REASON
+        3        ruled-out   1m0s  alice  0 of 0     web:3  -             image           web-0 did not hold: exit code 3
+        2        good *      1m1s  -      2 of 3     web:2  000000000000  image, command  -
+        1        superseded  1m2s  -      0 of 0     web:1  -             -               -
 
         * is what is fallen back to
         ");

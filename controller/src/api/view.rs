@@ -85,6 +85,7 @@ pub(super) fn version(view: &VersionView) -> v1::Version {
         wanted: u32::try_from(view.wanted).unwrap_or(u32::MAX),
         serving: u32::try_from(view.serving).unwrap_or(u32::MAX),
         good: view.good,
+        image_digest: text(version.image_digest.as_ref()),
     }
 }
 

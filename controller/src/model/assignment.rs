@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
@@ -15,6 +15,7 @@ use dwell_core::ssh::SshTrust;
 use super::log::Log;
 use super::object::{Instance, KeySet};
 use super::record::{Change, Key, Record};
+use super::versions::Form;
 use super::volumes::VolumeState;
 use super::{Model, Touched};
 
@@ -144,16 +145,18 @@ impl Model {
             && (old.spec.update != new.spec.update || old.good != new.good)
         {
             // Its instances are told the policy, and what to fall back to, along with all else.
-            let is_concerned = |one: &&Arc<Instance>| {
+            let is_concerned = |one: &Instance| {
                 old.spec.update != new.spec.update || (!one.holds() && one.fallback.is_none())
             };
-            let instances = self.tables.instances_of(&new.spec.name).filter(is_concerned);
-            let told: Vec<(InstanceName, NodeName)> = instances
-                .filter_map(|one| Some((one.name.clone(), one.assigned_to()?.clone())))
-                .collect();
-            for (name, node) in told {
-                self.note_for_node(&node, name, change.revision, touched);
-            }
+            self.note_for_nodes_of(&new.spec.name, is_concerned, change.revision, touched);
+        }
+        if let (Some(Record::Version(old)), Some(Record::Version(new))) = (&change.old, &change.new)
+            && old.image_digest != new.image_digest
+        {
+            // Those that hold with another version are told nothing of this one.
+            let number = new.form.number;
+            let is_concerned = |one: &Instance| one.wanted.number == number || !one.holds();
+            self.note_for_nodes_of(&new.workload, is_concerned, change.revision, touched);
         }
         let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));
         let (before, after) =
@@ -164,6 +167,23 @@ impl Model {
         let Some(name) = old.or(new).map(|instance| &instance.name) else { return };
         for node in BTreeSet::from([before, after]).into_iter().flatten() {
             self.note_for_node(node, name.clone(), change.revision, touched);
+        }
+    }
+
+    /// Notes that what the nodes are told of some instances of a workload has changed.
+    fn note_for_nodes_of(
+        &mut self,
+        workload: &WorkloadName,
+        is_concerned: impl Fn(&Instance) -> bool,
+        revision: Revision,
+        touched: &mut Touched,
+    ) {
+        let instances = self.tables.instances_of(workload).filter(|one| is_concerned(one));
+        let told: Vec<(InstanceName, NodeName)> = instances
+            .filter_map(|one| Some((one.name.clone(), one.assigned_to()?.clone())))
+            .collect();
+        for (name, node) in told {
+            self.note_for_node(&node, name, revision, touched);
         }
     }
 
@@ -185,6 +205,8 @@ impl Model {
         let instance = self.tables.instances().get(name)?;
         let identity = instance.identity?;
         let workload = self.tables.workloads().get(name.workload())?;
+        let fallback = self.fallback(workload, instance);
+        let digest = |form: &Form| self.image_digest(name.workload(), form);
         let assigned = || Assigned {
             instance: name.clone(),
             address: identity.address,
@@ -196,7 +218,9 @@ impl Model {
             monitor: workload.spec.update.monitor,
             life: instance.life,
             template: instance.wanted.template.clone(),
-            fallback: self.fallback(workload, instance).map(|form| form.template.clone()),
+            image_digest: digest(&instance.wanted),
+            fallback: fallback.as_ref().map(|form| form.template.clone()),
+            fallback_image_digest: fallback.as_deref().and_then(digest),
             host_key: None,
         };
         (instance.assigned_to() == Some(node)).then(assigned)

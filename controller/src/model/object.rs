@@ -14,6 +14,7 @@ use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
     VersionNumber, VolumeName, WorkloadName,
 };
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
@@ -109,6 +110,9 @@ pub struct Instance {
     /// What of its state was written down last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,
+    /// The image that it was last seen to run with, if its version means another; that was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_image: Option<ImageDigest>,
     /// Of its last change.
     pub revision: Revision,
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{InstanceName, NodeName, Position, Revision};
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, ProcessEnd, sanitize};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::session::StatusReport;
@@ -219,10 +220,11 @@ impl Model {
         }
         let told = self.note_state(instance, status, now);
         let last_end = self.note_ends(instance, status, now);
-        if (told, last_end) == (instance.told, instance.last_end) {
+        let other_image = self.note_image(instance, status, now);
+        let noted = Instance { told, last_end, other_image, ..Instance::clone(instance) };
+        if noted == **instance {
             return Arc::clone(instance);
         }
-        let noted = Instance { told, last_end, ..Instance::clone(instance) };
         self.put_instance(noted.clone());
         self.tables.instances().get(&instance.name).cloned().unwrap_or_else(|| Arc::new(noted))
     }
@@ -287,6 +289,31 @@ impl Model {
             self.event(now, severity, subject, reason, message);
         }
         last
+    }
+
+    /// Pins its version to the image that it runs with, or writes down that its version means another; the image that
+    /// is written down by then.
+    fn note_image(
+        &mut self,
+        instance: &Instance,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) -> Option<ImageDigest> {
+        let is_as_told = status.phase == Phase::Running && status.generation == instance.generation;
+        let Some(seen) = status.image.digest.filter(|_| is_as_told) else {
+            return instance.other_image;
+        };
+        let pinned = self.pin(instance, seen, now);
+        let other = Some(seen).filter(|seen| *seen != pinned);
+        if other.is_some() && other != instance.other_image {
+            let message = format!(
+                "runs with the image {seen}, but version {} means {pinned}; its next container is made from that",
+                instance.wanted.number
+            );
+            let subject = Subject::Instance(instance.name.clone());
+            self.event(now, Severity::Warning, subject, "instance-other-image", message);
+        }
+        other
     }
 
     /// A node looked, and nothing of an instance was there.

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod audit;
+mod digests;
 mod directory;
 mod ends;
 mod fleet;

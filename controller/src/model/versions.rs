@@ -14,7 +14,8 @@
 //! - an instance that has held with a version is never given one that was ruled out;
 //! - while the newest version is ruled out its rollout is paused, so whatever makes or moves an instance uses what that
 //!   instance held with, else what is good;
-//! - room is kept for what may have to be put up again, until it is not needed any more.
+//! - room is kept for what may have to be put up again, until it is not needed any more;
+//! - once it is known which image a version's reference means, that does not change.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use dwell_core::change;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, Revision, VersionNumber, WorkloadName};
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::Phase;
 use dwell_core::workload::{Resources, Template, WorkloadSpec};
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,10 @@ pub struct Version {
     pub by: String,
     /// What became of it.
     pub state: VersionState,
+    /// Which image its reference means: the one with which the first instance of it ran. `None` while none has, and for
+    /// an image that is of no registry. All further containers of the version are made from that image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<ImageDigest>,
     /// Of its last change.
     pub revision: Revision,
 }
@@ -203,15 +209,46 @@ impl Model {
         let name = &spec.name;
         let last = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
         let form = Form { number: last.next(), template: spec.template.clone() };
+        // Instances that serve what it says are only renumbered, so it means the same image.
+        let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
+        let mut alike = versions.rev().filter(|before| before.form.template == spec.template);
+        let image_digest = alike.find_map(|before| before.image_digest);
         self.put_version(Version {
             workload: name.clone(),
             form: Arc::new(form),
             at: now,
             by: by.to_owned(),
             state: VersionState::RollingOut,
+            image_digest,
             revision: Revision(0),
         });
         self.forget_old_versions(name);
+    }
+
+    /// Which image a form's reference means.
+    pub(super) fn image_digest(&self, workload: &WorkloadName, form: &Form) -> Option<ImageDigest> {
+        self.version(workload, form.number)?.image_digest
+    }
+
+    /// An instance runs with an image of a registry: what it is to be means that image from now on, unless it means
+    /// one already. Returns the image that it means.
+    pub(super) fn pin(
+        &mut self,
+        instance: &Instance,
+        seen: ImageDigest,
+        now: Timestamp,
+    ) -> ImageDigest {
+        let (name, number) = (instance.name.workload(), instance.wanted.number);
+        let Some(version) = self.version(name, number) else { return seen };
+        if let Some(pinned) = version.image_digest {
+            return pinned;
+        }
+        self.put_version(Version { image_digest: Some(seen), ..Version::clone(&version) });
+        let image = &version.form.template.image;
+        let message =
+            format!("version {number} means {seen} by {image}, as {} runs it", instance.name);
+        self.event(now, Severity::Info, Subject::Workload(name.clone()), "version-pinned", message);
+        seen
     }
 
     fn put_version(&mut self, version: Version) {
@@ -538,6 +575,7 @@ impl Model {
                     at: workload.created_at,
                     by: String::new(),
                     state,
+                    image_digest: None,
                     revision: workload.revision,
                 })));
             }

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::{InstanceStatus, Phase};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
@@ -435,6 +436,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         phase,
         health: Health::None,
         container_id: String::new(),
+        image: ContainerImage::default(),
         started_at: None,
         restarts: 0,
         exit_code: None,

@@ -441,6 +441,7 @@ pub(super) fn new_instance(
         created_at: now,
         life: super::Revision(0),
         last_end: None,
+        other_image: None,
         told: None,
         revision: super::Revision(0),
     }

@@ -3,6 +3,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
+use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
     Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, Verdict, sanitize,
 };
@@ -43,6 +44,8 @@ impl v1::AssignedInstance {
             life: assigned.life.0,
             fallback: None,
             fallback_digest: prost::bytes::Bytes::new(),
+            image_digest: text(assigned.image_digest),
+            fallback_image_digest: text(assigned.fallback_image_digest),
         }
     }
 }
@@ -60,7 +63,9 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             restarts_asked: wire.restarts_asked,
             update_deadline: duration("update_deadline_ms", wire.update_deadline_ms)?,
             template: Template::try_from(required("template", wire.template)?)?,
+            image_digest: digest("image_digest", &wire.image_digest)?,
             fallback: wire.fallback.map(Template::try_from).transpose()?,
+            fallback_image_digest: digest("fallback_image_digest", &wire.fallback_image_digest)?,
             host_key: wire.host_key.map(Into::into),
             monitor: wire
                 .monitor_ms
@@ -72,6 +77,15 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
     }
 }
 
+fn text(digest: Option<ImageDigest>) -> String {
+    digest.map(|digest| digest.to_string()).unwrap_or_default()
+}
+
+/// Without what it is pinned to an instance would be what nobody decided, so one that makes no sense is refused.
+fn digest(field: &'static str, text: &str) -> Result<Option<ImageDigest>, FromWireError> {
+    if text.is_empty() { Ok(None) } else { parse(field, text).map(Some) }
+}
+
 impl From<&InstanceStatus> for v1::InstanceStatus {
     fn from(status: &InstanceStatus) -> Self {
         Self {
@@ -80,6 +94,8 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             phase: v1::Phase::from(status.phase).into(),
             health: v1::Health::from(status.health).into(),
             container_id: status.container_id.clone(),
+            image_digest: text(status.image.digest),
+            image_id: text(status.image.id),
             started_at_ms: status.started_at.map(|at| at.0),
             restarts: status.restarts,
             exit_code: status.exit_code,
@@ -114,6 +130,11 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             phase: wire.phase().into(),
             health: wire.health().into(),
             container_id: sanitize(&wire.container_id, CONTAINER_ID_MAX),
+            // What is of another kind is as good as unknown.
+            image: ContainerImage {
+                digest: wire.image_digest.parse().ok(),
+                id: wire.image_id.parse().ok(),
+            },
             started_at: wire.started_at_ms.map(Timestamp),
             restarts: wire.restarts,
             exit_code: wire.exit_code,

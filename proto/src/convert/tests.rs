@@ -1,6 +1,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, Revision, VolumeName, WorkloadName};
+use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
     Assigned, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
 };
@@ -96,6 +97,8 @@ fn assignments_and_statuses_survive_the_round_trip() {
         life: Revision(1),
         template: full_template(),
         fallback: Some(Template::of_image("app:0")),
+        image_digest: Some(ImageDigest::new([1; 32])),
+        fallback_image_digest: Some(ImageDigest::new([2; 32])),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
@@ -106,6 +109,10 @@ fn assignments_and_statuses_survive_the_round_trip() {
         phase: Phase::Backoff,
         health: Health::Unhealthy,
         container_id: "abc".into(),
+        image: ContainerImage {
+            digest: Some(ImageDigest::new([3; 32])),
+            id: Some(ImageDigest::new([4; 32])),
+        },
         started_at: Some(Timestamp(7)),
         restarts: 3,
         exit_code: Some(-1),
@@ -159,6 +166,7 @@ fn a_roll_back_is_understood_by_older_programs_and_theirs_by_us() {
     };
     let assigned = Assigned::try_from(old).unwrap();
     assert_eq!((assigned.monitor, assigned.life), (Millis::seconds(10), Revision(0)));
+    assert_eq!((assigned.image_digest, status.image), (None, ContainerImage::default()));
     let policy =
         UpdatePolicy::try_from(v1::UpdatePolicy { parallelism: 1, ..v1::UpdatePolicy::default() });
     assert_eq!(policy.unwrap().monitor, Millis::seconds(10));
@@ -196,6 +204,28 @@ fn messages_of_others_are_cleaned() {
         ..v1::InstanceStatus::default()
     };
     assert_eq!(InstanceStatus::try_from(wire).unwrap().message, " [2Jgone");
+}
+
+#[test]
+fn a_digest_that_is_none_is_refused_in_an_order_and_unknown_in_a_status() {
+    let order = v1::AssignedInstance {
+        instance: "web-0".into(),
+        address: "10.80.0.9".into(),
+        mac: "02:00:00:00:00:09".into(),
+        template: Some((&full_template()).into()),
+        image_digest: "sha512:00".into(),
+        ..v1::AssignedInstance::default()
+    };
+    assert_eq!(Assigned::try_from(order).unwrap_err().field, "image_digest");
+    let status = v1::InstanceStatus {
+        instance: "web-0".into(),
+        image_digest: "x".repeat(10_000),
+        image_id: format!("sha256:{}", "00".repeat(32)),
+        ..v1::InstanceStatus::default()
+    };
+    let image = InstanceStatus::try_from(status).unwrap().image;
+    let id = Some(ImageDigest::new([0; 32]));
+    assert_eq!(image, ContainerImage { digest: None, id });
 }
 
 #[test]

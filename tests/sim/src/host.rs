@@ -10,6 +10,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::session::{Assignment, SeenVolume};
@@ -196,6 +197,7 @@ impl Real {
                 limits: self.resources,
                 stop_grace: Some(self.grace),
                 own_ssh: false,
+                image: ContainerImage::default(),
             }),
         }
     }

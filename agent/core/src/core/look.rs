@@ -210,6 +210,7 @@ fn look_of(
         resources: details.limits,
         restarts_asked: container.restarts_asked,
         stop_grace: details.stop_grace,
+        image: details.image,
         state,
         stale: false,
         since: same.map_or(now, |before| before.since),

@@ -3,6 +3,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Resources;
 use dwell_planner::{
@@ -139,7 +140,7 @@ impl Core {
             && let Step::Create { generation } = step
             && let Some(assigned) = self.assigned(name, *generation)
         {
-            self.observed.images.entry(assigned.template.image).or_insert(Image::Missing);
+            self.observed.images.entry(assigned.image().into_owned()).or_insert(Image::Missing);
         }
         let seen = self.observed.instances.entry(name.clone()).or_default();
         seen.failed(step, failure, now);
@@ -207,6 +208,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         resources: assigned.template.resources,
         restarts_asked: assigned.restarts_asked,
         stop_grace: Some(assigned.template.stop_grace),
+        image: ContainerImage::default(),
         state: ContainerState::Created,
         stale: false,
         since: now,

@@ -108,6 +108,8 @@ fn assigned(name: &str) -> Assigned {
         life: Revision(1),
         template: Template::of_image("a"),
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: None,
     }
 }

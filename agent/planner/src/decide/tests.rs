@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::Revision;
+use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millicores;
@@ -41,6 +42,8 @@ impl Story {
             life: Revision(7),
             template: Template::of_image(image),
             fallback: None,
+            image_digest: None,
+            fallback_image_digest: None,
             host_key: None,
         };
         let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
@@ -74,6 +77,7 @@ impl Story {
             resources: dwell_core::workload::Resources::default(),
             restarts_asked: 0,
             stop_grace: None,
+            image: ContainerImage::default(),
             state,
             since: NOW,
             health: Health::None,
@@ -944,4 +948,22 @@ fn a_trial_that_a_host_or_an_engine_cut_short_is_made_again_and_rules_nothing_ou
     let mut story = story.set("c2", exited(1)).after(MONITOR);
     story.seen.containers.iter_mut().for_each(|container| container.since = story.now);
     assert_eq!(story.word(), "roll back", "this time it ended by itself");
+}
+
+#[test]
+fn a_fallback_is_made_from_the_image_that_held() {
+    let (new, old) = (ImageDigest::new([1; 32]), ImageDigest::new([2; 32]));
+    let mut story = Story::of("b", 2);
+    story.assigned().image_digest = Some(new);
+    story.assigned().fallback = Some(Template::of_image("a"));
+    story.assigned().fallback_image_digest = Some(old);
+    story.observed.images.insert(format!("b@{new}"), Image::Missing);
+    story.observed.images.insert(format!("a@{old}"), Image::Missing);
+    assert_eq!(story.plan().pulls.into_iter().collect::<Vec<_>>(), [format!("b@{new}")]);
+    let reason = "does not answer".to_owned();
+    let ruling = Ruling::RolledBack { reason };
+    story.seen.remember(story.seen.journal.ruling(Generation(2), u64::MAX, ruling));
+    assert_eq!(story.plan().pulls.into_iter().collect::<Vec<_>>(), [format!("a@{old}")]);
+    let assigned = story.assigned().of_generation(Generation(1)).unwrap().into_owned();
+    assert_eq!(assigned.image(), format!("a@{old}"));
 }

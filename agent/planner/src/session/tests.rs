@@ -3,6 +3,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Incarnation};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::Phase;
 use dwell_core::session::NodeNetwork;
 
@@ -30,6 +31,7 @@ fn running(name: &str) -> InstanceStatus {
         phase: Phase::Running,
         health: Health::None,
         container_id: String::new(),
+        image: ContainerImage::default(),
         started_at: None,
         restarts: 0,
         exit_code: None,

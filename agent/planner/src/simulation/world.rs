@@ -11,6 +11,7 @@ use crate::{
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
+use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
@@ -141,6 +142,8 @@ impl World {
             life: Revision(generation.0),
             template: template.clone(),
             fallback: None,
+            image_digest: None,
+            fallback_image_digest: None,
             host_key: None,
         });
         let resources = assigned.template.resources;
@@ -254,6 +257,7 @@ impl World {
                     resources: real.resources,
                     restarts_asked: real.restarts_asked,
                     stop_grace: None,
+                    image: ContainerImage::default(),
                     state: real.state,
                     since: known.map_or(self.now, |known| known.since),
                     health: match Temper::of(&real.image) {

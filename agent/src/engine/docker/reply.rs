@@ -11,6 +11,7 @@ use bollard::models::{
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
+use dwell_core::image::{ContainerImage, digest_of};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Fingerprint, Resources};
 
@@ -52,7 +53,12 @@ pub(super) fn is_ours(labels: &HashMap<String, String>) -> bool {
 /// Reads a full description.
 pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'static str> {
     let own_ssh = has_own_ssh(&reply);
-    let labels = reply.config.and_then(|config| config.labels).unwrap_or_default();
+    let config = reply.config.unwrap_or_default();
+    let image = ContainerImage {
+        digest: config.image.as_deref().and_then(digest_of),
+        id: reply.image.and_then(|id| id.parse().ok()),
+    };
+    let labels = config.labels.unwrap_or_default();
     let seen = reply.state.ok_or("it has no state")?;
     let state = match seen.status {
         Some(ContainerStateStatusEnum::CREATED) => ContainerState::Created,
@@ -90,6 +96,7 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
         limits: limits(&reply.host_config.ok_or("it has no limits")?),
         stop_grace: grace,
         own_ssh,
+        image,
     });
     Ok(container)
 }
@@ -167,6 +174,8 @@ fn timestamp(text: &str) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::image::ImageDigest;
+
     use super::*;
 
     fn entry(state: &str, labels: &str) -> ContainerSummary {
@@ -255,6 +264,23 @@ mod tests {
             (Some(42), Some(Timestamp(1_767_322_800_000)))
         );
         assert!(description("null").is_err());
+    }
+
+    #[test]
+    fn a_container_says_which_image_it_was_made_from() {
+        let digest = format!("sha256:{}", "01".repeat(32));
+        let image = |reference: &str| {
+            let text = format!(
+                r#"{{"Id":"c1","State":{{"Status":"created"}},"HostConfig":{{}},"Image":"sha256:{}",
+                    "Config":{{"Labels":{{{LABELS}}},"Image":"{reference}"}}}}"#,
+                "02".repeat(32)
+            );
+            inspected(serde_json::from_str(&text).unwrap()).unwrap().details.unwrap().image
+        };
+        let id = Some(ImageDigest::new([2; 32]));
+        let pinned = ContainerImage { digest: Some(ImageDigest::new([1; 32])), id };
+        assert_eq!(image(&format!("host:5000/a:1@{digest}")), pinned);
+        assert_eq!(image("a:1"), ContainerImage { digest: None, id }, "it was made on the node");
     }
 
     #[test]

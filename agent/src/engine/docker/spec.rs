@@ -80,6 +80,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) files: &'a Path,
     /// The host's paths of its bind mounts, resolved and allowed, by target.
     pub(super) binds: &'a HashMap<String, String>,
+    /// The reference of its image, as exact as it is known.
+    pub(super) image: &'a str,
     /// The paths that its image declares as volumes.
     pub(super) image_volumes: &'a [String],
 }
@@ -102,7 +104,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         .map(|(key, value)| (key.to_owned(), value)),
     );
     ContainerCreateBody {
-        image: Some(template.image.clone()),
+        image: Some(surroundings.image.to_owned()),
         hostname: Some(assigned.hostname()),
         entrypoint: Some(template.entrypoint.clone()).filter(|words| !words.is_empty()),
         cmd: Some(template.command.clone()).filter(|words| !words.is_empty()),
@@ -302,6 +304,7 @@ mod tests {
                 runtime,
                 files,
                 binds: &binds,
+                image: "app:1",
                 image_volumes: &["/var/lib/db/".to_owned(), "/Spool/a".to_owned()],
             },
         )

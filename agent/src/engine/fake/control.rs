@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::InstanceName;
+use dwell_core::image::ImageDigest;
 use tokio::time::Instant;
 
 use super::state::{Fault, ImageState, State};
@@ -159,6 +160,11 @@ impl FakeEngine {
     /// An image has to be pulled before it can be used.
     pub fn forget_image(&self, image: &str) {
         self.change(|state| state.images.insert(image.to_owned(), ImageState::Missing));
+    }
+
+    /// Which image a reference means from now on; what was made before is of what it meant then.
+    pub fn move_tag(&self, image: &str, digest: ImageDigest) {
+        self.change(|state| state.digests.insert(image.to_owned(), digest));
     }
 
     /// An image is missing and cannot be pulled, until [`FakeEngine::forget_image`] heals that.

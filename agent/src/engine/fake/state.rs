@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::InstanceName;
+use dwell_core::image::{ContainerImage, ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::session::SeenVolume;
 use tokio::sync::{broadcast, watch};
@@ -99,6 +100,10 @@ pub(super) struct State {
     next: u32,
     /// Images that are not simply there.
     pub(super) images: BTreeMap<String, ImageState>,
+    /// Which image a reference means on this node, where that is known.
+    pub(super) digests: BTreeMap<String, ImageDigest>,
+    /// Images that were fetched by their digest.
+    pub(super) fetched: BTreeSet<ImageDigest>,
     /// Images whose process ends at once, with an exit code.
     pub(super) short_lived: BTreeMap<String, i32>,
     /// What was printed by the containers that are gone.
@@ -135,6 +140,8 @@ impl Default for State {
             left: BTreeSet::new(),
             next: 0,
             images: BTreeMap::new(),
+            digests: BTreeMap::new(),
+            fetched: BTreeSet::new(),
             short_lived: BTreeMap::new(),
             previous: BTreeMap::new(),
             leftovers: BTreeSet::new(),
@@ -235,8 +242,11 @@ impl State {
     ) -> Result<ContainerId, EngineError> {
         let (instance, generation) = (&assigned.instance, assigned.generation);
         let image = &assigned.template.image;
-        if self.images.contains_key(image) {
-            return Err(EngineError::ImageMissing { image: image.clone() });
+        let here = self.digests.get(image).copied();
+        let digest = digest_of(&assigned.image()).or(here);
+        let is_here = digest == here || digest.is_some_and(|asked| self.fetched.contains(&asked));
+        if self.images.contains_key(image) || !is_here {
+            return Err(EngineError::ImageMissing { image: assigned.image().into_owned() });
         }
         let same = |other: &FakeContainer| {
             other.seen.instance == *instance && other.seen.generation == generation
@@ -265,6 +275,7 @@ impl State {
             limits: assigned.template.resources,
             stop_grace: Some(assigned.template.stop_grace),
             own_ssh: assigned.template.command == ["sshd"],
+            image: ContainerImage { digest, id: None },
             ..Details::default()
         };
         let container = FakeContainer { seen, details, image: image.clone(), output: Vec::new() };
@@ -286,6 +297,7 @@ impl State {
             limits: container.details.limits,
             stop_grace: container.details.stop_grace,
             own_ssh: container.details.own_ssh,
+            image: container.details.image,
             ..Details::default()
         };
         self.processes.insert(pid);

@@ -27,6 +27,8 @@ pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assig
         life: Revision(1),
         template,
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: None,
     }
 }

@@ -77,6 +77,10 @@ pub(crate) struct InstanceView {
     pub(crate) phase: Phase,
     pub(crate) health: Health,
     pub(crate) container_id: String,
+    /// What its container was made from: the digest by which its registry knows the image, empty if it is not known to be
+    /// of one, and the engine's own id of the image.
+    pub(crate) image_digest: String,
+    pub(crate) image_id: String,
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) started_at: Option<u64>,
     pub(crate) restarts: u64,
@@ -116,6 +120,8 @@ pub(crate) struct VersionView {
     /// Why it was ruled out.
     pub(crate) reason: String,
     pub(crate) image: String,
+    /// The digest of the image that this means; empty while nobody knows.
+    pub(crate) image_digest: String,
     /// The fields in which it differs from the version before it, if that is remembered.
     pub(crate) changed_fields: Vec<String>,
     /// Instances that are to be it.
@@ -142,6 +148,7 @@ impl HistoryView {
                 .as_ref()
                 .map(|template| template.image.clone())
                 .unwrap_or_default(),
+            image_digest: wire.image_digest,
             changed_fields: wire.changed_fields,
             wanted: wire.wanted,
             serving: wire.serving,
@@ -222,6 +229,8 @@ impl From<v1::Instance> for InstanceView {
             phase: status.phase().into(),
             health: status.health().into(),
             container_id: status.container_id,
+            image_digest: status.image_digest,
+            image_id: status.image_id,
             started_at: status.started_at_ms,
             restarts: status.restarts,
             exit_code: status.exit_code,

@@ -12,6 +12,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, NodeName, Position, Revision, VolumeName, WorkloadName,
 };
+use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
@@ -50,6 +51,10 @@ pub(super) struct Host {
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
     /// What is in the volumes: how often each was made empty is known to nobody but this host.
     pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
+    /// Which image every reference means here, if it is of a registry; an instance may be pinned to another.
+    pub(super) tags_mean: Option<ImageDigest>,
+    /// Its agent is of a version that knows nothing of digests in what it is told.
+    pub(super) ignores_pins: bool,
 }
 
 pub(super) fn node(name: &str) -> NodeName {
@@ -623,7 +628,11 @@ impl Host {
         }
         let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
         self.volumes.extend(made);
-        self.containers.insert(name.clone(), running(&assigned, now));
+        let pinned = assigned.image_digest.filter(|_| !self.ignores_pins);
+        let image =
+            ContainerImage { digest: self.tags_mean.map(|own| pinned.unwrap_or(own)), id: None };
+        let status = InstanceStatus { image, ..running(&assigned, now) };
+        self.containers.insert(name.clone(), status);
     }
 
     /// The newest generation of an instance does not become healthy, and the old one is put back.
@@ -673,6 +682,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         },
         health: Health::None,
         container_id: "c".into(),
+        image: ContainerImage::default(),
         started_at: None,
         restarts: 0,
         exit_code: None,

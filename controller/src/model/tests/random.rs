@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwell_core::id::NodeName;
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Outcome, RunState};
 use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::session::StatusReport;
@@ -179,7 +180,14 @@ impl World {
             Step::Restart(name) => {
                 drop(fleet.command(Command::Restart(Target::Workload(workload(WORKLOADS[name])))));
             }
-            Step::Join(number) => drop(fleet.join(host(number).as_str())),
+            Step::Join(number) => {
+                drop(fleet.join(host(number).as_str()));
+                // The tag moves all the time, and every other node has an agent that does not know of it.
+                if let Some(host) = fleet.hosts.get_mut(&host(number)) {
+                    host.tags_mean = Some(ImageDigest::new([number; 32]));
+                    host.ignores_pins = number % 2 == 1;
+                }
+            }
             Step::Attach(number) => {
                 if fleet.hosts.contains_key(&host(number)) {
                     fleet.attach(&host(number)).unwrap();

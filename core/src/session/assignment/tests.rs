@@ -30,6 +30,8 @@ fn assigned(ordinal: u32, generation: u64) -> Assigned {
         life: Revision(1),
         template: Template::of_image("web"),
         fallback: None,
+        image_digest: None,
+        fallback_image_digest: None,
         host_key: None,
     }
 }
