@@ -14,6 +14,7 @@
 mod follow;
 mod guards;
 mod journals;
+mod last_words;
 mod owner;
 mod sightings;
 mod tools;

@@ -128,8 +128,8 @@ pub enum Call {
         /// Which.
         image: String,
     },
-    /// Take a step of an instance; ends with [`Outcome::Created`] if it makes a container, else with
-    /// [`Outcome::Done`].
+    /// Take a step of an instance; ends with [`Outcome::Created`] if it makes a container, with
+    /// [`Outcome::Recorded`] if it writes something else than it was told, else with [`Outcome::Done`].
     Step {
         /// Whose.
         instance: InstanceName,
@@ -140,6 +140,9 @@ pub enum Call {
         /// For [`Step::Start`]: other containers of the instance of which a process may be left, because
         /// nobody saw the end of the last one. It has to be gone before the start.
         remains: BTreeSet<ContainerId>,
+        /// For [`Step::Record`]: the container that the journal says did not hold. What it printed last is added to
+        /// the reason.
+        failed: Option<ContainerId>,
     },
 }
 
@@ -177,6 +180,8 @@ pub enum Outcome {
     Done,
     /// A container was made.
     Created(ContainerId),
+    /// This journal was written: the one of the step, with more in it.
+    Recorded(Box<Journal>),
     /// All containers of the cluster, in no order.
     Listed(Vec<Listed>),
     /// All sandboxes, whole or half-made.

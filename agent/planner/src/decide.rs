@@ -27,6 +27,7 @@ use crate::observed::{
 use crate::pause;
 use crate::step::Step;
 use roles::Roles;
+pub(crate) use roles::best_match;
 
 /// How long a main process may take to end when its specification is gone and nobody wrote down what it
 /// said: a container of an earlier version of dwell.

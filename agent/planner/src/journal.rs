@@ -120,6 +120,17 @@ impl Journal {
         Self { verdict: Some(Verdict { generation, ruling, restarts_asked }), ..self.clone() }
     }
 
+    /// The journal of a roll-back, when it is known what the container that did not hold printed last.
+    #[must_use]
+    pub fn with_last_words(&self, words: &str) -> Self {
+        let mut journal = self.clone();
+        if let Some(Verdict { ruling: Ruling::RolledBack { reason }, .. }) = &mut journal.verdict {
+            reason.push_str("; it printed last: ");
+            reason.push_str(words);
+        }
+        journal
+    }
+
     /// Whether `generation` was found to hold, also after the last of so many restarts.
     pub(crate) fn holds(&self, generation: Generation, restarts_asked: u64) -> bool {
         self.verdict.as_ref().is_some_and(|verdict| {

@@ -15,7 +15,8 @@ use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources, Template};
 use serde::{Deserialize, Serialize};
 
-use crate::journal::Journal;
+use crate::decide::best_match;
+use crate::journal::{Journal, Ruling};
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
 
@@ -188,6 +189,17 @@ impl Seen {
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> Option<&Container> {
         self.containers.iter().find(|container| &container.id == id)
+    }
+
+    /// The container that did not hold, if `journal` rolls the target back and what is on disk does not yet.
+    #[must_use]
+    pub fn newly_ruled_out(&self, target: &Target, journal: &Journal) -> Option<&Container> {
+        let rolls_back = |journal: &Journal| {
+            let ruling = journal.ruling_on(target.assigned.generation);
+            matches!(ruling, Some(Ruling::RolledBack { .. }))
+        };
+        let is_news = rolls_back(journal) && !rolls_back(&self.stored);
+        best_match(&self.containers, target).filter(|_| is_news)
     }
 
     /// Takes note of what is desired: an older generation is recognised later, and what is remembered of another

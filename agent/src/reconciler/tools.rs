@@ -10,11 +10,12 @@ use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
 use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_planner::{ContainerId, Failure, FailureKind, Step};
+use dwell_planner::{ContainerId, Failure, FailureKind, Journal, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::journals::Journals;
+use super::last_words;
 use crate::death::Processes;
 use crate::engine::{EngineError, PullProgress, SharedEngine};
 use crate::isolation::Settled;
@@ -98,7 +99,10 @@ impl Tools {
             Call::Pull { image } => {
                 self.pull(&image, news).await.map(|()| Outcome::Done).map_err(Into::into)
             }
-            Call::Step { instance, step, assigned, remains } => {
+            Call::Step { instance, step: Step::Record(journal), failed: Some(failed), .. } => {
+                self.record_failure(&instance, &journal, &failed).await
+            }
+            Call::Step { instance, step, assigned, remains, failed: _ } => {
                 self.carry_out(&instance, &step, assigned.as_deref(), &remains).await
             }
         };
@@ -186,6 +190,21 @@ impl Tools {
             Step::Forget => self.journals.remove(name).await.map_err(StepError::Journal)?,
         }
         Ok(Outcome::Done)
+    }
+
+    /// Writes down that a container did not hold, with what it printed last, if that can be had.
+    async fn record_failure(
+        &self,
+        name: &InstanceName,
+        journal: &Journal,
+        failed: &ContainerId,
+    ) -> Result<Outcome, StepError> {
+        let journal = match last_words::of(&self.engine, failed).await {
+            Some(words) => journal.with_last_words(&words),
+            None => journal.clone(),
+        };
+        self.journals.write(name, &journal).await.map_err(StepError::Journal)?;
+        Ok(Outcome::Recorded(Box::new(journal)))
     }
 
     /// Waits until an instance can be reached by those only who may.

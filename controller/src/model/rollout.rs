@@ -332,10 +332,10 @@ impl Model {
                     // So it seemed.
                     self.put_instance(Instance { serving: None, ..instance.clone() });
                 }
-                return self.rule_out(&instance, reason, now);
+                return self.go_back(&instance, reason, now);
             }
             Some(Outcome::Failing { reason }) if self.fallback(&workload, &instance).is_some() => {
-                return self.rule_out(&instance, reason, now);
+                return self.go_back(&instance, reason, now);
             }
             // What has to leave its node need not wait for it any more.
             Some(Outcome::Failing { .. }) => self.agenda.go_on(instance.name.workload()),

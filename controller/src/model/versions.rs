@@ -313,9 +313,24 @@ impl Model {
         self.event(now, Severity::Info, Subject::Workload(name.clone()), "version-good", message);
     }
 
+    /// An instance did not hold with what it is to be: it goes back, and so does what was given the same. That it does is
+    /// an event once, since what its node says of the generation before counts no more.
+    pub(super) fn go_back(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
+        self.rule_out(instance, reason, now);
+        let back = self.tables.instances().get(&instance.name);
+        let back = back.filter(|back| back.generation > instance.generation);
+        let Some(back) = back.map(|back| back.wanted.number) else { return };
+        let message = format!(
+            "did not hold with version {}: {reason}; goes back to version {back}",
+            instance.wanted.number
+        );
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Warning, subject, "instance-rolled-back", message);
+    }
+
     /// An instance did not hold with what it is to be, and there is something to go back to: nothing else is given that
     /// version, and what was given it and has not held with it goes back too.
-    pub(super) fn rule_out(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
+    fn rule_out(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
         let (name, number) = (instance.name.workload(), instance.wanted.number);
         let Some(version) = self.version(name, number) else { return };
         let is_newest = self.newest(name).is_some_and(|newest| newest.form.number == number);

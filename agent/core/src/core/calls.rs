@@ -191,6 +191,7 @@ mod tests {
             step: Step::Start { container: ContainerId(name.to_owned()) },
             assigned: None,
             remains: std::collections::BTreeSet::default(),
+            failed: None,
         }
     }
 

@@ -34,9 +34,16 @@ impl Core {
             Step::Start { container } => self.watches.remains(seen, container),
             _ => Default::default(),
         };
+        let target = desired.get(&name);
+        let failed = match (&step, target) {
+            (Step::Record(journal), Some(target)) => {
+                seen.newly_ruled_out(target, journal).map(|container| container.id.clone())
+            }
+            _ => None,
+        };
         self.note_change(&name);
-        let assigned = desired.get(&name).map(|target| Box::new(target.assigned.clone()));
-        let call = Call::Step { instance: name, step, assigned, remains };
+        let assigned = target.map(|target| Box::new(target.assigned.clone()));
+        let call = Call::Step { instance: name, step, assigned, remains, failed };
         let limit = call.limit();
         self.call(call, limit, now);
     }
@@ -60,6 +67,7 @@ impl Core {
         self.note_change(name);
         match outcome {
             Outcome::Failed(failed) => self.step_failed(name, step, failed, now),
+            Outcome::Recorded(journal) => self.step_done(name, &Step::Record(*journal), None, now),
             Outcome::Done
             | Outcome::Created(_)
             | Outcome::Listed(_)

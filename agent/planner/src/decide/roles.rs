@@ -82,7 +82,7 @@ impl<'a> Roles<'a> {
 
 /// The container that is as desired. Of several, the one of the desired generation, then one that
 /// runs, then the newest.
-fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'a Container> {
+pub(crate) fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'a Container> {
     let rank = |container: &Container| {
         let exact = container.generation == target.assigned.generation;
         (exact, container.is_running(), container.generation, container.run())

@@ -121,6 +121,15 @@ fn a_failed_update_pauses_until_the_next_apply() {
     );
     let paused = fleet.model.events(Some("workload/web"), 1);
     assert_eq!(paused[0].reason, "rollout-paused");
+    fleet.report(&node("n1")).unwrap();
+    fleet.settle();
+    let told = fleet.model.events(Some("instance/web-0"), 50);
+    let told: Vec<&str> = told
+        .iter()
+        .filter(|event| event.reason == "instance-rolled-back")
+        .map(|event| event.message.as_str())
+        .collect();
+    assert_eq!(told, ["did not hold with version 2: does not answer; goes back to version 1"]);
 
     // Scaling is no opinion about the failure; restarts go on.
     fleet.command(Command::Scale { workload: workload("web"), replicas: 4 }).unwrap();

@@ -167,7 +167,7 @@ impl World {
                     Outcome::Done
                 }
             },
-            Call::Step { instance: name, step, assigned, remains } => {
+            Call::Step { instance: name, step, assigned, remains, failed: _ } => {
                 let cut_short = one.cuts_short(&step);
                 let touched = one.touches_foreign(&step, &remains);
                 // Whoever starts or removes a container ends what is left of it.
