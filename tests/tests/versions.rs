@@ -140,6 +140,40 @@ async fn a_pause_holds_until_it_is_resumed(lab: &Lab) -> Result<()> {
     everything_agrees(lab).await
 }
 
+#[tokio::test]
+async fn a_limit_that_a_program_cannot_live_with_is_taken_back() -> Result<()> {
+    Lab::test(LabConfig::new("limits").hosts(1).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        let big = |memory: &str| {
+            format!(
+                "workloads:\n  big:\n    image: hello\n    replicas: 2\n    \
+                 update: {{monitor: 2s, deadline: 10s}}\n    resources: {{memory: {memory}}}\n    \
+                 command: [sh, -c, 'x=$(head -c 24000000 /dev/zero | tr \"\\\\0\" x); while :; do sleep 1; done']\n"
+            )
+        };
+        lab.apply(&big("256Mi")).await?.ok()?;
+        lab.wait_exactly("big", 2, LIMIT).await?;
+        wait_until("it to be good", LIMIT, async || state_of(lab, "big", 1, "good").await).await?;
+        lab.apply(&big("8Mi")).await?.ok()?;
+        wait_until("it to be ruled out", LIMIT, async || {
+            state_of(lab, "big", 2, "ruled-out").await
+        })
+        .await?;
+        wait_until("the old limits to be back", LIMIT, async || {
+            for container in lab.look_exactly("big", 2).await? {
+                let docker = lab.hosts()[0].docker()?;
+                let inspected = docker.inspect_container(&container.id, None).await?;
+                let memory = inspected.host_config.and_then(|config| config.memory);
+                ensure!(memory == Some(256 << 20), "{container:?} has {memory:?}");
+            }
+            Ok(())
+        })
+        .await?;
+        everything_agrees(lab).await
+    })
+    .await
+}
+
 /// Waits until a version of `web` is in this state, and returns the reason of it.
 async fn becomes(lab: &Lab, number: u64, state: &str) -> Result<String> {
     let what = format!("version {number} to be {state}");

@@ -360,7 +360,10 @@ impl<'a> Instance<'a> {
     /// updates go back to.
     fn is_to_be_proved(self, container: &Container) -> bool {
         let is_up = match container.state {
-            ContainerState::Running { .. } => true,
+            // With other limits it shows nothing of those that it is to live with.
+            ContainerState::Running { .. } => {
+                container.resources == self.target.assigned.template.resources
+            }
             ContainerState::Exited { code, .. } => self.has_done_its_work(code),
             ContainerState::Created | ContainerState::Dead => false,
         };

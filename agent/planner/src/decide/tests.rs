@@ -367,6 +367,21 @@ fn limits_change_on_the_running_container() {
 }
 
 #[test]
+fn a_container_whose_limits_cannot_be_set_does_not_hold_with_them() {
+    let mut story = Story::running().after(MONITOR);
+    story.assigned().generation = Generation(2);
+    story.assigned().template.resources.cpu = Millicores(500);
+    let step = story.step().unwrap();
+    let failure = Failure { kind: FailureKind::Transient, message: "device busy".into() };
+    story.seen.failed(&step, failure.clone(), story.now);
+    assert_eq!((story.word().as_str(), story.outcome()), ("-", Outcome::Open));
+    let mut story = story.after(Duration::from_secs(60));
+    story.seen.failed(&step, failure, story.now);
+    let reason = "device busy (attempt 2)".to_owned();
+    assert_eq!(story.outcome(), Outcome::Failing { reason });
+}
+
+#[test]
 fn an_update_prepares_switches_and_commits() {
     let story = Story::of("b", 2).with("c1", "a", 1, running());
     assert_eq!(story.word(), "create g2");
