@@ -61,7 +61,7 @@ use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
 
 use directory::Shown;
-use history::Claims;
+use history::{Claims, Remains};
 use log::Log;
 use membership::Runs;
 use network::NetworkEntry;
@@ -148,6 +148,7 @@ pub struct Model {
     told: BTreeSet<NodeName>,
     /// What the nodes hold, while a restore is unconfirmed.
     claims: Claims,
+    remains: Remains,
     /// The runs of each node's agent.
     runs: BTreeMap<NodeName, Runs>,
     /// When it was last told that a host is back whose name is another's by now.
@@ -198,6 +199,7 @@ impl Model {
             spare: Incarnation::UNKNOWN,
             told: BTreeSet::new(),
             claims: Claims::new(),
+            remains: Remains::new(),
             runs: BTreeMap::new(),
             dismissed: BTreeMap::new(),
             rivals: BTreeMap::new(),

@@ -18,11 +18,12 @@
 //! instances that only nodes know are kept from others for the time of the quarantine.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Incarnation, InstanceName, NodeName, Revision, Term};
-use dwell_core::session::{Claim, Hello};
+use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, Term};
+use dwell_core::session::{Claim, Hello, StatusReport};
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::object::{History, Instance, Leaving, Link, Restored, Severity, Subject, Workload};
@@ -76,7 +77,7 @@ impl Model {
     pub fn restore_view(&self) -> RestoreView {
         let members = self.tables.nodes().values().filter(|node| !node.removed);
         let (heard, missing) =
-            members.map(|node| node.name.clone()).partition(|name| self.claims.contains_key(name));
+            members.map(|node| node.name.clone()).partition(|name| self.has_said_all(name));
         RestoreView {
             incarnation: self.incarnation(),
             term: self.term(),
@@ -84,6 +85,30 @@ impl Model {
             heard,
             missing,
             unknown: self.unknown_claims(),
+        }
+    }
+
+    /// Whether a node has said what it was told to run, and what is there.
+    fn has_said_all(&self, node: &NodeName) -> bool {
+        let link = self.tables.links().get(node);
+        self.claims.contains_key(node) && link.is_some_and(|link| link.reported.is_some())
+    }
+
+    /// A node has said what is there, whoever asked for it. While a restore is unconfirmed, that counts as held as well:
+    /// what a node was told to end, and what it may not have ended yet, has no order any more.
+    pub(super) fn note_remains(&mut self, node: &NodeName, report: &StatusReport) {
+        if !self.is_unconfirmed() {
+            return;
+        }
+        let remains = self.remains.entry(node.clone()).or_default();
+        if report.complete {
+            remains.clear();
+        }
+        for status in &report.instances {
+            remains.insert(status.instance.clone(), status.generation);
+        }
+        for gone in &report.gone {
+            remains.remove(gone);
         }
     }
 
@@ -118,6 +143,7 @@ impl Model {
         let incarnation = self.spare;
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
         self.claims.clear();
+        self.remains.clear();
         let restored = Some(Restored { at: now, reason: reason.to_owned() });
         self.put_history(History { incarnation, past, restored, ..History::clone(&old) });
         let message = format!(
@@ -235,13 +261,20 @@ impl Model {
             let instance = self.tables.instances().get(&claim.instance);
             instance.is_some_and(|instance| instance.node.as_ref() == Some(node))
         };
-        let all = self
+        let orders = self
             .claims
             .iter()
-            .flat_map(|(node, claims)| claims.iter().map(move |claim| (node, claim)));
-        all.filter(|(node, claim)| !is_known(node, claim))
-            .map(|(node, claim)| (node.clone(), claim.clone()))
-            .collect()
+            .flat_map(|(node, claims)| claims.iter().map(move |claim| (node, claim.clone())));
+        // Nobody says with which address.
+        let address = Ipv4Addr::UNSPECIFIED;
+        let remains = self.remains.iter().flat_map(|(node, remains)| {
+            let claims = remains.iter().map(move |(instance, &generation)| {
+                (node, Claim { instance: instance.clone(), generation, address })
+            });
+            claims.filter(|(node, claim)| !self.claims_of(node, &claim.instance))
+        });
+        let unknown = orders.chain(remains).filter(|(node, claim)| !is_known(node, claim));
+        unknown.map(|(node, claim)| (node.clone(), claim)).collect()
     }
 
     /// An operator vouches that what is known is right.
@@ -395,3 +428,6 @@ impl Model {
 
 /// What each node holds, as it said when it attached. Only while a restore is unconfirmed.
 pub(super) type Claims = BTreeMap<NodeName, Vec<Claim>>;
+
+/// What is there on each node, as it said since it attached, and of which generation. Only while a restore is unconfirmed.
+pub(super) type Remains = BTreeMap<NodeName, BTreeMap<InstanceName, Generation>>;

@@ -33,6 +33,7 @@ impl Model {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let link = self.hear(node, session, now)?;
+        self.note_remains(node, &report);
         let revision = self.known(report.seen_under);
         let reported = if report.complete {
             Some(revision)

@@ -325,3 +325,28 @@ fn what_was_leaving_in_a_backup_is_free_only_when_its_node_has_stored_that_after
     fleet.settle();
     assert!(!fleet.model.tables.instances().contains_key(&instance("web-0")));
 }
+
+/// Two restores in a row: the order to run it is gone from the node, its container is not.
+#[test]
+fn what_a_node_has_not_ended_yet_is_started_nowhere_else_after_a_restore() {
+    let mut fleet = fleet();
+    let home = fleet.place("web-0").unwrap();
+    let backup = fleet.backup();
+    fleet.drain(&home);
+    fleet.settle();
+    let other = fleet.place("web-0").unwrap();
+    assert_ne!(other, home);
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    // It was told, and has it on disk, but has not ended it.
+    fleet.fetch(&node(&other));
+    let ghost = fleet.hosts[&node(&other)].containers.clone();
+    fleet.settle();
+    fleet.hosts.get_mut(&node(&other)).unwrap().containers = ghost;
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    assert!(fleet.assigned_to(&home).is_empty(), "{other} still runs it");
+    fleet.settle();
+    fleet.check();
+    assert!(fleet.place("web-0").is_some());
+}
