@@ -97,7 +97,7 @@ impl Model {
     /// A node has said what is there, whoever asked for it. While a restore is unconfirmed, that counts as held as well:
     /// what a node was told to end, and what it may not have ended yet, has no order any more.
     pub(super) fn note_remains(&mut self, node: &NodeName, report: &StatusReport) {
-        if !self.is_unconfirmed() {
+        if !self.is_unconfirmed() && !self.remains.contains_key(node) {
             return;
         }
         let remains = self.remains.entry(node.clone()).or_default();
@@ -110,6 +110,14 @@ impl Model {
         for gone in &report.gone {
             remains.remove(gone);
         }
+        if remains.is_empty() {
+            self.remains.remove(node);
+        }
+    }
+
+    /// Whether a node has said that something of an instance is there, when nothing was known of that.
+    pub(super) fn remains_on(&self, node: &NodeName, instance: &InstanceName) -> bool {
+        self.remains.get(node).is_some_and(|remains| remains.contains_key(instance))
     }
 
     /// The controller starts. `fresh` is chosen at random; `evidence` says why the store is not the newest.
@@ -219,7 +227,9 @@ impl Model {
         if is_older || (claim.generation == instance.generation && instance.node.is_some()) {
             return;
         }
-        let generation = claim.generation;
+        // What the node was told at a later generation is not known here: what is known is told as a still later one.
+        let is_newer = claim.generation > instance.generation;
+        let generation = if is_newer { claim.generation.next() } else { claim.generation };
         if instance.node.as_ref() == Some(node) {
             self.put_instance(Instance { generation, ..Instance::clone(&instance) });
             return;
@@ -241,9 +251,9 @@ impl Model {
         self.put_instance(Instance { node: Some(node.clone()), identity, generation, ..freed });
         self.delete(Key::Waiting(claim.instance.clone()));
         let message = format!(
-            "is taken to be on {node}, which holds generation {generation}; the restored controller knew generation {} \
+            "is taken to be on {node}, which holds generation {}; the restored controller knew generation {} \
              on {before}",
-            instance.generation
+            claim.generation, instance.generation
         );
         let subject = Subject::Instance(claim.instance.clone());
         self.event(now, Severity::Warning, subject, "instance-adopted", message);
@@ -429,5 +439,6 @@ impl Model {
 /// What each node holds, as it said when it attached. Only while a restore is unconfirmed.
 pub(super) type Claims = BTreeMap<NodeName, Vec<Claim>>;
 
-/// What is there on each node, as it said since it attached, and of which generation. Only while a restore is unconfirmed.
+/// What is there on each node, as it said since it attached, and of which generation. Only of nodes that attached while a
+/// restore was unconfirmed.
 pub(super) type Remains = BTreeMap<NodeName, BTreeMap<InstanceName, Generation>>;

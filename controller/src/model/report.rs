@@ -81,6 +81,7 @@ impl Model {
         let is_spoken_of = |name: &InstanceName| {
             let observed = self.tables.observed().get(name);
             observed.is_some_and(|seen| seen.node == *node && seen.session == session)
+                || self.remains_on(node, name)
         };
         let instances = names.filter(|name| !is_spoken_of(name));
         let instances = instances.filter_map(|name| self.tables.instances().get(name));

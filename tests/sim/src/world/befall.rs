@@ -278,14 +278,15 @@ impl World {
         let host = self.host(host);
         self.kill_agent(host);
         self.end_all(host);
-        self.parked.retain(|(on, ..)| *on != host);
         let one = &mut self.hosts[host];
         one.on = false;
         one.sandboxes.clear();
         self.relieve_after(down_ms, Relief::Power(host));
     }
 
+    /// All processes of a host end, and what hangs in its engine will never be done.
     pub(super) fn end_all(&mut self, host: usize) {
+        self.parked.retain(|(on, ..)| *on != host);
         let all: Vec<ContainerId> = self.hosts[host].engine.containers.keys().cloned().collect();
         for container in all {
             self.end_process(host, &container, 137);

@@ -144,7 +144,9 @@ impl World {
     pub(super) fn give_up_lost_volumes(&mut self) {
         let model = self.controller.model.iter();
         let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
-        for view in volumes.iter().filter(|view| view.volume.state == VolumeState::Lost) {
+        // After a restore the newest copy may be on a host that is not known any more; then the older ones are in the way.
+        let is_given_up = |state| matches!(state, VolumeState::Lost | VolumeState::Stale);
+        for view in volumes.iter().filter(|view| is_given_up(view.volume.state)) {
             self.remove_volume(view.volume.key.clone());
         }
     }
