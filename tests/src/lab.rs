@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Code map: [`Layout`] names everything, `network` cables it, `process` starts and finds processes,
-//! `docker` and `images` equip the hosts, `dwell` knows dwell's programs, `fleet` runs them, `truth`
+//! `docker`, `images` and `registry` equip the hosts, `dwell` knows dwell's programs, `fleet` runs them, `truth`
 //! asks the engines what became of it, `sweep` removes it all.
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread};
@@ -51,6 +51,7 @@ mod person;
 pub mod prerequisites;
 mod process;
 mod reboot;
+mod registry;
 mod ssh;
 mod sweep;
 mod truth;

@@ -156,6 +156,29 @@ impl Image {
     }
 }
 
+/// A program of the Debian package of the same name, fetched now or taken from `cache`. Nothing is installed, so no
+/// service of the package is started either.
+///
+/// # Errors
+/// If the package cannot be had or unpacked, or `cache` not be written.
+pub(crate) async fn program(name: &str, cache: &Path) -> Result<PathBuf> {
+    make_like_parent(cache)?;
+    let path = cache.join(name);
+    if !path.exists() {
+        let work = tempfile::tempdir_in(cache).context("cannot make a directory to work in")?;
+        let root = work.path().join("root");
+        lay_out(&root)?;
+        let package = fetch(&[name], work.path()).await?.into_iter().find(|file| {
+            file.file_name()
+                .is_some_and(|file| file.to_string_lossy().starts_with(&format!("{name}_")))
+        });
+        unpack(&package.with_context(|| format!("apt fetched no {name}"))?, &root).await?;
+        let program = root.join("usr/bin").join(name);
+        fs::rename(program, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(path)
+}
+
 impl Recipe {
     fn digest(&self) -> String {
         let mut hash = Sha256::new();
