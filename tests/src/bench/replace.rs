@@ -42,11 +42,11 @@ pub(super) async fn run(runner: &Runner<'_>) {
         let ran = Lab::test(config, async |lab| {
             lab.start_nodes(&lab.hosts()[..1]).await?;
             lab.route_machine().await?;
-            runner.take("replace-downtime", downtime(lab)).await;
-            runner.take("journal-cost", journal_cost(lab)).await;
+            runner.take("replace-downtime", Box::pin(downtime(lab))).await;
+            runner.take("journal-cost", Box::pin(journal_cost(lab))).await;
             Ok(())
         });
-        runner.note(&NAMES, ran.await);
+        runner.note(&NAMES, Box::pin(ran).await);
     }
 }
 

@@ -143,8 +143,9 @@ impl Samples {
 }
 
 /// The same, with a word for the alternative.
-pub(super) fn against(report: Report, other: &'static str) -> Report {
-    Report { against: Some(other), ..report }
+pub(super) fn against(mut report: Report, other: &'static str) -> Report {
+    report.against = Some(other);
+    report
 }
 
 /// A result without an alternative; the goal is for the value itself, the lower the better.
