@@ -218,8 +218,12 @@ impl<'a> Instance<'a> {
     }
 
     fn aside(self, roles: &Roles<'a>) -> Option<Next<'a>> {
+        // What is to take their place is made first, as long as it can be.
+        let lacks_keeper = matches!(roles, Roles::Steady { keeper: None, .. })
+            && self.target.assigned.run == RunState::Running;
         // One that runs may only seem to be forgotten: the pause after a failed stop is not over.
-        if let Some(container) = roles.others().find(|container| !container.is_running()) {
+        let to_go = roles.others().find(|container| !container.is_running());
+        if let Some(container) = to_go.filter(|_| !lacks_keeper) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }
         let proven = match roles {

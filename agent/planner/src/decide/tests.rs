@@ -982,3 +982,12 @@ fn a_fallback_is_made_from_the_image_that_held() {
     let assigned = story.assigned().of_generation(Generation(1)).unwrap().into_owned();
     assert_eq!(assigned.image(), format!("a@{old}"));
 }
+
+#[test]
+fn what_failed_stays_until_what_takes_its_place_is_made() {
+    let mut story = Story::on_trial(exited(3)).record();
+    story.observed.images.insert("a".into(), Image::Missing.pulling(NOW));
+    assert_eq!(story.word(), "-", "the image of the fallback is being fetched");
+    story.observed.images.clear();
+    assert_eq!(story.word(), "create g4");
+}

@@ -156,7 +156,9 @@ impl World {
             real.instance == *name && is_running && real.fingerprint == fingerprint
         });
         let known = if has_held { None } else { assigned.fallback.take() };
-        assigned.fallback = known.or_else(|| (has_held || runs).then_some(before));
+        let known = known.or_else(|| (has_held || runs).then_some(before));
+        let is_other = |known: &Template| known.fingerprint() != assigned.template.fingerprint();
+        assigned.fallback = known.filter(is_other);
         assigned.generation = generation;
         self.accept();
     }
@@ -378,8 +380,8 @@ impl World {
 
     fn create(&mut self, name: &InstanceName, generation: Generation) -> Result<(), Failure> {
         // The agent would carry out the step with what was desired when it was planned.
-        let Some(assigned) = self.desired.get(name).filter(|one| one.generation == generation)
-        else {
+        let desired = self.desired.get(name);
+        let Some(assigned) = desired.and_then(|one| one.of_generation(generation)) else {
             return Err(failure(FailureKind::Transient, "overtaken"));
         };
         let is_taken = |real: &Real| real.instance == *name && real.generation == generation;
