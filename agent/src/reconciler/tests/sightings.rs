@@ -42,8 +42,8 @@ async fn an_image_with_an_ssh_server_is_known_before_it_replaces_one_without() {
     let is_known = sightings.wait_for(|all| {
         all.as_ref().is_some_and(|all| all.values().all(|one| one.own_ssh == Some(true)))
     });
+    // Its start stalls: what comes after that could not have told.
     drop(timeout(LIMIT, is_known).await.unwrap().unwrap());
-    assert_eq!(host.engine.count(Operation::Start), 1, "started before it was looked at");
     host.engine.release(Operation::Start);
     agent.status("web-0", |one| one.phase == Phase::Running && one.generation.0 == 2).await;
 }
