@@ -17,6 +17,9 @@
 //! - room is kept for what may have to be put up again, until it is not needed any more;
 //! - once it is known which image a version's reference means, that does not change.
 
+mod found;
+mod stored;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -34,6 +37,8 @@ use super::object::{Instance, Severity, Subject, UpdateState, Workload};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
 
+pub(super) use stored::by_number;
+
 /// How many versions of a workload are remembered, besides those that its instances refer to.
 pub(super) const VERSIONS_MAX: usize = 20;
 
@@ -43,7 +48,7 @@ pub struct Version {
     /// Whose.
     pub workload: WorkloadName,
     /// What it says.
-    #[serde(with = "whole")]
+    #[serde(with = "stored::whole")]
     pub form: Arc<Form>,
     /// When it was declared.
     pub at: Timestamp,
@@ -512,181 +517,5 @@ impl Model {
         }
         views.reverse();
         Some(views)
-    }
-
-    /// Puts what versions say where instances only have numbers, and makes the versions of a store that was written
-    /// before there were any. Returns the instances as they are then.
-    pub(super) fn resolve_versions(&mut self, instances: Vec<Arc<Instance>>) -> Vec<Arc<Instance>> {
-        let mut unstored = self.found_versions(&instances);
-        let mut resolved = Vec::with_capacity(instances.len());
-        for instance in instances {
-            let name = instance.name.workload();
-            let known = self.tables.versions().get(name);
-            let is_of_old = instance.wanted.number == VersionNumber(0);
-            let form = |form: &Arc<Form>| {
-                let mut versions = known.into_iter().flat_map(BTreeMap::values);
-                let found = if is_of_old {
-                    versions.rfind(|version| version.form.template == form.template)
-                } else {
-                    known.and_then(|known| known.get(&form.number))
-                };
-                // Of a store that lost a version, what is known of the instance is that it is some version.
-                found.map_or_else(|| Arc::clone(form), |version| Arc::clone(&version.form))
-            };
-            let wanted = form(&instance.wanted);
-            let fallback = instance.fallback.as_ref().map(form);
-            let state = known.and_then(|known| known.get(&wanted.number)).map(|found| &found.state);
-            let has_held = instance.update != UpdateState::Updating
-                && !matches!(state, Some(VersionState::RuledOut { .. }));
-            let serving =
-                if is_of_old { has_held.then_some(wanted.number) } else { instance.serving };
-            let next =
-                Arc::new(Instance { wanted, fallback, serving, ..Instance::clone(&instance) });
-            if is_of_old {
-                unstored.push(Record::Instance(Arc::clone(&next)));
-            }
-            resolved.push(next);
-        }
-        self.unstored = unstored;
-        resolved
-    }
-
-    /// The versions of workloads that have none, as their instances show them; they are to be stored.
-    fn found_versions(&mut self, instances: &[Arc<Instance>]) -> Vec<Record> {
-        let mut found = Vec::new();
-        let workloads: Vec<Arc<Workload>> = self.tables.workloads().values().cloned().collect();
-        for workload in workloads {
-            let name = &workload.spec.name;
-            if self.tables.versions().contains_key(name) {
-                continue;
-            }
-            let of_it = || instances.iter().filter(|instance| instance.name.workload() == name);
-            let mut templates: Vec<&Template> = Vec::new();
-            for instance in of_it() {
-                let template = &instance.wanted.template;
-                if *template != workload.spec.template && !templates.contains(&template) {
-                    templates.push(template);
-                }
-            }
-            let is_whole = of_it().next().is_some()
-                && templates.is_empty()
-                && of_it().all(|instance| instance.update == UpdateState::Current);
-            let newest = match &workload.paused {
-                Some(pause) => VersionState::RuledOut { reason: pause.to_string() },
-                None if is_whole => VersionState::Good,
-                None => VersionState::RollingOut,
-            };
-            let states = templates.iter().map(|_| VersionState::Good).chain([newest]);
-            let templates = templates.iter().copied().chain([&workload.spec.template]);
-            let (mut number, mut good) = (VersionNumber(0), None);
-            for (template, state) in templates.zip(states) {
-                number = number.next();
-                if state == VersionState::Good {
-                    good = Some(number);
-                }
-                found.push(Record::Version(Arc::new(Version {
-                    workload: name.clone(),
-                    form: Arc::new(Form { number, template: template.clone() }),
-                    at: workload.created_at,
-                    by: String::new(),
-                    state,
-                    image_digest: None,
-                    revision: workload.revision,
-                })));
-            }
-            let workload = Workload { good, ..Workload::clone(&workload) };
-            found.push(Record::Workload(Arc::new(workload)));
-        }
-        for record in &found {
-            self.tables.put(record.clone());
-        }
-        found
-    }
-
-    /// Has the store take in what was made from a store of an earlier version of dwell.
-    pub(super) fn store_versions(&mut self) {
-        for record in std::mem::take(&mut self.unstored) {
-            self.put(record);
-        }
-    }
-}
-
-/// A form with its template, in one piece.
-mod whole {
-    use std::sync::Arc;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Form;
-
-    pub(super) fn serialize<S: Serializer>(
-        form: &Arc<Form>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        form.as_ref().serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<Form>, D::Error> {
-        Form::deserialize(deserializer).map(Arc::new)
-    }
-}
-
-/// A form by its number: instances are stored so, and [`Model::restore`] puts in what it says. Stores of an earlier
-/// version have the template itself; such a form has the number 0.
-pub(super) mod by_number {
-    use std::sync::Arc;
-
-    use dwell_core::id::VersionNumber;
-    use dwell_core::workload::Template;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::Form;
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Stored {
-        Number(VersionNumber),
-        Template(Box<Template>),
-    }
-
-    impl Stored {
-        fn into_form(self) -> Arc<Form> {
-            Arc::new(match self {
-                Self::Number(number) => Form { number, template: Template::of_image("") },
-                Self::Template(template) => Form { number: VersionNumber(0), template: *template },
-            })
-        }
-    }
-
-    pub(in super::super) fn serialize<S: Serializer>(
-        form: &Arc<Form>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        form.number.serialize(serializer)
-    }
-
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Arc<Form>, D::Error> {
-        Stored::deserialize(deserializer).map(Stored::into_form)
-    }
-
-    pub(in super::super) mod optional {
-        use super::{Arc, Deserialize, Deserializer, Form, Serialize, Serializer, Stored};
-
-        pub(in super::super::super) fn serialize<S: Serializer>(
-            form: &Option<Arc<Form>>,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            form.as_ref().map(|form| form.number).serialize(serializer)
-        }
-
-        pub(in super::super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<Option<Arc<Form>>, D::Error> {
-            Ok(Option::<Stored>::deserialize(deserializer)?.map(Stored::into_form))
-        }
     }
 }

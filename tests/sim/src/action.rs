@@ -180,8 +180,6 @@ pub struct Scenario {
     pub(crate) actions: Vec<(Ms, Action)>,
     /// When the faults stop.
     pub(crate) end: Ms,
-    /// Rules that are enforced although they are not yet.
-    pub enforced: Vec<&'static str>,
 }
 
 /// What does not change of a workload.
@@ -218,7 +216,7 @@ impl Scenario {
         }
         let lasting = list.iter().map(|(at, action)| at + action.lasts_ms());
         let end = lasting.max().unwrap_or(at) + 5_000;
-        Self { seed, hosts, workloads, actions: list, end, enforced: Vec::new() }
+        Self { seed, hosts, workloads, actions: list, end }
     }
 
     /// How many things befall the fleet.

@@ -19,13 +19,11 @@ mod message;
 mod schedule;
 mod shrink;
 mod store;
-mod switch;
 mod truth;
 mod world;
 
 pub use action::{Class, Scenario};
 pub use shrink::shrink;
-pub use switch::NOT_ENFORCED;
 pub use truth::Violation;
 pub use world::Outcome;
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
-use dwell_sim::{ACTIONS, Class, NOT_ENFORCED, Scenario, run, shrink, trace};
+use dwell_sim::{ACTIONS, Class, Scenario, run, shrink, trace};
 
 /// Runs simulated fleets and checks that they keep dwell's promises.
 #[derive(Parser)]
@@ -23,9 +23,6 @@ struct Arguments {
     /// Only these faults.
     #[arg(long, value_parser = class, value_delimiter = ',')]
     only: Vec<Class>,
-    /// Rules to enforce that are not yet.
-    #[arg(long, value_parser = rule, value_delimiter = ',')]
-    enforce: Vec<&'static str>,
     /// Go on after a failing seed, without a trace, and count them.
     #[arg(long)]
     keep_going: bool,
@@ -42,26 +39,16 @@ fn class(name: &str) -> Result<Class, String> {
     })
 }
 
-fn rule(name: &str) -> Result<&'static str, String> {
-    let found = NOT_ENFORCED.iter().map(|(rule, _)| *rule).find(|rule| *rule == name);
-    found.ok_or_else(|| format!("{name:?} is not a rule that is not enforced"))
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let on = match &arguments.only[..] {
         [] => Class::ALL.to_vec(),
         only => only.to_vec(),
     };
-    let is_off = |rule: &&str| !arguments.enforce.contains(rule);
-    for (rule, reason) in NOT_ENFORCED.iter().filter(|(rule, _)| is_off(rule)) {
-        println!("{rule:?} is not enforced: {reason}");
-    }
     let begun = Instant::now();
     let (mut steps, mut failed) = (0, 0_u64);
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        let mut scenario = Scenario::of_seed(seed, &on, arguments.steps);
-        scenario.enforced.clone_from(&arguments.enforce);
+        let scenario = Scenario::of_seed(seed, &on, arguments.steps);
         let outcome = run(&scenario);
         steps += outcome.steps;
         let Some(violation) = outcome.violation else { continue };

@@ -29,7 +29,6 @@ use crate::controller::Controller;
 use crate::host::{Host, Mode};
 use crate::message::{Down, Up};
 use crate::schedule::{Ms, Schedule};
-use crate::switch::NOT_ENFORCED;
 use crate::truth::{Truth, Violation};
 
 /// How often an agent gives a sign of life, and how often it looks whether its stream is dead.
@@ -363,15 +362,7 @@ impl World {
         }
     }
 
-    fn enforces(&self, rule: &str) -> bool {
-        let off = NOT_ENFORCED.iter().any(|(off, _)| *off == rule);
-        !off || self.scenario.enforced.contains(&rule)
-    }
-
     fn violate(&mut self, violation: Violation) {
-        if !self.enforces(violation.rule) {
-            return;
-        }
         self.note(|| format!("!! {violation}"));
         if self.violation.is_none() {
             self.violation = Some(violation);

@@ -129,7 +129,7 @@ impl World {
     pub(super) fn check_convergence(&mut self) {
         let in_time = self.now <= self.scenario.end + CONVERGENCE_MS;
         match self.settled() {
-            Ok(Some(_)) if in_time && self.enforces("restarts") => {
+            Ok(Some(_)) if in_time => {
                 self.schedule.at(self.now + CHECK_MS, Event::Check);
             }
             Ok(restarts) => {
