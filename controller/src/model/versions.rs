@@ -11,7 +11,8 @@
 //! ([`Instance::fallback`]).
 //!
 //! Invariants:
-//! - an instance that has held with a version is never given one that was ruled out;
+//! - an instance that has held with a version is never given another one that was ruled out; what it held with itself it
+//!   keeps, also if others did not hold with that;
 //! - while the newest version is ruled out its rollout is paused, so whatever makes or moves an instance uses what that
 //!   instance held with, else what is good;
 //! - room is kept for what may have to be put up again, until it is not needed any more;
