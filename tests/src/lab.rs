@@ -30,7 +30,7 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf, thread};
 
-use anyhow::{Context, Error, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use bollard::{body_full, query_parameters::ImportImageOptions};
 use futures_util::{TryStreamExt, future::try_join_all};
 pub use nix::sys::signal::Signal;
@@ -113,7 +113,7 @@ impl Lab {
             Err(error) => {
                 let logs = lab.log_tails();
                 let error =
-                    error.context(format!("cannot bring up the lab {}\n{logs}", config.name));
+                    anyhow!("cannot bring up the lab {}: {error:#}\n\n{logs}", config.name);
                 Err(also(error, lab.down().await))
             }
         }
@@ -140,7 +140,8 @@ impl Lab {
         // A panic in `body` drops the lab, which shows the logs and brings it down.
         if let Err(error) = body(&lab).await {
             let logs = lab.log_tails();
-            let error = error.context(format!("in the lab, whose logs end so:\n{logs}"));
+            // The reason first: who prints it may cut long output in the middle.
+            let error = anyhow!("{error:#}\n\nin the lab, whose logs end so:\n{logs}");
             return Err(also(error, lab.down_unless_kept().await));
         }
         lab.down().await
