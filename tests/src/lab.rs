@@ -112,8 +112,7 @@ impl Lab {
             Ok(()) => Ok(lab),
             Err(error) => {
                 let logs = lab.log_tails();
-                let error =
-                    anyhow!("cannot bring up the lab {}: {error:#}\n\n{logs}", config.name);
+                let error = anyhow!("cannot bring up the lab {}: {error:#}\n\n{logs}", config.name);
                 Err(also(error, lab.down().await))
             }
         }

@@ -58,6 +58,13 @@ impl Model {
         let class = ChangeClass::between(is, says);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
+        let class = match class {
+            // Its node has found that it does not hold, and finds nothing new about the generation that it knows.
+            ChangeClass::None if needs.version && self.is_tried_in_vain(instance) => {
+                ChangeClass::InPlace
+            }
+            class => class,
+        };
         let harmless = class == ChangeClass::Live && !change::can_hurt(is, says);
         let at_once = (harmless || (quiet && needs.version) || class == ChangeClass::None)
             && workload.paused.is_none()

@@ -140,7 +140,11 @@ impl Agenda {
             }
         }
         self.unplaced |= new.is_some_and(|new| new.node.is_none());
-        if new.is_none_or(|new| new.update != old.update || new.leaving != old.leaving) {
+        // Nothing has its turn on a node that is not heard of: on another one it may.
+        let stands = |new: &Instance| {
+            (new.update, &new.leaving, &new.node) == (old.update, &old.leaving, &old.node)
+        };
+        if !new.is_some_and(stands) {
             self.rolls.insert(old.name.workload().clone());
         }
     }

@@ -210,6 +210,14 @@ impl Model {
         (fallback.template != instance.wanted.template).then_some(fallback)
     }
 
+    /// Whether an instance is to be what was ruled out, for want of anything to go back to.
+    pub(super) fn is_tried_in_vain(&self, instance: &Instance) -> bool {
+        let wanted = self.version(instance.name.workload(), instance.wanted.number);
+        let is_ruled_out =
+            |version: Arc<Version>| matches!(version.state, VersionState::RuledOut { .. });
+        !instance.holds() && wanted.is_some_and(is_ruled_out)
+    }
+
     /// A workload says something else from now on.
     pub(super) fn declare_version(&mut self, spec: &WorkloadSpec, by: &str, now: Timestamp) {
         let name = &spec.name;

@@ -116,6 +116,7 @@ impl Class {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Apply { workload: u8, bad: Option<u8> },
+    ApplyAgain { workload: u8 },
     Scale { workload: u8, replicas: u32 },
     Remove { workload: u8 },
     RemoveAndApply { workload: u8, after_ms: Ms },
@@ -265,7 +266,8 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
     let for_ms = span(rng);
     match class {
         Class::Operators => match rng.u8(..12) {
-            0..=3 => Action::Apply { workload, bad: None },
+            0..=2 => Action::Apply { workload, bad: None },
+            3 => Action::ApplyAgain { workload },
             4 | 5 => Action::Scale { workload, replicas: rng.u32(0..=4) },
             6 if rng.bool() => Action::Remove { workload },
             6 => Action::RemoveAndApply { workload, after_ms: rng.u64(1..400) },
@@ -313,6 +315,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             Action::RemoveNode { host, returns_after_ms: for_ms, reuse: class == Class::NameReused }
         }
         Class::Clone => Action::CloneHost { host },
+        Class::BadVersion if rng.u8(..4) == 0 => Action::ApplyAgain { workload },
         Class::BadVersion => {
             let bad = u8::try_from(rng.usize(..BAD.len())).unwrap_or(0);
             Action::Apply { workload, bad: Some(bad) }

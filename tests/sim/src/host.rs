@@ -59,6 +59,8 @@ pub(crate) struct Host {
     pub(crate) storing: bool,
     /// Counts the starts of the agent; what belongs to an earlier one is not heard.
     pub(crate) life: u64,
+    /// The first of them since the host was started.
+    pub(crate) first_life: u64,
     /// The wall clock when the agent started. From then on it counts by itself.
     pub(crate) agent_wall: Wall,
     pub(crate) stream: Option<u64>,
@@ -260,6 +262,7 @@ impl Host {
             to_store: None,
             storing: false,
             life: 0,
+            first_life: 0,
             agent_wall: Wall::default(),
             stream: None,
             link: Link::default(),

@@ -966,6 +966,23 @@ fn a_trial_that_a_host_or_an_engine_cut_short_is_made_again_and_rules_nothing_ou
 }
 
 #[test]
+fn what_failed_once_and_is_assigned_anew_is_tried_anew() {
+    let mut story = Story::updating(running(), exited(137)).after(MONITOR);
+    let rolled_back = Ruling::RolledBack { reason: "it ended".into() };
+    story.seen.remember(story.seen.journal.ruling(Generation(2), 0, rolled_back));
+    assert_eq!(story.word(), "remove c2");
+    story.assigned().generation = Generation(3);
+    let (assigned, now) = (story.assigned().clone(), story.now);
+    story.seen.accept(&assigned, now);
+    assert_eq!(story.word(), "order end of c1", "that it ended before says nothing");
+    let story = story.record().set("c1", exited(143));
+    assert_eq!(story.word(), "start c2");
+    let mut story = story.set("c2", exited(1)).after(MONITOR);
+    story.seen.containers.iter_mut().for_each(|container| container.since = story.now);
+    assert_eq!(story.word(), "roll back", "it ended again");
+}
+
+#[test]
 fn a_fallback_is_made_from_the_image_that_held() {
     let (new, old) = (ImageDigest::new([1; 32]), ImageDigest::new([2; 32]));
     let mut story = Story::of("b", 2);

@@ -52,7 +52,7 @@ impl<'a> Instance<'a> {
             ContainerState::Exited { code, .. } if self.has_done_its_work(code) => {
                 self.rule(Ruling::Committed)
             }
-            ContainerState::Exited { .. } if self.may_have_been_cut_short(new) => {
+            ContainerState::Exited { .. } if self.says_nothing_of_the_trial(new) => {
                 self.switch(old, new)
             }
             ContainerState::Exited { code, out_of_memory, .. } => {
@@ -68,10 +68,11 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// Whether a main process was found ended when the engine came back: the host, the engine or the agent went down
-    /// meanwhile, which says nothing of the version. It is tried once more.
-    fn may_have_been_cut_short(self, container: &Container) -> bool {
-        container.since <= self.node.observed.ready_since
+    /// Whether a main process ended before its generation was on trial: it was found ended when the engine came back, so
+    /// the host, the engine or the agent went down meanwhile; or it ended in the trial of an earlier generation that says
+    /// the same. What is assigned anew is tried anew.
+    fn says_nothing_of_the_trial(self, container: &Container) -> bool {
+        container.since <= self.node.observed.ready_since || container.since < self.seen.accepted_at
     }
 
     /// While the new container cannot be made, the old one is kept alive.

@@ -509,3 +509,25 @@ fn an_instance_that_is_made_again_has_another_life() {
     fleet.apply(image(1, 1)).unwrap();
     assert!(life(&fleet) > first);
 }
+
+/// What was declared while its node was away reaches an instance where it goes.
+#[test]
+fn an_instance_that_got_another_node_has_its_turn_there() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    let (lost, other) = match fleet.place("web-0").unwrap().as_str() {
+        "n1" => (node("n1"), node("n2")),
+        _ => (node("n2"), node("n1")),
+    };
+    fleet.pass(200);
+    let session = fleet.hosts[&other].session.unwrap();
+    fleet.command(Command::Heartbeat { node: other.clone(), session, capacity: None }).unwrap();
+    fleet.apply(image(2, 1)).unwrap();
+    fleet.hosts.get_mut(&lost).unwrap().containers.clear();
+    fleet.command(Command::RemoveNode { node: lost, force: true }).unwrap();
+    fleet.sync(&other);
+    fleet.sync(&other);
+    let web = fleet.model.instance(&instance("web-0")).unwrap().instance;
+    assert_eq!((web.node.clone(), web.wanted.template.image.as_str()), (Some(other), "image:2"));
+}

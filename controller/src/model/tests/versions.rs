@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dwell_core::change::ChangeClass;
 use dwell_core::id::{Generation, VersionNumber};
 use dwell_core::quantity::Bytes;
 use dwell_core::workload::WorkloadSpec;
@@ -183,6 +184,30 @@ fn a_version_that_was_ruled_out_cannot_be_resumed_but_the_same_can_be_declared_a
     assert_eq!(history(&fleet)[..2], [(3, "rolling out", 1), (2, "ruled out", 0)]);
     fleet.settle();
     assert_eq!(history(&fleet)[0], (3, "good", 3));
+}
+
+#[test]
+fn what_was_ruled_out_without_a_way_back_is_tried_anew_when_it_is_declared_again() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    let host = node(&fleet.place("web-0").unwrap());
+    fleet.fetch(&host);
+    let now = fleet.now;
+    // It runs, but nobody has heard of that when the next version is declared.
+    fleet.hosts.get_mut(&host).unwrap().try_out(&instance("web-0"), now);
+    fleet.apply(image(2, 1)).unwrap();
+    for version in 2..5 {
+        fail(&mut fleet);
+        assert_eq!(history(&fleet)[0], (version, "ruled out", 1));
+        let before = fleet.model.tables.instances()[&instance("web-0")].generation;
+        let plan = fleet.apply(image(2, 1)).unwrap();
+        assert_eq!(plan.class(), ChangeClass::InPlace, "{plan:?}");
+        let now = fleet.model.tables.instances()[&instance("web-0")].generation;
+        assert!(now > before, "{now} after {before}");
+        assert_eq!(history(&fleet)[0], (version + 1, "rolling out", 1));
+    }
+    fleet.settle();
+    assert_eq!(history(&fleet)[0], (5, "good", 1));
 }
 
 #[test]

@@ -22,6 +22,7 @@ impl World {
         self.note(|| format!("-- {action}"));
         match *action {
             Action::Apply { workload, bad } => self.apply(workload.into(), bad),
+            Action::ApplyAgain { workload } => self.apply_again(workload.into()),
             Action::Scale { workload, replicas } => self.scale(workload.into(), replicas),
             Action::Remove { workload } => self.remove(workload.into()),
             Action::RemoveAndApply { workload, after_ms } => {
@@ -279,7 +280,7 @@ impl World {
         self.kill_agent(host);
         self.end_all(host);
         let one = &mut self.hosts[host];
-        one.on = false;
+        (one.on, one.first_life) = (false, one.life);
         one.sandboxes.clear();
         self.relieve_after(down_ms, Relief::Power(host));
     }

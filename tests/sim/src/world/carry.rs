@@ -7,7 +7,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::quantity::Millis;
 use dwell_planner::{ContainerId, Failure, FailureKind, Step};
 
-use super::{Event, Relief, Work, World};
+use super::{Event, Relief, Work, World, workload_name};
 use crate::agent::{Input, Output};
 use crate::host::{Deed, Mode, Temper, transient};
 use crate::message::Up;
@@ -79,9 +79,9 @@ impl World {
     }
 
     /// Does a piece of work. An agent that has ended meanwhile may have ordered it: the engine and the disk do
-    /// not mind.
+    /// not mind, unless they have ended too.
     pub(super) fn carry_out(&mut self, host: usize, life: u64, work: Work) {
-        if !self.hosts[host].on {
+        if !self.hosts[host].on || life < self.hosts[host].first_life {
             return;
         }
         let (id, call) = match work {
@@ -354,7 +354,11 @@ impl World {
         let Some(real) = self.hosts[host].engine.containers.get_mut(container) else { return };
         real.health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let (name, image) = (real.instance.clone(), real.image.clone());
-        if healthy {
+        // Without a health check nobody sees that it is sick.
+        let mut shapes = self.scenario.workloads.iter().enumerate();
+        let is_checked =
+            shapes.any(|(n, shape)| shape.health && workload_name(n) == *name.workload());
+        if healthy || !is_checked {
             self.serves(&name, &image);
         }
         self.tell_health(host, container);

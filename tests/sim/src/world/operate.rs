@@ -15,7 +15,7 @@ use dwell_core::workload::{
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
 use crate::controller::Failed;
-use crate::host::{BAD, Wall, volume_name};
+use crate::host::{BAD, Temper, Wall, volume_name};
 use crate::truth::Violation;
 
 impl World {
@@ -76,7 +76,7 @@ impl World {
         }
         let replicas = self.declared.get(&name).map_or(shape.replicas, |one| one.spec.replicas);
         let spec = WorkloadSpec {
-            name: name.clone(),
+            name,
             replicas,
             template,
             addresses: Vec::new(),
@@ -84,6 +84,26 @@ impl World {
             update: UpdatePolicy::default(),
             labels: BTreeMap::new(),
         };
+        self.declare(spec);
+    }
+
+    /// Declares what is declared once more, as one does when a rollout is paused.
+    pub(super) fn apply_again(&mut self, workload: usize) {
+        let declared = self.declared.get(&self.workload(workload));
+        if let Some(spec) = declared.map(|declared| declared.spec.clone()) {
+            self.versions.try_anew(&spec);
+            self.declare(spec);
+        }
+    }
+
+    /// Whether what is declared is known, and works.
+    fn is_good(&self, name: &WorkloadName) -> bool {
+        let declared = self.declared.get(name).filter(|_| !self.unsure.contains(name));
+        declared.is_some_and(|one| Temper::of(&one.spec.template.image) == Temper::Good)
+    }
+
+    fn declare(&mut self, spec: WorkloadSpec) {
+        let name = spec.name.clone();
         let command = Command::ApplyWorkloads {
             specs: vec![spec.clone()],
             keep_replicas: BTreeSet::new(),
@@ -199,7 +219,10 @@ impl World {
         for workload in 0..self.scenario.workloads.len() {
             let name = workload_name(workload);
             if self.declared.contains_key(&name) || self.unsure.contains(&name) {
-                self.apply(workload, None);
+                match self.rng.bool() && self.is_good(&name) {
+                    true => self.apply_again(workload),
+                    false => self.apply(workload, None),
+                }
                 self.set_run(workload, true);
                 if self.rng.bool() {
                     let command = Command::Restart(Target::Workload(name.clone()));

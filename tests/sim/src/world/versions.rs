@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_controller::model::{Change, Record, VersionState};
 use dwell_core::id::{InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
+use dwell_core::workload::WorkloadSpec;
 
 use super::World;
 use crate::host::Temper;
@@ -24,12 +25,26 @@ pub(super) struct Versions {
     at_work: BTreeSet<InstanceName>,
     /// Instances that were at work and were started with a version that ends by itself, by that version.
     reached: BTreeMap<String, BTreeSet<InstanceName>>,
+    /// Versions that an operator has declared once more, whatever became of them.
+    tried_anew: BTreeSet<String>,
+}
+
+impl Versions {
+    /// What was known of a version says nothing of the next try.
+    pub(super) fn try_anew(&mut self, spec: &WorkloadSpec) {
+        let image = &spec.template.image;
+        self.reached.remove(image);
+        self.tried_anew.insert(image.clone());
+        if let Some(ruled_out) = self.ruled_out.get_mut(&spec.name) {
+            ruled_out.remove(image);
+        }
+    }
 }
 
 impl World {
     /// A main process has been well for long enough to say that it serves.
     pub(super) fn serves(&mut self, name: &InstanceName, image: &str) {
-        if Temper::of(image) == Temper::Good {
+        if matches!(Temper::of(image), Temper::Good | Temper::Sick) {
             self.versions.served.insert(name.clone(), image.to_owned());
             self.versions.at_work.insert(name.clone());
         }
@@ -71,9 +86,12 @@ impl World {
                     });
                     let ruled_out = self.versions.ruled_out.get(new.name.workload());
                     let image = &new.wanted.template.image;
-                    // What it served with itself is known to work for it.
+                    // What it served with itself is known to work for it. What a restored controller does not know of
+                    // it cannot go back to.
                     let served = self.versions.served.get(&new.name);
-                    let has_served = served.is_some_and(|with| with != image);
+                    let has_served = served.is_some_and(|with| {
+                        with != image && self.is_known(new.name.workload(), with)
+                    });
                     if !same && has_served && ruled_out.is_some_and(|all| all.contains(image)) {
                         let what = format!(
                             "{} served, and is to run {image}, which was ruled out",
@@ -87,12 +105,20 @@ impl World {
         }
     }
 
+    /// Whether the controller remembers a version with this image.
+    fn is_known(&self, workload: &WorkloadName, image: &str) -> bool {
+        let versions = self.controller.model.as_ref().map(|model| model.versions(workload));
+        let versions = versions.flatten().unwrap_or_default();
+        versions.iter().any(|view| view.version.form.template.image == image)
+    }
+
     /// A main process starts: is that a version that it should not be?
     pub(super) fn check_version(&mut self, host: usize, name: &InstanceName, image: &str) {
         if Temper::of(image) == Temper::Good || !self.versions.served.contains_key(name) {
             return;
         }
-        let rolled_back = self.hosts[host].disk.journals.get(name).is_some_and(|journal| {
+        let is_new = !self.versions.tried_anew.contains(image);
+        let rolled_back = is_new && self.hosts[host].disk.journals.get(name).is_some_and(|journal| {
             matches!(
                 &journal.verdict,
                 Some(dwell_planner::Verdict {
