@@ -8,6 +8,7 @@ use dwell_planner::{ContainerId, Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
 use super::calls::Task;
+use super::look::end_by_kernel;
 use crate::call::{CallFailure, CallId, Cause, Input, Outcome, Output};
 use crate::engine::{Event, EventKind};
 
@@ -116,7 +117,8 @@ impl Core {
     }
 
     /// The kernel says that a run is over. The engine, which learns it later, is asked how it ended; a stop that
-    /// waited for it is over.
+    /// waited for it is over. While anything else is done to the instance, the engine is not asked, for however long that
+    /// takes: until then the run counts as ended by the kernel's word.
     fn hear_of_end(
         &mut self,
         name: &InstanceName,
@@ -124,20 +126,24 @@ impl Core {
         started_at: Timestamp,
         now: Timestamp,
     ) {
-        let Some(seen) = self.observed.instances.get(name) else { return };
-        let is_under_way = seen
-            .container(container)
-            .is_some_and(|one| one.is_running() && one.run() == Some(started_at));
-        if !is_under_way {
-            return;
-        }
+        let Some(seen) = self.observed.instances.get_mut(name) else { return };
+        let mut containers = seen.containers.iter_mut();
+        let is_under_way = |one: &&mut dwell_planner::Container| {
+            one.id == *container && one.is_running() && one.run() == Some(started_at)
+        };
+        let Some(ended) = containers.find(is_under_way) else { return };
         self.watches.end(container, started_at, now);
         match &seen.busy {
             Some(Step::Stop { container: stopped, .. }) if stopped == container => {
-                self.calls.hasten(name, now.after(STOP_LAG));
+                return self.calls.hasten(name, now.after(STOP_LAG));
             }
-            _ => self.doubt(name, Some(container), now.after(ENDED_PAUSE)),
+            Some(_) => {
+                let before = ended.clone();
+                end_by_kernel(ended, Some(&before), now, now);
+            }
+            None => {}
         }
+        self.doubt(name, Some(container), now.after(ENDED_PAUSE));
     }
 
     /// A call takes too long.

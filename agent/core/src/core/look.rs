@@ -220,7 +220,7 @@ fn look_of(
 }
 
 /// Makes a container that the engine takes for running one that has ended.
-fn end_by_kernel(
+pub(super) fn end_by_kernel(
     container: &mut dwell_planner::Container,
     before: Option<&dwell_planner::Container>,
     ended_at: Timestamp,

@@ -194,6 +194,28 @@ fn one_container_that_cannot_be_looked_at_is_unknown_and_others_go_on() {
     assert_eq!(node.phase("web-0"), Phase::Running);
 }
 
+/// The engine is not asked while it makes a container, however long that takes; the kernel has spoken.
+#[test]
+fn what_the_kernel_says_has_ended_is_not_shown_as_running_while_a_step_hangs() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    node.answer(answers(&["web-0"], &[]));
+    let mut next = assigned("web-0");
+    (next.generation, next.template) = (Generation(2), Template::of_image("b"));
+    let desired: Desired = [next].into_iter().collect();
+    node.tell(Input::Desired(Arc::new(desired.at(Revision(8)))));
+    let is_made = |call: &Call| matches!(call, Call::Step { step: Step::Create { .. }, .. });
+    assert!(node.open.values().any(is_made), "{:?}", node.open);
+    assert_eq!(node.phase("web-0"), Phase::Running);
+    node.tell(Input::Ended {
+        instance: "web-0".parse().unwrap(),
+        container: ContainerId("web-0".to_owned()),
+        started_at: Timestamp(1),
+    });
+    node.pass(1);
+    assert_ne!(node.phase("web-0"), Phase::Running);
+}
+
 #[test]
 fn an_engine_that_freezes_is_noticed_by_pings() {
     let mut node = Node::new(&["web-0"]);

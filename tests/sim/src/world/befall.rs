@@ -10,7 +10,7 @@ use dwell_core::instance::RunState;
 use dwell_planner::ContainerId;
 
 use super::versions::Versions;
-use super::{Declared, Event, Relief, World, workload_name};
+use super::{Declared, Event, Relief, Work, World, workload_name};
 use crate::action::{Action, DOWN_AFTER_MS};
 use crate::agent::Input;
 use crate::host::Mode;
@@ -285,9 +285,16 @@ impl World {
         self.relieve_after(down_ms, Relief::Power(host));
     }
 
-    /// All processes of a host end, and what hangs in its engine will never be done.
+    /// All processes of a host end, its engine among them: what hangs there will never be done.
     pub(super) fn end_all(&mut self, host: usize) {
-        self.parked.retain(|(on, ..)| *on != host);
+        let parked = std::mem::take(&mut self.parked);
+        let (mine, others) = parked.into_iter().partition(|(on, ..)| *on == host);
+        self.parked = others;
+        for (_, life, work) in mine {
+            if let Work::Call(id, _) = work {
+                self.refuse(host, life, id);
+            }
+        }
         let all: Vec<ContainerId> = self.hosts[host].engine.containers.keys().cloned().collect();
         for container in all {
             self.end_process(host, &container, 137);

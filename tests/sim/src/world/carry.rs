@@ -101,8 +101,7 @@ impl World {
             return;
         }
         if needs_engine && mode == Mode::Down {
-            let outcome = failed(transient("the engine is away"), Cause::NoAnswer);
-            return self.answer(host, life, 5, id, outcome);
+            return self.refuse(host, life, id);
         }
         if needs_engine && self.rng.u32(..100) < failing {
             let outcome = failed(transient("the engine could not"), Cause::Engine);
@@ -119,6 +118,12 @@ impl World {
             let outcome = failed(transient("the pull does not go on"), Cause::NoAnswer);
             self.answer(host, life, PULL_LIMIT_MS, id, outcome);
         }
+    }
+
+    /// There is no engine that a call could reach, or it has ended with the call.
+    pub(super) fn refuse(&mut self, host: usize, life: u64, id: CallId) {
+        let outcome = failed(transient("the engine is away"), Cause::NoAnswer);
+        self.answer(host, life, 5, id, outcome);
     }
 
     fn answer(&mut self, host: usize, life: u64, wait: Ms, id: CallId, outcome: Outcome) {
