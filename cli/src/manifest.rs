@@ -10,9 +10,11 @@
 //! variables go in, specifications or problems come out.
 
 mod access;
+mod compose;
 mod export;
 mod file;
 mod flag;
+mod format;
 mod lower;
 mod problem;
 mod schema;
@@ -31,10 +33,18 @@ pub(crate) use export::export;
 pub(crate) use flag::{allow_rule, constraint, environment, mount, port, restart, ssh};
 pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use schema::schema;
-pub(crate) use shared::warnings;
 
 /// The largest file that is read, in bytes.
 pub(crate) const SIZE_MAX: usize = 1 << 20;
+
+/// What a file says.
+#[derive(Debug)]
+pub(crate) struct Manifest {
+    /// The workloads it declares, in its order.
+    pub(crate) declared: Vec<Declared>,
+    /// What whoever wrote it might expect and does not get, a sentence each.
+    pub(crate) warnings: Vec<String>,
+}
 
 /// A workload that a file declares.
 #[derive(Debug)]
@@ -49,7 +59,7 @@ pub(crate) struct Declared {
 /// The variables that `$NAME` and `${NAME}` in a file stand for.
 pub(crate) type Variables = HashMap<String, String>;
 
-/// Reads the workloads a file declares, in its order.
+/// Reads a file.
 ///
 /// # Errors
 /// All that is wrong with it, as far as that can be said at once; `name` is what the file is called there.
@@ -57,11 +67,18 @@ pub(crate) fn read(
     name: &str,
     bytes: &[u8],
     variables: &Variables,
-) -> Result<Vec<Declared>, ManifestError> {
-    parse(bytes, variables).map_err(|problems| ManifestError::new(name, problems))
+) -> Result<Manifest, ManifestError> {
+    let (declared, ignored) =
+        parse(bytes, variables).map_err(|problems| ManifestError::new(name, problems))?;
+    let warnings = problem::together(name, ignored).chain(shared::warnings(&declared)).collect();
+    Ok(Manifest { declared, warnings })
 }
 
-fn parse(bytes: &[u8], variables: &Variables) -> Result<Vec<Declared>, Vec<Problem>> {
+/// What a file declares, and what of it is ignored.
+fn parse(
+    bytes: &[u8],
+    variables: &Variables,
+) -> Result<(Vec<Declared>, Vec<Problem>), Vec<Problem>> {
     let whole = |message: String| vec![Problem { position: None, message }];
     if bytes.len() > SIZE_MAX {
         return Err(whole(format!("is larger than the {SIZE_MAX} bytes that are read")));
@@ -74,19 +91,31 @@ fn parse(bytes: &[u8], variables: &Variables) -> Result<Vec<Declared>, Vec<Probl
         with_snippet: false,
         property_syntax: PropertySyntax::DockerCompose,
     };
-    let of_yaml = |error: &serde_saphyr::Error| vec![Problem::of_yaml(error)];
-    let schema = schema::value();
-    let mut problems = variables::unset(text, variables);
-    problems
-        .extend(shape::problems(text, &schema, options.clone()).map_err(|error| of_yaml(&error))?);
-    if !problems.is_empty() {
-        problems.sort_by_key(|problem| problem.position);
+    let unset = variables::unset(text, variables);
+    let shape::Found { mut problems, warnings } =
+        shape::compare(text, &schema::value(), options.clone())
+            .map_err(|error| vec![Problem::of_yaml(&error)])?;
+    if !unset.is_empty() {
+        // What a value would be is not known.
+        problems.extend(unset);
         return Err(problems);
     }
     let options = options.with_properties(variables.clone());
-    let file: file::File =
-        serde_saphyr::from_str_with_options(text, options).map_err(|error| of_yaml(&error))?;
-    lower::lower(file, variables)
+    let file: Result<file::File, _> = serde_saphyr::from_str_with_options(text, options);
+    let declared = file
+        .map_err(|error| vec![Problem::of_yaml(&error)])
+        .and_then(|file| lower::lower(file, variables));
+    match declared {
+        Ok(declared) if problems.is_empty() => Ok((declared, warnings)),
+        Ok(_) => Err(problems),
+        Err(more) => {
+            // The reader stops at what has been named already, or says more.
+            let is_new = |new: &Problem| problems.iter().all(|old| old.position != new.position);
+            let more: Vec<Problem> = more.into_iter().filter(is_new).collect();
+            problems.extend(more);
+            Err(problems)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -219,7 +219,7 @@ impl fmt::Display for Millis {
 }
 
 macro_rules! quantity_serde {
-    ($name:ident, $plain:expr, $pattern:literal) => {
+    ($name:ident, $format:literal, $plain:expr, $pattern:literal) => {
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
                 serializer.collect_str(self)
@@ -259,15 +259,22 @@ macro_rules! quantity_serde {
                 stringify!($name).into()
             }
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!({ "type": $plain, "pattern": $pattern, "description": $name::HINT })
+                json_schema!({
+                    "type": $plain, "format": $format, "pattern": $pattern, "description": $name::HINT,
+                })
             }
         }
     };
 }
 
-quantity_serde!(Millicores, ["string", "number"], r"^[0-9]+(\.[0-9]+|m)?$");
-quantity_serde!(Bytes, ["string", "integer"], r"^[0-9]+(\.[0-9]+)?([bB]|[kKmMgGtT](i|b|B|iB)?)?$");
-quantity_serde!(Millis, ["string"], r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$");
+quantity_serde!(Millicores, "amount-of-processor", ["string", "number"], r"^[0-9]+(\.[0-9]+|m)?$");
+quantity_serde!(
+    Bytes,
+    "amount-of-memory",
+    ["string", "integer"],
+    r"^[0-9]+(\.[0-9]+)?([bB]|[kKmMgGtT](i|b|B|iB)?)?$"
+);
+quantity_serde!(Millis, "span", ["string"], r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$");
 
 #[cfg(test)]
 mod tests;

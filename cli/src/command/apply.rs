@@ -118,11 +118,11 @@ impl FileArgs {
             File::open(&self.file).and_then(|file| file.take(limit).read_to_end(&mut bytes))
         };
         read.map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
-        let specs = manifest::read(&name, &bytes, &variables())?;
-        for warning in manifest::warnings(&specs) {
+        let manifest = manifest::read(&name, &bytes, &variables())?;
+        for warning in manifest.warnings {
             say(&format!("warning: {warning}"));
         }
-        Ok(specs)
+        Ok(manifest.declared)
     }
 }
 

@@ -35,6 +35,7 @@ pub(super) struct LongRule {
 impl Shorthand for AllowRule {
     const EXPECTING: &'static str = "any, same-workload, a workload's name, a range of addresses such as \
                                      10.0.0.0/8, or a mapping such as {workload: web, ports: [80]}";
+    const FORMAT: &'static str = "allow-rule";
     const LIST: bool = false;
     type Long = LongRule;
 

@@ -219,11 +219,11 @@ mod tests {
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}]}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m}, shm_size: 256m}}",
         ] {
-            for declared in read("f.yaml", text.as_bytes(), &variables).unwrap() {
+            for declared in read("f.yaml", text.as_bytes(), &variables).unwrap().declared {
                 let exported = export(&declared.spec).unwrap();
                 // Whoever applies it has other variables.
                 let again = read("f.yaml", exported.as_bytes(), &Variables::new());
-                let again = again.unwrap_or_else(|error| panic!("{error}\n{exported}"));
+                let again = again.unwrap_or_else(|error| panic!("{error}\n{exported}")).declared;
                 assert_eq!(again.len(), 1);
                 assert_eq!(again[0].spec, declared.spec, "{exported}");
             }

@@ -18,7 +18,7 @@ use super::value::{Addresses, Condition, Http, Named, Pairs, Port, Restart, Test
 /// Workloads of dwell, in the shape of a Compose file.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
-#[schemars(title = "dwell workloads", extend("patternProperties" = {"^x-": {}}))]
+#[schemars(title = "dwell workloads")]
 pub(super) struct File {
     /// Of the file format of Compose; means nothing here.
     #[expect(dead_code, reason = "accepted for Compose files; means nothing")]
@@ -43,7 +43,7 @@ pub(super) struct Nothing {}
 
 /// What is to run, how often, and where.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[schemars(deny_unknown_fields, extend("patternProperties" = {"^x-": {}}))]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Workload {
     /// Image reference, such as `debian:12`.
     pub(super) image: String,
@@ -210,101 +210,3 @@ pub(super) struct DeployPlacement {
     /// The same as `constraints`; `node.labels.KEY`, `node.hostname` and `node.platform.arch` are understood.
     pub(super) constraints: Option<Vec<Condition>>,
 }
-
-/// Keys of Compose that dwell cannot honour, and what to do instead.
-pub(super) const REFUSED: &[(&str, &str)] = &[
-    ("annotations", "use \"labels\""),
-    (
-        "attach",
-        "nothing is attached to an instance; read what it prints with \"dwell logs\"; remove it",
-    ),
-    ("blkio_config", "there are no limits for disks"),
-    ("build", "dwell runs images; build and push one, and name it with \"image\""),
-    ("cap_add", "workloads run with the engine's standard capabilities"),
-    ("cap_drop", "workloads run with the engine's standard capabilities"),
-    ("cgroup", "dwell places its instances in cgroups itself"),
-    ("cgroup_parent", "dwell places its instances in cgroups itself"),
-    ("configs", "put the file into the image or mount it with \"volumes\""),
-    ("container_name", "instances are called WORKLOAD-NUMBER; name the workload so"),
-    ("cpu_count", "use \"cpus\""),
-    ("cpu_percent", "use \"cpus\""),
-    ("cpu_period", "use \"cpus\""),
-    ("cpu_quota", "use \"cpus\""),
-    ("cpu_rt_period", "use \"cpus\""),
-    ("cpu_rt_runtime", "use \"cpus\""),
-    ("cpu_shares", "use \"cpus\""),
-    ("cpuset", "instances are not bound to single processors; use \"cpus\" for how much they get"),
-    ("credential_spec", "that is for Windows; remove it"),
-    (
-        "depends_on",
-        "workloads start independently; let the program try again until what it needs is there",
-    ),
-    ("develop", "dwell runs images and does not watch sources; remove it"),
-    ("device_cgroup_rules", "workloads get no devices of their node"),
-    ("devices", "workloads get no devices of their node"),
-    ("dns", "instances use the names of the cluster; remove it"),
-    ("dns_opt", "instances use the names of the cluster; remove it"),
-    ("dns_search", "instances use the names of the cluster; remove it"),
-    ("domainname", "instances are called NAME in the cluster's zone; remove it"),
-    ("driver", "volumes are kept on the node; remove it"),
-    ("driver_opts", "volumes are kept on the node; remove it"),
-    (
-        "env_file",
-        "write the variables under \"environment\", or ${NAME} and set NAME when applying",
-    ),
-    ("extends", "write the workload out, or use a YAML anchor and merge key"),
-    ("external", "volumes belong to instances; remove it"),
-    ("external_links", "instances reach each other by name; remove it"),
-    ("extra_hosts", "instances have addresses and names of their own; remove it"),
-    ("gpus", "workloads get no devices of their node"),
-    ("group_add", "use \"user: USER:GROUP\""),
-    ("include", "apply each file by itself"),
-    ("init", "let the image bring its own init, such as tini"),
-    ("ipc", "every instance has namespaces of its own"),
-    ("isolation", "that is for Windows; remove it"),
-    ("label_file", "write the labels under \"labels\""),
-    ("links", "instances reach each other by name; remove it"),
-    ("logging", "read what an instance prints with \"dwell logs\"; remove it"),
-    ("mac_address", "every instance has a MAC address of its own for life; remove it"),
-    ("mem_reservation", "what \"mem_limit\" says is reserved as well; remove it"),
-    ("mem_swappiness", "memory has one limit, \"mem_limit\"; remove it"),
-    ("memswap_limit", "memory has one limit, \"mem_limit\"; remove it"),
-    ("mode", "every workload runs as many instances as \"replicas\" says; remove it"),
-    ("models", "run the model as a workload of its own"),
-    ("network_mode", "every instance has an address of its own; remove it"),
-    ("networks", "every instance has an address of its own and reaches all others; remove it"),
-    ("oom_kill_disable", "memory has one limit, \"mem_limit\"; remove it"),
-    ("oom_score_adj", "memory has one limit, \"mem_limit\"; remove it"),
-    ("pid", "every instance has namespaces of its own"),
-    ("pids_limit", "processes are not limited by the file; remove it"),
-    ("platform", "choose nodes with constraints: [node.arch==ARCH]"),
-    (
-        "ports",
-        "every instance is reached at its own address; name the port inside under \"expose\"",
-    ),
-    ("post_start", "let the image's command do it"),
-    ("pre_stop", "let the program do it when it gets \"stop_signal\""),
-    ("privileged", "workloads run without privileges over their node"),
-    ("profiles", "put the workload into a file of its own"),
-    ("provider", "run what it provides as a workload"),
-    ("pull_policy", "an image is pulled when a node does not have it; remove it"),
-    ("pull_refresh_after", "an image is pulled when a node does not have it; remove it"),
-    ("read_only", "root file systems can be written to; remove it"),
-    ("reservations", "what \"limits\" says is reserved as well; remove it"),
-    ("restart_policy", "use \"restart\""),
-    ("runtime", "the node's operator chooses the runtime; remove it"),
-    ("secrets", "mount a directory the node's operator allows, or use \"environment\""),
-    ("security_opt", "workloads run with the engine's standard profile"),
-    ("start_interval", "a starting instance is probed often anyway; remove it"),
-    ("stdin_open", "use \"dwell exec -i\"; remove it"),
-    ("storage_opt", "there are no limits for disks"),
-    ("sysctls", "workloads run with the node's settings"),
-    ("tmpfs", "use a named volume"),
-    ("tty", "use \"dwell exec -t\"; remove it"),
-    ("ulimits", "workloads run with the engine's standard limits"),
-    ("update_config", "use \"update: {parallelism, deadline, monitor}\""),
-    ("use_api_socket", "workloads do not get the engine's socket"),
-    ("userns_mode", "every instance has namespaces of its own"),
-    ("uts", "every instance has namespaces of its own"),
-    ("volumes_from", "name the volumes under \"volumes\""),
-];

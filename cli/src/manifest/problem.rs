@@ -5,12 +5,10 @@ use std::fmt;
 use dwell_core::instance::sanitize;
 use serde_saphyr::{Error, Location, MessageFormatter, UserMessageFormatter};
 
-use super::file;
-
 /// The longest message of one problem, in bytes.
 const MESSAGE_MAX: usize = 500;
 /// The most problems that are shown of one file.
-const PROBLEMS_MAX: usize = 20;
+const PROBLEMS_MAX: usize = 100;
 
 /// A file that cannot be used, and everything that is known to be wrong with it.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +18,8 @@ pub(crate) struct ManifestError {
 }
 
 impl ManifestError {
-    pub(super) fn new(file: &str, problems: Vec<Problem>) -> Self {
+    pub(super) fn new(file: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| problem.position);
         Self { file: sanitize(file, MESSAGE_MAX), problems }
     }
 }
@@ -74,6 +73,23 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A line for each message, however often it holds: `FILE:LINE:COLUMN: MESSAGE`.
+pub(super) fn together(file: &str, mut problems: Vec<Problem>) -> impl Iterator<Item = String> {
+    let file = sanitize(file, MESSAGE_MAX);
+    problems.sort_by_key(|problem| problem.position);
+    let mut lines: Vec<(Problem, usize)> = Vec::new();
+    for problem in problems {
+        match lines.iter_mut().find(|(first, _)| first.message == problem.message) {
+            Some((_, times)) => *times += 1,
+            None => lines.push((problem, 1)),
+        }
+    }
+    lines.into_iter().map(move |(problem, times)| match times {
+        1 => format!("{file}{problem}"),
+        _ => format!("{file}{problem} ({times} times in the file)"),
+    })
+}
+
 fn explain(error: &Error) -> String {
     match error {
         Error::AliasError { error, .. } | Error::WithSnippet { error, .. } => explain(error),
@@ -115,15 +131,9 @@ fn explain(error: &Error) -> String {
     }
 }
 
-/// What is said of a key that is not one of those known in its place.
+/// What is said of a key that is neither one of those known in its place nor Compose's.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let key = sanitize(key, 60);
-    if let Some((_, instead)) = file::REFUSED.iter().find(|(refused, _)| *refused == key) {
-        return format!("{key:?} is not supported: {instead}");
-    }
-    if key.starts_with("x-") {
-        return format!("{key:?} is not supported here; move it to the top of the file");
-    }
     let near = known
         .iter()
         .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), *candidate))

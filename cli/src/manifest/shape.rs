@@ -1,8 +1,9 @@
-//! Whether a file has the shape of the format: unknown keys and values of a wrong kind, all at once.
+//! Whether a file has the shape of the format: unknown keys and values that cannot be, all at once.
 //!
 //! The file is compared with the JSON Schema as it is written, before variables are filled in. So a key is
 //! named as its author wrote it, wherever variables are used, and no value of a variable is ever repeated.
-//! The reader of the types says one thing at a time; what it says is about values only.
+//! The reader of the types says one thing at a time; what it alone can say is about long spellings and values
+//! of variables.
 
 use std::fmt;
 
@@ -11,6 +12,8 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Error, Spanned};
 
+use super::compose::{self, Verdict};
+use super::format;
 use super::problem::{Problem, unknown_key};
 
 /// A piece of YAML, and where it is.
@@ -18,12 +21,36 @@ type Node = Spanned<Kind>;
 
 /// What a piece of YAML is.
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Map(Vec<(Spanned<String>, Node)>),
     List(Vec<Node>),
     /// As a text, whatever its type.
     Scalar(String),
     Null,
+}
+
+impl Kind {
+    /// Whether it says no, or is empty.
+    pub(super) fn asks_for_nothing(&self) -> bool {
+        match self {
+            Self::Map(entries) => entries.is_empty(),
+            Self::List(items) => items.is_empty(),
+            Self::Scalar(text) => text == "false",
+            Self::Null => true,
+        }
+    }
+
+    /// Whether it is one of these words, or a list or mapping of nothing else.
+    pub(super) fn is_among(&self, words: &[&str]) -> bool {
+        match self {
+            Self::Map(entries) => {
+                entries.iter().all(|(key, _)| words.contains(&key.value.as_str()))
+            }
+            Self::List(items) => items.iter().all(|item| item.value.is_among(words)),
+            Self::Scalar(text) => words.contains(&text.as_str()),
+            Self::Null => false,
+        }
+    }
 }
 
 /// What may be written in a place.
@@ -33,30 +60,42 @@ struct Expected<'a> {
     list: Option<&'a Value>,
     /// A scalar of any type.
     text: bool,
+    /// What such a scalar has to be, for [`format::check`].
+    format: Option<&'a str>,
     /// A whole number within these bounds.
     integer: Option<(u64, u64)>,
     boolean: bool,
     number: bool,
 }
 
+/// What a comparison with the schema found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// What is wrong.
+    pub(super) problems: Vec<Problem>,
+    /// What is ignored, and why.
+    pub(super) warnings: Vec<Problem>,
+}
+
 /// Everything in which a file differs from the shape that a schema describes.
 ///
 /// # Errors
 /// If it is not YAML, or of more than a file may consist of.
-pub(super) fn problems(
+pub(super) fn compare(
     text: &str,
     schema: &Value,
     options: serde_saphyr::Options,
-) -> Result<Vec<Problem>, Error> {
+) -> Result<Found, Error> {
     let file: Node = serde_saphyr::from_str_with_options(text, options)?;
-    let mut shape = Shape { root: schema, problems: Vec::new() };
+    let found = Found { problems: Vec::new(), warnings: Vec::new() };
+    let mut shape = Shape { root: schema, found };
     shape.check(&file, schema);
-    Ok(shape.problems)
+    Ok(shape.found)
 }
 
 struct Shape<'a> {
     root: &'a Value,
-    problems: Vec<Problem>,
+    found: Found,
 }
 
 impl<'a> Shape<'a> {
@@ -67,7 +106,18 @@ impl<'a> Shape<'a> {
             // Nothing where something has to be is the reader's to refuse: most may be left out.
             Kind::Null => {}
             Kind::Map(entries) => match expected.object {
-                Some(object) => self.check_entries(entries, object),
+                Some(object) => {
+                    self.check_entries(entries, object);
+                    for key in object["required"].as_array().into_iter().flatten() {
+                        if entries
+                            .iter()
+                            .all(|(given, _)| Some(given.value.as_str()) != key.as_str())
+                        {
+                            let message = format!("key {key} is missing");
+                            self.found.problems.push(Problem::at(node.referenced, message));
+                        }
+                    }
+                }
                 None => self.check_kind(node, "a mapping", &expected),
             },
             Kind::List(items) => match expected.list {
@@ -76,9 +126,18 @@ impl<'a> Shape<'a> {
             },
             // It stands for something else.
             Kind::Scalar(text) if text.contains('$') => {}
+            Kind::Scalar(text) if expected.text => {
+                match expected.format.map_or(Ok(None), |name| format::check(name, text)) {
+                    Ok(None) => {}
+                    Ok(Some(ignored)) => {
+                        self.found.warnings.push(Problem::at(node.referenced, ignored));
+                    }
+                    Err(wrong) => self.found.problems.push(Problem::at(node.referenced, wrong)),
+                }
+            }
             Kind::Scalar(text) => {
                 let wrong = match expected.integer {
-                    _ if expected.text || expected.number => None,
+                    _ if expected.number => None,
                     Some((min, max)) => {
                         let fits = text.parse().is_ok_and(|value| (min..=max).contains(&value));
                         (!fits).then(|| format!("a whole number from {min} to {max}"))
@@ -91,7 +150,7 @@ impl<'a> Shape<'a> {
                 if let Some(expected) = wrong {
                     let text: String = text.chars().take(60).collect();
                     let message = format!("{text:?} does not fit here; write {expected}");
-                    self.problems.push(Problem::at(node.referenced, message));
+                    self.found.problems.push(Problem::at(node.referenced, message));
                 }
             }
         }
@@ -100,20 +159,42 @@ impl<'a> Shape<'a> {
     fn check_entries(&mut self, entries: &[(Spanned<String>, Node)], object: &'a Value) {
         let properties = object["properties"].as_object();
         for (key, value) in entries {
+            if let Some(name) = object["propertyNames"]["format"].as_str()
+                && let Err(wrong) = format::check(name, &key.value)
+            {
+                self.found.problems.push(Problem::at(key.referenced, wrong));
+            }
             let known = properties.and_then(|properties| properties.get(&key.value));
             match (known, &object["additionalProperties"]) {
                 (Some(schema), _) => self.check(value, schema),
+                // Compose's place for what only other tools and anchors need.
+                (None, Value::Bool(false)) if key.value.starts_with("x-") => {}
                 (None, Value::Bool(false)) => {
-                    // Compose's place for what only other tools and anchors need.
-                    let extends = key.value.starts_with("x-");
-                    if !(extends && object.get("patternProperties").is_some()) {
-                        let known = properties.into_iter().flat_map(|properties| properties.keys());
-                        let known: Vec<&str> = known.map(String::as_str).collect();
-                        let message = unknown_key(&key.value, &known);
-                        self.problems.push(Problem::at(key.referenced, message));
-                    }
+                    let known = properties.into_iter().flat_map(|properties| properties.keys());
+                    let known: Vec<&str> = known.map(String::as_str).collect();
+                    self.foreign(key, &value.value, &known);
                 }
                 (None, schema) => self.check(value, schema),
+            }
+        }
+    }
+
+    /// A key that the format does not have in its place.
+    fn foreign(&mut self, key: &Spanned<String>, value: &Kind, known: &[&str]) {
+        let name = &key.value;
+        match compose::verdict(name, value) {
+            Some(Verdict::Pass) => {}
+            Some(Verdict::Ignore(why)) => {
+                let warning = format!("{name:?} is ignored: {why}");
+                self.found.warnings.push(Problem::at(key.referenced, warning));
+            }
+            Some(Verdict::Refuse(instead)) => {
+                let problem = format!("{name:?} is not supported: {instead}");
+                self.found.problems.push(Problem::at(key.referenced, problem));
+            }
+            None => {
+                let problem = unknown_key(name, known);
+                self.found.problems.push(Problem::at(key.referenced, problem));
             }
         }
     }
@@ -128,7 +209,8 @@ impl<'a> Shape<'a> {
             (false, None, Some(_)) => "a list, [A, B]",
             _ => return,
         };
-        self.problems.push(Problem::at(node.referenced, format!("this is {is}; write {only}")));
+        let message = format!("this is {is}; write {only}");
+        self.found.problems.push(Problem::at(node.referenced, message));
     }
 
     /// Takes together all that a schema allows.
@@ -148,7 +230,10 @@ impl<'a> Shape<'a> {
             match name {
                 "object" => expected.object = Some(schema),
                 "array" => expected.list = Some(schema),
-                "string" => expected.text = true,
+                "string" => {
+                    expected.text = true;
+                    expected.format = schema["format"].as_str();
+                }
                 "integer" => expected.integer = Some(bounds(schema)),
                 "number" => expected.number = true,
                 "boolean" => expected.boolean = true,

@@ -7,7 +7,7 @@ use dwell_core::id::{VolumeName, WorkloadName};
 use super::Declared;
 
 /// A sentence for each volume that several workloads name.
-pub(crate) fn warnings(declared: &[Declared]) -> Vec<String> {
+pub(super) fn warnings(declared: &[Declared]) -> Vec<String> {
     let mut users: BTreeMap<&VolumeName, Vec<&WorkloadName>> = BTreeMap::new();
     for Declared { spec, .. } in declared {
         for volume in spec.template.volumes() {
@@ -34,8 +34,6 @@ pub(crate) fn warnings(declared: &[Declared]) -> Vec<String> {
 mod tests {
     use std::collections::HashMap;
 
-    use super::*;
-
     #[test]
     fn a_volume_that_two_workloads_name_is_warned_of() {
         let file = "
@@ -44,8 +42,8 @@ workloads:
   web: {image: web, volumes: ['site:/srv:ro']}
 volumes: {site: {}}
 ";
-        let specs = super::super::read("file", file.as_bytes(), &HashMap::new()).unwrap();
-        let warnings = warnings(&specs);
+        let warnings =
+            super::super::read("file", file.as_bytes(), &HashMap::new()).unwrap().warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
             warnings[0].starts_with("volume site is named by app and web, but nothing is shared")

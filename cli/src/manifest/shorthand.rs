@@ -13,6 +13,8 @@ use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, SeqAccess, Unex
 pub(super) trait Shorthand: Sized {
     /// What may be written, for an error: "write …".
     const EXPECTING: &'static str;
+    /// What a short spelling is called in the schema, for [`super::format::check`].
+    const FORMAT: &'static str;
     /// Whether the long spelling is a list; else it is a mapping.
     const LIST: bool;
     /// The long spelling.
@@ -74,6 +76,7 @@ impl<T: Shorthand> JsonSchema for Short<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "anyOf": [{ "type": "string" }, generator.subschema_for::<T::Long>()] })
+        let text = json_schema!({ "type": "string", "format": T::FORMAT });
+        json_schema!({ "anyOf": [text, generator.subschema_for::<T::Long>()] })
     }
 }

@@ -9,7 +9,7 @@ fn variables() -> Variables {
 }
 
 fn good(text: &str) -> Vec<WorkloadSpec> {
-    let declared = read("f.yaml", text.as_bytes(), &variables()).unwrap();
+    let declared = read("f.yaml", text.as_bytes(), &variables()).unwrap().declared;
     declared.into_iter().map(|declared| declared.spec).collect()
 }
 
@@ -159,7 +159,7 @@ fn what_is_wrong_is_said_where_it_is() {
         ("workloads:\n\tweb: 1\n", "f.yaml:2:"),
         ("workloads:\n  a: {image: a}\nservices:\n  b: {image: b}\n", "f.yaml: has both"),
         ("workloads:\n  a: {image: a}\n---\nworkloads: {}\n", "second document"),
-        ("workloads:\n  ../etc:\n    image: a\n", "f.yaml:2:3: workload \"../etc\": workload name"),
+        ("workloads:\n  ../etc:\n    image: a\n", "f.yaml:2:3: workload name \"../etc\" has '.'"),
         ("workloads:\n  web:\n    image: --privileged\n", "f.yaml:2:3: workload \"web\": image:"),
         ("workloads:\n  web:\n    image: $NOPE\n", "f.yaml:3:12: variable \"NOPE\" is not set"),
         ("workloads: &a {web: *a}\n", "f.yaml:1:"),
@@ -176,7 +176,6 @@ fn what_is_wrong_is_said_where_it_is() {
         ("ports: ['80:80']", "f.yaml:4:5: \"ports\" is not supported: every instance is reached"),
         ("build: .", "\"build\" is not supported: "),
         ("networks: [a]", "\"networks\" is not supported: "),
-        ("depends_on: [a]", "\"depends_on\" is not supported: "),
         ("privileged: true", "\"privileged\" is not supported: "),
         (
             "replicas: -1",
@@ -190,7 +189,6 @@ fn what_is_wrong_is_said_where_it_is() {
         ("healthcheck: {disable: maybe}", "\"maybe\" does not fit here; write true or false"),
         ("volumes: a:/a", "f.yaml:4:14: this is a single value; write a list, [A, B]"),
         ("image2: [a]\ntmpfs: [a]", "f.yaml:5:5: \"tmpfs\" is not supported"),
-        ("update: {x-mine: 1}", "move it to the top of the file"),
         ("replicas: 1000000000", "f.yaml:2:3: workload \"web\": replicas: "),
         ("replicas: .nan", "f.yaml:4:15: "),
         ("replicas: 99999999999999999999", "f.yaml:4:15: "),
@@ -209,7 +207,11 @@ fn what_is_wrong_is_said_where_it_is() {
         ("environment: {'A=B': 1}", "environment: "),
         ("volumes: ['./a:/a']", "f.yaml:4:15: \"./a\" is relative"),
         ("volumes: [/data]", "is not SOURCE:TARGET"),
-        ("volumes: ['a:/a:z']", "is not SOURCE:TARGET"),
+        (
+            "volumes: ['a:/a:x']",
+            "f.yaml:4:15: \"x\" is not an option of a mount; write SOURCE:TARGET",
+        ),
+        ("volumes: ['a:/a:ro:z']", "is not SOURCE:TARGET"),
         ("volumes: [{type: bind, source: a, target: /a}]", "does not fit its type"),
         ("volumes: [{type: tmpfs, target: /a}]", "f.yaml:4:"),
         ("volumes: ['a_b_:/a']", "volume name"),
@@ -270,19 +272,41 @@ fn what_is_wrong_is_said_where_it_is() {
 
 #[test]
 fn what_other_tools_and_anchors_need_is_left_alone() {
-    let text = "x-common: &common {user: www}\nx-other: [1]\nworkloads:\n  web:\n    image: a\n    <<: *common\n    x-tool: {a: b}\n";
+    let text = "x-common: &common {user: www}\nx-other: [1]\nworkloads:\n  web:\n    image: a\n    <<: *common\n    x-tool: {a: b}\n    update: {x-mine: 1}\n";
     assert_eq!(good(text)[0].template.user, "www");
 }
 
 #[test]
 fn whether_a_file_says_how_many_is_told() {
     let says = |lines: &str| {
-        read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap()[0].says_replicas
+        read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap().declared[0].says_replicas
     };
     assert!(!says("user: www"));
     for lines in ["replicas: 1", "scale: 1", "deploy: {replicas: 1}"] {
         assert!(says(lines), "{lines}");
     }
+}
+
+/// A file in the shape of those that projects publish: nothing of it changes what runs, so it applies as it is.
+#[test]
+fn what_makes_no_difference_is_ignored_with_a_warning() {
+    let manifest = read("f.yaml", include_bytes!("testdata/harmless.yaml"), &variables()).unwrap();
+    assert_eq!(manifest.declared.len(), 3);
+    insta::assert_snapshot!(manifest.warnings.join("\n"));
+    let warnings =
+        |lines: &str| read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap().warnings;
+    for asks_for_nothing in
+        ["privileged: false", "ports: []", "tty: false", "networks: {}", "secrets: ", "x-a: 1"]
+    {
+        assert_eq!(warnings(asks_for_nothing), Vec::<String>::new(), "{asks_for_nothing}");
+    }
+    assert_eq!(warnings("networks: {default: {aliases: [a]}}").len(), 1);
+}
+
+/// A file in the same shape with all that dwell cannot honour: one look says everything.
+#[test]
+fn what_has_to_be_changed_in_a_compose_file_is_said_at_once() {
+    insta::assert_snapshot!(bad(include_str!("testdata/refused.yaml")));
 }
 
 /// Every key of a service in Compose's specification is read or refused with a reason; only others are

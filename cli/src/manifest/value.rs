@@ -17,7 +17,7 @@ use serde_saphyr::Spanned;
 
 use super::shorthand::Shorthand;
 
-/// A mapping in the order of the file, with the positions of its keys.
+/// A mapping from names of workloads in the order of the file, with the positions of its keys.
 #[derive(Debug)]
 pub(super) struct Named<T>(pub(super) Vec<(Spanned<String>, T)>);
 
@@ -49,7 +49,11 @@ impl<T: JsonSchema> JsonSchema for Named<T> {
         format!("Named{}", T::schema_name()).into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "object", "additionalProperties": generator.subschema_for::<T>() })
+        json_schema!({
+            "type": "object",
+            "propertyNames": { "format": "workload-name" },
+            "additionalProperties": generator.subschema_for::<T>(),
+        })
     }
 }
 
@@ -121,6 +125,7 @@ pub(super) struct Words(pub(super) Vec<String>);
 
 impl Shorthand for Words {
     const EXPECTING: &'static str = "a command line or a list of words";
+    const FORMAT: &'static str = "command-line";
     const LIST: bool = true;
     type Long = Vec<String>;
 
@@ -141,6 +146,7 @@ pub(super) struct Addresses(pub(super) Vec<Ipv4Addr>);
 
 impl Shorthand for Addresses {
     const EXPECTING: &'static str = "an IPv4 address or a list of them";
+    const FORMAT: &'static str = "addresses";
     const LIST: bool = true;
     type Long = Vec<String>;
 
@@ -165,6 +171,7 @@ pub(super) struct Test(pub(super) Option<Vec<String>>);
 impl Shorthand for Test {
     const EXPECTING: &'static str =
         "a line for a shell, or a list that begins with CMD or CMD-SHELL";
+    const FORMAT: &'static str = "test";
     const LIST: bool = true;
     type Long = Vec<String>;
 
@@ -201,6 +208,7 @@ fn root() -> String {
 
 impl Shorthand for Http {
     const EXPECTING: &'static str = "a text such as \":8080/healthz\", or port and path";
+    const FORMAT: &'static str = "page";
     const LIST: bool = false;
     type Long = Self;
 
@@ -233,6 +241,7 @@ pub(super) struct SshKeys {
 
 impl Shorthand for Ssh {
     const EXPECTING: &'static str = "image, off, or a mapping with authorized_keys and key_sets";
+    const FORMAT: &'static str = "ssh";
     const LIST: bool = false;
     type Long = SshKeys;
 
@@ -247,6 +256,18 @@ impl Shorthand for Ssh {
     fn from_long(SshKeys { authorized_keys, key_sets }: SshKeys) -> Result<Self, String> {
         Ok(Self::Dwell { authorized_keys, key_sets })
     }
+}
+
+/// Options of a mount that mean something to other tools only: labels of SELinux, and how desktops share files.
+const MOUNT_OPTIONS_IGNORED: &[&str] = &["z", "Z", "cached", "delegated", "consistent", "nocopy"];
+
+/// What a mount in its short spelling asks for in vain, if it does.
+pub(super) fn ignored_of_mount(text: &str) -> Option<String> {
+    let options = text.splitn(3, ':').nth(2)?;
+    let option = options.split(',').find(|option| MOUNT_OPTIONS_IGNORED.contains(option))?;
+    Some(format!(
+        "option {option:?} of a mount is ignored: files are mounted as they are on the node"
+    ))
 }
 
 /// The long spelling of a [`Mount`].
@@ -277,21 +298,30 @@ enum MountKind {
 impl Shorthand for Mount {
     const EXPECTING: &'static str =
         "NAME:/path, /path/of/the/node:/path, or a mapping with source and target";
+    const FORMAT: &'static str = "mount";
     const LIST: bool = false;
     type Long = LongMount;
 
     fn from_text(text: &str) -> Result<Self, String> {
         let parts: Vec<&str> = text.split(':').collect();
-        let (source, target, read_only) = match parts[..] {
-            [source, target] | [source, target, "rw"] => (source, target, false),
-            [source, target, "ro"] => (source, target, true),
-            _ => {
-                return Err(format!(
-                    "{text:?} is not SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw; write {}",
-                    Self::EXPECTING
-                ));
-            }
+        let (source, target, options) = match parts[..] {
+            [source, target] => (source, target, ""),
+            [source, target, options] => (source, target, options),
+            _ => return Err(format!("{text:?} is not SOURCE:TARGET; write {}", Self::EXPECTING)),
         };
+        let mut read_only = false;
+        for option in options.split(',').filter(|option| !option.is_empty()) {
+            match option {
+                "ro" => read_only = true,
+                "rw" => {}
+                _ if MOUNT_OPTIONS_IGNORED.contains(&option) => {}
+                _ => {
+                    return Err(format!(
+                        "{option:?} is not an option of a mount; write SOURCE:TARGET, SOURCE:TARGET:ro or SOURCE:TARGET:rw"
+                    ));
+                }
+            }
+        }
         Ok(Self { source: mount_source(source)?, target: target.into(), read_only })
     }
 
@@ -376,14 +406,15 @@ impl JsonSchema for Port {
         "Port".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "pattern": "^[0-9]+(-[0-9]+)?(/(tcp|udp))?$" })
+        let pattern = "^[0-9]+(-[0-9]+)?(/(tcp|udp))?$";
+        json_schema!({ "type": ["integer", "string"], "format": "port", "pattern": pattern })
     }
 }
 
 /// What happens when the main process ends, in Compose's words.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(inline)]
+#[schemars(inline, extend("format" = "restart"))]
 pub(super) struct Restart(#[schemars(with = "String")] pub(super) RestartPolicy);
 
 impl TryFrom<String> for Restart {
@@ -407,7 +438,7 @@ impl TryFrom<String> for Restart {
 /// A constraint, in dwell's spelling or Compose's.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]
-#[schemars(inline)]
+#[schemars(inline, extend("format" = "constraint"))]
 pub(super) struct Condition(#[schemars(with = "String")] pub(super) Constraint);
 
 impl TryFrom<String> for Condition {
