@@ -203,6 +203,8 @@ words! {
         SandboxRoute => "sandbox-route",
         /// A sandbox may not send from its address, or from others as well.
         SandboxSource => "sandbox-source",
+        /// Who may reach an instance is not as it is declared.
+        Isolation => "isolation",
         /// An interface, route or permission to send that belongs to no sandbox.
         NetworkUnowned => "network-unowned",
         /// A route to another node is not as declared.

@@ -302,7 +302,7 @@ impl Network for FakeNetwork {
         Ok(Look {
             sandboxes: sandboxes.map(|(name, sandbox)| (name.clone(), seen(sandbox))).collect(),
             strays: state.strays.clone(),
-            routes: Vec::new(),
+            ..Look::default()
         })
     }
 

@@ -38,7 +38,7 @@ use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
-pub use self::look::{Look, RouteDifference, SeenSandbox};
+pub use self::look::{IsolationDifference, Look, RouteDifference, SeenSandbox};
 pub use self::policy::{Allow, Policy, PortRange};
 pub use self::probe::{FoundRoute, Probe};
 

@@ -16,6 +16,8 @@ pub struct Look {
     pub strays: BTreeSet<String>,
     /// Where the routes to other nodes are not as declared.
     pub routes: Vec<RouteDifference>,
+    /// Where who may reach isolated instances is not as it was last set.
+    pub isolation: Vec<IsolationDifference>,
 }
 
 /// A sandbox as the kernel has it.
@@ -49,4 +51,15 @@ pub struct RouteDifference {
     /// Whether [`Network::sync_routes`](crate::Network::sync_routes) and
     /// [`Network::ensure_host`](crate::Network::ensure_host) put it right; else somebody else's route is in the way.
     pub is_own: bool,
+}
+
+/// Isolation that is not as it was last set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IsolationDifference {
+    /// The instance that it is about; `None` if it is about all of them.
+    pub address: Option<Ipv4Addr>,
+    /// What was set, for people.
+    pub declared: String,
+    /// What there is, for people.
+    pub found: String,
 }

@@ -392,6 +392,20 @@ impl Court<'_> {
                 (Action::SweepNetwork, Remedy::Repair),
             );
         }
+        for difference in &self.facts.network.isolation {
+            let of_address = |address: Ipv4Addr| {
+                let mut all = self.facts.assignment.instances.values();
+                all.find(|one| one.address == address)
+                    .map_or_else(|| format!("address {address}"), |one| instance(&one.instance))
+            };
+            self.note(
+                Kind::Isolation,
+                difference.address.map_or_else(|| "isolated instances".to_owned(), of_address),
+                (Layer::Agent, difference.declared.clone()),
+                (Layer::Kernel, difference.found.clone()),
+                recheck(),
+            );
+        }
         for route in &self.facts.network.routes {
             let remedy = if route.is_own {
                 recheck()

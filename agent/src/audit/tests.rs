@@ -12,7 +12,9 @@ use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{NodeNetwork, Statuses};
 use dwell_core::workload::{Resources, Template};
 use dwell_network::fake::FakeNetwork;
-use dwell_network::{HostNetwork, Look, RouteDifference, Sandbox, SeenSandbox};
+use dwell_network::{
+    HostNetwork, IsolationDifference, Look, RouteDifference, Sandbox, SeenSandbox,
+};
 
 use super::facts::{ContainerFacts, EngineFacts, Process};
 use super::*;
@@ -183,6 +185,14 @@ fn each_disagreement_is_found_once_and_it_is_known_who_mends_it() {
         }),
         (Kind::JournalUnowned, true, |facts| facts.journals.extend(["gone-0".parse().unwrap()])),
         (Kind::NetworkUnowned, true, |facts| facts.network.strays.extend(["x".to_owned()])),
+        (Kind::Isolation, true, |facts| {
+            let address = facts.assignment.instances.values().next().map(|web| web.address);
+            facts.network.isolation.push(IsolationDifference {
+                address,
+                declared: "who may reach it is in a set".to_owned(),
+                found: "1 of its elements is missing".to_owned(),
+            });
+        }),
         (Kind::Route, true, |facts| facts.network.routes.push(difference(true))),
         (Kind::Route, false, |facts| facts.network.routes.push(difference(false))),
     ];

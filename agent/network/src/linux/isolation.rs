@@ -90,6 +90,19 @@ impl Element {
         &self.key[..self.set.key_bytes()]
     }
 
+    /// The instance that it is about.
+    pub(super) fn instance(&self) -> Ipv4Addr {
+        let [a, b, c, d, ..] = self.key;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Reads [`Self::key`] back.
+    pub(super) fn of_key(set: Set, key: &[u8]) -> Option<Self> {
+        let mut whole = [0; 16];
+        whole.get_mut(..set.key_bytes())?.copy_from_slice(key.get(..set.key_bytes())?);
+        Some(Self { set, key: whole })
+    }
+
     fn new(set: Set, instance: Ipv4Addr, source: Ipv4Addr, protocol: u8, port: u16) -> Self {
         let mut key = [0; 16];
         key[..4].copy_from_slice(&instance.octets());
@@ -146,6 +159,15 @@ fn blocks(range: &PortRange) -> Vec<(u16, u8)> {
         next += 1 << bits;
     }
     blocks
+}
+
+/// How many rules the chain has that packets to instances come by, and the one of those to isolated instances, for
+/// these sets.
+pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 2] {
+    /// What is an answer or belongs to one, and what is let in by nothing.
+    const ALWAYS: usize = 3;
+    let entries = usize::from(sets.contains(&Set::Isolated));
+    [entries, sets.len() - entries + ALWAYS]
 }
 
 /// The sets that `elements` are in.

@@ -43,7 +43,8 @@ impl Owner {
             .chain(strays.sources.iter().map(|(veth, address)| format!("source {veth} {address}")));
         let strays = shown.collect();
         let routes = self.route_differences(table, &kernel, describe);
-        Ok(Look { sandboxes, strays, routes })
+        let isolation = self.firewall.isolation_differences()?;
+        Ok(Look { sandboxes, strays, routes, isolation })
     }
 
     /// See [`crate::Network::sweep`].

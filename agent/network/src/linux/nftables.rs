@@ -17,7 +17,7 @@
 mod message;
 mod script;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,13 +29,16 @@ use self::message::Change;
 use super::isolation::{self, Element, Set};
 use super::netlink::{Netlink, Outcome, Refusal, Request};
 use super::program::{self, Program};
-use crate::{HostNetwork, NetworkError};
+use crate::{HostNetwork, IsolationDifference, NetworkError};
 
 pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
 
 pub(super) const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
+/// What packets to instances come by, and from there those to isolated ones.
+const INBOUND: &str = "inbound";
+const ISOLATION: &str = "isolation";
 
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
@@ -190,6 +193,49 @@ impl Firewall {
     pub(super) fn sources(&mut self) -> Result<BTreeSet<Source>, NetworkError> {
         let keys = message::keys(&mut self.netfilter, SOURCES)?;
         Ok(keys.iter().filter_map(|key| source_of(key)).collect())
+    }
+
+    /// Where the kernel does not hold what isolation was last set to. Nothing if nobody has set it.
+    pub(super) fn isolation_differences(
+        &mut self,
+    ) -> Result<Vec<IsolationDifference>, NetworkError> {
+        let Some(wanted) = &self.isolation else { return Ok(Vec::new()) };
+        let mut sets = isolation::sets(wanted);
+        // Sets that have nothing in them any more, and a rule.
+        sets.extend(self.written.iter().flat_map(|written| &written.sets));
+        let mut held = Vec::new();
+        for set in &sets {
+            let keys = message::keys(&mut self.netfilter, &set.name())?;
+            held.extend(keys.iter().filter_map(|key| Element::of_key(*set, key)));
+        }
+        held.sort_unstable();
+        let (missing, foreign) = isolation::difference(wanted, &held);
+        let mut counts: BTreeMap<Ipv4Addr, [usize; 2]> = BTreeMap::new();
+        for (which, elements) in [missing, foreign].iter().enumerate() {
+            for element in elements {
+                counts.entry(element.instance()).or_default()[which] += 1;
+            }
+        }
+        let of_instance =
+            |(address, [missing, foreign]): (Ipv4Addr, [usize; 2])| IsolationDifference {
+                address: Some(address),
+                declared: "who may reach it is in sets of the table `inet dwell`".to_owned(),
+                found: format!(
+                    "{missing} of their elements are missing, {foreign} do not belong there"
+                ),
+            };
+        let mut found: Vec<_> = counts.into_iter().map(of_instance).collect();
+        for (chain, rules) in [INBOUND, ISOLATION].into_iter().zip(isolation::rules(&sets)) {
+            let there = message::rules(&mut self.netfilter, chain)?;
+            if there != rules && !wanted.is_empty() {
+                found.push(IsolationDifference {
+                    address: None,
+                    declared: format!("chain {chain} of the table `inet dwell` has {rules} rules"),
+                    found: format!("it has {there}"),
+                });
+            }
+        }
+        Ok(found)
     }
 
     /// Makes `nodes` the addresses of the peers, which are in order. `Ok(false)` if the table is not there.

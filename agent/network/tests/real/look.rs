@@ -3,7 +3,7 @@
 use dwell_network::world::{
     HOST, NEIGHBOUR, Place, World, db, host, inside, namespace_of, peer, reaches, run, web,
 };
-use dwell_network::{Network as _, RouteTable};
+use dwell_network::{Allow, Network as _, Policy, RouteTable};
 
 const VETHS: &str = "ip -o link show group default | grep -c ' dw-' || true";
 
@@ -58,6 +58,56 @@ async fn a_sandbox_that_lacks_something_is_seen_so() {
     inside(&web, "ip link del eth0");
     let bare = look().await;
     assert!(bare.namespace.is_some() && bare.link.is_none());
+}
+
+#[tokio::test]
+async fn isolation_that_is_not_as_it_was_set_is_seen_so() {
+    let (web, db) = (web(), db());
+    let world = World::with([&web, &db]).await;
+    let look = async || world.network.look(&RouteTable::default()).await.unwrap().isolation;
+    assert_eq!(look().await, [], "nobody has set anything");
+    let allow = |source: &str| Allow { source: source.parse().unwrap(), ports: Vec::new() };
+    let policies = vec![
+        Policy {
+            address: web.address,
+            allowed: vec![allow("192.0.2.2/32"), allow("192.0.2.3/32")],
+        },
+        Policy { address: db.address, allowed: vec![allow("192.0.2.3/32")] },
+    ];
+    world.network.sync_policies(&policies).await.unwrap();
+    assert_eq!(look().await, []);
+    let damages = [
+        (
+            format!("nft delete element inet dwell from_32 {{ {} . 192.0.2.2 }}", web.address),
+            "1 of their elements are missing, 0 ",
+        ),
+        (
+            format!("nft add element inet dwell from_32 {{ {} . 198.51.100.7 }}", web.address),
+            "0 of their elements are missing, 1 ",
+        ),
+        (
+            format!("nft delete element inet dwell isolated {{ {} }}", web.address),
+            "1 of their elements are missing, 0 ",
+        ),
+    ];
+    for (damage, says) in damages {
+        run(&damage);
+        let found = look().await;
+        let [one] = found.as_slice() else { panic!("after `{damage}`: {found:?}") };
+        assert_eq!(one.address, Some(web.address), "after `{damage}`");
+        assert!(one.found.starts_with(says), "after `{damage}`: {}", one.found);
+        world.network.ensure_host(&host()).await.unwrap();
+        assert_eq!(look().await, [], "after `{damage}` and a repair");
+    }
+    for chain in ["inbound", "isolation"] {
+        run(&format!("nft flush chain inet dwell {chain}"));
+        let found = look().await;
+        let [one] = found.as_slice() else { panic!("without rules in {chain}: {found:?}") };
+        assert_eq!((one.address, one.found.as_str()), (None, "it has 0"));
+        world.network.ensure_host(&host()).await.unwrap();
+    }
+    run("nft flush ruleset");
+    assert_eq!(look().await.len(), 4, "both instances and both chains");
 }
 
 #[tokio::test]

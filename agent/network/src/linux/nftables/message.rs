@@ -19,6 +19,8 @@ const ELEMENTS_PER_MESSAGE: usize = 1000;
 const HEADER_BYTES: usize = 4;
 pub(in super::super) const NFPROTO_INET: u8 = 1;
 pub(in super::super) const NFPROTO_IPV4: u8 = 2;
+const NFTA_RULE_TABLE: u16 = 1;
+const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
 const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
@@ -65,6 +67,29 @@ pub(super) fn keys(netfilter: &mut Netlink, set: &str) -> Result<Vec<Vec<u8>>, N
     match netfilter.dump(|| elements(libc::NFT_MSG_GETSETELEM, set, &[]), parse) {
         Ok(found) => Ok(found.concat()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(talking(error)),
+    }
+}
+
+/// How many rules a chain has; none if it is not there.
+pub(super) fn rules(netfilter: &mut Netlink, chain: &str) -> Result<usize, NetworkError> {
+    let request = || {
+        let name = |name: &str| [name.as_bytes(), b"\0"].concat();
+        let attributes = vec![
+            DefaultNla::new(NFTA_RULE_TABLE, name(TABLE)),
+            DefaultNla::new(NFTA_RULE_CHAIN, name(chain)),
+        ];
+        let message = NetfilterMessage {
+            message_type: message_type(libc::NFT_MSG_GETRULE),
+            family: NFPROTO_INET,
+            resource: 0,
+            attributes,
+        };
+        Request::new(message, 0)
+    };
+    match netfilter.dump(request, |_| Some(())) {
+        Ok(found) => Ok(found.len()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(talking(error)),
     }
 }
