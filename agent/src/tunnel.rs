@@ -135,7 +135,11 @@ enum TunnelError {
     NoEngine,
     #[error("{0} is not on this node")]
     NotHere(InstanceName),
-    #[error("nothing is kept of an earlier container of {0} on this node")]
+    #[error(
+        "nothing is kept of an earlier container of {0} on the node where it is now; what one printed stays on the node on \
+         which it ended, for 7 days, and the last lines of one that failed an update are in its events: \
+         `dwell events --about instance/{0}`"
+    )]
     NothingBefore(InstanceName),
     #[error("{0} has no container yet; `dwell inspect {0}` says what it waits for")]
     NoContainer(InstanceName),

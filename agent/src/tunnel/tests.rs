@@ -293,3 +293,17 @@ async fn what_cannot_be_done_is_told() {
         assert_eq!(next(&mut tunnel).await, None);
     }
 }
+
+/// It does not move along with its instance, so that whoever finds nothing is told where it may be.
+#[tokio::test]
+async fn what_an_earlier_container_printed_is_said_to_be_where_it_ended() {
+    let mut node = Fixture::start().await;
+    let previous =
+        v1::LogsRequest { instance: "web-0".into(), previous: true, ..Default::default() };
+    let mut tunnel = node.open(Some(Purpose::Logs(previous))).await;
+    let Some(Message::Error(error)) = next(&mut tunnel).await else { panic!("no error") };
+    assert_eq!(Code::from(error.code), Code::NotFound);
+    for says in ["on the node on which it ended", "`dwell events --about instance/web-0`"] {
+        assert!(error.message.contains(says), "{}", error.message);
+    }
+}

@@ -64,6 +64,9 @@ pub(crate) struct Logs {
     #[arg(long)]
     no_prefix: bool,
     /// What the container before the present one printed last: one that failed, or was replaced
+    ///
+    /// It is kept for 7 days on the node on which that container ended, and does not move along with the instance. The last
+    /// lines of a container that failed an update are in the events as well.
     #[arg(short, long, conflicts_with_all = ["follow", "since", "timestamps"])]
     previous: bool,
 }
