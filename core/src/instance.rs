@@ -15,6 +15,19 @@ use crate::quantity::Millis;
 use crate::ssh::HostKey;
 use crate::workload::{Template, UpdatePolicy};
 
+/// A number of instances in words: `1 instance`, `3 instances`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted(pub usize);
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            1 => f.write_str("1 instance"),
+            count => write!(f, "{count} instances"),
+        }
+    }
+}
+
 /// Whether an instance is to run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

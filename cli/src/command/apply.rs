@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use dwell_core::change::ChangeClass;
-use dwell_core::instance::sanitize;
+use dwell_core::instance::{Counted, sanitize};
 use dwell_core::workload::Ssh;
 use dwell_proto::v1;
 
@@ -183,7 +183,7 @@ impl PlanView {
 pub(super) fn done(plans: &PlansView) -> String {
     let line = |plan: &PlanView| {
         let what = match plan.action {
-            "create" => format!("created, {}", instances(plan.created.len())),
+            "create" => format!("created, {}", Counted(plan.created.len())),
             "update" => format!("updated, {}", summary(plan)),
             _ => "unchanged".into(),
         };
@@ -222,10 +222,6 @@ pub(super) fn table(plans: &PlansView) -> String {
         text.push_str(&format!("  {}\n", sanitize(loss, LOSS_MAX)));
     }
     text
-}
-
-fn instances(count: usize) -> String {
-    if count == 1 { "1 instance".into() } else { format!("{count} instances") }
 }
 
 fn summary(plan: &PlanView) -> String {

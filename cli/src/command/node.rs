@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
+use dwell_core::instance::Counted;
 use dwell_core::node::NodeState;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_proto::v1;
@@ -297,9 +298,10 @@ impl Rm {
             print(&match left {
                 0 => format!("{name} is removed\n"),
                 left => format!(
-                    "{name} is out. Its {left} instances are placed elsewhere once the host has said that they have \
-                     ended.\nIf it cannot be trusted or does not come back, make sure that it is off and run \
-                     `dwell node rm --force {name}` again.\n"
+                    "{name} is out. What it has ({}) is placed elsewhere once the host has said that it has ended.\n\
+                     If it cannot be trusted or does not come back, make sure that it is off and run \
+                     `dwell node rm --force {name}` again.\n",
+                    Counted(usize::try_from(left).unwrap_or(usize::MAX))
                 ),
             })?;
         }

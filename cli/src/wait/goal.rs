@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dwell_core::instance::{Phase, RunState};
+use dwell_core::instance::{Counted, Phase, RunState};
 use dwell_core::workload::RestartPolicy;
 use dwell_proto::v1::{self, watch_response::Change};
 
@@ -315,8 +315,8 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
 }
 
 /// A number of instances in words.
-fn instances(count: u32) -> String {
-    if count == 1 { "1 instance".into() } else { format!("{count} instances") }
+fn instances(count: u32) -> Counted {
+    Counted(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
 /// Why waiting for a generation is in vain, if its node has decided so.

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
+use dwell_core::instance::Counted;
 use dwell_core::session::{Assignment, NodeNetwork};
 
 use super::object::{Instance, Leaving, Link, Node, SessionId, Severity, Subject};
@@ -151,8 +152,9 @@ impl Model {
         let message = match names.len() {
             0 => "removed".to_owned(),
             count => format!(
-                "removed by force while it was heard of; it is out. Its {count} instances are placed elsewhere once the \
-                 host has said that they have ended, or when `dwell node rm --force {}` is run again to vouch for that",
+                "removed by force with {} while it was heard of; it is out. What it has is placed elsewhere once the host has \
+                 said that it has ended, or when `dwell node rm --force {}` is run again to vouch for that",
+                Counted(count),
                 node.name
             ),
         };

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::instance::Counted;
 use dwell_core::node::NodeState;
 use dwell_core::session::Hello;
 use ipnet::Ipv4Net;
@@ -260,7 +261,8 @@ impl Model {
         let message = match instances.len() {
             0 => "removed".to_owned(),
             count => format!(
-                "removed by force; its {count} instances are placed elsewhere, those with volumes there wait for them"
+                "removed by force with {}: what has no volumes there is placed elsewhere, the rest waits for them",
+                Counted(count)
             ),
         };
         self.event(now, Severity::Warning, Subject::Node(name.clone()), "node-removed", message);

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use dwell_core::id::{InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName};
+use dwell_core::instance::Counted;
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
@@ -200,7 +201,9 @@ pub enum Refusal {
     TokenExists,
     /// Instances are there.
     #[error(
-        "{count} instances are on node {node}, {example} among them; drain it first (`dwell node drain {node}`)"
+        "node {node} still has {} ({example}{}); drain it first (`dwell node drain {node}`)",
+        Counted(*count),
+        if *count > 1 { ", …" } else { "" }
     )]
     NodeInUse {
         /// Which node.

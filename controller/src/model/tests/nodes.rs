@@ -121,6 +121,10 @@ fn a_silent_node_is_unreachable_then_down_and_keeps_its_instances() {
     }
     assert_eq!(fleet.message("web-0"), "n1 is not heard of; it was running when last seen");
     assert_eq!(fleet.assigned_to("n1").len(), 1, "it may still be running it");
+    // It may only be cut off: whoever is shown the way out is told when it is one.
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    let only_if = message.find("Only if its host is switched off or destroyed").unwrap();
+    assert!(message.find("rm --force").unwrap() > only_if, "{message}");
 
     fleet.command(Command::Scale { workload: workload("web"), replicas: 3 }).unwrap();
     assert_eq!(fleet.place("web-2").unwrap(), "n2", "nothing new goes there");
@@ -138,7 +142,7 @@ fn removal_needs_an_empty_node_or_force() {
     let remove = |force| Command::RemoveNode { node: node("n1"), force };
     assert_eq!(
         fleet.command(remove(false)).unwrap_err().to_string(),
-        "1 instances are on node n1, web-0 among them; drain it first (`dwell node drain n1`)"
+        "node n1 still has 1 instance (web-0); drain it first (`dwell node drain n1`)"
     );
     let before = fleet.model.instance(&instance("web-0")).unwrap().instance;
     fleet.pass(200);
