@@ -1,6 +1,7 @@
 //! What people read: help and errors.
 
-use clap::CommandFactory;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser};
 
 use super::Dwell;
 
@@ -25,4 +26,19 @@ fn help() {
     let mut text = String::new();
     all(&mut command, "", &mut text);
     insta::assert_snapshot!(text);
+}
+
+/// What people try first either works or is answered in its own words, never with a tip that leads astray.
+#[test]
+fn no_tip_leads_astray() {
+    let parse = |line: &str| Dwell::try_parse_from(line.split(' '));
+    for works in
+        ["dwell events --since 5m", "dwell ps -a", "dwell ps -q", "dwell logs --tail all web-0"]
+    {
+        assert!(parse(works).is_ok(), "{works}");
+    }
+    assert_eq!(parse("dwell help").unwrap_err().kind(), ErrorKind::DisplayHelp);
+    let negative = parse("dwell logs --tail -5 web-0").unwrap_err().to_string();
+    assert!(negative.contains("write a number of lines such as 100, or all"), "{negative}");
+    assert!(!negative.contains("-- -5"), "{negative}");
 }

@@ -627,6 +627,26 @@ async fn events_are_followed() {
     assert!(ran.stdout.lines().all(|line| line.starts_with("{\"revision\":")), "{}", ran.stdout);
 }
 
+/// `--limit` is about what had happened before; what happened during a gap is told, all of it.
+#[tokio::test]
+async fn events_that_were_missed_while_following_are_all_told() {
+    let event = |revision| v1::Event { revision, subject: "node/h1".into(), ..Default::default() };
+    let fake = Fake::start(State {
+        watches: [
+            vec![Err(Status::out_of_range("too far back"))],
+            vec![Err(Status::permission_denied("the certificate was revoked"))],
+        ]
+        .into(),
+        // The fake is at revision 7 when it is first asked.
+        events: (1..=150).map(event).collect(),
+        ..starting()
+    });
+    let ran = run(&fake, &["events", "-f", "--limit", "1", "-o", "json"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("some changes were missed"), "{}", ran.stderr);
+    assert_eq!(ran.stdout.lines().count(), 1 + 143, "{}", ran.stdout);
+}
+
 #[tokio::test]
 async fn logs_keep_their_streams_and_end_with_their_reader() {
     let fake = Fake::start(starting());

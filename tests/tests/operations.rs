@@ -37,9 +37,28 @@ async fn updates() -> Result<()> {
         replaces_the_container_and_keeps_the_identity(lab).await.context("in place")?;
         an_image_that_cannot_be_had_leaves_the_old_serving(lab).await.context("no image")?;
         what_does_not_work_is_put_back(lab).await.context("failing")?;
-        limits_change_on_the_running_container(lab).await.context("live")
+        limits_change_on_the_running_container(lab).await.context("live")?;
+        shared_memory_is_as_large_as_declared(lab).await.context("/dev/shm")
     })
     .await
+}
+
+async fn shared_memory_is_as_large_as_declared(lab: &Lab) -> Result<()> {
+    for (declared, mebibytes) in [("shm_size: 96m", 96), ("labels: {size: default}", 64)] {
+        lab.apply(&web(2, &[declared])).await?.ok()?;
+        wait_until("/dev/shm to have its size", LIMIT, async || {
+            for web in lab.ps().await?.of("web") {
+                let said = lab.exec(&web.name, &["df", "-k", "/dev/shm"]).await?.ok()?;
+                let size = said.lines().last().and_then(|line| line.split_whitespace().nth(1));
+                let wanted = (mebibytes << 10).to_string();
+                ensure!(size == Some(wanted.as_str()), "{} has {said}", web.name);
+            }
+            Ok(())
+        })
+        .await
+        .context(declared)?;
+    }
+    Ok(())
 }
 
 async fn replaces_the_container_and_keeps_the_identity(lab: &Lab) -> Result<()> {

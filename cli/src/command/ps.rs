@@ -18,8 +18,9 @@ use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
 /// List workloads and their instances
 ///
 /// SEEN is `now` for what the instance's node says of it at present. A node that is not heard of makes its
-/// instances unknown, whatever they were before; then SEEN says how long ago it reported them. On a terminal
-/// long lines are cut; `dwell inspect` shows everything.
+/// instances unknown, whatever they were before; then SEEN says how long ago it reported them. RESTARTS counts how
+/// often the main process was started again after it had ended without being asked to, with Docker or its host as
+/// well as by itself. On a terminal long lines are cut; `dwell inspect` shows everything.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:

@@ -188,10 +188,12 @@ impl Fleet for Service {
 
     async fn list_events(
         &self,
-        _: Request<v1::ListEventsRequest>,
+        request: Request<v1::ListEventsRequest>,
     ) -> Answer<v1::ListEventsResponse> {
         let state = self.state()?;
-        answer(v1::ListEventsResponse { events: state.events.clone(), revision: state.revision })
+        let limit = usize::try_from(request.into_inner().limit).unwrap();
+        let newest = &state.events[state.events.len().saturating_sub(limit)..];
+        answer(v1::ListEventsResponse { events: newest.to_vec(), revision: state.revision })
     }
 
     async fn list_routes(

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::rdata::A;
@@ -72,6 +72,9 @@ fn standard_streams_to_an_address_inside() {
         ]));
         let (input, output) = (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
         expect_echo(input, output, || {}, 5_000_000);
+        let both_ended = Instant::now();
+        assert!(client.0.wait().unwrap().success());
+        assert!(both_ended.elapsed() < Duration::from_secs(3), "{:?}", both_ended.elapsed());
     }
     let output = run(world.ssh("owner").args(["-W", "127.0.0.1:7001", INSTANCE]));
     let said = text(&output.stderr);
