@@ -44,7 +44,7 @@ pub(crate) async fn wait(
     if !args.wait || goals.is_empty() {
         return Ok(());
     }
-    let mut last = String::new();
+    let mut last = String::from("the controller has not said yet how far it is");
     let following = follow(client.clone(), target, goals, &mut last);
     let followed = tokio::time::timeout(args.timeout.as_duration(), following).await;
     followed.unwrap_or_else(|_| {

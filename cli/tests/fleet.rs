@@ -586,9 +586,9 @@ async fn waiting_ends_with_what_cannot_be_and_with_the_time() {
     assert_eq!(ran.stderr, "dwell: web-1 failed; there is no image nginx:9\n");
 
     let fake = Fake::start(starting());
-    let ran = run(&fake, &["scale", "--wait", "--timeout", "50ms", "web=2"]).await;
+    let ran = run(&fake, &["scale", "--wait", "--timeout", "2s", "web=2"]).await;
     assert_eq!(ran.code, 6);
-    assert!(ran.stderr.contains("not done after 50ms: web: 1 of 2 done"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("not done after 2s: web: 1 of 2 done"), "{}", ran.stderr);
 }
 
 #[tokio::test]
