@@ -34,8 +34,8 @@ use tokio::time::{Instant, sleep};
 use self::facts::Facts;
 use self::judge::{Action, Judged, judge};
 use crate::config::Config;
-use crate::engine::{ContainerState, SharedEngine};
 use dwell_daemon::Causes;
+use dwell_engine::{ContainerState, SharedEngine};
 
 /// How long what is found is given to go away by itself.
 const SETTLE: Duration = Duration::from_secs(3);

@@ -31,8 +31,6 @@ use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
 use crate::dns::Dns;
-use crate::engine::SharedEngine;
-use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use crate::host_network::{self, HostNetwork};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
@@ -45,6 +43,8 @@ use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
 use crate::underlay;
 use crate::volumes::VolumeKeeper;
+use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_engine::SharedEngine;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
 use dwell_network::{Network, NetworkError};
 

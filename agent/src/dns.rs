@@ -36,13 +36,11 @@ use self::serve::Server;
 use self::upstream::Upstreams;
 pub use self::zone::Names;
 use crate::directory::Directories;
-use dwell_network::GATEWAY;
 use dwell_network::linux::gateway;
+use dwell_network::{GATEWAY, RESOLV_CONF};
 
 /// The port of DNS.
 pub const PORT: u16 = 53;
-/// The host's list of resolvers, and the one behind systemd's local resolver.
-pub const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
 
 /// The DNS server of a node.
 #[derive(Debug)]

@@ -42,8 +42,8 @@ use tokio::time::timeout;
 
 use crate::assignment::cache;
 use crate::config::Config;
-use crate::engine::SharedEngine;
-use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_engine::SharedEngine;
 use dwell_network::Network;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 

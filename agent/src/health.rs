@@ -27,7 +27,7 @@ use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::health::{Health, HealthCheck, HealthRecord};
 
 use self::probe::Outcome;
-use crate::engine::{ContainerId, SharedEngine};
+use dwell_engine::{ContainerId, SharedEngine};
 
 /// A container that was started longer ago when it is first seen was not started just now.
 const FRESH: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::capacity;
-use crate::engine::SharedEngine;
+use dwell_engine::SharedEngine;
 
 /// The name of the one engine there is, in reports.
 const ENGINE: &str = "docker";

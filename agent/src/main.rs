@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwell_agent::config::{self, Config};
-use dwell_agent::docker_runtime::{self, Outcome};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
 use dwell_agent::{assignment, cleanup, daemon, directory, doctor, shutdown};
 use dwell_core::id::NodeName;
 use dwell_daemon::Causes;
+use dwell_docker::daemon_json::{self, Outcome};
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
 
@@ -103,7 +103,7 @@ struct CleanupArgs {
 #[derive(Args)]
 struct DaemonJson {
     /// Docker's configuration
-    #[arg(long, value_name = "FILE", default_value = docker_runtime::DAEMON_JSON)]
+    #[arg(long, value_name = "FILE", default_value = daemon_json::DAEMON_JSON)]
     daemon_json: PathBuf,
     /// Do not tell a running dockerd
     #[arg(long)]
@@ -142,11 +142,11 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
         Some(Command::StopInstances) => stop_instances(&load()?),
         Some(Command::InstallRuntime { file, program }) => {
-            let outcome = docker_runtime::install(&file.daemon_json, &program)?;
+            let outcome = daemon_json::install(&file.daemon_json, &program)?;
             report(&file, outcome, "knows the runtime dwell")
         }
         Some(Command::UninstallRuntime { file }) => {
-            let outcome = docker_runtime::uninstall(&file.daemon_json)?;
+            let outcome = daemon_json::uninstall(&file.daemon_json)?;
             report(&file, outcome, "does not know the runtime dwell")
         }
         Some(Command::Doctor { output }) => return examine(load()?, output),
@@ -263,7 +263,7 @@ fn report(file: &DaemonJson, outcome: Outcome, what: &str) -> Result<()> {
     if file.no_reload {
         return Ok(());
     }
-    match docker_runtime::reload_dockerd()? {
+    match daemon_json::reload_dockerd()? {
         Some(pid) => say(&format!("dockerd (process {pid}) reads its configuration again.")),
         None => Ok(()),
     }

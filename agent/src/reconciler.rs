@@ -38,9 +38,9 @@ use self::owner::Owner;
 use self::sightings::Publisher;
 pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
-use crate::death::{self, Processes};
-use crate::engine::SharedEngine;
 use crate::isolation::Settled;
+use dwell_engine::SharedEngine;
+use dwell_engine::death::{self, Processes};
 
 /// What a reconciler is told at its start.
 #[derive(Clone)]

@@ -15,10 +15,10 @@ use futures_util::StreamExt;
 
 use crate::config::Config;
 use crate::daemon;
-use crate::engine::{Container, ContainerId, ContainerState, Engine, EngineError};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::Journals;
+use dwell_engine::{Container, ContainerId, ContainerState, Engine, EngineError};
 
 /// How long a main process may take to end, if nobody wrote it down: that of a container made by an earlier version.
 const GRACE: Duration = Duration::from_secs(10);
@@ -145,8 +145,8 @@ mod tests {
     use dwell_core::workload::Template;
 
     use super::*;
-    use crate::engine::fake::control::TokioClock;
-    use crate::engine::fake::{self, FakeEngine};
+    use dwell_engine::fake::control::TokioClock;
+    use dwell_engine::fake::{self, FakeEngine};
 
     #[tokio::test]
     async fn instances_end_with_their_own_grace_and_start_again_after_the_boot() {

@@ -48,8 +48,8 @@ use self::connect::{ConnectError, Target};
 use crate::audit::{Audited, Recheck};
 use crate::config::Config;
 use crate::doctor;
-use crate::engine::{ContainerId, EngineError, SharedEngine};
 use dwell_daemon::Causes;
+use dwell_engine::{ContainerId, EngineError, SharedEngine};
 
 /// The most logs and commands at a time.
 const COMMANDS_MAX: usize = 256;

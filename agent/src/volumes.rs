@@ -17,7 +17,7 @@ use dwell_daemon::Causes;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::engine::{EngineError, SharedEngine};
+use dwell_engine::{EngineError, SharedEngine};
 
 /// How long changes are gathered before a look.
 const GATHER: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@
 pub mod audit;
 pub mod change;
 pub mod clock;
+pub mod container;
 pub mod directory;
 pub mod health;
 pub mod id;

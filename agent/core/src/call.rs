@@ -1,5 +1,6 @@
 //! What goes into the core and what comes out of it.
 
+use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -10,10 +11,10 @@ use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::session::Statuses;
-use dwell_planner::{ContainerId, Desired, EngineState, Failure, Journal, Step};
+use dwell_planner::{Desired, EngineState, Failure, Journal, Step};
 
-use crate::engine::{Container, Event};
 use crate::sights::{Run, Sights};
+use dwell_core::container::{Container, Event};
 
 /// Something that has happened.
 #[derive(Clone, Debug)]

@@ -10,15 +10,14 @@ mod steps;
 mod survey;
 mod watches;
 
+use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{
-    ContainerId, Desired, EngineState, Image, Journal, Observed, Step, Target, plan,
-};
+use dwell_planner::{Desired, EngineState, Image, Journal, Observed, Step, Target, plan};
 
 use self::calls::Calls;
 use self::doubts::Doubts;

@@ -48,7 +48,6 @@
 
 mod call;
 mod core;
-pub mod engine;
 mod sights;
 
 pub use crate::call::{

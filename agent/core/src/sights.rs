@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
-use dwell_planner::ContainerId;
 
 /// What was seen of every instance of which something is on the node, or is to be.
 pub type Sights = BTreeMap<InstanceName, Sighted>;

@@ -51,6 +51,9 @@ pub const INTERFACE_PREFIX: &str = "dw-";
 /// The gateway of every sandbox: an address that is the same everywhere and never leaves the veth.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
+/// The host's list of resolvers, and the one behind systemd's local resolver.
+pub const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
+
 /// The hardware address of the host's end of every veth, so that an instance can move or its veth be
 /// replaced without a stale neighbour entry.
 pub const GATEWAY_MAC: Mac = Mac([0x02, 0x64, 0x77, 0x65, 0x6c, 0x6c]);

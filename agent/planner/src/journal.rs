@@ -16,7 +16,8 @@ use dwell_core::instance::{ENDS_MAX, ProcessEnd};
 use dwell_core::quantity::Millis;
 use serde::{Deserialize, Serialize};
 
-use crate::observed::{Container, ContainerId, ContainerState};
+use crate::observed::{Container, ContainerState};
+use dwell_core::container::ContainerId;
 
 /// The durable memory about one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

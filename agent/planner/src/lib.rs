@@ -43,8 +43,8 @@ use dwell_core::id::InstanceName;
 
 pub use journal::{Journal, Ruling, Verdict};
 pub use observed::{
-    Container, ContainerId, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen,
-    Target, Trouble,
+    Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Target,
+    Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, Step};

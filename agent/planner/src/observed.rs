@@ -2,18 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Fingerprint, Resources, Template};
-use serde::{Deserialize, Serialize};
 
 use crate::decide::best_match;
 use crate::journal::{Journal, Ruling};
@@ -282,32 +281,6 @@ impl Seen {
             self.sandbox = Sandbox::Doubtful;
         }
         self.trouble = Some((step.clone(), trouble));
-    }
-}
-
-/// The engine's name for a container.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ContainerId(pub String);
-
-impl ContainerId {
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ContainerId {
-    /// The first twelve characters, as Docker shows them.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.0.get(..12).unwrap_or(&self.0))
-    }
-}
-
-impl fmt::Debug for ContainerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

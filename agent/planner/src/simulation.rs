@@ -8,7 +8,8 @@ mod world;
 
 use std::time::Duration;
 
-use crate::{ContainerId, Journal, Ruling};
+use crate::{Journal, Ruling};
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Bytes;

@@ -5,7 +5,7 @@ use dwell_core::quantity::Millis;
 use dwell_core::workload::Resources;
 
 use crate::journal::Journal;
-use crate::observed::ContainerId;
+use dwell_core::container::ContainerId;
 
 /// One thing to do for one instance. Every step is idempotent: after a crash in the middle it is
 /// planned again, or what it did is seen.

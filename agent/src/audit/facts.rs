@@ -14,10 +14,10 @@ use rustix::fs::stat;
 
 use super::{Audited, limits};
 use crate::assignment::{cache, routes};
-use crate::death;
-use crate::engine::{Container, ContainerId, EngineError, SharedEngine};
 use crate::reconciler::Journals;
 use dwell_daemon::Causes;
+use dwell_engine::death;
+use dwell_engine::{Container, ContainerId, EngineError, SharedEngine};
 
 /// How many containers are looked at side by side.
 const LOOKS_MAX: usize = 8;

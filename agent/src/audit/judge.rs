@@ -14,7 +14,7 @@ use dwell_network::SeenSandbox;
 
 use super::facts::{ContainerFacts, Facts, Process};
 use super::limits;
-use crate::engine::{ContainerId, ContainerState};
+use dwell_engine::{ContainerId, ContainerState};
 
 /// A finding, and what mends it.
 #[derive(Clone, Debug)]

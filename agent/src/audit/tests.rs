@@ -18,9 +18,9 @@ use dwell_network::{
 
 use super::facts::{ContainerFacts, EngineFacts, Process};
 use super::*;
-use crate::engine::fake::control::TokioClock;
-use crate::engine::fake::{FakeEngine, assigned};
-use crate::engine::{Container, ContainerId, Details, Engine as _};
+use dwell_engine::fake::control::TokioClock;
+use dwell_engine::fake::{FakeEngine, assigned};
+use dwell_engine::{Container, ContainerId, Details, Engine as _};
 
 const SHARE: Resources = Resources { cpu: Millicores(250), memory: Bytes(64 << 20) };
 

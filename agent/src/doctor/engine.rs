@@ -5,9 +5,9 @@ use std::fs;
 use serde_json::Value;
 
 use super::{Finding, Host, reading};
-use crate::docker_runtime::DAEMON_JSON;
-use crate::engine::EngineReport;
 use dwell_daemon::Causes;
+use dwell_docker::daemon_json::DAEMON_JSON;
+use dwell_engine::EngineReport;
 
 const CHECK: &str = "docker";
 const RUNTIME: &str = "docker-runtime";

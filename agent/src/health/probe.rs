@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Subject;
-use crate::engine::{Engine, EngineError, ExecControl, ExecRequest, Output};
+use dwell_engine::{Engine, EngineError, ExecControl, ExecRequest, Output};
 
 /// The longest first line of an answer, in bytes.
 const STATUS_LINE_MAX: u64 = 1024;

@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
-use crate::engine::Engine;
-use crate::engine::fake::control::TokioClock;
-use crate::engine::fake::{FakeEngine, Operation, assigned};
+use dwell_engine::Engine;
+use dwell_engine::fake::control::TokioClock;
+use dwell_engine::fake::{FakeEngine, Operation, assigned};
 
 struct World {
     engine: FakeEngine,
@@ -94,7 +94,7 @@ async fn what_a_command_failed_with_is_told() {
 async fn a_command_that_cannot_be_run_fails_and_says_why() {
     let world = World::new();
     let mut verdicts = world.started("web-0", 1).await;
-    let refused = crate::engine::EngineError::Other {
+    let refused = dwell_engine::EngineError::Other {
         engine: "fake",
         operation: "run a command in a container",
         reason: "no such program".to_owned(),

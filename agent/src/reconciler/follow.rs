@@ -6,7 +6,7 @@ use dwell_agent_core::Input;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::engine::SharedEngine;
+use dwell_engine::SharedEngine;
 
 /// The first pause before an engine that is away is asked again; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(50);

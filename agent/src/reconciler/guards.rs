@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dwell_agent_core::{Input, Probed, Watch};
-use dwell_planner::ContainerId;
+use dwell_core::container::ContainerId;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::tools::Tools;
-use crate::death::DeathError;
 use crate::health;
+use dwell_engine::death::DeathError;
 
 /// The guards of a node.
 pub(super) struct Guards {

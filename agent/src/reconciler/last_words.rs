@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
+use dwell_core::container::ContainerId;
 use dwell_core::instance::sanitize;
-use dwell_planner::ContainerId;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use crate::engine::{EngineError, LogOptions, Output, SharedEngine};
+use dwell_engine::{EngineError, LogOptions, Output, SharedEngine};
 
 /// How long the engine may take to tell them.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dwell_agent_core::{Run, Sights};
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::ssh::SshContainer;
-use dwell_planner::ContainerId;
 use tokio::sync::watch;
 
-use crate::death;
+use dwell_engine::death;
 
 /// What was seen of every instance of which something is on the node, or is to be.
 pub type Sightings = BTreeMap<InstanceName, Sighting>;

@@ -16,9 +16,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::*;
-use crate::engine::fake::control::TokioClock;
-use crate::engine::fake::{FakeEngine, Operation, assigned};
-use crate::engine::{Container, ContainerId, Engine, EngineError};
+use dwell_engine::fake::control::TokioClock;
+use dwell_engine::fake::{FakeEngine, Operation, assigned};
+use dwell_engine::{Container, ContainerId, Engine, EngineError};
 use dwell_network::HostNetwork;
 use dwell_network::fake::{FakeNetwork, Operation as NetworkOperation};
 

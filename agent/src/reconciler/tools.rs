@@ -1,5 +1,6 @@
 //! Making the calls that the core asks for: to the engine, the network and the disk.
 
+use dwell_core::container::ContainerId;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
@@ -10,16 +11,16 @@ use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
 use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_planner::{ContainerId, Failure, FailureKind, Journal, Step};
+use dwell_planner::{Failure, FailureKind, Journal, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::journals::Journals;
 use super::last_words;
-use crate::death::Processes;
-use crate::engine::{EngineError, PullProgress, SharedEngine};
 use crate::isolation::Settled;
 use dwell_daemon::Causes;
+use dwell_engine::death::Processes;
+use dwell_engine::{EngineError, PullProgress, SharedEngine};
 use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How often the progress of a pull is told.

@@ -14,11 +14,11 @@ use tonic::Streaming;
 use tonic::codegen::Bytes;
 
 use super::{Ends, PIECE_MAX, TunnelError, send};
-use crate::engine::{
+use dwell_daemon::Causes;
+use dwell_engine::{
     ContainerId, ExecControl, ExecRequest, ExecSession, Output, OutputStream, SharedEngine,
     TerminalSize,
 };
-use dwell_daemon::Causes;
 
 /// Bounds of a request: arguments and variables, and their bytes together.
 const WORDS_MAX: usize = 4_096;

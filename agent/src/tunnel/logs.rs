@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use tokio_util::bytes::Bytes;
 
 use super::{Ends, PIECE_MAX, TunnelError, send};
-use crate::engine::{ContainerId, LogOptions, Output, SharedEngine};
 use dwell_core::id::InstanceName;
+use dwell_engine::{ContainerId, LogOptions, Output, SharedEngine};
 
 /// Carries the log until it ends or nobody reads it any more.
 pub(super) async fn carry(

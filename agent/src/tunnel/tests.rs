@@ -15,11 +15,11 @@ use dwell_proto::v1::exec_output::Output;
 use tonic::codegen::Bytes;
 
 use super::*;
-use crate::engine::Engine;
-use crate::engine::fake::FakeEngine;
-use crate::engine::fake::control::TokioClock;
 use crate::fake_controller::{Ca, Carried, Face, FakeController, LIMIT, identity};
 use crate::{link, trust};
+use dwell_engine::Engine;
+use dwell_engine::fake::FakeEngine;
+use dwell_engine::fake::control::TokioClock;
 use dwell_network::fake::FakeNetwork;
 
 /// A node with one running instance, `web-0`, which has the address of loopback, one without a container, `web-1`, and

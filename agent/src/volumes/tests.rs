@@ -6,9 +6,9 @@ use dwell_core::workload::{Mount, MountSource, Template};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::engine::Engine;
-use crate::engine::fake::control::TokioClock;
-use crate::engine::fake::{FakeEngine, Operation, assigned};
+use dwell_engine::Engine;
+use dwell_engine::fake::control::TokioClock;
+use dwell_engine::fake::{FakeEngine, Operation, assigned};
 
 struct World {
     engine: FakeEngine,

@@ -7,8 +7,6 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use dwell_agent::engine::Engine as _;
-use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_agent::reconciler::{Config, Reconciler};
 use dwell_agent::ssh::SshFiles;
 use dwell_core::clock::SystemClock;
@@ -16,6 +14,8 @@ use dwell_core::id::Revision;
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, NodeNetwork};
 use dwell_core::ssh::{HostKey, SshContainer, SshInstance};
+use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_engine::Engine as _;
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{HostNetwork, Network as _};
 use dwell_planner::Desired;
@@ -138,7 +138,8 @@ impl<'a> Node<'a> {
         self.world.until("another main process is served", is_other).await;
         let known_at = fs::metadata(self.path()).unwrap().modified().unwrap();
         let served = self.served().unwrap();
-        let seen = self.engine.inspect(&dwell_planner::ContainerId(served.id.clone())).await;
+        let seen =
+            self.engine.inspect(&dwell_core::container::ContainerId(served.id.clone())).await;
         let details = seen.unwrap().details.unwrap();
         assert_eq!(details.pid, Some(served.pid));
         let stat = fs::read_to_string(format!("/proc/{}/stat", served.pid)).unwrap();

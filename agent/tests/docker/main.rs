@@ -10,15 +10,15 @@ mod world;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use dwell_agent::death;
-use dwell_agent::engine::docker::{DockerEngine, Runtime};
-use dwell_agent::engine::{
-    ContainerState, Engine as _, EngineError, EventKind, ExecRequest, ExecSession, LogOptions,
-    Output, OutputStream, TerminalSize,
-};
 use dwell_core::clock::Timestamp;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Mount, MountSource, Resources, Template};
+use dwell_docker::{DockerEngine, Runtime};
+use dwell_engine::death;
+use dwell_engine::{
+    ContainerState, Engine as _, EngineError, EventKind, ExecRequest, ExecSession, LogOptions,
+    Output, OutputStream, TerminalSize,
+};
 use futures_util::{StreamExt, TryStreamExt};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;

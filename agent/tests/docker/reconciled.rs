@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
-use dwell_agent::engine::{Container, Engine as _};
 use dwell_agent::reconciler::{Config, Reconciler};
 use dwell_core::clock::SystemClock;
 use dwell_core::instance::Phase;
 use dwell_core::session::Statuses;
+use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_engine::{Container, Engine as _};
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{HostNetwork, Network as _};
 use dwell_planner::Desired;

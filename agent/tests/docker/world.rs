@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dwell_agent::engine::docker::{DockerConfig, DockerEngine, Runtime};
-use dwell_agent::engine::{Container, ContainerId, Engine as _, EngineError};
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::Template;
+use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_engine::{Container, ContainerId, Engine as _, EngineError};
 use tempfile::TempDir;
 
 /// The image with nothing but busybox.

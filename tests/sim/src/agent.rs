@@ -3,6 +3,7 @@
 //! Nothing here does anything: [`Agent::handle`] takes one [`Input`] and says, as [`Output`]s, what is to be
 //! done. The world does that, late, twice or not at all.
 
+use dwell_core::container::ContainerId;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use dwell_core::directory::Directory;
 use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Hello, Statuses};
 use dwell_planner::session::{Holding, Stream};
-use dwell_planner::{ContainerId, Desired, EngineState};
+use dwell_planner::{Desired, EngineState};
 
 use crate::host::Disk;
 use crate::message::{Down, Up};

@@ -1,12 +1,13 @@
 //! A host: its power, clocks, disk, network namespaces, engine and link, none of which can be relied on.
 
+use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_agent_core::engine::{Container, ContainerState, Details};
 use dwell_agent_core::{Listed, Watch};
 use dwell_core::clock::Timestamp;
+use dwell_core::container::{Container, ContainerState, Details};
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
@@ -15,7 +16,7 @@ use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::{Fingerprint, Resources};
-use dwell_planner::{ContainerId, Failure, FailureKind, Journal, Step};
+use dwell_planner::{Failure, FailureKind, Journal, Step};
 
 use crate::agent::Agent;
 use crate::schedule::Ms;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
-use dwell_planner::ContainerId;
 
 use crate::schedule::Ms;
 

@@ -17,10 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_agent_core::{Call, CallId, Input as CoreInput};
 use dwell_controller::model::Settings;
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::WorkloadSpec;
-use dwell_planner::ContainerId;
 
 use self::versions::Versions;
 use crate::action::Scenario;

@@ -1,11 +1,12 @@
 //! The calls that are under way: how many, for how long, and when one is given up.
 
+use dwell_core::container::ContainerId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, Step};
+use dwell_planner::Step;
 
 use crate::call::{Call, CallId};
 

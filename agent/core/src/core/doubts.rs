@@ -11,10 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
-use dwell_planner::ContainerId;
 
-use crate::engine::Container;
+use dwell_core::container::Container;
 
 /// The first time that a look at one container may take; it doubles while looks fail.
 const LOOK_LIMIT_MIN: Duration = Duration::from_secs(10);

@@ -1,16 +1,17 @@
 //! How the core learns: from what is told, and from the ends of its calls.
 
+use dwell_core::container::ContainerId;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, Failure, FailureKind, Image, Sandbox, Step};
+use dwell_planner::{Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
 use super::calls::Task;
 use super::look::end_by_kernel;
 use crate::call::{CallFailure, CallId, Cause, Input, Outcome, Output};
-use crate::engine::{Event, EventKind};
+use dwell_core::container::{Event, EventKind};
 
 /// How long the engine may take to say that a stop is done once the process has ended.
 const STOP_LAG: Duration = Duration::from_secs(1);

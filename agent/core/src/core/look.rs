@@ -5,19 +5,20 @@
 //! a process and the engine's own note of it the look is repeated, and if the engine never notes it, the
 //! container counts as ended all the same.
 
+use dwell_core::container::ContainerId;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, ContainerState, EngineState};
+use dwell_planner::{ContainerState, EngineState};
 
 use super::Core;
 use super::calls::Load;
 use super::doubts::Look;
 use crate::call::{Call, CallFailure, Cause};
-use crate::engine::{self, Container};
+use dwell_core::container::{self, Container};
 
 /// The first pause between two looks at a container whose process has ended without the engine having noted it;
 /// it doubles.
@@ -192,15 +193,15 @@ fn look_of(
     let details = container.details.unwrap_or_default();
     let started_at = details.started_at.unwrap_or_default();
     let state = match container.state {
-        engine::ContainerState::Created => ContainerState::Created,
-        engine::ContainerState::Running => ContainerState::Running { started_at },
-        engine::ContainerState::Exited => ContainerState::Exited {
+        container::ContainerState::Created => ContainerState::Created,
+        container::ContainerState::Running => ContainerState::Running { started_at },
+        container::ContainerState::Exited => ContainerState::Exited {
             started_at,
             ran_for: details.finished_at.unwrap_or(started_at).since(started_at),
             code: details.exit_code.unwrap_or(-1),
             out_of_memory: details.out_of_memory,
         },
-        engine::ContainerState::Dead => ContainerState::Dead,
+        container::ContainerState::Dead => ContainerState::Dead,
     };
     let same = before.filter(|before| before.state == state);
     dwell_planner::Container {

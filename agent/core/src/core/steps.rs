@@ -1,19 +1,18 @@
 //! Steps: when one begins, and what is known after it.
 
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::workload::Resources;
-use dwell_planner::{
-    ContainerId, ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step,
-};
+use dwell_planner::{ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
 use super::calls::load;
 use crate::call::{Call, CallFailure, Cause, Outcome};
-use crate::engine::{self, Container};
+use dwell_core::container::{self, Container};
 
 impl Core {
     /// Begins a step, if there is room. One that finds none is planned again when another one ends or is late.
@@ -183,7 +182,7 @@ impl Core {
         let is_same = before.zip(after).is_some_and(|(before, after)| {
             let details = after.details.unwrap_or_default();
             let was_running = before.is_running() || before.stale;
-            let is_running = after.state == engine::ContainerState::Running;
+            let is_running = after.state == container::ContainerState::Running;
             was_running == is_running && before.run() == details.started_at
         });
         if is_same {

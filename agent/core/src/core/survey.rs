@@ -1,11 +1,12 @@
 //! Looking at everything, and at the list of containers for those instances that need it.
 
+use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerId, EngineState, Sandbox};
+use dwell_planner::{EngineState, Sandbox};
 
 use super::Core;
 use super::calls::Task;

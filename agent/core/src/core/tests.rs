@@ -11,8 +11,8 @@ use dwell_core::workload::Template;
 use dwell_planner::{Failure, FailureKind};
 
 use super::*;
-use crate::engine::{Container, ContainerState, Details};
 use crate::{CallFailure, CallId, Cause, Listed, Outcome};
+use dwell_core::container::{Container, ContainerState, Details};
 
 const SECOND: u64 = 1_000;
 
@@ -326,8 +326,8 @@ fn what_somebody_changes_while_the_sandbox_is_repaired_is_looked_at() {
     let is_repair = |call: &Call| matches!(call, Call::Step { step: Step::RepairSandbox, .. });
     assert!(node.open.values().any(is_repair));
     let (id, instance) = (ContainerId("web-0".to_owned()), "web-0".parse().unwrap());
-    let kind = crate::engine::EventKind::Changed;
-    node.tell(Input::Event(crate::engine::Event { id, instance, at: Timestamp(2), kind }));
+    let kind = dwell_core::container::EventKind::Changed;
+    node.tell(Input::Event(dwell_core::container::Event { id, instance, at: Timestamp(2), kind }));
     node.answer(|call| is_repair(call).then_some(Outcome::Done));
     assert!(node.open.values().any(|call| matches!(call, Call::Inspect { .. })), "{:?}", node.open);
 }

@@ -1,14 +1,15 @@
 //! The runs of containers: which are watched, which have ended by the kernel's word, and of which something may be
 //! left.
 
+use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
-use dwell_planner::{ContainerId, Desired, Observed, Seen};
+use dwell_planner::{Desired, Observed, Seen};
 
 use crate::call::{Output, Probed, Watch};
-use crate::engine::{Container, ContainerState, Details};
 use crate::sights::{Run, Sighted};
+use dwell_core::container::{Container, ContainerState, Details};
 use dwell_planner::Sandbox;
 
 /// What is known of the runs of all containers.

@@ -12,9 +12,10 @@ use dwell_core::workload::Template;
 
 use super::*;
 use crate::journal::{Journal, Ruling, Verdict};
-use crate::observed::{ContainerId, Desired, Image};
+use crate::observed::{Desired, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
+use dwell_core::container::ContainerId;
 
 const MONITOR: Duration = Duration::from_secs(10);
 const NOW: Timestamp = Timestamp(1_000_000);

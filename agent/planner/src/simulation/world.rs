@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::{
-    Container, ContainerId, ContainerState, Desired, EngineState, Failure, FailureKind, Image,
-    Journal, Observed, Sandbox, Step, plan,
+    Container, ContainerState, Desired, EngineState, Failure, FailureKind, Image, Journal,
+    Observed, Sandbox, Step, plan,
 };
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;

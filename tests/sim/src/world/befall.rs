@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use dwell_agent_core::Input as CoreInput;
-use dwell_agent_core::engine::EventKind;
 use dwell_controller::model::{Command, NodeChange, Target};
+use dwell_core::container::ContainerId;
+use dwell_core::container::EventKind;
 use dwell_core::id::{Incarnation, WorkloadName};
 use dwell_core::instance::RunState;
-use dwell_planner::ContainerId;
 
 use super::versions::Versions;
 use super::{Declared, Event, Relief, Work, World, workload_name};
@@ -78,7 +78,7 @@ impl World {
                 if let Some(instance) = self.hosts[host].lose_process(&id, now) {
                     let (life, at) = (self.hosts[host].life, self.hosts[host].wall.now(now));
                     let kind = EventKind::Died { exit_code: None };
-                    let event = dwell_agent_core::engine::Event { id, instance, at, kind };
+                    let event = dwell_core::container::Event { id, instance, at, kind };
                     let input = Input::Core(CoreInput::Event(event));
                     self.later(1, 40, Event::Tell { host, life, input });
                 }

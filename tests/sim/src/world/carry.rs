@@ -1,11 +1,12 @@
 //! What agents want done, done: late, with what comes of it told even later, and not always.
 
-use dwell_agent_core::engine::EventKind;
 use dwell_agent_core::{Call, CallFailure, CallId, Cause, Input as CoreInput, Outcome, Watch};
+use dwell_core::container::ContainerId;
+use dwell_core::container::EventKind;
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::quantity::Millis;
-use dwell_planner::{ContainerId, Failure, FailureKind, Step};
+use dwell_planner::{Failure, FailureKind, Step};
 
 use super::{Event, Relief, Work, World, workload_name};
 use crate::agent::{Input, Output};
@@ -275,8 +276,7 @@ impl World {
             self.later(1, 3, Event::Tell { host, life, input: Input::Core(input) });
         }
         if tells && !lost {
-            let event =
-                dwell_agent_core::engine::Event { id: container.clone(), instance, at, kind };
+            let event = dwell_core::container::Event { id: container.clone(), instance, at, kind };
             let input = Input::Core(CoreInput::Event(event));
             self.later(1, 40, Event::Tell { host, life, input });
         }

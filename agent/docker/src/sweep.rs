@@ -122,7 +122,7 @@ mod tests {
 
     use super::super::{DockerConfig, Runtime};
     use super::*;
-    use crate::engine::fake;
+    use dwell_engine::fake;
 
     #[test]
     fn what_is_kept_for_a_container_goes_with_it_unless_another_has_the_same() {

@@ -28,8 +28,8 @@ mod tests {
     use dwell_core::workload::Template;
 
     use super::*;
-    use crate::engine::docker::{DockerConfig, DockerEngine, Runtime};
-    use crate::engine::{Engine, fake};
+    use crate::{DockerConfig, DockerEngine, Runtime};
+    use dwell_engine::{Engine, fake};
 
     #[test]
     fn a_daemon_that_remaps_users_or_has_no_root_is_unfit() {

@@ -21,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::engine::ContainerId;
+use crate::ContainerId;
 
 /// How often the processes are looked through for what is left of a session: one that is killed may have started
 /// another a moment before.

@@ -87,7 +87,8 @@ impl EngineError {
     }
 
     /// An engine that took longer than it was given.
-    pub(crate) fn timed_out(engine: &'static str, limit: Duration) -> Self {
+    #[must_use]
+    pub fn timed_out(engine: &'static str, limit: Duration) -> Self {
         Self::Unavailable { engine, reason: format!("no reply within {} ms", limit.as_millis()) }
     }
 }

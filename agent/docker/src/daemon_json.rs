@@ -14,14 +14,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 
+use super::Runtime;
 use dwell_daemon::durable;
 
 /// Where Docker's configuration is.
 pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 /// Where a running `dockerd` writes its process id.
 const PID_FILE: &str = "/var/run/docker.pid";
-/// The name of the runtime, which the agent's containers ask for.
-const RUNTIME: &str = "dwell";
 
 /// What was done to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +72,8 @@ pub fn install(daemon_json: &Path, program: &Path) -> Result<Outcome, RuntimeErr
     let before = file.parse(text.as_deref())?;
     let mut after = before.clone();
     let runtimes = file.object(&mut after, "runtimes")?;
-    let is_new = !runtimes.contains_key(RUNTIME);
-    file.object(runtimes, RUNTIME)?.insert("path".to_owned(), json!(program));
+    let is_new = !runtimes.contains_key(Runtime::NAME);
+    file.object(runtimes, Runtime::NAME)?.insert("path".to_owned(), json!(program));
     if after == before {
         return Ok(Outcome::Unchanged);
     }
@@ -98,7 +97,7 @@ pub fn uninstall(daemon_json: &Path) -> Result<Outcome, RuntimeError> {
         return Ok(Outcome::Unchanged);
     }
     let runtimes = file.object(&mut settings, "runtimes")?;
-    if runtimes.remove(RUNTIME).is_none() {
+    if runtimes.remove(Runtime::NAME).is_none() {
         return Ok(Outcome::Unchanged);
     }
     if runtimes.is_empty() {

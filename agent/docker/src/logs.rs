@@ -1,18 +1,67 @@
-//! Log lines from a moment on, to the millisecond and for any year. Docker takes whole seconds of 32 bits; it is asked
+//! What a container wrote.
+//!
+//! Lines can be asked for from a moment on, to the millisecond and for any year. Docker takes whole seconds of 32 bits; it is asked
 //! for the second before, with the time of each line, by which those that are too old are left out.
 
+use bollard::container::LogOutput;
+use bollard::query_parameters::LogsOptions;
 use dwell_core::clock::Timestamp;
+use dwell_engine::{ContainerId, Engine as _, EngineError, LogOptions, Output, OutputStream};
+use futures_util::StreamExt;
 
-use crate::engine::Output;
+use super::DockerEngine;
+use super::client::meaning;
+
+/// The longest time that is looked for, in bytes.
+const TIME_MAX: usize = 40;
+
+pub(super) async fn logs(
+    engine: &DockerEngine,
+    id: &ContainerId,
+    options: &LogOptions,
+) -> Result<OutputStream, EngineError> {
+    // Also finds out whether it is still there, which the stream would tell late.
+    engine.inspect(id).await?;
+    let docker = engine.client.docker().await?;
+    let (since, timestamps) = (options.since, options.timestamps);
+    let options = LogsOptions {
+        follow: options.follow,
+        stdout: true,
+        stderr: true,
+        since: since.map_or(0, asked),
+        until: 0,
+        timestamps: timestamps || since.is_some(),
+        tail: options.tail.map_or_else(|| "all".to_owned(), |lines| lines.to_string()),
+    };
+    let id = id.clone();
+    let output = docker.logs(id.as_str(), Some(options)).map(move |piece| match piece {
+        Ok(LogOutput::StdErr { message }) => Ok(Output::Stderr(message)),
+        Ok(
+            LogOutput::StdOut { message }
+            | LogOutput::StdIn { message }
+            | LogOutput::Console { message },
+        ) => Ok(Output::Stdout(message)),
+        Err(error) => Err(meaning(error, "read what a container wrote", &id)),
+    });
+    let Some(since) = since else { return Ok(output.boxed()) };
+    let only_later = move |output| {
+        let kept = match output {
+            Ok(output) => later(output, since, timestamps).map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        std::future::ready(kept)
+    };
+    Ok(output.filter_map(only_later).boxed())
+}
 
 /// The second that Docker is asked for.
-pub(super) fn asked(since: Timestamp) -> i32 {
+fn asked(since: Timestamp) -> i32 {
     i32::try_from(since.0 / 1000).unwrap_or(i32::MAX)
 }
 
 /// A line with its time before it, as Docker writes it; `None` if it is older than `since`. Its time is taken off unless
 /// it is to be `kept`. A line without a time is passed on: it is nothing that Docker has said.
-pub(super) fn later(output: Output, since: Timestamp, kept: bool) -> Option<Output> {
+fn later(output: Output, since: Timestamp, kept: bool) -> Option<Output> {
     let (mut line, wrap): (_, fn(_) -> Output) = match output {
         Output::Stdout(line) => (line, Output::Stdout),
         Output::Stderr(line) => (line, Output::Stderr),
@@ -32,9 +81,6 @@ pub(super) fn later(output: Output, since: Timestamp, kept: bool) -> Option<Outp
     }
     Some(wrap(line))
 }
-
-/// The longest time that is looked for, in bytes.
-const TIME_MAX: usize = 40;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,39 @@
-//! What an engine tells of containers, whichever engine it is.
+//! Containers as an engine tells of them, whichever engine it is.
 
-use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName};
-use dwell_core::image::ContainerImage;
-use dwell_core::quantity::Millis;
-use dwell_core::workload::{Fingerprint, Resources};
-use dwell_planner::ContainerId;
+use std::fmt;
+
+use crate::clock::Timestamp;
+use crate::id::{Generation, InstanceName};
+use crate::image::ContainerImage;
+use crate::quantity::Millis;
+use crate::workload::{Fingerprint, Resources};
+use serde::{Deserialize, Serialize};
+
+/// The engine's name for a container.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ContainerId {
+    /// The first twelve characters, as Docker shows them.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 /// A container of this cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

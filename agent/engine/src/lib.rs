@@ -1,6 +1,6 @@
 //! What an agent asks of the software that runs containers.
 //!
-//! [`Engine`] is the only way from the agent to containers; [`docker`] speaks to a Docker daemon,
+//! [`Engine`] is the only way from the agent to containers; the crate `dwell-docker` speaks to a Docker daemon,
 //! [`fake`] keeps containers in memory and fails on request. An engine keeps no state of dwell's: what
 //! a container is of stands in its labels, so that any agent can take over after any crash.
 //!
@@ -19,8 +19,9 @@
 //!                        └─────────────────────────────────────────────────┘
 //! ```
 
-pub mod docker;
+pub mod death;
 mod error;
+#[cfg(feature = "fake")]
 pub mod fake;
 
 use std::collections::BTreeSet;
@@ -41,8 +42,9 @@ use tokio::io::AsyncWrite;
 use tokio::sync::watch;
 use tokio_util::bytes::Bytes;
 
-pub use dwell_agent_core::engine::{Container, ContainerState, Details, Event, EventKind};
-pub use dwell_planner::ContainerId;
+pub use dwell_core::container::{
+    Container, ContainerId, ContainerState, Details, Event, EventKind,
+};
 pub use error::EngineError;
 
 /// An engine that any task can use.

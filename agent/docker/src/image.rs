@@ -4,7 +4,7 @@ use bollard::Docker;
 use dwell_core::image::{ImageDigest, digest_of, pinned};
 
 use super::client::{QUICK, limited, meaning, status};
-use crate::engine::EngineError;
+use dwell_engine::EngineError;
 
 /// An image that is on the node.
 #[derive(Debug, PartialEq, Eq)]

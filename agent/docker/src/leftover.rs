@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::engine::ContainerId;
+use dwell_engine::ContainerId;
 
 /// How the programs of shims are called, whatever their version.
 const SHIM: &[u8] = b"containerd-shim";

@@ -1,9 +1,5 @@
 //! The fake keeps the promises of the trait, and breaks them only as told.
 
-use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::RunState;
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
 use dwell_core::workload::Template;
 use futures_util::TryStreamExt;
 use tokio::io::AsyncWriteExt;
@@ -11,27 +7,6 @@ use tokio::time::timeout;
 
 use super::control::TokioClock;
 use super::*;
-
-/// An assignment for tests.
-pub(crate) fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
-    let address = "10.80.0.1".parse().unwrap();
-    Assigned {
-        instance: name.parse().unwrap(),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(generation),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template,
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: None,
-    }
-}
 
 fn engine() -> FakeEngine {
     FakeEngine::new(Arc::new(TokioClock::new()))
@@ -185,7 +160,7 @@ async fn text(output: OutputStream) -> String {
     let bytes: Vec<u8> = pieces
         .into_iter()
         .flat_map(|piece| match piece {
-            super::super::Output::Stdout(bytes) | super::super::Output::Stderr(bytes) => bytes,
+            crate::Output::Stdout(bytes) | crate::Output::Stderr(bytes) => bytes,
         })
         .collect();
     String::from_utf8(bytes).unwrap()

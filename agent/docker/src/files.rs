@@ -17,10 +17,9 @@ use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
 
 use super::client::NAME;
-use crate::dns::RESOLV_CONF;
-use crate::engine::EngineError;
 use dwell_daemon::durable;
-use dwell_network::GATEWAY;
+use dwell_engine::EngineError;
+use dwell_network::{GATEWAY, RESOLV_CONF};
 
 /// How many domains to search in every C library takes, and how long they may be together, in bytes.
 const SEARCH_MAX: (usize, usize) = (6, 255);
@@ -227,7 +226,7 @@ mod tests {
     use dwell_core::workload::Template;
 
     use super::*;
-    use crate::engine::fake;
+    use dwell_engine::fake;
 
     #[test]
     fn resolvers_that_work_in_a_sandbox() {

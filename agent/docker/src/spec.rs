@@ -292,7 +292,7 @@ mod tests {
     use dwell_core::workload::{Mount as Asked, Template};
 
     use super::*;
-    use crate::engine::fake;
+    use dwell_engine::fake;
 
     fn of(template: Template, runtime: Runtime) -> ContainerCreateBody {
         let binds = [("/data".to_owned(), "/srv/real".to_owned())].into();

@@ -13,8 +13,8 @@ use dwell_core::id::{Generation, InstanceName};
 use futures_util::StreamExt;
 
 use super::DockerEngine;
-use super::client::QUICK;
-use crate::engine::{ContainerId, Engine, EngineError, LogOptions, Output};
+use super::client::{NAME, QUICK};
+use dwell_engine::{ContainerId, Engine, EngineError, LogOptions, Output};
 
 /// How many of the last lines are kept, and how many bytes of them.
 const LINES_MAX: u32 = 1_000;
@@ -64,12 +64,27 @@ impl DockerEngine {
     }
 }
 
+pub(super) async fn output(
+    engine: &DockerEngine,
+    instance: &InstanceName,
+) -> Result<Option<Vec<u8>>, EngineError> {
+    let (data, instance) = (engine.config.data_dir.clone(), instance.clone());
+    let read = tokio::task::spawn_blocking(move || read(&data, &instance)).await;
+    read.map_err(|error| error.to_string())
+        .and_then(|read| read.map_err(|error| error.to_string()))
+        .map_err(|reason| EngineError::Other {
+            engine: NAME,
+            operation: "read what was kept of an earlier container",
+            reason,
+        })
+}
+
 fn directory(data: &Path) -> PathBuf {
     data.join("previous")
 }
 
 /// What the newest container of an instance that is gone printed last. Blocks.
-pub(super) fn read(data: &Path, instance: &InstanceName) -> io::Result<Option<Vec<u8>>> {
+fn read(data: &Path, instance: &InstanceName) -> io::Result<Option<Vec<u8>>> {
     match fs::read(directory(data).join(format!("{instance}.log"))) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),

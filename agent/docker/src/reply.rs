@@ -19,7 +19,7 @@ use super::spec::{
     LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_RESTARTS,
     MEMORY_UNLIMITED,
 };
-use crate::engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
+use dwell_engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
 
 /// Reads an entry of a list. The error says which label of ours is missing or wrong: such a container is somebody
 /// else's, whatever else it says.

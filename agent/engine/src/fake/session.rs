@@ -9,7 +9,7 @@ use tokio_util::bytes::Bytes;
 
 use super::state::Shared;
 use super::{ContainerId, ContainerState, EngineError, ExecRequest, ExecSession, OutputStream};
-use crate::engine::{ExecControl, Output, TerminalSize};
+use crate::{ExecControl, Output, TerminalSize};
 
 /// How many bytes a command's input holds before it is read.
 const PIPE_BYTES: usize = 16 * 1024;

@@ -22,8 +22,8 @@ use tokio_util::bytes::Bytes;
 
 use super::client::{Client, NAME, QUICK, limited, meaning, status, unavailable};
 use super::unstarted::{Code, in_our_words};
-use crate::death;
-use crate::engine::{
+use dwell_engine::death;
+use dwell_engine::{
     ContainerId, EngineError, ExecControl, ExecRequest, ExecSession, Output, OutputStream,
     TerminalSize,
 };

@@ -15,7 +15,7 @@ use bollard::errors::Error;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use dwell_core::instance::sanitize;
 
-use crate::engine::EngineError;
+use dwell_engine::EngineError;
 
 /// How errors name this engine.
 pub(super) const NAME: &str = "docker";
@@ -122,6 +122,11 @@ pub(super) fn meaning(error: Error, operation: &'static str, id: impl Display) -
             reason: sanitize(&format!("malformed reply: {error}"), REASON_MAX),
         },
     }
+}
+
+/// A reply that makes no sense.
+pub(super) fn malformed(operation: &'static str, what: &str) -> EngineError {
+    EngineError::Other { engine: NAME, operation, reason: format!("malformed reply: {what}") }
 }
 
 /// The daemon does not answer, with the innermost cause, which is the telling one.

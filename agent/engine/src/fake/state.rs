@@ -15,8 +15,8 @@ use tokio::sync::{broadcast, watch};
 use super::{
     Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
 };
-use crate::engine::Details;
-use crate::engine::fake::control::Call;
+use crate::Details;
+use crate::fake::control::Call;
 
 /// How many events a reader can be behind before it is cut off.
 const EVENTS_MAX: usize = 4_096;

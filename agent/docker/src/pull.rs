@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::client::{QUICK, SLOW, limited, meaning, status};
-use crate::engine::{EngineError, PullProgress};
+use dwell_engine::{EngineError, PullProgress};
 
 /// How many layers are counted; an image can have 127.
 const LAYERS_MAX: usize = 1_000;

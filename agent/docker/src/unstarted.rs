@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use futures_util::{StreamExt, future, stream};
 use tokio_util::bytes::Bytes;
 
-use crate::engine::{Output, OutputStream};
 use dwell_core::instance::sanitize;
+use dwell_engine::{Output, OutputStream};
 
 /// How Docker begins. It writes all of it at once, and nothing else comes with it.
 const BEGINNING: &[u8] = b"OCI runtime exec failed: ";

@@ -18,6 +18,7 @@
 //! What it was asked is counted ([`FakeEngine::count`]) and written down ([`FakeEngine::journal`]), and
 //! whether ever two containers of one instance ran at once ([`FakeEngine::overlaps`]).
 
+mod assigned;
 pub mod control;
 mod session;
 mod state;
@@ -41,6 +42,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
+pub use self::assigned::assigned;
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
@@ -349,9 +351,6 @@ impl Answer {
 }
 
 type Events = broadcast::Sender<Event>;
-
-#[cfg(test)]
-pub(crate) use self::tests::assigned;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,139 @@
+//! Making a container, with what it needs of the node.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use bollard::query_parameters::CreateContainerOptions;
+use dwell_core::id::Generation;
+use dwell_core::instance::Assigned;
+use dwell_core::workload::MountSource;
+use dwell_engine::{ContainerId, EngineError};
+use tracing::warn;
+
+use super::client::{NAME, QUICK, SLOW, limited, meaning, reason, status};
+use super::spec::Surroundings;
+use super::{DockerEngine, files, image, spec};
+
+/// How long a path that instances mount may take to answer.
+const PATH_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn create(
+    engine: &DockerEngine,
+    assigned: &Assigned,
+) -> Result<ContainerId, EngineError> {
+    if let Some(error) = engine.unfit() {
+        return Err(error);
+    }
+    let docker = engine.client.docker().await?;
+    let owner = (assigned.instance.clone(), assigned.generation);
+    let _claim = engine.claims.take(owner.clone()).ok_or_else(|| EngineError::Other {
+        engine: NAME,
+        operation: "create a container",
+        reason: "files of an earlier one are being removed; trying again".to_owned(),
+    })?;
+    let image = image::find(&docker, &assigned.image()).await?;
+    let (binds, files) = engine.prepare(assigned).await?;
+    let body = spec::body(
+        assigned,
+        &Surroundings {
+            cluster: &engine.config.cluster,
+            runtime: engine.config.runtime,
+            files: &files,
+            binds: &binds,
+            image: &image.reference,
+            image_volumes: &image.volumes,
+        },
+    );
+    let name = spec::container_name(&assigned.instance, assigned.generation);
+    let options =
+        CreateContainerOptions { name: Some(name.clone()), ..CreateContainerOptions::default() };
+    match limited(SLOW, docker.create_container(Some(options), body)).await {
+        Ok(made) => {
+            let id = ContainerId(made.id);
+            let mut own = engine.own.lock().unwrap_or_else(PoisonError::into_inner);
+            own.insert(id.clone(), owner);
+            Ok(id)
+        }
+        // It has the files that were written just now.
+        Err(error) if status(&error) == Some(409) => Err(EngineError::AlreadyExists { name }),
+        Err(error) => {
+            // Without a reply it may have been made all the same, and need its files.
+            if status(&error).is_some()
+                && let Err(error) =
+                    files::remove(&engine.config.data_dir, &assigned.instance, assigned.generation)
+            {
+                warn!(instance = %assigned.instance, %error, "cannot remove the files of a container");
+            }
+            Err(match status(&error) {
+                Some(404) if engine.image_missing(&image.reference).await => {
+                    EngineError::ImageMissing { image: image.reference }
+                }
+                // Of a thing that the container was to have: there is no container yet that could be missing.
+                Some(404) => EngineError::Other {
+                    engine: NAME,
+                    operation: "create a container",
+                    reason: reason(&error),
+                },
+                _ => {
+                    let error = meaning(error, "create a container", &name);
+                    engine.unless_runtime_missing(error).await
+                }
+            })
+        }
+    }
+}
+
+impl DockerEngine {
+    /// What a container needs of the node: its bind mounts, resolved, and its files.
+    async fn prepare(
+        &self,
+        assigned: &Assigned,
+    ) -> Result<(HashMap<String, String>, PathBuf), EngineError> {
+        let mut binds = HashMap::new();
+        for mount in &assigned.template.mounts {
+            let MountSource::Bind(path) = &mount.source else { continue };
+            let (config, source) = (Arc::clone(&self.config), path.clone());
+            let resolve = move || files::resolve_bind(&source, &config.allow_binds);
+            let resolved = self.paths.look(Path::new(path), PATH_LIMIT, resolve).await;
+            let resolved = resolved.map_err(|error| EngineError::Other {
+                engine: NAME,
+                operation: "mount a path of the node",
+                reason: error.to_string(),
+            })??;
+            binds.insert(mount.target.clone(), resolved);
+        }
+        Ok((binds, self.write_files(assigned, assigned.generation).await?))
+    }
+
+    /// Writes the files of the container of a generation, if they are not there as they should be.
+    pub(super) async fn write_files(
+        &self,
+        assigned: &Assigned,
+        generation: Generation,
+    ) -> Result<PathBuf, EngineError> {
+        let (config, assigned) = (Arc::clone(&self.config), assigned.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let names = config.names.as_ref().and_then(|names| names.borrow().clone());
+            let zone = names.as_ref().map(|names| names.network.zone.as_str());
+            let zone = zone.filter(|zone| !zone.is_empty());
+            files::write(&config.data_dir, &assigned, generation, zone)
+        });
+        let other = |reason: &str| EngineError::Other {
+            engine: NAME,
+            operation: "write the files of a container",
+            reason: reason.to_owned(),
+        };
+        let written = tokio::time::timeout(QUICK, written).await;
+        written
+            .map_err(|_| other("the disk of the agent's data does not answer"))?
+            .map_err(|error| other(&error.to_string()))?
+    }
+
+    async fn image_missing(&self, image: &str) -> bool {
+        let Ok(docker) = self.client.docker().await else { return false };
+        let seen = limited(QUICK, docker.inspect_image(image)).await;
+        seen.is_err_and(|error| status(&error) == Some(404))
+    }
+}

@@ -1,0 +1,63 @@
+//! What a daemon is, and whether instances can be started with it.
+
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use dwell_core::node::EngineInfo;
+use dwell_engine::{Engine as _, EngineError, EngineReport};
+
+use super::client::{NAME, QUICK, limited, meaning};
+use super::{DockerEngine, Runtime, unfit};
+
+pub(super) async fn info(engine: &DockerEngine) -> Result<EngineReport, EngineError> {
+    const OPERATION: &str = "describe itself";
+    let docker = engine.client.negotiate().await?;
+    let seen = limited(QUICK, docker.info()).await;
+    let seen = seen.map_err(|error| meaning(error, OPERATION, ""))?;
+    let runtimes = seen.runtimes.unwrap_or_default();
+    let knows =
+        engine.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
+    let unfit = unfit::reason(seen.security_options.as_deref().unwrap_or_default());
+    *engine.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+    let message = match unfit {
+        Some(why) => format!("{NAME} cannot run instances: {why}"),
+        None if knows => String::new(),
+        None => engine.runtime_missing().to_string(),
+    };
+    Ok(EngineReport {
+        info: EngineInfo {
+            version: seen.server_version.unwrap_or_default(),
+            api_version: docker.client_version().to_string(),
+            ready: message.is_empty(),
+            message,
+        },
+        unfit,
+        data_root: seen.docker_root_dir.map(PathBuf::from),
+    })
+}
+
+impl DockerEngine {
+    /// After a failure that has this for a possible reason: whether the runtime is missing.
+    pub(super) async fn unless_runtime_missing(&self, error: EngineError) -> EngineError {
+        let failed = matches!(error, EngineError::Refused { .. } | EngineError::Other { .. });
+        match (failed, self.info().await) {
+            (true, Ok(report)) if !report.info.ready => self.runtime_missing(),
+            _ => error,
+        }
+    }
+
+    fn runtime_missing(&self) -> EngineError {
+        EngineError::RuntimeMissing {
+            engine: NAME,
+            runtime: Runtime::NAME.to_owned(),
+            fix: "run `dwell-agent install-runtime` on its host",
+        }
+    }
+
+    /// Why the daemon, as it said of itself last, cannot run a container in its sandbox.
+    pub(super) fn unfit(&self) -> Option<EngineError> {
+        let reason = (*self.unfit.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let reason = reason.to_owned();
+        Some(EngineError::Other { engine: NAME, operation: "create a container", reason })
+    }
+}

@@ -1,0 +1,253 @@
+//! The engine that speaks to a Docker daemon, 20.10 (API 1.41) to current.
+//!
+//! Containers are made with `Runtime::Dwell`, the wrapper of `dwell-oci`, which replaces the host's
+//! network by the instance's sandbox. A daemon that does not know that runtime refuses the container,
+//! and [`Engine::info`] reports it as not ready. What the wrapper needs to know is written by
+//! [`Engine::start`], so that no caller can forget it.
+//!
+//! What it owns beside the containers: two small files for each in its data directory ([`files`]),
+//! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which go only when the
+//! controller says so. What an image declares as a volume gets one of these as well.
+
+mod client;
+mod create;
+pub mod daemon_json;
+mod exec;
+mod files;
+mod image;
+mod info;
+mod leftover;
+mod life;
+mod logs;
+mod look;
+mod previous;
+mod pull;
+mod reply;
+mod spec;
+mod sweep;
+mod unfit;
+mod unstarted;
+mod volumes;
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dwell_core::id::{Generation, InstanceName, VolumeName};
+use dwell_core::instance::Assigned;
+use dwell_core::session::{Assignment, SeenVolume};
+use dwell_core::workload::Resources;
+use dwell_daemon::paths::PathLooks;
+use dwell_engine::{
+    Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
+    LogOptions, OutputStream, PullProgress,
+};
+use futures_util::stream::BoxStream;
+use tokio::sync::watch;
+
+use self::client::{Client, QUICK, limited, meaning};
+use self::files::Claims;
+use self::spec::LABEL_CLUSTER;
+
+/// What the engine has to know.
+#[derive(Clone, Debug)]
+pub struct DockerConfig {
+    /// The daemon's socket.
+    pub socket: PathBuf,
+    /// The cluster whose containers it makes and sees.
+    pub cluster: String,
+    /// The agent's lasting files.
+    pub data_dir: PathBuf,
+    /// The agent's files until the next reboot: sandboxes beneath `netns`, and mappings for the wrapper.
+    pub run_dir: PathBuf,
+    /// Paths of the node beneath which instances may mount.
+    pub allow_binds: Vec<PathBuf>,
+    /// What puts containers into their sandboxes.
+    pub runtime: Runtime,
+    /// What has the zone, if this node answers DNS for its containers; else they ask the host's resolvers.
+    pub names: Option<watch::Receiver<Option<Arc<Assignment>>>>,
+}
+
+/// What containers are started with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Runtime {
+    /// The wrapper that puts them into their sandboxes.
+    #[default]
+    Dwell,
+    /// Docker's default, with no network at all: for tests of the engine alone.
+    WithoutNetwork,
+}
+
+impl Runtime {
+    /// The name of the wrapper in Docker's configuration.
+    pub const NAME: &str = "dwell";
+}
+
+/// The engine that speaks to a Docker daemon.
+pub struct DockerEngine {
+    config: Arc<DockerConfig>,
+    client: Arc<Client>,
+    /// Containers seen to be of this cluster: no other is touched. Grows by what was listed, made or
+    /// inspected; a list replaces it.
+    own: Mutex<HashMap<ContainerId, (InstanceName, Generation)>>,
+    /// Containers of others with labels of ours, as far as that was told.
+    foreign: Mutex<BTreeSet<String>>,
+    paths: PathLooks,
+    claims: Claims,
+    /// Why the daemon cannot run instances, by what it said of itself last.
+    unfit: Mutex<Option<&'static str>>,
+}
+
+impl DockerEngine {
+    /// An engine by its configuration. The daemon need not run yet.
+    #[must_use]
+    pub fn new(config: DockerConfig) -> Self {
+        let client = Arc::new(Client::new(config.socket.clone()));
+        Self {
+            config: Arc::new(config),
+            client,
+            own: Mutex::default(),
+            foreign: Mutex::default(),
+            paths: PathLooks::default(),
+            claims: Claims::default(),
+            unfit: Mutex::default(),
+        }
+    }
+
+    /// The labels that all containers of the cluster have, as a filter.
+    fn filters(&self) -> HashMap<String, Vec<String>> {
+        [("label".to_owned(), vec![format!("{LABEL_CLUSTER}={}", self.config.cluster)])].into()
+    }
+
+    fn remember(&self, container: &Container) {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        own.insert(container.id.clone(), (container.instance.clone(), container.generation));
+    }
+
+    /// Whose a container is, after making sure that it is of this cluster.
+    async fn owner(&self, id: &ContainerId) -> Result<(InstanceName, Generation), EngineError> {
+        let known = self.own.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        if let Some(owner) = known {
+            return Ok(owner);
+        }
+        let container = self.inspect(id).await?;
+        Ok((container.instance, container.generation))
+    }
+}
+
+#[async_trait]
+impl Engine for DockerEngine {
+    async fn info(&self) -> Result<EngineReport, EngineError> {
+        info::info(self).await
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        let alive = limited(QUICK, docker.ping()).await;
+        alive.map(drop).map_err(|error| meaning(error, "give a sign of life", ""))
+    }
+
+    async fn list(&self) -> Result<Vec<Container>, EngineError> {
+        look::list(self).await
+    }
+
+    async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError> {
+        look::inspect(self, id).await
+    }
+
+    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        create::create(self, assigned).await
+    }
+
+    async fn make_ready(
+        &self,
+        id: &ContainerId,
+        assigned: &Assigned,
+        remains: &BTreeSet<ContainerId>,
+    ) -> Result<(), EngineError> {
+        life::make_ready(self, id, assigned, remains).await
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
+        life::start(self, id).await
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        life::stop(self, id, grace).await
+    }
+
+    async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
+        life::wait(self, id).await
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<(), EngineError> {
+        life::remove(self, id).await
+    }
+
+    fn strangers(&self) -> BTreeSet<String> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
+        self.find_leftovers().await
+    }
+
+    async fn sweep(&self) -> Result<(), EngineError> {
+        self.remove_leftovers().await
+    }
+
+    async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
+        self.list_volumes().await
+    }
+
+    async fn remove_volume(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<(), EngineError> {
+        self.delete_volume(instance, name).await
+    }
+
+    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
+        life::update_limits(self, id, limits).await
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        progress: &watch::Sender<PullProgress>,
+    ) -> Result<(), EngineError> {
+        let docker = self.client.docker().await?;
+        pull::pull(&docker, image, progress).await
+    }
+
+    async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {
+        look::events(self).await
+    }
+
+    async fn logs(
+        &self,
+        id: &ContainerId,
+        options: &LogOptions,
+    ) -> Result<OutputStream, EngineError> {
+        logs::logs(self, id, options).await
+    }
+
+    async fn previous_output(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Option<Vec<u8>>, EngineError> {
+        previous::output(self, instance).await
+    }
+
+    async fn exec(
+        &self,
+        id: &ContainerId,
+        request: &ExecRequest,
+    ) -> Result<ExecSession, EngineError> {
+        self.owner(id).await?;
+        exec::start(&self.client, id, request).await
+    }
+}
