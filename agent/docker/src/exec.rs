@@ -8,10 +8,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bollard::Docker;
-use bollard::models::ExecConfig;
+use bollard::models::{ExecConfig, ExecInspectResponse};
 use bollard::query_parameters::ResizeExecOptions;
 use dwell_core::instance::sanitize;
 use futures_util::{StreamExt, stream};
@@ -35,6 +36,9 @@ const HEAD_MAX: u64 = 16 * 1024;
 /// The keys that would part a terminal from its command. Docker cannot do without; these are long and
 /// begin with one that hardly anybody types, as it holds back the first until it sees the second.
 const DETACH_KEYS: &str = "ctrl-@,ctrl-^,ctrl-@,ctrl-_";
+
+/// The pause between two looks whether a command has a process yet.
+const START_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts a command in a container.
 pub(super) async fn start(
@@ -91,6 +95,29 @@ struct Control {
     unstarted: Code,
 }
 
+impl Control {
+    /// What Docker says of the command's process, once it has started it; `None` if its container is gone.
+    async fn process(&self) -> Result<Option<ExecInspectResponse>, EngineError> {
+        let docker = self.client.docker().await?;
+        let started = async {
+            loop {
+                let seen = limited(QUICK, docker.inspect_exec(&self.id)).await;
+                match seen.map_err(|error| exec_error(error, &self.container)) {
+                    // Docker calls a command running before there is a process.
+                    Ok(seen) if seen.running == Some(true) && seen.pid.unwrap_or(0) == 0 => {
+                        tokio::time::sleep(START_PAUSE).await;
+                    }
+                    Ok(seen) => return Ok(Some(seen)),
+                    Err(EngineError::NotFound { .. }) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let started = tokio::time::timeout(QUICK, started).await;
+        started.map_err(|_| EngineError::timed_out(NAME, QUICK))?
+    }
+}
+
 #[async_trait]
 impl ExecControl for Control {
     async fn resize(&self, size: TerminalSize) -> Result<(), EngineError> {
@@ -114,12 +141,7 @@ impl ExecControl for Control {
     }
 
     async fn hang_up(&self) -> Result<(), EngineError> {
-        let docker = self.client.docker().await?;
-        let seen = limited(QUICK, docker.inspect_exec(&self.id)).await;
-        let seen = match seen.map_err(|error| exec_error(error, &self.container)) {
-            Err(EngineError::NotFound { .. }) => return Ok(()),
-            seen => seen?,
-        };
+        let Some(seen) = self.process().await? else { return Ok(()) };
         let pid = seen.pid.and_then(|pid| u32::try_from(pid).ok());
         if let (Some(true), Some(pid)) = (seen.running, pid) {
             // A process that is gone, or another by now, needs no signal.
@@ -129,12 +151,7 @@ impl ExecControl for Control {
     }
 
     async fn kill(&self) -> Result<(), EngineError> {
-        let docker = self.client.docker().await?;
-        let seen = limited(QUICK, docker.inspect_exec(&self.id)).await;
-        let seen = match seen.map_err(|error| exec_error(error, &self.container)) {
-            Err(EngineError::NotFound { .. }) => return Ok(()),
-            seen => seen?,
-        };
+        let Some(seen) = self.process().await? else { return Ok(()) };
         // Also of one that has ended: what it left running holds on to its output.
         if let Some(pid) = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0) {
             let container = self.container.clone();
