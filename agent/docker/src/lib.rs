@@ -28,6 +28,8 @@ mod sweep;
 mod unfit;
 mod unstarted;
 mod volumes;
+#[cfg(feature = "test-util")]
+pub mod world;
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;

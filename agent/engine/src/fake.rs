@@ -2,7 +2,8 @@
 //! request.
 //!
 //! Deterministic: no threads, no wall clock, no randomness. Time passes only where a latency was set,
-//! and then it is tokio's, which tests can pause. A stopped process takes no time to end.
+//! and then it is tokio's, which tests can pause. A stopped process takes no time to end,
+//! unless it was told otherwise.
 //!
 //! | what to ask for | how |
 //! |---|---|
@@ -12,6 +13,7 @@
 //! | processes that end or are left without the engine knowing | [`FakeEngine::crash_unseen`], [`FakeEngine::leave_process`] |
 //! | an engine that is gone, its containers running on | [`FakeEngine::down`], [`FakeEngine::up`] |
 //! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
+//! | processes and commands that behave otherwise | [`FakeEngine::set_program`], [`FakeEngine::set_command`] |
 //! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
 //! | events that do not come, or come twice | [`FakeEngine::lose_events`], [`FakeEngine::repeat_events`] |
 //!
@@ -19,6 +21,7 @@
 //! whether ever two containers of one instance ran at once ([`FakeEngine::overlaps`]).
 
 mod assigned;
+pub mod behaviour;
 pub mod control;
 mod session;
 mod state;
@@ -174,6 +177,7 @@ impl Engine for FakeEngine {
     ) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::MakeReady, id.as_str(), |state| {
+            state.container(id)?;
             remains.iter().for_each(|one| state.end_leftover(one, now));
             Ok(())
         })
@@ -186,14 +190,15 @@ impl Engine for FakeEngine {
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-        let now = self.shared.now();
-        self.call(Operation::Stop, id.as_str(), |state| {
-            state.container(id)?;
-            state.graces.insert(id.clone(), grace);
-            state.end(id, 143, now);
-            Ok(())
-        })
-        .await
+        let answer = self.begin(Operation::Stop, id.as_str()).await?;
+        let asked = self.shared.state().ask_to_end(id, grace, self.shared.now());
+        self.shared.announce();
+        if asked == Ok(true) {
+            tokio::time::sleep(grace).await;
+            self.shared.state().end(id, 137, self.shared.now());
+            self.shared.announce();
+        }
+        answer.give(asked.map(drop)).await
     }
 
     async fn wait(&self, id: &ContainerId) -> Result<i32, EngineError> {
@@ -212,7 +217,7 @@ impl Engine for FakeEngine {
     }
 
     fn strangers(&self) -> BTreeSet<String> {
-        BTreeSet::new()
+        self.shared.state().strangers.clone()
     }
 
     async fn leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
@@ -237,8 +242,7 @@ impl Engine for FakeEngine {
         name: &VolumeName,
     ) -> Result<(), EngineError> {
         self.call(Operation::RemoveVolume, name.as_str(), |state| {
-            state.volumes.retain(|one| one.instance != *instance || one.name != *name);
-            Ok(())
+            state.remove_volume(instance, name)
         })
         .await
     }
@@ -297,7 +301,7 @@ impl Engine for FakeEngine {
     ) -> Result<OutputStream, EngineError> {
         let answer = self.begin(Operation::Logs, id.as_str()).await?;
         self.shared.state().container(id)?;
-        let output = session::logs(Arc::clone(&self.shared), id.clone(), options.follow);
+        let output = session::logs(Arc::clone(&self.shared), id.clone(), options);
         answer.give(Ok(output)).await
     }
 

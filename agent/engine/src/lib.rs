@@ -1,7 +1,7 @@
 //! What an agent asks of the software that runs containers.
 //!
 //! [`Engine`] is the only way from the agent to containers; the crate `dwell-docker` speaks to a Docker daemon,
-//! [`fake`] keeps containers in memory and fails on request. An engine keeps no state of dwell's: what
+//! `fake` keeps containers in memory and fails on request. What is said here of all engines, `contract` checks of any. An engine keeps no state of dwell's: what
 //! a container is of stands in its labels, so that any agent can take over after any crash.
 //!
 //! Invariants:
@@ -19,6 +19,8 @@
 //!                        └─────────────────────────────────────────────────┘
 //! ```
 
+#[cfg(feature = "contract")]
+pub mod contract;
 pub mod death;
 mod error;
 #[cfg(feature = "fake")]

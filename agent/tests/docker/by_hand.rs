@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +13,7 @@ use dwell_core::id::Revision;
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, NodeNetwork};
 use dwell_core::ssh::{HostKey, SshContainer, SshInstance};
-use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_docker::{DockerEngine, Runtime};
 use dwell_engine::Engine as _;
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{HostNetwork, Network as _};
@@ -22,37 +21,40 @@ use dwell_planner::Desired;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::world::{World, assigned, config, shell};
+use dwell_docker::world::{World, shell};
+use dwell_engine::fake::assigned;
 
 /// How long after its start a main process may stay unknown to `dwell-ssh`. Usually it is 3 to 15 ms; this leaves
 /// room for a machine that is busy with other tests.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// A node whose agent comes and goes.
-struct Node<'a> {
-    world: &'a World,
+struct Node {
+    world: &'static World,
     engine: Arc<DockerEngine>,
+    run_dir: PathBuf,
     network: Arc<FakeNetwork>,
     desired: watch::Sender<Option<Arc<Desired>>>,
     assignment: watch::Sender<Option<Arc<Assignment>>>,
     agent: Option<(Reconciler, JoinHandle<()>)>,
 }
 
-pub(crate) async fn at_an_instance(world: &World) {
-    let mut node = Node::new(world).await;
+#[tokio::test]
+async fn what_people_do_to_an_instance_by_hand() {
+    let mut node = Node::new(World::shared().await).await;
     node.start();
     let first = node.other_than(None).await;
     let hostname = node.hostname(&first).await;
     assert_eq!(hostname, "hand-0\n");
     let sandboxes = node.network.changes();
 
-    node.docker(&["restart", "--time=0", &first.id]);
+    node.world.docker(&["restart", "--time=0", &first.id]);
     let restarted = node.other_than(Some(&first)).await;
-    node.docker(&["kill", &first.id]);
+    node.world.docker(&["kill", &first.id]);
     let crashed = node.other_than(Some(&restarted)).await;
 
     node.stop().await;
-    node.docker(&["restart", "--time=0", &first.id]);
+    node.world.docker(&["restart", "--time=0", &first.id]);
     assert_eq!(node.served(), Some(crashed.clone()), "changed by nobody");
     node.start();
     let adopted = node.other_than(Some(&crashed)).await;
@@ -63,22 +65,21 @@ pub(crate) async fn at_an_instance(world: &World) {
 
     // A stopped one is started again, in the same sandbox.
     node.stop().await;
-    node.docker(&["stop", "--time=0", &first.id]);
+    node.world.docker(&["stop", "--time=0", &first.id]);
     node.start();
     let started = node.other_than(Some(&adopted)).await;
     assert_eq!((&started.id, node.network.changes()), (&first.id, sandboxes));
 
     node.desired.send_replace(Some(Arc::new(Desired::default())));
     node.assignment.send_replace(Some(Arc::new(assignment(None))));
-    world.until("it is not served", async || !node.path().exists()).await;
-    world.until("it is gone", async || node.engine.list().await.unwrap().is_empty()).await;
+    node.world.until("it is not served", async || !node.path().exists()).await;
+    node.world.until("it is gone", async || node.engine.list().await.unwrap().is_empty()).await;
     node.stop().await;
 }
 
-impl<'a> Node<'a> {
-    async fn new(world: &'a World) -> Self {
-        let config = config(world.directory.path(), Runtime::WithoutNetwork);
-        let config = DockerConfig { cluster: "by-hand".to_owned(), ..config };
+impl Node {
+    async fn new(world: &'static World) -> Self {
+        let made = world.node("by-hand", Runtime::WithoutNetwork);
         let network = Arc::new(FakeNetwork::default());
         let cluster = "10.80.0.0/16".parse().unwrap();
         let host = HostNetwork { cluster, block: None, masquerade: false };
@@ -89,7 +90,8 @@ impl<'a> Node<'a> {
         let desired: Desired = [one.clone()].into_iter().collect();
         Self {
             world,
-            engine: Arc::new(DockerEngine::new(config)),
+            engine: Arc::new(made.engine),
+            run_dir: made.config.run_dir,
             network,
             desired: watch::Sender::new(Some(Arc::new(desired))),
             assignment: watch::Sender::new(Some(Arc::new(assignment(Some(one))))),
@@ -98,9 +100,9 @@ impl<'a> Node<'a> {
     }
 
     fn start(&mut self) {
-        let run_dir = self.world.directory.path().join("run");
+        let run_dir = self.run_dir.clone();
         let reconciler = Reconciler::spawn(
-            Config::new(self.world.directory.path().join("by-hand")),
+            Config::new(self.world.directory().join("by-hand/journals")),
             Arc::<DockerEngine>::clone(&self.engine),
             Arc::<FakeNetwork>::clone(&self.network),
             Arc::new(SystemClock::new()),
@@ -122,7 +124,7 @@ impl<'a> Node<'a> {
     }
 
     fn path(&self) -> PathBuf {
-        self.world.directory.path().join("run/ssh/instances/hand-0.json")
+        self.run_dir.join("ssh/instances/hand-0.json")
     }
 
     /// The container that is served.
@@ -153,16 +155,7 @@ impl<'a> Node<'a> {
     }
 
     async fn hostname(&self, container: &SshContainer) -> String {
-        let output = self.docker(&["exec", &container.id, "hostname"]);
-        String::from_utf8(output).unwrap()
-    }
-
-    fn docker(&self, args: &[&str]) -> Vec<u8> {
-        let socket = self.world.directory.path().join("socket");
-        let host = format!("--host=unix://{}", socket.display());
-        let output = Command::new("docker").arg(host).args(args).output().unwrap();
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        output.stdout
+        self.world.docker(&["exec", &container.id, "hostname"])
     }
 }
 

@@ -7,7 +7,7 @@ use dwell_agent::reconciler::{Config, Reconciler};
 use dwell_core::clock::SystemClock;
 use dwell_core::instance::Phase;
 use dwell_core::session::Statuses;
-use dwell_docker::{DockerConfig, DockerEngine, Runtime};
+use dwell_docker::{DockerEngine, Runtime};
 use dwell_engine::{Container, Engine as _};
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{HostNetwork, Network as _};
@@ -15,26 +15,27 @@ use dwell_planner::Desired;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::world::{PATIENCE, World, assigned, config, shell};
+use dwell_docker::world::{PATIENCE, World, shell};
+use dwell_engine::fake::assigned;
 
 /// How many instances the node has.
 const COUNT: usize = 10;
 
-pub(crate) async fn a_node(world: &World) {
-    let config = config(world.directory.path(), Runtime::WithoutNetwork);
-    let config = DockerConfig { cluster: "reconciled".to_owned(), ..config };
-    let engine = Arc::new(DockerEngine::new(config));
+#[tokio::test]
+async fn a_node_survives_kills_and_restarts() {
+    let world = World::shared().await;
+    let engine = Arc::new(world.node("reconciled", Runtime::WithoutNetwork).engine);
     let network = Arc::new(FakeNetwork::default());
     let cluster = "10.80.0.0/16".parse().unwrap();
     network.ensure_host(&HostNetwork { cluster, block: None, masquerade: false }).await.unwrap();
     let desired: Desired = (0..COUNT)
         .map(|ordinal| {
-            assigned(&format!("kept-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait"))
+            assigned(&format!("node-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait"))
         })
         .collect();
     let desired = watch::Sender::new(Some(Arc::new(desired)));
     let start = || {
-        let config = Config::new(world.directory.path().join("journals"));
+        let config = Config::new(world.directory().join("journals"));
         let (engine, network) =
             (Arc::<DockerEngine>::clone(&engine), Arc::<FakeNetwork>::clone(&network));
         let clock = Arc::new(SystemClock::new());

@@ -8,6 +8,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::image::ImageDigest;
 use tokio::time::Instant;
 
+use super::behaviour::{Command, Program};
 use super::state::{Fault, ImageState, State};
 use super::{Container, ContainerId, EngineError, FakeEngine, Operation};
 
@@ -151,10 +152,22 @@ impl FakeEngine {
 
     /// Processes of this image end as soon as they were started; `None` heals it.
     pub fn ends_at_once(&self, image: &str, exit_code: Option<i32>) {
-        self.change(|state| match exit_code {
-            Some(exit_code) => state.short_lived.insert(image.to_owned(), exit_code),
-            None => state.short_lived.remove(image),
-        });
+        self.set_program(image, Program { ends: exit_code, ..Program::default() });
+    }
+
+    /// How the main process of this image behaves from its next start on.
+    pub fn set_program(&self, image: &str, program: Program) {
+        self.change(|state| state.programs.insert(image.to_owned(), program));
+    }
+
+    /// How a command of these words behaves from now on.
+    pub fn set_command(&self, words: &[String], command: Command) {
+        self.change(|state| state.commands.insert(words.to_vec(), command));
+    }
+
+    /// Somebody makes a container with the cluster's label.
+    pub fn add_stranger(&self, id: &str) {
+        self.change(|state| state.strangers.insert(id.to_owned()));
     }
 
     /// An image has to be pulled before it can be used.
@@ -197,9 +210,10 @@ impl FakeEngine {
 
     /// A container writes something.
     pub fn print(&self, id: &ContainerId, text: &str) {
+        let now = self.shared.now();
         self.change(|state| {
             if let Ok(container) = state.container_mut(id) {
-                container.output.extend_from_slice(text.as_bytes());
+                container.print(text, now);
             }
         });
     }

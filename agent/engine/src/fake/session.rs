@@ -3,32 +3,43 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use dwell_core::clock::Timestamp;
 use futures_util::{StreamExt, stream};
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tokio_util::bytes::Bytes;
 
+use super::behaviour::Command;
 use super::state::Shared;
-use super::{ContainerId, ContainerState, EngineError, ExecRequest, ExecSession, OutputStream};
+use super::{
+    ContainerId, ContainerState, EngineError, ExecRequest, ExecSession, LogOptions, OutputStream,
+};
 use crate::{ExecControl, Output, TerminalSize};
 
 /// How many bytes a command's input holds before it is read.
 const PIPE_BYTES: usize = 16 * 1024;
 
 /// What a container wrote, and, to follow, what it writes until it ends or the engine goes away.
-pub(super) fn logs(shared: Arc<Shared>, id: ContainerId, follow: bool) -> OutputStream {
-    let start = (shared, id, 0);
+pub(super) fn logs(shared: Arc<Shared>, id: ContainerId, options: &LogOptions) -> OutputStream {
+    let LogOptions { follow, since, timestamps, .. } = *options;
+    let there = shared.state().container(&id).map_or(0, |container| container.output.len());
+    let tail = options.tail.map_or(there, |lines| usize::try_from(lines).unwrap_or(usize::MAX));
+    let start = (shared, id, there.saturating_sub(tail));
     stream::unfold(start, move |(shared, id, read)| async move {
         let mut changes = shared.changes();
         loop {
-            let (piece, ended) = {
+            let (lines, ended) = {
                 let state = shared.state();
                 let container = state.container(&id).ok()?;
                 let running = container.seen.state == ContainerState::Running;
-                (Bytes::copy_from_slice(container.output.get(read..)?), !running || state.down)
+                (container.output.get(read..)?.to_vec(), !running || state.down)
             };
-            if !piece.is_empty() {
-                let read = read + piece.len();
-                return Some((Ok(Output::Stdout(piece)), (shared, id, read)));
+            if !lines.is_empty() {
+                let read = read + lines.len();
+                let meant = lines.iter().filter(|(at, _)| since.is_none_or(|since| *at >= since));
+                let piece: Vec<u8> =
+                    meant.flat_map(|(at, line)| shown(*at, line, timestamps)).collect();
+                return Some((Ok(Output::Stdout(piece.into())), (shared, id, read)));
             }
             if ended || !follow {
                 return None;
@@ -39,16 +50,30 @@ pub(super) fn logs(shared: Arc<Shared>, id: ContainerId, follow: bool) -> Output
     .boxed()
 }
 
-/// A command that prints its words; with an input, that and no more. Or one that hangs.
+/// A line as it is asked for.
+fn shown(at: Timestamp, line: &[u8], timestamps: bool) -> Vec<u8> {
+    let at = i64::try_from(at.0).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+    let time = at.filter(|_| timestamps).map(|at| format!("{at} ")).unwrap_or_default();
+    [time.as_bytes(), line].concat()
+}
+
+/// A command that does as it was told to; else one that hangs, or prints its words; with an input, that and no more.
 pub(super) fn exec(shared: Arc<Shared>, request: &ExecRequest) -> ExecSession {
-    let (exit_code, hangs) = {
+    let (told, exit_code, hangs) = {
         let state = shared.state();
-        (state.exec_exits, state.exec_hangs)
+        (state.commands.get(&request.command).cloned(), state.exec_exits, state.exec_hangs)
     };
     let (input, echo) = tokio::io::duplex(PIPE_BYTES);
-    let output = if hangs {
-        stream::pending().boxed()
-    } else if request.stdin {
+    let command = told.unwrap_or_else(|| Command {
+        stdout: match hangs || request.stdin {
+            true => String::new(),
+            false => format!("{}\n", request.command.join(" ")),
+        },
+        stderr: String::new(),
+        ends: (!hangs).then_some(exit_code),
+    });
+    let (ended, end) = watch::channel(command.ends);
+    let output = if request.stdin && command.ends.is_some() {
         stream::try_unfold(echo, |mut echo| async {
             let mut piece = vec![0; PIPE_BYTES];
             // The pipe is memory and cannot fail.
@@ -58,17 +83,42 @@ pub(super) fn exec(shared: Arc<Shared>, request: &ExecRequest) -> ExecSession {
         })
         .boxed()
     } else {
-        let words = Bytes::from(format!("{}\n", request.command.join(" ")));
-        stream::iter([Ok(Output::Stdout(words))]).boxed()
+        let stdout = Some(command.stdout).filter(|text| !text.is_empty());
+        let stderr = Some(command.stderr).filter(|text| !text.is_empty());
+        let stdout = stdout.map(|text| Output::Stdout(text.into()));
+        let stderr = stderr.map(|text| Output::Stderr(text.into()));
+        let pieces = stdout.into_iter().chain(stderr);
+        stream::iter(pieces.map(Ok).collect::<Vec<_>>()).chain(until(end)).boxed()
     };
-    let exit_code = (!hangs).then_some(exit_code);
-    let control = Box::new(FakeControl { shared, exit_code });
-    ExecSession { input: Box::pin(input), output, control }
+    ExecSession { input: Box::pin(input), output, control: Box::new(FakeControl { shared, ended }) }
+}
+
+/// Nothing, until the command has ended.
+fn until(mut end: watch::Receiver<Option<i32>>) -> OutputStream {
+    let ended = async move {
+        // An error would mean that nobody can end it any more.
+        if end.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        stream::empty()
+    };
+    stream::once(ended).flatten().boxed()
 }
 
 struct FakeControl {
     shared: Arc<Shared>,
-    exit_code: Option<i32>,
+    /// The exit code, once the command has ended.
+    ended: watch::Sender<Option<i32>>,
+}
+
+impl FakeControl {
+    fn end(&self, exit_code: i32) {
+        self.ended.send_if_modified(|ended| {
+            let runs = ended.is_none();
+            ended.get_or_insert(exit_code);
+            runs
+        });
+    }
 }
 
 #[async_trait]
@@ -78,16 +128,18 @@ impl ExecControl for FakeControl {
     }
 
     async fn exit_code(&self) -> Result<Option<i32>, EngineError> {
-        Ok(self.exit_code)
+        Ok(*self.ended.borrow())
     }
 
     async fn hang_up(&self) -> Result<(), EngineError> {
         self.shared.state().hang_ups += 1;
+        self.end(129);
         Ok(())
     }
 
     async fn kill(&self) -> Result<(), EngineError> {
         self.shared.state().kills += 1;
+        self.end(137);
         Ok(())
     }
 }

@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
-use dwell_core::id::InstanceName;
+use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ContainerImage, ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::session::SeenVolume;
 use tokio::sync::{broadcast, watch};
 
+use super::behaviour::{Command, Program};
 use super::{
     Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
 };
@@ -60,7 +61,17 @@ pub(super) struct FakeContainer {
     pub(super) seen: Container,
     pub(super) details: Details,
     pub(super) image: String,
-    pub(super) output: Vec<u8>,
+    /// The lines that it wrote, and when.
+    pub(super) output: Vec<(Timestamp, Vec<u8>)>,
+    /// The volumes that it has.
+    pub(super) volumes: Vec<VolumeName>,
+}
+
+impl FakeContainer {
+    pub(super) fn print(&mut self, text: &str, at: Timestamp) {
+        let lines = text.split_inclusive('\n').map(|line| (at, line.as_bytes().to_vec()));
+        self.output.extend(lines);
+    }
 }
 
 /// Why an image cannot be used at once.
@@ -104,8 +115,12 @@ pub(super) struct State {
     pub(super) digests: BTreeMap<String, ImageDigest>,
     /// Images that were fetched by their digest.
     pub(super) fetched: BTreeSet<ImageDigest>,
-    /// Images whose process ends at once, with an exit code.
-    pub(super) short_lived: BTreeMap<String, i32>,
+    /// How the main process of an image behaves, if not as usual.
+    pub(super) programs: BTreeMap<String, Program>,
+    /// How a command behaves, by its words, if not as usual.
+    pub(super) commands: BTreeMap<Vec<String>, Command>,
+    /// Containers of others with the cluster's label.
+    pub(super) strangers: BTreeSet<String>,
     /// What was printed by the containers that are gone.
     pub(super) previous: BTreeMap<InstanceName, Vec<u8>>,
     /// Files of containers that are gone.
@@ -142,7 +157,9 @@ impl Default for State {
             images: BTreeMap::new(),
             digests: BTreeMap::new(),
             fetched: BTreeSet::new(),
-            short_lived: BTreeMap::new(),
+            programs: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            strangers: BTreeSet::new(),
             previous: BTreeMap::new(),
             leftovers: BTreeSet::new(),
             volumes: Vec::new(),
@@ -254,7 +271,8 @@ impl State {
         if self.containers.values().any(same) {
             return Err(EngineError::AlreadyExists { name: format!("{instance}.g{generation}") });
         }
-        for name in assigned.template.volumes() {
+        let volumes: Vec<VolumeName> = assigned.template.volumes().cloned().collect();
+        for name in &volumes {
             let volume =
                 SeenVolume { instance: instance.clone(), name: name.clone(), image_path: None };
             if !self.volumes.contains(&volume) {
@@ -278,7 +296,8 @@ impl State {
             image: ContainerImage { digest, id: None },
             ..Details::default()
         };
-        let container = FakeContainer { seen, details, image: image.clone(), output: Vec::new() };
+        let container =
+            FakeContainer { seen, details, image: image.clone(), output: Vec::new(), volumes };
         self.containers.insert(id.clone(), container);
         self.tell(&id, EventKind::Changed, now);
         Ok(id)
@@ -301,9 +320,10 @@ impl State {
             ..Details::default()
         };
         self.processes.insert(pid);
+        let program = self.program_of(id)?;
         let container = self.container_mut(id)?;
-        container.output.extend_from_slice(b"started\n");
-        let (instance, image) = (container.seen.instance.clone(), container.image.clone());
+        container.print(&program.prints, now);
+        let instance = container.seen.instance.clone();
         let is_left = |other: &FakeContainer| {
             other.seen.instance == instance && self.left.contains(&other.seen.id)
         };
@@ -312,9 +332,49 @@ impl State {
             self.overlaps += 1;
         }
         self.tell(id, EventKind::Started, now);
-        if let Some(&exit_code) = self.short_lived.get(&image) {
+        if let Some(exit_code) = program.ends {
             self.end(id, exit_code, now);
         }
+        Ok(())
+    }
+
+    fn program_of(&self, id: &ContainerId) -> Result<Program, EngineError> {
+        let image = &self.container(id)?.image;
+        Ok(self.programs.get(image).cloned().unwrap_or_default())
+    }
+
+    /// Asks the main process of a container to end; whether it runs on.
+    pub(super) fn ask_to_end(
+        &mut self,
+        id: &ContainerId,
+        grace: Duration,
+        now: Timestamp,
+    ) -> Result<bool, EngineError> {
+        let program = self.program_of(id)?;
+        self.graces.insert(id.clone(), grace);
+        if let Some(exit_code) = program.ends_when_asked {
+            self.end(id, exit_code, now);
+        }
+        Ok(self.container(id)?.seen.state == ContainerState::Running)
+    }
+
+    /// Deletes a volume that no container has.
+    pub(super) fn remove_volume(
+        &mut self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<(), EngineError> {
+        let has = |other: &FakeContainer| {
+            other.seen.instance == *instance && other.volumes.contains(name)
+        };
+        if self.containers.values().any(has) {
+            return Err(EngineError::Other {
+                engine: NAME,
+                operation: "remove a volume",
+                reason: "a container has it".to_owned(),
+            });
+        }
+        self.volumes.retain(|one| one.instance != *instance || one.name != *name);
         Ok(())
     }
 
@@ -361,7 +421,12 @@ impl State {
     pub(super) fn remove(&mut self, id: &ContainerId, now: Timestamp) {
         self.end(id, 137, now);
         self.tell(id, EventKind::Removed, now);
-        self.containers.remove(id);
+        if let Some(gone) = self.containers.remove(id)
+            && !gone.output.is_empty()
+        {
+            let printed: Vec<_> = gone.output.into_iter().map(|(_, line)| line).collect();
+            self.previous.insert(gone.seen.instance, printed.concat());
+        }
     }
 
     /// Tells those who listen what happened to a container that is still there.

@@ -1,0 +1,97 @@
+//! Docker keeps the contract of all engines.
+
+use std::fs;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use dwell_core::container::ContainerId;
+use dwell_core::id::InstanceName;
+use dwell_core::workload::Template;
+use dwell_docker::Runtime;
+use dwell_docker::world::{IMAGE, Node, World, shell};
+use dwell_engine::Engine;
+use dwell_engine::contract::{Command, Harness, Program};
+
+dwell_engine::engine_contract!(on_docker);
+
+/// A node on the daemon that all tests share, of a cluster that is called as the check.
+struct OnDocker {
+    world: &'static World,
+    node: Node,
+}
+
+async fn on_docker(check: &str) -> OnDocker {
+    let world = World::shared().await;
+    OnDocker { world, node: world.node(check, Runtime::Dwell) }
+}
+
+/// The words of a script with its arguments.
+fn script(text: &str, arguments: &[&str]) -> Vec<String> {
+    let words = ["/bin/sh", "-c", text, "-"];
+    words.iter().chain(arguments).map(|&word| word.to_owned()).collect()
+}
+
+#[async_trait]
+impl Harness for OnDocker {
+    fn engine(&self) -> &dyn Engine {
+        &self.node.engine
+    }
+
+    fn template(&self, program: Program) -> Template {
+        let mut template = Template::of_image(IMAGE);
+        template.command = match program {
+            Program::Serves { exit_code } => {
+                let code = exit_code.to_string();
+                script("trap \"exit $1\" TERM; echo ready; while :; do sleep 0.01; done", &[&code])
+            }
+            Program::IsStubborn => {
+                script("trap '' TERM; echo ready; while :; do sleep 1; done", &[])
+            }
+            Program::Prints { text, exit_code } => {
+                script("printf %s \"$1\"; exit $2", &[text, &exit_code.to_string()])
+            }
+        };
+        template
+    }
+
+    fn of_missing_image(&self) -> Template {
+        Template { image: "no-such-image".to_owned(), ..shell("true") }
+    }
+
+    fn command(&self, command: Command) -> Vec<String> {
+        let words: &[&str] = match command {
+            Command::Prints { stdout, stderr, exit_code } => {
+                let code = exit_code.to_string();
+                return script(
+                    "printf %s \"$1\"; printf %s \"$2\" >&2; exit $3",
+                    &[stdout, stderr, &code],
+                );
+            }
+            Command::Repeats => &["cat"],
+            Command::Waits => &["sleep", "1000"],
+            Command::IsMissing => &["/no"],
+            Command::IsNoProgram => &["/etc/hosts"],
+        };
+        words.iter().map(|&word| word.to_owned()).collect()
+    }
+
+    async fn make_sandbox(&self, instance: &InstanceName) {
+        self.node.make_sandbox(instance);
+    }
+
+    async fn remove_by_hand(&self, id: &ContainerId) {
+        self.world.docker(&["rm", "--force", id.as_str()]);
+    }
+
+    async fn make_stranger(&self) -> String {
+        let label = format!("--label=dwell.cluster={}", self.node.config.cluster);
+        let id = self.world.docker(&["create", "--network=none", &label, IMAGE, "sleep", "1"]);
+        id.trim().to_owned()
+    }
+
+    async fn leave_file(&self) -> PathBuf {
+        let path = self.node.config.data_dir.join("instances/ghost-0/g3");
+        fs::create_dir_all(&path).unwrap();
+        path
+    }
+}

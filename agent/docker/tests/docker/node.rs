@@ -1,0 +1,134 @@
+//! What is Docker's own beyond the contract: refusals, files, mounts, memory, and other clusters on one daemon.
+
+use std::fs;
+use std::time::Duration;
+
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::{Mount, MountSource, Resources};
+use dwell_docker::Runtime;
+use dwell_docker::world::{World, shell};
+use dwell_engine::fake::assigned;
+use dwell_engine::{ContainerState, Engine as _, EngineError, LogOptions};
+
+use crate::texts;
+
+#[tokio::test]
+async fn refusals() {
+    let node = World::shared().await.node("refusals", Runtime::Dwell);
+    let progress = tokio::sync::watch::Sender::default();
+    // There is no network and so no registry; a reference that is none is refused without one.
+    let pulled = node.engine.pull("no-such-image", &progress).await.unwrap_err();
+    assert!(matches!(pulled, EngineError::PullFailed { permanent: false, .. }), "{pulled}");
+    let pulled = node.engine.pull("UPPER:x", &progress).await.unwrap_err();
+    assert!(pulled.is_permanent(), "{pulled}");
+
+    let mut template = shell("true");
+    template.entrypoint = vec!["/no/such/program".to_owned()];
+    let id = node.create(&assigned("no-0", 1, template)).await.unwrap();
+    let refused = node.engine.start(&id).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Refused { .. }), "{refused}");
+    node.engine.remove(&id).await.unwrap();
+
+    let id = node.create(&assigned("no-0", 1, shell("true"))).await.unwrap();
+    fs::remove_file(node.config.run_dir.join("netns/no-0")).unwrap();
+    let refused = node.engine.start(&id).await.unwrap_err();
+    assert!(refused.to_string().contains("its sandbox"), "{refused}");
+    assert_eq!(node.inspect(&id).await.state, ContainerState::Created);
+    node.engine.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn identity_and_mounts() {
+    let node = World::shared().await.node("identity_and_mounts", Runtime::Dwell);
+    let binds = node.config.allow_binds[0].clone();
+    fs::create_dir_all(&binds).unwrap();
+    fs::write(binds.join("file"), "of the node").unwrap();
+    let mount =
+        |source, target: &str| Mount { source, target: target.to_owned(), read_only: false };
+    let mut template = shell(
+        "cat /etc/content/file /bound/file; hostname; cat /etc/hosts; echo more > /etc/content/new",
+    );
+    template.environment.insert("A".to_owned(), "b".to_owned());
+    template.mounts = vec![
+        mount(MountSource::Volume("content".parse().unwrap()), "/etc/content"),
+        mount(MountSource::Bind(binds.to_str().unwrap().to_owned()), "/bound"),
+    ];
+    let id = node.create(&assigned("db-0", 1, template.clone())).await.unwrap();
+    node.engine.start(&id).await.unwrap();
+    assert_eq!(node.engine.wait(&id).await, Ok(0));
+    let output = node.engine.logs(&id, &LogOptions::default()).await.unwrap();
+    let (output, errors) = texts(output).await;
+    assert!(output.starts_with("of the imageof the nodedb-0\n127.0.0.1\tlocalhost\n"), "{output}");
+    assert!(output.ends_with("10.80.0.1\tdb-0\n") && errors.is_empty(), "{output}{errors}");
+
+    // Another container of the instance has the same volume, after the first one is gone.
+    node.engine.remove(&id).await.unwrap();
+    template.command = ["cat", "/etc/content/new"].map(str::to_owned).into();
+    let id = node.create(&assigned("db-0", 2, template)).await.unwrap();
+    node.engine.start(&id).await.unwrap();
+    assert_eq!(node.engine.wait(&id).await, Ok(0));
+    node.engine.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_oom_killer_is_told_of() {
+    let node = World::shared().await.node("oom", Runtime::Dwell);
+    let half = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
+    // `tail` keeps the last line in memory, and this one has no end.
+    let mut template = shell("head -c 200000000 /dev/zero | busybox tail -n 1 > /dev/null");
+    template.resources = half;
+    let id = node.create(&assigned("big-0", 1, template)).await.unwrap();
+    node.engine.start(&id).await.unwrap();
+    node.engine.wait(&id).await.unwrap();
+    assert!(node.inspect(&id).await.details.unwrap().out_of_memory);
+    node.engine.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn others_are_left_alone() {
+    let node = World::shared().await.node("others_are_left_alone", Runtime::Dwell);
+    let id = node.run(&assigned("mine-0", 1, shell("sleep 1000"))).await;
+    let other = World::shared().await.node("other", Runtime::Dwell).engine;
+    let not_found = EngineError::NotFound { id: id.to_string() };
+    assert_eq!(other.list().await.unwrap(), []);
+    assert_eq!(other.inspect(&id).await.unwrap_err(), not_found);
+    assert_eq!(other.stop(&id, Duration::ZERO).await.unwrap_err(), not_found);
+    other.remove(&id).await.unwrap();
+    assert_eq!(node.inspect(&id).await.state, ContainerState::Running);
+    node.engine.remove(&id).await.unwrap();
+}
+
+/// What is kept for a container goes with it, also if somebody else removes it, and whatever is left over is found.
+#[tokio::test]
+async fn leftovers() {
+    let node = World::shared().await.node("leftovers", Runtime::Dwell);
+    let engine = &node.engine;
+    let (run, data) = (&node.config.run_dir, &node.config.data_dir);
+    let kept = node.run(&assigned("kept-2", 1, shell("sleep 1000"))).await;
+    let by_hand = node.run(&assigned("hand-1", 1, shell("sleep 1000"))).await;
+    World::shared().await.docker(&["rm", "--force", by_hand.as_str()]);
+    let gone = engine.inspect(&by_hand).await.unwrap_err();
+    assert_eq!(gone, EngineError::NotFound { id: by_hand.to_string() });
+    assert!(!run.join("containers").join(by_hand.as_str()).exists());
+    assert!(!data.join("instances/hand-1").exists());
+    assert_eq!(engine.leftovers().await.unwrap(), [].into());
+
+    let planted = [
+        run.join("containers/0123456789ab"),
+        run.join("bundles/0123456789ab"),
+        data.join("instances/ghost-0/g3"),
+    ];
+    for path in &planted {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+    }
+    fs::write(&planted[0], "{}").unwrap();
+    std::os::unix::fs::symlink("/nonexistent", &planted[1]).unwrap();
+    fs::create_dir(&planted[2]).unwrap();
+    assert_eq!(engine.leftovers().await.unwrap(), planted.clone().into());
+    engine.sweep().await.unwrap();
+    assert!(planted.iter().all(|path| fs::symlink_metadata(path).is_err()));
+    assert!(run.join("containers").join(kept.as_str()).exists());
+    assert!(data.join("instances/kept-2/g1/hosts").exists());
+    engine.remove(&kept).await.unwrap();
+    assert_eq!(fs::read_dir(run.join("containers")).unwrap().count(), 0);
+}

@@ -1,0 +1,226 @@
+//! What every engine must do, as tests that any engine can be put to.
+//!
+//! A crate with an engine implements [`Harness`] and expands [`engine_contract!`](crate::engine_contract) in one of its
+//! test programs; each check becomes a test there. The checks say nothing of any particular engine. What a program
+//! in a container does, and what happens on the node beside the engine, is the harness's.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "they are tests, and one that cannot go on is to fail on the spot"
+)]
+
+mod exec;
+mod life;
+mod node;
+mod output;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dwell_core::container::ContainerId;
+use dwell_core::id::InstanceName;
+use dwell_core::instance::Assigned;
+use dwell_core::workload::Template;
+use futures_util::TryStreamExt;
+use tokio::time::timeout;
+
+pub use self::exec::{
+    a_command_ends_when_it_is_hung_up_or_killed, a_command_has_both_outputs_and_an_exit_code,
+    a_command_reads_its_input, a_command_that_cannot_be_started_says_why,
+    no_command_runs_in_what_does_not_run,
+};
+pub use self::life::{
+    a_container_is_made_once, a_removal_kills_and_can_be_repeated, a_run_that_ends_leaves_its_code,
+    a_start_can_be_repeated, a_stop_lets_the_process_end, a_stubborn_process_is_killed_after_grace,
+    a_wait_ends_with_the_process, events_tell_a_life, what_somebody_removes_is_gone,
+};
+pub use self::node::{
+    a_missing_image_is_told, it_says_what_it_is, leftovers_are_found_and_swept,
+    limits_are_set_while_it_runs, strangers_are_told_and_left_alone, volumes_outlive_containers,
+    what_is_gone_is_not_made_ready,
+};
+pub use self::output::{
+    lines_are_followed_until_the_end, lines_since_a_moment, output_is_read_and_cut,
+    the_last_output_outlives_the_container,
+};
+use crate::{Container, Engine, LogOptions, Output, OutputStream, fake};
+
+/// How long anything that should happen may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a process is given to end, when it does.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// The main process of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Runs, and ends with this exit code as soon as it is asked to, once it has written a line.
+    Serves {
+        /// The exit code.
+        exit_code: i32,
+    },
+    /// Runs until it is killed.
+    IsStubborn,
+    /// Writes this to its standard output and ends.
+    Prints {
+        /// What it writes.
+        text: &'static str,
+        /// The exit code.
+        exit_code: i32,
+    },
+}
+
+/// A command beside the main process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Writes to both outputs and ends.
+    Prints {
+        /// To its standard output.
+        stdout: &'static str,
+        /// To its standard error.
+        stderr: &'static str,
+        /// The exit code.
+        exit_code: i32,
+    },
+    /// Writes what it reads, until there is no more.
+    Repeats,
+    /// Runs until it is ended.
+    Waits,
+    /// Is not there.
+    IsMissing,
+    /// Is there, and is no program.
+    IsNoProgram,
+}
+
+/// An engine on a node, and what else happens there. Each check gets one in which nothing is of another check.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// The engine.
+    fn engine(&self) -> &dyn Engine;
+
+    /// What runs a program, from an image that is there.
+    fn template(&self, program: Program) -> Template;
+
+    /// Something of an image that is not there and cannot be fetched.
+    fn of_missing_image(&self) -> Template;
+
+    /// The words of a command.
+    fn command(&self, command: Command) -> Vec<String>;
+
+    /// Makes what an instance's container needs on the node before it is started: its sandbox.
+    async fn make_sandbox(&self, instance: &InstanceName);
+
+    /// Somebody removes a container beside the engine's back.
+    async fn remove_by_hand(&self, id: &ContainerId);
+
+    /// Somebody makes a container, not of dwell, that has the label of the cluster.
+    async fn make_stranger(&self) -> String;
+
+    /// Leaves something on the node for a container that is gone.
+    async fn leave_file(&self) -> PathBuf;
+}
+
+/// Makes a test of each check. `$harness` is the path of an async function that makes a [`Harness`] for the check
+/// of a name.
+#[macro_export]
+macro_rules! engine_contract {
+    ($harness:path) => {
+        $crate::engine_contract! { $harness:
+            a_command_ends_when_it_is_hung_up_or_killed,
+            a_command_has_both_outputs_and_an_exit_code,
+            a_command_reads_its_input,
+            a_command_that_cannot_be_started_says_why,
+            a_container_is_made_once,
+            a_missing_image_is_told,
+            a_removal_kills_and_can_be_repeated,
+            a_run_that_ends_leaves_its_code,
+            a_start_can_be_repeated,
+            a_stop_lets_the_process_end,
+            a_stubborn_process_is_killed_after_grace,
+            a_wait_ends_with_the_process,
+            events_tell_a_life,
+            it_says_what_it_is,
+            leftovers_are_found_and_swept,
+            limits_are_set_while_it_runs,
+            lines_are_followed_until_the_end,
+            lines_since_a_moment,
+            no_command_runs_in_what_does_not_run,
+            output_is_read_and_cut,
+            strangers_are_told_and_left_alone,
+            the_last_output_outlives_the_container,
+            volumes_outlive_containers,
+            what_is_gone_is_not_made_ready,
+            what_somebody_removes_is_gone,
+        }
+    };
+    ($harness:path: $($check:ident),+ $(,)?) => {
+        $(
+            #[tokio::test]
+            async fn $check() {
+                let harness = $harness(stringify!($check)).await;
+                $crate::contract::$check(&harness).await;
+            }
+        )+
+    };
+}
+
+/// An instance that runs a program, on a node with its sandbox.
+async fn assigned(harness: &dyn Harness, name: &str, program: Program) -> Assigned {
+    let assigned = fake::assigned(name, 1, harness.template(program));
+    harness.make_sandbox(&assigned.instance).await;
+    assigned
+}
+
+/// A container that runs a program, or has.
+async fn started(harness: &dyn Harness, name: &str, program: Program) -> ContainerId {
+    let assigned = assigned(harness, name, program).await;
+    let id = harness.engine().create(&assigned).await.unwrap();
+    harness.engine().start(&id).await.unwrap();
+    if let Program::Serves { .. } = program {
+        serving(harness, &id).await;
+    }
+    id
+}
+
+/// Waits until a program that serves can be asked to end.
+async fn serving(harness: &dyn Harness, id: &ContainerId) {
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let mut output = harness.engine().logs(id, &follow).await.unwrap();
+    timeout(PATIENCE, output.try_next()).await.unwrap().unwrap().unwrap();
+}
+
+async fn inspected(harness: &dyn Harness, id: &ContainerId) -> Container {
+    harness.engine().inspect(id).await.unwrap()
+}
+
+/// All output, standard and error.
+async fn texts(mut output: OutputStream) -> (String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    while let Some(piece) = timeout(PATIENCE, output.try_next()).await.unwrap().unwrap() {
+        match piece {
+            Output::Stdout(bytes) => out.extend_from_slice(&bytes),
+            Output::Stderr(bytes) => err.extend_from_slice(&bytes),
+        }
+    }
+    (String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_check_is_made_a_test() {
+        let all = [
+            include_str!("contract/exec.rs"),
+            include_str!("contract/life.rs"),
+            include_str!("contract/node.rs"),
+            include_str!("contract/output.rs"),
+        ];
+        let (_, expanded) = include_str!("contract.rs").split_once("macro_rules!").unwrap();
+        for file in all {
+            for (_, rest) in file.match_indices("pub async fn ").map(|(at, _)| file.split_at(at)) {
+                let name = rest["pub async fn ".len()..].split('(').next().unwrap();
+                assert!(expanded.contains(&format!("            {name},\n")), "{name}");
+            }
+        }
+    }
+}

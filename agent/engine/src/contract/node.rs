@@ -1,0 +1,122 @@
+//! What an engine has on its node beside containers.
+
+use std::collections::BTreeSet;
+
+use dwell_core::container::{ContainerId, ContainerState};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::session::SeenVolume;
+use dwell_core::workload::{Mount, MountSource, Resources};
+use tokio::sync::watch;
+
+use super::{GRACE, Harness, Program, assigned, inspected, started};
+use crate::{EngineError, fake};
+
+const SERVES: Program = Program::Serves { exit_code: 0 };
+
+/// It answers, has a version, and is ready.
+pub async fn it_says_what_it_is(harness: &dyn Harness) {
+    harness.engine().ping().await.unwrap();
+    let report = harness.engine().info().await.unwrap();
+    assert!(report.info.ready && report.unfit.is_none(), "{report:?}");
+    assert!(!report.info.version.is_empty());
+}
+
+/// An image that is not there is no reason to give up, and one that cannot be fetched is told as such.
+pub async fn a_missing_image_is_told(harness: &dyn Harness) {
+    let missing = fake::assigned("missing-0", 1, harness.of_missing_image());
+    harness.make_sandbox(&missing.instance).await;
+    let refused = harness.engine().create(&missing).await.unwrap_err();
+    let expected = EngineError::ImageMissing { image: missing.template.image.clone() };
+    assert_eq!(refused, expected);
+    let progress = watch::Sender::default();
+    let failed = harness.engine().pull(&missing.template.image, &progress).await.unwrap_err();
+    assert!(matches!(failed, EngineError::PullFailed { .. }), "{failed}");
+    assert_eq!(harness.engine().list().await.unwrap(), []);
+}
+
+/// Limits are those that were asked for last, while it runs, and none after they were taken away.
+pub async fn limits_are_set_while_it_runs(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let half = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
+    let double = Resources { cpu: Millicores(1000), memory: Bytes::mebi(128) };
+    let mut small = assigned(harness, "limits-0", SERVES).await;
+    small.template.resources = half;
+    let id = engine.create(&small).await.unwrap();
+    engine.start(&id).await.unwrap();
+    assert_eq!(inspected(harness, &id).await.details.unwrap().limits, half);
+    for limits in [double, Resources::default(), half] {
+        engine.update_limits(&id, limits).await.unwrap();
+        let seen = inspected(harness, &id).await;
+        assert_eq!(seen.details.unwrap().limits, limits);
+        assert_eq!(seen.state, ContainerState::Running);
+    }
+    engine.remove(&id).await.unwrap();
+    let gone = engine.update_limits(&id, half).await.unwrap_err();
+    assert!(matches!(gone, EngineError::NotFound { .. }), "{gone}");
+}
+
+/// What the node needs before a start is made for what is there, and for nothing else.
+pub async fn what_is_gone_is_not_made_ready(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let ready = assigned(harness, "ready-0", SERVES).await;
+    let id = engine.create(&ready).await.unwrap();
+    let remains: BTreeSet<ContainerId> = [id.clone()].into();
+    engine.make_ready(&id, &ready, &remains).await.unwrap();
+    engine.start(&id).await.unwrap();
+    engine.remove(&id).await.unwrap();
+    let gone = engine.make_ready(&id, &ready, &BTreeSet::new()).await.unwrap_err();
+    assert!(matches!(gone, EngineError::NotFound { .. }), "{gone}");
+}
+
+/// A volume goes only when it is asked to, and never while a container has it.
+pub async fn volumes_outlive_containers(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let mut with_volume = assigned(harness, "volume-0", SERVES).await;
+    let (instance, name) = (with_volume.instance.clone(), "data".parse().unwrap());
+    with_volume.template.mounts = vec![Mount {
+        source: MountSource::Volume("data".parse().unwrap()),
+        target: "/data".to_owned(),
+        read_only: false,
+    }];
+    let volume = SeenVolume { instance: instance.clone(), name, image_path: None };
+    let id = engine.create(&with_volume).await.unwrap();
+    assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&volume));
+    let refused = engine.remove_volume(&instance, &volume.name).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Other { .. }), "{refused}");
+    engine.remove(&id).await.unwrap();
+    assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&volume));
+    for _ in 0..2 {
+        engine.remove_volume(&instance, &volume.name).await.unwrap();
+    }
+    assert_eq!(engine.volumes().await.unwrap(), []);
+}
+
+/// What is left of containers that are gone is found and removed; what is there keeps what it has.
+pub async fn leftovers_are_found_and_swept(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let id = started(harness, "kept-1", SERVES).await;
+    assert_eq!(engine.leftovers().await.unwrap(), [].into());
+    let left = harness.leave_file().await;
+    assert_eq!(engine.leftovers().await.unwrap(), [left].into());
+    engine.sweep().await.unwrap();
+    assert_eq!(engine.leftovers().await.unwrap(), [].into());
+    engine.stop(&id, GRACE).await.unwrap();
+    engine.start(&id).await.unwrap();
+    engine.remove(&id).await.unwrap();
+    assert_eq!(engine.leftovers().await.unwrap(), [].into());
+}
+
+/// A container that only has the cluster's label is somebody else's: told of, and not touched.
+pub async fn strangers_are_told_and_left_alone(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let stranger = harness.make_stranger().await;
+    assert_eq!(engine.list().await.unwrap(), []);
+    assert_eq!(engine.strangers(), [stranger.clone()].into());
+    let id = ContainerId(stranger.clone());
+    let not_found = EngineError::NotFound { id: id.to_string() };
+    assert_eq!(engine.inspect(&id).await.unwrap_err(), not_found);
+    assert_eq!(engine.stop(&id, GRACE).await.unwrap_err(), not_found);
+    engine.remove(&id).await.unwrap();
+    assert_eq!(engine.list().await.unwrap(), []);
+    assert_eq!(engine.strangers(), [stranger].into());
+}

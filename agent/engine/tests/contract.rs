@@ -1,0 +1,91 @@
+//! The fake engine keeps the contract of all engines.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dwell_core::container::ContainerId;
+use dwell_core::id::InstanceName;
+use dwell_core::workload::Template;
+use dwell_engine::Engine;
+use dwell_engine::contract::{Command, Harness, Program};
+use dwell_engine::fake::FakeEngine;
+use dwell_engine::fake::behaviour;
+use dwell_engine::fake::control::TokioClock;
+
+dwell_engine::engine_contract!(in_memory);
+
+/// A node of which everything is in memory.
+struct InMemory(FakeEngine);
+
+async fn in_memory(_check: &str) -> InMemory {
+    InMemory(FakeEngine::new(Arc::new(TokioClock::new())))
+}
+
+#[async_trait]
+impl Harness for InMemory {
+    fn engine(&self) -> &dyn Engine {
+        &self.0
+    }
+
+    fn template(&self, program: Program) -> Template {
+        let image = format!("{program:?}");
+        let usual = behaviour::Program::default();
+        let behaves = match program {
+            Program::Serves { exit_code } => {
+                behaviour::Program { ends_when_asked: Some(exit_code), ..usual }
+            }
+            Program::IsStubborn => behaviour::Program { ends_when_asked: None, ..usual },
+            Program::Prints { text, exit_code } => {
+                behaviour::Program { prints: text.to_owned(), ends: Some(exit_code), ..usual }
+            }
+        };
+        self.0.set_program(&image, behaves);
+        Template::of_image(&image)
+    }
+
+    fn of_missing_image(&self) -> Template {
+        self.0.break_image("missing", true);
+        Template::of_image("missing")
+    }
+
+    fn command(&self, command: Command) -> Vec<String> {
+        let words = vec![format!("{command:?}")];
+        let cannot = |why: &str, code| behaviour::Command {
+            stderr: format!("dwell: {}: {why}\r\n", words[0]),
+            ends: Some(code),
+            ..behaviour::Command::default()
+        };
+        let behaves = match command {
+            Command::Prints { stdout, stderr, exit_code } => behaviour::Command {
+                stdout: stdout.to_owned(),
+                stderr: stderr.to_owned(),
+                ends: Some(exit_code),
+            },
+            // As every command of the fake that has an input.
+            Command::Repeats => return words,
+            Command::Waits => behaviour::Command::default(),
+            Command::IsMissing => cannot("not found in the instance", 127),
+            Command::IsNoProgram => cannot("not executable", 126),
+        };
+        self.0.set_command(&words, behaves);
+        words
+    }
+
+    async fn make_sandbox(&self, _instance: &InstanceName) {}
+
+    async fn remove_by_hand(&self, id: &ContainerId) {
+        self.0.vanish(id);
+    }
+
+    async fn make_stranger(&self) -> String {
+        self.0.add_stranger("stranger");
+        "stranger".to_owned()
+    }
+
+    async fn leave_file(&self) -> PathBuf {
+        let path = PathBuf::from("/var/lib/dwell/left");
+        self.0.leave_file(&path);
+        path
+    }
+}
