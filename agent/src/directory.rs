@@ -25,8 +25,7 @@ use dwell_core::id::{Position, Revision};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use dwell_daemon::Causes;
-use dwell_daemon::durable;
+use dwell_daemon::{Causes, Lane, durable};
 
 use crate::sealed;
 
@@ -155,16 +154,17 @@ pub fn remove(data_dir: &Path) -> io::Result<()> {
 
 /// Stores each new directory, the newest if they come fast. Ends when nobody publishes any more.
 pub async fn keep(data_dir: PathBuf, mut directories: Directories) {
+    let lane = Lane::new("directory");
     while directories.changed().await.is_ok() {
         let directory = directories.borrow_and_update().clone();
         let path = path(&data_dir);
         let begun = Instant::now();
-        let written = tokio::task::spawn_blocking(move || {
+        let written = lane.run(move || {
             let text = sealed::seal(KIND, &*directory)?;
             drop(directory);
             durable::replace(&path, &text, 0o600)
         });
-        if let Err(error) = written.await.map_err(io::Error::other).flatten() {
+        if let Err(error) = written.await {
             // The assignment's keeper complains of the same disk, and the next change tries again.
             tracing::warn!(error = %Causes(&error), "cannot store the directory of the cluster's instances");
             directories.mark_changed();

@@ -28,6 +28,7 @@ use tonic::transport::Channel;
 use crate::identity::{Identity, IdentityError, certificates, wall_clock};
 use crate::link::{self, LinkError};
 use crate::trust;
+use dwell_daemon::Lane;
 
 /// How long the controller may take to answer.
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
@@ -204,7 +205,9 @@ async fn store_renewed(
         return Err(EnrollError::Clock);
     }
     let path = data_dir.to_owned();
-    let stored = tokio::task::spawn_blocking(move || renewed.store(&path).map(|()| renewed)).await;
+    // Not among what may hang: without it the node would be locked out in the end.
+    let stored =
+        Lane::new("identity").run(move || Ok(renewed.store(&path).map(|()| renewed))).await;
     stored.map_err(|error| EnrollError::Answer { problem: error.to_string() })?.map_err(Into::into)
 }
 

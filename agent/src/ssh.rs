@@ -19,7 +19,7 @@ mod files;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dwell_core::id::InstanceName;
@@ -29,12 +29,11 @@ use dwell_core::ssh::{SshInstance, SshTrust};
 use dwell_core::workload::{Protocol, Ssh, Template};
 use dwell_network::sandbox_path;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use self::files::{Files, Written};
 use crate::reconciler::{Sighting, Sightings};
-use dwell_daemon::Causes;
+use dwell_daemon::{Causes, Lane};
 
 /// The port of SSH.
 const PORT: u16 = 22;
@@ -61,7 +60,8 @@ struct Input {
 impl SshFiles {
     /// Keeps them until the task is dropped.
     pub async fn keep(mut self) {
-        let mut files = Files::new(&self.run_dir);
+        let files = Arc::new(Mutex::new(Files::new(&self.run_dir)));
+        let lane = Lane::new("ssh-files");
         let mut done: Option<Input> = None;
         loop {
             let assignment = self.assignment.borrow_and_update().clone();
@@ -69,13 +69,12 @@ impl SshFiles {
             if let Some(assignment) = assignment {
                 let input = Input { assignment, sightings };
                 let (before, now, run_dir) = (done.take(), input.clone(), self.run_dir.clone());
-                let writing = spawn_blocking(move || {
-                    let written = bring_about(&mut files, &now, before.as_ref(), &run_dir);
-                    (files, written)
+                let files = Arc::clone(&files);
+                let writing = lane.run(move || {
+                    let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
+                    bring_about(&mut files, &now, before.as_ref(), &run_dir)
                 });
-                let Ok((kept, written)) = writing.await else { return };
-                files = kept;
-                if let Err(error) = written {
+                if let Err(error) = writing.await {
                     tracing::error!(
                         error = %Causes(&error), run_dir = %self.run_dir.display(),
                         "cannot write the files of dwell-ssh; trying again"

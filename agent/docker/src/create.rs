@@ -114,11 +114,11 @@ impl DockerEngine {
         generation: Generation,
     ) -> Result<PathBuf, EngineError> {
         let (config, assigned) = (Arc::clone(&self.config), assigned.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let written = self.lane.run(move || {
             let names = config.names.as_ref().and_then(|names| names.borrow().clone());
             let zone = names.as_ref().map(|names| names.network.zone.as_str());
             let zone = zone.filter(|zone| !zone.is_empty());
-            files::write(&config.data_dir, &assigned, generation, zone)
+            Ok(files::write(&config.data_dir, &assigned, generation, zone))
         });
         let other = |reason: &str| EngineError::Other {
             engine: NAME,

@@ -41,6 +41,7 @@ use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::Resources;
+use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
     Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
@@ -97,6 +98,8 @@ pub struct DockerEngine {
     /// Containers of others with labels of ours, as far as that was told.
     foreign: Mutex<BTreeSet<String>>,
     paths: PathLooks,
+    /// What a start needs on the disk is written whatever else hangs.
+    lane: Lane,
     claims: Claims,
     /// Why the daemon cannot run instances, by what it said of itself last.
     unfit: Mutex<Option<&'static str>>,
@@ -113,6 +116,7 @@ impl DockerEngine {
             own: Mutex::default(),
             foreign: Mutex::default(),
             paths: PathLooks::default(),
+            lane: Lane::new("containers"),
             claims: Claims::default(),
             unfit: Mutex::default(),
         }

@@ -44,8 +44,8 @@ impl DockerEngine {
         let (data, name) = (self.config.data_dir.clone(), instance.clone());
         let head = format!("--- container {id} of generation {generation}\n");
         let text = [head.as_bytes(), &output].concat();
-        let written = tokio::task::spawn_blocking(move || write(&data, &name, &text)).await;
-        if let Ok(Err(error)) = written {
+        let written = self.lane.run(move || write(&data, &name, &text)).await;
+        if let Err(error) = written {
             tracing::debug!(%instance, %error, "what its container printed is not kept");
         }
     }
@@ -69,14 +69,12 @@ pub(super) async fn output(
     instance: &InstanceName,
 ) -> Result<Option<Vec<u8>>, EngineError> {
     let (data, instance) = (engine.config.data_dir.clone(), instance.clone());
-    let read = tokio::task::spawn_blocking(move || read(&data, &instance)).await;
-    read.map_err(|error| error.to_string())
-        .and_then(|read| read.map_err(|error| error.to_string()))
-        .map_err(|reason| EngineError::Other {
-            engine: NAME,
-            operation: "read what was kept of an earlier container",
-            reason,
-        })
+    let read = engine.lane.run(move || read(&data, &instance)).await;
+    read.map_err(|error| EngineError::Other {
+        engine: NAME,
+        operation: "read what was kept of an earlier container",
+        reason: error.to_string(),
+    })
 }
 
 fn directory(data: &Path) -> PathBuf {
@@ -123,7 +121,30 @@ fn prune(directory: &Path, now: SystemTime) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::workload::Template;
+
     use super::*;
+
+    #[test]
+    fn what_a_start_needs_is_written_while_the_blocking_pool_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = DockerEngine::new(crate::DockerConfig {
+            socket: "/nonexistent".into(),
+            cluster: "lab".to_owned(),
+            data_dir: directory.path().to_owned(),
+            run_dir: directory.path().to_owned(),
+            allow_binds: Vec::new(),
+            runtime: crate::Runtime::Dwell,
+            names: None,
+        });
+        let web = dwell_engine::fake::assigned("web-0", 1, Template::of_image("a"));
+        write(directory.path(), &web.instance, b"last").unwrap();
+        dwell_daemon::hung_pool::run(async || {
+            let files = engine.write_files(&web, web.generation).await.unwrap();
+            assert!(files.join("hosts").exists());
+            assert_eq!(output(&engine, &web.instance).await.unwrap().unwrap(), b"last");
+        });
+    }
 
     #[test]
     fn last_words_are_kept_for_a_while() {

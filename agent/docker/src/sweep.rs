@@ -6,6 +6,7 @@
 //! was started meanwhile are never taken for a leftover; those of one that is being made are [claimed](Claims).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 
@@ -41,7 +42,7 @@ impl DockerEngine {
     }
 
     /// Removes the files of a container that is gone, unless another one has the same or is being made.
-    fn remove_files(&self, owner: &Owner) -> std::io::Result<()> {
+    fn remove_files(&self, owner: &Owner) -> io::Result<()> {
         match self.claims.take(owner.clone()) {
             Some(_claim) if !self.is_owned(owner) => {
                 files::remove(&self.config.data_dir, &owner.0, owner.1)
@@ -90,16 +91,16 @@ impl DockerEngine {
     async fn compare_files(&self) -> Result<Leftovers, EngineError> {
         const OPERATION: &str = "list the files of containers";
         let config = Arc::clone(&self.config);
-        let reading = tokio::task::spawn_blocking(move || {
+        let reading = self.lane.run(move || {
             let mappings = Mapping::containers(&config.run_dir);
-            let mappings = mappings.map_err(|error| Causes(&error).to_string())?;
-            let owners = files::owners(&config.data_dir).map_err(|error| error.to_string())?;
-            Ok::<_, String>(Leftovers { mappings, owners })
+            let mappings =
+                mappings.map_err(|error| io::Error::other(Causes(&error).to_string()))?;
+            Ok(Leftovers { mappings, owners: files::owners(&config.data_dir)? })
         });
         let read = tokio::time::timeout(QUICK, reading).await;
         let hangs = |_| other(OPERATION, "the disk of the agent's data does not answer".to_owned());
-        let read = read.map_err(hangs)?.map_err(|error| other(OPERATION, error.to_string()))?;
-        let mut found = read.map_err(|reason| other(OPERATION, reason))?;
+        let read = read.map_err(hangs)?;
+        let mut found = read.map_err(|error| other(OPERATION, error.to_string()))?;
         for container in self.list().await? {
             found.mappings.remove(container.id.as_str());
             found.owners.remove(&(container.instance, container.generation));

@@ -16,8 +16,7 @@ use dwell_core::session::Assignment;
 use tokio::sync::watch;
 
 use crate::sealed;
-use dwell_daemon::Causes;
-use dwell_daemon::durable;
+use dwell_daemon::{Causes, Lane, durable};
 
 const FILE_NAME: &str = "assignment.json";
 const KIND: &str = "dwell-assignment 1";
@@ -102,13 +101,13 @@ pub async fn keep(
     mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
     stored: watch::Sender<Position>,
 ) {
+    let lane = Lane::new("assignment");
     while assignments.changed().await.is_ok() {
         loop {
             let Some(assignment) = assignments.borrow_and_update().clone() else { break };
             let position = assignment.position();
             let directory = data_dir.clone();
-            let written = tokio::task::spawn_blocking(move || store(&directory, &assignment)).await;
-            match written.map_err(io::Error::other).flatten() {
+            match lane.run(move || store(&directory, &assignment)).await {
                 Ok(()) => {
                     stored.send_replace(position);
                     break;

@@ -4,6 +4,8 @@ use std::net::Ipv4Addr;
 use dwell_core::directory::DirectoryInstance;
 use dwell_core::id::Incarnation;
 
+use dwell_daemon::hung_pool;
+
 use super::*;
 
 fn change(base: Option<u64>, revision: u64, instance: &str) -> DirectoryChange {
@@ -98,6 +100,17 @@ async fn it_outlives_the_agent_and_is_written_once_for_many_changes() {
     assert_eq!(load(dir.path()).instances.len(), 99);
     drop(held);
     keeper.await.unwrap();
+}
+
+#[test]
+fn it_is_stored_while_the_blocking_pool_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    hung_pool::run(async || {
+        let mut held = HeldDirectory::new(Directory::default());
+        tokio::spawn(keep(dir.path().to_owned(), held.subscribe()));
+        held.apply(change(None, 2, "web-0")).unwrap();
+        until(|| load(dir.path()).revision == Revision(2)).await;
+    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use dwell_core::id::InstanceName;
 use dwell_planner::Journal;
 
-use dwell_daemon::durable;
+use dwell_daemon::{Lane, durable};
 
 /// The largest file that is read, in bytes; a usual one has less than 500.
 const FILE_MAX_BYTES: u64 = 64 * 1024;
@@ -22,11 +22,19 @@ const FILE_MAX_BYTES: u64 = 64 * 1024;
 #[derive(Clone, Debug)]
 pub(crate) struct Journals {
     directory: Arc<Path>,
+    /// Journals are written whatever else hangs.
+    lane: Lane,
 }
 
 impl Journals {
     pub(crate) fn new(directory: PathBuf) -> Self {
-        Self { directory: directory.into() }
+        Self { directory: directory.into(), lane: Lane::new("journals") }
+    }
+
+    /// All journals there are, after those that are being written.
+    pub(super) async fn read_anew(&self) -> io::Result<BTreeMap<InstanceName, Journal>> {
+        let journals = self.clone();
+        self.lane.run(move || journals.read_all()).await
     }
 
     /// All journals there are. Blocks.
@@ -57,13 +65,13 @@ impl Journals {
         }
         let path = self.path(name);
         let text = serde_json::to_vec(journal)?;
-        blocking(move || durable::replace(&path, &text, 0o600)).await
+        self.lane.run(move || durable::replace(&path, &text, 0o600)).await
     }
 
     /// Removes a journal; one that is not there is fine.
     pub(super) async fn remove(&self, name: &InstanceName) -> io::Result<()> {
         let path = self.path(name);
-        let removed = blocking(move || fs::remove_file(path)).await;
+        let removed = self.lane.run(move || fs::remove_file(path)).await;
         match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -81,12 +89,10 @@ fn read(path: &Path) -> io::Result<Journal> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-async fn blocking(work: impl FnOnce() -> io::Result<()> + Send + 'static) -> io::Result<()> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
-}
-
 #[cfg(test)]
 mod tests {
+    use dwell_daemon::hung_pool;
+
     use super::*;
 
     #[tokio::test]
@@ -99,6 +105,23 @@ mod tests {
         journals.write(&web, &Journal::default()).await.unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
         assert!(journals.read_all().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_journal_is_written_while_the_blocking_pool_hangs() {
+        let directory = tempfile::tempdir().unwrap();
+        let web: InstanceName = "web-0".parse().unwrap();
+        let journal = Journal { restarts: 1, ..Journal::default() };
+        let known = hung_pool::run(async || {
+            let journals = Journals::new(directory.path().to_owned());
+            journals.write(&web, &journal).await.unwrap();
+            journals.read_anew().await.unwrap()
+        });
+        assert_eq!(known, [(web.clone(), journal)].into());
+        hung_pool::run(async || {
+            Journals::new(directory.path().to_owned()).remove(&web).await.unwrap();
+        });
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

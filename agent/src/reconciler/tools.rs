@@ -118,9 +118,7 @@ impl Tools {
 
     async fn sweep(&self) -> Result<Outcome, StepError> {
         self.engine.sweep().await?;
-        let journals = self.journals.clone();
-        let reading = tokio::task::spawn_blocking(move || journals.read_all());
-        let read = reading.await.map_err(io::Error::other).flatten();
+        let read = self.journals.read_anew().await;
         read.map(Outcome::Journals).map_err(StepError::JournalsUnread)
     }
 

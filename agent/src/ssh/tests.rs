@@ -136,6 +136,18 @@ impl Node {
     }
 }
 
+#[test]
+fn the_files_are_written_while_the_blocking_pool_hangs() {
+    dwell_daemon::hung_pool::run(async || {
+        let mut node = Node::new();
+        node.start();
+        node.sightings.send_replace(sightings([("web-0", running(7))]));
+        node.assignment.send_replace(Some(assignment(vec![assigned("web-0")])));
+        node.until("it is served", |node| node.pid("web-0") == Some(7)).await;
+        assert!(node.trust().is_some());
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn files_follow_keys_and_containers() {
     let mut node = Node::new();

@@ -1,5 +1,6 @@
 use dwell_core::id::Revision;
 use dwell_core::session::NodeNetwork;
+use dwell_daemon::hung_pool;
 
 use super::*;
 
@@ -73,6 +74,21 @@ fn a_damaged_file_is_set_aside_once() {
         assert_eq!(fs::read(aside).unwrap(), content);
         assert!(matches!(load(dir.path()).unwrap(), Cached::Nothing));
     }
+}
+
+#[test]
+fn an_assignment_is_stored_while_the_blocking_pool_hangs() {
+    let dir = tempfile::tempdir().unwrap();
+    hung_pool::run(async || {
+        let assignments = watch::Sender::new(None);
+        let stored = watch::Sender::new(Position::default());
+        let mut seen = stored.subscribe();
+        tokio::spawn(keep(dir.path().to_owned(), assignments.subscribe(), stored));
+        assignments.send_replace(Some(Arc::new(assignment(3))));
+        seen.wait_for(|stored| stored.revision == Revision(3)).await.unwrap();
+    });
+    let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not stored") };
+    assert_eq!(loaded, assignment(3));
 }
 
 #[tokio::test(start_paused = true)]
