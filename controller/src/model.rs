@@ -72,8 +72,8 @@ use view::Views;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, Command, InstanceAction, InstancePlan, Join, NodeChange, PlanAction, Reply, Target,
-    WORKLOADS_MAX, WorkloadPlan,
+    Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, NodeChange, PlanAction,
+    Reply, Target, WORKLOADS_MAX, WorkloadPlan,
 };
 pub use history::RestoreView;
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};

@@ -1,16 +1,20 @@
 //! From the model's views to messages.
 
-use dwell_core::id::NodeName;
-use dwell_proto::v1;
+use dwell_core::id::{LABEL_MAX, NodeName};
+use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    Event, InstanceAction, InstanceView, NodeView, PlanAction, RestoreView, RouteView, Severity,
-    VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
+    DECLARED_MAX, Event, InstanceAction, InstanceView, NodeView, PlanAction, RestoreView,
+    RouteView, Severity, VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan,
+    WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
+
+// What a declaration touches fits into its answer, with the tag and the length of each name, and as much again.
+const _: () = assert!(DECLARED_MAX as usize * (LABEL_MAX + 2) * 2 < MESSAGE_MAX_BYTES);
 
 pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
     let action = match plan.action {

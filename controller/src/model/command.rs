@@ -35,7 +35,7 @@ pub enum Command {
     },
     /// Declare workloads, all or none. Answered with [`Reply::Plans`].
     ApplyWorkloads {
-        /// At most [`WORKLOADS_MAX`].
+        /// At most [`WORKLOADS_MAX`], with at most [`DECLARED_MAX`] instances.
         specs: Vec<WorkloadSpec>,
         /// Of these, a workload that exists keeps its number of instances, whatever its specification says.
         keep_replicas: BTreeSet<WorkloadName>,
@@ -234,6 +234,8 @@ impl Command {
 
 /// The most workloads one command may declare.
 pub const WORKLOADS_MAX: usize = 1_000;
+/// The most instances that the workloads of one declaration have and had, since its answer may name each of them.
+pub const DECLARED_MAX: u32 = 100_000;
 
 /// All instances of a workload, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use dwell_core::net::ClusterRange;
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
-use super::command::WORKLOADS_MAX;
+use super::command::{DECLARED_MAX, WORKLOADS_MAX};
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
@@ -55,6 +55,12 @@ pub enum Refusal {
     /// Too much at once.
     #[error("{0} workloads at once; declare at most {WORKLOADS_MAX}")]
     TooManyWorkloads(usize),
+    /// More instances in one declaration than its answer can name.
+    #[error(
+        "these workloads have {0} instances, those that go included; declare at most {DECLARED_MAX} at once, in \
+         several parts"
+    )]
+    TooManyDeclared(u64),
     /// More instances of all workloads together than the controller is configured for.
     #[error(
         "all workloads together would have {wanted} instances, of which {declared} are declared now; at most {max} are \
@@ -368,6 +374,7 @@ impl Refusal {
             }
             Self::Spec { .. }
             | Self::TooManyWorkloads(_)
+            | Self::TooManyDeclared(_)
             | Self::DuplicateWorkload(_)
             | Self::ScaledTwice(_)
             | Self::AddressUnusable { .. }

@@ -10,7 +10,9 @@ use dwell_core::id::{Generation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 
-use super::command::{InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan};
+use super::command::{
+    DECLARED_MAX, InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan,
+};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, Planned};
 use super::record::{Key, Record};
@@ -40,8 +42,23 @@ impl Model {
             WorkloadSpec { replicas, ..spec }
         };
         let specs: Vec<WorkloadSpec> = specs.into_iter().map(with_replicas).collect();
+        self.check_size(&specs)?;
         self.check_total(specs.iter().map(|spec| (&spec.name, spec.replicas)))?;
         specs.into_iter().map(|spec| self.declare(spec, true, by, now)).collect()
+    }
+
+    /// Refuses a declaration that could touch more instances than its answer can name, before any is made.
+    fn check_size(&self, specs: &[WorkloadSpec]) -> Result<(), Refusal> {
+        let named = |spec: &WorkloadSpec| {
+            let old = self.tables.workloads().get(&spec.name);
+            let replicas = old.map_or(0, |old| old.spec.replicas).max(spec.replicas);
+            // One that wants more than a workload may have is refused for that.
+            u64::from(replicas.min(REPLICAS_MAX))
+        };
+        match specs.iter().map(named).sum() {
+            sum if sum > u64::from(DECLARED_MAX) => Err(Refusal::TooManyDeclared(sum)),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses numbers of instances that would be too many together with all others, before any is made.

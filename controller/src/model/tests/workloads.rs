@@ -313,6 +313,23 @@ fn refusals_say_what_to_do() {
 }
 
 #[test]
+fn a_declaration_of_more_instances_than_its_answer_can_name_is_refused() {
+    let mut fleet = Fleet::of(1);
+    let mut declare = |count: u32, replicas| {
+        fleet.command(Command::ApplyWorkloads {
+            specs: (0..count).map(|number| spec(&format!("w{number}"), replicas)).collect(),
+            keep_replicas: BTreeSet::new(),
+            dry_run: false,
+            by: String::new(),
+        })
+    };
+    let refusal = declare(11, 10_000).unwrap_err();
+    assert_eq!(refusal.class(), RefusalClass::Invalid);
+    assert!(refusal.to_string().starts_with("these workloads have 110000 instances"), "{refusal}");
+    assert_eq!(fleet.model.workloads_page(None, 1, 1).items.len(), 0, "nothing was made");
+}
+
+#[test]
 fn all_or_nothing() {
     let mut fleet = Fleet::of(1);
     let mut wrong = spec("b", 1);
