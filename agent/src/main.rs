@@ -132,6 +132,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         None => {
             let config = load()?;
             dwell_daemon::logging::start(&config.log)?;
+            dwell_daemon::memory::keep_given_back().context("cannot start a thread")?;
             let runtime = daemon_runtime()?;
             let ended = runtime.block_on(daemon::run(config));
             // What blocks now waits for a disk or a name server; the end does not have to.

@@ -11,7 +11,7 @@ use clap::Parser;
 use dwell_controller::config::Config;
 use dwell_controller::controller::Controller;
 use dwell_core::clock::SystemClock;
-use dwell_daemon::{logging, readiness};
+use dwell_daemon::{logging, memory, readiness};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How many threads serve connections, beside those of the owner and the store.
@@ -50,6 +50,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
         return Ok(());
     }
     logging::start(&arguments.log).context("--log")?;
+    memory::keep_given_back().context("cannot start a thread")?;
     // TLS, messages and pings are served while the owner works, which has a thread of its own.
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build();

@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     dwell_daemon::logging::start(&cli.log)?;
+    dwell_daemon::memory::keep_given_back().context("cannot start a thread")?;
     // Two threads: one connection that encrypts as fast as it can keeps no other waiting.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
