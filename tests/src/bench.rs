@@ -61,7 +61,7 @@ const NODE: [Benchmark; 9] = [
 const REPLACE: [Benchmark; 2] = [
     (
         "replace-downtime",
-        "the longest time a client that connects every millisecond is not let in; removed and run again by Docker",
+        "the longest time a client that connects every millisecond is not let in; recreated as Docker Compose does",
     ),
     ("journal-cost", "writing the journal, syncing included, for each replacement"),
 ];

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use bollard::{
     Docker,
     models::{ContainerCreateBody, HostConfig, PortBinding},
-    query_parameters::{CreateContainerOptions, RemoveContainerOptions},
+    query_parameters::{CreateContainerOptions, RemoveContainerOptions, RenameContainerOptions},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -75,14 +75,14 @@ impl Plain {
         Ok(())
     }
 
-    /// Removes the container `plain-replaced`, if it is there, and runs it again with its port published: what
-    /// `docker rm -f` and `docker run` do.
+    /// Replaces the container `plain-replaced`, or makes it if there is none, in the steps of
+    /// `docker compose up --force-recreate`: the new one is created beside the old one, which is then stopped and
+    /// removed, and takes over its name and its published port.
     pub(super) async fn recreate(&self, port: u16) -> Result<()> {
         const NAME: &str = "plain-replaced";
-        let force = RemoveContainerOptions { force: true, ..Default::default() };
-        // There is none before the first time.
-        self.docker.remove_container(NAME, Some(force)).await.ok();
-        let options = CreateContainerOptions { name: Some(NAME.to_owned()), ..Default::default() };
+        const BESIDE: &str = "plain-replacing";
+        let options =
+            CreateContainerOptions { name: Some(BESIDE.to_owned()), ..Default::default() };
         let published = PortBinding { host_port: Some(port.to_string()), host_ip: None };
         let body = ContainerCreateBody {
             image: Some(Image::Hello.name().to_owned()),
@@ -94,6 +94,12 @@ impl Plain {
         };
         let created = self.docker.create_container(Some(options), body).await;
         created.context("Docker does not create")?;
+        // There is none before the first time.
+        if self.docker.stop_container(NAME, None).await.is_ok() {
+            self.docker.remove_container(NAME, None).await.context("Docker does not remove")?;
+        }
+        let rename = RenameContainerOptions { name: NAME.to_owned() };
+        self.docker.rename_container(BESIDE, rename).await.context("Docker does not rename")?;
         self.docker.start_container(NAME, None).await.context("Docker does not start")
     }
 

@@ -1,7 +1,8 @@
 //! The replacement of one running container by a new one: how long a client is not let in, and what the journal costs.
 //!
-//! Host 1 is a node; host 2 has a Docker engine, where the same container is removed and made again, as
-//! `docker compose up --force-recreate` and `docker rm -f` with `docker run` do, and which is a Swarm of one.
+//! Host 1 is a node; host 2 has a Docker engine, where the same container is recreated in the steps of
+//! `docker compose up --force-recreate`, and which is a Swarm of one, where a service is updated. The client connects
+//! to the instance's address, and to the ports that Docker and Swarm publish at the host's.
 
 use std::{
     fs,
@@ -77,7 +78,7 @@ async fn downtime(lab: &Lab) -> Result<[Report; 2]> {
         updated.add(turn, dwell, swarm);
     }
     Ok([
-        against(recreated.report("replace-downtime", 0.5), "rm and run"),
+        against(recreated.report("replace-downtime", 0.5), "Compose"),
         against(updated.report("replace-downtime", 0.5), "Swarm"),
     ])
 }

@@ -9,10 +9,10 @@ use anyhow::{Context, Result, ensure};
 use bollard::{
     Docker,
     models::{
-        EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointSpec, ServiceSpec,
-        ServiceSpecMode, ServiceSpecModeReplicated, ServiceUpdateStatusStateEnum, SwarmInitRequest,
-        TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
-        TaskState,
+        EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum,
+        EndpointSpec, ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated,
+        ServiceUpdateStatusStateEnum, SwarmInitRequest, TaskSpec, TaskSpecContainerSpec,
+        TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum, TaskState,
     },
     query_parameters::{ListContainersOptions, ListTasksOptions, UpdateServiceOptions},
 };
@@ -46,12 +46,15 @@ impl Swarm {
         Ok(started.elapsed())
     }
 
-    /// Makes a service of one whose port 8080 every node publishes as `port`.
+    /// Makes a service of one whose port 8080 its node publishes as `port`, in mode `host`: the task's own node lets
+    /// in whoever connects, without the routing mesh. That one needs IPVS, which not every kernel has, and would be
+    /// a hop more in the alternative's way.
     pub(super) async fn publish(&self, name: &str, port: u16) -> Result<()> {
         let published = EndpointPortConfig {
             protocol: Some(EndpointPortConfigProtocolEnum::TCP),
             target_port: Some(8080),
             published_port: Some(port.into()),
+            publish_mode: Some(EndpointPortConfigPublishModeEnum::HOST),
             ..EndpointPortConfig::default()
         };
         let ports = Some(vec![published]);
