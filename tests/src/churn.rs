@@ -26,6 +26,8 @@ use crate::lab::{Container, Image, Lab, LabConfig, Signal, wait_until};
 const ROUNDS_BETWEEN_RESTS: usize = 8;
 /// How long a fleet may take to come to rest once nothing goes wrong any more.
 const REST_LIMIT: Duration = Duration::from_secs(240);
+/// How long layers may disagree after that: until a node has swept away what is left of instances.
+const AUDIT_LIMIT: Duration = Duration::from_secs(20);
 /// The most instances that are declared at a time; the machine is small.
 const INSTANCES_MAX: usize = 18;
 /// The most workloads that are declared at a time.
@@ -290,9 +292,13 @@ impl Run<'_> {
             audit::audit(lab, declared, &said).await
         })
         .await?;
-        // Nothing may be on its way any more that layers could disagree about.
-        let found = lab.audit(false).await?;
-        ensure!(found.is_empty(), "dwell finds itself in disagreement: {found:#?}");
+        // Nothing may be on its way any more that layers could disagree about, once what was left is swept away.
+        wait_until("dwell to agree with itself", AUDIT_LIMIT, async || {
+            let found = lab.audit(false).await?;
+            ensure!(found.is_empty(), "dwell finds itself in disagreement: {found:#?}");
+            Ok(())
+        })
+        .await?;
         self.tally.audits += 1;
         (self.say)(&format!("at rest: {} instances, as declared", declared.instances()));
         let names: Vec<String> = declared.names().map(str::to_owned).collect();

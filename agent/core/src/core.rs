@@ -121,6 +121,7 @@ impl Core {
             self.calls.wake_at(now),
             self.doubts.wake_at(now),
             self.survey.wake_at(),
+            self.sweep_at(),
             self.pulse.wake_at(&self.observed.engine),
             self.patience_ends_at(),
         ]
@@ -155,7 +156,7 @@ impl Core {
             for image in plan.pulls {
                 self.pull(image, now);
             }
-            self.forget_what_is_over(&desired);
+            self.forget_what_is_over(&desired, now);
             self.watches.sync(&desired, &self.observed, &mut self.outputs);
             self.publish(&desired, now);
         }
@@ -183,7 +184,7 @@ impl Core {
     }
 
     /// What is not there and not desired is forgotten, but only after a complete look.
-    fn forget_what_is_over(&mut self, desired: &Desired) {
+    fn forget_what_is_over(&mut self, desired: &Desired, now: Timestamp) {
         let is_wanted = |image: &String| {
             let mut images = desired.instances().values().flat_map(Target::images);
             images.any(|wanted| wanted == image)
@@ -195,6 +196,7 @@ impl Core {
             return;
         }
         let (doubts, following) = (&self.doubts, &mut self.following);
+        let before = self.observed.instances.len();
         self.observed.instances.retain(|name, seen| {
             let stays = desired.get(name).is_some() || !seen.is_nothing() || doubts.concern(name);
             if !stays {
@@ -202,6 +204,9 @@ impl Core {
             }
             stays
         });
+        if self.observed.instances.len() < before {
+            self.sweep_soon(now);
+        }
     }
 }
 

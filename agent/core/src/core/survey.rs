@@ -18,6 +18,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long a complete look waits for single containers: those that have not been seen by then stay in doubt.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the removal of what is left of an instance waits for others that go too.
+const SWEEP_PAUSE: Duration = Duration::from_secs(5);
+
 /// The look at everything.
 #[derive(Default)]
 pub(super) struct Survey {
@@ -30,8 +33,8 @@ pub(super) struct Survey {
     doubts: BTreeMap<InstanceName, Doubt>,
     /// Instances that have changed since it began, and about which it may be out of date.
     overtaken: BTreeSet<InstanceName>,
-    /// It was complete, and what belongs to what is gone has yet to be removed.
-    sweep_is_due: bool,
+    /// When what belongs to what is gone is to be removed.
+    sweep_at: Option<Timestamp>,
 }
 
 #[derive(Default)]
@@ -244,15 +247,24 @@ impl Core {
             self.observed.engine = EngineState::Ready;
         }
         self.looked = true;
-        self.survey.sweep_is_due = true;
+        self.survey.sweep_at = Some(now);
     }
 
-    /// Has everything removed that belongs to what is gone, once after each complete look. Nothing is before a desired
-    /// state has arrived.
-    pub(super) fn sweep_if_due(&mut self, now: Timestamp) {
+    /// Nothing is left of an instance: a call that got no answer may have left files of it all the same.
+    pub(super) fn sweep_soon(&mut self, now: Timestamp) {
+        self.survey.sweep_at.get_or_insert(now.after(SWEEP_PAUSE));
+    }
+
+    /// When everything that belongs to what is gone is to be removed. It is after each complete look, and after the last of
+    /// an instance has gone, but not before a desired state has arrived.
+    pub(super) fn sweep_at(&self) -> Option<Timestamp> {
         let is_under_way = !self.calls.of(|task| *task == Task::Sweep).is_empty();
-        if self.survey.sweep_is_due && self.desired.is_some() && !is_under_way {
-            self.survey.sweep_is_due = false;
+        self.survey.sweep_at.filter(|_| self.desired.is_some() && !is_under_way)
+    }
+
+    pub(super) fn sweep_if_due(&mut self, now: Timestamp) {
+        if self.sweep_at().is_some_and(|at| at <= now) {
+            self.survey.sweep_at = None;
             self.call(Call::Sweep, Call::Sweep.limit(), now);
         }
     }

@@ -317,6 +317,36 @@ fn nothing_is_swept_before_it_is_known_what_is_desired() {
     assert_eq!(swept.get(), 2);
 }
 
+/// A container whose making got no answer may have left files that nobody owns.
+#[test]
+fn when_the_last_of_an_instance_has_gone_what_is_left_of_it_is_swept() {
+    let mut node = Node::new(&["web-0", "web-1"]);
+    let swept = std::cell::Cell::new(0);
+    let there = answers(&[], &[]);
+    let answer = |call: &Call| {
+        swept.set(swept.get() + usize::from(*call == Call::Sweep));
+        match call {
+            Call::Step { .. } => None,
+            call => there(call),
+        }
+    };
+    node.tell(Input::Connected);
+    node.answer(answer);
+    assert_eq!(swept.get(), 1);
+    node.tell(Input::Desired(Arc::new(Desired::default().at(Revision(8)))));
+    node.open.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+        node.open.remove(&id);
+        let failure = Failure { kind: FailureKind::Transient, message: "refused".to_owned() };
+        let failed = CallFailure { failure, cause: Cause::Engine };
+        node.tell(Input::Done { id, outcome: Outcome::Failed(failed) });
+    });
+    for _ in 0..20 {
+        node.pass(1);
+        node.answer(answer);
+    }
+    assert_eq!(swept.get(), 2, "once for all of them");
+}
+
 #[test]
 fn what_somebody_changes_while_the_sandbox_is_repaired_is_looked_at() {
     let mut node = Node::new(&["web-0"]);
