@@ -369,6 +369,7 @@ impl Model {
             let subject = Subject::Workload(name.clone());
             self.event(now, Severity::Warning, subject, "version-ruled-out", message);
         }
+        self.fall_back_to_good(name, number);
         let given: Vec<InstanceName> = self
             .tables
             .instances_of(name)
@@ -377,6 +378,24 @@ impl Model {
             .collect();
         for other in given {
             self.take_back(&other);
+        }
+    }
+
+    /// What was ruled out is put up again only where it held; elsewhere what is good is, if anything.
+    fn fall_back_to_good(&mut self, name: &WorkloadName, ruled_out: VersionNumber) {
+        let workload = self.tables.workloads().get(name);
+        if workload.and_then(|workload| self.good_form(workload)).is_none() {
+            return;
+        }
+        let trusts = |instance: &Arc<Instance>| {
+            let falls_back =
+                instance.fallback.as_ref().is_some_and(|form| form.number == ruled_out);
+            falls_back && instance.serving != Some(ruled_out)
+        };
+        let trusting: Vec<Arc<Instance>> =
+            self.tables.instances_of(name).filter(|instance| trusts(instance)).cloned().collect();
+        for instance in trusting {
+            self.put_instance(Instance { fallback: None, ..Instance::clone(&instance) });
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::id::{Generation, VersionNumber};
+use dwell_core::instance::{Outcome, Verdict};
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{UpdatePolicy, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
 use crate::model::object::UpdateState;
@@ -321,4 +322,42 @@ fn a_store_without_versions_is_given_them() {
         "two versions, the workload and its instances are stored"
     );
     assert!(instances.values().all(|one| one.generation >= Generation(1)));
+}
+
+#[test]
+fn what_was_ruled_out_elsewhere_is_nothing_to_fall_back_to() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 1)).unwrap();
+    fleet.settle();
+    // Two more are made from version 2, and run. Version 3 reaches one of them before it has held.
+    let names = ["web-1", "web-2"];
+    fleet.apply(image(2, 3)).unwrap();
+    for name in names {
+        let on = node(&fleet.place(name).unwrap());
+        fleet.fetch(&on);
+        let now = fleet.now;
+        fleet.hosts.get_mut(&on).unwrap().try_out(&instance(name), now);
+        fleet.report(&on).unwrap();
+    }
+    fleet.apply(WorkloadSpec { update: in_parallel(2), ..image(3, 3) }).unwrap();
+    let is = |fleet: &Fleet, name| fleet.model.tables.instances()[&instance(name)].clone();
+    let (moved, left) = match is(&fleet, names[0]).wanted.number.0 {
+        3 => (names[0], names[1]),
+        _ => (names[1], names[0]),
+    };
+    assert_eq!((is(&fleet, moved).wanted.number.0, is(&fleet, left).wanted.number.0), (3, 2));
+    let on = node(&fleet.place(left).unwrap());
+    let host = fleet.hosts.get_mut(&on).unwrap();
+    let status = host.containers.get_mut(&instance(left)).unwrap();
+    let outcome = Outcome::RolledBack { reason: "ended".into() };
+    status.verdict = Some(Verdict { generation: status.generation, outcome });
+    fleet.report(&on).unwrap();
+    assert_eq!(history(&fleet)[1].1, "ruled out");
+    let workload = fleet.model.tables.workloads()[&workload("web")].clone();
+    let back = fleet.model.fallback(&workload, &is(&fleet, moved)).unwrap();
+    assert_eq!(back.number, VersionNumber(1));
+}
+
+fn in_parallel(parallelism: u32) -> UpdatePolicy {
+    UpdatePolicy { parallelism, ..UpdatePolicy::default() }
 }

@@ -46,7 +46,12 @@ impl World {
     pub(super) fn serves(&mut self, name: &InstanceName, image: &str) {
         if matches!(Temper::of(image), Temper::Good | Temper::Sick) {
             self.versions.served.insert(name.clone(), image.to_owned());
-            self.versions.at_work.insert(name.clone());
+            // Not while it only fills the gap until it is what it is to be.
+            let model = self.controller.model.as_ref();
+            let is = model.and_then(|model| model.instance(name));
+            if is.is_some_and(|view| view.instance.wanted.template.image == image) {
+                self.versions.at_work.insert(name.clone());
+            }
         }
     }
 
