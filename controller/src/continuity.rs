@@ -2,13 +2,18 @@
 //!
 //! After each commit the mark says how far the store is, in which history. A store that is not as far as the mark says
 //! was put there from a backup. The mark is not synced to the disk: a loss of power can only set it back, and then it
-//! says nothing. Whoever restores the whole directory restores the mark with it; that is noticed by what nodes hold
-//! (`model/history.rs`).
+//! says nothing.
+//!
+//! A store with something in it and no mark beside it counts as a backup, whether the mark is lost, cannot be read, or was
+//! never there because the store is of a version without marks. So does one whose mark was copied: the mark says when its
+//! own file was made, and a copy was made later. Only a file system or a machine that is set back as a whole takes the
+//! mark along; that is noticed by what nodes hold (`model/history.rs`).
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::time::UNIX_EPOCH;
 
 use dwell_core::id::{Incarnation, Revision};
 
@@ -17,55 +22,78 @@ use crate::store::{Batch, CommitError, Store, StoreError};
 
 /// The first word of the file, and its version.
 const KIND: &str = "dwell-continuity 1";
+/// Before the time when the file was made.
+const MADE: &str = "made:";
 
 /// Where a store was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Mark {
+pub struct Mark {
     incarnation: Incarnation,
     stored: Revision,
 }
 
 impl Mark {
-    fn of(records: &[Record]) -> Option<Self> {
-        let history = records.iter().find_map(|record| match record {
-            Record::History(history) => Some(history),
-            _ => None,
-        })?;
-        let stored = records.iter().find_map(|record| match record {
-            Record::Stored(stored) => Some(stored.revision),
-            _ => None,
-        });
-        Some(Self { incarnation: history.incarnation, stored: stored.unwrap_or_default() })
+    /// Where a store is after these records were written to it.
+    #[must_use]
+    pub fn after<'a>(self, records: impl IntoIterator<Item = &'a Record>) -> Self {
+        records.into_iter().fold(self, |mark, record| match record {
+            Record::History(history) => Self { incarnation: history.incarnation, ..mark },
+            Record::Stored(stored) => Self { stored: stored.revision, ..mark },
+            _ => mark,
+        })
     }
 
-    /// Always of the same length, so that a shorter text never leaves the end of a longer one.
-    fn text(self) -> String {
-        format!("{KIND} {:016x} {:020}\n", self.incarnation.0, self.stored.0)
+    /// Why a store that holds these records is a backup, if it is one, by the mark that was found beside it.
+    #[must_use]
+    pub fn judge(records: &[Record], mark: Option<Self>) -> Option<&'static str> {
+        let store = Self::default().after(records);
+        match mark {
+            None if records.is_empty() => None,
+            None => {
+                Some("there is no mark beside the store, as if it had been copied here without it")
+            }
+            Some(mark) if records.is_empty() || store.stored < mark.stored => {
+                Some("the store is older than the mark beside it")
+            }
+            Some(mark) if store.incarnation != mark.incarnation => {
+                Some("the store is of another history than the mark beside it")
+            }
+            Some(_) => None,
+        }
     }
 
-    fn read(text: &str) -> Option<Self> {
-        let mut words = text.strip_prefix(KIND)?.split_ascii_whitespace();
+    /// As it is in a file that was made then. Always of the same length, so that a shorter text never leaves the end of a
+    /// longer one.
+    fn text(self, made: Option<Made>) -> String {
+        let (incarnation, stored) = (self.incarnation.0, self.stored.0);
+        let made = made.map_or(0, |made| made.0);
+        format!("{KIND} {incarnation:016x} {stored:020} {MADE}{made:032x}\n")
+    }
+
+    /// From a file that was made then: not from a copy of the one that it was written to.
+    fn read(text: &str, made: Option<Made>) -> Option<Self> {
+        // Earlier versions wrote a shorter line, and leave the end of a longer one behind it.
+        let line = text.lines().next()?;
+        let mut words = line.strip_prefix(KIND)?.split_ascii_whitespace();
         let incarnation = u64::from_str_radix(words.next()?, 16).ok()?;
         let stored = words.next()?.parse().ok()?;
-        Some(Self { incarnation: Incarnation(incarnation), stored: Revision(stored) })
+        let written = words.next().and_then(|word| word.strip_prefix(MADE));
+        let written = written.and_then(|word| u128::from_str_radix(word, 16).ok());
+        let is_copy =
+            made.zip(written).is_some_and(|(made, written)| written != 0 && written != made.0);
+        (!is_copy)
+            .then_some(Self { incarnation: Incarnation(incarnation), stored: Revision(stored) })
     }
+}
 
-    /// Why a store that is here is a backup, if it is one.
-    fn judge(store: Option<Self>, mark: Option<Self>) -> Option<String> {
-        let text = match (store, mark) {
-            // A new cluster, or one of a version without histories.
-            (None, None) => return None,
-            (None, Some(_)) => "the store is older than the mark beside it",
-            (Some(_), None) => "the store was copied here without the mark beside it",
-            (Some(store), Some(mark)) if store.incarnation != mark.incarnation => {
-                "the store is of another history than the mark beside it"
-            }
-            (Some(store), Some(mark)) if store.stored < mark.stored => {
-                "the store is older than the mark beside it"
-            }
-            _ => return None,
-        };
-        Some(text.to_owned())
+/// When a file was made, in nanoseconds since 1970, where the file system keeps that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Made(u128);
+
+impl Made {
+    fn of(file: &File) -> Option<Self> {
+        let made = file.metadata().and_then(|metadata| metadata.created()).ok()?;
+        made.duration_since(UNIX_EPOCH).ok().map(|since| Self(since.as_nanos()))
     }
 }
 
@@ -74,6 +102,7 @@ impl Mark {
 pub struct Continuous<S> {
     inner: S,
     file: File,
+    made: Option<Made>,
     mark: Mark,
 }
 
@@ -86,20 +115,18 @@ impl<S: Store> Continuous<S> {
         path: &Path,
         inner: S,
         records: &[Record],
-    ) -> Result<(Self, Option<String>), StoreError> {
+    ) -> Result<(Self, Option<&'static str>), StoreError> {
         let refuse = |reason| StoreError::Directory { path: path.to_owned(), reason };
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(refuse(error)),
-        };
-        let found = text.as_deref().and_then(Mark::read);
-        let store = Mark::of(records);
-        let evidence = Mark::judge(store, found);
         let mut options = OpenOptions::new();
-        let file = options.write(true).create(true).truncate(false).mode(0o600).open(path);
-        let mark = store.unwrap_or_default();
-        Ok((Self { inner, file: file.map_err(refuse)?, mark }, evidence))
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(path).map_err(refuse)?;
+        let made = Made::of(&file);
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).map_err(refuse)?;
+        let text = String::from_utf8_lossy(&text);
+        let evidence = Mark::judge(records, Mark::read(&text, made));
+        let mark = Mark::default().after(records);
+        Ok((Self { inner, file, made, mark }, evidence))
     }
 
     /// What a batch makes of the mark.
@@ -131,9 +158,9 @@ impl<S: Store> Store for Continuous<S> {
         self.inner.commit(batch).await?;
         if mark != self.mark {
             self.mark = mark;
-            // A write of one short line into the page cache. Without it a restore may go unnoticed here, and is noticed
-            // by what nodes hold.
-            if let Err(error) = self.file.write_all_at(mark.text().as_bytes(), 0) {
+            // A write of one short line into the page cache. One that fails leaves an older mark, as a loss of power does.
+            let text = mark.text(self.made);
+            if let Err(error) = self.file.write_all_at(text.as_bytes(), 0) {
                 tracing::warn!(%error, "cannot write the mark beside the store");
             }
         }
@@ -143,7 +170,25 @@ impl<S: Store> Store for Continuous<S> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use dwell_core::id::Term;
+
     use super::*;
+    use crate::model::{Change, Stored};
+    use crate::store::memory::MemoryStore;
+
+    fn store(incarnation: u64, stored: u64) -> Vec<Record> {
+        let history = History {
+            incarnation: Incarnation(incarnation),
+            term: Term(1),
+            past: Vec::new(),
+            restored: None,
+            revision: Revision(1),
+        };
+        let stored = Stored { revision: Revision(stored) };
+        vec![Record::History(Arc::new(history)), Record::Stored(stored)]
+    }
 
     fn mark(incarnation: u64, stored: u64) -> Option<Mark> {
         Some(Mark { incarnation: Incarnation(incarnation), stored: Revision(stored) })
@@ -151,31 +196,81 @@ mod tests {
 
     #[test]
     fn a_store_that_is_not_as_far_as_its_mark_is_a_backup() {
+        // As it was before there were histories.
+        let old = vec![Record::Stored(Stored { revision: Revision(5) })];
         for (store, beside, is_backup) in [
-            (None, None, false),
-            (mark(1, 5), mark(1, 5), false),
+            (Vec::new(), None, false),
+            (store(1, 5), mark(1, 5), false),
             // A loss of power set the mark back.
-            (mark(1, 5), mark(1, 4), false),
-            (mark(1, 5), mark(1, 6), true),
-            (mark(1, 5), mark(2, 5), true),
-            (mark(1, 5), None, true),
-            (None, mark(1, 5), true),
+            (store(1, 5), mark(1, 4), false),
+            (store(1, 5), mark(1, 6), true),
+            (store(1, 5), mark(2, 5), true),
+            (store(1, 5), None, true),
+            (old.clone(), None, true),
+            (old, mark(1, 4), true),
+            (Vec::new(), mark(1, 5), true),
         ] {
-            assert_eq!(Mark::judge(store, beside).is_some(), is_backup, "{store:?} {beside:?}");
+            assert_eq!(Mark::judge(&store, beside).is_some(), is_backup, "{store:?} {beside:?}");
         }
     }
 
     #[test]
     fn a_mark_is_read_back_and_nonsense_is_none() {
-        let mark = mark(u64::MAX, u64::MAX).unwrap();
-        assert_eq!(Mark::read(&mark.text()), Some(mark));
-        let first_form = "dwell-continuity 1 00000000000000ff 00000000000000000042\n";
-        assert_eq!(
-            Mark::read(first_form),
-            Some(Mark { incarnation: Incarnation(255), stored: Revision(42) })
-        );
+        let (mark, made) = (mark(u64::MAX, u64::MAX).unwrap(), Some(Made(u128::MAX)));
+        assert_eq!(Mark::read(&mark.text(made), made), Some(mark));
         for text in ["", "dwell-continuity 1", "dwell-continuity 1 x 1", "another 1 1"] {
-            assert_eq!(Mark::read(text), None, "{text}");
+            assert_eq!(Mark::read(text, made), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mark_that_was_copied_is_none() {
+        let mark = mark(1, 5).unwrap();
+        let text = mark.text(Some(Made(7)));
+        assert_eq!(Mark::read(&text, Some(Made(7))), Some(mark));
+        assert_eq!(Mark::read(&text, Some(Made(8))), None);
+        // Where the file system does not say when files were made, nothing can be told.
+        assert_eq!(Mark::read(&text, None), Some(mark));
+        assert_eq!(Mark::read(&mark.text(None), Some(Made(8))), Some(mark));
+    }
+
+    #[test]
+    fn a_mark_of_an_earlier_version_counts_also_over_one_of_this_version() {
+        let earlier = "dwell-continuity 1 00000000000000ff 00000000000000000042\n";
+        let mark = mark(255, 42).unwrap();
+        assert_eq!(Mark::read(earlier, Some(Made(7))), Some(mark));
+        let later = mark.text(Some(Made(7)));
+        let over = format!("{earlier}{}", &later[earlier.len()..]);
+        assert_eq!(Mark::read(&over, Some(Made(8))), Some(mark));
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_was_copied_is_noticed_and_one_that_was_not_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, copy) = (directory.path().join("continuity"), directory.path().join("copy"));
+        let records = store(1, 5);
+        let evidence = |path: &Path, records: &[Record]| {
+            Continuous::open(path, MemoryStore::default(), records).unwrap().1
+        };
+        assert_eq!(evidence(&path, &[]), None);
+        assert!(evidence(&path, &records).is_some(), "its mark is empty");
+        let (mut continuous, _) = Continuous::open(&path, MemoryStore::default(), &[]).unwrap();
+        let changes = records.iter().map(|record| Change {
+            revision: Revision(5),
+            key: record.key(),
+            old: None,
+            new: Some(record.clone()),
+        });
+        let changes: Vec<_> = changes.collect();
+        continuous.commit(Batch::of(changes.iter()).unwrap()).await.unwrap();
+        assert_eq!(evidence(&path, &records), None);
+        // Nobody knows how to read it.
+        std::fs::write(&copy, [0xff, 0xfe, 0x00]).unwrap();
+        assert!(evidence(&copy, &records).is_some());
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::copy(&path, &copy).unwrap();
+        if continuous.made.is_some() {
+            assert!(evidence(&copy, &records).is_some());
         }
     }
 }

@@ -232,8 +232,8 @@ impl Controller {
 }
 
 /// Counts this start, before anybody is listened to.
-async fn begin(owner: &Handle, evidence: Option<String>) -> Result<(), StartError> {
-    if let Some(reason) = &evidence {
+async fn begin(owner: &Handle, evidence: Option<&str>) -> Result<(), StartError> {
+    if let Some(reason) = evidence {
         tracing::warn!(
             reason,
             "the controller was restored from a backup; run `dwell restore status`, then `dwell restore confirm`"
@@ -241,6 +241,7 @@ async fn begin(owner: &Handle, evidence: Option<String>) -> Result<(), StartErro
     }
     // 0 is the name of no history.
     let fresh = Incarnation(rand::random::<u64>().max(1));
+    let evidence = evidence.map(str::to_owned);
     let begun = owner.command(Command::Begin { fresh, evidence }).await;
     begun.map(drop).map_err(|error| StartError::Begin(Box::new(error)))
 }

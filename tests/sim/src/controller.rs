@@ -131,6 +131,9 @@ impl Controller {
             self.crash();
             return Err(Failed::Crashed);
         }
+        if applied.changes.iter().any(Change::is_durable) {
+            self.store.mark();
+        }
         let touched = model.publish(applied.changes.clone());
         Ok((applied.reply, touched, applied.changes))
     }

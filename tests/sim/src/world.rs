@@ -210,8 +210,6 @@ pub(crate) struct World {
     unsure: BTreeSet<WorkloadName>,
     /// Streams of dismissed hosts that end when the restore is confirmed.
     until_confirmed: Vec<u64>,
-    /// What tells the controller at its next start that its store is a backup.
-    restored: Option<String>,
     last_stream: u64,
     version: u64,
     /// Counts the keys with which hosts have joined.
@@ -261,7 +259,6 @@ impl World {
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
             until_confirmed: Vec::new(),
-            restored: None,
             last_stream: 0,
             version: 0,
             enrolments: 0,

@@ -142,12 +142,12 @@ impl World {
             Action::Restore { back } => {
                 let backup = self.controller.store.len() * usize::from(back) / 256;
                 self.kill_controller(2_000);
-                self.controller.store.restore(backup.max(1));
+                let keeps_mark = back % 3 > 0;
+                self.controller.store.restore(backup.max(1), keeps_mark);
                 self.declared.clear();
                 self.unsure.clear();
                 // Nobody remembers what failed after the backup, or served.
                 self.versions = Versions::default();
-                self.restored = Some("the store is older than its mark".to_owned());
             }
             Action::RemoveNode { host, returns_after_ms, reuse } => {
                 let host = self.host(host);
@@ -182,13 +182,12 @@ impl World {
         let life = self.controller.life;
         self.note(|| format!("controller: starts, life {life}"));
         let fresh = Incarnation(self.rng.u64(1..));
-        let evidence = self.restored.clone();
+        let evidence = self.controller.store.evidence().map(str::to_owned);
         if self.command(Command::Begin { fresh, evidence }).is_err() {
             // It could not be written down: no controller, until it can.
             self.kill_controller(1_000);
             return;
         }
-        self.restored = None;
         self.schedule.at(self.now, Event::Tick { life });
         self.recall();
     }
