@@ -4,6 +4,7 @@
 //! name: h1                  # this host's node name; default: the host name up to its first dot
 //! address: 192.168.1.11     # its IPv4 address in the underlay; default: where its default route leaves from,
 //!                           # also when that changes
+//! host_id: rack7-slot3      # names this machine, and no copy of its disk; default: its firmware's product UUID; '': unknown
 //! controller: ctl:7400      # HOST:PORT of the controller; default: the one it joined
 //! data_dir: /var/lib/dwell/agent   # identity and the last assignment; must survive a reboot
 //! run_dir: /run/dwell       # sandboxes; must not survive a reboot
@@ -36,6 +37,8 @@ use dwell_network::linux::underlay_address;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
+/// The longest name of a machine, in bytes.
+const HOST_ID_MAX: usize = 256;
 
 /// Everything an operator can choose.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -45,6 +48,8 @@ pub struct Config {
     pub name: Option<NodeName>,
     /// Its address in the underlay.
     pub address: Option<Ipv4Addr>,
+    /// Names this machine and no copy of it, in place of what its firmware says; empty if nothing does.
+    pub host_id: Option<String>,
     /// `HOST:PORT` of the controller.
     pub controller: Option<String>,
     /// Directory of the identity, the last assignment and the lock.
@@ -90,6 +95,7 @@ impl Default for Config {
         Self {
             name: None,
             address: None,
+            host_id: None,
             controller: None,
             data_dir: "/var/lib/dwell/agent".into(),
             run_dir: dwell_oci::DEFAULT_STATE_DIR.into(),
@@ -189,6 +195,11 @@ impl Config {
             check_endpoint(controller)
                 .map_err(|problem| ConfigError::Value { key: "controller", problem })?;
         }
+        let is_plain = |id: &String| id.len() <= HOST_ID_MAX && !id.contains(char::is_control);
+        if self.host_id.as_ref().is_some_and(|id| !is_plain(id)) {
+            let problem = format!("has to be one line of at most {HOST_ID_MAX} bytes");
+            return Err(ConfigError::Value { key: "host_id", problem });
+        }
         self.dns.check()?;
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
@@ -259,6 +270,7 @@ mod tests {
         let mut config: Config = serde_saphyr::from_str(&documented.join("\n")).unwrap();
         assert!(config.name.take().is_some());
         assert!(config.address.take().is_some());
+        assert!(config.host_id.take().is_some());
         assert!(config.controller.take().is_some());
         assert_eq!(config, Config::default());
         assert!(config.check().is_ok());
@@ -283,6 +295,7 @@ mod tests {
             ("name: Über", "name"),
             ("address: 10.0.0.1/24", "address"),
             ("address: 0.0.0.0", "address"),
+            ("host_id: \"a\\nb\"", "host_id"),
             ("controller: ctl", "controller"),
             ("controller: https://ctl:7400", "controller"),
             ("controller: 'ctl:0'", "controller"),

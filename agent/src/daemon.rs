@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::SystemClock;
+use dwell_core::host_mark::HostMark;
 use dwell_core::session::{Assignment, Statuses};
 use dwell_daemon::readiness;
 use dwell_planner::EngineState;
@@ -31,6 +32,7 @@ use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
 use crate::dns::Dns;
+use crate::host_mark;
 use crate::host_network::{self, HostNetwork};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
@@ -135,7 +137,9 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: &Config, identity: Identity) -> Result<Self, DaemonError> {
-        let assignment = watch::Sender::new(cached(config)?.map(Arc::new));
+        let host_mark = host_mark::of(config, &identity.node);
+        let found = cached(config, host_mark.as_ref())?;
+        let assignment = watch::Sender::new(found.map(Arc::new));
         let had_assignment = assignment.borrow().is_some();
         let network: Arc<dyn Network> =
             Arc::new(LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()))?);
@@ -200,6 +204,7 @@ impl Daemon {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
             address: address.subscribe(),
+            host_mark,
             identity,
             stored: stored.subscribe(),
             statuses,
@@ -270,7 +275,15 @@ impl Daemon {
 }
 
 /// The last assignment, if it can be trusted.
-fn cached(config: &Config) -> Result<Option<Assignment>, DaemonError> {
+fn cached(config: &Config, own: Option<&HostMark>) -> Result<Option<Assignment>, DaemonError> {
+    if host_mark::is_of_another(&config.data_dir, own) {
+        tracing::warn!(
+            data_dir = %config.data_dir.display(),
+            "this data directory is another machine's; waiting for the controller and touching nothing. If this \
+             machine is the node now, switch the other one off and run `dwell node admit`"
+        );
+        return Ok(None);
+    }
     Ok(match cache::load(&config.data_dir).map_err(DaemonError::State)? {
         Cached::Assignment(assignment) => {
             tracing::info!(

@@ -14,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::NodeName;
 use dwell_core::instance::sanitize;
 use dwell_proto::trust::{JoinToken, renewal_message};
@@ -46,6 +47,8 @@ pub struct Candidate {
     pub address: Ipv4Addr,
     /// Whether it only wants the routes.
     pub routes_only: bool,
+    /// The machine it is on, if that can be told.
+    pub host_mark: Option<HostMark>,
 }
 
 /// Why a host did not become a node, or a certificate was not renewed.
@@ -126,6 +129,7 @@ pub async fn join(
         address: candidate.address.to_string(),
         certificate_request,
         routes_only: candidate.routes_only,
+        host_mark: candidate.host_mark.as_ref().map(ToString::to_string).unwrap_or_default(),
     });
     request.set_timeout(REPLY_LIMIT);
     let answer = EnrollmentClient::new(channel).join(request).await.map_err(refused)?.into_inner();

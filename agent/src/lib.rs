@@ -11,6 +11,7 @@ pub mod dns;
 pub mod doctor;
 pub mod enroll;
 pub mod health;
+pub mod host_mark;
 pub mod host_network;
 pub mod host_report;
 pub mod identity;

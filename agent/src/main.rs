@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dwell_agent::config::{self, Config};
 use dwell_agent::enroll::{self, Candidate};
 use dwell_agent::lock::DataDirLock;
-use dwell_agent::{assignment, cleanup, daemon, directory, doctor, shutdown};
+use dwell_agent::{assignment, cleanup, daemon, directory, doctor, host_mark, shutdown};
 use dwell_core::id::NodeName;
 use dwell_daemon::Causes;
 use dwell_docker::daemon_json::{self, Outcome};
@@ -191,7 +191,8 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
     let _lock = DataDirLock::take(&config.data_dir)?;
     let identity = command_runtime()?.block_on(async {
         let address = config.underlay_address().await?;
-        let candidate = Candidate { node, address, routes_only: config.routes_only };
+        let host_mark = host_mark::of(config, &node);
+        let candidate = Candidate { node, address, routes_only: config.routes_only, host_mark };
         let joined =
             enroll::join(&config.data_dir, &controller, &token, &candidate, args.force).await?;
         anyhow::Ok(joined)
@@ -200,6 +201,10 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
     assignment::cache::remove(&config.data_dir)
         .context("cannot remove the assignment of before")?;
     directory::remove(&config.data_dir).context("cannot remove the directory of before")?;
+    if let Some(mark) = host_mark::of(config, &identity.node) {
+        let claimed = host_mark::claim(&config.data_dir, &mark);
+        claimed.context("cannot note in the data directory which machine this is")?;
+    }
     say(&format!(
         "This host is node {} of cluster {} now.\nStart the agent: systemctl enable --now dwell-agent",
         identity.node, identity.cluster_id

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
 use dwell_core::node::Capacity;
 use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
@@ -50,6 +51,8 @@ pub struct Session {
     pub identity: Identity,
     /// `HOST:PORT` of the controller.
     pub controller: String,
+    /// The machine it is on, if that can be told.
+    pub host_mark: Option<HostMark>,
     /// The node's address in the underlay, for the controller to tell the others.
     pub address: watch::Receiver<std::net::Ipv4Addr>,
     /// What the node is to do. Nobody else publishes here.

@@ -81,6 +81,10 @@ impl Enrollment for Enroll {
         let address = address.map_err(|_| {
             invalid(&format!("address: {:?} is not an IPv4 address", request.address))
         })?;
+        let host_mark = match request.host_mark.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error| invalid(&format!("host_mark: {error}")))?),
+        };
         let key = pki::Request::read(&request.certificate_request).map_err(into_status)?;
         let enrolment = key.enrolment();
         let identity = Identity::Node { name: name.clone(), enrolment: enrolment.clone() };
@@ -93,6 +97,7 @@ impl Enrollment for Enroll {
             address,
             enrolment: enrolment.0,
             routes_only: request.routes_only,
+            host_mark,
         };
         match self.owner.command(Command::RedeemToken(join)).await {
             Ok(_) => tracing::info!(node = %name, %address, "a node joined"),

@@ -25,6 +25,7 @@
 //! - `restore` of everything that was to be stored is the model again, as far as it is durable;
 //! - revisions and generations never go back, not over a restart either.
 
+mod adoption;
 mod assignment;
 mod audit;
 mod command;
@@ -79,9 +80,9 @@ pub use history::RestoreView;
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use object::{
-    AuthorizedKey, Demand, Event, History, Identity, Instance, JoinToken, KeySet, Leaving, Link,
-    Node, Observed, Quarantine, Reserved, Restored, SessionId, Severity, Stored, Subject, TokenId,
-    Unmet, UpdateState, Waiting, WaitingCause, Workload,
+    AuthorizedKey, Demand, Elsewhere, Event, History, Identity, Instance, JoinToken, KeySet,
+    Leaving, Link, Node, Observed, Quarantine, Reserved, Restored, SessionId, Severity, Stored,
+    Subject, TokenId, Unmet, UpdateState, Waiting, WaitingCause, Workload,
 };
 pub use pages::Page;
 pub use record::{Change, Key, Record, RecordError};
@@ -310,8 +311,13 @@ impl Model {
             }
             Command::Begin { fresh, evidence } => self.begin(fresh, evidence, now),
             Command::ConfirmRestore { force } => self.confirm_restore(force, now)?,
+            Command::AdoptNode { node, enrolment, hello } => {
+                self.adopt_node(node, enrolment, &hello, now)?;
+            }
             Command::AttachNode { node, session, hello } => {
-                if self.attach(&node, session, &hello, now)? {
+                if let Some(refusal) = self.attach(&node, session, &hello, now)? {
+                    reply = Reply::Unserved(refusal);
+                } else {
                     self.learn_history(&node, &hello, now);
                     self.report(&node, session, hello.status, now)?;
                 }

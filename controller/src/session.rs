@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Invariants: a node is who its certificate says, and only if it is of the node's present enrolment; who was removed,
-//! or whose name is another host's by now, is told to run nothing and gets nothing else; of
+//! or whose name is another host's by now, is told to run nothing and gets nothing else; who is not known is refused, unless that proves
+//! that the store is a backup; of
 //! two streams of a node the newer counts; a node that was removed is told to run nothing; nothing is queued for a slow agent, since what it gets is
 //! computed from the model when it can take it, so the newest state replaces what it missed.
 
@@ -41,7 +42,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::standing::Standing;
-use crate::model::SessionId;
+use crate::model::{Command, SessionId};
 use crate::owner::Handle;
 use crate::pki::{self, Authority, SshAuthority};
 use crate::status::into_status;
@@ -102,6 +103,13 @@ impl Session for Sessions {
                 self.begin(caller.node, session, hello, messages).await
             }
             Standing::Superseded => self.dismiss(caller, &hello, messages).await,
+            Standing::Unknown => {
+                let (node, enrolment) = (caller.node.clone(), caller.enrolment.0);
+                let hello_of = Box::new(hello.clone());
+                let adopt = Command::AdoptNode { node, enrolment, hello: hello_of };
+                self.owner.command(adopt).await.map_err(into_status)?;
+                self.begin(caller.node, session, hello, messages).await
+            }
         }
         .map(Response::new)
     }

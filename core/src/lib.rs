@@ -14,6 +14,7 @@ pub mod clock;
 pub mod container;
 pub mod directory;
 pub mod health;
+pub mod host_mark;
 pub mod id;
 pub mod image;
 pub mod instance;

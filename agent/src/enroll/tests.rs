@@ -10,6 +10,7 @@ fn candidate() -> Candidate {
         node: "h1".parse().unwrap(),
         address: Ipv4Addr::new(192, 168, 1, 11),
         routes_only: false,
+        host_mark: Some(HostMark::new(&"h1".parse().unwrap(), "m1")),
     }
 }
 

@@ -5,6 +5,7 @@
 //! heartbeat, or log-ins over SSH. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use tonic::{Status, Streaming};
 
 use super::{Ended, Session};
 use crate::enroll::{self, EnrollError};
+use crate::host_mark;
 use crate::identity::{Identity, Validity, wall_clock};
 use crate::volumes::Volumes;
 use dwell_daemon::Causes;
@@ -108,6 +110,7 @@ pub(super) async fn serve(
     let capacity = session.capacity.borrow_and_update().clone();
     let statuses = session.statuses.borrow_and_update().clone();
     let holding = session.holding();
+    let network = holding.assignment().map(|held| &held.network);
     let hello = Hello {
         protocol: PROTOCOL,
         protocol_newest: PROTOCOL_NEWEST,
@@ -121,6 +124,9 @@ pub(super) async fn serve(
         takes_pieces: true,
         durable: holding.controller_durable(),
         claims: holding.claims(),
+        block: network.and_then(|network| network.block),
+        routes_only: network.is_some_and(|network| network.block.is_none()),
+        host_mark: session.host_mark.clone(),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -147,6 +153,13 @@ pub(super) async fn serve(
             found: sanitize(&welcome.cluster_id, REASON_MAX),
             own: session.identity.cluster_id.clone(),
         });
+    }
+    if let Some(mark) = session.host_mark.clone() {
+        let data_dir = session.data_dir.clone();
+        let claimed = tokio::task::spawn_blocking(move || host_mark::claim(&data_dir, &mark)).await;
+        if let Err(error) = claimed.map_err(io::Error::other).flatten() {
+            tracing::warn!(error = %Causes(&error), "cannot note in the data directory which machine this is");
+        }
     }
     let pause_ms = welcome.heartbeat.0.clamp(*HEARTBEAT_MS.start(), *HEARTBEAT_MS.end());
     *heartbeat = Duration::from_millis(pause_ms);

@@ -136,6 +136,7 @@ impl Agent {
         let session = Session {
             data_dir: data_dir.path().to_owned(),
             identity,
+            host_mark: None,
             controller: controller.to_owned(),
             address: address.subscribe(),
             assignment,

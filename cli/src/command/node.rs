@@ -35,7 +35,7 @@ enum Command {
     Cordon(Names),
     /// Place instances on nodes again; ends a drain
     Uncordon(Names),
-    /// Serve nodes again after two hosts were seen with one identity; stop one of them first
+    /// Take the machine that attaches next for the node; switch the other one off first
     Admit(Names),
     Drain(Drain),
     Label(Label),

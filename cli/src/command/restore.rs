@@ -59,6 +59,7 @@ struct RestoreView {
     reason: String,
     heard: Vec<String>,
     missing: Vec<String>,
+    adopted: Vec<String>,
     unknown: Vec<UnknownView>,
 }
 
@@ -79,8 +80,15 @@ impl Restore {
                 status.output.print(&RestoreView::from(found), describe)
             }
             Command::Confirm(confirm) => {
+                let found = fleet.client.get_restore(v1::GetRestoreRequest {}).await?.into_inner();
                 let request = v1::ConfirmRestoreRequest { force: confirm.force };
                 fleet.client.confirm_restore(request).await?;
+                if !found.adopted.is_empty() {
+                    print(&format!(
+                        "Nodes that joined after the backup stay nodes: {}\n",
+                        list(&found.adopted)
+                    ))?;
+                }
                 print("The restore is confirmed; what the controller knows counts again.\n")
             }
         }
@@ -103,6 +111,7 @@ impl From<v1::GetRestoreResponse> for RestoreView {
             reason: wire.reason,
             heard: wire.heard,
             missing: wire.missing,
+            adopted: wire.adopted,
             unknown: unknown.collect(),
         }
     }
@@ -119,6 +128,10 @@ fn describe(view: &RestoreView) -> String {
     text.push_str("Nothing is placed, moved or ended until you confirm it.\n\n");
     text.push_str(&format!("Nodes that have said what they run: {}\n", list(&view.heard)));
     text.push_str(&format!("Nodes that have not: {}\n", list(&view.missing)));
+    if !view.adopted.is_empty() {
+        text.push_str(&format!("Nodes that joined after the backup: {}\n", list(&view.adopted)));
+        text.push_str("They stay nodes; `dwell node rm --force NAME` removes one.\n");
+    }
     if view.unknown.is_empty() {
         text.push_str("They run nothing that the controller does not know.\n");
     } else {
@@ -161,11 +174,17 @@ mod tests {
             reason: "the store is older than the mark beside it".into(),
             heard: vec!["h1".into()],
             missing: vec!["h2".into()],
+            adopted: vec!["h1".into()],
             unknown: vec![ghost],
             ..wire
         };
         let text = describe(&RestoreView::from(wire));
-        for part in ["ghost-0 on h1 at 10.60.0.2", "have not: h2", "`dwell restore confirm`"] {
+        for part in [
+            "ghost-0 on h1 at 10.60.0.2",
+            "have not: h2",
+            "after the backup: h1",
+            "`dwell restore confirm`",
+        ] {
             assert!(text.contains(part), "{text}");
         }
     }

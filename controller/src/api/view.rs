@@ -199,6 +199,7 @@ pub(super) fn restore(found: &RestoreView) -> v1::GetRestoreResponse {
         reason: restored.map(|restored| restored.reason.clone()).unwrap_or_default(),
         heard: names(&found.heard),
         missing: names(&found.missing),
+        adopted: names(&found.adopted),
         unknown: unknown.collect(),
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VersionNumber,
     VolumeName, WorkloadName,
@@ -17,6 +18,7 @@ use ipnet::Ipv4Net;
 
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::record::Change;
+use super::refusal::Refusal;
 
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
@@ -95,6 +97,16 @@ pub enum Command {
     },
     /// A host joins. Answered with [`Reply::Joined`].
     RedeemToken(Join),
+    /// A host that is not known attaches with a certificate of the cluster's CA: it joined after the backup that this store
+    /// is, if it is one.
+    AdoptNode {
+        /// The name in the certificate.
+        node: NodeName,
+        /// The enrolment in it.
+        enrolment: String,
+        /// How its stream begins.
+        hello: Box<Hello>,
+    },
     /// An agent's stream begins; an earlier stream of the same node is worth nothing from now on.
     AttachNode {
         /// Which node.
@@ -261,6 +273,8 @@ pub struct Join {
     pub enrolment: String,
     /// It runs no instances, it only wants the routes.
     pub routes_only: bool,
+    /// The machine it is on, if that is known.
+    pub host_mark: Option<HostMark>,
 }
 
 /// Changes to a node; what is `None` or empty stays.
@@ -294,6 +308,8 @@ pub struct Applied {
 pub enum Reply {
     /// It is done.
     Done,
+    /// A stream is not served, and that was noted.
+    Unserved(Refusal),
     /// One plan for each workload declared, in that order.
     Plans(Vec<WorkloadPlan>),
     /// The host is a node now.

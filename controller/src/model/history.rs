@@ -26,7 +26,9 @@ use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, 
 use dwell_core::session::{Claim, Hello, StatusReport};
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
-use super::object::{History, Instance, Leaving, Link, Restored, Severity, Subject, Workload};
+use super::object::{
+    History, Instance, Leaving, Link, Node, Restored, Severity, Subject, Workload,
+};
 use super::record::{Key, Record};
 use super::workloads::{new_instance, next_workload};
 use super::{Command, Model, NodeChange, Refusal};
@@ -49,6 +51,8 @@ pub struct RestoreView {
     pub heard: Vec<NodeName>,
     /// Nodes that have not.
     pub missing: Vec<NodeName>,
+    /// Nodes that joined after the backup.
+    pub adopted: Vec<NodeName>,
     /// Instances that nodes hold and the controller does not know, or knows on another node.
     pub unknown: Vec<(NodeName, Claim)>,
 }
@@ -76,22 +80,27 @@ impl Model {
     #[must_use]
     pub fn restore_view(&self) -> RestoreView {
         let members = self.tables.nodes().values().filter(|node| !node.removed);
-        let (heard, missing) =
-            members.map(|node| node.name.clone()).partition(|name| self.has_said_all(name));
+        let (heard, missing): (Vec<_>, Vec<_>) = members.partition(|node| self.has_said_all(node));
+        let names = |nodes: Vec<&Arc<Node>>| nodes.iter().map(|node| node.name.clone()).collect();
         RestoreView {
             incarnation: self.incarnation(),
             term: self.term(),
             restored: self.tables.history().and_then(|history| history.restored.clone()),
-            heard,
-            missing,
+            heard: names(heard),
+            missing: names(missing),
+            adopted: self.adopted(),
             unknown: self.unknown_claims(),
         }
     }
 
-    /// Whether a node has said what it was told to run, and what is there.
-    fn has_said_all(&self, node: &NodeName) -> bool {
-        let link = self.tables.links().get(node);
-        self.claims.contains_key(node) && link.is_some_and(|link| link.reported.is_some())
+    /// Whether a node has said what it was told to run, and what is there. While it is not decided which of two machines
+    /// it is, it has not.
+    fn has_said_all(&self, node: &Node) -> bool {
+        let link = self.tables.links().get(&node.name);
+        let is_decided = !node.contested && node.undecided().is_none();
+        is_decided
+            && self.claims.contains_key(&node.name)
+            && link.is_some_and(|link| link.reported.is_some())
     }
 
     /// A node has said what is there, whoever asked for it. While a restore is unconfirmed, that counts as held as well:
@@ -143,7 +152,7 @@ impl Model {
     }
 
     /// A restore was noticed: another history begins.
-    fn begin_another(&mut self, reason: &str, now: Timestamp) {
+    pub(super) fn begin_another(&mut self, reason: &str, now: Timestamp) {
         let Some(old) = self.tables.history().cloned() else { return };
         let mut past = old.past.clone();
         past.push(old.incarnation);
@@ -152,7 +161,9 @@ impl Model {
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
         self.claims.clear();
         self.remains.clear();
-        let restored = Some(Restored { at: now, reason: reason.to_owned() });
+        let adopted = old.restored.as_ref().map(|before| before.adopted.clone());
+        let adopted = adopted.unwrap_or_default();
+        let restored = Some(Restored { at: now, reason: reason.to_owned(), adopted });
         self.put_history(History { incarnation, past, restored, ..History::clone(&old) });
         let message = format!(
             "the controller was restored from a backup: {reason}. Nothing is changed until an operator has looked at \
@@ -163,7 +174,7 @@ impl Model {
     }
 
     /// Nodes that attached before a restore was noticed attach again, to say what they hold.
-    fn end_other_sessions(&mut self, of: &NodeName) {
+    pub(super) fn end_other_sessions(&mut self, of: &NodeName) {
         let links = self.tables.links().values();
         let others = links.filter(|link| link.node != *of && link.session.is_some());
         for link in others.cloned().collect::<Vec<_>>() {
@@ -171,7 +182,7 @@ impl Model {
         }
     }
 
-    fn put_history(&mut self, history: History) {
+    pub(super) fn put_history(&mut self, history: History) {
         self.put_with(|revision| Record::History(Arc::new(History { revision, ..history })));
     }
 
@@ -196,7 +207,7 @@ impl Model {
     }
 
     /// What a node holds that this store could not have given it.
-    fn evidence(&self, node: &NodeName, hello: &Hello) -> Option<String> {
+    pub(super) fn evidence(&self, node: &NodeName, hello: &Hello) -> Option<String> {
         let history = self.tables.history()?;
         let held = hello.held;
         if held.revision == Revision(0) {
@@ -301,20 +312,30 @@ impl Model {
             self.await_end(node, claim, now);
         }
         self.await_ends_anew();
+        let adopted = self.adopted();
         self.put_history(History { restored: None, ..History::clone(&history) });
         let named: Vec<String> = unknown
             .iter()
             .take(NAMED_MAX)
             .map(|(node, claim)| format!("{} on {node}", claim.instance))
             .collect();
-        let message = match unknown.len() {
-            0 => "the restore is confirmed; nothing had been made since the backup".to_owned(),
+        let mut message = match unknown.len() {
+            0 if adopted.is_empty() => {
+                "the restore is confirmed; nothing had been made since the backup".to_owned()
+            }
+            0 => "the restore is confirmed".to_owned(),
             count => format!(
                 "the restore is confirmed; instances that only nodes knew are taken away: {}{}",
                 named.join(", "),
                 if count > named.len() { " and others" } else { "" }
             ),
         };
+        if !adopted.is_empty() {
+            let some = adopted.iter().take(NAMED_MAX).map(ToString::to_string);
+            let others = if adopted.len() > NAMED_MAX { " and others" } else { "" };
+            let some = some.collect::<Vec<_>>().join(", ");
+            message += &format!("; nodes that joined after the backup stay nodes: {some}{others}");
+        }
         self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
         self.agenda.everything = true;
         Ok(())

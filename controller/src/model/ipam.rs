@@ -22,11 +22,13 @@ impl Model {
     /// The first block that no node has, and that nothing is kept back in.
     pub(super) fn free_block(&self) -> Result<Ipv4Net, Refusal> {
         let range = self.settings.range;
-        let is_free = |block: &Ipv4Net| {
-            !self.tables.index().blocks.contains_key(block) && self.kept_back_in(*block) == 0
-        };
-        let free = range.blocks().find(is_free);
+        let free = range.blocks().find(|block| self.is_free(block));
         free.ok_or(Refusal::BlocksExhausted { blocks: range.block_count(), cidr: range.cidr() })
+    }
+
+    /// Whether no node has a block, and nothing is kept back in it.
+    pub(super) fn is_free(&self, block: &Ipv4Net) -> bool {
+        !self.tables.index().blocks.contains_key(block) && self.kept_back_in(*block) == 0
     }
 
     /// How many addresses of a node's block can still be given out: at least so many, if some are kept back in a block

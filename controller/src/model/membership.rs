@@ -1,19 +1,25 @@
 //! Who is a node and who is not: identities that two hosts have, addresses that no node can have, hosts that were
 //! removed and come back.
 //!
-//! A run of an agent names itself by a random number. A run that comes back after another one has attached shows that
-//! both live: the identity was copied to a second host. Neither is served then until an operator has stopped one of
-//! them and admits the node again.
+//! An identity belongs to a machine, not to a directory. The record of a node has the mark of the machine that it is on
+//! ([`HostMark`](dwell_core::host_mark::HostMark)); a stream from another machine is not served, whether the node is
+//! heard of or not, until an operator admits the node again. Whichever of the two machines attaches next is the node then,
+//! and no third one.
+//!
+//! Some machines cannot be told from others. For them, a run of an agent names itself by a random number: a run that
+//! comes back after another one has attached shows that both live. Neither is served then until an operator has stopped
+//! one of them and admits the node again.
 
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
 use dwell_core::instance::Counted;
-use dwell_core::session::{Assignment, NodeNetwork};
+use dwell_core::session::{Assignment, Hello, NodeNetwork};
 
-use super::object::{Instance, Leaving, Link, Node, SessionId, Severity, Subject};
+use super::object::{Elsewhere, Instance, Leaving, Link, Node, SessionId, Severity, Subject};
 use super::record::Record;
 use super::{Model, Refusal};
 
@@ -66,6 +72,62 @@ impl Model {
             return Err(Refusal::NodeContested(node.clone()));
         }
         Err(Refusal::SessionSuperseded(node.clone()))
+    }
+
+    /// Whether a stream comes from the machine that a node is on. One that comes from another is noted once and refused
+    /// without a word from then on.
+    pub(super) fn check_host(
+        &mut self,
+        node: &Node,
+        hello: &Hello,
+        now: Timestamp,
+    ) -> Result<Option<Refusal>, Refusal> {
+        let (Some(known), Some(shown)) = (&node.host_mark, &hello.host_mark) else {
+            return Ok(None);
+        };
+        let is_admitted = |other: &Elsewhere| other.admitted && other.host_mark == *shown;
+        if known == shown || node.elsewhere.as_ref().is_some_and(is_admitted) {
+            return Ok(None);
+        }
+        let address = hello.address;
+        let refusal = Refusal::NodeElsewhere { node: node.name.clone(), address };
+        let host_mark = shown.clone();
+        let elsewhere = Some(Elsewhere { host_mark, address, admitted: false });
+        if node.elsewhere == elsewhere || self.volatile_only {
+            return Err(refusal);
+        }
+        self.put_node(Node { elsewhere, ..node.clone() });
+        let subject = Subject::Node(node.name.clone());
+        self.event(now, Severity::Warning, subject, "node-elsewhere", refusal.to_string());
+        Ok(Some(refusal))
+    }
+
+    /// The machine that attaches is the node, and with that it is decided which of two is.
+    pub(super) fn settle_host(&mut self, node: &Arc<Node>, hello: &Hello) -> Arc<Node> {
+        let elsewhere = node.undecided().cloned();
+        let host_mark = hello.host_mark.clone().or_else(|| node.host_mark.clone());
+        let settled = Node { host_mark, elsewhere, ..Node::clone(node) };
+        if settled == **node || self.volatile_only {
+            return Arc::clone(node);
+        }
+        self.put_node(settled);
+        self.tables.nodes().get(&node.name).map_or_else(|| Arc::clone(node), Arc::clone)
+    }
+
+    /// An operator has decided between two hosts: the one that attaches next is the node. One that is attached attaches
+    /// again.
+    pub(super) fn admit(&mut self, node: &mut Node) {
+        node.contested = false;
+        if let Some(elsewhere) = &mut node.elsewhere {
+            elsewhere.admitted = true;
+        }
+        self.runs.remove(&node.name);
+        // What the other machine has said of a restore does not count.
+        self.claims.remove(&node.name);
+        self.remains.remove(&node.name);
+        if let Some(link) = self.tables.links().get(&node.name).cloned() {
+            self.put_link(Link { session: None, reported: None, ..Link::clone(&link) });
+        }
     }
 
     /// Whether a run of an agent shows that two hosts have the node's identity. Both are cut off then.
@@ -129,7 +191,7 @@ impl Model {
             }
             let generation = self.next_generation(&instance);
             self.put_with(|revision| {
-                Record::Instance(std::sync::Arc::new(Instance {
+                Record::Instance(Arc::new(Instance {
                     generation,
                     leaving: Some(Leaving { since: revision, to: None }),
                     revision,
@@ -144,6 +206,7 @@ impl Model {
             draining: false,
             removed: true,
             contested: false,
+            elsewhere: None,
             ..node.clone()
         });
         if let Some(link) = self.tables.links().get(&node.name).cloned() {

@@ -23,6 +23,7 @@ use dwell_core::node::NodeState;
 use dwell_core::session::Hello;
 use ipnet::Ipv4Net;
 
+use super::adoption::NewNode;
 use super::command::{Join, NodeChange};
 use super::object::{
     Instance, JoinToken, Link, Node, Observed, SessionId, Severity, Subject, TokenId, UpdateState,
@@ -83,47 +84,26 @@ impl Model {
             let used_by = Some(name.clone());
             Record::Token(Arc::new(JoinToken { used_by, revision, ..JoinToken::clone(&token) }))
         });
-        self.put_node(Node {
-            name: name.clone(),
-            address: join.address,
-            block,
-            pool: None,
-            labels: std::collections::BTreeMap::new(),
-            cordoned: false,
-            draining: false,
-            removed: false,
-            contested: false,
-            enrolment: join.enrolment,
-            created_at: now,
-            revision: Revision(0),
-        });
-        self.put_link(Link {
-            node: name.clone(),
-            session: None,
-            state: NodeState::Down,
-            capacity: None,
-            acknowledged: Revision(0),
-            unserved: String::new(),
-            reported: None,
-            revision: Revision(0),
-        });
+        let (enrolment, host_mark) = (join.enrolment, join.host_mark);
+        let address = join.address;
+        self.make_node(NewNode { name: name.clone(), address, block, enrolment, host_mark }, now);
         let message = match block {
-            Some(block) => format!("joined from {} with block {block}", join.address),
-            None => format!("joined from {} for the routes", join.address),
+            Some(block) => format!("joined from {address} with block {block}"),
+            None => format!("joined from {address} for the routes"),
         };
         self.event(now, Severity::Info, Subject::Node(name), "node-joined", message);
         Ok(block)
     }
 
-    /// A stream begins. Also for a removed node, so that it can be told to run nothing. False if nothing is to be taken
-    /// from it, because another host has the same identity.
+    /// A stream begins. Also for a removed node, so that it can be told to run nothing. A refusal within says why nothing
+    /// is to be taken from it, when that was noted: another host has the same identity.
     pub(super) fn attach(
         &mut self,
         name: &NodeName,
         session: SessionId,
         hello: &Hello,
         now: Timestamp,
-    ) -> Result<bool, Refusal> {
+    ) -> Result<Option<Refusal>, Refusal> {
         let address = hello.address;
         let node = self.tables.nodes().get(name).cloned();
         let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
@@ -132,9 +112,15 @@ impl Model {
         if node.contested && !is_out {
             return Err(Refusal::NodeContested(name.clone()));
         }
-        if !is_out && self.is_contested(&node, hello.run, address, now) {
-            return Ok(false);
+        if !is_out {
+            if let Some(refusal) = self.check_host(&node, hello, now)? {
+                return Ok(Some(refusal));
+            }
+            if self.is_contested(&node, hello.run, address, now) {
+                return Ok(Some(Refusal::NodeContested(name.clone())));
+            }
         }
+        let node = self.settle_host(&node, hello);
         if node.address != address && !node.removed && !self.volatile_only {
             self.check_node_address(name, address)?;
             let message = format!("its address is {address} now, it was {}", node.address);
@@ -158,7 +144,7 @@ impl Model {
             // Only now its architecture is known, and with it what its instances wait for.
             self.reconsider(name);
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// A stream ended. How sure we are of the node is a matter of time: most come back at once.
@@ -184,8 +170,7 @@ impl Model {
         let old = old.ok_or_else(|| Refusal::NoNode(name.clone()))?;
         let mut node = Node::clone(&old);
         if change.admit {
-            node.contested = false;
-            self.runs.remove(name);
+            self.admit(&mut node);
         }
         if let Some(draining) = change.draining {
             node.draining = draining;
@@ -210,6 +195,9 @@ impl Model {
             (false, true, ..) => ("node-draining", "is drained: its instances move elsewhere"),
             (.., true, false) => ("node-uncordoned", "takes new instances again"),
             (.., false, true) => ("node-cordoned", "takes no new instances"),
+            _ if change.admit => {
+                ("node-admitted", "is served again; whichever machine attaches next is the node")
+            }
             _ => ("node-changed", "its labels or its pool were changed"),
         };
         self.event(now, Severity::Info, Subject::Node(name.clone()), told.0, told.1.to_owned());
@@ -252,6 +240,7 @@ impl Model {
             draining: false,
             removed: true,
             contested: false,
+            elsewhere: None,
             ..Node::clone(&node)
         });
         if let Some(link) = self.tables.links().get(name).cloned() {

@@ -4,12 +4,13 @@
 //! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
     VersionNumber, VolumeName, WorkloadName,
@@ -193,9 +194,17 @@ pub struct Node {
     pub draining: bool,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
-    /// Two hosts were seen with its identity: neither is served until an operator admits it again.
+    /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator
+    /// admits it again.
     #[serde(default)]
     pub contested: bool,
+    /// The machine it is on; `None` until an agent that can tell has attached.
+    #[serde(default)]
+    pub host_mark: Option<HostMark>,
+    /// Another machine that has attached with its identity last. That one is not served until an operator admits the
+    /// node again.
+    #[serde(default)]
+    pub elsewhere: Option<Elsewhere>,
     /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
     /// earlier enrolment under its name are worth nothing.
     pub enrolment: String,
@@ -203,6 +212,25 @@ pub struct Node {
     pub created_at: Timestamp,
     /// Of its last change.
     pub revision: Revision,
+}
+
+/// A machine that has attached with the identity of a node that is on another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The machine.
+    pub host_mark: HostMark,
+    /// Where it attached from.
+    pub address: Ipv4Addr,
+    /// An operator has admitted the node again: whichever of the two machines attaches next is the node.
+    pub admitted: bool,
+}
+
+impl Node {
+    /// The other machine with its identity, if an operator has yet to decide.
+    #[must_use]
+    pub fn undecided(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref().filter(|elsewhere| !elsewhere.admitted)
+    }
 }
 
 /// Permission for one host to join.
@@ -353,6 +381,9 @@ pub struct Restored {
     pub at: Timestamp,
     /// By what, for people.
     pub reason: String,
+    /// Nodes that the backup did not know, and that proved to have joined after it.
+    #[serde(default)]
+    pub adopted: BTreeSet<NodeName>,
 }
 
 /// How far the store is: the revision of the newest change in it.

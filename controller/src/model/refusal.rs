@@ -294,6 +294,21 @@ pub enum Refusal {
          and run `dwell node admit {0}`"
     )]
     NodeContested(NodeName),
+    /// A certificate of a node that is not known.
+    #[error("node {0} is not known here; join again with a new token")]
+    NotANode(NodeName),
+    /// Another machine has the node's identity.
+    #[error(
+        "the identity of node {node} is used on another machine, at {address}, which is not served. If that is a copy of \
+         the node's disk, stop its agent and remove its data directory; if the node has moved there, switch the old \
+         machine off. Then run `dwell node admit {node}`"
+    )]
+    NodeElsewhere {
+        /// Whose identity.
+        node: NodeName,
+        /// Where it is used.
+        address: Ipv4Addr,
+    },
     /// A newer stream of the node has begun, or this one never did.
     #[error("another stream of node {0} has begun; are there two agents with its identity?")]
     SessionSuperseded(NodeName),
@@ -395,6 +410,7 @@ impl Refusal {
             | Self::VolumeElsewhere { .. }
             | Self::NameInUse(_)
             | Self::NodeContested(_)
+            | Self::NodeElsewhere { .. }
             | Self::RestoreUnconfirmed
             | Self::NotRestored
             | Self::NodesNotHeard { .. }
@@ -405,7 +421,7 @@ impl Refusal {
             | Self::TooManyKeySets
             | Self::TooManyKeys(_)
             | Self::KeysTooLarge(_) => RefusalClass::Exhausted,
-            Self::TokenInvalid => RefusalClass::Denied,
+            Self::TokenInvalid | Self::NotANode(_) => RefusalClass::Denied,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The model as its owner, its nodes and its users see it: stories in tables, and a random fleet.
 
 mod addresses;
+mod adoption;
 mod audit;
 mod digests;
 mod directory;

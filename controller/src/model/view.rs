@@ -335,6 +335,10 @@ impl Model {
         match state {
             _ if node.removed => "was removed".to_owned(),
             _ if node.contested => Refusal::NodeContested(node.name.clone()).to_string(),
+            _ if let Some(other) = node.undecided() => {
+                let (node, address) = (node.name.clone(), other.address);
+                Refusal::NodeElsewhere { node, address }.to_string()
+            }
             NodeState::Down => format!(
                 "has not been heard of for long; it may be cut off and still run its instances. Only if its \
                  host is switched off or destroyed: `dwell node rm --force {}` places them elsewhere",

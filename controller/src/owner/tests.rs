@@ -164,6 +164,7 @@ async fn join(handle: &Handle, name: &str) {
         address: [192, 0, 2, 1].into(),
         enrolment: "c".to_owned(),
         routes_only: false,
+        host_mark: None,
     };
     handle.command(Command::RedeemToken(join)).await.unwrap();
 }
@@ -315,6 +316,7 @@ async fn events_carry_the_wall_clock_of_now_and_a_step_makes_no_node_silent() {
         address: [192, 0, 2, 1].into(),
         enrolment: "c".to_owned(),
         routes_only: false,
+        host_mark: None,
     };
     handle.command(Command::RedeemToken(join)).await.unwrap();
     let attach = Command::AttachNode {

@@ -16,8 +16,8 @@ use tonic::{Status, Streaming};
 use super::directory::DirectoryFeed;
 use super::outbound::Outbound;
 use super::{ServerStream, Sessions};
-use crate::model::{Command, SessionId};
-use crate::owner::CommandError;
+use crate::model::{Command, Reply, SessionId};
+use crate::owner::{CommandError, Done};
 use crate::status::into_status;
 
 /// How many messages may wait for a slow agent.
@@ -38,7 +38,11 @@ impl Sessions {
         let place = self.admission.enter().await?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;
-        if let Err(error) = self.owner.command(attach).await {
+        let attached = match self.owner.command(attach).await {
+            Ok(Done { reply: Reply::Unserved(refusal), .. }) => Err(CommandError::Refused(refusal)),
+            attached => attached,
+        };
+        if let Err(error) = attached {
             tracing::warn!(%node, %error, "refused a session");
             return Err(into_status(error));
         }

@@ -25,6 +25,8 @@ pub(super) enum Standing {
     Removed,
     /// Another host has joined under the name since.
     Superseded,
+    /// There is no such node.
+    Unknown,
 }
 
 impl Caller {
@@ -40,10 +42,7 @@ impl Caller {
         let node = self.node.clone();
         let found = owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
         match found.map(|found| found.node) {
-            None => Err(Status::permission_denied(format!(
-                "node {} is not known here; join again with a new token",
-                self.node
-            ))),
+            None => Ok(Standing::Unknown),
             Some(found) if found.enrolment != self.enrolment.0 => Ok(Standing::Superseded),
             Some(found) if found.removed => Ok(Standing::Removed),
             Some(found) if found.contested => Ok(Standing::Contested),
@@ -57,6 +56,7 @@ impl Caller {
         match self.standing(owner).await? {
             Standing::Member => Ok(()),
             Standing::Contested => Err(into_status(Refusal::NodeContested(node.clone()))),
+            Standing::Unknown => Err(into_status(Refusal::NotANode(node.clone()))),
             Standing::Removed => Err(Status::permission_denied(format!(
                 "node {node} was removed; end what still runs on this host with `dwell-agent cleanup`, and join again \
                  with a new token"

@@ -80,6 +80,17 @@ impl Fixture {
         }
     }
 
+    /// The store of a controller that has stopped.
+    pub(crate) fn backup(&self) -> Vec<u8> {
+        std::fs::read(self.config.data_dir.join("store.sqlite")).unwrap()
+    }
+
+    /// Puts a backup in the place of the store, without the mark beside it.
+    pub(crate) fn put_back(&self, backup: &[u8]) {
+        std::fs::write(self.config.data_dir.join("store.sqlite"), backup).unwrap();
+        std::fs::remove_file(self.config.data_dir.join("continuity")).unwrap();
+    }
+
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.begin().await.unwrap();
@@ -135,6 +146,7 @@ impl Fixture {
             address: address.to_owned(),
             certificate_request: certificate_request.der().to_vec().into(),
             routes_only: false,
+            host_mark: String::new(),
         };
         let answer = EnrollmentClient::new(self.tcp(None).await.unwrap()).join(request).await?;
         let certificate_pem = answer.into_inner().certificate_pem;

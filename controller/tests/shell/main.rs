@@ -11,6 +11,7 @@ mod directory;
 mod exec;
 mod fixture;
 mod fleet;
+mod hosts;
 mod keys;
 mod session;
 mod trust;

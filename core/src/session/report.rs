@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
+
+use crate::host_mark::HostMark;
 use crate::id::{Generation, Incarnation, InstanceName, Position, Revision, Term, VolumeName};
 use crate::instance::{Assigned, InstanceStatus};
 use crate::node::Capacity;
@@ -47,6 +50,13 @@ pub struct Hello {
     /// The instances of the assignment that the agent holds, at most [`INSTANCES_MAX`]: a controller that was restored
     /// from a backup may have forgotten some of them.
     pub claims: Vec<Claim>,
+    /// The block of the assignment that the agent holds: a controller that was restored from a backup may have forgotten the
+    /// node.
+    pub block: Option<Ipv4Net>,
+    /// By the assignment that the agent holds, the node runs no instances.
+    pub routes_only: bool,
+    /// The machine that the agent is on; `None` from one that cannot tell, or does not know of marks.
+    pub host_mark: Option<HostMark>,
 }
 
 impl Hello {
@@ -66,6 +76,9 @@ impl Hello {
             takes_pieces: false,
             durable: Revision(0),
             claims: Vec::new(),
+            block: None,
+            routes_only: false,
+            host_mark: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use dwell_core::session::{
 };
 use dwell_core::ssh::SshEvent;
 
-use super::{FromWireError, parse};
+use super::{FromWireError, parse, parse_optional, text_or_empty};
 use crate::v1;
 
 /// The longest path of a volume in an image, in bytes.
@@ -32,6 +32,9 @@ impl From<&Hello> for v1::Hello {
             takes_pieces: hello.takes_pieces,
             durable_revision: hello.durable.0,
             claims: hello.claims.iter().map(Into::into).collect(),
+            host_mark: text_or_empty(hello.host_mark.as_ref()),
+            block: text_or_empty(hello.block.as_ref()),
+            routes_only: hello.routes_only,
         }
     }
 }
@@ -55,6 +58,9 @@ impl TryFrom<v1::Hello> for Hello {
             takes_pieces: wire.takes_pieces,
             durable: Revision(wire.durable_revision),
             claims: claims.collect::<Result<_, _>>()?,
+            host_mark: parse_optional("hello.host_mark", &wire.host_mark)?,
+            block: parse_optional("hello.block", &wire.block)?,
+            routes_only: wire.routes_only,
         })
     }
 }

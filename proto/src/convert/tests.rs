@@ -7,6 +7,7 @@ use dwell_core::instance::{
 };
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
+use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
     AllowRule, AllowSource, Mount, MountSource, Placement, PortRange, Protocol, Resources,
@@ -242,4 +243,28 @@ fn versions_are_ranges_that_have_to_meet() {
     ] {
         assert_eq!(common_protocol(oldest, newest), common, "{oldest} to {newest}");
     }
+}
+
+#[test]
+fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
+    let wire = v1::Hello { address: "192.0.2.1".into(), ..v1::Hello::default() };
+    let hello = Hello::try_from(wire.clone()).unwrap();
+    assert_eq!((hello.host_mark, hello.block, hello.routes_only), (None, None, false));
+    let known = v1::Hello {
+        host_mark: "0f".repeat(32),
+        block: "10.80.3.0/24".into(),
+        routes_only: true,
+        ..wire.clone()
+    };
+    let hello = Hello::try_from(known.clone()).unwrap();
+    assert_eq!(hello.host_mark.as_ref().map(ToString::to_string), Some("0f".repeat(32)));
+    let again = v1::Hello::from(&hello);
+    assert_eq!(
+        (again.host_mark, again.block, again.routes_only),
+        (known.host_mark, known.block, true)
+    );
+    let nonsense = v1::Hello { host_mark: "0F".repeat(32), ..wire.clone() };
+    assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.host_mark");
+    let nonsense = v1::Hello { block: "10.80.3.0/99".into(), ..wire };
+    assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.block");
 }

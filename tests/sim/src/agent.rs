@@ -11,6 +11,7 @@ use std::time::Duration;
 use dwell_agent_core::{Call, CallId, Core, Input as CoreInput, Output as CoreOutput, Watch};
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Hello, Statuses};
 use dwell_planner::session::{Holding, Stream};
@@ -23,7 +24,7 @@ use crate::message::{Down, Up};
 #[derive(Debug)]
 pub(crate) enum Input {
     /// A stream to the controller is there.
-    Attached(Ipv4Addr),
+    Attached(Ipv4Addr, HostMark),
     /// It is not any more.
     Detached,
     /// The controller says something.
@@ -73,13 +74,13 @@ impl std::fmt::Debug for Agent {
 }
 
 impl Agent {
-    /// An agent that starts with what is on disk.
-    pub(crate) fn new(disk: &Disk, run: u64, now: Timestamp) -> Self {
+    /// An agent that starts with what is on disk. What another machine was told to run is none of its business.
+    pub(crate) fn new(disk: &Disk, mark: &HostMark, run: u64, now: Timestamp) -> Self {
         let settings =
             dwell_agent_core::Settings { calls_max: 4, backstop: Duration::from_secs(600) };
         Self {
             core: Core::new(settings, disk.journals.clone(), now),
-            holding: Holding::found(disk.assignment.clone()),
+            holding: Holding::found(disk.assignment.clone().filter(|_| disk.is_of(mark))),
             directory: disk.directory.clone(),
             has_gap: false,
             statuses: None,
@@ -118,7 +119,7 @@ impl Agent {
     /// Takes in one thing that happened.
     pub(crate) fn handle(&mut self, input: Input, now: Timestamp, out: &mut Vec<Output>) {
         match input {
-            Input::Attached(address) => {
+            Input::Attached(address, host_mark) => {
                 let mut stream = Stream::default();
                 let holding = &self.holding;
                 let status = stream.report(holding, self.statuses.as_deref()).unwrap_or_default();
@@ -133,6 +134,8 @@ impl Agent {
                         true => Position::default(),
                         false => self.directory.position(),
                     },
+                    host_mark: Some(host_mark),
+                    block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)
                 };
                 self.stream = Some(stream);

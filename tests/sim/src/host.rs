@@ -10,6 +10,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::container::{Container, ContainerState, Details};
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
@@ -43,6 +44,8 @@ pub(crate) struct Host {
     /// The name it joined under.
     pub(crate) name: NodeName,
     pub(crate) address: Ipv4Addr,
+    /// Names the machine, and no copy of it.
+    pub(crate) machine: String,
     /// Stands for the key it joined with.
     pub(crate) enrolment: String,
     pub(crate) on: bool,
@@ -70,15 +73,20 @@ pub(crate) struct Host {
     pub(crate) failed_connects: u32,
     /// An operator has said that this host is dead, and its node was removed.
     pub(crate) vouched_dead: bool,
-    /// What it starts is on the operators' account: they vouched wrongly for its death, or have cloned it.
+    /// What it starts is on the operators' account: they vouched wrongly for its death.
     pub(crate) excused: bool,
     /// Operators have taken it out of service for good.
     pub(crate) retired: bool,
+    /// It started from a copy of another host's disk, and operators have not decided that it is the node. What is on the
+    /// disk is the other host's.
+    pub(crate) copy: bool,
 }
 
 /// What survives the agent, and the host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
+    /// The machine that it is of, once the controller has taken that in.
+    pub(crate) mark: Option<HostMark>,
     pub(crate) assignment: Option<Arc<Assignment>>,
     pub(crate) journals: BTreeMap<InstanceName, Journal>,
     pub(crate) directory: Directory,
@@ -86,6 +94,19 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// Whether it is of a machine, as far as is known.
+    pub(crate) fn is_of(&self, mark: &HostMark) -> bool {
+        self.mark.as_ref().is_none_or(|kept| kept == mark)
+    }
+
+    /// The controller has taken the machine in: what another one was told to run is forgotten.
+    pub(crate) fn claim(&mut self, mark: HostMark) {
+        if !self.is_of(&mark) {
+            self.assignment = None;
+        }
+        self.mark = Some(mark);
+    }
+
     /// The host joins anew: what an earlier cluster wanted of it is none of its business.
     pub(crate) fn leave(&mut self) {
         (self.assignment, self.directory) = (None, Directory::default());
@@ -250,6 +271,7 @@ impl Host {
     pub(crate) fn new(name: NodeName, number: u8, enrolment: String) -> Self {
         Self {
             name,
+            machine: format!("m{number}"),
             address: Ipv4Addr::new(192, 168, 0, number),
             enrolment,
             on: true,
@@ -271,7 +293,13 @@ impl Host {
             vouched_dead: false,
             excused: false,
             retired: false,
+            copy: false,
         }
+    }
+
+    /// The machine, as the controller knows it.
+    pub(crate) fn mark(&self) -> HostMark {
+        HostMark::new(&self.name, &self.machine)
     }
 
     /// The volumes, if there is an engine to ask.

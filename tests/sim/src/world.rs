@@ -374,7 +374,7 @@ impl World {
         one.agent_wall = one.wall;
         let at = one.agent_wall.now(self.now);
         let run = self.rng.u64(1..);
-        one.agent = Some(Agent::new(&one.disk, run, at));
+        one.agent = Some(Agent::new(&one.disk, &one.mark(), run, at));
         one.watches.clear();
         (one.to_store, one.storing) = (None, false);
         one.failed_connects = 0;

@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::health::Health;
+use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, NodeName, Position, Revision, VolumeName, WorkloadName,
 };
@@ -45,6 +46,7 @@ pub(super) struct Fleet {
 /// A host and its agent.
 #[derive(Default)]
 pub(super) struct Host {
+    pub(super) host_mark: Option<HostMark>,
     pub(super) session: Option<SessionId>,
     pub(super) held: Option<Assignment>,
     pub(super) directory: Directory,
@@ -295,6 +297,7 @@ impl Fleet {
             address: Ipv4Addr::new(192, 168, 0, number),
             enrolment: "c".into(),
             routes_only: false,
+            host_mark: None,
         }))?;
         self.hosts.entry(node(name)).or_default();
         Ok(reply)
@@ -315,6 +318,7 @@ impl Fleet {
                 address,
                 enrolment: String::new(),
                 routes_only: false,
+                host_mark: None,
             }),
             Command::AttachNode {
                 node: name,
@@ -587,6 +591,8 @@ impl Host {
             term: held.map(|held| held.term).unwrap_or_default(),
             durable: held.map(|held| held.durable).unwrap_or_default(),
             claims: self.assigned().values().map(Claim::of).collect(),
+            host_mark: self.host_mark.clone(),
+            block: held.and_then(|held| held.network.block),
             ..Hello::of(address)
         }
     }

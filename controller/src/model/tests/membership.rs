@@ -1,10 +1,11 @@
 //! Who is a node and who is not.
 
+use dwell_core::host_mark::HostMark;
 use dwell_core::session::{Hello, StatusReport};
 use dwell_core::workload::{Mount, MountSource};
 
 use super::fleet::{Fleet, address, instance, node, spec};
-use crate::model::{Command, NodeChange, Refusal, SessionId};
+use crate::model::{Command, NodeChange, Record, Refusal, Reply, SessionId};
 
 /// A run of n1's agent attaches, from a host at this address.
 fn run(fleet: &mut Fleet, run: u64, session: u64, from: &str) -> Result<(), Refusal> {
@@ -205,4 +206,147 @@ fn two_hosts_of_a_removed_node_are_both_told_to_run_nothing() {
         run(&mut fleet, agent, 200 + round as u64, "192.168.0.1").unwrap();
         assert!(fleet.assigned_to("n1").is_empty());
     }
+}
+
+/// A stream of n1 begins from this machine, with nothing on it.
+fn from_machine(
+    fleet: &mut Fleet,
+    machine: Option<&str>,
+    session: u64,
+    from: &str,
+) -> Result<Reply, Refusal> {
+    let status = StatusReport { complete: true, ..StatusReport::default() };
+    let host_mark = machine.map(|machine| HostMark::new(&node("n1"), machine));
+    let capacity = Fleet::capacity();
+    let hello = Hello { run: session, status, capacity, host_mark, ..Hello::of(address(from)) };
+    let (node, session) = (node("n1"), SessionId(session));
+    fleet.command(Command::AttachNode { node, session, hello: Box::new(hello) })
+}
+
+fn elsewhere(from: &str) -> Refusal {
+    Refusal::NodeElsewhere { node: node("n1"), address: address(from) }
+}
+
+fn mark_of(fleet: &Fleet) -> Option<HostMark> {
+    fleet.model.node(&node("n1")).unwrap().node.host_mark.clone()
+}
+
+/// The original is switched off and leaves; its copy says that nothing is there.
+#[test]
+fn a_copy_of_a_host_frees_nothing_while_the_original_is_away() {
+    let mut fleet = Fleet::of(1);
+    fleet.hosts.get_mut(&node("n1")).unwrap().host_mark = Some(HostMark::new(&node("n1"), "m1"));
+    fleet.attach(&node("n1")).unwrap();
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    fleet.join("n2").unwrap();
+    fleet.attach(&node("n2")).unwrap();
+    let original = fleet.hosts[&node("n1")].session.unwrap();
+    fleet.command(Command::DetachNode { node: node("n1"), session: original }).unwrap();
+    let drain = NodeChange { draining: Some(true), ..NodeChange::default() };
+    fleet.update_node("n1", drain).unwrap();
+
+    let copy = from_machine(&mut fleet, Some("m2"), 301, "192.168.0.77");
+    assert_eq!(copy, Ok(Reply::Unserved(elsewhere("192.168.0.77"))));
+    assert!(fleet.model.check_session(&node("n1"), SessionId(301)).is_err());
+    // It is noted once for each address.
+    let again = from_machine(&mut fleet, Some("m2"), 302, "192.168.0.77");
+    assert_eq!(again, Err(elsewhere("192.168.0.77")));
+    fleet.restart_controller();
+    let again = from_machine(&mut fleet, Some("m2"), 303, "192.168.0.77");
+    assert_eq!(again, Err(elsewhere("192.168.0.77")));
+    assert_eq!(fleet.place("web-0").unwrap(), "n1");
+    let view = fleet.model.node(&node("n1")).unwrap();
+    assert_eq!(view.node.address, address("192.168.0.1"));
+    assert!(view.message.contains("dwell node admit n1"), "{}", view.message);
+    let told = reasons(&fleet, "node/n1");
+    assert_eq!(told.iter().filter(|reason| *reason == "node-elsewhere").count(), 1, "{told:?}");
+
+    // The original comes back, is served, and only what it says counts.
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    assert_eq!(fleet.place("web-0").unwrap(), "n1");
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    fleet.check();
+}
+
+#[test]
+fn after_an_operator_has_decided_the_next_of_the_two_machines_is_the_node() {
+    let mut fleet = Fleet::of(1);
+    from_machine(&mut fleet, Some("m1"), 301, "192.168.0.1").unwrap();
+    from_machine(&mut fleet, Some("m2"), 302, "192.168.0.2").unwrap();
+    fleet.model.check_session(&node("n1"), SessionId(301)).unwrap();
+    let admit = NodeChange { admit: true, ..NodeChange::default() };
+    fleet.update_node("n1", admit).unwrap();
+    // What the first one says does not count any more until it has attached again.
+    assert!(fleet.model.check_session(&node("n1"), SessionId(301)).is_err());
+    assert_eq!(from_machine(&mut fleet, Some("m2"), 303, "192.168.0.2"), Ok(Reply::Done));
+    let first = from_machine(&mut fleet, Some("m1"), 304, "192.168.0.1");
+    assert_eq!(first, Ok(Reply::Unserved(elsewhere("192.168.0.1"))));
+    assert!(reasons(&fleet, "node/n1").contains(&"node-admitted".to_owned()));
+}
+
+#[test]
+fn agents_that_do_not_tell_their_machine_are_served_as_before() {
+    let mut fleet = Fleet::of(1);
+    from_machine(&mut fleet, None, 301, "192.168.0.1").unwrap();
+    assert_eq!(mark_of(&fleet), None);
+    // After an upgrade the mark is adopted, and a downgrade is not another machine.
+    for machine in [Some("m1"), None, Some("m1")] {
+        let attached = from_machine(&mut fleet, machine, 302, "192.168.0.1");
+        assert_eq!(attached, Ok(Reply::Done), "{machine:?}");
+        assert_eq!(mark_of(&fleet), Some(HostMark::new(&node("n1"), "m1")));
+    }
+}
+
+#[test]
+fn a_node_of_an_old_store_has_no_mark_and_adopts_the_first_that_it_sees() {
+    let mut fleet = Fleet::of(1);
+    let mut stored = serde_json::to_value(&*fleet.model.node(&node("n1")).unwrap().node).unwrap();
+    let fields = stored.as_object_mut().unwrap();
+    for new in ["host_mark", "elsewhere"] {
+        assert!(fields.remove(new).is_some(), "{new}");
+    }
+    let old = serde_json::to_vec(&stored).unwrap();
+    let Ok(Record::Node(read)) = Record::decode("node", &old) else { panic!("{stored}") };
+    assert_eq!((read.host_mark.clone(), read.elsewhere.clone()), (None, None));
+    from_machine(&mut fleet, Some("m1"), 301, "192.168.0.1").unwrap();
+    fleet.restart_controller();
+    assert_eq!(mark_of(&fleet), Some(HostMark::new(&node("n1"), "m1")));
+}
+
+#[test]
+fn a_removed_node_that_still_runs_something_is_not_freed_by_a_copy() {
+    let mut fleet = Fleet::of(2);
+    fleet.hosts.get_mut(&node("n1")).unwrap().host_mark = Some(HostMark::new(&node("n1"), "m1"));
+    fleet.attach(&node("n1")).unwrap();
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    assert_eq!(fleet.model.left_on_removed(&node("n1")), 1);
+    assert!(matches!(
+        from_machine(&mut fleet, Some("m2"), 301, "192.168.0.77"),
+        Ok(Reply::Unserved(_))
+    ));
+    assert_eq!(fleet.model.left_on_removed(&node("n1")), 1);
+}
+
+/// An operator has switched the second machine off and admitted the node; the first one is still away.
+#[test]
+fn an_admission_lets_no_third_machine_in() {
+    let mut fleet = Fleet::of(1);
+    from_machine(&mut fleet, Some("m1"), 301, "192.168.0.1").unwrap();
+    from_machine(&mut fleet, Some("m2"), 302, "192.168.0.2").unwrap();
+    let admit = NodeChange { admit: true, ..NodeChange::default() };
+    fleet.update_node("n1", admit.clone()).unwrap();
+    let third = from_machine(&mut fleet, Some("m3"), 303, "192.168.0.3");
+    assert_eq!(third, Ok(Reply::Unserved(elsewhere("192.168.0.3"))));
+    assert_eq!(from_machine(&mut fleet, Some("m1"), 304, "192.168.0.1"), Ok(Reply::Done));
+    // The first one has attached, and with that the decision is over.
+    fleet.update_node("n1", admit).unwrap();
+    assert_eq!(from_machine(&mut fleet, Some("m1"), 305, "192.168.0.1"), Ok(Reply::Done));
+    assert!(from_machine(&mut fleet, Some("m3"), 306, "192.168.0.3").is_ok());
+    assert_eq!(mark_of(&fleet), Some(HostMark::new(&node("n1"), "m1")));
 }

@@ -35,6 +35,7 @@ fn tokens_are_good_once_and_for_a_while() {
         address: address("192.168.0.1"),
         enrolment: "c".into(),
         routes_only: false,
+        host_mark: None,
     };
     let cases = [
         Join { token: TokenId("unknown".into()), ..join.clone() },
@@ -68,6 +69,7 @@ fn names_and_addresses_of_nodes_are_their_own() {
         address: address("192.168.0.1"),
         enrolment: "c".into(),
         routes_only: false,
+        host_mark: None,
     };
     let refusal = fleet.command(Command::RedeemToken(twin)).unwrap_err();
     assert_eq!(
@@ -88,6 +90,7 @@ fn a_node_for_the_routes_runs_nothing() {
             address: address("192.168.0.2"),
             enrolment: "c".into(),
             routes_only: true,
+            host_mark: None,
         }))
         .unwrap();
     fleet.hosts.insert(node("n2"), Host::default());

@@ -74,6 +74,7 @@ impl Large {
             address,
             enrolment: String::new(),
             routes_only: false,
+            host_mark: None,
         }))
         .unwrap();
         let capacity = Capacity {

@@ -29,7 +29,8 @@ async fn start() -> Handle {
     handle.command(Command::MintToken { id: token.clone(), digest, expires_at }).await.unwrap();
     let address = [192, 0, 2, 1].into();
     let (enrolment, routes_only) = (String::new(), false);
-    let join = Join { token, digest, name: node(), address, enrolment, routes_only };
+    let join =
+        Join { token, digest, name: node(), address, enrolment, routes_only, host_mark: None };
     handle.command(Command::RedeemToken(join)).await.unwrap();
     let hello = Hello::of([192, 0, 2, 1].into());
     let attach = Command::AttachNode { node: node(), session: SESSION, hello: Box::new(hello) };

@@ -46,7 +46,8 @@ impl World {
         let Some(before) = old.node.as_ref().filter(|before| after != Some(before)) else { return };
         let name = &old.name;
         let hosts = self.hosts.iter().enumerate();
-        let mut hosts = hosts.filter(|(_, host)| host.name == *before && !host.excused);
+        let mut hosts =
+            hosts.filter(|(_, host)| host.name == *before && !host.excused && !host.copy);
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
             let mut own = host.engine.containers.values().filter(|real| !real.foreign);

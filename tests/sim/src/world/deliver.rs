@@ -4,7 +4,7 @@
 //! cut it stalls and arrives late, maybe when a newer stream has said more: that is how messages are reordered
 //! and doubled here, as they are in life.
 
-use dwell_controller::model::{Command, Model, SessionId};
+use dwell_controller::model::{Command, Model, Reply, SessionId};
 use dwell_core::id::NodeName;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
@@ -49,8 +49,8 @@ impl World {
             },
         );
         self.note(|| format!("host {host}: stream {stream} begins"));
-        let address = self.hosts[host].address;
-        self.tell(host, life, Input::Attached(address));
+        let (address, mark) = (self.hosts[host].address, self.hosts[host].mark());
+        self.tell(host, life, Input::Attached(address, mark));
     }
 
     /// The agent's end of its stream is over.
@@ -116,13 +116,18 @@ impl World {
             return self.send(stream, false, Event::DownEnd { stream });
         }
         let host = state.host;
-        if let Up::Hello(_) = &message {
+        if let Up::Hello(hello) = &message {
             match self.standing(host) {
                 Standing::Member | Standing::Removed => {}
                 Standing::Superseded => return self.dismiss(stream, host),
                 Standing::Unknown => {
-                    self.note(|| format!("controller: refuses stream {stream}: unknown node"));
-                    return self.send(stream, false, Event::DownEnd { stream });
+                    let (one, hello) = (&self.hosts[host], hello.clone());
+                    let (node, enrolment) = (one.name.clone(), one.enrolment.clone());
+                    let adopted = self.command(Command::AdoptNode { node, enrolment, hello });
+                    self.note(|| format!("controller: adopts host {host}: {adopted:?}"));
+                    if adopted.is_err() {
+                        return self.send(stream, false, Event::DownEnd { stream });
+                    }
                 }
             }
         } else if !self.controller.sessions.contains_key(&stream) {
@@ -134,14 +139,16 @@ impl World {
         }
         let (node, session) = (self.hosts[host].name.clone(), session(stream));
         let directory = match &message {
-            Up::Hello(hello) => {
-                self.supersede(stream, &node);
-                Some(hello.directory)
-            }
+            Up::Hello(hello) => Some(hello.directory),
             _ => None,
         };
         match (self.command(taken(node.clone(), session, message)), directory) {
+            (Ok(Reply::Unserved(refusal)), _) => {
+                self.note(|| format!("controller: refuses stream {stream}: {refusal}"));
+                self.send(stream, false, Event::DownEnd { stream });
+            }
             (Ok(_), Some(directory)) => {
+                self.supersede(stream, &node);
                 self.controller.open(stream, node, directory);
                 self.push(stream);
             }
@@ -200,11 +207,9 @@ impl World {
         }
         self.note(|| format!("controller: {node} has said {}, long ago", brief_up(&message)));
         let begins = matches!(message, Up::Hello(_));
-        if begins {
-            self.supersede(stream, &node);
-        }
         let taken = self.command(taken(node.clone(), session(stream), message));
-        if begins && taken.is_ok() {
+        if begins && matches!(taken, Ok(Reply::Done)) {
+            self.supersede(stream, &node);
             drop(self.command(Command::DetachNode { node, session: session(stream) }));
         }
     }
@@ -266,6 +271,10 @@ impl World {
             });
             let deleted = deleted.into_iter().flatten().map(|(instance, _)| instance);
             self.hosts[host].delete_volumes(deleted);
+            let one = &mut self.hosts[host];
+            if !one.disk.full {
+                one.disk.claim(one.mark());
+            }
             self.tell(host, life, Input::Message(message));
         }
     }

@@ -3,8 +3,9 @@
 //! operators to.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use dwell_controller::model::{Command, Join, NodeChange, TokenId};
+use dwell_controller::model::{Command, Join, Node, NodeChange, TokenId};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
 
@@ -42,9 +43,10 @@ impl World {
         let expires_at = Timestamp(u64::MAX);
         let minted = self.command(Command::MintToken { id: token.clone(), digest, expires_at });
         let one = &mut self.hosts[host];
-        (one.name, one.enrolment) = (name.clone(), enrolment.clone());
-        let (address, routes_only) = (one.address, false);
-        let join = Join { token, digest, name, address, enrolment, routes_only };
+        (one.name, one.enrolment, one.copy) = (name.clone(), enrolment.clone(), false);
+        one.disk.claim(one.mark());
+        let (address, routes_only, host_mark) = (one.address, false, Some(one.mark()));
+        let join = Join { token, digest, name, address, enrolment, routes_only, host_mark };
         let joined = self.command(Command::RedeemToken(join));
         let name = &self.hosts[host].name;
         let what = format!("host {host}: {name} joins: {minted:?}, {joined:?}");
@@ -107,22 +109,21 @@ impl World {
         }
     }
 
-    /// A host's disk is copied, and a second host starts from it. Until an operator has decided between the two, what
-    /// both run is on the operators' account.
+    /// A host's disk is copied, and a second host starts from it. It may run nothing until an operator has decided between
+    /// the two, and the first one has to be served as ever.
     pub(super) fn clone_host(&mut self, host: usize) {
-        if self.standing(host) != Standing::Member || self.hosts[host].excused {
+        let one = &self.hosts[host];
+        if self.standing(host) != Standing::Member || one.excused || one.copy {
             return;
         }
         let index = self.hosts.len();
         let number = u8::try_from(index + 10).unwrap_or(u8::MAX);
-        let original = &mut self.hosts[host];
-        original.excused = true;
+        let original = &self.hosts[host];
         let mut clone = Host::new(original.name.clone(), number, original.enrolment.clone());
         clone.disk = original.disk.clone();
         clone.volumes = original.volumes.clone();
         clone.engine.copy(&original.engine);
-        clone.excused = true;
-        self.truth.give_up(host);
+        clone.copy = true;
         self.hosts.push(clone);
         self.schedule.at(self.now + 100, Event::StartAgent { host: index, life: 0 });
     }
@@ -141,13 +142,17 @@ impl World {
         let names: BTreeSet<NodeName> = self.hosts.iter().map(|host| host.name.clone()).collect();
         let model = self.controller.model.iter();
         let views = model.flat_map(|model| names.iter().filter_map(|name| model.node(name)));
-        let nodes: Vec<_> = views.map(|view| view.node).filter(|node| node.contested).collect();
+        let is_disputed = |node: &Arc<Node>| node.contested || node.undecided().is_some();
+        let nodes: Vec<_> = views.map(|view| view.node).filter(is_disputed).collect();
         for node in nodes {
             let is_of = |host: &Host| host.name == node.name && host.enrolment == node.enrolment;
             let mut alive: Vec<usize> = (0..self.hosts.len())
                 .filter(|&host| is_of(&self.hosts[host]) && !self.hosts[host].retired)
                 .collect();
-            let kept = alive.swap_remove(self.rng.usize(..alive.len().max(1)));
+            if alive.is_empty() {
+                continue;
+            }
+            let kept = alive.swap_remove(self.rng.usize(..alive.len()));
             alive.into_iter().for_each(|host| self.retire(host));
             let change = NodeChange { admit: true, ..NodeChange::default() };
             let admitted = self.command(Command::UpdateNode { node: node.name.clone(), change });
@@ -158,9 +163,10 @@ impl World {
         }
     }
 
-    /// What a host runs is not on the operators' account any more.
+    /// A host is the node now, and what it runs is not on the operators' account any more.
     fn account_for(&mut self, host: usize) {
-        self.hosts[host].excused = false;
+        let one = &mut self.hosts[host];
+        (one.excused, one.copy) = (false, false);
         self.truth.excuse(host, false);
     }
 
@@ -174,15 +180,24 @@ impl World {
         (one.retired, one.on) = (true, false);
     }
 
-    /// Once all nodes have said what they run, a restore is confirmed. Hosts that the backup does not know run nothing
-    /// before that, and nodes of which no host is left are removed.
+    /// Once all nodes have said what they run, a restore is confirmed. Hosts that the backup does not know become nodes
+    /// again when they attach; those that cannot, and those whose name is another's, run nothing before that. Nodes
+    /// of which no host is left are removed.
     fn confirm_restore(&mut self) {
         let model = self.controller.model.as_ref().filter(|model| model.is_unconfirmed());
         let Some(missing) = model.map(|model| model.restore_view().missing) else { return };
+        let mut waits = false;
         for host in 0..self.hosts.len() {
-            let is_unknown =
-                matches!(self.standing(host), Standing::Unknown | Standing::Superseded);
-            let one = &self.hosts[host];
+            let (standing, one) = (self.standing(host), &self.hosts[host]);
+            let holds = one.agent.as_ref().is_some_and(|agent| agent.held().is_some());
+            let can_attach = holds && !one.link.up_cut && !one.link.down_cut;
+            let is_waited_for =
+                standing == Standing::Unknown && (can_attach || !missing.is_empty());
+            if is_waited_for && one.disk.assignment.is_some() && !one.vouched_dead {
+                waits = true;
+                continue;
+            }
+            let is_unknown = matches!(standing, Standing::Unknown | Standing::Superseded);
             if is_unknown && !one.vouched_dead && one.disk.assignment.is_some() {
                 self.note(|| format!("operator: cleans host {host}, which is not known any more"));
                 self.kill_agent(host);
@@ -204,7 +219,7 @@ impl World {
                 self.note(|| format!("operator: removes {node}, which is no more: {removed:?}"));
             }
         }
-        if missing.is_empty() {
+        if missing.is_empty() && !waits {
             let confirmed = self.command(Command::ConfirmRestore { force: false });
             self.note(|| format!("operator: confirms the restore: {confirmed:?}"));
         }
