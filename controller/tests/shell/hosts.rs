@@ -1,9 +1,14 @@
 //! Which host a node is: copies of it, and hosts that joined after a backup.
 
-use dwell_proto::v1;
+use dwell_proto::v1::{self, agent_message};
 use tonic::Code;
 
-use crate::fixture::{Agent, Fixture, hello};
+use crate::fixture::{Agent, Fixture};
+
+/// Of an agent that knows of unconfirmed restores.
+fn hello(address: &str) -> v1::Hello {
+    v1::Hello { protocol_newest: 2, ..crate::fixture::hello(address) }
+}
 
 fn on_machine(digit: &str, run: u64) -> v1::Hello {
     v1::Hello { host_mark: digit.repeat(64), run, ..hello("192.0.2.1") }
@@ -28,6 +33,7 @@ async fn a_copy_on_another_machine_is_refused_and_the_original_is_served_on() {
     // After the admission the original attaches again, or the other machine does.
     let admit = v1::UpdateNodeRequest { name: "h1".into(), admit: true, ..Default::default() };
     fleet.update_node(admit).await.unwrap();
+    original.say(agent_message::Message::Heartbeat(v1::Heartbeat::default())).await;
     while original.next().await.is_ok() {}
     let mut other = Agent::attach(&fixture, &node, on_machine("2", 4)).await.unwrap();
     other.snapshot().await;
@@ -65,4 +71,30 @@ async fn a_host_that_joined_after_the_backup_is_taken_in_again() {
     fleet.confirm_restore(v1::ConfirmRestoreRequest { force: false }).await.unwrap();
     let found = fleet.get_restore(v1::GetRestoreRequest {}).await.unwrap().into_inner();
     assert!(!found.unconfirmed && found.adopted.is_empty());
+}
+
+/// Until then it was told to go on as it is.
+#[tokio::test]
+async fn the_stream_of_a_dismissed_host_ends_with_the_confirmation_of_a_restore() {
+    let mut fixture = Fixture::start().await;
+    let old = fixture.node("h1", "192.0.2.1").await;
+    let mut fleet = fixture.fleet().await;
+    let remove = v1::RemoveNodeRequest { name: "h1".to_owned(), force: true };
+    fleet.remove_node(remove).await.unwrap();
+    let new = fixture.node("h1", "192.0.2.2").await;
+    fixture.stop().await;
+    let store = fixture.backup();
+    fixture.put_back(&store);
+    fixture.begin().await.unwrap();
+    let mut dismissed = Agent::attach(&fixture, &old, hello("192.0.2.1")).await.unwrap();
+    assert!(dismissed.snapshot().await.unconfirmed);
+    let mut present = Agent::attach(&fixture, &new, hello("192.0.2.2")).await.unwrap();
+    assert!(present.snapshot().await.unconfirmed);
+
+    let mut fleet = fixture.fleet().await;
+    fleet.confirm_restore(v1::ConfirmRestoreRequest { force: false }).await.unwrap();
+    assert!(dismissed.next().await.is_err(), "it would go on for ever");
+    let mut again = Agent::attach(&fixture, &old, hello("192.0.2.1")).await.unwrap();
+    let nothing = again.snapshot().await;
+    assert!(!nothing.unconfirmed && nothing.instances.is_empty());
 }
