@@ -5,7 +5,6 @@
 //! heartbeat, or log-ins over SSH. Nothing queues up behind a slow controller: what is due is worked out when it can be sent.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ use crate::enroll::{self, EnrollError};
 use crate::host_mark;
 use crate::identity::{Identity, Validity, wall_clock};
 use crate::volumes::Volumes;
-use dwell_daemon::Causes;
+use dwell_daemon::{Causes, Lane};
 
 /// How long the controller may take to welcome the node.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
@@ -156,8 +155,9 @@ pub(super) async fn serve(
     }
     if let Some(mark) = session.host_mark.clone() {
         let data_dir = session.data_dir.clone();
-        let claimed = tokio::task::spawn_blocking(move || host_mark::claim(&data_dir, &mark)).await;
-        if let Err(error) = claimed.map_err(io::Error::other).flatten() {
+        // A machine that was taken in is not to wait for what hangs.
+        let claimed = Lane::new("host-mark").run(move || host_mark::claim(&data_dir, &mark)).await;
+        if let Err(error) = claimed {
             tracing::warn!(error = %Causes(&error), "cannot note in the data directory which machine this is");
         }
     }
