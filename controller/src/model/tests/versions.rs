@@ -10,7 +10,7 @@ use dwell_core::quantity::Bytes;
 use dwell_core::workload::{UpdatePolicy, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
-use crate::model::object::UpdateState;
+use crate::model::object::{Instance, UpdateState, Workload};
 use crate::model::versions::VERSIONS_MAX;
 use crate::model::{Command, Model, Pause, Record, Refusal, Target, VersionState};
 
@@ -340,7 +340,8 @@ fn what_was_ruled_out_elsewhere_is_nothing_to_fall_back_to() {
         fleet.report(&on).unwrap();
     }
     fleet.apply(WorkloadSpec { update: in_parallel(2), ..image(3, 3) }).unwrap();
-    let is = |fleet: &Fleet, name| fleet.model.tables.instances()[&instance(name)].clone();
+    let is =
+        |fleet: &Fleet, name| Instance::clone(&fleet.model.tables.instances()[&instance(name)]);
     let (moved, left) = match is(&fleet, names[0]).wanted.number.0 {
         3 => (names[0], names[1]),
         _ => (names[1], names[0]),
@@ -353,7 +354,7 @@ fn what_was_ruled_out_elsewhere_is_nothing_to_fall_back_to() {
     status.verdict = Some(Verdict { generation: status.generation, outcome });
     fleet.report(&on).unwrap();
     assert_eq!(history(&fleet)[1].1, "ruled out");
-    let workload = fleet.model.tables.workloads()[&workload("web")].clone();
+    let workload = Workload::clone(&fleet.model.tables.workloads()[&workload("web")]);
     let back = fleet.model.fallback(&workload, &is(&fleet, moved)).unwrap();
     assert_eq!(back.number, VersionNumber(1));
 }
