@@ -14,6 +14,7 @@ SEEDS   ?= 1000
 FROM    ?= 0
 STEPS   ?= 24
 ONLY    ?=
+DEB_VERSION ?=
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -23,7 +24,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim sim-mutants bench install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim sim-mutants bench deb deb-lint deb-reproduce install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -81,6 +82,15 @@ sim-mutants: ## takes out one mechanism after the other (NAME=… one of tests/s
 bench: release ## dwell and the alternatives side by side; tables, and target/bench/*.json
 	$(SUDO) $(RELEASE)/dwell-lab setup --tests
 	$(SUDO) $(RELEASE)/dwell-bench $(BENCH)
+
+deb: ## Debian packages in target/packages, with their checksums; DEB_VERSION=… is theirs
+	packaging/build.sh $(TARGET)/packages $(DEB_VERSION)
+
+deb-lint: deb ## what lintian says of them
+	lintian --fail-on error,warning $(TARGET)/packages/*.deb
+
+deb-reproduce: ## builds the packages of HEAD twice, at different places, and compares every byte
+	TOOLS='$(abspath $(TARGET)/packages/tools)' packaging/reproduce.sh
 
 install: release ## programs, units, configuration and the Docker runtime entry
 	$(SUDO) systemd/install.sh install $(RELEASE) '$(DESTDIR)' '$(PREFIX)'

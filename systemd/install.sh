@@ -44,7 +44,7 @@ install_all() {
     done
     install -m 0644 "$here/networkd.conf" "$networkd"
     if live; then
-        "$bin/dwell-agent" install-runtime --program "$prefix/bin/dwell-oci"
+        "$bin/dwell-agent" install-runtime
     else
         # This dwell-agent was built for another root; it only merges one file here.
         "$built/dwell-agent" install-runtime --no-reload --program "$prefix/bin/dwell-oci" \

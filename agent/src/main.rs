@@ -50,9 +50,9 @@ enum Command {
     InstallRuntime {
         #[command(flatten)]
         file: DaemonJson,
-        /// Where dwell-oci is
-        #[arg(long, value_name = "PROGRAM", default_value = "/usr/local/bin/dwell-oci")]
-        program: PathBuf,
+        /// Where dwell-oci is; beside this program if not given
+        #[arg(long, value_name = "PROGRAM")]
+        program: Option<PathBuf>,
     },
     /// Take dwell-oci out of Docker's configuration
     UninstallRuntime {
@@ -143,6 +143,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
         Some(Command::StopInstances) => stop_instances(&load()?),
         Some(Command::InstallRuntime { file, program }) => {
+            let program = program.map_or_else(runtime_program, Ok)?;
             let outcome = daemon_json::install(&file.daemon_json, &program)?;
             report(&file, outcome, "knows the runtime dwell")
         }
@@ -153,6 +154,12 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Doctor { output }) => return examine(load()?, output),
     };
     done.map(|()| ExitCode::SUCCESS)
+}
+
+/// The wrapper that was installed with this program.
+fn runtime_program() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    Ok(program.with_file_name("dwell-oci"))
 }
 
 /// Few threads: the daemon waits nearly always, and each thread costs memory of its own.

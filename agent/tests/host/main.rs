@@ -4,3 +4,4 @@
 
 mod doctor;
 mod names;
+mod runtime;
