@@ -12,6 +12,7 @@ BIRTHS  ?= 1000
 SEED    ?=
 SEEDS   ?= 1000
 FROM    ?= 0
+SHORT   ?=
 STEPS   ?= 24
 ONLY    ?=
 DEB_VERSION ?=
@@ -24,7 +25,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab churn lint fmt fuzz sim sim-mutants bench deb deb-lint deb-reproduce install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab test-vm churn lint fmt fuzz sim sim-mutants bench deb deb-lint deb-reproduce install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -57,6 +58,11 @@ test-unit: build
 test-lab: build
 	$(SUDO) $(DEBUG)/dwell-lab setup --tests
 	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
+
+test-vm: deb ## the packages on virtual machines (docs/testing.md); SHORT=1 for the first checks only
+	$(CARGO) build --locked -p dwell-tests
+	$(SUDO) $(DEBUG)/dwell-lab setup --vm
+	$(SUDO) $(DEBUG)/dwell-vm --packages $(TARGET)/packages $(if $(SHORT),--short)
 
 churn: build ## BIRTHS births and deaths on real Docker while everything fails; SEED=… repeats one
 	$(SUDO) $(DEBUG)/dwell-lab churn --births $(BIRTHS) $(if $(SEED),--seed $(SEED))

@@ -29,6 +29,9 @@ enum Command {
         /// And what only the tests need.
         #[arg(long)]
         tests: bool,
+        /// Or what virtual machines need.
+        #[arg(long, conflicts_with = "tests")]
+        vm: bool,
     },
     /// Bring up hosts with a Docker engine each, and nothing of dwell.
     Up(Up),
@@ -91,8 +94,9 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<()> {
     match command {
-        Command::Setup { tests: true } => setup(&prerequisites::missing_for_tests()).await,
-        Command::Setup { tests: false } => setup(&prerequisites::missing_packages()).await,
+        Command::Setup { vm: true, .. } => setup(&prerequisites::missing_for_machines()).await,
+        Command::Setup { tests: true, .. } => setup(&prerequisites::missing_for_tests()).await,
+        Command::Setup { .. } => setup(&prerequisites::missing_packages()).await,
         Command::Up(up) => {
             open_or_up(&up).await?.leave_up();
             status()

@@ -41,14 +41,19 @@ pub(crate) async fn connect(netns: Option<String>, to: SocketAddr) -> Result<Tcp
 }
 
 /// The body of the answer to `GET /` over `stream`.
-pub(crate) async fn get(mut stream: TcpStream) -> Result<String> {
+pub(crate) async fn get(stream: TcpStream) -> Result<String> {
+    get_within(LIMIT, stream).await
+}
+
+/// The same, from a server that may take its time.
+pub(crate) async fn get_within(limit: Duration, mut stream: TcpStream) -> Result<String> {
     let exchange = async {
         stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
         let mut answer = String::new();
         stream.take(ANSWER_LIMIT).read_to_string(&mut answer).await?;
         anyhow::Ok(answer)
     };
-    let answer = timeout(LIMIT, exchange).await.context("no answer came in time")??;
+    let answer = timeout(limit, exchange).await.context("no answer came in time")??;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer is not HTTP")?;
     let status = head.lines().next().unwrap_or_default();
     ensure!(status.contains(" 200 "), "the answer is {status}");

@@ -88,7 +88,7 @@ pub(crate) async fn run_in<S: AsRef<OsStr>>(netns: &str, args: &[S]) -> Result<O
     run("nsenter", &all).await
 }
 
-fn command<S: AsRef<OsStr>>(program: &OsStr, args: &[S]) -> Command {
+pub(crate) fn command<S: AsRef<OsStr>>(program: &OsStr, args: &[S]) -> Command {
     let mut command = Command::new(program);
     command.args(args);
     command
@@ -98,7 +98,19 @@ fn command<S: AsRef<OsStr>>(program: &OsStr, args: &[S]) -> Command {
 ///
 /// # Errors
 /// If it cannot be started or takes longer than five minutes; a failing exit status is no error here.
-pub async fn finish(mut command: Command, input: &str) -> Result<Output> {
+pub async fn finish(command: Command, input: &str) -> Result<Output> {
+    finish_within(LIMIT, command, input).await
+}
+
+/// As [`finish`], with a limit of its own.
+///
+/// # Errors
+/// If it cannot be started or takes longer than `limit`; a failing exit status is no error here.
+pub(crate) async fn finish_within(
+    limit: Duration,
+    mut command: Command,
+    input: &str,
+) -> Result<Output> {
     let line = line_of(&command);
     let mut child = command
         .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
@@ -111,9 +123,9 @@ pub async fn finish(mut command: Command, input: &str) -> Result<Output> {
         // A command that ends without reading everything says itself what is wrong.
         let _unread = stdin.write_all(input.as_bytes()).await;
     }
-    let output = time::timeout(LIMIT, child.wait_with_output())
+    let output = time::timeout(limit, child.wait_with_output())
         .await
-        .with_context(|| format!("`{line}` did not end within {} s", LIMIT.as_secs()))?
+        .with_context(|| format!("`{line}` did not end within {} s", limit.as_secs()))?
         .with_context(|| format!("cannot read what `{line}` says"))?;
     Ok(Output {
         command: line,

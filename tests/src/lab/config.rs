@@ -57,8 +57,8 @@ impl LabConfig {
 
 /// What `lab.json` says of a lab to other processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Description {
-    pub(super) layout: Layout,
+pub(crate) struct Description {
+    pub(crate) layout: Layout,
     pub(super) hosts: usize,
     /// Where dwell's programs are.
     pub(super) programs: PathBuf,

@@ -87,6 +87,15 @@ pub(crate) async fn add_host(layout: &Layout, host: usize) -> Result<()> {
     batch(Some(&netns), &setup).await
 }
 
+/// Plugs a virtual machine in as `host`, by a TAP of that name in the switch's namespace.
+pub(crate) async fn add_tap(layout: &Layout, host: usize) -> Result<String> {
+    let port = port(host);
+    let plug =
+        format!("tuntap add dev {port} mode tap\nlink set {port} up\nlink set {port} master br0\n");
+    batch(Some(&layout.switch_netns()), &plug).await?;
+    Ok(port)
+}
+
 /// Unplugs `host`, on which nothing runs any more, and removes it.
 pub(crate) async fn remove_host(layout: &Layout, host: usize) -> Result<()> {
     batch(Some(&layout.switch_netns()), &format!("link delete {}\n", port(host))).await?;

@@ -34,6 +34,14 @@ const CLIENTS: [(&str, &str); 4] = [
     ("ansible", "ansible-core"),
 ];
 
+/// What virtual machines are made of and run by.
+const MACHINES: [(&str, &str); 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("unshare", "util-linux"),
+];
+
 /// Where programs of the system are, whatever `PATH` says; `sudo` and `cargo` shorten it.
 const DIRECTORIES: [&str; 6] =
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
@@ -58,6 +66,12 @@ pub fn missing_packages() -> Vec<&'static str> {
 #[must_use]
 pub fn missing_for_tests() -> Vec<&'static str> {
     missing(&[&TOOLS[..], &CLIENTS].concat())
+}
+
+/// The packages that have to be installed before virtual machines can be run.
+#[must_use]
+pub fn missing_for_machines() -> Vec<&'static str> {
+    missing(&[&TOOLS[..], &MACHINES].concat())
 }
 
 fn missing(tools: &[(&'static str, &'static str)]) -> Vec<&'static str> {
@@ -85,7 +99,7 @@ pub async fn install(packages: &[&str]) -> Result<()> {
     let mut install = command(&["install", "--no-install-recommends"]);
     install.extend(packages);
     run(install[0], &install[1..]).await?.ok()?;
-    let missing = missing_for_tests();
+    let missing = [missing_for_tests(), missing_for_machines()].concat();
     let left: Vec<_> =
         packages.iter().filter(|package| missing.contains(package)).copied().collect();
     ensure!(left.is_empty(), "{} are still missing after their installation", left.join(", "));

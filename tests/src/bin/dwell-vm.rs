@@ -1,0 +1,44 @@
+//! `dwell-vm`: boots virtual machines, installs dwell's packages on them, and looks whether all that must hold does.
+
+#![expect(clippy::print_stderr, reason = "a command line program prints")]
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use dwell_tests::vm::{self, Options};
+
+/// dwell's packages on virtual machines.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    /// The directory with the packages, as `make deb` fills it
+    #[arg(long, value_name = "DIRECTORY")]
+    packages: PathBuf,
+    /// How many guests; by default two, with --short one
+    #[arg(long)]
+    guests: Option<usize>,
+    /// Only the installation, the ways to instances, and limits
+    #[arg(long)]
+    short: bool,
+    /// Keep the guests if a check fails
+    #[arg(long)]
+    keep: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Cli { packages, guests, short, keep } = Cli::parse();
+    let guests = guests.unwrap_or(if short { 1 } else { 2 });
+    match vm::run(&Options { packages, guests, short, keep, say }).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dwell-vm: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line. Whoever reads them may have gone.
+fn say(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}

@@ -1,0 +1,51 @@
+//! The end: packages that go without leaving a trace.
+
+use anyhow::{Result, ensure};
+
+use crate::{
+    lab::wait_until,
+    vm::{
+        fleet::{Fleet, SOON, WEB, WELL_LIMIT},
+        listing::Listing,
+    },
+};
+
+pub(super) async fn purge(fleet: &Fleet) -> Result<String> {
+    const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get -q -y purge 2>&1";
+    let refused = fleet.first().run(&format!("{PURGE} dwell-agent")).await?;
+    ensure!(
+        !refused.status.success() && refused.stdout.contains("instances are on this host"),
+        "a host with instances let the package go: {}",
+        refused.stdout
+    );
+    fleet.wait_nodes().await?;
+    fleet.wait_well().await?;
+    fleet.cli(&format!("rm {WEB}")).await?;
+    wait_until("the instances to be gone", WELL_LIMIT, async || {
+        let left = fleet.instances(WEB).await?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
+    let mut things = 0;
+    for (number, guest) in fleet.guests().iter().enumerate().rev() {
+        let what = "the sandboxes to be gone";
+        guest.until(what, SOON, "test -z \"$(ls -A /run/dwell/netns 2>/dev/null)\"").await?;
+        let said = guest.run(&format!("{PURGE} dwell dwell-agent dwell-controller")).await?;
+        ensure!(said.status.success(), "apt-get failed on {}: {}", guest.name(), said.stdout);
+        // What these checks have put there.
+        guest
+            .sh("rm -rf /etc/systemd/resolved.conf.d && systemctl restart systemd-resolved")
+            .await?;
+        // Docker forgets a runtime when it starts: what its file does not name any more, it keeps when it reads it again.
+        guest.sh("systemctl restart docker").await?;
+        // Volumes are data, which a purge of programs does not touch.
+        guest.sh("docker volume ls -q | xargs -r docker volume rm").await?;
+        let after = Listing::take(guest).await?;
+        fleet.before(number).ensure_same(&after)?;
+        things += after.len();
+    }
+    Ok(format!(
+        "refused while there were instances; then {things} files, links, routes, rules and settings as before"
+    ))
+}
