@@ -203,14 +203,19 @@ mod tests {
             .spawn()
             .unwrap();
         let members = |session| processes().filter(|&one| session_of(one) == Some(session)).count();
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while members(shell.id()) < 4 && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
-        }
+        let wait_until = |is_so: &dyn Fn() -> bool| {
+            let deadline = std::time::Instant::now() + Duration::from_secs(20);
+            while !is_so() && std::time::Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+        };
+        wait_until(&|| members(shell.id()) >= 4);
         let other = ContainerId("0123456789abcdef".to_owned());
         assert_eq!(end_session(shell.id(), &other), 0, "nothing of another container");
         assert!(end_session(shell.id(), &own_group()) >= 4);
         shell.wait().unwrap();
+        // Orphans are there until whoever inherits them has noticed.
+        wait_until(&|| members(shell.id()) == 0);
         assert_eq!(members(shell.id()), 0);
     }
 
