@@ -140,9 +140,10 @@ impl Agenda {
             }
         }
         self.unplaced |= new.is_some_and(|new| new.node.is_none());
-        // Nothing has its turn on a node that is not heard of: on another one it may.
         let stands = |new: &Instance| {
-            (new.update, &new.leaving, &new.node) == (old.update, &old.leaving, &old.node)
+            (new.update, &new.leaving) == (old.update, &old.leaving)
+                // Nothing has its turn on a node that is not heard of: where it goes it may.
+                && (new.node == old.node || new.node.is_none())
         };
         if !new.is_some_and(stands) {
             self.rolls.insert(old.name.workload().clone());

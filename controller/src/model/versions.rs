@@ -195,8 +195,8 @@ impl Model {
     pub(super) fn given(&self, instance: &Instance, form: &Arc<Form>) -> Instance {
         let has_run = instance.told.is_some_and(|told| told.phase == Phase::Running);
         let seen = self.tables.observed().get(&instance.name);
-        let runs =
-            has_run && seen.is_some_and(|seen| seen.status.generation == instance.generation);
+        // Without a node nothing is seen of it; it ran as it was then, or as what it was taken back to.
+        let runs = has_run && seen.is_none_or(|seen| seen.status.generation == instance.generation);
         instance.given(form, runs)
     }
 

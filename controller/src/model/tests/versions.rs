@@ -12,7 +12,7 @@ use dwell_core::workload::{UpdatePolicy, WorkloadSpec};
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
 use crate::model::object::{Instance, UpdateState, Workload};
 use crate::model::versions::VERSIONS_MAX;
-use crate::model::{Command, Model, Pause, Record, Refusal, Target, VersionState};
+use crate::model::{Command, Model, NodeChange, Pause, Record, Refusal, Target, VersionState};
 
 fn image(version: u32, replicas: u32) -> WorkloadSpec {
     let mut spec = spec("web", replicas);
@@ -357,6 +357,33 @@ fn what_was_ruled_out_elsewhere_is_nothing_to_fall_back_to() {
     let workload = Workload::clone(&fleet.model.tables.workloads()[&workload("web")]);
     let back = fleet.model.fallback(&workload, &is(&fleet, moved)).unwrap();
     assert_eq!(back.number, VersionNumber(1));
+}
+
+#[test]
+fn an_instance_without_a_node_goes_back_to_what_it_ran_with() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(image(1, 2)).unwrap();
+    for name in ["web-0", "web-1"] {
+        let on = node(&fleet.place(name).unwrap());
+        fleet.fetch(&on);
+        let now = fleet.now;
+        fleet.hosts.get_mut(&on).unwrap().try_out(&instance(name), now);
+        fleet.report(&on).unwrap();
+    }
+    // Its node is lost, and there is room nowhere.
+    let (lost, other) =
+        (node(&fleet.place("web-0").unwrap()), node(&fleet.place("web-1").unwrap()));
+    let cordon = NodeChange { cordoned: Some(true), ..NodeChange::default() };
+    fleet.command(Command::UpdateNode { node: other.clone(), change: cordon }).unwrap();
+    fleet.pass(200);
+    let session = fleet.hosts[&other].session.unwrap();
+    fleet.command(Command::Heartbeat { node: other, session, capacity: None }).unwrap();
+    fleet.hosts.get_mut(&lost).unwrap().containers.clear();
+    fleet.command(Command::RemoveNode { node: lost, force: true }).unwrap();
+    fleet.apply(image(2, 2)).unwrap();
+    let web = Instance::clone(&fleet.model.tables.instances()[&instance("web-0")]);
+    assert_eq!((web.node, web.wanted.number.0), (None, 2));
+    assert_eq!(web.fallback.map(|form| form.number), Some(VersionNumber(1)));
 }
 
 fn in_parallel(parallelism: u32) -> UpdatePolicy {
