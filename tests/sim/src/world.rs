@@ -91,6 +91,11 @@ enum Event {
         host: usize,
         life: u64,
     },
+    /// An agent looks whether its engine answers.
+    Seek {
+        host: usize,
+        life: u64,
+    },
     Tell {
         host: usize,
         life: u64,
@@ -308,6 +313,7 @@ impl World {
             Event::StartAgent { host, life } => self.start_agent(host, life),
             Event::Connect { host, life } => self.connect(host, life),
             Event::Heartbeat { host, life } => self.heartbeat(host, life),
+            Event::Seek { host, life } => self.seek_engine(host, life),
             Event::Tell { host, life, input } => self.tell(host, life, input),
             Event::Do { host, life, work } => self.carry_out(host, life, work),
             Event::Ends { host, container, run, code } => {
@@ -381,12 +387,17 @@ impl World {
         self.note(|| format!("host {host}: agent starts"));
         self.later(1, 500, Event::Connect { host, life });
         self.later(1, HEARTBEAT_MS, Event::Heartbeat { host, life });
+        self.later(5, 200, Event::Seek { host, life });
+        self.ask(host, life, Agent::begin);
+    }
+
+    /// What an agent finds is so when it looks, not when it began to.
+    fn seek_engine(&mut self, host: usize, life: u64) {
         let input = match self.hosts[host].engine.mode {
             Mode::Up => CoreInput::Connected,
             Mode::Down | Mode::Hung => CoreInput::Lost { reason: "does not answer".to_owned() },
         };
-        self.later(5, 200, Event::Tell { host, life, input: Input::Core(input) });
-        self.ask(host, life, Agent::begin);
+        self.tell(host, life, Input::Core(input));
     }
 }
 

@@ -383,8 +383,7 @@ impl World {
             }
         }
         let life = self.hosts[host].life;
-        let input = Input::Core(CoreInput::Connected);
-        self.later(5, 1_000, Event::Tell { host, life, input });
+        self.later(5, 1_000, Event::Seek { host, life });
     }
 
     pub(super) fn relieve_after(&mut self, wait: Ms, relief: Relief) {

@@ -141,19 +141,21 @@ impl World {
                     self.violate(Violation { rule: "restarts", what });
                 }
             }
-            Err(why) if !in_time => {
-                for host in 0..self.hosts.len() {
-                    let agent = self.hosts[host].agent.as_ref();
-                    let knows = agent.map(crate::agent::Agent::describe);
-                    self.note(|| format!("host {host} knows {}", knows.unwrap_or_default()));
-                }
-                self.violate(Violation { rule: "convergence", what: why });
-            }
+            Err(why) if !in_time => self.has_not_converged(why),
             Err(_) => {
                 self.give_up_lost_volumes();
                 self.schedule.at(self.now + CHECK_MS, Event::Check);
             }
         }
+    }
+
+    pub(super) fn has_not_converged(&mut self, what: String) {
+        for host in 0..self.hosts.len() {
+            let agent = self.hosts[host].agent.as_ref();
+            let knows = agent.map(crate::agent::Agent::describe);
+            self.note(|| format!("host {host} knows {}", knows.unwrap_or_default()));
+        }
+        self.violate(Violation { rule: "convergence", what });
     }
 
     /// Whether everything is as declared, and which restart was not done; if not, what is not.

@@ -16,7 +16,6 @@ use dwell_core::workload::{
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
 use crate::controller::Failed;
 use crate::host::{BAD, Temper, Wall, volume_name};
-use crate::truth::Violation;
 
 impl World {
     /// Gives the controller a command, and has its sessions tell whom it concerns.
@@ -203,7 +202,7 @@ impl World {
             let (wait, in_time) = (1_000, self.now <= self.scenario.end + CONVERGENCE_MS);
             if !in_time {
                 let what = "the controller takes no declarations".to_owned();
-                self.violate(Violation { rule: "convergence", what });
+                self.has_not_converged(what);
             }
             return self.schedule.at(self.now + wait, Event::PutRight);
         }
