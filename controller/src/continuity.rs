@@ -1,8 +1,8 @@
 //! A mark beside the store that a backup of the store does not carry along, so that a restore is noticed.
 //!
 //! After each commit the mark says how far the store is, in which history. A store that is not as far as the mark says
-//! was put there from a backup. The mark is not synced to the disk: a loss of power can only set it back, and then it
-//! says nothing.
+//! was put there from a backup. Only when the file is made and when another history begins is the mark synced to the disk:
+//! a loss of power can set it back within a history, and then it says nothing, but it cannot take it away.
 //!
 //! A store with something in it and no mark beside it counts as a backup, whether the mark is lost, cannot be read, or was
 //! never there because the store is of a version without marks. So does one whose mark was copied: the mark says when its
@@ -52,10 +52,11 @@ impl Mark {
             None => {
                 Some("there is no mark beside the store, as if it had been copied here without it")
             }
-            Some(mark) if records.is_empty() || store.stored < mark.stored => {
+            Some(mark) if store.stored < mark.stored => {
                 Some("the store is older than the mark beside it")
             }
-            Some(mark) if store.incarnation != mark.incarnation => {
+            // One that was made for a new store says nothing of a history yet.
+            Some(mark) if ![Incarnation(0), store.incarnation].contains(&mark.incarnation) => {
                 Some("the store is of another history than the mark beside it")
             }
             Some(_) => None,
@@ -124,8 +125,16 @@ impl<S: Store> Continuous<S> {
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(refuse)?;
         let text = String::from_utf8_lossy(&text);
-        let evidence = Mark::judge(records, Mark::read(&text, made));
+        let found = Mark::read(&text, made);
+        let evidence = Mark::judge(records, found);
         let mark = Mark::default().after(records);
+        if found.is_none() && records.is_empty() {
+            // Before anything is in the store, so that a store that is not empty has a mark, whatever happens.
+            file.write_all_at(mark.text(made).as_bytes(), 0).map_err(refuse)?;
+            file.sync_all().map_err(refuse)?;
+            let directory = path.parent().map_or_else(|| Ok(()), |dir| File::open(dir)?.sync_all());
+            directory.map_err(refuse)?;
+        }
         Ok((Self { inner, file, made, mark }, evidence))
     }
 
@@ -157,10 +166,14 @@ impl<S: Store> Store for Continuous<S> {
         let mark = self.after(&batch);
         self.inner.commit(batch).await?;
         if mark != self.mark {
+            let begins = mark.incarnation != self.mark.incarnation;
             self.mark = mark;
             // A write of one short line into the page cache. One that fails leaves an older mark, as a loss of power does.
             let text = mark.text(self.made);
-            if let Err(error) = self.file.write_all_at(text.as_bytes(), 0) {
+            let written = self.file.write_all_at(text.as_bytes(), 0);
+            let written =
+                written.and_then(|()| if begins { self.file.sync_data() } else { Ok(()) });
+            if let Err(error) = written {
                 tracing::warn!(%error, "cannot write the mark beside the store");
             }
         }
@@ -205,6 +218,9 @@ mod tests {
             (store(1, 5), mark(1, 4), false),
             (store(1, 5), mark(1, 6), true),
             (store(1, 5), mark(2, 5), true),
+            (store(1, 5), mark(0, 0), false),
+            (Vec::new(), mark(0, 0), false),
+            (Vec::new(), mark(1, 0), true),
             (store(1, 5), None, true),
             (old.clone(), None, true),
             (old, mark(1, 4), true),
@@ -253,7 +269,11 @@ mod tests {
             Continuous::open(path, MemoryStore::default(), records).unwrap().1
         };
         assert_eq!(evidence(&path, &[]), None);
-        assert!(evidence(&path, &records).is_some(), "its mark is empty");
+        assert_eq!(
+            evidence(&path, &records),
+            None,
+            "its mark was lost with the power, but for its beginning"
+        );
         let (mut continuous, _) = Continuous::open(&path, MemoryStore::default(), &[]).unwrap();
         let changes = records.iter().map(|record| Change {
             revision: Revision(5),
