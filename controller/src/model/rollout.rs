@@ -184,7 +184,7 @@ impl Model {
             next = self.given(&next, &newest.form);
         }
         if needs.restart {
-            next.restarts_asked += 1;
+            next.restarts_asked = self.next_restart(&instance);
             next.workload_restarts = workload.restarts_asked;
         }
         if needs.version || needs.leave {
@@ -275,6 +275,14 @@ impl Model {
         let generation = instance.generation.next();
         self.put_workload(Workload { generation, ..Workload::clone(&workload) });
         generation
+    }
+
+    /// The number of an instance's next restart: one that its node has not done yet, also for a controller that was
+    /// restored and does not know what was asked for since the backup.
+    pub(super) fn next_restart(&self, instance: &Instance) -> u64 {
+        let seen = self.tables.observed().get(&instance.name);
+        let done = seen.map_or(0, |seen| seen.status.restarts_done);
+        instance.restarts_asked.max(done) + 1
     }
 
     /// A restart of the whole workload reaches an instance.

@@ -195,8 +195,14 @@ impl Model {
     pub(super) fn given(&self, instance: &Instance, form: &Arc<Form>) -> Instance {
         let has_run = instance.told.is_some_and(|told| told.phase == Phase::Running);
         let seen = self.tables.observed().get(&instance.name);
-        // Without a node nothing is seen of it; it ran as it was then, or as what it was taken back to.
-        let runs = has_run && seen.is_none_or(|seen| seen.status.generation == instance.generation);
+        let runs = match seen {
+            Some(seen) if seen.status.generation == instance.generation => has_run,
+            // Nobody has said yet what became of it as it is. Where it is told what it is to be, it may have held with
+            // that, and its node puts it up again.
+            _ if instance.node.is_some() => !self.is_tried_in_vain(instance),
+            // It ran as it was then, or as what it was taken back to.
+            _ => has_run,
+        };
         instance.given(form, runs)
     }
 

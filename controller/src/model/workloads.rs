@@ -353,7 +353,7 @@ impl Model {
         match target {
             Target::Instance(_) => {
                 for instance in &targets {
-                    let restarts_asked = instance.restarts_asked + 1;
+                    let restarts_asked = self.next_restart(instance);
                     self.put_instance(Instance { restarts_asked, ..Instance::clone(instance) });
                 }
             }

@@ -4,7 +4,7 @@ use dwell_core::id::{Incarnation, Revision};
 use dwell_core::workload::{Mount, MountSource};
 
 use super::fleet::{Fleet, Snapshot, address, at, instance, node, spec, workload};
-use crate::model::{Command, NodeChange, Refusal, Severity};
+use crate::model::{Command, NodeChange, Refusal, Severity, Target};
 
 /// A fleet of two nodes in a history of its own, with web-0 on n1.
 fn fleet() -> Fleet {
@@ -349,4 +349,28 @@ fn what_a_node_has_not_ended_yet_is_started_nowhere_else_after_a_restore() {
     fleet.settle();
     fleet.check();
     assert!(fleet.place("web-0").is_some());
+}
+
+#[test]
+fn a_restart_that_is_asked_for_after_a_restore_is_done() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    let restart = |target| Command::Restart(target);
+    fleet.command(restart(Target::Workload(workload("web")))).unwrap();
+    fleet.settle();
+    let done = |fleet: &Fleet| fleet.assigned_to("n1")[0].restarts_asked;
+    assert_eq!(done(&fleet), 1);
+
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    for name in ["n1", "n2"] {
+        fleet.sync(&node(name));
+    }
+    confirm(&mut fleet, false).unwrap();
+    fleet.command(restart(Target::Workload(workload("web")))).unwrap();
+    fleet.settle();
+    assert_eq!(done(&fleet), 2, "its node has done the first");
+    fleet.command(restart(Target::Instance(instance("web-0")))).unwrap();
+    fleet.settle();
+    assert_eq!(done(&fleet), 3);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::id::{Generation, VersionNumber};
-use dwell_core::instance::{Outcome, Verdict};
+use dwell_core::instance::{Outcome, Phase, Verdict};
 use dwell_core::quantity::Bytes;
 use dwell_core::workload::{UpdatePolicy, WorkloadSpec};
 
@@ -194,8 +194,11 @@ fn what_was_ruled_out_without_a_way_back_is_tried_anew_when_it_is_declared_again
     let host = node(&fleet.place("web-0").unwrap());
     fleet.fetch(&host);
     let now = fleet.now;
-    // It runs, but nobody has heard of that when the next version is declared.
     fleet.hosts.get_mut(&host).unwrap().try_out(&instance("web-0"), now);
+    let containers = &mut fleet.hosts.get_mut(&host).unwrap().containers;
+    containers.get_mut(&instance("web-0")).unwrap().phase = Phase::Preparing;
+    fleet.report(&host).unwrap();
+    // It is not known to run when the next version is declared.
     fleet.apply(image(2, 1)).unwrap();
     for version in 2..5 {
         fail(&mut fleet);
@@ -384,6 +387,25 @@ fn an_instance_without_a_node_goes_back_to_what_it_ran_with() {
     let web = Instance::clone(&fleet.model.tables.instances()[&instance("web-0")]);
     assert_eq!((web.node, web.wanted.number.0), (None, 2));
     assert_eq!(web.fallback.map(|form| form.number), Some(VersionNumber(1)));
+}
+
+#[test]
+fn what_may_have_held_unseen_is_what_an_instance_goes_back_to() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    let n1 = node("n1");
+    fleet.fetch(&n1);
+    // Nobody has said what became of it when the next version comes.
+    fleet.apply(image(2, 1)).unwrap();
+    let is = |fleet: &Fleet| Instance::clone(&fleet.model.tables.instances()[&instance("web-0")]);
+    assert_eq!(is(&fleet).fallback.map(|form| form.number), Some(VersionNumber(1)));
+    // Its node found that version 1 holds and version 2 does not.
+    let now = fleet.now;
+    fleet.hosts.get_mut(&n1).unwrap().start(&instance("web-0"), now);
+    fleet.fetch(&n1);
+    fleet.hosts.get_mut(&n1).unwrap().fail(&instance("web-0"), now);
+    fleet.report(&n1).unwrap();
+    assert_eq!(is(&fleet).wanted.number, VersionNumber(1));
 }
 
 fn in_parallel(parallelism: u32) -> UpdatePolicy {

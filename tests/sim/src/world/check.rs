@@ -155,6 +155,12 @@ impl World {
             let knows = agent.map(crate::agent::Agent::describe);
             self.note(|| format!("host {host} knows {}", knows.unwrap_or_default()));
         }
+        let model = self.controller.model.as_ref();
+        let shown = model.map(|model| model.instances(&InstanceFilter::default()));
+        for view in shown.unwrap_or_default() {
+            let (is, status) = (&view.instance, &view.status);
+            self.note(|| format!("controller: {is:?}, {status:?}"));
+        }
         self.violate(Violation { rule: "convergence", what });
     }
 
