@@ -51,26 +51,25 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // Without a peer there is nobody to allow anything to.
-        let peer = request.extensions().get::<Peer>().cloned().unwrap_or(Peer::Anonymous);
-        match check(request.uri().path(), &peer) {
+        match check(request.uri().path(), request.extensions().get::<Peer>()) {
             Ok(()) => Either::Left(self.inner.call(request)),
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
     }
 }
 
-fn check(path: &str, peer: &Peer) -> Result<(), Status> {
+/// Without a peer there is nobody to allow anything to.
+fn check(path: &str, peer: Option<&Peer>) -> Result<(), Status> {
     let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
     let identity = match peer {
-        Peer::Certified(identity) => Some(identity.as_ref()),
-        Peer::Local | Peer::Anonymous => None,
+        Some(Peer::Certified { identity, .. }) => Some(identity.as_ref()),
+        Some(Peer::Local | Peer::Anonymous(_)) | None => None,
     };
     let is_node = matches!(identity, Some(Identity::Node { .. }));
     let is_client = matches!(identity, Some(Identity::Client(_)));
-    let is_local = *peer == Peer::Local;
+    let is_local = matches!(peer, Some(Peer::Local));
     let allowed = match (service, method) {
-        ("dwell.v1.Enrollment", _) => true,
+        ("dwell.v1.Enrollment", _) => peer.is_some(),
         ("dwell.v1.Session", _) => is_node,
         ("dwell.v1.Fleet", "IssueClient") => is_local,
         ("grpc.health.v1.Health", _) => is_local || is_node || is_client,
@@ -79,14 +78,14 @@ fn check(path: &str, peer: &Peer) -> Result<(), Status> {
     };
     match (allowed, peer) {
         (true, _) => Ok(()),
-        (false, Peer::Anonymous) => Err(Status::unauthenticated(
+        (false, Some(Peer::Anonymous(_)) | None) => Err(Status::unauthenticated(
             "this needs a certificate of the cluster; a host gets one with `dwell-agent join`, a person with \
              `dwell context issue` on the controller's host",
         )),
         (false, _) if method == "IssueClient" => Err(Status::permission_denied(
             "client certificates are made only over the controller's unix socket, as root on its host",
         )),
-        (false, _) => {
+        (false, Some(peer)) => {
             Err(Status::permission_denied(format!("{} may not call {service}", who(peer))))
         }
     }
@@ -95,8 +94,8 @@ fn check(path: &str, peer: &Peer) -> Result<(), Status> {
 fn who(peer: &Peer) -> String {
     match peer {
         Peer::Local => "the unix socket".to_owned(),
-        Peer::Anonymous => "someone without a certificate".to_owned(),
-        Peer::Certified(identity) => match identity.as_ref() {
+        Peer::Anonymous(_) => "someone without a certificate".to_owned(),
+        Peer::Certified { identity, .. } => match identity.as_ref() {
             Identity::Node { name, .. } => format!("node {name}"),
             Identity::Client(name) => format!("client {name}"),
         },
@@ -116,10 +115,13 @@ mod tests {
     fn each_service_is_for_some() {
         let node =
             Identity::Node { name: "h1".parse().unwrap(), enrolment: Enrolment("aa".into()) };
-        let node = Peer::Certified(Arc::new(node));
-        let client = Peer::Certified(Arc::new(Identity::Client("ann".parse().unwrap())));
+        let from = [192, 0, 2, 1].into();
+        let node = Peer::Certified { identity: Arc::new(node), from };
+        let client = Identity::Client("ann".parse().unwrap());
+        let client = Peer::Certified { identity: Arc::new(client), from };
+        let anonymous = Peer::Anonymous(crate::listen::Visit::from(from));
         let (denied, unknown) = (Some(Code::PermissionDenied), Some(Code::Unauthenticated));
-        let peers = [&Peer::Local, &client, &node, &Peer::Anonymous];
+        let peers = [&Peer::Local, &client, &node, &anonymous];
         let table = [
             ("/dwell.v1.Enrollment/Join", [None, None, None, None]),
             ("/dwell.v1.Enrollment/RenewExpired", [None, None, None, None]),
@@ -137,8 +139,9 @@ mod tests {
             ("/x/dwell.v1.Enrollment/Join", [None, None, denied, unknown]),
         ];
         for (path, expected) in table {
-            let codes = peers.map(|peer| check(path, peer).err().map(|status| status.code()));
+            let codes = peers.map(|peer| check(path, Some(peer)).err().map(|status| status.code()));
             assert_eq!(codes, expected, "{path}");
+            assert!(check(path, None).is_err(), "{path}: without a peer");
         }
     }
 }

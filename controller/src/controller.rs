@@ -1,9 +1,9 @@
 //! A controller, put together: directory, store, model and its owner, CA, listeners, services.
 //!
 //! ```text
-//!   TCP, mutual TLS ──┐                      ┌─ Fleet ──────┐
-//!                     ├─▶ server ─▶ access ─▶├─ Session ────┼─▶ owner ─▶ model, store
-//!   unix socket ──────┘                      └─ Enrollment ─┘
+//!   TCP, mutual TLS ──┐                                 ┌─ Fleet ──────┐
+//!                     ├─▶ servers ─▶ access ─▶ intake ─▶├─ Session ────┼─▶ owner ─▶ model, store
+//!   unix socket ──────┘                                 └─ Enrollment ─┘
 //! ```
 //!
 //! Starting either gives a controller that answers, or an error that says what to do; nothing is listened
@@ -17,43 +17,33 @@ use std::time::Duration;
 use dwell_core::clock::Clock;
 use dwell_core::id::{Incarnation, NodeName};
 use dwell_core::net::ClusterRange;
-use dwell_core::quantity::Millis;
 use dwell_proto::v1::enrollment_server::EnrollmentServer;
 use dwell_proto::v1::fleet_server::FleetServer;
 use dwell_proto::v1::session_server::SessionServer;
-use dwell_proto::{
-    CONNECTION_WINDOW_BYTES, DESCRIPTORS, MESSAGE_MAX_BYTES, STREAM_WINDOW_BYTES, STREAMS_MAX,
-};
+use dwell_proto::{DESCRIPTORS, MESSAGE_MAX_BYTES};
 use ipnet::Ipv4Net;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::Server;
 
-use crate::access::AccessLayer;
 use crate::api::Api;
 use crate::config::{Config, Isolation, split_address};
 use crate::continuity::Continuous;
 use crate::data_dir::DataDir;
 use crate::enrollment::Enroll;
-use crate::listen::{Connection, ListenError, TlsListener, UnixListener};
+use crate::intake::{IntakeLayer, JOIN_MAX_BYTES};
+use crate::listen::{ListenError, TlsListener, UnixListener};
 use crate::model::{Command, Model, Record, Settings};
 use crate::owner::{CommandError, Handle, Owner};
 use crate::pki::{Authority, PkiError, SshAuthority};
+use crate::refusals::Refusals;
+use crate::serve::Servers;
 use crate::session::{Admission, Sessions, WholeDirectory};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Store, StoreError};
 use crate::tunnel::Tunnels;
 
-/// How many accepted connections may wait for the server.
-const CONNECTIONS_MAX: usize = 64;
-/// The largest request of someone without a certificate, in bytes.
-const JOIN_MAX_BYTES: usize = 32 * 1024;
-/// The largest headers of a request, in bytes.
-const HEADERS_MAX_BYTES: u32 = 16 * 1024;
 /// How long streams may take to end when the controller stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
@@ -163,7 +153,8 @@ impl Controller {
             next: Arc::default(),
             stop: streams.clone(),
         };
-        let enroll = Enroll::new(handle.clone(), Arc::clone(&authority), valid);
+        let refusals = Refusals::default();
+        let enroll = Enroll::new(handle.clone(), Arc::clone(&authority), valid, refusals.clone());
         let api = Api {
             owner: handle.clone(),
             tunnels,
@@ -177,11 +168,12 @@ impl Controller {
 
         let owner_ended = owner.start(owning.clone()).map_err(StartError::Thread)?;
         begin(&handle, evidence).await?;
-        let (connections, incoming) = mpsc::channel(CONNECTIONS_MAX);
-        tokio::spawn(unix.run(connections.clone(), listeners.clone()));
-        tokio::spawn(tcp.run(tls, authority, connections, listeners.clone()));
-        let server =
-            tokio::spawn(serve(routes, incoming, config.nodes.heartbeat, listeners.clone()));
+        let (servers, entrances) = Servers::new(config.nodes.heartbeat);
+        tokio::spawn(unix.run(entrances.clone(), listeners.clone()));
+        tokio::spawn(tcp.run(tls, authority, entrances, refusals.clone(), listeners.clone()));
+        tokio::spawn(refusals.clone().tell(listeners.clone()));
+        let intake = IntakeLayer::new(handle.clone(), refusals);
+        let server = tokio::spawn(servers.run(routes, intake, listeners.clone()));
         tracing::info!(%address, socket = %config.socket.display(), ?advertised, "the controller is ready");
         Ok(Self {
             address,
@@ -293,30 +285,4 @@ async fn routes(api: Api, sessions: Sessions, enroll: Enroll) -> Result<Routes, 
     routes.add_service(fleet).add_service(session).add_service(enrollment);
     routes.add_service(health_service).add_service(reflection);
     Ok(routes.routes())
-}
-
-/// Serves all connections until `stop` is cancelled and they have ended.
-async fn serve(
-    routes: Routes,
-    incoming: mpsc::Receiver<Connection>,
-    heartbeat: Millis,
-    stop: CancellationToken,
-) {
-    let incoming = ReceiverStream::new(incoming).map(Ok::<_, std::convert::Infallible>);
-    // A peer behind a link that swallows everything is noticed by the transport too.
-    let keepalive = heartbeat.as_duration().max(Duration::from_secs(1));
-    let served = Server::builder()
-        .http2_keepalive_interval(Some(keepalive * 2))
-        .http2_keepalive_timeout(Some(keepalive * 4))
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_max_header_list_size(HEADERS_MAX_BYTES)
-        .layer(AccessLayer)
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-        .await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the server ended");
-    }
 }

@@ -19,6 +19,8 @@
 //! whether a batch was written, the owner ends, since only a start reads what is there. Time passes (`Tick`) only behind what was queued before,
 //! so that a stalled disk does not make nodes look silent whose heartbeats wait in the queue.
 
+mod roster;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::{Change, Command, Model, RecordError, Refusal, Reply, Touched};
 use crate::store::{Batch, CommitError, Store};
+
+pub(crate) use self::roster::Roster;
 
 /// How many requests may wait, and share one commit; beyond that, senders wait.
 const QUEUE_MAX: usize = 1024;
@@ -82,9 +86,15 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     revision: watch::Receiver<Revision>,
     directory: watch::Receiver<Option<Revision>>,
+    roster: Roster,
 }
 
 impl Handle {
+    /// Who is a node, without asking the owner.
+    pub(crate) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
     /// Has a command done; when this returns, it is durable.
     ///
     /// # Errors
@@ -143,6 +153,7 @@ pub struct Owner<S> {
     requests: mpsc::Receiver<Request>,
     revision: watch::Sender<Revision>,
     directory: watch::Sender<Option<Revision>>,
+    roster: Roster,
     followers: BTreeMap<NodeName, watch::Sender<()>>,
     /// Why the store cannot be written, from the first commit that failed to the next that did not.
     ailing: Option<Arc<CommitError>>,
@@ -156,6 +167,7 @@ impl<S: Store> Owner<S> {
         let (sender, requests) = mpsc::channel(QUEUE_MAX);
         let (revision, watched) = watch::channel(model.revision());
         let (directory, shown) = watch::channel(model.directory_revision());
+        let roster = Roster::of(&model);
         let followers = BTreeMap::new();
         let owner = Self {
             model,
@@ -164,11 +176,12 @@ impl<S: Store> Owner<S> {
             requests,
             revision,
             directory,
+            roster: roster.clone(),
             followers,
             ailing: None,
             broken: false,
         };
-        (owner, Handle { requests: sender, revision: watched, directory: shown })
+        (owner, Handle { requests: sender, revision: watched, directory: shown, roster })
     }
 
     /// Runs the owner on a thread of its own, so that however long it works, connections are served and
@@ -292,6 +305,7 @@ impl<S: Store> Owner<S> {
     }
 
     fn publish(&mut self, changes: Vec<Change>) {
+        self.roster.publish(&changes);
         let touched = self.model.publish(changes);
         self.tell(&touched);
     }

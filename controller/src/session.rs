@@ -48,9 +48,6 @@ use crate::pki::{self, Authority, SshAuthority};
 use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
-/// How long an agent may take to say what it has begun a stream for.
-const FIRST_MESSAGE_TIME: Duration = Duration::from_secs(10);
-
 type Answer<T> = Result<Response<T>, Status>;
 type ServerStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -88,7 +85,7 @@ impl Session for Sessions {
         request: Request<Streaming<v1::AgentMessage>>,
     ) -> Answer<Self::AttachStream> {
         let caller = Caller::of(&request)?;
-        let standing = caller.standing(&self.owner).await?;
+        let standing = caller.standing(&self.owner);
         let mut messages = request.into_inner();
         let Some(v1::agent_message::Message::Hello(hello)) = first(&mut messages).await?.message
         else {
@@ -118,7 +115,7 @@ impl Session for Sessions {
 
     async fn carry(&self, request: Request<Streaming<v1::TunnelUp>>) -> Answer<Self::CarryStream> {
         let caller = Caller::of(&request)?;
-        caller.check_member(&self.owner).await?;
+        caller.check_member(&self.owner)?;
         let mut up = request.into_inner();
         let Some(v1::tunnel_up::Message::Tunnel(id)) = first(&mut up).await?.message else {
             return Err(Status::invalid_argument(
@@ -132,7 +129,7 @@ impl Session for Sessions {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
         let caller = Caller::of(&request)?;
-        caller.check_member(&self.owner).await?;
+        caller.check_member(&self.owner)?;
         let key =
             pki::Request::read(&request.into_inner().certificate_request).map_err(into_status)?;
         let node = caller.node.clone();
@@ -143,10 +140,8 @@ impl Session for Sessions {
     }
 }
 
-/// The first message of a stream, which has to come soon.
+/// The first message of a stream. That it comes soon and is small is seen to by the [intake](crate::intake).
 async fn first<T>(messages: &mut Streaming<T>) -> Result<T, Status> {
-    let late = |_| Status::deadline_exceeded("nothing was said on this stream");
-    let message =
-        tokio::time::timeout(FIRST_MESSAGE_TIME, messages.message()).await.map_err(late)??;
+    let message = messages.message().await?;
     message.ok_or_else(|| Status::invalid_argument("the stream ended before it began"))
 }

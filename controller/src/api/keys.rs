@@ -184,7 +184,7 @@ impl Api {
         let principals = principals(request.principals)?;
         let valid = request::duration(request.valid_ms, USER_VALID, USER_VALID_MAX)?;
         let client = match peer {
-            Some(Peer::Certified(identity)) => match identity.as_ref() {
+            Some(Peer::Certified { identity, .. }) => match identity.as_ref() {
                 Identity::Client(name) => name.to_string(),
                 Identity::Node { .. } => {
                     return Err(Status::permission_denied("nodes do not log in"));

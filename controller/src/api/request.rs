@@ -134,11 +134,11 @@ pub(super) fn roll_back(request: &v1::RollBackRequest, by: String) -> Result<Com
 /// Who asks, for people who read later who did it; empty if that is not known.
 pub(super) fn who(peer: Option<&Peer>) -> String {
     match peer {
-        Some(Peer::Certified(identity)) => match identity.as_ref() {
+        Some(Peer::Certified { identity, .. }) => match identity.as_ref() {
             Identity::Client(name) => name.to_string(),
             Identity::Node { .. } => String::new(),
         },
         Some(Peer::Local) => "local".to_owned(),
-        Some(Peer::Anonymous) | None => String::new(),
+        Some(Peer::Anonymous(_)) | None => String::new(),
     }
 }

@@ -1,38 +1,58 @@
 //! A connection: its bytes, who is at the other end, and when it has to end.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
+use super::Visit;
+use super::node_connections::Counted;
+use super::places::Place;
 use crate::pki::Identity;
 
 /// Who is at the other end of a connection. Every request has it among its extensions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Peer {
     /// A process of root's, or of the controller's own user, on this host.
     Local,
     /// Someone without a certificate.
-    Anonymous,
+    Anonymous(Arc<Visit>),
     /// Someone with a certificate of the cluster's CA.
-    Certified(Arc<Identity>),
+    Certified {
+        /// Who the certificate speaks for.
+        identity: Arc<Identity>,
+        /// Where the connection comes from.
+        from: IpAddr,
+    },
+}
+
+impl Peer {
+    /// Where the connection comes from, if that is not this host's own socket.
+    #[must_use]
+    pub fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Local => None,
+            Self::Anonymous(visit) => Some(visit.address()),
+            Self::Certified { from, .. } => Some(*from),
+        }
+    }
 }
 
 /// A connection that a request can come from.
 pub struct Connection {
     peer: Peer,
     stream: Stream,
-    /// When reading begins to fail.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// When reading begins to fail, and why.
+    end: Option<Pin<Box<dyn Future<Output = &'static str> + Send>>>,
     /// A place among the connections without a certificate.
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Option<Place>,
 }
 
 enum Stream {
@@ -42,33 +62,57 @@ enum Stream {
 
 impl Connection {
     pub(super) fn local(stream: UnixStream) -> Self {
-        Self { peer: Peer::Local, stream: Stream::Unix(stream), deadline: None, _place: None }
+        Self { peer: Peer::Local, stream: Stream::Unix(stream), end: None, _place: None }
     }
 
+    /// Of somebody with a certificate that is valid until then; a node's is `counted` among those of the node.
     pub(super) fn certified(
         stream: TlsStream<TcpStream>,
+        from: IpAddr,
         identity: Identity,
         until: Instant,
+        counted: Option<Counted>,
     ) -> Self {
+        let end = async move {
+            let displaced = async {
+                match &counted {
+                    Some(counted) => counted.displaced().cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Cancel-safe: whichever comes first ends the connection.
+            tokio::select! {
+                () = sleep_until(until) => "its certificate has expired",
+                () = displaced => "the node has made newer ones",
+            }
+        };
         Self {
-            peer: Peer::Certified(Arc::new(identity)),
+            peer: Peer::Certified { identity: Arc::new(identity), from },
             stream: Stream::Tls(Box::new(stream)),
-            deadline: Some(Box::pin(tokio::time::sleep_until(until))),
+            end: Some(Box::pin(end)),
             _place: None,
         }
     }
 
-    pub(super) fn anonymous(
-        stream: TlsStream<TcpStream>,
-        until: Instant,
-        place: OwnedSemaphorePermit,
-    ) -> Self {
+    pub(super) fn anonymous(stream: TlsStream<TcpStream>, from: IpAddr, place: Place) -> Self {
+        let visit = Visit::from(from);
+        let over = Arc::clone(&visit).over();
+        let end = async move {
+            over.await;
+            "it has no certificate, and its time is up"
+        };
         Self {
-            peer: Peer::Anonymous,
+            peer: Peer::Anonymous(visit),
             stream: Stream::Tls(Box::new(stream)),
-            deadline: Some(Box::pin(tokio::time::sleep_until(until))),
+            end: Some(Box::pin(end)),
             _place: Some(place),
         }
+    }
+
+    /// Who is at the other end.
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 }
 
@@ -98,14 +142,12 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let over = self.deadline.as_mut().is_some_and(|at| at.as_mut().poll(context).is_ready());
-        if over {
-            // A sleep must not be asked again; and writing ends with the connection.
-            self.deadline = None;
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the time of this connection is up",
-            )));
+        if let Some(end) = &mut self.end
+            && let Poll::Ready(reason) = end.as_mut().poll(context)
+        {
+            // What has ended must not be asked again; and writing ends with the connection.
+            self.end = None;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
         }
         self.stream.pin().poll_read(context, buffer)
     }

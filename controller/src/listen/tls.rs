@@ -1,43 +1,49 @@
 //! TCP with mutual TLS.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{ACCEPT_PAUSE, Connection, ListenError};
-use crate::pki::Authority;
+use super::node_connections::NodeConnections;
+use super::places::{Place, Places};
+use super::{ACCEPT_PAUSE, Connection, Entrances, ListenError, Source};
+use crate::pki::{Authority, Certified, Identity};
+use crate::refusals::{Reason, Refusals};
 
-/// How many handshakes may be going on at once. Each costs about a millisecond of a processor, so that
-/// the last of them is done long before its peer loses patience; all others wait in the kernel.
-const HANDSHAKES_MAX: usize = 64;
-/// How long a handshake may take. One that says nothing keeps its place for that long.
+/// How many connections may not be through TLS yet, and how many of them of one source. The others wait in the kernel.
+const ARRIVALS_MAX: (usize, usize) = (1024, 256);
+/// How many handshakes may be going on at once, and how many of one source. Each costs about a millisecond of a
+/// processor, so that the last of them is done long before its peer loses patience.
+const HANDSHAKES_MAX: (usize, usize) = (128, 32);
+/// How long a handshake may take, and the wait for one. One that says nothing keeps its place for that long.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(5);
-/// How many connections without a certificate there may be at once.
-const ANONYMOUS_MAX: usize = 64;
-/// How long a connection without a certificate may last.
-const ANONYMOUS_TIME: Duration = Duration::from_secs(20);
+/// How many connections without a certificate there may be at once, and how many of one source.
+const ANONYMOUS_MAX: (usize, usize) = (64, 8);
+/// How long to wait for a place among them.
+const ANONYMOUS_WAIT: Duration = Duration::from_secs(5);
 
 /// Listens on TCP.
 pub struct TlsListener {
     listener: TcpListener,
     address: SocketAddr,
-    handshakes: Arc<Semaphore>,
-    anonymous: Arc<Semaphore>,
 }
 
-/// What every handshake needs.
+/// What every connection needs until it is handed over.
 #[derive(Clone)]
-struct Handshake {
+struct Reception {
     acceptor: TlsAcceptor,
     authority: Arc<Authority>,
-    anonymous: Arc<Semaphore>,
-    connections: mpsc::Sender<Connection>,
+    handshakes: Places,
+    anonymous: Places,
+    of_nodes: NodeConnections,
+    entrances: Entrances,
+    refusals: Refusals,
 }
 
 impl TlsListener {
@@ -49,9 +55,7 @@ impl TlsListener {
         let refuse = |reason| ListenError::Tcp { address, reason };
         let listener = TcpListener::bind(address).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-        let anonymous = Arc::new(Semaphore::new(ANONYMOUS_MAX));
-        Ok(Self { listener, address, handshakes, anonymous })
+        Ok(Self { listener, address })
     }
 
     /// Where it listens, with the port that the system chose if 0 was asked for.
@@ -61,74 +65,106 @@ impl TlsListener {
     }
 
     /// Hands connections over until `stop` is cancelled.
-    pub async fn run(
+    pub(crate) async fn run(
         self,
         tls: rustls::ServerConfig,
         authority: Arc<Authority>,
-        connections: mpsc::Sender<Connection>,
+        entrances: Entrances,
+        refusals: Refusals,
         stop: CancellationToken,
     ) {
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
-        let anonymous = Arc::clone(&self.anonymous);
-        let handshake = Handshake { acceptor, authority, anonymous, connections };
+        let places = |(all, each)| Places::new(all, each);
+        let arrivals = places(ARRIVALS_MAX);
+        let reception = Reception {
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            authority,
+            handshakes: places(HANDSHAKES_MAX),
+            anonymous: places(ANONYMOUS_MAX),
+            of_nodes: NodeConnections::default(),
+            entrances,
+            refusals: refusals.clone(),
+        };
         loop {
+            // The place first: while there is none, connections wait in the kernel, which bounds them.
             // Cancel-safe: neither a place nor a connection is lost that anyone waits for.
             let accepted = tokio::select! {
-                accepted = self.accept() => accepted,
+                accepted = async { Some((arrivals.any().await?, self.listener.accept().await)) } => accepted,
                 () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, place)) => {
-                    tokio::spawn(handshake.clone().run(stream, place));
+                Some((place, Ok((stream, from)))) => {
+                    match arrivals.give(place, Source::of(from.ip())) {
+                        Some(place) => {
+                            tokio::spawn(reception.clone().run(stream, from.ip(), place));
+                        }
+                        None => refusals.note(Reason::Crowd, Some(from.ip()), &"too many at once"),
+                    }
                 }
-                Err(error) => {
+                Some((_, Err(error))) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
+                None => return,
             }
         }
     }
-
-    /// The place first: while there is none, connections wait in the kernel, which bounds them.
-    async fn accept(&self) -> std::io::Result<(TcpStream, OwnedSemaphorePermit)> {
-        let place = Arc::clone(&self.handshakes).acquire_owned().await;
-        let place = place.map_err(std::io::Error::other)?;
-        let (stream, _) = self.listener.accept().await?;
-        Ok((stream, place))
-    }
 }
 
-impl Handshake {
-    async fn run(self, stream: TcpStream, _place: OwnedSemaphorePermit) {
-        let from = stream.peer_addr().ok();
+impl Reception {
+    /// From TCP to the server that the connection is for. `_arrival` is held meanwhile.
+    async fn run(self, stream: TcpStream, from: IpAddr, _arrival: Place) {
         // Small messages matter more here than full segments.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let stream = match timeout(HANDSHAKE_TIME, self.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::info!(?from, %error, "refused a TLS handshake"),
-            Err(_) => return tracing::info!(?from, "a TLS handshake took too long"),
-        };
+        let Some(stream) = self.handshake(stream, from).await else { return };
         let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
         let connection = match certificate.map(|certificate| self.authority.read(certificate)) {
-            Some(Ok(certified)) => {
-                // Sleeping goes by the monotonic clock; a step of the wall clock does not matter.
-                let left = certified.expires.duration_since(SystemTime::now()).unwrap_or_default();
-                Connection::certified(stream, certified.identity, Instant::now() + left)
+            Some(Ok(certified)) => self.certified(stream, from, certified),
+            Some(Err(error)) => {
+                return self.refusals.note(Reason::Certificate, Some(from), &error);
             }
-            Some(Err(error)) => return tracing::info!(?from, %error, "refused a certificate"),
-            None => {
-                let Ok(place) = Arc::clone(&self.anonymous).try_acquire_owned() else {
-                    return tracing::info!(
-                        ?from,
-                        "refused: too many connections without certificate"
-                    );
-                };
-                Connection::anonymous(stream, Instant::now() + ANONYMOUS_TIME, place)
-            }
+            None => match timeout(ANONYMOUS_WAIT, self.anonymous.enter(Source::of(from))).await {
+                Ok(Some(place)) => Connection::anonymous(stream, from, place),
+                Ok(None) => return,
+                Err(_) => {
+                    return self.refusals.note(Reason::Anonymous, Some(from), &"too many at once");
+                }
+            },
         };
         // The server may have ended.
-        drop(self.connections.send(connection).await);
+        self.entrances.hand_over(connection).await;
+    }
+
+    /// Waits for the turn of the source, and does TLS.
+    async fn handshake(&self, stream: TcpStream, from: IpAddr) -> Option<TlsStream<TcpStream>> {
+        let refuse = |detail: &dyn std::fmt::Display| {
+            self.refusals.note(Reason::Handshake, Some(from), detail);
+            None
+        };
+        let turn = timeout(HANDSHAKE_TIME, self.handshakes.enter(Source::of(from))).await;
+        let Ok(_turn) = turn else {
+            return refuse(&"its source has too many others that say nothing");
+        };
+        match timeout(HANDSHAKE_TIME, self.acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => refuse(&error),
+            Err(_) => refuse(&"it took too long"),
+        }
+    }
+
+    fn certified(
+        &self,
+        stream: TlsStream<TcpStream>,
+        from: IpAddr,
+        Certified { identity, expires }: Certified,
+    ) -> Connection {
+        // Sleeping goes by the monotonic clock; a step of the wall clock does not matter.
+        let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let counted = match &identity {
+            Identity::Node { enrolment, .. } => Some(self.of_nodes.add(enrolment.clone())),
+            Identity::Client(_) => None,
+        };
+        Connection::certified(stream, from, identity, Instant::now() + left, counted)
     }
 }

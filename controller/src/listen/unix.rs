@@ -7,10 +7,9 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{ACCEPT_PAUSE, Connection, ListenError};
+use super::{ACCEPT_PAUSE, Connection, Entrances, ListenError};
 
 /// Listens on a unix socket; its file goes away with it.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ impl UnixListener {
     }
 
     /// Hands connections over until `stop` is cancelled.
-    pub async fn run(self, connections: mpsc::Sender<Connection>, stop: CancellationToken) {
+    pub async fn run(self, entrances: Entrances, stop: CancellationToken) {
         loop {
             // Cancel-safe: accepting loses no connection when dropped.
             let accepted = tokio::select! {
@@ -52,7 +51,7 @@ impl UnixListener {
             };
             match accepted {
                 Ok((stream, _)) if is_allowed(&stream) => {
-                    if connections.send(Connection::local(stream)).await.is_err() {
+                    if !entrances.hand_over(Connection::local(stream)).await {
                         return;
                     }
                 }

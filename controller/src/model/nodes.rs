@@ -60,6 +60,17 @@ impl Model {
         Ok(())
     }
 
+    /// Whether a token is known and unused. Cheap, for before anything is done for whoever shows it; whether it has
+    /// expired is for [`Self::redeem_token`] to say.
+    ///
+    /// # Errors
+    /// [`Refusal::TokenInvalid`].
+    pub fn check_token(&self, id: &TokenId, digest: &[u8; 32]) -> Result<(), Refusal> {
+        let token = self.tables.tokens().get(id);
+        let is_good = token.is_some_and(|token| token.digest == *digest && token.used_by.is_none());
+        if is_good { Ok(()) } else { Err(Refusal::TokenInvalid) }
+    }
+
     /// A host becomes a node; one that was removed, again.
     pub(super) fn redeem_token(
         &mut self,

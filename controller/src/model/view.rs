@@ -170,6 +170,11 @@ impl Model {
         self.tables.nodes().get(name).map(|node| self.view_node(node))
     }
 
+    /// All nodes as they are kept, also the removed ones.
+    pub(crate) fn nodes_and_tombstones(&self) -> impl Iterator<Item = Arc<Node>> {
+        self.tables.nodes().values().cloned()
+    }
+
     /// All nodes but the removed ones, by name.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {

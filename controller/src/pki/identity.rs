@@ -22,7 +22,7 @@ pub enum Identity {
 }
 
 /// SHA-256 over the key (its subject public key info) with which a host joined, in hexadecimal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Enrolment(pub String);
 
 impl Enrolment {

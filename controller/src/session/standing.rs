@@ -33,27 +33,25 @@ impl Caller {
     /// Who is at the other end of the connection that a request came over.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         match request.extensions().get::<Peer>() {
-            Some(Peer::Certified(identity)) => identity.as_ref().clone().try_into(),
+            Some(Peer::Certified { identity, .. }) => identity.as_ref().try_into(),
             _ => Err(Status::unauthenticated("this needs the certificate of a node")),
         }
     }
 
-    pub(super) async fn standing(&self, owner: &Handle) -> Result<Standing, Status> {
-        let node = self.node.clone();
-        let found = owner.read(move |model| model.node(&node)).await.map_err(into_status)?;
-        match found.map(|found| found.node) {
-            None => Ok(Standing::Unknown),
-            Some(found) if found.enrolment != self.enrolment.0 => Ok(Standing::Superseded),
-            Some(found) if found.removed => Ok(Standing::Removed),
-            Some(found) if found.contested => Ok(Standing::Contested),
-            Some(_) => Ok(Standing::Member),
+    pub(super) fn standing(&self, owner: &Handle) -> Standing {
+        match owner.roster().node(&self.node) {
+            None => Standing::Unknown,
+            Some(found) if found.enrolment != self.enrolment.0 => Standing::Superseded,
+            Some(found) if found.removed => Standing::Removed,
+            Some(found) if found.contested => Standing::Contested,
+            Some(_) => Standing::Member,
         }
     }
 
     /// Refuses a caller that is out: whose node was removed, is another host by now, or is two hosts.
-    pub(crate) async fn check_member(&self, owner: &Handle) -> Result<(), Status> {
+    pub(crate) fn check_member(&self, owner: &Handle) -> Result<(), Status> {
         let node = &self.node;
-        match self.standing(owner).await? {
+        match self.standing(owner) {
             Standing::Member => Ok(()),
             Standing::Contested => Err(into_status(Refusal::NodeContested(node.clone()))),
             Standing::Unknown => Err(into_status(Refusal::NotANode(node.clone()))),
@@ -69,12 +67,14 @@ impl Caller {
     }
 }
 
-impl TryFrom<Identity> for Caller {
+impl TryFrom<&Identity> for Caller {
     type Error = Status;
 
-    fn try_from(identity: Identity) -> Result<Self, Status> {
+    fn try_from(identity: &Identity) -> Result<Self, Status> {
         match identity {
-            Identity::Node { name, enrolment } => Ok(Self { node: name, enrolment }),
+            Identity::Node { name, enrolment } => {
+                Ok(Self { node: name.clone(), enrolment: enrolment.clone() })
+            }
             Identity::Client(_) => {
                 Err(Status::permission_denied("this needs the certificate of a node"))
             }

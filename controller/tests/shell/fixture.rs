@@ -48,6 +48,14 @@ impl Fixture {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let mut fixture = Self::not_started();
+        change(&mut fixture.config);
+        fixture.begin().await.unwrap();
+        fixture
+    }
+
+    /// Only the directory, for a controller that somebody else starts there.
+    pub(crate) fn not_started() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config {
             data_dir: directory.path().join("data"),
@@ -56,10 +64,7 @@ impl Fixture {
             ..Config::default()
         };
         config.nodes.heartbeat = Millis(200);
-        change(&mut config);
-        let mut fixture = Self { config, controller: None, _directory: directory };
-        fixture.begin().await.unwrap();
-        fixture
+        Self { config, controller: None, _directory: directory }
     }
 
     pub(crate) async fn begin(&mut self) -> Result<(), StartError> {

@@ -11,7 +11,6 @@ use dwell_proto::v1::session_client::SessionClient;
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::fixture::{Agent, Credentials, Fixture, SOON, apply, hello, workload};
@@ -250,39 +249,4 @@ async fn a_connection_ends_with_its_certificate() {
     let mut watch = fleet.watch(v1::WatchRequest::default()).await.unwrap().into_inner();
     let end = async { while let Ok(Some(_)) = watch.message().await {} };
     tokio::time::timeout(SOON, end).await.expect("the stream outlives the certificate");
-}
-
-#[tokio::test]
-async fn what_has_no_certificate_is_bounded() {
-    let fixture = Fixture::start().await;
-    // Connections that never say anything, and one that says too much.
-    let mut silent = Vec::new();
-    for _ in 0..100 {
-        silent.push(TcpStream::connect(fixture.address()).await.unwrap());
-    }
-    let request = v1::JoinRequest { token: "x".repeat(100_000), ..Default::default() };
-    let mut enrollment = EnrollmentClient::new(fixture.tcp(None).await.unwrap());
-    assert_eq!(enrollment.join(request).await.unwrap_err().code(), Code::OutOfRange);
-    // Idle ones with TLS: the places run out, for those without a certificate only.
-    let mut idle = Vec::new();
-    let refused = loop {
-        match fixture.tcp(None).await {
-            Ok(channel) => {
-                let mut client = EnrollmentClient::new(channel);
-                let answer = client.join(v1::JoinRequest::default()).await.unwrap_err();
-                if answer.code() != Code::InvalidArgument
-                    && answer.code() != Code::ResourceExhausted
-                {
-                    break true;
-                }
-                idle.push(client);
-            }
-            Err(_) => break true,
-        }
-        if idle.len() > 200 {
-            break false;
-        }
-    };
-    assert!(refused && idle.len() > 32, "{} places", idle.len());
-    assert_eq!(fleet_code(&fixture, Some(&fixture.client("ann").await)).await, None);
 }
