@@ -1,7 +1,8 @@
 //! Trust: the cluster's own CA, the certificates it gives out, and what they say.
 //!
 //! The CA is made at the first start and kept in `data_dir/pki` (`ca.pem`, and `ca.key` for the
-//! controller's user only). The server's certificate is made anew at each start. Whoever is to speak has
+//! controller's user only). The server's certificate is made anew at each start,
+//! and while the controller runs when two thirds of its life are over. Whoever is to speak has
 //! a certificate for TLS clients with one identity in it:
 //!
 //! | subject alternative name | whose | valid |
@@ -22,6 +23,7 @@
 
 mod authority;
 mod identity;
+mod server;
 mod ssh;
 mod token;
 

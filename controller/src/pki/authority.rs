@@ -11,8 +11,9 @@ use dwell_core::id::ClientName;
 use dwell_proto::trust::CONTROLLER_NAME;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData as _,
-    SanType, SerialNumber,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData as _, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{
@@ -20,17 +21,17 @@ use rustls::pki_types::{
 };
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::identity::hex;
+use super::server::{self, ServerCertificate};
 use super::{Enrolment, Identity, PkiError, REQUEST_MAX};
 
 /// How long the CA is valid.
 const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
-/// How long a server's certificate is valid; each start makes a new one.
-const SERVER_VALID: Duration = Duration::from_secs(366 * 24 * 3600);
 /// Certificates begin this long before now, for hosts whose clock is behind; shorter ones half their life,
 /// or their holders would take them for old from the start.
 const BACKDATED: Duration = Duration::from_secs(2 * 3600);
@@ -239,15 +240,15 @@ impl Authority {
             .map_err(|error| tls(&error))
     }
 
-    /// TLS for the listener, with a fresh certificate for these hosts. Clients may come without a
-    /// certificate; what they may do then is not decided here.
-    ///
-    /// # Errors
-    /// [`PkiError`].
-    pub fn server_config(&self, hosts: &[&str]) -> Result<rustls::ServerConfig, PkiError> {
+    /// A certificate for the controller itself, with a key made here.
+    pub(super) fn issue_server(
+        &self,
+        hosts: &[String],
+        now: SystemTime,
+    ) -> Result<CertifiedKey, PkiError> {
         let key = KeyPair::generate()?;
-        let mut params = params(CONTROLLER_NAME, SERVER_VALID);
-        let mut names: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let mut params = params_at(CONTROLLER_NAME, server::VALID, now);
+        let mut names = hosts.to_vec();
         names.extend([CONTROLLER_NAME, "localhost", "127.0.0.1"].map(str::to_owned));
         names.sort();
         names.dedup();
@@ -256,14 +257,28 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let chain =
             vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+            .map_err(|error| tls(&error))
+    }
 
+    /// TLS for the listener, with a certificate for these hosts that is always fresh. Clients may come without a
+    /// certificate; what they may do then is not decided here.
+    ///
+    /// # Errors
+    /// [`PkiError`].
+    pub fn server_config(
+        self: &Arc<Self>,
+        hosts: &[&str],
+    ) -> Result<rustls::ServerConfig, PkiError> {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let shown = ServerCertificate::new(Arc::clone(self), hosts, SystemTime::now())?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| tls(&error))?
             .with_client_cert_verifier(self.client_verifier()?)
-            .with_single_cert(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .map_err(|error| tls(&error))?;
+            .with_cert_resolver(Arc::new(shown));
         config.alpn_protocols = vec![b"h2".to_vec()];
         // A resumed session would carry on with a certificate that has expired since.
         config.send_tls13_tickets = 0;
@@ -281,9 +296,12 @@ impl Request {
         if der.len() > REQUEST_MAX {
             return Err(PkiError::Request);
         }
-        CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
-            .map(Self)
-            .map_err(|_| PkiError::Request)
+        let request =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+                .map_err(|_| PkiError::Request)?;
+        let algorithm = request.public_key.algorithm();
+        let allowed = [&PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384, &PKCS_ED25519];
+        if allowed.contains(&algorithm) { Ok(Self(request)) } else { Err(PkiError::Request) }
     }
 
     /// The enrolment that joining with this key makes.
@@ -295,8 +313,11 @@ impl Request {
 
 /// Everything that all certificates have in common.
 fn params(name: &str, valid: Duration) -> CertificateParams {
+    params_at(name, valid, SystemTime::now())
+}
+
+fn params_at(name: &str, valid: Duration, now: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
-    let now = SystemTime::now();
     params.not_before = (now - BACKDATED.min(valid / 2)).into();
     params.not_after = (now + valid).into();
     params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));

@@ -112,3 +112,30 @@ fn a_token_is_known_again_by_its_digest_alone() {
     let other = NewToken::mint(&authority).unwrap();
     assert_ne!(other.shown.id, made.shown.id);
 }
+
+#[test]
+fn a_request_with_an_rsa_key_is_refused_as_its_error_says() {
+    use base64::Engine as _;
+    let der = base64::engine::general_purpose::STANDARD.decode(RSA_REQUEST).unwrap();
+    let error = Request::read(&der).err().unwrap().to_string();
+    assert!(error.contains("ECDSA P-256, P-384 or Ed25519"), "{error}");
+    for algorithm in
+        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519]
+    {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let request = CertificateParams::default().serialize_request(&key).unwrap();
+        assert!(Request::read(request.der()).is_ok(), "{algorithm:?}");
+    }
+}
+
+/// A good request of OpenSSL's (`openssl req -new -newkey rsa:2048 -subj /CN=x -outform DER`), in Base64.
+const RSA_REQUEST: &str = "\
+MIICUTCCATkCAQAwDDEKMAgGA1UEAwwBeDCCASIwDQYJKoZIhvcNAQEBBQADggEPADCCAQoCggEBAOGdlRFlUaM5EOMpGTBlVmmQ\
+qoRjBNcmyzGpTSl9buu4UAbia/ABRqnuR6f9pnYTxvbXxXuH2QyuCI7yX20B0H5rDRyHfc/CIrWXnzJNxOxc1Ox67hqkBjbDKO9h\
+Emn4KIs32MiitB596SfSJrB8bI7Y98SZ1YQaRwMn0jgres+T4GAeIM3zPxx33yWhYqsjD01BIpj3oDZYNhisDkS1nlx93DKQT/Oo\
+W3vTWnr1fBOexDiz3zfmha1gUpVW0G8bSLS1zWUjPVnXDl66ljwdQEMa2Dqhs2UnAkTRqcam0MeyLfWXVazHr2jve1az8ipkcVdN\
+pgyaVPz3wJQNkdEj2ecCAwEAAaAAMA0GCSqGSIb3DQEBCwUAA4IBAQDcuBdERrs8UABHEe9XEepanfKCzTBZOHUfT+UpR31dz/zz\
+YbKJ8HRatxGe2v3sVhNNm/bbVeBPE+sMusttcr2jDjuYc0/Yuc74tjNkndtfqM1KcCfQ+I/o3kBB73St2wuQhulZtXgku9yI5L8q\
+e3htjGy0bwbpiIdxI8nMzJc0ikmqE3LeIS7JLuKQFBMmhU25cxfh6m2RIvbNuVfaA1AzsM+i3LQag8jXk2gcpdMPwFK8ib/YMLlG\
+VZJRidbJj7NFWIOd/ACGTv8lb56OFHAT+s6j7fFmR6fqIGFft2+H4QDE6TUGvbbkvrbM3KoNUo42BEeB3DP4n9dAU+1uz031\
+";

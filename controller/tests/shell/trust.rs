@@ -57,6 +57,33 @@ async fn a_token_expires() {
     assert_eq!(status.code(), Code::PermissionDenied);
 }
 
+/// Nobody learns by trying how near they are.
+#[tokio::test]
+async fn all_wrong_tokens_are_answered_alike() {
+    let fixture = Fixture::start().await;
+    let used = fixture.token().await;
+    fixture.join(&used, "h1", "192.0.2.1").await.unwrap();
+    let request = v1::CreateJoinTokenRequest { valid_ms: 1 };
+    let expired =
+        fixture.fleet().await.create_join_token(request).await.unwrap().into_inner().token;
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let good = fixture.token().await;
+    let (start, digest) = good.rsplit_once('.').unwrap();
+    let other = |text: &str| if text.ends_with('A') { 'B' } else { 'A' };
+    let wrong_secret = format!("{}{}.{digest}", &start[..start.len() - 1], other(start));
+    let (version, secret) = start.split_once('.').unwrap();
+    let wrong_id = format!("{version}.{}{}.{digest}", other(&secret[..1]), &secret[1..]);
+    let mut answers = Vec::new();
+    for token in [used, expired, wrong_secret, wrong_id] {
+        assert_ne!(token, good);
+        let refused = fixture.join(&token, "h2", "192.0.2.2").await.err().unwrap();
+        answers.push((refused.code(), refused.message().to_owned()));
+    }
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    fixture.join(&good, "h2", "192.0.2.2").await.unwrap();
+}
+
 #[tokio::test]
 async fn each_role_may_do_its_own() {
     let fixture = Fixture::start().await;
@@ -120,7 +147,7 @@ async fn a_host_whose_name_is_anothers_is_told_to_run_nothing_and_gets_nothing_e
 #[tokio::test]
 async fn wrong_certificates_do_not_attach() {
     let fixture = Fixture::start().await;
-    fixture.node("h1", "192.0.2.1").await;
+    let joined = fixture.node("h1", "192.0.2.1").await;
     let key = KeyPair::generate().unwrap();
     let day = Duration::from_secs(24 * 3600);
 
@@ -135,11 +162,31 @@ async fn wrong_certificates_do_not_attach() {
     let certificate_pem = params.self_signed(&own).unwrap().pem();
     let self_signed = Credentials { certificate_pem, key_pem: own.serialize_pem() };
     let expired = forged(&fixture, "h1", &key, Duration::ZERO);
+    // Signed by somebody else under the name of the CA, and by a node.
+    let signed_by = |name: &str, signer: KeyPair| {
+        let mut issuer = CertificateParams::new(Vec::new()).unwrap();
+        issuer.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        issuer.distinguished_name = rcgen::DistinguishedName::new();
+        issuer.distinguished_name.push(rcgen::DnType::OrganizationName, "dwell");
+        issuer.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let issuer = rcgen::Issuer::new(issuer, signer);
+        let certificate_pem = params.signed_by(&own, &issuer).unwrap().pem();
+        Credentials { certificate_pem, key_pem: own.serialize_pem() }
+    };
+    let forged_issuer = signed_by(fixture.authority().cluster_id(), KeyPair::generate().unwrap());
+    let by_node = signed_by("h1", KeyPair::from_pem(&joined.key_pem).unwrap());
+    let chain = format!("{}{}", by_node.certificate_pem, joined.certificate_pem);
+    let by_node_with_chain = Credentials { certificate_pem: chain, ..by_node.clone() };
     let other = Fixture::start().await;
     let foreign = other.client("ann").await;
-    for (credentials, what) in
-        [(self_signed, "self-signed"), (expired, "expired"), (foreign, "foreign")]
-    {
+    for (credentials, what) in [
+        (self_signed, "self-signed"),
+        (expired, "expired"),
+        (foreign, "foreign"),
+        (forged_issuer, "forged issuer"),
+        (by_node, "signed by a node"),
+        (by_node_with_chain, "signed by a node whose certificate is good"),
+    ] {
         let refused = match fixture.tcp(Some(&credentials)).await {
             Err(_) => true,
             Ok(channel) => FleetClient::new(channel).get_info(v1::GetInfoRequest {}).await.is_err(),
