@@ -11,6 +11,7 @@ use dwell_proto::v1;
 
 use crate::client::{Client, TargetArgs, connect};
 use crate::failure::Failure;
+use crate::lists;
 
 /// Set by the shell's script while it completes.
 pub(crate) const VARIABLE: &str = "DWELL_COMPLETE";
@@ -95,8 +96,8 @@ async fn names(kind: Kind, typed: &str) -> Result<Vec<String>, Failure> {
             Ok(names)
         }
         Kind::Node => {
-            let found = client.list_nodes(v1::ListNodesRequest::default()).await?.into_inner();
-            Ok(found.nodes.into_iter().map(|node| node.name).collect())
+            let (found, _) = lists::nodes(&mut client, "").await?;
+            Ok(found.into_iter().map(|node| node.name).collect())
         }
         Kind::KeySet => {
             let found = client.list_key_sets(v1::ListKeySetsRequest::default()).await?.into_inner();

@@ -169,8 +169,8 @@ async fn instances(client: &mut Client, name: &str) -> Result<Vec<String>, Failu
 }
 
 async fn nodes(client: &mut Client, name: &str) -> Result<Vec<String>, Failure> {
-    let found = client.list_nodes(v1::ListNodesRequest { name: name.into() }).await;
-    let nodes = found_or_none(found)?.map_or_else(Vec::new, |found| found.nodes);
+    let found = lists::nodes(client, name).await.map(tonic::Response::new);
+    let nodes = found_or_none(found)?.map_or_else(Vec::new, |(nodes, _)| nodes);
     Ok(nodes.into_iter().map(|node| node.name).collect())
 }
 

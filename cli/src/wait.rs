@@ -113,15 +113,14 @@ async fn list(client: &mut Client, goals: &[Goal]) -> Result<(Seen, u64), Failur
         ),
         async {
             if goals.iter().any(|goal| matches!(goal, Goal::Drained { .. })) {
-                third.list_nodes(v1::ListNodesRequest { name: node }).await.map(Some)
+                lists::nodes(&mut third, &node).await.map(Some)
             } else {
                 Ok(None)
             }
         },
     )?;
-    let nodes = nodes.map(tonic::Response::into_inner);
     let revision = workloads.1.min(instances.1);
-    let revision = nodes.as_ref().map_or(revision, |nodes| revision.min(nodes.revision));
-    let nodes = nodes.map(|nodes| nodes.nodes).unwrap_or_default();
+    let revision = nodes.as_ref().map_or(revision, |nodes| revision.min(nodes.1));
+    let nodes = nodes.map(|nodes| nodes.0).unwrap_or_default();
     Ok((Seen::new(workloads.0, instances.0, nodes), revision))
 }

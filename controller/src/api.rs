@@ -214,17 +214,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Answer<v1::ListNodesResponse> {
-        let name = request::optional(&request.into_inner().name)?;
-        let (found, revision) = self
-            .read(move |model| match name {
-                Some(name) => {
-                    model.node(&name).filter(|found| !found.node.removed).into_iter().collect()
-                }
-                None => model.nodes(),
-            })
-            .await?;
-        let nodes = found.iter().map(view::node).collect();
-        Ok(Response::new(v1::ListNodesResponse { nodes, revision: revision.0 }))
+        self.nodes_in_pages(request.into_inner()).await.map(Response::new)
     }
 
     async fn create_join_token(
@@ -286,13 +276,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::ListVolumesRequest>,
     ) -> Answer<v1::ListVolumesResponse> {
-        let request = request.into_inner();
-        let instance = request::optional(&request.instance)?;
-        let node = request::optional(&request.node)?;
-        let look = move |model: &Model| model.volumes(instance.as_ref(), node.as_ref());
-        let (volumes, revision) = self.read(look).await?;
-        let volumes = volumes.iter().map(view::volume).collect();
-        Ok(Response::new(v1::ListVolumesResponse { volumes, revision: revision.0 }))
+        self.volumes_in_pages(request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_volume(

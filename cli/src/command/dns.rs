@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use super::Fleet;
 use crate::failure::Failure;
+use crate::lists;
 use crate::output::{print, say};
 
 /// How many nodes a resolver is told of unless others are named: one that answers is enough.
@@ -98,8 +99,8 @@ const LISTEN: &str = "a node answers where `dns: {listen: [ADDRESS:53]}` in its 
 
 /// Ready nodes whose DNS server answers this machine.
 async fn answering(fleet: &mut Fleet, zone: &str) -> Result<Vec<Server>, Failure> {
-    let all = fleet.client.list_nodes(v1::ListNodesRequest::default()).await?.into_inner();
-    let ready = all.nodes.iter().filter(|node| node.state() == v1::NodeState::Ready);
+    let (all, _) = lists::nodes(&mut fleet.client, "").await?;
+    let ready = all.iter().filter(|node| node.state() == v1::NodeState::Ready);
     let ready = ready.filter_map(|node| node.address.parse::<Server>().ok()).take(ASKED_MAX);
     let ready: Vec<Server> = ready.collect();
     if ready.is_empty() {

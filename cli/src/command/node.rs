@@ -11,6 +11,7 @@ use dwell_proto::v1;
 use super::{Fleet, name_parser};
 use crate::complete;
 use crate::failure::Failure;
+use crate::lists;
 use crate::names;
 use crate::output::view::{NodeView, NodesView, TokenView};
 use crate::output::{
@@ -196,8 +197,7 @@ impl Node {
 }
 
 async fn list(fleet: &mut Fleet, name: &str) -> Result<Vec<v1::Node>, Failure> {
-    let request = v1::ListNodesRequest { name: name.into() };
-    Ok(fleet.client.list_nodes(request).await?.into_inner().nodes)
+    Ok(lists::nodes(&mut fleet.client, name).await?.0)
 }
 
 impl Inspect {

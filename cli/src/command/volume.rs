@@ -8,6 +8,7 @@ use dwell_proto::v1;
 use super::Fleet;
 use crate::complete;
 use crate::failure::Failure;
+use crate::lists;
 use crate::output::view::VolumesView;
 use crate::output::{OutputArgs, Table, or_dash, print};
 
@@ -135,9 +136,9 @@ async fn list(
     let request = v1::ListVolumesRequest {
         instance: instance.map(ToString::to_string).unwrap_or_default(),
         node: node.map(ToString::to_string).unwrap_or_default(),
+        ..Default::default()
     };
-    let found = fleet.client.list_volumes(request).await?.into_inner();
-    Ok(VolumesView::new(found.volumes))
+    Ok(VolumesView::new(lists::volumes(&mut fleet.client, request).await?))
 }
 
 fn table(view: &VolumesView) -> String {

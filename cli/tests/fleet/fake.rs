@@ -183,7 +183,11 @@ impl Fleet for Service {
     ) -> Answer<v1::ListNodesResponse> {
         let (name, state) = (request.into_inner().name, self.state()?);
         let nodes = state.nodes.iter().filter(|node| named(&node.name, &name)).cloned();
-        answer(v1::ListNodesResponse { nodes: nodes.collect(), revision: state.revision })
+        answer(v1::ListNodesResponse {
+            nodes: nodes.collect(),
+            revision: state.revision,
+            next_page_token: String::new(),
+        })
     }
 
     async fn list_events(
@@ -470,6 +474,7 @@ impl Fleet for Service {
         answer(v1::ListVolumesResponse {
             volumes: volumes.cloned().collect(),
             revision: state.revision,
+            next_page_token: String::new(),
         })
     }
 

@@ -1,13 +1,15 @@
 //! Lists in pages. A client that asks for no pages, as those of earlier versions do, gets all in one message, if
 //! that can carry it; the model is looked at in pages all the same.
 
-use dwell_core::id::{InstanceName, Revision, WorkloadName};
+use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
 use dwell_proto::v1;
 use prost::Message;
 use tonic::Status;
 
 use super::{Api, request, view};
-use crate::model::InstanceFilter;
+use crate::model::{
+    InstanceFilter, InstanceView, Model, NodeView, Page, VolumeKey, VolumeView, WorkloadView,
+};
 
 /// The most entries of one look at the model, and of one page.
 const PAGE_MAX: usize = 1_000;
@@ -19,6 +21,12 @@ const PAGE_BYTES: usize = 4 << 20;
 /// How many entries a page has: as many as were asked for, within bounds; all for 0.
 fn size(asked: u32) -> usize {
     usize::try_from(asked).unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX)
+}
+
+/// What is asked for: how many, and after which entry.
+struct Asked<N> {
+    size: u32,
+    after: Option<N>,
 }
 
 impl Api {
@@ -40,24 +48,13 @@ impl Api {
         let (workload, node) =
             (request::optional(&asked.workload)?, request::optional(&asked.node)?);
         let filter = InstanceFilter { workload, node };
-        let mut after: Option<InstanceName> = request::optional(&asked.page_token)?;
-        let mut all = Collected::new(asked.page_size);
-        loop {
-            let (filter, from, limit) = (filter.clone(), after.take(), size(asked.page_size));
-            let limit = if asked.page_size == 0 { PAGE_MAX } else { limit };
-            let look = move |model: &crate::model::Model| {
-                model.instances_page(&filter, from.as_ref(), limit)
-            };
-            let (page, revision) = self.read(look).await?;
-            let named =
-                page.items.iter().map(|one| (one.instance.name.to_string(), view::instance(one)));
-            let more = all.take(named, page.next.is_some(), revision);
-            match page.next {
-                Some(next) if more => after = Some(next),
-                _ => break,
-            }
-        }
-        let (instances, next_page_token, revision) = all.into_parts();
+        let look = move |model: &Model, after: Option<&InstanceName>, limit| {
+            model.instances_page(&filter, after, limit)
+        };
+        let named = |one: &InstanceView| (one.instance.name.to_string(), view::instance(one));
+        let after = request::optional(&asked.page_token)?;
+        let asked = Asked { size: asked.page_size, after };
+        let (instances, next_page_token, revision) = self.in_pages(asked, look, named).await?;
         Ok(v1::ListInstancesResponse { instances, revision, next_page_token })
     }
 
@@ -76,27 +73,78 @@ impl Api {
                 next_page_token,
             });
         }
-        let mut after: Option<WorkloadName> = request::optional(&asked.page_token)?;
-        let mut all = Collected::new(asked.page_size);
+        let look = |model: &Model, after: Option<&WorkloadName>, limit| {
+            model.workloads_page(after, limit, INSTANCES_MAX)
+        };
+        let named = |one: &WorkloadView| (one.workload.spec.name.to_string(), view::workload(one));
+        let after = request::optional(&asked.page_token)?;
+        let asked = Asked { size: asked.page_size, after };
+        let (workloads, next_page_token, revision) = self.in_pages(asked, look, named).await?;
+        Ok(v1::ListWorkloadsResponse { workloads, revision, next_page_token })
+    }
+
+    pub(super) async fn nodes_in_pages(
+        &self,
+        asked: v1::ListNodesRequest,
+    ) -> Result<v1::ListNodesResponse, Status> {
+        let name: Option<NodeName> = request::optional(&asked.name)?;
+        if let Some(name) = name {
+            let (found, revision) = self.read(move |model| model.node(&name)).await?;
+            let found = found.filter(|found| !found.node.removed);
+            let nodes = found.iter().map(view::node).collect();
+            let next_page_token = String::new();
+            return Ok(v1::ListNodesResponse { nodes, revision: revision.0, next_page_token });
+        }
+        let look = |model: &Model, after: Option<&NodeName>, limit| model.nodes_page(after, limit);
+        let named = |one: &NodeView| (one.node.name.to_string(), view::node(one));
+        let after = request::optional(&asked.page_token)?;
+        let asked = Asked { size: asked.page_size, after };
+        let (nodes, next_page_token, revision) = self.in_pages(asked, look, named).await?;
+        Ok(v1::ListNodesResponse { nodes, revision, next_page_token })
+    }
+
+    pub(super) async fn volumes_in_pages(
+        &self,
+        asked: v1::ListVolumesRequest,
+    ) -> Result<v1::ListVolumesResponse, Status> {
+        let instance: Option<InstanceName> = request::optional(&asked.instance)?;
+        let node: Option<NodeName> = request::optional(&asked.node)?;
+        let look = move |model: &Model, after: Option<&VolumeKey>, limit| {
+            model.volumes_page((instance.as_ref(), node.as_ref()), after, limit)
+        };
+        let named = |one: &VolumeView| (one.volume.key.to_string(), view::volume(one));
+        let after = request::optional(&asked.page_token)?;
+        let asked = Asked { size: asked.page_size, after };
+        let (volumes, next_page_token, revision) = self.in_pages(asked, look, named).await?;
+        Ok(v1::ListVolumesResponse { volumes, revision, next_page_token })
+    }
+
+    /// Looks at the model page by page until there is what was asked for: one page, or, for a size of 0, everything.
+    /// Returns the entries, the token for the next page and the revision of the first look.
+    async fn in_pages<V, N, T>(
+        &self,
+        asked: Asked<N>,
+        look: impl Fn(&Model, Option<&N>, usize) -> Page<V, N> + Clone + Send + 'static,
+        named: impl Fn(&V) -> (String, T),
+    ) -> Result<(Vec<T>, String, u64), Status>
+    where
+        V: Send + 'static,
+        N: Send + 'static,
+        T: Message,
+    {
+        let limit = if asked.size == 0 { PAGE_MAX } else { size(asked.size) };
+        let mut after = asked.after;
+        let mut all = Collected::new(asked.size);
         loop {
-            let (from, limit) = (after.take(), size(asked.page_size));
-            let limit = if asked.page_size == 0 { PAGE_MAX } else { limit };
-            let look = move |model: &crate::model::Model| {
-                model.workloads_page(from.as_ref(), limit, INSTANCES_MAX)
-            };
-            let (page, revision) = self.read(look).await?;
-            let named = page
-                .items
-                .iter()
-                .map(|one| (one.workload.spec.name.to_string(), view::workload(one)));
-            let more = all.take(named, page.next.is_some(), revision);
+            let (look, from) = (look.clone(), after.take());
+            let (page, revision) =
+                self.read(move |model| look(model, from.as_ref(), limit)).await?;
+            let more = all.take(page.items.iter().map(&named), page.next.is_some(), revision);
             match page.next {
                 Some(next) if more => after = Some(next),
-                _ => break,
+                _ => return Ok(all.into_parts()),
             }
         }
-        let (workloads, next_page_token, revision) = all.into_parts();
-        Ok(v1::ListWorkloadsResponse { workloads, revision, next_page_token })
     }
 }
 

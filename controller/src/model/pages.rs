@@ -2,10 +2,11 @@
 
 use std::ops::Bound;
 
-use dwell_core::id::{InstanceName, ORDINAL_MAX, WorkloadName};
+use dwell_core::id::{InstanceName, NodeName, ORDINAL_MAX, WorkloadName};
 
 use super::Model;
-use super::view::{InstanceFilter, InstanceView, WorkloadView};
+use super::view::{InstanceFilter, InstanceView, NodeView, WorkloadView};
+use super::volumes::{VolumeKey, VolumeView};
 
 /// A part of a list.
 #[derive(Clone, Debug)]
@@ -81,6 +82,40 @@ impl Model {
         }
         let more = names.next().is_some();
         let next = items.last().filter(|_| more).map(|last| last.workload.spec.name.clone());
+        Page { items, next }
+    }
+
+    /// At most `limit` nodes that were not removed, from the one after `after` on.
+    #[must_use]
+    pub fn nodes_page(&self, after: Option<&NodeName>, limit: usize) -> Page<NodeView, NodeName> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let nodes = self.tables.nodes().range::<NodeName, _>((from, Bound::Unbounded));
+        let mut nodes = nodes.map(|(_, node)| node).filter(|node| !node.removed);
+        let items: Vec<NodeView> =
+            nodes.by_ref().take(limit).map(|node| self.view_node(node)).collect();
+        let more = nodes.next().is_some();
+        let next = items.last().filter(|_| more).map(|last| last.node.name.clone());
+        Page { items, next }
+    }
+
+    /// At most `limit` volumes, from the one after `after` on; only those of an instance or a node, if one is given.
+    #[must_use]
+    pub fn volumes_page(
+        &self,
+        of: (Option<&InstanceName>, Option<&NodeName>),
+        after: Option<&VolumeKey>,
+        limit: usize,
+    ) -> Page<VolumeView, VolumeKey> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let volumes = self.tables.volumes().range::<VolumeKey, _>((from, Bound::Unbounded));
+        let mut volumes = volumes
+            .map(|(_, volume)| volume)
+            .filter(|volume| of.0.is_none_or(|instance| volume.key.instance == *instance))
+            .filter(|volume| of.1.is_none_or(|node| volume.key.node == *node));
+        let items: Vec<VolumeView> =
+            volumes.by_ref().take(limit).map(|volume| self.view_volume(volume)).collect();
+        let more = volumes.next().is_some();
+        let next = items.last().filter(|_| more).map(|last| last.volume.key.clone());
         Page { items, next }
     }
 }

@@ -178,8 +178,7 @@ impl Model {
     /// All nodes but the removed ones, by name.
     #[must_use]
     pub fn nodes(&self) -> Vec<NodeView> {
-        let nodes = self.tables.nodes().values().filter(|node| !node.removed);
-        nodes.map(|node| self.view_node(node)).collect()
+        self.nodes_page(None, usize::MAX).items
     }
 
     /// All routes of the fleet: blocks first, then exceptions.
@@ -309,7 +308,7 @@ impl Model {
         }
     }
 
-    fn view_node(&self, node: &Arc<Node>) -> NodeView {
+    pub(super) fn view_node(&self, node: &Arc<Node>) -> NodeView {
         let link = self.tables.links().get(&node.name);
         let occupancy = self.tables.index().occupancy.get(&node.name);
         let capacity = link.and_then(|link| link.capacity.clone());

@@ -22,10 +22,11 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
+use dwell_core::id::{InstanceName, NameError, NodeName, Revision, VolumeName};
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Template;
 use dwell_scheduler::Reason;
@@ -64,6 +65,17 @@ pub struct VolumeKey {
     pub name: VolumeName,
     /// The node that has it.
     pub node: NodeName,
+}
+
+impl FromStr for VolumeKey {
+    type Err = NameError;
+
+    /// What [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let (instance, rest) = text.split_once('/').unwrap_or((text, ""));
+        let (name, node) = rest.split_once('@').unwrap_or((rest, ""));
+        Ok(Self { instance: instance.parse()?, name: name.parse()?, node: node.parse()? })
+    }
 }
 
 impl fmt::Display for VolumeKey {
@@ -490,15 +502,10 @@ impl Model {
         instance: Option<&InstanceName>,
         node: Option<&NodeName>,
     ) -> Vec<VolumeView> {
-        let volumes = self.tables.volumes().values();
-        volumes
-            .filter(|volume| instance.is_none_or(|instance| volume.key.instance == *instance))
-            .filter(|volume| node.is_none_or(|node| volume.key.node == *node))
-            .map(|volume| self.view_volume(volume))
-            .collect()
+        self.volumes_page((instance, node), None, usize::MAX).items
     }
 
-    fn view_volume(&self, volume: &Arc<Volume>) -> VolumeView {
+    pub(super) fn view_volume(&self, volume: &Arc<Volume>) -> VolumeView {
         let VolumeKey { instance, name, node } = &volume.key;
         let in_use = self.is_in_use(volume);
         let message = match volume.state {

@@ -211,4 +211,11 @@ async fn lists_come_in_pages_for_those_who_ask_for_them() {
     let request = v1::ListWorkloadsRequest { page_token: page.next_page_token, ..request };
     let page = fleet.list_workloads(request).await.unwrap().into_inner();
     assert_eq!((page.workloads.len(), page.next_page_token.as_str()), (1, ""));
+
+    let request = v1::ListNodesRequest { page_size: 1, ..Default::default() };
+    let page = fleet.list_nodes(request).await.unwrap().into_inner();
+    assert_eq!((page.nodes.len(), page.next_page_token.as_str()), (0, ""));
+    let request = v1::ListVolumesRequest { page_token: "a-0/data".into(), ..Default::default() };
+    let refused = fleet.list_volumes(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
 }

@@ -302,3 +302,30 @@ fn a_plan_says_what_it_deletes() {
     live.template.resources.cpu.0 = 100;
     assert!(fleet.dry_run(vec![live]).unwrap()[0].losses.is_empty());
 }
+
+#[test]
+fn nodes_and_volumes_are_listed_in_pages() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(with_volume("vol", 5)).unwrap();
+    fleet.settle();
+    let all: Vec<String> = fleet.model.volumes(None, None).iter().map(key_of).collect();
+    let (mut after, mut listed) = (None, Vec::new());
+    loop {
+        let page = fleet.model.volumes_page((None, None), after.as_ref(), 2);
+        assert!(page.items.len() <= 2);
+        listed.extend(page.items.iter().map(key_of));
+        let Some(next) = page.next else { break };
+        assert_eq!(next.to_string().parse(), Ok(next.clone()), "a token is read as it was written");
+        after = Some(next);
+    }
+    assert_eq!((listed.len(), &listed), (5, &all));
+
+    let page = fleet.model.nodes_page(None, 2);
+    assert_eq!((page.items.len(), page.next.clone()), (2, Some(node("n2"))));
+    let page = fleet.model.nodes_page(page.next.as_ref(), 2);
+    assert_eq!((page.items.len(), page.next), (1, None));
+}
+
+fn key_of(view: &crate::model::VolumeView) -> String {
+    view.volume.key.to_string()
+}
