@@ -353,6 +353,14 @@ impl Model {
             Command::Note { subject, reason, message } => {
                 self.event(now, Severity::Info, subject, reason, message);
             }
+            Command::NoteSuperseded { node, earlier, present } => {
+                let message = format!(
+                    "its stream from {earlier} was taken over by one from {present}; if that is not the same host, its \
+                     key is in other hands: remove the node and join it again"
+                );
+                let subject = Subject::Node(node);
+                self.event(now, Severity::Warning, subject, "node-superseded", message);
+            }
             Command::Tick => {
                 self.tick(now);
                 self.refresh_reasons();

@@ -97,15 +97,15 @@ impl Session for Sessions {
             // A removed node attaches as well, to be told to run nothing.
             // The model refuses a contested one, and says why.
             Standing::Member | Standing::Removed | Standing::Contested => {
-                self.begin(caller.node, session, hello, messages).await
+                self.begin(caller, session, hello, messages).await
             }
             Standing::Superseded => self.dismiss(caller, &hello, messages).await,
             Standing::Unknown => {
-                let (node, enrolment) = (caller.node.clone(), caller.enrolment.0);
+                let (node, enrolment) = (caller.node.clone(), caller.enrolment.0.clone());
                 let hello_of = Box::new(hello.clone());
                 let adopt = Command::AdoptNode { node, enrolment, hello: hello_of };
                 self.owner.command(adopt).await.map_err(into_status)?;
-                self.begin(caller.node, session, hello, messages).await
+                self.begin(caller, session, hello, messages).await
             }
         }
         .map(Response::new)

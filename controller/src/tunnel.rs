@@ -13,6 +13,7 @@
 //! the writer at the other end.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,10 +67,18 @@ pub struct Tunnels {
 
 #[derive(Default)]
 struct Shared {
-    sessions: HashMap<NodeName, (SessionId, mpsc::Sender<v1::OpenTunnel>)>,
+    sessions: HashMap<NodeName, Registered>,
     waiting: HashMap<String, (NodeName, oneshot::Sender<Tunnel>)>,
     /// Ends what a node carries.
     expelled: HashMap<NodeName, CancellationToken>,
+}
+
+/// The session of a node.
+struct Registered {
+    session: SessionId,
+    requests: mpsc::Sender<v1::OpenTunnel>,
+    /// Where its stream comes from, if that is known.
+    from: Option<IpAddr>,
 }
 
 impl Tunnels {
@@ -77,18 +86,24 @@ impl Tunnels {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node's session has begun; it takes the place of an earlier one. What is received is to be
-    /// sent to the agent.
-    pub fn register(&self, node: NodeName, session: SessionId) -> mpsc::Receiver<v1::OpenTunnel> {
-        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
-        self.shared().sessions.insert(node, (session, sender));
-        requests
+    /// A node's session has begun, on a stream from there; it takes the place of an earlier one. What is received is to be
+    /// sent to the agent. Beside it, where the stream of a session comes from that had not ended.
+    pub fn register(
+        &self,
+        node: NodeName,
+        session: SessionId,
+        from: Option<IpAddr>,
+    ) -> (mpsc::Receiver<v1::OpenTunnel>, Option<IpAddr>) {
+        let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+        let registered = Registered { session, requests, from };
+        let earlier = self.shared().sessions.insert(node, registered);
+        (receiver, earlier.and_then(|earlier| earlier.from))
     }
 
     /// A session has ended; a later one of the same node stays.
     pub fn unregister(&self, node: &NodeName, session: SessionId) {
         let mut shared = self.shared();
-        if shared.sessions.get(node).is_some_and(|(current, _)| *current == session) {
+        if shared.sessions.get(node).is_some_and(|current| current.session == session) {
             shared.sessions.remove(node);
         }
     }
@@ -106,9 +121,9 @@ impl Tunnels {
         let (answer, carried) = oneshot::channel();
         let session = {
             let mut shared = self.shared();
-            let (_, session) =
+            let current =
                 shared.sessions.get(node).ok_or_else(|| TunnelError::NoSession(node.clone()))?;
-            let session = session.clone();
+            let session = current.requests.clone();
             shared.waiting.insert(id.clone(), (node.clone(), answer));
             session
         };

@@ -49,10 +49,16 @@ impl Peer {
 pub struct Connection {
     peer: Peer,
     stream: Stream,
-    /// When reading begins to fail, and why.
-    end: Option<Pin<Box<dyn Future<Output = &'static str> + Send>>>,
+    end: End,
     /// A place among the connections without a certificate.
     _place: Option<Place>,
+}
+
+/// When reading and writing begin to fail, and why.
+enum End {
+    Never,
+    Due(Pin<Box<dyn Future<Output = &'static str> + Send>>),
+    Over(&'static str),
 }
 
 enum Stream {
@@ -62,7 +68,7 @@ enum Stream {
 
 impl Connection {
     pub(super) fn local(stream: UnixStream) -> Self {
-        Self { peer: Peer::Local, stream: Stream::Unix(stream), end: None, _place: None }
+        Self { peer: Peer::Local, stream: Stream::Unix(stream), end: End::Never, _place: None }
     }
 
     /// Of somebody with a certificate that is valid until then; a node's is `counted` among those of the node.
@@ -89,7 +95,7 @@ impl Connection {
         Self {
             peer: Peer::Certified { identity: Arc::new(identity), from },
             stream: Stream::Tls(Box::new(stream)),
-            end: Some(Box::pin(end)),
+            end: End::Due(Box::pin(end)),
             _place: None,
         }
     }
@@ -104,7 +110,7 @@ impl Connection {
         Self {
             peer: Peer::Anonymous(visit),
             stream: Stream::Tls(Box::new(stream)),
-            end: Some(Box::pin(end)),
+            end: End::Due(Box::pin(end)),
             _place: Some(place),
         }
     }
@@ -113,6 +119,19 @@ impl Connection {
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
+    }
+
+    /// Fails if the time is up. Asked at writing as well: whoever reads nothing keeps us from reading, too.
+    fn check_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if let End::Due(end) = &mut self.end
+            && let Poll::Ready(reason) = end.as_mut().poll(context)
+        {
+            self.end = End::Over(reason);
+        }
+        match self.end {
+            End::Over(reason) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
+            End::Never | End::Due(_) => Ok(()),
+        }
     }
 }
 
@@ -142,13 +161,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(end) = &mut self.end
-            && let Poll::Ready(reason) = end.as_mut().poll(context)
-        {
-            // What has ended must not be asked again; and writing ends with the connection.
-            self.end = None;
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)));
-        }
+        self.check_end(context)?;
         self.stream.pin().poll_read(context, buffer)
     }
 }
@@ -159,6 +172,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_end(context)?;
         self.stream.pin().poll_write(context, bytes)
     }
 
@@ -167,6 +181,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_end(context)?;
         self.stream.pin().poll_write_vectored(context, slices)
     }
 
@@ -178,10 +193,41 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_end(context)?;
         self.stream.pin().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_end(context)?;
         self.stream.pin().poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::time::{sleep, timeout};
+
+    use super::*;
+
+    /// Whoever reads nothing keeps the server from reading as well, which waits until it has written.
+    #[tokio::test(start_paused = true)]
+    async fn the_time_is_up_although_the_other_end_reads_nothing() {
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let end = async {
+            sleep(Duration::from_secs(6)).await;
+            "its time is up"
+        };
+        let mut connection = Connection::local(stream);
+        connection.end = End::Due(Box::pin(end));
+        let all = async { while connection.write_all(&[0; 1024]).await.is_ok() {} };
+        timeout(Duration::from_secs(60), all).await.unwrap();
+        // And it stays so.
+        for _ in 0..2 {
+            assert_eq!(connection.flush().await.unwrap_err().to_string(), "its time is up");
+            assert!(connection.shutdown().await.is_err());
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What the model can be asked to do, and what it answers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
@@ -211,6 +211,15 @@ pub enum Command {
         reason: &'static str,
         /// A sentence for people.
         message: String,
+    },
+    /// A stream of a node has taken the place of one that was alive and came from elsewhere.
+    NoteSuperseded {
+        /// Which node.
+        node: NodeName,
+        /// Where the earlier stream came from.
+        earlier: IpAddr,
+        /// Where the present one comes from.
+        present: IpAddr,
     },
     /// A node cannot be told what it is to do; or, without a reason, it can be again.
     NoteUnserved {

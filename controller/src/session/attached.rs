@@ -4,6 +4,7 @@
 //! the stream, with the reason as its status. An agent's messages are taken one by one, each after the last
 //! one was settled, which bounds what a single agent can have waiting in the owner's queue.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use dwell_core::id::NodeName;
@@ -15,7 +16,7 @@ use tonic::{Status, Streaming};
 
 use super::directory::DirectoryFeed;
 use super::outbound::Outbound;
-use super::{ServerStream, Sessions};
+use super::{Caller, ServerStream, Sessions};
 use crate::model::{Command, Reply, SessionId};
 use crate::owner::{CommandError, Done};
 use crate::status::into_status;
@@ -27,7 +28,7 @@ impl Sessions {
     /// Attaches a node, and goes on by itself.
     pub(super) async fn begin(
         &self,
-        node: NodeName,
+        Caller { node, from, .. }: Caller,
         session: SessionId,
         hello: Hello,
         messages: Streaming<v1::AgentMessage>,
@@ -46,7 +47,8 @@ impl Sessions {
             tracing::warn!(%node, %error, "refused a session");
             return Err(into_status(error));
         }
-        let requests = self.tunnels.register(node.clone(), session);
+        let (requests, earlier) = self.tunnels.register(node.clone(), session, from);
+        self.note_superseded(&node, earlier, from).await;
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         let outbound = Outbound {
             owner: self.owner.clone(),
@@ -75,6 +77,23 @@ impl Sessions {
 }
 
 impl Sessions {
+    /// Notes that a stream has taken the place of one that was alive and came from elsewhere: it may be a thief's.
+    async fn note_superseded(
+        &self,
+        node: &NodeName,
+        earlier: Option<IpAddr>,
+        present: Option<IpAddr>,
+    ) {
+        let (Some(earlier), Some(present)) = (earlier, present) else { return };
+        if earlier == present {
+            return;
+        }
+        let note = Command::NoteSuperseded { node: node.clone(), earlier, present };
+        if let Err(error) = self.owner.command(note).await {
+            tracing::warn!(%node, %earlier, %present, %error, "a stream was taken over from elsewhere");
+        }
+    }
+
     /// How a stream is answered.
     pub(super) async fn welcome(&self, protocol: u32) -> Result<v1::Welcome, Status> {
         let history = self.owner.read(|model| (model.incarnation(), model.term())).await;

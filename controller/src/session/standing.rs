@@ -1,5 +1,7 @@
 //! What the certificate of a node is worth: the CA's signature says whose it was, the model whether it still counts.
 
+use std::net::IpAddr;
+
 use dwell_core::id::NodeName;
 use tonic::{Request, Status};
 
@@ -13,6 +15,8 @@ use crate::status::into_status;
 pub(crate) struct Caller {
     pub(crate) node: NodeName,
     pub(crate) enrolment: Enrolment,
+    /// Where it calls from, if that is known.
+    pub(crate) from: Option<IpAddr>,
 }
 
 /// What a caller's enrolment is worth.
@@ -33,7 +37,9 @@ impl Caller {
     /// Who is at the other end of the connection that a request came over.
     pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         match request.extensions().get::<Peer>() {
-            Some(Peer::Certified { identity, .. }) => identity.as_ref().try_into(),
+            Some(Peer::Certified { identity, from }) => {
+                Ok(Self { from: Some(*from), ..identity.as_ref().try_into()? })
+            }
             _ => Err(Status::unauthenticated("this needs the certificate of a node")),
         }
     }
@@ -73,7 +79,7 @@ impl TryFrom<&Identity> for Caller {
     fn try_from(identity: &Identity) -> Result<Self, Status> {
         match identity {
             Identity::Node { name, enrolment } => {
-                Ok(Self { node: name.clone(), enrolment: enrolment.clone() })
+                Ok(Self { node: name.clone(), enrolment: enrolment.clone(), from: None })
             }
             Identity::Client(_) => {
                 Err(Status::permission_denied("this needs the certificate of a node"))

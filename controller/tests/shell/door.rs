@@ -150,6 +150,29 @@ async fn a_request_without_a_certificate_that_does_not_end_is_ended_with_its_con
     }
 }
 
+/// Whoever has a copy of a node's key can take its stream over, but not without a trace.
+#[tokio::test]
+async fn a_stream_that_is_taken_over_from_elsewhere_is_an_event() {
+    let fixture = Fixture::start().await;
+    let node = fixture.node("h1", "192.0.2.1").await;
+    let events = async || {
+        let request = v1::ListEventsRequest::default();
+        let all = fixture.fleet().await.list_events(request).await.unwrap().into_inner().events;
+        let all = all.into_iter().filter(|event| event.reason == "node-superseded");
+        all.map(|event| event.message).collect::<Vec<_>>()
+    };
+    let mut first = Agent::attach(&fixture, &node, hello("192.0.2.1")).await.unwrap();
+    first.snapshot().await;
+    let mut second = Agent::attach(&fixture, &node, hello("192.0.2.1")).await.unwrap();
+    second.snapshot().await;
+    assert_eq!(events().await, Vec::<String>::new(), "from the same address");
+    let thief = Agent::attach_from(BAD, &fixture, &node, hello("192.0.2.1")).await.unwrap();
+    let told = events().await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("127.0.0.1 ") && told[0].contains("127.0.0.66;"), "{told:?}");
+    drop((first, second, thief));
+}
+
 #[tokio::test]
 async fn without_a_certificate_there_are_four_requests_at_once_with_small_headers() {
     let fixture = Fixture::start().await;

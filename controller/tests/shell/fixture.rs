@@ -1,6 +1,6 @@
 //! A controller in a directory of its own, and those who talk to it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,6 +119,15 @@ impl Fixture {
         &self,
         credentials: Option<&Credentials>,
     ) -> Result<Channel, tonic::transport::Error> {
+        self.tcp_from(Ipv4Addr::LOCALHOST, credentials).await
+    }
+
+    /// The same, from another address of this host.
+    pub(crate) async fn tcp_from(
+        &self,
+        from: Ipv4Addr,
+        credentials: Option<&Credentials>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let mut tls = ClientTlsConfig::new()
             .ca_certificate(Certificate::from_pem(self.authority().certificate_pem()))
             .domain_name(CONTROLLER_NAME);
@@ -128,6 +137,7 @@ impl Fixture {
         }
         Endpoint::from_shared(format!("https://{}", self.address()))?
             .tls_config(tls)?
+            .local_address(Some(from.into()))
             .connect()
             .await
     }
@@ -230,7 +240,17 @@ impl Agent {
         credentials: &Credentials,
         hello: v1::Hello,
     ) -> Result<Self, Status> {
-        let mut client = SessionClient::new(fixture.tcp(Some(credentials)).await.unwrap());
+        Self::attach_from(Ipv4Addr::LOCALHOST, fixture, credentials, hello).await
+    }
+
+    pub(crate) async fn attach_from(
+        from: Ipv4Addr,
+        fixture: &Fixture,
+        credentials: &Credentials,
+        hello: v1::Hello,
+    ) -> Result<Self, Status> {
+        let channel = fixture.tcp_from(from, Some(credentials)).await.unwrap();
+        let mut client = SessionClient::new(channel);
         let (sender, messages) = mpsc::channel(8);
         let first = v1::AgentMessage { message: Some(FromAgent::Hello(hello)) };
         sender.send(first).await.unwrap();
