@@ -18,6 +18,7 @@
 //! - room is kept for what may have to be put up again, until it is not needed any more;
 //! - once it is known which image a version's reference means, that does not change.
 
+mod asked;
 mod found;
 mod stored;
 
@@ -25,7 +26,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use dwell_core::change;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, Revision, VersionNumber, WorkloadName};
 use dwell_core::image::ImageDigest;
@@ -33,10 +33,9 @@ use dwell_core::instance::Phase;
 use dwell_core::workload::{Resources, Template, WorkloadSpec};
 use serde::{Deserialize, Serialize};
 
-use super::command::WorkloadPlan;
+use super::Model;
 use super::object::{Instance, Severity, Subject, UpdateState, Workload};
 use super::record::{Key, Record};
-use super::{Model, Refusal};
 
 pub(super) use stored::by_number;
 
@@ -419,137 +418,5 @@ impl Model {
             update: UpdateState::Due,
             ..Instance::clone(&instance)
         });
-    }
-
-    /// Goes back to an earlier version: a new one says the same.
-    pub(super) fn roll_back(
-        &mut self,
-        name: &WorkloadName,
-        to: Option<VersionNumber>,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<WorkloadPlan, Refusal> {
-        let workload = self.living(name)?;
-        let newest = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
-        let number = match to {
-            Some(to) => to,
-            None => self.version_before(&workload, newest)?,
-        };
-        let found = self.version(name, number);
-        let found = found.ok_or_else(|| Refusal::NoVersion { workload: name.clone(), number })?;
-        if number == newest {
-            return Err(Refusal::VersionIsNewest { workload: name.clone(), number });
-        }
-        if let VersionState::RuledOut { reason } = &found.state {
-            let (workload, reason) = (name.clone(), reason.clone());
-            return Err(Refusal::VersionRuledOut { workload, number, reason });
-        }
-        let template = found.form.template.clone();
-        let spec = WorkloadSpec { template, ..workload.spec.clone() };
-        if workload.paused.is_some() {
-            self.put_workload(Workload { paused: None, ..Workload::clone(&workload) });
-        }
-        let plan = self.declare(spec, true, by, now)?;
-        let message = format!("goes back to what version {number} says");
-        let subject = Subject::Workload(name.clone());
-        self.event(now, Severity::Info, subject, "rolled-back", message);
-        Ok(plan)
-    }
-
-    /// The version to go back to if nobody names one: the good one, or else the last before the newest that is not
-    /// ruled out.
-    fn version_before(
-        &self,
-        workload: &Workload,
-        newest: VersionNumber,
-    ) -> Result<VersionNumber, Refusal> {
-        if let Some(good) = workload.good.filter(|good| *good != newest) {
-            return Ok(good);
-        }
-        let name = &workload.spec.name;
-        let says = self.version(name, newest).map(|newest| Arc::clone(&newest.form));
-        let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
-        let mut candidates = versions.rev().filter(|version| {
-            !matches!(version.state, VersionState::RuledOut { .. })
-                && says.as_ref().is_some_and(|says| says.template != version.form.template)
-        });
-        let found = candidates.next().map(|version| version.form.number);
-        found.ok_or_else(|| Refusal::NothingToRollBackTo(name.clone()))
-    }
-
-    /// No instance is given the newest version until somebody resumes the rollout.
-    pub(super) fn pause(
-        &mut self,
-        name: &WorkloadName,
-        by: &str,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        let workload = self.living(name)?;
-        if workload.paused.is_some() {
-            return Ok(());
-        }
-        let paused = Pause::Asked { by: by.to_owned() };
-        let subject = Subject::Workload(name.clone());
-        self.event(now, Severity::Info, subject, "rollout-paused", paused.to_string());
-        self.put_workload(Workload { paused: Some(paused), ..Workload::clone(&workload) });
-        Ok(())
-    }
-
-    /// Goes on with a rollout that somebody paused.
-    pub(super) fn resume(&mut self, name: &WorkloadName, now: Timestamp) -> Result<(), Refusal> {
-        let workload = self.living(name)?;
-        let newest = self.newest(name);
-        if let Some(newest) = newest
-            && let VersionState::RuledOut { reason } = &newest.state
-        {
-            return Err(Refusal::VersionRuledOut {
-                workload: name.clone(),
-                number: newest.form.number,
-                reason: reason.clone(),
-            });
-        }
-        if workload.paused.is_none() {
-            return Ok(());
-        }
-        self.put_workload(Workload { paused: None, ..Workload::clone(&workload) });
-        self.agenda.go_on(name);
-        let subject = Subject::Workload(name.clone());
-        self.event(now, Severity::Info, subject, "rollout-resumed", "goes on".to_owned());
-        Ok(())
-    }
-
-    /// The versions of a workload, the newest first; `None` if there is no such workload.
-    #[must_use]
-    pub fn versions(&self, name: &WorkloadName) -> Option<Vec<VersionView>> {
-        let workload = self.tables.workloads().get(name)?;
-        let mut wanted: BTreeMap<VersionNumber, usize> = BTreeMap::new();
-        let mut serving: BTreeMap<VersionNumber, usize> = BTreeMap::new();
-        for instance in self.tables.instances_of(name) {
-            *wanted.entry(instance.wanted.number).or_default() += 1;
-            if let Some(number) = instance.serving {
-                *serving.entry(number).or_default() += 1;
-            }
-        }
-        let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
-        let mut views: Vec<VersionView> = Vec::new();
-        for version in versions {
-            let number = version.form.number;
-            let before = views.last().map(|before| &before.version.form.template);
-            views.push(VersionView {
-                newest: false,
-                good: workload.good == Some(number),
-                changed_fields: before.map_or_else(Vec::new, |before| {
-                    change::changed_fields(before, &version.form.template)
-                }),
-                wanted: wanted.get(&number).copied().unwrap_or_default(),
-                serving: serving.get(&number).copied().unwrap_or_default(),
-                version: Arc::clone(version),
-            });
-        }
-        if let Some(newest) = views.last_mut() {
-            newest.newest = true;
-        }
-        views.reverse();
-        Some(views)
     }
 }
