@@ -217,6 +217,7 @@ impl Ready {
             (None, Some((input, output, errors))) => (input, output, Some(errors)),
             (None, None) => return Err(io::ErrorKind::InvalidData.into()),
         };
+        control.hand_over();
         Ok(Session { input, output, errors, agent_listener, control })
     }
 }

@@ -9,9 +9,10 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use rustix::process::{WaitId, WaitIdOptions, WaitIdStatus, waitid};
 use tokio::io::unix::AsyncFd;
@@ -19,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::UnixListener;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::debug;
 
 use super::agent::AgentDirectory;
@@ -26,6 +28,8 @@ use super::{sys, terminal};
 
 /// What is reported of a process whose end nobody saw.
 const UNKNOWN: Exit = Exit::Code(255);
+/// The pauses between two looks at a process that has ended and cannot be waited for yet: the first, and the longest.
+const REAP_PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
 /// A running process.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ impl fmt::Display for Exit {
 #[derive(Debug)]
 pub struct Control {
     group: Arc<Mutex<Group>>,
+    /// Whether the process has become the user's. Before that it has more rights than the container.
+    is_users: bool,
     exit: watch::Receiver<Option<Exit>>,
     terminal: Option<Arc<AsyncFd<OwnedFd>>>,
     _agent: Option<AgentDirectory>,
@@ -89,7 +95,13 @@ impl Control {
         let (ended, exit) = watch::channel(None);
         let pidfd = sys::wait_on(pidfd, Interest::READABLE)?;
         tokio::spawn(reap(pidfd, Arc::clone(&group), ended));
-        Ok(Self { group, exit, terminal: None, _agent: None })
+        Ok(Self { group, is_users: false, exit, terminal: None, _agent: None })
+    }
+
+    /// Notes that the process has taken on all restrictions: from here on it is hung up and not killed when this is
+    /// dropped.
+    pub(super) fn hand_over(&mut self) {
+        self.is_users = true;
     }
 
     /// Takes the directory of the agent's socket, which goes when this is dropped.
@@ -144,7 +156,14 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        self.signal("HUP");
+        if self.is_users {
+            self.signal("HUP");
+        } else if let Group(Some(process)) = *lock(&self.group)
+            // It need not have a group of its own yet, and it may be stopped: nothing else ends it then.
+            && let Err(error) = kill(process, Signal::SIGKILL)
+        {
+            debug!(%error, "cannot end a process that did not become a session's");
+        }
     }
 }
 
@@ -153,23 +172,42 @@ fn lock(group: &Mutex<Group>) -> MutexGuard<'_, Group> {
 }
 
 /// Waits for the end of a process, so that it is no zombie.
+///
+/// A process that is traced belongs to its tracer first: it has ended, and the pidfd says so, but until the tracer has
+/// waited for it, or has ended itself, there is no status for us. Tracers are programs in containers, so that can take any
+/// time; but who gave up here would leave a zombie for ever, and with it the whole container.
 async fn reap(
     pidfd: AsyncFd<OwnedFd>,
     group: Arc<Mutex<Group>>,
     ended: watch::Sender<Option<Exit>>,
 ) {
-    let readable = pidfd.readable().await.map(drop);
-    let exit = {
-        let mut group = lock(&group);
-        *group = Group(None);
-        let status =
-            waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-        match (readable, status) {
-            (Ok(()), Ok(Some(status))) => Exit::of(&status),
-            _ => UNKNOWN,
+    if let Err(error) = pidfd.readable().await {
+        debug!(%error, "cannot wait for the end of a process; looking for it");
+    }
+    let (mut pause, longest) = REAP_PAUSES;
+    let exit = loop {
+        if let Some(exit) = try_reap(&pidfd, &mut lock(&group)) {
+            break exit;
         }
+        sleep(pause).await;
+        pause = (pause * 2).min(longest);
     };
     ended.send_replace(Some(exit));
+}
+
+/// How a process ended, if it can be waited for. Its number is not its own any more then.
+fn try_reap(pidfd: &AsyncFd<OwnedFd>, group: &mut Group) -> Option<Exit> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let exit = match waitid(WaitId::PidFd(pidfd.as_fd()), options) {
+        Ok(None) => return None,
+        Ok(Some(status)) => Exit::of(&status),
+        Err(error) => {
+            debug!(%error, "cannot tell how a process ended");
+            UNKNOWN
+        }
+    };
+    *group = Group(None);
+    Some(exit)
 }
 
 impl Exit {

@@ -9,6 +9,7 @@
     reason = "what fails here fails the test"
 )]
 
+mod ends;
 mod files;
 mod latency;
 mod restrictions;
