@@ -34,14 +34,16 @@ impl ChangeClass {
     }
 }
 
-/// Whether a live change can make a running container fail: less memory can kill it, less processor time and another
-/// health check can make it unhealthy. Such a change reaches instances a few at a time.
+/// Whether a live change can make a running container fail: less memory can kill it, fewer processes, less
+/// processor time and another health check can make it unhealthy. Such a change reaches instances a few at a time.
 #[must_use]
 pub fn can_hurt(old: &Template, new: &Template) -> bool {
     // 0 is no limit at all.
     let tighter = |old: u64, new: u64| new != 0 && (old == 0 || new < old);
-    tighter(old.resources.memory.0, new.resources.memory.0)
-        || tighter(old.resources.cpu.0, new.resources.cpu.0)
+    let (before, after) = (old.limits(), new.limits());
+    tighter(before.share.memory.0, after.share.memory.0)
+        || tighter(before.share.cpu.0, after.share.cpu.0)
+        || tighter(before.pids.into(), after.pids.into())
         || old.healthcheck != new.healthcheck
 }
 
@@ -72,7 +74,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("stop_signal", old.stop_signal != new.stop_signal),
         ("shm_size", old.shm_size != new.shm_size),
         ("stop_grace_period", old.stop_grace != new.stop_grace),
-        ("resources", old.resources != new.resources),
+        ("resources", (old.resources, old.pids) != (new.resources, new.pids)),
         ("restart", old.restart != new.restart),
         ("healthcheck", old.healthcheck != new.healthcheck),
         ("network.expose", old.expose != new.expose),
@@ -101,6 +103,10 @@ mod tests {
         assert!(can_hurt(&with(200, 0), &with(100, 0)));
         assert!(!can_hurt(&with(100, 100), &with(200, 200)));
         assert!(!can_hurt(&with(100, 100), &with(0, 0)));
+        let pids = |pids| Template { pids, ..Template::of_image("a") };
+        assert!(can_hurt(&pids(None), &pids(Some(100))), "less than the default");
+        assert!(can_hurt(&pids(Some(5000)), &pids(None)));
+        assert!(!can_hurt(&pids(Some(100)), &pids(None)));
     }
 
     #[test]
@@ -109,6 +115,10 @@ mod tests {
         let mut new = old.clone();
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::None);
         new.resources.cpu = Millicores(100);
+        assert_eq!(changed_fields(&old, &new), ["resources"]);
+        new.resources.cpu = Millicores(0);
+        new.pids = Some(100);
+        assert_eq!(changed_fields(&old, &new), ["resources"]);
         new.allow_from = Some(Vec::new());
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::Live);
         assert_eq!(changed_fields(&old, &new), ["resources", "network.allow_from"]);

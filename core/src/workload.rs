@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
-pub use resources::Resources;
+pub use resources::{Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh, Template,
 };

@@ -40,7 +40,7 @@ use async_trait::async_trait;
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
@@ -216,7 +216,7 @@ impl Engine for DockerEngine {
         self.delete_volume(instance, name).await
     }
 
-    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
+    async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
         life::update_limits(self, id, limits).await
     }
 

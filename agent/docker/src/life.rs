@@ -9,7 +9,7 @@ use bollard::query_parameters::{
 };
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_daemon::Causes;
 use dwell_engine::{Container, ContainerId, ContainerState, Engine as _, EngineError};
 use dwell_oci::Mapping;
@@ -126,7 +126,7 @@ pub(super) async fn remove(engine: &DockerEngine, id: &ContainerId) -> Result<()
 pub(super) async fn update_limits(
     engine: &DockerEngine,
     id: &ContainerId,
-    limits: Resources,
+    limits: Limits,
 ) -> Result<(), EngineError> {
     engine.owner(id).await?;
     let docker = engine.client.docker().await?;

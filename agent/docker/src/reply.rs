@@ -13,7 +13,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::{ContainerImage, digest_of};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{Fingerprint, Resources};
+use dwell_core::workload::{Fingerprint, Limits, Resources};
 
 use super::spec::{
     LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_RESTARTS,
@@ -134,15 +134,16 @@ fn instance(labels: &HashMap<String, String>) -> Result<InstanceName, &'static s
     name.ok_or("its label of an instance is missing or wrong")
 }
 
-pub(super) fn limits(config: &HostConfig) -> Resources {
+pub(super) fn limits(config: &HostConfig) -> Limits {
     let positive = |number: Option<i64>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
     let quota = positive(config.cpu_quota);
     let period = positive(config.cpu_period).max(1);
     let memory = positive(config.memory);
-    Resources {
+    let share = Resources {
         cpu: Millicores(quota.saturating_mul(1000) / period),
         memory: Bytes(if memory >= MEMORY_UNLIMITED { 0 } else { memory }),
-    }
+    };
+    Limits { share, pids: u32::try_from(positive(config.pids_limit)).unwrap_or(u32::MAX) }
 }
 
 /// Reads an event; `None` for one that says nothing of ours.
@@ -235,7 +236,10 @@ mod tests {
         let expected = Details {
             pid: Some(42),
             started_at: Some(Timestamp(1_767_323_045_678)),
-            limits: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
+            limits: Limits {
+                share: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
+                pids: 0,
+            },
             ..Details::default()
         };
         assert_eq!(running.unwrap().details, Some(expected));

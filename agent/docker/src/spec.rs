@@ -10,7 +10,7 @@ use bollard::models::{
 };
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
-use dwell_core::workload::{MountSource, Resources};
+use dwell_core::workload::{Limits, MountSource};
 use sha2::{Digest, Sha256};
 
 use super::Runtime;
@@ -127,8 +127,8 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
 }
 
 fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConfig {
-    let Limits { cpu_period_us, cpu_quota_us, memory, memory_swap } =
-        Limits::of(assigned.template.resources);
+    let Told { cpu_period_us, cpu_quota_us, memory, memory_swap, pids } =
+        Told::of(assigned.template.limits());
     let (runtime, network) = match surroundings.runtime {
         // Docker prepares no network; the wrapper puts the sandbox in the place of the host's.
         Runtime::Dwell => (Some(Runtime::NAME.to_owned()), "host"),
@@ -145,6 +145,7 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
         cpu_quota: Some(cpu_quota_us),
         memory: Some(memory),
         memory_swap: Some(memory_swap),
+        pids_limit: Some(pids),
         shm_size: assigned.template.shm_size.map(|size| i64::try_from(size.0).unwrap_or(i64::MAX)),
         log_config: Some(HostConfigLogConfig {
             typ: Some("json-file".to_owned()),
@@ -249,30 +250,34 @@ fn given(text: &str) -> Option<String> {
 }
 
 /// The request for other limits of a container that exists.
-pub(super) fn update(limits: Resources) -> ContainerUpdateBody {
-    let Limits { cpu_period_us, cpu_quota_us, memory, memory_swap } = Limits::of(limits);
+pub(super) fn update(limits: Limits) -> ContainerUpdateBody {
+    let Told { cpu_period_us, cpu_quota_us, memory, memory_swap, pids } = Told::of(limits);
     let unlimited = i64::try_from(MEMORY_UNLIMITED).unwrap_or(i64::MAX);
     ContainerUpdateBody {
         cpu_period: Some(cpu_period_us),
         cpu_quota: Some(if cpu_quota_us == 0 { -1 } else { cpu_quota_us }),
         memory: Some(if memory == 0 { unlimited } else { memory }),
         memory_swap: Some(if memory_swap == 0 { unlimited } else { memory_swap }),
+        pids_limit: Some(pids),
         ..ContainerUpdateBody::default()
     }
 }
 
 /// Limits in Docker's terms. A quota and not its `NanoCpus`: that cannot be taken away again, and is
 /// refused where it exceeds the host.
-struct Limits {
+struct Told {
     cpu_period_us: i64,
     cpu_quota_us: i64,
     memory: i64,
     /// Memory and swap together: equal to the memory, so that there is no swap.
     memory_swap: i64,
+    /// Processes and threads; -1 is no limit, here as there.
+    pids: i64,
 }
 
-impl Limits {
-    fn of(resources: Resources) -> Self {
+impl Told {
+    fn of(limits: Limits) -> Self {
+        let resources = limits.share;
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         let is_small = (1..CPU_SMALL).contains(&resources.cpu.0);
         let cpu_period_us = if is_small { CPU_PERIOD_LONG_US } else { CPU_PERIOD_US };
@@ -282,6 +287,7 @@ impl Limits {
             cpu_quota_us: signed(resources.cpu.0).saturating_mul(cpu_period_us / 1000),
             memory,
             memory_swap: memory,
+            pids: if limits.pids == 0 { -1 } else { limits.pids.into() },
         }
     }
 }
@@ -289,7 +295,7 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use dwell_core::quantity::{Bytes, Millicores};
-    use dwell_core::workload::{Mount as Asked, Template};
+    use dwell_core::workload::{Mount as Asked, Resources, Template};
 
     use super::*;
     use dwell_engine::fake;
@@ -396,19 +402,23 @@ mod tests {
 
     #[test]
     fn limits_can_be_set_and_taken_away() {
-        let some = update(Resources { cpu: Millicores(250), memory: Bytes::mebi(64) });
+        let share = Resources { cpu: Millicores(250), memory: Bytes::mebi(64) };
+        let some = update(Limits { share, pids: 4096 });
         assert_eq!((some.cpu_quota, some.memory), (Some(25_000), Some(64 << 20)));
-        assert_eq!(some.memory_swap, Some(64 << 20));
-        let none = update(Resources::default());
+        assert_eq!((some.memory_swap, some.pids_limit), (Some(64 << 20), Some(4096)));
+        let none = update(Limits::default());
         assert_eq!((none.cpu_quota, none.memory), (Some(-1), Some(1 << 60)));
+        assert_eq!(none.pids_limit, Some(-1));
         // What Docker says of a limit afterwards is what was asked for, also of a small one.
         for cpu in [1, 5, 9, 10, 250] {
-            let limits = Resources { cpu: Millicores(cpu), ..Resources::default() };
+            let share = Resources { cpu: Millicores(cpu), ..Resources::default() };
+            let limits = Limits { share, pids: 100 };
             let told = update(limits);
             assert!(told.cpu_quota.unwrap() >= 1_000, "the kernel takes no less");
             let host = HostConfig {
                 cpu_period: told.cpu_period,
                 cpu_quota: told.cpu_quota,
+                pids_limit: told.pids_limit,
                 ..HostConfig::default()
             };
             assert_eq!(super::super::reply::limits(&host), limits);

@@ -38,7 +38,7 @@ use dwell_core::image::digest_of;
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::session::SeenVolume;
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
@@ -247,7 +247,7 @@ impl Engine for FakeEngine {
         .await
     }
 
-    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError> {
+    async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::UpdateLimits, id.as_str(), |state| {
             state.container_mut(id)?.details.limits = limits;

@@ -38,7 +38,7 @@ use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::session::SeenVolume;
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
@@ -164,7 +164,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Refused`].
-    async fn update_limits(&self, id: &ContainerId, limits: Resources) -> Result<(), EngineError>;
+    async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError>;
 
     /// Fetches an image, or finds that it is there: in its newest form, or in any if none can be had.
     ///

@@ -366,7 +366,7 @@ impl<'a> Instance<'a> {
         let is_up = match container.state {
             // With other limits it shows nothing of those that it is to live with.
             ContainerState::Running { .. } => {
-                container.resources == self.target.assigned.template.resources
+                container.limits == self.target.assigned.template.limits()
             }
             ContainerState::Exited { code, .. } => self.has_done_its_work(code),
             ContainerState::Created | ContainerState::Dead => false,
@@ -425,10 +425,10 @@ impl<'a> Instance<'a> {
             // sandbox again.
             Sandbox::Absent => return self.order_end(container),
         }
-        let resources = self.aim().1.resources;
-        if self.is_aim(container) && container.resources != resources {
+        let limits = self.aim().1.limits();
+        if self.is_aim(container) && container.limits != limits {
             let container = container.id.clone();
-            return self.attempt(Step::UpdateLimits { container, resources });
+            return self.attempt(Step::UpdateLimits { container, limits });
         }
         Next::Rest(Rest::InSync)
     }

@@ -12,7 +12,7 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
-use dwell_core::workload::{Fingerprint, Resources, Template};
+use dwell_core::workload::{Fingerprint, Limits, Template};
 
 use crate::decide::best_match;
 use crate::journal::{Journal, Ruling};
@@ -294,7 +294,7 @@ pub struct Container {
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// The limits it has now.
-    pub resources: Resources,
+    pub limits: Limits,
     /// How many restarts had been asked for when it was made.
     pub restarts_asked: u64,
     /// How long its main process may take to end, as was declared when it was made; `None` if that is not

@@ -170,7 +170,7 @@ fn check(world: &World, name: &InstanceName) {
         };
         assert_eq!(of_instance.len(), 1, "{name} has left-overs: {of_instance:?}");
         assert_eq!(real.fingerprint, assigned.template.fingerprint(), "{id} is out of date");
-        assert_eq!(real.resources, assigned.template.resources, "{id} has old limits");
+        assert_eq!(real.limits, assigned.template.limits(), "{id} has old limits");
         let sandbox = world.sandboxes.get(name);
         assert!(sandbox.is_some(), "{name} has no sandbox");
         assert_eq!(real.sandbox.as_ref(), sandbox, "{id} runs in a sandbox that was lost");

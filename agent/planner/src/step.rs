@@ -2,7 +2,7 @@
 
 use dwell_core::id::Generation;
 use dwell_core::quantity::Millis;
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 
 use crate::journal::Journal;
 use dwell_core::container::ContainerId;
@@ -43,7 +43,7 @@ pub enum Step {
         /// Which.
         container: ContainerId,
         /// The limits.
-        resources: Resources,
+        limits: Limits,
     },
     /// Take the sandbox away.
     RemoveSandbox,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use dwell_core::id::{InstanceName, Position};
 use dwell_core::session::{Assignment, SeenVolume, Statuses};
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_network::{Look, sandbox_path};
 use dwell_oci::Mapping;
 use futures_util::{StreamExt, stream};
@@ -70,7 +70,7 @@ pub(super) enum Process {
         /// The inode of its network namespace, if that can be told.
         namespace: Option<u64>,
         /// The limits of its control groups, if they can be told.
-        limits: Option<Resources>,
+        limits: Option<Limits>,
     },
 }
 

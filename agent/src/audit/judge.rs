@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 use dwell_core::audit::{Finding, Kind, Layer, Remedy, Statement};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState};
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_network::SeenSandbox;
 
 use super::facts::{ContainerFacts, Facts, Process};
@@ -33,7 +33,7 @@ pub(super) enum Action {
     /// Removing what of the network belongs to nothing.
     SweepNetwork,
     /// Setting the limits of a container.
-    SetLimits(ContainerId, Resources),
+    SetLimits(ContainerId, Limits),
     /// Telling the runtime the sandbox of a container.
     Map(ContainerId, InstanceName),
 }
@@ -210,7 +210,7 @@ impl Court<'_> {
         // What was ruled out is not what it is to be: what it fell back to may differ in its share alone.
         let fallback = assigned.fallback.as_ref().filter(|_| is_ruled_out);
         let aim = fallback.unwrap_or(&assigned.template);
-        let declared = aim.resources;
+        let declared = aim.limits();
         let is_of_declared = one.container.fingerprint == aim.fingerprint();
         if has_held && !is_of_declared {
             self.note(
@@ -228,8 +228,8 @@ impl Court<'_> {
             self.note(
                 Kind::LimitsEngine,
                 instance(name),
-                (Layer::Assignment, share(declared)),
-                (Layer::Engine, share(details.limits)),
+                (Layer::Assignment, declared.to_string()),
+                (Layer::Engine, details.limits.to_string()),
                 recheck(),
             );
         }
@@ -256,7 +256,7 @@ impl Court<'_> {
         }
     }
 
-    fn process(&mut self, name: &InstanceName, one: &ContainerFacts, told: Resources) {
+    fn process(&mut self, name: &InstanceName, one: &ContainerFacts, told: Limits) {
         let pid = one.container.details.and_then(|details| details.pid).unwrap_or_default();
         let (namespace, enforced) = match &one.process {
             None => return,
@@ -277,8 +277,8 @@ impl Court<'_> {
             self.note(
                 Kind::LimitsKernel,
                 instance(name),
-                (Layer::Engine, share(told)),
-                (Layer::Kernel, share(enforced)),
+                (Layer::Engine, told.to_string()),
+                (Layer::Kernel, enforced.to_string()),
                 (set, Remedy::Repair),
             );
         }
@@ -443,11 +443,4 @@ fn instance(name: &InstanceName) -> String {
 fn short(one: &ContainerFacts) -> &str {
     let id = one.container.id.as_str();
     id.get(..12).unwrap_or(id)
-}
-
-fn share(limits: Resources) -> String {
-    let Resources { cpu, memory } = limits;
-    let cpu = if cpu.0 == 0 { "no limit".to_owned() } else { cpu.to_string() };
-    let memory = if memory.0 == 0 { "no limit".to_owned() } else { memory.to_string() };
-    format!("cpu {cpu}, memory {memory}")
 }

@@ -5,14 +5,14 @@ use std::io;
 use std::path::Path;
 
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_daemon::cgroups::{self, Hierarchy, Place};
 
 /// From here on, a limit of memory is none: the kernel and engines have several numbers for that.
 const MEMORY_UNLIMITED: u64 = 1 << 60;
 
 /// The limits of a process's control groups; zero is none.
-pub(super) fn of(pid: u32) -> io::Result<Resources> {
+pub(super) fn of(pid: u32) -> io::Result<Limits> {
     let theirs = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     let ours = fs::read_to_string("/proc/self/cgroup")?;
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
@@ -21,8 +21,8 @@ pub(super) fn of(pid: u32) -> io::Result<Resources> {
 }
 
 /// Of several trees, each has some of the controllers, and their files.
-fn at(places: &[Place]) -> Resources {
-    let mut limits = Resources::default();
+fn at(places: &[Place]) -> Limits {
+    let mut limits = Limits::default();
     for Place { hierarchy, directory } in places {
         let (memory, cpu) = match hierarchy {
             Hierarchy::Unified => (number(directory, "memory.max"), quota(directory)),
@@ -33,10 +33,13 @@ fn at(places: &[Place]) -> Resources {
             }
         };
         if let Some(memory) = memory.filter(|memory| *memory < MEMORY_UNLIMITED) {
-            limits.memory = Bytes(memory);
+            limits.share.memory = Bytes(memory);
         }
         if let Some(cpu) = cpu {
-            limits.cpu = cpu;
+            limits.share.cpu = cpu;
+        }
+        if let Some(pids) = number(directory, "pids.max") {
+            limits.pids = u32::try_from(pids).unwrap_or(u32::MAX);
         }
     }
     limits
@@ -59,17 +62,21 @@ fn number(directory: &Path, file: &str) -> Option<u64> {
 }
 
 /// Whether the kernel enforces what it was told: it counts memory in pages.
-pub(super) fn are_in_force(told: Resources, kernel: Resources) -> bool {
+pub(super) fn are_in_force(told: Limits, kernel: Limits) -> bool {
     let page = rustix::param::page_size() as u64;
     let pages = |bytes: Bytes| bytes.0.checked_div(page);
-    told.cpu == kernel.cpu && pages(told.memory) == pages(kernel.memory)
+    told.share.cpu == kernel.share.cpu
+        && pages(told.share.memory) == pages(kernel.share.memory)
+        && told.pids == kernel.pids
 }
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::workload::Resources;
+
     use super::*;
 
-    fn limits(hierarchy: &Hierarchy, files: &[(&str, &str)]) -> Resources {
+    fn limits(hierarchy: &Hierarchy, files: &[(&str, &str)]) -> Limits {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
@@ -80,8 +87,9 @@ mod tests {
     #[test]
     fn both_versions_say_what_is_enforced() {
         let legacy = Hierarchy::Legacy(Vec::new());
-        let set = Resources { cpu: Millicores(250), memory: Bytes(64 << 20) };
-        let none = Resources::default();
+        let share = Resources { cpu: Millicores(250), memory: Bytes(64 << 20) };
+        let set = Limits { share, pids: 0 };
+        let none = Limits::default();
         for (hierarchy, files, expected) in [
             (
                 &Hierarchy::Unified,
@@ -90,6 +98,9 @@ mod tests {
             ),
             (&Hierarchy::Unified, &[("memory.max", "max\n"), ("cpu.max", "max 100000\n")], none),
             (&Hierarchy::Unified, &[], none),
+            (&Hierarchy::Unified, &[("pids.max", "4096\n")], Limits { pids: 4096, ..none }),
+            (&legacy, &[("pids.max", "100\n")], Limits { pids: 100, ..none }),
+            (&legacy, &[("pids.max", "max\n")], none),
             (
                 &legacy,
                 &[
@@ -116,10 +127,14 @@ mod tests {
 
     #[test]
     fn memory_is_counted_in_pages() {
-        let told = Resources { cpu: Millicores(1), memory: Bytes((64 << 20) + 1) };
-        let whole = Resources { memory: Bytes(64 << 20), ..told };
-        assert!(are_in_force(told, whole));
-        assert!(!are_in_force(told, Resources { memory: Bytes(65 << 20), ..told }));
-        assert!(!are_in_force(told, Resources { cpu: Millicores(2), ..whole }));
+        let limits = |cpu, memory, pids| Limits {
+            share: Resources { cpu: Millicores(cpu), memory: Bytes(memory) },
+            pids,
+        };
+        let told = limits(1, (64 << 20) + 1, 100);
+        assert!(are_in_force(told, limits(1, 64 << 20, 100)));
+        assert!(!are_in_force(told, limits(1, 65 << 20, 100)));
+        assert!(!are_in_force(told, limits(2, 64 << 20, 100)));
+        assert!(!are_in_force(told, limits(1, 64 << 20, 0)));
     }
 }

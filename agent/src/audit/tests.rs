@@ -10,7 +10,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{NodeNetwork, Statuses};
-use dwell_core::workload::{Resources, Template};
+use dwell_core::workload::{Limits, PIDS_DEFAULT, Resources, Template};
 use dwell_network::fake::FakeNetwork;
 use dwell_network::{
     HostNetwork, IsolationDifference, Look, RouteDifference, Sandbox, SeenSandbox,
@@ -23,6 +23,7 @@ use dwell_engine::fake::{FakeEngine, assigned};
 use dwell_engine::{Container, ContainerId, Details, Engine as _};
 
 const SHARE: Resources = Resources { cpu: Millicores(250), memory: Bytes(64 << 20) };
+const LIMITS: Limits = Limits { share: SHARE, pids: PIDS_DEFAULT };
 
 fn template() -> Template {
     Template { resources: SHARE, ..Template::of_image("a") }
@@ -48,7 +49,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
 }
 
 fn container(name: &str) -> ContainerFacts {
-    let details = Details { pid: Some(7), limits: SHARE, ..Details::default() };
+    let details = Details { pid: Some(7), limits: LIMITS, ..Details::default() };
     ContainerFacts {
         container: Container {
             id: ContainerId(format!("{name}-container")),
@@ -59,7 +60,7 @@ fn container(name: &str) -> ContainerFacts {
             restarts_asked: 0,
             details: Some(details),
         },
-        process: Some(Process::Lives { namespace: Some(1), limits: Some(SHARE) }),
+        process: Some(Process::Lives { namespace: Some(1), limits: Some(LIMITS) }),
         is_mapped: true,
     }
 }
@@ -128,8 +129,6 @@ fn where_all_agree_nothing_is_found() {
 #[test]
 fn each_disagreement_is_found_once_and_it_is_known_who_mends_it() {
     type Change = fn(&mut Facts);
-    let other = Resources { cpu: Millicores(500), memory: Bytes(64 << 20) };
-    assert_ne!(other, SHARE);
     let table: &[(Kind, bool, Change)] = &[
         (Kind::AssignmentUnstored, false, |facts| facts.stored = Some(Position::default())),
         (Kind::AssignmentUnstored, false, |facts| facts.stored = None),
@@ -153,13 +152,14 @@ fn each_disagreement_is_found_once_and_it_is_known_who_mends_it() {
         }),
         (Kind::ContainerUnowned, true, |facts| engine(facts).containers.push(container("gone-0"))),
         (Kind::LimitsEngine, true, |facts| {
-            let other = Resources { cpu: Millicores(500), ..SHARE };
+            let share = Resources { cpu: Millicores(500), ..SHARE };
+            let other = Limits { share, ..LIMITS };
             details(facts).limits = other;
             let process = Process::Lives { namespace: Some(1), limits: Some(other) };
             web(facts).process = Some(process);
         }),
         (Kind::LimitsKernel, true, |facts| {
-            let limits = Some(Resources { memory: Bytes(32 << 20), ..SHARE });
+            let limits = Some(Limits { pids: 0, ..LIMITS });
             web(facts).process = Some(Process::Lives { namespace: Some(1), limits });
         }),
         (Kind::ProcessGone, true, |facts| web(facts).process = Some(Process::Gone)),
@@ -231,7 +231,7 @@ fn what_is_on_its_way_disagrees_with_nobody() {
         // A new generation has to show that it holds; until then what served before may be there.
         |facts| {
             web(facts).container.fingerprint = Template::of_image("before").fingerprint();
-            details(facts).limits = Resources::default();
+            details(facts).limits = Limits::default();
             let process = Process::Lives { namespace: Some(1), limits: None };
             web(facts).process = Some(process);
             report(facts, |status| status.verdict = None);

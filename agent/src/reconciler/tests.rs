@@ -11,7 +11,7 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState};
-use dwell_core::workload::{Resources, RestartPolicy, Template};
+use dwell_core::workload::{Limits, RestartPolicy, Template};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -312,7 +312,7 @@ async fn a_restarted_agent_looks_and_touches_nothing() {
     let mut agent = host.start();
     pass(Duration::from_millis(100)).await;
     let some = host.container("web-7");
-    host.engine.update_limits(&some, Resources::default()).await.unwrap();
+    host.engine.update_limits(&some, Limits::default()).await.unwrap();
     host.engine.release(Operation::List);
     agent.all_running(50).await;
     pass(Duration::from_secs(10)).await;

@@ -179,8 +179,8 @@ impl Tools {
             }
             Step::Stop { container, grace } => engine.stop(container, grace.as_duration()).await?,
             Step::Remove { container } => engine.remove(container).await?,
-            Step::UpdateLimits { container, resources } => {
-                engine.update_limits(container, *resources).await?;
+            Step::UpdateLimits { container, limits } => {
+                engine.update_limits(container, *limits).await?;
             }
             Step::RemoveSandbox => self.network.remove_sandbox(name).await?,
             Step::Record(journal) => {

@@ -139,7 +139,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("oom_kill_disable", "memory has one limit, \"mem_limit\"; remove it"),
     ("oom_score_adj", "memory has one limit, \"mem_limit\"; remove it"),
     ("pid", "every instance has namespaces of its own"),
-    ("pids_limit", "processes are not limited by the file; remove it"),
     ("platform", "choose nodes with constraints: [node.arch==ARCH]"),
     (
         "ports",

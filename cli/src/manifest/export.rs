@@ -40,6 +40,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         stop_signal,
         stop_grace,
         resources,
+        pids,
         shm_size,
         restart: policy,
         healthcheck,
@@ -57,9 +58,11 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     add("hostname", json!(hostname));
     add("labels", json!(labels));
     add("replicas", json!(spec.replicas));
-    if *resources != plain.resources {
-        add("resources", json!(resources));
+    let mut limits = if *resources == plain.resources { json!({}) } else { json!(resources) };
+    if let Some(pids) = pids {
+        limits["pids"] = json!(pids);
     }
+    add("resources", limits);
     if *shm_size != plain.shm_size {
         add("shm_size", json!(shm_size));
     }
@@ -217,7 +220,7 @@ mod tests {
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
             "workloads: {w: {image: a, network: {allow_from: []}, ssh: {key_sets: []}, restart: on-failure}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}]}}}",
-            "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m}, shm_size: 256m}}",
+            "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {
             for declared in read("f.yaml", text.as_bytes(), &variables).unwrap().declared {
                 let exported = export(&declared.spec).unwrap();

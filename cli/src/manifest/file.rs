@@ -65,6 +65,8 @@ pub(super) struct Workload {
     pub(super) cpus: Option<Millicores>,
     /// The same as `resources.memory`.
     pub(super) mem_limit: Option<Bytes>,
+    /// The same as `resources.pids`.
+    pub(super) pids_limit: Option<u32>,
     /// Addresses and ports.
     #[serde(default)]
     pub(super) network: Network,
@@ -116,6 +118,8 @@ pub(super) struct Resources {
     pub(super) cpu: Option<Millicores>,
     /// Memory: `256Mi`, `1Gi`.
     pub(super) memory: Option<Bytes>,
+    /// The most processes and threads, 4096 if not given. Not promised to anybody.
+    pub(super) pids: Option<u32>,
 }
 
 /// Addresses and ports of the instances.
@@ -201,6 +205,8 @@ pub(super) struct DeployLimits {
     pub(super) cpus: Option<Millicores>,
     /// The same as `resources.memory`.
     pub(super) memory: Option<Bytes>,
+    /// The same as `resources.pids`.
+    pub(super) pids: Option<u32>,
 }
 
 /// Compose's place for constraints.

@@ -66,6 +66,11 @@ impl file::Workload {
             ("mem_limit", self.mem_limit),
             ("deploy.resources.limits.memory", limits.memory),
         ]);
+        let pids = wrong.one_of([
+            ("resources.pids", self.resources.pids),
+            ("pids_limit", self.pids_limit),
+            ("deploy.resources.limits.pids", limits.pids),
+        ]);
         let expose =
             wrong.one_of([("network.expose", self.network.expose), ("expose", self.expose)]);
         let constraints = wrong.one_of([
@@ -89,6 +94,7 @@ impl file::Workload {
                 cpu: cpu.unwrap_or_default(),
                 memory: memory.unwrap_or_default(),
             },
+            pids,
             restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
             healthcheck,
             expose: expose.unwrap_or_default().into_iter().flat_map(Port::each).collect(),

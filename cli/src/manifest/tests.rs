@@ -54,6 +54,18 @@ fn the_schema_in_the_docs_is_up_to_date() {
 }
 
 #[test]
+fn a_limit_of_processes_is_written_in_three_ways_and_once() {
+    for lines in
+        ["resources: {pids: 100}", "pids_limit: 100", "deploy: {resources: {limits: {pids: 100}}}"]
+    {
+        let template = good(&workload(lines)).remove(0).template;
+        assert_eq!((template.pids, template.limits().pids), (Some(100), 100), "{lines}");
+    }
+    let plain = good(&workload("")).remove(0).template;
+    assert_eq!((plain.pids, plain.limits().pids), (None, 4096));
+}
+
+#[test]
 fn spellings() {
     let one = |lines: &str| good(&workload(lines)).remove(0);
     let template = |lines: &str| one(lines).template;
@@ -197,6 +209,7 @@ fn what_is_wrong_is_said_where_it_is() {
         ("resources: {cpu: .inf}", "f.yaml:4:"),
         ("resources: {memory: 0.3Ki}", "f.yaml:4:25: \"0.3Ki\" is not an amount of memory"),
         ("resources: {memory: 1}", "resources.memory: "),
+        ("resources: {pids: 1}", "resources.pids: 1 is not between 16 and 4194304"),
         ("resources: {mem: 1}", "unknown key \"mem\""),
         ("command: \"a 'b\"", "f.yaml:4:14: the command line ends within quotes"),
         ("command: {a: b}", "write a command line or a list of words"),
@@ -319,7 +332,7 @@ fn no_key_of_compose_is_taken_for_a_typing_error() {
         driver_opts entrypoint env_file environment expose extends external_links extra_hosts gpus group_add \
         healthcheck hostname image init ipc isolation label_file labels links logging mac_address mem_limit \
         mem_reservation mem_swappiness memswap_limit models network_mode networks oom_kill_disable oom_score_adj pid \
-        pids_limit platform ports post_start pre_stop privileged profiles provider pull_policy pull_refresh_after \
+        platform ports post_start pre_stop privileged profiles provider pull_policy pull_refresh_after \
         read_only restart runtime scale secrets security_opt shm_size stdin_open stop_grace_period stop_signal \
         storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes volumes_from working_dir";
     for key in keys.split_whitespace() {

@@ -21,6 +21,9 @@ const IMAGE_MAX: usize = 512;
 const CPU_MIN: Millicores = Millicores(10);
 /// The least memory an engine can run a container with.
 const MEMORY_MIN: Bytes = Bytes::mebi(6);
+/// The bounds of how many processes may be allowed: a shell and what it starts, and the most that Linux can be set to.
+const PIDS_MIN: u32 = 16;
+const PIDS_MAX: u32 = 4_194_304;
 
 /// Why a specification is refused: which field, what is wrong with it and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +120,16 @@ impl Template {
             return refuse(
                 "resources.memory",
                 format!("{memory} is less than the {MEMORY_MIN} a container needs"),
+            );
+        }
+        if let Some(pids) = self.pids
+            && !(PIDS_MIN..=PIDS_MAX).contains(&pids)
+        {
+            return refuse(
+                "resources.pids",
+                format!(
+                    "{pids} is not between {PIDS_MIN} and {PIDS_MAX}, the most that a kernel has"
+                ),
             );
         }
         if let RestartPolicy::OnFailure { max_retries: Some(0) } = self.restart {

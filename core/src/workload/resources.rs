@@ -3,6 +3,8 @@
 //! Nothing here overflows: sums stay at the largest number there is, and differences at zero. A sum
 //! that is too large then simply fits nowhere.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::quantity::{Bytes, Millicores};
@@ -79,6 +81,30 @@ impl Resources {
             u64::try_from(millionths).unwrap_or(u64::MAX)
         };
         share(self.cpu.0, whole.cpu.0).min(share(self.memory.0, whole.memory.0))
+    }
+}
+
+/// How many processes and threads an instance may have if its declaration does not say: more than any usual program has,
+/// and less than would take a node's numbers of processes from the others.
+pub const PIDS_DEFAULT: u32 = 4096;
+
+/// What a container is held to: its share, and what is bounded though nobody is promised it. Zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Processor time and memory.
+    pub share: Resources,
+    /// Processes and threads together.
+    pub pids: u32,
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |is_limited: bool, limit: &dyn fmt::Display| {
+            if is_limited { limit.to_string() } else { "no limit".to_owned() }
+        };
+        let Self { share: Resources { cpu, memory }, pids } = self;
+        let (cpu, memory) = (shown(cpu.0 != 0, cpu), shown(memory.0 != 0, memory));
+        write!(f, "cpu {cpu}, memory {memory}, pids {}", shown(*pids != 0, pids))
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{AllowRule, Resources};
+use super::{AllowRule, Limits, PIDS_DEFAULT, Resources};
 use crate::health::HealthCheck;
 use crate::id::{KeySetName, VolumeName};
 use crate::quantity::{Bytes, Millis};
@@ -16,7 +16,7 @@ use crate::quantity::{Bytes, Millis};
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `resources`, `restart`, `healthcheck`, `stop_grace`,
-/// `expose`, `ssh` and `allow_from`.
+/// `expose`, `ssh`, `allow_from` and `pids`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -61,6 +61,9 @@ pub struct Template {
     /// Shares and limits.
     #[serde(default)]
     pub resources: Resources,
+    /// How many processes and threads it may have; [`PIDS_DEFAULT`] if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pids: Option<u32>,
     /// What happens when the main process ends.
     #[serde(default)]
     pub restart: RestartPolicy,
@@ -100,6 +103,7 @@ impl Template {
             stop_signal: String::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),
+            pids: None,
             restart: RestartPolicy::default(),
             healthcheck: None,
             expose: Vec::new(),
@@ -115,6 +119,7 @@ impl Template {
         let fixed = Self {
             stop_grace: default_stop_grace(),
             resources: Resources::default(),
+            pids: None,
             restart: RestartPolicy::default(),
             healthcheck: None,
             expose: Vec::new(),
@@ -126,6 +131,12 @@ impl Template {
         let text = serde_json::to_string(&fixed).unwrap_or_default();
         let digest = Sha256::digest(text.as_bytes());
         Fingerprint(digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// What a container of it is held to.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        Limits { share: self.resources, pids: self.pids.unwrap_or(PIDS_DEFAULT) }
     }
 
     /// The paths of its node that it mounts.

@@ -75,6 +75,8 @@ fn refusals_name_the_field() {
         ("working_dir:", Box::new(|s| s.template.working_dir = "srv".into())),
         ("hostname:", Box::new(|s| s.template.hostname = "a.b\n".into())),
         ("resources.memory:", Box::new(|s| s.template.resources.memory = Bytes(1))),
+        ("resources.pids: 15 is not", Box::new(|s| s.template.pids = Some(15))),
+        ("resources.pids: 4194305 is", Box::new(|s| s.template.pids = Some(4_194_305))),
         (
             "network.expose:",
             Box::new(|s| {
@@ -156,6 +158,7 @@ fn live_fields_leave_the_fingerprint_alone() {
     live.ssh = Ssh::Off;
     live.allow_from = Some(Vec::new());
     live.stop_grace = Millis::seconds(1);
+    live.pids = Some(100);
     assert_eq!(template.fingerprint(), live.fingerprint());
 
     let mut other = template.clone();

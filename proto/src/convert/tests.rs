@@ -40,6 +40,7 @@ fn full_template() -> Template {
         shm_size: Some(Bytes::mebi(64)),
         stop_grace: Millis(0),
         resources: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
+        pids: Some(100),
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },
         healthcheck: Some(HealthCheck {
             interval: Millis(1000),

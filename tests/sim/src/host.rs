@@ -16,7 +16,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_core::workload::{Fingerprint, Resources};
+use dwell_core::workload::{Fingerprint, Limits};
 use dwell_planner::{Failure, FailureKind, Journal, Step};
 
 use crate::agent::Agent;
@@ -158,7 +158,7 @@ pub(crate) struct Real {
     pub(crate) instance: InstanceName,
     pub(crate) generation: Generation,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) resources: Resources,
+    pub(crate) limits: Limits,
     pub(crate) restarts_asked: u64,
     pub(crate) image: String,
     pub(crate) address: Ipv4Addr,
@@ -218,7 +218,7 @@ impl Real {
                 finished_at: self.finished_at,
                 exit_code: self.exit_code,
                 out_of_memory: false,
-                limits: self.resources,
+                limits: self.limits,
                 stop_grace: Some(self.grace),
                 own_ssh: false,
                 image: ContainerImage::default(),
@@ -404,9 +404,9 @@ impl Host {
                 }
                 self.engine.containers.remove(container);
             }
-            Step::UpdateLimits { container, resources } => {
+            Step::UpdateLimits { container, limits } => {
                 let real = self.engine.containers.get_mut(container);
-                real.ok_or_else(|| transient("no such container"))?.resources = *resources;
+                real.ok_or_else(|| transient("no such container"))?.limits = *limits;
             }
         }
         Ok(Deed::Nothing)
@@ -434,7 +434,7 @@ impl Host {
             instance: name.clone(),
             generation,
             fingerprint: assigned.template.fingerprint(),
-            resources: assigned.template.resources,
+            limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),
             address: assigned.address,

@@ -208,7 +208,7 @@ fn look_of(
         id: container.id.clone(),
         generation: container.generation,
         fingerprint: container.fingerprint.clone(),
-        resources: details.limits,
+        limits: details.limits,
         restarts_asked: container.restarts_asked,
         stop_grace: details.stop_grace,
         image: details.image,

@@ -6,7 +6,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
-use dwell_core::workload::Resources;
+use dwell_core::workload::Limits;
 use dwell_planner::{ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
@@ -117,8 +117,8 @@ impl Core {
                 }
             }
             Step::Remove { container } => seen.containers.retain(|one| one.id != *container),
-            Step::UpdateLimits { container, resources } => {
-                set_limits(seen, container, *resources, now);
+            Step::UpdateLimits { container, limits } => {
+                set_limits(seen, container, *limits, now);
             }
             Step::EnsureSandbox | Step::RepairSandbox => {
                 if self.disturbed.remove(name) {
@@ -212,7 +212,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         id,
         generation: assigned.generation,
         fingerprint: assigned.template.fingerprint(),
-        resources: assigned.template.resources,
+        limits: assigned.template.limits(),
         restarts_asked: assigned.restarts_asked,
         stop_grace: Some(assigned.template.stop_grace),
         image: ContainerImage::default(),
@@ -228,11 +228,11 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
 fn set_limits(
     seen: &mut dwell_planner::Seen,
     container: &ContainerId,
-    resources: Resources,
+    limits: Limits,
     now: Timestamp,
 ) {
     for one in seen.containers.iter_mut().filter(|one| one.id == *container) {
-        one.resources = resources;
+        one.limits = limits;
         one.since = now;
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dwell_core::container::{ContainerId, ContainerState};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::SeenVolume;
-use dwell_core::workload::{Mount, MountSource, Resources};
+use dwell_core::workload::{Limits, Mount, MountSource, PIDS_DEFAULT, Resources};
 use tokio::sync::watch;
 
 use super::{GRACE, Harness, Program, assigned, inspected, started};
@@ -39,12 +39,14 @@ pub async fn limits_are_set_while_it_runs(harness: &dyn Harness) {
     let engine = harness.engine();
     let half = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
     let double = Resources { cpu: Millicores(1000), memory: Bytes::mebi(128) };
+    let half = Limits { share: half, pids: PIDS_DEFAULT };
+    let double = Limits { share: double, pids: 100 };
     let mut small = assigned(harness, "limits-0", SERVES).await;
-    small.template.resources = half;
+    small.template.resources = half.share;
     let id = engine.create(&small).await.unwrap();
     engine.start(&id).await.unwrap();
     assert_eq!(inspected(harness, &id).await.details.unwrap().limits, half);
-    for limits in [double, Resources::default(), half] {
+    for limits in [double, Limits::default(), half] {
         engine.update_limits(&id, limits).await.unwrap();
         let seen = inspected(harness, &id).await;
         assert_eq!(seen.details.unwrap().limits, limits);

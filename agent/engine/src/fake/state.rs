@@ -290,7 +290,7 @@ impl State {
             details: None,
         };
         let details = Details {
-            limits: assigned.template.resources,
+            limits: assigned.template.limits(),
             stop_grace: Some(assigned.template.stop_grace),
             own_ssh: assigned.template.command == ["sshd"],
             image: ContainerImage { digest, id: None },

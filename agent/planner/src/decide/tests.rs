@@ -75,7 +75,7 @@ impl Story {
             id: ContainerId(id.into()),
             generation: Generation(generation),
             fingerprint: Template::of_image(image).fingerprint(),
-            resources: dwell_core::workload::Resources::default(),
+            limits: Template::of_image("").limits(),
             restarts_asked: 0,
             stop_grace: None,
             image: ContainerImage::default(),

@@ -16,7 +16,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millis};
-use dwell_core::workload::{Fingerprint, Resources, RestartPolicy, Template};
+use dwell_core::workload::{Fingerprint, Limits, Resources, RestartPolicy, Template};
 
 /// How the main process of an image behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub(crate) struct Real {
     pub(crate) instance: InstanceName,
     pub(crate) generation: Generation,
     pub(crate) fingerprint: Fingerprint,
-    pub(crate) resources: Resources,
+    pub(crate) limits: Limits,
     pub(crate) restarts_asked: u64,
     pub(crate) image: String,
     pub(crate) state: ContainerState,
@@ -257,7 +257,7 @@ impl World {
                     id: id.clone(),
                     generation: real.generation,
                     fingerprint: real.fingerprint.clone(),
-                    resources: real.resources,
+                    limits: real.limits,
                     restarts_asked: real.restarts_asked,
                     stop_grace: None,
                     image: ContainerImage::default(),
@@ -372,8 +372,8 @@ impl World {
                     assert!(!real.is_running(), "{step:?} of a running container");
                 }
             }
-            Step::UpdateLimits { container, resources } => {
-                self.containers.get_mut(container).ok_or_else(gone)?.resources = *resources;
+            Step::UpdateLimits { container, limits } => {
+                self.containers.get_mut(container).ok_or_else(gone)?.limits = *limits;
             }
         }
         Ok(())
@@ -397,7 +397,7 @@ impl World {
             instance: name.clone(),
             generation,
             fingerprint: assigned.template.fingerprint(),
-            resources: assigned.template.resources,
+            limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),
             state: ContainerState::Created,
