@@ -26,8 +26,7 @@ use std::time::Duration;
 
 use dwell_core::audit::{FINDINGS_MAX, Finding, NodeAudit, Remedy};
 use dwell_core::session::{Assignment, Claim, Statuses};
-use dwell_network::{Network, sandbox_path};
-use dwell_oci::Mapping;
+use dwell_network::Network;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
@@ -103,12 +102,13 @@ impl Audited {
                         .map_err(|error| Causes(&error).to_string()),
                     None => Ok(()),
                 },
-                Action::Map(container, instance) => {
-                    let netns = sandbox_path(&self.config.run_dir, instance);
-                    Mapping { instance: instance.to_string(), netns }
-                        .write(&self.config.run_dir, container.as_str())
-                        .map_err(|error| Causes(&error).to_string())
-                }
+                Action::Map(container) => match &self.engine {
+                    Some(engine) => engine
+                        .tell_runtime(container)
+                        .await
+                        .map_err(|error| Causes(&error).to_string()),
+                    None => Ok(()),
+                },
             };
             if let Err(error) = done {
                 let (kind, subject) = (one.finding.kind, &one.finding.subject);

@@ -185,9 +185,15 @@ mod tests {
             run_dir: host.path().join("run"),
             ..Config::default()
         };
-        let mapping = Mapping { instance: "web-0".to_owned(), netns: "/run/netns/web-0".into() };
+        let mapping = Mapping {
+            instance: "web-0".to_owned(),
+            netns: "/run/netns/web-0".into(),
+            binds: Vec::new(),
+            copies: Vec::new(),
+        };
         mapping.write(&config.run_dir, "c1").unwrap();
         Mapping::record_bundle(&config.run_dir, "c1", Path::new("/run/bundles/c1")).unwrap();
+        fs::create_dir(config.run_dir.join(dwell_oci::mapping::BINDS)).unwrap();
         fs::create_dir_all(config.data_dir.join("instances/web-0/g1")).unwrap();
         clear_files(&config, Extent::default()).unwrap();
         assert_eq!(fs::read_dir(&config.run_dir).unwrap().count(), 0);

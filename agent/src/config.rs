@@ -10,7 +10,8 @@
 //! run_dir: /run/dwell       # sandboxes; must not survive a reboot
 //! docker:
 //!   socket: /var/run/docker.sock
-//! allow_binds: []           # paths of this host which, with all below them, instances may mount
+//! allow_binds: []           # paths of this host which, with all below them, instances may mount; a path may be a link, but
+//!                           # not one that lies where instances write
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! routes_only: false        # run no instances, only keep the routes to them
 //! dns:

@@ -1,9 +1,8 @@
 //! Making a container, with what it needs of the node.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use bollard::query_parameters::CreateContainerOptions;
 use dwell_core::id::Generation;
@@ -15,9 +14,6 @@ use tracing::warn;
 use super::client::{NAME, QUICK, SLOW, limited, meaning, reason, status};
 use super::spec::Surroundings;
 use super::{DockerEngine, files, image, spec};
-
-/// How long a path that instances mount may take to answer.
-const PATH_LIMIT: Duration = Duration::from_secs(5);
 
 pub(super) async fn create(
     engine: &DockerEngine,
@@ -94,14 +90,7 @@ impl DockerEngine {
         let mut binds = HashMap::new();
         for mount in &assigned.template.mounts {
             let MountSource::Bind(path) = &mount.source else { continue };
-            let (config, source) = (Arc::clone(&self.config), path.clone());
-            let resolve = move || files::resolve_bind(&source, &config.allow_binds);
-            let resolved = self.paths.look(Path::new(path), PATH_LIMIT, resolve).await;
-            let resolved = resolved.map_err(|error| EngineError::Other {
-                engine: NAME,
-                operation: "mount a path of the node",
-                reason: error.to_string(),
-            })??;
+            let resolved = self.resolve_bind(path).await?;
             binds.insert(mount.target.clone(), resolved);
         }
         Ok((binds, self.write_files(assigned, assigned.generation).await?))

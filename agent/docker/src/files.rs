@@ -1,8 +1,9 @@
-//! What a container finds of its node: its `/etc/hosts` and `/etc/resolv.conf`, and bind mounts.
+//! What a container finds of its node: its `/etc/hosts` and `/etc/resolv.conf`.
 //!
 //! Docker would put the host's own two files into a container of its host network. Ours belong to one
 //! container and lie in `<data>/instances/<instance>/g<generation>`, where they outlive a reboot. They are written
-//! before each start, so that whatever a loss of power or somebody did to them is mended by then.
+//! before each start, so that whatever a loss of power or somebody did to them is mended by then. A container has copies of
+//! them, which `dwell-oci` makes in memory at each start: it can write those, and nothing of the agent's disk.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -58,9 +59,14 @@ impl Drop for Claim {
     }
 }
 
+/// Where the files of all containers are.
+pub(super) fn root(data: &Path) -> PathBuf {
+    data.join("instances")
+}
+
 /// Where the files of a container are.
 pub(super) fn directory(data: &Path, instance: &InstanceName, generation: Generation) -> PathBuf {
-    data.join("instances").join(instance.to_string()).join(format!("g{generation}"))
+    root(data).join(instance.to_string()).join(format!("g{generation}"))
 }
 
 /// Writes the files of the container of a generation and returns where they are. With a zone, this node answers DNS
@@ -117,12 +123,12 @@ pub(super) fn remove(
 /// All containers of which there are files.
 pub(super) fn owners(data: &Path) -> io::Result<BTreeSet<Owner>> {
     let mut owners = BTreeSet::new();
-    for entry in list(&data.join("instances"))? {
+    for entry in list(&root(data))? {
         let Some(instance) = entry.to_str().and_then(|name| name.parse::<InstanceName>().ok())
         else {
             continue;
         };
-        for entry in list(&data.join("instances").join(entry))? {
+        for entry in list(&root(data).join(entry))? {
             let generation = entry.to_str().and_then(|name| name.strip_prefix('g')?.parse().ok());
             owners.extend(generation.map(|number| (instance.clone(), Generation(number))));
         }
@@ -196,29 +202,6 @@ fn hosts_resolv_conf(host: &str, uplink: &str) -> String {
         _ => false,
     };
     chosen.lines().filter(meant).map(|line| format!("{line}\n")).collect()
-}
-
-/// The real path of a bind mount, which has to be beneath an allowed one.
-///
-/// Symbolic links are resolved before the comparison, and the resolved path is what is mounted. An
-/// operator who allows a directory in which others can make links trusts them with what is beneath.
-pub(super) fn resolve_bind(path: &str, allowed: &[PathBuf]) -> Result<String, EngineError> {
-    const OPERATION: &str = "mount a path of the node";
-    let real = fs::canonicalize(path).map_err(|error| EngineError::Other {
-        engine: NAME,
-        operation: OPERATION,
-        reason: format!("{path:?}: {error}; make it on the node"),
-    })?;
-    let inside = |root: &PathBuf| fs::canonicalize(root).is_ok_and(|root| real.starts_with(root));
-    let real = real.to_str().filter(|_| allowed.iter().any(inside));
-    let real = real.ok_or_else(|| EngineError::Refused {
-        engine: NAME,
-        operation: OPERATION,
-        reason: format!(
-            "{path:?} is not beneath a path of `allow_binds` in the configuration of this node's agent"
-        ),
-    })?;
-    Ok(real.to_owned())
 }
 
 #[cfg(test)]
@@ -324,24 +307,5 @@ mod tests {
         fs::remove_dir_all(data.path().join("instances")).unwrap();
         write(data.path(), &old, old.generation, Some("dwell")).unwrap();
         assert!(fs::read_to_string(&resolvers).unwrap().contains("search dwell"));
-    }
-
-    #[test]
-    fn binds_only_beneath_what_is_allowed() {
-        let root = tempfile::tempdir().unwrap();
-        let allowed = root.path().join("allowed");
-        fs::create_dir_all(allowed.join("inside")).unwrap();
-        fs::create_dir(root.path().join("allowed-not")).unwrap();
-        std::os::unix::fs::symlink("/etc", allowed.join("escape")).unwrap();
-        let resolve = |path: &str| {
-            let path = format!("{}/{path}", root.path().display());
-            resolve_bind(&path, std::slice::from_ref(&allowed))
-        };
-        assert!(resolve("allowed/inside").unwrap().ends_with("/allowed/inside"));
-        assert!(resolve("allowed").is_ok());
-        for refused in ["allowed-not", "allowed/escape", ""] {
-            assert!(resolve(refused).unwrap_err().is_permanent(), "{refused}");
-        }
-        assert!(!resolve("allowed/missing").unwrap_err().is_permanent());
     }
 }

@@ -9,6 +9,7 @@
 //! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which go only when the
 //! controller says so. What an image declares as a volume gets one of these as well.
 
+mod binds;
 mod client;
 mod create;
 pub mod daemon_json;
@@ -178,6 +179,10 @@ impl Engine for DockerEngine {
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         life::start(self, id).await
+    }
+
+    async fn tell_runtime(&self, id: &ContainerId) -> Result<(), EngineError> {
+        life::tell_runtime(self, id).await
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {

@@ -56,9 +56,7 @@ pub(super) async fn make_ready(
 pub(super) async fn start(engine: &DockerEngine, id: &ContainerId) -> Result<(), EngineError> {
     let docker = engine.client.docker().await?;
     let (instance, _) = engine.owner(id).await?;
-    if engine.config.runtime == Runtime::Dwell {
-        engine.map(id, &instance)?;
-    }
+    tell_runtime(engine, id).await?;
     match limited(SLOW, docker.start_container(id.as_str(), None)).await {
         Ok(()) => Ok(()),
         Err(error) => {
@@ -71,6 +69,28 @@ pub(super) async fn start(engine: &DockerEngine, id: &ContainerId) -> Result<(),
             Err(engine.unless_runtime_missing(error).await)
         }
     }
+}
+
+/// Tells the wrapper what it needs to start a container: its sandbox, and what it may mount of the node.
+pub(super) async fn tell_runtime(
+    engine: &DockerEngine,
+    id: &ContainerId,
+) -> Result<(), EngineError> {
+    if engine.config.runtime != Runtime::Dwell {
+        return Ok(());
+    }
+    let (instance, _) = engine.owner(id).await?;
+    let run = &engine.config.run_dir;
+    let netns = dwell_network::sandbox_path(run, &instance);
+    let other =
+        |reason| EngineError::Other { engine: NAME, operation: "start a container", reason };
+    if !netns.exists() {
+        return Err(other(format!("its sandbox {} is not there", netns.display())));
+    }
+    let (binds, copies) = engine.mounts_of(id).await?;
+    Mapping { instance: instance.to_string(), netns, binds, copies }
+        .write(run, id.as_str())
+        .map_err(|error| other(Causes(&error).to_string()))
 }
 
 pub(super) async fn stop(
@@ -136,19 +156,6 @@ pub(super) async fn update_limits(
 }
 
 impl DockerEngine {
-    /// Tells the wrapper the sandbox of a container.
-    fn map(&self, id: &ContainerId, instance: &InstanceName) -> Result<(), EngineError> {
-        let netns = dwell_network::sandbox_path(&self.config.run_dir, instance);
-        let other =
-            |reason| EngineError::Other { engine: NAME, operation: "start a container", reason };
-        if !netns.exists() {
-            return Err(other(format!("its sandbox {} is not there", netns.display())));
-        }
-        Mapping { instance: instance.to_string(), netns }
-            .write(&self.config.run_dir, id.as_str())
-            .map_err(|error| other(Causes(&error).to_string()))
-    }
-
     /// Ends what a killed daemon may have left of a container that it does not run.
     async fn end_leftover(&self, id: &ContainerId, instance: &InstanceName) {
         match leftover::end(id).await {

@@ -144,7 +144,12 @@ mod tests {
         let ids = ["c1", "c2", "c3"].map(|id| ContainerId(id.to_owned()));
         let there = |id: &ContainerId| Mapping::read(&run, id.as_str()).is_ok();
         for id in &ids {
-            let mapping = Mapping { instance: "web-0".to_owned(), netns: "/run/netns/x".into() };
+            let mapping = Mapping {
+                instance: "web-0".to_owned(),
+                netns: "/run/netns/x".into(),
+                binds: Vec::new(),
+                copies: Vec::new(),
+            };
             mapping.write(&run, id.as_str()).unwrap();
             engine.own.lock().unwrap().insert(id.clone(), owner.clone());
         }

@@ -136,7 +136,21 @@ impl World {
     /// # Panics
     /// If the daemon does not take it.
     pub async fn register_runtime(&self) {
-        let config = r#"{"runtimes": {"dwell": {"path": "runc"}}}"#;
+        self.register(r#"{"path": "runc"}"#).await;
+    }
+
+    /// Registers the wrapper itself. It is told by one directory of sandboxes and mounts, that of one cluster.
+    ///
+    /// # Panics
+    /// If the daemon does not take it.
+    pub async fn register_wrapper(&self, program: &Path, cluster: &str) {
+        let state = self.node(cluster, Runtime::Dwell).config.run_dir;
+        let setting = format!("--dwell-state-dir={}", state.display());
+        self.register(&format!(r#"{{"path": {program:?}, "runtimeArgs": [{setting:?}]}}"#)).await;
+    }
+
+    async fn register(&self, runtime: &str) {
+        let config = format!(r#"{{"runtimes": {{"dwell": {runtime}}}}}"#);
         fs::write(self.directory.join("daemon.json"), config).unwrap();
         self.signal("HUP");
         let engine = self.node("unused", Runtime::Dwell).engine;
@@ -166,6 +180,18 @@ impl World {
         let output = Command::new("docker").arg(host).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs `docker` with the daemon, which is to refuse; what it said.
+    ///
+    /// # Panics
+    /// If it succeeds.
+    #[must_use]
+    pub fn docker_fails(&self, args: &[&str]) -> String {
+        let host = format!("--host=unix://{}", self.directory.join("socket").display());
+        let output = Command::new("docker").arg(host).args(args).output().unwrap();
+        assert!(!output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
     /// Waits until something is so.

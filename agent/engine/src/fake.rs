@@ -189,6 +189,10 @@ impl Engine for FakeEngine {
         self.call(Operation::Start, id.as_str(), |state| state.start(id, now)).await
     }
 
+    async fn tell_runtime(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.shared.state().container(id).map(drop)
+    }
+
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
         let answer = self.begin(Operation::Stop, id.as_str()).await?;
         let asked = self.shared.state().ask_to_end(id, grace, self.shared.now());

@@ -108,6 +108,14 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::RuntimeMissing`].
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
 
+    /// Writes again what the runtime is told of a container before it starts it, as [`Engine::start`] does by itself. So
+    /// the container can be started by others, too. Its sandbox has to exist.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::Refused`] if it mounts what is not allowed on this node;
+    /// [`EngineError::Other`].
+    async fn tell_runtime(&self, id: &ContainerId) -> Result<(), EngineError>;
+
     /// Asks the main process to end, kills it after `grace`, and returns when it has ended; one that
     /// is not running is left alone.
     ///

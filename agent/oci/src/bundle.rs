@@ -1,8 +1,8 @@
-//! The bundle's `config.json`: made to join a network namespace that exists.
+//! The bundle's `config.json`: made to join a network namespace that exists, and to mount what was opened.
 //!
 //! The file belongs to the engine; it is replaced as a whole (written beside it, then renamed), so
-//! that the runtime never reads half of one. Nothing but the network is changed in it. Doing it
-//! twice changes nothing more.
+//! that the runtime never reads half of one. Nothing but the network and the sources of bind mounts is changed in
+//! it. Doing it twice changes nothing more.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -17,13 +17,18 @@ const MAX_CONFIG_BYTES: u64 = 16 * 1024 * 1024;
 /// asking `dockerd` about a namespace that is not there.
 const LIBNETWORK_HOOK: &str = "libnetwork-setkey";
 
-/// Makes the container of `bundle` join the network namespace at `netns`, and no other.
+/// Makes the container of `bundle` join the network namespace at `netns`, and no other, and mount at each target of `held`
+/// the path beside it, and no other.
 ///
 /// # Errors
 ///
 /// When `config.json` cannot be read, is not an OCI configuration, or cannot be replaced. It is
 /// unchanged then.
-pub(crate) fn join_netns(bundle: &Path, netns: &Path) -> Result<(), BundleError> {
+pub(crate) fn rewrite(
+    bundle: &Path,
+    netns: &Path,
+    held: &[(&str, PathBuf)],
+) -> Result<(), BundleError> {
     let path = bundle.join("config.json");
     let (text, permissions) =
         read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
@@ -34,6 +39,11 @@ pub(crate) fn join_netns(bundle: &Path, netns: &Path) -> Result<(), BundleError>
     let mut config: Map<String, Value> = serde_json::from_slice(&text).map_err(malformed)?;
     replace_network(&mut config, netns)
         .map_err(|key| BundleError::Shape { path: path.clone(), key })?;
+    for (target, source) in held {
+        if !replace_source(&mut config, target, source) {
+            return Err(BundleError::NoMount { path, target: (*target).to_owned() });
+        }
+    }
     let text = serde_json::to_vec(&config).map_err(malformed)?;
 
     let temporary = bundle.join("config.json.dwell");
@@ -57,6 +67,12 @@ pub(crate) enum BundleError {
 
     #[error("the container's configuration {path:?} has no usable `{key}`, is it for Linux?")]
     Shape { path: PathBuf, key: &'static str },
+
+    #[error(
+        "the container's configuration {path:?} has no bind mount at {target:?}, although the container was made \
+         with one; replace the container"
+    )]
+    NoMount { path: PathBuf, target: String },
 
     #[error("cannot replace the container's configuration {path:?}")]
     Write { path: PathBuf, source: io::Error },
@@ -85,6 +101,22 @@ fn replace_network(config: &mut Map<String, Value>, netns: &Path) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Changes what is mounted at a target; whether there is such a bind mount.
+fn replace_source(config: &mut Map<String, Value>, target: &str, source: &Path) -> bool {
+    let mounts = config.get_mut("mounts").and_then(Value::as_array_mut);
+    let mut is_there = false;
+    for one in mounts.into_iter().flatten() {
+        // Compared by their components: engines clean what they are given.
+        let is_it = one["type"] == "bind"
+            && one["destination"].as_str().is_some_and(|it| Path::new(it) == Path::new(target));
+        if is_it {
+            one["source"] = json!(source);
+            is_there = true;
+        }
+    }
+    is_there
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@
 
 pub mod mapping;
 
-pub use mapping::{Mapping, MappingError};
+pub use mapping::{Bind, Copied, Mapping, MappingError};
 
 /// State directory of a node, unless `--dwell-state-dir` names another.
 pub const DEFAULT_STATE_DIR: &str = "/run/dwell";

@@ -18,6 +18,11 @@
 //! - `docker restart` comes back at the same address also while the agent is down, since all that is
 //!   needed is on the node: the namespace and the [`Mapping`] file that names it.
 //!
+//! The same file names the node's paths that the container mounts, with the roots that the operator has allowed. Each is
+//! opened anew, beneath its root and through no symbolic link ([`binds`]), since a container that may write there could
+//! have put a link in its place since the last start. Of the files that are the container's own, such as `/etc/hosts`, it
+//! gets copies in memory, so that it cannot fill the agent's disk.
+//!
 //! ```text
 //! dockerd ─ containerd-shim ─ dwell-oci create ─┬─ mapping ─ netns ─ config.json ─ exec runc
 //!                                               └─ anything wrong ─ message, exit 1, no process
@@ -25,8 +30,8 @@
 //!
 //! Invariant: **no workload process runs in the host's network namespace, not for an instant.**
 //! Whatever cannot be understood, found or verified ends in a message and exit status 1, before
-//! runc is started. The message goes to stderr and to runc's log file (see [`report`]), from where
-//! it reaches whoever ran `docker start`. Docker's network mode of the container does not matter here.
+//! runc is started. So does a mount that leads anywhere but beneath what the operator allows. The message goes to
+//! stderr and to runc's log file (see [`report`]), from where it reaches whoever ran `docker start`. Docker's network mode of the container does not matter here.
 //! It is `host`, since with any other Docker makes a network of its own first, which takes longer than the rest of the
 //! start. So there is no second line of defence: a container of dwell's that is started with another runtime, by
 //! somebody who rewrites Docker's files, gets the host's network.
@@ -40,6 +45,7 @@
 //! | `--dwell-runtime=PROGRAM` | `runc` | what to become: a name in `PATH` or a path |
 
 mod args;
+mod binds;
 mod bundle;
 mod netns;
 mod report;
@@ -80,8 +86,9 @@ fn become_runtime(args: &[OsString]) -> Result<Infallible, Failure> {
 fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure> {
     let mapping = Mapping::read(&settings.state_dir, creation.container_id)?;
     netns::verify(&mapping.netns)
-        .map_err(|source| Failure::Sandbox { instance: mapping.instance, source })?;
-    bundle::join_netns(creation.bundle, &mapping.netns)?;
+        .map_err(|source| Failure::Sandbox { instance: mapping.instance.clone(), source })?;
+    let held = binds::hold(&settings.state_dir, &mapping)?;
+    bundle::rewrite(creation.bundle, &mapping.netns, &held)?;
     let bundle = std::path::absolute(creation.bundle).map_err(Failure::WorkingDirectory)?;
     Mapping::record_bundle(&settings.state_dir, creation.container_id, &bundle)?;
     Ok(())
@@ -98,6 +105,9 @@ enum Failure {
 
     #[error("the sandbox of {instance:?} cannot be used; dwell-agent restores it")]
     Sandbox { instance: String, source: netns::NetnsError },
+
+    #[error(transparent)]
+    Bind(#[from] binds::BindError),
 
     #[error(transparent)]
     Bundle(#[from] bundle::BundleError),

@@ -1,7 +1,9 @@
 //! `<state-dir>/containers/<container-id>`: the sandbox of one container, as a small JSON file.
 //!
 //! ```json
-//! {"instance":"web-0","netns":"/run/dwell/netns/web-0"}
+//! {"instance":"web-0","netns":"/run/dwell/netns/web-0",
+//!  "binds":[{"target":"/data","root":"/srv/shared","path":"web"}],
+//!  "copies":[{"target":"/etc/hosts","source":"/var/lib/dwell/agent/instances/web-0/g1/hosts"}]}
 //! ```
 //!
 //! The agent owns these files: it writes one before it first starts the container and removes it
@@ -17,6 +19,7 @@
 //! - No container id leads out of the directory or onto a half-written file.
 //! - Unknown fields are ignored, because agent and wrapper are replaced at different moments
 //!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name.
+//!   `binds` and `copies` are missing in what an agent before them wrote; that agent's word is replaced at the next start by the agent.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -30,7 +33,10 @@ use serde::{Deserialize, Serialize};
 const MAX_ID_BYTES: usize = 128;
 
 /// Largest mapping file accepted, in bytes. A usual one has less than 100.
-const MAX_FILE_BYTES: u64 = 16 * 1024;
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// The directory in the state directory in which the wrapper mounts what it has opened, where only the runtime sees it.
+pub const BINDS: &str = "binds";
 
 /// The sandbox that a container is to run in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +45,44 @@ pub struct Mapping {
     pub instance: String,
     /// Absolute path of the sandbox's network namespace.
     pub netns: PathBuf,
+    /// The paths of the node that it mounts. Each is opened anew at every start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub binds: Vec<Bind>,
+    /// Small files of the agent's of which it gets a copy at every start, to do with as it likes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Copied>,
+}
+
+/// A file of which a container gets a copy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Where in the container, an absolute path.
+    pub target: String,
+    /// The file, in a directory that only the agent writes.
+    pub source: PathBuf,
+}
+
+/// A path of the node that a container mounts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Where in the container, an absolute path.
+    pub target: String,
+    /// The root that the node's operator has allowed: absolute, and itself through no symbolic link.
+    pub root: PathBuf,
+    /// What is mounted, beneath the root; empty for the root itself.
+    pub path: PathBuf,
+}
+
+impl Bind {
+    /// What is mounted, as an absolute path; for people.
+    #[must_use]
+    pub fn source(&self) -> PathBuf {
+        if self.path.as_os_str().is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(&self.path)
+        }
+    }
 }
 
 impl Mapping {
@@ -67,6 +111,9 @@ impl Mapping {
             .map_err(|source| MappingError::Malformed { path: path.clone(), source })?;
         if !mapping.netns.is_absolute() {
             return Err(MappingError::RelativeNetns { path, netns: mapping.netns });
+        }
+        if let Some(bind) = mapping.binds.iter().find(|bind| !bind.root.is_absolute()) {
+            return Err(MappingError::RelativeRoot { path, root: bind.root.clone() });
         }
         Ok(mapping)
     }
@@ -175,7 +222,7 @@ impl Mapping {
     ///
     /// When a directory exists and cannot be removed.
     pub fn remove_all(state_dir: &Path) -> Result<(), MappingError> {
-        for path in [bundles(state_dir), directory(state_dir)] {
+        for path in [bundles(state_dir), directory(state_dir), state_dir.join(BINDS)] {
             match fs::remove_dir_all(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(MappingError::Write { path, source });
@@ -241,6 +288,15 @@ pub enum MappingError {
         netns: PathBuf,
     },
 
+    /// What is allowed to be mounted would depend on the working directory.
+    #[error("the sandbox mapping {path:?} names the root {root:?}, which is not an absolute path")]
+    RelativeRoot {
+        /// The mapping file.
+        path: PathBuf,
+        /// The root in it.
+        root: PathBuf,
+    },
+
     /// The file cannot be written or removed.
     #[error("cannot change the sandbox mapping {path:?}")]
     Write {
@@ -273,7 +329,12 @@ mod tests {
     use super::*;
 
     fn web_0() -> Mapping {
-        Mapping { instance: "web-0".into(), netns: "/run/dwell/netns/web-0".into() }
+        Mapping {
+            instance: "web-0".into(),
+            netns: "/run/dwell/netns/web-0".into(),
+            binds: Vec::new(),
+            copies: Vec::new(),
+        }
     }
 
     fn with_content(content: impl AsRef<[u8]>) -> Result<Mapping, MappingError> {
@@ -286,7 +347,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read_until_it_is_removed() {
         let state = tempfile::tempdir().unwrap();
-        let moved = Mapping { netns: "/run/dwell/netns/other".into(), ..web_0() };
+        let binds =
+            vec![Bind { target: "/a".to_owned(), root: "/srv".into(), path: PathBuf::new() }];
+        let moved = Mapping { netns: "/run/dwell/netns/other".into(), binds, ..web_0() };
 
         web_0().write(state.path(), "c1").unwrap();
         assert_eq!(Mapping::read(state.path(), "c1").unwrap(), web_0());
@@ -384,7 +447,11 @@ mod tests {
         }
         let relative = with_content(r#"{"instance":"web-0","netns":"netns/web-0"}"#).unwrap_err();
         assert!(matches!(relative, MappingError::RelativeNetns { .. }), "{relative}");
-        let oversized = with_content(vec![b' '; 1 << 20]).unwrap_err();
+        let root =
+            r#"{"instance":"web-0","netns":"/n","binds":[{"target":"/a","root":"srv","path":""}]}"#;
+        let relative = with_content(root).unwrap_err();
+        assert!(matches!(relative, MappingError::RelativeRoot { .. }), "{relative}");
+        let oversized = with_content(vec![b' '; 2 << 20]).unwrap_err();
         assert!(matches!(oversized, MappingError::TooLarge { .. }), "{oversized}");
     }
 }

@@ -34,7 +34,12 @@ impl Node {
     }
 
     fn map(&self, container_id: &str, netns: &Path) {
-        let mapping = Mapping { instance: "web-0".into(), netns: netns.into() };
+        let mapping = Mapping {
+            instance: "web-0".into(),
+            netns: netns.into(),
+            binds: Vec::new(),
+            copies: Vec::new(),
+        };
         mapping.write(self.directory.path(), container_id).unwrap();
     }
 

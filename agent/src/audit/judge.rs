@@ -34,8 +34,8 @@ pub(super) enum Action {
     SweepNetwork,
     /// Setting the limits of a container.
     SetLimits(ContainerId, Limits),
-    /// Telling the runtime the sandbox of a container.
-    Map(ContainerId, InstanceName),
+    /// Telling the runtime the sandbox and the mounts of a container.
+    Map(ContainerId),
 }
 
 /// Compares all layers with each other.
@@ -234,7 +234,7 @@ impl Court<'_> {
             );
         }
         if !one.is_mapped {
-            let repair = (Action::Map(one.container.id.clone(), name.clone()), Remedy::Repair);
+            let repair = (Action::Map(one.container.id.clone()), Remedy::Repair);
             self.note(
                 Kind::Mapping,
                 instance(name),

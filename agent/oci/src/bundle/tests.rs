@@ -109,7 +109,7 @@ fn the_file_is_replaced_with_its_mode_kept() {
         .unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
 
-    join_netns(bundle.path(), Path::new(NETNS)).unwrap();
+    rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap();
 
     let config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(config["linux"]["namespaces"][0]["path"], NETNS);
@@ -122,19 +122,49 @@ fn the_file_is_replaced_with_its_mode_kept() {
 fn a_file_that_is_no_configuration_is_refused_and_left_alone() {
     let bundle = tempfile::tempdir().unwrap();
     let path = bundle.path().join("config.json");
-    let absent = join_netns(bundle.path(), Path::new(NETNS)).unwrap_err();
+    let absent = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
     assert!(matches!(absent, BundleError::Read { .. }), "{absent}");
 
     let deep = "[".repeat(100_000);
     for text in ["", "{", "[]", "{}{}", r#"{"linux":{"namespaces":[}}"#, &deep] {
         fs::write(&path, text).unwrap();
-        let refused = join_netns(bundle.path(), Path::new(NETNS)).unwrap_err();
+        let refused = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
         assert!(matches!(refused, BundleError::Malformed { .. }), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     let oversized = File::create(&path).unwrap();
     oversized.set_len(MAX_CONFIG_BYTES + 1).unwrap();
-    let refused = join_netns(bundle.path(), Path::new(NETNS)).unwrap_err();
+    let refused = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
     assert!(matches!(refused, BundleError::TooLarge { .. }), "{refused}");
+}
+
+#[test]
+fn a_mount_gets_what_was_opened_by_its_target_and_no_other_does() {
+    let bundle = tempfile::tempdir().unwrap();
+    let file = bundle.path().join("config.json");
+    let config = json!({
+        "linux": {"namespaces": []},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/data", "type": "bind", "source": "/srv/x", "options": ["rbind", "ro"]},
+            {"destination": "/data/in", "type": "bind", "source": "/srv/x"},
+            {"destination": "/tmpfs", "type": "tmpfs", "source": "tmpfs"}
+        ]
+    });
+    fs::write(&file, config.to_string()).unwrap();
+    let held = |target| vec![(target, PathBuf::from("/run/dwell/binds/0"))];
+    // Twice, as after a start that failed.
+    for _ in 0..2 {
+        rewrite(bundle.path(), Path::new(NETNS), &held("/data/")).unwrap();
+        let seen: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let sources: Vec<_> =
+            seen["mounts"].as_array().unwrap().iter().map(|one| one["source"].clone()).collect();
+        assert_eq!(sources, ["proc", "/run/dwell/binds/0", "/srv/x", "tmpfs"]);
+        assert_eq!(seen["mounts"][1]["options"], json!(["rbind", "ro"]));
+    }
+    for absent in ["/dat", "/tmpfs", "/proc"] {
+        let refused = rewrite(bundle.path(), Path::new(NETNS), &held(absent)).unwrap_err();
+        assert!(matches!(refused, BundleError::NoMount { .. }), "{absent}: {refused}");
+    }
 }
