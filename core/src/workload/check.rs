@@ -160,6 +160,11 @@ impl Template {
         for mount in &self.mounts {
             check_path("volumes", &mount.target)?;
             let target = mount.target.trim_end_matches('/');
+            // The kernel reads two slashes as one, the engines do not: so that a path has one spelling.
+            if target.contains("//") {
+                let shown = &mount.target;
+                return refuse("volumes", format!("{shown:?} has two slashes in a row; write one"));
+            }
             if target.is_empty()
                 || target == "/proc"
                 || target == "/sys"

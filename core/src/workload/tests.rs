@@ -88,6 +88,12 @@ fn refusals_name_the_field() {
         ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "/")])),
         ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "/proc/sys")])),
         (
+            "volumes: \"//proc\" has two",
+            Box::new(|s| s.template.mounts = vec![bind("/srv", "//proc")]),
+        ),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "/a//b")])),
+        ("volumes:", Box::new(|s| s.template.mounts = vec![bind("/srv", "//")])),
+        (
             "volumes:",
             Box::new(|s| s.template.mounts = vec![bind("/a", "/data"), bind("/b", "/data/")]),
         ),
