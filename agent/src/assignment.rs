@@ -11,12 +11,16 @@ pub mod cache;
 
 use dwell_core::session::NodeNetwork;
 
-use dwell_network::{Exception, HostNetwork, Peer, RouteTable};
+use dwell_network::{Exception, HostNetwork, Peer, PortRange, RouteTable};
 
 /// What the host is to provide.
 #[must_use]
-pub fn host_network(network: &NodeNetwork, masquerade: bool) -> HostNetwork {
-    HostNetwork { cluster: network.cluster, block: network.block, masquerade }
+pub fn host_network(
+    network: &NodeNetwork,
+    masquerade: bool,
+    host_access: Vec<PortRange>,
+) -> HostNetwork {
+    HostNetwork { cluster: network.cluster, block: network.block, masquerade, host_access }
 }
 
 /// The routes to other nodes. Exceptions that lead here need none: a sandbox brings its route along.

@@ -12,6 +12,7 @@
 //!   socket: /var/run/docker.sock
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount; a path may be a link, but
 //!                           # not one that lies where instances write
+//! host_access: []           # ports of this host itself that instances may connect to: 5000, 123/udp, 8000-8080/tcp
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! routes_only: false        # run no instances, only keep the routes to them
 //! dns:
@@ -29,15 +30,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
+use dwell_core::workload::Protocol;
 use dwell_daemon::config::ConfigError;
 use dwell_daemon::logging;
 use serde::Deserialize;
 
-use dwell_network::GATEWAY;
 use dwell_network::linux::underlay_address;
+use dwell_network::{GATEWAY, PortRange};
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
+/// How many ranges of ports may be opened: each is a rule.
+const HOST_ACCESS_MAX: usize = 64;
 /// The longest name of a machine, in bytes.
 const HOST_ID_MAX: usize = 256;
 
@@ -61,6 +65,8 @@ pub struct Config {
     pub docker: Docker,
     /// Absolute paths which, with all below them, instances may mount.
     pub allow_binds: Vec<PathBuf>,
+    /// Ports of this host itself that instances may connect to, beside names and echoes.
+    pub host_access: Vec<HostPorts>,
     /// Whether instances reach what is beyond the cluster under this host's address.
     pub masquerade: bool,
     /// Whether this host only wants the routes.
@@ -69,6 +75,48 @@ pub struct Config {
     pub dns: Dns,
     /// What is logged: a level, also by module.
     pub log: String,
+}
+
+/// Ports of one protocol: `5000`, `123/udp`, `8000-8080/tcp`. Without a protocol, TCP's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "PortsText")]
+pub struct HostPorts(pub PortRange);
+
+/// As they are written.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum PortsText {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<PortsText> for HostPorts {
+    type Error = String;
+
+    fn try_from(written: PortsText) -> Result<Self, String> {
+        let text = match written {
+            PortsText::Number(number) => number.to_string(),
+            PortsText::Text(text) => text,
+        };
+        let wrong = || {
+            format!(
+                "{text:?} are not ports: PORT or FIRST-LAST from 1 to 65535, then nothing, /tcp or /udp"
+            )
+        };
+        let (ports, protocol) = match text.split_once('/') {
+            None => (text.as_str(), Protocol::Tcp),
+            Some((ports, "tcp")) => (ports, Protocol::Tcp),
+            Some((ports, "udp")) => (ports, Protocol::Udp),
+            Some(_) => return Err(wrong()),
+        };
+        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
+        let port = |text: &str| text.parse().ok().filter(|&port: &u16| port > 0).ok_or_else(wrong);
+        let (first, last) = (port(first)?, port(last)?);
+        if last < first {
+            return Err(wrong());
+        }
+        Ok(Self(PortRange { protocol, first, last }))
+    }
 }
 
 /// How the Docker daemon is reached.
@@ -102,6 +150,7 @@ impl Default for Config {
             run_dir: dwell_oci::DEFAULT_STATE_DIR.into(),
             docker: Docker::default(),
             allow_binds: Vec::new(),
+            host_access: Vec::new(),
             masquerade: true,
             routes_only: false,
             dns: Dns::default(),
@@ -201,6 +250,10 @@ impl Config {
             let problem = format!("has to be one line of at most {HOST_ID_MAX} bytes");
             return Err(ConfigError::Value { key: "host_id", problem });
         }
+        if self.host_access.len() > HOST_ACCESS_MAX {
+            let problem = format!("has to have at most {HOST_ACCESS_MAX} entries");
+            return Err(ConfigError::Value { key: "host_access", problem });
+        }
         self.dns.check()?;
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
@@ -289,6 +342,19 @@ mod tests {
     }
 
     #[test]
+    fn ports_of_the_host_are_written_in_three_ways() {
+        let config: Config =
+            dwell_daemon::config::parse("host_access: [5000, 123/udp, 8000-8080/tcp]").unwrap();
+        let range = |protocol, first, last| HostPorts(PortRange { protocol, first, last });
+        let expected = [
+            range(Protocol::Tcp, 5000, 5000),
+            range(Protocol::Udp, 123, 123),
+            range(Protocol::Tcp, 8000, 8080),
+        ];
+        assert_eq!(config.host_access, expected);
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named() {
         for (text, named) in [
             ("nmae: h1", "nmae"),
@@ -303,6 +369,12 @@ mod tests {
             ("data_dir: var", "data_dir"),
             ("allow_binds: [/srv/../etc]", "allow_binds"),
             ("docker: {sock: /x}", "sock"),
+            ("host_access: 5000", "host_access"),
+            ("host_access: [0]", "ports"),
+            ("host_access: [65536]", "ports"),
+            ("host_access: [9-8]", "ports"),
+            ("host_access: [53/sctp]", "ports"),
+            ("host_access: [all]", "ports"),
             ("masquerade: 3", "masquerade"),
             ("dns: {listen: ['0.0.0.0:53']}", "dns.listen"),
             ("dns: {listen: ['192.0.2.1']}", "listen"),

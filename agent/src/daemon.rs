@@ -232,6 +232,7 @@ impl Daemon {
         let host_network = HostNetwork {
             network,
             masquerade: config.masquerade,
+            host_access: config.host_access.iter().map(|port| port.0).collect(),
             assignment: assignment(),
             engine: engine_state.clone(),
             recheck: recheck.subscribe(),

@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `doctor/forwarding.rs` | whether the kernel and the firewalls let packets through |
+//! | `doctor/host_access.rs` | whether instances tried to reach what is closed to them |
 //! | `doctor/overlap.rs` | addresses and routes of others within the cluster's range |
 //! | `doctor/networkd.rs` | systemd-networkd removing what it does not know |
 //! | `doctor/names.rs` | who has port 53 |
@@ -23,6 +24,7 @@
 
 mod engine;
 mod forwarding;
+mod host_access;
 mod kernel;
 mod names;
 mod networkd;
@@ -151,9 +153,10 @@ pub async fn examine(host: &Host) -> Vec<Finding> {
         limited("programs", programs::findings(host)),
         limited("standing", standing::findings(host)),
         limited("room", room::findings(host)),
+        limited("host-access", host_access::findings(host)),
     );
-    let (a, b, c, d, e, f, g, h, i, j) = groups;
-    let mut all = [a, b, c, d, e, f, g, h, i, j].concat();
+    let (a, b, c, d, e, f, g, h, i, j, k) = groups;
+    let mut all = [a, b, c, d, e, f, g, h, i, j, k].concat();
     // Stable: within an outcome, in the order of the groups.
     all.sort_by_key(|finding| finding.outcome);
     all

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::assignment::{host_network, routes};
 use dwell_daemon::Causes;
-use dwell_network::{Network, RouteReport};
+use dwell_network::{Network, PortRange, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -36,6 +36,8 @@ pub struct HostNetwork {
     pub network: Arc<dyn Network>,
     /// Whether instances reach what is beyond the cluster under the host's address.
     pub masquerade: bool,
+    /// Ports of the host itself that instances may connect to.
+    pub host_access: Vec<PortRange>,
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
@@ -138,7 +140,8 @@ impl HostNetwork {
     async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
         let mut done = true;
         if due.host {
-            let prepared = self.network.ensure_host(&host_network(wanted, self.masquerade)).await;
+            let host = host_network(wanted, self.masquerade, self.host_access.clone());
+            let prepared = self.network.ensure_host(&host).await;
             if let Err(error) = prepared {
                 tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");
                 done = false;

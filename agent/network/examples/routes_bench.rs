@@ -65,7 +65,14 @@ async fn main() -> Result<()> {
     .context("run it in namespaces of its own, as root")?;
     let network = LinuxNetwork::new(&LinuxConfig::default())?;
     let cluster = "10.0.0.0/8".parse()?;
-    network.ensure_host(&HostNetwork { cluster, block: None, masquerade: true }).await?;
+    network
+        .ensure_host(&HostNetwork {
+            cluster,
+            block: None,
+            masquerade: true,
+            host_access: Vec::new(),
+        })
+        .await?;
     let table = table(routes)?;
     let (mut install, mut resync, mut remove) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

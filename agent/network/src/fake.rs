@@ -342,7 +342,12 @@ mod tests {
     use super::*;
 
     fn host() -> HostNetwork {
-        HostNetwork { cluster: "10.80.0.0/16".parse().unwrap(), block: None, masquerade: true }
+        HostNetwork {
+            cluster: "10.80.0.0/16".parse().unwrap(),
+            block: None,
+            masquerade: true,
+            host_access: Vec::new(),
+        }
     }
 
     fn sandbox() -> Sandbox {

@@ -173,6 +173,9 @@ pub struct HostNetwork {
     pub block: Option<Ipv4Net>,
     /// Whether instances reach what is beyond the cluster under the host's address.
     pub masquerade: bool,
+    /// Ports of the host itself that instances may connect to. All others are closed to them, but for what they cannot
+    /// do without: names and echoes.
+    pub host_access: Vec<PortRange>,
 }
 
 /// The network identity of an instance on this node.

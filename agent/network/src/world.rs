@@ -90,6 +90,7 @@ pub fn host() -> HostNetwork {
         cluster: "10.80.0.0/16".parse().unwrap(),
         block: Some("10.80.1.0/24".parse().unwrap()),
         masquerade: true,
+        host_access: Vec::new(),
     }
 }
 

@@ -284,7 +284,12 @@ async fn what_is_found_twice_is_told_and_what_was_repaired_is_said() {
     let network = FakeNetwork::default();
     let assignment = facts().assignment;
     let web = assignment.instances.values().next().unwrap().clone();
-    let host = HostNetwork { cluster: assignment.network.cluster, block: None, masquerade: false };
+    let host = HostNetwork {
+        cluster: assignment.network.cluster,
+        block: None,
+        masquerade: false,
+        host_access: Vec::new(),
+    };
     network.ensure_host(&host).await.unwrap();
     let sandbox = Sandbox { instance: web.instance.clone(), address: web.address, mac: web.mac };
     network.ensure_sandbox(&sandbox).await.unwrap();

@@ -42,6 +42,7 @@ impl Host {
         let keeper = HostNetwork {
             network: Arc::new(network.clone()),
             masquerade: true,
+            host_access: Vec::new(),
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
             recheck: rechecks.subscribe(),

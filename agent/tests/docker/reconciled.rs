@@ -27,7 +27,15 @@ async fn a_node_survives_kills_and_restarts() {
     let engine = Arc::new(world.node("reconciled", Runtime::WithoutNetwork).engine);
     let network = Arc::new(FakeNetwork::default());
     let cluster = "10.80.0.0/16".parse().unwrap();
-    network.ensure_host(&HostNetwork { cluster, block: None, masquerade: false }).await.unwrap();
+    network
+        .ensure_host(&HostNetwork {
+            cluster,
+            block: None,
+            masquerade: false,
+            host_access: Vec::new(),
+        })
+        .await
+        .unwrap();
     let desired: Desired = (0..COUNT)
         .map(|ordinal| {
             assigned(&format!("node-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait"))

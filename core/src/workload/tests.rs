@@ -158,13 +158,13 @@ fn live_fields_leave_the_fingerprint_alone() {
     let template = Template::of_image("nginx:1");
     let mut live = template.clone();
     live.resources = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
+    live.pids = Some(100);
     live.restart = RestartPolicy::Never;
     live.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
     live.expose = vec![ServicePort { port: 80, protocol: Protocol::Tcp }];
     live.ssh = Ssh::Off;
     live.allow_from = Some(Vec::new());
     live.stop_grace = Millis::seconds(1);
-    live.pids = Some(100);
     assert_eq!(template.fingerprint(), live.fingerprint());
 
     let mut other = template.clone();

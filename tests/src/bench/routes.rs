@@ -160,7 +160,15 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let prepared = watch::Sender::new(false);
     let mut ready = prepared.subscribe();
     let recheck = watch::Sender::new(0).subscribe();
-    let keeper = HostNetwork { network, masquerade: false, assignment, engine, recheck, prepared };
+    let keeper = HostNetwork {
+        network,
+        masquerade: false,
+        host_access: Vec::new(),
+        assignment,
+        engine,
+        recheck,
+        prepared,
+    };
     let keeper = tokio::spawn(keeper.keep());
     timeout(REPAIR_LIMIT, ready.wait_for(|ready| *ready))
         .await

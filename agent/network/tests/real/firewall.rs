@@ -127,7 +127,7 @@ async fn a_flushed_firewall_is_written_again_with_all_its_elements() {
         words.collect::<Vec<_>>().join(" ")
     };
     assert_eq!(counters(&run("nft list table inet dwell")), counters(&before));
-    assert!(reaches(Place::Inside(&web), HOST));
+    assert!(reaches(Place::Inside(&web), NEIGHBOUR));
 }
 
 /// Another program may hold the lock of iptables for as long as it likes: only the rules wait for it.

@@ -1,7 +1,7 @@
 //! What is of ours in the kernel is seen as it is, and what belongs to no sandbox is found and removed.
 
 use dwell_network::world::{
-    HOST, NEIGHBOUR, Place, World, db, host, inside, namespace_of, peer, reaches, run, web,
+    NEIGHBOUR, Place, World, db, host, inside, namespace_of, peer, reaches, run, web,
 };
 use dwell_network::{Allow, Network as _, Policy, RouteTable};
 
@@ -139,7 +139,7 @@ async fn what_belongs_to_no_sandbox_is_swept_and_nothing_else() {
     assert!(seen.strays.is_empty() && seen.sandboxes.len() == 2, "{seen:?}");
     assert_eq!(run(VETHS).trim(), "2");
     assert!(run("ip -o link show mine").contains("mine"), "what is not ours stays");
-    assert!(reaches(Place::Inside(&db), HOST) && reaches(Place::Inside(&web), HOST));
+    assert!(reaches(Place::Inside(&db), NEIGHBOUR) && reaches(Place::Inside(&web), NEIGHBOUR));
     lives.kill().unwrap();
     lives.wait().unwrap();
 }

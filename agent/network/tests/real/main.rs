@@ -12,6 +12,7 @@
 mod cleanup;
 mod docker;
 mod firewall;
+mod host;
 mod isolation;
 mod look;
 mod probe;

@@ -4,22 +4,23 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::{Duration, Instant};
 
-use dwell_network::{Network as _, NetworkError, Sandbox};
+use dwell_core::workload::Protocol;
+use dwell_network::{HostNetwork, Network as _, NetworkError, PortRange, Sandbox};
 
 use dwell_network::world::{
-    HOST, Place, World, datagram, db, dump, inside, namespace_of, reaches, run, sandbox,
-    until_silent, web,
+    HOST, NEIGHBOUR, Place, World, datagram, db, dump, host, inside, namespace_of, reaches, run,
+    sandbox, until_silent, web,
 };
 
 /// Veths of ours in the host namespace that are not on their way out.
 const LIVING_VETHS: &str = "ip -o link show group default | grep -c ' dw-' || true";
 
 #[tokio::test]
-async fn an_instance_reaches_the_host_its_neighbour_and_is_reached() {
+async fn an_instance_reaches_the_world_its_neighbour_and_is_reached() {
     let (web, db) = (web(), db());
     let _world = World::with([&web, &db]).await;
     assert!(reaches(Place::Host, web.address));
-    assert!(reaches(Place::Inside(&web), HOST));
+    assert!(reaches(Place::Inside(&web), NEIGHBOUR));
     assert!(reaches(Place::Inside(&web), db.address));
     let seen = datagram((Place::Inside(&web), web.address), (Place::Inside(&db), db.address));
     assert_eq!(seen, Some(web.address));
@@ -88,7 +89,7 @@ async fn whatever_is_missing_is_completed() {
         run(&damage);
         world.network.ensure_sandbox(&web).await.unwrap();
         assert!(reaches(Place::Host, web.address), "after `{damage}`");
-        assert!(reaches(Place::Inside(&web), HOST), "after `{damage}`");
+        assert!(reaches(Place::Inside(&web), NEIGHBOUR), "after `{damage}`");
         assert!(inside(&web, "ip link show lo").contains("UP"), "after `{damage}`");
         assert_eq!(run(LIVING_VETHS).trim(), "1", "after `{damage}`");
     }
@@ -228,19 +229,23 @@ async fn an_instance_that_comes_back_at_once_need_not_wait_for_its_old_veth() {
 #[tokio::test]
 async fn another_address_than_its_own_gets_nowhere() {
     let (web, db) = (web(), db());
-    let _world = World::with([&web, &db]).await;
+    let world = World::with([&web, &db]).await;
     // Without the kernel's own check, which would hide that ours is missing.
     run("sysctl -q -w net.ipv4.conf.all.rp_filter=0
          for f in /proc/sys/net/ipv4/conf/dw-*/rp_filter; do echo 0 > $f; done");
     inside(&web, "ip address add 10.80.1.99/32 dev eth0; ip address add 198.51.100.9/32 dev eth0");
     inside(&web, "ip address add 10.80.1.6/32 dev eth0");
+    // To the host itself nothing gets but what it allows, and it allows this.
+    let any = PortRange { protocol: Protocol::Udp, first: 1, last: u16::MAX };
+    let open = HostNetwork { host_access: vec![any], ..host() };
+    world.network.ensure_host(&open).await.unwrap();
     let send = |source: Ipv4Addr| datagram((Place::Inside(&web), source), (Place::Host, HOST));
     assert_eq!(send(web.address), Some(web.address), "its own address");
     assert_eq!(send(Ipv4Addr::new(10, 80, 1, 99)), None, "a free address of the block");
     assert_eq!(send(Ipv4Addr::new(198, 51, 100, 9)), None, "an address from elsewhere");
     assert_eq!(send(db.address), None, "another instance's address");
     // The sender is not to blame for the silence: without the guard it is heard.
-    run("nft flush chain inet dwell guard");
+    run("nft flush chain inet dwell guard; nft flush chain inet dwell host");
     assert!(send(Ipv4Addr::new(198, 51, 100, 9)).is_some());
 }
 

@@ -24,7 +24,15 @@ async fn a_route_is_looked_up_and_tried() {
     let network = FakeNetwork::default();
     node.tunnels.node.network = Arc::new(network.clone());
     let cluster = "10.80.0.0/16".parse().unwrap();
-    network.ensure_host(&HostNetwork { cluster, block: None, masquerade: false }).await.unwrap();
+    network
+        .ensure_host(&HostNetwork {
+            cluster,
+            block: None,
+            masquerade: false,
+            host_access: Vec::new(),
+        })
+        .await
+        .unwrap();
     let address = Ipv4Addr::new(10, 80, 1, 5);
     let instance = "web-0".parse().unwrap();
     network

@@ -3,9 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use super::{NODES, SOURCES, Source, TABLE};
+use dwell_core::workload::Protocol;
+
+use super::{HOST, NODES, SOURCES, Source, TABLE};
 use crate::linux::isolation::Set;
-use crate::{HostNetwork, INTERFACE_PREFIX};
+use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
+
+/// Addresses of one link, where clouds have their metadata: whoever asks there gets what the host is trusted with.
+const LINK_LOCAL: &str = "169.254.0.0/16";
 
 /// Removes the table. `delete` fails on one that does not exist, and `destroy` is younger than Debian 12's nft.
 pub(super) const DELETE: &str = "add table inet dwell\ndelete table inet dwell\n";
@@ -30,19 +35,22 @@ pub(super) fn table(
     let cluster = host.cluster.trunc();
     let masquerade = if host.masquerade {
         format!(
-            "\n    ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
+            "\n    iifname \"{INTERFACE_PREFIX}*\" ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
              oifname != \"{INTERFACE_PREFIX}*\" masquerade"
         )
     } else {
         String::new()
     };
+    let to_host = to_host(host);
     let mut script = format!(
         r#"add table inet {TABLE}
 add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
 add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
 add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
+add chain inet {TABLE} {HOST} {{ type filter hook input priority filter; policy accept; }}
 add chain inet {TABLE} outbound {{ type nat hook postrouting priority srcnat; policy accept; }}
 flush chain inet {TABLE} guard
+flush chain inet {TABLE} {HOST}
 flush chain inet {TABLE} outbound
 flush set inet {TABLE} {SOURCES}
 flush set inet {TABLE} {NODES}
@@ -50,7 +58,12 @@ table inet {TABLE} {{
   chain guard {{
     iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
     iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
+    iifname "{INTERFACE_PREFIX}*" ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop
+    iifname != "lo" iifname != "{INTERFACE_PREFIX}*" ip daddr {GATEWAY} counter drop
+    iifname != "{INTERFACE_PREFIX}*" ip saddr {cluster} fib saddr oifname "{INTERFACE_PREFIX}*" counter drop
   }}
+  chain {HOST} {{
+{to_host}  }}
   chain outbound {{{masquerade}
   }}
 }}
@@ -63,6 +76,32 @@ table inet {TABLE} {{
         add_isolation(&mut script, isolation);
     }
     script
+}
+
+/// What instances may send to the host itself, of this node or, over an uplink, of another. A routes-only node has none, and
+/// decides by itself whom it serves.
+fn to_host(host: &HostNetwork) -> String {
+    let cluster = host.cluster.trunc();
+    let mut rules = vec!["iifname \"lo\" accept".to_owned()];
+    if host.block.is_some() {
+        rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
+        rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" ip saddr != {cluster} accept"));
+    } else {
+        rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" accept"));
+    }
+    rules.push("ct state established,related accept".to_owned());
+    rules.push(format!("ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 accept"));
+    rules.push("icmp type echo-request accept".to_owned());
+    let allowed = host.host_access.iter().filter(|range| range.first <= range.last);
+    rules.extend(allowed.map(|PortRange { protocol, first, last }| {
+        let protocol = match protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        format!("{protocol} dport {first}-{last} accept")
+    }));
+    rules.push("counter drop".to_owned());
+    rules.into_iter().map(|rule| format!("    {rule}\n")).collect()
 }
 
 /// What the host itself sends does not come by here. Of a connection, each packet to the instance is looked up,
@@ -103,13 +142,32 @@ mod tests {
     use super::*;
 
     fn host(masquerade: bool) -> HostNetwork {
-        HostNetwork { cluster: "10.80.0.0/16".parse().unwrap(), block: None, masquerade }
+        HostNetwork {
+            cluster: "10.80.0.0/16".parse().unwrap(),
+            block: None,
+            masquerade,
+            host_access: Vec::new(),
+        }
     }
 
     #[test]
     fn masquerading_is_a_switch() {
         assert!(table(&host(true), &[], &[], None).contains("ip daddr != @nodes"));
         assert!(!table(&host(false), &[], &[], None).contains("masquerade"));
+    }
+
+    #[test]
+    fn ports_of_the_host_are_opened_one_by_one() {
+        let range = |protocol, first, last| PortRange { protocol, first, last };
+        let open = HostNetwork {
+            host_access: vec![range(Protocol::Tcp, 5000, 5000), range(Protocol::Udp, 1, 9)],
+            ..host(true)
+        };
+        let script = table(&open, &[], &[], None);
+        assert!(script.contains(
+            "    tcp dport 5000-5000 accept\n    udp dport 1-9 accept\n    counter drop\n"
+        ));
+        assert!(!table(&host(true), &[], &[], None).contains("tcp dport 5"));
     }
 
     #[test]
