@@ -217,5 +217,5 @@ async fn lists_come_in_pages_for_those_who_ask_for_them() {
     assert_eq!((page.nodes.len(), page.next_page_token.as_str()), (0, ""));
     let request = v1::ListVolumesRequest { page_token: "a-0/data".into(), ..Default::default() };
     let refused = fleet.list_volumes(request).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
 }
