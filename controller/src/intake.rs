@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | anyone without a certificate | all | 32 KiB, within the time of the [visit](crate::listen::Visit), and the request's end too | none |
 //! | a node | `Renew` | 64 KiB in 10 s, and the request's end too | none |
-//! | a node | `Carry` | 1 KiB in 10 s | 16 MiB in 60 s each |
+//! | a node | `Carry` | 1 KiB in 10 s | 16 MiB each, in any time: whoever asked for the tunnel may read slowly |
 //! | a node | `Attach` | 16 MiB in 10 s up to 64 KiB, else in 60 s | 16 MiB in 60 s each |
 //!
 //! A `Hello` says everything that is on the node, so it may be large; what is announced of a message counts against a
@@ -125,8 +125,12 @@ where
         visit: &Arc<Visit>,
         request: Request<Body>,
     ) -> BoxFuture<Response<Body>, S::Error> {
-        let terms =
-            Terms { first_max: JOIN_MAX_BYTES, later_max: None, first_until: visit.heard_until() };
+        let terms = Terms {
+            first_max: JOIN_MAX_BYTES,
+            later_max: None,
+            later_time: None,
+            first_until: visit.heard_until(),
+        };
         let unanswered = visit.begin();
         let request = request.map(|body| Body::new(Bounded::new(body, terms, None)));
         let answer = self.inner.call(request);
@@ -196,11 +200,13 @@ impl Call {
     }
 
     fn terms(self) -> Terms {
-        let (first_max, later_max) = match self {
-            Self::Attach => (dwell_proto::MESSAGE_MAX_BYTES, Some(dwell_proto::MESSAGE_MAX_BYTES)),
-            Self::Carry => (TUNNEL_NAME_MAX_BYTES, Some(dwell_proto::MESSAGE_MAX_BYTES)),
-            Self::Renew | Self::Other => (SMALL_MAX_BYTES, None),
+        let largest = Some(dwell_proto::MESSAGE_MAX_BYTES);
+        let (first_max, later_max, later_time) = match self {
+            Self::Attach => (dwell_proto::MESSAGE_MAX_BYTES, largest, Some(MESSAGE_TIME)),
+            Self::Carry => (TUNNEL_NAME_MAX_BYTES, largest, None),
+            Self::Renew | Self::Other => (SMALL_MAX_BYTES, None, None),
         };
-        Terms { first_max, later_max, first_until: Instant::now() + FIRST_MESSAGE_TIME }
+        let first_until = Instant::now() + FIRST_MESSAGE_TIME;
+        Terms { first_max, later_max, later_time, first_until }
     }
 }

@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
@@ -26,6 +27,8 @@ pub(super) struct Terms {
     pub(super) first_max: usize,
     /// The largest of the other messages, in bytes; `None` if there is only one message.
     pub(super) later_max: Option<usize>,
+    /// How long each of those may take, as long as it is waited for; `None` if nothing depends on that.
+    pub(super) later_time: Option<Duration>,
     /// When the first message has to be there; if it is the only one, the end of the request as well. One that is
     /// announced as large may take [`MESSAGE_TIME`].
     pub(super) first_until: Instant,
@@ -43,6 +46,8 @@ pub(super) struct Bounded {
     charge: Option<Charge>,
     /// When what is awaited has to be there.
     due: Option<Pin<Box<Sleep>>>,
+    /// Since when nobody waits for more: that time is not the sender's.
+    unasked_since: Option<Instant>,
 }
 
 /// Where in the body we are.
@@ -65,6 +70,7 @@ impl Bounded {
             is_first: true,
             charge: None,
             due: Some(Box::pin(sleep_until(terms.first_until))),
+            unasked_since: None,
         }
     }
 
@@ -94,8 +100,11 @@ impl Bounded {
             }
         }
         let is_between = matches!(self.at, At::Header { have: 0, .. });
-        if !is_between && self.due.is_none() {
-            self.due = Some(Box::pin(sleep_until(Instant::now() + MESSAGE_TIME)));
+        if !is_between
+            && self.due.is_none()
+            && let Some(time) = self.terms.later_time
+        {
+            self.due = Some(Box::pin(sleep_until(Instant::now() + time)));
         }
         Ok(())
     }
@@ -114,7 +123,7 @@ impl Bounded {
         if let Some(account) = &self.account {
             self.charge = Some(account.charge(length)?);
         }
-        if length > SMALL_MAX_BYTES {
+        if self.is_first && length > SMALL_MAX_BYTES {
             self.due = Some(Box::pin(sleep_until(Instant::now() + MESSAGE_TIME)));
         }
         self.at = At::Message { left: length };
@@ -140,14 +149,22 @@ impl HttpBody for Bounded {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
-        if let Some(due) = &mut self.due
-            && due.as_mut().poll(context).is_ready()
-        {
+        if let (Some(since), Some(due)) = (self.unasked_since.take(), &mut self.due) {
+            let deadline = due.deadline() + since.elapsed();
+            due.as_mut().reset(deadline);
+        }
+        // What is there is taken, however late somebody looks.
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(context) else {
+            let is_late =
+                self.due.as_mut().is_some_and(|due| due.as_mut().poll(context).is_ready());
+            if !is_late {
+                return Poll::Pending;
+            }
             self.due = None;
             let late = "what was begun on this stream was not said in time";
             return Poll::Ready(Some(Err(Status::deadline_exceeded(late))));
-        }
-        let frame = std::task::ready!(Pin::new(&mut self.inner).poll_frame(context));
+        };
+        self.unasked_since = Some(Instant::now());
         if let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
             && let Err(refusal) = self.take(data)

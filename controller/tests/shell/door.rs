@@ -11,6 +11,7 @@ use dwell_proto::v1::fleet_client::FleetClient;
 use dwell_proto::v1::session_client::SessionClient;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tonic::Code;
@@ -308,6 +309,28 @@ async fn what_a_node_begins_has_bounds_of_its_call() {
     let late = Code::DeadlineExceeded;
     assert_eq!(codes, [Code::ResourceExhausted, late, late, late, late]);
     Agent::attach(&fixture, &node, hello("192.0.2.1")).await.unwrap().snapshot().await;
+}
+
+/// All that is on a node with a thousand instances is in its Hello.
+#[tokio::test]
+async fn a_hello_of_a_full_node_is_taken() {
+    let fixture = Fixture::start().await;
+    let node = fixture.node("h1", "192.0.2.1").await;
+    let instances = (0..1000).map(|number| v1::InstanceStatus {
+        instance: format!("web-{number}"),
+        generation: 1,
+        phase: v1::Phase::Backoff.into(),
+        message: "x".repeat(1000),
+        ..v1::InstanceStatus::default()
+    });
+    let status = v1::StatusReport {
+        complete: true,
+        instances: instances.collect(),
+        ..v1::StatusReport::default()
+    };
+    let hello = v1::Hello { status: Some(status), ..hello("192.0.2.1") };
+    assert!(hello.encoded_len() > 1_000_000);
+    Agent::attach(&fixture, &node, hello).await.unwrap().snapshot().await;
 }
 
 #[tokio::test]

@@ -28,7 +28,8 @@ impl HttpBody for Pieces {
 const TERMS_TIME: Duration = Duration::from_secs(10);
 
 fn terms(first_max: usize, later_max: Option<usize>) -> Terms {
-    Terms { first_max, later_max, first_until: Instant::now() + TERMS_TIME }
+    let (later_time, first_until) = (Some(MESSAGE_TIME), Instant::now() + TERMS_TIME);
+    Terms { first_max, later_max, later_time, first_until }
 }
 
 /// What a body that is made of these pieces says in the end, and after how long.
@@ -77,6 +78,31 @@ async fn what_is_begun_has_to_be_said_in_time() {
     // A large one may take as long as the others.
     let large = &message(1 << 20)[..100];
     assert_eq!(end(&[large], terms(1 << 20, None), None).await, (late, MESSAGE_TIME));
+}
+
+/// A reader that pauses, with a half of the next message in hand, does not make the sender late.
+#[tokio::test(start_paused = true)]
+async fn time_in_which_nobody_reads_is_not_counted() {
+    let pause = Duration::from_secs(3600);
+    let whole = message(9);
+    for (later_time, end) in [(Some(MESSAGE_TIME), Some(Code::DeadlineExceeded)), (None, None)] {
+        let pieces = [[&whole[..], &whole[..8]].concat(), whole[8..10].to_vec()];
+        let pieces = Pieces(pieces.into_iter().map(Bytes::from).collect());
+        let terms = Terms { later_time, ..terms(9, Some(9)) };
+        let mut body = Bounded::new(Body::new(pieces), terms, None);
+        let mut next = async || {
+            let frame = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context));
+            let frame = tokio::time::timeout(10 * pause, frame).await.ok()?.unwrap();
+            Some(frame.map_or_else(|status| status.code(), |_| Code::Ok))
+        };
+        for _ in 0..2 {
+            assert_eq!(next().await, Some(Code::Ok), "{later_time:?}");
+            tokio::time::sleep(pause).await;
+        }
+        let asked = Instant::now();
+        assert_eq!(next().await, end);
+        assert_eq!(asked.elapsed(), later_time.unwrap_or(10 * pause));
+    }
 }
 
 #[tokio::test(start_paused = true)]
