@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use dwell_core::ssh::SshContainer;
 use dwell_ssh::enter::{Exit, Failure, Session, Work};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -22,9 +23,11 @@ fn status(pid: u32, field: &str) -> Option<String> {
     Some(line?.trim().to_owned())
 }
 
-/// The children of this process that are in a process namespace beneath its own, by their numbers here and there. Fast,
-/// since who looks may be racing.
-fn in_containers() -> Vec<(u32, u32)> {
+/// The children of this process that are in a container, by their numbers here and there. Fast, since who looks may be
+/// racing.
+fn children_in(container: &SshContainer) -> Vec<(u32, u32)> {
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let its = namespace(container.pid);
     let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
     let children =
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok());
@@ -36,7 +39,7 @@ fn in_containers() -> Vec<(u32, u32)> {
         let (_, inside) = numbers.split_once('\t')?;
         Some((pid, inside.rsplit('\t').next()?.parse().ok()?))
     };
-    children.into_iter().filter_map(numbers).collect()
+    children.into_iter().filter(|&pid| namespace(pid) == its).filter_map(numbers).collect()
 }
 
 fn send(signal: &str, pid: u32) {
@@ -73,7 +76,7 @@ fn tracer(pid: u32) -> Child {
 }
 
 /// A session that waits for a line, and the number of its process.
-async fn waiting(world: &World, script: &str) -> (Session, u32, String) {
+async fn waiting(world: &World, script: &str) -> (Session, u32, SshContainer) {
     let container = world.idle(&[]);
     let command = Work::Command(format!("echo $$; {script}"));
     let mut session = world.enter.start(request(&container, "root", command)).await.unwrap();
@@ -83,8 +86,8 @@ async fn waiting(world: &World, script: &str) -> (Session, u32, String) {
         inside.push(char::from(byte));
     }
     let inside: u32 = inside.trim().parse().unwrap();
-    let found = in_containers().into_iter().find(|&(_, number)| number == inside);
-    (session, found.unwrap().0, container.id)
+    let found = children_in(&container).into_iter().find(|&(_, number)| number == inside);
+    (session, found.unwrap().0, container)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +114,7 @@ async fn a_traced_process_is_waited_for_once_its_tracer_lets_it_go() {
         assert_eq!(tracer.wait().unwrap().success(), tracer_waits);
         drop(session);
         // And so the container can end.
-        world.docker(&["rm", "--force", &container]);
+        world.docker(&["rm", "--force", &container.id]);
     }
 }
 
@@ -127,9 +130,10 @@ async fn a_process_that_is_stopped_before_it_is_a_sessions_is_killed() {
             (Arc::new(std::sync::Mutex::new(None)), Arc::new(AtomicBool::new(false)));
         let watcher = std::thread::spawn({
             let (stopped, over) = (Arc::clone(&stopped), Arc::clone(&over));
+            let container = container.clone();
             move || {
                 while !over.load(Ordering::Relaxed) {
-                    if let Some((pid, _)) = in_containers().into_iter().next() {
+                    if let Some((pid, _)) = children_in(&container).into_iter().next() {
                         send("STOP", pid);
                         *stopped.lock().unwrap() = Some(pid);
                         return;
