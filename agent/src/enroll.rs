@@ -23,8 +23,8 @@ use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::session_client::SessionClient;
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
 use rustls_pki_types::CertificateDer;
-use tonic::Status;
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
 use crate::identity::{Identity, IdentityError, certificates, wall_clock};
 use crate::link::{self, LinkError};
@@ -132,7 +132,8 @@ pub async fn join(
         host_mark: candidate.host_mark.as_ref().map(ToString::to_string).unwrap_or_default(),
     });
     request.set_timeout(REPLY_LIMIT);
-    let answer = EnrollmentClient::new(channel).join(request).await.map_err(refused)?.into_inner();
+    let answer = EnrollmentClient::new(channel).join(request).await;
+    let answer = answer.map_err(|status| refused(endpoint, status))?.into_inner();
     let identity = Identity {
         node: candidate.node.clone(),
         cluster_id: answer.cluster_id,
@@ -159,8 +160,9 @@ pub async fn renew(
     let (key, certificate_request) = new_key()?;
     let mut request = tonic::Request::new(v1::RenewRequest { certificate_request });
     request.set_timeout(REPLY_LIMIT);
-    let answer = SessionClient::new(channel).renew(request).await.map_err(refused)?.into_inner();
-    store_renewed(data_dir, identity, &key, answer).await
+    let answer = SessionClient::new(channel).renew(request).await;
+    let answer = answer.map_err(|status| refused(&identity.controller, status))?;
+    store_renewed(data_dir, identity, &key, answer.into_inner()).await
 }
 
 /// Gets a fresh certificate, for a fresh key, in place of one that has expired, by a proof of the old key, and stores
@@ -187,7 +189,8 @@ pub async fn renew_expired(
     });
     request.set_timeout(REPLY_LIMIT);
     let channel = link::connect(endpoint, tls, PING).await?;
-    let answer = EnrollmentClient::new(channel).renew_expired(request).await.map_err(refused)?;
+    let answer = EnrollmentClient::new(channel).renew_expired(request).await;
+    let answer = answer.map_err(|status| refused(endpoint, status))?;
     store_renewed(data_dir, identity, &key, answer.into_inner()).await
 }
 
@@ -240,8 +243,12 @@ fn usable(identity: &Identity) -> Result<(), EnrollError> {
     checked.map(drop).map_err(|problem| EnrollError::Answer { problem })
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what `map_err` gives")]
-fn refused(status: Status) -> EnrollError {
+fn refused(endpoint: &str, status: Status) -> EnrollError {
+    // What the controller says has no cause on this side; neither has it ended anything if our own patience has.
+    if std::error::Error::source(&status).is_some() && status.code() != Code::Cancelled {
+        let endpoint = endpoint.to_owned();
+        return LinkError::Ended { endpoint, source: status.into() }.into();
+    }
     let reason = match status.message() {
         "" => status.code().description(),
         message => message,

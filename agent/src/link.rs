@@ -59,6 +59,17 @@ pub enum LinkError {
         /// What is wrong with its certificate, and what to do.
         reason: String,
     },
+    /// Somebody answers and ends the connection.
+    #[error(
+        "{endpoint} ended the connection before it had answered; too much may come from this host's address at once, or \
+         it is starting anew: try again in a moment"
+    )]
+    Ended {
+        /// `HOST:PORT`
+        endpoint: String,
+        /// What was seen.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Somebody answers and it is not a controller.
     #[error("{endpoint} does not answer as a controller does; is the port right?")]
     Protocol {
@@ -140,8 +151,17 @@ async fn connect_tls(
     }
 }
 
+/// Whether the other end has closed the connection, rather than said something wrong.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
 /// Tells a wrong certificate from a peer that speaks something else.
 fn handshake_failure(endpoint: &str, error: io::Error) -> LinkError {
+    if is_end(&error) {
+        return LinkError::Ended { endpoint: endpoint.to_owned(), source: error.into() };
+    }
     let rustls_error = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(problem)) = rustls_error else {
         return LinkError::Protocol { endpoint: endpoint.to_owned(), source: error.into() };

@@ -120,6 +120,24 @@ async fn who_is_not_there_or_not_a_controller_is_named() {
     other.abort();
     drop(other.await);
 
+    // One that lets nobody in for the moment: before TLS, and after it.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let full = listener.local_addr().unwrap().to_string();
+    let closing = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream);
+        }
+    });
+    let refused = refusal(&full, &token).await;
+    assert!(matches!(refused, EnrollError::Link(LinkError::Ended { .. })), "{refused}");
+    assert!(refused.to_string().contains("try again in a moment"), "{refused}");
+    closing.abort();
+    let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let ended = super::refused("c:7400", Status::from_error(broken.into()));
+    assert!(matches!(ended, EnrollError::Link(LinkError::Ended { .. })), "{ended}");
+    let said = super::refused("c:7400", Status::permission_denied("no"));
+    assert!(matches!(said, EnrollError::Refused { .. }), "{said}");
+
     let refused = refusal(&address, &token).await;
     assert!(matches!(refused, EnrollError::Link(LinkError::Unreachable { .. })), "{refused}");
     let refused = refusal("no-such-host.invalid:7400", &token).await;
