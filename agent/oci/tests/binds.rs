@@ -191,7 +191,9 @@ async fn what_a_container_writes_into_its_own_files_is_bounded_and_not_on_the_di
     assert_eq!(run("cat /etc/hosts"), before);
     run("echo 192.0.2.7 other >> /etc/hosts");
     assert!(run("cat /etc/hosts").ends_with("192.0.2.7 other\n"), "it is the container's to write");
-    run("busybox yes >> /etc/hosts || true; busybox yes >> /etc/resolv.conf || true");
+    for file in ["hosts", "resolv.conf"] {
+        run(&format!("busybox yes | head -c 3000000 >> /etc/{file} || true"));
+    }
     let size: u64 =
         run("busybox cat /etc/hosts /etc/resolv.conf | busybox wc -c").trim().parse().unwrap();
     assert!(size <= 1 << 20, "{size}");

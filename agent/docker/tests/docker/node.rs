@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::{Mount, MountSource, Resources};
+use dwell_core::workload::{Mount, MountSource, Resources, Template};
 use dwell_docker::Runtime;
 use dwell_docker::world::{World, shell};
 use dwell_engine::fake::assigned;
@@ -68,6 +68,24 @@ async fn identity_and_mounts() {
     node.engine.start(&id).await.unwrap();
     assert_eq!(node.engine.wait(&id).await, Ok(0));
     node.engine.remove(&id).await.unwrap();
+}
+
+/// The kernel bounds the processes of an instance of which nobody has said how many it may have.
+#[tokio::test]
+async fn an_instance_that_declares_nothing_has_a_limit_of_processes() {
+    let node = World::shared().await.node("pids", Runtime::Dwell);
+    // Of control groups of version 2, or of version 1.
+    let script = "cat /sys/fs/cgroup/pids.max || cat /sys/fs/cgroup/pids/pids.max";
+    let plain = shell(script);
+    let few = Template { pids: Some(100), ..shell(script) };
+    for (name, template, expected) in [("plain-0", plain, "4096\n"), ("few-0", few, "100\n")] {
+        let id = node.create(&assigned(name, 1, template)).await.unwrap();
+        node.engine.start(&id).await.unwrap();
+        assert_eq!(node.engine.wait(&id).await, Ok(0));
+        let output = node.engine.logs(&id, &LogOptions::default()).await.unwrap();
+        assert_eq!(texts(output).await.0, expected, "{name}");
+        node.engine.remove(&id).await.unwrap();
+    }
 }
 
 #[tokio::test]
