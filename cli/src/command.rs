@@ -17,6 +17,7 @@ mod node;
 mod port_forward;
 mod proxy;
 mod ps;
+mod registry;
 mod restore;
 mod rollout;
 mod route;
@@ -61,6 +62,7 @@ pub(crate) enum Command {
     SshConfig(ssh::SshConfig),
     DnsConfig(dns::DnsConfig),
     Key(key::Key),
+    Registry(registry::Registry),
     Node(node::Node),
     Volume(volume::Volume),
     Restore(restore::Restore),
@@ -120,6 +122,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::SshConfig(config) => config.run(fleet.await?, target).await,
         Command::DnsConfig(config) => config.run(fleet.await?).await,
         Command::Key(key) => key.run(fleet).await,
+        Command::Registry(registry) => registry.run(fleet).await,
         Command::Node(node) => node.run(fleet.await?).await,
         Command::Volume(volume) => volume.run(fleet.await?).await,
         Command::Restore(restore) => restore.run(fleet.await?).await,

@@ -34,6 +34,7 @@ enum Kind {
     Subject,
     Node,
     KeySet,
+    Registry,
 }
 
 /// Completes a workload.
@@ -59,6 +60,11 @@ pub(crate) fn node() -> ArgValueCompleter {
 /// Completes a key set.
 pub(crate) fn key_set() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| complete(Kind::KeySet, typed, ""))
+}
+
+/// Completes a registry that nodes log in to.
+pub(crate) fn registry() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| complete(Kind::Registry, typed, ""))
 }
 
 fn complete(kind: Kind, typed: &OsStr, after: &str) -> Vec<CompletionCandidate> {
@@ -102,6 +108,10 @@ async fn names(kind: Kind, typed: &str) -> Result<Vec<String>, Failure> {
         Kind::KeySet => {
             let found = client.list_key_sets(v1::ListKeySetsRequest::default()).await?.into_inner();
             Ok(found.key_sets.into_iter().map(|set| set.name).collect())
+        }
+        Kind::Registry => {
+            let found = client.list_registries(v1::ListRegistriesRequest {}).await?.into_inner();
+            Ok(found.registries.into_iter().map(|registry| registry.host).collect())
         }
     }
 }

@@ -1,11 +1,16 @@
 //! The terminal of the person: its size, and raw mode that is always taken back.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, BufRead, IsTerminal, Write};
 
 use dwell_proto::v1::TerminalSize;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr,
+};
 
-/// Raw mode of standard input, from its making until it is dropped: every key goes to the other side.
+/// What a terminal sends for the interrupt key.
+const INTERRUPT: u8 = 3;
+
+/// Another mode of standard input, from its making until it is dropped: mostly raw, so that every key goes to the other side.
 #[derive(Debug)]
 pub(crate) struct RawMode {
     before: Termios,
@@ -17,10 +22,15 @@ impl RawMode {
     /// # Errors
     /// If it is not a terminal.
     pub(crate) fn enter() -> io::Result<Self> {
+        Self::with(Termios::make_raw)
+    }
+
+    /// Changes the modes of standard input until this is dropped.
+    fn with(change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
+        let mut modes = before.clone();
+        change(&mut modes);
+        tcsetattr(io::stdin(), OptionalActions::Now, &modes)?;
         Ok(Self { before })
     }
 }
@@ -30,6 +40,35 @@ impl Drop for RawMode {
         // If the terminal is gone there is nothing to take back.
         tcsetattr(io::stdin(), OptionalActions::Now, &self.before).unwrap_or_default();
     }
+}
+
+/// Asks for a line that is not shown while it is typed.
+///
+/// # Errors
+/// If standard input is not a terminal, or nothing is typed before its end.
+pub(crate) fn ask_secret(prompt: &str) -> io::Result<String> {
+    let mut errors = io::stderr();
+    errors.write_all(prompt.as_bytes())?;
+    errors.flush()?;
+    let line = {
+        let _silent = RawMode::with(|modes| {
+            // A signal would end this process and leave the terminal silent: the key ends the line instead.
+            modes.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+            modes.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
+        })?;
+        // A terminal gives one line at a time, of at most 4096 bytes.
+        io::stdin().lock().fill_buf()?.to_vec()
+    };
+    errors.write_all(b"\n")?;
+    if line.contains(&INTERRUPT) {
+        return Err(io::ErrorKind::Interrupted.into());
+    }
+    if line.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut line = String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData)?;
+    line.truncate(line.trim_end_matches(['\r', '\n']).len());
+    Ok(line)
 }
 
 /// Whether standard input is a terminal.

@@ -8,6 +8,8 @@ mod fake;
 mod keys;
 #[path = "fleet/openssh.rs"]
 mod openssh;
+#[path = "fleet/registries.rs"]
+mod registries;
 #[path = "fleet/tunnels.rs"]
 mod tunnels;
 #[path = "fleet/volumes.rs"]
@@ -734,9 +736,17 @@ impl Terminal {
         tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {text}")).unwrap();
     }
 
+    fn is_silent(&self) -> bool {
+        !tcgetattr(&self.theirs).unwrap().local_modes.contains(LocalModes::ECHO)
+    }
+
     fn spawn(&self, fake: &Fake) -> tokio::process::Child {
+        self.spawn_with(fake, &["exec", "-it", "web-0", "sh"])
+    }
+
+    fn spawn_with(&self, fake: &Fake, arguments: &[&str]) -> tokio::process::Child {
         let side = || Stdio::from(self.theirs.try_clone().unwrap());
-        let mut command = command(fake, &["exec", "-it", "web-0", "sh"]);
+        let mut command = command(fake, arguments);
         command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
     }
 }

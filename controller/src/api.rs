@@ -11,6 +11,7 @@
 //! | `api/audit.rs` | what all layers claim, compared |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
+//! | `api/registries.rs` | logins at registries of images |
 
 mod audit;
 mod connect;
@@ -18,6 +19,7 @@ mod diagnose;
 mod instance;
 mod keys;
 mod pages;
+mod registries;
 mod request;
 mod view;
 mod watch;
@@ -394,6 +396,31 @@ impl Fleet for Api {
         let name = request::name(&request.into_inner().name)?;
         let done = self.command(Command::RemoveKeySet(name)).await?;
         Ok(Response::new(v1::RemoveKeySetResponse { revision: done.revision.0 }))
+    }
+
+    async fn list_registries(
+        &self,
+        _: Request<v1::ListRegistriesRequest>,
+    ) -> Answer<v1::ListRegistriesResponse> {
+        self.registries().await.map(Response::new)
+    }
+
+    async fn set_registry_login(
+        &self,
+        request: Request<v1::SetRegistryLoginRequest>,
+    ) -> Answer<v1::SetRegistryLoginResponse> {
+        let by = request::who(request.extensions().get());
+        self.log_in(request.into_inner(), by).await.map(Response::new)
+    }
+
+    async fn remove_registry_login(
+        &self,
+        request: Request<v1::RemoveRegistryLoginRequest>,
+    ) -> Answer<v1::RemoveRegistryLoginResponse> {
+        let by = request::who(request.extensions().get());
+        let host = request::name(&request.into_inner().host)?;
+        let done = self.command(Command::RemoveRegistryLogin { host, by }).await?;
+        Ok(Response::new(v1::RemoveRegistryLoginResponse { revision: done.revision.0 }))
     }
 
     async fn certify_user(

@@ -44,6 +44,7 @@ mod placement;
 mod plan;
 mod record;
 mod refusal;
+mod registries;
 mod report;
 mod rollout;
 mod settings;
@@ -81,8 +82,8 @@ pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use object::{
     AuthorizedKey, Demand, Elsewhere, Event, History, Identity, Instance, JoinToken, KeySet,
-    Leaving, Link, Node, Observed, Quarantine, Reserved, Restored, SessionId, Severity, Stored,
-    Subject, TokenId, Unmet, UpdateState, Waiting, WaitingCause, Workload,
+    Leaving, Link, Node, Observed, Quarantine, Registry, Reserved, Restored, SessionId, Severity,
+    Stored, Subject, TokenId, Unmet, UpdateState, Waiting, WaitingCause, Workload,
 };
 pub use pages::Page;
 pub use record::{Change, Key, Record, RecordError};
@@ -135,6 +136,8 @@ pub struct Model {
     network_log: Log<NetworkEntry>,
     /// When a key set was changed last.
     key_sets_changed: Revision,
+    /// When a login at a registry was changed last.
+    registries_changed: Revision,
     /// When the volumes that a node is to delete were changed last.
     deletions_changed: BTreeMap<NodeName, Revision>,
     /// The directory, as far as published.
@@ -193,6 +196,7 @@ impl Model {
             node_logs: BTreeMap::new(),
             network_log: Log::new(Revision(0), network::LOG_MAX),
             key_sets_changed: Revision(0),
+            registries_changed: Revision(0),
             deletions_changed: BTreeMap::new(),
             shown: Shown::new(Revision(0), None),
             ssh_budgets: BTreeMap::new(),
@@ -341,6 +345,12 @@ impl Model {
                 self.update_key_set(&name, add, &remove, now)?;
             }
             Command::RemoveKeySet(name) => self.remove_key_set(&name, now)?,
+            Command::SetRegistryLogin { host, login, by } => {
+                self.set_registry_login(host, login, by, now)?;
+            }
+            Command::RemoveRegistryLogin { host, by } => {
+                self.remove_registry_login(&host, &by, now)?;
+            }
             Command::SshEvents { node, session, told } => {
                 self.ssh_events(&node, session, told, now)?;
             }

@@ -21,6 +21,7 @@ pub mod instance;
 pub mod net;
 pub mod node;
 pub mod quantity;
+pub mod registry;
 pub mod session;
 pub mod ssh;
 pub mod workload;

@@ -9,6 +9,7 @@ mod directory;
 mod instance;
 mod network;
 mod node;
+mod registry;
 mod session;
 mod ssh;
 mod template;

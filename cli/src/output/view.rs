@@ -7,6 +7,7 @@ mod audit;
 mod diagnosis;
 mod key;
 mod node;
+mod registry;
 mod volume;
 mod workload;
 
@@ -14,6 +15,7 @@ pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
+pub(crate) use registry::RegistriesView;
 pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
     EventView, EventsView, HistoryView, InspectView, InstanceView, PlanView, PlansView, PsView,

@@ -43,6 +43,8 @@ pub(crate) struct State {
     pub(crate) diagnoses: Vec<v1::NodeDiagnosis>,
     pub(crate) audits: Vec<v1::AuditAnswer>,
     pub(crate) key_sets: BTreeMap<String, Vec<String>>,
+    /// By registry, who logs in and with what.
+    pub(crate) logins: BTreeMap<String, (String, String)>,
     pub(crate) volumes: Vec<v1::Volume>,
     /// What there is from the first watch on.
     pub(crate) later: Option<(Vec<v1::Workload>, Vec<v1::Instance>)>,
@@ -517,6 +519,39 @@ impl Fleet for Service {
         let (name, mut state) = (request.into_inner().name, self.state()?);
         state.key_sets.remove(&name).ok_or_else(|| Status::not_found("there is no such set"))?;
         answer(v1::RemoveKeySetResponse { revision: state.revision })
+    }
+
+    async fn list_registries(
+        &self,
+        _: Request<v1::ListRegistriesRequest>,
+    ) -> Answer<v1::ListRegistriesResponse> {
+        let state = self.state()?;
+        let registries = state.logins.iter().map(|(host, (username, _))| v1::Registry {
+            host: host.clone(),
+            username: username.clone(),
+            changed_at_ms: 1_769_860_800_000,
+            by: "local".into(),
+        });
+        let registries = registries.collect();
+        answer(v1::ListRegistriesResponse { registries, revision: state.revision })
+    }
+
+    async fn set_registry_login(
+        &self,
+        request: Request<v1::SetRegistryLoginRequest>,
+    ) -> Answer<v1::SetRegistryLoginResponse> {
+        let (request, mut state) = (request.into_inner(), self.state()?);
+        state.logins.insert(request.host, (request.username, request.password));
+        answer(v1::SetRegistryLoginResponse { revision: state.revision })
+    }
+
+    async fn remove_registry_login(
+        &self,
+        request: Request<v1::RemoveRegistryLoginRequest>,
+    ) -> Answer<v1::RemoveRegistryLoginResponse> {
+        let (host, mut state) = (request.into_inner().host, self.state()?);
+        state.logins.remove(&host).ok_or_else(|| Status::not_found("there is no such login"))?;
+        answer(v1::RemoveRegistryLoginResponse { revision: state.revision })
     }
 
     async fn certify_user(

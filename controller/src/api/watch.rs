@@ -157,6 +157,7 @@ impl Subject {
             Key::Version(name, _) => vec![Self::Workload(name.clone())],
             Key::Token(_)
             | Key::KeySet(_)
+            | Key::Registry(_)
             | Key::Event(_)
             | Key::Volume(_)
             | Key::Quarantine(_)

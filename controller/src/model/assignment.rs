@@ -39,6 +39,7 @@ impl Model {
             instances: assigned.collect(),
             ssh_trust: self.ssh_trust(node),
             volumes_to_delete: self.volumes_to_delete(node),
+            registries: self.registries_of(node),
         }
     }
 
@@ -66,6 +67,7 @@ impl Model {
                 .get(node)
                 .is_some_and(|&changed| changed > base)
                 .then(|| self.volumes_to_delete(node)),
+            registries: None,
         };
         let changed: BTreeSet<&InstanceName> = match self.node_logs.get(node) {
             Some(log) => log.since(base).ok()?.collect(),
@@ -76,6 +78,12 @@ impl Model {
                 Some(assigned) => delta.changed.push(assigned),
                 None => delta.removed.push(name.clone()),
             }
+        }
+        // A node knows only the logins that its instances' images need, so these change with its instances.
+        let has_other_instances = !delta.changed.is_empty() || !delta.removed.is_empty();
+        let has_logins = !self.tables.registries().is_empty();
+        if self.registries_changed > base || (has_other_instances && has_logins) {
+            delta.registries = Some(self.registries_of(node));
         }
         Some(delta)
     }
@@ -132,6 +140,10 @@ impl Model {
         self.note_for_network(change, touched);
         if matches!(change.key, Key::KeySet(_)) {
             self.key_sets_changed = change.revision;
+            touched.everyone = true;
+        }
+        if matches!(change.key, Key::Registry(_)) {
+            self.registries_changed = change.revision;
             touched.everyone = true;
         }
         if let Key::Volume(key) = &change.key

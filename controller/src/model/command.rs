@@ -12,6 +12,7 @@ use dwell_core::id::{
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
+use dwell_core::registry::{RegistryHost, RegistryLogin};
 use dwell_core::session::{Hello, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
@@ -185,6 +186,22 @@ pub enum Command {
     },
     /// Take a key set away.
     RemoveKeySet(KeySetName),
+    /// Keep a login at a registry of images, in place of an earlier one.
+    SetRegistryLogin {
+        /// Which registry.
+        host: RegistryHost,
+        /// As whom and with what.
+        login: RegistryLogin,
+        /// Who asks for it.
+        by: String,
+    },
+    /// Forget the login at a registry.
+    RemoveRegistryLogin {
+        /// Which registry.
+        host: RegistryHost,
+        /// Who asks for it.
+        by: String,
+    },
     /// A node says what happened on its instances' port 22.
     SshEvents {
         /// Which node.

@@ -51,6 +51,7 @@ impl Model {
         model.log = Log::new(model.started, model.settings.watch_max);
         model.network_log = Log::new(model.started, network::LOG_MAX);
         model.key_sets_changed = model.started;
+        model.registries_changed = model.started;
         let names: Vec<NodeName> = model.tables.nodes().keys().cloned().collect();
         for node in names {
             model.last_heard.insert(node.clone(), now);

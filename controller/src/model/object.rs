@@ -1,7 +1,7 @@
 //! The objects of the model: what is declared, what was decided, and what was last heard.
 //!
-//! *Durable* objects ([`Workload`], [`Version`](super::Version), [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Event`],
-//! [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
+//! *Durable* objects ([`Workload`], [`Version`](super::Version), [`Instance`], [`Node`], [`JoinToken`], [`KeySet`], [`Registry`],
+//! [`Event`], [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,7 @@ use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::registry::{RegistryHost, RegistryLogin};
 use dwell_core::workload::{Resources, WorkloadSpec};
 use dwell_scheduler::Reason;
 use ipnet::Ipv4Net;
@@ -273,6 +274,19 @@ pub struct AuthorizedKey {
     pub fingerprint: String,
     /// The line's comment, often `WHO@WHERE`; may be empty.
     pub comment: String,
+}
+
+/// That the cluster is logged in to a registry of images, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registry {
+    /// Which registry.
+    pub host: RegistryHost,
+    /// As whom, with what, and when. The password is shown to nobody but to nodes that pull from there.
+    pub login: RegistryLogin,
+    /// When somebody logged in last.
+    pub changed_at: Timestamp,
+    /// Who did; empty if that is not known.
+    pub by: String,
 }
 
 /// Something that happened. Its revision is its name.

@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, VersionNumber, WorkloadName};
+use dwell_core::registry::RegistryHost;
 use serde::de::DeserializeOwned;
 
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
-    Reserved, Stored, TokenId, Unmet, Waiting, Workload,
+    Registry, Reserved, Stored, TokenId, Unmet, Waiting, Workload,
 };
 use super::versions::Version;
 use super::volumes::{Volume, VolumeKey};
@@ -50,6 +51,8 @@ pub enum Key {
     /// Durable.
     KeySet(KeySetName),
     /// Durable.
+    Registry(RegistryHost),
+    /// Durable.
     Event(Revision),
     /// Durable.
     Volume(VolumeKey),
@@ -83,6 +86,7 @@ impl Key {
             Self::Node(name) | Self::Link(name) => Some(Self::Node(name.clone())),
             Self::Token(_)
             | Self::KeySet(_)
+            | Self::Registry(_)
             | Self::Volume(_)
             | Self::Quarantine(_)
             | Self::Reserved
@@ -102,6 +106,7 @@ impl Key {
             Self::Node(_) => "node",
             Self::Token(_) => "token",
             Self::KeySet(_) => "key-set",
+            Self::Registry(_) => "registry",
             Self::Event(_) => "event",
             Self::Volume(_) => "volume",
             Self::Quarantine(_) => "quarantine",
@@ -122,6 +127,7 @@ impl Key {
             Self::Node(name) | Self::Link(name) => name.to_string(),
             Self::Token(id) => id.0.clone(),
             Self::KeySet(name) => name.to_string(),
+            Self::Registry(host) => host.to_string(),
             Self::Event(revision) => revision.to_string(),
             Self::Volume(key) => key.to_string(),
             Self::Quarantine(address) => address.to_string(),
@@ -148,6 +154,8 @@ pub enum Record {
     Token(Arc<JoinToken>),
     /// Durable.
     KeySet(Arc<KeySet>),
+    /// Durable.
+    Registry(Arc<Registry>),
     /// Durable.
     Event(Arc<Event>),
     /// Durable.
@@ -203,6 +211,7 @@ impl Record {
             Self::Node(value) => Key::Node(value.name.clone()),
             Self::Token(value) => Key::Token(value.id.clone()),
             Self::KeySet(value) => Key::KeySet(value.name.clone()),
+            Self::Registry(value) => Key::Registry(value.host.clone()),
             Self::Event(value) => Key::Event(value.revision),
             Self::Volume(value) => Key::Volume(value.key.clone()),
             Self::Quarantine(value) => Key::Quarantine(value.address),
@@ -228,6 +237,7 @@ impl Record {
             Self::Node(value) => ("node", serde_json::to_vec(value.as_ref())),
             Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
             Self::KeySet(value) => ("key-set", serde_json::to_vec(value.as_ref())),
+            Self::Registry(value) => ("registry", serde_json::to_vec(value.as_ref())),
             Self::Event(value) => ("event", serde_json::to_vec(value.as_ref())),
             Self::Volume(value) => ("volume", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
@@ -258,6 +268,7 @@ impl Record {
             "node" => Self::Node(read(table, json)?),
             "token" => Self::Token(read(table, json)?),
             "key-set" => Self::KeySet(read(table, json)?),
+            "registry" => Self::Registry(read(table, json)?),
             "event" => Self::Event(read(table, json)?),
             "volume" => Self::Volume(read(table, json)?),
             "quarantine" => Self::Quarantine(read(table, json)?),

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use dwell_core::id::{InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName};
 use dwell_core::instance::Counted;
 use dwell_core::net::ClusterRange;
+use dwell_core::registry::{LOGINS_MAX, RegistryHost};
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
@@ -338,6 +339,15 @@ pub enum Refusal {
         "all key sets together would have {0} bytes, more than {KEYS_BYTES_MAX}; use a certificate authority instead"
     )]
     KeysTooLarge(usize),
+    /// Nobody has logged in there.
+    #[error(
+        "the cluster is not logged in to registry {0}; `dwell registry ls` lists where it is. What a node logs in with by its \
+         own agent.yaml is that node's"
+    )]
+    NoRegistryLogin(RegistryHost),
+    /// There are too many.
+    #[error("there are logins at {LOGINS_MAX} registries already; remove one first")]
+    TooManyRegistries,
     /// A label is not usable.
     #[error(
         "label {0:?} is not usable; keys have 1 to 253 bytes without blanks, values at most 1024, both without control characters, and do not begin with \"node.\"; a node has at most 200"
@@ -383,6 +393,7 @@ impl Refusal {
             | Self::NoVersion { .. }
             | Self::NoKeySet(_)
             | Self::NoVolume { .. }
+            | Self::NoRegistryLogin(_)
             | Self::NoKey { .. } => RefusalClass::NotFound,
             Self::NodeExists(_) | Self::NodeAddressTaken { .. } | Self::TokenExists => {
                 RefusalClass::AlreadyExists
@@ -420,6 +431,7 @@ impl Refusal {
             | Self::TooManyTokens(_)
             | Self::TooManyKeySets
             | Self::TooManyKeys(_)
+            | Self::TooManyRegistries
             | Self::KeysTooLarge(_) => RefusalClass::Exhausted,
             Self::TokenInvalid | Self::NotANode(_) => RefusalClass::Denied,
         }

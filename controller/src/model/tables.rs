@@ -14,12 +14,13 @@ use dwell_core::id::{
 };
 use dwell_core::instance::RunState;
 use dwell_core::net::ClusterRange;
+use dwell_core::registry::RegistryHost;
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
-    Reserved, Stored, TokenId, Unmet, UpdateState, Waiting, Workload,
+    Registry, Reserved, Stored, TokenId, Unmet, UpdateState, Waiting, Workload,
 };
 use super::record::{Key, Record};
 use super::versions::Version;
@@ -34,6 +35,7 @@ pub(super) struct Tables {
     nodes: BTreeMap<NodeName, Arc<Node>>,
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
     key_sets: BTreeMap<KeySetName, Arc<KeySet>>,
+    registries: BTreeMap<RegistryHost, Arc<Registry>>,
     events: BTreeMap<Revision, Arc<Event>>,
     /// The events of each kind, so that none pushes out those of others.
     event_kinds: BTreeMap<String, BTreeSet<Revision>>,
@@ -108,6 +110,7 @@ impl Tables {
             nodes: BTreeMap::new(),
             tokens: BTreeMap::new(),
             key_sets: BTreeMap::new(),
+            registries: BTreeMap::new(),
             events: BTreeMap::new(),
             event_kinds: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -162,6 +165,9 @@ impl Tables {
             }
             Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
             Record::KeySet(new) => self.key_sets.insert(new.name.clone(), new).map(Record::KeySet),
+            Record::Registry(new) => {
+                self.registries.insert(new.host.clone(), new).map(Record::Registry)
+            }
             Record::Event(new) => {
                 let kind = event_kind(&new.reason).to_owned();
                 self.event_kinds.entry(kind).or_default().insert(new.revision);
@@ -229,6 +235,7 @@ impl Tables {
             }
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
             Key::KeySet(name) => self.key_sets.remove(name).map(Record::KeySet),
+            Key::Registry(host) => self.registries.remove(host).map(Record::Registry),
             Key::Event(revision) => {
                 let old = self.events.remove(revision);
                 if let Some(old) = &old {
@@ -305,6 +312,10 @@ impl Tables {
 
     pub(super) fn key_sets(&self) -> &BTreeMap<KeySetName, Arc<KeySet>> {
         &self.key_sets
+    }
+
+    pub(super) fn registries(&self) -> &BTreeMap<RegistryHost, Arc<Registry>> {
+        &self.registries
     }
 
     pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {

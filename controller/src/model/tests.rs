@@ -14,6 +14,7 @@ mod network;
 mod nodes;
 mod random;
 mod reads;
+mod registries;
 mod rollouts;
 mod settling;
 mod ssh;

@@ -15,6 +15,7 @@ mod fleet;
 mod hosts;
 mod keys;
 mod raw;
+mod registries;
 mod session;
 mod trust;
 mod tunnel_end;

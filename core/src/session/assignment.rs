@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::network::{NetworkDelta, NodeNetwork};
 use crate::id::{Incarnation, InstanceName, Position, Revision, Term, VolumeName};
 use crate::instance::Assigned;
+use crate::registry::RegistryLogins;
 use crate::ssh::SshTrust;
 
 /// All that a node is to do.
@@ -38,6 +39,9 @@ pub struct Assignment {
     /// The volumes that it is to delete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes_to_delete: Vec<(InstanceName, VolumeName)>,
+    /// The logins at the registries of its instances' images.
+    #[serde(default, skip_serializing_if = "RegistryLogins::is_empty")]
+    pub registries: RegistryLogins,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
@@ -84,6 +88,8 @@ pub struct AssignmentDelta {
     pub ssh_trust: Option<SshTrust>,
     /// The volumes that it is to delete, all of them, if that changed.
     pub volumes_to_delete: Option<Vec<(InstanceName, VolumeName)>>,
+    /// The logins at registries, all of them, if they or the instances changed.
+    pub registries: Option<RegistryLogins>,
 }
 
 /// Why a change cannot be merged.
@@ -143,6 +149,7 @@ impl AssignmentDelta {
             && self.network_delta.is_empty()
             && self.ssh_trust.is_none()
             && self.volumes_to_delete.is_none()
+            && self.registries.is_none()
     }
 }
 
@@ -173,6 +180,7 @@ impl Assignment {
             instances: BTreeMap::new(),
             ssh_trust: SshTrust::default(),
             volumes_to_delete: Vec::new(),
+            registries: RegistryLogins::new(),
         }
     }
 
@@ -252,6 +260,7 @@ impl Assignment {
             volumes_to_delete: delta
                 .volumes_to_delete
                 .unwrap_or_else(|| self.volumes_to_delete.clone()),
+            registries: delta.registries.unwrap_or_else(|| self.registries.clone()),
         }
     }
 }

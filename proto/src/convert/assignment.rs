@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::{Incarnation, InstanceName, Revision, Term, VolumeName};
 use dwell_core::instance::Assigned;
+use dwell_core::registry::RegistryLogins;
 use dwell_core::session::{
     Assignment, AssignmentChange, AssignmentDelta, NetworkDelta, NodeNetwork,
 };
@@ -114,6 +115,7 @@ impl From<&Assignment> for v1::Assignment {
             templates: Vec::new(),
             durable_revision: all.durable.0,
             unconfirmed: all.unconfirmed,
+            registries: Some((&all.registries).into()),
         }
     }
 }
@@ -136,6 +138,7 @@ impl From<&AssignmentDelta> for v1::Assignment {
             templates: Vec::new(),
             durable_revision: delta.durable.0,
             unconfirmed: false,
+            registries: delta.registries.as_ref().map(Into::into),
         }
     }
 }
@@ -149,6 +152,7 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
         let (revision, durable) = (Revision(wire.revision), Revision(wire.durable_revision));
         let network = wire.network.map(NodeNetwork::try_from).transpose()?;
         let ssh_trust = wire.ssh_trust.map(SshTrust::try_from).transpose()?;
+        let registries = wire.registries.map(RegistryLogins::try_from).transpose()?;
         let instances = wire.instances.into_iter().map(Assigned::try_from);
         let volumes = wire.volumes_to_delete.iter().map(volume).collect::<Result<_, _>>()?;
         if wire.base_revision == 0 {
@@ -165,6 +169,7 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
                 instances,
                 ssh_trust: ssh_trust.unwrap_or_default(),
                 volumes_to_delete: volumes,
+                registries: registries.unwrap_or_default(),
             }));
         }
         let removed = wire.removed.iter().map(|name| parse("assignment.removed", name));
@@ -184,6 +189,7 @@ impl TryFrom<v1::Assignment> for AssignmentChange {
                 .unwrap_or_default(),
             ssh_trust,
             volumes_to_delete: wire.volumes_to_delete_changed.then_some(volumes),
+            registries,
         }))
     }
 }

@@ -6,6 +6,7 @@ use dwell_core::id::NodeName;
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Outcome, RunState};
 use dwell_core::quantity::{Millicores, Millis};
+use dwell_core::registry::RegistryLogin;
 use dwell_core::session::StatusReport;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 use proptest::prelude::*;
@@ -41,6 +42,8 @@ enum Step {
     /// Something that is under way arrives, perhaps not for the last time.
     Arrive(usize, bool),
     Fail(u8, usize),
+    /// Somebody logs in to the registry of an image, or out.
+    Login(u8, bool),
     Pass(u64),
     RestartController,
 }
@@ -60,7 +63,7 @@ struct Declared {
 impl Declared {
     fn spec(&self) -> WorkloadSpec {
         let mut spec = spec(WORKLOADS[self.workload], self.replicas);
-        spec.template.image = format!("image:{}", self.image);
+        spec.template.image = format!("r{0}.example/image:{0}", self.image);
         spec.template.resources.cpu = Millicores(self.cpu);
         // The same at all times, so that it can be checked at any.
         spec.update.parallelism = if self.workload == 0 { 1 } else { 2 };
@@ -127,6 +130,7 @@ fn step() -> impl Strategy<Value = Step> {
         10 => host().prop_map(Step::Look),
         12 => (0..8usize, any()).prop_map(|(which, last)| Step::Arrive(which, last)),
         2 => (host(), 0..4usize).prop_map(|(host, which)| Step::Fail(host, which)),
+        2 => (0..3u8, any()).prop_map(|(image, on)| Step::Login(image, on)),
         2 => prop::sample::select(vec![1u64, 20, 200, 700]).prop_map(Step::Pass),
         1 => Just(Step::RestartController),
     ]
@@ -250,6 +254,16 @@ impl World {
                 {
                     host.fail(&name, now);
                 }
+            }
+            Step::Login(image, on) => {
+                let host = format!("r{image}.example").parse().unwrap();
+                let by = String::new();
+                drop(fleet.command(if on {
+                    let login = RegistryLogin::new("ci".into(), "secret".into()).unwrap();
+                    Command::SetRegistryLogin { host, login, by }
+                } else {
+                    Command::RemoveRegistryLogin { host, by }
+                }));
             }
             Step::Pass(seconds) => fleet.pass(seconds),
             Step::RestartController => fleet.restart_controller(),

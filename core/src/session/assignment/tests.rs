@@ -8,6 +8,7 @@ use crate::id::{Generation, NodeName, WorkloadName};
 use crate::instance::RunState;
 use crate::net::Mac;
 use crate::quantity::Millis;
+use crate::registry::RegistryLogin;
 use crate::session::NodePeer;
 use crate::ssh::HostKey;
 use crate::workload::Template;
@@ -80,6 +81,11 @@ impl Model {
         let key_sets = BTreeMap::from([("team".parse().unwrap(), keys)]);
         SshTrust { key_sets, ..SshTrust::default() }
     }
+
+    fn registries(&self) -> RegistryLogins {
+        let login = |n| RegistryLogin::new(format!("user{n}"), "secret".to_owned()).unwrap();
+        (0..self.keys).map(|n| (format!("r{n}.example").parse().unwrap(), login(n))).collect()
+    }
 }
 
 fn node(n: u8) -> NodeName {
@@ -106,6 +112,7 @@ fn snapshot(revision: u64, model: &Model) -> Assignment {
         instances: model.instances.iter().map(|(&n, &age)| (name(n), assigned(n, age))).collect(),
         ssh_trust: model.ssh_trust(),
         volumes_to_delete: Vec::new(),
+        registries: model.registries(),
     }
 }
 
@@ -141,6 +148,7 @@ fn delta(base: u64, before: &Model, revision: u64, after: &Model) -> AssignmentC
         },
         ssh_trust: (before.keys != after.keys).then(|| after.ssh_trust()),
         volumes_to_delete: None,
+        registries: (before.keys != after.keys).then(|| after.registries()),
     })
 }
 
