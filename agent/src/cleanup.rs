@@ -18,6 +18,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
 use crate::shutdown::Graces;
 use dwell_docker::DockerEngine;
+use dwell_docker::credentials::Registries;
 use dwell_engine::{Container, ContainerState, Engine, EngineError};
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, gateway};
 use dwell_network::{GATEWAY, Network, NetworkError};
@@ -86,7 +87,7 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
     match Identity::load(&config.data_dir) {
         Ok(_) if config.routes_only => {}
         Ok(identity) => {
-            let engine = daemon::docker(config, &identity, None);
+            let engine = daemon::docker(config, &identity, Registries::default(), None);
             match Graces::read(&config.data_dir) {
                 Ok(graces) => match clear_engine(&engine, &graces, extent).await {
                     Ok(all) => removed = all,

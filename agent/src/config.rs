@@ -10,6 +10,8 @@
 //! run_dir: /run/dwell       # sandboxes; must not survive a reboot
 //! docker:
 //!   socket: /var/run/docker.sock
+//! registries: {}            # how this host logs in to registries, in place of the cluster's logins; HOST: one of
+//!                           # {username: NAME, password_file: PATH}, {identity_token_file: PATH}, {credential_helper: NAME}
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount; a path may be a link, but
 //!                           # not one that lies where instances write
 //! host_access: []           # ports of this host itself that instances may connect to: 5000, 123/udp, 8000-8080/tcp
@@ -25,14 +27,17 @@
 //! The values above are the defaults; `dwell-agent --check` says what is wrong with a file without
 //! starting anything.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
+use dwell_core::registry::RegistryHost;
 use dwell_core::workload::Protocol;
 use dwell_daemon::config::ConfigError;
 use dwell_daemon::logging;
+use dwell_docker::credentials::{NotAHelper, OwnLogin};
 use serde::Deserialize;
 
 use dwell_network::linux::underlay_address;
@@ -63,6 +68,8 @@ pub struct Config {
     pub run_dir: PathBuf,
     /// The engine.
     pub docker: Docker,
+    /// How this host logs in to registries, in place of the cluster's logins.
+    pub registries: BTreeMap<RegistryHost, Registry>,
     /// Absolute paths which, with all below them, instances may mount.
     pub allow_binds: Vec<PathBuf>,
     /// Ports of this host itself that instances may connect to, beside names and echoes.
@@ -127,6 +134,20 @@ pub struct Docker {
     pub socket: PathBuf,
 }
 
+/// How this host logs in to one registry: by exactly one of the three.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Registry {
+    /// As whom, with a password.
+    pub username: Option<String>,
+    /// The file with the password.
+    pub password_file: Option<PathBuf>,
+    /// The file with a token that the registry gave out.
+    pub identity_token_file: Option<PathBuf>,
+    /// The `NAME` of a program `docker-credential-NAME`.
+    pub credential_helper: Option<String>,
+}
+
 /// What the node's DNS server does.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -149,6 +170,7 @@ impl Default for Config {
             data_dir: "/var/lib/dwell/agent".into(),
             run_dir: dwell_oci::DEFAULT_STATE_DIR.into(),
             docker: Docker::default(),
+            registries: BTreeMap::new(),
             allow_binds: Vec::new(),
             host_access: Vec::new(),
             masquerade: true,
@@ -227,6 +249,16 @@ impl Config {
         }
     }
 
+    /// How this host logs in to registries by its own configuration.
+    #[must_use]
+    pub fn logins(&self) -> BTreeMap<RegistryHost, OwnLogin> {
+        // One that makes no sense was refused with the file.
+        let login = |(host, registry): (&RegistryHost, &Registry)| {
+            Some((host.clone(), registry.login().ok()?))
+        };
+        self.registries.iter().filter_map(login).collect()
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let paths = [
             ("data_dir", &self.data_dir),
@@ -254,6 +286,12 @@ impl Config {
             let problem = format!("has to have at most {HOST_ACCESS_MAX} entries");
             return Err(ConfigError::Value { key: "host_access", problem });
         }
+        for (host, registry) in &self.registries {
+            registry.login().map_err(|problem| ConfigError::Value {
+                key: "registries",
+                problem: format!("{host}: {problem}"),
+            })?;
+        }
         self.dns.check()?;
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
@@ -264,6 +302,34 @@ impl Config {
         }
         logging::check(&self.log)
             .map_err(|error| ConfigError::Value { key: "log", problem: error.to_string() })
+    }
+}
+
+impl Registry {
+    fn login(&self) -> Result<OwnLogin, String> {
+        let Self { username, password_file, identity_token_file, credential_helper } = self;
+        let login = match (username, password_file, identity_token_file, credential_helper) {
+            (Some(username), Some(file), None, None) => {
+                OwnLogin::Password { username: username.clone(), file: file.clone() }
+            }
+            (None, None, Some(file), None) => OwnLogin::IdentityToken { file: file.clone() },
+            (None, None, None, Some(name)) => OwnLogin::Helper(
+                name.parse()
+                    .map_err(|error: NotAHelper| format!("credential_helper {name:?} {error}"))?,
+            ),
+            _ => {
+                return Err("give one of: username with password_file, identity_token_file, \
+                            credential_helper"
+                    .to_owned());
+            }
+        };
+        let (OwnLogin::Password { file, .. } | OwnLogin::IdentityToken { file }) = &login else {
+            return Ok(login);
+        };
+        if !file.is_absolute() {
+            return Err(format!("{file:?} has to be an absolute path"));
+        }
+        Ok(login)
     }
 }
 
@@ -376,6 +442,12 @@ mod tests {
             ("host_access: [53/sctp]", "ports"),
             ("host_access: [all]", "ports"),
             ("masquerade: 3", "masquerade"),
+            ("registries: {ghcr: {credential_helper: a}}", "ghcr"),
+            ("registries: {ghcr.io: {}}", "ghcr.io: give one of"),
+            ("registries: {ghcr.io: {username: a}}", "ghcr.io: give one of"),
+            ("registries: {ghcr.io: {credential_helper: a/b}}", "credential_helper"),
+            ("registries: {ghcr.io: {username: a, password_file: b}}", "absolute"),
+            ("registries: {ghcr.io: {password: a}}", "password"),
             ("dns: {listen: ['0.0.0.0:53']}", "dns.listen"),
             ("dns: {listen: ['192.0.2.1']}", "listen"),
             ("dns: {listen: ['169.254.1.1:53']}", "dns.listen"),
@@ -389,6 +461,29 @@ mod tests {
             };
             assert!(refused.contains(named), "{text}: {refused}");
         }
+    }
+
+    #[test]
+    fn a_host_logs_in_to_registries_in_one_of_three_ways() {
+        let text = "
+registries:
+  GHCR.io: {username: ci, password_file: /etc/dwell/ghcr}
+  index.docker.io: {identity_token_file: /etc/dwell/hub}
+  1.dkr.ecr.eu-central-1.amazonaws.com: {credential_helper: ecr-login}
+";
+        let config: Config = dwell_daemon::config::parse(text).unwrap();
+        assert!(config.check().is_ok());
+        let (ci, hub) = ("ci".to_owned(), "/etc/dwell/hub".into());
+        let logins = [
+            ("ghcr.io", OwnLogin::Password { username: ci, file: "/etc/dwell/ghcr".into() }),
+            ("docker.io", OwnLogin::IdentityToken { file: hub }),
+            (
+                "1.dkr.ecr.eu-central-1.amazonaws.com",
+                OwnLogin::Helper("ecr-login".parse().unwrap()),
+            ),
+        ];
+        let logins = logins.map(|(host, login)| (host.parse().unwrap(), login));
+        assert_eq!(config.logins(), BTreeMap::from(logins));
     }
 
     #[test]

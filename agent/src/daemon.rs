@@ -45,6 +45,7 @@ use crate::ssh::events::{self, EventQueue};
 use crate::tunnel::{self, Tunnels};
 use crate::underlay;
 use crate::volumes::VolumeKeeper;
+use dwell_docker::credentials::Registries;
 use dwell_docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_engine::SharedEngine;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
@@ -144,8 +145,10 @@ impl Daemon {
         let network: Arc<dyn Network> =
             Arc::new(LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()))?);
         let names = config.dns.enabled.then(|| assignment.subscribe());
+        let registries =
+            Registries { own: config.logins(), assignment: Some(assignment.subscribe()) };
         let engine = (!config.routes_only)
-            .then(|| Arc::new(docker(config, &identity, names)) as SharedEngine);
+            .then(|| Arc::new(docker(config, &identity, registries, names)) as SharedEngine);
         let prepared = watch::Sender::new(false);
         let is_prepared = prepared.subscribe();
         let mut parts = JoinSet::new();
@@ -307,11 +310,12 @@ fn cached(config: &Config, own: Option<&HostMark>) -> Result<Option<Assignment>,
     })
 }
 
-/// The Docker daemon as the configuration and the identity have it. `names` for containers to ask this node's
-/// DNS server.
+/// The Docker daemon as the configuration and the identity have it. `registries` for pulls; `names` for containers to ask this
+/// node's DNS server.
 pub(crate) fn docker(
     config: &Config,
     identity: &Identity,
+    registries: Registries,
     names: Option<watch::Receiver<Option<Arc<Assignment>>>>,
 ) -> DockerEngine {
     DockerEngine::new(DockerConfig {
@@ -321,6 +325,7 @@ pub(crate) fn docker(
         run_dir: config.run_dir.clone(),
         allow_binds: config.allow_binds.clone(),
         runtime: Runtime::Dwell,
+        registries,
         names,
     })
 }

@@ -83,6 +83,7 @@ impl Host {
             run_dir: config.run_dir.clone(),
             allow_binds: Vec::new(),
             runtime: Runtime::Dwell,
+            registries: dwell_docker::credentials::Registries::default(),
             names: None,
         };
         Self {

@@ -203,6 +203,7 @@ pub async fn release(
         if let Some(assignment) = assignment.borrow_and_update().clone() {
             let all: Desired = assignment.instances.values().cloned().collect();
             let all = all.at(assignment.revision).keeping_unknown(assignment.unconfirmed);
+            let all = all.with_registries(assignment.registries.clone());
             desired.send_replace(Some(Arc::new(all)));
         }
         if assignment.changed().await.is_err() {

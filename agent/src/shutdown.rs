@@ -18,6 +18,7 @@ use crate::daemon;
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::Journals;
+use dwell_docker::credentials::Registries;
 use dwell_engine::{Container, ContainerId, ContainerState, Engine, EngineError};
 
 /// How long a main process may take to end, if nobody wrote it down: that of a container made by an earlier version.
@@ -62,7 +63,7 @@ pub async fn run(config: &Config) -> Result<usize, Vec<ShutdownError>> {
         Err(IdentityError::Missing { .. }) => return Ok(0),
         Err(error) => return Err(vec![error.into()]),
     };
-    let engine = daemon::docker(config, &identity, None);
+    let engine = daemon::docker(config, &identity, Registries::default(), None);
     stop_all(&engine, &config.data_dir).await
 }
 

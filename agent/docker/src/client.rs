@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bollard::errors::Error;
-use bollard::{API_DEFAULT_VERSION, Docker};
+use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
 use dwell_core::instance::sanitize;
 
 use dwell_engine::EngineError;
@@ -59,6 +59,7 @@ impl Client {
         let fail = |error| meaning(error, "agree on a version of its API", "");
         let docker =
             Docker::connect_with_unix(&path, SLOW.as_secs(), API_DEFAULT_VERSION).map_err(fail)?;
+        let docker = docker.with_request_modifier(with_readable_credentials);
         let docker = limited(QUICK, docker.negotiate_version()).await.map_err(fail)?;
         let version = docker.client_version();
         if (version.major_version, version.minor_version) < API_MINIMUM {
@@ -71,6 +72,18 @@ impl Client {
         *self.agreed.lock().unwrap_or_else(PoisonError::into_inner) = Some(docker.clone());
         Ok(docker)
     }
+}
+
+/// Docker reads credentials as base64 for URLs, and takes those that it cannot read for none: which password would be among
+/// them depends on where in it a `?`, `>` or `~` stands. The library writes plain base64, so it is rewritten.
+fn with_readable_credentials(mut request: BollardRequest) -> BollardRequest {
+    if let Some(value) = request.headers_mut().get_mut("X-Registry-Auth")
+        && let Ok(plain) = value.to_str()
+        && let Ok(readable) = plain.replace('+', "-").replace('/', "_").parse()
+    {
+        *value = readable;
+    }
+    request
 }
 
 /// Gives a call so much time and no more.

@@ -12,6 +12,7 @@
 mod binds;
 mod client;
 mod create;
+pub mod credentials;
 pub mod daemon_json;
 mod exec;
 mod files;
@@ -52,6 +53,7 @@ use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
 use self::client::{Client, QUICK, limited, meaning};
+use self::credentials::Registries;
 use self::files::Claims;
 use self::spec::LABEL_CLUSTER;
 
@@ -70,6 +72,8 @@ pub struct DockerConfig {
     pub allow_binds: Vec<PathBuf>,
     /// What puts containers into their sandboxes.
     pub runtime: Runtime,
+    /// With what images are pulled.
+    pub registries: Registries,
     /// What has the zone, if this node answers DNS for its containers; else they ask the host's resolvers.
     pub names: Option<watch::Receiver<Option<Arc<Assignment>>>>,
 }
@@ -231,7 +235,10 @@ impl Engine for DockerEngine {
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(), EngineError> {
         let docker = self.client.docker().await?;
-        pull::pull(&docker, image, progress).await
+        match self.config.registries.of(image, &self.paths).await {
+            Ok(credentials) => pull::pull(&docker, image, credentials, progress).await,
+            Err(error) => pull::without_credentials(&docker, image, &error).await,
+        }
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

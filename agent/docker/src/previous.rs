@@ -135,6 +135,7 @@ mod tests {
             run_dir: directory.path().to_owned(),
             allow_binds: Vec::new(),
             runtime: crate::Runtime::Dwell,
+            registries: crate::credentials::Registries::default(),
             names: None,
         });
         let web = dwell_engine::fake::assigned("web-0", 1, Template::of_image("a"));

@@ -11,19 +11,49 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use super::client::{QUICK, SLOW, limited, meaning, status};
+use super::credentials::{Credentials, CredentialsError};
 use dwell_engine::{EngineError, PullProgress};
 
 /// How many layers are counted; an image can have 127.
 const LAYERS_MAX: usize = 1_000;
+/// The longest text of a registry's that is passed on, in bytes.
+const REASON_MAX: usize = 512;
 
 /// Fetches an image. If that fails, one that is there is good enough: somebody may have loaded it by
 /// hand, where no registry is to be had.
 pub(super) async fn pull(
     docker: &Docker,
     image: &str,
+    credentials: Credentials,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<(), EngineError> {
-    let Err(failure) = fetch(docker, image, progress).await else { return Ok(()) };
+    match fetch(docker, image, credentials, progress).await {
+        Ok(()) => Ok(()),
+        Err(failure) => unless_there(docker, image, failure).await,
+    }
+}
+
+/// The same where the node's own credentials cannot be read: nothing is fetched.
+pub(super) async fn without_credentials(
+    docker: &Docker,
+    image: &str,
+    error: &CredentialsError,
+) -> Result<(), EngineError> {
+    let failure = EngineError::PullFailed {
+        image: image.to_owned(),
+        access: "by this node's own login".to_owned(),
+        reason: sanitize(&error.to_string(), REASON_MAX),
+        next: None,
+        permanent: false,
+    };
+    unless_there(docker, image, failure).await
+}
+
+async fn unless_there(
+    docker: &Docker,
+    image: &str,
+    failure: EngineError,
+) -> Result<(), EngineError> {
     match limited(QUICK, docker.inspect_image(image)).await {
         Ok(_) => Ok(()),
         Err(_) => Err(failure),
@@ -34,15 +64,17 @@ pub(super) async fn pull(
 async fn fetch(
     docker: &Docker,
     image: &str,
+    credentials: Credentials,
     progress: &watch::Sender<PullProgress>,
 ) -> Result<(), EngineError> {
     let options =
         CreateImageOptions { from_image: Some(with_tag(image)), ..CreateImageOptions::default() };
-    let mut replies = docker.create_image(Some(options), None, None);
+    let refusal = Refusal::of(&credentials);
+    let mut replies = docker.create_image(Some(options), None, credentials.into_docker());
     let mut layers = Layers::default();
     loop {
         let reply = limited(SLOW, async { replies.next().await.transpose() }).await;
-        match reply.map_err(|error| failure(image, error))? {
+        match reply.map_err(|error| refusal.failure(image, error))? {
             Some(reply) => {
                 layers.take_in(&reply);
                 progress.send_replace(layers.progress());
@@ -52,18 +84,95 @@ async fn fetch(
     }
 }
 
-fn failure(image: &str, error: Error) -> EngineError {
-    // 404 is also what Docker says for a private image without the right to it.
-    let permanent = matches!(status(&error), Some(400 | 401 | 403 | 404));
-    let failed = |reason: &str| EngineError::PullFailed {
-        image: image.to_owned(),
-        reason: sanitize(reason, 512),
-        permanent,
-    };
-    match error {
-        Error::DockerResponseServerError { message, .. } => failed(&message),
-        Error::DockerStreamError { error } => failed(&error),
-        error => meaning(error, "pull an image", ""),
+/// What to say of a registry that does not give an image.
+struct Refusal {
+    /// From where and as whom.
+    access: String,
+    /// The registry's host.
+    registry: String,
+    /// What to do if it does not take the credentials.
+    log_in: String,
+}
+
+impl Refusal {
+    fn of(credentials: &Credentials) -> Self {
+        Self {
+            access: credentials.shown(),
+            registry: credentials.registry().to_owned(),
+            log_in: credentials.next_step(),
+        }
+    }
+
+    fn failure(&self, image: &str, error: Error) -> EngineError {
+        let status = status(&error);
+        let said = match error {
+            Error::DockerResponseServerError { message, .. } => message,
+            Error::DockerStreamError { error } => error,
+            error => return meaning(error, "pull an image", ""),
+        };
+        let cause = Cause::of(status, &said);
+        // 404 is also what Docker says for a private image without the right to it.
+        let permanent = cause == Some(Cause::Login) || matches!(status, Some(400 | 404));
+        EngineError::PullFailed {
+            image: image.to_owned(),
+            access: self.access.clone(),
+            reason: sanitize(&said, REASON_MAX),
+            next: cause.map(|cause| self.next_step(cause)),
+            permanent,
+        }
+    }
+
+    fn next_step(&self, cause: Cause) -> String {
+        let Self { registry, log_in, .. } = self;
+        match cause {
+            Cause::Login => log_in.clone(),
+            Cause::Certificate => format!(
+                "put the certificate of the registry's CA into /etc/docker/certs.d/{registry}/ca.crt on this node"
+            ),
+            Cause::NoTls => format!(
+                "give the registry a certificate, or list {registry} under insecure-registries in this node's \
+                 /etc/docker/daemon.json"
+            ),
+        }
+    }
+}
+
+/// Why a registry does not give an image, where somebody can do something about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It does not know us, or gives us nothing.
+    Login,
+    /// Its certificate is not trusted.
+    Certificate,
+    /// It speaks no TLS.
+    NoTls,
+}
+
+impl Cause {
+    /// Docker passes on what the registry said under a status of its own, mostly 500, so that only its words tell. If they change,
+    /// the next step is missing from the message, and a refusal is tried again sooner than it need be.
+    fn of(status: Option<u16>, said: &str) -> Option<Self> {
+        let said = said.to_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
+        if has(&["x509:", "failed to verify certificate"]) {
+            Some(Self::Certificate)
+        } else if has(&["server gave http response to https client"]) {
+            Some(Self::NoTls)
+        } else if matches!(status, Some(401 | 403))
+            || has(&[
+                "unauthorized",
+                "authentication required",
+                "no basic auth credentials",
+                "access denied",
+                "access to the resource is denied",
+                "401 unauthorized",
+                "403 forbidden",
+            ])
+        {
+            Some(Self::Login)
+        } else {
+            None
+        }
     }
 }
 
@@ -144,14 +253,62 @@ mod tests {
         assert_eq!(layers.progress(), PullProgress { layers_done: 2, bytes_done: 10, ..half });
     }
 
+    fn refusal() -> Refusal {
+        Refusal {
+            access: "from ghcr.io as \"ci\"".to_owned(),
+            registry: "ghcr.io".to_owned(),
+            log_in: "correct that".to_owned(),
+        }
+    }
+
+    fn replied(status_code: u16, message: &str) -> EngineError {
+        let message = message.to_owned();
+        refusal().failure("ghcr.io/a", Error::DockerResponseServerError { status_code, message })
+    }
+
     #[test]
     fn which_failures_are_permanent() {
-        let reply = |status_code| Error::DockerResponseServerError {
-            status_code,
-            message: "no".to_owned(),
-        };
-        assert!(failure("a", reply(404)).is_permanent());
-        assert!(!failure("a", reply(500)).is_permanent());
-        assert!(!failure("a", Error::DockerStreamError { error: "eof".to_owned() }).is_permanent());
+        assert!(replied(404, "no").is_permanent());
+        assert!(replied(400, "invalid reference format").is_permanent());
+        assert!(!replied(500, "no").is_permanent());
+        let cut = Error::DockerStreamError { error: "eof".to_owned() };
+        assert!(!refusal().failure("a", cut).is_permanent());
+    }
+
+    #[test]
+    fn a_refused_pull_says_where_as_whom_why_and_what_next() {
+        for (status, said) in [
+            (500, "Head \"https://ghcr.io/v2/a/manifests/1\": no basic auth credentials"),
+            (
+                500,
+                "Head \"https://ghcr.io/v2/a/manifests/1\": unauthorized: authentication required",
+            ),
+            (
+                404,
+                "pull access denied for a, repository does not exist or may require 'docker login': denied",
+            ),
+            (403, "forbidden"),
+        ] {
+            let failure = replied(status, said);
+            assert!(failure.is_permanent(), "{said}");
+            assert_eq!(
+                failure.to_string(),
+                format!(
+                    "pull of image ghcr.io/a from ghcr.io as \"ci\" failed: {said}; correct that"
+                )
+            );
+        }
+        let distrusted = replied(
+            500,
+            "tls: failed to verify certificate: x509: certificate signed by unknown authority",
+        );
+        assert!(!distrusted.is_permanent(), "the node can be mended");
+        assert!(
+            distrusted.to_string().ends_with("/etc/docker/certs.d/ghcr.io/ca.crt on this node")
+        );
+        let plain = replied(500, "http: server gave HTTP response to HTTPS client");
+        assert!(plain.to_string().contains("insecure-registries"), "{plain}");
+        let other = replied(500, "manifest unknown").to_string();
+        assert!(other.ends_with("failed: manifest unknown"), "{other}");
     }
 }

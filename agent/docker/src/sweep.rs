@@ -136,6 +136,7 @@ mod tests {
             run_dir: run.clone(),
             allow_binds: Vec::new(),
             runtime: Runtime::Dwell,
+            registries: crate::credentials::Registries::default(),
             names: None,
         });
         let assigned = fake::assigned("web-0", 1, Template::of_image("a"));

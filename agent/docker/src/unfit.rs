@@ -53,6 +53,7 @@ mod tests {
             run_dir: nowhere.to_owned(),
             allow_binds: Vec::new(),
             runtime: Runtime::Dwell,
+            registries: crate::credentials::Registries::default(),
             names: None,
         });
         let why = reason(&["name=userns".to_owned()]);

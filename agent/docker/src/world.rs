@@ -119,6 +119,7 @@ impl World {
             run_dir: own.join("run"),
             allow_binds: vec![own.join("binds")],
             runtime,
+            registries: crate::credentials::Registries::default(),
             names: None,
         };
         Node { engine: DockerEngine::new(config.clone()), config }

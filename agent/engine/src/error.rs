@@ -30,12 +30,16 @@ pub enum EngineError {
         image: String,
     },
     /// The image could not be fetched.
-    #[error("pull of image {image} failed: {reason}")]
+    #[error("pull of image {image} {access} failed: {reason}{}", then(next.as_deref()))]
     PullFailed {
         /// As the specification has it.
         image: String,
+        /// From where and as whom, such as `from ghcr.io without credentials`.
+        access: String,
         /// In the words of the engine or the registry.
         reason: String,
+        /// What an operator can do about it, if that is known.
+        next: Option<String>,
         /// Whether trying again without a change is pointless: there is no such image, or no right to it.
         permanent: bool,
     },
@@ -77,6 +81,11 @@ pub enum EngineError {
         /// In its words.
         reason: String,
     },
+}
+
+/// The next step, for the end of a message.
+fn then(next: Option<&str>) -> String {
+    next.map(|next| format!("; {next}")).unwrap_or_default()
 }
 
 impl EngineError {

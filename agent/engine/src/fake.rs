@@ -269,7 +269,9 @@ impl Engine for FakeEngine {
         self.call(Operation::Pull, image, |state| match state.images.get(image) {
             Some(&ImageState::Broken { permanent }) => Err(EngineError::PullFailed {
                 image: image.to_owned(),
+                access: "from nowhere".to_owned(),
                 reason: "it was told to fail".to_owned(),
+                next: None,
                 permanent,
             }),
             _ => {

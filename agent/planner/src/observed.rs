@@ -12,6 +12,7 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
+use dwell_core::registry::{RegistryHost, RegistryLogins};
 use dwell_core::workload::{Fingerprint, Limits, Template};
 
 use crate::decide::best_match;
@@ -25,6 +26,7 @@ pub struct Desired {
     revision: Revision,
     instances: BTreeMap<InstanceName, Target>,
     keeps_unknown: bool,
+    registries: RegistryLogins,
 }
 
 /// An instance that is to be, and what its container is recognised by.
@@ -94,6 +96,12 @@ impl Desired {
         self.keeps_unknown
     }
 
+    /// The same, with these logins at registries.
+    #[must_use]
+    pub fn with_registries(self, registries: RegistryLogins) -> Self {
+        Self { registries, ..self }
+    }
+
     /// One instance, if it is to be.
     #[must_use]
     pub fn get(&self, name: &InstanceName) -> Option<&Target> {
@@ -105,7 +113,7 @@ impl FromIterator<Assigned> for Desired {
     fn from_iter<I: IntoIterator<Item = Assigned>>(all: I) -> Self {
         let target = |assigned: Assigned| (assigned.instance.clone(), Target::of(assigned));
         let instances = all.into_iter().map(target).collect();
-        Self { revision: Revision::default(), instances, keeps_unknown: false }
+        Self { instances, ..Self::default() }
     }
 }
 
@@ -124,6 +132,22 @@ pub struct Observed {
 }
 
 impl Observed {
+    /// What a registry refused is asked for again at once if the login there is another one now.
+    pub fn retry_pulls(&mut self, before: &Desired, after: &Desired, now: Timestamp) {
+        let is_other =
+            |host: &RegistryHost| before.registries.get(host) != after.registries.get(host);
+        if before.registries == after.registries {
+            return;
+        }
+        for (image, state) in &mut self.images {
+            if let Image::Failed(trouble) = state
+                && RegistryHost::of(image).is_some_and(|host| is_other(&host))
+            {
+                trouble.retry_at = trouble.retry_at.min(now);
+            }
+        }
+    }
+
     /// Every instance that is desired or seen, in the order of the names.
     pub(crate) fn with_targets<'a>(
         &'a self,

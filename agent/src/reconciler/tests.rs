@@ -11,6 +11,7 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState};
+use dwell_core::registry::RegistryLogins;
 use dwell_core::workload::{Limits, RestartPolicy, Template};
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -33,6 +34,7 @@ struct Host {
     disk: TempDir,
     desired: watch::Sender<Option<Arc<Desired>>>,
     assigned: BTreeMap<InstanceName, Assigned>,
+    registries: RegistryLogins,
     revision: u64,
     settled: Option<Settled>,
 }
@@ -51,6 +53,7 @@ impl Host {
             disk: tempfile::tempdir().unwrap(),
             desired: watch::Sender::new(None),
             assigned: BTreeMap::new(),
+            registries: RegistryLogins::new(),
             revision: 0,
             settled: None,
         }
@@ -97,6 +100,7 @@ impl Host {
     fn publish(&mut self) {
         self.revision += 1;
         let desired: Desired = self.assigned.values().cloned().collect();
+        let desired = desired.with_registries(self.registries.clone());
         self.desired.send_replace(Some(Arc::new(desired.at(Revision(self.revision)))));
     }
 

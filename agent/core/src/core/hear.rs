@@ -27,6 +27,9 @@ impl Core {
                     let seen = self.observed.instances.entry(name.clone()).or_default();
                     seen.accept(&target.assigned, now);
                 }
+                if let Some(before) = &self.desired {
+                    self.observed.retry_pulls(before, &desired, now);
+                }
                 self.desired = Some(desired);
             }
             Input::Connected => {

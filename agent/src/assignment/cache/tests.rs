@@ -1,4 +1,5 @@
 use dwell_core::id::Revision;
+use dwell_core::registry::RegistryLogin;
 use dwell_core::session::NodeNetwork;
 use dwell_daemon::hung_pool;
 
@@ -25,7 +26,18 @@ fn what_is_stored_is_loaded() {
 }
 
 #[test]
-fn only_root_reads_it_since_host_keys_are_in_it() {
+fn logins_at_registries_are_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let login = RegistryLogin::new("ci".to_owned(), "secret".to_owned()).unwrap();
+    let mut held = assignment(1);
+    held.registries.insert("ghcr.io".parse().unwrap(), login);
+    store(dir.path(), &held).unwrap();
+    let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not loaded") };
+    assert_eq!(loaded.registries, held.registries);
+}
+
+#[test]
+fn only_root_reads_it_since_secrets_are_in_it() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     store(dir.path(), &assignment(1)).unwrap();

@@ -1,5 +1,7 @@
 //! Trouble has a place: what fails or hangs for one instance harms no other.
 
+use dwell_core::registry::RegistryLogin;
+
 use super::*;
 
 /// Two instances that run, looked at by an agent that has just started.
@@ -30,6 +32,44 @@ async fn a_container_that_cannot_be_inspected_is_unknown_alone() {
     assert!(agent.statuses.borrow().as_ref().unwrap().instances.len() == 2);
     host.engine.release_subject(Operation::Inspect, hung.as_str());
     agent.until("web-0 gone", |all| all.instances.len() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_registry_refused_is_asked_for_again_once_the_login_there_is_another_one() {
+    let mut host = Host::new().await;
+    let (private, other) = ("ghcr.io/team/app:1", "quay.io/team/app:1");
+    for image in [private, other] {
+        host.engine.break_image(image, true);
+    }
+    host.declare(["web-0"], 1, private);
+    host.declare(["db-0"], 1, other);
+    let mut agent = host.start();
+    for name in ["web-0", "db-0"] {
+        agent.status(name, |one| one.phase == Phase::Failed).await;
+    }
+    let refused = host.engine.count(Operation::Pull);
+    for image in [private, other] {
+        host.engine.forget_image(image);
+    }
+    let login = RegistryLogin::new("ci".to_owned(), "x".to_owned()).unwrap();
+    host.registries.insert("ghcr.io".parse().unwrap(), login);
+    let began = tokio::time::Instant::now();
+    host.publish();
+    agent.status("web-0", |one| one.phase == Phase::Running).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "the pause after a refusal is longer");
+    assert_eq!(host.engine.count(Operation::Pull), refused + 1, "nothing changed for the other");
+    // The same login, given again, says that somebody has done something about it.
+    agent.status("db-0", |one| one.phase == Phase::Running).await;
+    let another = "ghcr.io/team/other:1";
+    host.engine.break_image(another, true);
+    host.declare(["other-0"], 1, another);
+    agent.status("other-0", |one| one.phase == Phase::Failed).await;
+    let refused = host.engine.count(Operation::Pull);
+    let given = host.registries.values_mut().next().unwrap();
+    given.given = Revision(7);
+    host.publish();
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(host.engine.count(Operation::Pull), refused + 1);
 }
 
 #[tokio::test(start_paused = true)]
