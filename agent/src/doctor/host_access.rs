@@ -11,7 +11,8 @@ const TO_HOST: (&str, &str) = ("host", "drop");
 const LINK_LOCAL: (&str, &str) = ("guard", "169.254.0.0/16");
 
 pub(super) async fn findings(host: &Host) -> Vec<Finding> {
-    if host.config.routes_only {
+    // Without an assignment there is neither an instance nor a table of ours yet.
+    if host.config.routes_only || host.assignment.is_none() {
         return Vec::new();
     }
     let (to_host, link_local) = tokio::join!(dropped(TO_HOST), dropped(LINK_LOCAL));
