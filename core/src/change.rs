@@ -63,6 +63,7 @@ impl fmt::Display for ChangeClass {
 pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
     let differences = [
         ("image", old.image != new.image),
+        ("image_policy", old.image_policy != new.image_policy),
         ("entrypoint", old.entrypoint != new.entrypoint),
         ("command", old.command != new.command),
         ("environment", old.environment != new.environment),

@@ -22,7 +22,8 @@ pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
 pub use resources::{Limits, PIDS_DEFAULT, Resources};
 pub use template::{
-    Fingerprint, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh, Template,
+    Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,
+    Template,
 };
 
 use crate::health::HealthCheck;

@@ -192,6 +192,7 @@ impl Core {
         self.observed
             .images
             .retain(|image, state| matches!(state, Image::Pulling { .. }) || is_wanted(image));
+        self.observed.fetched.retain(|image, _| is_wanted(image));
         if self.observed.engine != EngineState::Ready {
             return;
         }

@@ -290,15 +290,19 @@ impl<'a> Instance<'a> {
         (self.target.assigned.generation < seen).then_some(seen)
     }
 
-    /// The image that a container has to be made from, if it is not on the node.
+    /// The image that a container has to be made from, if it is not on the node, or if the registry is to be asked whether it
+    /// is still the one, which is done once for each change that reaches the node.
     fn missing_image(self, roles: &Roles<'a>) -> Option<&'a str> {
         let is_to_be_made =
             matches!(roles, Roles::Steady { keeper: None, .. } | Roles::Update { new: None, .. });
         let is_fallback = self.aim().0 != self.target.assigned.generation;
         let image = self.target.image(is_fallback);
+        let fetched_at = self.node.observed.fetched.get(image);
+        let may_be_old = self.target.asks_for_newest(is_fallback)
+            && fetched_at.is_none_or(|at| *at < self.seen.accepted_at);
         let is_wanted = is_to_be_made
             && self.target.assigned.run == RunState::Running
-            && self.node.observed.images.contains_key(image);
+            && (may_be_old || self.node.observed.images.contains_key(image));
         is_wanted.then_some(image)
     }
 

@@ -110,9 +110,10 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 fn plan_pull(plan: &mut Plan, image: &str, observed: &Observed, now: Timestamp) {
     match observed.images.get(image) {
         Some(Image::Failed(trouble)) if now < trouble.retry_at => plan.wake(trouble.retry_at),
-        Some(Image::Missing | Image::Failed(_)) => {
+        // One that is here is to be asked for anew.
+        Some(Image::Missing | Image::Failed(_)) | None => {
             plan.pulls.insert(image.to_owned());
         }
-        Some(Image::Pulling { .. }) | None => {}
+        Some(Image::Pulling { .. }) => {}
     }
 }

@@ -13,7 +13,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{RegistryHost, RegistryLogins};
-use dwell_core::workload::{Fingerprint, Limits, Template};
+use dwell_core::workload::{Fingerprint, ImagePolicy, Limits, Template};
 
 use crate::decide::best_match;
 use crate::journal::{Journal, Ruling};
@@ -48,6 +48,14 @@ impl Target {
     /// The references of all images that it may be made from.
     pub fn images(&self) -> impl Iterator<Item = &str> {
         std::iter::once(self.image.as_str()).chain(self.fallback_image.as_deref())
+    }
+
+    /// Whether the registry is to be asked what its image, or its fallback's, is, also if the node has one.
+    pub(crate) fn asks_for_newest(&self, is_fallback: bool) -> bool {
+        let fallback = self.assigned.fallback.as_ref().filter(|_| is_fallback);
+        let template = fallback.unwrap_or(&self.assigned.template);
+        // What names a digest means one image for good.
+        template.image_policy == ImagePolicy::Newest && !self.image(is_fallback).contains('@')
     }
 
     /// The reference of its image or, to be its fallback, of that.
@@ -129,6 +137,8 @@ pub struct Observed {
     pub instances: BTreeMap<InstanceName, Seen>,
     /// Images known not to be here; one that is not listed is taken to be.
     pub images: BTreeMap<String, Image>,
+    /// When images were fetched last, as far as that was since the agent's start and they are still wanted.
+    pub fetched: BTreeMap<String, Timestamp>,
 }
 
 impl Observed {

@@ -149,8 +149,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("privileged", "workloads run without privileges over their node"),
     ("profiles", "put the workload into a file of its own"),
     ("provider", "run what it provides as a workload"),
-    ("pull_policy", "an image is pulled when a node does not have it; remove it"),
-    ("pull_refresh_after", "an image is pulled when a node does not have it; remove it"),
+    (
+        "pull_refresh_after",
+        "a tag is looked up again at each new version with \"pull_policy: always\"; remove it",
+    ),
     ("read_only", "root file systems can be written to; remove it"),
     ("reservations", "what \"limits\" says is reserved as well; remove it"),
     ("restart_policy", "use \"restart\""),

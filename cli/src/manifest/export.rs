@@ -29,6 +29,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     // Every field is named, so that one that is added is not forgotten.
     let Template {
         image,
+        image_policy,
         entrypoint,
         command,
         environment,
@@ -50,6 +51,9 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     } = &spec.template;
     let plain = Template::of_image(image.clone());
     add("image", json!(image));
+    if *image_policy != plain.image_policy {
+        add("image_policy", json!(image_policy));
+    }
     add("entrypoint", json!(entrypoint));
     add("command", json!(command));
     add("environment", json!(environment));

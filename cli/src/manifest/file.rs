@@ -13,7 +13,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::shorthand::Short;
-use super::value::{Addresses, Condition, Http, Named, Pairs, Port, Restart, Test, Words};
+use super::value::{
+    Addresses, Condition, Http, ImagePolicy, Named, Pairs, Port, PullPolicy, Restart, Test, Words,
+};
 
 /// Workloads of dwell, in the shape of a Compose file.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -47,6 +49,11 @@ pub(super) struct Nothing {}
 pub(super) struct Workload {
     /// Image reference, such as `debian:12`.
     pub(super) image: String,
+    /// When a node asks the registry for the image: `missing` (the default), `newest` (also before the first container of
+    /// a version), or `pinned` (as `missing`, and the reference has to name a digest).
+    pub(super) image_policy: Option<ImagePolicy>,
+    /// Compose's words for `image_policy`: `missing`, `if_not_present`, or `always`, which is `newest`.
+    pub(super) pull_policy: Option<PullPolicy>,
     /// Replaces the image's command. A text is split like a shell does.
     pub(super) command: Option<Short<Words>>,
     /// Replaces the image's entry point. A text is split like a shell does.

@@ -77,10 +77,15 @@ impl file::Workload {
             ("constraints", self.constraints),
             ("deploy.placement.constraints", self.deploy.placement.constraints),
         ]);
+        let image_policy = wrong.one_of([
+            ("image_policy", self.image_policy),
+            ("pull_policy", self.pull_policy.map(|policy| policy.0)),
+        ]);
         let healthcheck = self.healthcheck.and_then(|check| wrong.keep(check.lower())).flatten();
         let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
         let Some(checked_name) = checked_name else { return Err(wrong.problems) };
         let template = Template {
+            image_policy: image_policy.map(|policy| policy.0).unwrap_or_default(),
             entrypoint: words(self.entrypoint),
             command: words(self.command),
             environment: environment(self.environment, variables),

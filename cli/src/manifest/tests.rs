@@ -1,5 +1,5 @@
 use dwell_core::health::Probe;
-use dwell_core::workload::{MountSource, RestartPolicy, Ssh};
+use dwell_core::workload::{ImagePolicy, MountSource, RestartPolicy, Ssh};
 use proptest::prelude::*;
 
 use super::*;
@@ -33,6 +33,30 @@ fn a_plain_compose_file_applies_as_it_is() {
 fn every_key_of_ours_is_read() {
     let specs = good(include_str!("testdata/full.yaml"));
     insta::assert_json_snapshot!(specs);
+}
+
+#[test]
+fn when_a_registry_is_asked_is_said_in_our_words_or_in_composes() {
+    let policy = |lines: &str| good(&workload(lines))[0].template.image_policy;
+    assert_eq!(policy(""), ImagePolicy::Missing);
+    for (line, meant) in [
+        ("image_policy: missing", ImagePolicy::Missing),
+        ("image_policy: newest", ImagePolicy::Newest),
+        ("pull_policy: always", ImagePolicy::Newest),
+        ("pull_policy: if_not_present", ImagePolicy::Missing),
+    ] {
+        assert_eq!(policy(line), meant, "{line}");
+    }
+    for (lines, says) in [
+        ("image_policy: pinned", "named by its digest"),
+        ("image_policy: always", "write missing, newest or pinned"),
+        ("pull_policy: never", "write missing, or always"),
+        ("pull_policy: build", "build and push"),
+        ("image_policy: newest\npull_policy: missing", "pull_policy"),
+    ] {
+        let refused = bad(&workload(lines));
+        assert!(refused.contains(says), "{lines}: {refused}");
+    }
 }
 
 #[test]
@@ -332,7 +356,7 @@ fn no_key_of_compose_is_taken_for_a_typing_error() {
         driver_opts entrypoint env_file environment expose extends external_links extra_hosts gpus group_add \
         healthcheck hostname image init ipc isolation label_file labels links logging mac_address mem_limit \
         mem_reservation mem_swappiness memswap_limit models network_mode networks oom_kill_disable oom_score_adj pid \
-        platform ports post_start pre_stop privileged profiles provider pull_policy pull_refresh_after \
+        platform ports post_start pre_stop privileged profiles provider pull_refresh_after \
         read_only restart runtime scale secrets security_opt shm_size stdin_open stop_grace_period stop_signal \
         storage_opt sysctls tmpfs tty ulimits use_api_socket user userns_mode uts volumes volumes_from working_dir";
     for key in keys.split_whitespace() {

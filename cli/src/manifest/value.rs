@@ -435,6 +435,52 @@ impl TryFrom<String> for Restart {
     }
 }
 
+/// When a node asks the registry for an image.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(inline, extend("enum" = ["missing", "newest", "pinned"]))]
+pub(super) struct ImagePolicy(
+    #[schemars(with = "String")] pub(super) dwell_core::workload::ImagePolicy,
+);
+
+impl TryFrom<String> for ImagePolicy {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        use dwell_core::workload::ImagePolicy as Policy;
+        match text.as_str() {
+            "missing" => Ok(Self(Policy::Missing)),
+            "newest" => Ok(Self(Policy::Newest)),
+            "pinned" => Ok(Self(Policy::Pinned)),
+            _ => Err(format!("{text:?} is no policy for images; write missing, newest or pinned")),
+        }
+    }
+}
+
+/// The same in Compose's words.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(inline, extend("enum" = ["missing", "if_not_present", "always"]))]
+pub(super) struct PullPolicy(#[schemars(with = "String")] pub(super) ImagePolicy);
+
+impl TryFrom<String> for PullPolicy {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        use dwell_core::workload::ImagePolicy as Policy;
+        match text.as_str() {
+            "missing" | "if_not_present" => Ok(Self(ImagePolicy(Policy::Missing))),
+            "always" => Ok(Self(ImagePolicy(Policy::Newest))),
+            "build" => {
+                Err("dwell runs images; build and push one, and remove \"pull_policy\"".into())
+            }
+            _ => Err(format!(
+                "{text:?} is not what a node can do; write missing, or always for what a tag means at each new version"
+            )),
+        }
+    }
+}
+
 /// A constraint, in dwell's spelling or Compose's.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(try_from = "String")]

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{
-    AllowRule, AllowSource, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template,
+    WorkloadSpec,
 };
 use crate::health::{HealthCheck, Probe};
+use crate::image::digest_of;
 use crate::quantity::{Bytes, Millicores};
 
 /// The most entries a list or a map of a specification may have.
@@ -75,6 +77,16 @@ impl WorkloadSpec {
 impl Template {
     fn check(&self) -> Result<(), SpecError> {
         check_image(&self.image)?;
+        if self.image_policy == ImagePolicy::Pinned && digest_of(&self.image).is_none() {
+            return refuse(
+                "image_policy",
+                format!(
+                    "pinned wants an image that is named by its digest, as in NAME:TAG@sha256:…, and {:?} is not; \
+                     `dwell history` and `docker buildx imagetools inspect` show digests",
+                    self.image.chars().take(200).collect::<String>()
+                ),
+            );
+        }
         check_list("entrypoint", &self.entrypoint)?;
         check_list("command", &self.command)?;
         check_pairs("environment", &self.environment)?;

@@ -15,8 +15,8 @@ use crate::quantity::{Bytes, Millis};
 ///
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
-/// running container or concern the agent alone: `resources`, `restart`, `healthcheck`, `stop_grace`,
-/// `expose`, `ssh`, `allow_from` and `pids`.
+/// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`,
+/// `stop_grace`, `expose`, `ssh`, `allow_from` and `pids`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -25,6 +25,9 @@ use crate::quantity::{Bytes, Millis};
 pub struct Template {
     /// Image reference, as the engine understands it.
     pub image: String,
+    /// When a node asks the registry for the image.
+    #[serde(default, skip_serializing_if = "ImagePolicy::is_default")]
+    pub image_policy: ImagePolicy,
     /// Replaces the image's entry point.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
@@ -91,6 +94,7 @@ impl Template {
     pub fn of_image(image: impl Into<String>) -> Self {
         Self {
             image: image.into(),
+            image_policy: ImagePolicy::default(),
             entrypoint: Vec::new(),
             command: Vec::new(),
             environment: BTreeMap::new(),
@@ -117,6 +121,7 @@ impl Template {
     pub fn fingerprint(&self) -> Fingerprint {
         // The live fields at fixed values: a change of theirs leaves the fingerprint alone.
         let fixed = Self {
+            image_policy: ImagePolicy::default(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),
             pids: None,
@@ -173,6 +178,26 @@ pub struct Fingerprint(pub String);
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
+    }
+}
+
+/// When a node asks the registry for an image. Once a version is pinned, all of them mean the image that it is pinned to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImagePolicy {
+    /// When it has none of that reference.
+    #[default]
+    Missing,
+    /// Also when it has one, before the first container of a version: a tag may have moved.
+    Newest,
+    /// When it has none; and the reference has to name the digest, so that it can mean only one image.
+    Pinned,
+}
+
+impl ImagePolicy {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

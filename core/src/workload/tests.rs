@@ -120,6 +120,21 @@ fn refusals_name_the_field() {
     }
 }
 
+#[test]
+fn an_image_that_is_to_be_pinned_has_to_name_its_digest() {
+    let mut spec = spec();
+    spec.template.image_policy = ImagePolicy::Pinned;
+    let refused = spec.check().unwrap_err().to_string();
+    assert!(refused.starts_with("image_policy: pinned wants"), "{refused}");
+    let fingerprint = spec.template.fingerprint();
+    spec.template.image_policy = ImagePolicy::Newest;
+    assert_eq!(spec.template.fingerprint(), fingerprint, "it replaces no container");
+    assert!(spec.check().is_ok());
+    spec.template.image_policy = ImagePolicy::Pinned;
+    spec.template.image = format!("a:1@sha256:{}", "0a".repeat(32));
+    assert!(spec.check().is_ok());
+}
+
 /// Whatever is sent to a node with every instance counts.
 #[test]
 fn all_texts_of_a_declaration_are_bounded_together() {

@@ -4,8 +4,8 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::KeySetName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    AllowRule, AllowSource, Mount, MountSource, PortRange, Protocol, Resources, RestartPolicy,
-    ServicePort, Ssh, Template,
+    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, PortRange, Protocol, Resources,
+    RestartPolicy, ServicePort, Ssh, Template,
 };
 
 use super::{FromWireError, duration, parse, port, required};
@@ -15,6 +15,7 @@ impl From<&Template> for v1::Template {
     fn from(template: &Template) -> Self {
         Self {
             image: template.image.clone(),
+            image_policy: v1::ImagePolicy::from(template.image_policy).into(),
             entrypoint: template.entrypoint.clone(),
             command: template.command.clone(),
             environment: template.environment.clone().into_iter().collect(),
@@ -44,8 +45,10 @@ impl TryFrom<v1::Template> for Template {
     type Error = FromWireError;
 
     fn try_from(wire: v1::Template) -> Result<Self, FromWireError> {
+        let image_policy = wire.image_policy().into();
         let plain = Self::of_image(wire.image);
         Ok(Self {
+            image_policy,
             entrypoint: wire.entrypoint,
             command: wire.command,
             environment: wire.environment.into_iter().collect(),
@@ -72,6 +75,26 @@ impl TryFrom<v1::Template> for Template {
                 .transpose()?,
             ..plain
         })
+    }
+}
+
+impl From<ImagePolicy> for v1::ImagePolicy {
+    fn from(policy: ImagePolicy) -> Self {
+        match policy {
+            ImagePolicy::Missing => Self::Missing,
+            ImagePolicy::Newest => Self::Newest,
+            ImagePolicy::Pinned => Self::Pinned,
+        }
+    }
+}
+
+impl From<v1::ImagePolicy> for ImagePolicy {
+    fn from(wire: v1::ImagePolicy) -> Self {
+        match wire {
+            v1::ImagePolicy::Unspecified | v1::ImagePolicy::Missing => Self::Missing,
+            v1::ImagePolicy::Newest => Self::Newest,
+            v1::ImagePolicy::Pinned => Self::Pinned,
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, Mount, MountSource, Placement, PortRange, Protocol, Resources,
-    RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, Placement, PortRange, Protocol,
+    Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -21,6 +21,7 @@ fn full_template() -> Template {
     let volume = MountSource::Volume(VolumeName::new("data").unwrap());
     Template {
         image: "nginx:1".into(),
+        image_policy: ImagePolicy::Newest,
         entrypoint: vec!["/bin/sh".into()],
         command: vec!["-c".into(), "true".into()],
         environment: [("A".into(), "1".into())].into(),

@@ -217,6 +217,7 @@ impl Core {
         let state = self.observed.images.remove(image).unwrap_or(Image::Missing);
         let Some(failed) = failed else {
             tracing::info!(image, "pulled");
+            self.observed.fetched.insert(image.to_owned(), now);
             return;
         };
         tracing::warn!(image, error = failed.failure.message, "pull failed");

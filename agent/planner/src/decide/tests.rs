@@ -8,7 +8,7 @@ use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
 use dwell_core::net::Mac;
 use dwell_core::quantity::Millicores;
-use dwell_core::workload::Template;
+use dwell_core::workload::{ImagePolicy, Template};
 
 use super::*;
 use crate::journal::{Journal, Ruling, Verdict};
@@ -260,6 +260,27 @@ fn a_missing_image_is_pulled_once_and_a_failed_pull_waits() {
     assert_eq!(status.phase, Phase::Failed);
     assert!(status.message.contains("no such image"), "{}", status.message);
     assert!(story.after(Duration::from_secs(10)).plan().pulls.contains("a"));
+}
+
+#[test]
+fn the_newest_image_is_asked_for_once_for_each_change_until_its_digest_is_known() {
+    let mut story = Story::of("a", 1);
+    story.assigned.as_mut().unwrap().template.image_policy = ImagePolicy::Newest;
+    let before = story.plan();
+    assert!(before.steps.is_empty() && before.pulls.contains("a"), "{before:?}");
+    story.observed.fetched.insert("a".into(), Timestamp(NOW.0 - 1));
+    assert!(story.plan().pulls.contains("a"), "that was for another change");
+    story.observed.fetched.insert("a".into(), NOW);
+    let after = story.plan();
+    assert!(after.pulls.is_empty() && after.steps.len() == 1, "{after:?}");
+
+    story.observed.fetched.clear();
+    story.assigned.as_mut().unwrap().image_digest = Some(ImageDigest::new([1; 32]));
+    assert!(story.plan().pulls.is_empty(), "it can mean only one image");
+    let assigned = story.assigned.as_mut().unwrap();
+    assigned.image_digest = None;
+    assigned.template.image_policy = ImagePolicy::Missing;
+    assert!(story.plan().pulls.is_empty(), "what is here is used");
 }
 
 #[test]
