@@ -15,6 +15,7 @@ pub mod lane;
 pub mod logging;
 pub mod memory;
 pub mod paths;
+mod pow;
 pub mod process;
 pub mod readiness;
 
