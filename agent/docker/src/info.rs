@@ -33,6 +33,7 @@ pub(super) async fn info(engine: &DockerEngine) -> Result<EngineReport, EngineEr
         },
         unfit,
         data_root: seen.docker_root_dir.map(PathBuf::from),
+        distrusted: engine.distrusted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     })
 }
 

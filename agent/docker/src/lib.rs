@@ -106,6 +106,8 @@ pub struct DockerEngine {
     /// What a start needs on the disk is written whatever else hangs.
     lane: Lane,
     claims: Claims,
+    /// Registries whose certificate the daemon did not trust when it pulled from there last.
+    distrusted: Mutex<BTreeSet<String>>,
     /// Why the daemon cannot run instances, by what it said of itself last.
     unfit: Mutex<Option<&'static str>>,
 }
@@ -123,6 +125,7 @@ impl DockerEngine {
             paths: PathLooks::default(),
             lane: Lane::new("containers"),
             claims: Claims::default(),
+            distrusted: Mutex::default(),
             unfit: Mutex::default(),
         }
     }
@@ -236,7 +239,13 @@ impl Engine for DockerEngine {
     ) -> Result<(), EngineError> {
         let docker = self.client.docker().await?;
         match self.config.registries.of(image, &self.paths).await {
-            Ok(credentials) => pull::pull(&docker, image, credentials, progress).await,
+            Ok(credentials) => {
+                let registry = credentials.registry().to_owned();
+                let done = pull::pull(&docker, image, credentials, progress).await;
+                let mut distrusted = self.distrusted.lock().unwrap_or_else(PoisonError::into_inner);
+                pull::note_trust(&mut distrusted, registry, &done);
+                done.map_err(|failed| failed.error)
+            }
             Err(error) => pull::without_credentials(&docker, image, &error).await,
         }
     }

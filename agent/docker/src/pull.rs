@@ -1,6 +1,6 @@
 //! Fetching images, and how far that has come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use bollard::Docker;
 use bollard::errors::Error;
@@ -18,6 +18,40 @@ use dwell_engine::{EngineError, PullProgress};
 const LAYERS_MAX: usize = 1_000;
 /// The longest text of a registry's that is passed on, in bytes.
 const REASON_MAX: usize = 512;
+/// How many registries are remembered whose certificate is not trusted.
+const DISTRUSTED_MAX: usize = 64;
+
+/// How a pull failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: EngineError,
+    cause: Option<Cause>,
+}
+
+impl From<EngineError> for Failed {
+    fn from(error: EngineError) -> Self {
+        Self { error, cause: None }
+    }
+}
+
+/// Takes note of whether a registry's certificate was trusted; a pull that says nothing of that changes nothing.
+pub(super) fn note_trust(
+    distrusted: &mut BTreeSet<String>,
+    registry: String,
+    done: &Result<(), Failed>,
+) {
+    match done {
+        Err(Failed { cause: Some(Cause::Certificate), .. })
+            if distrusted.len() < DISTRUSTED_MAX =>
+        {
+            distrusted.insert(registry);
+        }
+        Ok(()) | Err(Failed { cause: Some(Cause::Login), .. }) => {
+            distrusted.remove(&registry);
+        }
+        Err(_) => {}
+    }
+}
 
 /// Fetches an image. If that fails, one that is there is good enough: somebody may have loaded it by
 /// hand, where no registry is to be had.
@@ -26,7 +60,7 @@ pub(super) async fn pull(
     image: &str,
     credentials: Credentials,
     progress: &watch::Sender<PullProgress>,
-) -> Result<(), EngineError> {
+) -> Result<(), Failed> {
     match fetch(docker, image, credentials, progress).await {
         Ok(()) => Ok(()),
         Err(failure) => unless_there(docker, image, failure).await,
@@ -49,11 +83,7 @@ pub(super) async fn without_credentials(
     unless_there(docker, image, failure).await
 }
 
-async fn unless_there(
-    docker: &Docker,
-    image: &str,
-    failure: EngineError,
-) -> Result<(), EngineError> {
+async fn unless_there<E>(docker: &Docker, image: &str, failure: E) -> Result<(), E> {
     match limited(QUICK, docker.inspect_image(image)).await {
         Ok(_) => Ok(()),
         Err(_) => Err(failure),
@@ -66,7 +96,7 @@ async fn fetch(
     image: &str,
     credentials: Credentials,
     progress: &watch::Sender<PullProgress>,
-) -> Result<(), EngineError> {
+) -> Result<(), Failed> {
     let options =
         CreateImageOptions { from_image: Some(with_tag(image)), ..CreateImageOptions::default() };
     let refusal = Refusal::of(&credentials);
@@ -103,23 +133,24 @@ impl Refusal {
         }
     }
 
-    fn failure(&self, image: &str, error: Error) -> EngineError {
+    fn failure(&self, image: &str, error: Error) -> Failed {
         let status = status(&error);
         let said = match error {
             Error::DockerResponseServerError { message, .. } => message,
             Error::DockerStreamError { error } => error,
-            error => return meaning(error, "pull an image", ""),
+            error => return meaning(error, "pull an image", "").into(),
         };
         let cause = Cause::of(status, &said);
         // 404 is also what Docker says for a private image without the right to it.
         let permanent = cause == Some(Cause::Login) || matches!(status, Some(400 | 404));
-        EngineError::PullFailed {
+        let error = EngineError::PullFailed {
             image: image.to_owned(),
             access: self.access.clone(),
             reason: sanitize(&said, REASON_MAX),
             next: cause.map(|cause| self.next_step(cause)),
             permanent,
-        }
+        };
+        Failed { error, cause }
     }
 
     fn next_step(&self, cause: Cause) -> String {
@@ -263,7 +294,8 @@ mod tests {
 
     fn replied(status_code: u16, message: &str) -> EngineError {
         let message = message.to_owned();
-        refusal().failure("ghcr.io/a", Error::DockerResponseServerError { status_code, message })
+        let error = Error::DockerResponseServerError { status_code, message };
+        refusal().failure("ghcr.io/a", error).error
     }
 
     #[test]
@@ -272,7 +304,29 @@ mod tests {
         assert!(replied(400, "invalid reference format").is_permanent());
         assert!(!replied(500, "no").is_permanent());
         let cut = Error::DockerStreamError { error: "eof".to_owned() };
-        assert!(!refusal().failure("a", cut).is_permanent());
+        assert!(!refusal().failure("a", cut).error.is_permanent());
+    }
+
+    #[test]
+    fn a_certificate_counts_as_not_trusted_until_the_registry_was_heard() {
+        let mut distrusted = BTreeSet::new();
+        let mut note = |said: Option<&str>| {
+            let failed = |said: &str| {
+                let error = Error::DockerStreamError { error: said.to_owned() };
+                refusal().failure("a", error)
+            };
+            note_trust(
+                &mut distrusted,
+                "ghcr.io".to_owned(),
+                &said.map_or(Ok(()), |said| Err(failed(said))),
+            );
+            distrusted.contains("ghcr.io")
+        };
+        assert!(note(Some("x509: certificate signed by unknown authority")));
+        assert!(note(Some("connection refused")), "that says nothing of it");
+        assert!(!note(Some("no basic auth credentials")));
+        assert!(note(Some("x509: certificate has expired")));
+        assert!(!note(None));
     }
 
     #[test]

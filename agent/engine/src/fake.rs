@@ -146,7 +146,7 @@ impl Engine for FakeEngine {
     async fn info(&self) -> Result<EngineReport, EngineError> {
         self.call(Operation::Info, "", |_| {
             let info = EngineInfo { version: "1".to_owned(), ready: true, ..EngineInfo::default() };
-            Ok(EngineReport { info, unfit: None, data_root: None })
+            Ok(EngineReport { info, ..EngineReport::default() })
         })
         .await
     }

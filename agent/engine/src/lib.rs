@@ -231,6 +231,8 @@ pub struct EngineReport {
     pub unfit: Option<&'static str>,
     /// The directory of its images and containers, if it has one.
     pub data_root: Option<PathBuf>,
+    /// The registries whose certificate it did not trust when it was last asked to pull from them.
+    pub distrusted: BTreeSet<String>,
 }
 
 /// How far a pull has come.

@@ -11,6 +11,7 @@ use dwell_engine::EngineReport;
 
 const CHECK: &str = "docker";
 const RUNTIME: &str = "docker-runtime";
+const REGISTRY: &str = "registry-certificate";
 /// The oldest version that dwell is tested with.
 const OLDEST: (u32, u32) = (20, 10);
 
@@ -72,7 +73,15 @@ fn judge(report: &Result<EngineReport, String>, configured: Option<&str>) -> Vec
             "dwell-agent install-runtime",
         ),
     };
-    vec![docker, runtime]
+    let distrusted = report.iter().flat_map(|report| &report.distrusted).map(|registry| {
+        let message = format!(
+            "Docker did not trust the certificate of registry {registry} when it last pulled from there; put the \
+             certificate of the registry's CA where Docker looks for it"
+        );
+        let fix = format!("install -D -m 644 CA.crt /etc/docker/certs.d/{registry}/ca.crt");
+        Finding::problem(REGISTRY, message, fix)
+    });
+    [docker, runtime].into_iter().chain(distrusted).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +95,7 @@ mod tests {
     fn what_docker_lacks_is_told_with_the_command() {
         let report = |version: &str, ready| {
             let info = EngineInfo { version: version.to_owned(), ready, ..EngineInfo::default() };
-            Ok(EngineReport { info, unfit: None, data_root: None })
+            Ok(EngineReport { info, ..EngineReport::default() })
         };
         for (report, configured, bad) in [
             (report("28.2.2", true), None, vec![]),
@@ -108,6 +117,17 @@ mod tests {
                     .map(|report| EngineReport { unfit: Some("it remaps users"), ..report }),
                 None,
                 vec![(Outcome::Problem, "systemctl restart docker")],
+            ),
+            (
+                report("28.2.2", true).map(|report| EngineReport {
+                    distrusted: ["r.lan:5000".to_owned()].into(),
+                    ..report
+                }),
+                None,
+                vec![(
+                    Outcome::Problem,
+                    "install -D -m 644 CA.crt /etc/docker/certs.d/r.lan:5000/ca.crt",
+                )],
             ),
             (
                 Err("no socket".to_owned()),

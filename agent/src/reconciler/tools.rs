@@ -24,7 +24,7 @@ use dwell_engine::{EngineError, PullProgress, SharedEngine};
 use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How often the progress of a pull is told.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long a step waits for isolation; usually it comes with the assignment.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 
