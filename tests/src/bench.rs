@@ -39,7 +39,7 @@ type Benchmark = (&'static str, &'static str);
 const NODE: [Benchmark; 9] = [
     (
         "start-one",
-        "`dwell apply --wait` of one instance; create+start through the Docker API on its bridge",
+        "`dwell apply --wait` of one instance until it runs; create+start through the Docker API on its bridge",
     ),
     ("start-fifty", "the same for 50; the Docker API at the concurrency that suits it best"),
     ("start-fifty-vs-swarm", "50 instances; a Swarm service of 50 replicas until all tasks run"),
@@ -52,7 +52,7 @@ const NODE: [Benchmark; 9] = [
     ("restart-resync", "agent killed and started with 50 instances until all are reported again"),
     (
         "deploy-one-vs-swarm",
-        "`dwell apply --wait` of one instance; a Swarm service of one until it runs",
+        "`dwell apply --wait` of one instance until it runs; a Swarm service of one, the same",
     ),
     ("self-heal", "main process killed until its replacement starts; Swarm with restart delay 0"),
 ];

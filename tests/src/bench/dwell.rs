@@ -36,11 +36,12 @@ impl<'a> Dwell<'a> {
         Ok(Self { lab, api: FleetClient::new(channel), dir: lab.layout().dir() })
     }
 
-    /// From the start of `dwell apply --wait` to its end, with a file that has to be read.
+    /// From the start of `dwell apply --wait` to its end, with a file that has to be read. What runs has to hold for no
+    /// time: the others do not look whether it does.
     pub(super) async fn deploy(&self, name: &str, count: usize) -> Result<Duration> {
         let path = self.dir.join("bench.yaml");
         let text = format!(
-            "workloads:\n  {name}:\n    image: {}\n    replicas: {count}\n",
+            "workloads:\n  {name}:\n    image: {}\n    replicas: {count}\n    update: {{monitor: 1ms}}\n",
             Image::Hello.name()
         );
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
