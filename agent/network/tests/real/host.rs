@@ -51,12 +51,16 @@ async fn instances_reach_of_their_host_only_names_and_echoes() {
     assert!(run("nft list chain inet dwell host").contains("counter packets"), "drops are counted");
 
     let open = HostNetwork {
-        host_access: vec![range(Protocol::Tcp, 5000, 5001), range(Protocol::Udp, 1, 65535)],
+        host_access: vec![
+            range(Protocol::Tcp, 5000, 5001),
+            range(Protocol::Tcp, 6000, 6000),
+            range(Protocol::Udp, 1, 65535),
+        ],
         ..host()
     };
     world.network.ensure_host(&open).await.unwrap();
-    assert!(connects(from, service(HOST, 5000)) && connects(from, service(HOST, 5001)));
-    assert!(!connects(from, service(HOST, 5002)));
+    assert!([5000, 5001, 6000].into_iter().all(|port| connects(from, service(HOST, port))));
+    assert!([5002, 6001].into_iter().all(|port| !connects(from, service(HOST, port))));
     assert_eq!(datagram((from, web.address), (Place::Host, HOST)), Some(web.address));
     world.network.ensure_host(&host()).await.unwrap();
     assert!(!connects(from, service(HOST, 5000)), "what is no longer allowed is closed");

@@ -98,7 +98,9 @@ fn to_host(host: &HostNetwork) -> String {
             Protocol::Tcp => "tcp",
             Protocol::Udp => "udp",
         };
-        format!("{protocol} dport {first}-{last} accept")
+        // An nft before 1.0.3 takes a range of one port for a range of none, and refuses the whole table.
+        let ports = if first == last { first.to_string() } else { format!("{first}-{last}") };
+        format!("{protocol} dport {ports} accept")
     }));
     rules.push("counter drop".to_owned());
     rules.into_iter().map(|rule| format!("    {rule}\n")).collect()
@@ -164,9 +166,11 @@ mod tests {
             ..host(true)
         };
         let script = table(&open, &[], &[], None);
-        assert!(script.contains(
-            "    tcp dport 5000-5000 accept\n    udp dport 1-9 accept\n    counter drop\n"
-        ));
+        assert!(
+            script.contains(
+                "    tcp dport 5000 accept\n    udp dport 1-9 accept\n    counter drop\n"
+            )
+        );
         assert!(!table(&host(true), &[], &[], None).contains("tcp dport 5"));
     }
 
