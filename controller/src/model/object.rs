@@ -86,6 +86,10 @@ pub struct Instance {
     /// What is put up again if it does not hold with what it is to be. `None` once it has, and if there is nothing.
     #[serde(default, with = "by_number::optional", skip_serializing_if = "Option::is_none")]
     pub fallback: Option<Arc<Form>>,
+    /// What it was to be before, if nobody has said what became of it as that: its node may have found that it holds, and
+    /// then puts it up again by itself. The node is not told to fall back to it.
+    #[serde(default, with = "by_number::optional", skip_serializing_if = "Option::is_none")]
+    pub unseen: Option<Arc<Form>>,
     /// Whether it is to run.
     pub run: RunState,
     /// How often a restart was asked for.

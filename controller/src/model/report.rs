@@ -388,6 +388,7 @@ impl Model {
             && let Some(back) = self.fallback(&workload, instance)
         {
             (next.wanted, next.fallback, next.update) = (back, None, UpdateState::Due);
+            next.unseen = None;
             next.generation = self.next_generation(instance);
         }
         self.put_instance(next);

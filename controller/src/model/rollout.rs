@@ -352,8 +352,15 @@ impl Model {
             Some(Outcome::Failing { reason }) if self.fallback(&workload, &instance).is_some() => {
                 return self.go_back(&instance, reason, now);
             }
-            // What has to leave its node need not wait for it any more.
-            Some(Outcome::Failing { .. }) => self.agenda.go_on(instance.name.workload()),
+            Some(Outcome::Failing { .. }) => {
+                // What has to leave its node need not wait for it any more.
+                self.agenda.go_on(instance.name.workload());
+                if instance.unseen.is_some() {
+                    // Its node has nothing to put up again.
+                    instance.unseen = None;
+                    self.put_instance(instance.clone());
+                }
+            }
             Some(Outcome::Held) if !instance.holds() => instance = self.note_held(&instance),
             // An older agent gives no verdicts.
             None if status.verdict.is_none() && has_arrived(&instance, status) => {

@@ -140,32 +140,52 @@ impl Instance {
 
     /// All that a container of it may be made from.
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
-        std::iter::once(&self.wanted).chain(&self.fallback).map(|form| &form.template)
+        let back = self.fallback.iter().chain(&self.unseen);
+        std::iter::once(&self.wanted).chain(back).map(|form| &form.template)
     }
 
     /// The room that it is promised: enough for what it is to be, and for what may have to be put up again.
     #[must_use]
     pub fn share(&self) -> Resources {
         let wanted = self.wanted.template.resources;
-        self.fallback.as_ref().map_or(wanted, |back| wanted.max(back.template.resources))
+        let back = self.fallback.iter().chain(&self.unseen);
+        back.fold(wanted, |share, back| share.max(back.template.resources))
     }
 
     /// The same instance, as it is when it is to be another version. What it is now is worth putting up again if it has
     /// held with that or, where nothing is known to hold, has at least run.
-    fn given(&self, form: &Arc<Form>, runs: bool) -> Self {
+    fn given(&self, form: &Arc<Form>, became: Became) -> Self {
         let (wanted, holds) = (Arc::clone(form), self.holds());
         let renamed = |serving: bool| if serving { Some(form.number) } else { self.serving };
         if self.wanted.template == form.template {
             return Self { wanted, serving: renamed(holds), ..self.clone() };
         }
+        let now = || Some(Arc::clone(&self.wanted));
         let before = if holds { None } else { self.fallback.clone() };
-        let before = before.or_else(|| (holds || runs).then(|| Arc::clone(&self.wanted)));
+        let before = before.or_else(|| now().filter(|_| holds || became == Became::Running));
         if let Some(before) = before.as_ref().filter(|before| before.template == form.template) {
             let serving = renamed(self.serving == Some(before.number));
-            return Self { wanted, serving, fallback: None, ..self.clone() };
+            return Self { wanted, serving, fallback: None, unseen: None, ..self.clone() };
         }
-        Self { wanted, fallback: before, ..self.clone() }
+        // A node that misses some of what it is told has held with the first of them, if with any.
+        let unseen = match became {
+            Became::Unseen => self.unseen.clone().or_else(now),
+            Became::Running | Became::NotRunning => self.unseen.clone(),
+        };
+        let unseen = unseen.filter(|unseen| before.is_none() && unseen.template != form.template);
+        Self { wanted, fallback: before, unseen, ..self.clone() }
     }
+}
+
+/// What became of an instance as it is, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Became {
+    /// It runs, or did.
+    Running,
+    /// It does not run, or not yet; or it has no node.
+    NotRunning,
+    /// Its node has not said.
+    Unseen,
 }
 
 impl Model {
@@ -194,15 +214,16 @@ impl Model {
     pub(super) fn given(&self, instance: &Instance, form: &Arc<Form>) -> Instance {
         let has_run = instance.told.is_some_and(|told| told.phase == Phase::Running);
         let seen = self.tables.observed().get(&instance.name);
-        let runs = match seen {
-            Some(seen) if seen.status.generation == instance.generation => has_run,
-            // Nobody has said yet what became of it as it is. Where it is told what it is to be, it may have held with
-            // that, and its node puts it up again.
-            _ if instance.node.is_some() => !self.is_tried_in_vain(instance),
-            // It ran as it was then, or as what it was taken back to.
-            _ => has_run,
+        let is_seen = seen.is_some_and(|seen| seen.status.generation == instance.generation);
+        let became = match instance.node {
+            Some(_) if !is_seen && self.is_tried_in_vain(instance) => Became::NotRunning,
+            Some(_) if !is_seen => Became::Unseen,
+            // Without a node nothing is seen of it; it ran as it was then, or as what it was taken back to.
+            None if seen.is_some() && !is_seen => Became::NotRunning,
+            _ if has_run => Became::Running,
+            _ => Became::NotRunning,
         };
-        instance.given(form, runs)
+        instance.given(form, became)
     }
 
     /// What is put up again if an instance does not hold with what it is to be.
@@ -284,7 +305,8 @@ impl Model {
         needed.extend(self.tables.workloads().get(name).and_then(|workload| workload.good));
         for instance in self.tables.instances_of(name) {
             needed.insert(instance.wanted.number);
-            needed.extend(instance.fallback.as_ref().map(|form| form.number));
+            let back = instance.fallback.iter().chain(&instance.unseen);
+            needed.extend(back.map(|form| form.number));
         }
         let oldest = versions.keys().take(surplus).filter(|number| !needed.contains(number));
         for number in oldest.copied().collect::<Vec<_>>() {
@@ -305,7 +327,7 @@ impl Model {
     /// An instance has held with what it is to be.
     pub(super) fn note_held(&mut self, instance: &Instance) -> Instance {
         let serving = Some(instance.wanted.number);
-        let held = Instance { serving, fallback: None, ..instance.clone() };
+        let held = Instance { serving, fallback: None, unseen: None, ..instance.clone() };
         self.put_instance(held.clone());
         held
     }
@@ -404,16 +426,19 @@ impl Model {
         }
     }
 
-    /// An instance is to be what it held with before, or else what is good. Its turn comes again when the rollout goes on.
+    /// An instance is to be what it held with before, or else what is good, or what it may have held with. Its turn comes
+    /// again when the rollout goes on.
     pub(super) fn take_back(&mut self, name: &InstanceName) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         let workload = self.tables.workloads().get(name.workload()).cloned();
         let back = workload.and_then(|workload| self.fallback(&workload, &instance));
+        let back = back.or_else(|| instance.unseen.clone());
         let Some(back) = back.filter(|_| !instance.removing) else { return };
         let generation = self.next_generation(&instance);
         self.put_instance(Instance {
             wanted: back,
             fallback: None,
+            unseen: None,
             generation,
             update: UpdateState::Due,
             ..Instance::clone(&instance)

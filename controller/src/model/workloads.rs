@@ -448,6 +448,7 @@ pub(super) fn new_instance(
         wanted,
         serving: None,
         fallback: None,
+        unseen: None,
         run: workload.run,
         restarts_asked: 0,
         workload_restarts: workload.restarts_asked,

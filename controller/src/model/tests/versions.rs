@@ -398,14 +398,32 @@ fn what_may_have_held_unseen_is_what_an_instance_goes_back_to() {
     // Nobody has said what became of it when the next version comes.
     fleet.apply(image(2, 1)).unwrap();
     let is = |fleet: &Fleet| Instance::clone(&fleet.model.tables.instances()[&instance("web-0")]);
-    assert_eq!(is(&fleet).fallback.map(|form| form.number), Some(VersionNumber(1)));
+    assert_eq!(is(&fleet).unseen.map(|form| form.number), Some(VersionNumber(1)));
+    assert_eq!(fleet.assigned_to("n1")[0].fallback, None, "nobody knows whether it holds");
     // Its node found that version 1 holds and version 2 does not.
     let now = fleet.now;
     fleet.hosts.get_mut(&n1).unwrap().start(&instance("web-0"), now);
     fleet.fetch(&n1);
     fleet.hosts.get_mut(&n1).unwrap().fail(&instance("web-0"), now);
     fleet.report(&n1).unwrap();
-    assert_eq!(is(&fleet).wanted.number, VersionNumber(1));
+    assert_eq!((is(&fleet).wanted.number, is(&fleet).unseen), (VersionNumber(1), None));
+}
+
+#[test]
+fn what_may_never_have_run_is_not_put_up_again() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(image(1, 1)).unwrap();
+    let n1 = node("n1");
+    fleet.fetch(&n1);
+    fleet.apply(image(2, 1)).unwrap();
+    fleet.fetch(&n1);
+    // Its node has nothing to put back.
+    let now = fleet.now;
+    fleet.hosts.get_mut(&n1).unwrap().ail(&instance("web-0"), now);
+    fleet.report(&n1).unwrap();
+    let is = Instance::clone(&fleet.model.tables.instances()[&instance("web-0")]);
+    assert_eq!((is.wanted.number, is.unseen), (VersionNumber(2), None));
+    assert_eq!(history(&fleet)[0].1, "rolling out");
 }
 
 fn in_parallel(parallelism: u32) -> UpdatePolicy {

@@ -37,13 +37,19 @@ impl Model {
             };
             let wanted = form(&instance.wanted);
             let fallback = instance.fallback.as_ref().map(form);
+            let unseen = instance.unseen.as_ref().map(form);
             let state = known.and_then(|known| known.get(&wanted.number)).map(|found| &found.state);
             let has_held = instance.update != UpdateState::Updating
                 && !matches!(state, Some(VersionState::RuledOut { .. }));
             let serving =
                 if is_of_old { has_held.then_some(wanted.number) } else { instance.serving };
-            let next =
-                Arc::new(Instance { wanted, fallback, serving, ..Instance::clone(&instance) });
+            let next = Arc::new(Instance {
+                wanted,
+                fallback,
+                unseen,
+                serving,
+                ..Instance::clone(&instance)
+            });
             if is_of_old {
                 unstored.push(Record::Instance(Arc::clone(&next)));
             }
