@@ -318,7 +318,8 @@ impl Model {
             Command::AdoptNode { node, enrolment, hello } => {
                 self.adopt_node(node, enrolment, &hello, now)?;
             }
-            Command::AttachNode { node, session, hello } => {
+            Command::AttachNode { node, enrolment, session, hello } => {
+                self.check_enrolment(&node, &enrolment)?;
                 if let Some(refusal) = self.attach(&node, session, &hello, now)? {
                     reply = Reply::Unserved(refusal);
                 } else {

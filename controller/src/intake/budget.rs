@@ -13,6 +13,8 @@ use crate::pki::Enrolment;
 pub(super) const NODE_MAX_BYTES: usize = 64 << 20;
 /// The same for all nodes together.
 pub(super) const ALL_MAX_BYTES: usize = 512 << 20;
+/// What each node has of its own, whatever all others have begun.
+pub(super) const OWN_BYTES: usize = 256 << 10;
 
 /// What is begun and unfinished; clones are the same.
 #[derive(Clone, Default)]
@@ -90,7 +92,8 @@ impl Account {
                 "this node has begun too many large messages; finish some of them first",
             ));
         }
-        if table.bytes + bytes > ALL_MAX_BYTES {
+        // What a node says of itself now and then is heard however much others have begun.
+        if begun.bytes + bytes > OWN_BYTES && table.bytes + bytes > ALL_MAX_BYTES {
             return Err(Status::resource_exhausted(
                 "too many nodes send large messages; try again in a moment",
             ));

@@ -112,6 +112,8 @@ pub enum Command {
     AttachNode {
         /// Which node.
         node: NodeName,
+        /// The enrolment in its certificate: a stream that was begun under an earlier one is not the node's.
+        enrolment: String,
         /// Its stream.
         session: SessionId,
         /// Where it is, what it has, what it holds and what is there.

@@ -106,6 +106,15 @@ impl Model {
         Ok(block)
     }
 
+    /// Only the present holder of a name speaks for it, also if its stream was begun before another host got the name.
+    pub(super) fn check_enrolment(&self, name: &NodeName, enrolment: &str) -> Result<(), Refusal> {
+        let node = self.tables.nodes().get(name);
+        if node.is_some_and(|node| node.enrolment != enrolment) {
+            return Err(Refusal::SessionSuperseded(name.clone()));
+        }
+        Ok(())
+    }
+
     /// A stream begins. Also for a removed node, so that it can be told to run nothing. A refusal within says why nothing
     /// is to be taken from it, when that was noted: another host has the same identity.
     pub(super) fn attach(

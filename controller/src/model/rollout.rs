@@ -282,7 +282,7 @@ impl Model {
     pub(super) fn next_restart(&self, instance: &Instance) -> u64 {
         let seen = self.tables.observed().get(&instance.name);
         let done = seen.map_or(0, |seen| seen.status.restarts_done);
-        instance.restarts_asked.max(done) + 1
+        instance.restarts_asked.max(done).saturating_add(1)
     }
 
     /// A restart of the whole workload reaches an instance.

@@ -137,6 +137,7 @@ async fn what_is_not_durable_writes_nothing_and_needs_no_disk() {
     let session = SessionId(1);
     let attach = Command::AttachNode {
         node: node.clone(),
+        enrolment: "c".to_owned(),
         session,
         hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
@@ -178,6 +179,7 @@ async fn a_follower_hears_of_its_own_node_only() {
     let other = handle.follow("h2".parse().unwrap()).await.unwrap();
     let attach = Command::AttachNode {
         node: "h1".parse().unwrap(),
+        enrolment: "c".to_owned(),
         session: SessionId(1),
         hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
@@ -217,6 +219,7 @@ async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
     join(&handle, "h1").await;
     let attach = |session| Command::AttachNode {
         node: "h1".parse().unwrap(),
+        enrolment: "c".to_owned(),
         session: SessionId(session),
         hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };
@@ -321,6 +324,7 @@ async fn events_carry_the_wall_clock_of_now_and_a_step_makes_no_node_silent() {
     handle.command(Command::RedeemToken(join)).await.unwrap();
     let attach = Command::AttachNode {
         node: "h1".parse().unwrap(),
+        enrolment: "c".to_owned(),
         session: SessionId(1),
         hello: Box::new(dwell_core::session::Hello::of([192, 0, 2, 1].into())),
     };

@@ -28,14 +28,19 @@ impl Sessions {
     /// Attaches a node, and goes on by itself.
     pub(super) async fn begin(
         &self,
-        Caller { node, from, .. }: Caller,
+        Caller { node, from, enrolment }: Caller,
         session: SessionId,
         hello: Hello,
         messages: Streaming<v1::AgentMessage>,
     ) -> Result<ServerStream<v1::ControllerMessage>, Status> {
         let (held, takes_pieces) = (hello.directory, hello.takes_pieces);
         let protocol = protocol(&node, &hello)?;
-        let attach = Command::AttachNode { node: node.clone(), session, hello: Box::new(hello) };
+        let attach = Command::AttachNode {
+            node: node.clone(),
+            enrolment: enrolment.0,
+            session,
+            hello: Box::new(hello),
+        };
         let place = self.admission.enter().await?;
         // Before the model knows of the session, so that no change is missed.
         let changes = self.owner.follow(node.clone()).await.map_err(into_status)?;

@@ -63,6 +63,7 @@ enum Event {
     /// What was said last over a stream that is broken by now comes all the same.
     Late {
         node: NodeName,
+        enrolment: String,
         stream: u64,
         controller_life: u64,
         message: Up,
@@ -302,9 +303,9 @@ impl World {
             Event::StartController => self.start_controller(),
             Event::Push { stream } => self.push(stream),
             Event::Up { stream, message } => self.deliver_up(stream, message),
-            Event::Late { node, stream, controller_life, message } => {
+            Event::Late { node, enrolment, stream, controller_life, message } => {
                 if controller_life == self.controller.life {
-                    self.deliver_late(node, stream, message);
+                    self.deliver_late((node, enrolment), stream, message);
                 }
             }
             Event::UpEnd { stream } => self.deliver_up_end(stream),

@@ -7,7 +7,7 @@ use http_body::Frame;
 use tonic::Code;
 
 use super::*;
-use crate::intake::budget::{ALL_MAX_BYTES, Budget, NODE_MAX_BYTES};
+use crate::intake::budget::{ALL_MAX_BYTES, Budget, NODE_MAX_BYTES, OWN_BYTES};
 use crate::pki::Enrolment;
 
 /// Pieces, and then silence.
@@ -151,7 +151,8 @@ async fn what_is_announced_counts_until_it_is_there() {
     for thief in &thieves {
         held.extend((0..NODE_MAX_BYTES / largest).map(|_| thief.charge(largest).unwrap()));
     }
-    assert_eq!(full(good.charge(1)), Some(Code::ResourceExhausted), "all together");
+    assert_eq!(full(good.charge(OWN_BYTES + 1)), Some(Code::ResourceExhausted), "all together");
+    assert!(good.charge(OWN_BYTES).is_ok(), "what a node says now and then is heard all the same");
     drop(held);
     drop((thief, thieves));
     assert!(good.charge(largest).is_ok());

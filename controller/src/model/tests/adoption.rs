@@ -135,7 +135,8 @@ fn an_admission_while_a_restore_is_unconfirmed_is_done_and_has_the_node_speak_ag
         let hello = fleet.hosts[&node("n1")].hello(address("192.168.0.1"));
         let hello = Box::new(dwell_core::session::Hello { run, ..hello });
         let session = crate::model::SessionId(session);
-        drop(fleet.command(Command::AttachNode { node: node("n1"), session, hello }));
+        let enrolment = fleet.model.node(&node("n1")).unwrap().node.enrolment.clone();
+        drop(fleet.command(Command::AttachNode { node: node("n1"), enrolment, session, hello }));
     }
     assert!(fleet.model.node(&node("n1")).unwrap().node.contested);
     let refused = fleet.command(Command::ConfirmRestore { force: false }).unwrap_err();

@@ -322,6 +322,7 @@ impl Fleet {
             }),
             Command::AttachNode {
                 node: name,
+                enrolment: String::new(),
                 session,
                 hello: Box::new(Hello {
                     capacity: Self::capacity(),
@@ -344,13 +345,19 @@ impl Fleet {
         }
     }
 
+    /// What a host's certificate says, as long as the controller knows it.
+    pub(super) fn enrolment(&self, name: &NodeName) -> String {
+        self.model.node(name).map(|view| view.node.enrolment.clone()).unwrap_or_default()
+    }
+
     pub(super) fn attach(&mut self, name: &NodeName) -> Result<(), Refusal> {
         self.sessions += 1;
         let session = SessionId(self.sessions);
         let number = name.as_str()[1..].parse().unwrap();
         let hello = self.hosts[name].hello(Ipv4Addr::new(192, 168, 0, number));
         let hello = Box::new(hello);
-        self.command(Command::AttachNode { node: name.clone(), session, hello })?;
+        let enrolment = self.enrolment(name);
+        self.command(Command::AttachNode { node: name.clone(), enrolment, session, hello })?;
         self.hosts.get_mut(name).unwrap().session = Some(session);
         Ok(())
     }

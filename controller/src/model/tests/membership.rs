@@ -12,7 +12,27 @@ fn run(fleet: &mut Fleet, run: u64, session: u64, from: &str) -> Result<(), Refu
     let status = StatusReport { complete: true, ..StatusReport::default() };
     let hello = Hello { run, status, capacity: Fleet::capacity(), ..Hello::of(address(from)) };
     let (node, session) = (node("n1"), SessionId(session));
-    fleet.command(Command::AttachNode { node, session, hello: Box::new(hello) }).map(drop)
+    let enrolment = fleet.enrolment(&node);
+    fleet
+        .command(Command::AttachNode { node, enrolment, session, hello: Box::new(hello) })
+        .map(drop)
+}
+
+#[test]
+fn a_stream_that_was_begun_under_an_earlier_enrolment_is_not_the_nodes() {
+    let mut fleet = Fleet::of(1);
+    let hello =
+        Box::new(Hello { capacity: Fleet::capacity(), ..Hello::of(address("192.168.0.1")) });
+    let attach = |enrolment: &str, session| Command::AttachNode {
+        node: node("n1"),
+        enrolment: enrolment.to_owned(),
+        session: SessionId(session),
+        hello: hello.clone(),
+    };
+    let refused = fleet.command(attach("the one before", 700)).unwrap_err();
+    assert_eq!(refused, Refusal::SessionSuperseded(node("n1")));
+    let own = fleet.enrolment(&node("n1"));
+    fleet.command(attach(&own, 701)).unwrap();
 }
 
 fn reasons(fleet: &Fleet, subject: &str) -> Vec<String> {
@@ -220,7 +240,8 @@ fn from_machine(
     let capacity = Fleet::capacity();
     let hello = Hello { run: session, status, capacity, host_mark, ..Hello::of(address(from)) };
     let (node, session) = (node("n1"), SessionId(session));
-    fleet.command(Command::AttachNode { node, session, hello: Box::new(hello) })
+    let enrolment = fleet.enrolment(&node);
+    fleet.command(Command::AttachNode { node, enrolment, session, hello: Box::new(hello) })
 }
 
 fn elsewhere(from: &str) -> Refusal {

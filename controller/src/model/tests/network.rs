@@ -172,7 +172,8 @@ fn a_node_too_far_behind_the_network_gets_everything() {
         let (node, session) = (away.clone(), crate::model::SessionId(1_000));
         let address = address(home[(index + 1) % 2]);
         let hello = Hello { capacity: Fleet::capacity(), ..Hello::of(address) };
-        let command = Command::AttachNode { node, session, hello: Box::new(hello) };
+        let command =
+            Command::AttachNode { node, enrolment: "c".into(), session, hello: Box::new(hello) };
         quickly(&mut fleet.model, command, fleet.now);
     }
     assert!(fleet.model.assignment_since(&node("n1"), base).is_none());

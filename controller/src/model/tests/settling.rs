@@ -86,7 +86,8 @@ impl Large {
         let session = SessionId(number as u64);
         let status = StatusReport { complete: true, ..StatusReport::default() };
         let hello = Box::new(Hello { capacity, status, ..Hello::of(address) });
-        self.command(Command::AttachNode { node: name, session, hello }).unwrap();
+        self.command(Command::AttachNode { node: name, enrolment: String::new(), session, hello })
+            .unwrap();
     }
 
     /// A node says that it does what it was told.
@@ -260,6 +261,7 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
             Capacity { cpu: Millicores(8_000), memory: Bytes::mebi(16_000), ..Capacity::default() };
         let attach = Command::AttachNode {
             node: node(&format!("n{number}")),
+            enrolment: String::new(),
             session: SessionId(number as u64),
             hello: Box::new(Hello {
                 capacity,

@@ -33,7 +33,12 @@ async fn start() -> Handle {
         Join { token, digest, name: node(), address, enrolment, routes_only, host_mark: None };
     handle.command(Command::RedeemToken(join)).await.unwrap();
     let hello = Hello::of([192, 0, 2, 1].into());
-    let attach = Command::AttachNode { node: node(), session: SESSION, hello: Box::new(hello) };
+    let attach = Command::AttachNode {
+        node: node(),
+        enrolment: String::new(),
+        session: SESSION,
+        hello: Box::new(hello),
+    };
     handle.command(attach).await.unwrap();
     handle
 }

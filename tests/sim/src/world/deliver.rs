@@ -138,11 +138,12 @@ impl World {
             self.note(|| format!("controller: host {host} says {}", brief_up(&message)));
         }
         let (node, session) = (self.hosts[host].name.clone(), session(stream));
+        let from = (node.clone(), self.hosts[host].enrolment.clone());
         let directory = match &message {
             Up::Hello(hello) => Some(hello.directory),
             _ => None,
         };
-        match (self.command(taken(node.clone(), session, message)), directory) {
+        match (self.command(taken(from, session, message)), directory) {
             (Ok(Reply::Unserved(refusal)), _) => {
                 self.note(|| format!("controller: refuses stream {stream}: {refusal}"));
                 self.send(stream, false, Event::DownEnd { stream });
@@ -196,18 +197,21 @@ impl World {
         let late = state.and_then(|state| Some((state.controller_life, state.last_up.clone()?)));
         self.lose_stream(host);
         if let (Some(stream), Some((controller_life, message))) = (stream, late) {
-            let node = self.hosts[host].name.clone();
-            self.later(1, 5_000, Event::Late { node, stream, controller_life, message });
+            let one = &self.hosts[host];
+            let (node, enrolment) = (one.name.clone(), one.enrolment.clone());
+            let late = Event::Late { node, enrolment, stream, controller_life, message };
+            self.later(1, 5_000, late);
         }
     }
 
-    pub(super) fn deliver_late(&mut self, node: NodeName, stream: u64, message: Up) {
+    pub(super) fn deliver_late(&mut self, from: (NodeName, String), stream: u64, message: Up) {
+        let node = from.0.clone();
         if self.controller.model.is_none() || self.controller.sessions.contains_key(&stream) {
             return;
         }
         self.note(|| format!("controller: {node} has said {}, long ago", brief_up(&message)));
         let begins = matches!(message, Up::Hello(_));
-        let taken = self.command(taken(node.clone(), session(stream), message));
+        let taken = self.command(taken(from, session(stream), message));
         if begins && matches!(taken, Ok(Reply::Done)) {
             self.supersede(stream, &node);
             drop(self.command(Command::DetachNode { node, session: session(stream) }));
@@ -319,11 +323,12 @@ impl World {
 }
 
 /// What the controller makes of a message of a node.
-fn taken(node: NodeName, session: SessionId, message: Up) -> Command {
+fn taken(from: (NodeName, String), session: SessionId, message: Up) -> Command {
+    let (node, enrolment) = from;
     match message {
         Up::Hello(hello) => {
             let hello = Box::new(Hello { capacity: capacity(), ..*hello });
-            Command::AttachNode { node, session, hello }
+            Command::AttachNode { node, enrolment, session, hello }
         }
         Up::Report(report) => Command::NodeStatus { node, session, report },
         Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
