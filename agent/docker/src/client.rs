@@ -26,6 +26,9 @@ pub(super) const SLOW: Duration = Duration::from_secs(120);
 
 /// The oldest API that is spoken: Docker 20.10, which Debian 12 has.
 const API_MINIMUM: (usize, usize) = (1, 41);
+/// How `dwell-oci` begins when it refuses to mount a path of the node. The container is to stay, however often that
+/// happens: another one would be made with whatever the path leads to by then.
+const MOUNT_REFUSED: &str = "dwell-oci: the mount at ";
 /// The longest text of the daemon's that is passed on, in bytes.
 const REASON_MAX: usize = 512;
 
@@ -117,6 +120,9 @@ pub(super) fn meaning(error: Error, operation: &'static str, id: impl Display) -
             let reason = sanitize(&message, REASON_MAX);
             match status_code {
                 404 => EngineError::NotFound { id: id.to_string() },
+                _ if message.contains(MOUNT_REFUSED) => {
+                    EngineError::Refused { engine: NAME, operation, reason }
+                }
                 400 | 403 if !may_pass(&message) => {
                     EngineError::Refused { engine: NAME, operation, reason }
                 }
@@ -151,7 +157,7 @@ pub(super) fn unavailable(error: &dyn std::error::Error) -> EngineError {
     EngineError::Unavailable { engine: NAME, reason: sanitize(&innermost.to_string(), REASON_MAX) }
 }
 
-/// The one place where the text of an error decides: whether a start that Docker answers with 400
+/// The one place but [`MOUNT_REFUSED`] where the text of an error decides: whether a start that Docker answers with 400
 /// may succeed later all the same.
 ///
 /// Docker answers 400 if the text of the runtime's error has "no such file or directory" in it, which
@@ -175,7 +181,11 @@ mod tests {
             "OCI runtime create failed: exec: \"x\": executable file not found in $PATH";
         let no_sandbox = "OCI runtime create failed: dwell-oci: cannot open \"/run/dwell/netns/web-0\": \
                           No such file or directory (os error 2): unknown";
+        let mount = "OCI runtime create failed: dwell-oci: the mount at \"/data\" is refused: \"/srv/a\" is not \
+                     there any more: No such file or directory: unknown";
         let table = [
+            (reply(400, mount), "docker refused to start it: OCI runtime create failed"),
+            (reply(500, mount), "docker refused to start it: OCI runtime create failed"),
             (reply(404, "No such container: x"), "container c1 does not exist"),
             (reply(400, not_found), "docker refused to start it: OCI runtime create failed"),
             (reply(400, no_sandbox), "docker failed to start it: OCI runtime create failed"),

@@ -253,11 +253,13 @@ fn given(text: &str) -> Option<String> {
 pub(super) fn update(limits: Limits) -> ContainerUpdateBody {
     let Told { cpu_period_us, cpu_quota_us, memory, memory_swap, pids } = Told::of(limits);
     let unlimited = i64::try_from(MEMORY_UNLIMITED).unwrap_or(i64::MAX);
+    // More than the memory: the difference is the swap, and none would take it from a container that has no limit.
+    let unlimited_with_swap = unlimited.saturating_mul(2);
     ContainerUpdateBody {
         cpu_period: Some(cpu_period_us),
         cpu_quota: Some(if cpu_quota_us == 0 { -1 } else { cpu_quota_us }),
         memory: Some(if memory == 0 { unlimited } else { memory }),
-        memory_swap: Some(if memory_swap == 0 { unlimited } else { memory_swap }),
+        memory_swap: Some(if memory_swap == 0 { unlimited_with_swap } else { memory_swap }),
         pids_limit: Some(pids),
         ..ContainerUpdateBody::default()
     }
@@ -408,6 +410,7 @@ mod tests {
         assert_eq!((some.memory_swap, some.pids_limit), (Some(64 << 20), Some(4096)));
         let none = update(Limits::default());
         assert_eq!((none.cpu_quota, none.memory), (Some(-1), Some(1 << 60)));
+        assert!(none.memory_swap > none.memory, "its swap stays");
         assert_eq!(none.pids_limit, Some(-1));
         // What Docker says of a limit afterwards is what was asked for, also of a small one.
         for cpu in [1, 5, 9, 10, 250] {

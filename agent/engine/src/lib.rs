@@ -104,8 +104,8 @@ pub trait Engine: Send + Sync {
     /// Starts a container in its instance's sandbox, which has to exist; a running one is left alone.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`], [`EngineError::Refused`] if its command cannot be executed,
-    /// [`EngineError::RuntimeMissing`].
+    /// [`EngineError::NotFound`], [`EngineError::Refused`] if its command cannot be executed or what it mounts of the node
+    /// cannot be had, [`EngineError::RuntimeMissing`].
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError>;
 
     /// Writes again what the runtime is told of a container before it starts it, as [`Engine::start`] does by itself. So

@@ -667,6 +667,19 @@ fn a_container_that_cannot_be_started_is_made_anew_once() {
 }
 
 #[test]
+fn a_container_whose_start_is_refused_stays() {
+    let mut story = Story::of("a", 1).with("c1", "a", 1, ContainerState::Created);
+    let start = Step::Start { container: ContainerId("c1".into()) };
+    for _ in 0..2 * STARTS_MAX {
+        assert_eq!(story.word(), "start c1");
+        let failure = Failure { kind: FailureKind::Permanent, message: "a link".into() };
+        story.seen.failed(&start, failure, story.now);
+        story.seen.sandbox = Sandbox::Ready;
+        story = story.after(Duration::from_secs(300));
+    }
+}
+
+#[test]
 fn a_container_of_the_same_generation_but_another_template_makes_way() {
     let story = Story::of("b", 1).with("c1", "a", 1, running());
     assert_eq!(story.word(), "stop c1");
