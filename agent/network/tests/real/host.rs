@@ -1,6 +1,7 @@
 //! What instances may send to hosts, and what nobody may send in the name of an instance.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use dwell_core::workload::Protocol;
@@ -140,12 +141,30 @@ async fn nobody_on_the_segment_goes_out_under_this_hosts_address() {
     );
 }
 
-/// Hosts of the segment that have a route do not get the names of the cluster, nor anything else, at the gateway's address.
+/// Hosts of the segment that have a route, and containers of Docker's, do not get the names of the cluster, nor anything
+/// else, at the gateway's address. They are told so at once, and go on to their next resolver.
 #[tokio::test]
 async fn the_gateway_is_nobody_elses() {
-    let _world = World::ready().await;
+    let world = World::ready().await;
     with_gateway();
     lan(&format!("ip route add {GATEWAY}/32 via {HOST}"));
-    assert!(!connects(Place::Lan, (Place::Host, (GATEWAY, 53).into())));
-    assert!(connects(Place::Host, (Place::Host, (GATEWAY, 53).into())));
+    let names = SocketAddr::from((GATEWAY, 53));
+    for block in [host().block, None] {
+        world.network.ensure_host(&HostNetwork { block, ..host() }).await.unwrap();
+        let _listener = Place::Host.visit(|| TcpListener::bind(names).unwrap());
+        let _names = Place::Host.visit(|| UdpSocket::bind(names).unwrap());
+        let connected = |from: Place<'_>| {
+            from.visit(|| TcpStream::connect_timeout(&names, Duration::from_secs(2)))
+        };
+        assert_eq!(connected(Place::Lan).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        connected(Place::Host).unwrap();
+        let told = Place::Lan.visit(|| {
+            let asking = UdpSocket::bind("0.0.0.0:0").unwrap();
+            asking.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            asking.connect(names).unwrap();
+            asking.send(b"who?").unwrap();
+            asking.recv(&mut [0; 9]).unwrap_err().kind()
+        });
+        assert_eq!(told, ErrorKind::ConnectionRefused);
+    }
 }

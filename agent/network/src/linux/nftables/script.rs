@@ -59,7 +59,6 @@ table inet {TABLE} {{
     iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
     iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
     iifname "{INTERFACE_PREFIX}*" ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop
-    iifname != "lo" iifname != "{INTERFACE_PREFIX}*" ip daddr {GATEWAY} counter drop
     iifname != "{INTERFACE_PREFIX}*" ip saddr {cluster} fib saddr oifname "{INTERFACE_PREFIX}*" counter drop
   }}
   chain {HOST} {{
@@ -82,7 +81,12 @@ table inet {TABLE} {{
 /// decides by itself whom it serves.
 fn to_host(host: &HostNetwork) -> String {
     let cluster = host.cluster.trunc();
-    let mut rules = vec!["iifname \"lo\" accept".to_owned()];
+    let mut rules = vec![
+        "iifname \"lo\" accept".to_owned(),
+        // Whoever else asks here, such as a container of Docker's that has the host's list of resolvers, is told at once
+        // to ask the next one.
+        format!("iifname != \"{INTERFACE_PREFIX}*\" ip daddr {GATEWAY} counter reject"),
+    ];
     if host.block.is_some() {
         rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
         rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" ip saddr != {cluster} accept"));
@@ -172,6 +176,16 @@ mod tests {
             )
         );
         assert!(!table(&host(true), &[], &[], None).contains("tcp dport 5"));
+    }
+
+    #[test]
+    fn the_gateway_refuses_others_before_it_lets_anything_in() {
+        let block = Some("10.80.1.0/24".parse().unwrap());
+        for host in [host(true), HostNetwork { block, ..host(true) }] {
+            let script = table(&host, &[], &[], None);
+            let rules = "    iifname \"lo\" accept\n    iifname != \"dw-*\" ip daddr 169.254.1.1 counter reject\n";
+            assert!(script.contains(rules), "{script}");
+        }
     }
 
     #[test]
