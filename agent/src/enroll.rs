@@ -10,6 +10,7 @@
 //! ```
 
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::session_client::SessionClient;
 use rcgen::{CertificateParams, KeyPair, SigningKey as _};
+use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -35,6 +37,10 @@ use dwell_daemon::Lane;
 const REPLY_LIMIT: Duration = Duration::from_secs(30);
 /// How often a lost connection is looked for while waiting for the answer.
 const PING: Duration = Duration::from_secs(5);
+/// How often a host asks to join while it is put off.
+const TRIES: u32 = 6;
+/// How long it waits before it asks again, at random, so that a crowd does not come back as one.
+const PAUSE_MS: RangeInclusive<u64> = 1_000..=3_000;
 /// The longest text of the controller that is shown, in bytes.
 const REASON_MAX: usize = 500;
 
@@ -101,7 +107,8 @@ pub enum EnrollError {
 }
 
 /// Joins the cluster that `token` is for, over the controller at `endpoint` (`HOST:PORT`), and stores the
-/// identity. A host that has one already is refused unless `force` is set.
+/// identity. A host that has one already is refused unless `force` is set. One of a crowd is put off by the controller,
+/// and asks again a few times.
 ///
 /// # Errors
 /// [`EnrollError`]; nothing is stored then.
@@ -121,19 +128,17 @@ pub async fn join(
         Err(error) => return Err(error.into()),
     }
     let tls = Arc::new(trust::by_digest(*token.ca_digest())?);
-    let channel = link::connect(endpoint, tls, PING).await?;
     let (key, certificate_request) = new_key()?;
-    let mut request = tonic::Request::new(v1::JoinRequest {
+    let request = v1::JoinRequest {
         token: token.to_string(),
         name: candidate.node.to_string(),
         address: candidate.address.to_string(),
         certificate_request,
         routes_only: candidate.routes_only,
         host_mark: candidate.host_mark.as_ref().map(ToString::to_string).unwrap_or_default(),
-    });
-    request.set_timeout(REPLY_LIMIT);
-    let answer = EnrollmentClient::new(channel).join(request).await;
-    let answer = answer.map_err(|status| refused(endpoint, status))?.into_inner();
+    };
+    let ask = async || ask_to_join(endpoint, Arc::clone(&tls), request.clone()).await;
+    let answer = while_put_off(PAUSE_MS, ask).await?;
     let identity = Identity {
         node: candidate.node.clone(),
         cluster_id: answer.cluster_id,
@@ -145,6 +150,59 @@ pub async fn join(
     usable(&identity)?;
     identity.store(data_dir)?;
     Ok(identity)
+}
+
+/// Why one attempt to join failed.
+#[derive(Debug)]
+enum Attempt {
+    /// The controller had no room for it, and has not used the token.
+    PutOff(EnrollError),
+    /// Anything else, also a connection that broke after the request was sent: the token may be used.
+    Failed(EnrollError),
+}
+
+async fn ask_to_join(
+    endpoint: &str,
+    tls: Arc<ClientConfig>,
+    request: v1::JoinRequest,
+) -> Result<v1::JoinResponse, Attempt> {
+    let channel = match link::connect_admitted(endpoint, tls, PING).await {
+        Ok(channel) => channel,
+        Err(error @ LinkError::Ended { .. }) => return Err(Attempt::PutOff(error.into())),
+        Err(error) => return Err(Attempt::Failed(error.into())),
+    };
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(REPLY_LIMIT);
+    let answer = EnrollmentClient::new(channel).join(request).await;
+    answer.map(tonic::Response::into_inner).map_err(|status| {
+        let code = status.code();
+        match refused(endpoint, status) {
+            // Only what the controller says itself: HTTP/2 has errors that count as the same code.
+            error @ EnrollError::Refused { .. } if code == Code::ResourceExhausted => {
+                Attempt::PutOff(error)
+            }
+            error => Attempt::Failed(error),
+        }
+    })
+}
+
+/// Repeats `attempt` while it is put off, at most [`TRIES`] times in all.
+async fn while_put_off<T>(
+    pause_ms: RangeInclusive<u64>,
+    mut attempt: impl AsyncFnMut() -> Result<T, Attempt>,
+) -> Result<T, EnrollError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match attempt().await {
+            Ok(answer) => return Ok(answer),
+            Err(Attempt::PutOff(_)) if tries < TRIES => {
+                let pause_ms = fastrand::u64(pause_ms.clone());
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            }
+            Err(Attempt::PutOff(error) | Attempt::Failed(error)) => return Err(error),
+        }
+    }
 }
 
 /// Gets a fresh certificate, for a fresh key, over a connection that was made with the old one, and

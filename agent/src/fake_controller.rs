@@ -28,6 +28,8 @@ use crate::trust;
 pub(crate) const CLUSTER: &str = "0123456789abcdef";
 /// The only secret that joins.
 pub(crate) const SECRET: &str = "the-secret-of-the-test";
+/// One that is put off.
+pub(crate) const CROWD: &str = "a-secret-among-many";
 /// What a test waits at most for something that is to happen.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
@@ -223,6 +225,7 @@ impl Enrollment for Script {
                 ca_pem: self.face.ca.pem.clone(),
                 cluster_id: CLUSTER.to_owned(),
             })),
+            CROWD => Err(Status::resource_exhausted("too many hosts; try again in a moment")),
             _ => Err(Status::unauthenticated("the token was used already\u{1b}[2J")),
         }
     }

@@ -14,6 +14,7 @@ use dwell_proto::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 use hyper_util::rt::TokioIo;
 use rustls::{CertificateError, ClientConfig};
 use rustls_pki_types::ServerName;
+use tokio::io::AsyncBufReadExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -93,6 +94,39 @@ pub async fn connect(
 ) -> Result<Channel, LinkError> {
     let tcp = connect_tcp(endpoint).await?;
     let stream = connect_tls(endpoint, tls, tcp).await?;
+    speak(endpoint, stream, ping).await
+}
+
+/// As [`connect`], and waits until the controller has begun to speak HTTP/2, which it does unasked. One that has no room
+/// ends the connection before that, so that no request is lost with it.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_admitted(
+    endpoint: &str,
+    tls: Arc<ClientConfig>,
+    ping: Duration,
+) -> Result<Channel, LinkError> {
+    let tcp = connect_tcp(endpoint).await?;
+    let mut stream = connect_tls(endpoint, tls, tcp).await?;
+    // One that waits for us to speak first is found out by what comes next.
+    match timeout(TURN_LIMIT, stream.fill_buf()).await {
+        Ok(Ok([])) => {
+            let source = io::Error::from(io::ErrorKind::UnexpectedEof).into();
+            return Err(LinkError::Ended { endpoint: endpoint.to_owned(), source });
+        }
+        Ok(Err(error)) => return Err(handshake_failure(endpoint, error)),
+        Ok(Ok(_)) | Err(_) => {}
+    }
+    speak(endpoint, stream, ping).await
+}
+
+/// HTTP/2 over a connection that is through TLS.
+async fn speak(
+    endpoint: &str,
+    stream: TlsStream<TcpStream>,
+    ping: Duration,
+) -> Result<Channel, LinkError> {
     let protocol = |source: tonic::transport::Error| LinkError::Protocol {
         endpoint: endpoint.to_owned(),
         source: source.into(),

@@ -1,9 +1,12 @@
 use dwell_proto::trust::CONTROLLER_NAME;
 use rcgen::ExtendedKeyUsagePurpose;
+use rustls_pki_types::PrivateKeyDer;
+use rustls_pki_types::pem::PemObject;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::fake_controller::{CLUSTER, Ca, Face, FakeController, SECRET, identity};
+use crate::fake_controller::{CLUSTER, CROWD, Ca, Face, FakeController, SECRET, identity};
 
 fn candidate() -> Candidate {
     Candidate {
@@ -19,6 +22,85 @@ async fn refusal(endpoint: &str, token: &JoinToken) -> EnrollError {
     let refused = join(dir.path(), endpoint, token, &candidate(), false).await.unwrap_err();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something was stored");
     refused
+}
+
+/// What one attempt comes to.
+async fn attempt(endpoint: &str, token: &JoinToken) -> Attempt {
+    let tls = Arc::new(trust::by_digest(*token.ca_digest()).unwrap());
+    let request = v1::JoinRequest { token: token.to_string(), ..v1::JoinRequest::default() };
+    ask_to_join(endpoint, tls, request).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_host_that_is_put_off_asks_again_and_one_that_is_refused_does_not() {
+    let put_off = || Attempt::PutOff(EnrollError::Refused { reason: "later".into() });
+    for (refusals, tries) in [(0, 1), (2, 3), (5, 6), (9, 6)] {
+        let mut asked = 0;
+        let joined = while_put_off(0..=1, async || {
+            asked += 1;
+            if asked > refusals { Ok(()) } else { Err(put_off()) }
+        });
+        assert_eq!(joined.await.is_ok(), refusals < 6);
+        assert_eq!(asked, tries);
+    }
+    let mut asked = 0;
+    let refused = while_put_off(0..=1, async || -> Result<(), Attempt> {
+        asked += 1;
+        Err(Attempt::Failed(EnrollError::Clock))
+    });
+    assert!(refused.await.is_err());
+    assert_eq!(asked, 1);
+
+    let ca = Ca::new();
+    let (crowd, used) = (ca.token(CROWD), ca.token("another-secret-of-the-test"));
+    let controller = FakeController::start(Face::proper(ca)).await;
+    let failed = attempt(&controller.address, &crowd).await;
+    assert!(matches!(failed, Attempt::PutOff(EnrollError::Refused { .. })), "{failed:?}");
+    let failed = attempt(&controller.address, &used).await;
+    assert!(matches!(failed, Attempt::Failed(EnrollError::Refused { .. })), "{failed:?}");
+}
+
+/// A controller that does TLS, begins HTTP/2 if it `says_hello`, and ends the connection.
+async fn ends_after_tls(face: Face, says_hello: bool) -> String {
+    let certificates = CertificateDer::pem_slice_iter(face.chain.as_bytes());
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().unwrap();
+    let key = PrivateKeyDer::from_pem_slice(face.key.as_bytes()).unwrap();
+    let mut tls = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .unwrap();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        if says_hello {
+            // An empty frame of settings.
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            stream.flush().await.unwrap();
+            // The preface at least; what follows has the request in it.
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_is_repeated_only_if_no_request_can_have_been_heard() {
+    for says_hello in [false, true] {
+        let ca = Ca::new();
+        let token = ca.token(SECRET);
+        let address = ends_after_tls(Face::proper(ca), says_hello).await;
+        let failed = attempt(&address, &token).await;
+        match (&failed, says_hello) {
+            (Attempt::PutOff(error), false) | (Attempt::Failed(error), true) => {
+                assert!(matches!(error, EnrollError::Link(_)), "{error}");
+            }
+            _ => panic!("{says_hello}: {failed:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -112,7 +194,7 @@ async fn who_is_not_there_or_not_a_controller_is_named() {
     let other = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            tokio::io::AsyncWriteExt::write_all(&mut stream, b"SSH-2.0-x\r\n").await.ok();
+            stream.write_all(b"SSH-2.0-x\r\n").await.ok();
         }
     });
     let refused = refusal(&address, &token).await;
@@ -128,7 +210,9 @@ async fn who_is_not_there_or_not_a_controller_is_named() {
             drop(stream);
         }
     });
-    let refused = refusal(&full, &token).await;
+    let Attempt::PutOff(refused) = attempt(&full, &token).await else {
+        panic!("it would not be asked again");
+    };
     assert!(matches!(refused, EnrollError::Link(LinkError::Ended { .. })), "{refused}");
     assert!(refused.to_string().contains("try again in a moment"), "{refused}");
     closing.abort();
