@@ -215,6 +215,11 @@ impl Credentials {
     pub(super) fn registry(&self) -> &str {
         self.registry.as_ref().map_or("HOST", RegistryHost::as_str)
     }
+
+    /// Whether it is Docker's own.
+    pub(super) fn is_docker_hub(&self) -> bool {
+        self.registry.as_ref().is_some_and(RegistryHost::is_docker_hub)
+    }
 }
 
 /// Says as whom, and never with what.

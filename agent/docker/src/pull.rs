@@ -120,6 +120,7 @@ struct Refusal {
     access: String,
     /// The registry's host.
     registry: String,
+    is_docker_hub: bool,
     /// What to do if it does not take the credentials.
     log_in: String,
 }
@@ -129,6 +130,7 @@ impl Refusal {
         Self {
             access: credentials.shown(),
             registry: credentials.registry().to_owned(),
+            is_docker_hub: credentials.is_docker_hub(),
             log_in: credentials.next_step(),
         }
     }
@@ -140,7 +142,7 @@ impl Refusal {
             Error::DockerStreamError { error } => error,
             error => return meaning(error, "pull an image", "").into(),
         };
-        let cause = Cause::of(status, &said);
+        let cause = Cause::of(status, &said, image);
         // 404 is also what Docker says for a private image without the right to it.
         let permanent = cause == Some(Cause::Login) || matches!(status, Some(400 | 404));
         let error = EngineError::PullFailed {
@@ -157,6 +159,15 @@ impl Refusal {
         let Self { registry, log_in, .. } = self;
         match cause {
             Cause::Login => log_in.clone(),
+            Cause::Clock => {
+                "are the clock of this node and the registry's certificate right?".to_owned()
+            }
+            // Docker asks its own registry under other names than this one.
+            Cause::Certificate if self.is_docker_hub => {
+                "put the certificate of the CA into this node's own trust store \
+                 (update-ca-certificates), and restart Docker"
+                    .to_owned()
+            }
             Cause::Certificate => format!(
                 "put the certificate of the registry's CA into /etc/docker/certs.d/{registry}/ca.crt on this node"
             ),
@@ -175,6 +186,8 @@ enum Cause {
     Login,
     /// Its certificate is not trusted.
     Certificate,
+    /// Its certificate is out of date, or this node's clock is wrong.
+    Clock,
     /// It speaks no TLS.
     NoTls,
 }
@@ -182,10 +195,12 @@ enum Cause {
 impl Cause {
     /// Docker passes on what the registry said under a status of its own, mostly 500, so that only its words tell. If they change,
     /// the next step is missing from the message, and a refusal is tried again sooner than it need be.
-    fn of(status: Option<u16>, said: &str) -> Option<Self> {
-        let said = said.to_lowercase();
+    fn of(status: Option<u16>, said: &str, image: &str) -> Option<Self> {
+        let said = without_names(&said.to_lowercase(), &image.to_lowercase());
         let has = |words: &[&str]| words.iter().any(|word| said.contains(word));
-        if has(&["x509:", "failed to verify certificate"]) {
+        if has(&["certificate has expired or is not yet valid"]) {
+            Some(Self::Clock)
+        } else if has(&["x509:", "failed to verify certificate"]) {
             Some(Self::Certificate)
         } else if has(&["server gave http response to https client"]) {
             Some(Self::NoTls)
@@ -205,6 +220,21 @@ impl Cause {
             None
         }
     }
+}
+
+/// A failure's text without URLs, paths and what the reference is made of: names are free to be words that matter.
+fn without_names(said: &str, image: &str) -> String {
+    let parts: Vec<&str> = image.split(['/', ':', '@']).filter(|part| !part.is_empty()).collect();
+    let is_name = |word: &str| {
+        let word = word.trim_matches(|sign: char| !sign.is_alphanumeric());
+        let begins = |part: &&str| {
+            word.strip_prefix(part)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
+        };
+        word.contains('/') || parts.iter().any(|part| begins(&part))
+    };
+    let words: Vec<&str> = said.split_whitespace().filter(|word| !is_name(word)).collect();
+    words.join(" ")
 }
 
 /// Docker takes a name alone for all tags of it.
@@ -288,6 +318,7 @@ mod tests {
         Refusal {
             access: "from ghcr.io as \"ci\"".to_owned(),
             registry: "ghcr.io".to_owned(),
+            is_docker_hub: false,
             log_in: "correct that".to_owned(),
         }
     }
@@ -308,6 +339,42 @@ mod tests {
     }
 
     #[test]
+    fn what_an_image_is_called_says_nothing_of_why_it_was_not_pulled() {
+        for (image, said) in [
+            (
+                "ghcr.io/team/unauthorized-page",
+                "failed to resolve reference \"ghcr.io/team/unauthorized-page:latest\": dial tcp 10.0.0.1:443: i/o timeout",
+            ),
+            (
+                "ghcr.io/team/unauthorized",
+                "Get \"https://ghcr.io/token?scope=repository%3Ateam%2Funauthorized%3Apull\": EOF",
+            ),
+            ("unauthorized:1", "manifest for unauthorized:1 not found: manifest unknown"),
+            (
+                "unauthorized.lan:5000/a",
+                "dial tcp: lookup unauthorized.lan on 10.0.0.1:53: no such host",
+            ),
+            ("ghcr.io/a:unauthorized", "manifest tagged by \"unauthorized\" is not found"),
+        ] {
+            assert_eq!(Cause::of(Some(500), said, image), None, "{said}");
+        }
+        let said = "Head \"https://ghcr.io/v2/team/unauthorized-page/manifests/1\": unauthorized: authentication required";
+        let cause = Cause::of(Some(500), said, "ghcr.io/team/unauthorized-page:1");
+        assert_eq!(cause, Some(Cause::Login));
+    }
+
+    #[test]
+    fn an_expired_certificate_and_dockers_own_registry_have_next_steps_of_their_own() {
+        let said = "Get \"https://ghcr.io/v2/\": tls: failed to verify certificate: x509: certificate has expired or is \
+                    not yet valid: current time 2020-01-01T00:00:00Z is before 2026-01-01T00:00:00Z";
+        let failure = replied(500, said);
+        assert!(!failure.is_permanent());
+        assert!(failure.to_string().contains("clock of this node"), "{failure}");
+        let hub = Refusal { is_docker_hub: true, ..refusal() }.next_step(Cause::Certificate);
+        assert!(hub.contains("trust store") && !hub.contains("certs.d"), "{hub}");
+    }
+
+    #[test]
     fn a_certificate_counts_as_not_trusted_until_the_registry_was_heard() {
         let mut distrusted = BTreeSet::new();
         let mut note = |said: Option<&str>| {
@@ -325,7 +392,10 @@ mod tests {
         assert!(note(Some("x509: certificate signed by unknown authority")));
         assert!(note(Some("connection refused")), "that says nothing of it");
         assert!(!note(Some("no basic auth credentials")));
-        assert!(note(Some("x509: certificate has expired")));
+        let expired = "x509: certificate has expired or is not yet valid: current time";
+        assert!(!note(Some(expired)), "that says nothing of the CA");
+        assert!(note(Some("x509: certificate signed by unknown authority")));
+        assert!(note(Some(expired)));
         assert!(!note(None));
     }
 

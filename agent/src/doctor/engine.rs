@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use dwell_core::registry::RegistryHost;
 use serde_json::Value;
 
 use super::{Finding, Host, reading};
@@ -78,7 +79,13 @@ fn judge(report: &Result<EngineReport, String>, configured: Option<&str>) -> Vec
             "Docker did not trust the certificate of registry {registry} when it last pulled from there; put the \
              certificate of the registry's CA where Docker looks for it"
         );
-        let fix = format!("install -D -m 644 CA.crt /etc/docker/certs.d/{registry}/ca.crt");
+        let fix = match registry.parse::<RegistryHost>() {
+            // Docker asks its own registry under other names than this one.
+            Ok(host) if host.is_docker_hub() => "install -D -m 644 CA.crt /usr/local/share/ca-certificates/registry-ca.crt \
+                 && update-ca-certificates, then restart Docker"
+                .to_owned(),
+            _ => format!("install -D -m 644 CA.crt /etc/docker/certs.d/{registry}/ca.crt"),
+        };
         Finding::problem(REGISTRY, message, fix)
     });
     [docker, runtime].into_iter().chain(distrusted).collect()
@@ -127,6 +134,18 @@ mod tests {
                 vec![(
                     Outcome::Problem,
                     "install -D -m 644 CA.crt /etc/docker/certs.d/r.lan:5000/ca.crt",
+                )],
+            ),
+            (
+                report("28.2.2", true).map(|report| EngineReport {
+                    distrusted: ["docker.io".to_owned()].into(),
+                    ..report
+                }),
+                None,
+                vec![(
+                    Outcome::Problem,
+                    "install -D -m 644 CA.crt /usr/local/share/ca-certificates/registry-ca.crt && update-ca-certificates, \
+                     then restart Docker",
                 )],
             ),
             (
