@@ -2,11 +2,13 @@
 //! its standard input and prints JSON. It is run without a shell, and bounded in time and output.
 
 use std::fmt;
+use std::pin::pin;
 use std::process::Stdio;
 use std::str::FromStr;
 use std::time::Duration;
 
 use dwell_core::instance::sanitize;
+use futures_util::future::{Either, select};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -16,10 +18,14 @@ use tokio::time::timeout;
 
 /// How long it may take: some ask a cloud's service.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long what it has written to its standard error is waited for once it has ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// How much it may print, in bytes.
 const OUTPUT_MAX: u64 = 64 * 1024;
 /// How much of what it complains is passed on, in bytes.
 const COMPLAINT_MAX: usize = 256;
+/// Where helpers look for their configuration if the environment names no other place: units have no HOME.
+const HOME: &str = "/root";
 /// The longest name.
 const NAME_MAX: usize = 64;
 
@@ -88,20 +94,25 @@ impl Drop for Group {
 
 async fn ask(program: &str, registry: &str, limit: Duration) -> Result<Said, String> {
     let mut command = Command::new(program);
-    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if std::env::var_os("HOME").is_none() {
+        command.env("HOME", HOME);
+    }
     command.process_group(0).kill_on_drop(true);
     let child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
     let mut group = Group(child);
     let answer = timeout(limit, talk(&mut group.0, registry)).await;
-    let (is_success, output) = answer
+    let Answer { is_success, output, complaint } = answer
         .map_err(|_| format!("does not answer within {} s", limit.as_secs()))?
         .map_err(|error| format!("cannot be talked to: {error}"))?;
     if output.len() as u64 > OUTPUT_MAX {
         return Err(format!("prints more than {OUTPUT_MAX} bytes"));
     }
-    if !is_success {
-        // By agreement it prints its complaint, and nothing secret, there.
-        let complaint = sanitize(&String::from_utf8_lossy(&output), COMPLAINT_MAX);
+    let is_silent = output.trim_ascii().is_empty();
+    if !is_success || is_silent {
+        // By agreement it prints its complaint, and nothing secret, to its standard output.
+        let complaint = if is_silent { complaint } else { output };
+        let complaint = sanitize(&String::from_utf8_lossy(&complaint), COMPLAINT_MAX);
         return Err(format!("has no credentials for {registry}: {complaint}"));
     }
     // The error could quote the secret.
@@ -109,20 +120,51 @@ async fn ask(program: &str, registry: &str, limit: Duration) -> Result<Said, Str
         .map_err(|_| "does not print JSON with Username and Secret".to_owned())
 }
 
-/// Tells a program the registry, and takes what it prints, to one byte more than it may.
-async fn talk(child: &mut Child, registry: &str) -> std::io::Result<(bool, Vec<u8>)> {
-    let mut output = Vec::new();
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read what it is told may know the answer anyway.
-        stdin.write_all(registry.as_bytes()).await.ok();
-    }
-    if let Some(stdout) = child.stdout.take() {
-        stdout.take(OUTPUT_MAX + 1).read_to_end(&mut output).await?;
-    }
-    if output.len() as u64 > OUTPUT_MAX {
-        return Ok((false, output));
-    }
-    Ok((child.wait().await?.success(), output))
+/// What came of a program.
+struct Answer {
+    is_success: bool,
+    /// What it printed, to one byte more than it may.
+    output: Vec<u8>,
+    /// The beginning of what it wrote to its standard error.
+    complaint: Vec<u8>,
+}
+
+/// Tells a program the registry, and takes what it prints.
+async fn talk(child: &mut Child, registry: &str) -> std::io::Result<Answer> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let mut complaint = Vec::new();
+    let answer = async {
+        if let Some(mut stdin) = stdin {
+            // One that does not read what it is told may know the answer anyway.
+            stdin.write_all(registry.as_bytes()).await.ok();
+        }
+        let mut output = Vec::new();
+        if let Some(stdout) = stdout {
+            stdout.take(OUTPUT_MAX + 1).read_to_end(&mut output).await?;
+        }
+        if output.len() as u64 > OUTPUT_MAX {
+            return Ok((false, output));
+        }
+        std::io::Result::Ok((child.wait().await?.success(), output))
+    };
+    let overhear = async {
+        let Some(mut stderr) = stderr else { return };
+        (&mut stderr).take(COMPLAINT_MAX as u64).read_to_end(&mut complaint).await.ok();
+        // The rest is read as well, so that the program never waits for us.
+        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.ok();
+    };
+    let (is_success, output) = match select(pin!(answer), pin!(overhear)).await {
+        Either::Right(((), answer)) => answer.await?,
+        Either::Left((answer, overhear)) => {
+            let answer = answer?;
+            if answer.1.trim_ascii().is_empty() {
+                // What the program has started may hold its standard error open.
+                timeout(LAST_WORDS, overhear).await.ok();
+            }
+            answer
+        }
+    };
+    Ok(Answer { is_success, output, complaint })
 }
 
 #[cfg(test)]
@@ -151,6 +193,8 @@ mod tests {
         let script = r#"[ "$1" = get ] && printf '{"ServerURL":"x","Username":"ci","Secret":"for %s"}' "$(cat)""#;
         let (username, secret) = said(script, LIMIT).await.unwrap();
         assert_eq!((username.as_str(), secret.as_str()), ("ci", "for registry.lan:5000"));
+        let at_home = r#"[ -n "$HOME" ] && echo '{"Username":"ci","Secret":"x"}'"#;
+        assert!(said(at_home, LIMIT).await.is_ok());
         let deaf = r#"exec </dev/null; echo '{"Username":"ci","Secret":"x"}'"#;
         assert!(said(deaf, LIMIT).await.is_ok());
     }
@@ -162,6 +206,13 @@ mod tests {
             refused.unwrap_err(),
             "has no credentials for registry.lan:5000: credentials not found in native keychain"
         );
+        let silent = said("printf 'no keyring\\033[2J here' >&2; exit 1", LIMIT).await.unwrap_err();
+        let beginning = "has no credentials for registry.lan:5000: no keyring";
+        assert!(silent.starts_with(beginning) && !silent.contains('\u{1b}'), "{silent}");
+        let talkative = said("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", LIMIT).await;
+        assert!(talkative.unwrap_err().ends_with("xxx"));
+        let lasting = said("sleep 600 >/dev/null & echo no >&2; exit 1", LIMIT).await.unwrap_err();
+        assert!(lasting.ends_with(": no"), "{lasting}");
         let odd = said(r#"echo '{"Username":"ci","Secret":hunter2}'"#, LIMIT).await.unwrap_err();
         assert!(odd.contains("JSON") && !odd.contains("hunter2"), "{odd}");
         let missing = ask("/nonexistent/docker-credential-x", "a", LIMIT).await.err().unwrap();
