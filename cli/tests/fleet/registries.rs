@@ -1,6 +1,6 @@
 //! `dwell registry`.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
@@ -11,7 +11,8 @@ async fn log_in(fake: &Fake, arguments: &[&str], input: &str) -> Ran {
     let mut command = command(fake, arguments);
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+    // One that refuses its arguments ends without reading.
+    child.stdin.take().unwrap().write_all(input.as_bytes()).await.ok();
     let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran {
@@ -89,4 +90,32 @@ async fn a_password_is_asked_for_and_not_shown_while_it_is_typed() {
     let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(2));
     assert!(!terminal.is_silent(), "the terminal is as it was");
+}
+
+#[tokio::test]
+async fn a_paste_of_several_lines_or_of_a_long_one_is_no_password_and_nothing_of_it_is_left() {
+    let fake = Fake::start(starting());
+    let mut terminal = Terminal::open();
+    let long = [vec![b'x'; 5_000], b"\n".to_vec()].concat();
+    for (pasted, problem) in [
+        (&b"hunter2\nrm -rf x\n"[..], "more than one line"),
+        (&b"hunter2\nrm -rf x"[..], "more than one line"),
+        (&long, "longer than what a terminal passes on"),
+    ] {
+        let mut child = terminal.spawn_with(&fake, &["registry", "login", "ghcr.io", "-u", "ci"]);
+        terminal.shows("Password of ci at ghcr.io: ").await;
+        while !terminal.is_silent() {
+            tokio::task::yield_now().await;
+        }
+        terminal.ours.write_all(pasted).unwrap();
+        terminal.shows(problem).await;
+        let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(2));
+        assert!(!terminal.is_silent(), "the terminal is as it was");
+        terminal.ours.write_all(b"next\n").unwrap();
+        let mut next = [0; 16];
+        let length = terminal.theirs.read(&mut next).unwrap();
+        assert_eq!(&next[..length], b"next\n");
+    }
+    assert!(fake.state.lock().unwrap().logins.is_empty());
 }
