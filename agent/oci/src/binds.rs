@@ -23,7 +23,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -135,12 +135,22 @@ fn open(bind: &Bind) -> Result<OwnedFd, BindError> {
         other => BindError::Open { target: target(), path: bind.source(), source: other.into() },
     };
     let no_links = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
-    let root = openat2(AT_FDCWD, &bind.root, how.resolve(no_links)).map_err(failed)?;
+    let root = open_at(AT_FDCWD, &bind.root, no_links).map_err(failed)?;
     if bind.path.as_os_str().is_empty() {
         return Ok(root);
     }
-    openat2(&root, &bind.path, how.resolve(no_links | ResolveFlag::RESOLVE_BENEATH)).map_err(failed)
+    open_at(&root, &bind.path, no_links | ResolveFlag::RESOLVE_BENEATH).map_err(failed)
+}
+
+/// Opens a directory or else a file. Whoever asks for a directory has an automount at the end of the path mounted; a mere
+/// `O_PATH` opens what lies beneath it.
+fn open_at(directory: impl AsFd, path: &Path, resolve: ResolveFlag) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    let how = OpenHow::new().resolve(resolve);
+    match openat2(&directory, path, how.flags(flags | OFlag::O_DIRECTORY)) {
+        Err(Errno::ENOTDIR) => openat2(&directory, path, how.flags(flags)),
+        opened => opened,
+    }
 }
 
 /// Mounts what was opened, with what is mounted beneath it, at a place that is made for it.

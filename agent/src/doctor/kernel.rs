@@ -17,6 +17,8 @@ struct Facts {
     namespaces: bool,
     veth: bool,
     nf_tables: bool,
+    nft_fib: bool,
+    nft_reject: bool,
     pidfd: bool,
     /// Controllers of control groups that can be had.
     controllers: Vec<String>,
@@ -40,6 +42,8 @@ fn look() -> Facts {
         namespaces: Path::new("/proc/self/ns/net").exists(),
         veth: has("veth"),
         nf_tables: has("nf_tables"),
+        nft_fib: has("nft_fib_inet"),
+        nft_reject: has("nft_reject_inet"),
         pidfd: pidfd_open(getpid(), PidfdFlags::empty()).is_ok(),
         controllers: controllers(),
         release,
@@ -96,6 +100,16 @@ fn judge(facts: &Facts) -> Vec<Finding> {
             "modprobe nf_tables",
         ),
         (
+            facts.nft_fib,
+            "nft_fib_inet, by which the firewall finds false sources (CONFIG_NFT_FIB_INET)",
+            "modprobe nft_fib_inet",
+        ),
+        (
+            facts.nft_reject,
+            "nft_reject_inet, by which the firewall refuses (CONFIG_NFT_REJECT_INET)",
+            "modprobe nft_reject_inet",
+        ),
+        (
             controller("cpu"),
             "the cpu controller of control groups",
             "mount -t cgroup2 none /sys/fs/cgroup",
@@ -104,6 +118,11 @@ fn judge(facts: &Facts) -> Vec<Finding> {
             controller("memory"),
             "the memory controller of control groups (some systems need cgroup_enable=memory at boot)",
             "mount -t cgroup2 none /sys/fs/cgroup",
+        ),
+        (
+            controller("pids"),
+            "the pids controller of control groups, which limits processes (CONFIG_CGROUP_PIDS)",
+            upgrade,
         ),
     ];
     let missing = table.iter().filter(|(is_there, ..)| !is_there);
@@ -131,8 +150,10 @@ mod tests {
             namespaces: true,
             veth: true,
             nf_tables: true,
+            nft_fib: true,
+            nft_reject: true,
             pidfd: true,
-            controllers: ["cpu", "memory"].map(str::to_owned).into(),
+            controllers: ["cpu", "memory", "pids"].map(str::to_owned).into(),
         };
         assert_eq!(judge(&all)[0].outcome, Outcome::Ok);
         for (facts, said) in [
@@ -141,12 +162,21 @@ mod tests {
             (Facts { nf_tables: false, ..all.clone() }, "nf_tables"),
             (Facts { pidfd: false, ..all.clone() }, "pidfd"),
             (Facts { namespaces: false, ..all.clone() }, "namespaces"),
-            (Facts { controllers: vec!["cpu".to_owned()], ..all.clone() }, "memory"),
+            (Facts { nft_fib: false, ..all.clone() }, "nft_fib_inet"),
+            (Facts { nft_reject: false, ..all.clone() }, "nft_reject_inet"),
+            (
+                Facts { controllers: ["cpu", "pids"].map(str::to_owned).into(), ..all.clone() },
+                "memory",
+            ),
+            (
+                Facts { controllers: ["cpu", "memory"].map(str::to_owned).into(), ..all.clone() },
+                "pids",
+            ),
         ] {
             let found = judge(&facts);
             assert_eq!((found.len(), found[0].outcome), (1, Outcome::Problem), "{found:?}");
             assert!(found[0].message.contains(said) && !found[0].fix.is_empty(), "{found:?}");
         }
-        assert_eq!(judge(&Facts::default()).len(), 7);
+        assert_eq!(judge(&Facts::default()).len(), 10);
     }
 }
