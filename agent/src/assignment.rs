@@ -19,8 +19,15 @@ pub fn host_network(
     network: &NodeNetwork,
     masquerade: bool,
     host_access: Vec<PortRange>,
+    answers_names: bool,
 ) -> HostNetwork {
-    HostNetwork { cluster: network.cluster, block: network.block, masquerade, host_access }
+    HostNetwork {
+        cluster: network.cluster,
+        block: network.block,
+        masquerade,
+        host_access,
+        foreign_names: !answers_names || network.zone.is_empty(),
+    }
 }
 
 /// The routes to other nodes. Exceptions that lead here need none: a sandbox brings its route along.
@@ -45,6 +52,18 @@ mod tests {
     use dwell_core::session::NodePeer;
 
     use super::*;
+
+    #[test]
+    fn instances_ask_elsewhere_without_an_answering_agent_or_a_zone() {
+        let mut network = NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap());
+        for (zone, answers, foreign) in
+            [("", true, true), ("dwell", true, false), ("dwell", false, true)]
+        {
+            network.zone = zone.to_owned();
+            let host = host_network(&network, true, Vec::new(), answers);
+            assert_eq!(host.foreign_names, foreign, "{zone:?} {answers}");
+        }
+    }
 
     #[test]
     fn only_exceptions_that_lead_elsewhere_become_routes() {

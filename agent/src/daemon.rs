@@ -236,6 +236,7 @@ impl Daemon {
             network,
             masquerade: config.masquerade,
             host_access: config.host_access.iter().map(|port| port.0).collect(),
+            answers_names: config.dns.enabled,
             assignment: assignment(),
             engine: engine_state.clone(),
             recheck: recheck.subscribe(),

@@ -38,6 +38,8 @@ pub struct HostNetwork {
     pub masquerade: bool,
     /// Ports of the host itself that instances may connect to.
     pub host_access: Vec<PortRange>,
+    /// Whether this agent answers DNS for instances, in a cluster that has a zone.
+    pub answers_names: bool,
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
@@ -67,7 +69,8 @@ impl Due {
         }
         let (before, now) = (&before.network, &now.network);
         Self {
-            host: (before.cluster, before.block) != (now.cluster, now.block),
+            host: (before.cluster, before.block, before.zone.is_empty())
+                != (now.cluster, now.block, now.zone.is_empty()),
             routes: (&before.peers, &before.exceptions) != (&now.peers, &now.exceptions),
         }
     }
@@ -140,7 +143,8 @@ impl HostNetwork {
     async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
         let mut done = true;
         if due.host {
-            let host = host_network(wanted, self.masquerade, self.host_access.clone());
+            let host =
+                host_network(wanted, self.masquerade, self.host_access.clone(), self.answers_names);
             let prepared = self.network.ensure_host(&host).await;
             if let Err(error) = prepared {
                 tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");

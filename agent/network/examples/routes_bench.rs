@@ -71,6 +71,7 @@ async fn main() -> Result<()> {
             block: None,
             masquerade: true,
             host_access: Vec::new(),
+            foreign_names: false,
         })
         .await?;
     let table = table(routes)?;

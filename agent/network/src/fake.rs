@@ -347,6 +347,7 @@ mod tests {
             block: None,
             masquerade: true,
             host_access: Vec::new(),
+            foreign_names: false,
         }
     }
 

@@ -176,6 +176,9 @@ pub struct HostNetwork {
     /// Ports of the host itself that instances may connect to. All others are closed to them, but for what they cannot
     /// do without: names and echoes.
     pub host_access: Vec<PortRange>,
+    /// Whether instances ask the host's resolvers for names, because nobody answers at the gateway. In clouds, those have
+    /// an address of one link.
+    pub foreign_names: bool,
 }
 
 /// The network identity of an instance on this node.

@@ -91,6 +91,7 @@ pub fn host() -> HostNetwork {
         block: Some("10.80.1.0/24".parse().unwrap()),
         masquerade: true,
         host_access: Vec::new(),
+        foreign_names: false,
     }
 }
 

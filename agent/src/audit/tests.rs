@@ -289,6 +289,7 @@ async fn what_is_found_twice_is_told_and_what_was_repaired_is_said() {
         block: None,
         masquerade: false,
         host_access: Vec::new(),
+        foreign_names: false,
     };
     network.ensure_host(&host).await.unwrap();
     let sandbox = Sandbox { instance: web.instance.clone(), address: web.address, mac: web.mac };

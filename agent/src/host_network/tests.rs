@@ -43,6 +43,7 @@ impl Host {
             network: Arc::new(network.clone()),
             masquerade: true,
             host_access: Vec::new(),
+            answers_names: true,
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
             recheck: rechecks.subscribe(),

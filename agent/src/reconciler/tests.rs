@@ -44,7 +44,13 @@ impl Host {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
         let network = FakeNetwork::default();
         let cluster = "10.80.0.0/16".parse().unwrap();
-        let host = HostNetwork { cluster, block: None, masquerade: false, host_access: Vec::new() };
+        let host = HostNetwork {
+            cluster,
+            block: None,
+            masquerade: false,
+            host_access: Vec::new(),
+            foreign_names: false,
+        };
         network.ensure_host(&host).await.unwrap();
         Self {
             engine: FakeEngine::new(Arc::clone(&clock)),

@@ -95,6 +95,10 @@ async fn what_a_cloud_tells_its_hosts_is_told_to_no_instance() {
     let all = vec![range(Protocol::Tcp, 1, 65535), range(Protocol::Udp, 1, 65535)];
     world.network.ensure_host(&HostNetwork { host_access: all, ..host() }).await.unwrap();
     assert!(!connects(Place::Inside(&web), metadata), "it is not the host itself");
+    let names = (Place::Lan, (METADATA, 53).into());
+    assert!(!connects(Place::Inside(&web), names), "the node answers itself");
+    world.network.ensure_host(&HostNetwork { foreign_names: true, ..host() }).await.unwrap();
+    assert!(connects(Place::Inside(&web), names) && !connects(Place::Inside(&web), metadata));
     let out = datagram((Place::Inside(&web), web.address), (Place::Lan, OUTSIDE));
     assert_eq!(out, Some(HOST), "all else is as open as before");
 }

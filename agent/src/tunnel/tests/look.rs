@@ -30,6 +30,7 @@ async fn a_route_is_looked_up_and_tried() {
             block: None,
             masquerade: false,
             host_access: Vec::new(),
+            foreign_names: false,
         })
         .await
         .unwrap();

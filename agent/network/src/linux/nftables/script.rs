@@ -42,6 +42,13 @@ pub(super) fn table(
         String::new()
     };
     let to_host = to_host(host);
+    let foreign_names = if host.foreign_names {
+        format!(
+            "    iifname \"{INTERFACE_PREFIX}*\" ip daddr {LINK_LOCAL} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
+        )
+    } else {
+        String::new()
+    };
     let mut script = format!(
         r#"add table inet {TABLE}
 add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
@@ -58,7 +65,7 @@ table inet {TABLE} {{
   chain guard {{
     iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
     iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
-    iifname "{INTERFACE_PREFIX}*" ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop
+{foreign_names}    iifname "{INTERFACE_PREFIX}*" ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop
     iifname != "{INTERFACE_PREFIX}*" ip saddr {cluster} fib saddr oifname "{INTERFACE_PREFIX}*" counter drop
   }}
   chain {HOST} {{
@@ -153,7 +160,17 @@ mod tests {
             block: None,
             masquerade,
             host_access: Vec::new(),
+            foreign_names: false,
         }
+    }
+
+    #[test]
+    fn the_resolvers_of_a_cloud_are_open_where_nobody_else_answers() {
+        let open = "ip daddr 169.254.0.0/16 meta l4proto { tcp, udp } th dport 53 accept\n    iifname \"dw-*\" ip daddr \
+                    169.254.0.0/16 ip daddr != 169.254.1.1 counter drop";
+        let without = HostNetwork { foreign_names: true, ..host(true) };
+        assert!(table(&without, &[], &[], None).contains(open));
+        assert!(!table(&host(true), &[], &[], None).contains(open));
     }
 
     #[test]
