@@ -231,7 +231,7 @@ fn without_names(said: &str, image: &str) -> String {
             word.strip_prefix(part)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '@']))
         };
-        word.contains('/') || parts.iter().any(|part| begins(&part))
+        word.contains('/') || parts.iter().any(begins)
     };
     let words: Vec<&str> = said.split_whitespace().filter(|word| !is_name(word)).collect();
     words.join(" ")
