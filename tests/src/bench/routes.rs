@@ -164,6 +164,7 @@ async fn repairs(dir: &Path) -> Result<Report> {
         network,
         masquerade: false,
         host_access: Vec::new(),
+        answers_names: true,
         assignment,
         engine,
         recheck,
