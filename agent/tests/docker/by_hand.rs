@@ -82,7 +82,13 @@ impl Node {
         let made = world.node("by-hand", Runtime::WithoutNetwork);
         let network = Arc::new(FakeNetwork::default());
         let cluster = "10.80.0.0/16".parse().unwrap();
-        let host = HostNetwork { cluster, block: None, masquerade: false, host_access: Vec::new() };
+        let host = HostNetwork {
+            cluster,
+            block: None,
+            masquerade: false,
+            host_access: Vec::new(),
+            foreign_names: false,
+        };
         network.ensure_host(&host).await.unwrap();
         let script = "trap exit TERM; sleep 1000 & wait";
         let host_key = HostKey { private_key: "key".into(), certificate: "certificate".into() };

@@ -33,6 +33,7 @@ async fn a_node_survives_kills_and_restarts() {
             block: None,
             masquerade: false,
             host_access: Vec::new(),
+            foreign_names: false,
         })
         .await
         .unwrap();
