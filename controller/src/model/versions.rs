@@ -8,7 +8,8 @@
 //! What a version says never changes. To go back to one, or to try one anew, is to declare a new version that says the
 //! same. An instance refers to what it is to be ([`Instance::wanted`]), to the version it last held with
 //! ([`Instance::serving`]) and, until it has held with what it is to be, to what is put up again if it does not
-//! ([`Instance::fallback`]).
+//! ([`Instance::fallback`]) or, where nobody has heard whether anything held, to what its node may put up by itself
+//! ([`Instance::unseen`]).
 //!
 //! Invariants:
 //! - an instance that has held with a version is never given another one that was ruled out; what it held with itself it
