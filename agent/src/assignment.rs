@@ -13,20 +13,29 @@ use dwell_core::session::NodeNetwork;
 
 use dwell_network::{Exception, HostNetwork, Peer, PortRange, RouteTable};
 
+/// What the host's operator has chosen about its network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostChoices {
+    /// Whether instances reach what is beyond the cluster under the host's address.
+    pub masquerade: bool,
+    /// Ports of the host itself that instances may connect to.
+    pub host_access: Vec<PortRange>,
+    /// Whether this agent answers DNS for instances, in a cluster that has a zone.
+    pub answers_names: bool,
+    /// See [`HostNetwork::untracked`].
+    pub untracked: bool,
+}
+
 /// What the host is to provide.
 #[must_use]
-pub fn host_network(
-    network: &NodeNetwork,
-    masquerade: bool,
-    host_access: Vec<PortRange>,
-    answers_names: bool,
-) -> HostNetwork {
+pub fn host_network(network: &NodeNetwork, choices: &HostChoices) -> HostNetwork {
     HostNetwork {
         cluster: network.cluster,
         block: network.block,
-        masquerade,
-        host_access,
-        foreign_names: !answers_names || network.zone.is_empty(),
+        masquerade: choices.masquerade,
+        host_access: choices.host_access.clone(),
+        foreign_names: !choices.answers_names || network.zone.is_empty(),
+        untracked: choices.untracked,
     }
 }
 
@@ -60,7 +69,13 @@ mod tests {
             [("", true, true), ("dwell", true, false), ("dwell", false, true)]
         {
             network.zone = zone.to_owned();
-            let host = host_network(&network, true, Vec::new(), answers);
+            let choices = HostChoices {
+                masquerade: true,
+                host_access: Vec::new(),
+                answers_names: answers,
+                untracked: true,
+            };
+            let host = host_network(&network, &choices);
             assert_eq!(host.foreign_names, foreign, "{zone:?} {answers}");
         }
     }

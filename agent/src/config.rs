@@ -16,6 +16,8 @@
 //!                           # not one that lies where instances write
 //! host_access: []           # ports of this host itself that instances may connect to: 5000, 123/udp, 8000-8080/tcp
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
+//! untracked: true           # what instances say to each other is not tracked where no `allow_from` needs it; `false` where a
+//!                           # firewall of this host's own decides about it by the state of connections, or translates it
 //! routes_only: false        # run no instances, only keep the routes to them
 //! dns:
 //!   enabled: true           # answer DNS at 169.254.1.1 and have instances ask there
@@ -76,6 +78,8 @@ pub struct Config {
     pub host_access: Vec<HostPorts>,
     /// Whether instances reach what is beyond the cluster under this host's address.
     pub masquerade: bool,
+    /// Whether what instances say to each other goes without connection tracking where no policy needs it.
+    pub untracked: bool,
     /// Whether this host only wants the routes.
     pub routes_only: bool,
     /// The DNS server.
@@ -174,6 +178,7 @@ impl Default for Config {
             allow_binds: Vec::new(),
             host_access: Vec::new(),
             masquerade: true,
+            untracked: true,
             routes_only: false,
             dns: Dns::default(),
             log: "info".into(),

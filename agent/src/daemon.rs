@@ -28,6 +28,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::assignment::HostChoices;
 use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
@@ -234,9 +235,12 @@ impl Daemon {
         };
         let host_network = HostNetwork {
             network,
-            masquerade: config.masquerade,
-            host_access: config.host_access.iter().map(|port| port.0).collect(),
-            answers_names: config.dns.enabled,
+            choices: HostChoices {
+                masquerade: config.masquerade,
+                host_access: config.host_access.iter().map(|port| port.0).collect(),
+                answers_names: config.dns.enabled,
+                untracked: config.untracked,
+            },
             assignment: assignment(),
             engine: engine_state.clone(),
             recheck: recheck.subscribe(),

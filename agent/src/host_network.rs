@@ -19,9 +19,9 @@ use dwell_planner::{Desired, EngineState};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::assignment::{host_network, routes};
+use crate::assignment::{HostChoices, host_network, routes};
 use dwell_daemon::Causes;
-use dwell_network::{Network, PortRange, RouteReport};
+use dwell_network::{Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
 const RESYNC: Duration = Duration::from_secs(60);
@@ -34,12 +34,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct HostNetwork {
     /// What does it.
     pub network: Arc<dyn Network>,
-    /// Whether instances reach what is beyond the cluster under the host's address.
-    pub masquerade: bool,
-    /// Ports of the host itself that instances may connect to.
-    pub host_access: Vec<PortRange>,
-    /// Whether this agent answers DNS for instances, in a cluster that has a zone.
-    pub answers_names: bool,
+    /// What the operator has chosen.
+    pub choices: HostChoices,
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
@@ -143,8 +139,7 @@ impl HostNetwork {
     async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
         let mut done = true;
         if due.host {
-            let host =
-                host_network(wanted, self.masquerade, self.host_access.clone(), self.answers_names);
+            let host = host_network(wanted, &self.choices);
             let prepared = self.network.ensure_host(&host).await;
             if let Err(error) = prepared {
                 tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");

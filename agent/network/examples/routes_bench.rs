@@ -72,6 +72,7 @@ async fn main() -> Result<()> {
             masquerade: true,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         })
         .await?;
     let table = table(routes)?;

@@ -348,6 +348,7 @@ mod tests {
             masquerade: true,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         }
     }
 

@@ -179,6 +179,9 @@ pub struct HostNetwork {
     /// Whether instances ask the host's resolvers for names, because nobody answers at the gateway. In clouds, those have
     /// an address of one link.
     pub foreign_names: bool,
+    /// Whether what instances say to each other goes without connection tracking where no [`Policy`] of this node needs
+    /// it. Not where the host's own firewall decides about it by the state of connections, or translates it.
+    pub untracked: bool,
 }
 
 /// The network identity of an instance on this node.

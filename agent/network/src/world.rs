@@ -92,6 +92,7 @@ pub fn host() -> HostNetwork {
         masquerade: true,
         host_access: Vec::new(),
         foreign_names: false,
+        untracked: true,
     }
 }
 

@@ -290,6 +290,7 @@ async fn what_is_found_twice_is_told_and_what_was_repaired_is_said() {
         masquerade: false,
         host_access: Vec::new(),
         foreign_names: false,
+        untracked: true,
     };
     network.ensure_host(&host).await.unwrap();
     let sandbox = Sandbox { instance: web.instance.clone(), address: web.address, mac: web.mac };

@@ -8,7 +8,7 @@ use super::{Finding, Host, Outcome};
 const CHECK: &str = "host-access";
 /// Where each drop is counted, by nftables' names of the chain, and what its rule has in it.
 const TO_HOST: (&str, &str) = ("host", "drop");
-const LINK_LOCAL: (&str, &str) = ("guard", "169.254.0.0/16");
+const LINK_LOCAL: (&str, &str) = ("sent", "169.254.0.0/16");
 
 pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     // Without an assignment there is neither an instance nor a table of ours yet.

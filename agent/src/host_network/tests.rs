@@ -41,9 +41,12 @@ impl Host {
         let rechecks = watch::Sender::new(0);
         let keeper = HostNetwork {
             network: Arc::new(network.clone()),
-            masquerade: true,
-            host_access: Vec::new(),
-            answers_names: true,
+            choices: HostChoices {
+                masquerade: true,
+                host_access: Vec::new(),
+                answers_names: true,
+                untracked: true,
+            },
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
             recheck: rechecks.subscribe(),

@@ -50,6 +50,7 @@ impl Host {
             masquerade: false,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         };
         network.ensure_host(&host).await.unwrap();
         Self {

@@ -88,6 +88,7 @@ impl Node {
             masquerade: false,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         };
         network.ensure_host(&host).await.unwrap();
         let script = "trap exit TERM; sleep 1000 & wait";

@@ -34,6 +34,7 @@ async fn a_node_survives_kills_and_restarts() {
             masquerade: false,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         })
         .await
         .unwrap();

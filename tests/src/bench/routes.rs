@@ -16,7 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dwell_agent::host_network::HostNetwork;
+use dwell_agent::{assignment::HostChoices, host_network::HostNetwork};
 use dwell_core::{
     id::{NodeName, Revision},
     session::{Assignment, NodeNetwork, NodePeer},
@@ -162,9 +162,12 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let recheck = watch::Sender::new(0).subscribe();
     let keeper = HostNetwork {
         network,
-        masquerade: false,
-        host_access: Vec::new(),
-        answers_names: true,
+        choices: HostChoices {
+            masquerade: false,
+            host_access: Vec::new(),
+            answers_names: true,
+            untracked: true,
+        },
         assignment,
         engine,
         recheck,

@@ -166,8 +166,10 @@ fn blocks(range: &PortRange) -> Vec<(u16, u8)> {
 pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 2] {
     /// What is an answer or belongs to one, and what is let in by nothing.
     const ALWAYS: usize = 3;
-    let entries = usize::from(sets.contains(&Set::Isolated));
-    [entries, sets.len() - entries + ALWAYS]
+    /// What leads to the chain of isolated instances, and what ends connections of which nobody knows who began them.
+    const ENTRIES: usize = 2;
+    let isolated = usize::from(sets.contains(&Set::Isolated));
+    [ENTRIES * isolated, sets.len() - isolated + ALWAYS]
 }
 
 /// The sets that `elements` are in.

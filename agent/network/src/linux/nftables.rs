@@ -36,6 +36,8 @@ pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place}
 pub(super) const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
+/// What comes out of sandboxes comes by.
+const SENT: &str = "sent";
 /// What packets to the host itself come by.
 const HOST: &str = "host";
 /// What packets to instances come by, and from there those to isolated ones.

@@ -201,7 +201,7 @@ async fn what_others_flush_comes_back_the_same() {
         "nft add element inet dwell from_24 { 10.80.1.5 . 198.18.0.0 }",
         "nft flush chain inet dwell isolation",
         "nft flush chain inet dwell inbound",
-        "nft delete rule inet dwell guard handle $(nft -a list chain inet dwell guard | sed -n 's/.*ipv6.*handle //p')",
+        "nft delete rule inet dwell sent handle $(nft -a list chain inet dwell sent | sed -n 's/.*ipv6.*handle //p')",
     ];
     for damage in damages {
         run(damage);

@@ -18,4 +18,5 @@ mod look;
 mod probe;
 mod routes;
 mod sandbox;
+mod tracking;
 mod watcher;

@@ -31,6 +31,7 @@ async fn a_route_is_looked_up_and_tried() {
             masquerade: false,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         })
         .await
         .unwrap();

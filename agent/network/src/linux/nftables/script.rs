@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dwell_core::workload::Protocol;
+use ipnet::Ipv4Net;
 
-use super::{HOST, NODES, SOURCES, Source, TABLE};
+use super::{HOST, NODES, SENT, SOURCES, Source, TABLE};
 use crate::linux::isolation::Set;
 use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
 
@@ -42,32 +43,28 @@ pub(super) fn table(
         String::new()
     };
     let to_host = to_host(host);
-    let foreign_names = if host.foreign_names {
-        format!(
-            "    iifname \"{INTERFACE_PREFIX}*\" ip daddr {LINK_LOCAL} meta l4proto {{ tcp, udp }} th dport 53 accept\n"
-        )
-    } else {
-        String::new()
-    };
+    let (isolated, isolated_type) = (Set::Isolated.name(), Set::Isolated.key_type());
+    let (sent, guard) = (sent(host), guard(host));
     let mut script = format!(
         r#"add table inet {TABLE}
 add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
 add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
+add set inet {TABLE} {isolated} {{ type {isolated_type}; }}
+add chain inet {TABLE} {SENT}
 add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
 add chain inet {TABLE} {HOST} {{ type filter hook input priority filter; policy accept; }}
 add chain inet {TABLE} outbound {{ type nat hook postrouting priority srcnat; policy accept; }}
 flush chain inet {TABLE} guard
+flush chain inet {TABLE} {SENT}
 flush chain inet {TABLE} {HOST}
 flush chain inet {TABLE} outbound
 flush set inet {TABLE} {SOURCES}
 flush set inet {TABLE} {NODES}
 table inet {TABLE} {{
+  chain {SENT} {{
+{sent}  }}
   chain guard {{
-    iifname "{INTERFACE_PREFIX}*" meta nfproto ipv6 drop
-    iifname "{INTERFACE_PREFIX}*" iifname . ip saddr != @{SOURCES} counter drop
-{foreign_names}    iifname "{INTERFACE_PREFIX}*" ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop
-    iifname != "{INTERFACE_PREFIX}*" ip saddr {cluster} fib saddr oifname "{INTERFACE_PREFIX}*" counter drop
-  }}
+{guard}  }}
   chain {HOST} {{
 {to_host}  }}
   chain outbound {{{masquerade}
@@ -79,9 +76,51 @@ table inet {TABLE} {{
     add_elements(&mut script, SOURCES, pairs);
     add_elements(&mut script, NODES, nodes.iter().map(Ipv4Addr::to_string));
     if let Some(isolation) = isolation {
-        add_isolation(&mut script, isolation);
+        add_isolation(&mut script, isolation, cluster);
     }
     script
+}
+
+/// What sandboxes may send at all: everything else that comes out of them is dropped before it is looked at.
+fn sent(host: &HostNetwork) -> String {
+    let cluster = host.cluster.trunc();
+    let mut rules = vec![
+        "meta nfproto ipv6 drop".to_owned(),
+        format!("iifname . ip saddr != @{SOURCES} counter drop"),
+    ];
+    if host.untracked {
+        // First what there is most of. It is not sent to a link, and nobody else's rules follow in this chain.
+        rules.push(format!("ip daddr {cluster} {} notrack accept", unpoliced()));
+    }
+    if host.foreign_names {
+        rules.push(format!("ip daddr {LINK_LOCAL} meta l4proto {{ tcp, udp }} th dport 53 accept"));
+    }
+    rules.push(format!("ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop"));
+    lines(rules)
+}
+
+/// What all else may claim that comes into the host.
+fn guard(host: &HostNetwork) -> String {
+    let cluster = host.cluster.trunc();
+    let mut rules = vec![
+        format!("iifname \"{INTERFACE_PREFIX}*\" goto {SENT}"),
+        format!("ip saddr {cluster} fib saddr oifname \"{INTERFACE_PREFIX}*\" counter drop"),
+    ];
+    if host.untracked {
+        rules.push(format!("ip saddr {cluster} ip daddr {cluster} {} notrack", unpoliced()));
+    }
+    lines(rules)
+}
+
+/// Neither side is an instance of this node that is not open to all. Of those that are not, the state of each connection
+/// matters: whether it answers one that they have begun.
+fn unpoliced() -> String {
+    let isolated = Set::Isolated.name();
+    format!("ip saddr != @{isolated} ip daddr != @{isolated}")
+}
+
+fn lines(rules: impl IntoIterator<Item = String>) -> String {
+    rules.into_iter().map(|rule| format!("    {rule}\n")).collect()
 }
 
 /// What instances may send to the host itself, of this node or, over an uplink, of another. A routes-only node has none, and
@@ -114,17 +153,24 @@ fn to_host(host: &HostNetwork) -> String {
         format!("{protocol} dport {ports} accept")
     }));
     rules.push("counter drop".to_owned());
-    rules.into_iter().map(|rule| format!("    {rule}\n")).collect()
+    lines(rules)
 }
 
 /// What the host itself sends does not come by here. Of a connection, each packet to the instance is looked up,
 /// so that who loses the right to it loses it at once.
-fn add_isolation(script: &mut String, sets: &BTreeSet<Set>) {
-    let rule = |set: &Set| format!("    {}\n", set.rule());
+///
+/// Who began a connection shows in its first packet. In the middle of one from before an instance was isolated, an
+/// instance that speaks first would look like the one who began it, and be answered for ever.
+fn add_isolation(script: &mut String, sets: &BTreeSet<Set>, cluster: Ipv4Net) {
     let (inbound, allowed): (Vec<&Set>, Vec<&Set>) =
         sets.iter().partition(|set| **set == Set::Isolated);
-    let inbound: String = inbound.into_iter().map(rule).collect();
-    let allowed: String = allowed.into_iter().map(rule).collect();
+    let inbound = lines(inbound.into_iter().flat_map(|set| {
+        let from =
+            format!("iifname \"{INTERFACE_PREFIX}*\" ip saddr @{} ip daddr {cluster}", set.name());
+        let midway = "ct state new tcp flags & (syn | ack) != syn counter reject with tcp reset";
+        [set.rule(), format!("{from} {midway}")]
+    }));
+    let allowed = lines(allowed.into_iter().map(|set| set.rule()));
     *script += &format!(
         r#"add chain inet {TABLE} inbound {{ type filter hook forward priority filter; policy accept; }}
 add chain inet {TABLE} isolation
@@ -161,13 +207,14 @@ mod tests {
             masquerade,
             host_access: Vec::new(),
             foreign_names: false,
+            untracked: true,
         }
     }
 
     #[test]
     fn the_resolvers_of_a_cloud_are_open_where_nobody_else_answers() {
-        let open = "ip daddr 169.254.0.0/16 meta l4proto { tcp, udp } th dport 53 accept\n    iifname \"dw-*\" ip daddr \
-                    169.254.0.0/16 ip daddr != 169.254.1.1 counter drop";
+        let open = "ip daddr 169.254.0.0/16 meta l4proto { tcp, udp } th dport 53 accept\n    ip daddr 169.254.0.0/16 \
+                    ip daddr != 169.254.1.1 counter drop";
         let without = HostNetwork { foreign_names: true, ..host(true) };
         assert!(table(&without, &[], &[], None).contains(open));
         assert!(!table(&host(true), &[], &[], None).contains(open));
@@ -177,6 +224,20 @@ mod tests {
     fn masquerading_is_a_switch() {
         assert!(table(&host(true), &[], &[], None).contains("ip daddr != @nodes"));
         assert!(!table(&host(false), &[], &[], None).contains("masquerade"));
+    }
+
+    #[test]
+    fn going_without_tracking_is_a_switch_and_not_for_isolated_instances() {
+        let rules = table(&host(true), &[], &[], None);
+        let without = rules.lines().filter(|rule| rule.contains("notrack"));
+        let without: Vec<_> = without.collect();
+        assert_eq!(without.len(), 2, "from a sandbox, and from elsewhere");
+        for rule in without {
+            assert!(rule.contains("ip daddr 10.80.0.0/16"), "{rule}");
+            assert!(rule.contains("ip saddr != @isolated ip daddr != @isolated"), "{rule}");
+        }
+        let tracked = HostNetwork { untracked: false, ..host(true) };
+        assert!(!table(&tracked, &[], &[], None).contains("notrack"));
     }
 
     #[test]
