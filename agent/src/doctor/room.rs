@@ -11,6 +11,9 @@ use super::{Finding, Host, reading};
 const NEARLY_FULL: u64 = 85;
 const FULL: u64 = 95;
 
+/// The most process numbers that Linux has.
+const PID_MAX: u64 = 1 << 22;
+
 /// What makes room on Docker's disk and takes nothing of an instance: images that no container has. Whatever
 /// removes containers as well removes those that are stopped, or kept for the way back, with their files.
 const ROOM_FOR_DOCKER: &str = "docker image prune -a";
@@ -34,11 +37,13 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     };
     let data_dir = host.config.data_dir.clone();
     let stores = reading::blocking(move || {
-        let disks = [
-            disk("the agent's data directory", &data_dir, "journalctl --vacuum-size=200M"),
-            data_root.and_then(|root| disk("Docker's data", &root, ROOM_FOR_DOCKER)),
-        ];
-        disks.into_iter().chain([connections(), neighbours()]).flatten().collect::<Vec<_>>()
+        let mut stores =
+            disk("the agent's data directory", &data_dir, "journalctl --vacuum-size=200M");
+        if let Some(root) = data_root {
+            stores.extend(disk("Docker's data", &root, ROOM_FOR_DOCKER));
+        }
+        let tables = [connections(), neighbours(), files(), processes()];
+        stores.into_iter().chain(tables.into_iter().flatten()).collect::<Vec<_>>()
     });
     stores.await.unwrap_or_default().iter().map(judge).collect()
 }
@@ -54,16 +59,56 @@ fn judge(store: &Store) -> Finding {
     }
 }
 
-fn disk(what: &str, path: &Path, fix: &str) -> Option<Store> {
-    let seen = statvfs(path).ok()?;
+/// Its bytes, and its files where their number is bounded.
+fn disk(what: &str, path: &Path, fix: &str) -> Vec<Store> {
+    let Ok(seen) = statvfs(path) else { return Vec::new() };
+    let place = format!("the disk of {what} ({})", path.display());
     let used = seen.blocks().saturating_sub(seen.blocks_free());
+    // As `df` counts: what is kept for root is no room.
+    let size = used + seen.blocks_available();
+    let mut found =
+        vec![Store { check: "disk", name: place.clone(), used, size, fix: fix.to_owned() }];
+    // Some file systems make inodes as they need them, and say 0.
+    if seen.files() > 0 {
+        let used = seen.files().saturating_sub(seen.files_free());
+        let size = used + seen.files_available();
+        let name = format!("the number of files on {place}");
+        found.push(Store { check: "inodes", name, used, size, fix: fix.to_owned() });
+    }
+    found
+}
+
+/// Files that are open on the whole host.
+fn files() -> Option<Store> {
+    let text = reading::line("/proc/sys/fs/file-nr")?;
+    let mut words = text.split_ascii_whitespace().map(str::parse::<u64>);
+    let (used, size) = (words.next()?.ok()?, words.nth(1)?.ok()?);
     Some(Store {
-        check: "disk",
-        name: format!("the disk of {what} ({})", path.display()),
+        check: "open-files",
+        name: format!("the table of open files (at most {size})"),
         used,
-        // As `df` counts: what is kept for root is no room.
-        size: used + seen.blocks_available(),
-        fix: fix.to_owned(),
+        size,
+        fix: "look for what keeps them open: lsof -n | awk '{print $1}' | sort | uniq -c | sort -n | tail".to_owned(),
+    })
+}
+
+/// Processes and threads of the whole host, instances included.
+fn processes() -> Option<Store> {
+    let text = reading::line("/proc/loadavg")?;
+    // The fourth word: how many are runnable, of how many.
+    let used = text.split_ascii_whitespace().nth(3)?.split_once('/')?.1.parse().ok()?;
+    let numbers = reading::number("/proc/sys/kernel/pid_max")?;
+    let size =
+        reading::number("/proc/sys/kernel/threads-max").map_or(numbers, |most| most.min(numbers));
+    Some(Store {
+        check: "processes",
+        name: format!("the table of processes and threads (at most {size})"),
+        used,
+        size,
+        fix: format!(
+            "sysctl -w kernel.pid_max={0} kernel.threads-max={0}",
+            size.saturating_mul(2).min(PID_MAX)
+        ),
     })
 }
 
@@ -122,8 +167,17 @@ mod tests {
 
     #[test]
     fn a_disk_has_a_size() {
-        let found = disk("it", Path::new("/"), "").unwrap();
-        assert!(found.size > 0 && found.used <= found.size);
-        assert_eq!(disk("it", Path::new("/nonexistent"), ""), None);
+        let found = disk("it", Path::new("/"), "");
+        assert_eq!(found[0].check, "disk");
+        assert!(found.iter().all(|store| store.size > 0 && store.used <= store.size), "{found:?}");
+        assert!(disk("it", Path::new("/nonexistent"), "").is_empty());
+    }
+
+    #[test]
+    fn the_tables_of_this_kernel_are_read() {
+        for store in [files(), processes()] {
+            let store = store.unwrap();
+            assert!(store.used > 0 && store.used < store.size, "{store:?}");
+        }
     }
 }
