@@ -60,20 +60,8 @@ pub enum StartError {
     #[error(transparent)]
     Listen(#[from] ListenError),
     /// The range of addresses was changed.
-    #[error(
-        "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set \
-         cluster to what it was, or remove the node first"
-    )]
-    Range {
-        /// A node of the store.
-        node: NodeName,
-        /// Its block.
-        block: Ipv4Net,
-        /// The configured range.
-        cidr: Ipv4Net,
-        /// The configured length of blocks.
-        prefix: u8,
-    },
+    #[error(transparent)]
+    Range(#[from] RangeError),
     /// The system gives no thread.
     #[error("cannot start a thread ({0}); raise the limits of this process or of its user")]
     Thread(std::io::Error),
@@ -83,6 +71,23 @@ pub enum StartError {
     /// Reflection could not be set up.
     #[error("the API's description is damaged ({0}); the program was not built correctly")]
     Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The range of addresses is not the one that the store was made with.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set \
+     cluster to what it was, or remove the node first"
+)]
+pub struct RangeError {
+    /// A node of the store.
+    pub node: NodeName,
+    /// Its block.
+    pub block: Ipv4Net,
+    /// The configured range.
+    pub cidr: Ipv4Net,
+    /// The configured length of blocks.
+    pub prefix: u8,
 }
 
 /// A running controller.
@@ -239,7 +244,7 @@ async fn begin(owner: &Handle, evidence: Option<&str>) -> Result<(), StartError>
 }
 
 /// The blocks that were given out have to be blocks of the configured range.
-fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), StartError> {
+pub(crate) fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), RangeError> {
     let blocks = records.iter().filter_map(|record| match record {
         Record::Node(node) => Some((node, node.block?)),
         _ => None,
@@ -247,7 +252,7 @@ fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), StartErro
     for (node, block) in blocks {
         if range.block_of(block.addr()) != Some(block) {
             let (cidr, prefix) = (range.cidr(), range.node_prefix());
-            return Err(StartError::Range { node: node.name.clone(), block, cidr, prefix });
+            return Err(RangeError { node: node.name.clone(), block, cidr, prefix });
         }
     }
     Ok(())

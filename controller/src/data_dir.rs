@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::backup;
 use crate::store::StoreError;
 
 /// The locked directory. The lock ends with this value, or with the process however that ends.
@@ -17,7 +18,8 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Makes the directory if need be, and locks it.
+    /// Makes the directory if need be, and locks it. A backup that was to be put back into it is in its place then, also if
+    /// whoever put it back did not come to an end.
     ///
     /// # Errors
     /// [`StoreError::Directory`] if it cannot be made or written to, [`StoreError::Locked`] if another
@@ -31,7 +33,10 @@ impl DataDir {
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
         let file = file.map_err(|reason| refuse(&lock_path, reason))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(lock) => {
+                backup::finish(path).map_err(|reason| refuse(path, reason))?;
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err((_, Errno::EWOULDBLOCK)) => Err(StoreError::Locked { path: lock_path }),
             Err((_, errno)) => Err(refuse(&lock_path, errno.into())),
         }

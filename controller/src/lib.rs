@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod api;
+pub mod backup;
 pub mod config;
 pub mod continuity;
 pub mod controller;

@@ -14,9 +14,11 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use dwell_core::id::Revision;
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, params};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transaction, params};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,6 +39,41 @@ const TABLES: &str = "
         revision INTEGER NOT NULL, json BLOB NOT NULL, digest BLOB NOT NULL,
         PRIMARY KEY (kind, name)
     ) STRICT, WITHOUT ROWID;";
+
+/// How long a copy waits for whoever has the store locked.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Copies a store as it is at one moment to a file that is not there yet, beside a controller that goes on writing to it.
+/// Reads the copy back, and says what is in it.
+///
+/// # Errors
+/// [`StoreError`] if the store or its copy cannot be used, or is damaged.
+pub fn copy(from: &Path, to: &Path) -> Result<Vec<Record>, StoreError> {
+    let failed = |error: rusqlite::Error| explain(from, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let source = Connection::open_with_flags(from, flags).map_err(failed)?;
+    source.busy_timeout(COPY_PATIENCE).map_err(failed)?;
+    let mut target = Connection::open(to).map_err(|error| explain(to, &error))?;
+    {
+        // All pages in one step: one transaction, which holds up nobody in a store with a write-ahead log.
+        let backup = Backup::new(&source, &mut target).map_err(failed)?;
+        let step = backup.step(-1).map_err(|error| explain(to, &error))?;
+        if step != StepResult::Done {
+            let problem = "another program has it locked; try again".to_owned();
+            return Err(StoreError::Database { path: from.to_owned(), problem });
+        }
+    }
+    target.close().map_err(|(_, error)| explain(to, &error))?;
+    check(to)
+}
+
+/// Checks all of a store that nobody uses, and says what is in it.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be opened, is damaged, foreign or of another version.
+pub fn check(path: &Path) -> Result<Vec<Record>, StoreError> {
+    Database::open(path)?.load()
+}
 
 /// A store in one file.
 #[derive(Debug)]

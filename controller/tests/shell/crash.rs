@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use crate::fixture::{SOON, apply, unix, workload};
 
 /// The program, killed when dropped.
-struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Drop for Program {
     fn drop(&mut self) {
@@ -23,7 +23,7 @@ impl Drop for Program {
 
 impl Program {
     /// Starts it on a directory, after a shell's `preparation` in the same process.
-    fn start(directory: &Path, preparation: &str) -> Self {
+    pub(crate) fn start(directory: &Path, preparation: &str) -> Self {
         let shown = directory.display();
         let config =
             format!("data_dir: {shown}/data\nlisten: 127.0.0.1:0\nsocket: {shown}/socket\n");
@@ -40,7 +40,7 @@ impl Program {
     }
 }
 
-async fn fleet(directory: &Path) -> FleetClient<Channel> {
+pub(crate) async fn fleet(directory: &Path) -> FleetClient<Channel> {
     let connect = async {
         loop {
             match unix(&directory.join("socket")).await {
@@ -52,7 +52,7 @@ async fn fleet(directory: &Path) -> FleetClient<Channel> {
     tokio::time::timeout(SOON, connect).await.unwrap()
 }
 
-async fn names(fleet: &mut FleetClient<Channel>) -> Vec<String> {
+pub(crate) async fn names(fleet: &mut FleetClient<Channel>) -> Vec<String> {
     let answer =
         fleet.list_workloads(v1::ListWorkloadsRequest::default()).await.unwrap().into_inner();
     answer.workloads.into_iter().map(|workload| workload.spec.unwrap().name).collect()

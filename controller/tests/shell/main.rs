@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test, what is wrong fails the test")]
 
+mod backup;
 mod busy;
 mod connect;
 mod crash;
