@@ -23,6 +23,7 @@ mod rollout;
 mod route;
 mod run;
 mod ssh;
+mod support;
 mod volume;
 
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ pub(crate) enum Command {
     Doctor(doctor::Doctor),
     Audit(audit::Audit),
     Events(events::Events),
+    SupportBundle(support::SupportBundle),
     Context(context::Context),
     Version(info::Version),
     Schema(info::Schema),
@@ -129,6 +131,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Route(route) => return route.run(fleet.await?).await,
         Command::Doctor(doctor) => return doctor.run(fleet.await?).await,
         Command::Audit(audit) => return audit.run(fleet).await,
+        Command::SupportBundle(bundle) => bundle.run(fleet).await,
         Command::Events(events) => events.run(fleet.await?).await,
         Command::Context(context) => context.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,

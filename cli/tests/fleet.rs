@@ -10,6 +10,8 @@ mod keys;
 mod openssh;
 #[path = "fleet/registries.rs"]
 mod registries;
+#[path = "fleet/support.rs"]
+mod support;
 #[path = "fleet/tunnels.rs"]
 mod tunnels;
 #[path = "fleet/volumes.rs"]

@@ -88,7 +88,7 @@ fn files() -> Option<Store> {
         name: format!("the table of open files (at most {size})"),
         used,
         size,
-        fix: "look for what keeps them open: lsof -n | awk '{print $1}' | sort | uniq -c | sort -n | tail".to_owned(),
+        fix: "lsof -n | awk '{print $1}' | sort | uniq -c | sort -n | tail".to_owned(),
     })
 }
 

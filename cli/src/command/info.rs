@@ -9,6 +9,7 @@ use dwell_proto::v1;
 use serde::Serialize;
 
 use super::Fleet;
+use crate::client::Client;
 use crate::complete;
 use crate::failure::Failure;
 use crate::manifest;
@@ -29,7 +30,7 @@ struct VersionView {
 }
 
 #[derive(Serialize)]
-struct ControllerView {
+pub(super) struct ControllerView {
     version: String,
     cluster_id: String,
     cluster_cidr: String,
@@ -39,15 +40,20 @@ struct ControllerView {
     revision: u64,
 }
 
+/// What the controller says of itself.
+pub(super) async fn asked(client: &mut Client) -> Result<ControllerView, Failure> {
+    Ok(client.get_info(v1::GetInfoRequest {}).await?.into_inner().into())
+}
+
 impl Version {
     /// This command line's version is shown even if no controller answers.
     pub(super) async fn run(
         self,
         fleet: impl Future<Output = Result<Fleet, Failure>>,
     ) -> Result<(), Failure> {
-        let asked = async { Ok(fleet.await?.client.get_info(v1::GetInfoRequest {}).await?) };
+        let asked = async { asked(&mut fleet.await?.client).await };
         let (controller, failure) = match asked.await {
-            Ok(info) => (Some(info.into_inner().into()), None),
+            Ok(info) => (Some(info), None),
             Err(failure) => (None, Some(failure)),
         };
         let view = VersionView { client: env!("CARGO_PKG_VERSION"), controller };

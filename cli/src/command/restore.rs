@@ -5,6 +5,7 @@ use dwell_proto::v1;
 use serde::Serialize;
 
 use super::Fleet;
+use crate::client::Client;
 use crate::failure::Failure;
 use crate::output::{OutputArgs, print};
 
@@ -51,7 +52,7 @@ struct Confirm {
 
 /// `dwell restore status`.
 #[derive(Debug, Serialize)]
-struct RestoreView {
+pub(super) struct RestoreView {
     incarnation: String,
     term: u64,
     unconfirmed: bool,
@@ -72,12 +73,16 @@ struct UnknownView {
     address: String,
 }
 
+/// What the controller says of a restore.
+pub(super) async fn asked(client: &mut Client) -> Result<RestoreView, Failure> {
+    Ok(client.get_restore(v1::GetRestoreRequest {}).await?.into_inner().into())
+}
+
 impl Restore {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         match self.command {
             Command::Status(status) => {
-                let found = fleet.client.get_restore(v1::GetRestoreRequest {}).await?.into_inner();
-                status.output.print(&RestoreView::from(found), describe)
+                status.output.print(&asked(&mut fleet.client).await?, describe)
             }
             Command::Confirm(confirm) => {
                 let found = fleet.client.get_restore(v1::GetRestoreRequest {}).await?.into_inner();
