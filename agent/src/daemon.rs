@@ -37,6 +37,7 @@ use crate::host_mark;
 use crate::host_network::{self, HostNetwork};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
+use crate::images::Images;
 use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::{self, Reconciler};
@@ -195,8 +196,14 @@ impl Daemon {
         if let Some(keeper) = keeper {
             parts.spawn(named("volumes", keeper.run()));
         }
+        let images = engine.clone().map(|engine| Images {
+            engine,
+            assignment: assignment.subscribe(),
+            statuses: statuses.clone(),
+        });
         let node = tunnel::Node {
             engine,
+            images,
             statuses: statuses.clone(),
             assignment: assignment.subscribe(),
             network: Arc::clone(&network),

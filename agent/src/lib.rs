@@ -15,6 +15,7 @@ pub mod host_mark;
 pub mod host_network;
 pub mod host_report;
 pub mod identity;
+pub mod images;
 pub mod isolation;
 pub mod link;
 pub mod lock;

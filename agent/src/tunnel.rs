@@ -1,5 +1,5 @@
 //! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
-//! routes, a diagnosis of the node itself, an audit of what its layers claim.
+//! routes, a diagnosis of the node itself, an audit of what its layers claim, its images.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
@@ -9,6 +9,7 @@
 //!   OpenTunnel ─▶ Carry ─┬─ logs: engine ─▶ controller
 //!                        ├─ exec: engine ◀─▶ controller ─▶ exit code
 //!                        ├─ connect: instance ◀─▶ controller
+//!                        ├─ images: engine ─▶ controller, in pages
 //!                        └─ probe, diagnose, audit: one answer
 //! ```
 //!
@@ -22,6 +23,7 @@ mod audit;
 mod connect;
 mod diagnose;
 mod exec;
+mod images;
 mod logs;
 mod probe;
 
@@ -48,6 +50,7 @@ use self::connect::{ConnectError, Target};
 use crate::audit::{Audited, Recheck};
 use crate::config::Config;
 use crate::doctor;
+use crate::images::Images;
 use dwell_daemon::Causes;
 use dwell_engine::{ContainerId, EngineError, SharedEngine};
 
@@ -55,7 +58,7 @@ use dwell_engine::{ContainerId, EngineError, SharedEngine};
 const COMMANDS_MAX: usize = 256;
 /// The most connections to instances at a time.
 const CONNECTIONS_MAX: usize = 1024;
-/// The most probes, diagnoses and audits at a time.
+/// The most probes, diagnoses, audits and lists of images at a time.
 const LOOKS_MAX: usize = 16;
 /// How many more can be told that they are too many.
 const REFUSALS_MAX: usize = 64;
@@ -79,6 +82,8 @@ pub struct Node {
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
     /// Which address is an instance's.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
+    /// The engine's images, if there is one.
+    pub images: Option<Images>,
     /// Knows the routes.
     pub network: Arc<dyn Network>,
     /// Makes whoever keeps something in order look at it.
@@ -195,7 +200,7 @@ impl Tunnels {
             all: Arc::new(Semaphore::new(TUNNELS_MAX)),
             commands: Bound::new("logs and commands", COMMANDS_MAX),
             connections: Bound::new("connections", CONNECTIONS_MAX),
-            looks: Bound::new("route checks, diagnoses and audits", LOOKS_MAX),
+            looks: Bound::new("route checks, diagnoses, audits and lists of images", LOOKS_MAX),
             diagnosing: Arc::default(),
             auditing: Arc::default(),
         }
@@ -282,6 +287,11 @@ impl Tunnels {
             Some(Purpose::Audit(request)) => {
                 let _permit = self.looks.take()?;
                 audit::carry(&self.node.audited(), request.repair, &self.auditing, ends).await
+            }
+            Some(Purpose::Images(order)) => {
+                let _permit = self.looks.take()?;
+                let images = self.node.images.as_ref().ok_or(TunnelError::NoEngine)?;
+                images::carry(images, order, ends).await
             }
             None => Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned())),
         }

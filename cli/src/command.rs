@@ -9,6 +9,7 @@ mod dns;
 mod doctor;
 mod events;
 mod exec;
+mod image;
 mod info;
 mod inspect;
 mod key;
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     DnsConfig(dns::DnsConfig),
     Key(key::Key),
     Registry(registry::Registry),
+    Image(image::Image),
     Node(node::Node),
     Volume(volume::Volume),
     Restore(restore::Restore),
@@ -125,6 +127,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::DnsConfig(config) => config.run(fleet.await?).await,
         Command::Key(key) => key.run(fleet).await,
         Command::Registry(registry) => registry.run(fleet).await,
+        Command::Image(image) => return image.run(fleet.await?).await,
         Command::Node(node) => node.run(fleet.await?).await,
         Command::Volume(volume) => volume.run(fleet.await?).await,
         Command::Restore(restore) => restore.run(fleet.await?).await,

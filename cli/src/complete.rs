@@ -1,6 +1,7 @@
 //! Completion of names at the shell's prompt: asked of the controller, briefly. Who cannot be asked completes
 //! nothing, and says nothing: there is no place for a message while somebody types.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
 
@@ -35,6 +36,7 @@ enum Kind {
     Node,
     KeySet,
     Registry,
+    Pool,
 }
 
 /// Completes a workload.
@@ -65,6 +67,11 @@ pub(crate) fn key_set() -> ArgValueCompleter {
 /// Completes a registry that nodes log in to.
 pub(crate) fn registry() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &OsStr| complete(Kind::Registry, typed, ""))
+}
+
+/// Completes a pool that nodes are in.
+pub(crate) fn pool() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &OsStr| complete(Kind::Pool, typed, ""))
 }
 
 fn complete(kind: Kind, typed: &OsStr, after: &str) -> Vec<CompletionCandidate> {
@@ -104,6 +111,11 @@ async fn names(kind: Kind, typed: &str) -> Result<Vec<String>, Failure> {
         Kind::Node => {
             let (found, _) = lists::nodes(&mut client, "").await?;
             Ok(found.into_iter().map(|node| node.name).collect())
+        }
+        Kind::Pool => {
+            let (found, _) = lists::nodes(&mut client, "").await?;
+            let pools: BTreeSet<String> = found.into_iter().map(|node| node.pool).collect();
+            Ok(pools.into_iter().filter(|pool| !pool.is_empty()).collect())
         }
         Kind::KeySet => {
             let found = client.list_key_sets(v1::ListKeySetsRequest::default()).await?.into_inner();

@@ -1,5 +1,6 @@
 //! What is printed: tables for people, JSON and YAML for programs.
 
+mod size;
 mod table;
 pub(crate) mod time;
 pub(crate) mod view;
@@ -9,6 +10,7 @@ use std::io::{self, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+pub(crate) use size::size;
 pub(crate) use table::{Style, Table, Tone, or_dash};
 pub(crate) use time::{Now, duration, moment};
 

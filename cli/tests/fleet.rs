@@ -4,6 +4,8 @@
 
 #[path = "fleet/fake.rs"]
 mod fake;
+#[path = "fleet/images.rs"]
+mod images;
 #[path = "fleet/keys.rs"]
 mod keys;
 #[path = "fleet/openssh.rs"]

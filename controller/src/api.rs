@@ -10,12 +10,14 @@
 //! | `api/connect.rs` | connections to ports, likewise |
 //! | `api/audit.rs` | what all layers claim, compared |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
+//! | `api/images.rs` | the images of nodes, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
 //! | `api/registries.rs` | logins at registries of images |
 
 mod audit;
 mod connect;
 mod diagnose;
+mod images;
 mod instance;
 mod keys;
 mod pages;
@@ -421,6 +423,15 @@ impl Fleet for Api {
         let host = request::name(&request.into_inner().host)?;
         let done = self.command(Command::RemoveRegistryLogin { host, by }).await?;
         Ok(Response::new(v1::RemoveRegistryLoginResponse { revision: done.revision.0 }))
+    }
+
+    type ListImagesStream = ServerStream<v1::NodeImages>;
+
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Answer<Self::ListImagesStream> {
+        self.open_images(&request.into_inner()).await.map(Response::new)
     }
 
     async fn certify_user(

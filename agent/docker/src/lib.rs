@@ -17,6 +17,7 @@ pub mod daemon_json;
 mod exec;
 mod files;
 mod image;
+mod images;
 mod info;
 mod leftover;
 mod life;
@@ -40,6 +41,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::{Generation, InstanceName, VolumeName};
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::Limits;
@@ -47,7 +49,7 @@ use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
     Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
-    LogOptions, OutputStream, PullProgress,
+    Image, LogOptions, OutputStream, PullProgress,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -248,6 +250,14 @@ impl Engine for DockerEngine {
             }
             Err(error) => pull::without_credentials(&docker, image, &error).await,
         }
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        images::list(&self.client.docker().await?).await
+    }
+
+    async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError> {
+        images::find(&self.client.docker().await?, reference).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

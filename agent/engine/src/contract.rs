@@ -10,6 +10,7 @@
 )]
 
 mod exec;
+mod image;
 mod life;
 mod node;
 mod output;
@@ -30,6 +31,7 @@ pub use self::exec::{
     a_command_reads_its_input, a_command_that_cannot_be_started_says_why,
     no_command_runs_in_what_does_not_run,
 };
+pub use self::image::images_are_listed_with_their_names_and_containers;
 pub use self::life::{
     a_container_is_made_once, a_removal_kills_and_can_be_repeated, a_run_that_ends_leaves_its_code,
     a_start_can_be_repeated, a_stop_lets_the_process_end, a_stubborn_process_is_killed_after_grace,
@@ -139,6 +141,7 @@ macro_rules! engine_contract {
             a_stubborn_process_is_killed_after_grace,
             a_wait_ends_with_the_process,
             events_tell_a_life,
+            images_are_listed_with_their_names_and_containers,
             it_says_what_it_is,
             leftovers_are_found_and_swept,
             limits_are_set_while_it_runs,
@@ -211,6 +214,7 @@ mod tests {
     fn every_check_is_made_a_test() {
         let all = [
             include_str!("contract/exec.rs"),
+            include_str!("contract/image.rs"),
             include_str!("contract/life.rs"),
             include_str!("contract/node.rs"),
             include_str!("contract/output.rs"),

@@ -23,6 +23,7 @@
 mod assigned;
 pub mod behaviour;
 pub mod control;
+mod images;
 mod session;
 mod state;
 
@@ -34,7 +35,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dwell_core::clock::Clock;
 use dwell_core::id::{InstanceName, VolumeName};
-use dwell_core::image::digest_of;
+use dwell_core::image::{ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::session::SeenVolume;
@@ -49,7 +50,7 @@ pub use self::assigned::assigned;
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
     Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
-    ExecRequest, ExecSession, LogOptions, OutputStream, PullProgress,
+    ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
 };
 use crate::death::{DeathError, Processes};
 
@@ -76,6 +77,8 @@ pub enum Operation {
     RemoveVolume,
     UpdateLimits,
     Pull,
+    Images,
+    FindImage,
     Events,
     Logs,
     Exec,
@@ -277,6 +280,7 @@ impl Engine for FakeEngine {
             _ => {
                 state.images.remove(image);
                 state.fetched.extend(digest_of(image));
+                state.hold_image(image);
                 progress.send_replace(PullProgress {
                     layers_done: 1,
                     layers: 1,
@@ -287,6 +291,14 @@ impl Engine for FakeEngine {
             }
         })
         .await
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, EngineError> {
+        self.call(Operation::Images, "", |state| Ok(state.images_held())).await
+    }
+
+    async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError> {
+        self.call(Operation::FindImage, reference, |state| Ok(state.find_image(reference))).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

@@ -35,14 +35,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, VolumeName};
+use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::quantity::Bytes;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Limits;
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
-use tokio_util::bytes::Bytes;
 
 pub use dwell_core::container::{
     Container, ContainerId, ContainerState, Details, Event, EventKind,
@@ -184,6 +185,18 @@ pub trait Engine: Send + Sync {
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(), EngineError>;
 
+    /// All images, whosever they are, in no order.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn images(&self) -> Result<Vec<Image>, EngineError>;
+
+    /// Which image a reference means now; `None` if none is there that a container could be made from by it.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError>;
+
     /// What happens to the cluster's containers from the moment of this call on. The same event may
     /// come twice, and none is promised to come: what counts is what [`Engine::inspect`] says. The
     /// stream ends, or yields one last error, when the engine goes away; call again then, and list.
@@ -235,6 +248,21 @@ pub struct EngineReport {
     pub distrusted: BTreeSet<String>,
 }
 
+/// An image that is on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// By which the engine knows it.
+    pub id: ImageDigest,
+    /// All that it goes by, as `NAME:TAG` and `NAME@DIGEST`, in the engine's spelling. It can be without any.
+    pub names: BTreeSet<String>,
+    /// What it takes on the disk, with the layers that it shares with others.
+    pub size: Bytes,
+    /// When it was made, wherever that was.
+    pub created_at: Timestamp,
+    /// How many containers are made from it, running or not, whosever they are.
+    pub containers: u32,
+}
+
 /// How far a pull has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PullProgress {
@@ -268,9 +296,9 @@ pub type OutputStream = BoxStream<'static, Result<Output, EngineError>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Output {
     /// From the standard output, or from a terminal.
-    Stdout(Bytes),
+    Stdout(tokio_util::bytes::Bytes),
     /// From the standard error.
-    Stderr(Bytes),
+    Stderr(tokio_util::bytes::Bytes),
 }
 
 /// A command to run beside a container's main process.

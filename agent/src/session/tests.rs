@@ -125,6 +125,7 @@ impl Agent {
         let volumes = watch::Sender::new(None);
         let node = tunnel::Node {
             engine: None,
+            images: None,
             statuses: statuses.subscribe(),
             assignment: assignment.subscribe(),
             network: Arc::new(FakeNetwork::default()),

@@ -1,4 +1,5 @@
 mod connect;
+mod images;
 mod look;
 
 use dwell_core::clock::Timestamp;
@@ -99,10 +100,18 @@ impl Fixture {
             instances: instances.into(),
             ..Assignment::empty(network())
         };
+        let assignment = watch::Sender::new(Some(Arc::new(assignment))).subscribe();
+        let shared: SharedEngine = Arc::new(engine.clone());
+        let images = Images {
+            engine: Arc::clone(&shared),
+            assignment: assignment.clone(),
+            statuses: statuses.clone(),
+        };
         let tunnels = Tunnels::new(Node {
-            engine: Some(Arc::new(engine.clone())),
+            engine: Some(shared),
+            images: Some(images),
             statuses,
-            assignment: watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
+            assignment,
             network: Arc::new(FakeNetwork::default()),
             recheck: Arc::default(),
             config: Arc::default(),

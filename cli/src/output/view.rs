@@ -5,6 +5,7 @@
 
 mod audit;
 mod diagnosis;
+mod image;
 mod key;
 mod node;
 mod registry;
@@ -13,6 +14,7 @@ mod workload;
 
 pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
+pub(crate) use image::{ImageUseView, ImageView, ImagesView, Said};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use registry::RegistriesView;

@@ -46,6 +46,8 @@ pub(crate) struct State {
     /// By registry, who logs in and with what.
     pub(crate) logins: BTreeMap<String, (String, String)>,
     pub(crate) volumes: Vec<v1::Volume>,
+    /// What nodes say of their images.
+    pub(crate) images: Vec<v1::NodeImages>,
     /// What there is from the first watch on.
     pub(crate) later: Option<(Vec<v1::Workload>, Vec<v1::Instance>)>,
 }
@@ -463,6 +465,19 @@ impl Fleet for Service {
         }
         let audits = self.state()?.audits.clone();
         answer(Box::pin(tokio_stream::iter(audits.into_iter().map(Ok))))
+    }
+
+    type ListImagesStream = Answers<v1::NodeImages>;
+
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Answer<Self::ListImagesStream> {
+        let v1::ListImagesRequest { node, pool } = request.into_inner();
+        self.asked(format!("list images node={node} pool={pool}"))?;
+        let images = self.state()?.images.clone();
+        let images = images.into_iter().filter(move |of| named(&of.node, &node)).map(Ok);
+        answer(Box::pin(tokio_stream::iter(images)))
     }
 
     async fn list_volumes(

@@ -14,6 +14,7 @@ mod exec;
 mod fixture;
 mod fleet;
 mod hosts;
+mod images;
 mod keys;
 mod raw;
 mod registries;

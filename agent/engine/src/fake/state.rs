@@ -13,6 +13,7 @@ use dwell_core::session::SeenVolume;
 use tokio::sync::{broadcast, watch};
 
 use super::behaviour::{Command, Program};
+use super::images::HeldImage;
 use super::{
     Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
 };
@@ -115,6 +116,8 @@ pub(super) struct State {
     pub(super) digests: BTreeMap<String, ImageDigest>,
     /// Images that were fetched by their digest.
     pub(super) fetched: BTreeSet<ImageDigest>,
+    /// The images that were named so far and not removed.
+    pub(super) held: BTreeMap<ImageDigest, HeldImage>,
     /// How the main process of an image behaves, if not as usual.
     pub(super) programs: BTreeMap<String, Program>,
     /// How a command behaves, by its words, if not as usual.
@@ -157,6 +160,7 @@ impl Default for State {
             images: BTreeMap::new(),
             digests: BTreeMap::new(),
             fetched: BTreeSet::new(),
+            held: BTreeMap::new(),
             programs: BTreeMap::new(),
             commands: BTreeMap::new(),
             strangers: BTreeSet::new(),
@@ -289,11 +293,12 @@ impl State {
             restarts_asked: assigned.restarts_asked,
             details: None,
         };
+        let image_id = self.hold_image(&assigned.image());
         let details = Details {
             limits: assigned.template.limits(),
             stop_grace: Some(assigned.template.stop_grace),
             own_ssh: assigned.template.command == ["sshd"],
-            image: ContainerImage { digest, id: None },
+            image: ContainerImage { digest, id: Some(image_id) },
             ..Details::default()
         };
         let container =

@@ -1,0 +1,107 @@
+//! The images of a fleet, with agents that are played here.
+
+use std::collections::BTreeMap;
+
+use dwell_proto::v1;
+use dwell_proto::v1::images_answer::Says;
+use dwell_proto::v1::images_order::What;
+use dwell_proto::v1::open_tunnel::Purpose;
+use dwell_proto::v1::tunnel_up::Message as Up;
+use tonic::{Code, Streaming};
+
+use crate::fixture::{Agent, Fixture, SOON};
+use crate::tunnel_end::{AgentEnd, asked};
+
+fn page(name: &str) -> Says {
+    let image = v1::NodeImage { names: vec![name.to_owned()], ..Default::default() };
+    Says::Page(v1::ImagePage { images: vec![image] })
+}
+
+/// Says all this to what is asked next; what was asked.
+async fn says(mut agent: Agent, all: Vec<Up>) -> (Agent, Purpose) {
+    let open = asked(&mut agent).await;
+    let end = AgentEnd::carry(&mut agent, &open.tunnel).await.unwrap();
+    for message in all {
+        end.send(message).await;
+    }
+    end.finish().await;
+    (agent, open.purpose.unwrap())
+}
+
+fn up(says: Says) -> Up {
+    Up::Images(v1::ImagesAnswer { says: Some(says) })
+}
+
+async fn all(mut answers: Streaming<v1::NodeImages>) -> BTreeMap<String, Vec<v1::NodeImages>> {
+    let mut all: BTreeMap<String, Vec<_>> = BTreeMap::new();
+    while let Some(answer) = tokio::time::timeout(SOON, answers.message()).await.unwrap().unwrap() {
+        all.entry(answer.node.clone()).or_default().push(answer);
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_node_is_asked_for_its_images_and_one_that_cannot_be_is_an_answer() {
+    let fixture = Fixture::start().await;
+    let h1 = fixture.agent("h1", "192.0.2.1").await;
+    let h2 = fixture.agent("h2", "192.0.2.2").await;
+    // Known, and without an agent.
+    fixture.node("h3", "192.0.2.3").await;
+    let unknown = "a tunnel for an unknown purpose".to_owned();
+    let older = v1::TunnelError { code: Code::InvalidArgument.into(), message: unknown };
+    let agents = tokio::spawn(async move {
+        let pages = vec![up(page("a:1")), up(page("b:1")), up(Says::Done(true))];
+        tokio::join!(says(h1, pages), says(h2, vec![Up::Error(older)]))
+    });
+    let request = v1::ListImagesRequest::default();
+    let answers = fixture.fleet().await.list_images(request).await.unwrap().into_inner();
+    let found = all(answers).await;
+    let ((_h1, purpose), _) = agents.await.unwrap();
+    assert_eq!(purpose, Purpose::Images(v1::ImagesOrder { what: Some(What::List(true)) }));
+    let [first, second, last] = &found["h1"][..] else { panic!("{found:?}") };
+    assert_eq!(first.answer, Some(v1::ImagesAnswer { says: Some(page("a:1")) }));
+    assert_eq!(second.answer, Some(v1::ImagesAnswer { says: Some(page("b:1")) }));
+    assert_eq!(last.answer, Some(v1::ImagesAnswer { says: Some(Says::Done(true)) }));
+    let [older] = &found["h2"][..] else { panic!("{found:?}") };
+    assert!(older.problem.contains("earlier version"), "{older:?}");
+    let [down] = &found["h3"][..] else { panic!("{found:?}") };
+    assert!(down.answer.is_none() && down.problem.contains("h3"), "{down:?}");
+}
+
+#[tokio::test]
+async fn nodes_are_chosen_by_name_and_by_pool() {
+    let fixture = Fixture::start().await;
+    let h1 = fixture.agent("h1", "192.0.2.1").await;
+    fixture.node("h2", "192.0.2.2").await;
+    let pool = Some("fast".to_owned());
+    let request = v1::UpdateNodeRequest { name: "h1".to_owned(), pool, ..Default::default() };
+    fixture.fleet().await.update_node(request).await.unwrap();
+    let list = |node: &str, pool: &str| v1::ListImagesRequest {
+        node: node.to_owned(),
+        pool: pool.to_owned(),
+    };
+    let agent = tokio::spawn(says(h1, vec![up(Says::Done(true))]));
+    let answers = fixture.fleet().await.list_images(list("", "fast")).await.unwrap().into_inner();
+    assert_eq!(all(answers).await.into_keys().collect::<Vec<_>>(), ["h1"]);
+    agent.await.unwrap();
+    let answers = fixture.fleet().await.list_images(list("h2", "")).await.unwrap().into_inner();
+    assert_eq!(all(answers).await.into_keys().collect::<Vec<_>>(), ["h2"]);
+    for (node, pool) in [("h9", ""), ("", "slow")] {
+        let status = fixture.fleet().await.list_images(list(node, pool)).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{node} {pool}");
+    }
+}
+
+/// An agent that goes away in the middle has not said everything.
+#[tokio::test]
+async fn half_an_answer_is_told_as_such() {
+    let fixture = Fixture::start().await;
+    let h1 = fixture.agent("h1", "192.0.2.1").await;
+    let agent = tokio::spawn(says(h1, vec![up(page("a:1"))]));
+    let request = v1::ListImagesRequest::default();
+    let answers = fixture.fleet().await.list_images(request).await.unwrap().into_inner();
+    let found = all(answers).await;
+    agent.await.unwrap();
+    let [_, last] = &found["h1"][..] else { panic!("{found:?}") };
+    assert!(last.problem.contains("went away"), "{last:?}");
+}
