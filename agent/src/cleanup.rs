@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::daemon;
 use crate::directory;
 use crate::identity::{Identity, IdentityError};
+use crate::images::Ledger;
 use crate::lock::{DataDirLock, LockError};
 use crate::shutdown::Graces;
 use dwell_docker::DockerEngine;
@@ -163,6 +164,8 @@ fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
     Mapping::remove_all(&config.run_dir)?;
     if extent.identity {
         Identity::remove(&config.data_dir)?;
+        // The images stay, as somebody else's.
+        Ledger::remove(&config.data_dir).map_err(failed(Ledger::path(&config.data_dir)))?;
     }
     Ok(())
 }

@@ -12,6 +12,10 @@
 //!   socket: /var/run/docker.sock
 //! registries: {}            # how this host logs in to registries, in place of the cluster's logins; HOST: one of
 //!                           # {username: NAME, password_file: PATH}, {identity_token_file: PATH}, {credential_helper: NAME}
+//! images:                   # images that this agent fetched, and that no instance needs or would fall back to
+//!   keep: 72h               # are removed after so long; `forever`: not for that
+//!   high: 85%               # are removed sooner once the disk that they are on is so full,
+//!   low: 70%                # until it is less full than this
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount; a path may be a link, but
 //!                           # not one that lies where instances write
 //! host_access: []           # ports of this host itself that instances may connect to: 5000, 123/udp, 8000-8080/tcp
@@ -29,6 +33,9 @@
 //! The values above are the defaults; `dwell-agent --check` says what is wrong with a file without
 //! starting anything.
 
+mod images;
+mod ports;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -36,14 +43,16 @@ use std::path::{Component, Path, PathBuf};
 
 use dwell_core::id::NodeName;
 use dwell_core::registry::RegistryHost;
-use dwell_core::workload::Protocol;
 use dwell_daemon::config::ConfigError;
 use dwell_daemon::logging;
 use dwell_docker::credentials::{NotAHelper, OwnLogin};
 use serde::Deserialize;
 
+use dwell_network::GATEWAY;
 use dwell_network::linux::underlay_address;
-use dwell_network::{GATEWAY, PortRange};
+
+pub use self::images::{Images, Keep, Percent};
+pub use self::ports::HostPorts;
 
 /// Where the file is looked for when none is named.
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
@@ -72,6 +81,8 @@ pub struct Config {
     pub docker: Docker,
     /// How this host logs in to registries, in place of the cluster's logins.
     pub registries: BTreeMap<RegistryHost, Registry>,
+    /// How long images stay that nothing needs.
+    pub images: Images,
     /// Absolute paths which, with all below them, instances may mount.
     pub allow_binds: Vec<PathBuf>,
     /// Ports of this host itself that instances may connect to, beside names and echoes.
@@ -86,48 +97,6 @@ pub struct Config {
     pub dns: Dns,
     /// What is logged: a level, also by module.
     pub log: String,
-}
-
-/// Ports of one protocol: `5000`, `123/udp`, `8000-8080/tcp`. Without a protocol, TCP's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "PortsText")]
-pub struct HostPorts(pub PortRange);
-
-/// As they are written.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum PortsText {
-    Number(u64),
-    Text(String),
-}
-
-impl TryFrom<PortsText> for HostPorts {
-    type Error = String;
-
-    fn try_from(written: PortsText) -> Result<Self, String> {
-        let text = match written {
-            PortsText::Number(number) => number.to_string(),
-            PortsText::Text(text) => text,
-        };
-        let wrong = || {
-            format!(
-                "{text:?} are not ports: PORT or FIRST-LAST from 1 to 65535, then nothing, /tcp or /udp"
-            )
-        };
-        let (ports, protocol) = match text.split_once('/') {
-            None => (text.as_str(), Protocol::Tcp),
-            Some((ports, "tcp")) => (ports, Protocol::Tcp),
-            Some((ports, "udp")) => (ports, Protocol::Udp),
-            Some(_) => return Err(wrong()),
-        };
-        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-        let port = |text: &str| text.parse().ok().filter(|&port: &u16| port > 0).ok_or_else(wrong);
-        let (first, last) = (port(first)?, port(last)?);
-        if last < first {
-            return Err(wrong());
-        }
-        Ok(Self(PortRange { protocol, first, last }))
-    }
 }
 
 /// How the Docker daemon is reached.
@@ -175,6 +144,7 @@ impl Default for Config {
             run_dir: dwell_oci::DEFAULT_STATE_DIR.into(),
             docker: Docker::default(),
             registries: BTreeMap::new(),
+            images: Images::default(),
             allow_binds: Vec::new(),
             host_access: Vec::new(),
             masquerade: true,
@@ -297,6 +267,7 @@ impl Config {
                 problem: format!("{host}: {problem}"),
             })?;
         }
+        self.images.check()?;
         self.dns.check()?;
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
@@ -410,19 +381,6 @@ mod tests {
                 "{text:?}"
             );
         }
-    }
-
-    #[test]
-    fn ports_of_the_host_are_written_in_three_ways() {
-        let config: Config =
-            dwell_daemon::config::parse("host_access: [5000, 123/udp, 8000-8080/tcp]").unwrap();
-        let range = |protocol, first, last| HostPorts(PortRange { protocol, first, last });
-        let expected = [
-            range(Protocol::Tcp, 5000, 5000),
-            range(Protocol::Udp, 123, 123),
-            range(Protocol::Tcp, 8000, 8080),
-        ];
-        assert_eq!(config.host_access, expected);
     }
 
     #[test]

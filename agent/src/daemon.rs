@@ -37,7 +37,7 @@ use crate::host_mark;
 use crate::host_network::{self, HostNetwork};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
-use crate::images::Images;
+use crate::images::{ImageKeeper, Images, Ledger};
 use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::{self, Reconciler};
@@ -158,12 +158,15 @@ impl Daemon {
         let recheck = Arc::new(watch::Sender::new(0));
         let desired = watch::Sender::new(None);
         let settled = watch::Sender::new(Arc::default());
+        let ledger =
+            engine.as_ref().map(|engine| Ledger::load(Arc::clone(engine), &config.data_dir));
         let reconciler = engine.clone().map(|engine| {
             let journals = config.data_dir.join("journals");
             let settled = Some(settled.subscribe());
             let recheck = recheck.subscribe();
-            let config =
-                reconciler::Config { settled, recheck, ..reconciler::Config::new(journals) };
+            let ledger = ledger.clone();
+            let defaults = reconciler::Config::new(journals);
+            let config = reconciler::Config { settled, recheck, ledger, ..defaults };
             let clock = Arc::new(SystemClock::new());
             let desired = desired.subscribe();
             Reconciler::spawn(config, engine, Arc::clone(&network), clock, desired)
@@ -196,11 +199,14 @@ impl Daemon {
         if let Some(keeper) = keeper {
             parts.spawn(named("volumes", keeper.run()));
         }
-        let images = engine.clone().map(|engine| Images {
-            engine,
-            assignment: assignment.subscribe(),
-            statuses: statuses.clone(),
+        let images = engine.clone().zip(ledger).map(|(engine, ledger)| {
+            let (policy, seen) = (config.images, statuses.clone());
+            Images::new(engine, ledger, policy, assignment.subscribe(), seen)
         });
+        if let Some(images) = images.clone() {
+            let keeper = ImageKeeper::new(images, Arc::new(SystemClock::new()));
+            parts.spawn(named("images", keeper.run()));
+        }
         let node = tunnel::Node {
             engine,
             images,

@@ -38,6 +38,7 @@ use self::owner::Owner;
 use self::sightings::Publisher;
 pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
+use crate::images::Ledger;
 use crate::isolation::Settled;
 use dwell_engine::SharedEngine;
 use dwell_engine::death::{self, Processes};
@@ -53,6 +54,8 @@ pub struct Config {
     pub backstop: Duration,
     /// Which instances may get a sandbox; all of them without it.
     pub settled: Option<Settled>,
+    /// Notes which images were fetched; nobody does without it.
+    pub ledger: Option<Ledger>,
     /// Who tells of the ends of processes.
     pub processes: Arc<dyn Processes>,
     /// Goes up when everything is to be looked at.
@@ -70,6 +73,7 @@ impl Config {
             calls_max: 2 * processors,
             backstop: Duration::from_secs(600),
             settled: None,
+            ledger: None,
             processes: Arc::new(death::Kernel),
             recheck: watch::Sender::new(0).subscribe(),
         }
@@ -104,8 +108,8 @@ impl Reconciler {
         let known = journals.read_all()?;
         let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
         let core = Core::new(settings, known, clock.now());
-        let Config { settled, processes, recheck, .. } = config;
-        let tools = Tools { engine, network, processes, settled, clock, journals };
+        let Config { settled, processes, recheck, ledger, .. } = config;
+        let tools = Tools { engine, network, processes, settled, clock, journals, ledger };
         let stop = CancellationToken::new();
         let (publisher, sightings) = Publisher::new();
         let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired, recheck);

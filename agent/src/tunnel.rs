@@ -50,7 +50,7 @@ use self::connect::{ConnectError, Target};
 use crate::audit::{Audited, Recheck};
 use crate::config::Config;
 use crate::doctor;
-use crate::images::Images;
+use crate::images::{Images, ImagesError};
 use dwell_daemon::Causes;
 use dwell_engine::{ContainerId, EngineError, SharedEngine};
 
@@ -159,9 +159,15 @@ enum TunnelError {
     #[error("this node cannot be audited: {0}")]
     NotAudited(String),
     #[error(transparent)]
+    Images(#[from] ImagesError),
+    #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    #[error(
+        "nothing has come for {0} s, and the archive has not ended; nothing of it was taken in"
+    )]
+    Silent(u64),
     /// Nobody is left to be told.
     #[error("the other end has gone away")]
     Gone,
@@ -173,19 +179,28 @@ impl TunnelError {
             Self::BadRequest(_) => Code::InvalidArgument,
             Self::NotHere(_)
             | Self::NothingBefore(_)
+            | Self::Images(ImagesError::NotHere(_))
             | Self::Engine(EngineError::NotFound { .. }) => Code::NotFound,
             Self::NoEngine
             | Self::NoContainer(_)
             | Self::NotRunning { .. }
             | Self::Stopped(_)
+            | Self::Images(
+                ImagesError::Needed { .. } | ImagesError::Unsure | ImagesError::Offer(_),
+            )
             | Self::Connect(ConnectError::Refused(_))
             | Self::Engine(EngineError::NotRunning { .. } | EngineError::Refused { .. }) => {
                 Code::FailedPrecondition
             }
-            Self::TooMany { .. } => Code::ResourceExhausted,
-            Self::Engine(_) | Self::Connect(_) | Self::Network(_) | Self::NotAudited(_) => {
-                Code::Unavailable
+            Self::TooMany { .. } | Self::Images(ImagesError::NoRoom { .. }) => {
+                Code::ResourceExhausted
             }
+            Self::Silent(_) => Code::DeadlineExceeded,
+            Self::Engine(_)
+            | Self::Images(_)
+            | Self::Connect(_)
+            | Self::Network(_)
+            | Self::NotAudited(_) => Code::Unavailable,
             Self::Gone => Code::Cancelled,
         }
     }

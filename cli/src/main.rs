@@ -8,12 +8,14 @@
 //!              ├─▶ tunnel     a connection into an instance
 //!              ├─▶ openssh    stock ssh and scp, over tunnels (public_key)
 //!              ├─▶ complete   names at the shell's prompt
+//!              ├─▶ archive    images that `docker save` wrote
 //!              ├─▶ wait       until it is done, by watching (watch)
 //!              └─▶ output     tables, JSON, YAML
 //! ```
 //!
 //! Every failure is a [`failure::Failure`], printed here and nowhere else.
 
+mod archive;
 mod client;
 mod command;
 mod complete;

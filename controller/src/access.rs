@@ -128,6 +128,7 @@ mod tests {
             ("/dwell.v1.Session/Attach", [denied, denied, None, unknown]),
             ("/dwell.v1.Session/Renew", [denied, denied, None, unknown]),
             ("/dwell.v1.Fleet/Apply", [None, None, denied, unknown]),
+            ("/dwell.v1.Fleet/PushImage", [None, None, denied, unknown]),
             ("/dwell.v1.Fleet/IssueClient", [None, denied, denied, unknown]),
             ("/grpc.health.v1.Health/Check", [None, None, None, unknown]),
             (

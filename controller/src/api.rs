@@ -434,6 +434,35 @@ impl Fleet for Api {
         self.open_images(&request.into_inner()).await.map(Response::new)
     }
 
+    type RemoveImagesStream = ServerStream<v1::NodeImages>;
+
+    async fn remove_images(
+        &self,
+        request: Request<v1::RemoveImagesRequest>,
+    ) -> Answer<Self::RemoveImagesStream> {
+        let by = request::who(request.extensions().get());
+        self.remove_images_of(request.into_inner(), &by).await.map(Response::new)
+    }
+
+    type PullImageStream = ServerStream<v1::NodeImages>;
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Answer<Self::PullImageStream> {
+        self.open_pulls(request.into_inner()).await.map(Response::new)
+    }
+
+    type PushImageStream = ServerStream<v1::ImagesAnswer>;
+
+    async fn push_image(
+        &self,
+        request: Request<Streaming<v1::PushImageInput>>,
+    ) -> Answer<Self::PushImageStream> {
+        let by = request::who(request.extensions().get());
+        self.open_push(request.into_inner(), &by).await.map(Response::new)
+    }
+
     async fn certify_user(
         &self,
         request: Request<v1::CertifyUserRequest>,

@@ -105,6 +105,45 @@ pub fn digest_of(reference: &str) -> Option<ImageDigest> {
     reference.split_once('@')?.1.parse().ok()
 }
 
+/// The repository of a reference in its short spelling: without what stands for Docker's own registry.
+#[must_use]
+pub fn repository(reference: &str) -> &str {
+    let (name, _) = split_tag(reference);
+    let name = name.strip_prefix("index.").unwrap_or(name);
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+/// The tag that a reference names.
+#[must_use]
+pub fn tag_of(reference: &str) -> Option<&str> {
+    split_tag(reference).1
+}
+
+/// Whether `name`, a tag or a digest that an image goes by, came with the fetch of `reference`: it is the same tag, or a
+/// digest in the same repository. A digest together with a tag means the digest alone.
+#[must_use]
+pub fn came_with(name: &str, reference: &str) -> bool {
+    if repository(name) != repository(reference) {
+        return false;
+    }
+    match (digest_of(name), digest_of(reference)) {
+        (Some(named), Some(fetched)) => named == fetched,
+        (Some(_), None) => true,
+        (None, Some(_)) => false,
+        (None, None) => tag_of(name).unwrap_or("latest") == tag_of(reference).unwrap_or("latest"),
+    }
+}
+
+fn split_tag(reference: &str) -> (&str, Option<&str>) {
+    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
+    match name.rsplit_once(':') {
+        // Else it is the port of a registry.
+        Some((name, tag)) if !tag.contains('/') => (name, Some(tag)),
+        _ => (name, None),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +177,40 @@ mod tests {
         assert_eq!(digest_of(&pinned_reference), Some(digest));
         assert_eq!(pinned(&pinned_reference, Some(ImageDigest::new([2; 32]))), pinned_reference);
         assert_eq!((pinned("a:1", None).as_ref(), digest_of("a:1")), ("a:1", None));
+    }
+
+    #[test]
+    fn a_repository_is_spelled_without_dockers_own_registry() {
+        let digest = ImageDigest::new([1; 32]);
+        for (reference, short, tag) in [
+            ("debian", "debian", None),
+            ("debian:12", "debian", Some("12")),
+            ("library/debian:12", "debian", Some("12")),
+            ("docker.io/library/debian", "debian", None),
+            ("index.docker.io/a/b:1", "a/b", Some("1")),
+            ("localhost:5000/a/b", "localhost:5000/a/b", None),
+            ("localhost:5000/a:1", "localhost:5000/a", Some("1")),
+        ] {
+            assert_eq!((repository(reference), tag_of(reference)), (short, tag));
+            assert_eq!(repository(&pinned(reference, Some(digest))), short);
+        }
+    }
+
+    #[test]
+    fn a_fetch_brings_its_tag_and_the_digests_of_its_repository() {
+        let (one, other) = (ImageDigest::new([1; 32]), ImageDigest::new([2; 32]));
+        let (own, others) = (format!("a@{one}"), format!("b@{one}"));
+        for (name, reference, came) in [
+            ("a:latest", "docker.io/library/a", true),
+            ("a:1", "a:1", true),
+            ("a:2", "a:1", false),
+            (&own, "a:1", true),
+            (&others, "a:1", false),
+            (&own, &format!("a:1@{one}"), true),
+            (&own, &format!("a:1@{other}"), false),
+            ("a:1", &format!("a:1@{one}"), false),
+        ] {
+            assert_eq!(came_with(name, reference), came, "{name} {reference}");
+        }
     }
 }

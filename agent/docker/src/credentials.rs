@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::auth::DockerCredentials;
-use dwell_core::registry::{LoginError, PASSWORD_MAX, RegistryHost, RegistryLogin};
+use dwell_core::registry::{LoginError, PASSWORD_MAX, RegistryHost, RegistryLogin, RegistryLogins};
 use dwell_core::session::Assignment;
 use dwell_daemon::paths::{PathHangs, PathLooks};
 use tokio::sync::watch;
@@ -84,10 +84,11 @@ pub(super) enum CredentialsError {
 }
 
 impl Registries {
-    /// The credentials for an image.
+    /// The credentials for an image; of the cluster's logins, those in `logins` first.
     pub(super) async fn of(
         &self,
         image: &str,
+        logins: &RegistryLogins,
         paths: &PathLooks,
     ) -> Result<Credentials, CredentialsError> {
         let registry = RegistryHost::of(image);
@@ -99,7 +100,8 @@ impl Registries {
             return Ok(Credentials { registry, source: Source::Node, docker });
         }
         let assignment = self.assignment.as_ref().and_then(|held| held.borrow().clone());
-        let login = assignment.and_then(|assignment| assignment.registries.get(&host).cloned());
+        let told = assignment.as_ref().and_then(|assignment| assignment.registries.get(&host));
+        let login = logins.get(&host).or(told).cloned();
         Ok(login.map_or(nothing, |login| Credentials {
             docker: Some(by_password(&host, login)),
             source: Source::Cluster,

@@ -1,7 +1,7 @@
 //! What Docker has under a reference: which image that is, and what a container needs to know of it.
 
 use bollard::Docker;
-use dwell_core::image::{ImageDigest, digest_of, pinned};
+use dwell_core::image::{ImageDigest, digest_of, pinned, repository};
 
 use super::client::{QUICK, limited, meaning, status};
 use dwell_engine::EngineError;
@@ -40,39 +40,9 @@ fn known_as(reference: &str, repo_digests: &[String]) -> Option<ImageDigest> {
     of_it.filter_map(|known| digest_of(known)).min()
 }
 
-/// The repository of a reference, in Docker's short spelling: without what stands for Docker's own registry.
-fn repository(reference: &str) -> &str {
-    let name = reference.split_once('@').map_or(reference, |(name, _)| name);
-    let name = match name.rsplit_once(':') {
-        // Else it is the port of a registry.
-        Some((name, tag)) if !tag.contains('/') => name,
-        _ => name,
-    };
-    let name = name.strip_prefix("index.").unwrap_or(name);
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    name.strip_prefix("library/").unwrap_or(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_repository_is_spelled_as_docker_does() {
-        let digest = ImageDigest::new([1; 32]);
-        for (reference, short) in [
-            ("debian", "debian"),
-            ("debian:12", "debian"),
-            ("library/debian:12", "debian"),
-            ("docker.io/library/debian", "debian"),
-            ("index.docker.io/a/b:1", "a/b"),
-            ("localhost:5000/a/b", "localhost:5000/a/b"),
-            ("localhost:5000/a:1", "localhost:5000/a"),
-        ] {
-            assert_eq!(repository(reference), short);
-            assert_eq!(repository(&pinned(reference, Some(digest))), short);
-        }
-    }
 
     #[test]
     fn the_digest_is_that_of_the_references_own_repository() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bollard::Docker;
 use bollard::models::ImageSummary;
-use bollard::query_parameters::{ListContainersOptions, ListImagesOptions};
+use bollard::query_parameters::{ListContainersOptions, ListImagesOptions, RemoveImageOptions};
 use dwell_core::clock::Timestamp;
 use dwell_core::image::ImageDigest;
 use dwell_core::quantity::Bytes;
@@ -60,6 +60,16 @@ pub(super) async fn find(
         // A reference that makes no sense means nothing.
         Err(error) if matches!(status(&error), Some(400 | 404)) => Ok(None),
         Err(error) => Err(meaning(error, OPERATION, reference)),
+    }
+}
+
+/// Never by force: what a container is made from stays.
+pub(super) async fn remove(docker: &Docker, name: &str) -> Result<(), EngineError> {
+    let removed = limited(SLOW, docker.remove_image(name, None::<RemoveImageOptions>, None)).await;
+    match removed {
+        Ok(_) => Ok(()),
+        Err(error) if status(&error) == Some(404) => Ok(()),
+        Err(error) => Err(meaning(error, "remove an image", name)),
     }
 }
 

@@ -21,6 +21,7 @@ mod images;
 mod info;
 mod leftover;
 mod life;
+mod load;
 mod logs;
 mod look;
 mod previous;
@@ -43,13 +44,14 @@ use async_trait::async_trait;
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
+use dwell_core::registry::RegistryLogins;
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::Limits;
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
-    Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest, ExecSession,
-    Image, LogOptions, OutputStream, PullProgress,
+    ArchiveStream, Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest,
+    ExecSession, Image, LogOptions, OutputStream, PullProgress,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -237,10 +239,11 @@ impl Engine for DockerEngine {
     async fn pull(
         &self,
         image: &str,
+        logins: &RegistryLogins,
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(), EngineError> {
         let docker = self.client.docker().await?;
-        match self.config.registries.of(image, &self.paths).await {
+        match self.config.registries.of(image, logins, &self.paths).await {
             Ok(credentials) => {
                 let registry = credentials.registry().to_owned();
                 let done = pull::pull(&docker, image, credentials, progress).await;
@@ -258,6 +261,18 @@ impl Engine for DockerEngine {
 
     async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError> {
         images::find(&self.client.docker().await?, reference).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        images::remove(&self.client.docker().await?, name).await
+    }
+
+    async fn spared_layers(&self, layers: &[ImageDigest]) -> Result<usize, EngineError> {
+        load::spared_layers(&self.client.docker().await?, layers).await
+    }
+
+    async fn load_images(&self, archive: ArchiveStream) -> Result<(), EngineError> {
+        load::load(&self.client.docker().await?, archive).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

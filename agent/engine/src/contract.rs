@@ -31,7 +31,11 @@ pub use self::exec::{
     a_command_reads_its_input, a_command_that_cannot_be_started_says_why,
     no_command_runs_in_what_does_not_run,
 };
-pub use self::image::images_are_listed_with_their_names_and_containers;
+pub use self::image::{
+    a_loaded_image_goes_with_its_last_name, half_an_archive_leaves_nothing,
+    images_are_listed_with_their_names_and_containers,
+    what_a_container_is_made_from_is_not_removed,
+};
 pub use self::life::{
     a_container_is_made_once, a_removal_kills_and_can_be_repeated, a_run_that_ends_leaves_its_code,
     a_start_can_be_repeated, a_stop_lets_the_process_end, a_stubborn_process_is_killed_after_grace,
@@ -106,6 +110,9 @@ pub trait Harness: Send + Sync {
     /// Something of an image that is not there and cannot be fetched.
     fn of_missing_image(&self) -> Template;
 
+    /// An archive with one image of that name, which is nowhere on the node.
+    async fn archive(&self, name: &str) -> Vec<u8>;
+
     /// The words of a command.
     fn command(&self, command: Command) -> Vec<String>;
 
@@ -133,6 +140,7 @@ macro_rules! engine_contract {
             a_command_reads_its_input,
             a_command_that_cannot_be_started_says_why,
             a_container_is_made_once,
+            a_loaded_image_goes_with_its_last_name,
             a_missing_image_is_told,
             a_removal_kills_and_can_be_repeated,
             a_run_that_ends_leaves_its_code,
@@ -141,6 +149,7 @@ macro_rules! engine_contract {
             a_stubborn_process_is_killed_after_grace,
             a_wait_ends_with_the_process,
             events_tell_a_life,
+            half_an_archive_leaves_nothing,
             images_are_listed_with_their_names_and_containers,
             it_says_what_it_is,
             leftovers_are_found_and_swept,
@@ -152,6 +161,7 @@ macro_rules! engine_contract {
             strangers_are_told_and_left_alone,
             the_last_output_outlives_the_container,
             volumes_outlive_containers,
+            what_a_container_is_made_from_is_not_removed,
             what_is_gone_is_not_made_ready,
             what_somebody_removes_is_gone,
         }

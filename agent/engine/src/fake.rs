@@ -15,6 +15,7 @@
 //! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
 //! | processes and commands that behave otherwise | [`FakeEngine::set_program`], [`FakeEngine::set_command`] |
 //! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
+//! | images that come by an archive, and layers that need not | [`FakeEngine::archive`], [`FakeEngine::hold_layers`] |
 //! | events that do not come, or come twice | [`FakeEngine::lose_events`], [`FakeEngine::repeat_events`] |
 //!
 //! What it was asked is counted ([`FakeEngine::count`]) and written down ([`FakeEngine::journal`]), and
@@ -38,6 +39,7 @@ use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
+use dwell_core::registry::RegistryLogins;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Limits;
 use futures_util::StreamExt;
@@ -49,8 +51,8 @@ use tokio_stream::wrappers::BroadcastStream;
 pub use self::assigned::assigned;
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
-    Container, ContainerId, ContainerState, Engine, EngineError, EngineReport, Event, EventKind,
-    ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
+    ArchiveStream, Container, ContainerId, ContainerState, Engine, EngineError, EngineReport,
+    Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
 };
 use crate::death::{DeathError, Processes};
 
@@ -79,6 +81,9 @@ pub enum Operation {
     Pull,
     Images,
     FindImage,
+    RemoveImage,
+    SparedLayers,
+    LoadImages,
     Events,
     Logs,
     Exec,
@@ -267,6 +272,7 @@ impl Engine for FakeEngine {
     async fn pull(
         &self,
         image: &str,
+        _logins: &RegistryLogins,
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(), EngineError> {
         self.call(Operation::Pull, image, |state| match state.images.get(image) {
@@ -299,6 +305,25 @@ impl Engine for FakeEngine {
 
     async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError> {
         self.call(Operation::FindImage, reference, |state| Ok(state.find_image(reference))).await
+    }
+
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        self.call(Operation::RemoveImage, name, |state| state.remove_image(name)).await
+    }
+
+    async fn spared_layers(&self, layers: &[ImageDigest]) -> Result<usize, EngineError> {
+        self.call(Operation::SparedLayers, "", |state| Ok(state.spared_layers(layers))).await
+    }
+
+    async fn load_images(&self, mut archive: ArchiveStream) -> Result<(), EngineError> {
+        let answer = self.begin(Operation::LoadImages, "").await?;
+        let mut text = Vec::new();
+        while let Some(piece) = archive.next().await {
+            text.extend_from_slice(&piece.map_err(|error| images::unreadable(&error))?);
+        }
+        let done = self.shared.state().load_image(&text);
+        self.shared.announce();
+        answer.give(done).await
     }
 
     async fn events(&self) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

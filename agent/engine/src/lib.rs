@@ -39,6 +39,7 @@ use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::quantity::Bytes;
+use dwell_core::registry::RegistryLogins;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Limits;
 use futures_util::stream::BoxStream;
@@ -175,13 +176,15 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::NotFound`], [`EngineError::Refused`].
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError>;
 
-    /// Fetches an image, or finds that it is there: in its newest form, or in any if none can be had.
+    /// Fetches an image, or finds that it is there: in its newest form, or in any if none can be had. `logins` count more than
+    /// those that its node was told, and less than the node's own.
     ///
     /// # Errors
     /// [`EngineError::PullFailed`], [`EngineError::Unavailable`].
     async fn pull(
         &self,
         image: &str,
+        logins: &RegistryLogins,
         progress: &watch::Sender<PullProgress>,
     ) -> Result<(), EngineError>;
 
@@ -196,6 +199,27 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::Unavailable`], [`EngineError::Other`].
     async fn find_image(&self, reference: &str) -> Result<Option<ImageDigest>, EngineError>;
+
+    /// Takes a name, `NAME:TAG` or `NAME@DIGEST`, from an image; with the last one the image goes, and its layers that no
+    /// other has. One without a name goes by its id. What is not there is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::Other`] if a container is made from it, [`EngineError::Unavailable`].
+    async fn remove_image(&self, name: &str) -> Result<(), EngineError>;
+
+    /// How many of an image's first layers an archive of it need not have for [`Engine::load_images`], because this engine
+    /// has them.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn spared_layers(&self, layers: &[ImageDigest]) -> Result<usize, EngineError>;
+
+    /// Puts the images of an archive, as `docker save` writes it, here under the names in it, also if others went by them. If the
+    /// archive ends with an error, or this is dropped, no image of it is there that was not before.
+    ///
+    /// # Errors
+    /// [`EngineError::Other`] if it makes no sense of the archive, [`EngineError::Unavailable`].
+    async fn load_images(&self, archive: ArchiveStream) -> Result<(), EngineError>;
 
     /// What happens to the cluster's containers from the moment of this call on. The same event may
     /// come twice, and none is promised to come: what counts is what [`Engine::inspect`] says. The
@@ -247,6 +271,9 @@ pub struct EngineReport {
     /// The registries whose certificate it did not trust when it was last asked to pull from them.
     pub distrusted: BTreeSet<String>,
 }
+
+/// An archive of images, in pieces as they come.
+pub type ArchiveStream = BoxStream<'static, std::io::Result<tokio_util::bytes::Bytes>>;
 
 /// An image that is on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]

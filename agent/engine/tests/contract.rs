@@ -49,6 +49,11 @@ impl Harness for InMemory {
         Template::of_image("missing")
     }
 
+    async fn archive(&self, name: &str) -> Vec<u8> {
+        self.0.forget_image(name);
+        FakeEngine::archive(name)
+    }
+
     fn command(&self, command: Command) -> Vec<String> {
         let words = vec![format!("{command:?}")];
         let cannot = |why: &str, code| behaviour::Command {

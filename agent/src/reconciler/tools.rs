@@ -11,12 +11,14 @@ use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
 use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::registry::RegistryLogins;
 use dwell_planner::{Failure, FailureKind, Journal, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::journals::Journals;
 use super::last_words;
+use crate::images::Ledger;
 use crate::isolation::Settled;
 use dwell_daemon::Causes;
 use dwell_engine::death::Processes;
@@ -37,6 +39,7 @@ pub(super) struct Tools {
     pub(super) settled: Option<Settled>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
+    pub(super) ledger: Option<Ledger>,
 }
 
 /// Why a step was not done, or not known to be.
@@ -136,9 +139,17 @@ impl Tools {
             }
             std::future::pending::<()>().await;
         };
+        let pulling = async {
+            // The node was told what its instances need.
+            let logins = RegistryLogins::new();
+            match &self.ledger {
+                Some(ledger) => ledger.pull(image, &logins, &progress).await,
+                None => self.engine.pull(image, &logins, &progress).await,
+            }
+        };
         // Cancel-safe: telling has nothing to lose.
         tokio::select! {
-            outcome = self.engine.pull(image, &progress) => outcome,
+            outcome = pulling => outcome,
             () = telling => Ok(()),
         }
     }

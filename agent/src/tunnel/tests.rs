@@ -102,11 +102,7 @@ impl Fixture {
         };
         let assignment = watch::Sender::new(Some(Arc::new(assignment))).subscribe();
         let shared: SharedEngine = Arc::new(engine.clone());
-        let images = Images {
-            engine: Arc::clone(&shared),
-            assignment: assignment.clone(),
-            statuses: statuses.clone(),
-        };
+        let images = Images::of_test(Arc::clone(&shared), assignment.clone(), statuses.clone());
         let tunnels = Tunnels::new(Node {
             engine: Some(shared),
             images: Some(images),
@@ -148,7 +144,7 @@ async fn next_output(tunnel: &mut Carried) -> Output {
 
 async fn say(tunnel: &Carried, input: Input) {
     let exec = Some(v1::ExecInput { input: Some(input) });
-    tunnel.down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
+    tunnel.down.send(Ok(v1::TunnelDown { exec, ..Default::default() })).await.unwrap();
 }
 
 fn words(command: &[&str]) -> v1::ExecRequest {
@@ -231,10 +227,10 @@ async fn a_command_gets_its_input_and_its_end() {
         for piece in input.chunks(16 * 1024) {
             let input = Some(Input::Stdin(Bytes::copy_from_slice(piece)));
             let exec = Some(v1::ExecInput { input });
-            down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
+            down.send(Ok(v1::TunnelDown { exec, ..Default::default() })).await.unwrap();
         }
         let exec = Some(v1::ExecInput { input: Some(Input::StdinClosed(true)) });
-        down.send(Ok(v1::TunnelDown { exec, connect: None })).await.unwrap();
+        down.send(Ok(v1::TunnelDown { exec, ..Default::default() })).await.unwrap();
     });
     let mut echoed = Vec::new();
     loop {

@@ -14,7 +14,10 @@ mod workload;
 
 pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
-pub(crate) use image::{ImageUseView, ImageView, ImagesView, Said};
+pub(crate) use image::{
+    ImageUseView, ImageView, ImagesView, ProblemView, PullsView, PushedView, PushesView,
+    RemovalsView, Said,
+};
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use registry::RegistriesView;

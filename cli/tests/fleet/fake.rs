@@ -14,6 +14,8 @@ use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+#[path = "push.rs"]
+mod push;
 #[path = "tunnel.rs"]
 mod tunnel;
 
@@ -46,6 +48,8 @@ pub(crate) struct State {
     /// By registry, who logs in and with what.
     pub(crate) logins: BTreeMap<String, (String, String)>,
     pub(crate) volumes: Vec<v1::Volume>,
+    /// What nodes want of what is pushed to them.
+    pub(crate) pushes: BTreeMap<String, v1::ImagesWanted>,
     /// What nodes say of their images.
     pub(crate) images: Vec<v1::NodeImages>,
     /// What there is from the first watch on.
@@ -478,6 +482,45 @@ impl Fleet for Service {
         let images = self.state()?.images.clone();
         let images = images.into_iter().filter(move |of| named(&of.node, &node)).map(Ok);
         answer(Box::pin(tokio_stream::iter(images)))
+    }
+
+    type RemoveImagesStream = Answers<v1::NodeImages>;
+
+    async fn remove_images(
+        &self,
+        request: Request<v1::RemoveImagesRequest>,
+    ) -> Answer<Self::RemoveImagesStream> {
+        let v1::RemoveImagesRequest { node, pool, image, all, dry_run } = request.into_inner();
+        self.asked(format!(
+            "remove images node={node} pool={pool} image={image} all={all} dry_run={dry_run}"
+        ))?;
+        let images = self.state()?.images.clone().into_iter().map(Ok);
+        answer(Box::pin(tokio_stream::iter(images)))
+    }
+
+    type PullImageStream = Answers<v1::NodeImages>;
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Answer<Self::PullImageStream> {
+        let v1::PullImageRequest { node, pool, image } = request.into_inner();
+        self.asked(format!("pull image {image} node={node} pool={pool}"))?;
+        let images = self.state()?.images.clone().into_iter().map(Ok);
+        answer(Box::pin(tokio_stream::iter(images)))
+    }
+
+    type PushImageStream = Answers<v1::ImagesAnswer>;
+
+    async fn push_image(
+        &self,
+        request: Request<Streaming<v1::PushImageInput>>,
+    ) -> Answer<Self::PushImageStream> {
+        let script = self.state()?.pushes.clone();
+        let (sender, answers) = mpsc::channel(4);
+        let state = Arc::clone(&self.0);
+        tokio::spawn(push::play(request.into_inner(), script, state, sender));
+        answer(Box::pin(ReceiverStream::new(answers)))
     }
 
     async fn list_volumes(

@@ -64,8 +64,8 @@ struct Connection {
 /// Passes on what the client sends until it has ended, well or badly; only a good end is told to the instance.
 async fn send_input(mut input: Streaming<v1::ConnectInput>, down: mpsc::Sender<v1::TunnelDown>) {
     let wrap = |input| v1::TunnelDown {
-        exec: None,
         connect: Some(v1::ConnectInput { input: Some(input) }),
+        ..Default::default()
     };
     loop {
         match input.message().await.map(|message| message.map(|message| message.input)) {

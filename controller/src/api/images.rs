@@ -1,6 +1,8 @@
 //! The images of nodes: each node is asked through a [tunnel](crate::tunnel) of its own, so many at a time, and what it says
 //! is passed on as it comes. A node that cannot be asked is an answer, too.
 
+mod push;
+
 use std::time::Duration;
 
 use dwell_core::id::{NodeName, PoolName};
@@ -17,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status};
 
-use super::instance::next;
+use super::instance::{next, unexpected};
 use super::{Api, ServerStream, request};
 use crate::model::{Model, NodeView, Refusal};
 use crate::status::into_status;
@@ -27,6 +29,12 @@ use crate::tunnel::{Tunnel, Tunnels};
 const ASKED_MAX: usize = 32;
 /// How long a node may take to say something more: its engine adds up the sizes of all layers.
 const LIST_SILENCE: Duration = Duration::from_secs(150);
+/// The same for pulls, of which an engine that says nothing for two minutes is given up.
+const PULL_SILENCE: Duration = Duration::from_secs(300);
+/// The same for removals, of which it may have many to make.
+const REMOVE_SILENCE: Duration = Duration::from_secs(3600);
+/// The longest reference of an image, in bytes.
+const REFERENCE_MAX: usize = 1024;
 /// How many messages may wait for the client.
 const WAITING_MAX: usize = 8;
 
@@ -38,6 +46,49 @@ impl Api {
         let nodes = self.selected(&request.node, &request.pool).await?;
         let order = v1::ImagesOrder { what: Some(What::List(true)) };
         Ok(self.of_each(nodes, order, LIST_SILENCE))
+    }
+
+    /// Whether an instance of a node needs the image or not, the node gets the login for its registry with the order, and for
+    /// that alone.
+    pub(super) async fn open_pulls(
+        &self,
+        request: v1::PullImageRequest,
+    ) -> Result<ServerStream<v1::NodeImages>, Status> {
+        let v1::PullImageRequest { node, pool, image } = request;
+        check(&image)?;
+        if image.is_empty() {
+            return Err(Status::invalid_argument("no image is named"));
+        }
+        let mut nodes = self.selected(&node, &pool).await?;
+        if node.is_empty() {
+            // Those that run no instances need no images.
+            nodes.retain(|view| view.node.block.is_some());
+        }
+        let asked = image.clone();
+        let (logins, _) = self.read(move |model: &Model| model.logins_for(&asked)).await?;
+        let logins = (!logins.is_empty()).then(|| (&logins).into());
+        let order = v1::ImagesOrder { what: Some(What::Pull(v1::PullImage { image, logins })) };
+        Ok(self.of_each(nodes, order, PULL_SILENCE))
+    }
+
+    pub(super) async fn remove_images_of(
+        &self,
+        request: v1::RemoveImagesRequest,
+        by: &str,
+    ) -> Result<ServerStream<v1::NodeImages>, Status> {
+        let v1::RemoveImagesRequest { node, pool, image, all, dry_run } = request;
+        let nodes = self.selected(&node, &pool).await?;
+        let what = if image.is_empty() {
+            What::Prune(v1::PruneImages { all, dry_run })
+        } else {
+            check(&image)?;
+            What::Remove(image.clone())
+        };
+        if !dry_run {
+            tracing::info!(by, image, all, nodes = nodes.len(), "nodes are to remove images");
+        }
+        let order = v1::ImagesOrder { what: Some(what) };
+        Ok(self.of_each(nodes, order, REMOVE_SILENCE))
     }
 
     /// The nodes that are meant: one, those of a pool, or all.
@@ -86,6 +137,15 @@ impl Api {
     }
 }
 
+fn check(image: &str) -> Result<(), Status> {
+    if image.len() > REFERENCE_MAX {
+        return Err(Status::invalid_argument(format!(
+            "no image has a name of more than {REFERENCE_MAX} bytes"
+        )));
+    }
+    Ok(())
+}
+
 /// A node that is asked.
 struct Asked {
     node: NodeName,
@@ -100,8 +160,11 @@ impl Asked {
         order: v1::ImagesOrder,
         silence: Duration,
     ) {
-        if let Err(problem) = self.hear(tunnels, view, order, silence).await {
-            self.pass_on(None, problem).await.ok();
+        if let Err(status) = self.hear(tunnels, view, order, silence).await {
+            let (code, problem) = (status.code().into(), status.message().to_owned());
+            let node = self.node.to_string();
+            let message = v1::NodeImages { node, answer: None, problem, code };
+            self.sender.send(message).await.ok();
         }
     }
 
@@ -111,32 +174,33 @@ impl Asked {
         view: &NodeView,
         order: v1::ImagesOrder,
         silence: Duration,
-    ) -> Result<(), String> {
-        let node = &self.node;
-        if view.state != NodeState::Ready {
-            return Err(format!("{node} {}", view.message));
-        }
-        let opened = tunnels.open(node, Purpose::Images(order)).await;
-        let mut tunnel = opened.map_err(|error| error.to_string())?;
+    ) -> Result<(), Status> {
+        let mut tunnel = open(tunnels, view, order).await?;
         loop {
-            let answer = answer(&mut tunnel, node, silence).await?;
+            let answer = answer(&mut tunnel, &self.node, silence).await?;
             let is_last = matches!(answer.says, Some(Says::Done(_)));
+            let node = self.node.to_string();
+            let message = v1::NodeImages { node, answer: Some(answer), ..Default::default() };
             // If nobody wants it, this is dropped in a moment.
-            self.pass_on(Some(answer), String::new()).await.ok();
+            self.sender.send(message).await.ok();
             if is_last {
                 return Ok(());
             }
         }
     }
+}
 
-    async fn pass_on(
-        &self,
-        answer: Option<v1::ImagesAnswer>,
-        problem: String,
-    ) -> Result<(), mpsc::error::SendError<v1::NodeImages>> {
-        let node = self.node.to_string();
-        self.sender.send(v1::NodeImages { node, answer, problem }).await
+/// A tunnel to a node that answers.
+async fn open(
+    tunnels: &Tunnels,
+    view: &NodeView,
+    order: v1::ImagesOrder,
+) -> Result<Tunnel, Status> {
+    let node = &view.node.name;
+    if view.state != NodeState::Ready {
+        return Err(Status::unavailable(format!("{node} {}", view.message)));
     }
+    tunnels.open(node, Purpose::Images(order)).await.map_err(into_status)
 }
 
 /// What a node says next, or why it says nothing.
@@ -144,20 +208,23 @@ async fn answer(
     tunnel: &mut Tunnel,
     node: &NodeName,
     silence: Duration,
-) -> Result<v1::ImagesAnswer, String> {
-    let said = timeout(silence, next(&mut tunnel.up)).await;
-    match said.map_err(|_| format!("node {node} has said nothing for {} s", silence.as_secs()))? {
+) -> Result<v1::ImagesAnswer, Status> {
+    let late = |_| {
+        Status::deadline_exceeded(format!(
+            "node {node} has said nothing for {} s",
+            silence.as_secs()
+        ))
+    };
+    match timeout(silence, next(&mut tunnel.up)).await.map_err(late)? {
         Ok(Some(Message::Images(answer))) => Ok(answer),
-        Ok(Some(_)) => Err(format!("node {node} said something else than it was asked")),
-        Ok(None) => Err(format!("the agent of node {node} went away without an answer")),
-        Err(status) if is_unknown(&status) => Err(format!(
-            "the agent of node {node} is of an earlier version, which knows nothing of this; upgrade it"
+        Ok(Some(_)) => Err(unexpected()),
+        Ok(None) => Err(Status::unavailable(format!(
+            "the agent of node {node} went away without an answer"
+        ))),
+        // What makes no sense was refused before.
+        Err(status) if status.code() == Code::InvalidArgument => Err(Status::unimplemented(
+            format!("{}; is the agent of node {node} of an earlier version?", status.message()),
         )),
-        Err(status) => Err(status.message().to_owned()),
+        Err(status) => Err(status),
     }
-}
-
-/// Whether this is what an agent says that does not know the purpose of a tunnel.
-fn is_unknown(status: &Status) -> bool {
-    status.code() == Code::InvalidArgument && status.message().contains("unknown purpose")
 }

@@ -110,8 +110,10 @@ struct Exec {
 /// standard input, which it is, and not by closing the tunnel, which would end the command.
 async fn send_input(mut input: Streaming<v1::ExecInput>, down: mpsc::Sender<v1::TunnelDown>) {
     use v1::exec_input::Input;
-    let wrap =
-        |input| v1::TunnelDown { exec: Some(v1::ExecInput { input: Some(input) }), connect: None };
+    let wrap = |input| v1::TunnelDown {
+        exec: Some(v1::ExecInput { input: Some(input) }),
+        ..Default::default()
+    };
     while let Ok(Some(message)) = input.message().await {
         let passed = match message.input {
             // A second request and an empty message mean nothing.

@@ -22,6 +22,14 @@ impl Model {
         self.tables.registries().values().cloned().collect()
     }
 
+    /// The login that the image of a reference needs, if the cluster has one.
+    #[must_use]
+    pub fn logins_for(&self, image: &str) -> RegistryLogins {
+        let host = RegistryHost::of(image);
+        let found = host.and_then(|host| Some((self.tables.registries().get(&host)?, host)));
+        found.map(|(found, host)| (host, found.login.clone())).into_iter().collect()
+    }
+
     /// Keeps a login in place of an earlier one. The same one again is told to the nodes again, so that a pull that was refused
     /// is tried at once.
     pub(super) fn set_registry_login(

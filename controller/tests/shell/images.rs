@@ -9,6 +9,11 @@ use dwell_proto::v1::open_tunnel::Purpose;
 use dwell_proto::v1::tunnel_up::Message as Up;
 use tonic::{Code, Streaming};
 
+use dwell_proto::v1::image_input::Input as Piece;
+use dwell_proto::v1::push_image_input::Input;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
 use crate::fixture::{Agent, Fixture, SOON};
 use crate::tunnel_end::{AgentEnd, asked};
 
@@ -104,4 +109,107 @@ async fn half_an_answer_is_told_as_such() {
     agent.await.unwrap();
     let [_, last] = &found["h1"][..] else { panic!("{found:?}") };
     assert!(last.problem.contains("went away"), "{last:?}");
+}
+
+fn input(input: Input) -> v1::PushImageInput {
+    v1::PushImageInput { input: Some(input) }
+}
+
+fn offer(node: &str) -> v1::PushImageInput {
+    input(Input::Offer(v1::ImageOffer { node: node.to_owned(), ..Default::default() }))
+}
+
+/// An archive travels in small pieces, its end is told, and one without an end is not ended for it.
+#[tokio::test]
+async fn an_archive_is_passed_on_piece_by_piece_and_only_its_sender_ends_it() {
+    let fixture = Fixture::start().await;
+    let mut h1 = fixture.agent("h1", "192.0.2.1").await;
+    for ends_well in [true, false] {
+        let (client, inputs) = mpsc::channel(4);
+        client.send(offer("h1")).await.unwrap();
+        let mut fleet = fixture.fleet().await;
+        let pushing =
+            tokio::spawn(async move { fleet.push_image(ReceiverStream::new(inputs)).await });
+        let open = asked(&mut h1).await;
+        let Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Push(offered)) })) =
+            open.purpose
+        else {
+            panic!("something else is asked")
+        };
+        assert_eq!(offered.node, "h1");
+        let mut end = AgentEnd::carry(&mut h1, &open.tunnel).await.unwrap();
+        let wanted = Says::Wanted(v1::ImagesWanted { nothing: false, layers_held: vec![1] });
+        end.send(up(wanted.clone())).await;
+        let mut answers = pushing.await.unwrap().unwrap().into_inner();
+        assert_eq!(answers.message().await.unwrap().unwrap().says, Some(wanted));
+        client.send(input(Input::Data(vec![7; 200_000].into()))).await.unwrap();
+        let mut came = 0;
+        while came < 200_000 {
+            match end.input().await.unwrap().image.unwrap().input.unwrap() {
+                Piece::Data(data) => {
+                    assert!(data.len() <= 64 * 1024);
+                    came += data.len();
+                }
+                Piece::End(_) => panic!("nobody has ended it"),
+            }
+        }
+        if ends_well {
+            client.send(input(Input::End(true))).await.unwrap();
+            let last = end.input().await.unwrap().image.unwrap().input.unwrap();
+            assert_eq!(last, Piece::End(true));
+            end.send(up(Says::Done(true))).await;
+            let last = answers.message().await.unwrap().unwrap();
+            assert_eq!(last.says, Some(Says::Done(true)));
+            assert_eq!(answers.message().await.unwrap(), None);
+            end.finish().await;
+        } else {
+            drop((client, answers));
+            assert!(end.input().await.is_none(), "it ends without its end");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_push_without_an_offer_or_to_no_node_is_refused() {
+    let fixture = Fixture::start().await;
+    fixture.node("h2", "192.0.2.2").await;
+    for (first, code) in [
+        (input(Input::End(true)), Code::InvalidArgument),
+        (offer(""), Code::InvalidArgument),
+        (offer("h9"), Code::NotFound),
+        (offer("h2"), Code::Unavailable),
+    ] {
+        let pushed = fixture.fleet().await.push_image(tokio_stream::iter([first])).await;
+        assert_eq!(pushed.unwrap_err().code(), code);
+    }
+}
+
+/// A node is told the login of the registry with the order, though none of its instances needs it.
+#[tokio::test]
+async fn a_pull_goes_with_the_login_for_its_registry() {
+    let fixture = Fixture::start().await;
+    let h1 = fixture.agent("h1", "192.0.2.1").await;
+    for host in ["ghcr.io", "quay.io"] {
+        let login = v1::SetRegistryLoginRequest {
+            host: host.to_owned(),
+            username: "ci".to_owned(),
+            password: "hunter2".to_owned(),
+        };
+        fixture.fleet().await.set_registry_login(login).await.unwrap();
+    }
+    let progress = v1::ImageProgress { bytes: 7, ..Default::default() };
+    let all_of_it = vec![up(Says::Progress(progress)), up(Says::Done(true))];
+    let agent = tokio::spawn(says(h1, all_of_it));
+    let pull = |image: &str| v1::PullImageRequest { image: image.to_owned(), ..Default::default() };
+    let answers = fixture.fleet().await.pull_image(pull("ghcr.io/a:1")).await.unwrap().into_inner();
+    assert_eq!(all(answers).await["h1"].len(), 2);
+    let Purpose::Images(v1::ImagesOrder { what: Some(What::Pull(order)) }) = agent.await.unwrap().1
+    else {
+        panic!("something else is asked")
+    };
+    let [login] = &order.logins.as_ref().unwrap().logins[..] else { panic!("{order:?}") };
+    assert_eq!((login.host.as_str(), login.password.as_str()), ("ghcr.io", "hunter2"));
+    assert!(!format!("{order:?}").contains("hunter2"));
+    let refused = fixture.fleet().await.pull_image(pull("")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }

@@ -22,7 +22,7 @@ fn told(logins: &[(&str, &str, &str)]) -> Registries {
 }
 
 async fn of(registries: &Registries, image: &str) -> Result<Credentials, CredentialsError> {
-    registries.of(image, &PathLooks::default()).await
+    registries.of(image, &RegistryLogins::new(), &PathLooks::default()).await
 }
 
 fn sent(credentials: Credentials) -> (String, String, String) {
@@ -91,4 +91,14 @@ async fn a_nodes_own_login_wins_and_is_read_anew_for_each_pull() {
 async fn credentials_show_no_secret() {
     let credentials = of(&told(&[("ghcr.io", "ci", "hunter2")]), "ghcr.io/a").await.unwrap();
     assert_eq!(format!("{credentials:?}"), "from ghcr.io as \"ci\"");
+}
+
+#[tokio::test]
+async fn a_login_that_comes_with_the_order_counts_more_than_what_the_node_was_told() {
+    let registries = told(&[("ghcr.io", "old", "a")]);
+    let login = RegistryLogin::new("new".to_owned(), "b".to_owned()).unwrap();
+    let logins = RegistryLogins::from([(host("ghcr.io"), login)]);
+    let found = registries.of("ghcr.io/a", &logins, &PathLooks::default()).await.unwrap();
+    assert_eq!(sent(found).0, "new");
+    assert_eq!(sent(of(&registries, "ghcr.io/a").await.unwrap()).0, "old");
 }

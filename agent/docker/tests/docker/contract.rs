@@ -58,6 +58,26 @@ impl Harness for OnDocker {
         Template { image: "no-such-image".to_owned(), ..shell("true") }
     }
 
+    async fn archive(&self, name: &str) -> Vec<u8> {
+        let tree = self.world.directory().join(name);
+        fs::create_dir_all(&tree).unwrap();
+        // No other image has this layer.
+        fs::write(tree.join("program"), name.repeat(1000)).unwrap();
+        let (layer, archive) = (tree.with_extension("layer"), tree.with_extension("archive"));
+        let pack = std::process::Command::new("tar")
+            .args(["--create", "--file"])
+            .arg(&layer)
+            .arg("--directory")
+            .arg(&tree)
+            .arg("program")
+            .status();
+        assert!(pack.unwrap().success());
+        self.world.docker(&["import", layer.to_str().unwrap(), name]);
+        self.world.docker(&["save", "--output", archive.to_str().unwrap(), name]);
+        self.world.docker(&["rmi", name]);
+        fs::read(archive).unwrap()
+    }
+
     fn command(&self, command: Command) -> Vec<String> {
         let words: &[&str] = match command {
             Command::Prints { stdout, stderr, exit_code } => {

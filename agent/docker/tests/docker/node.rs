@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::registry::RegistryLogins;
 use dwell_core::workload::{Mount, MountSource, Resources, Template};
 use dwell_docker::Runtime;
 use dwell_docker::world::{World, shell};
@@ -17,9 +18,10 @@ async fn refusals() {
     let node = World::shared().await.node("refusals", Runtime::Dwell);
     let progress = tokio::sync::watch::Sender::default();
     // There is no network and so no registry; a reference that is none is refused without one.
-    let pulled = node.engine.pull("no-such-image", &progress).await.unwrap_err();
+    let pulled =
+        node.engine.pull("no-such-image", &RegistryLogins::new(), &progress).await.unwrap_err();
     assert!(matches!(pulled, EngineError::PullFailed { permanent: false, .. }), "{pulled}");
-    let pulled = node.engine.pull("UPPER:x", &progress).await.unwrap_err();
+    let pulled = node.engine.pull("UPPER:x", &RegistryLogins::new(), &progress).await.unwrap_err();
     assert!(pulled.is_permanent(), "{pulled}");
 
     let mut template = shell("true");

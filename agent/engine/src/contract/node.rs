@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use dwell_core::container::{ContainerId, ContainerState};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::registry::RegistryLogins;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::{Limits, Mount, MountSource, PIDS_DEFAULT, Resources};
 use tokio::sync::watch;
@@ -29,7 +30,11 @@ pub async fn a_missing_image_is_told(harness: &dyn Harness) {
     let expected = EngineError::ImageMissing { image: missing.template.image.clone() };
     assert_eq!(refused, expected);
     let progress = watch::Sender::default();
-    let failed = harness.engine().pull(&missing.template.image, &progress).await.unwrap_err();
+    let failed = harness
+        .engine()
+        .pull(&missing.template.image, &RegistryLogins::new(), &progress)
+        .await
+        .unwrap_err();
     assert!(matches!(failed, EngineError::PullFailed { .. }), "{failed}");
     assert_eq!(harness.engine().list().await.unwrap(), []);
 }

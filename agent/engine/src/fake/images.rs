@@ -1,14 +1,18 @@
 //! The images of the fake engine: all that were ever named, as if somebody had loaded them, until they are removed.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use dwell_core::clock::Timestamp;
 use dwell_core::image::{ImageDigest, digest_of};
 use dwell_core::quantity::Bytes;
 
-use super::Image;
-use super::state::State;
+use super::state::{FakeContainer, ImageState, State};
+use super::{EngineError, FakeEngine, Image, NAME};
+
+/// How an archive begins; the name and a line break follow.
+const ARCHIVE: &str = "archive of ";
 
 /// An image that was named.
 #[derive(Default)]
@@ -34,7 +38,7 @@ impl State {
 
     pub(super) fn images_held(&self) -> Vec<Image> {
         let count = |id: &ImageDigest| {
-            let made = |one: &&super::state::FakeContainer| one.details.image.id == Some(*id);
+            let made = |one: &&FakeContainer| one.details.image.id == Some(*id);
             u32::try_from(self.containers.values().filter(made).count()).unwrap_or(u32::MAX)
         };
         let image = |(id, held): (&ImageDigest, &HeldImage)| Image {
@@ -47,6 +51,51 @@ impl State {
         self.held.iter().map(image).collect()
     }
 
+    /// Takes a name from an image, or the whole image by its id.
+    pub(super) fn remove_image(&mut self, name: &str) -> Result<(), EngineError> {
+        let id = name.parse().ok();
+        let is_meant = |(of, held): &(&ImageDigest, &mut HeldImage)| {
+            id == Some(**of) || held.names.contains(name)
+        };
+        let Some((&id, held)) = self.held.iter_mut().find(is_meant) else { return Ok(()) };
+        let gone: Vec<String> = match held.names.len() {
+            _ if held.names.contains(name) => vec![name.to_owned()],
+            _ => held.names.iter().cloned().collect(),
+        };
+        let is_last = gone.len() == held.names.len();
+        if is_last && self.containers.values().any(|one| one.details.image.id == Some(id)) {
+            return Err(EngineError::Other {
+                engine: NAME,
+                operation: "remove an image",
+                reason: "a container is made from it".to_owned(),
+            });
+        }
+        for name in gone {
+            held.names.remove(&name);
+            let plain = name.split_once('@').map_or(name.as_str(), |(plain, _)| plain);
+            self.images.insert(plain.to_owned(), ImageState::Missing);
+            self.fetched.retain(|digest| digest_of(&name) != Some(*digest));
+        }
+        if is_last {
+            self.held.remove(&id);
+        }
+        Ok(())
+    }
+
+    pub(super) fn spared_layers(&self, layers: &[ImageDigest]) -> usize {
+        layers.iter().take_while(|layer| self.layers.contains(layer)).count()
+    }
+
+    /// Takes in a whole archive.
+    pub(super) fn load_image(&mut self, text: &[u8]) -> Result<(), EngineError> {
+        let text = std::str::from_utf8(text).map_err(|error| unreadable(&error))?;
+        let name = text.strip_prefix(ARCHIVE).and_then(|rest| rest.strip_suffix('\n'));
+        let name = name.ok_or_else(|| unreadable(&"it is cut off"))?;
+        self.images.remove(name);
+        self.hold_image(name);
+        Ok(())
+    }
+
     /// Which image a reference means: one of its own, if nobody says otherwise.
     fn means(&self, reference: &str) -> ImageDigest {
         let told = digest_of(reference).or_else(|| self.digests.get(reference).copied());
@@ -57,5 +106,23 @@ impl State {
             bytes[..8].copy_from_slice(&hasher.finish().to_be_bytes());
             ImageDigest::new(bytes)
         })
+    }
+}
+
+pub(super) fn unreadable(why: &impl Display) -> EngineError {
+    let reason = format!("cannot read the archive: {why}");
+    EngineError::Other { engine: NAME, operation: "load images", reason }
+}
+
+impl FakeEngine {
+    /// An archive of an image of that name, as this engine takes it.
+    #[must_use]
+    pub fn archive(name: &str) -> Vec<u8> {
+        format!("{ARCHIVE}{name}\n").into_bytes()
+    }
+
+    /// These layers are there from now on.
+    pub fn hold_layers(&self, layers: impl IntoIterator<Item = ImageDigest>) {
+        self.shared.state().layers.extend(layers);
     }
 }

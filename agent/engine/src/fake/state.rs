@@ -118,6 +118,8 @@ pub(super) struct State {
     pub(super) fetched: BTreeSet<ImageDigest>,
     /// The images that were named so far and not removed.
     pub(super) held: BTreeMap<ImageDigest, HeldImage>,
+    /// Layers that are there.
+    pub(super) layers: BTreeSet<ImageDigest>,
     /// How the main process of an image behaves, if not as usual.
     pub(super) programs: BTreeMap<String, Program>,
     /// How a command behaves, by its words, if not as usual.
@@ -161,6 +163,7 @@ impl Default for State {
             digests: BTreeMap::new(),
             fetched: BTreeSet::new(),
             held: BTreeMap::new(),
+            layers: BTreeSet::new(),
             programs: BTreeMap::new(),
             commands: BTreeMap::new(),
             strangers: BTreeSet::new(),

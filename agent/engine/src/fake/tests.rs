@@ -1,5 +1,6 @@
 //! The fake keeps the promises of the trait, and breaks them only as told.
 
+use dwell_core::registry::RegistryLogins;
 use dwell_core::workload::Template;
 use futures_util::TryStreamExt;
 use tokio::io::AsyncWriteExt;
@@ -100,10 +101,10 @@ async fn images_are_missing_until_pulled() {
     let progress = watch::Sender::default();
     engine.break_image("a", true);
     assert!(matches!(engine.create(&web(1)).await, Err(EngineError::ImageMissing { .. })));
-    assert!(engine.pull("a", &progress).await.unwrap_err().is_permanent());
+    assert!(engine.pull("a", &RegistryLogins::new(), &progress).await.unwrap_err().is_permanent());
     engine.forget_image("a");
     assert!(matches!(engine.create(&web(1)).await, Err(EngineError::ImageMissing { .. })));
-    engine.pull("a", &progress).await.unwrap();
+    engine.pull("a", &RegistryLogins::new(), &progress).await.unwrap();
     assert!(engine.create(&web(1)).await.is_ok());
 }
 

@@ -50,7 +50,7 @@ async fn received(tunnel: &mut Carried) -> Vec<u8> {
 
 fn message(input: Input) -> Result<v1::TunnelDown, tonic::Status> {
     let connect = Some(v1::ConnectInput { input: Some(input) });
-    Ok(v1::TunnelDown { exec: None, connect })
+    Ok(v1::TunnelDown { connect, ..Default::default() })
 }
 
 async fn send_all(down: mpsc::Sender<Result<v1::TunnelDown, tonic::Status>>, data: Bytes) {

@@ -1,5 +1,6 @@
 //! What a node answers about its images.
 
+use dwell_core::registry::RegistryLogins;
 use dwell_proto::v1::image_use::Role;
 use dwell_proto::v1::images_answer::Says;
 use dwell_proto::v1::images_order::What;
@@ -25,11 +26,11 @@ impl Fixture {
             instances: [(web.instance.clone(), web)].into(),
             ..Assignment::empty(network())
         };
-        let images = Images {
-            engine: Arc::new(engine.clone()),
-            assignment: watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
-            statuses: watch::Sender::new(Some(Arc::new(statuses))).subscribe(),
-        };
+        let images = Images::of_test(
+            Arc::new(engine.clone()),
+            watch::Sender::new(Some(Arc::new(assignment))).subscribe(),
+            watch::Sender::new(Some(Arc::new(statuses))).subscribe(),
+        );
         node.tunnels.node.images = Some(images);
         (node, engine)
     }
@@ -62,7 +63,7 @@ async fn images_are_listed_with_what_needs_them() {
     let (mut node, engine) = Fixture::with_images("next", "before").await;
     let progress = watch::Sender::default();
     for image in ["next", "before", "other"] {
-        engine.pull(image, &progress).await.unwrap();
+        engine.pull(image, &RegistryLogins::new(), &progress).await.unwrap();
     }
     let (images, _) = listed(&mut node).await;
     let told = |name: &str| {
@@ -87,7 +88,7 @@ async fn a_long_list_comes_in_pages() {
     let (mut node, engine) = Fixture::with_images("web", "web").await;
     let progress = watch::Sender::default();
     for number in 0..1_200 {
-        engine.pull(&format!("image-{number}"), &progress).await.unwrap();
+        engine.pull(&format!("image-{number}"), &RegistryLogins::new(), &progress).await.unwrap();
     }
     let (images, pages) = listed(&mut node).await;
     assert_eq!((images.len(), pages), (1_201, 3));
@@ -99,6 +100,89 @@ async fn an_engine_that_is_gone_is_told() {
     engine.down();
     match next(&mut node.open(list()).await).await {
         Some(Message::Error(error)) => assert_eq!(error.code, i32::from(Code::Unavailable)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn offer() -> Option<Purpose> {
+    let image = v1::OfferedImage {
+        id: format!("sha256:{}", "09".repeat(32)),
+        names: vec!["pushed:1".to_owned()],
+        layers: vec![v1::OfferedLayer {
+            digest: format!("sha256:{}", "01".repeat(32)),
+            size_bytes: 9,
+        }],
+    };
+    let offer = v1::ImageOffer { images: vec![image], ..Default::default() };
+    Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Push(offer)) }))
+}
+
+async fn wanted(node: &mut Fixture) -> Carried {
+    let mut tunnel = node.open(offer()).await;
+    let wanted = v1::ImagesWanted { nothing: false, layers_held: vec![0] };
+    let expected = v1::ImagesAnswer { says: Some(Says::Wanted(wanted)) };
+    assert_eq!(next(&mut tunnel).await, Some(Message::Images(expected)));
+    tunnel
+}
+
+async fn send(tunnel: &Carried, input: v1::image_input::Input) {
+    let image = Some(v1::ImageInput { input: Some(input) });
+    tunnel.down.send(Ok(v1::TunnelDown { image, ..Default::default() })).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_archive_is_taken_in_once_it_has_ended() {
+    use v1::image_input::Input as Piece;
+    let (mut node, engine) = Fixture::with_images("web", "web").await;
+    engine.forget_image("pushed:1");
+    let tunnel = wanted(&mut node).await;
+    let archive = FakeEngine::archive("pushed:1");
+    send(&tunnel, Piece::Data(archive.clone().into())).await;
+    // The operator's machine goes away before it has said that this was all.
+    drop(tunnel);
+    let mut tunnel = wanted(&mut node).await;
+    assert_eq!(engine.find_image("pushed:1").await.unwrap(), None);
+    send(&tunnel, Piece::Data(archive.into())).await;
+    send(&tunnel, Piece::End(true)).await;
+    let done = Message::Images(v1::ImagesAnswer { says: Some(Says::Done(true)) });
+    assert_eq!(next(&mut tunnel).await, Some(done));
+    assert!(engine.find_image("pushed:1").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_image_that_is_needed_is_not_removed_by_order() {
+    let (mut node, _) = Fixture::with_images("web", "web").await;
+    let what = Some(What::Remove("web".to_owned()));
+    let order = Some(Purpose::Images(v1::ImagesOrder { what }));
+    match next(&mut node.open(order).await).await {
+        Some(Message::Error(error)) => {
+            assert_eq!(error.code, i32::from(Code::FailedPrecondition));
+            assert!(error.message.contains("needed by web-0"), "{error:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_fetched_before_anybody_needs_it() {
+    let (mut node, engine) = Fixture::with_images("web", "web").await;
+    engine.forget_image("later:1");
+    engine.break_image("none:1", true);
+    let pull = |image: &str| {
+        let order = v1::PullImage { image: image.to_owned(), ..Default::default() };
+        Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Pull(order)) }))
+    };
+    let mut tunnel = node.open(pull("later:1")).await;
+    let done = loop {
+        match next(&mut tunnel).await {
+            Some(Message::Images(v1::ImagesAnswer { says: Some(Says::Progress(_)) })) => {}
+            other => break other,
+        }
+    };
+    assert_eq!(done, Some(Message::Images(v1::ImagesAnswer { says: Some(Says::Done(true)) })));
+    assert!(engine.find_image("later:1").await.unwrap().is_some());
+    match next(&mut node.open(pull("none:1")).await).await {
+        Some(Message::Error(error)) => assert!(error.message.contains("none:1"), "{error:?}"),
         other => panic!("{other:?}"),
     }
 }

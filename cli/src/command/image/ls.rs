@@ -6,11 +6,12 @@ use clap::Args;
 use dwell_core::id::{NodeName, PoolName};
 use dwell_proto::v1;
 
-use super::super::{Fleet, PROBLEMS};
+use super::super::Fleet;
+use super::{text, told};
 use crate::complete;
 use crate::failure::Failure;
 use crate::output::view::{ImageUseView, ImageView, ImagesView, Said};
-use crate::output::{Now, OutputArgs, Table, or_dash, say, size};
+use crate::output::{Now, OutputArgs, Table, or_dash, size};
 
 /// How many digits of an id are shown, as Docker does.
 const ID_DIGITS: usize = 12;
@@ -29,7 +30,8 @@ Examples:
   dwell image ls --pool storage
   dwell image ls -o json | jq -r '.images[] | select(all(.nodes[]; .containers == 0)) | .names[]'
 
-SIZE is what an image takes with the layers that it shares with others. Exit code 1 says that a node could not be
+SIZE is what an image takes with the layers that it shares with others. UNUSED is how long nothing has needed one that
+nodes fetched; they remove it after a while (`images` in agent.yaml). Exit code 1 says that a node could not be
 asked.")]
 pub(super) struct Ls {
     /// Only those on this node
@@ -44,11 +46,8 @@ pub(super) struct Ls {
 
 impl Ls {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<ExitCode, Failure> {
-        let text = |name: Option<String>| name.unwrap_or_default();
-        let request = v1::ListImagesRequest {
-            node: text(self.node.map(|node| node.to_string())),
-            pool: text(self.pool.map(|pool| pool.to_string())),
-        };
+        let (node, pool) = (text(self.node.as_ref()), text(self.pool.as_ref()));
+        let request = v1::ListImagesRequest { node, pool };
         let mut answers = fleet.client.list_images(request).await?.into_inner();
         let mut said = Said::default();
         while let Some(answer) = answers.message().await? {
@@ -57,10 +56,7 @@ impl Ls {
         let view = said.into_view();
         let now = Now::read();
         self.output.print(&view, |view| table(view, now))?;
-        for one in &view.problems {
-            say(&format!("dwell: node {}: {}", one.node, one.problem));
-        }
-        Ok(if view.problems.is_empty() { ExitCode::SUCCESS } else { PROBLEMS })
+        Ok(told(&view.problems))
     }
 }
 
@@ -68,7 +64,7 @@ fn table(view: &ImagesView, now: Now) -> String {
     if view.images.is_empty() {
         return "no images\n".into();
     }
-    let mut table = Table::new(["IMAGE", "ID", "SIZE", "AGE", "NODES", "USED BY"]);
+    let mut table = Table::new(["IMAGE", "ID", "SIZE", "AGE", "UNUSED", "NODES", "USED BY"]);
     for image in &view.images {
         let id = image.id.strip_prefix("sha256:").unwrap_or(&image.id);
         table.row([
@@ -76,6 +72,7 @@ fn table(view: &ImagesView, now: Now) -> String {
             id.chars().take(ID_DIGITS).collect(),
             size(image.size_bytes),
             now.age(Some(image.created_at)),
+            unused(image),
             some(image.nodes.iter().map(|one| one.node.as_str()), NAMED_MAX),
             used_by(image),
         ]);
@@ -95,6 +92,15 @@ fn some<'a>(all: impl Iterator<Item = &'a str>, most: usize) -> String {
     match all.len().saturating_sub(most) {
         0 => or_dash(&named),
         more => format!("{named}, {more} more"),
+    }
+}
+
+/// How long nothing has needed it anywhere, of what nodes fetched.
+fn unused(image: &ImageView) -> String {
+    let fetched = image.nodes.iter().filter(|node| node.fetched).map(|node| node.unused_ms);
+    match fetched.min() {
+        Some(unused @ 1000..) => Now(unused.saturating_add(1)).age(Some(1)),
+        _ => "-".into(),
     }
 }
 
@@ -129,7 +135,7 @@ mod tests {
         v1::NodeImages {
             node: node.into(),
             answer: Some(v1::ImagesAnswer { says }),
-            problem: String::new(),
+            ..Default::default()
         }
     }
 
@@ -143,9 +149,8 @@ mod tests {
             names: names.iter().map(|&name| name.to_owned()).collect(),
             size_bytes: u64::from(id) << 20,
             created_at_ms: 1_769_860_800_000,
-            containers: 0,
             uses: uses.iter().map(need).collect(),
-            further_uses: 0,
+            ..v1::NodeImage::default()
         }
     }
 
@@ -158,17 +163,19 @@ mod tests {
         said.take_in(page("h2", vec![image(9, &web, &[("web-1", Role::Runs)]), others]));
         let mut many = image(9, &web, &[("web-0", Role::Runs), ("db-0", Role::FallBack)]);
         many.further_uses = 2;
-        said.take_in(page("h1", vec![many, image(1, &[], &[])]));
+        let mut old = image(1, &[], &[]);
+        (old.fetched, old.unused_ms) = (true, 3_720_000);
+        said.take_in(page("h1", vec![many, old]));
         said.take_in(page("h1", vec![image(2, &["x@sha256:00"], &[("x-0", Role::Next)])]));
         let problem = "h3 is\u{1b}[2J down".to_owned();
-        said.take_in(v1::NodeImages { node: "h3".into(), answer: None, problem });
+        said.take_in(v1::NodeImages { node: "h3".into(), problem, ..Default::default() });
         let view = said.into_view();
         insta::assert_snapshot!(table(&view, Now(1_769_860_860_000)), @r"
-        IMAGE          ID            SIZE     AGE   NODES   USED BY
-        web:1          090909090909  9.0 MiB  1m0s  h1, h2  web-0, db-0 (fall-back), web-1, 2 more
-        other:1        030303030303  3.0 MiB  1m0s  h2      2 containers of others
-        x@sha256:00    020202020202  2.0 MiB  1m0s  h1      x-0 (next)
-        -              010101010101  1.0 MiB  1m0s  h1      -
+        IMAGE        ID            SIZE     AGE   UNUSED  NODES   USED BY
+        web:1        090909090909  9.0 MiB  1m0s  -       h1, h2  web-0, db-0 (fall-back), web-1, 2 more
+        other:1      030303030303  3.0 MiB  1m0s  -       h2      2 containers of others
+        x@sha256:00  020202020202  2.0 MiB  1m0s  -       h1      x-0 (next)
+        -            010101010101  1.0 MiB  1m0s  1h2m    h1      -
         ");
         assert_eq!(view.problems[0].problem, "h3 is [2J down");
         assert_eq!(table(&ImagesView::default(), Now(0)), "no images\n");
