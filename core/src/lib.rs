@@ -13,6 +13,8 @@ pub mod change;
 pub mod clock;
 pub mod container;
 pub mod directory;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fixtures;
 pub mod health;
 pub mod host_mark;
 pub mod id;

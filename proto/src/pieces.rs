@@ -102,10 +102,9 @@ impl Assembly {
 mod tests {
     use std::collections::BTreeMap;
 
-    use dwell_core::id::{Generation, Revision};
-    use dwell_core::instance::{Assigned, RunState};
-    use dwell_core::net::Mac;
-    use dwell_core::quantity::Millis;
+    use dwell_core::fixtures;
+    use dwell_core::id::Revision;
+    use dwell_core::instance::Assigned;
     use dwell_core::session::{Assignment, AssignmentChange, NodeNetwork};
     use dwell_core::workload::Template;
 
@@ -121,23 +120,9 @@ mod tests {
                 template.environment.insert(format!("V{variable}"), text);
             }
             let address = std::net::Ipv4Addr::from(0x0a50_0001 + number);
-            let name = format!("w{number}-0");
-            Assigned {
-                instance: name.parse().unwrap(),
-                address,
-                mac: Mac::of_address(address),
-                generation: Generation(1),
-                run: RunState::Running,
-                restarts_asked: 0,
-                update_deadline: Millis::seconds(60),
-                monitor: Millis::seconds(10),
-                life: Revision(1),
-                template,
-                fallback: Some(Template::of_image("app:0")),
-                image_digest: None,
-                fallback_image_digest: None,
-                host_key: None,
-            }
+            let fallback = Some(Template::of_image("app:0"));
+            let assigned = fixtures::assigned(&format!("w{number}-0"), 1, template);
+            Assigned { fallback, ..fixtures::at(address, assigned) }
         };
         let mut all = Assignment::empty(NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()));
         all.revision = Revision(7);

@@ -21,7 +21,6 @@
 //! What it was asked is counted ([`FakeEngine::count`]) and written down ([`FakeEngine::journal`]), and
 //! whether ever two containers of one instance ran at once ([`FakeEngine::overlaps`]).
 
-mod assigned;
 pub mod behaviour;
 pub mod control;
 mod images;
@@ -48,13 +47,13 @@ use futures_util::stream::BoxStream;
 use tokio::sync::{broadcast, watch};
 use tokio_stream::wrappers::BroadcastStream;
 
-pub use self::assigned::assigned;
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
     ArchiveStream, Container, ContainerId, ContainerState, Engine, EngineError, EngineReport,
     Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
 };
 use crate::death::{DeathError, Processes};
+pub use dwell_core::fixtures::assigned;
 
 /// How errors name this engine.
 const NAME: &str = "fake";

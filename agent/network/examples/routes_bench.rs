@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
-use dwell_network::{Allow, Exception, HostNetwork, Network as _, Peer, Policy, RouteTable};
+use dwell_network::{
+    Allow, Exception, HostNetwork, Network as _, Peer, Policy, RouteTable, fixtures,
+};
 
 const NODES: u32 = 1000;
 const ROUTES: u32 = 100_000;
@@ -65,16 +67,7 @@ async fn main() -> Result<()> {
     .context("run it in namespaces of its own, as root")?;
     let network = LinuxNetwork::new(&LinuxConfig::default())?;
     let cluster = "10.0.0.0/8".parse()?;
-    network
-        .ensure_host(&HostNetwork {
-            cluster,
-            block: None,
-            masquerade: true,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        })
-        .await?;
+    network.ensure_host(&HostNetwork { cluster, masquerade: true, ..fixtures::host() }).await?;
     let table = table(routes)?;
     let (mut install, mut resync, mut remove) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {

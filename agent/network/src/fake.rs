@@ -340,17 +340,7 @@ mod tests {
     use dwell_core::net::Mac;
 
     use super::*;
-
-    fn host() -> HostNetwork {
-        HostNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            masquerade: true,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        }
-    }
+    use crate::fixtures::host;
 
     fn sandbox() -> Sandbox {
         let address = Ipv4Addr::new(10, 80, 1, 5);

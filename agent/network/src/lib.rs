@@ -20,6 +20,8 @@
 
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+#[cfg(any(test, feature = "test-util"))]
+pub mod fixtures;
 pub mod linux;
 mod look;
 mod policy;

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::linux::{LinuxConfig, LinuxNetwork};
-use crate::{HostNetwork, Network as _, Peer, Sandbox, sandbox_path};
+use crate::{HostNetwork, Network as _, Peer, Sandbox, fixtures, sandbox_path};
 use dwell_core::net::Mac;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -86,14 +86,8 @@ impl World {
 
 /// What the host is prepared for: the block 10.80.1.0/24.
 pub fn host() -> HostNetwork {
-    HostNetwork {
-        cluster: "10.80.0.0/16".parse().unwrap(),
-        block: Some("10.80.1.0/24".parse().unwrap()),
-        masquerade: true,
-        host_access: Vec::new(),
-        foreign_names: false,
-        untracked: true,
-    }
+    let block = Some("10.80.1.0/24".parse().unwrap());
+    HostNetwork { block, masquerade: true, ..fixtures::host() }
 }
 
 /// The sandbox of instance `name`, with the hardware address that its address implies.

@@ -3,10 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use dwell_core::instance::Assigned;
 use dwell_core::workload::{Mount, MountSource, Template};
@@ -14,6 +12,7 @@ use dwell_docker::Runtime;
 use dwell_docker::world::{Node, World, shell};
 use dwell_engine::fake::assigned;
 use dwell_engine::{ContainerId, Engine as _, EngineError};
+use dwell_network::fixtures::Namespace;
 
 /// The only cluster of each daemon.
 const CLUSTER: &str = "binds";
@@ -25,8 +24,7 @@ struct Host {
     node: Node,
     shared: PathBuf,
     secret: PathBuf,
-    /// Holds the sandbox.
-    holder: Child,
+    sandbox: Namespace,
 }
 
 impl Host {
@@ -38,16 +36,7 @@ impl Host {
             fs::create_dir_all(&directory).unwrap();
             fs::write(directory.join("file"), content).unwrap();
         }
-        let mut holder = Command::new("unshare")
-            .args(["--net", "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        writeln!(holder.stdin.as_ref().unwrap(), "ready").unwrap();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        Self { node, shared, secret, holder }
+        Self { node, shared, secret, sandbox: Namespace::new() }
     }
 
     /// A container of an instance that mounts these paths beneath what is allowed.
@@ -65,7 +54,7 @@ impl Host {
         let assigned = assigned(name, 1, template);
         let sandbox = dwell_network::sandbox_path(&self.node.config.run_dir, &assigned.instance);
         fs::create_dir_all(sandbox.parent().unwrap()).unwrap();
-        symlink(format!("/proc/{}/ns/net", self.holder.id()), sandbox).unwrap();
+        symlink(self.sandbox.path(), sandbox).unwrap();
         assigned
     }
 
@@ -82,13 +71,6 @@ impl Host {
     async fn stop(&self, id: &ContainerId) {
         self.node.engine.stop(id, std::time::Duration::ZERO).await.unwrap();
         fs::remove_file(self.shared.join("x/written")).ok();
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        self.holder.kill().ok();
-        self.holder.wait().ok();
     }
 }
 

@@ -6,11 +6,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
+use dwell_network::fixtures::Namespace;
 use dwell_oci::Mapping;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -87,48 +87,15 @@ impl Node {
     }
 }
 
-/// A network namespace that lives as long as this.
-struct Sandbox {
-    holder: Child,
-}
-
-impl Sandbox {
-    fn new() -> Self {
-        let mut holder = Command::new("unshare")
-            .args(["--net", "cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The answer shows that the namespace has been made.
-        let mut line = String::new();
-        writeln!(holder.stdin.as_ref().unwrap(), "ready").unwrap();
-        BufReader::new(holder.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "no network namespace could be made; are we root?");
-        Self { holder }
-    }
-
-    fn netns(&self) -> PathBuf {
-        format!("/proc/{}/ns/net", self.holder.id()).into()
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        self.holder.kill().ok();
-        self.holder.wait().ok();
-    }
-}
-
 #[test]
 fn a_creation_joins_its_sandbox_and_then_becomes_the_runtime() {
-    let (node, sandbox) = (Node::new(), Sandbox::new());
-    node.map("c1", &sandbox.netns());
+    let (node, sandbox) = (Node::new(), Namespace::new());
+    node.map("c1", &sandbox.path());
 
     let output = node.create("c1");
 
     assert_eq!(output.status.code(), Some(7), "{output:?}");
-    assert_eq!(node.networks(), [json!({"type": "network", "path": sandbox.netns()})]);
+    assert_eq!(node.networks(), [json!({"type": "network", "path": sandbox.path()})]);
     let noted = String::from_utf8(node.noted().unwrap()).unwrap();
     assert_eq!(noted.lines().collect::<Vec<_>>(), node.creation("c1"));
     assert!(!node.path("log.json").exists(), "a success was logged");
@@ -172,8 +139,8 @@ fn a_refused_creation_starts_nothing_and_says_why() {
 
 #[test]
 fn an_unusable_configuration_starts_nothing() {
-    let (node, sandbox) = (Node::new(), Sandbox::new());
-    node.map("c1", &sandbox.netns());
+    let (node, sandbox) = (Node::new(), Namespace::new());
+    node.map("c1", &sandbox.path());
     fs::write(node.path("bundle/config.json"), "{").unwrap();
 
     assert_eq!(node.create("c1").status.code(), Some(1));

@@ -12,9 +12,7 @@ use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{NodeNetwork, Statuses};
 use dwell_core::workload::{Limits, PIDS_DEFAULT, Resources, Template};
 use dwell_network::fake::FakeNetwork;
-use dwell_network::{
-    HostNetwork, IsolationDifference, Look, RouteDifference, Sandbox, SeenSandbox,
-};
+use dwell_network::{IsolationDifference, Look, RouteDifference, Sandbox, SeenSandbox, fixtures};
 
 use super::facts::{ContainerFacts, EngineFacts, Process};
 use super::*;
@@ -284,15 +282,7 @@ async fn what_is_found_twice_is_told_and_what_was_repaired_is_said() {
     let network = FakeNetwork::default();
     let assignment = facts().assignment;
     let web = assignment.instances.values().next().unwrap().clone();
-    let host = HostNetwork {
-        cluster: assignment.network.cluster,
-        block: None,
-        masquerade: false,
-        host_access: Vec::new(),
-        foreign_names: false,
-        untracked: true,
-    };
-    network.ensure_host(&host).await.unwrap();
+    network.ensure_host(&fixtures::host()).await.unwrap();
     let sandbox = Sandbox { instance: web.instance.clone(), address: web.address, mac: web.mac };
     network.ensure_sandbox(&sandbox).await.unwrap();
     crate::assignment::cache::store(disk.path(), &assignment).unwrap();

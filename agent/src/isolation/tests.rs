@@ -1,8 +1,6 @@
 use dwell_core::directory::{DirectoryInstance, DirectoryWorkload};
-use dwell_core::id::{Generation, InstanceName, Revision};
-use dwell_core::instance::RunState;
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
+use dwell_core::fixtures;
+use dwell_core::id::{InstanceName, Revision};
 use dwell_core::session::NodeNetwork;
 use dwell_core::workload::{Protocol, Template};
 use proptest::prelude::*;
@@ -27,23 +25,8 @@ fn assignment(instances: &[(usize, u8, Option<Vec<AllowRule>>)], closed: bool) -
         let instance = InstanceName::new(workload(*of), (*ordinal).into());
         let address = address(*of, *ordinal);
         let template = Template { allow_from: allow_from.clone(), ..Template::of_image("image") };
-        let assigned = Assigned {
-            instance: instance.clone(),
-            address,
-            mac: Mac::of_address(address),
-            generation: Generation(1),
-            run: RunState::Running,
-            restarts_asked: 0,
-            update_deadline: Millis::seconds(60),
-            monitor: Millis::seconds(10),
-            life: Revision(1),
-            template,
-            fallback: None,
-            image_digest: None,
-            fallback_image_digest: None,
-            host_key: None,
-        };
-        (instance, assigned)
+        let assigned = fixtures::assigned(&instance.to_string(), 1, template);
+        (instance, fixtures::at(address, assigned))
     };
     let network =
         NodeNetwork { closed, ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()) };

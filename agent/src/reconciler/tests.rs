@@ -20,8 +20,8 @@ use super::*;
 use dwell_engine::fake::control::TokioClock;
 use dwell_engine::fake::{FakeEngine, Operation, assigned};
 use dwell_engine::{Container, ContainerId, Engine, EngineError};
-use dwell_network::HostNetwork;
 use dwell_network::fake::{FakeNetwork, Operation as NetworkOperation};
+use dwell_network::fixtures;
 
 /// How long anything may take, in simulated time.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -43,16 +43,7 @@ impl Host {
     async fn new() -> Self {
         let clock: Arc<dyn Clock> = Arc::new(TokioClock::new());
         let network = FakeNetwork::default();
-        let cluster = "10.80.0.0/16".parse().unwrap();
-        let host = HostNetwork {
-            cluster,
-            block: None,
-            masquerade: false,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        };
-        network.ensure_host(&host).await.unwrap();
+        network.ensure_host(&fixtures::host()).await.unwrap();
         Self {
             engine: FakeEngine::new(Arc::clone(&clock)),
             network,

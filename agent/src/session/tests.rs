@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
+use dwell_core::fixtures;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision, WorkloadName};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
-use dwell_core::net::Mac;
-use dwell_core::quantity::{Bytes, Millis};
+use dwell_core::instance::{InstanceStatus, Phase};
+use dwell_core::quantity::Bytes;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Template;
 use dwell_proto::v1;
@@ -35,23 +35,8 @@ fn name(ordinal: u32) -> InstanceName {
 
 fn assigned(ordinal: u32) -> v1::AssignedInstance {
     let address = Ipv4Addr::new(10, 80, 1, u8::try_from(ordinal).unwrap());
-    (&Assigned {
-        instance: name(ordinal),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(1),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template: Template::of_image("web"),
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: None,
-    })
-        .into()
+    let template = Template::of_image("web");
+    (&fixtures::at(address, fixtures::assigned(&format!("web-{ordinal}"), 1, template))).into()
 }
 
 fn snapshot(revision: u64, ordinals: &[u32]) -> v1::Assignment {

@@ -1,10 +1,9 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use dwell_core::id::{Generation, Revision};
+use dwell_core::fixtures;
+use dwell_core::id::Revision;
 use dwell_core::instance::RunState;
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
 use dwell_core::session::NodeNetwork;
 use dwell_core::ssh::{HostKey, SshContainer};
 use dwell_core::workload::ServicePort;
@@ -13,26 +12,10 @@ use super::*;
 
 /// An instance, as its controller assigns it.
 fn assigned(name: &str) -> Assigned {
-    let address = [10, 80, 1, 5].into();
-    Assigned {
-        instance: name.parse().unwrap(),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(1),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template: Template::of_image("web"),
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: Some(HostKey {
-            private_key: format!("the key of {name}"),
-            certificate: "its certificate".to_owned(),
-        }),
-    }
+    let private_key = format!("the key of {name}");
+    let host_key = HostKey { private_key, certificate: "its certificate".to_owned() };
+    let assigned = fixtures::assigned(name, 1, Template::of_image("web"));
+    Assigned { host_key: Some(host_key), ..fixtures::at([10, 80, 1, 5].into(), assigned) }
 }
 
 fn assignment(instances: Vec<Assigned>) -> Arc<Assignment> {

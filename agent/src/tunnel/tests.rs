@@ -3,12 +3,11 @@ mod images;
 mod look;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::fixtures;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::{Assigned, InstanceStatus, Phase, RunState};
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
+use dwell_core::instance::{Assigned, InstanceStatus, Phase};
 use dwell_core::session::NodeNetwork;
 use dwell_core::workload::Template;
 use dwell_proto::v1::exec_input::Input;
@@ -34,23 +33,8 @@ struct Fixture {
 }
 
 fn assigned(instance: &str) -> Assigned {
-    let address = Ipv4Addr::LOCALHOST;
-    Assigned {
-        instance: instance.parse().unwrap(),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(1),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template: Template::of_image("web"),
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: None,
-    }
+    let assigned = fixtures::assigned(instance, 1, Template::of_image("web"));
+    fixtures::at(Ipv4Addr::LOCALHOST, assigned)
 }
 
 fn network() -> NodeNetwork {

@@ -16,7 +16,7 @@ use dwell_core::ssh::{HostKey, SshContainer, SshInstance};
 use dwell_docker::{DockerEngine, Runtime};
 use dwell_engine::Engine as _;
 use dwell_network::fake::FakeNetwork;
-use dwell_network::{HostNetwork, Network as _};
+use dwell_network::{Network as _, fixtures};
 use dwell_planner::Desired;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -81,16 +81,7 @@ impl Node {
     async fn new(world: &'static World) -> Self {
         let made = world.node("by-hand", Runtime::WithoutNetwork);
         let network = Arc::new(FakeNetwork::default());
-        let cluster = "10.80.0.0/16".parse().unwrap();
-        let host = HostNetwork {
-            cluster,
-            block: None,
-            masquerade: false,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        };
-        network.ensure_host(&host).await.unwrap();
+        network.ensure_host(&fixtures::host()).await.unwrap();
         let script = "trap exit TERM; sleep 1000 & wait";
         let host_key = HostKey { private_key: "key".into(), certificate: "certificate".into() };
         let one = Assigned { host_key: Some(host_key), ..assigned("hand-0", 1, shell(script)) };

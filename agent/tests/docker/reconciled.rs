@@ -10,7 +10,7 @@ use dwell_core::session::Statuses;
 use dwell_docker::{DockerEngine, Runtime};
 use dwell_engine::{Container, Engine as _};
 use dwell_network::fake::FakeNetwork;
-use dwell_network::{HostNetwork, Network as _};
+use dwell_network::{Network as _, fixtures};
 use dwell_planner::Desired;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -26,18 +26,7 @@ async fn a_node_survives_kills_and_restarts() {
     let world = World::shared().await;
     let engine = Arc::new(world.node("reconciled", Runtime::WithoutNetwork).engine);
     let network = Arc::new(FakeNetwork::default());
-    let cluster = "10.80.0.0/16".parse().unwrap();
-    network
-        .ensure_host(&HostNetwork {
-            cluster,
-            block: None,
-            masquerade: false,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        })
-        .await
-        .unwrap();
+    network.ensure_host(&fixtures::host()).await.unwrap();
     let desired: Desired = (0..COUNT)
         .map(|ordinal| {
             assigned(&format!("node-{ordinal}"), 1, shell("trap exit TERM; sleep 1000 & wait"))

@@ -1,11 +1,8 @@
 //! The core against a node that the tests play by hand: what it asks for, and what it makes of the answers.
 
-use std::net::Ipv4Addr;
-
+use dwell_core::fixtures;
 use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::{Assigned, Phase, RunState};
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
+use dwell_core::instance::{Assigned, Phase};
 use dwell_core::session::Statuses;
 use dwell_core::workload::Template;
 use dwell_planner::{Failure, FailureKind};
@@ -95,23 +92,7 @@ impl Node {
 }
 
 fn assigned(name: &str) -> Assigned {
-    let address = Ipv4Addr::new(10, 80, 0, 1);
-    Assigned {
-        instance: name.parse().unwrap(),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(1),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template: Template::of_image("a"),
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: None,
-    }
+    fixtures::assigned(name, 1, Template::of_image("a"))
 }
 
 /// A container that runs for an instance, whose name is its id.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use dwell_core::fixtures;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::Revision;
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
-use dwell_core::net::Mac;
 use dwell_core::quantity::Millicores;
 use dwell_core::workload::{ImagePolicy, Template};
 
@@ -30,23 +30,8 @@ struct Story {
 
 impl Story {
     fn of(image: &str, generation: u64) -> Self {
-        let address = "10.80.0.5".parse().unwrap();
-        let assigned = Assigned {
-            instance: "web-0".parse().unwrap(),
-            address,
-            mac: Mac::of_address(address),
-            generation: Generation(generation),
-            run: RunState::Running,
-            restarts_asked: 0,
-            update_deadline: Millis::seconds(60),
-            monitor: Millis::seconds(10),
-            life: Revision(7),
-            template: Template::of_image(image),
-            fallback: None,
-            image_digest: None,
-            fallback_image_digest: None,
-            host_key: None,
-        };
+        let assigned = fixtures::assigned("web-0", generation, Template::of_image(image));
+        let assigned = Assigned { life: Revision(7), ..assigned };
         let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
         let mut seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };
         seen.accept(&assigned, NOW);

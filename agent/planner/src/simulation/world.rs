@@ -10,11 +10,11 @@ use crate::{
 };
 use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
+use dwell_core::fixtures;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::{Assigned, RunState};
-use dwell_core::net::Mac;
+use dwell_core::instance::Assigned;
 use dwell_core::quantity::{Bytes, Millis};
 use dwell_core::workload::{Fingerprint, Limits, Resources, RestartPolicy, Template};
 
@@ -130,22 +130,10 @@ impl World {
         self.generation += 1;
         let generation = Generation(self.generation);
         let template = template(temper, version);
-        let address = "10.80.0.5".parse().unwrap();
         let assigned = self.desired.entry(name.clone()).or_insert_with(|| Assigned {
-            instance: name.clone(),
-            address,
-            mac: Mac::of_address(address),
-            generation,
-            run: RunState::Running,
-            restarts_asked: 0,
             update_deadline: Millis::seconds(20),
-            monitor: Millis::seconds(10),
             life: Revision(generation.0),
-            template: template.clone(),
-            fallback: None,
-            image_digest: None,
-            fallback_image_digest: None,
-            host_key: None,
+            ..fixtures::assigned(&name.to_string(), generation.0, template.clone())
         });
         let resources = assigned.template.resources;
         let before = std::mem::replace(&mut assigned.template, Template { resources, ..template });

@@ -4,8 +4,9 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::identity::wall_clock;
+use dwell_core::net::Mac;
 use dwell_network::fake::Operation;
-use dwell_network::{HostNetwork, Sandbox};
+use dwell_network::{Sandbox, fixtures};
 
 fn probe(address: &str) -> Option<Purpose> {
     Some(Purpose::Probe(v1::ProbeRequest { address: address.to_owned() }))
@@ -23,18 +24,7 @@ async fn a_route_is_looked_up_and_tried() {
     let mut node = Fixture::start().await;
     let network = FakeNetwork::default();
     node.tunnels.node.network = Arc::new(network.clone());
-    let cluster = "10.80.0.0/16".parse().unwrap();
-    network
-        .ensure_host(&HostNetwork {
-            cluster,
-            block: None,
-            masquerade: false,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        })
-        .await
-        .unwrap();
+    network.ensure_host(&fixtures::host()).await.unwrap();
     let address = Ipv4Addr::new(10, 80, 1, 5);
     let instance = "web-0".parse().unwrap();
     network

@@ -4,10 +4,8 @@ use ipnet::Ipv4Net;
 use proptest::prelude::*;
 
 use super::*;
-use crate::id::{Generation, NodeName, WorkloadName};
-use crate::instance::RunState;
-use crate::net::Mac;
-use crate::quantity::Millis;
+use crate::fixtures;
+use crate::id::{NodeName, WorkloadName};
 use crate::registry::RegistryLogin;
 use crate::session::NodePeer;
 use crate::ssh::HostKey;
@@ -19,22 +17,8 @@ fn name(ordinal: u32) -> InstanceName {
 
 fn assigned(ordinal: u32, generation: u64) -> Assigned {
     let address = Ipv4Addr::new(10, 80, 1, u8::try_from(ordinal).unwrap());
-    Assigned {
-        instance: name(ordinal),
-        address,
-        mac: Mac::of_address(address),
-        generation: Generation(generation),
-        run: RunState::Running,
-        restarts_asked: 0,
-        update_deadline: Millis::seconds(60),
-        monitor: Millis::seconds(10),
-        life: Revision(1),
-        template: Template::of_image("web"),
-        fallback: None,
-        image_digest: None,
-        fallback_image_digest: None,
-        host_key: None,
-    }
+    let template = Template::of_image("web");
+    fixtures::at(address, fixtures::assigned(&name(ordinal).to_string(), generation, template))
 }
 
 /// What a controller holds for the node.

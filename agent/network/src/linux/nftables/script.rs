@@ -199,16 +199,10 @@ fn add_elements(script: &mut String, set: &str, elements: impl Iterator<Item = S
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures;
 
     fn host(masquerade: bool) -> HostNetwork {
-        HostNetwork {
-            cluster: "10.80.0.0/16".parse().unwrap(),
-            block: None,
-            masquerade,
-            host_access: Vec::new(),
-            foreign_names: false,
-            untracked: true,
-        }
+        HostNetwork { masquerade, ..fixtures::host() }
     }
 
     #[test]

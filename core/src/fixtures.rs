@@ -1,14 +1,14 @@
-//! What tests tell an engine to run.
+//! What tests tell a node to run, for the tests of whoever uses these types.
 
 use std::net::Ipv4Addr;
 
-use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::{Assigned, RunState};
-use dwell_core::net::Mac;
-use dwell_core::quantity::Millis;
-use dwell_core::workload::Template;
+use crate::id::{Generation, Revision};
+use crate::instance::{Assigned, RunState};
+use crate::net::Mac;
+use crate::quantity::Millis;
+use crate::workload::Template;
 
-/// An assignment for tests.
+/// An instance that is to run, at 10.80.0.1, without a way back.
 ///
 /// # Panics
 /// If `name` is no name of an instance.
@@ -32,4 +32,10 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         fallback_image_digest: None,
         host_key: None,
     }
+}
+
+/// The same instance at another address.
+#[must_use]
+pub fn at(address: Ipv4Addr, assigned: Assigned) -> Assigned {
+    Assigned { address, mac: Mac::of_address(address), ..assigned }
 }
