@@ -18,6 +18,8 @@ mod admission;
 mod attached;
 mod directory;
 mod dismissed;
+#[cfg(test)]
+mod fixture;
 mod outbound;
 mod pieces;
 mod secrets;

@@ -3,15 +3,21 @@
 //! Taking in an agent is the dearest thing that it ever asks for: all that it saw goes into the model, and
 //! all that it is to do is made and sent. When a whole fleet comes back at once, a few are taken in at a
 //! time, in the order in which they came. The others wait, hold nothing but their connection, and their pings
-//! are answered, so that they do not begin anew and make the crowd larger.
+//! are answered, so that they do not begin anew and make the crowd larger. An agent that does not read what it is
+//! told keeps its place for a moment only ([`Place::hold`]).
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
 use tonic::Status;
 
 /// How many agents are taken in at the same time.
-const PLACES: usize = 16;
+pub(super) const PLACES: usize = 16;
+/// How long an agent keeps its place. On a slow link the rest of what it is told follows when others have their turn.
+pub(super) const KEPT: Duration = Duration::from_secs(5);
 
 /// The way in; clones are the same one.
 #[derive(Clone, Debug)]
@@ -36,6 +42,20 @@ impl Admission {
     pub(super) async fn enter(&self) -> Result<Place, Status> {
         let permit = Arc::clone(&self.0).acquire_owned().await;
         permit.map(Place).map_err(|_| Status::unavailable("the controller is ending"))
+    }
+}
+
+impl Place {
+    /// Does the work of taking somebody in. The next one's turn comes when that is done, or when it has taken so long that
+    /// it must be waiting for somebody who does not read; it goes on all the same.
+    pub(super) async fn hold<T>(self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        // Cancel-safe: the work goes on from where it is.
+        tokio::select! {
+            done = &mut work => return done,
+            () = sleep(KEPT) => drop(self),
+        }
+        work.await
     }
 }
 

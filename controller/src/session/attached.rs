@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use super::admission::Place;
 use super::directory::DirectoryFeed;
 use super::outbound::Outbound;
 use super::{Caller, ServerStream, Sessions};
@@ -65,7 +66,6 @@ impl Sessions {
             takes_pieces,
             unserved: String::new(),
             sent: None,
-            place: Some(place),
             directory: DirectoryFeed::new(
                 &self.owner,
                 (node.clone(), session),
@@ -76,7 +76,7 @@ impl Sessions {
         };
         let welcome = self.welcome(protocol).await?;
         let attached = Attached { sessions: self.clone(), node, session };
-        tokio::spawn(attached.run(welcome, outbound, messages, requests));
+        tokio::spawn(attached.run(place, welcome, outbound, messages, requests));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
 }
@@ -130,6 +130,7 @@ struct Attached {
 impl Attached {
     async fn run(
         self,
+        place: Place,
         welcome: v1::Welcome,
         mut outbound: Outbound,
         messages: Streaming<v1::AgentMessage>,
@@ -140,7 +141,7 @@ impl Attached {
         // Cancel-safe: what is interrupted ends for good, and the agent begins anew.
         let reason = tokio::select! {
             reason = self.inbound(messages) => reason,
-            reason = outbound.run(welcome, requests) => reason,
+            reason = outbound.run(place, welcome, requests) => reason,
             () = sender.closed() => None,
             () = self.sessions.stop.cancelled() => {
                 Some(Status::unavailable("the controller is ending; attach again in a moment"))

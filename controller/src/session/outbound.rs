@@ -38,26 +38,26 @@ pub(super) struct Outbound {
     pub(super) unserved: String,
     /// The revision that the agent was brought to.
     pub(super) sent: Option<Revision>,
-    /// Its place among those that are being taken in, until it has been told all that it is to do.
-    pub(super) place: Option<Place>,
     pub(super) directory: DirectoryFeed,
     pub(super) sender: Outgoing,
 }
 
 impl Outbound {
-    /// Sends until one side ends; why, if the agent should know.
+    /// Sends until one side ends; why, if the agent should know. The place among those that are being taken in is given
+    /// back when the agent has been told all that it is to do.
     pub(super) async fn run(
         &mut self,
+        place: Place,
         welcome: v1::Welcome,
         mut requests: mpsc::Receiver<v1::OpenTunnel>,
     ) -> Option<Status> {
-        if let Err(reason) = self.send(Message::Welcome(welcome)).await {
+        let taken_in = async {
+            self.send(Message::Welcome(welcome)).await?;
+            self.assignment().await
+        };
+        if let Err(reason) = place.hold(taken_in).await {
             return reason;
         }
-        if let Err(reason) = self.assignment().await {
-            return reason;
-        }
-        drop(self.place.take());
         loop {
             // Cancel-safe: a change that was not seen will be, a request that was not taken stays queued, and what
             // is due of the directory stays due.
@@ -177,3 +177,6 @@ impl Next {
         Some(Self { change, made_at })
     }
 }
+
+#[cfg(test)]
+mod tests;
