@@ -65,7 +65,7 @@ use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
 use directory::Shown;
 use history::{Claims, Remains};
 use log::Log;
-use membership::Runs;
+use membership::{Dismissed, Runs};
 use network::NetworkEntry;
 use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
@@ -77,7 +77,7 @@ pub use command::{
     Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, NodeChange, PlanAction,
     Reply, Target, WORKLOADS_MAX, WorkloadPlan,
 };
-pub use history::RestoreView;
+pub use history::{RestoreView, Superseded};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use object::{
@@ -155,8 +155,8 @@ pub struct Model {
     remains: Remains,
     /// The runs of each node's agent.
     runs: BTreeMap<NodeName, Runs>,
-    /// When it was last told that a host is back whose name is another's by now.
-    dismissed: BTreeMap<(NodeName, String), Timestamp>,
+    /// Hosts that came back and whose name is another's by now, by name and enrolment.
+    dismissed: BTreeMap<(NodeName, String), Dismissed>,
     /// Nodes that run an instance that is another node's, and the generation that they run.
     rivals: BTreeMap<InstanceName, BTreeMap<NodeName, Generation>>,
     /// The revision this controller began with, or its present history; nothing is known of how earlier ones came about.
@@ -336,8 +336,9 @@ impl Model {
             Command::Acknowledge { node, session, stored } => {
                 self.acknowledge(&node, session, stored, now)?;
             }
-            Command::NoteDismissed { node, enrolment, address } => {
-                self.note_dismissed(node, enrolment, address, now);
+            Command::NoteDismissed { node, enrolment, address, instances } => {
+                let found = Dismissed { told: now, address, instances };
+                self.note_dismissed(node, enrolment, found);
             }
             Command::DetachNode { node, session } => self.detach(&node, session),
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,

@@ -61,7 +61,16 @@ pub(super) struct RestoreView {
     heard: Vec<String>,
     missing: Vec<String>,
     adopted: Vec<String>,
+    superseded: Vec<SupersededView>,
     unknown: Vec<UnknownView>,
+}
+
+/// A host whose name is another host's, as far as the controller knows.
+#[derive(Debug, Serialize)]
+struct SupersededView {
+    node: String,
+    address: String,
+    instances: u32,
 }
 
 /// An instance that a node runs and the controller does not know there.
@@ -108,6 +117,11 @@ impl From<v1::GetRestoreResponse> for RestoreView {
             generation: one.generation,
             address: one.address,
         });
+        let superseded = wire.superseded.into_iter().map(|one| SupersededView {
+            node: one.node,
+            address: one.address,
+            instances: one.instances,
+        });
         Self {
             incarnation: wire.incarnation,
             term: wire.term,
@@ -117,6 +131,7 @@ impl From<v1::GetRestoreResponse> for RestoreView {
             heard: wire.heard,
             missing: wire.missing,
             adopted: wire.adopted,
+            superseded: superseded.collect(),
             unknown: unknown.collect(),
         }
     }
@@ -136,6 +151,17 @@ fn describe(view: &RestoreView) -> String {
     if !view.adopted.is_empty() {
         text.push_str(&format!("Nodes that joined after the backup: {}\n", list(&view.adopted)));
         text.push_str("They stay nodes; `dwell node rm --force NAME` removes one.\n");
+    }
+    if !view.superseded.is_empty() {
+        text.push_str("Hosts whose name is another host's in the backup:\n");
+        for one in &view.superseded {
+            let SupersededView { node, address, instances } = one;
+            text.push_str(&format!("  {node} at {address}, which runs {instances} instances\n"));
+        }
+        text.push_str(
+            "A confirmation ends what they run. To use one again, run `dwell-agent cleanup` there, and join it under \
+             another name.\n",
+        );
     }
     if view.unknown.is_empty() {
         text.push_str("They run nothing that the controller does not know.\n");
@@ -174,12 +200,15 @@ mod tests {
             generation: 1,
             address: "10.60.0.2".into(),
         };
+        let namesake =
+            v1::SupersededHost { node: "h3".into(), address: "192.0.2.9".into(), instances: 4 };
         let wire = v1::GetRestoreResponse {
             unconfirmed: true,
             reason: "the store is older than the mark beside it".into(),
             heard: vec!["h1".into()],
             missing: vec!["h2".into()],
             adopted: vec!["h1".into()],
+            superseded: vec![namesake],
             unknown: vec![ghost],
             ..wire
         };
@@ -188,6 +217,7 @@ mod tests {
             "ghost-0 on h1 at 10.60.0.2",
             "have not: h2",
             "after the backup: h1",
+            "h3 at 192.0.2.9, which runs 4 instances",
             "`dwell restore confirm`",
         ] {
             assert!(text.contains(part), "{text}");

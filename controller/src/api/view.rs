@@ -190,6 +190,11 @@ pub(super) fn restore(found: &RestoreView) -> v1::GetRestoreResponse {
         generation: claim.generation.0,
         address: claim.address.to_string(),
     });
+    let superseded = found.superseded.iter().map(|host| v1::SupersededHost {
+        node: host.node.to_string(),
+        address: host.address.to_string(),
+        instances: u32::try_from(host.instances).unwrap_or(u32::MAX),
+    });
     let restored = found.restored.as_ref();
     v1::GetRestoreResponse {
         incarnation: found.incarnation.to_string(),
@@ -200,6 +205,7 @@ pub(super) fn restore(found: &RestoreView) -> v1::GetRestoreResponse {
         heard: names(&found.heard),
         missing: names(&found.missing),
         adopted: names(&found.adopted),
+        superseded: superseded.collect(),
         unknown: unknown.collect(),
     }
 }

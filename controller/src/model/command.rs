@@ -176,6 +176,8 @@ pub enum Command {
         enrolment: String,
         /// Where it is.
         address: Ipv4Addr,
+        /// How many instances it says that it was told to run.
+        instances: usize,
     },
     /// Change which public keys a set has; it is made if need be.
     UpdateKeySet {

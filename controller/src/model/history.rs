@@ -53,8 +53,21 @@ pub struct RestoreView {
     pub missing: Vec<NodeName>,
     /// Nodes that joined after the backup.
     pub adopted: Vec<NodeName>,
+    /// Hosts that are back and whose name is another host's, as far as is known.
+    pub superseded: Vec<Superseded>,
     /// Instances that nodes hold and the controller does not know, or knows on another node.
     pub unknown: Vec<(NodeName, Claim)>,
+}
+
+/// A host whose name is another host's by now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superseded {
+    /// The name.
+    pub node: NodeName,
+    /// Where the host is.
+    pub address: Ipv4Addr,
+    /// How many instances it says that it was told to run.
+    pub instances: usize,
 }
 
 impl Model {
@@ -89,6 +102,7 @@ impl Model {
             heard: names(heard),
             missing: names(missing),
             adopted: self.adopted(),
+            superseded: self.superseded(),
             unknown: self.unknown_claims(),
         }
     }

@@ -19,6 +19,7 @@ use dwell_core::id::NodeName;
 use dwell_core::instance::Counted;
 use dwell_core::session::{Assignment, Hello, NodeNetwork};
 
+use super::history::Superseded;
 use super::object::{Elsewhere, Instance, Leaving, Link, Node, SessionId, Severity, Subject};
 use super::record::Record;
 use super::{Model, Refusal};
@@ -29,6 +30,17 @@ const RUNS_MAX: usize = 16;
 const DISMISSED_EVERY_MS: u64 = 3_600_000;
 /// How many returning hosts are remembered.
 const DISMISSED_MAX: usize = 1_000;
+
+/// A host that came back and whose name is another's by now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dismissed {
+    /// When an event last told of it.
+    pub(super) told: Timestamp,
+    /// Where it is.
+    pub(super) address: Ipv4Addr,
+    /// How many instances it says that it was told to run.
+    pub(super) instances: usize,
+}
 
 /// The runs of a node's agent.
 #[derive(Debug, Default)]
@@ -266,26 +278,36 @@ impl Model {
     }
 
     /// A host is back whose name is another host's by now.
-    pub(super) fn note_dismissed(
-        &mut self,
-        node: NodeName,
-        enrolment: String,
-        address: Ipv4Addr,
-        now: Timestamp,
-    ) {
+    pub(super) fn note_dismissed(&mut self, node: NodeName, enrolment: String, found: Dismissed) {
         let key = (node.clone(), enrolment);
-        let told = self.dismissed.get(&key);
-        if told.is_some_and(|told| now.0.saturating_sub(told.0) < DISMISSED_EVERY_MS) {
+        let Dismissed { told: now, address, .. } = found;
+        if let Some(known) = self.dismissed.get_mut(&key)
+            && now.0.saturating_sub(known.told.0) < DISMISSED_EVERY_MS
+        {
+            *known = Dismissed { told: known.told, ..found };
             return;
         }
         if self.dismissed.len() >= DISMISSED_MAX {
             self.dismissed.clear();
         }
-        self.dismissed.insert(key, now);
+        self.dismissed.insert(key, found);
         let message = format!(
             "a host that had this name before is back at {address}; it is told to run nothing. To use it again, join it \
              under another name"
         );
         self.event(now, Severity::Warning, Subject::Node(node), "old-host-returned", message);
+    }
+    /// The hosts that came back and whose name is still another's.
+    pub(super) fn superseded(&self) -> Vec<Superseded> {
+        let all = self.dismissed.iter().filter(|((name, enrolment), _)| {
+            let node = self.tables.nodes().get(name);
+            node.is_some_and(|node| node.enrolment != *enrolment)
+        });
+        let all = all.map(|((name, _), found)| Superseded {
+            node: name.clone(),
+            address: found.address,
+            instances: found.instances,
+        });
+        all.collect()
     }
 }

@@ -36,6 +36,7 @@ impl Sessions {
             node,
             enrolment: caller.enrolment.0.clone(),
             address: hello.address,
+            instances: hello.claims.len(),
         };
         self.owner.command(back).await.map_err(into_status)?;
         let confirmed = self.owner.directory_revisions();

@@ -92,6 +92,10 @@ async fn the_stream_of_a_dismissed_host_ends_with_the_confirmation_of_a_restore(
     assert!(present.snapshot().await.unconfirmed);
 
     let mut fleet = fixture.fleet().await;
+    let found = fleet.get_restore(v1::GetRestoreRequest {}).await.unwrap().into_inner();
+    let host =
+        v1::SupersededHost { node: "h1".to_owned(), address: "192.0.2.1".to_owned(), instances: 0 };
+    assert_eq!(found.superseded, [host]);
     fleet.confirm_restore(v1::ConfirmRestoreRequest { force: false }).await.unwrap();
     assert!(dismissed.next().await.is_err(), "it would go on for ever");
     let mut again = Agent::attach(&fixture, &old, hello("192.0.2.1")).await.unwrap();

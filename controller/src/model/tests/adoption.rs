@@ -1,7 +1,7 @@
 //! Hosts that joined after a backup.
 
 use super::fleet::{Fleet, Snapshot, address, node, spec};
-use crate::model::{Command, NodeChange, Refusal};
+use crate::model::{Command, NodeChange, Refusal, Superseded};
 
 /// A fleet of one node in a history of its own, and its backup; then n2 has joined, and web-1 runs there.
 fn fleet_and_backup() -> (Fleet, Snapshot) {
@@ -147,4 +147,27 @@ fn an_admission_while_a_restore_is_unconfirmed_is_done_and_has_the_node_speak_ag
     fleet.attach(&node("n1")).unwrap();
     assert!(fleet.model.restore_view().missing.is_empty());
     fleet.command(Command::ConfirmRestore { force: false }).unwrap();
+}
+
+/// A host that took a name over after the backup is not the one that the backup knows by that name.
+#[test]
+fn a_host_whose_name_is_anothers_in_the_backup_is_listed_where_it_was_seen_last() {
+    let (mut fleet, backup) = fleet_and_backup();
+    fleet.restore(backup);
+    fleet.begin(99, Some("the mark says so".to_owned()));
+    let listed = |fleet: &Fleet| fleet.model.restore_view().superseded;
+    assert_eq!(listed(&fleet), []);
+    for (from, instances) in [("192.168.0.8", 0), ("192.168.0.9", 2)] {
+        let back = Command::NoteDismissed {
+            node: node("n1"),
+            enrolment: "the key of another host".into(),
+            address: address(from),
+            instances,
+        };
+        fleet.command(back).unwrap();
+    }
+    let host = Superseded { node: node("n1"), address: address("192.168.0.9"), instances: 2 };
+    assert_eq!(listed(&fleet), [host]);
+    fleet.command(Command::ConfirmRestore { force: true }).unwrap();
+    fleet.check();
 }

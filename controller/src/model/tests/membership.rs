@@ -162,6 +162,7 @@ fn a_host_whose_name_is_anothers_is_told_to_run_nothing_and_that_is_told_once() 
                 node: node("n1"),
                 enrolment: "old".into(),
                 address: address("192.168.0.9"),
+                instances: 2,
             })
             .unwrap();
     }

@@ -222,7 +222,9 @@ impl World {
     fn dismiss(&mut self, stream: u64, host: usize) {
         let one = &self.hosts[host];
         let (node, enrolment, address) = (one.name.clone(), one.enrolment.clone(), one.address);
-        if self.command(Command::NoteDismissed { node, enrolment, address }).is_err() {
+        let instances = one.disk.assignment.as_ref().map_or(0, |held| held.instances.len());
+        let back = Command::NoteDismissed { node, enrolment, address, instances };
+        if self.command(back).is_err() {
             return self.send(stream, false, Event::DownEnd { stream });
         }
         let nothing = self.controller.model.as_ref().map(Model::dismissal);
