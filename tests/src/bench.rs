@@ -3,11 +3,12 @@
 //! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
 //! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
 //!
-//! Code map: `node` (starting and resting), `replace`, `routes`, `net` (between two hosts), `ssh`, `sim`; the others are the
+//! Code map: `node` (starting and resting), `replace`, `routes`, `fleet` (many nodes), `net` (between two hosts), `ssh`, `sim`; the others are the
 //! sides that they compare, and `runner`, which says what runs.
 
 mod bare;
 mod dwell;
+mod fleet;
 mod heal;
 mod net;
 mod node;
@@ -92,6 +93,13 @@ const SSH: [Benchmark; 3] = [
     ("ssh-idle-memory", "of dwell-ssh for each instance that nobody is logged in to"),
 ];
 
+/// Of many nodes at once. Entries: streams that broke; until all agents are attached; of the change, until it is
+/// answered, until all agents have their assignments, until all directories are complete; the controller's memory.
+const FLEET: [Benchmark; 1] = [(
+    "fleet-apply",
+    "1,000 agents over mutual TLS attach at once; one change of 10,000 instances until every node knows all of them",
+)];
+
 /// Of nothing but decisions: the whole, simulated.
 const SIM: [Benchmark; 1] =
     [("sim-speed", "simulated steps per second on one core, faults and checks included")];
@@ -99,7 +107,7 @@ const SIM: [Benchmark; 1] =
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &SIM].concat()
+    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &FLEET, &SIM].concat()
 }
 
 /// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come. Returns those that failed:
@@ -116,6 +124,7 @@ pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Re
     }
     let runner = Runner::new(names, &done);
     runner.take("sim-speed", async { Ok([sim::run_seeds()]) }).await;
+    fleet::run(&runner).await;
     routes::run(&runner).await;
     node::run(&runner).await;
     replace::run(&runner).await;

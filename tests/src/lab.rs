@@ -61,8 +61,8 @@ mod watch;
 
 pub use command::{Output, finish, run};
 pub use config::LabConfig;
-pub(crate) use dwell::JoinToken;
 pub use dwell::{Audit, AuditRow, InstanceRow, NodeRow, Nodes, Ps, RouteRow, Routes, WorkloadRow};
+pub(crate) use dwell::{JoinToken, find_programs};
 pub use forward::Forward;
 pub use host::Host;
 pub use images::Image;
@@ -108,7 +108,7 @@ impl Lab {
             "a lab has 1 to {MAX_HOSTS} hosts, not {}",
             config.hosts
         );
-        let programs = dwell::find_programs()?;
+        let programs = find_programs()?;
         let (claim, description) = Claim::take(&config.name, config.hosts, programs).await?;
         let lab = Self::with(description, Some(claim));
         match lab.equip(&config).await {

@@ -17,6 +17,16 @@ use crate::lab::{Image, Lab, wait_until};
 /// How long a workload may take to run or to be gone.
 const LIMIT: Duration = Duration::from_secs(180);
 
+/// The API of the controller that listens on a socket.
+pub(super) fn api(socket: PathBuf) -> FleetClient<Channel> {
+    let connect = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    let endpoint = Endpoint::from_static("http://controller");
+    FleetClient::new(endpoint.connect_with_connector_lazy(connect))
+}
+
 /// A fleet of one node.
 pub(super) struct Dwell<'a> {
     lab: &'a Lab,
@@ -26,14 +36,7 @@ pub(super) struct Dwell<'a> {
 
 impl<'a> Dwell<'a> {
     pub(super) fn new(lab: &'a Lab) -> Result<Self> {
-        let socket = lab.controller_socket();
-        let connect = tower::service_fn(move |_: Uri| {
-            let socket = socket.clone();
-            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-        });
-        let channel =
-            Endpoint::from_static("http://controller").connect_with_connector_lazy(connect);
-        Ok(Self { lab, api: FleetClient::new(channel), dir: lab.layout().dir() })
+        Ok(Self { lab, api: api(lab.controller_socket()), dir: lab.layout().dir() })
     }
 
     /// From the start of `dwell apply --wait` to its end, with a file that has to be read. What runs has to hold for no

@@ -33,7 +33,7 @@ pub struct Report {
     /// The 99th percentile of dwell's runs, where the goal has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<f64>,
-    /// What the alternative is, where a benchmark has several.
+    /// What the alternative is, where a benchmark has several; what is measured, where it measures several things.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub against: Option<&'static str>,
 }
