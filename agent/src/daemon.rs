@@ -21,7 +21,7 @@ use std::time::Duration;
 use dwell_core::clock::SystemClock;
 use dwell_core::host_mark::HostMark;
 use dwell_core::session::{Assignment, Statuses};
-use dwell_daemon::readiness;
+use dwell_daemon::{lane, readiness};
 use dwell_planner::EngineState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -125,6 +125,11 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     tracing::info!("stopping; instances run on");
     if let Some(reconciler) = daemon.reconciler.take() {
         timeout(STOP_LIMIT, reconciler.stop()).await.ok();
+    }
+    timeout(STOP_LIMIT, daemon.parts.shutdown()).await.ok();
+    // What they have had written is on the disk before somebody else can take the lock.
+    if !lane::finish(STOP_LIMIT).await {
+        tracing::warn!("the disk does not answer; what was to be written last may not be on it");
     }
     ended
 }

@@ -68,6 +68,7 @@ impl HostReport {
             engines.insert(ENGINE.to_owned(), info);
         }
         let binds = self.allow_binds.clone();
+        #[expect(clippy::disallowed_methods, reason = "a report of capacity can be late")]
         let reading = tokio::task::spawn_blocking(move || capacity::read(&data, &binds, engines));
         // It fails only while the runtime ends.
         reading.await.unwrap_or_default()

@@ -121,6 +121,7 @@ impl Login {
         let child =
             Command::new(program).args(&self.options).args(arguments).spawn().map_err(failed)?;
         let pid = Pid::from_child(&child);
+        #[expect(clippy::disallowed_methods, reason = "nothing else blocks in this program")]
         let mut ended = tokio::task::spawn_blocking(move || wait(pid));
         loop {
             // Cancel-safe: `recv` loses no signal, and a joined task keeps its result.

@@ -729,6 +729,7 @@ impl Terminal {
     /// Reads until `text` has been shown.
     async fn shows(&self, text: &str) {
         let (mut ours, wanted) = (self.ours.try_clone().unwrap(), text.to_owned());
+        #[expect(clippy::disallowed_methods, reason = "nothing else blocks in this program")]
         let read = tokio::task::spawn_blocking(move || {
             let mut shown = String::new();
             let mut byte = [0];

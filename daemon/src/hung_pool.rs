@@ -22,10 +22,12 @@ pub fn run<T>(test: impl AsyncFnOnce() -> T) -> T {
     let (release, released) = mpsc::channel::<()>();
     let done = runtime.block_on(async {
         let (hangs, begun) = tokio::sync::oneshot::channel();
-        drop(spawn_blocking(move || {
+        #[expect(clippy::disallowed_methods, reason = "it is what hangs here")]
+        let hanging = spawn_blocking(move || {
             hangs.send(()).ok();
             released.recv().ok();
-        }));
+        });
+        drop(hanging);
         begun.await.expect("a thread that hangs");
         timeout(PATIENCE, test()).await
     });

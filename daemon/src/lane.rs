@@ -6,20 +6,49 @@
 //!
 //! Invariants:
 //! - jobs are done one after the other, in the order in which they came;
-//! - a job that was taken is done to its end, also if nobody waits for it any more;
+//! - a job that was taken is done to its end, also if nobody waits for it any more, and before the daemon ends, if that waits
+//!   for it with [`finish`];
 //! - a job that panics fails alone, and the next one is done.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 /// How many jobs can wait. Who has another one waits for room.
 const WAITING_MAX: usize = 64;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// How many jobs of all lanes are not done.
+static UNDER_WAY: LazyLock<watch::Sender<usize>> = LazyLock::new(watch::Sender::default);
+
+/// Waits until every job that a lane of this process has taken is done; whether they are, after so long. To be called when
+/// everybody has ended who has jobs done.
+pub async fn finish(limit: Duration) -> bool {
+    let mut under_way = UNDER_WAY.subscribe();
+    timeout(limit, under_way.wait_for(|count| *count == 0)).await.is_ok()
+}
+
+/// Counts a job for as long as it is there.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        UNDER_WAY.send_modify(|count| *count += 1);
+        Self
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.send_modify(|count| *count -= 1);
+    }
+}
 
 /// A named thread that does jobs. Clones are the same lane; the thread begins with the first job, and ends with the last
 /// clone.
@@ -45,7 +74,9 @@ impl Lane {
         job: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
         let (answer, answered) = oneshot::channel();
+        let under_way = UnderWay::begin();
         let job = move || {
+            let _under_way = under_way;
             // Without an answer, whoever waits learns that it panicked. What it may have left half done is its own.
             if let Ok(done) = catch_unwind(AssertUnwindSafe(job)) {
                 // Nobody may be waiting any more.
@@ -138,12 +169,38 @@ mod tests {
     async fn a_paused_clock_stands_still_while_a_job_is_done() {
         let (lane, begun) = (Lane::new("test"), tokio::time::Instant::now());
         let long = lane.run(|| {
-            thread::sleep(std::time::Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(20));
             Ok(())
         });
-        let limit = std::time::Duration::from_secs(3600);
-        tokio::time::timeout(limit, long).await.unwrap().unwrap();
-        assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
+        let limit = Duration::from_secs(3600);
+        timeout(limit, long).await.unwrap().unwrap();
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_is_done_before_the_end_although_nobody_waits_for_it() {
+        let (done, order) = std::sync::mpsc::channel();
+        let lane = Lane::new("test");
+        let jobs = [0, 1, 2].map(|number| {
+            let (lane, done) = (lane.clone(), done.clone());
+            tokio::spawn(async move {
+                let job = move || {
+                    thread::sleep(Duration::from_millis(20));
+                    done.send(number).map_err(io::Error::other)
+                };
+                lane.run(job).await
+            })
+        });
+        // On one thread: by now all have been taken.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        for job in jobs {
+            job.abort();
+        }
+        drop(lane);
+        assert!(finish(Duration::from_secs(60)).await);
+        assert_eq!(order.try_iter().collect::<Vec<_>>(), [0, 1, 2]);
     }
 
     #[tokio::test]

@@ -155,6 +155,10 @@ impl ExecControl for Control {
         // Also of one that has ended: what it left running holds on to its output.
         if let Some(pid) = seen.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|&pid| pid > 0) {
             let container = self.container.clone();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "it reads /proc, and only this session waits for it"
+            )]
             let ended = tokio::task::spawn_blocking(move || death::end_session(pid, &container));
             drop(ended.await);
         }

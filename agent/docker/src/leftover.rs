@@ -29,7 +29,12 @@ const END_PAUSE: Duration = Duration::from_millis(100);
 /// If processes cannot be listed, or there is a shim and the kernel does not let it be ended.
 pub(super) async fn end(id: &ContainerId) -> io::Result<bool> {
     let id = id.clone();
-    tokio::task::spawn_blocking(move || end_now(&id)).await.map_err(io::Error::other)?
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it reads /proc, and only this instance waits for it"
+    )]
+    let ending = tokio::task::spawn_blocking(move || end_now(&id));
+    ending.await.map_err(io::Error::other)?
 }
 
 /// The containers of `ids` of which there is a process or a shim.
@@ -41,6 +46,10 @@ pub(super) async fn of(ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<Conta
         return Ok(BTreeSet::new());
     }
     let ids = ids.clone();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it reads /proc, and only these instances wait for it"
+    )]
     let looking = tokio::task::spawn_blocking(move || {
         Ok(processes(&ids)?.into_iter().map(|(_, id)| id).collect())
     });
@@ -54,6 +63,10 @@ pub(super) async fn of(ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<Conta
 pub(super) async fn end_all(ids: &BTreeSet<ContainerId>) -> io::Result<bool> {
     for _ in 0..END_TRIES {
         let these = ids.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "it reads /proc, and only these instances wait for it"
+        )]
         let ending = tokio::task::spawn_blocking(move || {
             let left = processes(&these)?;
             for (pid, id) in &left {

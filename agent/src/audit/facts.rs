@@ -85,6 +85,10 @@ impl Audited {
         let network = self.network.look(&routes(&assignment.network)).await;
         let network = network.map_err(|error| Causes(&error).to_string())?;
         let data = self.config.data_dir.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "an audit that waits for a disk that hangs is late, and nothing else"
+        )]
         let reading = tokio::task::spawn_blocking(move || {
             let stored = cache::peek(&data).map(|stored| stored.position());
             let journals = Journals::new(data.join("journals")).read_all();

@@ -230,7 +230,9 @@ async fn bind(address: SocketAddr) -> Result<(UdpSocket, TcpListener), String> {
     if error.kind() != io::ErrorKind::AddrInUse {
         return Err(error.to_string());
     }
-    let holder = tokio::task::spawn_blocking(move || holder_of(address)).await.ok().flatten();
+    #[expect(clippy::disallowed_methods, reason = "it reads /proc, and only for a message")]
+    let looking = tokio::task::spawn_blocking(move || holder_of(address));
+    let holder = looking.await.ok().flatten();
     let holder = holder.as_deref().unwrap_or("another program");
     Err(format!("it is taken by {holder}; stop that, or let it listen at other addresses only"))
 }

@@ -105,6 +105,7 @@ impl Outbound {
         let revision = change.position().revision;
         let ssh = Arc::clone(&self.ssh);
         let takes_pieces = self.takes_pieces;
+        #[expect(clippy::disallowed_methods, reason = "it computes, and waits for nothing")]
         let made = tokio::task::spawn_blocking(move || {
             secrets::add(&mut change, &made_at, &ssh)?;
             Ok(if takes_pieces {

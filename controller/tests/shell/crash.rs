@@ -77,7 +77,9 @@ async fn nothing_accepted_is_lost_when_it_is_killed() {
             // While the next ones are on their way.
             if number == 5 + round {
                 let program = program.take();
-                killer = Some(tokio::task::spawn_blocking(move || drop(program)));
+                #[expect(clippy::disallowed_methods, reason = "nothing else blocks in this test")]
+                let killing = tokio::task::spawn_blocking(move || drop(program));
+                killer = Some(killing);
             }
             let name = format!("w-{round}-{number}");
             match client.apply(apply(vec![workload(&name, 3)])).await {

@@ -79,7 +79,9 @@ impl Sides {
         let [mut bridge, mut overlay] = [Samples::default(), Samples::default()];
         let take = async |pair: &Pair| {
             let pair = pair.clone();
-            tokio::task::spawn_blocking(move || measure(&pair)).await?
+            #[expect(clippy::disallowed_methods, reason = "nothing else blocks meanwhile")]
+            let measuring = tokio::task::spawn_blocking(move || measure(&pair));
+            measuring.await?
         };
         for turn in 0..=RUNS {
             let ours = take(&self.ours).await.context("dwell")?;

@@ -186,6 +186,7 @@ async fn repairs(dir: &Path) -> Result<Report> {
         tokio::time::sleep(DELETION_PAUSE).await;
         // On a thread of its own: this one runs the agent's task.
         let watched = monitor.try_clone()?;
+        #[expect(clippy::disallowed_methods, reason = "its one thread for blocking work")]
         let repaired =
             tokio::task::spawn_blocking(move || watched.delete_and_wait(&prefix, REPAIR_LIMIT));
         let gap = repaired.await??;

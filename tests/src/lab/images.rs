@@ -113,10 +113,9 @@ impl Image {
         let _one_at_a_time = {
             let dir =
                 File::open(cache).with_context(|| format!("cannot open {}", cache.display()))?;
-            tokio::task::spawn_blocking(|| Flock::lock(dir, FlockArg::LockExclusive))
-                .await?
-                .map_err(|(_, error)| error)
-                .context("cannot lock the image cache")?
+            #[expect(clippy::disallowed_methods, reason = "a lab waits for nothing else meanwhile")]
+            let locking = tokio::task::spawn_blocking(|| Flock::lock(dir, FlockArg::LockExclusive));
+            locking.await?.map_err(|(_, error)| error).context("cannot lock the image cache")?
         };
         if !path.exists() {
             let work = tempfile::tempdir_in(cache).context("cannot make a directory to work in")?;

@@ -87,11 +87,10 @@ impl BootImage {
     pub(super) async fn get(cache: &Path, say: fn(&str)) -> Result<Self> {
         fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
         let lock = File::open(cache).context("cannot open the cache of disks")?;
+        #[expect(clippy::disallowed_methods, reason = "a guest waits for nothing else meanwhile")]
+        let locking = tokio::task::spawn_blocking(|| Flock::lock(lock, FlockArg::LockExclusive));
         let _one_at_a_time =
-            tokio::task::spawn_blocking(|| Flock::lock(lock, FlockArg::LockExclusive))
-                .await?
-                .map_err(|(_, error)| error)
-                .context("cannot lock the cache of disks")?;
+            locking.await?.map_err(|(_, error)| error).context("cannot lock the cache of disks")?;
         let place = cache.join(digest());
         if !place.exists() {
             say("making the disk of the guests; later runs take it from the cache");

@@ -165,6 +165,7 @@ async fn saved(image: &str) -> Result<(Archive, tempfile::TempDir), Failure> {
 
 async fn open(path: &Path) -> Result<Archive, Failure> {
     let path = path.to_owned();
+    #[expect(clippy::disallowed_methods, reason = "nothing else blocks in this program")]
     let opening = tokio::task::spawn_blocking(move || Archive::open(&path));
     opening.await.map_err(|error| Failure::Other(error.to_string()))?
 }
@@ -212,7 +213,11 @@ async fn attempt(
                 let (archive, held) = (Arc::clone(archive), held.clone());
                 let (sender, sent) = (sender.clone(), Arc::clone(sent));
                 // It ends when the archive has been sent or nobody takes it any more; what came of it is answered.
-                tokio::task::spawn_blocking(move || {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "nothing else blocks in this program"
+                )]
+                let sending = tokio::task::spawn_blocking(move || {
                     let part = archive.part(&held);
                     let taken = part.send(PIECE_MAX, |piece| {
                         sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
@@ -222,6 +227,7 @@ async fn attempt(
                         sender.blocking_send(input(Input::End(true))).ok();
                     }
                 });
+                drop(sending);
             }
             Some(Says::Done(_)) => return Ok(pushed),
             // What else there may be is nothing to wait for.
