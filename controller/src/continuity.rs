@@ -18,7 +18,7 @@ use std::time::UNIX_EPOCH;
 use dwell_core::id::{Incarnation, Revision};
 
 use crate::model::{History, Record};
-use crate::store::{Batch, CommitError, Store, StoreError};
+use crate::store::{Batch, CommitError, Doing, Failure, Store, StoreError};
 
 /// The first word of the file, and its version.
 const KIND: &str = "dwell-continuity 1";
@@ -111,29 +111,35 @@ impl<S: Store> Continuous<S> {
     /// Keeps the mark at `path` for a store that holds `records`. Also says why the store is a backup, if it is one.
     ///
     /// # Errors
-    /// [`StoreError::Directory`] if the mark cannot be read or written.
+    /// [`StoreError::Failed`] if the mark cannot be read or written.
     pub fn open(
         path: &Path,
         inner: S,
         records: &[Record],
     ) -> Result<(Self, Option<&'static str>), StoreError> {
-        let refuse = |reason| StoreError::Directory { path: path.to_owned(), reason };
+        let failure = |doing| {
+            move |error: std::io::Error| Failure {
+                path: path.to_owned(),
+                doing,
+                cause: error.into(),
+            }
+        };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = options.open(path).map_err(refuse)?;
+        let mut file = options.open(path).map_err(failure(Doing::Open))?;
         let made = Made::of(&file);
         let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(refuse)?;
+        file.read_to_end(&mut text).map_err(failure(Doing::Read))?;
         let text = String::from_utf8_lossy(&text);
         let found = Mark::read(&text, made);
         let evidence = Mark::judge(records, found);
         let mark = Mark::default().after(records);
         if found.is_none() && records.is_empty() {
             // Before anything is in the store, so that a store that is not empty has a mark, whatever happens.
-            file.write_all_at(mark.text(made).as_bytes(), 0).map_err(refuse)?;
-            file.sync_all().map_err(refuse)?;
+            let written = file.write_all_at(mark.text(made).as_bytes(), 0);
+            written.and_then(|()| file.sync_all()).map_err(failure(Doing::Write))?;
             let directory = path.parent().map_or_else(|| Ok(()), |dir| File::open(dir)?.sync_all());
-            directory.map_err(refuse)?;
+            directory.map_err(failure(Doing::Write))?;
         }
         Ok((Self { inner, file, made, mark }, evidence))
     }

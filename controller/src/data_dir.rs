@@ -22,23 +22,23 @@ impl DataDir {
     /// whoever put it back did not come to an end.
     ///
     /// # Errors
-    /// [`StoreError::Directory`] if it cannot be made or written to, [`StoreError::Locked`] if another
+    /// [`StoreError::Failed`] if it cannot be made or written to, [`StoreError::InUse`] if another
     /// controller has it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let refuse = |path: &Path, reason| StoreError::Directory { path: path.to_owned(), reason };
         let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(path).map_err(|reason| refuse(path, reason))?;
+        let made = builder.recursive(true).mode(0o700).create(path);
+        made.map_err(|error| StoreError::opening(path, error))?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         let file = options.write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
-        let file = file.map_err(|reason| refuse(&lock_path, reason))?;
+        let file = file.map_err(|error| StoreError::opening(&lock_path, error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => {
-                backup::finish(path).map_err(|reason| refuse(path, reason))?;
+                backup::finish(path).map_err(|error| StoreError::opening(path, error))?;
                 Ok(Self { path: path.to_owned(), _lock: lock })
             }
-            Err((_, Errno::EWOULDBLOCK)) => Err(StoreError::Locked { path: lock_path }),
-            Err((_, errno)) => Err(refuse(&lock_path, errno.into())),
+            Err((_, Errno::EWOULDBLOCK)) => Err(StoreError::InUse { path: lock_path }),
+            Err((_, errno)) => Err(StoreError::opening(lock_path, errno.into())),
         }
     }
 

@@ -31,7 +31,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Change, Command, Model, RecordError, Refusal, Reply, Touched};
+use crate::model::{Change, Command, Model, Refusal, Reply, Touched};
 use crate::store::{Batch, CommitError, Store};
 
 pub(crate) use self::roster::Roster;
@@ -311,8 +311,7 @@ impl<S: Store> Owner<S> {
     }
 
     async fn commit(&mut self, changes: &[Change]) -> Result<(), CommitError> {
-        let not_stored = |error: RecordError| CommitError::NotStored { reason: error.to_string() };
-        let batch = Batch::of(changes.iter()).map_err(not_stored)?;
+        let batch = Batch::of(changes.iter()).map_err(CommitError::Unfit)?;
         if batch.is_empty() {
             return Ok(());
         }

@@ -8,8 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Batch, CommitError, Store, StoreError};
+use super::{Batch, Cause, CommitError, Doing, Failure, Store, StoreError};
 use crate::model::Record;
+
+/// What stands for the path of its file.
+const MEMORY: &str = "memory";
 
 /// A store in memory.
 #[derive(Clone, Debug)]
@@ -71,15 +74,17 @@ impl Store for MemoryStore {
             .collect();
         rows.sort();
         let records = rows.iter().map(|(_, kind, json)| Record::decode(kind, json));
-        Ok(records.collect::<Result<_, _>>()?)
+        let records: Result<_, _> = records.collect();
+        records.map_err(|reason| StoreError::Record { path: MEMORY.into(), reason })
     }
 
     async fn commit(&mut self, batch: Batch) -> Result<(), CommitError> {
-        let stopped = |_| CommitError::Unknown { reason: "the store has stopped".to_owned() };
+        let failure = |cause| Failure { path: MEMORY.into(), doing: Doing::Write, cause };
+        let stopped = |_| CommitError::Unknown(failure(Cause::Stopped));
         let _passing = self.gate.acquire().await.map_err(stopped)?;
         let mut shared = self.shared();
         if shared.failing {
-            return Err(CommitError::NotStored { reason: "the disk is full".to_owned() });
+            return Err(CommitError::NotStored(failure(Cause::Full)));
         }
         shared.commits += 1;
         for row in batch.0 {
@@ -93,7 +98,7 @@ impl Store for MemoryStore {
             }
         }
         if std::mem::take(&mut shared.unknown) {
-            return Err(CommitError::Unknown { reason: "disk I/O error".to_owned() });
+            return Err(CommitError::Unknown(failure(Cause::Disk)));
         }
         Ok(())
     }

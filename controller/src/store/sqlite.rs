@@ -22,7 +22,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Transac
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Batch, CommitError, Row, Store, StoreError};
+use super::{Batch, Cause, CommitError, Damage, Doing, Failure, Row, Store, StoreError};
 use crate::model::Record;
 
 /// The version of the tables below.
@@ -31,6 +31,8 @@ const SCHEMA: i64 = 1;
 const APPLICATION_ID: i64 = 0x6477_656c;
 /// The write-ahead log is taken into the file when it has so many pages of 4 KiB.
 const CHECKPOINT_PAGES: i64 = 1_000;
+/// How long somebody else, who copies the file for example, may have it locked.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
 
 const TABLES: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
@@ -49,21 +51,21 @@ const COPY_PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// [`StoreError`] if the store or its copy cannot be used, or is damaged.
 pub fn copy(from: &Path, to: &Path) -> Result<Vec<Record>, StoreError> {
-    let failed = |error: rusqlite::Error| explain(from, &error);
+    let unread = |error: rusqlite::Error| explain(from, Doing::Read, &error);
+    let unwritten = |error: rusqlite::Error| explain(to, Doing::Write, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    let source = Connection::open_with_flags(from, flags).map_err(failed)?;
-    source.busy_timeout(COPY_PATIENCE).map_err(failed)?;
-    let mut target = Connection::open(to).map_err(|error| explain(to, &error))?;
+    let source = Connection::open_with_flags(from, flags).map_err(unread)?;
+    source.busy_timeout(COPY_PATIENCE).map_err(unread)?;
+    let mut target = Connection::open(to).map_err(unwritten)?;
     {
         // All pages in one step: one transaction, which holds up nobody in a store with a write-ahead log.
-        let backup = Backup::new(&source, &mut target).map_err(failed)?;
-        let step = backup.step(-1).map_err(|error| explain(to, &error))?;
-        if step != StepResult::Done {
-            let problem = "another program has it locked; try again".to_owned();
-            return Err(StoreError::Database { path: from.to_owned(), problem });
+        let backup = Backup::new(&source, &mut target).map_err(unread)?;
+        if backup.step(-1).map_err(unwritten)? != StepResult::Done {
+            let (path, cause) = (from.to_owned(), Cause::Locked);
+            return Err(Failure { path, doing: Doing::Read, cause }.into());
         }
     }
-    target.close().map_err(|(_, error)| explain(to, &error))?;
+    target.close().map_err(|(_, error)| unwritten(error))?;
     check(to)
 }
 
@@ -72,12 +74,13 @@ pub fn copy(from: &Path, to: &Path) -> Result<Vec<Record>, StoreError> {
 /// # Errors
 /// [`StoreError`] if it cannot be opened, is damaged, foreign or of another version.
 pub fn check(path: &Path) -> Result<Vec<Record>, StoreError> {
-    Database::open(path)?.load()
+    Database::open(path, LOCKED_MAX)?.load()
 }
 
 /// A store in one file.
 #[derive(Debug)]
 pub struct SqliteStore {
+    path: PathBuf,
     /// Of one: the owner waits for each answer before it asks again. Taken when the store is dropped.
     requests: Option<mpsc::Sender<Request>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -95,7 +98,7 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError`] if it cannot be opened, is damaged, foreign or of another version.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut database = Database::open(path)?;
+        let mut database = Database::open(path, LOCKED_MAX)?;
         let (requests, mut inbox) = mpsc::channel(1);
         let work = move || {
             while let Some(request) = inbox.blocking_recv() {
@@ -107,9 +110,8 @@ impl SqliteStore {
             }
         };
         let thread = thread::Builder::new().name("store".into()).spawn(work);
-        let thread =
-            thread.map_err(|reason| StoreError::Directory { path: path.to_owned(), reason })?;
-        Ok(Self { requests: Some(requests), thread: Some(thread) })
+        let thread = Some(thread.map_err(StoreError::Thread)?);
+        Ok(Self { path: path.to_owned(), requests: Some(requests), thread })
     }
 
     /// `None` if the thread has ended.
@@ -142,7 +144,10 @@ impl Store for SqliteStore {
 
     async fn commit(&mut self, batch: Batch) -> Result<(), CommitError> {
         let answer = self.ask(|reply| Request::Commit(batch, reply)).await;
-        let stopped = || CommitError::Unknown { reason: "the store's thread has ended".to_owned() };
+        let stopped = || {
+            let (path, cause) = (self.path.clone(), Cause::Stopped);
+            CommitError::Unknown(Failure { path, doing: Doing::Write, cause })
+        };
         answer.ok_or_else(stopped)?
     }
 }
@@ -153,15 +158,18 @@ struct Database {
 }
 
 impl Database {
-    fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Waits so long for others who have it locked.
+    fn open(path: &Path, locked_max: Duration) -> Result<Self, StoreError> {
         // Made by us, for its owner only (there are secrets in environments); SQLite takes an empty file
         // for a new one and gives its log the same mode.
         let mut options = OpenOptions::new();
         let made = options.append(true).create(true).mode(0o600).open(path);
-        made.map_err(|reason| StoreError::Directory { path: path.to_owned(), reason })?;
-        let connection = Connection::open(path).map_err(|error| explain(path, &error))?;
+        made.map_err(|error| StoreError::opening(path, error))?;
+        let failed = |error: rusqlite::Error| explain(path, Doing::Open, &error);
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.busy_timeout(locked_max).map_err(failed)?;
         let mut database = Self { path: path.to_owned(), connection };
-        database.prepare().map_err(|error| explain(path, &error))??;
+        database.prepare().map_err(failed)??;
         Ok(database)
     }
 
@@ -174,19 +182,19 @@ impl Database {
         let application: i64 =
             connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
         if tables > 0 {
-            let known = application == APPLICATION_ID;
-            let found = if known { version_of(connection)? } else { 0 };
+            let path = || self.path.clone();
+            if application != APPLICATION_ID {
+                return Ok(Err(StoreError::Foreign { path: path() }));
+            }
+            let found = version_of(connection)?;
             if found != SCHEMA {
-                return Ok(Err(StoreError::Schema {
-                    path: self.path.clone(),
-                    found,
-                    known: SCHEMA,
-                }));
+                return Ok(Err(StoreError::Format { path: path(), found, known: SCHEMA }));
             }
             let verdict: String =
                 connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
             if verdict != "ok" {
-                return Ok(Err(StoreError::Damaged { path: self.path.clone(), problem: verdict }));
+                tracing::error!(path = %self.path.display(), verdict, "the store is damaged");
+                return Ok(Err(StoreError::Damaged { path: path(), damage: Damage::Structure }));
             }
         }
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
@@ -208,7 +216,7 @@ impl Database {
     /// The rows come in the order in which they lie in the file, and are put into that of their revisions here: SQLite
     /// would write all of them to a temporary file for that.
     fn load(&self) -> Result<Vec<Record>, StoreError> {
-        let failed = |error: rusqlite::Error| explain(&self.path, &error);
+        let failed = |error: rusqlite::Error| explain(&self.path, Doing::Read, &error);
         let sql = "SELECT kind, name, revision, json, digest FROM record ORDER BY kind, name";
         let mut statement = self.connection.prepare(sql).map_err(failed)?;
         let rows = statement.query_map([], StoredRow::read).map_err(failed)?;
@@ -216,11 +224,12 @@ impl Database {
         for stored in rows {
             let stored = stored.map_err(failed)?;
             if stored.digest != digest(&stored.kind, &stored.name, stored.revision, &stored.json) {
-                let problem =
-                    format!("the record {}/{} is not what was written", stored.kind, stored.name);
-                return Err(StoreError::Damaged { path: self.path.clone(), problem });
+                let damage = Damage::Record { kind: stored.kind, name: stored.name };
+                return Err(StoreError::Damaged { path: self.path.clone(), damage });
             }
-            records.push((stored.revision, Record::decode(&stored.kind, &stored.json)?));
+            let record = Record::decode(&stored.kind, &stored.json);
+            let unread = |reason| StoreError::Record { path: self.path.clone(), reason };
+            records.push((stored.revision, record.map_err(unread)?));
         }
         records.sort_by_key(|(revision, _)| *revision);
         Ok(records.into_iter().map(|(_, record)| record).collect())
@@ -237,7 +246,7 @@ impl Database {
             Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                 refuse(path, &error)
             }
-            _ => CommitError::Unknown { reason: format!("{}: {error}", path.display()) },
+            _ => CommitError::Unknown(failure(path, Doing::Write, &error)),
         })
     }
 }
@@ -308,32 +317,42 @@ fn version_of(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// What follows from an error after which nothing is written.
 fn refuse(path: &Path, error: &rusqlite::Error) -> CommitError {
-    let (path, problem) = (path.display(), error.to_string());
     match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => CommitError::NotStored {
-            reason: format!("the disk of {path} is full; free some space, then try again"),
-        },
         // There is a lock beside the file, which whoever writes should have taken.
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            CommitError::Conflict { reason: format!("{path}: {problem}") }
+            CommitError::Conflict { path: path.to_owned() }
         }
-        _ => CommitError::NotStored { reason: format!("cannot write to {path} ({problem})") },
+        _ => CommitError::NotStored(failure(path, Doing::Write, error)),
     }
 }
 
 /// What an operator needs to know of a database's error.
-fn explain(path: &Path, error: &rusqlite::Error) -> StoreError {
-    let path = path.to_owned();
-    let problem = error.to_string();
+fn explain(path: &Path, doing: Doing, error: &rusqlite::Error) -> StoreError {
+    let damaged = |damage| StoreError::Damaged { path: path.to_owned(), damage };
     match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            StoreError::Damaged { path, problem }
-        }
-        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
-            StoreError::Directory { path, reason: std::io::Error::other(problem) }
-        }
-        _ => StoreError::Database { path, problem },
+        Some(ErrorCode::NotADatabase) => damaged(Damage::NotADatabase),
+        Some(ErrorCode::DatabaseCorrupt) => damaged(Damage::Structure),
+        _ => failure(path, doing, error).into(),
     }
+}
+
+/// The same, where the file itself is sound. The database's own words go to the log and no further.
+fn failure(path: &Path, doing: Doing, error: &rusqlite::Error) -> Failure {
+    let cause = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => Cause::Full,
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Cause::Locked,
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            Cause::Forbidden
+        }
+        Some(ErrorCode::SystemIoFailure) => Cause::Disk,
+        Some(ErrorCode::OutOfMemory) => Cause::Memory,
+        _ => Cause::Unexpected,
+    };
+    tracing::debug!(path = %path.display(), %error, "the database's own words");
+    if matches!(cause, Cause::Unexpected) {
+        tracing::error!(path = %path.display(), %error, "the database failed as nobody expects");
+    }
+    Failure { path: path.to_owned(), doing, cause }
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ async fn a_watch_resumes_where_it_was() {
 async fn a_second_controller_does_not_start() {
     let mut fixture = Fixture::start().await;
     let error = fixture.begin().await.unwrap_err();
-    assert!(matches!(error, StartError::Store(StoreError::Locked { .. })), "{error}");
+    assert!(matches!(error, StartError::Store(StoreError::InUse { .. })), "{error}");
     fixture.config.data_dir = fixture.config.data_dir.join("other");
     fixture.config.listen.set_port(0);
     let error = fixture.begin().await.unwrap_err();

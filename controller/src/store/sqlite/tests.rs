@@ -73,7 +73,7 @@ fn a_file_that_is_no_database_is_refused_and_left_alone() {
     fs::write(&path, "not a database, but long enough to be read as one".repeat(40)).unwrap();
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(matches!(error, StoreError::Damaged { damage: Damage::NotADatabase, .. }), "{error}");
     assert!(error.to_string().contains("store.sqlite"), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
@@ -86,7 +86,7 @@ fn foreign_and_newer_databases_are_refused_and_left_alone() {
     drop(foreign);
     let before = fs::read(&path).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Schema { found: 0, .. }), "{error}");
+    assert!(matches!(error, StoreError::Foreign { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), before);
 
     fs::remove_file(&path).unwrap();
@@ -95,7 +95,15 @@ fn foreign_and_newer_databases_are_refused_and_left_alone() {
     newer.execute("UPDATE meta SET value = 7", []).unwrap();
     drop(newer);
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Schema { found: 7, .. }), "{error}");
+    assert!(matches!(error, StoreError::Format { found: 7, .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{} has format 7, and this controller knows 1; start the version of dwell that wrote it, or put a backup \
+             of this version in its place",
+            path.display()
+        )
+    );
 }
 
 #[tokio::test]
@@ -119,21 +127,31 @@ async fn damage_is_found() {
     file.seek(SeekFrom::Start(2 * 4096)).unwrap();
     file.write_all(&[0xff; 4096]).unwrap();
     let error = SqliteStore::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert!(matches!(error, StoreError::Damaged { damage: Damage::Structure, .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{} is damaged (its parts do not fit together); restore it from a backup (with its -wal file), or move it \
+             away to start empty",
+            path.display()
+        )
+    );
 }
 
 #[test]
 fn a_directory_that_is_not_there_is_named() {
     let error = SqliteStore::open(Path::new("/nonexistent/store.sqlite")).unwrap_err();
-    assert!(matches!(error, StoreError::Directory { .. }), "{error}");
-    assert!(error.to_string().contains("/nonexistent/store.sqlite"), "{error}");
+    assert_eq!(
+        error.to_string(),
+        "cannot open /nonexistent/store.sqlite: No such file or directory (os error 2); correct that, or set data_dir"
+    );
 }
 
 /// SQLite's own limit stands for the disk's: it fails the same way, in the middle of a transaction.
 #[tokio::test]
 async fn a_full_disk_changes_nothing_and_is_survived() {
     let (_directory, path) = place();
-    let mut database = Database::open(&path).unwrap();
+    let mut database = Database::open(&path, Duration::ZERO).unwrap();
     database.commit(&Batch(vec![row("web", 1, "a")])).unwrap();
     let pages: i64 =
         database.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
@@ -147,18 +165,68 @@ async fn a_full_disk_changes_nothing_and_is_survived() {
     let large = "x".repeat(100_000);
     let batch = Batch(vec![row("db", 2, "b"), row("web", 3, &large)]);
     let error = database.commit(&batch).unwrap_err();
-    assert!(error.is_survivable() && error.to_string().contains("is full"), "{error}");
+    assert!(error.is_survivable(), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot write to {}: its disk is full; free some space, then try again",
+            path.display()
+        )
+    );
     assert_eq!(images(&database.load().unwrap()), ["a"]);
     limit(&database, 1_000_000);
     database.commit(&batch).unwrap();
     assert_eq!(images(&database.load().unwrap()), ["b", large.as_str()]);
 }
 
+/// Somebody has the file open with a tool of the database.
+#[test]
+fn a_file_that_another_program_has_locked_is_named_with_what_to_do() {
+    let (_directory, path) = place();
+    let mut database = Database::open(&path, Duration::ZERO).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = database.commit(&Batch(vec![row("web", 1, "a")])).unwrap_err();
+    assert!(matches!(error, CommitError::Conflict { .. }), "{error}");
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "another program writes to {}, which only this controller may; end that one (`fuser` with this path names \
+             it)",
+            path.display()
+        )
+    );
+    drop(database);
+    other.execute_batch("ROLLBACK; PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE").unwrap();
+    other.execute_batch("UPDATE meta SET value = value").unwrap();
+    let error = Database::open(&path, Duration::ZERO).err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot open {}: another program has it locked; end that one (`fuser` with this path names it), then try \
+             again",
+            path.display()
+        )
+    );
+}
+
+#[test]
+fn a_record_of_a_later_version_is_named_with_its_file() {
+    let (_directory, path) = place();
+    let mut database = Database::open(&path, Duration::ZERO).unwrap();
+    database.commit(&Batch(vec![Row { kind: "volcano", ..row("web", 1, "a") }])).unwrap();
+    let error = database.load().unwrap_err();
+    assert!(matches!(error, StoreError::Record { .. }), "{error}");
+    let text = dwell_daemon::Causes(&error).to_string();
+    let told = format!("cannot read a record of {}; start the version", path.display());
+    assert!(text.starts_with(&told) && text.contains("volcano"), "{text}");
+}
+
 /// A constraint that is checked at the end stands for an fsync that fails: COMMIT itself reports an error.
 #[test]
 fn after_an_error_of_commit_nobody_claims_to_know() {
     let (_directory, path) = place();
-    let mut database = Database::open(&path).unwrap();
+    let mut database = Database::open(&path, Duration::ZERO).unwrap();
     database
         .connection
         .execute_batch(
