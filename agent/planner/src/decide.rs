@@ -8,13 +8,14 @@
 //! 3. when nothing of that can be done now, containers that are to go are removed, and counters are
 //!    written down.
 //!
-//! Which container has which part is decided in `roles.rs`, updates in `update.rs`.
+//! Which container has which part is decided in `roles.rs`, updates in `update.rs`, and whether one has shown that it
+//! works in `proof.rs`.
 
+mod proof;
 mod roles;
 mod update;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::health::Health;
 use dwell_core::id::Generation;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millis;
@@ -26,6 +27,7 @@ use crate::observed::{
 };
 use crate::pause;
 use crate::step::Step;
+use proof::Proof;
 use roles::Roles;
 pub(crate) use roles::best_match;
 
@@ -106,15 +108,6 @@ pub(crate) enum Rest<'a> {
     OutOfDate { seen: Generation },
     /// The engine does not answer.
     NoEngine(&'a EngineState),
-}
-
-/// Whether a container works.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Proof {
-    /// It has shown it.
-    Holds,
-    /// It has until then to show it.
-    Open { until: Timestamp },
 }
 
 /// What is the same for all instances of a plan.
@@ -351,74 +344,6 @@ impl<'a> Instance<'a> {
                 next => next,
             },
         }
-    }
-
-    /// Waits until a container has shown that it works.
-    fn prove(self, container: &'a Container) -> Next<'a> {
-        match self.holds(container) {
-            Proof::Open { until } if self.is_to_be_proved(container) && self.node.now < until => {
-                Next::Wait(Wait::Proof { until })
-            }
-            _ if container.is_running() => Next::Rest(Rest::InSync),
-            _ => Next::Rest(Rest::Ended),
-        }
-    }
-
-    /// Whether it is worth writing down that a container holds: whoever waits for that is told, and it is what later
-    /// updates go back to.
-    fn is_to_be_proved(self, container: &Container) -> bool {
-        let is_up = match container.state {
-            // With other limits it shows nothing of those that it is to live with.
-            ContainerState::Running { .. } => {
-                container.limits == self.target.assigned.template.limits()
-            }
-            ContainerState::Exited { code, .. } => self.has_done_its_work(code),
-            ContainerState::Created | ContainerState::Dead => false,
-        };
-        is_up
-            && self.target.assigned.run == RunState::Running
-            && container.fingerprint == self.target.fingerprint
-            && !self.has_ordered_end(container)
-            && !self.has_held()
-    }
-
-    /// Whether this generation was found to work already, also after the last restart that was asked for.
-    fn has_held(self) -> bool {
-        let assigned = &self.target.assigned;
-        self.seen.journal.holds(assigned.generation, assigned.restarts_asked)
-    }
-
-    /// Whether a container has shown that it works.
-    fn holds(self, container: &Container) -> Proof {
-        let assigned = &self.target.assigned;
-        let since = container.since.max(self.node.observed.ready_since);
-        match (container.state, &assigned.template.healthcheck) {
-            (ContainerState::Exited { .. }, _) => Proof::Holds,
-            (_, Some(_)) if container.health == Health::Healthy => Proof::Holds,
-            (_, Some(_)) => {
-                Proof::Open { until: since.after(assigned.update_deadline.as_duration()) }
-            }
-            // However long the engine was away, the process ran.
-            (_, None) => {
-                let until = container.since.after(assigned.monitor.as_duration());
-                if self.node.now >= until { Proof::Holds } else { Proof::Open { until } }
-            }
-        }
-    }
-
-    /// Whether a main process that ended with this code may rest because it has done what it was for.
-    fn has_done_its_work(self, code: i32) -> bool {
-        code == 0 && self.target.assigned.template.restart != RestartPolicy::Always
-    }
-
-    fn rule(self, ruling: Ruling) -> Next<'a> {
-        let journal = self.seen.journal.clone();
-        self.attempt(Step::Record(self.ruling(&journal, ruling)))
-    }
-
-    fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {
-        let assigned = &self.target.assigned;
-        journal.ruling(assigned.generation, assigned.restarts_asked, ruling)
     }
 
     fn keep_running(self, container: &'a Container) -> Next<'a> {
