@@ -8,16 +8,22 @@ mod fake;
 mod images;
 #[path = "fleet/keys.rs"]
 mod keys;
+#[path = "fleet/names.rs"]
+mod names;
 #[path = "fleet/openssh.rs"]
 mod openssh;
 #[path = "fleet/registries.rs"]
 mod registries;
 #[path = "fleet/support.rs"]
 mod support;
+#[path = "fleet/terminal.rs"]
+mod terminal;
 #[path = "fleet/tunnels.rs"]
 mod tunnels;
 #[path = "fleet/volumes.rs"]
 mod volumes;
+#[path = "fleet/waiting.rs"]
+mod waiting;
 
 use std::io::{Read, Write};
 use std::process::Stdio;
@@ -360,54 +366,6 @@ async fn wrong_files_and_arguments_change_nothing() {
     assert_eq!(fake.asked(), Vec::<String>::new());
 }
 
-/// The script that removes `web` twice must not remove its neighbour the second time.
-#[tokio::test]
-async fn a_name_cut_short_changes_and_destroys_nothing() {
-    let fake = Fake::start(State {
-        workloads: vec![workload("web-staging", 1)],
-        instances: vec![instance("web-staging", 0, v1::Phase::Running)],
-        nodes: vec![v1::Node { name: "h1".into(), ..Default::default() }],
-        ..State::default()
-    });
-    for arguments in [
-        &["rm", "web"][..],
-        &["stop", "web"],
-        &["start", "web"],
-        &["restart", "web"],
-        &["restart", "web-staging-"],
-        &["scale", "web=0"],
-        &["exec", "web", "--", "reboot"],
-        &["cp", "/etc/hostname", "web:/etc/"],
-        &["port-forward", "web", "80"],
-        &["node", "cordon", "h"],
-        &["node", "uncordon", "h"],
-        &["node", "drain", "h"],
-        &["node", "label", "h", "a=b"],
-        &["node", "rm", "--force", "h"],
-        // The first exists, the second does not: then the first stays as it is, too.
-        &["rm", "web-staging", "web"],
-        &["stop", "web-staging", "web-staging-0", "web"],
-        &["scale", "web-staging=3", "web=0"],
-        &["node", "drain", "h1", "h"],
-        &["node", "rm", "h1", "h"],
-        // Nor does a question that is answered by another's state help anybody.
-        &["ps", "web"],
-        &["logs", "web"],
-        &["inspect", "web"],
-        &["node", "inspect", "h"],
-        &["route", "check", "web"],
-        &["doctor", "h"],
-    ] {
-        let ran = run(&fake, arguments).await;
-        let not_run = if arguments[0] == "exec" { 125 } else { 3 };
-        assert_eq!((ran.code, ran.stdout.as_str()), (not_run, ""), "{arguments:?} {}", ran.stderr);
-        assert!(ran.stderr.contains("; did you mean "), "{arguments:?} {}", ran.stderr);
-    }
-    assert_eq!(fake.asked(), Vec::<String>::new());
-    assert_eq!(run(&fake, &["rm", "web-staging"]).await.code, 0);
-    assert_eq!(fake.asked(), ["remove web-staging"]);
-}
-
 #[tokio::test]
 async fn several_are_scaled_together_or_not_at_all() {
     let fake = Fake::start(State {
@@ -476,75 +434,6 @@ async fn what_is_listed_can_be_narrowed_and_watched() {
     assert!(tables[1].contains("preparing"), "{}", ran.stdout);
 }
 
-#[tokio::test]
-async fn a_workload_stands_for_its_instances() {
-    let fake = Fake::start(State {
-        workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],
-        instances: vec![
-            instance("web", 0, v1::Phase::Running),
-            instance("web", 1, v1::Phase::Running),
-            instance("db", 0, v1::Phase::Running),
-        ],
-        ..State::default()
-    });
-    // With one instance it is meant, and with several nobody guesses.
-    assert_eq!(run(&fake, &["exec", "db", "true"]).await.code, 3);
-    assert_eq!(run(&fake, &["route", "check", "db"]).await.code, 0);
-    assert_eq!(fake.asked(), ["check routes to db-0"]);
-    for arguments in [&["exec", "web", "true"][..], &["route", "check", "web"], &["ssh", "web"]] {
-        let ran = run(&fake, arguments).await;
-        assert!(
-            ran.stderr.contains("web has 2 instances; say which: web-0, web-1"),
-            "{}",
-            ran.stderr
-        );
-    }
-    let ran = run(&fake, &["exec", "idle", "true"]).await;
-    assert!(ran.stderr.contains("`dwell scale idle=1`"), "{}", ran.stderr);
-
-    let ran = run(&fake, &["logs", "web"]).await;
-    assert_eq!(ran.stdout, "web-0 | to stdout\nweb-1 | to stdout\n");
-    assert_eq!(ran.stderr, "web-0 | to stderr\nweb-1 | to stderr\n");
-    let ran = run(&fake, &["logs", "--no-prefix", "db"]).await;
-    assert_eq!((ran.stdout.as_str(), ran.code), ("to stdout\n", 0));
-}
-
-#[tokio::test]
-async fn names_are_completed() {
-    let fake = Fake::start(State {
-        workloads: vec![workload("web", 2), workload("web-staging", 1), workload("db", 1)],
-        instances: vec![
-            instance("web", 0, v1::Phase::Running),
-            instance("web", 1, v1::Phase::Running),
-            instance("web-staging", 0, v1::Phase::Running),
-        ],
-        nodes: vec![v1::Node { name: "h1".into(), ..Default::default() }],
-        ..State::default()
-    });
-    let complete = async |words: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dwell"));
-        command
-            .args(["--", "dwell", "--socket"])
-            .arg(fake.socket())
-            .args(words)
-            .env("DWELL_COMPLETE", "bash")
-            .env("_CLAP_COMPLETE_INDEX", (words.len() + 2).to_string())
-            .env("_CLAP_IFS", " ")
-            .stdin(Stdio::null());
-        let output = tokio::time::timeout(LIMIT, command.output()).await.unwrap().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    assert_eq!(complete(&["rm", "w"]).await, "web web-staging");
-    assert_eq!(complete(&["stop", "web-"]).await, "web-staging web-0 web-1");
-    assert_eq!(complete(&["ssh", "root@web-1"]).await, "root@web-1");
-    assert_eq!(complete(&["scale", "d"]).await, "db=");
-    assert_eq!(complete(&["node", "drain", "h"]).await, "h1");
-    assert_eq!(complete(&["rm", "x"]).await, "");
-    // Nothing is said where nobody answers.
-    fake.state.lock().unwrap().refusal = Some(Status::unavailable("away"));
-    assert_eq!(complete(&["rm", "w"]).await, "");
-}
-
 #[test]
 fn there_is_a_manual_page_for_every_command() {
     let directory = tempfile::tempdir().unwrap();
@@ -554,241 +443,4 @@ fn there_is_a_manual_page_for_every_command() {
         let text = std::fs::read_to_string(directory.path().join(page)).unwrap();
         assert!(text.contains(".SH SYNOPSIS"), "{text}");
     }
-}
-
-#[tokio::test]
-async fn apply_waits_until_every_instance_is_well() {
-    let starts = |health: v1::Health| {
-        let mut instance = instance("web", 1, v1::Phase::Running);
-        instance.status.as_mut().unwrap().set_health(health);
-        Change::Instance(instance)
-    };
-    let script = vec![
-        change(8, Change::Bookmark(true)),
-        change(9, starts(v1::Health::Starting)),
-        change(10, starts(v1::Health::Healthy)),
-    ];
-    let fake = Fake::start(State { watches: [script].into(), ..starting() });
-    let file = manifest();
-    let ran = run(&fake, &["apply", "--wait", "-f", file.path().to_str().unwrap()]).await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "web created, 2 instances\n"));
-    assert!(
-        ran.stderr.starts_with("web: 2 of 2 running at 10.80.1.1, 10.80.1.2, after "),
-        "{}",
-        ran.stderr
-    );
-    assert_eq!(ran.stderr.lines().count(), 1);
-    assert_eq!(fake.asked(), ["apply dry_run=false keep=", "watch after 7"]);
-}
-
-#[tokio::test]
-async fn waiting_ends_with_what_cannot_be_and_with_the_time() {
-    let mut failed = instance("web", 1, v1::Phase::Failed);
-    failed.status.as_mut().unwrap().message = "there is no image nginx:9".into();
-    let script = vec![change(8, Change::Instance(failed))];
-    let fake = Fake::start(State { watches: [script].into(), ..starting() });
-    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
-    assert_eq!(ran.code, 1);
-    assert_eq!(ran.stderr, "dwell: web-1 failed; there is no image nginx:9\n");
-
-    let fake = Fake::start(starting());
-    let ran = run(&fake, &["scale", "--wait", "--timeout", "2s", "web=2"]).await;
-    assert_eq!(ran.code, 6);
-    assert!(ran.stderr.contains("not done after 2s: web: 1 of 2 done"), "{}", ran.stderr);
-}
-
-#[tokio::test]
-async fn a_lost_watch_is_taken_up_again() {
-    let done = vec![instance("web", 0, v1::Phase::Running), instance("web", 1, v1::Phase::Running)];
-    let fake = Fake::start(State {
-        watches: [
-            vec![change(9, Change::Bookmark(true)), Err(Status::unavailable("restarting"))],
-            vec![Err(Status::out_of_range("too far back"))],
-        ]
-        .into(),
-        later: Some((vec![workload("web", 2)], done)),
-        ..starting()
-    });
-    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(fake.asked(), ["scale web=2", "watch after 7", "watch after 9"]);
-}
-
-#[tokio::test]
-async fn events_are_followed() {
-    let event = |revision| v1::Event {
-        revision,
-        subject: "node/h1".into(),
-        reason: "node-ready".into(),
-        ..Default::default()
-    };
-    let script = vec![
-        change(8, Change::Event(event(8))),
-        Err(Status::permission_denied("the certificate was revoked")),
-    ];
-    let fake =
-        Fake::start(State { watches: [script].into(), events: vec![event(7)], ..starting() });
-    let ran = run(&fake, &["events", "-f", "-o", "json"]).await;
-    assert_eq!((ran.code, ran.stdout.lines().count()), (4, 2));
-    assert!(ran.stdout.lines().all(|line| line.starts_with("{\"revision\":")), "{}", ran.stdout);
-}
-
-/// `--limit` is about what had happened before; what happened during a gap is told, all of it.
-#[tokio::test]
-async fn events_that_were_missed_while_following_are_all_told() {
-    let event = |revision| v1::Event { revision, subject: "node/h1".into(), ..Default::default() };
-    let fake = Fake::start(State {
-        watches: [
-            vec![Err(Status::out_of_range("too far back"))],
-            vec![Err(Status::permission_denied("the certificate was revoked"))],
-        ]
-        .into(),
-        // The fake is at revision 7 when it is first asked.
-        events: (1..=150).map(event).collect(),
-        ..starting()
-    });
-    let ran = run(&fake, &["events", "-f", "--limit", "1", "-o", "json"]).await;
-    assert_eq!(ran.code, 4, "{}", ran.stderr);
-    assert!(ran.stderr.contains("some changes were missed"), "{}", ran.stderr);
-    assert_eq!(ran.stdout.lines().count(), 1 + 143, "{}", ran.stdout);
-}
-
-#[tokio::test]
-async fn logs_keep_their_streams_and_end_with_their_reader() {
-    let fake = Fake::start(starting());
-    let ran = run(&fake, &["logs", "web-0"]).await;
-    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("to stdout\n", "to stderr\n"));
-
-    let mut child = command(&fake, &["logs", "-f", "web-0"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    stdout.read_exact(&mut [0; 10]).await.unwrap();
-    drop(stdout);
-    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(141));
-}
-
-#[tokio::test]
-async fn exec_carries_input_output_and_the_exit_code() {
-    let fake = Fake::start(starting());
-    let ran = run(&fake, &["exec", "web-0", "ls", "-l", "--", "x"]).await;
-    assert_eq!((ran.code, ran.stderr.as_str()), (3, "ls -l -- x"));
-
-    let mut child = command(&fake, &["exec", "-i", "web-0", "--", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // Far more than any buffer on the way.
-    let sent: Vec<u8> = (0..2_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
-    let mut stdin = child.stdin.take().unwrap();
-    let mut stdout = child.stdout.take().unwrap();
-    let mut received = Vec::new();
-    let write = async {
-        tokio::io::AsyncWriteExt::write_all(&mut stdin, &sent).await.unwrap();
-        drop(stdin);
-    };
-    let both = async { tokio::join!(write, stdout.read_to_end(&mut received)) };
-    tokio::time::timeout(LIMIT, both).await.unwrap().1.unwrap();
-    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
-    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(3));
-}
-
-/// A terminal of which this test is the other side.
-struct Terminal {
-    ours: std::fs::File,
-    theirs: std::fs::File,
-}
-
-impl Terminal {
-    fn open() -> Self {
-        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&ours).unwrap();
-        unlockpt(&ours).unwrap();
-        let name = ptsname(&ours, Vec::new()).unwrap();
-        let theirs = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap());
-        let terminal = Self { ours: ours.into(), theirs: theirs.unwrap() };
-        terminal.resize(100, 40);
-        terminal
-    }
-
-    fn resize(&self, columns: u16, rows: u16) {
-        let size = Winsize { ws_col: columns, ws_row: rows, ws_xpixel: 0, ws_ypixel: 0 };
-        tcsetwinsize(&self.theirs, size).unwrap();
-    }
-
-    fn is_raw(&self) -> bool {
-        !tcgetattr(&self.theirs).unwrap().local_modes.contains(LocalModes::ICANON)
-    }
-
-    /// Reads until `text` has been shown.
-    async fn shows(&self, text: &str) {
-        let (mut ours, wanted) = (self.ours.try_clone().unwrap(), text.to_owned());
-        #[expect(clippy::disallowed_methods, reason = "nothing else blocks in this program")]
-        let read = tokio::task::spawn_blocking(move || {
-            let mut shown = String::new();
-            let mut byte = [0];
-            while !shown.contains(&wanted) {
-                ours.read_exact(&mut byte).unwrap();
-                shown.push(char::from(byte[0]));
-            }
-        });
-        tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| panic!("no {text}")).unwrap();
-    }
-
-    fn is_silent(&self) -> bool {
-        !tcgetattr(&self.theirs).unwrap().local_modes.contains(LocalModes::ECHO)
-    }
-
-    fn spawn(&self, fake: &Fake) -> tokio::process::Child {
-        self.spawn_with(fake, &["exec", "-it", "web-0", "sh"])
-    }
-
-    fn spawn_with(&self, fake: &Fake, arguments: &[&str]) -> tokio::process::Child {
-        let side = || Stdio::from(self.theirs.try_clone().unwrap());
-        let mut command = command(fake, arguments);
-        command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
-    }
-}
-
-fn signal(child: &tokio::process::Child, signal: rustix::process::Signal) {
-    let pid = i32::try_from(child.id().unwrap()).unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
-}
-
-#[tokio::test]
-async fn exec_with_a_terminal_is_raw_resizes_and_gives_it_back() {
-    let fake = Fake::start(starting());
-    let mut terminal = Terminal::open();
-    let mut child = terminal.spawn(&fake);
-    terminal.shows("size 100x40").await;
-    assert!(terminal.is_raw());
-    terminal.resize(120, 50);
-    signal(&child, rustix::process::Signal::WINCH);
-    terminal.shows("resized 120x50").await;
-    // In raw mode Ctrl-C is a key like any other.
-    terminal.ours.write_all(b"\x03x").unwrap();
-    terminal.shows("\x03x").await;
-    terminal.ours.write_all(b"\x04").unwrap();
-    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(3));
-    assert!(!terminal.is_raw());
-}
-
-#[tokio::test]
-async fn a_terminal_is_given_back_when_exec_is_ended() {
-    let fake = Fake::start(starting());
-    let terminal = Terminal::open();
-    let mut child = terminal.spawn(&fake);
-    terminal.shows("size 100x40").await;
-    assert!(terminal.is_raw());
-    signal(&child, rustix::process::Signal::TERM);
-    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
-    assert_eq!(status.code(), Some(125));
-    assert!(!terminal.is_raw());
 }

@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::{Fake, LIMIT, command, run, signal, starting};
+use super::terminal::signal;
+use super::{Fake, LIMIT, command, run, starting};
 
 /// Shows what it was given, and ends with 7.
 const SHOWS: &str = r#"

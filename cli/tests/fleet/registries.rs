@@ -5,7 +5,8 @@ use std::process::Stdio;
 
 use tokio::io::AsyncWriteExt;
 
-use super::{Fake, LIMIT, Ran, Terminal, command, run, starting};
+use super::terminal::Terminal;
+use super::{Fake, LIMIT, Ran, command, run, starting};
 
 async fn log_in(fake: &Fake, arguments: &[&str], input: &str) -> Ran {
     let mut command = command(fake, arguments);

@@ -1,0 +1,145 @@
+//! What is waited for and followed: instances, events, output.
+
+use super::*;
+
+#[tokio::test]
+async fn apply_waits_until_every_instance_is_well() {
+    let starts = |health: v1::Health| {
+        let mut instance = instance("web", 1, v1::Phase::Running);
+        instance.status.as_mut().unwrap().set_health(health);
+        Change::Instance(instance)
+    };
+    let script = vec![
+        change(8, Change::Bookmark(true)),
+        change(9, starts(v1::Health::Starting)),
+        change(10, starts(v1::Health::Healthy)),
+    ];
+    let fake = Fake::start(State { watches: [script].into(), ..starting() });
+    let file = manifest();
+    let ran = run(&fake, &["apply", "--wait", "-f", file.path().to_str().unwrap()]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "web created, 2 instances\n"));
+    assert!(
+        ran.stderr.starts_with("web: 2 of 2 running at 10.80.1.1, 10.80.1.2, after "),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(ran.stderr.lines().count(), 1);
+    assert_eq!(fake.asked(), ["apply dry_run=false keep=", "watch after 7"]);
+}
+
+#[tokio::test]
+async fn waiting_ends_with_what_cannot_be_and_with_the_time() {
+    let mut failed = instance("web", 1, v1::Phase::Failed);
+    failed.status.as_mut().unwrap().message = "there is no image nginx:9".into();
+    let script = vec![change(8, Change::Instance(failed))];
+    let fake = Fake::start(State { watches: [script].into(), ..starting() });
+    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
+    assert_eq!(ran.code, 1);
+    assert_eq!(ran.stderr, "dwell: web-1 failed; there is no image nginx:9\n");
+
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["scale", "--wait", "--timeout", "2s", "web=2"]).await;
+    assert_eq!(ran.code, 6);
+    assert!(ran.stderr.contains("not done after 2s: web: 1 of 2 done"), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn a_lost_watch_is_taken_up_again() {
+    let done = vec![instance("web", 0, v1::Phase::Running), instance("web", 1, v1::Phase::Running)];
+    let fake = Fake::start(State {
+        watches: [
+            vec![change(9, Change::Bookmark(true)), Err(Status::unavailable("restarting"))],
+            vec![Err(Status::out_of_range("too far back"))],
+        ]
+        .into(),
+        later: Some((vec![workload("web", 2)], done)),
+        ..starting()
+    });
+    let ran = run(&fake, &["scale", "--wait", "web=2"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert_eq!(fake.asked(), ["scale web=2", "watch after 7", "watch after 9"]);
+}
+
+#[tokio::test]
+async fn events_are_followed() {
+    let event = |revision| v1::Event {
+        revision,
+        subject: "node/h1".into(),
+        reason: "node-ready".into(),
+        ..Default::default()
+    };
+    let script = vec![
+        change(8, Change::Event(event(8))),
+        Err(Status::permission_denied("the certificate was revoked")),
+    ];
+    let fake =
+        Fake::start(State { watches: [script].into(), events: vec![event(7)], ..starting() });
+    let ran = run(&fake, &["events", "-f", "-o", "json"]).await;
+    assert_eq!((ran.code, ran.stdout.lines().count()), (4, 2));
+    assert!(ran.stdout.lines().all(|line| line.starts_with("{\"revision\":")), "{}", ran.stdout);
+}
+
+/// `--limit` is about what had happened before; what happened during a gap is told, all of it.
+#[tokio::test]
+async fn events_that_were_missed_while_following_are_all_told() {
+    let event = |revision| v1::Event { revision, subject: "node/h1".into(), ..Default::default() };
+    let fake = Fake::start(State {
+        watches: [
+            vec![Err(Status::out_of_range("too far back"))],
+            vec![Err(Status::permission_denied("the certificate was revoked"))],
+        ]
+        .into(),
+        // The fake is at revision 7 when it is first asked.
+        events: (1..=150).map(event).collect(),
+        ..starting()
+    });
+    let ran = run(&fake, &["events", "-f", "--limit", "1", "-o", "json"]).await;
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(ran.stderr.contains("some changes were missed"), "{}", ran.stderr);
+    assert_eq!(ran.stdout.lines().count(), 1 + 143, "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn logs_keep_their_streams_and_end_with_their_reader() {
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["logs", "web-0"]).await;
+    assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("to stdout\n", "to stderr\n"));
+
+    let mut child = command(&fake, &["logs", "-f", "web-0"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut [0; 10]).await.unwrap();
+    drop(stdout);
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(141));
+}
+
+#[tokio::test]
+async fn exec_carries_input_output_and_the_exit_code() {
+    let fake = Fake::start(starting());
+    let ran = run(&fake, &["exec", "web-0", "ls", "-l", "--", "x"]).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (3, "ls -l -- x"));
+
+    let mut child = command(&fake, &["exec", "-i", "web-0", "--", "cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Far more than any buffer on the way.
+    let sent: Vec<u8> = (0..2_000_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut received = Vec::new();
+    let write = async {
+        tokio::io::AsyncWriteExt::write_all(&mut stdin, &sent).await.unwrap();
+        drop(stdin);
+    };
+    let both = async { tokio::join!(write, stdout.read_to_end(&mut received)) };
+    tokio::time::timeout(LIMIT, both).await.unwrap().1.unwrap();
+    assert!(received == sent, "{} bytes of {}", received.len(), sent.len());
+    let status = tokio::time::timeout(LIMIT, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(3));
+}
