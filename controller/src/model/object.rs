@@ -4,30 +4,29 @@
 //! [`Event`], [`Quarantine`], [`Reserved`]) go to the store; *volatile* ones ([`Link`], [`Observed`], [`Waiting`], [`Unmet`]) are heard again
 //! from the nodes, or decided again, after a restart.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod node;
+mod waiting;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
-    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Revision, Term,
-    VersionNumber, VolumeName, WorkloadName,
+    Generation, Incarnation, InstanceName, KeySetName, NodeName, Revision, Term, VersionNumber,
+    WorkloadName,
 };
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
-use dwell_core::node::{Capacity, NodeState};
-use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::registry::{RegistryHost, RegistryLogin};
-use dwell_core::workload::{Resources, WorkloadSpec};
-use dwell_scheduler::Reason;
-use ipnet::Ipv4Net;
+use dwell_core::workload::WorkloadSpec;
 use serde::{Deserialize, Serialize};
 
+pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
+pub use self::waiting::{Demand, Unmet, Waiting, WaitingCause};
 use super::versions::{Form, Pause, by_number};
-use super::volumes::{VolumeState, why_not_there};
 
 /// A declared workload.
 ///
@@ -179,84 +178,6 @@ pub enum UpdateState {
     /// It has been told to change and has not yet been seen running so.
     Updating,
 }
-
-/// A host that has joined.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Node {
-    /// Its name.
-    pub name: NodeName,
-    /// Its address in the underlay: the next hop of its block.
-    pub address: Ipv4Addr,
-    /// Where its instances' addresses come from; `None` for a node that only wants the routes, or was removed.
-    pub block: Option<Ipv4Net>,
-    /// The pool it is in.
-    pub pool: Option<PoolName>,
-    /// Free words that constraints can ask for.
-    pub labels: BTreeMap<String, String>,
-    /// Nothing new is placed here.
-    pub cordoned: bool,
-    /// Its instances are moved elsewhere.
-    pub draining: bool,
-    /// A tombstone: should the host return, it is told to run nothing.
-    pub removed: bool,
-    /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator
-    /// admits it again.
-    #[serde(default)]
-    pub contested: bool,
-    /// The machine it is on; `None` until an agent that can tell has attached.
-    #[serde(default)]
-    pub host_mark: Option<HostMark>,
-    /// Another machine that has attached with its identity last. That one is not served until an operator admits the
-    /// node again.
-    #[serde(default)]
-    pub elsewhere: Option<Elsewhere>,
-    /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
-    /// earlier enrolment under its name are worth nothing.
-    pub enrolment: String,
-    /// When it joined.
-    pub created_at: Timestamp,
-    /// Of its last change.
-    pub revision: Revision,
-}
-
-/// A machine that has attached with the identity of a node that is on another one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Elsewhere {
-    /// The machine.
-    pub host_mark: HostMark,
-    /// Where it attached from.
-    pub address: Ipv4Addr,
-    /// An operator has admitted the node again: whichever of the two machines attaches next is the node.
-    pub admitted: bool,
-}
-
-impl Node {
-    /// The other machine with its identity, if an operator has yet to decide.
-    #[must_use]
-    pub fn undecided(&self) -> Option<&Elsewhere> {
-        self.elsewhere.as_ref().filter(|elsewhere| !elsewhere.admitted)
-    }
-}
-
-/// Permission for one host to join.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct JoinToken {
-    /// Its public half.
-    pub id: TokenId,
-    /// SHA-256 of its secret half.
-    pub digest: [u8; 32],
-    /// From when on it is worth nothing.
-    pub expires_at: Timestamp,
-    /// Who joined with it.
-    pub used_by: Option<NodeName>,
-    /// Of its last change.
-    pub revision: Revision,
-}
-
-/// Names a [`JoinToken`]; chosen at random by whoever mints it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct TokenId(pub String);
 
 /// A named list of public keys that may log in to instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -411,31 +332,6 @@ pub struct Stored {
     pub revision: Revision,
 }
 
-/// The connection to a node. Volatile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Which node.
-    pub node: NodeName,
-    /// Its stream, if it has one.
-    pub session: Option<SessionId>,
-    /// How sure we are of it.
-    pub state: NodeState,
-    /// What it has; unknown until it has been heard of since the controller's start.
-    pub capacity: Option<Arc<Capacity>>,
-    /// The assignment's revision it has stored.
-    pub acknowledged: Revision,
-    /// Why it cannot be told what it is to do; empty if it can.
-    pub unserved: String,
-    /// The revision of the assignment that its last report was made under, once this stream has brought a complete one.
-    pub reported: Option<Revision>,
-    /// Of its last change.
-    pub revision: Revision,
-}
-
-/// Numbers the streams of agents; given by the sessions, unique over a controller's life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
 /// What a node last said of an instance. Volatile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Observed {
@@ -447,137 +343,4 @@ pub struct Observed {
     pub status: InstanceStatus,
     /// Of its last change.
     pub revision: Revision,
-}
-
-/// Why an instance has no node, or cannot leave the one it has. Volatile.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
-    /// Which instance.
-    pub instance: InstanceName,
-    /// Why.
-    pub cause: WaitingCause,
-}
-
-impl Waiting {
-    /// The demand that no node meets, if that is the cause.
-    #[must_use]
-    pub fn demand(&self) -> Option<&Demand> {
-        match &self.cause {
-            WaitingCause::Unplaced(demand) => Some(demand),
-            _ => None,
-        }
-    }
-}
-
-/// What an instance waits for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WaitingCause {
-    /// No node meets what it wants; why is in the [`Unmet`] of this demand.
-    Unplaced(Demand),
-    /// The address that was declared for it is not to be had; the text says whose it is.
-    Address(String),
-    /// It should move, but its volumes are on its node.
-    Pinned,
-    /// It should grow, but its node is full, and its volumes are there.
-    NoRoom,
-    /// Its volume is on a node that does not take it now.
-    VolumeAt {
-        /// Which volume.
-        volume: VolumeName,
-        /// Where it is.
-        node: NodeName,
-        /// Why it cannot go there.
-        reason: Arc<Reason>,
-    },
-    /// Its volume cannot be used.
-    Volume {
-        /// Whose.
-        instance: InstanceName,
-        /// Which volume.
-        volume: VolumeName,
-        /// Where it is, or was.
-        node: NodeName,
-        /// What became of it.
-        state: VolumeState,
-    },
-    /// Two of its volumes are on two nodes.
-    VolumesApart {
-        /// One of them, and where it is.
-        one: (VolumeName, NodeName),
-        /// The other one.
-        other: (VolumeName, NodeName),
-    },
-}
-
-impl fmt::Display for WaitingCause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unplaced(_) => f.write_str("waits for a node that fits"),
-            Self::Address(refusal) => f.write_str(refusal),
-            Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
-            Self::NoRoom => f.write_str(
-                "what it is to become does not fit on this node, and its volumes are here",
-            ),
-            Self::VolumeAt { volume, node, reason } => {
-                write!(f, "its volume {volume} is on {node}, which {}", why_not_there(node, reason))
-            }
-            Self::Volume { instance, volume, node, state } => match state {
-                VolumeState::Deleting { .. } => {
-                    write!(f, "waits until {node} has deleted its volume {volume}")
-                }
-                VolumeState::Stale => write!(
-                    f,
-                    "{node} has an old copy of its volume {volume}; `dwell volume rm {instance} {volume}` deletes it"
-                ),
-                VolumeState::Lost | VolumeState::Kept => write!(
-                    f,
-                    "its volume {volume} was on {node}, which was removed; join {node} again with its data, or give the \
-                     data up with `dwell volume rm {instance} {volume}`"
-                ),
-            },
-            Self::VolumesApart { one, other } => write!(
-                f,
-                "its volume {} is on {}, but {} is on {}; delete one of them with `dwell volume rm`",
-                one.0, one.1, other.0, other.1
-            ),
-        }
-    }
-}
-
-/// What instances want of a node that are the same to the scheduler: all with one demand get one answer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Demand {
-    /// Whose they are, and so where they may go, and from which others they keep apart.
-    pub workload: WorkloadName,
-    /// Processor time for each.
-    pub cpu: Millicores,
-    /// Memory for each.
-    pub memory: Bytes,
-    /// Whether each takes an address of its node's block.
-    pub takes_address: bool,
-}
-
-impl Demand {
-    /// What each of them takes of a node.
-    #[must_use]
-    pub fn request(&self) -> Resources {
-        Resources { cpu: self.cpu, memory: self.memory }
-    }
-}
-
-/// No node meets a demand. Volatile; there until something changes that could meet it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unmet {
-    /// Which.
-    pub demand: Demand,
-    /// Why.
-    pub reason: Reason,
-}
-
-impl Unmet {
-    /// As an object.
-    #[must_use]
-    pub fn of(demand: Demand, reason: Reason) -> Arc<Self> {
-        Arc::new(Self { demand, reason })
-    }
 }

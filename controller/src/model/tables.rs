@@ -4,23 +4,23 @@
 //! step; commands, reverting and restoring all go through these two. What an index says is a function
 //! of the objects, so putting the old objects back puts the indexes back.
 
+mod index;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_core::clock::Timestamp;
 use dwell_core::id::{
     InstanceName, KeySetName, NodeName, ORDINAL_MAX, Revision, VersionNumber, WorkloadName,
 };
-use dwell_core::instance::RunState;
 use dwell_core::net::ClusterRange;
 use dwell_core::registry::RegistryHost;
-use dwell_core::workload::Resources;
-use ipnet::Ipv4Net;
 
+use self::index::Index;
+pub(super) use self::index::Occupancy;
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
-    Registry, Reserved, Stored, TokenId, Unmet, UpdateState, Waiting, Workload,
+    Registry, Reserved, Stored, TokenId, Unmet, Waiting, Workload,
 };
 use super::record::{Key, Record};
 use super::versions::Version;
@@ -54,51 +54,6 @@ pub(super) struct Tables {
 /// What an event is counted as. A session over SSH has several, which come together.
 fn event_kind(reason: &str) -> &str {
     if reason.starts_with("ssh-") { "ssh" } else { reason }
-}
-
-/// What is on a node, or promised to come there.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Occupancy {
-    /// Instances that are, or may be, there.
-    pub(super) instances: BTreeSet<InstanceName>,
-    /// Instances on their way there.
-    pub(super) arriving: BTreeSet<InstanceName>,
-    /// What all of them were promised.
-    pub(super) promised: Resources,
-}
-
-/// The indexes. Entries without content are removed, so that equal objects make equal indexes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Index {
-    pub(super) range: ClusterRange,
-    /// Whose an address is.
-    pub(super) holders: BTreeMap<Ipv4Addr, InstanceName>,
-    /// How many addresses of a block are held or in quarantine.
-    pub(super) block_load: BTreeMap<Ipv4Net, u32>,
-    /// Whose a block is.
-    pub(super) blocks: BTreeMap<Ipv4Net, NodeName>,
-    /// What is on each node.
-    pub(super) occupancy: BTreeMap<NodeName, Occupancy>,
-    /// Instances without a node that are not known to fit nowhere.
-    pub(super) open: BTreeSet<InstanceName>,
-    /// Instances that wait for a node that fits, with a node or without.
-    pub(super) blocked: BTreeMap<Demand, BTreeSet<InstanceName>>,
-    /// How many instances of a workload are on each node, or on their way there.
-    pub(super) copies: BTreeMap<WorkloadName, BTreeMap<NodeName, u32>>,
-    /// Instances that the rollout has to look at, without those that are known to fit nowhere.
-    pub(super) due: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
-    /// Instances that are being changed.
-    pub(super) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
-    /// Instances that are not known to hold with the newest version of their workload, but should.
-    pub(super) unproven: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
-    /// Where instances outside their address's block are.
-    pub(super) exceptions: BTreeMap<Ipv4Addr, NodeName>,
-    /// The volumes of each instance, whether or not it is there.
-    volumes_of: BTreeMap<InstanceName, BTreeSet<VolumeKey>>,
-    /// The volumes of each node.
-    volumes_on: BTreeMap<NodeName, BTreeSet<VolumeKey>>,
-    /// Quarantined addresses by the end of their quarantine.
-    pub(super) expiry: BTreeSet<(Timestamp, Ipv4Addr)>,
 }
 
 impl Tables {
@@ -412,187 +367,4 @@ impl Tables {
     pub(super) fn index(&self) -> &Index {
         &self.index
     }
-}
-
-impl Index {
-    /// An instance was `old` and is `new`.
-    fn instance(&mut self, old: Option<&Instance>, new: Option<&Instance>) {
-        if let Some(old) = old {
-            self.forget(old);
-        }
-        if let Some(new) = new {
-            self.remember(new);
-        }
-    }
-
-    fn remember(&mut self, instance: &Instance) {
-        let name = &instance.name;
-        if let Some(identity) = instance.identity {
-            self.holders.insert(identity.address, name.clone());
-            self.load(identity.address, true);
-        }
-        if let Some(node) = &instance.node {
-            let occupancy = self.occupancy.entry(node.clone()).or_default();
-            occupancy.instances.insert(name.clone());
-            occupancy.promise(instance.share());
-            if let Some((address, node)) = self.exception(instance) {
-                self.exceptions.insert(address, node.clone());
-            }
-        }
-        if let Some(place) = destination(instance).or(instance.node.as_ref()) {
-            let copies = self.copies.entry(name.workload().clone()).or_default();
-            *copies.entry(place.clone()).or_default() += 1;
-        }
-        if let Some(to) = destination(instance) {
-            let occupancy = self.occupancy.entry(to.clone()).or_default();
-            occupancy.arriving.insert(name.clone());
-            occupancy.promise(instance.share());
-        }
-        if is_unproven(instance) {
-            self.unproven.entry(name.workload().clone()).or_default().insert(name.clone());
-        }
-        if instance.update == UpdateState::Updating {
-            self.updating.entry(name.workload().clone()).or_default().insert(name.clone());
-        }
-    }
-
-    fn forget(&mut self, instance: &Instance) {
-        let name = &instance.name;
-        if let Some(identity) = instance.identity {
-            self.holders.remove(&identity.address);
-            self.load(identity.address, false);
-            self.exceptions.remove(&identity.address);
-        }
-        if let Some(place) = destination(instance).or(instance.node.as_ref())
-            && let Some(copies) = self.copies.get_mut(name.workload())
-            && let Some(count) = copies.get_mut(place)
-        {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                copies.remove(place);
-            }
-            if copies.is_empty() {
-                self.copies.remove(name.workload());
-            }
-        }
-        for node in [instance.node.as_ref(), destination(instance)].into_iter().flatten() {
-            if let Some(occupancy) = self.occupancy.get_mut(node) {
-                occupancy.instances.remove(name);
-                occupancy.arriving.remove(name);
-                occupancy.release(instance.share());
-                if occupancy.instances.is_empty() && occupancy.arriving.is_empty() {
-                    self.occupancy.remove(node);
-                }
-            }
-        }
-        remove_from(&mut self.updating, name.workload(), name);
-        remove_from(&mut self.unproven, name.workload(), name);
-    }
-
-    /// An instance waited for `old` and waits for `new`.
-    fn waiting(&mut self, old: Option<&Waiting>, new: Option<&Waiting>) {
-        if let Some((waiting, demand)) = old.and_then(|old| Some((old, old.demand()?))) {
-            remove_from(&mut self.blocked, demand, &waiting.instance);
-        }
-        if let Some((waiting, demand)) = new.and_then(|new| Some((new, new.demand()?))) {
-            self.blocked.entry(demand.clone()).or_default().insert(waiting.instance.clone());
-        }
-    }
-
-    /// Lists an instance that may get a place or a turn.
-    fn list(&mut self, name: &InstanceName, instance: Option<&Instance>) {
-        if instance.is_some_and(|instance| instance.node.is_none()) {
-            self.open.insert(name.clone());
-        } else {
-            self.open.remove(name);
-        }
-        let due = |instance: &Instance| instance.update == UpdateState::Due;
-        if instance.is_some_and(due) {
-            self.due.entry(name.workload().clone()).or_default().insert(name.clone());
-        } else {
-            remove_from(&mut self.due, name.workload(), name);
-        }
-    }
-
-    /// The address and place of an instance that lives outside its address's block. A node's block
-    /// does not change while instances are there, so this needs to be asked only when they change.
-    pub(super) fn exception<'a>(&self, instance: &'a Instance) -> Option<(Ipv4Addr, &'a NodeName)> {
-        let (identity, node) = (instance.identity?, instance.node.as_ref()?);
-        let block = self.range.block_of(identity.address)?;
-        (self.blocks.get(&block) != Some(node)).then_some((identity.address, node))
-    }
-
-    fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
-        if let Some(block) = old.and_then(|old| old.block) {
-            self.blocks.remove(&block);
-        }
-        if let Some(new) = new
-            && let Some(block) = new.block
-        {
-            self.blocks.insert(block, new.name.clone());
-        }
-    }
-
-    fn quarantine(&mut self, old: Option<&Quarantine>, new: Option<&Quarantine>) {
-        if let Some(old) = old {
-            self.expiry.remove(&(old.until, old.address));
-            self.load(old.address, false);
-        }
-        if let Some(new) = new {
-            self.expiry.insert((new.until, new.address));
-            self.load(new.address, true);
-        }
-    }
-
-    fn remember_volume(&mut self, key: &VolumeKey) {
-        self.volumes_of.entry(key.instance.clone()).or_default().insert(key.clone());
-        self.volumes_on.entry(key.node.clone()).or_default().insert(key.clone());
-    }
-
-    fn forget_volume(&mut self, key: &VolumeKey) {
-        remove_from(&mut self.volumes_of, &key.instance, key);
-        remove_from(&mut self.volumes_on, &key.node, key);
-    }
-
-    fn load(&mut self, address: Ipv4Addr, more: bool) {
-        let Some(block) = self.range.block_of(address) else { return };
-        let load = self.block_load.entry(block).or_default();
-        *load = if more { load.saturating_add(1) } else { load.saturating_sub(1) };
-        if *load == 0 {
-            self.block_load.remove(&block);
-        }
-    }
-}
-
-impl Occupancy {
-    fn promise(&mut self, resources: Resources) {
-        self.promised = self.promised.plus(resources);
-    }
-
-    fn release(&mut self, resources: Resources) {
-        self.promised = self.promised.minus(resources);
-    }
-}
-
-/// Takes one of a set away, and the set if it was the last.
-fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, of: &K, value: &V) {
-    if let Some(set) = sets.get_mut(of) {
-        set.remove(value);
-        if set.is_empty() {
-            sets.remove(of);
-        }
-    }
-}
-
-/// Whether an instance stands against its workload's newest version being good: it has one to come, or runs and has
-/// not held yet.
-fn is_unproven(instance: &Instance) -> bool {
-    let is_tried = instance.node.is_some() && instance.run == RunState::Running;
-    !instance.removing
-        && (instance.update != UpdateState::Current || (is_tried && !instance.holds()))
-}
-
-/// Where an instance is on its way to.
-fn destination(instance: &Instance) -> Option<&NodeName> {
-    instance.leaving.as_ref()?.to.as_ref()
 }

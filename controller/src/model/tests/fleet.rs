@@ -3,6 +3,9 @@
 //! Every change is checked as it is made: that refusals leave no trace, that reverting restores, that
 //! what is stored is what is known, and that no two containers of one identity are ever there.
 
+mod check;
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -21,6 +24,7 @@ use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
 use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
 
+use self::check::durable;
 use crate::model::tables::Tables;
 use crate::model::{
     Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply, SessionId,
@@ -186,43 +190,6 @@ impl Fleet {
             }
         }
         self.model.publish(changes);
-    }
-
-    fn check_change(&mut self, change: &Change) {
-        let as_instance = |record: &Option<Record>| match record {
-            Some(Record::Instance(instance)) => Some(Instance::clone(instance)),
-            _ => None,
-        };
-        let (old, new) = (as_instance(&change.old), as_instance(&change.new));
-        if let (Some(old), Some(new)) = (&old, &new) {
-            assert!(new.generation >= old.generation, "a generation never falls");
-            if old.node.is_some() && old.node != new.node {
-                assert!(new.node.is_none(), "never from node to node at once");
-            }
-            if let Some(identity) = old.identity {
-                assert_eq!(new.identity, Some(identity), "an identity is for life");
-            }
-        }
-        if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
-            (&change.old, &change.new)
-        {
-            assert!(new.generation >= old.generation, "a generation never falls");
-        }
-        let had = old.as_ref().and_then(|old| old.identity);
-        match (had, new.and_then(|new| new.identity)) {
-            (None, Some(identity)) => {
-                if let Some((owner, until)) = self.released.remove(&identity.address) {
-                    let Key::Instance(name) = &change.key else { unreachable!() };
-                    assert!(owner == *name || until <= self.now, "quarantine holds");
-                }
-            }
-            (Some(identity), None) => {
-                let until = self.now.after(self.model.settings().quarantine.as_duration());
-                let Key::Instance(name) = &change.key else { unreachable!() };
-                self.released.insert(identity.address, (name.clone(), until));
-            }
-            _ => {}
-        }
     }
 
     /// The controller is killed and starts again from its store.
@@ -444,98 +411,6 @@ impl Fleet {
         panic!("the fleet does not come to rest");
     }
 
-    /// No instance mounts a volume while another host has a newer one: nothing comes up empty or old in
-    /// place of what is full and new.
-    fn check_volumes(&self) {
-        for (node, host) in &self.hosts {
-            for (name, assigned) in host.assigned() {
-                if !host.containers.contains_key(name) {
-                    continue;
-                }
-                for volume in assigned.template.volumes() {
-                    let key = (name.clone(), volume.clone());
-                    let others = self.hosts.iter().filter(|(other, _)| *other != node);
-                    for (other, there) in others {
-                        let is_stale =
-                            self.model.volumes(Some(name), Some(other)).iter().all(|view| {
-                                view.volume.key.name != *volume
-                                    || view.volume.state == VolumeState::Stale
-                            });
-                        assert!(
-                            !there.volumes.contains(&key) || is_stale,
-                            "{name} runs on {node}, but its volume {volume} is on {other}"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    /// Nothing is ever there twice.
-    pub(super) fn check_containers(&self) {
-        self.check_volumes();
-        let mut seen = BTreeMap::new();
-        for (node, host) in &self.hosts {
-            for name in host.containers.keys() {
-                if let Some(other) = seen.insert(name, node) {
-                    panic!("{name} has a container on {other} and on {node}");
-                }
-            }
-        }
-    }
-
-    /// What always holds.
-    pub(super) fn check(&self) {
-        self.check_containers();
-        assert_eq!(rebuilt(&self.model.tables), self.model.tables, "the indexes are in step");
-        let instances = self.model.tables.instances();
-        let addresses: Vec<Ipv4Addr> = instances
-            .values()
-            .filter_map(|instance| instance.identity)
-            .map(|identity| identity.address)
-            .collect();
-        let unique: BTreeSet<&Ipv4Addr> = addresses.iter().collect();
-        assert_eq!(unique.len(), addresses.len(), "no address belongs to two");
-        let mut assigned = BTreeSet::new();
-        for name in self.model.tables.nodes().keys() {
-            for one in self.model.assignment(name).instances.into_keys() {
-                assert!(assigned.insert(one.clone()), "{one} is assigned twice");
-            }
-        }
-        let known: BTreeSet<&InstanceName> = instances.keys().collect();
-        for name in self.model.tables.observed().keys().chain(self.model.tables.waiting().keys()) {
-            assert!(known.contains(name), "nothing is known of {name}, which is not there");
-        }
-        for instance in instances.values() {
-            let waits = self.model.tables.waiting().contains_key(&instance.name);
-            assert!(instance.node.is_some() || waits, "{} waits without a reason", instance.name);
-        }
-        for name in self.model.tables.nodes().keys() {
-            let here = instances.values().filter(|one| {
-                one.assigned_to() == Some(name)
-                    || one.leaving.as_ref().is_some_and(|leaving| leaving.to.as_ref() == Some(name))
-            });
-            let promised: u64 = here.map(|one| one.share().cpu.0).sum();
-            assert!(promised <= Self::capacity().cpu.0, "{name} is promised {promised}m");
-        }
-        for spec in self.model.workloads() {
-            let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
-            let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();
-            assert!(changing.map_or(0, BTreeSet::len) <= allowed, "too many change at once");
-        }
-        let shown = self.model.directory();
-        let views = instances.keys().filter_map(|name| self.model.instance(name));
-        let entries = views.filter_map(|view| {
-            let address = view.instance.identity?.address;
-            let ready = view.status.phase == Phase::Running && view.status.health.is_good();
-            Some((view.instance.name.clone(), DirectoryInstance { address, ready }))
-        });
-        assert_eq!(shown.instances, entries.collect(), "the directory is what lists show");
-        let declared = self.model.tables.workloads();
-        assert!(shown.workloads.keys().eq(declared.keys()), "every workload is in the directory");
-        assert!(self.model.tables.events().len() <= self.model.settings().events_max);
-    }
-
     pub(super) fn update_node(&mut self, name: &str, change: NodeChange) -> Result<Reply, Refusal> {
         self.command(Command::UpdateNode { node: node(name), change })
     }
@@ -570,121 +445,6 @@ impl Fleet {
     }
 }
 
-impl Host {
-    /// Where the assignment held is.
-    pub(super) fn position(&self) -> Position {
-        self.held.as_ref().map(Assignment::position).unwrap_or_default()
-    }
-
-    /// The revision of the assignment held.
-    pub(super) fn revision(&self) -> Revision {
-        self.held.as_ref().map_or(Revision(0), |held| held.revision)
-    }
-
-    /// The instances of the assignment held.
-    pub(super) fn assigned(&self) -> &BTreeMap<InstanceName, Assigned> {
-        static NOTHING: BTreeMap<InstanceName, Assigned> = BTreeMap::new();
-        self.held.as_ref().map_or(&NOTHING, |held| &held.instances)
-    }
-
-    /// How its stream begins.
-    pub(super) fn hello(&self, address: Ipv4Addr) -> Hello {
-        let held = self.held.as_ref();
-        Hello {
-            protocol_newest: 2,
-            capacity: Fleet::capacity(),
-            status: self.look(),
-            held: held.map(Assignment::position).unwrap_or_default(),
-            term: held.map(|held| held.term).unwrap_or_default(),
-            durable: held.map(|held| held.durable).unwrap_or_default(),
-            claims: self.assigned().values().map(Claim::of).collect(),
-            host_mark: self.host_mark.clone(),
-            block: held.and_then(|held| held.network.block),
-            ..Hello::of(address)
-        }
-    }
-
-    /// Everything that is there, under the assignment held.
-    pub(super) fn look(&self) -> StatusReport {
-        StatusReport {
-            seen_under: self.held.as_ref().map(Assignment::position).unwrap_or_default(),
-            complete: true,
-            instances: self.containers.values().cloned().collect(),
-            gone: Vec::new(),
-            volumes: Some(self.seen_volumes()),
-        }
-    }
-
-    fn seen_volumes(&self) -> Vec<SeenVolume> {
-        let volumes = self.volumes.iter().cloned();
-        volumes.map(|(instance, name)| SeenVolume { instance, name, image_path: None }).collect()
-    }
-
-    /// Makes the containers what the assignment says.
-    pub(super) fn converge(&mut self, now: Timestamp) {
-        let names: Vec<InstanceName> = self.assigned().keys().cloned().collect();
-        self.containers.retain(|name, _| names.binary_search(name).is_ok());
-        for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
-            self.volumes.remove(volume);
-        }
-        for name in names {
-            self.start(&name, now);
-        }
-    }
-
-    pub(super) fn start(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned().get(name).cloned() else { return };
-        let status = self.containers.get(name);
-        let verdict = status.and_then(|status| status.verdict_on(assigned.generation));
-        if matches!(verdict, Some(Outcome::RolledBack { .. } | Outcome::Failing { .. })) {
-            return;
-        }
-        let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
-        self.volumes.extend(made);
-        let pinned = assigned.image_digest.filter(|_| !self.ignores_pins);
-        let image =
-            ContainerImage { digest: self.tags_mean.map(|own| pinned.unwrap_or(own)), id: None };
-        let status = InstanceStatus { image, ..running(&assigned, now) };
-        self.containers.insert(name.clone(), status);
-    }
-
-    /// The newest generation of an instance does not become healthy, and the old one is put back.
-    pub(super) fn fail(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned().get(name).cloned() else { return };
-        let Some(status) = self.containers.get_mut(name) else { return };
-        if status.generation >= assigned.generation {
-            // Nothing is being replaced.
-            return;
-        }
-        let reason = "does not answer".into();
-        let outcome = Outcome::RolledBack { reason };
-        status.verdict = Some(Verdict { generation: assigned.generation, outcome });
-        status.observed_at = now;
-    }
-
-    /// An instance that has nothing to go back to does not work.
-    pub(super) fn ail(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned().get(name).cloned() else { return };
-        let reason = "ended with exit code 3".to_owned();
-        let outcome = Outcome::Failing { reason: reason.clone() };
-        let verdict = Some(Verdict { generation: assigned.generation, outcome });
-        let sick = InstanceStatus {
-            phase: Phase::Backoff,
-            verdict,
-            message: reason,
-            ..running(&assigned, now)
-        };
-        self.containers.insert(name.clone(), sick);
-    }
-
-    /// An instance runs, and nothing more is known.
-    pub(super) fn try_out(&mut self, name: &InstanceName, now: Timestamp) {
-        let Some(assigned) = self.assigned().get(name).cloned() else { return };
-        let verdict = Some(Verdict { generation: assigned.generation, outcome: Outcome::Open });
-        self.containers.insert(name.clone(), InstanceStatus { verdict, ..running(&assigned, now) });
-    }
-}
-
 pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
     InstanceStatus {
         instance: assigned.instance.clone(),
@@ -716,54 +476,4 @@ pub(super) fn plans(reply: Reply) -> Vec<WorkloadPlan> {
 
 pub(super) fn at(generation: u64) -> Generation {
     Generation(generation)
-}
-
-/// The same objects in fresh tables, with or without the volatile ones.
-fn copy(tables: &Tables, volatile: bool) -> Tables {
-    let mut copy = Tables::new(settings_range(tables));
-    let nodes = tables.nodes().values().cloned().map(Record::Node);
-    let rest = tables.workloads().values().cloned().map(Record::Workload);
-    let versions = tables.versions().values().flat_map(BTreeMap::values);
-    let rest = rest.chain(versions.cloned().map(Record::Version));
-    let rest = rest.chain(tables.instances().values().cloned().map(Record::Instance));
-    let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
-    let rest = rest.chain(tables.key_sets().values().cloned().map(Record::KeySet));
-    let rest = rest.chain(tables.registries().values().cloned().map(Record::Registry));
-    let rest = rest.chain(tables.events().values().cloned().map(Record::Event));
-    let rest = rest.chain(tables.volumes().values().cloned().map(Record::Volume));
-    let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
-    for record in nodes.chain(rest) {
-        copy.put(record);
-    }
-    if let Some(history) = tables.history() {
-        copy.put(Record::History(std::sync::Arc::clone(history)));
-    }
-    if tables.stored() > Revision(0) {
-        copy.put(Record::Stored(crate::model::Stored { revision: tables.stored() }));
-    }
-    if tables.reserved() > Revision(0) {
-        copy.put(Record::Reserved(crate::model::Reserved { revision: tables.reserved() }));
-    }
-    if volatile {
-        let links = tables.links().values().cloned().map(Record::Link);
-        let observed = tables.observed().values().cloned().map(Record::Observed);
-        let waiting = tables.waiting().values().cloned().map(Record::Waiting);
-        let unmet = tables.unmet().values().cloned().map(Record::Unmet);
-        for record in links.chain(observed).chain(waiting).chain(unmet) {
-            copy.put(record);
-        }
-    }
-    copy
-}
-
-fn settings_range(tables: &Tables) -> ClusterRange {
-    tables.index().range
-}
-
-fn rebuilt(tables: &Tables) -> Tables {
-    copy(tables, true)
-}
-
-fn durable(tables: &Tables) -> Tables {
-    copy(tables, false)
 }

@@ -1,0 +1,115 @@
+//! Nodes, what lets a host become one, and the connections to them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::host_mark::HostMark;
+use dwell_core::id::{NodeName, PoolName, Revision};
+use dwell_core::node::{Capacity, NodeState};
+use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
+
+/// A host that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Its address in the underlay: the next hop of its block.
+    pub address: Ipv4Addr,
+    /// Where its instances' addresses come from; `None` for a node that only wants the routes, or was removed.
+    pub block: Option<Ipv4Net>,
+    /// The pool it is in.
+    pub pool: Option<PoolName>,
+    /// Free words that constraints can ask for.
+    pub labels: BTreeMap<String, String>,
+    /// Nothing new is placed here.
+    pub cordoned: bool,
+    /// Its instances are moved elsewhere.
+    pub draining: bool,
+    /// A tombstone: should the host return, it is told to run nothing.
+    pub removed: bool,
+    /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator
+    /// admits it again.
+    #[serde(default)]
+    pub contested: bool,
+    /// The machine it is on; `None` until an agent that can tell has attached.
+    #[serde(default)]
+    pub host_mark: Option<HostMark>,
+    /// Another machine that has attached with its identity last. That one is not served until an operator admits the
+    /// node again.
+    #[serde(default)]
+    pub elsewhere: Option<Elsewhere>,
+    /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
+    /// earlier enrolment under its name are worth nothing.
+    pub enrolment: String,
+    /// When it joined.
+    pub created_at: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// A machine that has attached with the identity of a node that is on another one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Elsewhere {
+    /// The machine.
+    pub host_mark: HostMark,
+    /// Where it attached from.
+    pub address: Ipv4Addr,
+    /// An operator has admitted the node again: whichever of the two machines attaches next is the node.
+    pub admitted: bool,
+}
+
+impl Node {
+    /// The other machine with its identity, if an operator has yet to decide.
+    #[must_use]
+    pub fn undecided(&self) -> Option<&Elsewhere> {
+        self.elsewhere.as_ref().filter(|elsewhere| !elsewhere.admitted)
+    }
+}
+
+/// Permission for one host to join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinToken {
+    /// Its public half.
+    pub id: TokenId,
+    /// SHA-256 of its secret half.
+    pub digest: [u8; 32],
+    /// From when on it is worth nothing.
+    pub expires_at: Timestamp,
+    /// Who joined with it.
+    pub used_by: Option<NodeName>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Names a [`JoinToken`]; chosen at random by whoever mints it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenId(pub String);
+
+/// The connection to a node. Volatile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Which node.
+    pub node: NodeName,
+    /// Its stream, if it has one.
+    pub session: Option<SessionId>,
+    /// How sure we are of it.
+    pub state: NodeState,
+    /// What it has; unknown until it has been heard of since the controller's start.
+    pub capacity: Option<Arc<Capacity>>,
+    /// The assignment's revision it has stored.
+    pub acknowledged: Revision,
+    /// Why it cannot be told what it is to do; empty if it can.
+    pub unserved: String,
+    /// The revision of the assignment that its last report was made under, once this stream has brought a complete one.
+    pub reported: Option<Revision>,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Numbers the streams of agents; given by the sessions, unique over a controller's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);

@@ -1,0 +1,144 @@
+//! Why instances wait, for people and for the next look at the nodes.
+
+use std::fmt;
+use std::sync::Arc;
+
+use dwell_core::id::{InstanceName, NodeName, VolumeName, WorkloadName};
+use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::workload::Resources;
+use dwell_scheduler::Reason;
+
+use crate::model::volumes::{VolumeState, why_not_there};
+
+/// Why an instance has no node, or cannot leave the one it has. Volatile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Which instance.
+    pub instance: InstanceName,
+    /// Why.
+    pub cause: WaitingCause,
+}
+
+impl Waiting {
+    /// The demand that no node meets, if that is the cause.
+    #[must_use]
+    pub fn demand(&self) -> Option<&Demand> {
+        match &self.cause {
+            WaitingCause::Unplaced(demand) => Some(demand),
+            _ => None,
+        }
+    }
+}
+
+/// What an instance waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitingCause {
+    /// No node meets what it wants; why is in the [`Unmet`] of this demand.
+    Unplaced(Demand),
+    /// The address that was declared for it is not to be had; the text says whose it is.
+    Address(String),
+    /// It should move, but its volumes are on its node.
+    Pinned,
+    /// It should grow, but its node is full, and its volumes are there.
+    NoRoom,
+    /// Its volume is on a node that does not take it now.
+    VolumeAt {
+        /// Which volume.
+        volume: VolumeName,
+        /// Where it is.
+        node: NodeName,
+        /// Why it cannot go there.
+        reason: Arc<Reason>,
+    },
+    /// Its volume cannot be used.
+    Volume {
+        /// Whose.
+        instance: InstanceName,
+        /// Which volume.
+        volume: VolumeName,
+        /// Where it is, or was.
+        node: NodeName,
+        /// What became of it.
+        state: VolumeState,
+    },
+    /// Two of its volumes are on two nodes.
+    VolumesApart {
+        /// One of them, and where it is.
+        one: (VolumeName, NodeName),
+        /// The other one.
+        other: (VolumeName, NodeName),
+    },
+}
+
+impl fmt::Display for WaitingCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unplaced(_) => f.write_str("waits for a node that fits"),
+            Self::Address(refusal) => f.write_str(refusal),
+            Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
+            Self::NoRoom => f.write_str(
+                "what it is to become does not fit on this node, and its volumes are here",
+            ),
+            Self::VolumeAt { volume, node, reason } => {
+                write!(f, "its volume {volume} is on {node}, which {}", why_not_there(node, reason))
+            }
+            Self::Volume { instance, volume, node, state } => match state {
+                VolumeState::Deleting { .. } => {
+                    write!(f, "waits until {node} has deleted its volume {volume}")
+                }
+                VolumeState::Stale => write!(
+                    f,
+                    "{node} has an old copy of its volume {volume}; `dwell volume rm {instance} {volume}` deletes it"
+                ),
+                VolumeState::Lost | VolumeState::Kept => write!(
+                    f,
+                    "its volume {volume} was on {node}, which was removed; join {node} again with its data, or give the \
+                     data up with `dwell volume rm {instance} {volume}`"
+                ),
+            },
+            Self::VolumesApart { one, other } => write!(
+                f,
+                "its volume {} is on {}, but {} is on {}; delete one of them with `dwell volume rm`",
+                one.0, one.1, other.0, other.1
+            ),
+        }
+    }
+}
+
+/// What instances want of a node that are the same to the scheduler: all with one demand get one answer.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Demand {
+    /// Whose they are, and so where they may go, and from which others they keep apart.
+    pub workload: WorkloadName,
+    /// Processor time for each.
+    pub cpu: Millicores,
+    /// Memory for each.
+    pub memory: Bytes,
+    /// Whether each takes an address of its node's block.
+    pub takes_address: bool,
+}
+
+impl Demand {
+    /// What each of them takes of a node.
+    #[must_use]
+    pub fn request(&self) -> Resources {
+        Resources { cpu: self.cpu, memory: self.memory }
+    }
+}
+
+/// No node meets a demand. Volatile; there until something changes that could meet it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unmet {
+    /// Which.
+    pub demand: Demand,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl Unmet {
+    /// As an object.
+    #[must_use]
+    pub fn of(demand: Demand, reason: Reason) -> Arc<Self> {
+        Arc::new(Self { demand, reason })
+    }
+}

@@ -1,0 +1,118 @@
+//! What a host does with what it is told.
+
+use super::*;
+
+impl Host {
+    /// Where the assignment held is.
+    pub(in crate::model::tests) fn position(&self) -> Position {
+        self.held.as_ref().map(Assignment::position).unwrap_or_default()
+    }
+
+    /// The revision of the assignment held.
+    pub(in crate::model::tests) fn revision(&self) -> Revision {
+        self.held.as_ref().map_or(Revision(0), |held| held.revision)
+    }
+
+    /// The instances of the assignment held.
+    pub(in crate::model::tests) fn assigned(&self) -> &BTreeMap<InstanceName, Assigned> {
+        static NOTHING: BTreeMap<InstanceName, Assigned> = BTreeMap::new();
+        self.held.as_ref().map_or(&NOTHING, |held| &held.instances)
+    }
+
+    /// How its stream begins.
+    pub(in crate::model::tests) fn hello(&self, address: Ipv4Addr) -> Hello {
+        let held = self.held.as_ref();
+        Hello {
+            protocol_newest: 2,
+            capacity: Fleet::capacity(),
+            status: self.look(),
+            held: held.map(Assignment::position).unwrap_or_default(),
+            term: held.map(|held| held.term).unwrap_or_default(),
+            durable: held.map(|held| held.durable).unwrap_or_default(),
+            claims: self.assigned().values().map(Claim::of).collect(),
+            host_mark: self.host_mark.clone(),
+            block: held.and_then(|held| held.network.block),
+            ..Hello::of(address)
+        }
+    }
+
+    /// Everything that is there, under the assignment held.
+    pub(in crate::model::tests) fn look(&self) -> StatusReport {
+        StatusReport {
+            seen_under: self.held.as_ref().map(Assignment::position).unwrap_or_default(),
+            complete: true,
+            instances: self.containers.values().cloned().collect(),
+            gone: Vec::new(),
+            volumes: Some(self.seen_volumes()),
+        }
+    }
+
+    fn seen_volumes(&self) -> Vec<SeenVolume> {
+        let volumes = self.volumes.iter().cloned();
+        volumes.map(|(instance, name)| SeenVolume { instance, name, image_path: None }).collect()
+    }
+
+    /// Makes the containers what the assignment says.
+    pub(in crate::model::tests) fn converge(&mut self, now: Timestamp) {
+        let names: Vec<InstanceName> = self.assigned().keys().cloned().collect();
+        self.containers.retain(|name, _| names.binary_search(name).is_ok());
+        for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
+            self.volumes.remove(volume);
+        }
+        for name in names {
+            self.start(&name, now);
+        }
+    }
+
+    pub(in crate::model::tests) fn start(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let status = self.containers.get(name);
+        let verdict = status.and_then(|status| status.verdict_on(assigned.generation));
+        if matches!(verdict, Some(Outcome::RolledBack { .. } | Outcome::Failing { .. })) {
+            return;
+        }
+        let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
+        self.volumes.extend(made);
+        let pinned = assigned.image_digest.filter(|_| !self.ignores_pins);
+        let image =
+            ContainerImage { digest: self.tags_mean.map(|own| pinned.unwrap_or(own)), id: None };
+        let status = InstanceStatus { image, ..running(&assigned, now) };
+        self.containers.insert(name.clone(), status);
+    }
+
+    /// The newest generation of an instance does not become healthy, and the old one is put back.
+    pub(in crate::model::tests) fn fail(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let Some(status) = self.containers.get_mut(name) else { return };
+        if status.generation >= assigned.generation {
+            // Nothing is being replaced.
+            return;
+        }
+        let reason = "does not answer".into();
+        let outcome = Outcome::RolledBack { reason };
+        status.verdict = Some(Verdict { generation: assigned.generation, outcome });
+        status.observed_at = now;
+    }
+
+    /// An instance that has nothing to go back to does not work.
+    pub(in crate::model::tests) fn ail(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let reason = "ended with exit code 3".to_owned();
+        let outcome = Outcome::Failing { reason: reason.clone() };
+        let verdict = Some(Verdict { generation: assigned.generation, outcome });
+        let sick = InstanceStatus {
+            phase: Phase::Backoff,
+            verdict,
+            message: reason,
+            ..running(&assigned, now)
+        };
+        self.containers.insert(name.clone(), sick);
+    }
+
+    /// An instance runs, and nothing more is known.
+    pub(in crate::model::tests) fn try_out(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let verdict = Some(Verdict { generation: assigned.generation, outcome: Outcome::Open });
+        self.containers.insert(name.clone(), InstanceStatus { verdict, ..running(&assigned, now) });
+    }
+}
