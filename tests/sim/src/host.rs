@@ -1,24 +1,23 @@
 //! A host: its power, clocks, disk, network namespaces, engine and link, none of which can be relied on.
 
-use dwell_core::container::ContainerId;
+mod engine;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_agent_core::{Listed, Watch};
 use dwell_core::clock::Timestamp;
-use dwell_core::container::{Container, ContainerState, Details};
+use dwell_core::container::{Container, ContainerId, ContainerState};
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
-use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
-use dwell_core::quantity::Millis;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_core::workload::{Fingerprint, Limits};
 use dwell_planner::{Failure, FailureKind, Journal, Step};
 
+pub(crate) use self::engine::{BAD, Engine, Mode, Real, Temper};
 use crate::agent::Agent;
 use crate::schedule::Ms;
 
@@ -125,138 +124,6 @@ pub(crate) struct Link {
     /// What the host says arrives twice.
     pub(crate) repeats: bool,
 }
-
-/// Whether the engine answers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Mode {
-    #[default]
-    Up,
-    /// Its daemon is not there; containers run on.
-    Down,
-    /// It takes calls and does not answer.
-    Hung,
-}
-
-/// A container engine.
-#[derive(Debug, Default)]
-pub(crate) struct Engine {
-    pub(crate) mode: Mode,
-    pub(crate) containers: BTreeMap<ContainerId, Real>,
-    pub(crate) images: BTreeSet<String>,
-    /// In percent: how many calls fail.
-    pub(crate) failing: u32,
-    /// In percent: how many answers get lost.
-    pub(crate) losing: u32,
-    /// How long a call may take beyond the usual.
-    pub(crate) slow_max: Ms,
-    made: u64,
-}
-
-/// A container as it really is.
-#[derive(Clone, Debug)]
-pub(crate) struct Real {
-    pub(crate) instance: InstanceName,
-    pub(crate) generation: Generation,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) limits: Limits,
-    pub(crate) restarts_asked: u64,
-    pub(crate) image: String,
-    pub(crate) address: Ipv4Addr,
-    pub(crate) has_volume: bool,
-    /// As the engine believes.
-    pub(crate) state: ContainerState,
-    pub(crate) started_at: Option<Timestamp>,
-    finished_at: Option<Timestamp>,
-    exit_code: Option<i32>,
-    pub(crate) health: Health,
-    /// Counts its starts.
-    pub(crate) run: u64,
-    /// Its main process has ended, and the engine has missed it.
-    pub(crate) missed_death: bool,
-    /// The engine takes it for ended, and its main process runs on.
-    pub(crate) lost_process: bool,
-    /// What it was promised for its end.
-    pub(crate) grace: Millis,
-    /// It is somebody else's, with labels like those of dwell of which one is malformed.
-    pub(crate) foreign: bool,
-}
-
-impl Engine {
-    /// It is the engine of a host that starts from a copy of another one's disk.
-    pub(crate) fn copy(&mut self, original: &Self) {
-        self.containers = original.containers.clone();
-        self.images = original.images.clone();
-        self.made = original.made;
-        self.containers.values_mut().for_each(|real| real.lost_process = false);
-        for real in
-            self.containers.values_mut().filter(|real| real.state == ContainerState::Running)
-        {
-            (real.state, real.exit_code, real.missed_death) = (ContainerState::Exited, None, false);
-            real.finished_at = real.started_at;
-        }
-    }
-}
-
-impl Real {
-    pub(crate) fn is_running(&self) -> bool {
-        self.state == ContainerState::Running && !self.missed_death
-    }
-
-    /// As the engine tells it to one who looks closely.
-    fn seen(&self, id: &ContainerId) -> Container {
-        let runs = self.state == ContainerState::Running;
-        Container {
-            id: id.clone(),
-            instance: self.instance.clone(),
-            generation: self.generation,
-            fingerprint: self.fingerprint.clone(),
-            state: self.state,
-            restarts_asked: self.restarts_asked,
-            details: Some(Details {
-                pid: runs.then(|| u32::try_from(self.run).unwrap_or(u32::MAX)),
-                started_at: self.started_at,
-                finished_at: self.finished_at,
-                exit_code: self.exit_code,
-                out_of_memory: false,
-                limits: self.limits,
-                stop_grace: Some(self.grace),
-                own_ssh: false,
-                image: ContainerImage::default(),
-            }),
-        }
-    }
-}
-
-/// How the program in an image behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Temper {
-    /// It runs and is healthy after a while.
-    Good,
-    /// It ends after this time.
-    Ends(Ms),
-    /// It runs and is never healthy.
-    Sick,
-    /// It cannot be started.
-    Broken,
-    /// It cannot be fetched.
-    Absent,
-}
-
-impl Temper {
-    pub(crate) fn of(image: &str) -> Self {
-        match image.split(':').next() {
-            Some("ends-soon") => Self::Ends(500),
-            Some("ends-late") => Self::Ends(3_000),
-            Some("sick") => Self::Sick,
-            Some("broken") => Self::Broken,
-            Some("absent") => Self::Absent,
-            _ => Self::Good,
-        }
-    }
-}
-
-/// The names of images that do not work.
-pub(crate) const BAD: [&str; 5] = ["ends-soon", "ends-late", "sick", "broken", "absent"];
 
 /// Who starts and ends, for the world to keep books.
 #[derive(Debug)]
