@@ -11,7 +11,8 @@ pub mod cache;
 
 use dwell_core::session::NodeNetwork;
 
-use dwell_network::{Exception, HostNetwork, Peer, PortRange, RouteTable};
+use crate::config::OverlayChoice;
+use dwell_network::{Exception, HostNetwork, Overlay, Peer, PortRange, RouteTable};
 
 /// What the host's operator has chosen about its network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,8 @@ pub struct HostChoices {
     pub answers_names: bool,
     /// See [`HostNetwork::untracked`].
     pub untracked: bool,
+    /// How instances of nodes are reached that share no segment with this one.
+    pub overlay: OverlayChoice,
 }
 
 /// What the host is to provide.
@@ -41,7 +44,7 @@ pub fn host_network(network: &NodeNetwork, choices: &HostChoices) -> HostNetwork
 
 /// The routes to other nodes. Exceptions that lead here need none: a sandbox brings its route along.
 #[must_use]
-pub fn routes(network: &NodeNetwork) -> RouteTable {
+pub fn routes(network: &NodeNetwork, overlay: Option<Overlay>) -> RouteTable {
     let peers = network.peers.iter();
     let exceptions = network.exceptions.iter();
     RouteTable {
@@ -52,6 +55,7 @@ pub fn routes(network: &NodeNetwork) -> RouteTable {
             .filter(|(_, node)| network.peers.contains_key(*node))
             .map(|(&address, node)| Exception { address, node: node.clone() })
             .collect(),
+        overlay,
     }
 }
 
@@ -61,6 +65,7 @@ mod tests {
     use dwell_core::session::NodePeer;
 
     use super::*;
+    use crate::config::OverlayMode;
 
     #[test]
     fn instances_ask_elsewhere_without_an_answering_agent_or_a_zone() {
@@ -74,6 +79,7 @@ mod tests {
                 host_access: Vec::new(),
                 answers_names: answers,
                 untracked: true,
+                overlay: OverlayChoice { mode: OverlayMode::Never, port: 4789 },
             };
             let host = host_network(&network, &choices);
             assert_eq!(host.foreign_names, foreign, "{zone:?} {answers}");
@@ -89,7 +95,7 @@ mod tests {
         network.peers.insert(node("h2"), peer);
         network.exceptions.insert("10.80.9.1".parse().unwrap(), node("h1"));
         network.exceptions.insert("10.80.9.2".parse().unwrap(), node("h2"));
-        let routes = routes(&network);
+        let routes = routes(&network, None);
         let there = Exception { address: "10.80.9.2".parse().unwrap(), node: node("h2") };
         assert_eq!(routes.exceptions, [there]);
         assert_eq!(routes.peers.len(), 1);

@@ -22,6 +22,9 @@
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! untracked: true           # what instances say to each other is not tracked where no `allow_from` needs it; `false` where a
 //!                           # firewall of this host's own decides about it by the state of connections, or translates it
+//! overlay: auto             # how instances of nodes are reached that share no segment with this one: auto, by VXLAN; never, not at
+//!                           # all; always, by VXLAN those of all nodes; the same on all nodes, as is the port
+//! overlay_port: 4789        # UDP port of VXLAN
 //! routes_only: false        # run no instances, only keep the routes to them
 //! dns:
 //!   enabled: true           # answer DNS at 169.254.1.1 and have instances ask there
@@ -34,6 +37,7 @@
 //! starting anything.
 
 mod images;
+mod overlay;
 mod ports;
 
 use std::collections::BTreeMap;
@@ -52,6 +56,7 @@ use dwell_network::GATEWAY;
 use dwell_network::linux::underlay_address;
 
 pub use self::images::{Images, Keep, Percent};
+pub use self::overlay::{OverlayChoice, OverlayMode};
 pub use self::ports::HostPorts;
 
 /// Where the file is looked for when none is named.
@@ -91,6 +96,10 @@ pub struct Config {
     pub masquerade: bool,
     /// Whether what instances say to each other goes without connection tracking where no policy needs it.
     pub untracked: bool,
+    /// How instances of nodes are reached that share no segment with this one.
+    pub overlay: OverlayMode,
+    /// The UDP port at which the nodes receive them.
+    pub overlay_port: u16,
     /// Whether this host only wants the routes.
     pub routes_only: bool,
     /// The DNS server.
@@ -149,6 +158,8 @@ impl Default for Config {
             host_access: Vec::new(),
             masquerade: true,
             untracked: true,
+            overlay: OverlayMode::Auto,
+            overlay_port: 4789,
             routes_only: false,
             dns: Dns::default(),
             log: "info".into(),
@@ -234,6 +245,12 @@ impl Config {
         self.registries.iter().filter_map(login).collect()
     }
 
+    /// What is chosen about the overlay.
+    #[must_use]
+    pub fn overlay_choice(&self) -> OverlayChoice {
+        OverlayChoice { mode: self.overlay, port: self.overlay_port }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let paths = [
             ("data_dir", &self.data_dir),
@@ -269,6 +286,10 @@ impl Config {
         }
         self.images.check()?;
         self.dns.check()?;
+        if self.overlay_port == 0 {
+            let problem = "0 is not a port that others can send to".to_owned();
+            return Err(ConfigError::Value { key: "overlay_port", problem });
+        }
         let unusable = |address: &Ipv4Addr| {
             address.is_unspecified() || address.is_multicast() || address.is_broadcast()
         };
@@ -405,6 +426,8 @@ mod tests {
             ("host_access: [53/sctp]", "ports"),
             ("host_access: [all]", "ports"),
             ("masquerade: 3", "masquerade"),
+            ("overlay: on", "overlay"),
+            ("overlay_port: 0", "overlay_port"),
             ("registries: {ghcr: {credential_helper: a}}", "ghcr"),
             ("registries: {ghcr.io: {}}", "ghcr.io: give one of"),
             ("registries: {ghcr.io: {username: a}}", "ghcr.io: give one of"),

@@ -251,6 +251,7 @@ impl Daemon {
             directory: directories(),
             settled,
         };
+        let address = address.subscribe();
         let host_network = HostNetwork {
             network,
             choices: HostChoices {
@@ -258,7 +259,9 @@ impl Daemon {
                 host_access: config.host_access.iter().map(|port| port.0).collect(),
                 answers_names: config.dns.enabled,
                 untracked: config.untracked,
+                overlay: config.overlay_choice(),
             },
+            address,
             assignment: assignment(),
             engine: engine_state.clone(),
             recheck: recheck.subscribe(),

@@ -11,6 +11,7 @@
 //! that fails for want of it would be a pause for nothing. A preparation that failed counts as well,
 //! since instances that run are better looked after with a host that is half prepared.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct HostNetwork {
     pub network: Arc<dyn Network>,
     /// What the operator has chosen.
     pub choices: HostChoices,
+    /// The address by which the other nodes know this one.
+    pub address: watch::Receiver<Ipv4Addr>,
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
@@ -129,6 +132,7 @@ impl HostNetwork {
                     due.routes |= now.routes != disturbed.routes;
                     disturbed = now;
                 }
+                Ok(()) = self.address.changed() => due.routes = true,
                 Ok(()) = self.recheck.changed() => due = EVERYTHING,
                 () = sleep_until(look_at) => {}
             }
@@ -147,7 +151,8 @@ impl HostNetwork {
             }
         }
         if due.routes {
-            match self.network.sync_routes(&routes(wanted)).await {
+            let overlay = self.choices.overlay.of(*self.address.borrow());
+            match self.network.sync_routes(&routes(wanted, overlay)).await {
                 Ok(report) => {
                     tell(&report, was_in_place);
                     done &= report.is_clean();

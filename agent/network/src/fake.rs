@@ -269,6 +269,10 @@ impl Network for FakeNetwork {
     }
 
     /// Sandboxes answer at once, and nobody else does.
+    async fn probe_overlay(&self, _: Ipv4Addr) -> Result<Option<Probe>, NetworkError> {
+        Ok(None)
+    }
+
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
         let state = self.enter(Operation::Probe).await?;
         let is_here = state.sandboxes.values().any(|sandbox| sandbox.address == address);

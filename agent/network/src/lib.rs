@@ -142,6 +142,13 @@ pub trait Network: Send + Sync + 'static {
     /// The kernel could not be asked, or no echo be sent. That nobody answers is no error.
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError>;
 
+    /// As [`Network::probe`], of the way by which instances reach a node on another segment; `None` if that is not through
+    /// the overlay.
+    ///
+    /// # Errors
+    /// As [`Network::probe`].
+    async fn probe_overlay(&self, node: Ipv4Addr) -> Result<Option<Probe>, NetworkError>;
+
     /// What the kernel has of dwell's, and where it differs from the complete `routes`. Changes nothing.
     ///
     /// # Errors
@@ -204,6 +211,19 @@ pub struct RouteTable {
     pub peers: Vec<Peer>,
     /// Addresses that live outside the block they come from.
     pub exceptions: Vec<Exception>,
+    /// How peers are reached whose address is on no network of this host; without, they are not.
+    pub overlay: Option<Overlay>,
+}
+
+/// Packets to instances within packets between hosts (VXLAN), for hosts that share no segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overlay {
+    /// The address by which the peers know this host.
+    pub local: Ipv4Addr,
+    /// The UDP port at which all hosts of the cluster receive.
+    pub port: u16,
+    /// Whether all peers are reached that way, also those on a network of this host.
+    pub always: bool,
 }
 
 /// Another node, as a next hop.
@@ -213,7 +233,7 @@ pub struct Peer {
     pub node: NodeName,
     /// Its share of the cluster's range; a routes-only node has none.
     pub block: Option<Ipv4Net>,
-    /// Its address on a network shared with this node.
+    /// Its address: on a network shared with this node, or else reached through the overlay.
     pub via: Ipv4Addr,
 }
 

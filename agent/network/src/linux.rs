@@ -29,6 +29,7 @@ mod netlink;
 mod nexthop;
 mod nftables;
 mod observe;
+mod overlay;
 mod owner;
 mod plan;
 mod program;
@@ -63,8 +64,8 @@ use self::netlink::{Netlink, Outcome, Request};
 use self::owner::Owner;
 use self::watcher::Watcher;
 use crate::{
-    Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, RouteReport, RouteTable,
-    Sandbox,
+    Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, ROUTE_PROTOCOL,
+    RouteReport, RouteTable, Sandbox,
 };
 
 /// Of the host's route to one of its own instances. The lowest, so that an instance that is here is reached
@@ -74,6 +75,9 @@ const METRIC_INSTANCE: u32 = 57;
 const METRIC_PEER: u32 = 157;
 /// Of the unreachable route of the node's own block. The highest, so that any real route wins.
 const METRIC_BLOCK: u32 = 4_157;
+
+/// The table of what leads instances to other nodes' own addresses, where that is through the overlay.
+const OVERLAY_TABLE: u8 = ROUTE_PROTOCOL;
 
 /// Calls that may wait for the thread; a caller beyond that waits to be let in.
 const CALLS_WAITING: usize = 64;
@@ -225,16 +229,18 @@ impl Network for LinuxNetwork {
     }
 
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
-        let Some((route, mtu, echo)) = self.owner.call(move |owner| owner.way_to(address)).await?
-        else {
-            return Ok(Probe { route: None, round_trip: None, mtu: 0, full_size_passes: None });
-        };
-        // Here and not by the owner, who has other things to do than to wait.
-        let (round_trip, full_size_passes) = echo
-            .measure(mtu)
-            .await
-            .map_err(refused(|| format!("send an ICMP echo to {address}")))?;
-        Ok(Probe { route: Some(route), round_trip, mtu, full_size_passes })
+        match self.owner.call(move |owner| owner.way_to(address, None)).await? {
+            Some(way) => way.probe(address).await,
+            None => Ok(Probe { route: None, round_trip: None, mtu: 0, full_size_passes: None }),
+        }
+    }
+
+    async fn probe_overlay(&self, node: Ipv4Addr) -> Result<Option<Probe>, NetworkError> {
+        let way = self.owner.call(move |owner| owner.way_to(node, Some(overlay::MARK))).await?;
+        match way.filter(|way| way.route.device == overlay::DEVICE) {
+            Some(way) => way.probe(node).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn look(&self, routes: &RouteTable) -> Result<Look, NetworkError> {

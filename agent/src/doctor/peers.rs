@@ -1,5 +1,5 @@
-//! Whether the other nodes answer at their addresses in the underlay, also to packets of full size, and
-//! whether what sandboxes send fits on the way.
+//! Whether the other nodes answer at their addresses in the underlay, and through the overlay if that leads to them, also to
+//! packets of full size, and whether what sandboxes send fits on the way.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use dwell_network::{INTERFACE_PREFIX, Network, Probe};
 
 const CHECK: &str = "peers";
 const MTU: &str = "mtu";
+const OVERLAY: &str = "overlay";
 /// How many are tried at most, and at a time; each may take two seconds.
 const PEERS_MAX: usize = 128;
 const TRIED_MAX: usize = 64;
@@ -48,7 +49,61 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     let links = reading::ask::<Vec<Link>>("ip", &["-j", "link", "show", "type", "veth"]).await;
     let veths = links.unwrap_or_default();
     let veths = veths.iter().filter(|link| link.ifname.starts_with(INTERFACE_PREFIX));
-    judge(&tried, veths.map(|link| link.mtu).max())
+    let mut findings = judge(&tried, veths.map(|link| link.mtu).max());
+    let peers = assignment.network.peers.iter().take(PEERS_MAX);
+    let trying: Vec<_> = peers
+        .map(|(node, peer)| {
+            let (network, address) = (Arc::clone(network), peer.address);
+            async move {
+                let probe = network.probe_overlay(address).await;
+                (format!("{node} ({address})"), probe.map_err(|error| Causes(&error).to_string()))
+            }
+        })
+        .collect();
+    let tried: Vec<_> = stream::iter(trying).buffered(TRIED_MAX).collect().await;
+    findings.extend(judge_overlay(tried, host.config.overlay_port));
+    findings
+}
+
+/// Of the nodes that instances reach through the overlay.
+fn judge_overlay(tried: Vec<(String, Result<Option<Probe>, String>)>, port: u16) -> Vec<Finding> {
+    let (mut findings, mut good) = (Vec::new(), 0_usize);
+    for (name, probe) in tried {
+        let probe = match probe {
+            Ok(Some(probe)) => probe,
+            Ok(None) => continue,
+            Err(why) => {
+                let message = format!("the overlay to {name} cannot be tried: {why}");
+                findings.push(Finding::unknown(OVERLAY, message));
+                continue;
+            }
+        };
+        match (probe.round_trip, probe.full_size_passes) {
+            (None, _) => findings.push(Finding::problem(
+                OVERLAY,
+                format!(
+                    "{name} does not answer through the overlay: its agent has to run, and UDP port {port} be open both \
+                     ways, between the nodes and on both; `overlay_port` is the same on all nodes"
+                ),
+                "",
+            )),
+            (_, Some(false)) => findings.push(Finding::problem(
+                OVERLAY,
+                format!(
+                    "packets of {} bytes get lost in the overlay to {name}, small ones do not: the way between the \
+                     nodes carries less than this host's uplink; give the uplink the MTU of the way",
+                    probe.mtu
+                ),
+                "",
+            )),
+            _ => good += 1,
+        }
+    }
+    if good > 0 {
+        let message = format!("{good} nodes on other segments answer, also to full packets");
+        findings.push(Finding::ok(OVERLAY, message));
+    }
+    findings
 }
 
 async fn attempt(network: Arc<dyn Network>, name: String, address: Ipv4Addr) -> Tried {
@@ -123,6 +178,21 @@ mod tests {
         };
         let round_trip = Some(Duration::from_micros(200));
         Probe { route: Some(route), round_trip, mtu: 1500, full_size_passes: Some(true) }
+    }
+
+    #[test]
+    fn the_overlay_is_told_of_where_it_leads() {
+        let silent = Probe { round_trip: None, full_size_passes: None, ..good() };
+        let narrow = Probe { full_size_passes: Some(false), ..good() };
+        let tried =
+            [Ok(None), Ok(Some(silent)), Ok(Some(narrow)), Ok(Some(good())), Err("no".into())];
+        let tried = tried.into_iter().map(|probe| ("h2 (198.51.100.7)".to_owned(), probe));
+        let found = judge_overlay(tried.collect(), 4789);
+        let outcomes: Vec<_> = found.iter().map(|finding| finding.outcome).collect();
+        use Outcome::{Ok as Good, Problem, Unknown};
+        assert_eq!(outcomes, [Problem, Problem, Unknown, Good]);
+        assert!(found[0].message.contains("UDP port 4789"), "{found:?}");
+        assert!(judge_overlay(vec![("h2".to_owned(), Ok(None))], 4789).is_empty());
     }
 
     #[test]

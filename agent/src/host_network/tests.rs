@@ -2,6 +2,7 @@ use dwell_core::id::Revision;
 use dwell_core::session::NodePeer;
 
 use super::*;
+use crate::config::{OverlayChoice, OverlayMode};
 use dwell_network::fake::{FakeNetwork, Operation};
 
 fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
@@ -27,6 +28,7 @@ struct Host {
     assignment: watch::Sender<Option<Arc<Assignment>>>,
     engine: watch::Sender<EngineState>,
     rechecks: watch::Sender<u64>,
+    address: watch::Sender<Ipv4Addr>,
     desired: watch::Receiver<Option<Arc<Desired>>>,
 }
 
@@ -39,6 +41,7 @@ impl Host {
         let seen = desired.subscribe();
         tokio::spawn(release(assignment.subscribe(), prepared.subscribe(), desired));
         let rechecks = watch::Sender::new(0);
+        let address = watch::Sender::new(Ipv4Addr::new(192, 0, 2, 1));
         let keeper = HostNetwork {
             network: Arc::new(network.clone()),
             choices: HostChoices {
@@ -46,14 +49,16 @@ impl Host {
                 host_access: Vec::new(),
                 answers_names: true,
                 untracked: true,
+                overlay: OverlayChoice { mode: OverlayMode::Auto, port: 4789 },
             },
+            address: address.subscribe(),
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
             recheck: rechecks.subscribe(),
             prepared,
         };
         tokio::spawn(keeper.keep());
-        Self { network, assignment, engine, rechecks, desired: seen }
+        Self { network, assignment, engine, rechecks, address, desired: seen }
     }
 
     fn ensured(&self) -> usize {
@@ -94,6 +99,18 @@ async fn the_host_comes_first_and_then_only_what_is_new() {
     after(MOMENT).await;
     assert_eq!(host.network.routes().peers.len(), 1);
     assert_eq!(host.ensured(), 1, "other peers are no other host");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_address_of_the_node_makes_the_overlay_another_one() {
+    let host = Host::start();
+    host.assignment.send_replace(assignment(1, 2));
+    after(MOMENT).await;
+    let local = || host.network.routes().overlay.unwrap().local;
+    assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 1));
+    host.address.send_replace(Ipv4Addr::new(192, 0, 2, 99));
+    after(BREATH).await;
+    assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 99));
 }
 
 #[tokio::test(start_paused = true)]

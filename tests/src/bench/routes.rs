@@ -16,7 +16,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use dwell_agent::{assignment::HostChoices, host_network::HostNetwork};
+use dwell_agent::{
+    assignment::HostChoices,
+    config::{OverlayChoice, OverlayMode},
+    host_network::HostNetwork,
+};
 use dwell_core::{
     id::{NodeName, Revision},
     session::{Assignment, NodeNetwork, NodePeer},
@@ -167,7 +171,9 @@ async fn repairs(dir: &Path) -> Result<Report> {
             host_access: Vec::new(),
             answers_names: true,
             untracked: true,
+            overlay: OverlayChoice { mode: OverlayMode::Never, port: 4789 },
         },
+        address: watch::Sender::new(Ipv4Addr::UNSPECIFIED).subscribe(),
         assignment,
         engine,
         recheck,
@@ -236,7 +242,7 @@ fn table() -> RouteTable {
     let exceptions = (0..ROUTES - NODES).filter_map(|number| {
         Some(Exception { address: moved(number), node: node(number % NODES).ok()? })
     });
-    RouteTable { peers: peers.collect(), exceptions: exceptions.collect() }
+    RouteTable { peers: peers.collect(), exceptions: exceptions.collect(), overlay: None }
 }
 
 /// The same routes as files for `ip -batch`.

@@ -12,7 +12,9 @@ use nix::libc;
 
 use super::nexthop::{self, Nexthop};
 use super::observe::{self, Address, Link, Route, attributes, ipv4};
-use super::{METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, iptables, nftables, veth};
+use super::{
+    METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, OVERLAY_TABLE, iptables, nftables, overlay, veth,
+};
 use crate::{GATEWAY, ROUTE_PROTOCOL};
 
 /// One kind of thing to look at again.
@@ -50,9 +52,13 @@ pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'sta
             ours.map_or(&[], |_| &[Kind::Routes])
         }
         libc::RTM_NEWNEIGH if is_on_purpose(message) && lost_neighbour(payload).is_some() => {
-            &[Kind::Sandboxes]
+            // Of an instance, or of a peer in the overlay.
+            &[Kind::Sandboxes, Kind::Routes]
         }
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => &[Kind::Host],
+        libc::RTM_DELNEIGH if is_on_purpose(message) => &[Kind::Routes],
+        // The kernel does not say who has changed where a hardware address is.
+        libc::RTM_NEWNEIGH | libc::RTM_DELNEIGH if links.is_of_overlay(payload) => &[Kind::Routes],
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => UPLINKS,
         _ => &[],
     }
 }
@@ -107,7 +113,11 @@ fn by_link(link: &Link, is_gone: bool, links: &mut KnownLinks) -> &'static [Kind
 /// The kernel says what a link is like and only for some changes that they are one. A carrier that is lost or
 /// found, with which nexthops and routes go without a word, and another MTU are not among these.
 #[derive(Debug, Default)]
-pub(super) struct KnownLinks(HashMap<u32, LinkState>);
+pub(super) struct KnownLinks {
+    states: HashMap<u32, LinkState>,
+    /// The index of the overlay's device.
+    overlay: Option<u32>,
+}
 
 /// What routes, uplinks and the size of packets depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +131,7 @@ struct LinkState {
 impl KnownLinks {
     /// Takes them over from a look at all of them. Whatever is not known counts as changed when it is reported.
     pub(super) fn start_with(&mut self, links: &[Link]) {
-        self.0.clear();
+        self.forget();
         for link in links.iter().filter(|link| !veth::is_ours(link)) {
             self.note(link, false);
         }
@@ -129,13 +139,22 @@ impl KnownLinks {
 
     /// Forgets all, as what was reported since may have been lost.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.states.clear();
+    }
+
+    /// Whether a message about a neighbour is about a forwarding entry of the overlay's device.
+    fn is_of_overlay(&self, payload: &[u8]) -> bool {
+        let is_forwarding = payload.first().is_some_and(|it| i32::from(*it) == libc::AF_BRIDGE);
+        is_forwarding && self.overlay.is_some() && observe::u32_at(payload, 4) == self.overlay
     }
 
     /// Whether this report is of a change that matters. A link that is made without being up leads nowhere yet.
     fn note(&mut self, link: &Link, is_gone: bool) -> bool {
+        if overlay::is_device(link) {
+            self.overlay = (!is_gone).then_some(link.index);
+        }
         if is_gone {
-            self.0.remove(&link.index);
+            self.states.remove(&link.index);
             return true;
         }
         let now = LinkState {
@@ -144,7 +163,7 @@ impl KnownLinks {
             is_running: link.is_running,
             mtu: link.mtu,
         };
-        match self.0.insert(link.index, now) {
+        match self.states.insert(link.index, now) {
             Some(before) => before != now,
             None => link.is_up,
         }
@@ -160,6 +179,9 @@ fn is_switched(payload: &[u8]) -> bool {
 }
 
 fn by_route(route: &Route) -> &'static [Kind] {
+    if route.table == OVERLAY_TABLE {
+        return &[Kind::Routes];
+    }
     match route.metric {
         METRIC_INSTANCE => &[Kind::Sandboxes],
         METRIC_PEER => &[Kind::Routes],

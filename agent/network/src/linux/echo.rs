@@ -9,7 +9,9 @@ use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
@@ -34,8 +36,8 @@ pub(super) struct Echo {
 }
 
 impl Echo {
-    /// In the namespace of the calling thread.
-    pub(super) fn open(address: Ipv4Addr) -> io::Result<Self> {
+    /// In the namespace of the calling thread; what it sends has this mark.
+    pub(super) fn open(address: Ipv4Addr, mark: Option<u32>) -> io::Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let socket = socket(
             AddressFamily::Inet,
@@ -43,6 +45,9 @@ impl Echo {
             SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
             SockProtocol::Icmp,
         )?;
+        if let Some(mark) = mark {
+            setsockopt(&socket, sockopt::Mark, &mark)?;
+        }
         let socket = StdUdpSocket::from(socket);
         socket.connect((address, 0))?;
         Ok(Self { socket, id: NEXT.fetch_add(1, Ordering::Relaxed) })

@@ -10,6 +10,7 @@ use nix::libc;
 
 use super::nftables::Source;
 use super::observe::{Address, Link, Route};
+use super::overlay::DEVICE;
 use super::owner::Owner;
 use super::plan::{self, Kernel};
 use super::{METRIC_BLOCK, METRIC_INSTANCE, refused, request, sandbox, send, veth};
@@ -42,7 +43,8 @@ impl Owner {
             .chain(strays.routes.iter().map(|route| format!("route {}", describe(route))))
             .chain(strays.sources.iter().map(|(veth, address)| format!("source {veth} {address}")));
         let strays = shown.collect();
-        let routes = self.route_differences(table, &kernel, describe);
+        let mut routes = self.route_differences(table, &kernel, describe);
+        routes.extend(self.overlay_differences(table, &kernel)?);
         let isolation = self.firewall.isolation_differences()?;
         Ok(Look { sandboxes, strays, routes, isolation })
     }
@@ -124,6 +126,21 @@ impl Owner {
             kernel.routes.iter().filter(leads_here).map(|route| route.prefix.addr()).collect();
         seen.sources = addresses_of(&outside.name, sources).collect();
         Ok(seen)
+    }
+
+    fn overlay_differences(
+        &mut self,
+        table: &RouteTable,
+        kernel: &Kernel,
+    ) -> Result<Option<RouteDifference>, NetworkError> {
+        let tunnelled = plan::tunnelled(table, &kernel.addresses);
+        let Some(overlay) = table.overlay.filter(|_| !tunnelled.is_empty()) else {
+            return Ok(None);
+        };
+        let found = self.overlay_difference(&overlay, &tunnelled)?;
+        let declared = format!("it leads to {} peers", tunnelled.len());
+        let subject = format!("interface {DEVICE}");
+        Ok(found.map(|found| RouteDifference { subject, declared, found, is_own: true }))
     }
 
     fn route_differences(

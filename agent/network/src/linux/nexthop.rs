@@ -28,6 +28,8 @@ const NHA_ID: u16 = 1;
 const NHA_OIF: u16 = 5;
 const NHA_GATEWAY: u16 = 6;
 const HEADER_BYTES: usize = 8;
+const FLAGS_AT: usize = 4;
+const RTNH_F_ONLINK: u32 = 4;
 
 /// A nexthop object of the kernel; groups and blackholes have no link or gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +38,20 @@ pub(super) struct Nexthop {
     pub(super) protocol: u8,
     pub(super) link: Option<u32>,
     pub(super) gateway: Option<Ipv4Addr>,
+    /// Whether the gateway is taken to be on the link although no address of it says so: a peer in the overlay.
+    pub(super) is_onlink: bool,
 }
 
 impl Nexthop {
-    /// One of ours.
-    pub(super) fn new(id: u32, link: u32, gateway: Ipv4Addr) -> Self {
-        Self { id, protocol: ROUTE_PROTOCOL, link: Some(link), gateway: Some(gateway) }
+    /// One of ours, to a peer on the network of `link`.
+    pub(super) fn direct(id: u32, link: u32, gateway: Ipv4Addr) -> Self {
+        let (link, gateway) = (Some(link), Some(gateway));
+        Self { id, protocol: ROUTE_PROTOCOL, link, gateway, is_onlink: false }
+    }
+
+    /// One of ours, to a peer in the overlay, whose `device` knows where to send what is for `peer`.
+    pub(super) fn vxlan(id: u32, device: u32, peer: Ipv4Addr) -> Self {
+        Self { is_onlink: true, ..Self::direct(id, device, peer) }
     }
 
     pub(super) fn is_ours(&self) -> bool {
@@ -50,7 +60,9 @@ impl Nexthop {
 
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let mut id = None;
-        let mut found = Self { id: 0, protocol: *payload.get(2)?, link: None, gateway: None };
+        let is_onlink = u32_at(payload, FLAGS_AT)? & RTNH_F_ONLINK != 0;
+        let protocol = *payload.get(2)?;
+        let mut found = Self { id: 0, protocol, link: None, gateway: None, is_onlink };
         for attribute in attributes(payload, HEADER_BYTES) {
             match attribute.kind {
                 NHA_ID => id = u32_at(attribute.value, 0),
@@ -75,6 +87,7 @@ impl Nexthop {
             message_type: RTM_NEWNEXTHOP,
             family: AddressFamily::Inet,
             protocol: self.protocol,
+            flags: if self.is_onlink { RTNH_F_ONLINK } else { 0 },
             attributes,
         };
         Request::new(message, mode.flags())
@@ -86,6 +99,7 @@ impl Nexthop {
             message_type: RTM_DELNEXTHOP,
             family: AddressFamily::Unspec,
             protocol: 0,
+            flags: 0,
             attributes: vec![DefaultNla::new(NHA_ID, self.id.to_ne_bytes().to_vec())],
         };
         Request::new(message, 0)
@@ -98,6 +112,7 @@ pub(super) fn nexthops() -> Request {
         message_type: RTM_GETNEXTHOP,
         family: AddressFamily::Unspec,
         protocol: 0,
+        flags: 0,
         attributes: Vec::new(),
     };
     Request::new(message, 0)
@@ -118,6 +133,8 @@ struct NexthopMessage {
     message_type: u16,
     family: AddressFamily,
     protocol: u8,
+    /// `RTNH_F_*`.
+    flags: u32,
     attributes: Vec<DefaultNla>,
 }
 
@@ -134,6 +151,7 @@ impl NetlinkSerializable for NexthopMessage {
         buffer[..HEADER_BYTES].fill(0);
         buffer[0] = u8::from(self.family);
         buffer[2] = self.protocol;
+        buffer[FLAGS_AT..HEADER_BYTES].copy_from_slice(&self.flags.to_ne_bytes());
         self.attributes.as_slice().emit(&mut buffer[HEADER_BYTES..]);
     }
 }

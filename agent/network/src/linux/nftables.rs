@@ -11,11 +11,12 @@
 //! to write.
 //!
 //! `sources` holds pairs of veth and address; a packet of a sandbox that is not in it is dropped.
-//! `nodes` holds the addresses of the peers, to which instances talk under their own address. The other sets
-//! are those of [`super::isolation`].
+//! `nodes` holds the addresses of the peers, to which instances talk under their own address, and `tunnelled` those of
+//! them that are reached through the [overlay](super::overlay). The other sets are those of [`super::isolation`].
 
 mod message;
 mod script;
+mod tunnel;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -29,13 +30,15 @@ use self::message::Change;
 use super::isolation::{self, Element, Set};
 use super::netlink::{Netlink, Outcome, Refusal, Request};
 use super::program::{self, Program};
-use crate::{HostNetwork, IsolationDifference, NetworkError};
+use crate::{HostNetwork, IsolationDifference, NetworkError, Overlay};
 
 pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
 
 pub(super) const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
 const NODES: &str = "nodes";
+/// Those that are reached through the overlay.
+const TUNNELLED: &str = "tunnelled";
 /// What comes out of sandboxes comes by.
 const SENT: &str = "sent";
 /// What packets to the host itself come by.
@@ -47,13 +50,24 @@ const ISOLATION: &str = "isolation";
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
 
+/// What the table says of other nodes. The addresses are in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Peers {
+    /// The addresses of all, which instances reach under their own.
+    pub(super) nodes: Vec<Ipv4Addr>,
+    /// Of those that are reached through the overlay, which receives from them and from nobody else.
+    pub(super) tunnelled: Vec<Ipv4Addr>,
+    /// If it is needed.
+    pub(super) overlay: Option<Overlay>,
+}
+
 /// The table, and what is known of it.
 pub(super) struct Firewall {
     netfilter: Netlink,
     /// How long `nft` may take.
     limit: Duration,
-    /// The peers that instances reach under their own address.
-    nodes: Vec<Ipv4Addr>,
+    /// As last told; `None` as long as nobody has.
+    peers: Option<Peers>,
     /// As last asked for, in order; `None` as long as nobody has, and what an earlier agent left must stay.
     isolation: Option<Vec<Element>>,
     /// What is in the table, unless somebody else has changed it.
@@ -73,7 +87,7 @@ impl Firewall {
     /// For the namespace of the calling thread.
     pub(super) fn open(limit: Duration) -> io::Result<Self> {
         let netfilter = Netlink::netfilter()?;
-        Ok(Self { netfilter, limit, nodes: Vec::new(), isolation: None, written: None })
+        Ok(Self { netfilter, limit, peers: None, isolation: None, written: None })
     }
 
     /// See [`Netlink::port`].
@@ -102,7 +116,7 @@ impl Firewall {
         &mut self,
         host: &HostNetwork,
         sources: &[Source],
-        nodes: Vec<Ipv4Addr>,
+        peers: Peers,
     ) -> Result<(), NetworkError> {
         self.written = None;
         let elements = self.isolation.take();
@@ -112,8 +126,8 @@ impl Firewall {
             Some((sets, generation)) => (Some(sets), generation),
             None => (None, message::generation(&mut self.netfilter)?),
         };
-        self.feed(&script::table(host, sources, &nodes, sets.as_ref()))?;
-        self.nodes = nodes;
+        self.feed(&script::table(host, sources, &peers, sets.as_ref()))?;
+        self.peers = Some(peers);
         self.written = before.map(|before| Written {
             host: host.clone(),
             sources: sources.iter().cloned().collect(),
@@ -144,7 +158,7 @@ impl Firewall {
 
     /// Removes the table, if there is one, and forgets everything.
     pub(super) fn delete(&mut self) -> Result<(), NetworkError> {
-        self.nodes.clear();
+        self.peers = None;
         self.isolation = None;
         self.written = None;
         match self.feed(script::DELETE) {
@@ -242,26 +256,38 @@ impl Firewall {
         Ok(found)
     }
 
-    /// Makes `nodes` the addresses of the peers, which are in order. `Ok(false)` if the table is not there.
-    pub(super) fn set_nodes(&mut self, nodes: Vec<Ipv4Addr>) -> Result<bool, NetworkError> {
-        if self.nodes == nodes {
+    /// What was last told of other nodes; `None` as long as nobody has.
+    pub(super) fn peers(&self) -> Option<&Peers> {
+        self.peers.as_ref()
+    }
+
+    /// Makes `peers` what the table says of other nodes. `Ok(false)` if it takes writing the table, which has them then.
+    pub(super) fn set_peers(&mut self, peers: Peers) -> Result<bool, NetworkError> {
+        if self.peers.as_ref() == Some(&peers) {
             return Ok(true);
         }
-        let keys: Vec<_> = nodes.iter().map(Ipv4Addr::octets).collect();
-        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-        let mut changes = vec![message::flush(NODES)];
-        changes.extend(message::change(Change::Add, NODES, &keys));
-        match self.commit(changes)? {
-            Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
-            Err(refusal) => {
-                let action = format!("exempt {} nodes from masquerading", nodes.len());
-                Err(NetworkError::Kernel { action, source: refusal.into() })
-            }
-            Ok(()) => {
-                self.nodes = nodes;
-                Ok(true)
-            }
+        let overlay = self.peers.as_ref().map(|before| before.overlay);
+        if overlay != Some(peers.overlay) {
+            self.peers = Some(peers);
+            return Ok(false);
         }
+        let sets = [(NODES, &peers.nodes), (TUNNELLED, &peers.tunnelled)];
+        let changes = sets.into_iter().flat_map(|(set, addresses)| {
+            let keys: Vec<_> = addresses.iter().map(Ipv4Addr::octets).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+            [message::flush(set)].into_iter().chain(message::change(Change::Add, set, &keys))
+        });
+        let outcome = self.commit(changes.collect())?;
+        let is_there = match outcome {
+            Ok(()) => true,
+            Err(refusal) if refusal.errno == Errno::ENOENT => false,
+            Err(refusal) => {
+                let action = format!("tell the firewall of {} nodes", peers.nodes.len());
+                return Err(NetworkError::Kernel { action, source: refusal.into() });
+            }
+        };
+        self.peers = Some(peers);
+        Ok(is_there)
     }
 
     /// Makes `wanted`, which is in order, what isolation lets through, if that takes no more than some elements.

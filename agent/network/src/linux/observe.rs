@@ -8,6 +8,8 @@ use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 use nix::libc;
 
+use super::OVERLAY_TABLE;
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Link {
@@ -114,9 +116,11 @@ impl Address {
     }
 }
 
-/// A route of the main table.
+/// A route of the main table, or of the overlay's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
+    /// [`libc::RT_TABLE_MAIN`] or [`OVERLAY_TABLE`].
+    pub(super) table: u8,
     pub(super) prefix: Ipv4Net,
     /// `RTPROT_*`, or [`crate::ROUTE_PROTOCOL`].
     pub(super) protocol: u8,
@@ -126,6 +130,8 @@ pub(super) struct Route {
     pub(super) link: Option<u32>,
     pub(super) via: Option<Ipv4Addr>,
     pub(super) nexthop: Option<u32>,
+    /// The address that the host sends from by this route, if the route says so.
+    pub(super) source: Option<Ipv4Addr>,
 }
 
 impl Route {
@@ -138,11 +144,13 @@ impl Route {
         };
         let is_ipv4 = i32::from(family) == libc::AF_INET;
         let is_cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
-        if !is_ipv4 || table != libc::RT_TABLE_MAIN || tos != 0 || is_cloned {
+        let is_known_table = table == libc::RT_TABLE_MAIN || table == OVERLAY_TABLE;
+        if !is_ipv4 || !is_known_table || tos != 0 || is_cloned {
             return None;
         }
         let mut address = Ipv4Addr::UNSPECIFIED;
         let mut route = Self {
+            table,
             prefix: Ipv4Net::default(),
             protocol,
             kind,
@@ -150,10 +158,12 @@ impl Route {
             link: None,
             via: None,
             nexthop: None,
+            source: None,
         };
         for attribute in attributes(payload, HEADER_BYTES) {
             let value = attribute.value;
             match attribute.kind {
+                libc::RTA_PREFSRC => route.source = ipv4(value),
                 libc::RTA_DST => address = ipv4(value)?,
                 libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
                 libc::RTA_OIF => route.link = u32_at(value, 0),

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::namespace::Namespaces;
 use super::netlink::Netlink;
 use super::nexthop::{Nexthop, nexthops};
-use super::nftables::Firewall;
+use super::nftables::{Firewall, Peers};
 use super::observe::{Link, Route};
 use super::plan::Kernel;
 use super::reaper::Reaper;
@@ -103,7 +103,7 @@ impl Owner {
     pub(super) fn ensure_host(&mut self, host: &HostNetwork) -> Result<Prepared, NetworkError> {
         let kernel = self.observe_routes()?;
         let uplinks = Uplinks::find(&kernel, &self.links()?);
-        let before = self.mtu.replace(uplinks.mtu);
+        let is_other_mtu = self.mtu.replace(uplinks.mtu).is_some_and(|mtu| mtu != uplinks.mtu);
         self.host = Some(host.clone());
         let settled = first_error([
             self.ensure_settings(&uplinks.names),
@@ -111,11 +111,22 @@ impl Owner {
             self.ensure_block(host, &kernel),
             self.ensure_firewall(host),
         ]);
-        if before.is_some_and(|before| before != uplinks.mtu) {
+        if is_other_mtu {
             // Only now, when whoever looks at a sandbox again gives it the new one.
             self.disturbances.send_modify(|counts| counts.sandboxes += 1);
         }
         Ok(Prepared { uplinks: uplinks.names, settled })
+    }
+
+    /// Has sandboxes follow what the host's interfaces carry now, once that has been found out for the first time.
+    pub(super) fn follow_uplinks(&mut self, kernel: &Kernel) -> Result<(), NetworkError> {
+        let Some(before) = self.mtu else { return Ok(()) };
+        let mtu = Uplinks::find(kernel, &self.links()?).mtu;
+        if mtu != before {
+            self.mtu = Some(mtu);
+            self.disturbances.send_modify(|counts| counts.sandboxes += 1);
+        }
+        Ok(())
     }
 
     /// See [`crate::Network::cleanup`]; all of it but iptables. Docker needs forwarding as much as we did, and
@@ -158,9 +169,22 @@ impl Owner {
             .collect();
         let action = || "list nexthops".to_owned();
         let nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
-        let ours = nexthops.iter().filter(|nexthop| nexthop.is_ours());
-        let nodes: BTreeSet<_> = ours.filter_map(|nexthop| nexthop.gateway).collect();
-        self.firewall.write(host, &sources, nodes.into_iter().collect())
+        // What was last told, or what the kernel shows of what an earlier agent was told.
+        let peers = match self.firewall.peers() {
+            Some(peers) => peers.clone(),
+            None => {
+                let of = |is_wanted: fn(&Nexthop) -> bool| -> BTreeSet<_> {
+                    let wanted = nexthops.iter().filter(|nexthop| is_wanted(nexthop));
+                    wanted.filter_map(|nexthop| nexthop.gateway).collect()
+                };
+                Peers {
+                    nodes: of(Nexthop::is_ours).into_iter().collect(),
+                    tunnelled: of(|it| it.is_ours() && it.is_onlink).into_iter().collect(),
+                    overlay: self.found_overlay()?,
+                }
+            }
+        };
+        self.firewall.write(host, &sources, peers)
     }
 
     pub(super) fn links(&mut self) -> Result<Vec<Link>, NetworkError> {
@@ -211,7 +235,9 @@ impl Owner {
             .map(|route| request::delete_route(route))
             .collect();
         let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
-        requests.extend(missing.map(|block| request::add_unreachable(block, METRIC_BLOCK)));
+        requests.extend(
+            missing.map(|block| request::add_unreachable(block, libc::RT_TABLE_MAIN, METRIC_BLOCK)),
+        );
         send(
             &mut self.route,
             requests,
@@ -242,16 +268,18 @@ impl Owner {
 
     fn remove_all_routes(&mut self) -> Result<(), NetworkError> {
         let kernel = self.observe_routes()?;
-        let routes = kernel.routes.iter().filter(|route| route.protocol == ROUTE_PROTOCOL);
+        let routes = kernel.routes.iter().chain(&kernel.overlay_routes);
+        let routes = routes.filter(|route| route.protocol == ROUTE_PROTOCOL);
         let mut requests: Vec<_> = routes.map(request::delete_route).collect();
         let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
         requests.extend(nexthops.map(Nexthop::delete));
-        send(
+        let removed = send(
             &mut self.route,
             requests,
             |errno| matches!(errno, Errno::ESRCH | Errno::ENOENT),
             || "remove our routes".to_owned(),
-        )
+        );
+        first_error([removed, self.remove_overlay(&kernel), self.remove_overlay_rule()])
     }
 }
 

@@ -10,24 +10,49 @@
 //! few milliseconds.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 
 use dwell_core::id::NodeName;
 use ipnet::Ipv4Net;
+use nix::libc;
 
-use super::METRIC_PEER;
 use super::nexthop::{self, Nexthop};
 use super::observe::{Address, Route};
 use super::request::Mode;
-use crate::{Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
+use super::{METRIC_PEER, OVERLAY_TABLE};
+use crate::{Overlay, Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
 
 /// What the kernel shows, as far as it matters to routes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
     pub(super) addresses: Vec<Address>,
     pub(super) nexthops: Vec<Nexthop>,
-    /// In the order of the dump, in which the first of several with one prefix and metric is in force.
+    /// Of the main table, in the order of the dump, in which the first of several with one prefix and metric is in force.
     pub(super) routes: Vec<Route>,
+    /// Of the overlay's table.
+    pub(super) overlay_routes: Vec<Route>,
+    /// The overlay's device, if it is there.
+    pub(super) overlay: Option<u32>,
 }
+
+/// How the instances of a peer are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Over the network of this link.
+    Direct(u32),
+    /// Through the overlay: sent from this address of the host, in packets between the two hosts.
+    Vxlan(Ipv4Addr),
+}
+
+/// What routes to a peer lead by.
+#[derive(Clone, Copy, Debug)]
+struct Reach {
+    nexthop: u32,
+    way: Way,
+}
+
+/// Why a peer in the overlay has no routes.
+pub(super) const NO_DEVICE: &str = "the overlay's device is missing";
 
 /// What has to change.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -46,12 +71,15 @@ pub(super) struct Plan<'a> {
     pub(super) failures: Vec<PeerFailure>,
 }
 
-/// A block or an exception, and where it leads.
+/// A block or an exception, or, in the overlay's table, a node's own address, and where it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerRoute<'a> {
+    pub(super) table: u8,
     pub(super) prefix: Ipv4Net,
     pub(super) node: &'a NodeName,
     pub(super) nexthop: u32,
+    /// What the host sends from by it, where the link has no address.
+    pub(super) source: Option<Ipv4Addr>,
 }
 
 /// A foreign route that takes traffic of a wanted one.
@@ -67,8 +95,38 @@ pub(super) fn plan<'a>(declared: &'a RouteTable, kernel: &'a Kernel) -> Plan<'a>
     let nexthops = plan.nexthops(declared, kernel);
     let mut wanted = plan.wanted(declared, &nexthops);
     plan.find_conflicts(&mut wanted, kernel);
-    plan.routes(&wanted, kernel);
+    plan.routes(&wanted, &kernel.routes);
+    plan.routes(&nodes(declared, &nexthops), &kernel.overlay_routes);
     plan
+}
+
+/// The addresses of the peers that are reached through the overlay, in order.
+pub(super) fn tunnelled(declared: &RouteTable, addresses: &[Address]) -> BTreeSet<Ipv4Addr> {
+    let through = |peer: &&Peer| {
+        matches!(way_to(peer, declared.overlay.as_ref(), addresses), Ok(Way::Vxlan(_)))
+    };
+    declared.peers.iter().filter(through).map(|peer| peer.via).collect()
+}
+
+/// What leads instances to the peers' own addresses through the overlay. Its own packets go there by the main table.
+fn nodes<'a>(
+    declared: &'a RouteTable,
+    nexthops: &HashMap<&'a NodeName, Reach>,
+) -> Vec<PeerRoute<'a>> {
+    let mut nodes: Vec<_> = declared
+        .peers
+        .iter()
+        .filter_map(|peer| {
+            let Reach { nexthop, way: Way::Vxlan(_) } = *nexthops.get(&peer.node)? else {
+                return None;
+            };
+            let (table, prefix) = (OVERLAY_TABLE, Ipv4Net::from(peer.via));
+            Some(PeerRoute { table, prefix, node: &peer.node, nexthop, source: None })
+        })
+        .collect();
+    nodes.sort_by_key(|route| route.prefix);
+    nodes.dedup_by_key(|route| route.prefix);
+    nodes
 }
 
 impl<'a> Plan<'a> {
@@ -77,7 +135,7 @@ impl<'a> Plan<'a> {
         &mut self,
         declared: &'a RouteTable,
         kernel: &'a Kernel,
-    ) -> HashMap<&'a NodeName, u32> {
+    ) -> HashMap<&'a NodeName, Reach> {
         let existing: HashMap<u32, &Nexthop> =
             kernel.nexthops.iter().map(|nexthop| (nexthop.id, nexthop)).collect();
         let mut taken: BTreeSet<u32> = kernel
@@ -90,8 +148,16 @@ impl<'a> Plan<'a> {
         let peers: BTreeMap<_, _> = declared.peers.iter().map(|peer| (&peer.node, peer)).collect();
         let mut ids = HashMap::with_capacity(peers.len());
         for (node, peer) in peers {
-            let link = match link_to(peer, &kernel.addresses) {
-                Ok(link) => link,
+            let way = way_to(peer, declared.overlay.as_ref(), &kernel.addresses);
+            let nexthop = |way| match way {
+                Way::Direct(link) => Ok(Nexthop::direct(0, link, peer.via)),
+                Way::Vxlan(_) => match kernel.overlay {
+                    Some(device) => Ok(Nexthop::vxlan(0, device, peer.via)),
+                    None => Err(PeerFailure { node: node.clone(), reason: NO_DEVICE.to_owned() }),
+                },
+            };
+            let (way, nexthop) = match way.and_then(|way| Ok((way, nexthop(way)?))) {
+                Ok(found) => found,
                 Err(failure) => {
                     self.failures.push(failure);
                     continue;
@@ -99,15 +165,15 @@ impl<'a> Plan<'a> {
             };
             let id = nexthop::id_for(node, &taken);
             taken.insert(id);
-            ids.insert(node, id);
-            let nexthop = Nexthop::new(id, link, peer.via);
+            ids.insert(node, Reach { nexthop: id, way });
+            let nexthop = Nexthop { id, ..nexthop };
             match existing.get(&id) {
                 Some(existing) if **existing == nexthop => {}
                 Some(_) => self.nexthops.push((node, nexthop, Mode::Replace)),
                 None => self.nexthops.push((node, nexthop, Mode::Add)),
             }
         }
-        let kept: BTreeSet<u32> = ids.values().copied().collect();
+        let kept: BTreeSet<u32> = ids.values().map(|reach| reach.nexthop).collect();
         self.remove_nexthops = kernel
             .nexthops
             .iter()
@@ -121,7 +187,7 @@ impl<'a> Plan<'a> {
     fn wanted(
         &mut self,
         declared: &'a RouteTable,
-        nexthops: &HashMap<&'a NodeName, u32>,
+        nexthops: &HashMap<&'a NodeName, Reach>,
     ) -> Vec<PeerRoute<'a>> {
         let blocks =
             declared.peers.iter().filter_map(|peer| Some((&peer.node, peer.block?.trunc())));
@@ -133,7 +199,14 @@ impl<'a> Plan<'a> {
         let mut strangers = Vec::new();
         for (node, prefix) in blocks.chain(exceptions) {
             match nexthops.get(node) {
-                Some(&nexthop) => wanted.push(PeerRoute { prefix, node, nexthop }),
+                Some(&Reach { nexthop, way }) => {
+                    let source = match way {
+                        Way::Direct(_) => None,
+                        Way::Vxlan(local) => Some(local),
+                    };
+                    let table = libc::RT_TABLE_MAIN;
+                    wanted.push(PeerRoute { table, prefix, node, nexthop, source });
+                }
                 None => strangers.push((node, prefix)),
             }
         }
@@ -185,9 +258,9 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Compares the `wanted` routes, in order, with ours in the kernel.
-    fn routes(&mut self, wanted: &[PeerRoute<'a>], kernel: &'a Kernel) {
-        let mut ours: Vec<_> = kernel.routes.iter().filter(|route| is_ours(route)).collect();
+    /// Compares the `wanted` routes of a table, in order, with ours of those that it has.
+    fn routes(&mut self, wanted: &[PeerRoute<'a>], existing: &'a [Route]) {
+        let mut ours: Vec<_> = existing.iter().filter(|route| is_ours(route)).collect();
         // Stable, and nearly done: the kernel dumps in the order of addresses.
         ours.sort_by_key(|route| route.prefix);
         let mut wanted = wanted.iter().copied().peekable();
@@ -206,7 +279,9 @@ impl<'a> Plan<'a> {
 
     /// Compares a wanted route with ours of the same prefix. There are several if we were cut short in changing it.
     fn compare(&mut self, wanted: PeerRoute<'a>, ours: &[&'a Route]) {
-        let right = ours.iter().position(|route| route.nexthop == Some(wanted.nexthop));
+        let is_right =
+            |route: &&Route| (route.nexthop, route.source) == (Some(wanted.nexthop), wanted.source);
+        let right = ours.iter().position(is_right);
         let others = ours.iter().enumerate().filter(|(at, _)| Some(*at) != right);
         let others = others.map(|(_, route)| *route);
         if right.is_some() {
@@ -223,26 +298,33 @@ fn is_ours(route: &Route) -> bool {
     route.protocol == ROUTE_PROTOCOL && route.metric == METRIC_PEER
 }
 
-/// The interface on whose network the peer is.
-fn link_to(peer: &Peer, addresses: &[Address]) -> Result<u32, PeerFailure> {
-    let fail = |reason| PeerFailure { node: peer.node.clone(), reason };
-    if addresses.iter().any(|address| address.net.addr() == peer.via) {
-        return Err(fail(format!(
-            "its address {} is this host's own; give every node an address of its own",
-            peer.via
-        )));
+/// How the peer's instances are reached: over the network that its address is on, or through the overlay.
+fn way_to(
+    peer: &Peer,
+    overlay: Option<&Overlay>,
+    addresses: &[Address],
+) -> Result<Way, PeerFailure> {
+    let fail = |reason| Err(PeerFailure { node: peer.node.clone(), reason });
+    let via = peer.via;
+    if addresses.iter().any(|address| address.net.addr() == via) {
+        return fail(format!(
+            "its address {via} is this host's own; give every node an address of its own"
+        ));
     }
-    addresses
+    let link = addresses
         .iter()
-        .filter(|address| address.net.contains(&peer.via))
+        .filter(|address| address.net.contains(&via))
         .max_by_key(|address| address.net.prefix_len())
-        .map(|address| address.link)
-        .ok_or_else(|| {
-            fail(format!(
-                "its address {} is not on a network of this host; nodes must share a network segment",
-                peer.via
-            ))
-        })
+        .map(|address| address.link);
+    match (link, overlay) {
+        (_, Some(overlay)) if overlay.always => Ok(Way::Vxlan(overlay.local)),
+        (Some(link), _) => Ok(Way::Direct(link)),
+        (None, Some(overlay)) => Ok(Way::Vxlan(overlay.local)),
+        (None, None) => fail(format!(
+            "its address {via} is not on a network of this host; nodes must share a network segment, or `overlay` \
+             be `auto` in agent.yaml"
+        )),
+    }
 }
 
 #[cfg(test)]

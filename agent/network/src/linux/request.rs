@@ -6,11 +6,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{
+    NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
     RouteType,
@@ -19,8 +21,9 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 
 use super::netlink::Request;
-use super::observe::{RTA_NH_ID, Route};
-use crate::{GATEWAY, GATEWAY_MAC, ROUTE_PROTOCOL};
+use super::observe::{Neighbour, RTA_NH_ID, Route};
+use super::plan::PeerRoute;
+use crate::{GATEWAY, GATEWAY_MAC, Overlay, ROUTE_PROTOCOL};
 
 /// Something that may exist already: leave it alone, or put ours in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,26 @@ pub(super) fn add_veth(name: &str, inside: BorrowedFd<'_>, mac: Mac, mtu: u32) -
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    Request::new(RouteNetlinkMessage::NewLink(link), Mode::Add.flags())
+}
+
+/// `ip link add NAME type vxlan id VNI local LOCAL dstport PORT nolearning`, down.
+pub(super) fn add_vxlan(name: &str, vni: u32, overlay: &Overlay, mtu: u32) -> Request {
+    let mut link = LinkMessage::default();
+    link.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Address(Mac::of_address(overlay.local).0.to_vec()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Vxlan),
+            LinkInfo::Data(InfoData::Vxlan(vec![
+                InfoVxlan::Id(vni),
+                InfoVxlan::Local(overlay.local),
+                InfoVxlan::Port(overlay.port),
+                InfoVxlan::Learning(false),
+            ])),
         ]),
     ];
     Request::new(RouteNetlinkMessage::NewLink(link), Mode::Add.flags())
@@ -154,6 +177,11 @@ pub(super) fn neighbours() -> Request {
 
 /// `ip address add ADDRESS/32 dev LINK`.
 pub(super) fn add_address(link: u32, address: Ipv4Addr) -> Request {
+    let message = address_message(link, address);
+    Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
+fn address_message(link: u32, address: Ipv4Addr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = 32;
@@ -162,6 +190,13 @@ pub(super) fn add_address(link: u32, address: Ipv4Addr) -> Request {
         AddressAttribute::Local(IpAddr::V4(address)),
         AddressAttribute::Address(IpAddr::V4(address)),
     ];
+    message
+}
+
+/// `ip address add ADDRESS/32 dev LINK scope link`, from which nothing is sent unless asked for.
+pub(super) fn add_link_address(link: u32, address: Ipv4Addr) -> Request {
+    let mut message = address_message(link, address);
+    message.header.scope = AddressScope::Link;
     Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
 }
 
@@ -178,6 +213,39 @@ pub(super) fn get_neighbour(link: u32, address: Ipv4Addr) -> Request {
     Request::new(RouteNetlinkMessage::GetNeighbour(neighbour(link, address)), 0)
 }
 
+/// `ip neighbour del` of exactly this one.
+pub(super) fn delete_neighbour(found: &Neighbour) -> Request {
+    Request::new(RouteNetlinkMessage::DelNeighbour(neighbour(found.link, found.address)), 0)
+}
+
+/// `bridge fdb show`, as a dump.
+pub(super) fn forwarding() -> Request {
+    let mut entry = NeighbourMessage::default();
+    entry.header.family = AddressFamily::Bridge;
+    Request::new(RouteNetlinkMessage::GetNeighbour(entry), 0)
+}
+
+/// `bridge fdb replace MAC dev LINK dst ADDRESS self permanent`, of the MAC that the address implies.
+pub(super) fn add_forwarding(link: u32, address: Ipv4Addr) -> Request {
+    let entry = forwarding_entry(link, address, Mac::of_address(address));
+    Request::new(RouteNetlinkMessage::NewNeighbour(entry), Mode::Replace.flags())
+}
+
+/// `bridge fdb del` of exactly this one.
+pub(super) fn delete_forwarding(found: &Neighbour) -> Request {
+    let entry = forwarding_entry(found.link, found.address, found.mac);
+    Request::new(RouteNetlinkMessage::DelNeighbour(entry), 0)
+}
+
+fn forwarding_entry(link: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
+    let mut entry = neighbour(link, address);
+    entry.header.family = AddressFamily::Bridge;
+    entry.header.state = NeighbourState::Permanent;
+    entry.header.flags = NeighbourFlags::Own;
+    entry.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
+    entry
+}
+
 fn neighbour(link: u32, address: Ipv4Addr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
     message.header.family = AddressFamily::Inet;
@@ -186,16 +254,20 @@ fn neighbour(link: u32, address: Ipv4Addr) -> NeighbourMessage {
     message
 }
 
-/// `ip route get fibmatch ADDRESS`: the entry of the table that decides.
-pub(super) fn match_route(address: Ipv4Addr) -> Request {
-    let mut message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
-    message.header.flags = RouteFlags::FibMatch;
-    Request::new(RouteNetlinkMessage::GetRoute(message), 0)
+/// `ip route get fibmatch ADDRESS [mark MARK]`: the entry of the table that decides.
+pub(super) fn match_route(address: Ipv4Addr, mark: Option<u32>) -> Request {
+    look_up(address, mark, RouteFlags::FibMatch)
 }
 
-/// `ip route get ADDRESS`: where a packet would go.
-pub(super) fn resolve_route(address: Ipv4Addr) -> Request {
-    let message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+/// `ip route get ADDRESS [mark MARK]`: where a packet would go.
+pub(super) fn resolve_route(address: Ipv4Addr, mark: Option<u32>) -> Request {
+    look_up(address, mark, RouteFlags::empty())
+}
+
+fn look_up(address: Ipv4Addr, mark: Option<u32>, flags: RouteFlags) -> Request {
+    let mut message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+    message.header.flags = flags;
+    message.attributes.extend(mark.map(RouteAttribute::Mark));
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
@@ -228,42 +300,47 @@ pub(super) fn add_default_route(link: u32) -> Request {
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
-/// `ip route add unreachable PREFIX`, as one of ours.
-pub(super) fn add_unreachable(prefix: Ipv4Net, metric: u32) -> Request {
+/// `ip route add unreachable PREFIX table TABLE`, as one of ours.
+pub(super) fn add_unreachable(prefix: Ipv4Net, table: u8, metric: u32) -> Request {
     let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+    message.header.table = table;
     message.header.kind = RouteType::Unreachable;
     message.attributes.push(RouteAttribute::Priority(metric));
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
-/// `ip route add|append PREFIX nhid NEXTHOP`, as one of ours.
-pub(super) fn set_peer_route(prefix: Ipv4Net, nexthop: u32, metric: u32, mode: Mode) -> Request {
-    let header = route_header(prefix, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+/// `ip route add|append PREFIX nhid NEXTHOP [src SOURCE] [table TABLE]`, as one of ours.
+pub(super) fn set_peer_route(route: &PeerRoute<'_>, metric: u32, mode: Mode) -> Request {
+    let (scope, kind) = (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+    let header = route_header(route.prefix, route.table, scope, kind);
     let attributes = [
-        (libc::RTA_DST, prefix.network().octets()),
-        (RTA_NH_ID, nexthop.to_ne_bytes()),
-        (libc::RTA_PRIORITY, metric.to_ne_bytes()),
+        Some((libc::RTA_DST, route.prefix.network().octets())),
+        Some((RTA_NH_ID, route.nexthop.to_ne_bytes())),
+        Some((libc::RTA_PRIORITY, metric.to_ne_bytes())),
+        route.source.map(|source| (libc::RTA_PREFSRC, source.octets())),
     ];
+    let attributes = attributes.into_iter().flatten();
     Request::of_words(libc::RTM_NEWROUTE, mode.flags(), &header, attributes)
 }
 
 /// `ip route del` of exactly this route of ours, and of none that has taken its place.
 pub(super) fn delete_route(found: &Route) -> Request {
-    let header = route_header(found.prefix, libc::RT_SCOPE_NOWHERE, libc::RTN_UNSPEC);
+    let (scope, kind) = (libc::RT_SCOPE_NOWHERE, libc::RTN_UNSPEC);
+    let header = route_header(found.prefix, found.table, scope, kind);
     let link = found.link.filter(|_| found.nexthop.is_none());
     let attributes = [
         Some((libc::RTA_DST, found.prefix.network().octets())),
         Some((libc::RTA_PRIORITY, found.metric.to_ne_bytes())),
         found.nexthop.map(|nexthop| (RTA_NH_ID, nexthop.to_ne_bytes())),
         link.map(|link| (libc::RTA_OIF, link.to_ne_bytes())),
+        found.source.map(|source| (libc::RTA_PREFSRC, source.octets())),
     ];
     Request::of_words(libc::RTM_DELROUTE, 0, &header, attributes.into_iter().flatten())
 }
 
 /// `struct rtmsg` of one of ours. There may be 100,000 of them, so these are written without detours.
-fn route_header(prefix: Ipv4Net, scope: u8, kind: u8) -> [u8; 12] {
-    let family = u8::from(AddressFamily::Inet);
-    let (length, table) = (prefix.prefix_len(), RouteHeader::RT_TABLE_MAIN);
+fn route_header(prefix: Ipv4Net, table: u8, scope: u8, kind: u8) -> [u8; 12] {
+    let (family, length) = (u8::from(AddressFamily::Inet), prefix.prefix_len());
     [family, length, 0, 0, table, ROUTE_PROTOCOL, scope, kind, 0, 0, 0, 0]
 }
 

@@ -7,31 +7,51 @@ use nix::errno::Errno;
 
 use super::netlink::{Outcome, Request};
 use super::nexthop::{Nexthop, nexthops};
+use super::nftables::Peers;
 use super::observe::{Address, Route};
 use super::owner::Owner;
 use super::plan::{self, Conflict, Kernel, PeerRoute, Plan};
 use super::refused;
 use super::request::Mode;
-use super::{METRIC_PEER, request};
-use crate::{NetworkError, PeerFailure, RouteConflict, RouteReport, RouteTable};
+use super::{METRIC_PEER, OVERLAY_TABLE, request};
+use crate::{NetworkError, Overlay, PeerFailure, RouteConflict, RouteReport, RouteTable};
 
 impl Owner {
     /// See [`crate::Network::sync_routes`].
     pub(super) fn sync_routes(&mut self, table: &RouteTable) -> Result<RouteReport, NetworkError> {
-        let kernel = self.observe_routes()?;
-        let report = self.carry_out(plan::plan(table, &kernel))?;
-        self.exempt_nodes(table.peers.iter().map(|peer| peer.via).collect())?;
+        let mut kernel = self.observe_routes()?;
+        let tunnelled = plan::tunnelled(table, &kernel.addresses);
+        let overlay = table.overlay.filter(|_| !tunnelled.is_empty());
+        // What the firewall says of it comes first, so that nothing gets in that no peer has sent.
+        self.tell_firewall(table, &tunnelled, overlay)?;
+        let prepared = match &overlay {
+            Some(overlay) => self.ensure_overlay(overlay, &tunnelled, &kernel),
+            None => Ok(false),
+        };
+        if matches!(prepared, Ok(true)) {
+            kernel = self.observe_routes()?;
+        }
+        let mut report = self.carry_out(plan::plan(table, &kernel))?;
+        if let Err(error) = prepared {
+            blame(&error, &tunnelled, table, &mut report);
+        }
+        match overlay {
+            Some(_) => self.forget_overlay_peers(&tunnelled)?,
+            None => self.remove_overlay(&kernel)?,
+        }
+        self.follow_uplinks(&kernel)?;
         Ok(report)
     }
 
     pub(super) fn observe_routes(&mut self) -> Result<Kernel, NetworkError> {
         let action = || "read addresses, nexthops and routes".to_owned();
         let route = &mut self.route;
-        Ok(Kernel {
-            addresses: route.dump(request::addresses, Address::parse).map_err(refused(action))?,
-            nexthops: route.dump(nexthops, Nexthop::parse).map_err(refused(action))?,
-            routes: route.dump(request::routes, Route::parse).map_err(refused(action))?,
-        })
+        let addresses = route.dump(request::addresses, Address::parse).map_err(refused(action))?;
+        let nexthops = route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
+        let mut routes = route.dump(request::routes, Route::parse).map_err(refused(action))?;
+        let beside = routes.extract_if(.., |route| route.table == OVERLAY_TABLE).collect();
+        let overlay = self.overlay_link()?;
+        Ok(Kernel { addresses, nexthops, routes, overlay_routes: beside, overlay })
     }
 
     fn carry_out(&mut self, plan: Plan<'_>) -> Result<RouteReport, NetworkError> {
@@ -76,9 +96,7 @@ impl Owner {
         mode: Mode,
         report: &mut RouteReport,
     ) -> Result<usize, NetworkError> {
-        let requests = routes
-            .iter()
-            .map(|route| request::set_peer_route(route.prefix, route.nexthop, METRIC_PEER, mode));
+        let requests = routes.iter().map(|route| request::set_peer_route(route, METRIC_PEER, mode));
         let outcomes = self.change(requests)?;
         let mut done = 0;
         for (route, outcome) in routes.iter().zip(outcomes) {
@@ -121,11 +139,35 @@ impl Owner {
         Ok(conflicts.iter().map(name).collect())
     }
 
-    /// Lets instances reach `nodes` under their own address.
-    fn exempt_nodes(&mut self, mut nodes: Vec<Ipv4Addr>) -> Result<(), NetworkError> {
-        nodes.sort_unstable();
-        nodes.dedup();
-        // Without a table there is nothing to exempt from; the one that is written next has them.
-        self.firewall.set_nodes(nodes).map(drop)
+    /// Lets instances reach the peers under their own address, and those in the overlay through it.
+    fn tell_firewall(
+        &mut self,
+        table: &RouteTable,
+        tunnelled: &BTreeSet<Ipv4Addr>,
+        overlay: Option<Overlay>,
+    ) -> Result<(), NetworkError> {
+        let nodes: BTreeSet<_> = table.peers.iter().map(|peer| peer.via).collect();
+        let nodes = nodes.into_iter().collect();
+        let peers = Peers { nodes, tunnelled: tunnelled.iter().copied().collect(), overlay };
+        match (self.firewall.set_peers(peers)?, self.host.clone()) {
+            (false, Some(host)) => self.write_firewall(&host),
+            // Without a table there is nothing to tell; the one that is written next has them.
+            _ => Ok(()),
+        }
     }
+}
+
+/// A device that could not be had is a failure of the peers that are reached through it, and of no others.
+fn blame(
+    error: &NetworkError,
+    tunnelled: &BTreeSet<Ipv4Addr>,
+    table: &RouteTable,
+    report: &mut RouteReport,
+) {
+    let cause = std::error::Error::source(error);
+    let reason = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+    report.failures.retain(|failure| failure.reason != plan::NO_DEVICE);
+    let peers = table.peers.iter().filter(|peer| tunnelled.contains(&peer.via));
+    let failure = |node| PeerFailure { node, reason: reason.clone() };
+    report.failures.extend(peers.map(|peer| failure(peer.node.clone())));
 }

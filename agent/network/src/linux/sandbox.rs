@@ -246,7 +246,7 @@ impl Owner {
     ) -> Result<Option<Request>, NetworkError> {
         let found = self
             .route
-            .get(request::match_route(sandbox.address), Route::parse)
+            .get(request::match_route(sandbox.address, None), Route::parse)
             .map_err(refused(|| format!("look up the route to {}", sandbox.address)))?;
         let ours = request::add_link_route(sandbox.address, outside.index, METRIC_INSTANCE);
         let Some(route) = found.ok().flatten().filter(|route| route.prefix.prefix_len() == 32)

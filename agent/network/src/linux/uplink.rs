@@ -6,7 +6,7 @@ use nix::libc;
 
 use super::observe::{Link, Route};
 use super::plan::Kernel;
-use super::veth;
+use super::{overlay, veth};
 
 /// What Ethernet carries, for a host that has no uplink (yet).
 const MTU_WITHOUT_UPLINK: u32 = 1500;
@@ -16,12 +16,14 @@ const MTU_WITHOUT_UPLINK: u32 = 1500;
 pub(super) struct Uplinks {
     pub(super) names: BTreeSet<String>,
     /// Of the interface with the best default route, or the smallest of all; in bytes.
+    pub(super) underlay_mtu: u32,
+    /// Of what instances send: as large as it fits, also through the overlay if there is one.
     pub(super) mtu: u32,
 }
 
 impl Uplinks {
     /// An uplink has a default route, or leads to a peer, or has an address and is no bridge: a bridge
-    /// that nothing leads through belongs to Docker or another maker of private networks.
+    /// that nothing leads through belongs to Docker or another maker of private networks. The overlay is one, too.
     pub(super) fn find(kernel: &Kernel, links: &[Link]) -> Self {
         let defaults = kernel
             .routes
@@ -45,16 +47,23 @@ impl Uplinks {
             .filter(|link| !veth::is_ours(link) && !is_loopback(link))
             .filter(|link| {
                 let has_own_address = addressed.contains(&link.index) && link.kind != "bridge";
-                leading.contains(&link.index) || has_own_address
+                leading.contains(&link.index) || has_own_address || overlay::is_device(link)
             })
             .collect();
-        let mtu = uplinks
+        let (overlay, uplinks): (Vec<_>, Vec<_>) =
+            uplinks.into_iter().partition(|link| overlay::is_device(link));
+        let underlay_mtu = uplinks
             .iter()
             .find(|link| Some(link.index) == best)
             .map(|link| link.mtu)
             .or_else(|| uplinks.iter().map(|link| link.mtu).min())
             .unwrap_or(MTU_WITHOUT_UPLINK);
-        Self { names: uplinks.into_iter().map(|link| link.name.clone()).collect(), mtu }
+        let mtu = match overlay.as_slice() {
+            [] => underlay_mtu,
+            _ => underlay_mtu.saturating_sub(overlay::HEADERS_BYTES),
+        };
+        let names = uplinks.into_iter().chain(overlay).map(|link| link.name.clone()).collect();
+        Self { names, underlay_mtu, mtu }
     }
 }
 
@@ -97,6 +106,7 @@ mod tests {
 
     fn default_route(link: u32, metric: u32) -> Route {
         Route {
+            table: libc::RT_TABLE_MAIN,
             prefix: "0.0.0.0/0".parse().unwrap(),
             protocol: 3,
             kind: libc::RTN_UNICAST,
@@ -104,6 +114,7 @@ mod tests {
             link: Some(link),
             via: None,
             nexthop: None,
+            source: None,
         }
     }
 
@@ -145,6 +156,19 @@ mod tests {
         };
         let uplinks = Uplinks::find(&kernel, &links);
         assert_eq!((names(&uplinks), uplinks.mtu), (vec!["br0"], 9000));
+    }
+
+    #[test]
+    fn instances_send_what_fits_through_the_overlay_too() {
+        let links = [link(2, "eth0", "", 1400), link(9, "dwell-vxlan", "vxlan", 1350)];
+        let kernel = Kernel {
+            addresses: vec![address(2, "192.0.2.1/24")],
+            routes: vec![default_route(2, 0)],
+            ..Kernel::default()
+        };
+        let uplinks = Uplinks::find(&kernel, &links);
+        assert_eq!(names(&uplinks), ["dwell-vxlan", "eth0"]);
+        assert_eq!((uplinks.underlay_mtu, uplinks.mtu), (1400, 1350));
     }
 
     #[test]

@@ -10,23 +10,24 @@ use super::echo::Echo;
 use super::observe::{Link, attributes, ipv4, u32_at};
 use super::owner::Owner;
 use super::{refused, request, veth};
-use crate::{FoundRoute, NetworkError};
+use crate::{FoundRoute, NetworkError, Probe};
 
 const HEADER_BYTES: usize = 12;
 
 impl Owner {
-    /// The way to `address` with its MTU in bytes, and a socket to try it with; `None` if there is no way.
+    /// The way to `address` of packets with this mark, and a socket to try it with; `None` if there is no way.
     pub(super) fn way_to(
         &mut self,
         address: Ipv4Addr,
-    ) -> Result<Option<(FoundRoute, u32, Echo)>, NetworkError> {
+        mark: Option<u32>,
+    ) -> Result<Option<Way>, NetworkError> {
         let action = || format!("look up the route to {address}");
-        let hop = self.route.get(request::resolve_route(address), Hop::parse);
+        let hop = self.route.get(request::resolve_route(address, mark), Hop::parse);
         let hop = match hop.map_err(refused(action))? {
             Err(refusal) if is_no_way(refusal.errno) => return Ok(None),
             hop => hop.map_err(|refusal| refused(action)(refusal.into()))?,
         };
-        let entry = self.route.get(request::match_route(address), Entry::parse);
+        let entry = self.route.get(request::match_route(address, mark), Entry::parse);
         let entry = entry.map_err(refused(action))?;
         // Between two questions, either answer may have gone.
         let (Some(hop), Ok(Some(entry))) = (hop, entry) else { return Ok(None) };
@@ -40,9 +41,30 @@ impl Owner {
             local: is_own_address || veth::is_ours(&link),
             device: link.name,
         };
-        let echo = Echo::open(address)
+        let echo = Echo::open(address, mark)
             .map_err(refused(|| format!("open a socket for an ICMP echo to {address}")))?;
-        Ok(Some((route, hop.mtu.unwrap_or(link.mtu), echo)))
+        Ok(Some(Way { route, mtu: hop.mtu.unwrap_or(link.mtu), echo }))
+    }
+}
+
+/// A way to an address, and a socket to try it with.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) route: FoundRoute,
+    /// In bytes.
+    mtu: u32,
+    echo: Echo,
+}
+
+impl Way {
+    /// Tries it. Not by the owner, who has other things to do than to wait.
+    pub(super) async fn probe(self, address: Ipv4Addr) -> Result<Probe, NetworkError> {
+        let Self { route, mtu, echo } = self;
+        let (round_trip, full_size_passes) = echo
+            .measure(mtu)
+            .await
+            .map_err(refused(|| format!("send an ICMP echo to {address}")))?;
+        Ok(Probe { route: Some(route), round_trip, mtu, full_size_passes })
     }
 }
 

@@ -15,6 +15,7 @@ mod firewall;
 mod host;
 mod isolation;
 mod look;
+mod overlay;
 mod probe;
 mod routes;
 mod sandbox;

@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use dwell_core::workload::Protocol;
 use ipnet::Ipv4Net;
 
-use super::{HOST, NODES, SENT, SOURCES, Source, TABLE};
+use super::tunnel::Rules;
+use super::{HOST, NODES, Peers, SENT, SOURCES, Source, TABLE, TUNNELLED};
 use crate::linux::isolation::Set;
 use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
 
@@ -30,25 +31,29 @@ pub(super) fn sets(isolation: &BTreeSet<Set>) -> String {
 pub(super) fn table(
     host: &HostNetwork,
     sources: &[Source],
-    nodes: &[Ipv4Addr],
+    peers: &Peers,
     isolation: Option<&BTreeSet<Set>>,
 ) -> String {
     let cluster = host.cluster.trunc();
+    let overlay = peers.overlay.as_ref().map(Rules::of).unwrap_or_default();
     let masquerade = if host.masquerade {
+        let Rules { masquerade, .. } = &overlay;
         format!(
-            "\n    iifname \"{INTERFACE_PREFIX}*\" ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
+            "{masquerade}\n    iifname \"{INTERFACE_PREFIX}*\" ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
              oifname != \"{INTERFACE_PREFIX}*\" masquerade"
         )
     } else {
         String::new()
     };
-    let to_host = to_host(host);
+    let to_host = to_host(host, &overlay);
     let (isolated, isolated_type) = (Set::Isolated.name(), Set::Isolated.key_type());
-    let (sent, guard) = (sent(host), guard(host));
+    let (sent, guard) = (sent(host, &overlay), guard(host, &overlay));
+    let overlay_chains = &overlay.chains;
     let mut script = format!(
         r#"add table inet {TABLE}
 add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
 add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
+add set inet {TABLE} {TUNNELLED} {{ type ipv4_addr; }}
 add set inet {TABLE} {isolated} {{ type {isolated_type}; }}
 add chain inet {TABLE} {SENT}
 add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
@@ -60,7 +65,8 @@ flush chain inet {TABLE} {HOST}
 flush chain inet {TABLE} outbound
 flush set inet {TABLE} {SOURCES}
 flush set inet {TABLE} {NODES}
-table inet {TABLE} {{
+flush set inet {TABLE} {TUNNELLED}
+{overlay_chains}table inet {TABLE} {{
   chain {SENT} {{
 {sent}  }}
   chain guard {{
@@ -74,7 +80,9 @@ table inet {TABLE} {{
     );
     let pairs = sources.iter().map(|(veth, address)| format!("\"{veth}\" . {address}"));
     add_elements(&mut script, SOURCES, pairs);
-    add_elements(&mut script, NODES, nodes.iter().map(Ipv4Addr::to_string));
+    for (set, addresses) in [(NODES, &peers.nodes), (TUNNELLED, &peers.tunnelled)] {
+        add_elements(&mut script, set, addresses.iter().map(Ipv4Addr::to_string));
+    }
     if let Some(isolation) = isolation {
         add_isolation(&mut script, isolation, cluster);
     }
@@ -82,7 +90,7 @@ table inet {TABLE} {{
 }
 
 /// What sandboxes may send at all: everything else that comes out of them is dropped before it is looked at.
-fn sent(host: &HostNetwork) -> String {
+fn sent(host: &HostNetwork, overlay: &Rules) -> String {
     let cluster = host.cluster.trunc();
     let mut rules = vec![
         "meta nfproto ipv6 drop".to_owned(),
@@ -96,11 +104,12 @@ fn sent(host: &HostNetwork) -> String {
         rules.push(format!("ip daddr {LINK_LOCAL} meta l4proto {{ tcp, udp }} th dport 53 accept"));
     }
     rules.push(format!("ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop"));
+    rules.extend(overlay.sent.clone());
     lines(rules)
 }
 
 /// What all else may claim that comes into the host.
-fn guard(host: &HostNetwork) -> String {
+fn guard(host: &HostNetwork, overlay: &Rules) -> String {
     let cluster = host.cluster.trunc();
     let mut rules = vec![
         format!("iifname \"{INTERFACE_PREFIX}*\" goto {SENT}"),
@@ -109,6 +118,7 @@ fn guard(host: &HostNetwork) -> String {
     if host.untracked {
         rules.push(format!("ip saddr {cluster} ip daddr {cluster} {} notrack", unpoliced()));
     }
+    rules.extend(overlay.guard(cluster));
     lines(rules)
 }
 
@@ -125,14 +135,15 @@ fn lines(rules: impl IntoIterator<Item = String>) -> String {
 
 /// What instances may send to the host itself, of this node or, over an uplink, of another. A routes-only node has none, and
 /// decides by itself whom it serves.
-fn to_host(host: &HostNetwork) -> String {
+fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
     let cluster = host.cluster.trunc();
-    let mut rules = vec![
+    let mut rules = overlay.to_host.clone();
+    rules.extend([
         "iifname \"lo\" accept".to_owned(),
         // Whoever else asks here, such as a container of Docker's that has the host's list of resolvers, is told at once
         // to ask the next one.
         format!("iifname != \"{INTERFACE_PREFIX}*\" ip daddr {GATEWAY} counter reject"),
-    ];
+    ]);
     if host.block.is_some() {
         rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
         rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" ip saddr != {cluster} accept"));
@@ -210,19 +221,19 @@ mod tests {
         let open = "ip daddr 169.254.0.0/16 meta l4proto { tcp, udp } th dport 53 accept\n    ip daddr 169.254.0.0/16 \
                     ip daddr != 169.254.1.1 counter drop";
         let without = HostNetwork { foreign_names: true, ..host(true) };
-        assert!(table(&without, &[], &[], None).contains(open));
-        assert!(!table(&host(true), &[], &[], None).contains(open));
+        assert!(table(&without, &[], &Peers::default(), None).contains(open));
+        assert!(!table(&host(true), &[], &Peers::default(), None).contains(open));
     }
 
     #[test]
     fn masquerading_is_a_switch() {
-        assert!(table(&host(true), &[], &[], None).contains("ip daddr != @nodes"));
-        assert!(!table(&host(false), &[], &[], None).contains("masquerade"));
+        assert!(table(&host(true), &[], &Peers::default(), None).contains("ip daddr != @nodes"));
+        assert!(!table(&host(false), &[], &Peers::default(), None).contains("masquerade"));
     }
 
     #[test]
     fn going_without_tracking_is_a_switch_and_not_for_isolated_instances() {
-        let rules = table(&host(true), &[], &[], None);
+        let rules = table(&host(true), &[], &Peers::default(), None);
         let without = rules.lines().filter(|rule| rule.contains("notrack"));
         let without: Vec<_> = without.collect();
         assert_eq!(without.len(), 2, "from a sandbox, and from elsewhere");
@@ -231,7 +242,7 @@ mod tests {
             assert!(rule.contains("ip saddr != @isolated ip daddr != @isolated"), "{rule}");
         }
         let tracked = HostNetwork { untracked: false, ..host(true) };
-        assert!(!table(&tracked, &[], &[], None).contains("notrack"));
+        assert!(!table(&tracked, &[], &Peers::default(), None).contains("notrack"));
     }
 
     #[test]
@@ -241,20 +252,20 @@ mod tests {
             host_access: vec![range(Protocol::Tcp, 5000, 5000), range(Protocol::Udp, 1, 9)],
             ..host(true)
         };
-        let script = table(&open, &[], &[], None);
+        let script = table(&open, &[], &Peers::default(), None);
         assert!(
             script.contains(
                 "    tcp dport 5000 accept\n    udp dport 1-9 accept\n    counter drop\n"
             )
         );
-        assert!(!table(&host(true), &[], &[], None).contains("tcp dport 5"));
+        assert!(!table(&host(true), &[], &Peers::default(), None).contains("tcp dport 5"));
     }
 
     #[test]
     fn the_gateway_refuses_others_before_it_lets_anything_in() {
         let block = Some("10.80.1.0/24".parse().unwrap());
         for host in [host(true), HostNetwork { block, ..host(true) }] {
-            let script = table(&host, &[], &[], None);
+            let script = table(&host, &[], &Peers::default(), None);
             let rules = "    iifname \"lo\" accept\n    iifname != \"dw-*\" ip daddr 169.254.1.1 counter reject\n";
             assert!(script.contains(rules), "{script}");
         }
@@ -263,15 +274,16 @@ mod tests {
     #[test]
     fn elements_come_in_the_same_transaction() {
         let sources = [("dw-0123456789ab".to_owned(), Ipv4Addr::new(10, 80, 1, 5))];
-        let script = table(&host(true), &sources, &[Ipv4Addr::new(192, 0, 2, 7)], None);
+        let peers = Peers { nodes: vec![Ipv4Addr::new(192, 0, 2, 7)], ..Peers::default() };
+        let script = table(&host(true), &sources, &peers, None);
         assert!(script.contains(r#"sources { "dw-0123456789ab" . 10.80.1.5 }"#));
         assert!(script.contains("nodes { 192.0.2.7 }"));
     }
 
     #[test]
     fn what_an_earlier_agent_isolated_stays_until_policies_are_known() {
-        assert!(!table(&host(true), &[], &[], None).contains("inbound"));
-        let nobody = table(&host(true), &[], &[], Some(&BTreeSet::new()));
+        assert!(!table(&host(true), &[], &Peers::default(), None).contains("inbound"));
+        let nobody = table(&host(true), &[], &Peers::default(), Some(&BTreeSet::new()));
         assert!(nobody.contains("flush chain inet dwell inbound"), "{nobody}");
         assert!(!nobody.contains("jump isolation"), "{nobody}");
     }

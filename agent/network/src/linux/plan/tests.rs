@@ -26,26 +26,36 @@ fn empty_kernel() -> Kernel {
 
 fn foreign(prefix: &str, metric: u32) -> Route {
     let prefix = net(prefix);
-    Route { prefix, protocol: 2, kind: 1, metric, link: Some(9), via: None, nexthop: None }
+    let table = libc::RT_TABLE_MAIN;
+    let (via, nexthop, source) = (None, None, None);
+    Route { table, prefix, protocol: 2, kind: 1, metric, link: Some(9), via, nexthop, source }
 }
 
 /// What the kernel shows after `plan` has been carried out.
 fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
-    let Kernel { addresses, mut nexthops, mut routes } = kernel.clone();
+    let Kernel { addresses, mut nexthops, mut routes, mut overlay_routes, overlay } =
+        kernel.clone();
     for (_, nexthop, mode) in &plan.nexthops {
         let existed = nexthops.len();
         nexthops.retain(|existing| existing.id != nexthop.id);
         assert_eq!(*mode == Mode::Replace, existed > nexthops.len());
         nexthops.push(*nexthop);
     }
-    routes.extend(plan.add.iter().chain(&plan.change).map(ours));
-    routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
+    let added = plan.add.iter().chain(&plan.change).map(ours);
+    let (main, beside): (Vec<_>, Vec<_>) =
+        added.partition(|route| route.table == libc::RT_TABLE_MAIN);
+    routes.extend(main);
+    overlay_routes.extend(beside);
+    for routes in [&mut routes, &mut overlay_routes] {
+        routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
+    }
     nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
-    Kernel { addresses, nexthops, routes }
+    Kernel { addresses, nexthops, routes, overlay_routes, overlay }
 }
 
 fn ours(route: &PeerRoute<'_>) -> Route {
     Route {
+        table: route.table,
         prefix: route.prefix,
         protocol: ROUTE_PROTOCOL,
         kind: 1,
@@ -53,6 +63,7 @@ fn ours(route: &PeerRoute<'_>) -> Route {
         link: None,
         via: None,
         nexthop: Some(route.nexthop),
+        source: route.source,
     }
 }
 
@@ -73,6 +84,7 @@ fn a_new_table_is_added_and_then_in_place() {
             peer("b", "10.80.2.0/24", "192.0.2.12"),
         ],
         exceptions: vec![exception("10.80.1.7", "b")],
+        overlay: None,
     };
     let kernel = empty_kernel();
     let first = plan(&table, &kernel);
@@ -85,11 +97,15 @@ fn a_new_table_is_added_and_then_in_place() {
 
 #[test]
 fn a_readdressed_peer_costs_one_nexthop_and_no_route() {
-    let old =
-        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    let old = RouteTable {
+        peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")],
+        ..RouteTable::default()
+    };
     let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
-    let new =
-        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.99")], exceptions: Vec::new() };
+    let new = RouteTable {
+        peers: vec![peer("a", "10.80.1.0/24", "192.0.2.99")],
+        ..RouteTable::default()
+    };
     let plan = plan(&new, &kernel);
     assert_eq!(plan.nexthops.len(), 1);
     assert_eq!((plan.add.len(), plan.change.len(), plan.in_place), (0, 0, 1));
@@ -99,9 +115,13 @@ fn a_readdressed_peer_costs_one_nexthop_and_no_route() {
 fn a_moved_exception_is_changed_not_removed() {
     let peers =
         vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
-    let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
+    let old = RouteTable {
+        peers: peers.clone(),
+        exceptions: vec![exception("10.80.3.7", "a")],
+        overlay: None,
+    };
     let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
-    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
+    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")], overlay: None };
     let plan = plan(&new, &kernel);
     assert_eq!(plan.change.len(), 1);
     assert_eq!(plan.replaced.len(), 1);
@@ -112,9 +132,13 @@ fn a_moved_exception_is_changed_not_removed() {
 fn of_a_change_that_was_cut_short_the_old_route_goes() {
     let peers =
         vec![peer("a", "10.80.1.0/24", "192.0.2.11"), peer("b", "10.80.2.0/24", "192.0.2.12")];
-    let old = RouteTable { peers: peers.clone(), exceptions: vec![exception("10.80.3.7", "a")] };
+    let old = RouteTable {
+        peers: peers.clone(),
+        exceptions: vec![exception("10.80.3.7", "a")],
+        overlay: None,
+    };
     let mut kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
-    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")] };
+    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")], overlay: None };
     let before = kernel.clone();
     kernel.routes.extend(plan(&new, &before).change.iter().map(ours));
     let plan = plan(&new, &kernel);
@@ -133,8 +157,10 @@ fn foreign_routes_are_reported_by_where_they_take_traffic() {
         ("10.80.0.0/16", 0, false, true),
         ("0.0.0.0/0", 0, false, true),
     ];
-    let table =
-        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    let table = RouteTable {
+        peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")],
+        ..RouteTable::default()
+    };
     for (prefix, metric, in_the_way, added) in cases {
         let mut kernel = empty_kernel();
         kernel.routes.push(foreign(prefix, metric));
@@ -154,6 +180,7 @@ fn a_peer_out_of_reach_does_not_hold_up_the_others() {
             peer("near", "10.80.3.0/24", "192.0.2.13"),
         ],
         exceptions: vec![exception("10.80.9.9", "unknown")],
+        overlay: None,
     };
     let kernel = empty_kernel();
     let plan = plan(&table, &kernel);
@@ -172,42 +199,96 @@ fn foreign_nexthops_keep_their_numbers() {
         protocol: 4,
         link: Some(UPLINK),
         gateway: Some(Ipv4Addr::new(192, 0, 2, 11)),
+        is_onlink: false,
     });
-    let table =
-        RouteTable { peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")], exceptions: Vec::new() };
+    let table = RouteTable {
+        peers: vec![peer("a", "10.80.1.0/24", "192.0.2.11")],
+        ..RouteTable::default()
+    };
     let plan = plan(&table, &kernel);
     assert_ne!(plan.nexthops[0].1.id, id);
     assert!(plan.remove_nexthops.is_empty());
 }
 
+/// Peers on this host's segment and on others, with and without an overlay.
 fn any_table() -> impl Strategy<Value = RouteTable> {
-    let peers = prop::collection::btree_map(0_u8..40, (0_u8..20, 2_u8..250), 0..20);
+    let peers = prop::collection::btree_map(0_u8..40, (0_u8..20, 2_u8..250, 2_u8..4), 0..20);
     let exceptions = prop::collection::btree_map(any::<u8>(), 0_u8..40, 0..20);
-    (peers, exceptions).prop_map(|(peers, exceptions)| RouteTable {
+    let overlay = prop::option::of(any::<bool>());
+    (peers, exceptions, overlay).prop_map(|(peers, exceptions, overlay)| RouteTable {
         peers: peers
             .into_iter()
-            .map(|(name, (block, via))| {
-                peer(&format!("n{name}"), &format!("10.80.{block}.0/24"), &format!("192.0.2.{via}"))
+            .map(|(name, (block, host, segment))| {
+                let via = format!("192.0.{segment}.{host}");
+                peer(&format!("n{name}"), &format!("10.80.{block}.0/24"), &via)
             })
             .collect(),
         exceptions: exceptions
             .into_iter()
             .map(|(host, node)| exception(&format!("10.80.30.{host}"), &format!("n{node}")))
             .collect(),
+        overlay: overlay.map(|always| Overlay { always, ..overlay_of() }),
     })
+}
+
+const DEVICE: u32 = 9;
+
+fn overlay_of() -> Overlay {
+    Overlay { local: Ipv4Addr::new(192, 0, 2, 1), port: 4789, always: false }
+}
+
+#[test]
+fn a_peer_on_another_segment_is_reached_through_the_overlay() {
+    let peers = vec![
+        peer("near", "10.80.1.0/24", "192.0.2.11"),
+        peer("far", "10.80.2.0/24", "198.51.100.7"),
+    ];
+    let exceptions = vec![exception("10.80.1.7", "far")];
+    let table = RouteTable { peers, exceptions, overlay: Some(overlay_of()) };
+    let without = empty_kernel();
+    let plan_without = plan(&table, &without);
+    assert_eq!(plan_without.failures[0].reason, NO_DEVICE);
+    assert_eq!(plan_without.add.len(), 1, "the others are served");
+
+    let kernel = Kernel { overlay: Some(DEVICE), ..without };
+    let first = plan(&table, &kernel);
+    let far: Vec<_> = first.add.iter().filter(|route| route.node.as_str() == "far").collect();
+    let seen: Vec<_> =
+        far.iter().map(|route| (route.table, route.prefix.to_string(), route.source)).collect();
+    let (main, local) = (libc::RT_TABLE_MAIN, Some(overlay_of().local));
+    let expected = [
+        (main, "10.80.1.7/32".to_owned(), local),
+        (main, "10.80.2.0/24".to_owned(), local),
+        (OVERLAY_TABLE, "198.51.100.7/32".to_owned(), None),
+    ];
+    assert_eq!(seen, expected);
+    assert!(first.nexthops.iter().all(|(node, nexthop, _)| {
+        nexthop.is_onlink == (node.as_str() == "far")
+            && nexthop.is_onlink == (nexthop.link == Some(DEVICE))
+    }));
+    let kernel = carry_out(&first, &kernel);
+    assert!(is_fixpoint(&plan(&table, &kernel)));
+
+    // On the same segment by now: its next hop and its routes change, and nothing else.
+    let moved =
+        [peer("near", "10.80.1.0/24", "192.0.2.11"), peer("far", "10.80.2.0/24", "192.0.2.12")];
+    let table = RouteTable { peers: moved.into(), ..table.clone() };
+    let second = plan(&table, &kernel);
+    assert_eq!((second.nexthops.len(), second.change.len(), second.remove.len()), (1, 2, 1));
 }
 
 proptest! {
     /// From any table to any other in one step, with the routes of others where they were.
     #[test]
     fn one_pass_reaches_the_fixpoint(old in any_table(), new in any_table(), metric in 0_u32..400) {
-        let mut start = empty_kernel();
+        let mut start = Kernel { overlay: Some(DEVICE), ..empty_kernel() };
         start.routes.push(foreign("10.80.3.0/24", metric));
         let kernel = carry_out(&plan(&old, &start), &start);
         let kernel = carry_out(&plan(&new, &kernel), &kernel);
         let again = plan(&new, &kernel);
         prop_assert!(is_fixpoint(&again), "{again:?}");
         prop_assert!(kernel.routes.contains(&foreign("10.80.3.0/24", metric)));
-        prop_assert_eq!(again.in_place, kernel.routes.len() - 1);
+        let ours = kernel.routes.len() - 1 + kernel.overlay_routes.len();
+        prop_assert_eq!(again.in_place, ours);
     }
 }
