@@ -1,5 +1,7 @@
 //! `dwell route`: the routes of the fleet, and whether they work.
 
+mod export;
+
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -27,6 +29,7 @@ enum Command {
     )]
     Ls(OutputArgs),
     Check(Check),
+    Export(export::Export),
 }
 
 /// Try the way from every node to an instance
@@ -57,6 +60,7 @@ impl Route {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Check(check) => check.run(fleet).await,
+            Command::Export(export) => export.run(fleet).await.map(|()| ExitCode::SUCCESS),
         }
     }
 }

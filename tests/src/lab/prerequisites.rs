@@ -26,8 +26,9 @@ const TOOLS: [(&str, &str); 12] = [
     ("dpkg-deb", "dpkg"),
 ];
 
-/// What tests use beside: the stock SSH clients that have to work, and small tools for a sandbox.
-const CLIENTS: [(&str, &str); 4] = [
+/// What tests use beside: the stock SSH clients and the routing daemon that have to work, and small tools for a sandbox.
+const CLIENTS: [(&str, &str); 5] = [
+    ("bird", "bird2"),
     ("busybox", "busybox-static"),
     ("rsync", "rsync"),
     ("git", "git"),
