@@ -4,6 +4,8 @@
 //! Nothing behind the session and API modules of agent and controller sees a wire type. Conversion
 //! *from* the wire checks everything ([`FromWireError`] names the field); conversion *to* the wire cannot fail.
 
+pub mod bounds;
+pub mod codec;
 mod convert;
 pub mod pieces;
 pub mod trust;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dwell_controller::config::Config;
 use dwell_proto::v1;
+use dwell_proto::v1::agent_message::Message as FromAgent;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
 use dwell_proto::v1::fleet_client::FleetClient;
 use dwell_proto::v1::session_client::SessionClient;
@@ -133,6 +134,52 @@ async fn calls_of_a_node_that_never_end_take_little_memory_and_a_good_agent_atta
     let more = running.peak_bytes() - before;
     assert!(more < MEMORY_MAX_BYTES, "{} MiB more", more >> 20);
     drop(held);
+}
+
+/// A field whose value is given as bytes.
+fn field(number: u32, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.len() + 10);
+    prost::encoding::encode_key(number, prost::encoding::WireType::LengthDelimited, &mut bytes);
+    prost::encoding::encode_varint(value.len() as u64, &mut bytes);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+/// Two bytes of a message are hundreds in memory, if each is an entry with nothing in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_of_millions_of_empty_entries_take_little_memory_and_a_good_agent_attaches() {
+    let running = Running::start().await;
+    let fixture = &running.fixture;
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let bad = fixture.node("bad", "192.0.2.66").await;
+    let good = fixture.node("good", "192.0.2.1").await;
+    let person = fixture.client("ann").await;
+    let before = running.peak_bytes();
+    let entries = |number| field(number, &[]).repeat((8 << 20) - 64);
+    // Instances, volumes, claims; mounts of a template.
+    let hellos = [(4, entries(2)), (4, entries(6)), (12, field(1, &[]).repeat(4 << 20))];
+    let hellos = hellos.map(|(number, value)| field(1, &field(number, &value)));
+    let declaration = field(1, &field(3, &entries(9)));
+    let attach = "/dwell.v1.Session/Attach";
+    let mut calls: Vec<_> = hellos.into_iter().map(|hello| (&bad, attach, hello)).collect();
+    calls.push((&person, "/dwell.v1.Fleet/Apply", declaration));
+    for (who, path, message) in calls {
+        let mut raw = Raw::connect(to, BAD, &ca_pem, Some(who)).await.unwrap();
+        let announced = u32::try_from(message.len()).unwrap();
+        let (response, body) = raw.half(path, announced, message.into()).await.unwrap();
+        assert_eq!(raw::code(response).await.unwrap(), Code::OutOfRange, "{path}");
+        drop(body);
+    }
+    // A report of a node that has attached.
+    let mut agent = Agent::attach(fixture, &bad, hello("192.0.2.66")).await.unwrap();
+    let gone = vec![String::new(); 8_000_000];
+    agent.say(FromAgent::Status(v1::StatusReport { gone, ..Default::default() })).await;
+    let ended = async { while let Ok(Some(_)) = agent.receiver.message().await {} };
+    timeout(6 * SOON, ended).await.expect("the report is taken");
+
+    Agent::attach(fixture, &good, hello("192.0.2.1")).await.unwrap().snapshot().await;
+    let more = running.peak_bytes() - before;
+    assert!(more < MEMORY_MAX_BYTES, "{} MiB more", more >> 20);
 }
 
 #[tokio::test]
