@@ -6,7 +6,7 @@ use crate::clock::Timestamp;
 use crate::id::{Generation, InstanceName};
 use crate::image::ContainerImage;
 use crate::quantity::Millis;
-use crate::workload::{Fingerprint, Limits};
+use crate::workload::{Enforced, Fingerprint, Limits};
 use serde::{Deserialize, Serialize};
 
 /// The engine's name for a container.
@@ -69,6 +69,8 @@ pub struct Details {
     pub out_of_memory: bool,
     /// Its limits now.
     pub limits: Limits,
+    /// Which limits its engine can hold it to.
+    pub enforced: Enforced,
     /// How long its main process may take to end, as was declared when it was made, if that is written on it.
     pub stop_grace: Option<Millis>,
     /// Whether it brings an SSH server of its own, as far as that can be told from outside.

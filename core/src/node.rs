@@ -73,7 +73,7 @@ pub struct EngineInfo {
     pub api_version: String,
     /// Whether it answers now.
     pub ready: bool,
-    /// If not: why.
+    /// If not: why. If so: what it cannot do for instances.
     pub message: String,
 }
 

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
-pub use resources::{Limits, PIDS_DEFAULT, Resources};
+pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,
     Template,

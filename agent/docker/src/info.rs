@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::PoisonError;
 
 use dwell_core::node::EngineInfo;
+use dwell_core::workload::Enforced;
 use dwell_engine::{Engine as _, EngineError, EngineReport};
 
 use super::client::{NAME, QUICK, limited, meaning};
@@ -19,19 +20,29 @@ pub(super) async fn info(engine: &DockerEngine) -> Result<EngineReport, EngineEr
         engine.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
     let unfit = unfit::reason(seen.security_options.as_deref().unwrap_or_default());
     *engine.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
+    let enforced = Enforced {
+        cpu: seen.cpu_cfs_quota.unwrap_or(true) && seen.cpu_cfs_period.unwrap_or(true),
+        memory: seen.memory_limit.unwrap_or(true),
+        pids: seen.pids_limit.unwrap_or(true),
+    };
+    *engine.enforced.lock().unwrap_or_else(PoisonError::into_inner) = Some(enforced);
+    let ready = unfit.is_none() && knows;
     let message = match unfit {
         Some(why) => format!("{NAME} cannot run instances: {why}"),
-        None if knows => String::new(),
+        None if knows => enforced.lacking().map_or_else(String::new, |lacking| {
+            format!("{NAME} cannot limit: {lacking}; `dwell doctor` says what the kernel lacks")
+        }),
         None => engine.runtime_missing().to_string(),
     };
     Ok(EngineReport {
         info: EngineInfo {
             version: seen.server_version.unwrap_or_default(),
             api_version: docker.client_version().to_string(),
-            ready: message.is_empty(),
+            ready,
             message,
         },
         unfit,
+        enforced,
         data_root: seen.docker_root_dir.map(PathBuf::from),
         distrusted: engine.distrusted.lock().unwrap_or_else(PoisonError::into_inner).clone(),
     })
@@ -52,6 +63,15 @@ impl DockerEngine {
             engine: NAME,
             runtime: Runtime::NAME.to_owned(),
             fix: "run `dwell-agent install-runtime` on its host",
+        }
+    }
+
+    /// The limits that the daemon can enforce. It is asked once: that changes only with the kernel.
+    pub(super) async fn enforced(&self) -> Result<Enforced, EngineError> {
+        let known = *self.enforced.lock().unwrap_or_else(PoisonError::into_inner);
+        match known {
+            Some(enforced) => Ok(enforced),
+            None => Ok(self.info().await?.enforced),
         }
     }
 

@@ -46,7 +46,7 @@ use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
 use dwell_core::registry::RegistryLogins;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_core::workload::Limits;
+use dwell_core::workload::{Enforced, Limits};
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
@@ -114,6 +114,8 @@ pub struct DockerEngine {
     distrusted: Mutex<BTreeSet<String>>,
     /// Why the daemon cannot run instances, by what it said of itself last.
     unfit: Mutex<Option<&'static str>>,
+    /// The limits that it can enforce, by what it said of itself last.
+    enforced: Mutex<Option<Enforced>>,
 }
 
 impl DockerEngine {
@@ -131,6 +133,7 @@ impl DockerEngine {
             claims: Claims::default(),
             distrusted: Mutex::default(),
             unfit: Mutex::default(),
+            enforced: Mutex::default(),
         }
     }
 

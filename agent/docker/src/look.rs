@@ -78,7 +78,9 @@ pub(super) async fn inspect(
     if labels.is_none_or(|labels| !reply::is_ours(labels)) {
         return Err(EngineError::NotFound { id: id.to_string() });
     }
-    let container = reply::inspected(seen).map_err(|reason| malformed(OPERATION, reason))?;
+    let enforced = engine.enforced().await?;
+    let container =
+        reply::inspected(seen, enforced).map_err(|reason| malformed(OPERATION, reason))?;
     engine.remember(&container);
     Ok(container)
 }

@@ -13,7 +13,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::{ContainerImage, digest_of};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{Fingerprint, Limits, Resources};
+use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources};
 
 use super::spec::{
     LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_RESTARTS,
@@ -51,7 +51,10 @@ pub(super) fn is_ours(labels: &HashMap<String, String>) -> bool {
 }
 
 /// Reads a full description.
-pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'static str> {
+pub(super) fn inspected(
+    reply: ContainerInspectResponse,
+    enforced: Enforced,
+) -> Result<Container, &'static str> {
     let own_ssh = has_own_ssh(&reply);
     let config = reply.config.unwrap_or_default();
     let image = ContainerImage {
@@ -93,7 +96,9 @@ pub(super) fn inspected(reply: ContainerInspectResponse) -> Result<Container, &'
         finished_at: seen.finished_at.as_deref().and_then(timestamp).filter(|_| !running),
         exit_code: exit_code.filter(|_| !running && started_at.is_some()),
         out_of_memory: seen.oom_killed.unwrap_or(false),
-        limits: limits(&reply.host_config.ok_or("it has no limits")?),
+        // Whatever the daemon repeats of what it was asked for.
+        limits: enforced.of(limits(&reply.host_config.ok_or("it has no limits")?)),
+        enforced,
         stop_grace: grace,
         own_ssh,
         image,
@@ -225,7 +230,7 @@ mod tests {
             r#"{{"Id":"c1","Created":"2026-01-02T03:00:00Z","State":{state},"Config":{{"Labels":{{{LABELS}}}}},
                 "HostConfig":{{"CpuQuota":50000,"CpuPeriod":100000,"Memory":67108864}}}}"#
         );
-        inspected(serde_json::from_str(&text).unwrap())
+        inspected(serde_json::from_str(&text).unwrap(), Enforced::ALL)
     }
 
     #[test]
@@ -243,6 +248,17 @@ mod tests {
             ..Details::default()
         };
         assert_eq!(running.unwrap().details, Some(expected));
+        let text = format!(
+            r#"{{"Id":"c1","State":{{"Status":"created"}},"Config":{{"Labels":{{{LABELS}}}}},
+                "HostConfig":{{"PidsLimit":100}}}}"#
+        );
+        let no_pids = Enforced { pids: false, ..Enforced::ALL };
+        let unlimited = inspected(serde_json::from_str(&text).unwrap(), no_pids).unwrap();
+        assert_eq!(
+            unlimited.details.unwrap().limits,
+            Limits::default(),
+            "what cannot be is not so"
+        );
         let exited = description(
             r#"{"Status":"exited","Pid":0,"ExitCode":137,"OOMKilled":true,
                 "StartedAt":"2026-01-02T03:04:05.678Z","FinishedAt":"2026-01-02T03:04:06Z"}"#,
@@ -279,7 +295,11 @@ mod tests {
                     "Config":{{"Labels":{{{LABELS}}},"Image":"{reference}"}}}}"#,
                 "02".repeat(32)
             );
-            inspected(serde_json::from_str(&text).unwrap()).unwrap().details.unwrap().image
+            inspected(serde_json::from_str(&text).unwrap(), Enforced::ALL)
+                .unwrap()
+                .details
+                .unwrap()
+                .image
         };
         let id = Some(ImageDigest::new([2; 32]));
         let pinned = ContainerImage { digest: Some(ImageDigest::new([1; 32])), id };
@@ -294,7 +314,11 @@ mod tests {
                 r#"{{"Id":"c1","Path":"{path}","State":{{"Status":"created"}},"HostConfig":{{}},
                     "Config":{{"Labels":{{{LABELS}}},"ExposedPorts":{ports}}}}}"#
             );
-            inspected(serde_json::from_str(&text).unwrap()).unwrap().details.unwrap().own_ssh
+            inspected(serde_json::from_str(&text).unwrap(), Enforced::ALL)
+                .unwrap()
+                .details
+                .unwrap()
+                .own_ssh
         };
         assert!(is_own("/usr/sbin/sshd", "null") && is_own("dropbear", "{}"));
         assert!(is_own("sh", r#"{"80/tcp":{},"22/tcp":{}}"#));

@@ -151,9 +151,9 @@ impl FakeEngine {
 #[async_trait]
 impl Engine for FakeEngine {
     async fn info(&self) -> Result<EngineReport, EngineError> {
-        self.call(Operation::Info, "", |_| {
+        self.call(Operation::Info, "", |state| {
             let info = EngineInfo { version: "1".to_owned(), ready: true, ..EngineInfo::default() };
-            Ok(EngineReport { info, ..EngineReport::default() })
+            Ok(EngineReport { info, enforced: state.enforced, ..EngineReport::default() })
         })
         .await
     }
@@ -261,7 +261,8 @@ impl Engine for FakeEngine {
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {
         let now = self.shared.now();
         self.call(Operation::UpdateLimits, id.as_str(), |state| {
-            state.container_mut(id)?.details.limits = limits;
+            let enforced = state.enforced;
+            state.container_mut(id)?.details.limits = enforced.of(limits);
             state.tell(id, EventKind::Changed, now);
             Ok(())
         })

@@ -41,7 +41,7 @@ use dwell_core::node::EngineInfo;
 use dwell_core::quantity::Bytes;
 use dwell_core::registry::RegistryLogins;
 use dwell_core::session::SeenVolume;
-use dwell_core::workload::Limits;
+use dwell_core::workload::{Enforced, Limits};
 use futures_util::stream::BoxStream;
 use tokio::io::AsyncWrite;
 use tokio::sync::watch;
@@ -170,7 +170,8 @@ pub trait Engine: Send + Sync {
         name: &VolumeName,
     ) -> Result<(), EngineError>;
 
-    /// Sets the limits of a container, also while it runs. Zero takes a limit away.
+    /// Sets the limits of a container, also while it runs. Zero takes a limit away. Those that cannot be enforced are left
+    /// out, which is no failure: [`EngineReport::enforced`] and each container's details say which.
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`EngineError::Refused`].
@@ -266,6 +267,8 @@ pub struct EngineReport {
     pub info: EngineInfo,
     /// Why it cannot run any instance, as it is configured; no container is made then.
     pub unfit: Option<&'static str>,
+    /// The limits that it can hold containers to; others are left out when they are asked for.
+    pub enforced: Enforced,
     /// The directory of its images and containers, if it has one.
     pub data_root: Option<PathBuf>,
     /// The registries whose certificate it did not trust when it was last asked to pull from them.

@@ -15,6 +15,21 @@ use dwell_engine::fake::control::TokioClock;
 
 dwell_engine::engine_contract!(in_memory);
 
+/// On a node whose kernel cannot limit everything.
+mod with_fewer_limits {
+    use dwell_core::workload::Enforced;
+
+    use super::InMemory;
+
+    dwell_engine::engine_contract!(in_memory);
+
+    async fn in_memory(check: &str) -> InMemory {
+        let node = super::in_memory(check).await;
+        node.0.enforce_only(Enforced { cpu: false, memory: true, pids: false });
+        node
+    }
+}
+
 /// A node of which everything is in memory.
 struct InMemory(FakeEngine);
 

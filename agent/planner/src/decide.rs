@@ -355,7 +355,7 @@ impl<'a> Instance<'a> {
             Sandbox::Absent => return self.order_end(container),
         }
         let limits = self.aim().1.limits();
-        if self.is_aim(container) && container.limits != limits {
+        if self.is_aim(container) && !container.is_limited_to(limits) {
             let container = container.id.clone();
             return self.attempt(Step::UpdateLimits { container, limits });
         }

@@ -13,7 +13,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{RegistryHost, RegistryLogins};
-use dwell_core::workload::{Fingerprint, ImagePolicy, Limits, Template};
+use dwell_core::workload::{Enforced, Fingerprint, ImagePolicy, Limits, Template};
 
 use crate::decide::best_match;
 use crate::journal::{Journal, Ruling};
@@ -329,6 +329,8 @@ pub struct Container {
     pub fingerprint: Fingerprint,
     /// The limits it has now.
     pub limits: Limits,
+    /// Which limits it can be held to.
+    pub enforced: Enforced,
     /// How many restarts had been asked for when it was made.
     pub restarts_asked: u64,
     /// How long its main process may take to end, as was declared when it was made; `None` if that is not
@@ -350,6 +352,12 @@ pub struct Container {
 }
 
 impl Container {
+    /// Whether it is held to these limits, as far as it can be.
+    #[must_use]
+    pub fn is_limited_to(&self, asked: Limits) -> bool {
+        self.limits == self.enforced.of(asked)
+    }
+
     /// Whether its main process runs.
     #[must_use]
     pub fn is_running(&self) -> bool {

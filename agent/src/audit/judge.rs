@@ -210,7 +210,8 @@ impl Court<'_> {
         // What was ruled out is not what it is to be: what it fell back to may differ in its share alone.
         let fallback = assigned.fallback.as_ref().filter(|_| is_ruled_out);
         let aim = fallback.unwrap_or(&assigned.template);
-        let declared = aim.limits();
+        // What its engine cannot enforce is a fact of the node, which its engine tells, and no difference.
+        let declared = details.enforced.of(aim.limits());
         let is_of_declared = one.container.fingerprint == aim.fingerprint();
         if has_held && !is_of_declared {
             self.note(

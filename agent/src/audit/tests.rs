@@ -246,6 +246,14 @@ fn what_is_on_its_way_disagrees_with_nobody() {
                 status.verdict = Some(Verdict { generation: Generation(1), outcome });
             });
         },
+        // The node's kernel cannot limit processes.
+        |facts| {
+            let unlimited = Limits { pids: 0, ..LIMITS };
+            details(facts).enforced.pids = false;
+            details(facts).limits = unlimited;
+            let process = Process::Lives { namespace: Some(1), limits: Some(unlimited) };
+            web(facts).process = Some(process);
+        },
         // An instance that leaves is stopped with a grace.
         |facts| {
             engine(facts).containers.push(container("gone-0"));

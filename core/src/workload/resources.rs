@@ -97,6 +97,51 @@ pub struct Limits {
     pub pids: u32,
 }
 
+/// Which limits an engine can hold a container to: a kernel may lack a controller for one, and the engine then leaves that
+/// one out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Enforced {
+    /// Processor time.
+    pub cpu: bool,
+    /// Memory.
+    pub memory: bool,
+    /// Processes and threads.
+    pub pids: bool,
+}
+
+impl Enforced {
+    /// Every limit.
+    pub const ALL: Self = Self { cpu: true, memory: true, pids: true };
+
+    /// What comes of limits that are asked for: the others are none.
+    #[must_use]
+    pub const fn of(self, asked: Limits) -> Limits {
+        let Limits { share: Resources { cpu, memory }, pids } = asked;
+        Limits {
+            share: Resources {
+                cpu: if self.cpu { cpu } else { Millicores(0) },
+                memory: if self.memory { memory } else { Bytes(0) },
+            },
+            pids: if self.pids { pids } else { 0 },
+        }
+    }
+
+    /// What is not limited, for people; `None` if everything is.
+    #[must_use]
+    pub fn lacking(self) -> Option<String> {
+        let parts =
+            [(self.cpu, "processor time"), (self.memory, "memory"), (self.pids, "processes")];
+        let lacking = parts.iter().filter(|(is_enforced, _)| !is_enforced).map(|(_, name)| *name);
+        Some(lacking.collect::<Vec<_>>().join(", ")).filter(|names| !names.is_empty())
+    }
+}
+
+impl Default for Enforced {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |is_limited: bool, limit: &dyn fmt::Display| {
@@ -124,6 +169,16 @@ mod tests {
         assert_eq!(resources(5, u64::MAX).times(3), resources(15, u64::MAX));
         assert_eq!(resources(5, 10).min(resources(7, 4)), resources(5, 4));
         assert_eq!(resources(5, 10).max(resources(7, 4)), resources(7, 10));
+    }
+
+    #[test]
+    fn what_cannot_be_enforced_is_no_limit_and_is_named() {
+        let asked = Limits { share: resources(500, 64), pids: 100 };
+        assert_eq!(Enforced::ALL.of(asked), asked);
+        assert_eq!(Enforced::ALL.lacking(), None);
+        let some = Enforced { memory: false, pids: false, ..Enforced::ALL };
+        assert_eq!(some.of(asked), Limits { share: resources(500, 0), pids: 0 });
+        assert_eq!(some.lacking().as_deref(), Some("memory, processes"));
     }
 
     #[test]

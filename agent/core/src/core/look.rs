@@ -209,6 +209,7 @@ fn look_of(
         generation: container.generation,
         fingerprint: container.fingerprint.clone(),
         limits: details.limits,
+        enforced: details.enforced,
         restarts_asked: container.restarts_asked,
         stop_grace: details.stop_grace,
         image: details.image,

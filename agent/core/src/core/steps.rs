@@ -6,7 +6,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
-use dwell_core::workload::Limits;
+use dwell_core::workload::{Enforced, Limits};
 use dwell_planner::{ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
@@ -213,6 +213,8 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         generation: assigned.generation,
         fingerprint: assigned.template.fingerprint(),
         limits: assigned.template.limits(),
+        // What cannot be is not known before it is looked at.
+        enforced: Enforced::ALL,
         restarts_asked: assigned.restarts_asked,
         stop_grace: Some(assigned.template.stop_grace),
         image: ContainerImage::default(),
@@ -232,7 +234,7 @@ fn set_limits(
     now: Timestamp,
 ) {
     for one in seen.containers.iter_mut().filter(|one| one.id == *container) {
-        one.limits = limits;
+        one.limits = one.enforced.of(limits);
         one.since = now;
     }
 }

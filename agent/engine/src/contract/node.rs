@@ -50,11 +50,13 @@ pub async fn limits_are_set_while_it_runs(harness: &dyn Harness) {
     small.template.resources = half.share;
     let id = engine.create(&small).await.unwrap();
     engine.start(&id).await.unwrap();
-    assert_eq!(inspected(harness, &id).await.details.unwrap().limits, half);
+    let enforced = engine.info().await.unwrap().enforced;
+    let details = inspected(harness, &id).await.details.unwrap();
+    assert_eq!((details.limits, details.enforced), (enforced.of(half), enforced));
     for limits in [double, Limits::default(), half] {
         engine.update_limits(&id, limits).await.unwrap();
         let seen = inspected(harness, &id).await;
-        assert_eq!(seen.details.unwrap().limits, limits);
+        assert_eq!(seen.details.unwrap().limits, enforced.of(limits));
         assert_eq!(seen.state, ContainerState::Running);
     }
     engine.remove(&id).await.unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::InstanceName;
 use dwell_core::image::ImageDigest;
+use dwell_core::workload::Enforced;
 use tokio::time::Instant;
 
 use super::behaviour::{Command, Program};
@@ -58,6 +59,11 @@ impl FakeEngine {
     /// Leaves a file of a container that is gone.
     pub fn leave_file(&self, path: impl Into<PathBuf>) {
         self.change(|state| state.leftovers.insert(path.into()));
+    }
+
+    /// From now on it can hold containers to these limits only.
+    pub fn enforce_only(&self, enforced: Enforced) {
+        self.change(|state| state.enforced = enforced);
     }
 
     /// How much time a container was given when it was stopped last.

@@ -10,6 +10,7 @@ use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ContainerImage, ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::session::SeenVolume;
+use dwell_core::workload::Enforced;
 use tokio::sync::{broadcast, watch};
 
 use super::behaviour::{Command, Program};
@@ -103,6 +104,8 @@ pub(super) enum Answer {
 
 pub(super) struct State {
     pub(super) down: bool,
+    /// The limits that it can hold containers to.
+    pub(super) enforced: Enforced,
     pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
     /// The main processes that run, whatever the engine takes for running.
     pub(super) processes: BTreeSet<u32>,
@@ -155,6 +158,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             down: false,
+            enforced: Enforced::ALL,
             containers: BTreeMap::new(),
             processes: BTreeSet::new(),
             left: BTreeSet::new(),
@@ -298,7 +302,8 @@ impl State {
         };
         let image_id = self.hold_image(&assigned.image());
         let details = Details {
-            limits: assigned.template.limits(),
+            limits: self.enforced.of(assigned.template.limits()),
+            enforced: self.enforced,
             stop_grace: Some(assigned.template.stop_grace),
             own_ssh: assigned.template.command == ["sshd"],
             image: ContainerImage { digest, id: Some(image_id) },
@@ -322,6 +327,7 @@ impl State {
             pid: Some(pid),
             started_at: Some(now),
             limits: container.details.limits,
+            enforced: container.details.enforced,
             stop_grace: container.details.stop_grace,
             own_ssh: container.details.own_ssh,
             image: container.details.image,

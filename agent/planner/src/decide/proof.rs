@@ -37,7 +37,7 @@ impl<'a> Instance<'a> {
         let is_up = match container.state {
             // With other limits it shows nothing of those that it is to live with.
             ContainerState::Running { .. } => {
-                container.limits == self.target.assigned.template.limits()
+                container.is_limited_to(self.target.assigned.template.limits())
             }
             ContainerState::Exited { code, .. } => self.has_done_its_work(code),
             ContainerState::Created | ContainerState::Dead => false,

@@ -13,7 +13,7 @@ use dwell_core::id::Revision;
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
 use dwell_core::quantity::Millicores;
-use dwell_core::workload::{ImagePolicy, Template};
+use dwell_core::workload::{Enforced, ImagePolicy, Template};
 
 use super::*;
 use crate::journal::{Journal, Ruling, Verdict};
@@ -66,6 +66,7 @@ impl Story {
             generation: Generation(generation),
             fingerprint: Template::of_image(image).fingerprint(),
             limits: Template::of_image("").limits(),
+            enforced: Enforced::ALL,
             restarts_asked: 0,
             stop_grace: None,
             image: ContainerImage::default(),
@@ -376,6 +377,22 @@ fn limits_change_on_the_running_container() {
     assert_eq!(story.status().generation, Generation(2));
     story.assigned().template.resources.cpu = Millicores(500);
     assert_eq!(story.word(), "limit c1");
+}
+
+/// Or it would be set for ever, and nothing would ever hold.
+#[test]
+fn a_limit_that_cannot_be_enforced_is_not_missed() {
+    let mut story = Story::running();
+    let container = &mut story.seen.containers[0];
+    (container.limits.pids, container.enforced.pids) = (0, false);
+    let mut story = story.after(MONITOR);
+    story.assigned().generation = Generation(2);
+    story.assigned().template.pids = Some(100);
+    assert_eq!(story.word(), "commit");
+    let mut story = story.record();
+    assert!(story.plan().is_empty());
+    story.assigned().template.resources.cpu = Millicores(500);
+    assert_eq!(story.word(), "limit c1", "the others are set as ever");
 }
 
 #[test]

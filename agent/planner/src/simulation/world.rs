@@ -16,7 +16,7 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::{Bytes, Millis};
-use dwell_core::workload::{Fingerprint, Limits, Resources, RestartPolicy, Template};
+use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources, RestartPolicy, Template};
 
 /// How the main process of an image behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +246,7 @@ impl World {
                     generation: real.generation,
                     fingerprint: real.fingerprint.clone(),
                     limits: real.limits,
+                    enforced: Enforced::ALL,
                     restarts_asked: real.restarts_asked,
                     stop_grace: None,
                     image: ContainerImage::default(),

@@ -1,6 +1,8 @@
 //! Trouble has a place: what fails or hangs for one instance harms no other.
 
+use dwell_core::quantity::Bytes;
 use dwell_core::registry::RegistryLogin;
+use dwell_core::workload::Enforced;
 
 use super::*;
 
@@ -130,4 +132,21 @@ async fn nothing_is_started_beside_what_a_killed_engine_left() {
     let mut agent = host.start();
     agent.status("web-0", |one| one.restarts == 1 && one.phase == Phase::Running).await;
     assert_eq!(host.engine.overlaps(), 0);
+}
+
+/// What the engine leaves out is not asked for again and again, and no instance waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_the_node_cannot_enforce_is_not_set_for_ever() {
+    let mut host = Host::new().await;
+    host.engine.enforce_only(Enforced { pids: false, ..Enforced::ALL });
+    let mut agent = host.start();
+    host.declare(["web-0"], 1, "a");
+    let holds = |one: &InstanceStatus| {
+        one.verdict.as_ref().is_some_and(|verdict| verdict.outcome == Outcome::Held)
+    };
+    agent.status("web-0", holds).await;
+    host.change("web-0", |one| one.template.resources.memory = Bytes::mebi(64));
+    agent.status("web-0", |one| one.generation.0 == 2 && holds(one)).await;
+    pass(Duration::from_secs(60)).await;
+    assert_eq!(host.engine.count(Operation::UpdateLimits), 1, "for its memory");
 }

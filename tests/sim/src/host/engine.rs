@@ -9,7 +9,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::quantity::Millis;
-use dwell_core::workload::{Fingerprint, Limits};
+use dwell_core::workload::{Enforced, Fingerprint, Limits};
 
 use crate::schedule::Ms;
 
@@ -106,6 +106,7 @@ impl Real {
                 exit_code: self.exit_code,
                 out_of_memory: false,
                 limits: self.limits,
+                enforced: Enforced::ALL,
                 stop_grace: Some(self.grace),
                 own_ssh: false,
                 image: ContainerImage::default(),
