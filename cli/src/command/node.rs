@@ -1,6 +1,7 @@
 //! `dwell node`: the hosts.
 
 use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
 use dwell_core::instance::Counted;
@@ -38,6 +39,7 @@ enum Command {
     Uncordon(Names),
     /// Take the machine that attaches next for the node; switch the other one off first
     Admit(Names),
+    Address(Address),
     Drain(Drain),
     Label(Label),
     Rm(Rm),
@@ -85,6 +87,21 @@ struct Names {
     /// Nodes
     #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::node())]
     names: Vec<String>,
+}
+
+/// Say at which address a node is
+///
+/// All others reach the node, and its instances, at this address from now on. Its agent may say that it has another one, as
+/// after DHCP has given it one; nothing follows from that alone, since whoever has taken a node over could claim any host's
+/// address. `dwell node ls` shows what it says. The address may be given before the host has it.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell node address h1 192.0.2.7")]
+struct Address {
+    /// The node
+    #[arg(value_parser = name_parser(), add = complete::node())]
+    name: String,
+    /// Its IPv4 address in the underlay
+    address: Ipv4Addr,
 }
 
 /// Move all instances off nodes and place no new ones there
@@ -183,6 +200,14 @@ impl Node {
             Command::Admit(names) => {
                 let admit = v1::UpdateNodeRequest { admit: true, ..Default::default() };
                 names.update(&mut fleet, &admit, "is served again").await.map(drop)
+            }
+            Command::Address(Address { name, address }) => {
+                let request = v1::UpdateNodeRequest {
+                    address: Some(address.to_string()),
+                    ..Default::default()
+                };
+                let word = format!("is at {address}");
+                Names { names: vec![name] }.update(&mut fleet, &request, &word).await.map(drop)
             }
             Command::Drain(drain) => {
                 let request = v1::UpdateNodeRequest { draining: Some(true), ..Default::default() };

@@ -2,6 +2,7 @@
 //! model is asked.
 
 use std::fmt::Display;
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -107,8 +108,15 @@ pub(super) fn update_node(request: v1::UpdateNodeRequest) -> Result<Command, Sta
         remove_labels: request.remove_labels,
         pool: request.pool.as_deref().map(optional).transpose()?,
         admit: request.admit,
+        address: request.address.as_deref().map(address).transpose()?,
     };
     Ok(Command::UpdateNode { node: name(&request.name)?, change })
+}
+
+fn address(text: &str) -> Result<Ipv4Addr, Status> {
+    text.parse().map_err(|_| {
+        Status::invalid_argument(format!("{text:?} is no IPv4 address, such as 192.0.2.7"))
+    })
 }
 
 impl Api {

@@ -110,6 +110,7 @@ impl Model {
             session: None,
             state: NodeState::Down,
             capacity: None,
+            claimed: None,
             acknowledged: Revision(0),
             unserved: String::new(),
             reported: None,

@@ -322,6 +322,8 @@ pub struct NodeChange {
     pub pool: Option<Option<PoolName>>,
     /// Serve it again, after two hosts were seen with its identity.
     pub admit: bool,
+    /// The address in the underlay at which all others reach it.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// What came of an accepted command.

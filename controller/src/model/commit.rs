@@ -60,6 +60,7 @@ impl Model {
                 session: None,
                 state: NodeState::Unreachable,
                 capacity: None,
+                claimed: None,
                 acknowledged: Revision(0),
                 unserved: String::new(),
                 reported: None,

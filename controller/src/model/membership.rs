@@ -118,7 +118,15 @@ impl Model {
     pub(super) fn settle_host(&mut self, node: &Arc<Node>, hello: &Hello) -> Arc<Node> {
         let elsewhere = node.undecided().cloned();
         let host_mark = hello.host_mark.clone().or_else(|| node.host_mark.clone());
-        let settled = Node { host_mark, elsewhere, ..Node::clone(node) };
+        // Whoever admitted a machine knew where it is.
+        let is_admitted = |other: &&Elsewhere| {
+            other.admitted
+                && hello.host_mark.as_ref() == Some(&other.host_mark)
+                && self.check_node_address(&node.name, other.address).is_ok()
+        };
+        let address =
+            node.elsewhere.as_ref().filter(is_admitted).map_or(node.address, |other| other.address);
+        let settled = Node { host_mark, elsewhere, address, ..Node::clone(node) };
         if settled == **node || self.volatile_only {
             return Arc::clone(node);
         }
@@ -189,6 +197,15 @@ impl Model {
         match holder.map(|holder| holder.name.clone()) {
             Some(holder) => Err(Refusal::NodeAddressTaken { address, holder }),
             None => Ok(()),
+        }
+    }
+
+    /// An operator has said where a node is.
+    pub(super) fn settle_claim(&mut self, name: &NodeName, address: Ipv4Addr) {
+        if let Some(link) = self.tables.links().get(name).cloned()
+            && link.claimed == Some(address)
+        {
+            self.put_link(Link { claimed: None, ..Link::clone(&link) });
         }
     }
 

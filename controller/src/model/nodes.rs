@@ -14,6 +14,7 @@
 //!
 //! A removed node stays as a tombstone: should the host return, it is told to run nothing.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
@@ -141,20 +142,24 @@ impl Model {
             }
         }
         let node = self.settle_host(&node, hello);
-        if node.address != address && !node.removed && !self.volatile_only {
-            self.check_node_address(name, address)?;
-            let message = format!("its address is {address} now, it was {}", node.address);
-            let subject = Subject::Node(name.clone());
-            self.event(now, Severity::Warning, subject, "node-readdressed", message);
-            self.put_node(Node { address, ..Node::clone(&node) });
-        }
         let before = self.tables.links().get(name).cloned();
+        let claimed = Some(address).filter(|address| node.address != *address && !node.removed);
+        if let Some(address) = claimed {
+            self.check_node_address(name, address)?;
+            let is_told = before.as_ref().is_some_and(|link| link.claimed == claimed);
+            if !is_told && !self.volatile_only {
+                let (subject, message) =
+                    (Subject::Node(name.clone()), claim_message(&node, address));
+                self.event(now, Severity::Warning, subject, "node-claims-address", message);
+            }
+        }
         let first = before.as_ref().is_none_or(|link| link.capacity.is_none());
         self.put_link(Link {
             node: name.clone(),
             session: Some(session),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
+            claimed,
             acknowledged: Revision(0),
             unserved: String::new(),
             reported: None,
@@ -208,8 +213,22 @@ impl Model {
         if let Some(pool) = change.pool {
             node.pool = pool;
         }
+        if let Some(address) = change.address {
+            self.check_node_address(name, address)?;
+            node.address = address;
+            self.settle_claim(name, address);
+        }
         if node == *old {
             return Ok(());
+        }
+        if node.address != old.address {
+            let message = format!("its address is {} now, it was {}", node.address, old.address);
+            let subject = Subject::Node(name.clone());
+            self.event(now, Severity::Info, subject, "node-readdressed", message);
+            if node == (Node { address: node.address, ..Node::clone(&old) }) {
+                self.put_node(node);
+                return Ok(());
+            }
         }
         let told = match (old.draining, node.draining, old.cordoned, node.cordoned) {
             (false, true, ..) => ("node-draining", "is drained: its instances move elsewhere"),
@@ -388,6 +407,16 @@ impl Model {
         let node = self.tables.nodes().get(name).filter(|node| !node.removed);
         node.cloned().ok_or_else(|| Refusal::NoNode(name.clone()))
     }
+}
+
+/// A node's own word on where it is moves no route and opens nothing: with another host's address it could have that host's
+/// traffic sent to it, or cut instances off from it.
+pub(super) fn claim_message(node: &Node, claimed: Ipv4Addr) -> String {
+    format!(
+        "says that its address is {claimed}; all others go on using {}. If {claimed} is right: `dwell node address {} \
+         {claimed}`",
+        node.address, node.name
+    )
 }
 
 fn check_labels(node: &Node) -> Result<(), Refusal> {

@@ -14,6 +14,7 @@ use ipnet::Ipv4Net;
 
 use dwell_scheduler::Closed;
 
+use super::nodes::claim_message;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 use super::placement::unfit;
 use super::versions::Version;
@@ -353,6 +354,9 @@ impl Model {
             }
             NodeState::Ready if !unserved.is_empty() => {
                 format!("cannot be told what to do: {unserved}")
+            }
+            NodeState::Ready if let Some(claimed) = link.and_then(|link| link.claimed) => {
+                claim_message(node, claimed)
             }
             NodeState::Ready if node.draining => self.drain_message(&node.name),
             NodeState::Ready => {

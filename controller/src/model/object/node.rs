@@ -100,6 +100,8 @@ pub struct Link {
     pub state: NodeState,
     /// What it has; unknown until it has been heard of since the controller's start.
     pub capacity: Option<Arc<Capacity>>,
+    /// The address that its agent says it has, if it is known by another one.
+    pub claimed: Option<Ipv4Addr>,
     /// The assignment's revision it has stored.
     pub acknowledged: Revision,
     /// Why it cannot be told what it is to do; empty if it can.

@@ -81,10 +81,43 @@ fn a_node_cannot_attach_with_an_address_that_it_could_not_join_with() {
     let taken = run(&mut fleet, 0, 202, "192.168.0.2").unwrap_err();
     let holder = node("n2");
     assert_eq!(taken, Refusal::NodeAddressTaken { address: address("192.168.0.2"), holder });
-    run(&mut fleet, 0, 203, "192.168.0.77").unwrap();
-    let told = fleet.model.events(Some("node/n1"), 10);
-    let told = told.iter().find(|event| event.reason == "node-readdressed").unwrap();
-    assert_eq!(told.severity, crate::model::Severity::Warning);
+}
+
+/// Or a stolen node could have any host's traffic sent to it, and cut instances off from any host.
+#[test]
+fn what_a_node_says_of_its_address_changes_nothing_until_an_operator_says_so() {
+    let mut fleet = Fleet::of(2);
+    let at = |fleet: &Fleet| fleet.model.node(&node("n1")).unwrap().node.address;
+    let told = |fleet: &Fleet, reason: &str| {
+        let events = fleet.model.events(Some("node/n1"), 20);
+        events.iter().filter(|event| event.reason == reason).count()
+    };
+    let peer = |fleet: &Fleet| {
+        let network = fleet.model.assignment(&node("n2")).network;
+        network.peers[&node("n1")].address
+    };
+    for session in [203, 204] {
+        run(&mut fleet, 0, session, "192.168.0.77").unwrap();
+        assert_eq!((at(&fleet), peer(&fleet)), (address("192.168.0.1"), address("192.168.0.1")));
+    }
+    assert_eq!(told(&fleet, "node-claims-address"), 1, "once");
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert!(message.contains("dwell node address n1 192.168.0.77"), "{message}");
+
+    let say = |address_of: &str| NodeChange {
+        address: Some(address(address_of)),
+        ..NodeChange::default()
+    };
+    let holder = node("n2");
+    let taken = Refusal::NodeAddressTaken { address: address("192.168.0.2"), holder };
+    assert_eq!(fleet.update_node("n1", say("192.168.0.2")).unwrap_err(), taken);
+    fleet.update_node("n1", say("192.168.0.77")).unwrap();
+    assert_eq!((at(&fleet), peer(&fleet)), (address("192.168.0.77"), address("192.168.0.77")));
+    assert_eq!(told(&fleet, "node-readdressed"), 1);
+    assert_eq!(fleet.model.node(&node("n1")).unwrap().message, "");
+    run(&mut fleet, 0, 205, "192.168.0.77").unwrap();
+    assert_eq!(told(&fleet, "node-claims-address"), 1);
+    fleet.check();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dwell_core::id::{Incarnation, NodeName, Position, Revision};
-use dwell_core::session::{AssignmentDelta, Hello, NetworkDelta, NodeNetwork, StatusReport};
+use dwell_core::session::{AssignmentDelta, NetworkDelta, NodeNetwork, StatusReport};
 
 use super::fleet::{Fleet, address, instance, node, settings, spec};
 use super::reads::{large, quickly};
@@ -169,11 +169,9 @@ fn a_node_too_far_behind_the_network_gets_everything() {
     let base = fleet.model.revision();
     let (home, away) = (["192.168.0.2", "192.168.9.2"], node("n2"));
     for index in 0..=crate::model::network::LOG_MAX {
-        let (node, session) = (away.clone(), crate::model::SessionId(1_000));
-        let address = address(home[(index + 1) % 2]);
-        let hello = Hello { capacity: Fleet::capacity(), ..Hello::of(address) };
-        let command =
-            Command::AttachNode { node, enrolment: "c".into(), session, hello: Box::new(hello) };
+        let address = Some(address(home[(index + 1) % 2]));
+        let change = NodeChange { address, ..NodeChange::default() };
+        let command = Command::UpdateNode { node: away.clone(), change };
         quickly(&mut fleet.model, command, fleet.now);
     }
     assert!(fleet.model.assignment_since(&node("n1"), base).is_none());
