@@ -7,11 +7,14 @@
 //! | `Fleet`, reflection | a client's certificate, or the unix socket |
 //! | `Fleet/IssueClient` | the unix socket |
 //! | health | any certificate, or the unix socket |
+//!
+//! Who acts is known to all that a call does ([`acting`]), so that no method can forget to say it.
 
 use std::future::{Ready, ready};
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
+use tokio::task::futures::TaskLocalFuture;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
@@ -19,6 +22,16 @@ use tower::{Layer, Service};
 
 use crate::listen::Peer;
 use crate::pki::Identity;
+
+tokio::task_local! {
+    static ACTING: String;
+}
+
+/// Who made the call that is being answered: the name in a context, or `local` for the unix socket. Empty for nodes and
+/// beyond a call.
+pub(crate) fn acting() -> String {
+    ACTING.try_with(Clone::clone).unwrap_or_default()
+}
 
 /// Puts the rules before a server.
 #[derive(Clone, Copy, Debug)]
@@ -44,17 +57,34 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<S::Future, Ready<Result<Response<Body>, S::Error>>>;
+    type Future =
+        Either<TaskLocalFuture<String, S::Future>, Ready<Result<Response<Body>, S::Error>>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        match check(request.uri().path(), request.extensions().get::<Peer>()) {
-            Ok(()) => Either::Left(self.inner.call(request)),
+        let peer = request.extensions().get::<Peer>();
+        match check(request.uri().path(), peer) {
+            Ok(()) => {
+                let acting = actor(peer);
+                Either::Left(ACTING.scope(acting, self.inner.call(request)))
+            }
             Err(status) => Either::Right(ready(Ok(status.into_http()))),
         }
+    }
+}
+
+/// Whom people who read later are told of.
+fn actor(peer: Option<&Peer>) -> String {
+    match peer {
+        Some(Peer::Certified { identity, .. }) => match identity.as_ref() {
+            Identity::Client(name) => name.to_string(),
+            Identity::Node { .. } => String::new(),
+        },
+        Some(Peer::Local) => "local".to_owned(),
+        Some(Peer::Anonymous(_)) | None => String::new(),
     }
 }
 

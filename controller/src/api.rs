@@ -38,7 +38,7 @@ use futures_util::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::listen::Peer;
+use crate::access;
 use crate::model::{Command, Model, Refusal, Reply};
 use crate::owner::{Done, Handle};
 use crate::pki::{Authority, NewToken, SshAuthority};
@@ -77,8 +77,9 @@ pub struct Api {
 }
 
 impl Api {
+    /// For whoever made the call.
     async fn command(&self, command: Command) -> Result<Done, Status> {
-        self.owner.command(command).await.map_err(into_status)
+        self.owner.command_for(access::acting(), command).await.map_err(into_status)
     }
 
     /// Looks at the model, and says at which revision.
@@ -94,7 +95,7 @@ impl Api {
 #[tonic::async_trait]
 impl Fleet for Api {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Answer<v1::ApplyResponse> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         let done = self.command(request::apply(request.into_inner(), by)?).await?;
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plans for a declaration"));
@@ -126,7 +127,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::RollBackRequest>,
     ) -> Answer<v1::RollBackResponse> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         let done = self.command(request::roll_back(&request.into_inner(), by)?).await?;
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plan for going back"));
@@ -139,7 +140,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::SetPausedRequest>,
     ) -> Answer<v1::SetPausedResponse> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         let request = request.into_inner();
         let workload = request::name(&request.workload)?;
         let command = if request.paused {
@@ -411,7 +412,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::SetRegistryLoginRequest>,
     ) -> Answer<v1::SetRegistryLoginResponse> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         self.log_in(request.into_inner(), by).await.map(Response::new)
     }
 
@@ -419,7 +420,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::RemoveRegistryLoginRequest>,
     ) -> Answer<v1::RemoveRegistryLoginResponse> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         let host = request::name(&request.into_inner().host)?;
         let done = self.command(Command::RemoveRegistryLogin { host, by }).await?;
         Ok(Response::new(v1::RemoveRegistryLoginResponse { revision: done.revision.0 }))
@@ -440,7 +441,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::RemoveImagesRequest>,
     ) -> Answer<Self::RemoveImagesStream> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         self.remove_images_of(request.into_inner(), &by).await.map(Response::new)
     }
 
@@ -459,7 +460,7 @@ impl Fleet for Api {
         &self,
         request: Request<Streaming<v1::PushImageInput>>,
     ) -> Answer<Self::PushImageStream> {
-        let by = request::who(request.extensions().get());
+        let by = access::acting();
         self.open_push(request.into_inner(), &by).await.map(Response::new)
     }
 
@@ -467,8 +468,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::CertifyUserRequest>,
     ) -> Answer<v1::CertifyUserResponse> {
-        let peer = request.extensions().get::<Peer>().cloned();
-        self.certify(peer.as_ref(), request.into_inner()).await.map(Response::new)
+        self.certify(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {

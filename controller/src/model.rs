@@ -117,6 +117,8 @@ pub struct Model {
     unstored: Vec<Record>,
     /// The time of the command being applied.
     now: Timestamp,
+    /// Who asked for the command being applied; empty if nobody did, or a node.
+    by: String,
     /// The same, and by the clock that intervals are measured with.
     clock: Now,
     /// The store cannot be written: only what is volatile may change.
@@ -187,6 +189,7 @@ impl Model {
             volumes_derived: true,
             unstored: Vec::new(),
             now: Timestamp(0),
+            by: String::new(),
             clock: Now::default(),
             volatile_only: false,
             half_heard: BTreeSet::new(),
@@ -243,6 +246,22 @@ impl Model {
                 Err(refusal)
             }
         }
+    }
+
+    /// The same for somebody: all events that come of it name who asked.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn apply_for(
+        &mut self,
+        by: String,
+        command: Command,
+        now: impl Into<Now>,
+    ) -> Result<Applied, Refusal> {
+        self.by = by;
+        let applied = self.apply(command, now);
+        self.by = String::new();
+        applied
     }
 
     /// Does of a command what needs no store, while that cannot be written: nodes that are silent go down,
@@ -308,7 +327,7 @@ impl Model {
             Command::SetRun { target, run } => self.set_run(&target, run, now)?,
             Command::Restart(target) => self.restart(&target, now)?,
             Command::MintToken { id, digest, expires_at } => {
-                self.mint_token(id, digest, expires_at)?;
+                self.mint_token(id, digest, expires_at, now)?;
             }
             Command::RedeemToken(join) => {
                 reply = Reply::Joined { block: self.redeem_token(join, now)? };

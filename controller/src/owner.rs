@@ -75,7 +75,8 @@ pub struct Done {
 type CommandReply = oneshot::Sender<Result<Done, CommandError>>;
 
 enum Request {
-    Command(Box<Command>, CommandReply),
+    /// Of somebody; of nobody, or of a node, if the name is empty.
+    Command(Box<Command>, String, CommandReply),
     Read(Box<dyn FnOnce(&Model) + Send>),
     Follow(NodeName, oneshot::Sender<watch::Receiver<()>>),
 }
@@ -100,8 +101,16 @@ impl Handle {
     /// # Errors
     /// [`CommandError`]; nothing has changed then.
     pub async fn command(&self, command: Command) -> Result<Done, CommandError> {
+        self.command_for(String::new(), command).await
+    }
+
+    /// The same for somebody, whom the events that come of it name.
+    ///
+    /// # Errors
+    /// [`CommandError`]; nothing has changed then.
+    pub async fn command_for(&self, by: String, command: Command) -> Result<Done, CommandError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request::Command(Box::new(command), reply);
+        let request = Request::Command(Box::new(command), by, reply);
         self.requests.send(request).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)?
     }
@@ -233,7 +242,7 @@ impl<S: Store> Owner<S> {
 
     async fn tick(&mut self) {
         let (reply, _) = oneshot::channel();
-        self.serve(vec![Request::Command(Box::new(Command::Tick), reply)]).await;
+        self.serve(vec![Request::Command(Box::new(Command::Tick), String::new(), reply)]).await;
     }
 
     async fn serve(&mut self, queued: Vec<Request>) {
@@ -243,15 +252,15 @@ impl<S: Store> Owner<S> {
         let now = self.clock.both();
         for request in queued {
             match request {
-                Request::Command(command, reply)
+                Request::Command(command, _, reply)
                     if self.ailing.is_some() && command.is_volatile() =>
                 {
                     let answer = self.without_store(*command, now).await;
                     // Whoever asked may have gone.
                     drop(reply.send(answer));
                 }
-                Request::Command(command, reply) => {
-                    let answer = self.model.apply(*command, now).map(|applied| {
+                Request::Command(command, by, reply) => {
+                    let answer = self.model.apply_for(by, *command, now).map(|applied| {
                         changes.extend(applied.changes);
                         applied.reply
                     });

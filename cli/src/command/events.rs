@@ -112,8 +112,12 @@ impl Events {
 /// Columns of fixed width, since what comes later cannot be measured.
 fn line(event: &EventView) -> String {
     let text = |text: &str| sanitize(text, MESSAGE_MAX);
+    let by = match event.by.as_str() {
+        "" => String::new(),
+        by => format!(" ({})", text(by)),
+    };
     format!(
-        "{}  {:7}  {:24}  {:20}  {}\n",
+        "{}  {:7}  {:24}  {:20}  {}{by}\n",
         moment(event.at),
         event.severity,
         text(&event.subject),
@@ -135,7 +139,10 @@ mod tests {
             subject: "instance/hello-3".into(),
             reason: "instance-unplaced".into(),
             message: "no node fits\u{1b}[2J\n: h1 has 100m left".into(),
+            by: String::new(),
         };
         insta::assert_snapshot!(line(&event), @"2026-01-31T12:00:00.250Z  warning  instance/hello-3          instance-unplaced     no node fits [2J : h1 has 100m left");
+        let event = EventView { by: "ann".into(), ..event };
+        assert!(line(&event).ends_with("100m left (ann)\n"));
     }
 }

@@ -16,7 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Code, Status, Streaming};
 
 use super::{Api, ServerStream, request};
-use crate::model::{Instance, Refusal};
+use crate::access;
+use crate::model::{Command, Instance, Refusal, Subject};
 use crate::status::into_status;
 use crate::tunnel::Tunnel;
 
@@ -24,6 +25,8 @@ use crate::tunnel::Tunnel;
 const ENTRIES_MAX: usize = 1_000;
 /// The most bytes that they have together.
 const TEXT_MAX: usize = 256 * 1024;
+/// The longest name of a program that an event shows, in bytes.
+const PROGRAM_MAX: usize = 100;
 /// The largest terminal, in columns and in rows.
 const TERMINAL_MAX: u32 = 10_000;
 
@@ -54,6 +57,7 @@ impl Api {
             ));
         };
         check_exec(&request)?;
+        self.note_exec(&request).await?;
         let tunnel = self.open(&request.instance.clone(), Purpose::Exec(request)).await?;
         let sending = AbortOnDropHandle::new(tokio::spawn(send_input(input, tunnel.down.clone())));
         let state = Exec { tunnel, sending, ended: false };
@@ -71,6 +75,22 @@ impl Api {
                 Some(_) => Err(unexpected()),
             }
         })))
+    }
+
+    /// Writes down that somebody runs a command: its name, for what follows may be secret. Where the store is what is to be
+    /// mended, that keeps nobody from it.
+    async fn note_exec(&self, request: &v1::ExecRequest) -> Result<(), Status> {
+        let (instance, _) = self.located(&request.instance).await?;
+        let program = sanitize(request.command.first().map_or("", String::as_str), PROGRAM_MAX);
+        let note = Command::Note {
+            subject: Subject::Instance(instance.name.clone()),
+            reason: "exec",
+            message: format!("{program} is run in it"),
+        };
+        if let Err(error) = self.owner.command_for(access::acting(), note).await {
+            tracing::warn!(%error, instance = %instance.name, by = access::acting(), program, "a command in an instance is not in the events");
+        }
+        Ok(())
     }
 
     /// A tunnel to wherever an instance is.

@@ -13,9 +13,9 @@ use ssh_key::{HashAlg, PublicKey};
 use tonic::Status;
 
 use super::{Api, request};
-use crate::listen::Peer;
+use crate::access;
 use crate::model::{AuthorizedKey, Command, KEYS_MAX, KeySet, Subject};
-use crate::pki::{Identity, UserCertificate};
+use crate::pki::UserCertificate;
 use crate::status::into_status;
 
 /// The longest line, in bytes: an RSA key of 16,384 bits with options.
@@ -176,22 +176,13 @@ impl Api {
     /// Certifies a key, after that has been written down.
     pub(super) async fn certify(
         &self,
-        peer: Option<&Peer>,
         request: v1::CertifyUserRequest,
     ) -> Result<v1::CertifyUserResponse, Status> {
         let key = public_key(request.public_key.trim())
             .map_err(|error| Status::invalid_argument(format!("public_key: {error}")))?;
         let principals = principals(request.principals)?;
         let valid = request::duration(request.valid_ms, USER_VALID, USER_VALID_MAX)?;
-        let client = match peer {
-            Some(Peer::Certified { identity, .. }) => match identity.as_ref() {
-                Identity::Client(name) => name.to_string(),
-                Identity::Node { .. } => {
-                    return Err(Status::permission_denied("nodes do not log in"));
-                }
-            },
-            _ => "local".to_owned(),
-        };
+        let client = access::acting();
         let now = self.clock.wall();
         let (names, lasts) = (principals.join(", "), Millis(millis(valid)));
         let shown = format!("{} {}", fingerprint(&key), comment(&key));

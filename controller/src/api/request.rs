@@ -12,9 +12,7 @@ use dwell_proto::v1;
 use tonic::Status;
 
 use super::{Api, keys};
-use crate::listen::Peer;
 use crate::model::{Command, NodeChange, Target, WORKLOADS_MAX};
-use crate::pki::Identity;
 use crate::status::into_status;
 
 /// The most labels that one request may change.
@@ -137,16 +135,4 @@ impl Api {
 pub(super) fn roll_back(request: &v1::RollBackRequest, by: String) -> Result<Command, Status> {
     let to = Some(VersionNumber(request.to)).filter(|number| *number != VersionNumber(0));
     Ok(Command::RollBack { workload: name(&request.workload)?, to, dry_run: request.dry_run, by })
-}
-
-/// Who asks, for people who read later who did it; empty if that is not known.
-pub(super) fn who(peer: Option<&Peer>) -> String {
-    match peer {
-        Some(Peer::Certified { identity, .. }) => match identity.as_ref() {
-            Identity::Client(name) => name.to_string(),
-            Identity::Node { .. } => String::new(),
-        },
-        Some(Peer::Local) => "local".to_owned(),
-        Some(Peer::Anonymous(_)) | None => String::new(),
-    }
 }

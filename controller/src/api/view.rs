@@ -179,6 +179,7 @@ pub(super) fn event(event: &Event) -> v1::Event {
         subject: event.subject.to_string(),
         reason: event.reason.clone(),
         message: event.message.clone(),
+        by: event.by.clone(),
     }
 }
 

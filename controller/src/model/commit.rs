@@ -208,10 +208,18 @@ impl Model {
         if self.volatile_only {
             return;
         }
-        let owned = reason.to_owned();
+        let (owned, by) = (reason.to_owned(), self.by.clone());
         self.put_with(|revision| {
             let reason = owned;
-            Record::Event(Arc::new(Event { revision, at: now, severity, subject, reason, message }))
+            Record::Event(Arc::new(Event {
+                revision,
+                at: now,
+                severity,
+                subject,
+                reason,
+                message,
+                by,
+            }))
         });
         // What there is much of makes room for itself first, so that it does not push out everything else.
         let (alike, oldest_alike) = self.tables.events_like(reason);

@@ -21,6 +21,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::instance::Counted;
 use dwell_core::node::NodeState;
+use dwell_core::quantity::Millis;
 use dwell_core::session::Hello;
 use ipnet::Ipv4Net;
 
@@ -47,6 +48,7 @@ impl Model {
         id: TokenId,
         digest: [u8; 32],
         expires_at: Timestamp,
+        now: Timestamp,
     ) -> Result<(), Refusal> {
         let tokens = self.tables.tokens();
         if tokens.contains_key(&id) {
@@ -58,6 +60,9 @@ impl Model {
         self.put_with(|revision| {
             Record::Token(Arc::new(JoinToken { id, digest, expires_at, used_by: None, revision }))
         });
+        let valid = Millis(expires_at.0.saturating_sub(now.0));
+        let message = format!("a token was made with which one host can join, for {valid}");
+        self.event(now, Severity::Info, Subject::Cluster, "token-made", message);
         Ok(())
     }
 

@@ -229,6 +229,9 @@ pub struct Event {
     pub reason: String,
     /// A sentence for people.
     pub message: String,
+    /// On whose request it happened; empty if on nobody's, or if the event is older than such notes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
 }
 
 /// How much an event matters.

@@ -6,6 +6,7 @@ mod audit;
 mod digests;
 mod directory;
 mod ends;
+mod events;
 mod fleet;
 mod history;
 mod key_sets;

@@ -16,6 +16,7 @@ mod fleet;
 mod hosts;
 mod images;
 mod keys;
+mod people;
 mod raw;
 mod registries;
 mod session;

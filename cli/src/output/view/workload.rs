@@ -322,6 +322,8 @@ pub(crate) struct EventView {
     /// A stable word.
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// On whose request; empty if on nobody's.
+    pub(crate) by: String,
 }
 
 impl From<v1::Event> for EventView {
@@ -336,6 +338,7 @@ impl From<v1::Event> for EventView {
             subject: wire.subject,
             reason: wire.reason,
             message: wire.message,
+            by: wire.by,
         }
     }
 }

@@ -127,8 +127,12 @@ impl Fleet {
     }
 
     pub(super) fn command(&mut self, command: Command) -> Result<Reply, Refusal> {
+        self.command_for("", command)
+    }
+
+    pub(super) fn command_for(&mut self, by: &str, command: Command) -> Result<Reply, Refusal> {
         let before = self.model.tables.clone();
-        match self.model.apply(command, self.now) {
+        match self.model.apply_for(by.to_owned(), command, self.now) {
             Ok(applied) => {
                 self.commit(applied.changes);
                 Ok(applied.reply)
