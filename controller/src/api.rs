@@ -9,6 +9,7 @@
 //! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
 //! | `api/connect.rs` | connections to ports, likewise |
 //! | `api/audit.rs` | what all layers claim, compared |
+//! | `api/contexts.rs` | contexts: made, listed, revoked |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
 //! | `api/images.rs` | the images of nodes, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
@@ -16,6 +17,7 @@
 
 mod audit;
 mod connect;
+mod contexts;
 mod diagnose;
 mod images;
 mod instance;
@@ -48,9 +50,6 @@ use crate::tunnel::Tunnels;
 /// How long a token is valid if nobody says, and at most.
 const TOKEN_VALID: Duration = Duration::from_secs(3600);
 const TOKEN_VALID_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long a client's certificate is valid if nobody says, and at most.
-const CLIENT_VALID: Duration = Duration::from_secs(30 * 24 * 3600);
-const CLIENT_VALID_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
 /// How many events are listed if nobody says, and at most.
 const EVENTS: u32 = 1_000;
 const EVENTS_MAX: u32 = 10_000;
@@ -331,18 +330,21 @@ impl Fleet for Api {
         &self,
         request: Request<v1::IssueClientRequest>,
     ) -> Answer<v1::IssueClientResponse> {
-        let request = request.into_inner();
-        let name = request::name(&request.name)?;
-        let valid = request::duration(request.valid_ms, CLIENT_VALID, CLIENT_VALID_MAX)?;
-        let issued = self.authority.issue_client(name, valid).map_err(into_status)?;
-        tracing::info!(client = request.name, ?valid, "issued a client certificate");
-        Ok(Response::new(v1::IssueClientResponse {
-            certificate_pem: issued.certificate_pem,
-            private_key_pem: issued.private_key_pem,
-            ca_pem: self.authority.certificate_pem().to_owned(),
-            expires_at_ms: issued.expires_at.0,
-            controller: self.advertised.clone(),
-        }))
+        self.issue_context(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_contexts(
+        &self,
+        _: Request<v1::ListContextsRequest>,
+    ) -> Answer<v1::ListContextsResponse> {
+        self.contexts().await.map(Response::new)
+    }
+
+    async fn revoke_context(
+        &self,
+        request: Request<v1::RevokeContextRequest>,
+    ) -> Answer<v1::RevokeContextResponse> {
+        self.revoke_contexts(request.into_inner()).await.map(Response::new)
     }
 
     type ConnectStream = ServerStream<v1::ConnectOutput>;

@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::access::AccessLayer;
 use crate::api::Api;
 use crate::config::{Config, Isolation, split_address};
 use crate::continuity::Continuous;
@@ -175,10 +176,17 @@ impl Controller {
         begin(&handle, evidence).await?;
         let (servers, entrances) = Servers::new(config.nodes.heartbeat);
         tokio::spawn(unix.run(entrances.clone(), listeners.clone()));
-        tokio::spawn(tcp.run(tls, authority, entrances, refusals.clone(), listeners.clone()));
+        tokio::spawn(tcp.run(
+            tls,
+            (authority, handle.contexts().clone()),
+            entrances,
+            refusals.clone(),
+            listeners.clone(),
+        ));
         tokio::spawn(refusals.clone().tell(listeners.clone()));
+        let access = AccessLayer::new(handle.clone());
         let intake = IntakeLayer::new(handle.clone(), refusals);
-        let server = tokio::spawn(servers.run(routes, intake, listeners.clone()));
+        let server = tokio::spawn(servers.run(routes, access, intake, listeners.clone()));
         tracing::info!(%address, socket = %config.socket.display(), ?advertised, "the controller is ready");
         Ok(Self {
             address,

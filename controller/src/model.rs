@@ -30,6 +30,7 @@ mod assignment;
 mod audit;
 mod command;
 mod commit;
+mod contexts;
 mod directory;
 mod history;
 mod ipam;
@@ -77,6 +78,7 @@ pub use command::{
     Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, NodeChange, PlanAction,
     Reply, Target, WORKLOADS_MAX, WorkloadPlan,
 };
+pub use contexts::{CONTEXTS_MAX, Context};
 pub use history::{RestoreView, Superseded};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
@@ -371,6 +373,11 @@ impl Model {
             }
             Command::RemoveRegistryLogin { host, by } => {
                 self.remove_registry_login(&host, &by, now)?;
+            }
+            Command::IssueContext(client) => self.issue_context(client, now)?,
+            Command::NoteContext(client) => self.note_context(client, now)?,
+            Command::RevokeContext(which) => {
+                reply = Reply::Contexts(self.revoke_context(&which, now)?);
             }
             Command::SshEvents { node, session, told } => {
                 self.ssh_events(&node, session, told, now)?;

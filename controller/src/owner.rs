@@ -19,6 +19,7 @@
 //! whether a batch was written, the owner ends, since only a start reads what is there. Time passes (`Tick`) only behind what was queued before,
 //! so that a stalled disk does not make nodes look silent whose heartbeats wait in the queue.
 
+mod contexts;
 mod roster;
 
 use std::collections::BTreeMap;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use crate::model::{Change, Command, Model, Refusal, Reply, Touched};
 use crate::store::{Batch, CommitError, Store};
 
+pub(crate) use self::contexts::Contexts;
 pub(crate) use self::roster::Roster;
 
 /// How many requests may wait, and share one commit; beyond that, senders wait.
@@ -88,9 +90,15 @@ pub struct Handle {
     revision: watch::Receiver<Revision>,
     directory: watch::Receiver<Option<Revision>>,
     roster: Roster,
+    contexts: Contexts,
 }
 
 impl Handle {
+    /// Which contexts are not good any more, without asking the owner.
+    pub(crate) fn contexts(&self) -> &Contexts {
+        &self.contexts
+    }
+
     /// Who is a node, without asking the owner.
     pub(crate) fn roster(&self) -> &Roster {
         &self.roster
@@ -163,6 +171,7 @@ pub struct Owner<S> {
     revision: watch::Sender<Revision>,
     directory: watch::Sender<Option<Revision>>,
     roster: Roster,
+    contexts: Contexts,
     followers: BTreeMap<NodeName, watch::Sender<()>>,
     /// Why the store cannot be written, from the first commit that failed to the next that did not.
     ailing: Option<Arc<CommitError>>,
@@ -177,6 +186,7 @@ impl<S: Store> Owner<S> {
         let (revision, watched) = watch::channel(model.revision());
         let (directory, shown) = watch::channel(model.directory_revision());
         let roster = Roster::of(&model);
+        let contexts = Contexts::of(&model);
         let followers = BTreeMap::new();
         let owner = Self {
             model,
@@ -186,11 +196,14 @@ impl<S: Store> Owner<S> {
             revision,
             directory,
             roster: roster.clone(),
+            contexts: contexts.clone(),
             followers,
             ailing: None,
             broken: false,
         };
-        (owner, Handle { requests: sender, revision: watched, directory: shown, roster })
+        let handle =
+            Handle { requests: sender, revision: watched, directory: shown, roster, contexts };
+        (owner, handle)
     }
 
     /// Runs the owner on a thread of its own, so that however long it works, connections are served and
@@ -315,6 +328,7 @@ impl<S: Store> Owner<S> {
 
     fn publish(&mut self, changes: Vec<Change>) {
         self.roster.publish(&changes);
+        self.contexts.publish(&changes);
         let touched = self.model.publish(changes);
         self.tell(&touched);
     }

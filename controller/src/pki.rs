@@ -8,7 +8,7 @@
 //! | subject alternative name | whose | valid |
 //! |---|---|---|
 //! | `dwell://CLUSTER/node/NAME`, and `dwell://CLUSTER/enrolment/DIGEST` | an agent's | 7 days |
-//! | `dwell://CLUSTER/client/NAME` | a person's or a program's | 30 days |
+//! | `dwell://CLUSTER/client/NAME`, and `dwell://CLUSTER/role/ROLE` | a person's or a program's | 30 days |
 //! | `controller.dwell` and the advertised addresses (TLS server) | the controller's | 1 year |
 //!
 //! The *enrolment* is the digest of the key with which a host joined; it stays the same over renewals,

@@ -74,10 +74,16 @@ impl Servers {
     }
 
     /// Serves all connections until `stop` is cancelled and they have ended, or a server ends by itself.
-    pub(crate) async fn run(self, routes: Routes, intake: IntakeLayer, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self,
+        routes: Routes,
+        access: AccessLayer,
+        intake: IntakeLayer,
+        stop: CancellationToken,
+    ) {
+        let rules = (access, intake);
         let serve = |http2, incoming| {
-            let (routes, intake) = (routes.clone(), intake.clone());
-            serve(http2, self.keepalive, incoming, routes, intake, stop.clone())
+            serve(http2, self.keepalive, incoming, routes.clone(), rules.clone(), stop.clone())
         };
         // Each ends when told to, and else by a fault, with which the others have to end as well.
         let served = tokio::try_join!(
@@ -96,7 +102,7 @@ async fn serve(
     keepalive: Duration,
     incoming: mpsc::Receiver<Connection>,
     routes: Routes,
-    intake: IntakeLayer,
+    (access, intake): (AccessLayer, IntakeLayer),
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
@@ -106,7 +112,7 @@ async fn serve(
         .initial_stream_window_size(http2.request_window_bytes)
         .initial_connection_window_size(http2.connection_window_bytes)
         .http2_max_header_list_size(http2.headers_max_bytes)
-        .layer(AccessLayer)
+        .layer(access)
         .layer(intake)
         .add_routes(routes)
         .serve_with_incoming_shutdown(

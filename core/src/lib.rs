@@ -8,6 +8,7 @@
 //! node is told to run, [`instance::InstanceStatus`] and [`node::Capacity`] are what a node reports, and [`session`] is
 //! the language in which node and controller speak of all that.
 
+pub mod access;
 pub mod audit;
 pub mod change;
 pub mod clock;

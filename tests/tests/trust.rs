@@ -172,7 +172,7 @@ async fn nobody_gets_in_without_the_right_certificate(lab: &Lab) -> Result<()> {
         ensure!(refused != session, "{who} attaches and gets {attached:?}");
     }
     let mut fleet = FleetClient::new(node.connect(Some(client_pair)).await?);
-    let issue = v1::IssueClientRequest { name: "another".into(), valid_ms: 0 };
+    let issue = v1::IssueClientRequest { name: "another".into(), valid_ms: 0, role: String::new() };
     let issued = fleet.issue_client(issue).await;
     let denied = issued.as_ref().err().map(tonic::Status::code) == Some(Code::PermissionDenied);
     ensure!(denied, "a client makes clients: {issued:?}");

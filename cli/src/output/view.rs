@@ -4,6 +4,7 @@
 //! their field's name ends in.
 
 mod audit;
+mod context;
 mod diagnosis;
 mod image;
 mod key;
@@ -13,6 +14,7 @@ mod volume;
 mod workload;
 
 pub(crate) use audit::{AuditView, RemedyView};
+pub(crate) use context::ContextsView;
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use image::{
     ImageUseView, ImageView, ImagesView, ProblemView, PullsView, PushedView, PushesView,

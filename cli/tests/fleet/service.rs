@@ -299,6 +299,22 @@ impl Fleet for Service {
         }
     }
 
+    async fn list_contexts(
+        &self,
+        _: Request<v1::ListContextsRequest>,
+    ) -> Answer<v1::ListContextsResponse> {
+        answer(v1::ListContextsResponse::default())
+    }
+
+    async fn revoke_context(
+        &self,
+        request: Request<v1::RevokeContextRequest>,
+    ) -> Answer<v1::RevokeContextResponse> {
+        let name = request.into_inner().context;
+        let context = v1::Context { serial: "00000000000000a1".into(), name, ..Default::default() };
+        answer(v1::RevokeContextResponse { contexts: vec![context], revision: 1 })
+    }
+
     async fn issue_client(
         &self,
         _: Request<v1::IssueClientRequest>,
@@ -309,6 +325,7 @@ impl Fleet for Service {
             ca_pem: "the CA".into(),
             expires_at_ms: 1_769_860_800_000,
             controller: "10.0.0.1:7443".into(),
+            serial: "00000000000000a1".into(),
         })
     }
 

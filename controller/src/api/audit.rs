@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use dwell_core::access::Role;
 use dwell_core::audit::{Finding, Kind, Layer, NodeAudit, Remedy, Statement};
 use dwell_core::id::NodeName;
 use dwell_core::instance::{MESSAGE_MAX, sanitize};
@@ -21,6 +22,7 @@ use tonic::Status;
 
 use super::diagnose::{ASKED_MAX, Answer, ask};
 use super::{Api, ServerStream};
+use crate::access;
 use crate::model::{Answers, Model, NodeView};
 use crate::tunnel::Tunnels;
 
@@ -36,6 +38,9 @@ impl Api {
         &self,
         request: &v1::AuditRequest,
     ) -> Result<ServerStream<v1::AuditAnswer>, Status> {
+        if request.repair {
+            access::require(Role::Admin, "a repair")?;
+        }
         let (nodes, _) = self.read(Model::nodes).await?;
         let (answers, silent) = self.ask_nodes(nodes.clone(), request.repair).await;
         let mut own = self.audit_model(&answers).await?;

@@ -158,6 +158,7 @@ impl Subject {
             Key::Token(_)
             | Key::KeySet(_)
             | Key::Registry(_)
+            | Key::Context(_)
             | Key::Event(_)
             | Key::Volume(_)
             | Key::Quarantine(_)

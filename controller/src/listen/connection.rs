@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::Visit;
@@ -61,6 +62,32 @@ enum End {
     Over(&'static str),
 }
 
+/// What ends the connection of somebody with a certificate before that has expired.
+pub(super) enum Before {
+    /// The node has made too many newer ones.
+    Displaced(Counted),
+    /// Its context is revoked. One that was revoked already has been told so instead.
+    Revoked(CancellationToken),
+    /// Nothing.
+    Nothing,
+}
+
+impl Before {
+    async fn ends(&self) -> &'static str {
+        match self {
+            Self::Displaced(counted) => {
+                counted.displaced().cancelled().await;
+                "the node has made newer ones"
+            }
+            Self::Revoked(revoked) => {
+                revoked.cancelled().await;
+                "its context is revoked"
+            }
+            Self::Nothing => std::future::pending().await,
+        }
+    }
+}
+
 enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
@@ -71,25 +98,19 @@ impl Connection {
         Self { peer: Peer::Local, stream: Stream::Unix(stream), end: End::Never, _place: None }
     }
 
-    /// Of somebody with a certificate that is valid until then; a node's is `counted` among those of the node.
+    /// Of somebody with a certificate that is valid until then, if nothing ends it before.
     pub(super) fn certified(
         stream: TlsStream<TcpStream>,
         from: IpAddr,
         identity: Identity,
         until: Instant,
-        counted: Option<Counted>,
+        before: Before,
     ) -> Self {
         let end = async move {
-            let displaced = async {
-                match &counted {
-                    Some(counted) => counted.displaced().cancelled().await,
-                    None => std::future::pending().await,
-                }
-            };
             // Cancel-safe: whichever comes first ends the connection.
             tokio::select! {
                 () = sleep_until(until) => "its certificate has expired",
-                () = displaced => "the node has made newer ones",
+                reason = before.ends() => reason,
             }
         };
         Self {

@@ -10,9 +10,11 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::Before;
 use super::node_connections::NodeConnections;
 use super::places::{Place, Places};
 use super::{ACCEPT_PAUSE, Connection, Entrances, ListenError, Source};
+use crate::owner::Contexts;
 use crate::pki::{Authority, Certified, Identity};
 use crate::refusals::{Reason, Refusals};
 
@@ -42,6 +44,7 @@ struct Reception {
     handshakes: Places,
     anonymous: Places,
     of_nodes: NodeConnections,
+    contexts: Contexts,
     entrances: Entrances,
     refusals: Refusals,
 }
@@ -68,7 +71,7 @@ impl TlsListener {
     pub(crate) async fn run(
         self,
         tls: rustls::ServerConfig,
-        authority: Arc<Authority>,
+        (authority, contexts): (Arc<Authority>, Contexts),
         entrances: Entrances,
         refusals: Refusals,
         stop: CancellationToken,
@@ -81,6 +84,7 @@ impl TlsListener {
             handshakes: places(HANDSHAKES_MAX),
             anonymous: places(ANONYMOUS_MAX),
             of_nodes: NodeConnections::default(),
+            contexts,
             entrances,
             refusals: refusals.clone(),
         };
@@ -161,10 +165,16 @@ impl Reception {
     ) -> Connection {
         // Sleeping goes by the monotonic clock; a step of the wall clock does not matter.
         let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
-        let counted = match &identity {
-            Identity::Node { enrolment, .. } => Some(self.of_nodes.add(enrolment.clone())),
-            Identity::Client(_) => None,
+        let before = match &identity {
+            Identity::Node { enrolment, .. } => {
+                Before::Displaced(self.of_nodes.add(enrolment.clone()))
+            }
+            Identity::Client(client) => {
+                let revoked = self.contexts.revoked(client.context);
+                // Each call is refused then, and says why.
+                if revoked.is_cancelled() { Before::Nothing } else { Before::Revoked(revoked) }
+            }
         };
-        Connection::certified(stream, from, identity, Instant::now() + left, counted)
+        Connection::certified(stream, from, identity, Instant::now() + left, before)
     }
 }

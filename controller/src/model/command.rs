@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use dwell_core::access::Client;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
@@ -17,6 +19,7 @@ use dwell_core::session::{Hello, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
+use super::contexts::Context;
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::record::Change;
 use super::refusal::Refusal;
@@ -233,6 +236,12 @@ pub enum Command {
         /// A sentence for people.
         message: String,
     },
+    /// A context was made, and is given out once that is stored.
+    IssueContext(Client),
+    /// A context was used. One that is not known was made before there was a list.
+    NoteContext(Client),
+    /// Take nothing more from a context, by its serial, or from all of a name.
+    RevokeContext(String),
     /// A stream of a node has taken the place of one that was alive and came from elsewhere.
     NoteSuperseded {
         /// Which node.
@@ -349,6 +358,8 @@ pub enum Reply {
         /// Where its instances' addresses come from.
         block: Option<Ipv4Net>,
     },
+    /// The contexts that are revoked by that.
+    Contexts(Vec<Arc<Context>>),
 }
 
 /// What a declaration changes.

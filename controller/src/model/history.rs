@@ -436,6 +436,7 @@ impl Model {
                 | Command::Resume(_)
                 | Command::RemoveWorkload(_)
                 | Command::Scale { .. }
+                | Command::ScaleAll(_)
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::RedeemToken(_)

@@ -356,6 +356,7 @@ impl Model {
         for token in expired {
             self.delete(Key::Token(token));
         }
+        self.expire_contexts(now);
     }
 
     /// How sure we are of a node has changed, and with it what is known of its instances.

@@ -3,10 +3,12 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use dwell_core::access::ContextId;
 use dwell_core::id::{InstanceName, KeySetName, NodeName, Revision, VersionNumber, WorkloadName};
 use dwell_core::registry::RegistryHost;
 use serde::de::DeserializeOwned;
 
+use super::contexts::Context;
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
     Registry, Reserved, Stored, TokenId, Unmet, Waiting, Workload,
@@ -53,6 +55,8 @@ pub enum Key {
     /// Durable.
     Registry(RegistryHost),
     /// Durable.
+    Context(ContextId),
+    /// Durable.
     Event(Revision),
     /// Durable.
     Volume(VolumeKey),
@@ -87,6 +91,7 @@ impl Key {
             Self::Token(_)
             | Self::KeySet(_)
             | Self::Registry(_)
+            | Self::Context(_)
             | Self::Volume(_)
             | Self::Quarantine(_)
             | Self::Reserved
@@ -107,6 +112,7 @@ impl Key {
             Self::Token(_) => "token",
             Self::KeySet(_) => "key-set",
             Self::Registry(_) => "registry",
+            Self::Context(_) => "context",
             Self::Event(_) => "event",
             Self::Volume(_) => "volume",
             Self::Quarantine(_) => "quarantine",
@@ -128,6 +134,7 @@ impl Key {
             Self::Token(id) => id.0.clone(),
             Self::KeySet(name) => name.to_string(),
             Self::Registry(host) => host.to_string(),
+            Self::Context(id) => id.to_string(),
             Self::Event(revision) => revision.to_string(),
             Self::Volume(key) => key.to_string(),
             Self::Quarantine(address) => address.to_string(),
@@ -156,6 +163,8 @@ pub enum Record {
     KeySet(Arc<KeySet>),
     /// Durable.
     Registry(Arc<Registry>),
+    /// Durable.
+    Context(Arc<Context>),
     /// Durable.
     Event(Arc<Event>),
     /// Durable.
@@ -212,6 +221,7 @@ impl Record {
             Self::Token(value) => Key::Token(value.id.clone()),
             Self::KeySet(value) => Key::KeySet(value.name.clone()),
             Self::Registry(value) => Key::Registry(value.host.clone()),
+            Self::Context(value) => Key::Context(value.id),
             Self::Event(value) => Key::Event(value.revision),
             Self::Volume(value) => Key::Volume(value.key.clone()),
             Self::Quarantine(value) => Key::Quarantine(value.address),
@@ -238,6 +248,7 @@ impl Record {
             Self::Token(value) => ("token", serde_json::to_vec(value.as_ref())),
             Self::KeySet(value) => ("key-set", serde_json::to_vec(value.as_ref())),
             Self::Registry(value) => ("registry", serde_json::to_vec(value.as_ref())),
+            Self::Context(value) => ("context", serde_json::to_vec(value.as_ref())),
             Self::Event(value) => ("event", serde_json::to_vec(value.as_ref())),
             Self::Volume(value) => ("volume", serde_json::to_vec(value.as_ref())),
             Self::Quarantine(value) => ("quarantine", serde_json::to_vec(value.as_ref())),
@@ -269,6 +280,7 @@ impl Record {
             "token" => Self::Token(read(table, json)?),
             "key-set" => Self::KeySet(read(table, json)?),
             "registry" => Self::Registry(read(table, json)?),
+            "context" => Self::Context(read(table, json)?),
             "event" => Self::Event(read(table, json)?),
             "volume" => Self::Volume(read(table, json)?),
             "quarantine" => Self::Quarantine(read(table, json)?),

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
-use dwell_core::id::{InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName};
+use dwell_core::id::{
+    ClientName, InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName,
+};
 use dwell_core::instance::Counted;
 use dwell_core::net::ClusterRange;
 use dwell_core::registry::{LOGINS_MAX, RegistryHost};
@@ -10,6 +12,7 @@ use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
 use super::command::{DECLARED_MAX, WORKLOADS_MAX};
+use super::contexts::CONTEXTS_MAX;
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
@@ -348,6 +351,19 @@ pub enum Refusal {
     /// There are too many.
     #[error("there are logins at {LOGINS_MAX} registries already; remove one first")]
     TooManyRegistries,
+    /// Nothing was made of that name or serial that is still good.
+    #[error(
+        "there is no context {0:?} that is good; `dwell context ls` lists all, with their serials"
+    )]
+    NoContext(String),
+    /// There are too many.
+    #[error(
+        "there are {CONTEXTS_MAX} contexts that have not expired; give them shorter lives (`--valid`)"
+    )]
+    TooManyContexts,
+    /// The name stands for somebody else in events.
+    #[error("{0} is who uses the controller's unix socket; give the context another name")]
+    ContextName(ClientName),
     /// A label is not usable.
     #[error(
         "label {0:?} is not usable; keys have 1 to 253 bytes without blanks, values at most 1024, both without control characters, and do not begin with \"node.\"; a node has at most 200"
@@ -394,6 +410,7 @@ impl Refusal {
             | Self::NoKeySet(_)
             | Self::NoVolume { .. }
             | Self::NoRegistryLogin(_)
+            | Self::NoContext(_)
             | Self::NoKey { .. } => RefusalClass::NotFound,
             Self::NodeExists(_) | Self::NodeAddressTaken { .. } | Self::TokenExists => {
                 RefusalClass::AlreadyExists
@@ -405,6 +422,7 @@ impl Refusal {
             | Self::ScaledTwice(_)
             | Self::AddressUnusable { .. }
             | Self::NodeAddress { .. }
+            | Self::ContextName(_)
             | Self::Label(_) => RefusalClass::Invalid,
             Self::AddressTaken { .. }
             | Self::AddressQuarantined { .. }
@@ -432,6 +450,7 @@ impl Refusal {
             | Self::TooManyKeySets
             | Self::TooManyKeys(_)
             | Self::TooManyRegistries
+            | Self::TooManyContexts
             | Self::KeysTooLarge(_) => RefusalClass::Exhausted,
             Self::TokenInvalid | Self::NotANode(_) => RefusalClass::Denied,
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use dwell_core::access::ContextId;
 use dwell_core::id::{
     InstanceName, KeySetName, NodeName, ORDINAL_MAX, Revision, VersionNumber, WorkloadName,
 };
@@ -18,6 +19,7 @@ use dwell_core::registry::RegistryHost;
 
 use self::index::Index;
 pub(super) use self::index::Occupancy;
+use super::contexts::Context;
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
     Registry, Reserved, Stored, TokenId, Unmet, Waiting, Workload,
@@ -36,6 +38,7 @@ pub(super) struct Tables {
     tokens: BTreeMap<TokenId, Arc<JoinToken>>,
     key_sets: BTreeMap<KeySetName, Arc<KeySet>>,
     registries: BTreeMap<RegistryHost, Arc<Registry>>,
+    contexts: BTreeMap<ContextId, Arc<Context>>,
     events: BTreeMap<Revision, Arc<Event>>,
     /// The events of each kind, so that none pushes out those of others.
     event_kinds: BTreeMap<String, BTreeSet<Revision>>,
@@ -66,6 +69,7 @@ impl Tables {
             tokens: BTreeMap::new(),
             key_sets: BTreeMap::new(),
             registries: BTreeMap::new(),
+            contexts: BTreeMap::new(),
             events: BTreeMap::new(),
             event_kinds: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -123,6 +127,7 @@ impl Tables {
             Record::Registry(new) => {
                 self.registries.insert(new.host.clone(), new).map(Record::Registry)
             }
+            Record::Context(new) => self.contexts.insert(new.id, new).map(Record::Context),
             Record::Event(new) => {
                 let kind = event_kind(&new.reason).to_owned();
                 self.event_kinds.entry(kind).or_default().insert(new.revision);
@@ -191,6 +196,7 @@ impl Tables {
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
             Key::KeySet(name) => self.key_sets.remove(name).map(Record::KeySet),
             Key::Registry(host) => self.registries.remove(host).map(Record::Registry),
+            Key::Context(id) => self.contexts.remove(id).map(Record::Context),
             Key::Event(revision) => {
                 let old = self.events.remove(revision);
                 if let Some(old) = &old {
@@ -271,6 +277,10 @@ impl Tables {
 
     pub(super) fn registries(&self) -> &BTreeMap<RegistryHost, Arc<Registry>> {
         &self.registries
+    }
+
+    pub(super) fn contexts(&self) -> &BTreeMap<ContextId, Arc<Context>> {
+        &self.contexts
     }
 
     pub(super) fn events(&self) -> &BTreeMap<Revision, Arc<Event>> {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use dwell_core::access::{Client, ContextId, Role};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::ClientName;
 use dwell_proto::trust::CONTROLLER_NAME;
@@ -64,8 +65,8 @@ pub struct IssuedClient {
     pub certificate_pem: String,
     /// Its key, PKCS#8.
     pub private_key_pem: String,
-    /// Until when it is valid.
-    pub expires_at: Timestamp,
+    /// What it says.
+    pub client: Client,
 }
 
 impl Authority {
@@ -158,15 +159,19 @@ impl Authority {
     pub fn issue_client(
         &self,
         name: ClientName,
+        role: Role,
         valid: Duration,
     ) -> Result<IssuedClient, PkiError> {
-        let params = self.client_params(&Identity::Client(name), valid)?;
+        let context = ContextId(serial());
+        let mut client = Client { name, role, context, expires_at: Timestamp(0) };
+        let params = self.client_params(&Identity::Client(client.clone()), valid)?;
         let key = KeyPair::generate()?;
         let expires_ms = params.not_after.unix_timestamp().saturating_mul(1000);
+        client.expires_at = Timestamp(u64::try_from(expires_ms).unwrap_or(0));
         Ok(IssuedClient {
             certificate_pem: params.signed_by(&key, &self.issuer)?.pem(),
             private_key_pem: key.serialize_pem(),
-            expires_at: Timestamp(u64::try_from(expires_ms).unwrap_or(0)),
+            client,
         })
     }
 
@@ -175,11 +180,14 @@ impl Authority {
         identity: &Identity,
         valid: Duration,
     ) -> Result<CertificateParams, PkiError> {
-        let name = match identity {
-            Identity::Node { name, .. } => name.as_str(),
-            Identity::Client(name) => name.as_str(),
+        let mut params = match identity {
+            Identity::Node { name, .. } => params(name.as_str(), valid),
+            Identity::Client(Client { name, context, .. }) => {
+                let mut params = params(name.as_str(), valid);
+                params.serial_number = Some(SerialNumber::from(context.0));
+                params
+            }
         };
-        let mut params = params(name, valid);
         for uri in identity.uris(&self.cluster) {
             params.subject_alt_names.push(SanType::URI(uri.try_into()?));
         }
@@ -320,12 +328,17 @@ fn params_at(name: &str, valid: Duration, now: SystemTime) -> CertificateParams 
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATED.min(valid / 2)).into();
     params.not_after = (now + valid).into();
-    params.serial_number = Some(SerialNumber::from(rand::random::<u64>() >> 1));
+    params.serial_number = Some(SerialNumber::from(serial()));
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "dwell");
     params.distinguished_name.push(DnType::CommonName, name);
     params.use_authority_key_identifier_extension = true;
     params
+}
+
+/// A number of at most eight bytes with its sign, which nobody else has.
+fn serial() -> u64 {
+    rand::random::<u64>() >> 1
 }
 
 fn tls(error: &dyn std::fmt::Display) -> PkiError {

@@ -1,6 +1,8 @@
 //! Who a certificate speaks for.
 
-use dwell_core::id::{ClientName, NodeName};
+use dwell_core::access::{Client, ContextId, Role};
+use dwell_core::clock::Timestamp;
+use dwell_core::id::NodeName;
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -18,7 +20,7 @@ pub enum Identity {
         enrolment: Enrolment,
     },
     /// A person or a program.
-    Client(ClientName),
+    Client(Client),
 }
 
 /// SHA-256 over the key (its subject public key info) with which a host joined, in hexadecimal.
@@ -40,7 +42,10 @@ impl Identity {
                 format!("dwell://{cluster}/node/{name}"),
                 format!("dwell://{cluster}/enrolment/{}", enrolment.0),
             ],
-            Self::Client(name) => vec![format!("dwell://{cluster}/client/{name}")],
+            Self::Client(Client { name, role, .. }) => vec![
+                format!("dwell://{cluster}/client/{name}"),
+                format!("dwell://{cluster}/role/{role}"),
+            ],
         }
     }
 
@@ -63,10 +68,28 @@ impl Identity {
                 name: name.parse().map_err(|_| PkiError::NoIdentity)?,
                 enrolment: Enrolment(enrolment.to_owned()),
             }),
-            [("client", name)] => Ok(Self::Client(name.parse().map_err(|_| PkiError::NoIdentity)?)),
+            // Those that were made before there were roles may do everything.
+            [("client", name)] => client(certificate, name, Role::Admin),
+            [("client", name), ("role", role)] => {
+                let role = role.parse().map_err(|_| PkiError::NoIdentity)?;
+                client(certificate, name, role)
+            }
             _ => Err(PkiError::NoIdentity),
         }
     }
+}
+
+fn client(certificate: &X509Certificate<'_>, name: &str, role: Role) -> Result<Identity, PkiError> {
+    let name = name.parse().map_err(|_| PkiError::NoIdentity)?;
+    // All that we have signed have serial numbers of at most eight bytes.
+    let serial = certificate
+        .raw_serial()
+        .iter()
+        .try_fold(0_u64, |number, byte| Some(number.checked_mul(256)? | u64::from(*byte)));
+    let context = ContextId(serial.ok_or(PkiError::NoIdentity)?);
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
+    let expires_at = Timestamp(seconds.saturating_mul(1000));
+    Ok(Identity::Client(Client { name, role, context, expires_at }))
 }
 
 /// Bytes in hexadecimal.

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
+use dwell_core::access::Role;
 use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -79,11 +80,23 @@ fn a_certificate_says_what_we_say_and_not_what_was_asked_for() {
 fn another_clusters_certificate_is_nobodys() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (Authority::open(one.path()).unwrap(), Authority::open(two.path()).unwrap());
-    let issued = two.issue_client("ann".parse().unwrap(), DAY).unwrap();
+    let issued = two.issue_client("ann".parse().unwrap(), Role::Admin, DAY).unwrap();
     assert!(matches!(one.read(&der(&issued.certificate_pem)), Err(PkiError::NoIdentity)));
     assert!(matches!(one.read(&CertificateDer::from(vec![0; 9])), Err(PkiError::NoIdentity)));
     // The CA's own certificate speaks for nobody either.
     assert!(matches!(one.read(&der(one.certificate_pem())), Err(PkiError::NoIdentity)));
+}
+
+#[test]
+fn a_context_says_its_role_and_its_serial() {
+    let directory = tempfile::tempdir().unwrap();
+    let authority = Authority::open(directory.path()).unwrap();
+    for role in Role::ALL {
+        let issued = authority.issue_client("ann".parse().unwrap(), role, DAY).unwrap();
+        let certified = authority.read(&der(&issued.certificate_pem)).unwrap();
+        assert_eq!(issued.client.role, role);
+        assert_eq!(certified.identity, Identity::Client(issued.client));
+    }
 }
 
 #[test]

@@ -183,7 +183,8 @@ impl Fixture {
 
     /// A client's certificate.
     pub(crate) async fn client(&self, name: &str) -> Credentials {
-        let request = v1::IssueClientRequest { name: name.to_owned(), valid_ms: 0 };
+        let request =
+            v1::IssueClientRequest { name: name.to_owned(), valid_ms: 0, role: String::new() };
         let issued = self.fleet().await.issue_client(request).await.unwrap().into_inner();
         Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem }
     }

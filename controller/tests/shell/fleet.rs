@@ -84,7 +84,8 @@ async fn bad_input_is_refused_with_a_reason_and_changes_nothing() {
     assert_eq!(fleet.remove_workload(gone).await.unwrap_err().code(), Code::NotFound);
     let long = v1::CreateJoinTokenRequest { valid_ms: u64::MAX };
     assert_eq!(fleet.create_join_token(long).await.unwrap_err().code(), Code::InvalidArgument);
-    let nobody = v1::IssueClientRequest { name: "a\nb".to_owned(), valid_ms: 0 };
+    let nobody =
+        v1::IssueClientRequest { name: "a\nb".to_owned(), valid_ms: 0, role: String::new() };
     assert_eq!(fleet.issue_client(nobody).await.unwrap_err().code(), Code::InvalidArgument);
 
     assert_eq!(revision(&mut fleet).await, before);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dwell_controller::pki::{Identity, Request};
+use dwell_core::access::Role;
 use dwell_proto::trust::renewal_message;
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
@@ -97,7 +98,8 @@ async fn each_role_may_do_its_own() {
     assert_eq!(attach_error(&fixture, &client).await.unwrap().code(), Code::PermissionDenied);
 
     let mut fleet = FleetClient::new(fixture.tcp(Some(&client)).await.unwrap());
-    let request = v1::IssueClientRequest { name: "eve".to_owned(), valid_ms: 0 };
+    let request =
+        v1::IssueClientRequest { name: "eve".to_owned(), valid_ms: 0, role: String::new() };
     assert_eq!(fleet.issue_client(request).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
@@ -259,7 +261,10 @@ async fn a_node_whose_certificate_has_expired_proves_itself_by_the_old_key() {
     let other = Fixture::start().await;
     let foreign = forged(&other, "h1", &joined_with, Duration::ZERO);
     assert_eq!(refuse(&foreign).await.0, Code::Unauthenticated);
-    let issued = fixture.authority().issue_client("ann".parse().unwrap(), Duration::ZERO).unwrap();
+    let issued = fixture
+        .authority()
+        .issue_client("ann".parse().unwrap(), Role::Admin, Duration::ZERO)
+        .unwrap();
     let client =
         Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem };
     assert_eq!(refuse(&client).await.0, Code::PermissionDenied);
@@ -288,8 +293,10 @@ async fn a_node_whose_certificate_has_expired_proves_itself_by_the_old_key() {
 #[tokio::test]
 async fn a_connection_ends_with_its_certificate() {
     let fixture = Fixture::start().await;
-    let issued =
-        fixture.authority().issue_client("ann".parse().unwrap(), Duration::from_secs(3)).unwrap();
+    let issued = fixture
+        .authority()
+        .issue_client("ann".parse().unwrap(), Role::Admin, Duration::from_secs(3))
+        .unwrap();
     let client =
         Credentials { certificate_pem: issued.certificate_pem, key_pem: issued.private_key_pem };
     let mut fleet = FleetClient::new(fixture.tcp(Some(&client)).await.unwrap());

@@ -144,6 +144,7 @@ pub(super) fn copy(tables: &Tables, volatile: bool) -> Tables {
     let rest = rest.chain(tables.tokens().values().cloned().map(Record::Token));
     let rest = rest.chain(tables.key_sets().values().cloned().map(Record::KeySet));
     let rest = rest.chain(tables.registries().values().cloned().map(Record::Registry));
+    let rest = rest.chain(tables.contexts().values().cloned().map(Record::Context));
     let rest = rest.chain(tables.events().values().cloned().map(Record::Event));
     let rest = rest.chain(tables.volumes().values().cloned().map(Record::Volume));
     let rest = rest.chain(tables.quarantine().values().cloned().map(Record::Quarantine));
