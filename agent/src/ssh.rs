@@ -145,7 +145,9 @@ fn serving(
     before: Option<&Written>,
     run_dir: &Path,
 ) -> Option<SshInstance> {
-    let Ssh::Dwell { authorized_keys, key_sets } = &assigned.template.ssh else { return None };
+    let Ssh::Dwell { authorized_keys, key_sets, users } = &assigned.template.ssh else {
+        return None;
+    };
     let host_key = assigned.host_key.clone()?;
     let was_served = before.is_some();
     let unknown = Sighting::default();
@@ -166,6 +168,7 @@ fn serving(
         host_key,
         authorized_keys: authorized_keys.clone(),
         key_sets: key_sets.clone(),
+        users: users.clone(),
         container: container.cloned(),
     })
 }

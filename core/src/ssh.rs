@@ -80,6 +80,9 @@ pub struct SshInstance {
     /// Names of the key sets that count here; absent: all of them.
     #[serde(default)]
     pub key_sets: Option<Vec<KeySetName>>,
+    /// The names that may be logged in as; absent: any.
+    #[serde(default)]
+    pub users: Option<Vec<String>>,
     /// The container that runs in the sandbox; absent while none does. Log-ins are answered all the same, and
     /// say that nothing runs.
     #[serde(default)]

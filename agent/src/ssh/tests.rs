@@ -162,11 +162,16 @@ async fn files_follow_keys_and_containers() {
     node.until("its next start", |node| node.pid("web-0") == Some(42)).await;
 
     let key = "ssh-ed25519 AAAA alice".to_owned();
-    web.template.ssh = Ssh::Dwell { authorized_keys: vec![key.clone()], key_sets: Some(vec![]) };
+    web.template.ssh = Ssh::Dwell {
+        authorized_keys: vec![key.clone()],
+        key_sets: Some(vec![]),
+        users: Some(vec!["deploy".into()]),
+    };
     node.assignment.send_replace(Some(assignment(vec![web.clone()])));
     node.until("the key", |node| node.read("web-0").unwrap().authorized_keys == [key.clone()])
         .await;
-    assert_eq!(node.read("web-0").unwrap().key_sets, Some(vec![]));
+    let read = node.read("web-0").unwrap();
+    assert_eq!((read.key_sets, read.users), (Some(vec![]), Some(vec!["deploy".to_owned()])));
 
     node.assignment.send_replace(Some(assignment(vec![])));
     node.until("its removal", |node| node.read("web-0").is_none()).await;

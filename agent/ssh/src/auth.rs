@@ -8,6 +8,7 @@
 //!
 //! A name is the container's user of that name. Who has a key that is bound to no names may also be the container's
 //! own user under any other; who has a certificate or a key for certain names only if [`CONTAINERS_USER`] is among them.
+//! Where the instance names the users that may log in, no key and no certificate makes anybody another one.
 //!
 //! That the client holds the private key, and the authority's signature on the certificate, are verified by `russh`
 //! before; everything else about a certificate is verified here, its time included.
@@ -46,6 +47,8 @@ pub struct Keys<'a> {
     pub own: &'a [AuthorizedKey],
     /// Which key sets; absent: all.
     pub sets: Option<&'a [KeySetName]>,
+    /// The names that may be logged in as, by any of them; absent: any.
+    pub users: Option<&'a [String]>,
 }
 
 impl<'a> Keys<'a> {
@@ -55,6 +58,17 @@ impl<'a> Keys<'a> {
         let sets = self.trust.sets.iter().filter(move |(name, _)| counts(name));
         let lines = self.own.iter().chain(sets.flat_map(|(_, lines)| lines));
         lines.filter(move |line| line.options.authority == authority && line.key.key_data() == key)
+    }
+
+    /// Whether the instance takes log-ins as this name.
+    fn admits(self, login: &str) -> bool {
+        self.users.is_none_or(|users| users.iter().any(|user| user == login))
+    }
+
+    /// The same of what somebody may do: whoever may be the container's own user may only if the instance says so, too.
+    fn bound(self, mut permit: Permit) -> Permit {
+        permit.containers_user &= self.admits(CONTAINERS_USER);
+        permit
     }
 
     /// Whether any authority counts here, so that an unknown key may come with a certificate.
@@ -72,13 +86,16 @@ impl<'a> Keys<'a> {
 
 /// What a log-in with a plain key may do; nothing if it may not log in.
 pub fn with_key(keys: Keys<'_>, key: &KeyData, asking: Asking<'_>) -> Option<Permit> {
+    if !keys.admits(asking.login) {
+        return None;
+    }
     let mut lines = keys.lines(key, false);
     let line = lines.find(|line| {
         line.options.applies(asking.from, asking.now) && line.options.names(asking.login)
     })?;
     let whose = describe(key, line.key.comment().as_str_lossy());
     let containers_user = line.options.names(CONTAINERS_USER);
-    Some(Permit::new(whose, &line.options, containers_user))
+    Some(keys.bound(Permit::new(whose, &line.options, containers_user)))
 }
 
 /// What a log-in with a certificate may do; nothing if it may not log in.
@@ -87,12 +104,15 @@ pub fn with_certificate(
     certificate: &Certificate,
     asking: Asking<'_>,
 ) -> Option<Permit> {
+    if !keys.admits(asking.login) {
+        return None;
+    }
     let claims = certificate::read(certificate, asking)?;
     let authority = certificate.signature_key();
     let whose = describe(certificate.public_key(), certificate.key_id());
     let names_login = claims.principals.iter().any(|principal| principal == asking.login);
     if keys.trust.user_authority.as_ref() == Some(authority) && names_login {
-        return claims.permit(whose, None);
+        return claims.permit(whose, None).map(|permit| keys.bound(permit));
     }
     let line = keys.lines(authority, true).find(|line| {
         let principal = match &line.options.principals {
@@ -103,7 +123,7 @@ pub fn with_certificate(
             && line.options.names(asking.login)
             && line.options.applies(asking.from, asking.now)
     })?;
-    claims.permit(whose, Some(&line.options))
+    claims.permit(whose, Some(&line.options)).map(|permit| keys.bound(permit))
 }
 
 /// A key for log and events: its fingerprint, and what its owner calls it, cleaned and cut.

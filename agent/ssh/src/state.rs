@@ -56,6 +56,8 @@ pub struct Served {
     pub keys: Vec<AuthorizedKey>,
     /// Which key sets count here; absent: all.
     pub key_sets: Option<Vec<KeySetName>>,
+    /// The names that may be logged in as; absent: any.
+    pub users: Option<Vec<String>>,
     /// What runs in the sandbox.
     pub container: Option<SshContainer>,
     /// What was wrong with its lines, to say it once.

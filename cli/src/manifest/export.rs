@@ -194,13 +194,16 @@ fn ssh(ssh: &Ssh) -> Value {
     match ssh {
         Ssh::Image => json!("image"),
         Ssh::Off => json!("off"),
-        Ssh::Dwell { authorized_keys, key_sets } => {
+        Ssh::Dwell { authorized_keys, key_sets, users } => {
             let mut keys = Map::new();
             if !authorized_keys.is_empty() {
                 keys.insert("authorized_keys".into(), json!(authorized_keys));
             }
             if let Some(key_sets) = key_sets {
                 keys.insert("key_sets".into(), json!(key_sets));
+            }
+            if let Some(users) = users {
+                keys.insert("users".into(), json!(users));
             }
             Value::Object(keys)
         }
@@ -222,7 +225,7 @@ mod tests {
             include_str!("../../../examples/database.yaml"),
             include_str!("../../../examples/shell.yaml"),
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
-            "workloads: {w: {image: a, network: {allow_from: []}, ssh: {key_sets: []}, restart: on-failure}}",
+            "workloads: {w: {image: a, network: {allow_from: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}]}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {

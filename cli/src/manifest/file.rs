@@ -99,8 +99,8 @@ pub(super) struct Workload {
     /// How changes reach the instances.
     #[serde(default)]
     pub(super) update: Update,
-    /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys` and
-    /// `key_sets`.
+    /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys`,
+    /// `key_sets` and `users`.
     pub(super) ssh: Option<Short<Ssh>>,
     /// User, or `user:group`, by name or number.
     pub(super) user: Option<String>,

@@ -237,10 +237,14 @@ pub(super) struct SshKeys {
     /// Names of the controller's key sets that count here; all of them if not given.
     #[serde(default)]
     key_sets: Option<Vec<KeySetName>>,
+    /// The names that may be logged in as; any if not given. `@container` lets other names be the container's own user.
+    #[serde(default)]
+    users: Option<Vec<String>>,
 }
 
 impl Shorthand for Ssh {
-    const EXPECTING: &'static str = "image, off, or a mapping with authorized_keys and key_sets";
+    const EXPECTING: &'static str =
+        "image, off, or a mapping with authorized_keys, key_sets and users";
     const FORMAT: &'static str = "ssh";
     const LIST: bool = false;
     type Long = SshKeys;
@@ -253,8 +257,8 @@ impl Shorthand for Ssh {
         }
     }
 
-    fn from_long(SshKeys { authorized_keys, key_sets }: SshKeys) -> Result<Self, String> {
-        Ok(Self::Dwell { authorized_keys, key_sets })
+    fn from_long(SshKeys { authorized_keys, key_sets, users }: SshKeys) -> Result<Self, String> {
+        Ok(Self::Dwell { authorized_keys, key_sets, users })
     }
 }
 

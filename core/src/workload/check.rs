@@ -13,6 +13,10 @@ use crate::quantity::{Bytes, Millicores};
 
 /// The most entries a list or a map of a specification may have.
 const ENTRIES_MAX: usize = 1_000;
+/// The most names that may be logged in as.
+const USERS_MAX: usize = 64;
+/// The longest of them, in bytes.
+const USER_MAX: usize = 64;
 /// The most bytes one text of a specification may have.
 const TEXT_MAX: usize = 32 * 1024;
 /// The most bytes all texts of a specification may have together.
@@ -153,11 +157,12 @@ impl Template {
         if self.expose.len() > ENTRIES_MAX {
             return refuse("network.expose", format!("more than {ENTRIES_MAX} ports"));
         }
-        if let Ssh::Dwell { authorized_keys, key_sets } = &self.ssh {
+        if let Ssh::Dwell { authorized_keys, key_sets, users } = &self.ssh {
             check_list("ssh.authorized_keys", authorized_keys)?;
             if key_sets.as_ref().is_some_and(|sets| sets.len() > ENTRIES_MAX) {
                 return refuse("ssh.key_sets", format!("more than {ENTRIES_MAX} key sets"));
             }
+            check_users(users.as_deref().unwrap_or_default())?;
         }
         check_access(self.allow_from.as_deref().unwrap_or_default())?;
         self.check_mounts()?;
@@ -242,6 +247,29 @@ impl Template {
             );
         }
         Ok(())
+    }
+}
+
+fn check_users(users: &[String]) -> Result<(), SpecError> {
+    if users.len() > USERS_MAX {
+        return refuse("ssh.users", format!("more than {USERS_MAX} names"));
+    }
+    let is_odd = |name: &&String| {
+        name.is_empty()
+            || name.len() > USER_MAX
+            || name.chars().any(|one| one.is_control() || one.is_whitespace() || one == ':')
+    };
+    match users.iter().find(is_odd) {
+        None => Ok(()),
+        Some(name) => {
+            let shown: String = name.chars().take(USER_MAX).collect();
+            refuse(
+                "ssh.users",
+                format!(
+                    "{shown:?} is not a name to log in as; use 1 to {USER_MAX} characters without blanks and colons"
+                ),
+            )
+        }
     }
 }
 

@@ -273,6 +273,10 @@ pub enum Ssh {
         /// The controller's key sets that count here; all of them if there is no list.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key_sets: Option<Vec<KeySetName>>,
+        /// The names that may be logged in as, by whatever key or certificate; any if there is no list.
+        /// [`CONTAINERS_USER`](crate::ssh::CONTAINERS_USER) among them lets a name that the container does not have be its own user.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        users: Option<Vec<String>>,
     },
     /// The image brings a server of its own.
     Image,
@@ -282,6 +286,6 @@ pub enum Ssh {
 
 impl Default for Ssh {
     fn default() -> Self {
-        Self::Dwell { authorized_keys: Vec::new(), key_sets: None }
+        Self::Dwell { authorized_keys: Vec::new(), key_sets: None, users: None }
     }
 }

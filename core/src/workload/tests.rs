@@ -151,7 +151,7 @@ fn all_texts_of_a_declaration_are_bounded_together() {
             s.template.healthcheck = Some(HealthCheck::new(probe));
         }),
         Box::new(|s| {
-            s.template.ssh = Ssh::Dwell { authorized_keys: many(), key_sets: None };
+            s.template.ssh = Ssh::Dwell { authorized_keys: many(), key_sets: None, users: None };
         }),
         Box::new(|s| {
             let path = |number: usize| format!("/{number}/{}", "x".repeat(4_000));

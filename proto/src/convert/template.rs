@@ -294,10 +294,11 @@ impl From<&Ssh> for v1::Ssh {
             names: sets.iter().map(ToString::to_string).collect(),
         };
         match ssh {
-            Ssh::Dwell { authorized_keys, key_sets } => Self {
+            Ssh::Dwell { authorized_keys, key_sets, users } => Self {
                 mode: Mode::Dwell.into(),
                 authorized_keys: authorized_keys.clone(),
                 key_sets: key_sets.as_ref().map(names),
+                users: users.clone().map(|names| v1::LoginNames { names }),
             },
             Ssh::Image => Self { mode: Mode::Image.into(), ..Self::default() },
             Ssh::Off => Self { mode: Mode::Off.into(), ..Self::default() },
@@ -318,6 +319,7 @@ impl TryFrom<v1::Ssh> for Ssh {
             v1::ssh::Mode::Unspecified | v1::ssh::Mode::Dwell => Self::Dwell {
                 authorized_keys: wire.authorized_keys,
                 key_sets: wire.key_sets.map(names).transpose()?,
+                users: wire.users.map(|users| users.names),
             },
         })
     }

@@ -54,6 +54,7 @@ fn full_template() -> Template {
         ssh: Ssh::Dwell {
             authorized_keys: vec!["ssh-ed25519 AAAA me".into()],
             key_sets: Some(vec!["team".parse().unwrap()]),
+            users: Some(vec!["deploy".into()]),
         },
         allow_from: Some(vec![
             AllowRule { from: AllowSource::Any, ports: Vec::new() },

@@ -64,7 +64,7 @@ fn log_in(
     login: &str,
     from: &str,
 ) -> Option<Permit> {
-    let keys = Keys { trust, own, sets: None };
+    let keys = Keys { trust, own, sets: None, users: None };
     with_certificate(keys, certificate, asking(login, from))
 }
 
@@ -76,7 +76,7 @@ fn keys_of_the_instance_and_of_its_sets() {
     let own = [line("", 1)];
     let only_a = ["a".parse().unwrap()];
     let may = |sets, seed: u8| {
-        let keys = Keys { trust: &trust, own: &own, sets };
+        let keys = Keys { trust: &trust, own: &own, sets, users: None };
         let key = key(seed);
         with_key(keys, key.public_key().key_data(), asking("root", "192.0.2.1")).is_some()
     };
@@ -89,7 +89,7 @@ fn keys_of_the_instance_and_of_its_sets() {
 fn the_first_line_that_applies_decides() {
     let own = [line("from=\"10.0.0.0/8\"", 1), line("restrict", 1), line("", 1)];
     let trust = Trust::default();
-    let keys = Keys { trust: &trust, own: &own, sets: None };
+    let keys = Keys { trust: &trust, own: &own, sets: None, users: None };
     let key = key(1);
     let permit = |from| with_key(keys, key.public_key().key_data(), asking("root", from)).unwrap();
     assert!(permit("10.1.1.1").terminal);
@@ -100,7 +100,7 @@ fn the_first_line_that_applies_decides() {
 fn an_authority_is_no_key() {
     let own = [line("cert-authority", 9)];
     let trust = Trust::default();
-    let keys = Keys { trust: &trust, own: &own, sets: None };
+    let keys = Keys { trust: &trust, own: &own, sets: None, users: None };
     assert!(with_key(keys, key(9).public_key().key_data(), asking("root", "192.0.2.1")).is_none());
     assert!(keys.any_authority());
 }
@@ -215,7 +215,7 @@ fn a_key_can_be_bound_to_names() {
     let trust = Trust::default();
     let permit = |options: &str, login| {
         let own = [line(options, 1)];
-        let keys = Keys { trust: &trust, own: &own, sets: None };
+        let keys = Keys { trust: &trust, own: &own, sets: None, users: None };
         let key = key(1);
         with_key(keys, key.public_key().key_data(), asking(login, "192.0.2.1"))
             .map(|permit| permit.containers_user)
@@ -250,4 +250,34 @@ fn an_sftp_server_is_forced_as_restricted_as_it_is_said() {
 fn names_of_others_are_cleaned() {
     assert_eq!(clean("ro\not\u{1b}[2J", 64), "root[2J");
     assert_eq!(clean("abcdef", 3), "abc");
+}
+
+#[test]
+fn an_instance_names_who_may_be_logged_in_as_whatever_the_key_or_the_certificate_says() {
+    let trust = cluster();
+    let own = [line("", 2), line("login=\"root,deploy\"", 3)];
+    let certificate = certificate(|builder| {
+        builder.valid_principal("@container").unwrap();
+    });
+    // By a plain key, by one for certain names, and by a certificate: whether, and whether as the container's own user.
+    let may = |users: Option<&[String]>, login: &str| {
+        let keys = Keys { trust: &trust, own: &own, sets: None, users };
+        let asking = asking(login, "192.0.2.1");
+        let by_key = |seed: u8| with_key(keys, key(seed).public_key().key_data(), asking);
+        let by_certificate = with_certificate(keys, &certificate, asking);
+        [by_key(2), by_key(3), by_certificate]
+            .map(|permit| permit.map(|permit| permit.containers_user))
+    };
+    let users = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    assert_eq!(may(None, "root"), [Some(true), Some(false), None]);
+    assert_eq!(may(None, "alice"), [Some(true), None, Some(true)]);
+
+    let named = users(&["deploy", "alice"]);
+    assert_eq!(may(Some(&named), "root"), [None, None, None]);
+    assert_eq!(may(Some(&named), "deploy"), [Some(false), Some(false), None]);
+    assert_eq!(may(Some(&named), "alice"), [Some(false), None, Some(false)]);
+    let with_own = users(&["alice", "@container"]);
+    assert_eq!(may(Some(&with_own), "alice"), [Some(true), None, Some(true)]);
+    assert_eq!(may(Some(&with_own), "root"), [None, None, None]);
+    assert_eq!(may(Some(&[]), "alice"), [None, None, None]);
 }

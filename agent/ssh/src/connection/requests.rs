@@ -26,7 +26,12 @@ impl Connection {
         self.instance.has_changed().ok()?;
         let served = self.instance.borrow().clone();
         let trust = self.front.trust.borrow().clone();
-        let keys = Keys { trust: &trust, own: &served.keys, sets: served.key_sets.as_deref() };
+        let keys = Keys {
+            trust: &trust,
+            own: &served.keys,
+            sets: served.key_sets.as_deref(),
+            users: served.users.as_deref(),
+        };
         Some(decide(keys, Asking { login, from: self.client.ip(), now: SystemTime::now() }))
     }
 

@@ -124,6 +124,7 @@ pub(super) fn read_instance(path: &Path, name: &InstanceName) -> Result<Served, 
         host_key: served.host_key,
         keys,
         key_sets: served.key_sets,
+        users: served.users,
         container: served.container,
         faults,
     })

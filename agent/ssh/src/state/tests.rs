@@ -78,6 +78,7 @@ fn instance(name: &str, keys: &[&str]) -> Vec<u8> {
         host_key,
         authorized_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         key_sets: None,
+        users: None,
         container: None,
     };
     serde_json::to_vec(&instance).unwrap()

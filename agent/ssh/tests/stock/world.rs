@@ -109,6 +109,7 @@ impl World {
             },
             authorized_keys: vec![self.read("owner.pub")],
             key_sets: None,
+            users: None,
             container: None,
         };
         change(&mut instance);
