@@ -84,7 +84,7 @@ impl Push {
         whole: bool,
     ) -> Result<Self, ImagesError> {
         check(offer)?;
-        let turn = timeout(TURN_LIMIT, images.turn.clone().lock_owned()).await;
+        let turn = timeout(TURN_LIMIT, Arc::clone(&images.turn).lock_owned()).await;
         let turn = turn.map_err(|_| ImagesError::Busy)?;
         let names = offer.iter().flat_map(|image| &image.names).cloned().collect();
         let mut is_here = !whole;

@@ -60,14 +60,14 @@ async fn answers(images: &Images, order: v1::ImagesOrder) -> Result<Vec<Says>, T
         }
         Some(What::Remove(image)) => {
             let removal = images.remove(&image).await?;
-            Ok(vec![removed(&removal, String::new())])
+            Ok(vec![removed(&removal, "")])
         }
         Some(What::Prune(v1::PruneImages { all, dry_run })) => {
             let scope = if all { Scope::All } else { Scope::Own };
             let (gone, failed) = images.prune(scope, dry_run).await?;
-            let gone = gone.iter().map(|removal| removed(removal, String::new()));
+            let gone = gone.iter().map(|removal| removed(removal, ""));
             let failed =
-                failed.iter().map(|(removal, error)| removed(removal, Causes(error).to_string()));
+                failed.iter().map(|(removal, error)| removed(removal, &Causes(error).to_string()));
             Ok(gone.chain(failed).collect())
         }
         Some(What::Push(_) | What::Pull(_)) | None => Err(TunnelError::BadRequest(
@@ -97,13 +97,13 @@ fn wire(image: &Image, own: &Own, uses: &Uses) -> v1::NodeImage {
     }
 }
 
-fn removed(removal: &Removal, problem: String) -> Says {
+fn removed(removal: &Removal, problem: &str) -> Says {
     Says::Removal(v1::ImageRemoval {
         id: removal.image.to_string(),
         names: names(removal.names.iter()),
         whole: removal.whole,
         size_bytes: removal.size.0,
-        problem: sanitize(&problem, MESSAGE_MAX),
+        problem: sanitize(problem, MESSAGE_MAX),
     })
 }
 

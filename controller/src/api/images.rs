@@ -124,7 +124,7 @@ impl Api {
             async move {
                 Asked { node: view.node.name.clone(), sender }
                     .ask(&tunnels, &view, order, silence)
-                    .await
+                    .await;
             }
         });
         let asking = AbortOnDropHandle::new(tokio::spawn(asking));
