@@ -64,6 +64,8 @@ impl World {
              ip address add 203.0.113.1/32 dev lo
              ip link set uplink up
              ip route add 10.80.0.0/16 via 192.0.2.1");
+        // The kernel notices a carrier on a thread of its own; later, that would look like a disturbance.
+        until_silent("ip -br link show uplink | grep -v ' UP ' || true");
         Self { network: LinuxNetwork::new(&LinuxConfig::default()).unwrap() }
     }
 
