@@ -6,7 +6,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `doctor/forwarding.rs` | whether the kernel and the firewalls let packets through |
+//! | `doctor/forwarding.rs` | whether the kernel lets packets through |
+//! | `doctor/firewall.rs` | whether the firewalls do, and whether instances get at names |
 //! | `doctor/host_access.rs` | whether instances tried to reach what is closed to them |
 //! | `doctor/overlap.rs` | addresses and routes of others within the cluster's range |
 //! | `doctor/networkd.rs` | systemd-networkd removing what it does not know |
@@ -23,6 +24,7 @@
 //! too; programs are started here and nowhere on the way of an instance.
 
 mod engine;
+mod firewall;
 mod forwarding;
 mod host_access;
 mod kernel;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncReadExt;
@@ -93,6 +94,15 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// How long a process has been there.
+pub(super) fn age(id: u32) -> Option<Duration> {
+    let ticks = dwell_daemon::process::start_ticks(id)?;
+    let started =
+        Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64);
+    let up: f64 = line("/proc/uptime")?.split(' ').next()?.parse().ok()?;
+    Some(Duration::try_from_secs_f64(up).ok()?.saturating_sub(started))
 }
 
 /// All processes and their short names (of 15 characters at most).

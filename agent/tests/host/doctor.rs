@@ -23,7 +23,8 @@ fn host_of(world: &World) -> Host {
 
 /// What the network's own checks find wrong.
 async fn problems(host: &Host) -> Vec<Finding> {
-    const CHECKS: [&str; 5] = ["ip-forward", "rp-filter", "forward-policy", "overlap", "mtu"];
+    const CHECKS: [&str; 6] =
+        ["ip-forward", "rp-filter", "forward-policy", "firewall-names", "overlap", "mtu"];
     let mut findings = doctor::examine(host).await;
     findings.retain(|one| one.outcome != Outcome::Ok && CHECKS.contains(&one.check));
     findings
@@ -49,6 +50,17 @@ async fn the_printed_command_repairs_what_was_broken() {
             "iptables -w -F FORWARD
              nft 'table inet walls { chain every { type filter hook forward priority 5; policy drop; }; }'",
             true,
+        ),
+        (
+            "firewall-names",
+            "iptables -w -P INPUT DROP; iptables -w -A INPUT -p icmp -j ACCEPT",
+            false,
+        ),
+        (
+            "firewall-names",
+            "iptables -w -P INPUT ACCEPT
+             nft 'table inet walls { chain own { type filter hook input priority 5; iifname lo accept; reject; }; }'",
+            false,
         ),
         ("overlap", "ip route add 10.80.3.0/24 via 192.0.2.3", false),
         ("overlap", "ip link add tun9 up type veth peer name tun8; ip address add 10.80.9.1/24 dev tun9", false),
