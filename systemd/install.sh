@@ -3,7 +3,8 @@
 #
 #   systemd/install.sh install|uninstall PROGRAMS DESTDIR PREFIX
 #
-# PROGRAMS is the directory with the built programs. With a DESTDIR (for packages) only files are written,
+# PROGRAMS is the directory with the built programs. They need not be built on this machine: copied here with the directory
+# that this file is in, `systemd/install.sh install DIRECTORY '' /usr/local` installs them. With a DESTDIR (for packages) only files are written,
 # beneath it; without one, systemd and Docker are told. Nothing is started: joining comes first. Both
 # can be repeated. What an operator has changed is not overwritten and not removed.
 set -eu
@@ -74,6 +75,8 @@ uninstall_all() {
     systemd_runs && systemctl daemon-reload
     if [ -x "$bin/dwell-agent" ]; then
         if live; then
+            # Routes, firewall rules and addresses; without an engine to ask there may be stopped containers, which stay.
+            "$bin/dwell-agent" cleanup --yes || echo "something of the above is left on this host" >&2
             "$bin/dwell-agent" uninstall-runtime
         else
             "$bin/dwell-agent" uninstall-runtime --no-reload --daemon-json "$dest/etc/docker/daemon.json"
@@ -89,7 +92,15 @@ uninstall_all() {
             rm -f "$etc/$config"
         fi
     done
-    rmdir "$etc" 2>/dev/null || true
+    # Those that nothing else is in.
+    for directory in "$etc" "$(dirname "$networkd")" "$manual" "$units" "$(dirname "$units")"; do
+        rmdir "$directory" 2>/dev/null || true
+    done
+    if live; then
+        for directory in /run/dwell/*/ /run/dwell; do
+            rmdir "$directory" 2>/dev/null || true
+        done
+    fi
     for left in "$etc" "$dest/var/lib/dwell"; do
         [ -e "$left" ] && echo "$left is left as it is; delete it if nothing in it is wanted any more."
     done

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -19,6 +20,9 @@ use tokio::runtime::Runtime;
 /// The heaps of the daemon's threads. Idle with 50 instances it takes 0.7 MiB less with one than with one for each thread, of
 /// which it has 16, and is no slower: its threads rarely allocate at the same moment.
 const HEAPS: u8 = 1;
+/// How long Docker may take to read its configuration again, and how often it is asked whether it has.
+const FORGET_LIMIT: Duration = Duration::from_secs(10);
+const FORGET_LOOK: Duration = Duration::from_millis(100);
 
 /// Makes this host a node of dwell. Without a command it runs the daemon.
 #[derive(Parser)]
@@ -153,8 +157,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             report(&file, outcome, "knows the runtime dwell")
         }
         Some(Command::UninstallRuntime { file }) => {
-            let outcome = daemon_json::uninstall(&file.daemon_json)?;
-            report(&file, outcome, "does not know the runtime dwell")
+            uninstall_runtime(&file, load().unwrap_or_default())
         }
         Some(Command::Doctor { output }) => return examine(load()?, output),
     };
@@ -270,6 +273,38 @@ fn examine(config: Config, output: OutputFormat) -> Result<ExitCode> {
     }
     let has_problem = findings.iter().any(|finding| finding.outcome == doctor::Outcome::Problem);
     Ok(if has_problem { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Takes the runtime out of Docker's configuration and of a running `dockerd`.
+fn uninstall_runtime(file: &DaemonJson, config: Config) -> Result<()> {
+    let path = file.daemon_json.display();
+    let Some(left) = daemon_json::withdraw(&file.daemon_json)? else {
+        return say(&format!("{path} does not have the runtime dwell."));
+    };
+    let told = if file.no_reload { None } else { daemon_json::reload_dockerd()? };
+    let is_forgotten = told.map(|_| {
+        command_runtime().is_ok_and(|runtime| runtime.block_on(docker_forgets_runtime(config)))
+    });
+    left.finish()?;
+    say(&format!("{path} does not have the runtime dwell any more."))?;
+    match (told, is_forgotten) {
+        (Some(pid), Some(true)) => say(&format!("dockerd (process {pid}) has forgotten it, too.")),
+        (Some(pid), _) => say(&format!(
+            "dockerd (process {pid}) may go on listing it until it is started again, which does no harm."
+        )),
+        (None, _) => Ok(()),
+    }
+}
+
+/// Waits until Docker does not know the runtime any more; whether it came to that.
+async fn docker_forgets_runtime(config: Config) -> bool {
+    let Some(engine) = doctor::Host::local(config).engine else { return false };
+    let forgotten = async {
+        while !engine.info().await.is_ok_and(|report| !report.info.ready) {
+            tokio::time::sleep(FORGET_LOOK).await;
+        }
+    };
+    tokio::time::timeout(FORGET_LIMIT, forgotten).await.is_ok()
 }
 
 fn report(file: &DaemonJson, outcome: Outcome, what: &str) -> Result<()> {

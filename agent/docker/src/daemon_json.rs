@@ -85,35 +85,59 @@ pub fn install(daemon_json: &Path, program: &Path) -> Result<Outcome, RuntimeErr
     Ok(Outcome::Changed)
 }
 
-/// Takes the wrapper's entry out of `daemon_json`.
+/// Takes the wrapper's entry out of `daemon_json`; `None` if it is not in there.
+///
+/// A `dockerd` that reads a file without a word of runtimes keeps those that it has. So where ours was the only one, the file
+/// names none of them until [`Withdrawn::finish`] is called.
 ///
 /// # Errors
 /// [`RuntimeError`]; the file is as it was.
-pub fn uninstall(daemon_json: &Path) -> Result<Outcome, RuntimeError> {
+pub fn withdraw(daemon_json: &Path) -> Result<Option<Withdrawn>, RuntimeError> {
     let file = File { path: daemon_json };
-    let Some(text) = file.read()? else { return Ok(Outcome::Unchanged) };
+    let Some(text) = file.read()? else { return Ok(None) };
     let mut settings = file.parse(Some(&text))?;
     if !settings.contains_key("runtimes") {
-        return Ok(Outcome::Unchanged);
+        return Ok(None);
     }
-    let runtimes = file.object(&mut settings, "runtimes")?;
-    if runtimes.remove(Runtime::NAME).is_none() {
-        return Ok(Outcome::Unchanged);
+    if file.object(&mut settings, "runtimes")?.remove(Runtime::NAME).is_none() {
+        return Ok(None);
     }
-    if runtimes.is_empty() {
-        settings.remove("runtimes");
-    }
-    let kept = File { path: &file.backup() }.read()?;
-    match kept {
-        Some(kept) if file.parse(Some(&kept)).is_ok_and(|kept| kept == settings) => {
-            file.write(daemon_json, &kept)?;
+    file.write(daemon_json, &pretty(&settings))?;
+    Ok(Some(Withdrawn { path: daemon_json.to_owned(), settings }))
+}
+
+/// A configuration without the wrapper's entry, which a running `dockerd` is to read before it looks as it did without us.
+#[derive(Debug)]
+#[must_use = "the file may name an empty list of runtimes, and a copy of it lies beside it"]
+pub struct Withdrawn {
+    path: PathBuf,
+    settings: Map<String, Value>,
+}
+
+impl Withdrawn {
+    /// Puts the very file back that was there before us, unless something else was changed meanwhile.
+    ///
+    /// # Errors
+    /// [`RuntimeError`]; what is in the file is right.
+    pub fn finish(self) -> Result<(), RuntimeError> {
+        let Self { path, mut settings } = self;
+        let file = File { path: &path };
+        let kept = File { path: &file.backup() }.read()?;
+        let is_kept = |settings: &Map<String, Value>| {
+            file.parse(kept.as_deref()).is_ok_and(|kept| kept == *settings)
+        };
+        let was_named = kept.is_some() && is_kept(&settings);
+        if settings["runtimes"].as_object().is_some_and(Map::is_empty) {
+            settings.remove("runtimes");
         }
-        // There was no file before us.
-        None if settings.is_empty() => file.remove(daemon_json)?,
-        _ => file.write(daemon_json, &pretty(&settings))?,
+        match &kept {
+            Some(text) if was_named || is_kept(&settings) => file.write(&path, text)?,
+            // There was no file before us.
+            None if settings.is_empty() => file.remove(&path)?,
+            _ => file.write(&path, &pretty(&settings))?,
+        }
+        file.remove(&file.backup())
     }
-    file.remove(&file.backup())?;
-    Ok(Outcome::Changed)
 }
 
 /// Has a running `dockerd` read its configuration again; its process id, or `None` if none runs.
@@ -217,6 +241,14 @@ mod tests {
         (dir, path)
     }
 
+    /// Whether there was something to take out.
+    fn uninstall(path: &Path) -> bool {
+        let left = withdraw(path).unwrap();
+        let found = left.is_some();
+        left.into_iter().for_each(|left| left.finish().unwrap());
+        found
+    }
+
     fn content(path: &Path) -> Value {
         serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
     }
@@ -236,12 +268,10 @@ mod tests {
             expected["runtimes"]["dwell"] = json!({"path": PROGRAM});
             assert_eq!(content(&path), expected, "{before}");
             assert_eq!(install(&path, Path::new(PROGRAM)).unwrap(), Outcome::Unchanged);
-            assert_eq!(uninstall(&path).unwrap(), Outcome::Changed);
-            let after = fs::read_to_string(&path).unwrap();
-            let same_meaning = before.contains("\"runtimes\":{}}") && after != before;
-            assert!(after == before || same_meaning, "{before:?} became {after:?}");
+            assert!(uninstall(&path));
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
             assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-            assert_eq!(uninstall(&path).unwrap(), Outcome::Unchanged);
+            assert!(!uninstall(&path));
         }
     }
 
@@ -249,11 +279,20 @@ mod tests {
     fn a_file_that_was_not_there_goes_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("docker/daemon.json");
-        assert_eq!(uninstall(&path).unwrap(), Outcome::Unchanged);
+        assert!(!uninstall(&path));
         install(&path, Path::new(PROGRAM)).unwrap();
         assert_eq!(content(&path), json!({"runtimes": {"dwell": {"path": PROGRAM}}}));
-        uninstall(&path).unwrap();
+        assert!(uninstall(&path));
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn until_dockerd_has_read_it_the_file_has_a_word_of_runtimes() {
+        let (_dir, path) = installed(r#"{"debug":true}"#);
+        let left = withdraw(&path).unwrap().unwrap();
+        assert_eq!(content(&path), json!({"debug": true, "runtimes": {}}));
+        left.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"debug":true}"#);
     }
 
     #[test]
@@ -262,7 +301,7 @@ mod tests {
         let mut changed = content(&path);
         changed["debug"] = json!(false);
         fs::write(&path, changed.to_string()).unwrap();
-        uninstall(&path).unwrap();
+        assert!(uninstall(&path));
         assert_eq!(content(&path), json!({"debug": false}));
     }
 
@@ -273,7 +312,7 @@ mod tests {
         );
         let entry = json!({"path": PROGRAM, "runtimeArgs": ["--dwell-runtime=crun"]});
         assert_eq!(content(&path)["runtimes"]["dwell"], entry);
-        uninstall(&path).unwrap();
+        assert!(uninstall(&path));
         assert!(!path.exists());
     }
 

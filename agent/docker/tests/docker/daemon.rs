@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use dwell_docker::Runtime;
 use dwell_docker::world::{PATIENCE, World, shell};
+use dwell_docker::{Runtime, daemon_json};
 use dwell_engine::fake::assigned;
 use dwell_engine::{Engine as _, EngineError};
 use futures_util::StreamExt;
@@ -19,6 +19,23 @@ async fn no_container_is_made_without_the_runtime() {
     let refused = node.create(&assigned("early-0", 1, shell("true"))).await.unwrap_err();
     assert!(matches!(refused, EngineError::RuntimeMissing { .. }), "{refused}");
     assert_eq!(node.engine.list().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_runtime_that_is_taken_out_is_forgotten_without_a_restart() {
+    let world = World::new().await;
+    world.register_runtime().await;
+    let engine = world.node("unused", Runtime::Dwell).engine;
+    let daemon_json = world.directory().join("daemon.json");
+    let left = daemon_json::withdraw(&daemon_json).unwrap().unwrap();
+    world.signal("HUP");
+    world
+        .until("the runtime is forgotten", async || {
+            engine.info().await.is_ok_and(|report| !report.info.ready)
+        })
+        .await;
+    left.finish().unwrap();
+    assert!(!daemon_json.exists());
 }
 
 /// A daemon that does not answer makes calls fail in time; one that is back serves again, with the
