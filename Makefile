@@ -16,6 +16,8 @@ SHORT   ?=
 STEPS   ?= 24
 ONLY    ?=
 DEB_VERSION ?=
+ADVISORIES ?=
+CARGO_DENY ?= 0.20.2
 
 SUDO    := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TARGET  := $(or $(CARGO_TARGET_DIR),target)
@@ -25,7 +27,7 @@ HOST    := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p' | tr 'a-z-' 'A-
 # Lets tests that need root have it, without building as root.
 RUNNER  := $(if $(SUDO),CARGO_TARGET_$(HOST)_RUNNER='$(SUDO)')
 
-.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab test-vm churn lint fmt fuzz sim sim-mutants bench deb deb-lint deb-reproduce install uninstall
+.PHONY: help build release demo demo-down lab lab-down test test-unit test-lab test-vm churn lint fmt fuzz sim sim-mutants bench deb image deny deb-lint deb-reproduce install uninstall
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -91,6 +93,13 @@ bench: release ## dwell and the alternatives side by side; tables, and target/be
 
 deb: ## Debian packages in target/packages, with their checksums; DEB_VERSION=… is theirs
 	packaging/build.sh $(TARGET)/packages $(DEB_VERSION)
+
+image: release ## the container image of the controller in target/packages, for `docker load`
+	packaging/image.sh $(RELEASE) $(TARGET)/packages
+
+deny: ## licences, bans and sources of all crates; advisories too with ADVISORIES=1, whose list is fetched
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked --version $(CARGO_DENY) cargo-deny
+	$(CARGO) deny --locked --all-features check licenses bans sources $(if $(ADVISORIES),advisories)
 
 deb-lint: deb ## what lintian says of them
 	lintian --fail-on error,warning $(TARGET)/packages/*.deb
