@@ -70,13 +70,16 @@ pub async fn run(options: &Options) -> Result<()> {
     let start = Instant::now();
     let fleet = Fleet::up(options).await?;
     let checks = Check::all(options.short, options.guests);
-    let mut failed = Vec::new();
+    let (mut failed, mut passed) = (Vec::new(), 0);
     for check in &checks {
         let began = Instant::now();
         let done = check.run(&fleet).await;
         let took = began.elapsed().as_secs();
         match done {
-            Ok(shown) => say(&format!("ok      {} ({took} s): {shown}", check.name())),
+            Ok(shown) => {
+                say(&format!("ok      {} ({took} s): {shown}", check.name()));
+                passed += 1;
+            }
             Err(error) => {
                 say(&format!("FAILED  {} ({took} s): {error:#}", check.name()));
                 failed.push(check.name());
@@ -94,9 +97,9 @@ pub async fn run(options: &Options) -> Result<()> {
     }
     let minutes = start.elapsed().as_secs().div_ceil(60);
     say(&format!(
-        "{} passed, {} failed, in {minutes} minutes",
-        checks.len() - failed.len(),
-        failed.len()
+        "{passed} passed, {} failed, {} not run, in {minutes} minutes",
+        failed.len(),
+        checks.len() - passed - failed.len()
     ));
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
