@@ -72,6 +72,8 @@ pub(super) struct Firewall {
     isolation: Option<Vec<Element>>,
     /// What is in the table, unless somebody else has changed it.
     written: Option<Written>,
+    /// What the table that was written last says of the overlay; `None` before the first.
+    overlay: Option<Option<Overlay>>,
 }
 
 struct Written {
@@ -87,7 +89,7 @@ impl Firewall {
     /// For the namespace of the calling thread.
     pub(super) fn open(limit: Duration) -> io::Result<Self> {
         let netfilter = Netlink::netfilter()?;
-        Ok(Self { netfilter, limit, peers: None, isolation: None, written: None })
+        Ok(Self { netfilter, limit, peers: None, isolation: None, written: None, overlay: None })
     }
 
     /// See [`Netlink::port`].
@@ -127,6 +129,7 @@ impl Firewall {
             None => (None, message::generation(&mut self.netfilter)?),
         };
         self.feed(&script::table(host, sources, &peers, sets.as_ref()))?;
+        self.overlay = Some(peers.overlay);
         self.peers = Some(peers);
         self.written = before.map(|before| Written {
             host: host.clone(),
@@ -263,13 +266,13 @@ impl Firewall {
 
     /// Makes `peers` what the table says of other nodes. `Ok(false)` if it takes writing the table, which has them then.
     pub(super) fn set_peers(&mut self, peers: Peers) -> Result<bool, NetworkError> {
-        if self.peers.as_ref() == Some(&peers) {
-            return Ok(true);
-        }
-        let overlay = self.peers.as_ref().map(|before| before.overlay);
-        if overlay != Some(peers.overlay) {
+        // What could not be written is not there, however often it was told.
+        if self.overlay != Some(peers.overlay) {
             self.peers = Some(peers);
             return Ok(false);
+        }
+        if self.peers.as_ref() == Some(&peers) {
+            return Ok(true);
         }
         let sets = [(NODES, &peers.nodes), (TUNNELLED, &peers.tunnelled)];
         let changes = sets.into_iter().flat_map(|(set, addresses)| {

@@ -298,7 +298,8 @@ fn is_ours(route: &Route) -> bool {
     route.protocol == ROUTE_PROTOCOL && route.metric == METRIC_PEER
 }
 
-/// How the peer's instances are reached: over the network that its address is on, or through the overlay.
+/// How the peer's instances are reached: over the network that its address and this host's own are on, or through the
+/// overlay. The peer, which knows this host by that address alone, decides the same.
 fn way_to(
     peer: &Peer,
     overlay: Option<&Overlay>,
@@ -314,6 +315,7 @@ fn way_to(
     let link = addresses
         .iter()
         .filter(|address| address.net.contains(&via))
+        .filter(|address| overlay.is_none_or(|overlay| address.net.contains(&overlay.local)))
         .max_by_key(|address| address.net.prefix_len())
         .map(|address| address.link);
     match (link, overlay) {

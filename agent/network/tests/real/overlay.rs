@@ -103,6 +103,22 @@ impl Hosts {
     }
 }
 
+/// A table that `nft` refuses is not there at the second try either, and without it whoever reaches the port would be
+/// believed.
+#[tokio::test]
+async fn there_is_no_overlay_without_its_rules() {
+    let hosts = Hosts::new().await;
+    run("nft delete set inet dwell tunnelled
+         nft add set inet dwell tunnelled '{ type inet_service; }'");
+    for _ in 0..2 {
+        hosts.near.network.sync_routes(&of_near()).await.unwrap_err();
+        assert!(!run("ip -o link").contains("dwell-vxlan"));
+    }
+    run("nft delete set inet dwell tunnelled");
+    assert!(hosts.near.network.sync_routes(&of_near()).await.unwrap().is_clean());
+    assert!(run("ip -o link").contains("dwell-vxlan"));
+}
+
 /// How many packets of instances the router has seen.
 fn leaks() -> u64 {
     let rules = lan("nft list chain ip fabric through");

@@ -237,6 +237,21 @@ fn overlay_of() -> Overlay {
     Overlay { local: Ipv4Addr::new(192, 0, 2, 1), port: 4789, always: false }
 }
 
+/// It knows this host by one address, and cannot answer by a network that only another address of this host is on.
+#[test]
+fn a_peer_is_reached_directly_only_by_the_network_of_the_hosts_own_address() {
+    let peers = vec![peer("other", "10.80.1.0/24", "198.51.100.7")];
+    let second = Address { net: net("198.51.100.1/24"), ..empty_kernel().addresses[0] };
+    let mut kernel = empty_kernel();
+    kernel.addresses.push(second);
+    let mut table = RouteTable { peers, exceptions: Vec::new(), overlay: Some(overlay_of()) };
+    assert_eq!(tunnelled(&table, &kernel.addresses).len(), 1);
+    // Where there is no overlay, a way that works one way is all there is.
+    table.overlay = None;
+    assert!(tunnelled(&table, &kernel.addresses).is_empty());
+    assert!(plan(&table, &kernel).failures.is_empty());
+}
+
 #[test]
 fn a_peer_on_another_segment_is_reached_through_the_overlay() {
     let peers = vec![
