@@ -56,7 +56,7 @@ tar --create --format=gnu --sort=name --mtime="@$epoch" --numeric-owner --owner=
 created=$(date --utc --date "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
 cat >"$work/image/config.json" <<END
 {"architecture":"$architecture","os":"linux","created":"$created",
-"config":{"User":"$user:$user","WorkingDir":"/","Env":["PATH=/usr/bin"],"StopSignal":"SIGTERM",
+"config":{"User":"$user:$user","WorkingDir":"/","Env":["PATH=/usr/bin","TMPDIR=/var/lib/dwell/controller"],"StopSignal":"SIGTERM",
 "Entrypoint":["/usr/bin/dwell-controller"],"ExposedPorts":{"7400/tcp":{}},"Volumes":{"/var/lib/dwell/controller":{}},
 "Healthcheck":{"Test":["CMD","/usr/bin/dwell","node","ls"],"Interval":10000000000,"Timeout":5000000000,"StartPeriod":60000000000,"Retries":3},
 "Labels":{"org.opencontainers.image.title":"dwell-controller","org.opencontainers.image.version":"$version","org.opencontainers.image.licenses":"Apache-2.0"}},

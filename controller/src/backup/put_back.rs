@@ -16,7 +16,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::entries::{Digesting, is_ours};
 use super::{
-    BackupError, Entry, FORMAT, PKI, STORE, SUMMARY, SUMMARY_MAX, Summary, take, unwritable,
+    BackupError, Entry, FORMAT, PKI, STORE, SUMMARY, SUMMARY_MAX, Summary, take, unreadable,
+    unwritable,
 };
 use crate::config::Config;
 use crate::controller::check_range;
@@ -66,8 +67,7 @@ pub fn restore(config: &Config, archive: impl Read, origin: &str) -> Result<Rest
         }
     };
     sync(&scratch).map_err(unwritable(&scratch))?;
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let ready = data_dir.join(format!("{READY}{time}"));
+    let ready = data_dir.join(format!("{READY}{}", free_time(data_dir)?));
     fs::rename(&scratch, &ready).map_err(unwritable(&ready))?;
     sync_directory(data_dir).map_err(unwritable(data_dir))?;
     let before = finish(data_dir).map_err(unwritable(data_dir))?;
@@ -110,6 +110,18 @@ pub(crate) fn finish(data_dir: &Path) -> io::Result<Option<PathBuf>> {
         sync_directory(data_dir)?;
     }
     Ok(before)
+}
+
+/// The time, in seconds since 1970, or the next one under which nothing was moved aside yet.
+fn free_time(data_dir: &Path) -> Result<u64, BackupError> {
+    let mut time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    loop {
+        let aside = data_dir.join(format!("{BEFORE}{time}"));
+        if !aside.try_exists().map_err(unreadable(&aside))? {
+            return Ok(time);
+        }
+        time += 1;
+    }
 }
 
 /// Backups that count and are not in their places, with their times, the earliest first.

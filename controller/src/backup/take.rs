@@ -40,8 +40,8 @@ pub fn backup(data_dir: &Path, target: &Target) -> Result<Summary, BackupError> 
             if output.is_terminal() {
                 return Err(BackupError::Terminal);
             }
-            let scratch = std::env::temp_dir();
-            write(data_dir, &scratch, output.lock(), Path::new("the standard output"))
+            // Where the store itself is there is room for a store, and nobody else may look.
+            write(data_dir, data_dir, output.lock(), Path::new("the standard output"))
         }
         Target::File(path) => to_file(data_dir, path),
     }

@@ -87,6 +87,18 @@ async fn a_backup_is_put_back_whole_and_what_was_there_is_kept() {
 }
 
 #[tokio::test]
+async fn restores_within_one_second_are_all_kept_apart() {
+    let (_directory, config) = place(5).await;
+    let archive = taken(&config);
+    let mut asides = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        asides.insert(put_back(&config, &archive).unwrap().before.unwrap());
+    }
+    assert_eq!(asides.len(), 3);
+    assert!(asides.iter().all(|aside| aside.join("pki/ca.key").exists()), "{asides:?}");
+}
+
+#[tokio::test]
 async fn a_backup_is_put_where_nothing_is() {
     let (_directory, config) = place(5).await;
     let archive = taken(&config);
