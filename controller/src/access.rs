@@ -148,8 +148,9 @@ impl<S> Access<S> {
         if contexts.is_to_be_noted(client.context) {
             let (owner, client) = (self.owner.clone(), client.clone());
             tokio::spawn(async move {
-                let name = client.name.clone();
+                let (name, context) = (client.name.clone(), client.context);
                 if let Err(error) = owner.command(Command::NoteContext(client)).await {
+                    owner.contexts().is_not_noted(context);
                     tracing::debug!(%error, client = %name, "the use of a context is not written down");
                 }
             });

@@ -443,8 +443,7 @@ impl Fleet for Api {
         &self,
         request: Request<v1::RemoveImagesRequest>,
     ) -> Answer<Self::RemoveImagesStream> {
-        let by = access::acting();
-        self.remove_images_of(request.into_inner(), &by).await.map(Response::new)
+        self.remove_images_of(request.into_inner()).await.map(Response::new)
     }
 
     type PullImageStream = ServerStream<v1::NodeImages>;
@@ -462,8 +461,7 @@ impl Fleet for Api {
         &self,
         request: Request<Streaming<v1::PushImageInput>>,
     ) -> Answer<Self::PushImageStream> {
-        let by = access::acting();
-        self.open_push(request.into_inner(), &by).await.map(Response::new)
+        self.open_push(request.into_inner()).await.map(Response::new)
     }
 
     async fn certify_user(

@@ -146,6 +146,13 @@ impl Issue {
             role: issue.role.to_string(),
         };
         let issued = fleet.client.issue_client(request).await?.into_inner();
+        // A controller that knows no roles knows no serials either, and has made one that may do everything.
+        if issued.serial.is_empty() && issue.role != Role::Admin {
+            return Err(Failure::Refused(
+                "this controller is of a version without roles, and would give every right; upgrade it, and restart it"
+                    .to_owned(),
+            ));
+        }
         let context = client::Context {
             controller: issued.controller,
             ca: issued.ca_pem,

@@ -6,6 +6,7 @@ mod push;
 use std::time::Duration;
 
 use dwell_core::id::{NodeName, PoolName};
+use dwell_core::instance::{MESSAGE_MAX, sanitize};
 use dwell_core::node::NodeState;
 use dwell_proto::v1;
 use dwell_proto::v1::images_answer::Says;
@@ -21,7 +22,8 @@ use tonic::{Code, Status};
 
 use super::instance::{next, unexpected};
 use super::{Api, ServerStream, request};
-use crate::model::{Model, NodeView, Refusal};
+use crate::access;
+use crate::model::{Command, Model, NodeView, Refusal, Subject};
 use crate::status::into_status;
 use crate::tunnel::{Tunnel, Tunnels};
 
@@ -67,6 +69,7 @@ impl Api {
         let asked = image.clone();
         let (logins, _) = self.read(move |model: &Model| model.logins_for(&asked)).await?;
         let logins = (!logins.is_empty()).then(|| (&logins).into());
+        self.note_images(&nodes, "images-pulled", &format!("{image} is pulled")).await;
         let order = v1::ImagesOrder { what: Some(What::Pull(v1::PullImage { image, logins })) };
         Ok(self.of_each(nodes, order, PULL_SILENCE))
     }
@@ -74,7 +77,6 @@ impl Api {
     pub(super) async fn remove_images_of(
         &self,
         request: v1::RemoveImagesRequest,
-        by: &str,
     ) -> Result<ServerStream<v1::NodeImages>, Status> {
         let v1::RemoveImagesRequest { node, pool, image, all, dry_run } = request;
         let nodes = self.selected(&node, &pool).await?;
@@ -85,10 +87,30 @@ impl Api {
             What::Remove(image.clone())
         };
         if !dry_run {
-            tracing::info!(by, image, all, nodes = nodes.len(), "nodes are to remove images");
+            let removed = match (image.is_empty(), all) {
+                (false, _) => format!("{image} is removed"),
+                (true, false) => "images that nothing needs are removed".to_owned(),
+                (true, true) => {
+                    "images that nothing needs are removed, whoever fetched them".to_owned()
+                }
+            };
+            self.note_images(&nodes, "images-removed", &removed).await;
         }
         let order = v1::ImagesOrder { what: Some(what) };
         Ok(self.of_each(nodes, order, REMOVE_SILENCE))
+    }
+
+    /// Says in the events what is done with images: on a node, or on several. What cannot be written down is in the log.
+    async fn note_images(&self, nodes: &[NodeView], reason: &'static str, done: &str) {
+        let (subject, message) = match nodes {
+            [one] => (Subject::Node(one.node.name.clone()), done.to_owned()),
+            several => (Subject::Cluster, format!("{done}, on {} nodes", several.len())),
+        };
+        let message = sanitize(&message, MESSAGE_MAX);
+        let note = Command::Note { subject, reason, message: message.clone() };
+        if let Err(error) = self.owner.command_for(access::acting(), note).await {
+            tracing::warn!(%error, by = access::acting(), reason, message, "what is done with images is not in the events");
+        }
     }
 
     /// The nodes that are meant: one, those of a pool, or all.

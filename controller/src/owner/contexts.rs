@@ -52,6 +52,11 @@ impl Contexts {
         is_due
     }
 
+    /// What was to be noted could not be: the next use is.
+    pub(crate) fn is_not_noted(&self, id: ContextId) {
+        self.all().entry(id).or_default().noted_at = None;
+    }
+
     /// Takes committed changes over.
     pub(super) fn publish(&self, changes: &[Change]) {
         for change in changes {

@@ -20,11 +20,13 @@ const PIECE_MAX: usize = 64 * 1024;
 /// How long a node may take to say something more: it says nothing while the archive comes and is unpacked.
 const SILENCE: Duration = Duration::from_secs(6 * 3600);
 
+/// How many names of what is pushed are told in its event.
+const NAMES_TOLD: usize = 8;
+
 impl Api {
     pub(in crate::api) async fn open_push(
         &self,
         mut input: Streaming<v1::PushImageInput>,
-        by: &str,
     ) -> Result<ServerStream<v1::ImagesAnswer>, Status> {
         let first = input.message().await?.and_then(|message| message.input);
         let Some(Input::Offer(offer)) = first else {
@@ -37,14 +39,9 @@ impl Api {
         }
         let nodes = self.selected(&offer.node, "").await?;
         let view = nodes.first().ok_or_else(|| Status::not_found("there is no such node"))?;
-        let names: Vec<&str> =
-            offer.images.iter().flat_map(|image| &image.names).map(String::as_str).collect();
-        tracing::info!(
-            by,
-            node = offer.node,
-            images = names.join(" "),
-            "images are pushed to a node"
-        );
+        let names = offer.images.iter().flat_map(|image| &image.names).take(NAMES_TOLD);
+        let names: Vec<&str> = names.map(String::as_str).collect();
+        self.note_images(&nodes, "images-pushed", &format!("pushed: {}", names.join(" "))).await;
         let order = v1::ImagesOrder { what: Some(What::Push(offer)) };
         let tunnel = open(&self.tunnels, view, order).await?;
         let sending = AbortOnDropHandle::new(tokio::spawn(send_input(input, tunnel.down.clone())));
