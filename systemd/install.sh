@@ -77,7 +77,7 @@ uninstall_all() {
         if live; then
             # Routes, firewall rules and addresses; without an engine to ask there may be stopped containers, which stay.
             "$bin/dwell-agent" cleanup --yes || echo "something of the above is left on this host" >&2
-            "$bin/dwell-agent" uninstall-runtime
+            "$bin/dwell-agent" uninstall-runtime || echo "the runtime dwell is still in /etc/docker/daemon.json" >&2
         else
             "$bin/dwell-agent" uninstall-runtime --no-reload --daemon-json "$dest/etc/docker/daemon.json"
         fi
