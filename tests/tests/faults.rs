@@ -282,6 +282,55 @@ async fn a_controller_restored_from_an_old_backup() -> Result<()> {
     .await
 }
 
+/// Host 2 is a node again without joining; what it ran and the backup does not know goes on until somebody confirms.
+#[tokio::test]
+async fn a_host_that_joined_after_the_backup_is_adopted_when_it_is_restored() -> Result<()> {
+    let config = LabConfig::new("adopted").hosts(2).images(&[Image::Hello]);
+    Lab::test(config, async |lab| {
+        let late = lab.host(2).name();
+        lab.start_nodes(&lab.hosts()[..1]).await?;
+        lab.apply(&crowd("old", 2)).await?.ok()?;
+        lab.wait_exactly("old", 2, LIMIT).await?;
+        lab.stop_controller(Signal::SIGTERM).await?;
+        copy(lab, "controller", "backup").await?;
+        lab.start_fleet().await?;
+        lab.apply(&crowd("new", 4)).await?.ok()?;
+        lab.wait_exactly("new", 4, LIMIT).await?;
+        ensure!(
+            lab.ps().await?.of("new").iter().any(|new| new.node == late),
+            "it has nothing to do"
+        );
+        let before = lab.containers().await?;
+
+        lab.stop_controller(Signal::SIGKILL).await?;
+        copy(lab, "backup", "controller").await?;
+        lab.start_controller().await?;
+        wait_until("both hosts to have said what they run", LIMIT, async || {
+            let status = lab.cli(&["restore", "status"]).await?.ok()?;
+            let adopted = format!("Nodes that joined after the backup: {late}\n");
+            let all = ["Nodes that have not: none\n", &adopted, "new-0", "new-3"];
+            ensure!(all.iter().all(|part| status.contains(part)), "{status}");
+            Ok(())
+        })
+        .await?;
+        ensure_untouched(&before, &lab.containers().await?)?;
+
+        lab.cli(&["restore", "confirm"]).await?.ok()?;
+        lab.apply(&crowd("newer", 4)).await?.ok()?;
+        lab.wait_exactly("newer", 4, LIMIT).await?;
+        let newer = lab.ps().await?.of("newer");
+        ensure!(newer.iter().any(|one| one.node == late), "{late} is no node any more: {newer:?}");
+        wait_until("what nobody knows to end", LIMIT, async || {
+            let containers = lab.containers().await?;
+            ensure!(containers.len() == 6, "{containers:?}");
+            let old = before.iter().filter(|one| one.instance.starts_with("old-"));
+            ensure_untouched(&old.cloned().collect::<Vec<_>>(), &containers)
+        })
+        .await
+    })
+    .await
+}
+
 /// Makes directory `to` of the lab a copy of `from`.
 async fn copy(lab: &Lab, from: &str, to: &str) -> Result<()> {
     let script = "rm -rf \"$2\" && cp -a \"$1\" \"$2\"";
