@@ -10,9 +10,12 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::Ipv4Net;
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, recvmsg,
-    sendmsg, setsockopt, socket, sockopt,
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv,
+        recvmsg, sendmsg, setsockopt, socket, sockopt,
+    },
 };
 
 /// Requests in one message.
@@ -103,7 +106,8 @@ impl Bare {
                 None,
             )?;
             // One acknowledgement, or a refusal of any of them.
-            let length = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+            let length =
+                uninterrupted(|| recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::empty()))?;
             let code = answer.get(16..20).and_then(|code| code.try_into().ok());
             let code = code.map(i32::from_ne_bytes).context("a short answer")?;
             ensure!(length >= 20 && code == 0, "{}", io::Error::from_raw_os_error(-code));
@@ -144,14 +148,12 @@ impl Monitor {
     fn wait(&self, kind: u16, target: Ipv4Net) -> Result<Instant> {
         let mut buffer = vec![0; 32 << 10];
         loop {
-            let mut parts = [IoSliceMut::new(&mut buffer)];
-            let received = recvmsg::<NetlinkAddr>(
-                self.socket.as_raw_fd(),
-                &mut parts,
-                None,
-                MsgFlags::empty(),
-            );
-            let length = received.context("the route did not come back")?.bytes;
+            let received = uninterrupted(|| {
+                let mut parts = [IoSliceMut::new(&mut buffer)];
+                let socket = self.socket.as_raw_fd();
+                Ok(recvmsg::<NetlinkAddr>(socket, &mut parts, None, MsgFlags::empty())?.bytes)
+            });
+            let length = received.context("the route did not come back")?;
             let now = Instant::now();
             let mut rest = &buffer[..length];
             while let Some((head, _)) = rest.split_first_chunk::<4>() {
@@ -182,6 +184,16 @@ fn destination(mut attributes: &[u8]) -> Option<Ipv4Addr> {
         attributes = attributes.get(aligned(size.max(4))..)?;
     }
     None
+}
+
+/// A call again that a signal broke off: a socket with a time limit is not resumed by the kernel.
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
 }
 
 fn route_socket(groups: u32) -> Result<OwnedFd> {
