@@ -20,6 +20,8 @@ use super::{
 use crate::lab::{Image, Lab, LabConfig, Signal, wait_until};
 
 /// How many instances are "fifty".
+/// How long daemons rest before their memory is measured, every second for as long again: more than one round of giving back.
+const REST: Duration = Duration::from_secs(70);
 const FIFTY: usize = 50;
 
 const NAMES: [&str; 8] = [
@@ -62,17 +64,19 @@ async fn against_engines(lab: &Lab, runner: &Runner<'_>) -> Result<()> {
     if runner.wants_any(&NAMES[2..5]) {
         bench.dwell.deploy("fifty", FIFTY).await?;
         runner.take("restart-resync", async { Ok([bench.restart_resync().await?]) }).await;
-        // Idle: past the start, with heartbeats and nothing else.
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        let agent = async {
-            let rss = bench.lab.host(1).agent().resident_mib()?;
-            Ok([report::alone("agent-rss", "MiB", vec![rss], 12.0)])
-        };
+        let [mut agent, mut controller] = [Vec::new(), Vec::new()];
+        if runner.wants_any(&["agent-rss", "controller-rss"]) {
+            // Idle: past the start, with heartbeats and nothing else.
+            tokio::time::sleep(REST).await;
+            for _ in 0..REST.as_secs() {
+                agent.push(lab.host(1).agent().resident_mib()?);
+                controller.push(lab.controller().resident_mib()?);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        let agent = async { Ok([report::alone("agent-rss", "MiB", agent, 12.0)]) };
         runner.take("agent-rss", agent).await;
-        let controller = async {
-            let rss = bench.lab.controller().resident_mib()?;
-            Ok([report::alone("controller-rss", "MiB", vec![rss], 25.0)])
-        };
+        let controller = async { Ok([report::alone("controller-rss", "MiB", controller, 25.0)]) };
         runner.take("controller-rss", controller).await;
         bench.dwell.remove("fifty").await?;
     }
