@@ -53,7 +53,30 @@ fn targets(filter: &str) -> Result<Targets, LoggingError> {
 /// Whether stderr leads to the journal: systemd names that stream by device and inode, and a redirection
 /// since then would make it another.
 fn stderr_is_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stat) = nix::sys::stat::fstat(io::stderr().as_fd()) else { return false };
-    named == format!("{}:{}", stat.st_dev, stat.st_ino)
+    std::env::var("JOURNAL_STREAM").is_ok_and(|named| is_stream(&named, io::stderr()))
+}
+
+fn is_stream(named: &str, file: impl AsFd) -> bool {
+    nix::sys::stat::fstat(file)
+        .is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_stream_that_was_redirected_is_not_the_journals() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = |name: &str| File::create(directory.path().join(name)).unwrap();
+        let (journal, other) = (open("journal"), open("other"));
+        let stat = journal.metadata().unwrap();
+        let named = format!("{}:{}", stat.dev(), stat.ino());
+        assert!(is_stream(&named, &journal));
+        assert!(!is_stream(&named, &other));
+        assert!(!is_stream("", &journal));
+    }
 }

@@ -62,22 +62,26 @@ pub(super) async fn create(
             {
                 warn!(instance = %assigned.instance, %error, "cannot remove the files of a container");
             }
-            Err(match status(&error) {
-                Some(404) if engine.image_missing(&image.reference).await => {
-                    EngineError::ImageMissing { image: image.reference }
-                }
-                // Of a thing that the container was to have: there is no container yet that could be missing.
-                Some(404) => EngineError::Other {
-                    engine: NAME,
-                    operation: "create a container",
-                    reason: reason(&error),
-                },
-                _ => {
-                    let error = meaning(error, "create a container", &name);
-                    engine.unless_runtime_missing(error).await
-                }
-            })
+            if status(&error) == Some(404) {
+                let gone = engine.image_missing(&image.reference).await;
+                return Err(missing(&error, gone.then_some(image.reference)));
+            }
+            let error = meaning(error, "create a container", &name);
+            Err(engine.unless_runtime_missing(error).await)
         }
+    }
+}
+
+/// What was not found when a container was to be made: its image, or a thing that it was to have. There is no container yet
+/// that could be missing.
+fn missing(error: &bollard::errors::Error, image: Option<String>) -> EngineError {
+    match image {
+        Some(image) => EngineError::ImageMissing { image },
+        None => EngineError::Other {
+            engine: NAME,
+            operation: "create a container",
+            reason: reason(error),
+        },
     }
 }
 
@@ -124,5 +128,22 @@ impl DockerEngine {
         let Ok(docker) = self.client.docker().await else { return false };
         let seen = limited(QUICK, docker.inspect_image(image)).await;
         seen.is_err_and(|error| status(&error) == Some(404))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bollard::errors::Error;
+
+    use super::*;
+
+    #[test]
+    fn what_a_container_was_to_have_is_named_and_no_container_is() {
+        let message = "network shared not found".to_owned();
+        let error = Error::DockerResponseServerError { status_code: 404, message };
+        let told = missing(&error, None).to_string();
+        assert_eq!(told, "docker failed to create a container: network shared not found");
+        let gone = missing(&error, Some("hello".to_owned()));
+        assert_eq!(gone, EngineError::ImageMissing { image: "hello".to_owned() });
     }
 }

@@ -277,7 +277,12 @@ mod tests {
             message: "h2 is not heard of".into(),
             ..Default::default()
         };
+        let moving = v1::Instance {
+            moving_to: "h2".into(),
+            ..instance(4, v1::Phase::Stopping, v1::Health::Healthy, "leaves this node")
+        };
         let instances = vec![
+            moving,
             instance(10, v1::Phase::Unknown, v1::Health::Healthy, "h2 was heard of last 2m ago"),
             instance(2, v1::Phase::Running, v1::Health::Healthy, ""),
             instance(3, v1::Phase::Backoff, v1::Health::Unhealthy, "exit 1\u{1b}[2J\r\nagain"),
@@ -288,11 +293,12 @@ mod tests {
         WORKLOAD  READY  UPDATED  RUN      IMAGE  AGE    MESSAGE
         hello     1/4    4/4      running  hello  2h47m  h2 is not heard of
 
-        INSTANCE  NODE  ADDRESS     PHASE    HEALTH   UP    RESTARTS  SEEN  MESSAGE
-        hello-0   -     -           pending  -        -     0         -
-        hello-2   h1    10.80.1.2   running  healthy  1m1s  0         now
-        hello-3   h1    10.80.1.3   backoff  -        -     0         now   exit 1 [2J  again
-        hello-10  h1    10.80.1.10  unknown  -        -     0         1m0s  h2 was heard of last 2m ago
+        INSTANCE  NODE     ADDRESS     PHASE     HEALTH   UP    RESTARTS  SEEN  MESSAGE
+        hello-0   -        -           pending   -        -     0         -
+        hello-2   h1       10.80.1.2   running   healthy  1m1s  0         now
+        hello-3   h1       10.80.1.3   backoff   -        -     0         now   exit 1 [2J  again
+        hello-4   h1 → h2  10.80.1.4   stopping  -        -     0         now   leaves this node
+        hello-10  h1       10.80.1.10  unknown   -        -     0         1m0s  h2 was heard of last 2m ago
         ");
         let empty = PsView { workloads: vec![], instances: vec![] };
         assert!(tables(&empty, Now(0), Style::PLAIN).starts_with("Nothing runs here yet"));

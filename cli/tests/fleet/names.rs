@@ -51,6 +51,15 @@ async fn a_name_cut_short_changes_and_destroys_nothing() {
 }
 
 #[tokio::test]
+async fn the_name_of_a_node_is_pointed_to_where_nodes_are_shown() {
+    let nodes = vec![v1::Node { name: "h1".into(), ..Default::default() }];
+    let fake = Fake::start(State { nodes, ..State::default() });
+    let ran = run(&fake, &["inspect", "h1"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (3, ""));
+    assert!(ran.stderr.contains("`dwell node inspect h1` shows it"), "{}", ran.stderr);
+}
+
+#[tokio::test]
 async fn a_workload_stands_for_its_instances() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1), workload("idle", 0)],

@@ -108,6 +108,28 @@ async fn a_proxy_goes_on_sending_when_the_instance_has_said_all() {
     timeout(LIMIT, child.wait()).await.unwrap().unwrap();
 }
 
+/// Whoever uses it as a ProxyCommand keeps its input open.
+#[tokio::test]
+async fn a_proxy_ends_with_an_instance_that_breaks_the_connection() {
+    let fake = Fake::start(starting());
+    let (listener, port) = listener().await;
+    let mut child = command(&fake, &["proxy", "web-0", &port.to_string()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut far, _) = timeout(LIMIT, listener.accept()).await.unwrap().unwrap();
+    far.write_all(b"half").await.unwrap();
+    let (_open, stdout) = (child.stdin.take().unwrap(), child.stdout.as_mut().unwrap());
+    timeout(LIMIT, stdout.read_exact(&mut [0; 4])).await.unwrap().unwrap();
+    far.set_zero_linger().unwrap();
+    drop(far);
+    let ended = timeout(LIMIT, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(!ended.status.success());
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("broke the connection"), "{ended:?}");
+}
+
 #[tokio::test]
 async fn why_there_is_no_connection_is_said() {
     let fake = Fake::start(starting());

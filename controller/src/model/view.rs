@@ -361,7 +361,8 @@ impl Model {
             NodeState::Ready if node.draining => self.drain_message(&node.name),
             NodeState::Ready => {
                 let capacity = link.and_then(|link| link.capacity.as_deref());
-                capacity.map(unfit_message).unwrap_or_default()
+                let unfit = capacity.map(unfit_message).unwrap_or_default();
+                if unfit.is_empty() { self.doubt_message(&node.name) } else { unfit }
             }
         }
     }
@@ -398,6 +399,20 @@ impl Model {
 }
 
 impl Model {
+    /// Which instances a node that is heard of cannot look at.
+    fn doubt_message(&self, node: &NodeName) -> String {
+        let here = self.tables.index().occupancy.get(node);
+        let mut doubtful = here.into_iter().flat_map(|there| &there.instances).filter(|name| {
+            let observed = self.tables.observed().get(name);
+            observed.is_some_and(|seen| seen.node == *node && seen.status.phase == Phase::Unknown)
+        });
+        match (doubtful.next(), doubtful.count()) {
+            (None, _) => String::new(),
+            (Some(one), 0) => format!("cannot look at {one}"),
+            (Some(one), more) => format!("cannot look at {one} and {more} more"),
+        }
+    }
+
     /// Which instance on a draining node waits for its turn, and for which other one.
     fn holds_up_drain(&self, node: &NodeName) -> Option<String> {
         let index = self.tables.index();

@@ -2,13 +2,13 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dwell_controller::config::Config;
 use dwell_controller::controller::{Controller, StartError};
 use dwell_controller::pki::Authority;
-use dwell_core::clock::SystemClock;
+use dwell_core::clock::{Clock, SystemClock, Timestamp, millis};
 use dwell_core::quantity::Millis;
 use dwell_proto::trust::CONTROLLER_NAME;
 use dwell_proto::v1;
@@ -28,9 +28,33 @@ use tonic::{Status, Streaming};
 /// No wait of a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
+/// The host's clock, of which the wall clock may be slow.
+pub(crate) struct SlowClock {
+    host: SystemClock,
+    slow_by: Mutex<Duration>,
+}
+
+impl SlowClock {
+    /// Says by how much the wall clock is slow from now on.
+    pub(crate) fn set(&self, slow_by: Duration) {
+        *self.slow_by.lock().unwrap() = slow_by;
+    }
+}
+
+impl Clock for SlowClock {
+    fn now(&self) -> Timestamp {
+        self.host.now()
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.host.wall().0 - millis(*self.slow_by.lock().unwrap()))
+    }
+}
+
 /// A controller and its directory.
 pub(crate) struct Fixture {
     pub(crate) config: Config,
+    pub(crate) clock: Arc<SlowClock>,
     controller: Option<Controller>,
     _directory: tempfile::TempDir,
 }
@@ -64,11 +88,13 @@ impl Fixture {
             ..Config::default()
         };
         config.nodes.heartbeat = Millis(200);
-        Self { config, controller: None, _directory: directory }
+        let clock = SlowClock { host: SystemClock::new(), slow_by: Mutex::default() };
+        Self { config, clock: Arc::new(clock), controller: None, _directory: directory }
     }
 
     pub(crate) async fn begin(&mut self) -> Result<(), StartError> {
-        let controller = Controller::start(&self.config, Arc::new(SystemClock::new())).await?;
+        let clock = Arc::clone(&self.clock) as _;
+        let controller = Controller::start(&self.config, clock).await?;
         // Agents find it again where it was.
         self.config.listen = controller.address();
         self.controller = Some(controller);

@@ -1,5 +1,8 @@
 //! Public keys and certificates: what people send, and what agents get of it.
 
+use std::time::Duration;
+
+use dwell_core::clock::Clock as _;
 use dwell_proto::v1;
 use dwell_proto::v1::agent_message::Message as FromAgent;
 use dwell_proto::v1::fleet_client::FleetClient;
@@ -162,6 +165,27 @@ async fn people_are_certified_and_that_is_written_down() {
         let refused = fleet.certify_user(wrong).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains(word), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn people_are_certified_by_the_wall_clock_of_now() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let fixture = Fixture::start().await;
+    let ann = fixture.client("ann").await;
+    let mut fleet = FleetClient::new(fixture.tcp(Some(&ann)).await.unwrap());
+    let request = v1::CertifyUserRequest {
+        public_key: public_key(1),
+        principals: vec!["root".to_owned()],
+        valid_ms: 600_000,
+    };
+    for slow_by in [HOUR, Duration::ZERO] {
+        fixture.clock.set(slow_by);
+        let before = fixture.clock.wall().0;
+        let answer = fleet.certify_user(request.clone()).await.unwrap().into_inner();
+        let after = fixture.clock.wall().0;
+        let expected = before + 600_000..=after + 600_000;
+        assert!(expected.contains(&answer.expires_at_ms), "{answer:?} is not in {expected:?}");
     }
 }
 

@@ -50,6 +50,10 @@ table bridge lab {
 }
 ";
 
+/// A switch looks at no IP packets; a bridge does, unless told not to, where the kernel can at all.
+const PLAIN_SWITCH: &str =
+    "f=/proc/sys/net/bridge/bridge-nf-call-iptables; [ ! -e $f ] || echo 0 > $f";
+
 /// Builds the switch and `hosts` hosts.
 pub(crate) async fn build(layout: &Layout, hosts: usize) -> Result<()> {
     let switch = layout.switch_netns();
@@ -64,6 +68,7 @@ pub(crate) async fn build(layout: &Layout, hosts: usize) -> Result<()> {
     let bridge = "link add br0 type bridge\nlink set br0 up\n\
                   link set machine up\nlink set machine master br0\n";
     batch(Some(&switch), bridge).await?;
+    run_in(&switch, &["sh", "-c", PLAIN_SWITCH]).await?.ok()?;
     for host in 1..=hosts {
         add_host(layout, host).await?;
     }

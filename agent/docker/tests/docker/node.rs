@@ -1,6 +1,8 @@
 //! What is Docker's own beyond the contract: refusals, files, mounts, memory, and other clusters on one daemon.
 
 use std::fs;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::Command;
 use std::time::Duration;
 
 use dwell_core::quantity::{Bytes, Millicores};
@@ -70,6 +72,49 @@ async fn identity_and_mounts() {
     node.engine.start(&id).await.unwrap();
     assert_eq!(node.engine.wait(&id).await, Ok(0));
     node.engine.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_an_image_declares_as_a_volume_outlives_each_container() {
+    let world = World::shared().await;
+    let node = world.node("image_volume", Runtime::Dwell);
+    let id = node.create(&assigned("make-0", 1, shell("true"))).await.unwrap();
+    world.docker(&["commit", "--change", "VOLUME /kept", id.as_str(), "with-volume"]);
+    node.engine.remove(&id).await.unwrap();
+    for (generation, script) in [(1, "echo mine > /kept/file"), (2, "cat /kept/file")] {
+        let template = Template { image: "with-volume".to_owned(), ..shell(script) };
+        let id = node.run(&assigned("db-0", generation, template)).await;
+        assert_eq!(node.engine.wait(&id).await, Ok(0), "{script}");
+        let output = node.engine.logs(&id, &LogOptions::default()).await.unwrap();
+        let expected = if generation == 2 { "mine\n" } else { "" };
+        assert_eq!(texts(output).await.0, expected);
+        node.engine.remove(&id).await.unwrap();
+    }
+}
+
+/// A daemon that was killed amid a start may have left processes that it knows nothing of.
+#[tokio::test]
+async fn a_container_is_made_ready_only_when_nothing_of_the_others_is_left() {
+    let node = World::shared().await.node("left_over", Runtime::Dwell);
+    let instance = |generation| assigned("pay-0", generation, shell("sleep 1000"));
+    let (old, new) = (instance(1), instance(2));
+    let (goes_back, failed) = (node.create(&old).await.unwrap(), node.create(&new).await.unwrap());
+    let remains = [failed.clone()].into();
+    // What runs by the daemon's own words is ended by nobody but the planner.
+    node.engine.start(&failed).await.unwrap();
+    let refused = node.engine.make_ready(&goes_back, &old, &remains).await.unwrap_err();
+    assert!(refused.to_string().ends_with(&format!("container {failed} runs")), "{refused}");
+    node.engine.stop(&failed, Duration::ZERO).await.unwrap();
+
+    let mut shim = Command::new("sh");
+    shim.arg0("/usr/bin/containerd-shim-runc-v2");
+    let mut left =
+        shim.args(["-c", "sleep 1000; :", "sh", "-id", failed.as_str()]).spawn().unwrap();
+    node.engine.make_ready(&goes_back, &old, &remains).await.unwrap();
+    assert_eq!(left.wait().unwrap().signal(), Some(9), "it was killed");
+    for id in [goes_back, failed] {
+        node.engine.remove(&id).await.unwrap();
+    }
 }
 
 /// The kernel bounds the processes of an instance of which nobody has said how many it may have.

@@ -54,7 +54,7 @@ impl World {
         world.key("owner", &[]);
         world.certify("host_ca", "host", &["-h", "-n", "web-0.dwell"]);
         world.listen_for_events();
-        world.trust(&SshTrust::default());
+        world.trust(&SshTrust { zone: "dwell".to_owned(), ..SshTrust::default() });
         world.instance(|_| {});
         world.start();
         world.wait_for_port();

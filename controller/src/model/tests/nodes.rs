@@ -104,6 +104,30 @@ fn a_node_for_the_routes_runs_nothing() {
 }
 
 #[test]
+fn a_node_names_what_it_cannot_look_at() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 3)).unwrap();
+    fleet.settle();
+    let message = |fleet: &Fleet| fleet.model.node(&node("n1")).unwrap().message;
+    let report = |fleet: &mut Fleet, doubtful: &[&str]| {
+        let mut report = fleet.hosts[&node("n1")].look();
+        for status in &mut report.instances {
+            if doubtful.contains(&status.instance.to_string().as_str()) {
+                status.phase = Phase::Unknown;
+            }
+        }
+        fleet.deliver(&node("n1"), report).unwrap();
+    };
+    assert_eq!(message(&fleet), "");
+    report(&mut fleet, &["web-1"]);
+    assert_eq!(message(&fleet), "cannot look at web-1");
+    report(&mut fleet, &["web-0", "web-1", "web-2"]);
+    assert_eq!(message(&fleet), "cannot look at web-0 and 2 more");
+    report(&mut fleet, &[]);
+    assert_eq!(message(&fleet), "");
+}
+
+#[test]
 fn a_silent_node_is_unreachable_then_down_and_keeps_its_instances() {
     let mut fleet = Fleet::of(2);
     fleet.apply(spec("web", 2)).unwrap();

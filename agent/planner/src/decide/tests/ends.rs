@@ -8,6 +8,8 @@ fn what_is_not_desired_goes_whole() {
     story.assigned = None;
     story.seen.remember(Journal { restarts_done: 1, ..Journal::default() });
     assert_eq!((story.word().as_str(), story.status().phase), ("stop c1", Phase::Stopping));
+    // It may be moving, or be removed: the node does not know which.
+    assert_eq!(story.status().message, "leaves this node");
     let mut story = story.set("c1", exited(143));
     assert_eq!(story.word(), "remove c1");
     story.seen.containers.clear();
