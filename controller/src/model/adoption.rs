@@ -111,6 +111,7 @@ impl Model {
             state: NodeState::Down,
             capacity: None,
             claimed: None,
+            claim_told: false,
             acknowledged: Revision(0),
             unserved: String::new(),
             reported: None,

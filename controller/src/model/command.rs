@@ -335,6 +335,14 @@ pub struct NodeChange {
     pub address: Option<Ipv4Addr>,
 }
 
+impl NodeChange {
+    /// Whether all instances stay where they are: the node is reached elsewhere, or is served again.
+    #[must_use]
+    pub fn leaves_instances_alone(&self) -> bool {
+        self.admit || *self == Self { address: self.address, ..Self::default() }
+    }
+}
+
 /// What came of an accepted command.
 #[derive(Clone, Debug)]
 pub struct Applied {

@@ -61,6 +61,7 @@ impl Model {
                 state: NodeState::Unreachable,
                 capacity: None,
                 claimed: None,
+                claim_told: false,
                 acknowledged: Revision(0),
                 unserved: String::new(),
                 reported: None,

@@ -31,7 +31,7 @@ use super::object::{
 };
 use super::record::{Key, Record};
 use super::workloads::{new_instance, next_workload};
-use super::{Command, Model, NodeChange, Refusal};
+use super::{Command, Model, Refusal};
 
 /// How far a node may move the revision on. A node that claims more is wrong, and not followed.
 const AHEAD_MAX: u64 = 1 << 40;
@@ -440,8 +440,10 @@ impl Model {
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::RedeemToken(_)
-                | Command::UpdateNode { change: NodeChange { admit: false, .. }, .. }
                 | Command::RemoveVolume { .. }
+        ) || matches!(
+            command,
+            Command::UpdateNode { change, .. } if !change.leaves_instances_alone()
         );
         if changes_something && self.is_unconfirmed() {
             return Err(Refusal::RestoreUnconfirmed);

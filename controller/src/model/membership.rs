@@ -115,7 +115,12 @@ impl Model {
     }
 
     /// The machine that attaches is the node, and with that it is decided which of two is.
-    pub(super) fn settle_host(&mut self, node: &Arc<Node>, hello: &Hello) -> Arc<Node> {
+    pub(super) fn settle_host(
+        &mut self,
+        node: &Arc<Node>,
+        hello: &Hello,
+        now: Timestamp,
+    ) -> Arc<Node> {
         let elsewhere = node.undecided().cloned();
         let host_mark = hello.host_mark.clone().or_else(|| node.host_mark.clone());
         // Whoever admitted a machine knew where it is.
@@ -130,6 +135,7 @@ impl Model {
         if settled == **node || self.volatile_only {
             return Arc::clone(node);
         }
+        self.note_address(node, address, now);
         self.put_node(settled);
         self.tables.nodes().get(&node.name).map_or_else(|| Arc::clone(node), Arc::clone)
     }
@@ -200,12 +206,21 @@ impl Model {
         }
     }
 
+    /// All others are to reach a node at this address; writes down that it is another one.
+    pub(super) fn note_address(&mut self, node: &Node, address: Ipv4Addr, now: Timestamp) {
+        if node.address != address {
+            let message = format!("its address is {address} now, it was {}", node.address);
+            let subject = Subject::Node(node.name.clone());
+            self.event(now, Severity::Info, subject, "node-readdressed", message);
+        }
+    }
+
     /// An operator has said where a node is.
     pub(super) fn settle_claim(&mut self, name: &NodeName, address: Ipv4Addr) {
         if let Some(link) = self.tables.links().get(name).cloned()
             && link.claimed == Some(address)
         {
-            self.put_link(Link { claimed: None, ..Link::clone(&link) });
+            self.put_link(Link { claimed: None, claim_told: false, ..Link::clone(&link) });
         }
     }
 

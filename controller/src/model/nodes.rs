@@ -146,13 +146,14 @@ impl Model {
                 return Ok(Some(Refusal::NodeContested(name.clone())));
             }
         }
-        let node = self.settle_host(&node, hello);
+        let node = self.settle_host(&node, hello, now);
         let before = self.tables.links().get(name).cloned();
         let claimed = Some(address).filter(|address| node.address != *address && !node.removed);
+        let is_told =
+            before.as_ref().is_some_and(|link| link.claimed == claimed && link.claim_told);
         if let Some(address) = claimed {
             self.check_node_address(name, address)?;
-            let is_told = before.as_ref().is_some_and(|link| link.claimed == claimed);
-            if !is_told && !self.volatile_only {
+            if !is_told {
                 let (subject, message) =
                     (Subject::Node(name.clone()), claim_message(&node, address));
                 self.event(now, Severity::Warning, subject, "node-claims-address", message);
@@ -165,12 +166,15 @@ impl Model {
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
             claimed,
+            claim_told: claimed.is_some() && (is_told || !self.volatile_only),
             acknowledged: Revision(0),
             unserved: String::new(),
             reported: None,
             revision: Revision(0),
         });
-        if first && !self.volatile_only {
+        if self.volatile_only {
+            self.half_heard.insert(name.clone());
+        } else if first {
             // Only now its architecture is known, and with it what its instances wait for.
             self.reconsider(name);
         }
@@ -227,9 +231,7 @@ impl Model {
             return Ok(());
         }
         if node.address != old.address {
-            let message = format!("its address is {} now, it was {}", node.address, old.address);
-            let subject = Subject::Node(name.clone());
-            self.event(now, Severity::Info, subject, "node-readdressed", message);
+            self.note_address(&old, node.address, now);
             if node == (Node { address: node.address, ..Node::clone(&old) }) {
                 self.put_node(node);
                 return Ok(());

@@ -102,6 +102,8 @@ pub struct Link {
     pub capacity: Option<Arc<Capacity>>,
     /// The address that its agent says it has, if it is known by another one.
     pub claimed: Option<Ipv4Addr>,
+    /// Whether there is an event about that: there is none while the store cannot be written.
+    pub claim_told: bool,
     /// The assignment's revision it has stored.
     pub acknowledged: Revision,
     /// Why it cannot be told what it is to do; empty if it can.

@@ -125,6 +125,33 @@ fn a_host_that_is_not_known_is_a_node_only_if_that_proves_a_restore() {
     assert_eq!(taken, Refusal::NodeAddressTaken { address: address("192.168.0.2"), holder });
 }
 
+/// Or a node that has got another address since the backup is cut off until then.
+#[test]
+fn an_address_can_be_put_right_while_a_restore_is_unconfirmed() {
+    let (mut fleet, backup) = fleet_and_backup();
+    let known = fleet.model.node(&node("n1")).unwrap().node.address;
+    let say = |address| NodeChange { address: Some(address), ..NodeChange::default() };
+    fleet.update_node("n1", say(address("192.168.0.77"))).unwrap();
+    fleet.restore(backup);
+    fleet.begin(99, Some("the mark says so".to_owned()));
+    return_of(&mut fleet, "n2", "192.168.0.2").unwrap();
+    let at = |fleet: &Fleet| fleet.model.assignment(&node("n2")).network.peers[&node("n1")].address;
+    assert_eq!(at(&fleet), known);
+
+    fleet.update_node("n1", say(address("192.168.0.77"))).unwrap();
+    assert_eq!(at(&fleet), address("192.168.0.77"));
+    assert!(fleet.model.is_unconfirmed());
+    for change in [
+        NodeChange { draining: Some(true), ..say(address("192.168.0.78")) },
+        NodeChange { pool: Some(None), ..NodeChange::default() },
+        NodeChange { remove_labels: vec!["rack".to_owned()], ..NodeChange::default() },
+    ] {
+        let refused = fleet.update_node("n1", change).unwrap_err();
+        assert_eq!(refused, Refusal::RestoreUnconfirmed);
+    }
+    fleet.check();
+}
+
 /// While it is not decided which of two machines a node is, it has not been heard of.
 #[test]
 fn an_admission_while_a_restore_is_unconfirmed_is_done_and_has_the_node_speak_again() {

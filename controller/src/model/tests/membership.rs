@@ -121,6 +121,35 @@ fn what_a_node_says_of_its_address_changes_nothing_until_an_operator_says_so() {
 }
 
 #[test]
+fn a_claim_that_could_not_be_written_down_is_told_once_it_can() {
+    let mut fleet = Fleet::of(1);
+    let told = |fleet: &Fleet| {
+        let reasons = reasons(fleet, "node/n1");
+        reasons.iter().filter(|reason| *reason == "node-claims-address").count()
+    };
+    let hello = Hello { capacity: Fleet::capacity(), ..Hello::of(address("192.168.0.77")) };
+    let attach = Command::AttachNode {
+        node: node("n1"),
+        enrolment: fleet.enrolment(&node("n1")),
+        session: SessionId(210),
+        hello: Box::new(hello),
+    };
+    let applied = fleet.model.apply_volatile(attach, fleet.now).unwrap();
+    assert!(applied.is_some(), "it is taken in all the same");
+    let message = fleet.model.node(&node("n1")).unwrap().message;
+    assert!(message.contains("192.168.0.77"), "{message}");
+    assert_eq!(told(&fleet), 0);
+
+    // The store can be written again, and the node is made to speak again.
+    fleet.command(Command::Tick).unwrap();
+    assert!(fleet.model.check_session(&node("n1"), SessionId(210)).is_err());
+    for session in [211, 212] {
+        run(&mut fleet, 0, session, "192.168.0.77").unwrap();
+        assert_eq!(told(&fleet), 1);
+    }
+}
+
+#[test]
 fn a_node_that_lies_is_put_out_by_force() {
     let mut fleet = Fleet::of(2);
     fleet.apply(spec("web", 2)).unwrap();
@@ -338,9 +367,13 @@ fn after_an_operator_has_decided_the_next_of_the_two_machines_is_the_node() {
     // What the first one says does not count any more until it has attached again.
     assert!(fleet.model.check_session(&node("n1"), SessionId(301)).is_err());
     assert_eq!(from_machine(&mut fleet, Some("m2"), 303, "192.168.0.2"), Ok(Reply::Done));
+    assert_eq!(fleet.model.node(&node("n1")).unwrap().node.address, address("192.168.0.2"));
     let first = from_machine(&mut fleet, Some("m1"), 304, "192.168.0.1");
     assert_eq!(first, Ok(Reply::Unserved(elsewhere("192.168.0.1"))));
-    assert!(reasons(&fleet, "node/n1").contains(&"node-admitted".to_owned()));
+    let told = reasons(&fleet, "node/n1");
+    for reason in ["node-admitted", "node-readdressed"] {
+        assert!(told.iter().any(|other| other == reason), "{reason}: {told:?}");
+    }
 }
 
 #[test]
