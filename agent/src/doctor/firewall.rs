@@ -11,20 +11,28 @@ mod nft;
 mod walk;
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use dwell_core::session::NodeNetwork;
 use dwell_core::workload::Protocol;
 use ipnet::Ipv4Net;
+use tokio::time::timeout;
 
 use super::reading;
 use super::{Finding, Host};
 use dwell_network::{GATEWAY, INTERFACE_PREFIX};
 use iptables::Tables;
 use nft::{Chain, Listing};
-use walk::{Ends, Leaves, Packet};
+use walk::{Ends, Leaves, Packet, State};
 
 const FORWARD: &str = "forward-policy";
 const NAMES: &str = "firewall-names";
+/// What only a firewall drops that decides by the state of connections.
+const UNTRACKED: &str = "what instances say to each other, as it lets through what it knows the connection of, and that \
+                         goes without connection tracking; let it through by address, or set `untracked: false` in \
+                         agent.yaml and restart dwell-agent";
+/// How long the programs of one firewall may take to list its rules; `iptables` waits for a lock that others may hold.
+const LIST_LIMIT: Duration = Duration::from_secs(5);
 /// How many tables of nftables are looked at.
 const TABLES_MAX: usize = 16;
 /// Somebody anywhere, as in documents.
@@ -35,9 +43,11 @@ const SERVICE: u16 = 47_808;
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
-struct Facts {
+pub(super) struct Facts {
     /// Whether the agent may be about to open iptables' FORWARD.
     is_settling: bool,
+    /// Programs that did not list their rules in time.
+    late: Vec<&'static str>,
     iptables: Option<Tables>,
     /// The tables that the other iptables keeps, if it keeps any.
     legacy: Option<Tables>,
@@ -53,6 +63,8 @@ struct Ways {
     to_instances: Packet,
     /// Questions for names; none if instances do not ask this node.
     names: Vec<Packet>,
+    /// What instances say to each other without being tracked; none if all of it is.
+    untracked: Vec<Packet>,
 }
 
 /// Who keeps the rules of a chain.
@@ -81,11 +93,14 @@ enum Place<'a> {
 
 /// `uplink` is the interface to the other nodes; empty if it is not known. What the agent sees to is no problem yet while
 /// `is_settling`.
-pub(super) async fn findings(host: &Host, uplink: &str, is_settling: bool) -> Vec<Finding> {
+pub(super) fn findings(host: &Host, facts: Facts, uplink: &str, is_settling: bool) -> Vec<Finding> {
     let names = host.config.dns.enabled && !host.config.routes_only;
-    let ways =
-        host.assignment.as_ref().map(|assignment| Ways::of(&assignment.network, uplink, names));
-    judge(&Facts { is_settling, ..Facts::collect().await }, ways.as_ref())
+    let untracked = host.config.untracked;
+    let ways = host
+        .assignment
+        .as_ref()
+        .map(|assignment| Ways::of(&assignment.network, uplink, names, untracked));
+    judge(&Facts { is_settling, ..facts }, ways.as_ref())
 }
 
 fn judge(facts: &Facts, ways: Option<&Ways>) -> Vec<Finding> {
@@ -99,6 +114,14 @@ fn judge(facts: &Facts, ways: Option<&Ways>) -> Vec<Finding> {
             "update-alternatives --set iptables /usr/sbin/iptables-nft",
         ));
     }
+    findings.extend(facts.late.iter().map(|program| {
+        let seconds = LIST_LIMIT.as_secs();
+        let message = format!(
+            "`{program}` did not list its rules within {seconds} s: this host is busy, or another program holds its lock; look \
+             again"
+        );
+        Finding::unknown(FORWARD, message)
+    }));
     let Some(ways) = ways else {
         // The agent opens its part when it knows the range.
         findings.push(Finding::unknown(
@@ -117,7 +140,8 @@ fn judge(facts: &Facts, ways: Option<&Ways>) -> Vec<Finding> {
         .chain(facts.chains.iter().map(|(chain, table)| chain.judge(table, ways)))
         .flatten()
         .collect();
-    let is_open = |check: &str| closed.iter().all(|finding| finding.check != check);
+    let is_open =
+        |check: &str| facts.late.is_empty() && closed.iter().all(|finding| finding.check != check);
     if is_open(FORWARD) && tables().all(|tables| without_docker(tables).is_none()) {
         let message = format!("no firewall drops what {} sends or is sent", ways.cluster);
         findings.push(Finding::ok(FORWARD, message));
@@ -146,11 +170,13 @@ fn without_docker(tables: &Tables) -> Option<Finding> {
 }
 
 impl Ways {
-    fn of(network: &NodeNetwork, uplink: &str, names: bool) -> Self {
+    fn of(network: &NodeNetwork, uplink: &str, names: bool, untracked: bool) -> Self {
         let cluster = network.cluster;
         let first = |net: Ipv4Net| net.hosts().next().unwrap_or(net.network());
         let peer = network.peers.values().next();
         let own = first(network.block.unwrap_or(cluster));
+        // Of a node that runs some.
+        let theirs = first(network.peers.values().find_map(|peer| peer.block).unwrap_or(cluster));
         let veth = format!("{INTERFACE_PREFIX}0");
         let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
         let from_instances = Packet {
@@ -160,6 +186,7 @@ impl Ways {
             leaves: Leaves::By(uplink.to_owned()),
             protocol: tcp,
             port: SERVICE,
+            state: State::New,
         };
         let to_instances = Packet {
             from: peer.map_or(OUTSIDE, |peer| peer.address),
@@ -168,7 +195,14 @@ impl Ways {
             leaves: Leaves::By(veth),
             protocol: tcp,
             port: SERVICE,
+            state: State::New,
         };
+        let state = State::Untracked;
+        let between = [
+            Packet { to: theirs, state, ..from_instances.clone() },
+            Packet { from: theirs, state, ..to_instances.clone() },
+        ];
+        let untracked = if untracked { between.to_vec() } else { Vec::new() };
         let question = |protocol| Packet {
             to: GATEWAY,
             leaves: Leaves::Never,
@@ -177,7 +211,7 @@ impl Ways {
             ..from_instances.clone()
         };
         let names = if names { [udp, tcp].map(question).to_vec() } else { Vec::new() };
-        Self { cluster, from_instances, to_instances, names }
+        Self { cluster, from_instances, to_instances, names, untracked }
     }
 }
 
@@ -243,6 +277,7 @@ impl Gate<'_> {
                 (true, true) => "what instances send and what is sent to them",
                 (true, false) => "what instances send",
                 (false, true) => "what is sent to instances",
+                (false, false) if ways.untracked.iter().any(is_closed) => UNTRACKED,
                 (false, false) => return None,
             };
             (FORWARD, what.to_owned())
@@ -320,9 +355,27 @@ impl Facts {
         )
     }
 
-    async fn collect() -> Self {
-        let ((iptables, legacy), chains) = tokio::join!(tables(), chains());
-        Self { is_settling: false, iptables, legacy, chains }
+    /// Each firewall by itself, so that one that is slow hides nothing of the other.
+    pub(super) async fn collect() -> Self {
+        Self::of(tables(), chains()).await
+    }
+
+    async fn of(
+        tables: impl Future<Output = (Option<Tables>, Option<Tables>)>,
+        chains: impl Future<Output = Vec<(Chain, Listing)>>,
+    ) -> Self {
+        let (tables, chains) =
+            tokio::join!(timeout(LIST_LIMIT, tables), timeout(LIST_LIMIT, chains));
+        let mut late = Vec::new();
+        let (iptables, legacy) = tables.unwrap_or_else(|_| {
+            late.push("iptables");
+            (None, None)
+        });
+        let chains = chains.unwrap_or_else(|_| {
+            late.push("nft");
+            Vec::new()
+        });
+        Self { is_settling: false, late, iptables, legacy, chains }
     }
 }
 

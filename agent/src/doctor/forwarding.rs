@@ -43,9 +43,11 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
 
 async fn look(host: &Host) -> Vec<Finding> {
     let address = host.config.underlay_address().await.ok();
-    let uplinks = uplinks(address).await;
     let is_agent = host.is_agent;
-    let is_settling = reading::blocking(move || agent_has_just_started(is_agent)).await;
+    let is_settling = reading::blocking(move || agent_has_just_started(is_agent));
+    // Side by side: each of them starts programs, which takes a busy host its time.
+    let (uplinks, is_settling, firewalls) =
+        tokio::join!(uplinks(address), is_settling, firewall::Facts::collect());
     let is_settling = is_settling.unwrap_or_default();
     let rp_filter = |name: &str| reading::line(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
     let facts = Facts {
@@ -59,7 +61,7 @@ async fn look(host: &Host) -> Vec<Finding> {
     };
     let mut findings = vec![facts.ip_forward(), facts.rp_filter()];
     let uplink = uplinks.first().map(String::as_str).unwrap_or_default();
-    findings.extend(firewall::findings(host, uplink, is_settling).await);
+    findings.extend(firewall::findings(host, firewalls, uplink, is_settling));
     findings
 }
 
@@ -141,6 +143,15 @@ struct Address {
 struct DefaultRoute {
     #[serde(default)]
     dev: String,
+    /// Of a route with several.
+    #[serde(default)]
+    nexthops: Vec<NextHop>,
+}
+
+#[derive(Deserialize)]
+struct NextHop {
+    #[serde(default)]
+    dev: String,
 }
 
 /// Interfaces with the node's address or a default route.
@@ -151,9 +162,13 @@ async fn uplinks(address: Option<std::net::Ipv4Addr>) -> BTreeSet<String> {
     let has_address =
         |link: &Addressed| link.addr_info.iter().any(|one| Some(one.local) == address);
     let addressed = links.unwrap_or_default().into_iter().filter(has_address);
-    let leading = routes.unwrap_or_default().into_iter().map(|route| route.dev);
+    let leading = routes
+        .unwrap_or_default()
+        .into_iter()
+        .flat_map(|route| route.nexthops.into_iter().map(|hop| hop.dev).chain([route.dev]));
     let all = addressed.map(|link| link.ifname).chain(leading);
-    all.filter(|name| !name.is_empty()).collect()
+    // On `lo` is the address of a node that has several.
+    all.filter(|name| !name.is_empty() && name != "lo").collect()
 }
 
 #[cfg(test)]

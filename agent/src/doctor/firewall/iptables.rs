@@ -101,7 +101,7 @@ fn step(words: &[String], packet: &Packet, is_chain: impl Fn(&str) -> bool) -> S
             "-f" => Fits::No,
             "--dport" | "--dports" => port(value(), packet.port),
             "--sport" | "--sports" => port(value(), SOURCE_PORT),
-            "--ctstate" | "--state" => one_of(value(), "NEW"),
+            "--ctstate" | "--state" => one_of(&value().to_lowercase(), packet.state.name()),
             "--dst-type" => match packet.leaves {
                 Leaves::Never => one_of(value(), "LOCAL"),
                 Leaves::By(_) => one_of(value(), "UNICAST"),
@@ -160,19 +160,9 @@ fn port(list: &str, wanted: u16) -> Fits {
 mod tests {
     use super::*;
 
-    fn packet() -> Packet {
-        Packet {
-            from: Ipv4Addr::new(10, 80, 1, 1),
-            to: Ipv4Addr::new(169, 254, 1, 1),
-            enters: "dw-0".to_owned(),
-            leaves: Leaves::Never,
-            protocol: Protocol::Udp,
-            port: 53,
-        }
-    }
-
     fn fits(rule: &str) -> (Fits, Target) {
-        let Step { fits, target } = step(&words(rule), &packet(), |name| name == "ufw-user-input");
+        let Step { fits, target } =
+            step(&words(rule), &Packet::question(Leaves::Never), |name| name == "ufw-user-input");
         (fits, target)
     }
 

@@ -120,7 +120,8 @@ fn compare(comparison: &Value, packet: &Packet) -> Fits {
     if let Some(key) = left["ct"]["key"].as_str() {
         return match key {
             "state" => {
-                any(&|value| value.as_str().map_or(Fits::Perhaps, |one| (one == "new").into()))
+                let own = packet.state.name();
+                any(&|value| value.as_str().map_or(Fits::Perhaps, |one| (one == own).into()))
             }
             // Nobody has translated its addresses.
             "status" => any(&|value| match value.as_str() {
@@ -230,14 +231,7 @@ mod tests {
     use super::*;
 
     fn packet() -> Packet {
-        Packet {
-            from: Ipv4Addr::new(10, 80, 1, 1),
-            to: Ipv4Addr::new(169, 254, 1, 1),
-            enters: "dw-0".to_owned(),
-            leaves: Leaves::By("eth0".to_owned()),
-            protocol: Protocol::Udp,
-            port: 53,
-        }
+        Packet::question(Leaves::By("eth0".to_owned()))
     }
 
     #[test]

@@ -38,7 +38,7 @@ fn ways() -> Ways {
         peers: BTreeMap::from([("h2".parse().unwrap(), peer)]),
         ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
     };
-    Ways::of(&network, "eth0", true)
+    Ways::of(&network, "eth0", true, true)
 }
 
 /// What is wrong, and the commands.
@@ -232,4 +232,72 @@ fn rules_in_both_kinds_of_iptables_are_a_warning() {
     let checks: Vec<_> = found.iter().map(|(check, _)| *check).collect();
     assert_eq!(checks, ["iptables-mix", "forward-policy"]);
     assert!(found[1].1.starts_with("iptables-legacy -w -I FORWARD"), "{found:?}");
+}
+
+/// As a firewall that decides by the state of connections does, and lets new ones through.
+#[test]
+fn a_firewall_that_wants_to_know_the_connection_is_named_with_the_way_out() {
+    let by_state = "-P FORWARD DROP\n-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n\
+                    -A FORWARD -m conntrack --ctstate INVALID -j DROP\n-A FORWARD -m conntrack --ctstate NEW -j ACCEPT";
+    let found = |listing: &str, ways: &Ways| {
+        let iptables = Some(tables("iptables", listing));
+        let found = judge(&Facts { iptables, ..Facts::default() }, Some(ways));
+        found.into_iter().find(|one| one.check == FORWARD).unwrap()
+    };
+    let dropped = found(by_state, &ways());
+    assert_eq!((dropped.outcome, dropped.fix.as_str()), (crate::doctor::Outcome::Problem, FIX));
+    assert!(dropped.message.contains("`untracked: false` in agent.yaml"), "{}", dropped.message);
+    let is_ok =
+        |listing: &str, ways: &Ways| found(listing, ways).outcome == crate::doctor::Outcome::Ok;
+    assert!(is_ok(by_state, &Ways { untracked: Vec::new(), ..ways() }), "where all is tracked");
+    assert!(is_ok(
+        &format!("{by_state}\n-A FORWARD -m conntrack --ctstate UNTRACKED -j ACCEPT"),
+        &ways()
+    ));
+    let opened = by_state.replace(
+        "-A FORWARD -m conntrack --ctstate INV",
+        "-A FORWARD -s 10.80.0.0/16 -j ACCEPT\n-A FORWARD -m conntrack --ctstate INV",
+    );
+    assert!(is_ok(&opened, &ways()), "what is sent has an instance's address");
+    // What is invalid is something else.
+    assert!(is_ok("-P FORWARD ACCEPT\n-A FORWARD -m conntrack --ctstate INVALID -j DROP", &ways()));
+
+    let state = |names: &[&str], verdict: &str| {
+        serde_json::json!({"rule": {"chain": "gate", "expr": [
+            {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": names}},
+            {verdict: null},
+        ]}})
+    };
+    let chain = serde_json::json!({"chain": {
+        "family": "inet", "table": "walls", "name": "gate", "hook": "forward", "policy": "drop"
+    }});
+    let of_nft = |rules: &[serde_json::Value]| {
+        let items = [std::slice::from_ref(&chain), rules].concat();
+        of_nft(&serde_json::json!({ "nftables": items }).to_string())
+    };
+    let known = state(&["established", "related", "new"], "accept");
+    let fix = FIX.replace("iptables -w -I FORWARD -", "nft insert rule inet walls gate ip ");
+    let fix = fix
+        .replace("ip s ", "ip saddr ")
+        .replace("ip d ", "ip daddr ")
+        .replace("-j ACCEPT", "accept");
+    assert_eq!(of_nft(std::slice::from_ref(&known)), [(FORWARD, fix)]);
+    assert_eq!(of_nft(&[known, state(&["untracked"], "accept")]), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_firewall_that_is_slow_hides_nothing_of_the_other() {
+    let table: Listing = serde_json::from_str(FIREWALLD).unwrap();
+    let chains = table.chains().filter(|chain| chain.is_of_interest());
+    let chains = chains.map(|chain| (chain.clone(), table.clone())).collect();
+    let facts = Facts::of(std::future::pending(), std::future::ready(chains)).await;
+    let found = judge(&facts, Some(&ways()));
+    use crate::doctor::Outcome::{Ok, Problem, Unknown};
+    let of = |outcome| found.iter().filter(move |one| one.outcome == outcome);
+    assert_eq!(of(Ok).count(), 0, "of what was not seen nothing is said to be open: {found:?}");
+    assert!(of(Problem).any(|one| one.check == FORWARD), "{found:?}");
+    assert!(of(Unknown).any(|one| one.message.contains("`iptables`")), "{found:?}");
+    let facts = Facts::of(std::future::ready((None, None)), std::future::pending()).await;
+    assert_eq!(facts.late, ["nft"]);
+    assert!(LIST_LIMIT < crate::doctor::GROUP_LIMIT);
 }

@@ -14,7 +14,7 @@ pub(super) const SOURCE_PORT: u16 = 49_152;
 /// How deep chains may be nested; the kernel takes 16.
 const DEPTH_MAX: usize = 32;
 
-/// The first packet of a connection.
+/// The first packet of a connection, or one that is not tracked, of which there is no first one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     pub(super) from: Ipv4Addr,
@@ -26,6 +26,41 @@ pub(super) struct Packet {
     pub(super) protocol: Protocol,
     /// The port that it is for; it comes from [`SOURCE_PORT`].
     pub(super) port: u16,
+    pub(super) state: State,
+}
+
+/// What the kernel knows of a packet's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    New,
+    /// It is not tracked.
+    Untracked,
+}
+
+impl State {
+    /// As rules name it; iptables does so in capitals.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Untracked => "untracked",
+        }
+    }
+}
+
+#[cfg(test)]
+impl Packet {
+    /// An instance's question for a name, or one like it that is forwarded.
+    pub(super) fn question(leaves: Leaves) -> Self {
+        Self {
+            from: Ipv4Addr::new(10, 80, 1, 1),
+            to: Ipv4Addr::new(169, 254, 1, 1),
+            enters: "dw-0".to_owned(),
+            leaves,
+            protocol: Protocol::Udp,
+            port: 53,
+            state: State::New,
+        }
+    }
 }
 
 /// Where a packet goes.
