@@ -9,10 +9,12 @@
 
 pub mod cache;
 
+use std::net::Ipv4Addr;
+
 use dwell_core::session::NodeNetwork;
 
 use crate::config::OverlayChoice;
-use dwell_network::{Exception, HostNetwork, Overlay, Peer, PortRange, RouteTable};
+use dwell_network::{Exception, HostNetwork, Peer, PortRange, RouteTable};
 
 /// What the host's operator has chosen about its network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +45,12 @@ pub fn host_network(network: &NodeNetwork, choices: &HostChoices) -> HostNetwork
 }
 
 /// The routes to other nodes. Exceptions that lead here need none: a sandbox brings its route along.
+///
+/// The overlay sends from the address by which the others know this node, since they take packets from no other one; a
+/// controller that does not say which that is knows what this host takes for its `own`.
 #[must_use]
-pub fn routes(network: &NodeNetwork, overlay: Option<Overlay>) -> RouteTable {
+pub fn routes(network: &NodeNetwork, overlay: OverlayChoice, own: Option<Ipv4Addr>) -> RouteTable {
+    let overlay = network.address.or(own).and_then(|local| overlay.of(local));
     let peers = network.peers.iter();
     let exceptions = network.exceptions.iter();
     RouteTable {
@@ -95,7 +101,8 @@ mod tests {
         network.peers.insert(node("h2"), peer);
         network.exceptions.insert("10.80.9.1".parse().unwrap(), node("h1"));
         network.exceptions.insert("10.80.9.2".parse().unwrap(), node("h2"));
-        let routes = routes(&network, None);
+        let overlay = OverlayChoice { mode: OverlayMode::Never, port: 4789 };
+        let routes = routes(&network, overlay, None);
         let there = Exception { address: "10.80.9.2".parse().unwrap(), node: node("h2") };
         assert_eq!(routes.exceptions, [there]);
         assert_eq!(routes.peers.len(), 1);

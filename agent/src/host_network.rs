@@ -37,7 +37,7 @@ pub struct HostNetwork {
     pub network: Arc<dyn Network>,
     /// What the operator has chosen.
     pub choices: HostChoices,
-    /// The address by which the other nodes know this one.
+    /// What this host takes for its own, where the controller does not say by which one the other nodes know it.
     pub address: watch::Receiver<Ipv4Addr>,
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
@@ -70,7 +70,8 @@ impl Due {
         Self {
             host: (before.cluster, before.block, before.zone.is_empty())
                 != (now.cluster, now.block, now.zone.is_empty()),
-            routes: (&before.peers, &before.exceptions) != (&now.peers, &now.exceptions),
+            routes: (before.address, &before.peers, &before.exceptions)
+                != (now.address, &now.peers, &now.exceptions),
         }
     }
 
@@ -151,8 +152,9 @@ impl HostNetwork {
             }
         }
         if due.routes {
-            let overlay = self.choices.overlay.of(*self.address.borrow());
-            match self.network.sync_routes(&routes(wanted, overlay)).await {
+            let own = Some(*self.address.borrow());
+            let routes = routes(wanted, self.choices.overlay, own);
+            match self.network.sync_routes(&routes).await {
                 Ok(report) => {
                     tell(&report, was_in_place);
                     done &= report.is_clean();

@@ -82,9 +82,9 @@ impl Audited {
             Some(engine) => self.ask(engine).await.map_err(|error| Causes(&error).to_string()),
             None => Ok(EngineFacts::default()),
         };
-        let local = self.config.underlay_address().await.ok();
-        let overlay = local.and_then(|local| self.config.overlay_choice().of(local));
-        let network = self.network.look(&routes(&assignment.network, overlay)).await;
+        let own = self.config.underlay_address().await.ok();
+        let routes = routes(&assignment.network, self.config.overlay_choice(), own);
+        let network = self.network.look(&routes).await;
         let network = network.map_err(|error| Causes(&error).to_string())?;
         let data = self.config.data_dir.clone();
         #[expect(

@@ -113,6 +113,29 @@ async fn another_address_of_the_node_makes_the_overlay_another_one() {
     assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 99));
 }
 
+/// The others take its packets from no other address.
+#[tokio::test(start_paused = true)]
+async fn the_overlay_has_the_address_that_the_controller_knows_whatever_the_host_takes_for_its_own()
+{
+    let known_by = |revision, address: [u8; 4]| {
+        let assignment = assignment(revision, 2).unwrap();
+        let address = Some(address.into());
+        let network = NodeNetwork { address, ..assignment.network.clone() };
+        Some(Arc::new(Assignment { network, ..Assignment::clone(&assignment) }))
+    };
+    let host = Host::start();
+    let local = || host.network.routes().overlay.unwrap().local;
+    host.assignment.send_replace(known_by(1, [192, 0, 2, 7]));
+    after(MOMENT).await;
+    assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 7));
+    host.address.send_replace(Ipv4Addr::new(192, 0, 2, 99));
+    after(BREATH).await;
+    assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 7));
+    host.assignment.send_replace(known_by(2, [192, 0, 2, 99]));
+    after(BREATH).await;
+    assert_eq!(local(), Ipv4Addr::new(192, 0, 2, 99));
+}
+
 #[tokio::test(start_paused = true)]
 async fn it_is_looked_at_again_after_a_while_and_when_the_engine_is_back() {
     let host = Host::start();

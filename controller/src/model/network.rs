@@ -80,7 +80,7 @@ impl Model {
         };
         let others = self.tables.nodes().values();
         let others = others.filter(|node| !node.removed && node.name != *name);
-        network.block = own.block;
+        (network.block, network.address) = (own.block, Some(own.address));
         network.peers = others.map(|node| (node.name.clone(), peer(node))).collect();
         network.exceptions.clone_from(&self.tables.index().exceptions);
         network

@@ -15,6 +15,10 @@ pub struct NodeNetwork {
     pub cluster: Ipv4Net,
     /// This node's block; a routes-only node has none, nor has one that was removed.
     pub block: Option<Ipv4Net>,
+    /// The address by which the other nodes know this one; `None` from a controller that does not say it, and for a node
+    /// that was removed.
+    #[serde(default)]
+    pub address: Option<Ipv4Addr>,
     /// The other nodes.
     pub peers: BTreeMap<NodeName, NodePeer>,
     /// The node of every instance that lives outside its address's block, also of this node's own.
@@ -66,6 +70,7 @@ impl NodeNetwork {
         Self {
             cluster,
             block: None,
+            address: None,
             peers: BTreeMap::new(),
             exceptions: BTreeMap::new(),
             closed: false,

@@ -18,6 +18,7 @@ impl From<&NodeNetwork> for v1::NodeNetwork {
             exceptions: network.exceptions.iter().map(to_exception).collect(),
             closed: network.closed,
             zone: network.zone.clone(),
+            address: text_or_empty(network.address.as_ref()),
         }
     }
 }
@@ -33,6 +34,7 @@ impl TryFrom<v1::NodeNetwork> for NodeNetwork {
             exceptions: exceptions(&wire.exceptions)?,
             closed: wire.closed,
             zone: wire.zone,
+            address: parse_optional("network.address", &wire.address)?,
         })
     }
 }

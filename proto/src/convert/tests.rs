@@ -271,3 +271,22 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
     let nonsense = v1::Hello { block: "10.80.3.0/99".into(), ..wire };
     assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.block");
 }
+
+#[test]
+fn what_a_node_knows_of_the_network_survives_the_round_trip() {
+    use dwell_core::session::{NodeNetwork, NodePeer};
+    let block = Some("10.80.2.0/24".parse().unwrap());
+    let peer = NodePeer { address: [192, 0, 2, 12].into(), block };
+    for address in [None, Some([192, 0, 2, 11].into())] {
+        let network = NodeNetwork {
+            block: Some("10.80.1.0/24".parse().unwrap()),
+            address,
+            peers: [("h2".parse().unwrap(), peer)].into(),
+            exceptions: [([10, 80, 9, 1].into(), "h2".parse().unwrap())].into(),
+            closed: true,
+            zone: "dwell".to_owned(),
+            ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap())
+        };
+        assert_eq!(NodeNetwork::try_from(v1::NodeNetwork::from(&network)), Ok(network));
+    }
+}

@@ -184,3 +184,20 @@ fn isolation_and_zone_come_with_the_network() {
     let NodeNetwork { closed, zone, .. } = fleet.model.assignment(&node("n1")).network;
     assert_eq!((closed, zone.as_str()), (true, "fleet"));
 }
+
+#[test]
+fn a_node_is_told_by_which_address_it_is_known() {
+    let mut fleet = Fleet::of(2);
+    let told = |fleet: &Fleet| fleet.model.assignment(&node("n1")).network.address;
+    assert_eq!(told(&fleet), Some(address("192.168.0.1")));
+    let base = fleet.model.revision();
+    let new = Some(address("192.168.0.77"));
+    fleet.update_node("n1", NodeChange { address: new, ..NodeChange::default() }).unwrap();
+    assert_eq!(told(&fleet), new);
+    // It is not left with the old one.
+    assert!(fleet.model.assignment_since(&node("n1"), base).is_none(), "all of it is sent");
+    fleet.sync(&node("n1"));
+    assert_eq!(fleet.hosts[&node("n1")].held.as_ref().unwrap().network.address, new);
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    assert_eq!(told(&fleet), None);
+}

@@ -49,6 +49,7 @@ impl Model {
         NodeNetwork {
             cluster: "10.80.0.0/16".parse().unwrap(),
             block: self.block(),
+            address: None,
             peers: self.peers.iter().map(|(&n, &has_block)| peer(n, has_block)).collect(),
             exceptions: self.exceptions.iter().map(|(&n, &on)| (address(9, n), node(on))).collect(),
             closed: false,
