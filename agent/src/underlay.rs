@@ -1,8 +1,8 @@
 //! The node's address in the underlay, kept up to date where it is not configured.
 //!
 //! Other nodes reach the instances of this one through that address, so the controller is told when it is
-//! another one, by DHCP for example; an operator then says whether it counts. It is read again when an address or a link has changed, and now and then:
-//! a default route that is exchanged says nothing. While it cannot be told, the last one stays.
+//! another one, by DHCP for example; an operator then says whether it counts. It is read again when an address, a link or the
+//! default route has changed, and now and then: a route of another table says nothing. While it cannot be told, the last one stays.
 
 use std::io;
 use std::net::Ipv4Addr;

@@ -79,6 +79,9 @@ const METRIC_BLOCK: u32 = 4_157;
 /// The table of what leads instances to other nodes' own addresses, where that is through the overlay.
 const OVERLAY_TABLE: u8 = ROUTE_PROTOCOL;
 
+/// The index of `lo`, in every namespace.
+const LOOPBACK: u32 = 1;
+
 /// Calls that may wait for the thread; a caller beyond that waits to be let in.
 const CALLS_WAITING: usize = 64;
 

@@ -39,13 +39,17 @@ pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'sta
             let is_gone = kind == libc::RTM_DELLINK;
             Link::parse(payload).map_or(EVERYTHING, |link| by_link(&link, is_gone, links))
         }
-        libc::RTM_DELROUTE => {
-            let ours = Route::parse(payload).filter(|route| route.protocol == ROUTE_PROTOCOL);
-            ours.map_or(&[], |route| by_route(&route))
-        }
-        // Somebody else's in the place of ours.
-        libc::RTM_NEWROUTE if message.flags() & NLM_F_REPLACE != 0 => {
-            Route::parse(payload).map_or(&[], |route| by_route(&route))
+        libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
+            let is_replaced = message.flags() & NLM_F_REPLACE != 0;
+            let Some(route) = Route::parse(payload) else { return &[] };
+            match message.message_type() {
+                // Which interfaces are uplinks, and what they carry, is another matter with another one.
+                _ if route.is_default() && route.table == libc::RT_TABLE_MAIN => &[Kind::Host],
+                libc::RTM_DELROUTE if route.protocol == ROUTE_PROTOCOL => by_route(&route),
+                // Somebody else's in the place of ours.
+                libc::RTM_NEWROUTE if is_replaced => by_route(&route),
+                _ => &[],
+            }
         }
         nexthop::RTM_NEWNEXTHOP | nexthop::RTM_DELNEXTHOP => {
             let ours = Nexthop::parse(payload).filter(Nexthop::is_ours);

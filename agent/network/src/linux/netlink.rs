@@ -131,12 +131,18 @@ pub(super) struct Netlink {
 impl Netlink {
     /// A socket for links, addresses, routes and neighbours, in the namespace of this thread.
     pub(super) fn route() -> io::Result<Self> {
+        Self::open(protocols::NETLINK_ROUTE)?.with_room()
+    }
+
+    /// As [`Netlink::route`], for dumps alone, which need neither rights nor much room: the kernel goes on with them as they
+    /// are read.
+    pub(super) fn reader() -> io::Result<Self> {
         Self::open(protocols::NETLINK_ROUTE)
     }
 
     /// A socket for nftables, in the namespace of this thread.
     pub(super) fn netfilter() -> io::Result<Self> {
-        let netlink = Self::open(protocols::NETLINK_NETFILTER)?;
+        let netlink = Self::open(protocols::NETLINK_NETFILTER)?.with_room()?;
         setsockopt(&netlink.socket, sockopt::SndBufForce, &TRANSACTION_BYTES)?;
         Ok(netlink)
     }
@@ -154,10 +160,15 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;
         socket.set_cap_ack(true)?;
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)?;
         let timeout = TimeVal::new(ANSWER_WITHIN.as_secs().try_into().unwrap_or(i64::MAX), 0);
         setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
         Ok(Self { socket, sequence: 0, datagram: Vec::new() })
+    }
+
+    /// With room for the answers to a batch, which takes the right to configure the network.
+    fn with_room(self) -> io::Result<Self> {
+        setsockopt(&self.socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_BYTES)?;
+        Ok(self)
     }
 
     /// Sends all `requests` in order, many to a system call, and returns the outcome of each.

@@ -13,7 +13,7 @@ use netlink_packet_route::AddressFamily;
 use sha2::{Digest, Sha256};
 
 use super::netlink::Request;
-use super::observe::{attributes, ipv4, u32_at};
+use super::observe::{Route, attributes, ipv4, u32_at};
 use super::request::Mode;
 use crate::ROUTE_PROTOCOL;
 
@@ -104,6 +104,38 @@ impl Nexthop {
         };
         Request::new(message, 0)
     }
+}
+
+/// A nexthop object that stands for several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    pub(super) id: u32,
+    /// The numbers of its nexthops.
+    pub(super) members: Vec<u32>,
+}
+
+impl Group {
+    /// `None` for a nexthop that is no group.
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const NHA_GROUP: u16 = 2;
+        const MEMBER_BYTES: usize = 8;
+        let value_of =
+            |kind| attributes(payload, HEADER_BYTES).find(|it| it.kind == kind).map(|it| it.value);
+        let members = value_of(NHA_GROUP)?.chunks_exact(MEMBER_BYTES);
+        let members = members.filter_map(|member| u32_at(member, 0)).collect();
+        Some(Self { id: u32_at(value_of(NHA_ID)?, 0)?, members })
+    }
+}
+
+/// The links that `route` leads to.
+pub(super) fn links_of(route: &Route, nexthops: &[Nexthop], groups: &[Group]) -> Vec<u32> {
+    let Some(id) = route.nexthop else {
+        return route.link.iter().chain(&route.links).copied().collect();
+    };
+    let group = groups.iter().find(|group| group.id == id);
+    let members = group.map_or_else(|| vec![id], |group| group.members.clone());
+    let found = nexthops.iter().filter(|nexthop| members.contains(&nexthop.id));
+    found.filter_map(|nexthop| nexthop.link).collect()
 }
 
 /// `ip nexthop show`, as a dump.

@@ -128,6 +128,8 @@ pub(super) struct Route {
     pub(super) kind: u8,
     pub(super) metric: u32,
     pub(super) link: Option<u32>,
+    /// The links of a route with several next hops of its own.
+    pub(super) links: Vec<u32>,
     pub(super) via: Option<Ipv4Addr>,
     pub(super) nexthop: Option<u32>,
     /// The address that the host sends from by this route, if the route says so.
@@ -137,6 +139,13 @@ pub(super) struct Route {
 impl Route {
     /// `None` for other tables, other types of service and cloned entries.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const TABLE_AT: usize = 4;
+        let is_known = |table: u8| table == libc::RT_TABLE_MAIN || table == OVERLAY_TABLE;
+        if is_known(*payload.get(TABLE_AT)?) { Self::of_any_table(payload) } else { None }
+    }
+
+    /// As [`Route::parse`], of all tables.
+    pub(super) fn of_any_table(payload: &[u8]) -> Option<Self> {
         const HEADER_BYTES: usize = 12;
         const RTM_F_CLONED: u32 = 0x200;
         let &[family, prefix_length, _, tos, table, protocol, _, kind, ..] = payload else {
@@ -144,8 +153,7 @@ impl Route {
         };
         let is_ipv4 = i32::from(family) == libc::AF_INET;
         let is_cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
-        let is_known_table = table == libc::RT_TABLE_MAIN || table == OVERLAY_TABLE;
-        if !is_ipv4 || !is_known_table || tos != 0 || is_cloned {
+        if !is_ipv4 || tos != 0 || is_cloned {
             return None;
         }
         let mut address = Ipv4Addr::UNSPECIFIED;
@@ -156,6 +164,7 @@ impl Route {
             kind,
             metric: 0,
             link: None,
+            links: Vec::new(),
             via: None,
             nexthop: None,
             source: None,
@@ -167,6 +176,7 @@ impl Route {
                 libc::RTA_DST => address = ipv4(value)?,
                 libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
                 libc::RTA_OIF => route.link = u32_at(value, 0),
+                libc::RTA_MULTIPATH => route.links = links_of_hops(value).collect(),
                 libc::RTA_GATEWAY => route.via = ipv4(value),
                 RTA_NH_ID => route.nexthop = u32_at(value, 0),
                 _ => {}
@@ -176,13 +186,18 @@ impl Route {
         Some(route)
     }
 
+    /// Whether packets that no other route is for go by it.
+    pub(super) fn is_default(&self) -> bool {
+        self.prefix.prefix_len() == 0 && self.kind == libc::RTN_UNICAST
+    }
+
     /// As `ip route` would name it, for people. `name_of` knows the names of interfaces.
     pub(super) fn describe(&self, name_of: impl Fn(u32) -> Option<String>) -> String {
         let mut words = self.prefix.to_string();
         if let Some(via) = self.via {
             words += &format!(" via {via}");
         }
-        if let Some(index) = self.link {
+        for &index in self.link.iter().chain(&self.links) {
             words += &format!(" dev {}", name_of(index).unwrap_or_else(|| format!("if{index}")));
         }
         if let Some(nexthop) = self.nexthop {
@@ -194,6 +209,21 @@ impl Route {
         };
         words + &format!(" metric {}", self.metric)
     }
+}
+
+/// The links of the next hops (`struct rtnexthop`) of a route with several.
+fn links_of_hops(hops: &[u8]) -> impl Iterator<Item = u32> {
+    const LINK_AT: usize = 4;
+    const ALIGNMENT: usize = 4;
+    let mut rest = hops;
+    std::iter::from_fn(move || {
+        let link = u32_at(rest, LINK_AT)?;
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        // One without a length would be read for ever.
+        let next = length.max(ALIGNMENT).next_multiple_of(ALIGNMENT);
+        rest = rest.get(next..).unwrap_or_default();
+        Some(link)
+    })
 }
 
 /// Those that one is likely to meet, as in iproute2's `rt_protos`.

@@ -52,6 +52,8 @@ pub(super) struct Owner {
     pub(super) host: Option<HostNetwork>,
     /// Of new veths, in bytes; known with `host`.
     pub(super) mtu: Option<u32>,
+    /// What the host was last prepared for.
+    uplinks: BTreeSet<String>,
     /// Where to tell that sandboxes are not as they should be any more.
     disturbances: watch::Sender<Disturbances>,
 }
@@ -89,6 +91,7 @@ impl Owner {
             sysctls: Sysctls::new(run_dir),
             host: None,
             mtu: None,
+            uplinks: BTreeSet::new(),
             disturbances,
         })
     }
@@ -104,10 +107,12 @@ impl Owner {
         let kernel = self.observe_routes()?;
         let uplinks = Uplinks::find(&kernel, &self.links()?);
         let is_other_mtu = self.mtu.replace(uplinks.mtu).is_some_and(|mtu| mtu != uplinks.mtu);
+        self.uplinks.clone_from(&uplinks.names);
         self.host = Some(host.clone());
         let settled = first_error([
             self.ensure_settings(&uplinks.names),
             self.ensure_rule(),
+            self.ensure_cluster_rule(host.cluster),
             self.ensure_block(host, &kernel),
             self.ensure_firewall(host),
         ]);
@@ -118,13 +123,18 @@ impl Owner {
         Ok(Prepared { uplinks: uplinks.names, settled })
     }
 
-    /// Has sandboxes follow what the host's interfaces carry now, once that has been found out for the first time.
+    /// Has sandboxes follow what the host's interfaces carry now, and has the host prepared again for those that have
+    /// become uplinks by leading to a peer, once both have been found out for the first time.
     pub(super) fn follow_uplinks(&mut self, kernel: &Kernel) -> Result<(), NetworkError> {
         let Some(before) = self.mtu else { return Ok(()) };
-        let mtu = Uplinks::find(kernel, &self.links()?).mtu;
-        if mtu != before {
-            self.mtu = Some(mtu);
-            self.disturbances.send_modify(|counts| counts.sandboxes += 1);
+        let Uplinks { mtu, names, .. } = Uplinks::find(kernel, &self.links()?);
+        self.mtu = Some(mtu);
+        let (is_other_mtu, is_more) = (mtu != before, !names.is_subset(&self.uplinks));
+        if is_other_mtu || is_more {
+            self.disturbances.send_modify(|counts| {
+                counts.sandboxes += u64::from(is_other_mtu);
+                counts.host += u64::from(is_more);
+            });
         }
         Ok(())
     }
@@ -279,7 +289,12 @@ impl Owner {
             |errno| matches!(errno, Errno::ESRCH | Errno::ENOENT),
             || "remove our routes".to_owned(),
         );
-        first_error([removed, self.remove_overlay(&kernel), self.remove_overlay_rule()])
+        first_error([
+            removed,
+            self.remove_overlay(&kernel),
+            self.remove_overlay_rule(),
+            self.remove_cluster_rule(),
+        ])
     }
 }
 

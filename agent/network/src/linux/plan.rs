@@ -16,10 +16,10 @@ use dwell_core::id::NodeName;
 use ipnet::Ipv4Net;
 use nix::libc;
 
-use super::nexthop::{self, Nexthop};
+use super::nexthop::{self, Group, Nexthop};
 use super::observe::{Address, Route};
 use super::request::Mode;
-use super::{METRIC_PEER, OVERLAY_TABLE};
+use super::{LOOPBACK, METRIC_PEER, OVERLAY_TABLE};
 use crate::{Overlay, Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
 
 /// What the kernel shows, as far as it matters to routes.
@@ -27,6 +27,8 @@ use crate::{Overlay, Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
 pub(super) struct Kernel {
     pub(super) addresses: Vec<Address>,
     pub(super) nexthops: Vec<Nexthop>,
+    /// Of several nexthops, if a default route leads by one.
+    pub(super) groups: Vec<Group>,
     /// Of the main table, in the order of the dump, in which the first of several with one prefix and metric is in force.
     pub(super) routes: Vec<Route>,
     /// Of the overlay's table.
@@ -307,21 +309,25 @@ fn way_to(
 ) -> Result<Way, PeerFailure> {
     let fail = |reason| Err(PeerFailure { node: peer.node.clone(), reason });
     let via = peer.via;
-    if addresses.iter().any(|address| address.net.addr() == via) {
+    let has = |own| addresses.iter().any(|address| address.net.addr() == own);
+    if has(via) {
         return fail(format!(
             "its address {via} is this host's own; give every node an address of its own"
         ));
     }
     let link = addresses
         .iter()
-        .filter(|address| address.net.contains(&via))
+        .filter(|address| address.link != LOOPBACK && address.net.contains(&via))
         .filter(|address| overlay.is_none_or(|overlay| address.net.contains(&overlay.local)))
         .max_by_key(|address| address.net.prefix_len())
         .map(|address| address.link);
-    match (link, overlay) {
-        (_, Some(overlay)) if overlay.always => Ok(Way::Vxlan(overlay.local)),
+    match (link.filter(|_| overlay.is_none_or(|overlay| !overlay.always)), overlay) {
         (Some(link), _) => Ok(Way::Direct(link)),
-        (None, Some(overlay)) => Ok(Way::Vxlan(overlay.local)),
+        (None, Some(overlay)) if has(overlay.local) => Ok(Way::Vxlan(overlay.local)),
+        (None, Some(Overlay { local, .. })) => fail(format!(
+            "the overlay has to send from {local}, by which the others know this node, and no interface of this host \
+             has that address; give it to the host, or tell the others the right one by `dwell node address`"
+        )),
         (None, None) => fail(format!(
             "its address {via} is not on a network of this host; nodes must share a network segment, or `overlay` \
              be `auto` in agent.yaml"

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use nix::errno::Errno;
 
 use super::netlink::{Outcome, Request};
-use super::nexthop::{Nexthop, nexthops};
+use super::nexthop::{Group, Nexthop, nexthops};
 use super::nftables::Peers;
 use super::observe::{Address, Route};
 use super::owner::Owner;
@@ -31,13 +31,19 @@ impl Owner {
         if matches!(prepared, Ok(true)) {
             kernel = self.observe_routes()?;
         }
-        let mut report = self.carry_out(plan::plan(table, &kernel))?;
+        let plan = plan::plan(table, &kernel);
+        let are_other_nexthops = !plan.nexthops.is_empty() || !plan.remove_nexthops.is_empty();
+        let mut report = self.carry_out(plan)?;
         if let Err(error) = prepared {
             blame(&error, &tunnelled, table, &mut report);
         }
         match overlay {
             Some(_) => self.forget_overlay_peers(&tunnelled)?,
             None => self.remove_overlay(&kernel)?,
+        }
+        if are_other_nexthops {
+            let action = || "list nexthops".to_owned();
+            kernel.nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
         }
         self.follow_uplinks(&kernel)?;
         Ok(report)
@@ -50,8 +56,17 @@ impl Owner {
         let nexthops = route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
         let mut routes = route.dump(request::routes, Route::parse).map_err(refused(action))?;
         let beside = routes.extract_if(.., |route| route.table == OVERLAY_TABLE).collect();
+        // Few hosts have a group at all, and every nexthop is one of those that would be read again.
+        let is_of_group = |route: &Route| {
+            let nexthop = nexthops.iter().find(|nexthop| Some(nexthop.id) == route.nexthop);
+            route.is_default() && nexthop.is_some_and(|nexthop| nexthop.link.is_none())
+        };
+        let groups = match routes.iter().any(is_of_group) {
+            true => route.dump(self::nexthops, Group::parse).map_err(refused(action))?,
+            false => Vec::new(),
+        };
         let overlay = self.overlay_link()?;
-        Ok(Kernel { addresses, nexthops, routes, overlay_routes: beside, overlay })
+        Ok(Kernel { addresses, nexthops, groups, routes, overlay_routes: beside, overlay })
     }
 
     fn carry_out(&mut self, plan: Plan<'_>) -> Result<RouteReport, NetworkError> {

@@ -1,15 +1,22 @@
-//! The routing policy rules: the one that leads to the main table, and ours that leads to the overlay's.
+//! The routing policy rules: the one that leads to the main table, and ours.
 //!
 //! A kernel starts with it, at priority 32766. If somebody removes it, nothing of the host is routed any more.
 //! Then there is one of ours in its place, which is like it and stays: the host needs it without dwell, too.
+//!
+//! Of our own there are two, each only where it is needed. One leads what the firewall has marked to the overlay's table.
+//! The other keeps what is for instances in the main table, where their routes are, on a host whose own rules lead
+//! elsewhere. The commonest of these, `from ADDRESS lookup TABLE` for a second uplink, would have what this host itself
+//! sends to its instances leave by that uplink, and the reverse-path filter drop what they send to it.
 
+use ipnet::Ipv4Net;
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
+use nix::libc;
 
 use super::netlink::Request;
-use super::observe::{attributes, u32_at};
+use super::observe::{attributes, ipv4, u32_at};
 use super::overlay::MARK;
 use super::owner::Owner;
 use super::request::Mode;
@@ -20,6 +27,17 @@ use crate::{NetworkError, ROUTE_PROTOCOL};
 const PRIORITY: u32 = 32_766;
 /// Where ours is: before the tables of others, as it is about nothing but what is marked.
 const OVERLAY_PRIORITY: u32 = 1_570;
+/// Where the one for the cluster's range is: right behind the local table, before all that others have.
+const CLUSTER_PRIORITY: u32 = 1;
+
+/// Attributes of a rule (`FRA_*`).
+const FRA_DST: u16 = 1;
+const FRA_PRIORITY: u16 = 6;
+const FRA_FWMARK: u16 = 10;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_FWMASK: u16 = 16;
+const FRA_PROTOCOL: u16 = 21;
+const HEADER_BYTES: usize = 12;
 
 impl Owner {
     /// Makes the rule that leads what the firewall has marked to the overlay's table, if it is missing.
@@ -49,12 +67,84 @@ impl Owner {
         }
         send(&mut self.route, vec![add_rule()], |_| false, action)
     }
+
+    /// Has what is for the cluster's range go by the main table as far as that has a route for it, if rules of others
+    /// could lead it elsewhere; removes the rule if there are none, since the kernel is faster without any.
+    pub(super) fn ensure_cluster_rule(&mut self, cluster: Ipv4Net) -> Result<(), NetworkError> {
+        let action = || "make the routing rule that leads to instances".to_owned();
+        let found = self.route.dump(rules, |rule| Some((leads_to(rule), diverts(rule))));
+        let found = found.map_err(refused(action))?;
+        let wanted = found.iter().any(|(_, diverts)| *diverts).then(|| cluster.trunc());
+        let ours: Vec<Ipv4Net> = found.into_iter().filter_map(|(cluster, _)| cluster).collect();
+        let wrong = ours.iter().filter(|cluster| Some(**cluster) != wanted);
+        let delete = |cluster: &Ipv4Net| {
+            Request::new(RouteNetlinkMessage::DelRule(cluster_rule(*cluster)), 0)
+        };
+        let mut requests: Vec<_> = wrong.map(delete).collect();
+        requests.extend(wanted.filter(|wanted| !ours.contains(wanted)).map(|wanted| {
+            let add = RouteNetlinkMessage::NewRule(cluster_rule(wanted));
+            Request::new(add, Mode::Add.flags())
+        }));
+        send(&mut self.route, requests, |errno| errno == Errno::ENOENT, action)
+    }
+
+    /// Removes it; one that is not there is no error.
+    pub(super) fn remove_cluster_rule(&mut self) -> Result<(), NetworkError> {
+        let action = || "remove the routing rule that leads to instances".to_owned();
+        let found = self.route.dump(rules, leads_to).map_err(refused(action))?;
+        let delete = |cluster| Request::new(RouteNetlinkMessage::DelRule(cluster_rule(cluster)), 0);
+        let delete = found.into_iter().map(delete).collect();
+        send(&mut self.route, delete, |errno| errno == Errno::ENOENT, action)
+    }
+}
+
+/// The range of instances that a rule of ours keeps in the main table; `None` for all other rules.
+fn leads_to(rule: &[u8]) -> Option<Ipv4Net> {
+    let value = |kind| attributes(rule, HEADER_BYTES).find(|it| it.kind == kind).map(|it| it.value);
+    let is_ours = value(FRA_PROTOCOL) == Some(&[ROUTE_PROTOCOL])
+        && value(FRA_PRIORITY) == Some(&CLUSTER_PRIORITY.to_ne_bytes());
+    let &[_, to_length, ..] = rule else { return None };
+    let range = ipv4(value(FRA_DST)?)?;
+    Ipv4Net::new(range, to_length).ok().filter(|_| is_ours)
+}
+
+/// Whether a rule of somebody else may lead packets elsewhere before the main table is asked.
+fn diverts(rule: &[u8]) -> bool {
+    let value = |kind| attributes(rule, HEADER_BYTES).find(|it| it.kind == kind).map(|it| it.value);
+    let &[_, _, _, _, table, _, _, action, ..] = rule else { return false };
+    // The three that a kernel starts with, and VRFs, which are apart on purpose.
+    let is_common = [
+        RouteHeader::RT_TABLE_UNSPEC,
+        libc::RT_TABLE_LOCAL,
+        RouteHeader::RT_TABLE_MAIN,
+        libc::RT_TABLE_DEFAULT,
+    ]
+    .contains(&table);
+    let priority = value(FRA_PRIORITY).and_then(|priority| u32_at(priority, 0)).unwrap_or(0);
+    action == u8::from(RuleAction::ToTable)
+        && !is_common
+        && priority < PRIORITY
+        && value(FRA_PROTOCOL) != Some(&[ROUTE_PROTOCOL])
+}
+
+/// `ip rule add to CLUSTER lookup main suppress_prefixlength 0 priority PRIORITY`, as one of ours: what the main table
+/// has only its default route for is left to the rules of others.
+fn cluster_rule(cluster: Ipv4Net) -> RuleMessage {
+    let mut message = rule();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.action = RuleAction::ToTable;
+    message.header.dst_len = cluster.prefix_len();
+    message.attributes = vec![
+        RuleAttribute::Destination(cluster.network().into()),
+        RuleAttribute::Priority(CLUSTER_PRIORITY),
+        RuleAttribute::SuppressPrefixLen(0),
+        RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+    ];
+    message
 }
 
 /// Whether a rule leads every packet to the whole main table.
 fn leads_to_main(rule: &[u8]) -> bool {
-    const HEADER_BYTES: usize = 12;
-    const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
     /// Priority, table and protocol are no conditions, and padding and group suppression none of ours.
     const UNCONDITIONAL: [u16; 5] = [6, 15, 21, 18, 13];
     const INVERT: u32 = 2;
@@ -73,10 +163,6 @@ fn leads_to_main(rule: &[u8]) -> bool {
 
 /// Whether it is the rule for what is marked for the overlay.
 fn leads_to_overlay(rule: &[u8]) -> bool {
-    const HEADER_BYTES: usize = 12;
-    const FRA_PRIORITY: u16 = 6;
-    const FRA_FWMARK: u16 = 10;
-    const FRA_FWMASK: u16 = 16;
     let has = |kind: u16, value: u32| {
         attributes(rule, HEADER_BYTES)
             .any(|attribute| attribute.kind == kind && u32_at(attribute.value, 0) == Some(value))

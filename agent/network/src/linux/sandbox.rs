@@ -24,12 +24,9 @@ use super::netlink::{Netlink, Request};
 use super::observe::{Address, Link, Neighbour, Route};
 use super::owner::Owner;
 use super::{
-    METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, sysctl, veth,
+    LOOPBACK, METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, sysctl, veth,
 };
 use crate::{GATEWAY, GATEWAY_MAC, NetworkError, ROUTE_PROTOCOL, Sandbox};
-
-/// The index of `lo`, in every namespace.
-const LOOPBACK: u32 = 1;
 
 /// How long a veth may take to carry packets, and how often to look.
 const RUNNING_WITHIN: Duration = Duration::from_secs(1);

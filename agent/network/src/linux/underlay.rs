@@ -1,74 +1,63 @@
 //! Under which address this host is reached by others, as its routing table has it.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
+use std::thread;
 
-use futures_util::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use nix::libc;
+use tokio::sync::oneshot;
 
-/// The source address of packets that take the best default route: the one the route names, or else the
-/// first of its interface.
+use super::netlink::Netlink;
+use super::nexthop::{Group, Nexthop, links_of, nexthops};
+use super::observe::{Address, Route};
+use super::{LOOPBACK, request};
+
+/// The source address of packets that take the best default route: the one that the route names, or else the
+/// first of its interface, or else one on `lo`, where hosts have theirs whose links have none.
 ///
-/// This asks at the start and seldom after that, where the time that a question takes does not count; the many
-/// and frequent questions go through the [owner](super::owner)'s sockets.
+/// The best one is of the main table; only where that has none, those count to which routing rules may lead. This asks at
+/// the start and seldom after that, on a thread of its own.
 ///
 /// # Errors
-/// If there is no default route, its interface has no IPv4 address, or the kernel does not answer.
+/// If there is no default route, no IPv4 address for it, or the kernel does not answer.
 pub async fn underlay_address() -> io::Result<Ipv4Addr> {
-    let (connection, handle, _) = rtnetlink::new_connection()?;
-    let connection = tokio::spawn(connection);
-    let address = ask(&handle).await;
-    connection.abort();
-    address
+    let (answer, answered) = oneshot::channel();
+    // Here, since the socket is of the namespace of this thread.
+    let mut netlink = Netlink::reader()?;
+    thread::Builder::new().name("dwell-underlay".to_owned()).spawn(move || {
+        // Whoever has stopped waiting does not want it.
+        let _unwanted = answer.send(find(&mut netlink));
+    })?;
+    answered.await.map_err(io::Error::other)?
 }
 
-async fn ask(handle: &Handle) -> io::Result<Ipv4Addr> {
-    let everything = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let routes: Vec<RouteMessage> =
-        handle.route().get(everything).execute().try_collect().await.map_err(io::Error::other)?;
-    let is_default = |route: &&RouteMessage| route.header.destination_prefix_length == 0;
-    let best = routes.iter().filter(is_default).filter_map(Default::of).min_by_key(|it| it.metric);
+fn find(netlink: &mut Netlink) -> io::Result<Ipv4Addr> {
+    let default = |payload: &[u8]| Route::of_any_table(payload).filter(Route::is_default);
+    let defaults = netlink.dump(request::routes, default)?;
+    let best =
+        defaults.iter().min_by_key(|route| (route.table != libc::RT_TABLE_MAIN, route.metric));
     let best = best.ok_or_else(|| io::Error::other("there is no default route"))?;
-    match best.source {
-        Some(address) => Ok(address),
-        None => first_address(handle, best.link).await,
+    if let Some(source) = best.source {
+        return Ok(source);
     }
-}
-
-/// What matters of a default route.
-struct Default {
-    metric: u32,
-    link: u32,
-    source: Option<Ipv4Addr>,
-}
-
-impl Default {
-    fn of(route: &RouteMessage) -> Option<Self> {
-        let mut found = Self { metric: 0, link: 0, source: None };
-        for attribute in &route.attributes {
-            match attribute {
-                RouteAttribute::Priority(metric) => found.metric = *metric,
-                RouteAttribute::Oif(link) => found.link = *link,
-                RouteAttribute::PrefSource(RouteAddress::Inet(address)) => {
-                    found.source = Some(*address);
-                }
-                _ => {}
-            }
-        }
-        (found.link != 0).then_some(found)
-    }
-}
-
-async fn first_address(handle: &Handle, link: u32) -> io::Result<Ipv4Addr> {
-    let addresses = handle.address().get().set_link_index_filter(link).execute();
-    let addresses: Vec<_> = addresses.try_collect().await.map_err(io::Error::other)?;
-    let mut attributes = addresses.iter().flat_map(|address| &address.attributes);
-    attributes
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
-            _ => None,
-        })
+    let objects = match best.nexthop {
+        Some(_) => netlink.dump(nexthops, Nexthop::parse)?,
+        None => Vec::new(),
+    };
+    let groups = match best.nexthop {
+        Some(_) => netlink.dump(nexthops, Group::parse)?,
+        None => Vec::new(),
+    };
+    let addresses = netlink.dump(request::addresses, Address::parse)?;
+    let first_of = |link: u32| {
+        let is_its_own = |it: &&Address| {
+            it.link == link && (link != LOOPBACK || it.scope == libc::RT_SCOPE_UNIVERSE)
+        };
+        addresses.iter().find(is_its_own).map(|address| address.net.addr())
+    };
+    links_of(best, &objects, &groups)
+        .into_iter()
+        .chain([LOOPBACK])
+        .find_map(first_of)
         .ok_or_else(|| io::Error::other("the default route's interface has no IPv4 address"))
 }

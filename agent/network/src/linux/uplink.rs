@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use nix::libc;
 
+use super::nexthop::links_of;
 use super::observe::{Link, Route};
 use super::plan::Kernel;
-use super::{overlay, veth};
+use super::{LOOPBACK, overlay, veth};
 
 /// What Ethernet carries, for a host that has no uplink (yet).
 const MTU_WITHOUT_UPLINK: u32 = 1500;
@@ -15,7 +16,8 @@ const MTU_WITHOUT_UPLINK: u32 = 1500;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Uplinks {
     pub(super) names: BTreeSet<String>,
-    /// Of the interface with the best default route, or the smallest of all; in bytes.
+    /// What fits through the interfaces of the best default route and those that lead to peers, or else through all; in
+    /// bytes.
     pub(super) underlay_mtu: u32,
     /// Of what instances send: as large as it fits, also through the overlay if there is one.
     pub(super) mtu: u32,
@@ -25,17 +27,14 @@ impl Uplinks {
     /// An uplink has a default route, or leads to a peer, or has an address and is no bridge: a bridge
     /// that nothing leads through belongs to Docker or another maker of private networks. The overlay is one, too.
     pub(super) fn find(kernel: &Kernel, links: &[Link]) -> Self {
-        let defaults = kernel
-            .routes
-            .iter()
-            .filter(|route| route.prefix.prefix_len() == 0 && route.kind == libc::RTN_UNICAST);
+        let links_of = |route: &Route| links_of(route, &kernel.nexthops, &kernel.groups);
+        let defaults = kernel.routes.iter().filter(|route| route.is_default());
         let best = defaults.clone().min_by_key(|route| route.metric);
-        let best = best.and_then(|route| link_of(route, kernel));
-        let nexthops = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
-        let leading: BTreeSet<u32> = defaults
-            .filter_map(|route| link_of(route, kernel))
-            .chain(nexthops.filter_map(|nexthop| nexthop.link))
-            .collect();
+        let to_peers = kernel.nexthops.iter().filter(|nexthop| nexthop.is_ours());
+        let to_peers = to_peers.filter_map(|nexthop| nexthop.link);
+        let taken: BTreeSet<u32> = best.into_iter().flat_map(links_of).chain(to_peers).collect();
+        let mut leading: BTreeSet<u32> = defaults.flat_map(links_of).collect();
+        leading.extend(&taken);
         let addressed: BTreeSet<u32> = kernel
             .addresses
             .iter()
@@ -44,7 +43,7 @@ impl Uplinks {
             .collect();
         let uplinks: Vec<_> = links
             .iter()
-            .filter(|link| !veth::is_ours(link) && !is_loopback(link))
+            .filter(|link| !veth::is_ours(link) && link.index != LOOPBACK)
             .filter(|link| {
                 let has_own_address = addressed.contains(&link.index) && link.kind != "bridge";
                 leading.contains(&link.index) || has_own_address || overlay::is_device(link)
@@ -52,10 +51,10 @@ impl Uplinks {
             .collect();
         let (overlay, uplinks): (Vec<_>, Vec<_>) =
             uplinks.into_iter().partition(|link| overlay::is_device(link));
-        let underlay_mtu = uplinks
-            .iter()
-            .find(|link| Some(link.index) == best)
+        let taken = uplinks.iter().filter(|link| taken.contains(&link.index));
+        let underlay_mtu = taken
             .map(|link| link.mtu)
+            .min()
             .or_else(|| uplinks.iter().map(|link| link.mtu).min())
             .unwrap_or(MTU_WITHOUT_UPLINK);
         let mtu = match overlay.as_slice() {
@@ -67,20 +66,10 @@ impl Uplinks {
     }
 }
 
-fn is_loopback(link: &Link) -> bool {
-    link.index == 1
-}
-
-fn link_of(route: &Route, kernel: &Kernel) -> Option<u32> {
-    route.link.or_else(|| {
-        let nexthop = kernel.nexthops.iter().find(|nexthop| Some(nexthop.id) == route.nexthop)?;
-        nexthop.link
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::nexthop::{Group, Nexthop};
     use crate::linux::observe::Address;
 
     fn link(index: u32, name: &str, kind: &str, mtu: u32) -> Link {
@@ -112,6 +101,7 @@ mod tests {
             kind: libc::RTN_UNICAST,
             metric,
             link: Some(link),
+            links: Vec::new(),
             via: None,
             nexthop: None,
             source: None,
@@ -144,6 +134,41 @@ mod tests {
         let uplinks = Uplinks::find(&kernel, &links);
         assert_eq!(names(&uplinks), ["eth0", "eth1", "wg0"]);
         assert_eq!(uplinks.mtu, 1400);
+    }
+
+    #[test]
+    fn what_instances_send_fits_through_every_link_of_the_default_route_and_to_peers() {
+        let links = [
+            link(2, "eth0", "", 9000),
+            link(3, "eth1", "", 1450),
+            link(4, "eth2", "", 1400),
+            link(5, "eth3", "", 1300),
+        ];
+        let several =
+            |route: Route, links: &[u32]| Route { link: None, links: links.into(), ..route };
+        let object = |id, link| Nexthop::direct(id, link, [192, 0, 2, 9].into());
+        let foreign = |id, link| Nexthop { protocol: 11, ..object(id, link) };
+        let base = || Kernel { addresses: vec![address(5, "192.0.2.1/24")], ..Kernel::default() };
+        // Two links without an address of their own, which only the route shows to be uplinks.
+        let multipath = Kernel {
+            routes: vec![several(default_route(2, 0), &[2, 3]), default_route(5, 100)],
+            ..base()
+        };
+        let group = Route { link: None, nexthop: Some(30), ..default_route(2, 0) };
+        let grouped = Kernel {
+            nexthops: vec![foreign(10, 2), foreign(20, 3), foreign(21, 4)],
+            groups: vec![Group { id: 30, members: vec![10, 20] }],
+            routes: vec![group],
+            ..base()
+        };
+        for kernel in [multipath, grouped] {
+            let uplinks = Uplinks::find(&kernel, &links);
+            assert_eq!((names(&uplinks), uplinks.mtu), (vec!["eth0", "eth1", "eth3"], 1450));
+        }
+        let with_peer =
+            Kernel { nexthops: vec![object(1, 4)], routes: vec![default_route(2, 0)], ..base() };
+        let uplinks = Uplinks::find(&with_peer, &links);
+        assert_eq!((names(&uplinks), uplinks.mtu), (vec!["eth0", "eth2", "eth3"], 1400));
     }
 
     #[test]

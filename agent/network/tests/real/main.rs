@@ -20,4 +20,5 @@ mod probe;
 mod routes;
 mod sandbox;
 mod tracking;
+mod uplinks;
 mod watcher;

@@ -27,13 +27,14 @@ fn empty_kernel() -> Kernel {
 fn foreign(prefix: &str, metric: u32) -> Route {
     let prefix = net(prefix);
     let table = libc::RT_TABLE_MAIN;
-    let (via, nexthop, source) = (None, None, None);
-    Route { table, prefix, protocol: 2, kind: 1, metric, link: Some(9), via, nexthop, source }
+    let (links, via, nexthop, source) = (Vec::new(), None, None, None);
+    let link = Some(9);
+    Route { table, prefix, protocol: 2, kind: 1, metric, link, links, via, nexthop, source }
 }
 
 /// What the kernel shows after `plan` has been carried out.
 fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
-    let Kernel { addresses, mut nexthops, mut routes, mut overlay_routes, overlay } =
+    let Kernel { addresses, mut nexthops, groups, mut routes, mut overlay_routes, overlay } =
         kernel.clone();
     for (_, nexthop, mode) in &plan.nexthops {
         let existed = nexthops.len();
@@ -50,7 +51,7 @@ fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
         routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
     }
     nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
-    Kernel { addresses, nexthops, routes, overlay_routes, overlay }
+    Kernel { addresses, nexthops, groups, routes, overlay_routes, overlay }
 }
 
 fn ours(route: &PeerRoute<'_>) -> Route {
@@ -61,6 +62,7 @@ fn ours(route: &PeerRoute<'_>) -> Route {
         kind: 1,
         metric: METRIC_PEER,
         link: None,
+        links: Vec::new(),
         via: None,
         nexthop: Some(route.nexthop),
         source: route.source,
@@ -250,6 +252,40 @@ fn a_peer_is_reached_directly_only_by_the_network_of_the_hosts_own_address() {
     table.overlay = None;
     assert!(tunnelled(&table, &kernel.addresses).is_empty());
     assert!(plan(&table, &kernel).failures.is_empty());
+}
+
+/// What is on `lo` is on no segment, whatever the length of its prefix.
+#[test]
+fn a_node_whose_address_is_on_lo_reaches_its_peers_through_the_overlay() {
+    let peers = vec![peer("other", "10.80.1.0/24", "203.0.113.7")];
+    let local = Ipv4Addr::new(203, 0, 113, 1);
+    let overlay = Some(Overlay { local, ..overlay_of() });
+    let table = RouteTable { peers, exceptions: Vec::new(), overlay };
+    for length in [24, 32] {
+        let net = Ipv4Net::new_assert(local, length);
+        let mut kernel = empty_kernel();
+        kernel.addresses.push(Address { link: LOOPBACK, net, scope: 0 });
+        assert_eq!(tunnelled(&table, &kernel.addresses).len(), 1, "/{length}");
+    }
+}
+
+#[test]
+fn an_overlay_from_an_address_that_is_not_here_says_what_to_do() {
+    let peers = vec![
+        peer("near", "10.80.1.0/24", "192.0.2.11"),
+        peer("far", "10.80.2.0/24", "198.51.100.7"),
+    ];
+    let overlay = Some(Overlay { local: Ipv4Addr::new(192, 0, 2, 77), ..overlay_of() });
+    let table = RouteTable { peers, exceptions: Vec::new(), overlay };
+    let kernel = empty_kernel();
+    assert!(tunnelled(&table, &kernel.addresses).is_empty());
+    let planned = plan(&table, &kernel);
+    let [failure] = planned.failures.as_slice() else { panic!("{:?}", planned.failures) };
+    assert_eq!(failure.node.as_str(), "far");
+    for word in ["192.0.2.77", "`dwell node address`"] {
+        assert!(failure.reason.contains(word), "{}", failure.reason);
+    }
+    assert_eq!(planned.add.len(), 1, "a peer on the segment of that address is reached as before");
 }
 
 #[test]
