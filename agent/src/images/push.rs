@@ -8,17 +8,17 @@
 //! One archive at a time, and meanwhile nothing is removed: layers that were said to be here stay here.
 //! An archive that does not end as it should is never taken for a whole one.
 
-use std::io;
-use std::sync::{Arc, OnceLock};
+mod archive;
+
+use std::sync::Arc;
 
 use dwell_core::image::ImageDigest;
 use dwell_core::quantity::Bytes;
-use dwell_engine::ArchiveStream;
-use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio::time::timeout;
 use tokio_util::bytes::Bytes as Piece;
 
+use self::archive::Problem;
 use super::{Images, ImagesError, TURN_LIMIT, Via, disk};
 use dwell_daemon::paths::PathLooks;
 
@@ -114,7 +114,8 @@ impl Push {
     pub async fn load(self, parts: mpsc::Receiver<Part>) -> Result<(), ImagesError> {
         let engine = &self.images.engine;
         let problem = Problem::default();
-        let loading = engine.load_images(archive(parts, self.most, Arc::clone(&problem)));
+        let loading =
+            engine.load_images(archive::passed_on(parts, self.most, Arc::clone(&problem)));
         let loaded = self.images.ledger.fetch(&self.names, Via::Push, loading).await;
         loaded.map_err(|error| match problem.get() {
             // The engine only knows that it was told no more.
@@ -168,28 +169,6 @@ fn check(offer: &[Offered]) -> Result<(), ImagesError> {
         }
     }
     Ok(())
-}
-
-/// What is wrong with an archive, once that is known.
-type Problem = Arc<OnceLock<&'static str>>;
-
-/// The archive that parts make. One that ends without its end, or is larger than it may be, ends with an error.
-fn archive(parts: mpsc::Receiver<Part>, most: u64, problem: Problem) -> ArchiveStream {
-    let begin = Some((parts, most, problem));
-    stream::unfold(begin, |state| async move {
-        let (mut parts, left, problem) = state?;
-        let what = match parts.recv().await {
-            Some(Part::End) => return None,
-            None => "the archive ends too early",
-            Some(Part::Data(piece)) => match left.checked_sub(piece.len() as u64) {
-                Some(left) => return Some((Ok(piece), Some((parts, left, problem)))),
-                None => "more comes than was offered",
-            },
-        };
-        problem.set(what).ok();
-        Some((Err(io::Error::other(what)), None))
-    })
-    .boxed()
 }
 
 #[cfg(test)]

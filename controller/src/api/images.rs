@@ -1,9 +1,8 @@
 //! The images of nodes: each node is asked through a [tunnel](crate::tunnel) of its own, so many at a time, and what it says
 //! is passed on as it comes. A node that cannot be asked is an answer, too.
 
+mod hearing;
 mod push;
-
-use std::time::Duration;
 
 use dwell_core::id::{NodeName, PoolName};
 use dwell_core::instance::{MESSAGE_MAX, sanitize};
@@ -12,15 +11,13 @@ use dwell_proto::v1;
 use dwell_proto::v1::images_answer::Says;
 use dwell_proto::v1::images_order::What;
 use dwell_proto::v1::open_tunnel::Purpose;
-use dwell_proto::v1::tunnel_up::Message;
 use futures_util::{StreamExt, stream};
 use tokio::sync::mpsc;
-use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::instance::{next, unexpected};
+use self::hearing::{Asked, Hearing};
 use super::{Api, ServerStream, request};
 use crate::access;
 use crate::model::{Command, Model, NodeView, Refusal, Subject};
@@ -29,12 +26,6 @@ use crate::tunnel::{Tunnel, Tunnels};
 
 /// How many nodes are asked at a time.
 const ASKED_MAX: usize = 32;
-/// How long a node may take to say something more: its engine adds up the sizes of all layers.
-const LIST_SILENCE: Duration = Duration::from_secs(150);
-/// The same for pulls, of which an engine that says nothing for two minutes is given up.
-const PULL_SILENCE: Duration = Duration::from_secs(300);
-/// The same for removals, of which it may have many to make.
-const REMOVE_SILENCE: Duration = Duration::from_secs(3600);
 /// The longest reference of an image, in bytes.
 const REFERENCE_MAX: usize = 1024;
 /// How many messages may wait for the client.
@@ -46,8 +37,7 @@ impl Api {
         request: &v1::ListImagesRequest,
     ) -> Result<ServerStream<v1::NodeImages>, Status> {
         let nodes = self.selected(&request.node, &request.pool).await?;
-        let order = v1::ImagesOrder { what: Some(What::List(true)) };
-        Ok(self.of_each(nodes, order, LIST_SILENCE))
+        Ok(self.of_each(nodes, What::List(true)))
     }
 
     /// Whether an instance of a node needs the image or not, the node gets the login for its registry with the order, and for
@@ -70,8 +60,7 @@ impl Api {
         let (logins, _) = self.read(move |model: &Model| model.logins_for(&asked)).await?;
         let logins = (!logins.is_empty()).then(|| (&logins).into());
         self.note_images(&nodes, "images-pulled", &format!("{image} is pulled")).await;
-        let order = v1::ImagesOrder { what: Some(What::Pull(v1::PullImage { image, logins })) };
-        Ok(self.of_each(nodes, order, PULL_SILENCE))
+        Ok(self.of_each(nodes, What::Pull(v1::PullImage { image, logins })))
     }
 
     pub(super) async fn remove_images_of(
@@ -96,8 +85,7 @@ impl Api {
             };
             self.note_images(&nodes, "images-removed", &removed).await;
         }
-        let order = v1::ImagesOrder { what: Some(what) };
-        Ok(self.of_each(nodes, order, REMOVE_SILENCE))
+        Ok(self.of_each(nodes, what))
     }
 
     /// Says in the events what is done with images: on a node, or on several. What cannot be written down is in the log.
@@ -133,20 +121,13 @@ impl Api {
     }
 
     /// Gives nodes an order, and passes on what they say.
-    fn of_each(
-        &self,
-        nodes: Vec<NodeView>,
-        order: v1::ImagesOrder,
-        silence: Duration,
-    ) -> ServerStream<v1::NodeImages> {
+    fn of_each(&self, nodes: Vec<NodeView>, order: What) -> ServerStream<v1::NodeImages> {
         let (sender, receiver) = mpsc::channel(WAITING_MAX);
         let tunnels = self.tunnels.clone();
         let asking = stream::iter(nodes).for_each_concurrent(ASKED_MAX, move |view| {
             let (tunnels, order, sender) = (tunnels.clone(), order.clone(), sender.clone());
             async move {
-                Asked { node: view.node.name.clone(), sender }
-                    .ask(&tunnels, &view, order, silence)
-                    .await;
+                ask(&tunnels, &view, order, &sender).await;
             }
         });
         let asking = AbortOnDropHandle::new(tokio::spawn(asking));
@@ -168,85 +149,48 @@ fn check(image: &str) -> Result<(), Status> {
     Ok(())
 }
 
-/// A node that is asked.
-struct Asked {
-    node: NodeName,
-    sender: mpsc::Sender<v1::NodeImages>,
+/// Asks one node, and passes on what it says, or why it says nothing.
+async fn ask(
+    tunnels: &Tunnels,
+    view: &NodeView,
+    order: What,
+    sender: &mpsc::Sender<v1::NodeImages>,
+) {
+    if let Err(status) = hear(tunnels, view, order, sender).await {
+        let (code, problem) = (status.code().into(), status.message().to_owned());
+        let node = view.node.name.to_string();
+        let message = v1::NodeImages { node, answer: None, problem, code };
+        sender.send(message).await.ok();
+    }
 }
 
-impl Asked {
-    async fn ask(
-        self,
-        tunnels: &Tunnels,
-        view: &NodeView,
-        order: v1::ImagesOrder,
-        silence: Duration,
-    ) {
-        if let Err(status) = self.hear(tunnels, view, order, silence).await {
-            let (code, problem) = (status.code().into(), status.message().to_owned());
-            let node = self.node.to_string();
-            let message = v1::NodeImages { node, answer: None, problem, code };
-            self.sender.send(message).await.ok();
-        }
-    }
-
-    async fn hear(
-        &self,
-        tunnels: &Tunnels,
-        view: &NodeView,
-        order: v1::ImagesOrder,
-        silence: Duration,
-    ) -> Result<(), Status> {
-        let mut tunnel = open(tunnels, view, order).await?;
-        loop {
-            let answer = answer(&mut tunnel, &self.node, silence).await?;
-            let is_last = matches!(answer.says, Some(Says::Done(_)));
-            let node = self.node.to_string();
-            let message = v1::NodeImages { node, answer: Some(answer), ..Default::default() };
-            // If nobody wants it, this is dropped in a moment.
-            self.sender.send(message).await.ok();
-            if is_last {
-                return Ok(());
-            }
+async fn hear(
+    tunnels: &Tunnels,
+    view: &NodeView,
+    order: What,
+    sender: &mpsc::Sender<v1::NodeImages>,
+) -> Result<(), Status> {
+    let mut hearing = Hearing::new(view.node.name.clone(), Asked::of(&order));
+    let mut tunnel = open(tunnels, view, order).await?;
+    loop {
+        let answer = hearing.next(&mut tunnel).await?;
+        let is_last = matches!(answer.says, Some(Says::Done(_)));
+        let node = view.node.name.to_string();
+        let message = v1::NodeImages { node, answer: Some(answer), ..Default::default() };
+        // If nobody wants it, this is dropped in a moment.
+        sender.send(message).await.ok();
+        if is_last {
+            return Ok(());
         }
     }
 }
 
 /// A tunnel to a node that answers.
-async fn open(
-    tunnels: &Tunnels,
-    view: &NodeView,
-    order: v1::ImagesOrder,
-) -> Result<Tunnel, Status> {
+async fn open(tunnels: &Tunnels, view: &NodeView, order: What) -> Result<Tunnel, Status> {
     let node = &view.node.name;
     if view.state != NodeState::Ready {
         return Err(Status::unavailable(format!("{node} {}", view.message)));
     }
+    let order = v1::ImagesOrder { what: Some(order) };
     tunnels.open(node, Purpose::Images(order)).await.map_err(into_status)
-}
-
-/// What a node says next, or why it says nothing.
-async fn answer(
-    tunnel: &mut Tunnel,
-    node: &NodeName,
-    silence: Duration,
-) -> Result<v1::ImagesAnswer, Status> {
-    let late = |_| {
-        Status::deadline_exceeded(format!(
-            "node {node} has said nothing for {} s",
-            silence.as_secs()
-        ))
-    };
-    match timeout(silence, next(&mut tunnel.up)).await.map_err(late)? {
-        Ok(Some(Message::Images(answer))) => Ok(answer),
-        Ok(Some(_)) => Err(unexpected()),
-        Ok(None) => Err(Status::unavailable(format!(
-            "the agent of node {node} went away without an answer"
-        ))),
-        // What makes no sense was refused before.
-        Err(status) if status.code() == Code::InvalidArgument => Err(Status::unimplemented(
-            format!("{}; is the agent of node {node} of an earlier version?", status.message()),
-        )),
-        Err(status) => Err(status),
-    }
 }

@@ -111,6 +111,46 @@ async fn half_an_answer_is_told_as_such() {
     assert!(last.problem.contains("went away"), "{last:?}");
 }
 
+/// A node that somebody has taken over says what it likes.
+#[tokio::test]
+async fn a_node_that_does_not_end_is_not_listened_to_for_ever() {
+    let fixture = Fixture::start().await;
+    let mut h1 = fixture.agent("h1", "192.0.2.1").await;
+    let agent = tokio::spawn(async move {
+        let open = asked(&mut h1).await;
+        let end = AgentEnd::carry(&mut h1, &open.tunnel).await.unwrap();
+        let page = up(page(&"x".repeat(1 << 20)));
+        let mut sent = 0;
+        // Until the controller has ended it.
+        while end.up.send(v1::TunnelUp { message: Some(page.clone()) }).await.is_ok() {
+            sent += 1;
+        }
+        (h1, sent)
+    });
+    let request = v1::ListImagesRequest::default();
+    let answers = fixture.fleet().await.list_images(request).await.unwrap().into_inner();
+    let found = all(answers).await;
+    let [heard @ .., last] = &found["h1"][..] else { panic!("{found:?}") };
+    assert!((1..64).contains(&heard.len()), "{}", heard.len());
+    assert_eq!(last.code, i32::from(Code::ResourceExhausted));
+    assert!(last.problem.contains("more of its images"), "{}", last.problem);
+    let (_h1, sent) = tokio::time::timeout(SOON, agent).await.unwrap().unwrap();
+    assert!(sent < 200, "{sent} MiB were taken of it");
+}
+
+#[tokio::test]
+async fn what_was_not_asked_for_is_no_answer() {
+    let fixture = Fixture::start().await;
+    let h1 = fixture.agent("h1", "192.0.2.1").await;
+    let agent = tokio::spawn(says(h1, vec![up(Says::Progress(v1::ImageProgress::default()))]));
+    let request = v1::ListImagesRequest::default();
+    let answers = fixture.fleet().await.list_images(request).await.unwrap().into_inner();
+    let found = all(answers).await;
+    let [last] = &found["h1"][..] else { panic!("{found:?}") };
+    assert!(last.problem.contains("something else"), "{last:?}");
+    drop(agent);
+}
+
 fn input(input: Input) -> v1::PushImageInput {
     v1::PushImageInput { input: Some(input) }
 }

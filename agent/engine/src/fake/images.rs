@@ -11,8 +11,12 @@ use dwell_core::quantity::Bytes;
 use super::state::{FakeContainer, ImageState, State};
 use super::{EngineError, FakeEngine, Image, NAME};
 
-/// How an archive begins; the name and a line break follow.
-const ARCHIVE: &str = "archive of ";
+/// How an archive begins, as every tar: with a header, which says so. The name and a line break follow.
+const HEADER: [u8; 512] = {
+    let mut header = [0; 512];
+    header.split_at_mut(257).1.split_at_mut(5).0.copy_from_slice(b"ustar");
+    header
+};
 
 /// An image that was named.
 #[derive(Default)]
@@ -87,9 +91,10 @@ impl State {
     }
 
     /// Takes in a whole archive.
-    pub(super) fn load_image(&mut self, text: &[u8]) -> Result<(), EngineError> {
-        let text = std::str::from_utf8(text).map_err(|error| unreadable(&error))?;
-        let name = text.strip_prefix(ARCHIVE).and_then(|rest| rest.strip_suffix('\n'));
+    pub(super) fn load_image(&mut self, archive: &[u8]) -> Result<(), EngineError> {
+        let text = std::str::from_utf8(archive.strip_prefix(&HEADER).unwrap_or_default())
+            .map_err(|error| unreadable(&error))?;
+        let name = text.strip_suffix('\n');
         let name = name.ok_or_else(|| unreadable(&"it is cut off"))?;
         self.images.remove(name);
         self.hold_image(name);
@@ -118,7 +123,7 @@ impl FakeEngine {
     /// An archive of an image of that name, as this engine takes it.
     #[must_use]
     pub fn archive(name: &str) -> Vec<u8> {
-        format!("{ARCHIVE}{name}\n").into_bytes()
+        [&HEADER, name.as_bytes(), b"\n"].concat()
     }
 
     /// These layers are there from now on.

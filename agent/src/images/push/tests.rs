@@ -76,7 +76,7 @@ async fn an_archive_that_does_not_end_as_it_should_was_never_there() {
         (vec![data(&whole)], "ends too early"),
         (vec![], "ends too early"),
         (vec![data(&whole), too_much(), Part::End], "more comes"),
-        (vec![data(&whole[..9]), Part::End], "cut off"),
+        (vec![data(&whole[..whole.len() - 1]), Part::End], "cut off"),
     ] {
         let failed = push(&images, parts).await.unwrap_err().to_string();
         assert!(failed.contains(problem), "{failed}");
@@ -86,6 +86,28 @@ async fn an_archive_that_does_not_end_as_it_should_was_never_there() {
     let other = FakeEngine::archive("other:1");
     let failed = push(&images, vec![data(&other), Part::End]).await.unwrap_err().to_string();
     assert!(failed.contains("has no image web:1"), "{failed}");
+}
+
+/// What an engine would unpack by itself is as large as its sender likes, whatever was offered.
+#[tokio::test]
+async fn only_a_plain_archive_is_passed_on() {
+    let (engine, images) = node();
+    let whole = FakeEngine::archive("web:1");
+    let compressed = [&[0x1f, 0x8b, 8, 0], &whole[..]].concat();
+    for parts in [
+        vec![data(&compressed), Part::End],
+        vec![data(&compressed[..2]), data(&compressed[2..]), Part::End],
+        vec![data(&[0; 1024]), Part::End],
+        vec![data(&whole[..261]), Part::End],
+        vec![Part::End],
+    ] {
+        let failed = push(&images, parts).await.unwrap_err().to_string();
+        assert!(failed.contains("not a plain tar"), "{failed}");
+        assert_eq!(engine.find_image("web:1").await.unwrap(), None);
+    }
+    // Wherever it is cut.
+    let bytes = whole.chunks(1).map(data).chain([Part::End]).collect();
+    push(&images, bytes).await.unwrap();
 }
 
 #[tokio::test]

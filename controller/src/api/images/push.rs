@@ -1,7 +1,5 @@
 //! Archives of images from a client to a node, through a [tunnel](crate::tunnel), piece by piece: nothing is kept here.
 
-use std::time::Duration;
-
 use dwell_proto::v1;
 use dwell_proto::v1::image_input::Input as Down;
 use dwell_proto::v1::images_answer::Says;
@@ -12,14 +10,12 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
-use super::{Api, ServerStream, answer, open};
+use super::hearing::{Asked, Hearing};
+use super::{Api, ServerStream, open};
 use crate::tunnel::Tunnel;
 
 /// The largest piece that is passed on at once, in bytes; larger ones are cut.
 const PIECE_MAX: usize = 64 * 1024;
-/// How long a node may take to say something more: it says nothing while the archive comes and is unpacked.
-const SILENCE: Duration = Duration::from_secs(6 * 3600);
-
 /// How many names of what is pushed are told in its event.
 const NAMES_TOLD: usize = 8;
 
@@ -42,21 +38,17 @@ impl Api {
         let names = offer.images.iter().flat_map(|image| &image.names).take(NAMES_TOLD);
         let names: Vec<&str> = names.map(String::as_str).collect();
         self.note_images(&nodes, "images-pushed", &format!("pushed: {}", names.join(" "))).await;
-        let order = v1::ImagesOrder { what: Some(What::Push(offer)) };
-        let tunnel = open(&self.tunnels, view, order).await?;
+        let hearing = Hearing::new(view.node.name.clone(), Asked::Push);
+        let tunnel = open(&self.tunnels, view, What::Push(offer)).await?;
         let sending = AbortOnDropHandle::new(tokio::spawn(send_input(input, tunnel.down.clone())));
-        let node = view.node.name.clone();
-        let state = Push { tunnel, sending, ended: false };
-        Ok(Box::pin(stream::try_unfold(state, move |mut push| {
-            let node = node.clone();
-            async move {
-                if push.ended {
-                    return Ok(None);
-                }
-                let said = answer(&mut push.tunnel, &node, SILENCE).await?;
-                push.ended = matches!(said.says, Some(Says::Done(_)));
-                Ok(Some((said, push)))
+        let state = Push { tunnel, hearing, sending, ended: false };
+        Ok(Box::pin(stream::try_unfold(state, |mut push: Push| async move {
+            if push.ended {
+                return Ok(None);
             }
+            let said = push.hearing.next(&mut push.tunnel).await?;
+            push.ended = matches!(said.says, Some(Says::Done(_)));
+            Ok(Some((said, push)))
         })))
     }
 }
@@ -64,6 +56,7 @@ impl Api {
 /// A push, for as long as its client listens. When the client goes, the tunnel does, and the node takes in nothing.
 struct Push {
     tunnel: Tunnel,
+    hearing: Hearing,
     #[expect(dead_code, reason = "ends the task when dropped")]
     sending: AbortOnDropHandle<()>,
     ended: bool,
