@@ -5,6 +5,9 @@
 //! leaves alone when it rewrites its rules, or from FORWARD on a host whose policy is DROP for another
 //! reason. Where neither is the case, and where there is no iptables, there is nothing to do.
 //!
+//! Docker takes its jump from FORWARD to `DOCKER-USER` out for a moment whenever it starts and whenever it makes a network. So
+//! the last rule of FORWARD is another such jump, of ours: what the operator drops there stays dropped, too.
+//!
 //! Nothing of Docker's own networks is opened: a packet is accepted only if it comes in *and* goes out by
 //! a veth of ours or an uplink, and has an address of the cluster. Bridges of Docker are no uplinks.
 
@@ -126,12 +129,16 @@ impl Rules {
         };
         let jumps: Vec<_> =
             self.lines.iter().filter(|line| line.ends_with(&format!("-j {IN}"))).collect();
+        let again = format!("-A {FORWARD} {MARK} -j {DOCKER}");
+        let found_again = self.lines.iter().filter(|line| **line == again).count();
+        let wanted_again = usize::from(gate == Some(DOCKER));
         let ours: Vec<_> = of_chain(IN).into_iter().chain(of_chain(OUT)).collect();
         let jump = gate.map(|gate| format!("-A {gate} {MARK} -j {IN}"));
         let exists = self.has_chain(IN) || self.has_chain(OUT);
         if jumps == jump.iter().collect::<Vec<_>>()
             && ours == wanted.iter().collect::<Vec<_>>()
             && exists == gate.is_some()
+            && found_again == wanted_again
         {
             return None;
         }
@@ -141,6 +148,12 @@ impl Rules {
         // Naming a chain makes it or empties it.
         say(&format!(":{IN} - [0:0]\n:{OUT} - [0:0]"));
         jumps.iter().for_each(|jump| say(&jump.replacen("-A", "-D", 1)));
+        for _ in wanted_again..found_again {
+            say(&again.replacen("-A", "-D", 1));
+        }
+        if found_again < wanted_again {
+            say(&again);
+        }
         wanted.iter().for_each(|rule| say(rule));
         match gate {
             // Before Docker's closing RETURN, but after what the operator has put there.
@@ -188,6 +201,20 @@ mod tests {
         let rules = Rules::parse(DOCKERS);
         let script = rules.script(rules.gate(), &wanted()).unwrap();
         assert!(script.contains("-I DOCKER-USER 2 -m comment --comment dwell -j DWELL-IN"));
+    }
+
+    #[test]
+    fn there_is_a_second_way_to_dockers_chain_as_long_as_that_is_there() {
+        let second = format!("-A FORWARD {MARK} -j DOCKER-USER");
+        let rules = Rules::parse(DOCKERS);
+        let script = rules.script(rules.gate(), &wanted()).unwrap();
+        assert!(script.lines().any(|line| line == second), "{script}");
+        let rules = Rules::parse(&format!("{DOCKERS}{second}\n{second}\n"));
+        let removals = |script: String| {
+            script.lines().filter(|line| **line == second.replacen("-A", "-D", 1)).count()
+        };
+        assert_eq!(removals(rules.script(rules.gate(), &wanted()).unwrap()), 1);
+        assert_eq!(removals(rules.script(None, &[]).unwrap()), 2);
     }
 
     #[test]

@@ -69,6 +69,15 @@ async fn the_way_through_survives_a_restart_of_docker_and_is_taken_back() {
     world.network.ensure_host(&host()).await.unwrap();
     assert_eq!(run("iptables -S"), rules, "there was nothing to repair");
 
+    // What dockerd does for a moment when it starts, and for each network that it makes.
+    run("iptables -D FORWARD -j DOCKER-USER");
+    assert_eq!(from_lan(), Some(NEIGHBOUR), "while Docker's jump is out");
+    run(&format!("iptables -I DOCKER-USER -s {NEIGHBOUR} -j DROP"));
+    assert_eq!(from_lan(), None, "what the operator drops is dropped meanwhile, too");
+    run(&format!(
+        "iptables -D DOCKER-USER -s {NEIGHBOUR} -j DROP; iptables -I FORWARD -j DOCKER-USER"
+    ));
+
     world.network.cleanup().await.unwrap();
     assert_eq!(run("iptables -S"), dockers);
     assert_eq!(run("sysctl -n net.ipv4.ip_forward").trim(), "1", "Docker relies on it");
