@@ -33,7 +33,7 @@ pub struct HostChoices {
 
 /// What the host is to provide.
 #[must_use]
-pub fn host_network(network: &NodeNetwork, choices: &HostChoices) -> HostNetwork {
+pub fn host_network(network: &NodeNetwork, choices: &HostChoices, forwards: bool) -> HostNetwork {
     HostNetwork {
         cluster: network.cluster,
         block: network.block,
@@ -41,6 +41,7 @@ pub fn host_network(network: &NodeNetwork, choices: &HostChoices) -> HostNetwork
         host_access: choices.host_access.clone(),
         foreign_names: !choices.answers_names || network.zone.is_empty(),
         untracked: choices.untracked,
+        forwards,
     }
 }
 
@@ -87,7 +88,7 @@ mod tests {
                 untracked: true,
                 overlay: OverlayChoice { mode: OverlayMode::Never, port: 4789 },
             };
-            let host = host_network(&network, &choices);
+            let host = host_network(&network, &choices, true);
             assert_eq!(host.foreign_names, foreign, "{zone:?} {answers}");
         }
     }

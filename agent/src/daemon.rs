@@ -34,7 +34,7 @@ use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
 use crate::dns::Dns;
 use crate::host_mark;
-use crate::host_network::{self, HostNetwork};
+use crate::host_network::{self, HostNetwork, Prepared};
 use crate::host_report::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::images::{ImageKeeper, Images, Ledger};
@@ -140,7 +140,7 @@ struct Daemon {
     reconciler: Option<Reconciler>,
     /// Whether there was an assignment to prepare the host for.
     had_assignment: bool,
-    prepared: watch::Receiver<bool>,
+    prepared: watch::Receiver<Prepared>,
 }
 
 impl Daemon {
@@ -156,7 +156,7 @@ impl Daemon {
             Registries { own: config.logins(), assignment: Some(assignment.subscribe()) };
         let engine = (!config.routes_only)
             .then(|| Arc::new(docker(config, &identity, registries, names)) as SharedEngine);
-        let prepared = watch::Sender::new(false);
+        let prepared = watch::Sender::new(Prepared::NotYet);
         let is_prepared = prepared.subscribe();
         let mut parts = JoinSet::new();
 
@@ -167,11 +167,11 @@ impl Daemon {
             engine.as_ref().map(|engine| Ledger::load(Arc::clone(engine), &config.data_dir));
         let reconciler = engine.clone().map(|engine| {
             let journals = config.data_dir.join("journals");
-            let settled = Some(settled.subscribe());
+            let (settled, prepared) = (Some(settled.subscribe()), Some(is_prepared.clone()));
             let recheck = recheck.subscribe();
             let ledger = ledger.clone();
             let defaults = reconciler::Config::new(journals);
-            let config = reconciler::Config { settled, recheck, ledger, ..defaults };
+            let config = reconciler::Config { settled, prepared, recheck, ledger, ..defaults };
             let clock = Arc::new(SystemClock::new());
             let desired = desired.subscribe();
             Reconciler::spawn(config, engine, Arc::clone(&network), clock, desired)
@@ -264,6 +264,7 @@ impl Daemon {
             address,
             assignment: assignment(),
             engine: engine_state.clone(),
+            awaits_engine: !config.routes_only,
             recheck: recheck.subscribe(),
             prepared,
         };
@@ -299,7 +300,9 @@ impl Daemon {
     /// A node that never had an assignment has nothing to prepare for yet and is ready as it is.
     async fn wait_until_prepared(&mut self) {
         if self.had_assignment {
-            timeout(PREPARE_LIMIT, self.prepared.wait_for(|prepared| *prepared)).await.ok();
+            timeout(PREPARE_LIMIT, self.prepared.wait_for(|prepared| *prepared > Prepared::NotYet))
+                .await
+                .ok();
         }
     }
 }

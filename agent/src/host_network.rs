@@ -10,6 +10,10 @@
 //! The reconciler is told of instances once the host has been prepared: sandboxes need it, and a step
 //! that fails for want of it would be a pause for nothing. A preparation that failed counts as well,
 //! since instances that run are better looked after with a host that is half prepared.
+//!
+//! Routes and names do not wait for the engine, which may take minutes after a boot. Forwarding does: `dockerd` closes
+//! iptables' FORWARD when it starts on a host that does not forward yet, and would leave it open on one that does. So the
+//! host forwards from the first answer of the engine on, and no sandbox is made before that was brought about.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -31,6 +35,18 @@ const BREATH: Duration = Duration::from_millis(10);
 /// The first wait after a failure; it doubles up to [`RESYNC`].
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How far the host has been prepared, or that was tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Prepared {
+    /// Nothing is known of what the node is to do.
+    #[default]
+    NotYet,
+    /// It has its routes and answers for names, but does not forward for instances yet.
+    WithoutForwarding,
+    /// Instances can be reached.
+    Whole,
+}
+
 /// Who keeps the host's network.
 pub struct HostNetwork {
     /// What does it.
@@ -43,10 +59,12 @@ pub struct HostNetwork {
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
     pub engine: watch::Receiver<EngineState>,
+    /// Whether the host forwards only once the engine has answered.
+    pub awaits_engine: bool,
     /// Goes up when everything is to be compared.
     pub recheck: watch::Receiver<u64>,
-    /// Becomes true once the host was prepared, or that was tried.
-    pub prepared: watch::Sender<bool>,
+    /// Told how far it is.
+    pub prepared: watch::Sender<Prepared>,
 }
 
 /// What is to be compared with the kernel.
@@ -88,11 +106,16 @@ impl HostNetwork {
         let mut tried: Option<Arc<Assignment>> = None;
         let mut due = NOTHING;
         let mut retry = RETRY;
+        let mut forwards = !self.awaits_engine;
         // For when nothing is told; far away as long as there is nothing to keep.
         let mut check_at = Instant::now() + RESYNC;
         let mut breathe_until = Instant::now();
         loop {
             let wanted = self.assignment.borrow_and_update().clone();
+            if !forwards && *self.engine.borrow_and_update() == EngineState::Ready {
+                forwards = true;
+                due = EVERYTHING;
+            }
             if check_at <= Instant::now() {
                 due = EVERYTHING;
                 check_at = Instant::now() + RESYNC;
@@ -101,8 +124,13 @@ impl HostNetwork {
                 let changes = Due::between(tried.as_ref(), &wanted);
                 let now = due.or(changes);
                 if now != NOTHING && (changes != NOTHING || breathe_until <= Instant::now()) {
-                    let done = self.bring_about(&wanted.network, now, changes == NOTHING).await;
-                    self.prepared.send_replace(true);
+                    let done =
+                        self.bring_about(&wanted.network, now, changes == NOTHING, forwards).await;
+                    self.prepared.send_replace(if forwards {
+                        Prepared::Whole
+                    } else {
+                        Prepared::WithoutForwarding
+                    });
                     if !done {
                         check_at = Instant::now() + retry;
                         retry = (retry * 2).min(RESYNC);
@@ -141,10 +169,16 @@ impl HostNetwork {
     }
 
     /// Whether all that is `due` succeeded. `was_in_place` if it had been brought about before.
-    async fn bring_about(&self, wanted: &NodeNetwork, due: Due, was_in_place: bool) -> bool {
+    async fn bring_about(
+        &self,
+        wanted: &NodeNetwork,
+        due: Due,
+        was_in_place: bool,
+        forwards: bool,
+    ) -> bool {
         let mut done = true;
         if due.host {
-            let host = host_network(wanted, &self.choices);
+            let host = host_network(wanted, &self.choices, forwards);
             let prepared = self.network.ensure_host(&host).await;
             if let Err(error) = prepared {
                 tracing::error!(error = %Causes(&error), "cannot prepare this host's network; trying again");
@@ -199,10 +233,10 @@ fn tell(report: &RouteReport, was_in_place: bool) {
 /// Tells the reconciler what is desired, once the host has been prepared for it.
 pub async fn release(
     mut assignment: watch::Receiver<Option<Arc<Assignment>>>,
-    mut prepared: watch::Receiver<bool>,
+    mut prepared: watch::Receiver<Prepared>,
     desired: watch::Sender<Option<Arc<Desired>>>,
 ) {
-    if prepared.wait_for(|prepared| *prepared).await.is_err() {
+    if prepared.wait_for(|prepared| *prepared > Prepared::NotYet).await.is_err() {
         return;
     }
     loop {

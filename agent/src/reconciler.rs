@@ -38,6 +38,7 @@ use self::owner::Owner;
 use self::sightings::Publisher;
 pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
+use crate::host_network::Prepared;
 use crate::images::Ledger;
 use crate::isolation::Settled;
 use dwell_engine::SharedEngine;
@@ -54,6 +55,8 @@ pub struct Config {
     pub backstop: Duration,
     /// Which instances may get a sandbox; all of them without it.
     pub settled: Option<Settled>,
+    /// How far the host is prepared for sandboxes; wholly without it.
+    pub prepared: Option<watch::Receiver<Prepared>>,
     /// Notes which images were fetched; nobody does without it.
     pub ledger: Option<Ledger>,
     /// Who tells of the ends of processes.
@@ -73,6 +76,7 @@ impl Config {
             calls_max: 2 * processors,
             backstop: Duration::from_secs(600),
             settled: None,
+            prepared: None,
             ledger: None,
             processes: Arc::new(death::Kernel),
             recheck: watch::Sender::new(0).subscribe(),
@@ -108,8 +112,9 @@ impl Reconciler {
         let known = journals.read_all()?;
         let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
         let core = Core::new(settings, known, clock.now());
-        let Config { settled, processes, recheck, ledger, .. } = config;
-        let tools = Tools { engine, network, processes, settled, clock, journals, ledger };
+        let Config { settled, prepared, processes, recheck, ledger, .. } = config;
+        let tools =
+            Tools { engine, network, processes, settled, prepared, clock, journals, ledger };
         let stop = CancellationToken::new();
         let (publisher, sightings) = Publisher::new();
         let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired, recheck);

@@ -21,6 +21,7 @@ pub fn host() -> HostNetwork {
         host_access: Vec::new(),
         foreign_names: false,
         untracked: true,
+        forwards: true,
     }
 }
 

@@ -68,7 +68,8 @@ pub fn sandbox_path(run_dir: &Path, instance: &InstanceName) -> PathBuf {
 }
 
 /// The directory of the names of all sandboxes.
-fn sandbox_directory(run_dir: &Path) -> PathBuf {
+#[must_use]
+pub fn sandbox_directory(run_dir: &Path) -> PathBuf {
     run_dir.join("netns")
 }
 
@@ -191,6 +192,9 @@ pub struct HostNetwork {
     /// Whether what instances say to each other goes without connection tracking where no [`Policy`] of this node needs
     /// it. Not where the host's own firewall decides about it by the state of connections, or translates it.
     pub untracked: bool,
+    /// Whether the host is to forward packets. A `dockerd` that starts and finds that it does not closes iptables' FORWARD
+    /// to all that no rule accepts; if it finds that it does, it leaves Docker's own networks open to everybody.
+    pub forwards: bool,
 }
 
 /// The network identity of an instance on this node.

@@ -51,7 +51,7 @@ async fn look(host: &Host) -> Vec<Finding> {
     let is_settling = is_settling.unwrap_or_default();
     let rp_filter = |name: &str| reading::line(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"));
     let facts = Facts {
-        is_settling: host.assignment.is_none() || is_settling,
+        is_settling: host.assignment.is_none() || is_settling || is_engine_away(host).await,
         ip_forward: reading::line("/proc/sys/net/ipv4/ip_forward"),
         rp_filter_all: rp_filter("all"),
         rp_filter: uplinks
@@ -63,6 +63,14 @@ async fn look(host: &Host) -> Vec<Finding> {
     let uplink = uplinks.first().map(String::as_str).unwrap_or_default();
     findings.extend(firewall::findings(host, firewalls, uplink, is_settling));
     findings
+}
+
+/// Whether the agent waits for the engine before it has the host forward. A daemon that hangs is another finding.
+async fn is_engine_away(host: &Host) -> bool {
+    match &host.engine {
+        Some(engine) => !timeout(MOMENT, engine.ping()).await.is_ok_and(|answer| answer.is_ok()),
+        None => false,
+    }
 }
 
 /// Whether the agent of this host, which this process may be, is about to prepare it.
@@ -86,7 +94,7 @@ impl Facts {
             Some(value) if self.is_settling => Finding::unknown(
                 CHECK,
                 format!(
-                    "net.ipv4.ip_forward is {value} yet; the agent sets it with this node's first assignment"
+                    "net.ipv4.ip_forward is {value} yet; the agent sets it once it has an assignment and Docker has answered"
                 ),
             ),
             Some(value) => Finding::problem(

@@ -30,16 +30,22 @@ struct Host {
     rechecks: watch::Sender<u64>,
     address: watch::Sender<Ipv4Addr>,
     desired: watch::Receiver<Option<Arc<Desired>>>,
+    prepared: watch::Receiver<Prepared>,
 }
 
 impl Host {
     fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    fn start_with(awaits_engine: bool) -> Self {
         let network = FakeNetwork::default();
         let assignment = watch::Sender::new(None);
         let engine = watch::Sender::new(EngineState::Unknown);
-        let (prepared, desired) = (watch::Sender::new(false), watch::Sender::new(None));
+        let (prepared, desired) = (watch::Sender::new(Prepared::NotYet), watch::Sender::new(None));
         let seen = desired.subscribe();
         tokio::spawn(release(assignment.subscribe(), prepared.subscribe(), desired));
+        let is_prepared = prepared.subscribe();
         let rechecks = watch::Sender::new(0);
         let address = watch::Sender::new(Ipv4Addr::new(192, 0, 2, 1));
         let keeper = HostNetwork {
@@ -54,11 +60,20 @@ impl Host {
             address: address.subscribe(),
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
+            awaits_engine,
             recheck: rechecks.subscribe(),
             prepared,
         };
         tokio::spawn(keeper.keep());
-        Self { network, assignment, engine, rechecks, address, desired: seen }
+        Self {
+            network,
+            assignment,
+            engine,
+            rechecks,
+            address,
+            desired: seen,
+            prepared: is_prepared,
+        }
     }
 
     fn ensured(&self) -> usize {
@@ -189,4 +204,23 @@ async fn only_what_was_disturbed_is_looked_at_and_a_fight_leaves_time_to_breathe
     host.network.disturb(|counts| counts.sandboxes += 1);
     after(2 * BREATH).await;
     assert_eq!((host.ensured() - 1, synced()), (repairs, 2), "that is for the reconciler");
+}
+
+#[tokio::test(start_paused = true)]
+async fn routes_do_not_wait_for_the_engine_and_forwarding_does() {
+    let host = Host::start_with(true);
+    host.assignment.send_replace(assignment(1, 2));
+    host.engine.send_replace(EngineState::Away { reason: String::new() });
+    after(2 * BREATH).await;
+    let forwards = || host.network.host().unwrap().forwards;
+    assert_eq!((host.network.routes().peers.len(), forwards()), (2, false));
+    assert!(host.desired.borrow().is_some(), "the reconciler says itself that it waits");
+    assert_eq!(*host.prepared.borrow(), Prepared::WithoutForwarding);
+    host.engine.send_replace(EngineState::Ready);
+    after(2 * BREATH).await;
+    assert_eq!((forwards(), *host.prepared.borrow()), (true, Prepared::Whole));
+    // What instances that run need is not taken away.
+    host.engine.send_replace(EngineState::Away { reason: String::new() });
+    after(2 * RESYNC).await;
+    assert_eq!((forwards(), *host.prepared.borrow()), (true, Prepared::Whole));
 }

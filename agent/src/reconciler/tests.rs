@@ -38,6 +38,7 @@ struct Host {
     registries: RegistryLogins,
     revision: u64,
     settled: Option<Settled>,
+    prepared: Option<watch::Receiver<Prepared>>,
 }
 
 impl Host {
@@ -55,6 +56,7 @@ impl Host {
             registries: RegistryLogins::new(),
             revision: 0,
             settled: None,
+            prepared: None,
         }
     }
 
@@ -63,6 +65,7 @@ impl Host {
         let mut config = Config::new(self.disk.path().join("journals"));
         config.calls_max = 4;
         config.settled.clone_from(&self.settled);
+        config.prepared.clone_from(&self.prepared);
         config.processes = Arc::new(self.engine.clone());
         let reconciler = Reconciler::spawn(
             config,

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::journals::Journals;
 use super::last_words;
+use crate::host_network::Prepared;
 use crate::images::Ledger;
 use crate::isolation::Settled;
 use dwell_daemon::Causes;
@@ -30,6 +31,9 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long a step waits for isolation; usually it comes with the assignment.
 const ISOLATION_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long a step waits for the host's part of the network: longer than for the lock of iptables.
+const HOST_LIMIT: Duration = Duration::from_secs(15);
+
 /// What steps are carried out with.
 #[derive(Clone)]
 pub(super) struct Tools {
@@ -37,6 +41,7 @@ pub(super) struct Tools {
     pub(super) network: Arc<dyn Network>,
     pub(super) processes: Arc<dyn Processes>,
     pub(super) settled: Option<Settled>,
+    pub(super) prepared: Option<watch::Receiver<Prepared>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
     pub(super) ledger: Option<Ledger>,
@@ -172,6 +177,7 @@ impl Tools {
             Step::EnsureSandbox | Step::RepairSandbox => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
                 self.await_isolation(assigned.address).await?;
+                self.await_host().await;
                 let sandbox = Sandbox {
                     instance: name.clone(),
                     address: assigned.address,
@@ -215,6 +221,13 @@ impl Tools {
         };
         self.journals.write(name, &journal).await.map_err(StepError::Journal)?;
         Ok(Outcome::Recorded(Box::new(journal)))
+    }
+
+    /// Waits until the host forwards for sandboxes. One that cannot be prepared wholly is used as it is.
+    async fn await_host(&self) {
+        let Some(mut prepared) = self.prepared.clone() else { return };
+        let whole = prepared.wait_for(|prepared| *prepared == Prepared::Whole);
+        timeout(HOST_LIMIT, whole).await.ok();
     }
 
     /// Waits until an instance can be reached by those only who may.

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use dwell_agent::{
     assignment::HostChoices,
     config::{OverlayChoice, OverlayMode},
-    host_network::HostNetwork,
+    host_network::{HostNetwork, Prepared},
 };
 use dwell_core::{
     id::{NodeName, Revision},
@@ -161,7 +161,7 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let assignment = Assignment { revision: Revision(1), ..Assignment::empty(known) };
     let (_assignments, assignment) = watch::channel(Some(Arc::new(assignment)));
     let (_engines, engine) = watch::channel(EngineState::Ready);
-    let prepared = watch::Sender::new(false);
+    let prepared = watch::Sender::new(Prepared::NotYet);
     let mut ready = prepared.subscribe();
     let recheck = watch::Sender::new(0).subscribe();
     let keeper = HostNetwork {
@@ -176,11 +176,12 @@ async fn repairs(dir: &Path) -> Result<Report> {
         address: watch::Sender::new(Ipv4Addr::UNSPECIFIED).subscribe(),
         assignment,
         engine,
+        awaits_engine: false,
         recheck,
         prepared,
     };
     let keeper = tokio::spawn(keeper.keep());
-    timeout(REPAIR_LIMIT, ready.wait_for(|ready| *ready))
+    timeout(REPAIR_LIMIT, ready.wait_for(|ready| *ready == Prepared::Whole))
         .await
         .context("the host is not prepared in time")??;
 

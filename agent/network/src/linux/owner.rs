@@ -32,11 +32,8 @@ const NEIGHBOURS: [(&str, u32); 3] = [
 
 /// Settings of the whole host. Redirects would tell a neighbour to bypass this host on the way to an
 /// instance; nexthop compatibility mode makes one change of a nexthop cost as much as all its routes.
-const SETTINGS: [(&str, &str); 3] = [
-    (IP_FORWARD, "1"),
-    ("net/ipv4/conf/all/send_redirects", "0"),
-    ("net/ipv4/nexthop_compat_mode", "0"),
-];
+const SETTINGS: [(&str, &str); 2] =
+    [("net/ipv4/conf/all/send_redirects", "0"), ("net/ipv4/nexthop_compat_mode", "0")];
 const IP_FORWARD: &str = "net/ipv4/ip_forward";
 
 /// Everything that acts on the host's network; used by one thread only.
@@ -110,7 +107,7 @@ impl Owner {
         self.uplinks.clone_from(&uplinks.names);
         self.host = Some(host.clone());
         let settled = first_error([
-            self.ensure_settings(&uplinks.names),
+            self.ensure_settings(host, &uplinks.names),
             self.ensure_rule(),
             self.ensure_cluster_rule(host.cluster),
             self.ensure_block(host, &kernel),
@@ -208,11 +205,16 @@ impl Owner {
         Ok(self.links()?.into_iter().map(|link| (link.index, link.name)).collect())
     }
 
-    fn ensure_settings(&self, uplinks: &BTreeSet<String>) -> Result<(), NetworkError> {
+    fn ensure_settings(
+        &self,
+        host: &HostNetwork,
+        uplinks: &BTreeSet<String>,
+    ) -> Result<(), NetworkError> {
+        let forwarding = if host.forwards { self.sysctls.set(IP_FORWARD, "1") } else { Ok(()) };
         let plain = SETTINGS.map(|(setting, value)| self.sysctls.set(setting, value));
         let neighbours = NEIGHBOURS.map(|(setting, least)| self.sysctls.raise(setting, least));
         let uplinks = uplinks.iter().map(|uplink| self.ensure_uplink(uplink));
-        first_error(plain.into_iter().chain(neighbours).chain(uplinks))
+        first_error(std::iter::once(forwarding).chain(plain).chain(neighbours).chain(uplinks))
     }
 
     fn ensure_uplink(&self, uplink: &str) -> Result<(), NetworkError> {

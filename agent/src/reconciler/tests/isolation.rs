@@ -24,3 +24,16 @@ async fn an_instance_gets_no_sandbox_before_it_is_isolated() {
     let seen = agent.status("web-0", |one| !one.message.is_empty()).await;
     assert_eq!((seen.phase, host.running("web-0")), (Phase::Running, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_gets_no_sandbox_before_its_host_forwards() {
+    let mut host = Host::new().await;
+    let prepared = watch::Sender::new(Prepared::WithoutForwarding);
+    host.prepared = Some(prepared.subscribe());
+    host.declare(["web-0"], 1, "nginx");
+    let mut agent = host.start();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(host.network.sandbox(&"web-0".parse().unwrap()).is_none());
+    prepared.send_replace(Prepared::Whole);
+    agent.all_running(1).await;
+}

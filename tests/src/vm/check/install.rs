@@ -32,7 +32,10 @@ pub(super) async fn packages(fleet: &Fleet) -> Result<String> {
             let state = guest
                 .run(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}"))
                 .await?;
-            ensure!(state.stdout.trim() == "inactive\ndisabled", "{unit} is {}", state.stdout);
+            // That one is the agent's to start.
+            let expected = if unit == "dwell-instances" { "static" } else { "disabled" };
+            let is_off = state.stdout.trim() == format!("inactive\n{expected}");
+            ensure!(is_off, "{unit} is {}", state.stdout);
         }
         guest.sh("dpkg-query -W -f '${Package} ${Version}\n' 'dwell*'").await
     }))
