@@ -63,10 +63,9 @@ END
 }
 
 uninstall_all() {
-    if live && [ -n "$(ls -A /run/dwell/netns 2>/dev/null)" ]; then
-        echo "Instances are on this host. Move them away (dwell node drain) or remove them" >&2
-        echo "(systemctl stop dwell-agent && dwell-agent cleanup --yes), then uninstall again." >&2
-        exit 1
+    # It names the instances that there are, and says what to do.
+    if live && [ -x "$bin/dwell-agent" ]; then
+        "$bin/dwell-agent" cleanup --check >&2 || exit 1
     fi
     for service in $services; do
         systemd_runs && { systemctl disable --now "$service" 2>/dev/null || true; }

@@ -4,6 +4,7 @@
 //! and does not keep the rest from being done. Volumes and the identity stay unless asked for: they are the
 //! two things that cannot be made again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,13 @@ use crate::identity::{Identity, IdentityError};
 use crate::images::Ledger;
 use crate::lock::{DataDirLock, LockError};
 use crate::shutdown::Graces;
+use dwell_core::id::InstanceName;
+use dwell_daemon::Causes;
 use dwell_docker::DockerEngine;
 use dwell_docker::credentials::Registries;
 use dwell_engine::{Container, ContainerState, Engine, EngineError};
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, gateway};
-use dwell_network::{GATEWAY, Network, NetworkError};
+use dwell_network::{GATEWAY, Network, NetworkError, sandbox_directory};
 use dwell_oci::{Mapping, MappingError};
 
 /// How many containers are stopped and removed side by side.
@@ -44,6 +47,15 @@ pub struct Removed {
     pub containers: usize,
     /// How many volumes.
     pub volumes: usize,
+}
+
+/// What of instances is on this host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Those that have a container, running or not, or a sandbox.
+    pub instances: BTreeSet<InstanceName>,
+    /// Why containers could not be asked for, for people.
+    pub unasked: Option<String>,
 }
 
 /// What could not be taken off.
@@ -75,6 +87,47 @@ pub enum CleanupError {
         /// The system's reason.
         source: io::Error,
     },
+}
+
+/// Looks for what [`run`] would take from instances. The agent may be running.
+///
+/// # Errors
+/// If the identity or the directory of the sandboxes cannot be read.
+pub async fn look(config: &Config) -> Result<Presence, CleanupError> {
+    let mut found = Presence { instances: sandboxes(&config.run_dir)?, unasked: None };
+    match Identity::load(&config.data_dir) {
+        Ok(_) if config.routes_only => {}
+        Ok(identity) => {
+            let engine = daemon::docker(config, &identity, Registries::default(), None);
+            found.ask(&engine).await;
+        }
+        // A host that never joined has no containers of dwell's.
+        Err(IdentityError::Missing { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(found)
+}
+
+impl Presence {
+    async fn ask(&mut self, engine: &dyn Engine) {
+        match engine.list().await {
+            Ok(containers) => {
+                self.instances.extend(containers.into_iter().map(|one| one.instance));
+            }
+            Err(error) => self.unasked = Some(Causes(&error).to_string()),
+        }
+    }
+}
+
+fn sandboxes(run_dir: &Path) -> Result<BTreeSet<InstanceName>, CleanupError> {
+    let path = sandbox_directory(run_dir);
+    let entries = match fs::read_dir(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        other => other.and_then(Iterator::collect::<io::Result<Vec<_>>>),
+    };
+    let entries = entries.map_err(|source| CleanupError::File { path, source })?;
+    // Others than instances are not named so.
+    Ok(entries.iter().filter_map(|one| one.file_name().to_str()?.parse().ok()).collect())
 }
 
 /// Takes dwell off this host. The agent must not be running.
@@ -179,7 +232,30 @@ fn remove_folder(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::workload::Template;
+    use dwell_engine::fake::control::TokioClock;
+    use dwell_engine::fake::{self, FakeEngine};
+
     use super::*;
+
+    #[tokio::test]
+    async fn an_instance_is_there_with_a_sandbox_or_with_a_container_that_has_ended() {
+        let host = tempfile::tempdir().unwrap();
+        let run_dir = host.path().join("elsewhere");
+        let config = Config { data_dir: host.path().join("data"), run_dir, ..Config::default() };
+        assert_eq!(look(&config).await.unwrap(), Presence::default());
+        let netns = sandbox_directory(&config.run_dir);
+        fs::create_dir_all(&netns).unwrap();
+        fs::write(netns.join("db-0"), "").unwrap();
+        let mut found = look(&config).await.unwrap();
+        let engine = FakeEngine::new(std::sync::Arc::new(TokioClock::new()));
+        let stopped = fake::assigned("web-0", 1, Template::of_image("image"));
+        engine.create(&stopped).await.unwrap();
+        found.ask(&engine).await;
+        let names: Vec<_> = found.instances.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["db-0", "web-0"]);
+        assert_eq!(found.unasked, None);
+    }
 
     #[test]
     fn nothing_of_the_containers_is_left_in_the_run_directory() {

@@ -20,6 +20,8 @@ use tokio::runtime::Runtime;
 /// The heaps of the daemon's threads. Idle with 50 instances it takes 0.7 MiB less with one than with one for each thread, of
 /// which it has 16, and is no slower: its threads rarely allocate at the same moment.
 const HEAPS: u8 = 1;
+/// How many instances a message names.
+const NAMED_MAX: usize = 10;
 /// How long Docker may take to read its configuration again, and how often it is asked whether it has.
 const FORGET_LIMIT: Duration = Duration::from_secs(10);
 const FORGET_LOOK: Duration = Duration::from_millis(100);
@@ -100,6 +102,9 @@ struct CleanupArgs {
     /// Do it
     #[arg(long)]
     yes: bool,
+    /// Only look whether instances are on this host, which then fails; the agent may be running
+    #[arg(long, conflicts_with_all = ["yes", "volumes", "identity"])]
+    check: bool,
     /// Also delete the instances' volumes, with all data in them
     #[arg(long)]
     volumes: bool,
@@ -226,7 +231,30 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
     ))
 }
 
+/// Refuses where there are instances: a container that has ended is one, too, with what it wrote beside its volumes.
+fn look_for_instances(config: &Config) -> Result<()> {
+    let found = command_runtime()?.block_on(cleanup::look(config))?;
+    if let Some(why) = found.unasked {
+        say(&format!("Docker was not asked for containers: {why}"))?;
+    }
+    if found.instances.is_empty() {
+        return say("No instances are on this host.");
+    }
+    let names: Vec<String> =
+        found.instances.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = found.instances.len() - names.len();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    bail!(
+        "instances are on this host: {}{more}. Move them away (`dwell node drain`) or remove them \
+         (`systemctl stop dwell-agent && dwell-agent cleanup --yes`), then try again",
+        names.join(", ")
+    )
+}
+
 fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
+    if args.check {
+        return look_for_instances(config);
+    }
     let what = [
         Some("all containers, sandboxes, routes and rules of dwell"),
         args.volumes.then_some("all volumes of instances with their data"),

@@ -22,6 +22,9 @@ pub const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 /// Where a running `dockerd` writes its process id.
 const PID_FILE: &str = "/var/run/docker.pid";
 
+/// In the marker of a withdrawal: there was a file before us.
+const HAD_FILE: &[u8] = b"before-dwell";
+
 /// What was done to the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -67,6 +70,10 @@ pub enum RuntimeError {
 /// # Errors
 /// [`RuntimeError`]; the file is as it was.
 pub fn install(daemon_json: &Path, program: &Path) -> Result<Outcome, RuntimeError> {
+    // What is kept below is to be the file without us, and not what a withdrawal has left that was cut short.
+    if let Some(left) = unfinished(daemon_json)? {
+        left.finish()?;
+    }
     let file = File { path: daemon_json };
     let text = file.read()?;
     let before = file.parse(text.as_deref())?;
@@ -88,21 +95,41 @@ pub fn install(daemon_json: &Path, program: &Path) -> Result<Outcome, RuntimeErr
 /// Takes the wrapper's entry out of `daemon_json`; `None` if it is not in there.
 ///
 /// A `dockerd` that reads a file without a word of runtimes keeps those that it has. So where ours was the only one, the file
-/// names none of them until [`Withdrawn::finish`] is called.
+/// names none of them until [`Withdrawn::finish`] is called. If that never came to be, another call goes on from there.
 ///
 /// # Errors
 /// [`RuntimeError`]; the file is as it was.
 pub fn withdraw(daemon_json: &Path) -> Result<Option<Withdrawn>, RuntimeError> {
     let file = File { path: daemon_json };
-    let Some(text) = file.read()? else { return Ok(None) };
+    let Some(text) = file.read()? else { return unfinished(daemon_json) };
     let mut settings = file.parse(Some(&text))?;
     if !settings.contains_key("runtimes") {
-        return Ok(None);
+        return unfinished(daemon_json);
     }
     if file.object(&mut settings, "runtimes")?.remove(Runtime::NAME).is_none() {
+        return unfinished(daemon_json);
+    }
+    let backup = file.backup();
+    let had_file = File { path: &backup }.read()?.is_some();
+    file.write(&file.marker(), if had_file { HAD_FILE } else { b"" })?;
+    file.write(daemon_json, &pretty(&settings))?;
+    Ok(Some(Withdrawn { path: daemon_json.to_owned(), settings }))
+}
+
+/// A withdrawal that was cut short, as by a kill, after it had taken the entry out.
+fn unfinished(daemon_json: &Path) -> Result<Option<Withdrawn>, RuntimeError> {
+    let file = File { path: daemon_json };
+    let (marker, backup) = (file.marker(), file.backup());
+    let Some(marked) = (File { path: &marker }).read()? else { return Ok(None) };
+    let mut settings = file.parse(file.read()?.as_deref())?;
+    let has_ours = settings.contains_key("runtimes")
+        && file.object(&mut settings, "runtimes")?.contains_key(Runtime::NAME);
+    let is_back = marked == HAD_FILE && File { path: &backup }.read()?.is_none();
+    // It had not come so far, or all the way.
+    if has_ours || is_back {
+        file.remove(&marker)?;
         return Ok(None);
     }
-    file.write(daemon_json, &pretty(&settings))?;
     Ok(Some(Withdrawn { path: daemon_json.to_owned(), settings }))
 }
 
@@ -127,16 +154,21 @@ impl Withdrawn {
             file.parse(kept.as_deref()).is_ok_and(|kept| kept == *settings)
         };
         let was_named = kept.is_some() && is_kept(&settings);
-        if settings["runtimes"].as_object().is_some_and(Map::is_empty) {
+        let names_none =
+            settings.get("runtimes").and_then(Value::as_object).is_some_and(Map::is_empty);
+        if names_none {
             settings.remove("runtimes");
         }
         match &kept {
             Some(text) if was_named || is_kept(&settings) => file.write(&path, text)?,
             // There was no file before us.
             None if settings.is_empty() => file.remove(&path)?,
-            _ => file.write(&path, &pretty(&settings))?,
+            _ if names_none => file.write(&path, &pretty(&settings))?,
+            _ => {}
         }
-        file.remove(&file.backup())
+        // In this order, so that whoever goes on from here can tell what is done.
+        file.remove(&file.backup())?;
+        file.remove(&file.marker())
     }
 }
 
@@ -165,6 +197,11 @@ impl File<'_> {
     /// Where the file is kept as it was.
     fn backup(&self) -> PathBuf {
         self.path.with_extension("json.before-dwell")
+    }
+
+    /// What says that a withdrawal is under way.
+    fn marker(&self) -> PathBuf {
+        self.path.with_extension("json.leaving-dwell")
     }
 
     /// Its content; `None` if there is no such file.
@@ -293,6 +330,38 @@ mod tests {
         assert_eq!(content(&path), json!({"debug": true, "runtimes": {}}));
         left.finish().unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), r#"{"debug":true}"#);
+    }
+
+    #[test]
+    fn a_withdrawal_that_was_cut_short_is_finished_by_the_next_call() {
+        for before in ["{}", "{ \"runtimes\":{}}", r#"{"debug":true}"#] {
+            let (_dir, path) = installed(before);
+            let ours = content(&path);
+            drop(withdraw(&path).unwrap().unwrap());
+            assert!(uninstall(&path), "there is something left to do");
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+            // Who comes back instead keeps the very file that was there before.
+            install(&path, Path::new(PROGRAM)).unwrap();
+            drop(withdraw(&path).unwrap().unwrap());
+            install(&path, Path::new(PROGRAM)).unwrap();
+            assert_eq!(content(&path), ours);
+            assert!(uninstall(&path));
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+            // All is done but for the marker.
+            let marker = File { path: &path }.marker();
+            fs::write(&marker, HAD_FILE).unwrap();
+            assert!(!uninstall(&path));
+            assert_eq!(fs::read_to_string(&path).unwrap(), before);
+            assert!(!marker.exists());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("daemon.json");
+        install(&path, Path::new(PROGRAM)).unwrap();
+        drop(withdraw(&path).unwrap().unwrap());
+        assert_eq!(content(&path), json!({"runtimes": {}}));
+        assert!(uninstall(&path));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

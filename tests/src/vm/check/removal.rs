@@ -12,12 +12,23 @@ use crate::{
 
 pub(super) async fn purge(fleet: &Fleet) -> Result<String> {
     const PURGE: &str = "DEBIAN_FRONTEND=noninteractive apt-get -q -y purge 2>&1";
+    const ENDED: &str = "systemctl stop dwell-agent && dwell-agent stop-instances \
+        && umount /run/dwell/netns/* && rm /run/dwell/netns/*";
     let refused = fleet.first().run(&format!("{PURGE} dwell-agent")).await?;
     ensure!(
         !refused.status.success() && refused.stdout.contains("instances are on this host"),
         "a host with instances let the package go: {}",
         refused.stdout
     );
+    // What a boot leaves without the agent: containers that have ended, and no sandbox.
+    fleet.first().sh(ENDED).await?;
+    let refused = fleet.first().run(&format!("{PURGE} dwell-agent")).await?;
+    ensure!(
+        !refused.status.success() && refused.stdout.contains(&format!("{WEB}-")),
+        "a host with containers that have ended let the package go: {}",
+        refused.stdout
+    );
+    fleet.first().sh("systemctl start dwell-agent").await?;
     fleet.wait_nodes().await?;
     fleet.wait_well().await?;
     fleet.cli(&format!("rm {WEB}")).await?;
