@@ -3,7 +3,8 @@
 #
 #   packaging/build.sh OUT [VERSION]
 #
-# TOOLS is where cargo-deb and cargo-auditable are, by default OUT/tools; they are installed there if they are missing.
+# PROGRAMS is a directory with programs that are packed, stripped, instead of being built, to try packages with: `make build` has
+# them sooner. TOOLS is where cargo-deb and cargo-auditable are, by default OUT/tools; they are installed there if they are missing.
 # OUT gets dwell, dwell-agent and dwell-controller as .deb and their SHA256SUMS; what is built on the way is in
 # OUT/build. VERSION is the packages', by default the workspace's with the revision 1. The same commit, compiler and C
 # library give the same bytes, wherever the tree and OUT are; packaging/reproduce.sh compares. The list of all
@@ -41,12 +42,20 @@ tool() {
             "$cargo" install --locked --root "$tools" --version "$2" "$1"
 }
 tool cargo-deb "$cargo_deb"
-tool cargo-auditable "$cargo_auditable"
+programs="dwell dwell-agent dwell-controller dwell-oci dwell-ssh"
+if [ -n "${PROGRAMS-}" ]; then
+    mkdir -p "$release"
+    for program in $programs; do
+        install -s -m 0755 "$PROGRAMS/$program" "$release/$program"
+    done
+else
+    tool cargo-auditable "$cargo_auditable"
+    # shellcheck disable=SC2086 # a word for each
+    PATH=$tools/bin:$PATH "$cargo" auditable build --locked --release $(printf -- '-p %s ' $programs)
+fi
 PATH=$tools/bin:$PATH
 
-"$cargo" auditable build --locked --release -p dwell -p dwell-agent -p dwell-controller -p dwell-oci -p dwell-ssh
-
-for program in dwell dwell-agent dwell-controller dwell-oci dwell-ssh; do
+for program in $programs; do
     newest=$(objdump -T "$release/$program" | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -n 1)
     if [ "$(printf '%s\n' "${newest#GLIBC_}" "$glibc_max" | sort -V | tail -n 1)" != "$glibc_max" ]; then
         echo "$program needs $newest, and the packages are for glibc $glibc_max and later;" >&2

@@ -44,6 +44,8 @@ pub struct Options {
     pub guests: usize,
     /// Only the first checks, which one guest is enough for.
     pub short: bool,
+    /// Only these checks, by name, and those that all others begin with.
+    pub only: Vec<String>,
     /// Keep the guests if a check fails, for a look at them.
     pub keep: bool,
     /// Where its progress goes, a line at a time.
@@ -67,9 +69,10 @@ pub async fn run(options: &Options) -> Result<()> {
     );
     ensure!((1..=3).contains(&options.guests), "there are 1 to 3 guests, not {}", options.guests);
     let say = options.say;
+    let checks = Check::all(options.short, options.guests);
+    let checks = Check::only(checks, &options.only)?;
     let start = Instant::now();
     let fleet = Fleet::up(options).await?;
-    let checks = Check::all(options.short, options.guests);
     let (mut failed, mut passed) = (Vec::new(), 0);
     for check in &checks {
         let began = Instant::now();

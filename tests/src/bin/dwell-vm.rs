@@ -20,6 +20,9 @@ struct Cli {
     /// Only the installation, the ways to instances, and limits
     #[arg(long)]
     short: bool,
+    /// Only this check, and those that all others begin with; may be repeated
+    #[arg(long, value_name = "CHECK")]
+    only: Vec<String>,
     /// Keep the guests if a check fails
     #[arg(long)]
     keep: bool,
@@ -27,9 +30,9 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { packages, guests, short, keep } = Cli::parse();
+    let Cli { packages, guests, short, only, keep } = Cli::parse();
     let guests = guests.unwrap_or(if short { 1 } else { 2 });
-    match vm::run(&Options { packages, guests, short, keep, say }).await {
+    match vm::run(&Options { packages, guests, short, only, keep, say }).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dwell-vm: {error:#}");

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::fleet::Fleet;
 
+mod engines;
 mod firewalls;
 mod install;
 mod limits;
@@ -31,12 +32,16 @@ pub(super) enum Check {
     UnitRestarts,
     EngineRestart,
     EngineLiveRestore,
+    ImageStore,
+    DockerNetworks,
+    RemappedUsers,
     Upgrade,
     FlushedRules,
     Ufw,
     Firewalld,
     Drain,
     Reboot,
+    BootOrder,
     PowerCut,
     UnitBounds,
     DeniedCalls,
@@ -45,7 +50,7 @@ pub(super) enum Check {
 
 impl Check {
     /// In the order in which they are run.
-    const ALL: [Self; 20] = [
+    const ALL: [Self; 24] = [
         Self::Install,
         Self::Start,
         Self::Reach,
@@ -56,12 +61,16 @@ impl Check {
         Self::UnitRestarts,
         Self::EngineRestart,
         Self::EngineLiveRestore,
+        Self::ImageStore,
+        Self::DockerNetworks,
+        Self::RemappedUsers,
         Self::Upgrade,
         Self::FlushedRules,
         Self::Ufw,
         Self::Firewalld,
         Self::Drain,
         Self::Reboot,
+        Self::BootOrder,
         Self::PowerCut,
         Self::UnitBounds,
         Self::DeniedCalls,
@@ -72,6 +81,18 @@ impl Check {
     pub(super) fn all(short: bool, guests: usize) -> Vec<Self> {
         let fits = |check: &Self| (!short || check.is_short()) && check.guests() <= guests;
         Self::ALL.into_iter().filter(fits).collect()
+    }
+
+    /// Of these, those that are asked for by `names`, if any are, and what they begin with.
+    pub(super) fn only(checks: Vec<Self>, names: &[String]) -> Result<Vec<Self>> {
+        for name in names {
+            let all = || checks.iter().map(|check| check.name()).collect::<Vec<_>>().join("\n  ");
+            let is_known = checks.iter().any(|check| check.name() == name);
+            ensure!(is_known, "this run has no check {name:?}; it has\n  {}", all());
+        }
+        let is_wanted =
+            |check: &Self| check.is_ground() || names.iter().any(|name| name == check.name());
+        Ok(checks.into_iter().filter(|check| names.is_empty() || is_wanted(check)).collect())
     }
 
     /// Whether the short form has it, too.
@@ -112,12 +133,18 @@ impl Check {
             Self::UnitRestarts => "restarting-a-unit-touches-no-instance",
             Self::EngineRestart => "restarting-docker-brings-the-instances-back",
             Self::EngineLiveRestore => "restarting-docker-with-live-restore-touches-no-instance",
+            Self::ImageStore => "instances-run-with-the-containerd-image-store",
+            Self::DockerNetworks => {
+                "instances-are-reached-whatever-docker-does-to-its-own-networks"
+            }
+            Self::RemappedUsers => "a-docker-that-remaps-users-is-refused-with-the-reason",
             Self::Upgrade => "an-upgrade-touches-no-instance",
             Self::FlushedRules => "flushed-rules-heal",
             Self::Ufw => "ufw-leaves-instances-reachable",
             Self::Firewalld => "firewalld-leaves-instances-reachable",
             Self::Drain => "a-drained-node-gives-its-instances-away-with-their-addresses",
             Self::Reboot => "a-reboot-brings-everything-back",
+            Self::BootOrder => "the-agent-comes-before-docker-and-instances-end-before-it",
             Self::PowerCut => "a-power-cut-brings-everything-back",
             Self::UnitBounds => "the-bounds-of-the-units-are-enforced",
             Self::DeniedCalls => "no-system-call-was-denied",
@@ -138,12 +165,16 @@ impl Check {
             Self::UnitRestarts => restarts::units(fleet).await,
             Self::EngineRestart => restarts::engine(fleet).await,
             Self::EngineLiveRestore => restarts::engine_with_live_restore(fleet).await,
+            Self::ImageStore => engines::image_store(fleet).await,
+            Self::DockerNetworks => engines::networks(fleet).await,
+            Self::RemappedUsers => engines::remapped_users(fleet).await,
             Self::Upgrade => upgrade::packages(fleet).await,
             Self::FlushedRules => firewalls::flushed(fleet).await,
             Self::Ufw => firewalls::ufw(fleet).await,
             Self::Firewalld => firewalls::firewalld(fleet).await,
             Self::Drain => moves::drain(fleet).await,
             Self::Reboot => power::reboot(fleet).await,
+            Self::BootOrder => power::order(fleet).await,
             Self::PowerCut => power::cut(fleet).await,
             Self::UnitBounds => units::bounds(fleet).await,
             Self::DeniedCalls => units::denied_calls(fleet).await,
@@ -168,5 +199,8 @@ mod tests {
         assert_eq!(Check::all(false, 3), Check::ALL);
         assert_eq!(Check::all(true, 1).first(), Some(&Check::Install));
         assert!(!Check::all(false, 1).contains(&Check::Drain));
+        let only = |name: &str| Check::only(Check::all(false, 1), &[name.to_owned()]);
+        assert_eq!(only(Check::Ufw.name()).unwrap(), [Check::Install, Check::Start, Check::Ufw]);
+        assert!(only(Check::Drain.name()).is_err(), "it needs a second guest");
     }
 }

@@ -26,6 +26,9 @@ pub(super) const WEB: &str = "web";
 /// Where it listens.
 pub(super) const WEB_PORT: u16 = 8080;
 
+/// The image of its instances, on every guest.
+pub(super) const IMAGE: &str = "/root/image.tar";
+
 /// What the instances of [`WEB`] may use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -89,7 +92,7 @@ impl Fleet {
             say(&format!("{} is up after {} s", guest.name(), took.as_secs()));
             guest.copy(std::slice::from_ref(&hello), "/root").await?;
             let name = hello.file_name().context("an archive has no name")?.to_string_lossy();
-            guest.sh(&format!("docker load -qi /root/{name} && rm /root/{name}")).await?;
+            guest.sh(&format!("mv /root/{name} {IMAGE}; docker load -qi {IMAGE}")).await?;
             anyhow::Ok(guest)
         }))
         .await?;

@@ -1,13 +1,13 @@
 //! Hosts that go down, in good order and not.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 
 use super::addresses;
 use crate::{
-    lab::InstanceRow,
+    lab::{InstanceRow, wait_until},
     vm::{
-        fleet::{Fleet, SOON},
+        fleet::{Fleet, SOON, WELL_LIMIT},
         guest::Guest,
     },
 };
@@ -52,6 +52,85 @@ pub(super) async fn reboot(fleet: &Fleet) -> Result<String> {
     }
     let seconds: Vec<u64> = took.iter().map(std::time::Duration::as_secs).collect();
     Ok(format!("up again after {seconds:?} s; the shutdown said: {}", said.replace('\n', " ")))
+}
+
+/// Ends three seconds after it was told to, and writes that down.
+const SLOW: &str = "workloads:
+  slow:
+    image: hello
+    command: [sh, -c, 'trap \"sleep 3; echo ended > /data/end; sync; exit 0\" TERM; while :; do sleep 1; done']
+    stop_grace_period: 60s
+    volumes: ['data:/data']
+    resources: {cpu: 100m, memory: 32Mi}
+";
+
+/// Docker begins only once the node has its routes and answers for names, or after two minutes without.
+const LATE_DOCKER: &str = "[Service]
+TimeoutStartSec=15min
+ExecStartPre=/bin/sh -c 'for n in $(seq 120); do \
+  busybox nslookup slow-0.dwell 169.254.1.1 > /run/before-docker && ip -4 route show type unreachable >> /run/before-docker \
+  && sysctl net.ipv4.ip_forward >> /run/before-docker && exit 0; sleep 1; done; rm /run/before-docker'
+";
+
+/// What systemd said in the boot before, in this order, when the host went down.
+const SHUTDOWN: [&str; 4] = [
+    "Stopped dwell-agent.service",
+    "Stopped dwell-instances.service",
+    "Stopping docker.service",
+    "Stopping systemd-networkd.service",
+];
+
+pub(super) async fn order(fleet: &Fleet) -> Result<String> {
+    const DROP_IN: &str = "/etc/systemd/system/docker.service.d";
+    let guest = fleet.first();
+    fleet.apply(SLOW).await?;
+    let slow = wait_until("the slow instance", WELL_LIMIT, async || {
+        let rows = fleet.instances("slow").await?;
+        rows.into_iter().find(InstanceRow::is_well).context("it is not well yet")
+    })
+    .await?;
+    let guest = if slow.node == guest.name() { guest } else { fleet.guest(&slow.node)? };
+    let policy = guest.sh("iptables -S FORWARD | head -n 1").await?;
+    guest.sh(&format!("mkdir -p {DROP_IN}")).await?;
+    guest.write(&format!("{DROP_IN}/late.conf"), LATE_DOCKER).await?;
+    guest.reboot().await?;
+    let seen = guest.sh("cat /run/before-docker").await.context("nothing came before Docker")?;
+    guest.sh(&format!("rm -r {DROP_IN} && systemctl daemon-reload")).await?;
+    ensure!(
+        seen.contains(&slow.address)
+            && seen.contains("unreachable")
+            && seen.contains("forward = 0"),
+        "before Docker there was: {seen}"
+    );
+
+    let said = guest.sh("journalctl -b -1 -o cat -t systemd").await?;
+    let lines: Vec<&str> = said.lines().collect();
+    let at = SHUTDOWN.map(|what| lines.iter().rposition(|line| line.starts_with(what)));
+    ensure!(at.iter().all(Option::is_some) && at.is_sorted(), "{SHUTDOWN:?} were at {at:?}");
+
+    let after = wait_until("the slow instance to be back", WELL_LIMIT, async || {
+        let rows = fleet.instances("slow").await?;
+        rows.into_iter().find(InstanceRow::is_well).context("it is not well yet")
+    })
+    .await?;
+    ensure!(after.address == slow.address, "{slow:?} became {after:?}");
+    let read = "dwell exec slow-0 -- cat /data/end";
+    let ended = fleet.first().until("the volume", SOON, read).await?;
+    ensure!(ended == "ended", "its end was cut short: {ended}");
+    fleet.wait_nodes().await?;
+    fleet.wait_well().await?;
+    let now = guest.sh("iptables -S FORWARD | head -n 1").await?;
+    ensure!(now == policy, "{policy:?} became {now:?}");
+    fleet.cli("rm slow").await?;
+    wait_until("it to be removed", SOON, async || {
+        let left = fleet.instances("slow").await?;
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
+    })
+    .await?;
+    Ok(format!(
+        "names and routes were there before Docker, whose policy is {now}; {SHUTDOWN:?} in this order"
+    ))
 }
 
 pub(super) async fn cut(fleet: &Fleet) -> Result<String> {
