@@ -1,11 +1,15 @@
 //! How a host becomes a node, and how a node keeps its certificate fresh.
 //!
+//! The CAs to trust come with each certificate and are stored together with it, so that whoever has a certificate of a new
+//! authority trusts that one as well.
+//!
 //! The private key is made here and stays here; the controller sees a signing request only. A token is
 //! used once and pins the CA, so that neither a listener nor somebody in between gains anything.
 //!
 //! ```text
 //!   token ─▶ TLS to a controller with the pinned CA ─▶ Join(request) ─▶ identity.json
 //!   2/3 of the certificate's life ─▶ Renew(request) ─▶ identity.json, new key and certificate together
+//!   the controller names other CAs ─▶ Renew(request) ─▶ the same, with those CAs
 //!   the certificate has expired ─▶ RenewExpired(request, signed with the old key) ─▶ the same
 //! ```
 
@@ -41,6 +45,8 @@ const PING: Duration = Duration::from_secs(5);
 const TRIES: u32 = 6;
 /// How long it waits before it asks again, at random, so that a crowd does not come back as one.
 const PAUSE_MS: RangeInclusive<u64> = 1_000..=3_000;
+/// How many CAs a node trusts at most. There are two while the cluster's authority is rotated.
+const AUTHORITIES_MAX: usize = 4;
 /// The longest text of the controller that is shown, in bytes.
 const REASON_MAX: usize = 500;
 
@@ -136,14 +142,16 @@ pub async fn join(
         certificate_request,
         routes_only: candidate.routes_only,
         host_mark: candidate.host_mark.as_ref().map(ToString::to_string).unwrap_or_default(),
+        keeps_trust: true,
     };
     let ask = async || ask_to_join(endpoint, Arc::clone(&tls), request.clone()).await;
     let answer = while_put_off(PAUSE_MS, ask).await?;
+    let ca_pem = trusted(&answer, token.ca_digest())?;
     let identity = Identity {
         node: candidate.node.clone(),
         cluster_id: answer.cluster_id,
         controller: endpoint.to_owned(),
-        ca_pem: pinned(&answer.ca_pem, token.ca_digest())?,
+        ca_pem,
         certificate_pem: answer.certificate_pem,
         key_pem: key.serialize_pem(),
     };
@@ -216,7 +224,8 @@ pub async fn renew(
     channel: Channel,
 ) -> Result<Identity, EnrollError> {
     let (key, certificate_request) = new_key()?;
-    let mut request = tonic::Request::new(v1::RenewRequest { certificate_request });
+    let mut request =
+        tonic::Request::new(v1::RenewRequest { certificate_request, keeps_trust: true });
     request.set_timeout(REPLY_LIMIT);
     let answer = SessionClient::new(channel).renew(request).await;
     let answer = answer.map_err(|status| refused(&identity.controller, status))?;
@@ -244,6 +253,7 @@ pub async fn renew_expired(
         certificate_request,
         certificate,
         signature: signature.into(),
+        keeps_trust: true,
     });
     request.set_timeout(REPLY_LIMIT);
     let channel = link::connect(endpoint, tls, PING).await?;
@@ -258,8 +268,13 @@ async fn store_renewed(
     key: &KeyPair,
     answer: v1::RenewResponse,
 ) -> Result<Identity, EnrollError> {
+    let ca_pem = match answer.ca_pem.is_empty() {
+        true => identity.ca_pem.clone(),
+        false => answer.ca_pem,
+    };
     let renewed = Identity {
         certificate_pem: answer.certificate_pem,
+        ca_pem,
         key_pem: key.serialize_pem(),
         ..identity.clone()
     };
@@ -296,9 +311,21 @@ fn pinned(ca_pem: &str, digest: &[u8; 32]) -> Result<String, EnrollError> {
     }
 }
 
+/// All CAs to trust by the answer to a join. A controller that presented what the token pins may name others: the cluster's
+/// authority is being rotated.
+fn trusted(answer: &v1::JoinResponse, digest: &[u8; 32]) -> Result<String, EnrollError> {
+    let pinned = pinned(&answer.ca_pem, digest)?;
+    Ok(if answer.trust_pem.is_empty() { pinned } else { answer.trust_pem.clone() })
+}
+
 fn usable(identity: &Identity) -> Result<(), EnrollError> {
+    let has_too_many = || {
+        let count = certificates(&identity.ca_pem)?.len();
+        if count > AUTHORITIES_MAX { Err(format!("{count} CAs at once")) } else { Ok(()) }
+    };
     let checked = trust::by_identity(identity).and_then(|_| identity.validity());
-    checked.map(drop).map_err(|problem| EnrollError::Answer { problem })
+    let checked = checked.and_then(|_| has_too_many());
+    checked.map_err(|problem| EnrollError::Answer { problem })
 }
 
 fn refused(endpoint: &str, status: Status) -> EnrollError {

@@ -86,6 +86,8 @@ pub(crate) struct Face {
     pub(crate) key: String,
     /// How long the certificates it signs are valid.
     pub(crate) left: Duration,
+    /// The CAs that it names with a certificate, if any.
+    pub(crate) trust_pem: String,
 }
 
 impl Face {
@@ -93,7 +95,7 @@ impl Face {
     pub(crate) fn proper(ca: Ca) -> Self {
         let (certificate, key) = ca.issue(CONTROLLER_NAME, ExtendedKeyUsagePurpose::ServerAuth);
         let left = Duration::from_secs(24 * 3600);
-        Self { chain: certificate + &ca.pem, key, ca, left }
+        Self { chain: certificate + &ca.pem, key, ca, left, trust_pem: String::new() }
     }
 }
 
@@ -224,6 +226,7 @@ impl Enrollment for Script {
                 certificate_pem: self.face.ca.sign(&request.certificate_request, self.face.left),
                 ca_pem: self.face.ca.pem.clone(),
                 cluster_id: CLUSTER.to_owned(),
+                trust_pem: self.face.trust_pem.clone(),
             })),
             CROWD => Err(Status::resource_exhausted("too many hosts; try again in a moment")),
             _ => Err(Status::unauthenticated("the token was used already\u{1b}[2J")),
@@ -247,7 +250,8 @@ impl Enrollment for Script {
             return Err(Status::unauthenticated("the old key did not sign the request"));
         }
         let certificate_pem = self.face.ca.sign(&request.certificate_request, self.face.left);
-        Ok(Response::new(v1::RenewResponse { certificate_pem }))
+        let ca_pem = self.face.trust_pem.clone();
+        Ok(Response::new(v1::RenewResponse { certificate_pem, ca_pem }))
     }
 }
 
@@ -289,8 +293,10 @@ impl Session for Script {
         &self,
         request: Request<v1::RenewRequest>,
     ) -> Result<Response<v1::RenewResponse>, Status> {
-        let request = request.into_inner().certificate_request;
+        let v1::RenewRequest { certificate_request: request, keeps_trust } = request.into_inner();
+        assert!(keeps_trust);
         let certificate_pem = self.face.ca.sign(&request, Duration::from_secs(24 * 3600));
-        Ok(Response::new(v1::RenewResponse { certificate_pem }))
+        let ca_pem = self.face.trust_pem.clone();
+        Ok(Response::new(v1::RenewResponse { certificate_pem, ca_pem }))
     }
 }

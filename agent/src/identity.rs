@@ -29,7 +29,7 @@ pub struct Identity {
     pub cluster_id: String,
     /// `HOST:PORT` of the controller it joined.
     pub controller: String,
-    /// The cluster's CA.
+    /// The cluster's CA; two while that is rotated.
     pub ca_pem: String,
     /// The node's certificate.
     pub certificate_pem: String,

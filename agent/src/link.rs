@@ -205,7 +205,9 @@ fn handshake_failure(endpoint: &str, error: io::Error) -> LinkError {
             format!("{PinMismatch}; check the address, or take a token from the right controller")
         }
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-            "its certificate is not from this cluster's CA".to_owned()
+            "its certificate is not from this cluster's CA. If that was rotated while this host was away: remove its node, \
+             and join again with a new token and `dwell-agent join --force`"
+                .to_owned()
         }
         CertificateError::NotValidForName
         | CertificateError::NotValidForNameContext { .. }

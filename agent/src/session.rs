@@ -42,6 +42,9 @@ use dwell_daemon::Causes;
 /// How often to look for a lost connection until the controller has said how often it wants to hear.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 
+/// The least time between a renewal and the next one that the controller asks for by naming other CAs.
+const RENEW_PAUSE: Duration = Duration::from_secs(10);
+
 /// What a session needs of the rest of the agent.
 #[derive(Debug)]
 pub struct Session {
@@ -100,12 +103,15 @@ impl Session {
         let mut backoff = Backoff::default();
         let mut heartbeat = FIRST_HEARTBEAT;
         let mut last_loss = String::new();
+        // That the controller names other CAs is no reason to renew again and again.
+        let mut renewed_at = None;
         loop {
             let begun = Instant::now();
-            let loss = match self.attach(&mut heartbeat).await {
+            let loss = match self.attach(&mut heartbeat, renewed_at).await {
                 Ok(Ended::Renewed(identity)) => {
                     tracing::info!("the certificate was renewed; connecting with the new one");
                     self.identity = *identity;
+                    renewed_at = Some(Instant::now());
                     continue;
                 }
                 Ok(Ended::Readdressed) => {
@@ -151,7 +157,11 @@ impl Session {
     }
 
     /// One connection and one stream, until it ends.
-    async fn attach(&mut self, heartbeat: &mut Duration) -> Result<Ended, Loss> {
+    async fn attach(
+        &mut self,
+        heartbeat: &mut Duration,
+        renewed_at: Option<Instant>,
+    ) -> Result<Ended, Loss> {
         let validity = self.identity.validity().map_err(Loss::Identity)?;
         if validity.is_over(wall_clock()) {
             // The controller or this host was away for long; the key still proves whose the instances are.
@@ -161,7 +171,8 @@ impl Session {
         }
         let tls = trust::by_identity(&self.identity).map_err(Loss::Identity)?;
         let channel: Channel = link::connect(&self.controller, Arc::new(tls), *heartbeat).await?;
-        Ok(stream::serve(self, channel, validity, heartbeat).await?)
+        let not_before = renewed_at.map(|at| at + RENEW_PAUSE);
+        Ok(stream::serve(self, channel, (validity, not_before), heartbeat).await?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod ca;
 mod change;
 mod context;
 mod cp;
@@ -75,6 +76,7 @@ pub(crate) enum Command {
     Events(events::Events),
     SupportBundle(support::SupportBundle),
     Context(context::Context),
+    Ca(ca::Ca),
     Version(info::Version),
     Schema(info::Schema),
     Completions(info::Completions),
@@ -137,6 +139,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::SupportBundle(bundle) => bundle.run(fleet).await,
         Command::Events(events) => events.run(fleet.await?).await,
         Command::Context(context) => context.run(fleet.await?).await,
+        Command::Ca(ca) => ca.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),

@@ -207,19 +207,29 @@ pub(crate) fn own_command(target: &TargetArgs) -> Result<String, Failure> {
     })
 }
 
-/// The line of `known_hosts` by which ssh knows every instance.
+/// The line of `known_hosts` by which ssh knows every instance; two while the cluster's authority is rotated.
 ///
 /// # Errors
 /// If the controller has no host CA.
 pub(crate) fn known_hosts(info: &v1::GetInfoResponse) -> Result<String, Failure> {
-    Ok(format!("@cert-authority *.{} {}\n", info.zone, authority(&info.host_authority)?))
+    let lines = authorities(&info.host_authority, &info.host_authorities)?.into_iter();
+    Ok(lines.map(|line| format!("@cert-authority *.{} {line}\n", info.zone)).collect())
+}
+
+/// The CAs that count; an earlier controller names only one.
+///
+/// # Errors
+/// If there is none.
+pub(crate) fn authorities(one: &String, all: &[String]) -> Result<Vec<String>, Failure> {
+    let all = if all.is_empty() { std::slice::from_ref(one) } else { all };
+    all.iter().map(|line| authority(line)).collect()
 }
 
 /// A CA's public key, if it is one: it goes into a file that ssh believes.
 ///
 /// # Errors
 /// If there is none.
-pub(crate) fn authority(line: &str) -> Result<String, Failure> {
+fn authority(line: &str) -> Result<String, Failure> {
     match PublicKey::read(line) {
         Some(key) if !key.line.contains(['\n', '\r']) => Ok(key.line),
         _ => Err(Failure::Refused(

@@ -229,7 +229,7 @@ fn who(peer: &Peer) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use dwell_core::access::ContextId;
+    use dwell_core::access::{ContextId, Issuer};
     use dwell_core::clock::Timestamp;
     use dwell_proto::DESCRIPTORS;
     use prost::Message as _;
@@ -244,6 +244,7 @@ mod tests {
             role,
             context: ContextId(1),
             expires_at: Timestamp(0),
+            issuer: Issuer::default(),
         };
         let from = [192, 0, 2, 1].into();
         Peer::Certified { identity: Arc::new(Identity::Client(client)), from }
@@ -279,6 +280,9 @@ mod tests {
                 "IssueClient",
                 "ListContexts",
                 "RevokeContext",
+                "GetAuthority",
+                "RotateAuthority",
+                "FinishRotation",
                 "ConfirmRestore",
             ]
         );
@@ -309,8 +313,11 @@ mod tests {
 
     #[test]
     fn each_service_is_for_some() {
-        let node =
-            Identity::Node { name: "h1".parse().unwrap(), enrolment: Enrolment("aa".into()) };
+        let node = Identity::Node {
+            name: "h1".parse().unwrap(),
+            enrolment: Enrolment("aa".into()),
+            issuer: Issuer::default(),
+        };
         let from = [192, 0, 2, 1].into();
         let node = Peer::Certified { identity: Arc::new(node), from };
         let client = person(Role::Admin);

@@ -8,6 +8,7 @@
 //! | `api/watch.rs` | the stream of changes |
 //! | `api/instance.rs` | logs and exec, through [tunnels](crate::tunnel) |
 //! | `api/connect.rs` | connections to ports, likewise |
+//! | `api/authority.rs` | the authority that signs certificates, and its rotation |
 //! | `api/audit.rs` | what all layers claim, compared |
 //! | `api/contexts.rs` | contexts: made, listed, revoked |
 //! | `api/diagnose.rs` | what nodes find out about routes and themselves, likewise |
@@ -16,6 +17,7 @@
 //! | `api/registries.rs` | logins at registries of images |
 
 mod audit;
+mod authority;
 mod connect;
 mod contexts;
 mod diagnose;
@@ -347,6 +349,27 @@ impl Fleet for Api {
         self.revoke_contexts(request.into_inner()).await.map(Response::new)
     }
 
+    async fn get_authority(
+        &self,
+        _: Request<v1::GetAuthorityRequest>,
+    ) -> Answer<v1::GetAuthorityResponse> {
+        self.authority_now().await.map(Response::new)
+    }
+
+    async fn rotate_authority(
+        &self,
+        _: Request<v1::RotateAuthorityRequest>,
+    ) -> Answer<v1::RotateAuthorityResponse> {
+        self.rotate().await.map(Response::new)
+    }
+
+    async fn finish_rotation(
+        &self,
+        request: Request<v1::FinishRotationRequest>,
+    ) -> Answer<v1::FinishRotationResponse> {
+        self.finish(request.into_inner().force).await.map(Response::new)
+    }
+
     type ConnectStream = ServerStream<v1::ConnectOutput>;
 
     async fn connect(
@@ -473,14 +496,17 @@ impl Fleet for Api {
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
         let (settings, revision) = self.read(|model| model.settings().clone()).await?;
+        let (hosts, users) = (self.ssh.host_authorities(), self.ssh.user_authorities());
         Ok(Response::new(v1::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: self.authority.cluster_id().to_owned(),
             cluster_cidr: settings.range.cidr().to_string(),
             zone: settings.zone,
             revision: revision.0,
-            host_authority: self.ssh.host_authority().to_owned(),
-            user_authority: self.ssh.user_authority().to_owned(),
+            host_authority: hosts.first().cloned().unwrap_or_default(),
+            user_authority: users.first().cloned().unwrap_or_default(),
+            host_authorities: hosts,
+            user_authorities: users,
             closed: settings.closed,
         }))
     }

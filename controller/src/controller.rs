@@ -37,7 +37,7 @@ use crate::intake::{IntakeLayer, JOIN_MAX_BYTES};
 use crate::listen::{ListenError, TlsListener, UnixListener};
 use crate::model::{Command, Model, Record, Settings};
 use crate::owner::{CommandError, Handle, Owner};
-use crate::pki::{Authority, PkiError, SshAuthority};
+use crate::pki::{Authority, PkiError, SshAuthority, Tls};
 use crate::refusals::Refusals;
 use crate::serve::Servers;
 use crate::session::{Admission, Sessions, WholeDirectory};
@@ -140,7 +140,7 @@ impl Controller {
         let advertised = config.advertised(address);
         let hosts: Vec<&str> =
             advertised.iter().filter_map(|address| Some(split_address(address)?.0)).collect();
-        let tls = authority.server_config(&hosts)?;
+        let tls = Tls::new(Arc::clone(&authority), &hosts)?;
 
         let (owner, handle) = Owner::new(model, store, Arc::clone(&clock));
         let streams = CancellationToken::new();

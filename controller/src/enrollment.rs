@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dwell_core::access::Issuer;
 use dwell_core::id::NodeName;
 use dwell_proto::trust::renewal_message;
 use dwell_proto::v1;
@@ -29,7 +30,7 @@ use tonic::{Request, Response, Status};
 use crate::listen::{Peer, Source};
 use crate::model::{Command, Join, Model};
 use crate::owner::Handle;
-use crate::pki::{self, Authority, Identity, ShownToken};
+use crate::pki::{self, Authority, By, Identity, ShownToken};
 use crate::refusals::{Reason, Refusals};
 use crate::session::Caller;
 use crate::status::into_status;
@@ -153,9 +154,14 @@ impl Enroll {
         let key = pki::Request::read(&request.certificate_request).map_err(into_status)?;
         self.check_token(&token).await?;
         let enrolment = key.enrolment();
-        let identity = Identity::Node { name: name.clone(), enrolment: enrolment.clone() };
+        let identity = Identity::Node {
+            name: name.clone(),
+            enrolment: enrolment.clone(),
+            issuer: Issuer::default(),
+        };
+        let by = By::of(request.keeps_trust);
         let certificate_pem =
-            self.authority.issue_node(&key, &identity, self.valid).map_err(into_status)?;
+            self.authority.issue_node(&key, &identity, self.valid, by).map_err(into_status)?;
         let join = Join {
             token: token.id,
             digest: token.digest,
@@ -167,15 +173,18 @@ impl Enroll {
         };
         self.owner.command(Command::RedeemToken(join)).await.map_err(into_status)?;
         tracing::info!(node = %name, %address, "a node joined");
+        let trusted = self.authority.trusted();
         Ok(v1::JoinResponse {
             certificate_pem,
-            ca_pem: self.authority.certificate_pem().to_owned(),
+            ca_pem: trusted.pinned().0.to_owned(),
             cluster_id: self.authority.cluster_id().to_owned(),
+            trust_pem: trusted.pem(),
         })
     }
 
     fn try_renew(&self, request: &v1::RenewExpiredRequest) -> Result<v1::RenewResponse, Status> {
-        let v1::RenewExpiredRequest { certificate_request, certificate, signature } = request;
+        let v1::RenewExpiredRequest { certificate_request, certificate, signature, keeps_trust } =
+            request;
         let key = pki::Request::read(certificate_request).map_err(into_status)?;
         let certificate = CertificateDer::from(certificate.as_ref());
         let message = renewal_message(certificate_request);
@@ -183,10 +192,11 @@ impl Enroll {
         let caller = Caller::try_from(&certified.map_err(into_status)?.identity)?;
         let node = caller.node.clone();
         caller.check_member(&self.owner)?;
+        let by = By::of(*keeps_trust);
         let certificate_pem =
-            self.authority.issue_node(&key, &caller.into(), self.valid).map_err(into_status)?;
+            self.authority.issue_node(&key, &caller.into(), self.valid, by).map_err(into_status)?;
         tracing::info!(%node, "renewed the expired certificate of a node");
-        Ok(v1::RenewResponse { certificate_pem })
+        Ok(v1::RenewResponse { certificate_pem, ca_pem: self.authority.certificates_pem() })
     }
 }
 

@@ -34,6 +34,7 @@ mod contexts;
 mod directory;
 mod history;
 mod ipam;
+mod issuers;
 mod key_sets;
 mod log;
 mod membership;
@@ -80,6 +81,7 @@ pub use command::{
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use history::{RestoreView, Superseded};
+pub use issuers::{OldHolders, OldNode};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use object::{
@@ -390,6 +392,10 @@ impl Model {
             }
             Command::Note { subject, reason, message } => {
                 self.event(now, Severity::Info, subject, reason, message);
+            }
+            Command::NoteIssuer { node, enrolment, issuer } => {
+                self.check_enrolment(&node, &enrolment)?;
+                self.note_issuer(&node, issuer);
             }
             Command::NoteSuperseded { node, earlier, present } => {
                 let message = format!(

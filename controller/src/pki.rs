@@ -1,7 +1,8 @@
 //! Trust: the cluster's own CA, the certificates it gives out, and what they say.
 //!
 //! The CA is made at the first start and kept in `data_dir/pki` (`ca.pem`, and `ca.key` for the
-//! controller's user only). The server's certificate is made anew at each start,
+//! controller's user only). It can be replaced while everything runs, with both trusted in between: see
+//! [rotation]. The server's certificate is made anew at each start,
 //! and while the controller runs when two thirds of its life are over. Whoever is to speak has
 //! a certificate for TLS clients with one identity in it:
 //!
@@ -23,12 +24,15 @@
 
 mod authority;
 mod identity;
+pub mod rotation;
 mod server;
+mod signer;
 mod ssh;
 mod token;
 
-pub use authority::{Authority, Certified, IssuedClient, Request};
+pub use authority::{Authority, By, Certified, IssuedClient, Request, Trusted};
 pub use identity::{Enrolment, Identity};
+pub use server::Tls;
 pub use ssh::{SshAuthority, UserCertificate};
 pub use token::{NewToken, ShownToken};
 
@@ -79,6 +83,11 @@ pub enum PkiError {
     /// A certificate without an identity of this cluster.
     #[error("the certificate has no identity of this cluster")]
     NoIdentity,
+    /// A certificate by an authority that was retired.
+    #[error(
+        "the certificate is from an authority of this cluster that was retired; a node joins again with a new token, a          person needs another context"
+    )]
+    Retired,
     /// A renewal that the key of the expired certificate did not sign, or a certificate that this CA did not.
     #[error(
         "the certificate is not from this cluster's CA, or its key did not sign the request; join again with a new token"

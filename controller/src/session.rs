@@ -46,7 +46,7 @@ use tonic::{Request, Response, Status, Streaming};
 use self::standing::Standing;
 use crate::model::{Command, SessionId};
 use crate::owner::Handle;
-use crate::pki::{self, Authority, SshAuthority};
+use crate::pki::{self, Authority, By, SshAuthority};
 use crate::status::into_status;
 use crate::tunnel::Tunnels;
 
@@ -132,13 +132,14 @@ impl Session for Sessions {
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::RenewResponse> {
         let caller = Caller::of(&request)?;
         caller.check_member(&self.owner)?;
-        let key =
-            pki::Request::read(&request.into_inner().certificate_request).map_err(into_status)?;
-        let node = caller.node.clone();
+        let v1::RenewRequest { certificate_request, keeps_trust } = request.into_inner();
+        let key = pki::Request::read(&certificate_request).map_err(into_status)?;
+        let (node, by) = (caller.node.clone(), By::of(keeps_trust));
         let certificate_pem =
-            self.authority.issue_node(&key, &caller.into(), self.valid).map_err(into_status)?;
+            self.authority.issue_node(&key, &caller.into(), self.valid, by).map_err(into_status)?;
         tracing::info!(%node, "renewed a node's certificate");
-        Ok(Response::new(v1::RenewResponse { certificate_pem }))
+        let ca_pem = self.authority.certificates_pem();
+        Ok(Response::new(v1::RenewResponse { certificate_pem, ca_pem }))
     }
 }
 

@@ -7,6 +7,7 @@ use tonic::Status;
 use crate::model::{Compacted, Refusal, RefusalClass};
 use crate::owner::{CommandError, Stopped};
 use crate::pki::PkiError;
+use crate::pki::rotation::RotationError;
 use crate::tunnel::TunnelError;
 
 /// An error with its gRPC status. (A trait of our own, since both sides of `From` are others'.)
@@ -73,13 +74,24 @@ impl IntoStatus for PkiError {
     fn into_status(self) -> Status {
         match self {
             Self::Request => Status::invalid_argument(self.to_string()),
-            Self::NoIdentity | Self::Unproven => Status::unauthenticated(self.to_string()),
+            Self::NoIdentity | Self::Retired | Self::Unproven => {
+                Status::unauthenticated(self.to_string())
+            }
             Self::File { .. }
             | Self::Authority { .. }
             | Self::SshFile { .. }
             | Self::Ssh(_)
             | Self::Issue(_)
             | Self::Tls(_) => Status::internal(self.to_string()),
+        }
+    }
+}
+
+impl IntoStatus for RotationError {
+    fn into_status(self) -> Status {
+        match self {
+            Self::GoesOn(_) | Self::None => Status::failed_precondition(self.to_string()),
+            Self::Pki(error) => error.into_status(),
         }
     }
 }

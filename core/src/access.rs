@@ -94,6 +94,24 @@ impl<'de> Deserialize<'de> for ContextId {
     }
 }
 
+/// Which of the cluster's authorities signed a certificate. They are numbered from 1 on; each rotation makes the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Issuer(pub u32);
+
+impl Default for Issuer {
+    /// The one that every cluster begins with, and that signed whatever does not say who did.
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl fmt::Display for Issuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A person or a program, by a context.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Client {
@@ -105,6 +123,8 @@ pub struct Client {
     pub context: ContextId,
     /// Until when it is good.
     pub expires_at: Timestamp,
+    /// Who signed it.
+    pub issuer: Issuer,
 }
 
 #[cfg(test)]

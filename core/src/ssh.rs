@@ -35,6 +35,10 @@ pub struct SshTrust {
     /// names (principals) that the certificate lists. Empty: no such CA.
     #[serde(default)]
     pub user_authority: String,
+    /// Further user CAs of the cluster, likewise: the earlier one while the cluster's authority is rotated. A `dwell-ssh`
+    /// that does not know of them takes certificates of the newest only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_user_authorities: Vec<String>,
     /// The cluster's host CA, likewise; it signs the host keys of all instances. Empty: no such CA.
     #[serde(default)]
     pub host_authority: String,

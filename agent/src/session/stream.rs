@@ -28,7 +28,7 @@ use tonic::{Status, Streaming};
 use super::{Ended, Session};
 use crate::enroll::{self, EnrollError};
 use crate::host_mark;
-use crate::identity::{Identity, Validity, wall_clock};
+use crate::identity::{Identity, Validity, certificates, wall_clock};
 use crate::volumes::Volumes;
 use dwell_daemon::{Causes, Lane};
 
@@ -102,7 +102,7 @@ impl StreamError {
 pub(super) async fn serve(
     session: &mut Session,
     channel: Channel,
-    validity: Validity,
+    (validity, not_before): (Validity, Option<std::time::Instant>),
     heartbeat: &mut Duration,
 ) -> Result<Ended, StreamError> {
     let mut told = Stream::default();
@@ -168,7 +168,7 @@ pub(super) async fn serve(
         "attached to the controller"
     );
     let now = Instant::now();
-    let attached = Attached {
+    let mut attached = Attached {
         channel,
         told,
         capacity,
@@ -180,9 +180,11 @@ pub(super) async fn serve(
         volumes: None,
         validity,
         renew_at: now + validity.renew_in(wall_clock()),
+        not_before: not_before.map_or(now, Instant::from_std),
         renewal: None,
         session,
     };
+    attached.compare_trust(&welcome.ca_pem);
     attached.run(incoming, outgoing).await
 }
 
@@ -208,6 +210,8 @@ struct Attached<'a> {
     volumes: Option<Arc<Volumes>>,
     validity: Validity,
     renew_at: Instant,
+    /// No renewal for the sake of other CAs before that.
+    not_before: Instant,
     renewal: Option<Renewal>,
 }
 
@@ -279,8 +283,24 @@ impl Attached<'_> {
                 self.session.directory.apply(change.try_into()?)?;
                 Ok(())
             }
+            Down::Trust(trust) => {
+                self.compare_trust(&trust.ca_pem);
+                Ok(())
+            }
             Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
         }
+    }
+
+    /// The CAs that the controller names come with a certificate; if they are others than this node has, it renews its
+    /// own. An earlier controller names none.
+    fn compare_trust(&mut self, ca_pem: &str) {
+        if ca_pem.is_empty() || is_same_trust(ca_pem, &self.session.identity.ca_pem) {
+            return;
+        }
+        tracing::info!(
+            "the cluster trusts other authorities than this node; renewing the certificate"
+        );
+        self.renew_at = self.renew_at.min(Instant::now().max(self.not_before));
     }
 
     /// Whether there may be something to send now.
@@ -380,6 +400,11 @@ async fn next(incoming: &mut Streaming<v1::ControllerMessage>) -> Result<Down, S
     }
 }
 
+/// Whether two texts have the same certificates, in whatever lines.
+fn is_same_trust(one: &str, other: &str) -> bool {
+    matches!((certificates(one), certificates(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn kind(message: &Down) -> &'static str {
     match message {
         Down::Welcome(_) => "a welcome",
@@ -387,6 +412,7 @@ fn kind(message: &Down) -> &'static str {
         Down::OpenTunnel(_) => "a tunnel",
         Down::Directory(_) => "a directory",
         Down::AssignmentPiece(_) => "a piece of an assignment",
+        Down::Trust(_) => "whom to trust",
     }
 }
 

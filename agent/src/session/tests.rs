@@ -23,6 +23,7 @@ use super::*;
 use crate::assignment::cache;
 use crate::directory::Directories;
 use crate::fake_controller::{Attachment, Ca, Face, FakeController, LIMIT, identity};
+use crate::identity::certificates;
 use crate::tunnel;
 use crate::volumes::Volumes;
 use dwell_network::fake::FakeNetwork;
@@ -404,6 +405,36 @@ async fn a_certificate_is_renewed_in_time_and_used() {
     let stored = Identity::load(agent.data_dir.path()).unwrap();
     assert_eq!(stored.certificates().unwrap()[0].to_vec(), second.certificate);
     assert_ne!(stored.key_pem, old.key_pem);
+}
+
+/// The new authority is trusted, and durably, before anything that it signed is used.
+#[tokio::test]
+async fn other_authorities_are_kept_together_with_a_renewed_certificate() {
+    let (ca, new) = (Ca::new(), Ca::new());
+    let both = ca.pem.clone() + &new.pem;
+    let old = identity(&ca, "", DAY);
+    let face = Face { trust_pem: both.clone(), ..Face::proper(ca) };
+    let mut controller = FakeController::start(face).await;
+    let agent = Agent::start(&controller.address, old.clone());
+    let first = controller.attachment().await;
+    first.welcome(1_000).await;
+    first.send(Down::Trust(v1::Trust { ca_pem: both.clone() })).await;
+    let mut second = controller.attachment().await;
+    assert_ne!(first.certificate, second.certificate);
+    let stored = Identity::load(agent.data_dir.path()).unwrap();
+    assert_eq!(stored.certificates().unwrap()[0].to_vec(), second.certificate);
+    assert_eq!(stored.ca_pem, both);
+    assert_eq!(certificates(&stored.ca_pem).unwrap().len(), 2);
+
+    // Those that it has are no reason to renew again, nor are none, of an earlier controller.
+    second.welcome(100).await;
+    for ca_pem in [both, String::new()] {
+        second.send(Down::Trust(v1::Trust { ca_pem })).await;
+    }
+    for _ in 0..5 {
+        assert!(second.next().await.is_some(), "the stream ended");
+    }
+    assert_eq!(Identity::load(agent.data_dir.path()).unwrap(), stored);
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ impl<'a> Keys<'a> {
     /// Whether any authority counts here, so that an unknown key may come with a certificate.
     pub fn any_authority(self) -> bool {
         let named = |name: &KeySetName| self.sets.is_none_or(|sets| sets.contains(name));
-        self.trust.user_authority.is_some()
+        !self.trust.user_authorities.is_empty()
             || self.own.iter().any(|line| line.options.authority)
             || self
                 .trust
@@ -111,7 +111,7 @@ pub fn with_certificate(
     let authority = certificate.signature_key();
     let whose = describe(certificate.public_key(), certificate.key_id());
     let names_login = claims.principals.iter().any(|principal| principal == asking.login);
-    if keys.trust.user_authority.as_ref() == Some(authority) && names_login {
+    if keys.trust.user_authorities.contains(authority) && names_login {
         return claims.permit(whose, None).map(|permit| keys.bound(permit));
     }
     let line = keys.lines(authority, true).find(|line| {

@@ -33,8 +33,8 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Who may log in, everywhere.
 #[derive(Debug, Default, PartialEq)]
 pub struct Trust {
-    /// The cluster's user CA.
-    pub user_authority: Option<KeyData>,
+    /// The cluster's user CAs: one, or two while its authority is rotated.
+    pub user_authorities: Vec<KeyData>,
     /// The zone of the instances' names; empty if it is not known.
     pub zone: String,
     /// The valid lines of each key set.

@@ -98,7 +98,7 @@ struct Ls {
 /// Print the authority that signs the host keys of all instances
 ///
 /// As a line for known_hosts: with it, ssh knows every instance and asks nobody. It also answers ssh's
-/// KnownHostsCommand, see `dwell ssh-config`.
+/// KnownHostsCommand, see `dwell ssh-config`. While the cluster's authority is rotated there are two lines; see `dwell ca`.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -195,7 +195,8 @@ impl Ca {
     async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let info = fleet.client.get_info(v1::GetInfoRequest {}).await?.into_inner();
         if self.user {
-            return print(&format!("{}\n", openssh::authority(&info.user_authority)?));
+            let lines = openssh::authorities(&info.user_authority, &info.user_authorities)?;
+            return print(&format!("{}\n", lines.join("\n")));
         }
         print(&openssh::known_hosts(&info)?)
     }

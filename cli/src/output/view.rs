@@ -4,6 +4,7 @@
 //! their field's name ends in.
 
 mod audit;
+mod authority;
 mod context;
 mod diagnosis;
 mod image;
@@ -14,6 +15,7 @@ mod volume;
 mod workload;
 
 pub(crate) use audit::{AuditView, RemedyView};
+pub(crate) use authority::AuthorityView;
 pub(crate) use context::ContextsView;
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
 pub(crate) use image::{

@@ -315,6 +315,29 @@ impl Fleet for Service {
         answer(v1::RevokeContextResponse { contexts: vec![context], revision: 1 })
     }
 
+    async fn get_authority(
+        &self,
+        _: Request<v1::GetAuthorityRequest>,
+    ) -> Answer<v1::GetAuthorityResponse> {
+        answer(v1::GetAuthorityResponse::default())
+    }
+
+    async fn rotate_authority(
+        &self,
+        _: Request<v1::RotateAuthorityRequest>,
+    ) -> Answer<v1::RotateAuthorityResponse> {
+        answer(v1::RotateAuthorityResponse { number: 2 })
+    }
+
+    async fn finish_rotation(
+        &self,
+        request: Request<v1::FinishRotationRequest>,
+    ) -> Answer<v1::FinishRotationResponse> {
+        let node = v1::OldNode { name: "h1".into(), ..Default::default() };
+        let nodes = if request.into_inner().force { vec![node] } else { vec![] };
+        answer(v1::FinishRotationResponse { nodes, ..Default::default() })
+    }
+
     async fn issue_client(
         &self,
         _: Request<v1::IssueClientRequest>,
@@ -542,7 +565,7 @@ impl Fleet for Service {
             revision: 1,
             host_authority: format!("{KEY} host CA"),
             user_authority: format!("{KEY} user CA"),
-            closed: false,
+            ..v1::GetInfoResponse::default()
         })
     }
 }

@@ -28,7 +28,7 @@ impl Api {
         Ok(v1::IssueClientResponse {
             certificate_pem: issued.certificate_pem,
             private_key_pem: issued.private_key_pem,
-            ca_pem: self.authority.certificate_pem().to_owned(),
+            ca_pem: self.authority.certificates_pem(),
             expires_at_ms: issued.client.expires_at.0,
             controller: self.advertised.clone(),
             serial: issued.client.context.to_string(),

@@ -26,7 +26,7 @@ const RSA_BITS_MIN: u32 = 2048;
 const COMMENT_MAX: usize = 128;
 /// How long a person's certificate is valid if nobody says, and at most.
 const USER_VALID: Duration = Duration::from_secs(8 * 3600);
-const USER_VALID_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+pub(super) const USER_VALID_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// It begins this long before now, for nodes whose clock is behind.
 const BACKDATED: Duration = Duration::from_secs(300);
 /// The most names that one certificate is for, and the longest of them, in bytes.

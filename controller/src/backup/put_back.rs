@@ -249,7 +249,12 @@ fn check(
     };
     let has = |name: &str| summary.files.iter().any(|entry| entry.name == name);
     // What is missing would be made anew, and nobody would trust it.
-    for name in [STORE, "pki/ca.pem", "pki/ca.key"] {
+    // Since the first rotation the CA is in a file of its own.
+    let of_authority: &[&str] = match has("pki/authorities.json") {
+        true => &[],
+        false => &["pki/ca.pem", "pki/ca.key"],
+    };
+    for name in [STORE].iter().chain(of_authority) {
         if !has(name) {
             return Err(damaged(&format!("{name} is missing")));
         }

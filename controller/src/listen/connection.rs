@@ -98,18 +98,20 @@ impl Connection {
         Self { peer: Peer::Local, stream: Stream::Unix(stream), end: End::Never, _place: None }
     }
 
-    /// Of somebody with a certificate that is valid until then, if nothing ends it before.
+    /// Of somebody with a certificate that is valid until then, or until whoever signed it is retired, if nothing ends it
+    /// before.
     pub(super) fn certified(
         stream: TlsStream<TcpStream>,
         from: IpAddr,
         identity: Identity,
-        until: Instant,
+        (until, retired): (Instant, CancellationToken),
         before: Before,
     ) -> Self {
         let end = async move {
             // Cancel-safe: whichever comes first ends the connection.
             tokio::select! {
                 () = sleep_until(until) => "its certificate has expired",
+                () = retired.cancelled() => "the authority that signed its certificate is retired",
                 reason = before.ends() => reason,
             }
         };

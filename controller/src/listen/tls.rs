@@ -15,7 +15,7 @@ use super::node_connections::NodeConnections;
 use super::places::{Place, Places};
 use super::{ACCEPT_PAUSE, Connection, Entrances, ListenError, Source};
 use crate::owner::Contexts;
-use crate::pki::{Authority, Certified, Identity};
+use crate::pki::{Authority, Certified, Identity, Tls};
 use crate::refusals::{Reason, Refusals};
 
 /// How many connections may not be through TLS yet, and how many of them of one source. The others wait in the kernel.
@@ -39,7 +39,7 @@ pub struct TlsListener {
 /// What every connection needs until it is handed over.
 #[derive(Clone)]
 struct Reception {
-    acceptor: TlsAcceptor,
+    tls: Arc<Tls>,
     authority: Arc<Authority>,
     handshakes: Places,
     anonymous: Places,
@@ -70,7 +70,7 @@ impl TlsListener {
     /// Hands connections over until `stop` is cancelled.
     pub(crate) async fn run(
         self,
-        tls: rustls::ServerConfig,
+        tls: Tls,
         (authority, contexts): (Arc<Authority>, Contexts),
         entrances: Entrances,
         refusals: Refusals,
@@ -79,7 +79,7 @@ impl TlsListener {
         let places = |(all, each)| Places::new(all, each);
         let arrivals = places(ARRIVALS_MAX);
         let reception = Reception {
-            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            tls: Arc::new(tls),
             authority,
             handshakes: places(HANDSHAKES_MAX),
             anonymous: places(ANONYMOUS_MAX),
@@ -150,7 +150,8 @@ impl Reception {
         let Ok(_turn) = turn else {
             return refuse(&"its source has too many others that say nothing");
         };
-        match timeout(HANDSHAKE_TIME, self.acceptor.accept(stream)).await {
+        let acceptor = TlsAcceptor::from(self.tls.config());
+        match timeout(HANDSHAKE_TIME, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => refuse(&error),
             Err(_) => refuse(&"it took too long"),
@@ -161,7 +162,7 @@ impl Reception {
         &self,
         stream: TlsStream<TcpStream>,
         from: IpAddr,
-        Certified { identity, expires }: Certified,
+        Certified { identity, expires, retired }: Certified,
     ) -> Connection {
         // Sleeping goes by the monotonic clock; a step of the wall clock does not matter.
         let left = expires.duration_since(SystemTime::now()).unwrap_or_default();
@@ -175,6 +176,7 @@ impl Reception {
                 if revoked.is_cancelled() { Before::Nothing } else { Before::Revoked(revoked) }
             }
         };
-        Connection::certified(stream, from, identity, Instant::now() + left, before)
+        let until = Instant::now() + left;
+        Connection::certified(stream, from, identity, (until, retired), before)
     }
 }

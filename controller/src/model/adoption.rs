@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use dwell_core::access::Issuer;
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{NodeName, Revision};
@@ -102,6 +103,7 @@ impl Model {
             host_mark,
             elsewhere: None,
             enrolment,
+            issuer: Issuer::default(),
             created_at: now,
             revision: Revision(0),
         });

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use dwell_core::access::Client;
+use dwell_core::access::{Client, Issuer};
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
@@ -242,6 +242,15 @@ pub enum Command {
     NoteContext(Client),
     /// Take nothing more from a context, by its serial, or from all of a name.
     RevokeContext(String),
+    /// A node has attached with a certificate that another of the cluster's authorities signed than the last one.
+    NoteIssuer {
+        /// Which node.
+        node: NodeName,
+        /// Its enrolment.
+        enrolment: String,
+        /// Who signed it.
+        issuer: Issuer,
+    },
     /// A stream of a node has taken the place of one that was alive and came from elsewhere.
     NoteSuperseded {
         /// Which node.

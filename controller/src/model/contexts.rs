@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use dwell_core::access::{Client, ContextId, Role};
+use dwell_core::access::{Client, ContextId, Issuer, Role};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{ClientName, Revision};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,9 @@ pub struct Context {
     pub issued_by: String,
     /// Until when it is good.
     pub expires_at: Timestamp,
+    /// Which of the cluster's authorities signed it.
+    #[serde(default)]
+    pub issuer: Issuer,
     /// When it was used last, to the hour.
     pub used_at: Option<Timestamp>,
     /// When it was revoked.
@@ -52,7 +55,7 @@ pub struct Context {
 
 impl Context {
     pub(super) fn of(client: Client) -> Self {
-        let Client { name, role, context: id, expires_at } = client;
+        let Client { name, role, context: id, expires_at, issuer } = client;
         Self {
             id,
             name,
@@ -60,6 +63,7 @@ impl Context {
             issued_at: None,
             issued_by: String::new(),
             expires_at,
+            issuer,
             used_at: None,
             revoked_at: None,
             revoked_by: String::new(),

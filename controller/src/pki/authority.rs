@@ -1,61 +1,81 @@
-//! The cluster's CA: its files, and what it signs.
+//! The cluster's CA: what it signs, and whom it takes for signed.
+//!
+//! It is one authority, or two while it is [rotated](super::rotation). What dwell itself verifies, certificates of nodes and
+//! of people, the newest signs; what others have to know already, the controller's own certificate, the oldest.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use dwell_core::access::{Client, ContextId, Role};
+use dwell_core::access::{Client, ContextId, Issuer, Role};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::ClientName;
-use dwell_proto::trust::CONTROLLER_NAME;
+use dwell_proto::v1;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData as _, SanType,
-    SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PublicKeyData as _, SanType, SerialNumber,
 };
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{
-    CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer, UnixTime,
-};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
-use rustls::sign::CertifiedKey;
-use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::identity::hex;
-use super::server::{self, ServerCertificate};
-use super::{Enrolment, Identity, PkiError, REQUEST_MAX};
+use super::rotation::{Stored, StoredAuthority};
+use super::signer::Signer;
+use super::{Enrolment, Identity, PkiError, REQUEST_MAX, identity};
 
-/// How long the CA is valid.
-const AUTHORITY_VALID: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
 /// Certificates begin this long before now, for hosts whose clock is behind; shorter ones half their life,
 /// or their holders would take them for old from the start.
 const BACKDATED: Duration = Duration::from_secs(2 * 3600);
 
 /// The cluster's CA.
 pub struct Authority {
+    pub(super) directory: PathBuf,
     cluster: String,
-    certificate: CertificateDer<'static>,
-    certificate_pem: String,
-    digest: [u8; 32],
-    issuer: Issuer<'static, KeyPair>,
+    trusted: watch::Sender<Arc<Trusted>>,
+    /// Held by whoever changes it.
+    pub(super) turn: Mutex<()>,
+}
+
+/// Those whose signatures count, the oldest first: one, or two during a rotation.
+pub struct Trusted(Vec<Arc<Signer>>);
+
+/// Who signs a node's certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The newest authority, for an agent that keeps the CAs that come with a certificate. So whoever has one of its
+    /// certificates trusts it.
+    Newest,
+    /// The oldest, for one that does not, and would not know the controller any more when the rotation ends.
+    Oldest,
+}
+
+impl By {
+    /// For an agent that keeps the CAs that come with its certificate, or does not.
+    #[must_use]
+    pub const fn of(keeps_trust: bool) -> Self {
+        if keeps_trust { Self::Newest } else { Self::Oldest }
+    }
 }
 
 /// A request for a certificate, checked: whoever sent it has the key.
 pub struct Request(CertificateSigningRequestParams);
 
 /// What a verified certificate says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Certified {
     /// Who it speaks for.
     pub identity: Identity,
     /// Until when.
     pub expires: SystemTime,
+    /// Cancelled when nobody trusts any more who signed it.
+    pub retired: CancellationToken,
 }
 
 /// A client's certificate and its key.
@@ -75,49 +95,48 @@ impl Authority {
     /// # Errors
     /// [`PkiError`] if the files cannot be read or written, or are no CA.
     pub fn open(directory: &Path) -> Result<Self, PkiError> {
-        let (certificate_path, key_path) = (directory.join("ca.pem"), directory.join("ca.key"));
-        let there =
-            certificate_path.try_exists().map_err(|reason| file(&certificate_path, reason))?;
-        if !there {
-            // A key without a certificate is what a crash between the two left; nobody was given
-            // anything signed with it.
-            Self::make(directory, &certificate_path, &key_path)?;
-            tracing::info!(path = %certificate_path.display(), "made the CA of a new cluster");
-        }
-        let certificate_pem = read(&certificate_path)?;
-        let key_pem = read(&key_path)?;
-        let wrong = |path: &Path, problem: &dyn std::fmt::Display| PkiError::Authority {
-            path: path.to_owned(),
-            problem: problem.to_string(),
+        let signers = match Stored::read(directory)? {
+            Some(stored) => {
+                let all = stored.authorities.iter();
+                all.map(|one| Signer::read(directory, one).map(Arc::new))
+                    .collect::<Result<_, _>>()?
+            }
+            None => vec![Arc::new(Signer::open_first(directory)?)],
         };
-        let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes())
-            .map_err(|error| wrong(&certificate_path, &error))?;
-        let key = KeyPair::from_pem(&key_pem).map_err(|error| wrong(&key_path, &error))?;
-        let (_, parsed) = X509Certificate::from_der(&certificate)
-            .map_err(|error| wrong(&certificate_path, &error))?;
-        if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err(wrong(&key_path, &"it is not the key of ca.pem"));
-        }
-        let name = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-        let cluster = name.ok_or_else(|| wrong(&certificate_path, &"it has no name"))?.to_owned();
-        let digest = Sha256::digest(&certificate).into();
-        let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Self { cluster, certificate, certificate_pem, digest, issuer })
+        let cluster = signers.first().map(|first| first.cluster.clone()).unwrap_or_default();
+        let trusted = watch::Sender::new(Arc::new(Trusted(signers)));
+        Ok(Self { directory: directory.to_owned(), cluster, trusted, turn: Mutex::new(()) })
     }
 
-    fn make(directory: &Path, certificate_path: &Path, key_path: &Path) -> Result<(), PkiError> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        builder.create(directory).map_err(|reason| file(directory, reason))?;
-        let key = KeyPair::generate()?;
-        // Names the cluster: unique without asking anyone.
-        let cluster = hex(&Sha256::digest(key.subject_public_key_info())[..8]);
-        let mut params = params(&cluster, AUTHORITY_VALID);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key)?;
-        write(key_path, 0o600, &key.serialize_pem())?;
-        write(certificate_path, 0o644, &certificate.pem())
+    /// Those whose signatures count.
+    #[must_use]
+    pub fn trusted(&self) -> Arc<Trusted> {
+        self.trusted.borrow().clone()
+    }
+
+    /// The same, as it changes.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<Trusted>> {
+        self.trusted.subscribe()
+    }
+
+    /// What is to be trusted by what is to be kept. Those that are known stay the same ones.
+    pub(super) fn prepare(&self, stored: &Stored) -> Result<Arc<Trusted>, PkiError> {
+        let before = self.trusted();
+        let signer = |one: &StoredAuthority| match before.by_number(one.number) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => Signer::read(&self.directory, one).map(Arc::new),
+        };
+        let signers = stored.authorities.iter().map(signer).collect::<Result<_, _>>()?;
+        Ok(Arc::new(Trusted(signers)))
+    }
+
+    /// Trusts these from now on, and no others: connections that live by others end.
+    pub(super) fn install(&self, now: &Arc<Trusted>) {
+        let before = self.trusted.send_replace(Arc::clone(now));
+        // After that: whoever comes meanwhile is not taken, or is told as well.
+        let gone = before.0.iter().filter(|one| now.by_number(one.number).is_none());
+        gone.for_each(|one| one.retired.cancel());
     }
 
     /// The cluster's name for itself: 16 hexadecimal digits.
@@ -126,16 +145,10 @@ impl Authority {
         &self.cluster
     }
 
-    /// The CA's certificate.
+    /// The certificates of all authorities that count, the oldest first.
     #[must_use]
-    pub fn certificate_pem(&self) -> &str {
-        &self.certificate_pem
-    }
-
-    /// SHA-256 over the CA's certificate (DER): what a join token pins.
-    #[must_use]
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
+    pub fn certificates_pem(&self) -> String {
+        self.trusted().pem()
     }
 
     /// A certificate for an agent.
@@ -147,9 +160,15 @@ impl Authority {
         request: &Request,
         identity: &Identity,
         valid: Duration,
+        by: By,
     ) -> Result<String, PkiError> {
         let params = self.client_params(identity, valid)?;
-        Ok(params.signed_by(&request.0.public_key, &self.issuer)?.pem())
+        let trusted = self.trusted();
+        let signer = match by {
+            By::Newest => trusted.newest(),
+            By::Oldest => trusted.oldest(),
+        };
+        Ok(params.signed_by(&request.0.public_key, &signer.issuer)?.pem())
     }
 
     /// A certificate for a person or a program, with a key made here.
@@ -163,13 +182,16 @@ impl Authority {
         valid: Duration,
     ) -> Result<IssuedClient, PkiError> {
         let context = ContextId(serial());
-        let mut client = Client { name, role, context, expires_at: Timestamp(0) };
+        let trusted = self.trusted();
+        let signer = trusted.newest();
+        let issuer = signer.number;
+        let mut client = Client { name, role, context, expires_at: Timestamp(0), issuer };
         let params = self.client_params(&Identity::Client(client.clone()), valid)?;
         let key = KeyPair::generate()?;
         let expires_ms = params.not_after.unix_timestamp().saturating_mul(1000);
         client.expires_at = Timestamp(u64::try_from(expires_ms).unwrap_or(0));
         Ok(IssuedClient {
-            certificate_pem: params.signed_by(&key, &self.issuer)?.pem(),
+            certificate_pem: params.signed_by(&key, &signer.issuer)?.pem(),
             private_key_pem: key.serialize_pem(),
             client,
         })
@@ -199,13 +221,18 @@ impl Authority {
     /// What a certificate says whose signature the TLS library has verified.
     ///
     /// # Errors
-    /// [`PkiError::NoIdentity`] if it does not say who it is.
+    /// [`PkiError::NoIdentity`] if it does not say who it is, [`PkiError::Retired`] if whoever signed it does not count any
+    /// more.
     pub fn read(&self, certificate: &CertificateDer<'_>) -> Result<Certified, PkiError> {
         let (_, parsed) =
             X509Certificate::from_der(certificate).map_err(|_| PkiError::NoIdentity)?;
         let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+        let identity = Identity::read(&parsed, &self.cluster)?;
+        let trusted = self.trusted();
+        let signer = trusted.by_number(identity::issuer(&parsed)?).ok_or(PkiError::Retired)?;
         Ok(Certified {
-            identity: Identity::read(&parsed, &self.cluster)?,
+            identity,
+            retired: signer.retired.clone(),
             expires: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
         })
     }
@@ -224,7 +251,8 @@ impl Authority {
         let certified = self.read(certificate)?;
         // The chain is judged as of the certificate's last moment.
         let end = certified.expires.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.client_verifier()?
+        self.trusted()
+            .client_verifier()?
             .verify_client_cert(certificate, &[], UnixTime::since_unix_epoch(end))
             .map_err(|_| PkiError::Unproven)?;
         let key = &parsed.public_key().subject_public_key.data;
@@ -236,62 +264,76 @@ impl Authority {
             Err(PkiError::Unproven)
         }
     }
+}
+
+impl Trusted {
+    /// The one that signs what others have to know already.
+    pub(super) fn oldest(&self) -> &Arc<Signer> {
+        // There is always one.
+        &self.0[0]
+    }
+
+    /// The one that signs what dwell verifies.
+    pub(super) fn newest(&self) -> &Arc<Signer> {
+        &self.0[self.0.len() - 1]
+    }
+
+    /// All, the oldest first.
+    pub(super) fn all(&self) -> &[Arc<Signer>] {
+        &self.0
+    }
+
+    fn by_number(&self, number: Issuer) -> Option<&Arc<Signer>> {
+        self.0.iter().find(|one| one.number == number)
+    }
+
+    /// The number of the newest.
+    #[must_use]
+    pub fn newest_number(&self) -> Issuer {
+        self.newest().number
+    }
+
+    /// Whether a rotation goes on.
+    #[must_use]
+    pub fn is_rotating(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// Their certificates, the oldest first.
+    #[must_use]
+    pub fn pem(&self) -> String {
+        self.0.iter().map(|one| one.certificate_pem.as_str()).collect()
+    }
+
+    /// The certificate and the digest that a join token pins: the CA of the certificate that the controller shows.
+    #[must_use]
+    pub fn pinned(&self) -> (&str, &[u8; 32]) {
+        let oldest = self.oldest();
+        (&oldest.certificate_pem, &oldest.digest)
+    }
+
+    /// What they say of themselves, the oldest first.
+    pub(crate) fn views(&self) -> impl Iterator<Item = v1::Authority> {
+        self.0.iter().map(|one| v1::Authority {
+            number: one.number.0,
+            made_at_ms: one.made_at.0,
+            made_by: one.made_by.clone(),
+            fingerprint: hex(&one.digest),
+            expires_at_ms: one.expires_at.0,
+        })
+    }
 
     /// Whose certificates count as those of clients.
-    fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
+    pub(super) fn client_verifier(&self) -> Result<Arc<dyn ClientCertVerifier>, PkiError> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.certificate.clone()).map_err(|error| tls(&error))?;
+        for one in &self.0 {
+            roots.add(one.certificate.clone()).map_err(|error| tls(&error))?;
+        }
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .allow_unauthenticated()
             .build()
             .map_err(|error| tls(&error))
-    }
-
-    /// A certificate for the controller itself, with a key made here.
-    pub(super) fn issue_server(
-        &self,
-        hosts: &[String],
-        now: SystemTime,
-    ) -> Result<CertifiedKey, PkiError> {
-        let key = KeyPair::generate()?;
-        let mut params = params_at(CONTROLLER_NAME, server::VALID, now);
-        let mut names = hosts.to_vec();
-        names.extend([CONTROLLER_NAME, "localhost", "127.0.0.1"].map(str::to_owned));
-        names.sort();
-        names.dedup();
-        params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        let chain =
-            vec![params.signed_by(&key, &self.issuer)?.der().clone(), self.certificate.clone()];
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
-            .map_err(|error| tls(&error))
-    }
-
-    /// TLS for the listener, with a certificate for these hosts that is always fresh. Clients may come without a
-    /// certificate; what they may do then is not decided here.
-    ///
-    /// # Errors
-    /// [`PkiError`].
-    pub fn server_config(
-        self: &Arc<Self>,
-        hosts: &[&str],
-    ) -> Result<rustls::ServerConfig, PkiError> {
-        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-        let shown = ServerCertificate::new(Arc::clone(self), hosts, SystemTime::now())?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(|error| tls(&error))?
-            .with_client_cert_verifier(self.client_verifier()?)
-            .with_cert_resolver(Arc::new(shown));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // A resumed session would carry on with a certificate that has expired since.
-        config.send_tls13_tickets = 0;
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(config)
     }
 }
 
@@ -320,11 +362,11 @@ impl Request {
 }
 
 /// Everything that all certificates have in common.
-fn params(name: &str, valid: Duration) -> CertificateParams {
+pub(super) fn params(name: &str, valid: Duration) -> CertificateParams {
     params_at(name, valid, SystemTime::now())
 }
 
-fn params_at(name: &str, valid: Duration, now: SystemTime) -> CertificateParams {
+pub(super) fn params_at(name: &str, valid: Duration, now: SystemTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.not_before = (now - BACKDATED.min(valid / 2)).into();
     params.not_after = (now + valid).into();
@@ -341,11 +383,11 @@ fn serial() -> u64 {
     rand::random::<u64>() >> 1
 }
 
-fn tls(error: &dyn std::fmt::Display) -> PkiError {
+pub(super) fn tls(error: &dyn std::fmt::Display) -> PkiError {
     PkiError::Tls(error.to_string())
 }
 
-fn file(path: &Path, reason: std::io::Error) -> PkiError {
+pub(super) fn file(path: &Path, reason: std::io::Error) -> PkiError {
     PkiError::File { path: path.to_owned(), reason }
 }
 

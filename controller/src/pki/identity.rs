@@ -1,6 +1,6 @@
 //! Who a certificate speaks for.
 
-use dwell_core::access::{Client, ContextId, Role};
+use dwell_core::access::{Client, ContextId, Issuer, Role};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
 use sha2::{Digest as _, Sha256};
@@ -18,6 +18,8 @@ pub enum Identity {
         name: NodeName,
         /// Which of the hosts that joined under this name.
         enrolment: Enrolment,
+        /// Who signed the certificate.
+        issuer: Issuer,
     },
     /// A person or a program.
     Client(Client),
@@ -38,7 +40,7 @@ impl Identity {
     /// The names to put into a certificate.
     pub(super) fn uris(&self, cluster: &str) -> Vec<String> {
         match self {
-            Self::Node { name, enrolment } => vec![
+            Self::Node { name, enrolment, .. } => vec![
                 format!("dwell://{cluster}/node/{name}"),
                 format!("dwell://{cluster}/enrolment/{}", enrolment.0),
             ],
@@ -67,6 +69,7 @@ impl Identity {
             [("node", name), ("enrolment", enrolment)] => Ok(Self::Node {
                 name: name.parse().map_err(|_| PkiError::NoIdentity)?,
                 enrolment: Enrolment(enrolment.to_owned()),
+                issuer: issuer(certificate)?,
             }),
             // Those that were made before there were roles may do everything.
             [("client", name)] => client(certificate, name, Role::Admin),
@@ -89,7 +92,25 @@ fn client(certificate: &X509Certificate<'_>, name: &str, role: Role) -> Result<I
     let context = ContextId(serial.ok_or(PkiError::NoIdentity)?);
     let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or(0);
     let expires_at = Timestamp(seconds.saturating_mul(1000));
-    Ok(Identity::Client(Client { name, role, context, expires_at }))
+    let issuer = issuer(certificate)?;
+    Ok(Identity::Client(Client { name, role, context, expires_at, issuer }))
+}
+
+/// The word before the number of an authority, in its name. The first has neither.
+const AUTHORITY: &str = "authority ";
+
+/// What an authority has in its name beside the cluster's, so that no two have the same.
+pub(super) fn unit(issuer: Issuer) -> Option<String> {
+    (issuer != Issuer::default()).then(|| format!("{AUTHORITY}{issuer}"))
+}
+
+/// Which authority signed a certificate whose signature has been verified: a chain ends in the CA of that name.
+pub(super) fn issuer(certificate: &X509Certificate<'_>) -> Result<Issuer, PkiError> {
+    let Some(unit) = certificate.issuer().iter_organizational_unit().next() else {
+        return Ok(Issuer::default());
+    };
+    let number = unit.as_str().ok().and_then(|unit| unit.strip_prefix(AUTHORITY)?.parse().ok());
+    number.map(Issuer).ok_or(PkiError::NoIdentity)
 }
 
 /// Bytes in hexadecimal.

@@ -1,6 +1,6 @@
 //! SSH: the two CAs, and the host keys of instances.
 //!
-//! Three files beside the TLS CA, each made when it is not there, each for the controller's user only:
+//! Until the cluster's authority is [rotated](super::rotation) for the first time, three files beside the TLS CA, each made when it is not there, each for the controller's user only:
 //!
 //! | file | what | if it is replaced |
 //! |---|---|---|
@@ -8,13 +8,18 @@
 //! | `ssh-user-ca` | signs people's keys | certificates that are out are worth nothing |
 //! | `ssh-host-keys` | the secret that host keys are derived from | every instance has another key |
 //!
+//! From then on the CAs are in `authorities.json`, two of each while a rotation goes on. The newest signs people's keys,
+//! since nodes are told of it; the oldest signs host keys, since people's `known_hosts` have to have it.
+//!
 //! A host key is a function of the secret and of the instance's identity (its name, and when it was made), so there
 //! is nothing to store, to lose or to move: restarted, replaced or moved, an instance has the key that it
 //! had; removed and made again, another.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use dwell_core::access::Issuer;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 use dwell_core::ssh::HostKey;
@@ -25,6 +30,7 @@ use ssh_key::{LineEnding, PrivateKey, PublicKey};
 
 use super::authority::{read, write};
 use super::identity::hex;
+use super::rotation::{STORED, Stored};
 use super::{Authority, PkiError};
 
 /// The end of a certificate that has none.
@@ -48,12 +54,28 @@ pub struct UserCertificate {
 
 /// The CAs and the secret.
 pub struct SshAuthority {
+    directory: PathBuf,
+    /// The oldest first, at least one.
+    pairs: RwLock<Arc<Vec<Pair>>>,
+    secret: [u8; 32],
+    zone: String,
+}
+
+/// The two CAs of an authority.
+pub(super) struct Pair {
+    number: Issuer,
     host: PrivateKey,
     user: PrivateKey,
     host_line: String,
     user_line: String,
-    secret: [u8; 32],
-    zone: String,
+}
+
+impl Pair {
+    fn new(number: Issuer, host: PrivateKey, user: PrivateKey) -> Result<Self, PkiError> {
+        let (host_line, user_line) =
+            (host.public_key().to_openssh()?, user.public_key().to_openssh()?);
+        Ok(Self { number, host, user, host_line, user_line })
+    }
 }
 
 impl SshAuthority {
@@ -63,29 +85,71 @@ impl SshAuthority {
     /// # Errors
     /// [`PkiError`] if a file cannot be read or written, or makes no sense.
     pub fn open(directory: &Path, authority: &Authority, zone: &str) -> Result<Self, PkiError> {
-        let cluster = authority.cluster_id();
-        let host = key(&directory.join("ssh-host-ca"), &format!("dwell-host-ca@{cluster}"))?;
-        let user = key(&directory.join("ssh-user-ca"), &format!("dwell-user-ca@{cluster}"))?;
+        let pairs = match Stored::read(directory)? {
+            Some(stored) => pairs(directory, &stored)?,
+            None => {
+                let cluster = authority.cluster_id();
+                let open = |name: &str, whose: &str| {
+                    key(&directory.join(name), &format!("dwell-{whose}-ca@{cluster}"))
+                };
+                let (host, user) = (open("ssh-host-ca", "host")?, open("ssh-user-ca", "user")?);
+                vec![Pair::new(Issuer::default(), host, user)?]
+            }
+        };
         Ok(Self {
-            host_line: host.public_key().to_openssh()?,
-            user_line: user.public_key().to_openssh()?,
-            host,
-            user,
+            directory: directory.to_owned(),
+            pairs: RwLock::new(Arc::new(pairs)),
             secret: secret(&directory.join("ssh-host-keys"))?,
             zone: zone.to_owned(),
         })
     }
 
-    /// The public key of the host CA, a line as in `authorized_keys`.
-    #[must_use]
-    pub fn host_authority(&self) -> &str {
-        &self.host_line
+    /// The private keys of another authority's CAs, for hosts and for people.
+    pub(super) fn make(cluster: &str, number: Issuer) -> Result<(String, String), PkiError> {
+        let make = |whose: &str| {
+            let pair = Ed25519Keypair::from_seed(&rand::random());
+            let comment = format!("dwell-{whose}-ca-{number}@{cluster}");
+            let key = PrivateKey::new(KeypairData::from(pair), comment)?;
+            Ok::<_, PkiError>(key.to_openssh(LineEnding::LF)?.to_string())
+        };
+        Ok((make("host")?, make("user")?))
     }
 
-    /// The public key of the user CA, likewise.
+    /// The same of one that counts, to be kept.
+    pub(super) fn keys_of(&self, number: Issuer) -> Result<(String, String), PkiError> {
+        let pairs = self.pairs();
+        let pair = pairs.iter().find(|pair| pair.number == number);
+        let pair =
+            pair.ok_or_else(|| wrong(&self.directory, "an authority has no keys for SSH"))?;
+        let text =
+            |key: &PrivateKey| Ok::<_, PkiError>(key.to_openssh(LineEnding::LF)?.to_string());
+        Ok((text(&pair.host)?, text(&pair.user)?))
+    }
+
+    /// What is to count by what is to be kept.
+    pub(super) fn prepare(&self, stored: &Stored) -> Result<Vec<Pair>, PkiError> {
+        pairs(&self.directory, stored)
+    }
+
+    /// These count from now on.
+    pub(super) fn install(&self, pairs: Vec<Pair>) {
+        *self.pairs.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(pairs);
+    }
+
+    fn pairs(&self) -> Arc<Vec<Pair>> {
+        Arc::clone(&self.pairs.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The public keys of the host CAs that count, lines as in `authorized_keys`; the one that signs first.
     #[must_use]
-    pub fn user_authority(&self) -> &str {
-        &self.user_line
+    pub fn host_authorities(&self) -> Vec<String> {
+        self.pairs().iter().map(|pair| pair.host_line.clone()).collect()
+    }
+
+    /// Of the user CAs, likewise.
+    #[must_use]
+    pub fn user_authorities(&self) -> Vec<String> {
+        self.pairs().iter().rev().map(|pair| pair.user_line.clone()).collect()
     }
 
     /// The host key of an instance that was made at `made_at`, always the same. It takes two signatures' time.
@@ -111,7 +175,7 @@ impl SshAuthority {
         }
         Ok(HostKey {
             private_key: key.to_openssh(LineEnding::LF)?.to_string(),
-            certificate: builder.sign(&self.host)?.to_openssh()?,
+            certificate: builder.sign(&self.pairs()[0].host)?.to_openssh()?,
         })
     }
 
@@ -132,7 +196,8 @@ impl SshAuthority {
         for extension in USER_EXTENSIONS {
             builder.extension(extension, "")?;
         }
-        Ok(builder.sign(&self.user)?.to_openssh()?)
+        let pairs = self.pairs();
+        Ok(builder.sign(&pairs[pairs.len() - 1].user)?.to_openssh()?)
     }
 
     /// Half of a digest, so that nothing can be appended to what was digested.
@@ -147,6 +212,16 @@ impl SshAuthority {
         half.copy_from_slice(&digest.finalize()[..32]);
         half
     }
+}
+
+/// The CAs of all authorities that are kept.
+fn pairs(directory: &Path, stored: &Stored) -> Result<Vec<Pair>, PkiError> {
+    let path = directory.join(STORED);
+    let read = |text: &str| {
+        PrivateKey::from_openssh(text).map_err(|error| wrong(&path, &error.to_string()))
+    };
+    let all = stored.authorities.iter();
+    all.map(|one| Pair::new(one.number, read(&one.ssh_host_ca)?, read(&one.ssh_user_ca)?)).collect()
 }
 
 /// The private key of a file, which is made with this comment if it is not there.

@@ -46,7 +46,7 @@ impl NewToken {
         random.map_err(|error| PkiError::Tls(error.to_string()))?;
         let text = URL_SAFE_NO_PAD.encode(secret);
         let shown = ShownToken::of(&text);
-        let token = JoinToken::new(text, *authority.digest());
+        let token = JoinToken::new(text, *authority.trusted().pinned().1);
         let token = token.map_err(|error| PkiError::Tls(error.to_string()))?;
         Ok(Self { token, shown })
     }

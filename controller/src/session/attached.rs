@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use dwell_core::access::Issuer;
 use dwell_core::id::NodeName;
 use dwell_core::session::{Acknowledge, Heartbeat, Hello, Welcome};
 use dwell_proto::{PROTOCOL, PROTOCOL_NEWEST, common_protocol, v1};
@@ -29,7 +30,7 @@ impl Sessions {
     /// Attaches a node, and goes on by itself.
     pub(super) async fn begin(
         &self,
-        Caller { node, from, enrolment }: Caller,
+        Caller { node, from, enrolment, issuer }: Caller,
         session: SessionId,
         hello: Hello,
         messages: Streaming<v1::AgentMessage>,
@@ -38,7 +39,7 @@ impl Sessions {
         let protocol = protocol(&node, &hello)?;
         let attach = Command::AttachNode {
             node: node.clone(),
-            enrolment: enrolment.0,
+            enrolment: enrolment.0.clone(),
             session,
             hello: Box::new(hello),
         };
@@ -55,7 +56,10 @@ impl Sessions {
         }
         let (requests, earlier) = self.tunnels.register(node.clone(), session, from);
         self.note_superseded(&node, earlier, from).await;
+        self.note_issuer(&node, enrolment.0, issuer).await;
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
+        // Before it is welcomed with them, so that no change is missed.
+        let trust = self.authority.changes();
         let outbound = Outbound {
             owner: self.owner.clone(),
             ssh: Arc::clone(&self.ssh),
@@ -65,6 +69,7 @@ impl Sessions {
             changes,
             takes_pieces,
             unserved: String::new(),
+            trust,
             sent: None,
             directory: DirectoryFeed::new(
                 &self.owner,
@@ -99,13 +104,27 @@ impl Sessions {
         }
     }
 
+    /// Notes who signed the certificate that a node lives by, if that is not known.
+    async fn note_issuer(&self, node: &NodeName, enrolment: String, issuer: Issuer) {
+        let known = self.owner.roster().node(node);
+        if known.is_none_or(|known| known.removed || known.issuer == issuer) {
+            return;
+        }
+        let note = Command::NoteIssuer { node: node.clone(), enrolment, issuer };
+        if let Err(error) = self.owner.command(note).await {
+            // It is said again when it attaches again; until then it counts as living by the earlier one.
+            tracing::warn!(%node, %issuer, %error, "who signed the certificate of a node is not written down");
+        }
+    }
+
     /// How a stream is answered.
     pub(super) async fn welcome(&self, protocol: u32) -> Result<v1::Welcome, Status> {
         let history = self.owner.read(|model| (model.incarnation(), model.term())).await;
         let (incarnation, term) = history.map_err(into_status)?;
         let cluster_id = self.authority.cluster_id().to_owned();
         let heartbeat = self.heartbeat;
-        Ok((&Welcome { protocol, heartbeat, cluster_id, incarnation, term }).into())
+        let ca_pem = self.authority.certificates_pem();
+        Ok((&Welcome { protocol, heartbeat, cluster_id, incarnation, term, ca_pem }).into())
     }
 }
 

@@ -1,16 +1,18 @@
-//! What goes to an agent: Welcome, its assignment, the directory, tunnels to open.
+//! What goes to an agent: Welcome, its assignment, the directory, tunnels to open, and whom to trust when that changes.
 //!
 //! Nothing is queued here: each message is computed from the model when there is a place for it, so the newest
 //! state replaces what a slow agent missed. The assignment comes before the directory, always. Without a change
 //! nothing happens, no timer either.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dwell_core::id::{NodeName, Revision};
 use dwell_core::session::AssignmentChange;
 use dwell_proto::v1::controller_message::Message;
 use dwell_proto::{pieces, v1};
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
 use super::admission::Place;
@@ -18,8 +20,11 @@ use super::directory::DirectoryFeed;
 use super::secrets::{self, MadeAt};
 use crate::model::{Command, Model, Refusal, SessionId};
 use crate::owner::Handle;
-use crate::pki::{PkiError, SshAuthority};
+use crate::pki::{PkiError, SshAuthority, Trusted};
 use crate::status::into_status;
+
+/// Within what time all nodes are told whom to trust, so that they do not all come at once for other certificates.
+const TRUST_SPREAD_MS: u64 = 3_000;
 
 pub(super) type Outgoing = mpsc::Sender<Result<v1::ControllerMessage, Status>>;
 
@@ -34,6 +39,8 @@ pub(super) struct Outbound {
     pub(super) changes: watch::Receiver<()>,
     /// Whether the agent takes assignments in pieces, and templates by their digest.
     pub(super) takes_pieces: bool,
+    /// Whom it is to trust, beside what it was welcomed with.
+    pub(super) trust: watch::Receiver<Arc<Trusted>>,
     /// Why it could not be told what to do; empty if it could.
     pub(super) unserved: String,
     /// The revision that the agent was brought to.
@@ -58,10 +65,20 @@ impl Outbound {
         if let Err(reason) = place.hold(taken_in).await {
             return reason;
         }
+        let mut trust_due = None;
         loop {
             // Cancel-safe: a change that was not seen will be, a request that was not taken stays queued, and what
-            // is due of the directory stays due.
+            // is due of the directory or of whom to trust stays due.
             let sent = tokio::select! {
+                Ok(()) = self.trust.changed() => {
+                    let spread_ms = rand::random::<u64>() % TRUST_SPREAD_MS;
+                    trust_due = Some(Instant::now() + Duration::from_millis(spread_ms));
+                    Ok(())
+                }
+                () = until(trust_due) => {
+                    trust_due = None;
+                    self.trust().await
+                }
                 changed = self.changes.changed() => match changed {
                     Ok(()) => self.assignment().await,
                     Err(_) => return None,
@@ -80,6 +97,15 @@ impl Outbound {
                 return reason;
             }
         }
+    }
+
+    /// Tells whom to trust from now on, and everything again: the authorities of SSH are in the assignment, and what they
+    /// have signed.
+    async fn trust(&mut self) -> Result<(), Option<Status>> {
+        let ca_pem = self.trust.borrow_and_update().pem();
+        self.send(Message::Trust(v1::Trust { ca_pem })).await?;
+        self.sent = None;
+        self.assignment().await
     }
 
     async fn send(&self, message: Message) -> Result<(), Option<Status>> {
@@ -157,6 +183,14 @@ impl Outbound {
             place.send(Ok(v1::ControllerMessage { message: Some(Message::Directory(change)) }));
         }
         Ok(())
+    }
+}
+
+/// Then; never, without a time.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -59,8 +59,10 @@ pub(super) fn add(
 }
 
 fn authorities(trust: &mut SshTrust, ssh: &SshAuthority) {
-    ssh.user_authority().clone_into(&mut trust.user_authority);
-    ssh.host_authority().clone_into(&mut trust.host_authority);
+    let mut users = ssh.user_authorities().into_iter();
+    trust.user_authority = users.next().unwrap_or_default();
+    trust.more_user_authorities = users.collect();
+    trust.host_authority = ssh.host_authorities().into_iter().next().unwrap_or_default();
 }
 
 /// Whether dwell serves SSH for an instance.

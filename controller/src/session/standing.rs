@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use dwell_core::access::Issuer;
 use dwell_core::id::NodeName;
 use tonic::{Request, Status};
 
@@ -15,6 +16,8 @@ use crate::status::into_status;
 pub(crate) struct Caller {
     pub(crate) node: NodeName,
     pub(crate) enrolment: Enrolment,
+    /// Who signed its certificate.
+    pub(crate) issuer: Issuer,
     /// Where it calls from, if that is known.
     pub(crate) from: Option<IpAddr>,
 }
@@ -78,9 +81,12 @@ impl TryFrom<&Identity> for Caller {
 
     fn try_from(identity: &Identity) -> Result<Self, Status> {
         match identity {
-            Identity::Node { name, enrolment } => {
-                Ok(Self { node: name.clone(), enrolment: enrolment.clone(), from: None })
-            }
+            Identity::Node { name, enrolment, issuer } => Ok(Self {
+                node: name.clone(),
+                enrolment: enrolment.clone(),
+                issuer: *issuer,
+                from: None,
+            }),
             Identity::Client(_) => {
                 Err(Status::permission_denied("this needs the certificate of a node"))
             }
@@ -90,6 +96,6 @@ impl TryFrom<&Identity> for Caller {
 
 impl From<Caller> for Identity {
     fn from(caller: Caller) -> Self {
-        Self::Node { name: caller.node, enrolment: caller.enrolment }
+        Self::Node { name: caller.node, enrolment: caller.enrolment, issuer: caller.issuer }
     }
 }

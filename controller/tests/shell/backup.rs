@@ -19,7 +19,7 @@ fn run(directory: &Path, action: &str, file: &Path) -> Output {
     program.unwrap()
 }
 
-fn succeed(directory: &Path, action: &str, file: &Path) -> String {
+pub(crate) fn succeed(directory: &Path, action: &str, file: &Path) -> String {
     let output = run(directory, action, file);
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{action}: {error}");

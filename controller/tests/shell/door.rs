@@ -80,7 +80,7 @@ impl Drop for Running {
 async fn joins_that_never_end_take_little_memory_and_a_good_agent_gets_in() {
     let running = Running::start().await;
     let fixture = &running.fixture;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let before = running.peak_bytes();
     // 24 connections from four addresses, each with up to 1536 requests of 32 KiB of which the last byte is missing.
     let part = zeros((32 << 10) - 1);
@@ -107,7 +107,7 @@ async fn joins_that_never_end_take_little_memory_and_a_good_agent_gets_in() {
 async fn calls_of_a_node_that_never_end_take_little_memory_and_a_good_agent_attaches() {
     let running = Running::start().await;
     let fixture = &running.fixture;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let bad = fixture.node("bad", "192.0.2.66").await;
     let good = fixture.node("good", "192.0.2.1").await;
     let before = running.peak_bytes();
@@ -150,7 +150,7 @@ fn field(number: u32, value: &[u8]) -> Vec<u8> {
 async fn messages_of_millions_of_empty_entries_take_little_memory_and_a_good_agent_attaches() {
     let running = Running::start().await;
     let fixture = &running.fixture;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let bad = fixture.node("bad", "192.0.2.66").await;
     let good = fixture.node("good", "192.0.2.1").await;
     let person = fixture.client("ann").await;
@@ -185,7 +185,7 @@ async fn messages_of_millions_of_empty_entries_take_little_memory_and_a_good_age
 #[tokio::test]
 async fn a_request_without_a_certificate_that_does_not_end_is_ended_with_its_connection() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let mut raw = Raw::connect(fixture.address(), GOOD, &ca_pem, None).await.unwrap();
     let (response, _body) = raw.half(JOIN, 1000, zeros(999)).await.unwrap();
     assert_eq!(raw::code(response).await.unwrap(), Code::DeadlineExceeded);
@@ -224,7 +224,7 @@ async fn a_stream_that_is_taken_over_from_elsewhere_is_an_event() {
 #[tokio::test]
 async fn without_a_certificate_there_are_four_requests_at_once_with_small_headers() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let mut raw = Raw::connect(fixture.address(), GOOD, &ca_pem, None).await.unwrap();
     // Once something was answered, the settings have been heard.
     let (response, _body) = raw.half("/dwell.v1.Fleet/GetInfo", 0, zeros(0)).await.unwrap();
@@ -247,7 +247,7 @@ async fn a_join_that_is_too_large_is_refused_by_what_it_announces() {
     let request = v1::JoinRequest { token: "x".repeat(100_000), ..Default::default() };
     let mut enrollment = EnrollmentClient::new(fixture.tcp(None).await.unwrap());
     assert_eq!(enrollment.join(request).await.unwrap_err().code(), Code::OutOfRange);
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let mut raw = Raw::connect(fixture.address(), GOOD, &ca_pem, None).await.unwrap();
     let (response, _body) = raw.half(JOIN, u32::MAX, zeros(1)).await.unwrap();
     assert_eq!(raw::code(response).await.unwrap(), Code::OutOfRange);
@@ -293,7 +293,7 @@ fn is_closed(connection: &std::net::TcpStream) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_without_a_certificate_keep_no_other_address_out() {
     let fixture = Fixture::start().await;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let connect = |ca_pem: String| async move { raw::tls(to, BAD, &ca_pem, None).await };
     let idle: Vec<_> = (0..64).map(|_| tokio::spawn(connect(ca_pem.clone()))).collect();
     let mut held = Vec::new();
@@ -310,7 +310,7 @@ async fn idle_connections_without_a_certificate_keep_no_other_address_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn guessed_tokens_of_one_address_use_up_no_attempts_of_another() {
     let fixture = Fixture::start().await;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let token = fixture.token().await;
     let mut raw = Raw::connect(to, BAD, &ca_pem, None).await.unwrap();
     let mut refused = 0;
@@ -328,7 +328,7 @@ async fn guessed_tokens_of_one_address_use_up_no_attempts_of_another() {
 #[tokio::test]
 async fn a_removed_node_is_refused_before_it_has_said_anything() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let node = fixture.node("h1", "192.0.2.1").await;
     let remove = v1::RemoveNodeRequest { name: "h1".to_owned(), force: true };
     fixture.fleet().await.remove_node(remove).await.unwrap();
@@ -348,7 +348,7 @@ async fn a_removed_node_is_refused_before_it_has_said_anything() {
 #[tokio::test]
 async fn what_a_node_begins_has_bounds_of_its_call() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let node = fixture.node("h1", "192.0.2.1").await;
     let mut raw = Raw::connect(fixture.address(), GOOD, &ca_pem, Some(&node)).await.unwrap();
     for (call, announced) in
@@ -396,7 +396,7 @@ async fn a_hello_of_a_full_node_is_taken() {
 #[tokio::test]
 async fn a_node_has_few_connections_and_the_newest_count() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let node = fixture.node("h1", "192.0.2.1").await;
     let other = fixture.agent("h2", "192.0.2.2").await;
     let mut connections = Vec::new();
@@ -416,7 +416,7 @@ async fn a_node_has_few_connections_and_the_newest_count() {
 #[tokio::test]
 async fn only_tls_1_3_and_http_2_are_spoken() {
     let fixture = Fixture::start().await;
-    let (to, ca_pem) = (fixture.address(), fixture.authority().certificate_pem().to_owned());
+    let (to, ca_pem) = (fixture.address(), fixture.authority().certificates_pem());
     let old = [&rustls::version::TLS12];
     assert!(raw::tls_with(to, GOOD, &ca_pem, None, &old, &[b"h2"]).await.is_err(), "TLS 1.2");
     let new = [&rustls::version::TLS13];
@@ -441,7 +441,7 @@ async fn only_tls_1_3_and_http_2_are_spoken() {
 #[tokio::test]
 async fn no_path_leads_around_the_rules() {
     let fixture = Fixture::start().await;
-    let ca_pem = fixture.authority().certificate_pem().to_owned();
+    let ca_pem = fixture.authority().certificates_pem();
     let mut raw = Raw::connect(fixture.address(), GOOD, &ca_pem, None).await.unwrap();
     for path in [
         "/dwell.v1.Fleet/GetInfo",

@@ -155,7 +155,7 @@ impl Fixture {
         credentials: Option<&Credentials>,
     ) -> Result<Channel, tonic::transport::Error> {
         let mut tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(self.authority().certificate_pem()))
+            .ca_certificate(Certificate::from_pem(self.authority().certificates_pem()))
             .domain_name(CONTROLLER_NAME);
         if let Some(credentials) = credentials {
             tls = tls
@@ -188,6 +188,7 @@ impl Fixture {
             certificate_request: certificate_request.der().to_vec().into(),
             routes_only: false,
             host_mark: String::new(),
+            keeps_trust: true,
         };
         let answer = EnrollmentClient::new(self.tcp(None).await.unwrap()).join(request).await?;
         let certificate_pem = answer.into_inner().certificate_pem;

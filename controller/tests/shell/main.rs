@@ -19,6 +19,7 @@ mod keys;
 mod people;
 mod raw;
 mod registries;
+mod rotation;
 mod session;
 mod trust;
 mod tunnel_end;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use dwell_controller::pki::{Identity, Request};
-use dwell_core::access::Role;
+use dwell_controller::pki::{By, Identity, Request};
+use dwell_core::access::{Issuer, Role};
 use dwell_proto::trust::renewal_message;
 use dwell_proto::v1;
 use dwell_proto::v1::enrollment_client::EnrollmentClient;
@@ -116,8 +116,10 @@ fn forged(
     };
     let key = KeyPair::generate().unwrap();
     let enrolment = request(key_of_enrolment).enrolment();
-    let identity = Identity::Node { name: name.parse().unwrap(), enrolment };
-    let certificate_pem = fixture.authority().issue_node(&request(&key), &identity, valid).unwrap();
+    let identity =
+        Identity::Node { name: name.parse().unwrap(), enrolment, issuer: Issuer::default() };
+    let certificate_pem =
+        fixture.authority().issue_node(&request(&key), &identity, valid, By::Newest).unwrap();
     Credentials { certificate_pem, key_pem: key.serialize_pem() }
 }
 
@@ -208,12 +210,17 @@ async fn a_renewed_certificate_works_and_the_old_one_still_does() {
     // Whatever the request says: the certificate is for the node that asks.
     let names = CertificateParams::new(vec!["controller.dwell".to_owned()]).unwrap();
     let certificate_request = names.serialize_request(&key).unwrap().der().to_vec().into();
-    let renewed = agent.client.renew(v1::RenewRequest { certificate_request }).await.unwrap();
+    let renewed = agent
+        .client
+        .renew(v1::RenewRequest { certificate_request, keeps_trust: true })
+        .await
+        .unwrap();
     let certificate_pem = renewed.into_inner().certificate_pem;
     let renewed = Credentials { certificate_pem, key_pem: key.serialize_pem() };
     assert!(attach_error(&fixture, &renewed).await.is_none());
     assert!(attach_error(&fixture, &node).await.is_none());
-    let garbage = v1::RenewRequest { certificate_request: vec![0x30; 64].into() };
+    let garbage =
+        v1::RenewRequest { certificate_request: vec![0x30; 64].into(), ..Default::default() };
     assert_eq!(agent.client.renew(garbage).await.unwrap_err().code(), Code::InvalidArgument);
 }
 
@@ -232,6 +239,7 @@ async fn renew_expired(
         certificate_request: certificate_request.into(),
         certificate: certificate.to_vec().into(),
         signature,
+        keeps_trust: true,
     };
     let mut enrollment = EnrollmentClient::new(fixture.tcp(None).await.unwrap());
     let certificate_pem = enrollment.renew_expired(request).await?.into_inner().certificate_pem;

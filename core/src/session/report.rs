@@ -116,6 +116,8 @@ pub struct Welcome {
     pub incarnation: Incarnation,
     /// How often it has started in that history.
     pub term: Term,
+    /// The CAs to trust, PEM; empty from a controller that knows of no rotation.
+    pub ca_pem: String,
 }
 
 /// A node lives.

@@ -95,6 +95,7 @@ impl From<&Welcome> for v1::Welcome {
             cluster_id: welcome.cluster_id.clone(),
             incarnation: welcome.incarnation.0,
             term: welcome.term.0,
+            ca_pem: welcome.ca_pem.clone(),
         }
     }
 }
@@ -107,6 +108,7 @@ impl From<v1::Welcome> for Welcome {
             cluster_id: wire.cluster_id,
             incarnation: Incarnation(wire.incarnation),
             term: Term(wire.term),
+            ca_pem: wire.ca_pem,
         }
     }
 }

@@ -32,6 +32,7 @@ impl From<&SshTrust> for v1::SshTrust {
         Self {
             user_authority: trust.user_authority.clone(),
             host_authority: trust.host_authority.clone(),
+            more_user_authorities: trust.more_user_authorities.clone(),
             key_sets: key_sets.collect(),
         }
     }
@@ -47,6 +48,7 @@ impl TryFrom<v1::SshTrust> for SshTrust {
         Ok(Self {
             user_authority: wire.user_authority,
             host_authority: wire.host_authority,
+            more_user_authorities: wire.more_user_authorities,
             zone: String::new(),
             key_sets: key_sets.collect::<Result<_, FromWireError>>()?,
         })

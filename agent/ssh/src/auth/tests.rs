@@ -54,7 +54,7 @@ fn certificate_of(
 /// A cluster whose user CA is key 9.
 fn cluster() -> Trust {
     let authority = key(9).public_key().key_data().clone();
-    Trust { user_authority: Some(authority), ..Trust::default() }
+    Trust { user_authorities: vec![authority], ..Trust::default() }
 }
 
 fn log_in(
@@ -125,8 +125,10 @@ fn certificates_of_the_cluster() {
         builder.critical_option("verify-required", "").unwrap();
     });
     assert!(!may(&unknown, "alice"), "something critical that is not known");
-    let other =
-        Trust { user_authority: Some(key(8).public_key().key_data().clone()), ..Trust::default() };
+    let other = Trust {
+        user_authorities: vec![key(8).public_key().key_data().clone()],
+        ..Trust::default()
+    };
     assert!(log_in(&other, &[], &certificate(|_| {}), "alice", "192.0.2.1").is_none());
 }
 

@@ -89,16 +89,14 @@ pub(super) fn instance_of(file: &OsStr) -> Option<InstanceName> {
 pub(super) fn read_trust(path: &Path) -> Result<Trust, StateError> {
     let trust: SshTrust = read(path, MAX_TRUST)?;
     let malformed = |reason| StateError::Malformed { path: path.to_owned(), reason };
-    let user_authority = match trust.user_authority.trim() {
-        "" => None,
-        line => {
-            let key = PublicKey::from_openssh(line)
-                .map_err(|error| malformed(format!("user_authority: {error}")))?;
-            check_key(key.key_data())
-                .map_err(|error| malformed(format!("user_authority {error}")))?;
-            Some(key.key_data().clone())
-        }
-    };
+    let mut user_authorities = Vec::new();
+    let lines = [&trust.user_authority].into_iter().chain(&trust.more_user_authorities);
+    for line in lines.map(|line| line.trim()).filter(|line| !line.is_empty()) {
+        let key = PublicKey::from_openssh(line)
+            .map_err(|error| malformed(format!("user_authority: {error}")))?;
+        check_key(key.key_data()).map_err(|error| malformed(format!("user_authority {error}")))?;
+        user_authorities.push(key.key_data().clone());
+    }
     let mut sets = std::collections::BTreeMap::new();
     for (name, lines) in trust.key_sets {
         let (keys, faults) = parse(&lines);
@@ -107,7 +105,7 @@ pub(super) fn read_trust(path: &Path) -> Result<Trust, StateError> {
         }
         sets.insert(name, keys);
     }
-    Ok(Trust { user_authority, zone: trust.zone, sets })
+    Ok(Trust { user_authorities, zone: trust.zone, sets })
 }
 
 pub(super) fn read_instance(path: &Path, name: &InstanceName) -> Result<Served, StateError> {

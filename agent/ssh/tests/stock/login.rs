@@ -97,6 +97,28 @@ fn certificates_of_the_user_authority() {
 }
 
 #[test]
+fn certificates_of_the_old_and_of_the_new_user_authority_while_it_is_rotated() {
+    let world = World::new();
+    for name in ["old_ca", "new_ca", "alice", "bob"] {
+        world.key(name, &[]);
+    }
+    world.certify("old_ca", "alice", &["-n", "root", "-V", "-1m:+5m"]);
+    world.certify("new_ca", "bob", &["-n", "root", "-V", "-1m:+5m"]);
+    let user_authority = world.read("new_ca.pub");
+    let both = SshTrust {
+        user_authority: user_authority.clone(),
+        more_user_authorities: vec![world.read("old_ca.pub")],
+        ..SshTrust::default()
+    };
+    world.trust(&both);
+    eventually("the new one's count", || world.lets_in("bob", &[]).then_some(()));
+    assert!(world.lets_in("alice", &[]), "the old one's count as well");
+    world.trust(&SshTrust { user_authority, ..SshTrust::default() });
+    eventually("the old one is retired", || (!world.lets_in("alice", &[])).then_some(()));
+    assert!(world.lets_in("bob", &[]));
+}
+
+#[test]
 fn one_line_of_known_hosts_removes_every_prompt() {
     let world = World::new();
     let known = world.path("known_hosts");

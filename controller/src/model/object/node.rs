@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use dwell_core::access::Issuer;
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{NodeName, PoolName, Revision};
@@ -44,6 +45,9 @@ pub struct Node {
     /// Its enrolment, SHA-256 of the key with which it joined, in hexadecimal: certificates of an
     /// earlier enrolment under its name are worth nothing.
     pub enrolment: String,
+    /// Which of the cluster's authorities signed the certificate with which it attached last.
+    #[serde(default)]
+    pub issuer: Issuer,
     /// When it joined.
     pub created_at: Timestamp,
     /// Of its last change.

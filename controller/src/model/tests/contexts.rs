@@ -1,6 +1,6 @@
 //! Contexts: listed while they could be used, and no longer.
 
-use dwell_core::access::{Client, ContextId, Role};
+use dwell_core::access::{Client, ContextId, Issuer, Role};
 use dwell_core::clock::Timestamp;
 
 use super::fleet::Fleet;
@@ -8,7 +8,7 @@ use crate::model::{CONTEXTS_MAX, Command, Record, Refusal};
 
 fn client(serial: u64, name: &str, expires_at: Timestamp) -> Client {
     let (name, context) = (name.parse().unwrap(), ContextId(serial));
-    Client { name, role: Role::Developer, context, expires_at }
+    Client { name, role: Role::Developer, context, expires_at, issuer: Issuer(1) }
 }
 
 #[test]

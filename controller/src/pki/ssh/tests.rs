@@ -33,9 +33,9 @@ fn host_key(ssh: &SshAuthority, name: &str, made_at: u64) -> HostKey {
 fn an_identity_has_one_host_key_for_life() {
     let place = Place::new();
     let (ssh, again) = (place.open(), place.open());
-    assert_eq!(ssh.host_authority(), again.host_authority());
-    assert_eq!(ssh.user_authority(), again.user_authority());
-    assert_ne!(ssh.host_authority(), ssh.user_authority());
+    assert_eq!(ssh.host_authorities(), again.host_authorities());
+    assert_eq!(ssh.user_authorities(), again.user_authorities());
+    assert_ne!(ssh.host_authorities(), ssh.user_authorities());
     let key = host_key(&ssh, "web-0", 5);
     assert_eq!(host_key(&again, "web-0", 5), key, "over a restart of the controller");
     for (name, made_at) in [("web-0", 6), ("web-1", 5), ("we-0", 5)] {
@@ -55,7 +55,7 @@ fn a_host_certificate_is_for_all_names_and_for_ever() {
     assert_eq!(certificate.valid_principals(), ["web-0.dwell", "web-0", "10.80.0.1"]);
     assert_eq!((certificate.valid_after(), certificate.valid_before()), (0, u64::MAX));
     assert_eq!((certificate.key_id(), certificate.serial()), ("web-0", 5));
-    let authority = PublicKey::from_openssh(ssh.host_authority()).unwrap();
+    let authority = PublicKey::from_openssh(&ssh.host_authorities()[0]).unwrap();
     let fingerprint = authority.fingerprint(HashAlg::Sha256);
     certificate.validate_at(1_800_000_000, [&fingerprint]).unwrap();
 }
@@ -82,7 +82,7 @@ fn a_user_certificate_says_who_what_and_until_when() {
     assert_eq!((certificate.valid_after(), certificate.valid_before()), (1_000_000, 1_000_060));
     assert!(certificate.extensions().keys().eq(USER_EXTENSIONS.iter()));
     assert!(certificate.critical_options().is_empty());
-    let authority = PublicKey::from_openssh(ssh.user_authority()).unwrap();
+    let authority = PublicKey::from_openssh(&ssh.user_authorities()[0]).unwrap();
     let fingerprint = authority.fingerprint(HashAlg::Sha256);
     certificate.validate_at(1_000_030, [&fingerprint]).unwrap();
     certificate.validate_at(1_000_061, [&fingerprint]).unwrap_err();

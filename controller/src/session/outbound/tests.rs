@@ -1,11 +1,12 @@
 //! What goes to agents that read and to those that do not, in time that passes at will.
 
+use dwell_core::clock::Timestamp;
 use dwell_core::id::Position;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::pki::Authority;
+use crate::pki::{Authority, rotation};
 use crate::session::WholeDirectory;
 use crate::session::admission::{Admission, KEPT, PLACES};
 use crate::session::fixture::{SESSION, node, start};
@@ -17,8 +18,18 @@ struct Taken {
     _sending: JoinHandle<()>,
 }
 
+type Authorities = (Arc<Authority>, Arc<SshAuthority>);
+
+/// Those of a new cluster.
+fn authorities(directory: &tempfile::TempDir) -> Authorities {
+    let authority = Authority::open(directory.path()).unwrap();
+    let ssh = SshAuthority::open(directory.path(), &authority, "dwell").unwrap();
+    (Arc::new(authority), Arc::new(ssh))
+}
+
 /// Begins to take an agent in. Its stream takes the Welcome; what comes after that waits until it is read.
-async fn take_in(owner: &Handle, ssh: &Arc<SshAuthority>, place: Place) -> Taken {
+async fn take_in(owner: &Handle, authorities: &Authorities, place: Place) -> Taken {
+    let (authority, ssh) = authorities;
     let (sender, messages) = mpsc::channel(1);
     let (requests, wanted) = mpsc::channel(1);
     let held = Position::default();
@@ -31,6 +42,7 @@ async fn take_in(owner: &Handle, ssh: &Arc<SshAuthority>, place: Place) -> Taken
         changes: owner.follow(node()).await.unwrap(),
         takes_pieces: true,
         unserved: String::new(),
+        trust: authority.changes(),
         sent: None,
         directory: DirectoryFeed::new(owner, (node(), SESSION), WholeDirectory::default(), held),
         sender,
@@ -45,18 +57,17 @@ async fn take_in(owner: &Handle, ssh: &Arc<SshAuthority>, place: Place) -> Taken
 async fn a_crowd_that_does_not_read_keeps_nobody_out() {
     let owner = start().await;
     let directory = tempfile::tempdir().unwrap();
-    let authority = Authority::open(directory.path()).unwrap();
-    let ssh = Arc::new(SshAuthority::open(directory.path(), &authority, "dwell").unwrap());
+    let authorities = authorities(&directory);
     let admission = Admission::default();
     let begun = Instant::now();
     let mut deaf = Vec::new();
     for _ in 0..3 * PLACES {
         let place = admission.enter().await.unwrap();
-        deaf.push(take_in(&owner, &ssh, place).await);
+        deaf.push(take_in(&owner, &authorities, place).await);
     }
     let place = admission.enter().await.unwrap();
     assert_eq!(begun.elapsed(), 3 * KEPT, "each keeps its place for so long");
-    let mut good = take_in(&owner, &ssh, place).await;
+    let mut good = take_in(&owner, &authorities, place).await;
     let welcome = good.messages.recv().await.unwrap().unwrap().message;
     assert!(matches!(welcome, Some(Message::Welcome(_))), "{welcome:?}");
     let assignment = good.messages.recv().await.unwrap().unwrap().message;
@@ -67,4 +78,49 @@ async fn a_crowd_that_does_not_read_keeps_nobody_out() {
         let late = agent.messages.recv().await.unwrap().unwrap().message;
         assert!(matches!(late, Some(Message::Assignment(_))), "{late:?}");
     }
+}
+
+/// One that is told by a revision alone would keep what the retired authority signed.
+#[tokio::test(start_paused = true)]
+async fn a_rotation_is_told_on_a_stream_that_runs_and_everything_comes_again() {
+    let owner = start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = authorities(&directory);
+    let (authority, ssh) = &authorities;
+    let place = Admission::default().enter().await.unwrap();
+    let mut agent = take_in(&owner, &authorities, place).await;
+    let mut next = async || agent.messages.recv().await.unwrap().unwrap().message.unwrap();
+    assert!(matches!(next().await, Message::Welcome(_)));
+    let Message::Assignment(first) = next().await else { panic!("no assignment") };
+    let users = |told: &v1::Assignment| {
+        let trust = told.ssh_trust.clone().unwrap();
+        [&[trust.user_authority][..], &trust.more_user_authorities].concat()
+    };
+    assert_eq!(users(&first), ssh.user_authorities());
+    for turn in [0, 1] {
+        match turn {
+            0 => drop(rotation::rotate(authority, ssh, "ann", Timestamp(5)).unwrap()),
+            _ => drop(rotation::finish(authority, ssh).unwrap()),
+        }
+        loop {
+            match next().await {
+                Message::Trust(trust) => {
+                    break assert_eq!(trust.ca_pem, authority.certificates_pem());
+                }
+                Message::Directory(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        loop {
+            match next().await {
+                Message::Assignment(told) => {
+                    assert_eq!(told.base_revision, 0);
+                    break assert_eq!(users(&told), ssh.user_authorities());
+                }
+                Message::Directory(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(!users(&first).iter().any(|line| ssh.user_authorities().contains(line)));
 }
