@@ -1,5 +1,5 @@
-//! Who may reach the instances of this node: `allow_from` and the cluster's switch, resolved with the directory and
-//! handed to the network.
+//! Who may reach the instances of this node, and whom they may reach: `allow_from`, the cluster's switch and `allow_to`,
+//! resolved with the directory and handed to the network.
 //!
 //! ```text
 //!   assignment ──┐                                                ┌──▶ network: rules in force
@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::directory::Directories;
 use dwell_daemon::Causes;
-use dwell_network::{Allow, Network, Policy, PortRange};
+use dwell_network::{Allow, Direction, Network, Policy, PortRange};
 
 /// The addresses of assigned instances that are open to all, or whose rules are in force.
 pub type Settled = watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>;
@@ -42,11 +42,14 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest wait after a failure.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
-/// The policies of all instances of the assignment that are not open to all, by address.
+/// The policies of all instances of the assignment that are not open to all, or may not reach all, by address.
 #[must_use]
 pub fn policies(assignment: &Assignment, directory: &Directory) -> Vec<Policy> {
-    let policies = assignment.instances.values().filter_map(|assigned| {
-        let rules = rules(assignment, assigned)?;
+    let directions = [Direction::In, Direction::Out];
+    let all = assignment.instances.values();
+    let all = all.flat_map(|assigned| directions.map(|direction| (assigned, direction)));
+    let policies = all.filter_map(|(assigned, direction)| {
+        let rules = rules(assignment, assigned, direction)?;
         let mut allowed: Vec<Allow> = Vec::new();
         for rule in rules {
             let ports: Vec<PortRange> = rule.ports.iter().map(|&range| port_range(range)).collect();
@@ -55,15 +58,23 @@ pub fn policies(assignment: &Assignment, directory: &Directory) -> Vec<Policy> {
         }
         allowed.sort_unstable();
         allowed.dedup();
-        Some((assigned.address, Policy { address: assigned.address, allowed }))
+        let address = assigned.address;
+        Some(((address, direction), Policy { address, direction, allowed }))
     });
     policies.collect::<BTreeMap<_, _>>().into_values().collect()
 }
 
-/// The rules of an instance; `None` if it is open to all.
-fn rules<'a>(assignment: &Assignment, assigned: &'a Assigned) -> Option<&'a [AllowRule]> {
+/// The rules of an instance in one direction; `None` if there it is open to all, or reaches all.
+fn rules<'a>(
+    assignment: &Assignment,
+    assigned: &'a Assigned,
+    direction: Direction,
+) -> Option<&'a [AllowRule]> {
     let nobody = assignment.network.closed.then_some(&[][..]);
-    assigned.template.allow_from.as_deref().or(nobody)
+    match direction {
+        Direction::In => assigned.template.allow_from.as_deref().or(nobody),
+        Direction::Out => assigned.template.allow_to.as_deref(),
+    }
 }
 
 /// The addresses that a source stands for, seen from an instance of `own`. That the instance is itself among the
@@ -125,7 +136,7 @@ impl Isolation {
                         Err(error) => {
                             tracing::error!(
                                 error = %Causes(&error), retry_s = pause.as_secs(),
-                                "cannot set who may reach instances; isolated ones are not started until it succeeds"
+                                "cannot set who may reach instances and whom they may reach; those with rules are not started until it succeeds"
                             );
                             retry_at = Some(Instant::now() + pause);
                             pause = (pause * 2).min(RETRY_MAX);
@@ -155,9 +166,13 @@ impl Isolation {
     /// Publishes which instances may get a sandbox. Where a change could not be made, the policy of before is in
     /// force: stale perhaps, and not open.
     fn settle(&self, assignment: &Assignment, in_force: &[Policy]) {
-        let isolated: BTreeSet<Ipv4Addr> = in_force.iter().map(|policy| policy.address).collect();
+        let enforced: BTreeSet<(Ipv4Addr, Direction)> =
+            in_force.iter().map(|policy| (policy.address, policy.direction)).collect();
         let is_settled = |assigned: &&Assigned| {
-            rules(assignment, assigned).is_none() || isolated.contains(&assigned.address)
+            [Direction::In, Direction::Out].into_iter().all(|direction| {
+                rules(assignment, assigned, direction).is_none()
+                    || enforced.contains(&(assigned.address, direction))
+            })
         };
         let instances = assignment.instances.values().filter(is_settled);
         let settled = instances.map(|assigned| assigned.address).collect();

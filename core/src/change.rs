@@ -80,6 +80,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("healthcheck", old.healthcheck != new.healthcheck),
         ("network.expose", old.expose != new.expose),
         ("network.allow_from", old.allow_from != new.allow_from),
+        ("network.allow_to", old.allow_to != new.allow_to),
         ("ssh", old.ssh != new.ssh),
     ];
     differences.into_iter().filter_map(|(name, differs)| differs.then_some(name)).collect()
@@ -120,7 +121,10 @@ mod tests {
         new.resources.cpu = Millicores(0);
         new.pids = Some(100);
         assert_eq!(changed_fields(&old, &new), ["resources"]);
-        new.allow_from = Some(Vec::new());
+        new.allow_to = Some(Vec::new());
+        assert_eq!(changed_fields(&old, &new), ["resources", "network.allow_to"]);
+        assert_eq!(ChangeClass::between(&old, &new), ChangeClass::Live);
+        (new.allow_from, new.allow_to) = (Some(Vec::new()), None);
         assert_eq!(ChangeClass::between(&old, &new), ChangeClass::Live);
         assert_eq!(changed_fields(&old, &new), ["resources", "network.allow_from"]);
         new.image = "b".into();

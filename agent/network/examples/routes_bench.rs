@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 use dwell_network::{
-    Allow, Exception, HostNetwork, Network as _, Peer, Policy, RouteTable, fixtures,
+    Allow, Direction, Exception, HostNetwork, Network as _, Peer, Policy, RouteTable, fixtures,
 };
 
 const NODES: u32 = 1000;
@@ -45,7 +45,7 @@ fn policies(sources: u32) -> Vec<Policy> {
     let source = |n: u32| Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 0, 1)) + n);
     let allowed =
         (0..sources).map(|n| Allow { source: source(n).into(), ports: Vec::new() }).collect();
-    vec![Policy { address: Ipv4Addr::new(10, 200, 0, 1), allowed }]
+    vec![Policy { address: Ipv4Addr::new(10, 200, 0, 1), direction: Direction::In, allowed }]
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {

@@ -41,7 +41,7 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 
 pub use self::look::{IsolationDifference, Look, RouteDifference, SeenSandbox};
-pub use self::policy::{Allow, Policy, PortRange};
+pub use self::policy::{Allow, Direction, Policy, PortRange};
 pub use self::probe::{FoundRoute, Probe};
 
 /// The `rtm_protocol` of every route and the `nh_protocol` of every nexthop that dwell owns.

@@ -56,13 +56,14 @@ fn directory(sizes: [u8; 3], labels: [[bool; 2]; 3]) -> Directory {
 
 /// Whether the policies let a connection through.
 fn passes(
-    policies: &[Policy],
+    (policies, direction): (&[Policy], Direction),
     to: Ipv4Addr,
     from: Ipv4Addr,
     protocol: Protocol,
     port: u16,
 ) -> bool {
-    let Some(policy) = policies.iter().find(|policy| policy.address == to) else { return true };
+    let found = policies.iter().find(|one| (one.address, one.direction) == (to, direction));
+    let Some(policy) = found else { return true };
     policy.allowed.iter().any(|allow| {
         let has_port = |range: &PortRange| {
             range.protocol == protocol && (range.first..=range.last).contains(&port)
@@ -145,9 +146,50 @@ proptest! {
                         }),
                     };
                     prop_assert_eq!(
-                        passes(&policies, assigned.address, from, protocol, port), expected,
+                        passes((&policies, Direction::In), assigned.address, from, protocol, port), expected,
                         "{} to {} {:?} {}", from, assigned.instance, protocol, port
                     );
+                }
+            }
+        }
+    }
+
+    /// The same in the other direction, which the cluster's switch says nothing of.
+    #[test]
+    fn what_leaves_is_what_the_rules_say(
+        instances in prop::collection::vec((0_usize..3, 0_u8..3, some_rules()), 0..4),
+        closed in any::<bool>(),
+        labels in any::<[[bool; 2]; 3]>(),
+    ) {
+        let (mut assignment, directory) =
+            (assignment(&instances, closed), directory([3; 3], labels));
+        for assigned in assignment.instances.values_mut() {
+            assigned.template.allow_to = assigned.template.allow_from.take();
+        }
+        let policies = policies(&assignment, &directory);
+        let outside = Ipv4Addr::new(192, 0, 2, 1);
+        let receivers = (0..3).flat_map(|of| (0..3).map(move |n| address(of, n))).chain([outside]);
+        for to in receivers {
+            for assigned in assignment.instances.values() {
+                for (protocol, port) in
+                    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(|one| PORTS.map(|port| (one, port)))
+                {
+                    let expected = assigned.template.allow_to.as_ref().is_none_or(|rules| {
+                        rules.iter().any(|rule| {
+                            let has_port = |range: &dwell_core::workload::PortRange| {
+                                range.protocol == protocol && range.first <= port && port <= range.last
+                            };
+                            means(&rule.from, assigned.instance.workload(), to, &directory)
+                                && (rule.ports.is_empty() || rule.ports.iter().any(has_port))
+                        })
+                    });
+                    let passes =
+                        passes((&policies, Direction::Out), assigned.address, to, protocol, port);
+                    prop_assert_eq!(passes, expected, "{} from {}", to, assigned.instance);
+                    let is_open = !policies.iter().any(|one| {
+                        one.address == assigned.address && one.direction == Direction::In
+                    });
+                    prop_assert_eq!(is_open, !closed);
                 }
             }
         }
@@ -226,6 +268,20 @@ async fn an_isolated_instance_is_settled_once_its_policy_is_in_force() {
     node.assign(&[(1, 1, from(AllowSource::Any)), (1, 2, Some(vec![]))]);
     node.is_settled(&[address(1, 1)]).await;
     node.is_settled(&[address(1, 1), address(1, 2)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confined_instance_is_settled_once_its_policy_is_in_force() {
+    let mut node = Node::start();
+    node.network.fail(Operation::SyncPolicies, 1);
+    let mut confined = assignment(&[(0, 1, None), (1, 1, None)], false);
+    let last = confined.instances.values_mut().last().unwrap();
+    last.template.allow_to = from(AllowSource::Workload(workload(0)));
+    node.assignment.send_replace(Some(Arc::new(confined)));
+    node.is_settled(&[address(0, 1)]).await;
+    node.is_settled(&[address(0, 1), address(1, 1)]).await;
+    let policy = node.network.policies().remove(0);
+    assert_eq!((policy.address, policy.direction), (address(1, 1), Direction::Out));
 }
 
 #[tokio::test(start_paused = true)]

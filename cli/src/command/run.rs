@@ -84,6 +84,9 @@ pub(crate) struct Run {
     /// Who may reach it: any, same-workload, a workload or a range of addresses; all others are refused
     #[arg(long, value_name = "WHO", value_parser = manifest::allow_rule)]
     allow_from: Vec<AllowRule>,
+    /// Whom it may reach: any, same-workload, a workload or a range of addresses; all others are refused
+    #[arg(long, value_name = "WHO", value_parser = manifest::allow_rule)]
+    allow_to: Vec<AllowRule>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -128,6 +131,7 @@ impl Run {
             expose: self.expose,
             ssh: self.ssh.unwrap_or_default(),
             allow_from: Some(self.allow_from).filter(|rules| !rules.is_empty()),
+            allow_to: Some(self.allow_to).filter(|rules| !rules.is_empty()),
             ..Template::of_image(self.image)
         };
         WorkloadSpec {

@@ -1,4 +1,4 @@
-//! Who may reach an instance, as it is written under `network.allow_from`.
+//! Who may reach an instance and whom it may reach, as it is written under `network.allow_from` and `network.allow_to`.
 
 use std::borrow::Cow;
 use std::net::Ipv4Addr;
@@ -54,7 +54,7 @@ impl Shorthand for AllowRule {
 
     fn from_long(long: LongRule) -> Result<Self, String> {
         if long.any == Some(false) || long.same_workload == Some(false) {
-            return Err("a rule only lets in; write true, or leave the rule out".into());
+            return Err("a rule only allows; write true, or leave the rule out".into());
         }
         let labels = long.labels.map(|Pairs(pairs)| {
             let pairs = pairs.into_iter().map(|(key, value)| (key, value.unwrap_or_default()));

@@ -48,6 +48,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         expose: _,
         ssh: access,
         allow_from: _,
+        allow_to: _,
     } = &spec.template;
     let plain = Template::of_image(image.clone());
     add("image", json!(image));
@@ -154,8 +155,11 @@ fn network(spec: &WorkloadSpec) -> Value {
     if !expose.is_empty() {
         network.insert("expose".into(), json!(expose));
     }
-    if let Some(rules) = &spec.template.allow_from {
-        network.insert("allow_from".into(), rules.iter().map(rule).collect());
+    let lists = [("allow_from", &spec.template.allow_from), ("allow_to", &spec.template.allow_to)];
+    for (key, rules) in lists {
+        if let Some(rules) = rules {
+            network.insert(key.into(), rules.iter().map(rule).collect());
+        }
     }
     Value::Object(network)
 }
@@ -225,8 +229,8 @@ mod tests {
             include_str!("../../../examples/database.yaml"),
             include_str!("../../../examples/shell.yaml"),
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
-            "workloads: {w: {image: a, network: {allow_from: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
-            "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}]}}}",
+            "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
+            "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {
             for declared in read("f.yaml", text.as_bytes(), &variables).unwrap().declared {

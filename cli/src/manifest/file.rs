@@ -140,6 +140,9 @@ pub(super) struct Network {
     /// Who may reach the instances: `any`, `same-workload`, a workload, a range of addresses, or a mapping
     /// that also names ports. All others are refused. Without a list the cluster's default holds.
     pub(super) allow_from: Option<Vec<Short<AllowRule>>>,
+    /// Whom the instances may reach, in the same words; beside that, names at their gateway and answers to whoever
+    /// reached them. All others are refused. Without a list they reach everybody.
+    pub(super) allow_to: Option<Vec<Short<AllowRule>>>,
 }
 
 /// How an instance shows that it works: one of `test`, `tcp` and `http`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::WorkloadName;
 use dwell_core::workload::{
-    Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use super::file::{self, File};
@@ -104,10 +104,8 @@ impl file::Workload {
             healthcheck,
             expose: expose.unwrap_or_default().into_iter().flat_map(Port::each).collect(),
             ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
-            allow_from: self
-                .network
-                .allow_from
-                .map(|rules| rules.into_iter().map(|Short(rule)| rule).collect()),
+            allow_from: self.network.allow_from.map(long),
+            allow_to: self.network.allow_to.map(long),
             ..Template::of_image(self.image)
         };
         let update = UpdatePolicy::default();
@@ -219,4 +217,9 @@ pub(super) fn environment(pairs: Pairs, variables: &Variables) -> BTreeMap<Strin
 
 fn labels(pairs: Pairs) -> BTreeMap<String, String> {
     pairs.0.into_iter().map(|(key, value)| (key, value.unwrap_or_default())).collect()
+}
+
+/// Rules in their long spelling.
+fn long(rules: Vec<Short<AllowRule>>) -> Vec<AllowRule> {
+    rules.into_iter().map(|Short(rule)| rule).collect()
 }

@@ -284,7 +284,7 @@ fn what_is_wrong_is_said_where_it_is() {
         ),
         ("network: {allow_from: ['fe80::/10']}", "is not a range of IPv4 addresses"),
         ("network: {allow_from: [10.0.0.1/8]}", "network.allow_from: 10.0.0.1/8 has bits set"),
-        ("network: {allow_from: [{any: false}]}", "f.yaml:4:28: a rule only lets in"),
+        ("network: {allow_from: [{any: false}]}", "f.yaml:4:28: a rule only allows"),
         ("network: {allow_from: [{ports: [80]}]}", "f.yaml:4:28: give exactly one of"),
         ("network: {allow_from: [{any: true, workload: a}]}", "give exactly one of"),
         ("network: {allow_from: [{labels: {}}]}", "a selector without labels"),

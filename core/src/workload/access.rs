@@ -1,4 +1,4 @@
-//! Who may reach an instance.
+//! Who may reach an instance, and whom it may reach.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::Protocol;
 use crate::id::WorkloadName;
 
-/// Lets somebody in. Where a workload has a list of these, all others are refused.
+/// Lets somebody in, or something out to somebody. Where a workload has a list of these, all others are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AllowRule {
-    /// Who.
+    /// Who is at the other end: from where, or of `allow_to` to where.
     pub from: AllowSource,
     /// To which ports; all ports and protocols if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortRange>,
 }
 
-/// Whom a rule lets in.
+/// Who is at the other end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AllowSource {

@@ -164,7 +164,11 @@ impl Template {
             }
             check_users(users.as_deref().unwrap_or_default())?;
         }
-        check_access(self.allow_from.as_deref().unwrap_or_default())?;
+        for (field, rules) in
+            [("network.allow_from", &self.allow_from), ("network.allow_to", &self.allow_to)]
+        {
+            check_access(field, rules.as_deref().unwrap_or_default())?;
+        }
         self.check_mounts()?;
         if let Some(check) = &self.healthcheck {
             check_health(check)?;
@@ -229,7 +233,8 @@ impl Template {
             };
             source + mount.target.len()
         });
-        let rules = self.allow_from.iter().flatten().map(|rule| match &rule.from {
+        let rules = self.allow_from.iter().chain(&self.allow_to).flatten();
+        let rules = rules.map(|rule| match &rule.from {
             AllowSource::Labels(labels) => {
                 labels.iter().map(|(key, value)| key.len() + value.len()).sum()
             }
@@ -240,7 +245,7 @@ impl Template {
             return refuse(
                 "environment",
                 format!(
-                    "environment, labels, command, healthcheck, keys, volumes and allow_from have {total} bytes \
+                    "environment, labels, command, healthcheck, keys, volumes, allow_from and allow_to have {total} bytes \
                      together; at most {TOTAL_MAX} are allowed, since every node that runs an instance is sent all \
                      of it"
                 ),
@@ -273,34 +278,33 @@ fn check_users(users: &[String]) -> Result<(), SpecError> {
     }
 }
 
-fn check_access(rules: &[AllowRule]) -> Result<(), SpecError> {
-    const FIELD: &str = "network.allow_from";
+fn check_access(field: &'static str, rules: &[AllowRule]) -> Result<(), SpecError> {
     const RULES_MAX: usize = 100;
     if rules.len() > RULES_MAX {
-        return refuse(FIELD, format!("{} entries; at most {RULES_MAX} are allowed", rules.len()));
+        return refuse(field, format!("{} entries; at most {RULES_MAX} are allowed", rules.len()));
     }
     for rule in rules {
         match &rule.from {
             AllowSource::Labels(labels) if labels.is_empty() => {
-                return refuse(FIELD, "a selector without labels; write `any` to let in everybody");
+                return refuse(field, "a selector without labels; write `any` for everybody");
             }
-            AllowSource::Labels(labels) => check_pairs(FIELD, labels)?,
+            AllowSource::Labels(labels) => check_pairs(field, labels)?,
             AllowSource::Cidr(range) if range.addr() != range.network() => {
                 return refuse(
-                    FIELD,
+                    field,
                     format!("{range} has bits set beyond its prefix; write {}", range.trunc()),
                 );
             }
             _ => {}
         }
         if rule.ports.len() > RULES_MAX {
-            return refuse(FIELD, format!("more than {RULES_MAX} ports in one entry"));
+            return refuse(field, format!("more than {RULES_MAX} ports in one entry"));
         }
         if let Some(ports) =
             rule.ports.iter().find(|ports| ports.first == 0 || ports.last < ports.first)
         {
             return refuse(
-                FIELD,
+                field,
                 format!("{}-{} are no ports; use 1 to 65535", ports.first, ports.last),
             );
         }

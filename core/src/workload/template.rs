@@ -16,7 +16,7 @@ use crate::quantity::{Bytes, Millis};
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`,
-/// `stop_grace`, `expose`, `ssh`, `allow_from` and `pids`.
+/// `stop_grace`, `expose`, `ssh`, `allow_from`, `allow_to` and `pids`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -82,6 +82,9 @@ pub struct Template {
     /// Who may reach it; without a list, what the cluster says: everybody, or nobody.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_from: Option<Vec<AllowRule>>,
+    /// Whom it may reach; without a list, everybody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub allow_to: Option<Vec<AllowRule>>,
 }
 
 fn default_stop_grace() -> Millis {
@@ -113,6 +116,7 @@ impl Template {
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,
+            allow_to: None,
         }
     }
 
@@ -130,6 +134,7 @@ impl Template {
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,
+            allow_to: None,
             ..self.clone()
         };
         // Maps with text keys always serialize; an empty text would only merge fingerprints.

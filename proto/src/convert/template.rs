@@ -33,10 +33,8 @@ impl From<&Template> for v1::Template {
             healthcheck: template.healthcheck.as_ref().map(Into::into),
             expose: template.expose.iter().map(|&port| port.into()).collect(),
             ssh: Some((&template.ssh).into()),
-            allow_from: template
-                .allow_from
-                .as_ref()
-                .map(|rules| v1::AllowList { rules: rules.iter().map(Into::into).collect() }),
+            allow_from: template.allow_from.as_deref().map(allow_list),
+            allow_to: template.allow_to.as_deref().map(allow_list),
         }
     }
 }
@@ -69,10 +67,8 @@ impl TryFrom<v1::Template> for Template {
             healthcheck: wire.healthcheck.map(HealthCheck::try_from).transpose()?,
             expose: wire.expose.into_iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
             ssh: wire.ssh.map(Ssh::try_from).transpose()?.unwrap_or_default(),
-            allow_from: wire
-                .allow_from
-                .map(|list| list.rules.into_iter().map(AllowRule::try_from).collect())
-                .transpose()?,
+            allow_from: wire.allow_from.map(allow_rules).transpose()?,
+            allow_to: wire.allow_to.map(allow_rules).transpose()?,
             ..plain
         })
     }
@@ -239,6 +235,14 @@ impl From<v1::service_port::Protocol> for Protocol {
     }
 }
 
+fn allow_list(rules: &[AllowRule]) -> v1::AllowList {
+    v1::AllowList { rules: rules.iter().map(Into::into).collect() }
+}
+
+fn allow_rules(list: v1::AllowList) -> Result<Vec<AllowRule>, FromWireError> {
+    list.rules.into_iter().map(AllowRule::try_from).collect()
+}
+
 impl From<&AllowRule> for v1::AllowRule {
     fn from(rule: &AllowRule) -> Self {
         use v1::allow_rule::Source;
@@ -265,22 +269,22 @@ impl TryFrom<v1::AllowRule> for AllowRule {
 
     fn try_from(wire: v1::AllowRule) -> Result<Self, FromWireError> {
         use v1::allow_rule::Source;
-        let from = match required("template.allow_from.source", wire.source)? {
+        let from = match required("template.allow.source", wire.source)? {
             Source::Any(_) => AllowSource::Any,
             Source::SameWorkload(_) => AllowSource::SameWorkload,
             Source::Workload(name) => {
-                AllowSource::Workload(parse("template.allow_from.workload", &name)?)
+                AllowSource::Workload(parse("template.allow.workload", &name)?)
             }
             Source::Selector(selector) => {
                 AllowSource::Labels(selector.labels.into_iter().collect())
             }
-            Source::Cidr(range) => AllowSource::Cidr(parse("template.allow_from.cidr", &range)?),
+            Source::Cidr(range) => AllowSource::Cidr(parse("template.allow.cidr", &range)?),
         };
         let ports = wire.ports.into_iter().map(|ports| {
             Ok(PortRange {
                 protocol: ports.protocol().into(),
-                first: port("template.allow_from.ports.first", ports.first)?,
-                last: port("template.allow_from.ports.last", ports.last)?,
+                first: port("template.allow.ports.first", ports.first)?,
+                last: port("template.allow.ports.last", ports.last)?,
             })
         });
         Ok(Self { from, ports: ports.collect::<Result<_, FromWireError>>()? })

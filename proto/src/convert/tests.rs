@@ -56,6 +56,10 @@ fn full_template() -> Template {
             key_sets: Some(vec!["team".parse().unwrap()]),
             users: Some(vec!["deploy".into()]),
         },
+        allow_to: Some(vec![AllowRule {
+            from: AllowSource::SameWorkload,
+            ports: vec![PortRange { protocol: Protocol::Tcp, first: 1, last: 9 }],
+        }]),
         allow_from: Some(vec![
             AllowRule { from: AllowSource::Any, ports: Vec::new() },
             AllowRule {

@@ -1,6 +1,7 @@
 //! Isolation as elements of nftables sets: a pure function of the policies.
 //!
-//! A packet to an isolated instance passes if its source, and where it matters its port, is in a set. All
+//! A packet to an isolated instance passes if its source, and where it matters its port, is in a set; a packet of a
+//! confined one if its destination is. All
 //! sets are hash sets, which take thousands of elements, and a change of one, in a moment; the kernel's sets
 //! of ranges take seconds for that. So there is one set for each length of prefix and each size of a block
 //! of ports that occurs, usually a handful, and a packet's address and port are looked up in each with
@@ -13,7 +14,7 @@ use dwell_core::workload::Protocol;
 use ipnet::Ipv4Net;
 use nix::libc;
 
-use crate::{Allow, INTERFACE_PREFIX, Policy, PortRange};
+use crate::{Allow, Direction, INTERFACE_PREFIX, Policy, PortRange};
 
 /// How many low bits of a port the blocks leave open: from one port to all of them.
 const BLOCK_BITS: [u8; 5] = [16, 12, 8, 4, 0];
@@ -27,6 +28,18 @@ pub(super) enum Set {
     Sources(u8),
     /// An instance, a prefix of this length, a protocol, and ports that differ in this many bits.
     Ports(u8, u8),
+    /// Instances that do not reach all.
+    Confined,
+    /// As [`Self::Sources`], of what the instance reaches.
+    Destinations(u8),
+    /// As [`Self::Ports`], likewise.
+    DestinationPorts(u8, u8),
+}
+
+/// What a packet meets that begins a connection out of a confined instance.
+pub(super) fn confine() -> String {
+    let confined = Set::Confined.name();
+    format!("iifname \"{INTERFACE_PREFIX}*\" ip saddr @{confined} jump confinement")
 }
 
 impl Set {
@@ -35,39 +48,58 @@ impl Set {
             Self::Isolated => "isolated".to_owned(),
             Self::Sources(length) => format!("from_{length}"),
             Self::Ports(length, bits) => format!("from_{length}_ports_{bits}"),
+            Self::Confined => "confined".to_owned(),
+            Self::Destinations(length) => format!("to_{length}"),
+            Self::DestinationPorts(length, bits) => format!("to_{length}_ports_{bits}"),
         }
     }
 
     /// What its keys are, as `nft` has it.
     pub(super) fn key_type(self) -> &'static str {
         match self {
-            Self::Isolated => "ipv4_addr",
-            Self::Sources(_) => "ipv4_addr . ipv4_addr",
-            Self::Ports(..) => "ipv4_addr . ipv4_addr . inet_proto . inet_service",
+            Self::Isolated | Self::Confined => "ipv4_addr",
+            Self::Sources(_) | Self::Destinations(_) => "ipv4_addr . ipv4_addr",
+            Self::Ports(..) | Self::DestinationPorts(..) => {
+                "ipv4_addr . ipv4_addr . inet_proto . inet_service"
+            }
         }
     }
 
-    /// What a packet that is in it meets.
+    /// What a packet that is in it meets. One that may leave may yet be one that nobody may send to where it goes.
     pub(super) fn rule(self) -> String {
         let name = self.name();
-        let pair = |length| format!("ip daddr . ip saddr & {}", mask(length));
+        let from = |length| format!("ip daddr . ip saddr & {}", mask(length));
+        let to = |length| format!("ip saddr . ip daddr & {}", mask(length));
+        let port = |bits: u8| {
+            let ports = u16::MAX.checked_shl(bits.into()).unwrap_or_default();
+            format!("meta l4proto . th dport & {ports}")
+        };
         match self {
             Self::Isolated => {
                 format!("oifname \"{INTERFACE_PREFIX}*\" ip daddr @{name} jump isolation")
             }
-            Self::Sources(length) => format!("{} @{name} accept", pair(length)),
+            Self::Sources(length) => format!("{} @{name} accept", from(length)),
             Self::Ports(length, bits) => {
-                let ports = u16::MAX.checked_shl(bits.into()).unwrap_or_default();
-                format!("{} . meta l4proto . th dport & {ports} @{name} accept", pair(length))
+                format!("{} . {} @{name} accept", from(length), port(bits))
+            }
+            Self::Confined => confine(),
+            Self::Destinations(length) => format!("{} @{name} return", to(length)),
+            Self::DestinationPorts(length, bits) => {
+                format!("{} . {} @{name} return", to(length), port(bits))
             }
         }
     }
 
+    /// Whether it is about what instances begin.
+    pub(super) fn is_out(self) -> bool {
+        matches!(self, Self::Confined | Self::Destinations(_) | Self::DestinationPorts(..))
+    }
+
     fn key_bytes(self) -> usize {
         match self {
-            Self::Isolated => 4,
-            Self::Sources(_) => 8,
-            Self::Ports(..) => 16,
+            Self::Isolated | Self::Confined => 4,
+            Self::Sources(_) | Self::Destinations(_) => 8,
+            Self::Ports(..) | Self::DestinationPorts(..) => 16,
         }
     }
 }
@@ -118,9 +150,13 @@ pub(super) fn elements(policies: &[Policy]) -> Vec<Element> {
     let mut elements = Vec::new();
     for policy in policies {
         let nobody = Ipv4Addr::UNSPECIFIED;
-        elements.push(Element::new(Set::Isolated, policy.address, nobody, 0, 0));
+        let whole = match policy.direction {
+            Direction::In => Set::Isolated,
+            Direction::Out => Set::Confined,
+        };
+        elements.push(Element::new(whole, policy.address, nobody, 0, 0));
         for allow in &policy.allowed {
-            add(policy.address, allow, &mut elements);
+            add(policy, allow, &mut elements);
         }
     }
     elements.sort_unstable();
@@ -128,10 +164,12 @@ pub(super) fn elements(policies: &[Policy]) -> Vec<Element> {
     elements
 }
 
-fn add(instance: Ipv4Addr, allow: &Allow, elements: &mut Vec<Element>) {
+fn add(policy: &Policy, allow: &Allow, elements: &mut Vec<Element>) {
+    let (instance, is_out) = (policy.address, policy.direction == Direction::Out);
     let (source, length) = (allow.source.network(), allow.source.prefix_len());
     if allow.ports.is_empty() {
-        elements.push(Element::new(Set::Sources(length), instance, source, 0, 0));
+        let set = if is_out { Set::Destinations(length) } else { Set::Sources(length) };
+        elements.push(Element::new(set, instance, source, 0, 0));
     }
     for range in &allow.ports {
         let protocol = match range.protocol {
@@ -141,7 +179,11 @@ fn add(instance: Ipv4Addr, allow: &Allow, elements: &mut Vec<Element>) {
         let protocol = u8::try_from(protocol).unwrap_or_default();
         let blocks = blocks(range).into_iter();
         elements.extend(blocks.map(|(port, bits)| {
-            Element::new(Set::Ports(length, bits), instance, source, protocol, port)
+            let set = match is_out {
+                true => Set::DestinationPorts(length, bits),
+                false => Set::Ports(length, bits),
+            };
+            Element::new(set, instance, source, protocol, port)
         }));
     }
 }
@@ -161,15 +203,21 @@ fn blocks(range: &PortRange) -> Vec<(u16, u8)> {
     blocks
 }
 
-/// How many rules the chain has that packets to instances come by, and the one of those to isolated instances, for
-/// these sets.
-pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 2] {
-    /// What is an answer or belongs to one, and what is let in by nothing.
+/// How many rules the chain has that forwarded packets come by, the one of those to isolated instances, and the one of
+/// those that confined ones begin, for these sets.
+pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 3] {
+    /// What is an answer or belongs to one, and what is allowed by nothing.
     const ALWAYS: usize = 3;
-    /// What leads to the chain of isolated instances, and what ends connections of which nobody knows who began them.
+    /// What leads to the chain of isolated or of confined instances, and what ends connections of which nobody knows who
+    /// began them.
     const ENTRIES: usize = 2;
-    let isolated = usize::from(sets.contains(&Set::Isolated));
-    [ENTRIES * isolated, sets.len() - isolated + ALWAYS]
+    let entries =
+        usize::from(sets.contains(&Set::Isolated)) + usize::from(sets.contains(&Set::Confined));
+    let allowing = |out: bool| {
+        let of_direction = sets.iter().filter(|set| set.is_out() == out);
+        of_direction.filter(|set| !matches!(set, Set::Isolated | Set::Confined)).count()
+    };
+    [ENTRIES * entries, allowing(false) + ALWAYS, allowing(true) + ALWAYS]
 }
 
 /// The sets that `elements` are in.

@@ -46,6 +46,8 @@ const HOST: &str = "host";
 /// What packets to instances come by, and from there those to isolated ones.
 const INBOUND: &str = "inbound";
 const ISOLATION: &str = "isolation";
+/// What confined instances begin comes by.
+const CONFINEMENT: &str = "confinement";
 
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
@@ -240,13 +242,16 @@ impl Firewall {
         let of_instance =
             |(address, [missing, foreign]): (Ipv4Addr, [usize; 2])| IsolationDifference {
                 address: Some(address),
-                declared: "who may reach it is in sets of the table `inet dwell`".to_owned(),
+                declared:
+                    "who may reach it, and whom it may reach, is in sets of the table `inet dwell`"
+                        .to_owned(),
                 found: format!(
                     "{missing} of their elements are missing, {foreign} do not belong there"
                 ),
             };
         let mut found: Vec<_> = counts.into_iter().map(of_instance).collect();
-        for (chain, rules) in [INBOUND, ISOLATION].into_iter().zip(isolation::rules(&sets)) {
+        let chains = [INBOUND, ISOLATION, CONFINEMENT];
+        for (chain, rules) in chains.into_iter().zip(isolation::rules(&sets)) {
             let there = message::rules(&mut self.netfilter, chain)?;
             if there != rules && !wanted.is_empty() {
                 found.push(IsolationDifference {
@@ -365,7 +370,7 @@ fn source_of(key: &[u8]) -> Option<Source> {
 }
 
 fn isolating(refusal: Refusal) -> NetworkError {
-    let action = "set who may reach isolated instances".to_owned();
+    let action = "set who may reach isolated instances, and whom confined ones reach".to_owned();
     NetworkError::Kernel { action, source: refusal.into() }
 }
 

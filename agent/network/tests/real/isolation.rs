@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dwell_core::workload::Protocol;
 use dwell_network::linux::LinuxNetwork;
-use dwell_network::{Allow, Network as _, Policy, PortRange, Sandbox};
+use dwell_network::{Allow, Direction, Network as _, Policy, PortRange, Sandbox};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, recv, sendto,
     setsockopt, socket, sockopt,
@@ -32,7 +32,7 @@ fn allow(source: &str, ports: &[(Protocol, u16, u16)]) -> Allow {
 }
 
 fn only(sandbox: &Sandbox, allowed: Vec<Allow>) -> Vec<Policy> {
-    vec![Policy { address: sandbox.address, allowed }]
+    vec![Policy { address: sandbox.address, direction: Direction::In, allowed }]
 }
 
 /// A socket at a place, with an address of its own. It stays in the namespace in which it was made.

@@ -3,7 +3,7 @@
 use dwell_network::world::{
     NEIGHBOUR, Place, World, db, host, inside, namespace_of, peer, reaches, run, web,
 };
-use dwell_network::{Allow, Network as _, Policy, RouteTable};
+use dwell_network::{Allow, Direction, Network as _, Policy, RouteTable};
 
 const VETHS: &str = "ip -o link show group default | grep -c ' dw-' || true";
 
@@ -70,9 +70,14 @@ async fn isolation_that_is_not_as_it_was_set_is_seen_so() {
     let policies = vec![
         Policy {
             address: web.address,
+            direction: Direction::In,
             allowed: vec![allow("192.0.2.2/32"), allow("192.0.2.3/32")],
         },
-        Policy { address: db.address, allowed: vec![allow("192.0.2.3/32")] },
+        Policy {
+            address: db.address,
+            direction: Direction::In,
+            allowed: vec![allow("192.0.2.3/32")],
+        },
     ];
     world.network.sync_policies(&policies).await.unwrap();
     assert_eq!(look().await, []);
@@ -99,7 +104,7 @@ async fn isolation_that_is_not_as_it_was_set_is_seen_so() {
         world.network.ensure_host(&host()).await.unwrap();
         assert_eq!(look().await, [], "after `{damage}` and a repair");
     }
-    for chain in ["inbound", "isolation"] {
+    for chain in ["inbound", "isolation", "confinement"] {
         run(&format!("nft flush chain inet dwell {chain}"));
         let found = look().await;
         let [one] = found.as_slice() else { panic!("without rules in {chain}: {found:?}") };
@@ -107,7 +112,7 @@ async fn isolation_that_is_not_as_it_was_set_is_seen_so() {
         world.network.ensure_host(&host()).await.unwrap();
     }
     run("nft flush ruleset");
-    assert_eq!(look().await.len(), 4, "both instances and both chains");
+    assert_eq!(look().await.len(), 5, "both instances and all chains");
 }
 
 #[tokio::test]

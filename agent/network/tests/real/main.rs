@@ -10,6 +10,7 @@
 )]
 
 mod cleanup;
+mod confinement;
 mod docker;
 mod firewall;
 mod host;

@@ -15,7 +15,7 @@ use dwell_network::world::{
     HOST, Place, World, datagram, dump, host, inside, lan, peer, reaches, run, sandbox, web,
 };
 use dwell_network::{
-    Allow, HostNetwork, Network as _, Overlay, Policy, PortRange, RouteTable, Sandbox,
+    Allow, Direction, HostNetwork, Network as _, Overlay, Policy, PortRange, RouteTable, Sandbox,
 };
 
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
@@ -247,7 +247,8 @@ async fn only_peers_send_into_the_overlay() {
 async fn what_is_closed_is_closed_through_the_overlay_too() {
     let hosts = Hosts::joined().await;
     let (web, db) = (hosts.near_web(), hosts.far_db());
-    let policy = |allowed| [Policy { address: hosts.web.address, allowed }];
+    let policy =
+        |allowed| [Policy { address: hosts.web.address, direction: Direction::In, allowed }];
     hosts.near.network.sync_policies(&policy(Vec::new())).await.unwrap();
     assert_eq!(datagram(db, web), None);
     assert!(reaches(web.0, db.1), "what it begins is answered");

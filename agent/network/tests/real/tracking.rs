@@ -8,20 +8,22 @@ use std::time::Duration;
 use dwell_network::world::{
     HOST, NEIGHBOUR, OUTSIDE, Place, World, datagram, db, host, lan, peer, run, web,
 };
-use dwell_network::{Allow, GATEWAY, HostNetwork, Network as _, Policy, RouteTable, Sandbox};
+use dwell_network::{
+    Allow, Direction, GATEWAY, HostNetwork, Network as _, Policy, RouteTable, Sandbox,
+};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
 /// An instance of another node, which is the neighbour.
-const THERE: Ipv4Addr = Ipv4Addr::new(10, 80, 2, 5);
-const PORT: u16 = 8080;
+pub(super) const THERE: Ipv4Addr = Ipv4Addr::new(10, 80, 2, 5);
+pub(super) const PORT: u16 = 8080;
 /// How long an answer is waited for that is not to come.
 const SILENCE: Duration = Duration::from_millis(400);
 
 /// A host with two instances, which knows the node of a third one.
-async fn world(web: &Sandbox, db: &Sandbox) -> World {
+pub(super) async fn world(web: &Sandbox, db: &Sandbox) -> World {
     let world = World::with([web, db]).await;
     let peers = vec![peer("b", "10.80.2.0/24", NEIGHBOUR)];
     world.network.sync_routes(&RouteTable { peers, ..RouteTable::default() }).await.unwrap();
@@ -37,7 +39,11 @@ async fn world(web: &Sandbox, db: &Sandbox) -> World {
 
 async fn close(world: &World, sandbox: &Sandbox, allowed: &[Ipv4Addr]) {
     let allow = |source: &Ipv4Addr| Allow { source: (*source).into(), ports: Vec::new() };
-    let policy = Policy { address: sandbox.address, allowed: allowed.iter().map(allow).collect() };
+    let policy = Policy {
+        address: sandbox.address,
+        direction: Direction::In,
+        allowed: allowed.iter().map(allow).collect(),
+    };
     world.network.sync_policies(&[policy]).await.unwrap();
 }
 
@@ -53,7 +59,7 @@ fn counts() -> [u64; 2] {
 }
 
 /// A connection between two places; `None` if nothing answers.
-fn connection(
+pub(super) fn connection(
     (from, source): (Place<'_>, Ipv4Addr),
     (to, target): (Place<'_>, Ipv4Addr),
     port: u16,
@@ -77,13 +83,13 @@ fn connection(
 }
 
 /// Whether what is written into one end comes out of the other.
-fn passes(mut from: &TcpStream, mut to: &TcpStream) -> std::io::Result<()> {
+pub(super) fn passes(mut from: &TcpStream, mut to: &TcpStream) -> std::io::Result<()> {
     from.write_all(b"d")?;
     to.read_exact(&mut [0])
 }
 
 /// Both ways, and to its end.
-fn talks(from: (Place<'_>, Ipv4Addr), to: (Place<'_>, Ipv4Addr)) -> bool {
+pub(super) fn talks(from: (Place<'_>, Ipv4Addr), to: (Place<'_>, Ipv4Addr)) -> bool {
     let Some((client, server)) = connection(from, to, PORT) else { return false };
     passes(&client, &server).unwrap();
     passes(&server, &client).unwrap();

@@ -10,7 +10,11 @@ fn allow(source: &str, ports: &[(Protocol, u16, u16)]) -> Allow {
 }
 
 fn of(allowed: Vec<Allow>) -> Vec<Element> {
-    elements(&[Policy { address: INSTANCE, allowed }])
+    towards(Direction::In, allowed)
+}
+
+fn towards(direction: Direction, allowed: Vec<Allow>) -> Vec<Element> {
+    elements(&[Policy { address: INSTANCE, direction, allowed }])
 }
 
 #[test]
@@ -40,6 +44,26 @@ fn each_kind_of_source_has_its_set() {
 }
 
 #[test]
+fn each_direction_has_sets_of_its_own() {
+    let allowed =
+        || vec![allow("192.0.2.0/24", &[]), allow("10.80.2.2/32", &[(Protocol::Tcp, 80, 80)])];
+    let out = towards(Direction::Out, allowed());
+    let expected = [Set::Confined, Set::Destinations(24), Set::DestinationPorts(32, 0)];
+    assert_eq!(sets(&out), expected.into());
+    assert_eq!(
+        Set::DestinationPorts(24, 4).rule(),
+        "ip saddr . ip daddr & 255.255.255.0 . meta l4proto . th dport & 65520 @to_24_ports_4 return"
+    );
+    let both = [Direction::In, Direction::Out];
+    let policies =
+        both.map(|direction| Policy { address: INSTANCE, direction, allowed: allowed() });
+    let all = elements(&policies);
+    assert_eq!(all.len(), 2 * out.len());
+    assert_eq!(rules(&sets(&all)), [4, 5, 5]);
+    assert_eq!(rules(&sets(&out)), [2, 3, 5]);
+}
+
+#[test]
 fn a_key_has_its_fields_at_multiples_of_four() {
     let elements = of(vec![allow("10.80.2.2/32", &[(Protocol::Tcp, 8080, 8080)])]);
     let key = [10, 80, 1, 5, 10, 80, 2, 2, 6, 0, 0, 0, 0x1f, 0x90, 0, 0];
@@ -66,7 +90,7 @@ fn the_difference_leads_from_one_to_the_other() {
     assert_eq!(difference(&after, &after), (vec![], vec![]));
 }
 
-/// A packet to the instance.
+/// A packet to the instance, or one from it to what is called its source here.
 #[derive(Clone, Copy, Debug)]
 struct Packet {
     source: Ipv4Addr,
@@ -92,9 +116,11 @@ fn is_found(elements: &[Element], set: Set, packet: Packet) -> bool {
         Protocol::Udp => 17,
     });
     let element = match set {
-        Set::Isolated => return false,
-        Set::Sources(length) => Element::new(set, INSTANCE, masked(length), 0, 0),
-        Set::Ports(length, bits) => {
+        Set::Isolated | Set::Confined => return false,
+        Set::Sources(length) | Set::Destinations(length) => {
+            Element::new(set, INSTANCE, masked(length), 0, 0)
+        }
+        Set::Ports(length, bits) | Set::DestinationPorts(length, bits) => {
             let port = packet.port & u16::MAX.checked_shl(bits.into()).unwrap_or(0);
             Element::new(set, INSTANCE, masked(length), number, port)
         }
@@ -137,8 +163,10 @@ fn packet() -> impl Strategy<Value = Packet> {
 proptest! {
     #[test]
     fn the_sets_say_what_the_policy_says(allowed in allows(), packet in packet()) {
-        let elements = of(allowed.clone());
-        let passes = sets(&elements).into_iter().any(|set| is_found(&elements, set, packet));
-        prop_assert_eq!(passes, is_allowed(&allowed, packet));
+        for direction in [Direction::In, Direction::Out] {
+            let elements = towards(direction, allowed.clone());
+            let passes = sets(&elements).into_iter().any(|set| is_found(&elements, set, packet));
+            prop_assert_eq!(passes, is_allowed(&allowed, packet));
+        }
     }
 }

@@ -7,8 +7,10 @@ use dwell_core::workload::Protocol;
 use ipnet::Ipv4Net;
 
 use super::tunnel::Rules;
-use super::{HOST, NODES, Peers, SENT, SOURCES, Source, TABLE, TUNNELLED};
-use crate::linux::isolation::Set;
+use super::{
+    CONFINEMENT, HOST, INBOUND, ISOLATION, NODES, Peers, SENT, SOURCES, Source, TABLE, TUNNELLED,
+};
+use crate::linux::isolation::{self, Set};
 use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
 
 /// Addresses of one link, where clouds have their metadata: whoever asks there gets what the host is trusted with.
@@ -47,6 +49,7 @@ pub(super) fn table(
     };
     let to_host = to_host(host, &overlay);
     let (isolated, isolated_type) = (Set::Isolated.name(), Set::Isolated.key_type());
+    let (confined, confined_type) = (Set::Confined.name(), Set::Confined.key_type());
     let (sent, guard) = (sent(host, &overlay), guard(host, &overlay));
     let overlay_chains = &overlay.chains;
     let mut script = format!(
@@ -55,6 +58,8 @@ add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
 add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
 add set inet {TABLE} {TUNNELLED} {{ type ipv4_addr; }}
 add set inet {TABLE} {isolated} {{ type {isolated_type}; }}
+add set inet {TABLE} {confined} {{ type {confined_type}; }}
+add chain inet {TABLE} {CONFINEMENT}
 add chain inet {TABLE} {SENT}
 add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
 add chain inet {TABLE} {HOST} {{ type filter hook input priority filter; policy accept; }}
@@ -122,11 +127,13 @@ fn guard(host: &HostNetwork, overlay: &Rules) -> String {
     lines(rules)
 }
 
-/// Neither side is an instance of this node that is not open to all. Of those that are not, the state of each connection
-/// matters: whether it answers one that they have begun.
+/// Neither side is an instance of this node that is not open to all or does not reach all. Of those the state of each
+/// connection matters: whether a packet answers.
 fn unpoliced() -> String {
-    let isolated = Set::Isolated.name();
-    format!("ip saddr != @{isolated} ip daddr != @{isolated}")
+    let sets = [Set::Isolated.name(), Set::Confined.name()];
+    let sides = ["saddr", "daddr"];
+    let each = sets.iter().flat_map(|set| sides.map(|side| format!("ip {side} != @{set}")));
+    each.collect::<Vec<_>>().join(" ")
 }
 
 fn lines(rules: impl IntoIterator<Item = String>) -> String {
@@ -153,6 +160,8 @@ fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
     rules.push("ct state established,related accept".to_owned());
     rules.push(format!("ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 accept"));
     rules.push("icmp type echo-request accept".to_owned());
+    // Names and echoes of its own node are everybody's; the rest is what it reaches like anything else.
+    rules.push(isolation::confine());
     let allowed = host.host_access.iter().filter(|range| range.first <= range.last);
     rules.extend(allowed.map(|PortRange { protocol, first, last }| {
         let protocol = match protocol {
@@ -168,32 +177,49 @@ fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
 }
 
 /// What the host itself sends does not come by here. Of a connection, each packet to the instance is looked up,
-/// so that who loses the right to it loses it at once.
+/// so that who loses the right to it loses it at once; and so is each that a confined instance sends on one of its own.
 ///
 /// Who began a connection shows in its first packet. In the middle of one from before an instance was isolated, an
-/// instance that speaks first would look like the one who began it, and be answered for ever.
+/// instance that speaks first would look like the one who began it, and be answered for ever; and to one that was
+/// confined, whoever speaks first would.
 fn add_isolation(script: &mut String, sets: &BTreeSet<Set>, cluster: Ipv4Net) {
-    let (inbound, allowed): (Vec<&Set>, Vec<&Set>) =
-        sets.iter().partition(|set| **set == Set::Isolated);
-    let inbound = lines(inbound.into_iter().flat_map(|set| {
-        let from =
-            format!("iifname \"{INTERFACE_PREFIX}*\" ip saddr @{} ip daddr {cluster}", set.name());
-        let midway = "ct state new tcp flags & (syn | ack) != syn counter reject with tcp reset";
-        [set.rule(), format!("{from} {midway}")]
-    }));
-    let allowed = lines(allowed.into_iter().map(|set| set.rule()));
+    let midway = "ct state new tcp flags & (syn | ack) != syn counter reject with tcp reset";
+    let mut inbound = Vec::new();
+    // First what may leave: what gets through the other chain is through.
+    if sets.contains(&Set::Confined) {
+        let to = format!("ip saddr {cluster} ip daddr @{}", Set::Confined.name());
+        let to = format!("oifname \"{INTERFACE_PREFIX}*\" {to}");
+        inbound.extend([Set::Confined.rule(), format!("{to} {midway}")]);
+    }
+    if sets.contains(&Set::Isolated) {
+        let from = format!("ip saddr @{} ip daddr {cluster}", Set::Isolated.name());
+        let from = format!("iifname \"{INTERFACE_PREFIX}*\" {from}");
+        inbound.extend([Set::Isolated.rule(), format!("{from} {midway}")]);
+    }
+    let allowing = |out: bool| {
+        let sets = sets.iter().filter(|set| set.is_out() == out);
+        let sets = sets.filter(|set| !matches!(set, Set::Isolated | Set::Confined));
+        lines(sets.map(|set| set.rule()))
+    };
+    let (inbound, incoming, outgoing) = (lines(inbound), allowing(false), allowing(true));
     *script += &format!(
-        r#"add chain inet {TABLE} inbound {{ type filter hook forward priority filter; policy accept; }}
-add chain inet {TABLE} isolation
-flush chain inet {TABLE} inbound
-flush chain inet {TABLE} isolation
+        r#"add chain inet {TABLE} {INBOUND} {{ type filter hook forward priority filter; policy accept; }}
+add chain inet {TABLE} {ISOLATION}
+flush chain inet {TABLE} {INBOUND}
+flush chain inet {TABLE} {ISOLATION}
+flush chain inet {TABLE} {CONFINEMENT}
 table inet {TABLE} {{
-  chain inbound {{
+  chain {INBOUND} {{
 {inbound}  }}
-  chain isolation {{
+  chain {ISOLATION} {{
     ct direction reply accept
     ct state related accept
-{allowed}    counter drop
+{incoming}    counter drop
+  }}
+  chain {CONFINEMENT} {{
+    ct direction reply return
+    ct state related return
+{outgoing}    counter drop
   }}
 }}
 "#
@@ -232,14 +258,17 @@ mod tests {
     }
 
     #[test]
-    fn going_without_tracking_is_a_switch_and_not_for_isolated_instances() {
+    fn going_without_tracking_is_a_switch_and_not_for_instances_with_rules() {
         let rules = table(&host(true), &[], &Peers::default(), None);
         let without = rules.lines().filter(|rule| rule.contains("notrack"));
         let without: Vec<_> = without.collect();
         assert_eq!(without.len(), 2, "from a sandbox, and from elsewhere");
         for rule in without {
             assert!(rule.contains("ip daddr 10.80.0.0/16"), "{rule}");
-            assert!(rule.contains("ip saddr != @isolated ip daddr != @isolated"), "{rule}");
+            for set in ["isolated", "confined"] {
+                let neither = format!("ip saddr != @{set} ip daddr != @{set}");
+                assert!(rule.contains(&neither), "{rule}");
+            }
         }
         let tracked = HostNetwork { untracked: false, ..host(true) };
         assert!(!table(&tracked, &[], &Peers::default(), None).contains("notrack"));
@@ -255,7 +284,8 @@ mod tests {
         let script = table(&open, &[], &Peers::default(), None);
         assert!(
             script.contains(
-                "    tcp dport 5000 accept\n    udp dport 1-9 accept\n    counter drop\n"
+                "    iifname \"dw-*\" ip saddr @confined jump confinement\n    tcp dport 5000 accept\n    \
+                 udp dport 1-9 accept\n    counter drop\n"
             )
         );
         assert!(!table(&host(true), &[], &Peers::default(), None).contains("tcp dport 5"));
@@ -280,9 +310,28 @@ mod tests {
         assert!(script.contains("nodes { 192.0.2.7 }"));
     }
 
+    /// What gets through the chain of isolation is through, so that what may not leave has to be dropped before it.
+    #[test]
+    fn what_may_leave_comes_before_who_may_get_in() {
+        let sets = [Set::Isolated, Set::Sources(32), Set::Confined, Set::Destinations(24)];
+        let script = table(&host(true), &[], &Peers::default(), Some(&sets.into()));
+        let at = |rule: &str| script.find(rule).unwrap_or_else(|| panic!("no {rule}: {script}"));
+        let chain = at("  chain inbound {");
+        let first = chain + script[chain..].find("jump confinement").unwrap();
+        assert!(first < at("jump isolation"));
+        let confinement = &script[at("  chain confinement {")..];
+        assert!(
+            confinement
+                .contains("ip saddr . ip daddr & 255.255.255.0 @to_24 return\n    counter drop")
+        );
+        assert!(!confinement.contains("accept"), "it would be in, whoever may get in there");
+    }
+
     #[test]
     fn what_an_earlier_agent_isolated_stays_until_policies_are_known() {
-        assert!(!table(&host(true), &[], &Peers::default(), None).contains("inbound"));
+        let nothing_known = table(&host(true), &[], &Peers::default(), None);
+        assert!(!nothing_known.contains("inbound"));
+        assert!(!nothing_known.contains("flush chain inet dwell confinement"));
         let nobody = table(&host(true), &[], &Peers::default(), Some(&BTreeSet::new()));
         assert!(nobody.contains("flush chain inet dwell inbound"), "{nobody}");
         assert!(!nobody.contains("jump isolation"), "{nobody}");
