@@ -94,7 +94,7 @@ pub(super) async fn remapped_users(fleet: &Fleet) -> Result<String> {
         for guest in fleet.guests() {
             let ask = format!("dwell-agent doctor | grep {FIX}");
             guest.until("the doctor to name it", SOON, &ask).await?;
-            let node = format!("dwell node show {} | grep {FIX}", guest.name());
+            let node = format!("dwell node inspect {} | grep {FIX}", guest.name());
             fleet.first().until("the node to name it", SOON, &node).await?;
             let containers = guest.sh("docker ps -aq").await?;
             ensure!(containers.is_empty(), "{} has made {containers}", guest.name());
