@@ -1,7 +1,7 @@
 //! An archive that comes in parts, passed on to the engine as it comes for as long as it is what was offered.
 //!
-//! Only a plain tar is passed on. An engine unpacks a compressed one as well, and what becomes of that is as large as its
-//! sender likes, whatever was offered and however much room was found for it.
+//! Only a plain tar is passed on. An engine unpacks a compressed one as well, and takes no notice of what was offered and of
+//! how much room was found for it. (So does what is compressed or sparse within: see docs/images.md.)
 
 use std::io;
 use std::mem::take;
@@ -21,6 +21,19 @@ const MAGIC_AT: usize = 257;
 const TOO_EARLY: &str = "the archive ends too early";
 const TOO_MUCH: &str = "more comes than was offered";
 const NO_TAR: &str = "what comes is not a plain tar archive; unpack it if it is compressed";
+
+/// How what an engine unpacks begins: gzip, bzip2, xz, Zstandard. It looks at nothing else, so a tar's magic may stand
+/// in the file's name or in a comment of such a stream.
+const PACKED: [&[u8]; 4] =
+    [&[0x1f, 0x8b], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z'], &[0x28, 0xb5, 0x2f, 0xfd]];
+
+/// Whether this is the beginning of a tar, and of nothing that would be unpacked.
+fn is_plain_tar(head: &[u8]) -> bool {
+    // Zstandard may begin with frames that are skipped.
+    let is_skipped = matches!(head, [first, 0x2a, 0x4d, 0x18, ..] if first & 0xf0 == 0x50);
+    let is_packed = is_skipped || PACKED.iter().any(|magic| head.starts_with(magic));
+    !is_packed && head.get(MAGIC_AT..).is_some_and(|rest| rest.starts_with(MAGIC))
+}
 
 /// What is wrong with an archive, once that is known.
 pub(super) type Problem = Arc<OnceLock<&'static str>>;
@@ -69,10 +82,31 @@ impl Coming {
             }
             self.head.extend_from_slice(&piece);
             if self.head.len() >= MAGIC_AT + MAGIC.len() {
-                self.is_tar = self.head[MAGIC_AT..].starts_with(MAGIC);
+                self.is_tar = is_plain_tar(&self.head);
                 let head = take(&mut self.head).into();
                 return Some(if self.is_tar { Ok(head) } else { Err(NO_TAR) });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_would_unpack_is_no_plain_tar_whatever_stands_in_it() {
+        let mut head = vec![b'a'; 300];
+        assert!(!is_plain_tar(&head));
+        head[MAGIC_AT..MAGIC_AT + MAGIC.len()].copy_from_slice(MAGIC);
+        assert!(is_plain_tar(&head));
+        assert!(!is_plain_tar(&head[..MAGIC_AT + 2]), "it is too short");
+        // A gzip stream has its file's name there, for example.
+        let skipped = [0x5a, 0x2a, 0x4d, 0x18];
+        for magic in PACKED.into_iter().chain([&skipped[..]]) {
+            let mut packed = head.clone();
+            packed[..magic.len()].copy_from_slice(magic);
+            assert!(!is_plain_tar(&packed), "{magic:?}");
         }
     }
 }
