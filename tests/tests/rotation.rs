@@ -45,6 +45,7 @@ async fn a_rotation_under_a_fleet_that_runs() -> Result<()> {
         lab.start_fleet().await?;
         lab.apply("workloads: {web: {image: hello, replicas: 2}}").await?.ok()?;
         let before = lab.wait_exactly("web", 2, LIMIT).await?;
+        lab.route_machine().await?;
         let old = context(lab, "old").await?;
         // Two people, each with a certificate of another user CA.
         let ann = lab.person("ann").await?;
