@@ -8,6 +8,7 @@ PREFIX  ?= /usr/local
 DESTDIR ?=
 NAME    ?= demo
 SECONDS ?= 30
+TARGETS ?=
 BIRTHS  ?= 1000
 SEED    ?=
 SEEDS   ?= 1000
@@ -76,10 +77,8 @@ lint: ## formatting and clippy, warnings denied
 fmt: ## format everything
 	$(CARGO) fmt --all
 
-fuzz: ## every parser of bytes from a network, for SECONDS each; needs `cargo install cargo-fuzz`
-	@set -e; for target in $$($(CARGO) fuzz list); do \
-		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS); \
-	done
+fuzz: ## bytes that break a parser are looked for, SECONDS for each one; needs a C++ compiler
+	CARGO='$(CARGO)' fuzz/run.sh $(SECONDS) $(TARGETS)
 
 sim: ## the whole, simulated: SEEDS fleets from seed FROM on, STEPS faults each (docs/simulation.md)
 	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(ONLY),--only $(ONLY))

@@ -56,7 +56,7 @@ fn reserved(cpu: Millicores, memory: Bytes) -> Resources {
 
 /// Whether every process of the host had to wait for memory for a tenth of the last minute, by the kernel's
 /// `/proc/pressure/memory`. A kernel without it says nothing.
-fn is_pressed(pressure: &str) -> bool {
+pub(crate) fn is_pressed(pressure: &str) -> bool {
     const MOST_PERCENT: f64 = 10.0;
     let full = pressure.lines().find_map(|line| line.strip_prefix("full "));
     let average =
@@ -82,7 +82,7 @@ fn count_of(path: &str) -> u64 {
 }
 
 /// Counts a list of the kernel's, such as `0-3,8,10-11`.
-fn count(list: &str) -> Option<u64> {
+pub(crate) fn count(list: &str) -> Option<u64> {
     let ranges = list.trim().split(',').map(|range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last) = (first.parse::<u32>().ok()?, last.parse::<u32>().ok()?);

@@ -251,7 +251,7 @@ impl Config {
         OverlayChoice { mode: self.overlay, port: self.overlay_port }
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let paths = [
             ("data_dir", &self.data_dir),
             ("run_dir", &self.run_dir),

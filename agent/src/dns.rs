@@ -18,10 +18,10 @@
 
 pub mod answer;
 mod forward;
-mod holder;
+pub(crate) mod holder;
 mod places;
 mod serve;
-mod upstream;
+pub(crate) mod upstream;
 pub mod zone;
 
 use std::net::{IpAddr, SocketAddr};

@@ -24,7 +24,7 @@
 //! too; programs are started here and nowhere on the way of an instance.
 
 mod engine;
-mod firewall;
+pub(crate) mod firewall;
 mod forwarding;
 mod host_access;
 mod kernel;

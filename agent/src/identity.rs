@@ -155,7 +155,7 @@ impl Identity {
         })
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub(crate) fn check(&self) -> Result<(), String> {
         self.key()?;
         self.validity()?;
         if certificates(&self.ca_pem)?.is_empty() { Err("no CA".into()) } else { Ok(()) }

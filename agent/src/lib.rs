@@ -10,6 +10,8 @@ pub mod directory;
 pub mod dns;
 pub mod doctor;
 pub mod enroll;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod host_mark;
 pub mod host_network;

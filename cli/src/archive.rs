@@ -92,10 +92,11 @@ impl Archive {
         let shown = path.display();
         let refuse = |problem: String| Failure::Usage(format!("{shown}: {problem}"));
         let file = File::open(path).map_err(|error| refuse(error.to_string()))?;
-        Self::read(file).map_err(refuse)
+        Self::of(file).map_err(refuse)
     }
 
-    fn read(file: File) -> Result<Self, String> {
+    /// Looks an open file over.
+    pub(crate) fn of(file: File) -> Result<Self, String> {
         let mut start = [0; 2];
         if file.read_at(&mut start, 0).is_ok_and(|read| read == 2) && start == [0x1f, 0x8b] {
             return Err("it is compressed; unpack it with gunzip first".to_owned());

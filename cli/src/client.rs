@@ -1,6 +1,6 @@
 //! The connection to a controller.
 
-mod context;
+pub(crate) mod context;
 mod target;
 
 use std::io;

@@ -12,7 +12,7 @@
 //! that it knows less than its fleet. A backup holds every key of the cluster: it is for its owner only.
 
 mod entries;
-mod put_back;
+pub(crate) mod put_back;
 mod take;
 
 use std::io;

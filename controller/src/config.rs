@@ -125,7 +125,7 @@ impl Config {
         Ok(config)
     }
 
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |key, problem: String| Err(ConfigError::Value { key, problem });
         if self.socket.as_os_str().len() > SOCKET_PATH_MAX {
             return refuse(

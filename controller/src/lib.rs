@@ -14,6 +14,8 @@ pub mod continuity;
 pub mod controller;
 pub mod data_dir;
 pub mod enrollment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod intake;
 pub mod listen;
 pub mod model;

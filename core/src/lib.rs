@@ -16,6 +16,8 @@ pub mod container;
 pub mod directory;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fixtures;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod health;
 pub mod host_mark;
 pub mod id;

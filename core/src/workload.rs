@@ -107,11 +107,15 @@ impl std::str::FromStr for Constraint {
             (None, Some((key, value))) => Some((key, false, value)),
             (None, None) => None,
         };
+        let refused = || ConstraintError { text: text.chars().take(80).collect() };
         match parts.map(|(key, equal, value)| (key.trim(), equal, value.trim())) {
+            // `a= == b` and `a != =b` would read otherwise once they were shown.
+            Some((key, true, _)) if key.ends_with('=') => Err(refused()),
+            Some((_, false, value)) if value.starts_with('=') => Err(refused()),
             Some((key, equal, value)) if !key.is_empty() && !value.is_empty() => {
                 Ok(Self { key: key.to_owned(), equal, value: value.to_owned() })
             }
-            _ => Err(ConstraintError { text: text.chars().take(80).collect() }),
+            _ => Err(refused()),
         }
     }
 }

@@ -8,7 +8,11 @@
 pub mod causes;
 pub mod cgroups;
 pub mod config;
+#[cfg(any(test, feature = "test-util"))]
+pub mod corpus;
 pub mod durable;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 #[cfg(any(test, feature = "test-util"))]
 pub mod hung_pool;
 pub mod lane;

@@ -7,6 +7,8 @@
 pub mod bounds;
 pub mod codec;
 mod convert;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod pieces;
 pub mod trust;
 

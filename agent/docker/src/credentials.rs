@@ -3,7 +3,7 @@
 //! What the configuration names (files, helpers) is read anew for each pull, so that a token that was renewed counts at
 //! once. If it cannot be read, the pull fails and says so: to go on with other credentials, or with none, would hide it.
 
-mod helper;
+pub(crate) mod helper;
 
 use std::collections::BTreeMap;
 use std::fmt;

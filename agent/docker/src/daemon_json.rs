@@ -263,6 +263,19 @@ fn pretty(settings: &Map<String, Value>) -> Vec<u8> {
     format!("{:#}\n", Value::Object(settings.clone())).into_bytes()
 }
 
+/// Docker's configuration, which is its operator's.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let file = File { path: Path::new(DAEMON_JSON) };
+    let Ok(mut settings) = file.parse(Some(bytes)) else { return };
+    let before = settings.clone();
+    if let Ok(runtimes) = file.object(&mut settings, "runtimes") {
+        runtimes.insert(Runtime::NAME.to_owned(), json!({}));
+        let written = file.parse(Some(&pretty(&settings)));
+        assert!(written.is_ok_and(|read| read == settings), "{before:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -33,7 +33,7 @@ pub(super) async fn list(docker: &Docker) -> Result<Vec<Image>, EngineError> {
     images.into_iter().map(read).collect()
 }
 
-fn image(summary: ImageSummary, containers: u32) -> Option<Image> {
+pub(super) fn image(summary: ImageSummary, containers: u32) -> Option<Image> {
     let names = summary.repo_tags.into_iter().chain(summary.repo_digests);
     let seconds = u64::try_from(summary.created).unwrap_or(0);
     Some(Image {

@@ -16,6 +16,8 @@ pub mod credentials;
 pub mod daemon_json;
 mod exec;
 mod files;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod image;
 mod images;
 mod info;

@@ -245,10 +245,10 @@ fn with_tag(image: &str) -> String {
 
 /// The layers of an image that is being fetched: bytes there and to come, and whether it is complete.
 #[derive(Default)]
-struct Layers(HashMap<String, (u64, u64, bool)>);
+pub(super) struct Layers(HashMap<String, (u64, u64, bool)>);
 
 impl Layers {
-    fn take_in(&mut self, reply: &CreateImageInfo) {
+    pub(super) fn take_in(&mut self, reply: &CreateImageInfo) {
         let (Some(id), Some(status)) = (&reply.id, &reply.status) else { return };
         // The first reply has the tag for an id; only these words are about layers.
         let complete = matches!(status.as_str(), "Pull complete" | "Already exists");
@@ -269,13 +269,13 @@ impl Layers {
         }
     }
 
-    fn progress(&self) -> PullProgress {
+    pub(super) fn progress(&self) -> PullProgress {
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         PullProgress {
             layers_done: count(self.0.values().filter(|layer| layer.2).count()),
             layers: count(self.0.len()),
-            bytes_done: self.0.values().map(|layer| layer.0).sum(),
-            bytes: self.0.values().map(|layer| layer.1).sum(),
+            bytes_done: self.0.values().map(|layer| layer.0).fold(0, u64::saturating_add),
+            bytes: self.0.values().map(|layer| layer.1).fold(0, u64::saturating_add),
         }
     }
 }

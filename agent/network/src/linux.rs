@@ -17,6 +17,8 @@
 
 mod disturb;
 mod echo;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod gateway;
 mod inhabitant;
 mod iptables;

@@ -24,27 +24,14 @@ const LIBNETWORK_HOOK: &str = "libnetwork-setkey";
 ///
 /// When `config.json` cannot be read, is not an OCI configuration, or cannot be replaced. It is
 /// unchanged then.
-pub(crate) fn rewrite(
-    bundle: &Path,
-    netns: &Path,
-    held: &[(&str, PathBuf)],
-) -> Result<(), BundleError> {
+pub fn rewrite(bundle: &Path, netns: &Path, held: &[(&str, PathBuf)]) -> Result<(), BundleError> {
     let path = bundle.join("config.json");
     let (text, permissions) =
         read(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(BundleError::TooLarge { path });
     }
-    let malformed = |source| BundleError::Malformed { path: path.clone(), source };
-    let mut config: Map<String, Value> = serde_json::from_slice(&text).map_err(malformed)?;
-    replace_network(&mut config, netns)
-        .map_err(|key| BundleError::Shape { path: path.clone(), key })?;
-    for (target, source) in held {
-        if !replace_source(&mut config, target, source) {
-            return Err(BundleError::NoMount { path, target: (*target).to_owned() });
-        }
-    }
-    let text = serde_json::to_vec(&config).map_err(malformed)?;
+    let text = rewritten(&path, &text, netns, held)?;
 
     let temporary = bundle.join("config.json.dwell");
     fs::write(&temporary, text)
@@ -53,29 +40,83 @@ pub(crate) fn rewrite(
         .map_err(|source| BundleError::Write { path, source })
 }
 
+/// What becomes of the configuration `text`, which is at `path`.
+pub(crate) fn rewritten(
+    path: &Path,
+    text: &[u8],
+    netns: &Path,
+    held: &[(&str, PathBuf)],
+) -> Result<Vec<u8>, BundleError> {
+    let malformed = |source| BundleError::Malformed { path: path.to_owned(), source };
+    let mut config: Map<String, Value> = serde_json::from_slice(text).map_err(malformed)?;
+    replace_network(&mut config, netns)
+        .map_err(|key| BundleError::Shape { path: path.to_owned(), key })?;
+    for (target, source) in held {
+        if !replace_source(&mut config, target, source) {
+            let (path, target) = (path.to_owned(), (*target).to_owned());
+            return Err(BundleError::NoMount { path, target });
+        }
+    }
+    serde_json::to_vec(&config).map_err(malformed)
+}
+
 /// Why a bundle was refused.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BundleError {
+pub enum BundleError {
+    /// It cannot be read.
     #[error("cannot read the container's configuration {path:?}")]
-    Read { path: PathBuf, source: io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
 
+    /// It is larger than any that an engine writes.
     #[error("the container's configuration {path:?} is larger than {MAX_CONFIG_BYTES} bytes")]
-    TooLarge { path: PathBuf },
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
 
+    /// It is no JSON object.
     #[error("the container's configuration {path:?} is not a JSON object")]
-    Malformed { path: PathBuf, source: serde_json::Error },
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where it is not.
+        source: serde_json::Error,
+    },
 
+    /// It is no OCI configuration for Linux.
     #[error("the container's configuration {path:?} has no usable `{key}`, is it for Linux?")]
-    Shape { path: PathBuf, key: &'static str },
+    Shape {
+        /// The file.
+        path: PathBuf,
+        /// What is missing, or of another kind.
+        key: &'static str,
+    },
 
+    /// A mount is missing that the container was made with.
     #[error(
         "the container's configuration {path:?} has no bind mount at {target:?}, although the container was made \
          with one; replace the container"
     )]
-    NoMount { path: PathBuf, target: String },
+    NoMount {
+        /// The file.
+        path: PathBuf,
+        /// Where in the container.
+        target: String,
+    },
 
+    /// It cannot be replaced.
     #[error("cannot replace the container's configuration {path:?}")]
-    Write { path: PathBuf, source: io::Error },
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
 }
 
 fn read(path: &Path) -> io::Result<(Vec<u8>, fs::Permissions)> {

@@ -5,6 +5,9 @@
 //! each time the engine starts that container. Both use this one type, so that they cannot
 //! disagree about names, places and format. What the wrapper does with it is told in its `main.rs`.
 
+pub mod bundle;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod mapping;
 
 pub use mapping::{Bind, Copied, Mapping, MappingError};

@@ -46,7 +46,6 @@
 
 mod args;
 mod binds;
-mod bundle;
 mod netns;
 mod report;
 
@@ -57,7 +56,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use dwell_oci::{Mapping, MappingError};
+use dwell_oci::{Mapping, MappingError, bundle};
 
 use args::{Creation, Settings};
 

@@ -107,7 +107,12 @@ impl Mapping {
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(MappingError::TooLarge { path });
         }
-        let mapping: Self = serde_json::from_slice(&text)
+        Self::parse(path, &text)
+    }
+
+    /// What the file at `path` says.
+    pub(crate) fn parse(path: PathBuf, text: &[u8]) -> Result<Self, MappingError> {
+        let mapping: Self = serde_json::from_slice(text)
             .map_err(|source| MappingError::Malformed { path: path.clone(), source })?;
         if !mapping.netns.is_absolute() {
             return Err(MappingError::RelativeNetns { path, netns: mapping.netns });

@@ -15,7 +15,7 @@ pub fn holder_of(address: SocketAddr) -> Option<String> {
 }
 
 /// User and inode of the first socket of a table that takes what is sent to `address`.
-fn find(table: &str, address: SocketAddr) -> Option<(String, String)> {
+pub(crate) fn find(table: &str, address: SocketAddr) -> Option<(String, String)> {
     table.lines().skip(1).find_map(|line| {
         let columns: Vec<&str> = line.split_whitespace().collect();
         let [_, local, remote, _, _, _, _, user, _, inode, ..] = columns[..] else { return None };

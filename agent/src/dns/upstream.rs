@@ -101,7 +101,7 @@ impl Upstreams {
 }
 
 /// The servers that a `resolv.conf` names.
-fn servers_in(text: &str) -> impl Iterator<Item = SocketAddr> {
+pub(crate) fn servers_in(text: &str) -> impl Iterator<Item = SocketAddr> {
     text.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let server = (words.next() == Some("nameserver")).then(|| words.next())??;

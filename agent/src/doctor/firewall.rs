@@ -6,6 +6,8 @@
 //! FORWARD the agent sees to that (its jump to `DWELL-IN`); elsewhere it is the operator's matter, in the words of whatever
 //! keeps the rules: firewalld and ufw would undo what is done behind their back.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod iptables;
 mod nft;
 mod walk;

@@ -53,6 +53,8 @@ mod container;
 mod door;
 mod environment;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod helper;
 mod limits;
 mod message;

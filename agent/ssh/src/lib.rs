@@ -20,6 +20,8 @@ pub mod daemon;
 pub mod enter;
 mod events;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 pub mod guard;
 mod intake;

@@ -8,6 +8,8 @@
 //! gone from the directory is no longer served; files and their number are bounded.
 
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod watch;
 
 use std::collections::{BTreeMap, HashMap};

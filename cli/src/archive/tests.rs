@@ -49,7 +49,7 @@ fn saved() -> Vec<u8> {
 fn opened(bytes: &[u8]) -> Result<Archive, String> {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(bytes).unwrap();
-    Archive::read(file)
+    Archive::of(file)
 }
 
 fn sent(archive: &Archive, held: &[u32]) -> Vec<u8> {

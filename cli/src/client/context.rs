@@ -64,10 +64,18 @@ impl Context {
             return Err(Failure::Usage(format!("{shown} is too large for a context")));
         }
         let text = fs::read_to_string(&path).map_err(unreadable)?;
+        Self::parse(&text)
+            .map_err(|error| Failure::Usage(format!("{shown} is not a context: {error}")))
+    }
+
+    /// Reads the text of a context file.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn parse(text: &str) -> Result<Self, serde_saphyr::Error> {
         // Without a snippet: it could show the key.
         let options = serde_saphyr::options! { with_snippet: false };
-        serde_saphyr::from_str_with_options(&text, options)
-            .map_err(|error| Failure::Usage(format!("{shown} is not a context: {error}")))
+        serde_saphyr::from_str_with_options(text, options)
     }
 
     /// The text of a context file.

@@ -145,7 +145,11 @@ fn move_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-fn unpack(scratch: &Path, archive: impl Read, origin: &str) -> Result<Summary, BackupError> {
+pub(crate) fn unpack(
+    scratch: &Path,
+    archive: impl Read,
+    origin: &str,
+) -> Result<Summary, BackupError> {
     let damaged = |problem: String| BackupError::Damaged { origin: origin.to_owned(), problem };
     let broken = |reason: io::Error| damaged(reason.to_string());
     let mut archive = tar::Archive::new(archive);

@@ -115,9 +115,25 @@ async fn ask(program: &str, registry: &str, limit: Duration) -> Result<Said, Str
         let complaint = sanitize(&String::from_utf8_lossy(&complaint), COMPLAINT_MAX);
         return Err(format!("has no credentials for {registry}: {complaint}"));
     }
+    read(&output)
+}
+
+fn read(output: &[u8]) -> Result<Said, String> {
     // The error could quote the secret.
-    serde_json::from_slice(&output)
+    serde_json::from_slice(output)
         .map_err(|_| "does not print JSON with Username and Secret".to_owned())
+}
+
+/// A name of a helper, and what the helper prints.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Ok(Ok(name)) = std::str::from_utf8(bytes).map(str::parse::<HelperName>) {
+        assert!(!name.program().contains(['/', ' ', '\0']), "{name:?}");
+    }
+    if let Err(problem) = read(bytes) {
+        // Nothing of what it printed is told.
+        assert_eq!(problem, "does not print JSON with Username and Secret");
+    }
 }
 
 /// What came of a program.

@@ -174,6 +174,20 @@ impl Rules {
     }
 }
 
+/// Whatever a listing says, what is fed to `iptables-restore` is about our own chains and the jump to them.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(listing: &str, cluster: Ipv4Net, uplinks: &BTreeSet<String>) {
+    let rules = Rules::parse(listing);
+    for wanted in [chains(cluster, uplinks), Vec::new()] {
+        let gate = if wanted.is_empty() { None } else { rules.gate() };
+        let Some(script) = rules.script(gate, &wanted) else { continue };
+        let is_ours = |line: &str| {
+            ["*filter", "COMMIT"].contains(&line) || line.contains(IN) || line.contains(OUT)
+        };
+        assert!(script.lines().all(is_ours), "{script}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -51,7 +51,7 @@ pub(super) fn is_device(link: &Link) -> bool {
 
 /// A VXLAN device as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Device {
+pub(super) struct Device {
     link: Link,
     vni: u32,
     local: Option<Ipv4Addr>,
@@ -61,7 +61,7 @@ struct Device {
 
 impl Device {
     /// `None` for a link of another kind.
-    fn parse(payload: &[u8]) -> Option<Self> {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         const HEADER_BYTES: usize = 16;
         const IFLA_VXLAN_ID: u16 = 1;
         const IFLA_VXLAN_LOCAL: u16 = 4;

@@ -74,7 +74,7 @@ fn is_no_way(errno: Errno) -> bool {
 }
 
 /// Where the next packet goes.
-struct Hop {
+pub(super) struct Hop {
     link: u32,
     via: Option<Ipv4Addr>,
     /// If the route or what was learnt of the path has one.
@@ -82,7 +82,7 @@ struct Hop {
 }
 
 impl Hop {
-    fn parse(payload: &[u8]) -> Option<Self> {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         const RTAX_MTU: u16 = 2;
         let mut link = None;
         let mut via = None;
@@ -105,14 +105,14 @@ impl Hop {
 }
 
 /// The entry of the table that decides, of any table.
-struct Entry {
+pub(super) struct Entry {
     prefix: Ipv4Net,
     protocol: u8,
     kind: u8,
 }
 
 impl Entry {
-    fn parse(payload: &[u8]) -> Option<Self> {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         let &[_, prefix_length, _, _, _, protocol, _, kind, ..] = payload else { return None };
         let mut attributes = attributes(payload, HEADER_BYTES);
         let address = attributes

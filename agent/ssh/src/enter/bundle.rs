@@ -134,6 +134,10 @@ impl Config {
         if text.len() as u64 > MAX_BYTES {
             return Err(Failure::Bundle(format!("it is larger than {MAX_BYTES} bytes")));
         }
-        serde_json::from_slice(&text).map_err(|error| Failure::Bundle(error.to_string()))
+        Self::parse(&text)
+    }
+
+    pub(super) fn parse(text: &[u8]) -> Result<Self, Failure> {
+        serde_json::from_slice(text).map_err(|error| Failure::Bundle(error.to_string()))
     }
 }

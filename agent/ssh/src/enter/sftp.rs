@@ -18,6 +18,8 @@ use self::paths::{expand, filesystem, rename_to_new, resolve};
 
 mod attributes;
 mod failure;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod packet;
 mod paths;
 #[cfg(test)]

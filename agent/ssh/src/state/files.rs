@@ -87,7 +87,11 @@ pub(super) fn instance_of(file: &OsStr) -> Option<InstanceName> {
 }
 
 pub(super) fn read_trust(path: &Path) -> Result<Trust, StateError> {
-    let trust: SshTrust = read(path, MAX_TRUST)?;
+    trust(path, read(path, MAX_TRUST)?)
+}
+
+/// What the file at `path` says.
+pub(super) fn trust(path: &Path, trust: SshTrust) -> Result<Trust, StateError> {
     let malformed = |reason| StateError::Malformed { path: path.to_owned(), reason };
     let mut user_authorities = Vec::new();
     let lines = [&trust.user_authority].into_iter().chain(&trust.more_user_authorities);
@@ -109,7 +113,15 @@ pub(super) fn read_trust(path: &Path) -> Result<Trust, StateError> {
 }
 
 pub(super) fn read_instance(path: &Path, name: &InstanceName) -> Result<Served, StateError> {
-    let served: SshInstance = read(path, MAX_INSTANCE)?;
+    served(path, name, read(path, MAX_INSTANCE)?)
+}
+
+/// What the file at `path` says, which is to be that of `name`.
+pub(super) fn served(
+    path: &Path,
+    name: &InstanceName,
+    served: SshInstance,
+) -> Result<Served, StateError> {
     if served.instance != *name {
         let reason = format!("it is {}'s", served.instance);
         return Err(StateError::Malformed { path: path.to_owned(), reason });
