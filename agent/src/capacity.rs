@@ -15,12 +15,14 @@ use sysinfo::System;
 
 /// Reads what the host has. It blocks for as long as the file system of `data` takes to answer.
 ///
-/// `data` is where the engine keeps images and containers, or else the agent's own data; `allow_binds` is configured.
+/// `data` is where the engine keeps images and containers, or else the agent's own data; `allow_binds` is configured. Disks
+/// that are full are told by others. `was_pressed` is whether the host was short of memory before.
 #[must_use]
 pub fn read(
     data: &Path,
     allow_binds: &[PathBuf],
     engines: BTreeMap<String, EngineInfo>,
+    was_pressed: bool,
 ) -> Capacity {
     let memory = System::new().map_or(0, |mut system| {
         system.refresh_memory();
@@ -34,7 +36,7 @@ pub fn read(
         cpu,
         memory,
         reserved: reserved(cpu, memory),
-        memory_pressed: is_pressed(&pressure),
+        memory_pressed: is_pressed(&pressure, was_pressed),
         disk,
         disk_free,
         numa_nodes: u32::try_from(count_of("/sys/devices/system/node/online")).unwrap_or(u32::MAX),
@@ -43,6 +45,7 @@ pub fn read(
         kernel: System::kernel_version().unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         allow_binds: allow_binds.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        disk_pressures: Vec::new(),
         engines,
     }
 }
@@ -55,13 +58,13 @@ fn reserved(cpu: Millicores, memory: Bytes) -> Resources {
 }
 
 /// Whether every process of the host had to wait for memory for a tenth of the last minute, by the kernel's
-/// `/proc/pressure/memory`. A kernel without it says nothing.
-pub(crate) fn is_pressed(pressure: &str) -> bool {
-    const MOST_PERCENT: f64 = 10.0;
+/// `/proc/pressure/memory`; once it was so, until it is less than half of that. A kernel without it says nothing.
+pub(crate) fn is_pressed(pressure: &str, was_pressed: bool) -> bool {
+    let most_percent = if was_pressed { 5.0 } else { 10.0 };
     let full = pressure.lines().find_map(|line| line.strip_prefix("full "));
     let average =
         full.and_then(|full| full.split(' ').find_map(|part| part.strip_prefix("avg60=")));
-    average.and_then(|average| average.parse::<f64>().ok()).is_some_and(|full| full >= MOST_PERCENT)
+    average.and_then(|average| average.parse::<f64>().ok()).is_some_and(|full| full >= most_percent)
 }
 
 /// The size of a file system, and what of it is free for others than root, who has a reserve.
@@ -116,8 +119,9 @@ mod tests {
                 "some avg10=90.00 avg60=90.00 avg300=9.00 total=1\nfull avg10=0.00 avg60={full} avg300=0.00 total=1\n"
             )
         };
-        assert!(!is_pressed(&kernel("9.99")) && is_pressed(&kernel("10.00")));
-        assert!(!is_pressed(""), "an older kernel");
+        assert!(!is_pressed(&kernel("9.99"), false) && is_pressed(&kernel("10.00"), false));
+        assert!(is_pressed(&kernel("5.00"), true) && !is_pressed(&kernel("4.99"), true));
+        assert!(!is_pressed("", false) && !is_pressed("", true), "an older kernel");
     }
 
     #[test]
@@ -130,12 +134,12 @@ mod tests {
 
     #[test]
     fn this_host_has_something() {
-        let capacity = read(Path::new("/"), &[], BTreeMap::new());
+        let capacity = read(Path::new("/"), &[], BTreeMap::new(), false);
         assert!(capacity.cpu >= Millicores(1000) && capacity.cpu.0.is_multiple_of(1000));
         assert!(capacity.memory > Bytes::mebi(64));
         assert!(capacity.disk >= capacity.disk_free && capacity.disk_free > Bytes(0));
         assert!(capacity.numa_nodes >= 1);
         assert!(!capacity.kernel.is_empty() && !capacity.os.is_empty());
-        assert_eq!(read(Path::new("/no/such/path"), &[], BTreeMap::new()).disk, Bytes(0));
+        assert_eq!(read(Path::new("/no/such/path"), &[], BTreeMap::new(), false).disk, Bytes(0));
     }
 }

@@ -186,11 +186,8 @@ impl Daemon {
 
         let found = assignment.borrow().as_ref().map(|found| found.position());
         let stored = watch::Sender::new(found.unwrap_or_default());
-        let report = HostReport {
-            engine: engine.clone(),
-            data_dir: config.data_dir.clone(),
-            allow_binds: config.allow_binds.clone(),
-        };
+        let (data_dir, binds) = (config.data_dir.clone(), config.allow_binds.clone());
+        let mut report = HostReport::new(engine.clone(), data_dir, binds);
         let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));
         let volumes = watch::Sender::new(None);

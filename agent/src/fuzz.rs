@@ -102,7 +102,7 @@ fn directory() -> Directory {
 fn proc_files(bytes: &[u8]) {
     let Ok(text) = from_utf8(bytes) else { return };
     let _ = capacity::count(text);
-    let _ = capacity::is_pressed(text);
+    let _ = capacity::is_pressed(text, false);
     let address = SocketAddr::from(([127, 0, 0, 1], 53));
     drop(dns::holder::find(text, address));
 }

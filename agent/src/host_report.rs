@@ -1,16 +1,17 @@
-//! Keeps the report of what the host has: read once a minute, and whenever the engine comes or goes.
+//! Keeps the report of what the host has: read once a minute, whenever the engine comes or goes, and whenever a disk is full or has
+//! room again.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::node::{Capacity, EngineInfo};
+use dwell_core::node::{Capacity, DiskPressure, EngineInfo};
 use dwell_planner::EngineState;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
-use crate::capacity;
+use crate::{capacity, disk_pressure};
 use dwell_engine::SharedEngine;
 
 /// The name of the one engine there is, in reports.
@@ -19,21 +20,35 @@ const ENGINE: &str = "docker";
 const PAUSE: Duration = Duration::from_secs(60);
 /// How long it is good when it says that no instance can be started.
 const PAUSE_NOT_READY: Duration = Duration::from_secs(5);
+/// How often disks are looked at: one can fill up in less than a minute.
+const DISKS_EVERY: Duration = Duration::from_secs(5);
 
 /// Who reads the report.
 pub struct HostReport {
     /// The engine; a routes-only node has none.
-    pub engine: Option<SharedEngine>,
-    /// Where the agent's own data is, for want of an engine's.
-    pub data_dir: PathBuf,
+    engine: Option<SharedEngine>,
+    /// Where the agent's own data is.
+    data_dir: PathBuf,
+    /// Where the engine's is, once it has said so.
+    data_root: Option<PathBuf>,
     /// Paths of this host that instances may mount.
-    pub allow_binds: Vec<PathBuf>,
+    allow_binds: Vec<PathBuf>,
+    /// What the last report said of disks, and of memory.
+    disks: Vec<DiskPressure>,
+    memory_pressed: bool,
 }
 
 impl HostReport {
+    /// Of an engine, if the host has one, of the agent's data, and of the paths that instances may mount.
+    #[must_use]
+    pub fn new(engine: Option<SharedEngine>, data_dir: PathBuf, allow_binds: Vec<PathBuf>) -> Self {
+        let (data_root, disks, memory_pressed) = (None, Vec::new(), false);
+        Self { engine, data_dir, data_root, allow_binds, disks, memory_pressed }
+    }
+
     /// Keeps `report` fresh until the task is dropped.
     pub async fn keep(
-        self,
+        mut self,
         mut state: watch::Receiver<EngineState>,
         report: watch::Sender<Arc<Capacity>>,
     ) {
@@ -47,30 +62,92 @@ impl HostReport {
             });
             // Cancel-safe: all that is lost is a wait.
             tokio::select! {
-                () = sleep(if ready { PAUSE } else { PAUSE_NOT_READY }) => {}
+                () = self.wait(if ready { PAUSE } else { PAUSE_NOT_READY }) => {}
                 Ok(()) = state.changed() => {}
             }
         }
     }
 
+    /// Waits, until a disk is full or has room again at the latest.
+    async fn wait(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        loop {
+            sleep_until(until.min(Instant::now() + DISKS_EVERY)).await;
+            if Instant::now() >= until || !disk_pressure::are_same(&self.look().await, &self.disks)
+            {
+                return;
+            }
+        }
+    }
+
+    /// How disks are now.
+    async fn look(&self) -> Vec<DiskPressure> {
+        let (paths, before) = (self.paths(), self.disks.clone());
+        #[expect(clippy::disallowed_methods, reason = "a report of disks can be late")]
+        let looking = tokio::task::spawn_blocking(move || {
+            let paths: Vec<_> = paths.iter().map(PathBuf::as_path).collect();
+            disk_pressure::look(&paths, &before)
+        });
+        looking.await.unwrap_or_else(|_| self.disks.clone())
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        self.data_root.iter().chain([&self.data_dir]).cloned().collect()
+    }
+
     /// Reads it once. Takes as long as the engine takes to answer or to be given up.
-    pub async fn read(&self) -> Capacity {
-        let mut data = self.data_dir.clone();
+    pub async fn read(&mut self) -> Capacity {
         let mut engines = BTreeMap::new();
         if let Some(engine) = &self.engine {
             let info = match engine.info().await {
                 Ok(report) => {
-                    data = report.data_root.unwrap_or(data);
+                    self.data_root = report.data_root.or(self.data_root.take());
                     report.info
                 }
                 Err(error) => EngineInfo { message: error.to_string(), ..EngineInfo::default() },
             };
             engines.insert(ENGINE.to_owned(), info);
         }
-        let binds = self.allow_binds.clone();
+        let data = self.data_root.clone().unwrap_or_else(|| self.data_dir.clone());
+        let (binds, was_pressed) = (self.allow_binds.clone(), self.memory_pressed);
         #[expect(clippy::disallowed_methods, reason = "a report of capacity can be late")]
-        let reading = tokio::task::spawn_blocking(move || capacity::read(&data, &binds, engines));
+        let reading = tokio::task::spawn_blocking(move || {
+            capacity::read(&data, &binds, engines, was_pressed)
+        });
         // It fails only while the runtime ends.
-        reading.await.unwrap_or_default()
+        let mut capacity = reading.await.unwrap_or_default();
+        self.memory_pressed = capacity.memory_pressed;
+        let disks = self.look().await;
+        self.tell(&disks);
+        self.disks.clone_from(&disks);
+        capacity.disk_pressures = disks;
+        capacity
+    }
+
+    /// Says in the log what has changed.
+    fn tell(&self, disks: &[DiskPressure]) {
+        if disk_pressure::are_same(disks, &self.disks) {
+            return;
+        }
+        if disks.is_empty() {
+            tracing::info!("all disks of this node have room again");
+        }
+        for disk in disks {
+            tracing::warn!(%disk, "a disk of this node has no room left; nothing new is placed here until it has");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_report_of_a_host_without_an_engine_has_its_disk() {
+        let mut report = HostReport::new(None, "/".into(), vec!["/srv".into()]);
+        let capacity = report.read().await;
+        assert!(capacity.disk.0 > 0 && capacity.engines.is_empty());
+        assert_eq!(capacity.allow_binds, ["/srv"]);
+        assert_eq!(report.paths(), [PathBuf::from("/")]);
     }
 }

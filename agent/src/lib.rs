@@ -7,6 +7,7 @@ pub mod cleanup;
 pub mod config;
 pub mod daemon;
 pub mod directory;
+pub(crate) mod disk_pressure;
 pub mod dns;
 pub mod doctor;
 pub mod enroll;

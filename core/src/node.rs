@@ -38,6 +38,41 @@ pub struct Capacity {
     pub allow_binds: Vec<String>,
     /// Engines that answer, by name.
     pub engines: BTreeMap<String, EngineInfo>,
+    /// Its file systems that have no room left.
+    pub disk_pressures: Vec<DiskPressure>,
+}
+
+/// A file system of a host that has no room left. Nothing new is placed on the host meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskPressure {
+    /// Where: the engine's data, or the agent's.
+    pub path: String,
+    /// What there is no more of.
+    pub lacks: Room,
+    /// How much of that is used, in percent, as `df` says.
+    pub percent: u8,
+    /// How much of it is left.
+    pub left: u64,
+}
+
+/// What a file system can run out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Room {
+    /// Room, in bytes.
+    Bytes,
+    /// Inodes, of which each file takes one.
+    Files,
+}
+
+impl fmt::Display for DiskPressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { path, lacks, percent, left } = self;
+        match lacks {
+            Room::Bytes => write!(f, "{path} {percent} % full, {} left", Bytes(left >> 20 << 20)),
+            Room::Files => write!(f, "{path} has {percent} % of its inodes in use, {left} left"),
+        }
+    }
 }
 
 impl Capacity {
@@ -54,11 +89,14 @@ impl Capacity {
         self.engines.is_empty() || self.engines.values().any(|engine| engine.ready)
     }
 
-    /// Whether the file system with the engine's data has no room for another image: less than 3 % of
-    /// it is free, and less than 1 GiB.
+    /// Whether a file system has no room for another image, as the agent says; of one that says nothing of it, by its numbers: less than 3 %
+    /// of the engine's disk is free, and less than 1 GiB.
     #[must_use]
     pub fn is_disk_full(&self) -> bool {
         const ENOUGH: Bytes = Bytes::mebi(1024);
+        if !self.disk_pressures.is_empty() {
+            return true;
+        }
         self.disk > Bytes(0) && self.disk_free < ENOUGH && self.disk_free.0 < self.disk.0 / 100 * 3
     }
 }
@@ -135,6 +173,11 @@ mod tests {
             let host = Capacity { disk, disk_free: free, ..Capacity::default() };
             assert_eq!(host.is_disk_full(), full, "{free} of {disk}");
         }
+        let files =
+            DiskPressure { path: "/data".into(), lacks: Room::Files, percent: 99, left: 70 };
+        assert_eq!(files.to_string(), "/data has 99 % of its inodes in use, 70 left");
+        let host = Capacity { disk_pressures: vec![files], ..Capacity::default() };
+        assert!(host.is_disk_full());
     }
 
     /// As an agent or a store of an earlier version has it.

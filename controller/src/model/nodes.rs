@@ -159,7 +159,9 @@ impl Model {
                 self.event(now, Severity::Warning, subject, "node-claims-address", message);
             }
         }
-        let first = before.as_ref().is_none_or(|link| link.capacity.is_none());
+        let known = before.as_ref().and_then(|link| link.capacity.clone());
+        self.note_pressure(name, known.as_deref(), &hello.capacity, now);
+        let first = known.is_none();
         self.put_link(Link {
             node: name.clone(),
             session: Some(session),

@@ -12,12 +12,13 @@ use dwell_core::health::Health;
 use dwell_core::id::{InstanceName, NodeName, Position, Revision};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, Phase, ProcessEnd, sanitize};
-use dwell_core::node::{Capacity, NodeState};
+use dwell_core::node::{Capacity, NodeState, Room};
 use dwell_core::session::StatusReport;
 use dwell_core::workload::Template;
 
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, Told, UpdateState};
 use super::record::{Key, Record};
+use super::view::unfit_message;
 use super::{Model, Refusal};
 
 /// The longest name of a container that is kept, in bytes.
@@ -106,9 +107,34 @@ impl Model {
     ) -> Result<(), Refusal> {
         let link = self.hear(node, session, now)?;
         if let Some(capacity) = capacity {
+            self.note_pressure(node, link.capacity.as_deref(), &capacity, now);
             self.put_link(Link { capacity: Some(Arc::new(capacity)), ..link });
         }
         Ok(())
+    }
+
+    /// A node has come to be without room or memory, lacks them otherwise than before, or has them again.
+    pub(super) fn note_pressure(
+        &mut self,
+        node: &NodeName,
+        before: Option<&Capacity>,
+        now_has: &Capacity,
+        now: Timestamp,
+    ) {
+        if self.volatile_only || !self.is_member(node) {
+            return;
+        }
+        let (had, has) = (before.map(pressures).unwrap_or_default(), pressures(now_has));
+        if had == has {
+            return;
+        }
+        let subject = Subject::Node(node.clone());
+        if has.is_empty() {
+            let message = "has room and memory again, and takes new instances".to_owned();
+            self.event(now, Severity::Info, subject, "node-pressure-over", message);
+        } else {
+            self.event(now, Severity::Warning, subject, "node-pressure", unfit_message(now_has));
+        }
     }
 
     /// Whether a node can be told what it is to do has changed.
@@ -440,4 +466,13 @@ fn signal(code: i32) -> Option<String> {
     let number = code.checked_sub(128).filter(|number| (1..=64).contains(number))?;
     let name = NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name);
     Some(name.map_or_else(|| format!("signal {number}"), ToOwned::to_owned))
+}
+
+/// What a node lacks, whatever the numbers.
+fn pressures(capacity: &Capacity) -> Vec<(&str, Option<Room>)> {
+    let disks = capacity.disk_pressures.iter().map(|disk| (disk.path.as_str(), Some(disk.lacks)));
+    // An agent of an earlier version leaves it to the numbers.
+    let full = capacity.disk_pressures.is_empty() && capacity.is_disk_full();
+    let unnamed = full.then_some(("", Some(Room::Bytes)));
+    disks.chain(unnamed).chain(capacity.memory_pressed.then_some(("", None))).collect()
 }

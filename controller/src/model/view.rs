@@ -431,7 +431,7 @@ impl Model {
 }
 
 /// Why nothing new is placed on a node that is heard of; empty if it is.
-fn unfit_message(capacity: &Capacity) -> String {
+pub(super) fn unfit_message(capacity: &Capacity) -> String {
     match unfit(capacity) {
         Some(Closed::NoEngine) => {
             let engines =
@@ -443,13 +443,18 @@ fn unfit_message(capacity: &Capacity) -> String {
                 });
             format!("takes nothing new: {}", engines.collect::<Vec<_>>().join(", "))
         }
+        Some(Closed::DiskFull) if !capacity.disk_pressures.is_empty() => {
+            let disks = capacity.disk_pressures.iter().map(ToString::to_string);
+            let disks: Vec<String> = disks.collect();
+            format!("takes nothing new: disk-pressure: {}", disks.join("; "))
+        }
+        // Of an agent of an earlier version.
         Some(Closed::DiskFull) => {
             let (free, disk) = (capacity.disk_free, capacity.disk);
-            format!("takes nothing new: {free} of {disk} are free on its disk; remove images there")
+            format!("takes nothing new: disk-pressure: {free} of {disk} are free on its disk")
         }
         Some(Closed::Pressed) => {
-            "takes nothing new: it is short of memory, and what runs there has to wait for it"
-                .to_owned()
+            "takes nothing new: memory-pressure: what runs there has to wait for memory".to_owned()
         }
         _ => String::new(),
     }

@@ -1,7 +1,7 @@
 //! Nodes: what a host has and how it is doing.
 
 use dwell_core::instance::sanitize;
-use dwell_core::node::{Capacity, EngineInfo, NodeState};
+use dwell_core::node::{Capacity, DiskPressure, EngineInfo, NodeState, Room};
 use dwell_core::quantity::{Bytes, Millicores};
 
 use crate::v1;
@@ -12,6 +12,8 @@ const TEXT_MAX: usize = 256;
 const ENGINES_MAX: usize = 16;
 /// The most paths for mounts a host may report.
 const BINDS_MAX: usize = 64;
+/// The most file systems without room a host may report.
+const DISKS_MAX: usize = 8;
 
 impl From<&Capacity> for v1::Capacity {
     fn from(capacity: &Capacity) -> Self {
@@ -29,6 +31,7 @@ impl From<&Capacity> for v1::Capacity {
             reserved: Some((&capacity.reserved).into()),
             memory_pressed: capacity.memory_pressed,
             allow_binds: capacity.allow_binds.clone(),
+            disk_pressures: capacity.disk_pressures.iter().map(Into::into).collect(),
             engines: engines.map(|(name, info)| (name.clone(), info.into())).collect(),
         }
     }
@@ -39,6 +42,7 @@ impl From<v1::Capacity> for Capacity {
     fn from(wire: v1::Capacity) -> Self {
         let engines = wire.engines.into_iter().take(ENGINES_MAX);
         let binds = wire.allow_binds.into_iter().take(BINDS_MAX);
+        let disks = wire.disk_pressures.into_iter().take(DISKS_MAX);
         Self {
             cpu: Millicores(wire.cpu_millicores),
             memory: Bytes(wire.memory_bytes),
@@ -52,7 +56,30 @@ impl From<v1::Capacity> for Capacity {
             reserved: wire.reserved.map(Into::into).unwrap_or_default(),
             memory_pressed: wire.memory_pressed,
             allow_binds: binds.map(|path| sanitize(&path, TEXT_MAX)).collect(),
+            disk_pressures: disks.map(Into::into).collect(),
             engines: engines.map(|(name, info)| (sanitize(&name, TEXT_MAX), info.into())).collect(),
+        }
+    }
+}
+
+impl From<&DiskPressure> for v1::DiskPressure {
+    fn from(disk: &DiskPressure) -> Self {
+        Self {
+            path: disk.path.clone(),
+            inodes: disk.lacks == Room::Files,
+            percent: disk.percent.into(),
+            left: disk.left,
+        }
+    }
+}
+
+impl From<v1::DiskPressure> for DiskPressure {
+    fn from(wire: v1::DiskPressure) -> Self {
+        Self {
+            path: sanitize(&wire.path, TEXT_MAX),
+            lacks: if wire.inodes { Room::Files } else { Room::Bytes },
+            percent: u8::try_from(wire.percent).unwrap_or(u8::MAX).min(100),
+            left: wire.left,
         }
     }
 }

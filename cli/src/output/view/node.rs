@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dwell_core::node::NodeState;
+use dwell_core::node::{DiskPressure, NodeState, Room};
 use dwell_proto::v1;
 use serde::Serialize;
 
@@ -50,6 +50,19 @@ pub(crate) struct CapacityView {
     pub(crate) agent_version: String,
     /// By name.
     pub(crate) engines: BTreeMap<String, EngineView>,
+    pub(crate) memory_pressed: bool,
+    /// File systems that have no room left.
+    pub(crate) disk_pressures: Vec<DiskPressureView>,
+}
+
+/// A file system of a host that has no room left.
+#[derive(Debug, Serialize)]
+pub(crate) struct DiskPressureView {
+    pub(crate) path: String,
+    /// What there is no more of: `bytes` or `files`.
+    pub(crate) lacks: Room,
+    pub(crate) percent: u8,
+    pub(crate) left: u64,
 }
 
 /// An engine of a host.
@@ -115,7 +128,16 @@ impl From<v1::Capacity> for CapacityView {
             kernel: wire.kernel,
             agent_version: wire.agent_version,
             engines: wire.engines.into_iter().map(|(name, info)| (name, info.into())).collect(),
+            memory_pressed: wire.memory_pressed,
+            disk_pressures: wire.disk_pressures.into_iter().map(Into::into).collect(),
         }
+    }
+}
+
+impl From<v1::DiskPressure> for DiskPressureView {
+    fn from(wire: v1::DiskPressure) -> Self {
+        let DiskPressure { path, lacks, percent, left } = wire.into();
+        Self { path, lacks, percent, left }
     }
 }
 

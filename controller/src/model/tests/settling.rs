@@ -300,6 +300,51 @@ fn a_drain_asks_once_for_all_its_workloads() {
     assert!(there.len() == 100 && there.iter().all(|view| view.instance.leaving.is_some()));
 }
 
+/// A disk that is full is a state: it begins and ends with an event, each once, and nothing is placed there meanwhile.
+#[test]
+fn a_full_disk_begins_and_ends_and_takes_nothing_new_meanwhile() {
+    use super::fleet::Fleet;
+    use dwell_core::node::{DiskPressure, Room};
+    let pressed = |path: &str, lacks, percent, left| Capacity {
+        disk_pressures: vec![DiskPressure { path: path.to_owned(), lacks, percent, left }],
+        ..Fleet::capacity()
+    };
+    let docker = |percent, left| pressed("/var/lib/docker", Room::Bytes, percent, left);
+    let mut fleet = Fleet::of(1);
+    let heartbeat = |fleet: &mut Fleet, capacity: Capacity| {
+        let session = fleet.hosts[&node("n1")].session.unwrap();
+        let capacity = Some(capacity);
+        fleet.command(Command::Heartbeat { node: node("n1"), session, capacity }).unwrap();
+    };
+    let told = |fleet: &Fleet| -> Vec<(String, String)> {
+        let events = fleet.model.events(Some("node/n1"), 100);
+        let events = events.iter().filter(|event| event.reason.starts_with("node-pressure"));
+        events.map(|event| (event.reason.clone(), event.message.clone())).collect()
+    };
+    heartbeat(&mut fleet, Fleet::capacity());
+    assert_eq!(told(&fleet), []);
+    heartbeat(&mut fleet, docker(97, 300 << 20));
+    let full = "takes nothing new: disk-pressure: /var/lib/docker 97 % full, 300Mi left";
+    assert_eq!(fleet.model.node(&node("n1")).unwrap().message, full);
+    fleet.apply(spec("web", 1)).unwrap();
+    let waits = fleet.model.instance(&instance("web-0")).unwrap().status.message;
+    assert_eq!(waits, "0 of 1 nodes fit: n1 has a full disk");
+    // Other numbers are no other state; another disk is.
+    heartbeat(&mut fleet, docker(99, 20 << 20));
+    heartbeat(&mut fleet, pressed("/var/lib/dwell", Room::Files, 99, 7));
+    heartbeat(&mut fleet, Fleet::capacity());
+    heartbeat(&mut fleet, Fleet::capacity());
+    assert_eq!(fleet.place("web-0").unwrap(), "n1");
+    let mut told = told(&fleet);
+    told.sort();
+    let files =
+        "takes nothing new: disk-pressure: /var/lib/dwell has 99 % of its inodes in use, 7 left";
+    let over = "has room and memory again, and takes new instances";
+    let expected =
+        [("node-pressure", full), ("node-pressure", files), ("node-pressure-over", over)];
+    assert_eq!(told, expected.map(|(reason, message)| (reason.to_owned(), message.to_owned())));
+}
+
 /// Hosts that are there, but cannot take anything new, and say so.
 #[test]
 fn nothing_is_placed_where_it_could_not_start() {
@@ -329,8 +374,11 @@ fn nothing_is_placed_where_it_could_not_start() {
     );
     let said = |fleet: &Fleet, name: &str| fleet.model.node(&node(name)).unwrap().message;
     assert_eq!(said(&fleet, "n1"), "takes nothing new: docker: connection refused");
-    assert!(said(&fleet, "n2").starts_with("takes nothing new: 500Mi of 100000Mi are free"));
-    assert!(said(&fleet, "n3").starts_with("takes nothing new: it is short of memory"));
+    assert!(
+        said(&fleet, "n2")
+            .starts_with("takes nothing new: disk-pressure: 500Mi of 100000Mi are free")
+    );
+    assert!(said(&fleet, "n3").starts_with("takes nothing new: memory-pressure: what runs there"));
 
     heartbeat(&mut fleet, "n1", ready(true, ""));
     assert_eq!(fleet.place("web-0").unwrap(), "n1", "placed once the engine is back");
