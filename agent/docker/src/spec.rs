@@ -329,6 +329,15 @@ mod tests {
     }
 
     #[test]
+    fn what_an_instance_prints_is_bounded() {
+        let log = of(Template::of_image("a"), Runtime::Dwell).host_config.unwrap().log_config;
+        let log = log.unwrap();
+        assert_eq!(log.typ.as_deref(), Some("json-file"));
+        let config = log.config.unwrap();
+        assert_eq!((config["max-size"].as_str(), config["max-file"].as_str()), ("10m", "3"));
+    }
+
+    #[test]
     fn labels_of_a_template_cannot_pose_as_ours() {
         let mut template = Template::of_image("a");
         template.labels.insert(LABEL_INSTANCE.to_owned(), "db-0".to_owned());

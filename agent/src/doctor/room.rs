@@ -45,7 +45,32 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
         let tables = [connections(), neighbours(), files(), processes()];
         stores.into_iter().chain(tables.into_iter().flatten()).collect::<Vec<_>>()
     });
-    stores.await.unwrap_or_default().iter().map(judge).collect()
+    let mut findings: Vec<Finding> = stores.await.unwrap_or_default().iter().map(judge).collect();
+    if let Some(pattern) = reading::line("/proc/sys/kernel/core_pattern") {
+        let has_pid = reading::number("/proc/sys/kernel/core_uses_pid") == Some(1);
+        findings.push(core_files(&pattern, has_pid));
+    }
+    findings
+}
+
+/// Whether core files of instances add up. A program that takes them (`|…`) sees to that itself; else they go into the file system of
+/// the container, which is on Docker's disk.
+fn core_files(pattern: &str, has_pid: bool) -> Finding {
+    const CHECK: &str = "core-files";
+    let each_other = ["%p", "%P", "%i", "%I", "%t"].iter().any(|part| pattern.contains(part));
+    if pattern.starts_with('|') || pattern.is_empty() {
+        Finding::ok(CHECK, "core files of instances go to a program of the host, or nowhere")
+    } else if has_pid || each_other {
+        Finding::warning(
+            CHECK,
+            format!(
+                "each crash leaves one more core file in its container ({pattern}), on Docker's disk"
+            ),
+            "sysctl -w kernel.core_pattern=core kernel.core_uses_pid=0",
+        )
+    } else {
+        Finding::ok(CHECK, "a core file of a container is replaced by its next one")
+    }
 }
 
 fn judge(store: &Store) -> Finding {
@@ -155,6 +180,21 @@ mod tests {
             let found = judge(&Store { check: "disk", name, used, size, fix });
             assert_eq!(found.outcome, outcome, "{used} of {size}");
             assert_eq!(found.fix.is_empty(), outcome == Outcome::Ok);
+        }
+    }
+
+    #[test]
+    fn core_files_do_not_add_up() {
+        for (pattern, has_pid, outcome) in [
+            ("core", false, Outcome::Ok),
+            ("core", true, Outcome::Warning),
+            ("core.%p", false, Outcome::Warning),
+            ("/var/cores/%e-%t", false, Outcome::Warning),
+            ("/core-%e", false, Outcome::Ok),
+            ("|/lib/systemd/systemd-coredump %P %u", true, Outcome::Ok),
+            ("", false, Outcome::Ok),
+        ] {
+            assert_eq!(core_files(pattern, has_pid).outcome, outcome, "{pattern:?} {has_pid}");
         }
     }
 

@@ -14,6 +14,7 @@ mod watch;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use crate::authorized_keys::AuthorizedKey;
 
 /// How long to wait for the directory, or to try again after an error.
 const RETRY: Duration = Duration::from_millis(250);
+/// How often the directory is read that cannot be watched, for want of inotify's instances or watches.
+const UNWATCHED: Duration = Duration::from_secs(2);
 
 /// Who may log in, everywhere.
 #[derive(Debug, Default, PartialEq)]
@@ -72,12 +75,19 @@ pub type ServedNow = latest::Receiver<Arc<Served>>;
 /// Reads and watches the directory `dir` for ever, publishes whom to trust in `trust`, and calls `serve` for
 /// each instance that begins to be served.
 pub async fn keep(dir: PathBuf, trust: latest::Sender<Arc<Trust>>, serve: impl Fn(ServedNow)) {
-    let mut keeper = Keeper { dir, trust, serve, instances: HashMap::new() };
-    let mut waiting = false;
+    let keeper = Keeper { dir, trust, serve, instances: HashMap::new() };
+    keep_with(keeper, Watch::new).await;
+}
+
+async fn keep_with<S: Fn(ServedNow)>(
+    mut keeper: Keeper<S>,
+    watch: impl Fn(&Path) -> io::Result<Watch>,
+) {
+    let mut said = None;
     loop {
-        match Watch::new(&keeper.dir) {
+        match watch(&keeper.dir) {
             Ok(mut watch) => {
-                waiting = false;
+                said = None;
                 keeper.read_all();
                 while let Some(changes) = watch.changes().await {
                     for change in changes {
@@ -86,11 +96,17 @@ pub async fn keep(dir: PathBuf, trust: latest::Sender<Arc<Trust>>, serve: impl F
                 }
                 info!(dir = %keeper.dir.display(), "the directory was replaced");
             }
-            Err(source) if !waiting => {
-                waiting = true;
-                info!(dir = %keeper.dir.display(), error = %source, "waiting for the agent to make its directory");
+            Err(error) => {
+                let is_absent = error.kind() == io::ErrorKind::NotFound;
+                if said.replace(error.kind()) != Some(error.kind()) {
+                    keeper.tell(&error, is_absent);
+                }
+                if !is_absent {
+                    keeper.read_all();
+                    tokio::time::sleep(UNWATCHED).await;
+                    continue;
+                }
             }
-            Err(_) => {}
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -104,6 +120,21 @@ struct Keeper<S> {
 }
 
 impl<S: Fn(ServedNow)> Keeper<S> {
+    /// Says why the directory is not watched.
+    fn tell(&self, error: &io::Error, is_absent: bool) {
+        let dir = self.dir.display();
+        if is_absent {
+            info!(%dir, %error, "waiting for the agent to make its directory");
+        } else {
+            warn!(
+                %dir, %error,
+                "cannot watch the agent's directory, and reads it every {} s instead; raise fs.inotify.max_user_instances and \
+                 max_user_watches",
+                UNWATCHED.as_secs()
+            );
+        }
+    }
+
     fn follow(&mut self, change: &Change) {
         match change {
             Change::Everything => self.read_all(),

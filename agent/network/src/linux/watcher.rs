@@ -61,7 +61,7 @@ impl Watcher {
         let mut sources = Sources {
             routing: Listener::route(&groups, buffer_bytes)?,
             firewall: Listener::netfilter(&[nftables::NOTIFICATIONS], buffer_bytes)?,
-            names: Names::watch(names)?,
+            names: unless_exhausted(Names::watch(names))?,
             links: KnownLinks::default(),
         };
         // After the listeners are there: a change in between is reported, and one before is seen here.
@@ -81,8 +81,29 @@ impl Watcher {
 struct Sources {
     routing: Listener,
     firewall: Listener,
-    names: Names,
+    /// Absent on a host that has no inotify instance left.
+    names: Option<Names>,
     links: KnownLinks,
+}
+
+/// Does without a watch of names if the host is out of inotify instances or watches: a host on which other programs have taken
+/// them all still gets its network.
+fn unless_exhausted<T>(watching: io::Result<T>) -> io::Result<Option<T>> {
+    let is_exhausted = |error: &io::Error| {
+        let code = error.raw_os_error();
+        [libc::EMFILE, libc::ENFILE, libc::ENOSPC].map(Some).contains(&code)
+    };
+    match watching {
+        Err(error) if is_exhausted(&error) => {
+            warn!(
+                %error,
+                "cannot watch the names of sandboxes: when somebody removes one, only the periodic check notices it; raise \
+                 fs.inotify.max_user_instances and max_user_watches, and restart the agent"
+            );
+            Ok(None)
+        }
+        watching => watching.map(Some),
+    }
 }
 
 impl Sources {
@@ -94,8 +115,9 @@ impl Sources {
     ) -> io::Result<()> {
         let ready = |descriptor: &PollFd<'_>| descriptor.any().unwrap_or_default();
         loop {
-            let watched =
-                [self.routing.as_fd(), self.firewall.as_fd(), self.names.as_fd(), ended.as_fd()];
+            // What is not watched is as silent as the end.
+            let names = self.names.as_ref().map_or(ended.as_fd(), AsFd::as_fd);
+            let watched = [self.routing.as_fd(), self.firewall.as_fd(), names, ended.as_fd()];
             let mut watched = watched.map(|descriptor| PollFd::new(descriptor, PollFlags::POLLIN));
             match poll(&mut watched, PollTimeout::NONE) {
                 Err(Errno::EINTR) => continue,
@@ -126,7 +148,10 @@ impl Sources {
                 })?;
                 kinds.extend(heard.kinds);
             }
-            if on_names && self.names.is_one_lost()? {
+            if on_names
+                && let Some(names) = &mut self.names
+                && names.is_one_lost()?
+            {
                 kinds.push(Kind::Sandboxes);
             }
             count(&kinds, counts);
@@ -177,4 +202,20 @@ fn count(kinds: &[Kind], counts: &watch::Sender<Disturbances>) {
         counts.sandboxes += u64::from(kinds.contains(&Kind::Sandboxes));
         counts.routes += u64::from(kinds.contains(&Kind::Routes));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_inotify_instances_has_a_network_all_the_same() {
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOSPC] {
+            let failed: io::Result<()> = Err(io::Error::from_raw_os_error(code));
+            assert_eq!(unless_exhausted(failed).unwrap(), None, "{code}");
+        }
+        let denied: io::Result<()> = Err(io::Error::from_raw_os_error(libc::EACCES));
+        unless_exhausted(denied).unwrap_err();
+        assert_eq!(unless_exhausted(Ok(7)).unwrap(), Some(7));
+    }
 }

@@ -1,5 +1,7 @@
 //! The agent's directory in all its states.
 
+use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -8,7 +10,7 @@ use dwell_core::ssh::{HostKey, SshInstance, SshTrust};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{ServedNow, Trust, keep};
+use super::{Keeper, ServedNow, Trust, Watch, keep_with};
 
 const KEY: &str =
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGfVWkIXHHiiSBp2KHO2o0YvcsHOOMFm0HjuSPMYCHSt a";
@@ -22,12 +24,18 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::start_with(Watch::new)
+    }
+
+    fn start_with(watch: fn(&Path) -> io::Result<Watch>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (sender, trust) = watch::channel(Arc::default());
         let served = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&served);
         let serve = move |instance| seen.lock().unwrap().push(instance);
-        let task = tokio::spawn(keep(dir.path().join("ssh"), sender, serve));
+        let keeper =
+            Keeper { dir: dir.path().join("ssh"), trust: sender, serve, instances: HashMap::new() };
+        let task = tokio::spawn(keep_with(keeper, watch));
         Self { dir, trust, served, task }
     }
 
@@ -135,4 +143,18 @@ async fn what_was_there_before_is_read_and_what_was_replaced_again() {
     world.write("trust.json", trust(&[("team", KEY)]));
     eventually(|| served.has_changed().is_err().then_some(())).await;
     eventually(|| (world.trust.borrow().sets.len() == 1).then_some(())).await;
+}
+
+/// Other programs have taken all of inotify's instances.
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_cannot_be_watched_is_read_again_and_again() {
+    let world = World::start_with(|_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
+    world.make();
+    world.write("instances/web-0.json", instance("web-0", &[KEY]));
+    let mut served = world.first_served().await;
+    assert_eq!(served.borrow_and_update().keys.len(), 1);
+    world.write("instances/web-0.json", instance("web-0", &[KEY, KEY]));
+    eventually(|| (served.borrow().keys.len() == 2).then_some(())).await;
+    world.remove("instances/web-0.json");
+    eventually(|| served.has_changed().is_err().then_some(())).await;
 }
