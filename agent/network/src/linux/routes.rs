@@ -58,8 +58,11 @@ impl Owner {
         let beside = routes.extract_if(.., |route| route.table == OVERLAY_TABLE).collect();
         // Few hosts have a group at all, and every nexthop is one of those that would be read again.
         let is_of_group = |route: &Route| {
-            let nexthop = nexthops.iter().find(|nexthop| Some(nexthop.id) == route.nexthop);
-            route.is_default() && nexthop.is_some_and(|nexthop| nexthop.link.is_none())
+            // Few of many routes are worth a search.
+            route.is_default()
+                && nexthops
+                    .iter()
+                    .any(|nexthop| Some(nexthop.id) == route.nexthop && nexthop.link.is_none())
         };
         let groups = match routes.iter().any(is_of_group) {
             true => route.dump(self::nexthops, Group::parse).map_err(refused(action))?,

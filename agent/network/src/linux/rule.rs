@@ -8,6 +8,8 @@
 //! elsewhere. The commonest of these, `from ADDRESS lookup TABLE` for a second uplink, would have what this host itself
 //! sends to its instances leave by that uplink, and the reverse-path filter drop what they send to it.
 
+use std::sync::Once;
+
 use ipnet::Ipv4Net;
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -27,14 +29,16 @@ use crate::{NetworkError, ROUTE_PROTOCOL};
 const PRIORITY: u32 = 32_766;
 /// Where ours is: before the tables of others, as it is about nothing but what is marked.
 const OVERLAY_PRIORITY: u32 = 1_570;
-/// Where the one for the cluster's range is: right behind the local table, before all that others have.
-const CLUSTER_PRIORITY: u32 = 1;
+/// Where the one for the cluster's range is at the earliest. It is no earlier than it needs to be, as the kernel puts a rule
+/// without a priority right before the second of the list: with ours at 1, all such rules of others would be at 0.
+const CLUSTER_PRIORITY_MIN: u32 = 1;
 
 /// Attributes of a rule (`FRA_*`).
 const FRA_DST: u16 = 1;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_L3MDEV: u16 = 19;
 const FRA_FWMASK: u16 = 16;
 const FRA_PROTOCOL: u16 = 21;
 const HEADER_BYTES: usize = 12;
@@ -69,43 +73,120 @@ impl Owner {
     }
 
     /// Has what is for the cluster's range go by the main table as far as that has a route for it, if rules of others
-    /// could lead it elsewhere; removes the rule if there are none, since the kernel is faster without any.
+    /// could lead it elsewhere: right before the first of them, wherever that is by now. Removes the rule if there are none,
+    /// since the kernel is faster without any.
     pub(super) fn ensure_cluster_rule(&mut self, cluster: Ipv4Net) -> Result<(), NetworkError> {
         let action = || "make the routing rule that leads to instances".to_owned();
-        let found = self.route.dump(rules, |rule| Some((leads_to(rule), diverts(rule))));
-        let found = found.map_err(refused(action))?;
-        let wanted = found.iter().any(|(_, diverts)| *diverts).then(|| cluster.trunc());
-        let ours: Vec<Ipv4Net> = found.into_iter().filter_map(|(cluster, _)| cluster).collect();
-        let wrong = ours.iter().filter(|cluster| Some(**cluster) != wanted);
-        let delete = |cluster: &Ipv4Net| {
-            Request::new(RouteNetlinkMessage::DelRule(cluster_rule(*cluster)), 0)
-        };
-        let mut requests: Vec<_> = wrong.map(delete).collect();
-        requests.extend(wanted.filter(|wanted| !ours.contains(wanted)).map(|wanted| {
-            let add = RouteNetlinkMessage::NewRule(cluster_rule(wanted));
-            Request::new(add, Mode::Add.flags())
-        }));
-        send(&mut self.route, requests, |errno| errno == Errno::ENOENT, action)
+        let found =
+            self.route.dump(rules, |rule| Some(Rule::parse(rule))).map_err(refused(action))?;
+        let wanted = wanted(&found, cluster);
+        let ours: Vec<ClusterRule> = found.into_iter().filter_map(|rule| rule.ours).collect();
+        let add = wanted.filter(|wanted| !ours.contains(wanted)).map(|wanted| {
+            Request::new(RouteNetlinkMessage::NewRule(wanted.message()), Mode::Add.flags())
+        });
+        // First the new one, so that there is no moment without any.
+        let wrong = ours.into_iter().filter(|ours| Some(*ours) != wanted);
+        let requests = add.into_iter().chain(wrong.map(ClusterRule::delete)).collect();
+        // Somebody else may have the very same one.
+        let expected = |errno| matches!(errno, Errno::ENOENT | Errno::EEXIST);
+        send(&mut self.route, requests, expected, action)
     }
 
     /// Removes it; one that is not there is no error.
     pub(super) fn remove_cluster_rule(&mut self) -> Result<(), NetworkError> {
         let action = || "remove the routing rule that leads to instances".to_owned();
-        let found = self.route.dump(rules, leads_to).map_err(refused(action))?;
-        let delete = |cluster| Request::new(RouteNetlinkMessage::DelRule(cluster_rule(cluster)), 0);
-        let delete = found.into_iter().map(delete).collect();
+        let found = self.route.dump(rules, ClusterRule::parse).map_err(refused(action))?;
+        let delete = found.into_iter().map(ClusterRule::delete).collect();
         send(&mut self.route, delete, |errno| errno == Errno::ENOENT, action)
     }
 }
 
-/// The range of instances that a rule of ours keeps in the main table; `None` for all other rules.
-fn leads_to(rule: &[u8]) -> Option<Ipv4Net> {
-    let value = |kind| attributes(rule, HEADER_BYTES).find(|it| it.kind == kind).map(|it| it.value);
-    let is_ours = value(FRA_PROTOCOL) == Some(&[ROUTE_PROTOCOL])
-        && value(FRA_PRIORITY) == Some(&CLUSTER_PRIORITY.to_ne_bytes());
-    let &[_, to_length, ..] = rule else { return None };
-    let range = ipv4(value(FRA_DST)?)?;
-    Ipv4Net::new(range, to_length).ok().filter(|_| is_ours)
+/// A rule of ours that keeps a range of instances in the main table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ClusterRule {
+    cluster: Ipv4Net,
+    priority: u32,
+}
+
+/// What matters of any rule for where ours goes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rule {
+    ours: Option<ClusterRule>,
+    /// The priority of one of somebody else that may lead packets elsewhere.
+    diverts: Option<u32>,
+    /// The priority of one for VRFs.
+    vrf: Option<u32>,
+}
+
+/// Which one of ours there should be: before the first rule that diverts, but never before one for VRFs, which are apart on
+/// purpose.
+fn wanted(found: &[Rule], cluster: Ipv4Net) -> Option<ClusterRule> {
+    static WARNED: Once = Once::new();
+    let first = found.iter().filter_map(|rule| rule.diverts).min()?;
+    let behind_vrfs =
+        found.iter().filter_map(|rule| rule.vrf).max().map(|vrf| vrf.saturating_add(1));
+    let earliest = behind_vrfs.unwrap_or(CLUSTER_PRIORITY_MIN).max(CLUSTER_PRIORITY_MIN);
+    if first <= earliest {
+        WARNED.call_once(|| {
+            tracing::warn!(
+                priority = first,
+                "a routing rule is too early for dwell's to be before it, and may lead what is for instances elsewhere; \
+                 give it a priority above {earliest}"
+            );
+        });
+    }
+    Some(ClusterRule { cluster: cluster.trunc(), priority: first.saturating_sub(1).max(earliest) })
+}
+
+impl Rule {
+    fn parse(rule: &[u8]) -> Self {
+        let is_vrf = attributes(rule, HEADER_BYTES).any(|it| it.kind == FRA_L3MDEV);
+        Self {
+            ours: ClusterRule::parse(rule),
+            diverts: diverts(rule).then(|| priority(rule)),
+            vrf: is_vrf.then(|| priority(rule)),
+        }
+    }
+}
+
+impl ClusterRule {
+    /// `None` for all other rules.
+    fn parse(rule: &[u8]) -> Option<Self> {
+        let value =
+            |kind| attributes(rule, HEADER_BYTES).find(|it| it.kind == kind).map(|it| it.value);
+        let is_ours = value(FRA_PROTOCOL) == Some(&[ROUTE_PROTOCOL])
+            && value(FRA_SUPPRESS_PREFIXLEN) == Some(&0_u32.to_ne_bytes());
+        let &[_, to_length, ..] = rule else { return None };
+        let range = ipv4(value(FRA_DST)?)?;
+        let cluster = Ipv4Net::new(range, to_length).ok().filter(|_| is_ours)?;
+        Some(Self { cluster, priority: priority(rule) })
+    }
+
+    /// `ip rule add to CLUSTER lookup main suppress_prefixlength 0 priority PRIORITY`, as one of ours: what the main
+    /// table has only its default route for is left to the rules of others.
+    fn message(self) -> RuleMessage {
+        let mut message = rule();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.action = RuleAction::ToTable;
+        message.header.dst_len = self.cluster.prefix_len();
+        message.attributes = vec![
+            RuleAttribute::Destination(self.cluster.network().into()),
+            RuleAttribute::Priority(self.priority),
+            RuleAttribute::SuppressPrefixLen(0),
+            RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+        ];
+        message
+    }
+
+    fn delete(self) -> Request {
+        Request::new(RouteNetlinkMessage::DelRule(self.message()), 0)
+    }
+}
+
+/// Without the attribute it is 0, as that of the local table is.
+fn priority(rule: &[u8]) -> u32 {
+    let priority = attributes(rule, HEADER_BYTES).find(|it| it.kind == FRA_PRIORITY);
+    priority.and_then(|priority| u32_at(priority.value, 0)).unwrap_or(0)
 }
 
 /// Whether a rule of somebody else may lead packets elsewhere before the main table is asked.
@@ -120,27 +201,10 @@ fn diverts(rule: &[u8]) -> bool {
         libc::RT_TABLE_DEFAULT,
     ]
     .contains(&table);
-    let priority = value(FRA_PRIORITY).and_then(|priority| u32_at(priority, 0)).unwrap_or(0);
     action == u8::from(RuleAction::ToTable)
         && !is_common
-        && priority < PRIORITY
+        && priority(rule) < PRIORITY
         && value(FRA_PROTOCOL) != Some(&[ROUTE_PROTOCOL])
-}
-
-/// `ip rule add to CLUSTER lookup main suppress_prefixlength 0 priority PRIORITY`, as one of ours: what the main table
-/// has only its default route for is left to the rules of others.
-fn cluster_rule(cluster: Ipv4Net) -> RuleMessage {
-    let mut message = rule();
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
-    message.header.action = RuleAction::ToTable;
-    message.header.dst_len = cluster.prefix_len();
-    message.attributes = vec![
-        RuleAttribute::Destination(cluster.network().into()),
-        RuleAttribute::Priority(CLUSTER_PRIORITY),
-        RuleAttribute::SuppressPrefixLen(0),
-        RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
-    ];
-    message
 }
 
 /// Whether a rule leads every packet to the whole main table.
@@ -208,4 +272,27 @@ fn rule() -> RuleMessage {
     let mut message = RuleMessage::default();
     message.header.family = AddressFamily::Inet;
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_is_right_before_the_first_that_diverts_but_never_before_a_vrf() {
+        let cluster = "10.80.0.0/16".parse().unwrap();
+        for (diverts, vrf, priority) in [
+            (vec![], None, None),
+            (vec![], Some(1000), None),
+            (vec![1000, 500], None, Some(499)),
+            (vec![32_765], Some(1000), Some(32_764)),
+            (vec![100, 2000], Some(1000), Some(1001)),
+            (vec![0, 1000], None, Some(1)),
+        ] {
+            let diverting = diverts.iter().map(|at| Rule { diverts: Some(*at), ..Rule::default() });
+            let found: Vec<Rule> = diverting.chain([Rule { vrf, ..Rule::default() }]).collect();
+            let wanted = wanted(&found, cluster).map(|ours| ours.priority);
+            assert_eq!(wanted, priority, "{diverts:?} {vrf:?}");
+        }
+    }
 }

@@ -122,7 +122,7 @@ async fn a_host_with_rules_for_its_own_address_still_talks_to_instances() {
     assert_eq!(rules().trim(), "1");
     world.network.ensure_host(&host()).await.unwrap();
     assert_eq!(rules().trim(), "1", "a second time");
-    told(&world, |now| now.host, "ip rule del priority 1").await;
+    told(&world, |now| now.host, "ip rule del priority 99").await;
     assert_eq!(rules().trim(), "1", "somebody had removed it");
     told(&world, |now| now.host, "ip rule del priority 100").await;
     assert!(!run("ip rule").contains("10.80"), "without rules of others it is not needed");
@@ -133,6 +133,33 @@ async fn a_host_with_rules_for_its_own_address_still_talks_to_instances() {
     assert_eq!(dump(), with_rule);
     run("ip rule del priority 100; ip route flush table 100");
     assert_eq!(dump(), before);
+}
+
+/// The kernel puts a rule without a priority right before the second of the list, which may be ours.
+#[tokio::test]
+async fn rules_of_others_without_a_priority_are_in_the_usual_order_and_behind_ours() {
+    let world = World::bare();
+    run("ip rule add from 192.0.2.50 lookup 100 priority 1000");
+    world.network.ensure_host(&host()).await.unwrap();
+    world.network.ensure_sandbox(&web()).await.unwrap();
+    let order = || {
+        let rules = run("ip rule");
+        let name = |line: &str| {
+            let is = |part: &str| line.contains(part);
+            ["10.80.0.0/16", "192.0.2.50", "192.0.2.51", "192.0.2.52"].into_iter().find(|it| is(it))
+        };
+        rules.lines().filter_map(name).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let rules = run("ip rule");
+    assert!(rules.contains("999:\tfrom all to 10.80.0.0/16"), "{rules}");
+    told(&world, |now| now.host, "ip rule add from 192.0.2.51 lookup 100").await;
+    assert_eq!(order(), ["10.80.0.0/16", "192.0.2.51", "192.0.2.50"]);
+    told(&world, |now| now.host, "ip rule add from 192.0.2.52 lookup 100").await;
+    assert_eq!(order(), ["10.80.0.0/16", "192.0.2.52", "192.0.2.51", "192.0.2.50"]);
+    let rules = run("ip rule");
+    assert!(!rules.lines().skip(1).any(|line| line.starts_with("0:")), "{rules}");
+    world.network.cleanup().await.unwrap();
+    assert!(!run("ip rule").contains("10.80"));
 }
 
 #[tokio::test]
