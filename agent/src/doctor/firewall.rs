@@ -204,7 +204,8 @@ impl Ways {
             Packet { to: theirs, state, ..from_instances.clone() },
             Packet { from: theirs, state, ..to_instances.clone() },
         ];
-        let untracked = if untracked { between.to_vec() } else { Vec::new() };
+        // Where all are closed, all that is about a local instance is tracked.
+        let untracked = if untracked && !network.closed { between.to_vec() } else { Vec::new() };
         let question = |protocol| Packet {
             to: GATEWAY,
             leaves: Leaves::Never,
@@ -346,6 +347,11 @@ impl Gate<'_> {
 }
 
 impl Facts {
+    /// Whether a firewall did not list its rules in time, so that less is known than could be.
+    pub(super) fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// What is wrong in iptables' FORWARD, unless it is too early to say so.
     fn not_yet(&self, found: Finding) -> Finding {
         if !self.is_settling {

@@ -28,9 +28,9 @@ const SETTLED: Duration = Duration::from_secs(120);
 /// What is said of forwarding, and of the firewalls on the way.
 pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     let start = Instant::now();
-    let findings = look(host).await;
-    if findings.iter().all(|finding| finding.outcome != Outcome::Problem) {
-        return findings;
+    let first = look(host).await;
+    if first.findings.iter().all(|finding| finding.outcome != Outcome::Problem) {
+        return first.findings;
     }
     let again = async {
         sleep(MOMENT).await;
@@ -38,10 +38,22 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     };
     // A host that is too slow for a second look is judged by the first one.
     let left = GROUP_LIMIT.saturating_sub(start.elapsed() + MOMENT / 4);
-    timeout(left, Box::pin(again)).await.unwrap_or(findings)
+    settled(first, timeout(left, Box::pin(again)).await.ok())
 }
 
-async fn look(host: &Host) -> Vec<Finding> {
+/// What was found at a time.
+struct Look {
+    findings: Vec<Finding>,
+    /// Whether a firewall did not answer in time.
+    is_late: bool,
+}
+
+/// A second look counts only if it has seen everything: what it has not seen is no better than it was.
+fn settled(first: Look, again: Option<Look>) -> Vec<Finding> {
+    again.filter(|again| !again.is_late).unwrap_or(first).findings
+}
+
+async fn look(host: &Host) -> Look {
     let address = host.config.underlay_address().await.ok();
     let is_agent = host.is_agent;
     let is_settling = reading::blocking(move || agent_has_just_started(is_agent));
@@ -61,8 +73,9 @@ async fn look(host: &Host) -> Vec<Finding> {
     };
     let mut findings = vec![facts.ip_forward(), facts.rp_filter()];
     let uplink = uplinks.first().map(String::as_str).unwrap_or_default();
+    let is_late = firewalls.is_late();
     findings.extend(firewall::findings(host, firewalls, uplink, is_settling));
-    findings
+    Look { findings, is_late }
 }
 
 /// Whether the agent waits for the engine before it has the host forward. A daemon that hangs is another finding.

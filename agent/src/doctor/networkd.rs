@@ -1,4 +1,4 @@
-//! systemd-networkd removes routes and nexthops that it did not make, unless it is told not to.
+//! systemd-networkd removes routes, routing rules and nexthops that it did not make, unless it is told not to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,9 +14,10 @@ const DIRECTORIES: [&str; 3] = [
     "/etc/systemd/networkd.conf.d",
 ];
 /// What it must leave alone, and since which version it can be told so.
-const SETTINGS: [&str; 2] = ["ManageForeignRoutes", "ManageForeignNextHops"];
+const SETTINGS: [&str; 3] =
+    ["ManageForeignRoutes", "ManageForeignRoutingPolicyRules", "ManageForeignNextHops"];
 const FIX: &str = "mkdir -p /etc/systemd/networkd.conf.d && printf \
-    '[Network]\\nManageForeignRoutes=no\\nManageForeignNextHops=no\\n' \
+    '[Network]\\nManageForeignRoutes=no\\nManageForeignRoutingPolicyRules=no\\nManageForeignNextHops=no\\n' \
     > /etc/systemd/networkd.conf.d/50-dwell.conf && systemctl restart systemd-networkd";
 
 pub(super) async fn findings() -> Vec<Finding> {
@@ -65,13 +66,16 @@ fn judge(runs: bool, files: &[String]) -> Finding {
     let removed: Vec<&str> =
         managed.into_iter().filter_map(|(name, managed)| managed.then_some(name)).collect();
     if removed.is_empty() {
-        return Finding::ok(CHECK, "systemd-networkd leaves the routes of others alone");
+        return Finding::ok(
+            CHECK,
+            "systemd-networkd leaves the routes and routing rules of others alone",
+        );
     }
     Finding::warning(
         CHECK,
         format!(
-            "systemd-networkd runs and removes dwell's routes when it starts or reloads ({} is not `no`); the agent \
-             puts them back",
+            "systemd-networkd runs and removes dwell's routes or routing rules when it starts or reloads ({} is not \
+             `no`); the agent puts them back",
             removed.join(" and ")
         ),
         FIX,
@@ -85,20 +89,26 @@ mod tests {
 
     #[test]
     fn only_a_clear_no_keeps_it_from_removing_routes() {
-        let both = "[Network]\nManageForeignRoutes=no\n ManageForeignNextHops = false\n";
+        let all = "[Network]\nManageForeignRoutes=no\n ManageForeignNextHops = false\n\
+                   ManageForeignRoutingPolicyRules=no\n";
+        let without_rules = "[Network]\nManageForeignRoutes=no\nManageForeignNextHops=no\n";
         for (runs, files, outcome) in [
             (false, vec![], Outcome::Ok),
             (true, vec![], Outcome::Warning),
-            (true, vec![both], Outcome::Ok),
+            (true, vec![all], Outcome::Ok),
+            (true, vec![without_rules], Outcome::Warning),
             (true, vec!["#[Network]\n#ManageForeignRoutes=no"], Outcome::Warning),
             (true, vec!["[Network]\nManageForeignRoutes=no"], Outcome::Warning),
             (
                 true,
-                vec!["[DHCPv4]\nManageForeignRoutes=no\nManageForeignNextHops=no"],
+                vec![
+                    "[DHCPv4]\nManageForeignRoutes=no\nManageForeignNextHops=no\n\
+                      ManageForeignRoutingPolicyRules=no",
+                ],
                 Outcome::Warning,
             ),
-            (true, vec![both, "[Network]\nManageForeignRoutes=yes"], Outcome::Warning),
-            (true, vec!["[Network]\nManageForeignRoutes=yes", both], Outcome::Ok),
+            (true, vec![all, "[Network]\nManageForeignRoutes=yes"], Outcome::Warning),
+            (true, vec!["[Network]\nManageForeignRoutes=yes", all], Outcome::Ok),
         ] {
             let files: Vec<String> = files.into_iter().map(str::to_owned).collect();
             assert_eq!(judge(runs, &files).outcome, outcome, "{files:?}");

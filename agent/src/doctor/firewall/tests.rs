@@ -301,3 +301,13 @@ async fn a_firewall_that_is_slow_hides_nothing_of_the_other() {
     assert_eq!(facts.late, ["nft"]);
     assert!(LIST_LIMIT < crate::doctor::GROUP_LIMIT);
 }
+
+#[test]
+fn on_a_closed_cluster_nothing_goes_without_tracking() {
+    for (closed, untracked, ways) in [(false, true, 2), (false, false, 0), (true, true, 0)] {
+        let network =
+            NodeNetwork { closed, ..NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()) };
+        let found = Ways::of(&network, "eth0", true, untracked).untracked;
+        assert_eq!(found.len(), ways, "{closed} {untracked}");
+    }
+}

@@ -35,3 +35,21 @@ fn the_stricter_of_two_filters_counts_and_loose_is_above_strict() {
         assert_eq!(found.fix, fix, "{all} {own}");
     }
 }
+
+#[test]
+fn a_second_look_that_was_late_does_not_hide_what_the_first_one_found() {
+    let problem = || Look {
+        findings: vec![Finding::problem("forward-policy", "drops", "iptables -P FORWARD ACCEPT")],
+        is_late: false,
+    };
+    let again = |finding: Finding, is_late| Some(Look { findings: vec![finding], is_late });
+    let unknown = Finding::unknown("forward-policy", "`iptables` did not list its rules");
+    for (again, outcome) in [
+        (None, Outcome::Problem),
+        (again(unknown, true), Outcome::Problem),
+        (again(Finding::ok("forward-policy", "no firewall drops"), false), Outcome::Ok),
+    ] {
+        let found = settled(problem(), again);
+        assert_eq!(found.iter().map(|one| one.outcome).collect::<Vec<_>>(), [outcome]);
+    }
+}
