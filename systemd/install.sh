@@ -40,6 +40,8 @@ install_all() {
         sed "s|@PREFIX@|$prefix|g" "$here/$service" >"$units/$service"
         chmod 0644 "$units/$service"
     done
+    # Earlier versions enabled it; it would have the boot wait for Docker.
+    rm -f "$dest/etc/systemd/system/multi-user.target.wants/dwell-instances.service"
     for config in agent.yaml controller.yaml; do
         [ -e "$etc/$config" ] || install -m 0644 "$here/$config" "$etc/$config"
     done
@@ -64,8 +66,11 @@ END
 
 uninstall_all() {
     # It names the instances that there are, and says what to do.
-    if live && [ -x "$bin/dwell-agent" ]; then
-        "$bin/dwell-agent" cleanup --check >&2 || exit 1
+    # The one that is installed may be too old to know the question.
+    agent=$built/dwell-agent
+    [ -x "$agent" ] || agent=$bin/dwell-agent
+    if live && [ -x "$agent" ]; then
+        "$agent" cleanup --check >&2 || exit 1
     fi
     for service in $services; do
         systemd_runs && { systemctl disable --now "$service" 2>/dev/null || true; }
