@@ -18,9 +18,11 @@ use crate::directory;
 use crate::identity::{Identity, IdentityError};
 use crate::images::Ledger;
 use crate::lock::{DataDirLock, LockError};
+use crate::reconciler::Journals;
 use crate::shutdown::Graces;
 use dwell_core::id::InstanceName;
 use dwell_daemon::Causes;
+use dwell_daemon::config::ConfigError;
 use dwell_docker::DockerEngine;
 use dwell_docker::credentials::Registries;
 use dwell_engine::{Container, ContainerState, Engine, EngineError};
@@ -30,6 +32,8 @@ use dwell_oci::{Mapping, MappingError};
 
 /// How many containers are stopped and removed side by side.
 const CALLS_MAX: usize = 8;
+/// How many instances a message names.
+const NAMED_MAX: usize = 10;
 
 /// What is to go beside the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,7 +56,8 @@ pub struct Removed {
 /// What of instances is on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
-    /// Those that have a container, running or not, or a sandbox.
+    /// Those that have a container, running or not, or a sandbox; if containers could not be asked for, also those that the
+    /// agent has written down.
     pub instances: BTreeSet<InstanceName>,
     /// Why containers could not be asked for, for people.
     pub unasked: Option<String>,
@@ -92,7 +97,7 @@ pub enum CleanupError {
 /// Looks for what [`run`] would take from instances. The agent may be running.
 ///
 /// # Errors
-/// If the identity or the directory of the sandboxes cannot be read.
+/// If the directory of the sandboxes or that of the journals cannot be read.
 pub async fn look(config: &Config) -> Result<Presence, CleanupError> {
     let mut found = Presence { instances: sandboxes(&config.run_dir)?, unasked: None };
     match Identity::load(&config.data_dir) {
@@ -103,12 +108,67 @@ pub async fn look(config: &Config) -> Result<Presence, CleanupError> {
         }
         // A host that never joined has no containers of dwell's.
         Err(IdentityError::Missing { .. }) => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => found.unasked = Some(Causes(&error).to_string()),
+    }
+    if found.unasked.is_some() {
+        found.instances.extend(written_down(&config.data_dir)?);
     }
     Ok(found)
 }
 
+/// The configuration to [`look`] with, and what is wrong with the one there is: a host whose configuration is not valid
+/// can be looked over, with the default one.
+#[must_use]
+pub fn config_to_look_with(loaded: Result<Config, ConfigError>) -> (Config, Option<String>) {
+    match loaded {
+        Ok(config) => (config, None),
+        Err(error) => {
+            let why = format!("looking with the default configuration: {}", Causes(&error));
+            (Config::default(), Some(why))
+        }
+    }
+}
+
+fn written_down(data_dir: &Path) -> Result<BTreeSet<InstanceName>, CleanupError> {
+    let path = data_dir.join("journals");
+    let journals = Journals::new(path.clone()).names();
+    let mut known = journals.map_err(|source| CleanupError::File { path, source })?;
+    known.extend(cache::peek(data_dir).into_iter().flat_map(|found| found.instances.into_keys()));
+    Ok(known)
+}
+
 impl Presence {
+    /// What it comes to, for people.
+    ///
+    /// # Errors
+    /// There are instances, or it looks as if there were: which, and what to do.
+    pub fn verdict(&self) -> Result<String, String> {
+        if self.instances.is_empty() {
+            return Ok(match &self.unasked {
+                None => "No instances are on this host.".to_owned(),
+                Some(why) => format!(
+                    "Docker was not asked for containers ({why}); nothing else shows an instance on this host."
+                ),
+            });
+        }
+        let names: Vec<String> =
+            self.instances.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+        let more = self.instances.len() - names.len();
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let names = names.join(", ");
+        Err(match &self.unasked {
+            None => format!(
+                "instances are on this host: {names}{more}. Move them away (`dwell node drain`) or remove them \
+                 (`systemctl stop dwell-agent && dwell-agent cleanup --yes`), then try again"
+            ),
+            Some(why) => format!(
+                "Docker was not asked for containers ({why}), and by what the agent has written down instances are on \
+                 this host: {names}{more}. Put that right and try again; if Docker is gone for good, stop dwell-agent and \
+                 delete assignment.json and journals in the agent's data directory"
+            ),
+        })
+    }
+
     async fn ask(&mut self, engine: &dyn Engine) {
         match engine.list().await {
             Ok(containers) => {
@@ -232,6 +292,7 @@ fn remove_folder(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::session::{Assignment, NodeNetwork};
     use dwell_core::workload::Template;
     use dwell_engine::fake::control::TokioClock;
     use dwell_engine::fake::{self, FakeEngine};
@@ -255,6 +316,53 @@ mod tests {
         let names: Vec<_> = found.instances.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["db-0", "web-0"]);
         assert_eq!(found.unasked, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_written_down_counts_where_docker_was_not_asked() {
+        let host = tempfile::tempdir().unwrap();
+        let (data_dir, run_dir) = (host.path().join("data"), host.path().join("run"));
+        let config = Config { data_dir, run_dir, ..Config::default() };
+        fs::create_dir(&config.data_dir).unwrap();
+        assert_eq!(
+            look(&config).await.unwrap().verdict().unwrap(),
+            "No instances are on this host."
+        );
+        // A damaged identity is no reason to fail: it is why Docker was not asked.
+        fs::write(Identity::path(&config.data_dir), "{").unwrap();
+        let empty = look(&config).await.unwrap();
+        assert!(empty.unasked.as_ref().unwrap().contains("is damaged"));
+        let verdict = empty.verdict().unwrap();
+        assert!(verdict.contains("not asked") && !verdict.contains("No instances"), "{verdict}");
+        let journals = config.data_dir.join("journals");
+        fs::create_dir(&journals).unwrap();
+        fs::write(journals.join("db-0.json"), "{}").unwrap();
+        let network = NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap());
+        let web = fake::assigned("web-0", 1, Template::of_image("image"));
+        let instances = [(web.instance.clone(), web)].into();
+        cache::store(&config.data_dir, &Assignment { instances, ..Assignment::empty(network) })
+            .unwrap();
+        let problem = look(&config).await.unwrap().verdict().unwrap_err();
+        assert!(problem.contains("db-0, web-0."), "{problem}");
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_does_not_answer_was_not_asked() {
+        let engine = FakeEngine::new(std::sync::Arc::new(TokioClock::new()));
+        engine.down();
+        let mut found = Presence::default();
+        found.ask(&engine).await;
+        assert!(found.verdict().unwrap().starts_with("Docker was not asked"));
+    }
+
+    #[test]
+    fn a_host_with_an_invalid_configuration_can_be_looked_over() {
+        let host = tempfile::tempdir().unwrap();
+        let file = host.path().join("agent.yaml");
+        fs::write(&file, "nonsense: [").unwrap();
+        let (config, warning) = config_to_look_with(Config::load(Some(&file)));
+        assert_eq!(config.data_dir, Config::default().data_dir);
+        assert!(warning.unwrap().starts_with("looking with the default configuration: "));
     }
 
     #[test]

@@ -53,8 +53,10 @@ use dwell_engine::SharedEngine;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
 use dwell_network::{Network, NetworkError};
 
-/// How long the first report waits for an engine that does not answer.
-const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(2);
+/// How long the first report waits for an engine that does not answer, and how long the daemon for the report: a disk may
+/// hang.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(4);
 /// How long the daemon is not ready because the host's network is not.
 const PREPARE_LIMIT: Duration = Duration::from_secs(30);
 /// How long steps that are under way may take to be abandoned at the end.
@@ -156,6 +158,10 @@ impl Daemon {
             Registries { own: config.logins(), assignment: Some(assignment.subscribe()) };
         let engine = (!config.routes_only)
             .then(|| Arc::new(docker(config, &identity, registries, names)) as SharedEngine);
+        let beside =
+            (config.routes_only && host_network::is_listened_at(&config.docker.socket).await).then(
+                || Arc::new(docker(config, &identity, Registries::default(), None)) as SharedEngine,
+            );
         let prepared = watch::Sender::new(Prepared::NotYet);
         let is_prepared = prepared.subscribe();
         let mut parts = JoinSet::new();
@@ -188,7 +194,8 @@ impl Daemon {
         let stored = watch::Sender::new(found.unwrap_or_default());
         let (data_dir, binds) = (config.data_dir.clone(), config.allow_binds.clone());
         let mut report = HostReport::new(engine.clone(), data_dir, binds);
-        let capacity = timeout(FIRST_REPORT_LIMIT, report.read()).await.unwrap_or_default();
+        let first = timeout(FIRST_REPORT_LIMIT, report.read(FIRST_ANSWER_LIMIT));
+        let capacity = first.await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));
         let volumes = watch::Sender::new(None);
         let keeper = engine.clone().map(|engine| VolumeKeeper {
@@ -249,6 +256,14 @@ impl Daemon {
             settled,
         };
         let address = address.subscribe();
+        let mut forwarding = engine_state.clone();
+        let is_beside = beside.is_some();
+        if let Some(beside) = beside {
+            let (socket, answered) =
+                (config.docker.socket.clone(), watch::Sender::new(EngineState::Unknown));
+            forwarding = answered.subscribe();
+            parts.spawn(named("docker", host_network::await_docker(socket, beside, answered)));
+        }
         let host_network = HostNetwork {
             network,
             choices: HostChoices {
@@ -260,8 +275,8 @@ impl Daemon {
             },
             address,
             assignment: assignment(),
-            engine: engine_state.clone(),
-            awaits_engine: !config.routes_only,
+            awaits_engine: !config.routes_only || is_beside,
+            engine: forwarding,
             recheck: recheck.subscribe(),
             prepared,
         };

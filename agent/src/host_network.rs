@@ -13,19 +13,25 @@
 //!
 //! Routes and names do not wait for the engine, which may take minutes after a boot. Forwarding does: `dockerd` closes
 //! iptables' FORWARD when it starts on a host that does not forward yet, and would leave it open on one that does. So the
-//! host forwards from the first answer of the engine on, and no sandbox is made before that was brought about.
+//! host forwards from the first answer of the engine on, and no sandbox is made before that was brought about. Where there
+//! are sandboxes at the start, the host has forwarded since its boot, and goes on. A routes-only host waits for a Docker that
+//! it has beside dwell.
 
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::session::{Assignment, NodeNetwork};
 use dwell_planner::{Desired, EngineState};
+use tokio::net::UnixStream;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::assignment::{HostChoices, host_network, routes};
 use dwell_daemon::Causes;
+use dwell_engine::SharedEngine;
 use dwell_network::{Network, RouteReport};
 
 /// How often everything is compared with the kernel although nothing was told.
@@ -59,7 +65,7 @@ pub struct HostNetwork {
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Whether the engine answers: a daemon that starts may have changed the firewall.
     pub engine: watch::Receiver<EngineState>,
-    /// Whether the host forwards only once the engine has answered.
+    /// Whether the host forwards only once the engine has answered, unless it has sandboxes already.
     pub awaits_engine: bool,
     /// Goes up when everything is to be compared.
     pub recheck: watch::Receiver<u64>,
@@ -106,7 +112,7 @@ impl HostNetwork {
         let mut tried: Option<Arc<Assignment>> = None;
         let mut due = NOTHING;
         let mut retry = RETRY;
-        let mut forwards = !self.awaits_engine;
+        let mut forwards = !self.awaits_engine || self.has_sandboxes().await;
         // For when nothing is told; far away as long as there is nothing to keep.
         let mut check_at = Instant::now() + RESYNC;
         let mut breathe_until = Instant::now();
@@ -166,6 +172,11 @@ impl HostNetwork {
                 () = sleep_until(look_at) => {}
             }
         }
+    }
+
+    /// Whether this is no boot, after which there is none.
+    async fn has_sandboxes(&self) -> bool {
+        self.network.sandboxes().await.is_ok_and(|sandboxes| !sandboxes.is_empty())
     }
 
     /// Whether all that is `due` succeeded. `was_in_place` if it had been brought about before.
@@ -228,6 +239,28 @@ fn tell(report: &RouteReport, was_in_place: bool) {
     } else {
         tracing::info!(added, changed, removed, "routes to other nodes");
     }
+}
+
+/// Whether a Docker answers at its socket, or will: systemd listens for one that it has not started yet.
+pub async fn is_listened_at(socket: &Path) -> bool {
+    match UnixStream::connect(socket).await {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused),
+    }
+}
+
+/// Says that the host may forward once the `engine` at `socket` has answered, or nobody listens there any more; then keeps
+/// saying so.
+pub async fn await_docker(
+    socket: PathBuf,
+    engine: SharedEngine,
+    answered: watch::Sender<EngineState>,
+) {
+    while engine.ping().await.is_err() && is_listened_at(&socket).await {
+        sleep(RETRY).await;
+    }
+    answered.send_replace(EngineState::Ready);
+    std::future::pending::<()>().await;
 }
 
 /// Tells the reconciler what is desired, once the host has been prepared for it.

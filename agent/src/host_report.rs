@@ -9,7 +9,7 @@ use std::time::Duration;
 use dwell_core::node::{Capacity, DiskPressure, EngineInfo};
 use dwell_planner::EngineState;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{capacity, disk_pressure};
 use dwell_engine::SharedEngine;
@@ -53,7 +53,7 @@ impl HostReport {
         report: watch::Sender<Arc<Capacity>>,
     ) {
         loop {
-            let capacity = self.read().await;
+            let capacity = self.read(PAUSE).await;
             let ready = capacity.engines.values().all(|engine| engine.ready);
             report.send_if_modified(|reported| {
                 let changed = **reported != capacity;
@@ -95,16 +95,19 @@ impl HostReport {
         self.data_root.iter().chain([&self.data_dir]).cloned().collect()
     }
 
-    /// Reads it once. Takes as long as the engine takes to answer or to be given up.
-    pub async fn read(&mut self) -> Capacity {
+    /// Reads it once. An engine that has not answered after `limit` is reported as one that is not ready, and all else as
+    /// ever.
+    pub async fn read(&mut self, limit: Duration) -> Capacity {
         let mut engines = BTreeMap::new();
         if let Some(engine) = &self.engine {
-            let info = match engine.info().await {
-                Ok(report) => {
+            let away = |message| EngineInfo { message, ..EngineInfo::default() };
+            let info = match timeout(limit, engine.info()).await {
+                Ok(Ok(report)) => {
                     self.data_root = report.data_root.or(self.data_root.take());
                     report.info
                 }
-                Err(error) => EngineInfo { message: error.to_string(), ..EngineInfo::default() },
+                Ok(Err(error)) => away(error.to_string()),
+                Err(_) => away("does not answer yet".to_owned()),
             };
             engines.insert(ENGINE.to_owned(), info);
         }
@@ -140,14 +143,35 @@ impl HostReport {
 
 #[cfg(test)]
 mod tests {
+    use dwell_engine::fake::control::TokioClock;
+    use dwell_engine::fake::{FakeEngine, Operation};
+
     use super::*;
 
     #[tokio::test]
     async fn the_report_of_a_host_without_an_engine_has_its_disk() {
         let mut report = HostReport::new(None, "/".into(), vec!["/srv".into()]);
-        let capacity = report.read().await;
+        let capacity = report.read(Duration::from_secs(2)).await;
         assert!(capacity.disk.0 > 0 && capacity.engines.is_empty());
         assert_eq!(capacity.allow_binds, ["/srv"]);
         assert_eq!(report.paths(), [PathBuf::from("/")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_host_whose_engine_does_not_answer_yet_all_else_is_reported() {
+        let engine = FakeEngine::new(Arc::new(TokioClock::new()));
+        engine.stall(Operation::Info);
+        let mut report =
+            HostReport::new(Some(Arc::new(engine.clone())), "/".into(), vec!["/srv".into()]);
+        let early = report.read(Duration::from_secs(2)).await;
+        assert!(!early.has_engine());
+        assert_eq!(early.engines[ENGINE].message, "does not answer yet");
+        engine.release(Operation::Info);
+        let later = report.read(Duration::from_secs(2)).await;
+        assert!(later.has_engine());
+        for capacity in [early, later] {
+            assert!(capacity.cpu.0 > 0 && !capacity.arch.is_empty(), "{capacity:?}");
+            assert_eq!(capacity.allow_binds, ["/srv"]);
+        }
     }
 }

@@ -13,6 +13,7 @@ use dwell_agent::lock::DataDirLock;
 use dwell_agent::{assignment, cleanup, daemon, directory, doctor, host_mark, shutdown};
 use dwell_core::id::NodeName;
 use dwell_daemon::Causes;
+use dwell_daemon::config::ConfigError;
 use dwell_docker::daemon_json::{self, Outcome};
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
@@ -20,8 +21,6 @@ use tokio::runtime::Runtime;
 /// The heaps of the daemon's threads. Idle with 50 instances it takes 0.7 MiB less with one than with one for each thread, of
 /// which it has 16, and is no slower: its threads rarely allocate at the same moment.
 const HEAPS: u8 = 1;
-/// How many instances a message names.
-const NAMED_MAX: usize = 10;
 /// How long Docker may take to read its configuration again, and how often it is asked whether it has.
 const FORGET_LIMIT: Duration = Duration::from_secs(10);
 const FORGET_LOOK: Duration = Duration::from_millis(100);
@@ -154,6 +153,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             ended.map_err(Into::into)
         }
         Some(Command::Join(args)) => join(&load()?, args),
+        Some(Command::Cleanup(args)) if args.check => look_for_instances(load()),
         Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
         Some(Command::StopInstances) => stop_instances(&load()?),
         Some(Command::InstallRuntime { file, program }) => {
@@ -232,29 +232,16 @@ fn join(config: &Config, args: JoinArgs) -> Result<()> {
 }
 
 /// Refuses where there are instances: a container that has ended is one, too, with what it wrote beside its volumes.
-fn look_for_instances(config: &Config) -> Result<()> {
-    let found = command_runtime()?.block_on(cleanup::look(config))?;
-    if let Some(why) = found.unasked {
-        say(&format!("Docker was not asked for containers: {why}"))?;
+fn look_for_instances(loaded: Result<Config, ConfigError>) -> Result<()> {
+    let (config, warning) = cleanup::config_to_look_with(loaded);
+    if let Some(warning) = warning {
+        say(&warning)?;
     }
-    if found.instances.is_empty() {
-        return say("No instances are on this host.");
-    }
-    let names: Vec<String> =
-        found.instances.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    let more = found.instances.len() - names.len();
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    bail!(
-        "instances are on this host: {}{more}. Move them away (`dwell node drain`) or remove them \
-         (`systemctl stop dwell-agent && dwell-agent cleanup --yes`), then try again",
-        names.join(", ")
-    )
+    let found = command_runtime()?.block_on(cleanup::look(&config))?;
+    say(&found.verdict().map_err(anyhow::Error::msg)?)
 }
 
 fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
-    if args.check {
-        return look_for_instances(config);
-    }
     let what = [
         Some("all containers, sandboxes, routes and rules of dwell"),
         args.volumes.then_some("all volumes of instances with their data"),

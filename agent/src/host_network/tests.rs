@@ -1,8 +1,12 @@
 use dwell_core::id::Revision;
+use dwell_core::net::Mac;
 use dwell_core::session::NodePeer;
 
 use super::*;
 use crate::config::{OverlayChoice, OverlayMode};
+use dwell_engine::fake::FakeEngine;
+use dwell_engine::fake::control::TokioClock;
+use dwell_network::Sandbox;
 use dwell_network::fake::{FakeNetwork, Operation};
 
 fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
@@ -22,6 +26,16 @@ fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
     Some(Arc::new(Assignment { revision: Revision(revision), ..Assignment::empty(network) }))
 }
 
+fn choices() -> HostChoices {
+    HostChoices {
+        masquerade: true,
+        host_access: Vec::new(),
+        answers_names: true,
+        untracked: true,
+        overlay: OverlayChoice { mode: OverlayMode::Auto, port: 4789 },
+    }
+}
+
 /// A host's network with the tasks that keep it, on paused time.
 struct Host {
     network: FakeNetwork,
@@ -39,7 +53,10 @@ impl Host {
     }
 
     fn start_with(awaits_engine: bool) -> Self {
-        let network = FakeNetwork::default();
+        Self::start_on(FakeNetwork::default(), awaits_engine)
+    }
+
+    fn start_on(network: FakeNetwork, awaits_engine: bool) -> Self {
         let assignment = watch::Sender::new(None);
         let engine = watch::Sender::new(EngineState::Unknown);
         let (prepared, desired) = (watch::Sender::new(Prepared::NotYet), watch::Sender::new(None));
@@ -50,13 +67,7 @@ impl Host {
         let address = watch::Sender::new(Ipv4Addr::new(192, 0, 2, 1));
         let keeper = HostNetwork {
             network: Arc::new(network.clone()),
-            choices: HostChoices {
-                masquerade: true,
-                host_access: Vec::new(),
-                answers_names: true,
-                untracked: true,
-                overlay: OverlayChoice { mode: OverlayMode::Auto, port: 4789 },
-            },
+            choices: choices(),
             address: address.subscribe(),
             assignment: assignment.subscribe(),
             engine: engine.subscribe(),
@@ -83,7 +94,7 @@ impl Host {
 
 /// Lets everything happen that happens within this time.
 async fn after(time: Duration) {
-    tokio::time::sleep(time).await;
+    sleep(time).await;
 }
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -223,4 +234,49 @@ async fn routes_do_not_wait_for_the_engine_and_forwarding_does() {
     host.engine.send_replace(EngineState::Away { reason: String::new() });
     after(2 * RESYNC).await;
     assert_eq!((forwards(), *host.prepared.borrow()), (true, Prepared::Whole));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_finds_sandboxes_forwards_without_the_engine() {
+    let network = FakeNetwork::default();
+    let wanted = assignment(1, 0).unwrap().network.clone();
+    network.ensure_host(&host_network(&wanted, &choices(), false)).await.unwrap();
+    let address = Ipv4Addr::new(10, 80, 1, 2);
+    let instance = "web-0".parse().unwrap();
+    let sandbox = Sandbox { instance, address, mac: Mac::of_address(address) };
+    network.ensure_sandbox(&sandbox).await.unwrap();
+    let host = Host::start_on(network, true);
+    host.assignment.send_replace(assignment(1, 0));
+    after(2 * BREATH).await;
+    assert!(host.network.host().unwrap().forwards);
+    assert_eq!(*host.prepared.borrow(), Prepared::Whole);
+}
+
+#[tokio::test]
+async fn a_docker_beside_dwell_is_waited_for_while_somebody_listens_for_it() {
+    let host = tempfile::tempdir().unwrap();
+    let socket = host.path().join("docker.sock");
+    assert!(!is_listened_at(&socket).await);
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    assert!(is_listened_at(&socket).await);
+    tokio::time::pause();
+    for comes in [true, false] {
+        let engine = FakeEngine::new(Arc::new(TokioClock::new()));
+        engine.down();
+        let answered = watch::Sender::new(EngineState::Unknown);
+        let mut state = answered.subscribe();
+        let waiting = await_docker(socket.clone(), Arc::new(engine.clone()), answered);
+        let waiting = tokio::spawn(waiting);
+        sleep(3 * RETRY).await;
+        assert_eq!(*state.borrow(), EngineState::Unknown);
+        if comes {
+            engine.up();
+        } else {
+            std::fs::remove_file(&socket).unwrap();
+        }
+        state.wait_for(|state| *state == EngineState::Ready).await.unwrap();
+        assert!(!waiting.is_finished(), "a part that ends is a defect");
+        waiting.abort();
+    }
+    drop(listener);
 }

@@ -4,7 +4,7 @@
 //! when [`Journals::write`] returns. One that cannot be read counts as none: what it knew is then taken
 //! from the containers, at worst with one restart too many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -43,11 +43,7 @@ impl Journals {
         let mut journals = BTreeMap::new();
         for entry in fs::read_dir(&self.directory)? {
             let path = entry?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str()?.strip_suffix(".json")?.parse().ok());
-            // What a crash left half-written has another name.
-            let Some(name) = name else { continue };
+            let Some(name) = owner(&path) else { continue };
             match read(&path) {
                 Ok(journal) => drop(journals.insert(name, journal)),
                 Err(error) => {
@@ -56,6 +52,16 @@ impl Journals {
             }
         }
         Ok(journals)
+    }
+
+    /// Whose journals there are; changes nothing. Blocks.
+    pub(crate) fn names(&self) -> io::Result<BTreeSet<InstanceName>> {
+        match fs::read_dir(&self.directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            entries => entries?
+                .filter_map(|entry| entry.map(|entry| owner(&entry.path())).transpose())
+                .collect(),
+        }
     }
 
     /// Makes a journal durable. One in which nothing is remembered is no file: nobody would take that away.
@@ -81,6 +87,11 @@ impl Journals {
     fn path(&self, name: &InstanceName) -> PathBuf {
         self.directory.join(format!("{name}.json"))
     }
+}
+
+/// Whose journal a file is. What a crash left half-written has another name.
+fn owner(path: &Path) -> Option<InstanceName> {
+    path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()
 }
 
 fn read(path: &Path) -> io::Result<Journal> {
