@@ -174,7 +174,7 @@ impl Rules {
     }
 }
 
-/// Whatever a listing says, what is fed to `iptables-restore` is about our own chains and the jump to them.
+/// Whatever a listing says, what is fed to `iptables-restore` is about our own chains and what is marked as ours.
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(listing: &str, cluster: Ipv4Net, uplinks: &BTreeSet<String>) {
     let rules = Rules::parse(listing);
@@ -182,7 +182,8 @@ pub(super) fn fuzz(listing: &str, cluster: Ipv4Net, uplinks: &BTreeSet<String>) 
         let gate = if wanted.is_empty() { None } else { rules.gate() };
         let Some(script) = rules.script(gate, &wanted) else { continue };
         let is_ours = |line: &str| {
-            ["*filter", "COMMIT"].contains(&line) || line.contains(IN) || line.contains(OUT)
+            let frame = ["*filter", "COMMIT"].contains(&line);
+            frame || [IN, OUT, MARK].iter().any(|ours| line.contains(ours))
         };
         assert!(script.lines().all(is_ours), "{script}");
     }
