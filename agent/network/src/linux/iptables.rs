@@ -25,6 +25,8 @@ const IN: &str = "DWELL-IN";
 const OUT: &str = "DWELL-OUT";
 const DOCKER: &str = "DOCKER-USER";
 const FORWARD: &str = "FORWARD";
+/// How often rules are changed at most until they are as they should be. Whoever changes them after that is noticed.
+const CHANGES_MAX: usize = 3;
 const MARK: &str = "-m comment --comment dwell";
 
 /// `iptables` of this host, which waits for a lock that every program which changes rules takes.
@@ -54,17 +56,17 @@ impl Iptables {
         Ok(self.read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
     }
 
-    fn change(self, wanted: impl FnOnce(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
-        let Some(rules) = self.read()? else { return Ok(()) };
-        let wanted = wanted(&rules);
-        let gate = if wanted.is_empty() { None } else { rules.gate() };
-        match rules.script(gate, &wanted) {
-            None => Ok(()),
-            Some(script) => {
-                let program = self.program("iptables-restore");
-                program::feed(program, &["-w", "--noflush"], &script).map(drop)
-            }
+    fn change(self, wanted: impl Fn(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
+        // Docker, which starts at the same time, may have written between our listing and our change.
+        for _ in 0..CHANGES_MAX {
+            let Some(rules) = self.read()? else { return Ok(()) };
+            let wanted = wanted(&rules);
+            let gate = if wanted.is_empty() { None } else { rules.gate() };
+            let Some(script) = rules.script(gate, &wanted) else { return Ok(()) };
+            let program = self.program("iptables-restore");
+            program::feed(program, &["-w", "--noflush"], &script)?;
         }
+        Ok(())
     }
 
     /// The rules of the `filter` table; `None` on a host without iptables.
@@ -135,10 +137,21 @@ impl Rules {
         let ours: Vec<_> = of_chain(IN).into_iter().chain(of_chain(OUT)).collect();
         let jump = gate.map(|gate| format!("-A {gate} {MARK} -j {IN}"));
         let exists = self.has_chain(IN) || self.has_chain(OUT);
+        // Where Docker's closing RETURN is, of the rules that are not ours.
+        let closing_at = gate.and_then(|gate| {
+            let closing = format!("-A {gate} -j RETURN");
+            let mut others = of_chain(gate).into_iter().filter(|rule| !jumps.contains(rule));
+            others.position(|rule| *rule == closing)
+        });
+        let is_reached = closing_at.is_none_or(|closing_at| {
+            let at = |gate| of_chain(gate).into_iter().position(|rule| jumps.contains(&rule));
+            gate.and_then(at).is_some_and(|at| at <= closing_at)
+        });
         if jumps == jump.iter().collect::<Vec<_>>()
             && ours == wanted.iter().collect::<Vec<_>>()
             && exists == gate.is_some()
             && found_again == wanted_again
+            && is_reached
         {
             return None;
         }
@@ -157,16 +170,10 @@ impl Rules {
         wanted.iter().for_each(|rule| say(rule));
         match gate {
             // Before Docker's closing RETURN, but after what the operator has put there.
-            Some(gate) => {
-                let rules = of_chain(gate);
-                let closing = format!("-A {gate} -j RETURN");
-                let rules: Vec<_> =
-                    rules.into_iter().filter(|rule| !jumps.contains(rule)).collect();
-                match rules.iter().position(|rule| **rule == closing) {
-                    Some(at) => say(&format!("-I {gate} {} {MARK} -j {IN}", at + 1)),
-                    None => say(&format!("-A {gate} {MARK} -j {IN}")),
-                }
-            }
+            Some(gate) => match closing_at {
+                Some(at) => say(&format!("-I {gate} {} {MARK} -j {IN}", at + 1)),
+                None => say(&format!("-A {gate} {MARK} -j {IN}")),
+            },
             None => say(&format!("-X {IN}\n-X {OUT}")),
         }
         say("COMMIT");
@@ -236,6 +243,21 @@ mod tests {
     fn a_drop_without_docker_is_passed_in_forward() {
         assert_eq!(Rules::parse("-P FORWARD DROP\n").gate(), Some("FORWARD"));
         assert_eq!(Rules::parse("-P FORWARD ACCEPT\n").gate(), None);
+    }
+
+    /// It came to be when `dockerd` wrote its RETURN between our look and our change.
+    #[test]
+    fn a_jump_behind_dockers_return_is_put_before_it() {
+        let jump = format!("-A DOCKER-USER {MARK} -j {IN}");
+        let again = format!("-A FORWARD {MARK} -j DOCKER-USER");
+        let chains = format!("-N {IN}\n-N {OUT}\n{}\n{again}\n", wanted().join("\n"));
+        let listed = |rules: &str| Rules::parse(&format!("{rules}{chains}"));
+        let behind = listed(&format!("{DOCKERS}{jump}\n"));
+        let script = behind.script(behind.gate(), &wanted()).unwrap();
+        assert!(script.contains(&format!("-I DOCKER-USER 2 {MARK} -j {IN}")), "{script}");
+        let end = "-A DOCKER-USER -j RETURN\n";
+        let before = listed(&DOCKERS.replace(end, &format!("{jump}\n{end}")));
+        assert_eq!(before.script(before.gate(), &wanted()), None);
     }
 
     #[test]
