@@ -151,6 +151,8 @@ pub struct NodeRow {
     /// Its block of instance addresses, such as `10.80.3.0/24`.
     #[serde(default, deserialize_with = "or_empty")]
     pub block: String,
+    /// What there is to say of it.
+    pub message: String,
 }
 
 /// What `dwell route ls -o json` answers, as far as tests look at it.
