@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use dwell_core::session::NodeNetwork;
 
 use crate::config::OverlayChoice;
-use dwell_network::{Exception, HostNetwork, Peer, PortRange, RouteTable};
+use dwell_network::{Exception, HostNetwork, Ipv6Routes, Peer, PortRange, RouteTable};
 
 /// What the host's operator has chosen about its network.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,16 +42,18 @@ pub fn host_network(network: &NodeNetwork, choices: &HostChoices, forwards: bool
         foreign_names: !choices.answers_names || network.zone.is_empty(),
         untracked: choices.untracked,
         forwards,
+        ipv6: network.ipv6,
     }
 }
 
 /// The routes to other nodes. Exceptions that lead here need none: a sandbox brings its route along.
 ///
-/// The overlay sends from the address by which the others know this node, since they take packets from no other one; a
-/// controller that does not say which that is knows what this host takes for its `own`.
+/// The overlay sends from the address by which the others know this node, since they take packets from no other one, and
+/// IPv6 addresses of the host's own follow from it; a controller that does not say which that is knows what this host takes
+/// for its `own`.
 #[must_use]
 pub fn routes(network: &NodeNetwork, overlay: OverlayChoice, own: Option<Ipv4Addr>) -> RouteTable {
-    let overlay = network.address.or(own).and_then(|local| overlay.of(local));
+    let local = network.address.or(own);
     let peers = network.peers.iter();
     let exceptions = network.exceptions.iter();
     RouteTable {
@@ -62,7 +64,8 @@ pub fn routes(network: &NodeNetwork, overlay: OverlayChoice, own: Option<Ipv4Add
             .filter(|(_, node)| network.peers.contains_key(*node))
             .map(|(&address, node)| Exception { address, node: node.clone() })
             .collect(),
-        overlay,
+        overlay: local.and_then(|local| overlay.of(local)),
+        ipv6: network.ipv6.zip(local).map(|(range, local)| Ipv6Routes { range, local }),
     }
 }
 
@@ -102,8 +105,11 @@ mod tests {
         network.peers.insert(node("h2"), peer);
         network.exceptions.insert("10.80.9.1".parse().unwrap(), node("h1"));
         network.exceptions.insert("10.80.9.2".parse().unwrap(), node("h2"));
-        let overlay = OverlayChoice { mode: OverlayMode::Never, port: 4789 };
-        let routes = routes(&network, overlay, None);
+        network.ipv6 = Some("fd00:5::/64".parse().unwrap());
+        let choice = OverlayChoice { mode: OverlayMode::Never, port: 4789 };
+        let local = Ipv4Addr::new(192, 168, 1, 1);
+        let routes = routes(&network, choice, Some(local));
+        assert_eq!(routes.ipv6.unwrap().local, local);
         let there = Exception { address: "10.80.9.2".parse().unwrap(), node: node("h2") };
         assert_eq!(routes.exceptions, [there]);
         assert_eq!(routes.peers.len(), 1);

@@ -92,10 +92,10 @@ impl Due {
         }
         let (before, now) = (&before.network, &now.network);
         Self {
-            host: (before.cluster, before.block, before.zone.is_empty())
-                != (now.cluster, now.block, now.zone.is_empty()),
-            routes: (before.address, &before.peers, &before.exceptions)
-                != (now.address, &now.peers, &now.exceptions),
+            host: (before.cluster, before.block, before.zone.is_empty(), before.ipv6)
+                != (now.cluster, now.block, now.zone.is_empty(), now.ipv6),
+            routes: (before.address, &before.peers, &before.exceptions, before.ipv6)
+                != (now.address, &now.peers, &now.exceptions, now.ipv6),
         }
     }
 

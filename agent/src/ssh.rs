@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::net::Ipv6Range;
 use dwell_core::session::Assignment;
 use dwell_core::ssh::{SshInstance, SshTrust};
 use dwell_core::workload::{Protocol, Ssh, Template};
@@ -106,13 +107,16 @@ fn bring_about(
     let zone = now.assignment.network.zone.clone();
     let mut first_failure =
         files.write_trust(&SshTrust { zone, ..now.assignment.ssh_trust.clone() });
+    let ipv6 = now.assignment.network.ipv6;
     for assigned in now.assignment.instances.values() {
         let name = &assigned.instance;
         let sighting = now.sighting(name);
-        if before.is_some_and(|before| before.is_same(assigned, sighting)) {
+        if before.is_some_and(|before| before.is_same(assigned, sighting, ipv6)) {
             continue;
         }
-        let done = match serving(assigned, sighting, files.written(name), run_dir) {
+        let served = serving(assigned, sighting, files.written(name), run_dir);
+        let at = ipv6.map(|range| range.address(assigned.address));
+        let done = match served.map(|served| SshInstance { ipv6: at, ..served }) {
             Some(instance) => files.write(&instance),
             None if now.sightings.is_some() => files.remove(name),
             None => Ok(()),
@@ -132,9 +136,16 @@ impl Input {
     }
 
     /// Whether it said the same of an instance.
-    fn is_same(&self, assigned: &Assigned, sighting: Option<&Sighting>) -> bool {
+    fn is_same(
+        &self,
+        assigned: &Assigned,
+        sighting: Option<&Sighting>,
+        ipv6: Option<Ipv6Range>,
+    ) -> bool {
         let name = &assigned.instance;
-        self.assignment.instances.get(name) == Some(assigned) && self.sighting(name) == sighting
+        self.assignment.network.ipv6 == ipv6
+            && self.assignment.instances.get(name) == Some(assigned)
+            && self.sighting(name) == sighting
     }
 }
 
@@ -164,6 +175,7 @@ fn serving(
     Some(SshInstance {
         instance: assigned.instance.clone(),
         address: assigned.address,
+        ipv6: None,
         netns: sandbox_path(run_dir, &assigned.instance).display().to_string(),
         host_key,
         authorized_keys: authorized_keys.clone(),

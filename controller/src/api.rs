@@ -508,6 +508,7 @@ impl Fleet for Api {
             host_authorities: hosts,
             user_authorities: users,
             closed: settings.closed,
+            ipv6_prefix: settings.ipv6.map(|range| range.to_string()).unwrap_or_default(),
         }))
     }
 }

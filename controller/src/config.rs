@@ -6,7 +6,7 @@
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 
-use dwell_core::net::ClusterRange;
+use dwell_core::net::{ClusterRange, Ipv6Range};
 use dwell_core::quantity::Millis;
 use dwell_daemon::config::ConfigError;
 use ipnet::Ipv4Net;
@@ -37,6 +37,10 @@ pub struct Config {
     /// The range of the instances' addresses, `{cidr: 10.80.0.0/16, node_prefix: 24}`. It is fixed by
     /// the first start. Default as shown.
     pub cluster: ClusterRange,
+    /// A prefix of /64 or shorter, such as `fd00:5::/64`, in which instances have an IPv6 address beside their IPv4 address,
+    /// whose 32 bits it ends in. It is dwell's alone. A change reaches the nodes when the controller is started again.
+    /// Default none.
+    pub ipv6_prefix: Option<Ipv6Range>,
     /// The DNS zone of the instances' names. Default `dwell`.
     pub zone: String,
     /// Whether instances whose workload has no `allow_from` can be reached by everybody (`open`) or by nobody
@@ -87,6 +91,7 @@ impl Default for Config {
             advertise: Vec::new(),
             socket: "/run/dwell/controller.sock".into(),
             cluster: default_cluster(),
+            ipv6_prefix: None,
             zone: "dwell".into(),
             isolation: Isolation::Open,
             nodes: NodeTimes::default(),
@@ -241,13 +246,14 @@ mod tests {
     fn a_full_file_is_read() {
         let config = parse(
             "data_dir: /d\nlisten: 127.0.0.1:1\nadvertise: ['c:1', '[fd00::1]:2']\nsocket: /s\n\
-             cluster: {cidr: 10.9.0.0/20, node_prefix: 26}\nzone: fleet.internal\nisolation: closed\n\
+             cluster: {cidr: 10.9.0.0/20, node_prefix: 26}\nipv6_prefix: fd00:5::/64\nzone: fleet.internal\nisolation: closed\n\
              nodes: {heartbeat: 1s, unreachable_after: 3s, down_after: 9s, certificate: 1h}\n\
              quarantine: 1m",
         )
         .unwrap();
         assert_eq!(config.isolation, Isolation::Closed);
         assert_eq!(config.cluster.node_prefix(), 26);
+        assert_eq!(config.ipv6_prefix, "fd00:5::/64".parse().ok());
         assert_eq!(config.nodes.certificate, Millis::seconds(3600));
         assert_eq!(config.advertised(config.listen), ["c:1", "[fd00::1]:2"]);
     }
@@ -267,6 +273,8 @@ mod tests {
             ("static_range: 10.80.1.9/24", "static_range"),
             ("static_range: 10.80.0.0/16", "static_range"),
             ("zone: 'a b'", "zone"),
+            ("ipv6_prefix: fd00:5::/80", "fd00:5::/80"),
+            ("ipv6_prefix: 10.80.0.0/16", "ipv6_prefix"),
             ("isolation: shut", "shut"),
             ("advertise: [nowhere]", "advertise"),
             ("quarantine: -1s", "quarantine"),

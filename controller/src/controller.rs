@@ -270,6 +270,7 @@ fn settings(config: &Config) -> Settings {
     Settings {
         zone: config.zone.clone(),
         closed: config.isolation == Isolation::Closed,
+        ipv6: config.ipv6_prefix,
         unreachable_after: config.nodes.unreachable_after,
         down_after: config.nodes.down_after,
         quarantine: config.quarantine,

@@ -1,4 +1,6 @@
-//! Addresses of instances: hardware addresses and the carving of the cluster's range into blocks.
+//! Addresses of instances: hardware addresses, the carving of the cluster's range into blocks, and IPv6 beside IPv4.
+
+pub mod ipv6;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -6,6 +8,8 @@ use std::str::FromStr;
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+
+pub use self::ipv6::{Ipv6Range, Ipv6RangeError};
 
 /// A hardware (MAC) address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

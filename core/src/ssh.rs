@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +72,11 @@ impl fmt::Debug for HostKey {
 pub struct SshInstance {
     /// Its name.
     pub instance: InstanceName,
-    /// Its address; port 22 is listened on here and nowhere else.
+    /// Its address; port 22 is listened on here.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, if it has one: port 22 is listened on here as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ipv6: Option<Ipv6Addr>,
     /// Absolute path of its network namespace.
     pub netns: String,
     /// What it proves itself with.

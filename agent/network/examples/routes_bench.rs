@@ -38,7 +38,7 @@ fn table(routes: u32) -> Result<RouteTable> {
             Ok(Exception { address, node: node(n % NODES)? })
         })
         .collect::<Result<_>>()?;
-    Ok(RouteTable { peers, exceptions, overlay: None })
+    Ok(RouteTable { peers, exceptions, ..RouteTable::default() })
 }
 
 fn policies(sources: u32) -> Vec<Policy> {

@@ -301,6 +301,7 @@ impl Network for FakeNetwork {
             is_running: true,
             routed: [sandbox.address].into(),
             sources: [sandbox.address].into(),
+            ipv6: Vec::new(),
         };
         let sandboxes = state.sandboxes.iter();
         Ok(Look {

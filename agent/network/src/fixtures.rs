@@ -22,6 +22,7 @@ pub fn host() -> HostNetwork {
         foreign_names: false,
         untracked: true,
         forwards: true,
+        ipv6: None,
     }
 }
 

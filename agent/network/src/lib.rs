@@ -30,14 +30,14 @@ mod probe;
 pub mod world;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::{InstanceName, NodeName};
-use dwell_core::net::Mac;
-use ipnet::Ipv4Net;
+use dwell_core::net::{Ipv6Range, Mac};
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
 pub use self::look::{IsolationDifference, Look, RouteDifference, SeenSandbox};
@@ -52,6 +52,9 @@ pub const INTERFACE_PREFIX: &str = "dw-";
 
 /// The gateway of every sandbox: an address that is the same everywhere and never leaves the veth.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+
+/// The gateway for IPv6. No host has it: the sandbox knows its hardware address, and asks for names at [`GATEWAY`].
+pub const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
 /// The host's list of resolvers, and the one behind systemd's local resolver.
 pub const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"];
@@ -195,6 +198,10 @@ pub struct HostNetwork {
     /// Whether the host is to forward packets. A `dockerd` that starts and finds that it does not closes iptables' FORWARD
     /// to all that no rule accepts; if it finds that it does, it leaves Docker's own networks open to everybody.
     pub forwards: bool,
+    /// Where instances have an IPv6 address beside their IPv4 address, which follows from that; without, they have none.
+    /// Sandboxes get it, lose it or get another by [`Network::ensure_sandbox`], once the firewall knows it and the
+    /// [policies](Network::sync_policies): whoever is not reached by IPv4 is never reached by IPv6.
+    pub ipv6: Option<Ipv6Range>,
 }
 
 /// The network identity of an instance on this node.
@@ -217,6 +224,17 @@ pub struct RouteTable {
     pub exceptions: Vec<Exception>,
     /// How peers are reached whose address is on no network of this host; without, they are not.
     pub overlay: Option<Overlay>,
+    /// Where the instances have IPv6 addresses as well, if they do.
+    pub ipv6: Option<Ipv6Routes>,
+}
+
+/// IPv6 beside IPv4: the same blocks and exceptions, over the same ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6Routes {
+    /// The addresses of instances, and of nodes, each of which sends from the one that follows from its own.
+    pub range: Ipv6Range,
+    /// The address by which the peers know this host.
+    pub local: Ipv4Addr,
 }
 
 /// Packets to instances within packets between hosts (VXLAN), for hosts that share no segment.
@@ -273,6 +291,18 @@ impl RouteReport {
     pub fn is_clean(&self) -> bool {
         self.conflicts.is_empty() && self.failures.is_empty()
     }
+
+    /// Both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.in_place += other.in_place;
+        self.added += other.added;
+        self.changed += other.changed;
+        self.removed += other.removed;
+        self.conflicts.extend(other.conflicts);
+        self.failures.extend(other.failures);
+        self
+    }
 }
 
 /// How often something may have been disturbed, by the operation that puts it right.
@@ -292,7 +322,7 @@ pub struct RouteConflict {
     /// The peer that loses traffic.
     pub node: NodeName,
     /// The peer's block or exception.
-    pub wanted: Ipv4Net,
+    pub wanted: IpNet,
     /// The route in the way, as `ip route` would name it.
     pub holder: String,
 }
@@ -367,7 +397,7 @@ pub enum NetworkError {
         /// The instance.
         instance: InstanceName,
         /// Its address.
-        address: Ipv4Addr,
+        address: IpAddr,
         /// Whose route it is.
         holder: String,
     },

@@ -17,11 +17,13 @@
 
 mod disturb;
 mod echo;
+mod family;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod gateway;
 mod inhabitant;
 mod iptables;
+mod ipv6;
 mod isolation;
 mod listener;
 mod look;
@@ -61,9 +63,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::underlay::underlay_address;
 
+use self::family::Family;
 use self::iptables::Iptables;
 use self::netlink::{Netlink, Outcome, Request};
-use self::owner::Owner;
+use self::owner::{Owner, first_error};
 use self::watcher::Watcher;
 use crate::{
     Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, ROUTE_PROTOCOL,
@@ -197,11 +200,14 @@ impl<T: Send + 'static> Worker<T> {
 #[async_trait]
 impl Network for LinuxNetwork {
     async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError> {
-        let (wanted, cluster) = (host.clone(), host.cluster);
+        let (wanted, cluster, range) = (host.clone(), host.cluster, host.ipv6);
         let prepared = self.owner.call(move |owner| owner.ensure_host(&wanted)).await?;
         let uplinks = prepared.uplinks;
-        let passed = self.iptables.call(move |tables| tables.ensure(cluster, &uplinks)).await;
-        prepared.settled.and(passed)
+        let passed = self.iptables.call(move |tables| {
+            let all = Family::all(range);
+            first_error(all.map(|family| tables.ensure(family, family.net(cluster), &uplinks)))
+        });
+        prepared.settled.and(passed.await)
     }
 
     async fn ensure_sandbox(&self, sandbox: &Sandbox) -> Result<(), NetworkError> {

@@ -37,6 +37,8 @@ pub struct SeenSandbox {
     pub routed: BTreeSet<Ipv4Addr>,
     /// The addresses that it may send from.
     pub sources: BTreeSet<Ipv4Addr>,
+    /// Where its IPv6 addresses are not those that follow from `addresses`, for people; nothing where instances have none.
+    pub ipv6: Vec<String>,
 }
 
 /// A route, or something that routes need, which is not as declared.

@@ -210,5 +210,5 @@ pub fn until_silent(script: &str) {
 /// would change by itself.
 pub fn dump() -> String {
     run("ip -details link; ip address; ip route show table all; ip nexthop; ip neighbour show nud permanent
-         ip rule; nft list ruleset")
+         ip rule; ip -6 rule; nft list ruleset")
 }

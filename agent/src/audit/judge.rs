@@ -341,6 +341,18 @@ impl Court<'_> {
                 recheck(),
             );
         }
+        if !sandbox.ipv6.is_empty() {
+            self.note(
+                Kind::SandboxAddress,
+                instance(name),
+                (
+                    Layer::Assignment,
+                    format!("its IPv6 address is the one that follows from {address}"),
+                ),
+                (Layer::Kernel, sandbox.ipv6.join("; ")),
+                recheck(),
+            );
+        }
     }
 
     /// What is here of instances that nobody knows. Those that the agent reports are on their way out.

@@ -81,6 +81,7 @@ fn facts() -> Facts {
         is_running: true,
         routed: [address].into(),
         sources: [address].into(),
+        ipv6: Vec::new(),
     };
     let instances = [(name.clone(), status("web-0", Phase::Running))].into();
     Facts {

@@ -220,6 +220,7 @@ fn fill(message: &mut Message, look: &Look<'_>, found: Found, reply_max: u16) {
 fn answer_length(answer: &Record) -> usize {
     match &answer.data {
         RData::SRV(service) => 18 + service.target.len(),
+        RData::AAAA(_) => RECORD_MIN_BYTES + 12,
         _ => RECORD_MIN_BYTES,
     }
 }

@@ -187,10 +187,15 @@ impl Server {
         let names = assignment.as_ref().map(|assignment| Names {
             zone: &assignment.network.zone,
             cluster: assignment.network.cluster,
+            ipv6: assignment.network.ipv6,
             directory: &directory,
         });
         let is_instance = |client: IpAddr| match (client, &names) {
             (IpAddr::V4(client), Some(names)) => names.cluster.contains(&client),
+            (IpAddr::V6(client), Some(names)) => {
+                let range = names.ipv6.map(|range| range.net(names.cluster));
+                range.is_some_and(|range| range.contains(&client))
+            }
             _ => false,
         };
         // This host sends from the address that it asks, or from another of its loopback. Its own resolvers

@@ -47,7 +47,7 @@ fn directory(count: u32) -> Directory {
 }
 
 fn names<'a>(zone: &'a str, directory: &'a Directory) -> Names<'a> {
-    Names { zone, cluster: "10.80.0.0/16".parse().unwrap(), directory }
+    Names { zone, cluster: "10.80.0.0/16".parse().unwrap(), ipv6: None, directory }
 }
 
 fn question(name: &str, of: RecordType) -> Message {
@@ -199,6 +199,59 @@ fn a_range_that_ends_within_an_octet_has_several_reverse_zones() {
     assert_eq!(apex("9.18.80.10.in-addr.arpa."), (ResponseCode::NXDomain, 0, 1));
     assert_eq!(apex("80.10.in-addr.arpa."), (ResponseCode::Refused, 0, 0));
     assert_eq!(apex("9.32.80.10.in-addr.arpa."), (ResponseCode::Refused, 0, 0));
+}
+
+#[test]
+fn with_a_prefix_names_have_both_addresses() {
+    use RecordType::{A, AAAA, ANY, NS, PTR};
+    let directory = directory(3);
+    let ipv6 = Some("fd00:5::/64".parse().unwrap());
+    let names = Names { ipv6, ..names("dwell", &directory) };
+    let zone = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.5.0.0.0.0.0.d.f.ip6.arpa.";
+    let of_web = format!("2.0.1.0.0.5.a.0.{zone}");
+    let nobody = format!("9.9.9.0.0.5.a.0.{zone}");
+    for (name, of, expected) in [
+        ("web-0.dwell.", A, &["A 10.80.1.0"][..]),
+        ("web-0.dwell.", AAAA, &["AAAA fd00:5::a50:100"]),
+        ("web-0.dwell.", ANY, &["A 10.80.1.0"]),
+        ("web.dwell.", AAAA, &["AAAA fd00:5::a50:100", "AAAA fd00:5::a50:102"]),
+        ("db.dwell.", AAAA, &[]),
+        ("ns.dns.dwell.", A, &["A 169.254.1.1"]),
+        ("ns.dns.dwell.", AAAA, &[]),
+        (zone, NS, &["NS ns.dns.dwell."]),
+        (of_web.as_str(), PTR, &["PTR web-2.dwell."]),
+        (of_web.as_str(), A, &[]),
+        (&of_web[2..], PTR, &[]),
+    ] {
+        let (reply, _) = reply_to(&question(name, of), names, INSTANCE, 1);
+        let mut answers: Vec<_> = reply.answers.iter().map(show).collect();
+        answers.sort();
+        let expected: Vec<_> = expected.iter().map(|it| format!("{name} {it}")).collect();
+        assert_eq!((reply.metadata.response_code, answers), (ResponseCode::NoError, expected));
+        let says_nothing = !reply.authorities.is_empty();
+        assert_eq!(reply.answers.is_empty(), says_nothing, "{name} {of}");
+    }
+    let code = |name: &str| {
+        let (reply, _) = reply_to(&question(name, PTR), names, OUTSIDE, 1);
+        reply.metadata.response_code
+    };
+    assert_eq!(code(&nobody), ResponseCode::NXDomain);
+    assert_eq!(code(&format!("x.{zone}")), ResponseCode::NXDomain);
+    assert_eq!(code(&format!("1.{of_web}")), ResponseCode::NXDomain);
+    assert_eq!(code(&zone[2..]), ResponseCode::Refused, "others may have it");
+    assert_eq!(
+        code(&of_web.replace(".5.0.0.0.0.0.d.f.", ".6.0.0.0.0.0.d.f.")),
+        ResponseCode::Refused
+    );
+}
+
+#[test]
+fn as_many_ipv6_addresses_come_as_there_is_room_for() {
+    let directory = directory(300);
+    let ipv6 = Some("fd00:5::/64".parse().unwrap());
+    let names = Names { ipv6, ..names("dwell", &directory) };
+    let (reply, length) = reply_to(&question("web.dwell.", RecordType::AAAA), names, INSTANCE, 1);
+    assert!(length <= 512 && reply.answers.len() > 10, "{length}: {}", reply.answers.len());
 }
 
 #[test]

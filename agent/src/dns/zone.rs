@@ -2,13 +2,14 @@
 //!
 //! | name | records |
 //! |---|---|
-//! | `web-0.ZONE` | A: the instance's address, as long as the instance exists |
-//! | `web.ZONE` | A: the ready instances, in random order; SRV: their ports |
+//! | `web-0.ZONE` | A, AAAA: the instance's address, as long as the instance exists |
+//! | `web.ZONE` | A, AAAA: the ready instances, in random order; SRV: their ports |
 //! | `_tcp.web.ZONE`, `_80._tcp.web.ZONE` | SRV: the ports of that protocol, that port |
-//! | `5.1.80.10.in-addr.arpa` | PTR: the instance that has the address |
+//! | `5.1.80.10.in-addr.arpa` | PTR: the instance that has the address; likewise beneath `ip6.arpa` |
 //! | `ZONE` and the reverse zone | SOA, NS |
 //! | `ns.dns.ZONE` | A: the address that was asked |
 //!
+//! There is AAAA where the cluster has an IPv6 prefix, of which the part that holds all IPv4 addresses is a reverse zone.
 //! An instance's name goes before a workload's of the same spelling.
 
 use std::collections::BTreeSet;
@@ -16,9 +17,11 @@ use std::net::Ipv4Addr;
 
 use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::net::Ipv6Range;
+use dwell_core::net::ipv6::extract;
 use dwell_core::workload::{Protocol, ServicePort};
 use fastrand::Rng;
-use hickory_proto::rr::rdata::{A, NS, PTR, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ipnet::Ipv4Net;
 
@@ -36,6 +39,8 @@ pub struct Names<'a> {
     pub zone: &'a str,
     /// The range of all instances, whose reverse names are ours.
     pub cluster: Ipv4Net,
+    /// Where instances have IPv6 addresses as well.
+    pub ipv6: Option<Ipv6Range>,
     /// Who is where.
     pub directory: &'a Directory,
 }
@@ -78,7 +83,10 @@ impl Look<'_> {
             let apex = Name::from_ascii(format!("{}.", self.names.zone)).ok()?;
             return Some(self.forward(apex, within, random));
         }
-        self.reverse(labels.strip_suffix(&["in-addr", "arpa"])?)
+        match labels.strip_suffix(&["in-addr", "arpa"]) {
+            Some(within) => self.reverse(within),
+            None => self.reverse_ipv6(labels.strip_suffix(&["ip6", "arpa"])?),
+        }
     }
 
     /// What goes with an answer without records: it says for how long there is nothing.
@@ -89,7 +97,7 @@ impl Look<'_> {
     fn forward(&self, apex: Name, within: &[&str], random: &mut Rng) -> Found {
         match *within {
             [] => self.apex(apex),
-            ["ns", "dns"] => Found::of(apex, self.addresses(self.asked_at)),
+            ["ns", "dns"] => Found::of(apex, self.ipv4(self.asked_at)),
             [label] => self.one(apex, label, random),
             [protocol, workload] => self.services(apex, workload, protocol, None, random),
             [port, protocol, workload] => {
@@ -128,7 +136,7 @@ impl Look<'_> {
         let workload = WorkloadName::new(label).ok();
         let known = workload.and_then(|name| directory.workloads.get_key_value(&name));
         match known {
-            Some((name, _)) if self.asks_for(RecordType::A) => {
+            Some((name, _)) if self.asks_for(RecordType::A) || self.ipv6().is_some() => {
                 let ready = self.ready(name).map(|(_, instance)| instance.address);
                 let mut chosen = random.choose_multiple(ready, self.most);
                 random.shuffle(&mut chosen);
@@ -231,6 +239,35 @@ impl Look<'_> {
         })
     }
 
+    /// Of a name in the zone that holds the IPv6 image of every IPv4 address.
+    fn reverse_ipv6(&self, within: &[&str]) -> Option<Found> {
+        const OF_ZONE: usize = 24;
+        const OF_ADDRESS: usize = 32;
+        let base = self.names.ipv6?.prefix().network();
+        let digit = |label: &&str| match label.as_bytes() {
+            [digit] => char::from(*digit).to_digit(16).map(u128::from),
+            _ => None,
+        };
+        let digits: Vec<u128> = within.iter().rev().map_while(digit).collect();
+        let known = digits.len().min(OF_ADDRESS);
+        let bits = digits.iter().take(known).fold(0, |bits, digit| bits << 4 | digit);
+        let bits = bits.checked_shl(u32::try_from(4 * (OF_ADDRESS - known)).ok()?)?;
+        let (zone, address) = extract(bits.into());
+        if known < OF_ZONE || zone != base {
+            return None;
+        }
+        let apex = digits.iter().take(OF_ZONE).rev().map(|digit| format!("{digit:x}."));
+        let apex = Name::from_ascii(format!("{}ip6.arpa.", apex.collect::<String>())).ok()?;
+        Some(match within.len() {
+            OF_ZONE => self.apex(apex),
+            OF_ADDRESS if known == OF_ADDRESS && self.names.cluster.contains(&address) => {
+                self.holder(apex, address)
+            }
+            length if length == known && known < OF_ADDRESS => Found::of(apex, None),
+            _ => Found::nowhere(apex),
+        })
+    }
+
     /// Whose an address is. This looks through all instances: the question is rare, and an index would
     /// cost every node more memory than all else that names need.
     fn holder(&self, apex: Name, address: Ipv4Addr) -> Found {
@@ -249,7 +286,19 @@ impl Look<'_> {
         self.names.directory.instances_of(workload).filter(|(_, instance)| instance.ready)
     }
 
+    /// In the protocol that is asked for.
     fn addresses(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Vec<Record> {
+        let Some(range) = self.ipv6() else { return self.ipv4(addresses) };
+        let addresses = addresses.into_iter().map(|address| range.address(address));
+        addresses.map(|address| self.record(RData::AAAA(AAAA(address)))).collect()
+    }
+
+    /// The range in which addresses are asked for, if they are.
+    fn ipv6(&self) -> Option<Ipv6Range> {
+        self.names.ipv6.filter(|_| self.of == RecordType::AAAA)
+    }
+
+    fn ipv4(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) -> Vec<Record> {
         if !self.asks_for(RecordType::A) {
             return Vec::new();
         }

@@ -1,4 +1,4 @@
-//! Port 22 of one instance.
+//! Port 22 of one instance, at its IPv4 address and, if it has one, at its IPv6 address: each as in
 //!
 //! ```text
 //!   closed ──bound──► listening ──the address or the namespace changed──► closed
@@ -8,7 +8,7 @@
 //! ```
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tracing::{info, warn};
 use crate::connection;
 use crate::front::Front;
 use crate::netns;
-use crate::state::ServedNow;
+use crate::state::{Served, ServedNow};
 
 /// The port, inside each sandbox.
 const PORT: u16 = 22;
@@ -31,20 +31,36 @@ const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves one instance until it is no longer served or the process stops.
-pub(crate) async fn serve(front: Arc<Front>, mut instance: ServedNow) {
+pub(crate) async fn serve(front: Arc<Front>, instance: ServedNow) {
     let name = instance.borrow().instance.clone();
     let stopping = front.stopping.clone();
+    let at = |of: Of| keep_listening(&front, &name, instance.clone(), of);
+    let both = async {
+        tokio::join!(
+            at(|served| Some(served.address.into())),
+            at(|served| served.ipv6.map(IpAddr::from))
+        )
+    };
     tokio::select! {
         () = stopping.cancelled() => {}
-        () = keep_listening(&front, &name, &mut instance) => {}
+        ((), ()) = both => {}
     }
 }
 
-async fn keep_listening(front: &Arc<Front>, name: &InstanceName, instance: &mut ServedNow) {
+/// Which of an instance's addresses.
+type Of = fn(&Served) -> Option<IpAddr>;
+
+async fn keep_listening(front: &Arc<Front>, name: &InstanceName, mut instance: ServedNow, of: Of) {
+    let instance = &mut instance;
     let mut pause = RETRY[0];
     let mut said = None;
     loop {
-        let place = Place::of(instance);
+        let Some(place) = Place::of(instance, of) else {
+            match instance.changed().await {
+                Ok(()) => continue,
+                Err(_) => return,
+            }
+        };
         match netns::listen(&place.netns, place.address).await {
             Ok(listener) => {
                 info!(instance = %name, address = %place.address, "listening");
@@ -53,7 +69,7 @@ async fn keep_listening(front: &Arc<Front>, name: &InstanceName, instance: &mut 
                 let mut changes = instance.clone();
                 tokio::select! {
                     () = accept(front, name, instance, &listener) => {}
-                    still_served = moved(&mut changes, &place) => if !still_served { return },
+                    still_served = moved(&mut changes, &place, of) => if !still_served { return },
                 }
             }
             Err(error) => {
@@ -104,18 +120,18 @@ struct Place {
 }
 
 impl Place {
-    fn of(instance: &mut ServedNow) -> Self {
+    fn of(instance: &mut ServedNow, of: Of) -> Option<Self> {
         let served = instance.borrow_and_update();
+        let address = SocketAddr::from((of(&served)?, PORT));
         let inode = std::fs::metadata(&served.netns).ok().map(|metadata| metadata.ino());
-        let address = SocketAddr::from((served.address, PORT));
-        Self { address, netns: served.netns.clone(), inode }
+        Some(Self { address, netns: served.netns.clone(), inode })
     }
 }
 
 /// Waits until the instance is elsewhere than at `place`; false if it is no longer served.
-async fn moved(instance: &mut ServedNow, place: &Place) -> bool {
+async fn moved(instance: &mut ServedNow, place: &Place, of: Of) -> bool {
     while instance.changed().await.is_ok() {
-        if Place::of(instance) != *place {
+        if Place::of(instance, of).as_ref() != Some(place) {
             return true;
         }
     }

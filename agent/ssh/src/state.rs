@@ -15,7 +15,7 @@ mod watch;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +53,8 @@ pub struct Served {
     pub instance: InstanceName,
     /// Where port 22 is listened on.
     pub address: Ipv4Addr,
+    /// And here, if it has an IPv6 address.
+    pub ipv6: Option<Ipv6Addr>,
     /// In which network namespace.
     pub netns: PathBuf,
     /// What it proves itself with; parsed for each connection, since most instances have none at any time.

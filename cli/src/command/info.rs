@@ -37,6 +37,9 @@ pub(super) struct ControllerView {
     zone: String,
     /// Whether instances without `network.allow_from` are closed to all.
     closed: bool,
+    /// Absent if instances have no IPv6 addresses.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    ipv6_prefix: String,
     revision: u64,
 }
 
@@ -70,6 +73,7 @@ impl From<v1::GetInfoResponse> for ControllerView {
             cluster_cidr: wire.cluster_cidr,
             zone: wire.zone,
             closed: wire.closed,
+            ipv6_prefix: wire.ipv6_prefix,
             revision: wire.revision,
         }
     }
@@ -80,10 +84,12 @@ fn people(view: &VersionView) -> String {
     match &view.controller {
         None => client,
         Some(controller) => format!(
-            "{client}controller  {}\ncluster     {} ({}, zone {}, {} by default)\n",
+            "{client}controller  {}\ncluster     {} ({}{}{}, zone {}, {} by default)\n",
             controller.version,
             controller.cluster_id,
             controller.cluster_cidr,
+            if controller.ipv6_prefix.is_empty() { "" } else { ", " },
+            controller.ipv6_prefix,
             controller.zone,
             if controller.closed { "closed" } else { "open" }
         ),

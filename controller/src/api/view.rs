@@ -111,6 +111,7 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
         version: instance.wanted.number.0,
         serving_version: instance.serving.map_or(0, |number| number.0),
+        ipv6_address: text(view.ipv6.as_ref()),
     }
 }
 

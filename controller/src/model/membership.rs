@@ -296,6 +296,7 @@ impl Model {
         let network = NodeNetwork {
             closed: self.settings.closed,
             zone: self.settings.zone.clone(),
+            ipv6: self.settings.ipv6,
             ..NodeNetwork::of_cluster(self.settings.range.cidr())
         };
         Assignment {

@@ -73,6 +73,7 @@ impl Model {
         let mut network = NodeNetwork {
             closed: self.settings.closed,
             zone: self.settings.zone.clone(),
+            ipv6: self.settings.ipv6,
             ..NodeNetwork::of_cluster(self.settings.range.cidr())
         };
         let Some(own) = self.tables.nodes().get(name).filter(|node| !node.removed) else {

@@ -1,6 +1,6 @@
 //! What is settled when a controller starts and holds for its whole life.
 
-use dwell_core::net::ClusterRange;
+use dwell_core::net::{ClusterRange, Ipv6Range};
 use dwell_core::quantity::Millis;
 use ipnet::Ipv4Net;
 
@@ -13,6 +13,8 @@ pub struct Settings {
     pub zone: String,
     /// Whether instances whose workload has no `allow_from` are closed to all; else they are open to all.
     pub closed: bool,
+    /// Where instances have an IPv6 address beside their IPv4 address; without, they have none.
+    pub ipv6: Option<Ipv6Range>,
     /// A node not heard of for so long is unreachable: nothing new is placed there.
     pub unreachable_after: Millis,
     /// A node not heard of for so long is down: it may be removed by force. Nothing moves by itself,
@@ -51,6 +53,7 @@ impl Settings {
             range,
             zone: "dwell".to_owned(),
             closed: false,
+            ipv6: None,
             unreachable_after: Millis::seconds(15),
             down_after: Millis::seconds(120),
             quarantine: Millis::seconds(600),

@@ -1,6 +1,7 @@
 //! What the API shows: objects with what is known of them now, honest about what is not.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::{Arc, PoisonError};
 
 use dwell_core::clock::Timestamp;
@@ -62,6 +63,8 @@ pub struct InstanceView {
     pub status: InstanceStatus,
     /// The newest revision of anything shown here.
     pub revision: Revision,
+    /// Its IPv6 address, if it has one.
+    pub ipv6: Option<Ipv6Addr>,
 }
 
 /// A node and how it is doing.
@@ -246,7 +249,9 @@ impl Model {
 
     fn view_instance(&self, instance: &Arc<Instance>) -> InstanceView {
         let observed = self.tables.observed().get(&instance.name);
+        let ipv6 = self.settings.ipv6.zip(instance.identity);
         InstanceView {
+            ipv6: ipv6.map(|(range, identity)| range.address(identity.address)),
             instance: Arc::clone(instance),
             status: self.with_rivals(self.status(instance)),
             revision: observed

@@ -7,6 +7,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeName;
+use crate::net::Ipv6Range;
 
 /// What a node knows of the cluster's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct NodeNetwork {
     /// The DNS zone of the instances' names.
     #[serde(default)]
     pub zone: String,
+    /// Where instances have an IPv6 address beside their IPv4 address; without, they have none.
+    #[serde(default)]
+    pub ipv6: Option<Ipv6Range>,
 }
 
 /// Another node.
@@ -75,6 +79,7 @@ impl NodeNetwork {
             exceptions: BTreeMap::new(),
             closed: false,
             zone: String::new(),
+            ipv6: None,
         }
     }
 

@@ -19,6 +19,7 @@ impl From<&NodeNetwork> for v1::NodeNetwork {
             closed: network.closed,
             zone: network.zone.clone(),
             address: text_or_empty(network.address.as_ref()),
+            ipv6_prefix: text_or_empty(network.ipv6.as_ref()),
         }
     }
 }
@@ -35,6 +36,7 @@ impl TryFrom<v1::NodeNetwork> for NodeNetwork {
             closed: wire.closed,
             zone: wire.zone,
             address: parse_optional("network.address", &wire.address)?,
+            ipv6: parse_optional("network.ipv6_prefix", &wire.ipv6_prefix)?,
         })
     }
 }

@@ -243,7 +243,8 @@ fn table() -> RouteTable {
     let exceptions = (0..ROUTES - NODES).filter_map(|number| {
         Some(Exception { address: moved(number), node: node(number % NODES).ok()? })
     });
-    RouteTable { peers: peers.collect(), exceptions: exceptions.collect(), overlay: None }
+    let (peers, exceptions) = (peers.collect(), exceptions.collect());
+    RouteTable { peers, exceptions, ..RouteTable::default() }
 }
 
 /// The same routes as files for `ip -batch`.

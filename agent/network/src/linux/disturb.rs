@@ -5,17 +5,19 @@
 //! every container. What nobody asked for has the port number 0.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer};
 use nix::libc;
 
+use super::family::{is_ipv6, node_of};
 use super::nexthop::{self, Nexthop};
-use super::observe::{self, Address, Link, Route, attributes, ipv4};
+use super::observe::{self, Address, Address6, Link, Route, attributes, ip};
 use super::{
-    METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, OVERLAY_TABLE, iptables, nftables, overlay, veth,
+    LOOPBACK, METRIC_BLOCK, METRIC_INSTANCE, METRIC_PEER, OVERLAY_TABLE, iptables, nftables,
+    overlay, veth,
 };
-use crate::{GATEWAY, ROUTE_PROTOCOL};
+use crate::{GATEWAY, GATEWAY6, ROUTE_PROTOCOL};
 
 /// One kind of thing to look at again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +36,13 @@ type Message<'a> = NetlinkBuffer<&'a [u8]>;
 pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'static [Kind] {
     let payload = message.payload();
     match message.message_type() {
+        // Routers renew addresses of IPv6 all the time; of ours, which only somebody else takes away, none is.
+        libc::RTM_NEWADDR if is_ipv6(payload) => &[],
+        libc::RTM_DELADDR if is_ipv6(payload) => {
+            let found = Address6::parse(payload);
+            let is_ours = |it: Address6| node_of(it.address).is_some() || it.link == LOOPBACK;
+            if found.is_some_and(is_ours) { &[Kind::Routes] } else { &[] }
+        }
         libc::RTM_NEWADDR | libc::RTM_DELADDR => UPLINKS,
         kind @ (libc::RTM_NEWLINK | libc::RTM_DELLINK) => {
             let is_gone = kind == libc::RTM_DELLINK;
@@ -41,7 +50,7 @@ pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'sta
         }
         libc::RTM_NEWROUTE | libc::RTM_DELROUTE => {
             let is_replaced = message.flags() & NLM_F_REPLACE != 0;
-            let Some(route) = Route::parse(payload) else { return &[] };
+            let Some(route) = route(payload) else { return &[] };
             match message.message_type() {
                 // Which interfaces are uplinks, and what they carry, is another matter with another one.
                 _ if route.is_default() && route.table == libc::RT_TABLE_MAIN => &[Kind::Host],
@@ -72,9 +81,14 @@ pub(super) fn by_routing(message: &Message<'_>, links: &mut KnownLinks) -> &'sta
 pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
     let payload = message.payload();
     let is_sandboxs = match message.message_type() {
+        // Of IPv6 the kernel does not say whether it was on purpose: what it says is not understood here.
         libc::RTM_DELADDR => {
             let address = Address::parse(payload);
             is_on_purpose(message) && address.is_some_and(|it| it.net.prefix_len() == 32)
+        }
+        // The default route.
+        libc::RTM_DELROUTE if is_ipv6(payload) => {
+            is_on_purpose(message) && payload.get(1) == Some(&0)
         }
         libc::RTM_DELROUTE => {
             let prefix = Route::parse(payload).map(|route| route.prefix);
@@ -83,7 +97,10 @@ pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
             };
             is_on_purpose(message) && prefix.is_some_and(is_needed)
         }
-        libc::RTM_NEWNEIGH => is_on_purpose(message) && lost_neighbour(payload) == Some(GATEWAY),
+        libc::RTM_NEWNEIGH => {
+            let is_gateway = |lost| lost == IpAddr::from(GATEWAY) || lost == IpAddr::from(GATEWAY6);
+            is_on_purpose(message) && lost_neighbour(payload).is_some_and(is_gateway)
+        }
         // That of eth0 shows at its other end.
         libc::RTM_NEWLINK => Link::parse(payload)
             .is_some_and(|link| link.index == 1 && !link.is_up && is_switched(payload)),
@@ -96,7 +113,7 @@ pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
 pub(super) fn by_firewall(message: &Message<'_>) -> &'static [Kind] {
     let Some(place) = nftables::place(message) else { return &[] };
     let is_ours = place.family == nftables::NFPROTO_INET && place.table == nftables::TABLE;
-    let leads_to_ours = place.family == nftables::NFPROTO_IPV4
+    let leads_to_ours = [nftables::NFPROTO_IPV4, nftables::NFPROTO_IPV6].contains(&place.family)
         && place.table == "filter"
         && place.chain.is_some_and(iptables::concerns);
     if is_ours || leads_to_ours { &[Kind::Host] } else { &[] }
@@ -182,6 +199,11 @@ fn is_switched(payload: &[u8]) -> bool {
     changed != JUST_MADE && changed & libc::IFF_UP.cast_unsigned() != 0
 }
 
+/// Of either protocol.
+fn route(payload: &[u8]) -> Option<Route> {
+    if is_ipv6(payload) { Route::parse_ipv6(payload) } else { Route::parse(payload) }
+}
+
 fn by_route(route: &Route) -> &'static [Kind] {
     if route.table == OVERLAY_TABLE {
         return &[Kind::Routes];
@@ -200,7 +222,7 @@ fn is_on_purpose(message: &Message<'_>) -> bool {
 }
 
 /// The address of a neighbour that is not permanent, or not any more.
-fn lost_neighbour(payload: &[u8]) -> Option<Ipv4Addr> {
+fn lost_neighbour(payload: &[u8]) -> Option<IpAddr> {
     const HEADER_BYTES: usize = 12;
     const NDA_DST: u16 = 1;
     const STATE_AT: usize = 8;
@@ -208,5 +230,5 @@ fn lost_neighbour(payload: &[u8]) -> Option<Ipv4Addr> {
     let state = u16::from_ne_bytes(*payload.get(STATE_AT..)?.first_chunk()?);
     let mut attributes = attributes(payload, HEADER_BYTES);
     let address = attributes.find(|attribute| attribute.kind == NDA_DST)?;
-    if state & NUD_PERMANENT == 0 { ipv4(address.value) } else { None }
+    if state & NUD_PERMANENT == 0 { ip(address.value) } else { None }
 }

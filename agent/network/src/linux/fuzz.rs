@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::str::from_utf8;
 
 use super::nexthop::Nexthop;
-use super::observe::{Address, Link, Neighbour, Route, namespace_number};
+use super::observe::{Address, Address6, Link, Neighbour, Route, namespace_number};
 use super::{iptables, overlay, way};
 
 /// Panics if what is given breaks the parser.
@@ -19,8 +19,8 @@ pub const TARGETS: &[(&str, Holds)] =
 fn netlink(payload: &[u8]) {
     drop(Link::parse(payload));
     let _ = namespace_number(payload);
-    let _ = Address::parse(payload);
-    if let Some(route) = Route::parse(payload) {
+    let _ = (Address::parse(payload), Address6::parse(payload));
+    for route in [Route::parse(payload), Route::parse_ipv6(payload)].into_iter().flatten() {
         let _ = route.describe(|_| None);
     }
     let _ = Neighbour::parse(payload);

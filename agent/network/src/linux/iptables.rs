@@ -14,8 +14,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
+use super::family::Family;
 use super::program::{self, Program};
 use crate::{INTERFACE_PREFIX, NetworkError};
 
@@ -29,7 +30,7 @@ const FORWARD: &str = "FORWARD";
 const CHANGES_MAX: usize = 3;
 const MARK: &str = "-m comment --comment dwell";
 
-/// `iptables` of this host, which waits for a lock that every program which changes rules takes.
+/// `iptables` of this host, and `ip6tables`, which wait for a lock that every program which changes rules takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Iptables {
     /// How long each call of it may take, the wait for the lock included.
@@ -40,38 +41,50 @@ impl Iptables {
     /// Accepts traffic of `cluster` between our veths and `uplinks`, if something would drop it.
     pub(super) fn ensure(
         self,
-        cluster: Ipv4Net,
+        family: Family,
+        cluster: IpNet,
         uplinks: &BTreeSet<String>,
     ) -> Result<(), NetworkError> {
-        self.change(|rules| rules.gate().map(|_| chains(cluster, uplinks)).unwrap_or_default())
+        let wanted =
+            |rules: &Rules| rules.gate().map(|_| chains(cluster, uplinks)).unwrap_or_default();
+        self.change(Tool::of(family), wanted)
     }
 
     /// Removes every rule of ours.
     pub(super) fn remove(self) -> Result<(), NetworkError> {
-        self.change(|_| Vec::new())
+        let of = |tool: Tool| self.change(tool, |_| Vec::new());
+        let of_ipv6 = match of(IPV6) {
+            // The kernel has no IPv6, and so no rules of it.
+            Err(NetworkError::ProgramFailed { .. }) => Ok(()),
+            done => done,
+        };
+        of(IPV4).and(of_ipv6)
     }
 
     /// Whether Docker manages the rules of this host.
     pub(super) fn has_docker(self) -> Result<bool, NetworkError> {
-        Ok(self.read()?.is_some_and(|rules| rules.has_chain(DOCKER)))
+        Ok(self.read(IPV4)?.is_some_and(|rules| rules.has_chain(DOCKER)))
     }
 
-    fn change(self, wanted: impl Fn(&Rules) -> Vec<String>) -> Result<(), NetworkError> {
+    fn change(
+        self,
+        tool: Tool,
+        wanted: impl Fn(&Rules) -> Vec<String>,
+    ) -> Result<(), NetworkError> {
         // Docker, which starts at the same time, may have written between our listing and our change.
         for _ in 0..CHANGES_MAX {
-            let Some(rules) = self.read()? else { return Ok(()) };
+            let Some(rules) = self.read(tool)? else { return Ok(()) };
             let wanted = wanted(&rules);
             let gate = if wanted.is_empty() { None } else { rules.gate() };
             let Some(script) = rules.script(gate, &wanted) else { return Ok(()) };
-            let program = self.program("iptables-restore");
-            program::feed(program, &["-w", "--noflush"], &script)?;
+            program::feed(self.program(tool.restore), &["-w", "--noflush"], &script)?;
         }
         Ok(())
     }
 
     /// The rules of the `filter` table; `None` on a host without iptables.
-    fn read(self) -> Result<Option<Rules>, NetworkError> {
-        match program::feed(self.program("iptables"), &["-w", "-t", "filter", "-S"], "") {
+    fn read(self, tool: Tool) -> Result<Option<Rules>, NetworkError> {
+        match program::feed(self.program(tool.list), &["-w", "-t", "filter", "-S"], "") {
             Ok(listing) => Ok(Some(Rules::parse(&listing))),
             Err(NetworkError::ProgramMissing { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -83,13 +96,29 @@ impl Iptables {
     }
 }
 
+/// The programs for one protocol.
+#[derive(Clone, Copy, Debug)]
+struct Tool {
+    list: &'static str,
+    restore: &'static str,
+}
+
+const IPV4: Tool = Tool { list: "iptables", restore: "iptables-restore" };
+const IPV6: Tool = Tool { list: "ip6tables", restore: "ip6tables-restore" };
+
+impl Tool {
+    fn of(family: Family) -> Self {
+        if family.is_ipv6() { IPV6 } else { IPV4 }
+    }
+}
+
 /// Whether what we do here depends on this chain of the `filter` table.
 pub(super) fn concerns(chain: &str) -> bool {
     [IN, OUT, DOCKER, FORWARD].contains(&chain)
 }
 
 /// What our chains hold, as `iptables -S` prints it.
-fn chains(cluster: Ipv4Net, uplinks: &BTreeSet<String>) -> Vec<String> {
+fn chains(cluster: IpNet, uplinks: &BTreeSet<String>) -> Vec<String> {
     let cluster = cluster.trunc();
     let veths = format!("{INTERFACE_PREFIX}+");
     let interfaces = || std::iter::once(&veths).chain(uplinks);
@@ -183,7 +212,7 @@ impl Rules {
 
 /// Whatever a listing says, what is fed to `iptables-restore` is about our own chains and what is marked as ours.
 #[cfg(any(test, fuzzing))]
-pub(super) fn fuzz(listing: &str, cluster: Ipv4Net, uplinks: &BTreeSet<String>) {
+pub(super) fn fuzz(listing: &str, cluster: IpNet, uplinks: &BTreeSet<String>) {
     let rules = Rules::parse(listing);
     for wanted in [chains(cluster, uplinks), Vec::new()] {
         let gate = if wanted.is_empty() { None } else { rules.gate() };

@@ -6,15 +6,24 @@
 //! of ranges take seconds for that. So there is one set for each length of prefix and each size of a block
 //! of ports that occurs, usually a handful, and a packet's address and port are looked up in each with
 //! the rest masked off.
+//!
+//! Where instances have IPv6 addresses, each set has a twin with the same elements in IPv6, and both are always changed in
+//! one transaction: who reaches an instance by the one reaches it by the other. A range of `0.0.0.0/0` is anybody; every other one
+//! is those who have an address of the cluster's IPv6 prefix that follows from it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use dwell_core::net::ipv6::extract;
 use dwell_core::workload::Protocol;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use nix::libc;
 
+use super::family::{self, Family};
 use crate::{Allow, Direction, INTERFACE_PREFIX, Policy, PortRange};
+
+/// What every address is with everything masked off.
+const ANYBODY: Ipv6Addr = Ipv6Addr::UNSPECIFIED;
 
 /// How many low bits of a port the blocks leave open: from one port to all of them.
 const BLOCK_BITS: [u8; 5] = [16, 12, 8, 4, 0];
@@ -37,9 +46,9 @@ pub(super) enum Set {
 }
 
 /// What a packet meets that begins a connection out of a confined instance.
-pub(super) fn confine() -> String {
-    let confined = Set::Confined.name();
-    format!("iifname \"{INTERFACE_PREFIX}*\" ip saddr @{confined} jump confinement")
+pub(super) fn confine(family: Family) -> String {
+    let (ip, confined) = (family.word(), family.set(&Set::Confined.name()));
+    format!("iifname \"{INTERFACE_PREFIX}*\" {ip} saddr @{confined} jump confinement")
 }
 
 impl Set {
@@ -55,34 +64,35 @@ impl Set {
     }
 
     /// What its keys are, as `nft` has it.
-    pub(super) fn key_type(self) -> &'static str {
+    pub(super) fn key_type(self, family: Family) -> String {
+        let address = family.address_type();
         match self {
-            Self::Isolated | Self::Confined => "ipv4_addr",
-            Self::Sources(_) | Self::Destinations(_) => "ipv4_addr . ipv4_addr",
+            Self::Isolated | Self::Confined => address.to_owned(),
+            Self::Sources(_) | Self::Destinations(_) => format!("{address} . {address}"),
             Self::Ports(..) | Self::DestinationPorts(..) => {
-                "ipv4_addr . ipv4_addr . inet_proto . inet_service"
+                format!("{address} . {address} . inet_proto . inet_service")
             }
         }
     }
 
     /// What a packet that is in it meets. One that may leave may yet be one that nobody may send to where it goes.
-    pub(super) fn rule(self) -> String {
-        let name = self.name();
-        let from = |length| format!("ip daddr . ip saddr & {}", mask(length));
-        let to = |length| format!("ip saddr . ip daddr & {}", mask(length));
+    pub(super) fn rule(self, family: Family) -> String {
+        let (name, ip) = (family.set(&self.name()), family.word());
+        let from = |length| format!("{ip} daddr . {ip} saddr & {}", mask(family, length));
+        let to = |length| format!("{ip} saddr . {ip} daddr & {}", mask(family, length));
         let port = |bits: u8| {
             let ports = u16::MAX.checked_shl(bits.into()).unwrap_or_default();
             format!("meta l4proto . th dport & {ports}")
         };
         match self {
             Self::Isolated => {
-                format!("oifname \"{INTERFACE_PREFIX}*\" ip daddr @{name} jump isolation")
+                format!("oifname \"{INTERFACE_PREFIX}*\" {ip} daddr @{name} jump isolation")
             }
             Self::Sources(length) => format!("{} @{name} accept", from(length)),
             Self::Ports(length, bits) => {
                 format!("{} . {} @{name} accept", from(length), port(bits))
             }
-            Self::Confined => confine(),
+            Self::Confined => confine(family),
             Self::Destinations(length) => format!("{} @{name} return", to(length)),
             Self::DestinationPorts(length, bits) => {
                 format!("{} . {} @{name} return", to(length), port(bits))
@@ -104,8 +114,15 @@ impl Set {
     }
 }
 
-fn mask(length: u8) -> Ipv4Addr {
-    Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).unwrap_or_default().netmask()
+fn mask(family: Family, length: u8) -> IpAddr {
+    let net = Ipv4Net::new(Ipv4Addr::UNSPECIFIED, length).unwrap_or_default();
+    match (family, length) {
+        (Family::V6(_), 0) => ANYBODY.into(),
+        _ => match family.net(net) {
+            IpNet::V4(net) => net.netmask().into(),
+            IpNet::V6(net) => net.netmask().into(),
+        },
+    }
 }
 
 /// An element of one of the sets.
@@ -118,8 +135,22 @@ pub(super) struct Element {
 
 impl Element {
     /// As the kernel has it.
-    pub(super) fn key(&self) -> &[u8] {
-        &self.key[..self.set.key_bytes()]
+    pub(super) fn key(&self, family: Family) -> Vec<u8> {
+        let key = &self.key[..self.set.key_bytes()];
+        let Family::V6(_) = family else { return key.to_vec() };
+        let mut written = family.octets(self.instance()).as_ref().to_vec();
+        match self.set {
+            Set::Isolated | Set::Confined => {}
+            Set::Sources(0)
+            | Set::Ports(0, _)
+            | Set::Destinations(0)
+            | Set::DestinationPorts(0, _) => written.extend(ANYBODY.octets()),
+            Set::Sources(_) | Set::Ports(..) | Set::Destinations(_) | Set::DestinationPorts(..) => {
+                written.extend(family.octets(self.other()).as_ref());
+            }
+        }
+        written.extend(key.get(8..).unwrap_or_default());
+        written
     }
 
     /// The instance that it is about.
@@ -128,8 +159,25 @@ impl Element {
         Ipv4Addr::new(a, b, c, d)
     }
 
-    /// Reads [`Self::key`] back.
-    pub(super) fn of_key(set: Set, key: &[u8]) -> Option<Self> {
+    /// Where the packets come from or go to that it is about.
+    fn other(&self) -> Ipv4Addr {
+        let [_, _, _, _, a, b, c, d, ..] = self.key;
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    /// Reads [`Self::key`] back. `None` also for one that is in the set and cannot be ours.
+    pub(super) fn of_key(set: Set, family: Family, key: &[u8]) -> Option<Self> {
+        if let Family::V6(_) = family {
+            let is_alone = matches!(set, Set::Isolated | Set::Confined);
+            let (addresses, rest) = key.split_at_checked(if is_alone { 16 } else { 32 })?;
+            let mut ipv4 = Vec::new();
+            for address in addresses.chunks(16) {
+                ipv4.extend(extract(family::ipv6(address)?).1.octets());
+            }
+            ipv4.extend(rest);
+            let found = Self::of_key(set, Family::V4, &ipv4)?;
+            return (found.key(family) == key).then_some(found);
+        }
         let mut whole = [0; 16];
         whole.get_mut(..set.key_bytes())?.copy_from_slice(key.get(..set.key_bytes())?);
         Some(Self { set, key: whole })
@@ -204,8 +252,8 @@ fn blocks(range: &PortRange) -> Vec<(u16, u8)> {
 }
 
 /// How many rules the chain has that forwarded packets come by, the one of those to isolated instances, and the one of
-/// those that confined ones begin, for these sets.
-pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 3] {
+/// those that confined ones begin, for these sets and as many protocols.
+pub(super) fn rules(sets: &BTreeSet<Set>, protocols: usize) -> [usize; 3] {
     /// What is an answer or belongs to one, and what is allowed by nothing.
     const ALWAYS: usize = 3;
     /// What leads to the chain of isolated or of confined instances, and what ends connections of which nobody knows who
@@ -217,7 +265,8 @@ pub(super) fn rules(sets: &BTreeSet<Set>) -> [usize; 3] {
         let of_direction = sets.iter().filter(|set| set.is_out() == out);
         of_direction.filter(|set| !matches!(set, Set::Isolated | Set::Confined)).count()
     };
-    [ENTRIES * entries, allowing(false) + ALWAYS, allowing(true) + ALWAYS]
+    let allowing = |out| allowing(out) * protocols + ALWAYS;
+    [ENTRIES * entries * protocols, allowing(false), allowing(true)]
 }
 
 /// The sets that `elements` are in.

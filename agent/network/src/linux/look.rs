@@ -8,12 +8,13 @@ use dwell_core::id::InstanceName;
 use nix::errno::Errno;
 use nix::libc;
 
+use super::family::Family;
 use super::nftables::Source;
-use super::observe::{Address, Link, Route};
+use super::observe::{Address, Address6, Link, Route};
 use super::overlay::DEVICE;
 use super::owner::Owner;
 use super::plan::{self, Kernel};
-use super::{METRIC_BLOCK, METRIC_INSTANCE, refused, request, sandbox, send, veth};
+use super::{METRIC_BLOCK, METRIC_INSTANCE, ipv6, refused, request, sandbox, send, veth};
 use crate::{Look, NetworkError, ROUTE_PROTOCOL, RouteDifference, RouteTable, SeenSandbox};
 
 /// What is ours in the kernel and belongs to no sandbox.
@@ -27,14 +28,15 @@ impl Owner {
     /// See [`crate::Network::look`].
     pub(super) fn look(&mut self, table: &RouteTable) -> Result<Look, NetworkError> {
         let links = self.links()?;
-        let kernel = self.observe_routes()?;
-        let sources = self.firewall.sources()?;
-        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources)?;
+        let mut kernel = self.observe_routes()?;
+        let (sources, of_ipv6) = self.look_at_ipv6(&mut kernel)?;
+        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources, of_ipv6.as_ref())?;
         let names: BTreeMap<u32, &str> =
             links.iter().map(|link| (link.index, link.name.as_str())).collect();
         let describe =
             |route: &Route| route.describe(|link| names.get(&link).map(|name| (*name).to_owned()));
-        let strays = strays(&sandboxes, links.clone(), &kernel, sources);
+        let all_sources = sources.union(&of_ipv6.unwrap_or_default()).cloned().collect();
+        let strays = strays(&sandboxes, links.clone(), &kernel, all_sources);
         let shown = strays.links.iter().map(|link| match link.alias.as_str() {
             "" => format!("interface {}", link.name),
             alias => format!("interface {} ({alias})", link.name),
@@ -44,6 +46,10 @@ impl Owner {
             .chain(strays.sources.iter().map(|(veth, address)| format!("source {veth} {address}")));
         let strays = shown.collect();
         let mut routes = self.route_differences(table, &kernel, describe);
+        if let Some(ipv6) = table.ipv6 {
+            let kernel = self.observe_ipv6(ipv6, &kernel)?;
+            routes.extend(self.route_differences(&ipv6::with_nodes(table), &kernel, describe));
+        }
         routes.extend(self.overlay_differences(table, &kernel)?);
         let isolation = self.firewall.isolation_differences()?;
         Ok(Look { sandboxes, strays, routes, isolation })
@@ -52,10 +58,11 @@ impl Owner {
     /// See [`crate::Network::sweep`].
     pub(super) fn sweep(&mut self) -> Result<(), NetworkError> {
         let links = self.links()?;
-        let kernel = self.observe_routes()?;
-        let sources = self.firewall.sources()?;
-        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources)?;
-        let strays = strays(&sandboxes, links, &kernel, sources);
+        let mut kernel = self.observe_routes()?;
+        let (sources, of_ipv6) = self.look_at_ipv6(&mut kernel)?;
+        let sandboxes = self.look_at_sandboxes(&links, &kernel, &sources, of_ipv6.as_ref())?;
+        let all_sources = sources.union(&of_ipv6.unwrap_or_default()).cloned().collect();
+        let strays = strays(&sandboxes, links, &kernel, all_sources);
         for link in &strays.links {
             // A namespace that has only lost its name gets it back from whoever looks after its instance.
             let is_inhabited = match veth::owner(link) {
@@ -81,15 +88,28 @@ impl Owner {
         send(&mut self.route, routes, is_gone, || "remove routes to no sandbox".to_owned())
     }
 
+    /// Who may send in IPv4, and in IPv6 if instances have that. Adds the routes to instances of this host to the kernel's.
+    fn look_at_ipv6(
+        &mut self,
+        kernel: &mut Kernel,
+    ) -> Result<(BTreeSet<Source>, Option<BTreeSet<Source>>), NetworkError> {
+        let sources = self.firewall.sources(Family::V4)?;
+        let Some(range) = self.firewall.ipv6().flatten() else { return Ok((sources, None)) };
+        kernel.routes.extend(self.ipv6_routes()?.into_iter().filter(is_to_instance));
+        let of_ipv6 = self.firewall.sources(Family::of(range))?;
+        Ok((sources, Some(of_ipv6)))
+    }
+
     fn look_at_sandboxes(
         &mut self,
         links: &[Link],
         kernel: &Kernel,
         sources: &BTreeSet<Source>,
+        of_ipv6: Option<&BTreeSet<Source>>,
     ) -> Result<BTreeMap<InstanceName, SeenSandbox>, NetworkError> {
         let mut seen = BTreeMap::new();
         for instance in self.namespaces.list()? {
-            let found = self.look_at_sandbox(&instance, links, kernel, sources)?;
+            let found = self.look_at_sandbox(&instance, links, kernel, sources, of_ipv6)?;
             seen.insert(instance, found);
         }
         Ok(seen)
@@ -101,6 +121,7 @@ impl Owner {
         links: &[Link],
         kernel: &Kernel,
         sources: &BTreeSet<Source>,
+        of_ipv6: Option<&BTreeSet<Source>>,
     ) -> Result<SeenSandbox, NetworkError> {
         let action = || format!("look at the inside of sandbox {instance}");
         let mut seen = SeenSandbox::default();
@@ -122,9 +143,34 @@ impl Owner {
         seen.is_running = inside.is_running && outside.is_running;
         let leads_here =
             |route: &&Route| is_to_instance(route) && route.link == Some(outside.index);
-        seen.routed =
-            kernel.routes.iter().filter(leads_here).map(|route| route.prefix.addr()).collect();
+        let (routed, routed6): (Vec<_>, Vec<_>) =
+            kernel.routes.iter().filter(leads_here).partition(|it| !it.family.is_ipv6());
+        seen.routed = routed.iter().map(|route| route.prefix.addr()).collect();
         seen.sources = addresses_of(&outside.name, sources).collect();
+        if let (Some(of_ipv6), Some(range)) = (of_ipv6, self.firewall.ipv6().flatten()) {
+            let found = namespace.netlink.dump(request::addresses6, Address6::parse);
+            let found = found.map_err(refused(action))?;
+            let own = found.iter().filter(|it| it.link == inside.index);
+            let has = own.filter_map(|it| range.ipv4(it.address)).collect();
+            let routed6 = routed6.iter().filter(|route| route.family == Family::of(range));
+            let sides: [BTreeSet<Ipv4Addr>; 3] = [
+                has,
+                routed6.map(|route| route.prefix.addr()).collect(),
+                addresses_of(&outside.name, of_ipv6).collect(),
+            ];
+            let names = ["eth0 has", "the host leads to it", "it may send from"];
+            let differs = names.into_iter().zip(sides).filter(|(_, side)| *side != seen.addresses);
+            seen.ipv6 = differs
+                .map(|(name, side)| {
+                    let side: Vec<_> =
+                        side.iter().map(|it| range.address(*it).to_string()).collect();
+                    format!(
+                        "{name}: {}",
+                        if side.is_empty() { "none".into() } else { side.join(", ") }
+                    )
+                })
+                .collect();
+        }
         Ok(seen)
     }
 
@@ -168,16 +214,18 @@ impl Owner {
         }
         for route in &plan.add {
             let declared = format!("it leads to {}", route.node);
-            found.push(difference(format!("route {}", route.prefix), &declared, none, true));
+            let subject = format!("route {}", route.family.net(route.prefix));
+            found.push(difference(subject, &declared, none, true));
         }
         for route in &plan.change {
             let other = plan.replaced.iter().find(|other| other.prefix == route.prefix);
             let has = other.map_or_else(|| none.to_owned(), |other| describe(other));
             let declared = format!("it leads to {}", route.node);
-            found.push(difference(format!("route {}", route.prefix), &declared, &has, true));
+            let subject = format!("route {}", route.family.net(route.prefix));
+            found.push(difference(subject, &declared, &has, true));
         }
         for route in &plan.remove {
-            let subject = format!("route {}", route.prefix);
+            let subject = format!("route {}", route.family.net(route.prefix));
             found.push(difference(subject, "there is none", &describe(route), true));
         }
         for nexthop in &plan.remove_nexthops {
@@ -187,7 +235,8 @@ impl Owner {
         }
         for conflict in &plan.conflicts {
             let declared = format!("it leads to {}", conflict.wanted.node);
-            let subject = format!("route {}", conflict.wanted.prefix);
+            let wanted = conflict.wanted;
+            let subject = format!("route {}", wanted.family.net(wanted.prefix));
             found.push(difference(subject, &declared, &describe(conflict.holder), false));
         }
         for failure in &plan.failures {
@@ -205,7 +254,7 @@ impl Owner {
         if let Some(block) = block
             && !kernel.routes.iter().any(is_closed)
         {
-            let subject = format!("route {block}");
+            let subject = format!("route {}", kernel.family.net(block));
             found.push(difference(subject, "what is not here is unreachable", none, true));
         }
         found

@@ -37,6 +37,19 @@ pub(super) struct Namespace {
     pub(super) netlink: Netlink,
 }
 
+impl Namespace {
+    /// Does `work` inside.
+    pub(super) fn visit(
+        &self,
+        work: impl FnOnce() -> Result<(), NetworkError> + Send,
+    ) -> io::Result<Result<(), NetworkError>> {
+        on_own_thread(|| {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            Ok(work())
+        })
+    }
+}
+
 /// The directory of the names.
 pub(super) struct Namespaces {
     run_dir: PathBuf,

@@ -20,6 +20,7 @@ use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
+use super::family::Octets;
 use super::observe::attributes;
 
 /// Requests sent in one system call: far below what fills the receive buffer if all are refused.
@@ -53,23 +54,25 @@ impl Request {
         Self(bytes)
     }
 
-    /// As [`Request::new`], of a header and attributes of four bytes each.
+    /// As [`Request::new`], of a header and attributes, whose values are numbers and addresses.
     pub(super) fn of_words(
         message_type: u16,
         flags: u16,
         header: &[u8],
-        attributes: impl IntoIterator<Item = (u16, [u8; 4])>,
+        attributes: impl IntoIterator<Item = (u16, Octets)>,
     ) -> Self {
         const HEADER_BYTES: usize = 16;
-        const ATTRIBUTE_BYTES: u16 = 8;
-        const COMMONLY_BYTES: usize = 64;
+        const ATTRIBUTE_HEADER_BYTES: usize = 4;
+        const COMMONLY_BYTES: usize = 96;
         let mut bytes = Vec::with_capacity(COMMONLY_BYTES);
         bytes.resize(HEADER_BYTES, 0);
         bytes.extend_from_slice(header);
         for (kind, value) in attributes {
-            bytes.extend(ATTRIBUTE_BYTES.to_ne_bytes());
+            let value = value.as_ref();
+            let length = u16::try_from(ATTRIBUTE_HEADER_BYTES + value.len()).unwrap_or_default();
+            bytes.extend(length.to_ne_bytes());
             bytes.extend(kind.to_ne_bytes());
-            bytes.extend(value);
+            bytes.extend_from_slice(value);
         }
         let length = u32::try_from(bytes.len()).unwrap_or_default();
         let mut message = NetlinkBuffer::new(&mut bytes);

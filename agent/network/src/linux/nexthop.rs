@@ -12,13 +12,15 @@ use netlink_packet_core::{DefaultNla, Emitable, NetlinkSerializable};
 use netlink_packet_route::AddressFamily;
 use sha2::{Digest, Sha256};
 
+use super::family::{self, is_ipv6, link_local, node_of};
 use super::netlink::Request;
 use super::observe::{Route, attributes, ipv4, u32_at};
 use super::request::Mode;
 use crate::ROUTE_PROTOCOL;
 
-/// Our numbers are the 2²⁸ from here on.
+/// Our numbers are the 2²⁸ from here on, and as many for IPv6.
 const FIRST_ID: u32 = 0x6000_0000;
+const FIRST_IPV6_ID: u32 = 0x7000_0000;
 const IDS: u32 = 1 << 28;
 
 pub(super) const RTM_NEWNEXTHOP: u16 = 104;
@@ -36,6 +38,8 @@ const RTNH_F_ONLINK: u32 = 4;
 pub(super) struct Nexthop {
     pub(super) id: u32,
     pub(super) protocol: u8,
+    /// Whether it is for IPv6. Its gateway is then under its [address on the link](link_local).
+    pub(super) is_ipv6: bool,
     pub(super) link: Option<u32>,
     pub(super) gateway: Option<Ipv4Addr>,
     /// Whether the gateway is taken to be on the link although no address of it says so: a peer in the overlay.
@@ -46,7 +50,8 @@ impl Nexthop {
     /// One of ours, to a peer on the network of `link`.
     pub(super) fn direct(id: u32, link: u32, gateway: Ipv4Addr) -> Self {
         let (link, gateway) = (Some(link), Some(gateway));
-        Self { id, protocol: ROUTE_PROTOCOL, link, gateway, is_onlink: false }
+        let protocol = ROUTE_PROTOCOL;
+        Self { id, protocol, is_ipv6: false, link, gateway, is_onlink: false }
     }
 
     /// One of ours, to a peer in the overlay, whose `device` knows where to send what is for `peer`.
@@ -62,11 +67,15 @@ impl Nexthop {
         let mut id = None;
         let is_onlink = u32_at(payload, FLAGS_AT)? & RTNH_F_ONLINK != 0;
         let protocol = *payload.get(2)?;
-        let mut found = Self { id: 0, protocol, link: None, gateway: None, is_onlink };
+        let is_ipv6 = is_ipv6(payload);
+        let mut found = Self { id: 0, protocol, is_ipv6, link: None, gateway: None, is_onlink };
         for attribute in attributes(payload, HEADER_BYTES) {
             match attribute.kind {
                 NHA_ID => id = u32_at(attribute.value, 0),
                 NHA_OIF => found.link = u32_at(attribute.value, 0),
+                NHA_GATEWAY if is_ipv6 => {
+                    found.gateway = family::ipv6(attribute.value).and_then(node_of);
+                }
                 NHA_GATEWAY => found.gateway = ipv4(attribute.value),
                 _ => {}
             }
@@ -78,14 +87,16 @@ impl Nexthop {
     /// `ip nexthop add|replace id ID via GATEWAY dev LINK`.
     pub(super) fn set(&self, mode: Mode) -> Request {
         let mut attributes = vec![DefaultNla::new(NHA_ID, self.id.to_ne_bytes().to_vec())];
-        attributes.extend(
-            self.gateway.map(|gateway| DefaultNla::new(NHA_GATEWAY, gateway.octets().to_vec())),
-        );
+        let octets = |gateway: Ipv4Addr| match self.is_ipv6 {
+            true => link_local(gateway).octets().to_vec(),
+            false => gateway.octets().to_vec(),
+        };
+        attributes.extend(self.gateway.map(|it| DefaultNla::new(NHA_GATEWAY, octets(it))));
         attributes
             .extend(self.link.map(|link| DefaultNla::new(NHA_OIF, link.to_ne_bytes().to_vec())));
         let message = NexthopMessage {
             message_type: RTM_NEWNEXTHOP,
-            family: AddressFamily::Inet,
+            family: if self.is_ipv6 { AddressFamily::Inet6 } else { AddressFamily::Inet },
             protocol: self.protocol,
             flags: if self.is_onlink { RTNH_F_ONLINK } else { 0 },
             attributes,
@@ -151,13 +162,14 @@ pub(super) fn nexthops() -> Request {
 }
 
 /// The number of a node's nexthop: from its name, or the next one that is not `taken`.
-pub(super) fn id_for(node: &NodeName, taken: &BTreeSet<u32>) -> u32 {
+pub(super) fn id_for(node: &NodeName, is_ipv6: bool, taken: &BTreeSet<u32>) -> u32 {
+    let first = if is_ipv6 { FIRST_IPV6_ID } else { FIRST_ID };
     let digest = Sha256::digest(node.as_str());
     let start = u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % IDS;
     (0..IDS)
-        .map(|step| FIRST_ID + (start + step) % IDS)
+        .map(|step| first + (start + step) % IDS)
         .find(|id| !taken.contains(id))
-        .unwrap_or(FIRST_ID)
+        .unwrap_or(first)
 }
 
 /// `struct nhmsg` and its attributes.

@@ -13,6 +13,9 @@
 //! `sources` holds pairs of veth and address; a packet of a sandbox that is not in it is dropped.
 //! `nodes` holds the addresses of the peers, to which instances talk under their own address, and `tunnelled` those of
 //! them that are reached through the [overlay](super::overlay). The other sets are those of [`super::isolation`].
+//!
+//! Where instances have IPv6 addresses, `sources` and the sets of isolation have twins of IPv6, which are never changed without
+//! them.
 
 mod message;
 mod script;
@@ -23,16 +26,20 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use dwell_core::net::Ipv6Range;
+use dwell_core::net::ipv6::extract;
 use nix::errno::Errno;
 use nix::libc;
 
 use self::message::Change;
+use super::family::{Family, ipv6};
 use super::isolation::{self, Element, Set};
 use super::netlink::{Netlink, Outcome, Refusal, Request};
+use super::observe::ipv4;
 use super::program::{self, Program};
 use crate::{HostNetwork, IsolationDifference, NetworkError, Overlay};
 
-pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NOTIFICATIONS, place};
+pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NOTIFICATIONS, place};
 
 pub(super) const TABLE: &str = "dwell";
 const SOURCES: &str = "sources";
@@ -76,6 +83,10 @@ pub(super) struct Firewall {
     written: Option<Written>,
     /// What the table that was written last says of the overlay; `None` before the first.
     overlay: Option<Option<Overlay>>,
+    /// Where the table that was written last has IPv6.
+    range: Option<Ipv6Range>,
+    /// See [`Self::ipv6`].
+    ipv6: Option<Option<Ipv6Range>>,
 }
 
 struct Written {
@@ -91,7 +102,22 @@ impl Firewall {
     /// For the namespace of the calling thread.
     pub(super) fn open(limit: Duration) -> io::Result<Self> {
         let netfilter = Netlink::netfilter()?;
-        Ok(Self { netfilter, limit, peers: None, isolation: None, written: None, overlay: None })
+        Ok(Self {
+            netfilter,
+            limit,
+            peers: None,
+            isolation: None,
+            written: None,
+            overlay: None,
+            range: None,
+            ipv6: None,
+        })
+    }
+
+    /// Where sandboxes may have IPv6 addresses: the table knows of them, and who may reach them. `None` as long as that is
+    /// not known: what they have is then as an earlier agent has left it, and so is the table.
+    pub(super) fn ipv6(&self) -> Option<Option<Ipv6Range>> {
+        self.ipv6
     }
 
     /// See [`Netlink::port`].
@@ -124,7 +150,7 @@ impl Firewall {
     ) -> Result<(), NetworkError> {
         self.written = None;
         let elements = self.isolation.take();
-        let filled = elements.as_deref().map(|elements| self.fill(elements)).transpose();
+        let filled = elements.as_deref().map(|elements| self.fill(elements, host.ipv6)).transpose();
         self.isolation = elements;
         let (sets, before) = match filled? {
             Some((sets, generation)) => (Some(sets), generation),
@@ -133,6 +159,10 @@ impl Firewall {
         self.feed(&script::table(host, sources, &peers, sets.as_ref()))?;
         self.overlay = Some(peers.overlay);
         self.peers = Some(peers);
+        self.range = host.ipv6;
+        if sets.is_some() {
+            self.ipv6 = Some(host.ipv6);
+        }
         self.written = before.map(|before| Written {
             host: host.clone(),
             sources: sources.iter().cloned().collect(),
@@ -143,16 +173,21 @@ impl Firewall {
     }
 
     /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
-    fn fill(&mut self, elements: &[Element]) -> Result<(BTreeSet<Set>, Option<u32>), NetworkError> {
+    fn fill(
+        &mut self,
+        elements: &[Element],
+        range: Option<Ipv6Range>,
+    ) -> Result<(BTreeSet<Set>, Option<u32>), NetworkError> {
         let sets = isolation::sets(elements);
         let changes = || {
-            let flushes = sets.iter().map(|set| message::flush(&set.name()));
-            flushes.chain(by_set(Change::Add, elements)).collect()
+            let of = |family: Family| sets.iter().map(move |set| family.set(&set.name()));
+            let flushes = Family::all(range).flat_map(of).map(|set| message::flush(&set));
+            flushes.chain(by_set(Change::Add, elements, range)).collect()
         };
         let mut before = message::generation(&mut self.netfilter)?;
         let mut outcome = self.commit(changes())?;
         if outcome.as_ref().is_err_and(|refusal| refusal.errno == Errno::ENOENT) {
-            self.feed(&script::sets(&sets))?;
+            self.feed(&script::sets(&sets, range))?;
             before = message::generation(&mut self.netfilter)?;
             outcome = self.commit(changes())?;
         }
@@ -166,6 +201,7 @@ impl Firewall {
         self.peers = None;
         self.isolation = None;
         self.written = None;
+        self.ipv6 = None;
         match self.feed(script::DELETE) {
             // Without the program there cannot be a table of ours.
             Err(NetworkError::ProgramMissing { .. }) => Ok(()),
@@ -181,8 +217,7 @@ impl Firewall {
         if self.written.as_ref().is_some_and(|written| written.sources.contains(source)) {
             return Ok(true);
         }
-        let key = source_key(source);
-        match self.commit(message::change(Change::Add, SOURCES, &[&key]))? {
+        match self.commit(self.of_source(Change::Add, source))? {
             Err(refusal) if refusal.errno == Errno::ENOENT => Ok(false),
             Err(refusal) => {
                 let action = format!("allow {} to send from {}", source.0, source.1);
@@ -202,20 +237,30 @@ impl Firewall {
         if let Some(written) = &mut self.written {
             written.sources.remove(source);
         }
-        let key = source_key(source);
-        match self.commit(message::change(Change::Delete, SOURCES, &[&key]))? {
-            Err(refusal) if refusal.errno != Errno::ENOENT => {
-                let action = format!("forbid {} to send from {}", source.0, source.1);
-                Err(NetworkError::Kernel { action, source: refusal.into() })
+        // One after the other, as what is gone from one set is no reason to leave it in the other.
+        for request in self.of_source(Change::Delete, source) {
+            match self.commit(vec![request])? {
+                Err(refusal) if refusal.errno != Errno::ENOENT => {
+                    let action = format!("forbid {} to send from {}", source.0, source.1);
+                    return Err(NetworkError::Kernel { action, source: refusal.into() });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    fn of_source(&self, change: Change, source: &Source) -> Vec<Request> {
+        let of = |family: Family| {
+            message::change(change, &family.set(SOURCES), &[&source_key(source, family)])
+        };
+        Family::all(self.range).flat_map(of).collect()
     }
 
     /// Who may send, by the kernel; nobody if the table is not there.
-    pub(super) fn sources(&mut self) -> Result<BTreeSet<Source>, NetworkError> {
-        let keys = message::keys(&mut self.netfilter, SOURCES)?;
-        Ok(keys.iter().filter_map(|key| source_of(key)).collect())
+    pub(super) fn sources(&mut self, family: Family) -> Result<BTreeSet<Source>, NetworkError> {
+        let keys = message::keys(&mut self.netfilter, &family.set(SOURCES))?;
+        Ok(keys.iter().filter_map(|key| source_of(key, family)).collect())
     }
 
     /// Where the kernel does not hold what isolation was last set to. Nothing if nobody has set it.
@@ -226,17 +271,19 @@ impl Firewall {
         let mut sets = isolation::sets(wanted);
         // Sets that have nothing in them any more, and a rule.
         sets.extend(self.written.iter().flat_map(|written| &written.sets));
-        let mut held = Vec::new();
-        for set in &sets {
-            let keys = message::keys(&mut self.netfilter, &set.name())?;
-            held.extend(keys.iter().filter_map(|key| Element::of_key(*set, key)));
-        }
-        held.sort_unstable();
-        let (missing, foreign) = isolation::difference(wanted, &held);
         let mut counts: BTreeMap<Ipv4Addr, [usize; 2]> = BTreeMap::new();
-        for (which, elements) in [missing, foreign].iter().enumerate() {
-            for element in elements {
-                counts.entry(element.instance()).or_default()[which] += 1;
+        for family in Family::all(self.range) {
+            let mut held = Vec::new();
+            for set in &sets {
+                let keys = message::keys(&mut self.netfilter, &family.set(&set.name()))?;
+                held.extend(keys.iter().filter_map(|key| Element::of_key(*set, family, key)));
+            }
+            held.sort_unstable();
+            let (missing, foreign) = isolation::difference(wanted, &held);
+            for (which, elements) in [missing, foreign].iter().enumerate() {
+                for element in elements {
+                    counts.entry(element.instance()).or_default()[which] += 1;
+                }
             }
         }
         let of_instance =
@@ -250,8 +297,9 @@ impl Firewall {
                 ),
             };
         let mut found: Vec<_> = counts.into_iter().map(of_instance).collect();
+        let protocols = Family::all(self.range).count();
         let chains = [INBOUND, ISOLATION, CONFINEMENT];
-        for (chain, rules) in chains.into_iter().zip(isolation::rules(&sets)) {
+        for (chain, rules) in chains.into_iter().zip(isolation::rules(&sets, protocols)) {
             let there = message::rules(&mut self.netfilter, chain)?;
             if there != rules && !wanted.is_empty() {
                 found.push(IsolationDifference {
@@ -305,7 +353,10 @@ impl Firewall {
         let changes: Option<Vec<_>> = match (&self.isolation, &self.written) {
             (Some(before), Some(written)) if isolation::sets(&wanted).is_subset(&written.sets) => {
                 let (delete, add) = isolation::difference(before, &wanted);
-                Some(by_set(Change::Delete, &delete).chain(by_set(Change::Add, &add)).collect())
+                let range = self.range;
+                let mut changes = by_set(Change::Delete, &delete, range);
+                changes.extend(by_set(Change::Add, &add, range));
+                Some(changes)
             }
             _ => None,
         };
@@ -344,29 +395,38 @@ impl Firewall {
     }
 }
 
-/// Adds or deletes `elements`, which are in order.
-fn by_set(change: Change, elements: &[Element]) -> impl Iterator<Item = Request> {
-    elements.chunk_by(|one, next| one.set == next.set).flat_map(move |elements| {
-        let keys: Vec<&[u8]> = elements.iter().map(Element::key).collect();
+/// Adds or deletes `elements`, which are in order, in all protocols.
+fn by_set(change: Change, elements: &[Element], range: Option<Ipv6Range>) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for elements in elements.chunk_by(|one, next| one.set == next.set) {
         let name = elements.first().map(|element| element.set.name()).unwrap_or_default();
-        message::change(change, &name, &keys)
-    })
+        for family in Family::all(range) {
+            let keys: Vec<_> = elements.iter().map(|element| element.key(family)).collect();
+            let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+            requests.extend(message::change(change, &family.set(&name), &keys));
+        }
+    }
+    requests
 }
 
 /// The key of an element of `sources`: an interface name padded to `IFNAMSIZ`, and an address.
-fn source_key((veth, address): &Source) -> Vec<u8> {
+fn source_key((veth, address): &Source, family: Family) -> Vec<u8> {
     let mut key = veth.as_bytes().to_vec();
     key.resize(libc::IFNAMSIZ, 0);
-    key.extend(address.octets());
+    key.extend(family.octets(*address).as_ref());
     key
 }
 
 /// Reads [`source_key`] back.
-fn source_of(key: &[u8]) -> Option<Source> {
+fn source_of(key: &[u8], family: Family) -> Option<Source> {
     let (name, address) = key.split_at_checked(libc::IFNAMSIZ)?;
     let name = name.split(|byte| *byte == 0).next()?;
-    let address = <[u8; 4]>::try_from(address).ok()?;
-    Some((String::from_utf8(name.to_vec()).ok()?, address.into()))
+    let address = match family {
+        Family::V4 => ipv4(address)?,
+        Family::V6(_) => extract(ipv6(address)?).1,
+    };
+    let source = (String::from_utf8(name.to_vec()).ok()?, address);
+    (source_key(&source, family) == key).then_some(source)
 }
 
 fn isolating(refusal: Refusal) -> NetworkError {
@@ -380,9 +440,15 @@ mod tests {
 
     #[test]
     fn a_source_key_is_a_padded_name_and_an_address() {
-        let key = source_key(&("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5)));
+        let source = ("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5));
+        let key = source_key(&source, Family::V4);
         assert_eq!(key, b"dw-0\0\0\0\0\0\0\0\0\0\0\0\0\x0a\x50\x01\x05");
-        assert_eq!(source_of(&key), Some(("dw-0".to_owned(), Ipv4Addr::new(10, 80, 1, 5))));
-        assert_eq!(source_of(b"dw-0"), None);
+        assert_eq!(source_of(&key, Family::V4), Some(source.clone()));
+        assert_eq!(source_of(b"dw-0", Family::V4), None);
+        let ipv6 = Family::of("fd00:5::/64".parse().unwrap());
+        let key = source_key(&source, ipv6);
+        assert_eq!(key.len(), 32);
+        assert_eq!(source_of(&key, ipv6), Some(source));
+        assert_eq!(source_of(&key, Family::of("fd00:6::/64".parse().unwrap())), None);
     }
 }

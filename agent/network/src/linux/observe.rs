@@ -2,13 +2,15 @@
 //!
 //! Everything else in a message is skipped, whatever it is; see [`super::netlink`] for why.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use dwell_core::net::Mac;
+use dwell_core::net::ipv6::extract;
 use ipnet::Ipv4Net;
 use nix::libc;
 
 use super::OVERLAY_TABLE;
+use super::family::{self, Family, is_ipv6, node_of};
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,9 +118,32 @@ impl Address {
     }
 }
 
-/// A route of the main table, or of the overlay's.
+/// An IPv6 address of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address6 {
+    pub(super) link: u32,
+    pub(super) address: Ipv6Addr,
+    pub(super) prefix_length: u8,
+}
+
+impl Address6 {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        const HEADER_BYTES: usize = 8;
+        if !is_ipv6(payload) {
+            return None;
+        }
+        let find = |kind| attributes(payload, HEADER_BYTES).find(|it| it.kind == kind);
+        let found = find(libc::IFA_LOCAL).or_else(|| find(libc::IFA_ADDRESS))?;
+        let (link, prefix_length) = (u32_at(payload, 4)?, *payload.get(1)?);
+        Some(Self { link, address: family::ipv6(found.value)?, prefix_length })
+    }
+}
+
+/// A route of the main table, or of the overlay's. One of IPv6 is there as its IPv4 image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Route {
+    /// In which `prefix`, `via` and `source` are written.
+    pub(super) family: Family,
     /// [`libc::RT_TABLE_MAIN`] or [`OVERLAY_TABLE`].
     pub(super) table: u8,
     pub(super) prefix: Ipv4Net,
@@ -136,28 +161,68 @@ pub(super) struct Route {
     pub(super) source: Option<Ipv4Addr>,
 }
 
+/// Whether a table is one that routes of ours are in.
+fn is_known(table: u8) -> bool {
+    table == libc::RT_TABLE_MAIN || table == OVERLAY_TABLE
+}
+
 impl Route {
-    /// `None` for other tables, other types of service and cloned entries.
+    /// `None` for other tables, other types of service, cloned entries, and IPv6.
     pub(super) fn parse(payload: &[u8]) -> Option<Self> {
         const TABLE_AT: usize = 4;
-        let is_known = |table: u8| table == libc::RT_TABLE_MAIN || table == OVERLAY_TABLE;
         if is_known(*payload.get(TABLE_AT)?) { Self::of_any_table(payload) } else { None }
     }
 
     /// As [`Route::parse`], of all tables.
     pub(super) fn of_any_table(payload: &[u8]) -> Option<Self> {
-        const HEADER_BYTES: usize = 12;
+        let mut route = Self::begin(payload, libc::AF_INET)?;
+        let mut address = Ipv4Addr::UNSPECIFIED;
+        for attribute in attributes(payload, Self::HEADER_BYTES) {
+            match attribute.kind {
+                libc::RTA_PREFSRC => route.source = ipv4(attribute.value),
+                libc::RTA_DST => address = ipv4(attribute.value)?,
+                libc::RTA_GATEWAY => route.via = ipv4(attribute.value),
+                _ => route.take(attribute)?,
+            }
+        }
+        route.prefix = Ipv4Net::new(address, *payload.get(1)?).ok()?;
+        Some(route)
+    }
+
+    /// A route of IPv6, as its image. `None` for one that is wider than all that IPv4 has.
+    pub(super) fn parse_ipv6(payload: &[u8]) -> Option<Self> {
+        const BEFORE: u8 = 96;
+        let mut route = Self::begin(payload, libc::AF_INET6).filter(|it| is_known(it.table))?;
+        let length = payload.get(1)?.checked_sub(BEFORE)?;
+        let mut address = None;
+        for attribute in attributes(payload, Self::HEADER_BYTES) {
+            match attribute.kind {
+                libc::RTA_PREFSRC => {
+                    route.source = family::ipv6(attribute.value).map(|source| extract(source).1);
+                }
+                libc::RTA_DST => address = family::ipv6(attribute.value),
+                libc::RTA_GATEWAY => route.via = family::ipv6(attribute.value).and_then(node_of),
+                _ => route.take(attribute)?,
+            }
+        }
+        let (base, address) = extract(address?);
+        route.family = Family::V6(base);
+        route.prefix = Ipv4Net::new(address, length).ok()?;
+        Some(route)
+    }
+
+    const HEADER_BYTES: usize = 12;
+
+    /// What its header says, if it is of this family.
+    fn begin(payload: &[u8], wanted: i32) -> Option<Self> {
         const RTM_F_CLONED: u32 = 0x200;
-        let &[family, prefix_length, _, tos, table, protocol, _, kind, ..] = payload else {
-            return None;
-        };
-        let is_ipv4 = i32::from(family) == libc::AF_INET;
+        let &[family, _, _, tos, table, protocol, _, kind, ..] = payload else { return None };
         let is_cloned = u32_at(payload, 8)? & RTM_F_CLONED != 0;
-        if !is_ipv4 || tos != 0 || is_cloned {
+        if i32::from(family) != wanted || tos != 0 || is_cloned {
             return None;
         }
-        let mut address = Ipv4Addr::UNSPECIFIED;
-        let mut route = Self {
+        Some(Self {
+            family: Family::V4,
             table,
             prefix: Ipv4Net::default(),
             protocol,
@@ -168,22 +233,19 @@ impl Route {
             via: None,
             nexthop: None,
             source: None,
-        };
-        for attribute in attributes(payload, HEADER_BYTES) {
-            let value = attribute.value;
-            match attribute.kind {
-                libc::RTA_PREFSRC => route.source = ipv4(value),
-                libc::RTA_DST => address = ipv4(value)?,
-                libc::RTA_PRIORITY => route.metric = u32_at(value, 0)?,
-                libc::RTA_OIF => route.link = u32_at(value, 0),
-                libc::RTA_MULTIPATH => route.links = links_of_hops(value).collect(),
-                libc::RTA_GATEWAY => route.via = ipv4(value),
-                RTA_NH_ID => route.nexthop = u32_at(value, 0),
-                _ => {}
-            }
+        })
+    }
+
+    /// What is the same in both protocols.
+    fn take(&mut self, attribute: Attribute<'_>) -> Option<()> {
+        match attribute.kind {
+            libc::RTA_PRIORITY => self.metric = u32_at(attribute.value, 0)?,
+            libc::RTA_OIF => self.link = u32_at(attribute.value, 0),
+            libc::RTA_MULTIPATH => self.links = links_of_hops(attribute.value).collect(),
+            RTA_NH_ID => self.nexthop = u32_at(attribute.value, 0),
+            _ => {}
         }
-        route.prefix = Ipv4Net::new(address, prefix_length).ok()?;
-        Some(route)
+        Some(())
     }
 
     /// Whether packets that no other route is for go by it.
@@ -193,9 +255,12 @@ impl Route {
 
     /// As `ip route` would name it, for people. `name_of` knows the names of interfaces.
     pub(super) fn describe(&self, name_of: impl Fn(u32) -> Option<String>) -> String {
-        let mut words = self.prefix.to_string();
+        let mut words = self.family.net(self.prefix).to_string();
         if let Some(via) = self.via {
-            words += &format!(" via {via}");
+            match self.family {
+                Family::V4 => words += &format!(" via {via}"),
+                Family::V6(_) => words += &format!(" via {}", family::link_local(via)),
+            }
         }
         for &index in self.link.iter().chain(&self.links) {
             words += &format!(" dev {}", name_of(index).unwrap_or_else(|| format!("if{index}")));
@@ -243,7 +308,7 @@ const PROTOCOLS: [(u8, &str); 9] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Neighbour {
     pub(super) link: u32,
-    pub(super) address: Ipv4Addr,
+    pub(super) address: IpAddr,
     pub(super) mac: Mac,
     pub(super) is_permanent: bool,
 }
@@ -259,7 +324,7 @@ impl Neighbour {
         let mut mac = None;
         for attribute in attributes(payload, HEADER_BYTES) {
             match attribute.kind {
-                NDA_DST => address = ipv4(attribute.value),
+                NDA_DST => address = ip(attribute.value),
                 NDA_LLADDR => mac = attribute.value.try_into().ok().map(Mac),
                 _ => {}
             }
@@ -301,6 +366,11 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 pub(super) fn ipv4(bytes: &[u8]) -> Option<Ipv4Addr> {
     <[u8; 4]>::try_from(bytes).ok().map(Ipv4Addr::from)
+}
+
+/// Of either protocol, by its length.
+pub(super) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    ipv4(bytes).map(IpAddr::from).or_else(|| family::ipv6(bytes).map(IpAddr::from))
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -16,7 +16,7 @@
 //! knows instances. The last route of the overlay's table is a fence: what is marked never leaves by the default route.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
@@ -245,13 +245,15 @@ impl Owner {
 
 impl Differences {
     fn between(peers: &Peers, found: Vec<Neighbour>) -> Self {
+        let peer = |entry: &Neighbour| match entry.address {
+            IpAddr::V4(peer) => Some(peer).filter(|peer| peers.contains(peer)),
+            IpAddr::V6(_) => None,
+        };
         let is_right = |entry: &Neighbour| {
-            entry.is_permanent
-                && entry.mac == Mac::of_address(entry.address)
-                && peers.contains(&entry.address)
+            entry.is_permanent && peer(entry).is_some_and(|it| entry.mac == Mac::of_address(it))
         };
         let (right, foreign): (Vec<_>, _) = found.into_iter().partition(is_right);
-        let right: Peers = right.into_iter().map(|entry| entry.address).collect();
+        let right: Peers = right.iter().filter_map(peer).collect();
         Self { missing: peers - &right, foreign }
     }
 }
@@ -266,7 +268,7 @@ mod tests {
 
     fn entry(last: u8, is_permanent: bool) -> Neighbour {
         let address = Ipv4Addr::new(198, 51, 100, last);
-        Neighbour { link: 9, address, mac: Mac::of_address(address), is_permanent }
+        Neighbour { link: 9, address: address.into(), mac: Mac::of_address(address), is_permanent }
     }
 
     #[test]

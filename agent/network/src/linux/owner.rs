@@ -3,13 +3,18 @@
 //! What is remembered here is only what was last asked for; what exists is looked up in the kernel.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::io;
+use std::net::Ipv6Addr;
+use std::path::Path;
 
+use ipnet::Ipv4Net;
 use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 use nix::libc;
 use tokio::sync::watch;
 
+use super::family::Family;
 use super::namespace::Namespaces;
 use super::netlink::Netlink;
 use super::nexthop::{Nexthop, nexthops};
@@ -35,6 +40,9 @@ const NEIGHBOURS: [(&str, u32); 3] = [
 const SETTINGS: [(&str, &str); 2] =
     [("net/ipv4/conf/all/send_redirects", "0"), ("net/ipv4/nexthop_compat_mode", "0")];
 const IP_FORWARD: &str = "net/ipv4/ip_forward";
+/// Where the settings of interfaces for IPv6 are, and those for all of them.
+const IPV6: &str = "net/ipv6/conf";
+const IPV6_FORWARD: &str = "net/ipv6/conf/all/forwarding";
 
 /// Everything that acts on the host's network; used by one thread only.
 pub(super) struct Owner {
@@ -51,6 +59,9 @@ pub(super) struct Owner {
     pub(super) mtu: Option<u32>,
     /// What the host was last prepared for.
     uplinks: BTreeSet<String>,
+    /// The IPv6 address from which the host sends to instances, as last given to it, or that it has none of us; `None` as long
+    /// as neither is known.
+    pub(super) own_ipv6: Option<Option<Ipv6Addr>>,
     /// Where to tell that sandboxes are not as they should be any more.
     disturbances: watch::Sender<Disturbances>,
 }
@@ -76,7 +87,7 @@ impl Owner {
             path: run_dir.clone(),
             source,
         };
-        std::fs::create_dir_all(run_dir).map_err(fail)?;
+        fs::create_dir_all(run_dir).map_err(fail)?;
         let reaper = Reaper::start().map_err(refused(action))?;
         // For what an earlier agent has left behind.
         reaper.wake();
@@ -89,6 +100,7 @@ impl Owner {
             host: None,
             mtu: None,
             uplinks: BTreeSet::new(),
+            own_ipv6: None,
             disturbances,
         })
     }
@@ -105,12 +117,16 @@ impl Owner {
         let uplinks = Uplinks::find(&kernel, &self.links()?);
         let is_other_mtu = self.mtu.replace(uplinks.mtu).is_some_and(|mtu| mtu != uplinks.mtu);
         self.uplinks.clone_from(&uplinks.names);
+        let is_other_ipv6 = self.host.as_ref().is_none_or(|before| before.ipv6 != host.ipv6);
         self.host = Some(host.clone());
         let settled = first_error([
             self.ensure_settings(host, &uplinks.names),
-            self.ensure_rule(),
+            self.ensure_rule(host.ipv6),
             self.ensure_cluster_rule(host.cluster),
-            self.ensure_block(host, &kernel),
+            self.ensure_cluster_rule_ipv6(host.ipv6, is_other_ipv6),
+            self.ensure_block_of(Family::V4, host.block, &kernel.routes),
+            // No route leads to addresses of which the firewall that comes next does not know.
+            self.ensure_ipv6_block(host.ipv6, host.block, is_other_ipv6),
             self.ensure_firewall(host),
         ]);
         if is_other_mtu {
@@ -141,7 +157,9 @@ impl Owner {
     pub(super) fn cleanup(&mut self, keep_forwarding: bool) -> Result<(), NetworkError> {
         self.host = None;
         self.mtu = None;
-        let keep: &[&str] = if keep_forwarding { &[IP_FORWARD] } else { &[] };
+        // What listens to routers although it forwards goes with forwarding.
+        let keep =
+            |setting: &str| keep_forwarding && (setting == IP_FORWARD || setting.starts_with(IPV6));
         first_error([
             self.remove_all_sandboxes(),
             self.remove_all_routes(),
@@ -191,7 +209,13 @@ impl Owner {
                 }
             }
         };
-        self.firewall.write(host, &sources, peers)
+        let before = self.firewall.ipv6().flatten();
+        self.firewall.write(host, &sources, peers)?;
+        if self.firewall.ipv6().flatten() != before {
+            // Now sandboxes may have addresses of which it knows.
+            self.disturbances.send_modify(|counts| counts.sandboxes += 1);
+        }
+        Ok(())
     }
 
     pub(super) fn links(&mut self) -> Result<Vec<Link>, NetworkError> {
@@ -211,10 +235,31 @@ impl Owner {
         uplinks: &BTreeSet<String>,
     ) -> Result<(), NetworkError> {
         let forwarding = if host.forwards { self.sysctls.set(IP_FORWARD, "1") } else { Ok(()) };
+        let ipv6 = host.ipv6.filter(|_| host.forwards);
+        let forwarding_ipv6 = ipv6.map_or(Ok(()), |_| self.forward_ipv6());
         let plain = SETTINGS.map(|(setting, value)| self.sysctls.set(setting, value));
         let neighbours = NEIGHBOURS.map(|(setting, least)| self.sysctls.raise(setting, least));
         let uplinks = uplinks.iter().map(|uplink| self.ensure_uplink(uplink));
-        first_error(std::iter::once(forwarding).chain(plain).chain(neighbours).chain(uplinks))
+        let settings = std::iter::once(forwarding).chain(plain).chain(neighbours).chain(uplinks);
+        first_error(settings.chain([forwarding_ipv6]))
+    }
+
+    /// Makes the host a router of IPv6. By itself the kernel then no longer believes routers, and a host that has its default
+    /// route of one would lose it: so what has listened to them is told to go on.
+    fn forward_ipv6(&self) -> Result<(), NetworkError> {
+        const LISTENS: &str = "1";
+        const LISTENS_AS_ROUTER: &str = "2";
+        let directory = Path::new("/proc/sys").join(IPV6);
+        let fail = |source| NetworkError::File { action: "list", path: directory.clone(), source };
+        for entry in fs::read_dir(&directory).map_err(fail)? {
+            let name = entry.map_err(fail)?.file_name();
+            let of = |setting| format!("{IPV6}/{}/{setting}", name.to_string_lossy());
+            let is = |setting, value| Ok(sysctl::read(&of(setting))?.as_deref() == Some(value));
+            if name != "all" && is("forwarding", "0")? && is("accept_ra", LISTENS)? {
+                self.sysctls.set(&of("accept_ra"), LISTENS_AS_ROUTER)?;
+            }
+        }
+        self.sysctls.set(IPV6_FORWARD, "1")
     }
 
     fn ensure_uplink(&self, uplink: &str) -> Result<(), NetworkError> {
@@ -232,24 +277,29 @@ impl Owner {
         Ok(())
     }
 
-    /// The unreachable route of the node's own block, and no other.
-    fn ensure_block(&mut self, host: &HostNetwork, kernel: &Kernel) -> Result<(), NetworkError> {
-        let wanted = host.block.map(|block| block.trunc());
+    /// The unreachable route of the node's own block, and no other of ours among these `routes`.
+    pub(super) fn ensure_block_of(
+        &mut self,
+        family: Family,
+        block: Option<Ipv4Net>,
+        routes: &[Route],
+    ) -> Result<(), NetworkError> {
+        let wanted = block.map(|block| block.trunc());
         let is_block = |route: &&Route| {
             route.protocol == ROUTE_PROTOCOL
                 && route.kind == libc::RTN_UNREACHABLE
                 && route.metric == METRIC_BLOCK
         };
-        let existing: Vec<_> = kernel.routes.iter().filter(is_block).collect();
+        let existing: Vec<_> = routes.iter().filter(is_block).collect();
         let mut requests: Vec<_> = existing
             .iter()
             .filter(|route| Some(route.prefix) != wanted)
             .map(|route| request::delete_route(route))
             .collect();
         let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
-        requests.extend(
-            missing.map(|block| request::add_unreachable(block, libc::RT_TABLE_MAIN, METRIC_BLOCK)),
-        );
+        requests.extend(missing.map(|block| {
+            request::add_unreachable(family.net(block), libc::RT_TABLE_MAIN, METRIC_BLOCK)
+        }));
         send(
             &mut self.route,
             requests,
@@ -296,6 +346,7 @@ impl Owner {
             self.remove_overlay(&kernel),
             self.remove_overlay_rule(),
             self.remove_cluster_rule(),
+            self.remove_ipv6(&kernel),
         ])
     }
 }

@@ -16,25 +16,33 @@ use dwell_core::id::NodeName;
 use ipnet::Ipv4Net;
 use nix::libc;
 
+use super::family::Family;
 use super::nexthop::{self, Group, Nexthop};
 use super::observe::{Address, Route};
 use super::request::Mode;
 use super::{LOOPBACK, METRIC_PEER, OVERLAY_TABLE};
 use crate::{Overlay, Peer, PeerFailure, ROUTE_PROTOCOL, RouteTable};
 
-/// What the kernel shows, as far as it matters to routes.
+/// What the kernel shows of one protocol, as far as it matters to routes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kernel {
+    /// The protocol of the routes and nexthops.
+    pub(super) family: Family,
+    /// The hosts' addresses, by which it is decided how a peer is reached, in IPv6 too.
     pub(super) addresses: Vec<Address>,
     pub(super) nexthops: Vec<Nexthop>,
     /// Of several nexthops, if a default route leads by one.
     pub(super) groups: Vec<Group>,
+    /// Ours of IPv6, where these are of IPv4.
+    pub(super) of_ipv6: Vec<Nexthop>,
     /// Of the main table, in the order of the dump, in which the first of several with one prefix and metric is in force.
     pub(super) routes: Vec<Route>,
     /// Of the overlay's table.
     pub(super) overlay_routes: Vec<Route>,
     /// The overlay's device, if it is there.
     pub(super) overlay: Option<u32>,
+    /// What the host sends from to instances of other nodes, if its links do not say so.
+    pub(super) source: Option<Ipv4Addr>,
 }
 
 /// How the instances of a peer are reached.
@@ -76,6 +84,7 @@ pub(super) struct Plan<'a> {
 /// A block or an exception, or, in the overlay's table, a node's own address, and where it leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PeerRoute<'a> {
+    pub(super) family: Family,
     pub(super) table: u8,
     pub(super) prefix: Ipv4Net,
     pub(super) node: &'a NodeName,
@@ -95,11 +104,22 @@ pub(super) struct Conflict<'a> {
 pub(super) fn plan<'a>(declared: &'a RouteTable, kernel: &'a Kernel) -> Plan<'a> {
     let mut plan = Plan::default();
     let nexthops = plan.nexthops(declared, kernel);
-    let mut wanted = plan.wanted(declared, &nexthops);
+    let mut wanted = plan.wanted(declared, kernel, &nexthops);
     plan.find_conflicts(&mut wanted, kernel);
     plan.routes(&wanted, &kernel.routes);
-    plan.routes(&nodes(declared, &nexthops), &kernel.overlay_routes);
+    if !kernel.family.is_ipv6() {
+        plan.routes(&nodes(declared, &nexthops), &kernel.overlay_routes);
+    }
     plan
+}
+
+/// The links over whose networks peers are reached.
+pub(super) fn direct(declared: &RouteTable, addresses: &[Address]) -> BTreeSet<u32> {
+    let link = |peer: &Peer| match way_to(peer, declared.overlay.as_ref(), addresses) {
+        Ok(Way::Direct(link)) => Some(link),
+        _ => None,
+    };
+    declared.peers.iter().filter_map(link).collect()
 }
 
 /// The addresses of the peers that are reached through the overlay, in order.
@@ -122,8 +142,9 @@ fn nodes<'a>(
             let Reach { nexthop, way: Way::Vxlan(_) } = *nexthops.get(&peer.node)? else {
                 return None;
             };
-            let (table, prefix) = (OVERLAY_TABLE, Ipv4Net::from(peer.via));
-            Some(PeerRoute { table, prefix, node: &peer.node, nexthop, source: None })
+            let (family, table) = (Family::V4, OVERLAY_TABLE);
+            let (prefix, node) = (Ipv4Net::from(peer.via), &peer.node);
+            Some(PeerRoute { family, table, prefix, node, nexthop, source: None })
         })
         .collect();
     nodes.sort_by_key(|route| route.prefix);
@@ -165,10 +186,11 @@ impl<'a> Plan<'a> {
                     continue;
                 }
             };
-            let id = nexthop::id_for(node, &taken);
+            let is_ipv6 = kernel.family.is_ipv6();
+            let id = nexthop::id_for(node, is_ipv6, &taken);
             taken.insert(id);
             ids.insert(node, Reach { nexthop: id, way });
-            let nexthop = Nexthop { id, ..nexthop };
+            let nexthop = Nexthop { id, is_ipv6, ..nexthop };
             match existing.get(&id) {
                 Some(existing) if **existing == nexthop => {}
                 Some(_) => self.nexthops.push((node, nexthop, Mode::Replace)),
@@ -189,6 +211,7 @@ impl<'a> Plan<'a> {
     fn wanted(
         &mut self,
         declared: &'a RouteTable,
+        kernel: &Kernel,
         nexthops: &HashMap<&'a NodeName, Reach>,
     ) -> Vec<PeerRoute<'a>> {
         let blocks =
@@ -203,11 +226,11 @@ impl<'a> Plan<'a> {
             match nexthops.get(node) {
                 Some(&Reach { nexthop, way }) => {
                     let source = match way {
-                        Way::Direct(_) => None,
+                        Way::Direct(_) => kernel.source,
                         Way::Vxlan(local) => Some(local),
                     };
-                    let table = libc::RT_TABLE_MAIN;
-                    wanted.push(PeerRoute { table, prefix, node, nexthop, source });
+                    let (family, table) = (kernel.family, libc::RT_TABLE_MAIN);
+                    wanted.push(PeerRoute { family, table, prefix, node, nexthop, source });
                 }
                 None => strangers.push((node, prefix)),
             }
@@ -219,14 +242,17 @@ impl<'a> Plan<'a> {
         }
         self.failures.extend(strangers.into_iter().map(|(node, prefix)| PeerFailure {
             node: node.clone(),
-            reason: format!("{prefix} is to lead to a node that is not in the table"),
+            reason: format!(
+                "{} is to lead to a node that is not in the table",
+                kernel.family.net(prefix)
+            ),
         }));
         // Stable: of two that want the same, the first has it.
         wanted.sort_by_key(|route| route.prefix);
         wanted.dedup_by(|later, first| {
             let is_same = later.prefix == first.prefix;
             if is_same {
-                let (prefix, holder) = (first.prefix, first.node);
+                let (prefix, holder) = (first.family.net(first.prefix), first.node);
                 let reason = format!("{prefix} is also declared for {holder}, which has it");
                 self.failures.push(PeerFailure { node: later.node.clone(), reason });
             }

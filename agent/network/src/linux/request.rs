@@ -1,12 +1,14 @@
 //! What we ask of the kernel, one function per request, in the words of `ip`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use dwell_core::net::Mac;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
@@ -14,16 +16,16 @@ use netlink_packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
-    RouteType,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::libc;
 
+use super::family::{Family, Octets};
 use super::netlink::Request;
-use super::observe::{Neighbour, RTA_NH_ID, Route};
+use super::observe::{Address6, Neighbour, RTA_NH_ID, Route};
 use super::plan::PeerRoute;
-use crate::{GATEWAY, GATEWAY_MAC, Overlay, ROUTE_PROTOCOL};
+use crate::{GATEWAY_MAC, Overlay, ROUTE_PROTOCOL};
 
 /// Something that may exist already: leave it alone, or put ours in its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +147,7 @@ pub(super) fn get_link(index: u32) -> Request {
 pub(super) fn namespace_number(file: BorrowedFd<'_>) -> Request {
     const NETNSA_FD: u16 = 3;
     let any_family = [0; 4];
-    let attribute = (NETNSA_FD, file.as_raw_fd().to_ne_bytes());
+    let attribute = (NETNSA_FD, Octets::from(file.as_raw_fd().to_ne_bytes()));
     Request::of_words(libc::RTM_GETNSID, 0, &any_family, [attribute])
 }
 
@@ -156,22 +158,49 @@ pub(super) fn links() -> Request {
 
 /// `ip -4 address show`, as a dump.
 pub(super) fn addresses() -> Request {
+    addresses_of(AddressFamily::Inet)
+}
+
+/// `ip -6 address show`, as a dump.
+pub(super) fn addresses6() -> Request {
+    addresses_of(AddressFamily::Inet6)
+}
+
+fn addresses_of(family: AddressFamily) -> Request {
     let mut address = AddressMessage::default();
-    address.header.family = AddressFamily::Inet;
+    address.header.family = family;
     Request::new(RouteNetlinkMessage::GetAddress(address), 0)
 }
 
 /// `ip -4 route show`, as a dump of all tables.
 pub(super) fn routes() -> Request {
+    routes_of(AddressFamily::Inet)
+}
+
+/// `ip -6 route show`, as a dump of all tables.
+pub(super) fn routes6() -> Request {
+    routes_of(AddressFamily::Inet6)
+}
+
+fn routes_of(family: AddressFamily) -> Request {
     let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
+    route.header.address_family = family;
     Request::new(RouteNetlinkMessage::GetRoute(route), 0)
 }
 
 /// `ip -4 neighbour show`, as a dump.
 pub(super) fn neighbours() -> Request {
+    neighbours_of(AddressFamily::Inet)
+}
+
+/// `ip -6 neighbour show`, as a dump.
+pub(super) fn neighbours6() -> Request {
+    neighbours_of(AddressFamily::Inet6)
+}
+
+fn neighbours_of(family: AddressFamily) -> Request {
     let mut neighbour = NeighbourMessage::default();
-    neighbour.header.family = AddressFamily::Inet;
+    neighbour.header.family = family;
     Request::new(RouteNetlinkMessage::GetNeighbour(neighbour), 0)
 }
 
@@ -179,6 +208,28 @@ pub(super) fn neighbours() -> Request {
 pub(super) fn add_address(link: u32, address: Ipv4Addr) -> Request {
     let message = address_message(link, address);
     Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
+/// `ip address add ADDRESS/128 dev LINK nodad`: usable at once, as nobody else can have it.
+pub(super) fn add_address6(link: u32, address: Ipv6Addr) -> Request {
+    let mut message = address6_message(link, address, 128);
+    message.header.flags = AddressHeaderFlags::Nodad;
+    Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
+/// `ip address del` of exactly this one.
+pub(super) fn delete_address6(found: &Address6) -> Request {
+    let message = address6_message(found.link, found.address, found.prefix_length);
+    Request::new(RouteNetlinkMessage::DelAddress(message), 0)
+}
+
+fn address6_message(link: u32, address: Ipv6Addr, prefix_length: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = prefix_length;
+    message.header.index = link;
+    message.attributes = vec![AddressAttribute::Local(IpAddr::V6(address))];
+    message
 }
 
 fn address_message(link: u32, address: Ipv4Addr) -> AddressMessage {
@@ -201,15 +252,15 @@ pub(super) fn add_link_address(link: u32, address: Ipv4Addr) -> Request {
 }
 
 /// `ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent`.
-pub(super) fn set_neighbour(link: u32, address: Ipv4Addr, mac: Mac) -> Request {
-    let mut message = neighbour(link, address);
+pub(super) fn set_neighbour(link: u32, address: impl Into<IpAddr>, mac: Mac) -> Request {
+    let mut message = neighbour(link, address.into());
     message.header.state = NeighbourState::Permanent;
     message.attributes.push(NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()));
     Request::new(RouteNetlinkMessage::NewNeighbour(message), Mode::Replace.flags())
 }
 
 /// `ip neighbour get ADDRESS dev LINK`.
-pub(super) fn get_neighbour(link: u32, address: Ipv4Addr) -> Request {
+pub(super) fn get_neighbour(link: u32, address: IpAddr) -> Request {
     Request::new(RouteNetlinkMessage::GetNeighbour(neighbour(link, address)), 0)
 }
 
@@ -227,7 +278,7 @@ pub(super) fn forwarding() -> Request {
 
 /// `bridge fdb replace MAC dev LINK dst ADDRESS self permanent`, of the MAC that the address implies.
 pub(super) fn add_forwarding(link: u32, address: Ipv4Addr) -> Request {
-    let entry = forwarding_entry(link, address, Mac::of_address(address));
+    let entry = forwarding_entry(link, address.into(), Mac::of_address(address));
     Request::new(RouteNetlinkMessage::NewNeighbour(entry), Mode::Replace.flags())
 }
 
@@ -237,7 +288,7 @@ pub(super) fn delete_forwarding(found: &Neighbour) -> Request {
     Request::new(RouteNetlinkMessage::DelNeighbour(entry), 0)
 }
 
-fn forwarding_entry(link: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
+fn forwarding_entry(link: u32, address: IpAddr, mac: Mac) -> NeighbourMessage {
     let mut entry = neighbour(link, address);
     entry.header.family = AddressFamily::Bridge;
     entry.header.state = NeighbourState::Permanent;
@@ -246,44 +297,44 @@ fn forwarding_entry(link: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage 
     entry
 }
 
-fn neighbour(link: u32, address: Ipv4Addr) -> NeighbourMessage {
+fn neighbour(link: u32, address: IpAddr) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family_of(address);
     message.header.ifindex = link;
     message.attributes = vec![NeighbourAttribute::Destination(address.into())];
     message
 }
 
 /// `ip route get fibmatch ADDRESS [mark MARK]`: the entry of the table that decides.
-pub(super) fn match_route(address: Ipv4Addr, mark: Option<u32>) -> Request {
-    look_up(address, mark, RouteFlags::FibMatch)
+pub(super) fn match_route(address: impl Into<IpAddr>, mark: Option<u32>) -> Request {
+    look_up(address.into(), mark, RouteFlags::FibMatch)
 }
 
 /// `ip route get ADDRESS [mark MARK]`: where a packet would go.
 pub(super) fn resolve_route(address: Ipv4Addr, mark: Option<u32>) -> Request {
-    look_up(address, mark, RouteFlags::empty())
+    look_up(address.into(), mark, RouteFlags::empty())
 }
 
-fn look_up(address: Ipv4Addr, mark: Option<u32>, flags: RouteFlags) -> Request {
-    let mut message = route(Ipv4Net::from(address), RouteProtocol::Unspec);
+fn look_up(address: IpAddr, mark: Option<u32>, flags: RouteFlags) -> Request {
+    let mut message = route(IpNet::from(address), RouteProtocol::Unspec);
     message.header.flags = flags;
     message.attributes.extend(mark.map(RouteAttribute::Mark));
     Request::new(RouteNetlinkMessage::GetRoute(message), 0)
 }
 
-/// `ip route add ADDRESS/32 dev LINK scope link`, as one of ours.
-pub(super) fn add_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+/// `ip route add ADDRESS dev LINK scope link`, as one of ours.
+pub(super) fn add_link_route(address: IpAddr, link: u32, metric: u32) -> Request {
     let message = link_route(address, link, metric);
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
-/// `ip route del ADDRESS/32 dev LINK`, only if it is ours.
-pub(super) fn delete_link_route(address: Ipv4Addr, link: u32, metric: u32) -> Request {
+/// `ip route del ADDRESS dev LINK`, only if it is ours.
+pub(super) fn delete_link_route(address: IpAddr, link: u32, metric: u32) -> Request {
     Request::new(RouteNetlinkMessage::DelRoute(link_route(address, link, metric)), 0)
 }
 
-fn link_route(address: Ipv4Addr, link: u32, metric: u32) -> RouteMessage {
-    let mut message = route(Ipv4Net::from(address), RouteProtocol::Other(ROUTE_PROTOCOL));
+fn link_route(address: IpAddr, link: u32, metric: u32) -> RouteMessage {
+    let mut message = route(IpNet::from(address), RouteProtocol::Other(ROUTE_PROTOCOL));
     message.header.kind = RouteType::Unicast;
     message.header.scope = RouteScope::Link;
     message.attributes.extend([RouteAttribute::Oif(link), RouteAttribute::Priority(metric)]);
@@ -291,18 +342,20 @@ fn link_route(address: Ipv4Addr, link: u32, metric: u32) -> RouteMessage {
 }
 
 /// Inside a sandbox: `ip route add default via GATEWAY dev LINK`.
-pub(super) fn add_default_route(link: u32) -> Request {
-    let mut message = route(Ipv4Net::default(), RouteProtocol::Boot);
+pub(super) fn add_default_route(link: u32, gateway: IpAddr) -> Request {
+    let everything = match gateway {
+        IpAddr::V4(_) => IpNet::V4(Default::default()),
+        IpAddr::V6(_) => IpNet::V6(Default::default()),
+    };
+    let mut message = route(everything, RouteProtocol::Boot);
     message.header.kind = RouteType::Unicast;
-    message
-        .attributes
-        .extend([RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)), RouteAttribute::Oif(link)]);
+    message.attributes.extend([RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(link)]);
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
 }
 
 /// `ip route add unreachable PREFIX table TABLE`, as one of ours.
-pub(super) fn add_unreachable(prefix: Ipv4Net, table: u8, metric: u32) -> Request {
-    let mut message = route(prefix, RouteProtocol::Other(ROUTE_PROTOCOL));
+pub(super) fn add_unreachable(prefix: impl Into<IpNet>, table: u8, metric: u32) -> Request {
+    let mut message = route(prefix.into(), RouteProtocol::Other(ROUTE_PROTOCOL));
     message.header.table = table;
     message.header.kind = RouteType::Unreachable;
     message.attributes.push(RouteAttribute::Priority(metric));
@@ -312,12 +365,13 @@ pub(super) fn add_unreachable(prefix: Ipv4Net, table: u8, metric: u32) -> Reques
 /// `ip route add|append PREFIX nhid NEXTHOP [src SOURCE] [table TABLE]`, as one of ours.
 pub(super) fn set_peer_route(route: &PeerRoute<'_>, metric: u32, mode: Mode) -> Request {
     let (scope, kind) = (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
-    let header = route_header(route.prefix, route.table, scope, kind);
+    let family = route.family;
+    let header = route_header(family, route.prefix, route.table, scope, kind);
     let attributes = [
-        Some((libc::RTA_DST, route.prefix.network().octets())),
-        Some((RTA_NH_ID, route.nexthop.to_ne_bytes())),
-        Some((libc::RTA_PRIORITY, metric.to_ne_bytes())),
-        route.source.map(|source| (libc::RTA_PREFSRC, source.octets())),
+        Some((libc::RTA_DST, family.octets(route.prefix.network()))),
+        Some((RTA_NH_ID, Octets::from(route.nexthop))),
+        Some((libc::RTA_PRIORITY, Octets::from(metric))),
+        route.source.map(|source| (libc::RTA_PREFSRC, family.octets(source))),
     ];
     let attributes = attributes.into_iter().flatten();
     Request::of_words(libc::RTM_NEWROUTE, mode.flags(), &header, attributes)
@@ -326,32 +380,41 @@ pub(super) fn set_peer_route(route: &PeerRoute<'_>, metric: u32, mode: Mode) -> 
 /// `ip route del` of exactly this route of ours, and of none that has taken its place.
 pub(super) fn delete_route(found: &Route) -> Request {
     let (scope, kind) = (libc::RT_SCOPE_NOWHERE, libc::RTN_UNSPEC);
-    let header = route_header(found.prefix, found.table, scope, kind);
+    let family = found.family;
+    let header = route_header(family, found.prefix, found.table, scope, kind);
     let link = found.link.filter(|_| found.nexthop.is_none());
     let attributes = [
-        Some((libc::RTA_DST, found.prefix.network().octets())),
-        Some((libc::RTA_PRIORITY, found.metric.to_ne_bytes())),
-        found.nexthop.map(|nexthop| (RTA_NH_ID, nexthop.to_ne_bytes())),
-        link.map(|link| (libc::RTA_OIF, link.to_ne_bytes())),
-        found.source.map(|source| (libc::RTA_PREFSRC, source.octets())),
+        Some((libc::RTA_DST, family.octets(found.prefix.network()))),
+        Some((libc::RTA_PRIORITY, Octets::from(found.metric))),
+        found.nexthop.map(|nexthop| (RTA_NH_ID, Octets::from(nexthop))),
+        link.map(|link| (libc::RTA_OIF, Octets::from(link))),
+        found.source.map(|source| (libc::RTA_PREFSRC, family.octets(source))),
     ];
     Request::of_words(libc::RTM_DELROUTE, 0, &header, attributes.into_iter().flatten())
 }
 
 /// `struct rtmsg` of one of ours. There may be 100,000 of them, so these are written without detours.
-fn route_header(prefix: Ipv4Net, table: u8, scope: u8, kind: u8) -> [u8; 12] {
-    let (family, length) = (u8::from(AddressFamily::Inet), prefix.prefix_len());
+fn route_header(family: Family, prefix: Ipv4Net, table: u8, scope: u8, kind: u8) -> [u8; 12] {
+    let length = family.length(prefix.prefix_len());
+    let family = u8::from(family.number());
     [family, length, 0, 0, table, ROUTE_PROTOCOL, scope, kind, 0, 0, 0, 0]
 }
 
-fn route(prefix: Ipv4Net, protocol: RouteProtocol) -> RouteMessage {
+fn route(prefix: IpNet, protocol: RouteProtocol) -> RouteMessage {
     let mut message = RouteMessage::default();
-    message.header.address_family = AddressFamily::Inet;
+    message.header.address_family = family_of(prefix.addr());
     message.header.destination_prefix_length = prefix.prefix_len();
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.protocol = protocol;
     if prefix.prefix_len() > 0 {
-        message.attributes.push(RouteAttribute::Destination(RouteAddress::Inet(prefix.network())));
+        message.attributes.push(RouteAttribute::Destination(prefix.network().into()));
     }
     message
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    match address {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    }
 }

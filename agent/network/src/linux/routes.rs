@@ -44,16 +44,22 @@ impl Owner {
         if are_other_nexthops {
             let action = || "list nexthops".to_owned();
             kernel.nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
+            kernel.nexthops.retain(|nexthop| !(nexthop.is_ours() && nexthop.is_ipv6));
         }
         self.follow_uplinks(&kernel)?;
-        Ok(report)
+        let mut ipv6 = self.sync_ipv6(table, &tunnelled, &kernel)?;
+        ipv6.failures.retain(|failure| {
+            failure.reason != plan::NO_DEVICE && !report.failures.contains(failure)
+        });
+        Ok(report.and(ipv6))
     }
 
     pub(super) fn observe_routes(&mut self) -> Result<Kernel, NetworkError> {
         let action = || "read addresses, nexthops and routes".to_owned();
         let route = &mut self.route;
         let addresses = route.dump(request::addresses, Address::parse).map_err(refused(action))?;
-        let nexthops = route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
+        let mut nexthops = route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
+        let of_ipv6 = nexthops.extract_if(.., |it| it.is_ours() && it.is_ipv6).collect();
         let mut routes = route.dump(request::routes, Route::parse).map_err(refused(action))?;
         let beside = routes.extract_if(.., |route| route.table == OVERLAY_TABLE).collect();
         // Few hosts have a group at all, and every nexthop is one of those that would be read again.
@@ -69,10 +75,12 @@ impl Owner {
             false => Vec::new(),
         };
         let overlay = self.overlay_link()?;
-        Ok(Kernel { addresses, nexthops, groups, routes, overlay_routes: beside, overlay })
+        let overlay_routes = beside;
+        let found = Kernel { addresses, nexthops, groups, of_ipv6, routes, ..Kernel::default() };
+        Ok(Kernel { overlay_routes, overlay, ..found })
     }
 
-    fn carry_out(&mut self, plan: Plan<'_>) -> Result<RouteReport, NetworkError> {
+    pub(super) fn carry_out(&mut self, plan: Plan<'_>) -> Result<RouteReport, NetworkError> {
         let mut report = RouteReport {
             in_place: plan.in_place,
             conflicts: self.name(&plan.conflicts)?,
@@ -86,7 +94,8 @@ impl Owner {
         for ((node, nexthop, _), outcome) in plan.nexthops.into_iter().zip(outcomes) {
             if let Err(refusal) = outcome {
                 let gateway = nexthop.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED);
-                let reason = format!("cannot use {gateway} as a next hop: {refusal}");
+                let protocol = if nexthop.is_ipv6 { " for IPv6" } else { "" };
+                let reason = format!("cannot use {gateway} as a next hop{protocol}: {refusal}");
                 refused_nodes.insert(node);
                 report.failures.push(PeerFailure { node: node.clone(), reason });
             }
@@ -123,12 +132,13 @@ impl Owner {
                 Ok(()) => done += 1,
                 // Somebody was faster; the next dump will show who.
                 Err(refusal) if refusal.errno == Errno::EEXIST => {
-                    let holder = format!("{}, made a moment ago", route.prefix);
-                    let wanted = route.prefix;
+                    let wanted = route.family.net(route.prefix);
+                    let holder = format!("{wanted}, made a moment ago");
                     report.conflicts.push(RouteConflict { node, wanted, holder });
                 }
                 Err(refusal) => {
-                    let reason = format!("cannot set the route to {}: {refusal}", route.prefix);
+                    let prefix = route.family.net(route.prefix);
+                    let reason = format!("cannot set the route to {prefix}: {refusal}");
                     report.failures.push(PeerFailure { node, reason });
                 }
             }
@@ -151,7 +161,7 @@ impl Owner {
         let names = self.link_names()?;
         let name = |conflict: &Conflict<'_>| RouteConflict {
             node: conflict.wanted.node.clone(),
-            wanted: conflict.wanted.prefix,
+            wanted: conflict.wanted.family.net(conflict.wanted.prefix),
             holder: conflict.holder.describe(|link| names.get(&link).cloned()),
         };
         Ok(conflicts.iter().map(name).collect())

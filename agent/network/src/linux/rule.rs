@@ -7,10 +7,15 @@
 //! The other keeps what is for instances in the main table, where their routes are, on a host whose own rules lead
 //! elsewhere. The commonest of these, `from ADDRESS lookup TABLE` for a second uplink, would have what this host itself
 //! sends to its instances leave by that uplink, and the reverse-path filter drop what they send to it.
+//!
+//! Where instances have IPv6, the first and the last are there for it as well, the last for all that has an IPv4 image: nodes
+//! are reached at theirs, too. What is marked for the overlay is of IPv4 only.
 
+use std::io;
 use std::sync::Once;
 
-use ipnet::Ipv4Net;
+use dwell_core::net::Ipv6Range;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -18,12 +23,15 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::netlink::Request;
-use super::observe::{attributes, ipv4, u32_at};
+use super::observe::{attributes, ip, u32_at};
 use super::overlay::MARK;
 use super::owner::Owner;
 use super::request::Mode;
 use super::{OVERLAY_TABLE, refused, send};
 use crate::{NetworkError, ROUTE_PROTOCOL};
+
+const V4: AddressFamily = AddressFamily::Inet;
+const V6: AddressFamily = AddressFamily::Inet6;
 
 /// Where the kernel has it.
 const PRIORITY: u32 = 32_766;
@@ -47,7 +55,7 @@ impl Owner {
     /// Makes the rule that leads what the firewall has marked to the overlay's table, if it is missing.
     pub(super) fn ensure_overlay_rule(&mut self) -> Result<(), NetworkError> {
         let action = || "make the routing rule that leads to the overlay".to_owned();
-        let found = self.route.dump(rules, |rule| Some(leads_to_overlay(rule)));
+        let found = self.route.dump(|| rules(V4), |rule| Some(leads_to_overlay(rule)));
         if found.map_err(refused(action))?.contains(&true) {
             return Ok(());
         }
@@ -62,24 +70,50 @@ impl Owner {
         send(&mut self.route, vec![delete], |errno| errno == Errno::ENOENT, action)
     }
 
-    /// Makes the rule for the main table if there is none like it.
-    pub(super) fn ensure_rule(&mut self) -> Result<(), NetworkError> {
+    /// Makes the rule for the main table if there is none like it; that of IPv6 where instances have it.
+    pub(super) fn ensure_rule(&mut self, ipv6: Option<Ipv6Range>) -> Result<(), NetworkError> {
+        self.ensure_rule_of(V4)?;
+        ipv6.map_or(Ok(()), |_| self.ensure_rule_of(V6))
+    }
+
+    fn ensure_rule_of(&mut self, family: AddressFamily) -> Result<(), NetworkError> {
         let action = || "make the routing rule that leads to the main table".to_owned();
-        let rules = self.route.dump(rules, |rule| Some(leads_to_main(rule)));
-        if rules.map_err(refused(action))?.contains(&true) {
+        let found = self.route.dump(|| rules(family), |rule| Some(leads_to_main(rule)));
+        if found.map_err(refused(action))?.contains(&true) {
             return Ok(());
         }
-        send(&mut self.route, vec![add_rule()], |_| false, action)
+        send(&mut self.route, vec![add_rule(family)], |_| false, action)
     }
 
     /// Has what is for the cluster's range go by the main table as far as that has a route for it, if rules of others
     /// could lead it elsewhere: right before the first of them, wherever that is by now. Removes the rule if there are none,
     /// since the kernel is faster without any.
     pub(super) fn ensure_cluster_rule(&mut self, cluster: Ipv4Net) -> Result<(), NetworkError> {
+        self.ensure_cluster_rule_of(V4, Some(cluster.trunc().into()))
+    }
+
+    /// The same in IPv6. A host that has `just_begun` without may have one of an earlier agent's.
+    pub(super) fn ensure_cluster_rule_ipv6(
+        &mut self,
+        range: Option<Ipv6Range>,
+        just_begun: bool,
+    ) -> Result<(), NetworkError> {
+        if range.is_none() && !just_begun {
+            return Ok(());
+        }
+        let images = range.map(|range| range.net(Ipv4Net::default()).into());
+        self.ensure_cluster_rule_of(V6, images)
+    }
+
+    fn ensure_cluster_rule_of(
+        &mut self,
+        family: AddressFamily,
+        to: Option<IpNet>,
+    ) -> Result<(), NetworkError> {
         let action = || "make the routing rule that leads to instances".to_owned();
-        let found =
-            self.route.dump(rules, |rule| Some(Rule::parse(rule))).map_err(refused(action))?;
-        let wanted = wanted(&found, cluster);
+        let found = self.route.dump(|| rules(family), |rule| Some(Rule::parse(rule)));
+        let found = unless_unknown(found).map_err(refused(action))?;
+        let wanted = to.and_then(|to| wanted(&found, to));
         let ours: Vec<ClusterRule> = found.into_iter().filter_map(|rule| rule.ours).collect();
         let add = wanted.filter(|wanted| !ours.contains(wanted)).map(|wanted| {
             Request::new(RouteNetlinkMessage::NewRule(wanted.message()), Mode::Add.flags())
@@ -92,19 +126,25 @@ impl Owner {
         send(&mut self.route, requests, expected, action)
     }
 
-    /// Removes it; one that is not there is no error.
+    /// Removes it, of both protocols; one that is not there is no error.
     pub(super) fn remove_cluster_rule(&mut self) -> Result<(), NetworkError> {
-        let action = || "remove the routing rule that leads to instances".to_owned();
-        let found = self.route.dump(rules, ClusterRule::parse).map_err(refused(action))?;
-        let delete = found.into_iter().map(ClusterRule::delete).collect();
-        send(&mut self.route, delete, |errno| errno == Errno::ENOENT, action)
+        self.ensure_cluster_rule_of(V4, None)?;
+        self.ensure_cluster_rule_of(V6, None)
+    }
+}
+
+/// A kernel without IPv6 has no rules of it.
+fn unless_unknown(found: io::Result<Vec<Rule>>) -> io::Result<Vec<Rule>> {
+    match found {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(Vec::new()),
+        found => found,
     }
 }
 
 /// A rule of ours that keeps a range of instances in the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ClusterRule {
-    cluster: Ipv4Net,
+    to: IpNet,
     priority: u32,
 }
 
@@ -120,7 +160,7 @@ struct Rule {
 
 /// Which one of ours there should be: before the first rule that diverts, but never before one for VRFs, which are apart on
 /// purpose.
-fn wanted(found: &[Rule], cluster: Ipv4Net) -> Option<ClusterRule> {
+fn wanted(found: &[Rule], to: IpNet) -> Option<ClusterRule> {
     static WARNED: Once = Once::new();
     let first = found.iter().filter_map(|rule| rule.diverts).min()?;
     let behind_vrfs =
@@ -135,7 +175,7 @@ fn wanted(found: &[Rule], cluster: Ipv4Net) -> Option<ClusterRule> {
             );
         });
     }
-    Some(ClusterRule { cluster: cluster.trunc(), priority: first.saturating_sub(1).max(earliest) })
+    Some(ClusterRule { to, priority: first.saturating_sub(1).max(earliest) })
 }
 
 impl Rule {
@@ -157,20 +197,22 @@ impl ClusterRule {
         let is_ours = value(FRA_PROTOCOL) == Some(&[ROUTE_PROTOCOL])
             && value(FRA_SUPPRESS_PREFIXLEN) == Some(&0_u32.to_ne_bytes());
         let &[_, to_length, ..] = rule else { return None };
-        let range = ipv4(value(FRA_DST)?)?;
-        let cluster = Ipv4Net::new(range, to_length).ok().filter(|_| is_ours)?;
-        Some(Self { cluster, priority: priority(rule) })
+        let to = IpNet::new(ip(value(FRA_DST)?)?, to_length).ok().filter(|_| is_ours)?;
+        Some(Self { to, priority: priority(rule) })
     }
 
     /// `ip rule add to CLUSTER lookup main suppress_prefixlength 0 priority PRIORITY`, as one of ours: what the main
     /// table has only its default route for is left to the rules of others.
     fn message(self) -> RuleMessage {
-        let mut message = rule();
+        let mut message = rule(match self.to {
+            IpNet::V4(_) => V4,
+            IpNet::V6(_) => V6,
+        });
         message.header.table = RouteHeader::RT_TABLE_MAIN;
         message.header.action = RuleAction::ToTable;
-        message.header.dst_len = self.cluster.prefix_len();
+        message.header.dst_len = self.to.prefix_len();
         message.attributes = vec![
-            RuleAttribute::Destination(self.cluster.network().into()),
+            RuleAttribute::Destination(self.to.network()),
             RuleAttribute::Priority(self.priority),
             RuleAttribute::SuppressPrefixLen(0),
             RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
@@ -239,7 +281,7 @@ fn leads_to_overlay(rule: &[u8]) -> bool {
 
 /// `ip rule add fwmark MARK/MARK lookup TABLE priority PRIORITY`, as one of ours.
 fn overlay_rule() -> RuleMessage {
-    let mut message = rule();
+    let mut message = rule(V4);
     message.header.table = OVERLAY_TABLE;
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
@@ -251,14 +293,14 @@ fn overlay_rule() -> RuleMessage {
     message
 }
 
-/// `ip -4 rule show`, as a dump.
-fn rules() -> Request {
-    Request::new(RouteNetlinkMessage::GetRule(rule()), 0)
+/// `ip rule show`, as a dump.
+fn rules(family: AddressFamily) -> Request {
+    Request::new(RouteNetlinkMessage::GetRule(rule(family)), 0)
 }
 
 /// `ip rule add lookup main priority 32766`, as one of ours.
-fn add_rule() -> Request {
-    let mut message = rule();
+fn add_rule(family: AddressFamily) -> Request {
+    let mut message = rule(family);
     message.header.table = RouteHeader::RT_TABLE_MAIN;
     message.header.action = RuleAction::ToTable;
     message.attributes = vec![
@@ -268,9 +310,9 @@ fn add_rule() -> Request {
     Request::new(RouteNetlinkMessage::NewRule(message), Mode::Add.flags())
 }
 
-fn rule() -> RuleMessage {
+fn rule(family: AddressFamily) -> RuleMessage {
     let mut message = RuleMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = family;
     message
 }
 

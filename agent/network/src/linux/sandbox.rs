@@ -12,6 +12,7 @@
 //! The state is what the kernel shows. Each step looks first and does only what is missing, so that
 //! making, completing after a crash and checking are the same code, and a correct sandbox is only read.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use dwell_core::id::InstanceName;
 use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 
+use super::family::Family;
 use super::netlink::{Netlink, Request};
 use super::observe::{Address, Link, Neighbour, Route};
 use super::owner::Owner;
@@ -27,6 +29,8 @@ use super::{
     LOOPBACK, METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, sysctl, veth,
 };
 use crate::{GATEWAY, GATEWAY_MAC, NetworkError, ROUTE_PROTOCOL, Sandbox};
+
+mod ipv6;
 
 /// How long a veth may take to carry packets, and how often to look.
 const RUNNING_WITHIN: Duration = Duration::from_secs(1);
@@ -76,6 +80,10 @@ impl Owner {
         complete_inside(sandbox, &mut namespace.netlink, mtu)?;
         self.allow_source(&(outside.name.clone(), sandbox.address))?;
         self.complete_outside(sandbox, &outside, mtu)?;
+        if let Some(range) = self.firewall.ipv6() {
+            let range = range.filter(|_| ipv6::is_possible(mtu));
+            self.complete_ipv6(sandbox, &mut namespace, &outside, range)?;
+        }
         self.wait_until_running(sandbox, &mut namespace.netlink, outside.index)
     }
 
@@ -102,7 +110,10 @@ impl Owner {
         let mut requests = Vec::new();
         if let Some((_, address)) = veth::owner(link) {
             self.firewall.forbid(&(link.name.clone(), address))?;
-            requests.push(request::delete_link_route(address, link.index, METRIC_INSTANCE));
+            requests.extend(Family::all(self.firewall.ipv6().flatten()).map(|family| {
+                let address = family.address(address);
+                request::delete_link_route(address, link.index, METRIC_INSTANCE)
+            }));
         }
         requests
             .push(request::set_link(link.index, vec![LinkAttribute::Group(veth::DOOMED_GROUP)]));
@@ -197,20 +208,15 @@ impl Owner {
         let mut missing = Vec::new();
         let alias = veth::alias(sandbox);
         if !outside.is_up || outside.alias != alias || outside.mtu != mtu {
-            // An IPv6 address of its own would only cost time and open a way in.
-            let ipv6 = format!("net/ipv6/conf/{}/disable_ipv6", outside.name);
-            sysctl::set_own(&ipv6, "1")?;
+            if !outside.is_up {
+                // An IPv6 address that the kernel gives it would only cost time and open a way in.
+                let ipv6 = format!("net/ipv6/conf/{}/disable_ipv6", outside.name);
+                sysctl::set_own(&ipv6, "1")?;
+            }
             let attributes = vec![LinkAttribute::Mtu(mtu), LinkAttribute::IfAlias(alias)];
             missing.push(request::set_link_up(outside.index, attributes));
         }
-        let neighbour = request::get_neighbour(outside.index, sandbox.address);
-        let neighbour = self.route.get(neighbour, Neighbour::parse).map_err(refused(action))?;
-        if !neighbour.is_ok_and(|found| {
-            found.is_some_and(|found| found.is_permanent && found.mac == sandbox.mac)
-        }) {
-            missing.push(request::set_neighbour(outside.index, sandbox.address, sandbox.mac));
-        }
-        missing.extend(self.missing_route(sandbox, outside)?);
+        missing.extend(self.missing_way(sandbox, outside, Family::V4)?);
         send(&mut self.route, missing, |_| false, action)
     }
 
@@ -235,17 +241,39 @@ impl Owner {
         Err(refused(action)(Errno::ETIMEDOUT.into()))
     }
 
-    /// What makes the host's route to the sandbox right, if it is not.
+    /// What makes the host's way to the sandbox right, if it is not: the neighbour, and then the route.
+    pub(super) fn missing_way(
+        &mut self,
+        sandbox: &Sandbox,
+        outside: &Link,
+        family: Family,
+    ) -> Result<Vec<Request>, NetworkError> {
+        let address = family.address(sandbox.address);
+        let action = || format!("look up the neighbour {address}");
+        let neighbour = request::get_neighbour(outside.index, address);
+        let neighbour = self.route.get(neighbour, Neighbour::parse).map_err(refused(action))?;
+        let is_right = neighbour.is_ok_and(|found| {
+            found.is_some_and(|found| found.is_permanent && found.mac == sandbox.mac)
+        });
+        let missing = || request::set_neighbour(outside.index, address, sandbox.mac);
+        let missing = (!is_right).then(missing);
+        let route = self.missing_route(sandbox, outside, family)?;
+        Ok(missing.into_iter().chain(route).collect())
+    }
+
     fn missing_route(
         &mut self,
         sandbox: &Sandbox,
         outside: &Link,
+        family: Family,
     ) -> Result<Option<Request>, NetworkError> {
+        let address = family.address(sandbox.address);
+        let parse = if family.is_ipv6() { Route::parse_ipv6 } else { Route::parse };
         let found = self
             .route
-            .get(request::match_route(sandbox.address, None), Route::parse)
-            .map_err(refused(|| format!("look up the route to {}", sandbox.address)))?;
-        let ours = request::add_link_route(sandbox.address, outside.index, METRIC_INSTANCE);
+            .get(request::match_route(address, None), parse)
+            .map_err(refused(|| format!("look up the route to {address}")))?;
+        let ours = request::add_link_route(address, outside.index, METRIC_INSTANCE);
         let Some(route) = found.ok().flatten().filter(|route| route.prefix.prefix_len() == 32)
         else {
             return Ok(Some(ours));
@@ -253,7 +281,7 @@ impl Owner {
         if route.protocol != ROUTE_PROTOCOL {
             let names = self.link_names()?;
             let holder = route.describe(|link| names.get(&link).cloned());
-            return Err(address_taken(sandbox, holder));
+            return Err(address_taken(sandbox, address, holder));
         }
         match route.link {
             Some(index) if index == outside.index => Ok(None),
@@ -270,7 +298,8 @@ impl Owner {
     fn retire_older(&mut self, sandbox: &Sandbox, index: u32) -> Result<(), NetworkError> {
         let Some(older) = link(&mut self.route, request::get_link(index))? else { return Ok(()) };
         if !veth::belongs_to(&older, &sandbox.instance) {
-            return Err(address_taken(sandbox, format!("interface {}", older.alias)));
+            let holder = format!("interface {}", older.alias);
+            return Err(address_taken(sandbox, sandbox.address.into(), holder));
         }
         self.retire(&older)?;
         self.reaper.wake();
@@ -278,12 +307,8 @@ impl Owner {
     }
 }
 
-fn address_taken(sandbox: &Sandbox, holder: String) -> NetworkError {
-    NetworkError::AddressTaken {
-        instance: sandbox.instance.clone(),
-        address: sandbox.address,
-        holder,
-    }
+fn address_taken(sandbox: &Sandbox, address: IpAddr, holder: String) -> NetworkError {
+    NetworkError::AddressTaken { instance: sandbox.instance.clone(), address, holder }
 }
 
 /// Adds what is missing in the namespace.
@@ -312,15 +337,15 @@ fn complete_inside(sandbox: &Sandbox, inside: &mut Netlink, mtu: u32) -> Result<
     }
     let gateway = ipnet::Ipv4Net::from(GATEWAY);
     if !routes.iter().any(|route| route.prefix == gateway && route.link == Some(eth0.index)) {
-        missing.push(request::add_link_route(GATEWAY, eth0.index, 0));
+        missing.push(request::add_link_route(GATEWAY.into(), eth0.index, 0));
     }
     // Any default route will do: a workload with the right to may have chosen another.
     if !routes.iter().any(|route| route.prefix.prefix_len() == 0) {
-        missing.push(request::add_default_route(eth0.index));
+        missing.push(request::add_default_route(eth0.index, GATEWAY.into()));
     }
     if !neighbours.iter().any(|found| {
         (found.link, found.address, found.mac, found.is_permanent)
-            == (eth0.index, GATEWAY, GATEWAY_MAC, true)
+            == (eth0.index, GATEWAY.into(), GATEWAY_MAC, true)
     }) {
         missing.push(request::set_neighbour(eth0.index, GATEWAY, GATEWAY_MAC));
     }

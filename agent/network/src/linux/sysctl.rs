@@ -62,11 +62,11 @@ impl Sysctls {
         write(setting, wanted)
     }
 
-    /// Gives back what was found, except `keep`.
-    pub(super) fn restore(&self, keep: &[&str]) -> Result<(), NetworkError> {
+    /// Gives back what was found, except what is to `keep`.
+    pub(super) fn restore(&self, keep: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
         for (setting, change) in self.load()? {
             let is_ours = read(&setting)?.is_some_and(|now| now == change.made);
-            if is_ours && !keep.contains(&setting.as_str()) {
+            if is_ours && !keep(&setting) {
                 write(&setting, &change.found)?;
             }
         }
@@ -118,6 +118,25 @@ pub(super) fn set_own(setting: &str, value: &str) -> Result<(), NetworkError> {
         }
         result => result,
     }
+}
+
+/// Switches IPv6 on at an interface that we have made ourselves, in the namespace of the calling thread. It gets no
+/// address but what it is given, and believes no router. One that the kernel has switched on by itself, when the link
+/// began to carry enough for it, loses what it got with that.
+pub(super) fn let_ipv6_in(interface: &str) -> Result<(), NetworkError> {
+    let setting = |name| format!("net/ipv6/conf/{interface}/{name}");
+    let wanted = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "0")];
+    let mut is_right = true;
+    for (name, value) in wanted {
+        is_right &= read(&setting(name))?.is_none_or(|found| found == value);
+    }
+    if is_right {
+        return Ok(());
+    }
+    for (name, value) in [("disable_ipv6", "1")].into_iter().chain(wanted) {
+        set_own(&setting(name), value)?;
+    }
+    Ok(())
 }
 
 fn write(setting: &str, value: &str) -> Result<(), NetworkError> {

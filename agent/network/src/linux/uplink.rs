@@ -69,6 +69,7 @@ impl Uplinks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::family::Family;
     use crate::linux::nexthop::{Group, Nexthop};
     use crate::linux::observe::Address;
 
@@ -95,6 +96,7 @@ mod tests {
 
     fn default_route(link: u32, metric: u32) -> Route {
         Route {
+            family: Family::V4,
             table: libc::RT_TABLE_MAIN,
             prefix: "0.0.0.0/0".parse().unwrap(),
             protocol: 3,

@@ -8,7 +8,7 @@ fn table() -> RouteTable {
     RouteTable {
         peers: vec![peer("b", "10.80.2.0/24", NEIGHBOUR)],
         exceptions: vec![Exception { address: [10, 80, 2, 9].into(), node: "b".parse().unwrap() }],
-        overlay: None,
+        ..RouteTable::default()
     }
 }
 

@@ -14,6 +14,7 @@ mod confinement;
 mod docker;
 mod firewall;
 mod host;
+mod ipv6;
 mod isolation;
 mod look;
 mod overlay;

@@ -15,8 +15,11 @@ use dwell_network::world::{
     HOST, Place, World, datagram, dump, host, inside, lan, peer, reaches, run, sandbox, web,
 };
 use dwell_network::{
-    Allow, Direction, HostNetwork, Network as _, Overlay, Policy, PortRange, RouteTable, Sandbox,
+    Allow, Direction, HostNetwork, Ipv6Routes, Network as _, Overlay, Policy, PortRange,
+    RouteTable, Sandbox,
 };
+
+use crate::ipv6::{datagram6, dual, range};
 
 const FAR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 const PORT: u16 = 4789;
@@ -86,6 +89,26 @@ impl Hosts {
         hosts
     }
 
+    /// With IPv6 on both.
+    async fn joined_by_ipv6() -> Self {
+        let hosts = Self::joined().await;
+        let (near, far) = (&hosts.near.network, &hosts.far);
+        near.ensure_host(&dual()).await.unwrap();
+        far.ensure_host(&HostNetwork { block: far_host().block, ..dual() }).await.unwrap();
+        near.sync_policies(&[]).await.unwrap();
+        far.sync_policies(&[]).await.unwrap();
+        near.repair_sandbox(&hosts.web).await.unwrap();
+        far.repair_sandbox(&hosts.db).await.unwrap();
+        let ipv6 = |local| Some(Ipv6Routes { range: range(), local });
+        let table = RouteTable { ipv6: ipv6(HOST), ..of_near() };
+        let report = near.sync_routes(&table).await.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        let report = far.sync_routes(&RouteTable { ipv6: ipv6(FAR), ..of_far() }).await.unwrap();
+        assert!(report.is_clean(), "{report:?}");
+        assert_eq!(near.sync_routes(&table).await.unwrap().added, 0, "all is in place");
+        hosts
+    }
+
     fn near_web(&self) -> (Place<'_>, Ipv4Addr) {
         (Place::Inside(&self.web), self.web.address)
     }
@@ -101,6 +124,23 @@ impl Hosts {
         assert_eq!(datagram(db, web), Some(db.1));
         assert_eq!(leaks(), 0);
     }
+}
+
+/// What the fabric knows of IPv6 does not matter: it sees packets of IPv4 between hosts.
+#[tokio::test]
+async fn ipv6_goes_through_the_overlay_too() {
+    let hosts = Hosts::joined_by_ipv6().await;
+    let (web, db) = (hosts.near_web(), hosts.far_db());
+    assert_eq!(datagram6(web, db), Some(range().address(web.1)));
+    assert_eq!(datagram6(db, web), Some(range().address(db.1)));
+    assert_eq!(datagram6((Place::Host, HOST), db), Some(range().address(HOST)));
+    hosts.talk();
+    let direction = Direction::In;
+    let only = Policy { address: web.1, direction, allowed: Vec::new() };
+    hosts.near.network.sync_policies(&[only]).await.unwrap();
+    assert_eq!((datagram(db, web), datagram6(db, web)), (None, None));
+    hosts.near.network.sync_routes(&of_near()).await.unwrap();
+    assert_eq!(run("ip nexthop | grep fe80: || true; ip -6 route show proto 157 metric 157"), "");
 }
 
 /// A table that `nft` refuses is not there at the second try either, and without it whoever reaches the port would be

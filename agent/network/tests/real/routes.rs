@@ -13,7 +13,7 @@ fn two_peers() -> RouteTable {
     RouteTable {
         peers: vec![peer("b", "10.80.2.0/24", NEIGHBOUR), peer("c", "10.80.3.0/24", OTHER)],
         exceptions: vec![exception([10, 80, 2, 9], "c")],
-        overlay: None,
+        ..RouteTable::default()
     }
 }
 
@@ -242,7 +242,7 @@ async fn a_thousand_nodes_and_exceptions_fit_in_one_table() {
         })
         .collect();
     let exceptions = (0..NODES).map(|n| exception([10, 200, high(n), low(n)], &node(n))).collect();
-    let table = RouteTable { peers, exceptions, overlay: None };
+    let table = RouteTable { peers, exceptions, ..RouteTable::default() };
     let start = std::time::Instant::now();
     let report = world.network.sync_routes(&table).await.unwrap();
     println!("1,000 nexthops and 2,000 routes: {:?}", start.elapsed());

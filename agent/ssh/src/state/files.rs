@@ -130,6 +130,7 @@ pub(super) fn served(
     Ok(Served {
         instance: served.instance,
         address: served.address,
+        ipv6: served.ipv6,
         netns: served.netns.into(),
         host_key: served.host_key,
         keys,

@@ -82,6 +82,7 @@ fn instance(name: &str, keys: &[&str]) -> Vec<u8> {
     let instance = SshInstance {
         instance: name.parse().unwrap(),
         address: [10, 0, 0, 1].into(),
+        ipv6: None,
         netns: Path::new("/run/netns/none").display().to_string(),
         host_key,
         authorized_keys: keys.iter().map(|key| (*key).to_owned()).collect(),

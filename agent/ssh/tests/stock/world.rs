@@ -102,6 +102,7 @@ impl World {
         let mut instance = SshInstance {
             instance: "web-0".parse().unwrap(),
             address: INSTANCE.parse().unwrap(),
+            ipv6: None,
             netns: format!("/run/netns/{}", self.netns("i")),
             host_key: HostKey {
                 private_key: self.read("host") + "\n",

@@ -62,6 +62,9 @@ pub(crate) struct InstanceView {
     pub(crate) node: String,
     pub(crate) moving_to: String,
     pub(crate) address: String,
+    /// Which follows from `address`; absent where the cluster has no IPv6 prefix.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub(crate) ipv6_address: String,
     pub(crate) mac: String,
     /// Whether it is to run.
     pub(crate) run: RunState,
@@ -219,6 +222,7 @@ impl From<v1::Instance> for InstanceView {
             node: wire.node,
             moving_to: wire.moving_to,
             address: wire.address,
+            ipv6_address: wire.ipv6_address,
             mac: wire.mac,
             run,
             removing: wire.removing,

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use dwell_core::id::{Incarnation, NodeName, Position, Revision};
-use dwell_core::session::{AssignmentDelta, NetworkDelta, NodeNetwork, StatusReport};
+use dwell_core::session::{AssignmentDelta, NetworkDelta, StatusReport};
 
 use super::fleet::{Fleet, address, instance, node, settings, spec};
 use super::reads::{large, quickly};
@@ -178,11 +178,13 @@ fn a_node_too_far_behind_the_network_gets_everything() {
 }
 
 #[test]
-fn isolation_and_zone_come_with_the_network() {
-    let mut fleet = Fleet::new(Settings { closed: true, zone: "fleet".into(), ..settings() });
+fn isolation_zone_and_prefix_come_with_the_network() {
+    let ipv6 = "fd00:5::/64".parse().ok();
+    let zone = "fleet".to_owned();
+    let mut fleet = Fleet::new(Settings { closed: true, zone, ipv6, ..settings() });
     fleet.join("n1").unwrap();
-    let NodeNetwork { closed, zone, .. } = fleet.model.assignment(&node("n1")).network;
-    assert_eq!((closed, zone.as_str()), (true, "fleet"));
+    let network = fleet.model.assignment(&node("n1")).network;
+    assert_eq!((network.closed, network.zone.as_str(), network.ipv6), (true, "fleet", ipv6));
 }
 
 #[test]

@@ -53,6 +53,7 @@ impl Model {
             peers: self.peers.iter().map(|(&n, &has_block)| peer(n, has_block)).collect(),
             exceptions: self.exceptions.iter().map(|(&n, &on)| (address(9, n), node(on))).collect(),
             closed: false,
+            ipv6: None,
             zone: "dwell".to_owned(),
         }
     }

@@ -36,11 +36,15 @@ fn each_kind_of_source_has_its_set() {
         [Set::Isolated, Set::Sources(24), Set::Sources(32), Set::Ports(24, 16), Set::Ports(32, 0)];
     assert_eq!(sets, expected.into());
     assert_eq!(
-        Set::Ports(24, 4).rule(),
+        Set::Ports(24, 4).rule(Family::V4),
         "ip daddr . ip saddr & 255.255.255.0 . meta l4proto . th dport & 65520 \
          @from_24_ports_4 accept"
     );
-    assert!(Set::Ports(0, 16).rule().contains("saddr & 0.0.0.0 . meta l4proto . th dport & 0 "));
+    assert!(
+        Set::Ports(0, 16)
+            .rule(Family::V4)
+            .contains("saddr & 0.0.0.0 . meta l4proto . th dport & 0 ")
+    );
 }
 
 #[test]
@@ -51,7 +55,7 @@ fn each_direction_has_sets_of_its_own() {
     let expected = [Set::Confined, Set::Destinations(24), Set::DestinationPorts(32, 0)];
     assert_eq!(sets(&out), expected.into());
     assert_eq!(
-        Set::DestinationPorts(24, 4).rule(),
+        Set::DestinationPorts(24, 4).rule(Family::V4),
         "ip saddr . ip daddr & 255.255.255.0 . meta l4proto . th dport & 65520 @to_24_ports_4 return"
     );
     let both = [Direction::In, Direction::Out];
@@ -59,15 +63,16 @@ fn each_direction_has_sets_of_its_own() {
         both.map(|direction| Policy { address: INSTANCE, direction, allowed: allowed() });
     let all = elements(&policies);
     assert_eq!(all.len(), 2 * out.len());
-    assert_eq!(rules(&sets(&all)), [4, 5, 5]);
-    assert_eq!(rules(&sets(&out)), [2, 3, 5]);
+    assert_eq!(rules(&sets(&all), 1), [4, 5, 5]);
+    assert_eq!(rules(&sets(&out), 1), [2, 3, 5]);
+    assert_eq!(rules(&sets(&all), 2), [8, 7, 7]);
 }
 
 #[test]
 fn a_key_has_its_fields_at_multiples_of_four() {
     let elements = of(vec![allow("10.80.2.2/32", &[(Protocol::Tcp, 8080, 8080)])]);
     let key = [10, 80, 1, 5, 10, 80, 2, 2, 6, 0, 0, 0, 0x1f, 0x90, 0, 0];
-    assert_eq!(elements[1].key(), key);
+    assert_eq!(elements[1].key(Family::V4), key);
 }
 
 #[test]
@@ -169,4 +174,44 @@ proptest! {
             prop_assert_eq!(passes, is_allowed(&allowed, packet));
         }
     }
+}
+
+/// The elements of IPv6 are those of IPv4, and each of them only once.
+#[test]
+fn a_twin_holds_who_is_allowed_and_nobody_else() {
+    let range: dwell_core::net::Ipv6Range = "fd00:5::/64".parse().unwrap();
+    let family = Family::of(range);
+    let instance = Ipv4Addr::new(10, 80, 1, 5);
+    let allowed = vec![
+        allow("0.0.0.0/0", &[(Protocol::Tcp, 80, 80)]),
+        allow("10.80.2.0/24", &[]),
+        allow("10.80.2.9/32", &[(Protocol::Udp, 0, 65535)]),
+    ];
+    let policies = [Direction::In, Direction::Out].map(|direction| Policy {
+        address: instance,
+        direction,
+        allowed: allowed.clone(),
+    });
+    let elements = elements(&policies);
+    let mut keys: Vec<_> =
+        elements.iter().map(|element| (element.set, element.key(family))).collect();
+    for (element, (set, key)) in elements.iter().zip(&keys) {
+        assert_eq!(Element::of_key(*set, family, key), Some(*element));
+        let other = Family::of("fd00:6::/64".parse().unwrap());
+        assert_eq!(Element::of_key(*set, other, key), None);
+        assert_eq!(key[..16], range.address(instance).octets());
+        match set {
+            Set::Isolated | Set::Confined => assert_eq!(key.len(), 16),
+            Set::Sources(0)
+            | Set::Ports(0, _)
+            | Set::Destinations(0)
+            | Set::DestinationPorts(0, _) => {
+                assert_eq!(key[16..32], [0; 16], "anybody");
+            }
+            _ => assert_eq!(key[16..28], range.address(instance).octets()[..12]),
+        }
+    }
+    let count = keys.len();
+    keys.dedup();
+    assert_eq!(keys.len(), count);
 }

@@ -19,6 +19,7 @@ const ELEMENTS_PER_MESSAGE: usize = 1000;
 const HEADER_BYTES: usize = 4;
 pub(in super::super) const NFPROTO_INET: u8 = 1;
 pub(in super::super) const NFPROTO_IPV4: u8 = 2;
+pub(in super::super) const NFPROTO_IPV6: u8 = 10;
 const NFTA_RULE_TABLE: u16 = 1;
 const NFTA_RULE_CHAIN: u16 = 2;
 const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;

@@ -3,29 +3,44 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use dwell_core::net::Ipv6Range;
 use dwell_core::workload::Protocol;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::tunnel::Rules;
 use super::{
     CONFINEMENT, HOST, INBOUND, ISOLATION, NODES, Peers, SENT, SOURCES, Source, TABLE, TUNNELLED,
 };
+use crate::linux::family::Family;
 use crate::linux::isolation::{self, Set};
 use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
 
 /// Addresses of one link, where clouds have their metadata: whoever asks there gets what the host is trusted with.
 const LINK_LOCAL: &str = "169.254.0.0/16";
+/// The same in IPv6, with two addresses that are of a site and not of a link, and what has no one receiver.
+const LINK_LOCAL6: &str = "{ fe80::/10, fd00:ec2::254, fd20:ce::254, ff00::/8 }";
 
 /// Removes the table. `delete` fails on one that does not exist, and `destroy` is younger than Debian 12's nft.
 pub(super) const DELETE: &str = "add table inet dwell\ndelete table inet dwell\n";
 
 /// The table and the sets of isolation, where they are missing.
-pub(super) fn sets(isolation: &BTreeSet<Set>) -> String {
+pub(super) fn sets(isolation: &BTreeSet<Set>, range: Option<Ipv6Range>) -> String {
     let mut script = format!("add table inet {TABLE}\n");
     for set in isolation {
-        script += &format!("add set inet {TABLE} {} {{ type {}; }}\n", set.name(), set.key_type());
+        script.extend(Family::all(range).map(|family| {
+            let (name, of) = (family.set(&set.name()), set.key_type(family));
+            format!("add set inet {TABLE} {name} {{ type {of}; }}\n")
+        }));
     }
     script
+}
+
+/// A protocol, and the range of all instances in it.
+pub(super) type Side = (Family, IpNet);
+
+fn sides(host: &HostNetwork) -> impl Iterator<Item = Side> + Clone {
+    let cluster = host.cluster.trunc();
+    Family::all(host.ipv6).map(move |family| (family, family.net(cluster)))
 }
 
 /// Everything but the elements of isolation's sets, in place of what there is of it. Without `isolation`,
@@ -40,26 +55,31 @@ pub(super) fn table(
     let overlay = peers.overlay.as_ref().map(Rules::of).unwrap_or_default();
     let masquerade = if host.masquerade {
         let Rules { masquerade, .. } = &overlay;
+        let ipv6 = host.ipv6.map(|range| {
+            // Nodes have addresses in it, too.
+            let (from, within) = (range.net(cluster), range.net(Ipv4Net::default()));
+            format!(
+                "\n    iifname \"{INTERFACE_PREFIX}*\" ip6 saddr {from} ip6 daddr != {within} \
+                 oifname != \"{INTERFACE_PREFIX}*\" masquerade"
+            )
+        });
+        let ipv6 = ipv6.unwrap_or_default();
         format!(
             "{masquerade}\n    iifname \"{INTERFACE_PREFIX}*\" ip saddr {cluster} ip daddr != {cluster} ip daddr != @{NODES} \
-             oifname != \"{INTERFACE_PREFIX}*\" masquerade"
+             oifname != \"{INTERFACE_PREFIX}*\" masquerade{ipv6}"
         )
     } else {
         String::new()
     };
     let to_host = to_host(host, &overlay);
-    let (isolated, isolated_type) = (Set::Isolated.name(), Set::Isolated.key_type());
-    let (confined, confined_type) = (Set::Confined.name(), Set::Confined.key_type());
+    let sets: String = sides(host).map(|(family, _)| always_there(family)).collect();
     let (sent, guard) = (sent(host, &overlay), guard(host, &overlay));
     let overlay_chains = &overlay.chains;
     let mut script = format!(
         r#"add table inet {TABLE}
-add set inet {TABLE} {SOURCES} {{ type ifname . ipv4_addr; }}
 add set inet {TABLE} {NODES} {{ type ipv4_addr; }}
 add set inet {TABLE} {TUNNELLED} {{ type ipv4_addr; }}
-add set inet {TABLE} {isolated} {{ type {isolated_type}; }}
-add set inet {TABLE} {confined} {{ type {confined_type}; }}
-add chain inet {TABLE} {CONFINEMENT}
+{sets}add chain inet {TABLE} {CONFINEMENT}
 add chain inet {TABLE} {SENT}
 add chain inet {TABLE} guard {{ type filter hook prerouting priority raw; policy accept; }}
 add chain inet {TABLE} {HOST} {{ type filter hook input priority filter; policy accept; }}
@@ -68,7 +88,6 @@ flush chain inet {TABLE} guard
 flush chain inet {TABLE} {SENT}
 flush chain inet {TABLE} {HOST}
 flush chain inet {TABLE} outbound
-flush set inet {TABLE} {SOURCES}
 flush set inet {TABLE} {NODES}
 flush set inet {TABLE} {TUNNELLED}
 {overlay_chains}table inet {TABLE} {{
@@ -83,56 +102,81 @@ flush set inet {TABLE} {TUNNELLED}
 }}
 "#
     );
-    let pairs = sources.iter().map(|(veth, address)| format!("\"{veth}\" . {address}"));
-    add_elements(&mut script, SOURCES, pairs);
+    for (family, _) in sides(host) {
+        let pairs = sources.iter();
+        let pairs = pairs.map(|(veth, it)| format!("\"{veth}\" . {}", family.address(*it)));
+        add_elements(&mut script, &family.set(SOURCES), pairs);
+    }
     for (set, addresses) in [(NODES, &peers.nodes), (TUNNELLED, &peers.tunnelled)] {
         add_elements(&mut script, set, addresses.iter().map(Ipv4Addr::to_string));
     }
     if let Some(isolation) = isolation {
-        add_isolation(&mut script, isolation, cluster);
+        add_isolation(&mut script, isolation, host);
     }
     script
 }
 
+/// The sets that the table speaks of whoever is in them, and that of those who may send empty.
+fn always_there(family: Family) -> String {
+    let (sources, address) = (family.set(SOURCES), family.address_type());
+    let policed = [Set::Isolated, Set::Confined].map(|set| {
+        let (name, of) = (family.set(&set.name()), set.key_type(family));
+        format!("add set inet {TABLE} {name} {{ type {of}; }}\n")
+    });
+    format!("add set inet {TABLE} {sources} {{ type ifname . {address}; }}\n{}", policed.concat())
+        + &format!("flush set inet {TABLE} {sources}\n")
+}
+
 /// What sandboxes may send at all: everything else that comes out of them is dropped before it is looked at.
 fn sent(host: &HostNetwork, overlay: &Rules) -> String {
-    let cluster = host.cluster.trunc();
-    let mut rules = vec![
-        "meta nfproto ipv6 drop".to_owned(),
-        format!("iifname . ip saddr != @{SOURCES} counter drop"),
-    ];
+    let mut rules = Vec::new();
+    if host.ipv6.is_none() {
+        rules.push("meta nfproto ipv6 drop".to_owned());
+    }
+    rules.extend(sides(host).map(|(family, _)| {
+        let (ip, sources) = (family.word(), family.set(SOURCES));
+        format!("iifname . {ip} saddr != @{sources} counter drop")
+    }));
     if host.untracked {
         // First what there is most of. It is not sent to a link, and nobody else's rules follow in this chain.
-        rules.push(format!("ip daddr {cluster} {} notrack accept", unpoliced()));
+        rules.extend(sides(host).map(|(family, cluster)| {
+            let (ip, unpoliced) = (family.word(), unpoliced(family));
+            format!("{ip} daddr {cluster} {unpoliced} notrack accept")
+        }));
     }
     if host.foreign_names {
         rules.push(format!("ip daddr {LINK_LOCAL} meta l4proto {{ tcp, udp }} th dport 53 accept"));
     }
     rules.push(format!("ip daddr {LINK_LOCAL} ip daddr != {GATEWAY} counter drop"));
+    rules.extend(host.ipv6.map(|_| format!("ip6 daddr {LINK_LOCAL6} counter drop")));
     rules.extend(overlay.sent.clone());
     lines(rules)
 }
 
 /// What all else may claim that comes into the host.
 fn guard(host: &HostNetwork, overlay: &Rules) -> String {
-    let cluster = host.cluster.trunc();
-    let mut rules = vec![
-        format!("iifname \"{INTERFACE_PREFIX}*\" goto {SENT}"),
-        format!("ip saddr {cluster} fib saddr oifname \"{INTERFACE_PREFIX}*\" counter drop"),
-    ];
+    let mut rules = vec![format!("iifname \"{INTERFACE_PREFIX}*\" goto {SENT}")];
+    rules.extend(sides(host).map(|(family, cluster)| {
+        let ip = family.word();
+        format!("{ip} saddr {cluster} fib saddr oifname \"{INTERFACE_PREFIX}*\" counter drop")
+    }));
     if host.untracked {
-        rules.push(format!("ip saddr {cluster} ip daddr {cluster} {} notrack", unpoliced()));
+        rules.extend(sides(host).map(|(family, cluster)| {
+            let (ip, unpoliced) = (family.word(), unpoliced(family));
+            format!("{ip} saddr {cluster} {ip} daddr {cluster} {unpoliced} notrack")
+        }));
     }
-    rules.extend(overlay.guard(cluster));
+    rules.extend(overlay.guard(sides(host)));
     lines(rules)
 }
 
 /// Neither side is an instance of this node that is not open to all or does not reach all. Of those the state of each
 /// connection matters: whether a packet answers.
-fn unpoliced() -> String {
-    let sets = [Set::Isolated.name(), Set::Confined.name()];
+fn unpoliced(family: Family) -> String {
+    let ip = family.word();
+    let sets = [Set::Isolated, Set::Confined].map(|set| family.set(&set.name()));
     let sides = ["saddr", "daddr"];
-    let each = sets.iter().flat_map(|set| sides.map(|side| format!("ip {side} != @{set}")));
+    let each = sets.iter().flat_map(|set| sides.map(|side| format!("{ip} {side} != @{set}")));
     each.collect::<Vec<_>>().join(" ")
 }
 
@@ -143,7 +187,6 @@ fn lines(rules: impl IntoIterator<Item = String>) -> String {
 /// What instances may send to the host itself, of this node or, over an uplink, of another. A routes-only node has none, and
 /// decides by itself whom it serves.
 fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
-    let cluster = host.cluster.trunc();
     let mut rules = overlay.to_host.clone();
     rules.extend([
         "iifname \"lo\" accept".to_owned(),
@@ -152,16 +195,22 @@ fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
         format!("iifname != \"{INTERFACE_PREFIX}*\" ip daddr {GATEWAY} counter reject"),
     ]);
     if host.block.is_some() {
-        rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
-        rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" ip saddr != {cluster} accept"));
+        if host.ipv6.is_none() {
+            rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
+        }
+        rules.extend(sides(host).map(|(family, cluster)| {
+            let ip = family.word();
+            format!("iifname != \"{INTERFACE_PREFIX}*\" {ip} saddr != {cluster} accept")
+        }));
     } else {
         rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" accept"));
     }
     rules.push("ct state established,related accept".to_owned());
     rules.push(format!("ip daddr {GATEWAY} meta l4proto {{ tcp, udp }} th dport 53 accept"));
     rules.push("icmp type echo-request accept".to_owned());
+    rules.extend(host.ipv6.map(|_| "icmpv6 type echo-request accept".to_owned()));
     // Names and echoes of its own node are everybody's; the rest is what it reaches like anything else.
-    rules.push(isolation::confine());
+    rules.extend(sides(host).map(|(family, _)| isolation::confine(family)));
     let allowed = host.host_access.iter().filter(|range| range.first <= range.last);
     rules.extend(allowed.map(|PortRange { protocol, first, last }| {
         let protocol = match protocol {
@@ -182,24 +231,28 @@ fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
 /// Who began a connection shows in its first packet. In the middle of one from before an instance was isolated, an
 /// instance that speaks first would look like the one who began it, and be answered for ever; and to one that was
 /// confined, whoever speaks first would.
-fn add_isolation(script: &mut String, sets: &BTreeSet<Set>, cluster: Ipv4Net) {
+fn add_isolation(script: &mut String, sets: &BTreeSet<Set>, host: &HostNetwork) {
     let midway = "ct state new tcp flags & (syn | ack) != syn counter reject with tcp reset";
     let mut inbound = Vec::new();
     // First what may leave: what gets through the other chain is through.
-    if sets.contains(&Set::Confined) {
-        let to = format!("ip saddr {cluster} ip daddr @{}", Set::Confined.name());
-        let to = format!("oifname \"{INTERFACE_PREFIX}*\" {to}");
-        inbound.extend([Set::Confined.rule(), format!("{to} {midway}")]);
-    }
-    if sets.contains(&Set::Isolated) {
-        let from = format!("ip saddr @{} ip daddr {cluster}", Set::Isolated.name());
-        let from = format!("iifname \"{INTERFACE_PREFIX}*\" {from}");
-        inbound.extend([Set::Isolated.rule(), format!("{from} {midway}")]);
+    for (set, side) in [(Set::Confined, "oifname"), (Set::Isolated, "iifname")] {
+        if sets.contains(&set) {
+            inbound.extend(sides(host).flat_map(|(family, cluster)| {
+                let (ip, name) = (family.word(), family.set(&set.name()));
+                let (from, to) = match set.is_out() {
+                    true => (cluster.to_string(), format!("@{name}")),
+                    false => (format!("@{name}"), cluster.to_string()),
+                };
+                let late =
+                    format!("{side} \"{INTERFACE_PREFIX}*\" {ip} saddr {from} {ip} daddr {to}");
+                [set.rule(family), format!("{late} {midway}")]
+            }));
+        }
     }
     let allowing = |out: bool| {
         let sets = sets.iter().filter(|set| set.is_out() == out);
         let sets = sets.filter(|set| !matches!(set, Set::Isolated | Set::Confined));
-        lines(sets.map(|set| set.rule()))
+        lines(sets.flat_map(|set| sides(host).map(|(family, _)| set.rule(family))))
     };
     let (inbound, incoming, outgoing) = (lines(inbound), allowing(false), allowing(true));
     *script += &format!(
@@ -299,6 +352,88 @@ mod tests {
             let rules = "    iifname \"lo\" accept\n    iifname != \"dw-*\" ip daddr 169.254.1.1 counter reject\n";
             assert!(script.contains(rules), "{script}");
         }
+    }
+
+    fn dual() -> HostNetwork {
+        let block = Some("10.80.1.0/24".parse().unwrap());
+        HostNetwork { ipv6: Some("fd00:5::/64".parse().unwrap()), block, ..host(true) }
+    }
+
+    /// What a rule says of IPv4, in the words of IPv6.
+    fn in_ipv6(rule: &str) -> String {
+        let word = |word: &str| match word {
+            "ip" => "ip6".to_owned(),
+            "icmp" => "icmpv6".to_owned(),
+            "10.80.0.0/16" => "fd00:5::a50:0/112".to_owned(),
+            "255.255.255.0" => "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00".to_owned(),
+            "0.0.0.0" => "::".to_owned(),
+            _ if word.starts_with('@') => word.replacen('@', "@ip6_", 1),
+            _ => word.to_owned(),
+        };
+        rule.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Instances that are policed in every way, and peers in the overlay.
+    fn everything(host: &HostNetwork) -> Vec<String> {
+        let of = [
+            [Set::Isolated, Set::Confined],
+            [Set::Sources(24), Set::Destinations(24)],
+            [Set::Sources(0), Set::Destinations(0)],
+            [Set::Ports(24, 4), Set::DestinationPorts(24, 4)],
+        ];
+        let sets: BTreeSet<Set> = of.into_iter().flatten().collect();
+        let local = [192, 0, 2, 1].into();
+        let overlay = Some(crate::Overlay { local, port: 4789, always: false });
+        let peers = Peers { overlay, ..Peers::default() };
+        let script = table(host, &[], &peers, Some(&sets));
+        let rules: Vec<_> = script.lines().filter(|line| line.starts_with("    ")).collect();
+        for set in sets {
+            let asks = |rule: &&str| rule.contains(&format!("@{} ", set.name()));
+            assert!(rules.iter().any(asks), "nobody asks {}: {script}", set.name());
+        }
+        rules.iter().map(|rule| rule.trim_start().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_rule_about_instances_addresses_has_a_twin() {
+        let block = dual().block;
+        let without = everything(&HostNetwork { block, ..host(true) });
+        let with = everything(&dual());
+        // Of nodes, of what is of a link, and what is behind the header of UDP.
+        let about_others = [" @nodes", "@tunnelled", "169.254.", "udp dport 4789 @th"];
+        let is_of = |rule: &str, protocol: &[&str]| {
+            rule.split(' ').any(|word| protocol.contains(&word))
+                && !about_others.iter().any(|other| rule.contains(other))
+        };
+        for rule in without.iter().filter(|rule| is_of(rule, &["ip", "icmp"])) {
+            assert!(with.contains(&in_ipv6(rule)), "{} is missing in {with:#?}", in_ipv6(rule));
+        }
+        // And what is not of IPv6 is what there is without it, but for what keeps it out.
+        let is_of_ipv6 =
+            |rule: &&String| rule.split(' ').any(|word| ["ip6", "icmpv6"].contains(&word));
+        let of_ipv4: Vec<_> = with.iter().filter(|rule| !is_of_ipv6(rule)).collect();
+        let shuts_out = |rule: &&String| rule.contains("meta nfproto ipv6");
+        let as_before: Vec<_> = without.iter().filter(|rule| !shuts_out(rule)).collect();
+        assert_eq!(of_ipv4, as_before);
+        let twins: Vec<_> = without.iter().map(|rule| in_ipv6(rule)).collect();
+        let alone: Vec<_> =
+            with.iter().filter(|rule| is_of_ipv6(rule) && !twins.contains(rule)).collect();
+        let [closed, masquerade] = alone.as_slice() else { panic!("{alone:#?}") };
+        assert!(closed.starts_with("ip6 daddr { fe80::/10, ") && closed.ends_with(" drop"));
+        assert!(masquerade.ends_with(" masquerade"));
+    }
+
+    #[test]
+    fn of_ipv6_there_is_nothing_without_a_prefix_and_all_at_once_with_one() {
+        let without = table(&host(true), &[], &Peers::default(), Some(&[Set::Isolated].into()));
+        let lines: Vec<_> = without.lines().filter(|line| line.contains("ip6")).collect();
+        assert!(lines.is_empty() && without.contains("meta nfproto ipv6 drop"), "{lines:?}");
+        let sources = [("dw-0123456789ab".to_owned(), Ipv4Addr::new(10, 80, 1, 5))];
+        let with = table(&dual(), &sources, &Peers::default(), None);
+        assert!(!with.contains("meta nfproto ipv6"), "{with}");
+        assert!(with.contains(r#"ip6_sources { "dw-0123456789ab" . fd00:5::a50:105 }"#), "{with}");
+        assert!(with.contains("ip6 saddr fd00:5::a50:0/112 ip6 daddr != fd00:5::/96"), "{with}");
+        assert!(with.contains("ip6 daddr { fe80::/10,"), "{with}");
     }
 
     #[test]

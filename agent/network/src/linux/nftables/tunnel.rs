@@ -1,7 +1,6 @@
 //! The rules of the overlay: who may send into it, and what goes by it.
 
-use ipnet::Ipv4Net;
-
+use super::script::Side;
 use super::{TABLE, TUNNELLED};
 use crate::linux::overlay::{DEVICE, MARK, VNI};
 use crate::{INTERFACE_PREFIX, Overlay};
@@ -68,15 +67,17 @@ impl Rules {
     }
 
     /// To what comes into the host from elsewhere than a sandbox.
-    pub(super) fn guard(&self, cluster: Ipv4Net) -> Vec<String> {
+    pub(super) fn guard(&self, sides: impl Iterator<Item = Side>) -> Vec<String> {
         let Some(packets) = &self.packets else { return Vec::new() };
-        vec![
-            format!("{packets} notrack"),
-            // Instances whose node is in the overlay come through it, and nobody comes for them by another way.
+        let mut rules = vec![format!("{packets} notrack")];
+        // Instances whose node is in the overlay come through it, and nobody comes for them by another way.
+        rules.extend(sides.map(|(family, cluster)| {
+            let ip = family.word();
             format!(
-                "iifname != \"{DEVICE}\" ip saddr {cluster} fib saddr oifname \"{DEVICE}\" counter drop"
-            ),
-        ]
+                "iifname != \"{DEVICE}\" {ip} saddr {cluster} fib saddr oifname \"{DEVICE}\" counter drop"
+            )
+        }));
+        rules
     }
 }
 
@@ -95,6 +96,11 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
+    use crate::linux::family::Family;
+
+    fn side() -> std::iter::Once<Side> {
+        std::iter::once((Family::V4, "10.80.0.0/16".parse().unwrap()))
+    }
 
     #[test]
     fn only_what_peers_send_to_the_nodes_address_is_received() {
@@ -107,7 +113,7 @@ mod tests {
                 "udp dport 8472 @th,96,24 157 ip daddr != 192.0.2.1 counter drop",
             ]
         );
-        let guard = rules.guard("10.80.0.0/16".parse().unwrap());
+        let guard = rules.guard(side());
         assert!(guard[1].contains(r#"fib saddr oifname "dwell-vxlan" counter drop"#));
     }
 
@@ -115,6 +121,6 @@ mod tests {
     fn without_an_overlay_there_is_nothing_of_it() {
         let rules = Rules::default();
         assert!(rules.chains.ends_with("delete chain inet dwell entrance\n"));
-        assert!(rules.guard("10.80.0.0/16".parse().unwrap()).is_empty());
+        assert!(rules.guard(side()).is_empty());
     }
 }

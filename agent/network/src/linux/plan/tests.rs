@@ -28,14 +28,13 @@ fn foreign(prefix: &str, metric: u32) -> Route {
     let prefix = net(prefix);
     let table = libc::RT_TABLE_MAIN;
     let (links, via, nexthop, source) = (Vec::new(), None, None, None);
-    let link = Some(9);
-    Route { table, prefix, protocol: 2, kind: 1, metric, link, links, via, nexthop, source }
+    let (family, link) = (Family::V4, Some(9));
+    Route { family, table, prefix, protocol: 2, kind: 1, metric, link, links, via, nexthop, source }
 }
 
 /// What the kernel shows after `plan` has been carried out.
 fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
-    let Kernel { addresses, mut nexthops, groups, mut routes, mut overlay_routes, overlay } =
-        kernel.clone();
+    let Kernel { mut nexthops, mut routes, mut overlay_routes, .. } = kernel.clone();
     for (_, nexthop, mode) in &plan.nexthops {
         let existed = nexthops.len();
         nexthops.retain(|existing| existing.id != nexthop.id);
@@ -51,11 +50,12 @@ fn carry_out(plan: &Plan<'_>, kernel: &Kernel) -> Kernel {
         routes.retain(|route| !plan.replaced.contains(&route) && !plan.remove.contains(&route));
     }
     nexthops.retain(|nexthop| !plan.remove_nexthops.contains(nexthop));
-    Kernel { addresses, nexthops, groups, routes, overlay_routes, overlay }
+    Kernel { nexthops, routes, overlay_routes, ..kernel.clone() }
 }
 
 fn ours(route: &PeerRoute<'_>) -> Route {
     Route {
+        family: route.family,
         table: route.table,
         prefix: route.prefix,
         protocol: ROUTE_PROTOCOL,
@@ -86,7 +86,7 @@ fn a_new_table_is_added_and_then_in_place() {
             peer("b", "10.80.2.0/24", "192.0.2.12"),
         ],
         exceptions: vec![exception("10.80.1.7", "b")],
-        overlay: None,
+        ..RouteTable::default()
     };
     let kernel = empty_kernel();
     let first = plan(&table, &kernel);
@@ -120,10 +120,14 @@ fn a_moved_exception_is_changed_not_removed() {
     let old = RouteTable {
         peers: peers.clone(),
         exceptions: vec![exception("10.80.3.7", "a")],
-        overlay: None,
+        ..RouteTable::default()
     };
     let kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
-    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")], overlay: None };
+    let new = RouteTable {
+        peers,
+        exceptions: vec![exception("10.80.3.7", "b")],
+        ..RouteTable::default()
+    };
     let plan = plan(&new, &kernel);
     assert_eq!(plan.change.len(), 1);
     assert_eq!(plan.replaced.len(), 1);
@@ -137,10 +141,14 @@ fn of_a_change_that_was_cut_short_the_old_route_goes() {
     let old = RouteTable {
         peers: peers.clone(),
         exceptions: vec![exception("10.80.3.7", "a")],
-        overlay: None,
+        ..RouteTable::default()
     };
     let mut kernel = carry_out(&plan(&old, &empty_kernel()), &empty_kernel());
-    let new = RouteTable { peers, exceptions: vec![exception("10.80.3.7", "b")], overlay: None };
+    let new = RouteTable {
+        peers,
+        exceptions: vec![exception("10.80.3.7", "b")],
+        ..RouteTable::default()
+    };
     let before = kernel.clone();
     kernel.routes.extend(plan(&new, &before).change.iter().map(ours));
     let plan = plan(&new, &kernel);
@@ -182,7 +190,7 @@ fn a_peer_out_of_reach_does_not_hold_up_the_others() {
             peer("near", "10.80.3.0/24", "192.0.2.13"),
         ],
         exceptions: vec![exception("10.80.9.9", "unknown")],
-        overlay: None,
+        ..RouteTable::default()
     };
     let kernel = empty_kernel();
     let plan = plan(&table, &kernel);
@@ -194,11 +202,12 @@ fn a_peer_out_of_reach_does_not_hold_up_the_others() {
 #[test]
 fn foreign_nexthops_keep_their_numbers() {
     let node: NodeName = "a".parse().unwrap();
-    let id = nexthop::id_for(&node, &BTreeSet::new());
+    let id = nexthop::id_for(&node, false, &BTreeSet::new());
     let mut kernel = empty_kernel();
     kernel.nexthops.push(Nexthop {
         id,
         protocol: 4,
+        is_ipv6: false,
         link: Some(UPLINK),
         gateway: Some(Ipv4Addr::new(192, 0, 2, 11)),
         is_onlink: false,
@@ -230,6 +239,7 @@ fn any_table() -> impl Strategy<Value = RouteTable> {
             .map(|(host, node)| exception(&format!("10.80.30.{host}"), &format!("n{node}")))
             .collect(),
         overlay: overlay.map(|always| Overlay { always, ..overlay_of() }),
+        ipv6: None,
     })
 }
 
@@ -246,7 +256,7 @@ fn a_peer_is_reached_directly_only_by_the_network_of_the_hosts_own_address() {
     let second = Address { net: net("198.51.100.1/24"), ..empty_kernel().addresses[0] };
     let mut kernel = empty_kernel();
     kernel.addresses.push(second);
-    let mut table = RouteTable { peers, exceptions: Vec::new(), overlay: Some(overlay_of()) };
+    let mut table = RouteTable { peers, overlay: Some(overlay_of()), ..RouteTable::default() };
     assert_eq!(tunnelled(&table, &kernel.addresses).len(), 1);
     // Where there is no overlay, a way that works one way is all there is.
     table.overlay = None;
@@ -260,7 +270,7 @@ fn a_node_whose_address_is_on_lo_reaches_its_peers_through_the_overlay() {
     let peers = vec![peer("other", "10.80.1.0/24", "203.0.113.7")];
     let local = Ipv4Addr::new(203, 0, 113, 1);
     let overlay = Some(Overlay { local, ..overlay_of() });
-    let table = RouteTable { peers, exceptions: Vec::new(), overlay };
+    let table = RouteTable { peers, overlay, ..RouteTable::default() };
     for length in [24, 32] {
         let net = Ipv4Net::new_assert(local, length);
         let mut kernel = empty_kernel();
@@ -276,7 +286,7 @@ fn an_overlay_from_an_address_that_is_not_here_says_what_to_do() {
         peer("far", "10.80.2.0/24", "198.51.100.7"),
     ];
     let overlay = Some(Overlay { local: Ipv4Addr::new(192, 0, 2, 77), ..overlay_of() });
-    let table = RouteTable { peers, exceptions: Vec::new(), overlay };
+    let table = RouteTable { peers, overlay, ..RouteTable::default() };
     let kernel = empty_kernel();
     assert!(tunnelled(&table, &kernel.addresses).is_empty());
     let planned = plan(&table, &kernel);
@@ -295,7 +305,7 @@ fn a_peer_on_another_segment_is_reached_through_the_overlay() {
         peer("far", "10.80.2.0/24", "198.51.100.7"),
     ];
     let exceptions = vec![exception("10.80.1.7", "far")];
-    let table = RouteTable { peers, exceptions, overlay: Some(overlay_of()) };
+    let table = RouteTable { peers, exceptions, overlay: Some(overlay_of()), ipv6: None };
     let without = empty_kernel();
     let plan_without = plan(&table, &without);
     assert_eq!(plan_without.failures[0].reason, NO_DEVICE);
@@ -326,6 +336,31 @@ fn a_peer_on_another_segment_is_reached_through_the_overlay() {
     let table = RouteTable { peers: moved.into(), ..table.clone() };
     let second = plan(&table, &kernel);
     assert_eq!((second.nexthops.len(), second.change.len(), second.remove.len()), (1, 2, 1));
+}
+
+/// The same table leads to the same routes in IPv6, by next hops of its own.
+#[test]
+fn ipv6_is_planned_as_ipv4_is() {
+    let table = RouteTable {
+        peers: vec![
+            peer("a", "10.80.1.0/24", "192.0.2.11"),
+            peer("b", "10.80.2.0/24", "192.0.2.12"),
+        ],
+        exceptions: vec![exception("10.80.1.7", "b")],
+        ..RouteTable::default()
+    };
+    let family = Family::of("fd00:5::/64".parse().unwrap());
+    let source = Some(Ipv4Addr::new(192, 0, 2, 1));
+    let kernel = Kernel { family, source, ..empty_kernel() };
+    let of_ipv4 = empty_kernel();
+    let (first, second) = (plan(&table, &of_ipv4), plan(&table, &kernel));
+    let prefixes = |plan: &Plan<'_>| plan.add.iter().map(|it| it.prefix).collect::<Vec<_>>();
+    assert_eq!(prefixes(&first), prefixes(&second));
+    assert!(second.add.iter().all(|route| route.family == family && route.source == source));
+    let numbers = |plan: &Plan<'_>| plan.nexthops.iter().map(|it| it.1.id).collect::<BTreeSet<_>>();
+    assert!(numbers(&first).is_disjoint(&numbers(&second)));
+    assert!(second.nexthops.iter().all(|(_, nexthop, _)| nexthop.is_ipv6));
+    assert!(is_fixpoint(&plan(&table, &carry_out(&second, &kernel))));
 }
 
 proptest! {
