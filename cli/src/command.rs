@@ -25,6 +25,7 @@ mod rollout;
 mod route;
 mod run;
 mod ssh;
+mod status;
 mod support;
 mod volume;
 
@@ -46,6 +47,7 @@ pub(crate) enum Command {
     Plan(apply::Plan),
     Run(Box<run::Run>),
     Ps(ps::Ps),
+    Status(status::Status),
     Inspect(inspect::Inspect),
     Scale(change::Scale),
     Start(change::Start),
@@ -109,6 +111,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Plan(plan) => return plan.run(fleet).await,
         Command::Run(run) => run.run(fleet.await?).await,
         Command::Ps(ps) => ps.run(fleet.await?).await,
+        Command::Status(status) => return status.run(fleet.await?).await,
         Command::Inspect(inspect) => inspect.run(fleet.await?).await,
         Command::Scale(scale) => scale.run(fleet.await?).await,
         Command::Start(start) => start.run(fleet.await?).await,

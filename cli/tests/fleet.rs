@@ -154,6 +154,16 @@ async fn programs_get_stable_fields() {
                 ..Default::default()
             }],
         }],
+        status: v1::GetStatusResponse {
+            found: vec![v1::FleetFinding {
+                gravity: v1::fleet_finding::Gravity::Problem.into(),
+                subject: "node/h2".into(),
+                kind: "node-down".into(),
+                since_ms: Some(1_000),
+                ..Default::default()
+            }],
+            ..Default::default()
+        },
         diagnoses: vec![v1::NodeDiagnosis {
             node: "h1".into(),
             diagnosis: Some(v1::Diagnosis {
@@ -174,6 +184,7 @@ async fn programs_get_stable_fields() {
         &["route", "check", "web-0"],
         &["doctor"],
         &["audit"],
+        &["status"],
         &["events"],
         &["inspect", "web-1"],
         &["version"],
@@ -243,6 +254,44 @@ async fn what_was_checked_and_has_problems_ends_with_1() {
     well.state.lock().unwrap().diagnoses = vec![silent];
     assert_eq!(run(&well, &["doctor"]).await.code, 1);
     assert_eq!(run(&well, &["doctor", "h2"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn the_status_ends_with_1_unless_all_is_well_or_on_its_way() {
+    use v1::fleet_finding::Gravity;
+    let state = |gravity: Option<Gravity>| {
+        let one = |gravity: Gravity| v1::FleetFinding {
+            gravity: gravity.into(),
+            subject: "workload/web".into(),
+            kind: "some-kind".into(),
+            message: "says why".into(),
+            next: "dwell do something".into(),
+            ..Default::default()
+        };
+        let found = gravity.into_iter().map(one).collect();
+        let counts = Some(v1::FleetCounts { nodes: 3, nodes_ready: 3, ..Default::default() });
+        let status = v1::GetStatusResponse { found, counts, ..Default::default() };
+        State { status, ..starting() }
+    };
+    for (gravity, code) in [
+        (None, 0),
+        (Some(Gravity::Progress), 0),
+        (Some(Gravity::Warning), 1),
+        (Some(Gravity::Problem), 1),
+        // Of a controller that knows more.
+        (Some(Gravity::Unspecified), 1),
+    ] {
+        let ran = run(&Fake::start(state(gravity)), &["status"]).await;
+        assert_eq!(ran.code, code, "{gravity:?}");
+        match gravity {
+            None => assert!(ran.stdout.starts_with("all is well: 3 nodes"), "{}", ran.stdout),
+            Some(_) => assert!(
+                ran.stdout.contains("some-kind: says why\n    dwell do something\n"),
+                "{}",
+                ran.stdout
+            ),
+        }
+    }
 }
 
 #[tokio::test]

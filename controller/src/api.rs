@@ -15,12 +15,14 @@
 //! | `api/images.rs` | the images of nodes, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
 //! | `api/registries.rs` | logins at registries of images |
+//! | `api/fleet_status.rs` | what of the fleet is not as declared |
 
 mod audit;
 mod authority;
 mod connect;
 mod contexts;
 mod diagnose;
+mod fleet_status;
 mod images;
 mod instance;
 mod keys;
@@ -492,6 +494,10 @@ impl Fleet for Api {
         request: Request<v1::CertifyUserRequest>,
     ) -> Answer<v1::CertifyUserResponse> {
         self.certify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::GetStatusResponse> {
+        self.fleet_status().await.map(Response::new)
     }
 
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {

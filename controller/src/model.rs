@@ -32,6 +32,7 @@ mod command;
 mod commit;
 mod contexts;
 mod directory;
+mod findings;
 mod history;
 mod ipam;
 mod issuers;
@@ -80,6 +81,7 @@ pub use command::{
     Reply, Target, WORKLOADS_MAX, WorkloadPlan,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
+pub use findings::{FindingKind, FleetCounts, FleetFinding, FleetStatus, Gravity, Surroundings};
 pub use history::{RestoreView, Superseded};
 pub use issuers::{OldHolders, OldNode};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};

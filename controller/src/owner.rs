@@ -91,9 +91,15 @@ pub struct Handle {
     directory: watch::Receiver<Option<Revision>>,
     roster: Roster,
     contexts: Contexts,
+    ailing: watch::Receiver<Option<Arc<CommitError>>>,
 }
 
 impl Handle {
+    /// Why the store cannot be written; `None` if it can, as far as it was tried.
+    pub(crate) fn ailing(&self) -> Option<Arc<CommitError>> {
+        self.ailing.borrow().clone()
+    }
+
     /// Which contexts are not good any more, without asking the owner.
     pub(crate) fn contexts(&self) -> &Contexts {
         &self.contexts
@@ -174,7 +180,7 @@ pub struct Owner<S> {
     contexts: Contexts,
     followers: BTreeMap<NodeName, watch::Sender<()>>,
     /// Why the store cannot be written, from the first commit that failed to the next that did not.
-    ailing: Option<Arc<CommitError>>,
+    ailing: watch::Sender<Option<Arc<CommitError>>>,
     /// What is on the disk is not known, or is another's: this has to end.
     broken: bool,
 }
@@ -188,6 +194,7 @@ impl<S: Store> Owner<S> {
         let roster = Roster::of(&model);
         let contexts = Contexts::of(&model);
         let followers = BTreeMap::new();
+        let (ailing, told_ailing) = watch::channel(None);
         let owner = Self {
             model,
             store,
@@ -198,11 +205,17 @@ impl<S: Store> Owner<S> {
             roster: roster.clone(),
             contexts: contexts.clone(),
             followers,
-            ailing: None,
+            ailing,
             broken: false,
         };
-        let handle =
-            Handle { requests: sender, revision: watched, directory: shown, roster, contexts };
+        let handle = Handle {
+            requests: sender,
+            revision: watched,
+            directory: shown,
+            roster,
+            contexts,
+            ailing: told_ailing,
+        };
         (owner, handle)
     }
 
@@ -266,7 +279,7 @@ impl<S: Store> Owner<S> {
         for request in queued {
             match request {
                 Request::Command(command, _, reply)
-                    if self.ailing.is_some() && command.is_volatile() =>
+                    if self.is_ailing() && command.is_volatile() =>
                 {
                     let answer = self.without_store(*command, now).await;
                     // Whoever asked may have gone.
@@ -339,10 +352,14 @@ impl<S: Store> Owner<S> {
             return Ok(());
         }
         self.store.commit(batch).await?;
-        if self.ailing.take().is_some() {
+        if self.ailing.send_replace(None).is_some() {
             tracing::info!("changes can be stored again");
         }
         Ok(())
+    }
+
+    fn is_ailing(&self) -> bool {
+        self.ailing.borrow().is_some()
     }
 
     /// Notes that a commit failed, and says so once.
@@ -350,14 +367,14 @@ impl<S: Store> Owner<S> {
         if !error.is_survivable() {
             tracing::error!(%error, "what is on the disk is not known; the controller ends and has to read it again");
             self.broken = true;
-        } else if self.ailing.is_none() {
+        } else if !self.is_ailing() {
             tracing::error!(
                 %error,
                 "cannot store changes; none is accepted until this is repaired, but nodes are heard of as ever"
             );
         }
         let error = Arc::new(error);
-        self.ailing = Some(Arc::clone(&error));
+        self.ailing.send_replace(Some(Arc::clone(&error)));
         error
     }
 
@@ -368,7 +385,7 @@ impl<S: Store> Owner<S> {
         {
             self.fails(error);
         }
-        let Some(error) = self.ailing.clone() else {
+        let Some(error) = self.ailing.borrow().clone() else {
             // It works again; the next tick goes on with what waited.
             let applied = self.model.apply_volatile(command, now)?;
             self.publish(applied.map(|applied| applied.changes).unwrap_or_default());

@@ -11,6 +11,7 @@ mod image;
 mod key;
 mod node;
 mod registry;
+mod status;
 mod volume;
 mod workload;
 
@@ -25,6 +26,7 @@ pub(crate) use image::{
 pub(crate) use key::KeySetsView;
 pub(crate) use node::{NodeView, NodesView, RoutesView, TokenView};
 pub(crate) use registry::RegistriesView;
+pub(crate) use status::{CountsView, FleetFindingView, Gravity, StatusView};
 pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
     EventView, EventsView, HistoryView, InspectView, InstanceView, PlanView, PlansView, PsView,

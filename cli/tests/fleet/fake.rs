@@ -46,6 +46,7 @@ pub(crate) struct State {
     pub(crate) checks: Vec<v1::RouteCheck>,
     pub(crate) diagnoses: Vec<v1::NodeDiagnosis>,
     pub(crate) audits: Vec<v1::AuditAnswer>,
+    pub(crate) status: v1::GetStatusResponse,
     pub(crate) key_sets: BTreeMap<String, Vec<String>>,
     /// By registry, who logs in and with what.
     pub(crate) logins: BTreeMap<String, (String, String)>,

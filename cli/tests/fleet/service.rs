@@ -555,6 +555,10 @@ impl Fleet for Service {
         })
     }
 
+    async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::GetStatusResponse> {
+        answer(self.state()?.status.clone())
+    }
+
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Answer<v1::GetInfoResponse> {
         drop(self.state()?);
         answer(v1::GetInfoResponse {

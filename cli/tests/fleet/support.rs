@@ -58,6 +58,7 @@ async fn a_support_bundle_has_what_is_known_and_no_secret() {
         ("README", "look through it"),
         ("fleet/instances.json", "web-0"),
         ("fleet/nodes.json", "h1"),
+        ("fleet/status.json", "counts"),
         ("fleet/registries.json", "robot"),
         ("fleet/events.json", "events"),
         ("host/firewall.txt", "not known: cannot run nft"),

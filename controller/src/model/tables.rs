@@ -293,6 +293,17 @@ impl Tables {
         events.map_or((0, None), |events| (events.len(), events.first().copied()))
     }
 
+    /// The events that have this reason, the oldest first.
+    pub(super) fn events_of(
+        &self,
+        reason: &str,
+    ) -> impl DoubleEndedIterator<Item = &Arc<Event>> + use<'_> {
+        let revisions = self.event_kinds.get(event_kind(reason)).into_iter().flatten();
+        let reason = reason.to_owned();
+        let events = revisions.filter_map(|revision| self.events.get(revision));
+        events.filter(move |event| event.reason == reason)
+    }
+
     fn forget_event(&mut self, event: &Event) {
         let kind = event_kind(&event.reason);
         if let Some(events) = self.event_kinds.get_mut(kind) {

@@ -8,6 +8,7 @@ mod digests;
 mod directory;
 mod ends;
 mod events;
+mod findings;
 mod fleet;
 mod history;
 mod key_sets;

@@ -485,7 +485,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
     }
 }
 
-fn phase_word(phase: Phase) -> &'static str {
+pub(super) fn phase_word(phase: Phase) -> &'static str {
     match phase {
         Phase::Pending => "pending",
         Phase::Preparing => "preparing",

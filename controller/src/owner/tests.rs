@@ -227,8 +227,10 @@ async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
     handle.command(declare("web")).await.unwrap();
     assert_eq!(state(&handle).await, NodeState::Ready);
 
+    assert!(handle.ailing().is_none());
     store.set_failing(true);
     handle.command(declare("db")).await.unwrap_err();
+    assert!(handle.ailing().is_some(), "whoever asks how the fleet is hears of it");
     clock.0.store(3_600_000, Ordering::Relaxed);
     handle.command(Command::Tick).await.unwrap();
     assert_eq!(state(&handle).await, NodeState::Down, "a silent node goes down");
@@ -263,6 +265,7 @@ async fn with_a_full_disk_nodes_still_go_down_and_come_back() {
     // Once it can be written, what was only shown has to be said again, on a new stream.
     store.set_failing(false);
     handle.command(declare("db")).await.unwrap();
+    assert!(handle.ailing().is_none());
     handle.command(Command::Tick).await.unwrap();
     let heartbeat =
         Command::Heartbeat { node: "h1".parse().unwrap(), session: SessionId(2), capacity: None };

@@ -220,3 +220,27 @@ async fn lists_come_in_pages_for_those_who_ask_for_them() {
     let refused = fleet.list_volumes(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
 }
+
+#[tokio::test]
+async fn the_status_says_what_is_not_as_declared_and_what_to_do() {
+    use v1::fleet_finding::Gravity;
+    let fixture = Fixture::start().await;
+    let mut fleet = fixture.fleet().await;
+    let status = async |fleet: &mut v1::fleet_client::FleetClient<_>| {
+        fleet.get_status(v1::GetStatusRequest {}).await.unwrap().into_inner()
+    };
+    let empty = status(&mut fleet).await;
+    assert_eq!((empty.found, empty.counts), (vec![], Some(v1::FleetCounts::default())));
+    let applied = fleet.apply(apply(vec![workload("web", 2)])).await.unwrap().into_inner();
+    let told = status(&mut fleet).await;
+    assert!(told.revision >= applied.revision);
+    let counts = told.counts.unwrap();
+    assert_eq!((counts.workloads, counts.workloads_as_declared, counts.instances), (1, 0, 2));
+    let [found] = &told.found[..] else { panic!("{:?}", told.found) };
+    assert_eq!((found.gravity(), found.kind.as_str()), (Gravity::Problem, "instance-pending"));
+    assert_eq!((found.subject.as_str(), found.next.as_str()), ("workload/web", "dwell node ls"));
+    assert_eq!(
+        found.message,
+        "web-0, web-1: there are no nodes yet; `dwell node token` lets one join"
+    );
+}

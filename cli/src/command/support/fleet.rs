@@ -29,6 +29,7 @@ pub(super) async fn parts(fleet: impl Future<Output = Result<Fleet, Failure>>) -
     let mut parts = Vec::new();
     let client = &mut fleet.client.clone();
     parts.push(part("controller", super::super::info::asked(client)).await);
+    parts.push(part("status", super::super::status::asked(client)).await);
     parts.push(part("restore", super::super::restore::asked(client)).await);
     let listed = async {
         let (workloads, instances) = ps::fetch(&mut fleet, String::new()).await?;
