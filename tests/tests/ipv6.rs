@@ -95,6 +95,111 @@ async fn instances_have_ipv6_beside_ipv4() -> Result<()> {
     .await
 }
 
+/// Restarts of each program leave it as it is, and so does a boot; it goes the other way through the overlay, and goes
+/// altogether with its prefix.
+#[tokio::test]
+async fn the_second_address_stays_as_long_as_the_prefix_does() -> Result<()> {
+    let config = LabConfig::new("ipv6-stays").hosts(2).live_restore(true).images(&[Image::Hello]);
+    Lab::test(config, async |lab| {
+        lab.set_controller(&json!({"ipv6_prefix": PREFIX}))?;
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        let key = lab.ssh_public_key().await?;
+        lab.apply(&manifest(&key, "[web]")).await?.ok()?;
+        let web = lab.wait_well("web", 2, LIMIT).await?;
+        let db = lab.wait_well("db", 1, LIMIT).await?.swap_remove(0);
+        lab.wait_well("other", 1, LIMIT).await?;
+        let allowed = ["web-0", "web-1"];
+        everybody_reaches(lab, &web).await?;
+        only_the_allowed(lab, &db, &allowed).await?;
+        let before = lab.containers().await?;
+
+        let host = host_of(lab, &web[0])?;
+        host.stop_agent(Signal::SIGKILL).await?;
+        ensure!(speaks(lab, &web[0], &web[1]).await?, "without an agent");
+        host.start_agent().await?;
+        only_the_allowed(lab, &db, &allowed).await.context("after the agent's restart")?;
+        host.stop_docker(Signal::SIGTERM).await?;
+        ensure!(speaks(lab, &web[0], &web[1]).await?, "without Docker");
+        host.start_docker().await?;
+        only_the_allowed(lab, &db, &allowed).await.context("after Docker's restart")?;
+        everybody_reaches(lab, &web).await.context("after restarts")?;
+        ensure_untouched(&before, &lab.containers().await?)?;
+
+        host.reboot().await?;
+        let web = lab.wait_well("web", 2, LIMIT).await?;
+        let db = lab.wait_well("db", 1, LIMIT).await?.swap_remove(0);
+        everybody_reaches(lab, &web).await.context("after a boot")?;
+        only_the_allowed(lab, &db, &allowed).await.context("after a boot")?;
+
+        for host in lab.hosts() {
+            host.set_agent(&json!({"overlay": "always"}))?;
+            host.stop_agent(Signal::SIGTERM).await?;
+            host.start_agent().await?;
+        }
+        wait_until("routes of IPv6 through the overlay", SOON, async || {
+            for host in lab.hosts() {
+                let said = host.exec(&["ip", "nexthop"]).await?.ok()?;
+                let through = said.lines().filter(|line| line.contains("via fe80:"));
+                ensure!(through.clone().count() == 1, "{said}");
+                ensure!(through.clone().all(|line| line.contains("dwell-vxlan")), "{said}");
+            }
+            Ok(())
+        })
+        .await?;
+        everybody_reaches(lab, &web).await.context("through the overlay")?;
+        only_the_allowed(lab, &db, &allowed).await.context("through the overlay")?;
+        wait_for_a_clean_audit(lab).await?;
+
+        let before = lab.containers().await?;
+        lab.set_controller(&json!({}))?;
+        lab.stop_controller(Signal::SIGTERM).await?;
+        lab.start_controller().await?;
+        wait_until("IPv6 to be gone", SOON, async || {
+            for row in lab.ps().await?.instances {
+                let said = lab.exec(&row.name, &["ip", "-6", "address"]).await?.ok()?;
+                ensure!(said.trim().is_empty(), "{}: {said}", row.name);
+            }
+            for host in lab.hosts() {
+                let left = "ip -6 route show proto 157; ip nexthop | grep fe80:; ip -6 address | grep -i 6477:6c6c; \
+                            nft list table inet dwell | grep '^[[:space:]].*ip6 '";
+                let said = host.exec(&["sh", "-c", left]).await?.stdout;
+                ensure!(said.trim().is_empty(), "{}: {said}", host.name());
+            }
+            Ok(())
+        })
+        .await?;
+        ensure_untouched(&before, &lab.containers().await?)?;
+        for to in &web {
+            let address = SocketAddr::new(to.address.parse()?, 8080);
+            ensure!(reaches(lab, "web-0", address.ip()).await?, "{address} is not reached");
+        }
+        let ask = ["nslookup", "-type=aaaa", "web-0.dwell", "169.254.1.1"];
+        let said = lab.exec("web-1", &ask).await?;
+        ensure!(!said.stdout.contains("fd00:5:"), "{said:?}");
+        wait_for_a_clean_audit(lab).await
+    })
+    .await
+}
+
+async fn wait_for_a_clean_audit(lab: &Lab) -> Result<()> {
+    wait_until("an audit without findings", SOON, async || {
+        let found = lab.audit(false).await?;
+        ensure!(found.is_empty(), "{found:#?}");
+        Ok(())
+    })
+    .await
+}
+
+/// Whether one gets an answer of the other although its node may have no agent, and no engine.
+async fn speaks(lab: &Lab, from: &InstanceRow, to: &InstanceRow) -> Result<bool> {
+    let host = host_of(lab, from)?;
+    let netns = format!("--net={}", host.sandbox(&from.name).display());
+    let url = format!("http://{}/", SocketAddr::from((six(to)?, 8080)));
+    let said = host.exec(&["nsenter", &netns, "curl", "-sS", "-m", "2", &url]).await?;
+    Ok(said.code() == 0)
+}
+
 fn six(row: &InstanceRow) -> Result<IpAddr> {
     let address: Ipv4Addr = row.address.parse()?;
     Ok(PREFIX.parse::<Ipv6Range>()?.address(address).into())
