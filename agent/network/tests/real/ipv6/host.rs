@@ -3,13 +3,14 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use dwell_core::workload::Protocol;
 use dwell_network::world::{
     HOST, Place, World, datagram, db, dump, host, inside, lan, run, until_silent, web,
 };
-use dwell_network::{Allow, Direction, HostNetwork, Network as _, Policy, Sandbox};
+use dwell_network::{Allow, Direction, HostNetwork, Network as _, Policy, PortRange, Sandbox};
 use nix::mount::{MsFlags, mount};
 
-use super::{THERE, datagram6, dual, has_ipv6, neighbour, pings, six, table, with};
+use super::{THERE, connect, datagram6, dual, has_ipv6, neighbour, pings, six, table, with};
 
 /// It has the same priority as the one of IPv4 would have, and is for nodes as well.
 #[tokio::test]
@@ -149,6 +150,13 @@ async fn confined_instances_are_so_in_ipv6() {
         assert_eq!(beyond(), outside, "{policy:?}");
         assert!(pings(Place::Inside(&web), HOST), "its own node answers echoes");
     }
+    let host_access = vec![PortRange { protocol: Protocol::Tcp, first: 5000, last: 5000 }];
+    world.network.ensure_host(&HostNetwork { host_access, ..dual() }).await.unwrap();
+    let to_host = || connect((Place::Inside(&web), Place::Host), HOST, 5000);
+    assert_eq!(to_host(), [true; 2]);
+    let policy = Policy { address: web.address, direction: Direction::Out, allowed: vec![] };
+    world.network.sync_policies(&[policy]).await.unwrap();
+    assert_eq!(to_host(), [false; 2], "what the host opens takes a rule, too");
     let seen = world.network.look(&table()).await.unwrap();
     assert_eq!(seen.isolation, []);
     run("nft delete element inet dwell ip6_confined { fd00:5::a50:105 }");
@@ -194,6 +202,7 @@ async fn without_ipv6_in_its_kernel_a_host_has_ipv4_alone() {
     world.network.sync_policies(&[]).await.unwrap();
     world.network.ensure_sandbox(&web).await.unwrap();
     assert!(datagram((Place::Host, HOST), (Place::Inside(&web), web.address)).is_some());
+    assert!(!has_ipv6(&web));
 }
 
 /// Where IPv6 is switched off, for all or for the uplink, IPv4 goes on, and what to do is said.
