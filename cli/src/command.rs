@@ -15,11 +15,13 @@ mod info;
 mod inspect;
 mod key;
 mod logs;
+mod moving;
 mod node;
 mod port_forward;
 mod proxy;
 mod ps;
 mod registry;
+mod resize;
 mod restore;
 mod rollout;
 mod route;
@@ -50,9 +52,11 @@ pub(crate) enum Command {
     Status(status::Status),
     Inspect(inspect::Inspect),
     Scale(change::Scale),
+    Resize(resize::Resize),
     Start(change::Start),
     Stop(change::Stop),
     Restart(change::Restart),
+    Move(moving::Move),
     Rm(change::Rm),
     History(rollout::History),
     Rollback(rollout::Rollback),
@@ -114,9 +118,11 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Status(status) => return status.run(fleet.await?).await,
         Command::Inspect(inspect) => inspect.run(fleet.await?).await,
         Command::Scale(scale) => scale.run(fleet.await?).await,
+        Command::Resize(resize) => resize.run(fleet.await?).await,
         Command::Start(start) => start.run(fleet.await?).await,
         Command::Stop(stop) => stop.run(fleet.await?).await,
         Command::Restart(restart) => restart.run(fleet.await?).await,
+        Command::Move(order) => order.run(fleet.await?).await,
         Command::Rm(rm) => rm.run(fleet.await?).await,
         Command::History(history) => history.run(fleet.await?).await,
         Command::Rollback(rollback) => rollback.run(fleet.await?).await,

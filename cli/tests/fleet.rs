@@ -430,6 +430,49 @@ async fn several_are_scaled_together_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn chosen_instances_are_moved_and_removed() {
+    let fake = Fake::start(State {
+        workloads: vec![workload("web", 2), workload("db", 1)],
+        instances: vec![
+            instance("web", 0, v1::Phase::Running),
+            instance("web", 1, v1::Phase::Running),
+        ],
+        nodes: vec![v1::Node { name: "h2".into(), ..Default::default() }],
+        ..State::default()
+    });
+    let ran = run(&fake, &["move", "web-0", "web-1.dwell", "--to", "h2"]).await;
+    assert_eq!(ran.stdout, "web-0 moves from h1 to h2\nweb-1 moves from h1 to h2\n");
+    let ran = run(&fake, &["move", "web-0", "--dry-run"]).await;
+    assert_eq!(ran.stdout, "web-0 would move from h1 to h2\n");
+    let ran = run(&fake, &["move", "web-0", "--to", "h1"]).await;
+    assert_eq!(ran.stdout, "web-0 is on h1 already\n");
+    let ran = run(&fake, &["rm", "web-1", "db", "web-0"]).await;
+    assert_eq!(ran.stdout, "web-1 is being removed\nweb-0 is being removed\ndb is being removed\n");
+    assert_eq!(
+        fake.asked(),
+        [
+            "move web-0,web-1 to=h2 false",
+            "move web-0 to= true",
+            "move web-0 to=h1 false",
+            "remove instances web-1,web-0",
+            "remove db"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_workload_is_resized() {
+    let fake = Fake::start(State { workloads: vec![workload("web", 1)], ..State::default() });
+    let ran = run(&fake, &["resize", "web", "--cpu", "1.5", "--memory", "1Gi"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let [asked] = &fake.asked()[..] else { panic!("one request") };
+    assert!(asked.contains("cpu_millicores: Some(1500)"), "{asked}");
+    assert!(asked.contains("memory_bytes: Some(1073741824), pids: None"), "{asked}");
+    let ran = run(&fake, &["resize", "web"]).await;
+    assert_eq!(ran.code, 2, "nothing is said to change");
+}
+
+#[tokio::test]
 async fn a_file_without_a_number_of_instances_leaves_it_open() {
     let fake = Fake::start(starting());
     for (text, keep) in [("replicas: 3", ""), ("user: www", "web")] {

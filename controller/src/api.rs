@@ -139,6 +139,16 @@ impl Fleet for Api {
         Ok(Response::new(v1::RollBackResponse { plan, revision: done.revision.0 }))
     }
 
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Answer<v1::ResizeResponse> {
+        let by = access::acting();
+        let done = self.command(request::resize(&request.into_inner(), by)?).await?;
+        let Reply::Plans(plans) = done.reply else {
+            return Err(Status::internal("the model gave no plan for other limits"));
+        };
+        let plan = plans.first().map(view::plan);
+        Ok(Response::new(v1::ResizeResponse { plan, revision: done.revision.0 }))
+    }
+
     async fn set_paused(
         &self,
         request: Request<v1::SetPausedRequest>,
@@ -197,6 +207,27 @@ impl Fleet for Api {
         let target = self.target(&request.into_inner().name).await?;
         let done = self.command(Command::Restart(target)).await?;
         Ok(Response::new(v1::RestartResponse { revision: done.revision.0 }))
+    }
+
+    async fn move_instances(
+        &self,
+        request: Request<v1::MoveInstancesRequest>,
+    ) -> Answer<v1::MoveInstancesResponse> {
+        let done = self.command(request::move_instances(&request.into_inner())?).await?;
+        let Reply::Moves(moves) = done.reply else {
+            return Err(Status::internal("the model did not say where the instances go"));
+        };
+        let moves = moves.iter().map(view::moved).collect();
+        Ok(Response::new(v1::MoveInstancesResponse { moves, revision: done.revision.0 }))
+    }
+
+    async fn remove_instances(
+        &self,
+        request: Request<v1::RemoveInstancesRequest>,
+    ) -> Answer<v1::RemoveInstancesResponse> {
+        let names = request::instances(&request.into_inner().names)?;
+        let done = self.command(Command::RemoveInstances(names)).await?;
+        Ok(Response::new(v1::RemoveInstancesResponse { revision: done.revision.0 }))
     }
 
     async fn list_instances(

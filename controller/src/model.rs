@@ -39,9 +39,11 @@ mod issuers;
 mod key_sets;
 mod log;
 mod membership;
+mod moves;
 mod network;
 mod nodes;
 mod object;
+mod ordinals;
 mod pages;
 mod placement;
 mod plan;
@@ -77,8 +79,8 @@ use view::Views;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, NodeChange, PlanAction,
-    Reply, Target, WORKLOADS_MAX, WorkloadPlan,
+    Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, Moved, NAMED_MAX,
+    NodeChange, PlanAction, Reply, Size, Target, WORKLOADS_MAX, WorkloadPlan,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use findings::{FindingKind, FleetCounts, FleetFinding, FleetStatus, Gravity, Surroundings};
@@ -325,6 +327,10 @@ impl Model {
                 reply = Reply::Plans(vec![self.roll_back(&workload, to, &by, now)?]);
                 forget = dry_run;
             }
+            Command::Resize { workload, size, dry_run, by } => {
+                reply = Reply::Plans(vec![self.resize(&workload, size, &by, now)?]);
+                forget = dry_run;
+            }
             Command::Pause { workload, by } => self.pause(&workload, &by, now)?,
             Command::Resume(workload) => self.resume(&workload, now)?,
             Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
@@ -332,6 +338,11 @@ impl Model {
             Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,
             Command::SetRun { target, run } => self.set_run(&target, run, now)?,
             Command::Restart(target) => self.restart(&target, now)?,
+            Command::MoveInstances { instances, to, dry_run } => {
+                reply = Reply::Moves(self.move_instances(&instances, to.as_ref(), now)?);
+                forget = dry_run;
+            }
+            Command::RemoveInstances(instances) => self.remove_instances(&instances, now)?,
             Command::MintToken { id, digest, expires_at } => {
                 self.mint_token(id, digest, expires_at, now)?;
             }

@@ -84,9 +84,7 @@ impl Apply {
         let mut fleet = fleet.await?;
         warn_of_key_sets(&mut fleet, &declared).await?;
         let plans = apply(&mut fleet, declared, false).await?;
-        let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
-        self.output.print(&plans, done)?;
-        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+        follow(&plans, self.output, self.wait, &fleet).await
     }
 }
 
@@ -170,6 +168,30 @@ pub(super) async fn apply(
     let workloads = declared.iter().map(|declared| (&declared.spec).into()).collect();
     let request = v1::ApplyRequest { workloads, dry_run, keep_replicas };
     Ok(fleet.client.apply(request).await?.into_inner().into())
+}
+
+/// Shows what came of an order to one workload, and waits for it, or only what it would change.
+pub(super) async fn told(
+    plan: Option<v1::WorkloadPlan>,
+    revision: u64,
+    dry_run: bool,
+    (output, wait): (OutputArgs, WaitArgs),
+    fleet: &Fleet,
+) -> Result<(), Failure> {
+    let plans: PlansView = v1::ApplyResponse { plans: plan.into_iter().collect(), revision }.into();
+    if dry_run { output.print(&plans, table) } else { follow(&plans, output, wait, fleet).await }
+}
+
+/// Shows what was declared, and waits for it.
+async fn follow(
+    plans: &PlansView,
+    output: OutputArgs,
+    args: WaitArgs,
+    fleet: &Fleet,
+) -> Result<(), Failure> {
+    let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
+    output.print(plans, done)?;
+    wait(args, &fleet.client, &fleet.target, &goals).await
 }
 
 impl PlanView {

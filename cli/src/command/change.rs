@@ -149,14 +149,21 @@ async fn restarts(fleet: &mut Fleet, subject: &Subject) -> Result<Vec<Goal>, Fai
     Ok(instances.into_iter().map(goal).collect())
 }
 
-/// Remove workloads, with their instances, addresses and names
+/// Remove workloads or chosen instances, with their addresses and names
 ///
 /// Named volumes stay on their nodes.
 #[derive(Args, Debug)]
-#[command(after_long_help = "Examples:\n  dwell rm web\n  dwell rm web db --wait")]
+#[command(after_long_help = "\
+Examples:
+  dwell rm web
+  dwell rm web db --wait
+  dwell rm web-1
+
+A workload whose instance is removed has one fewer from then on, and the others keep their names: of three, web-0 and web-2
+are left. The next one that is made, by `dwell scale` or `dwell apply`, is web-1.")]
 pub(crate) struct Rm {
-    /// Workloads
-    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::workload())]
+    /// Workloads or instances
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::subject())]
     names: Vec<String>,
     #[command(flatten)]
     wait: WaitArgs,
@@ -164,8 +171,22 @@ pub(crate) struct Rm {
 
 impl Rm {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
-        let workloads = names::all(&mut fleet.client, &self.names, names::workload).await?;
-        let mut goals = Vec::new();
+        let subjects = names::all(&mut fleet.client, &self.names, names::subject).await?;
+        let (mut workloads, mut instances, mut goals) = (Vec::new(), Vec::new(), Vec::new());
+        for subject in subjects {
+            match subject {
+                Subject::Workload(name) => workloads.push(name),
+                Subject::Instance(name) => instances.push(name),
+            }
+        }
+        if !instances.is_empty() {
+            let request = v1::RemoveInstancesRequest { names: instances.clone() };
+            fleet.client.remove_instances(request).await?;
+        }
+        for instance in instances {
+            print(&format!("{instance} is being removed\n"))?;
+            goals.push(Goal::InstanceGone { instance });
+        }
         for name in workloads {
             let request = v1::RemoveWorkloadRequest { name: name.clone() };
             fleet.client.remove_workload(request).await?;

@@ -4,13 +4,13 @@ use clap::Args;
 use dwell_core::instance::sanitize;
 use dwell_proto::v1;
 
-use super::apply::{done, table};
+use super::apply::told;
 use super::{Fleet, name_parser};
 use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::time::Now;
-use crate::output::view::{HistoryView, PlanView, PlansView};
+use crate::output::view::HistoryView;
 use crate::output::{OutputArgs, Table, or_dash, print};
 use crate::wait::{Goal, WaitArgs, wait};
 
@@ -102,14 +102,7 @@ impl Rollback {
         let request = v1::RollBackRequest { workload, to, dry_run: self.dry_run };
         let v1::RollBackResponse { plan, revision } =
             fleet.client.roll_back(request).await?.into_inner();
-        let plans: PlansView =
-            v1::ApplyResponse { plans: plan.into_iter().collect(), revision }.into();
-        if self.dry_run {
-            return self.output.print(&plans, table);
-        }
-        let goals: Vec<Goal> = plans.workloads.iter().map(PlanView::goal).collect();
-        self.output.print(&plans, done)?;
-        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+        told(plan, revision, self.dry_run, (self.output, self.wait), &fleet).await
     }
 }
 

@@ -21,6 +21,11 @@ pub(crate) enum Goal {
         /// The workload.
         workload: String,
     },
+    /// One instance is gone; its workload goes on.
+    InstanceGone {
+        /// The instance.
+        instance: String,
+    },
     /// An instance runs, or is stopped, as it was asked to.
     Settled {
         /// The instance.
@@ -168,6 +173,13 @@ impl Goal {
         match self {
             Self::Declared { workload, generation } => declared(workload, *generation, seen),
             Self::Gone { workload } => gone(workload, seen),
+            Self::InstanceGone { instance } => match seen.instances.get(instance) {
+                None => Progress::Done,
+                Some(found) if found.removing => {
+                    Progress::Waiting(format!("{instance}: being removed"))
+                }
+                Some(_) => Progress::Failed(format!("{instance} was made again")),
+            },
             Self::Settled { instance } => match seen.instances.get(instance) {
                 Some(instance) => settled(instance, seen),
                 None => Progress::Failed(format!("{instance} is gone")),
@@ -212,6 +224,7 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
         match goal {
             Goal::Declared { workload, .. } => sentences.push(seen.in_short(workload)),
             Goal::Gone { workload } => sentences.push(format!("{workload} is gone")),
+            Goal::InstanceGone { instance } => sentences.push(format!("{instance} is gone")),
             Goal::Settled { instance } => sentences.push(match seen.instances.get(instance) {
                 Some(found) if found.run() == v1::RunState::Stopped => {
                     format!("{instance} is stopped")

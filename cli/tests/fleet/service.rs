@@ -177,6 +177,35 @@ impl Fleet for Service {
         answer(v1::ScaleWorkloadsResponse { revision })
     }
 
+    async fn move_instances(
+        &self,
+        request: Request<v1::MoveInstancesRequest>,
+    ) -> Answer<v1::MoveInstancesResponse> {
+        let v1::MoveInstancesRequest { names, to, dry_run } = request.into_inner();
+        let revision = self.asked(format!("move {} to={to} {dry_run}", names.join(",")))?;
+        let moved = |instance| v1::InstanceMove {
+            instance,
+            from: "h1".into(),
+            to: if to.is_empty() { "h2".into() } else { to.clone() },
+        };
+        let moves = names.into_iter().map(moved).collect();
+        answer(v1::MoveInstancesResponse { moves, revision })
+    }
+
+    async fn remove_instances(
+        &self,
+        request: Request<v1::RemoveInstancesRequest>,
+    ) -> Answer<v1::RemoveInstancesResponse> {
+        let names = request.into_inner().names.join(",");
+        let revision = self.asked(format!("remove instances {names}"))?;
+        answer(v1::RemoveInstancesResponse { revision })
+    }
+
+    async fn resize(&self, request: Request<v1::ResizeRequest>) -> Answer<v1::ResizeResponse> {
+        let revision = self.asked(format!("{:?}", request.into_inner()))?;
+        answer(v1::ResizeResponse { plan: None, revision })
+    }
+
     async fn set_run_state(
         &self,
         request: Request<v1::SetRunStateRequest>,

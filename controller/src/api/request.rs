@@ -7,12 +7,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use dwell_core::id::{InstanceName, VersionNumber};
+use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Ssh, WorkloadSpec};
 use dwell_proto::v1;
 use tonic::Status;
 
 use super::{Api, keys};
-use crate::model::{Command, NodeChange, Target, WORKLOADS_MAX};
+use crate::model::{Command, NAMED_MAX, NodeChange, Size, Target, WORKLOADS_MAX};
 use crate::status::into_status;
 
 /// The most labels that one request may change.
@@ -81,6 +82,32 @@ pub(super) fn scale_all(request: v1::ScaleWorkloadsRequest) -> Result<Command, S
     let read = |wire: v1::ScaleWorkloadRequest| Ok((name(&wire.name)?, wire.replicas));
     let workloads = request.workloads.into_iter().map(read).collect::<Result<_, Status>>()?;
     Ok(Command::ScaleAll(workloads))
+}
+
+/// Other limits.
+pub(super) fn resize(request: &v1::ResizeRequest, by: String) -> Result<Command, Status> {
+    let size = Size {
+        cpu: request.cpu_millicores.map(Millicores),
+        memory: request.memory_bytes.map(Bytes),
+        pids: request.pids,
+    };
+    let workload = name(&request.workload)?;
+    Ok(Command::Resize { workload, size, dry_run: request.dry_run, by })
+}
+
+/// An order to move instances.
+pub(super) fn move_instances(request: &v1::MoveInstancesRequest) -> Result<Command, Status> {
+    let instances = instances(&request.names)?;
+    let to = optional(&request.to)?;
+    Ok(Command::MoveInstances { instances, to, dry_run: request.dry_run })
+}
+
+/// Names of instances, no more than a command takes.
+pub(super) fn instances<T: FromIterator<InstanceName>>(names: &[String]) -> Result<T, Status> {
+    if names.len() > NAMED_MAX {
+        return Err(into_status(crate::model::Refusal::TooManyNamed(names.len())));
+    }
+    names.iter().map(|text| name(text)).collect()
 }
 
 /// A declaration whose keys are public keys: others would do nothing, and a private one would be spread.

@@ -4,7 +4,7 @@ use dwell_core::id::{LABEL_MAX, NodeName};
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    DECLARED_MAX, Event, InstanceAction, InstanceView, NodeView, PlanAction, RestoreView,
+    DECLARED_MAX, Event, InstanceAction, InstanceView, Moved, NodeView, PlanAction, RestoreView,
     RouteView, Severity, VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan,
     WorkloadView,
 };
@@ -43,6 +43,14 @@ pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
         downtime: plan.downtime.clone(),
         losses: plan.losses.clone(),
         notes: plan.notes.clone(),
+    }
+}
+
+pub(super) fn moved(moved: &Moved) -> v1::InstanceMove {
+    v1::InstanceMove {
+        instance: moved.instance.to_string(),
+        from: moved.from.to_string(),
+        to: moved.to.to_string(),
     }
 }
 

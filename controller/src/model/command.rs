@@ -14,6 +14,7 @@ use dwell_core::id::{
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
+use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::registry::{RegistryHost, RegistryLogin};
 use dwell_core::session::{Hello, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
@@ -61,6 +62,17 @@ pub enum Command {
         /// Who wants it; empty if that is not known.
         by: String,
     },
+    /// Declare anew what a workload says, with other limits. Answered with [`Reply::Plans`].
+    Resize {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What changes of its limits.
+        size: Size,
+        /// Only say what would change.
+        dry_run: bool,
+        /// Who wants it; empty if that is not known.
+        by: String,
+    },
     /// Give no further instance of a workload its newest version.
     Pause {
         /// Which workload.
@@ -90,6 +102,17 @@ pub enum Command {
     },
     /// Restart main processes.
     Restart(Target),
+    /// Send instances to another node. Answered with [`Reply::Moves`].
+    MoveInstances {
+        /// Which ones, all or none; at most [`NAMED_MAX`].
+        instances: Vec<InstanceName>,
+        /// Where to; `None` for the best other node of each.
+        to: Option<NodeName>,
+        /// Only say where they would go.
+        dry_run: bool,
+    },
+    /// Take chosen instances away, all or none, at most [`NAMED_MAX`]; their workloads have as many fewer from then on.
+    RemoveInstances(BTreeSet<InstanceName>),
     /// Make a token with which one host can join.
     MintToken {
         /// Its public half, chosen at random.
@@ -297,6 +320,20 @@ pub const WORKLOADS_MAX: usize = 1_000;
 /// The most instances that the workloads of one declaration have and had, since its answer may name each of them.
 pub const DECLARED_MAX: u32 = 100_000;
 
+/// The most instances that one command may name.
+pub const NAMED_MAX: usize = 1_000;
+
+/// Other limits of the instances of a workload; what is `None` stays, and zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Processor time, promised and enforced.
+    pub cpu: Option<Millicores>,
+    /// Memory, promised and enforced.
+    pub memory: Option<Bytes>,
+    /// The most processes and threads.
+    pub pids: Option<u32>,
+}
+
 /// All instances of a workload, or one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
@@ -370,6 +407,8 @@ pub enum Reply {
     Unserved(Refusal),
     /// One plan for each workload declared, in that order.
     Plans(Vec<WorkloadPlan>),
+    /// Where each instance goes, in the order in which they were named.
+    Moves(Vec<Moved>),
     /// The host is a node now.
     Joined {
         /// Where its instances' addresses come from.
@@ -377,6 +416,17 @@ pub enum Reply {
     },
     /// The contexts that are revoked by that.
     Contexts(Vec<Arc<Context>>),
+}
+
+/// An instance that goes from node to node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Which one.
+    pub instance: InstanceName,
+    /// Where it is.
+    pub from: NodeName,
+    /// Where it goes; where it is, if it is there already.
+    pub to: NodeName,
 }
 
 /// What a declaration changes.

@@ -123,15 +123,20 @@ impl Model {
     }
 
     /// Asks the scheduler about some demands together, each with how many have it. Copies of a workload
-    /// are spread, so those that have a place are part of the question.
-    pub(super) fn solve(&self, asked: &BTreeMap<Demand, usize>) -> Vec<Answered> {
+    /// are spread, so those that have a place are part of the question. One node may be left out of it.
+    pub(super) fn solve(
+        &self,
+        asked: &BTreeMap<Demand, usize>,
+        without: Option<&NodeName>,
+    ) -> Vec<Answered> {
         let unknown = Capacity::default();
         let index = self.tables.index();
         let mut links = InStep::over(self.tables.links());
         let mut occupancy = InStep::over(&index.occupancy);
         let mut names: Vec<&NodeName> = Vec::new();
         let mut bins = Vec::new();
-        for node in self.tables.nodes().values().filter(|node| is_home(node)) {
+        let is_asked = |node: &&Arc<Node>| is_home(node) && Some(&node.name) != without;
+        for node in self.tables.nodes().values().filter(is_asked) {
             let link = links.get(&node.name).map(Arc::as_ref);
             let capacity = link.and_then(|link| link.capacity.as_deref()).unwrap_or(&unknown);
             names.push(&node.name);

@@ -1,5 +1,7 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
+mod not_moved;
+
 use std::net::Ipv4Addr;
 
 use dwell_core::id::{
@@ -11,10 +13,12 @@ use dwell_core::registry::{LOGINS_MAX, RegistryHost};
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
 
-use super::command::{DECLARED_MAX, WORKLOADS_MAX};
+use super::command::{DECLARED_MAX, NAMED_MAX, WORKLOADS_MAX};
 use super::contexts::CONTEXTS_MAX;
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
+
+pub(super) use not_moved::NotMoved;
 
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +82,12 @@ pub enum Refusal {
         /// How many there may be.
         max: u32,
     },
+    /// More instances named than one command takes.
+    #[error("{0} instances at once; name at most {NAMED_MAX}")]
+    TooManyNamed(usize),
+    /// An instance is not sent to another node.
+    #[error(transparent)]
+    NotMoved(#[from] NotMoved),
     /// A workload is declared twice in one command.
     #[error("workload {0} is declared twice; give each a name of its own")]
     DuplicateWorkload(WorkloadName),
@@ -418,6 +428,7 @@ impl Refusal {
             Self::Spec { .. }
             | Self::TooManyWorkloads(_)
             | Self::TooManyDeclared(_)
+            | Self::TooManyNamed(_)
             | Self::DuplicateWorkload(_)
             | Self::ScaledTwice(_)
             | Self::AddressUnusable { .. }
@@ -432,6 +443,7 @@ impl Refusal {
             | Self::VersionRuledOut { .. }
             | Self::NothingToRollBackTo(_)
             | Self::InstanceRemoving(_)
+            | Self::NotMoved(_)
             | Self::NodeInUse { .. }
             | Self::NodeHasVolumes { .. }
             | Self::VolumeAmbiguous { .. }

@@ -194,20 +194,24 @@ impl Model {
             Some(_) => UpdateState::Updating,
             None => UpdateState::Current,
         };
-        if let Some(to) = to {
-            self.delete(Key::Waiting(name.clone()));
-            let message = format!("moves to {to} and keeps its address");
-            let subject = Subject::Instance(name.clone());
-            self.event(now, Severity::Info, subject, "instance-moving", message);
-            self.put_with(|since| {
-                next.leaving = Some(Leaving { since, to: Some(to) });
-                next.revision = since;
-                Record::Instance(Arc::new(next))
-            });
-        } else {
-            self.put_instance(next);
+        match to {
+            Some(to) => self.send(next, to, now),
+            None => self.put_instance(next),
         }
         false
+    }
+
+    /// Has the node of an instance let go of it, so that it goes to another one.
+    pub(super) fn send(&mut self, mut instance: Instance, to: NodeName, now: Timestamp) {
+        self.delete(Key::Waiting(instance.name.clone()));
+        let message = format!("moves to {to} and keeps its address");
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Info, subject, "instance-moving", message);
+        self.put_with(|since| {
+            instance.leaving = Some(Leaving { since, to: Some(to) });
+            instance.revision = since;
+            Record::Instance(Arc::new(instance))
+        });
     }
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {

@@ -302,7 +302,7 @@ impl Model {
             return false;
         }
         self.work.solves += 1;
-        for (demand, mut nodes, reason) in self.solve(&asked) {
+        for (demand, mut nodes, reason) in self.solve(&asked, None) {
             nodes.reverse();
             if let Some(reason) = reason {
                 self.put(Record::Unmet(Unmet::of(demand.clone(), reason)));
@@ -324,7 +324,7 @@ impl Model {
         if !asked.is_empty() {
             self.work.solves += 1;
         }
-        for (demand, _, reason) in self.solve(&asked) {
+        for (demand, _, reason) in self.solve(&asked, None) {
             match reason {
                 None => drop(self.agenda.demands.insert(demand)),
                 Some(reason) => {

@@ -82,6 +82,7 @@ impl Tables {
             waiting: BTreeMap::new(),
             unmet: BTreeMap::new(),
             index: Index {
+                living: BTreeMap::new(),
                 range,
                 holders: BTreeMap::new(),
                 block_load: BTreeMap::new(),

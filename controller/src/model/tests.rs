@@ -15,6 +15,7 @@ mod key_sets;
 mod membership;
 mod network;
 mod nodes;
+mod orders;
 mod random;
 mod reads;
 mod registries;

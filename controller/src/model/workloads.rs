@@ -167,7 +167,8 @@ impl Model {
     fn reconcile(&mut self, workload: &Workload, now: Timestamp) -> Result<Vec<Planned>, Refusal> {
         let name = &workload.spec.name;
         let mut planned = Vec::new();
-        for ordinal in 0..workload.spec.replicas {
+        let ordinals = self.ordinals(workload);
+        for &ordinal in &ordinals {
             let name = InstanceName::new(name.clone(), ordinal);
             let action = match self.tables.instances().get(&name).cloned() {
                 None => {
@@ -190,8 +191,7 @@ impl Model {
             .tables
             .instances_of(name)
             .rev()
-            .take_while(|instance| instance.name.ordinal() >= workload.spec.replicas)
-            .filter(|instance| !instance.removing)
+            .filter(|instance| !instance.removing && !ordinals.contains(&instance.name.ordinal()))
             .map(|instance| instance.name.clone())
             .collect();
         for instance in surplus {
@@ -269,7 +269,7 @@ impl Model {
     }
 
     /// Takes an instance away: at once if it has no node, else when its node confirms.
-    fn remove_instance(&mut self, name: &InstanceName, now: Timestamp) {
+    pub(super) fn remove_instance(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         if instance.node.is_none() {
             return self.delete_instance(&instance, now);
@@ -304,7 +304,7 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         if workload.removing {
             self.forget_if_empty(name.workload());
-        } else if name.ordinal() < workload.spec.replicas
+        } else if self.lacks(&workload, name)
             && let Some(form) = self.form_for_new(&workload)
         {
             // Without its declared address, if that is another's now: it waits until it is free.
@@ -373,7 +373,7 @@ impl Model {
     }
 
     /// The instances that a target names.
-    fn targets(&self, target: &Target) -> Result<Vec<Arc<Instance>>, Refusal> {
+    pub(super) fn targets(&self, target: &Target) -> Result<Vec<Arc<Instance>>, Refusal> {
         match target {
             Target::Workload(name) => {
                 self.living(name)?;

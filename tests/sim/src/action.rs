@@ -52,11 +52,13 @@ pub enum Class {
     Volumes,
     /// Somebody runs containers of their own with labels like those of dwell.
     Foreign,
+    /// Operators send chosen instances elsewhere and take chosen ones away.
+    Orders,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -79,6 +81,7 @@ impl Class {
         Self::LostProcess,
         Self::Volumes,
         Self::Foreign,
+        Self::Orders,
     ];
 
     /// Its name on the command line.
@@ -107,6 +110,7 @@ impl Class {
             Self::LostProcess => "lost-process",
             Self::Volumes => "volumes",
             Self::Foreign => "foreign",
+            Self::Orders => "orders",
         }
     }
 }
@@ -121,6 +125,8 @@ pub(crate) enum Action {
     Remove { workload: u8 },
     RemoveAndApply { workload: u8, after_ms: Ms },
     Restart { workload: u8 },
+    Move { pick: u8, to: Option<u8> },
+    RemoveOne { pick: u8 },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
     RemoveVolume { pick: u8 },
@@ -321,6 +327,10 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             Action::Apply { workload, bad: Some(bad) }
         }
         Class::Foreign => Action::RunForeign { host, pick },
+        Class::Orders => match rng.u8(..4) {
+            0 => Action::RemoveOne { pick },
+            _ => Action::Move { pick, to: rng.bool().then_some(host) },
+        },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },
         Class::Volumes => match rng.u8(..4) {

@@ -36,6 +36,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) blocks: BTreeMap<Ipv4Net, NodeName>,
     /// What is on each node.
     pub(in crate::model) occupancy: BTreeMap<NodeName, Occupancy>,
+    /// The ordinals of the instances of a workload that are not being removed.
+    pub(in crate::model) living: BTreeMap<WorkloadName, BTreeSet<u32>>,
     /// Instances without a node that are not known to fit nowhere.
     pub(in crate::model) open: BTreeSet<InstanceName>,
     /// Instances that wait for a node that fits, with a node or without.
@@ -92,6 +94,9 @@ impl Index {
             occupancy.arriving.insert(name.clone());
             occupancy.promise(instance.share());
         }
+        if !instance.removing {
+            self.living.entry(name.workload().clone()).or_default().insert(name.ordinal());
+        }
         if is_unproven(instance) {
             self.unproven.entry(name.workload().clone()).or_default().insert(name.clone());
         }
@@ -129,6 +134,7 @@ impl Index {
                 }
             }
         }
+        remove_from(&mut self.living, name.workload(), &name.ordinal());
         remove_from(&mut self.updating, name.workload(), name);
         remove_from(&mut self.unproven, name.workload(), name);
     }

@@ -42,6 +42,8 @@ pub(super) struct Fleet {
     stored: Snapshot,
     /// Whose an address was when it was released, and until when nobody else may have it.
     released: BTreeMap<Ipv4Addr, (InstanceName, Timestamp)>,
+    /// What an operator has sent elsewhere, whoever's turn it was.
+    ordered: BTreeSet<InstanceName>,
     newest: Revision,
     sessions: u64,
     tokens: u64,
@@ -110,6 +112,7 @@ impl Fleet {
             hosts: BTreeMap::new(),
             stored: BTreeMap::new(),
             released: BTreeMap::new(),
+            ordered: BTreeSet::new(),
             newest: Revision(0),
             sessions: 0,
             tokens: 0,
@@ -132,6 +135,11 @@ impl Fleet {
 
     pub(super) fn command_for(&mut self, by: &str, command: Command) -> Result<Reply, Refusal> {
         let before = self.model.tables.clone();
+        if let Command::MoveInstances { instances, .. } = &command {
+            let updating = &self.model.tables.index().updating;
+            self.ordered.retain(|one| updating.values().any(|those| those.contains(one)));
+            self.ordered.extend(instances.iter().cloned());
+        }
         match self.model.apply_for(by.to_owned(), command, self.now) {
             Ok(applied) => {
                 self.commit(applied.changes);

@@ -24,6 +24,9 @@ enum Step {
     ApplyInVain(Declared),
     Remove(usize),
     Scale(usize, u32),
+    /// One of those that there are, to one of the nodes or to any.
+    MoveOne(usize, Option<u8>),
+    RemoveOne(usize),
     SetRun(usize, bool),
     Restart(usize),
     Join(u8),
@@ -116,6 +119,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => declared().prop_map(Step::ApplyInVain),
         1 => name().prop_map(Step::Remove),
         2 => (name(), 0..5u32).prop_map(|(name, count)| Step::Scale(name, count)),
+        1 => (0..8usize, prop::option::of(host())).prop_map(|(which, to)| Step::MoveOne(which, to)),
+        1 => (0..8usize).prop_map(Step::RemoveOne),
         1 => (name(), any()).prop_map(|(name, run)| Step::SetRun(name, run)),
         1 => name().prop_map(Step::Restart),
         3 => host().prop_map(Step::Join),
@@ -175,6 +180,16 @@ impl World {
                         replicas
                     );
                 }
+            }
+            Step::MoveOne(which, to) => {
+                let instances = fleet.model.tables.instances().keys().nth(which).cloned();
+                let instances = instances.into_iter().collect();
+                let to = to.map(host);
+                drop(fleet.command(Command::MoveInstances { instances, to, dry_run: false }));
+            }
+            Step::RemoveOne(which) => {
+                let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
+                drop(fleet.command(Command::RemoveInstances(chosen.into_iter().collect())));
             }
             Step::SetRun(name, run) => {
                 let target = Target::Workload(workload(WORKLOADS[name]));

@@ -9,7 +9,7 @@ use dwell_core::id::{VersionNumber, WorkloadName};
 use dwell_core::workload::WorkloadSpec;
 
 use super::{Pause, VersionState, VersionView};
-use crate::model::command::WorkloadPlan;
+use crate::model::command::{Size, WorkloadPlan};
 use crate::model::object::{Severity, Subject, Workload};
 use crate::model::{Model, Refusal};
 
@@ -47,6 +47,22 @@ impl Model {
         let subject = Subject::Workload(name.clone());
         self.event(now, Severity::Info, subject, "rolled-back", message);
         Ok(plan)
+    }
+
+    /// Declares anew what a workload says, with other limits.
+    pub(in crate::model) fn resize(
+        &mut self,
+        name: &WorkloadName,
+        size: Size,
+        by: &str,
+        now: Timestamp,
+    ) -> Result<WorkloadPlan, Refusal> {
+        let mut spec = self.living(name)?.spec.clone();
+        let resources = &mut spec.template.resources;
+        resources.cpu = size.cpu.unwrap_or(resources.cpu);
+        resources.memory = size.memory.unwrap_or(resources.memory);
+        spec.template.pids = size.pids.or(spec.template.pids);
+        self.declare(spec, true, by, now)
     }
 
     /// The version to go back to if nobody names one: the good one, or else the last before the newest that is not

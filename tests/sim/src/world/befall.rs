@@ -34,6 +34,17 @@ impl World {
                 let command = Command::Restart(Target::Workload(name.clone()));
                 self.operate(&name, command, |declared| declared);
             }
+            Action::Move { pick, to } => {
+                let to = to.map(|host| self.hosts[self.host(host)].name.clone());
+                let instances = self.pick_instance(pick).into_iter().collect();
+                let order = Command::MoveInstances { instances, to, dry_run: false };
+                drop(self.command(order));
+            }
+            Action::RemoveOne { pick } => {
+                if let Some(name) = self.pick_instance(pick) {
+                    self.remove_one(&name);
+                }
+            }
             Action::Run { workload, run } => self.set_run(workload.into(), run),
             Action::Drain { host, on } => {
                 let change = NodeChange {

@@ -170,7 +170,7 @@ impl World {
         let shown = model.instances(&InstanceFilter::default());
         let mut declared = 0;
         let mut restarts = None;
-        for (name, wanted) in self.declared_instances() {
+        for (name, wanted) in self.declared_instances()? {
             declared += 1;
             let view = shown.iter().find(|view| view.instance.name == name);
             let view = view.ok_or_else(|| format!("{name} is declared and not there"))?;
@@ -254,7 +254,7 @@ impl World {
     fn directories(&self) -> Result<(), String> {
         let model = self.controller.model.as_ref().ok_or("there is no controller")?;
         let shown = model.directory();
-        for (name, _) in self.declared_instances() {
+        for (name, _) in self.declared_instances()? {
             if !shown.instances.get(&name).is_some_and(|entry| entry.ready) {
                 return Err(format!("{name} runs and is not ready in the directory"));
             }

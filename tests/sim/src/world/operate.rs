@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_controller::model::{
-    Command, Model, NodeChange, Refusal, Reply, Target, VolumeKey, VolumeState,
+    Command, InstanceFilter, Model, NodeChange, Refusal, Reply, Target, VolumeKey, VolumeState,
 };
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, WorkloadName};
@@ -129,6 +129,23 @@ impl World {
         });
     }
 
+    /// One of the instances that operators see.
+    pub(super) fn pick_instance(&self, pick: u8) -> Option<InstanceName> {
+        let shown = self.controller.model.as_ref()?.instances(&InstanceFilter::default());
+        let one = shown.get(usize::from(pick) % shown.len().max(1))?;
+        Some(one.instance.name.clone())
+    }
+
+    pub(super) fn remove_one(&mut self, name: &InstanceName) {
+        let command = Command::RemoveInstances([name.clone()].into());
+        self.operate(name.workload(), command, |declared| {
+            declared.map(|one| {
+                let replicas = one.spec.replicas.saturating_sub(1);
+                Declared { spec: WorkloadSpec { replicas, ..one.spec }, ..one }
+            })
+        });
+    }
+
     pub(super) fn set_run(&mut self, workload: usize, run: bool) {
         let name = self.workload(workload);
         let state = if run { RunState::Running } else { RunState::Stopped };
@@ -232,11 +249,21 @@ impl World {
         self.schedule.at(self.now + CHECK_MS, Event::Check);
     }
 
-    /// The names that instances of what is declared have.
-    pub(super) fn declared_instances(&self) -> impl Iterator<Item = (InstanceName, &Declared)> {
-        self.declared.iter().flat_map(|(name, declared)| {
-            let ordinals = 0..declared.spec.replicas;
-            ordinals.map(move |ordinal| (InstanceName::new(name.clone(), ordinal), declared))
-        })
+    /// The instances that are declared, as many as that, by the names that operators see: which ordinals they have is told by what
+    /// was taken away.
+    pub(super) fn declared_instances(&self) -> Result<Vec<(InstanceName, &Declared)>, String> {
+        let model = self.controller.model.as_ref().ok_or("there is no controller")?;
+        let mut all = Vec::new();
+        for (name, declared) in &self.declared {
+            let filter = InstanceFilter { workload: Some(name.clone()), ..Default::default() };
+            let there = model.instances(&filter);
+            let wanted = declared.spec.replicas;
+            if there.len() != usize::try_from(wanted).unwrap_or(usize::MAX) {
+                let names: Vec<_> = there.iter().map(|one| one.instance.name.to_string()).collect();
+                return Err(format!("{wanted} of {name} are declared, there are {names:?}"));
+            }
+            all.extend(there.into_iter().map(|one| (one.instance.name.clone(), declared)));
+        }
+        Ok(all)
     }
 }

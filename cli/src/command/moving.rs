@@ -1,0 +1,55 @@
+//! Sending instances to another node: `move`.
+
+use clap::Args;
+use dwell_proto::v1;
+
+use super::{Fleet, name_parser};
+use crate::complete;
+use crate::failure::Failure;
+use crate::names;
+use crate::output::print;
+use crate::wait::{Goal, WaitArgs, wait};
+
+/// Move instances to another node; they keep address and name
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell move web-0
+  dwell move web-0 web-3 --to host7 --wait
+  dwell move web-0 --dry-run
+
+Without --to each goes to the node that suits it best. They are down between stop and start, and begin with the files of
+their image. Several are moved together or, if one is refused, none. An instance with volumes stays where they are. To empty a
+node, `dwell node drain` moves its instances a few at a time.")]
+pub(crate) struct Move {
+    /// Instances
+    #[arg(value_name = "INSTANCE", required = true, value_parser = name_parser(), add = complete::subject())]
+    names: Vec<String>,
+    /// Where to
+    #[arg(long, value_name = "NODE", value_parser = name_parser(), add = complete::node())]
+    to: Option<String>,
+    /// Only say where they would go
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+impl Move {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let names = names::all(&mut fleet.client, &self.names, names::instance).await?;
+        let to = self.to.unwrap_or_default();
+        let request = v1::MoveInstancesRequest { names, to, dry_run: self.dry_run };
+        let moves = fleet.client.move_instances(request).await?.into_inner().moves;
+        let mut goals = Vec::new();
+        for v1::InstanceMove { instance, from, to } in moves {
+            print(&match (self.dry_run, from == to) {
+                (_, true) => format!("{instance} is on {to} already\n"),
+                (true, false) => format!("{instance} would move from {from} to {to}\n"),
+                (false, false) => format!("{instance} moves from {from} to {to}\n"),
+            })?;
+            goals.push(Goal::Settled { instance });
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}

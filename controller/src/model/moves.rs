@@ -1,0 +1,118 @@
+//! Instances that an operator sends to another node.
+//!
+//! It is the move that a drain makes, of chosen instances and now: the identity goes along, the node lets go before the
+//! next one takes over, and where it goes room is kept for it meanwhile. It changes nothing but the place: an
+//! instance goes as what it is, and a version that waits for its turn waits on. Nothing moves it back.
+
+use std::collections::BTreeMap;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName};
+use dwell_scheduler::Misfit;
+
+use super::command::{Moved, NAMED_MAX, Target};
+use super::object::{Instance, UpdateState};
+use super::refusal::NotMoved;
+use super::{Model, Refusal};
+
+impl Model {
+    /// Sends instances to a node, or each to the best other one, all or none. Those that are there already stay as they are.
+    pub(super) fn move_instances(
+        &mut self,
+        names: &[InstanceName],
+        to: Option<&NodeName>,
+        now: Timestamp,
+    ) -> Result<Vec<Moved>, Refusal> {
+        if names.len() > NAMED_MAX {
+            return Err(Refusal::TooManyNamed(names.len()));
+        }
+        if let Some(to) = to {
+            let node = self.tables.nodes().get(to).filter(|node| !node.removed);
+            let node = node.ok_or_else(|| Refusal::NoNode(to.clone()))?;
+            if node.block.is_none() {
+                return Err(NotMoved::RoutesOnly(to.clone()).into());
+            }
+        }
+        names.iter().map(|name| self.move_instance(name, to, now)).collect()
+    }
+
+    fn move_instance(
+        &mut self,
+        name: &InstanceName,
+        to: Option<&NodeName>,
+        now: Timestamp,
+    ) -> Result<Moved, Refusal> {
+        let target = Target::Instance(name.clone());
+        let [instance] = &self.targets(&target)?[..] else {
+            return Err(Refusal::NoInstance(name.clone()));
+        };
+        let Some(from) = instance.node.clone() else {
+            return Err(NotMoved::NoNode(name.clone()).into());
+        };
+        let bound_for = match &instance.leaving {
+            Some(leaving) => leaving.to.as_ref(),
+            None => Some(&from),
+        };
+        if to.is_some() && bound_for == to {
+            let to = to.unwrap_or(&from).clone();
+            return Ok(Moved { instance: name.clone(), from, to });
+        }
+        self.check_movable(instance, &from)?;
+        let to = match to {
+            Some(to) => self.check_place(instance, to)?,
+            None => self.best_other(instance, &from)?,
+        };
+        let mut next = Instance::clone(instance);
+        next.generation = self.next_generation(instance);
+        next.update = UpdateState::Updating;
+        self.send(next, to.clone(), now);
+        Ok(Moved { instance: name.clone(), from, to })
+    }
+
+    /// Refuses to move what must not leave its node, or not now.
+    fn check_movable(&self, instance: &Instance, from: &NodeName) -> Result<(), NotMoved> {
+        let name = instance.name.clone();
+        if instance.leaving.is_some() {
+            return Err(NotMoved::OnItsWay { instance: name, from: from.clone() });
+        }
+        if !self.is_ready(from) {
+            return Err(NotMoved::NotHeard { instance: name, node: from.clone() });
+        }
+        if self.is_pinned(instance) {
+            return Err(NotMoved::Pinned { instance: name, node: from.clone() });
+        }
+        if instance.update == UpdateState::Updating && !self.is_failing(&name) {
+            return Err(NotMoved::Changing(name));
+        }
+        Ok(())
+    }
+
+    fn check_place(&self, instance: &Instance, to: &NodeName) -> Result<NodeName, NotMoved> {
+        let nowhere = |misfit: Misfit| NotMoved::NoPlace {
+            instance: instance.name.clone(),
+            node: to.clone(),
+            misfit,
+        };
+        match self.decide_at(&instance.name, to) {
+            Some(Ok(())) => Ok(to.clone()),
+            Some(Err(reason)) => match reason.refusals.first() {
+                Some((_, misfit)) => Err(nowhere(misfit.clone())),
+                None => Err(NotMoved::RoutesOnly(to.clone())),
+            },
+            None => Err(NotMoved::RoutesOnly(to.clone())),
+        }
+    }
+
+    fn best_other(&self, instance: &Instance, from: &NodeName) -> Result<NodeName, Refusal> {
+        let workload = self.living(instance.name.workload())?;
+        let asked = BTreeMap::from([(self.demand(&workload, instance), 1)]);
+        let answer = self.solve(&asked, Some(from)).into_iter().next();
+        match answer.map(|(_, nodes, reason)| (nodes.into_iter().next(), reason)) {
+            Some((Some(node), _)) => Ok(node),
+            Some((None, Some(reason))) => {
+                Err(NotMoved::Nowhere { instance: instance.name.clone(), reason }.into())
+            }
+            _ => Err(NotMoved::NoNode(instance.name.clone()).into()),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Why an instance is not sent to another node.
+
+use dwell_core::id::{InstanceName, NodeName};
+use dwell_scheduler::{Misfit, Reason};
+
+/// Why an instance is not sent to another node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotMoved {
+    /// It waits for a place.
+    #[error(
+        "{0} has no node yet and goes where it fits; `dwell inspect {0}` says what it waits for"
+    )]
+    NoNode(InstanceName),
+    /// It is on its way already.
+    #[error("{instance} is on its way off {from} already; wait until it is there")]
+    OnItsWay {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it was.
+        from: NodeName,
+    },
+    /// Its node would not hear that it is to let go.
+    #[error(
+        "{node} is not heard of, so nobody knows what of {instance} runs there; if it is gone for good, `dwell node rm \
+         --force {node}` has its instances placed elsewhere"
+    )]
+    NotHeard {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it is.
+        node: NodeName,
+    },
+    /// Its volumes are there.
+    #[error(
+        "{instance} has volumes on {node}, and volumes do not move; `dwell volume ls` lists them"
+    )]
+    Pinned {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it is.
+        node: NodeName,
+    },
+    /// It is between two versions, or has just been moved.
+    #[error(
+        "{0} is being changed; wait until that holds or is put back, which `dwell ps {0}` shows"
+    )]
+    Changing(InstanceName),
+    /// The node that was asked for does not take it.
+    #[error("{instance} cannot go to {node}, which {misfit}")]
+    NoPlace {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it was to go.
+        node: NodeName,
+        /// Why not.
+        misfit: Misfit,
+    },
+    /// No other node takes it.
+    #[error("no other node takes {instance}: {reason}")]
+    Nowhere {
+        /// Which one.
+        instance: InstanceName,
+        /// Why not.
+        reason: Reason,
+    },
+    /// The node that was asked for runs no instances.
+    #[error("{0} takes no instances: it joined for the routes alone")]
+    RoutesOnly(NodeName),
+}
