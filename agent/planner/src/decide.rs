@@ -248,7 +248,11 @@ impl<'a> Instance<'a> {
     /// When to say that it does not work, although there is nothing to put back. It is tried on.
     fn deadline(self, roles: &Roles<'a>) -> Option<Timestamp> {
         let assigned = &self.target.assigned;
-        let Roles::Steady { keeper, .. } = roles else { return None };
+        let keeper = match roles {
+            Roles::Steady { keeper, .. } => *keeper,
+            Roles::Update { old, .. } if self.has_way_back(*old) => return None,
+            Roles::Update { new, .. } => *new,
+        };
         let is_ruled =
             self.seen.journal.ruling_on(assigned.generation).is_some_and(|ruling| {
                 matches!(ruling, Ruling::RolledBack { .. }) || self.has_held()

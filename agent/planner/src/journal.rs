@@ -14,6 +14,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{ENDS_MAX, ProcessEnd};
 use dwell_core::quantity::Millis;
+use dwell_core::workload::Fingerprint;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::{Container, ContainerState};
@@ -27,6 +28,9 @@ pub struct Journal {
     pub life: Revision,
     /// What was decided last.
     pub verdict: Option<Verdict>,
+    /// What has held in this life.
+    #[serde(skip_serializing_if = "Held::is_unknown")]
+    pub held: Held,
     /// Runs of main processes that were ordered to end, by container: when each was started, by the
     /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
     pub ordered_ends: BTreeMap<ContainerId, Timestamp>,
@@ -45,6 +49,25 @@ pub struct Journal {
     /// made. It counts for as long as the container does, also when the declaration is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace: Option<Millis>,
+}
+
+/// What of an instance has held last: only that, or what the assignment names, is worth putting up again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// Nothing was decided yet, or what was an older agent wrote down, which did not say.
+    #[default]
+    Unknown,
+    /// Nothing has.
+    Nothing,
+    /// Containers of this fingerprint.
+    As(Fingerprint),
+}
+
+impl Held {
+    fn is_unknown(&self) -> bool {
+        *self == Self::Unknown
+    }
 }
 
 /// What was decided about a generation.
@@ -118,7 +141,26 @@ impl Journal {
         restarts_asked: u64,
         ruling: Ruling,
     ) -> Self {
-        Self { verdict: Some(Verdict { generation, ruling, restarts_asked }), ..self.clone() }
+        let held = match &self.held {
+            Held::Unknown if self.verdict.is_none() => Held::Nothing,
+            held => held.clone(),
+        };
+        let verdict = Some(Verdict { generation, ruling, restarts_asked });
+        Self { verdict, held, ..self.clone() }
+    }
+
+    /// The same, when what is as that has held.
+    pub(crate) fn holding(self, held: Fingerprint) -> Self {
+        Self { held: Held::As(held), ..self }
+    }
+
+    /// Whether a container is known to have held. A journal of an older agent says it of whatever that has left.
+    pub(crate) fn has_held(&self, container: &Container) -> bool {
+        match &self.held {
+            Held::As(held) => *held == container.fingerprint,
+            Held::Nothing => false,
+            Held::Unknown => self.verdict.is_some(),
+        }
     }
 
     /// The journal of a roll-back, when it is known what the container that did not hold printed last.

@@ -41,7 +41,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
-pub use journal::{Journal, Ruling, Verdict};
+pub use journal::{Held, Journal, Ruling, Verdict};
 pub use observed::{
     Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Target,
     Trouble,

@@ -85,6 +85,8 @@ impl<'a> Instance<'a> {
 
     pub(super) fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {
         let assigned = &self.target.assigned;
-        journal.ruling(assigned.generation, assigned.restarts_asked, ruling)
+        let holds = ruling == Ruling::Committed;
+        let journal = journal.ruling(assigned.generation, assigned.restarts_asked, ruling);
+        if holds { journal.holding(self.target.fingerprint.clone()) } else { journal }
     }
 }

@@ -15,8 +15,8 @@ use crate::observed::{Container, Seen, Target};
 pub(crate) enum Roles<'a> {
     /// One container is to stay, if there is one.
     Steady { keeper: Option<&'a Container>, others: Vec<&'a Container> },
-    /// The old container is known to work, the new one (once it is made) has to show it. Where the old one is missing,
-    /// because the instance came from another node or somebody removed it, it can be made anew.
+    /// The new container (once it is made) has to show that it works; the old one goes on meanwhile. Where it was started, there is
+    /// a way back: the old container has held, or the assignment names what did, which can be made anew where it is missing.
     Update { old: Option<&'a Container>, new: Option<&'a Container>, others: Vec<&'a Container> },
 }
 
@@ -28,6 +28,8 @@ impl<'a> Roles<'a> {
         };
         let new = best_match(all, target);
         let old = last_known_good(all, target, &seen.journal);
+        let back = old.filter(|old| is_way_back(old, target, &seen.journal));
+        let is_started = new.is_some_and(|new| new.run().is_some());
         let ruling = seen.journal.ruling_on(target.assigned.generation);
         let is_to_run = target.assigned.run == RunState::Running;
         let others = |kept: [Option<&Container>; 2]| {
@@ -40,14 +42,15 @@ impl<'a> Roles<'a> {
             (Some(_), None) if !is_to_run => {
                 Self::Steady { keeper: old, others: others([old, None]) }
             }
-            (Some(_), None) => Self::Update { old, new, others: others([old, new]) },
-            (None, None) if target.fallback.is_some() && is_to_run => {
+            // What never held serves until there is something better, and is not gone back to.
+            (Some(_), None) if back.is_some() || !is_started => {
                 Self::Update { old, new, others: others([old, new]) }
             }
-            (old, Some(Ruling::RolledBack { .. }))
-                if old.is_some() || target.fallback.is_some() =>
-            {
-                Self::Steady { keeper: old, others: others([old, None]) }
+            (_, None) if target.fallback.is_some() && is_to_run => {
+                Self::Update { old: back, new, others: others([back, new]) }
+            }
+            (_, Some(Ruling::RolledBack { .. })) if back.is_some() || target.fallback.is_some() => {
+                Self::Steady { keeper: back, others: others([back, None]) }
             }
             (_, _) => Self::Steady { keeper: new, others: others([new, None]) },
         }
@@ -92,8 +95,14 @@ pub(crate) fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'
         .max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.id.cmp(&a.id)))
 }
 
-/// The container of an earlier generation to go back to: the one that an update was committed to, else
-/// the oldest, because whatever is older than a committed one has been removed. Never one that was ruled out.
+/// Whether a container is what is put up again if its successor does not hold.
+fn is_way_back(container: &Container, target: &Target, journal: &Journal) -> bool {
+    journal.has_held(container) || target.fallback.as_ref() == Some(&container.fingerprint)
+}
+
+/// The container of an earlier generation that serves while there is no other: what can be gone back to, of that the one that an
+/// update was committed to, else the oldest, because whatever is older than a committed one has been removed. Never one that was
+/// ruled out here.
 fn last_known_good<'a>(
     all: &'a [Container],
     target: &Target,
@@ -113,6 +122,7 @@ fn last_known_good<'a>(
         })
         .min_by_key(|container| {
             let is_committed = Some(container.generation) == committed;
-            (!is_committed, container.generation, !container.is_running(), &container.id)
+            let is_back = is_way_back(container, target, journal);
+            (!is_back, !is_committed, container.generation, !container.is_running(), &container.id)
         })
 }

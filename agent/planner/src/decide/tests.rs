@@ -16,7 +16,7 @@ use dwell_core::quantity::Millicores;
 use dwell_core::workload::{Enforced, ImagePolicy, Template};
 
 use super::*;
-use crate::journal::{Journal, Ruling, Verdict};
+use crate::journal::{Held, Journal, Ruling, Verdict};
 use crate::observed::{Desired, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
@@ -50,14 +50,17 @@ impl Story {
 
     /// A generation was found to hold, and that is on disk.
     fn held(mut self, generation: u64) -> Self {
-        let journal = self.seen.journal.ruling(Generation(generation), u64::MAX, Ruling::Committed);
-        self.seen.remember(journal);
+        let generation = Generation(generation);
+        let journal = self.seen.journal.ruling(generation, u64::MAX, Ruling::Committed);
+        let mut containers = self.seen.containers.iter();
+        let held = containers.find(|container| container.generation == generation).unwrap();
+        self.seen.remember(journal.holding(held.fingerprint.clone()));
         self
     }
 
-    /// An update from `a` to `b`, with the old container in one state and the new in another.
+    /// An update from `a`, which has held, to `b`, with the old container in one state and the new in another.
     fn updating(old: ContainerState, new: ContainerState) -> Self {
-        Self::of("b", 2).with("c1", "a", 1, old).with("c2", "b", 2, new)
+        Self::of("b", 2).with("c1", "a", 1, old).held(1).with("c2", "b", 2, new)
     }
 
     fn with(mut self, id: &str, image: &str, generation: u64, state: ContainerState) -> Self {

@@ -45,7 +45,6 @@ impl<'a> Instance<'a> {
                 return self.attempt(Step::EnsureSandbox);
             }
         }
-        let old = old.filter(|old| old.is_running());
         match new.state {
             ContainerState::Created => self.switch(old, new),
             ContainerState::Exited { .. } if self.has_ordered_end(new) => self.switch(old, new),
@@ -60,7 +59,7 @@ impl<'a> Instance<'a> {
                 self.roll_back(format!("its main process ended with exit code {code}{why}"))
             }
             ContainerState::Running { .. } if self.has_ordered_end(new) => self.end(new),
-            ContainerState::Running { .. } => match old {
+            ContainerState::Running { .. } => match old.filter(|old| old.is_running()) {
                 Some(old) => self.end(old),
                 None => self.judge(new),
             },
@@ -78,7 +77,7 @@ impl<'a> Instance<'a> {
     /// While the new container cannot be made, the old one is kept alive.
     fn prepare(self, old: Option<&'a Container>, roles: &Roles<'a>) -> Next<'a> {
         let create = self.create(roles);
-        if let Some(reason) = self.cannot_be_made(&create) {
+        if let Some(reason) = self.cannot_be_made(&create).filter(|_| self.has_way_back(old)) {
             return self.roll_back(reason);
         }
         let Some(old) = old else { return create };
@@ -112,15 +111,16 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// `old` is the container that still serves, if one does.
-    fn switch(self, old: Option<&'a Container>, new: &'a Container) -> Next<'a> {
-        if let Some(old) = old {
+    /// `before` is the container that still serves, or did.
+    fn switch(self, before: Option<&'a Container>, new: &'a Container) -> Next<'a> {
+        if let Some(old) = before.filter(|old| old.is_running()) {
             return self.end(old);
         }
         let start = Step::Start { container: new.id.clone() };
         if let Some((failed, trouble)) = &self.seen.trouble
             && *failed == start
             && self.is_hopeless(trouble)
+            && self.has_way_back(before)
         {
             return self.roll_back(format!("it could not be started: {}", trouble.failure.message));
         }
@@ -152,6 +152,11 @@ impl<'a> Instance<'a> {
         } else {
             self.order_end(container)
         }
+    }
+
+    /// Whether there is something to put up again. Without it the new one is tried on, and the old one goes on where it can.
+    pub(super) fn has_way_back(self, old: Option<&Container>) -> bool {
+        self.target.fallback.is_some() || old.is_some_and(|old| self.seen.journal.has_held(old))
     }
 
     fn roll_back(self, reason: String) -> Next<'a> {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn an_update_prepares_switches_and_commits() {
-    let story = Story::of("b", 2).with("c1", "a", 1, running());
+    let story = Story::of("b", 2).with("c1", "a", 1, running()).held(1);
     assert_eq!(story.word(), "create g2");
     assert_eq!((story.status().phase, story.status().generation), (Phase::Running, Generation(1)));
     let story = story.with("c2", "b", 2, ContainerState::Created);
@@ -143,7 +143,7 @@ fn a_job_that_ends_well_has_done_its_work_also_during_an_update() {
 
 #[test]
 fn an_image_that_does_not_exist_ends_the_update_and_the_old_container_serves() {
-    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running()).held(1);
     let gone = Failure { kind: FailureKind::Permanent, message: "no such image".into() };
     let failed = Image::Missing.pulling(NOW).failed(gone, NOW);
     story.observed.images.insert("b".into(), failed);
@@ -158,7 +158,7 @@ fn an_image_that_does_not_exist_ends_the_update_and_the_old_container_serves() {
 #[test]
 fn the_deadline_counts_from_the_last_progress_of_a_pull() {
     let limit = Duration::from_secs(60);
-    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running()).held(1);
     let mut image = Image::Missing.pulling(NOW);
     let later = NOW.after(limit);
     image.progress("1 of 2 MiB".into(), later);
@@ -169,7 +169,7 @@ fn the_deadline_counts_from_the_last_progress_of_a_pull() {
     assert_eq!(story.word(), "roll back");
 
     let failure = Failure { kind: FailureKind::Transient, message: "registry is away".into() };
-    let mut story = Story::of("b", 2).with("c1", "a", 1, running());
+    let mut story = Story::of("b", 2).with("c1", "a", 1, running()).held(1);
     let failed = Image::Missing.pulling(NOW).failed(failure, NOW);
     story.observed.images.insert("b".into(), failed);
     assert_eq!(story.word(), "-");
@@ -208,4 +208,47 @@ fn a_new_container_that_cannot_be_started_is_made_anew_during_an_update_too() {
         story = story.after(Duration::from_secs(8));
     }
     assert_eq!(story.word(), "remove c2");
+}
+
+#[test]
+fn what_never_held_serves_until_there_is_something_better_and_is_not_gone_back_to() {
+    // The first version has not shown yet that it works when the next one comes.
+    let story = Story::of("b", 2).with("c1", "a", 1, running());
+    assert_eq!(story.word(), "create g2", "it goes on while the next one is made");
+    let mut story = story;
+    let gone = Failure { kind: FailureKind::Permanent, message: "no such image".into() };
+    story.observed.images.insert("b".into(), Image::Missing.pulling(NOW).failed(gone, NOW));
+    assert_eq!(story.word(), "-", "and while that cannot be made");
+    assert_eq!(story.status().phase, Phase::Running);
+    let story = story.after(Duration::from_secs(60));
+    assert!(matches!(story.outcome(), Outcome::Failing { .. }), "{:?}", story.outcome());
+    let mut story = story;
+    story.observed.images.clear();
+    let story = story.with("c2", "b", 2, ContainerState::Created).record();
+    assert_eq!(story.word(), "stop c1");
+    let story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "start c2");
+    let story = story.set("c2", exited(1));
+    assert_eq!(story.word(), "start c2", "again, as one without a way back");
+}
+
+#[test]
+fn what_the_assignment_names_is_gone_back_to_rather_than_what_never_held() {
+    let mut story = Story::of("b", 3).with("c1", "a", 2, exited(143));
+    story.assigned().fallback = Some(Template::of_image("good"));
+    let story = story.with("c2", "b", 3, running_anew()).set("c2", exited(1));
+    assert_eq!(story.word(), "roll back");
+    let mut story = story.record();
+    assert_eq!(story.word(), "remove c1", "which has the name of the fallback");
+    story.seen.containers.remove(0);
+    assert_eq!(story.word(), "create g2", "the fallback, whose generation is the one before");
+}
+
+#[test]
+fn a_journal_of_an_older_agent_says_it_of_whatever_it_left() {
+    let mut story = Story::of("c", 3).with("c1", "a", 1, exited(143)).with("c2", "c", 3, exited(1));
+    let rolled_back = Ruling::RolledBack { reason: "it ended".into() };
+    let journal = story.seen.journal.ruling(Generation(2), 0, rolled_back);
+    story.seen.remember(Journal { held: Held::Unknown, ..journal });
+    assert_eq!(story.word(), "roll back");
 }
