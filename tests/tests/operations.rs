@@ -359,3 +359,81 @@ workloads:
     lab.cli(&["rm", "quick", "slow", "store", "--wait"]).await?.ok()?;
     Ok(())
 }
+
+#[tokio::test]
+async fn chosen_instances_are_moved_resized_and_removed() -> Result<()> {
+    Lab::test(LabConfig::new("orders").hosts(3).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        lab.apply(&web(3, &[])).await?.ok()?;
+        lab.wait_exactly("web", 3, LIMIT).await?;
+        a_chosen_instance_moves_with_its_address(lab).await.context("move")?;
+        other_limits_reach_what_runs(lab).await.context("resize")?;
+        one_in_the_middle_goes_and_comes_back(lab).await.context("rm")
+    })
+    .await
+}
+
+async fn a_chosen_instance_moves_with_its_address(lab: &Lab) -> Result<()> {
+    let identities = identities(lab).await?;
+    let node = async |name: &str| -> Result<String> {
+        let row = lab.ps().await?.of("web").into_iter().find(|row| row.name == name);
+        Ok(row.context("it is gone")?.node)
+    };
+    let (from, taken) = (node("web-0").await?, node("web-1").await?);
+    let said = lab.cli(&["move", "web-0", "--to", &taken, "--dry-run"]).await?.ok()?;
+    ensure!(said == format!("web-0 would move from {from} to {taken}\n"), "it says {said:?}");
+    let others = lab.containers().await?;
+    let others: Vec<_> = others.into_iter().filter(|one| one.host != from).collect();
+    let order = async {
+        lab.cli(&["move", "web-0", "--to", &taken, "--wait"]).await?.ok()?;
+        ensure!(node("web-0").await? == taken, "it went elsewhere");
+        Ok(())
+    };
+    let moved = meanwhile(order, async || no_instance_runs_twice(lab).await);
+    let gap = longest_gap(lab, "web-0", moved).await?;
+    ensure!(gap < GAP, "web-0 was away for {gap:?}");
+    ensure!(identities == self::identities(lab).await?, "their identities were {identities:#?}");
+    ensure_untouched(&others, &lab.wait_exactly("web", 3, LIMIT).await?)?;
+    // Left alone it goes where it has company least, which is where it came from.
+    lab.cli(&["move", "web-0", "--wait"]).await?.ok()?;
+    ensure!(node("web-0").await? == from, "it went elsewhere");
+    let refused = lab.cli(&["move", "web-0", "web-9", "--to", &taken]).await?;
+    ensure!(refused.code() == 3 && node("web-0").await? == from, "{refused:?}");
+    Ok(())
+}
+
+async fn other_limits_reach_what_runs(lab: &Lab) -> Result<()> {
+    let before = lab.wait_exactly("web", 3, LIMIT).await?;
+    lab.cli(&["resize", "web", "--memory", "96Mi", "--cpu", "200m", "--wait"]).await?.ok()?;
+    wait_until("the limits to be set", SOON, async || {
+        for host in lab.hosts() {
+            for container in host.containers().await? {
+                let inspected = host.docker()?.inspect_container(&container.id, None).await?;
+                let limits = inspected.host_config.context("it has no configuration")?;
+                let set = (limits.memory, limits.cpu_quota);
+                ensure!(set == (Some(96 << 20), Some(20_000)), "{container:?} has {set:?}");
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    ensure_untouched(&before, &lab.wait_exactly("web", 3, LIMIT).await?)?;
+    let refused = lab.cli(&["resize", "web", "--memory", "1Mi"]).await?;
+    ensure!(refused.code() == 2 && refused.stderr.contains("is less than the"), "{refused:?}");
+    Ok(())
+}
+
+async fn one_in_the_middle_goes_and_comes_back(lab: &Lab) -> Result<()> {
+    let names = async || -> Result<Vec<String>> {
+        Ok(lab.ps().await?.of("web").into_iter().map(|row| row.name).collect())
+    };
+    let before = lab.containers().await?;
+    lab.cli(&["rm", "web-1", "--wait"]).await?.ok()?;
+    ensure!(names().await? == ["web-0", "web-2"], "left are {:?}", names().await?);
+    let left: Vec<_> = before.into_iter().filter(|one| one.instance != "web-1").collect();
+    ensure_untouched(&left, &lab.containers().await?)?;
+    lab.cli(&["scale", "web=3", "--wait"]).await?.ok()?;
+    ensure!(names().await? == ["web-0", "web-1", "web-2"], "there are {:?}", names().await?);
+    ensure_untouched(&left, &lab.wait_exactly("web", 3, LIMIT).await?)
+}
