@@ -2,6 +2,9 @@
 //!
 //! It is read in place, as often as it is sent, and never held in memory. What a node has already is left out by leaving out
 //! the files of those layers, headers and all; the rest is sent byte for byte.
+//!
+//! One that has an image for several platforms, as containerd's image store saves it, is never sent as a whole: each node gets the files
+//! of its own platform, and a list that names only these.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,15 +12,20 @@ use std::io::{self, Seek};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use self::platforms::Group;
 use crate::failure::Failure;
+
+mod platforms;
 
 /// The largest file with a list or a configuration that is read, in bytes.
 const TEXT_MAX: u64 = 16 << 20;
 /// How many files an archive may have.
 const FILES_MAX: usize = 100_000;
+/// The list of the images in it.
+const LIST: &str = "manifest.json";
 /// What tar rounds sizes up to, in bytes.
 const BLOCK: u64 = 512;
 /// How tar ends.
@@ -29,8 +37,25 @@ pub(crate) struct Archive {
     file: File,
     /// In their order.
     entries: Vec<Entry>,
-    /// What is in it.
+    /// What is in it, each image once: for the platform that `docker save` puts first.
     pub(crate) images: Vec<Image>,
+    /// Those of them that are in it for several platforms.
+    groups: Vec<Group>,
+}
+
+/// What of an archive is meant for nodes of one architecture.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) images: Vec<Image>,
+    /// The list of images to send in place of the archive's own, if the rest of it is not to be sent.
+    list: Option<Vec<u8>>,
+}
+
+impl Cut {
+    /// Whether it is the archive as it is.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.list.is_none()
+    }
 }
 
 /// An image in an archive.
@@ -42,6 +67,8 @@ pub(crate) struct Image {
     pub(crate) names: Vec<String>,
     /// From the lowest on.
     pub(crate) layers: Vec<Layer>,
+    /// The file that is its configuration.
+    config: String,
 }
 
 /// A layer of an image.
@@ -65,7 +92,7 @@ struct Entry {
 }
 
 /// An entry of `manifest.json`.
-#[derive(Deserialize)]
+#[derive(Deserialize, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Manifest {
     config: String,
@@ -75,6 +102,12 @@ struct Manifest {
 
 #[derive(Deserialize)]
 struct Config {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
     rootfs: RootFs,
 }
 
@@ -114,73 +147,118 @@ impl Archive {
             file.read_exact_at(&mut text, entry.span.1).map_err(|error| error.to_string())?;
             Ok(text)
         };
-        let manifests = text("manifest.json")
+        let manifests = text(LIST)
             .map_err(|problem| format!("{problem}: it is no archive as `docker save` writes it"))?;
         let manifests: Vec<Manifest> = serde_json::from_slice(&manifests)
             .map_err(|error| format!("its manifest.json makes no sense: {error}"))?;
-        let mut images = Vec::new();
-        for manifest in manifests {
-            let config = text(&manifest.config)?;
-            let digest = Sha256::digest(&config);
-            let id =
-                digest.iter().fold("sha256:".to_owned(), |id, byte| id + &format!("{byte:02x}"));
+        let layer = |path: &str, digest: String| {
+            let path = target(plain(path), &links);
+            let size = files.get(path.as_str()).map(|entry| entry.size);
+            let size = size.ok_or_else(|| format!("{path} is not in it"))?;
+            Ok(Layer { digest, size, path })
+        };
+        let image = |Manifest { config: path, repo_tags, layers }: Manifest| {
+            let config = text(&path)?;
+            let id = format!("sha256:{:x}", Sha256::digest(&config));
             let config: Config = serde_json::from_slice(&config)
-                .map_err(|error| format!("its {} makes no sense: {error}", manifest.config))?;
-            let names = manifest.repo_tags.unwrap_or_default();
-            if names.is_empty() {
-                return Err(format!(
-                    "image {id} has no name in it; save it by a name and not by its id"
-                ));
-            }
-            let digests = config.rootfs.diff_ids;
-            if digests.len() != manifest.layers.len() {
+                .map_err(|error| format!("its {path} makes no sense: {error}"))?;
+            let digests = &config.rootfs.diff_ids;
+            if digests.len() != layers.len() {
                 return Err(format!("image {id} has other layers than its configuration says"));
             }
-            let layer = |(path, digest): (&String, String)| {
-                let path = target(plain(path), &links);
-                let size = files.get(path.as_str()).map(|entry| entry.size);
-                let size = size.ok_or_else(|| format!("{path} is not in it"))?;
-                Ok(Layer { digest, size, path })
-            };
-            let layers = manifest.layers.iter().zip(digests).map(layer);
+            let layers = layers.iter().zip(digests).map(|(path, of)| layer(path, of.clone()));
             let layers = layers.collect::<Result<Vec<_>, String>>()?;
-            images.push(Image { id, names, layers });
+            let (names, path) = (repo_tags.unwrap_or_default(), plain(&path).to_owned());
+            Ok((Image { id, names, layers, config: path }, config))
+        };
+        let images = manifests.into_iter().map(|manifest| Ok(image(manifest)?.0));
+        let images = images.collect::<Result<Vec<Image>, String>>()?;
+        if let Some(Image { id, .. }) = images.iter().find(|image| image.names.is_empty()) {
+            return Err(format!(
+                "image {id} has no name in it; save it by a name and not by its id"
+            ));
         }
         if images.is_empty() {
             return Err("there is no image in it".to_owned());
         }
-        Ok(Self { file, entries, images })
+        let groups = platforms::groups(&text, &image);
+        Ok(Self { file, entries, images, groups })
     }
 
-    /// What to send if the first layers of each image need not come.
-    pub(crate) fn part(&self, held: &[u32]) -> Part<'_> {
+    /// What nodes of an architecture get of it, which is all if that is nothing or no image has several platforms.
+    ///
+    /// # Errors
+    /// What an image is there for, if not for that.
+    pub(crate) fn cut(&self, arch: &str) -> Result<Cut, String> {
+        let is_whole = |image: &Image| platforms::of(&self.groups, image).is_none();
+        if self.images.iter().all(is_whole) {
+            return Ok(Cut { images: self.images.clone(), list: None });
+        }
+        let images = self.images.iter().map(|image| {
+            match platforms::of(&self.groups, image) {
+                // Of a node that was never heard of nothing is known.
+                Some(group) if !arch.is_empty() => group.choose(image, arch),
+                _ => Ok(image.clone()),
+            }
+        });
+        let images = images.collect::<Result<Vec<_>, String>>()?;
+        let list = images.iter().map(|image| Manifest {
+            config: image.config.clone(),
+            repo_tags: Some(image.names.clone()),
+            layers: image.layers.iter().map(|layer| layer.path.clone()).collect(),
+        });
+        let list = serde_json::to_vec(&list.collect::<Vec<_>>());
+        Ok(Cut { images, list: Some(list.map_err(|error| error.to_string())?) })
+    }
+
+    /// What to send of it if the first layers of each image need not come.
+    pub(crate) fn part(&self, cut: &Cut, held: &[u32]) -> Part<'_> {
         let mut wanted = BTreeSet::new();
         let mut spared = BTreeSet::new();
-        for (nth, image) in self.images.iter().enumerate() {
+        for (nth, image) in cut.images.iter().enumerate() {
             let held = held.get(nth).map_or(0, |&held| usize::try_from(held).unwrap_or(0));
             for (nth, layer) in image.layers.iter().enumerate() {
                 if nth < held { &mut spared } else { &mut wanted }.insert(layer.path.as_str());
             }
+            wanted.insert(image.config.as_str());
         }
         let is_sent = |entry: &&Entry| {
-            wanted.contains(entry.path.as_str()) || !spared.contains(entry.path.as_str())
+            let path = entry.path.as_str();
+            wanted.contains(path) || (cut.is_whole() && !spared.contains(path))
         };
         let sent = self.entries.iter().filter(is_sent);
         let spans: Vec<(u64, u64)> = sent.map(|entry| (entry.span.0, entry.span.2)).collect();
-        Part { file: &self.file, spans }
+        let mut rest = cut.list.as_deref().map(listed).unwrap_or_default();
+        rest.extend(END);
+        Part { file: &self.file, spans, rest }
     }
+}
+
+/// The file with the list of images, as an archive has it.
+fn listed(list: &[u8]) -> Vec<u8> {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(list.len() as u64);
+    header.set_mode(0o644);
+    // Short enough for any header.
+    header.set_path(LIST).ok();
+    header.set_cksum();
+    let mut file = [header.as_bytes(), list].concat();
+    file.resize(file.len().next_multiple_of(BLOCK as usize), 0);
+    file
 }
 
 /// What of an archive is sent.
 pub(crate) struct Part<'a> {
     file: &'a File,
     spans: Vec<(u64, u64)>,
+    /// What comes after them.
+    rest: Vec<u8>,
 }
 
 impl Part<'_> {
     /// How many bytes it has.
     pub(crate) fn size(&self) -> u64 {
-        self.spans.iter().map(|(start, end)| end - start).sum::<u64>() + END.len() as u64
+        self.spans.iter().map(|(start, end)| end - start).sum::<u64>() + self.rest.len() as u64
     }
 
     /// Gives it in pieces of at most `most` bytes, until nobody takes them any more. Blocks.
@@ -204,7 +282,11 @@ impl Part<'_> {
                 }
             }
         }
-        take(END.to_vec());
+        for piece in self.rest.chunks(most) {
+            if !take(piece.to_vec()) {
+                break;
+            }
+        }
         Ok(())
     }
 }

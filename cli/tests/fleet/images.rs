@@ -143,6 +143,70 @@ async fn each_node_is_sent_what_it_lacks() {
     assert!(rows[2].contains("1 of 2") && rows[3].contains("2 of 2"), "{rows:?}");
 }
 
+/// An archive of one image for two platforms, with a layer each.
+fn archive_for_platforms(path: &std::path::Path) {
+    let mut archive = tar::Builder::new(std::fs::File::create(path).unwrap());
+    let mut add = |path: &str, content: &str| {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, path, content.as_bytes()).unwrap();
+    };
+    for (architecture, size) in [("amd64", 5_000), ("arm64", 50_000)] {
+        add(&format!("blobs/layer/{architecture}"), &"l".repeat(size));
+        let layer = format!("sha256:{}", "0a".repeat(32));
+        let config = format!(
+            r#"{{"os":"linux","architecture":"{architecture}","rootfs":{{"diff_ids":["{layer}"]}}}}"#
+        );
+        add(&format!("blobs/config/{architecture}"), &config);
+        let manifest = format!(
+            r#"{{"config":{{"digest":"config:{architecture}"}},"layers":[{{"digest":"layer:{architecture}"}}]}}"#
+        );
+        add(&format!("blobs/manifest/{architecture}"), &manifest);
+    }
+    let both = r#"{"manifests":[{"digest":"manifest:amd64"},{"digest":"manifest:arm64"}]}"#;
+    add("blobs/index/app", both);
+    add("index.json", r#"{"manifests":[{"digest":"index:app"}]}"#);
+    add(
+        "manifest.json",
+        r#"[{"Config":"blobs/config/amd64","RepoTags":["app:1"],"Layers":["blobs/layer/amd64"]}]"#,
+    );
+    archive.finish().unwrap();
+}
+
+#[tokio::test]
+async fn each_node_is_sent_its_platform() {
+    let mut state = starting();
+    let node = |(name, arch): (&str, &str)| v1::Node {
+        name: name.into(),
+        capacity: Some(v1::Capacity {
+            arch: arch.into(),
+            engines: [("docker".to_owned(), v1::EngineInfo::default())].into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let nodes = [("h1", "x86_64"), ("h2", "aarch64"), ("h3", "riscv64")];
+    state.nodes = nodes.map(node).into();
+    let wants = v1::ImagesWanted { nothing: false, layers_held: vec![0] };
+    state.pushes = ["h1", "h2"].map(|node| (node.to_owned(), wants.clone())).into();
+    let fake = Fake::start(state);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.tar");
+    archive_for_platforms(&path);
+    let ran = run(&fake, &["image", "push", "--from-file", path.to_str().unwrap()]).await;
+    // Each gets a layer, a configuration, a list and the end.
+    let mut asked = fake.asked();
+    asked.sort();
+    let bytes = |layer: u64| 512 + layer.next_multiple_of(512) + 4 * 512 + 1024;
+    let sent = |node: &str, layer| {
+        format!("push app:1 to {node} whole=false bytes={} ended=true", bytes(layer))
+    };
+    assert_eq!(asked, [sent("h1", 5_000), sent("h2", 50_000)]);
+    assert!(ran.code == 1 && ran.stdout.contains("1 of 1"), "{}", ran.stdout);
+    let problem = "node h3: this node runs linux/riscv64, and the archive has app:1 for linux/amd64, linux/arm64";
+    assert!(ran.stderr.contains(problem), "{}", ran.stderr);
+}
+
 #[tokio::test]
 async fn what_cannot_be_pushed_is_not_begun() {
     let mut state = starting();

@@ -20,7 +20,7 @@ use tonic::Status;
 
 use super::super::Fleet;
 use super::{text, told};
-use crate::archive::Archive;
+use crate::archive::{Archive, Cut};
 use crate::client::Client;
 use crate::complete;
 use crate::failure::Failure;
@@ -41,7 +41,8 @@ const SAID_MAX: usize = 1024;
 /// Put an image of this machine on nodes, without a registry
 ///
 /// The image is taken from this machine's Docker (`docker save`), or from an archive, and sent through the controller. A
-/// node that has it is passed over, and of layers only those travel that a node does not have.
+/// node that has it is passed over, and of layers only those travel that a node does not have. Of an image for several
+/// platforms each node gets its own.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -86,12 +87,15 @@ impl Push {
         let turns = Arc::new(Semaphore::new(NODES_MAX));
         let count = nodes.len();
         let mut pushes = JoinSet::new();
-        for node in nodes {
+        for (node, arch) in nodes {
             let (client, archive) = (fleet.client.clone(), Arc::clone(&archive));
             let (turns, sent) = (Arc::clone(&turns), Arc::clone(&sent));
             pushes.spawn(async move {
                 let _turn = turns.acquire_owned().await.ok();
-                let pushed = push(&client, &archive, &node, &sent).await;
+                let pushed = match archive.cut(&arch) {
+                    Ok(cut) => push(&client, &archive, &Arc::new(cut), &node, &sent).await,
+                    Err(problem) => Err(Status::failed_precondition(problem)),
+                };
                 (node, pushed)
             });
         }
@@ -123,15 +127,16 @@ impl Push {
         Ok(told(&view.problems))
     }
 
-    /// The nodes that are meant and run instances.
-    async fn nodes(&self, client: &mut Client) -> Result<Vec<String>, Failure> {
+    /// The nodes that are meant and run instances, with their architectures.
+    async fn nodes(&self, client: &mut Client) -> Result<Vec<(String, String)>, Failure> {
         let (found, _) = lists::nodes(client, &text(self.to.as_ref())).await?;
         let pool = text(self.pool.as_ref());
         let has_engine = |node: &v1::Node| {
             node.capacity.as_ref().is_none_or(|capacity| !capacity.engines.is_empty())
         };
         let meant = found.into_iter().filter(|node| pool.is_empty() || node.pool == pool);
-        let nodes: Vec<String> = meant.filter(has_engine).map(|node| node.name).collect();
+        let arch = |node: v1::Node| (node.name, node.capacity.unwrap_or_default().arch);
+        let nodes: Vec<_> = meant.filter(has_engine).map(arch).collect();
         match (&self.to, nodes.is_empty()) {
             (_, false) => Ok(nodes),
             (Some(node), true) => Err(Failure::NotFound(format!(
@@ -175,13 +180,15 @@ async fn open(path: &Path) -> Result<Archive, Failure> {
 async fn push(
     client: &Client,
     archive: &Arc<Archive>,
+    cut: &Arc<Cut>,
     node: &str,
     sent: &Arc<AtomicU64>,
 ) -> Result<PushedView, Status> {
     let mut held = Vec::new();
-    match attempt(client.clone(), archive, node, false, sent, &mut held).await {
+    let from = (archive, cut);
+    match attempt(client.clone(), from, node, false, sent, &mut held).await {
         Err(_) if held.iter().any(|&held| held > 0) => {
-            attempt(client.clone(), archive, node, true, sent, &mut held).await
+            attempt(client.clone(), from, node, true, sent, &mut held).await
         }
         done => done,
     }
@@ -189,7 +196,7 @@ async fn push(
 
 async fn attempt(
     mut client: Client,
-    archive: &Arc<Archive>,
+    (archive, cut): (&Arc<Archive>, &Arc<Cut>),
     node: &str,
     whole: bool,
     sent: &Arc<AtomicU64>,
@@ -198,19 +205,19 @@ async fn attempt(
     let (sender, inputs) = mpsc::channel(WAITING_MAX);
     let input = |input| v1::PushImageInput { input: Some(input) };
     let gone = |_| Status::unavailable("the controller does not listen");
-    sender.send(input(Input::Offer(offer(archive, node, whole)))).await.map_err(gone)?;
+    sender.send(input(Input::Offer(offer(cut, node, whole)))).await.map_err(gone)?;
     let mut answers = client.push_image(ReceiverStream::new(inputs)).await?.into_inner();
-    let mut pushed = PushedView::new(node);
+    let mut pushed = PushedView::new(node, &cut.images);
     loop {
         let answer = answers.message().await?.and_then(|answer| answer.says);
         match answer {
             Some(Says::Wanted(wanted)) if wanted.nothing => pushed.had_it = true,
             Some(Says::Wanted(wanted)) => {
                 held.clone_from(&wanted.layers_held);
-                let part = archive.part(held);
+                let part = archive.part(cut, held);
                 pushed.sent_bytes = part.size();
                 pushed.held_layers = held.iter().map(|&held| u64::from(held)).sum();
-                let (archive, held) = (Arc::clone(archive), held.clone());
+                let (archive, cut, held) = (Arc::clone(archive), Arc::clone(cut), held.clone());
                 let (sender, sent) = (sender.clone(), Arc::clone(sent));
                 // It ends when the archive has been sent or nobody takes it any more; what came of it is answered.
                 #[expect(
@@ -218,7 +225,7 @@ async fn attempt(
                     reason = "nothing else blocks in this program"
                 )]
                 let sending = tokio::task::spawn_blocking(move || {
-                    let part = archive.part(&held);
+                    let part = archive.part(&cut, &held);
                     let taken = part.send(PIECE_MAX, |piece| {
                         sent.fetch_add(piece.len() as u64, Ordering::Relaxed);
                         sender.blocking_send(input(Input::Data(piece.into()))).is_ok()
@@ -239,7 +246,7 @@ async fn attempt(
     }
 }
 
-fn offer(archive: &Archive, node: &str, whole: bool) -> v1::ImageOffer {
+fn offer(cut: &Cut, node: &str, whole: bool) -> v1::ImageOffer {
     let image = |image: &crate::archive::Image| v1::OfferedImage {
         id: image.id.clone(),
         names: image.names.clone(),
@@ -249,7 +256,7 @@ fn offer(archive: &Archive, node: &str, whole: bool) -> v1::ImageOffer {
             .map(|layer| v1::OfferedLayer { digest: layer.digest.clone(), size_bytes: layer.size })
             .collect(),
     };
-    let images = archive.images.iter().map(image).collect();
+    let images = cut.images.iter().map(image).collect();
     v1::ImageOffer { node: node.to_owned(), images, whole }
 }
 
@@ -262,8 +269,8 @@ fn table(view: &PushesView) -> String {
         let (sent, layers) = if one.had_it {
             ("has it already".into(), "-".into())
         } else {
-            let sent = view.layers.saturating_sub(one.held_layers);
-            (size(one.sent_bytes), format!("{sent} of {}", view.layers))
+            let sent = one.layers.saturating_sub(one.held_layers);
+            (size(one.sent_bytes), format!("{sent} of {}", one.layers))
         };
         table.row([one.node.clone(), view.images.join(" "), sent, layers]);
     }
@@ -280,6 +287,7 @@ mod tests {
             node: node.into(),
             had_it,
             sent_bytes,
+            layers: 5,
             held_layers,
         };
         let view = PushesView {

@@ -8,7 +8,7 @@ use dwell_proto::v1::images_answer::Says;
 use serde::Serialize;
 use tonic::Status;
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Image};
 use crate::failure::Failure;
 
 /// The longest text of a node's that is shown, in bytes.
@@ -152,7 +152,7 @@ pub(crate) struct PullsView {
 pub(crate) struct PushesView {
     /// The names in the archive.
     pub(crate) images: Vec<String>,
-    /// How many layers its images have.
+    /// How many layers its images have, for the platform that the archive puts first.
     pub(crate) layers: u64,
     pub(crate) nodes: Vec<PushedView>,
     /// Nodes that did not take it.
@@ -166,6 +166,8 @@ pub(crate) struct PushedView {
     /// It had them before, and nothing was sent.
     pub(crate) had_it: bool,
     pub(crate) sent_bytes: u64,
+    /// How many layers the images have, for its platform.
+    pub(crate) layers: u64,
     /// How many layers it had.
     pub(crate) held_layers: u64,
 }
@@ -173,7 +175,7 @@ pub(crate) struct PushedView {
 impl PushesView {
     pub(crate) fn new(archive: &Archive) -> Self {
         let images = archive.images.iter().flat_map(|image| &image.names).cloned().collect();
-        let layers = archive.images.iter().map(|image| image.layers.len() as u64).sum();
+        let layers = layers(&archive.images);
         Self { images, layers, nodes: Vec::new(), problems: Vec::new() }
     }
 
@@ -186,9 +188,14 @@ impl PushesView {
 }
 
 impl PushedView {
-    pub(crate) fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), had_it: false, sent_bytes: 0, held_layers: 0 }
+    pub(crate) fn new(node: &str, images: &[Image]) -> Self {
+        let (node, layers) = (node.to_owned(), layers(images));
+        Self { node, had_it: false, sent_bytes: 0, layers, held_layers: 0 }
     }
+}
+
+fn layers(images: &[Image]) -> u64 {
+    images.iter().map(|image| image.layers.len() as u64).sum()
 }
 
 /// What nodes have said so far.
