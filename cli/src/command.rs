@@ -30,6 +30,7 @@ mod ssh;
 mod status;
 mod support;
 mod volume;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -50,6 +51,7 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     Ps(ps::Ps),
     Status(status::Status),
+    Wait(wait::Wait),
     Inspect(inspect::Inspect),
     Scale(change::Scale),
     Resize(resize::Resize),
@@ -116,6 +118,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Run(run) => run.run(fleet.await?).await,
         Command::Ps(ps) => ps.run(fleet.await?).await,
         Command::Status(status) => return status.run(fleet.await?).await,
+        Command::Wait(wait) => wait.run(fleet.await?).await,
         Command::Inspect(inspect) => inspect.run(fleet.await?).await,
         Command::Scale(scale) => scale.run(fleet.await?).await,
         Command::Resize(resize) => resize.run(fleet.await?).await,

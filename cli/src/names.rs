@@ -17,7 +17,7 @@ use crate::lists;
 const SUGGESTIONS_MAX: usize = 4;
 
 /// A name that can mean a workload or one of its instances.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     /// A workload's name.
     Workload(String),

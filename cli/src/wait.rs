@@ -11,7 +11,7 @@ use clap::Args;
 use dwell_core::quantity::Millis;
 use dwell_proto::v1;
 
-pub(crate) use goal::Goal;
+pub(crate) use goal::{Awaited, Goal, State};
 use goal::{Progress, Seen};
 
 use crate::client::{Client, Target};
@@ -41,16 +41,28 @@ pub(crate) async fn wait(
     target: &Target,
     goals: &[Goal],
 ) -> Result<(), Failure> {
-    if !args.wait || goals.is_empty() {
+    if args.wait { until(args.timeout, client, target, goals).await } else { Ok(()) }
+}
+
+/// Returns when all goals are reached.
+///
+/// # Errors
+/// If a goal cannot be reached any more, or not within the time-out.
+pub(crate) async fn until(
+    timeout: Millis,
+    client: &Client,
+    target: &Target,
+    goals: &[Goal],
+) -> Result<(), Failure> {
+    if goals.is_empty() {
         return Ok(());
     }
     let mut last = String::from("the controller has not said yet how far it is");
     let following = follow(client.clone(), target, goals, &mut last);
-    let followed = tokio::time::timeout(args.timeout.as_duration(), following).await;
+    let followed = tokio::time::timeout(timeout.as_duration(), following).await;
     followed.unwrap_or_else(|_| {
         Err(Failure::TimedOut(format!(
-            "not done after {}: {last}; it goes on, see `dwell ps`",
-            args.timeout
+            "not done after {timeout}: {last}; it goes on, see `dwell ps`"
         )))
     })
 }
@@ -95,25 +107,21 @@ async fn follow(
 
 /// What the goals are about, and a revision from which a watch shows everything that this does not.
 async fn list(client: &mut Client, goals: &[Goal]) -> Result<(Seen, u64), Failure> {
-    // One goal is the common case; then only its workload is of interest.
-    let workload = match goals {
-        [Goal::Declared { workload, .. } | Goal::Gone { workload }] => workload.clone(),
-        _ => String::new(),
-    };
-    let node = match goals {
-        [Goal::Drained { node }] => node.clone(),
-        _ => String::new(),
+    // One goal is the common case; then only its workload or node is of interest.
+    let (workload, node) = match goals {
+        [only] => (only.workload().unwrap_or_default(), only.node().unwrap_or_default()),
+        _ => ("", ""),
     };
     let (mut first, mut second, mut third) = (client.clone(), client.clone(), client.clone());
     let (workloads, instances, nodes) = tokio::try_join!(
-        lists::workloads(&mut first, &workload),
+        lists::workloads(&mut first, workload),
         lists::instances(
             &mut second,
-            v1::ListInstancesRequest { workload: workload.clone(), ..Default::default() }
+            v1::ListInstancesRequest { workload: workload.to_owned(), ..Default::default() }
         ),
         async {
-            if goals.iter().any(|goal| matches!(goal, Goal::Drained { .. })) {
-                lists::nodes(&mut third, &node).await.map(Some)
+            if goals.iter().any(|goal| goal.node().is_some()) {
+                lists::nodes(&mut third, node).await.map(Some)
             } else {
                 Ok(None)
             }

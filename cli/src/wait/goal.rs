@@ -1,10 +1,14 @@
 //! When is something done? Decided from what is known of the fleet; pure.
 
+mod state;
+
 use std::collections::BTreeMap;
 
 use dwell_core::instance::{Counted, Phase, RunState};
 use dwell_core::workload::RestartPolicy;
 use dwell_proto::v1::{self, watch_response::Change};
+
+pub(crate) use state::{Awaited, State};
 
 /// What to wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +47,32 @@ pub(crate) enum Goal {
         /// The node.
         node: String,
     },
+    /// A node is heard of.
+    Ready {
+        /// The node.
+        node: String,
+    },
+    /// A workload or an instance is in a state, whoever brings that about.
+    In(Awaited),
+}
+
+impl Goal {
+    /// The workload that it is about, if it is about one.
+    pub(super) fn workload(&self) -> Option<&str> {
+        match self {
+            Self::Declared { workload, .. } | Self::Gone { workload } => Some(workload),
+            Self::In(awaited) => awaited.workload(),
+            _ => None,
+        }
+    }
+
+    /// The node that it is about, if it is about one.
+    pub(super) fn node(&self) -> Option<&str> {
+        match self {
+            Self::Drained { node } | Self::Ready { node } => Some(node),
+            _ => None,
+        }
+    }
 }
 
 /// How far a goal is.
@@ -195,6 +225,15 @@ impl Goal {
                 }
                 None => Progress::Failed(format!("{instance} is gone")),
             },
+            Self::In(awaited) => awaited.progress(seen),
+            Self::Ready { node } => match seen.nodes.get(node) {
+                None => Progress::Failed(format!("{node} was removed")),
+                Some(node) if node.state() == v1::NodeState::Ready => Progress::Done,
+                Some(node) => Progress::Waiting(with_message(
+                    format!("{}: not heard of", node.name),
+                    &node.message,
+                )),
+            },
             Self::Drained { node } => match seen.nodes.get(node) {
                 None => Progress::Done,
                 Some(node) if node.instances == 0 => Progress::Done,
@@ -234,6 +273,8 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
             }),
             Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
             Goal::Drained { node } => sentences.push(format!("{node} is drained")),
+            Goal::Ready { node } => sentences.push(format!("{node} is ready")),
+            Goal::In(awaited) => sentences.push(awaited.reached(seen)),
         }
     }
     match restarted[..] {
@@ -317,6 +358,16 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
         }
         // It has done its work, and its restart policy does not start it again.
         (RunState::Running, Phase::Stopped) if current && finished => Progress::Done,
+        (RunState::Running, Phase::Stopped) if current && seen.may_rest(&instance.workload) => {
+            match status.exit_code {
+                Some(code) => Progress::Failed(format!(
+                    "{name} ended with exit code {code}, and is not started again"
+                )),
+                None => {
+                    Progress::Waiting(with_message(format!("{name}: {phase}"), &status.message))
+                }
+            }
+        }
         (RunState::Stopped, Phase::Stopped | Phase::Failed | Phase::Pending) => Progress::Done,
         // Before the first generation there was nothing whose failure it could be: it failed without a container,
         // as with a mount that is not allowed.

@@ -28,6 +28,71 @@ async fn apply_waits_until_every_instance_is_well() {
 }
 
 #[tokio::test]
+async fn wait_returns_when_everything_is_in_the_state() {
+    let runs = change(9, Change::Instance(instance("web", 1, v1::Phase::Running)));
+    let fake = Fake::start(State { watches: [vec![runs]].into(), ..starting() });
+    let ran = run(&fake, &["wait", "web"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stderr.starts_with("web: 2 of 2 running at 10.80.1.1"), "{}", ran.stderr);
+    assert_eq!(fake.asked(), ["watch after 7"]);
+    // What is so already needs no change.
+    let ran = run(&Fake::start(starting()), &["wait", "web-0", "--for", "running"]).await;
+    assert_eq!((ran.code, ran.stderr.contains("web-0: running, after ")), (0, true));
+
+    let gone = |kind: v1::Kind, name: &str| {
+        Change::Deleted(v1::Deleted { kind: kind.into(), name: name.into() })
+    };
+    let script = vec![
+        change(8, gone(v1::Kind::Instance, "web-0")),
+        change(9, gone(v1::Kind::Instance, "web-1")),
+        change(10, gone(v1::Kind::Workload, "web")),
+    ];
+    let fake = Fake::start(State { watches: [script].into(), ..starting() });
+    let ran = run(&fake, &["wait", "web", "--for", "gone"]).await;
+    assert_eq!((ran.code, ran.stderr.contains("web is gone, after ")), (0, true), "{}", ran.stderr);
+
+    let ready = |state: v1::NodeState| v1::Node {
+        name: "h1".into(),
+        state: state.into(),
+        ..Default::default()
+    };
+    let script = vec![change(9, Change::Node(ready(v1::NodeState::Ready)))];
+    let nodes = vec![ready(v1::NodeState::Down)];
+    let fake = Fake::start(State { nodes, watches: [script].into(), ..starting() });
+    let ran = run(&fake, &["wait", "h1", "--for", "ready"]).await;
+    assert_eq!((ran.code, ran.stderr.contains("h1 is ready, after ")), (0, true), "{}", ran.stderr);
+}
+
+#[tokio::test]
+async fn wait_ends_with_the_codes_of_the_help() {
+    let mut failed = instance("web", 1, v1::Phase::Failed);
+    failed.status.as_mut().unwrap().message = "there is no image nginx:9".into();
+    let fake = Fake::start(State {
+        instances: vec![failed],
+        workloads: vec![workload("web", 2)],
+        ..starting()
+    });
+    let ran = run(&fake, &["wait", "web-1"]).await;
+    assert_eq!((ran.code, ran.stderr.contains("no image nginx:9")), (1, true), "{}", ran.stderr);
+    let ran = run(&fake, &["wait", "web", "--for", "completed"]).await;
+    assert_eq!((ran.code, ran.stderr.contains("never completes")), (1, true), "{}", ran.stderr);
+
+    let fake = Fake::start(starting());
+    for (arguments, code) in [
+        (&["wait", "web", "--timeout", "1s"][..], 6),
+        (&["wait", "web", "nosuch"], 3),
+        (&["wait", "h9", "--for", "drained"], 3),
+        // That is what was waited for.
+        (&["wait", "nosuch", "--for", "gone"], 0),
+        (&["wait", "web", "--for", "nonsense"], 2),
+        (&["wait"], 2),
+    ] {
+        let ran = run(&fake, arguments).await;
+        assert_eq!(ran.code, code, "{arguments:?}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
 async fn waiting_ends_with_what_cannot_be_and_with_the_time() {
     let mut failed = instance("web", 1, v1::Phase::Failed);
     failed.status.as_mut().unwrap().message = "there is no image nginx:9".into();
