@@ -167,6 +167,8 @@ struct DefaultRoute {
     /// Of a route with several.
     #[serde(default)]
     nexthops: Vec<NextHop>,
+    /// The nexthop object that it leads by. With `nexthop_compat_mode` 0, as on every node, the route says nothing else of its way.
+    nhid: Option<u32>,
 }
 
 #[derive(Deserialize)]
@@ -175,21 +177,54 @@ struct NextHop {
     dev: String,
 }
 
+/// A nexthop object: one that has an interface, or a group of such.
+#[derive(Deserialize)]
+struct Object {
+    id: u32,
+    #[serde(default)]
+    dev: String,
+    #[serde(default)]
+    group: Vec<Member>,
+}
+
+#[derive(Deserialize)]
+struct Member {
+    id: u32,
+}
+
 /// Interfaces with the node's address or a default route.
 async fn uplinks(address: Option<std::net::Ipv4Addr>) -> BTreeSet<String> {
     let links = reading::ask::<Vec<Addressed>>("ip", &["-4", "-j", "address", "show"]);
     let routes = reading::ask::<Vec<DefaultRoute>>("ip", &["-4", "-j", "route", "show", "default"]);
     let (links, routes) = tokio::join!(links, routes);
+    let routes = routes.unwrap_or_default();
+    let objects = if routes.iter().any(|route| route.nhid.is_some()) {
+        reading::ask::<Vec<Object>>("ip", &["-j", "nexthop", "show"]).await.unwrap_or_default()
+    } else {
+        Vec::new()
+    };
     let has_address =
         |link: &Addressed| link.addr_info.iter().any(|one| Some(one.local) == address);
     let addressed = links.unwrap_or_default().into_iter().filter(has_address);
-    let leading = routes
-        .unwrap_or_default()
-        .into_iter()
-        .flat_map(|route| route.nexthops.into_iter().map(|hop| hop.dev).chain([route.dev]));
-    let all = addressed.map(|link| link.ifname).chain(leading);
+    let all = addressed.map(|link| link.ifname).chain(leading(routes, &objects));
     // On `lo` is the address of a node that has several.
     all.filter(|name| !name.is_empty() && name != "lo").collect()
+}
+
+/// The interfaces of default routes, also of those that lead by nexthop objects. A name may be empty.
+fn leading(routes: Vec<DefaultRoute>, objects: &[Object]) -> Vec<String> {
+    let find = |id: u32| objects.iter().find(move |object| object.id == id);
+    let mut names = Vec::new();
+    for route in routes {
+        if let Some(object) = route.nhid.and_then(find) {
+            // The kernel has no groups of groups.
+            let members = object.group.iter().filter_map(|member| find(member.id));
+            names.extend(members.chain([object]).map(|object| object.dev.clone()));
+        }
+        names.extend(route.nexthops.into_iter().map(|hop| hop.dev));
+        names.push(route.dev);
+    }
+    names
 }
 
 #[cfg(test)]

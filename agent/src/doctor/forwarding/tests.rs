@@ -53,3 +53,32 @@ fn a_second_look_that_was_late_does_not_hide_what_the_first_one_found() {
         assert_eq!(found.iter().map(|one| one.outcome).collect::<Vec<_>>(), [outcome]);
     }
 }
+
+#[test]
+fn uplinks_are_found_behind_nexthop_objects() {
+    // As `ip` says it with `nexthop_compat_mode` 0.
+    let objects = r#"[
+        {"id":30,"gateway":"192.0.2.1","dev":"eth9","scope":"link","flags":[]},
+        {"id":31,"gateway":"198.51.100.1","dev":"eth8","scope":"link","flags":[]},
+        {"id":40,"group":[{"id":30},{"id":31,"weight":2}],"flags":[]},
+        {"id":50,"blackhole":true,"flags":[]}
+    ]"#;
+    let objects: Vec<Object> = serde_json::from_str(objects).unwrap();
+    for (route, names) in [
+        (r#"{"dst":"default","nhid":40,"flags":[]}"#, &["eth8", "eth9"][..]),
+        (r#"{"dst":"default","nhid":30,"metric":5,"flags":[]}"#, &["eth9"]),
+        (r#"{"dst":"default","nhid":50,"flags":[]}"#, &[]),
+        (r#"{"dst":"default","nhid":60,"flags":[]}"#, &[]),
+        (r#"{"dst":"default","gateway":"192.0.2.1","dev":"eth1","flags":[]}"#, &["eth1"]),
+        (
+            r#"{"dst":"default","nexthops":[{"dev":"eth1","weight":1},{"dev":"eth2","weight":1}]}"#,
+            &["eth1", "eth2"],
+        ),
+    ] {
+        let routes = vec![serde_json::from_str(route).unwrap()];
+        let mut found = leading(routes, &objects);
+        found.retain(|name| !name.is_empty());
+        found.sort();
+        assert_eq!(found, names, "{route}");
+    }
+}
