@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `doctor/forwarding.rs` | whether the kernel lets packets through |
 //! | `doctor/firewall.rs` | whether the firewalls do, and whether instances get at names |
+//! | `doctor/ipv6.rs` | whether instances can have IPv6 where the cluster has it |
 //! | `doctor/host_access.rs` | whether instances tried to reach what is closed to them |
 //! | `doctor/overlap.rs` | addresses and routes of others within the cluster's range |
 //! | `doctor/networkd.rs` | systemd-networkd removing what it does not know |
@@ -27,6 +28,7 @@ mod engine;
 pub(crate) mod firewall;
 mod forwarding;
 mod host_access;
+mod ipv6;
 mod kernel;
 mod names;
 mod networkd;

@@ -8,7 +8,7 @@ use dwell_core::net::Ipv6Range;
 use dwell_tests::lab::{
     Host, Image, InstanceRow, Lab, LabConfig, Signal, ensure_untouched, wait_until,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(120);
@@ -112,6 +112,13 @@ async fn the_second_address_stays_as_long_as_the_prefix_does() -> Result<()> {
         let allowed = ["web-0", "web-1"];
         everybody_reaches(lab, &web).await?;
         only_the_allowed(lab, &db, &allowed).await?;
+        for host in lab.hosts() {
+            let said = host.run_agent(&["doctor", "-o", "json"]).await?.stdout;
+            let found: Value = serde_json::from_str(&said).with_context(|| said.clone())?;
+            let list = found.as_array().or_else(|| found["findings"].as_array());
+            let of_ipv6 = list.into_iter().flatten().find(|one| one["check"] == "ipv6");
+            ensure!(of_ipv6.is_some_and(|one| one["outcome"] == "ok"), "{said}");
+        }
         let before = lab.containers().await?;
 
         let host = host_of(lab, &web[0])?;

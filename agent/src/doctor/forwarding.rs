@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Finding, GROUP_LIMIT, Host, Outcome, firewall, reading};
+use super::{Finding, GROUP_LIMIT, Host, Outcome, firewall, ipv6, reading};
 
 /// What was seen.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +72,9 @@ async fn look(host: &Host) -> Look {
             .collect(),
     };
     let mut findings = vec![facts.ip_forward(), facts.rp_filter()];
+    let range = host.assignment.as_ref().and_then(|assignment| assignment.network.ipv6);
+    let second_address = ipv6::finding(range, &uplinks, facts.is_settling);
+    findings.extend(second_address);
     let uplink = uplinks.first().map(String::as_str).unwrap_or_default();
     let is_late = firewalls.is_late();
     findings.extend(firewall::findings(host, firewalls, uplink, is_settling));
