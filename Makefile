@@ -14,6 +14,7 @@ SEED    ?=
 SEEDS   ?= 1000
 FROM    ?= 0
 SHORT   ?=
+SUITE   ?= trixie
 STEPS   ?= 24
 ONLY    ?=
 DEB_VERSION ?=
@@ -62,10 +63,10 @@ test-lab: build
 	$(SUDO) $(DEBUG)/dwell-lab setup --tests
 	$(RUNNER) $(CARGO) test --locked -p dwell-tests -- --test-threads=1
 
-test-vm: deb ## the packages on virtual machines (docs/testing.md); SHORT=1 for the first checks only
+test-vm: deb ## the packages on virtual machines (docs/testing.md); SHORT=1 for the first checks only, SUITE=… for another Debian
 	$(CARGO) build --locked -p dwell-tests
 	$(SUDO) $(DEBUG)/dwell-lab setup --vm
-	$(SUDO) $(DEBUG)/dwell-vm --packages $(TARGET)/packages $(if $(SHORT),--short)
+	$(SUDO) $(DEBUG)/dwell-vm --packages $(TARGET)/packages --suite $(SUITE) $(if $(SHORT),--short)
 
 churn: build ## BIRTHS births and deaths on real Docker while everything fails; SEED=… repeats one
 	$(SUDO) $(DEBUG)/dwell-lab churn --births $(BIRTHS) $(if $(SEED),--seed $(SEED))

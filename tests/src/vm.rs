@@ -34,12 +34,15 @@ mod listing;
 
 use check::Check;
 use fleet::Fleet;
+pub use image::Suite;
 
 /// What is to be run.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The directory with the packages.
     pub packages: PathBuf,
+    /// Which release of Debian the guests have.
+    pub suite: Suite,
     /// How many guests, 1 to 3.
     pub guests: usize,
     /// Only the first checks, which one guest is enough for.
@@ -73,6 +76,7 @@ pub async fn run(options: &Options) -> Result<()> {
     let checks = Check::only(checks, &options.only)?;
     let start = Instant::now();
     let fleet = Fleet::up(options).await?;
+    say(&format!("guests of {}: {}", options.suite, fleet.versions().await?));
     let (mut failed, mut passed) = (Vec::new(), 0);
     for check in &checks {
         let began = Instant::now();

@@ -5,7 +5,7 @@
 use std::{io::Write, path::PathBuf, process::ExitCode};
 
 use clap::Parser;
-use dwell_tests::vm::{self, Options};
+use dwell_tests::vm::{self, Options, Suite};
 
 /// dwell's packages on virtual machines.
 #[derive(Parser)]
@@ -14,6 +14,9 @@ struct Cli {
     /// The directory with the packages, as `make deb` fills it
     #[arg(long, value_name = "DIRECTORY")]
     packages: PathBuf,
+    /// The release of Debian that the guests have, such as forky, by its name in the archive
+    #[arg(long, default_value_t)]
+    suite: Suite,
     /// How many guests; by default two, with --short one
     #[arg(long)]
     guests: Option<usize>,
@@ -30,9 +33,9 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { packages, guests, short, only, keep } = Cli::parse();
+    let Cli { packages, suite, guests, short, only, keep } = Cli::parse();
     let guests = guests.unwrap_or(if short { 1 } else { 2 });
-    match vm::run(&Options { packages, guests, short, only, keep, say }).await {
+    match vm::run(&Options { packages, suite, guests, short, only, keep, say }).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dwell-vm: {error:#}");

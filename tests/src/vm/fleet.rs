@@ -76,7 +76,7 @@ impl Fleet {
         programs: &Path,
     ) -> Result<(Vec<Guest>, Vec<Listing>)> {
         let say = options.say;
-        let image = BootImage::get(&programs.join("vm-images"), say).await?;
+        let image = BootImage::get(&programs.join("vm-images"), &options.suite, say).await?;
         let hello = Image::Hello.archive(&programs.join("lab-images")).await?;
         network::build(layout, 0).await?;
         let accelerator = Accelerator::probe(layout, &image).await?;
@@ -98,6 +98,13 @@ impl Fleet {
         .await?;
         let before = try_join_all(guests.iter().map(Listing::take)).await?;
         Ok((guests, before))
+    }
+
+    /// Which Docker, kernel and systemd the guests have.
+    pub(super) async fn versions(&self) -> Result<String> {
+        const ASK: &str = "echo Docker $(docker version -f '{{.Server.Version}}'), kernel $(uname -r), \
+                           systemd $(systemctl --version | sed -n '1s/^systemd \\([^ ]*\\).*/\\1/p')";
+        self.first().sh(ASK).await
     }
 
     /// Removes every trace of the guests.

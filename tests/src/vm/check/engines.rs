@@ -1,12 +1,20 @@
 //! Docker as people configure it.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 
 use super::addresses;
-use crate::vm::{
-    fleet::{Fleet, IMAGE, SOON},
-    guest::Guest,
+use crate::{
+    lab::InstanceRow,
+    vm::{
+        fleet::{Fleet, IMAGE, Limits, SOON},
+        guest::Guest,
+    },
 };
+
+/// What the instances may use from the change of image stores on.
+const STORE_LIMITS: Limits = Limits { millicores: 450, mebibytes: 80 };
 
 /// Adds settings, a JSON object, to Docker's and starts it with them; its file is kept aside.
 async fn configure(guest: &Guest, settings: &str) -> Result<()> {
@@ -46,6 +54,9 @@ async fn with_settings(
 
 pub(super) async fn image_store(fleet: &Fleet) -> Result<String> {
     const ON: &str = r#"{"features": {"containerd-snapshotter": true}}"#;
+    // The containers are of the generation before this change. In the other store, they are of this one.
+    fleet.apply(&fleet.web(STORE_LIMITS)).await?;
+    let before = containers(&fleet.wait_well().await?);
     with_settings(fleet, ON, async || {
         for guest in fleet.guests() {
             let status = guest.sh("docker info -f '{{.DriverStatus}}'").await?;
@@ -61,7 +72,15 @@ pub(super) async fn image_store(fleet: &Fleet) -> Result<String> {
         Ok(())
     })
     .await?;
-    Ok("with Docker's other image store and back, at the same addresses".to_owned())
+    let after = containers(&fleet.wait_well().await?);
+    let older = before.intersection(&after).count();
+    ensure!(older == 0, "containers from before serve again: {before:?} became {after:?}");
+    Ok("with Docker's other image store and back, at the same addresses; no older container serves"
+        .to_owned())
+}
+
+fn containers(rows: &[InstanceRow]) -> BTreeSet<String> {
+    rows.iter().map(|row| row.container_id.clone()).collect()
 }
 
 pub(super) async fn networks(fleet: &Fleet) -> Result<String> {
