@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::clock::Timestamp;
-use crate::id::{Generation, InstanceName};
+use crate::id::{Generation, InstanceName, Revision};
 use crate::image::ContainerImage;
 use crate::quantity::Millis;
 use crate::workload::{Enforced, Fingerprint, Limits};
@@ -44,6 +44,8 @@ pub struct Container {
     pub instance: InstanceName,
     /// The generation it was made for. A live change raises the instance's, not the container's.
     pub generation: Generation,
+    /// The life of its instance that it was made in; 0 if that is not written on it.
+    pub life: Revision,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// Whether its main process runs.

@@ -143,7 +143,7 @@ pub enum Call {
         remains: BTreeSet<ContainerId>,
         /// For [`Step::Record`]: the container that the journal says did not hold. What it printed last is added to
         /// the reason.
-        failed: Option<ContainerId>,
+        failed: Option<Box<ContainerId>>,
     },
 }
 

@@ -10,13 +10,13 @@ use bollard::models::{
     ContainerSummaryStateEnum, EventMessage, HostConfig,
 };
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName};
+use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::{ContainerImage, digest_of};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources};
 
 use super::spec::{
-    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_RESTARTS,
+    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_LIFE, LABEL_RESTARTS,
     MEMORY_UNLIMITED,
 };
 use dwell_engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
@@ -125,6 +125,8 @@ fn container(
         id: ContainerId(id.ok_or("it has no id")?),
         instance: instance(labels)?,
         generation: Generation(generation.ok_or("its label of a generation is missing or wrong")?),
+        // Those of earlier versions of dwell lack it.
+        life: Revision(label(LABEL_LIFE).and_then(|text| text.parse().ok()).unwrap_or(0)),
         fingerprint: Fingerprint(
             label(LABEL_FINGERPRINT).ok_or("its label of a fingerprint is missing")?.to_owned(),
         ),

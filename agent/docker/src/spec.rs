@@ -18,6 +18,7 @@ use super::Runtime;
 pub(super) const LABEL_CLUSTER: &str = "dwell.cluster";
 pub(super) const LABEL_INSTANCE: &str = "dwell.instance";
 pub(super) const LABEL_GENERATION: &str = "dwell.generation";
+pub(super) const LABEL_LIFE: &str = "dwell.life";
 pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
 pub(super) const LABEL_RESTARTS: &str = "dwell.restarts-asked";
 pub(super) const LABEL_GRACE: &str = "dwell.stop-grace-ms";
@@ -97,6 +98,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
             (LABEL_CLUSTER, surroundings.cluster.to_owned()),
             (LABEL_INSTANCE, assigned.instance.to_string()),
             (LABEL_GENERATION, assigned.generation.to_string()),
+            (LABEL_LIFE, assigned.life.0.to_string()),
             (LABEL_FINGERPRINT, template.fingerprint().to_string()),
             (LABEL_RESTARTS, assigned.restarts_asked.to_string()),
             (LABEL_GRACE, template.stop_grace.0.to_string()),

@@ -23,13 +23,14 @@ use dwell_core::workload::{RestartPolicy, Template};
 
 use crate::journal::{Journal, Ruling};
 use crate::observed::{
-    Container, ContainerState, EngineState, Image, Observed, Sandbox, Seen, Target, Trouble,
+    Container, ContainerState, EngineState, Image, Observed, Sandbox, Seen, Trouble,
 };
 use crate::pause;
 use crate::step::Step;
+use crate::target::Target;
 use proof::Proof;
 use roles::Roles;
-pub(crate) use roles::best_match;
+pub(crate) use roles::{best_match, current};
 
 /// How long a main process may take to end when its specification is gone and nobody wrote down what it
 /// said: a container of an earlier version of dwell.
@@ -146,7 +147,7 @@ pub(crate) fn decide<'a>(
         return Decision { face, image: None, next, aside: None, deadline: None };
     };
     let instance = Instance { target, seen, node };
-    if let Some(seen) = instance.overtaken_by(&roles) {
+    if let Some(seen) = instance.overtaken_by() {
         let next = Next::Rest(Rest::OutOfDate { seen });
         return Decision { face, image: None, next, aside: None, deadline: None };
     }
@@ -227,7 +228,7 @@ impl<'a> Instance<'a> {
         };
         let journal = self.up_to_date(roles);
         let journal = match proven {
-            Some(_) => self.ruling(&journal, Ruling::Committed),
+            Some(container) => self.holding(&journal, container),
             None => journal,
         };
         let stored = &self.seen.stored;
@@ -282,8 +283,9 @@ impl<'a> Instance<'a> {
     }
 
     /// The generation that is here already, if it is newer than the desired one.
-    fn overtaken_by(self, roles: &Roles<'a>) -> Option<Generation> {
-        let seen = roles.newest().max(self.seen.accepted);
+    fn overtaken_by(self) -> Option<Generation> {
+        let made_for = current(self.seen, self.target).map(|container| container.generation);
+        let seen = made_for.max().unwrap_or_default().max(self.seen.accepted);
         (self.target.assigned.generation < seen).then_some(seen)
     }
 
@@ -303,18 +305,9 @@ impl<'a> Instance<'a> {
         is_wanted.then_some(image)
     }
 
-    /// What the instance is to be now, and the generation that its container is made for: the fallback once the
-    /// assigned generation was ruled out.
+    /// See [`Target::aim`].
     fn aim(self) -> (Generation, &'a Template) {
-        let assigned = &self.target.assigned;
-        let is_ruled_out = matches!(
-            self.seen.journal.ruling_on(assigned.generation),
-            Some(Ruling::RolledBack { .. })
-        );
-        match &assigned.fallback {
-            Some(fallback) if is_ruled_out => (assigned.fallback_generation(), fallback),
-            _ => (assigned.generation, &assigned.template),
-        }
+        self.target.aim(&self.seen.journal)
     }
 
     /// Whether a container is what the instance is to be now, as far as it can be told by its fingerprint.

@@ -31,6 +31,10 @@ pub struct Journal {
     /// What has held in this life.
     #[serde(skip_serializing_if = "Held::is_unknown")]
     pub held: Held,
+    /// The highest generation that a container was made for which has held. A container of a lower one is out of date,
+    /// wherever it comes from; 0 if none has held, or an older agent wrote this.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub proven: Generation,
     /// Runs of main processes that were ordered to end, by container: when each was started, by the
     /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
     pub ordered_ends: BTreeMap<ContainerId, Timestamp>,
@@ -149,9 +153,10 @@ impl Journal {
         Self { verdict, held, ..self.clone() }
     }
 
-    /// The same, when what is as that has held.
-    pub(crate) fn holding(self, held: Fingerprint) -> Self {
-        Self { held: Held::As(held), ..self }
+    /// The same, when a container has held.
+    pub(crate) fn holding(self, held: &Container) -> Self {
+        let proven = self.proven.max(held.generation);
+        Self { held: Held::As(held.fingerprint.clone()), proven, ..self }
     }
 
     /// Whether a container is known to have held. A journal of an older agent says it of whatever that has left.
@@ -238,4 +243,8 @@ impl Journal {
             _ => self.crashes,
         }
     }
+}
+
+fn is_zero(generation: &Generation) -> bool {
+    *generation == Generation::default()
 }

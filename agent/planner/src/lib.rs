@@ -20,6 +20,7 @@
 //! - a container is started only when no other container of its instance runs;
 //! - a container runs in the one sandbox of its instance: another is never made beside a running container;
 //! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
+//! - once a container has held, none that was made for an earlier generation serves again;
 //! - what is in sync is not touched, and a plan at the fixpoint is empty;
 //! - the same input gives the same plan.
 //!
@@ -35,6 +36,7 @@ pub mod session;
 mod simulation;
 mod status;
 mod step;
+mod target;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,11 +45,11 @@ use dwell_core::id::InstanceName;
 
 pub use journal::{Held, Journal, Ruling, Verdict};
 pub use observed::{
-    Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Target,
-    Trouble,
+    Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, Step};
+pub use target::Target;
 
 use decide::{Next, Node, decide};
 

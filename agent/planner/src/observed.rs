@@ -1,6 +1,5 @@
 //! The input of a plan: what is to be, and what was seen.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,12 +12,13 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{RegistryHost, RegistryLogins};
-use dwell_core::workload::{Enforced, Fingerprint, ImagePolicy, Limits, Template};
+use dwell_core::workload::{Enforced, Fingerprint, Limits};
 
-use crate::decide::best_match;
+use crate::decide::{best_match, current};
 use crate::journal::{Journal, Ruling};
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
+use crate::target::Target;
 
 /// All that the node is to run, at a revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,50 +27,6 @@ pub struct Desired {
     instances: BTreeMap<InstanceName, Target>,
     keeps_unknown: bool,
     registries: RegistryLogins,
-}
-
-/// An instance that is to be, and what its container is recognised by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// What it is to be.
-    pub assigned: Assigned,
-    /// The fingerprint of its template, worked out once.
-    pub fingerprint: Fingerprint,
-    /// The same of its fallback, if that is another container.
-    pub fallback: Option<Fingerprint>,
-    /// The reference that its container is made from.
-    image: String,
-    /// The same of its fallback.
-    fallback_image: Option<String>,
-}
-
-impl Target {
-    /// The references of all images that it may be made from.
-    pub fn images(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.image.as_str()).chain(self.fallback_image.as_deref())
-    }
-
-    /// Whether the registry is to be asked what its image, or its fallback's, is, also if the node has one.
-    pub(crate) fn asks_for_newest(&self, is_fallback: bool) -> bool {
-        let fallback = self.assigned.fallback.as_ref().filter(|_| is_fallback);
-        let template = fallback.unwrap_or(&self.assigned.template);
-        // What names a digest means one image for good.
-        template.image_policy == ImagePolicy::Newest && !self.image(is_fallback).contains('@')
-    }
-
-    /// The reference of its image or, to be its fallback, of that.
-    pub(crate) fn image(&self, is_fallback: bool) -> &str {
-        self.fallback_image.as_deref().filter(|_| is_fallback).unwrap_or(&self.image)
-    }
-
-    fn of(assigned: Assigned) -> Self {
-        let fingerprint = assigned.template.fingerprint();
-        let fallback = assigned.fallback.as_ref().map(Template::fingerprint);
-        let fallback = fallback.filter(|fallback| *fallback != fingerprint);
-        let image = assigned.image().into_owned();
-        let fallback_image = assigned.fallback_image().map(Cow::into_owned);
-        Self { assigned, fingerprint, fallback, image, fallback_image }
-    }
 }
 
 impl Desired {
@@ -232,7 +188,7 @@ impl Seen {
             matches!(ruling, Some(Ruling::RolledBack { .. }))
         };
         let is_news = rolls_back(journal) && !rolls_back(&self.stored);
-        best_match(&self.containers, target).filter(|_| is_news)
+        best_match(current(self, target), target).filter(|_| is_news)
     }
 
     /// Takes note of what is desired: an older generation is recognised later, and what is remembered of another
@@ -325,6 +281,8 @@ pub struct Container {
     pub id: ContainerId,
     /// The generation it was made for.
     pub generation: Generation,
+    /// The life of its instance that it was made in; 0 if that is not written on it.
+    pub life: Revision,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// The limits it has now.

@@ -10,9 +10,10 @@ use dwell_core::instance::{
 use crate::decide::{Decision, Next, Node, Rest, Wait, decide};
 use crate::journal::Ruling;
 use crate::observed::{
-    Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Target, Trouble,
+    Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Trouble,
 };
 use crate::step::Step;
+use crate::target::Target;
 
 /// The status of every instance that is desired or of which anything is left (a container, its sandbox, its
 /// journal), in the order of the names.

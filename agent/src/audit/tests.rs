@@ -53,6 +53,7 @@ fn container(name: &str) -> ContainerFacts {
             id: ContainerId(format!("{name}-container")),
             instance: name.parse().unwrap(),
             generation: Generation(1),
+            life: Revision::default(),
             fingerprint: template().fingerprint(),
             state: ContainerState::Running,
             restarts_asked: 0,

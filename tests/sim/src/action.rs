@@ -20,6 +20,8 @@ pub enum Class {
     FullDisk,
     /// The engine's daemon is away for a while, with or without its containers.
     EngineAway,
+    /// The engine is restarted with another store of its own, or with the one from before, which has what it had then.
+    EngineStore,
     /// The engine takes calls and does not answer.
     EngineHung,
     /// Calls to the engine fail, take long, or their answers get lost.
@@ -58,13 +60,14 @@ pub enum Class {
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
         Self::ByHand,
         Self::FullDisk,
         Self::EngineAway,
+        Self::EngineStore,
         Self::EngineHung,
         Self::EngineFaulty,
         Self::Cut,
@@ -94,6 +97,7 @@ impl Class {
             Self::ByHand => "by-hand",
             Self::FullDisk => "full-disk",
             Self::EngineAway => "engine-away",
+            Self::EngineStore => "engine-store",
             Self::EngineHung => "engine-hung",
             Self::EngineFaulty => "engine-faulty",
             Self::Cut => "cut",
@@ -139,6 +143,7 @@ pub(crate) enum Action {
     LoseSandbox { host: u8, pick: u8 },
     FillDisk { host: u8, for_ms: Ms },
     EngineDown { host: u8, for_ms: Ms, kills: bool },
+    SwitchStore { host: u8, for_ms: Ms },
     EngineHangs { host: u8, for_ms: Ms },
     EngineFaulty { host: u8, for_ms: Ms, failing: u32, losing: u32, slow_max: Ms },
     Cut { host: u8, for_ms: Ms, up: bool, down: bool },
@@ -290,6 +295,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         },
         Class::FullDisk => Action::FillDisk { host, for_ms },
         Class::EngineAway => Action::EngineDown { host, for_ms, kills: rng.bool() },
+        Class::EngineStore => Action::SwitchStore { host, for_ms },
         Class::EngineHung => Action::EngineHangs { host, for_ms },
         Class::EngineFaulty => Action::EngineFaulty {
             host,

@@ -15,9 +15,9 @@ use dwell_core::host_mark::HostMark;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_planner::{Failure, FailureKind, Journal, Step};
+use dwell_planner::{Failure, FailureKind, Journal, Ruling, Step, Verdict};
 
-pub(crate) use self::engine::{BAD, Engine, Mode, Real, Temper};
+pub(crate) use self::engine::{BAD, Engine, Held, Mode, Real, Temper};
 use crate::agent::Agent;
 use crate::schedule::Ms;
 
@@ -54,6 +54,8 @@ pub(crate) struct Host {
     pub(crate) volumes: BTreeMap<InstanceName, u64>,
     pub(crate) sandboxes: BTreeSet<InstanceName>,
     pub(crate) engine: Engine,
+    /// The container of each instance that has held here last.
+    pub(crate) held: BTreeMap<InstanceName, Held>,
     pub(crate) agent: Option<Agent>,
     /// The runs that the agent watches: until they end.
     pub(crate) watches: BTreeMap<ContainerId, Watch>,
@@ -147,6 +149,7 @@ impl Host {
             volumes: BTreeMap::new(),
             sandboxes: BTreeSet::new(),
             engine: Engine::default(),
+            held: BTreeMap::new(),
             agent: None,
             watches: BTreeMap::new(),
             to_store: None,
@@ -252,9 +255,15 @@ impl Host {
                 return Err(transient("no space left on the device"));
             }
             Step::Record(journal) => {
-                self.disk.journals.insert(name.clone(), journal.clone());
+                let before = self.disk.journals.insert(name.clone(), journal.clone());
+                if before.and_then(|before| before.verdict) != journal.verdict {
+                    self.note_held(name, journal);
+                }
             }
-            Step::Forget => drop(self.disk.journals.remove(name)),
+            Step::Forget => {
+                self.disk.journals.remove(name);
+                self.held.remove(name);
+            }
             Step::Create { generation } => return self.create(name, *generation, assigned),
             Step::Start { container } => return self.start(container, now),
             Step::Stop { container, .. } => {
@@ -298,8 +307,10 @@ impl Host {
             return Err(Failure { kind: FailureKind::ImageMissing, message });
         }
         let real = Real {
+            number: 0,
             instance: name.clone(),
             generation,
+            life: assigned.life,
             fingerprint: assigned.template.fingerprint(),
             limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
@@ -315,6 +326,7 @@ impl Host {
             missed_death: false,
             lost_process: false,
             grace: assigned.template.stop_grace,
+            came_back: false,
             foreign: false,
         };
         Ok(Deed::Made(self.keep(real)))
@@ -322,6 +334,7 @@ impl Host {
 
     fn keep(&mut self, real: Real) -> ContainerId {
         self.engine.made += 1;
+        let real = Real { number: self.engine.made, ..real };
         let id = ContainerId(format!("{}-c{:04}", self.name, self.engine.made));
         self.engine.containers.insert(id.clone(), real);
         id
@@ -341,6 +354,24 @@ impl Host {
         self.engine.containers.retain(|_, real| real.foreign);
         self.sandboxes.clear();
         self.disk = Disk { full: self.disk.full, ..Disk::default() };
+        self.held.clear();
+    }
+
+    /// A journal says for the first time that a generation has held: so has the container that runs.
+    fn note_held(&mut self, name: &InstanceName, journal: &Journal) {
+        let Some(Verdict { ruling: Ruling::Committed, generation, .. }) = journal.verdict else {
+            return;
+        };
+        let mut own = self.engine.containers.values();
+        let is_meant = |real: &&Real| {
+            !real.foreign
+                && real.instance == *name
+                && real.is_running()
+                && real.generation <= generation
+        };
+        if let Some(real) = own.find(is_meant) {
+            self.held.insert(name.clone(), real.held());
+        }
     }
 
     fn start(&mut self, id: &ContainerId, now: Ms) -> Result<Deed, Failure> {
@@ -362,6 +393,7 @@ impl Host {
         real.state = ContainerState::Running;
         (real.started_at, real.finished_at, real.exit_code) = (Some(started_at), None, None);
         real.health = Health::Starting;
+        real.came_back = false;
         real.run += 1;
         Ok(Deed::Started(id.clone()))
     }

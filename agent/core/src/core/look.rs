@@ -207,6 +207,7 @@ fn look_of(
     dwell_planner::Container {
         id: container.id.clone(),
         generation: container.generation,
+        life: container.life,
         fingerprint: container.fingerprint.clone(),
         limits: details.limits,
         enforced: details.enforced,

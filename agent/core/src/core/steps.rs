@@ -35,9 +35,9 @@ impl Core {
         };
         let target = desired.get(&name);
         let failed = match (&step, target) {
-            (Step::Record(journal), Some(target)) => {
-                seen.newly_ruled_out(target, journal).map(|container| container.id.clone())
-            }
+            (Step::Record(journal), Some(target)) => seen
+                .newly_ruled_out(target, journal)
+                .map(|container| Box::new(container.id.clone())),
             _ => None,
         };
         self.note_change(&name);
@@ -211,6 +211,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
     dwell_planner::Container {
         id,
         generation: assigned.generation,
+        life: assigned.life,
         fingerprint: assigned.template.fingerprint(),
         limits: assigned.template.limits(),
         // What cannot be is not known before it is looked at.

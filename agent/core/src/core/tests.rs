@@ -101,6 +101,7 @@ fn running(name: &str) -> Container {
         id: ContainerId(name.to_owned()),
         instance: name.parse().unwrap(),
         generation: Generation(1),
+        life: Revision::default(),
         fingerprint: Template::of_image("a").fingerprint(),
         state: ContainerState::Running,
         restarts_asked: 0,

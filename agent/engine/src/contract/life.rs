@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dwell_core::container::{ContainerId, ContainerState, EventKind};
-use dwell_core::id::Generation;
+use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::Assigned;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
@@ -16,7 +16,11 @@ const SERVES: Program = Program::Serves { exit_code: 5 };
 /// There is one container of an instance and generation, which is known by what it was made for.
 pub async fn a_container_is_made_once(harness: &dyn Harness) {
     let engine = harness.engine();
-    let first = Assigned { restarts_asked: 2, ..assigned(harness, "once-0", SERVES).await };
+    let first = Assigned {
+        restarts_asked: 2,
+        life: Revision(7),
+        ..assigned(harness, "once-0", SERVES).await
+    };
     let id = engine.create(&first).await.unwrap();
     let twice = engine.create(&first).await.unwrap_err();
     assert!(matches!(twice, EngineError::AlreadyExists { .. }), "{twice}");
@@ -25,6 +29,7 @@ pub async fn a_container_is_made_once(harness: &dyn Harness) {
         id: id.clone(),
         instance: first.instance.clone(),
         generation: first.generation,
+        life: Revision(7),
         fingerprint: first.template.fingerprint(),
         state: ContainerState::Created,
         restarts_asked: 2,

@@ -118,6 +118,21 @@ impl FakeEngine {
         self.change(|state| state.down = false);
     }
 
+    /// The engine is restarted with another store: its containers end, and it shows those of the other store, until it
+    /// is switched back.
+    pub fn switch_store(&self) {
+        self.down();
+        let now = self.shared.now();
+        self.change(|state| {
+            let all: Vec<ContainerId> = state.containers.keys().cloned().collect();
+            for id in all {
+                state.end(&id, 137, now);
+            }
+            std::mem::swap(&mut state.containers, &mut state.hidden);
+        });
+        self.up();
+    }
+
     /// The main process of a container ends. Whether there was one.
     pub fn crash(&self, id: &ContainerId, exit_code: i32) -> bool {
         let now = self.shared.now();

@@ -107,6 +107,8 @@ pub(super) struct State {
     /// The limits that it can hold containers to.
     pub(super) enforced: Enforced,
     pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
+    /// Those in its other store, which it does not show.
+    pub(super) hidden: BTreeMap<ContainerId, FakeContainer>,
     /// The main processes that run, whatever the engine takes for running.
     pub(super) processes: BTreeSet<u32>,
     /// Containers of which a process is left that the engine knows nothing of.
@@ -160,6 +162,7 @@ impl Default for State {
             down: false,
             enforced: Enforced::ALL,
             containers: BTreeMap::new(),
+            hidden: BTreeMap::new(),
             processes: BTreeSet::new(),
             left: BTreeSet::new(),
             next: 0,
@@ -295,6 +298,7 @@ impl State {
             id: id.clone(),
             instance: instance.clone(),
             generation,
+            life: assigned.life,
             fingerprint: assigned.template.fingerprint(),
             state: ContainerState::Created,
             restarts_asked: assigned.restarts_asked,

@@ -46,7 +46,7 @@ impl<'a> Instance<'a> {
             && self.target.assigned.run == RunState::Running
             && container.fingerprint == self.target.fingerprint
             && !self.has_ordered_end(container)
-            && !self.has_held()
+            && !(self.has_held() && container.generation <= self.seen.journal.proven)
     }
 
     /// Whether this generation was found to work already, also after the last restart that was asked for.
@@ -78,15 +78,23 @@ impl<'a> Instance<'a> {
         code == 0 && self.target.assigned.template.restart != RestartPolicy::Always
     }
 
-    pub(super) fn rule(self, ruling: Ruling) -> Next<'a> {
-        let journal = self.seen.journal.clone();
-        self.attempt(Step::Record(self.ruling(&journal, ruling)))
+    /// Writes down that a container holds.
+    pub(super) fn commit(self, container: &Container) -> Next<'a> {
+        self.attempt(Step::Record(self.holding(&self.seen.journal, container)))
     }
 
-    pub(super) fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {
+    /// The journal when a container holds.
+    pub(super) fn holding(self, journal: &Journal, container: &Container) -> Journal {
+        self.ruling(journal, Ruling::Committed).holding(container)
+    }
+
+    pub(super) fn roll_back(self, reason: String) -> Next<'a> {
+        let ruling = Ruling::RolledBack { reason };
+        self.attempt(Step::Record(self.ruling(&self.seen.journal, ruling)))
+    }
+
+    fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {
         let assigned = &self.target.assigned;
-        let holds = ruling == Ruling::Committed;
-        let journal = journal.ruling(assigned.generation, assigned.restarts_asked, ruling);
-        if holds { journal.holding(self.target.fingerprint.clone()) } else { journal }
+        journal.ruling(assigned.generation, assigned.restarts_asked, ruling)
     }
 }

@@ -3,12 +3,16 @@
 //! Usually there is one, and it is the keeper. Two are there during an update. More, or two of the
 //! same kind, only after somebody meddled or an update was overtaken by the next one: then exactly
 //! one way of choosing leads from any set of containers to one that stays.
+//!
+//! An engine may show containers again that it, or another store of its own, had not shown for a while. What has been
+//! overtaken meanwhile has no part but to go ([`current`]).
 
-use dwell_core::id::Generation;
+use dwell_core::id::Revision;
 use dwell_core::instance::RunState;
 
 use crate::journal::{Journal, Ruling};
-use crate::observed::{Container, Seen, Target};
+use crate::observed::{Container, Seen};
+use crate::target::Target;
 
 /// The parts of an instance's containers.
 #[derive(Debug)]
@@ -26,8 +30,8 @@ impl<'a> Roles<'a> {
         let Some(target) = target else {
             return Self::Steady { keeper: None, others: all.iter().collect() };
         };
-        let new = best_match(all, target);
-        let old = last_known_good(all, target, &seen.journal);
+        let new = best_match(current(seen, target), target);
+        let old = last_known_good(current(seen, target), target, &seen.journal);
         let back = old.filter(|old| is_way_back(old, target, &seen.journal));
         let is_started = new.is_some_and(|new| new.run().is_some());
         let ruling = seen.journal.ruling_on(target.assigned.generation);
@@ -71,27 +75,34 @@ impl<'a> Roles<'a> {
         let all = || first.into_iter().chain(second).chain(self.others());
         all().find(|container| container.is_running()).or_else(|| all().next())
     }
+}
 
-    /// The highest generation that a container was made for.
-    pub(crate) fn newest(&self) -> Generation {
-        let kept = match self {
-            Self::Steady { keeper, .. } => [*keeper, None],
-            Self::Update { old, new, .. } => [*old, *new],
-        };
-        let generations = kept.into_iter().flatten().chain(self.others());
-        generations.map(|container| container.generation).max().unwrap_or_default()
-    }
+/// The containers that may be the instance's: not those of an earlier life of it, nor those that were made before one
+/// which has held.
+pub(crate) fn current<'a>(
+    seen: &'a Seen,
+    target: &Target,
+) -> impl Iterator<Item = &'a Container> + use<'a> {
+    // What would be made now is never out of date, also if a controller that was restored counts anew.
+    let least = seen.journal.proven.min(target.aim(&seen.journal).0);
+    let life = target.assigned.life;
+    let is_earlier =
+        move |container: &Container| container.life != Revision::default() && container.life < life;
+    let is_current = move |one: &&Container| one.generation >= least && !is_earlier(one);
+    seen.containers.iter().filter(is_current)
 }
 
 /// The container that is as desired. Of several, the one of the desired generation, then one that
 /// runs, then the newest.
-pub(crate) fn best_match<'a>(all: &'a [Container], target: &Target) -> Option<&'a Container> {
+pub(crate) fn best_match<'a>(
+    all: impl Iterator<Item = &'a Container>,
+    target: &Target,
+) -> Option<&'a Container> {
     let rank = |container: &Container| {
         let exact = container.generation == target.assigned.generation;
         (exact, container.is_running(), container.generation, container.run())
     };
-    all.iter()
-        .filter(|container| container.fingerprint == target.fingerprint)
+    all.filter(|container| container.fingerprint == target.fingerprint)
         .max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.id.cmp(&a.id)))
 }
 
@@ -101,10 +112,10 @@ fn is_way_back(container: &Container, target: &Target, journal: &Journal) -> boo
 }
 
 /// The container of an earlier generation that serves while there is no other: what can be gone back to, of that the one that an
-/// update was committed to, else the oldest, because whatever is older than a committed one has been removed. Never one that was
+/// update was committed to, else the oldest, because whatever is older than one that held is not [`current`]. Never one that was
 /// ruled out here.
 fn last_known_good<'a>(
-    all: &'a [Container],
+    all: impl Iterator<Item = &'a Container>,
     target: &Target,
     journal: &Journal,
 ) -> Option<&'a Container> {
@@ -113,8 +124,7 @@ fn last_known_good<'a>(
         .as_ref()
         .filter(|verdict| verdict.ruling == Ruling::Committed)
         .map(|verdict| verdict.generation);
-    all.iter()
-        .filter(|container| container.fingerprint != target.fingerprint)
+    all.filter(|container| container.fingerprint != target.fingerprint)
         .filter(|container| container.generation < target.assigned.generation)
         .filter(|container| {
             let ruling = journal.ruling_on(container.generation);

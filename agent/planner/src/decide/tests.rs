@@ -3,6 +3,7 @@
 mod ends;
 mod fallback;
 mod proofs;
+mod stores;
 mod updates;
 
 use std::time::Duration;
@@ -54,7 +55,7 @@ impl Story {
         let journal = self.seen.journal.ruling(generation, u64::MAX, Ruling::Committed);
         let mut containers = self.seen.containers.iter();
         let held = containers.find(|container| container.generation == generation).unwrap();
-        self.seen.remember(journal.holding(held.fingerprint.clone()));
+        self.seen.remember(journal.holding(held));
         self
     }
 
@@ -67,6 +68,7 @@ impl Story {
         self.seen.containers.push(Container {
             id: ContainerId(id.into()),
             generation: Generation(generation),
+            life: Revision(7),
             fingerprint: Template::of_image(image).fingerprint(),
             limits: Template::of_image("").limits(),
             enforced: Enforced::ALL,

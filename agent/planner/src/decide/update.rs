@@ -22,7 +22,6 @@
 
 use super::roles::Roles;
 use super::{Instance, Next, Proof, Wait};
-use crate::journal::Ruling;
 use crate::observed::{Container, ContainerState, Image, Sandbox};
 use crate::step::Step;
 
@@ -48,9 +47,7 @@ impl<'a> Instance<'a> {
         match new.state {
             ContainerState::Created => self.switch(old, new),
             ContainerState::Exited { .. } if self.has_ordered_end(new) => self.switch(old, new),
-            ContainerState::Exited { code, .. } if self.has_done_its_work(code) => {
-                self.rule(Ruling::Committed)
-            }
+            ContainerState::Exited { code, .. } if self.has_done_its_work(code) => self.commit(new),
             ContainerState::Exited { .. } if self.says_nothing_of_the_trial(new) => {
                 self.switch(old, new)
             }
@@ -134,7 +131,7 @@ impl<'a> Instance<'a> {
     fn judge(self, new: &Container) -> Next<'a> {
         let limit = self.target.assigned.update_deadline;
         match self.holds(new) {
-            Proof::Holds => self.rule(Ruling::Committed),
+            Proof::Holds => self.commit(new),
             Proof::Open { until } if self.node.now < until => Next::Wait(Wait::Trial { until }),
             Proof::Open { .. } if new.complaint.is_empty() => {
                 self.roll_back(format!("it was not healthy within {limit}"))
@@ -157,9 +154,5 @@ impl<'a> Instance<'a> {
     /// Whether there is something to put up again. Without it the new one is tried on, and the old one goes on where it can.
     pub(super) fn has_way_back(self, old: Option<&Container>) -> bool {
         self.target.fallback.is_some() || old.is_some_and(|old| self.seen.journal.has_held(old))
-    }
-
-    fn roll_back(self, reason: String) -> Next<'a> {
-        self.rule(Ruling::RolledBack { reason })
     }
 }

@@ -244,6 +244,7 @@ impl World {
                 Container {
                     id: id.clone(),
                     generation: real.generation,
+                    life: Revision::default(),
                     fingerprint: real.fingerprint.clone(),
                     limits: real.limits,
                     enforced: Enforced::ALL,

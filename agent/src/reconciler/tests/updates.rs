@@ -135,3 +135,45 @@ async fn a_container_is_made_from_the_image_that_its_version_means_though_the_ta
     assert_eq!(status.image.digest, Some(second));
     assert_eq!(host.engine.count(Operation::Pull), 1);
 }
+
+/// An engine's stores do not see each other's containers: what was overtaken while it was not seen does not serve again,
+/// whether it says the same or something else, nor is it what an update falls back to.
+#[tokio::test(start_paused = true)]
+async fn a_store_of_the_engine_that_comes_back_brings_no_older_container_back() {
+    let held = Duration::from_secs(15);
+    let mut host = Host::new().await;
+    let starts_of = |host: &Host, id: &ContainerId| {
+        let calls = host.engine.journal();
+        calls.iter().filter(|one| one.operation == Operation::Start && one.subject == id.0).count()
+    };
+    host.declare(["web-0"], 1, "a");
+    let mut agent = host.start();
+    agent.all_running(1).await;
+    host.change("web-0", |one| one.template.resources.cpu.0 += 100);
+    pass(held).await;
+    let first = host.container("web-0");
+    host.engine.switch_store();
+    pass(held).await;
+    let second = host.container("web-0");
+    assert_eq!((host.running("web-0"), first != second), (1, true));
+    host.engine.switch_store();
+    pass(held).await;
+    let third = host.container("web-0");
+    assert_eq!((host.running("web-0"), third != first), (1, true), "the first serves again");
+    assert_eq!(starts_of(&host, &first), 1);
+
+    host.change("web-0", |one| one.template.image = "b".into());
+    pass(held).await;
+    host.engine.ends_at_once("broken", Some(3));
+    host.engine.switch_store();
+    host.change("web-0", |one| {
+        one.fallback = Some(one.template.clone());
+        one.template.image = "broken".into();
+    });
+    agent.status("web-0", |one| rolled_back(one, 4) && one.phase == Phase::Running).await;
+    pass(held).await;
+    let last = host.container("web-0");
+    let serves = host.engine.containers().into_iter().find(|one| one.id == last).unwrap();
+    assert_eq!(serves.fingerprint, Template::of_image("b").fingerprint());
+    assert_eq!((starts_of(&host, &second), host.engine.overlaps()), (1, 0));
+}

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::container::{Container, ContainerId, ContainerState, Details};
 use dwell_core::health::Health;
-use dwell_core::id::{Generation, InstanceName};
+use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Enforced, Fingerprint, Limits};
@@ -30,6 +30,8 @@ pub(crate) struct Engine {
     pub(crate) mode: Mode,
     pub(crate) containers: BTreeMap<ContainerId, Real>,
     pub(crate) images: BTreeSet<String>,
+    /// What is in its other store.
+    hidden: (BTreeMap<ContainerId, Real>, BTreeSet<String>),
     /// In percent: how many calls fail.
     pub(crate) failing: u32,
     /// In percent: how many answers get lost.
@@ -39,11 +41,22 @@ pub(crate) struct Engine {
     pub(super) made: u64,
 }
 
+/// A container that has held, by the journal of its instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    life: Revision,
+    generation: Generation,
+    number: u64,
+}
+
 /// A container as it really is.
 #[derive(Clone, Debug)]
 pub(crate) struct Real {
+    /// Counts what its engine has made.
+    pub(super) number: u64,
     pub(crate) instance: InstanceName,
     pub(crate) generation: Generation,
+    pub(crate) life: Revision,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) limits: Limits,
     pub(crate) restarts_asked: u64,
@@ -64,11 +77,20 @@ pub(crate) struct Real {
     pub(crate) lost_process: bool,
     /// What it was promised for its end.
     pub(crate) grace: Millis,
+    /// A store has brought it back, and it was not started since: nobody can have known of it.
+    pub(crate) came_back: bool,
     /// It is somebody else's, with labels like those of dwell of which one is malformed.
     pub(crate) foreign: bool,
 }
 
 impl Engine {
+    /// From now on it shows what is in its other store. Nothing of either may run.
+    pub(crate) fn switch_store(&mut self) {
+        std::mem::swap(&mut self.containers, &mut self.hidden.0);
+        std::mem::swap(&mut self.images, &mut self.hidden.1);
+        self.containers.values_mut().for_each(|real| real.came_back = true);
+    }
+
     /// It is the engine of a host that starts from a copy of another one's disk.
     pub(crate) fn copy(&mut self, original: &Self) {
         self.containers = original.containers.clone();
@@ -89,6 +111,16 @@ impl Real {
         self.state == ContainerState::Running && !self.missed_death
     }
 
+    /// This, as what has held.
+    pub(super) fn held(&self) -> Held {
+        Held { life: self.life, generation: self.generation, number: self.number }
+    }
+
+    /// Whether it was made for less, and before, than what has held.
+    pub(crate) fn is_older_than(&self, held: Held) -> bool {
+        self.life == held.life && self.generation < held.generation && self.number < held.number
+    }
+
     /// As the engine tells it to one who looks closely.
     pub(super) fn seen(&self, id: &ContainerId) -> Container {
         let runs = self.state == ContainerState::Running;
@@ -96,6 +128,7 @@ impl Real {
             id: id.clone(),
             instance: self.instance.clone(),
             generation: self.generation,
+            life: self.life,
             fingerprint: self.fingerprint.clone(),
             state: self.state,
             restarts_asked: self.restarts_asked,

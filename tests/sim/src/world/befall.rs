@@ -101,6 +101,11 @@ impl World {
                 self.relieve_after(for_ms, Relief::Disk(host));
             }
             Action::EngineDown { host, for_ms, kills } => self.engine_down(host, for_ms, kills),
+            Action::SwitchStore { host, for_ms } => {
+                self.engine_down(host, for_ms, true);
+                let host = self.host(host);
+                self.hosts[host].engine.switch_store();
+            }
             Action::EngineHangs { host, for_ms } => {
                 let host = self.host(host);
                 self.hosts[host].engine.mode = Mode::Hung;

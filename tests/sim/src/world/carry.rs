@@ -319,6 +319,14 @@ impl World {
                 Err(violation) => self.violate(violation),
             }
         }
+        let held = self.hosts[host].held.get(&real.instance).copied();
+        if let Some(held) = held.filter(|held| real.is_older_than(*held)) {
+            let what = format!(
+                "{} is started as {container} on host {host}, after {held:?}",
+                real.instance
+            );
+            self.violate(Violation { rule: "never an older one", what });
+        }
         self.check_version(host, &real.instance, &real.image);
         let (container, run) = (container.clone(), real.run);
         match Temper::of(&real.image) {

@@ -51,7 +51,7 @@ impl World {
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
             let mut own = host.engine.containers.values().filter(|real| !real.foreign);
-            let container = own.any(|real| real.instance == *name);
+            let container = own.any(|real| real.instance == *name && !real.came_back);
             let ordered =
                 disk.assignment.as_ref().is_some_and(|held| held.instances.contains_key(name));
             let journal =
