@@ -39,6 +39,9 @@ pub struct HealthCheck {
     /// How long after its start failures do not count.
     #[serde(default)]
     pub start_period: Millis,
+    /// How long it may be unhealthy before its main process is restarted; `None` leaves it alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Millis>,
 }
 
 /// What is done to find out whether an instance works.
@@ -74,6 +77,7 @@ impl HealthCheck {
             timeout: Self::default_timeout(),
             retries: Self::default_retries(),
             start_period: Millis(0),
+            restart: None,
         }
     }
 

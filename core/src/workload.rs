@@ -154,6 +154,28 @@ pub struct UpdatePolicy {
     /// that passes ends this early.
     #[serde(default = "UpdatePolicy::default_monitor")]
     pub monitor: Millis,
+    /// What is done about a version that an instance did not hold with.
+    #[serde(default, skip_serializing_if = "OnFailure::is_default")]
+    pub on_failure: OnFailure,
+}
+
+/// What is done about a version that an instance did not hold with. Whatever it is, that instance goes back, and no other is given
+/// the version.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// The rollout waits for an operator; instances that hold with the version keep it.
+    #[default]
+    Pause,
+    /// All instances go back to the version that is good, if there is one.
+    Rollback,
+}
+
+impl OnFailure {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl UpdatePolicy {
@@ -186,6 +208,7 @@ impl Default for UpdatePolicy {
             parallelism: Self::default_parallelism(),
             deadline: Self::default_deadline(),
             monitor: Self::default_monitor(),
+            on_failure: OnFailure::default(),
         }
     }
 }

@@ -75,6 +75,8 @@ pub(crate) enum Wait<'a> {
     Trial { until: Timestamp },
     /// The only container to show that it works.
     Proof { until: Timestamp },
+    /// One that is unhealthy to get well by itself.
+    Cure { until: Timestamp },
 }
 
 impl Wait<'_> {
@@ -82,7 +84,10 @@ impl Wait<'_> {
         match self {
             Self::Image(_) => None,
             Self::Retry(trouble) => Some(trouble.retry_at),
-            Self::Crash { until } | Self::Trial { until } | Self::Proof { until } => Some(*until),
+            Self::Crash { until }
+            | Self::Trial { until }
+            | Self::Proof { until }
+            | Self::Cure { until } => Some(*until),
         }
     }
 
@@ -337,9 +342,28 @@ impl<'a> Instance<'a> {
                 self.stop(container)
             }
             ContainerState::Running { .. } => match self.keep_running(container) {
-                Next::Rest(Rest::InSync) if steady => self.prove(container),
+                Next::Rest(Rest::InSync) if steady => self.cure(container),
                 next => next,
             },
+        }
+    }
+
+    /// Restarts what has been unhealthy for longer than it may be.
+    fn cure(self, container: &'a Container) -> Next<'a> {
+        let check = self.aim().1.healthcheck.as_ref();
+        let after = check.and_then(|check| check.restart);
+        let until = container.unhealthy_since.zip(after);
+        match until.map(|(since, after)| since.after(after.as_duration())) {
+            Some(until) if self.node.now < until => match self.prove(container) {
+                Next::Wait(wait) => Next::Wait(wait.or_sooner(Wait::Cure { until })),
+                _ => Next::Wait(Wait::Cure { until }),
+            },
+            Some(_) => {
+                let journal = self.ending(container);
+                let restarts = journal.restarts.saturating_add(1);
+                self.attempt(Step::Record(Journal { restarts, ..journal }))
+            }
+            None => self.prove(container),
         }
     }
 
@@ -442,9 +466,13 @@ impl<'a> Instance<'a> {
     /// Notes that the present run is to end and, since nothing will undo that, that all restarts asked
     /// for so far are as good as done.
     fn order_end(self, container: &Container) -> Next<'a> {
+        self.attempt(Step::Record(self.ending(container)))
+    }
+
+    fn ending(self, container: &Container) -> Journal {
         let mut journal = self.seen.journal.ordering_end(container, &self.seen.containers);
         journal.restarts_done = journal.restarts_done.max(self.target.assigned.restarts_asked);
-        self.attempt(Step::Record(journal))
+        journal
     }
 
     fn has_ordered_end(self, container: &Container) -> bool {

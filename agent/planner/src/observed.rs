@@ -305,6 +305,8 @@ pub struct Container {
     pub since: Timestamp,
     /// What its health check says.
     pub health: Health,
+    /// Since when its health check has called it unhealthy without interruption, by the agent's clock.
+    pub unhealthy_since: Option<Timestamp>,
     /// What the last probe failed with, for people; empty if it passed.
     pub complaint: String,
 }

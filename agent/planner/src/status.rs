@@ -153,7 +153,10 @@ impl Report<'_> {
                         self.observed.images.get(*image),
                         Some(Image::Failed(trouble)) if trouble.is_permanent()
                     ),
-                    Wait::Crash { .. } | Wait::Trial { .. } | Wait::Proof { .. } => false,
+                    Wait::Crash { .. }
+                    | Wait::Trial { .. }
+                    | Wait::Proof { .. }
+                    | Wait::Cure { .. } => false,
                 };
                 (is_final, self.waiting(wait))
             }
@@ -229,7 +232,7 @@ impl Report<'_> {
                 Phase::Running,
                 self.with_complaint("the update waits for the new container to hold"),
             ),
-            Wait::Proof { .. } => (Phase::Running, self.complaint()),
+            Wait::Proof { .. } | Wait::Cure { .. } => (Phase::Running, self.complaint()),
         }
     }
 

@@ -141,6 +141,9 @@ fn health_check(check: &HealthCheck) -> Value {
     text["timeout"] = json!(check.timeout);
     text["retries"] = json!(check.retries);
     text["start_period"] = json!(check.start_period);
+    if let Some(after) = check.restart {
+        text["restart"] = json!(after);
+    }
     text
 }
 

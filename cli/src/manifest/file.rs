@@ -163,6 +163,8 @@ pub(super) struct HealthCheck {
     pub(super) retries: Option<u32>,
     /// How long after a start failures do not count; `0s` if not given.
     pub(super) start_period: Option<Millis>,
+    /// How long it may be unhealthy before its main process is restarted; never restarted if not given.
+    pub(super) restart: Option<Millis>,
     /// No check at all.
     #[serde(default)]
     pub(super) disable: bool,
@@ -179,6 +181,19 @@ pub(super) struct Update {
     pub(super) deadline: Option<Millis>,
     /// How long a new container without a health check has to run to hold; `10s` if not given.
     pub(super) monitor: Option<Millis>,
+    /// What is done when an instance did not hold with a new version: `pause` waits for an operator, `rollback` takes all
+    /// instances back to the good version; `pause` if not given.
+    pub(super) on_failure: Option<OnFailure>,
+}
+
+/// What is done when an instance did not hold with a new version.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnFailure {
+    /// The rollout waits for an operator.
+    Pause,
+    /// All instances go back to the good version.
+    Rollback,
 }
 
 /// Compose's place for replicas, limits, constraints and the workload's labels.

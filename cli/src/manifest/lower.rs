@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::WorkloadName;
 use dwell_core::workload::{
-    AllowRule, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use super::file::{self, File};
@@ -130,6 +130,10 @@ impl file::Workload {
                 parallelism: self.update.parallelism.unwrap_or(update.parallelism),
                 deadline: self.update.deadline.unwrap_or(update.deadline),
                 monitor: self.update.monitor.unwrap_or(update.monitor),
+                on_failure: match self.update.on_failure {
+                    None | Some(file::OnFailure::Pause) => OnFailure::Pause,
+                    Some(file::OnFailure::Rollback) => OnFailure::Rollback,
+                },
             },
             labels: labels(self.deploy.labels),
         };
@@ -197,6 +201,7 @@ impl file::HealthCheck {
             timeout: self.timeout.unwrap_or(plain.timeout),
             retries: self.retries.unwrap_or(plain.retries),
             start_period: self.start_period.unwrap_or(plain.start_period),
+            restart: self.restart,
             ..plain
         }))
     }

@@ -1,5 +1,6 @@
 //! What can be wrong with a file, in words for the one who wrote it.
 
+use std::cmp::Reverse;
 use std::fmt;
 
 use dwell_core::instance::sanitize;
@@ -136,11 +137,15 @@ pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let key = sanitize(key, 60);
     let near = known
         .iter()
-        .map(|candidate| (strsim::damerau_levenshtein(&key, candidate), *candidate))
-        .filter(|(distance, candidate)| *distance <= candidate.len().max(key.len()) / 3 + 1)
+        .map(|candidate| {
+            // Of two that are as far, the one that begins alike is meant.
+            let alike = key.chars().zip(candidate.chars()).take_while(|(a, b)| a == b).count();
+            (strsim::damerau_levenshtein(&key, candidate), Reverse(alike), *candidate)
+        })
+        .filter(|(distance, _, candidate)| *distance <= candidate.len().max(key.len()) / 3 + 1)
         .min();
     match near {
-        Some((_, candidate)) => format!("unknown key {key:?}; did you mean {candidate:?}?"),
+        Some((_, _, candidate)) => format!("unknown key {key:?}; did you mean {candidate:?}?"),
         None => format!("unknown key {key:?}; known here are {}", known.join(", ")),
     }
 }

@@ -1,4 +1,5 @@
 use dwell_core::health::Probe;
+use dwell_core::quantity::Millis;
 use dwell_core::workload::{ImagePolicy, MountSource, RestartPolicy, Ssh};
 use proptest::prelude::*;
 
@@ -120,6 +121,9 @@ fn spellings() {
     let shell = Probe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "true".into()] };
     assert_eq!(probe("healthcheck: {test: [CMD-SHELL, 'true']}"), shell);
     assert_eq!(probe("healthcheck: {test: 'true'}"), shell);
+    let check = template("healthcheck: {tcp: 80, restart: 2m}").healthcheck.unwrap();
+    assert_eq!(check.restart, Some(Millis::seconds(120)));
+    assert_eq!(template("healthcheck: {tcp: 80}").healthcheck.unwrap().restart, None);
     assert_eq!(template("healthcheck: {test: [NONE]}").healthcheck, None);
     assert_eq!(template("healthcheck: {disable: true}").healthcheck, None);
     let mount = template("volumes: ['/srv:/data:ro']").mounts.remove(0);
@@ -267,6 +271,8 @@ fn what_is_wrong_is_said_where_it_is() {
         ("healthcheck: {http: [80]}", "or port and path"),
         ("healthcheck: {http: {prot: 80}}", "unknown key \"prot\"; did you mean \"port\"?"),
         ("healthcheck: {tcp: 1, interval: 5}", "is not a duration"),
+        ("healthcheck: {tcp: 1, restart: 10ms}", "healthcheck.restart: has to be at least 1s"),
+        ("update: {on_failure: stop}", "expected one of pause, rollback"),
         ("restart: sometimes", "\"sometimes\" is not a restart policy"),
         ("constraints: [ssd]", "\"ssd\" is not a constraint"),
         ("constraints: ['node.role == worker']", "is nothing nodes are known by"),

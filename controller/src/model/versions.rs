@@ -31,7 +31,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, Revision, VersionNumber, WorkloadName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Phase;
-use dwell_core::workload::{Resources, Template, WorkloadSpec};
+use dwell_core::workload::{OnFailure, Resources, Template, WorkloadSpec};
 use serde::{Deserialize, Serialize};
 
 use super::Model;
@@ -406,6 +406,26 @@ impl Model {
             .collect();
         for other in given {
             self.take_back(&other);
+        }
+        if is_newest {
+            self.roll_back_by_itself(name, now);
+        }
+    }
+
+    /// Takes all instances back to the good version, if that is what the workload says of one that did not hold. Where it cannot be
+    /// done, the rollout stays paused.
+    fn roll_back_by_itself(&mut self, name: &WorkloadName, now: Timestamp) {
+        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
+        let wants = workload.spec.update.on_failure == OnFailure::Rollback && !workload.removing;
+        let Some(good) = workload.good.filter(|_| wants) else { return };
+        let (before, revision) = (self.changes.len(), self.revision);
+        if let Err(refusal) = self.roll_back(name, Some(good), "update.on_failure", now) {
+            let changes = self.changes.split_off(before);
+            self.undo(changes);
+            self.revision = revision;
+            let message = format!("cannot go back to version {good} by itself: {refusal}");
+            let subject = Subject::Workload(name.clone());
+            self.event(now, Severity::Warning, subject, "roll-back-refused", message);
         }
     }
 

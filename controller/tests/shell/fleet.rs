@@ -36,6 +36,7 @@ async fn what_was_accepted_is_there_after_a_restart() {
                 parallelism: 1,
                 deadline_ms: 60_000,
                 monitor_ms: Some(10_000),
+                on_failure: v1::OnFailure::Pause.into(),
             }),
             template: workloads.workloads[0].spec.clone().unwrap().template,
             ..workload("web", 2)

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::health::{HealthCheck, Probe};
 use crate::image::digest_of;
-use crate::quantity::{Bytes, Millicores};
+use crate::quantity::{Bytes, Millicores, Millis};
 
 /// The most entries a list or a map of a specification may have.
 const ENTRIES_MAX: usize = 1_000;
@@ -25,6 +25,8 @@ const TOTAL_MAX: usize = 256 * 1024;
 const IMAGE_MAX: usize = 512;
 /// The smallest share of a processor that the kernel gives: 1 ms of every 100 ms.
 const CPU_MIN: Millicores = Millicores(10);
+/// How soon a health check may have something restarted: it needs time to show that it helped.
+const RESTART_MIN: Millis = Millis::seconds(1);
 /// The least memory an engine can run a container with.
 const MEMORY_MIN: Bytes = Bytes::mebi(6);
 /// The bounds of how many processes may be allowed: a shell and what it starts, and the most that Linux can be set to.
@@ -403,6 +405,9 @@ fn check_health(check: &HealthCheck) -> Result<(), SpecError> {
     }
     if check.retries == 0 {
         return refuse("healthcheck.retries", "has to be at least 1");
+    }
+    if check.restart.is_some_and(|after| after < RESTART_MIN) {
+        return refuse("healthcheck.restart", format!("has to be at least {RESTART_MIN}"));
     }
     Ok(())
 }

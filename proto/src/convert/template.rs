@@ -169,6 +169,7 @@ impl From<&HealthCheck> for v1::HealthCheck {
             timeout_ms: check.timeout.0,
             retries: check.retries,
             start_period_ms: check.start_period.0,
+            restart_ms: check.restart.map(|after| after.0),
         }
     }
 }
@@ -196,6 +197,10 @@ impl TryFrom<v1::HealthCheck> for HealthCheck {
             timeout: or("template.healthcheck.timeout_ms", wire.timeout_ms, plain.timeout)?,
             retries: if wire.retries == 0 { plain.retries } else { wire.retries },
             start_period: duration("template.healthcheck.start_period_ms", wire.start_period_ms)?,
+            restart: wire
+                .restart_ms
+                .map(|after| duration("template.healthcheck.restart_ms", after))
+                .transpose()?,
             ..plain
         })
     }

@@ -10,8 +10,8 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, Placement, PortRange, Protocol,
-    Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, OnFailure, Placement, PortRange,
+    Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -48,6 +48,7 @@ fn full_template() -> Template {
             timeout: Millis(100),
             retries: 7,
             start_period: Millis(5),
+            restart: Some(Millis(6000)),
             ..HealthCheck::new(Probe::Http { port: 80, path: "/up".into() })
         }),
         expose: vec![ServicePort { port: 53, protocol: Protocol::Udp }],
@@ -85,7 +86,12 @@ fn specifications_survive_the_round_trip() {
             pool: Some("big".parse().unwrap()),
             constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
         },
-        update: UpdatePolicy { parallelism: 2, deadline: Millis(1), monitor: Millis(3) },
+        update: UpdatePolicy {
+            parallelism: 2,
+            deadline: Millis(1),
+            monitor: Millis(3),
+            on_failure: OnFailure::Rollback,
+        },
         labels: [("tier".into(), "front".into())].into(),
     };
     assert_eq!(WorkloadSpec::try_from(v1::WorkloadSpec::from(&spec)), Ok(spec));

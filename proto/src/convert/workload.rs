@@ -2,7 +2,7 @@
 
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
-use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnFailure, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
 use crate::v1;
@@ -49,6 +49,11 @@ impl From<&UpdatePolicy> for v1::UpdatePolicy {
             parallelism: update.parallelism,
             deadline_ms: update.deadline.0,
             monitor_ms: Some(update.monitor.0),
+            on_failure: match update.on_failure {
+                OnFailure::Pause => v1::OnFailure::Pause,
+                OnFailure::Rollback => v1::OnFailure::Rollback,
+            }
+            .into(),
         }
     }
 }
@@ -57,7 +62,12 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
     type Error = FromWireError;
 
     fn try_from(wire: v1::UpdatePolicy) -> Result<Self, FromWireError> {
+        let on_failure = match wire.on_failure() {
+            v1::OnFailure::Unspecified | v1::OnFailure::Pause => OnFailure::Pause,
+            v1::OnFailure::Rollback => OnFailure::Rollback,
+        };
         Ok(Self {
+            on_failure,
             parallelism: wire.parallelism,
             deadline: duration("update.deadline_ms", wire.deadline_ms)?,
             monitor: wire

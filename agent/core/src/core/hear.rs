@@ -4,6 +4,7 @@ use dwell_core::container::ContainerId;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_planner::{Failure, FailureKind, Image, Sandbox, Step};
 
@@ -55,6 +56,9 @@ impl Core {
                 };
                 let containers = seen.into_iter().flat_map(|seen| &mut seen.containers);
                 for container in containers.filter(same_run) {
+                    let since = container.unhealthy_since.filter(|_| container.health == health);
+                    let is_unhealthy = health == Health::Unhealthy;
+                    container.unhealthy_since = is_unhealthy.then(|| since.unwrap_or(now));
                     container.health = health;
                     container.complaint.clone_from(&complaint);
                 }

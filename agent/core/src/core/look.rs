@@ -218,6 +218,7 @@ fn look_of(
         stale: false,
         since: same.map_or(now, |before| before.since),
         health: same.map_or(Health::None, |before| before.health),
+        unhealthy_since: same.and_then(|before| before.unhealthy_since),
         complaint: same.map_or_else(String::new, |before| before.complaint.clone()),
     }
 }
@@ -242,5 +243,6 @@ pub(super) fn end_by_kernel(
     container.stale = true;
     container.since = since;
     container.health = Health::None;
+    container.unhealthy_since = None;
     container.complaint.clear();
 }

@@ -223,6 +223,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         stale: false,
         since: now,
         health: Health::None,
+        unhealthy_since: None,
         complaint: String::new(),
     }
 }

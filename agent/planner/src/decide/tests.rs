@@ -78,6 +78,7 @@ impl Story {
             state,
             since: NOW,
             health: Health::None,
+            unhealthy_since: None,
             complaint: String::new(),
             stale: false,
         });

@@ -260,6 +260,7 @@ impl World {
                     },
                     complaint: String::new(),
                     stale: false,
+                    unhealthy_since: None,
                 }
             })
             .collect();

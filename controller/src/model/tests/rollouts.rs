@@ -6,10 +6,10 @@ use dwell_core::change::ChangeClass;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::instance::{Outcome, RunState};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{Mount, MountSource, Ssh, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, OnFailure, Ssh, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, spec, workload};
-use crate::model::{Command, NodeChange, Target};
+use crate::model::{Command, NodeChange, Target, VersionState};
 
 fn image(version: u32, replicas: u32) -> WorkloadSpec {
     let mut spec = spec("web", replicas);
@@ -324,4 +324,33 @@ fn an_instance_that_is_made_again_has_another_life() {
     fleet.settle();
     fleet.apply(image(1, 1)).unwrap();
     assert!(life(&fleet) > first);
+}
+
+#[test]
+fn all_go_back_by_themselves_where_that_is_declared() {
+    let mut fleet = Fleet::of(3);
+    let by_itself = |version| {
+        let mut spec = image(version, 3);
+        spec.update.on_failure = OnFailure::Rollback;
+        spec
+    };
+    fleet.apply(by_itself(1)).unwrap();
+    fleet.settle();
+    fleet.apply(by_itself(2)).unwrap();
+    // web-0 holds with it, and web-1 does not.
+    fleet.sync(&node("n1"));
+    fleet.sync(&node("n1"));
+    assert_eq!(versions(&fleet), ["2", "2", "1"]);
+    fleet.fetch(&node("n2"));
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node("n2")).unwrap().fail(&instance("web-1"), now);
+    fleet.report(&node("n2")).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["1", "1", "1"], "also the one that held with it");
+    let view = fleet.model.workload(&workload("web")).unwrap();
+    assert_eq!(view.workload.paused, None);
+    assert_eq!(view.workload.spec.template.image, "image:1", "that is what is declared now");
+    let history = fleet.model.versions(&workload("web")).unwrap();
+    assert!(history[0].good && history[0].version.by == "update.on_failure", "{history:?}");
+    assert!(matches!(history[1].version.state, VersionState::RuledOut { .. }));
 }

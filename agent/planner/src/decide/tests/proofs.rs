@@ -115,3 +115,24 @@ fn a_journal_of_an_older_agent_is_read() {
     seen.accept(&Story::of("a", 2).assigned().clone(), NOW);
     assert_eq!((seen.journal.life, seen.journal.restarts), (Revision(7), 2));
 }
+
+#[test]
+fn what_stays_unhealthy_is_restarted_where_that_is_declared() {
+    let mut story = Story::running().with_check(Health::Unhealthy).after(MONITOR);
+    let since = story.now;
+    story.seen.containers[0].unhealthy_since = Some(since);
+    assert_eq!(story.word(), "-", "it is left alone");
+    let after = Some(Millis::seconds(120));
+    story.assigned().template.healthcheck.as_mut().unwrap().restart = after;
+    assert_eq!(story.word(), "-", "it may get well by itself");
+    assert_eq!(story.plan().wake_at, Some(since.after(Duration::from_secs(120))));
+    let story = story.after(Duration::from_secs(120));
+    assert_eq!(story.word(), "order end of c1");
+    let story = story.record();
+    assert_eq!((story.word().as_str(), story.seen.journal.restarts), ("stop c1", 1));
+    let story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "start c1");
+    let mut story = story.set("c1", running_anew());
+    story.seen.containers[0].unhealthy_since = None;
+    assert_eq!(story.word(), "-");
+}
