@@ -163,6 +163,8 @@ pub struct Model {
     /// What the nodes hold, while a restore is unconfirmed.
     claims: Claims,
     remains: Remains,
+    /// Nodes that have said which volumes they have since this history began.
+    volumes_told: BTreeSet<NodeName>,
     /// The runs of each node's agent.
     runs: BTreeMap<NodeName, Runs>,
     /// Hosts that came back and whose name is another's by now, by name and enrolment.
@@ -215,6 +217,7 @@ impl Model {
             spare: Incarnation::UNKNOWN,
             told: BTreeSet::new(),
             claims: Claims::new(),
+            volumes_told: BTreeSet::new(),
             remains: Remains::new(),
             runs: BTreeMap::new(),
             dismissed: BTreeMap::new(),

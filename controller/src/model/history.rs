@@ -107,13 +107,15 @@ impl Model {
         }
     }
 
-    /// Whether a node has said what it was told to run, and what is there. While it is not decided which of two machines
-    /// it is, it has not.
+    /// Whether a node has said what it was told to run, what is there, and which volumes: while its engine does not answer, nobody
+    /// knows of those that were made after the backup, and an empty one would be put in their place. While it is not decided which of
+    /// two machines it is, it has not.
     fn has_said_all(&self, node: &Node) -> bool {
         let link = self.tables.links().get(&node.name);
         let is_decided = !node.contested && node.undecided().is_none();
         is_decided
             && self.claims.contains_key(&node.name)
+            && (node.block.is_none() || self.volumes_told.contains(&node.name))
             && link.is_some_and(|link| link.reported.is_some())
     }
 
@@ -174,6 +176,7 @@ impl Model {
         let incarnation = self.spare;
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
         self.claims.clear();
+        self.volumes_told.clear();
         self.remains.clear();
         let adopted = old.restored.as_ref().map(|before| before.adopted.clone());
         let adopted = adopted.unwrap_or_default();

@@ -34,8 +34,9 @@ pub enum Refusal {
     NotRestored,
     /// Some nodes may hold what the controller has forgotten.
     #[error(
-        "{count} nodes have not said what they run since the restore, among them {example}; wait for them, remove those \
-         that are gone with `dwell node rm --force NAME`, or use `--force` and risk that what they run is started elsewhere"
+        "{count} nodes have not said since the restore what they run and which volumes they have, among them {example}; wait for \
+         them and their engines, remove those that are gone with `dwell node rm --force NAME`, or use `--force` and risk that what \
+         they run is started elsewhere, without its data"
     )]
     NodesNotHeard {
         /// How many.

@@ -61,6 +61,7 @@ impl Model {
         if self.volatile_only {
             self.half_heard.insert(node.clone());
         } else if let Some(volumes) = report.volumes {
+            self.volumes_told.insert(node.clone());
             self.note_volumes(node, volumes, revision, now);
         }
         Ok(())

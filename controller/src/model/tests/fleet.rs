@@ -57,6 +57,8 @@ pub(super) struct Host {
     pub(super) held: Option<Assignment>,
     pub(super) directory: Directory,
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
+    /// Nobody knows which volumes are here.
+    pub(super) engine_is_away: bool,
     /// What is in the volumes: how often each was made empty is known to nobody but this host.
     pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
     /// Which image every reference means here, if it is of a registry; an instance may be pinned to another.

@@ -374,3 +374,22 @@ fn a_restart_that_is_asked_for_after_a_restore_is_done() {
     fleet.settle();
     assert_eq!(done(&fleet), 3);
 }
+
+#[test]
+fn a_restore_is_not_confirmed_before_every_engine_has_said_which_volumes_there_are() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.apply(spec("ghost", 2)).unwrap();
+    fleet.settle();
+    fleet.hosts.get_mut(&node("n2")).unwrap().engine_is_away = true;
+    restore(&mut fleet, backup);
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    let refusal = confirm(&mut fleet, false).unwrap_err();
+    assert!(refusal.to_string().contains("among them n2"), "{refusal}");
+    assert_eq!(fleet.model.restore_view().missing, [node("n2")]);
+    fleet.hosts.get_mut(&node("n2")).unwrap().engine_is_away = false;
+    fleet.report(&node("n2")).unwrap();
+    confirm(&mut fleet, false).unwrap();
+}

@@ -6,6 +6,7 @@ use dwell_core::container::EventKind;
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::quantity::Millis;
+use dwell_core::session::StatusReport;
 use dwell_planner::{Failure, FailureKind, Step};
 
 use super::{Event, Relief, Work, World, workload_name};
@@ -392,6 +393,12 @@ impl World {
         }
         let life = self.hosts[host].life;
         self.later(5, 1_000, Event::Seek { host, life });
+        // Which volumes there are is looked at apart, and told as soon as it is known.
+        if let Some(stream) = self.hosts[host].stream {
+            let volumes = self.hosts[host].seen_volumes();
+            let message = Up::Report(StatusReport { volumes, ..StatusReport::default() });
+            self.send(stream, true, Event::Up { stream, message });
+        }
     }
 
     pub(super) fn relieve_after(&mut self, wait: Ms, relief: Relief) {

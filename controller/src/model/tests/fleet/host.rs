@@ -43,7 +43,7 @@ impl Host {
             complete: true,
             instances: self.containers.values().cloned().collect(),
             gone: Vec::new(),
-            volumes: Some(self.seen_volumes()),
+            volumes: (!self.engine_is_away).then(|| self.seen_volumes()),
         }
     }
 
