@@ -66,6 +66,7 @@ use std::sync::Mutex;
 
 use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
+use dwell_core::instance::InstanceStatus;
 
 use directory::Shown;
 use history::{Claims, Remains};
@@ -171,6 +172,9 @@ pub struct Model {
     dismissed: BTreeMap<(NodeName, String), Dismissed>,
     /// Nodes that run an instance that is another node's, and the generation that they run.
     rivals: BTreeMap<InstanceName, BTreeMap<NodeName, Generation>>,
+    /// What nodes said of instances that were not theirs at that time, the last of each, and on which stream. Nodes say only what
+    /// is new, so one that gets the instance does not say it again.
+    said_early: BTreeMap<InstanceName, BTreeMap<NodeName, (SessionId, InstanceStatus)>>,
     /// The revision this controller began with, or its present history; nothing is known of how earlier ones came about.
     started: Revision,
 }
@@ -222,6 +226,7 @@ impl Model {
             runs: BTreeMap::new(),
             dismissed: BTreeMap::new(),
             rivals: BTreeMap::new(),
+            said_early: BTreeMap::new(),
             started: Revision(0),
             settings,
         }

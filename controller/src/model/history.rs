@@ -285,6 +285,7 @@ impl Model {
         );
         let subject = Subject::Instance(claim.instance.clone());
         self.event(now, Severity::Warning, subject, "instance-adopted", message);
+        self.recall(&claim.instance, node, now);
     }
 
     /// Whether a node has said that it was told to run an instance.

@@ -46,6 +46,7 @@ impl Model {
         let message = format!("placed on {node} with address {}", identity.address);
         let subject = Subject::Instance(name.clone());
         self.event(now, Severity::Info, subject, "instance-placed", message);
+        self.recall(name, node, now);
     }
 
     /// Notes why an instance waits, unless that is known.

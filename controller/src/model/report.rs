@@ -215,8 +215,11 @@ impl Model {
     ) {
         let Some(instance) = self.tables.instances().get(&status.instance).cloned() else { return };
         if instance.node.as_ref() != Some(node) {
-            // Not its own (any more); its assignment says so.
-            return self.note_rival(node, &instance, &status, now);
+            // Not its own (any more, or yet); its assignment says so.
+            self.note_rival(node, &instance, &status, now);
+            let said = self.said_early.entry(status.instance.clone()).or_default();
+            said.insert(node.clone(), (session, status));
+            return;
         }
         status.message = sanitize(&status.message, MESSAGE_MAX);
         status.container_id = sanitize(&status.container_id, CONTAINER_ID_MAX);
@@ -378,8 +381,23 @@ impl Model {
         self.event(now, Severity::Warning, subject, "instance-claimed-twice", message);
     }
 
+    /// An instance is a node's now: what that said of it before counts.
+    pub(super) fn recall(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
+        let said = self.said_early.get(name).and_then(|said| said.get(node)).cloned();
+        let session = self.tables.links().get(node).and_then(|link| link.session);
+        if let Some((on, status)) = said.filter(|(on, _)| session == Some(*on)) {
+            self.observe(node, on, status, now);
+        }
+    }
+
     /// A node does not have these instances (any more) that are another node's.
     fn rivals_gone(&mut self, node: &NodeName, is_gone: impl Fn(&InstanceName) -> bool) {
+        self.said_early.retain(|name, said| {
+            if is_gone(name) {
+                said.remove(node);
+            }
+            !said.is_empty()
+        });
         self.rivals.retain(|name, nodes| {
             if is_gone(name) {
                 nodes.remove(node);

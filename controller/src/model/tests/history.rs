@@ -1,9 +1,10 @@
 //! Restores from a backup: noticed, and harmless until somebody confirms them.
 
 use dwell_core::id::{Incarnation, Revision};
+use dwell_core::instance::Phase;
 use dwell_core::workload::{Mount, MountSource};
 
-use super::fleet::{Fleet, Snapshot, address, at, instance, node, spec, workload};
+use super::fleet::{Fleet, Host, Snapshot, address, at, instance, node, spec, workload};
 use crate::model::{Command, NodeChange, Refusal, Severity, Target};
 
 /// A fleet of two nodes in a history of its own, with web-0 on n1.
@@ -392,4 +393,23 @@ fn a_restore_is_not_confirmed_before_every_engine_has_said_which_volumes_there_a
     fleet.hosts.get_mut(&node("n2")).unwrap().engine_is_away = false;
     fleet.report(&node("n2")).unwrap();
     confirm(&mut fleet, false).unwrap();
+}
+
+#[test]
+fn what_a_node_said_of_an_instance_before_it_was_its_own_counts() {
+    let mut fleet = fleet();
+    fleet.settle();
+    let name = instance("web-0");
+    let from = node(&fleet.place("web-0").unwrap());
+    let other = if from == node("n1") { node("n2") } else { node("n1") };
+    let running = fleet.hosts[&from].containers[&name].clone();
+    fleet.hosts.get_mut(&other).unwrap().containers.insert(name, running);
+    fleet.report(&other).unwrap();
+    fleet.hosts.get_mut(&from).unwrap().session = None;
+    fleet.pass(1_000);
+    fleet.attach(&other).unwrap();
+    fleet.command(Command::RemoveNode { node: from.clone(), force: true }).unwrap();
+    *fleet.hosts.get_mut(&from).unwrap() = Host::default();
+    assert_eq!(fleet.place("web-0"), Some(other.to_string()));
+    assert_eq!(fleet.phase("web-0"), Phase::Running, "it is not said again");
 }
