@@ -257,7 +257,11 @@ pub(crate) fn hello(address: &str) -> v1::Hello {
         protocol: dwell_proto::PROTOCOL,
         address: address.to_owned(),
         capacity: Some(capacity),
-        status: Some(v1::StatusReport { complete: true, ..Default::default() }),
+        status: Some(v1::StatusReport {
+            complete: true,
+            volumes_known: true,
+            ..Default::default()
+        }),
         ..v1::Hello::default()
     }
 }
