@@ -22,6 +22,8 @@ pub mod paths;
 mod pow;
 pub mod process;
 pub mod readiness;
+#[cfg(any(test, feature = "test-util"))]
+pub mod script;
 
 pub use causes::Causes;
 pub use lane::Lane;

@@ -1,7 +1,6 @@
 //! `dwell ssh`, `dwell cp` and `dwell ssh-config`: what OpenSSH is told, and that the stock one understands it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -41,8 +40,7 @@ impl Machine {
             Self { programs: tempfile::tempdir().unwrap(), keys: tempfile::tempdir().unwrap() };
         for name in ["ssh", "scp"] {
             let path = machine.programs.path().join(name);
-            fs::write(&path, format!("#!/bin/sh\n{script}")).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            dwell_daemon::script::write(&path, script).unwrap();
         }
         machine
     }

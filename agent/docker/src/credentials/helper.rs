@@ -186,15 +186,13 @@ async fn talk(child: &mut Child, registry: &str) -> std::io::Result<Answer> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     use super::*;
 
     fn helper(directory: &Path, script: &str) -> String {
         let path = directory.join("docker-credential-test");
-        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        dwell_daemon::script::write(&path, script).unwrap();
         path.to_str().unwrap().to_owned()
     }
 

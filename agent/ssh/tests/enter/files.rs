@@ -25,8 +25,7 @@ async fn client(
     let port = listener.local_addr().unwrap().port();
     let directory = tempfile::tempdir().unwrap();
     let ssh = directory.path().join("ssh");
-    fs::write(&ssh, format!("#!/bin/sh\nexec busybox nc 127.0.0.1 {port}\n")).unwrap();
-    fs::set_permissions(&ssh, Permissions::from_mode(0o755)).unwrap();
+    dwell_daemon::script::write(&ssh, &format!("exec busybox nc 127.0.0.1 {port}")).unwrap();
 
     let (program, arguments) = arguments.split_first().unwrap();
     let child = Command::new(program).arg("-S").arg(&ssh).args(arguments).output();
