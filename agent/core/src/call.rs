@@ -124,6 +124,11 @@ pub enum Call {
         /// Which.
         container: ContainerId,
     },
+    /// End what runs of an instance in containers that the engine does not know; ends with [`Outcome::Done`].
+    EndUnlisted {
+        /// Whose.
+        instance: InstanceName,
+    },
     /// Fetch an image; ends with [`Outcome::Done`].
     Pull {
         /// Which.
@@ -156,7 +161,7 @@ impl Call {
         match self {
             Self::Ping => Some(3 * SECOND),
             Self::List | Self::Sweep => Some(30 * SECOND),
-            Self::Sandboxes => Some(10 * SECOND),
+            Self::Sandboxes | Self::EndUnlisted { .. } => Some(10 * SECOND),
             Self::Inspect { .. } => Some(10 * SECOND),
             Self::Pull { .. } => None,
             Self::Step { step, .. } => match step {

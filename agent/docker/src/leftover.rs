@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -18,6 +20,8 @@ use dwell_engine::ContainerId;
 
 /// How the programs of shims are called, whatever their version.
 const SHIM: &[u8] = b"containerd-shim";
+/// How long the ids of containers are, in characters.
+const ID_LEN: usize = 64;
 /// How often is looked whether what was killed is gone.
 const END_TRIES: usize = 50;
 /// The pause between two such looks.
@@ -56,6 +60,42 @@ pub(super) async fn of(ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<Conta
     looking.await.map_err(io::Error::other)?
 }
 
+/// The containers, by the names of their control groups, of which there is a process in the network namespace at `path`. It
+/// need not exist.
+///
+/// # Errors
+/// If processes cannot be listed.
+pub(super) async fn inside(path: &Path) -> io::Result<BTreeSet<ContainerId>> {
+    let path = path.to_owned();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it reads /proc, and only this instance waits for it"
+    )]
+    let looking = tokio::task::spawn_blocking(move || {
+        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
+        let Ok(namespace) = identity(&path) else { return Ok(BTreeSet::new()) };
+        let is_inside = |pid: &Pid| {
+            let own = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
+            identity(Path::new(&own)).is_ok_and(|own| own == namespace)
+        };
+        let groups = pids()?.filter(is_inside).filter_map(|pid| {
+            fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()
+        });
+        let own = fs::read_to_string("/proc/self/cgroup")?;
+        Ok(groups.filter_map(|groups| container_of(&groups, &own)).collect())
+    });
+    looking.await.map_err(io::Error::other)?
+}
+
+/// The container that a process is of by its control groups, `/docker/ID` or `/system.slice/docker-ID.scope`. The agent, of
+/// which `own` are the control groups, may be in a container itself, with all that is on the host.
+fn container_of(groups: &str, own: &str) -> Option<ContainerId> {
+    let mut words = groups.split(|c: char| !c.is_ascii_alphanumeric());
+    let is_hex = |word: &str| word.bytes().all(|c| c.is_ascii_hexdigit());
+    let is_id = |word: &&str| word.len() == ID_LEN && is_hex(word) && !own.contains(word);
+    words.find(is_id).map(|id| ContainerId(id.to_owned()))
+}
+
 /// Ends every process and shim of `ids`, none of which is to run, and waits until they are gone; whether they are.
 ///
 /// # Errors
@@ -89,12 +129,17 @@ pub(super) async fn end_all(ids: &BTreeSet<ContainerId>) -> io::Result<bool> {
     Ok(false)
 }
 
+/// All processes.
+fn pids() -> io::Result<impl Iterator<Item = Pid>> {
+    let entries = fs::read_dir("/proc")?.flatten();
+    let pid = |entry: fs::DirEntry| entry.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(pid).filter_map(Pid::from_raw))
+}
+
 /// The processes and shims of containers.
 fn processes(ids: &BTreeSet<ContainerId>) -> io::Result<Vec<(Pid, ContainerId)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+    for pid in pids()? {
         found.extend(ids.iter().filter(|id| is_process_of(pid, id)).map(|id| (pid, id.clone())));
     }
     Ok(found)
@@ -114,9 +159,7 @@ fn is_process_of(pid: Pid, id: &ContainerId) -> bool {
 
 fn end_now(id: &ContainerId) -> io::Result<bool> {
     let mut ended = false;
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
-        let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+    for pid in pids()? {
         let is_its_shim = || {
             let path = format!("/proc/{}/cmdline", pid.as_raw_nonzero());
             fs::read(path).is_ok_and(|words| is_shim_of(&words, id))
@@ -147,6 +190,32 @@ fn is_shim_of(words: &[u8], id: &ContainerId) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_is_known_by_its_control_group() {
+        let id = "5d20aa5f2f4b3b44fa9b4d1ea0e3f0e0b9a5c1d6e7f8091a2b3c4d5e6f708192";
+        for groups in [
+            format!("12:pids:/docker/{id}\n0::/docker/{id}\n"),
+            format!("0::/system.slice/docker-{id}.scope\n"),
+            format!("0::/../docker-{id}.scope/init\n"),
+        ] {
+            assert_eq!(
+                container_of(&groups, "0::/\n"),
+                Some(ContainerId(id.to_owned())),
+                "{groups}"
+            );
+        }
+        let host = id.replace('5', "6");
+        let nested = format!("0::/docker/{host}/docker/{id}\n");
+        let own = format!("0::/docker/{host}/dwell-agent\n");
+        assert_eq!(container_of(&nested, &own), Some(ContainerId(id.to_owned())));
+        assert_eq!(container_of(&own, &own), None);
+        for groups in
+            ["", "0::/\n", "0::/system.slice/dwell-agent.service\n", &format!("0::/{id}0")]
+        {
+            assert_eq!(container_of(groups, "0::/\n"), None, "{groups}");
+        }
+    }
 
     #[test]
     fn only_the_containers_own_shim_is_meant() {

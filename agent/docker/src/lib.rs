@@ -193,6 +193,10 @@ impl Engine for DockerEngine {
         life::make_ready(self, id, assigned, remains).await
     }
 
+    async fn end_unlisted(&self, instance: &InstanceName) -> Result<(), EngineError> {
+        life::end_unlisted(self, instance).await
+    }
+
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {
         life::start(self, id).await
     }

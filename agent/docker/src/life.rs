@@ -17,7 +17,7 @@ use futures_util::StreamExt;
 use tracing::warn;
 
 use super::client::{NAME, QUICK, SLOW, limited, malformed, meaning, status};
-use super::{DockerEngine, Runtime, leftover, spec};
+use super::{DockerEngine, Runtime, leftover, look, spec};
 
 pub(super) async fn make_ready(
     engine: &DockerEngine,
@@ -27,12 +27,7 @@ pub(super) async fn make_ready(
 ) -> Result<(), EngineError> {
     let (_, generation) = engine.owner(id).await?;
     engine.write_files(assigned, generation).await?;
-    let other = |reason| EngineError::Other {
-        engine: NAME,
-        operation: "make sure that nothing of the instance is left running",
-        reason,
-    };
-    let left = leftover::of(remains).await.map_err(|error| other(error.to_string()))?;
+    let left = leftover::of(remains).await.map_err(|error| not_sure(error.to_string()))?;
     for one in &left {
         let runs = match engine.inspect(one).await {
             Ok(found) => found.state == ContainerState::Running,
@@ -40,17 +35,41 @@ pub(super) async fn make_ready(
             Err(error) => return Err(error),
         };
         if runs {
-            return Err(other(format!("container {one} runs")));
+            return Err(not_sure(format!("container {one} runs")));
         }
         warn!(instance = %assigned.instance, container = %one, "ending what is left of a container that does not run");
     }
-    if left.is_empty()
-        || leftover::end_all(&left).await.map_err(|error| other(error.to_string()))?
-    {
-        Ok(())
-    } else {
-        Err(other("a process of it does not end".to_owned()))
+    end_all(&left).await
+}
+
+/// A daemon can lose sight of what runs: given another store, with live-restore, it shows the containers of that one alone.
+/// A process of theirs is known by where it is: in the sandbox of its instance, and in a control group that has the name of
+/// a container of which the daemon knows nothing.
+pub(super) async fn end_unlisted(
+    engine: &DockerEngine,
+    instance: &InstanceName,
+) -> Result<(), EngineError> {
+    let sandbox = dwell_network::sandbox_path(&engine.config.run_dir, instance);
+    let inside = leftover::inside(&sandbox).await.map_err(|error| not_sure(error.to_string()))?;
+    let mut unlisted = BTreeSet::new();
+    for one in inside {
+        if !look::is_known(engine, &one).await? {
+            warn!(%instance, container = %one, "ending what runs in a container that Docker does not know any more");
+            unlisted.insert(one);
+        }
     }
+    end_all(&unlisted).await
+}
+
+async fn end_all(left: &BTreeSet<ContainerId>) -> Result<(), EngineError> {
+    let are_gone = left.is_empty()
+        || leftover::end_all(left).await.map_err(|error| not_sure(error.to_string()))?;
+    if are_gone { Ok(()) } else { Err(not_sure("a process of it does not end".to_owned())) }
+}
+
+fn not_sure(reason: String) -> EngineError {
+    let operation = "make sure that nothing of the instance is left running";
+    EngineError::Other { engine: NAME, operation, reason }
 }
 
 pub(super) async fn start(engine: &DockerEngine, id: &ContainerId) -> Result<(), EngineError> {

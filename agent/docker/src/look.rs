@@ -85,6 +85,17 @@ pub(super) async fn inspect(
     Ok(container)
 }
 
+/// Whether the daemon knows a container, whoever it is of.
+pub(super) async fn is_known(engine: &DockerEngine, id: &ContainerId) -> Result<bool, EngineError> {
+    let docker = engine.client.docker().await?;
+    let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
+    match seen.map_err(|error| meaning(error, "inspect a container", id)) {
+        Ok(_) => Ok(true),
+        Err(EngineError::NotFound { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 pub(super) async fn events(
     engine: &DockerEngine,
 ) -> Result<BoxStream<'static, Result<Event, EngineError>>, EngineError> {

@@ -68,6 +68,7 @@ pub enum Operation {
     Inspect,
     Create,
     MakeReady,
+    EndUnlisted,
     Start,
     Stop,
     Wait,
@@ -186,6 +187,14 @@ impl Engine for FakeEngine {
         self.call(Operation::MakeReady, id.as_str(), |state| {
             state.container(id)?;
             remains.iter().for_each(|one| state.end_leftover(one, now));
+            Ok(())
+        })
+        .await
+    }
+
+    async fn end_unlisted(&self, instance: &InstanceName) -> Result<(), EngineError> {
+        self.call(Operation::EndUnlisted, &instance.to_string(), |state| {
+            state.end_hidden(instance);
             Ok(())
         })
         .await

@@ -103,6 +103,13 @@ pub trait Engine: Send + Sync {
         remains: &BTreeSet<ContainerId>,
     ) -> Result<(), EngineError>;
 
+    /// Ends what runs in the sandbox of an instance in containers that the engine does not know: it may have been given
+    /// another store, or have lost what it knew. What others run there is left alone.
+    ///
+    /// # Errors
+    /// [`EngineError::Other`] if something cannot be ended.
+    async fn end_unlisted(&self, instance: &InstanceName) -> Result<(), EngineError>;
+
     /// Starts a container in its instance's sandbox, which has to exist; a running one is left alone.
     ///
     /// # Errors

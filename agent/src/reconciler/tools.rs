@@ -105,6 +105,12 @@ impl Tools {
                 Err(EngineError::NotFound { .. }) => Ok(Outcome::Gone),
                 Err(error) => Err(error.into()),
             },
+            Call::EndUnlisted { instance } => self
+                .engine
+                .end_unlisted(&instance)
+                .await
+                .map(|()| Outcome::Done)
+                .map_err(Into::into),
             Call::Pull { image } => {
                 self.pull(&image, news).await.map(|()| Outcome::Done).map_err(Into::into)
             }

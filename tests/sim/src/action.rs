@@ -143,7 +143,7 @@ pub(crate) enum Action {
     LoseSandbox { host: u8, pick: u8 },
     FillDisk { host: u8, for_ms: Ms },
     EngineDown { host: u8, for_ms: Ms, kills: bool },
-    SwitchStore { host: u8, for_ms: Ms },
+    SwitchStore { host: u8, for_ms: Ms, kills: bool },
     EngineHangs { host: u8, for_ms: Ms },
     EngineFaulty { host: u8, for_ms: Ms, failing: u32, losing: u32, slow_max: Ms },
     Cut { host: u8, for_ms: Ms, up: bool, down: bool },
@@ -295,7 +295,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         },
         Class::FullDisk => Action::FillDisk { host, for_ms },
         Class::EngineAway => Action::EngineDown { host, for_ms, kills: rng.bool() },
-        Class::EngineStore => Action::SwitchStore { host, for_ms },
+        Class::EngineStore => Action::SwitchStore { host, for_ms, kills: rng.bool() },
         Class::EngineHung => Action::EngineHangs { host, for_ms },
         Class::EngineFaulty => Action::EngineFaulty {
             host,

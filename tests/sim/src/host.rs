@@ -411,7 +411,7 @@ impl Host {
     /// The main process of a container ends.
     pub(crate) fn end(&mut self, id: &ContainerId, code: i32, now: Ms) -> Deed {
         let now = self.wall.now(now);
-        let Some(real) = self.engine.containers.get_mut(id) else { return Deed::Nothing };
+        let Some(real) = self.engine.real_mut(id) else { return Deed::Nothing };
         if std::mem::take(&mut real.lost_process) {
             return Deed::Ended(id.clone());
         }

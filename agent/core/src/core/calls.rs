@@ -21,6 +21,7 @@ pub(super) enum Task {
     Sandboxes,
     Sweep,
     Inspect { instance: InstanceName, container: ContainerId },
+    EndUnlisted { instance: InstanceName },
     Pull { image: String },
     Step { instance: InstanceName, step: Step },
 }
@@ -35,6 +36,7 @@ impl Task {
             Call::Inspect { instance, container } => {
                 Self::Inspect { instance: instance.clone(), container: container.clone() }
             }
+            Call::EndUnlisted { instance } => Self::EndUnlisted { instance: instance.clone() },
             Call::Pull { image } => Self::Pull { image: image.clone() },
             Call::Step { instance, step, .. } => {
                 Self::Step { instance: instance.clone(), step: step.clone() }
@@ -46,15 +48,17 @@ impl Task {
     pub(super) fn is_engines(&self) -> bool {
         match self {
             Self::Ping | Self::List | Self::Inspect { .. } | Self::Pull { .. } => true,
-            // What becomes of a sweep says nothing about the engine.
-            Self::Sandboxes | Self::Sweep => false,
+            // What becomes of these says nothing about the engine.
+            Self::Sandboxes | Self::Sweep | Self::EndUnlisted { .. } => false,
             Self::Step { step, .. } => load(step) != Load::Light,
         }
     }
 
     pub(super) fn load(&self) -> Load {
         match self {
-            Self::Ping | Self::List | Self::Sandboxes | Self::Sweep => Load::Light,
+            Self::Ping | Self::List | Self::Sandboxes | Self::Sweep | Self::EndUnlisted { .. } => {
+                Load::Light
+            }
             Self::Inspect { .. } => Load::Look,
             Self::Pull { .. } => Load::Pull,
             Self::Step { step, .. } => load(step),

@@ -203,7 +203,7 @@ impl Core {
                 };
                 self.sandboxes_listed(listed, now);
             }
-            Task::Sweep => self.swept(outcome),
+            Task::Sweep => self.swept(outcome, now),
             Task::Inspect { instance, container } => {
                 let found = match outcome {
                     Outcome::Found(found) => Ok(Some(*found)),
@@ -211,6 +211,9 @@ impl Core {
                     other => Err(failure_of(other).unwrap_or_else(misfit)),
                 };
                 self.inspected(&instance, &container, found, now);
+            }
+            Task::EndUnlisted { instance } => {
+                self.unlisted_ended(&instance, failure_of(outcome), now);
             }
             Task::Pull { image } => self.pulled(&image, failure_of(outcome), now),
             Task::Step { instance, step } => self.conclude(&instance, &step, outcome, now),
@@ -252,6 +255,7 @@ fn describe(task: &Task) -> &'static str {
         Task::Sandboxes => "a list of the sandboxes",
         Task::Sweep => "the removal of what is left of containers",
         Task::Inspect { .. } => "a look at a container",
+        Task::EndUnlisted { .. } => "the end of what the engine does not know",
         Task::Pull { .. } => "a pull of an image",
         Task::Step { step, .. } => match step {
             Step::Create { .. } => "making a container",

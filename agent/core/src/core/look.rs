@@ -15,7 +15,7 @@ use dwell_core::id::InstanceName;
 use dwell_planner::{ContainerState, EngineState};
 
 use super::Core;
-use super::calls::Load;
+use super::calls::{Load, Task};
 use super::doubts::Look;
 use crate::call::{Call, CallFailure, Cause};
 use dwell_core::container::{self, Container};
@@ -139,11 +139,47 @@ impl Core {
             let is_settled = !self.doubts.is_open(name);
             let seen = self.observed.instances.entry(name.clone()).or_default();
             seen.unseen = None;
-            if is_settled {
+            let rests = !seen.containers.iter().any(dwell_planner::Container::is_running);
+            if rests && !self.watches.is_settled(name) {
+                self.end_unlisted(name, now);
+            } else if is_settled {
                 seen.in_doubt = false;
             }
         }
         self.tick_off(name, now);
+    }
+
+    /// Nothing runs of an instance by the engine's words. It may have lost sight of something: until that was made sure of,
+    /// the instance is in doubt.
+    fn end_unlisted(&mut self, name: &InstanceName, now: Timestamp) {
+        self.observed.instances.entry(name.clone()).or_default().in_doubt = true;
+        let task = Task::EndUnlisted { instance: name.clone() };
+        if self.calls.of(|other| *other == task).is_empty() {
+            let call = Call::EndUnlisted { instance: name.clone() };
+            let limit = call.limit();
+            self.call(call, limit, now);
+        }
+    }
+
+    /// Nothing runs of an instance but what the engine lists, unless that failed.
+    pub(super) fn unlisted_ended(
+        &mut self,
+        name: &InstanceName,
+        failed: Option<CallFailure>,
+        now: Timestamp,
+    ) {
+        let is_looked_at = self.doubts.concern(name);
+        let seen = self.observed.instances.entry(name.clone()).or_default();
+        if let Some(failed) = failed {
+            let reason = failed.failure.message;
+            if self.doubts.failed(name, now) {
+                tracing::warn!(instance = %name, reason, "what the engine does not know may run; the instance is left alone");
+            }
+            seen.unseen = Some(reason);
+        } else {
+            self.watches.settle(name);
+            seen.in_doubt = is_looked_at;
+        }
     }
 
     /// Replaces what is known of an instance's containers by what was seen. Returns the container that is to be
@@ -156,6 +192,8 @@ impl Core {
     ) -> Option<(ContainerId, Timestamp)> {
         let seen = self.observed.instances.entry(name.clone()).or_default();
         let before = std::mem::take(&mut seen.containers);
+        let gone = before.iter().filter(|one| found.iter().all(|other| other.id != one.id));
+        self.watches.miss(name, gone.map(|one| one.id.clone()));
         let mut lags = None;
         for container in found {
             let known = before.iter().find(|before| before.id == container.id);

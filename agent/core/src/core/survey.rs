@@ -269,13 +269,15 @@ impl Core {
         }
     }
 
-    /// A journal of an instance of which nothing is known is there to be forgotten.
-    pub(super) fn swept(&mut self, outcome: Outcome) {
+    /// A journal of an instance of which nothing is known is there to be forgotten, once it was looked at.
+    pub(super) fn swept(&mut self, outcome: Outcome, now: Timestamp) {
         match outcome {
             Outcome::Journals(journals) => {
                 for (name, journal) in journals {
                     if !self.observed.instances.contains_key(&name) {
-                        self.observed.instances.entry(name).or_default().remember(journal);
+                        let seen = self.observed.instances.entry(name.clone()).or_default();
+                        seen.remember(journal);
+                        self.doubt(&name, None, now);
                     }
                 }
             }
@@ -297,7 +299,14 @@ impl Core {
         }
         self.observed.engine = EngineState::Away { reason };
         let looks = self.calls.of(|task| {
-            matches!(task, Task::List | Task::Sandboxes | Task::Ping | Task::Inspect { .. })
+            matches!(
+                task,
+                Task::List
+                    | Task::Sandboxes
+                    | Task::Ping
+                    | Task::Inspect { .. }
+                    | Task::EndUnlisted { .. }
+            )
         });
         for id in looks {
             self.calls.end(id);

@@ -134,7 +134,9 @@ fn answers<'a>(
                 Outcome::Found(Box::new(running(container.as_str())))
             }
             Call::Sweep => Outcome::Journals(BTreeMap::new()),
-            Call::Ping | Call::Pull { .. } | Call::Step { .. } => Outcome::Done,
+            Call::Ping | Call::EndUnlisted { .. } | Call::Pull { .. } | Call::Step { .. } => {
+                Outcome::Done
+            }
         })
     }
 }

@@ -5,6 +5,7 @@ use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
+use dwell_core::id::InstanceName;
 use dwell_planner::{Desired, Observed, Seen};
 
 use crate::call::{Output, Probed, Watch};
@@ -21,6 +22,9 @@ pub(super) struct Watches {
     ended: BTreeMap<ContainerId, (Timestamp, Timestamp)>,
     /// Containers of which no process can be left: never started, or seen to end by the kernel.
     clean: BTreeSet<ContainerId>,
+    /// Instances of which nothing runs but what the engine lists: that was made sure of, and none of their containers has
+    /// gone since without its end having been seen.
+    settled: BTreeSet<InstanceName>,
     watched: BTreeMap<ContainerId, Watch>,
 }
 
@@ -76,6 +80,28 @@ impl Watches {
         remains
     }
 
+    /// The engine does not list these containers of an instance any more. It need not be because they have ended: it may
+    /// show another store, and their processes run on.
+    pub(super) fn miss(
+        &mut self,
+        name: &InstanceName,
+        mut gone: impl Iterator<Item = ContainerId>,
+    ) {
+        if gone.any(|id| !self.clean.contains(&id)) {
+            self.settled.remove(name);
+        }
+    }
+
+    /// Nothing runs of an instance but what the engine lists.
+    pub(super) fn settle(&mut self, name: &InstanceName) {
+        self.settled.insert(name.clone());
+    }
+
+    /// Whether that is sure.
+    pub(super) fn is_settled(&self, name: &InstanceName) -> bool {
+        self.settled.contains(name)
+    }
+
     /// Makes the watches fit what runs and what is desired: no watch of a run that is over, and every run probed
     /// by the present health check.
     pub(super) fn sync(
@@ -123,6 +149,7 @@ impl Watches {
         self.details.retain(|id, _| there.contains(id));
         self.ended.retain(|id, _| there.contains(id));
         self.clean.retain(|id| there.contains(id));
+        self.settled.retain(|name| observed.instances.contains_key(name));
     }
 
     /// What SSH needs to know of an instance.

@@ -1,15 +1,17 @@
 //! What is Docker's own beyond the contract: refusals, files, mounts, memory, and other clusters on one daemon.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::registry::RegistryLogins;
 use dwell_core::workload::{Mount, MountSource, Resources, Template};
 use dwell_docker::Runtime;
-use dwell_docker::world::{World, shell};
+use dwell_docker::world::{IMAGE, World, shell};
 use dwell_engine::fake::assigned;
 use dwell_engine::{ContainerState, Engine as _, EngineError, LogOptions};
 
@@ -117,6 +119,85 @@ async fn a_container_is_made_ready_only_when_nothing_of_the_others_is_left() {
     }
 }
 
+/// A process in the control group of a container, with the network of another one. Ends with this.
+struct Inmate {
+    process: Child,
+    group: PathBuf,
+}
+
+impl Inmate {
+    fn new(id: &str, network: Option<&Self>) -> Self {
+        let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+        let root = roots.into_iter().find(|root| root.join("cgroup.procs").exists()).unwrap();
+        let group = root.join("dwell-tests").join(id);
+        fs::create_dir_all(&group).unwrap();
+        let mut command = match network {
+            Some(other) => {
+                let network = format!("--net=/proc/{}/ns/net", other.process.id());
+                let mut enter = Command::new("nsenter");
+                enter.arg(network);
+                enter
+            }
+            None => {
+                let mut leave = Command::new("unshare");
+                leave.arg("--net");
+                leave
+            }
+        };
+        let process = command.args(["sleep", "1000"]).spawn().unwrap();
+        fs::write(group.join("cgroup.procs"), process.id().to_string()).unwrap();
+        // It has its network by then.
+        let name = format!("/proc/{}/comm", process.id());
+        while fs::read_to_string(&name).unwrap() != "sleep\n" {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Self { process, group }
+    }
+
+    fn runs(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Inmate {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+        // It is empty a little later.
+        let is_gone = (0..500).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            fs::remove_dir(&self.group).is_ok()
+        });
+        assert!(is_gone || std::thread::panicking(), "{} stays", self.group.display());
+        // The last one takes along what is around them all.
+        self.group.parent().map(fs::remove_dir);
+    }
+}
+
+/// A daemon with another store knows nothing of what runs: it is known by where it runs.
+#[tokio::test]
+async fn what_runs_in_a_sandbox_in_a_container_that_the_daemon_does_not_know_is_ended() {
+    let world = World::shared().await;
+    let node = world.node("unlisted", Runtime::Dwell);
+    let (here, elsewhere) = ("web-0".parse().unwrap(), "web-1".parse().unwrap());
+    let theirs = world.docker(&["create", IMAGE, "sleep", "1000"]);
+    let ids = ["a", "b"].map(|digit| digit.repeat(64));
+    let mut unlisted = Inmate::new(&ids[0], None);
+    let mut known = Inmate::new(theirs.trim(), Some(&unlisted));
+    let mut no_container = Inmate::new("sshd.service", Some(&unlisted));
+    let mut in_another = Inmate::new(&ids[1], None);
+    node.engine.end_unlisted(&here).await.unwrap();
+    assert!(unlisted.runs(), "there is no sandbox in which it could be");
+    let sandbox = dwell_network::sandbox_path(&node.config.run_dir, &here);
+    fs::create_dir_all(sandbox.parent().unwrap()).unwrap();
+    symlink(format!("/proc/{}/ns/net", known.process.id()), &sandbox).unwrap();
+    node.engine.end_unlisted(&elsewhere).await.unwrap();
+    node.engine.end_unlisted(&here).await.unwrap();
+    let left = [&mut unlisted, &mut known, &mut no_container, &mut in_another].map(Inmate::runs);
+    assert_eq!(left, [false, true, true, true]);
+    world.docker(&["rm", theirs.trim()]);
+}
+
 /// The kernel bounds the processes of an instance of which nobody has said how many it may have.
 #[tokio::test]
 async fn an_instance_that_declares_nothing_has_a_limit_of_processes() {
@@ -187,7 +268,7 @@ async fn leftovers() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
     }
     fs::write(&planted[0], "{}").unwrap();
-    std::os::unix::fs::symlink("/nonexistent", &planted[1]).unwrap();
+    symlink("/nonexistent", &planted[1]).unwrap();
     fs::create_dir(&planted[2]).unwrap();
     assert_eq!(engine.leftovers().await.unwrap(), planted.clone().into());
     engine.sweep().await.unwrap();

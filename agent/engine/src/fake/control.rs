@@ -118,14 +118,14 @@ impl FakeEngine {
         self.change(|state| state.down = false);
     }
 
-    /// The engine is restarted with another store: its containers end, and it shows those of the other store, until it
-    /// is switched back.
-    pub fn switch_store(&self) {
+    /// The engine is restarted with another store: it shows the containers of that one, until it is switched back. The
+    /// others end, unless it keeps them alive.
+    pub fn switch_store(&self, keeps_alive: bool) {
         self.down();
         let now = self.shared.now();
         self.change(|state| {
             let all: Vec<ContainerId> = state.containers.keys().cloned().collect();
-            for id in all {
+            for id in all.into_iter().filter(|_| !keeps_alive) {
                 state.end(&id, 137, now);
             }
             std::mem::swap(&mut state.containers, &mut state.hidden);
@@ -158,6 +158,11 @@ impl FakeEngine {
     /// Ends what [`FakeEngine::stall_subject`] began.
     pub fn release_subject(&self, operation: Operation, subject: &str) {
         self.change(|state| state.stalled_subjects.remove(&(operation, subject.to_owned())));
+    }
+
+    /// How many main processes run, whatever the engine takes for running.
+    pub fn processes(&self) -> usize {
+        self.shared.state().processes.len()
     }
 
     /// The next `count` calls of `operation` take effect, and their answers are lost: they do not return.

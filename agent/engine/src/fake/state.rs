@@ -345,7 +345,11 @@ impl State {
         let is_left = |other: &FakeContainer| {
             other.seen.instance == instance && self.left.contains(&other.seen.id)
         };
-        let is_left = self.containers.values().any(is_left);
+        let runs_hidden = |other: &FakeContainer| {
+            other.seen.instance == instance && other.seen.state == ContainerState::Running
+        };
+        let is_left =
+            self.containers.values().any(is_left) || self.hidden.values().any(runs_hidden);
         if is_left || self.running(|other| other.instance == instance) > 1 {
             self.overlaps += 1;
         }
@@ -418,6 +422,16 @@ impl State {
     /// Ends what is left of a container.
     pub(super) fn end_leftover(&mut self, id: &ContainerId, _now: Timestamp) {
         self.left.remove(id);
+    }
+
+    /// Ends what runs of an instance in the other store.
+    pub(super) fn end_hidden(&mut self, instance: &InstanceName) {
+        for one in self.hidden.values_mut().filter(|one| one.seen.instance == *instance) {
+            if let Some(pid) = one.details.pid.take() {
+                self.processes.remove(&pid);
+            }
+            one.seen.state = ContainerState::Exited;
+        }
     }
 
     /// Ends the process of a container, if there is one.

@@ -152,11 +152,11 @@ async fn a_store_of_the_engine_that_comes_back_brings_no_older_container_back() 
     host.change("web-0", |one| one.template.resources.cpu.0 += 100);
     pass(held).await;
     let first = host.container("web-0");
-    host.engine.switch_store();
+    host.engine.switch_store(false);
     pass(held).await;
     let second = host.container("web-0");
     assert_eq!((host.running("web-0"), first != second), (1, true));
-    host.engine.switch_store();
+    host.engine.switch_store(false);
     pass(held).await;
     let third = host.container("web-0");
     assert_eq!((host.running("web-0"), third != first), (1, true), "the first serves again");
@@ -165,7 +165,7 @@ async fn a_store_of_the_engine_that_comes_back_brings_no_older_container_back() 
     host.change("web-0", |one| one.template.image = "b".into());
     pass(held).await;
     host.engine.ends_at_once("broken", Some(3));
-    host.engine.switch_store();
+    host.engine.switch_store(false);
     host.change("web-0", |one| {
         one.fallback = Some(one.template.clone());
         one.template.image = "broken".into();
@@ -176,4 +176,29 @@ async fn a_store_of_the_engine_that_comes_back_brings_no_older_container_back() 
     let serves = host.engine.containers().into_iter().find(|one| one.id == last).unwrap();
     assert_eq!(serves.fingerprint, Template::of_image("b").fingerprint());
     assert_eq!((starts_of(&host, &second), host.engine.overlaps()), (1, 0));
+}
+
+/// An engine that keeps containers alive and is given another store does not know any more what runs. It is ended before
+/// another container takes its place, and before an instance counts as gone from here: whether the agent saw it go or not.
+#[tokio::test(start_paused = true)]
+async fn what_the_engine_does_not_know_any_more_is_ended_first() {
+    let mut host = Host::new().await;
+    host.declare(["web-0", "web-1"], 1, "a");
+    let mut agent = host.start();
+    agent.all_running(2).await;
+    let first = host.container("web-0");
+    host.engine.switch_store(true);
+    agent.all_running(2).await;
+    pass(Duration::from_secs(5)).await;
+    assert_ne!(host.container("web-0"), first);
+    assert_eq!((host.engine.processes(), host.engine.overlaps()), (2, 0));
+
+    drop(agent);
+    host.engine.switch_store(true);
+    host.assigned.remove(&"web-1".parse().unwrap());
+    host.publish();
+    let mut agent = host.start();
+    agent.all_running(1).await;
+    pass(Duration::from_secs(5)).await;
+    assert_eq!((host.engine.processes(), host.engine.overlaps()), (1, 0));
 }

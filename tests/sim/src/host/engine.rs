@@ -84,11 +84,26 @@ pub(crate) struct Real {
 }
 
 impl Engine {
-    /// From now on it shows what is in its other store. Nothing of either may run.
+    /// From now on it shows what is in its other store. What runs of this one runs on.
     pub(crate) fn switch_store(&mut self) {
         std::mem::swap(&mut self.containers, &mut self.hidden.0);
         std::mem::swap(&mut self.images, &mut self.hidden.1);
         self.containers.values_mut().for_each(|real| real.came_back = true);
+    }
+
+    /// A container of either store, as the kernel knows its process.
+    pub(crate) fn real(&self, id: &ContainerId) -> Option<&Real> {
+        self.containers.get(id).or_else(|| self.hidden.0.get(id))
+    }
+
+    /// See [`Engine::real`].
+    pub(crate) fn real_mut(&mut self, id: &ContainerId) -> Option<&mut Real> {
+        self.containers.get_mut(id).or_else(|| self.hidden.0.get_mut(id))
+    }
+
+    /// The containers of the other store.
+    pub(crate) fn hidden(&self) -> impl Iterator<Item = (&ContainerId, &Real)> {
+        self.hidden.0.iter().filter(|(_, real)| !real.foreign)
     }
 
     /// It is the engine of a host that starts from a copy of another one's disk.

@@ -6,7 +6,7 @@ use dwell_agent_core::Input as CoreInput;
 use dwell_controller::model::{Command, NodeChange, Target};
 use dwell_core::container::ContainerId;
 use dwell_core::container::EventKind;
-use dwell_core::id::{Incarnation, WorkloadName};
+use dwell_core::id::{Incarnation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 
 use super::versions::Versions;
@@ -101,8 +101,8 @@ impl World {
                 self.relieve_after(for_ms, Relief::Disk(host));
             }
             Action::EngineDown { host, for_ms, kills } => self.engine_down(host, for_ms, kills),
-            Action::SwitchStore { host, for_ms } => {
-                self.engine_down(host, for_ms, true);
+            Action::SwitchStore { host, for_ms, kills } => {
+                self.engine_down(host, for_ms, kills);
                 let host = self.host(host);
                 self.hosts[host].engine.switch_store();
             }
@@ -300,8 +300,14 @@ impl World {
         self.relieve_after(down_ms, Relief::Power(host));
     }
 
-    /// All processes of a host end, its engine among them: what hangs there will never be done.
+    /// All processes of a host end.
     pub(super) fn end_all(&mut self, host: usize) {
+        self.end_engine(host);
+        self.end_hidden(host, |_| true);
+    }
+
+    /// The engine of a host ends, with all that it knows to run: what hangs there will never be done.
+    fn end_engine(&mut self, host: usize) {
         let parked = std::mem::take(&mut self.parked);
         let (mine, others) = parked.into_iter().partition(|(on, ..)| *on == host);
         self.parked = others;
@@ -320,7 +326,7 @@ impl World {
         let host = self.host(host);
         self.hosts[host].engine.mode = Mode::Down;
         if kills {
-            self.end_all(host);
+            self.end_engine(host);
         }
         let life = self.hosts[host].life;
         let input = Input::Core(CoreInput::Lost { reason: "is away".to_owned() });
@@ -346,7 +352,12 @@ impl World {
         let host = self.host(host);
         let all = &self.hosts[host].sandboxes;
         let name = all.iter().nth(usize::from(pick) % all.len().max(1)).cloned();
-        if let Some(name) = name {
+        // What the engine does not know is found by its sandbox; who loses both has lost the instance.
+        let runs_unseen = |name: &InstanceName| {
+            let mut hidden = self.hosts[host].engine.hidden();
+            hidden.any(|(_, real)| real.is_running() && real.instance == *name)
+        };
+        if let Some(name) = name.filter(|name| !runs_unseen(name)) {
             self.hosts[host].sandboxes.remove(&name);
             let life = self.hosts[host].life;
             let input = Input::Core(CoreInput::SandboxesDisturbed);

@@ -33,7 +33,10 @@ impl World {
                         20 + (*grace).min(12_000) / 8 + slow
                     }
                     Call::Step { step, .. } if is_engines(step) => 60 + slow,
-                    Call::Step { .. } | Call::Sandboxes | Call::Sweep => 6 + slow / 4,
+                    Call::Step { .. }
+                    | Call::Sandboxes
+                    | Call::Sweep
+                    | Call::EndUnlisted { .. } => 6 + slow / 4,
                     Call::Ping => 5 + slow,
                     Call::Inspect { .. } => 20 + slow,
                     Call::List => 60 + slow,
@@ -93,7 +96,11 @@ impl World {
         let needs_engine = match &call {
             Call::Step { step, .. } => is_engines(step),
             Call::Sandboxes | Call::Sweep => false,
-            Call::Ping | Call::List | Call::Inspect { .. } | Call::Pull { .. } => true,
+            Call::Ping
+            | Call::List
+            | Call::Inspect { .. }
+            | Call::EndUnlisted { .. }
+            | Call::Pull { .. } => true,
         };
         let engine = &self.hosts[host].engine;
         let (mode, failing, losing) = (engine.mode, engine.failing, engine.losing);
@@ -164,6 +171,10 @@ impl World {
                 Some(found) => Outcome::Found(Box::new(found)),
                 None => Outcome::Gone,
             },
+            Call::EndUnlisted { instance } => {
+                self.end_hidden(host, |other| *other == instance);
+                Outcome::Done
+            }
             Call::Pull { image } => match Temper::of(&image) {
                 Temper::Absent => {
                     let message = "no such image".to_owned();
@@ -215,7 +226,7 @@ impl World {
     /// An agent watches a run from now on. One that is over already is told of at once.
     fn watch(&mut self, host: usize, life: u64, watch: Watch) {
         let container = watch.run.container.clone();
-        let real = self.hosts[host].engine.containers.get(&container);
+        let real = self.hosts[host].engine.real(&container);
         let runs =
             real.filter(|real| real.is_running() && real.started_at == Some(watch.run.started_at));
         let health = runs.map(|real| real.health);
@@ -238,8 +249,7 @@ impl World {
     /// Tells whoever watches a run what its health is.
     fn tell_health(&mut self, host: usize, container: &ContainerId) {
         let one = &self.hosts[host];
-        let (Some(watch), Some(real)) =
-            (one.watches.get(container), one.engine.containers.get(container))
+        let (Some(watch), Some(real)) = (one.watches.get(container), one.engine.real(container))
         else {
             return;
         };
@@ -261,14 +271,15 @@ impl World {
     pub(super) fn stir(&mut self, host: usize, container: &ContainerId, kind: EventKind) {
         let one = &self.hosts[host];
         let life = one.life;
-        let Some(real) = one.engine.containers.get(container) else { return };
+        let Some(real) = one.engine.real(container) else { return };
+        let is_listed = one.engine.containers.contains_key(container);
         let instance = real.instance.clone();
         let at = one.wall.now(self.now);
         let ended = match one.watches.get(container) {
             Some(watch) if matches!(kind, EventKind::Died { .. }) => Some(watch.run.started_at),
             _ => None,
         };
-        let tells = one.engine.mode == Mode::Up && !real.missed_death;
+        let tells = one.engine.mode == Mode::Up && is_listed && !real.missed_death;
         let lost = self.rng.u32(..100) < one.engine.losing;
         if let Some(started_at) = ended {
             self.hosts[host].watches.remove(container);
@@ -280,6 +291,16 @@ impl World {
             let event = dwell_core::container::Event { id: container.clone(), instance, at, kind };
             let input = Input::Core(CoreInput::Event(event));
             self.later(1, 40, Event::Tell { host, life, input });
+        }
+    }
+
+    /// Processes end of which the engine knows nothing.
+    pub(super) fn end_hidden(&mut self, host: usize, is_meant: impl Fn(&InstanceName) -> bool) {
+        let hidden = self.hosts[host].engine.hidden();
+        let meant = hidden.filter(|(_, real)| is_meant(&real.instance));
+        let meant: Vec<ContainerId> = meant.map(|(id, _)| id.clone()).collect();
+        for container in meant {
+            self.end_process(host, &container, 137);
         }
     }
 
@@ -298,7 +319,7 @@ impl World {
     }
 
     fn is_foreign(&self, host: usize, container: &ContainerId) -> bool {
-        self.hosts[host].engine.containers.get(container).is_some_and(|real| real.foreign)
+        self.hosts[host].engine.real(container).is_some_and(|real| real.foreign)
     }
 
     fn started(&mut self, host: usize, container: &ContainerId) {
@@ -342,7 +363,7 @@ impl World {
     }
 
     pub(super) fn is_run(&self, host: usize, container: &ContainerId, run: u64) -> bool {
-        let real = self.hosts[host].engine.containers.get(container);
+        let real = self.hosts[host].engine.real(container);
         real.is_some_and(|real| real.run == run && real.is_running())
     }
 
@@ -350,8 +371,7 @@ impl World {
     pub(super) fn end_process(&mut self, host: usize, container: &ContainerId, code: i32) {
         let now = self.now;
         let one = &mut self.hosts[host];
-        let Some(name) = one.engine.containers.get(container).map(|real| real.instance.clone())
-        else {
+        let Some(name) = one.engine.real(container).map(|real| real.instance.clone()) else {
             return;
         };
         let deed = one.end(container, code, now);
@@ -365,7 +385,7 @@ impl World {
         if !self.is_run(host, container, run) {
             return;
         }
-        let Some(real) = self.hosts[host].engine.containers.get_mut(container) else { return };
+        let Some(real) = self.hosts[host].engine.real_mut(container) else { return };
         real.health = if healthy { Health::Healthy } else { Health::Unhealthy };
         let (name, image) = (real.instance.clone(), real.image.clone());
         // Without a health check nobody sees that it is sick.

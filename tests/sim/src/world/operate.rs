@@ -137,6 +137,8 @@ impl World {
     }
 
     pub(super) fn remove_one(&mut self, name: &InstanceName) {
+        // What becomes of it is told to nobody.
+        self.versions.forget_reached(name);
         let command = Command::RemoveInstances([name.clone()].into());
         self.operate(name.workload(), command, |declared| {
             declared.map(|one| {

@@ -39,6 +39,13 @@ impl Versions {
             ruled_out.remove(image);
         }
     }
+
+    /// What versions did as this instance is nobody's news.
+    pub(super) fn forget_reached(&mut self, name: &InstanceName) {
+        self.reached.values_mut().for_each(|reached| {
+            reached.remove(name);
+        });
+    }
 }
 
 impl World {
@@ -76,9 +83,7 @@ impl World {
                 {
                     self.versions.at_work.remove(&new.name);
                     // What it did on a node that was given up was told to nobody.
-                    self.versions.reached.values_mut().for_each(|reached| {
-                        reached.remove(&new.name);
-                    });
+                    self.versions.forget_reached(&new.name);
                 }
                 (old, Some(Record::Instance(new))) if new.node.is_some() => {
                     let before = match old {
