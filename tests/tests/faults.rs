@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -79,6 +80,46 @@ async fn an_engine_with_live_restore_killed_while_thirty_instances_are_applied()
         .await
     })
     .await
+}
+
+/// As after a change of its data root, or of its image store: what runs runs on, and nobody but the kernel knows.
+#[tokio::test]
+async fn an_engine_with_live_restore_that_has_forgotten_what_it_runs() -> Result<()> {
+    let config = LabConfig::new("forgets").live_restore(true).images(&[Image::Hello]);
+    Lab::test(config, async |lab| {
+        lab.start_fleet().await?;
+        lab.apply(&crowd("web", 3)).await?.ok()?;
+        let host = lab.host(1);
+        for agent_sees_it in [true, false] {
+            let before = lab.wait_exactly("web", 3, LIMIT).await?;
+            host.stop_docker(Signal::SIGKILL).await?;
+            if !agent_sees_it {
+                host.stop_agent(Signal::SIGKILL).await?;
+            }
+            fs::remove_dir_all(host.dir().join("data/containers"))?;
+            ensure!(before.iter().all(runs), "not all of {before:#?} outlive their engine");
+            host.start_docker().await?;
+            if !agent_sees_it {
+                host.start_agent().await?;
+            }
+            wait_until("what was forgotten to end", LIMIT, async || {
+                ensure!(!before.iter().any(runs), "some of {before:#?} run");
+                Ok(())
+            })
+            .await?;
+            let after = lab.wait_exactly("web", 3, LIMIT).await?;
+            ensure!(after.iter().all(|one| before.iter().all(|old| old.id != one.id)));
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// Whether the main process of a container, as it was seen, runs.
+fn runs(container: &Container) -> bool {
+    let group =
+        container.pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+    group.is_some_and(|group| group.contains(&container.id))
 }
 
 /// Applies thirty instances, lets `fault` happen to the fleet when some of them are well, and expects
