@@ -196,9 +196,15 @@ impl Journal {
             .map(|verdict| &verdict.ruling)
     }
 
-    /// The journal with the ends that the containers show and that are not in it.
+    /// The journal with the ends that the containers show and that are not in it. They count in the order of their starts:
+    /// what is told of them is the same, however the engine lists them.
     pub(crate) fn with_ends(mut self, containers: &[Container]) -> Self {
-        containers.iter().for_each(|container| self.note_end(container));
+        let mut containers: Vec<&Container> = containers.iter().collect();
+        containers.sort_by_key(|container| match container.state {
+            ContainerState::Exited { started_at, .. } => started_at,
+            _ => Timestamp::default(),
+        });
+        containers.into_iter().for_each(|container| self.note_end(container));
         self
     }
 

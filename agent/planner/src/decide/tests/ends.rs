@@ -60,6 +60,27 @@ fn every_end_of_a_main_process_is_remembered() {
     assert_eq!(stopped.seen.journal.ends.last().map(|end| (end.number, end.code)), Some((2, 4)));
 }
 
+/// Whoever hears of them tells news by their numbers.
+#[test]
+fn ends_have_the_same_numbers_however_the_engine_lists_its_containers() {
+    let mut story = Story::running().set("c1", exited(3));
+    let mut later = story.seen.containers[0].clone();
+    later.id = ContainerId("c2".into());
+    later.state = ContainerState::Exited {
+        started_at: Timestamp(90_000),
+        ran_for: Duration::from_secs(1),
+        code: 4,
+        out_of_memory: false,
+    };
+    story.seen.containers.insert(0, later);
+    let codes = |story: &Story| -> Vec<(u64, i32)> {
+        story.status().ends.iter().map(|end| (end.number, end.code)).collect()
+    };
+    assert_eq!(codes(&story), [(1, 3), (2, 4)]);
+    story.seen.containers.reverse();
+    assert_eq!(codes(&story), [(1, 3), (2, 4)]);
+}
+
 /// The grace is the container's: it counts when the declaration is gone, also after a live change of it.
 #[test]
 fn the_grace_outlives_the_declaration() {
