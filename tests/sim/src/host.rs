@@ -244,7 +244,15 @@ impl Host {
         now: Ms,
     ) -> Result<Deed, Failure> {
         match step {
-            Step::EnsureSandbox => drop(self.sandboxes.insert(name.clone())),
+            Step::EnsureSandbox => {
+                self.sandboxes.insert(name.clone());
+                // An address belongs to the sandbox, whichever container is started in it.
+                let address = assigned.map(|assigned| assigned.address);
+                let own = self.engine.containers.values_mut();
+                for real in own.filter(|real| !real.foreign && real.instance == *name) {
+                    real.address = address.unwrap_or(real.address);
+                }
+            }
             Step::RepairSandbox if self.sandboxes.contains(name) => {}
             Step::RepairSandbox => {
                 let message = "its sandbox is lost".to_owned();
