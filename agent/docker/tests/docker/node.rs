@@ -148,9 +148,11 @@ impl Inmate {
         fs::write(group.join("cgroup.procs"), process.id().to_string()).unwrap();
         // It has its network by then.
         let name = format!("/proc/{}/comm", process.id());
-        while fs::read_to_string(&name).unwrap() != "sleep\n" {
+        let is_there = (0..500).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
-        }
+            fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n")
+        });
+        assert!(is_there, "it does not become what it is to be");
         Self { process, group }
     }
 
