@@ -49,8 +49,10 @@ pub struct Options {
     pub short: bool,
     /// Only these checks, by name, and those that all others begin with.
     pub only: Vec<String>,
-    /// Keep the guests if a check fails, for a look at them.
+    /// Keep the guests afterwards, for a look at them or for a run that goes on with them.
     pub keep: bool,
+    /// Go on with the guests that an earlier run has kept, as it has left them.
+    pub kept: bool,
     /// Where its progress goes, a line at a time.
     pub say: fn(&str),
 }
@@ -72,11 +74,17 @@ pub async fn run(options: &Options) -> Result<()> {
     );
     ensure!((1..=3).contains(&options.guests), "there are 1 to 3 guests, not {}", options.guests);
     let say = options.say;
-    let checks = Check::all(options.short, options.guests);
-    let checks = Check::only(checks, &options.only)?;
     let start = Instant::now();
-    let fleet = Fleet::up(options).await?;
-    say(&format!("guests of {}: {}", options.suite, fleet.versions().await?));
+    let (checks, fleet) = if options.kept {
+        let fleet = Fleet::kept(options).await?;
+        let all = Check::all(false, fleet.guests().len());
+        (Check::named(&all, &options.only)?, fleet)
+    } else {
+        let all = Check::all(options.short, options.guests);
+        let checks = Check::only(all, &options.only)?;
+        (checks, Fleet::up(options).await?)
+    };
+    say(&format!("guests: {}", fleet.versions().await?));
     let (mut failed, mut passed) = (Vec::new(), 0);
     for check in &checks {
         let began = Instant::now();
@@ -96,11 +104,11 @@ pub async fn run(options: &Options) -> Result<()> {
             }
         }
     }
-    if failed.is_empty() || !options.keep {
-        fleet.down().await?;
-    } else {
+    if options.keep {
         say("the guests are kept; `dwell-lab down --name vm` removes them");
         fleet.leave_up();
+    } else {
+        fleet.down().await?;
     }
     let minutes = start.elapsed().as_secs().div_ceil(60);
     say(&format!(

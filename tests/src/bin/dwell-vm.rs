@@ -26,16 +26,19 @@ struct Cli {
     /// Only this check, and those that all others begin with; may be repeated
     #[arg(long, value_name = "CHECK")]
     only: Vec<String>,
-    /// Keep the guests if a check fails
+    /// Keep the guests afterwards
     #[arg(long)]
     keep: bool,
+    /// Go on with the guests that a run with --keep has left, as they are: only the checks of --only, in that order
+    #[arg(long, requires = "only", conflicts_with_all = ["suite", "guests", "short"])]
+    kept: bool,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Cli { packages, suite, guests, short, only, keep } = Cli::parse();
+    let Cli { packages, suite, guests, short, only, keep, kept } = Cli::parse();
     let guests = guests.unwrap_or(if short { 1 } else { 2 });
-    match vm::run(&Options { packages, suite, guests, short, only, keep, say }).await {
+    match vm::run(&Options { packages, suite, guests, short, only, keep, kept, say }).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dwell-vm: {error:#}");

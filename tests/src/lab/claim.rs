@@ -52,6 +52,12 @@ impl Claim {
         Ok((claim, description))
     }
 
+    /// Claims lab `name` as its maker has left it up.
+    pub(crate) fn take_kept(name: &str) -> Result<(Self, Description)> {
+        let description = Description::read(name)?;
+        Ok((Self::lock(&description.layout)?, description))
+    }
+
     fn lock(layout: &Layout) -> Result<Self> {
         let dir = layout.dir();
         let file = File::open(&dir).with_context(|| format!("cannot open {}", dir.display()))?;

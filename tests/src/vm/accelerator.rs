@@ -4,6 +4,7 @@ use std::{fs, path::Path, time::Duration};
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
 
 use super::image::BootImage;
 use crate::lab::{Layout, Process, prerequisites, wait_until};
@@ -14,7 +15,7 @@ const PROBE_LIMIT: Duration = Duration::from_secs(30);
 const STARTED: &str = "Run /init as init process";
 
 /// What runs the guests' instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Accelerator {
     Kvm,
     Tcg,

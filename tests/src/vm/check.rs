@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 
 use super::fleet::Fleet;
 
@@ -85,14 +85,19 @@ impl Check {
 
     /// Of these, those that are asked for by `names`, if any are, and what they begin with.
     pub(super) fn only(checks: Vec<Self>, names: &[String]) -> Result<Vec<Self>> {
-        for name in names {
-            let all = || checks.iter().map(|check| check.name()).collect::<Vec<_>>().join("\n  ");
-            let is_known = checks.iter().any(|check| check.name() == name);
-            ensure!(is_known, "this run has no check {name:?}; it has\n  {}", all());
-        }
-        let is_wanted =
-            |check: &Self| check.is_ground() || names.iter().any(|name| name == check.name());
+        let named = Self::named(&checks, names)?;
+        let is_wanted = |check: &Self| check.is_ground() || named.contains(check);
         Ok(checks.into_iter().filter(|check| names.is_empty() || is_wanted(check)).collect())
+    }
+
+    /// Those of `names`, as they come.
+    pub(super) fn named(checks: &[Self], names: &[String]) -> Result<Vec<Self>> {
+        let find = |name: &String| {
+            let all = || checks.iter().map(|check| check.name()).collect::<Vec<_>>().join("\n  ");
+            let found = checks.iter().find(|check| check.name() == name).copied();
+            found.with_context(|| format!("this run has no check {name:?}; it has\n  {}", all()))
+        };
+        names.iter().map(find).collect()
     }
 
     /// Whether the short form has it, too.
@@ -202,5 +207,7 @@ mod tests {
         let only = |name: &str| Check::only(Check::all(false, 1), &[name.to_owned()]);
         assert_eq!(only(Check::Ufw.name()).unwrap(), [Check::Install, Check::Start, Check::Ufw]);
         assert!(only(Check::Drain.name()).is_err(), "it needs a second guest");
+        let names = [Check::Removal, Check::Ufw].map(|check| check.name().to_owned());
+        assert_eq!(Check::named(&Check::ALL, &names).unwrap(), [Check::Removal, Check::Ufw]);
     }
 }

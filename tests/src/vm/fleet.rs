@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
+use serde::{Deserialize, Serialize};
 
 use super::{Options, accelerator::Accelerator, guest::Guest, image::BootImage, listing::Listing};
 use crate::lab::{
@@ -38,6 +39,14 @@ pub(super) struct Limits {
 
 /// What is declared at first.
 pub(super) const LIMITS: Limits = Limits { millicores: 400, mebibytes: 64 };
+
+/// What is written down of the guests for a later run that goes on with them.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    image: BootImage,
+    accelerator: Accelerator,
+    before: Vec<Listing>,
+}
 
 /// The guests, and what they are given.
 #[derive(Debug)]
@@ -70,6 +79,21 @@ impl Fleet {
         }
     }
 
+    /// The guests that an earlier run has kept.
+    pub(super) async fn kept(options: &Options) -> Result<Self> {
+        let (claim, description) =
+            Claim::take_kept(NAME).context("no guests are kept to go on with")?;
+        let layout = description.layout;
+        let text = fs::read(kept(&layout)).context("an earlier run has not booted its guests")?;
+        let Kept { image, accelerator, before } = serde_json::from_slice(&text)?;
+        let key = key(&layout);
+        let numbers = 1..=before.len();
+        let guests: Vec<Guest> =
+            numbers.map(|number| Guest::at(&layout, number, &image, accelerator, &key)).collect();
+        try_join_all(guests.iter().map(Guest::connect)).await?;
+        Ok(Self { layout, guests, options: options.clone(), before, _claim: claim })
+    }
+
     async fn boot(
         layout: &Layout,
         options: &Options,
@@ -81,7 +105,7 @@ impl Fleet {
         network::build(layout, 0).await?;
         let accelerator = Accelerator::probe(layout, &image).await?;
         say(&format!("booting {} guests with {}", options.guests, accelerator.name()));
-        let key = layout.dir().join("key");
+        let key = key(layout);
         let words = ["-q", "-t", "ed25519", "-N", "", "-C", "dwell-lab", "-f"];
         run("ssh-keygen", &[&words[..], &[&key.to_string_lossy()]].concat()).await?.ok()?;
         let numbers = 1..=options.guests;
@@ -97,12 +121,15 @@ impl Fleet {
         }))
         .await?;
         let before = try_join_all(guests.iter().map(Listing::take)).await?;
-        Ok((guests, before))
+        let known = Kept { image, accelerator, before };
+        fs::write(kept(layout), serde_json::to_vec(&known)?)
+            .context("cannot write down which guests there are")?;
+        Ok((guests, known.before))
     }
 
     /// Which Docker, kernel and systemd the guests have.
     pub(super) async fn versions(&self) -> Result<String> {
-        const ASK: &str = "echo Docker $(docker version -f '{{.Server.Version}}'), kernel $(uname -r), \
+        const ASK: &str = ". /etc/os-release; echo $PRETTY_NAME, Docker $(docker version -f '{{.Server.Version}}'), kernel $(uname -r), \
                            systemd $(systemctl --version | sed -n '1s/^systemd \\([^ ]*\\).*/\\1/p')";
         self.first().sh(ASK).await
     }
@@ -274,6 +301,16 @@ impl Fleet {
         ensure!(before == after, "{what} touched an instance:\n{before:#?}\nbecame\n{after:#?}");
         Ok(())
     }
+}
+
+/// The key that root is let in by on every guest.
+fn key(layout: &Layout) -> PathBuf {
+    layout.dir().join("key")
+}
+
+/// Where [`Kept`] is.
+fn kept(layout: &Layout) -> PathBuf {
+    layout.dir().join("guests.json")
 }
 
 /// What the instance at `address` answers, asked from `guest`.

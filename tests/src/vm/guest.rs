@@ -55,13 +55,26 @@ impl Guest {
         accelerator: Accelerator,
         key: &Path,
     ) -> Result<Self> {
+        let guest = Self::at(layout, number, image, accelerator, key);
         let dir = layout.host_dir(number);
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let from = image.disk.display().to_string();
         let to = dir.join("disk").display().to_string();
         run("cp", &["--sparse=always", "--reflink=auto", &from, &to]).await?.ok()?;
         network::add_tap(layout, number).await?;
-        Ok(Self {
+        Ok(guest)
+    }
+
+    /// Guest `number`, which [`Guest::make`] has made, perhaps in another process.
+    pub(super) fn at(
+        layout: &Layout,
+        number: usize,
+        image: &BootImage,
+        accelerator: Accelerator,
+        key: &Path,
+    ) -> Self {
+        let dir = layout.host_dir(number);
+        Self {
             layout: layout.clone(),
             number,
             image: image.clone(),
@@ -69,7 +82,7 @@ impl Guest {
             key: key.to_owned(),
             qemu: Process::new(layout, &dir, "qemu", Some(layout.switch_netns())),
             connection: Process::new(layout, &dir, "connection", None),
-        })
+        }
     }
 
     /// Its name, which is its node's, too.
@@ -238,7 +251,7 @@ impl Guest {
     }
 
     /// Keeps one connection open for all commands: an emulated processor takes seconds to make one.
-    async fn connect(&self) -> Result<()> {
+    pub(super) async fn connect(&self) -> Result<()> {
         if self.connection.is_running() {
             return Ok(());
         }

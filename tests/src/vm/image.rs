@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::lab::command::{command, finish_within};
@@ -107,7 +108,7 @@ impl fmt::Display for Suite {
 }
 
 /// What a guest is booted from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct BootImage {
     /// The file system; each guest has a copy.
     pub(super) disk: PathBuf,

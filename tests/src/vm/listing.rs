@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
 
 use super::guest::Guest;
 
@@ -33,7 +34,7 @@ systemctl list-unit-files --no-legend | awk '{print "unit", $1, $2}'
 "#;
 
 /// What a guest is like.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Listing(BTreeSet<String>);
 
 impl Listing {
