@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::num::NonZeroI32;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
@@ -64,7 +65,7 @@ pub(super) async fn of(ids: &BTreeSet<ContainerId>) -> io::Result<BTreeSet<Conta
 /// need not exist.
 ///
 /// # Errors
-/// If processes cannot be listed.
+/// If processes cannot be listed, or it cannot be seen where the process of a container is.
 pub(super) async fn inside(path: &Path) -> io::Result<BTreeSet<ContainerId>> {
     let path = path.to_owned();
     #[expect(
@@ -72,19 +73,55 @@ pub(super) async fn inside(path: &Path) -> io::Result<BTreeSet<ContainerId>> {
         reason = "it reads /proc, and only this instance waits for it"
     )]
     let looking = tokio::task::spawn_blocking(move || {
-        let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
-        let Ok(namespace) = identity(&path) else { return Ok(BTreeSet::new()) };
-        let is_inside = |pid: &Pid| {
-            let own = format!("/proc/{}/ns/net", pid.as_raw_nonzero());
-            identity(Path::new(&own)).is_ok_and(|own| own == namespace)
+        let namespace = match identity(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+            found => found?,
         };
-        let groups = pids()?.filter(is_inside).filter_map(|pid| {
-            fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).ok()
-        });
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        Ok(groups.filter_map(|groups| container_of(&groups, &own)).collect())
+        let mut found = BTreeSet::new();
+        for pid in pids()? {
+            let groups = fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero()));
+            let Some(id) = groups.ok().and_then(|groups| container_of(&groups, &own)) else {
+                continue;
+            };
+            if !found.contains(&id) && is_inside(pid, namespace)? {
+                found.insert(id);
+            }
+        }
+        Ok(found)
     });
     looking.await.map_err(io::Error::other)?
+}
+
+/// Which file it is, wherever it is seen.
+type Identity = (u64, u64);
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    fs::metadata(path).map(|file| (file.dev(), file.ino()))
+}
+
+/// Whether a process that lives is in a network namespace. The kernel shows it to those who may trace the process: without
+/// `CAP_SYS_PTRACE`, to nobody who has fewer capabilities than it. A refusal is no answer.
+fn is_inside(pid: Pid, namespace: Identity) -> io::Result<bool> {
+    let pid = pid.as_raw_nonzero();
+    match identity(Path::new(&format!("/proc/{pid}/ns/net"))) {
+        Ok(own) => Ok(own == namespace),
+        // It refuses so, too, if the process ends at this moment.
+        Err(_) if has_ended(pid) => Ok(false),
+        Err(error) => {
+            let what = format!("cannot see in which network namespace process {pid} is: {error}");
+            Err(io::Error::new(error.kind(), what))
+        }
+    }
+}
+
+/// Whether a process is gone, or only waits to be reaped; `proc_pid_stat(5)`.
+fn has_ended(pid: NonZeroI32) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The program's name, in parentheses, may have any bytes.
+    let name_end = stat.iter().rposition(|byte| *byte == b')');
+    let state = name_end.and_then(|end| stat.get(end + 2));
+    matches!(state, None | Some(b'Z' | b'X'))
 }
 
 /// The container that a process is of by its control groups, `/docker/ID` or `/system.slice/docker-ID.scope`. The agent, of
@@ -189,7 +226,34 @@ fn is_shim_of(words: &[u8], id: &ContainerId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
     use super::*;
+
+    /// An agent without `CAP_SYS_PTRACE` would take what runs in a sandbox for something that runs elsewhere.
+    #[test]
+    fn that_the_kernel_shows_no_namespace_is_no_answer() {
+        let mut process = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = Pid::from_child(&process);
+        let here = identity(Path::new("/proc/thread-self/ns/net")).unwrap();
+        assert!(is_inside(pid, here).unwrap());
+        let refused = std::thread::spawn(move || {
+            let none = CapabilitySets {
+                effective: CapabilitySet::empty(),
+                permitted: CapabilitySet::empty(),
+                inheritable: CapabilitySet::empty(),
+            };
+            // Of this thread alone.
+            set_capabilities(None, none).unwrap();
+            is_inside(pid, here)
+        });
+        let refused = refused.join().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+        assert!(!is_inside(pid, here).unwrap(), "a process that has ended is nowhere");
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+    }
 
     #[test]
     fn a_container_is_known_by_its_control_group() {
