@@ -44,7 +44,7 @@ mod dwell;
 mod fleet;
 mod forward;
 mod host;
-mod images;
+pub(crate) mod images;
 mod layout;
 pub(crate) mod network;
 mod person;

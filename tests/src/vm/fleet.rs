@@ -101,7 +101,7 @@ impl Fleet {
     ) -> Result<(Vec<Guest>, Vec<Listing>)> {
         let say = options.say;
         let image = BootImage::get(&programs.join("vm-images"), &options.suite, say).await?;
-        let hello = Image::Hello.archive(&programs.join("lab-images")).await?;
+        let hello = Image::Hello.archive(&Self::cache()?).await?;
         network::build(layout, 0).await?;
         let accelerator = Accelerator::probe(layout, &image).await?;
         say(&format!("booting {} guests with {}", options.guests, accelerator.name()));
@@ -132,6 +132,12 @@ impl Fleet {
         const ASK: &str = ". /etc/os-release; echo $PRETTY_NAME, Docker $(docker version -f '{{.Server.Version}}'), kernel $(uname -r), \
                            systemd $(systemctl --version | sed -n '1s/^systemd \\([^ ]*\\).*/\\1/p')";
         self.first().sh(ASK).await
+    }
+
+    /// Where what guests are given is kept between runs.
+    pub(super) fn cache() -> Result<PathBuf> {
+        let program = std::env::current_exe()?;
+        Ok(program.parent().context("this program is in no directory")?.join("lab-images"))
     }
 
     /// Removes every trace of the guests.
@@ -213,12 +219,24 @@ impl Fleet {
         Ok(())
     }
 
+    /// The same, and waits until all instances hold with it.
+    pub(super) async fn apply_and_wait(&self, manifest: &str) -> Result<()> {
+        self.first().feed("dwell apply --wait -f -", manifest).await?.ok()?;
+        Ok(())
+    }
+
     /// The declaration of [`WEB`]: an instance for each guest, which keeps what is in `/data`.
-    pub(super) fn web(&self, Limits { millicores, mebibytes }: Limits) -> String {
+    pub(super) fn web(&self, limits: Limits) -> String {
+        self.web_of("hello", limits)
+    }
+
+    /// The same, of another image.
+    pub(super) fn web_of(&self, image: &str, limits: Limits) -> String {
+        let Limits { millicores, mebibytes } = limits;
         format!(
             "workloads:
   {WEB}:
-    image: hello
+    image: {image}
     replicas: {}
     resources: {{cpu: {millicores}m, memory: {mebibytes}Mi}}
     volumes: ['data:/data']

@@ -3,18 +3,49 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::future::try_join_all;
 
 use super::addresses;
 use crate::{
-    lab::InstanceRow,
+    lab::{InstanceRow, images},
     vm::{
-        fleet::{Fleet, IMAGE, Limits, SOON},
+        fleet::{Fleet, LIMITS, Limits, SOON},
         guest::Guest,
     },
 };
 
 /// What the instances may use from the change of image stores on.
 const STORE_LIMITS: Limits = Limits { millicores: 450, mebibytes: 80 };
+
+/// The image of the instances in a registry of each guest. A Docker trusts what listens on its own loopback without TLS.
+const STORED: &str = "127.0.0.1:5000/hello";
+
+/// Gives each guest a registry with the image of the instances: what was only loaded, a Docker does not know in its other
+/// store, nor under the digest that it has there.
+async fn start_registries(fleet: &Fleet) -> Result<()> {
+    const CONFIG: &str = r#"{"version": "0.1", "log": {"level": "warn"}, "http": {"addr": "127.0.0.1:5000"},
+        "storage": {"filesystem": {"rootdirectory": "/root/registry"}}}"#;
+    const START: &str = "chmod +x /root/docker-registry \
+        && systemd-run -q --unit lab-registry /root/docker-registry serve /root/registry.yml";
+    let program = images::program("docker-registry", &Fleet::cache()?).await?;
+    for guest in fleet.guests() {
+        guest.copy(std::slice::from_ref(&program), "/root").await?;
+        guest.write("/root/registry.yml", CONFIG).await?;
+        guest.sh(START).await?;
+        let push = format!("docker tag hello {STORED} && docker push -q {STORED}");
+        guest.until("an image to be pushed", SOON, &push).await?;
+    }
+    Ok(())
+}
+
+async fn stop_registries(fleet: &Fleet) -> Result<()> {
+    for guest in fleet.guests() {
+        guest
+            .sh("systemctl stop lab-registry; rm -r /root/docker-registry /root/registry*")
+            .await?;
+    }
+    Ok(())
+}
 
 /// Adds settings, a JSON object, to Docker's and starts it with them; its file is kept aside.
 async fn configure(guest: &Guest, settings: &str) -> Result<()> {
@@ -29,6 +60,25 @@ json.dump(settings, open(path, 'w'))
     guest.sh("systemctl restart docker").await.map(drop)
 }
 
+/// Undoes [`turn_live_restore_on`]; until its next start, Docker itself goes on as before.
+pub(super) const FORGET_LIVE_RESTORE: &str =
+    "cp -p /root/daemon.before /etc/docker/daemon.json && systemctl reload docker";
+
+/// Has containers outlive a restart of Docker, as its file says from now on.
+pub(super) async fn turn_live_restore_on(guest: &Guest) -> Result<()> {
+    const SET: &str = "import json
+path = '/etc/docker/daemon.json'
+settings = json.load(open(path))
+settings['live-restore'] = True
+json.dump(settings, open(path, 'w'))
+";
+    guest.sh("cp -p /etc/docker/daemon.json /root/daemon.before").await?;
+    guest.feed("python3 -", SET).await?.ok()?;
+    guest.sh("systemctl reload docker").await?;
+    let ask = "docker info -f '{{.LiveRestoreEnabled}}' | grep true";
+    guest.until("live-restore", SOON, ask).await.map(drop)
+}
+
 /// Does `work` while Docker has further settings on every guest; then all is as before.
 async fn with_settings(
     fleet: &Fleet,
@@ -36,15 +86,11 @@ async fn with_settings(
     work: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<()> {
     let before = addresses(&fleet.wait_well().await?);
-    for guest in fleet.guests() {
-        configure(guest, settings).await?;
-    }
+    const BACK: &str =
+        "cp -p /root/daemon.json /etc/docker/daemon.json && systemctl restart docker";
+    try_join_all(fleet.guests().iter().map(|guest| configure(guest, settings))).await?;
     let done = work().await;
-    for guest in fleet.guests() {
-        guest
-            .sh("cp -p /root/daemon.json /etc/docker/daemon.json && systemctl restart docker")
-            .await?;
-    }
+    try_join_all(fleet.guests().iter().map(|guest| guest.sh(BACK))).await?;
     done.with_context(|| format!("with {settings}"))?;
     fleet.wait_nodes().await?;
     let after = addresses(&fleet.wait_well().await.context("with the settings of before")?);
@@ -54,15 +100,18 @@ async fn with_settings(
 
 pub(super) async fn image_store(fleet: &Fleet) -> Result<String> {
     const ON: &str = r#"{"features": {"containerd-snapshotter": true}}"#;
+    start_registries(fleet).await?;
+    // From then on the version means an image by the registry's digest, which is the same in both stores.
+    fleet.apply_and_wait(&fleet.web_of(STORED, LIMITS)).await?;
     // The containers are of the generation before this change. In the other store, they are of this one.
-    fleet.apply(&fleet.web(STORE_LIMITS)).await?;
+    fleet.apply_and_wait(&fleet.web_of(STORED, STORE_LIMITS)).await?;
     let before = containers(&fleet.wait_well().await?);
-    with_settings(fleet, ON, async || {
+    // What runs then goes on running, and Docker knows nothing of it.
+    try_join_all(fleet.guests().iter().map(turn_live_restore_on)).await?;
+    let switched = with_settings(fleet, ON, async || {
         for guest in fleet.guests() {
             let status = guest.sh("docker info -f '{{.DriverStatus}}'").await?;
             ensure!(status.contains("containerd"), "the image store is {status}");
-            // Docker does not see the images of its other store.
-            guest.sh(&format!("docker load -qi {IMAGE}")).await?;
         }
         let rows = fleet.wait_well().await?;
         for row in &rows {
@@ -71,11 +120,14 @@ pub(super) async fn image_store(fleet: &Fleet) -> Result<String> {
         }
         Ok(())
     })
-    .await?;
+    .await;
+    try_join_all(fleet.guests().iter().map(|guest| guest.sh(FORGET_LIVE_RESTORE))).await?;
+    switched?;
     let after = containers(&fleet.wait_well().await?);
+    stop_registries(fleet).await?;
     let older = before.intersection(&after).count();
     ensure!(older == 0, "containers from before serve again: {before:?} became {after:?}");
-    Ok("with Docker's other image store and back, at the same addresses; no older container serves"
+    Ok("with live-restore, Docker's other image store and back, at the same addresses; no older container serves"
         .to_owned())
 }
 

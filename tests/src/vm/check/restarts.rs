@@ -3,7 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::future::try_join_all;
 
-use super::addresses;
+use super::{
+    addresses,
+    engines::{FORGET_LIVE_RESTORE, turn_live_restore_on},
+};
 use crate::vm::fleet::Fleet;
 
 pub(super) async fn units(fleet: &Fleet) -> Result<String> {
@@ -36,9 +39,7 @@ pub(super) async fn units(fleet: &Fleet) -> Result<String> {
 
 pub(super) async fn engine(fleet: &Fleet) -> Result<String> {
     let (before, were) = (addresses(&fleet.wait_well().await?), fleet.processes().await?);
-    for guest in fleet.guests() {
-        guest.sh("systemctl restart docker").await?;
-    }
+    try_join_all(fleet.guests().iter().map(|guest| guest.sh("systemctl restart docker"))).await?;
     let after = addresses(&fleet.wait_well().await?);
     ensure!(before == after, "the addresses {before:?} became {after:?}");
     ensure!(were != fleet.processes().await?, "Docker was not restarted at all");
@@ -46,17 +47,7 @@ pub(super) async fn engine(fleet: &Fleet) -> Result<String> {
 }
 
 pub(super) async fn engine_with_live_restore(fleet: &Fleet) -> Result<String> {
-    const SET: &str = "import json
-path = '/etc/docker/daemon.json'
-settings = json.load(open(path))
-settings['live-restore'] = True
-json.dump(settings, open(path, 'w'))
-";
-    for guest in fleet.guests() {
-        guest.sh("cp -p /etc/docker/daemon.json /root/daemon.json").await?;
-        guest.feed("python3 -", SET).await?.ok()?;
-        guest.sh("systemctl reload docker").await?;
-    }
+    try_join_all(fleet.guests().iter().map(turn_live_restore_on)).await?;
     let restarted = fleet
         .untouched("restarting docker with live-restore", async {
             let restarting =
@@ -64,11 +55,7 @@ json.dump(settings, open(path, 'w'))
             try_join_all(restarting).await.map(drop)
         })
         .await;
-    for guest in fleet.guests() {
-        guest
-            .sh("cp -p /root/daemon.json /etc/docker/daemon.json && systemctl reload docker")
-            .await?;
-    }
+    try_join_all(fleet.guests().iter().map(|guest| guest.sh(FORGET_LIVE_RESTORE))).await?;
     restarted.context("with live-restore")?;
     Ok("the same processes before and after".to_owned())
 }
