@@ -60,7 +60,7 @@ printf 'PermitRootLogin prohibit-password\\nUseDNS no\\n' > etc/ssh/sshd_config.
 printf '[Unit]\\nBefore=ssh.service\\n[Service]\\nType=oneshot\\nExecStart=/usr/bin/ssh-keygen -A\\n[Install]\\nWantedBy=multi-user.target\\n' \
     > etc/systemd/system/host-keys.service
 printf '[Journal]\\nRateLimitBurst=0\\nStorage=persistent\\n' > etc/systemd/journald.conf.d/lab.conf
-chroot . systemctl -q enable systemd-networkd systemd-resolved ssh docker host-keys
+chroot . systemctl -q enable systemd-networkd systemd-resolved systemd-journald-audit.socket ssh docker host-keys
 chroot . systemctl -q disable firewalld ufw systemd-networkd-wait-online || true
 chroot . systemctl -q mask apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer man-db.timer \
     dpkg-db-backup.timer getty@tty1.service serial-getty@ttyS0.service
