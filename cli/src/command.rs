@@ -10,6 +10,7 @@ mod dns;
 mod doctor;
 mod events;
 mod exec;
+mod explain;
 mod image;
 mod info;
 mod inspect;
@@ -51,6 +52,7 @@ pub(crate) enum Command {
     Run(Box<run::Run>),
     Ps(ps::Ps),
     Status(status::Status),
+    Explain(explain::Explain),
     Wait(wait::Wait),
     Inspect(inspect::Inspect),
     Scale(change::Scale),
@@ -118,6 +120,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Run(run) => run.run(fleet.await?).await,
         Command::Ps(ps) => ps.run(fleet.await?).await,
         Command::Status(status) => return status.run(fleet.await?).await,
+        Command::Explain(explain) => explain.run(fleet.await?).await,
         Command::Wait(wait) => wait.run(fleet.await?).await,
         Command::Inspect(inspect) => inspect.run(fleet.await?).await,
         Command::Scale(scale) => scale.run(fleet.await?).await,

@@ -27,6 +27,7 @@ mod manifest;
 mod names;
 mod openssh;
 mod output;
+mod private_file;
 mod public_key;
 mod terminal;
 mod tunnel;

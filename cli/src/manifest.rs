@@ -27,6 +27,7 @@ mod variables;
 use std::collections::HashMap;
 
 use dwell_core::workload::WorkloadSpec;
+use serde::{Deserialize, Serialize};
 use serde_saphyr::options::PropertySyntax;
 
 pub(crate) use export::export;
@@ -47,8 +48,8 @@ pub(crate) struct Manifest {
 }
 
 /// A workload that a file declares.
-#[derive(Debug)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Declared {
     /// What it says, with defaults for the rest.
     pub(crate) spec: WorkloadSpec,

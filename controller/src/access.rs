@@ -61,8 +61,8 @@ fn least_role(method: &str) -> Role {
     match method {
         "ListWorkloads" | "ListVersions" | "ListInstances" | "ListNodes" | "ListVolumes"
         | "ListRoutes" | "ListKeySets" | "ListRegistries" | "ListEvents" | "Watch" | "Logs"
-        | "ListImages" | "GetInfo" | "GetStatus" | "GetRestore" | "CheckRoutes" | "Diagnose"
-        | "Audit" => Role::Viewer,
+        | "ListImages" | "GetInfo" | "GetStatus" | "Explain" | "GetRestore" | "CheckRoutes"
+        | "Diagnose" | "Audit" => Role::Viewer,
         // A person's own certificate for SSH: whoever may run commands may log in.
         "Apply" | "RollBack" | "Resize" | "SetPaused" | "RemoveWorkload" | "ScaleWorkload"
         | "ScaleWorkloads" | "SetRunState" | "Restart" | "MoveInstances" | "RemoveInstances"

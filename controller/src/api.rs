@@ -15,6 +15,7 @@
 //! | `api/images.rs` | the images of nodes, likewise |
 //! | `api/keys.rs` | public keys: sets of them, and certificates for people |
 //! | `api/registries.rs` | logins at registries of images |
+//! | `api/explain.rs` | why something is where and what it is |
 //! | `api/fleet_status.rs` | what of the fleet is not as declared |
 
 mod audit;
@@ -22,6 +23,7 @@ mod authority;
 mod connect;
 mod contexts;
 mod diagnose;
+mod explain;
 mod fleet_status;
 mod images;
 mod instance;
@@ -103,7 +105,7 @@ impl Fleet for Api {
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plans for a declaration"));
         };
-        let plans = plans.iter().map(view::plan).collect();
+        let plans = view::plans(&plans);
         Ok(Response::new(v1::ApplyResponse { plans, revision: done.revision.0 }))
     }
 
@@ -135,7 +137,7 @@ impl Fleet for Api {
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plan for going back"));
         };
-        let plan = plans.first().map(view::plan);
+        let plan = view::plans(&plans).pop();
         Ok(Response::new(v1::RollBackResponse { plan, revision: done.revision.0 }))
     }
 
@@ -145,7 +147,7 @@ impl Fleet for Api {
         let Reply::Plans(plans) = done.reply else {
             return Err(Status::internal("the model gave no plan for other limits"));
         };
-        let plan = plans.first().map(view::plan);
+        let plan = view::plans(&plans).pop();
         Ok(Response::new(v1::ResizeResponse { plan, revision: done.revision.0 }))
     }
 
@@ -525,6 +527,10 @@ impl Fleet for Api {
         request: Request<v1::CertifyUserRequest>,
     ) -> Answer<v1::CertifyUserResponse> {
         self.certify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        self.explanation(request.into_inner()).await.map(Response::new)
     }
 
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::GetStatusResponse> {

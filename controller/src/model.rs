@@ -32,6 +32,8 @@ mod command;
 mod commit;
 mod contexts;
 mod directory;
+mod downtime;
+mod explain;
 mod findings;
 mod history;
 mod ipam;
@@ -69,6 +71,7 @@ use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
 use dwell_core::instance::InstanceStatus;
 
 use directory::Shown;
+use downtime::Down;
 use history::{Claims, Remains};
 use log::Log;
 use membership::{Dismissed, Runs};
@@ -80,10 +83,12 @@ use view::Views;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, Command, DECLARED_MAX, InstanceAction, InstancePlan, Join, Moved, NAMED_MAX,
-    NodeChange, PlanAction, Reply, Size, Target, WORKLOADS_MAX, WorkloadPlan,
+    Applied, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, Reply, Size, Target,
+    WORKLOADS_MAX,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
+pub use downtime::{Downtimes, Expected};
+pub use explain::{Explanation, Fact};
 pub use findings::{FindingKind, FleetCounts, FleetFinding, FleetStatus, Gravity, Surroundings};
 pub use history::{RestoreView, Superseded};
 pub use issuers::{OldHolders, OldNode};
@@ -95,6 +100,7 @@ pub use object::{
     Stored, Subject, TokenId, Unmet, UpdateState, Waiting, WaitingCause, Workload,
 };
 pub use pages::Page;
+pub use plan::{InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::{INSTANCES_MAX, Settings};
@@ -137,6 +143,8 @@ pub struct Model {
     /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
+    /// Instances that do not serve because they are being changed.
+    down: BTreeMap<InstanceName, Down>,
     /// What was shown of workloads since the last change.
     views: Mutex<Views>,
     /// What was published, for watchers.
@@ -208,6 +216,7 @@ impl Model {
             volatile_only: false,
             half_heard: BTreeSet::new(),
             last_heard: BTreeMap::new(),
+            down: BTreeMap::new(),
             views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
@@ -326,8 +335,10 @@ impl Model {
         }
         let mut reply = Reply::Done;
         let mut forget = false;
+        let mut planned = Vec::new();
         match command {
-            Command::ApplyWorkloads { specs, keep_replicas, dry_run, by } => {
+            Command::ApplyWorkloads { specs, keep_replicas, dry_run, planned: those, by } => {
+                planned = those;
                 reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, &by, now)?);
                 forget = dry_run;
             }
@@ -434,7 +445,8 @@ impl Model {
         self.learn();
         self.settle(now);
         if let Reply::Plans(plans) = &mut reply {
-            plans.iter_mut().for_each(|plan| self.note_obstacles(plan));
+            self.foresee(plans);
+            plan::check(plans, &planned)?;
         }
         Ok(if forget { Outcome::Forget(reply) } else { Outcome::Keep(reply) })
     }

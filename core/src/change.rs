@@ -7,10 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::workload::Template;
 
 /// How a change reaches an instance, from the gentlest to the hardest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeClass {
     /// Nothing changes.
+    #[default]
     None,
     /// Applied to the running container; no downtime.
     Live,

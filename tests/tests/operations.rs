@@ -35,6 +35,7 @@ async fn updates() -> Result<()> {
         lab.apply(&web(2, &["environment: {VERSION: '1'}"])).await?.ok()?;
         lab.wait_exactly("web", 2, LIMIT).await?;
         replaces_the_container_and_keeps_the_identity(lab).await.context("in place")?;
+        a_plan_is_done_as_it_was_shown(lab).await.context("plan")?;
         an_image_that_cannot_be_had_leaves_the_old_serving(lab).await.context("no image")?;
         what_does_not_work_is_put_back(lab).await.context("failing")?;
         limits_change_on_the_running_container(lab).await.context("live")?;
@@ -160,6 +161,44 @@ async fn limits_change_on_the_running_container(lab: &Lab) -> Result<()> {
 async fn version_of(lab: &Lab, instance: &str) -> Result<String> {
     let said = lab.exec(instance, &["sh", "-c", "echo $VERSION"]).await?.ok()?;
     Ok(said.trim().to_owned())
+}
+
+/// After an update, so that the plan can say how long instances are down.
+async fn a_plan_is_done_as_it_was_shown(lab: &Lab) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("web.plan");
+    let file = file.to_str().context("no name")?;
+    let next = web(2, &["environment: {VERSION: '2', PLANNED: 'yes'}"]);
+    let arguments = ["plan", "-f", "-", "--out", file, "-o", "json"];
+    let plan = finish(lab.cli_command(&arguments)?, &next).await?;
+    let plan: serde_json::Value = plan.json()?;
+    let instances = plan["workloads"][0]["instances"].as_array().cloned().unwrap_or_default();
+    ensure!(instances.len() == 2, "{plan:#}");
+    for one in &instances {
+        ensure!(one["change"] == "in-place" && one["reason"] == "environment", "{one:#}");
+        ensure!(one["node"] == one["to"] && one["waits"] == "", "{one:#}");
+        let down = one["downtime_ms"].as_u64().context("no downtime was measured")?;
+        let most = u64::try_from(GAP.as_millis())?;
+        ensure!((1..most).contains(&down), "it was down for {down} ms");
+    }
+    let again = finish(lab.cli_command(&arguments)?, &next).await?;
+    ensure!(again.code() == 4 && again.stderr.contains("exists already"), "{again:?}");
+
+    lab.cli(&["apply", "--plan", file, "--wait"]).await?.ok()?;
+    for instance in ["web-0", "web-1"] {
+        let said = lab.exec(instance, &["sh", "-c", "echo $PLANNED"]).await?.ok()?;
+        ensure!(said.trim() == "yes", "{instance} says {said}");
+    }
+    let before = lab.containers().await?;
+    let outdated = lab.cli(&["apply", "--plan", file]).await?;
+    ensure!(
+        outdated.code() == 4 && outdated.stderr.contains("something has changed"),
+        "{outdated:?}"
+    );
+    ensure_untouched(&before, &lab.containers().await?)?;
+    lab.apply(&web(2, &["environment: {VERSION: '2'}"])).await?.ok()?;
+    lab.cli(&["wait", "web"]).await?.ok()?;
+    Ok(())
 }
 
 /// How `dwell plan` classifies the change to the one workload of a manifest.

@@ -1,14 +1,15 @@
 //! Context files: a controller's address and a certificate to use it with.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
+use crate::private_file;
 
 /// The largest context file that is read, in bytes.
 const SIZE_MAX: u64 = 64 << 10;
@@ -92,18 +93,7 @@ impl Context {
     /// # Errors
     /// If it exists already or cannot be written.
     pub(crate) fn save(&self, path: &Path) -> Result<(), Failure> {
-        let shown = path.display();
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(
-                |error| match error.kind() {
-                    ErrorKind::AlreadyExists => Failure::Refused(format!(
-                        "{shown} exists already; remove it first, or choose another file"
-                    )),
-                    _ => Failure::Other(format!("cannot make {shown}: {error}")),
-                },
-            )?;
-        file.write_all(self.to_text()?.as_bytes())
-            .map_err(|error| Failure::Other(format!("cannot write {shown}: {error}")))
+        private_file::write_new(path, self.to_text()?.as_bytes())
     }
 }
 

@@ -110,7 +110,7 @@ impl Events {
 }
 
 /// Columns of fixed width, since what comes later cannot be measured.
-fn line(event: &EventView) -> String {
+pub(super) fn line(event: &EventView) -> String {
     let text = |text: &str| sanitize(text, MESSAGE_MAX);
     let by = match event.by.as_str() {
         "" => String::new(),

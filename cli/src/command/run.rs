@@ -11,7 +11,8 @@ use dwell_core::workload::{
 };
 use dwell_proto::v1;
 
-use super::{Fleet, apply};
+use super::Fleet;
+use super::apply::{self, Planned};
 use crate::failure::Failure;
 use crate::manifest::{self, Declared};
 use crate::names::found_or_none;
@@ -108,8 +109,12 @@ impl Run {
                  `dwell rm {name} --wait`"
             )));
         }
-        let plans =
-            apply::apply(&mut fleet, vec![Declared { spec, says_replicas: true }], false).await?;
+        let plans = apply::apply(
+            &mut fleet,
+            Planned::of(vec![Declared { spec, says_replicas: true }]),
+            false,
+        )
+        .await?;
         let goals: Vec<_> = plans.workloads.iter().map(PlanView::goal).collect();
         output.print(&plans, apply::done)?;
         wait(waiting, &fleet.client, &fleet.target, &goals).await

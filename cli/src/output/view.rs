@@ -7,6 +7,7 @@ mod audit;
 mod authority;
 mod context;
 mod diagnosis;
+mod explain;
 mod image;
 mod key;
 mod node;
@@ -19,6 +20,9 @@ pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use authority::AuthorityView;
 pub(crate) use context::ContextsView;
 pub(crate) use diagnosis::{DiagnosisView, DoctorView, FindingView, RouteChecksView, Severity};
+pub(crate) use explain::ExplainView;
+#[cfg(test)]
+pub(crate) use explain::FactView;
 pub(crate) use image::{
     ImageUseView, ImageView, ImagesView, ProblemView, PullsView, PushedView, PushesView,
     RemovalsView, Said,
@@ -29,5 +33,6 @@ pub(crate) use registry::RegistriesView;
 pub(crate) use status::{CountsView, FleetFindingView, Gravity, StatusView};
 pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
-    EventView, EventsView, HistoryView, InspectView, InstanceView, PlanView, PlansView, PsView,
+    EventView, EventsView, HistoryView, InspectView, InstancePlanView, InstanceView, PlanView,
+    PlansView, PsView,
 };

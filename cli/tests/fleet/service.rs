@@ -584,6 +584,11 @@ impl Fleet for Service {
         })
     }
 
+    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Answer<v1::ExplainResponse> {
+        let name = request.into_inner().name;
+        answer(v1::ExplainResponse { subject: format!("instance/{name}"), ..Default::default() })
+    }
+
     async fn get_status(&self, _: Request<v1::GetStatusRequest>) -> Answer<v1::GetStatusResponse> {
         answer(self.state()?.status.clone())
     }

@@ -55,8 +55,8 @@ pub(super) fn duration(
 
 /// A declaration.
 pub(super) fn apply(request: v1::ApplyRequest, by: String) -> Result<Command, Status> {
-    if request.workloads.len() > WORKLOADS_MAX {
-        let count = request.workloads.len();
+    let count = request.workloads.len();
+    if count > WORKLOADS_MAX {
         return Err(into_status(crate::model::Refusal::TooManyWorkloads(count)));
     }
     let read = |wire: v1::WorkloadSpec| {
@@ -70,7 +70,17 @@ pub(super) fn apply(request: v1::ApplyRequest, by: String) -> Result<Command, St
     let specs = request.workloads.into_iter().map(read).collect::<Result<_, _>>()?;
     let keep_replicas = request.keep_replicas.iter().map(|text| name(text));
     let keep_replicas = keep_replicas.collect::<Result<_, _>>()?;
-    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run, by })
+    let planned = request.planned;
+    if !planned.is_empty() && planned.len() != count {
+        return Err(Status::invalid_argument(format!(
+            "planned: {} plans were given for {count} workloads; give the digest of each one's plan, or none",
+            planned.len()
+        )));
+    }
+    if planned.iter().any(String::is_empty) {
+        return Err(Status::invalid_argument("planned: an empty digest is no plan's"));
+    }
+    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run, planned, by })
 }
 
 /// New numbers of instances.

@@ -4,9 +4,9 @@ use dwell_core::id::{LABEL_MAX, NodeName};
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    DECLARED_MAX, Event, InstanceAction, InstanceView, Moved, NodeView, PlanAction, RestoreView,
-    RouteView, Severity, VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan,
-    WorkloadView,
+    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceView, Moved, NodeView, PlanAction,
+    RestoreView, RouteView, Severity, VersionState, VersionView, VolumeState, VolumeView,
+    WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -16,7 +16,38 @@ fn text<T: ToString>(value: Option<&T>) -> String {
 // What a declaration touches fits into its answer, with the tag and the length of each name, and as much again.
 const _: () = assert!(DECLARED_MAX as usize * (LABEL_MAX + 2) * 2 < MESSAGE_MAX_BYTES);
 
-pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
+/// How many instances of an answer are told of one by one.
+const INSTANCES_TOLD_MAX: usize = 2_000;
+
+/// All plans of an answer.
+pub(super) fn plans(plans: &[WorkloadPlan]) -> Vec<v1::WorkloadPlan> {
+    let mut left = INSTANCES_TOLD_MAX;
+    let told = plans.iter().map(|one| {
+        let instances: Vec<v1::InstancePlan> =
+            one.instances.iter().take(left).map(instance_plan).collect();
+        left -= instances.len();
+        v1::WorkloadPlan { instances, ..plan(one) }
+    });
+    told.collect()
+}
+
+fn instance_plan(plan: &InstancePlan) -> v1::InstancePlan {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::InstancePlan {
+        instance: plan.instance.to_string(),
+        action: plan.action.to_string(),
+        reason: plan.reason.clone(),
+        node: text(plan.node.as_ref()),
+        to: text(plan.to.as_ref()),
+        waits: plan.waits.clone(),
+        loses: plan.loses().to_owned(),
+        downtime_ms: plan.downtime.map_or(0, |expected| expected.usual.0),
+        downtime_longest_ms: plan.downtime.map_or(0, |expected| expected.longest.0),
+        downtime_changes: plan.downtime.map_or(0, |expected| count(expected.changes)),
+    }
+}
+
+fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
     let action = match plan.action {
         PlanAction::Unchanged => v1::workload_plan::Action::Unchanged,
         PlanAction::Create => v1::workload_plan::Action::Create,
@@ -43,6 +74,8 @@ pub(super) fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
         downtime: plan.downtime.clone(),
         losses: plan.losses.clone(),
         notes: plan.notes.clone(),
+        instances: Vec::new(),
+        digest: plan.digest.clone(),
     }
 }
 

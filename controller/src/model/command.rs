@@ -5,12 +5,11 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use dwell_core::access::{Client, Issuer};
-use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
-    Generation, Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VersionNumber,
-    VolumeName, WorkloadName,
+    Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VersionNumber, VolumeName,
+    WorkloadName,
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
@@ -22,6 +21,7 @@ use ipnet::Ipv4Net;
 
 use super::contexts::Context;
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
+use super::plan::WorkloadPlan;
 use super::record::Change;
 use super::refusal::Refusal;
 
@@ -48,6 +48,9 @@ pub enum Command {
         keep_replicas: BTreeSet<WorkloadName>,
         /// Only say what would change.
         dry_run: bool,
+        /// Do it only if it does what these plans say, one for each workload: see [`WorkloadPlan::digest`]. Empty to do it
+        /// whatever it does.
+        planned: Vec<String>,
         /// Who declares them, for their history; empty if that is not known.
         by: String,
     },
@@ -427,68 +430,4 @@ pub struct Moved {
     pub from: NodeName,
     /// Where it goes; where it is, if it is there already.
     pub to: NodeName,
-}
-
-/// What a declaration changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkloadPlan {
-    /// Which workload.
-    pub workload: WorkloadName,
-    /// What happens to it.
-    pub action: PlanAction,
-    /// Its generation afterwards.
-    pub generation: Generation,
-    /// The names of the fields that differ.
-    pub changed_fields: Vec<&'static str>,
-    /// The instances that are touched, and how.
-    pub instances: Vec<InstancePlan>,
-    /// What people will notice, such as "no downtime".
-    pub downtime: String,
-    /// What is lost by it, one sentence each.
-    pub losses: Vec<String>,
-    /// What else is worth knowing before it is done, a sentence each.
-    pub notes: Vec<String>,
-}
-
-impl WorkloadPlan {
-    /// The hardest class among its changed instances.
-    #[must_use]
-    pub fn class(&self) -> ChangeClass {
-        let classes = self.instances.iter().filter_map(|plan| match plan.action {
-            InstanceAction::Change(class) => Some(class),
-            InstanceAction::Create | InstanceAction::Remove => None,
-        });
-        classes.max().unwrap_or(ChangeClass::None)
-    }
-}
-
-/// What happens to a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlanAction {
-    /// It is as declared.
-    Unchanged,
-    /// It is new.
-    Create,
-    /// It is changed.
-    Update,
-}
-
-/// What happens to an instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InstancePlan {
-    /// Which one.
-    pub instance: InstanceName,
-    /// What.
-    pub action: InstanceAction,
-}
-
-/// What happens to an instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InstanceAction {
-    /// It is made.
-    Create,
-    /// It is changed.
-    Change(ChangeClass),
-    /// It is taken away.
-    Remove,
 }

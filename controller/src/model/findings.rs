@@ -303,7 +303,7 @@ impl Model {
     }
 
     /// The newest event about something that has one of these reasons.
-    fn newest_event(&self, subject: &Subject, reasons: &[&str]) -> Option<&Event> {
+    pub(super) fn newest_event(&self, subject: &Subject, reasons: &[&str]) -> Option<&Event> {
         let newest = reasons.iter().filter_map(|reason| {
             self.tables.events_of(reason).rev().find(|event| event.subject == *subject)
         });

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
 pub use self::waiting::{Demand, Unmet, Waiting, WaitingCause};
+use super::downtime::Downtimes;
 use super::versions::{Form, Pause, by_number};
 
 /// A declared workload.
@@ -50,6 +51,9 @@ pub struct Workload {
     /// The version that a whole rollout has proved last: what others fall back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub good: Option<VersionNumber>,
+    /// How long changes of its instances took them down.
+    #[serde(default, skip_serializing_if = "Downtimes::is_empty")]
+    pub downtimes: Downtimes,
     /// It goes away once its instances are gone.
     pub removing: bool,
     /// When it was first declared.

@@ -1,20 +1,125 @@
-//! What a declaration changes, and what stands in its way, said for people.
+//! What a declaration changes, and what stands in its way.
+//!
+//! A plan is made by doing what was asked. Once all is settled, [`Model::foresee`] looks at what came of it: which node each
+//! instance has or would get. What was only to be shown is then taken back, so what is shown is what would be done.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+mod foreseen;
+mod words;
+
+use std::fmt;
 
 use dwell_core::change::{self, ChangeClass};
+use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
 use dwell_core::workload::WorkloadSpec;
 
-use super::Model;
-use super::command::{InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
+use super::Refusal;
+use super::downtime::Expected;
 use super::object::Workload;
 
-/// How many different obstacles of a workload are told.
-const OBSTACLES_MAX: usize = 5;
+pub(super) use words::summary;
 
-/// An instance that is touched, and how.
-pub(super) type Planned = InstancePlan;
+/// What a declaration changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadPlan {
+    /// Which workload.
+    pub workload: WorkloadName,
+    /// What happens to it.
+    pub action: PlanAction,
+    /// Its generation afterwards.
+    pub generation: Generation,
+    /// The names of the fields that differ.
+    pub changed_fields: Vec<&'static str>,
+    /// The instances that are touched, and how.
+    pub instances: Vec<InstancePlan>,
+    /// What people will notice, such as "no downtime".
+    pub downtime: String,
+    /// What is lost by it, one sentence each.
+    pub losses: Vec<String>,
+    /// What else is worth knowing before it is done, a sentence each.
+    pub notes: Vec<String>,
+    /// Tells whether the same declaration would still do just that: SHA-256 in hexadecimal of what is declared, of what
+    /// it comes upon, and of what happens to each instance where.
+    pub digest: String,
+}
+
+impl WorkloadPlan {
+    /// The hardest class among its changed instances.
+    #[must_use]
+    pub fn class(&self) -> ChangeClass {
+        let classes = self.instances.iter().filter_map(|plan| match plan.action {
+            InstanceAction::Change(class) => Some(class),
+            InstanceAction::Create | InstanceAction::Remove => None,
+        });
+        classes.max().unwrap_or(ChangeClass::None)
+    }
+}
+
+/// What happens to a workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanAction {
+    /// It is as declared.
+    Unchanged,
+    /// It is new.
+    Create,
+    /// It is changed.
+    Update,
+}
+
+/// What happens to an instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstancePlan {
+    /// Which one.
+    pub instance: InstanceName,
+    /// What.
+    pub action: InstanceAction,
+    /// Why: the fields that differ for it, or what it leaves its node for.
+    pub reason: String,
+    /// Where it is now.
+    pub node: Option<NodeName>,
+    /// Where it will be, by the scheduler's answer as things are now; `None` if it goes, or has no place.
+    pub to: Option<NodeName>,
+    /// Why it does not come about now; empty if it does.
+    pub waits: String,
+    /// How long it will be down, by the last changes of its workload; `None` if there were none like it.
+    pub downtime: Option<Expected>,
+}
+
+impl InstancePlan {
+    pub(super) fn new(instance: InstanceName, action: InstanceAction, reason: String) -> Self {
+        Self {
+            instance,
+            action,
+            reason,
+            node: None,
+            to: None,
+            waits: String::new(),
+            downtime: None,
+        }
+    }
+
+    /// What is lost with it, for people; empty if nothing is.
+    #[must_use]
+    pub fn loses(&self) -> &'static str {
+        match self.action {
+            InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move) => {
+                "files outside of volumes"
+            }
+            InstanceAction::Remove => "address, host keys, files outside of volumes",
+            InstanceAction::Create | InstanceAction::Change(_) => "",
+        }
+    }
+}
+
+/// What happens to an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstanceAction {
+    /// It is made.
+    Create,
+    /// It is changed.
+    Change(ChangeClass),
+    /// It is taken away.
+    Remove,
+}
 
 /// The names of the fields in which two declarations differ.
 pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'static str> {
@@ -31,47 +136,28 @@ pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'st
     fields
 }
 
-impl Model {
-    /// Notes, once everything is settled, why instances of a workload have no place, and what no node allows them.
-    pub(super) fn note_obstacles(&self, plan: &mut WorkloadPlan) {
-        let mut waiting: BTreeMap<String, u32> = BTreeMap::new();
-        for instance in self.tables.instances_of(&plan.workload) {
-            let waits = self.tables.waiting().get(&instance.name);
-            if let Some(waits) = waits.filter(|_| !instance.removing) {
-                *waiting.entry(self.why(waits)).or_default() += 1;
-            }
-        }
-        let notes = waiting.into_iter().filter(|(why, _)| !why.is_empty());
-        plan.notes.extend(notes.take(OBSTACLES_MAX).map(|(why, count)| match count {
-            1 => format!("1 instance waits: {why}"),
-            count => format!("{count} instances wait: {why}"),
-        }));
-        let Some(workload) = self.tables.workloads().get(&plan.workload) else { return };
-        let refused = workload.spec.template.binds().filter(|path| !self.is_bind_allowed(path));
-        plan.notes.extend(refused.take(OBSTACLES_MAX).map(|path| {
-            format!("no node allows to mount its {path}; see `allow_binds` in agent.yaml")
-        }));
-    }
-
-    /// Whether some node has told that it lets instances mount a path.
-    fn is_bind_allowed(&self, path: &str) -> bool {
-        let capacities = self.tables.links().values().filter_map(|link| link.capacity.as_ref());
-        let mut allowed = capacities.flat_map(|capacity| &capacity.allow_binds);
-        allowed.any(|allowed| Path::new(path).starts_with(allowed))
-    }
-}
-
 pub(super) fn unchanged(workload: &Workload) -> WorkloadPlan {
     describe(workload, PlanAction::Unchanged, Vec::new(), Vec::new())
 }
 
+impl fmt::Display for InstanceAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create => f.pad("create"),
+            Self::Change(class) => class.fmt(f),
+            Self::Remove => f.pad("remove"),
+        }
+    }
+}
+
+/// A plan whose words are found once all is settled.
 pub(super) fn describe(
     workload: &Workload,
     action: PlanAction,
     changed_fields: Vec<&'static str>,
-    instances: Vec<Planned>,
+    instances: Vec<InstancePlan>,
 ) -> WorkloadPlan {
-    let mut plan = WorkloadPlan {
+    WorkloadPlan {
         workload: workload.spec.name.clone(),
         action,
         generation: workload.generation,
@@ -80,93 +166,18 @@ pub(super) fn describe(
         downtime: String::new(),
         losses: Vec::new(),
         notes: Vec::new(),
-    };
-    plan.downtime = downtime(workload, &plan);
-    plan.losses = losses(workload, &plan);
-    plan.notes.extend(deadline_note(workload, &plan));
-    plan
-}
-
-/// Which deadline holds, if it is not the declared one.
-fn deadline_note(workload: &Workload, plan: &WorkloadPlan) -> Option<String> {
-    let (update, template) = (&workload.spec.update, &workload.spec.template);
-    let (declared, holds) = (update.deadline, update.deadline_for(template));
-    let why = match template.healthcheck {
-        Some(_) => "its health check's start_period, interval, retries and timeout take that long",
-        None => "it is monitored for that long",
-    };
-    (holds > declared && plan.action != PlanAction::Unchanged)
-        .then(|| format!("update.deadline is {holds}, not {declared}: {why}"))
-}
-
-/// What people will notice.
-fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
-    let down = |plan: &&InstancePlan| {
-        matches!(plan.action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
-    };
-    let class = plan.class();
-    let touched: Vec<_> = plan.instances.iter().filter(down).collect();
-    let stopped = workload.run == dwell_core::instance::RunState::Stopped;
-    let removed = plan.instances.iter().filter(|plan| plan.action == InstanceAction::Remove);
-    let removed = match removed.count() {
-        0 => String::new(),
-        1 => "1 is stopped and removed; ".to_owned(),
-        count => format!("{count} are stopped and removed; "),
-    };
-    let text = match (touched.as_slice(), class) {
-        ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
-        ([], _) if !removed.is_empty() => "the others go on".to_owned(),
-        ([], _) => "no downtime".to_owned(),
-        (_, _) if stopped => "no downtime: the workload is stopped".to_owned(),
-        ([one], _) => format!("{} is down between stop and start", one.instance),
-        (many, _) => format!(
-            "each of {} instances is down between stop and start, {} at a time",
-            many.len(),
-            workload.spec.update.parallelism
-        ),
-    };
-    removed + &text
-}
-
-/// What cannot be had back afterwards. A new container begins with the files of its image; addresses of
-/// what is removed are given to others after a while.
-fn losses(workload: &Workload, plan: &WorkloadPlan) -> Vec<String> {
-    let has_volumes = workload.spec.template.volumes().next().is_some();
-    let names = |wanted: fn(&InstanceAction) -> bool| {
-        let touched = plan.instances.iter().filter(move |one| wanted(&one.action));
-        let names: Vec<String> = touched.map(|one| one.instance.to_string()).collect();
-        match names.as_slice() {
-            [] => None,
-            [one] => Some(one.clone()),
-            [first, rest @ ..] => Some(format!("{first} and {} more", rest.len())),
-        }
-    };
-    let mut losses = Vec::new();
-    let replaced = names(|action| {
-        matches!(action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
-    });
-    if let Some(names) = replaced {
-        losses.push(format!("files of {names} outside of volumes"));
+        digest: String::new(),
     }
-    if let Some(names) = names(|action| *action == InstanceAction::Remove) {
-        let volumes = if has_volumes { "; their volumes stay (`dwell volume ls`)" } else { "" };
-        losses.push(format!("{names}: addresses, host keys and files{volumes}"));
-    }
-    losses
 }
 
-/// A plan in one line, for the fleet's diary.
-pub(super) fn summary(plan: &WorkloadPlan) -> String {
-    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for instance in &plan.instances {
-        let word = match instance.action {
-            InstanceAction::Create => "created",
-            InstanceAction::Change(_) => "changed",
-            InstanceAction::Remove => "removed",
-        };
-        *counts.entry(word).or_default() += 1;
+/// Whether plans are those that were shown before.
+///
+/// # Errors
+/// If one of them is not.
+pub(super) fn check(plans: &[WorkloadPlan], shown: &[String]) -> Result<(), Refusal> {
+    let differs = |(plan, shown): &(&WorkloadPlan, &String)| plan.digest != **shown;
+    match plans.iter().zip(shown).find(differs) {
+        Some((plan, _)) => Err(Refusal::PlanOutdated(plan.workload.clone())),
+        None => Ok(()),
     }
-    let parts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
-    let instances = if parts.is_empty() { "none".to_owned() } else { parts.join(", ") };
-    format!("declared at generation {}; instances: {instances}", plan.generation)
 }

@@ -185,6 +185,12 @@ pub enum Refusal {
         "workload {0} has no earlier version that was not ruled out; `dwell history {0}` lists all"
     )]
     NothingToRollBackTo(WorkloadName),
+    /// Something changed since a plan was shown.
+    #[error(
+        "workload {0}: it would not do any more what the plan says, since something has changed since it was made; nothing was \
+         done. `dwell plan --out` makes a new one"
+    )]
+    PlanOutdated(WorkloadName),
     /// What goes away cannot be changed.
     #[error("instance {0} is being removed")]
     InstanceRemoving(InstanceName),
@@ -443,6 +449,7 @@ impl Refusal {
             | Self::VersionIsNewest { .. }
             | Self::VersionRuledOut { .. }
             | Self::NothingToRollBackTo(_)
+            | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::NotMoved(_)
             | Self::NodeInUse { .. }

@@ -232,6 +232,7 @@ impl Model {
             return;
         }
         let instance = self.note_news(&instance, &status, now);
+        self.measure(&instance, before.as_ref().map(|before| &before.status), &status);
         let node = node.clone();
         self.put_with(|revision| {
             Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
@@ -351,8 +352,10 @@ impl Model {
     /// A node looked, and nothing of an instance was there.
     fn note_gone(&mut self, node: &NodeName, name: &InstanceName) {
         self.rivals_gone(node, |gone| gone == name);
-        let Some(instance) = self.tables.instances().get(name) else { return };
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         if instance.node.as_ref() == Some(node) {
+            let before = self.tables.observed().get(name).cloned();
+            self.note_down(&instance, before.as_ref().map(|before| &before.status));
             self.delete(Key::Observed(name.clone()));
         }
     }

@@ -359,6 +359,8 @@ impl Model {
     /// an event once, since what its node says of the generation before counts no more.
     pub(super) fn go_back(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
         self.rule_out(instance, reason, now);
+        // How long that took says nothing of a change that holds.
+        self.down.remove(&instance.name);
         let back = self.tables.instances().get(&instance.name);
         let back = back.filter(|back| back.generation > instance.generation);
         let Some(back) = back.map(|back| back.wanted.number) else { return };

@@ -270,7 +270,7 @@ impl Model {
     }
 
     /// What is known of an instance now.
-    fn status(&self, instance: &Instance) -> InstanceStatus {
+    pub(super) fn status(&self, instance: &Instance) -> InstanceStatus {
         let waiting = self.tables.waiting().get(&instance.name);
         let because = waiting.map(|waiting| self.why(waiting)).filter(|why| !why.is_empty());
         let Some(node) = &instance.node else {

@@ -10,11 +10,10 @@ use dwell_core::id::{Generation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 
-use super::command::{
-    DECLARED_MAX, InstanceAction, PlanAction, Target, WORKLOADS_MAX, WorkloadPlan,
-};
+use super::command::{DECLARED_MAX, Target, WORKLOADS_MAX};
+use super::downtime::Downtimes;
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
-use super::plan::{self, Planned};
+use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
 use super::versions::{Form, Pause};
 use super::{Model, Refusal};
@@ -164,27 +163,34 @@ impl Model {
     }
 
     /// Makes what is missing, marks what is different, removes what is too much.
-    fn reconcile(&mut self, workload: &Workload, now: Timestamp) -> Result<Vec<Planned>, Refusal> {
+    fn reconcile(
+        &mut self,
+        workload: &Workload,
+        now: Timestamp,
+    ) -> Result<Vec<InstancePlan>, Refusal> {
         let name = &workload.spec.name;
         let mut planned = Vec::new();
         let ordinals = self.ordinals(workload);
         for &ordinal in &ordinals {
             let name = InstanceName::new(name.clone(), ordinal);
-            let action = match self.tables.instances().get(&name).cloned() {
+            let (action, reason) = match self.tables.instances().get(&name).cloned() {
                 None => {
                     self.create(workload, &name, now)?;
-                    InstanceAction::Create
+                    (InstanceAction::Create, "is new".to_owned())
                 }
                 // It is made again as soon as the present one is gone.
-                Some(instance) if instance.removing => InstanceAction::Create,
+                Some(instance) if instance.removing => {
+                    (InstanceAction::Create, "is wanted again".to_owned())
+                }
                 Some(instance) => {
                     self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
-                    InstanceAction::Change(self.adopt(workload, &instance))
+                    let class = self.adopt(workload, &instance);
+                    (InstanceAction::Change(class), self.why_changed(workload, &instance, class))
                 }
             };
             if action != InstanceAction::Change(ChangeClass::None) {
-                planned.push(Planned { instance: name, action });
+                planned.push(InstancePlan::new(name, action, reason));
             }
         }
         let surplus: Vec<InstanceName> = self
@@ -196,7 +202,8 @@ impl Model {
             .collect();
         for instance in surplus {
             self.remove_instance(&instance, now);
-            planned.push(Planned { instance, action: InstanceAction::Remove });
+            let reason = format!("beyond the {} declared", workload.spec.replicas);
+            planned.push(InstancePlan::new(instance, InstanceAction::Remove, reason));
         }
         Ok(planned)
     }
@@ -296,6 +303,7 @@ impl Model {
         self.delete(Key::Waiting(name.clone()));
         self.delete(Key::Observed(name.clone()));
         self.delete(Key::Instance(name.clone()));
+        self.down.remove(name);
         if let Some(identity) = instance.identity {
             self.release_address(name.clone(), identity.address, now);
         }
@@ -417,6 +425,7 @@ pub(super) fn next_workload(
             restarts_asked: 0,
             paused: None,
             good: None,
+            downtimes: Downtimes::default(),
             removing: false,
             created_at: now,
             revision: super::Revision(0),

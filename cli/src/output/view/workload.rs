@@ -255,7 +255,7 @@ pub(crate) struct PlansView {
 }
 
 /// What a declaration changes of one workload.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(crate) struct PlanView {
     pub(crate) name: String,
     /// `create`, `update` or `unchanged`.
@@ -273,6 +273,50 @@ pub(crate) struct PlanView {
     pub(crate) losses: Vec<String>,
     /// What else is worth knowing before it is done.
     pub(crate) notes: Vec<String>,
+    /// What happens to each instance; of very many, to the first.
+    pub(crate) instances: Vec<InstancePlanView>,
+    /// Tells this plan from others.
+    pub(crate) digest: String,
+}
+
+/// What a declaration does to an instance.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct InstancePlanView {
+    pub(crate) name: String,
+    /// `create`, `live`, `in-place`, `move` or `remove`.
+    pub(crate) change: String,
+    /// Why.
+    pub(crate) reason: String,
+    /// Where it is; empty if nowhere.
+    pub(crate) node: String,
+    /// Where it will be; empty if it goes, or has no place.
+    pub(crate) to: String,
+    /// Why it does not come about now; empty if it does.
+    pub(crate) waits: String,
+    /// What is lost with it; empty if nothing is.
+    pub(crate) loses: String,
+    /// How long it will be down: the median of the last changes like it, the longest, and how many there were.
+    pub(crate) downtime_ms: Option<u64>,
+    pub(crate) downtime_longest_ms: Option<u64>,
+    pub(crate) downtime_changes: u32,
+}
+
+impl From<v1::InstancePlan> for InstancePlanView {
+    fn from(wire: v1::InstancePlan) -> Self {
+        let known = |value: u64| Some(value).filter(|_| wire.downtime_changes > 0);
+        Self {
+            downtime_ms: known(wire.downtime_ms),
+            downtime_longest_ms: known(wire.downtime_longest_ms),
+            downtime_changes: wire.downtime_changes,
+            name: wire.instance,
+            change: wire.action,
+            reason: wire.reason,
+            node: wire.node,
+            to: wire.to,
+            waits: wire.waits,
+            loses: wire.loses,
+        }
+    }
 }
 
 impl From<v1::ApplyResponse> for PlansView {
@@ -303,6 +347,8 @@ impl From<v1::WorkloadPlan> for PlanView {
             downtime: wire.downtime,
             losses: wire.losses,
             notes: wire.notes,
+            instances: wire.instances.into_iter().map(Into::into).collect(),
+            digest: wire.digest,
         }
     }
 }

@@ -172,6 +172,7 @@ impl Fleet {
             specs,
             keep_replicas: BTreeSet::new(),
             dry_run: true,
+            planned: Vec::new(),
             by: String::new(),
         });
         assert_eq!(self.model.tables, before, "a dry run leaves no trace");
@@ -184,6 +185,7 @@ impl Fleet {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            planned: Vec::new(),
             by: String::new(),
         });
         let plans = reply.map(plans);

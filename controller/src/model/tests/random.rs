@@ -162,6 +162,7 @@ impl World {
                 specs: vec![declared.spec()],
                 keep_replicas: std::collections::BTreeSet::new(),
                 dry_run: false,
+                planned: Vec::new(),
                 by: String::new(),
             }),
             Step::Remove(name) => {

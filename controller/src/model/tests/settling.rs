@@ -57,6 +57,7 @@ impl Large {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            planned: Vec::new(),
             by: String::new(),
         })
     }
@@ -161,6 +162,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong.clone()],
         keep_replicas: BTreeSet::new(),
         dry_run: true,
+        planned: Vec::new(),
         by: String::new(),
     };
     let all = u64::from(REPLICAS);
@@ -170,6 +172,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        planned: Vec::new(),
         by: String::new(),
     };
     at_most(large.cost(apply), 1, 2 * all);
@@ -182,6 +185,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![spec("other", 1)],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        planned: Vec::new(),
         by: String::new(),
     };
     at_most(large.cost(run), 1, 2);
@@ -238,6 +242,7 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
         specs: vec![declared(Some("disk==sdd"))],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        planned: Vec::new(),
         by: String::new(),
     };
     at_most(large.cost(apply), 1, 2 * all);

@@ -284,6 +284,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1), spec("a", 2)],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                planned: Vec::new(),
                 by: String::new(),
             },
             RefusalClass::Invalid,
@@ -294,6 +295,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1); WORKLOADS_MAX + 1],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                planned: Vec::new(),
                 by: String::new(),
             },
             RefusalClass::Invalid,
@@ -320,6 +322,7 @@ fn a_declaration_of_more_instances_than_its_answer_can_name_is_refused() {
             specs: (0..count).map(|number| spec(&format!("w{number}"), replicas)).collect(),
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            planned: Vec::new(),
             by: String::new(),
         })
     };
@@ -340,6 +343,7 @@ fn all_or_nothing() {
             specs,
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            planned: Vec::new(),
             by: String::new(),
         })
         .unwrap_err();
@@ -378,8 +382,13 @@ fn a_declaration_that_leaves_the_number_open_does_not_undo_a_scale() {
     let apply = |fleet: &mut Fleet, spec: WorkloadSpec, open: bool| {
         let keep_replicas = if open { [spec.name.clone()].into() } else { BTreeSet::new() };
         let specs = vec![spec];
-        let command =
-            Command::ApplyWorkloads { specs, keep_replicas, dry_run: false, by: String::new() };
+        let command = Command::ApplyWorkloads {
+            specs,
+            keep_replicas,
+            dry_run: false,
+            planned: Vec::new(),
+            by: String::new(),
+        };
         let Ok(Reply::Plans(mut plans)) = fleet.command(command) else { panic!("refused") };
         plans.remove(0)
     };

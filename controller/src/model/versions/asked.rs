@@ -9,8 +9,9 @@ use dwell_core::id::{VersionNumber, WorkloadName};
 use dwell_core::workload::WorkloadSpec;
 
 use super::{Pause, VersionState, VersionView};
-use crate::model::command::{Size, WorkloadPlan};
+use crate::model::command::Size;
 use crate::model::object::{Severity, Subject, Workload};
+use crate::model::plan::WorkloadPlan;
 use crate::model::{Model, Refusal};
 
 impl Model {

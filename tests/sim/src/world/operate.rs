@@ -107,6 +107,7 @@ impl World {
             specs: vec![spec.clone()],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            planned: Vec::new(),
             by: String::new(),
         };
         self.operate(&name, command, |before| {
