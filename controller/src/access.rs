@@ -64,9 +64,11 @@ fn least_role(method: &str) -> Role {
         | "ListImages" | "GetInfo" | "GetStatus" | "Explain" | "GetRestore" | "CheckRoutes"
         | "Diagnose" | "Audit" => Role::Viewer,
         // A person's own certificate for SSH: whoever may run commands may log in.
-        "Apply" | "RollBack" | "Resize" | "SetPaused" | "RemoveWorkload" | "ScaleWorkload"
-        | "ScaleWorkloads" | "SetRunState" | "Restart" | "MoveInstances" | "RemoveInstances"
-        | "Exec" | "Connect" | "CertifyUser" | "PullImage" | "PushImage" => Role::Developer,
+        "Apply" | "RollBack" | "Resize" | "SetPaused" | "Promote" | "Abort" | "RemoveWorkload"
+        | "ScaleWorkload" | "ScaleWorkloads" | "SetRunState" | "Restart" | "MoveInstances"
+        | "RemoveInstances" | "Exec" | "Connect" | "CertifyUser" | "PullImage" | "PushImage" => {
+            Role::Developer
+        }
         _ => Role::Admin,
     }
 }

@@ -167,6 +167,23 @@ impl Fleet for Api {
         Ok(Response::new(v1::SetPausedResponse { revision: done.revision.0 }))
     }
 
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteResponse> {
+        let workload = request::name(&request.into_inner().workload)?;
+        let done = self.command(Command::Promote(workload)).await?;
+        Ok(Response::new(v1::PromoteResponse { revision: done.revision.0 }))
+    }
+
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> Answer<v1::AbortResponse> {
+        let by = access::acting();
+        let workload = request::name(&request.into_inner().workload)?;
+        let done = self.command(Command::Abort { workload, by }).await?;
+        let Reply::Plans(plans) = done.reply else {
+            return Err(Status::internal("the model gave no plan for going back"));
+        };
+        let plan = view::plans(&plans).pop();
+        Ok(Response::new(v1::AbortResponse { plan, revision: done.revision.0 }))
+    }
+
     async fn remove_workload(
         &self,
         request: Request<v1::RemoveWorkloadRequest>,

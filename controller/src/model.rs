@@ -138,8 +138,8 @@ pub struct Model {
     clock: Now,
     /// The store cannot be written: only what is volatile may change.
     volatile_only: bool,
-    /// Nodes whose reports were taken in while only what is volatile could change.
-    half_heard: BTreeSet<NodeName>,
+    /// Nodes whose reports were taken in while only what is volatile could change, and on which stream.
+    half_heard: BTreeMap<NodeName, SessionId>,
     /// When each node was heard of last. Beside the tables, since it changes with every heartbeat
     /// and nobody watches it; what follows from it is in [`Link::state`].
     last_heard: BTreeMap<NodeName, Timestamp>,
@@ -214,7 +214,7 @@ impl Model {
             by: String::new(),
             clock: Now::default(),
             volatile_only: false,
-            half_heard: BTreeSet::new(),
+            half_heard: BTreeMap::new(),
             last_heard: BTreeMap::new(),
             down: BTreeMap::new(),
             views: Mutex::default(),
@@ -352,6 +352,10 @@ impl Model {
             }
             Command::Pause { workload, by } => self.pause(&workload, &by, now)?,
             Command::Resume(workload) => self.resume(&workload, now)?,
+            Command::Promote(workload) => self.promote(&workload, now)?,
+            Command::Abort { workload, by } => {
+                reply = Reply::Plans(vec![self.abort(&workload, &by, now)?]);
+            }
             Command::RemoveWorkload(name) => self.remove_workload(&name, now)?,
             Command::Scale { workload, replicas } => self.scale(&workload, replicas, now)?,
             Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,

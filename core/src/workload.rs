@@ -10,6 +10,7 @@
 
 mod access;
 mod check;
+mod portion;
 mod resources;
 mod template;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
+pub use portion::{Portion, PortionError};
 pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,
@@ -145,7 +147,10 @@ impl From<Constraint> for String {
 pub struct UpdatePolicy {
     /// How many instances may be changing at once, at least 1.
     #[serde(default = "UpdatePolicy::default_parallelism")]
-    pub parallelism: u32,
+    pub parallelism: Portion,
+    /// How many instances try a new version out before somebody promotes it to the others; none to go on by itself.
+    #[serde(default = "UpdatePolicy::no_canary", skip_serializing_if = "Portion::is_none")]
+    pub canary: Portion,
     /// How long a changed instance may take, from the pull of its image on, to hold before its old container is
     /// put back. What holds is [`UpdatePolicy::deadline_for`].
     #[serde(default = "UpdatePolicy::default_deadline")]
@@ -187,8 +192,12 @@ impl UpdatePolicy {
         self.deadline.max(least)
     }
 
-    fn default_parallelism() -> u32 {
-        1
+    fn default_parallelism() -> Portion {
+        Portion::Count(1)
+    }
+
+    fn no_canary() -> Portion {
+        Portion::Count(0)
     }
 
     fn default_deadline() -> Millis {
@@ -206,6 +215,7 @@ impl Default for UpdatePolicy {
     fn default() -> Self {
         Self {
             parallelism: Self::default_parallelism(),
+            canary: Self::no_canary(),
             deadline: Self::default_deadline(),
             monitor: Self::default_monitor(),
             on_failure: OnFailure::default(),

@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bollard::query_parameters::RemoveContainerOptionsBuilder;
-use dwell_tests::lab::{Container, Image, Lab, LabConfig, ensure_untouched, hold_for, wait_until};
+use dwell_tests::lab::{
+    Container, Image, Lab, LabConfig, ensure_untouched, finish, hold_for, wait_until,
+};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -34,7 +36,8 @@ async fn a_version_that_fails_is_never_gone_back_to() -> Result<()> {
         a_container_removed_by_hand_is_made_as_it_served(lab).await.context("docker rm")?;
         a_new_instance_is_of_the_good_version(lab).await.context("scale")?;
         a_rollback_ends_the_pause_and_touches_nothing(lab).await.context("rollback")?;
-        a_pause_holds_until_it_is_resumed(lab).await.context("pause")
+        a_pause_holds_until_it_is_resumed(lab).await.context("pause")?;
+        what_one_has_tried_out_is_given_to_the_others(lab).await.context("canary")
     })
     .await
 }
@@ -138,6 +141,38 @@ async fn a_pause_holds_until_it_is_resumed(lab: &Lab) -> Result<()> {
     becomes(lab, 4, "good").await?;
     all_are_at(lab, "4").await?;
     everything_agrees(lab).await
+}
+
+async fn what_one_has_tried_out_is_given_to_the_others(lab: &Lab) -> Result<()> {
+    let replicas = lab.ps().await?.of("web").len();
+    let lines = [format!("replicas: {replicas}"), "update: {canary: 1, parallelism: 100%}".into()];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let apply = async |version: &str| -> Result<()> {
+        let command = lab.cli_command(&["apply", "-f", "-", "--wait"])?;
+        let said = finish(command, &web(version, &lines)).await?;
+        ensure!(said.code() == 0 && said.stderr.contains("dwell promote"), "{said:?}");
+        Ok(())
+    };
+    let before = lab.wait_exactly("web", replicas, LIMIT).await?;
+    apply("canary").await?;
+    let tried = lab.wait_exactly("web", replicas, LIMIT).await?;
+    let kept = before.iter().filter(|one| tried.contains(one)).count();
+    ensure!(kept == replicas - 1, "{kept} of {replicas} were left alone");
+    let status = lab.cli(&["status"]).await?;
+    ensure!(status.stdout.contains("dwell promote web"), "{status:?}");
+    lab.cli(&["abort", "web", "--wait"]).await?.ok()?;
+    let back = lab.wait_exactly("web", replicas, LIMIT).await?;
+    ensure!(before.iter().filter(|one| back.contains(one)).count() == replicas - 1, "{back:#?}");
+    let nothing = lab.cli(&["abort", "web"]).await?;
+    ensure!(nothing.code() == 4 && nothing.stderr.contains("no rollout"), "{nothing:?}");
+    apply("canary").await?;
+    lab.cli(&["promote", "web", "--wait"]).await?.ok()?;
+    all_are_at(lab, "canary").await?;
+    let why = lab.cli(&["explain", "web-0"]).await?.ok()?;
+    ensure!(why.contains("has held with version") && why.contains("version-promoted"), "{why}");
+    let nothing = lab.cli(&["promote", "web"]).await?;
+    ensure!(nothing.code() == 4 && nothing.stderr.contains("waits to be promoted"), "{nothing:?}");
+    Ok(())
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! The versions of a workload, and its rollout: `history`, `rollback`, `pause`, `resume`.
+//! The versions of a workload, and its rollout: `history`, `rollback`, `pause`, `resume`, `promote`,
+//! `abort`.
 
 use clap::Args;
 use dwell_core::instance::sanitize;
@@ -83,6 +84,61 @@ pub(crate) struct Resume {
     names: Vec<String>,
     #[command(flatten)]
     wait: WaitArgs,
+}
+
+/// Give the version that canaries try out to all instances
+///
+/// With `update: {canary: N}` a new version is given to N instances only, and the rollout waits. Refused until each of them has held
+/// with it: `dwell wait NAME` waits for that.
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell promote web --wait
+  dwell apply -f web.yaml --wait && ./try-it && dwell promote web --wait || dwell abort web")]
+pub(crate) struct Promote {
+    /// Workloads
+    #[arg(value_name = "NAME", required = true, value_parser = name_parser(), add = complete::workload())]
+    names: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Take a rollout that has not come to its end back to the good version
+///
+/// What the good version says is declared anew, and all instances go back to it, a few at a time. Refused if what is declared is
+/// good already: `dwell rollback` goes back from there.
+#[derive(Args, Debug)]
+#[command(after_long_help = "Examples:\n  dwell abort web --wait")]
+pub(crate) struct Abort {
+    /// A workload
+    #[arg(value_parser = name_parser(), add = complete::workload())]
+    name: String,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl Promote {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let mut goals = Vec::new();
+        for workload in names::all(&mut fleet.client, &self.names, names::workload).await? {
+            let request = v1::PromoteRequest { workload: workload.clone() };
+            fleet.client.promote(request).await?;
+            print(&format!("the new version of {workload} is given to all its instances\n"))?;
+            goals.push(Goal::Declared { workload, generation: 1 });
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+impl Abort {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let workload = names::workload(&mut fleet.client, &self.name).await?;
+        let request = v1::AbortRequest { workload };
+        let v1::AbortResponse { plan, revision } = fleet.client.abort(request).await?.into_inner();
+        told(plan, revision, false, (self.output, self.wait), &fleet).await
+    }
 }
 
 impl History {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::PoolName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, Ssh};
+use dwell_core::workload::{AllowRule, Mount, Portion, Ssh};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -174,8 +174,10 @@ pub(super) struct HealthCheck {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub(super) struct Update {
-    /// How many may be changing at once; 1 if not given.
-    pub(super) parallelism: Option<u32>,
+    /// How many may be changing at once, as a number or a share such as `25%`; 1 if not given.
+    pub(super) parallelism: Option<Portion>,
+    /// How many try a new version out before `dwell promote` gives it to the others; none if not given.
+    pub(super) canary: Option<Portion>,
     /// How long a changed one may take to hold before the old container is put back; `60s` if not given, and at
     /// least what its health check needs.
     pub(super) deadline: Option<Millis>,

@@ -5,7 +5,7 @@
 
 use dwell_core::id::WorkloadName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, Ssh};
+use dwell_core::workload::{AllowRule, Mount, Portion, Ssh};
 
 use super::shorthand::Shorthand;
 use super::value::{Addresses, Condition, Http, Port, Restart, Test, Words, ignored_of_mount};
@@ -23,6 +23,7 @@ const FORMATS: &[(&str, Read)] = &[
     ("mount", short::<Mount>),
     ("page", short::<Http>),
     ("port", converted::<Port>),
+    ("portion", parsed::<Portion>),
     ("restart", converted::<Restart>),
     ("span", parsed::<Millis>),
     ("ssh", short::<Ssh>),

@@ -128,6 +128,7 @@ impl file::Workload {
             },
             update: UpdatePolicy {
                 parallelism: self.update.parallelism.unwrap_or(update.parallelism),
+                canary: self.update.canary.unwrap_or(update.canary),
                 deadline: self.update.deadline.unwrap_or(update.deadline),
                 monitor: self.update.monitor.unwrap_or(update.monitor),
                 on_failure: match self.update.on_failure {

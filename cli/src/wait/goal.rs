@@ -261,7 +261,14 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
     let mut restarted = Vec::new();
     for goal in goals {
         match goal {
-            Goal::Declared { workload, .. } => sentences.push(seen.in_short(workload)),
+            Goal::Declared { workload, .. } => {
+                let tried = seen.workloads.get(workload);
+                let tried = tried.filter(|found| found.canary() == v1::Canary::Holds);
+                sentences.push(match tried {
+                    Some(found) => format!("{workload}: {}", found.message),
+                    None => seen.in_short(workload),
+                });
+            }
             Goal::Gone { workload } => sentences.push(format!("{workload} is gone")),
             Goal::InstanceGone { instance } => sentences.push(format!("{instance} is gone")),
             Goal::Settled { instance } => sentences.push(match seen.instances.get(instance) {
@@ -312,6 +319,15 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
     // While the rollout is paused, what was declared before is what instances are to be. Who waits for what was declared
     // now, waits in vain.
     let updated = usize::try_from(workload.updated).unwrap_or(0);
+    match workload.canary() {
+        // That some try it out is what was declared; the rest is for whoever promotes it.
+        v1::Canary::Holds if generation > 0 => return Progress::Done,
+        v1::Canary::Trying if generation > 0 => {
+            let what = first.unwrap_or_else(|| workload.message.clone());
+            return Progress::Waiting(with_message(name.to_owned(), &what));
+        }
+        _ => {}
+    }
     if workload.paused && generation > 0 && updated < replicas {
         return Progress::Failed(with_message(name.to_owned(), &workload.message));
     }

@@ -147,6 +147,16 @@ impl Fleet for Service {
         answer(v1::SetPausedResponse { revision })
     }
 
+    async fn promote(&self, request: Request<v1::PromoteRequest>) -> Answer<v1::PromoteResponse> {
+        self.asked(format!("promote {}", request.into_inner().workload))?;
+        answer(v1::PromoteResponse { revision: 1 })
+    }
+
+    async fn abort(&self, request: Request<v1::AbortRequest>) -> Answer<v1::AbortResponse> {
+        self.asked(format!("abort {}", request.into_inner().workload))?;
+        answer(v1::AbortResponse::default())
+    }
+
     async fn remove_workload(
         &self,
         request: Request<v1::RemoveWorkloadRequest>,

@@ -103,6 +103,12 @@ pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
         version_state: view.newest.as_ref().map_or(0, |newest| state(&newest.state).into()),
         good_version: workload.good.map_or(0, |good| good.0),
         paused: workload.paused.is_some(),
+        canary: match view.canaries_hold {
+            None => v1::Canary::Unspecified,
+            Some(false) => v1::Canary::Trying,
+            Some(true) => v1::Canary::Holds,
+        }
+        .into(),
     }
 }
 

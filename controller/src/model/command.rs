@@ -85,6 +85,15 @@ pub enum Command {
     },
     /// Go on with a rollout that somebody paused.
     Resume(WorkloadName),
+    /// Give the version that canaries try out to all instances.
+    Promote(WorkloadName),
+    /// Take a rollout that has not come to its end back to the good version. Answered with [`Reply::Plans`].
+    Abort {
+        /// Which workload.
+        workload: WorkloadName,
+        /// Who wants it; empty if that is not known.
+        by: String,
+    },
     /// Take a workload and all its instances away.
     RemoveWorkload(WorkloadName),
     /// Change how many instances a workload has.

@@ -12,7 +12,7 @@ use dwell_core::workload::Placement;
 
 use super::Model;
 use super::object::{Event, Instance, Subject, UpdateState, Workload};
-use super::versions::{Pause, Version, VersionState};
+use super::versions::{Version, VersionState};
 use super::view::phase_word;
 
 /// How many events of its history are told, the newest ones.
@@ -216,7 +216,7 @@ impl Model {
             (VersionState::RuledOut { reason }, _) => {
                 format!("version {number} is given to no instance: it is ruled out, {reason}")
             }
-            (_, Some(pause @ (Pause::BadVersion(_) | Pause::Asked { .. }))) => pause.to_string(),
+            (_, Some(pause)) => pause.to_string(),
             (_, None) => return None,
         };
         let told = self.newest_event(&subject, &["rollout-paused", "version-ruled-out"]);
@@ -233,7 +233,7 @@ impl Model {
             (Some(node), _) => format!("{node} is not heard of"),
             (None, Some(other)) => format!(
                 "{other} has its turn, and {} at a time may have it",
-                workload.spec.update.parallelism
+                workload.spec.update.parallelism.of(workload.spec.replicas)
             ),
             (None, None) => "its turn comes next".to_owned(),
         };

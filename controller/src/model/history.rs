@@ -30,7 +30,7 @@ use super::object::{
     History, Instance, Leaving, Link, Node, Restored, Severity, Subject, Workload,
 };
 use super::record::{Key, Record};
-use super::workloads::{new_instance, next_workload};
+use super::workloads::next_workload;
 use super::{Command, Model, Refusal};
 
 /// How far a node may move the revision on. A node that claims more is wrong, and not followed.
@@ -419,7 +419,7 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         let identity = self.claim_static(name, claim.address, now).ok();
         let Some(form) = self.form_for_new(&workload) else { return };
-        let instance = new_instance(&workload, form, name, now, identity);
+        let instance = self.new_instance(&workload, form, name, now, identity);
         let (node, generation) = (Some(node.clone()), claim.generation.next());
         self.put_with(|revision| {
             let leaving = Some(Leaving { since: revision, to: None });

@@ -175,7 +175,7 @@ impl Model {
             revision: Revision(0),
         });
         if self.volatile_only {
-            self.half_heard.insert(name.clone());
+            self.half_heard.insert(name.clone(), session);
         } else if first {
             // Only now its architecture is known, and with it what its instances wait for.
             self.reconsider(name);

@@ -185,6 +185,22 @@ pub enum Refusal {
         "workload {0} has no earlier version that was not ruled out; `dwell history {0}` lists all"
     )]
     NothingToRollBackTo(WorkloadName),
+    /// No version waits for it.
+    #[error(
+        "no version of workload {0} waits to be promoted; `dwell history {0}` shows how far each is"
+    )]
+    NoCanary(WorkloadName),
+    /// It is not known yet whether the version holds.
+    #[error(
+        "canary {0} has not held with the new version yet; `dwell wait {0}` waits for it, `dwell explain {0}` says how it is"
+    )]
+    CanaryUndecided(InstanceName),
+    /// What is declared is good.
+    #[error(
+        "there is no rollout of workload {0} to abort: all instances hold with what is declared. `dwell rollback {0}` goes back to \
+         an earlier version"
+    )]
+    NothingToAbort(WorkloadName),
     /// Something changed since a plan was shown.
     #[error(
         "workload {0}: it would not do any more what the plan says, since something has changed since it was made; nothing was \
@@ -449,6 +465,9 @@ impl Refusal {
             | Self::VersionIsNewest { .. }
             | Self::VersionRuledOut { .. }
             | Self::NothingToRollBackTo(_)
+            | Self::NoCanary(_)
+            | Self::CanaryUndecided(_)
+            | Self::NothingToAbort(_)
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::NotMoved(_)

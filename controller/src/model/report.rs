@@ -59,7 +59,7 @@ impl Model {
         }
         self.vacate_confirmed(node, session, now);
         if self.volatile_only {
-            self.half_heard.insert(node.clone());
+            self.half_heard.insert(node.clone(), session);
         } else if let Some(volumes) = report.volumes {
             self.volumes_told.insert(node.clone());
             self.note_volumes(node, volumes, revision, now);
@@ -157,13 +157,18 @@ impl Model {
     }
 
     /// The store can be written again. What nodes said meanwhile was shown, but not acted upon: they are
-    /// made to say it again, on a new stream.
+    /// made to say it again, on a new stream. That is forgotten once their stream is seen to be another: this may
+    /// be taken back, if the store fails once more.
     pub(super) fn hear_again(&mut self) {
-        for node in std::mem::take(&mut self.half_heard) {
-            if let Some(link) = self.tables.links().get(&node).cloned() {
-                self.put_link(Link { session: None, ..Link::clone(&link) });
+        for (node, session) in self.half_heard.clone() {
+            let link = self.tables.links().get(&node).cloned();
+            match link.filter(|link| link.session == Some(session)) {
+                Some(link) => {
+                    self.put_link(Link { session: None, ..Link::clone(&link) });
+                    self.reconsider(&node);
+                }
+                None => drop(self.half_heard.remove(&node)),
             }
-            self.reconsider(&node);
         }
     }
 

@@ -66,7 +66,8 @@ impl Model {
             class => class,
         };
         let harmless = class == ChangeClass::Live && !change::can_hurt(is, says);
-        let at_once = (harmless || (quiet && needs.version) || class == ChangeClass::None)
+        let tried_first = self.canaries(workload).is_some();
+        let at_once = (harmless || (quiet && needs.version && !tried_first) || class == ChangeClass::None)
             && workload.paused.is_none()
             // On its way, it has room where it goes for what it is.
             && instance.leaving.is_none()
@@ -113,7 +114,8 @@ impl Model {
             let changing = self.tables.index().updating.get(name);
             let sick = changing.into_iter().flatten().filter(|name| self.is_failing(name)).count();
             let changing = asked + changing.map_or(0, BTreeSet::len);
-            let most = usize::try_from(workload.spec.update.parallelism).unwrap_or(usize::MAX);
+            let most = workload.spec.update.parallelism.of(workload.spec.replicas);
+            let most = usize::try_from(most).unwrap_or(usize::MAX);
             if changing.saturating_sub(sick) >= most {
                 return;
             }
@@ -160,6 +162,11 @@ impl Model {
         }
         needs.version &= workload.paused.is_none() && !only_leave;
         needs.restart &= !only_leave;
+        if needs.version && self.hold_for_canaries(workload, now) {
+            // Whether it has to leave its node is another question now that the rollout is paused.
+            self.agenda.go_on(&workload.spec.name);
+            return false;
+        }
         let outgrows = self.outgrows(workload, &instance);
         let mut to = None;
         if needs.leave {

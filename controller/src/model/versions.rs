@@ -20,6 +20,7 @@
 //! - once it is known which image a version's reference means, that does not change.
 
 mod asked;
+mod canary;
 mod found;
 mod stored;
 
@@ -58,6 +59,9 @@ pub struct Version {
     pub by: String,
     /// What became of it.
     pub state: VersionState,
+    /// It may be given to all instances, and not only to those that try it out.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub promoted: bool,
     /// Which image its reference means: the one with which the first instance of it ran. `None` while none has, and for
     /// an image that is of no registry. All further containers of the version are made from that image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,6 +105,11 @@ pub enum Pause {
         /// Who; empty if that is not known.
         by: String,
     },
+    /// As many instances as were declared try the newest version out, and somebody has to promote it to the others.
+    Canary {
+        /// Which version that is.
+        canary: VersionNumber,
+    },
 }
 
 impl fmt::Display for Pause {
@@ -111,8 +120,17 @@ impl fmt::Display for Pause {
                 f.write_str("rollout paused; `dwell resume` goes on")
             }
             Self::Asked { by } => write!(f, "rollout paused by {by}; `dwell resume` goes on"),
+            Self::Canary { canary } => write!(
+                f,
+                "version {canary} is tried out by the canaries; `dwell promote` gives it to the others, `dwell abort` takes it back"
+            ),
         }
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One version, with what follows from the rest of the model.
@@ -205,9 +223,11 @@ impl Model {
         Some(Arc::clone(&good.form))
     }
 
-    /// What a new instance is to be: the newest version, or the good one while the rollout is paused.
+    /// What a new instance is to be: the newest version, or the good one while the rollout is paused or the newest is only
+    /// tried out.
     pub(super) fn form_for_new(&self, workload: &Workload) -> Option<Arc<Form>> {
-        let good = workload.paused.as_ref().and_then(|_| self.good_form(workload));
+        let is_held_back = workload.paused.is_some() || self.canaries(workload).is_some();
+        let good = if is_held_back { self.good_form(workload) } else { None };
         good.or_else(|| Some(Arc::clone(&self.newest(&workload.spec.name)?.form)))
     }
 
@@ -248,6 +268,9 @@ impl Model {
     /// A workload says something else from now on.
     pub(super) fn declare_version(&mut self, spec: &WorkloadSpec, by: &str, now: Timestamp) {
         let name = &spec.name;
+        // To go back to what is good, nothing has to be tried out.
+        let good = self.tables.workloads().get(name).and_then(|workload| self.good_form(workload));
+        let promoted = good.is_some_and(|good| good.template == spec.template);
         let last = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
         let form = Form { number: last.next(), template: spec.template.clone() };
         // Instances that serve what it says are only renumbered, so it means the same image.
@@ -260,6 +283,7 @@ impl Model {
             at: now,
             by: by.to_owned(),
             state: VersionState::RollingOut,
+            promoted,
             image_digest,
             revision: Revision(0),
         });

@@ -36,6 +36,8 @@ pub struct WorkloadView {
     pub newest: Option<Arc<Version>>,
     /// What it waits for; empty if all is as declared.
     pub message: String,
+    /// Whether all instances that try the newest version out hold with it; `None` if it need not be promoted.
+    pub canaries_hold: Option<bool>,
 }
 
 /// The views of workloads that were asked for at a revision. Each is made from all of its instances, and all watchers
@@ -222,6 +224,7 @@ impl Model {
             updated: 0,
             newest: self.newest(&workload.spec.name),
             message: workload.paused.as_ref().map(ToString::to_string).unwrap_or_default(),
+            canaries_hold: self.canaries_hold(workload),
         };
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {

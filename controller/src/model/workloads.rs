@@ -145,12 +145,22 @@ impl Model {
         if says_otherwise || retries {
             self.declare_version(&spec, by, now);
         }
-        let workload = next_workload(old.as_deref(), spec, retries, now);
+        let mut workload = next_workload(old.as_deref(), spec, retries, now);
+        if matches!(workload.paused, Some(Pause::Canary { .. })) && !self.has_canaries(&workload) {
+            // More are wanted than before, or none.
+            workload.paused = None;
+        }
         self.put_workload(workload.clone());
         let changes = self.reconcile(&workload, now)?;
         let mut plan = plan::describe(&workload, action, fields, changes);
         if let Some(pause @ Pause::Asked { .. }) = &workload.paused {
             plan.notes.push(format!("no instance is given it yet: {pause}"));
+        }
+        if let Some(canaries) = self.canaries(&workload) {
+            plan.notes.push(format!(
+                "{} it first; `dwell promote {name}` gives it to the others, `dwell abort {name}` takes it back",
+                if canaries == 1 { "1 instance tries".to_owned() } else { format!("{canaries} instances try") }
+            ));
         }
         let (reason, subject) = match action {
             PlanAction::Create => ("workload-created", Subject::Workload(name.clone())),
@@ -219,7 +229,8 @@ impl Model {
             Some(address) => Some(self.claim_static(name, address, now)?),
             None => None,
         };
-        self.make_instance(new_instance(workload, form, name, now, identity));
+        let instance = self.new_instance(workload, form, name, now, identity);
+        self.make_instance(instance);
         Ok(())
     }
 
@@ -318,7 +329,8 @@ impl Model {
             // Without its declared address, if that is another's now: it waits until it is free.
             let address = self.declared_address(name);
             let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
-            self.make_instance(new_instance(&workload, form, name, now, identity));
+            let instance = self.new_instance(&workload, form, name, now, identity);
+            self.make_instance(instance);
         }
     }
 
@@ -399,6 +411,46 @@ impl Model {
         }
     }
 
+    /// An instance as it is made.
+    pub(super) fn new_instance(
+        &self,
+        workload: &Workload,
+        wanted: Arc<Form>,
+        name: &InstanceName,
+        now: Timestamp,
+        identity: Option<super::Identity>,
+    ) -> Instance {
+        let newest = self.newest(name.workload());
+        let is_newest = newest.is_some_and(|newest| newest.form.number == wanted.number);
+        let update = if is_newest && workload.paused.is_none() {
+            UpdateState::Current
+        } else {
+            UpdateState::Due
+        };
+        Instance {
+            name: name.clone(),
+            identity,
+            generation: workload.generation,
+            wanted,
+            serving: None,
+            fallback: None,
+            unseen: None,
+            run: workload.run,
+            restarts_asked: 0,
+            workload_restarts: workload.restarts_asked,
+            update,
+            node: None,
+            leaving: None,
+            removing: false,
+            created_at: now,
+            life: super::Revision(0),
+            last_end: None,
+            other_image: None,
+            told: None,
+            revision: super::Revision(0),
+        }
+    }
+
     /// A workload that is not being removed.
     pub(super) fn living(&self, name: &WorkloadName) -> Result<Arc<Workload>, Refusal> {
         let workload = self.tables.workloads().get(name);
@@ -435,42 +487,15 @@ pub(super) fn next_workload(
     Workload {
         spec,
         generation: if changes { old.generation.next() } else { old.generation },
-        paused: if retries { None } else { old.paused.clone() },
+        paused: match &old.paused {
+            // Another version has canaries of its own.
+            Some(Pause::Canary { .. }) if changes => None,
+            _ if retries => None,
+            paused => paused.clone(),
+        },
         run: if old.removing { RunState::Running } else { old.run },
         removing: false,
         ..old.clone()
-    }
-}
-
-pub(super) fn new_instance(
-    workload: &Workload,
-    wanted: Arc<Form>,
-    name: &InstanceName,
-    now: Timestamp,
-    identity: Option<super::Identity>,
-) -> Instance {
-    let update = if workload.paused.is_some() { UpdateState::Due } else { UpdateState::Current };
-    Instance {
-        name: name.clone(),
-        identity,
-        generation: workload.generation,
-        wanted,
-        serving: None,
-        fallback: None,
-        unseen: None,
-        run: workload.run,
-        restarts_asked: 0,
-        workload_restarts: workload.restarts_asked,
-        update,
-        node: None,
-        leaving: None,
-        removing: false,
-        created_at: now,
-        life: super::Revision(0),
-        last_end: None,
-        other_image: None,
-        told: None,
-        revision: super::Revision(0),
     }
 }
 

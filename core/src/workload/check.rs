@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::{
     AllowRule, AllowSource, ImagePolicy, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template,
-    WorkloadSpec,
+    UpdatePolicy, WorkloadSpec,
 };
 use crate::health::{HealthCheck, Probe};
 use crate::image::digest_of;
@@ -69,8 +69,17 @@ impl WorkloadSpec {
         if self.addresses.len() > ENTRIES_MAX {
             return refuse("network.ip", format!("more than {ENTRIES_MAX} addresses"));
         }
-        if self.update.parallelism == 0 {
+        let UpdatePolicy { parallelism, canary, .. } = &self.update;
+        if parallelism.is_none() {
             return refuse("update.parallelism", "0 would never change anything; use at least 1");
+        }
+        for (field, portion) in [("update.parallelism", parallelism), ("update.canary", canary)] {
+            if portion.is_too_much() {
+                return refuse(
+                    field,
+                    format!("{portion} is more than all instances; use at most 100%"),
+                );
+            }
         }
         if self.placement.constraints.len() > 100 {
             return refuse("constraints", "more than 100 constraints");

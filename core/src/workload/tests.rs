@@ -40,7 +40,9 @@ fn refusals_name_the_field() {
         ("image:", Box::new(|s| s.template.image = "a b".into())),
         ("image:", Box::new(|s| s.template.image = "x".repeat(600))),
         ("network.ip:", Box::new(|s| s.addresses = vec![Ipv4Addr::LOCALHOST; 2])),
-        ("update.parallelism:", Box::new(|s| s.update.parallelism = 0)),
+        ("update.parallelism:", Box::new(|s| s.update.parallelism = Portion::Count(0))),
+        ("update.parallelism:", Box::new(|s| s.update.parallelism = Portion::Percent(0))),
+        ("update.canary:", Box::new(|s| s.update.canary = Portion::Percent(101))),
         (
             "environment:",
             Box::new(|s| drop(s.template.environment.insert("A=B".into(), String::new()))),

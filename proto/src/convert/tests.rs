@@ -11,7 +11,8 @@ use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
     AllowRule, AllowSource, ImagePolicy, Mount, MountSource, OnFailure, Placement, PortRange,
-    Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy, WorkloadSpec,
+    Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy,
+    WorkloadSpec,
 };
 
 use crate::v1;
@@ -87,7 +88,8 @@ fn specifications_survive_the_round_trip() {
             constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
         },
         update: UpdatePolicy {
-            parallelism: 2,
+            parallelism: Portion::Percent(25),
+            canary: Portion::Count(2),
             deadline: Millis(1),
             monitor: Millis(3),
             on_failure: OnFailure::Rollback,

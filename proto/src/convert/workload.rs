@@ -2,7 +2,7 @@
 
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
-use dwell_core::workload::{OnFailure, Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnFailure, Placement, Portion, Template, UpdatePolicy, WorkloadSpec};
 
 use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
 use crate::v1;
@@ -43,10 +43,36 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
     }
 }
 
+/// As a number, or as a share.
+fn amounts(portion: Portion) -> (u32, u32) {
+    match portion {
+        Portion::Count(count) => (count, 0),
+        Portion::Percent(percent) => (0, percent.into()),
+    }
+}
+
+fn portion(field: &'static str, count: u32, percent: u32) -> Result<Portion, FromWireError> {
+    match (count, percent) {
+        (count, 0) => Ok(Portion::Count(count)),
+        (0, percent @ 1..=100) => u8::try_from(percent)
+            .map(Portion::Percent)
+            .map_err(|error| FromWireError::new(field, error.to_string())),
+        _ => Err(FromWireError::new(
+            field,
+            format!("{percent} with a number of {count}; give one of them, a share up to 100"),
+        )),
+    }
+}
+
 impl From<&UpdatePolicy> for v1::UpdatePolicy {
     fn from(update: &UpdatePolicy) -> Self {
+        let (parallelism, parallelism_percent) = amounts(update.parallelism);
+        let (canary, canary_percent) = amounts(update.canary);
         Self {
-            parallelism: update.parallelism,
+            parallelism,
+            parallelism_percent,
+            canary,
+            canary_percent,
             deadline_ms: update.deadline.0,
             monitor_ms: Some(update.monitor.0),
             on_failure: match update.on_failure {
@@ -68,7 +94,12 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
         };
         Ok(Self {
             on_failure,
-            parallelism: wire.parallelism,
+            parallelism: portion(
+                "update.parallelism_percent",
+                wire.parallelism,
+                wire.parallelism_percent,
+            )?,
+            canary: portion("update.canary_percent", wire.canary, wire.canary_percent)?,
             deadline: duration("update.deadline_ms", wire.deadline_ms)?,
             monitor: wire
                 .monitor_ms

@@ -56,11 +56,13 @@ pub enum Class {
     Foreign,
     /// Operators send chosen instances elsewhere and take chosen ones away.
     Orders,
+    /// A few instances try new versions out, which operators promote or take back.
+    Canaries,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -85,6 +87,7 @@ impl Class {
         Self::Volumes,
         Self::Foreign,
         Self::Orders,
+        Self::Canaries,
     ];
 
     /// Its name on the command line.
@@ -115,6 +118,7 @@ impl Class {
             Self::Volumes => "volumes",
             Self::Foreign => "foreign",
             Self::Orders => "orders",
+            Self::Canaries => "canaries",
         }
     }
 }
@@ -125,6 +129,8 @@ impl Class {
 pub(crate) enum Action {
     Apply { workload: u8, bad: Option<u8> },
     ApplyAgain { workload: u8 },
+    Promote { workload: u8 },
+    Abort { workload: u8 },
     Scale { workload: u8, replicas: u32 },
     Remove { workload: u8 },
     RemoveAndApply { workload: u8, after_ms: Ms },
@@ -200,6 +206,8 @@ pub(crate) struct Shape {
     pub(crate) replicas: u32,
     pub(crate) volume: bool,
     pub(crate) health: bool,
+    /// One instance tries new versions out.
+    pub(crate) canary: bool,
     /// What its instances are promised for their end, in seconds.
     pub(crate) grace_s: u64,
 }
@@ -214,6 +222,7 @@ impl Scenario {
             replicas: rng.u32(1..=3),
             volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
             health: rng.bool(),
+            canary: classes.contains(&Class::Canaries) && rng.bool(),
             grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
         };
         let count = rng.u8(1..=3);
@@ -336,6 +345,11 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         Class::Orders => match rng.u8(..4) {
             0 => Action::RemoveOne { pick },
             _ => Action::Move { pick, to: rng.bool().then_some(host) },
+        },
+        Class::Canaries => match rng.u8(..4) {
+            0 => Action::Abort { workload },
+            1 => Action::Apply { workload, bad: None },
+            _ => Action::Promote { workload },
         },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },

@@ -131,6 +131,15 @@ impl Model {
                 let message = format!("{asked}; {left} not as declared with version {newest}");
                 (FindingKind::RolloutPaused, message, format!("dwell resume {name}"))
             }
+            Some(canary @ Pause::Canary { .. }) => {
+                let (updated, present) = so_far?;
+                let holds = match self.canaries_hold(workload) {
+                    Some(true) => "all of them hold with it",
+                    Some(false) | None => "not all of them hold with it yet",
+                };
+                let message = format!("{updated} of {}: {canary}; {holds}", Counted(present));
+                (FindingKind::RolloutPaused, message, format!("dwell promote {name}"))
+            }
             None => {
                 let (updated, present) = so_far?;
                 let so_far = format!("{updated} of {} as declared", Counted(present));

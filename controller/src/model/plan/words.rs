@@ -43,7 +43,7 @@ pub(super) fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
         (many, _) => format!(
             "each of {} instances is down between stop and start, {} at a time",
             many.len(),
-            workload.spec.update.parallelism
+            workload.spec.update.parallelism.of(workload.spec.replicas)
         ),
     };
     let expected = touched.iter().filter_map(|one| one.downtime).max_by_key(|one| one.longest);

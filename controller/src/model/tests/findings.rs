@@ -5,7 +5,7 @@ use dwell_core::health::Health;
 use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::node::{Capacity, DiskPressure, Room};
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::{Mount, MountSource, Resources, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, Portion, Resources, UpdatePolicy, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
 use crate::model::findings::{FINDINGS_MAX, PIECE_INSTANCES};
@@ -310,7 +310,7 @@ fn a_node_that_stays_cordoned_is_found_after_a_day() {
 fn a_drain_is_on_its_way_until_something_cannot_leave() {
     let mut fleet = Fleet::of(2);
     let mut web = asking("web", 2, 3000);
-    web.update = UpdatePolicy { parallelism: 1, ..UpdatePolicy::default() };
+    web.update = UpdatePolicy { parallelism: Portion::Count(1), ..UpdatePolicy::default() };
     fleet.apply(web).unwrap();
     fleet.settle();
     fleet.drain("n1");

@@ -140,7 +140,9 @@ fn a_claim_that_could_not_be_written_down_is_told_once_it_can() {
     assert!(message.contains("192.168.0.77"), "{message}");
     assert_eq!(told(&fleet), 0);
 
-    // The store can be written again, and the node is made to speak again.
+    // The store can be written again, and the node is made to speak again; also if the store fails once more first.
+    fleet.command_without_store(Command::Tick);
+    assert!(fleet.model.check_session(&node("n1"), SessionId(210)).is_ok());
     fleet.command(Command::Tick).unwrap();
     assert!(fleet.model.check_session(&node("n1"), SessionId(210)).is_err());
     for session in [211, 212] {

@@ -8,11 +8,11 @@ use dwell_core::instance::{Outcome, RunState};
 use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::registry::RegistryLogin;
 use dwell_core::session::StatusReport;
-use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, Portion, WorkloadSpec};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
-use crate::model::{Command, NodeChange, Refusal, Target, UpdateState};
+use crate::model::{Command, NodeChange, Refusal, Target, UpdateState, WorkloadView};
 
 const NODES: u8 = 4;
 const WORKLOADS: [&str; 3] = ["a", "b", "c"];
@@ -28,6 +28,8 @@ enum Step {
     MoveOne(usize, Option<u8>),
     RemoveOne(usize),
     SetRun(usize, bool),
+    Promote(usize),
+    Abort(usize),
     Restart(usize),
     Join(u8),
     Attach(u8),
@@ -69,7 +71,8 @@ impl Declared {
         spec.template.image = format!("r{0}.example/image:{0}", self.image);
         spec.template.resources.cpu = Millicores(self.cpu);
         // The same at all times, so that it can be checked at any.
-        spec.update.parallelism = if self.workload == 0 { 1 } else { 2 };
+        spec.update.parallelism = Portion::Count(if self.workload == 0 { 1 } else { 2 });
+        spec.update.canary = Portion::Count(if self.workload == 0 { 0 } else { 1 });
         spec.update.deadline = Millis::seconds(self.deadline);
         if self.ssd {
             spec.placement.constraints.push("disk==ssd".parse().unwrap());
@@ -122,6 +125,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..8usize, prop::option::of(host())).prop_map(|(which, to)| Step::MoveOne(which, to)),
         1 => (0..8usize).prop_map(Step::RemoveOne),
         1 => (name(), any()).prop_map(|(name, run)| Step::SetRun(name, run)),
+        2 => name().prop_map(Step::Promote),
+        1 => name().prop_map(Step::Abort),
         1 => name().prop_map(Step::Restart),
         3 => host().prop_map(Step::Join),
         5 => host().prop_map(Step::Attach),
@@ -196,6 +201,13 @@ impl World {
                 let target = Target::Workload(workload(WORKLOADS[name]));
                 let run = if run { RunState::Running } else { RunState::Stopped };
                 drop(fleet.command(Command::SetRun { target, run }));
+            }
+            Step::Promote(name) => {
+                drop(fleet.command(Command::Promote(workload(WORKLOADS[name]))));
+            }
+            Step::Abort(name) => {
+                let workload = workload(WORKLOADS[name]);
+                drop(fleet.command(Command::Abort { workload, by: String::new() }));
             }
             Step::Restart(name) => {
                 drop(fleet.command(Command::Restart(Target::Workload(workload(WORKLOADS[name])))));
@@ -314,8 +326,23 @@ impl World {
             self.fleet.attach(name).unwrap();
         }
         self.fleet.settle();
+        self.promote_all();
         self.fleet.check();
         self.check_healed();
+    }
+
+    /// What a few try out holds by now, and is given to the others.
+    fn promote_all(&mut self) {
+        let tried = |view: &WorkloadView| view.canaries_hold.is_some();
+        let tried: Vec<_> = self.fleet.model.workloads().into_iter().filter(tried).collect();
+        for view in tried {
+            // One that waits for a place has not held.
+            if view.canaries_hold == Some(true) {
+                let name = view.workload.spec.name.clone();
+                self.fleet.command(Command::Promote(name)).unwrap();
+            }
+        }
+        self.fleet.settle();
     }
 
     fn check_healed(&self) {

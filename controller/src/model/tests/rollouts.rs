@@ -1,12 +1,13 @@
 //! Changes that reach instances a few at a time, and what goes wrong with them.
 
+mod canaries;
 mod moves;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::instance::{Outcome, RunState};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{Mount, MountSource, OnFailure, Ssh, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, OnFailure, Portion, Ssh, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, spec, workload};
 use crate::model::{Command, NodeChange, Target, VersionState};
@@ -51,7 +52,7 @@ fn as_many_at_once_as_allowed() {
     fleet.apply(image(1, 5)).unwrap();
     fleet.settle();
     let mut two = image(2, 5);
-    two.update.parallelism = 2;
+    two.update.parallelism = Portion::Percent(40);
     fleet.apply(two).unwrap();
     assert_eq!(versions(&fleet), ["2", "2", "1", "1", "1"]);
 }

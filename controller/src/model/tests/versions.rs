@@ -7,7 +7,7 @@ use dwell_core::change::ChangeClass;
 use dwell_core::id::{Generation, VersionNumber};
 use dwell_core::instance::{Outcome, Phase, Verdict};
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::{UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{Portion, UpdatePolicy, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, settings, spec, workload};
 use crate::model::object::{Instance, UpdateState, Workload};
@@ -427,5 +427,5 @@ fn what_may_never_have_run_is_not_put_up_again() {
 }
 
 fn in_parallel(parallelism: u32) -> UpdatePolicy {
-    UpdatePolicy { parallelism, ..UpdatePolicy::default() }
+    UpdatePolicy { parallelism: Portion::Count(parallelism), ..UpdatePolicy::default() }
 }

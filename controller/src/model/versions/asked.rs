@@ -122,8 +122,10 @@ impl Model {
                 reason: reason.clone(),
             });
         }
-        if workload.paused.is_none() {
-            return Ok(());
+        match &workload.paused {
+            None => return Ok(()),
+            Some(Pause::Canary { .. }) => return self.promote(name, now),
+            Some(Pause::Asked { .. } | Pause::BadVersion(_)) => {}
         }
         self.put_workload(Workload { paused: None, ..Workload::clone(&workload) });
         self.agenda.go_on(name);

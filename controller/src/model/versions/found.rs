@@ -98,6 +98,7 @@ impl Model {
                     at: workload.created_at,
                     by: String::new(),
                     state,
+                    promoted: false,
                     image_digest: None,
                     revision: workload.revision,
                 })));

@@ -23,6 +23,11 @@ impl World {
         match *action {
             Action::Apply { workload, bad } => self.apply(workload.into(), bad),
             Action::ApplyAgain { workload } => self.apply_again(workload.into()),
+            Action::Promote { workload } => {
+                let name = self.workload(workload.into());
+                self.operate(&name, Command::Promote(name.clone()), |declared| declared);
+            }
+            Action::Abort { workload } => self.abort(workload.into()),
             Action::Scale { workload, replicas } => self.scale(workload.into(), replicas),
             Action::Remove { workload } => self.remove(workload.into()),
             Action::RemoveAndApply { workload, after_ms } => {

@@ -10,7 +10,7 @@ use dwell_core::id::{InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, Placement, Resources, Template, UpdatePolicy, WorkloadSpec,
+    Mount, MountSource, Placement, Portion, Resources, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
@@ -80,10 +80,26 @@ impl World {
             template,
             addresses: Vec::new(),
             placement: Placement::default(),
-            update: UpdatePolicy::default(),
+            update: UpdatePolicy {
+                canary: Portion::Count(u32::from(shape.canary)),
+                ..UpdatePolicy::default()
+            },
             labels: BTreeMap::new(),
         };
         self.declare(spec);
+    }
+
+    /// Goes back to what is good, which is declared then.
+    pub(super) fn abort(&mut self, workload: usize) {
+        let name = self.workload(workload);
+        let command = Command::Abort { workload: name.clone(), by: String::new() };
+        self.operate(&name, command, |declared| declared);
+        let model = self.controller.model.as_ref();
+        let template = model.and_then(|model| model.workload(&name));
+        let template = template.map(|view| view.workload.spec.template.clone());
+        if let (Some(declared), Some(template)) = (self.declared.get_mut(&name), template) {
+            declared.spec.template = template;
+        }
     }
 
     /// Declares what is declared once more, as one does when a rollout is paused.
@@ -238,6 +254,10 @@ impl World {
         for workload in 0..self.scenario.workloads.len() {
             let name = workload_name(workload);
             if self.declared.contains_key(&name) || self.unsure.contains(&name) {
+                self.scenario.workloads[workload].canary = false;
+                if let Some(declared) = self.declared.get_mut(&name) {
+                    declared.spec.update = UpdatePolicy::default();
+                }
                 match self.rng.bool() && self.is_good(&name) {
                     true => self.apply_again(workload),
                     false => self.apply(workload, None),

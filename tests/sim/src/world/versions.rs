@@ -147,7 +147,11 @@ impl World {
             self.violate(Violation { rule: "ruled out", what });
         }
         let is_at_work = self.versions.at_work.contains(name);
-        let ends = matches!(Temper::of(image), Temper::Ends(_)) && is_at_work;
+        // What comes up although it was taken away just now tells nobody anything.
+        let model = self.controller.model.as_ref();
+        let is_taken = model
+            .is_some_and(|model| model.instance(name).is_none_or(|view| view.instance.removing));
+        let ends = matches!(Temper::of(image), Temper::Ends(_)) && is_at_work && !is_taken;
         let reached = self.versions.reached.entry(image.to_owned()).or_default();
         if ends {
             reached.insert(name.clone());

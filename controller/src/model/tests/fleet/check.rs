@@ -116,7 +116,8 @@ impl Fleet {
         }
         for spec in self.model.workloads() {
             let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
-            let allowed = usize::try_from(spec.workload.spec.update.parallelism).unwrap();
+            let allowed = spec.workload.spec.update.parallelism.of(spec.workload.spec.replicas);
+            let allowed = usize::try_from(allowed).unwrap();
             let in_turn = changing.into_iter().flatten().filter(|one| !self.ordered.contains(one));
             assert!(in_turn.count() <= allowed, "too many change at once");
         }
