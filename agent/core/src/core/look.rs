@@ -126,9 +126,6 @@ impl Core {
         } else if overtaken {
             self.doubt(name, None, now);
         } else {
-            if self.doubts.succeeded(name) {
-                tracing::info!(instance = %name, "the engine describes the instance's containers again");
-            }
             if let Some(step) = self.following.remove(name) {
                 self.confirm(name, &step, &found, now);
             }
@@ -136,14 +133,13 @@ impl Core {
             if let Some((container, at)) = lags {
                 self.doubt(name, Some(&container), at);
             }
-            let is_settled = !self.doubts.is_open(name);
+            let is_looked_at = self.doubts.is_open(name);
             let seen = self.observed.instances.entry(name.clone()).or_default();
-            seen.unseen = None;
             let rests = !seen.containers.iter().any(dwell_planner::Container::is_running);
             if rests && !self.watches.is_settled(name) {
                 self.end_unlisted(name, now);
-            } else if is_settled {
-                seen.in_doubt = false;
+            } else {
+                self.all_is_seen(name, is_looked_at);
             }
         }
         self.tick_off(name, now);
@@ -178,8 +174,18 @@ impl Core {
             seen.unseen = Some(reason);
         } else {
             self.watches.settle(name);
-            seen.in_doubt = is_looked_at;
+            self.all_is_seen(name, is_looked_at);
         }
+    }
+
+    /// Everything of an instance is known, unless somebody looks at it once more.
+    fn all_is_seen(&mut self, name: &InstanceName, is_looked_at: bool) {
+        if self.doubts.succeeded(name) {
+            tracing::info!(instance = %name, "the instance can be seen whole again");
+        }
+        let seen = self.observed.instances.entry(name.clone()).or_default();
+        seen.unseen = None;
+        seen.in_doubt &= is_looked_at;
     }
 
     /// Replaces what is known of an instance's containers by what was seen. Returns the container that is to be

@@ -253,6 +253,45 @@ fn an_instance_of_which_nothing_is_found_is_not_in_doubt_any_more() {
 }
 
 #[test]
+fn what_cannot_be_ended_is_told_all_the_time_until_it_is() {
+    let mut node = Node::new(&["web-0"]);
+    node.tell(Input::Connected);
+    let empty = answers(&[], &[]);
+    let refuses = |call: &Call| match call {
+        Call::EndUnlisted { .. } => Some(Outcome::Failed(CallFailure {
+            failure: Failure {
+                kind: FailureKind::Transient,
+                message: "process 7 does not end".to_owned(),
+            },
+            cause: Cause::Other,
+        })),
+        Call::Step { .. } => None,
+        call => empty(call),
+    };
+    node.answer(refuses);
+    for _ in 0..60 {
+        node.pass(1);
+        // That the engine has nothing to say of it is no news.
+        node.answer(|call| match call {
+            Call::EndUnlisted { .. } => None,
+            call => refuses(call),
+        });
+        assert!(node.message("web-0").contains("process 7"), "{}", node.message("web-0"));
+        node.answer(refuses);
+        assert!(node.message("web-0").contains("process 7"), "{}", node.message("web-0"));
+        assert!(node.core.observed().instances[&"web-0".parse().unwrap()].in_doubt);
+    }
+    node.pass(10);
+    node.answer(|call| match call {
+        Call::Step { .. } => None,
+        call => empty(call),
+    });
+    let is_create = |call: &Call| matches!(call, Call::Step { step: Step::Create { .. }, .. });
+    assert!(node.open.values().any(is_create), "{:?}", node.open);
+    assert!(!node.message("web-0").contains("process 7"), "{}", node.message("web-0"));
+}
+
+#[test]
 fn a_journal_of_an_instance_that_nobody_knows_is_forgotten() {
     let mut node = Node::new(&["web-0"]);
     node.tell(Input::Connected);
