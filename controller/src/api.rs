@@ -279,7 +279,12 @@ impl Fleet for Api {
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Answer<v1::CreateJoinTokenResponse> {
-        let valid = request::duration(request.into_inner().valid_ms, TOKEN_VALID, TOKEN_VALID_MAX)?;
+        let valid = request::duration(
+            "valid_ms",
+            request.into_inner().valid_ms,
+            TOKEN_VALID,
+            TOKEN_VALID_MAX,
+        )?;
         let expires_at = self.clock.wall().after(valid);
         let NewToken { token, shown } = NewToken::mint(&self.authority).map_err(into_status)?;
         let command = Command::MintToken { id: shown.id, digest: shown.digest, expires_at };
@@ -295,7 +300,8 @@ impl Fleet for Api {
         &self,
         request: Request<v1::UpdateNodeRequest>,
     ) -> Answer<v1::UpdateNodeResponse> {
-        let done = self.command(request::update_node(request.into_inner())?).await?;
+        let done =
+            self.command(request::update_node(request.into_inner(), self.clock.wall())?).await?;
         Ok(Response::new(v1::UpdateNodeResponse { revision: done.revision.0 }))
     }
 

@@ -110,11 +110,15 @@ struct Address {
 /// node's message says which.
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node uncordon h1    # takes it back"
+    after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node drain h1 --for 2h   # maintenance: then it is \
+uncordoned by itself\n  dwell node uncordon h1         # takes it back"
 )]
 struct Drain {
     #[command(flatten)]
     names: Names,
+    /// Let them take new instances again by themselves after this time, at most 720h
+    #[arg(long = "for", value_name = "DURATION")]
+    time: Option<Millis>,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -210,7 +214,11 @@ impl Node {
                 Names { names: vec![name] }.update(&mut fleet, &request, &word).await.map(drop)
             }
             Command::Drain(drain) => {
-                let request = v1::UpdateNodeRequest { draining: Some(true), ..Default::default() };
+                let request = v1::UpdateNodeRequest {
+                    draining: Some(true),
+                    drain_for_ms: drain.time.map(|time| time.0),
+                    ..Default::default()
+                };
                 let nodes = drain.names.update(&mut fleet, &request, "is being drained").await?;
                 let goals: Vec<_> = nodes.into_iter().map(|node| Goal::Drained { node }).collect();
                 wait(drain.wait, &fleet.client, &fleet.target, &goals).await
@@ -364,7 +372,7 @@ fn table(view: &NodesView, now: Now, style: Style) -> String {
             tone,
             [
                 node.name.clone(),
-                state(node),
+                state(node, now),
                 node.address.clone(),
                 or_dash(&node.block),
                 or_dash(&node.pool),
@@ -385,7 +393,7 @@ fn table(view: &NodesView, now: Now, style: Style) -> String {
     table.render(style)
 }
 
-fn state(node: &NodeView) -> String {
+fn state(node: &NodeView, now: Now) -> String {
     let mut text = match (node.state, node.last_seen) {
         // Down from the start is not the same as gone down.
         (NodeState::Down, None) => "down, not heard of yet".into(),
@@ -393,6 +401,11 @@ fn state(node: &NodeView) -> String {
     };
     if node.draining {
         text += ", draining";
+        if let Some(until) = node.drained_until {
+            // As far ahead as the end is.
+            let left = until.saturating_sub(now.0);
+            text += &format!(", {} left", now.age(Some(now.0.saturating_sub(left))));
+        }
     } else if node.cordoned {
         text += ", cordoned";
     }
@@ -428,6 +441,7 @@ mod tests {
                 pool: "storage".into(),
                 cordoned: true,
                 draining: true,
+                drained_until_ms: Some(1_000_012_000 + 5_400_000),
                 capacity: Some(capacity),
                 allocated: Some(v1::Resources { cpu_millicores: 1500, memory_bytes: 256 << 20 }),
                 instances: 3,
@@ -439,10 +453,10 @@ mod tests {
         ];
         let view = NodesView::new(nodes);
         insta::assert_snapshot!(table(&view, Now(1_000_012_000), Style::PLAIN), @r"
-        NODE  STATE                   ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
-        h1    unreachable             10.66.0.1  -             -        0/?      0/?         0          12s
-        h2    ready, draining         10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
-        h3    down, not heard of yet  10.66.0.1  -             -        0/?      0/?         0          -
+        NODE  STATE                        ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
+        h1    unreachable                  10.66.0.1  -             -        0/?      0/?         0          12s
+        h2    ready, draining, 1h30m left  10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
+        h3    down, not heard of yet       10.66.0.1  -             -        0/?      0/?         0          -
         ");
         assert!(
             table(&NodesView { nodes: vec![] }, Now(0), Style::PLAIN).contains("dwell node token")

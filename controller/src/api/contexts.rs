@@ -22,7 +22,7 @@ impl Api {
     ) -> Result<v1::IssueClientResponse, Status> {
         let name = request::name(&request.name)?;
         let role = request::optional::<Role>(&request.role)?.unwrap_or_default();
-        let valid = request::duration(request.valid_ms, VALID, VALID_MAX)?;
+        let valid = request::duration("valid_ms", request.valid_ms, VALID, VALID_MAX)?;
         let issued = self.authority.issue_client(name, role, valid).map_err(into_status)?;
         self.command(Command::IssueContext(issued.client.clone())).await?;
         Ok(v1::IssueClientResponse {

@@ -181,7 +181,7 @@ impl Api {
         let key = public_key(request.public_key.trim())
             .map_err(|error| Status::invalid_argument(format!("public_key: {error}")))?;
         let principals = principals(request.principals)?;
-        let valid = request::duration(request.valid_ms, USER_VALID, USER_VALID_MAX)?;
+        let valid = request::duration("valid_ms", request.valid_ms, USER_VALID, USER_VALID_MAX)?;
         let client = access::acting();
         let now = self.clock.wall();
         let (names, lasts) = (principals.join(", "), Millis(millis(valid)));

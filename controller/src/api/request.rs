@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, VersionNumber};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Ssh, WorkloadSpec};
@@ -16,6 +17,8 @@ use super::{Api, keys};
 use crate::model::{Command, NAMED_MAX, NodeChange, Size, Target, WORKLOADS_MAX};
 use crate::status::into_status;
 
+/// The longest time that a drain is for.
+const DRAIN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The most labels that one request may change.
 const LABELS_MAX: usize = 200;
 
@@ -39,6 +42,7 @@ where
 
 /// A duration in milliseconds, 0 for the default.
 pub(super) fn duration(
+    field: &str,
     value_ms: u64,
     default: Duration,
     max: Duration,
@@ -47,7 +51,7 @@ pub(super) fn duration(
     if value > max {
         let days = max.as_secs() / (24 * 3600);
         return Err(Status::invalid_argument(format!(
-            "valid_ms: {value_ms} ms is more than {days} days"
+            "{field}: {value_ms} ms is more than {days} days"
         )));
     }
     Ok(value)
@@ -132,11 +136,25 @@ fn with_real_keys(spec: WorkloadSpec) -> Result<WorkloadSpec, String> {
 }
 
 /// A change of a node.
-pub(super) fn update_node(request: v1::UpdateNodeRequest) -> Result<Command, Status> {
+pub(super) fn update_node(
+    request: v1::UpdateNodeRequest,
+    now: Timestamp,
+) -> Result<Command, Status> {
     if request.set_labels.len() > LABELS_MAX || request.remove_labels.len() > LABELS_MAX {
         return Err(Status::invalid_argument(format!("more than {LABELS_MAX} labels at once")));
     }
+    let until = match (request.drain_for_ms, request.draining) {
+        (None, _) => None,
+        (Some(_), None | Some(false)) => {
+            return Err(Status::invalid_argument("drain_for_ms: only a drain has a time"));
+        }
+        (Some(0), _) => return Err(Status::invalid_argument("drain_for_ms: 0 is no time")),
+        (Some(for_ms), Some(true)) => {
+            Some(now.after(duration("drain_for_ms", for_ms, DRAIN_MAX, DRAIN_MAX)?))
+        }
+    };
     let change = NodeChange {
+        until,
         cordoned: request.cordoned,
         draining: request.draining,
         set_labels: request.set_labels.into_iter().collect(),

@@ -173,6 +173,7 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         state: v1::NodeState::from(view.state).into(),
         cordoned: node.cordoned,
         draining: node.draining,
+        drained_until_ms: node.until.map(|until| until.0),
         capacity: view.capacity.as_deref().map(Into::into),
         allocated: Some((&view.allocated).into()),
         instances: u32::try_from(view.instances).unwrap_or(u32::MAX),

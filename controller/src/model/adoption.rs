@@ -98,6 +98,7 @@ impl Model {
             labels: BTreeMap::new(),
             cordoned: false,
             draining: false,
+            until: None,
             removed: false,
             contested: false,
             host_mark,

@@ -381,6 +381,8 @@ pub struct NodeChange {
     pub cordoned: Option<bool>,
     /// Cordon it and move its instances elsewhere, or stop moving them (it stays cordoned).
     pub draining: Option<bool>,
+    /// With `draining`: when it takes new instances again by itself.
+    pub until: Option<Timestamp>,
     /// Labels to add or replace.
     pub set_labels: BTreeMap<String, String>,
     /// Labels to take away.

@@ -211,10 +211,13 @@ impl Model {
         if let Some(draining) = change.draining {
             node.draining = draining;
             node.cordoned |= draining;
+            node.until = change.until.filter(|_| draining);
         }
         if let Some(cordoned) = change.cordoned {
             node.cordoned = cordoned;
             node.draining &= cordoned;
+            // Whoever says so now has the last word.
+            node.until = None;
         }
         for key in &change.remove_labels {
             node.labels.remove(key);
@@ -240,6 +243,9 @@ impl Model {
             }
         }
         let told = match (old.draining, node.draining, old.cordoned, node.cordoned) {
+            (true, true, ..) if old.until != node.until => {
+                ("node-draining", "is drained for another time than was said before")
+            }
             (false, true, ..) => ("node-draining", "is drained: its instances move elsewhere"),
             (.., true, false) => ("node-uncordoned", "takes new instances again"),
             (.., false, true) => ("node-cordoned", "takes no new instances"),
@@ -252,6 +258,26 @@ impl Model {
         self.put_node(node);
         self.reconsider(name);
         Ok(())
+    }
+
+    /// Drains that were to last for a time end.
+    fn end_drains(&mut self, now: Timestamp) {
+        let is_over =
+            |node: &&Arc<Node>| !node.removed && node.until.is_some_and(|until| until <= now);
+        let over: Vec<Arc<Node>> = self.tables.nodes().values().filter(is_over).cloned().collect();
+        for node in over {
+            let name = node.name.clone();
+            self.put_node(Node {
+                cordoned: false,
+                draining: false,
+                until: None,
+                ..Node::clone(&node)
+            });
+            let message = "takes new instances again: the time for which it was drained is over";
+            let subject = Subject::Node(name.clone());
+            self.event(now, Severity::Info, subject, "node-uncordoned", message.to_owned());
+            self.reconsider(&name);
+        }
     }
 
     pub(super) fn remove_node(
@@ -286,6 +312,7 @@ impl Model {
             block: None,
             cordoned: true,
             draining: false,
+            until: None,
             removed: true,
             contested: false,
             elsewhere: None,
@@ -352,6 +379,7 @@ impl Model {
             return;
         }
         self.hear_again();
+        self.end_drains(now);
         self.expire_quarantine(now);
         self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();

@@ -23,6 +23,9 @@ pub(crate) struct NodeView {
     pub(crate) state: NodeState,
     pub(crate) cordoned: bool,
     pub(crate) draining: bool,
+    /// When a drain ends by itself.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) drained_until: Option<u64>,
     /// What it has; `null` if it has not been heard of since the controller started.
     pub(crate) capacity: Option<CapacityView>,
     /// What is promised to its instances.
@@ -102,6 +105,7 @@ impl From<v1::Node> for NodeView {
             labels: wire.labels.into_iter().collect(),
             cordoned: wire.cordoned,
             draining: wire.draining,
+            drained_until: wire.drained_until_ms,
             capacity: wire.capacity.map(Into::into),
             allocated: ResourcesView {
                 cpu_millicores: allocated.cpu_millicores,

@@ -128,6 +128,10 @@ impl Model {
     /// One that has taken nothing new for long, and from which nothing has to go any more.
     fn cordoned(&self, view: &NodeView, now: Timestamp) -> Option<FleetFinding> {
         let subject = subject(view);
+        if view.node.until.is_some() {
+            // It ends by itself.
+            return None;
+        }
         // What the diary does not know any more was longer ago than what it knows.
         let event = self.newest_event(&subject, &["node-cordoned", "node-draining"]);
         let since = event.map(|event| event.at);

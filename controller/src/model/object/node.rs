@@ -29,6 +29,9 @@ pub struct Node {
     pub cordoned: bool,
     /// Its instances are moved elsewhere.
     pub draining: bool,
+    /// When it takes new instances again by itself; `None` if somebody has to say so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
     /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator

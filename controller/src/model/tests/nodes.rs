@@ -337,3 +337,53 @@ fn an_instance_that_only_has_to_move_is_as_declared() {
     fleet.apply(web).unwrap();
     assert_eq!(updated(&fleet), 0, "none is where it was declared to be");
 }
+
+#[test]
+fn a_drain_for_a_time_ends_by_itself_unless_somebody_says_otherwise() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let until = |fleet: &Fleet| fleet.model.node(&node("n1")).unwrap().node.until;
+    let is_closed = |fleet: &Fleet| {
+        let view = fleet.model.node(&node("n1")).unwrap();
+        (view.node.draining, view.node.cordoned)
+    };
+    let drain = |fleet: &mut Fleet, seconds: Option<u64>| {
+        let until = seconds.map(|seconds| Timestamp(fleet.now.0 + seconds * 1000));
+        let change = NodeChange { draining: Some(true), until, ..NodeChange::default() };
+        fleet.update_node("n1", change).unwrap();
+    };
+    drain(&mut fleet, Some(3600));
+    fleet.settle();
+    assert_eq!(
+        (fleet.place("web-0"), fleet.place("web-1")),
+        (Some("n2".into()), Some("n2".into()))
+    );
+    fleet.restart_controller();
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    fleet.pass(3599);
+    assert_eq!(is_closed(&fleet), (true, true));
+    fleet.attach(&node("n1")).unwrap();
+    fleet.pass(1);
+    assert_eq!((is_closed(&fleet), until(&fleet)), ((false, false), None));
+    let told = fleet.model.events(Some("node/n1"), 1).remove(0);
+    assert!(told.message.contains("the time for which it was drained is over"), "{told:?}");
+
+    // The last word counts: another time, no time, or none of it.
+    drain(&mut fleet, Some(10));
+    drain(&mut fleet, Some(100));
+    fleet.pass(50);
+    assert_eq!(is_closed(&fleet), (true, true));
+    drain(&mut fleet, None);
+    fleet.pass(1000);
+    assert_eq!((is_closed(&fleet), until(&fleet)), ((true, true), None));
+    drain(&mut fleet, Some(10));
+    fleet.update_node("n1", NodeChange { cordoned: Some(true), ..NodeChange::default() }).unwrap();
+    fleet.pass(1000);
+    assert_eq!(is_closed(&fleet), (true, true), "it was cordoned for good after that");
+    drain(&mut fleet, Some(10));
+    fleet.update_node("n1", NodeChange { cordoned: Some(false), ..NodeChange::default() }).unwrap();
+    assert_eq!((is_closed(&fleet), until(&fleet)), ((false, false), None));
+}
