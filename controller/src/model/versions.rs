@@ -268,9 +268,12 @@ impl Model {
     /// A workload says something else from now on.
     pub(super) fn declare_version(&mut self, spec: &WorkloadSpec, by: &str, now: Timestamp) {
         let name = &spec.name;
-        // To go back to what is good, nothing has to be tried out.
-        let good = self.tables.workloads().get(name).and_then(|workload| self.good_form(workload));
-        let promoted = good.is_some_and(|good| good.template == spec.template);
+        // To go back to what is good, nothing has to be tried out; nor where nothing is left of what was there.
+        let workload = self.tables.workloads().get(name);
+        let promoted = workload.is_some_and(|workload| {
+            let good = self.good_form(workload);
+            workload.removing || good.is_some_and(|good| good.template == spec.template)
+        });
         let last = self.newest(name).map_or(VersionNumber(0), |newest| newest.form.number);
         let form = Form { number: last.next(), template: spec.template.clone() };
         // Instances that serve what it says are only renumbered, so it means the same image.

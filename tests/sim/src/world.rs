@@ -214,6 +214,8 @@ pub(crate) struct World {
     doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
     unsure: BTreeSet<WorkloadName>,
+    /// Workloads that were declared anew after the faults had stopped, because what works was ruled out.
+    tried_again: BTreeSet<WorkloadName>,
     /// Streams of dismissed hosts that end when the restore is confirmed.
     until_confirmed: Vec<u64>,
     last_stream: u64,
@@ -264,6 +266,7 @@ impl World {
             versions: Versions::default(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
+            tried_again: BTreeSet::new(),
             until_confirmed: Vec::new(),
             last_stream: 0,
             version: 0,

@@ -144,6 +144,7 @@ impl World {
             Err(why) if !in_time => self.has_not_converged(why),
             Err(_) => {
                 self.give_up_lost_volumes();
+                self.try_good_again();
                 self.schedule.at(self.now + CHECK_MS, Event::Check);
             }
         }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_controller::model::{
-    Command, InstanceFilter, Model, NodeChange, Refusal, Reply, Target, VolumeKey, VolumeState,
+    Command, InstanceFilter, Model, NodeChange, Pause, Refusal, Reply, Target, VolumeKey,
+    VolumeState,
 };
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, WorkloadName};
@@ -270,6 +271,19 @@ impl World {
             }
         }
         self.schedule.at(self.now + CHECK_MS, Event::Check);
+    }
+
+    /// A fault that came to light only now may have ruled out what works, in the middle of its trial: it is declared anew, once.
+    pub(super) fn try_good_again(&mut self) {
+        for workload in 0..self.scenario.workloads.len() {
+            let name = workload_name(workload);
+            let view = self.controller.model.as_ref().and_then(|model| model.workload(&name));
+            let is_ruled_out =
+                view.is_some_and(|view| matches!(view.workload.paused, Some(Pause::BadVersion(_))));
+            if is_ruled_out && self.is_good(&name) && self.tried_again.insert(name) {
+                self.apply_again(workload);
+            }
+        }
     }
 
     /// The instances that are declared, as many as that, by the names that operators see: which ordinals they have is told by what

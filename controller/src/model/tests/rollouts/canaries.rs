@@ -189,3 +189,12 @@ fn what_is_stopped_is_given_it_in_turns_and_tries_nothing_out() {
     fleet.settle();
     assert_eq!(versions(&fleet), ["2", "2", "1"], "web-0 does not run, so web-1 tries it out");
 }
+
+#[test]
+fn what_was_removed_and_is_declared_again_is_not_tried_out() {
+    let mut fleet = fleet();
+    fleet.command(Command::RemoveWorkload(workload("web"))).unwrap();
+    fleet.apply(tried_by(Portion::Count(1), 2, 3)).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2"]);
+}
