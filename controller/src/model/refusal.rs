@@ -187,7 +187,8 @@ pub enum Refusal {
     NothingToRollBackTo(WorkloadName),
     /// No version waits for it.
     #[error(
-        "no version of workload {0} waits to be promoted; `dwell history {0}` shows how far each is"
+        "no version of workload {0} has been tried out and waits to be promoted; `dwell history {0}` shows how far each is. If what \
+         tried one out is stopped or gone, `dwell abort {0}` goes back, and it can be declared anew"
     )]
     NoCanary(WorkloadName),
     /// It is not known yet whether the version holds.

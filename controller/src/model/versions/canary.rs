@@ -40,11 +40,12 @@ impl Model {
         wanted.is_some_and(|(wanted, newest)| self.trying(&newest).count() >= wanted)
     }
 
-    /// Whether all that try the newest version out hold with it; `None` if none does, or if it need not be promoted.
+    /// Whether some try the newest version out and all of them hold with it; `None` if it need not be promoted.
     pub(in crate::model) fn canaries_hold(&self, workload: &Workload) -> Option<bool> {
         let newest = self.newest(&workload.spec.name)?;
         let is_canary = matches!(workload.paused, Some(Pause::Canary { .. }));
-        is_canary.then(|| self.trying(&newest).all(|instance| instance.holds()))
+        let tried = || self.trying(&newest).next().is_some();
+        is_canary.then(|| tried() && self.trying(&newest).all(|instance| instance.holds()))
     }
 
     /// Holds a rollout until somebody promotes the version, once enough instances try it out. Returns whether it is held.
@@ -90,6 +91,10 @@ impl Model {
         let (Some(Pause::Canary { .. }), Some(newest)) = (&workload.paused, newest) else {
             return Err(Refusal::NoCanary(name.clone()));
         };
+        if self.trying(&newest).next().is_none() {
+            // What tried it out was stopped, or taken away.
+            return Err(Refusal::NoCanary(name.clone()));
+        }
         let undecided = self.trying(&newest).find(|instance| !instance.holds());
         if let Some(instance) = undecided {
             return Err(Refusal::CanaryUndecided(instance.name.clone()));

@@ -198,3 +198,21 @@ fn what_was_removed_and_is_declared_again_is_not_tried_out() {
     fleet.settle();
     assert_eq!(versions(&fleet), ["2", "2", "2"]);
 }
+
+#[test]
+fn what_nobody_tries_out_any_more_is_not_promoted() {
+    let mut fleet = fleet();
+    fleet.apply(tried_by(Portion::Count(1), 2, 3)).unwrap();
+    fleet.settle();
+    fleet.command(Command::RemoveInstances([instance("web-0")].into())).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["1", "1"]);
+    assert_eq!(fleet.command(web()).unwrap_err(), Refusal::NoCanary(workload("web")));
+    fleet.command(Command::Abort { workload: workload("web"), by: String::new() }).unwrap();
+    fleet.settle();
+    fleet.apply(tried_by(Portion::Count(1), 2, 2)).unwrap();
+    fleet.settle();
+    fleet.command(web()).unwrap();
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2"]);
+}
