@@ -7,8 +7,14 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+/// For how long the kernel may say that the copy is in use, which nobody but itself can do.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The sealed copy.
 #[derive(Debug)]
@@ -25,13 +31,27 @@ impl Program {
         let mut copy = File::from(copy);
         io::copy(&mut File::open(path)?, &mut copy)?;
         let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        fcntl_add_seals(&copy, seals)?;
+        patiently(|| fcntl_add_seals(&copy, seals))?;
         Ok(Self(copy.into()))
     }
 
     /// A path by which this process and what it spawns can execute the copy.
     pub(super) fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()
+    }
+}
+
+/// Calls `seal` until it no longer says that the copy is in use, within [`PATIENCE`].
+///
+/// The kernel refuses a seal against writing while anybody holds a page for writing. It takes itself for such a one
+/// while it moves or scans memory (`memfd_wait_for_pins` in its `mm/memfd.c`), which is over soon.
+fn patiently(mut seal: impl FnMut() -> Result<(), Errno>) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match seal() {
+            Err(Errno::BUSY) if start.elapsed() < PATIENCE => std::thread::sleep(PAUSE),
+            done => return Ok(done?),
+        }
     }
 }
 
@@ -50,5 +70,12 @@ mod tests {
         let written =
             OpenOptions::new().write(true).open(program.path()).and_then(|file| file.set_len(0));
         assert!(written.is_err());
+    }
+
+    #[test]
+    fn the_kernel_may_hold_the_copy_for_a_moment() {
+        let mut refusals = [Errno::BUSY, Errno::BUSY].into_iter();
+        patiently(|| refusals.next().map_or(Ok(()), Err)).unwrap();
+        assert!(patiently(|| Err(Errno::PERM)).is_err());
     }
 }
