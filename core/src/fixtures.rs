@@ -30,6 +30,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         fallback: None,
         image_digest: None,
         fallback_image_digest: None,
+        lease: None,
         host_key: None,
     }
 }

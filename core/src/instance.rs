@@ -13,7 +13,7 @@ use crate::image::{self, ContainerImage, ImageDigest};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::ssh::HostKey;
-use crate::workload::{Template, UpdatePolicy};
+use crate::workload::{Lease, Template, UpdatePolicy};
 
 /// A number of instances in words: `1 instance`, `3 instances`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +84,9 @@ pub struct Assigned {
     /// Which image the fallback's reference means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback_image_digest: Option<ImageDigest>,
+    /// For how long the node may let it be reached without an answer of the controller; `None` for however long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,

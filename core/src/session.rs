@@ -7,6 +7,8 @@
 //!     StatusReport      ───────▶
 //!     Acknowledge       ───────▶
 //!     SshEvents         ───────▶
+//!     Heartbeat         ───────▶
+//!                       ◀───────   Lent
 //!                       ◀───────   AssignmentChange (differences), DirectoryChange
 //! ```
 //!
@@ -24,6 +26,6 @@ mod report;
 pub use assignment::{Assignment, AssignmentChange, AssignmentDelta, MergeError};
 pub use network::{NetworkDelta, NodeNetwork, NodePeer};
 pub use report::{
-    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, SSH_EVENTS_MAX, SeenVolume,
-    SshEvents, StatusReport, Statuses, VOLUMES_MAX, Welcome,
+    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent, SSH_EVENTS_MAX,
+    SeenVolume, SshEvents, StatusReport, Statuses, VOLUMES_MAX, Welcome,
 };

@@ -10,6 +10,7 @@
 
 mod access;
 mod check;
+mod lost;
 mod portion;
 mod resources;
 mod template;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
+pub use lost::{Lease, OnLost, OnLostError};
 pub use portion::{Portion, PortionError};
 pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
@@ -55,6 +57,9 @@ pub struct WorkloadSpec {
     /// How changes reach the instances.
     #[serde(default)]
     pub update: UpdatePolicy,
+    /// What becomes of an instance whose node is lost.
+    #[serde(default, skip_serializing_if = "OnLost::is_keep")]
+    pub on_lost: OnLost,
     /// Free words for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

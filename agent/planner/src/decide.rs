@@ -22,6 +22,7 @@ use dwell_core::quantity::Millis;
 use dwell_core::workload::{RestartPolicy, Template};
 
 use crate::journal::{Journal, Ruling};
+use crate::lease::Standing;
 use crate::observed::{
     Container, ContainerState, EngineState, Image, Observed, Sandbox, Seen, Trouble,
 };
@@ -127,6 +128,25 @@ impl<'a> Node<'a> {
     pub(crate) fn new(observed: &'a Observed, now: Timestamp) -> Self {
         Self { observed, now }
     }
+
+    /// Whether an instance is to run here now: what is not lent to the node is not, whatever was declared.
+    pub(crate) fn run(self, target: &Target, seen: &Seen) -> RunState {
+        let runs = || seen.containers.iter().any(Container::is_running);
+        match self.observed.leases.standing(&target.assigned, self.now) {
+            Standing::Over => RunState::Stopped,
+            Standing::Left { .. } if !runs() => RunState::Stopped,
+            Standing::Free | Standing::Lent { .. } | Standing::Left { .. } => target.assigned.run,
+        }
+    }
+
+    /// When something that runs is not lent any more.
+    pub(crate) fn lease_ends(self, target: &Target, seen: &Seen) -> Option<Timestamp> {
+        match self.observed.leases.standing(&target.assigned, self.now) {
+            Standing::Lent { until } | Standing::Left { until } => Some(until),
+            Standing::Free | Standing::Over => None,
+        }
+        .filter(|_| seen.containers.iter().any(Container::is_running))
+    }
 }
 
 /// How often the start of one container is tried before it is made anew, about 3 s.
@@ -141,7 +161,7 @@ pub(crate) fn decide<'a>(
     seen: &'a Seen,
     node: Node<'a>,
 ) -> Decision<'a> {
-    let roles = Roles::assign(target, seen);
+    let roles = Roles::assign(target.map(|target| (target, node.run(target, seen))), seen);
     let face = roles.face();
     if node.observed.engine != EngineState::Ready {
         let next = Next::Rest(Rest::NoEngine(&node.observed.engine));
@@ -207,19 +227,21 @@ impl<'a> Instance<'a> {
         if let Some(running) = roles.others().find(|container| container.is_running()) {
             return self.stop(running);
         }
-        let is_to_run = self.target.assigned.run == RunState::Running;
         match roles {
-            Roles::Steady { keeper, .. } if !is_to_run => self.rest_stopped(*keeper),
+            Roles::Steady { keeper, .. } if !self.is_to_run() => self.rest_stopped(*keeper),
             Roles::Steady { keeper: Some(keeper), .. } => self.serve(keeper, true),
             Roles::Steady { keeper: None, .. } => self.create(roles),
             Roles::Update { old, new, .. } => self.update(*old, *new, roles),
         }
     }
 
+    fn is_to_run(self) -> bool {
+        self.node.run(self.target, self.seen) == RunState::Running
+    }
+
     fn aside(self, roles: &Roles<'a>) -> Option<Next<'a>> {
         // What is to take their place is made first, as long as it can be.
-        let lacks_keeper = matches!(roles, Roles::Steady { keeper: None, .. })
-            && self.target.assigned.run == RunState::Running;
+        let lacks_keeper = matches!(roles, Roles::Steady { keeper: None, .. }) && self.is_to_run();
         // One that runs may only seem to be forgotten: the pause after a failed stop is not over.
         let to_go = roles.others().find(|container| !container.is_running());
         if let Some(container) = to_go.filter(|_| !lacks_keeper) {
@@ -263,7 +285,7 @@ impl<'a> Instance<'a> {
             self.seen.journal.ruling_on(assigned.generation).is_some_and(|ruling| {
                 matches!(ruling, Ruling::RolledBack { .. }) || self.has_held()
             });
-        if is_ruled || assigned.run == RunState::Stopped {
+        if is_ruled || !self.is_to_run() {
             return None;
         }
         // A pull that gets on is waited for, and so is the first run that follows it.
@@ -305,7 +327,7 @@ impl<'a> Instance<'a> {
         let may_be_old = self.target.asks_for_newest(is_fallback)
             && fetched_at.is_none_or(|at| *at < self.seen.accepted_at);
         let is_wanted = is_to_be_made
-            && self.target.assigned.run == RunState::Running
+            && self.is_to_run()
             && (may_be_old || self.node.observed.images.contains_key(image));
         is_wanted.then_some(image)
     }
@@ -401,10 +423,13 @@ impl<'a> Instance<'a> {
         self.start(container)
     }
 
-    /// Whatever the reason it does not run, a later wish to run it starts it: its end counts as ordered.
+    /// Whatever the reason it does not run, a later wish to run it starts it: its end counts as ordered. What ended by
+    /// itself and is only not lent has not been wished away.
     fn rest_stopped(self, keeper: Option<&'a Container>) -> Next<'a> {
+        let is_wished = self.target.assigned.run == RunState::Stopped;
+        let is_to_end = |one: &Container| one.is_running() || (is_wished && one.run().is_some());
         match keeper {
-            Some(container) if container.run().is_some() && !self.has_ordered_end(container) => {
+            Some(container) if is_to_end(container) && !self.has_ordered_end(container) => {
                 self.order_end(container)
             }
             Some(container) if container.is_running() => self.stop(container),

@@ -29,6 +29,7 @@
 
 mod decide;
 mod journal;
+mod lease;
 mod observed;
 mod pause;
 pub mod session;
@@ -44,6 +45,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
 pub use journal::{Held, Journal, Ruling, Verdict};
+pub use lease::{Leases, Standing};
 pub use observed::{
     Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Trouble,
 };
@@ -89,6 +91,8 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             continue;
         }
         let decision = decide(target, seen, node);
+        let lease_ends = target.and_then(|target| node.lease_ends(target, seen));
+        lease_ends.into_iter().for_each(|at| plan.wake(at));
         if let Some(image) = decision.image {
             plan_pull(&mut plan, image, observed, now);
         }

@@ -16,6 +16,7 @@ use dwell_core::workload::{Enforced, Fingerprint, Limits};
 
 use crate::decide::{best_match, current};
 use crate::journal::{Journal, Ruling};
+use crate::lease::Leases;
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
 use crate::target::Target;
@@ -93,6 +94,8 @@ pub struct Observed {
     pub instances: BTreeMap<InstanceName, Seen>,
     /// Images known not to be here; one that is not listed is taken to be.
     pub images: BTreeMap<String, Image>,
+    /// What of the instances is lent to the node.
+    pub leases: Leases,
     /// When images were fetched last, as far as that was since the agent's start and they are still wanted.
     pub fetched: BTreeMap<String, Timestamp>,
 }

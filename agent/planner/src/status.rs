@@ -15,6 +15,10 @@ use crate::observed::{
 use crate::step::Step;
 use crate::target::Target;
 
+/// What is said of an instance whose lease is over.
+const UNLENT: &str =
+    "the controller has not answered for as long as this node may run it; it starts when it does";
+
 /// The status of every instance that is desired or of which anything is left (a container, its sandbox, its
 /// journal), in the order of the names.
 #[must_use]
@@ -25,7 +29,7 @@ pub fn statuses(desired: &Desired, observed: &Observed, now: Timestamp) -> Vec<I
         .filter(|(_, target, seen)| target.is_some() || !seen.is_nothing())
         .map(|(name, target, seen)| {
             let decision = decide(target, seen, node);
-            let status = Report { target, seen, observed, decision }.status(name, now);
+            let status = Report { target, seen, node, observed, decision }.status(name, now);
             if target.is_none() && desired.keeps_unknown() { kept(status, seen) } else { status }
         })
         .collect()
@@ -47,6 +51,7 @@ fn kept(status: InstanceStatus, seen: &Seen) -> InstanceStatus {
 struct Report<'a> {
     target: Option<&'a Target>,
     seen: &'a Seen,
+    node: Node<'a>,
     observed: &'a Observed,
     decision: Decision<'a>,
 }
@@ -102,7 +107,8 @@ impl Report<'_> {
     }
 
     fn is_to_be_stopped(&self) -> bool {
-        self.target.is_some_and(|target| target.assigned.run == RunState::Stopped)
+        let run = self.target.map(|target| self.node.run(target, self.seen));
+        run == Some(RunState::Stopped)
     }
 
     /// The health of a container that was not probed yet is not that of one without a check.
@@ -238,7 +244,7 @@ impl Report<'_> {
 
     fn resting(&self, rest: &Rest<'_>) -> (Phase, String) {
         match rest {
-            Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
+            Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, self.unlent().to_owned()),
             Rest::InSync | Rest::NoEngine(_) => (Phase::Running, self.complaint()),
             Rest::Ended => (
                 Phase::Stopped,
@@ -251,6 +257,14 @@ impl Report<'_> {
                 Phase::Stopped,
                 format!("what is desired is older than generation {seen} on this node; left alone"),
             ),
+        }
+    }
+
+    /// Why it does not run although it was declared to.
+    fn unlent(&self) -> &'static str {
+        match self.target.map(|target| target.assigned.run) {
+            Some(RunState::Running) => UNLENT,
+            _ => "",
         }
     }
 

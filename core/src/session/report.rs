@@ -57,6 +57,9 @@ pub struct Hello {
     pub routes_only: bool,
     /// The machine that the agent is on; `None` from one that cannot tell, or does not know of marks.
     pub host_mark: Option<HostMark>,
+    /// It lets an instance with a [`Lease`](crate::workload::Lease) be reached no longer than that says. An agent that does
+    /// not know of leases keeps none.
+    pub keeps_leases: bool,
 }
 
 impl Hello {
@@ -79,6 +82,7 @@ impl Hello {
             block: None,
             routes_only: false,
             host_mark: None,
+            keeps_leases: false,
         }
     }
 }
@@ -123,8 +127,21 @@ pub struct Welcome {
 /// A node lives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heartbeat {
+    /// Which one it is, from 1 on each stream; 0 from an agent that does not want an answer.
+    pub number: u64,
     /// What the host has, if that has changed.
     pub capacity: Option<Capacity>,
+}
+
+/// The controller's answer to a [`Heartbeat`]: what the node holds is lent to it anew, from when it sent the heartbeat. It
+/// comes after all that was assigned before the heartbeat was heard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lent {
+    /// Which heartbeat.
+    pub heartbeat: u64,
+    /// Only what is lent to the node still: the controller was restored from a backup, and may have lent the rest to
+    /// another node before.
+    pub only_renewed: bool,
 }
 
 /// What was seen of a node's instances, as the reconciler publishes it.

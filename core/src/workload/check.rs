@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{
-    AllowRule, AllowSource, ImagePolicy, MountSource, REPLICAS_MAX, RestartPolicy, Ssh, Template,
-    UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, MountSource, OnLost, REPLICAS_MAX, RestartPolicy, Ssh,
+    Template, UpdatePolicy, WorkloadSpec,
 };
 use crate::health::{HealthCheck, Probe};
 use crate::image::digest_of;
@@ -84,8 +84,34 @@ impl WorkloadSpec {
         if self.placement.constraints.len() > 100 {
             return refuse("constraints", "more than 100 constraints");
         }
+        self.check_on_lost()?;
         check_labels(&self.labels)?;
         self.template.check()
+    }
+
+    /// What is on a lost node cannot be had elsewhere, and no kernel keeps that node from writing to what it shares with
+    /// others.
+    fn check_on_lost(&self) -> Result<(), SpecError> {
+        if self.on_lost.is_keep() {
+            return Ok(());
+        }
+        if !self.on_lost.is_in_bounds() {
+            let (least, most) = (OnLost::AFTER_MIN, OnLost::AFTER_MAX);
+            return refuse("on_lost", format!("the time has to be from {least} to {most}"));
+        }
+        let mut mounts = self.template.mounts.iter();
+        match mounts.find(|mount| !matches!(mount.source, MountSource::Bind(_) if mount.read_only))
+        {
+            None => Ok(()),
+            Some(mount) => refuse(
+                "on_lost",
+                format!(
+                    "what is mounted at {} is on one node, so the instance cannot be replaced on another; leave it out, \
+                     mount a path of the node read-only, or write \"on_lost: keep\"",
+                    mount.target
+                ),
+            ),
+        }
     }
 }
 

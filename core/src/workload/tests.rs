@@ -11,6 +11,7 @@ fn spec() -> WorkloadSpec {
         addresses: Vec::new(),
         placement: Placement::default(),
         update: UpdatePolicy::default(),
+        on_lost: OnLost::Keep,
         labels: BTreeMap::new(),
     }
 }
@@ -28,6 +29,32 @@ fn bind(path: &str, target: &str) -> Mount {
 #[test]
 fn a_plain_workload_is_fine() {
     assert_eq!(spec().check(), Ok(()));
+}
+
+#[test]
+fn what_is_on_one_node_is_not_replaced_on_another() {
+    let volume = |read_only| Mount {
+        source: MountSource::Volume(VolumeName::new("data").unwrap()),
+        target: "/data".into(),
+        read_only,
+    };
+    let replaced = |mount: Mount| {
+        let mut spec = spec();
+        spec.on_lost = OnLost::ReplaceAfter(Millis::seconds(60));
+        spec.template.mounts = vec![mount];
+        spec
+    };
+    for mount in [volume(false), volume(true), bind("/srv", "/data")] {
+        let problem = replaced(mount).check().unwrap_err().to_string();
+        assert!(
+            problem.starts_with("on_lost: what is mounted at /data is on one node"),
+            "{problem}"
+        );
+    }
+    let read_only = Mount { read_only: true, ..bind("/etc/localtime", "/etc/localtime") };
+    assert_eq!(replaced(read_only).check(), Ok(()));
+    let problem = refused(|s| s.on_lost = OnLost::ReplaceAfter(Millis::seconds(5)));
+    assert_eq!(problem, "on_lost: the time has to be from 15s to 168h");
 }
 
 #[test]

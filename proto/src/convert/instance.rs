@@ -8,7 +8,7 @@ use dwell_core::instance::{
     Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, Verdict, sanitize,
 };
 use dwell_core::quantity::Millis;
-use dwell_core::workload::{Template, UpdatePolicy};
+use dwell_core::workload::{Lease, Template, UpdatePolicy};
 
 use super::{FromWireError, duration, parse, required};
 use crate::v1;
@@ -46,6 +46,7 @@ impl v1::AssignedInstance {
             fallback_digest: prost::bytes::Bytes::new(),
             image_digest: text(assigned.image_digest),
             fallback_image_digest: text(assigned.fallback_image_digest),
+            lease_ms: assigned.lease.map(|lease| lease.0.0),
         }
     }
 }
@@ -73,6 +74,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 .transpose()?
                 .unwrap_or_else(UpdatePolicy::default_monitor),
             life: Revision(wire.life),
+            lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
         })
     }
 }

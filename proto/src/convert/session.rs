@@ -4,8 +4,8 @@ use dwell_core::id::{Generation, Incarnation, Position, Revision, Term};
 use dwell_core::instance::{InstanceStatus, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::session::{
-    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, SSH_EVENTS_MAX, SeenVolume,
-    SshEvents, StatusReport, VOLUMES_MAX, Welcome,
+    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent, SSH_EVENTS_MAX,
+    SeenVolume, SshEvents, StatusReport, VOLUMES_MAX, Welcome,
 };
 use dwell_core::ssh::SshEvent;
 
@@ -35,6 +35,7 @@ impl From<&Hello> for v1::Hello {
             host_mark: text_or_empty(hello.host_mark.as_ref()),
             block: text_or_empty(hello.block.as_ref()),
             routes_only: hello.routes_only,
+            keeps_leases: hello.keeps_leases,
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<v1::Hello> for Hello {
             host_mark: parse_optional("hello.host_mark", &wire.host_mark)?,
             block: parse_optional("hello.block", &wire.block)?,
             routes_only: wire.routes_only,
+            keeps_leases: wire.keeps_leases,
         })
     }
 }
@@ -115,13 +117,25 @@ impl From<v1::Welcome> for Welcome {
 
 impl From<&Heartbeat> for v1::Heartbeat {
     fn from(heartbeat: &Heartbeat) -> Self {
-        Self { capacity: heartbeat.capacity.as_ref().map(Into::into) }
+        Self { number: heartbeat.number, capacity: heartbeat.capacity.as_ref().map(Into::into) }
     }
 }
 
 impl From<v1::Heartbeat> for Heartbeat {
     fn from(wire: v1::Heartbeat) -> Self {
-        Self { capacity: wire.capacity.map(Into::into) }
+        Self { number: wire.number, capacity: wire.capacity.map(Into::into) }
+    }
+}
+
+impl From<&Lent> for v1::Lent {
+    fn from(lent: &Lent) -> Self {
+        Self { heartbeat: lent.heartbeat, only_renewed: lent.only_renewed }
+    }
+}
+
+impl From<v1::Lent> for Lent {
+    fn from(wire: v1::Lent) -> Self {
+        Self { heartbeat: wire.heartbeat, only_renewed: wire.only_renewed }
     }
 }
 

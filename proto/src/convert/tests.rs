@@ -10,9 +10,9 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, OnFailure, Placement, PortRange,
-    Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template, UpdatePolicy,
-    WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Lease, Mount, MountSource, OnFailure, OnLost, Placement,
+    PortRange, Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -94,6 +94,7 @@ fn specifications_survive_the_round_trip() {
             monitor: Millis(3),
             on_failure: OnFailure::Rollback,
         },
+        on_lost: OnLost::ReplaceAfter(Millis::seconds(60)),
         labels: [("tier".into(), "front".into())].into(),
     };
     assert_eq!(WorkloadSpec::try_from(v1::WorkloadSpec::from(&spec)), Ok(spec));
@@ -115,6 +116,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         fallback: Some(Template::of_image("app:0")),
         image_digest: Some(ImageDigest::new([1; 32])),
         fallback_image_digest: Some(ImageDigest::new([2; 32])),
+        lease: Some(Lease(Millis::seconds(54))),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
@@ -269,14 +271,15 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         host_mark: "0f".repeat(32),
         block: "10.80.3.0/24".into(),
         routes_only: true,
+        keeps_leases: true,
         ..wire.clone()
     };
     let hello = Hello::try_from(known.clone()).unwrap();
     assert_eq!(hello.host_mark.as_ref().map(ToString::to_string), Some("0f".repeat(32)));
     let again = v1::Hello::from(&hello);
     assert_eq!(
-        (again.host_mark, again.block, again.routes_only),
-        (known.host_mark, known.block, true)
+        (again.host_mark, again.block, again.routes_only, again.keeps_leases),
+        (known.host_mark, known.block, true, true)
     );
     let nonsense = v1::Hello { host_mark: "0F".repeat(32), ..wire.clone() };
     assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.host_mark");

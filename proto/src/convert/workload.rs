@@ -2,7 +2,9 @@
 
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
-use dwell_core::workload::{OnFailure, Placement, Portion, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{
+    OnFailure, OnLost, Placement, Portion, Template, UpdatePolicy, WorkloadSpec,
+};
 
 use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
 use crate::v1;
@@ -18,6 +20,7 @@ impl From<&WorkloadSpec> for v1::WorkloadSpec {
             constraints: spec.placement.constraints.iter().map(ToString::to_string).collect(),
             update: Some((&spec.update).into()),
             labels: spec.labels.clone().into_iter().collect(),
+            replace_lost_after_ms: spec.on_lost.replaced_after().map(|after| after.0),
         }
     }
 }
@@ -38,6 +41,10 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
                 constraints: constraints.collect::<Result<_, _>>()?,
             },
             update: wire.update.map(UpdatePolicy::try_from).transpose()?.unwrap_or_default(),
+            on_lost: match wire.replace_lost_after_ms {
+                None => OnLost::Keep,
+                Some(ms) => OnLost::ReplaceAfter(duration("replace_lost_after_ms", ms)?),
+            },
             labels: wire.labels.into_iter().collect(),
         })
     }

@@ -2,7 +2,6 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::instance::RunState;
 use dwell_core::workload::RestartPolicy;
 
 use super::{Instance, Next, Rest, Wait};
@@ -43,7 +42,7 @@ impl<'a> Instance<'a> {
             ContainerState::Created | ContainerState::Dead => false,
         };
         is_up
-            && self.target.assigned.run == RunState::Running
+            && self.is_to_run()
             && container.fingerprint == self.target.fingerprint
             && !self.has_ordered_end(container)
             && !(self.has_held() && container.generation <= self.seen.journal.proven)

@@ -25,9 +25,10 @@ pub(crate) enum Roles<'a> {
 }
 
 impl<'a> Roles<'a> {
-    pub(crate) fn assign(target: Option<&'a Target>, seen: &'a Seen) -> Self {
+    /// Of an instance that is to be, what it is and whether it is to run.
+    pub(crate) fn assign(target: Option<(&'a Target, RunState)>, seen: &'a Seen) -> Self {
         let all = &seen.containers;
-        let Some(target) = target else {
+        let Some((target, run)) = target else {
             return Self::Steady { keeper: None, others: all.iter().collect() };
         };
         let new = best_match(current(seen, target), target);
@@ -35,7 +36,7 @@ impl<'a> Roles<'a> {
         let back = old.filter(|old| is_way_back(old, target, &seen.journal));
         let is_started = new.is_some_and(|new| new.run().is_some());
         let ruling = seen.journal.ruling_on(target.assigned.generation);
-        let is_to_run = target.assigned.run == RunState::Running;
+        let is_to_run = run == RunState::Running;
         let others = |kept: [Option<&Container>; 2]| {
             let is_kept = |id| kept.iter().flatten().any(|container| &container.id == id);
             all.iter().filter(|container| !is_kept(&container.id)).collect()

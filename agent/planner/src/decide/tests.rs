@@ -2,6 +2,7 @@
 
 mod ends;
 mod fallback;
+mod leases;
 mod proofs;
 mod stores;
 mod updates;
