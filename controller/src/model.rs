@@ -40,6 +40,7 @@ mod ipam;
 mod issuers;
 mod key_sets;
 mod log;
+mod lost;
 mod membership;
 mod moves;
 mod network;
@@ -94,6 +95,7 @@ pub use history::{RestoreView, Superseded};
 pub use issuers::{OldHolders, OldNode};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
+pub use lost::Fence;
 pub use object::{
     AuthorizedKey, Demand, Elsewhere, Event, History, Identity, Instance, JoinToken, KeySet,
     Leaving, Link, Node, Observed, Quarantine, Registry, Reserved, Restored, SessionId, Severity,

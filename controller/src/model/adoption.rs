@@ -111,6 +111,7 @@ impl Model {
         self.put_link(Link {
             node: name,
             session: None,
+            keeps_leases: false,
             state: NodeState::Down,
             capacity: None,
             claimed: None,

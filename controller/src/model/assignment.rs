@@ -11,6 +11,7 @@ use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
+use dwell_core::workload::WorkloadSpec;
 
 use super::log::Log;
 use super::object::{Instance, KeySet};
@@ -154,11 +155,11 @@ impl Model {
         }
         if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
             (&change.old, &change.new)
-            && (old.spec.update != new.spec.update || old.good != new.good)
+            && (is_told_otherwise(&old.spec, &new.spec) || old.good != new.good)
         {
-            // Its instances are told the policy, and what to fall back to, along with all else.
+            // Its instances are told the policies, and what to fall back to, along with all else.
             let is_concerned = |one: &Instance| {
-                old.spec.update != new.spec.update || (!one.holds() && one.fallback.is_none())
+                is_told_otherwise(&old.spec, &new.spec) || (!one.holds() && one.fallback.is_none())
             };
             self.note_for_nodes_of(&new.spec.name, is_concerned, change.revision, touched);
         }
@@ -233,6 +234,7 @@ impl Model {
             image_digest: digest(&instance.wanted),
             fallback: fallback.as_ref().map(|form| form.template.clone()),
             fallback_image_digest: fallback.as_deref().and_then(digest),
+            lease: workload.spec.on_lost.lease(),
             host_key: None,
         };
         (instance.assigned_to() == Some(node)).then(assigned)
@@ -244,6 +246,11 @@ fn instance(record: Option<&Record>) -> Option<&Instance> {
         Some(Record::Instance(instance)) => Some(instance),
         _ => None,
     }
+}
+
+/// Whether all instances of a workload are told something else than before, whatever they are made from.
+fn is_told_otherwise(old: &WorkloadSpec, new: &WorkloadSpec) -> bool {
+    old.update != new.update || old.on_lost != new.on_lost
 }
 
 /// Whether a node is told to delete this volume.

@@ -58,6 +58,7 @@ impl Model {
             model.tables.put(Record::Link(Arc::new(Link {
                 node,
                 session: None,
+                keeps_leases: false,
                 state: NodeState::Unreachable,
                 capacity: None,
                 claimed: None,

@@ -107,6 +107,7 @@ impl Model {
             let text = format!("its volumes are on {node}, so it stays there");
             facts.push(Fact::new("volumes", text));
         }
+        facts.extend(self.if_lost(workload, instance).map(|text| Fact::new("lost", text)));
         facts.extend(rules(&workload.spec.placement));
         facts.extend(self.address_of(instance));
         facts.extend(self.versions_of(workload, instance));

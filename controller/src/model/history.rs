@@ -24,7 +24,7 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, Term};
 use dwell_core::session::{Claim, Hello, StatusReport};
-use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::object::{
     History, Instance, Leaving, Link, Node, Restored, Severity, Subject, Workload,
@@ -411,6 +411,7 @@ impl Model {
                 addresses: Vec::new(),
                 placement: Placement::default(),
                 update: UpdatePolicy::default(),
+                on_lost: OnLost::Keep,
                 labels: BTreeMap::new(),
             };
             self.declare_version(&spec, "", now);

@@ -8,9 +8,9 @@
 //!   (Down)             └── not heard of for a while, for long ──┘
 //! ```
 //!
-//! A node that is not heard of keeps its instances. It may well be running them, and there is no way
-//! yet to make sure that it is not (fencing), so nothing is placed elsewhere until an operator vouches
-//! for its death by removing it by force. Their status is unknown meanwhile.
+//! A node that is not heard of keeps its instances. It may well be running them, so nothing is placed elsewhere until an
+//! operator vouches for its death by removing it by force, but for what is lent to it ([`super::lost`]). Their status is
+//! unknown meanwhile.
 //!
 //! A removed node stays as a tombstone: should the host return, it is told to run nothing.
 
@@ -165,6 +165,7 @@ impl Model {
         self.put_link(Link {
             node: name.clone(),
             session: Some(session),
+            keeps_leases: hello.keeps_leases,
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
             claimed,
@@ -174,6 +175,9 @@ impl Model {
             reported: None,
             revision: Revision(0),
         });
+        if !hello.keeps_leases {
+            self.forget_fences(name);
+        }
         if self.volatile_only {
             self.half_heard.insert(name.clone(), session);
         } else if first {
@@ -333,9 +337,9 @@ impl Model {
         Ok(())
     }
 
-    /// An operator vouches that nothing runs on a node: its instances are free to go elsewhere, or to
-    /// wait for their volumes.
-    fn take_from_the_dead(&mut self, name: &InstanceName, now: Timestamp) {
+    /// An operator vouches that nothing runs on a node, or its leases are over: its instances are free to go elsewhere, or
+    /// to wait for their volumes.
+    pub(super) fn take_from_the_dead(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
         let mut instance = Instance::clone(&instance);
         if instance.leaving.is_none() {
@@ -380,6 +384,7 @@ impl Model {
         }
         self.hear_again();
         self.end_drains(now);
+        self.replace_lost(now);
         self.expire_quarantine(now);
         self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();

@@ -130,6 +130,7 @@ pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'st
         ("pool", old.placement.pool != new.placement.pool),
         ("constraints", old.placement.constraints != new.placement.constraints),
         ("update", old.update != new.update),
+        ("on_lost", old.on_lost != new.on_lost),
         ("workload labels", old.labels != new.labels),
     ];
     fields.extend(others.into_iter().filter_map(|(name, differs)| differs.then_some(name)));

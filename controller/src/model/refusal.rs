@@ -9,6 +9,7 @@ use dwell_core::id::{
 };
 use dwell_core::instance::Counted;
 use dwell_core::net::ClusterRange;
+use dwell_core::quantity::Millis;
 use dwell_core::registry::{LOGINS_MAX, RegistryHost};
 use dwell_core::workload::SpecError;
 use ipnet::Ipv4Net;
@@ -60,6 +61,19 @@ pub enum Refusal {
         workload: WorkloadName,
         /// What is wrong. Shown as part of the message, for it is the message.
         source: SpecError,
+    },
+    /// Something is to be replaced before its node counts as lost.
+    #[error(
+        "workload {workload}: on_lost: a node may be silent for {least} (`nodes.unreachable_after` of the controller), so \
+         nothing is replaced after {after} already; write \"replace after {least}\" or more"
+    )]
+    ReplacedTooSoon {
+        /// Which workload.
+        workload: WorkloadName,
+        /// What was asked for.
+        after: Millis,
+        /// The shortest time.
+        least: Millis,
     },
     /// Too much at once.
     #[error("{0} workloads at once; declare at most {WORKLOADS_MAX}")]
@@ -450,6 +464,7 @@ impl Refusal {
                 RefusalClass::AlreadyExists
             }
             Self::Spec { .. }
+            | Self::ReplacedTooSoon { .. }
             | Self::TooManyWorkloads(_)
             | Self::TooManyDeclared(_)
             | Self::TooManyNamed(_)

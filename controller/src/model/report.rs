@@ -181,7 +181,9 @@ impl Model {
     ) -> Result<(), Refusal> {
         let link = self.hear(node, session, now)?;
         let acknowledged = link.acknowledged.max(self.known(stored));
-        self.put_link(Link { acknowledged, ..link });
+        let link = Link { acknowledged, ..link };
+        self.put_link(link.clone());
+        self.note_fences(&link);
         self.vacate_confirmed(node, session, now);
         Ok(())
     }

@@ -13,6 +13,7 @@ mod findings;
 mod fleet;
 mod history;
 mod key_sets;
+mod lost;
 mod membership;
 mod network;
 mod nodes;

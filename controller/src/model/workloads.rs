@@ -128,6 +128,7 @@ impl Model {
     ) -> Result<WorkloadPlan, Refusal> {
         let name = spec.name.clone();
         spec.check().map_err(|source| Refusal::Spec { workload: name.clone(), source })?;
+        self.check_on_lost(&spec)?;
         let old = self.tables.workloads().get(&name).cloned();
         let fields =
             old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(&old.spec, &spec));
@@ -149,6 +150,9 @@ impl Model {
         if matches!(workload.paused, Some(Pause::Canary { .. })) && !self.has_canaries(&workload) {
             // More are wanted than before, or none.
             workload.paused = None;
+        }
+        if let Some(old) = &old {
+            self.loosen_fences(old, &workload.spec);
         }
         self.put_workload(workload.clone());
         let changes = self.reconcile(&workload, now)?;
@@ -444,6 +448,7 @@ impl Model {
             removing: false,
             created_at: now,
             life: super::Revision(0),
+            fence: None,
             last_end: None,
             other_image: None,
             told: None,

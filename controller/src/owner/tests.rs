@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::WorkloadName;
 use dwell_core::net::ClusterRange;
-use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::*;
 use crate::model::{SessionId, Settings};
@@ -43,6 +43,7 @@ fn declare(name: &str) -> Command {
         addresses: Vec::new(),
         placement: Placement::default(),
         update: UpdatePolicy::default(),
+        on_lost: OnLost::Keep,
         labels: BTreeMap::new(),
     };
     Command::ApplyWorkloads {

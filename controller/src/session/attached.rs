@@ -11,7 +11,7 @@ use dwell_core::access::Issuer;
 use dwell_core::id::NodeName;
 use dwell_core::session::{Acknowledge, Heartbeat, Hello, Welcome};
 use dwell_proto::{PROTOCOL, PROTOCOL_NEWEST, common_protocol, v1};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
@@ -60,6 +60,7 @@ impl Sessions {
         let (sender, receiver) = mpsc::channel(QUEUE_MAX);
         // Before it is welcomed with them, so that no change is missed.
         let trust = self.authority.changes();
+        let heard = watch::Sender::new(0);
         let outbound = Outbound {
             owner: self.owner.clone(),
             ssh: Arc::clone(&self.ssh),
@@ -70,6 +71,7 @@ impl Sessions {
             takes_pieces,
             unserved: String::new(),
             trust,
+            heard: heard.subscribe(),
             sent: None,
             directory: DirectoryFeed::new(
                 &self.owner,
@@ -80,7 +82,7 @@ impl Sessions {
             sender,
         };
         let welcome = self.welcome(protocol).await?;
-        let attached = Attached { sessions: self.clone(), node, session };
+        let attached = Attached { sessions: self.clone(), node, session, heard };
         tokio::spawn(attached.run(place, welcome, outbound, messages, requests));
         Ok(Box::pin(ReceiverStream::new(receiver)))
     }
@@ -144,6 +146,8 @@ struct Attached {
     sessions: Sessions,
     node: NodeName,
     session: SessionId,
+    /// The newest heartbeat that was heard and wants an answer.
+    heard: watch::Sender<u64>,
 }
 
 impl Attached {
@@ -194,6 +198,10 @@ impl Attached {
                     return None;
                 }
             };
+            let number = match &message.message {
+                Some(v1::agent_message::Message::Heartbeat(heartbeat)) => heartbeat.number,
+                _ => 0,
+            };
             let command = match self.command(message) {
                 Ok(Some(command)) => command,
                 Ok(None) => continue,
@@ -201,6 +209,9 @@ impl Attached {
             };
             if let Err(error) = self.sessions.owner.command(command).await {
                 return Some(into_status(error));
+            }
+            if number > 0 {
+                self.heard.send_replace(number);
             }
         }
     }
@@ -211,7 +222,7 @@ impl Attached {
         let (node, session) = (self.node.clone(), self.session);
         Ok(Some(match message.message {
             Some(Message::Heartbeat(heartbeat)) => {
-                let Heartbeat { capacity } = heartbeat.into();
+                let Heartbeat { capacity, .. } = heartbeat.into();
                 Command::Heartbeat { node, session, capacity }
             }
             Some(Message::Status(report)) => {

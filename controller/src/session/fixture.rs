@@ -1,13 +1,14 @@
 //! A model with one node on one stream, for the tests of what goes to it.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::NodeName;
 use dwell_core::net::ClusterRange;
 use dwell_core::session::Hello;
-use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Command, Join, Model, SessionId, Settings, TokenId};
@@ -35,14 +36,7 @@ pub(super) async fn start() -> Handle {
     let model = Model::new(Settings::new(range));
     let (owner, handle) = Owner::new(model, MemoryStore::default(), Arc::new(Midnight));
     tokio::spawn(owner.run(CancellationToken::new()));
-    let (token, digest) = (TokenId("t".into()), [7; 32]);
-    let expires_at = Timestamp(u64::MAX);
-    handle.command(Command::MintToken { id: token.clone(), digest, expires_at }).await.unwrap();
-    let address = [192, 0, 2, 1].into();
-    let (enrolment, routes_only) = (String::new(), false);
-    let join =
-        Join { token, digest, name: node(), address, enrolment, routes_only, host_mark: None };
-    handle.command(Command::RedeemToken(join)).await.unwrap();
+    join(&handle, node().as_str(), [192, 0, 2, 1].into()).await;
     let hello = Hello::of([192, 0, 2, 1].into());
     let attach = Command::AttachNode {
         node: node(),
@@ -54,6 +48,23 @@ pub(super) async fn start() -> Handle {
     handle
 }
 
+/// A host becomes a node.
+pub(super) async fn join(handle: &Handle, name: &str, address: Ipv4Addr) {
+    let (id, digest) = (TokenId(name.to_owned()), [7; 32]);
+    let mint = Command::MintToken { id: id.clone(), digest, expires_at: Timestamp(u64::MAX) };
+    handle.command(mint).await.unwrap();
+    let join = Join {
+        token: id,
+        digest,
+        name: name.parse().unwrap(),
+        address,
+        enrolment: String::new(),
+        routes_only: false,
+        host_mark: None,
+    };
+    handle.command(Command::RedeemToken(join)).await.unwrap();
+}
+
 /// Has a workload without instances declared.
 pub(super) async fn declare(handle: &Handle, name: &str) {
     let spec = WorkloadSpec {
@@ -63,6 +74,7 @@ pub(super) async fn declare(handle: &Handle, name: &str) {
         addresses: Vec::new(),
         placement: Placement::default(),
         update: UpdatePolicy::default(),
+        on_lost: OnLost::Keep,
         labels: [].into(),
     };
     handle

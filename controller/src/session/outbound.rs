@@ -1,4 +1,5 @@
-//! What goes to an agent: Welcome, its assignment, the directory, tunnels to open, and whom to trust when that changes.
+//! What goes to an agent: Welcome, its assignment, answers to heartbeats, the directory, tunnels to open, and whom to trust
+//! when that changes.
 //!
 //! Nothing is queued here: each message is computed from the model when there is a place for it, so the newest
 //! state replaces what a slow agent missed. The assignment comes before the directory, always. Without a change
@@ -8,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::id::{NodeName, Revision};
-use dwell_core::session::AssignmentChange;
+use dwell_core::session::{AssignmentChange, Lent};
 use dwell_proto::v1::controller_message::Message;
 use dwell_proto::{pieces, v1};
 use tokio::sync::{mpsc, watch};
@@ -43,6 +44,8 @@ pub(super) struct Outbound {
     pub(super) trust: watch::Receiver<Arc<Trusted>>,
     /// Why it could not be told what to do; empty if it could.
     pub(super) unserved: String,
+    /// The newest heartbeat that was heard and wants an answer.
+    pub(super) heard: watch::Receiver<u64>,
     /// The revision that the agent was brought to.
     pub(super) sent: Option<Revision>,
     pub(super) directory: DirectoryFeed,
@@ -81,6 +84,10 @@ impl Outbound {
                 }
                 changed = self.changes.changed() => match changed {
                     Ok(()) => self.assignment().await,
+                    Err(_) => return None,
+                },
+                heard = self.heard.changed() => match heard {
+                    Ok(()) => self.lend().await,
                     Err(_) => return None,
                 },
                 request = requests.recv() => match request {
@@ -154,6 +161,26 @@ impl Outbound {
             // The stream goes on: what else the node is asked for (logs, commands) still works.
             Err(too_large) => self.served(too_large.to_string()).await,
         }
+    }
+
+    /// Answers a heartbeat: what the node has is lent to it anew. All that was decided before the heartbeat was heard goes
+    /// first, so that nothing is lent that was taken from the node meanwhile; what cannot be told is not lent either.
+    async fn lend(&mut self) -> Result<(), Option<Status>> {
+        let heartbeat = *self.heard.borrow_and_update();
+        if self.changes.has_changed().unwrap_or(true) {
+            self.assignment().await?;
+        }
+        if !self.unserved.is_empty() {
+            return Ok(());
+        }
+        let (node, session) = (self.node.clone(), self.session);
+        let look = move |model: &Model| {
+            model.check_session(&node, session).map(|()| model.is_unconfirmed())
+        };
+        let only_renewed =
+            self.owner.read(look).await.map_err(|stopped| Some(into_status(stopped)))?;
+        let only_renewed = only_renewed.map_err(|refusal| Some(into_status(refusal)))?;
+        self.send(Message::Lent((&Lent { heartbeat, only_renewed }).into())).await
     }
 
     /// Notes why the node cannot be told what it is to do, or that it can be.

@@ -103,6 +103,8 @@ pub struct Link {
     pub node: NodeName,
     /// Its stream, if it has one.
     pub session: Option<SessionId>,
+    /// Whether its agent keeps leases, as it said when the stream began.
+    pub keeps_leases: bool,
     /// How sure we are of it.
     pub state: NodeState,
     /// What it has; unknown until it has been heard of since the controller's start.

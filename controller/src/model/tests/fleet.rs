@@ -22,7 +22,7 @@ use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
-use dwell_core::workload::{Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use self::check::durable;
 use crate::model::tables::Tables;
@@ -63,6 +63,8 @@ pub(super) struct Host {
     pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
     /// Which image every reference means here, if it is of a registry; an instance may be pinned to another.
     pub(super) tags_mean: Option<ImageDigest>,
+    /// Its agent is of a version that knows nothing of leases.
+    pub(super) keeps_no_leases: bool,
     /// Its agent is of a version that knows nothing of digests in what it is told.
     pub(super) ignores_pins: bool,
 }
@@ -91,6 +93,7 @@ pub(super) fn spec(name: &str, replicas: u32) -> WorkloadSpec {
         addresses: Vec::new(),
         placement: Placement::default(),
         update: UpdatePolicy::default(),
+        on_lost: OnLost::Keep,
         labels: BTreeMap::new(),
     }
 }

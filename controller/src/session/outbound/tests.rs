@@ -9,11 +9,12 @@ use super::*;
 use crate::pki::{Authority, rotation};
 use crate::session::WholeDirectory;
 use crate::session::admission::{Admission, KEPT, PLACES};
-use crate::session::fixture::{SESSION, node, start};
+use crate::session::fixture::{SESSION, join, node, start};
 
 /// What reaches an agent, and what sends it.
 struct Taken {
     messages: mpsc::Receiver<Result<v1::ControllerMessage, Status>>,
+    hear: watch::Sender<u64>,
     _requests: mpsc::Sender<v1::OpenTunnel>,
     _sending: JoinHandle<()>,
 }
@@ -33,6 +34,7 @@ async fn take_in(owner: &Handle, authorities: &Authorities, place: Place) -> Tak
     let (sender, messages) = mpsc::channel(1);
     let (requests, wanted) = mpsc::channel(1);
     let held = Position::default();
+    let (hear, heard) = watch::channel(0);
     let mut outbound = Outbound {
         owner: owner.clone(),
         ssh: Arc::clone(ssh),
@@ -43,6 +45,7 @@ async fn take_in(owner: &Handle, authorities: &Authorities, place: Place) -> Tak
         takes_pieces: true,
         unserved: String::new(),
         trust: authority.changes(),
+        heard,
         sent: None,
         directory: DirectoryFeed::new(owner, (node(), SESSION), WholeDirectory::default(), held),
         sender,
@@ -50,7 +53,7 @@ async fn take_in(owner: &Handle, authorities: &Authorities, place: Place) -> Tak
     let sending = async move {
         outbound.run(place, v1::Welcome::default(), wanted).await;
     };
-    Taken { messages, _requests: requests, _sending: tokio::spawn(sending) }
+    Taken { messages, hear, _requests: requests, _sending: tokio::spawn(sending) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,4 +126,32 @@ async fn a_rotation_is_told_on_a_stream_that_runs_and_everything_comes_again() {
         }
     }
     assert!(!users(&first).iter().any(|line| ssh.user_authorities().contains(line)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_assigned_comes_before_what_is_lent() {
+    let owner = start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let authorities = authorities(&directory);
+    let place = Admission::default().enter().await.unwrap();
+    let mut taken = take_in(&owner, &authorities, place).await;
+    let mut kinds = Vec::new();
+    let mut declared = false;
+    while kinds.last() != Some(&"lent 7") {
+        let message = taken.messages.recv().await.unwrap().unwrap().message;
+        kinds.push(match message.unwrap() {
+            Message::Welcome(_) => "welcome",
+            Message::Assignment(_) | Message::AssignmentPiece(_) => "assignment",
+            Message::Lent(lent) if lent.heartbeat == 7 && !lent.only_renewed => "lent 7",
+            Message::Directory(_) => continue,
+            other => panic!("{other:?}"),
+        });
+        if kinds.len() == 2 && !declared {
+            // Both happen while there is no place for a message.
+            declared = true;
+            join(&owner, "h2", [192, 0, 2, 2].into()).await;
+            taken.hear.send_replace(7);
+        }
+    }
+    assert_eq!(kinds, ["welcome", "assignment", "assignment", "lent 7"]);
 }

@@ -32,6 +32,7 @@ impl Host {
             claims: self.assigned().values().map(Claim::of).collect(),
             host_mark: self.host_mark.clone(),
             block: held.and_then(|held| held.network.block),
+            keeps_leases: !self.keeps_no_leases,
             ..Hello::of(address)
         }
     }
