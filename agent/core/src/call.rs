@@ -11,7 +11,7 @@ use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::session::Statuses;
-use dwell_planner::{Desired, EngineState, Failure, Journal, Step};
+use dwell_planner::{Desired, EngineState, Failure, Journal, Leases, Step};
 
 use crate::sights::{Run, Sights};
 use dwell_core::container::{Container, Event};
@@ -21,6 +21,8 @@ use dwell_core::container::{Container, Event};
 pub enum Input {
     /// A complete desired state; nothing is touched before the first.
     Desired(Arc<Desired>),
+    /// What of the instances is lent to the node from now on.
+    Leases(Leases),
     /// The engine's events arrive from now on.
     Connected,
     /// They do not any more.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{Desired, EngineState, Image, Journal, Observed, Step, Target, plan};
+use dwell_planner::{Desired, EngineState, Image, Journal, Leases, Observed, Step, Target, plan};
 
 use self::calls::Calls;
 use self::doubts::Doubts;
@@ -73,7 +73,7 @@ impl Core {
         journals: BTreeMap<InstanceName, Journal>,
         now: Timestamp,
     ) -> Self {
-        let mut observed = Observed::default();
+        let mut observed = Observed { leases: Leases::begin(now), ..Observed::default() };
         for (name, journal) in journals {
             observed.instances.entry(name).or_default().remember(journal);
         }

@@ -13,9 +13,10 @@
 //! assignment, it would start the instance again, beside the one that runs elsewhere by then. So an acknowledgement
 //! and a report never speak of a later position than the one that is on the disk, whatever is in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, Position, Revision, Term};
 use dwell_core::instance::InstanceStatus;
 use dwell_core::session::{
@@ -74,6 +75,12 @@ impl Holding {
         held.map(Claim::of).collect()
     }
 
+    /// Whether anything of what the node is to run is lent to it.
+    #[must_use]
+    pub fn has_leases(&self) -> bool {
+        self.assignment.iter().any(|held| held.instances.values().any(|one| one.lease.is_some()))
+    }
+
     /// Takes in what the controller sent. What is returned is to be acted on, and to be written to disk.
     ///
     /// # Errors
@@ -113,12 +120,39 @@ pub struct Stream {
     /// Up to where the last report spoke.
     reported: Position,
     instances: BTreeMap<InstanceName, InstanceStatus>,
+    /// The number of the last heartbeat that wanted an answer.
+    beats: u64,
+    /// When those were sent that have no answer yet, the oldest first.
+    unanswered: VecDeque<(u64, Timestamp)>,
 }
+
+/// How many heartbeats may wait for an answer; older ones wait for none any more.
+const UNANSWERED_MAX: usize = 64;
 
 impl Stream {
     /// A change came over this stream and was merged.
     pub fn received(&mut self, position: Position) {
         self.received = Some(position);
+    }
+
+    /// A heartbeat is sent: its number; 0 if no answer is wanted, since nothing is lent to the node.
+    pub fn beat(&mut self, holding: &Holding, now: Timestamp) -> u64 {
+        if !holding.has_leases() {
+            return 0;
+        }
+        self.beats += 1;
+        self.unanswered.push_back((self.beats, now));
+        if self.unanswered.len() > UNANSWERED_MAX {
+            self.unanswered.pop_front();
+        }
+        self.beats
+    }
+
+    /// The controller has answered a heartbeat: when that was sent, unless a later one was answered before.
+    pub fn answered(&mut self, number: u64) -> Option<Timestamp> {
+        let sent_at = self.unanswered.iter().find(|(one, _)| *one == number).map(|(_, at)| *at);
+        self.unanswered.retain(|(one, _)| *one > number);
+        sent_at
     }
 
     /// Whether there is something to acknowledge.

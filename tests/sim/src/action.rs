@@ -56,13 +56,15 @@ pub enum Class {
     Foreign,
     /// Operators send chosen instances elsewhere and take chosen ones away.
     Orders,
+    /// Instances are replaced when their nodes are lost, as long as operators want it so.
+    Lost,
     /// A few instances try new versions out, which operators promote or take back.
     Canaries,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -88,6 +90,7 @@ impl Class {
         Self::Foreign,
         Self::Orders,
         Self::Canaries,
+        Self::Lost,
     ];
 
     /// Its name on the command line.
@@ -119,6 +122,7 @@ impl Class {
             Self::Foreign => "foreign",
             Self::Orders => "orders",
             Self::Canaries => "canaries",
+            Self::Lost => "lost",
         }
     }
 }
@@ -131,6 +135,7 @@ pub(crate) enum Action {
     ApplyAgain { workload: u8 },
     Promote { workload: u8 },
     Abort { workload: u8 },
+    OnLost { workload: u8, after_s: Option<u64> },
     Scale { workload: u8, replicas: u32 },
     Remove { workload: u8 },
     RemoveAndApply { workload: u8, after_ms: Ms },
@@ -208,6 +213,8 @@ pub(crate) struct Shape {
     pub(crate) health: bool,
     /// One instance tries new versions out.
     pub(crate) canary: bool,
+    /// What is lost with its node is replaced.
+    pub(crate) lost: bool,
     /// What its instances are promised for their end, in seconds.
     pub(crate) grace_s: u64,
 }
@@ -218,12 +225,16 @@ impl Scenario {
     pub fn of_seed(seed: u64, classes: &[Class], actions: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let hosts = rng.u8(2..=4);
-        let shape = |rng: &mut fastrand::Rng| Shape {
-            replicas: rng.u32(1..=3),
-            volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
-            health: rng.bool(),
-            canary: classes.contains(&Class::Canaries) && rng.bool(),
-            grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
+        let shape = |rng: &mut fastrand::Rng| {
+            let shape = Shape {
+                replicas: rng.u32(1..=3),
+                volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
+                health: rng.bool(),
+                canary: classes.contains(&Class::Canaries) && rng.bool(),
+                lost: classes.contains(&Class::Lost) && rng.u8(..3) > 0,
+                grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
+            };
+            Shape { lost: shape.lost && !shape.volume, ..shape }
         };
         let count = rng.u8(1..=3);
         let workloads = (0..count).map(|_| shape(&mut rng)).collect();
@@ -345,6 +356,16 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         Class::Orders => match rng.u8(..4) {
             0 => Action::RemoveOne { pick },
             _ => Action::Move { pick, to: rng.bool().then_some(host) },
+        },
+        Class::Lost => match rng.u8(..8) {
+            0 => Action::OnLost { workload, after_s: rng.bool().then(|| rng.u64(15..60)) },
+            1 => Action::PowerLoss { host, down_ms: rng.u64(10_000..90_000) },
+            2 => Action::KillAgent { host, down_ms: rng.u64(10_000..90_000) },
+            3 => Action::KillController { down_ms: rng.u64(10..60_000) },
+            _ => {
+                let (up, down) = [(true, true), (true, false), (false, true)][rng.usize(..3)];
+                Action::Cut { host, for_ms: rng.u64(10_000..90_000), up, down }
+            }
         },
         Class::Canaries => match rng.u8(..4) {
             0 => Action::Abort { workload },

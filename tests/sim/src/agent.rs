@@ -12,10 +12,11 @@ use dwell_agent_core::{Call, CallId, Core, Input as CoreInput, Output as CoreOut
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::Directory;
 use dwell_core::host_mark::HostMark;
-use dwell_core::id::Position;
+use dwell_core::id::{InstanceName, Position};
 use dwell_core::session::{Assignment, Hello, Statuses};
+use dwell_core::workload::Lease;
 use dwell_planner::session::{Holding, Stream};
-use dwell_planner::{Desired, EngineState};
+use dwell_planner::{Desired, EngineState, Leases, Standing};
 
 use crate::host::Disk;
 use crate::message::{Down, Up};
@@ -50,12 +51,15 @@ pub(crate) enum Output {
     Send(Up),
     EndStream(String),
     WakeAt(Timestamp),
+    /// The kernel is to let instances be reached so long; all that are assigned.
+    Fence(Vec<(InstanceName, Standing, Option<Lease>)>),
 }
 
 /// See the module's documentation.
 pub(crate) struct Agent {
     core: Core,
     holding: Holding,
+    leases: Leases,
     directory: Directory,
     /// Whether a change of the directory was lost, so that all of it is needed.
     has_gap: bool,
@@ -81,6 +85,7 @@ impl Agent {
         Self {
             core: Core::new(settings, disk.journals.clone(), now),
             holding: Holding::found(disk.assignment.clone().filter(|_| disk.is_of(mark))),
+            leases: Leases::begin(now),
             directory: disk.directory.clone(),
             has_gap: false,
             statuses: None,
@@ -93,6 +98,7 @@ impl Agent {
     /// What it does first of all.
     pub(crate) fn begin(&mut self, now: Timestamp, out: &mut Vec<Output>) {
         self.desire(now);
+        self.fence(now, out);
         self.advance(now, out);
     }
 
@@ -135,6 +141,7 @@ impl Agent {
                         false => self.directory.position(),
                     },
                     host_mark: Some(host_mark),
+                    keeps_leases: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)
                 };
@@ -147,10 +154,7 @@ impl Agent {
                 return;
             }
             Input::Heartbeat => {
-                if self.stream.is_some() {
-                    out.push(Output::Send(Up::Heartbeat));
-                }
-                return;
+                return self.beat(now, out);
             }
             Input::Stored(position) => {
                 self.holding.stored(position);
@@ -174,6 +178,10 @@ impl Agent {
                     }
                     out.push(Output::Store(merged));
                     self.desire(now);
+                    self.fence(now, out);
+                    if self.lacks_leases(now) {
+                        self.beat(now, out);
+                    }
                 }
                 Err(error) => {
                     self.stream = None;
@@ -181,6 +189,15 @@ impl Agent {
                     return;
                 }
             },
+            Input::Message(Down::Lent(lent)) => {
+                let stream = self.stream.as_mut();
+                let sent_at = stream.and_then(|stream| stream.answered(lent.heartbeat));
+                let Some(sent_at) = sent_at else { return };
+                let assigned = self.holding.assignment().map(|held| held.instances.values());
+                self.leases.hear(lent, sent_at, assigned.into_iter().flatten(), now);
+                self.core.hear(CoreInput::Leases(self.leases.clone()), now);
+                self.fence(now, out);
+            }
             Input::Core(input) => self.core.hear(input, now),
             Input::Time => {
                 // Only the newest of the pauses counts.
@@ -191,6 +208,28 @@ impl Agent {
             }
         }
         self.advance(now, out);
+    }
+
+    fn beat(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        if let Some(stream) = &mut self.stream {
+            out.push(Output::Send(Up::Heartbeat(stream.beat(&self.holding, now))));
+        }
+    }
+
+    /// Whether something is to run that is not lent.
+    fn lacks_leases(&self, now: Timestamp) -> bool {
+        let mut assigned =
+            self.holding.assignment().into_iter().flat_map(|held| held.instances.values());
+        assigned.any(|one| {
+            matches!(self.leases.standing(one, now), Standing::Left { .. } | Standing::Over)
+        })
+    }
+
+    fn fence(&self, now: Timestamp, out: &mut Vec<Output>) {
+        let Some(held) = self.holding.assignment() else { return };
+        let all = held.instances.values();
+        let all = all.map(|one| (one.instance.clone(), self.leases.standing(one, now), one.lease));
+        out.push(Output::Fence(all.collect()));
     }
 
     fn desire(&mut self, now: Timestamp) {

@@ -15,7 +15,8 @@ use dwell_core::host_mark::HostMark;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume};
-use dwell_planner::{Failure, FailureKind, Journal, Ruling, Step, Verdict};
+use dwell_core::workload::Lease;
+use dwell_planner::{Failure, FailureKind, Journal, Ruling, Standing, Step, Verdict};
 
 pub(crate) use self::engine::{BAD, Engine, Held, Mode, Real, Temper};
 use crate::agent::Agent;
@@ -53,6 +54,8 @@ pub(crate) struct Host {
     /// Volumes by instance; what is in them is a number that grows with every write.
     pub(crate) volumes: BTreeMap<InstanceName, u64>,
     pub(crate) sandboxes: BTreeSet<InstanceName>,
+    /// Until when the kernel lets instances with leases be reached: whatever the agent does.
+    pub(crate) doors: BTreeMap<InstanceName, Ms>,
     pub(crate) engine: Engine,
     /// The container of each instance that has held here last.
     pub(crate) held: BTreeMap<InstanceName, Held>,
@@ -148,6 +151,7 @@ impl Host {
             disk: Disk::default(),
             volumes: BTreeMap::new(),
             sandboxes: BTreeSet::new(),
+            doors: BTreeMap::new(),
             engine: Engine::default(),
             held: BTreeMap::new(),
             agent: None,
@@ -165,6 +169,34 @@ impl Host {
             retired: false,
             copy: false,
         }
+    }
+
+    /// The agent sets until when instances are reached; `agent_now` is the present by its clock.
+    pub(crate) fn fence(
+        &mut self,
+        all: Vec<(InstanceName, Standing, Option<Lease>)>,
+        agent_now: Timestamp,
+        now: Ms,
+    ) {
+        for (name, standing, lease) in all {
+            let until = |until: Timestamp| now + until.0.saturating_sub(agent_now.0);
+            match standing {
+                Standing::Free => drop(self.doors.remove(&name)),
+                Standing::Lent { until: at } => drop(self.doors.insert(name, until(at))),
+                Standing::Over => drop(self.doors.insert(name, now)),
+                // As an earlier run of the agent has left it, and not for longer than the lease.
+                Standing::Left { .. } => {
+                    let most = now + lease.map_or(0, |lease| lease.0.0);
+                    let door = self.doors.entry(name).or_insert(now);
+                    *door = (*door).min(most);
+                }
+            }
+        }
+    }
+
+    /// Whether nothing of an instance is reached here: its lease is over.
+    pub(crate) fn is_shut(&self, name: &InstanceName, now: Ms) -> bool {
+        self.doors.get(name).is_some_and(|until| *until <= now)
     }
 
     /// The machine, as the controller knows it.
@@ -258,7 +290,10 @@ impl Host {
                 let message = "its sandbox is lost".to_owned();
                 return Err(Failure { kind: FailureKind::SandboxLost, message });
             }
-            Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
+            Step::RemoveSandbox => {
+                self.sandboxes.remove(name);
+                self.doors.remove(name);
+            }
             Step::Record(_) | Step::Forget if self.disk.full => {
                 return Err(transient("no space left on the device"));
             }

@@ -2,7 +2,7 @@
 
 use dwell_core::directory::DirectoryChange;
 use dwell_core::id::Position;
-use dwell_core::session::{AssignmentChange, Hello, StatusReport};
+use dwell_core::session::{AssignmentChange, Hello, Lent, StatusReport};
 
 /// From a node to the controller.
 #[derive(Clone, Debug)]
@@ -13,8 +13,8 @@ pub(crate) enum Up {
     Report(StatusReport),
     /// The assignment of this position is on the node's disk.
     Acknowledge(Position),
-    /// It lives.
-    Heartbeat,
+    /// It lives. Numbered if an answer is wanted.
+    Heartbeat(u64),
 }
 
 /// From the controller to a node.
@@ -24,4 +24,6 @@ pub(crate) enum Down {
     Assignment(Box<AssignmentChange>),
     /// Who is where, or what has changed of it.
     Directory(Box<DirectoryChange>),
+    /// What the node has is lent to it anew.
+    Lent(Lent),
 }

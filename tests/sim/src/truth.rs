@@ -47,30 +47,33 @@ pub(crate) struct Truth {
 
 impl Truth {
     /// A main process starts.
-    pub(crate) fn started(&mut self, name: &InstanceName, new: Running) -> Result<(), Violation> {
-        let (host, container) = (new.host, new.container.clone());
-        let (address, excused) = (new.address, new.excused);
-        let all = self.running.entry(name.clone()).or_default();
-        all.push(new);
-        if excused {
-            return Ok(());
-        }
-        let is_other = |one: &&Running| (one.host, &one.container) != (host, &container);
-        let twin = all.iter().filter(is_other).find(|one| !one.excused);
-        if let Some(twin) = twin {
-            return Err(Violation {
-                rule: "one of each",
-                what: format!(
-                    "{name} runs on host {host} as {container} and on host {} as {}",
-                    twin.host, twin.container
-                ),
-            });
-        }
-        for (other, all) in &self.running {
-            if other != name && all.iter().any(|one| !one.excused && one.address == address) {
+    pub(crate) fn started(&mut self, name: &InstanceName, new: Running) {
+        self.running.entry(name.clone()).or_default().push(new);
+    }
+
+    /// Whether something runs twice, or two instances at one address, where both are reached: `is_shut` says whether a host
+    /// lets nobody reach an instance.
+    pub(crate) fn twins(
+        &self,
+        is_shut: impl Fn(usize, &InstanceName) -> bool,
+    ) -> Result<(), Violation> {
+        let mut addresses: BTreeMap<Ipv4Addr, &InstanceName> = BTreeMap::new();
+        for (name, all) in &self.running {
+            let mut reached = all.iter().filter(|one| !one.excused && !is_shut(one.host, name));
+            let Some(first) = reached.next() else { continue };
+            if let Some(twin) = reached.next() {
+                return Err(Violation {
+                    rule: "one of each",
+                    what: format!(
+                        "{name} runs on host {} as {} and on host {} as {}",
+                        twin.host, twin.container, first.host, first.container
+                    ),
+                });
+            }
+            if let Some(other) = addresses.insert(first.address, name) {
                 return Err(Violation {
                     rule: "no address twice",
-                    what: format!("{name} and {other} run at {address}"),
+                    what: format!("{name} and {other} run at {}", first.address),
                 });
             }
         }

@@ -33,6 +33,7 @@ impl Core {
                 }
                 self.desired = Some(desired);
             }
+            Input::Leases(leases) => self.observed.leases = leases,
             Input::Connected => {
                 self.connected = true;
                 self.pulse.hear(now);

@@ -4,7 +4,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Incarnation};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::Phase;
+use dwell_core::instance::{Assigned, Phase};
 use dwell_core::session::NodeNetwork;
 
 use super::*;
@@ -110,4 +110,22 @@ fn nothing_is_complete_or_gone_before_everything_was_looked_at() {
     let whole = stream.report(&holding, Some(&seen(5, &["web-1"]))).unwrap();
     assert_eq!((whole.complete, whole.seen_under), (true, at(5)));
     assert!(stream.has_reported(at(5)) && !stream.has_reported(at(6)));
+}
+
+#[test]
+fn an_answer_counts_from_when_its_heartbeat_was_sent() {
+    let (mut holding, mut stream) = settled();
+    assert_eq!(stream.beat(&holding, Timestamp(1)), 0, "nothing is lent to it");
+    let AssignmentChange::Snapshot(mut all) = assignment(6) else { unreachable!() };
+    let template = dwell_core::workload::Template::of_image("web");
+    let lease = Some(dwell_core::workload::Lease(dwell_core::quantity::Millis::seconds(12)));
+    let one = Assigned { lease, ..dwell_core::fixtures::assigned("web-0", 1, template) };
+    all.instances.insert(one.instance.clone(), one);
+    holding.merge(AssignmentChange::Snapshot(all)).unwrap();
+    assert_eq!([2, 3, 4].map(|at| stream.beat(&holding, Timestamp(at))), [1, 2, 3]);
+    assert_eq!(stream.answered(2), Some(Timestamp(3)));
+    assert_eq!(stream.answered(1), None, "a later one was answered");
+    assert_eq!(stream.answered(3), Some(Timestamp(4)));
+    assert_eq!(stream.answered(3), None);
+    assert_eq!(stream.answered(99), None);
 }

@@ -34,6 +34,7 @@ impl World {
                 self.remove(workload.into());
                 self.schedule.at(self.now + after_ms, Event::Apply { workload: workload.into() });
             }
+            Action::OnLost { workload, after_s } => self.set_on_lost(workload.into(), after_s),
             Action::Restart { workload } => {
                 let name = self.workload(workload.into());
                 let command = Command::Restart(Target::Workload(name.clone()));
@@ -280,6 +281,7 @@ impl World {
         drop(self.command(Command::Tick));
         self.operators_look();
         self.end_until_confirmed();
+        self.check_twins();
         self.check_model();
         self.schedule.at(self.now + 1_000, Event::Tick { life });
     }
@@ -302,6 +304,7 @@ impl World {
         let one = &mut self.hosts[host];
         (one.on, one.first_life) = (false, one.life);
         one.sandboxes.clear();
+        one.doors.clear();
         self.relieve_after(down_ms, Relief::Power(host));
     }
 

@@ -64,7 +64,7 @@ impl World {
                 match &mut message {
                     Up::Hello(hello) => hello.status.volumes = volumes,
                     Up::Report(report) => report.volumes = volumes,
-                    Up::Acknowledge(_) | Up::Heartbeat => {}
+                    Up::Acknowledge(_) | Up::Heartbeat(_) => {}
                 }
                 if let Some(stream) = self.hosts[host].stream {
                     self.send(stream, true, Event::Up { stream, message });
@@ -73,6 +73,11 @@ impl World {
             Output::EndStream(reason) => {
                 self.note(|| format!("host {host}: gives its stream up: {reason}"));
                 self.lose_stream(host);
+            }
+            Output::Fence(all) => {
+                let (now, agent_now) = (self.now, self.hosts[host].agent_wall.now(self.now));
+                self.hosts[host].fence(all, agent_now, now);
+                self.check_twins();
             }
             Output::WakeAt(at) => {
                 let now = self.hosts[host].agent_wall.now(self.now);
@@ -330,10 +335,8 @@ impl World {
         self.stir(host, container, EventKind::Started);
         let running = Running { host, container: container.clone(), address, excused };
         self.note(|| format!("host {host}: {name} runs as {container}, {}", real.image));
-        let result = self.truth.started(&name, running);
-        if let Err(violation) = result {
-            self.violate(violation);
-        }
+        self.truth.started(&name, running);
+        self.check_twins();
         if real.has_volume && !excused {
             let content = self.hosts[host].volumes.get(&name).copied().unwrap_or(0);
             match self.truth.opened(&name, host, content) {

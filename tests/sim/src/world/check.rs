@@ -2,17 +2,23 @@
 
 use dwell_controller::model::{Change, InstanceFilter, Record};
 use dwell_core::id::InstanceName;
-use dwell_core::instance::Phase;
+use dwell_core::instance::{Assigned, Phase};
 use dwell_core::workload::Resources;
 use dwell_planner::Journal;
 
 use super::{CHECK_MS, CONVERGENCE_MS, Event, World};
+use crate::host::Host;
 use crate::schedule::Ms;
 use crate::truth::Violation;
 
 /// For how long a status may say "running" of what does not run: a node counts as unreachable after 15 s, and a
 /// call to an engine takes 30 s at most.
 const STATUS_AGE_MS: Ms = 60_000;
+
+/// What a host has on its disk of an instance that it is to run.
+fn disk_order<'a>(host: &'a Host, name: &InstanceName) -> Option<&'a Assigned> {
+    host.disk.assignment.as_ref()?.instances.get(name)
+}
 
 impl World {
     /// What a commit did has to be allowed.
@@ -50,6 +56,9 @@ impl World {
             hosts.filter(|(_, host)| host.name == *before && !host.excused && !host.copy);
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
+            if self.is_let_go(host, name) {
+                return None;
+            }
             let mut own = host.engine.containers.values().filter(|real| !real.foreign);
             let container = own.any(|real| real.instance == *name && !real.came_back);
             let ordered =
@@ -67,6 +76,25 @@ impl World {
         });
         if let Some(what) = left.filter(|_| !self.removing_by_force) {
             self.violate(Violation { rule: "gone means gone", what });
+        }
+    }
+
+    /// Whether a host that is lost lets nobody reach an instance, also if it starts again.
+    fn is_let_go(&self, host: &Host, name: &InstanceName) -> bool {
+        let order = disk_order(host, name);
+        let is_lent = order.is_some_and(|one| one.lease.is_some());
+        let mut processes = host.engine.containers.values().filter(|real| !real.foreign);
+        let runs = processes.any(|real| real.instance == *name && real.is_running());
+        host.is_shut(name, self.now) || (is_lent && !runs)
+    }
+
+    /// Nothing is reached twice.
+    pub(super) fn check_twins(&mut self) {
+        let is_shut = |host: usize, name: &InstanceName| {
+            self.hosts.get(host).is_some_and(|host| host.is_shut(name, self.now))
+        };
+        if let Err(violation) = self.truth.twins(is_shut) {
+            self.violate(violation);
         }
     }
 

@@ -8,7 +8,7 @@ use dwell_controller::model::{Command, Model, Reply, SessionId};
 use dwell_core::id::NodeName;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::session::{AssignmentChange, Hello};
+use dwell_core::session::{AssignmentChange, Hello, Lent};
 
 use super::membership::Standing;
 use super::{Event, HEARTBEAT_MS, SILENCE_MS, Stream, World};
@@ -134,7 +134,11 @@ impl World {
             // Its end was noticed before its last words came.
             return;
         }
-        if !matches!(message, Up::Heartbeat) {
+        let beat = match &message {
+            Up::Heartbeat(number) => *number,
+            _ => 0,
+        };
+        if !matches!(message, Up::Heartbeat(_)) {
             self.note(|| format!("controller: host {host} says {}", brief_up(&message)));
         }
         let (node, session) = (self.hosts[host].name.clone(), session(stream));
@@ -153,6 +157,7 @@ impl World {
                 self.controller.open(stream, node, directory);
                 self.push(stream);
             }
+            (Ok(_), None) if beat > 0 => self.lend(stream, beat),
             (Ok(_), None) => {}
             (Err(Failed::Crashed | Failed::Away), _) => {}
             (Err(error), _) => {
@@ -160,6 +165,16 @@ impl World {
                 self.close(stream);
                 self.send(stream, false, Event::DownEnd { stream });
             }
+        }
+    }
+
+    /// Answers a heartbeat, after all that was decided before it was heard.
+    fn lend(&mut self, stream: u64, heartbeat: u64) {
+        self.push(stream);
+        let Some(model) = self.controller.model.as_ref() else { return };
+        if self.controller.sessions.contains_key(&stream) {
+            let lent = Lent { heartbeat, only_renewed: model.is_unconfirmed() };
+            self.send(stream, false, Event::Down { stream, message: Down::Lent(lent) });
         }
     }
 
@@ -266,10 +281,12 @@ impl World {
         let Some(state) = self.streams.get(&stream) else { return };
         let (host, life) = (state.host, state.life);
         if self.hosts[host].stream == Some(stream) {
-            self.note(|| format!("host {host}: is told {}", brief(&message)));
+            if !matches!(message, Down::Lent(_)) {
+                self.note(|| format!("host {host}: is told {}", brief(&message)));
+            }
             let change = match &message {
                 Down::Assignment(change) => Some(change.as_ref()),
-                Down::Directory(_) => None,
+                Down::Directory(_) | Down::Lent(_) => None,
             };
             let deleted = change.and_then(|change| match change {
                 AssignmentChange::Snapshot(all) => Some(&all.volumes_to_delete),
@@ -334,7 +351,7 @@ fn taken(from: (NodeName, String), session: SessionId, message: Up) -> Command {
         }
         Up::Report(report) => Command::NodeStatus { node, session, report },
         Up::Acknowledge(stored) => Command::Acknowledge { node, session, stored },
-        Up::Heartbeat => Command::Heartbeat { node, session, capacity: None },
+        Up::Heartbeat(_) => Command::Heartbeat { node, session, capacity: None },
     }
 }
 
@@ -352,7 +369,7 @@ fn brief_up(message: &Up) -> String {
         Up::Hello(hello) => ("hello,", &hello.status),
         Up::Report(report) => ("it sees,", report),
         Up::Acknowledge(stored) => return format!("it has stored {}", stored.revision),
-        Up::Heartbeat => return "it lives".to_owned(),
+        Up::Heartbeat(_) => return "it lives".to_owned(),
     };
     let statuses = report.instances.iter();
     let statuses: Vec<_> = statuses
@@ -366,6 +383,7 @@ fn brief(message: &Down) -> String {
     let change = match message {
         Down::Assignment(change) => change,
         Down::Directory(change) => return format!("the directory of {}", change.revision),
+        Down::Lent(lent) => return format!("that heartbeat {} was heard", lent.heartbeat),
     };
     match change.as_ref() {
         AssignmentChange::Snapshot(all) => {

@@ -11,12 +11,15 @@ use dwell_core::id::{InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, Placement, Portion, Resources, Template, UpdatePolicy, WorkloadSpec,
+    Mount, MountSource, OnLost, Placement, Portion, Resources, Template, UpdatePolicy, WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
 use crate::controller::Failed;
 use crate::host::{BAD, Temper, Wall, volume_name};
+
+/// After what time lost instances are replaced, of workloads that begin so.
+const LOST_AFTER_S: u64 = 20;
 
 impl World {
     /// Gives the controller a command, and has its sessions tell whom it concerns.
@@ -85,9 +88,25 @@ impl World {
                 canary: Portion::Count(u32::from(shape.canary)),
                 ..UpdatePolicy::default()
             },
+            on_lost: match shape.lost {
+                true => OnLost::ReplaceAfter(Millis::seconds(LOST_AFTER_S)),
+                false => OnLost::Keep,
+            },
             labels: BTreeMap::new(),
         };
         self.declare(spec);
+    }
+
+    /// Declares what becomes of lost instances.
+    pub(super) fn set_on_lost(&mut self, workload: usize, after_s: Option<u64>) {
+        let declared = self.declared.get(&self.workload(workload));
+        let Some(spec) = declared.map(|declared| declared.spec.clone()) else { return };
+        if spec.template.mounts.is_empty() {
+            let after = after_s.map(Millis::seconds);
+            let on_lost = after.map_or(OnLost::Keep, OnLost::ReplaceAfter);
+            self.versions.try_anew(&spec);
+            self.declare(WorkloadSpec { on_lost, ..spec });
+        }
     }
 
     /// Goes back to what is good, which is declared then.
