@@ -56,7 +56,7 @@ impl World {
             hosts.filter(|(_, host)| host.name == *before && !host.excused && !host.copy);
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
-            if self.is_let_go(host, name) {
+            if old.fence.is_some() && self.is_let_go(host, name) {
                 return None;
             }
             let mut own = host.engine.containers.values().filter(|real| !real.foreign);
@@ -82,10 +82,10 @@ impl World {
     /// Whether a host that is lost lets nobody reach an instance, also if it starts again.
     fn is_let_go(&self, host: &Host, name: &InstanceName) -> bool {
         let order = disk_order(host, name);
-        let is_lent = order.is_some_and(|one| one.lease.is_some());
+        let may_start = order.is_some_and(|one| one.lease.is_none());
         let mut processes = host.engine.containers.values().filter(|real| !real.foreign);
         let runs = processes.any(|real| real.instance == *name && real.is_running());
-        host.is_shut(name, self.now) || (is_lent && !runs)
+        host.is_shut(name, self.now) || !(runs || may_start)
     }
 
     /// Nothing is reached twice.
