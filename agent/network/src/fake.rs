@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     Disturbances, FoundRoute, HostNetwork, Look, Network, NetworkError, PeerFailure, Policy, Probe,
-    ROUTE_PROTOCOL, RouteReport, RouteTable, Sandbox, SeenSandbox,
+    ROUTE_PROTOCOL, Reach, RouteReport, RouteTable, Sandbox, SeenSandbox, Until,
 };
 
 /// One of the operations of [`Network`], to be failed or counted.
@@ -34,6 +34,8 @@ pub enum Operation {
     SyncRoutes,
     /// [`Network::sync_policies`].
     SyncPolicies,
+    /// [`Network::sync_leases`].
+    SyncLeases,
     /// [`Network::probe`].
     Probe,
     /// [`Network::look`].
@@ -54,6 +56,7 @@ impl Operation {
             Self::Sandboxes => "sandboxes",
             Self::SyncRoutes => "sync_routes",
             Self::SyncPolicies => "sync_policies",
+            Self::SyncLeases => "sync_leases",
             Self::Probe => "probe",
             Self::Look => "look",
             Self::Sweep => "sweep",
@@ -76,6 +79,8 @@ struct State {
     sandboxes: BTreeMap<InstanceName, Sandbox>,
     routes: RouteTable,
     policies: Vec<Policy>,
+    /// As last said.
+    leases: BTreeMap<Ipv4Addr, Until>,
     /// What belongs to no sandbox.
     strays: BTreeSet<String>,
     failures: BTreeMap<Operation, usize>,
@@ -141,6 +146,12 @@ impl FakeNetwork {
     #[must_use]
     pub fn routes(&self) -> RouteTable {
         self.state().routes.clone()
+    }
+
+    /// Until when instances are reached, as last said.
+    #[must_use]
+    pub fn leases(&self) -> BTreeMap<Ipv4Addr, Until> {
+        self.state().leases.clone()
     }
 
     /// The policies as last synchronised.
@@ -268,6 +279,12 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
+    async fn sync_leases(&self, instances: &[Reach]) -> Result<(), NetworkError> {
+        let mut state = self.enter(Operation::SyncLeases).await?;
+        state.leases.extend(instances.iter().map(|reach| (reach.address, reach.until)));
+        Ok(())
+    }
+
     /// Sandboxes answer at once, and nobody else does.
     async fn probe_overlay(&self, _: Ipv4Addr) -> Result<Option<Probe>, NetworkError> {
         Ok(None)
@@ -327,6 +344,7 @@ impl Network for FakeNetwork {
         state.sandboxes.clear();
         state.routes = RouteTable::default();
         state.policies.clear();
+        state.leases.clear();
         state.changes += 1;
         Ok(())
     }

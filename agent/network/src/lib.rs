@@ -22,6 +22,7 @@
 pub mod fake;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fixtures;
+mod lease;
 pub mod linux;
 mod look;
 mod policy;
@@ -40,6 +41,7 @@ use dwell_core::net::{Ipv6Range, Mac};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
+pub use self::lease::{Reach, Until};
 pub use self::look::{IsolationDifference, Look, RouteDifference, SeenSandbox};
 pub use self::policy::{Allow, Direction, Policy, PortRange};
 pub use self::probe::{FoundRoute, Probe};
@@ -139,6 +141,15 @@ pub trait Network: Send + Sync + 'static {
     /// # Errors
     /// What the kernel refused. What was in force before stays in force.
     async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError>;
+
+    /// Says until when the instances of this node that are spoken of are reached, and reach others: the kernel lets nothing
+    /// pass any more when that time is up, whatever becomes of whoever said so.
+    ///
+    /// One that is not spoken of goes on as was said last, until its sandbox is removed. To say it again costs little.
+    ///
+    /// # Errors
+    /// What the kernel refused. What was in force before stays in force.
+    async fn sync_leases(&self, instances: &[Reach]) -> Result<(), NetworkError>;
 
     /// Looks up the route to `address` and tries it with ICMP echoes; takes at most two seconds.
     ///

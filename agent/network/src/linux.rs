@@ -69,7 +69,7 @@ use self::netlink::{Netlink, Outcome, Request};
 use self::owner::{Owner, first_error};
 use self::watcher::Watcher;
 use crate::{
-    Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, ROUTE_PROTOCOL,
+    Disturbances, HostNetwork, Look, Network, NetworkError, Policy, Probe, ROUTE_PROTOCOL, Reach,
     RouteReport, RouteTable, Sandbox,
 };
 
@@ -237,6 +237,11 @@ impl Network for LinuxNetwork {
     async fn sync_policies(&self, policies: &[Policy]) -> Result<(), NetworkError> {
         let policies = policies.to_vec();
         self.owner.call(move |owner| owner.sync_policies(&policies)).await
+    }
+
+    async fn sync_leases(&self, instances: &[Reach]) -> Result<(), NetworkError> {
+        let instances = instances.to_vec();
+        self.owner.call(move |owner| owner.sync_leases(instances)).await
     }
 
     async fn probe(&self, address: Ipv4Addr) -> Result<Probe, NetworkError> {

@@ -109,10 +109,11 @@ pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
     if is_sandboxs { &[Kind::Sandboxes] } else { &[] }
 }
 
-/// By changes to our own table, or to the chains of iptables that lead to ours.
+/// By changes to our own tables, or to the chains of iptables that lead to ours.
 pub(super) fn by_firewall(message: &Message<'_>) -> &'static [Kind] {
     let Some(place) = nftables::place(message) else { return &[] };
-    let is_ours = place.family == nftables::NFPROTO_INET && place.table == nftables::TABLE;
+    let is_ours = place.family == nftables::NFPROTO_INET
+        && [nftables::TABLE, nftables::LEASES].contains(&place.table);
     let leads_to_ours = [nftables::NFPROTO_IPV4, nftables::NFPROTO_IPV6].contains(&place.family)
         && place.table == "filter"
         && place.chain.is_some_and(iptables::concerns);

@@ -14,9 +14,12 @@
 //! `nodes` holds the addresses of the peers, to which instances talk under their own address, and `tunnelled` those of
 //! them that are reached through the [overlay](super::overlay). The other sets are those of [`super::isolation`].
 //!
+//! Instances that are lent to the node are told of in a [table of their own](leases).
+//!
 //! Where instances have IPv6 addresses, `sources` and the sets of isolation have twins of IPv6, which are never changed without
 //! them.
 
+mod leases;
 mod message;
 mod script;
 mod tunnel;
@@ -37,8 +40,9 @@ use super::isolation::{self, Element, Set};
 use super::netlink::{Netlink, Outcome, Refusal, Request};
 use super::observe::ipv4;
 use super::program::{self, Program};
-use crate::{HostNetwork, IsolationDifference, NetworkError, Overlay};
+use crate::{HostNetwork, IsolationDifference, NetworkError, Overlay, Reach};
 
+pub(super) use self::leases::TABLE as LEASES;
 pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NOTIFICATIONS, place};
 
 pub(super) const TABLE: &str = "dwell";
@@ -87,6 +91,8 @@ pub(super) struct Firewall {
     range: Option<Ipv6Range>,
     /// See [`Self::ipv6`].
     ipv6: Option<Option<Ipv6Range>>,
+    /// Until when instances are reached, as last said, and where they had IPv6 addresses then.
+    leases: Option<(Vec<Reach>, Option<Ipv6Range>)>,
 }
 
 struct Written {
@@ -111,6 +117,7 @@ impl Firewall {
             overlay: None,
             range: None,
             ipv6: None,
+            leases: None,
         })
     }
 
@@ -169,7 +176,7 @@ impl Firewall {
             sets: sets.unwrap_or_default(),
             generation: before.wrapping_add(1),
         });
-        Ok(())
+        self.follow_leases()
     }
 
     /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
@@ -181,7 +188,7 @@ impl Firewall {
         let sets = isolation::sets(elements);
         let changes = || {
             let of = |family: Family| sets.iter().map(move |set| family.set(&set.name()));
-            let flushes = Family::all(range).flat_map(of).map(|set| message::flush(&set));
+            let flushes = Family::all(range).flat_map(of).map(|set| message::flush(TABLE, &set));
             flushes.chain(by_set(Change::Add, elements, range)).collect()
         };
         let mut before = message::generation(&mut self.netfilter)?;
@@ -202,7 +209,8 @@ impl Firewall {
         self.isolation = None;
         self.written = None;
         self.ipv6 = None;
-        match self.feed(script::DELETE) {
+        self.leases = None;
+        match self.feed(&[script::DELETE, leases::DELETE].concat()) {
             // Without the program there cannot be a table of ours.
             Err(NetworkError::ProgramMissing { .. }) => Ok(()),
             result => result,
@@ -252,14 +260,14 @@ impl Firewall {
 
     fn of_source(&self, change: Change, source: &Source) -> Vec<Request> {
         let of = |family: Family| {
-            message::change(change, &family.set(SOURCES), &[&source_key(source, family)])
+            message::change(TABLE, change, &family.set(SOURCES), &[&source_key(source, family)])
         };
         Family::all(self.range).flat_map(of).collect()
     }
 
     /// Who may send, by the kernel; nobody if the table is not there.
     pub(super) fn sources(&mut self, family: Family) -> Result<BTreeSet<Source>, NetworkError> {
-        let keys = message::keys(&mut self.netfilter, &family.set(SOURCES))?;
+        let keys = message::keys(&mut self.netfilter, TABLE, &family.set(SOURCES))?;
         Ok(keys.iter().filter_map(|key| source_of(key, family)).collect())
     }
 
@@ -275,7 +283,7 @@ impl Firewall {
         for family in Family::all(self.range) {
             let mut held = Vec::new();
             for set in &sets {
-                let keys = message::keys(&mut self.netfilter, &family.set(&set.name()))?;
+                let keys = message::keys(&mut self.netfilter, TABLE, &family.set(&set.name()))?;
                 held.extend(keys.iter().filter_map(|key| Element::of_key(*set, family, key)));
             }
             held.sort_unstable();
@@ -300,7 +308,7 @@ impl Firewall {
         let protocols = Family::all(self.range).count();
         let chains = [INBOUND, ISOLATION, CONFINEMENT];
         for (chain, rules) in chains.into_iter().zip(isolation::rules(&sets, protocols)) {
-            let there = message::rules(&mut self.netfilter, chain)?;
+            let there = message::rules(&mut self.netfilter, TABLE, chain)?;
             if there != rules && !wanted.is_empty() {
                 found.push(IsolationDifference {
                     address: None,
@@ -331,7 +339,12 @@ impl Firewall {
         let changes = sets.into_iter().flat_map(|(set, addresses)| {
             let keys: Vec<_> = addresses.iter().map(Ipv4Addr::octets).collect();
             let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
-            [message::flush(set)].into_iter().chain(message::change(Change::Add, set, &keys))
+            [message::flush(TABLE, set)].into_iter().chain(message::change(
+                TABLE,
+                Change::Add,
+                set,
+                &keys,
+            ))
         });
         let outcome = self.commit(changes.collect())?;
         let is_there = match outcome {
@@ -403,7 +416,7 @@ fn by_set(change: Change, elements: &[Element], range: Option<Ipv6Range>) -> Vec
         for family in Family::all(range) {
             let keys: Vec<_> = elements.iter().map(|element| element.key(family)).collect();
             let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-            requests.extend(message::change(change, &family.set(&name), &keys));
+            requests.extend(message::change(TABLE, change, &family.set(&name), &keys));
         }
     }
     requests

@@ -25,7 +25,7 @@ use super::reaper::Reaper;
 use super::sysctl::{self, Sysctls};
 use super::uplink::Uplinks;
 use super::{LinuxConfig, METRIC_BLOCK, isolation, refused, request, send, veth};
-use crate::{Disturbances, HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL};
+use crate::{Disturbances, HostNetwork, NetworkError, Policy, ROUTE_PROTOCOL, Reach};
 
 /// Entries that the neighbour table must hold before it is cleaned up, is cleaned up at once, and is
 /// full: enough for 10,000 nodes on one segment. (Permanent entries, as instances have, do not count.)
@@ -178,6 +178,11 @@ impl Owner {
             // They come with the host's preparation.
             None => Ok(()),
         }
+    }
+
+    /// See [`crate::Network::sync_leases`].
+    pub(super) fn sync_leases(&mut self, instances: Vec<Reach>) -> Result<(), NetworkError> {
+        self.firewall.set_leases(instances)
     }
 
     fn ensure_firewall(&mut self, host: &HostNetwork) -> Result<(), NetworkError> {

@@ -98,6 +98,9 @@ impl Owner {
         for link in &ours {
             self.retire(link)?;
         }
+        for (_, address) in ours.iter().filter_map(veth::owner) {
+            self.firewall.end_lease(address)?;
+        }
         self.namespaces.remove(instance)?;
         if !ours.is_empty() {
             self.reaper.wake();

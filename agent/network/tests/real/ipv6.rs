@@ -6,7 +6,7 @@ mod host;
 mod tenant;
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dwell_core::net::Ipv6Range;
 use dwell_core::workload::Protocol;
@@ -16,8 +16,8 @@ use dwell_network::world::{
     until_silent, web,
 };
 use dwell_network::{
-    Allow, Direction, Exception, HostNetwork, Ipv6Routes, Network as _, Policy, PortRange,
-    RouteTable, Sandbox,
+    Allow, Direction, Exception, HostNetwork, Ipv6Routes, Network as _, Policy, PortRange, Reach,
+    RouteTable, Sandbox, Until,
 };
 
 /// The instance of the other node.
@@ -159,6 +159,34 @@ async fn a_link_has_nothing_but_what_both_ends_are_told() {
     run("ip -6 route add default via fe80::6477:6c6c:192.0.2.2 dev uplink");
     let nobody = run(&format!("ip -6 route get {} 2>&1 || true", six([10, 80, 1, 99].into())));
     assert!(nobody.contains("No route to host"), "{nobody}");
+}
+
+#[tokio::test]
+async fn what_is_not_lent_is_not_reached_by_ipv6_either() {
+    let (web, db) = (web(), db());
+    let world = World::with([&web, &db]).await;
+    neighbour();
+    let over = Until::At(Instant::now());
+    let lease = |until| [Reach { address: web.address, until }];
+    world.network.sync_leases(&lease(over)).await.unwrap();
+    // The host learns only now that instances have IPv6 addresses.
+    world.network.ensure_host(&dual()).await.unwrap();
+    world.network.sync_policies(&[]).await.unwrap();
+    for sandbox in [&web, &db] {
+        world.network.ensure_sandbox(sandbox).await.unwrap();
+    }
+    world.network.sync_routes(&table()).await.unwrap();
+    assert!(pings(Place::Host, db.address));
+    for place in [Place::Host, Place::Lan, Place::Inside(&db)] {
+        assert!(!pings(place, web.address), "{place:?}");
+    }
+    let lent = Until::At(Instant::now() + Duration::from_secs(60));
+    world.network.sync_leases(&lease(lent)).await.unwrap();
+    assert!(pings(Place::Host, web.address));
+    world.network.sync_leases(&lease(over)).await.unwrap();
+    assert!(!pings(Place::Host, web.address));
+    world.network.sync_leases(&lease(Until::Ever)).await.unwrap();
+    assert!(pings(Place::Host, web.address));
 }
 
 /// What IPv4 lets through IPv6 does, and nothing else.

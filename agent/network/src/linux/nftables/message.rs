@@ -1,11 +1,13 @@
 //! nftables' netlink messages, as far as we send and read them.
 
+use std::time::Duration;
+
+use dwell_core::clock::millis;
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_F_NESTED, NLM_F_CREATE, NetlinkBuffer, NetlinkSerializable,
 };
 use nix::libc;
 
-use super::TABLE;
 use crate::NetworkError;
 use crate::linux::netlink::{Netlink, Outcome, Request};
 use crate::linux::observe::attributes;
@@ -27,6 +29,8 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_GEN_ID: u16 = 1;
 
@@ -38,46 +42,88 @@ pub(super) enum Change {
 }
 
 /// Adds or deletes the elements with these `keys`, in as many messages as it takes.
-pub(super) fn change(change: Change, set: &str, keys: &[&[u8]]) -> Vec<Request> {
+pub(super) fn change(table: &str, change: Change, set: &str, keys: &[&[u8]]) -> Vec<Request> {
     let command = match change {
         Change::Add => libc::NFT_MSG_NEWSETELEM,
         Change::Delete => libc::NFT_MSG_DELSETELEM,
     };
     let chunks = keys.chunks(ELEMENTS_PER_MESSAGE);
-    chunks.map(|keys| elements(command, set, keys)).collect()
+    let of = |keys: &[&[u8]]| elements(command, table, set, keys.iter().map(|key| (*key, None)));
+    chunks.map(of).collect()
+}
+
+/// Adds elements that go by themselves after a time, in as many messages as it takes.
+pub(super) fn add_for(table: &str, set: &str, keys: &[(&[u8], Duration)]) -> Vec<Request> {
+    let chunks = keys.chunks(ELEMENTS_PER_MESSAGE / 2);
+    let timed = |(key, left): &(_, Duration)| (*key, Some(*left));
+    let of = |keys: &[_]| elements(libc::NFT_MSG_NEWSETELEM, table, set, keys.iter().map(timed));
+    chunks.map(of).collect()
 }
 
 /// Deletes all elements of a set.
-pub(super) fn flush(set: &str) -> Request {
-    elements(libc::NFT_MSG_DELSETELEM, set, &[])
+pub(super) fn flush(table: &str, set: &str) -> Request {
+    elements(libc::NFT_MSG_DELSETELEM, table, set, std::iter::empty())
 }
 
 /// The keys of all elements of a set; none if it is not there.
-pub(super) fn keys(netfilter: &mut Netlink, set: &str) -> Result<Vec<Vec<u8>>, NetworkError> {
-    let value = |payload: &[u8], skip: usize, kind: u16| {
-        let found = attributes(payload, skip).find(|attribute| attribute.kind == kind);
-        found.map(|attribute| attribute.value.to_vec())
-    };
-    let parse = |payload: &[u8]| {
+pub(super) fn keys(
+    netfilter: &mut Netlink,
+    table: &str,
+    set: &str,
+) -> Result<Vec<Vec<u8>>, NetworkError> {
+    dump(netfilter, table, set, key)
+}
+
+/// The keys of all elements of a set, and after what time each goes by itself; none if it is not there.
+pub(super) fn expirations(
+    netfilter: &mut Netlink,
+    table: &str,
+    set: &str,
+) -> Result<Vec<(Vec<u8>, Duration)>, NetworkError> {
+    dump(netfilter, table, set, |element| {
+        let left = value(element, 0, NFTA_SET_ELEM_EXPIRATION)?;
+        Some((key(element)?, Duration::from_millis(u64::from_be_bytes(*left.first_chunk()?))))
+    })
+}
+
+fn key(element: &[u8]) -> Option<Vec<u8>> {
+    value(&value(element, 0, NFTA_SET_ELEM_KEY)?, 0, NFTA_DATA_VALUE)
+}
+
+fn value(payload: &[u8], skip: usize, kind: u16) -> Option<Vec<u8>> {
+    let found = attributes(payload, skip).find(|attribute| attribute.kind == kind);
+    found.map(|attribute| attribute.value.to_vec())
+}
+
+/// What `parse` finds in the elements of a set.
+fn dump<T>(
+    netfilter: &mut Netlink,
+    table: &str,
+    set: &str,
+    parse: impl Fn(&[u8]) -> Option<T>,
+) -> Result<Vec<T>, NetworkError> {
+    let all = |payload: &[u8]| {
         let elements = value(payload, HEADER_BYTES, NFTA_SET_ELEM_LIST_ELEMENTS)?;
-        let keys = attributes(&elements, 0).filter_map(|element| {
-            value(&value(element.value, 0, NFTA_SET_ELEM_KEY)?, 0, NFTA_DATA_VALUE)
-        });
-        Some(keys.collect::<Vec<_>>())
+        Some(attributes(&elements, 0).filter_map(|one| parse(one.value)).collect::<Vec<_>>())
     };
-    match netfilter.dump(|| elements(libc::NFT_MSG_GETSETELEM, set, &[]), parse) {
-        Ok(found) => Ok(found.concat()),
+    let request = || elements(libc::NFT_MSG_GETSETELEM, table, set, std::iter::empty());
+    match netfilter.dump(request, all) {
+        Ok(found) => Ok(found.into_iter().flatten().collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(talking(error)),
     }
 }
 
 /// How many rules a chain has; none if it is not there.
-pub(super) fn rules(netfilter: &mut Netlink, chain: &str) -> Result<usize, NetworkError> {
+pub(super) fn rules(
+    netfilter: &mut Netlink,
+    table: &str,
+    chain: &str,
+) -> Result<usize, NetworkError> {
     let request = || {
         let name = |name: &str| [name.as_bytes(), b"\0"].concat();
         let attributes = vec![
-            DefaultNla::new(NFTA_RULE_TABLE, name(TABLE)),
+            DefaultNla::new(NFTA_RULE_TABLE, name(table)),
             DefaultNla::new(NFTA_RULE_CHAIN, name(chain)),
         ];
         let message = NetfilterMessage {
@@ -162,19 +208,26 @@ fn talking(source: std::io::Error) -> NetworkError {
     NetworkError::Kernel { action: "talk to nftables".to_owned(), source }
 }
 
-fn elements(command: i32, set: &str, keys: &[&[u8]]) -> Request {
+fn elements<'a>(
+    command: i32,
+    table: &str,
+    set: &str,
+    keys: impl Iterator<Item = (&'a [u8], Option<Duration>)>,
+) -> Request {
     let name = |name: &str| [name.as_bytes(), b"\0"].concat();
     let mut attributes = vec![
-        DefaultNla::new(NFTA_SET_ELEM_LIST_TABLE, name(TABLE)),
+        DefaultNla::new(NFTA_SET_ELEM_LIST_TABLE, name(table)),
         DefaultNla::new(NFTA_SET_ELEM_LIST_SET, name(set)),
     ];
-    if !keys.is_empty() {
-        let element = |key: &&[u8]| {
-            let value =
-                nested(NFTA_SET_ELEM_KEY, &[DefaultNla::new(NFTA_DATA_VALUE, key.to_vec())]);
-            nested(NFTA_LIST_ELEM, &[value])
-        };
-        let elements: Vec<_> = keys.iter().map(element).collect();
+    let element = |(key, left): (&[u8], Option<Duration>)| {
+        let value = nested(NFTA_SET_ELEM_KEY, &[DefaultNla::new(NFTA_DATA_VALUE, key.to_vec())]);
+        let timeout = left.map(|left| {
+            DefaultNla::new(NFTA_SET_ELEM_TIMEOUT, millis(left).to_be_bytes().to_vec())
+        });
+        nested(NFTA_LIST_ELEM, &[value].into_iter().chain(timeout).collect::<Vec<_>>())
+    };
+    let elements: Vec<_> = keys.map(element).collect();
+    if !elements.is_empty() {
         attributes.push(nested(NFTA_SET_ELEM_LIST_ELEMENTS, &elements));
     }
     let message = NetfilterMessage {
