@@ -18,11 +18,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::clock::SystemClock;
+use dwell_core::clock::{Clock, SystemClock};
 use dwell_core::host_mark::HostMark;
+use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Statuses};
 use dwell_daemon::{lane, readiness};
-use dwell_planner::EngineState;
+use dwell_planner::{EngineState, Leases};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -33,6 +34,7 @@ use crate::assignment::cache::{self, Cached};
 use crate::config::{Config, HostError};
 use crate::directory::{self, HeldDirectory};
 use crate::dns::Dns;
+use crate::fence::Fence;
 use crate::host_mark;
 use crate::host_network::{self, HostNetwork, Prepared};
 use crate::host_report::HostReport;
@@ -168,17 +170,22 @@ impl Daemon {
 
         let recheck = Arc::new(watch::Sender::new(0));
         let desired = watch::Sender::new(None);
-        let settled = watch::Sender::new(Arc::default());
+        let clock = Arc::new(SystemClock::new());
+        let leases = watch::Sender::new(Leases::begin(clock.now()));
+        let (settled, fenced_ones) =
+            (watch::Sender::new(Arc::default()), watch::Sender::new(Arc::default()));
         let ledger =
             engine.as_ref().map(|engine| Ledger::load(Arc::clone(engine), &config.data_dir));
         let reconciler = engine.clone().map(|engine| {
             let journals = config.data_dir.join("journals");
-            let (settled, prepared) = (Some(settled.subscribe()), Some(is_prepared.clone()));
+            let settled = vec![settled.subscribe(), fenced_ones.subscribe()];
+            let (leases, prepared) = (Some(leases.subscribe()), Some(is_prepared.clone()));
             let recheck = recheck.subscribe();
             let ledger = ledger.clone();
             let defaults = reconciler::Config::new(journals);
-            let config = reconciler::Config { settled, prepared, recheck, ledger, ..defaults };
-            let clock = Arc::new(SystemClock::new());
+            let config =
+                reconciler::Config { settled, leases, prepared, recheck, ledger, ..defaults };
+            let clock = Arc::clone(&clock) as Arc<dyn Clock>;
             let desired = desired.subscribe();
             Reconciler::spawn(config, engine, Arc::clone(&network), clock, desired)
         });
@@ -226,6 +233,7 @@ impl Daemon {
             config: Arc::new(config.clone()),
         };
         let address = watch::Sender::new(config.underlay_address().await?);
+        let fenced = watch::Sender::new(Position::default());
         let session = Session {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
@@ -233,6 +241,9 @@ impl Daemon {
             host_mark,
             identity,
             stored: stored.subscribe(),
+            fenced: fenced.subscribe(),
+            leases,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
             statuses,
             volumes: volumes.subscribe(),
             capacity: capacity.subscribe(),
@@ -254,6 +265,14 @@ impl Daemon {
             assignment: assignment(),
             directory: directories(),
             settled,
+        };
+        let fence = Fence {
+            network: Arc::clone(&network),
+            assignment: assignment(),
+            leases: session.leases.subscribe(),
+            clock,
+            settled: fenced_ones,
+            fenced,
         };
         let address = address.subscribe();
         let mut forwarding = engine_state.clone();
@@ -284,6 +303,7 @@ impl Daemon {
         parts.spawn(named("host_network", host_network.keep()));
         parts.spawn(named("release", release));
         parts.spawn(named("isolation", isolation.keep()));
+        parts.spawn(named("fence", fence.keep()));
         parts.spawn(named("cache", keeper));
         parts.spawn(named("directory", directory::keep(config.data_dir.clone(), directories())));
         if config.dns.enabled {

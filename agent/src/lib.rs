@@ -11,6 +11,7 @@ pub(crate) mod disk_pressure;
 pub mod dns;
 pub mod doctor;
 pub mod enroll;
+pub mod fence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod health;

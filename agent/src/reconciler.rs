@@ -28,13 +28,13 @@ use dwell_agent_core::{Core, Settings};
 use dwell_core::clock::Clock;
 use dwell_core::session::Statuses;
 use dwell_network::Network;
-use dwell_planner::{Desired, EngineState};
+use dwell_planner::{Desired, EngineState, Leases};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::journals::Journals;
-use self::owner::Owner;
+use self::owner::{Owner, Told};
 use self::sightings::Publisher;
 pub use self::sightings::{Sighting, Sightings};
 use self::tools::Tools;
@@ -53,8 +53,10 @@ pub struct Config {
     pub calls_max: usize,
     /// How often everything is looked at although nothing was told.
     pub backstop: Duration,
-    /// Which instances may get a sandbox; all of them without it.
-    pub settled: Option<Settled>,
+    /// Which instances may get a sandbox: those that are in each of these; all of them without any.
+    pub settled: Vec<Settled>,
+    /// What is lent to the node; nothing has a lease without.
+    pub leases: Option<watch::Receiver<Leases>>,
     /// How far the host is prepared for sandboxes; wholly without it.
     pub prepared: Option<watch::Receiver<Prepared>>,
     /// Notes which images were fetched; nobody does without it.
@@ -75,7 +77,8 @@ impl Config {
             journals,
             calls_max: 2 * processors,
             backstop: Duration::from_secs(600),
-            settled: None,
+            settled: Vec::new(),
+            leases: None,
             prepared: None,
             ledger: None,
             processes: Arc::new(death::Kernel),
@@ -112,12 +115,13 @@ impl Reconciler {
         let known = journals.read_all()?;
         let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
         let core = Core::new(settings, known, clock.now());
-        let Config { settled, prepared, processes, recheck, ledger, .. } = config;
+        let Config { settled, leases, prepared, processes, recheck, ledger, .. } = config;
         let tools =
             Tools { engine, network, processes, settled, prepared, clock, journals, ledger };
         let stop = CancellationToken::new();
         let (publisher, sightings) = Publisher::new();
-        let (owner, statuses, engine) = Owner::new(core, tools, publisher, desired, recheck);
+        let told = Told { desired, leases, recheck };
+        let (owner, statuses, engine) = Owner::new(core, tools, publisher, told);
         let task = tokio::spawn(stop.clone().run_until_cancelled_owned(owner.run()));
         Ok(Self { statuses, engine, sightings, stop, task: Some(task) })
     }

@@ -19,10 +19,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dwell_core::clock::Clock;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
 use dwell_core::node::Capacity;
 use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
+use dwell_planner::Leases;
 use dwell_planner::session::Holding;
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -46,7 +48,6 @@ const FIRST_HEARTBEAT: Duration = Duration::from_secs(2);
 const RENEW_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a session needs of the rest of the agent.
-#[derive(Debug)]
 pub struct Session {
     /// Where a renewed identity is stored.
     pub data_dir: PathBuf,
@@ -64,6 +65,12 @@ pub struct Session {
     pub directory: HeldDirectory,
     /// Up to where the assignment is on disk.
     pub stored: watch::Receiver<Position>,
+    /// Up to where the kernel knows its leases.
+    pub fenced: watch::Receiver<Position>,
+    /// What of it is lent to the node. Nobody else publishes here.
+    pub leases: watch::Sender<Leases>,
+    /// The one that leases are measured with.
+    pub clock: Arc<dyn Clock>,
     /// What was seen of the instances; `None` until the node has been looked at.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
     /// Which volumes there are; `None` until somebody has looked.
@@ -144,9 +151,11 @@ impl Session {
         }
     }
 
-    /// What the node holds, and what of that is on its disk.
+    /// What the node holds, and what of that it has taken in: it is on its disk, and the kernel knows the leases.
     fn holding(&self) -> Holding {
-        Holding::of(self.assignment.borrow().clone(), *self.stored.borrow())
+        let (stored, fenced) = (*self.stored.borrow(), *self.fenced.borrow());
+        let taken_in = std::cmp::min_by_key(stored, fenced, |position| position.revision);
+        Holding::of(self.assignment.borrow().clone(), taken_in)
     }
 
     /// Merges a change and tells everybody.

@@ -10,7 +10,7 @@ use dwell_agent_core::{Call, CallFailure, CallId, Cause, Core, Input, Outcome, O
 use dwell_core::clock::Timestamp;
 use dwell_core::session::Statuses;
 use dwell_network::Disturbances;
-use dwell_planner::{Desired, EngineState, Failure, FailureKind};
+use dwell_planner::{Desired, EngineState, Failure, FailureKind, Leases};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 
@@ -28,9 +28,7 @@ const BATCH_MAX: usize = 256;
 pub(super) struct Owner {
     core: Core,
     tools: Tools,
-    desired: watch::Receiver<Option<Arc<Desired>>>,
-    /// Says when somebody wants everything to be looked at.
-    recheck: watch::Receiver<u64>,
+    told: Told,
     /// Says when others may have changed sandboxes.
     disturbances: watch::Receiver<Disturbances>,
     /// How often that was, as far as it was heeded.
@@ -48,6 +46,15 @@ pub(super) struct Owner {
     engine: watch::Sender<EngineState>,
 }
 
+/// What others say.
+pub(super) struct Told {
+    pub(super) desired: watch::Receiver<Option<Arc<Desired>>>,
+    /// What is lent to the node, if anything can be.
+    pub(super) leases: Option<watch::Receiver<Leases>>,
+    /// Goes up when somebody wants everything to be looked at.
+    pub(super) recheck: watch::Receiver<u64>,
+}
+
 /// Whether the agent can go on if a task of a call panics.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -61,16 +68,14 @@ impl Owner {
         core: Core,
         tools: Tools,
         sightings: Publisher,
-        desired: watch::Receiver<Option<Arc<Desired>>>,
-        recheck: watch::Receiver<u64>,
+        told: Told,
     ) -> (Self, watch::Receiver<Option<Arc<Statuses>>>, watch::Receiver<EngineState>) {
         let (news_sender, news) = mpsc::channel(NEWS_MAX);
         let (statuses, statuses_receiver) = watch::channel(None);
         let (engine, engine_receiver) = watch::channel(EngineState::Unknown);
         let owner = Self {
             core,
-            desired,
-            recheck,
+            told,
             disturbances: tools.network.disturbances(),
             disturbed: 0,
             guards: Guards::new(tools.clone(), news_sender.clone()),
@@ -93,19 +98,21 @@ impl Owner {
         let follower =
             tokio::spawn(follow::follow(Arc::clone(&self.tools.engine), self.news_sender.clone()));
         let _follower = tokio_util::task::AbortOnDropHandle::new(follower);
+        self.take_leases();
         self.take_desired();
         loop {
             self.advance();
             // Every branch is cancel-safe: what is not taken now is there the next time.
             tokio::select! {
-                changed = self.desired.changed() => match changed {
+                changed = self.told.desired.changed() => match changed {
                     Ok(()) => self.take_desired(),
                     Err(_) => return,
                 },
                 Some(news) = self.news.recv() => self.hear(news),
                 Some(done) = self.tasks.join_next_with_id() => self.finish(done),
                 Ok(()) = self.disturbances.changed() => self.note_disturbance(),
-                Ok(()) = self.recheck.changed() => self.hear(Input::Recheck),
+                Ok(()) = changed(self.told.leases.as_mut()) => self.take_leases(),
+                Ok(()) = self.told.recheck.changed() => self.hear(Input::Recheck),
                 () = sleep_until(self.wake_at, self.tools.clock.now()) => {}
             }
             for _ in 0..BATCH_MAX {
@@ -125,8 +132,15 @@ impl Owner {
     }
 
     fn take_desired(&mut self) {
-        if let Some(desired) = self.desired.borrow_and_update().clone() {
+        if let Some(desired) = self.told.desired.borrow_and_update().clone() {
             self.core.hear(Input::Desired(desired), self.tools.clock.now());
+        }
+    }
+
+    fn take_leases(&mut self) {
+        let leases = self.told.leases.as_mut().map(|leases| leases.borrow_and_update().clone());
+        if let Some(leases) = leases {
+            self.core.hear(Input::Leases(leases), self.tools.clock.now());
         }
     }
 
@@ -194,6 +208,14 @@ impl Owner {
 fn cut_short() -> CallFailure {
     let message = "the step was cut short; this is a defect of dwell-agent".to_owned();
     CallFailure { failure: Failure { kind: FailureKind::Transient, message }, cause: Cause::Engine }
+}
+
+/// Waits for something new; for ever, if nobody tells.
+async fn changed<T>(told: Option<&mut watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match told {
+        Some(told) => told.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits until `at` by the clock that says `now`; for ever without one.

@@ -37,7 +37,7 @@ struct Host {
     assigned: BTreeMap<InstanceName, Assigned>,
     registries: RegistryLogins,
     revision: u64,
-    settled: Option<Settled>,
+    settled: Vec<Settled>,
     prepared: Option<watch::Receiver<Prepared>>,
 }
 
@@ -55,7 +55,7 @@ impl Host {
             assigned: BTreeMap::new(),
             registries: RegistryLogins::new(),
             revision: 0,
-            settled: None,
+            settled: Vec::new(),
             prepared: None,
         }
     }

@@ -40,7 +40,7 @@ pub(super) struct Tools {
     pub(super) engine: SharedEngine,
     pub(super) network: Arc<dyn Network>,
     pub(super) processes: Arc<dyn Processes>,
-    pub(super) settled: Option<Settled>,
+    pub(super) settled: Vec<Settled>,
     pub(super) prepared: Option<watch::Receiver<Prepared>>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
@@ -238,10 +238,14 @@ impl Tools {
 
     /// Waits until an instance can be reached by those only who may.
     async fn await_isolation(&self, address: Ipv4Addr) -> Result<(), StepError> {
-        let Some(mut settled) = self.settled.clone() else { return Ok(()) };
-        let settled = settled.wait_for(|settled| settled.contains(&address));
-        match timeout(ISOLATION_LIMIT, settled).await {
-            Ok(Ok(_)) => Ok(()),
+        let all = async {
+            for mut settled in self.settled.clone() {
+                settled.wait_for(|settled| settled.contains(&address)).await?;
+            }
+            Ok::<(), watch::error::RecvError>(())
+        };
+        match timeout(ISOLATION_LIMIT, all).await {
+            Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(StepError::NotIsolated),
         }
     }

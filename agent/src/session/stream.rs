@@ -11,7 +11,10 @@ use std::time::Duration;
 use dwell_core::directory::DirectoryGap;
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
-use dwell_core::session::{AssignmentChange, Heartbeat, Hello, MergeError, StatusReport, Welcome};
+use dwell_core::session::{
+    AssignmentChange, Heartbeat, Hello, Lent, MergeError, StatusReport, Welcome,
+};
+use dwell_planner::Standing;
 use dwell_planner::session::Stream;
 use dwell_proto::pieces::Assembly;
 use dwell_proto::v1::agent_message::Message as Up;
@@ -126,6 +129,7 @@ pub(super) async fn serve(
         block: network.and_then(|network| network.block),
         routes_only: network.is_some_and(|network| network.block.is_none()),
         host_mark: session.host_mark.clone(),
+        keeps_leases: true,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -245,6 +249,7 @@ impl Attached<'_> {
                 Ok(()) = self.session.statuses.changed() => self.statuses_due = true,
                 // What was seen may be told with a later revision now.
                 Ok(()) = self.session.stored.changed() => self.statuses_due = true,
+                Ok(()) = self.session.fenced.changed() => self.statuses_due = true,
                 () = self.session.ssh_events.changed() => {}
                 Ok(()) = self.session.volumes.changed() => {}
                 // An engine that came or went decides about what is placed here.
@@ -273,6 +278,9 @@ impl Attached<'_> {
                 self.session.merge(change)?;
                 tracing::debug!(revision = %position.revision, snapshot, changed, removed, "assignment");
                 self.told.received(position);
+                if self.lacks_leases() {
+                    self.next_heartbeat = Instant::now();
+                }
                 Ok(())
             }
             Down::OpenTunnel(open) => {
@@ -283,12 +291,34 @@ impl Attached<'_> {
                 self.session.directory.apply(change.try_into()?)?;
                 Ok(())
             }
+            Down::Lent(lent) => {
+                self.hear_lent(lent.into());
+                Ok(())
+            }
             Down::Trust(trust) => {
                 self.compare_trust(&trust.ca_pem);
                 Ok(())
             }
             Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
         }
+    }
+
+    /// Whether something is to run that is not lent to the node.
+    fn lacks_leases(&self) -> bool {
+        let (now, leases) = (self.session.clock.now(), self.session.leases.borrow());
+        let held = self.session.assignment.borrow();
+        let mut all = held.iter().flat_map(|held| held.instances.values());
+        let is_lacking = |standing| matches!(standing, Standing::Left { .. } | Standing::Over);
+        all.any(|one| is_lacking(leases.standing(one, now)))
+    }
+
+    /// A heartbeat was answered.
+    fn hear_lent(&mut self, lent: Lent) {
+        let Some(sent_at) = self.told.answered(lent.heartbeat) else { return };
+        let held = self.session.assignment.borrow().clone();
+        let all = held.iter().flat_map(|held| held.instances.values());
+        let now = self.session.clock.now();
+        self.session.leases.send_modify(|leases| leases.hear(lent, sent_at, all, now));
     }
 
     /// The CAs that the controller names come with a certificate; if they are others than this node has, it renews its
@@ -341,7 +371,8 @@ impl Attached<'_> {
             let changed = capacity != self.capacity;
             self.capacity = capacity;
             let capacity = changed.then(|| Capacity::clone(&self.capacity));
-            return Some(Up::Heartbeat((&Heartbeat { capacity }).into()));
+            let number = self.told.beat(&self.session.holding(), self.session.clock.now());
+            return Some(Up::Heartbeat((&Heartbeat { number, capacity }).into()));
         }
         if let Some(volumes) = self.volumes_to_tell() {
             let report = StatusReport {
@@ -413,6 +444,7 @@ fn kind(message: &Down) -> &'static str {
         Down::Directory(_) => "a directory",
         Down::AssignmentPiece(_) => "a piece of an assignment",
         Down::Trust(_) => "whom to trust",
+        Down::Lent(_) => "what is lent",
     }
 }
 

@@ -2,7 +2,7 @@ mod news;
 
 use std::net::Ipv4Addr;
 
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::{SystemClock, Timestamp};
 use dwell_core::directory::Directory;
 use dwell_core::fixtures;
 use dwell_core::health::Health;
@@ -95,6 +95,8 @@ struct Agent {
     directory: Directories,
     address: watch::Sender<Ipv4Addr>,
     volumes: watch::Sender<Option<Arc<Volumes>>>,
+    fenced: watch::Sender<Position>,
+    leases: watch::Sender<Leases>,
     ssh_events: EventQueue,
     tasks: [JoinHandle<()>; 2],
 }
@@ -105,6 +107,9 @@ impl Agent {
         let assignment = watch::Sender::new(None);
         let desired = assignment.subscribe();
         let stored = watch::Sender::new(Position::default());
+        let everything = Position { revision: Revision(u64::MAX), ..Position::default() };
+        let fenced = watch::Sender::new(everything);
+        let leases = watch::Sender::new(Leases::default());
         let statuses = watch::Sender::new(None);
         let capacity = watch::Sender::new(Arc::new(Capacity::default()));
         let address = watch::Sender::new(Ipv4Addr::new(192, 168, 1, 11));
@@ -130,6 +135,9 @@ impl Agent {
             directory: held,
             ssh_events: ssh_events.clone(),
             stored: stored.subscribe(),
+            fenced: fenced.subscribe(),
+            leases: leases.clone(),
+            clock: Arc::new(SystemClock::new()),
             statuses: statuses.subscribe(),
             volumes: volumes.subscribe(),
             capacity: capacity.subscribe(),
@@ -142,6 +150,8 @@ impl Agent {
             desired,
             statuses,
             volumes,
+            fenced,
+            leases,
             capacity,
             address,
             directory,

@@ -362,6 +362,11 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             1 => Action::PowerLoss { host, down_ms: rng.u64(10_000..90_000) },
             2 => Action::KillAgent { host, down_ms: rng.u64(10_000..90_000) },
             3 => Action::KillController { down_ms: rng.u64(10..60_000) },
+            4 => Action::Delay {
+                host,
+                for_ms: rng.u64(10_000..90_000),
+                delay_max: rng.u64(1_000..9_000),
+            },
             _ => {
                 let (up, down) = [(true, true), (true, false), (false, true)][rng.usize(..3)];
                 Action::Cut { host, for_ms: rng.u64(10_000..90_000), up, down }

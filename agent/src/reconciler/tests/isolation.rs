@@ -4,7 +4,7 @@ use super::*;
 async fn an_instance_gets_no_sandbox_before_it_is_isolated() {
     let mut host = Host::new().await;
     let settled = watch::Sender::new(Arc::default());
-    host.settled = Some(settled.subscribe());
+    host.settled = vec![settled.subscribe()];
     host.declare(["web-0", "web-1"], 1, "nginx");
     let [open, closed] = [[10, 80, 0, 1].into(), [10, 80, 0, 2].into()];
     host.change("web-1", |one| one.address = closed);

@@ -107,3 +107,38 @@ async fn log_ins_are_told_in_bounded_messages() {
     }
     assert!(told.iter().copied().eq(0..150));
 }
+
+/// The next heartbeat, passing over everything else.
+async fn heartbeat(stream: &mut Attachment) -> u64 {
+    loop {
+        if let Up::Heartbeat(heartbeat) = stream.next().await.unwrap() {
+            return heartbeat.number;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_lent_counts_from_its_heartbeat_and_what_is_not_is_asked_for_at_once() {
+    let (mut controller, mut agent) = pair().await;
+    let mut stream = controller.attachment().await;
+    assert!(stream.hello.keeps_leases);
+    // It is its assignment that has it say something, and not the time.
+    stream.welcome(60_000).await;
+    agent.fenced.send_replace(Position::default());
+    let leased = v1::AssignedInstance { lease_ms: Some(12_000), ..assigned(0) };
+    let all = v1::Assignment { instances: vec![leased], ..snapshot(5, &[]) };
+    stream.send(Down::Assignment(all)).await;
+    assert_eq!(heartbeat(&mut stream).await, 1);
+    let lent = v1::Lent { heartbeat: 1, only_renewed: false };
+    stream.send(Down::Lent(lent)).await;
+    let leases =
+        agent.leases.subscribe().wait_for(|all| *all != Leases::default()).await.unwrap().clone();
+    let held = agent.desired.borrow_and_update().clone().unwrap();
+    let standing = leases.standing(&held.instances[&name(0)], Timestamp(0));
+    assert!(matches!(standing, dwell_planner::Standing::Lent { .. }), "{standing:?}");
+    // On the disk, and not yet known to the kernel.
+    let silence = tokio::time::timeout(Duration::from_millis(300), acknowledged(&mut stream, 5));
+    assert!(silence.await.is_err());
+    agent.fenced.send_replace(held.position());
+    acknowledged(&mut stream, 5).await;
+}
