@@ -6,8 +6,8 @@ use clap::Args;
 use dwell_core::id::{PoolName, WorkloadName};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{
-    AllowRule, Constraint, Mount, Placement, Resources, RestartPolicy, ServicePort, Ssh, Template,
-    UpdatePolicy, WorkloadSpec,
+    AllowRule, Constraint, Mount, OnLost, Placement, Resources, RestartPolicy, ServicePort, Ssh,
+    Template, UpdatePolicy, WorkloadSpec,
 };
 use dwell_proto::v1;
 
@@ -73,6 +73,9 @@ pub(crate) struct Run {
     /// always, on-failure, on-failure:TIMES or no
     #[arg(long, value_name = "POLICY", default_value = "always", value_parser = manifest::restart)]
     restart: RestartPolicy,
+    /// What becomes of it when its node is lost: keep, or "replace after 2m"
+    #[arg(long, value_name = "POLICY", default_value = "keep")]
+    on_lost: OnLost,
     /// Only on nodes of this pool
     #[arg(long)]
     pool: Option<PoolName>,
@@ -146,6 +149,7 @@ impl Run {
             addresses: self.ip,
             placement: Placement { pool: self.pool, constraints: self.constraint },
             update: UpdatePolicy::default(),
+            on_lost: self.on_lost,
             labels: std::collections::BTreeMap::new(),
         }
     }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::PoolName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, Portion, Ssh};
+use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -99,6 +99,8 @@ pub(super) struct Workload {
     /// How changes reach the instances.
     #[serde(default)]
     pub(super) update: Update,
+    /// What becomes of an instance whose node is lost: `keep` (the default), or `replace after 2m`.
+    pub(super) on_lost: Option<OnLost>,
     /// Who answers on port 22: `image` (a server of its own), `off`, or dwell, for `authorized_keys`,
     /// `key_sets` and `users`.
     pub(super) ssh: Option<Short<Ssh>>,

@@ -5,7 +5,7 @@
 
 use dwell_core::id::WorkloadName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, Portion, Ssh};
+use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh};
 
 use super::shorthand::Shorthand;
 use super::value::{Addresses, Condition, Http, Port, Restart, Test, Words, ignored_of_mount};
@@ -21,6 +21,7 @@ const FORMATS: &[(&str, Read)] = &[
     ("command-line", short::<Words>),
     ("constraint", converted::<Condition>),
     ("mount", short::<Mount>),
+    ("on-lost", parsed::<OnLost>),
     ("page", short::<Http>),
     ("port", converted::<Port>),
     ("portion", parsed::<Portion>),

@@ -136,6 +136,7 @@ impl file::Workload {
                     Some(file::OnFailure::Rollback) => OnFailure::Rollback,
                 },
             },
+            on_lost: self.on_lost.unwrap_or_default(),
             labels: labels(self.deploy.labels),
         };
         wrong.keep(spec.check().map_err(|error| error.to_string()));
