@@ -10,6 +10,7 @@ mod bare;
 mod dwell;
 mod fleet;
 mod heal;
+mod lost;
 mod net;
 mod node;
 mod plain;
@@ -100,6 +101,12 @@ const FLEET: [Benchmark; 1] = [(
     "1,000 agents over mutual TLS attach at once; one change of 10,000 instances until every node knows all of them",
 )];
 
+/// Of a node that is lost; the second entry is against a Swarm of as many hosts.
+const LOST: [Benchmark; 1] = [(
+    "failover-lost-node",
+    "a host that is gone until its instance runs elsewhere, beyond the time that was declared (15 s); a Swarm's task likewise, whose old one may run on",
+)];
+
 /// Of nothing but decisions: the whole, simulated.
 const SIM: [Benchmark; 1] =
     [("sim-speed", "simulated steps per second on one core, faults and checks included")];
@@ -107,7 +114,7 @@ const SIM: [Benchmark; 1] =
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &FLEET, &SIM].concat()
+    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &FLEET, &LOST, &SIM].concat()
 }
 
 /// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come. Returns those that failed:
@@ -128,6 +135,7 @@ pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Re
     routes::run(&runner).await;
     node::run(&runner).await;
     replace::run(&runner).await;
+    lost::run(&runner).await;
     net::run(&runner).await;
     ssh::run(&runner).await;
     Ok(runner.into_failed())

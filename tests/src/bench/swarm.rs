@@ -5,16 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bollard::{
     Docker,
     models::{
         EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum,
-        EndpointSpec, ServiceSpec, ServiceSpecMode, ServiceSpecModeReplicated,
-        ServiceUpdateStatusStateEnum, SwarmInitRequest, TaskSpec, TaskSpecContainerSpec,
-        TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum, TaskState,
+        EndpointSpec, NodeSpec, NodeSpecAvailabilityEnum, NodeSpecRoleEnum, ServiceSpec,
+        ServiceSpecMode, ServiceSpecModeReplicated, ServiceUpdateStatusStateEnum, SwarmInitRequest,
+        SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy,
+        TaskSpecRestartPolicyConditionEnum, TaskState,
     },
-    query_parameters::{ListContainersOptions, ListTasksOptions, UpdateServiceOptions},
+    query_parameters::{
+        ListContainersOptions, ListTasksOptions, UpdateNodeOptions, UpdateServiceOptions,
+    },
 };
 
 use crate::lab::{Host, Image, wait_until};
@@ -35,6 +38,51 @@ impl Swarm {
         };
         docker.init_swarm(request).await.context("Docker does not become a Swarm")?;
         Ok(Self { docker })
+    }
+
+    /// A Swarm of several hosts, of which the first gives orders and runs nothing.
+    pub(super) async fn of(hosts: &[Host]) -> Result<Self> {
+        let [manager, workers @ ..] = hosts else { bail!("a Swarm without hosts") };
+        let swarm = Self::init(manager).await?;
+        let tokens = swarm.docker.inspect_swarm().await?.join_tokens.context("no token")?;
+        for worker in workers {
+            let request = SwarmJoinRequest {
+                listen_addr: Some(format!("{}:2377", worker.address())),
+                advertise_addr: Some(worker.address().to_string()),
+                remote_addrs: Some(vec![format!("{}:2377", manager.address())]),
+                join_token: tokens.worker.clone(),
+                ..SwarmJoinRequest::default()
+            };
+            worker.docker()?.join_swarm(request).await.context("a host does not join")?;
+        }
+        for node in swarm.docker.list_nodes(None).await? {
+            let (Some(id), Some(spec)) = (node.id, node.spec) else { continue };
+            if spec.role == Some(NodeSpecRoleEnum::MANAGER) {
+                let version =
+                    node.version.and_then(|version| version.index).context("no version")?;
+                let availability = Some(NodeSpecAvailabilityEnum::DRAIN);
+                let options = UpdateNodeOptions { version: i64::try_from(version)? };
+                let spec = NodeSpec { availability, ..spec };
+                swarm.docker.update_node(&id, spec, options).await?;
+            }
+        }
+        Ok(swarm)
+    }
+
+    /// The host, by its address, on which the newest task of a service of one runs.
+    pub(super) async fn home(&self, name: &str) -> Result<String> {
+        let filters = HashMap::from([("service".to_owned(), vec![name.to_owned()])]);
+        let options = ListTasksOptions { filters: Some(filters) };
+        let mut tasks =
+            self.docker.list_tasks(Some(options)).await.context("Swarm lists no tasks")?;
+        tasks.retain(|task| {
+            task.status.as_ref().and_then(|status| status.state) == Some(TaskState::RUNNING)
+                && task.desired_state == Some(TaskState::RUNNING)
+        });
+        let node = tasks.pop().and_then(|task| task.node_id).context("no task runs")?;
+        let node = self.docker.inspect_node(&node).await.context("its node is not known")?;
+        let address = node.status.and_then(|status| status.addr).context("no address")?;
+        Ok(address)
     }
 
     /// From asking for a service of `count` to all its tasks running.
