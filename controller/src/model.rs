@@ -31,6 +31,7 @@ mod audit;
 mod command;
 mod commit;
 mod contexts;
+mod counting;
 mod directory;
 mod downtime;
 mod explain;

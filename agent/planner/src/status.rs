@@ -88,8 +88,12 @@ impl Report<'_> {
         }
     }
 
-    /// A container that is as desired is of the desired generation, whichever it was made for.
+    /// A container that is as desired is of the desired generation, whichever it was made for. What is desired and out of
+    /// date is answered with the generation that is here: a controller that was restored counts on from it.
     fn generation(&self) -> Generation {
+        if let Next::Rest(Rest::OutOfDate { seen }) = self.decision.next {
+            return seen;
+        }
         match (self.target, self.decision.face) {
             (Some(target), Some(face)) if face.fingerprint == target.fingerprint => {
                 target.assigned.generation.max(face.generation)

@@ -238,6 +238,7 @@ impl Model {
         {
             return;
         }
+        let instance = self.count_on(&instance, &status);
         let instance = self.note_news(&instance, &status, now);
         self.measure(&instance, before.as_ref().map(|before| &before.status), &status);
         let node = node.clone();

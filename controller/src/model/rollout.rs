@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 use dwell_core::change::{self, ChangeClass};
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
+use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::node::NodeState;
 
@@ -272,28 +272,6 @@ impl Model {
 
     pub(super) fn is_ready(&self, node: &NodeName) -> bool {
         self.tables.links().get(node).is_some_and(|link| link.state == NodeState::Ready)
-    }
-
-    /// The generation of an instance's next change: the workload's, which moves ahead if the instance
-    /// has been changed at that one already.
-    pub(super) fn next_generation(&mut self, instance: &Instance) -> Generation {
-        let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {
-            return instance.generation.next();
-        };
-        if instance.generation < workload.generation {
-            return workload.generation;
-        }
-        let generation = instance.generation.next();
-        self.put_workload(Workload { generation, ..Workload::clone(&workload) });
-        generation
-    }
-
-    /// The number of an instance's next restart: one that its node has not done yet, also for a controller that was
-    /// restored and does not know what was asked for since the backup.
-    pub(super) fn next_restart(&self, instance: &Instance) -> u64 {
-        let seen = self.tables.observed().get(&instance.name);
-        let done = seen.map_or(0, |seen| seen.status.restarts_done);
-        instance.restarts_asked.max(done).saturating_add(1)
     }
 
     /// A restart of the whole workload reaches an instance.

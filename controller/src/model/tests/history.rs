@@ -2,7 +2,7 @@
 
 use dwell_core::id::{Incarnation, Revision};
 use dwell_core::instance::Phase;
-use dwell_core::workload::{Mount, MountSource};
+use dwell_core::workload::{Mount, MountSource, Template, WorkloadSpec};
 
 use super::fleet::{Fleet, Host, Snapshot, address, at, instance, node, spec, workload};
 use crate::model::{Command, NodeChange, Refusal, Severity, Target};
@@ -124,6 +124,26 @@ fn of_two_claims_after_a_restore_the_higher_generation_is_right() {
     fleet.settle();
     fleet.check();
     assert_eq!(fleet.place("web-0").unwrap(), "n2");
+}
+
+#[test]
+fn what_a_node_has_of_a_later_generation_is_counted_on_from() {
+    let mut fleet = fleet();
+    let (n1, web) = (node("n1"), instance("web-0"));
+    // It was made for an assignment that never reached the node's disk, and that the backup does not know of either.
+    let host = fleet.hosts.get_mut(&n1).unwrap();
+    host.containers.get_mut(&web).unwrap().generation = at(5);
+    let seen = host.look();
+    fleet.deliver(&n1, seen.clone()).unwrap();
+    let desired = |fleet: &Fleet| fleet.assigned_to("n1")[0].generation;
+    assert_eq!(desired(&fleet), at(6));
+    fleet.deliver(&n1, seen).unwrap();
+    assert_eq!(desired(&fleet), at(6), "once");
+    let template = Template::of_image("image:2");
+    fleet.apply(WorkloadSpec { template, ..spec("web", 1) }).unwrap();
+    fleet.settle();
+    assert_eq!(desired(&fleet), at(7));
+    fleet.check();
 }
 
 #[test]

@@ -117,8 +117,12 @@ fn an_old_generation_is_left_alone() {
     assert!(story.plan().is_empty());
     assert!(story.status().message.contains("older than generation 2"));
     story.seen.containers.clear();
-    story.seen.accepted = Generation(2);
+    story.seen.accepted = Generation(3);
     assert!(story.plan().is_empty());
+    assert_eq!(story.status().generation, Generation(3), "a restored controller counts on from it");
+    // Whichever container stands for it.
+    let story = Story::of("b", 1).with("c1", "a", 0, running()).with("c2", "c", 2, exited(0));
+    assert_eq!(story.status().generation, Generation(2));
 }
 
 #[test]
