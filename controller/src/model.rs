@@ -56,6 +56,7 @@ mod refusal;
 mod registries;
 mod report;
 mod rollout;
+mod running;
 mod settings;
 mod settle;
 mod ssh;

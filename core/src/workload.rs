@@ -32,6 +32,7 @@ pub use template::{
 
 use crate::health::HealthCheck;
 use crate::id::{PoolName, WorkloadName};
+use crate::instance::RunState;
 use crate::quantity::Millis;
 
 /// The most instances one workload may have.
@@ -45,6 +46,10 @@ pub struct WorkloadSpec {
     pub name: WorkloadName,
     /// How many instances, 0 to [`REPLICAS_MAX`].
     pub replicas: u32,
+    /// Whether its instances are to run. `None` leaves open what `dwell stop` and `dwell start` have made of it, and has
+    /// those of a new workload run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunState>,
     /// What each instance is.
     pub template: Template,
     /// Addresses asked for: the first is `NAME-0`'s, the second `NAME-1`'s and so on. Instances

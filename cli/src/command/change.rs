@@ -53,7 +53,12 @@ impl Scale {
 
 /// Start workloads or instances that were stopped
 #[derive(Args, Debug)]
-#[command(after_long_help = "Examples:\n  dwell start web\n  dwell start web-2 --wait")]
+#[command(after_long_help = "\
+Examples:
+  dwell start web
+  dwell start web-2 --wait
+
+They run with what is declared by now, on the same nodes. A file with `stopped: true` stops them again when it is applied.")]
 pub(crate) struct Start {
     #[command(flatten)]
     subjects: SubjectArgs,
@@ -61,7 +66,13 @@ pub(crate) struct Start {
 
 /// Stop workloads or instances; they keep address, name and volumes
 #[derive(Args, Debug)]
-#[command(after_long_help = "Examples:\n  dwell stop web\n  dwell stop web-2 --wait")]
+#[command(after_long_help = "\
+Examples:
+  dwell stop web
+  dwell stop web-2 --wait
+
+They keep container, place and promised room, too, and stay stopped until `dwell start`, whatever is restarted
+meanwhile. A file says the same with `stopped: true`; one that does not say leaves it as it is.")]
 pub(crate) struct Stop {
     #[command(flatten)]
     subjects: SubjectArgs,

@@ -145,6 +145,7 @@ impl Run {
         WorkloadSpec {
             name: self.name,
             replicas: self.replicas,
+            run: None,
             template,
             addresses: self.ip,
             placement: Placement { pool: self.pool, constraints: self.constraint },

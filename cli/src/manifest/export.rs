@@ -2,6 +2,7 @@
 //! environment: texts that would stand for variables are escaped.
 
 use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::instance::RunState;
 use dwell_core::workload::{
     AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
     WorkloadSpec,
@@ -63,6 +64,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     add("hostname", json!(hostname));
     add("labels", json!(labels));
     add("replicas", json!(spec.replicas));
+    add("stopped", json!(spec.run.map(|run| run == RunState::Stopped)));
     let mut limits = if *resources == plain.resources { json!({}) } else { json!(resources) };
     if let Some(pids) = pids {
         limits["pids"] = json!(pids);
@@ -233,6 +235,7 @@ mod tests {
             include_str!("../../../examples/shell.yaml"),
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
             "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
+            "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {

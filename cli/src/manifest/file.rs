@@ -63,6 +63,9 @@ pub(super) struct Workload {
     pub(super) environment: Pairs,
     /// How many instances. If not given: as many as there are, 1 for a new workload.
     pub(super) replicas: Option<u32>,
+    /// Whether its instances are stopped: they keep address, name, volumes and place. If not given: as they are, and new
+    /// ones run.
+    pub(super) stopped: Option<bool>,
     /// The same as `replicas`.
     pub(super) scale: Option<u32>,
     /// Share and limit of each instance.

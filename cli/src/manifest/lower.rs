@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::WorkloadName;
+use dwell_core::instance::RunState;
 use dwell_core::workload::{
     AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
 };
@@ -112,6 +113,9 @@ impl file::Workload {
         let spec = WorkloadSpec {
             name: checked_name,
             replicas: replicas.unwrap_or(1),
+            run: self
+                .stopped
+                .map(|stopped| if stopped { RunState::Stopped } else { RunState::Running }),
             template: Template {
                 shm_size: self.shm_size,
                 stop_grace: self.stop_grace_period.unwrap_or(template.stop_grace),

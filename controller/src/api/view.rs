@@ -1,6 +1,8 @@
 //! From the model's views to messages.
 
 use dwell_core::id::{LABEL_MAX, NodeName};
+use dwell_core::instance::RunState;
+use dwell_core::workload::WorkloadSpec;
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
@@ -57,7 +59,7 @@ fn plan(plan: &WorkloadPlan) -> v1::WorkloadPlan {
     for planned in &plan.instances {
         let list = match planned.action {
             InstanceAction::Create => &mut created,
-            InstanceAction::Change(_) => &mut changed,
+            InstanceAction::Change(_) | InstanceAction::Run(_) => &mut changed,
             InstanceAction::Remove => &mut removed,
         };
         list.push(planned.instance.to_string());
@@ -89,8 +91,9 @@ pub(super) fn moved(moved: &Moved) -> v1::InstanceMove {
 
 pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
     let workload = &view.workload;
+    let run = Some(workload.run).filter(|run| *run == RunState::Stopped);
     v1::Workload {
-        spec: Some((&workload.spec).into()),
+        spec: Some((&WorkloadSpec { run, ..workload.spec.clone() }).into()),
         generation: workload.generation.0,
         revision: workload.revision.0,
         run: v1::RunState::from(workload.run).into(),

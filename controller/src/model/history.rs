@@ -407,6 +407,7 @@ impl Model {
             let spec = WorkloadSpec {
                 name: name.workload().clone(),
                 replicas: 0,
+                run: None,
                 template: Template::of_image(""),
                 addresses: Vec::new(),
                 placement: Placement::default(),

@@ -10,6 +10,7 @@ use std::fmt;
 
 use dwell_core::change::{self, ChangeClass};
 use dwell_core::id::{Generation, InstanceName, NodeName, WorkloadName};
+use dwell_core::instance::RunState;
 use dwell_core::workload::WorkloadSpec;
 
 use super::Refusal;
@@ -48,7 +49,7 @@ impl WorkloadPlan {
     pub fn class(&self) -> ChangeClass {
         let classes = self.instances.iter().filter_map(|plan| match plan.action {
             InstanceAction::Change(class) => Some(class),
-            InstanceAction::Create | InstanceAction::Remove => None,
+            InstanceAction::Create | InstanceAction::Run(_) | InstanceAction::Remove => None,
         });
         classes.max().unwrap_or(ChangeClass::None)
     }
@@ -105,7 +106,7 @@ impl InstancePlan {
                 "files outside of volumes"
             }
             InstanceAction::Remove => "address, host keys, files outside of volumes",
-            InstanceAction::Create | InstanceAction::Change(_) => "",
+            InstanceAction::Create | InstanceAction::Run(_) | InstanceAction::Change(_) => "",
         }
     }
 }
@@ -117,14 +118,18 @@ pub enum InstanceAction {
     Create,
     /// It is changed.
     Change(ChangeClass),
+    /// It is started or stopped, whatever else changes.
+    Run(RunState),
     /// It is taken away.
     Remove,
 }
 
-/// The names of the fields in which two declarations differ.
-pub(super) fn changed_fields(old: &WorkloadSpec, new: &WorkloadSpec) -> Vec<&'static str> {
+/// The names of the fields in which a declaration differs from what a workload is.
+pub(super) fn changed_fields(workload: &Workload, new: &WorkloadSpec) -> Vec<&'static str> {
+    let old = &workload.spec;
     let mut fields = change::changed_fields(&old.template, &new.template);
     let others = [
+        ("stopped", new.run.is_some_and(|run| run != workload.run)),
         ("replicas", old.replicas != new.replicas),
         ("network.ip", old.addresses != new.addresses),
         ("pool", old.placement.pool != new.placement.pool),
@@ -146,6 +151,8 @@ impl fmt::Display for InstanceAction {
         match self {
             Self::Create => f.pad("create"),
             Self::Change(class) => class.fmt(f),
+            Self::Run(RunState::Running) => f.pad("start"),
+            Self::Run(RunState::Stopped) => f.pad("stop"),
             Self::Remove => f.pad("remove"),
         }
     }

@@ -23,6 +23,7 @@ mod random;
 mod reads;
 mod registries;
 mod rollouts;
+mod running;
 mod settling;
 mod ssh;
 mod versions;

@@ -1,4 +1,4 @@
-//! Declaring, scaling, starting, stopping, restarting and removing workloads.
+//! Declaring, scaling and removing workloads.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -130,8 +130,7 @@ impl Model {
         spec.check().map_err(|source| Refusal::Spec { workload: name.clone(), source })?;
         self.check_on_lost(&spec)?;
         let old = self.tables.workloads().get(&name).cloned();
-        let fields =
-            old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(&old.spec, &spec));
+        let fields = old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(old, &spec));
         let is_stuck = |old: &Workload| matches!(old.paused, Some(Pause::BadVersion(_)));
         let retries = retry && old.as_deref().is_some_and(is_stuck);
         let action = match &old {
@@ -155,7 +154,11 @@ impl Model {
             self.loosen_fences(old, &workload.spec);
         }
         self.put_workload(workload.clone());
-        let changes = self.reconcile(&workload, now)?;
+        let turned = workload.run != old.map_or(RunState::Running, |old| old.run);
+        if turned {
+            self.note_turned(Subject::Workload(name.clone()), workload.run, now);
+        }
+        let changes = self.reconcile(&workload, turned, now)?;
         let mut plan = plan::describe(&workload, action, fields, changes);
         if let Some(pause @ Pause::Asked { .. }) = &workload.paused {
             plan.notes.push(format!("no instance is given it yet: {pause}"));
@@ -176,10 +179,12 @@ impl Model {
         Ok(plan)
     }
 
-    /// Makes what is missing, marks what is different, removes what is too much.
+    /// Makes what is missing, marks what is different, removes what is too much. If the workload was `turned`, it is stopped
+    /// or started by that.
     fn reconcile(
         &mut self,
         workload: &Workload,
+        turned: bool,
         now: Timestamp,
     ) -> Result<Vec<InstancePlan>, Refusal> {
         let name = &workload.spec.name;
@@ -199,8 +204,19 @@ impl Model {
                 Some(instance) => {
                     self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
+                    let turned = turned && instance.run != workload.run;
+                    // What does not run is what is declared at once.
+                    let instance =
+                        if turned { self.turn(&instance, RunState::Stopped) } else { instance };
                     let class = self.adopt(workload, &instance);
-                    (InstanceAction::Change(class), self.why_changed(workload, &instance, class))
+                    let why = self.why_changed(workload, &instance, class);
+                    match (turned, class) {
+                        (true, ChangeClass::None) => {
+                            (self.turned(workload, &name), "stopped".to_owned())
+                        }
+                        (true, _) => (self.turned(workload, &name), format!("stopped, {why}")),
+                        (false, class) => (InstanceAction::Change(class), why),
+                    }
                 }
             };
             if action != InstanceAction::Change(ChangeClass::None) {
@@ -345,57 +361,6 @@ impl Model {
         }
     }
 
-    pub(super) fn set_run(
-        &mut self,
-        target: &Target,
-        run: RunState,
-        now: Timestamp,
-    ) -> Result<(), Refusal> {
-        if let Target::Workload(name) = target {
-            let workload = self.living(name)?;
-            if workload.run != run {
-                self.put_workload(Workload { run, ..Workload::clone(&workload) });
-            }
-        }
-        let mut changed = false;
-        for instance in self.targets(target)? {
-            changed |= instance.run != run;
-            self.put_instance(Instance { run, ..Instance::clone(&instance) });
-        }
-        if changed {
-            let (reason, message) = match run {
-                RunState::Running => ("started", "asked to start"),
-                RunState::Stopped => ("stopped", "asked to stop"),
-            };
-            self.event(now, Severity::Info, subject_of(target), reason, message.to_owned());
-        }
-        Ok(())
-    }
-
-    pub(super) fn restart(&mut self, target: &Target, now: Timestamp) -> Result<(), Refusal> {
-        let targets = self.targets(target)?;
-        match target {
-            Target::Instance(_) => {
-                for instance in &targets {
-                    let restarts_asked = self.next_restart(instance);
-                    self.put_instance(Instance { restarts_asked, ..Instance::clone(instance) });
-                }
-            }
-            // A few at a time, as a change would be.
-            Target::Workload(name) => {
-                let workload = self.living(name)?;
-                let restarts_asked = workload.restarts_asked + 1;
-                self.put_workload(Workload { restarts_asked, ..Workload::clone(&workload) });
-                for instance in &targets {
-                    self.ask_to_restart(instance, restarts_asked);
-                }
-            }
-        }
-        let message = "asked to restart".to_owned();
-        self.event(now, Severity::Info, subject_of(target), "restarted", message);
-        Ok(())
-    }
-
     /// The instances that a target names.
     pub(super) fn targets(&self, target: &Target) -> Result<Vec<Arc<Instance>>, Refusal> {
         match target {
@@ -474,11 +439,12 @@ pub(super) fn next_workload(
     retries: bool,
     now: Timestamp,
 ) -> Workload {
+    let (declared, spec) = (spec.run, WorkloadSpec { run: None, ..spec });
     let Some(old) = old else {
         return Workload {
             spec,
             generation: Generation(1),
-            run: RunState::Running,
+            run: declared.unwrap_or_default(),
             restarts_asked: 0,
             paused: None,
             good: None,
@@ -498,15 +464,8 @@ pub(super) fn next_workload(
             _ if retries => None,
             paused => paused.clone(),
         },
-        run: if old.removing { RunState::Running } else { old.run },
+        run: declared.unwrap_or(if old.removing { RunState::Running } else { old.run }),
         removing: false,
         ..old.clone()
-    }
-}
-
-fn subject_of(target: &Target) -> Subject {
-    match target {
-        Target::Workload(name) => Subject::Workload(name.clone()),
-        Target::Instance(name) => Subject::Instance(name.clone()),
     }
 }

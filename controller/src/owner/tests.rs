@@ -39,6 +39,7 @@ fn declare(name: &str) -> Command {
     let spec = WorkloadSpec {
         name: name.parse().unwrap(),
         replicas: 1,
+        run: None,
         template: Template::of_image("debian"),
         addresses: Vec::new(),
         placement: Placement::default(),

@@ -70,6 +70,7 @@ pub(super) async fn declare(handle: &Handle, name: &str) {
     let spec = WorkloadSpec {
         name: name.parse().unwrap(),
         replicas: 0,
+        run: None,
         template: Template::of_image("debian"),
         addresses: Vec::new(),
         placement: Placement::default(),

@@ -7,6 +7,7 @@ fn spec() -> WorkloadSpec {
     WorkloadSpec {
         name: WorkloadName::new("web").unwrap(),
         replicas: 1,
+        run: None,
         template: Template::of_image("nginx:1"),
         addresses: Vec::new(),
         placement: Placement::default(),

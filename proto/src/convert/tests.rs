@@ -81,6 +81,7 @@ fn specifications_survive_the_round_trip() {
     let spec = WorkloadSpec {
         name: WorkloadName::new("web").unwrap(),
         replicas: 3,
+        run: Some(RunState::Stopped),
         template: full_template(),
         addresses: vec!["10.80.0.9".parse().unwrap()],
         placement: Placement {

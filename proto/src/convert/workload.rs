@@ -21,6 +21,7 @@ impl From<&WorkloadSpec> for v1::WorkloadSpec {
             update: Some((&spec.update).into()),
             labels: spec.labels.clone().into_iter().collect(),
             replace_lost_after_ms: spec.on_lost.replaced_after().map(|after| after.0),
+            run: spec.run.map(|run| v1::RunState::from(run).into()),
         }
     }
 }
@@ -30,6 +31,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
 
     fn try_from(wire: v1::WorkloadSpec) -> Result<Self, FromWireError> {
         let constraints = wire.constraints.iter().map(|text| parse("constraints", text));
+        let run = wire.run.map(|_| wire.run().into());
         let addresses = wire.addresses.iter().map(|text| parse("addresses", text));
         Ok(Self {
             name: parse("name", &wire.name)?,
@@ -46,6 +48,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
                 Some(ms) => OnLost::ReplaceAfter(duration("replace_lost_after_ms", ms)?),
             },
             labels: wire.labels.into_iter().collect(),
+            run,
         })
     }
 }

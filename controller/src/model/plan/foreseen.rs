@@ -21,6 +21,7 @@ const OBSTACLES_MAX: usize = 5;
 #[derive(Serialize)]
 struct Essence<'a> {
     spec: &'a WorkloadSpec,
+    run: RunState,
     generation: u64,
     action: &'static str,
     instances: Vec<Part<'a>>,
@@ -82,10 +83,13 @@ impl Model {
                 planned.to = planned.node.take();
                 ChangeClass::None
             }
-            InstanceAction::Change(class) => {
+            InstanceAction::Change(_) | InstanceAction::Run(_) => {
                 let leaving = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
                 planned.to = leaving.or_else(|| instance.assigned_to().cloned());
-                class
+                match planned.action {
+                    InstanceAction::Change(class) => class,
+                    _ => ChangeClass::None,
+                }
             }
         };
         if workload.run == RunState::Running && instance.run == RunState::Running {
@@ -197,6 +201,7 @@ fn digest(workload: &Workload, plan: &WorkloadPlan) -> String {
     });
     let essence = Essence {
         spec: &workload.spec,
+        run: workload.run,
         generation: plan.generation.0,
         action: match plan.action {
             PlanAction::Unchanged => "unchanged",

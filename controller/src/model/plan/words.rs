@@ -28,13 +28,16 @@ pub(super) fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
     let class = plan.class();
     let touched: Vec<_> = plan.instances.iter().filter(down).collect();
     let stopped = workload.run == RunState::Stopped;
-    let removed = plan.instances.iter().filter(|plan| plan.action == InstanceAction::Remove);
-    let removed = match removed.count() {
+    let count = |action| plan.instances.iter().filter(|plan| plan.action == action).count();
+    let removed = match count(InstanceAction::Remove) {
         0 => String::new(),
         1 => "1 is stopped and removed; ".to_owned(),
         count => format!("{count} are stopped and removed; "),
     };
     let text = match (touched.as_slice(), class) {
+        ([], _) if count(InstanceAction::Run(RunState::Stopped)) > 0 => {
+            "down until the workload is started again".to_owned()
+        }
         ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
         ([], _) if !removed.is_empty() => "the others go on".to_owned(),
         ([], _) => "no downtime".to_owned(),
@@ -93,6 +96,8 @@ pub(in crate::model) fn summary(plan: &WorkloadPlan) -> String {
         let word = match instance.action {
             InstanceAction::Create => "created",
             InstanceAction::Change(_) => "changed",
+            InstanceAction::Run(RunState::Running) => "started",
+            InstanceAction::Run(RunState::Stopped) => "stopped",
             InstanceAction::Remove => "removed",
         };
         *counts.entry(word).or_default() += 1;

@@ -17,7 +17,7 @@ use crate::model::{
 const DAY: u64 = 24 * 3600;
 
 impl Fleet {
-    fn status(&self) -> FleetStatus {
+    pub(super) fn status(&self) -> FleetStatus {
         let around = Surroundings { now: self.now, ..Surroundings::default() };
         self.model.fleet_status(&around)
     }

@@ -89,6 +89,7 @@ pub(super) fn spec(name: &str, replicas: u32) -> WorkloadSpec {
     WorkloadSpec {
         name: workload(name),
         replicas,
+        run: None,
         template: Template::of_image("image:1"),
         addresses: Vec::new(),
         placement: Placement::default(),

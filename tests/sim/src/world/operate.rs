@@ -81,6 +81,7 @@ impl World {
         let spec = WorkloadSpec {
             name,
             replicas,
+            run: None,
             template,
             addresses: Vec::new(),
             placement: Placement::default(),
@@ -147,7 +148,9 @@ impl World {
             by: String::new(),
         };
         self.operate(&name, command, |before| {
-            Some(Declared { spec, run: before.is_none_or(|before| before.run) })
+            let as_before = before.is_none_or(|before| before.run);
+            let run = spec.run.map_or(as_before, |run| run == RunState::Running);
+            Some(Declared { spec: WorkloadSpec { run: None, ..spec }, run })
         });
     }
 
@@ -188,6 +191,12 @@ impl World {
     pub(super) fn set_run(&mut self, workload: usize, run: bool) {
         let name = self.workload(workload);
         let state = if run { RunState::Running } else { RunState::Stopped };
+        // By declaration as often as by order.
+        let declared = self.declared.get(&name).filter(|_| self.version % 2 == 0);
+        if let Some(spec) = declared.map(|declared| declared.spec.clone()) {
+            self.versions.try_anew(&spec);
+            return self.declare(WorkloadSpec { run: Some(state), ..spec });
+        }
         let command = Command::SetRun { target: Target::Workload(name.clone()), run: state };
         self.operate(&name, command, |declared| declared.map(|one| Declared { run, ..one }));
     }
