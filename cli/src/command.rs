@@ -22,6 +22,7 @@ mod port_forward;
 mod proxy;
 mod ps;
 mod registry;
+mod replace;
 mod resize;
 mod restore;
 mod rollout;
@@ -60,6 +61,7 @@ pub(crate) enum Command {
     Start(change::Start),
     Stop(change::Stop),
     Restart(change::Restart),
+    Replace(replace::Replace),
     Move(moving::Move),
     Rm(change::Rm),
     History(rollout::History),
@@ -130,6 +132,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Start(start) => start.run(fleet.await?).await,
         Command::Stop(stop) => stop.run(fleet.await?).await,
         Command::Restart(restart) => restart.run(fleet.await?).await,
+        Command::Replace(replace) => replace.run(fleet.await?).await,
         Command::Move(order) => order.run(fleet.await?).await,
         Command::Rm(rm) => rm.run(fleet.await?).await,
         Command::History(history) => history.run(fleet.await?).await,

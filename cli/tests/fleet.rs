@@ -430,7 +430,7 @@ async fn several_are_scaled_together_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn chosen_instances_are_moved_and_removed() {
+async fn chosen_instances_are_moved_replaced_and_removed() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1)],
         instances: vec![
@@ -446,6 +446,10 @@ async fn chosen_instances_are_moved_and_removed() {
     assert_eq!(ran.stdout, "web-0 would move from h1 to h2\n");
     let ran = run(&fake, &["move", "web-0", "--to", "h1"]).await;
     assert_eq!(ran.stdout, "web-0 is on h1 already\n");
+    let ran = run(&fake, &["replace", "web-0", "web-1"]).await;
+    assert_eq!(ran.stdout, "web-0 is being replaced\nweb-1 is being replaced\n");
+    let ran = run(&fake, &["replace", "web"]).await;
+    assert!(ran.code != 0 && ran.stderr.contains("web"), "{}", ran.stderr);
     let ran = run(&fake, &["rm", "web-1", "db", "web-0"]).await;
     assert_eq!(ran.stdout, "web-1 is being removed\nweb-0 is being removed\ndb is being removed\n");
     assert_eq!(
@@ -454,6 +458,7 @@ async fn chosen_instances_are_moved_and_removed() {
             "move web-0,web-1 to=h2 false",
             "move web-0 to= true",
             "move web-0 to=h1 false",
+            "replace instances web-0,web-1",
             "remove instances web-1,web-0",
             "remove db"
         ]

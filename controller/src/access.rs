@@ -66,9 +66,8 @@ fn least_role(method: &str) -> Role {
         // A person's own certificate for SSH: whoever may run commands may log in.
         "Apply" | "RollBack" | "Resize" | "SetPaused" | "Promote" | "Abort" | "RemoveWorkload"
         | "ScaleWorkload" | "ScaleWorkloads" | "SetRunState" | "Restart" | "MoveInstances"
-        | "RemoveInstances" | "Exec" | "Connect" | "CertifyUser" | "PullImage" | "PushImage" => {
-            Role::Developer
-        }
+        | "ReplaceInstances" | "RemoveInstances" | "Exec" | "Connect" | "CertifyUser"
+        | "PullImage" | "PushImage" => Role::Developer,
         _ => Role::Admin,
     }
 }

@@ -240,6 +240,15 @@ impl Fleet for Api {
         Ok(Response::new(v1::MoveInstancesResponse { moves, revision: done.revision.0 }))
     }
 
+    async fn replace_instances(
+        &self,
+        request: Request<v1::ReplaceInstancesRequest>,
+    ) -> Answer<v1::ReplaceInstancesResponse> {
+        let names = request::instances(&request.into_inner().names)?;
+        let done = self.command(Command::ReplaceInstances(names)).await?;
+        Ok(Response::new(v1::ReplaceInstancesResponse { revision: done.revision.0 }))
+    }
+
     async fn remove_instances(
         &self,
         request: Request<v1::RemoveInstancesRequest>,

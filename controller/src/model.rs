@@ -54,6 +54,7 @@ mod plan;
 mod record;
 mod refusal;
 mod registries;
+mod replacing;
 mod report;
 mod rollout;
 mod running;
@@ -369,6 +370,7 @@ impl Model {
                 reply = Reply::Moves(self.move_instances(&instances, to.as_ref(), now)?);
                 forget = dry_run;
             }
+            Command::ReplaceInstances(instances) => self.replace_instances(&instances, now)?,
             Command::RemoveInstances(instances) => self.remove_instances(&instances, now)?,
             Command::MintToken { id, digest, expires_at } => {
                 self.mint_token(id, digest, expires_at, now)?;

@@ -23,6 +23,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         generation: Generation(generation),
         run: RunState::Running,
         restarts_asked: 0,
+        edition: Generation::default(),
         update_deadline: Millis::seconds(60),
         monitor: Millis::seconds(10),
         life: Revision(1),

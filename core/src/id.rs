@@ -289,6 +289,12 @@ macro_rules! counter_type {
             pub fn next(self) -> Self {
                 Self(self.0.saturating_add(1))
             }
+
+            /// Whether nothing was counted yet.
+            #[must_use]
+            pub fn is_zero(&self) -> bool {
+                self.0 == 0
+            }
         }
 
         impl fmt::Display for $name {

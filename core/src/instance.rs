@@ -13,7 +13,7 @@ use crate::image::{self, ContainerImage, ImageDigest};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::ssh::HostKey;
-use crate::workload::{Lease, Template, UpdatePolicy};
+use crate::workload::{Fingerprint, Lease, Template, UpdatePolicy};
 
 /// A number of instances in words: `1 instance`, `3 instances`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +72,9 @@ pub struct Assigned {
     /// made. 0 from a controller that does not say.
     #[serde(default)]
     pub life: Revision,
+    /// Of which edition its container is: the generation at which somebody asked for it to be made anew, 0 if nobody has.
+    #[serde(default, skip_serializing_if = "Generation::is_zero")]
+    pub edition: Generation,
     /// What it is.
     pub template: Template,
     /// Which image its template's reference means; `None` while nobody knows.
@@ -96,6 +99,18 @@ impl Assigned {
     /// All that it may be made from: its template and its fallback.
     pub fn templates(&self) -> impl Iterator<Item = &Template> {
         std::iter::once(&self.template).chain(&self.fallback)
+    }
+
+    /// What its container is recognised by: what it is made from, and its edition.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.template.fingerprint().of_edition(self.edition)
+    }
+
+    /// The same of its fallback.
+    #[must_use]
+    pub fn fallback_fingerprint(&self) -> Option<Fingerprint> {
+        Some(self.fallback.as_ref()?.fingerprint().of_edition(self.edition))
     }
 
     /// The generation that a container of the fallback is made for: the one before. Whatever else was told at that

@@ -99,7 +99,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
             (LABEL_INSTANCE, assigned.instance.to_string()),
             (LABEL_GENERATION, assigned.generation.to_string()),
             (LABEL_LIFE, assigned.life.0.to_string()),
-            (LABEL_FINGERPRINT, template.fingerprint().to_string()),
+            (LABEL_FINGERPRINT, assigned.fingerprint().to_string()),
             (LABEL_RESTARTS, assigned.restarts_asked.to_string()),
             (LABEL_GRACE, template.stop_grace.0.to_string()),
         ]

@@ -33,7 +33,7 @@ pub struct Journal {
     pub held: Held,
     /// The highest generation that a container was made for which has held. A container of a lower one is out of date,
     /// wherever it comes from; 0 if none has held, or an older agent wrote this.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "Generation::is_zero")]
     pub proven: Generation,
     /// Runs of main processes that were ordered to end, by container: when each was started, by the
     /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
@@ -249,8 +249,4 @@ impl Journal {
             _ => self.crashes,
         }
     }
-}
-
-fn is_zero(generation: &Generation) -> bool {
-    *generation == Generation::default()
 }

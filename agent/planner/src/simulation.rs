@@ -169,7 +169,7 @@ fn check(world: &World, name: &InstanceName) {
             panic!("{name} does not run: {of_instance:?}");
         };
         assert_eq!(of_instance.len(), 1, "{name} has left-overs: {of_instance:?}");
-        assert_eq!(real.fingerprint, assigned.template.fingerprint(), "{id} is out of date");
+        assert_eq!(real.fingerprint, assigned.fingerprint(), "{id} is out of date");
         assert_eq!(real.limits, assigned.template.limits(), "{id} has old limits");
         let sandbox = world.sandboxes.get(name);
         assert!(sandbox.is_some(), "{name} has no sandbox");
@@ -181,7 +181,7 @@ fn check(world: &World, name: &InstanceName) {
         let can_be_made = !assigned.template.image.starts_with("absent");
         match (&assigned.fallback, &of_instance[..]) {
             (Some(_), [(id, real)]) => {
-                let ruled_out = assigned.template.fingerprint();
+                let ruled_out = assigned.fingerprint();
                 assert_ne!(
                     real.fingerprint, ruled_out,
                     "{id} is of the version that was ruled out"

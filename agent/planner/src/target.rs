@@ -13,7 +13,7 @@ use crate::journal::{Journal, Ruling};
 pub struct Target {
     /// What it is to be.
     pub assigned: Assigned,
-    /// The fingerprint of its template, worked out once.
+    /// Its fingerprint, worked out once.
     pub fingerprint: Fingerprint,
     /// The same of its fallback, if that is another container.
     pub fallback: Option<Fingerprint>,
@@ -55,9 +55,8 @@ impl Target {
     }
 
     pub(crate) fn of(assigned: Assigned) -> Self {
-        let fingerprint = assigned.template.fingerprint();
-        let fallback = assigned.fallback.as_ref().map(Template::fingerprint);
-        let fallback = fallback.filter(|fallback| *fallback != fingerprint);
+        let fingerprint = assigned.fingerprint();
+        let fallback = assigned.fallback_fingerprint().filter(|fallback| *fallback != fingerprint);
         let image = assigned.image().into_owned();
         let fallback_image = assigned.fallback_image().map(Cow::into_owned);
         Self { assigned, fingerprint, fallback, image, fallback_image }

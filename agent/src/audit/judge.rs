@@ -212,7 +212,8 @@ impl Court<'_> {
         let aim = fallback.unwrap_or(&assigned.template);
         // What its engine cannot enforce is a fact of the node, which its engine tells, and no difference.
         let declared = details.enforced.of(aim.limits());
-        let is_of_declared = one.container.fingerprint == aim.fingerprint();
+        let is_of_declared =
+            one.container.fingerprint == aim.fingerprint().of_edition(assigned.edition);
         if has_held && !is_of_declared {
             self.note(
                 Kind::ContainerOutdated,

@@ -42,6 +42,13 @@ pub(crate) enum Goal {
         /// `restarts_done` before it was asked for.
         before: u64,
     },
+    /// An instance has another container, and is as it is to be.
+    Replaced {
+        /// The instance.
+        instance: String,
+        /// Its container before that was asked for.
+        before: String,
+    },
     /// No instance is left on a node.
     Drained {
         /// The node.
@@ -225,6 +232,10 @@ impl Goal {
                 }
                 None => Progress::Failed(format!("{instance} is gone")),
             },
+            Self::Replaced { instance, before } => match seen.instances.get(instance) {
+                Some(instance) => replaced(instance, before, seen),
+                None => Progress::Failed(format!("{instance} is gone")),
+            },
             Self::In(awaited) => awaited.progress(seen),
             Self::Ready { node } => match seen.nodes.get(node) {
                 None => Progress::Failed(format!("{node} was removed")),
@@ -271,13 +282,15 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
             }
             Goal::Gone { workload } => sentences.push(format!("{workload} is gone")),
             Goal::InstanceGone { instance } => sentences.push(format!("{instance} is gone")),
-            Goal::Settled { instance } => sentences.push(match seen.instances.get(instance) {
-                Some(found) if found.run() == v1::RunState::Stopped => {
-                    format!("{instance} is stopped")
-                }
-                Some(found) => format!("{instance} runs at {}", found.address),
-                None => format!("{instance} is gone"),
-            }),
+            Goal::Settled { instance } | Goal::Replaced { instance, .. } => {
+                sentences.push(match seen.instances.get(instance) {
+                    Some(found) if found.run() == v1::RunState::Stopped => {
+                        format!("{instance} is stopped")
+                    }
+                    Some(found) => format!("{instance} runs at {}", found.address),
+                    None => format!("{instance} is gone"),
+                })
+            }
             Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
             Goal::Drained { node } => sentences.push(format!("{node} is drained")),
             Goal::Ready { node } => sentences.push(format!("{node} is ready")),
@@ -391,6 +404,20 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
             Progress::Failed(with_message(format!("{name} failed"), &status.message))
         }
         _ => Progress::Waiting(with_message(format!("{name}: {phase}"), &status.message)),
+    }
+}
+
+/// Whether an instance has another container; one that is stopped has it at its next start.
+fn replaced(instance: &v1::Instance, before: &str, seen: &Seen) -> Progress {
+    let container = instance.status.as_ref().map(|status| status.container_id.as_str());
+    let is_stopped = RunState::from(instance.run()) == RunState::Stopped;
+    match settled(instance, seen) {
+        Progress::Done if container == Some(before) && !is_stopped => Progress::Failed(format!(
+            "{name} was not replaced: its new container did not hold, and the one before was put back; `dwell explain {name}` has \
+             the reason, `dwell logs --previous {name}` what the new one printed",
+            name = instance.name
+        )),
+        progress => progress,
     }
 }
 

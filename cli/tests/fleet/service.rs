@@ -202,6 +202,15 @@ impl Fleet for Service {
         answer(v1::MoveInstancesResponse { moves, revision })
     }
 
+    async fn replace_instances(
+        &self,
+        request: Request<v1::ReplaceInstancesRequest>,
+    ) -> Answer<v1::ReplaceInstancesResponse> {
+        let names = request.into_inner().names.join(",");
+        let revision = self.asked(format!("replace instances {names}"))?;
+        answer(v1::ReplaceInstancesResponse { revision })
+    }
+
     async fn remove_instances(
         &self,
         request: Request<v1::RemoveInstancesRequest>,

@@ -230,6 +230,7 @@ impl Model {
             update_deadline: workload.spec.update.deadline_for(&instance.wanted.template),
             monitor: workload.spec.update.monitor,
             life: instance.life,
+            edition: instance.edition,
             template: instance.wanted.template.clone(),
             image_digest: digest(&instance.wanted),
             fallback: fallback.as_ref().map(|form| form.template.clone()),
@@ -268,6 +269,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.generation,
             instance.run,
             instance.restarts_asked,
+            instance.edition,
         )
     };
     match (old, new) {

@@ -123,6 +123,8 @@ pub enum Command {
         /// Only say where they would go.
         dry_run: bool,
     },
+    /// Make the containers of chosen instances anew, all or none, at most [`NAMED_MAX`]; the present ones are fallen back to.
+    ReplaceInstances(BTreeSet<InstanceName>),
     /// Take chosen instances away, all or none, at most [`NAMED_MAX`]; their workloads have as many fewer from then on.
     RemoveInstances(BTreeSet<InstanceName>),
     /// Make a token with which one host can join.

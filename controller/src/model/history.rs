@@ -445,6 +445,7 @@ impl Model {
                 | Command::ScaleAll(_)
                 | Command::SetRun { .. }
                 | Command::Restart(_)
+                | Command::ReplaceInstances(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }
         ) || matches!(

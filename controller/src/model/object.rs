@@ -98,6 +98,12 @@ pub struct Instance {
     pub run: RunState,
     /// How often a restart was asked for.
     pub restarts_asked: u64,
+    /// Of which edition its container is to be: the generation at which somebody asked for it to be made anew, 0 if nobody has.
+    #[serde(default, skip_serializing_if = "Generation::is_zero")]
+    pub edition: Generation,
+    /// The edition that is put up again if the container that is made anew does not hold. `None` once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edition_before: Option<Generation>,
     /// Which of its workload's restarts have been passed on to it.
     pub workload_restarts: u64,
     /// Where the rollout is with it.

@@ -332,6 +332,9 @@ impl Model {
         let mut instance = instance.clone();
         match status.verdict_on(instance.generation) {
             Some(Outcome::RolledBack { reason }) => {
+                if let Some(before) = instance.edition_before.filter(|_| instance.holds()) {
+                    return self.keep_edition(&instance, before, reason, now);
+                }
                 if instance.holds() {
                     // So it seemed.
                     self.put_instance(Instance { serving: None, ..instance.clone() });
@@ -350,7 +353,7 @@ impl Model {
                     self.put_instance(instance.clone());
                 }
             }
-            Some(Outcome::Held) if !instance.holds() => instance = self.note_held(&instance),
+            Some(Outcome::Held) if instance.is_on_trial() => instance = self.note_held(&instance),
             // An older agent gives no verdicts.
             None if status.verdict.is_none() && has_arrived(&instance, status) => {
                 instance = self.note_held(&instance);

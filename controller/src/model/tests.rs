@@ -22,6 +22,7 @@ mod plans;
 mod random;
 mod reads;
 mod registries;
+mod replacing;
 mod rollouts;
 mod running;
 mod settling;

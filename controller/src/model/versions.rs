@@ -355,7 +355,8 @@ impl Model {
     /// An instance has held with what it is to be.
     pub(super) fn note_held(&mut self, instance: &Instance) -> Instance {
         let serving = Some(instance.wanted.number);
-        let held = Instance { serving, fallback: None, unseen: None, ..instance.clone() };
+        let (fallback, unseen, edition_before) = (None, None, None);
+        let held = Instance { serving, fallback, unseen, edition_before, ..instance.clone() };
         self.put_instance(held.clone());
         held
     }
@@ -487,6 +488,8 @@ impl Model {
         let generation = self.next_generation(&instance);
         self.put_instance(Instance {
             wanted: back,
+            edition: instance.edition_before.unwrap_or(instance.edition),
+            edition_before: None,
             fallback: None,
             unseen: None,
             generation,

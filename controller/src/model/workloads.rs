@@ -406,6 +406,8 @@ impl Model {
             unseen: None,
             run: workload.run,
             restarts_asked: 0,
+            edition: Generation(0),
+            edition_before: None,
             workload_restarts: workload.restarts_asked,
             update,
             node: None,

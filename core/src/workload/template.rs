@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{AllowRule, Limits, PIDS_DEFAULT, Resources};
 use crate::health::HealthCheck;
-use crate::id::{KeySetName, VolumeName};
+use crate::id::{Generation, KeySetName, VolumeName};
 use crate::quantity::{Bytes, Millis};
 
 /// What every instance of a workload is.
@@ -175,10 +175,19 @@ impl Template {
     }
 }
 
-/// A digest over the fields of a [`Template`] that need a new container: 16 hexadecimal digits.
+/// A digest over the fields of a [`Template`] that need a new container: 16 hexadecimal digits. After it, its edition, if there was more
+/// than one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub String);
+
+impl Fingerprint {
+    /// What a container of this edition is recognised by: where nobody has asked for another one, by what it is made from alone.
+    #[must_use]
+    pub fn of_edition(self, edition: Generation) -> Self {
+        if edition.is_zero() { self } else { Self(format!("{self}-{edition}")) }
+    }
+}
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

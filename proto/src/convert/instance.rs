@@ -42,6 +42,7 @@ impl v1::AssignedInstance {
             template_digest: prost::bytes::Bytes::new(),
             monitor_ms: Some(assigned.monitor.0),
             life: assigned.life.0,
+            edition: assigned.edition.0,
             fallback: None,
             fallback_digest: prost::bytes::Bytes::new(),
             image_digest: text(assigned.image_digest),
@@ -75,6 +76,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 .unwrap_or_else(UpdatePolicy::default_monitor),
             life: Revision(wire.life),
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
+            edition: Generation(wire.edition),
         })
     }
 }

@@ -110,6 +110,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         generation: Generation(4),
         run: RunState::Stopped,
         restarts_asked: 2,
+        edition: Generation(6),
         update_deadline: Millis(500),
         monitor: Millis::seconds(10),
         life: Revision(1),

@@ -54,7 +54,7 @@ pub enum Class {
     Volumes,
     /// Somebody runs containers of their own with labels like those of dwell.
     Foreign,
-    /// Operators send chosen instances elsewhere and take chosen ones away.
+    /// Operators send chosen instances elsewhere, have them replaced, and take chosen ones away.
     Orders,
     /// Instances are replaced when their nodes are lost, as long as operators want it so.
     Lost,
@@ -142,6 +142,7 @@ pub(crate) enum Action {
     Restart { workload: u8 },
     Move { pick: u8, to: Option<u8> },
     RemoveOne { pick: u8 },
+    Replace { pick: u8 },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
     RemoveVolume { pick: u8 },
@@ -355,6 +356,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         Class::Foreign => Action::RunForeign { host, pick },
         Class::Orders => match rng.u8(..4) {
             0 => Action::RemoveOne { pick },
+            1 => Action::Replace { pick },
             _ => Action::Move { pick, to: rng.bool().then_some(host) },
         },
         Class::Lost => match rng.u8(..8) {

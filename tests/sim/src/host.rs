@@ -354,7 +354,7 @@ impl Host {
             instance: name.clone(),
             generation,
             life: assigned.life,
-            fingerprint: assigned.template.fingerprint(),
+            fingerprint: assigned.fingerprint(),
             limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),

@@ -212,7 +212,7 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         id,
         generation: assigned.generation,
         life: assigned.life,
-        fingerprint: assigned.template.fingerprint(),
+        fingerprint: assigned.fingerprint(),
         limits: assigned.template.limits(),
         // What cannot be is not known before it is looked at.
         enforced: Enforced::ALL,

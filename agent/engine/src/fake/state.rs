@@ -299,7 +299,7 @@ impl State {
             instance: instance.clone(),
             generation,
             life: assigned.life,
-            fingerprint: assigned.template.fingerprint(),
+            fingerprint: assigned.fingerprint(),
             state: ContainerState::Created,
             restarts_asked: assigned.restarts_asked,
             details: None,

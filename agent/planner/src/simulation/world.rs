@@ -387,7 +387,7 @@ impl World {
         let real = Real {
             instance: name.clone(),
             generation,
-            fingerprint: assigned.template.fingerprint(),
+            fingerprint: assigned.fingerprint(),
             limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),

@@ -202,6 +202,26 @@ fn a_restart_is_done_when_it_was_done_and_runs() {
 }
 
 #[test]
+fn a_replacement_is_done_when_another_container_holds() {
+    let goal = |before: &str| [Goal::Replaced { instance: "web-1".into(), before: before.into() }];
+    let with = |change: fn(&mut v1::Instance)| {
+        let mut one = instance(1);
+        one.status.as_mut().unwrap().container_id = "c2".into();
+        change(&mut one);
+        Seen::new(vec![], vec![one], vec![])
+    };
+    assert_eq!(progress(&goal("c1"), &with(|_| {})), Progress::Done);
+    let Progress::Failed(why) = progress(&goal("c2"), &with(|_| {})) else { panic!() };
+    assert!(why.starts_with("web-1 was not replaced: its new container did not hold"), "{why}");
+    waiting(&progress(&goal("c2"), &with(|one| one.generation += 1)));
+    let stopped = with(|one| {
+        one.set_run(v1::RunState::Stopped);
+        one.status.as_mut().unwrap().set_phase(v1::Phase::Stopped);
+    });
+    assert_eq!(progress(&goal("c2"), &stopped), Progress::Done, "at its next start");
+}
+
+#[test]
 fn changes_are_taken_in() {
     let gone = [Goal::Gone { workload: "web".into() }];
     let mut seen =

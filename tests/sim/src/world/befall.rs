@@ -51,6 +51,10 @@ impl World {
                     self.remove_one(&name);
                 }
             }
+            Action::Replace { pick } => {
+                let names = self.pick_instance(pick).into_iter().collect();
+                drop(self.command(Command::ReplaceInstances(names)));
+            }
             Action::Run { workload, run } => self.set_run(workload.into(), run),
             Action::Drain { host, on } => {
                 let change = NodeChange {

@@ -222,6 +222,11 @@ impl World {
             if image != wanted.spec.template.image {
                 return Err(format!("{name} runs {image}, not {}", wanted.spec.template.image));
             }
+            let is = &view.instance;
+            let asked = is.wanted.template.fingerprint().of_edition(is.edition);
+            if real.is_some_and(|real| real.fingerprint != asked) {
+                return Err(format!("{name} runs in another container than was asked for"));
+            }
             if view.status.phase != Phase::Running {
                 return Err(format!("{name} runs and is shown as {}", view.status.phase));
             }

@@ -28,6 +28,34 @@ fn an_update_prepares_switches_and_commits() {
 }
 
 #[test]
+fn another_edition_is_an_update_to_the_same_with_a_way_back() {
+    let mut story = Story::running();
+    (story.assigned().generation, story.assigned().edition) = (Generation(2), Generation(2));
+    assert_eq!(story.word(), "create g2");
+    let mut story = story.with("c2", "a", 2, ContainerState::Created);
+    let anew = story.assigned().fingerprint();
+    story.seen.containers[1].fingerprint = anew;
+    assert_eq!(story.word(), "order end of c1");
+    let story = story.record();
+    assert_eq!(story.word(), "stop c1");
+    let story = story.set("c1", exited(143));
+    assert_eq!(story.word(), "start c2");
+    let story = story.set("c2", exited(1));
+    assert_eq!(story.word(), "roll back");
+    let story = story.record();
+    assert_eq!(story.word(), "start c1");
+    // The controller hears of it, before the new one is gone.
+    let mut story = story;
+    (story.assigned().generation, story.assigned().edition) = (Generation(3), Generation(0));
+    assert_eq!(story.word(), "start c1");
+    let mut story = story.set("c1", running_anew()).after(MONITOR);
+    assert_eq!(story.word(), "remove c2");
+    story.seen.containers.pop();
+    assert_eq!(story.word(), "commit");
+    assert_eq!(story.record().outcome(), Outcome::Held);
+}
+
+#[test]
 fn what_makes_an_update_commit_wait_or_roll_back() {
     let late = Duration::from_secs(60);
     for (new, health, age, word) in [
