@@ -9,8 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use dwell_core::instance::Phase;
 use dwell_tests::lab::{
-    Container, Image, InstanceRow, Lab, LabConfig, Signal, ensure_untouched, finish, meanwhile,
-    wait_until,
+    Container, Image, InstanceRow, Lab, LabConfig, ensure_untouched, finish, meanwhile, wait_until,
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -284,8 +283,6 @@ async fn scaling_stopping_and_restarting() -> Result<()> {
             "one was not restarted: {restarted:?}"
         );
         markers_are_there(lab).await.context("after a restart")?;
-        what_is_declared_stopped_stays_so_over_restarts(lab, &manifest).await.context("stopped")?;
-        let restarted = lab.wait_exactly("web", 2, SOON).await?;
         lab.apply(&(manifest + "    environment: {VERSION: '2'}\n")).await?.ok()?;
         wait_until("the update to be done", LIMIT, async || {
             let updated = lab.wait_exactly("web", 2, SOON).await?;
@@ -296,36 +293,6 @@ async fn scaling_stopping_and_restarting() -> Result<()> {
         markers_are_there(lab).await.context("after an update")
     })
     .await
-}
-
-async fn what_is_declared_stopped_stays_so_over_restarts(lab: &Lab, manifest: &str) -> Result<()> {
-    let (before, rows) = (lab.containers().await?, lab.ps().await?.of("web"));
-    lab.apply(&format!("{manifest}    stopped: true\n")).await?.ok()?;
-    lab.cli(&["wait", "web", "--for", "stopped"]).await?.ok()?;
-    lab.stop_controller(Signal::SIGKILL).await?;
-    for host in lab.hosts() {
-        host.stop_agent(Signal::SIGKILL).await?;
-        host.start_agent().await?;
-    }
-    lab.start_controller().await?;
-    // What is said of them since is what was found.
-    wait_until("the agents to say so", SOON, async || {
-        let web = lab.ps().await?.of("web");
-        ensure!(web.len() == 2 && web.iter().all(|one| one.phase == Phase::Stopped), "{web:?}");
-        Ok(())
-    })
-    .await?;
-    let now = lab.containers().await?;
-    ensure!(ids(&now) == ids(&before), "{before:?} became {now:?}");
-    ensure!(now.iter().all(|container| container.pid.is_none()), "{now:?}");
-    lab.apply(manifest).await?.ok()?;
-    lab.cli(&["start", "web", "--wait"]).await?.ok()?;
-    ensure!(ids(&lab.wait_exactly("web", 2, SOON).await?) == ids(&before), "they were made anew");
-    let addresses = |rows: &[InstanceRow]| {
-        rows.iter().map(|row| (row.node.clone(), row.address.clone())).collect::<Vec<_>>()
-    };
-    ensure!(addresses(&lab.ps().await?.of("web")) == addresses(&rows), "they were {rows:?}");
-    markers_are_there(lab).await
 }
 
 /// Whether each instance's volume still has what was written there.

@@ -192,7 +192,7 @@ impl World {
         let name = self.workload(workload);
         let state = if run { RunState::Running } else { RunState::Stopped };
         // By declaration as often as by order.
-        let declared = self.declared.get(&name).filter(|_| self.version % 2 == 0);
+        let declared = self.declared.get(&name).filter(|_| self.version.is_multiple_of(2));
         if let Some(spec) = declared.map(|declared| declared.spec.clone()) {
             self.versions.try_anew(&spec);
             return self.declare(WorkloadSpec { run: Some(state), ..spec });
