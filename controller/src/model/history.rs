@@ -294,6 +294,14 @@ impl Model {
         claims.into_iter().any(|claim| claim.instance == *instance)
     }
 
+    /// The generation at which a node has said to hold an instance, by an order or as what is left of it.
+    fn held_by(&self, node: &NodeName, instance: &InstanceName) -> Option<Generation> {
+        let claims = self.claims.get(node).into_iter().flatten();
+        let claim = claims.into_iter().find(|claim| claim.instance == *instance);
+        let left = || self.remains.get(node)?.get(instance).copied();
+        claim.map(|claim| claim.generation).or_else(left)
+    }
+
     /// What nodes hold that is not theirs as far as is known.
     fn unknown_claims(&self) -> Vec<(NodeName, Claim)> {
         let is_known = |node: &NodeName, claim: &Claim| {
@@ -384,8 +392,10 @@ impl Model {
         let Some(instance) = self.tables.instances().get(&claim.instance).cloned() else {
             return self.bury(node, claim, now);
         };
-        let home = instance.node.as_ref();
-        if home.is_some_and(|home| self.claims_of(home, &claim.instance)) {
+        // Of several nodes that hold it, the one with the highest generation is awaited: it was placed there once the others let
+        // nobody reach it any more.
+        let held = instance.node.as_ref().and_then(|home| self.held_by(home, &claim.instance));
+        if held >= Some(claim.generation) {
             return;
         }
         let generation = self.next_generation(&instance).max(claim.generation.next());

@@ -252,3 +252,36 @@ fn another_template_is_still_lent() {
     fleet.live(60, &[&home]);
     assert_ne!(fleet.place("web-0"), Some(home));
 }
+
+/// The backup knows nothing of the instance. Its first node has come back, and lets nobody reach it; on the second it runs.
+#[test]
+fn of_two_nodes_that_hold_what_a_backup_does_not_know_the_one_that_runs_it_is_awaited() {
+    let mut fleet = Fleet::of(3);
+    let backup = fleet.backup();
+    fleet.apply(replaced("web", 1, 60)).unwrap();
+    fleet.settle();
+    let home = fleet.place("web-0").unwrap();
+    let stale = fleet.hosts[&node(&home)].containers.clone();
+    fleet.let_go(&home);
+    fleet.live(62, &[&home]);
+    let other = fleet.place("web-0").unwrap();
+    assert_ne!(other, home);
+    fleet.restore(backup);
+    fleet.begin(77, Some("a test".to_owned()));
+    let all: Vec<_> = fleet.hosts.keys().cloned().collect();
+    for name in &all {
+        if name.as_str() == home {
+            fleet.hosts.get_mut(name).unwrap().containers = stale.clone();
+        }
+        fleet.attach(name).unwrap();
+        let report = fleet.hosts[name].look();
+        fleet.deliver(name, report).unwrap();
+    }
+    fleet.command(Command::ConfirmRestore { force: true }).unwrap();
+    let waits_for = |fleet: &Fleet| fleet.record("web-0").node.map(|node| node.to_string());
+    assert_eq!(waits_for(&fleet), Some(other.clone()));
+    // What the first node lets go of changes nothing.
+    fleet.hosts.get_mut(&node(&home)).unwrap().containers.clear();
+    fleet.sync(&node(&home));
+    assert_eq!(waits_for(&fleet), Some(other));
+}
