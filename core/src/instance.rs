@@ -223,11 +223,11 @@ pub struct InstanceStatus {
     pub image: ContainerImage,
     /// When the main process was started.
     pub started_at: Option<Timestamp>,
-    /// How often its main process has been started again after ending by itself.
+    /// How often its main process has been started again after ending by itself, or because it did not work.
     pub restarts: u64,
     /// How the main process last ended: its exit code.
     pub exit_code: Option<i32>,
-    /// The last times that it ended by itself, newest last; at most [`ENDS_MAX`].
+    /// The last times that it ended by itself or did not work, newest last; at most [`ENDS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<ProcessEnd>,
     /// Up to which request for a restart it has been restarted.
@@ -291,9 +291,10 @@ pub enum Outcome {
 /// The most ends of a main process that are remembered.
 pub const ENDS_MAX: usize = 8;
 
-/// A main process that ended by itself. All that are remembered are told with every status, so that none is missed
-/// when a report is lost; whoever reads them knows by number and start which are news.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A main process that ended by itself, or that its node ended because it did not work. All that are remembered are told
+/// with every status, so that none is missed when a report is lost; whoever reads them knows by number and start which
+/// are news.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessEnd {
     /// Counts the ends that one node has seen of an instance.
     pub number: u64,
@@ -306,6 +307,9 @@ pub struct ProcessEnd {
     /// Whether the kernel ended it because it used more memory than its limit.
     #[serde(default)]
     pub out_of_memory: bool,
+    /// Why its node ended it, for people, at most [`REASON_MAX`] bytes; `None` if it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
 }
 
 impl ProcessEnd {
@@ -315,6 +319,9 @@ impl ProcessEnd {
         Timestamp(self.at.0.saturating_sub(self.ran_for.0))
     }
 }
+
+/// The longest reason of an end, in bytes.
+pub const REASON_MAX: usize = 512;
 
 /// The longest message of a status, in bytes.
 pub const MESSAGE_MAX: usize = 1024;

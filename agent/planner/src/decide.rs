@@ -8,11 +8,12 @@
 //! 3. when nothing of that can be done now, containers that are to go are removed, and counters are
 //!    written down.
 //!
-//! Which container has which part is decided in `roles.rs`, updates in `update.rs`, and whether one has shown that it
-//! works in `proof.rs`.
+//! Which container has which part is decided in `roles.rs`, updates in `update.rs`, whether one has shown that it works
+//! in `proof.rs`, and when one that does not is given up in `unwell.rs`.
 
 mod proof;
 mod roles;
+mod unwell;
 mod update;
 
 use dwell_core::clock::Timestamp;
@@ -356,36 +357,15 @@ impl<'a> Instance<'a> {
             ContainerState::Exited { .. } if self.has_ordered_end(container) => {
                 self.start(container)
             }
-            ContainerState::Exited { code, .. } if steady && self.has_done_its_work(code) => {
+            ContainerState::Exited { .. } if steady && self.has_done_its_work(container) => {
                 self.prove(container)
             }
             ContainerState::Exited { code, .. } => self.restart(container, code),
-            ContainerState::Running { .. } if self.has_ordered_end(container) => {
-                self.stop(container)
-            }
+            ContainerState::Running { .. } if self.is_to_end(container) => self.stop(container),
             ContainerState::Running { .. } => match self.keep_running(container) {
                 Next::Rest(Rest::InSync) if steady => self.cure(container),
                 next => next,
             },
-        }
-    }
-
-    /// Restarts what has been unhealthy for longer than it may be.
-    fn cure(self, container: &'a Container) -> Next<'a> {
-        let check = self.aim().1.healthcheck.as_ref();
-        let after = check.and_then(|check| check.restart);
-        let until = container.unhealthy_since.zip(after);
-        match until.map(|(since, after)| since.after(after.as_duration())) {
-            Some(until) if self.node.now < until => match self.prove(container) {
-                Next::Wait(wait) => Next::Wait(wait.or_sooner(Wait::Cure { until })),
-                _ => Next::Wait(Wait::Cure { until }),
-            },
-            Some(_) => {
-                let journal = self.ending(container);
-                let restarts = journal.restarts.saturating_add(1);
-                self.attempt(Step::Record(Journal { restarts, ..journal }))
-            }
-            None => self.prove(container),
         }
     }
 
@@ -410,7 +390,9 @@ impl<'a> Instance<'a> {
         let crashes = self.seen.journal.crashes_before(container);
         match self.target.assigned.template.restart {
             RestartPolicy::Never => return Next::Rest(Rest::Ended),
-            RestartPolicy::OnFailure { .. } if code == 0 => return Next::Rest(Rest::Ended),
+            RestartPolicy::OnFailure { .. } if code == 0 && !self.was_given_up(container) => {
+                return Next::Rest(Rest::Ended);
+            }
             RestartPolicy::OnFailure { max_retries: Some(most) } if crashes >= most => {
                 return Next::Rest(Rest::GaveUp);
             }

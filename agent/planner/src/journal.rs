@@ -1,8 +1,8 @@
 //! What has to be known of an instance after a crash of the agent and cannot be asked of the engine.
 //!
-//! A plain create and start writes no journal until it is known whether the container holds. Three things are
+//! A plain create and start writes no journal until it is known whether the container holds. Four things are
 //! written ([`Step::Record`](crate::Step::Record)), each before the step that relies on it: the end of a main
-//! process is ordered, a generation holds, an update is rolled back. The counters are written when there is nothing
+//! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back. The counters are written when there is nothing
 //! else to do; losing them costs a pause that is too short.
 //!
 //! A journal belongs to one life of its instance: what is remembered of an instance that was removed says nothing
@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::{ENDS_MAX, ProcessEnd};
+use dwell_core::instance::{ENDS_MAX, ProcessEnd, REASON_MAX, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::workload::Fingerprint;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,10 @@ pub struct Journal {
     /// Runs of main processes that were ordered to end, by container: when each was started, by the
     /// engine's clock. What has ended by order is owed a start, whatever the restart policy says.
     pub ordered_ends: BTreeMap<ContainerId, Timestamp>,
+    /// Runs of main processes that are ended because they do not work, by container. What has ended so counts as if it had
+    /// ended by itself, with a failure.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub given_up: BTreeMap<ContainerId, GivenUp>,
     /// Up to which request for a restart an end was ordered.
     pub restarts_done: u64,
     /// How often the main process was started again after ending by itself.
@@ -46,13 +50,22 @@ pub struct Journal {
     pub crashes: u32,
     /// With what it last ended by itself.
     pub last_exit_code: Option<i32>,
-    /// The last times that it ended by itself, newest last; at most [`ENDS_MAX`].
+    /// The last times that it ended by itself or did not work, newest last; at most [`ENDS_MAX`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<ProcessEnd>,
     /// How long its main process may take to end, if that was declared otherwise after its container was
     /// made. It counts for as long as the container does, also when the declaration is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace: Option<Millis>,
+}
+
+/// A run of a main process that does not work, and is to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// When the run was started, by the engine's clock.
+    pub run: Timestamp,
+    /// Why it is given up, for people.
+    pub reason: String,
 }
 
 /// What of an instance has held last: only that, or what the assignment names, is worth putting up again.
@@ -126,6 +139,33 @@ impl Journal {
         journal.ordered_ends.retain(|id, _| existing.iter().any(|one| &one.id == id));
         if let Some(run) = container.run() {
             journal.ordered_ends.insert(container.id.clone(), run);
+        }
+        journal
+    }
+
+    /// Why the present (or last) run of this container was given up, if it was.
+    pub(crate) fn given_up(&self, container: &Container) -> Option<&str> {
+        let given_up = self.given_up.get(&container.id)?;
+        (container.run() == Some(given_up.run)).then_some(&given_up.reason)
+    }
+
+    /// The journal after giving up the present run of a container. `was_well` says whether it has worked for long enough
+    /// for earlier failures to be forgotten.
+    pub(crate) fn giving_up(
+        &self,
+        container: &Container,
+        reason: String,
+        was_well: bool,
+        existing: &[Container],
+    ) -> Self {
+        let mut journal = self.clone();
+        journal.given_up.retain(|id, _| existing.iter().any(|one| &one.id == id));
+        if let Some(run) = container.run() {
+            let reason = sanitize(&reason, REASON_MAX);
+            journal.given_up.insert(container.id.clone(), GivenUp { run, reason });
+        }
+        if was_well {
+            journal.crashes = 0;
         }
         journal
     }
@@ -208,7 +248,7 @@ impl Journal {
         self
     }
 
-    /// Notes that a main process has ended by itself. By its start it is told from others: looked at once more, it is still
+    /// Notes that a main process has ended by itself, or was given up. By its start it is told from others: looked at once more, it is still
     /// the same.
     pub(crate) fn note_end(&mut self, container: &Container) {
         let ContainerState::Exited { started_at, ran_for, code, out_of_memory } = container.state
@@ -222,7 +262,8 @@ impl Journal {
         let number = self.ends.last().map_or(0, |end| end.number).saturating_add(1);
         let ran_for = Millis(dwell_core::clock::millis(ran_for));
         let at = Timestamp(started_at.0.saturating_add(ran_for.0));
-        self.ends.push(ProcessEnd { number, at, ran_for, code, out_of_memory });
+        let given_up = self.given_up(container).map(ToOwned::to_owned);
+        self.ends.push(ProcessEnd { number, at, ran_for, code, out_of_memory, given_up });
         let excess = self.ends.len().saturating_sub(ENDS_MAX);
         self.ends.drain(..excess);
     }
@@ -232,19 +273,23 @@ impl Journal {
         self.note_end(container);
         let by_order = self.has_ordered_end(container);
         self.ordered_ends.remove(&container.id);
+        let crashes = self.crashes_before(container);
+        self.given_up.remove(&container.id);
         match container.state {
             ContainerState::Exited { code, .. } if !by_order => {
                 self.restarts += 1;
-                self.crashes = self.crashes_before(container).saturating_add(1);
+                self.crashes = crashes.saturating_add(1);
                 self.last_exit_code = Some(code);
             }
             _ => self.crashes = 0,
         }
     }
 
-    /// How often in a row the main process had ended soon, before the end that is seen now.
+    /// How often in a row the main process had ended soon, before the end that is seen now. What was given up may have run
+    /// for long without working: that was judged when it was.
     pub(crate) fn crashes_before(&self, container: &Container) -> u32 {
         match container.state {
+            _ if self.given_up(container).is_some() => self.crashes,
             ContainerState::Exited { ran_for, .. } if ran_for >= crate::pause::CALM => 0,
             _ => self.crashes,
         }

@@ -44,7 +44,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
-pub use journal::{Held, Journal, Ruling, Verdict};
+pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
     Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Trouble,

@@ -2,11 +2,12 @@
 //!
 //! | after | first | then | at most |
 //! |---|---|---|---|
-//! | the main process ended by itself | none | 100 ms, doubling | 60 s |
+//! | the main process ended by itself, or was given up | none | 100 ms, doubling | 60 s |
 //! | a step or a pull failed | 100 ms | doubling | 30 s |
 //! | it failed in a way that only somebody can mend | 10 s | doubling | 5 min |
 //!
-//! A main process that ran for [`CALM`] counts as ending for the first time again.
+//! A main process that ran for [`CALM`], or worked for that long before it was given up, counts as ending for the first
+//! time again.
 
 use std::time::Duration;
 

@@ -289,6 +289,10 @@ impl Report<'_> {
     }
 
     fn ended(&self) -> String {
+        let journal = &self.seen.journal;
+        if let Some(reason) = self.decision.face.and_then(|face| journal.given_up(face)) {
+            return reason.to_owned();
+        }
         match self.decision.face.map(|container| container.state) {
             Some(ContainerState::Exited { out_of_memory: true, .. }) => {
                 "ended because it used more memory than its limit".to_owned()

@@ -254,8 +254,8 @@ impl Model {
         }
         let reasons: &[&str] = match status.phase {
             Phase::Running => &["instance-running", "instance-unhealthy", "instance-healthy"],
-            Phase::Backoff => &["instance-backoff"],
-            Phase::Failed => &["instance-failed"],
+            Phase::Backoff => &["instance-backoff", "instance-given-up"],
+            Phase::Failed => &["instance-failed", "instance-given-up"],
             _ => &[],
         };
         Fact::new("state", text).told_by(self.newest_event(subject, reasons))

@@ -295,7 +295,10 @@ impl Model {
         let told = told.as_mut()?;
         match (told.is_unhealthy, status.health) {
             (false, Health::Unhealthy) => {
-                let message = "its health check fails".to_owned();
+                let message = match status.message.as_str() {
+                    "" => "its health check fails".to_owned(),
+                    message => message.to_owned(),
+                };
                 self.event(now, Severity::Warning, subject(), "instance-unhealthy", message);
                 told.is_unhealthy = true;
             }
@@ -457,6 +460,10 @@ impl Model {
 /// How a main process ended, for people.
 fn in_words(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, String) {
     let ran_for = end.ran_for;
+    if let Some(reason) = &end.given_up {
+        let message = format!("its node ended its main process after {ran_for}: {reason}");
+        return (Severity::Warning, "instance-given-up", message);
+    }
     if end.out_of_memory {
         let limit = template.resources.memory;
         let message = format!(

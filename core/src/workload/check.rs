@@ -209,6 +209,12 @@ impl Template {
         self.check_mounts()?;
         if let Some(check) = &self.healthcheck {
             check_health(check)?;
+            if check.restart.is_some() && self.restart == RestartPolicy::Never {
+                return refuse(
+                    "healthcheck.restart",
+                    "`restart: \"no\"` starts nothing again; leave one of the two out",
+                );
+            }
         }
         self.check_total()
     }

@@ -132,6 +132,15 @@ fn refusals_name_the_field() {
             Box::new(|s| s.template.restart = RestartPolicy::OnFailure { max_retries: Some(0) }),
         ),
         (
+            "healthcheck.restart: `restart: \"no\"` starts nothing again",
+            Box::new(|s| {
+                let check = HealthCheck::new(Probe::Tcp { port: 80 });
+                let restart = Some(Millis::seconds(60));
+                s.template.healthcheck = Some(HealthCheck { restart, ..check });
+                s.template.restart = RestartPolicy::Never;
+            }),
+        ),
+        (
             "healthcheck:",
             Box::new(|s| s.template.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 0 }))),
         ),

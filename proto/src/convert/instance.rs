@@ -5,7 +5,8 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, Verdict, sanitize,
+    Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, REASON_MAX,
+    Verdict, sanitize,
 };
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Lease, Template, UpdatePolicy};
@@ -104,6 +105,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             restarts: status.restarts,
             exit_code: status.exit_code,
             ends: status.ends.iter().map(Into::into).collect(),
+            given_up: status.ends.iter().filter_map(given_up).collect(),
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
@@ -142,13 +144,28 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             started_at: wire.started_at_ms.map(Timestamp),
             restarts: wire.restarts,
             exit_code: wire.exit_code,
-            ends: wire.ends.iter().rev().take(ENDS_MAX).rev().map(Into::into).collect(),
+            ends: ends(&wire),
             restarts_done: wire.restarts_done,
             verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
             message,
             observed_at: Timestamp(wire.observed_at_ms),
         })
     }
+}
+
+fn given_up(end: &ProcessEnd) -> Option<v1::GivenUp> {
+    let reason = end.given_up.clone()?;
+    Some(v1::GivenUp { number: end.number, reason })
+}
+
+/// The newest ends, each with the reason if its node brought it about.
+fn ends(wire: &v1::InstanceStatus) -> Vec<ProcessEnd> {
+    let newest = wire.ends.iter().rev().take(ENDS_MAX).rev();
+    let reason = |end: &v1::ProcessEnd| {
+        let given_up = wire.given_up.iter().take(ENDS_MAX).find(|one| one.number == end.number)?;
+        Some(sanitize(&given_up.reason, REASON_MAX))
+    };
+    newest.map(|end| ProcessEnd { given_up: reason(end), ..end.into() }).collect()
 }
 
 impl From<&Verdict> for v1::Verdict {
@@ -203,6 +220,7 @@ impl From<&v1::ProcessEnd> for ProcessEnd {
             ran_for: Millis(wire.ran_for_ms),
             code: wire.code,
             out_of_memory: wire.out_of_memory,
+            given_up: None,
         }
     }
 }

@@ -142,6 +142,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
             ran_for: Millis(5),
             code: 137,
             out_of_memory: true,
+            given_up: Some("it was unhealthy for 30s".into()),
         }],
         restarts_done: 2,
         message: "exited".into(),

@@ -38,13 +38,13 @@ impl<'a> Instance<'a> {
             ContainerState::Running { .. } => {
                 container.is_limited_to(self.target.assigned.template.limits())
             }
-            ContainerState::Exited { code, .. } => self.has_done_its_work(code),
+            ContainerState::Exited { .. } => self.has_done_its_work(container),
             ContainerState::Created | ContainerState::Dead => false,
         };
         is_up
             && self.is_to_run()
             && container.fingerprint == self.target.fingerprint
-            && !self.has_ordered_end(container)
+            && !self.is_to_end(container)
             && !(self.has_held() && container.generation <= self.seen.journal.proven)
     }
 
@@ -72,9 +72,11 @@ impl<'a> Instance<'a> {
         }
     }
 
-    /// Whether a main process that ended with this code may rest because it has done what it was for.
-    pub(super) fn has_done_its_work(self, code: i32) -> bool {
-        code == 0 && self.target.assigned.template.restart != RestartPolicy::Always
+    /// Whether a main process that ended may rest because it has done what it was for.
+    pub(super) fn has_done_its_work(self, container: &Container) -> bool {
+        matches!(container.state, ContainerState::Exited { code: 0, .. })
+            && self.target.assigned.template.restart != RestartPolicy::Always
+            && !self.was_given_up(container)
     }
 
     /// Writes down that a container holds.

@@ -156,6 +156,11 @@ impl Story {
             {
                 Some(Verdict { ruling: Ruling::Committed, .. }) => "commit".into(),
                 Some(Verdict { ruling: Ruling::RolledBack { .. }, .. }) => "roll back".into(),
+                None if journal.given_up != self.seen.stored.given_up => {
+                    let given_up: Vec<_> =
+                        journal.given_up.keys().map(ToString::to_string).collect();
+                    format!("give up {}", given_up.join(" "))
+                }
                 None if journal.ordered_ends.is_empty() => "count".into(),
                 None => {
                     let ended: Vec<_> =

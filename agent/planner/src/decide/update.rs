@@ -5,7 +5,8 @@
 //!   serves    -          make the new one; the old one goes on ── cannot be made in time ─▶ rolled back
 //!   serves    created    note that the old one's end is ordered, then stop it
 //!   ended     created    start the new one          ── cannot be started in time ─▶ rolled back
-//!   ended     running    wait until it holds        ── ends, or does not in time ─▶ rolled back
+//!   ended     running    wait until it holds        ── ends, is unhealthy for too long,
+//!                                                      or does not hold in time ─▶ rolled back
 //!   ended     holds      committed: the old one is removed
 //! ```
 //!
@@ -47,7 +48,7 @@ impl<'a> Instance<'a> {
         match new.state {
             ContainerState::Created => self.switch(old, new),
             ContainerState::Exited { .. } if self.has_ordered_end(new) => self.switch(old, new),
-            ContainerState::Exited { code, .. } if self.has_done_its_work(code) => self.commit(new),
+            ContainerState::Exited { .. } if self.has_done_its_work(new) => self.commit(new),
             ContainerState::Exited { .. } if self.says_nothing_of_the_trial(new) => {
                 self.switch(old, new)
             }
@@ -55,7 +56,7 @@ impl<'a> Instance<'a> {
                 let why = if out_of_memory { ": it used more memory than its limit" } else { "" };
                 self.roll_back(format!("its main process ended with exit code {code}{why}"))
             }
-            ContainerState::Running { .. } if self.has_ordered_end(new) => self.end(new),
+            ContainerState::Running { .. } if self.is_to_end(new) => self.end(new),
             ContainerState::Running { .. } => match old.filter(|old| old.is_running()) {
                 Some(old) => self.end(old),
                 None => self.judge(new),
@@ -127,16 +128,23 @@ impl<'a> Instance<'a> {
         self.attempt(start)
     }
 
-    /// Decides whether the new container works. That its probes fail means "not yet" until the time is up.
+    /// Decides whether the new container works. That its probes fail means "not yet" until the time is up, or until it
+    /// would be restarted for it: that is as bad as an end by itself.
     fn judge(self, new: &Container) -> Next<'a> {
         let limit = self.target.assigned.update_deadline;
-        match self.holds(new) {
-            Proof::Holds => self.commit(new),
-            Proof::Open { until } if self.node.now < until => Next::Wait(Wait::Trial { until }),
-            Proof::Open { .. } if new.complaint.is_empty() => {
+        match (self.holds(new), self.illness(new)) {
+            (Proof::Holds, _) => self.commit(new),
+            (Proof::Open { .. }, Some(illness)) if illness.until <= self.node.now => {
+                self.roll_back(illness.reason)
+            }
+            (Proof::Open { until }, illness) if self.node.now < until => {
+                let until = illness.map_or(until, |illness| illness.until.min(until));
+                Next::Wait(Wait::Trial { until })
+            }
+            (Proof::Open { .. }, _) if new.complaint.is_empty() => {
                 self.roll_back(format!("it was not healthy within {limit}"))
             }
-            Proof::Open { .. } => {
+            (Proof::Open { .. }, _) => {
                 self.roll_back(format!("it was not healthy within {limit}: {}", new.complaint))
             }
         }
@@ -144,11 +152,7 @@ impl<'a> Instance<'a> {
 
     /// Stops a container that may have to come back.
     fn end(self, container: &'a Container) -> Next<'a> {
-        if self.has_ordered_end(container) {
-            self.stop(container)
-        } else {
-            self.order_end(container)
-        }
+        if self.is_to_end(container) { self.stop(container) } else { self.order_end(container) }
     }
 
     /// Whether there is something to put up again. Without it the new one is tried on, and the old one goes on where it can.

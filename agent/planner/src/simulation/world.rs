@@ -260,7 +260,8 @@ impl World {
                     },
                     complaint: String::new(),
                     stale: false,
-                    unhealthy_since: None,
+                    unhealthy_since: (Temper::of(&real.image) == Temper::Sick)
+                        .then(|| known.and_then(|known| known.unhealthy_since).unwrap_or(self.now)),
                 }
             })
             .collect();
@@ -468,7 +469,10 @@ fn failure(kind: FailureKind, message: &str) -> Failure {
 
 fn template(temper: Temper, version: u8) -> Template {
     Template {
-        healthcheck: Some(HealthCheck::new(Probe::Tcp { port: 80 })),
+        healthcheck: Some(HealthCheck {
+            restart: Some(Millis::seconds(5)),
+            ..HealthCheck::new(Probe::Tcp { port: 80 })
+        }),
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },
         resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
         ..Template::of_image(format!("{}:{version}", temper.name()))

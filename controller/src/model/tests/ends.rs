@@ -9,7 +9,8 @@ use super::fleet::{Fleet, instance, node, spec};
 use crate::model::Record;
 
 fn end(number: u64, at: u64, code: i32, out_of_memory: bool) -> ProcessEnd {
-    ProcessEnd { number, at: Timestamp(at), ran_for: Millis(2_000), code, out_of_memory }
+    let ran_for = Millis(2_000);
+    ProcessEnd { number, at: Timestamp(at), ran_for, code, out_of_memory, given_up: None }
 }
 
 fn told(fleet: &Fleet) -> Vec<(String, String)> {
@@ -17,7 +18,8 @@ fn told(fleet: &Fleet) -> Vec<(String, String)> {
     events
         .iter()
         .filter(|event| {
-            ["instance-ended", "instance-out-of-memory"].contains(&event.reason.as_str())
+            ["instance-ended", "instance-out-of-memory", "instance-given-up"]
+                .contains(&event.reason.as_str())
         })
         .map(|event| (event.reason.clone(), event.message.clone()))
         .collect()
@@ -67,6 +69,17 @@ fn every_end_is_told_once_over_streams_and_restarts() {
         ("instance-ended", "its main process was ended by SIGSEGV after 2s (exit code 139)")
     );
     assert_eq!(told(&fleet).len(), 3);
+
+    let given_up = Some("it was unhealthy for 30s: no answer within 5s".to_owned());
+    see(&mut fleet, vec![ProcessEnd { given_up, ..end(2, 30_000, 143, false) }]);
+    let (reason, message) = told(&fleet).pop().unwrap();
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        (
+            "instance-given-up",
+            "its node ended its main process after 2s: it was unhealthy for 30s: no answer within 5s"
+        )
+    );
 }
 
 /// What is told of the state of web-0.

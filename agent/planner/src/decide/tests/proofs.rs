@@ -116,23 +116,100 @@ fn a_journal_of_an_older_agent_is_read() {
     assert_eq!((seen.journal.life, seen.journal.restarts), (Revision(7), 2));
 }
 
+/// Since a moment, by a probe that says why; `restart` is how long that may last.
+fn ill(mut story: Story, since: Timestamp, restart: Option<Millis>) -> Story {
+    let container = story.seen.containers.last_mut().unwrap();
+    container.health = Health::Unhealthy;
+    container.unhealthy_since = Some(since);
+    container.complaint = "no answer within 5s".into();
+    let check = HealthCheck { restart, ..HealthCheck::new(Probe::Tcp { port: 80 }) };
+    story.assigned().template.healthcheck = Some(check);
+    story
+}
+
+const RESTART: Option<Millis> = Some(Millis::seconds(120));
+const REASON: &str = "it was unhealthy for 2m: no answer within 5s";
+
 #[test]
 fn what_stays_unhealthy_is_restarted_where_that_is_declared() {
-    let mut story = Story::running().with_check(Health::Unhealthy).after(MONITOR);
-    let since = story.now;
-    story.seen.containers[0].unhealthy_since = Some(since);
+    let story = ill(Story::running().after(MONITOR), NOW.after(MONITOR), None);
     assert_eq!(story.word(), "-", "it is left alone");
-    let after = Some(Millis::seconds(120));
-    story.assigned().template.healthcheck.as_mut().unwrap().restart = after;
+    let since = story.now;
+    let story = ill(story, since, RESTART);
     assert_eq!(story.word(), "-", "it may get well by itself");
     assert_eq!(story.plan().wake_at, Some(since.after(Duration::from_secs(120))));
     let story = story.after(Duration::from_secs(120));
-    assert_eq!(story.word(), "order end of c1");
+    assert_eq!(story.word(), "give up c1");
     let story = story.record();
-    assert_eq!((story.word().as_str(), story.seen.journal.restarts), ("stop c1", 1));
-    let story = story.set("c1", exited(143));
-    assert_eq!(story.word(), "start c1");
+    assert_eq!(story.word(), "stop c1");
+    assert_eq!(story.status().restarts, 0, "it is counted when it is started again");
+
+    // It may end with 0, and has failed all the same.
+    let mut story = story.set("c1", exited(0));
+    story.assigned().template.restart = RestartPolicy::OnFailure { max_retries: None };
+    assert_eq!(story.word(), "start c1", "the first time at once");
+    let end = story.status().ends.pop().unwrap();
+    assert_eq!(end.given_up.as_deref(), Some(REASON));
+    story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
     let mut story = story.set("c1", running_anew());
-    story.seen.containers[0].unhealthy_since = None;
+    let container = &mut story.seen.containers[0];
+    (container.unhealthy_since, container.health) = (None, Health::Starting);
+    let story = story.stored();
     assert_eq!(story.word(), "-");
+    assert_eq!((story.status().restarts, story.seen.journal.crashes), (1, 1));
+    assert!(story.seen.journal.given_up.is_empty());
+}
+
+#[test]
+fn what_never_gets_well_is_restarted_after_growing_pauses_and_at_most_as_often_as_declared() {
+    let again = |crashes| {
+        let mut story = ill(Story::running(), NOW.after(Duration::from_secs(40)), RESTART);
+        story.seen.journal.crashes = crashes;
+        // It was never well, however long it ran.
+        let story = story.stored().after(Duration::from_secs(160)).record();
+        let mut story = story.set("c1", exited(143));
+        story.seen.containers[0].since = story.now;
+        story
+    };
+    let story = again(3);
+    let status = story.status();
+    assert_eq!(status.phase, Phase::Backoff);
+    assert_eq!(status.message, format!("{REASON}; it is started again after a pause"));
+    assert_eq!(story.after(Duration::from_millis(399)).word(), "-");
+    assert_eq!(again(3).after(Duration::from_millis(400)).word(), "start c1");
+    let mut story = again(3);
+    story.assigned().template.restart = RestartPolicy::OnFailure { max_retries: Some(3) };
+    assert_eq!((story.word().as_str(), story.status().phase), ("-", Phase::Failed));
+
+    // One that had been well for a while fails for the first time again.
+    let mut story = ill(Story::running(), NOW.after(Duration::from_secs(90)), RESTART);
+    story.seen.journal.crashes = 3;
+    let story = story.stored().after(Duration::from_secs(210)).record();
+    assert_eq!(story.set("c1", exited(143)).word(), "start c1");
+}
+
+/// Its deadline is not put off by that.
+#[test]
+fn a_first_start_that_is_given_up_again_and_again_is_said_to_fail() {
+    let mut story = ill(Story::of("a", 1).with("c1", "a", 1, running()), NOW, RESTART);
+    story.assigned().update_deadline = Millis::seconds(200);
+    let mut story = story.after(Duration::from_secs(120)).record().set("c1", exited(143));
+    story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
+    let mut story = story.set("c1", running_anew()).stored();
+    story.seen.containers[0].since = story.now;
+    let since = story.now;
+    let story = ill(story, since, RESTART).after(Duration::from_secs(80));
+    let reason = "health check: no answer within 5s".to_owned();
+    assert_eq!(story.outcome(), Outcome::Failing { reason });
+}
+
+#[test]
+fn a_version_that_would_be_restarted_for_it_is_rolled_back() {
+    let mut story = ill(Story::updating(exited(143), running()), NOW, RESTART);
+    story.assigned().update_deadline = Millis::seconds(600);
+    let story = story.after(Duration::from_secs(119));
+    assert_eq!(story.word(), "-");
+    let story = story.after(Duration::from_secs(1));
+    assert_eq!(story.word(), "roll back");
+    assert_eq!(story.record().outcome(), Outcome::RolledBack { reason: REASON.into() });
 }
