@@ -38,7 +38,7 @@ impl ChangeClass {
 }
 
 /// Whether a live change can make a running container fail: less memory can kill it, fewer processes, less
-/// processor time and another health check can make it unhealthy. Such a change reaches instances a few at a time.
+/// processor time and other checks can make it unhealthy. Such a change reaches instances a few at a time.
 #[must_use]
 pub fn can_hurt(old: &Template, new: &Template) -> bool {
     // 0 is no limit at all.
@@ -48,6 +48,7 @@ pub fn can_hurt(old: &Template, new: &Template) -> bool {
         || tighter(before.share.cpu.0, after.share.cpu.0)
         || tighter(before.pids.into(), after.pids.into())
         || old.healthcheck != new.healthcheck
+        || old.readiness != new.readiness
 }
 
 impl fmt::Display for ChangeClass {
@@ -81,6 +82,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("resources", (old.resources, old.pids) != (new.resources, new.pids)),
         ("restart", old.restart != new.restart),
         ("healthcheck", old.healthcheck != new.healthcheck),
+        ("readiness", old.readiness != new.readiness),
         ("network.expose", old.expose != new.expose),
         ("network.allow_from", old.allow_from != new.allow_from),
         ("network.allow_to", old.allow_to != new.allow_to),

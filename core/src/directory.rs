@@ -41,7 +41,7 @@ pub struct DirectoryWorkload {
 pub struct DirectoryInstance {
     /// Its address.
     pub address: Ipv4Addr,
-    /// Whether it runs and its health check, if it has one, is content.
+    /// Whether it runs and every check that it has is content.
     pub ready: bool,
 }
 

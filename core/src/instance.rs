@@ -216,6 +216,9 @@ pub struct InstanceStatus {
     pub phase: Phase,
     /// What its health check says.
     pub health: Health,
+    /// What its readiness check says; [`Health::None`] without one, or from a node that does not know of them.
+    #[serde(default)]
+    pub readiness: Health,
     /// The engine's name for its container; empty without one.
     pub container_id: String,
     /// What that container was made from.
@@ -243,6 +246,12 @@ pub struct InstanceStatus {
 }
 
 impl InstanceStatus {
+    /// Whether it is of use to others: its main process runs, and every check that it has passes.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Running && self.health.is_good() && self.readiness.is_good()
+    }
+
     /// What the node decided about a generation, if it did.
     #[must_use]
     pub fn verdict_on(&self, generation: Generation) -> Option<&Outcome> {

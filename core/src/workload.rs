@@ -165,8 +165,8 @@ pub struct UpdatePolicy {
     /// put back. What holds is [`UpdatePolicy::deadline_for`].
     #[serde(default = "UpdatePolicy::default_deadline")]
     pub deadline: Millis,
-    /// How long a new container without a health check has to run before it counts as holding. A health check
-    /// that passes ends this early.
+    /// How long a new container without any check has to run before it counts as holding. Checks that pass end this
+    /// early.
     #[serde(default = "UpdatePolicy::default_monitor")]
     pub monitor: Millis,
     /// What is done about a version that an instance did not hold with.
@@ -194,12 +194,12 @@ impl OnFailure {
 }
 
 impl UpdatePolicy {
-    /// The deadline that holds for instances of a template: at least what its health check needs to call it
-    /// unhealthy, or the time it is monitored for without one. A shorter one would put back what is only slow.
+    /// The deadline that holds for instances of a template: at least what its checks need to call it unhealthy, or the
+    /// time it is monitored for without any. A shorter one would put back what is only slow.
     #[must_use]
     pub fn deadline_for(&self, template: &Template) -> Millis {
-        let least = template.healthcheck.as_ref().map_or(self.monitor, HealthCheck::patience);
-        self.deadline.max(least)
+        let least = template.checks().map(HealthCheck::patience).max();
+        self.deadline.max(least.unwrap_or(self.monitor))
     }
 
     fn default_parallelism() -> Portion {

@@ -11,7 +11,7 @@ use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::session::Statuses;
-use dwell_planner::{Desired, EngineState, Failure, Journal, Leases, Step};
+use dwell_planner::{Check, Desired, EngineState, Failure, Journal, Leases, Step};
 
 use crate::sights::{Run, Sights};
 use dwell_core::container::{Container, Event};
@@ -50,6 +50,8 @@ pub enum Input {
         container: ContainerId,
         /// Which run.
         started_at: Timestamp,
+        /// By which check.
+        check: Check,
         /// What it is now.
         health: Health,
         /// What the last probe failed with, for people; empty if it passed.
@@ -242,8 +244,8 @@ pub struct Watch {
     pub run: Run,
     /// When the run was first seen, by the agent's clock.
     pub since: Timestamp,
-    /// How to probe it ([`Input::Health`]), if it is to be.
-    pub probed: Option<Probed>,
+    /// How to probe it ([`Input::Health`]), for each check that it has.
+    pub probed: BTreeMap<Check, Probed>,
 }
 
 /// How a run is probed.

@@ -47,7 +47,8 @@ use dwell_core::id::InstanceName;
 pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
-    Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox, Seen, Trouble,
+    Check, Checked, Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox,
+    Seen, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, Step};

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
-use dwell_core::health::Health;
+use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{RegistryHost, RegistryLogins};
-use dwell_core::workload::{Enforced, Fingerprint, Limits};
+use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
 use crate::decide::{best_match, current};
 use crate::journal::{Journal, Ruling};
@@ -307,11 +307,53 @@ pub struct Container {
     /// here: the engine's clock may have been set since.
     pub since: Timestamp,
     /// What its health check says.
+    pub health: Checked,
+    /// What its readiness check says.
+    pub readiness: Checked,
+}
+
+/// One of the checks of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// Whether it works.
+    Health,
+    /// Whether others can use it.
+    Readiness,
+}
+
+impl Check {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Health, Self::Readiness];
+
+    /// How a template has it done.
+    #[must_use]
+    pub fn of(self, template: &Template) -> Option<&HealthCheck> {
+        match self {
+            Self::Health => template.healthcheck.as_ref(),
+            Self::Readiness => template.readiness.as_ref(),
+        }
+    }
+}
+
+/// What a check says of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// The verdict.
     pub health: Health,
-    /// Since when its health check has called it unhealthy without interruption, by the agent's clock.
+    /// Since when it has been [`Health::Unhealthy`] without interruption, by the agent's clock.
     pub unhealthy_since: Option<Timestamp>,
     /// What the last probe failed with, for people; empty if it passed.
     pub complaint: String,
+}
+
+impl Checked {
+    /// Takes in what the check says now.
+    pub fn hear(&mut self, health: Health, complaint: String, now: Timestamp) {
+        let since = self.unhealthy_since.filter(|_| self.health == health);
+        self.unhealthy_since = (health == Health::Unhealthy).then(|| since.unwrap_or(now));
+        self.health = health;
+        self.complaint = complaint;
+    }
 }
 
 impl Container {
@@ -325,6 +367,23 @@ impl Container {
     #[must_use]
     pub fn is_running(&self) -> bool {
         matches!(self.state, ContainerState::Running { .. })
+    }
+
+    /// What a check says of it.
+    #[must_use]
+    pub fn checked(&self, check: Check) -> &Checked {
+        match check {
+            Check::Health => &self.health,
+            Check::Readiness => &self.readiness,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn checked_mut(&mut self, check: Check) -> &mut Checked {
+        match check {
+            Check::Health => &mut self.health,
+            Check::Readiness => &mut self.readiness,
+        }
     }
 
     /// What tells its present (or last) run from others: when it was started, by the engine's clock.

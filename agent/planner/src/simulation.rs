@@ -46,7 +46,7 @@ fn action() -> impl Strategy<Value = Action> {
     let fate =
         prop_oneof![6 => Just(Fate::Done), 1 => Just(Fate::Failed), 1 => Just(Fate::ReplyLost)];
     let temper = prop_oneof![
-        5 => Just(Temper::Good), 1 => Just(Temper::Crashes), 1 => Just(Temper::Sick),
+        5 => Just(Temper::Good), 1 => Just(Temper::Crashes), 1 => Just(Temper::Sick), 1 => Just(Temper::Busy),
         1 => Just(Temper::Broken), 1 => Just(Temper::Absent)
     ];
     let run = prop_oneof![Just(RunState::Running), Just(RunState::Stopped)];
@@ -241,7 +241,7 @@ fn a_new_instance_takes_four_steps_and_a_plan_at_the_fixpoint_is_empty() {
 
 #[test]
 fn every_bad_image_is_rolled_back_to_the_container_that_worked() {
-    for temper in [Temper::Crashes, Temper::Sick, Temper::Broken] {
+    for temper in [Temper::Crashes, Temper::Sick, Temper::Busy, Temper::Broken] {
         let mut world = World::new();
         world.declare(&victim(0), Temper::Good, 0);
         world.settle();

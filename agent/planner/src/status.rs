@@ -10,7 +10,7 @@ use dwell_core::instance::{
 use crate::decide::{Decision, Next, Node, Rest, Wait, decide};
 use crate::journal::Ruling;
 use crate::observed::{
-    Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Trouble,
+    Check, Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Trouble,
 };
 use crate::step::Step;
 use crate::target::Target;
@@ -69,10 +69,8 @@ impl Report<'_> {
             instance: name.clone(),
             generation: self.generation(),
             phase,
-            health: match face {
-                Some(container) if phase == Phase::Running => self.health(container),
-                _ => Health::None,
-            },
+            health: self.checked(Check::Health, phase),
+            readiness: self.checked(Check::Readiness, phase),
             container_id: face.map(|container| container.id.0.clone()).unwrap_or_default(),
             image: face.map(|container| container.image).unwrap_or_default(),
             started_at: face.filter(|container| container.is_running()).and_then(Container::run),
@@ -115,14 +113,18 @@ impl Report<'_> {
         run == Some(RunState::Stopped)
     }
 
-    /// The health of a container that was not probed yet is not that of one without a check.
-    fn health(&self, container: &Container) -> Health {
-        let has_check =
-            self.target.is_some_and(|target| target.assigned.template.healthcheck.is_some());
-        match (has_check, container.health) {
-            (true, Health::None) => Health::Starting,
-            (true, health) => health,
-            (false, _) => Health::None,
+    /// What a check says. One that was not made yet is not the same as none.
+    fn checked(&self, check: Check, phase: Phase) -> Health {
+        let template = self.target.map(|target| &target.assigned.template);
+        let has_check = template.is_some_and(|template| check.of(template).is_some());
+        match self.decision.face {
+            Some(face) if has_check && phase == Phase::Running => {
+                match face.checked(check).health {
+                    Health::None => Health::Starting,
+                    health => health,
+                }
+            }
+            _ => Health::None,
         }
     }
 
@@ -280,12 +282,12 @@ impl Report<'_> {
     }
 
     fn complaint(&self) -> String {
-        match self.decision.face {
-            Some(face) if !face.complaint.is_empty() => {
-                format!("health check: {}", face.complaint)
-            }
-            _ => String::new(),
-        }
+        let said = |check: Check, word: &str| {
+            let complaint = &self.decision.face?.checked(check).complaint;
+            (!complaint.is_empty()).then(|| format!("{word}: {complaint}"))
+        };
+        let all = [said(Check::Health, "health check"), said(Check::Readiness, "readiness")];
+        all.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 
     fn ended(&self) -> String {

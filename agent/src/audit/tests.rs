@@ -33,6 +33,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
         generation: Generation(1),
         phase,
         health: Health::None,
+        readiness: Health::None,
         container_id: format!("{name}-container"),
         image: ContainerImage::default(),
         started_at: Some(Timestamp(1)),

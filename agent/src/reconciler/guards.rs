@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use dwell_agent_core::{Input, Probed, Watch};
 use dwell_core::container::ContainerId;
+use dwell_planner::Check;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,7 +27,7 @@ pub(super) struct Guards {
 struct Guard {
     watch: Watch,
     death: Option<AbortOnDropHandle<()>>,
-    probes: Option<AbortOnDropHandle<()>>,
+    probes: BTreeMap<Check, AbortOnDropHandle<()>>,
 }
 
 impl Guards {
@@ -38,14 +39,17 @@ impl Guards {
     pub(super) fn watch(&mut self, watch: Watch) {
         let id = watch.run.container.clone();
         let before = self.runs.remove(&id).filter(|guard| guard.watch.run == watch.run);
-        let (death, same_probes) = match before {
-            Some(guard) => {
-                (guard.death, guard.probes.filter(|_| guard.watch.probed == watch.probed))
+        let (death, mut probes) = match before {
+            Some(mut guard) => {
+                let before = &guard.watch.probed;
+                guard.probes.retain(|check, _| before.get(check) == watch.probed.get(check));
+                (guard.death, guard.probes)
             }
-            None => (self.await_end(&watch), None),
+            None => (self.await_end(&watch), BTreeMap::new()),
         };
-        let probes =
-            same_probes.or_else(|| watch.probed.as_ref().map(|probed| self.probe(&watch, probed)));
+        for (check, probed) in &watch.probed {
+            probes.entry(*check).or_insert_with(|| self.probe(&watch, *check, probed));
+        }
         self.runs.insert(id, Guard { watch, death, probes });
     }
 
@@ -81,8 +85,8 @@ impl Guards {
         Some(AbortOnDropHandle::new(task))
     }
 
-    /// Tells how healthy a run is.
-    fn probe(&self, watch: &Watch, probed: &Probed) -> AbortOnDropHandle<()> {
+    /// Tells what a check says of a run.
+    fn probe(&self, watch: &Watch, check: Check, probed: &Probed) -> AbortOnDropHandle<()> {
         let subject = health::Subject {
             container: watch.run.container.clone(),
             address: probed.address,
@@ -99,6 +103,7 @@ impl Guards {
                     instance: instance.clone(),
                     container: run.container.clone(),
                     started_at: run.started_at,
+                    check,
                     health,
                     complaint: verdicts.reason().to_owned(),
                 };

@@ -68,6 +68,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         generation: Generation(1),
         phase,
         health: Health::None,
+        readiness: Health::None,
         container_id: String::new(),
         image: ContainerImage::default(),
         started_at: None,

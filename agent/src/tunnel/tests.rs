@@ -47,6 +47,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         generation: Generation(1),
         phase,
         health: Health::None,
+        readiness: Health::None,
         container_id: container_id.to_owned(),
         image: ContainerImage::default(),
         started_at: None,

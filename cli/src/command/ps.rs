@@ -121,15 +121,27 @@ fn tone(instance: &InstanceView) -> Tone {
         RunState::Running => Phase::Running,
         RunState::Stopped => Phase::Stopped,
     };
+    let is_good = instance.health.is_good() && instance.readiness.is_good();
     match instance.phase {
         Phase::Failed | Phase::Backoff => Tone::Trouble,
-        Phase::Running if instance.health == Health::Unhealthy => Tone::Trouble,
-        phase if phase == wanted && (phase == Phase::Stopped || instance.health.is_good()) => {
-            Tone::Plain
+        Phase::Running if [instance.health, instance.readiness].contains(&Health::Unhealthy) => {
+            Tone::Trouble
         }
+        phase if phase == wanted && (phase == Phase::Stopped || is_good) => Tone::Plain,
         // It has done its work.
         Phase::Stopped if instance.exit_code == Some(0) => Tone::Plain,
         _ => Tone::Attention,
+    }
+}
+
+/// What the checks of an instance say, in a word or two.
+fn health(instance: &InstanceView) -> String {
+    match (instance.health, instance.readiness) {
+        (health, Health::None) => health.to_string(),
+        (Health::None, Health::Healthy) => "ready".to_owned(),
+        (health, Health::Healthy) => health.to_string(),
+        (health, _) if health.is_good() => "not ready".to_owned(),
+        (health, _) => health.to_string(),
     }
 }
 
@@ -191,7 +203,7 @@ fn tables(view: &PsView, now: Now, style: Style) -> String {
                     instance.phase.to_string()
                 },
                 // What was seen last is no longer known to be so.
-                if running { instance.health.to_string() } else { "-".into() },
+                if running { health(instance) } else { "-".into() },
                 if running { now.age(instance.started_at) } else { "-".into() },
                 instance.restarts.to_string(),
                 match instance.observed_at {

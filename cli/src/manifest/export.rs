@@ -46,6 +46,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         shm_size,
         restart: policy,
         healthcheck,
+        readiness,
         expose: _,
         ssh: access,
         allow_from: _,
@@ -82,6 +83,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         add("restart", restart(*policy));
     }
     add("healthcheck", healthcheck.as_ref().map_or(Value::Null, health_check));
+    add("readiness", readiness.as_ref().map_or(Value::Null, health_check));
     add("network", network(spec));
     add("ssh", ssh(access));
     add("pool", json!(spec.placement.pool));
@@ -237,6 +239,7 @@ mod tests {
             "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
+            "workloads: {w: {image: a, healthcheck: {tcp: 80, restart: 2m}, readiness: {http: ':80/ready', interval: 200ms, retries: 1}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {
             for declared in read("f.yaml", text.as_bytes(), &variables).unwrap().declared {

@@ -84,6 +84,9 @@ pub(super) struct Workload {
     pub(super) expose: Option<Vec<Port>>,
     /// How an instance shows that it works.
     pub(super) healthcheck: Option<HealthCheck>,
+    /// How an instance shows that others can use it: until then its workload's name does not lead to it, and a rollout
+    /// waits for it. Restarts nothing.
+    pub(super) readiness: Option<Readiness>,
     /// What happens when the main process ends: `always` (the default), `unless-stopped` (the same),
     /// `on-failure`, `on-failure:TIMES` or `no`.
     pub(super) restart: Option<Restart>,
@@ -173,6 +176,26 @@ pub(super) struct HealthCheck {
     /// No check at all.
     #[serde(default)]
     pub(super) disable: bool,
+}
+
+/// How an instance shows that others can use it: one of `test`, `tcp` and `http`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Readiness {
+    /// A command inside that exits with 0: `[CMD, …]`, `[CMD-SHELL, LINE]`, or a line for a shell.
+    pub(super) test: Option<Short<Test>>,
+    /// A port that takes connections.
+    pub(super) tcp: Option<u16>,
+    /// A page that answers with a status from 200 to 399: `:8080/ready`, or `port` and `path`.
+    pub(super) http: Option<Short<Http>>,
+    /// Pause between two probes; `10s` if not given.
+    pub(super) interval: Option<Millis>,
+    /// How long one probe may take; `5s` if not given.
+    pub(super) timeout: Option<Millis>,
+    /// Failures in a row after which it is not ready any more; 3 if not given.
+    pub(super) retries: Option<u32>,
+    /// How long after a start failures do not count; `0s` if not given.
+    pub(super) start_period: Option<Millis>,
 }
 
 /// How changes reach the instances.

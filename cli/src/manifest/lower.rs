@@ -83,6 +83,7 @@ impl file::Workload {
             ("pull_policy", self.pull_policy.map(|policy| policy.0)),
         ]);
         let healthcheck = self.healthcheck.and_then(|check| wrong.keep(check.lower())).flatten();
+        let readiness = self.readiness.and_then(|check| wrong.keep(check.lower()));
         let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
         let Some(checked_name) = checked_name else { return Err(wrong.problems) };
         let template = Template {
@@ -103,6 +104,7 @@ impl file::Workload {
             pids,
             restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
             healthcheck,
+            readiness,
             expose: expose.unwrap_or_default().into_iter().flat_map(Port::each).collect(),
             ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
             allow_from: self.network.allow_from.map(long),
@@ -210,6 +212,34 @@ impl file::HealthCheck {
             restart: self.restart,
             ..plain
         }))
+    }
+}
+
+impl file::Readiness {
+    fn lower(self) -> Result<HealthCheck, String> {
+        let probe = match (self.test, self.tcp, self.http) {
+            (Some(Short(test)), None, None) => match test.0 {
+                Some(command) => Probe::Exec { command },
+                None => {
+                    return Err(
+                        "readiness.test: [NONE] asks for nothing; leave readiness out".into()
+                    );
+                }
+            },
+            (None, Some(port), None) => Probe::Tcp { port },
+            (None, None, Some(Short(http))) => Probe::Http { port: http.port, path: http.path },
+            _ => {
+                return Err("readiness: give exactly one of \"test\", \"tcp\" and \"http\"".into());
+            }
+        };
+        let plain = HealthCheck::new(probe);
+        Ok(HealthCheck {
+            interval: self.interval.unwrap_or(plain.interval),
+            timeout: self.timeout.unwrap_or(plain.timeout),
+            retries: self.retries.unwrap_or(plain.retries),
+            start_period: self.start_period.unwrap_or(plain.start_period),
+            ..plain
+        })
     }
 }
 

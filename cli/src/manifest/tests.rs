@@ -121,6 +121,9 @@ fn spellings() {
     let shell = Probe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "true".into()] };
     assert_eq!(probe("healthcheck: {test: [CMD-SHELL, 'true']}"), shell);
     assert_eq!(probe("healthcheck: {test: 'true'}"), shell);
+    let ready = template("readiness: {http: ':80/ready', interval: 1s}").readiness.unwrap();
+    assert_eq!(ready.probe, Probe::Http { port: 80, path: "/ready".into() });
+    assert_eq!((ready.interval, ready.retries, ready.restart), (Millis::seconds(1), 3, None));
     let check = template("healthcheck: {tcp: 80, restart: 2m}").healthcheck.unwrap();
     assert_eq!(check.restart, Some(Millis::seconds(120)));
     assert_eq!(template("healthcheck: {tcp: 80}").healthcheck.unwrap().restart, None);
@@ -272,6 +275,11 @@ fn what_is_wrong_is_said_where_it_is() {
         ("healthcheck: {http: {prot: 80}}", "unknown key \"prot\"; did you mean \"port\"?"),
         ("healthcheck: {tcp: 1, interval: 5}", "is not a duration"),
         ("healthcheck: {tcp: 1, restart: 10ms}", "healthcheck.restart: has to be at least 1s"),
+        ("readiness: {}", "readiness: give exactly one of"),
+        ("readiness: {tcp: 1, restart: 1m}", "unknown key \"restart\""),
+        ("readiness: {test: [NONE]}", "readiness.test: [NONE] asks for nothing"),
+        ("readiness: {tcp: 0}", "readiness: port 0 is not a port"),
+        ("readiness: {tcp: 1, retries: 0}", "readiness.retries: has to be at least 1"),
         ("update: {on_failure: stop}", "expected one of pause, rollback"),
         ("restart: sometimes", "\"sometimes\" is not a restart policy"),
         ("constraints: [ssd]", "\"ssd\" is not a constraint"),

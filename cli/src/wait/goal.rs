@@ -159,8 +159,12 @@ impl Seen {
         if workload.is_some_and(|workload| workload.run() == v1::RunState::Stopped) {
             return format!("{name}: {replicas} of {replicas} stopped");
         }
-        let checked = spec.and_then(|spec| spec.template.as_ref()?.healthcheck.as_ref()).is_some();
-        let word = if checked { "healthy" } else { "running" };
+        let template = spec.and_then(|spec| spec.template.as_ref());
+        let word = match template.map(|one| (one.healthcheck.is_some(), one.readiness.is_some())) {
+            Some((_, true)) => "ready",
+            Some((true, false)) => "healthy",
+            _ => "running",
+        };
         let mut instances: Vec<_> = self.instances_of(name).collect();
         instances.sort_by_key(|instance| instance.ordinal);
         let addresses: Vec<&str> = instances
@@ -375,15 +379,19 @@ fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
     let phase = Phase::from(status.phase());
     let current = status.generation >= instance.generation;
     let held = has_held(status, instance.generation);
-    let healthy = dwell_core::health::Health::from(status.health()).is_good();
+    let good = |health| dwell_core::health::Health::from(health).is_good();
+    let healthy = good(status.health());
+    let ready = healthy && good(status.readiness());
     let finished = status.exit_code == Some(0) && seen.may_rest(&instance.workload);
     match (RunState::from(instance.run()), phase) {
-        (RunState::Running, Phase::Running) if current && healthy && held => Progress::Done,
-        (RunState::Running, Phase::Running) if current && healthy => Progress::Waiting(
-            with_message(format!("{name}: running, has to hold"), &status.message),
-        ),
+        (RunState::Running, Phase::Running) if current && ready && held => Progress::Done,
+        (RunState::Running, Phase::Running) if current && ready => Progress::Waiting(with_message(
+            format!("{name}: running, has to hold"),
+            &status.message,
+        )),
         (RunState::Running, Phase::Running) if current => {
-            Progress::Waiting(with_message(format!("{name}: not healthy yet"), &status.message))
+            let word = if healthy { "ready" } else { "healthy" };
+            Progress::Waiting(with_message(format!("{name}: not {word} yet"), &status.message))
         }
         // It has done its work, and its restart policy does not start it again.
         (RunState::Running, Phase::Stopped) if current && finished => Progress::Done,

@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_core::clock::Timestamp;
 use dwell_core::directory::{Directory, DirectoryChange, DirectoryInstance, DirectoryWorkload};
 use dwell_core::id::{InstanceName, Revision, WorkloadName};
-use dwell_core::instance::Phase;
 use dwell_core::node::NodeState;
 
 use super::Model;
@@ -189,14 +188,12 @@ impl Model {
         }
     }
 
-    /// Whether an instance runs with good health, as far as is known: on a node that is not heard of, nothing is.
+    /// Whether an instance is ready, as far as is known: on a node that is not heard of, nothing is.
     fn is_serving(&self, name: &InstanceName) -> bool {
         self.tables.observed().get(name).is_some_and(|observed| {
             let link = self.tables.links().get(&observed.node);
             let status = &observed.status;
-            link.is_some_and(|link| link.state == NodeState::Ready)
-                && status.phase == Phase::Running
-                && status.health.is_good()
+            link.is_some_and(|link| link.state == NodeState::Ready) && status.is_ready()
         })
     }
 }

@@ -6,7 +6,7 @@
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::{Timestamp, millis};
 use dwell_core::id::NodeName;
-use dwell_core::instance::{InstanceStatus, Phase};
+use dwell_core::instance::InstanceStatus;
 use dwell_core::quantity::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ impl Model {
         status: &InstanceStatus,
     ) {
         let Some(node) = instance.node.as_ref().filter(|_| !self.volatile_only) else { return };
-        if !serves(status) {
+        if !InstanceStatus::is_ready(status) {
             return self.note_down(instance, before);
         }
         let arrived = status.generation == instance.generation && instance.leaving.is_none();
@@ -103,7 +103,7 @@ impl Model {
         let Some(node) = instance.node.as_ref().filter(|_| changes && !instance.removing) else {
             return;
         };
-        if before.is_some_and(serves) {
+        if before.is_some_and(InstanceStatus::is_ready) {
             let down = Down { since: self.clock.steady, node: node.clone() };
             self.down.entry(instance.name.clone()).or_insert(down);
         }
@@ -114,10 +114,6 @@ impl Model {
 fn rounded(took: Millis) -> Millis {
     let step = if took.0 < 1000 { 10 } else { 100 };
     Millis(took.0.div_ceil(step) * step)
-}
-
-fn serves(status: &InstanceStatus) -> bool {
-    status.phase == Phase::Running && status.health.is_good()
 }
 
 #[cfg(test)]

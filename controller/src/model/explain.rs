@@ -244,16 +244,22 @@ impl Model {
     fn state_of(&self, instance: &Arc<Instance>, subject: &Subject) -> Fact {
         let status = self.status(instance);
         let phase = phase_word(status.phase);
-        let mut text = if status.health.is_good() {
-            phase.to_owned()
-        } else {
-            format!("{phase}, {}", status.health)
+        let mut text = match (status.health.is_good(), status.readiness.is_good()) {
+            (true, true) => phase.to_owned(),
+            (true, false) => format!("{phase}, not ready"),
+            (false, _) => format!("{phase}, {}", status.health),
         };
         if !status.message.is_empty() {
             text = format!("{text}: {}", status.message);
         }
         let reasons: &[&str] = match status.phase {
-            Phase::Running => &["instance-running", "instance-unhealthy", "instance-healthy"],
+            Phase::Running => &[
+                "instance-running",
+                "instance-unhealthy",
+                "instance-healthy",
+                "instance-unready",
+                "instance-ready",
+            ],
             Phase::Backoff => &["instance-backoff", "instance-given-up"],
             Phase::Failed => &["instance-failed", "instance-given-up"],
             _ => &[],

@@ -144,6 +144,8 @@ kinds! {
         InstanceFailing = "instance-failing",
         /// The health check of an instance fails.
         InstanceUnhealthy = "instance-unhealthy",
+        /// The readiness check of an instance fails.
+        InstanceUnready = "instance-unready",
     }
     Warning {
         /// A node has not been heard of for a while, or for long and has no instances.

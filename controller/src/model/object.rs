@@ -146,6 +146,9 @@ pub struct Told {
     pub started_at: Option<Timestamp>,
     /// Its health check failed in this run.
     pub is_unhealthy: bool,
+    /// Its readiness check failed in this run.
+    #[serde(default)]
+    pub is_unready: bool,
 }
 
 impl Instance {

@@ -290,24 +290,38 @@ impl Model {
             told.is_some_and(|told| (told.phase, told.started_at) == (status.phase, started_at));
         if let (false, Some((severity, reason, message))) = (is_known, state) {
             self.event(now, severity, subject(), reason, message);
-            told = Some(Told { phase: status.phase, started_at, is_unhealthy: false });
+            let (is_unhealthy, is_unready) = (false, false);
+            told = Some(Told { phase: status.phase, started_at, is_unhealthy, is_unready });
         }
         let told = told.as_mut()?;
-        match (told.is_unhealthy, status.health) {
-            (false, Health::Unhealthy) => {
-                let message = match status.message.as_str() {
-                    "" => "its health check fails".to_owned(),
-                    message => message.to_owned(),
-                };
-                self.event(now, Severity::Warning, subject(), "instance-unhealthy", message);
-                told.is_unhealthy = true;
-            }
-            (true, Health::Healthy) => {
-                let message = "its health check passes again".to_owned();
-                self.event(now, Severity::Info, subject(), "instance-healthy", message);
-                told.is_unhealthy = false;
-            }
-            _ => {}
+        let checks = [
+            (
+                "health",
+                &mut told.is_unhealthy,
+                status.health,
+                "instance-unhealthy",
+                "instance-healthy",
+            ),
+            (
+                "readiness",
+                &mut told.is_unready,
+                status.readiness,
+                "instance-unready",
+                "instance-ready",
+            ),
+        ];
+        for (name, fails, verdict, failing, passing) in checks {
+            let (severity, reason, message) = match (*fails, verdict) {
+                (false, Health::Unhealthy) => (Severity::Warning, failing, "fails"),
+                (true, Health::Healthy) => (Severity::Info, passing, "passes again"),
+                _ => continue,
+            };
+            let message = match status.message.as_str() {
+                said if !*fails && !said.is_empty() => said.to_owned(),
+                _ => format!("its {name} check {message}"),
+            };
+            self.event(now, severity, subject(), reason, message);
+            *fails = !*fails;
         }
         Some(*told)
     }

@@ -376,11 +376,7 @@ fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
             let holds = match status.verdict_on(instance.generation) {
                 Some(outcome) => *outcome == Outcome::Held,
                 // An older agent gives no verdicts. One that does speaks of another generation.
-                None => {
-                    status.verdict.is_none()
-                        && status.phase == Phase::Running
-                        && status.health.is_good()
-                }
+                None => status.verdict.is_none() && status.is_ready(),
             };
             // A main process that ended and may rest has done its work.
             status.restarts_done >= instance.restarts_asked

@@ -231,7 +231,7 @@ impl Model {
             view.instances += 1;
             view.updated += u32::from(self.is_as_declared(workload, instance));
             let status = self.status(instance);
-            let ready = status.phase == Phase::Running && status.health.is_good();
+            let ready = status.is_ready();
             view.ready += u32::from(ready);
             let rests = ready || status.phase == Phase::Stopped;
             let settled = rests && instance.update != UpdateState::Updating;
@@ -296,6 +296,7 @@ impl Model {
             (_, Some(seen)) => InstanceStatus {
                 phase: Phase::Unknown,
                 health: Health::None,
+                readiness: Health::None,
                 message: format!(
                     "{node} is not heard of; it was {} when last seen",
                     phase_word(seen.phase)
@@ -475,6 +476,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         generation: Generation(0),
         phase,
         health: Health::None,
+        readiness: Health::None,
         container_id: String::new(),
         image: ContainerImage::default(),
         started_at: None,

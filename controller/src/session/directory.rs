@@ -18,8 +18,8 @@ use super::pieces;
 use crate::model::{Model, SessionId};
 use crate::owner::{Handle, Stopped};
 
-/// How long changes are collected after a message.
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long changes are collected after a message: a name is to follow within 100 ms also when much changes.
+const PAUSE: Duration = Duration::from_millis(50);
 /// How fast whole directories are given away: what a network of 1 Gbit/s takes. Faster, they would pile up in memory.
 const BYTES_PER_SECOND: f64 = 100e6;
 

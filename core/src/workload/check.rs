@@ -1,5 +1,7 @@
 //! The rules of a specification that types alone cannot hold.
 
+mod probes;
+
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
@@ -7,9 +9,9 @@ use super::{
     AllowRule, AllowSource, ImagePolicy, MountSource, OnLost, REPLICAS_MAX, RestartPolicy, Ssh,
     Template, UpdatePolicy, WorkloadSpec,
 };
-use crate::health::{HealthCheck, Probe};
+use crate::health::Probe;
 use crate::image::digest_of;
-use crate::quantity::{Bytes, Millicores, Millis};
+use crate::quantity::{Bytes, Millicores};
 
 /// The most entries a list or a map of a specification may have.
 const ENTRIES_MAX: usize = 1_000;
@@ -25,8 +27,6 @@ const TOTAL_MAX: usize = 256 * 1024;
 const IMAGE_MAX: usize = 512;
 /// The smallest share of a processor that the kernel gives: 1 ms of every 100 ms.
 const CPU_MIN: Millicores = Millicores(10);
-/// How soon a health check may have something restarted: it needs time to show that it helped.
-const RESTART_MIN: Millis = Millis::seconds(1);
 /// The least memory an engine can run a container with.
 const MEMORY_MIN: Bytes = Bytes::mebi(6);
 /// The bounds of how many processes may be allowed: a shell and what it starts, and the most that Linux can be set to.
@@ -207,15 +207,7 @@ impl Template {
             check_access(field, rules.as_deref().unwrap_or_default())?;
         }
         self.check_mounts()?;
-        if let Some(check) = &self.healthcheck {
-            check_health(check)?;
-            if check.restart.is_some() && self.restart == RestartPolicy::Never {
-                return refuse(
-                    "healthcheck.restart",
-                    "`restart: \"no\"` starts nothing again; leave one of the two out",
-                );
-            }
-        }
+        probes::check(self)?;
         self.check_total()
     }
 
@@ -259,16 +251,16 @@ impl Template {
     fn check_total(&self) -> Result<(), SpecError> {
         let pairs =
             self.environment.iter().chain(&self.labels).map(|(key, value)| key.len() + value.len());
-        let test = match self.healthcheck.as_ref().map(|check| &check.probe) {
-            Some(Probe::Exec { command }) => command.as_slice(),
-            _ => &[],
-        };
+        let tests = self.checks().filter_map(|check| match &check.probe {
+            Probe::Exec { command } => Some(command),
+            Probe::Tcp { .. } | Probe::Http { .. } => None,
+        });
         let keys = match &self.ssh {
             Ssh::Dwell { authorized_keys, .. } => authorized_keys.as_slice(),
             _ => &[],
         };
         let lists = [&self.command, &self.entrypoint].into_iter().flatten();
-        let lists = lists.chain(test).chain(keys).map(String::len);
+        let lists = lists.chain(tests.flatten()).chain(keys).map(String::len);
         let mounts = self.mounts.iter().map(|mount| {
             let source = match &mount.source {
                 MountSource::Volume(name) => name.as_str().len(),
@@ -288,7 +280,7 @@ impl Template {
             return refuse(
                 "environment",
                 format!(
-                    "environment, labels, command, healthcheck, keys, volumes, allow_from and allow_to have {total} bytes \
+                    "environment, labels, command, checks, keys, volumes, allow_from and allow_to have {total} bytes \
                      together; at most {TOTAL_MAX} are allowed, since every node that runs an instance is sent all \
                      of it"
                 ),
@@ -415,42 +407,6 @@ fn check_signal(signal: &str) -> Result<(), SpecError> {
         "stop_signal",
         format!("{signal:?} is not a signal; write one such as SIGTERM, SIGINT or SIGQUIT"),
     )
-}
-
-fn check_health(check: &HealthCheck) -> Result<(), SpecError> {
-    match &check.probe {
-        Probe::Tcp { port: 0 } | Probe::Http { port: 0, .. } => {
-            return refuse("healthcheck", "port 0 is not a port; use 1 to 65535");
-        }
-        Probe::Http { path, .. }
-            if !path.starts_with('/')
-                || path.len() > 1024
-                || path.chars().any(|c| c.is_control() || c == ' ') =>
-        {
-            return refuse(
-                "healthcheck",
-                format!(
-                    "{:?} is not a path of a URL; begin it with '/'",
-                    path.chars().take(80).collect::<String>()
-                ),
-            );
-        }
-        Probe::Exec { command } if command.is_empty() => {
-            return refuse("healthcheck", "the command is empty");
-        }
-        Probe::Exec { command } => check_list("healthcheck", command)?,
-        Probe::Tcp { .. } | Probe::Http { .. } => {}
-    }
-    if check.interval.0 < 100 || check.timeout.0 < 10 {
-        return refuse("healthcheck", "interval has to be at least 100ms, timeout at least 10ms");
-    }
-    if check.retries == 0 {
-        return refuse("healthcheck.retries", "has to be at least 1");
-    }
-    if check.restart.is_some_and(|after| after < RESTART_MIN) {
-        return refuse("healthcheck.restart", format!("has to be at least {RESTART_MIN}"));
-    }
-    Ok(())
 }
 
 fn check_text(field: &str, text: &str) -> Result<(), SpecError> {

@@ -15,7 +15,7 @@ use crate::quantity::{Bytes, Millis};
 ///
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
-/// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`,
+/// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`, `readiness`,
 /// `stop_grace`, `expose`, `ssh`, `allow_from`, `allow_to` and `pids`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
@@ -73,6 +73,9 @@ pub struct Template {
     /// How it shows that it works; without one, a running process counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub healthcheck: Option<HealthCheck>,
+    /// How it shows that others can use it, beside that it works; without one, they can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<HealthCheck>,
     /// Ports it listens on. A statement for names, checks and people: nothing is mapped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<ServicePort>,
@@ -113,6 +116,7 @@ impl Template {
             pids: None,
             restart: RestartPolicy::default(),
             healthcheck: None,
+            readiness: None,
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,
@@ -131,6 +135,7 @@ impl Template {
             pids: None,
             restart: RestartPolicy::default(),
             healthcheck: None,
+            readiness: None,
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,
@@ -147,6 +152,11 @@ impl Template {
     #[must_use]
     pub fn limits(&self) -> Limits {
         Limits { share: self.resources, pids: self.pids.unwrap_or(PIDS_DEFAULT) }
+    }
+
+    /// The checks that it has.
+    pub fn checks(&self) -> impl Iterator<Item = &HealthCheck> {
+        self.healthcheck.iter().chain(&self.readiness)
     }
 
     /// The paths of its node that it mounts.

@@ -98,6 +98,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             generation: status.generation.0,
             phase: v1::Phase::from(status.phase).into(),
             health: v1::Health::from(status.health).into(),
+            readiness: v1::Health::from(status.readiness).into(),
             container_id: status.container_id.clone(),
             image_digest: text(status.image.digest),
             image_id: text(status.image.id),
@@ -135,6 +136,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             generation: Generation(wire.generation),
             phase: wire.phase().into(),
             health: wire.health().into(),
+            readiness: wire.readiness().into(),
             container_id: sanitize(&wire.container_id, CONTAINER_ID_MAX),
             // What is of another kind is as good as unknown.
             image: ContainerImage {

@@ -52,6 +52,7 @@ fn full_template() -> Template {
             restart: Some(Millis(6000)),
             ..HealthCheck::new(Probe::Http { port: 80, path: "/up".into() })
         }),
+        readiness: Some(HealthCheck::new(Probe::Exec { command: vec!["ready".into()] })),
         expose: vec![ServicePort { port: 53, protocol: Protocol::Udp }],
         ssh: Ssh::Dwell {
             authorized_keys: vec!["ssh-ed25519 AAAA me".into()],
@@ -128,6 +129,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         generation: Generation(4),
         phase: Phase::Backoff,
         health: Health::Unhealthy,
+        readiness: Health::Starting,
         container_id: "abc".into(),
         image: ContainerImage {
             digest: Some(ImageDigest::new([3; 32])),

@@ -60,6 +60,9 @@ pub struct InstanceRow {
     /// What its health check says.
     #[serde(default)]
     pub health: Health,
+    /// What its readiness check says.
+    #[serde(default)]
+    pub readiness: Health,
     /// The engine's id of its container; empty while there is none.
     #[serde(default, deserialize_with = "or_empty")]
     pub container_id: String,
@@ -91,10 +94,10 @@ impl Ps {
 }
 
 impl InstanceRow {
-    /// Whether it runs and its health check, if it has one, is content.
+    /// Whether it runs and every check that it has is content.
     #[must_use]
     pub fn is_well(&self) -> bool {
-        self.phase == Phase::Running && matches!(self.health, Health::None | Health::Healthy)
+        self.phase == Phase::Running && self.health.is_good() && self.readiness.is_good()
     }
 
     /// Where it listens on `port`.

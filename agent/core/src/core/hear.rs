@@ -4,7 +4,6 @@ use dwell_core::container::ContainerId;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_planner::{Failure, FailureKind, Image, Sandbox, Step};
 
@@ -50,18 +49,15 @@ impl Core {
             Input::Ended { instance, container, started_at } => {
                 self.hear_of_end(&instance, &container, started_at, now);
             }
-            Input::Health { instance, container, started_at, health, complaint } => {
+            Input::Health { instance, container, started_at, check, health, complaint } => {
                 let seen = self.observed.instances.get_mut(&instance);
                 let same_run = |one: &&mut dwell_planner::Container| {
                     one.id == container && one.run() == Some(started_at)
                 };
                 let containers = seen.into_iter().flat_map(|seen| &mut seen.containers);
                 for container in containers.filter(same_run) {
-                    let since = container.unhealthy_since.filter(|_| container.health == health);
-                    let is_unhealthy = health == Health::Unhealthy;
-                    container.unhealthy_since = is_unhealthy.then(|| since.unwrap_or(now));
-                    container.health = health;
-                    container.complaint.clone_from(&complaint);
+                    tracing::info!(%instance, ?check, %health, complaint, "a check says something else");
+                    container.checked_mut(check).hear(health, complaint.clone(), now);
                 }
             }
             Input::Progress { image, text } => {

@@ -10,9 +10,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
-use dwell_planner::{ContainerState, EngineState};
+use dwell_planner::{Checked, ContainerState, EngineState};
 
 use super::Core;
 use super::calls::{Load, Task};
@@ -261,9 +260,8 @@ fn look_of(
         state,
         stale: false,
         since: same.map_or(now, |before| before.since),
-        health: same.map_or(Health::None, |before| before.health),
-        unhealthy_since: same.and_then(|before| before.unhealthy_since),
-        complaint: same.map_or_else(String::new, |before| before.complaint.clone()),
+        health: same.map(|before| before.health.clone()).unwrap_or_default(),
+        readiness: same.map(|before| before.readiness.clone()).unwrap_or_default(),
     }
 }
 
@@ -286,7 +284,6 @@ pub(super) fn end_by_kernel(
         ContainerState::Exited { started_at, ran_for, code: -1, out_of_memory: false };
     container.stale = true;
     container.since = since;
-    container.health = Health::None;
-    container.unhealthy_since = None;
-    container.complaint.clear();
+    container.health = Checked::default();
+    container.readiness = Checked::default();
 }

@@ -2,12 +2,11 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
-use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::workload::{Enforced, Limits};
-use dwell_planner::{ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
+use dwell_planner::{Checked, ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
 
 use super::Core;
 use super::calls::load;
@@ -222,9 +221,8 @@ fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::
         state: ContainerState::Created,
         stale: false,
         since: now,
-        health: Health::None,
-        unhealthy_since: None,
-        complaint: String::new(),
+        health: Checked::default(),
+        readiness: Checked::default(),
     }
 }
 

@@ -5,8 +5,9 @@ use dwell_core::container::ContainerId;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
+use dwell_core::health::HealthCheck;
 use dwell_core::id::InstanceName;
-use dwell_planner::{Desired, Observed, Seen};
+use dwell_planner::{Check, Desired, Observed, Seen};
 
 use crate::call::{Output, Probed, Watch};
 use crate::sights::{Run, Sighted};
@@ -114,9 +115,11 @@ impl Watches {
         let mut running = BTreeSet::new();
         for (name, seen) in &observed.instances {
             let assigned = desired.get(name).map(|target| &target.assigned);
-            let probed = assigned.and_then(|assigned| {
-                Some((assigned.address, assigned.template.healthcheck.as_ref()?))
-            });
+            let probed = |check: Check| {
+                let assigned = assigned?;
+                Some((check, assigned.address, check.of(&assigned.template)?))
+            };
+            let probed: Vec<_> = Check::ALL.into_iter().filter_map(probed).collect();
             for container in &seen.containers {
                 there.insert(container.id.clone());
                 let (true, Some(started_at)) = (container.is_running(), container.run()) else {
@@ -125,14 +128,22 @@ impl Watches {
                 running.insert(container.id.clone());
                 let pid = self.details.get(&container.id).and_then(|details| details.pid);
                 let is_same = self.watched.get(&container.id).is_some_and(|watch| {
-                    let present = watch.probed.as_ref().map(|one| (one.address, &one.check));
-                    watch.run.started_at == started_at && watch.run.pid == pid && present == probed
+                    let is_probed = |(of, address, check): &(Check, _, &HealthCheck)| {
+                        let present = watch.probed.get(of);
+                        present.is_some_and(|one| one.address == *address && one.check == **check)
+                    };
+                    watch.run.started_at == started_at
+                        && watch.run.pid == pid
+                        && watch.probed.len() == probed.len()
+                        && probed.iter().all(is_probed)
                 });
                 if is_same {
                     continue;
                 }
-                let probed =
-                    probed.map(|(address, check)| Probed { address, check: check.clone() });
+                let probed = probed
+                    .iter()
+                    .map(|&(of, address, check)| (of, Probed { address, check: check.clone() }));
+                let probed = probed.collect();
                 let run = Run { container: container.id.clone(), started_at, pid };
                 let watch = Watch { instance: name.clone(), run, since: container.since, probed };
                 self.watched.insert(container.id.clone(), watch.clone());

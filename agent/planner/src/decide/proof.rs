@@ -6,7 +6,7 @@ use dwell_core::workload::RestartPolicy;
 
 use super::{Instance, Next, Rest, Wait};
 use crate::journal::{Journal, Ruling};
-use crate::observed::{Container, ContainerState};
+use crate::observed::{Check, Container, ContainerState};
 use crate::step::Step;
 
 /// Whether a container works.
@@ -58,9 +58,12 @@ impl<'a> Instance<'a> {
     pub(super) fn holds(self, container: &Container) -> Proof {
         let assigned = &self.target.assigned;
         let since = container.since.max(self.node.observed.ready_since);
-        match (container.state, &assigned.template.healthcheck) {
+        let template = &assigned.template;
+        let checks = || Check::ALL.into_iter().filter(|check| check.of(template).is_some());
+        let passes = |check| container.checked(check).health == Health::Healthy;
+        match (container.state, checks().next()) {
             (ContainerState::Exited { .. }, _) => Proof::Holds,
-            (_, Some(_)) if container.health == Health::Healthy => Proof::Holds,
+            (_, Some(_)) if checks().all(passes) => Proof::Holds,
             (_, Some(_)) => {
                 Proof::Open { until: since.after(assigned.update_deadline.as_duration()) }
             }

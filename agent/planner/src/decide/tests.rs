@@ -19,7 +19,7 @@ use dwell_core::workload::{Enforced, ImagePolicy, Template};
 
 use super::*;
 use crate::journal::{Held, Journal, Ruling, Verdict};
-use crate::observed::{Desired, Image};
+use crate::observed::{Check, Checked, Desired, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
 use dwell_core::container::ContainerId;
@@ -78,9 +78,8 @@ impl Story {
             image: ContainerImage::default(),
             state,
             since: NOW,
-            health: Health::None,
-            unhealthy_since: None,
-            complaint: String::new(),
+            health: Checked::default(),
+            readiness: Checked::default(),
             stale: false,
         });
         self
@@ -92,7 +91,7 @@ impl Story {
 
     fn with_check(mut self, health: Health) -> Self {
         self.assigned().template.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
-        self.seen.containers.iter_mut().for_each(|container| container.health = health);
+        self.seen.containers.iter_mut().for_each(|one| one.health.health = health);
         self
     }
 

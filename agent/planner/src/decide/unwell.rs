@@ -47,8 +47,8 @@ impl<'a> Instance<'a> {
     /// For how long what is unhealthy may be so, where its health check says that.
     pub(super) fn illness(self, container: &Container) -> Option<Illness> {
         let check = self.aim().1.healthcheck.as_ref()?;
-        let (since, limit) = (container.unhealthy_since?, check.restart?);
-        let complaint = match container.complaint.as_str() {
+        let (since, limit) = (container.health.unhealthy_since?, check.restart?);
+        let complaint = match container.health.complaint.as_str() {
             "" => String::new(),
             complaint => format!(": {complaint}"),
         };

@@ -25,6 +25,7 @@ use super::roles::Roles;
 use super::{Instance, Next, Proof, Wait};
 use crate::observed::{Container, ContainerState, Image, Sandbox};
 use crate::step::Step;
+use dwell_core::health::Health;
 
 impl<'a> Instance<'a> {
     pub(super) fn update(
@@ -141,11 +142,19 @@ impl<'a> Instance<'a> {
                 let until = illness.map_or(until, |illness| illness.until.min(until));
                 Next::Wait(Wait::Trial { until })
             }
-            (Proof::Open { .. }, _) if new.complaint.is_empty() => {
-                self.roll_back(format!("it was not healthy within {limit}"))
-            }
             (Proof::Open { .. }, _) => {
-                self.roll_back(format!("it was not healthy within {limit}: {}", new.complaint))
+                let (word, checked) = match new.health.health {
+                    Health::Healthy => ("ready", &new.readiness),
+                    _ if self.target.assigned.template.healthcheck.is_none() => {
+                        ("ready", &new.readiness)
+                    }
+                    _ => ("healthy", &new.health),
+                };
+                let reason = format!("it was not {word} within {limit}");
+                self.roll_back(match checked.complaint.as_str() {
+                    "" => reason,
+                    complaint => format!("{reason}: {complaint}"),
+                })
             }
         }
     }

@@ -30,6 +30,7 @@ fn running(name: &str) -> InstanceStatus {
         generation: Generation(1),
         phase: Phase::Running,
         health: Health::None,
+        readiness: Health::None,
         container_id: String::new(),
         image: ContainerImage::default(),
         started_at: None,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::{
-    Container, ContainerState, Desired, EngineState, Failure, FailureKind, Image, Journal,
+    Checked, Container, ContainerState, Desired, EngineState, Failure, FailureKind, Image, Journal,
     Observed, Sandbox, Step, plan,
 };
 use dwell_core::clock::Timestamp;
@@ -27,6 +27,8 @@ pub(crate) enum Temper {
     Crashes,
     /// It runs and is unhealthy.
     Sick,
+    /// It runs, is healthy and never ready.
+    Busy,
     /// It cannot be started.
     Broken,
     /// Its image cannot be fetched.
@@ -38,6 +40,7 @@ impl Temper {
         match image.split(':').next() {
             Some("crashes") => Self::Crashes,
             Some("sick") => Self::Sick,
+            Some("busy") => Self::Busy,
             Some("broken") => Self::Broken,
             Some("absent") => Self::Absent,
             _ => Self::Good,
@@ -49,6 +52,7 @@ impl Temper {
             Self::Good => "good",
             Self::Crashes => "crashes",
             Self::Sick => "sick",
+            Self::Busy => "busy",
             Self::Broken => "broken",
             Self::Absent => "absent",
         }
@@ -253,15 +257,27 @@ impl World {
                     image: ContainerImage::default(),
                     state: real.state,
                     since: known.map_or(self.now, |known| known.since),
-                    health: match Temper::of(&real.image) {
-                        Temper::Good => Health::Healthy,
-                        Temper::Sick => Health::Unhealthy,
-                        _ => Health::Starting,
+                    health: {
+                        let known = known.map(|known| known.health.clone());
+                        let mut checked = known.unwrap_or_default();
+                        let health = match Temper::of(&real.image) {
+                            Temper::Good | Temper::Busy => Health::Healthy,
+                            Temper::Sick => Health::Unhealthy,
+                            _ => Health::Starting,
+                        };
+                        checked.hear(health, String::new(), self.now);
+                        checked
                     },
-                    complaint: String::new(),
+                    readiness: {
+                        let mut checked = Checked::default();
+                        let health = match Temper::of(&real.image) {
+                            Temper::Good => Health::Healthy,
+                            _ => Health::Starting,
+                        };
+                        checked.hear(health, String::new(), self.now);
+                        checked
+                    },
                     stale: false,
-                    unhealthy_since: (Temper::of(&real.image) == Temper::Sick)
-                        .then(|| known.and_then(|known| known.unhealthy_since).unwrap_or(self.now)),
                 }
             })
             .collect();
@@ -473,6 +489,7 @@ fn template(temper: Temper, version: u8) -> Template {
             restart: Some(Millis::seconds(5)),
             ..HealthCheck::new(Probe::Tcp { port: 80 })
         }),
+        readiness: Some(HealthCheck::new(Probe::Tcp { port: 81 })),
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },
         resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
         ..Template::of_image(format!("{}:{version}", temper.name()))

@@ -31,7 +31,7 @@ pub(crate) struct WorkloadView {
     pub(crate) generation: u64,
     pub(crate) revision: u64,
     pub(crate) replicas: u32,
-    /// Instances that run with good health.
+    /// Instances that run and pass every check that they have.
     pub(crate) ready: u32,
     /// Instances that are what was declared last, and hold with it.
     pub(crate) updated: u32,
@@ -79,6 +79,8 @@ pub(crate) struct InstanceView {
     pub(crate) serving_version: u64,
     pub(crate) phase: Phase,
     pub(crate) health: Health,
+    /// What its readiness check says; `none` without one.
+    pub(crate) readiness: Health,
     pub(crate) container_id: String,
     /// What its container was made from: the digest by which its registry knows the image, empty if it is not known to be
     /// of one, and the engine's own id of the image.
@@ -232,6 +234,7 @@ impl From<v1::Instance> for InstanceView {
             serving_version: wire.serving_version,
             phase: status.phase().into(),
             health: status.health().into(),
+            readiness: status.readiness().into(),
             container_id: status.container_id,
             image_digest: status.image_digest,
             image_id: status.image_id,

@@ -58,7 +58,7 @@ fn a_workload_is_done_when_every_instance_is() {
     assert_eq!(declared(workload(), vec![instance(0), instance(1)]), Progress::Done);
     assert_eq!(waiting(&declared(workload(), vec![instance(0)])), "web: 1 of 2 done");
 
-    let cases: [(&str, v1::Instance); 6] = [
+    let cases: [(&str, v1::Instance); 7] = [
         (
             "preparing; pulling",
             with_status(|status| {
@@ -67,6 +67,7 @@ fn a_workload_is_done_when_every_instance_is() {
             }),
         ),
         ("not healthy yet", with_status(|status| status.set_health(v1::Health::Starting))),
+        ("not ready yet", with_status(|status| status.set_readiness(v1::Health::Starting))),
         ("running", with_status(|status| status.generation = 2)),
         ("unknown", with_status(|status| status.set_phase(v1::Phase::Unknown))),
         ("backoff", with_status(|status| status.set_phase(v1::Phase::Backoff))),

@@ -266,12 +266,18 @@ impl Model {
             (Phase::Running, Health::Unhealthy) => {
                 problem(FindingKind::InstanceUnhealthy, told("its health check fails"))
             }
+            (Phase::Running, _) if seen.readiness == Health::Unhealthy => {
+                problem(FindingKind::InstanceUnready, told("its readiness check fails"))
+            }
             _ if let Some(to) = instance.leaving.as_ref().and_then(|one| one.to.as_ref()) => {
                 progress(FindingKind::InstanceMoving, format!("moves from {node} to {to}"))
             }
             (Phase::Running, Health::Starting) => {
                 let message = told("its health check has not passed yet");
                 progress(FindingKind::InstanceStarting, message)
+            }
+            (Phase::Running, _) if seen.readiness == Health::Starting => {
+                progress(FindingKind::InstanceStarting, told("is not ready yet"))
             }
             (Phase::Running, _) => match self.tables.waiting().get(name) {
                 // A node that drains has the finding.

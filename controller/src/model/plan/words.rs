@@ -12,9 +12,10 @@ use crate::model::object::Workload;
 pub(super) fn deadline_note(workload: &Workload, plan: &WorkloadPlan) -> Option<String> {
     let (update, template) = (&workload.spec.update, &workload.spec.template);
     let (declared, holds) = (update.deadline, update.deadline_for(template));
-    let why = match template.healthcheck {
-        Some(_) => "its health check's start_period, interval, retries and timeout take that long",
-        None => "it is monitored for that long",
+    let why = if template.checks().next().is_some() {
+        "its health check's start_period, interval, retries and timeout take that long"
+    } else {
+        "it is monitored for that long"
     };
     (holds > declared && plan.action != PlanAction::Unchanged)
         .then(|| format!("update.deadline is {holds}, not {declared}: {why}"))

@@ -226,11 +226,13 @@ fn instances_without_a_place_are_found_with_the_reason() {
 #[test]
 fn what_ails_instances_is_found_by_what_it_is() {
     type Ailing = fn(&mut InstanceStatus);
-    let ail: [(FindingKind, Ailing); 6] = [
+    let ail: [(FindingKind, Ailing); 8] = [
         (FindingKind::InstanceBackoff, |status| status.phase = Phase::Backoff),
         (FindingKind::InstanceFailed, |status| status.phase = Phase::Failed),
         (FindingKind::InstanceUnhealthy, |status| status.health = Health::Unhealthy),
         (FindingKind::InstanceStarting, |status| status.health = Health::Starting),
+        (FindingKind::InstanceUnready, |status| status.readiness = Health::Unhealthy),
+        (FindingKind::InstanceStarting, |status| status.readiness = Health::Starting),
         (FindingKind::InstanceEnded, |status| {
             (status.phase, status.exit_code) = (Phase::Stopped, Some(3));
         }),

@@ -474,6 +474,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
             RunState::Stopped => Phase::Stopped,
         },
         health: Health::None,
+        readiness: Health::None,
         container_id: "c".into(),
         image: ContainerImage::default(),
         started_at: None,

@@ -242,7 +242,7 @@ impl World {
                 self.later(1, 5, Event::Tell { host, life, input: Input::Core(input) });
             }
             Some(health) => {
-                let probed = watch.probed.is_some();
+                let probed = !watch.probed.is_empty();
                 self.hosts[host].watches.insert(container.clone(), watch);
                 if probed && health != Health::Starting {
                     self.tell_health(host, &container);
@@ -258,13 +258,14 @@ impl World {
         else {
             return;
         };
-        if watch.probed.is_none() {
+        if watch.probed.is_empty() {
             return;
         }
         let input = CoreInput::Health {
             instance: watch.instance.clone(),
             container: container.clone(),
             started_at: watch.run.started_at,
+            check: dwell_planner::Check::Health,
             health: real.health,
             complaint: String::new(),
         };

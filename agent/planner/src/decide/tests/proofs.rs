@@ -119,9 +119,8 @@ fn a_journal_of_an_older_agent_is_read() {
 /// Since a moment, by a probe that says why; `restart` is how long that may last.
 fn ill(mut story: Story, since: Timestamp, restart: Option<Millis>) -> Story {
     let container = story.seen.containers.last_mut().unwrap();
-    container.health = Health::Unhealthy;
-    container.unhealthy_since = Some(since);
-    container.complaint = "no answer within 5s".into();
+    container.health = Checked::default();
+    container.health.hear(Health::Unhealthy, "no answer within 5s".into(), since);
     let check = HealthCheck { restart, ..HealthCheck::new(Probe::Tcp { port: 80 }) };
     story.assigned().template.healthcheck = Some(check);
     story
@@ -152,8 +151,7 @@ fn what_stays_unhealthy_is_restarted_where_that_is_declared() {
     assert_eq!(end.given_up.as_deref(), Some(REASON));
     story.seen.succeeded(&Step::Start { container: ContainerId("c1".into()) });
     let mut story = story.set("c1", running_anew());
-    let container = &mut story.seen.containers[0];
-    (container.unhealthy_since, container.health) = (None, Health::Starting);
+    story.seen.containers[0].health = Checked::default();
     let story = story.stored();
     assert_eq!(story.word(), "-");
     assert_eq!((story.status().restarts, story.seen.journal.crashes), (1, 1));
@@ -212,4 +210,51 @@ fn a_version_that_would_be_restarted_for_it_is_rolled_back() {
     let story = story.after(Duration::from_secs(1));
     assert_eq!(story.word(), "roll back");
     assert_eq!(story.record().outcome(), Outcome::RolledBack { reason: REASON.into() });
+}
+
+/// An instance whose one container has both checks, with these verdicts.
+fn with_readiness(story: Story, health: Health, readiness: Health) -> Story {
+    let mut story = story.with_check(health);
+    story.assigned().template.readiness = Some(HealthCheck::new(Probe::Tcp { port: 81 }));
+    for container in &mut story.seen.containers {
+        container.checked_mut(Check::Readiness).hear(readiness, "busy".into(), NOW);
+    }
+    story
+}
+
+#[test]
+fn what_holds_is_healthy_and_ready() {
+    let first = || Story::of("a", 1).with("c1", "a", 1, running()).after(MONITOR);
+    for (health, readiness, word) in [
+        (Health::Healthy, Health::Healthy, "commit"),
+        (Health::Healthy, Health::None, "-"),
+        (Health::Healthy, Health::Unhealthy, "-"),
+        (Health::Unhealthy, Health::Healthy, "-"),
+    ] {
+        let story = with_readiness(first(), health, readiness);
+        assert_eq!(story.word(), word, "{health} {readiness}");
+        let status = story.status();
+        assert_eq!(status.is_ready(), word == "commit");
+    }
+    let mut alone = with_readiness(first(), Health::None, Health::Healthy);
+    alone.assigned().template.healthcheck = None;
+    assert_eq!((alone.word().as_str(), alone.status().health), ("commit", Health::None));
+}
+
+#[test]
+fn what_is_not_ready_is_rolled_back_on_trial_and_left_alone_later() {
+    let trial =
+        with_readiness(Story::updating(exited(143), running()), Health::Healthy, Health::Unhealthy);
+    let reason = "it was not ready within 1m: busy".to_owned();
+    let trial = trial.after(Duration::from_secs(60));
+    assert_eq!(trial.record().outcome(), Outcome::RolledBack { reason });
+
+    let mut story = with_readiness(Story::running(), Health::Healthy, Health::Unhealthy);
+    let check = story.assigned().template.healthcheck.as_mut().unwrap();
+    check.restart = RESTART;
+    let story = story.after(Duration::from_secs(3600));
+    assert!(story.plan().is_empty());
+    let status = story.status();
+    assert_eq!((status.health, status.readiness), (Health::Healthy, Health::Unhealthy));
+    assert_eq!((status.message.as_str(), status.is_ready()), ("readiness: busy", false));
 }
