@@ -16,8 +16,6 @@
 //!   all are when the agent starts, is first probed at any time within a second; and the first pause
 //!   after a verdict is cut to any part of the interval, from where the pauses are even.
 
-mod probe;
-
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -26,7 +24,7 @@ use std::time::Duration;
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::health::{Health, HealthCheck, HealthRecord};
 
-use self::probe::Outcome;
+use crate::probe::{self, Asked, Outcome};
 use dwell_engine::{ContainerId, SharedEngine};
 
 /// A container that was started longer ago when it is first seen was not started just now.
@@ -49,6 +47,13 @@ pub struct Subject {
     /// When the run was first seen, by the agent's clock. All times of the check count from here: the engine's clock
     /// may have been another, or be set since.
     pub since: Timestamp,
+}
+
+impl Subject {
+    fn asked(&self) -> Asked<'_> {
+        let HealthCheck { probe, timeout, .. } = &self.check;
+        Asked { container: &self.container, address: self.address, probe, timeout: *timeout }
+    }
 }
 
 /// The verdicts over one run of a container; see [`watch`].
@@ -88,7 +93,7 @@ impl Verdicts {
         loop {
             tokio::time::sleep(self.pause()).await;
             // Not part of this future, which is small while it sleeps.
-            let outcome = Box::pin(probe::probe(&*self.engine, &self.subject)).await;
+            let outcome = Box::pin(probe::probe(&*self.engine, self.subject.asked())).await;
             let before = self.record.health();
             let passed = match outcome {
                 Outcome::Passed => {

@@ -15,6 +15,7 @@ pub mod fence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod health;
+pub(crate) mod hooks;
 pub mod host_mark;
 pub mod host_network;
 pub mod host_report;
@@ -23,6 +24,7 @@ pub mod images;
 pub mod isolation;
 pub mod link;
 pub mod lock;
+pub(crate) mod probe;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;

@@ -2,7 +2,7 @@
 //!
 //! The agent leaves instances alone when it stops, so that it can be restarted and upgraded. What ends
 //! them when the host does is `dwell-agent stop-instances`, which systemd calls after the agent has
-//! stopped and before Docker and the network do (`dwell-instances.service`). That they did not end by themselves
+//! stopped and before Docker and the network do (`dwell-instances.service`); their hooks before the stop are called. That they did not end by themselves
 //! is written down first: after the boot the agent starts them again, whatever their restart policy says.
 
 use std::io;
@@ -15,6 +15,7 @@ use futures_util::StreamExt;
 
 use crate::config::Config;
 use crate::daemon;
+use crate::hooks::{self, Called};
 use crate::identity::{Identity, IdentityError};
 use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::Journals;
@@ -136,14 +137,21 @@ impl Graces {
                 tracing::warn!(%instance, %error, "cannot write down that its end was ordered");
             }
         }
+        if let Some(call) = journal.before_stop.get(id)
+            && let Called::Failed(reason) = hooks::before_stop(engine, id, call).await
+        {
+            tracing::warn!(%instance, reason, "its hook before_stop failed");
+        }
         engine.stop(id, grace.map_or(GRACE, dwell_core::quantity::Millis::as_duration)).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::hook::{Hook, HookAction};
     use dwell_core::quantity::Millis;
     use dwell_core::workload::Template;
+    use dwell_planner::HookCall;
 
     use super::*;
     use dwell_engine::fake::control::TokioClock;
@@ -163,10 +171,18 @@ mod tests {
         }
         let journals = Journals::new(directory.path().join("journals"));
         journals.read_all().unwrap();
-        let live = Journal { stop_grace: Some(Millis::seconds(90)), ..Journal::default() };
+        let action = HookAction::Exec { command: vec!["bye".into()] };
+        let hook = Hook { action, timeout: Hook::default_timeout() };
+        let call = HookCall { address: std::net::Ipv4Addr::LOCALHOST, hook };
+        let live = Journal {
+            stop_grace: Some(Millis::seconds(90)),
+            before_stop: [(ids[1].clone(), call)].into(),
+            ..Journal::default()
+        };
         journals.write(&"db-0".parse().unwrap(), &live).await.unwrap();
 
         assert_eq!(stop_all(&engine, directory.path()).await.unwrap(), 2);
+        assert_eq!(engine.count(fake::Operation::Exec), 1, "the hook of the one that has one");
         let known = journals.read_all().unwrap();
         for (id, name, grace) in [(&ids[0], "web-0", 60), (&ids[1], "db-0", 90)] {
             assert_eq!(engine.grace_of(id), Some(Duration::from_secs(grace)), "{name}");

@@ -83,6 +83,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("restart", old.restart != new.restart),
         ("healthcheck", old.healthcheck != new.healthcheck),
         ("readiness", old.readiness != new.readiness),
+        ("hooks", old.hooks != new.hooks),
         ("network.expose", old.expose != new.expose),
         ("network.allow_from", old.allow_from != new.allow_from),
         ("network.allow_to", old.allow_to != new.allow_to),

@@ -233,6 +233,9 @@ pub struct InstanceStatus {
     /// The last times that it ended by itself or did not work, newest last; at most [`ENDS_MAX`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ends: Vec<ProcessEnd>,
+    /// The last hook before a stop that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_failed: Option<HookFailed>,
     /// Up to which request for a restart it has been restarted.
     pub restarts_done: u64,
     /// A sentence for people: progress, or the reason of a failure. At most [`MESSAGE_MAX`] bytes.
@@ -327,6 +330,15 @@ impl ProcessEnd {
     pub fn started_at(&self) -> Timestamp {
         Timestamp(self.at.0.saturating_sub(self.ran_for.0))
     }
+}
+
+/// A hook that failed, and held nothing up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookFailed {
+    /// When, by the node's clock; tells it from others.
+    pub at: Timestamp,
+    /// What failed and why, for people, at most [`REASON_MAX`] bytes.
+    pub reason: String,
 }
 
 /// The longest reason of an end, in bytes.

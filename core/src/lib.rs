@@ -19,6 +19,7 @@ pub mod fixtures;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod health;
+pub mod hook;
 pub mod host_mark;
 pub mod id;
 pub mod image;

@@ -195,11 +195,13 @@ impl OnFailure {
 
 impl UpdatePolicy {
     /// The deadline that holds for instances of a template: at least what its checks need to call it unhealthy, or the
-    /// time it is monitored for without any. A shorter one would put back what is only slow.
+    /// time it is monitored for without any, and what its hook may take before. A shorter one would put back what is only slow.
     #[must_use]
     pub fn deadline_for(&self, template: &Template) -> Millis {
+        let hook = template.hooks.after_start.as_ref().map_or(Millis(0), |hook| hook.timeout);
         let least = template.checks().map(HealthCheck::patience).max();
-        self.deadline.max(least.unwrap_or(self.monitor))
+        let least = least.unwrap_or(self.monitor).0.saturating_add(hook.0);
+        self.deadline.max(Millis(least))
     }
 
     fn default_parallelism() -> Portion {

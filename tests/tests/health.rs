@@ -194,3 +194,112 @@ impl Resolver {
         Ok(u16::from_be_bytes([answer[6], answer[7]]))
     }
 }
+
+/// Both hooks leave their marks in a volume, which outlives the container.
+const HOOKS: &str = "
+workloads:
+  web:
+    image: hello
+    volumes: ['marks:/marks']
+    environment: {VERSION: 'NUMBER'}
+    stop_grace_period: 2s
+    hooks:
+      after_start: {exec: [sh, -c, 'test ! -e /marks/refuse && echo start NUMBER >> /marks/all || { echo no cache; exit 4; }'], timeout: 10s}
+      before_stop: {exec: [sh, -c, 'echo stop NUMBER >> /marks/all; test ! -e /marks/hang || sleep 60'], timeout: 3s}
+    update: {deadline: 20s}
+";
+
+#[tokio::test]
+async fn hooks_are_called_after_every_start_and_before_every_ordered_stop() -> Result<()> {
+    Lab::test(LabConfig::new("hooks").hosts(1).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.apply(&hooks(1)).await?.ok()?;
+        lab.wait_well("web", 1, LIMIT).await?;
+        marks_are(lab, "start 1").await.context("first start")?;
+        lab.cli(&["restart", "web-0", "--wait"]).await?.ok()?;
+        marks_are(lab, "start 1, stop 1, start 1").await.context("restart")?;
+        lab.apply(&hooks(2)).await?.ok()?;
+        marks_are(lab, "start 1, stop 1, start 1, stop 1, start 2").await.context("update")?;
+        // What ends while it is on trial is rolled back, whoever ended it.
+        lab.cli(&["wait", "web"]).await?.ok()?;
+
+        // What nobody asked dwell for has no hook before, and the same after.
+        let docker = ["docker", "-H"].map(str::to_owned);
+        let socket = format!("unix://{}", lab.host(1).docker_socket().display());
+        let id = lab.ps().await?.of("web").swap_remove(0).container_id;
+        let words: Vec<String> = docker
+            .into_iter()
+            .chain([socket, "restart".into(), "-t".into(), "1".into(), id])
+            .collect();
+        lab.host(1).exec(&words).await?.ok()?;
+        marks_are(lab, "start 1, stop 1, start 1, stop 1, start 2, start 2")
+            .await
+            .context("by hand")?;
+
+        a_version_whose_hook_fails_is_put_back(lab).await.context("failing start")?;
+        a_hook_that_hangs_holds_up_no_stop(lab).await.context("hanging stop")
+    })
+    .await
+}
+
+async fn a_version_whose_hook_fails_is_put_back(lab: &Lab) -> Result<()> {
+    lab.exec("web-0", &["sh", "-c", "touch /marks/refuse; > /marks/all"]).await?.ok()?;
+    lab.apply(&hooks(3)).await?.ok()?;
+    wait_until("the version to be ruled out", LIMIT, async || {
+        let history = lab.cli(&["history", "web"]).await?.ok()?;
+        ensure!(history.contains("ruled-out"), "{history}");
+        let said = "its hook after_start failed: \"sh\" ended with 4: no cache";
+        ensure!(history.contains(said), "{history}");
+        Ok(())
+    })
+    .await?;
+    // The old version cannot be started either meanwhile, and is tried on.
+    wait_until("the reason to be told", LIMIT, async || {
+        let events = lab.cli(&["events", "--about", "instance/web-0"]).await?.ok()?;
+        ensure!(events.contains("instance-given-up"), "{events}");
+        Ok(())
+    })
+    .await?;
+    wait_until("the old version to serve", LIMIT, async || {
+        lab.exec("web-0", &["rm", "-f", "/marks/refuse"]).await?.ok()?;
+        let row = lab.ps().await?.of("web").swap_remove(0);
+        ensure!(row.is_well(), "{row:?}");
+        Ok(())
+    })
+    .await
+}
+
+async fn a_hook_that_hangs_holds_up_no_stop(lab: &Lab) -> Result<()> {
+    lab.exec("web-0", &["sh", "-c", "touch /marks/hang; > /marks/all"]).await?.ok()?;
+    let begun = Instant::now();
+    lab.cli(&["stop", "web"]).await?.ok()?;
+    wait_until("the stop to be done", LIMIT, async || {
+        let row = lab.ps().await?.of("web").swap_remove(0);
+        ensure!(row.phase == dwell_core::instance::Phase::Stopped, "{row:?}");
+        Ok(())
+    })
+    .await?;
+    let took = begun.elapsed();
+    ensure!(took >= Duration::from_secs(3) && took < Duration::from_secs(20), "{took:?}");
+    wait_until("the failure to be told", LIMIT, async || {
+        let events = lab.cli(&["events", "--about", "instance/web-0"]).await?.ok()?;
+        ensure!(events.contains("instance-hook-failed"), "{events}");
+        ensure!(events.contains("before_stop failed: no answer within 3s"), "{events}");
+        Ok(())
+    })
+    .await
+}
+
+fn hooks(number: u32) -> String {
+    HOOKS.replace("NUMBER", &number.to_string())
+}
+
+async fn marks_are(lab: &Lab, expected: &str) -> Result<()> {
+    wait_until(&format!("the marks {expected}"), LIMIT, async || {
+        let said = lab.exec("web-0", &["cat", "/marks/all"]).await?.ok()?;
+        let marks = said.lines().collect::<Vec<_>>().join(", ");
+        ensure!(marks == expected, "{marks}");
+        Ok(())
+    })
+    .await
+}

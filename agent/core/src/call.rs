@@ -11,7 +11,7 @@ use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::session::Statuses;
-use dwell_planner::{Check, Desired, EngineState, Failure, Journal, Leases, Step};
+use dwell_planner::{Check, Desired, EngineState, Failure, HookCall, Journal, Leases, Step};
 
 use crate::sights::{Run, Sights};
 use dwell_core::container::{Container, Event};
@@ -172,7 +172,11 @@ impl Call {
                 Step::Create { .. } | Step::Start { .. } | Step::Remove { .. } => {
                     Some(130 * SECOND)
                 }
-                Step::Stop { grace, .. } => Some(grace.as_duration().saturating_add(130 * SECOND)),
+                Step::Stop { grace, before, .. } => {
+                    let hook = before.as_ref().map_or(Duration::ZERO, hook_limit);
+                    Some(grace.as_duration().saturating_add(130 * SECOND).saturating_add(hook))
+                }
+                Step::AfterStart { call, .. } => Some(hook_limit(call)),
                 Step::UpdateLimits { .. } => Some(40 * SECOND),
                 Step::EnsureSandbox | Step::RepairSandbox | Step::RemoveSandbox => {
                     Some(60 * SECOND)
@@ -181,6 +185,11 @@ impl Call {
             },
         }
     }
+}
+
+/// How long a hook may take, and what runs it.
+fn hook_limit(call: &HookCall) -> Duration {
+    call.hook.timeout.as_duration().saturating_add(Duration::from_secs(30))
 }
 
 /// How a call ended.
@@ -192,6 +201,8 @@ pub enum Outcome {
     Created(ContainerId),
     /// This journal was written: the one of the step, with more in it.
     Recorded(Box<Journal>),
+    /// The hook of the step failed, and why: after a start it is as good as not started, and a stop was done all the same.
+    HookFailed(String),
     /// All containers of the cluster, in no order.
     Listed(Vec<Listed>),
     /// All sandboxes, whole or half-made.

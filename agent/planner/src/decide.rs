@@ -9,10 +9,13 @@
 //!    written down.
 //!
 //! Which container has which part is decided in `roles.rs`, updates in `update.rs`, whether one has shown that it works
-//! in `proof.rs`, and when one that does not is given up in `unwell.rs`.
+//! in `proof.rs`, when one that does not is given up in `unwell.rs`, and when hooks
+//! are called in `hooks.rs`.
 
+mod hooks;
 mod proof;
 mod roles;
+mod start;
 mod unwell;
 mod update;
 
@@ -30,6 +33,7 @@ use crate::observed::{
 use crate::pause;
 use crate::step::Step;
 use crate::target::Target;
+pub(crate) use hooks::{AfterStart, after_start};
 use proof::Proof;
 use roles::Roles;
 pub(crate) use roles::{best_match, current};
@@ -150,12 +154,6 @@ impl<'a> Node<'a> {
     }
 }
 
-/// How often the start of one container is tried before it is made anew, about 3 s.
-const STARTS_MAX: u32 = 6;
-
-/// How often an engine that takes a container for running is told to stop it before it is made anew.
-const STOPS_OF_STALE_MAX: u32 = 2;
-
 /// Decides what an instance needs next.
 pub(crate) fn decide<'a>(
     target: Option<&'a Target>,
@@ -191,7 +189,8 @@ fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
     let step = if let Some(running) = roles.others().find(|container| container.is_running()) {
         let declared = seen.journal.stop_grace.or(running.stop_grace);
         let grace = declared.unwrap_or(GRACE_OF_UNWANTED);
-        Step::Stop { container: running.id.clone(), grace }
+        let before = seen.journal.before_stop.get(&running.id).cloned();
+        Step::Stop { container: running.id.clone(), grace, before }
     } else if let Some(container) = roles.others().next() {
         Step::Remove { container: container.id.clone() }
     } else if seen.sandbox != Sandbox::Absent {
@@ -261,7 +260,7 @@ impl<'a> Instance<'a> {
         };
         let stored = &self.seen.stored;
         let is_news = journal != *stored && !(journal.is_blank() && stored.is_blank());
-        is_news.then(|| self.attempt(Step::Record(journal)))
+        is_news.then(|| self.attempt(Step::Record(Box::new(journal))))
     }
 
     /// The journal, with the ends that are seen, and with the grace that a live change gave to a container which has
@@ -271,7 +270,9 @@ impl<'a> Instance<'a> {
         let written =
             roles.face().map(|container| container.stop_grace.unwrap_or(GRACE_OF_UNWANTED));
         let stop_grace = written.filter(|written| *written != declared).map(|_| declared);
-        Journal { stop_grace, ..self.seen.journal.clone() }.with_ends(&self.seen.containers)
+        let before_stop = self.all_before_stop();
+        let journal = Journal { stop_grace, before_stop, ..self.seen.journal.clone() };
+        journal.with_ends(&self.seen.containers)
     }
 
     /// When to say that it does not work, although there is nothing to put back. It is tried on.
@@ -363,7 +364,12 @@ impl<'a> Instance<'a> {
             ContainerState::Exited { code, .. } => self.restart(container, code),
             ContainerState::Running { .. } if self.is_to_end(container) => self.stop(container),
             ContainerState::Running { .. } => match self.keep_running(container) {
-                Next::Rest(Rest::InSync) if steady => self.cure(container),
+                Next::Rest(Rest::InSync) => match self.after_start(container) {
+                    AfterStart::Call(call) => self.call(container, call),
+                    AfterStart::Failed(reason) => self.give_up(container, &reason, false),
+                    AfterStart::Nothing if steady => self.cure(container),
+                    AfterStart::Nothing => Next::Rest(Rest::InSync),
+                },
                 next => next,
             },
         }
@@ -433,47 +439,16 @@ impl<'a> Instance<'a> {
         self.attempt(Step::Create { generation })
     }
 
-    fn start(self, container: &Container) -> Next<'a> {
-        if self.is_past_starting(container) {
-            return self.attempt(Step::Remove { container: container.id.clone() });
-        }
-        if self.seen.sandbox != Sandbox::Ready {
-            return self.attempt(Step::EnsureSandbox);
-        }
-        self.attempt(Step::Start { container: container.id.clone() })
-    }
-
-    /// The engine would not start what it takes for running. To stop it usually tells it that there is nothing to
-    /// stop; if it does not learn, the container is made anew.
-    fn make_engine_notice(self, container: &Container) -> Next<'a> {
-        let stop = Step::Stop { container: container.id.clone(), grace: Millis::seconds(0) };
-        let tried = self.seen.trouble.as_ref().filter(|(failed, _)| *failed == stop);
-        if tried.is_some_and(|(_, trouble)| trouble.attempts >= STOPS_OF_STALE_MAX) {
-            return self.attempt(Step::Remove { container: container.id.clone() });
-        }
-        self.attempt(stop)
-    }
-
-    /// Whether to make a container anew rather than to try its start once more: a crash of the engine can
-    /// leave something behind under its name that is in the way of every start. Done once: where the new
-    /// one does not start either, the reason is another.
-    fn is_past_starting(self, container: &Container) -> bool {
-        let start = Step::Start { container: container.id.clone() };
-        let failed_often = self.seen.trouble.as_ref().is_some_and(|(failed, trouble)| {
-            *failed == start && trouble.attempts >= STARTS_MAX && !trouble.is_permanent()
-        });
-        failed_often && !self.seen.gave_up_container && self.is_aim(container)
-    }
-
     fn stop(self, container: &Container) -> Next<'a> {
         let grace = self.target.assigned.template.stop_grace;
-        self.attempt(Step::Stop { container: container.id.clone(), grace })
+        let before = self.before_stop(container);
+        self.attempt(Step::Stop { container: container.id.clone(), grace, before })
     }
 
     /// Notes that the present run is to end and, since nothing will undo that, that all restarts asked
     /// for so far are as good as done.
     fn order_end(self, container: &Container) -> Next<'a> {
-        self.attempt(Step::Record(self.ending(container)))
+        self.attempt(Step::Record(Box::new(self.ending(container))))
     }
 
     fn ending(self, container: &Container) -> Journal {

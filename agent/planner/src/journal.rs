@@ -12,12 +12,13 @@ use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::{ENDS_MAX, ProcessEnd, REASON_MAX, sanitize};
+use dwell_core::instance::{ENDS_MAX, HookFailed, ProcessEnd, REASON_MAX, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::workload::Fingerprint;
 use serde::{Deserialize, Serialize};
 
 use crate::observed::{Container, ContainerState};
+use crate::step::HookCall;
 use dwell_core::container::ContainerId;
 
 /// The durable memory about one instance.
@@ -42,6 +43,15 @@ pub struct Journal {
     /// ended by itself, with a failure.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub given_up: BTreeMap<ContainerId, GivenUp>,
+    /// Runs in which the hook after the start has succeeded, by container.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub started: BTreeMap<ContainerId, Timestamp>,
+    /// What is called before a container is stopped, also when the declaration is gone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub before_stop: BTreeMap<ContainerId, HookCall>,
+    /// The last hook before a stop that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hook_failed: Option<HookFailed>,
     /// Up to which request for a restart an end was ordered.
     pub restarts_done: u64,
     /// How often the main process was started again after ending by itself.
@@ -154,14 +164,14 @@ impl Journal {
     pub(crate) fn giving_up(
         &self,
         container: &Container,
-        reason: String,
+        reason: &str,
         was_well: bool,
         existing: &[Container],
     ) -> Self {
         let mut journal = self.clone();
         journal.given_up.retain(|id, _| existing.iter().any(|one| &one.id == id));
         if let Some(run) = container.run() {
-            let reason = sanitize(&reason, REASON_MAX);
+            let reason = sanitize(reason, REASON_MAX);
             journal.given_up.insert(container.id.clone(), GivenUp { run, reason });
         }
         if was_well {

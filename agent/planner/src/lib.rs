@@ -8,8 +8,8 @@
 //! An instance is a chain of small steps, each of them idempotent:
 //!
 //! ```text
-//!   new:        Create ─▶ EnsureSandbox ─▶ Start ─▶ Record(it holds)
-//!   restart:    Record(end ordered) ─▶ Stop ─▶ Start
+//!   new:        Create ─▶ EnsureSandbox ─▶ Start ─▶ AfterStart ─▶ Record(it holds)
+//!   restart:    Record(end ordered) ─▶ Stop ─▶ Start ─▶ AfterStart
 //!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
 //!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new
 //!                                                                                 ─▶ Start old ─▶ Remove new
@@ -47,11 +47,11 @@ use dwell_core::id::InstanceName;
 pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
-    Check, Checked, Container, ContainerState, Desired, EngineState, Image, Observed, Sandbox,
-    Seen, Trouble,
+    Check, Checked, Container, ContainerState, Desired, EngineState, FailedHook, Image, Observed,
+    Sandbox, Seen, Trouble,
 };
 pub use status::statuses;
-pub use step::{Failure, FailureKind, Step};
+pub use step::{Failure, FailureKind, HookCall, Step};
 pub use target::Target;
 
 use decide::{Next, Node, decide};

@@ -9,7 +9,7 @@ use dwell_core::container::ContainerId;
 use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::Assigned;
+use dwell_core::instance::{Assigned, HookFailed, REASON_MAX, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{RegistryHost, RegistryLogins};
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
@@ -172,6 +172,8 @@ pub struct Seen {
     pub in_doubt: bool,
     /// Why its containers cannot be looked at, for people: until they are, nothing is known of them.
     pub unseen: Option<String>,
+    /// The run whose hook after the start has failed, and why.
+    pub failed_hook: Option<FailedHook>,
     /// Whether a container that could not be started was given up and none has been started since.
     pub gave_up_container: bool,
 }
@@ -227,6 +229,22 @@ impl Seen {
             && !self.in_doubt
     }
 
+    /// Takes note that the hook of a step has failed. That is no failure of the step: a stop was done all the same, and what
+    /// has to be done about a start is decided anew.
+    pub fn hook_failed(&mut self, step: &Step, reason: &str, now: Timestamp) {
+        self.busy = None;
+        let reason = sanitize(reason, REASON_MAX);
+        match step {
+            Step::AfterStart { container, .. } => {
+                let run = self.container(container).and_then(Container::run);
+                let failed = |run| FailedHook { container: container.clone(), run, reason };
+                self.failed_hook = run.map(failed);
+            }
+            Step::Stop { .. } => self.journal.hook_failed = Some(HookFailed { at: now, reason }),
+            _ => {}
+        }
+    }
+
     /// Takes note that a step was done. To be called before what the step changed is observed.
     pub fn succeeded(&mut self, step: &Step) {
         self.busy = None;
@@ -250,7 +268,14 @@ impl Seen {
                     self.gave_up_container = true;
                 }
             }
-            Step::Record(journal) => self.remember(journal.clone()),
+            Step::AfterStart { container, .. } => {
+                let run = self.container(container).and_then(Container::run);
+                let containers = &self.containers;
+                let started = &mut self.journal.started;
+                started.retain(|id, _| containers.iter().any(|one| one.id == *id));
+                started.extend(run.map(|run| (container.clone(), run)));
+            }
+            Step::Record(journal) => self.remember(Journal::clone(journal)),
             Step::Forget => self.remember(Journal::default()),
             Step::EnsureSandbox | Step::RepairSandbox => self.sandbox = Sandbox::Ready,
             Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
@@ -275,6 +300,17 @@ impl Seen {
         }
         self.trouble = Some((step.clone(), trouble));
     }
+}
+
+/// A run whose hook after the start has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedHook {
+    /// Of which container.
+    pub container: ContainerId,
+    /// Which run, by when it was started.
+    pub run: Timestamp,
+    /// Why, for people.
+    pub reason: String,
 }
 
 /// A container as it was last seen.

@@ -8,7 +8,7 @@ mod world;
 
 use std::time::Duration;
 
-use crate::{Journal, Ruling};
+use crate::{ContainerState, Journal, Ruling};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::RunState;
@@ -46,7 +46,7 @@ fn action() -> impl Strategy<Value = Action> {
     let fate =
         prop_oneof![6 => Just(Fate::Done), 1 => Just(Fate::Failed), 1 => Just(Fate::ReplyLost)];
     let temper = prop_oneof![
-        5 => Just(Temper::Good), 1 => Just(Temper::Crashes), 1 => Just(Temper::Sick), 1 => Just(Temper::Busy),
+        5 => Just(Temper::Good), 1 => Just(Temper::Crashes), 1 => Just(Temper::Sick), 1 => Just(Temper::Busy), 1 => Just(Temper::Uncalled),
         1 => Just(Temper::Broken), 1 => Just(Temper::Absent)
     ];
     let run = prop_oneof![Just(RunState::Running), Just(RunState::Stopped)];
@@ -169,6 +169,8 @@ fn check(world: &World, name: &InstanceName) {
             panic!("{name} does not run: {of_instance:?}");
         };
         assert_eq!(of_instance.len(), 1, "{name} has left-overs: {of_instance:?}");
+        let ContainerState::Running { started_at } = real.state else { unreachable!() };
+        assert_eq!(real.called, Some(started_at), "the hook of {id} was not called in this run");
         assert_eq!(real.fingerprint, assigned.fingerprint(), "{id} is out of date");
         assert_eq!(real.limits, assigned.template.limits(), "{id} has old limits");
         let sandbox = world.sandboxes.get(name);
@@ -228,7 +230,7 @@ fn a_new_instance_takes_four_steps_and_a_plan_at_the_fixpoint_is_empty() {
     let mut world = World::new();
     world.declare(&victim(0), Temper::Good, 0);
     world.images.insert("good:0".into());
-    assert_eq!(world.settle(), 4, "create, sandbox, start, and the note that it holds");
+    assert_eq!(world.settle(), 5, "create, sandbox, start, hook, and the note that it holds");
     check(&world, &victim(0));
     assert!(world.plan().is_empty());
     world.restart_agent(|| false);
@@ -241,7 +243,7 @@ fn a_new_instance_takes_four_steps_and_a_plan_at_the_fixpoint_is_empty() {
 
 #[test]
 fn every_bad_image_is_rolled_back_to_the_container_that_worked() {
-    for temper in [Temper::Crashes, Temper::Sick, Temper::Busy, Temper::Broken] {
+    for temper in [Temper::Crashes, Temper::Sick, Temper::Busy, Temper::Uncalled, Temper::Broken] {
         let mut world = World::new();
         world.declare(&victim(0), Temper::Good, 0);
         world.settle();

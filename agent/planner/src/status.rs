@@ -7,7 +7,7 @@ use dwell_core::instance::{
     InstanceStatus, MESSAGE_MAX, Outcome, Phase, RunState, Verdict, sanitize,
 };
 
-use crate::decide::{Decision, Next, Node, Rest, Wait, decide};
+use crate::decide::{AfterStart, Decision, Next, Node, Rest, Wait, after_start, decide};
 use crate::journal::Ruling;
 use crate::observed::{
     Check, Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Trouble,
@@ -77,6 +77,7 @@ impl Report<'_> {
             restarts: journal.restarts,
             exit_code,
             ends: journal.clone().with_ends(&self.seen.containers).ends,
+            hook_failed: journal.hook_failed.clone(),
             restarts_done: journal
                 .restarts_done
                 .max(face.map_or(0, |container| container.restarts_asked)),
@@ -113,8 +114,19 @@ impl Report<'_> {
         run == Some(RunState::Stopped)
     }
 
+    /// Whether the hook after the start has yet to succeed.
+    fn has_to_be_called(&self) -> bool {
+        let started = self.target.zip(self.decision.face);
+        started.is_some_and(|(target, face)| {
+            !matches!(after_start(target, self.seen, face), AfterStart::Nothing)
+        })
+    }
+
     /// What a check says. One that was not made yet is not the same as none.
     fn checked(&self, check: Check, phase: Phase) -> Health {
+        if check == Check::Readiness && phase == Phase::Running && self.has_to_be_called() {
+            return Health::Starting;
+        }
         let template = self.target.map(|target| &target.assigned.template);
         let has_check = template.is_some_and(|template| check.of(template).is_some());
         match self.decision.face {
@@ -220,8 +232,15 @@ impl Report<'_> {
         let is_face =
             |id| self.decision.face.is_some_and(|face| &face.id == id && face.is_running());
         match step {
-            Step::Stop { container, .. } if is_face(container) => {
+            Step::Stop { container, before: None, .. } if is_face(container) => {
                 (Phase::Stopping, "waits for its main process to end".to_owned())
+            }
+            Step::Stop { container, before: Some(_), .. } if is_face(container) => (
+                Phase::Stopping,
+                "waits for its hook before_stop, and for its main process to end".to_owned(),
+            ),
+            Step::AfterStart { .. } => {
+                (Phase::Running, "waits for its hook after_start to succeed".to_owned())
             }
             _ => (Phase::Preparing, String::new()),
         }

@@ -1,8 +1,12 @@
 //! The steps of a plan, and how they fail.
 
+use std::net::Ipv4Addr;
+
+use dwell_core::hook::Hook;
 use dwell_core::id::Generation;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::Limits;
+use serde::{Deserialize, Serialize};
 
 use crate::journal::Journal;
 use dwell_core::container::ContainerId;
@@ -26,12 +30,21 @@ pub enum Step {
         /// Which.
         container: ContainerId,
     },
+    /// Call the hook of a container whose main process was started.
+    AfterStart {
+        /// Which.
+        container: ContainerId,
+        /// The hook.
+        call: HookCall,
+    },
     /// Ask the main process to end, and kill it after the grace.
     Stop {
         /// Which container's.
         container: ContainerId,
         /// How long it may take.
         grace: Millis,
+        /// What is called before. Whatever comes of it, the main process is asked to end.
+        before: Option<HookCall>,
     },
     /// Remove a container that does not run.
     Remove {
@@ -48,9 +61,18 @@ pub enum Step {
     /// Take the sandbox away.
     RemoveSandbox,
     /// Make this the instance's journal; it has to be durable before the next step.
-    Record(Journal),
+    Record(Box<Journal>),
     /// Remove the instance's journal: nothing of the instance is left.
     Forget,
+}
+
+/// A hook, and where it is called.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookCall {
+    /// The address of the instance.
+    pub address: Ipv4Addr,
+    /// The hook.
+    pub hook: Hook,
 }
 
 impl Step {

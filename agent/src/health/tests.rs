@@ -181,7 +181,7 @@ async fn probe_of(probe: Probe) -> Outcome {
         started: Timestamp(0),
         since: Timestamp(0),
     };
-    probe::probe(&World::new().engine, &subject).await
+    probe::probe(&World::new().engine, subject.asked()).await
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The reconciler with a fake engine and network, on paused time: what a node goes through.
 
 mod health;
+mod hooks;
 mod isolation;
 mod last_words;
 mod sightings;

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::journals::Journals;
 use super::last_words;
+use crate::hooks::{self, Called};
 use crate::host_network::Prepared;
 use crate::images::Ledger;
 use crate::isolation::Settled;
@@ -63,6 +64,9 @@ pub(super) enum StepError {
     Journal(#[source] io::Error),
     #[error("cannot read the journals of the instances")]
     JournalsUnread(#[source] io::Error),
+    /// Its container does not run, or the engine does not answer.
+    #[error("cannot call its hook after_start: its container cannot be asked")]
+    NotCalled,
     /// The desired state has changed between plan and step.
     #[error("it is no longer desired")]
     Overtaken,
@@ -80,7 +84,7 @@ impl StepError {
         };
         let cause = match self {
             Self::Engine(EngineError::Unavailable { .. }) => Cause::NoAnswer,
-            Self::Engine(_) => Cause::Engine,
+            Self::Engine(_) | Self::NotCalled => Cause::Engine,
             _ => Cause::Other,
         };
         CallFailure { failure: Failure { kind, message: Causes(self).to_string() }, cause }
@@ -200,7 +204,29 @@ impl Tools {
                 engine.make_ready(container, assigned, remains).await?;
                 engine.start(container).await?;
             }
-            Step::Stop { container, grace } => engine.stop(container, grace.as_duration()).await?,
+            Step::AfterStart { container, call } => {
+                match hooks::after_start(&**engine, container, call).await {
+                    Called::Succeeded => {}
+                    Called::Failed(reason) => {
+                        let reason = format!("its hook after_start failed: {reason}");
+                        return Ok(Outcome::HookFailed(reason));
+                    }
+                    Called::Unknown => return Err(StepError::NotCalled),
+                }
+            }
+            Step::Stop { container, grace, before } => {
+                let called = match before {
+                    Some(call) => hooks::before_stop(&**engine, container, call).await,
+                    None => Called::Succeeded,
+                };
+                engine.stop(container, grace.as_duration()).await?;
+                if let Called::Failed(reason) = called {
+                    let reason = format!(
+                        "its hook before_stop failed: {reason}; it was stopped all the same"
+                    );
+                    return Ok(Outcome::HookFailed(reason));
+                }
+            }
             Step::Remove { container } => engine.remove(container).await?,
             Step::UpdateLimits { container, limits } => {
                 engine.update_limits(container, *limits).await?;

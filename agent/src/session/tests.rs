@@ -75,6 +75,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         restarts: 0,
         exit_code: None,
         ends: Vec::new(),
+        hook_failed: None,
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(observed_at),

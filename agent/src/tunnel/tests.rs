@@ -54,6 +54,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         restarts: 0,
         exit_code: None,
         ends: Vec::new(),
+        hook_failed: None,
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(0),

@@ -2,6 +2,7 @@
 //! environment: texts that would stand for variables are escaped.
 
 use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::hook::{HookAction, Hooks};
 use dwell_core::instance::RunState;
 use dwell_core::workload::{
     AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
@@ -47,6 +48,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         restart: policy,
         healthcheck,
         readiness,
+        hooks,
         expose: _,
         ssh: access,
         allow_from: _,
@@ -83,6 +85,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         add("restart", restart(*policy));
     }
     add("healthcheck", healthcheck.as_ref().map_or(Value::Null, health_check));
+    add("hooks", each_hook(hooks));
     add("readiness", readiness.as_ref().map_or(Value::Null, health_check));
     add("network", network(spec));
     add("ssh", ssh(access));
@@ -130,6 +133,20 @@ fn restart(policy: RestartPolicy) -> Value {
             json!(format!("on-failure:{times}"))
         }
     }
+}
+
+fn each_hook(hooks: &Hooks) -> Value {
+    let mut all = Map::new();
+    for (name, hook) in [("after_start", &hooks.after_start), ("before_stop", &hooks.before_stop)] {
+        let Some(hook) = hook else { continue };
+        let mut text = match &hook.action {
+            HookAction::Exec { command } => json!({ "exec": command }),
+            HookAction::Http { port, path } => json!({ "http": { "port": port, "path": path } }),
+        };
+        text["timeout"] = json!(hook.timeout);
+        all.insert(name.into(), text);
+    }
+    Value::Object(all)
 }
 
 fn health_check(check: &HealthCheck) -> Value {
@@ -239,6 +256,7 @@ mod tests {
             "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
+            "workloads: {w: {image: a, hooks: {after_start: {exec: [warm, '$$UP'], timeout: 2m}, before_stop: {http: ':80/bye'}}}}",
             "workloads: {w: {image: a, healthcheck: {tcp: 80, restart: 2m}, readiness: {http: ':80/ready', interval: 200ms, retries: 1}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {

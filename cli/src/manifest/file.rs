@@ -87,6 +87,9 @@ pub(super) struct Workload {
     /// How an instance shows that others can use it: until then its workload's name does not lead to it, and a rollout
     /// waits for it. Restarts nothing.
     pub(super) readiness: Option<Readiness>,
+    /// What is done in an instance after its start and before its end.
+    #[serde(default)]
+    pub(super) hooks: Hooks,
     /// What happens when the main process ends: `always` (the default), `unless-stopped` (the same),
     /// `on-failure`, `on-failure:TIMES` or `no`.
     pub(super) restart: Option<Restart>,
@@ -196,6 +199,28 @@ pub(super) struct Readiness {
     pub(super) retries: Option<u32>,
     /// How long after a start failures do not count; `0s` if not given.
     pub(super) start_period: Option<Millis>,
+}
+
+/// What is done in an instance after its start and before its end.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Hooks {
+    /// Right after its main process was started. It has to succeed before the instance counts as started.
+    pub(super) after_start: Option<Hook>,
+    /// Before its main process is asked to end, whenever dwell ends it. If it fails, that is told and holds nothing up.
+    pub(super) before_stop: Option<Hook>,
+}
+
+/// What is done: one of `exec` and `http`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Hook {
+    /// A command inside that exits with 0; a list of words, or a text that is split like a shell does.
+    pub(super) exec: Option<Short<Words>>,
+    /// A page that answers a GET with a status from 200 to 399: `:8080/drain`, or `port` and `path`.
+    pub(super) http: Option<Short<Http>>,
+    /// How long it may take; `30s` if not given.
+    pub(super) timeout: Option<Millis>,
 }
 
 /// How changes reach the instances.

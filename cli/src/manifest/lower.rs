@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::hook::{self, Hook, HookAction};
 use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
 use dwell_core::workload::{
     AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
 };
 
-use super::file::{self, File};
+use super::file::{self, File, Hooks};
 use super::problem::Problem;
 use super::value::{Pairs, Port};
 use super::{Declared, Variables, shorthand::Short};
@@ -84,6 +85,14 @@ impl file::Workload {
         ]);
         let healthcheck = self.healthcheck.and_then(|check| wrong.keep(check.lower())).flatten();
         let readiness = self.readiness.and_then(|check| wrong.keep(check.lower()));
+        let Hooks { after_start, before_stop } = self.hooks;
+        let mut hook = |field: &str, hook: Option<file::Hook>| {
+            hook.and_then(|hook| wrong.keep(hook.lower(field)))
+        };
+        let hooks = hook::Hooks {
+            after_start: hook("hooks.after_start", after_start),
+            before_stop: hook("hooks.before_stop", before_stop),
+        };
         let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
         let Some(checked_name) = checked_name else { return Err(wrong.problems) };
         let template = Template {
@@ -105,6 +114,7 @@ impl file::Workload {
             restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
             healthcheck,
             readiness,
+            hooks,
             expose: expose.unwrap_or_default().into_iter().flat_map(Port::each).collect(),
             ssh: self.ssh.map(|Short(ssh)| ssh).unwrap_or_default(),
             allow_from: self.network.allow_from.map(long),
@@ -212,6 +222,17 @@ impl file::HealthCheck {
             restart: self.restart,
             ..plain
         }))
+    }
+}
+
+impl file::Hook {
+    fn lower(self, field: &str) -> Result<Hook, String> {
+        let action = match (self.exec, self.http) {
+            (Some(Short(words)), None) => HookAction::Exec { command: words.0 },
+            (None, Some(Short(http))) => HookAction::Http { port: http.port, path: http.path },
+            _ => return Err(format!("{field}: give exactly one of \"exec\" and \"http\"")),
+        };
+        Ok(Hook { action, timeout: self.timeout.unwrap_or_else(Hook::default_timeout) })
     }
 }
 

@@ -1,4 +1,5 @@
 use dwell_core::health::Probe;
+use dwell_core::hook::HookAction;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{ImagePolicy, MountSource, RestartPolicy, Ssh};
 use proptest::prelude::*;
@@ -121,6 +122,15 @@ fn spellings() {
     let shell = Probe::Exec { command: vec!["/bin/sh".into(), "-c".into(), "true".into()] };
     assert_eq!(probe("healthcheck: {test: [CMD-SHELL, 'true']}"), shell);
     assert_eq!(probe("healthcheck: {test: 'true'}"), shell);
+    let hooks = template(
+        "hooks: {after_start: {exec: warm up}, before_stop: {http: ':80/bye', timeout: 5s}}",
+    )
+    .hooks;
+    let after_start = hooks.after_start.unwrap();
+    let command = vec!["warm".to_owned(), "up".to_owned()];
+    assert_eq!(after_start.action, HookAction::Exec { command });
+    assert_eq!(after_start.timeout, Millis::seconds(30));
+    assert_eq!(hooks.before_stop.unwrap().timeout, Millis::seconds(5));
     let ready = template("readiness: {http: ':80/ready', interval: 1s}").readiness.unwrap();
     assert_eq!(ready.probe, Probe::Http { port: 80, path: "/ready".into() });
     assert_eq!((ready.interval, ready.retries, ready.restart), (Millis::seconds(1), 3, None));
@@ -275,6 +285,16 @@ fn what_is_wrong_is_said_where_it_is() {
         ("healthcheck: {http: {prot: 80}}", "unknown key \"prot\"; did you mean \"port\"?"),
         ("healthcheck: {tcp: 1, interval: 5}", "is not a duration"),
         ("healthcheck: {tcp: 1, restart: 10ms}", "healthcheck.restart: has to be at least 1s"),
+        ("hooks: {after_start: {}}", "hooks.after_start: give exactly one of"),
+        ("hooks: {before_stop: {exec: a, http: ':1'}}", "hooks.before_stop: give exactly one of"),
+        ("hooks: {before_stop: {tcp: 1}}", "unknown key \"tcp\""),
+        ("hooks: {post_start: {exec: a}}", "\"post_start\" is not supported"),
+        ("hooks: {before_stop: {exec: []}}", "hooks.before_stop: the command is empty"),
+        (
+            "hooks: {before_stop: {exec: a, timeout: 2h}}",
+            "hooks.before_stop.timeout: 2h is not between 100ms and 1h",
+        ),
+        ("hooks: {after_start: {http: ':0'}}", "hooks.after_start: port 0 is not a port"),
         ("readiness: {}", "readiness: give exactly one of"),
         ("readiness: {tcp: 1, restart: 1m}", "unknown key \"restart\""),
         ("readiness: {test: [NONE]}", "readiness.test: [NONE] asks for nothing"),

@@ -126,6 +126,9 @@ pub struct Instance {
     /// started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end: Option<(u64, Timestamp)>,
+    /// The hook before a stop that failed last and is an event, by when it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_hook_failed: Option<Timestamp>,
     /// What of its state was written down last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<Told>,

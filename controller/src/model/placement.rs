@@ -40,6 +40,7 @@ impl Model {
             leaving: None,
             // Every node counts for itself.
             last_end: None,
+            last_hook_failed: None,
             ..Instance::clone(&instance)
         });
         self.delete(Key::Waiting(name.clone()));

@@ -261,8 +261,10 @@ impl Model {
         }
         let told = self.note_state(instance, status, now);
         let last_end = self.note_ends(instance, status, now);
+        let last_hook_failed = self.note_hook(instance, status, now);
         let other_image = self.note_image(instance, status, now);
-        let noted = Instance { told, last_end, other_image, ..Instance::clone(instance) };
+        let noted =
+            Instance { told, last_end, last_hook_failed, other_image, ..Instance::clone(instance) };
         if noted == **instance {
             return Arc::clone(instance);
         }
@@ -347,6 +349,23 @@ impl Model {
             self.event(now, severity, subject, reason, message);
         }
         last
+    }
+
+    /// Writes down that a hook before a stop failed; the newest that is written down by then.
+    fn note_hook(
+        &mut self,
+        instance: &Instance,
+        status: &InstanceStatus,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let known = instance.last_hook_failed;
+        let Some(failed) = status.hook_failed.as_ref().filter(|one| Some(one.at) != known) else {
+            return known;
+        };
+        let subject = Subject::Instance(instance.name.clone());
+        let message = failed.reason.clone();
+        self.event(now, Severity::Warning, subject, "instance-hook-failed", message);
+        Some(failed.at)
     }
 
     /// Pins its version to the image that it runs with, or writes down that its version means another; the image that

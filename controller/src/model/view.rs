@@ -483,6 +483,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         restarts: 0,
         exit_code: None,
         ends: Vec::new(),
+        hook_failed: None,
         restarts_done: 0,
         message,
         observed_at: Timestamp(0),

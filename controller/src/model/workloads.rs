@@ -417,6 +417,7 @@ impl Model {
             life: super::Revision(0),
             fence: None,
             last_end: None,
+            last_hook_failed: None,
             other_image: None,
             told: None,
             revision: super::Revision(0),

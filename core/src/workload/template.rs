@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{AllowRule, Limits, PIDS_DEFAULT, Resources};
 use crate::health::HealthCheck;
+use crate::hook::Hooks;
 use crate::id::{Generation, KeySetName, VolumeName};
 use crate::quantity::{Bytes, Millis};
 
@@ -16,7 +17,7 @@ use crate::quantity::{Bytes, Millis};
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`, `readiness`,
-/// `stop_grace`, `expose`, `ssh`, `allow_from`, `allow_to` and `pids`.
+/// `stop_grace`, `hooks.before_stop`, `expose`, `ssh`, `allow_from`, `allow_to` and `pids`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -76,6 +77,9 @@ pub struct Template {
     /// How it shows that others can use it, beside that it works; without one, they can.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub readiness: Option<HealthCheck>,
+    /// What is done in it after a start and before a stop.
+    #[serde(default, skip_serializing_if = "Hooks::is_none")]
+    pub hooks: Hooks,
     /// Ports it listens on. A statement for names, checks and people: nothing is mapped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expose: Vec<ServicePort>,
@@ -117,6 +121,7 @@ impl Template {
             restart: RestartPolicy::default(),
             healthcheck: None,
             readiness: None,
+            hooks: Hooks::default(),
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,
@@ -136,6 +141,7 @@ impl Template {
             restart: RestartPolicy::default(),
             healthcheck: None,
             readiness: None,
+            hooks: Hooks { before_stop: None, ..self.hooks.clone() },
             expose: Vec::new(),
             ssh: Ssh::default(),
             allow_from: None,

@@ -1,5 +1,6 @@
 use super::*;
 use crate::health::{HealthCheck, Probe};
+use crate::hook::{Hook, HookAction};
 use crate::id::VolumeName;
 use crate::quantity::{Bytes, Millicores};
 
@@ -214,12 +215,20 @@ fn live_fields_leave_the_fingerprint_alone() {
     live.resources = Resources { cpu: Millicores(500), memory: Bytes::mebi(64) };
     live.pids = Some(100);
     live.restart = RestartPolicy::Never;
+    let action = HookAction::Exec { command: vec!["bye".into()] };
+    let hook = Some(Hook { action, timeout: Hook::default_timeout() });
+    live.hooks.before_stop = hook.clone();
+    live.readiness = Some(HealthCheck::new(Probe::Tcp { port: 81 }));
     live.healthcheck = Some(HealthCheck::new(Probe::Tcp { port: 80 }));
     live.expose = vec![ServicePort { port: 80, protocol: Protocol::Tcp }];
     live.ssh = Ssh::Off;
     live.allow_from = Some(Vec::new());
     live.stop_grace = Millis::seconds(1);
     assert_eq!(template.fingerprint(), live.fingerprint());
+
+    // What has to be done after a start belongs to the container that is started.
+    live.hooks.after_start = hook;
+    assert_ne!(template.fingerprint(), live.fingerprint());
 
     let mut other = template.clone();
     other.environment.insert("A".into(), "1".into());

@@ -5,8 +5,8 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    Assigned, ENDS_MAX, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd, REASON_MAX,
-    Verdict, sanitize,
+    Assigned, ENDS_MAX, HookFailed, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd,
+    REASON_MAX, Verdict, sanitize,
 };
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Lease, Template, UpdatePolicy};
@@ -107,6 +107,10 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             exit_code: status.exit_code,
             ends: status.ends.iter().map(Into::into).collect(),
             given_up: status.ends.iter().filter_map(given_up).collect(),
+            hook_failed: status
+                .hook_failed
+                .as_ref()
+                .map(|failed| v1::HookFailed { at_ms: failed.at.0, reason: failed.reason.clone() }),
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
@@ -147,6 +151,10 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             restarts: wire.restarts,
             exit_code: wire.exit_code,
             ends: ends(&wire),
+            hook_failed: wire.hook_failed.as_ref().map(|failed| HookFailed {
+                at: Timestamp(failed.at_ms),
+                reason: sanitize(&failed.reason, REASON_MAX),
+            }),
             restarts_done: wire.restarts_done,
             verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
             message,

@@ -1,6 +1,7 @@
 //! Templates: what an instance is.
 
 use dwell_core::health::{HealthCheck, Probe};
+use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::KeySetName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
@@ -32,6 +33,7 @@ impl From<&Template> for v1::Template {
             restart: Some(template.restart.into()),
             healthcheck: template.healthcheck.as_ref().map(Into::into),
             readiness: template.readiness.as_ref().map(Into::into),
+            hooks: (!template.hooks.is_none()).then(|| (&template.hooks).into()),
             expose: template.expose.iter().map(|&port| port.into()).collect(),
             ssh: Some((&template.ssh).into()),
             allow_from: template.allow_from.as_deref().map(allow_list),
@@ -67,6 +69,7 @@ impl TryFrom<v1::Template> for Template {
             restart: wire.restart.map(Into::into).unwrap_or_default(),
             healthcheck: wire.healthcheck.map(HealthCheck::try_from).transpose()?,
             readiness: wire.readiness.map(HealthCheck::try_from).transpose()?,
+            hooks: wire.hooks.map(Hooks::try_from).transpose()?.unwrap_or_default(),
             expose: wire.expose.into_iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
             ssh: wire.ssh.map(Ssh::try_from).transpose()?.unwrap_or_default(),
             allow_from: wire.allow_from.map(allow_rules).transpose()?,
@@ -204,6 +207,52 @@ impl TryFrom<v1::HealthCheck> for HealthCheck {
                 .map(|after| duration("template.healthcheck.restart_ms", after))
                 .transpose()?,
             ..plain
+        })
+    }
+}
+
+impl From<&Hooks> for v1::Hooks {
+    fn from(hooks: &Hooks) -> Self {
+        let hook = |hook: &Hook| v1::Hook {
+            action: Some(match &hook.action {
+                HookAction::Exec { command } => {
+                    v1::hook::Action::Exec(v1::ExecProbe { command: command.clone() })
+                }
+                HookAction::Http { port, path } => {
+                    let (port, path) = (u32::from(*port), path.clone());
+                    v1::hook::Action::Http(v1::HttpProbe { port, path })
+                }
+            }),
+            timeout_ms: hook.timeout.0,
+        };
+        Self {
+            after_start: hooks.after_start.as_ref().map(hook),
+            before_stop: hooks.before_stop.as_ref().map(hook),
+        }
+    }
+}
+
+impl TryFrom<v1::Hooks> for Hooks {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Hooks) -> Result<Self, FromWireError> {
+        let hook = |hook: v1::Hook| {
+            let action = match required("template.hooks.action", hook.action)? {
+                v1::hook::Action::Exec(exec) => HookAction::Exec { command: exec.command },
+                v1::hook::Action::Http(http) => HookAction::Http {
+                    port: port("template.hooks.http.port", http.port)?,
+                    path: http.path,
+                },
+            };
+            let timeout = match hook.timeout_ms {
+                0 => Hook::default_timeout(),
+                timeout_ms => duration("template.hooks.timeout_ms", timeout_ms)?,
+            };
+            Ok(Hook { action, timeout })
+        };
+        Ok(Self {
+            after_start: wire.after_start.map(hook).transpose()?,
+            before_stop: wire.before_stop.map(hook).transpose()?,
         })
     }
 }

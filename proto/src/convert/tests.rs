@@ -1,9 +1,10 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
+use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::{Generation, Revision, VolumeName, WorkloadName};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    Assigned, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
+    Assigned, HookFailed, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
 };
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
@@ -53,6 +54,16 @@ fn full_template() -> Template {
             ..HealthCheck::new(Probe::Http { port: 80, path: "/up".into() })
         }),
         readiness: Some(HealthCheck::new(Probe::Exec { command: vec!["ready".into()] })),
+        hooks: Hooks {
+            after_start: Some(Hook {
+                action: HookAction::Exec { command: vec!["warm".into(), "up".into()] },
+                timeout: Millis(1_500),
+            }),
+            before_stop: Some(Hook {
+                action: HookAction::Http { port: 80, path: "/bye".into() },
+                timeout: Hook::default_timeout(),
+            }),
+        },
         expose: vec![ServicePort { port: 53, protocol: Protocol::Udp }],
         ssh: Ssh::Dwell {
             authorized_keys: vec!["ssh-ed25519 AAAA me".into()],
@@ -146,6 +157,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
             out_of_memory: true,
             given_up: Some("it was unhealthy for 30s".into()),
         }],
+        hook_failed: Some(HookFailed { at: Timestamp(8), reason: "no answer".into() }),
         restarts_done: 2,
         message: "exited".into(),
         observed_at: Timestamp(9),

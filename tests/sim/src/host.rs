@@ -238,7 +238,7 @@ impl Host {
 
     /// Whether a step gives a main process less time to end than it was promised.
     pub(crate) fn cuts_short(&self, step: &Step) -> Option<String> {
-        let Step::Stop { container, grace } = step else { return None };
+        let Step::Stop { container, grace, .. } = step else { return None };
         let real = self.engine.containers.get(container)?;
         let what =
             || format!("{} gets {grace} to end, and was promised {}", real.instance, real.grace);
@@ -253,6 +253,7 @@ impl Host {
     ) -> Option<String> {
         let own = match step {
             Step::Start { container }
+            | Step::AfterStart { container, .. }
             | Step::Stop { container, .. }
             | Step::Remove { container }
             | Step::UpdateLimits { container, .. } => Some(container),
@@ -298,7 +299,7 @@ impl Host {
                 return Err(transient("no space left on the device"));
             }
             Step::Record(journal) => {
-                let before = self.disk.journals.insert(name.clone(), journal.clone());
+                let before = self.disk.journals.insert(name.clone(), Journal::clone(journal));
                 if before.and_then(|before| before.verdict) != journal.verdict {
                     self.note_held(name, journal);
                 }
@@ -309,6 +310,7 @@ impl Host {
             }
             Step::Create { generation } => return self.create(name, *generation, assigned),
             Step::Start { container } => return self.start(container, now),
+            Step::AfterStart { .. } => {}
             Step::Stop { container, .. } => {
                 if !self.engine.containers.contains_key(container) {
                     return Err(transient("no such container"));

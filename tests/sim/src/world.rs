@@ -139,7 +139,6 @@ enum Event {
 }
 
 /// What an agent wants done.
-#[expect(clippy::large_enum_variant, reason = "most are calls, and few exist at a time")]
 #[derive(Debug)]
 enum Work {
     Call(CallId, Call),

@@ -73,7 +73,7 @@ pub(super) enum Load {
     Heavy,
     /// A look at a container.
     Look,
-    /// Waiting for a main process to end, which costs nobody anything.
+    /// Waiting for a main process to end, or for a hook, which costs nobody much.
     Stop,
     /// The host's way to the world.
     Pull,
@@ -87,7 +87,7 @@ pub(super) fn load(step: &Step) -> Load {
         | Step::Start { .. }
         | Step::Remove { .. }
         | Step::UpdateLimits { .. } => Load::Heavy,
-        Step::Stop { .. } => Load::Stop,
+        Step::Stop { .. } | Step::AfterStart { .. } => Load::Stop,
         Step::EnsureSandbox
         | Step::RepairSandbox
         | Step::RemoveSandbox

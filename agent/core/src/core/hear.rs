@@ -259,6 +259,7 @@ fn describe(task: &Task) -> &'static str {
             Step::EnsureSandbox => "making its sandbox",
             Step::RepairSandbox => "a look at its sandbox",
             Step::Start { .. } => "the start of its container",
+            Step::AfterStart { .. } => "its hook after_start",
             Step::Stop { .. } => "the stop of its container",
             Step::Remove { .. } => "the removal of its container",
             Step::UpdateLimits { .. } => "setting its limits",

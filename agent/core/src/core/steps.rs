@@ -65,7 +65,15 @@ impl Core {
         self.note_change(name);
         match outcome {
             Outcome::Failed(failed) => self.step_failed(name, step, failed, now),
-            Outcome::Recorded(journal) => self.step_done(name, &Step::Record(*journal), None, now),
+            Outcome::Recorded(journal) => self.step_done(name, &Step::Record(journal), None, now),
+            Outcome::HookFailed(reason) => {
+                tracing::warn!(instance = %name, reason, "a hook failed");
+                let seen = self.observed.instances.entry(name.clone()).or_default();
+                seen.hook_failed(step, &reason, now);
+                if matches!(step, Step::Stop { .. }) {
+                    self.step_done(name, step, None, now);
+                }
+            }
             Outcome::Done
             | Outcome::Created(_)
             | Outcome::Listed(_)
@@ -125,6 +133,7 @@ impl Core {
                 }
             }
             Step::Start { .. }
+            | Step::AfterStart { .. }
             | Step::Stop { .. }
             | Step::RemoveSandbox
             | Step::Record(_)

@@ -10,6 +10,7 @@ use dwell_core::container::ContainerId;
 use dwell_core::workload::Template;
 
 use super::{Instance, Next};
+use crate::lease::Standing;
 use crate::observed::{Container, Seen};
 use crate::step::{HookCall, Step};
 use crate::target::Target;
@@ -63,8 +64,16 @@ impl<'a> Instance<'a> {
         self.attempt(Step::AfterStart { container: container.id.clone(), call })
     }
 
-    /// What is called before a container is stopped.
+    /// What is called before a container is stopped. One that is not lent to the node any more ends at once.
     pub(super) fn before_stop(self, container: &Container) -> Option<HookCall> {
+        let standing = self.node.observed.leases.standing(&self.target.assigned, self.node.now);
+        if standing == Standing::Over {
+            return None;
+        }
+        self.declared_before_stop(container)
+    }
+
+    fn declared_before_stop(self, container: &Container) -> Option<HookCall> {
         let Some(template) = template_of(self.target, container) else {
             return self.seen.journal.before_stop.get(&container.id).cloned();
         };
@@ -75,6 +84,6 @@ impl<'a> Instance<'a> {
     /// The same of all containers, to be remembered.
     pub(super) fn all_before_stop(self) -> BTreeMap<ContainerId, HookCall> {
         let all = self.seen.containers.iter();
-        all.filter_map(|one| Some((one.id.clone(), self.before_stop(one)?))).collect()
+        all.filter_map(|one| Some((one.id.clone(), self.declared_before_stop(one)?))).collect()
     }
 }

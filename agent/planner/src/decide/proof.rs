@@ -4,7 +4,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::workload::RestartPolicy;
 
-use super::{Instance, Next, Rest, Wait};
+use super::{AfterStart, Instance, Next, Rest, Wait};
 use crate::journal::{Journal, Ruling};
 use crate::observed::{Check, Container, ContainerState};
 use crate::step::Step;
@@ -63,6 +63,9 @@ impl<'a> Instance<'a> {
         let passes = |check| container.checked(check).health == Health::Healthy;
         match (container.state, checks().next()) {
             (ContainerState::Exited { .. }, _) => Proof::Holds,
+            _ if !matches!(self.after_start(container), AfterStart::Nothing) => {
+                Proof::Open { until: since.after(assigned.update_deadline.as_duration()) }
+            }
             (_, Some(_)) if checks().all(passes) => Proof::Holds,
             (_, Some(_)) => {
                 Proof::Open { until: since.after(assigned.update_deadline.as_duration()) }
@@ -84,7 +87,8 @@ impl<'a> Instance<'a> {
 
     /// Writes down that a container holds.
     pub(super) fn commit(self, container: &Container) -> Next<'a> {
-        self.attempt(Step::Record(self.holding(&self.seen.journal, container)))
+        let journal = self.holding(&self.seen.journal, container);
+        self.attempt(Step::Record(Box::new(journal)))
     }
 
     /// The journal when a container holds.
@@ -94,7 +98,8 @@ impl<'a> Instance<'a> {
 
     pub(super) fn roll_back(self, reason: String) -> Next<'a> {
         let ruling = Ruling::RolledBack { reason };
-        self.attempt(Step::Record(self.ruling(&self.seen.journal, ruling)))
+        let journal = self.ruling(&self.seen.journal, ruling);
+        self.attempt(Step::Record(Box::new(journal)))
     }
 
     fn ruling(self, journal: &Journal, ruling: Ruling) -> Journal {

@@ -2,6 +2,7 @@
 
 mod ends;
 mod fallback;
+mod hooks;
 mod leases;
 mod proofs;
 mod stores;
@@ -17,6 +18,7 @@ use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase};
 use dwell_core::quantity::Millicores;
 use dwell_core::workload::{Enforced, ImagePolicy, Template};
 
+use super::start::STARTS_MAX;
 use super::*;
 use crate::journal::{Held, Journal, Ruling, Verdict};
 use crate::observed::{Check, Checked, Desired, Image};
@@ -144,6 +146,10 @@ impl Story {
             Some(Step::EnsureSandbox) => "sandbox".into(),
             Some(Step::RepairSandbox) => "repair sandbox".into(),
             Some(Step::Start { container }) => format!("start {container}"),
+            Some(Step::AfterStart { container, .. }) => format!("call after start of {container}"),
+            Some(Step::Stop { container, before: Some(_), .. }) => {
+                format!("call before and stop {container}")
+            }
             Some(Step::Stop { container, .. }) => format!("stop {container}"),
             Some(Step::Remove { container }) => format!("remove {container}"),
             Some(Step::UpdateLimits { container, .. }) => format!("limit {container}"),

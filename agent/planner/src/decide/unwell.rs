@@ -32,16 +32,16 @@ impl<'a> Instance<'a> {
                     _ => Next::Wait(cure),
                 }
             }
-            Some(illness) => self.give_up(container, illness.reason, illness.was_well),
+            Some(illness) => self.give_up(container, &illness.reason, illness.was_well),
             None => self.prove(container),
         }
     }
 
     /// Notes that the present run does not work and is to end.
-    pub(super) fn give_up(self, container: &Container, reason: String, was_well: bool) -> Next<'a> {
+    pub(super) fn give_up(self, container: &Container, reason: &str, was_well: bool) -> Next<'a> {
         let journal = &self.seen.journal;
         let journal = journal.giving_up(container, reason, was_well, &self.seen.containers);
-        self.attempt(Step::Record(journal))
+        self.attempt(Step::Record(Box::new(journal)))
     }
 
     /// For how long what is unhealthy may be so, where its health check says that.

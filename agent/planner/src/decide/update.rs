@@ -5,7 +5,7 @@
 //!   serves    -          make the new one; the old one goes on ── cannot be made in time ─▶ rolled back
 //!   serves    created    note that the old one's end is ordered, then stop it
 //!   ended     created    start the new one          ── cannot be started in time ─▶ rolled back
-//!   ended     running    wait until it holds        ── ends, is unhealthy for too long,
+//!   ended     running    call its hook after the start, wait until it holds ── the hook fails, it ends, is unhealthy for too long,
 //!                                                      or does not hold in time ─▶ rolled back
 //!   ended     holds      committed: the old one is removed
 //! ```
@@ -22,7 +22,7 @@
 //! other container is to go.
 
 use super::roles::Roles;
-use super::{Instance, Next, Proof, Wait};
+use super::{AfterStart, Instance, Next, Proof, Wait};
 use crate::observed::{Container, ContainerState, Image, Sandbox};
 use crate::step::Step;
 use dwell_core::health::Health;
@@ -132,6 +132,11 @@ impl<'a> Instance<'a> {
     /// Decides whether the new container works. That its probes fail means "not yet" until the time is up, or until it
     /// would be restarted for it: that is as bad as an end by itself.
     fn judge(self, new: &Container) -> Next<'a> {
+        match self.after_start(new) {
+            AfterStart::Call(call) => return self.call(new, call),
+            AfterStart::Failed(reason) => return self.roll_back(reason),
+            AfterStart::Nothing => {}
+        }
         let limit = self.target.assigned.update_deadline;
         match (self.holds(new), self.illness(new)) {
             (Proof::Holds, _) => self.commit(new),

@@ -37,6 +37,7 @@ fn running(name: &str) -> InstanceStatus {
         restarts: 0,
         exit_code: None,
         ends: Vec::new(),
+        hook_failed: None,
         restarts_done: 0,
         message: String::new(),
         observed_at: Timestamp(1),

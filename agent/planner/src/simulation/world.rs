@@ -12,6 +12,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
 use dwell_core::fixtures;
 use dwell_core::health::{Health, HealthCheck, Probe};
+use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
@@ -29,6 +30,8 @@ pub(crate) enum Temper {
     Sick,
     /// It runs, is healthy and never ready.
     Busy,
+    /// It runs, and its hook after the start fails.
+    Uncalled,
     /// It cannot be started.
     Broken,
     /// Its image cannot be fetched.
@@ -41,6 +44,7 @@ impl Temper {
             Some("crashes") => Self::Crashes,
             Some("sick") => Self::Sick,
             Some("busy") => Self::Busy,
+            Some("uncalled") => Self::Uncalled,
             Some("broken") => Self::Broken,
             Some("absent") => Self::Absent,
             _ => Self::Good,
@@ -53,6 +57,7 @@ impl Temper {
             Self::Crashes => "crashes",
             Self::Sick => "sick",
             Self::Busy => "busy",
+            Self::Uncalled => "uncalled",
             Self::Broken => "broken",
             Self::Absent => "absent",
         }
@@ -82,6 +87,8 @@ pub(crate) struct Real {
     pub(crate) state: ContainerState,
     /// The number of the sandbox it was last started into.
     pub(crate) sandbox: Option<u64>,
+    /// The run in which its hook after the start was called.
+    pub(crate) called: Option<Timestamp>,
 }
 
 impl Real {
@@ -261,7 +268,7 @@ impl World {
                         let known = known.map(|known| known.health.clone());
                         let mut checked = known.unwrap_or_default();
                         let health = match Temper::of(&real.image) {
-                            Temper::Good | Temper::Busy => Health::Healthy,
+                            Temper::Good | Temper::Busy | Temper::Uncalled => Health::Healthy,
                             Temper::Sick => Health::Unhealthy,
                             _ => Health::Starting,
                         };
@@ -271,7 +278,7 @@ impl World {
                     readiness: {
                         let mut checked = Checked::default();
                         let health = match Temper::of(&real.image) {
-                            Temper::Good => Health::Healthy,
+                            Temper::Good | Temper::Uncalled => Health::Healthy,
                             _ => Health::Starting,
                         };
                         checked.hear(health, String::new(), self.now);
@@ -334,9 +341,17 @@ impl World {
             }
         };
         let is_done = outcome.is_ok();
+        let is_uncalled = match &step {
+            Step::AfterStart { container, .. } => {
+                let real = self.containers.get(container);
+                real.is_some_and(|real| Temper::of(&real.image) == Temper::Uncalled)
+            }
+            _ => false,
+        };
         let now = self.now;
         let seen = self.agent.instances.entry(name.clone()).or_default();
         match outcome {
+            Ok(()) if is_uncalled => seen.hook_failed(&step, "its hook after_start failed", now),
             Ok(()) => seen.succeeded(&step),
             Err(failure) => {
                 if let (FailureKind::ImageMissing, Some(assigned)) =
@@ -368,11 +383,23 @@ impl World {
             Step::RepairSandbox if self.sandboxes.contains_key(name) => {}
             Step::RepairSandbox => return Err(failure(FailureKind::SandboxLost, "it is lost")),
             Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
-            Step::Record(journal) => drop(self.disk.insert(name.clone(), journal.clone())),
+            Step::Record(journal) => {
+                drop(self.disk.insert(name.clone(), Journal::clone(journal)));
+            }
             Step::Forget => drop(self.disk.remove(name)),
             Step::Start { container } => return self.start(container),
-            Step::Stop { container, .. } => {
-                self.containers.get(container).ok_or_else(gone)?;
+            Step::AfterStart { container, .. } => {
+                let real = self.containers.get_mut(container).ok_or_else(gone)?;
+                let ContainerState::Running { started_at } = real.state else {
+                    return Err(failure(FailureKind::Transient, "it does not run"));
+                };
+                real.called = Some(started_at);
+            }
+            Step::Stop { container, before, .. } => {
+                let real = self.containers.get(container).ok_or_else(gone)?;
+                let known = self.desired.get(name);
+                let is_known = known.is_some_and(|one| one.fingerprint() == real.fingerprint);
+                assert!(before.is_some() || !is_known, "{container} is stopped without its hook");
                 self.kill(container, 143);
             }
             Step::Remove { container } => {
@@ -410,6 +437,7 @@ impl World {
             image: assigned.template.image.clone(),
             state: ContainerState::Created,
             sandbox: None,
+            called: None,
         };
         self.containers.insert(ContainerId(format!("c{:05}", self.serial)), real);
         Ok(())
@@ -483,6 +511,11 @@ fn failure(kind: FailureKind, message: &str) -> Failure {
     Failure { kind, message: message.to_owned() }
 }
 
+fn hook() -> Hook {
+    let action = HookAction::Exec { command: vec!["hook".into()] };
+    Hook { action, timeout: Hook::default_timeout() }
+}
+
 fn template(temper: Temper, version: u8) -> Template {
     Template {
         healthcheck: Some(HealthCheck {
@@ -490,6 +523,7 @@ fn template(temper: Temper, version: u8) -> Template {
             ..HealthCheck::new(Probe::Tcp { port: 80 })
         }),
         readiness: Some(HealthCheck::new(Probe::Tcp { port: 81 })),
+        hooks: Hooks { after_start: Some(hook()), before_stop: Some(hook()) },
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },
         resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
         ..Template::of_image(format!("{}:{version}", temper.name()))

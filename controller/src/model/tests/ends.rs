@@ -2,7 +2,7 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
-use dwell_core::instance::ProcessEnd;
+use dwell_core::instance::{HookFailed, ProcessEnd};
 use dwell_core::quantity::{Bytes, Millis};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -80,6 +80,24 @@ fn every_end_is_told_once_over_streams_and_restarts() {
             "its node ended its main process after 2s: it was unhealthy for 30s: no answer within 5s"
         )
     );
+}
+
+/// Once, whatever stream it comes by.
+#[test]
+fn a_hook_that_failed_is_told() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(spec("web", 1)).unwrap();
+    fleet.settle();
+    let mut fail = |at: u64| {
+        let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+        let status = host.containers.get_mut(&instance("web-0")).unwrap();
+        let reason = "its hook before_stop failed: no answer within 30s".to_owned();
+        status.hook_failed = Some(HookFailed { at: Timestamp(at), reason });
+        fleet.report(&node("n1")).unwrap();
+        let events = fleet.model.events(Some("instance/web-0"), 50);
+        events.iter().filter(|event| event.reason == "instance-hook-failed").count()
+    };
+    assert_eq!([fail(5_000), fail(5_000), fail(9_000)], [1, 1, 2]);
 }
 
 /// What is told of the state of web-0.

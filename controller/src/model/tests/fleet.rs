@@ -481,6 +481,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         restarts: 0,
         exit_code: None,
         ends: Vec::new(),
+        hook_failed: None,
         restarts_done: assigned.restarts_asked,
         message: String::new(),
         observed_at: now,

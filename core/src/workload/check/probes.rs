@@ -2,11 +2,17 @@
 
 use super::{SpecError, check_list, refuse};
 use crate::health::{HealthCheck, Probe};
+use crate::hook::{Hook, HookAction, Hooks};
 use crate::quantity::Millis;
 use crate::workload::{RestartPolicy, Template};
 
 /// How soon a health check may have something restarted: it needs time to show that it helped.
 const RESTART_MIN: Millis = Millis::seconds(1);
+/// The longest command of a hook, in bytes: nodes keep it beside the container that it belongs to.
+const HOOK_MAX: usize = 4096;
+/// The bounds of how long a hook may take: an instance waits for it.
+const HOOK_TIMEOUT_MIN: Millis = Millis(100);
+const HOOK_TIMEOUT_MAX: Millis = Millis::seconds(3600);
 /// The longest path of a URL, in bytes.
 const PATH_MAX: usize = 1024;
 
@@ -28,6 +34,32 @@ pub(super) fn check(template: &Template) -> Result<(), SpecError> {
                 "what is not ready is not restarted; say it under healthcheck, which is about that",
             );
         }
+    }
+    let Hooks { after_start, before_stop } = &template.hooks;
+    for (field, hook) in [("hooks.after_start", after_start), ("hooks.before_stop", before_stop)] {
+        hook.as_ref().map_or(Ok(()), |hook| check_hook(field, hook))?;
+    }
+    Ok(())
+}
+
+fn check_hook(field: &str, hook: &Hook) -> Result<(), SpecError> {
+    check_probe(field, &hook.probe())?;
+    if let HookAction::Exec { command } = &hook.action {
+        let bytes: usize = command.iter().map(String::len).sum();
+        if bytes > HOOK_MAX {
+            return refuse(
+                field,
+                format!(
+                    "a command of {bytes} bytes; at most {HOOK_MAX} are allowed: put it into a script in the image"
+                ),
+            );
+        }
+    }
+    if hook.timeout < HOOK_TIMEOUT_MIN || hook.timeout > HOOK_TIMEOUT_MAX {
+        return refuse(
+            format!("{field}.timeout"),
+            format!("{} is not between {HOOK_TIMEOUT_MIN} and {HOOK_TIMEOUT_MAX}", hook.timeout),
+        );
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ fn every_end_of_a_main_process_is_remembered() {
     assert_eq!(codes(&stopped), [(1, 3)]);
 
     // What is removed is remembered, too, and there are never too many.
-    stopped.seen.journal = recorded;
+    stopped.seen.journal = *recorded;
     stopped = stopped.set("c1", again(4));
     stopped.seen.succeeded(&Step::Remove { container: id });
     assert_eq!(stopped.seen.journal.ends.last().map(|end| (end.number, end.code)), Some((2, 4)));
@@ -115,7 +115,7 @@ fn the_grace_outlives_the_declaration() {
     story.seen.containers[0].stop_grace = Some(Millis::seconds(60));
     story.seen.remember(Journal { stop_grace: Some(Millis::seconds(90)), ..Journal::default() });
     let blank = Journal { life: Revision(7), ..Journal::default() };
-    assert_eq!(story.plan().steps.into_values().next(), Some(Step::Record(blank)));
+    assert_eq!(story.plan().steps.into_values().next(), Some(Step::Record(Box::new(blank))));
 }
 
 #[test]
