@@ -110,8 +110,13 @@ impl Report<'_> {
     }
 
     fn is_to_be_stopped(&self) -> bool {
-        let run = self.target.map(|target| self.node.run(target, self.seen));
-        run == Some(RunState::Stopped)
+        self.target.is_some_and(|target| target.assigned.run == RunState::Stopped)
+    }
+
+    /// Whether it does not run only because it is not lent to the node.
+    fn is_unlent(&self) -> bool {
+        let run = self.target.map(|target| (target.assigned.run, self.node.run(target, self.seen)));
+        run == Some((RunState::Running, RunState::Stopped))
     }
 
     /// Whether the hook after the start has yet to succeed.
@@ -269,7 +274,8 @@ impl Report<'_> {
 
     fn resting(&self, rest: &Rest<'_>) -> (Phase, String) {
         match rest {
-            Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, self.unlent().to_owned()),
+            Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
+            Rest::InSync if self.is_unlent() => (Phase::Preparing, UNLENT.to_owned()),
             Rest::InSync | Rest::NoEngine(_) => (Phase::Running, self.complaint()),
             Rest::Ended => (
                 Phase::Stopped,
@@ -282,14 +288,6 @@ impl Report<'_> {
                 Phase::Stopped,
                 format!("what is desired is older than generation {seen} on this node; left alone"),
             ),
-        }
-    }
-
-    /// Why it does not run although it was declared to.
-    fn unlent(&self) -> &'static str {
-        match self.target.map(|target| target.assigned.run) {
-            Some(RunState::Running) => UNLENT,
-            _ => "",
         }
     }
 

@@ -293,7 +293,7 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
                     }
                     Some(found) => format!("{instance} runs at {}", found.address),
                     None => format!("{instance} is gone"),
-                })
+                });
             }
             Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
             Goal::Drained { node } => sentences.push(format!("{node} is drained")),

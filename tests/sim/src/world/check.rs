@@ -56,7 +56,8 @@ impl World {
             hosts.filter(|(_, host)| host.name == *before && !host.excused && !host.copy);
         let left = hosts.find_map(|(number, host)| {
             let disk = &host.disk;
-            if old.fence.is_some() && self.is_let_go(host, name) {
+            let is_lent = disk_order(host, name).is_some_and(|one| one.lease.is_some());
+            if (is_lent || old.fence.is_some()) && self.is_let_go(host, name) {
                 return None;
             }
             let mut own = host.engine.containers.values().filter(|real| !real.foreign);

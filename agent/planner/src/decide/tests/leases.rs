@@ -34,7 +34,8 @@ fn what_is_not_lent_any_more_is_stopped_and_started_when_it_is_again() {
     let story = story.set("c1", exited(0));
     assert!(story.plan().is_empty());
     let status = story.status();
-    assert_eq!(status.phase, Phase::Stopped);
+    assert_eq!(status.phase, Phase::Preparing);
+    assert_eq!(status.generation, Generation(1));
     assert!(status.message.contains("it starts when it does"), "{}", status.message);
     assert_eq!(lent(story).word(), "start c1");
 }
