@@ -80,7 +80,6 @@ async fn behind_a_cut_link(lab: &Lab) -> Result<()> {
     let since = Instant::now();
     let (shut, replaced) =
         tokio::try_join!(shut(host, at, since), replaced(lab, &one.name, since))?;
-    println!("cut: reached for {shut:?}, well elsewhere after {replaced:?}");
     ensure!(shut < LEASE + SLACK && shut < replaced, "it was reached for {shut:?}");
     ensure!(replaced > AFTER - SLACK, "it was replaced after {replaced:?} already");
     let now = lab.ps().await?.of("web");
@@ -106,7 +105,6 @@ async fn beside_a_dead_agent(lab: &Lab) -> Result<()> {
     let since = Instant::now();
     let (shut, replaced) =
         tokio::try_join!(shut(host, at, since), replaced(lab, &one.name, since))?;
-    println!("agent: reached for {shut:?}, well elsewhere after {replaced:?}");
     ensure!(shut < LEASE + SLACK && shut < replaced, "it was reached for {shut:?}");
     let left = on(lab, "h2", &one.name).await?.context("its container is gone")?;
     ensure!(left.pid.is_some(), "who has stopped it?");
