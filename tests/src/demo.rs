@@ -184,7 +184,7 @@ mod tests {
             address: "10.80.1.2".into(),
             phase: Phase::Running,
             health: Health::Healthy,
-            readiness: dwell_core::health::Health::None,
+            readiness: Health::None,
             container_id: String::new(),
             started_at: serde_json::Value::Null,
             restarts: 0,
