@@ -23,6 +23,7 @@ use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
 use dwell_core::session::{Assignment, Statuses};
 use dwell_daemon::{lane, readiness};
+use dwell_planner::session::OnDisk;
 use dwell_planner::{EngineState, Leases};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -197,8 +198,7 @@ impl Daemon {
 
         let sightings = reconciler.as_ref().map(Reconciler::sightings);
 
-        let found = assignment.borrow().as_ref().map(|found| found.position());
-        let stored = watch::Sender::new(found.unwrap_or_default());
+        let stored = watch::Sender::new(OnDisk::found(assignment.borrow().clone()));
         let (data_dir, binds) = (config.data_dir.clone(), config.allow_binds.clone());
         let mut report = HostReport::new(engine.clone(), data_dir, binds);
         let first = timeout(FIRST_REPORT_LIMIT, report.read(FIRST_ANSWER_LIMIT));

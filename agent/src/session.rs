@@ -25,7 +25,7 @@ use dwell_core::id::Position;
 use dwell_core::node::Capacity;
 use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
 use dwell_planner::Leases;
-use dwell_planner::session::Holding;
+use dwell_planner::session::{Holding, OnDisk};
 use tokio::sync::watch;
 use tonic::transport::Channel;
 
@@ -63,8 +63,8 @@ pub struct Session {
     pub assignment: watch::Sender<Option<Arc<Assignment>>>,
     /// Who is where in the cluster. Nobody else publishes here either.
     pub directory: HeldDirectory,
-    /// Up to where the assignment is on disk.
-    pub stored: watch::Receiver<Position>,
+    /// What of the assignment is on disk.
+    pub stored: watch::Receiver<OnDisk>,
     /// Up to where the kernel knows its leases.
     pub fenced: watch::Receiver<Position>,
     /// What of it is lent to the node. Nobody else publishes here.
@@ -153,9 +153,10 @@ impl Session {
 
     /// What the node holds, and what of that it has taken in: it is on its disk, and the kernel knows the leases.
     fn holding(&self) -> Holding {
-        let (stored, fenced) = (*self.stored.borrow(), *self.fenced.borrow());
+        let (on_disk, fenced) = (self.stored.borrow().clone(), *self.fenced.borrow());
+        let stored = on_disk.position();
         let taken_in = std::cmp::min_by_key(stored, fenced, |position| position.revision);
-        Holding::of(self.assignment.borrow().clone(), taken_in)
+        Holding::of(self.assignment.borrow().clone(), on_disk, taken_in)
     }
 
     /// Merges a change and tells everybody.

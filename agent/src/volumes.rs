@@ -14,6 +14,7 @@ use dwell_core::instance::Assigned;
 use dwell_core::session::{Assignment, SeenVolume, Statuses};
 use dwell_core::workload::Template;
 use dwell_daemon::Causes;
+use dwell_planner::session::OnDisk;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -42,7 +43,7 @@ pub struct VolumeKeeper {
     /// What the node is to do.
     pub assignment: watch::Receiver<Option<Arc<Assignment>>>,
     /// Up to where the assignment is on disk.
-    pub stored: watch::Receiver<Position>,
+    pub stored: watch::Receiver<OnDisk>,
     /// What was seen of the instances.
     pub statuses: watch::Receiver<Option<Arc<Statuses>>>,
     /// Where what was seen is published.
@@ -77,7 +78,7 @@ impl VolumeKeeper {
     }
 
     fn reason(&mut self) -> Reason {
-        let stored = *self.stored.borrow_and_update();
+        let stored = self.stored.borrow_and_update().position();
         let assignment = self.assignment.borrow_and_update().clone();
         let statuses = self.statuses.borrow_and_update().clone();
         let instances = statuses.iter().flat_map(|statuses| statuses.instances.values());
@@ -109,7 +110,7 @@ impl VolumeKeeper {
 
     /// Deletes what is to be deleted, looks, and publishes what is there.
     async fn look(&mut self) -> Result<(), EngineError> {
-        let stored = *self.stored.borrow();
+        let stored = self.stored.borrow().position();
         let held = self.assignment.borrow().clone();
         let durable = held.filter(|held| held.position() == stored);
         let mut deleted = Ok(());

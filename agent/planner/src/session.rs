@@ -23,10 +23,49 @@ use dwell_core::session::{
     Acknowledge, Assignment, AssignmentChange, Claim, MergeError, StatusReport, Statuses,
 };
 
+/// Which assignments the disk has, or may have by now: what a crash would bring back.
+#[derive(Clone, Debug, Default)]
+pub struct OnDisk {
+    has: Option<Arc<Assignment>>,
+    writing: Vec<Arc<Assignment>>,
+}
+
+impl OnDisk {
+    /// What was found there when the agent started.
+    #[must_use]
+    pub fn found(assignment: Option<Arc<Assignment>>) -> Self {
+        Self { has: assignment, writing: Vec::new() }
+    }
+
+    /// An assignment is about to be written.
+    pub fn begin(&mut self, assignment: Arc<Assignment>) {
+        self.writing.push(assignment);
+    }
+
+    /// An assignment is there, in place of all earlier ones.
+    pub fn stored(&mut self, assignment: Arc<Assignment>) {
+        let revision = assignment.revision;
+        self.writing.retain(|one| one.revision > revision);
+        self.has = Some(assignment);
+    }
+
+    /// Where the one is that is there for sure; revision 0 for none.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.has.as_ref().map(|has| has.position()).unwrap_or_default()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Assignment>> {
+        self.writing.iter().chain(&self.has)
+    }
+}
+
 /// What a node holds, over all its sessions.
 #[derive(Clone, Debug, Default)]
 pub struct Holding {
     assignment: Option<Arc<Assignment>>,
+    on_disk: OnDisk,
+    /// Up to where it counts.
     stored: Position,
 }
 
@@ -34,14 +73,14 @@ impl Holding {
     /// What was found on disk when the agent started.
     #[must_use]
     pub fn found(assignment: Option<Arc<Assignment>>) -> Self {
-        let stored = assignment.as_ref().map(|found| found.position()).unwrap_or_default();
-        Self { assignment, stored }
+        let on_disk = OnDisk::found(assignment.clone());
+        Self { assignment, stored: on_disk.position(), on_disk }
     }
 
-    /// An assignment that is held, and up to where the disk has it.
+    /// An assignment that is held, what of it the disk has, and up to where it has been taken in.
     #[must_use]
-    pub fn of(assignment: Option<Arc<Assignment>>, stored: Position) -> Self {
-        Self { assignment, stored }
+    pub fn of(assignment: Option<Arc<Assignment>>, on_disk: OnDisk, stored: Position) -> Self {
+        Self { assignment, on_disk, stored }
     }
 
     /// What the node is to do now, whether that is on disk or not.
@@ -68,11 +107,17 @@ impl Holding {
         self.assignment.as_ref().map(|held| held.durable).unwrap_or_default()
     }
 
-    /// The instances that the node was told to run, for a controller that may have forgotten some of them.
+    /// The instances that the node was told to run, for a controller that may have forgotten some of them: also those that
+    /// it would run again after a crash, since what was told later is not on its disk.
     #[must_use]
     pub fn claims(&self) -> Vec<Claim> {
-        let held = self.assignment.iter().flat_map(|held| held.instances.values());
-        held.map(Claim::of).collect()
+        let mut claims = BTreeMap::new();
+        for held in self.assignment.iter().chain(self.on_disk.all()) {
+            for one in held.instances.values() {
+                claims.entry(&one.instance).or_insert_with(|| Claim::of(one));
+            }
+        }
+        claims.into_values().collect()
     }
 
     /// Whether anything of what the node is to run is lent to it.
@@ -91,9 +136,15 @@ impl Holding {
         Ok(merged)
     }
 
-    /// The assignment up to here is on the disk.
-    pub fn stored(&mut self, position: Position) {
-        self.stored = position;
+    /// What is held is about to be written to the disk.
+    pub fn store(&mut self) {
+        self.assignment.iter().for_each(|held| self.on_disk.begin(Arc::clone(held)));
+    }
+
+    /// An assignment is on the disk.
+    pub fn stored(&mut self, assignment: Arc<Assignment>) {
+        self.on_disk.stored(assignment);
+        self.stored = self.on_disk.position();
     }
 
     /// What may be said of something that was seen under the assignment of `seen_under`: not later than what is on

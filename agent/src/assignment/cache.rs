@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dwell_core::id::Position;
 use dwell_core::session::Assignment;
+use dwell_planner::session::OnDisk;
 use tokio::sync::watch;
 
 use crate::sealed;
@@ -99,17 +99,22 @@ pub fn remove(data_dir: &Path) -> io::Result<()> {
 pub async fn keep(
     data_dir: PathBuf,
     mut assignments: watch::Receiver<Option<Arc<Assignment>>>,
-    stored: watch::Sender<Position>,
+    stored: watch::Sender<OnDisk>,
 ) {
     let lane = Lane::new("assignment");
     while assignments.changed().await.is_ok() {
         loop {
             let Some(assignment) = assignments.borrow_and_update().clone() else { break };
             let position = assignment.position();
-            let directory = data_dir.clone();
-            match lane.run(move || store(&directory, &assignment)).await {
+            // Nobody need know before it is there.
+            stored.send_if_modified(|on_disk| {
+                on_disk.begin(Arc::clone(&assignment));
+                false
+            });
+            let (directory, written) = (data_dir.clone(), Arc::clone(&assignment));
+            match lane.run(move || store(&directory, &written)).await {
                 Ok(()) => {
-                    stored.send_replace(position);
+                    stored.send_modify(|on_disk| on_disk.stored(assignment));
                     break;
                 }
                 Err(error) => {

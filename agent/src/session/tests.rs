@@ -108,7 +108,7 @@ impl Agent {
         let data_dir = tempfile::tempdir().unwrap();
         let assignment = watch::Sender::new(None);
         let desired = assignment.subscribe();
-        let stored = watch::Sender::new(Position::default());
+        let stored = watch::Sender::new(OnDisk::default());
         let everything = Position { revision: Revision(u64::MAX), ..Position::default() };
         let fenced = watch::Sender::new(everything);
         let leases = watch::Sender::new(Leases::default());

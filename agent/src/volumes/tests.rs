@@ -1,6 +1,6 @@
 //! The keeper with the fake engine, on paused time.
 
-use dwell_core::id::{Incarnation, Revision};
+use dwell_core::id::Revision;
 use dwell_core::session::NodeNetwork;
 use dwell_core::workload::{Mount, MountSource, Template};
 use tokio::task::JoinHandle;
@@ -13,7 +13,7 @@ use dwell_engine::fake::{FakeEngine, Operation, assigned};
 struct World {
     engine: FakeEngine,
     assignment: watch::Sender<Option<Arc<Assignment>>>,
-    stored: watch::Sender<Position>,
+    stored: watch::Sender<OnDisk>,
     published: watch::Receiver<Option<Arc<Volumes>>>,
     _statuses: watch::Sender<Option<Arc<Statuses>>>,
     _keeper: JoinHandle<()>,
@@ -36,7 +36,7 @@ impl World {
         let id = engine.create(&assigned("db-0", 1, template())).await.unwrap();
         engine.remove(&id).await.unwrap();
         let (assignment, assignments) = watch::channel(None);
-        let (stored, positions) = watch::channel(Position::default());
+        let (stored, positions) = watch::channel(OnDisk::default());
         let (statuses, seen) = watch::channel(None);
         let (published, volumes) = watch::channel(None);
         let keeper = VolumeKeeper {
@@ -64,8 +64,9 @@ impl World {
     }
 
     fn store(&self, revision: u64) {
-        let revision = Revision(revision);
-        self.stored.send_replace(Position { incarnation: Incarnation::UNKNOWN, revision });
+        let mut held = Assignment::empty(NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap()));
+        held.revision = Revision(revision);
+        self.stored.send_modify(|on_disk| on_disk.stored(Arc::new(held)));
     }
 
     /// What is published under a revision.

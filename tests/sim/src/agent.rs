@@ -30,8 +30,8 @@ pub(crate) enum Input {
     Detached,
     /// The controller says something.
     Message(Down),
-    /// The assignment is on disk up to here.
-    Stored(Position),
+    /// An assignment is on disk.
+    Stored(Arc<Assignment>),
     /// Something happened to the node.
     Core(CoreInput),
     /// A pause is over.
@@ -156,8 +156,8 @@ impl Agent {
             Input::Heartbeat => {
                 return self.beat(now, out);
             }
-            Input::Stored(position) => {
-                self.holding.stored(position);
+            Input::Stored(assignment) => {
+                self.holding.stored(assignment);
                 return self.tell(out);
             }
             Input::Message(Down::Directory(change)) => {
@@ -176,6 +176,7 @@ impl Agent {
                     if let Some(stream) = &mut self.stream {
                         stream.received(merged.position());
                     }
+                    self.holding.store();
                     out.push(Output::Store(merged));
                     self.desire(now);
                     self.fence(now, out);

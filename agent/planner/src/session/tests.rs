@@ -51,12 +51,18 @@ fn seen(revision: u64, names: &[&str]) -> Statuses {
     Statuses { revision: Revision(revision), instances, complete: true }
 }
 
+/// An assignment of a revision is on the disk.
+fn store(holding: &mut Holding, revision: u64) {
+    let AssignmentChange::Snapshot(all) = assignment(revision) else { unreachable!() };
+    holding.stored(Arc::new(all));
+}
+
 /// A node that got the assignment of revision 5 over this stream and has it on disk.
 fn settled() -> (Holding, Stream) {
     let (mut holding, mut stream) = (Holding::default(), Stream::default());
     holding.merge(assignment(5)).unwrap();
     stream.received(at(5));
-    holding.stored(at(5));
+    store(&mut holding, 5);
     assert_eq!(stream.acknowledge(&holding), Some(Acknowledge { stored: at(5) }));
     (holding, stream)
 }
@@ -75,7 +81,7 @@ fn gone_is_bound_to_the_assignment_that_is_on_disk() {
     assert_eq!(gone.seen_under, at(5), "a crash would bring the assignment of revision 5 back");
     assert_eq!(stream.acknowledge(&holding), None);
 
-    holding.stored(at(9));
+    store(&mut holding, 9);
     assert_eq!(stream.acknowledge(&holding), Some(Acknowledge { stored: at(9) }));
     let again = stream.report(&holding, Some(&seen(9, &[]))).unwrap();
     assert_eq!(again.seen_under, at(9));
@@ -130,4 +136,32 @@ fn an_answer_counts_from_when_its_heartbeat_was_sent() {
     assert_eq!(stream.answered(3), Some(Timestamp(4)));
     assert_eq!(stream.answered(3), None);
     assert_eq!(stream.answered(99), None);
+}
+
+/// The disk is full, and has an earlier assignment than the one in memory.
+#[test]
+fn what_a_crash_would_bring_back_is_claimed() {
+    let with = |revision, names: &[&str]| {
+        let AssignmentChange::Snapshot(mut all) = assignment(revision) else { unreachable!() };
+        for name in names {
+            let template = dwell_core::workload::Template::of_image("web");
+            let one = dwell_core::fixtures::assigned(name, revision, template);
+            all.instances.insert(one.instance.clone(), one);
+        }
+        all
+    };
+    let mut holding = Holding::found(Some(Arc::new(with(5, &["old-0", "web-0"]))));
+    for later in [with(6, &["mid-0", "web-0"]), with(7, &["web-0"])] {
+        holding.merge(AssignmentChange::Snapshot(later)).unwrap();
+        holding.store();
+    }
+    let claims = |holding: &Holding| {
+        let claims = holding.claims().into_iter();
+        claims.map(|one| format!("{}@{}", one.instance, one.generation)).collect::<Vec<_>>()
+    };
+    assert_eq!(claims(&holding), ["mid-0@6", "old-0@5", "web-0@7"]);
+    holding.stored(Arc::new(with(6, &["mid-0", "web-0"])));
+    assert_eq!(claims(&holding), ["mid-0@6", "web-0@7"]);
+    holding.stored(Arc::new(with(7, &["web-0"])));
+    assert_eq!(claims(&holding), ["web-0@7"]);
 }

@@ -93,11 +93,11 @@ fn an_assignment_is_stored_while_the_blocking_pool_hangs() {
     let dir = tempfile::tempdir().unwrap();
     hung_pool::run(async || {
         let assignments = watch::Sender::new(None);
-        let stored = watch::Sender::new(Position::default());
+        let stored = watch::Sender::new(OnDisk::default());
         let mut seen = stored.subscribe();
         tokio::spawn(keep(dir.path().to_owned(), assignments.subscribe(), stored));
         assignments.send_replace(Some(Arc::new(assignment(3))));
-        seen.wait_for(|stored| stored.revision == Revision(3)).await.unwrap();
+        seen.wait_for(|stored| stored.position().revision == Revision(3)).await.unwrap();
     });
     let Cached::Assignment(loaded) = load(dir.path()).unwrap() else { panic!("not stored") };
     assert_eq!(loaded, assignment(3));
@@ -108,16 +108,16 @@ async fn a_full_disk_delays_the_acknowledgement_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     let data_dir = dir.path().join("not-there-yet");
     let assignments = watch::Sender::new(None);
-    let stored = watch::Sender::new(Position::default());
+    let stored = watch::Sender::new(OnDisk::default());
     let mut seen = stored.subscribe();
     let keeper = tokio::spawn(keep(data_dir.clone(), assignments.subscribe(), stored));
     for revision in 1..=5 {
         assignments.send_replace(Some(Arc::new(assignment(revision))));
         tokio::time::sleep(RETRY).await;
     }
-    assert_eq!(*seen.borrow(), Position::default());
+    assert_eq!(seen.borrow().position().revision, Revision(0));
     fs::create_dir(&data_dir).unwrap();
-    seen.wait_for(|stored| stored.revision == Revision(5)).await.unwrap();
+    seen.wait_for(|stored| stored.position().revision == Revision(5)).await.unwrap();
     let Cached::Assignment(loaded) = load(&data_dir).unwrap() else { panic!("not stored") };
     assert_eq!(loaded.revision, Revision(5));
     drop(assignments);

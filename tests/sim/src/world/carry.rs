@@ -1,5 +1,7 @@
 //! What agents want done, done: late, with what comes of it told even later, and not always.
 
+use std::sync::Arc;
+
 use dwell_agent_core::{Call, CallFailure, CallId, Cause, Input as CoreInput, Outcome, Watch};
 use dwell_core::container::ContainerId;
 use dwell_core::container::EventKind;
@@ -158,9 +160,8 @@ impl World {
         }
         one.storing = false;
         let Some(assignment) = one.to_store.take() else { return };
-        let position = assignment.position();
-        one.disk.assignment = Some(assignment);
-        self.later(1, 3, Event::Tell { host, life, input: Input::Stored(position) });
+        one.disk.assignment = Some(Arc::clone(&assignment));
+        self.later(1, 3, Event::Tell { host, life, input: Input::Stored(assignment) });
     }
 
     /// Does a call, and returns what its agent is to be told.
