@@ -45,6 +45,7 @@ mod lost;
 mod membership;
 mod moves;
 mod network;
+mod news;
 mod nodes;
 mod object;
 mod ordinals;

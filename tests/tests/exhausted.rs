@@ -1,5 +1,6 @@
 //! What a host or a program runs out of: nothing is lost, what lacks is said, and all goes on by itself once there is some again.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -83,6 +84,8 @@ async fn an_agent_without_open_files_says_so_and_goes_on_once_it_has_some() -> R
         exhaust(agent).await?;
         let victim = before[0].main_process()?;
         kill(victim, Signal::SIGKILL)?;
+        // What it is told is to be written to a file.
+        lab.apply("workloads: {web: {image: hello, stop_grace_period: 11s}}").await?.ok()?;
         hold_for("an agent without open files", Duration::from_secs(10), async || {
             ensure!(agent.pid() == pid, "it has ended: {}", agent.log_tail(20));
             Ok(())
@@ -169,8 +172,16 @@ async fn ready(lab: &Lab) -> Result<()> {
 /// From now on the process can open nothing more.
 async fn exhaust(process: &Process) -> Result<()> {
     let pid = process.pid().context("it does not run")?;
-    let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
-    limit(process, &format!("{open}:")).await
+    // The lowest number that is free now and then: what is open for a moment only is not to leave room.
+    let mut lowest = usize::MAX;
+    for _ in 0..40 {
+        let open: BTreeSet<usize> = fs::read_dir(format!("/proc/{pid}/fd"))?
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        lowest = (0..lowest).find(|number| !open.contains(number)).unwrap_or(lowest);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    limit(process, &format!("{lowest}:")).await
 }
 
 async fn relieve(process: &Process) -> Result<()> {

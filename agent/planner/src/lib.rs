@@ -28,6 +28,7 @@
 //! agent, `decide.rs` holds the rules.
 
 mod decide;
+mod desired;
 mod journal;
 mod lease;
 mod observed;
@@ -44,11 +45,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
+pub use desired::Desired;
 pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
-    Check, Checked, Container, ContainerState, Desired, EngineState, FailedHook, Image, Observed,
-    Sandbox, Seen, Trouble,
+    Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed, Sandbox,
+    Seen, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, HookCall, Step};

@@ -1,4 +1,4 @@
-//! The input of a plan: what is to be, and what was seen.
+//! What was seen: the half of a plan's input that the node says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -11,76 +11,16 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, HookFailed, REASON_MAX, sanitize};
 use dwell_core::quantity::Millis;
-use dwell_core::registry::{RegistryHost, RegistryLogins};
+use dwell_core::registry::RegistryHost;
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
 use crate::decide::{best_match, current};
+use crate::desired::Desired;
 use crate::journal::{Journal, Ruling};
 use crate::lease::Leases;
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
 use crate::target::Target;
-
-/// All that the node is to run, at a revision.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    revision: Revision,
-    instances: BTreeMap<InstanceName, Target>,
-    keeps_unknown: bool,
-    registries: RegistryLogins,
-}
-
-impl Desired {
-    /// All instances, by name.
-    #[must_use]
-    pub fn instances(&self) -> &BTreeMap<InstanceName, Target> {
-        &self.instances
-    }
-
-    /// The revision of the controller's model that this is of; 0 if it is of none.
-    #[must_use]
-    pub fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    /// The same, as of a revision.
-    #[must_use]
-    pub fn at(self, revision: Revision) -> Self {
-        Self { revision, ..self }
-    }
-
-    /// The same, where what is not in it is to be left alone instead of being taken away.
-    #[must_use]
-    pub fn keeping_unknown(self, keeps_unknown: bool) -> Self {
-        Self { keeps_unknown, ..self }
-    }
-
-    /// Whether what is not in it is left alone: the controller was restored from a backup and may have forgotten it.
-    #[must_use]
-    pub fn keeps_unknown(&self) -> bool {
-        self.keeps_unknown
-    }
-
-    /// The same, with these logins at registries.
-    #[must_use]
-    pub fn with_registries(self, registries: RegistryLogins) -> Self {
-        Self { registries, ..self }
-    }
-
-    /// One instance, if it is to be.
-    #[must_use]
-    pub fn get(&self, name: &InstanceName) -> Option<&Target> {
-        self.instances.get(name)
-    }
-}
-
-impl FromIterator<Assigned> for Desired {
-    fn from_iter<I: IntoIterator<Item = Assigned>>(all: I) -> Self {
-        let target = |assigned: Assigned| (assigned.instance.clone(), Target::of(assigned));
-        let instances = all.into_iter().map(target).collect();
-        Self { instances, ..Self::default() }
-    }
-}
 
 /// All that was seen on the node, and what is remembered about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,8 +44,8 @@ impl Observed {
     /// What a registry refused is asked for again at once if the login there is another one now.
     pub fn retry_pulls(&mut self, before: &Desired, after: &Desired, now: Timestamp) {
         let is_other =
-            |host: &RegistryHost| before.registries.get(host) != after.registries.get(host);
-        if before.registries == after.registries {
+            |host: &RegistryHost| before.registries().get(host) != after.registries().get(host);
+        if before.registries() == after.registries() {
             return;
         }
         for (image, state) in &mut self.images {
@@ -123,10 +63,10 @@ impl Observed {
         desired: &'a Desired,
     ) -> impl Iterator<Item = (&'a InstanceName, Option<&'a Target>, &'a Seen)> {
         static NOTHING: LazyLock<Seen> = LazyLock::new(Seen::default);
-        let names: BTreeSet<_> = desired.instances.keys().chain(self.instances.keys()).collect();
-        names.into_iter().map(|name| {
-            (name, desired.instances.get(name), self.instances.get(name).unwrap_or(&NOTHING))
-        })
+        let names: BTreeSet<_> = desired.instances().keys().chain(self.instances.keys()).collect();
+        names
+            .into_iter()
+            .map(|name| (name, desired.get(name), self.instances.get(name).unwrap_or(&NOTHING)))
     }
 }
 

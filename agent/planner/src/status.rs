@@ -8,9 +8,10 @@ use dwell_core::instance::{
 };
 
 use crate::decide::{AfterStart, Decision, Next, Node, Rest, Wait, after_start, decide};
+use crate::desired::Desired;
 use crate::journal::Ruling;
 use crate::observed::{
-    Check, Container, ContainerState, Desired, EngineState, Image, Observed, Seen, Trouble,
+    Check, Container, ContainerState, EngineState, Image, Observed, Seen, Trouble,
 };
 use crate::step::Step;
 use crate::target::Target;

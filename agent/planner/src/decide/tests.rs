@@ -20,8 +20,9 @@ use dwell_core::workload::{Enforced, ImagePolicy, Template};
 
 use super::start::STARTS_MAX;
 use super::*;
+use crate::desired::Desired;
 use crate::journal::{Held, Journal, Ruling, Verdict};
-use crate::observed::{Check, Checked, Desired, Image};
+use crate::observed::{Check, Checked, Image};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
 use dwell_core::container::ContainerId;
