@@ -84,11 +84,7 @@ impl Fence {
                     Ok(()) => {
                         is_needed = has_leases;
                         self.settle(all.iter());
-                        self.fenced.send_if_modified(|fenced| {
-                            let differs = *fenced != assignment.position();
-                            *fenced = assignment.position();
-                            differs
-                        });
+                        self.pass(assignment.position());
                     }
                     Err(error) => {
                         tracing::error!(
@@ -96,6 +92,9 @@ impl Fence {
                             "cannot say until when instances that are lent to this node are reached; none is started until it succeeds"
                         );
                         self.settle(all.iter().filter(|reach| reach.until == Until::Ever));
+                        if !has_leases {
+                            self.pass(assignment.position());
+                        }
                         retry = Some(RETRY);
                     }
                 }
@@ -113,6 +112,11 @@ impl Fence {
                 } => {}
             }
         }
+    }
+
+    /// All leases of an assignment, if it has any, are in force.
+    fn pass(&self, position: Position) {
+        self.fenced.send_if_modified(|fenced| std::mem::replace(fenced, position) != position);
     }
 
     fn settle<'a>(&self, reaches: impl Iterator<Item = &'a Reach>) {

@@ -138,3 +138,12 @@ async fn each_answer_is_passed_on_and_nothing_is_said_where_nothing_is_lent() {
     node.assignment.send_replace(Some(Arc::new(next)));
     node.is_fenced(7).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_without_leases_needs_no_kernel_that_knows_them() {
+    let mut node = Node::new();
+    node.network.fail(Operation::SyncLeases, usize::MAX);
+    let without = Assignment { instances: [].into(), ..assignment(5) };
+    node.assignment.send_replace(Some(Arc::new(without)));
+    node.is_fenced(5).await;
+}
