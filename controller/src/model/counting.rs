@@ -11,6 +11,10 @@ use dwell_core::instance::InstanceStatus;
 use super::Model;
 use super::object::{Instance, Workload};
 
+/// How far a node may move an instance's generation on. A node that claims more is wrong, and not followed: it would take the
+/// numbers of its whole workload to their end.
+const AHEAD_MAX: u64 = 1 << 40;
+
 impl Model {
     /// The generation of an instance's next change: the workload's, which moves ahead if the instance
     /// has been changed at that one already.
@@ -41,7 +45,8 @@ impl Model {
         instance: &Arc<Instance>,
         status: &InstanceStatus,
     ) -> Arc<Instance> {
-        if self.volatile_only || status.generation <= instance.generation {
+        let ahead = status.generation.0.saturating_sub(instance.generation.0);
+        if self.volatile_only || ahead == 0 || ahead > AHEAD_MAX {
             return Arc::clone(instance);
         }
         let generation = status.generation.next();

@@ -139,6 +139,11 @@ fn what_a_node_has_of_a_later_generation_is_counted_on_from() {
     assert_eq!(desired(&fleet), at(6));
     fleet.deliver(&n1, seen).unwrap();
     assert_eq!(desired(&fleet), at(6), "once");
+    let host = fleet.hosts.get_mut(&n1).unwrap();
+    host.containers.get_mut(&web).unwrap().generation = at(u64::MAX);
+    let nonsense = host.look();
+    fleet.deliver(&n1, nonsense).unwrap();
+    assert_eq!(desired(&fleet), at(6), "nobody gave out so many");
     let template = Template::of_image("image:2");
     fleet.apply(WorkloadSpec { template, ..spec("web", 1) }).unwrap();
     fleet.settle();

@@ -15,7 +15,7 @@ use crate::session::fixture::{SESSION, join, node, start};
 struct Taken {
     messages: mpsc::Receiver<Result<v1::ControllerMessage, Status>>,
     hear: watch::Sender<u64>,
-    _requests: mpsc::Sender<v1::OpenTunnel>,
+    requests: mpsc::Sender<v1::OpenTunnel>,
     _sending: JoinHandle<()>,
 }
 
@@ -53,7 +53,7 @@ async fn take_in(owner: &Handle, authorities: &Authorities, place: Place) -> Tak
     let sending = async move {
         outbound.run(place, v1::Welcome::default(), wanted).await;
     };
-    Taken { messages, hear, _requests: requests, _sending: tokio::spawn(sending) }
+    Taken { messages, hear, requests, _sending: tokio::spawn(sending) }
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,6 +128,7 @@ async fn a_rotation_is_told_on_a_stream_that_runs_and_everything_comes_again() {
     assert!(!users(&first).iter().any(|line| ssh.user_authorities().contains(line)));
 }
 
+/// Which of the two comes first where both are due is left to chance, unless somebody sees to it: so it is tried often.
 #[tokio::test(start_paused = true)]
 async fn what_is_assigned_comes_before_what_is_lent() {
     let owner = start().await;
@@ -135,23 +136,28 @@ async fn what_is_assigned_comes_before_what_is_lent() {
     let authorities = authorities(&directory);
     let place = Admission::default().enter().await.unwrap();
     let mut taken = take_in(&owner, &authorities, place).await;
-    let mut kinds = Vec::new();
-    let mut declared = false;
-    while kinds.last() != Some(&"lent 7") {
-        let message = taken.messages.recv().await.unwrap().unwrap().message;
-        kinds.push(match message.unwrap() {
-            Message::Welcome(_) => "welcome",
-            Message::Assignment(_) | Message::AssignmentPiece(_) => "assignment",
-            Message::Lent(lent) if lent.heartbeat == 7 && !lent.only_renewed => "lent 7",
-            Message::Directory(_) => continue,
-            other => panic!("{other:?}"),
-        });
-        if kinds.len() == 2 && !declared {
-            // Both happen while there is no place for a message.
-            declared = true;
-            join(&owner, "h2", [192, 0, 2, 2].into()).await;
-            taken.hear.send_replace(7);
+    let is_assigned =
+        |message: &Message| matches!(message, Message::Assignment(_) | Message::AssignmentPiece(_));
+    while !is_assigned(&taken.messages.recv().await.unwrap().unwrap().message.unwrap()) {}
+    for round in 1..=100 {
+        // There is no place for a message while both come about.
+        for _ in 0..2 {
+            taken.requests.send(v1::OpenTunnel::default()).await.unwrap();
         }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        join(&owner, &format!("h{}", 10 + round), [192, 0, 2, 10 + round].into()).await;
+        taken.hear.send_replace(u64::from(round));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let mut was_assigned = false;
+        loop {
+            match taken.messages.recv().await.unwrap().unwrap().message.unwrap() {
+                Message::Lent(lent) => {
+                    assert_eq!((lent.heartbeat, lent.only_renewed), (u64::from(round), false));
+                    break;
+                }
+                message => was_assigned |= is_assigned(&message),
+            }
+        }
+        assert!(was_assigned, "in round {round}");
     }
-    assert_eq!(kinds, ["welcome", "assignment", "assignment", "lent 7"]);
 }
