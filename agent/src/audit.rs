@@ -148,9 +148,10 @@ fn answer(facts: &Facts, findings: Vec<Finding>) -> NodeAudit {
         running
             .filter_map(|one| {
                 let name = &one.container.instance;
-                let address = claim_of(name)
-                    .map(|claim| claim.address)
-                    .or_else(|| facts.network.sandboxes.get(name)?.addresses.first().copied())?;
+                let address = claim_of(name).map(|claim| claim.address).or_else(|| {
+                    let sandbox = facts.network.sandboxes.get(&one.sandbox())?;
+                    sandbox.addresses.first().copied()
+                })?;
                 Some(Claim {
                     instance: name.clone(),
                     generation: one.container.generation,

@@ -21,6 +21,7 @@ use crate::lock::{DataDirLock, LockError};
 use crate::reconciler::Journals;
 use crate::shutdown::Graces;
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use dwell_daemon::Causes;
 use dwell_daemon::config::ConfigError;
 use dwell_docker::DockerEngine;
@@ -187,7 +188,8 @@ fn sandboxes(run_dir: &Path) -> Result<BTreeSet<InstanceName>, CleanupError> {
     };
     let entries = entries.map_err(|source| CleanupError::File { path, source })?;
     // Others than instances are not named so.
-    Ok(entries.iter().filter_map(|one| one.file_name().to_str()?.parse().ok()).collect())
+    let sandbox = |one: &fs::DirEntry| one.file_name().to_str()?.parse::<SandboxId>().ok();
+    Ok(entries.iter().filter_map(sandbox).map(|sandbox| sandbox.instance).collect())
 }
 
 /// Takes dwell off this host. The agent must not be running.
@@ -307,7 +309,7 @@ mod tests {
         assert_eq!(look(&config).await.unwrap(), Presence::default());
         let netns = sandbox_directory(&config.run_dir);
         fs::create_dir_all(&netns).unwrap();
-        fs::write(netns.join("db-0"), "").unwrap();
+        fs::write(netns.join("db-0.b"), "").unwrap();
         let mut found = look(&config).await.unwrap();
         let engine = FakeEngine::new(std::sync::Arc::new(TokioClock::new()));
         let stopped = fake::assigned("web-0", 1, Template::of_image("image"));

@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::health::{Health, HealthCheck, HealthRecord};
+use dwell_core::sandbox::Slot;
 
 use crate::probe::{self, Asked, Outcome};
 use dwell_engine::{ContainerId, SharedEngine};
@@ -39,6 +40,8 @@ pub struct Subject {
     pub container: ContainerId,
     /// Where it is reached.
     pub address: Ipv4Addr,
+    /// In which of the sandboxes with this address.
+    pub slot: Slot,
     /// How it is probed.
     pub check: HealthCheck,
     /// When its main process was started, by the engine's clock. Says only whether that was just now, so that first
@@ -52,7 +55,8 @@ pub struct Subject {
 impl Subject {
     fn asked(&self) -> Asked<'_> {
         let HealthCheck { probe, timeout, .. } = &self.check;
-        Asked { container: &self.container, address: self.address, probe, timeout: *timeout }
+        let (container, address, slot) = (&self.container, self.address, self.slot);
+        Asked { container, address, slot, probe, timeout: *timeout }
     }
 }
 

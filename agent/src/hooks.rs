@@ -8,10 +8,9 @@ use dwell_core::hook::HookAction;
 use dwell_core::quantity::Millis;
 use dwell_engine::Engine;
 use dwell_planner::HookCall;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::probe::{Asked, Outcome, probe};
+use crate::probe::{Asked, Outcome, connect, probe};
 
 /// How often it is tried whether a program that was started just now listens.
 const LISTENS_EVERY: Duration = Duration::from_millis(100);
@@ -38,7 +37,7 @@ pub(crate) async fn after_start(
     if let HookAction::Http { port, .. } = &call.hook.action {
         let address = SocketAddr::from((call.address, *port));
         let listens = async {
-            while TcpStream::connect(address).await.is_err() {
+            while connect(address, call.slot).await.is_err() {
                 sleep(LISTENS_EVERY).await;
             }
         };
@@ -67,7 +66,8 @@ async fn within(
     left: Duration,
 ) -> Called {
     let (action, timeout) = (call.hook.probe(), Millis(dwell_core::clock::millis(left)));
-    let asked = Asked { container, address: call.address, probe: &action, timeout };
+    let (address, slot) = (call.address, call.slot);
+    let asked = Asked { container, address, slot, probe: &action, timeout };
     match probe(engine, asked).await {
         Outcome::Passed => Called::Succeeded,
         Outcome::Failed(reason) => Called::Failed(reason),

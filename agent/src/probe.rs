@@ -4,15 +4,20 @@
 //! that a check can neither be aimed at others nor be used against the agent.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use dwell_core::container::ContainerId;
 use dwell_core::health::Probe;
 use dwell_core::instance::sanitize;
 use dwell_core::quantity::Millis;
+use dwell_core::sandbox::Slot;
+use dwell_network::mark_of;
 use futures_util::TryStreamExt;
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use dwell_engine::{Engine, EngineError, ExecControl, ExecRequest, Output};
@@ -44,6 +49,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) container: &'a ContainerId,
     /// Where that is reached.
     pub(crate) address: Ipv4Addr,
+    /// In which of the sandboxes with this address.
+    pub(crate) slot: Slot,
     /// What.
     pub(crate) probe: &'a Probe,
     /// How long it may take.
@@ -57,7 +64,7 @@ pub(crate) async fn probe(engine: &dyn Engine, asked: Asked<'_>) -> Outcome {
     match asked.probe {
         Probe::Tcp { port } => {
             let address = SocketAddr::from((asked.address, *port));
-            match timeout(limit, TcpStream::connect(address)).await {
+            match timeout(limit, connect(address, asked.slot)).await {
                 Ok(Ok(_)) => Outcome::Passed,
                 Ok(Err(error)) => Outcome::Failed(format!("connection to {address}: {error}")),
                 Err(_) => late(),
@@ -65,7 +72,7 @@ pub(crate) async fn probe(engine: &dyn Engine, asked: Asked<'_>) -> Outcome {
         }
         Probe::Http { port, path } => {
             let address = SocketAddr::from((asked.address, *port));
-            match timeout(limit, status(address, path)).await {
+            match timeout(limit, status(address, asked.slot, path)).await {
                 Ok(Ok(200..=399)) => Outcome::Passed,
                 Ok(Ok(status)) => {
                     Outcome::Failed(format!("http://{address}{path} answered {status}"))
@@ -80,9 +87,20 @@ pub(crate) async fn probe(engine: &dyn Engine, asked: Asked<'_>) -> Outcome {
     }
 }
 
+/// Connects to a port of an instance, in the sandbox that is meant: its address may lead to the other one.
+pub(crate) async fn connect(address: SocketAddr, slot: Slot) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    match setsockopt(&socket.as_fd(), sockopt::Mark, &mark_of(slot)) {
+        // Without the right to, as in tests, there is no second sandbox either.
+        Err(Errno::EPERM) if slot.is_usual() => {}
+        marked => marked?,
+    }
+    socket.connect(address).await
+}
+
 /// The status that an HTTP server answers a GET with.
-async fn status(address: SocketAddr, path: &str) -> std::io::Result<u16> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn status(address: SocketAddr, slot: Slot, path: &str) -> std::io::Result<u16> {
+    let mut stream = connect(address, slot).await?;
     let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: dwell-agent\r\nAccept: */*\r\n\
          Connection: close\r\n\r\n"

@@ -173,7 +173,11 @@ mod tests {
         journals.read_all().unwrap();
         let action = HookAction::Exec { command: vec!["bye".into()] };
         let hook = Hook { action, timeout: Hook::default_timeout() };
-        let call = HookCall { address: std::net::Ipv4Addr::LOCALHOST, hook };
+        let call = HookCall {
+            address: std::net::Ipv4Addr::LOCALHOST,
+            slot: dwell_core::sandbox::Slot::A,
+            hook,
+        };
         let live = Journal {
             stop_grace: Some(Millis::seconds(90)),
             before_stop: [(ids[1].clone(), call)].into(),

@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::net::Ipv6Range;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::session::Assignment;
 use dwell_core::ssh::{SshInstance, SshTrust};
 use dwell_core::workload::{Protocol, Ssh, Template};
@@ -109,35 +109,44 @@ fn bring_about(
         files.write_trust(&SshTrust { zone, ..now.assignment.ssh_trust.clone() });
     let ipv6 = now.assignment.network.ipv6;
     for assigned in now.assignment.instances.values() {
-        let name = &assigned.instance;
-        let sighting = now.sighting(name);
-        if before.is_some_and(|before| before.is_same(assigned, sighting, ipv6)) {
-            continue;
+        for slot in Slot::ALL {
+            let sandbox = SandboxId { instance: assigned.instance.clone(), slot };
+            let sighting = now.sighting(&sandbox);
+            if before.is_some_and(|before| before.is_same(&sandbox, assigned, sighting, ipv6)) {
+                continue;
+            }
+            let is_there = slot.is_usual() || sighting.is_some();
+            let written = files.written(&sandbox);
+            let served = if is_there {
+                serving(&sandbox, assigned, sighting, written, run_dir)
+            } else {
+                None
+            };
+            let at = ipv6.map(|range| range.address(assigned.address));
+            let done = match served.map(|served| SshInstance { ipv6: at, ..served }) {
+                Some(instance) => files.write(&sandbox, &instance),
+                None if now.sightings.is_some() => files.remove(&sandbox),
+                None => Ok(()),
+            };
+            first_failure = first_failure.and(done);
         }
-        let served = serving(assigned, sighting, files.written(name), run_dir);
-        let at = ipv6.map(|range| range.address(assigned.address));
-        let done = match served.map(|served| SshInstance { ipv6: at, ..served }) {
-            Some(instance) => files.write(&instance),
-            None if now.sightings.is_some() => files.remove(name),
-            None => Ok(()),
-        };
-        first_failure = first_failure.and(done);
     }
     if now.sightings.is_some() {
-        let done = files.retain(|name| now.assignment.instances.contains_key(name));
+        let done = files.retain(|sandbox| now.assignment.instances.contains_key(&sandbox.instance));
         first_failure = first_failure.and(done);
     }
     first_failure
 }
 
 impl Input {
-    fn sighting(&self, name: &InstanceName) -> Option<&Sighting> {
-        self.sightings.as_ref().and_then(|all| all.get(name))
+    fn sighting(&self, sandbox: &SandboxId) -> Option<&Sighting> {
+        self.sightings.as_ref().and_then(|all| all.get(sandbox))
     }
 
-    /// Whether it said the same of an instance.
+    /// Whether it said the same of an instance and its sandbox.
     fn is_same(
         &self,
+        sandbox: &SandboxId,
         assigned: &Assigned,
         sighting: Option<&Sighting>,
         ipv6: Option<Ipv6Range>,
@@ -145,12 +154,13 @@ impl Input {
         let name = &assigned.instance;
         self.assignment.network.ipv6 == ipv6
             && self.assignment.instances.get(name) == Some(assigned)
-            && self.sighting(name) == sighting
+            && self.sighting(sandbox) == sighting
     }
 }
 
-/// What is served of an instance, if it is; `before` is what its file has now.
+/// What is served in a sandbox of an instance, if it is; `before` is what its file has now.
 fn serving(
+    sandbox: &SandboxId,
     assigned: &Assigned,
     sighting: Option<&Sighting>,
     before: Option<&Written>,
@@ -176,7 +186,7 @@ fn serving(
         instance: assigned.instance.clone(),
         address: assigned.address,
         ipv6: None,
-        netns: sandbox_path(run_dir, &assigned.instance).display().to_string(),
+        netns: sandbox_path(run_dir, sandbox).display().to_string(),
         host_key,
         authorized_keys: authorized_keys.clone(),
         key_sets: key_sets.clone(),

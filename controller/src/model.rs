@@ -59,6 +59,7 @@ mod replacing;
 mod report;
 mod rollout;
 mod running;
+mod second_share;
 mod settings;
 mod settle;
 mod ssh;

@@ -6,6 +6,7 @@ use crate::clock::Timestamp;
 use crate::id::{Generation, InstanceName, Revision};
 use crate::image::ContainerImage;
 use crate::quantity::Millis;
+use crate::sandbox::{SandboxId, Slot};
 use crate::workload::{Enforced, Fingerprint, Limits};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,8 @@ pub struct Container {
     pub generation: Generation,
     /// The life of its instance that it was made in; 0 if that is not written on it.
     pub life: Revision,
+    /// In which of its instance's sandboxes it runs.
+    pub slot: Slot,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// Whether its main process runs.
@@ -54,6 +57,14 @@ pub struct Container {
     pub restarts_asked: u64,
     /// What a closer look tells beyond that; a list leaves it out.
     pub details: Option<Details>,
+}
+
+impl Container {
+    /// In which sandbox it runs.
+    #[must_use]
+    pub fn sandbox(&self) -> SandboxId {
+        SandboxId { instance: self.instance.clone(), slot: self.slot }
+    }
 }
 
 /// What only a closer look at a container tells.

@@ -24,6 +24,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         run: RunState::Running,
         restarts_asked: 0,
         edition: Generation::default(),
+        beside: false,
         update_deadline: Millis::seconds(60),
         monitor: Millis::seconds(10),
         life: Revision(1),

@@ -63,6 +63,9 @@ pub struct Assigned {
     pub run: RunState,
     /// How often a restart was asked for; the node restarts it when this grows.
     pub restarts_asked: u64,
+    /// Whether a new container may be tried beside the one that serves: the node was given a second share for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub beside: bool,
     /// How long a new container may take to hold, from the pull of its image on, before what served is put back.
     pub update_deadline: Millis,
     /// How long a new container without a health check has to run to hold.

@@ -28,6 +28,7 @@ pub mod net;
 pub mod node;
 pub mod quantity;
 pub mod registry;
+pub mod sandbox;
 pub mod session;
 pub mod ssh;
 pub mod workload;

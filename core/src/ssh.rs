@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   <run>/ssh/trust.json               SshTrust: who may log in, everywhere
-//!   <run>/ssh/instances/web-0.json     SshInstance: one that is served, gone when it is not
+//!   <run>/ssh/instances/web-0.json     SshInstance: one that is served, gone when it is not; `web-0.b.json` in a second sandbox
 //!   <run>/ssh/events.sock              the agent listens; one SshEvent per line, JSON, no answer
 //!   <run>/bundles/<container id>       a symbolic link to the OCI bundle, made by dwell-oci
 //! ```

@@ -172,6 +172,28 @@ pub struct UpdatePolicy {
     /// What is done about a version that an instance did not hold with.
     #[serde(default, skip_serializing_if = "OnFailure::is_default")]
     pub on_failure: OnFailure,
+    /// Whether an old container ends before or after its successor has shown that it works.
+    #[serde(default, skip_serializing_if = "UpdateOrder::is_default")]
+    pub order: UpdateOrder,
+}
+
+/// In which order a container is replaced on its node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpdateOrder {
+    /// The old one is stopped, then the new one is started in its place: there is one share, and a moment without any.
+    #[default]
+    StopFirst,
+    /// The new one is started beside the old one, which is stopped when the new one holds: for a second share, and
+    /// without a moment in which nobody answers.
+    StartFirst,
+}
+
+impl UpdateOrder {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is done about a version that an instance did not hold with. Whatever it is, that instance goes back, and no other is given
@@ -231,6 +253,7 @@ impl Default for UpdatePolicy {
             deadline: Self::default_deadline(),
             monitor: Self::default_monitor(),
             on_failure: OnFailure::default(),
+            order: UpdateOrder::default(),
         }
     }
 }

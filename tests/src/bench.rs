@@ -60,10 +60,14 @@ const NODE: [Benchmark; 9] = [
 ];
 
 /// Of the replacement of one container; the second entry is against a Swarm service update.
-const REPLACE: [Benchmark; 2] = [
+const REPLACE: [Benchmark; 3] = [
     (
         "replace-downtime",
         "the longest time a client that connects every millisecond is not let in; recreated as Docker Compose does",
+    ),
+    (
+        "start-first",
+        "how often a client that connects every millisecond is not let in during 1,000 replacements, each started beside the one before",
     ),
     ("journal-cost", "writing the journal, syncing included, for each replacement"),
 ];

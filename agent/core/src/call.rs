@@ -10,6 +10,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck};
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::session::Statuses;
 use dwell_planner::{Check, Desired, EngineState, Failure, HookCall, Journal, Leases, Step};
 
@@ -178,9 +179,9 @@ impl Call {
                 }
                 Step::AfterStart { call, .. } => Some(hook_limit(call)),
                 Step::UpdateLimits { .. } => Some(40 * SECOND),
-                Step::EnsureSandbox | Step::RepairSandbox | Step::RemoveSandbox => {
-                    Some(60 * SECOND)
-                }
+                Step::EnsureSandbox { .. }
+                | Step::RepairSandbox { .. }
+                | Step::RemoveSandbox { .. } => Some(60 * SECOND),
                 Step::Record(_) | Step::Forget => None,
             },
         }
@@ -206,7 +207,7 @@ pub enum Outcome {
     /// All containers of the cluster, in no order.
     Listed(Vec<Listed>),
     /// All sandboxes, whole or half-made.
-    Sandboxes(BTreeSet<InstanceName>),
+    Sandboxes(BTreeSet<SandboxId>),
     /// All journals on disk.
     Journals(BTreeMap<InstanceName, Journal>),
     /// A container as it is, with its details.
@@ -264,6 +265,8 @@ pub struct Watch {
 pub struct Probed {
     /// Where it is reached.
     pub address: Ipv4Addr,
+    /// In which of the sandboxes with this address.
+    pub slot: Slot,
     /// How.
     pub check: HealthCheck,
 }

@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 
-/// What was seen of every instance of which something is on the node, or is to be.
-pub type Sights = BTreeMap<InstanceName, Sighted>;
+/// What was seen of every instance of which something is on the node, or is to be, by its sandboxes; of one that has
+/// none, the usual one is named.
+pub type Sights = BTreeMap<SandboxId, Sighted>;
 
-/// What SSH needs to know of an instance and no status tells.
+/// What SSH needs to know of a sandbox of an instance and no status tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighted {
-    /// Whether its sandbox is there; `None` while nobody is sure.
+    /// Whether it is there; `None` while nobody is sure.
     pub sandbox: Option<bool>,
-    /// Whether its image brings an SSH server; `None` while there is no container to tell it by.
+    /// Whether the image of what runs in it brings an SSH server; `None` while there is no container to tell it by.
     pub own_ssh: Option<bool>,
     /// The run that is under way.
     pub run: Option<Run>,

@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use bollard::query_parameters::CreateContainerOptions;
 use dwell_core::id::Generation;
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::MountSource;
 use dwell_engine::{ContainerId, EngineError};
 use tracing::warn;
@@ -17,6 +18,7 @@ use super::{DockerEngine, files, image, spec};
 
 pub(super) async fn create(
     engine: &DockerEngine,
+    slot: Slot,
     assigned: &Assigned,
 ) -> Result<ContainerId, EngineError> {
     if let Some(error) = engine.unfit() {
@@ -30,12 +32,20 @@ pub(super) async fn create(
         reason: "files of an earlier one are being removed; trying again".to_owned(),
     })?;
     let image = image::find(&docker, &assigned.image()).await?;
+    if let Some(path) = spec::shared_by_two(assigned, &image.volumes) {
+        let reason = format!(
+            "its image declares the volume {path}, to which two containers of an instance would write at once; declare \
+             \"update: {{order: stop-first}}\""
+        );
+        return Err(EngineError::Refused { engine: NAME, operation: "create a container", reason });
+    }
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,
         &Surroundings {
             cluster: &engine.config.cluster,
             runtime: engine.config.runtime,
+            slot,
             files: &files,
             binds: &binds,
             image: &image.reference,
@@ -49,7 +59,7 @@ pub(super) async fn create(
         Ok(made) => {
             let id = ContainerId(made.id);
             let mut own = engine.own.lock().unwrap_or_else(PoisonError::into_inner);
-            own.insert(id.clone(), owner);
+            own.insert(id.clone(), (owner, slot));
             Ok(id)
         }
         // It has the files that were written just now.

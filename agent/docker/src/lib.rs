@@ -43,10 +43,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dwell_core::id::{Generation, InstanceName, VolumeName};
+use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
 use dwell_core::registry::RegistryLogins;
+use dwell_core::sandbox::Slot;
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::{Enforced, Limits};
 use dwell_daemon::Lane;
@@ -60,7 +61,7 @@ use tokio::sync::watch;
 
 use self::client::{Client, QUICK, limited, meaning};
 use self::credentials::Registries;
-use self::files::Claims;
+use self::files::{Claims, Owner};
 use self::spec::LABEL_CLUSTER;
 
 /// What the engine has to know.
@@ -105,7 +106,7 @@ pub struct DockerEngine {
     client: Arc<Client>,
     /// Containers seen to be of this cluster: no other is touched. Grows by what was listed, made or
     /// inspected; a list replaces it.
-    own: Mutex<HashMap<ContainerId, (InstanceName, Generation)>>,
+    own: Mutex<HashMap<ContainerId, (Owner, Slot)>>,
     /// Containers of others with labels of ours, as far as that was told.
     foreign: Mutex<BTreeSet<String>>,
     paths: PathLooks,
@@ -146,18 +147,27 @@ impl DockerEngine {
 
     fn remember(&self, container: &Container) {
         let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        own.insert(container.id.clone(), (container.instance.clone(), container.generation));
+        own.insert(container.id.clone(), own_of(container));
     }
 
     /// Whose a container is, after making sure that it is of this cluster.
-    async fn owner(&self, id: &ContainerId) -> Result<(InstanceName, Generation), EngineError> {
-        let known = self.own.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        if let Some(owner) = known {
-            return Ok(owner);
-        }
-        let container = self.inspect(id).await?;
-        Ok((container.instance, container.generation))
+    async fn owner(&self, id: &ContainerId) -> Result<Owner, EngineError> {
+        Ok(self.place(id).await?.0)
     }
+
+    /// The same, and in which of the instance's sandboxes it runs.
+    async fn place(&self, id: &ContainerId) -> Result<(Owner, Slot), EngineError> {
+        let known = self.own.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+        match known {
+            Some(own) => Ok(own),
+            None => Ok(own_of(&self.inspect(id).await?)),
+        }
+    }
+}
+
+/// Whose a container is, and in which of the instance's sandboxes it runs.
+fn own_of(container: &Container) -> (Owner, Slot) {
+    ((container.instance.clone(), container.generation), container.slot)
 }
 
 #[async_trait]
@@ -180,8 +190,8 @@ impl Engine for DockerEngine {
         look::inspect(self, id).await
     }
 
-    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
-        create::create(self, assigned).await
+    async fn create_in(&self, slot: Slot, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        create::create(self, slot, assigned).await
     }
 
     async fn make_ready(

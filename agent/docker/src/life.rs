@@ -9,6 +9,7 @@ use bollard::query_parameters::{
 };
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::workload::Limits;
 use dwell_daemon::Causes;
 use dwell_engine::{Container, ContainerId, ContainerState, Engine as _, EngineError};
@@ -49,8 +50,13 @@ pub(super) async fn end_unlisted(
     engine: &DockerEngine,
     instance: &InstanceName,
 ) -> Result<(), EngineError> {
-    let sandbox = dwell_network::sandbox_path(&engine.config.run_dir, instance);
-    let inside = leftover::inside(&sandbox).await.map_err(|error| not_sure(error.to_string()))?;
+    let mut inside = BTreeSet::new();
+    for slot in Slot::ALL {
+        let sandbox = SandboxId { instance: instance.clone(), slot };
+        let sandbox = dwell_network::sandbox_path(&engine.config.run_dir, &sandbox);
+        inside
+            .extend(leftover::inside(&sandbox).await.map_err(|error| not_sure(error.to_string()))?);
+    }
     let mut unlisted = BTreeSet::new();
     for one in inside {
         if !look::is_known(engine, &one).await? {
@@ -98,9 +104,9 @@ pub(super) async fn tell_runtime(
     if engine.config.runtime != Runtime::Dwell {
         return Ok(());
     }
-    let (instance, _) = engine.owner(id).await?;
+    let ((instance, _), slot) = engine.place(id).await?;
     let run = &engine.config.run_dir;
-    let netns = dwell_network::sandbox_path(run, &instance);
+    let netns = dwell_network::sandbox_path(run, &SandboxId { instance: instance.clone(), slot });
     let other =
         |reason| EngineError::Other { engine: NAME, operation: "start a container", reason };
     if !netns.exists() {

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::client::{QUICK, limited, malformed, meaning};
 use super::spec::LABEL_CLUSTER;
-use super::{DockerEngine, reply};
+use super::{DockerEngine, own_of, reply};
 
 /// The events that are listened to; a health check by command would make three more each time.
 const EVENTS: [&str; 9] =
@@ -49,8 +49,7 @@ pub(super) async fn list(engine: &DockerEngine) -> Result<Vec<Container>, Engine
         }
     }
     *engine.foreign.lock().unwrap_or_else(PoisonError::into_inner) = foreign;
-    let owners =
-        containers.iter().map(|seen| (seen.id.clone(), (seen.instance.clone(), seen.generation)));
+    let owners = containers.iter().map(|seen| (seen.id.clone(), own_of(seen)));
     let mut own = engine.own.lock().unwrap_or_else(PoisonError::into_inner);
     // What was made since the question was asked need not be in the answer.
     own.retain(|id, _| !known.contains(id));

@@ -10,6 +10,7 @@ use bollard::models::{
 };
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::{Limits, MountSource};
 use sha2::{Digest, Sha256};
 
@@ -19,6 +20,8 @@ pub(super) const LABEL_CLUSTER: &str = "dwell.cluster";
 pub(super) const LABEL_INSTANCE: &str = "dwell.instance";
 pub(super) const LABEL_GENERATION: &str = "dwell.generation";
 pub(super) const LABEL_LIFE: &str = "dwell.life";
+/// Which sandbox of its instance it runs in, if that is not the usual one.
+pub(super) const LABEL_SLOT: &str = "dwell.sandbox";
 pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
 pub(super) const LABEL_RESTARTS: &str = "dwell.restarts-asked";
 pub(super) const LABEL_GRACE: &str = "dwell.stop-grace-ms";
@@ -77,6 +80,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) cluster: &'a str,
     /// What puts it into its sandbox.
     pub(super) runtime: Runtime,
+    /// And into which.
+    pub(super) slot: Slot,
     /// The directory with its `hosts` and `resolv.conf`.
     pub(super) files: &'a Path,
     /// The host's paths of its bind mounts, resolved and allowed, by target.
@@ -105,6 +110,9 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    if !surroundings.slot.is_usual() {
+        labels.insert(LABEL_SLOT.to_owned(), surroundings.slot.to_string());
+    }
     ContainerCreateBody {
         image: Some(surroundings.image.to_owned()),
         hostname: Some(assigned.hostname()),
@@ -192,6 +200,17 @@ fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
         Some(volume(&assigned.instance, &name, path, false, surroundings, Some(path)))
     });
     own.chain(asked).chain(of_image).collect()
+}
+
+/// A path that an image declares as a volume, of an instance that may have two containers at once.
+pub(super) fn shared_by_two<'a>(
+    assigned: &Assigned,
+    image_volumes: &'a [String],
+) -> Option<&'a str> {
+    let targets = assigned.template.mounts.iter().map(|mount| trimmed(&mount.target));
+    let targets: Vec<&str> = targets.filter(|_| assigned.beside).collect();
+    let mut own = image_volumes.iter().map(|path| trimmed(path));
+    own.find(|path| assigned.beside && !targets.contains(path))
 }
 
 /// A volume of the instance's own. Docker makes it if it is not there.
@@ -312,12 +331,31 @@ mod tests {
             &Surroundings {
                 cluster: "lab",
                 runtime,
+                slot: Slot::A,
                 files,
                 binds: &binds,
                 image: "app:1",
                 image_volumes: &["/var/lib/db/".to_owned(), "/Spool/a".to_owned()],
             },
         )
+    }
+
+    #[test]
+    fn two_containers_do_not_write_to_what_an_image_declares() {
+        let mut template = Template::of_image("app:1");
+        let declared = ["/data/".to_owned(), "/spool".to_owned()];
+        let mut assigned = fake::assigned("web-0", 2, template.clone());
+        assert_eq!(shared_by_two(&assigned, &declared), None);
+        assigned.beside = true;
+        assert_eq!(shared_by_two(&assigned, &declared), Some("/data"));
+        let at = |target: &str| Asked {
+            target: target.to_owned(),
+            source: MountSource::Bind("/srv".to_owned()),
+            read_only: true,
+        };
+        template.mounts = vec![at("/data"), at("/spool")];
+        assigned.template = template;
+        assert_eq!(shared_by_two(&assigned, &declared), None);
     }
 
     #[test]

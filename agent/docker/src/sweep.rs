@@ -34,7 +34,7 @@ impl DockerEngine {
             warn!(container = %id, error = %Causes(&error), "cannot remove the mapping of a container");
         }
         let owner = self.own.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-        if let Some(owner) = owner
+        if let Some((owner, _)) = owner
             && let Err(error) = self.remove_files(&owner)
         {
             warn!(instance = %owner.0, %error, "cannot remove the files of a container");
@@ -53,7 +53,7 @@ impl DockerEngine {
 
     fn is_owned(&self, owner: &Owner) -> bool {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        own.values().any(|other| other == owner)
+        own.values().any(|(other, _)| other == owner)
     }
 
     pub(super) async fn find_leftovers(&self) -> Result<BTreeSet<PathBuf>, EngineError> {
@@ -119,6 +119,7 @@ fn other(operation: &'static str, reason: String) -> EngineError {
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::sandbox::Slot;
     use dwell_core::workload::Template;
 
     use super::super::{DockerConfig, Runtime};
@@ -152,7 +153,7 @@ mod tests {
                 copies: Vec::new(),
             };
             mapping.write(&run, id.as_str()).unwrap();
-            engine.own.lock().unwrap().insert(id.clone(), owner.clone());
+            engine.own.lock().unwrap().insert(id.clone(), (owner.clone(), Slot::A));
         }
 
         engine.forget(&ids[0]);
@@ -162,7 +163,7 @@ mod tests {
         engine.forget(&ids[2]);
         assert!(!there(&ids[2]) && files.exists(), "one is being made");
         drop(claim);
-        engine.own.lock().unwrap().insert(ids[1].clone(), owner);
+        engine.own.lock().unwrap().insert(ids[1].clone(), (owner, Slot::A));
         engine.forget(&ids[1]);
         assert!(!there(&ids[1]) && !files.exists());
     }

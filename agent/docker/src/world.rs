@@ -247,7 +247,7 @@ impl Node {
     /// # Panics
     /// If that cannot be made.
     pub fn make_sandbox(&self, instance: &InstanceName) {
-        let path = dwell_network::sandbox_path(&self.config.run_dir, instance);
+        let path = dwell_network::sandbox_path(&self.config.run_dir, &instance.clone().into());
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, "").unwrap();
     }

@@ -39,6 +39,7 @@ use dwell_core::image::{ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::registry::RegistryLogins;
+use dwell_core::sandbox::Slot;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Limits;
 use futures_util::StreamExt;
@@ -171,10 +172,10 @@ impl Engine for FakeEngine {
         self.call(Operation::Inspect, id.as_str(), |state| state.inspect(id)).await
     }
 
-    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+    async fn create_in(&self, slot: Slot, assigned: &Assigned) -> Result<ContainerId, EngineError> {
         let now = self.shared.now();
         let subject = assigned.instance.to_string();
-        self.call(Operation::Create, &subject, |state| state.create(assigned, now)).await
+        self.call(Operation::Create, &subject, |state| state.create(slot, assigned, now)).await
     }
 
     async fn make_ready(

@@ -40,6 +40,7 @@ use dwell_core::instance::Assigned;
 use dwell_core::node::EngineInfo;
 use dwell_core::quantity::Bytes;
 use dwell_core::registry::RegistryLogins;
+use dwell_core::sandbox::Slot;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::{Enforced, Limits};
 use futures_util::stream::BoxStream;
@@ -81,14 +82,22 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::NotFound`] if there is none, or it is not of this cluster.
     async fn inspect(&self, id: &ContainerId) -> Result<Container, EngineError>;
 
-    /// Makes a container for an instance, without starting it. Its image has to be there.
+    /// Makes a container for an instance, in one of its sandboxes, without starting it. Its image has to be there.
     ///
     /// # Errors
     /// [`EngineError::AlreadyExists`] if there is one of this instance and generation,
     /// [`EngineError::ImageMissing`] if the image has to be pulled first,
     /// [`EngineError::Refused`] if asking again without a change is pointless,
     /// [`EngineError::RuntimeMissing`] if a container could not be put into its sandbox.
-    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError>;
+    async fn create_in(&self, slot: Slot, assigned: &Assigned) -> Result<ContainerId, EngineError>;
+
+    /// As [`Engine::create_in`], in the usual sandbox.
+    ///
+    /// # Errors
+    /// As that.
+    async fn create(&self, assigned: &Assigned) -> Result<ContainerId, EngineError> {
+        self.create_in(Slot::A, assigned).await
+    }
 
     /// Makes ready what the start of a container needs on the node, and makes sure that no process is left of the
     /// containers in `remains`, of the same instance, which do not run. To be called before each start.
@@ -103,7 +112,7 @@ pub trait Engine: Send + Sync {
         remains: &BTreeSet<ContainerId>,
     ) -> Result<(), EngineError>;
 
-    /// Ends what runs in the sandbox of an instance in containers that the engine does not know: it may have been given
+    /// Ends what runs in the sandboxes of an instance in containers that the engine does not know: it may have been given
     /// another store, or have lost what it knew. What others run there is left alone.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use tokio::sync::watch;
 
 use super::{
@@ -76,7 +77,7 @@ pub struct FakeNetwork {
 #[derive(Debug, Default)]
 struct State {
     host: Option<HostNetwork>,
-    sandboxes: BTreeMap<InstanceName, Sandbox>,
+    sandboxes: BTreeMap<SandboxId, Sandbox>,
     routes: RouteTable,
     policies: Vec<Policy>,
     /// As last said.
@@ -86,6 +87,21 @@ struct State {
     failures: BTreeMap<Operation, usize>,
     calls: BTreeMap<Operation, usize>,
     changes: usize,
+}
+
+impl State {
+    fn put(&mut self, sandbox: &Sandbox) {
+        if self.sandboxes.get(&sandbox.id()) == Some(sandbox) {
+            return;
+        }
+        if sandbox.reached
+            && let Some(other) = self.sandboxes.get_mut(&sandbox.id().beside())
+        {
+            other.reached = false;
+        }
+        self.sandboxes.insert(sandbox.id(), sandbox.clone());
+        self.changes += 1;
+    }
 }
 
 impl Default for FakeNetwork {
@@ -114,9 +130,9 @@ impl FakeNetwork {
         self.stalled.send_replace(false);
     }
 
-    /// Loses a sandbox, as somebody who removes a namespace by hand would.
+    /// Loses the sandboxes of an instance, as somebody who removes a namespace by hand would.
     pub fn lose(&self, instance: &InstanceName) {
-        self.state().sandboxes.remove(instance);
+        self.state().sandboxes.retain(|id, _| id.instance != *instance);
         self.disturbances.send_modify(|counts| counts.sandboxes += 1);
     }
 
@@ -136,10 +152,12 @@ impl FakeNetwork {
         self.state().host.clone()
     }
 
-    /// The sandbox of `instance`, if there is one.
+    /// The sandbox to which the address of `instance` leads, if there is one.
     #[must_use]
     pub fn sandbox(&self, instance: &InstanceName) -> Option<Sandbox> {
-        self.state().sandboxes.get(instance).cloned()
+        let state = self.state();
+        let all = state.sandboxes.values();
+        all.filter(|sandbox| sandbox.reached).find(|sandbox| sandbox.instance == *instance).cloned()
     }
 
     /// The routes as last synchronised.
@@ -207,10 +225,7 @@ impl Network for FakeNetwork {
         if state.host.is_none() {
             return Err(NetworkError::HostNotReady);
         }
-        if state.sandboxes.get(&sandbox.instance) != Some(sandbox) {
-            state.sandboxes.insert(sandbox.instance.clone(), sandbox.clone());
-            state.changes += 1;
-        }
+        state.put(sandbox);
         Ok(())
     }
 
@@ -219,26 +234,22 @@ impl Network for FakeNetwork {
         if state.host.is_none() {
             return Err(NetworkError::HostNotReady);
         }
-        let instance = &sandbox.instance;
-        let Some(found) = state.sandboxes.get_mut(instance) else {
-            return Err(NetworkError::SandboxLost { instance: instance.clone() });
-        };
-        if found != sandbox {
-            *found = sandbox.clone();
-            state.changes += 1;
+        if !state.sandboxes.contains_key(&sandbox.id()) {
+            return Err(NetworkError::SandboxLost { instance: sandbox.instance.clone() });
         }
+        state.put(sandbox);
         Ok(())
     }
 
-    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError> {
+    async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), NetworkError> {
         let mut state = self.enter(Operation::RemoveSandbox).await?;
-        if state.sandboxes.remove(instance).is_some() {
+        if state.sandboxes.remove(sandbox).is_some() {
             state.changes += 1;
         }
         Ok(())
     }
 
-    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError> {
+    async fn sandboxes(&self) -> Result<Vec<SandboxId>, NetworkError> {
         let state = self.enter(Operation::Sandboxes).await?;
         Ok(state.sandboxes.keys().cloned().collect())
     }
@@ -316,7 +327,7 @@ impl Network for FakeNetwork {
             addresses: [sandbox.address].into(),
             link: Some("dw-fake".to_owned()),
             is_running: true,
-            routed: [sandbox.address].into(),
+            routed: sandbox.reached.then_some(sandbox.address).into_iter().collect(),
             sources: [sandbox.address].into(),
             ipv6: Vec::new(),
         };
@@ -367,7 +378,7 @@ mod tests {
 
     fn sandbox() -> Sandbox {
         let address = Ipv4Addr::new(10, 80, 1, 5);
-        Sandbox { instance: "web-0".parse().unwrap(), address, mac: Mac::of_address(address) }
+        Sandbox::only("web-0".parse().unwrap(), address, Mac::of_address(address))
     }
 
     #[tokio::test]

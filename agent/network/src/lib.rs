@@ -38,6 +38,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::net::{Ipv6Range, Mac};
+use dwell_core::sandbox::{SandboxId, Slot};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
 
@@ -65,11 +66,18 @@ pub const RESOLV_CONF: [&str; 2] = ["/etc/resolv.conf", "/run/systemd/resolve/re
 /// replaced without a stale neighbour entry.
 pub const GATEWAY_MAC: Mac = Mac([0x02, 0x64, 0x77, 0x65, 0x6c, 0x6c]);
 
-/// Where the network namespace of an instance has its name: what a container is started in and what is entered
+/// Where the network namespace of a sandbox has its name: what a container is started in and what is entered
 /// to listen at the instance's address. `run_dir` is the agent's, as in [`linux::LinuxConfig::run_dir`].
 #[must_use]
-pub fn sandbox_path(run_dir: &Path, instance: &InstanceName) -> PathBuf {
-    sandbox_directory(run_dir).join(instance.to_string())
+pub fn sandbox_path(run_dir: &Path, sandbox: &SandboxId) -> PathBuf {
+    sandbox_directory(run_dir).join(sandbox.to_string())
+}
+
+/// The mark of a packet that is for the sandbox in a slot although its address may lead to the one in the other. A socket
+/// of the host with it ([`SO_MARK`](https://man7.org/linux/man-pages/man7/socket.7.html)) speaks to the container in that one.
+#[must_use]
+pub fn mark_of(slot: Slot) -> u32 {
+    linux::mark_of(slot)
 }
 
 /// The directory of the names of all sandboxes.
@@ -90,8 +98,12 @@ pub trait Network: Send + Sync + 'static {
     /// The first setting that could not be made; the others were tried all the same.
     async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError>;
 
-    /// Makes the sandbox, or completes or repairs it; a correct one is not touched. Only for an instance of
-    /// which no container runs: it may be a new namespace, in which nothing is.
+    /// Makes the sandbox, or completes or repairs it; a correct one is not touched. Only where no container runs in it: it
+    /// may be a new namespace, in which nothing is.
+    ///
+    /// An instance may have two. Its address leads to the one that was last said to be [reached](Sandbox::reached), from
+    /// one packet to the next; what either has begun to say to somebody is answered to that one, and whoever has begun
+    /// to speak to one goes on with that one, as long as both are there.
     ///
     /// # Errors
     /// [`NetworkError::HostNotReady`] before the first [`Network::ensure_host`]; otherwise what the
@@ -113,13 +125,13 @@ pub trait Network: Send + Sync + 'static {
     ///
     /// # Errors
     /// What the kernel refused; the next call goes on from there.
-    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError>;
+    async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), NetworkError>;
 
     /// The sandboxes that exist, whole or half-made, in the order of their names.
     ///
     /// # Errors
     /// The run directory could not be read.
-    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError>;
+    async fn sandboxes(&self) -> Result<Vec<SandboxId>, NetworkError>;
 
     /// Makes the kernel's routes to other nodes equal to the complete `routes`, and removes our own
     /// that are not in it: call it only with a table that has arrived whole.
@@ -218,12 +230,30 @@ pub struct HostNetwork {
 /// The network identity of an instance on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Whose it is; also the name of the namespace.
+    /// Whose it is.
     pub instance: InstanceName,
+    /// Which of its sandboxes.
+    pub slot: Slot,
+    /// Whether the address leads here. If it does not, there is another sandbox of the instance to which it does.
+    pub reached: bool,
     /// The address of its `eth0`, as /32.
     pub address: Ipv4Addr,
     /// The hardware address of its `eth0`.
     pub mac: Mac,
+}
+
+impl Sandbox {
+    /// The one sandbox of an instance.
+    #[must_use]
+    pub fn only(instance: InstanceName, address: Ipv4Addr, mac: Mac) -> Self {
+        Self { instance, slot: Slot::A, reached: true, address, mac }
+    }
+
+    /// Whose it is, and which of the two.
+    #[must_use]
+    pub fn id(&self) -> SandboxId {
+        SandboxId { instance: self.instance.clone(), slot: self.slot }
+    }
 }
 
 /// Where the instances of all other nodes are.

@@ -35,6 +35,7 @@ mod nftables;
 mod observe;
 mod overlay;
 mod owner;
+mod pair;
 mod plan;
 mod program;
 mod reaper;
@@ -57,7 +58,7 @@ use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::{SandboxId, Slot};
 use nix::errno::Errno;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -220,12 +221,12 @@ impl Network for LinuxNetwork {
         self.owner.call(move |owner| owner.repair_sandbox(&sandbox)).await
     }
 
-    async fn remove_sandbox(&self, instance: &InstanceName) -> Result<(), NetworkError> {
-        let instance = instance.clone();
-        self.owner.call(move |owner| owner.remove_sandbox(&instance)).await
+    async fn remove_sandbox(&self, sandbox: &SandboxId) -> Result<(), NetworkError> {
+        let sandbox = sandbox.clone();
+        self.owner.call(move |owner| owner.remove_sandbox(&sandbox)).await
     }
 
-    async fn sandboxes(&self) -> Result<Vec<InstanceName>, NetworkError> {
+    async fn sandboxes(&self) -> Result<Vec<SandboxId>, NetworkError> {
         self.owner.call(|owner| owner.namespaces.list()).await
     }
 
@@ -282,6 +283,11 @@ impl Network for LinuxNetwork {
         let (has_docker, closed) = tables.await?;
         self.owner.call(move |owner| owner.cleanup(has_docker)).await.and(closed)
     }
+}
+
+/// See [`crate::mark_of`].
+pub(crate) fn mark_of(slot: Slot) -> u32 {
+    nftables::mark_of(slot)
 }
 
 /// Turns an I/O error into one that says what was tried.

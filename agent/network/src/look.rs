@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use dwell_core::id::InstanceName;
 use dwell_core::net::Mac;
+use dwell_core::sandbox::SandboxId;
 
 /// What the kernel has of dwell's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// Every sandbox that has a name, whole or half-made.
-    pub sandboxes: BTreeMap<InstanceName, SeenSandbox>,
+    pub sandboxes: BTreeMap<SandboxId, SeenSandbox>,
     /// What belongs to no sandbox, for people: interfaces, routes, addresses that may be sent from.
     /// [`Network::sweep`](crate::Network::sweep) removes it.
     pub strays: BTreeSet<String>,

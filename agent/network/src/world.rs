@@ -95,7 +95,7 @@ pub fn host() -> HostNetwork {
 /// The sandbox of instance `name`, with the hardware address that its address implies.
 pub fn sandbox(name: &str, address: [u8; 4]) -> Sandbox {
     let address = Ipv4Addr::from(address);
-    Sandbox { instance: name.parse().unwrap(), address, mac: Mac::of_address(address) }
+    Sandbox::only(name.parse().unwrap(), address, Mac::of_address(address))
 }
 
 /// `web-0`, at 10.80.1.5.
@@ -115,7 +115,7 @@ pub fn peer(name: &str, block: &str, via: Ipv4Addr) -> Peer {
 
 /// The file that names the namespace of a sandbox.
 pub fn namespace_of(sandbox: &Sandbox) -> PathBuf {
-    sandbox_path(Path::new("/run/dwell"), &sandbox.instance)
+    sandbox_path(Path::new("/run/dwell"), &sandbox.id())
 }
 
 /// Runs a shell script on the host, and returns what it prints. It must succeed.

@@ -52,7 +52,10 @@ impl Host {
         };
         let template = Template { mounts: mounts.iter().map(mount).collect(), ..shell(READS) };
         let assigned = assigned(name, 1, template);
-        let sandbox = dwell_network::sandbox_path(&self.node.config.run_dir, &assigned.instance);
+        let sandbox = dwell_network::sandbox_path(
+            &self.node.config.run_dir,
+            &assigned.instance.clone().into(),
+        );
         fs::create_dir_all(sandbox.parent().unwrap()).unwrap();
         symlink(self.sandbox.path(), sandbox).unwrap();
         assigned

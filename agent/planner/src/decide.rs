@@ -8,13 +8,14 @@
 //! 3. when nothing of that can be done now, containers that are to go are removed, and counters are
 //!    written down.
 //!
-//! Which container has which part is decided in `roles.rs`, updates in `update.rs`, whether one has shown that it works
+//! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`, whether one has shown that it works
 //! in `proof.rs`, when one that does not is given up in `unwell.rs`, and when hooks
 //! are called in `hooks.rs`.
 
 mod hooks;
 mod proof;
 mod roles;
+mod sandboxes;
 mod start;
 mod unwell;
 mod update;
@@ -23,6 +24,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::Generation;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Millis;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::{RestartPolicy, Template};
 
 use crate::journal::{Journal, Ruling};
@@ -193,14 +195,19 @@ fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
         Step::Stop { container: running.id.clone(), grace, before }
     } else if let Some(container) = roles.others().next() {
         Step::Remove { container: container.id.clone() }
-    } else if seen.sandbox != Sandbox::Absent {
-        Step::RemoveSandbox
+    } else if let Some(slot) = there(seen).next() {
+        Step::RemoveSandbox { slot }
     } else if seen.stored != Journal::default() {
         Step::Forget
     } else {
         return Next::Rest(Rest::InSync);
     };
     attempt(step, seen, node)
+}
+
+/// The slots in which there is a sandbox, or may be.
+fn there(seen: &Seen) -> impl Iterator<Item = Slot> + use<'_> {
+    Slot::ALL.into_iter().filter(|slot| seen.sandboxes.of(*slot) != Sandbox::Absent)
 }
 
 /// The step, or the wait for its time if it failed a short while ago. A different step is not held
@@ -225,7 +232,7 @@ struct Instance<'a> {
 impl<'a> Instance<'a> {
     fn next(self, roles: &Roles<'a>) -> Next<'a> {
         if let Some(running) = roles.others().find(|container| container.is_running()) {
-            return self.stop(running);
+            return self.lead_away(roles, running).unwrap_or_else(|| self.stop(running));
         }
         match roles {
             Roles::Steady { keeper, .. } if !self.is_to_run() => self.rest_stopped(*keeper),
@@ -246,6 +253,9 @@ impl<'a> Instance<'a> {
         let to_go = roles.others().find(|container| !container.is_running());
         if let Some(container) = to_go.filter(|_| !lacks_keeper) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
+        }
+        if let Some(slot) = self.vacant() {
+            return Some(self.attempt(Step::RemoveSandbox { slot }));
         }
         let proven = match roles {
             Roles::Steady { keeper, .. } => keeper.filter(|keeper| {
@@ -376,12 +386,8 @@ impl<'a> Instance<'a> {
     }
 
     fn keep_running(self, container: &'a Container) -> Next<'a> {
-        match self.seen.sandbox {
-            Sandbox::Ready => {}
-            Sandbox::Doubtful => return self.attempt(Step::RepairSandbox),
-            // It holds on to a namespace that has lost its name: only a new start gets it into a
-            // sandbox again.
-            Sandbox::Absent => return self.order_end(container),
+        if let Some(next) = self.see_to_sandbox(container, true) {
+            return next;
         }
         let limits = self.aim().1.limits();
         if self.is_aim(container) && !container.is_limited_to(limits) {
@@ -436,7 +442,7 @@ impl<'a> Instance<'a> {
         if let Some(image) = self.missing_image(roles) {
             return Next::Wait(Wait::Image(image));
         }
-        self.attempt(Step::Create { generation })
+        self.attempt(Step::Create { generation, slot: self.slot_of_new(roles) })
     }
 
     fn stop(self, container: &Container) -> Next<'a> {

@@ -13,12 +13,16 @@
 //!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
 //!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new
 //!                                                                                 ─▶ Start old ─▶ Remove new
+//!   update,     Create new ─▶ EnsureSandbox(second) ─▶ Start new ─┬▶ Record(committed) ─▶ RepairSandbox(the address leads to it)
+//!   start-first:  (the old one serves)                              │                       ─▶ Stop old ─▶ Remove old ─▶ RemoveSandbox
+//!                                                                   └▶ Record(rolled back) ─▶ Stop new ─▶ Remove new ─▶ RemoveSandbox
 //!   not wanted: Stop ─▶ Remove ─▶ RemoveSandbox ─▶ Forget
 //! ```
 //!
 //! Invariants, which `simulation.rs` checks under faults:
-//! - a container is started only when no other container of its instance runs;
-//! - a container runs in the one sandbox of its instance: another is never made beside a running container;
+//! - a container is started only when no other container of its instance runs, or, if a second share of the node was given
+//!   out for that, beside the one that serves and in a sandbox to which the address does not lead;
+//! - a container runs in one sandbox for as long as it exists, and no two of an instance run in one;
 //! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
 //! - once a container has held, none that was made for an earlier generation serves again;
 //! - what is in sync is not touched, and a plan at the fixpoint is empty;
@@ -50,7 +54,7 @@ pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
     Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed, Sandbox,
-    Seen, Trouble,
+    Sandboxes, Seen, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, HookCall, Step};

@@ -12,6 +12,7 @@ use dwell_core::image::ContainerImage;
 use dwell_core::instance::{Assigned, HookFailed, REASON_MAX, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::registry::RegistryHost;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
 use crate::decide::{best_match, current};
@@ -90,8 +91,8 @@ pub enum EngineState {
 pub struct Seen {
     /// Its containers.
     pub containers: Vec<Container>,
-    /// Its sandbox.
-    pub sandbox: Sandbox,
+    /// Its sandboxes.
+    pub sandboxes: Sandboxes,
     /// What outlives the agent.
     pub journal: Journal,
     /// What of that is on disk.
@@ -163,7 +164,7 @@ impl Seen {
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.containers.is_empty()
-            && self.sandbox == Sandbox::Absent
+            && self.sandboxes.are_absent()
             && self.stored == Journal::default()
             && self.busy.is_none()
             && !self.in_doubt
@@ -217,8 +218,10 @@ impl Seen {
             }
             Step::Record(journal) => self.remember(Journal::clone(journal)),
             Step::Forget => self.remember(Journal::default()),
-            Step::EnsureSandbox | Step::RepairSandbox => self.sandbox = Sandbox::Ready,
-            Step::RemoveSandbox => self.sandbox = Sandbox::Absent,
+            Step::EnsureSandbox { slot, reached } | Step::RepairSandbox { slot, reached } => {
+                self.sandboxes.made(*slot, *reached);
+            }
+            Step::RemoveSandbox { slot } => self.sandboxes.set(*slot, Sandbox::Absent),
             Step::Create { .. } | Step::Stop { .. } | Step::UpdateLimits { .. } => {}
         }
     }
@@ -228,15 +231,19 @@ impl Seen {
         self.busy = None;
         if failure.kind == FailureKind::SandboxLost {
             // That is no trouble of the step: somebody has looked, and there is none.
-            self.sandbox = Sandbox::Absent;
+            if let Step::EnsureSandbox { slot, .. } | Step::RepairSandbox { slot, .. } = step {
+                self.sandboxes.set(*slot, Sandbox::Absent);
+            }
             return;
         }
         let earlier = self.trouble.take().filter(|(failed, _)| failed.is_like(step));
         let trouble = Trouble::after(earlier.as_ref().map(|(_, trouble)| trouble), failure, now);
         // The sandbox may be what the start lacked.
-        let in_doubt = matches!(step, Step::Start { .. }) && !trouble.is_permanent();
-        if in_doubt && self.sandbox == Sandbox::Ready {
-            self.sandbox = Sandbox::Doubtful;
+        if let Step::Start { container } = step
+            && !trouble.is_permanent()
+            && let Some(slot) = self.container(container).map(|container| container.slot)
+        {
+            self.sandboxes.doubt(slot);
         }
         self.trouble = Some((step.clone(), trouble));
     }
@@ -262,6 +269,8 @@ pub struct Container {
     pub generation: Generation,
     /// The life of its instance that it was made in; 0 if that is not written on it.
     pub life: Revision,
+    /// In which of its instance's sandboxes it runs.
+    pub slot: Slot,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// The limits it has now.
@@ -399,7 +408,58 @@ pub enum ContainerState {
     Dead,
 }
 
-/// How sure it is that an instance's sandbox is complete.
+/// The two sandboxes that an instance can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sandboxes([Sandbox; 2]);
+
+impl Default for Sandboxes {
+    /// Nobody has looked. A second one is there only if somebody has seen it, or made it.
+    fn default() -> Self {
+        Self::only(Sandbox::Doubtful)
+    }
+}
+
+impl Sandboxes {
+    /// There is no second one.
+    #[must_use]
+    pub fn only(first: Sandbox) -> Self {
+        Self([first, Sandbox::Absent])
+    }
+
+    /// What is known of the one in a slot.
+    #[must_use]
+    pub fn of(&self, slot: Slot) -> Sandbox {
+        self.0[slot as usize]
+    }
+
+    /// Takes note of it.
+    pub fn set(&mut self, slot: Slot, sandbox: Sandbox) {
+        self.0[slot as usize] = sandbox;
+    }
+
+    /// One that was right has to be looked at again.
+    pub fn doubt(&mut self, slot: Slot) {
+        if self.of(slot) != Sandbox::Absent {
+            self.set(slot, Sandbox::Doubtful);
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn are_absent(&self) -> bool {
+        *self == Self::only(Sandbox::Absent)
+    }
+
+    /// The one in a slot is complete. An address leads to one place.
+    fn made(&mut self, slot: Slot, reached: bool) {
+        self.set(slot, if reached { Sandbox::Ready } else { Sandbox::Beside });
+        if reached && self.of(slot.other()) == Sandbox::Ready {
+            self.set(slot.other(), Sandbox::Beside);
+        }
+    }
+}
+
+/// How sure it is that a sandbox of an instance is complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
     /// There is none: somebody has looked.
@@ -407,8 +467,10 @@ pub enum Sandbox {
     /// It has to be checked: nobody has looked yet, or something has happened since.
     #[default]
     Doubtful,
-    /// It is complete.
+    /// It is complete, and the instance's address leads to it.
     Ready,
+    /// It is complete, and the instance's address leads elsewhere.
+    Beside,
 }
 
 /// An image that is not on the node.

@@ -13,6 +13,7 @@ use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::RunState;
 use dwell_core::quantity::Bytes;
+use dwell_core::sandbox::Slot;
 use proptest::prelude::*;
 use world::{Fate, Temper, World};
 
@@ -119,10 +120,11 @@ fn act(world: &mut World, action: &Action) {
             }
         }
         Action::LoseSandbox { victim: index } => {
-            world.sandboxes.remove(&victim(index));
+            let name = victim(index);
+            world.sandboxes.retain(|sandbox, _| sandbox.instance != name);
             // All that is noticed is that something has happened.
-            if let Some(seen) = world.agent.instances.get_mut(&victim(index)) {
-                seen.sandbox = crate::Sandbox::Doubtful;
+            if let Some(seen) = world.agent.instances.get_mut(&name) {
+                Slot::ALL.into_iter().for_each(|slot| seen.sandboxes.doubt(slot));
             }
         }
         Action::RestartAgent { ref done } => {
@@ -150,7 +152,8 @@ fn check(world: &World, name: &InstanceName) {
     assert!(running.len() <= 1, "{name} runs twice: {of_instance:?}");
     let Some(assigned) = world.desired.get(name) else {
         assert!(of_instance.is_empty(), "{name} is not desired but {of_instance:?}");
-        assert!(!world.sandboxes.contains_key(name), "{name} is not desired but has a sandbox");
+        let has_sandbox = world.sandboxes.keys().any(|sandbox| sandbox.instance == *name);
+        assert!(!has_sandbox, "{name} is not desired but has a sandbox");
         assert!(!world.disk.contains_key(name), "{name} is not desired but has a journal");
         return;
     };
@@ -173,9 +176,10 @@ fn check(world: &World, name: &InstanceName) {
         assert_eq!(real.called, Some(started_at), "the hook of {id} was not called in this run");
         assert_eq!(real.fingerprint, assigned.fingerprint(), "{id} is out of date");
         assert_eq!(real.limits, assigned.template.limits(), "{id} has old limits");
-        let sandbox = world.sandboxes.get(name);
-        assert!(sandbox.is_some(), "{name} has no sandbox");
-        assert_eq!(real.sandbox.as_ref(), sandbox, "{id} runs in a sandbox that was lost");
+        let all = world.sandboxes.iter().filter(|(sandbox, _)| sandbox.instance == *name);
+        let all: Vec<_> = all.map(|(sandbox, number)| (sandbox.slot, Some(*number))).collect();
+        assert_eq!(all, [(real.slot, real.sandbox)], "{id} runs in another place, or not alone");
+        assert_eq!(world.reached.get(name), Some(&real.slot), "{id} is not what is reached");
     }
     if rolled_back {
         // What was put back may have been removed by hand since. Then it is made anew from the fallback. Without one it

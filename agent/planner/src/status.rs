@@ -160,6 +160,7 @@ impl Report<'_> {
         let assigned = &self.target?.assigned;
         let journal = &self.seen.journal;
         let outcome = match journal.ruling_on(assigned.generation) {
+            _ if self.is_one_beside() => Outcome::Open,
             Some(Ruling::RolledBack { reason }) => Outcome::RolledBack { reason: reason.clone() },
             Some(Ruling::Committed)
                 if journal.holds(assigned.generation, assigned.restarts_asked) =>
@@ -169,6 +170,12 @@ impl Report<'_> {
             _ => self.failing(now).map_or(Outcome::Open, |reason| Outcome::Failing { reason }),
         };
         Some(Verdict { generation: assigned.generation, outcome })
+    }
+
+    /// Whether one runs beside the container that serves: a second share is used as long as it does.
+    fn is_one_beside(&self) -> bool {
+        let slot = self.decision.face.map(|face| face.slot);
+        self.seen.containers.iter().any(|one| one.is_running() && Some(one.slot) != slot)
     }
 
     /// Why the instance does not work, if nothing can be put back.

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use dwell_core::hook::Hook;
 use dwell_core::id::Generation;
 use dwell_core::quantity::Millis;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::Limits;
 use serde::{Deserialize, Serialize};
 
@@ -19,12 +20,25 @@ pub enum Step {
     Create {
         /// The generation of the desired state, or of its fallback.
         generation: Generation,
+        /// In which of the instance's sandboxes it is to run.
+        slot: Slot,
     },
-    /// Make the sandbox, or check and repair it, for a container that is to be started.
-    EnsureSandbox,
-    /// Check and repair the sandbox that a container runs in. Another one is never made beside it: if it is lost,
+    /// Make a sandbox, or check and repair it, for a container that is to be started.
+    EnsureSandbox {
+        /// Which.
+        slot: Slot,
+        /// Whether the instance's address leads there from now on. It does not to the one of a container that is tried
+        /// beside the one that serves.
+        reached: bool,
+    },
+    /// Check and repair the sandbox that a container runs in. Another one is never made in its place: if it is lost,
     /// the step fails with [`FailureKind::SandboxLost`].
-    RepairSandbox,
+    RepairSandbox {
+        /// Which.
+        slot: Slot,
+        /// As above.
+        reached: bool,
+    },
     /// Start a container in the instance's sandbox.
     Start {
         /// Which.
@@ -58,8 +72,11 @@ pub enum Step {
         /// The limits.
         limits: Limits,
     },
-    /// Take the sandbox away.
-    RemoveSandbox,
+    /// Take a sandbox away.
+    RemoveSandbox {
+        /// Which.
+        slot: Slot,
+    },
     /// Make this the instance's journal; it has to be durable before the next step.
     Record(Box<Journal>),
     /// Remove the instance's journal: nothing of the instance is left.
@@ -71,6 +88,9 @@ pub enum Step {
 pub struct HookCall {
     /// The address of the instance.
     pub address: Ipv4Addr,
+    /// The sandbox that is meant, of those with this address.
+    #[serde(default, skip_serializing_if = "Slot::is_usual")]
+    pub slot: Slot,
     /// The hook.
     pub hook: Hook,
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dwell_core::id::{InstanceName, Position};
+use dwell_core::sandbox::SandboxId;
 use dwell_core::session::{Assignment, SeenVolume, Statuses};
 use dwell_core::workload::Limits;
 use dwell_network::{Look, sandbox_path};
@@ -58,6 +59,13 @@ pub(super) struct ContainerFacts {
     pub(super) process: Option<Process>,
     /// Whether the runtime would find its sandbox.
     pub(super) is_mapped: bool,
+}
+
+impl ContainerFacts {
+    /// In which sandbox it is to run.
+    pub(super) fn sandbox(&self) -> SandboxId {
+        self.container.sandbox()
+    }
 }
 
 /// What the kernel has of a main process.
@@ -132,7 +140,7 @@ impl Audited {
     fn look_at(&self, container: Container) -> ContainerFacts {
         let pid = container.details.and_then(|details| details.pid);
         let process = pid.map(|pid| process(pid, &container.id));
-        let netns = sandbox_path(&self.config.run_dir, &container.instance);
+        let netns = sandbox_path(&self.config.run_dir, &container.sandbox());
         let mapping = Mapping::read(&self.config.run_dir, container.id.as_str());
         let is_mapped = mapping.is_ok_and(|mapping| mapping.netns == netns);
         ContainerFacts { container, process, is_mapped }

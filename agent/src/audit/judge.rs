@@ -135,7 +135,9 @@ impl Court<'_> {
             let Some(status) = statuses.instances.get(name) else { continue };
             let containers = by_instance.get(name).map(Vec::as_slice).unwrap_or_default();
             let running: Vec<_> = containers.iter().copied().filter(|one| runs(one)).collect();
-            if let [first, .., last] = running.as_slice() {
+            if let [first, .., last] = running.as_slice()
+                && !is_trial(assigned, &running)
+            {
                 self.note(
                     Kind::ContainerTwice,
                     instance(name),
@@ -246,7 +248,7 @@ impl Court<'_> {
             );
         }
         self.process(name, one, details.limits);
-        match self.facts.network.sandboxes.get(name) {
+        match self.facts.network.sandboxes.get(&one.sandbox()) {
             Some(sandbox) => self.sandbox(assigned, sandbox),
             None => self.note(
                 Kind::SandboxMissing,
@@ -284,7 +286,8 @@ impl Court<'_> {
                 (set, Remedy::Repair),
             );
         }
-        let sandbox = self.facts.network.sandboxes.get(name).and_then(|sandbox| sandbox.namespace);
+        let sandbox = self.facts.network.sandboxes.get(&one.sandbox());
+        let sandbox = sandbox.and_then(|sandbox| sandbox.namespace);
         if let (Some(its), Some(sandbox)) = (namespace, sandbox)
             && *its != sandbox
         {
@@ -386,7 +389,8 @@ impl Court<'_> {
                 );
             }
         }
-        for name in facts.network.sandboxes.keys().filter(|name| !is_known(name)) {
+        let names = facts.network.sandboxes.keys().map(|sandbox| &sandbox.instance);
+        for name in names.filter(|name| !is_known(name)).collect::<BTreeSet<_>>() {
             let says = (Layer::Kernel, "there is a sandbox of its name".to_owned());
             self.note(Kind::SandboxUnowned, instance(name), nobody(), says, remedy());
         }
@@ -443,6 +447,11 @@ fn recheck() -> (Action, Remedy) {
 
 fn person(next: impl Into<String>) -> (Action, Remedy) {
     (Action::Person, Remedy::Person(next.into()))
+}
+
+/// Whether one of two containers is tried beside the other.
+fn is_trial(assigned: &Assigned, running: &[&ContainerFacts]) -> bool {
+    matches!(running, [one, other] if assigned.beside && one.sandbox() != other.sandbox())
 }
 
 fn runs(one: &ContainerFacts) -> bool {

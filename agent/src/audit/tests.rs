@@ -9,6 +9,7 @@ use dwell_core::id::{Generation, Position, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState, Verdict};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::sandbox::Slot;
 use dwell_core::session::{NodeNetwork, Statuses};
 use dwell_core::workload::{Limits, PIDS_DEFAULT, Resources, Template};
 use dwell_network::fake::FakeNetwork;
@@ -56,6 +57,7 @@ fn container(name: &str) -> ContainerFacts {
             instance: name.parse().unwrap(),
             generation: Generation(1),
             life: Revision::default(),
+            slot: Slot::A,
             fingerprint: template().fingerprint(),
             state: ContainerState::Running,
             restarts_asked: 0,
@@ -92,7 +94,7 @@ fn facts() -> Facts {
         statuses: Some(Arc::new(Statuses { revision: Revision(5), complete: true, instances })),
         journals: [name.clone()].into(),
         engine: Ok(EngineFacts { containers: vec![container("web-0")], ..EngineFacts::default() }),
-        network: Look { sandboxes: [(name, sandbox)].into(), ..Look::default() },
+        network: Look { sandboxes: [(name.into(), sandbox)].into(), ..Look::default() },
         assignment: Arc::new(assignment),
     }
 }
@@ -295,7 +297,7 @@ async fn what_is_found_twice_is_told_and_what_was_repaired_is_said() {
     let assignment = facts().assignment;
     let web = assignment.instances.values().next().unwrap().clone();
     network.ensure_host(&fixtures::host()).await.unwrap();
-    let sandbox = Sandbox { instance: web.instance.clone(), address: web.address, mac: web.mac };
+    let sandbox = Sandbox::only(web.instance.clone(), web.address, web.mac);
     network.ensure_sandbox(&sandbox).await.unwrap();
     crate::assignment::cache::store(disk.path(), &assignment).unwrap();
     let statuses = facts().statuses.map(|statuses| {

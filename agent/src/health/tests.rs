@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::health::Probe;
 use dwell_core::quantity::Millis;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::Template;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -34,7 +35,14 @@ impl World {
         let probe = Probe::Exec { command: vec!["check".to_owned()] };
         let check = HealthCheck { retries, ..HealthCheck::new(probe) };
         let started = self.clock.now();
-        let subject = Subject { container, address: web.address, check, started, since: started };
+        let subject = Subject {
+            container,
+            address: web.address,
+            slot: Slot::A,
+            check,
+            started,
+            since: started,
+        };
         watch(Arc::new(self.engine.clone()), Arc::<TokioClock>::clone(&self.clock), subject)
     }
 }
@@ -177,6 +185,7 @@ async fn probe_of(probe: Probe) -> Outcome {
     let subject = Subject {
         container: ContainerId("c".to_owned()),
         address: Ipv4Addr::LOCALHOST,
+        slot: Slot::A,
         check: HealthCheck { timeout: Millis(500), ..HealthCheck::new(probe) },
         started: Timestamp(0),
         since: Timestamp(0),

@@ -243,7 +243,7 @@ async fn an_agent_that_finds_sandboxes_forwards_without_the_engine() {
     network.ensure_host(&host_network(&wanted, &choices(), false)).await.unwrap();
     let address = Ipv4Addr::new(10, 80, 1, 2);
     let instance = "web-0".parse().unwrap();
-    let sandbox = Sandbox { instance, address, mac: Mac::of_address(address) };
+    let sandbox = Sandbox::only(instance, address, Mac::of_address(address));
     network.ensure_sandbox(&sandbox).await.unwrap();
     let host = Host::start_on(network, true);
     host.assignment.send_replace(assignment(1, 0));

@@ -90,6 +90,7 @@ impl Guards {
         let subject = health::Subject {
             container: watch.run.container.clone(),
             address: probed.address,
+            slot: probed.slot,
             check: probed.check.clone(),
             started: watch.run.started_at,
             since: watch.since,

@@ -8,19 +8,19 @@ use std::sync::Arc;
 
 use dwell_agent_core::{Run, Sights};
 use dwell_core::container::ContainerId;
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use dwell_core::ssh::SshContainer;
 use tokio::sync::watch;
 
 use dwell_engine::death;
 
-/// What was seen of every instance of which something is on the node, or is to be.
-pub type Sightings = BTreeMap<InstanceName, Sighting>;
+/// What was seen of every instance of which something is on the node, or is to be, by its sandboxes.
+pub type Sightings = BTreeMap<SandboxId, Sighting>;
 
-/// What was seen of an instance.
+/// What was seen of a sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sighting {
-    /// Whether its sandbox is there; `None` while nobody is sure.
+    /// Whether it is there; `None` while nobody is sure.
     pub sandbox: Option<bool>,
     /// Whether its image brings an SSH server; `None` while there is no container to tell it by.
     pub own_ssh: Option<bool>,

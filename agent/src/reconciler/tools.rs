@@ -12,6 +12,7 @@ use dwell_core::clock::Clock;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::registry::RegistryLogins;
+use dwell_core::sandbox::SandboxId;
 use dwell_planner::{Failure, FailureKind, Journal, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -179,21 +180,23 @@ impl Tools {
     ) -> Result<Outcome, StepError> {
         let engine = &self.engine;
         match step {
-            Step::Create { generation } => {
+            Step::Create { generation, slot } => {
                 let assigned = assigned.and_then(|assigned| assigned.of_generation(*generation));
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
-                return Ok(Outcome::Created(engine.create(&assigned).await?));
+                return Ok(Outcome::Created(engine.create_in(*slot, &assigned).await?));
             }
-            Step::EnsureSandbox | Step::RepairSandbox => {
+            Step::EnsureSandbox { slot, reached } | Step::RepairSandbox { slot, reached } => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
                 self.await_isolation(assigned.address).await?;
                 self.await_host().await;
                 let sandbox = Sandbox {
                     instance: name.clone(),
+                    slot: *slot,
+                    reached: *reached,
                     address: assigned.address,
                     mac: assigned.mac,
                 };
-                if *step == Step::RepairSandbox {
+                if matches!(step, Step::RepairSandbox { .. }) {
                     self.network.repair_sandbox(&sandbox).await?;
                 } else {
                     self.network.ensure_sandbox(&sandbox).await?;
@@ -231,7 +234,10 @@ impl Tools {
             Step::UpdateLimits { container, limits } => {
                 engine.update_limits(container, *limits).await?;
             }
-            Step::RemoveSandbox => self.network.remove_sandbox(name).await?,
+            Step::RemoveSandbox { slot } => {
+                let sandbox = SandboxId { instance: name.clone(), slot: *slot };
+                self.network.remove_sandbox(&sandbox).await?;
+            }
             Step::Record(journal) => {
                 self.journals.write(name, journal).await.map_err(StepError::Journal)?;
             }

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use dwell_core::ssh::{SshContainer, SshInstance, SshTrust};
 use sha2::{Digest, Sha256};
 
@@ -16,7 +16,7 @@ use dwell_daemon::durable;
 pub(super) struct Files {
     directory: PathBuf,
     trust: Option<Content>,
-    instances: BTreeMap<InstanceName, Written>,
+    instances: BTreeMap<SandboxId, Written>,
     /// Whether what an earlier agent left was taken in.
     is_read: bool,
 }
@@ -24,7 +24,7 @@ pub(super) struct Files {
 /// Stands for the content of a file: the files themselves hold keys.
 type Content = [u8; 32];
 
-/// What the file of an instance has.
+/// What the file of a sandbox has.
 pub(super) struct Written {
     content: Content,
     pub(super) container: Option<SshContainer>,
@@ -56,7 +56,7 @@ impl Files {
 
     fn take_in(&mut self, path: &Path) -> io::Result<()> {
         let name = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".json"));
-        let Some(name) = name.and_then(|name| name.parse::<InstanceName>().ok()) else {
+        let Some(name) = name.and_then(|name| name.parse::<SandboxId>().ok()) else {
             // What a crash left half-written, with keys in it.
             fs::remove_file(path).ok();
             return Ok(());
@@ -69,8 +69,8 @@ impl Files {
         Ok(())
     }
 
-    /// What the file of an instance has, if there is one.
-    pub(super) fn written(&self, name: &InstanceName) -> Option<&Written> {
+    /// What the file of a sandbox has, if there is one.
+    pub(super) fn written(&self, name: &SandboxId) -> Option<&Written> {
         self.instances.get(name)
     }
 
@@ -84,10 +84,9 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn write(&mut self, instance: &SshInstance) -> io::Result<()> {
+    pub(super) fn write(&mut self, name: &SandboxId, instance: &SshInstance) -> io::Result<()> {
         let text = serde_json::to_vec(instance).map_err(io::Error::other)?;
         let content = content(&text);
-        let name = &instance.instance;
         if self.instances.get(name).is_none_or(|written| written.content != content) {
             durable::replace_volatile(&self.path(name), &text, 0o600)?;
             let container = instance.container.clone();
@@ -96,7 +95,7 @@ impl Files {
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, name: &InstanceName) -> io::Result<()> {
+    pub(super) fn remove(&mut self, name: &SandboxId) -> io::Result<()> {
         if self.instances.contains_key(name) {
             match fs::remove_file(self.path(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -107,8 +106,8 @@ impl Files {
         Ok(())
     }
 
-    /// Removes the files of all other instances.
-    pub(super) fn retain(&mut self, keep: impl Fn(&InstanceName) -> bool) -> io::Result<()> {
+    /// Removes the files of all others.
+    pub(super) fn retain(&mut self, keep: impl Fn(&SandboxId) -> bool) -> io::Result<()> {
         let gone: Vec<_> = self.instances.keys().filter(|name| !keep(name)).cloned().collect();
         gone.iter().try_for_each(|name| self.remove(name))
     }
@@ -117,7 +116,7 @@ impl Files {
         self.directory.join("trust.json")
     }
 
-    fn path(&self, name: &InstanceName) -> PathBuf {
+    fn path(&self, name: &SandboxId) -> PathBuf {
         self.directory.join("instances").join(format!("{name}.json"))
     }
 }

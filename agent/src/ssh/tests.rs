@@ -233,7 +233,7 @@ fn who_is_served() {
     let is_served = |change: &dyn Fn(&mut Assigned), seen: &Sighting| {
         let mut one = assigned("web-0");
         change(&mut one);
-        serving(&one, Some(seen), None, run_dir).is_some()
+        serving(&one.instance.clone().into(), &one, Some(seen), None, run_dir).is_some()
     };
     let seen = running(1);
     assert!(is_served(&|_| {}, &seen));

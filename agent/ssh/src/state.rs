@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::id::{InstanceName, KeySetName};
+use dwell_core::sandbox::SandboxId;
 use dwell_core::ssh::{HostKey, SshContainer};
 use russh::keys::ssh_key::public::KeyData;
 use tokio::sync::watch as latest;
@@ -118,7 +119,8 @@ struct Keeper<S> {
     dir: PathBuf,
     trust: latest::Sender<Arc<Trust>>,
     serve: S,
-    instances: HashMap<InstanceName, latest::Sender<Arc<Served>>>,
+    /// By their sandboxes.
+    instances: HashMap<SandboxId, latest::Sender<Arc<Served>>>,
 }
 
 impl<S: Fn(ServedNow)> Keeper<S> {
@@ -157,7 +159,7 @@ impl<S: Fn(ServedNow)> Keeper<S> {
         for file in &files {
             self.read_instance(file);
         }
-        let there: Vec<_> = files.iter().filter_map(|file| files::instance_of(file)).collect();
+        let there: Vec<_> = files.iter().filter_map(|file| files::sandbox_of(file)).collect();
         let gone: Vec<_> =
             self.instances.keys().filter(|name| !there.contains(name)).cloned().collect();
         for name in gone {
@@ -184,15 +186,15 @@ impl<S: Fn(ServedNow)> Keeper<S> {
     }
 
     fn read_instance(&mut self, file: &OsStr) {
-        let Some(name) = files::instance_of(file) else { return };
-        match files::read_instance(&self.path("instances").join(file), &name) {
+        let Some(name) = files::sandbox_of(file) else { return };
+        match files::read_instance(&self.path("instances").join(file), &name.instance) {
             Ok(served) => self.publish(name, served),
             Err(error) if error.is_absence() => self.remove(&name),
             Err(error) => warn!(instance = %name, %error, "what was served before stays"),
         }
     }
 
-    fn publish(&mut self, name: InstanceName, served: Served) {
+    fn publish(&mut self, name: SandboxId, served: Served) {
         let before = self.instances.get(&name);
         if before.is_none_or(|before| before.borrow().faults != served.faults) {
             for fault in &served.faults {
@@ -211,7 +213,7 @@ impl<S: Fn(ServedNow)> Keeper<S> {
         }
     }
 
-    fn remove(&mut self, name: &InstanceName) {
+    fn remove(&mut self, name: &SandboxId) {
         if self.instances.remove(name).is_some() {
             info!(instance = %name, "no longer served");
         }

@@ -165,7 +165,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("tmpfs", "use a named volume"),
     ("tty", "use \"dwell exec -t\"; remove it"),
     ("ulimits", "workloads run with the engine's standard limits"),
-    ("update_config", "use \"update: {parallelism, canary, deadline, monitor, on_failure}\""),
+    (
+        "update_config",
+        "use \"update: {order, parallelism, canary, deadline, monitor, on_failure}\"",
+    ),
     ("use_api_socket", "workloads do not get the engine's socket"),
     ("userns_mode", "every instance has namespaces of its own"),
     ("uts", "every instance has namespaces of its own"),

@@ -239,6 +239,19 @@ pub(super) struct Update {
     /// What is done when an instance did not hold with a new version: `pause` waits for an operator, `rollback` takes all
     /// instances back to the good version; `pause` if not given.
     pub(super) on_failure: Option<OnFailure>,
+    /// Whether the old container ends before the new one starts (`stop-first`), or when the new one has shown that it works
+    /// (`start-first`, for a second share of the node meanwhile); `stop-first` if not given.
+    pub(super) order: Option<Order>,
+}
+
+/// In which order a container is replaced.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Order {
+    /// The old one is stopped, then the new one is started in its place.
+    StopFirst,
+    /// The new one is started beside the old one, which is stopped when the new one holds.
+    StartFirst,
 }
 
 /// What is done when an instance did not hold with a new version.

@@ -7,7 +7,8 @@ use dwell_core::hook::{self, Hook, HookAction};
 use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
 use dwell_core::workload::{
-    AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdateOrder, UpdatePolicy,
+    WorkloadSpec,
 };
 
 use super::file::{self, File, Hooks};
@@ -150,6 +151,10 @@ impl file::Workload {
                 on_failure: match self.update.on_failure {
                     None | Some(file::OnFailure::Pause) => OnFailure::Pause,
                     Some(file::OnFailure::Rollback) => OnFailure::Rollback,
+                },
+                order: match self.update.order {
+                    None | Some(file::Order::StopFirst) => UpdateOrder::StopFirst,
+                    Some(file::Order::StartFirst) => UpdateOrder::StartFirst,
                 },
             },
             on_lost: self.on_lost.unwrap_or_default(),

@@ -227,6 +227,7 @@ impl Model {
             generation: instance.generation,
             run: instance.run,
             restarts_asked: instance.restarts_asked,
+            beside: instance.second_share.is_some(),
             update_deadline: workload.spec.update.deadline_for(&instance.wanted.template),
             monitor: workload.spec.update.monitor,
             life: instance.life,
@@ -270,6 +271,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.run,
             instance.restarts_asked,
             instance.edition,
+            instance.second_share.is_some(),
         )
     };
     match (old, new) {

@@ -209,7 +209,7 @@ pub(super) fn audit_ledger<'a>(
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
         for node in [instance.node.as_ref(), to].into_iter().flatten() {
             let sum = sums.entry(node).or_default();
-            *sum = sum.plus(instance.share());
+            *sum = sum.plus(instance.promised());
         }
     }
     let nodes: BTreeSet<&NodeName> = sums.keys().copied().chain(ledger.keys()).collect();

@@ -21,7 +21,7 @@ use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::registry::{RegistryHost, RegistryLogin};
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Resources, WorkloadSpec};
 use serde::{Deserialize, Serialize};
 
 pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
@@ -108,6 +108,9 @@ pub struct Instance {
     pub workload_restarts: u64,
     /// Where the rollout is with it.
     pub update: UpdateState,
+    /// What its node is promised beside its share, for a new container that is tried while the old one runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second_share: Option<Resources>,
     /// Where it is, or may be, running.
     pub node: Option<NodeName>,
     /// Its node was told to let go of it.

@@ -38,6 +38,7 @@ impl Model {
             identity: Some(identity),
             node: Some(node.clone()),
             leaving: None,
+            second_share: None,
             // Every node counts for itself.
             last_end: None,
             last_hook_failed: None,

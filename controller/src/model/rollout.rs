@@ -181,10 +181,20 @@ impl Model {
             needs.version = false;
             self.refresh_waiting(workload, name);
         }
+        let second = self.second_share(workload, &instance).filter(|_| to.is_none());
+        if needs.version
+            && second.is_some_and(|second| self.missing_for(&instance, second).is_some())
+        {
+            needs.version = false;
+            self.refresh_waiting(workload, name);
+        }
         if !needs.any() {
             return false;
         }
         let mut next = Instance::clone(&instance);
+        if needs.version {
+            next.second_share = second;
+        }
         if needs.version
             && let Some(newest) = self.newest(&workload.spec.name)
         {
@@ -314,7 +324,11 @@ impl Model {
         let (leaves, outgrows) =
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
         if !leaves && !outgrows {
-            self.delete(Key::Waiting(name.clone()));
+            let second = self.second_share(workload, &instance);
+            match second.and_then(|second| self.missing_for(&instance, second)) {
+                Some(missing) => self.wait(name, WaitingCause::NoSecondShare(missing)),
+                None => self.delete(Key::Waiting(name.clone())),
+            }
         } else if self.is_pinned(&instance) {
             let cause = if leaves { WaitingCause::Pinned } else { WaitingCause::NoRoom };
             self.wait(name, cause);
@@ -330,6 +344,7 @@ impl Model {
             return;
         };
         let mut instance = instance.clone();
+        self.take_back_second_share(&mut instance, status);
         match status.verdict_on(instance.generation) {
             Some(Outcome::RolledBack { reason }) => {
                 if let Some(before) = instance.edition_before.filter(|_| instance.holds()) {
@@ -370,7 +385,7 @@ impl Model {
 }
 
 /// Whether an instance is what it was told to be, and does well.
-fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
+pub(super) fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
     let does_well = match instance.run {
         RunState::Running => {
             let holds = match status.verdict_on(instance.generation) {

@@ -131,7 +131,7 @@ impl Agenda {
             [instance.node.clone(), to]
         };
         let kept = new.map(places).unwrap_or_default();
-        let smaller = new.is_none_or(|new| new.share() != old.share());
+        let smaller = new.is_none_or(|new| new.promised() != old.promised());
         for place in places(old) {
             if let Some(node) = place.clone()
                 && (smaller || !kept.contains(&place))

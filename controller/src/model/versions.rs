@@ -171,6 +171,12 @@ impl Instance {
         back.fold(wanted, |share, back| share.max(back.template.resources))
     }
 
+    /// The same, with the second share.
+    #[must_use]
+    pub fn promised(&self) -> Resources {
+        self.share().plus(self.second_share.unwrap_or_default())
+    }
+
     /// The same instance, as it is when it is to be another version. What it is now is worth putting up again if it has
     /// held with that or, where nothing is known to hold, has at least run.
     fn given(&self, form: &Arc<Form>, became: Became) -> Self {

@@ -411,6 +411,7 @@ impl Model {
             workload_restarts: workload.restarts_asked,
             update,
             node: None,
+            second_share: None,
             leaving: None,
             removing: false,
             created_at: now,

@@ -37,6 +37,7 @@ async fn what_was_accepted_is_there_after_a_restart() {
                 deadline_ms: 60_000,
                 monitor_ms: Some(10_000),
                 on_failure: v1::OnFailure::Pause.into(),
+                order: v1::UpdateOrder::StopFirst.into(),
                 ..v1::UpdatePolicy::default()
             }),
             template: workloads.workloads[0].spec.clone().unwrap().template,

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{
-    AllowRule, AllowSource, ImagePolicy, MountSource, OnLost, REPLICAS_MAX, RestartPolicy, Ssh,
-    Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, OnLost, REPLICAS_MAX, RestartPolicy,
+    Ssh, Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 use crate::health::Probe;
 use crate::image::digest_of;
@@ -85,6 +85,7 @@ impl WorkloadSpec {
             return refuse("constraints", "more than 100 constraints");
         }
         self.check_on_lost()?;
+        self.check_order()?;
         check_labels(&self.labels)?;
         self.template.check()
     }
@@ -99,9 +100,7 @@ impl WorkloadSpec {
             let (least, most) = (OnLost::AFTER_MIN, OnLost::AFTER_MAX);
             return refuse("on_lost", format!("the time has to be from {least} to {most}"));
         }
-        let mut mounts = self.template.mounts.iter();
-        match mounts.find(|mount| !matches!(mount.source, MountSource::Bind(_) if mount.read_only))
-        {
+        match self.template.written_mount() {
             None => Ok(()),
             Some(mount) => refuse(
                 "on_lost",
@@ -115,7 +114,31 @@ impl WorkloadSpec {
     }
 }
 
+impl WorkloadSpec {
+    /// Two containers of an instance do not write to one place.
+    fn check_order(&self) -> Result<(), SpecError> {
+        match self.template.written_mount() {
+            Some(mount) if self.update.order == UpdateOrder::StartFirst => refuse(
+                "update.order",
+                format!(
+                    "start-first has two containers of an instance at once, and both would write to what is mounted at {}; \
+                     mount a path of the node read-only, or use stop-first",
+                    mount.target
+                ),
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Template {
+    /// A mount that its container writes to, or whose content is the instance's own.
+    fn written_mount(&self) -> Option<&Mount> {
+        let is_only_read =
+            |mount: &&Mount| matches!(mount.source, MountSource::Bind(_) if mount.read_only);
+        self.mounts.iter().find(|mount| !is_only_read(mount))
+    }
+
     fn check(&self) -> Result<(), SpecError> {
         check_image(&self.image)?;
         if self.image_policy == ImagePolicy::Pinned && digest_of(&self.image).is_none() {

@@ -13,7 +13,7 @@ use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
     AllowRule, AllowSource, ImagePolicy, Lease, Mount, MountSource, OnFailure, OnLost, Placement,
     PortRange, Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
-    UpdatePolicy, WorkloadSpec,
+    UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -101,6 +101,7 @@ fn specifications_survive_the_round_trip() {
             constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
         },
         update: UpdatePolicy {
+            order: UpdateOrder::StartFirst,
             parallelism: Portion::Percent(25),
             canary: Portion::Count(2),
             deadline: Millis(1),
@@ -123,6 +124,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         run: RunState::Stopped,
         restarts_asked: 2,
         edition: Generation(6),
+        beside: true,
         update_deadline: Millis(500),
         monitor: Millis::seconds(10),
         life: Revision(1),

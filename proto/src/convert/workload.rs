@@ -3,7 +3,7 @@
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
 use dwell_core::workload::{
-    OnFailure, OnLost, Placement, Portion, Template, UpdatePolicy, WorkloadSpec,
+    OnFailure, OnLost, Placement, Portion, Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
@@ -90,6 +90,11 @@ impl From<&UpdatePolicy> for v1::UpdatePolicy {
                 OnFailure::Rollback => v1::OnFailure::Rollback,
             }
             .into(),
+            order: match update.order {
+                UpdateOrder::StopFirst => v1::UpdateOrder::StopFirst,
+                UpdateOrder::StartFirst => v1::UpdateOrder::StartFirst,
+            }
+            .into(),
         }
     }
 }
@@ -102,8 +107,13 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
             v1::OnFailure::Unspecified | v1::OnFailure::Pause => OnFailure::Pause,
             v1::OnFailure::Rollback => OnFailure::Rollback,
         };
+        let order = match wire.order() {
+            v1::UpdateOrder::Unspecified | v1::UpdateOrder::StopFirst => UpdateOrder::StopFirst,
+            v1::UpdateOrder::StartFirst => UpdateOrder::StartFirst,
+        };
         Ok(Self {
             on_failure,
+            order,
             parallelism: portion(
                 "update.parallelism_percent",
                 wire.parallelism,

@@ -14,6 +14,7 @@ use dwell_core::health::Health;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::session::{Assignment, SeenVolume};
 use dwell_core::workload::Lease;
 use dwell_planner::{Failure, FailureKind, Journal, Ruling, Standing, Step, Verdict};
@@ -53,7 +54,9 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
     /// Volumes by instance; what is in them is a number that grows with every write.
     pub(crate) volumes: BTreeMap<InstanceName, u64>,
-    pub(crate) sandboxes: BTreeSet<InstanceName>,
+    pub(crate) sandboxes: BTreeSet<SandboxId>,
+    /// To which of its sandboxes the address of each instance leads.
+    pub(crate) led: BTreeMap<InstanceName, Slot>,
     /// Until when the kernel lets instances with leases be reached: whatever the agent does.
     pub(crate) doors: BTreeMap<InstanceName, Ms>,
     pub(crate) engine: Engine,
@@ -151,6 +154,7 @@ impl Host {
             disk: Disk::default(),
             volumes: BTreeMap::new(),
             sandboxes: BTreeSet::new(),
+            led: BTreeMap::new(),
             doors: BTreeMap::new(),
             engine: Engine::default(),
             held: BTreeMap::new(),
@@ -277,8 +281,9 @@ impl Host {
         now: Ms,
     ) -> Result<Deed, Failure> {
         match step {
-            Step::EnsureSandbox => {
-                self.sandboxes.insert(name.clone());
+            Step::EnsureSandbox { slot, reached } => {
+                self.sandboxes.insert(SandboxId { instance: name.clone(), slot: *slot });
+                self.lead(name, *slot, *reached);
                 // An address belongs to the sandbox, whichever container is started in it.
                 let address = assigned.map(|assigned| assigned.address);
                 let own = self.engine.containers.values_mut();
@@ -286,14 +291,19 @@ impl Host {
                     real.address = address.unwrap_or(real.address);
                 }
             }
-            Step::RepairSandbox if self.sandboxes.contains(name) => {}
-            Step::RepairSandbox => {
-                let message = "its sandbox is lost".to_owned();
-                return Err(Failure { kind: FailureKind::SandboxLost, message });
+            Step::RepairSandbox { slot, reached } => {
+                let sandbox = SandboxId { instance: name.clone(), slot: *slot };
+                if !self.sandboxes.contains(&sandbox) {
+                    let message = "its sandbox is lost".to_owned();
+                    return Err(Failure { kind: FailureKind::SandboxLost, message });
+                }
+                self.lead(name, *slot, *reached);
             }
-            Step::RemoveSandbox => {
-                self.sandboxes.remove(name);
-                self.doors.remove(name);
+            Step::RemoveSandbox { slot } => {
+                self.sandboxes.remove(&SandboxId { instance: name.clone(), slot: *slot });
+                if !self.has_sandbox(name) {
+                    self.doors.remove(name);
+                }
             }
             Step::Record(_) | Step::Forget if self.disk.full => {
                 return Err(transient("no space left on the device"));
@@ -308,7 +318,9 @@ impl Host {
                 self.disk.journals.remove(name);
                 self.held.remove(name);
             }
-            Step::Create { generation } => return self.create(name, *generation, assigned),
+            Step::Create { generation, slot } => {
+                return self.create(name, *generation, *slot, assigned);
+            }
             Step::Start { container } => return self.start(container, now),
             Step::AfterStart { .. } => {}
             Step::Stop { container, .. } => {
@@ -333,10 +345,28 @@ impl Host {
         Ok(Deed::Nothing)
     }
 
+    fn lead(&mut self, name: &InstanceName, slot: Slot, reached: bool) {
+        if reached {
+            self.led.insert(name.clone(), slot);
+        }
+    }
+
+    /// Whether there is a sandbox of an instance.
+    pub(crate) fn has_sandbox(&self, name: &InstanceName) -> bool {
+        self.sandboxes.iter().any(|sandbox| sandbox.instance == *name)
+    }
+
+    /// Whether the address of an instance leads to a container.
+    pub(crate) fn is_led_to(&self, id: &ContainerId) -> bool {
+        let real = self.engine.containers.get(id);
+        real.is_none_or(|real| self.led.get(&real.instance) == Some(&real.slot))
+    }
+
     fn create(
         &mut self,
         name: &InstanceName,
         generation: Generation,
+        slot: Slot,
         assigned: Option<&Assigned>,
     ) -> Result<Deed, Failure> {
         let Some(assigned) = assigned.and_then(|one| one.of_generation(generation)) else {
@@ -356,6 +386,7 @@ impl Host {
             instance: name.clone(),
             generation,
             life: assigned.life,
+            slot,
             fingerprint: assigned.fingerprint(),
             limits: assigned.template.limits(),
             restarts_asked: assigned.restarts_asked,
@@ -398,6 +429,7 @@ impl Host {
     pub(crate) fn clean(&mut self) {
         self.engine.containers.retain(|_, real| real.foreign);
         self.sandboxes.clear();
+        self.led.clear();
         self.disk = Disk { full: self.disk.full, ..Disk::default() };
         self.held.clear();
     }
@@ -428,7 +460,8 @@ impl Host {
             // It runs, as far as the engine knows.
             return Ok(Deed::Nothing);
         }
-        if !self.sandboxes.contains(&real.instance) {
+        let sandbox = SandboxId { instance: real.instance.clone(), slot: real.slot };
+        if !self.sandboxes.contains(&sandbox) {
             return Err(transient("no sandbox"));
         }
         if Temper::of(&real.image) == Temper::Broken {

@@ -52,14 +52,16 @@ impl Truth {
     }
 
     /// Whether something runs twice, or two instances at one address, where both are reached: `is_shut` says whether a host
-    /// lets nobody reach an instance.
+    /// lets nobody reach a container of an instance.
     pub(crate) fn twins(
         &self,
-        is_shut: impl Fn(usize, &InstanceName) -> bool,
+        is_shut: impl Fn(usize, &InstanceName, &ContainerId) -> bool,
     ) -> Result<(), Violation> {
         let mut addresses: BTreeMap<Ipv4Addr, &InstanceName> = BTreeMap::new();
         for (name, all) in &self.running {
-            let mut reached = all.iter().filter(|one| !one.excused && !is_shut(one.host, name));
+            let is_reached =
+                |one: &&Running| !one.excused && !is_shut(one.host, name, &one.container);
+            let mut reached = all.iter().filter(is_reached);
             let Some(first) = reached.next() else { continue };
             if let Some(twin) = reached.next() {
                 return Err(Violation {

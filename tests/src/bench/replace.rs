@@ -29,12 +29,16 @@ const RUNS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long one try to connect may take: what is lost on the way is not sent again before a second has passed.
 const TRY_LIMIT: Duration = Duration::from_millis(10);
+/// The same where none is to fail: what takes longer on a busy machine is no failure.
+const START_FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// The pause after a try.
 const PAUSE: Duration = Duration::from_millis(1);
 /// For how long the client goes on when the replacement is said to be done.
 const AFTERWARDS: Duration = Duration::from_millis(500);
 
-const NAMES: [&str; 2] = ["replace-downtime", "journal-cost"];
+const NAMES: [&str; 3] = ["replace-downtime", "start-first", "journal-cost"];
+/// How many replacements the client of `start-first` goes through.
+const SWAPS: usize = 1_000;
 
 /// Runs those that are wanted.
 pub(super) async fn run(runner: &Runner<'_>) {
@@ -44,6 +48,7 @@ pub(super) async fn run(runner: &Runner<'_>) {
             lab.start_nodes(&lab.hosts()[..1]).await?;
             lab.route_machine().await?;
             runner.take("replace-downtime", Box::pin(downtime(lab))).await;
+            runner.take("start-first", Box::pin(start_first(lab))).await;
             runner.take("journal-cost", Box::pin(journal_cost(lab))).await;
             Ok(())
         });
@@ -52,9 +57,13 @@ pub(super) async fn run(runner: &Runner<'_>) {
 }
 
 async fn apply(lab: &Lab, version: usize) -> Result<()> {
+    apply_in(lab, "stop-first", version).await
+}
+
+async fn apply_in(lab: &Lab, order: &str, version: usize) -> Result<()> {
     let manifest = format!(
         "workloads:\n  web:\n    image: hello\n    environment: {{VERSION: '{version}'}}\n    \
-         healthcheck: {{tcp: 8080, interval: 1s}}\n"
+         healthcheck: {{tcp: 8080, interval: 1s}}\n    update: {{order: {order}}}\n"
     );
     lab.cli_with(&["apply", "-f", "-", "--wait"], &manifest, LIMIT).await?.ok()?;
     Ok(())
@@ -81,6 +90,37 @@ async fn downtime(lab: &Lab) -> Result<[Report; 2]> {
         against(recreated.report("replace-downtime", 0.5), "Compose"),
         against(updated.report("replace-downtime", 0.5), "Swarm"),
     ])
+}
+
+/// How often the client is not let in while one container after the other is started beside the one before.
+async fn start_first(lab: &Lab) -> Result<[Report; 1]> {
+    const FIRST: usize = 10_000;
+    apply_in(lab, "start-first", FIRST).await?;
+    let to = lab.wait_well("web", 1, LIMIT).await?.swap_remove(0).at(8080)?;
+    let ends = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&ends);
+    let client = thread::spawn(move || {
+        let [mut made, mut failed] = [0_u64; 2];
+        while !told.load(Ordering::Relaxed) {
+            made += 1;
+            failed += u64::from(TcpStream::connect_timeout(&to, START_FIRST_LIMIT).is_err());
+            thread::sleep(PAUSE);
+        }
+        [made, failed]
+    });
+    let swaps = async {
+        for turn in 1..=SWAPS {
+            apply_in(lab, "start-first", FIRST + turn).await.context(turn)?;
+        }
+        anyhow::Ok(())
+    };
+    let swapped = swaps.await;
+    tokio::time::sleep(AFTERWARDS).await;
+    ends.store(true, Ordering::Relaxed);
+    let [made, failed] = client.join().map_err(|_| anyhow!("the client panicked"))?;
+    swapped?;
+    ensure!(made >= 10 * SWAPS as u64, "the client tried only {made} times");
+    Ok([report::alone("start-first", "tries", vec![failed as f64], 0.0)])
 }
 
 /// The longest time between two connections of a client that connects every millisecond while `work` goes on.

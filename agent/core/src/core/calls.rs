@@ -88,9 +88,9 @@ pub(super) fn load(step: &Step) -> Load {
         | Step::Remove { .. }
         | Step::UpdateLimits { .. } => Load::Heavy,
         Step::Stop { .. } | Step::AfterStart { .. } => Load::Stop,
-        Step::EnsureSandbox
-        | Step::RepairSandbox
-        | Step::RemoveSandbox
+        Step::EnsureSandbox { .. }
+        | Step::RepairSandbox { .. }
+        | Step::RemoveSandbox { .. }
         | Step::Record(_)
         | Step::Forget => Load::Light,
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_planner::{Failure, FailureKind, Image, Sandbox, Step};
+use dwell_core::sandbox::Slot;
+use dwell_planner::{Failure, FailureKind, Image, Step};
 
 use super::Core;
 use super::calls::Task;
@@ -81,10 +82,12 @@ impl Core {
     /// Sandboxes that were right have to be looked at again; one that still is costs little.
     fn doubt_sandboxes(&mut self) {
         for (name, seen) in &mut self.observed.instances {
-            if matches!(seen.busy, Some(Step::EnsureSandbox | Step::RepairSandbox)) {
+            let looks =
+                matches!(seen.busy, Some(Step::EnsureSandbox { .. } | Step::RepairSandbox { .. }));
+            if looks {
                 self.disturbed.insert(name.clone());
-            } else if seen.sandbox == Sandbox::Ready {
-                seen.sandbox = Sandbox::Doubtful;
+            } else {
+                Slot::ALL.into_iter().for_each(|slot| seen.sandboxes.doubt(slot));
             }
         }
     }
@@ -256,14 +259,14 @@ fn describe(task: &Task) -> &'static str {
         Task::Pull { .. } => "a pull of an image",
         Task::Step { step, .. } => match step {
             Step::Create { .. } => "making a container",
-            Step::EnsureSandbox => "making its sandbox",
-            Step::RepairSandbox => "a look at its sandbox",
+            Step::EnsureSandbox { .. } => "making its sandbox",
+            Step::RepairSandbox { .. } => "a look at its sandbox",
             Step::Start { .. } => "the start of its container",
             Step::AfterStart { .. } => "its hook after_start",
             Step::Stop { .. } => "the stop of its container",
             Step::Remove { .. } => "the removal of its container",
             Step::UpdateLimits { .. } => "setting its limits",
-            Step::RemoveSandbox => "the removal of its sandbox",
+            Step::RemoveSandbox { .. } => "the removal of its sandbox",
             Step::Record(_) => "writing its journal",
             Step::Forget => "removing its journal",
         },

@@ -251,6 +251,7 @@ fn look_of(
         id: container.id.clone(),
         generation: container.generation,
         life: container.life,
+        slot: container.slot,
         fingerprint: container.fingerprint.clone(),
         limits: details.limits,
         enforced: details.enforced,

@@ -73,7 +73,7 @@ impl Core {
     fn publish_sights(&mut self) {
         let all = &self.observed.instances;
         let sights: Sights =
-            all.iter().map(|(name, seen)| (name.clone(), self.watches.sighted(seen))).collect();
+            all.iter().flat_map(|(name, seen)| self.watches.sights(name, seen)).collect();
         if self.published.sights.as_deref() != Some(&sights) {
             let sights = Arc::new(sights);
             self.published.sights = Some(Arc::clone(&sights));

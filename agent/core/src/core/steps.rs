@@ -5,8 +5,9 @@ use dwell_core::container::ContainerId;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::{Enforced, Limits};
-use dwell_planner::{Checked, ContainerState, Desired, Failure, FailureKind, Image, Sandbox, Step};
+use dwell_planner::{Checked, ContainerState, Desired, Failure, FailureKind, Image, Step};
 
 use super::Core;
 use super::calls::load;
@@ -108,9 +109,9 @@ impl Core {
         }
         seen.succeeded(step);
         match step {
-            Step::Create { generation } => {
+            Step::Create { generation, slot } => {
                 if let (Some(id), Some(assigned)) = (made, self.assigned(name, *generation)) {
-                    let container = self::made(id.clone(), &assigned, now);
+                    let container = self::made(id.clone(), *slot, &assigned, now);
                     let seen = self.observed.instances.entry(name.clone()).or_default();
                     seen.containers.push(container);
                     self.watches.made(&id);
@@ -127,15 +128,15 @@ impl Core {
             Step::UpdateLimits { container, limits } => {
                 set_limits(seen, container, *limits, now);
             }
-            Step::EnsureSandbox | Step::RepairSandbox => {
+            Step::EnsureSandbox { .. } | Step::RepairSandbox { .. } => {
                 if self.disturbed.remove(name) {
-                    seen.sandbox = Sandbox::Doubtful;
+                    Slot::ALL.into_iter().for_each(|slot| seen.sandboxes.doubt(slot));
                 }
             }
             Step::Start { .. }
             | Step::AfterStart { .. }
             | Step::Stop { .. }
-            | Step::RemoveSandbox
+            | Step::RemoveSandbox { .. }
             | Step::Record(_)
             | Step::Forget => {}
         }
@@ -152,7 +153,7 @@ impl Core {
         tracing::warn!(instance = %name, ?step, error = failure.message, "step failed");
         let is_image_missing = failure.kind == FailureKind::ImageMissing;
         if is_image_missing
-            && let Step::Create { generation } = step
+            && let Step::Create { generation, .. } = step
             && let Some(assigned) = self.assigned(name, *generation)
         {
             self.observed.images.entry(assigned.image().into_owned()).or_insert(Image::Missing);
@@ -215,11 +216,17 @@ impl Core {
 }
 
 /// A container as it is right after it was made.
-fn made(id: ContainerId, assigned: &Assigned, now: Timestamp) -> dwell_planner::Container {
+fn made(
+    id: ContainerId,
+    slot: Slot,
+    assigned: &Assigned,
+    now: Timestamp,
+) -> dwell_planner::Container {
     dwell_planner::Container {
         id,
         generation: assigned.generation,
         life: assigned.life,
+        slot,
         fingerprint: assigned.fingerprint(),
         limits: assigned.template.limits(),
         // What cannot be is not known before it is looked at.

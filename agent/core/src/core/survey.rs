@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_planner::{EngineState, Sandbox};
 
 use super::Core;
@@ -45,7 +46,7 @@ enum Stage {
     Paused { until: Timestamp },
     /// It waits for the lists: `None` while one has not come. A list of sandboxes that could not be had is an inner
     /// `None`.
-    Listing { containers: Option<Vec<Listed>>, sandboxes: Option<Option<BTreeSet<InstanceName>>> },
+    Listing { containers: Option<Vec<Listed>>, sandboxes: Option<Option<BTreeSet<SandboxId>>> },
     /// It waits for the looks at these instances, but no longer than this.
     Looking { pending: BTreeSet<InstanceName>, until: Timestamp },
 }
@@ -110,7 +111,7 @@ impl Core {
 
     pub(super) fn sandboxes_listed(
         &mut self,
-        found: Result<BTreeSet<InstanceName>, CallFailure>,
+        found: Result<BTreeSet<SandboxId>, CallFailure>,
         now: Timestamp,
     ) {
         let found = found.inspect_err(|failed| {
@@ -170,7 +171,7 @@ impl Core {
         let known = self.observed.instances.keys();
         let names: BTreeSet<InstanceName> = known
             .chain(listed.iter().map(|one| &one.instance))
-            .chain(sandboxes.iter().flatten())
+            .chain(sandboxes.iter().flatten().map(|sandbox| &sandbox.instance))
             .chain(doubts.keys())
             .cloned()
             .collect();
@@ -190,8 +191,12 @@ impl Core {
                 continue;
             }
             if let Some(sandboxes) = &sandboxes {
-                let is_there = sandboxes.contains(&name);
-                seen.sandbox = if is_there { Sandbox::Doubtful } else { Sandbox::Absent };
+                for slot in Slot::ALL {
+                    let id = SandboxId { instance: name.clone(), slot };
+                    let is_there = sandboxes.contains(&id);
+                    let sandbox = if is_there { Sandbox::Doubtful } else { Sandbox::Absent };
+                    seen.sandboxes.set(slot, sandbox);
+                }
             }
             self.doubts.begin_anyway(&name);
             let named = doubts.remove(&name).map(|doubt| doubt.containers).unwrap_or_default();

@@ -3,6 +3,7 @@
 use dwell_core::fixtures;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::{Assigned, Phase};
+use dwell_core::sandbox::Slot;
 use dwell_core::session::Statuses;
 use dwell_core::workload::Template;
 use dwell_planner::{Failure, FailureKind};
@@ -102,6 +103,7 @@ fn running(name: &str) -> Container {
         instance: name.parse().unwrap(),
         generation: Generation(1),
         life: Revision::default(),
+        slot: Slot::A,
         fingerprint: Template::of_image("a").fingerprint(),
         state: ContainerState::Running,
         restarts_asked: 0,
@@ -376,7 +378,8 @@ fn what_somebody_changes_while_the_sandbox_is_repaired_is_looked_at() {
     node.tell(Input::Connected);
     node.answer(answers(&["web-0"], &[]));
     node.tell(Input::SandboxesDisturbed);
-    let is_repair = |call: &Call| matches!(call, Call::Step { step: Step::RepairSandbox, .. });
+    let is_repair =
+        |call: &Call| matches!(call, Call::Step { step: Step::RepairSandbox { .. }, .. });
     assert!(node.open.values().any(is_repair));
     let (id, instance) = (ContainerId("web-0".to_owned()), "web-0".parse().unwrap());
     let kind = dwell_core::container::EventKind::Changed;

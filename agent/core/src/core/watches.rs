@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dwell_core::clock::Timestamp;
 use dwell_core::health::HealthCheck;
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_planner::{Check, Desired, Observed, Seen};
 
 use crate::call::{Output, Probed, Watch};
@@ -128,6 +129,7 @@ impl Watches {
                 running.insert(container.id.clone());
                 let pid = self.details.get(&container.id).and_then(|details| details.pid);
                 let is_same = self.watched.get(&container.id).is_some_and(|watch| {
+                    // The sandbox is the container's for as long as it exists.
                     let is_probed = |(of, address, check): &(Check, _, &HealthCheck)| {
                         let present = watch.probed.get(of);
                         present.is_some_and(|one| one.address == *address && one.check == **check)
@@ -140,9 +142,9 @@ impl Watches {
                 if is_same {
                     continue;
                 }
-                let probed = probed
-                    .iter()
-                    .map(|&(of, address, check)| (of, Probed { address, check: check.clone() }));
+                let probed = probed.iter().map(|&(of, address, check)| {
+                    (of, Probed { address, slot: container.slot, check: check.clone() })
+                });
                 let probed = probed.collect();
                 let run = Run { container: container.id.clone(), started_at, pid };
                 let watch = Watch { instance: name.clone(), run, since: container.since, probed };
@@ -163,15 +165,30 @@ impl Watches {
         self.settled.retain(|name| observed.instances.contains_key(name));
     }
 
-    /// What SSH needs to know of an instance.
-    pub(super) fn sighted(&self, seen: &Seen) -> Sighted {
-        let known = || seen.containers.iter().filter_map(|one| self.details.get(&one.id));
-        let running = seen.containers.iter().find(|container| container.is_running());
+    /// What SSH needs to know of an instance's sandboxes.
+    pub(super) fn sights(
+        &self,
+        name: &InstanceName,
+        seen: &Seen,
+    ) -> impl Iterator<Item = (SandboxId, Sighted)> {
+        let is_used = |slot: &Slot| {
+            slot.is_usual()
+                || seen.sandboxes.of(*slot) != Sandbox::Absent
+                || seen.containers.iter().any(|one| one.slot == *slot)
+        };
+        let id = |slot| SandboxId { instance: name.clone(), slot };
+        Slot::ALL.into_iter().filter(is_used).map(move |slot| (id(slot), self.sighted(seen, slot)))
+    }
+
+    fn sighted(&self, seen: &Seen, slot: Slot) -> Sighted {
+        let inside = || seen.containers.iter().filter(move |one| one.slot == slot);
+        let known = || inside().filter_map(|one| self.details.get(&one.id));
+        let running = inside().find(|container| container.is_running());
         Sighted {
-            sandbox: match seen.sandbox {
+            sandbox: match seen.sandboxes.of(slot) {
                 Sandbox::Absent => Some(false),
                 Sandbox::Doubtful => None,
-                Sandbox::Ready => Some(true),
+                Sandbox::Ready | Sandbox::Beside => Some(true),
             },
             own_ssh: known().map(|details| details.own_ssh).reduce(|a, b| a || b),
             run: running.and_then(|container| {

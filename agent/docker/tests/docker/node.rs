@@ -190,7 +190,7 @@ async fn what_runs_in_a_sandbox_in_a_container_that_the_daemon_does_not_know_is_
     let mut in_another = Inmate::new(&ids[1], None);
     node.engine.end_unlisted(&here).await.unwrap();
     assert!(unlisted.runs(), "there is no sandbox in which it could be");
-    let sandbox = dwell_network::sandbox_path(&node.config.run_dir, &here);
+    let sandbox = dwell_network::sandbox_path(&node.config.run_dir, &here.clone().into());
     fs::create_dir_all(sandbox.parent().unwrap()).unwrap();
     symlink(format!("/proc/{}/ns/net", known.process.id()), &sandbox).unwrap();
     node.engine.end_unlisted(&elsewhere).await.unwrap();

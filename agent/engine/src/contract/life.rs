@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use dwell_core::container::{ContainerId, ContainerState, EventKind};
 use dwell_core::id::{Generation, Revision};
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::Slot;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
@@ -30,6 +31,7 @@ pub async fn a_container_is_made_once(harness: &dyn Harness) {
         instance: first.instance.clone(),
         generation: first.generation,
         life: Revision(7),
+        slot: Slot::A,
         fingerprint: first.template.fingerprint(),
         state: ContainerState::Created,
         restarts_asked: 2,
@@ -44,8 +46,9 @@ pub async fn a_container_is_made_once(harness: &dyn Harness) {
 
     // Another generation is another container.
     let second = Assigned { generation: Generation(2), ..first };
-    let other = engine.create(&second).await.unwrap();
+    let other = engine.create_in(Slot::B, &second).await.unwrap();
     assert_eq!(engine.list().await.unwrap().len(), 2);
+    assert_eq!(inspected(harness, &other).await.slot, Slot::B);
     for id in [&id, &other] {
         engine.remove(id).await.unwrap();
     }

@@ -9,6 +9,7 @@ use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ContainerImage, ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
+use dwell_core::sandbox::Slot;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Enforced;
 use tokio::sync::{broadcast, watch};
@@ -268,6 +269,7 @@ impl State {
 
     pub(super) fn create(
         &mut self,
+        slot: Slot,
         assigned: &Assigned,
         now: Timestamp,
     ) -> Result<ContainerId, EngineError> {
@@ -299,6 +301,7 @@ impl State {
             instance: instance.clone(),
             generation,
             life: assigned.life,
+            slot,
             fingerprint: assigned.fingerprint(),
             state: ContainerState::Created,
             restarts_asked: assigned.restarts_asked,

@@ -113,7 +113,7 @@ pub(super) fn by_inside(message: &Message<'_>) -> &'static [Kind] {
 pub(super) fn by_firewall(message: &Message<'_>) -> &'static [Kind] {
     let Some(place) = nftables::place(message) else { return &[] };
     let is_ours = place.family == nftables::NFPROTO_INET
-        && [nftables::TABLE, nftables::LEASES].contains(&place.table);
+        && [nftables::TABLE, nftables::LEASES, nftables::FLOWS].contains(&place.table);
     let leads_to_ours = [nftables::NFPROTO_IPV4, nftables::NFPROTO_IPV6].contains(&place.family)
         && place.table == "filter"
         && place.chain.is_some_and(iptables::concerns);

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 
 use super::observe::{self, Link};
 use super::owner::Owner;
@@ -17,18 +17,18 @@ use super::{refused, request, veth};
 use crate::NetworkError;
 
 impl Owner {
-    /// The namespace at the other end of a living veth of `instance`, if a process is in it.
+    /// The namespace at the other end of a living veth of `sandbox`, if a process is in it.
     pub(super) fn find_inhabited(
         &mut self,
-        instance: &InstanceName,
+        sandbox: &SandboxId,
     ) -> Result<Option<File>, NetworkError> {
         let links = self.links()?;
-        let ours = links.iter().filter(|link| veth::belongs_to(link, instance));
+        let ours = links.iter().filter(|link| veth::belongs_to(link, sandbox));
         let wanted: BTreeSet<u32> = ours.filter_map(|link: &Link| link.peer_namespace).collect();
         if wanted.is_empty() {
             return Ok(None);
         }
-        let find = || refused(|| format!("look for the network namespace of {instance}"));
+        let find = || refused(|| format!("look for the network namespace of {}", sandbox.instance));
         let mut seen = BTreeSet::new();
         for process in fs::read_dir("/proc").map_err(find())? {
             let process = process.map_err(find())?;

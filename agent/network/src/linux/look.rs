@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -14,7 +14,7 @@ use super::observe::{Address, Address6, Link, Route};
 use super::overlay::DEVICE;
 use super::owner::Owner;
 use super::plan::{self, Kernel};
-use super::{METRIC_BLOCK, METRIC_INSTANCE, ipv6, refused, request, sandbox, send, veth};
+use super::{METRIC_BLOCK, METRIC_INSTANCE, ipv6, refused, request, send, veth};
 use crate::{Look, NetworkError, ROUTE_PROTOCOL, RouteDifference, RouteTable, SeenSandbox};
 
 /// What is ours in the kernel and belongs to no sandbox.
@@ -66,7 +66,7 @@ impl Owner {
         for link in &strays.links {
             // A namespace that has only lost its name gets it back from whoever looks after its instance.
             let is_inhabited = match veth::owner(link) {
-                Some((instance, _)) => self.find_inhabited(&instance)?.is_some(),
+                Some(owner) => self.find_inhabited(&owner.sandbox)?.is_some(),
                 None => false,
             };
             if !is_inhabited {
@@ -106,28 +106,28 @@ impl Owner {
         kernel: &Kernel,
         sources: &BTreeSet<Source>,
         of_ipv6: Option<&BTreeSet<Source>>,
-    ) -> Result<BTreeMap<InstanceName, SeenSandbox>, NetworkError> {
+    ) -> Result<BTreeMap<SandboxId, SeenSandbox>, NetworkError> {
         let mut seen = BTreeMap::new();
-        for instance in self.namespaces.list()? {
-            let found = self.look_at_sandbox(&instance, links, kernel, sources, of_ipv6)?;
-            seen.insert(instance, found);
+        for sandbox in self.namespaces.list()? {
+            let found = self.look_at_sandbox(&sandbox, links, kernel, sources, of_ipv6)?;
+            seen.insert(sandbox, found);
         }
         Ok(seen)
     }
 
     fn look_at_sandbox(
         &mut self,
-        instance: &InstanceName,
+        sandbox: &SandboxId,
         links: &[Link],
         kernel: &Kernel,
         sources: &BTreeSet<Source>,
         of_ipv6: Option<&BTreeSet<Source>>,
     ) -> Result<SeenSandbox, NetworkError> {
-        let action = || format!("look at the inside of sandbox {instance}");
+        let action = || format!("look at the inside of sandbox {sandbox}");
         let mut seen = SeenSandbox::default();
-        let Some(mut namespace) = self.namespaces.open(instance)? else { return Ok(seen) };
+        let Some(mut namespace) = self.namespaces.open(sandbox)? else { return Ok(seen) };
         seen.namespace = namespace.file.metadata().ok().map(|found| found.ino());
-        let Some(inside) = sandbox::eth0(&mut namespace.netlink)? else { return Ok(seen) };
+        let Some(inside) = super::sandbox::eth0(&mut namespace.netlink)? else { return Ok(seen) };
         let addresses = namespace.netlink.dump(request::addresses, Address::parse);
         let addresses = addresses.map_err(refused(action))?;
         let own = addresses.iter().filter(|address| address.link == inside.index);
@@ -136,7 +136,7 @@ impl Owner {
         let outside = links.iter().find(|link| {
             Some(link.index) == inside.peer
                 && link.peer == Some(inside.index)
-                && veth::belongs_to(link, instance)
+                && veth::belongs_to(link, sandbox)
         });
         let Some(outside) = outside else { return Ok(seen) };
         seen.link = Some(outside.name.clone());
@@ -263,7 +263,7 @@ impl Owner {
 
 /// What of the kernel's is ours and belongs to none of the `sandboxes`.
 fn strays(
-    sandboxes: &BTreeMap<InstanceName, SeenSandbox>,
+    sandboxes: &BTreeMap<SandboxId, SeenSandbox>,
     links: Vec<Link>,
     kernel: &Kernel,
     sources: BTreeSet<Source>,

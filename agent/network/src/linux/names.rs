@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use rustix::fs::inotify;
 
 use super::netlink::Netlink;
@@ -37,7 +37,7 @@ impl Names {
 
     /// Whether a name was removed whose sandbox is there.
     pub(super) fn is_one_lost(&mut self) -> io::Result<bool> {
-        let mut removed: Vec<InstanceName> = Vec::new();
+        let mut removed: Vec<SandboxId> = Vec::new();
         let mut is_everything = false;
         let mut space = [MaybeUninit::uninit(); EVENTS_BYTES];
         let mut events = inotify::Reader::new(&self.events, &mut space);
@@ -56,7 +56,7 @@ impl Names {
             return Ok(is_everything);
         }
         let links = self.route.dump(request::links, Link::parse)?;
-        let is_alive = |name: &InstanceName| links.iter().any(|link| veth::belongs_to(link, name));
+        let is_alive = |it: &SandboxId| links.iter().any(|link| veth::belongs_to(link, it));
         Ok(removed.iter().any(is_alive))
     }
 }

@@ -1,4 +1,4 @@
-//! Named network namespaces: `RUN_DIR/netns/INSTANCE`, each a bind mount that keeps one alive.
+//! Named network namespaces: `RUN_DIR/netns/INSTANCE`, with `.b` behind it for a second one, each a bind mount that keeps one alive.
 //!
 //! A namespace is made and entered by a thread that ends right after, so that no thread of the agent
 //! is ever in the wrong namespace. The mount is the last step of making one: a name that is mounted
@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
@@ -61,9 +61,9 @@ impl Namespaces {
         Self { run_dir: run_dir.to_owned(), directory: sandbox_directory(run_dir) }
     }
 
-    /// The namespace of `instance`, if there is a complete one.
-    pub(super) fn open(&self, instance: &InstanceName) -> Result<Option<Namespace>, NetworkError> {
-        let path = self.path(instance);
+    /// The namespace of `sandbox`, if there is a complete one.
+    pub(super) fn open(&self, sandbox: &SandboxId) -> Result<Option<Namespace>, NetworkError> {
+        let path = self.path(sandbox);
         if !is_namespace(&path) {
             return Ok(None);
         }
@@ -77,9 +77,9 @@ impl Namespaces {
         opened.map(Some).map_err(|source| NetworkError::File { action: "enter", path, source })
     }
 
-    /// Gives the namespace that `file` refers to the name of `instance`.
-    pub(super) fn adopt(&self, instance: &InstanceName, file: &File) -> Result<(), NetworkError> {
-        let path = self.path(instance);
+    /// Gives the namespace that `file` refers to the name of `sandbox`.
+    pub(super) fn adopt(&self, sandbox: &SandboxId, file: &File) -> Result<(), NetworkError> {
+        let path = self.path(sandbox);
         let source = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let adopted = self.prepare().and_then(|()| {
             File::create(&path)?;
@@ -90,9 +90,9 @@ impl Namespaces {
         adopted.map_err(|source| NetworkError::File { action, path, source })
     }
 
-    /// Makes a namespace for `instance`, which has none.
-    pub(super) fn create(&self, instance: &InstanceName) -> Result<Namespace, NetworkError> {
-        let path = self.path(instance);
+    /// Makes a namespace for `sandbox`, which has none.
+    pub(super) fn create(&self, sandbox: &SandboxId) -> Result<Namespace, NetworkError> {
+        let path = self.path(sandbox);
         let created = self.prepare().and_then(|()| {
             File::create(&path)?;
             on_own_thread(|| {
@@ -114,8 +114,8 @@ impl Namespaces {
     }
 
     /// Takes the name away; the namespace itself goes with its last process.
-    pub(super) fn remove(&self, instance: &InstanceName) -> Result<(), NetworkError> {
-        let path = self.path(instance);
+    pub(super) fn remove(&self, sandbox: &SandboxId) -> Result<(), NetworkError> {
+        let path = self.path(sandbox);
         let removed = unmount_all(&path).and_then(|()| match fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -124,7 +124,7 @@ impl Namespaces {
     }
 
     /// All names, in order, also of namespaces that were never finished.
-    pub(super) fn list(&self) -> Result<Vec<InstanceName>, NetworkError> {
+    pub(super) fn list(&self) -> Result<Vec<SandboxId>, NetworkError> {
         let fail = |source| {
             let path = self.directory.clone();
             NetworkError::File { action: "list", path, source }
@@ -152,8 +152,13 @@ impl Namespaces {
         removed.map_err(|source| NetworkError::File { action: "remove", path, source })
     }
 
-    fn path(&self, instance: &InstanceName) -> PathBuf {
-        sandbox_path(&self.run_dir, instance)
+    /// Whether there is a complete one of `sandbox`.
+    pub(super) fn has(&self, sandbox: &SandboxId) -> bool {
+        is_namespace(&self.path(sandbox))
+    }
+
+    fn path(&self, sandbox: &SandboxId) -> PathBuf {
+        sandbox_path(&self.run_dir, sandbox)
     }
 
     /// Makes the directory a shared mount of its own, so that what is mounted in it is also seen by

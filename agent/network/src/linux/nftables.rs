@@ -14,11 +14,13 @@
 //! `nodes` holds the addresses of the peers, to which instances talk under their own address, and `tunnelled` those of
 //! them that are reached through the [overlay](super::overlay). The other sets are those of [`super::isolation`].
 //!
-//! Instances that are lent to the node are told of in a [table of their own](leases).
+//! Instances that are lent to the node are told of in a [table of their own](leases), and so are those that have
+//! [two sandboxes](flows).
 //!
 //! Where instances have IPv6 addresses, `sources` and the sets of isolation have twins of IPv6, which are never changed without
 //! them.
 
+mod flows;
 mod leases;
 mod message;
 mod script;
@@ -42,6 +44,7 @@ use super::observe::ipv4;
 use super::program::{self, Program};
 use crate::{HostNetwork, IsolationDifference, NetworkError, Overlay, Reach};
 
+pub(super) use self::flows::{MASK, Pair, TABLE as FLOWS, mark_of};
 pub(super) use self::leases::TABLE as LEASES;
 pub(super) use self::message::{NFPROTO_INET, NFPROTO_IPV4, NFPROTO_IPV6, NOTIFICATIONS, place};
 
@@ -93,6 +96,8 @@ pub(super) struct Firewall {
     ipv6: Option<Option<Ipv6Range>>,
     /// Until when instances are reached, as last said, and where they had IPv6 addresses then.
     leases: Option<(Vec<Reach>, Option<Ipv6Range>)>,
+    /// The instances with two sandboxes, as last said, and where they had IPv6 addresses then.
+    followed: Option<(BTreeSet<Pair>, Option<Ipv6Range>)>,
 }
 
 struct Written {
@@ -118,6 +123,7 @@ impl Firewall {
             range: None,
             ipv6: None,
             leases: None,
+            followed: None,
         })
     }
 
@@ -176,7 +182,8 @@ impl Firewall {
             sets: sets.unwrap_or_default(),
             generation: before.wrapping_add(1),
         });
-        self.follow_leases()
+        self.follow_leases()?;
+        self.follow_on()
     }
 
     /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
@@ -210,7 +217,8 @@ impl Firewall {
         self.written = None;
         self.ipv6 = None;
         self.leases = None;
-        match self.feed(&[script::DELETE, leases::DELETE].concat()) {
+        self.followed = None;
+        match self.feed(&[script::DELETE, leases::DELETE, flows::DELETE].concat()) {
             // Without the program there cannot be a table of ours.
             Err(NetworkError::ProgramMissing { .. }) => Ok(()),
             result => result,
@@ -399,6 +407,16 @@ impl Firewall {
             _ => self.written = None,
         }
         outcome
+    }
+
+    /// As [`Firewall::feed`], of a script about other tables of ours: it makes the main one no less what it was.
+    fn feed_beside(&mut self, script: &str) -> Result<(), NetworkError> {
+        self.doubt()?;
+        self.feed(script)?;
+        if let Some(written) = &mut self.written {
+            written.generation = written.generation.wrapping_add(1);
+        }
+        Ok(())
     }
 
     /// Has the `nft` program carry out `script`, all or nothing.

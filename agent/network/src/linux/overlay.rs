@@ -38,9 +38,9 @@ pub(super) const DEVICE: &str = "dwell-vxlan";
 pub(super) const VNI: u32 = 157;
 /// What is added to a packet: an Ethernet header, that of VXLAN, of UDP and of IP.
 pub(super) const HEADERS_BYTES: u32 = 14 + 8 + 8 + 20;
-/// The device's own address, the same everywhere. Without one, the kernel's reverse-path filter would drop what hosts
-/// themselves send through it, also where it is loose.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
+/// The address of links of ours that need one, the same everywhere. Without one, the kernel's reverse-path filter would drop
+/// what hosts themselves send through the device, also where it is loose.
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 /// The bit of a packet's mark that leads it into the overlay.
 pub(super) const MARK: u32 = 0x0100_0000;
 

@@ -123,6 +123,7 @@ impl Owner {
             self.ensure_settings(host, &uplinks.names),
             self.ensure_rule(host.ipv6),
             self.ensure_cluster_rule(host.cluster),
+            if self.firewall.follows() { self.ensure_slot_rules(true) } else { Ok(()) },
             self.ensure_cluster_rule_ipv6(host.ipv6, is_other_ipv6),
             self.ensure_block_of(Family::V4, host.block, &kernel.routes),
             // No route leads to addresses of which the firewall that comes next does not know.
@@ -195,7 +196,7 @@ impl Owner {
             .links()?
             .into_iter()
             .filter(|link| veth::is_ours(link) && link.group != veth::DOOMED_GROUP)
-            .filter_map(|link| veth::owner(&link).map(|(_, address)| (link.name, address)))
+            .filter_map(|link| veth::owner(&link).map(|owner| (link.name, owner.address)))
             .collect();
         let action = || "list nexthops".to_owned();
         let nexthops = self.route.dump(nexthops, Nexthop::parse).map_err(refused(action))?;
@@ -350,6 +351,7 @@ impl Owner {
             removed,
             self.remove_overlay(&kernel),
             self.remove_overlay_rule(),
+            self.ensure_slot_rules(false),
             self.remove_cluster_rule(),
             self.remove_ipv6(&kernel),
         ])

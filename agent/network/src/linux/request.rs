@@ -251,6 +251,13 @@ pub(super) fn add_link_address(link: u32, address: Ipv4Addr) -> Request {
     Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
 }
 
+/// `ip address add ADDRESS/32 dev LINK scope host`: nothing is ever sent from it.
+pub(super) fn add_host_address(link: u32, address: Ipv4Addr) -> Request {
+    let mut message = address_message(link, address);
+    message.header.scope = AddressScope::Host;
+    Request::new(RouteNetlinkMessage::NewAddress(message), Mode::Add.flags())
+}
+
 /// `ip neighbour replace ADDRESS lladdr MAC dev LINK nud permanent`.
 pub(super) fn set_neighbour(link: u32, address: impl Into<IpAddr>, mac: Mac) -> Request {
     let mut message = neighbour(link, address.into());
@@ -326,6 +333,13 @@ fn look_up(address: IpAddr, mark: Option<u32>, flags: RouteFlags) -> Request {
 pub(super) fn add_link_route(address: IpAddr, link: u32, metric: u32) -> Request {
     let message = link_route(address, link, metric);
     Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Add.flags())
+}
+
+/// `ip route replace ADDRESS dev LINK scope link table TABLE`, as one of ours: there is no moment without a route.
+pub(super) fn replace_link_route(address: IpAddr, link: u32, metric: u32, table: u8) -> Request {
+    let mut message = link_route(address, link, metric);
+    message.header.table = table;
+    Request::new(RouteNetlinkMessage::NewRoute(message), Mode::Replace.flags())
 }
 
 /// `ip route del ADDRESS dev LINK`, only if it is ours.

@@ -3,10 +3,12 @@
 //! A kernel starts with it, at priority 32766. If somebody removes it, nothing of the host is routed any more.
 //! Then there is one of ours in its place, which is like it and stays: the host needs it without dwell, too.
 //!
-//! Of our own there are two, each only where it is needed. One leads what the firewall has marked to the overlay's table.
-//! The other keeps what is for instances in the main table, where their routes are, on a host whose own rules lead
+//! Of our own there are these, each only where it is needed. One leads what the firewall has marked to the overlay's table.
+//! Another keeps what is for instances in the main table, where their routes are, on a host whose own rules lead
 //! elsewhere. The commonest of these, `from ADDRESS lookup TABLE` for a second uplink, would have what this host itself
 //! sends to its instances leave by that uplink, and the reverse-path filter drop what they send to it.
+//!
+//! As long as an instance has [two sandboxes](super::pair), two more lead what is marked for one of them to the route to that.
 //!
 //! Where instances have IPv6, the first and the last are there for it as well, the last for all that has an IPv4 image: nodes
 //! are reached at theirs, too. What is marked for the overlay is of IPv4 only.
@@ -15,6 +17,7 @@ use std::io;
 use std::sync::Once;
 
 use dwell_core::net::Ipv6Range;
+use dwell_core::sandbox::Slot;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
@@ -23,9 +26,11 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::netlink::Request;
+use super::nftables::{MASK, mark_of};
 use super::observe::{attributes, ip, u32_at};
 use super::overlay::MARK;
 use super::owner::Owner;
+use super::pair::table_of;
 use super::request::Mode;
 use super::{OVERLAY_TABLE, refused, send};
 use crate::{NetworkError, ROUTE_PROTOCOL};
@@ -37,6 +42,8 @@ const V6: AddressFamily = AddressFamily::Inet6;
 const PRIORITY: u32 = 32_766;
 /// Where ours is: before the tables of others, as it is about nothing but what is marked.
 const OVERLAY_PRIORITY: u32 = 1_570;
+/// Where those for the sandboxes of an instance that has two are, likewise.
+const SLOT_PRIORITY: u32 = 1_571;
 /// Where the one for the cluster's range is at the earliest. It is no earlier than it needs to be, as the kernel puts a rule
 /// without a priority right before the second of the list: with ours at 1, all such rules of others would be at 0.
 const CLUSTER_PRIORITY_MIN: u32 = 1;
@@ -68,6 +75,34 @@ impl Owner {
         let action = || "remove the routing rule that leads to the overlay".to_owned();
         let delete = Request::new(RouteNetlinkMessage::DelRule(overlay_rule()), 0);
         send(&mut self.route, vec![delete], |errno| errno == Errno::ENOENT, action)
+    }
+
+    /// Makes the rules that lead what is marked for one of two sandboxes to the routes to these, or removes them.
+    pub(super) fn ensure_slot_rules(&mut self, are_needed: bool) -> Result<(), NetworkError> {
+        let action =
+            || "make the routing rules that lead to the second of two sandboxes".to_owned();
+        for family in [V4, V6] {
+            let found = self.route.dump(|| rules(family), |rule| Some(slot_of(rule)));
+            let found: Vec<Slot> = match found {
+                // A kernel without IPv6 has no rules of it.
+                Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => continue,
+                found => found.map_err(refused(action))?.into_iter().flatten().collect(),
+            };
+            let requests = Slot::ALL.into_iter().filter_map(|slot| {
+                let rule = slot_rule(family, slot);
+                match (are_needed, found.contains(&slot)) {
+                    (true, false) => {
+                        let add = RouteNetlinkMessage::NewRule(rule);
+                        Some(Request::new(add, Mode::Add.flags()))
+                    }
+                    (false, true) => Some(Request::new(RouteNetlinkMessage::DelRule(rule), 0)),
+                    _ => None,
+                }
+            });
+            let expected = |errno| matches!(errno, Errno::ENOENT | Errno::EEXIST);
+            send(&mut self.route, requests.collect(), expected, action)?;
+        }
+        Ok(())
     }
 
     /// Makes the rule for the main table if there is none like it; that of IPv6 where instances have it.
@@ -288,6 +323,34 @@ fn overlay_rule() -> RuleMessage {
         RuleAttribute::Priority(OVERLAY_PRIORITY),
         RuleAttribute::FwMark(MARK),
         RuleAttribute::FwMask(MARK),
+        RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
+    ];
+    message
+}
+
+/// The slot whose rule it is, if it is one of these.
+fn slot_of(rule: &[u8]) -> Option<Slot> {
+    let has = |kind: u16, value: u32| {
+        attributes(rule, HEADER_BYTES)
+            .any(|attribute| attribute.kind == kind && u32_at(attribute.value, 0) == Some(value))
+    };
+    Slot::ALL.into_iter().find(|slot| {
+        rule.get(4) == Some(&table_of(*slot))
+            && has(FRA_PRIORITY, SLOT_PRIORITY)
+            && has(FRA_FWMARK, mark_of(*slot))
+            && has(FRA_FWMASK, MASK)
+    })
+}
+
+/// `ip rule add fwmark MARK/MASK lookup TABLE priority PRIORITY`, as one of ours.
+fn slot_rule(family: AddressFamily, slot: Slot) -> RuleMessage {
+    let mut message = rule(family);
+    message.header.table = table_of(slot);
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(SLOT_PRIORITY),
+        RuleAttribute::FwMark(mark_of(slot)),
+        RuleAttribute::FwMask(MASK),
         RuleAttribute::Protocol(RouteProtocol::Other(ROUTE_PROTOCOL)),
     ];
     message

@@ -17,9 +17,10 @@ use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
+use nix::libc;
 
 use super::family::Family;
 use super::netlink::{Netlink, Request};
@@ -40,9 +41,10 @@ impl Owner {
     /// See [`crate::Network::ensure_sandbox`].
     pub(super) fn ensure_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), NetworkError> {
         let mtu = self.mtu.ok_or(NetworkError::HostNotReady)?;
-        let namespace = match self.existing_namespace(&sandbox.instance)? {
+        let id = sandbox.id();
+        let namespace = match self.existing_namespace(&id)? {
             Some(namespace) => namespace,
-            None => self.namespaces.create(&sandbox.instance)?,
+            None => self.namespaces.create(&id)?,
         };
         self.complete(sandbox, namespace, mtu)
     }
@@ -51,23 +53,23 @@ impl Owner {
     pub(super) fn repair_sandbox(&mut self, sandbox: &Sandbox) -> Result<(), NetworkError> {
         let mtu = self.mtu.ok_or(NetworkError::HostNotReady)?;
         let instance = &sandbox.instance;
-        let namespace = self.existing_namespace(instance)?;
+        let namespace = self.existing_namespace(&sandbox.id())?;
         let lost = || NetworkError::SandboxLost { instance: instance.clone() };
         self.complete(sandbox, namespace.ok_or_else(lost)?, mtu)
     }
 
-    /// The namespace of `instance`; one that has lost its name and is in use gets it back.
+    /// The namespace of a sandbox; one that has lost its name and is in use gets it back.
     fn existing_namespace(
         &mut self,
-        instance: &InstanceName,
+        sandbox: &SandboxId,
     ) -> Result<Option<Namespace>, NetworkError> {
-        if let Some(namespace) = self.namespaces.open(instance)? {
+        if let Some(namespace) = self.namespaces.open(sandbox)? {
             return Ok(Some(namespace));
         }
-        let Some(file) = self.find_inhabited(instance)? else { return Ok(None) };
-        self.namespaces.adopt(instance, &file)?;
-        tracing::warn!(%instance, "the sandbox had lost its name; it has it again");
-        self.namespaces.open(instance)
+        let Some(file) = self.find_inhabited(sandbox)? else { return Ok(None) };
+        self.namespaces.adopt(sandbox, &file)?;
+        tracing::warn!(instance = %sandbox.instance, "the sandbox had lost its name; it has it again");
+        self.namespaces.open(sandbox)
     }
 
     fn complete(
@@ -84,24 +86,29 @@ impl Owner {
             let range = range.filter(|_| ipv6::is_possible(mtu));
             self.complete_ipv6(sandbox, &mut namespace, &outside, range)?;
         }
-        self.wait_until_running(sandbox, &mut namespace.netlink, outside.index)
+        self.wait_until_running(sandbox, &mut namespace.netlink, outside.index)?;
+        let is_one_of_two = self.namespaces.has(&sandbox.id().beside());
+        if is_one_of_two { self.follow_pairs() } else { Ok(()) }
     }
 
     /// See [`crate::Network::remove_sandbox`].
-    pub(super) fn remove_sandbox(&mut self, instance: &InstanceName) -> Result<(), NetworkError> {
-        let links = self
-            .route
-            .dump(request::links, Link::parse)
-            .map_err(refused(|| "list interfaces".to_owned()))?;
-        let ours: Vec<_> =
-            links.into_iter().filter(|link| veth::belongs_to(link, instance)).collect();
+    pub(super) fn remove_sandbox(&mut self, sandbox: &SandboxId) -> Result<(), NetworkError> {
+        let links = self.links()?;
+        let (ours, others): (Vec<_>, Vec<_>) =
+            links.into_iter().partition(|link| veth::belongs_to(link, sandbox));
         for link in &ours {
             self.retire(link)?;
         }
-        for (_, address) in ours.iter().filter_map(veth::owner) {
-            self.firewall.end_lease(address)?;
+        let beside = sandbox.beside();
+        let is_one_of_two = others.iter().any(|link| veth::belongs_to(link, &beside));
+        if is_one_of_two {
+            self.follow_pairs()?;
+        } else {
+            for owner in ours.iter().filter_map(veth::owner) {
+                self.firewall.end_lease(owner.address)?;
+            }
         }
-        self.namespaces.remove(instance)?;
+        self.namespaces.remove(sandbox)?;
         if !ours.is_empty() {
             self.reaper.wake();
         }
@@ -111,7 +118,7 @@ impl Owner {
     /// Cuts a veth off: no route leads to it and nothing may be sent from it; the reaper does the rest.
     pub(super) fn retire(&mut self, link: &Link) -> Result<(), NetworkError> {
         let mut requests = Vec::new();
-        if let Some((_, address)) = veth::owner(link) {
+        if let Some(veth::Ownership { address, .. }) = veth::owner(link) {
             self.firewall.forbid(&(link.name.clone(), address))?;
             requests.extend(Family::all(self.firewall.ipv6().flatten()).map(|family| {
                 let address = family.address(address);
@@ -158,7 +165,7 @@ impl Owner {
         Ok(outside.filter(|outside| {
             let is_its_end = outside.peer == Some(inside.index);
             let is_named = outside.alias.is_empty() || outside.alias == veth::alias(sandbox);
-            is_its_end && is_named && veth::belongs_to(outside, &sandbox.instance)
+            is_its_end && is_named && veth::belongs_to(outside, &sandbox.id())
         }))
     }
 
@@ -179,7 +186,7 @@ impl Owner {
             match link(&mut self.route, request::get_link_by_name(&name))? {
                 Some(new) if made => return Ok(new),
                 // Left over from a namespace that lost its name; what lives in it is cut off.
-                Some(old) if veth::belongs_to(&old, &sandbox.instance) => {
+                Some(old) if veth::belongs_to(&old, &sandbox.id()) => {
                     self.retire(&old)?;
                     self.reaper.wake();
                 }
@@ -244,7 +251,7 @@ impl Owner {
         Err(refused(action)(Errno::ETIMEDOUT.into()))
     }
 
-    /// What makes the host's way to the sandbox right, if it is not: the neighbour, and then the route.
+    /// What makes the host's way to the sandbox right, if it is not: the neighbour, and then the route, if it is reached.
     pub(super) fn missing_way(
         &mut self,
         sandbox: &Sandbox,
@@ -260,7 +267,10 @@ impl Owner {
         });
         let missing = || request::set_neighbour(outside.index, address, sandbox.mac);
         let missing = (!is_right).then(missing);
-        let route = self.missing_route(sandbox, outside, family)?;
+        let route = match sandbox.reached {
+            true => self.missing_route(sandbox, outside, family)?,
+            false => None,
+        };
         Ok(missing.into_iter().chain(route).collect())
     }
 
@@ -288,26 +298,43 @@ impl Owner {
         }
         match route.link {
             Some(index) if index == outside.index => Ok(None),
-            Some(index) => {
-                self.retire_older(sandbox, index)?;
-                Ok(Some(ours))
-            }
+            Some(index) => match self.retire_older(sandbox, index)? {
+                Older::Beside => {
+                    let table = libc::RT_TABLE_MAIN;
+                    let (link, metric) = (outside.index, METRIC_INSTANCE);
+                    Ok(Some(request::replace_link_route(address, link, metric, table)))
+                }
+                Older::Gone => Ok(Some(ours)),
+            },
             // It leads to the node from which the instance has just moved here.
             None => Ok(Some(ours)),
         }
     }
 
-    /// Cuts off the veth of a namespace that has lost its name, with whatever still lives in it.
-    fn retire_older(&mut self, sandbox: &Sandbox, index: u32) -> Result<(), NetworkError> {
-        let Some(older) = link(&mut self.route, request::get_link(index))? else { return Ok(()) };
-        if !veth::belongs_to(&older, &sandbox.instance) {
+    /// Cuts off the veth of a namespace that has lost its name, with whatever still lives in it. That of the instance's
+    /// other sandbox is left alone.
+    fn retire_older(&mut self, sandbox: &Sandbox, index: u32) -> Result<Older, NetworkError> {
+        let Some(older) = link(&mut self.route, request::get_link(index))? else {
+            return Ok(Older::Gone);
+        };
+        if veth::belongs_to(&older, &sandbox.id().beside()) {
+            return Ok(Older::Beside);
+        }
+        if !veth::belongs_to(&older, &sandbox.id()) {
             let holder = format!("interface {}", older.alias);
             return Err(address_taken(sandbox, sandbox.address.into(), holder));
         }
         self.retire(&older)?;
         self.reaper.wake();
-        Ok(())
+        Ok(Older::Gone)
     }
+}
+
+/// What has become of the veth to which the address led before.
+enum Older {
+    /// It is that of the instance's other sandbox, and lives on.
+    Beside,
+    Gone,
 }
 
 fn address_taken(sandbox: &Sandbox, address: IpAddr, holder: String) -> NetworkError {

@@ -2,7 +2,8 @@
 //!
 //! `dw-` and the hash of the instance's name make a veth recognisable as ours; two more digits count
 //! the veths of one instance, so that a new one need not wait until the kernel has taken the old one
-//! apart, which takes it 15 ms. The alias says for people, and for us, whose it is: `web-0 10.80.1.5`.
+//! apart, which takes it 15 ms. The alias says for people, and for us, whose it is: `web-0 10.80.1.5`, and
+//! `web-0 10.80.1.5 b` of the second of two sandboxes.
 //!
 //! A veth whose time has come is put into [`DOOMED_GROUP`]. From then on it is nobody's, and the
 //! reaper deletes the whole group at once, off everybody's critical path, also after a restart.
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::{SandboxId, Slot};
 use sha2::{Digest, Sha256};
 
 use super::observe::Link;
@@ -45,29 +47,45 @@ pub(super) fn is_ours(link: &Link) -> bool {
     link.kind == "veth" && digits.len() == 2 * HASH_BYTES + 2 && all_hex
 }
 
-/// Whether a link of the host namespace is a veth of `instance` that is not doomed yet.
-pub(super) fn belongs_to(link: &Link, instance: &InstanceName) -> bool {
+/// Whether a link of the host namespace is the veth of a sandbox, and not doomed yet.
+pub(super) fn belongs_to(link: &Link, sandbox: &SandboxId) -> bool {
     // One that was cut off before it got its alias is known by its name alone.
-    let is_named = link.alias.is_empty() || owner(link).is_some_and(|(name, _)| name == *instance);
+    let is_named = link.alias.is_empty() || owner(link).is_some_and(|it| it.sandbox == *sandbox);
     is_ours(link)
-        && link.name.starts_with(&stem(instance))
+        && link.name.starts_with(&stem(&sandbox.instance))
         && is_named
         && link.group != DOOMED_GROUP
 }
 
 /// What the alias of a sandbox's veth says.
 pub(super) fn alias(sandbox: &Sandbox) -> String {
-    format!("{} {}", sandbox.instance, sandbox.address)
+    let Sandbox { instance, slot, address, .. } = sandbox;
+    match slot {
+        Slot::A => format!("{instance} {address}"),
+        Slot::B => format!("{instance} {address} {slot}"),
+    }
+}
+
+/// Whose a veth is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ownership {
+    pub(super) sandbox: SandboxId,
+    pub(super) address: Ipv4Addr,
 }
 
 /// Reads [`alias`] back.
-pub(super) fn owner(link: &Link) -> Option<(InstanceName, Ipv4Addr)> {
-    let (instance, address) = link.alias.split_once(' ')?;
-    Some((instance.parse().ok()?, address.parse().ok()?))
+pub(super) fn owner(link: &Link) -> Option<Ownership> {
+    let mut words = link.alias.split(' ');
+    let (instance, address) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+    let slot = words.next().map_or(Ok(Slot::A), str::parse).ok()?;
+    let sandbox = SandboxId { instance, slot };
+    words.next().is_none().then_some(Ownership { sandbox, address })
 }
 
 #[cfg(test)]
 mod tests {
+    use dwell_core::net::Mac;
+
     use super::*;
 
     fn link(name: &str, alias: &str) -> Link {
@@ -92,7 +110,7 @@ mod tests {
         let longest: InstanceName = format!("{}-99999", "w".repeat(52)).parse().unwrap();
         for name in names(&longest) {
             assert_eq!(name.len(), 15);
-            assert!(belongs_to(&link(&name, ""), &longest));
+            assert!(belongs_to(&link(&name, ""), &longest.clone().into()));
         }
         assert_eq!(names(&longest).count(), 256);
     }
@@ -108,12 +126,29 @@ mod tests {
 
     #[test]
     fn an_alias_tells_instances_with_the_same_hash_apart() {
-        let (web, db) = ("web-0".parse().unwrap(), "db-0".parse().unwrap());
-        let name = names(&web).next().unwrap();
+        let (web, db): (SandboxId, SandboxId) = ("web-0".parse().unwrap(), "db-0".parse().unwrap());
+        let name = names(&web.instance).next().unwrap();
         assert!(belongs_to(&link(&name, "web-0 10.80.1.5"), &web));
         assert!(!belongs_to(&link(&name, "db-0 10.80.1.5"), &web));
         assert!(!belongs_to(&link(&name, "web-0 10.80.1.5"), &db));
         let doomed = Link { group: DOOMED_GROUP, ..link(&name, "web-0 10.80.1.5") };
         assert!(!belongs_to(&doomed, &web));
+    }
+
+    #[test]
+    fn the_two_sandboxes_of_an_instance_are_told_apart() {
+        let address = Ipv4Addr::new(10, 80, 1, 5);
+        let one = Sandbox::only("web-0".parse().unwrap(), address, Mac::of_address(address));
+        let other = Sandbox { slot: Slot::B, ..one.clone() };
+        let name = names(&one.instance).next().unwrap();
+        for (mine, not_mine) in [(&one, &other), (&other, &one)] {
+            let link = link(&name, &alias(mine));
+            assert!(belongs_to(&link, &mine.id()) && !belongs_to(&link, &not_mine.id()));
+            let of = Ownership { sandbox: mine.id(), address: mine.address };
+            assert_eq!(owner(&link), Some(of));
+        }
+        for strange in ["web-0", "web-0 10.80.1.5 c", "web-0 10.80.1.5 b b"] {
+            assert_eq!(owner(&link(&name, strange)), None);
+        }
     }
 }

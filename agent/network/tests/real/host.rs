@@ -114,7 +114,7 @@ async fn nobody_on_the_segment_is_an_instance_of_this_node() {
     assert_eq!(claims(web.address), None, "it is here, and not there");
     assert_eq!(claims(there), Some(there), "an instance of another node");
     // One that has gone elsewhere is believed to be there.
-    world.network.remove_sandbox(&web.instance).await.unwrap();
+    world.network.remove_sandbox(&web.id()).await.unwrap();
     let exception = format!("ip route add {}/32 via {NEIGHBOUR}", web.address);
     run(&exception);
     assert_eq!(claims(web.address), Some(web.address));

@@ -266,7 +266,7 @@ async fn nobody_sends_from_anothers_ipv6_address() {
     assert_eq!(datagram6((Place::Lan, db.address), to), None);
     assert_eq!(datagram6((Place::Lan, THERE), to), Some(six(THERE)));
     // One that is gone sends nothing, and nothing gets to it.
-    world.network.remove_sandbox(&db.instance).await.unwrap();
+    world.network.remove_sandbox(&db.id()).await.unwrap();
     assert!(!run("nft list set inet dwell ip6_sources").contains(&six(db.address).to_string()));
     let route = run(&format!("ip -6 route get {} 2>&1 || true", six(db.address)));
     assert!(route.contains("No route to host"), "{route}");
@@ -407,7 +407,7 @@ async fn what_others_change_is_noticed_and_put_right() {
         assert!(pings(Place::Lan, web.address) && pings(Place::Host, THERE), "{what}");
         let seen = network.look(&table()).await.unwrap();
         assert!(
-            seen.routes.is_empty() && seen.sandboxes[&web.instance].ipv6.is_empty(),
+            seen.routes.is_empty() && seen.sandboxes[&web.id()].ipv6.is_empty(),
             "{what}: {seen:?}"
         );
     }
@@ -425,12 +425,12 @@ async fn what_others_change_is_noticed_and_put_right() {
     // Of addresses the kernel does not say who took them away; they are back with the next look.
     inside(&web, &format!("ip -6 address del {address}/128 dev eth0"));
     let seen = network.look(&table()).await.unwrap();
-    assert_eq!(seen.sandboxes[&web.instance].ipv6, ["eth0 has: none"]);
+    assert_eq!(seen.sandboxes[&web.id()].ipv6, ["eth0 has: none"]);
     network.repair_sandbox(&web).await.unwrap();
     assert!(pings(Place::Inside(&web), THERE));
     run(&format!("nft delete element inet dwell ip6_sources {{ {link} . {address} }}"));
     let seen = network.look(&table()).await.unwrap();
-    assert_eq!(seen.sandboxes[&web.instance].ipv6, ["it may send from: none"]);
+    assert_eq!(seen.sandboxes[&web.id()].ipv6, ["it may send from: none"]);
 }
 
 #[tokio::test]
@@ -438,7 +438,7 @@ async fn an_instance_that_moves_is_followed() {
     let web = web();
     let world = with([&web]).await;
     let elsewhere = Exception { address: web.address, node: "b".parse().unwrap() };
-    world.network.remove_sandbox(&web.instance).await.unwrap();
+    world.network.remove_sandbox(&web.id()).await.unwrap();
     let moved = RouteTable { exceptions: vec![elsewhere], ..table() };
     assert!(world.network.sync_routes(&moved).await.unwrap().is_clean());
     lan(&format!("ip -6 address add {}/128 dev lo nodad", six(web.address)));

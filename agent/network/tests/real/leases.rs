@@ -99,7 +99,7 @@ async fn what_is_no_longer_spoken_of_stays_shut_until_its_sandbox_is_gone() {
     world.network.sync_leases(&over(&web)).await.unwrap();
     world.network.sync_leases(&[reach(&db, Until::Ever)]).await.unwrap();
     assert_eq!(reached(&web, &db), [false; 3]);
-    world.network.remove_sandbox(&web.instance).await.unwrap();
+    world.network.remove_sandbox(&web.id()).await.unwrap();
     // The address is another instance's now, which is nobody's but this host's.
     let other = sandbox("other-0", web.address.octets());
     world.network.ensure_sandbox(&other).await.unwrap();

@@ -18,7 +18,7 @@ async fn what_is_as_declared_is_seen_so() {
     let seen = world.network.look(&table).await.unwrap();
     assert_eq!((&seen.routes, &seen.strays), (&Vec::new(), &[].into()));
     assert_eq!(seen.sandboxes.len(), 2);
-    let found = &seen.sandboxes[&web.instance];
+    let found = &seen.sandboxes[&web.id()];
     let inode =
         std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(namespace_of(&web)).unwrap());
     assert_eq!((found.namespace, found.mac, found.is_running), (Some(inode), Some(web.mac), true));
@@ -45,7 +45,7 @@ async fn a_sandbox_that_lacks_something_is_seen_so() {
     let world = World::with([&web]).await;
     let look = async || {
         let seen = world.network.look(&RouteTable::default()).await.unwrap();
-        seen.sandboxes[&web.instance].clone()
+        seen.sandboxes[&web.id()].clone()
     };
     run(&format!("ip route del {}", web.address));
     assert!(look().await.routed.is_empty());

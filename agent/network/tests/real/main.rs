@@ -19,6 +19,7 @@ mod isolation;
 mod leases;
 mod look;
 mod overlay;
+mod pair;
 mod probe;
 mod routes;
 mod sandbox;

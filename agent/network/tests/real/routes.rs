@@ -218,7 +218,7 @@ async fn an_instance_that_is_here_is_reached_here() {
     world.network.sync_routes(&table).await.unwrap();
     assert!(run("ip route get 10.80.1.5").contains(" dev dw-"));
     world.network.ensure_sandbox(&web).await.unwrap();
-    world.network.remove_sandbox(&web.instance).await.unwrap();
+    world.network.remove_sandbox(&web.id()).await.unwrap();
     assert_eq!(gateway_of("10.80.1.5"), "192.0.2.2");
     world.network.ensure_sandbox(&web).await.unwrap();
     assert!(run("ip route get 10.80.1.5").contains(" dev dw-"));

@@ -56,7 +56,7 @@ async fn a_correct_sandbox_is_not_touched() {
     world.network.ensure_sandbox(&web).await.unwrap();
     world.network.ensure_sandbox(&db).await.unwrap();
     assert_eq!(everything(), before);
-    assert_eq!(world.network.sandboxes().await.unwrap(), [db.instance, web.instance]);
+    assert_eq!(world.network.sandboxes().await.unwrap(), [db.id(), web.id()]);
 }
 
 #[tokio::test]
@@ -201,14 +201,14 @@ async fn a_removed_sandbox_leaves_nothing_and_is_unreachable() {
     let before = dump();
     world.network.ensure_sandbox(&web).await.unwrap();
     world.network.ensure_sandbox(&db).await.unwrap();
-    world.network.remove_sandbox(&web.instance).await.unwrap();
-    assert_eq!(world.network.sandboxes().await.unwrap(), std::slice::from_ref(&db.instance));
+    world.network.remove_sandbox(&web.id()).await.unwrap();
+    assert_eq!(world.network.sandboxes().await.unwrap(), [db.id()]);
     let route = run(&format!("ip route get {} 2>&1 || true", web.address));
     assert!(route.contains("No route to host"), "{route}");
     assert!(reaches(Place::Host, db.address));
 
-    world.network.remove_sandbox(&web.instance).await.unwrap();
-    world.network.remove_sandbox(&db.instance).await.unwrap();
+    world.network.remove_sandbox(&web.id()).await.unwrap();
+    world.network.remove_sandbox(&db.id()).await.unwrap();
     until_silent("ip -o link | grep dw- || true");
     assert_eq!(dump(), before);
     assert_eq!(run("ls /run/dwell/netns"), "");
@@ -219,7 +219,7 @@ async fn an_instance_that_comes_back_at_once_need_not_wait_for_its_old_veth() {
     let web = web();
     let world = World::with([&web]).await;
     for _ in 0..20 {
-        world.network.remove_sandbox(&web.instance).await.unwrap();
+        world.network.remove_sandbox(&web.id()).await.unwrap();
         world.network.ensure_sandbox(&web).await.unwrap();
         assert!(reaches(Place::Host, web.address));
     }
@@ -284,7 +284,7 @@ async fn a_hundred_sandboxes_take_a_few_milliseconds_each() {
         for sandbox in &sandboxes {
             let start = Instant::now();
             match round {
-                "remove" => world.network.remove_sandbox(&sandbox.instance).await.unwrap(),
+                "remove" => world.network.remove_sandbox(&sandbox.id()).await.unwrap(),
                 _ => world.network.ensure_sandbox(sandbox).await.unwrap(),
             }
             times.push(start.elapsed());

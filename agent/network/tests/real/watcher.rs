@@ -128,7 +128,7 @@ async fn our_own_work_disturbs_nobody() {
         world.network.ensure_sandbox(&db()).await.unwrap();
         world.network.sync_routes(&RouteTable::default()).await.unwrap();
         world.network.sync_routes(&table()).await.unwrap();
-        world.network.remove_sandbox(&web().instance).await.unwrap();
+        world.network.remove_sandbox(&web().id()).await.unwrap();
     }
     // Notifications come in order: this one comes after all of ours.
     let mut disturbances = world.network.disturbances();

@@ -49,7 +49,7 @@ pub(crate) fn after_start(target: &Target, seen: &Seen, container: &Container) -
         }
         _ => {
             let address = target.assigned.address;
-            AfterStart::Call(HookCall { address, hook: hook.clone() })
+            AfterStart::Call(HookCall { address, slot: container.slot, hook: hook.clone() })
         }
     }
 }
@@ -78,7 +78,8 @@ impl<'a> Instance<'a> {
             return self.seen.journal.before_stop.get(&container.id).cloned();
         };
         let hook = template.hooks.before_stop.clone()?;
-        Some(HookCall { address: self.target.assigned.address, hook })
+        let address = self.target.assigned.address;
+        Some(HookCall { address, slot: container.slot, hook })
     }
 
     /// The same of all containers, to be remembered.

@@ -71,6 +71,12 @@ impl<'a> Roles<'a> {
     pub(crate) fn face(&self) -> Option<&'a Container> {
         let (first, second) = match self {
             Self::Steady { keeper, .. } => (*keeper, None),
+            // What is tried beside another is not reached yet.
+            Self::Update { old: Some(old), new: Some(new), .. }
+                if old.is_running() && old.slot != new.slot =>
+            {
+                (Some(*old), Some(*new))
+            }
             Self::Update { old, new, .. } => (*new, *old),
         };
         let all = || first.into_iter().chain(second).chain(self.others());

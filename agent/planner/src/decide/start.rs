@@ -17,8 +17,9 @@ impl<'a> Instance<'a> {
         if self.is_past_starting(container) {
             return self.attempt(Step::Remove { container: container.id.clone() });
         }
-        if self.seen.sandbox != Sandbox::Ready {
-            return self.attempt(Step::EnsureSandbox);
+        let slot = container.slot;
+        if self.seen.sandboxes.of(slot) != Sandbox::Ready {
+            return self.attempt(Step::EnsureSandbox { slot, reached: true });
         }
         self.attempt(Step::Start { container: container.id.clone() })
     }

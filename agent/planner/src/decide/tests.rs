@@ -1,5 +1,6 @@
 //! One story per test: a container set, and the steps or waits that follow from it.
 
+mod beside;
 mod ends;
 mod fallback;
 mod hooks;
@@ -22,13 +23,19 @@ use super::start::STARTS_MAX;
 use super::*;
 use crate::desired::Desired;
 use crate::journal::{Held, Journal, Ruling, Verdict};
-use crate::observed::{Check, Checked, Image};
+use crate::observed::{Check, Checked, Image, Sandboxes};
 use crate::step::{Failure, FailureKind};
 use crate::{Plan, plan, statuses};
 use dwell_core::container::ContainerId;
 
 const MONITOR: Duration = Duration::from_secs(10);
 const NOW: Timestamp = Timestamp(1_000_000);
+
+/// A step about a sandbox in words: of the usual one, to which the address leads, nothing is said.
+fn place(step: &str, slot: Slot, reached: bool) -> String {
+    let slot = if slot.is_usual() { String::new() } else { format!(" {slot}") };
+    format!("{step}{slot}{}", if reached { "" } else { " aside" })
+}
 
 /// One desired instance on a node with a ready engine, and what a plan makes of it.
 struct Story {
@@ -43,7 +50,8 @@ impl Story {
         let assigned = fixtures::assigned("web-0", generation, Template::of_image(image));
         let assigned = Assigned { life: Revision(7), ..assigned };
         let observed = Observed { engine: EngineState::Ready, ..Observed::default() };
-        let mut seen = Seen { sandbox: Sandbox::Ready, ..Seen::default() };
+        let sandboxes = Sandboxes::only(Sandbox::Ready);
+        let mut seen = Seen { sandboxes, ..Seen::default() };
         seen.accept(&assigned, NOW);
         Self { assigned: Some(assigned), observed, seen, now: NOW }
     }
@@ -73,6 +81,7 @@ impl Story {
             id: ContainerId(id.into()),
             generation: Generation(generation),
             life: Revision(7),
+            slot: Slot::A,
             fingerprint: Template::of_image(image).fingerprint(),
             limits: Template::of_image("").limits(),
             enforced: Enforced::ALL,
@@ -143,9 +152,10 @@ impl Story {
         match self.step() {
             None => "-".into(),
             Some(Step::Record(journal)) if self.only_notes_ends(&journal) => "-".into(),
-            Some(Step::Create { generation }) => format!("create g{generation}"),
-            Some(Step::EnsureSandbox) => "sandbox".into(),
-            Some(Step::RepairSandbox) => "repair sandbox".into(),
+            Some(Step::Create { generation, slot: Slot::A }) => format!("create g{generation}"),
+            Some(Step::Create { generation, slot }) => format!("create g{generation} in {slot}"),
+            Some(Step::EnsureSandbox { slot, reached }) => place("sandbox", slot, reached),
+            Some(Step::RepairSandbox { slot, reached }) => place("repair sandbox", slot, reached),
             Some(Step::Start { container }) => format!("start {container}"),
             Some(Step::AfterStart { container, .. }) => format!("call after start of {container}"),
             Some(Step::Stop { container, before: Some(_), .. }) => {
@@ -154,7 +164,7 @@ impl Story {
             Some(Step::Stop { container, .. }) => format!("stop {container}"),
             Some(Step::Remove { container }) => format!("remove {container}"),
             Some(Step::UpdateLimits { container, .. }) => format!("limit {container}"),
-            Some(Step::RemoveSandbox) => "remove sandbox".into(),
+            Some(Step::RemoveSandbox { slot }) => place("remove sandbox", slot, true),
             Some(Step::Forget) => "forget".into(),
             Some(Step::Record(journal)) => match journal
                 .verdict
@@ -219,12 +229,12 @@ fn exited(code: i32) -> ContainerState {
 #[test]
 fn a_new_instance_is_created_then_given_a_sandbox_then_started() {
     let mut story = Story::of("a", 1);
-    story.seen.sandbox = Sandbox::Absent;
+    story.seen.sandboxes.set(Slot::A, Sandbox::Absent);
     assert_eq!(story.word(), "create g1");
     assert_eq!(story.status().phase, Phase::Preparing);
     let mut story = story.with("c1", "a", 1, ContainerState::Created);
     assert_eq!(story.word(), "sandbox");
-    story.seen.sandbox = Sandbox::Ready;
+    story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
     assert_eq!(story.word(), "start c1");
     let story = story.set("c1", running());
     assert_eq!(story.word(), "-");
@@ -235,7 +245,7 @@ fn a_new_instance_is_created_then_given_a_sandbox_then_started() {
 #[test]
 fn nothing_is_planned_for_an_instance_with_a_step_under_way() {
     let mut story = Story::of("a", 1);
-    story.seen.busy = Some(Step::Create { generation: Generation(1) });
+    story.seen.busy = Some(Step::Create { generation: Generation(1), slot: Slot::A });
     assert!(story.plan().is_empty());
 }
 
@@ -422,7 +432,7 @@ fn a_container_that_cannot_be_started_is_made_anew_once() {
             assert_eq!(story.word(), format!("start {id}"));
             let failure = Failure { kind: FailureKind::Transient, message: "task exists".into() };
             story.seen.failed(&start, failure, story.now);
-            story.seen.sandbox = Sandbox::Ready;
+            story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
             story = story.after(Duration::from_secs(30));
         }
         if id == "c1" {
@@ -446,7 +456,7 @@ fn a_container_whose_start_is_refused_stays() {
         assert_eq!(story.word(), "start c1");
         let failure = Failure { kind: FailureKind::Permanent, message: "a link".into() };
         story.seen.failed(&start, failure, story.now);
-        story.seen.sandbox = Sandbox::Ready;
+        story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
         story = story.after(Duration::from_secs(300));
     }
 }
@@ -461,11 +471,11 @@ fn a_container_of_the_same_generation_but_another_template_makes_way() {
 #[test]
 fn a_lost_sandbox_is_made_anew_and_the_container_started_into_it() {
     let mut story = Story::running();
-    story.seen.sandbox = Sandbox::Doubtful;
+    story.seen.sandboxes.set(Slot::A, Sandbox::Doubtful);
     assert_eq!(story.word(), "repair sandbox", "no other is made beside the running container");
     let lost = Failure { kind: FailureKind::SandboxLost, message: "it is lost".into() };
-    story.seen.failed(&Step::RepairSandbox, lost, story.now);
-    assert_eq!(story.seen.sandbox, Sandbox::Absent);
+    story.seen.failed(&Step::RepairSandbox { slot: Slot::A, reached: true }, lost, story.now);
+    assert!(story.seen.sandboxes.are_absent());
     let story = story.record();
     assert_eq!(story.word(), "stop c1");
     assert_eq!(story.set("c1", exited(143)).word(), "sandbox");
@@ -476,7 +486,11 @@ fn a_failed_step_is_repeated_after_its_pause_and_another_step_is_not_held_back()
     let mut story = Story::of("a", 1);
     let failure = Failure { kind: FailureKind::Transient, message: "disk full".into() };
     for pause_ms in [100, 200, 400] {
-        story.seen.failed(&Step::Create { generation: Generation(1) }, failure.clone(), story.now);
+        story.seen.failed(
+            &Step::Create { generation: Generation(1), slot: Slot::A },
+            failure.clone(),
+            story.now,
+        );
         let plan = story.plan();
         assert_eq!(plan.wake_at, Some(story.now.after(Duration::from_millis(pause_ms))));
         story = story.after(Duration::from_millis(pause_ms));

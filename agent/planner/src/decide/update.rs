@@ -10,6 +10,17 @@
 //!   ended     holds      committed: the old one is removed
 //! ```
 //!
+//! Where the node was given a second share for it, the new container is started beside the old one, which goes on until
+//! the new one holds: then that is noted, the address leads to the new one, and the old one is stopped. One that does not hold is
+//! stopped, and the old one has never ceased to serve.
+//!
+//! ```text
+//!   old       new        what is done
+//!   serves    created    make the second sandbox, start the new one in it
+//!   serves    running    call its hook after the start, wait until it holds ── it does not ─▶ rolled back
+//!   serves    holds      committed: the address leads to the new one, the old one is stopped and removed, with its sandbox
+//! ```
+//!
 //! A container with a health check holds when a probe has passed; until then failing probes mean "not yet". One
 //! without has to run for the monitor time. "In time" is the update's deadline, which counts from the first failure, the
 //! last progress of a pull, or the start of the container, and anew when the engine was away in between.
@@ -37,14 +48,15 @@ impl<'a> Instance<'a> {
         let Some(new) = new else {
             return self.prepare(old, roles);
         };
-        let running = [Some(new), old].into_iter().flatten().find(|one| one.is_running());
-        match (self.seen.sandbox, running) {
-            (Sandbox::Ready, _) => {}
-            (Sandbox::Absent, Some(running)) => return self.end(running),
-            (Sandbox::Doubtful, Some(_)) => return self.attempt(Step::RepairSandbox),
-            (Sandbox::Absent | Sandbox::Doubtful, None) => {
-                return self.attempt(Step::EnsureSandbox);
-            }
+        let is_beside = self.is_beside(old, new);
+        let running = [old, Some(new)].into_iter().flatten().filter(|one| one.is_running());
+        // First the one that is reached.
+        let seen_to = running.filter_map(|one| {
+            let is_reached = one.id != new.id || !is_beside;
+            self.see_to_sandbox(one, is_reached)
+        });
+        if let Some(next) = { seen_to }.next() {
+            return next;
         }
         match new.state {
             ContainerState::Created => self.switch(old, new),
@@ -59,8 +71,8 @@ impl<'a> Instance<'a> {
             }
             ContainerState::Running { .. } if self.is_to_end(new) => self.end(new),
             ContainerState::Running { .. } => match old.filter(|old| old.is_running()) {
-                Some(old) => self.end(old),
-                None => self.judge(new),
+                Some(old) if !is_beside => self.end(old),
+                _ => self.judge(new),
             },
             ContainerState::Dead => self.attempt(Step::Remove { container: new.id.clone() }),
         }
@@ -112,8 +124,13 @@ impl<'a> Instance<'a> {
 
     /// `before` is the container that still serves, or did.
     fn switch(self, before: Option<&'a Container>, new: &'a Container) -> Next<'a> {
-        if let Some(old) = before.filter(|old| old.is_running()) {
+        let is_beside = self.is_beside(before, new);
+        if let Some(old) = before.filter(|old| old.is_running() && !is_beside) {
             return self.end(old);
+        }
+        let sandbox = self.seen.sandboxes.of(new.slot);
+        if sandbox != if is_beside { Sandbox::Beside } else { Sandbox::Ready } {
+            return self.attempt(Step::EnsureSandbox { slot: new.slot, reached: !is_beside });
         }
         let start = Step::Start { container: new.id.clone() };
         if let Some((failed, trouble)) = &self.seen.trouble
@@ -165,7 +182,7 @@ impl<'a> Instance<'a> {
     }
 
     /// Stops a container that may have to come back.
-    fn end(self, container: &'a Container) -> Next<'a> {
+    pub(super) fn end(self, container: &'a Container) -> Next<'a> {
         if self.is_to_end(container) { self.stop(container) } else { self.order_end(container) }
     }
 

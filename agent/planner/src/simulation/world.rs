@@ -17,6 +17,7 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
 use dwell_core::quantity::{Bytes, Millis};
+use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources, RestartPolicy, Template};
 
 /// How the main process of an image behaves.
@@ -85,7 +86,8 @@ pub(crate) struct Real {
     pub(crate) restarts_asked: u64,
     pub(crate) image: String,
     pub(crate) state: ContainerState,
-    /// The number of the sandbox it was last started into.
+    /// In which of its instance's sandboxes it runs, and the number of the one it was last started into.
+    pub(crate) slot: Slot,
     pub(crate) sandbox: Option<u64>,
     /// The run in which its hook after the start was called.
     pub(crate) called: Option<Timestamp>,
@@ -104,7 +106,9 @@ pub(crate) struct World {
     // What really is.
     pub(crate) containers: BTreeMap<ContainerId, Real>,
     /// With a number for each: another one of the same instance is another place.
-    pub(crate) sandboxes: BTreeMap<InstanceName, u64>,
+    pub(crate) sandboxes: BTreeMap<SandboxId, u64>,
+    /// Where the address of each instance leads.
+    pub(crate) reached: BTreeMap<InstanceName, Slot>,
     pub(crate) images: BTreeSet<String>,
     pub(crate) engine_up: bool,
     pub(crate) disk: BTreeMap<InstanceName, Journal>,
@@ -122,6 +126,7 @@ impl World {
             desired: BTreeMap::new(),
             containers: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
+            reached: BTreeMap::new(),
             images: BTreeSet::new(),
             engine_up: true,
             disk: BTreeMap::new(),
@@ -160,6 +165,7 @@ impl World {
         let is_other = |known: &Template| known.fingerprint() != assigned.template.fingerprint();
         assigned.fallback = known.filter(is_other);
         assigned.generation = generation;
+        assigned.beside = version.is_multiple_of(2);
         self.accept();
     }
 
@@ -209,12 +215,14 @@ impl World {
         }
         self.accept();
         self.observe_all();
-        for name in self.sandboxes.keys() {
-            self.agent.instances.entry(name.clone()).or_default();
+        for sandbox in self.sandboxes.keys() {
+            self.agent.instances.entry(sandbox.instance.clone()).or_default();
         }
         for (name, seen) in &mut self.agent.instances {
-            if !self.sandboxes.contains_key(name) {
-                seen.sandbox = Sandbox::Absent;
+            for slot in Slot::ALL {
+                let is_there = self.sandboxes.contains_key(&place(name, slot));
+                let sandbox = if is_there { Sandbox::Doubtful } else { Sandbox::Absent };
+                seen.sandboxes.set(slot, sandbox);
             }
         }
     }
@@ -256,6 +264,7 @@ impl World {
                     id: id.clone(),
                     generation: real.generation,
                     life: Revision::default(),
+                    slot: real.slot,
                     fingerprint: real.fingerprint.clone(),
                     limits: real.limits,
                     enforced: Enforced::ALL,
@@ -324,9 +333,9 @@ impl World {
         let (name, step) = self.in_flight.swap_remove(index);
         let needs_engine = !matches!(
             step,
-            Step::EnsureSandbox
-                | Step::RepairSandbox
-                | Step::RemoveSandbox
+            Step::EnsureSandbox { .. }
+                | Step::RepairSandbox { .. }
+                | Step::RemoveSandbox { .. }
                 | Step::Record(_)
                 | Step::Forget
         );
@@ -374,15 +383,25 @@ impl World {
         self.now = self.now.after(Duration::from_millis(1));
         let gone = || failure(FailureKind::Transient, "no such container");
         match step {
-            Step::Create { generation } => return self.create(name, *generation),
-            Step::EnsureSandbox => {
+            Step::Create { generation, slot } => return self.create(name, *generation, *slot),
+            Step::EnsureSandbox { slot, reached } => {
                 self.serial += 1;
                 let number = self.serial;
-                self.sandboxes.entry(name.clone()).or_insert(number);
+                self.sandboxes.entry(place(name, *slot)).or_insert(number);
+                self.lead(name, *slot, *reached);
             }
-            Step::RepairSandbox if self.sandboxes.contains_key(name) => {}
-            Step::RepairSandbox => return Err(failure(FailureKind::SandboxLost, "it is lost")),
-            Step::RemoveSandbox => drop(self.sandboxes.remove(name)),
+            Step::RepairSandbox { slot, reached } => {
+                if !self.sandboxes.contains_key(&place(name, *slot)) {
+                    return Err(failure(FailureKind::SandboxLost, "it is lost"));
+                }
+                self.lead(name, *slot, *reached);
+            }
+            Step::RemoveSandbox { slot } => {
+                let is_inside =
+                    |real: &Real| real.instance == *name && real.slot == *slot && real.is_running();
+                assert!(!self.containers.values().any(is_inside), "{name} runs in slot {slot}");
+                self.sandboxes.remove(&place(name, *slot));
+            }
             Step::Record(journal) => {
                 drop(self.disk.insert(name.clone(), Journal::clone(journal)));
             }
@@ -414,7 +433,27 @@ impl World {
         Ok(())
     }
 
-    fn create(&mut self, name: &InstanceName, generation: Generation) -> Result<(), Failure> {
+    /// What runs and serves is not left before what takes its place runs as well.
+    fn lead(&mut self, name: &InstanceName, slot: Slot, reached: bool) {
+        if !reached {
+            return;
+        }
+        let runs = |slot: Slot| {
+            let mut own = self.containers.values().filter(|real| real.instance == *name);
+            own.any(|real| real.slot == slot && real.is_running())
+        };
+        let before = self.reached.get(name).copied();
+        let is_left = before.is_some_and(|before| before != slot && runs(before));
+        assert!(!is_left || runs(slot), "{name} is led away from what runs to what does not");
+        self.reached.insert(name.clone(), slot);
+    }
+
+    fn create(
+        &mut self,
+        name: &InstanceName,
+        generation: Generation,
+        slot: Slot,
+    ) -> Result<(), Failure> {
         // The agent would carry out the step with what was desired when it was planned.
         let desired = self.desired.get(name);
         let Some(assigned) = desired.and_then(|one| one.of_generation(generation)) else {
@@ -436,6 +475,7 @@ impl World {
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),
             state: ContainerState::Created,
+            slot,
             sandbox: None,
             called: None,
         };
@@ -447,15 +487,19 @@ impl World {
         let Some(real) = self.containers.get(id) else {
             return Err(failure(FailureKind::Transient, "no such container"));
         };
-        let name = real.instance.clone();
-        let Some(sandbox) = self.sandboxes.get(&name).copied() else {
+        let (name, slot) = (real.instance.clone(), real.slot);
+        let Some(sandbox) = self.sandboxes.get(&place(&name, slot)).copied() else {
             return Err(failure(FailureKind::Transient, "no sandbox"));
         };
         let twin = self
             .containers
             .iter()
             .find(|(other, real)| *other != id && real.instance == name && real.is_running());
-        assert!(twin.is_none(), "{id} started while {twin:?} runs");
+        let is_beside = self.desired.get(&name).is_some_and(|assigned| assigned.beside);
+        let is_apart = twin.is_none_or(|(_, twin)| {
+            is_beside && twin.slot != slot && self.reached.get(&name) == Some(&twin.slot)
+        });
+        assert!(is_apart, "{id} started while {twin:?} runs");
         if Temper::of(&real.image) == Temper::Broken {
             return Err(failure(FailureKind::Permanent, "no such command"));
         }
@@ -505,6 +549,10 @@ impl World {
         }
         steps
     }
+}
+
+fn place(instance: &InstanceName, slot: Slot) -> SandboxId {
+    SandboxId { instance: instance.clone(), slot }
 }
 
 fn failure(kind: FailureKind, message: &str) -> Failure {

@@ -28,7 +28,7 @@ async fn a_route_is_looked_up_and_tried() {
     let address = Ipv4Addr::new(10, 80, 1, 5);
     let instance = "web-0".parse().unwrap();
     network
-        .ensure_sandbox(&Sandbox { instance, address, mac: Mac::of_address(address) })
+        .ensure_sandbox(&Sandbox::only(instance, address, Mac::of_address(address)))
         .await
         .unwrap();
 

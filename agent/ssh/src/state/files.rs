@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use dwell_core::id::InstanceName;
+use dwell_core::sandbox::SandboxId;
 use dwell_core::ssh::{SshInstance, SshTrust};
 use russh::keys::PublicKey;
 use serde::de::DeserializeOwned;
@@ -82,7 +83,7 @@ pub(super) fn instance_files(dir: &Path) -> Result<Vec<OsString>, StateError> {
 }
 
 /// Whose file it is; nothing for files that are not yet in their place.
-pub(super) fn instance_of(file: &OsStr) -> Option<InstanceName> {
+pub(super) fn sandbox_of(file: &OsStr) -> Option<SandboxId> {
     file.to_str()?.strip_suffix(".json")?.parse().ok()
 }
 

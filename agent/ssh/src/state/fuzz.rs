@@ -8,7 +8,7 @@ use super::files;
 pub(crate) fn agents_files(bytes: &[u8]) {
     let path = Path::new("web-0.json");
     if let Ok(served) = serde_json::from_slice(bytes) {
-        let name = files::instance_of(path.as_os_str());
+        let name = files::sandbox_of(path.as_os_str()).map(|sandbox| sandbox.instance);
         drop(name.map(|name| files::served(path, &name, served)));
     }
     if let Ok(trust) = serde_json::from_slice(bytes) {

@@ -305,9 +305,10 @@ fn next_of_waiting(waiting: &Waiting) -> String {
         }
         WaitingCause::VolumeAt { node, .. } => format!("dwell node inspect {node}"),
         WaitingCause::Address(_) => format!("dwell inspect {} --manifest", name.workload()),
-        WaitingCause::Unplaced(_) | WaitingCause::Pinned | WaitingCause::NoRoom => {
-            "dwell node ls".to_owned()
-        }
+        WaitingCause::Unplaced(_)
+        | WaitingCause::Pinned
+        | WaitingCause::NoSecondShare(_)
+        | WaitingCause::NoRoom => "dwell node ls".to_owned(),
     }
 }
 

@@ -39,6 +39,8 @@ pub enum WaitingCause {
     Address(String),
     /// It should move, but its volumes are on its node.
     Pinned,
+    /// Its new container is to run beside the old one for a while, and its node has no room for both: this is missing there.
+    NoSecondShare(Resources),
     /// It should grow, but its node is full, and its volumes are there.
     NoRoom,
     /// Its volume is on a node that does not take it now.
@@ -76,6 +78,21 @@ impl fmt::Display for WaitingCause {
             Self::Unplaced(_) => f.write_str("waits for a node that fits"),
             Self::Address(refusal) => f.write_str(refusal),
             Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
+            Self::NoSecondShare(missing) => {
+                let mut parts = Vec::new();
+                if missing.cpu != Millicores(0) {
+                    parts.push(format!("cpu {}", missing.cpu));
+                }
+                if missing.memory != Bytes(0) {
+                    parts.push(format!("memory {}", missing.memory));
+                }
+                write!(
+                    f,
+                    "its node lacks {} for a second share, to start its new container beside the old one; make room, or declare \
+                     \"update: {{order: stop-first}}\"",
+                    parts.join(" and ")
+                )
+            }
             Self::NoRoom => f.write_str(
                 "what it is to become does not fit on this node, and its volumes are here",
             ),

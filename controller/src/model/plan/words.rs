@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
+use dwell_core::workload::UpdateOrder;
 
 use super::{Expected, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use crate::model::object::Workload;
@@ -23,8 +24,11 @@ pub(super) fn deadline_note(workload: &Workload, plan: &WorkloadPlan) -> Option<
 
 /// What people will notice.
 pub(super) fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
-    let down = |plan: &&InstancePlan| {
-        matches!(plan.action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+    let is_beside = workload.spec.update.order == UpdateOrder::StartFirst;
+    let down = |plan: &&InstancePlan| match plan.action {
+        InstanceAction::Change(ChangeClass::InPlace) => !is_beside,
+        InstanceAction::Change(class) => class == ChangeClass::Move,
+        _ => false,
     };
     let class = plan.class();
     let touched: Vec<_> = plan.instances.iter().filter(down).collect();
@@ -38,6 +42,10 @@ pub(super) fn downtime(workload: &Workload, plan: &WorkloadPlan) -> String {
     let text = match (touched.as_slice(), class) {
         ([], _) if count(InstanceAction::Run(RunState::Stopped)) > 0 => {
             "down until the workload is started again".to_owned()
+        }
+        ([], ChangeClass::InPlace) if !stopped => {
+            "no downtime: each new container is started beside the old one, and serves when it holds"
+                .to_owned()
         }
         ([], ChangeClass::Live) => "no downtime: applied to the running containers".to_owned(),
         ([], _) if !removed.is_empty() => "the others go on".to_owned(),

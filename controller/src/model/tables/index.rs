@@ -80,7 +80,7 @@ impl Index {
         if let Some(node) = &instance.node {
             let occupancy = self.occupancy.entry(node.clone()).or_default();
             occupancy.instances.insert(name.clone());
-            occupancy.promise(instance.share());
+            occupancy.promise(instance.promised());
             if let Some((address, node)) = self.exception(instance) {
                 self.exceptions.insert(address, node.clone());
             }
@@ -124,11 +124,17 @@ impl Index {
                 self.copies.remove(name.workload());
             }
         }
-        for node in [instance.node.as_ref(), destination(instance)].into_iter().flatten() {
-            if let Some(occupancy) = self.occupancy.get_mut(node) {
+        let places = [
+            (instance.node.as_ref(), instance.promised()),
+            (destination(instance), instance.share()),
+        ];
+        for (node, promised) in places {
+            if let Some(node) = node
+                && let Some(occupancy) = self.occupancy.get_mut(node)
+            {
                 occupancy.instances.remove(name);
                 occupancy.arriving.remove(name);
-                occupancy.release(instance.share());
+                occupancy.release(promised);
                 if occupancy.instances.is_empty() && occupancy.arriving.is_empty() {
                     self.occupancy.remove(node);
                 }

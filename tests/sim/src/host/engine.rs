@@ -9,6 +9,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::quantity::Millis;
+use dwell_core::sandbox::Slot;
 use dwell_core::workload::{Enforced, Fingerprint, Limits};
 
 use crate::schedule::Ms;
@@ -57,6 +58,7 @@ pub(crate) struct Real {
     pub(crate) instance: InstanceName,
     pub(crate) generation: Generation,
     pub(crate) life: Revision,
+    pub(crate) slot: Slot,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) limits: Limits,
     pub(crate) restarts_asked: u64,
@@ -144,6 +146,7 @@ impl Real {
             instance: self.instance.clone(),
             generation: self.generation,
             life: self.life,
+            slot: self.slot,
             fingerprint: self.fingerprint.clone(),
             state: self.state,
             restarts_asked: self.restarts_asked,

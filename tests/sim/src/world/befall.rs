@@ -308,6 +308,7 @@ impl World {
         let one = &mut self.hosts[host];
         (one.on, one.first_life) = (false, one.life);
         one.sandboxes.clear();
+        one.led.clear();
         one.doors.clear();
         self.relieve_after(down_ms, Relief::Power(host));
     }
@@ -369,7 +370,7 @@ impl World {
             let mut hidden = self.hosts[host].engine.hidden();
             hidden.any(|(_, real)| real.is_running() && real.instance == *name)
         };
-        if let Some(name) = name.filter(|name| !runs_unseen(name)) {
+        if let Some(name) = name.filter(|sandbox| !runs_unseen(&sandbox.instance)) {
             self.hosts[host].sandboxes.remove(&name);
             let life = self.hosts[host].life;
             let input = Input::Core(CoreInput::SandboxesDisturbed);

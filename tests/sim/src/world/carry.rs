@@ -434,9 +434,9 @@ impl World {
 fn is_engines(step: &Step) -> bool {
     !matches!(
         step,
-        Step::EnsureSandbox
-            | Step::RepairSandbox
-            | Step::RemoveSandbox
+        Step::EnsureSandbox { .. }
+            | Step::RepairSandbox { .. }
+            | Step::RemoveSandbox { .. }
             | Step::Record(_)
             | Step::Forget
     )

@@ -1,6 +1,7 @@
 //! What must hold: at every commit, every second, and once the faults have stopped.
 
 use dwell_controller::model::{Change, InstanceFilter, Record};
+use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Assigned, Phase};
 use dwell_core::workload::Resources;
@@ -68,7 +69,7 @@ impl World {
                 disk.journals.get(name).is_some_and(|journal| *journal != Journal::default());
             let what = match () {
                 () if container => "a container",
-                () if host.sandboxes.contains(name) => "its sandbox",
+                () if host.has_sandbox(name) => "its sandbox",
                 () if ordered => "the order to run it",
                 () if journal => "its journal",
                 () => return None,
@@ -91,8 +92,9 @@ impl World {
 
     /// Nothing is reached twice.
     pub(super) fn check_twins(&mut self) {
-        let is_shut = |host: usize, name: &InstanceName| {
-            self.hosts.get(host).is_some_and(|host| host.is_shut(name, self.now))
+        let is_shut = |host: usize, name: &InstanceName, container: &ContainerId| {
+            let host = self.hosts.get(host);
+            host.is_some_and(|host| host.is_shut(name, self.now) || !host.is_led_to(container))
         };
         if let Err(violation) = self.truth.twins(is_shut) {
             self.violate(violation);
@@ -110,9 +112,10 @@ impl World {
             for view in &instances {
                 let instance = &view.instance;
                 let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
-                if instance.node.as_ref() == Some(name) || leads_to == Some(name) {
-                    sum.cpu.0 += instance.share().cpu.0;
-                    sum.memory.0 += instance.share().memory.0;
+                if instance.node.as_ref() == Some(name) {
+                    sum = sum.plus(instance.promised());
+                } else if leads_to == Some(name) {
+                    sum = sum.plus(instance.share());
                 }
             }
             if sum != node.allocated {
@@ -270,8 +273,8 @@ impl World {
                     view.instance.name == *name && view.instance.node.as_ref() == Some(&host.name)
                 })
             };
-            if let Some(name) = host.sandboxes.iter().find(|name| !mine(name)) {
-                return Err(format!("host {number} has a left-over sandbox of {name}"));
+            if let Some(left) = host.sandboxes.iter().find(|one| !mine(&one.instance)) {
+                return Err(format!("host {number} has a left-over sandbox of {left}"));
             }
             // An empty journal is as good as none.
             let mut journals = host.disk.journals.iter();

@@ -11,7 +11,8 @@ use dwell_core::id::{InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, OnLost, Placement, Portion, Resources, Template, UpdatePolicy, WorkloadSpec,
+    Mount, MountSource, OnLost, Placement, Portion, Resources, Template, UpdateOrder, UpdatePolicy,
+    WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
@@ -87,6 +88,10 @@ impl World {
             placement: Placement::default(),
             update: UpdatePolicy {
                 canary: Portion::Count(u32::from(shape.canary)),
+                order: match shape.volume || number % 2 == 1 {
+                    true => UpdateOrder::StopFirst,
+                    false => UpdateOrder::StartFirst,
+                },
                 ..UpdatePolicy::default()
             },
             on_lost: match shape.lost {

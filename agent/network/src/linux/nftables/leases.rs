@@ -95,7 +95,7 @@ impl Firewall {
         let passing = message::rules(&mut self.netfilter, TABLE, PASSING)?;
         let own = message::rules(&mut self.netfilter, TABLE, OWN)?;
         if !is_there(passing, 2) || !is_there(own, 1) {
-            self.feed(&table(&families))?;
+            self.feed_beside(&table(&families))?;
         }
         for tried in 1..=TRIES {
             let mut changes = Vec::new();

@@ -14,7 +14,7 @@ fn what_is_not_desired_goes_whole() {
     assert_eq!(story.word(), "remove c1");
     story.seen.containers.clear();
     assert_eq!(story.word(), "remove sandbox");
-    story.seen.succeeded(&Step::RemoveSandbox);
+    story.seen.succeeded(&Step::RemoveSandbox { slot: Slot::A });
     assert_eq!(story.word(), "forget");
     story.seen.succeeded(&Step::Forget);
     assert!(story.plan().is_empty());

@@ -118,7 +118,7 @@ fn the_hook_before_a_stop_is_known_when_the_declaration_is_gone_or_another() {
     let template = hooked("a", hooks("", "bye"));
     let story = Story::of("a", 1).with("c1", "a", 1, running()).held(1);
     let mut story = made_from(story, &template).after(MONITOR).record();
-    let call = HookCall { address: story.assigned().address, hook: hook("bye") };
+    let call = HookCall { address: story.assigned().address, slot: Slot::A, hook: hook("bye") };
     assert_eq!(story.seen.stored.before_stop.get(&container()), Some(&call));
     assert_ne!(call.address, Ipv4Addr::UNSPECIFIED);
     // It moves, or is removed.

@@ -88,7 +88,7 @@ fn a_journal_of_an_earlier_life_says_nothing() {
             story.seen.remember(before.clone());
         } else {
             story.seen = Seen { containers: story.seen.containers, ..Seen::default() };
-            story.seen.sandbox = Sandbox::Ready;
+            story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
             story.seen.remember(before.clone());
             story.seen.accept(&assigned, NOW);
         }

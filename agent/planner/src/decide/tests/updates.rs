@@ -83,7 +83,7 @@ fn an_update_that_cannot_be_started_is_rolled_back() {
     ] {
         let mut story = Story::updating(exited(143), ContainerState::Created);
         story.seen.failed(&start, Failure { kind, message: "no such command".into() }, NOW);
-        story.seen.sandbox = Sandbox::Ready;
+        story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
         let story = story.after(Duration::from_secs(age_s));
         assert_eq!(story.word(), word, "{kind:?} after {age_s} s");
     }
@@ -215,7 +215,7 @@ fn no_deadline_counts_the_time_without_an_engine() {
     let failure = Failure { kind: FailureKind::Transient, message: "no answer".into() };
     let mut story = Story::updating(exited(143), ContainerState::Created);
     story.seen.failed(&start, failure, NOW);
-    story.seen.sandbox = Sandbox::Ready;
+    story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
     let mut story = story.after(limit);
     story.observed.ready_since = story.now;
     assert_eq!(story.word(), "start c2", "the engine is back only now");
@@ -236,7 +236,7 @@ fn a_new_container_that_cannot_be_started_is_made_anew_during_an_update_too() {
         assert_eq!(story.word(), "start c2");
         let failure = Failure { kind: FailureKind::Transient, message: "file exists".into() };
         story.seen.failed(&start, failure, story.now);
-        story.seen.sandbox = Sandbox::Ready;
+        story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
         story = story.after(Duration::from_secs(8));
     }
     assert_eq!(story.word(), "remove c2");
