@@ -173,7 +173,7 @@ async fn one_that_has_no_room_waits_and_says_so(lab: &Lab) -> Result<()> {
     let node = lab.ps().await?.of("web").swap_remove(0).node;
     let shown = lab.cli(&["node", "inspect", &node, "-o", "json"]).await?.ok()?;
     let shown: serde_json::Value = serde_json::from_str(&shown)?;
-    let cpu = shown["capacity"]["cpu_millis"].as_u64().with_context(|| format!("{shown}"))?;
+    let cpu = shown["capacity"]["cpu_millicores"].as_u64().with_context(|| format!("{shown}"))?;
     let big = format!("    resources: {{cpu: {}m}}\n", cpu * 6 / 10);
     apply(lab, &web("10", &big)).await?.ok()?;
     let plan = lab.cli_with(&["plan", "-f", "-"], &web("11", &big), LIMIT).await?;

@@ -74,9 +74,12 @@ impl Watches {
     }
 
     /// The containers of an instance of which a process may be left although they do not run, if one of them is
-    /// about to be started.
+    /// about to be started. One that runs in another sandbox is to go on beside it.
     pub(super) fn remains(&mut self, seen: &Seen, started: &ContainerId) -> BTreeSet<ContainerId> {
-        let all = seen.containers.iter().map(|container| &container.id);
+        let slot = seen.container(started).map(|container| container.slot);
+        let is_beside =
+            |one: &&dwell_planner::Container| one.is_running() && Some(one.slot) != slot;
+        let all = seen.containers.iter().filter(|one| !is_beside(one)).map(|one| &one.id);
         let remains = all.filter(|id| !self.clean.contains(*id)).cloned().collect();
         self.clean.remove(started);
         remains
