@@ -356,7 +356,7 @@ impl Node {
             Phase::Running | Phase::Stopping | Phase::Preparing | Phase::Unknown => {
                 Ok((engine, instance, container))
             }
-            Phase::Pending | Phase::Stopped | Phase::Backoff | Phase::Failed => {
+            Phase::Pending | Phase::Stopped | Phase::Backoff | Phase::Failed | Phase::Completed => {
                 Err(TunnelError::NotRunning { instance, phase })
             }
         }

@@ -32,6 +32,7 @@ use serde_saphyr::options::PropertySyntax;
 
 pub(crate) use export::export;
 pub(crate) use flag::{allow_rule, constraint, environment, mount, port, restart, ssh};
+pub(crate) use lower::restart_of;
 pub(crate) use problem::{ManifestError, Problem};
 pub(crate) use schema::schema;
 

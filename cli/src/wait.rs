@@ -4,6 +4,7 @@
 //! says on standard error what was reached.
 
 mod goal;
+mod last_words;
 
 use std::time::Instant;
 
@@ -77,7 +78,7 @@ async fn follow(
     let mut line = ProgressLine::new();
     let (mut seen, revision) = list(&mut client, goals).await?;
     let kinds = vec![v1::Kind::Workload, v1::Kind::Instance, v1::Kind::Node];
-    let mut watcher = Watcher::new(client, target, kinds, revision);
+    let mut watcher = Watcher::new(client.clone(), target, kinds, revision);
     loop {
         match goal::progress(goals, &seen) {
             Progress::Done => {
@@ -88,7 +89,14 @@ async fn follow(
                 }
                 return Ok(());
             }
-            Progress::Failed(why) => return Err(Failure::Other(why)),
+            Progress::Failed(why) => {
+                drop(line);
+                let words = match goal::failed(goals, &seen) {
+                    Some(instance) => last_words::of(&mut client, instance).await,
+                    None => String::new(),
+                };
+                return Err(Failure::Other(why + &words));
+            }
             Progress::Waiting(what) => {
                 line.show(&what);
                 *last = what;

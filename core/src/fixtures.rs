@@ -33,6 +33,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         image_digest: None,
         fallback_image_digest: None,
         lease: None,
+        task: None,
         host_key: None,
     }
 }

@@ -10,6 +10,7 @@ use crate::clock::Timestamp;
 use crate::health::Health;
 use crate::id::{Generation, InstanceName, Revision};
 use crate::image::{self, ContainerImage, ImageDigest};
+use crate::job::{Task, TaskReport};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::ssh::HostKey;
@@ -93,6 +94,9 @@ pub struct Assigned {
     /// For how long the node may let it be reached without an answer of the controller; `None` for however long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
+    /// What it is to complete; `None` of what is to run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,
@@ -170,6 +174,7 @@ impl Assigned {
 ///                  ▲           │ ends by itself
 ///                  │           ▼
 ///                  └─────── Backoff ─▶ Failed (policy gave up, or it cannot be prepared)
+///                              of a job ─▶ Completed (ended with 0, for good)
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -189,6 +194,8 @@ pub enum Phase {
     Backoff,
     /// It will not be tried again until something changes; the message says why.
     Failed,
+    /// It is of a job and has done its work: it does not run again.
+    Completed,
     /// Its node has not been heard of; what was seen last may no longer be true.
     Unknown,
 }
@@ -203,6 +210,7 @@ impl fmt::Display for Phase {
             Self::Stopped => "stopped",
             Self::Backoff => "backoff",
             Self::Failed => "failed",
+            Self::Completed => "completed",
             Self::Unknown => "unknown",
         })
     }
@@ -249,6 +257,9 @@ pub struct InstanceStatus {
     /// because it is of an older version or does not run the instance any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// What the node has on its disk about its task; `None` of what is of no job, or while there is nothing to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskReport>,
 }
 
 impl InstanceStatus {

@@ -24,6 +24,7 @@ pub mod host_mark;
 pub mod id;
 pub mod image;
 pub mod instance;
+pub mod job;
 pub mod net;
 pub mod node;
 pub mod quantity;

@@ -33,6 +33,7 @@ pub use template::{
 use crate::health::HealthCheck;
 use crate::id::{PoolName, WorkloadName};
 use crate::instance::RunState;
+use crate::job::Job;
 use crate::quantity::Millis;
 
 /// The most instances one workload may have.
@@ -65,6 +66,9 @@ pub struct WorkloadSpec {
     /// What becomes of an instance whose node is lost.
     #[serde(default, skip_serializing_if = "OnLost::is_keep")]
     pub on_lost: OnLost,
+    /// The rules by which its instances run to completion; `None` for those that are to run on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<Job>,
     /// Free words for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

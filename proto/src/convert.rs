@@ -7,6 +7,7 @@ mod assignment;
 mod audit;
 mod directory;
 mod instance;
+mod job;
 mod network;
 mod node;
 mod registry;

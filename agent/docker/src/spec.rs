@@ -92,6 +92,18 @@ pub(super) struct Surroundings<'a> {
     pub(super) image_volumes: &'a [String],
 }
 
+/// The variable that tells an instance of a job which of its completions it is.
+const ORDINAL: &str = "DWELL_ORDINAL";
+
+/// The variables of a container: what is declared, and of a job its ordinal unless that is declared itself.
+fn environment(assigned: &Assigned) -> Vec<String> {
+    let declared = &assigned.template.environment;
+    let ordinal = assigned.task.filter(|_| !declared.contains_key(ORDINAL));
+    let ordinal = ordinal.map(|_| format!("{ORDINAL}={}", assigned.instance.ordinal()));
+    let declared = declared.iter().map(|(key, value)| format!("{key}={value}"));
+    declared.chain(ordinal).collect()
+}
+
 /// The request for an instance's container.
 ///
 /// Docker's own ways of restarting, probing and wiring are all switched off: the agent does that.
@@ -118,9 +130,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         hostname: Some(assigned.hostname()),
         entrypoint: Some(template.entrypoint.clone()).filter(|words| !words.is_empty()),
         cmd: Some(template.command.clone()).filter(|words| !words.is_empty()),
-        env: Some(
-            template.environment.iter().map(|(key, value)| format!("{key}={value}")).collect(),
-        ),
+        env: Some(environment(assigned)),
         user: given(&template.user),
         working_dir: given(&template.working_dir),
         stop_signal: given(&template.stop_signal),

@@ -8,21 +8,23 @@
 //! 3. when nothing of that can be done now, containers that are to go are removed, and counters are
 //!    written down.
 //!
-//! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`, whether one has shown that it works
-//! in `proof.rs`, when one that does not is given up in `unwell.rs`, and when hooks
-//! are called in `hooks.rs`.
+//! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`,
+//! whether one has shown that it works in `proof.rs`, when one that does not is given up in `unwell.rs`, when hooks
+//! are called in `hooks.rs`, and what comes of instances of jobs in `task.rs`.
 
 mod hooks;
 mod proof;
 mod roles;
 mod sandboxes;
 mod start;
+mod task;
 mod unwell;
 mod update;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::Generation;
 use dwell_core::instance::RunState;
+use dwell_core::job::TaskEnd;
 use dwell_core::quantity::Millis;
 use dwell_core::sandbox::Slot;
 use dwell_core::workload::{RestartPolicy, Template};
@@ -118,6 +120,8 @@ pub(crate) enum Rest<'a> {
     Ended,
     /// It ended too often.
     GaveUp,
+    /// It is of a job and has done its work, or has failed as often as it was tried.
+    Done(TaskEnd),
     /// What is desired is older than what is here.
     OutOfDate { seen: Generation },
     /// The engine does not answer.
@@ -234,6 +238,12 @@ impl<'a> Instance<'a> {
         if let Some(running) = roles.others().find(|container| container.is_running()) {
             return self.lead_away(roles, running).unwrap_or_else(|| self.stop(running));
         }
+        if let Some(end) = self.task_end() {
+            return self.rest_for_good(end, roles);
+        }
+        if let Some(count) = self.count_run(roles) {
+            return count;
+        }
         match roles {
             Roles::Steady { keeper, .. } if !self.is_to_run() => self.rest_stopped(*keeper),
             Roles::Steady { keeper: Some(keeper), .. } => self.serve(keeper, true),
@@ -243,7 +253,7 @@ impl<'a> Instance<'a> {
     }
 
     fn is_to_run(self) -> bool {
-        self.node.run(self.target, self.seen) == RunState::Running
+        self.task_end().is_none() && self.node.run(self.target, self.seen) == RunState::Running
     }
 
     fn aside(self, roles: &Roles<'a>) -> Option<Next<'a>> {
@@ -297,7 +307,7 @@ impl<'a> Instance<'a> {
             self.seen.journal.ruling_on(assigned.generation).is_some_and(|ruling| {
                 matches!(ruling, Ruling::RolledBack { .. }) || self.has_held()
             });
-        if is_ruled || !self.is_to_run() {
+        if is_ruled || !self.is_to_run() || self.failures() > 0 {
             return None;
         }
         // A pull that gets on is waited for, and so is the first run that follows it.
@@ -368,6 +378,7 @@ impl<'a> Instance<'a> {
             ContainerState::Exited { .. } if self.has_ordered_end(container) => {
                 self.start(container)
             }
+            ContainerState::Exited { .. } if self.has_task() => self.try_again(container),
             ContainerState::Exited { .. } if steady && self.has_done_its_work(container) => {
                 self.prove(container)
             }

@@ -2,11 +2,14 @@
 //!
 //! A plain create and start writes no journal until it is known whether the container holds. Four things are
 //! written ([`Step::Record`](crate::Step::Record)), each before the step that relies on it: the end of a main
-//! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back. The counters are written when there is nothing
+//! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back. So are the runs of a
+//! job's instance, each before the next one. The counters are written when there is nothing
 //! else to do; losing them costs a pause that is too short.
 //!
 //! A journal belongs to one life of its instance: what is remembered of an instance that was removed says nothing
 //! about another one that was made under the same name since.
+
+mod task;
 
 use std::collections::BTreeMap;
 
@@ -20,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::observed::{Container, ContainerState};
 use crate::step::HookCall;
 use dwell_core::container::ContainerId;
+
+pub use task::TaskRecord;
 
 /// The durable memory about one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +72,9 @@ pub struct Journal {
     /// made. It counts for as long as the container does, also when the declaration is gone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace: Option<Millis>,
+    /// How far it is with what it is to complete, if it is of a job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskRecord>,
 }
 
 /// A run of a main process that does not work, and is to end.

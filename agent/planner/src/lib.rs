@@ -50,7 +50,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
 pub use desired::Desired;
-pub use journal::{GivenUp, Held, Journal, Ruling, Verdict};
+pub use journal::{GivenUp, Held, Journal, Ruling, TaskRecord, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
     Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed, Sandbox,

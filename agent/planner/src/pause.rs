@@ -3,6 +3,7 @@
 //! | after | first | then | at most |
 //! |---|---|---|---|
 //! | the main process ended by itself, or was given up | none | 100 ms, doubling | 60 s |
+//! | an instance of a job failed | 1.6 s | doubling | 60 s |
 //! | a step or a pull failed | 100 ms | doubling | 30 s |
 //! | it failed in a way that only somebody can mend | 10 s | doubling | 5 min |
 //!
@@ -22,6 +23,12 @@ pub(crate) fn after_crash(crashes: u32) -> Duration {
         return Duration::ZERO;
     }
     doubled(Duration::from_millis(100), crashes, Duration::from_secs(60))
+}
+
+/// The pause before an instance of a job is tried again that has failed `failed` times. What it needs may not be there yet, and its
+/// attempts are counted: it begins further on.
+pub(crate) fn after_attempt(failed: u32) -> Duration {
+    after_crash(failed.saturating_add(4))
 }
 
 /// The pause after the `attempts`th failure in a row of a step or a pull.
@@ -59,6 +66,9 @@ mod tests {
             [0, 100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 60_000, 60_000]
         );
         assert_eq!(after_crash(u32::MAX), Duration::from_secs(60));
+        let attempts: Vec<u128> = (1..8).map(|n| after_attempt(n).as_millis()).collect();
+        assert_eq!(attempts, [1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 60_000]);
+        assert_eq!(after_attempt(u32::MAX), Duration::from_secs(60));
         assert_eq!(after_failure(FailureKind::Transient, 1), Duration::from_millis(100));
         assert_eq!(after_failure(FailureKind::Transient, 40), Duration::from_secs(30));
         assert_eq!(after_failure(FailureKind::ImageMissing, 1), Duration::ZERO);

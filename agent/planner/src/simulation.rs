@@ -4,6 +4,7 @@
 //!
 //! `world.rs` is the node; it asserts at every step what must never happen. Here is what happens to it.
 
+mod jobs;
 mod world;
 
 use std::time::Duration;

@@ -6,6 +6,7 @@ use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::{
     InstanceStatus, MESSAGE_MAX, Outcome, Phase, RunState, Verdict, sanitize,
 };
+use dwell_core::job::{TaskEnd, TaskOutcome, TaskReport, failed_in_words};
 
 use crate::decide::{AfterStart, Decision, Next, Node, Rest, Wait, after_start, decide};
 use crate::desired::Desired;
@@ -61,8 +62,9 @@ impl Report<'_> {
     fn status(&self, name: &InstanceName, now: Timestamp) -> InstanceStatus {
         let journal = &self.seen.journal;
         let face = self.decision.face;
-        let exit_code = match face.map(|container| container.state) {
-            Some(ContainerState::Exited { code, .. }) => Some(code),
+        let exit_code = match (&self.decision.next, face.map(|container| container.state)) {
+            (Next::Rest(Rest::Done(end)), _) => Some(end.code),
+            (_, Some(ContainerState::Exited { code, .. })) => Some(code),
             _ => journal.last_exit_code,
         };
         let (phase, message) = self.phase_and_message();
@@ -85,6 +87,7 @@ impl Report<'_> {
             message: sanitize(&message, MESSAGE_MAX),
             observed_at: now,
             verdict: self.verdict(now),
+            task: self.task(),
         }
     }
 
@@ -292,10 +295,35 @@ impl Report<'_> {
             Rest::GaveUp => {
                 (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))
             }
+            Rest::Done(end) => self.done(end),
             Rest::OutOfDate { seen } => (
                 Phase::Stopped,
                 format!("what is desired is older than generation {seen} on this node; left alone"),
             ),
+        }
+    }
+
+    /// What is on disk of its task. Of what is not assigned any more, that is whichever was assigned last.
+    fn task(&self) -> Option<TaskReport> {
+        let report = self.seen.stored.task_report()?;
+        let is_assigned = |target: &Target| {
+            let number = target.assigned.task.map(|task| task.number);
+            number == Some(report.number) && target.assigned.life == report.life
+        };
+        self.target.is_none_or(is_assigned).then_some(report)
+    }
+
+    /// What came of its task.
+    fn done(&self, end: &TaskEnd) -> (Phase, String) {
+        let failures = self.target.and_then(|target| {
+            let task = target.assigned.task?;
+            Some(self.seen.journal.of_task(task).failed.saturating_add(task.failed_before))
+        });
+        match end.outcome {
+            TaskOutcome::Completed => (Phase::Completed, String::new()),
+            TaskOutcome::Failed => {
+                (Phase::Failed, failed_in_words(failures.unwrap_or_default(), end.code))
+            }
         }
     }
 

@@ -163,7 +163,7 @@ impl Court<'_> {
                         None => self.not_served(name, status, containers),
                     }
                 }
-                Phase::Stopped if assigned.run == RunState::Stopped => {
+                Phase::Stopped | Phase::Completed if assigned.run == RunState::Stopped => {
                     if let Some(one) = running.first() {
                         self.note(
                             Kind::ContainerRuns,

@@ -46,6 +46,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
         message: String::new(),
         observed_at: Timestamp(1),
         verdict: Some(Verdict { generation: Generation(1), outcome: Outcome::Held }),
+        task: None,
     }
 }
 

@@ -80,6 +80,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         message: String::new(),
         observed_at: Timestamp(observed_at),
         verdict: None,
+        task: None,
     }
 }
 

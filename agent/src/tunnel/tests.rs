@@ -59,6 +59,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         message: String::new(),
         observed_at: Timestamp(0),
         verdict: None,
+        task: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::complete;
 use crate::failure::Failure;
 use crate::lists;
 use crate::names;
-use crate::output::view::{InstanceView, PsView};
+use crate::output::view::{InstanceView, PsView, WorkloadView};
 use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
 
 /// List workloads and their instances
@@ -20,7 +20,7 @@ use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
 /// SEEN is `now` for what the instance's node says of it at present. A node that is not heard of makes its
 /// instances unknown, whatever they were before; then SEEN says how long ago it reported them. RESTARTS counts how
 /// often the main process was started again after it had ended without being asked to, with Docker or its host as
-/// well as by itself. On a terminal long lines are cut; `dwell inspect` shows everything.
+/// well as by itself. RUN says of a job how many of its instances have completed. On a terminal long lines are cut; `dwell inspect` shows everything.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -124,6 +124,7 @@ fn tone(instance: &InstanceView) -> Tone {
     let is_good = instance.health.is_good() && instance.readiness.is_good();
     match instance.phase {
         Phase::Failed | Phase::Backoff => Tone::Trouble,
+        Phase::Completed => Tone::Plain,
         Phase::Running if [instance.health, instance.readiness].contains(&Health::Unhealthy) => {
             Tone::Trouble
         }
@@ -132,6 +133,29 @@ fn tone(instance: &InstanceView) -> Tone {
         Phase::Stopped if instance.exit_code == Some(0) => Tone::Plain,
         _ => Tone::Attention,
     }
+}
+
+/// Whether a workload is to run or, of a job, how far it is.
+fn run(workload: &WorkloadView) -> String {
+    match &workload.job {
+        _ if workload.removing => "removing".to_owned(),
+        Some(job) if workload.run == RunState::Running => {
+            let completed = format!("{}/{} completed", job.completed, workload.replicas);
+            if job.failed > 0 { format!("{completed}, {} failed", job.failed) } else { completed }
+        }
+        _ => workload.run.to_string(),
+    }
+}
+
+/// Where an instance is in its life; of a job's that has failed, with its exit code.
+fn phase(instance: &InstanceView) -> String {
+    let failed = instance.task.as_ref().filter(|_| instance.phase == Phase::Failed);
+    let code = failed.and_then(|task| task.exit_code);
+    let phase = match code {
+        Some(code) => format!("{} ({code})", instance.phase),
+        None => instance.phase.to_string(),
+    };
+    if instance.removing { format!("{phase}, removing") } else { phase }
 }
 
 /// What the checks of an instance say, in a word or two.
@@ -176,7 +200,7 @@ fn tables(view: &PsView, now: Now, style: Style) -> String {
                 workload.name.clone(),
                 format!("{}/{}", workload.ready, workload.replicas),
                 format!("{}/{}", workload.updated, workload.replicas),
-                if workload.removing { "removing".into() } else { workload.run.to_string() },
+                run(workload),
                 workload.image.clone(),
                 now.age(Some(workload.created_at)),
                 workload.message.clone(),
@@ -197,11 +221,7 @@ fn tables(view: &PsView, now: Now, style: Style) -> String {
                     to => format!("{} → {to}", or_dash(&instance.node)),
                 },
                 or_dash(&instance.address),
-                if instance.removing {
-                    format!("{}, removing", instance.phase)
-                } else {
-                    instance.phase.to_string()
-                },
+                phase(instance),
                 // What was seen last is no longer known to be so.
                 if running { health(instance) } else { "-".into() },
                 if running { now.age(instance.started_at) } else { "-".into() },

@@ -19,7 +19,10 @@ Examples:
 
 The new container is made beside the present one and takes over as in an update: if it does not hold, the present one is
 put back. It begins with the files of its image; files outside of volumes are deleted with the present one. Several are
-replaced together or, if one is refused, none. `dwell restart` keeps the container.")]
+replaced together or, if one is refused, none. `dwell restart` keeps the container.
+
+An instance of a job that has completed or failed has its work done anew, as its workload is declared now, with all its
+attempts.")]
 pub(crate) struct Replace {
     /// Instances
     #[arg(value_name = "INSTANCE", required = true, value_parser = name_parser(), add = complete::subject())]

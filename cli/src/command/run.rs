@@ -4,7 +4,8 @@ use std::net::Ipv4Addr;
 
 use clap::Args;
 use dwell_core::id::{PoolName, WorkloadName};
-use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::job::Job;
+use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
     AllowRule, Constraint, Mount, OnLost, Placement, Resources, RestartPolicy, ServicePort, Ssh,
     Template, UpdatePolicy, WorkloadSpec,
@@ -29,7 +30,8 @@ Examples:
   dwell run nginx:1.27 --name web
   dwell run nginx:1.27 --name web --replicas 3 --cpu 500m --memory 256Mi --expose 80 --wait
   dwell run postgres:16 --name db -v data:/var/lib/postgresql/data -e POSTGRES_PASSWORD
-  dwell run debian:12 --name box -- sleep infinity")]
+  dwell run debian:12 --name box -- sleep infinity
+  dwell run app:2 --name migrate --job --attempts 1 --ttl 1d --wait -- ./migrate")]
 pub(crate) struct Run {
     /// Image reference, such as debian:12
     #[arg(value_name = "IMAGE")]
@@ -70,9 +72,24 @@ pub(crate) struct Run {
     /// Working directory
     #[arg(short, long, value_name = "PATH")]
     workdir: Option<String>,
-    /// always, on-failure, on-failure:TIMES or no
-    #[arg(long, value_name = "POLICY", default_value = "always", value_parser = manifest::restart)]
-    restart: RestartPolicy,
+    /// always, on-failure, on-failure:TIMES or no [default: always]
+    #[arg(long, value_name = "POLICY", value_parser = manifest::restart)]
+    restart: Option<RestartPolicy>,
+    /// Run it to completion: each instance until it ends with 0, and then never again
+    #[arg(long)]
+    job: bool,
+    /// Of a job: how many may be at work at the same time [default: all]
+    #[arg(long, value_name = "N", requires = "job")]
+    parallelism: Option<u32>,
+    /// Of a job: how often an instance is tried before it has failed [default: 6]
+    #[arg(long, value_name = "N", requires = "job", conflicts_with = "restart")]
+    attempts: Option<u32>,
+    /// Of a job: how long all of it may take
+    #[arg(long, value_name = "DURATION", requires = "job")]
+    deadline: Option<Millis>,
+    /// Of a job: how long after its end it is removed
+    #[arg(long, value_name = "DURATION", requires = "job")]
+    ttl: Option<Millis>,
     /// What becomes of it when its node is lost: keep, or "replace after 2m"
     #[arg(long, value_name = "POLICY", default_value = "keep")]
     on_lost: OnLost,
@@ -100,7 +117,7 @@ pub(crate) struct Run {
 impl Run {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let (waiting, output) = (self.wait, self.output);
-        let spec = self.into_spec();
+        let spec = self.into_spec()?;
         spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
         let request =
             v1::ListWorkloadsRequest { name: spec.name.to_string(), ..Default::default() };
@@ -123,7 +140,10 @@ impl Run {
         wait(waiting, &fleet.client, &fleet.target, &goals).await
     }
 
-    fn into_spec(self) -> WorkloadSpec {
+    fn into_spec(self) -> Result<WorkloadSpec, Failure> {
+        let restart = manifest::restart_of(self.job, self.attempts, self.restart);
+        let restart = restart.map_err(Failure::Usage)?;
+        let job = Job { parallelism: self.parallelism, deadline: self.deadline, ttl: self.ttl };
         let template = Template {
             command: self.command,
             environment: manifest::environment(&self.env, &apply::variables()),
@@ -135,14 +155,14 @@ impl Run {
                 cpu: self.cpu.unwrap_or_default(),
                 memory: self.memory.unwrap_or_default(),
             },
-            restart: self.restart,
+            restart,
             expose: self.expose,
             ssh: self.ssh.unwrap_or_default(),
             allow_from: Some(self.allow_from).filter(|rules| !rules.is_empty()),
             allow_to: Some(self.allow_to).filter(|rules| !rules.is_empty()),
             ..Template::of_image(self.image)
         };
-        WorkloadSpec {
+        Ok(WorkloadSpec {
             name: self.name,
             replicas: self.replicas,
             run: None,
@@ -152,6 +172,7 @@ impl Run {
             update: UpdatePolicy::default(),
             on_lost: self.on_lost,
             labels: std::collections::BTreeMap::new(),
-        }
+            job: self.job.then_some(job),
+        })
     }
 }

@@ -4,6 +4,7 @@
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::hook::{HookAction, Hooks};
 use dwell_core::instance::RunState;
+use dwell_core::job::Job;
 use dwell_core::workload::{
     AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
     WorkloadSpec,
@@ -81,7 +82,9 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     if *stop_grace != plain.stop_grace {
         add("stop_grace_period", json!(stop_grace));
     }
-    if *policy != plain.restart {
+    // Of a job with a bound, its attempts say that.
+    let is_said = spec.job.is_some() && policy.attempts().is_some();
+    if *policy != plain.restart && !is_said {
         add("restart", restart(*policy));
     }
     add("healthcheck", healthcheck.as_ref().map_or(Value::Null, health_check));
@@ -94,8 +97,15 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     if spec.update != UpdatePolicy::default() {
         add("update", json!(spec.update));
     }
+    if !spec.on_lost.is_keep() {
+        add("on_lost", json!(spec.on_lost));
+    }
     if !spec.labels.is_empty() {
         add("deploy", json!({ "labels": spec.labels }));
+    }
+    if let Some(rules) = &spec.job {
+        // Also one that says nothing: that it is a job is something.
+        workload.insert("job".into(), job(rules, *policy));
     }
     serde_saphyr::to_string(&json!({ "workloads": { spec.name.to_string(): workload } }))
 }
@@ -122,6 +132,19 @@ fn mount(mount: &dwell_core::workload::Mount) -> Value {
         long["read_only"] = json!(true);
     }
     long
+}
+
+/// Without the number of attempts where that has no bound.
+fn job(rules: &Job, policy: RestartPolicy) -> Value {
+    // Every field is named, so that one that is added is not forgotten.
+    let Job { parallelism, deadline, ttl } = rules;
+    let fields = [
+        ("attempts", policy.attempts().map(|attempts| json!(attempts))),
+        ("parallelism", parallelism.map(|most| json!(most))),
+        ("deadline", deadline.map(|time| json!(time))),
+        ("ttl", ttl.map(|time| json!(time))),
+    ];
+    fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
 }
 
 fn restart(policy: RestartPolicy) -> Value {
@@ -252,8 +275,12 @@ mod tests {
             include_str!("testdata/compose.yaml"),
             include_str!("../../../examples/database.yaml"),
             include_str!("../../../examples/shell.yaml"),
+            include_str!("../../../examples/job.yaml"),
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
             "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
+            "workloads: {w: {image: a, job: {}}, v: {image: a, job: {attempts: 1, parallelism: 2, deadline: 1h, ttl: 0s}}}",
+            "workloads: {w: {image: a, job: {ttl: 1d}, restart: on-failure}, v: {image: a, job: {}, restart: no}}",
+            "workloads: {w: {image: a, on_lost: replace after 2m}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, hooks: {after_start: {exec: [warm, '$$UP'], timeout: 2m}, before_stop: {http: ':80/bye'}}}}",

@@ -93,6 +93,8 @@ pub(super) struct Workload {
     /// What happens when the main process ends: `always` (the default), `unless-stopped` (the same),
     /// `on-failure`, `on-failure:TIMES` or `no`.
     pub(super) restart: Option<Restart>,
+    /// Its instances run to completion, and then never again. `{}` for a job with the defaults.
+    pub(super) job: Option<Job>,
     /// What is mounted: `NAME:/path`, `/path/of/the/node:/path`, each with `:ro` if not to be written.
     #[serde(default)]
     pub(super) volumes: Vec<Short<Mount>>,
@@ -126,6 +128,21 @@ pub(super) struct Workload {
     /// Compose's place for replicas, limits, constraints and the workload's labels.
     #[serde(default)]
     pub(super) deploy: Deploy,
+}
+
+/// How the instances of a workload run to completion.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Job {
+    /// How many may be at work at the same time; all of them if not given.
+    pub(super) parallelism: Option<u32>,
+    /// How often an instance is tried before it has failed, with growing pauses; 6 if not given.
+    pub(super) attempts: Option<u32>,
+    /// How long the whole job may take, from its first start on; what has not ended by then has failed. As long as it takes
+    /// if not given.
+    pub(super) deadline: Option<Millis>,
+    /// How long after the end of its last instance the workload is removed; it is kept if not given.
+    pub(super) ttl: Option<Millis>,
 }
 
 /// Share and limit of one instance.

@@ -6,6 +6,7 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::hook::{self, Hook, HookAction};
 use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
+use dwell_core::job::Job;
 use dwell_core::workload::{
     AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdateOrder, UpdatePolicy,
     WorkloadSpec,
@@ -94,6 +95,10 @@ impl file::Workload {
             after_start: hook("hooks.after_start", after_start),
             before_stop: hook("hooks.before_stop", before_stop),
         };
+        let attempts = self.job.as_ref().and_then(|job| job.attempts);
+        let restart = self.restart.map(|restart| restart.0);
+        let restart = wrong.keep(restart_of(self.job.is_some(), attempts, restart));
+        let restart = restart.unwrap_or_default();
         let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
         let Some(checked_name) = checked_name else { return Err(wrong.problems) };
         let template = Template {
@@ -112,7 +117,7 @@ impl file::Workload {
                 memory: memory.unwrap_or_default(),
             },
             pids,
-            restart: self.restart.map_or(RestartPolicy::Always, |restart| restart.0),
+            restart,
             healthcheck,
             readiness,
             hooks,
@@ -158,6 +163,11 @@ impl file::Workload {
                 },
             },
             on_lost: self.on_lost.unwrap_or_default(),
+            job: self.job.map(|job| Job {
+                parallelism: job.parallelism,
+                deadline: job.deadline,
+                ttl: job.ttl,
+            }),
             labels: labels(self.deploy.labels),
         };
         wrong.keep(spec.check().map_err(|error| error.to_string()));
@@ -165,6 +175,25 @@ impl file::Workload {
             return Err(wrong.problems);
         }
         Ok(Declared { spec, says_replicas: replicas.is_some() })
+    }
+}
+
+/// When the main process is started again. Of a job, that is what its attempts say.
+pub(crate) fn restart_of(
+    is_job: bool,
+    attempts: Option<u32>,
+    restart: Option<RestartPolicy>,
+) -> Result<RestartPolicy, String> {
+    match (is_job, attempts, restart) {
+        (false, _, restart) => Ok(restart.unwrap_or_default()),
+        (true, Some(0), _) => Err("job.attempts: 0 is never; use at least 1".into()),
+        (true, Some(_), Some(_)) => {
+            Err("job.attempts and restart both say how often it is tried; keep job.attempts".into())
+        }
+        (true, None, Some(restart)) => Ok(restart),
+        (true, attempts, None) => {
+            Ok(RestartPolicy::of_attempts(attempts.unwrap_or(Job::ATTEMPTS_DEFAULT)))
+        }
     }
 }
 

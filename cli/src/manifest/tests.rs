@@ -1,5 +1,6 @@
 use dwell_core::health::Probe;
 use dwell_core::hook::HookAction;
+use dwell_core::job::Job;
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{ImagePolicy, MountSource, RestartPolicy, Ssh};
 use proptest::prelude::*;
@@ -35,6 +36,41 @@ fn a_plain_compose_file_applies_as_it_is() {
 fn every_key_of_ours_is_read() {
     let specs = good(include_str!("testdata/full.yaml"));
     insta::assert_json_snapshot!(specs);
+}
+
+#[test]
+fn a_job_says_once_how_often_it_is_tried() {
+    let read = |lines: &str| {
+        let spec = good(&workload(lines)).remove(0);
+        (spec.job, spec.template.restart.attempts())
+    };
+    let plain = Job::default();
+    assert_eq!(read(""), (None, None));
+    assert_eq!(read("job: {}"), (Some(plain.clone()), Some(Job::ATTEMPTS_DEFAULT)));
+    assert_eq!(read("job: {attempts: 1}"), (Some(plain.clone()), Some(1)));
+    assert_eq!(read("job: {}\nrestart: no"), (Some(plain.clone()), Some(1)));
+    assert_eq!(read("job: {}\nrestart: on-failure:4"), (Some(plain.clone()), Some(5)));
+    assert_eq!(read("job: {}\nrestart: on-failure"), (Some(plain.clone()), None));
+    assert_eq!(good(&workload("restart: no"))[0].job, None, "that is no job");
+    let full = Job {
+        parallelism: Some(3),
+        deadline: Some(Millis::seconds(7200)),
+        ttl: Some(Millis::seconds(86_400)),
+    };
+    assert_eq!(read("job: {parallelism: 3, deadline: 2h, ttl: 1d}").0, Some(full));
+    for (lines, says) in [
+        ("job: {attempts: 0}", "job.attempts: 0 is never; use at least 1"),
+        ("job: {attempts: 2}\nrestart: no", "job.attempts and restart both say"),
+        ("job: {}\nrestart: always", "started again whenever it ends never completes"),
+        ("job: {}\nrestart: unless-stopped", "never completes"),
+        ("job: {parallelism: 0}", "job.parallelism: 0 is not between 1 and 10000"),
+        ("job: {retries: 2}", "unknown key \"retries\""),
+        ("job: {}\nupdate: {canary: 1}", "update.canary: a job tries no version out"),
+        ("job: {}\nupdate: {on_failure: rollback}", "update.on_failure: a job does not go back"),
+    ] {
+        let refused = bad(&workload(lines));
+        assert!(refused.contains(says), "{lines}: {refused}");
+    }
 }
 
 #[test]

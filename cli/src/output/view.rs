@@ -34,5 +34,5 @@ pub(crate) use status::{CountsView, FleetFindingView, Gravity, StatusView};
 pub(crate) use volume::VolumesView;
 pub(crate) use workload::{
     EventView, EventsView, HistoryView, InspectView, InstancePlanView, InstanceView, PlanView,
-    PlansView, PsView,
+    PlansView, PsView, WorkloadView,
 };

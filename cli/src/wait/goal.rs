@@ -1,5 +1,6 @@
 //! When is something done? Decided from what is known of the fleet; pure.
 
+mod job;
 mod state;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,8 @@ use std::collections::BTreeMap;
 use dwell_core::instance::{Counted, Phase, RunState};
 use dwell_core::workload::RestartPolicy;
 use dwell_proto::v1::{self, watch_response::Change};
+
+use crate::names::Subject;
 
 pub(crate) use state::{Awaited, State};
 
@@ -159,6 +162,9 @@ impl Seen {
         if workload.is_some_and(|workload| workload.run() == v1::RunState::Stopped) {
             return format!("{name}: {replicas} of {replicas} stopped");
         }
+        if spec.is_some_and(|spec| spec.job.is_some()) {
+            return format!("{name}: {replicas} of {replicas} completed");
+        }
         let template = spec.and_then(|spec| spec.template.as_ref());
         let word = match template.map(|one| (one.healthcheck.is_some(), one.readiness.is_some())) {
             Some((_, true)) => "ready",
@@ -182,6 +188,11 @@ impl Seen {
         });
         let word = if finished { "done" } else { word };
         format!("{name}: {replicas} of {replicas} {word} at {shown}{more}")
+    }
+
+    /// Whether an instance is of a job.
+    fn is_of_job(&self, instance: &str) -> bool {
+        self.instances.get(instance).is_some_and(|instance| instance.task.is_some())
     }
 
     /// Whether a workload's instances stay ended when their main process has ended well.
@@ -270,6 +281,16 @@ impl Goal {
     }
 }
 
+/// An instance of a job that has failed, if one is waited for: what it printed last says why.
+pub(super) fn failed<'a>(goals: &'a [Goal], seen: &'a Seen) -> Option<&'a str> {
+    goals.iter().find_map(|goal| match goal {
+        Goal::In(Awaited { subject: Subject::Instance(name), .. }) => {
+            job::failed(seen.instances.get(name).into_iter())
+        }
+        goal => job::failed(seen.instances_of(goal.workload()?)),
+    })
+}
+
 /// What has been reached, a sentence for each goal; restarts are counted together.
 pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
     let mut sentences = Vec::new();
@@ -313,6 +334,9 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
     let Some(workload) = seen.workloads.get(name).filter(|workload| !workload.removing) else {
         return Progress::Failed(format!("{name} was removed"));
     };
+    if let Some(progress) = job::whole(workload, generation, seen) {
+        return progress;
+    }
     let replicas = workload.spec.as_ref().map_or(0, |spec| spec.replicas);
     let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
     let mut done = 0;
@@ -373,6 +397,9 @@ fn gone(name: &str, seen: &Seen) -> Progress {
 /// good health, or is stopped.
 fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
     let name = &instance.name;
+    if let Some(ended @ (Progress::Done | Progress::Failed(_))) = job::one(instance) {
+        return ended;
+    }
     let Some(status) = &instance.status else {
         return Progress::Waiting(format!("{name}: not taken up yet"));
     };

@@ -6,9 +6,9 @@ use dwell_core::workload::WorkloadSpec;
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceView, Moved, NodeView, PlanAction,
-    RestoreView, RouteView, Severity, VersionState, VersionView, VolumeState, VolumeView,
-    WorkloadPlan, WorkloadView,
+    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, JobRun, Moved,
+    NodeView, PlanAction, RestoreView, RouteView, Severity, Tally, VersionState, VersionView,
+    VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -112,6 +112,32 @@ pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
             Some(true) => v1::Canary::Holds,
         }
         .into(),
+        job: view.tally.map(|tally| job(&workload.job, tally)),
+    }
+}
+
+fn job(run: &JobRun, tally: Tally) -> v1::JobState {
+    v1::JobState {
+        completed: tally.completed,
+        failed: tally.failed,
+        at_work: tally.at_work,
+        started_at_ms: run.started_at.map(|at| at.0),
+        ended_at_ms: run.ended_at.map(|at| at.0),
+    }
+}
+
+fn task(task: &InstanceTask) -> v1::TaskState {
+    let end = task.end.as_ref();
+    v1::TaskState {
+        number: task.number.0,
+        failed: task.failures(),
+        end: end.map(|end| v1::TaskEnd {
+            outcome: v1::task_end::Outcome::from(end.outcome).into(),
+            code: end.code,
+            at_ms: end.at.0,
+            ran_for_ms: end.ran_for.0,
+        }),
+        reason: end.map(|end| end.reason.clone()).unwrap_or_default(),
     }
 }
 
@@ -162,6 +188,7 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         version: instance.wanted.number.0,
         serving_version: instance.serving.map_or(0, |number| number.0),
         ipv6_address: text(view.ipv6.as_ref()),
+        task: instance.task.as_ref().map(task),
     }
 }
 

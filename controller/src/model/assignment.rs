@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
-use dwell_core::instance::Assigned;
+use dwell_core::instance::{Assigned, RunState};
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
 use dwell_core::workload::WorkloadSpec;
 
+use super::jobs::InstanceTask;
 use super::log::Log;
 use super::object::{Instance, KeySet};
 use super::record::{Change, Key, Record};
@@ -225,7 +226,7 @@ impl Model {
             address: identity.address,
             mac: identity.mac,
             generation: instance.generation,
-            run: instance.run,
+            run: if instance.has_ended() { RunState::Stopped } else { instance.run },
             restarts_asked: instance.restarts_asked,
             beside: instance.second_share.is_some(),
             update_deadline: workload.spec.update.deadline_for(&instance.wanted.template),
@@ -237,6 +238,7 @@ impl Model {
             fallback: fallback.as_ref().map(|form| form.template.clone()),
             fallback_image_digest: fallback.as_deref().and_then(digest),
             lease: workload.spec.on_lost.lease(),
+            task: instance.task.as_ref().map(InstanceTask::assigned),
             host_key: None,
         };
         (instance.assigned_to() == Some(node)).then(assigned)
@@ -272,6 +274,8 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.restarts_asked,
             instance.edition,
             instance.second_share.is_some(),
+            instance.task.as_ref().map(InstanceTask::assigned),
+            instance.has_ended(),
         )
     };
     match (old, new) {

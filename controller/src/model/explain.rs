@@ -83,6 +83,7 @@ impl Model {
         let wanted = usize::try_from(workload.spec.replicas).unwrap_or(usize::MAX);
         let text = format!("{} declared; {ready} ready, {updated} as declared", Counted(wanted));
         facts.push(Fact::new("instances", text));
+        facts.extend(self.job_in_words(workload).map(|text| Fact::new("job", text)));
         if let Some(newest) = self.newest(name) {
             facts.push(version_fact("version", "is brought to", &newest));
             facts.extend(self.why_not_everywhere(workload, &newest));
@@ -108,6 +109,7 @@ impl Model {
             facts.push(Fact::new("volumes", text));
         }
         facts.extend(self.if_lost(workload, instance).map(|text| Fact::new("lost", text)));
+        facts.extend(Self::task_in_words(workload, instance).map(|text| Fact::new("task", text)));
         facts.extend(rules(&workload.spec.placement));
         facts.extend(self.address_of(instance));
         facts.extend(self.versions_of(workload, instance));

@@ -423,6 +423,7 @@ impl Model {
                 placement: Placement::default(),
                 update: UpdatePolicy::default(),
                 on_lost: OnLost::Keep,
+                job: None,
                 labels: BTreeMap::new(),
             };
             self.declare_version(&spec, "", now);

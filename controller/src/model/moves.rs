@@ -46,6 +46,7 @@ impl Model {
         let [instance] = &self.targets(&target)?[..] else {
             return Err(Refusal::NoInstance(name.clone()));
         };
+        Self::check_not_ended(instance)?;
         let Some(from) = instance.node.clone() else {
             return Err(NotMoved::NoNode(name.clone()).into());
         };

@@ -385,6 +385,7 @@ impl Model {
         self.hear_again();
         self.end_drains(now);
         self.replace_lost(now);
+        self.tend_jobs(now);
         self.expire_quarantine(now);
         self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
 pub use self::waiting::{Demand, Unmet, Waiting, WaitingCause};
 use super::downtime::Downtimes;
+use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
 use super::versions::{Form, Pause, by_number};
 
@@ -55,6 +56,9 @@ pub struct Workload {
     /// How long changes of its instances took them down.
     #[serde(default, skip_serializing_if = "Downtimes::is_empty")]
     pub downtimes: Downtimes,
+    /// How far it is, if it is a job.
+    #[serde(default, skip_serializing_if = "JobRun::is_new")]
+    pub job: JobRun,
     /// It goes away once its instances are gone.
     pub removing: bool,
     /// When it was first declared.
@@ -118,6 +122,9 @@ pub struct Instance {
     /// For how long it is reached on a node that is lost, as far as that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,
+    /// What it has to complete, if it is of a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<InstanceTask>,
     /// It goes away for good once its node has let go of it.
     pub removing: bool,
     /// When it was made.

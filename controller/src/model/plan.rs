@@ -136,6 +136,7 @@ pub(super) fn changed_fields(workload: &Workload, new: &WorkloadSpec) -> Vec<&'s
         ("constraints", old.placement.constraints != new.placement.constraints),
         ("update", old.update != new.update),
         ("on_lost", old.on_lost != new.on_lost),
+        ("job", old.job != new.job),
         ("workload labels", old.labels != new.labels),
     ];
     fields.extend(others.into_iter().filter_map(|(name, differs)| differs.then_some(name)));

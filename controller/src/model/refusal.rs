@@ -1,6 +1,7 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
 mod not_moved;
+mod of_job;
 
 use std::net::Ipv4Addr;
 
@@ -20,6 +21,7 @@ use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
 pub(super) use not_moved::NotMoved;
+pub(super) use of_job::OfJob;
 
 /// Why a command is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -103,6 +105,9 @@ pub enum Refusal {
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
+    /// A job is not started again, or made something else.
+    #[error(transparent)]
+    OfJob(#[from] OfJob),
     /// A workload is declared twice in one command.
     #[error("workload {0} is declared twice; give each a name of its own")]
     DuplicateWorkload(WorkloadName),
@@ -487,6 +492,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::NotMoved(_)
+            | Self::OfJob(_)
             | Self::NodeInUse { .. }
             | Self::NodeHasVolumes { .. }
             | Self::VolumeAmbiguous { .. }

@@ -38,21 +38,31 @@ impl Model {
         }
         for name in names {
             for instance in self.targets(&Target::Instance(name.clone()))? {
-                let edition = self.next_generation(&instance);
-                let runs = instance.node.is_some() && instance.run == RunState::Running;
-                self.put_instance(Instance {
-                    generation: edition,
-                    edition,
-                    edition_before: instance.edition_before.or(Some(instance.edition)),
-                    update: if runs { UpdateState::Updating } else { instance.update },
-                    ..Instance::clone(&instance)
-                });
-                let message = "asked to be replaced by a new container".to_owned();
+                let message = if instance.has_ended() {
+                    self.do_anew(&instance);
+                    "asked to do its work anew".to_owned()
+                } else {
+                    self.remake(&instance);
+                    "asked to be replaced by a new container".to_owned()
+                };
                 let subject = Subject::Instance(name.clone());
                 self.event(now, Severity::Info, subject, "replaced", message);
             }
         }
         Ok(())
+    }
+
+    fn remake(&mut self, instance: &Instance) {
+        let edition = self.next_generation(instance);
+        let runs = instance.node.is_some() && instance.run == RunState::Running;
+        let next = Instance {
+            generation: edition,
+            edition,
+            edition_before: instance.edition_before.or(Some(instance.edition)),
+            update: if runs { UpdateState::Updating } else { instance.update },
+            ..instance.clone()
+        };
+        self.put_instance(next.with_new_task(true));
     }
 
     /// The container that was made anew does not hold, and its node has put the one before up again: that is kept.

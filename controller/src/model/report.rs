@@ -13,6 +13,7 @@ use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, sanitize};
 use dwell_core::node::{Capacity, NodeState, Room};
 use dwell_core::session::StatusReport;
 
+use super::jobs::InstanceTask;
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
 use super::view::unfit_message;
@@ -237,6 +238,7 @@ impl Model {
         }
         let instance = self.count_on(&instance, &status);
         let instance = self.note_news(&instance, &status, now);
+        let instance = self.note_task(&instance, &status, now);
         self.measure(&instance, before.as_ref().map(|before| &before.status), &status);
         let node = node.clone();
         self.put_with(|revision| {
@@ -311,6 +313,8 @@ impl Model {
             return self.delete_instance(instance, now);
         }
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
+        // What has ended needs no place.
+        let to = to.filter(|_| !instance.has_ended());
         // Where it was to go may have been lost, cordoned, drained or removed meanwhile.
         let to = to.filter(|to| {
             let node = self.tables.nodes().get(to);
@@ -319,12 +323,14 @@ impl Model {
         });
         // What was declared while it was on its way is looked at when it has arrived.
         let update = match instance.update {
+            _ if instance.has_ended() => UpdateState::Current,
             UpdateState::Current => UpdateState::Due,
             // It waits for a place, perhaps for good (its volume may be lost): others get its turn.
             UpdateState::Updating if to.is_none() => UpdateState::Due,
             other => other,
         };
-        let mut next = Instance { node: None, leaving: None, update, ..instance.clone() };
+        let task = instance.task.clone().map(InstanceTask::elsewhere);
+        let mut next = Instance { node: None, leaving: None, update, task, ..instance.clone() };
         // What has not been found to hold where it was is not tried elsewhere without a turn.
         let workload = self.tables.workloads().get(instance.name.workload()).cloned();
         let has_turn = next.update == UpdateState::Updating;

@@ -54,6 +54,9 @@ impl Model {
     /// due. Returns how the change reaches it.
     pub(super) fn adopt(&mut self, workload: &Workload, instance: &Instance) -> ChangeClass {
         let Some(newest) = self.newest(&workload.spec.name) else { return ChangeClass::None };
+        if instance.has_ended() {
+            return ChangeClass::None;
+        }
         let (is, says) = (&instance.wanted.template, &newest.form.template);
         let class = ChangeClass::between(is, says);
         let needs = self.needs(workload, instance);
@@ -77,6 +80,7 @@ impl Model {
             if class != ChangeClass::None {
                 next.generation = self.next_generation(instance);
             }
+            next = next.with_version_of(instance);
             // Otherwise its turn is not over, or has to be taken again.
             if quiet || matches!(next.update, UpdateState::Current | UpdateState::Due) {
                 next.update = UpdateState::Current;
@@ -207,6 +211,7 @@ impl Model {
         if needs.version || needs.leave {
             next.generation = self.next_generation(&instance);
         }
+        next = next.with_version_of(&instance);
         next.update = match instance.node {
             Some(_) => UpdateState::Updating,
             None => UpdateState::Current,
@@ -232,6 +237,9 @@ impl Model {
     }
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
+        if instance.has_ended() {
+            return Needs::default();
+        }
         Needs {
             version: self
                 .newest(&workload.spec.name)
@@ -301,6 +309,7 @@ impl Model {
 
     /// A node's rules, labels or willingness changed: what is there may have to leave, or to stay.
     pub(super) fn reconsider(&mut self, node: &NodeName) {
+        self.let_ended_go(node);
         let Some(occupancy) = self.tables.index().occupancy.get(node).cloned() else { return };
         for name in &occupancy.instances {
             let Some(instance) = self.tables.instances().get(name).cloned() else { continue };
@@ -323,7 +332,9 @@ impl Model {
         let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
         let (leaves, outgrows) =
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
-        if !leaves && !outgrows {
+        if instance.has_ended() {
+            self.delete(Key::Waiting(name.clone()));
+        } else if !leaves && !outgrows {
             let second = self.second_share(workload, &instance);
             match second.and_then(|second| self.missing_for(&instance, second)) {
                 Some(missing) => self.wait(name, WaitingCause::NoSecondShare(missing)),

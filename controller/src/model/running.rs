@@ -29,6 +29,12 @@ impl Model {
         }
         let mut changed = false;
         for instance in self.targets(target)? {
+            if instance.has_ended() {
+                match target {
+                    Target::Instance(_) => Self::check_not_ended(&instance)?,
+                    Target::Workload(_) => continue,
+                }
+            }
             changed |= instance.run != run;
             self.turn(&instance, run);
         }
@@ -43,6 +49,7 @@ impl Model {
         match target {
             Target::Instance(_) => {
                 for instance in &targets {
+                    Self::check_not_ended(instance)?;
                     let restarts_asked = self.next_restart(instance);
                     self.put_instance(Instance { restarts_asked, ..Instance::clone(instance) });
                 }
@@ -52,7 +59,7 @@ impl Model {
                 let workload = self.living(name)?;
                 let restarts_asked = workload.restarts_asked + 1;
                 self.put_workload(Workload { restarts_asked, ..Workload::clone(&workload) });
-                for instance in &targets {
+                for instance in targets.iter().filter(|instance| !instance.has_ended()) {
                     self.ask_to_restart(instance, restarts_asked);
                 }
             }

@@ -172,6 +172,7 @@ impl Model {
         rolls.extend(self.worth_a_turn(&agenda));
         let again = self.worth_another_look(&agenda);
         self.placing = Placing::default();
+        self.give_turns();
         let mut open = self.tables.index().open.clone();
         for _ in 0..ROUNDS_MAX {
             open = self.place_open(open, now);
@@ -238,12 +239,17 @@ impl Model {
         now: Timestamp,
     ) -> BTreeSet<InstanceName> {
         let mut asked = BTreeSet::new();
+        let mut asked_of: BTreeMap<WorkloadName, usize> = BTreeMap::new();
         for name in names {
             let Some(instance) = self.tables.instances().get(&name).cloned() else { continue };
             let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else {
                 continue;
             };
             self.work.looks += 1;
+            let of_it = asked_of.get(name.workload()).copied().unwrap_or_default();
+            if self.waits_for_turn(&workload, &name, of_it) {
+                continue;
+            }
             if !self.ensure_static_address(&name, now) || self.place_by_volumes(&name, now) {
                 continue;
             }
@@ -252,7 +258,10 @@ impl Model {
             match self.destination(&self.demand(&workload, &instance), &name) {
                 Destination::Node(node) => self.place(&name, &node, now),
                 Destination::Nowhere => {}
-                Destination::Asked => drop(asked.insert(name)),
+                Destination::Asked => {
+                    *asked_of.entry(name.workload().clone()).or_default() += 1;
+                    asked.insert(name);
+                }
             }
         }
         asked

@@ -17,8 +17,8 @@ use dwell_core::id::{
 use dwell_core::net::ClusterRange;
 use dwell_core::registry::RegistryHost;
 
-use self::index::Index;
 pub(super) use self::index::Occupancy;
+use self::index::{Index, waits_for_turn};
 use super::contexts::Context;
 use super::object::{
     Demand, Event, History, Instance, JoinToken, KeySet, Link, Node, Observed, Quarantine,
@@ -90,6 +90,8 @@ impl Tables {
                 occupancy: BTreeMap::new(),
                 open: BTreeSet::new(),
                 blocked: BTreeMap::new(),
+                turns: BTreeMap::new(),
+                tallies: BTreeMap::new(),
                 copies: BTreeMap::new(),
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
@@ -373,8 +375,10 @@ impl Tables {
 
     /// Puts an instance on the lists of what has to be looked at, or takes it off them.
     fn list_anew(&mut self, name: &InstanceName) {
-        let demand = self.waiting.get(name).and_then(|waiting| waiting.demand());
-        let blocked = demand.is_some_and(|demand| self.unmet.contains_key(demand));
+        let waiting = self.waiting.get(name);
+        let demand = waiting.and_then(|waiting| waiting.demand());
+        let blocked = demand.is_some_and(|demand| self.unmet.contains_key(demand))
+            || waiting.is_some_and(|waiting| waits_for_turn(waiting));
         let instance = self.instances.get(name).filter(|_| !blocked);
         self.index.list(name, instance.map(Arc::as_ref));
     }

@@ -12,6 +12,7 @@ mod explain;
 mod findings;
 mod fleet;
 mod history;
+mod jobs;
 mod key_sets;
 mod lost;
 mod membership;

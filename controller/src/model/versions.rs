@@ -163,9 +163,8 @@ impl Instance {
         std::iter::once(&self.wanted).chain(back).map(|form| &form.template)
     }
 
-    /// The room that it is promised: enough for what it is to be, and for what may have to be put up again.
-    #[must_use]
-    pub fn share(&self) -> Resources {
+    /// The room that it may need: enough for what it is to be, and for what may have to be put up again.
+    pub(super) fn room(&self) -> Resources {
         let wanted = self.wanted.template.resources;
         let back = self.fallback.iter().chain(&self.unseen);
         back.fold(wanted, |share, back| share.max(back.template.resources))
@@ -255,7 +254,7 @@ impl Model {
 
     /// What is put up again if an instance does not hold with what it is to be.
     pub(super) fn fallback(&self, workload: &Workload, instance: &Instance) -> Option<Arc<Form>> {
-        if instance.holds() {
+        if instance.holds() || workload.spec.job.is_some() {
             return None;
         }
         let good = || self.good_form(workload);

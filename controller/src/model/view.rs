@@ -8,13 +8,14 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::image::ContainerImage;
-use dwell_core::instance::{InstanceStatus, Phase};
+use dwell_core::instance::{Counted, InstanceStatus, Phase};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
 use dwell_scheduler::Closed;
 
+use super::jobs::Tally;
 use super::nodes::claim_message;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 use super::placement::unfit;
@@ -38,6 +39,8 @@ pub struct WorkloadView {
     pub message: String,
     /// Whether all instances that try the newest version out hold with it; `None` if it need not be promoted.
     pub canaries_hold: Option<bool>,
+    /// How its instances are, if it is a job.
+    pub tally: Option<Tally>,
 }
 
 /// The views of workloads that were asked for at a revision. Each is made from all of its instances, and all watchers
@@ -225,6 +228,7 @@ impl Model {
             newest: self.newest(&workload.spec.name),
             message: workload.paused.as_ref().map(ToString::to_string).unwrap_or_default(),
             canaries_hold: self.canaries_hold(workload),
+            tally: workload.spec.job.as_ref().map(|_| self.tally(&workload.spec.name)),
         };
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
@@ -233,11 +237,17 @@ impl Model {
             let status = self.status(instance);
             let ready = status.is_ready();
             view.ready += u32::from(ready);
-            let rests = ready || status.phase == Phase::Stopped;
+            let rests = ready || status.phase == Phase::Stopped || instance.has_ended();
             let settled = rests && instance.update != UpdateState::Updating;
             if !settled && waits.is_none() {
                 waits = Some((instance, status));
             }
+        }
+        if let (true, Some(tally)) =
+            (view.message.is_empty(), view.tally.filter(|one| one.failed > 0))
+        {
+            let failed = usize::try_from(tally.failed).unwrap_or(usize::MAX);
+            view.message = format!("{} failed", Counted(failed));
         }
         if let (true, Some((instance, status))) = (view.message.is_empty(), waits) {
             let verb = if workload.removing { "is being removed; waits" } else { "waits" };
@@ -274,6 +284,9 @@ impl Model {
 
     /// What is known of an instance now.
     pub(super) fn status(&self, instance: &Instance) -> InstanceStatus {
+        if let Some(ended) = instance.ended() {
+            return self.after_end(instance, ended);
+        }
         let waiting = self.tables.waiting().get(&instance.name);
         let because = waiting.map(|waiting| self.why(waiting)).filter(|why| !why.is_empty());
         let Some(node) = &instance.node else {
@@ -470,7 +483,7 @@ pub(super) fn unfit_message(capacity: &Capacity) -> String {
 }
 
 /// The status of an instance of which no node has said anything.
-fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus {
+pub(super) fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus {
     InstanceStatus {
         instance: instance.name.clone(),
         generation: Generation(0),
@@ -488,6 +501,7 @@ fn unseen(instance: &Instance, phase: Phase, message: String) -> InstanceStatus 
         message,
         observed_at: Timestamp(0),
         verdict: None,
+        task: None,
     }
 }
 
@@ -500,6 +514,7 @@ pub(super) fn phase_word(phase: Phase) -> &'static str {
         Phase::Stopped => "stopped",
         Phase::Backoff => "backing off",
         Phase::Failed => "failed",
+        Phase::Completed => "completed",
         Phase::Unknown => "unknown",
     }
 }

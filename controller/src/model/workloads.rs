@@ -12,6 +12,7 @@ use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 
 use super::command::{DECLARED_MAX, Target, WORKLOADS_MAX};
 use super::downtime::Downtimes;
+use super::jobs::{InstanceTask, JobRun};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
@@ -130,6 +131,7 @@ impl Model {
         spec.check().map_err(|source| Refusal::Spec { workload: name.clone(), source })?;
         self.check_on_lost(&spec)?;
         let old = self.tables.workloads().get(&name).cloned();
+        Self::check_kind(old.as_deref(), &spec)?;
         let fields = old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(old, &spec));
         let is_stuck = |old: &Workload| matches!(old.paused, Some(Pause::BadVersion(_)));
         let retries = retry && old.as_deref().is_some_and(is_stuck);
@@ -163,6 +165,7 @@ impl Model {
         if let Some(pause @ Pause::Asked { .. }) = &workload.paused {
             plan.notes.push(format!("no instance is given it yet: {pause}"));
         }
+        plan.notes.extend(self.job_note(&workload));
         if let Some(canaries) = self.canaries(&workload) {
             plan.notes.push(format!(
                 "{} it first; `dwell promote {name}` gives it to the others, `dwell abort {name}` takes it back",
@@ -201,6 +204,8 @@ impl Model {
                 Some(instance) if instance.removing => {
                     (InstanceAction::Create, "is wanted again".to_owned())
                 }
+                // Nothing reaches it any more.
+                Some(instance) if instance.has_ended() => continue,
                 Some(instance) => {
                     self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
@@ -409,6 +414,7 @@ impl Model {
             edition: Generation(0),
             edition_before: None,
             workload_restarts: workload.restarts_asked,
+            task: workload.spec.job.as_ref().map(|_| InstanceTask::new(workload.generation)),
             update,
             node: None,
             second_share: None,
@@ -453,6 +459,7 @@ pub(super) fn next_workload(
             paused: None,
             good: None,
             downtimes: Downtimes::default(),
+            job: JobRun::default(),
             removing: false,
             created_at: now,
             revision: super::Revision(0),
@@ -470,6 +477,8 @@ pub(super) fn next_workload(
         },
         run: declared.unwrap_or(if old.removing { RunState::Running } else { old.run }),
         removing: false,
+        // Its past is another's.
+        job: if old.removing { JobRun::default() } else { old.job.clone() },
         ..old.clone()
     }
 }

@@ -46,6 +46,7 @@ fn declare(name: &str) -> Command {
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
         labels: BTreeMap::new(),
+        job: None,
     };
     Command::ApplyWorkloads {
         specs: vec![spec],

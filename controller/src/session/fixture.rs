@@ -77,6 +77,7 @@ pub(super) async fn declare(handle: &Handle, name: &str) {
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
         labels: [].into(),
+        job: None,
     };
     handle
         .command(Command::ApplyWorkloads {

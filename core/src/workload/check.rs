@@ -1,5 +1,6 @@
 //! The rules of a specification that types alone cannot hold.
 
+mod job;
 mod probes;
 
 use std::collections::BTreeSet;
@@ -86,6 +87,7 @@ impl WorkloadSpec {
         }
         self.check_on_lost()?;
         self.check_order()?;
+        job::check(self)?;
         check_labels(&self.labels)?;
         self.template.check()
     }

@@ -14,6 +14,7 @@ fn spec() -> WorkloadSpec {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        job: None,
         labels: BTreeMap::new(),
     }
 }
@@ -31,6 +32,43 @@ fn bind(path: &str, target: &str) -> Mount {
 #[test]
 fn a_plain_workload_is_fine() {
     assert_eq!(spec().check(), Ok(()));
+}
+
+#[test]
+fn jobs_contradict_neither_restarts_nor_updates() {
+    let job = |change: &dyn Fn(&mut WorkloadSpec)| {
+        let mut spec = spec();
+        spec.job = Some(Job::default());
+        spec.template.restart = RestartPolicy::of_attempts(Job::ATTEMPTS_DEFAULT);
+        change(&mut spec);
+        spec.check().map_err(|error| error.to_string())
+    };
+    let with = |change: &dyn Fn(&mut Job)| job(&|spec| spec.job.iter_mut().for_each(change));
+    assert_eq!(job(&|_| {}), Ok(()));
+    assert_eq!(job(&|spec| spec.template.restart = RestartPolicy::Never), Ok(()));
+    let for_ever = RestartPolicy::OnFailure { max_retries: None };
+    assert_eq!(job(&|spec| spec.template.restart = for_ever), Ok(()), "until it is done");
+    assert_eq!(job(&|spec| spec.on_lost = OnLost::ReplaceAfter(Millis::seconds(60))), Ok(()));
+    assert_eq!(with(&|job| job.ttl = Some(Millis(0))), Ok(()), "goes at once");
+    let too_often = RestartPolicy::of_attempts(Job::ATTEMPTS_MAX + 1);
+    let year = Millis(Job::TIME_MAX.0 + 1);
+    for (says, found) in [
+        (
+            "restart: what is started again",
+            job(&|one| one.template.restart = RestartPolicy::Always),
+        ),
+        ("job.attempts: at most 1000", job(&|one| one.template.restart = too_often)),
+        ("job.parallelism: 0 is not", with(&|job| job.parallelism = Some(0))),
+        ("job.parallelism: 10001 is not", with(&|job| job.parallelism = Some(10_001))),
+        ("job.deadline: 999ms is not", with(&|job| job.deadline = Some(Millis(999)))),
+        ("job.deadline:", with(&|job| job.deadline = Some(year))),
+        ("job.ttl: more than", with(&|job| job.ttl = Some(year))),
+        ("update.canary: a job", job(&|one| one.update.canary = Portion::Count(1))),
+        ("update.on_failure: a job", job(&|one| one.update.on_failure = OnFailure::Rollback)),
+    ] {
+        let error = found.unwrap_err();
+        assert!(error.starts_with(says), "expected {says:?}: {error}");
+    }
 }
 
 #[test]

@@ -50,6 +50,7 @@ impl v1::AssignedInstance {
             image_digest: text(assigned.image_digest),
             fallback_image_digest: text(assigned.fallback_image_digest),
             lease_ms: assigned.lease.map(|lease| lease.0.0),
+            task: assigned.task.map(Into::into),
         }
     }
 }
@@ -80,6 +81,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             life: Revision(wire.life),
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
             edition: Generation(wire.edition),
+            task: wire.task.map(Into::into),
         })
     }
 }
@@ -121,6 +123,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
                     .then_some(verdict.generation.0)
             }),
             verdict: status.verdict.as_ref().map(Into::into),
+            task: status.task.map(Into::into),
         }
     }
 }
@@ -161,6 +164,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
             message,
             observed_at: Timestamp(wire.observed_at_ms),
+            task: wire.task.map(Into::into),
         })
     }
 }
@@ -247,6 +251,7 @@ impl From<Phase> for v1::Phase {
             Phase::Stopped => Self::Stopped,
             Phase::Backoff => Self::Backoff,
             Phase::Failed => Self::Failed,
+            Phase::Completed => Self::Completed,
             Phase::Unknown => Self::Unknown,
         }
     }
@@ -262,6 +267,7 @@ impl From<v1::Phase> for Phase {
             v1::Phase::Stopped => Self::Stopped,
             v1::Phase::Backoff => Self::Backoff,
             v1::Phase::Failed => Self::Failed,
+            v1::Phase::Completed => Self::Completed,
             v1::Phase::Unspecified | v1::Phase::Unknown => Self::Unknown,
         }
     }

@@ -6,6 +6,7 @@ use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
     Assigned, HookFailed, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
 };
+use dwell_core::job::{Job, Task, TaskEnd, TaskOutcome, TaskReport};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
@@ -109,6 +110,11 @@ fn specifications_survive_the_round_trip() {
             on_failure: OnFailure::Rollback,
         },
         on_lost: OnLost::ReplaceAfter(Millis::seconds(60)),
+        job: Some(Job {
+            parallelism: Some(2),
+            deadline: Some(Millis::seconds(3600)),
+            ttl: Some(Millis(0)),
+        }),
         labels: [("tier".into(), "front".into())].into(),
     };
     assert_eq!(WorkloadSpec::try_from(v1::WorkloadSpec::from(&spec)), Ok(spec));
@@ -133,6 +139,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         image_digest: Some(ImageDigest::new([1; 32])),
         fallback_image_digest: Some(ImageDigest::new([2; 32])),
         lease: Some(Lease(Millis::seconds(54))),
+        task: Some(Task { number: Generation(3), failed_before: 2 }),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
@@ -164,6 +171,17 @@ fn assignments_and_statuses_survive_the_round_trip() {
         message: "exited".into(),
         observed_at: Timestamp(9),
         verdict: None,
+        task: Some(TaskReport {
+            life: Revision(1),
+            number: Generation(3),
+            failed: 1,
+            end: Some(TaskEnd {
+                outcome: TaskOutcome::Completed,
+                code: 0,
+                at: Timestamp(9),
+                ran_for: Millis(5),
+            }),
+        }),
     };
     let reason = || "it does not answer".to_owned();
     for outcome in [

@@ -2,6 +2,7 @@
 
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
+use dwell_core::job::Job;
 use dwell_core::workload::{
     OnFailure, OnLost, Placement, Portion, Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
@@ -22,6 +23,7 @@ impl From<&WorkloadSpec> for v1::WorkloadSpec {
             labels: spec.labels.clone().into_iter().collect(),
             replace_lost_after_ms: spec.on_lost.replaced_after().map(|after| after.0),
             run: spec.run.map(|run| v1::RunState::from(run).into()),
+            job: spec.job.as_ref().map(Into::into),
         }
     }
 }
@@ -49,6 +51,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
             },
             labels: wire.labels.into_iter().collect(),
             run,
+            job: wire.job.map(Job::try_from).transpose()?,
         })
     }
 }

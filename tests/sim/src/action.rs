@@ -60,11 +60,13 @@ pub enum Class {
     Lost,
     /// A few instances try new versions out, which operators promote or take back.
     Canaries,
+    /// Workloads run to completion, and operators have work done anew.
+    Jobs,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -91,6 +93,7 @@ impl Class {
         Self::Orders,
         Self::Canaries,
         Self::Lost,
+        Self::Jobs,
     ];
 
     /// Its name on the command line.
@@ -123,6 +126,7 @@ impl Class {
             Self::Orders => "orders",
             Self::Canaries => "canaries",
             Self::Lost => "lost",
+            Self::Jobs => "jobs",
         }
     }
 }
@@ -218,6 +222,8 @@ pub(crate) struct Shape {
     pub(crate) lost: bool,
     /// What its instances are promised for their end, in seconds.
     pub(crate) grace_s: u64,
+    /// It is a job, and so many of it are at work at once; 0 for all.
+    pub(crate) job: Option<u32>,
 }
 
 impl Scenario {
@@ -234,8 +240,12 @@ impl Scenario {
                 canary: classes.contains(&Class::Canaries) && rng.bool(),
                 lost: classes.contains(&Class::Lost) && rng.u8(..3) > 0,
                 grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
+                job: None,
             };
-            Shape { lost: shape.lost && !shape.volume, ..shape }
+            let is_job = classes.contains(&Class::Jobs) && rng.bool();
+            let job = is_job.then(|| rng.u32(0..=2));
+            let (health, canary) = (shape.health && !is_job, shape.canary && !is_job);
+            Shape { lost: shape.lost && !shape.volume, job, health, canary, ..shape }
         };
         let count = rng.u8(1..=3);
         let workloads = (0..count).map(|_| shape(&mut rng)).collect();
@@ -378,6 +388,11 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             0 => Action::Abort { workload },
             1 => Action::Apply { workload, bad: None },
             _ => Action::Promote { workload },
+        },
+        Class::Jobs => match rng.u8(..4) {
+            0 => Action::Apply { workload, bad: None },
+            1 => Action::KillProcess { host, pick },
+            _ => Action::Replace { pick },
         },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },

@@ -8,6 +8,7 @@ mod befall;
 mod carry;
 mod check;
 mod deliver;
+mod jobs;
 mod membership;
 mod operate;
 mod versions;
@@ -22,6 +23,7 @@ use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::WorkloadSpec;
 
+use self::jobs::Jobs;
 use self::versions::Versions;
 use crate::action::Scenario;
 use crate::agent::{Agent, Input, Output};
@@ -209,6 +211,7 @@ pub(crate) struct World {
     /// What operators know to be declared.
     declared: BTreeMap<WorkloadName, Declared>,
     versions: Versions,
+    jobs: Jobs,
     /// Instances that are shown as running and do not, and for how many seconds in a row.
     doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
@@ -263,6 +266,7 @@ impl World {
             truth: Truth::default(),
             declared: BTreeMap::new(),
             versions: Versions::default(),
+            jobs: Jobs::default(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
             tried_again: BTreeSet::new(),
@@ -321,6 +325,9 @@ impl World {
             Event::Do { host, life, work } => self.carry_out(host, life, work),
             Event::Ends { host, container, run, code } => {
                 if self.is_run(host, &container, run) {
+                    if let Some(real) = self.hosts[host].engine.real(&container).cloned() {
+                        self.note_done(host, &real, code);
+                    }
                     self.end_process(host, &container, code);
                 }
             }

@@ -32,7 +32,9 @@ impl<'a> Roles<'a> {
             return Self::Steady { keeper: None, others: all.iter().collect() };
         };
         let new = best_match(current(seen, target), target);
-        let old = last_known_good(current(seen, target), target, &seen.journal);
+        let old = last_known_good(current(seen, target), target, &seen.journal)
+            // A task is nothing that another container could be gone back to for.
+            .filter(|_| target.assigned.task.is_none());
         let back = old.filter(|old| is_way_back(old, target, &seen.journal));
         let is_started = new.is_some_and(|new| new.run().is_some());
         let ruling = seen.journal.ruling_on(target.assigned.generation);
@@ -91,7 +93,7 @@ pub(crate) fn current<'a>(
     target: &Target,
 ) -> impl Iterator<Item = &'a Container> + use<'a> {
     // What would be made now is never out of date, also if a controller that was restored counts anew.
-    let least = seen.journal.proven.min(target.aim(&seen.journal).0);
+    let least = seen.journal.proven.min(target.aim(&seen.journal).0).max(target.least_generation());
     let life = target.assigned.life;
     let is_earlier =
         move |container: &Container| container.life != Revision::default() && container.life < life;

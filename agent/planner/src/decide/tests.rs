@@ -7,6 +7,7 @@ mod hooks;
 mod leases;
 mod proofs;
 mod stores;
+mod tasks;
 mod updates;
 
 use std::time::Duration;

@@ -42,6 +42,7 @@ fn running(name: &str) -> InstanceStatus {
         message: String::new(),
         observed_at: Timestamp(1),
         verdict: None,
+        task: None,
     }
 }
 

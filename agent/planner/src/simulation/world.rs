@@ -37,6 +37,8 @@ pub(crate) enum Temper {
     Broken,
     /// Its image cannot be fetched.
     Absent,
+    /// It does its work and ends.
+    Works,
 }
 
 impl Temper {
@@ -48,6 +50,7 @@ impl Temper {
             Some("uncalled") => Self::Uncalled,
             Some("broken") => Self::Broken,
             Some("absent") => Self::Absent,
+            Some("works") => Self::Works,
             _ => Self::Good,
         }
     }
@@ -61,6 +64,7 @@ impl Temper {
             Self::Uncalled => "uncalled",
             Self::Broken => "broken",
             Self::Absent => "absent",
+            Self::Works => "works",
         }
     }
 }
@@ -115,8 +119,10 @@ pub(crate) struct World {
     // What the agent knows.
     pub(crate) agent: Observed,
     pub(crate) in_flight: Vec<(InstanceName, Step)>,
-    generation: u64,
+    pub(super) generation: u64,
     serial: u64,
+    /// How often the main process of each task has really failed.
+    pub(super) failures: BTreeMap<(InstanceName, Generation), u32>,
 }
 
 impl World {
@@ -134,6 +140,7 @@ impl World {
             in_flight: Vec::new(),
             generation: 0,
             serial: 0,
+            failures: BTreeMap::new(),
         };
         world.start_agent();
         world
@@ -179,7 +186,7 @@ impl World {
         self.accept();
     }
 
-    fn accept(&mut self) {
+    pub(super) fn accept(&mut self) {
         for (name, assigned) in &self.desired {
             self.agent.instances.entry(name.clone()).or_default().accept(assigned, self.now);
         }
@@ -318,9 +325,16 @@ impl World {
             }
         }
         for (name, step) in &plan.steps {
-            let takes_last = matches!(step, Step::Remove { .. })
-                && self.desired.contains_key(name)
-                && self.agent.instances[name].containers.len() == 1;
+            let takes_last = match (step, self.desired.get(name)) {
+                (Step::Remove { container }, Some(assigned)) => {
+                    let all = &self.agent.instances[name].containers;
+                    // What did other work has no part in this.
+                    let least = assigned.task.map(|task| task.number).unwrap_or_default();
+                    all.len() == 1
+                        && all.iter().any(|one| one.id == *container && one.generation >= least)
+                }
+                _ => false,
+            };
             assert!(!takes_last, "{step:?} takes the last container of {name}, which is desired");
             self.agent.instances.entry(name.clone()).or_default().busy = Some(step.clone());
             self.in_flight.push((name.clone(), step.clone()));
@@ -417,6 +431,7 @@ impl World {
             Step::Stop { container, before, .. } => {
                 let real = self.containers.get(container).ok_or_else(gone)?;
                 let known = self.desired.get(name);
+                let known = known.filter(|one| one.template.hooks.before_stop.is_some());
                 let is_known = known.is_some_and(|one| one.fingerprint() == real.fingerprint);
                 assert!(before.is_some() || !is_known, "{container} is stopped without its hook");
                 self.kill(container, 143);
@@ -500,6 +515,7 @@ impl World {
             is_beside && twin.slot != slot && self.reached.get(&name) == Some(&twin.slot)
         });
         assert!(is_apart, "{id} started while {twin:?} runs");
+        self.check_task(&name);
         if Temper::of(&real.image) == Temper::Broken {
             return Err(failure(FailureKind::Permanent, "no such command"));
         }
@@ -517,11 +533,18 @@ impl World {
         let ending: Vec<_> = self
             .containers
             .iter()
-            .filter(|(_, real)| real.is_running() && Temper::of(&real.image) == Temper::Crashes)
-            .map(|(id, real)| (id.clone(), real.instance.clone()))
+            .filter(|(_, real)| real.is_running())
+            .filter_map(|(id, real)| {
+                let code = match Temper::of(&real.image) {
+                    Temper::Crashes => 1,
+                    Temper::Works => 0,
+                    _ => return None,
+                };
+                Some((id.clone(), real.instance.clone(), code))
+            })
             .collect();
-        for (id, instance) in ending {
-            self.kill(&id, 1);
+        for (id, instance, code) in ending {
+            self.end_by_itself(&id, code);
             self.observe(&instance);
         }
     }
@@ -564,7 +587,7 @@ fn hook() -> Hook {
     Hook { action, timeout: Hook::default_timeout() }
 }
 
-fn template(temper: Temper, version: u8) -> Template {
+pub(super) fn template(temper: Temper, version: u8) -> Template {
     Template {
         healthcheck: Some(HealthCheck {
             restart: Some(Millis::seconds(5)),

@@ -50,6 +50,74 @@ pub(crate) struct WorkloadView {
     pub(crate) created_at: u64,
     /// What it waits for; empty if all is as declared.
     pub(crate) message: String,
+    /// How far it is, if it is a job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) job: Option<JobView>,
+}
+
+/// How far a job is.
+#[derive(Debug, Serialize)]
+pub(crate) struct JobView {
+    /// Instances that have done their work, that have failed, and that are at work.
+    pub(crate) completed: u32,
+    pub(crate) failed: u32,
+    pub(crate) at_work: u32,
+    /// When the first instance was seen to have started.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) started_at: Option<u64>,
+    /// When the last one ended, if all have.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) ended_at: Option<u64>,
+}
+
+/// What an instance of a job has to complete.
+#[derive(Debug, Serialize)]
+pub(crate) struct TaskView {
+    /// Which work: the generation at which it was given to the instance.
+    pub(crate) number: u64,
+    /// How often it has failed.
+    pub(crate) failed: u32,
+    /// `completed` or `failed`; `null` while it goes on.
+    pub(crate) outcome: Option<&'static str>,
+    /// With what it ended; `null` if it goes on, was stopped, or never ran.
+    pub(crate) exit_code: Option<i32>,
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) ended_at: Option<u64>,
+    /// How long its last run took.
+    pub(crate) ran_for_ms: Option<u64>,
+    /// Why it failed; empty if it has not.
+    pub(crate) reason: String,
+}
+
+impl From<v1::JobState> for JobView {
+    fn from(wire: v1::JobState) -> Self {
+        Self {
+            completed: wire.completed,
+            failed: wire.failed,
+            at_work: wire.at_work,
+            started_at: wire.started_at_ms,
+            ended_at: wire.ended_at_ms,
+        }
+    }
+}
+
+impl From<v1::TaskState> for TaskView {
+    fn from(wire: v1::TaskState) -> Self {
+        use v1::task_end::Outcome;
+        let end = wire.end.as_ref();
+        Self {
+            number: wire.number,
+            failed: wire.failed,
+            outcome: end.map(|end| match end.outcome() {
+                Outcome::Completed => "completed",
+                Outcome::Failed | Outcome::Unspecified => "failed",
+            }),
+            exit_code: end.and_then(|end| end.code),
+            ended_at: end.map(|end| end.at_ms),
+            ran_for_ms: end.map(|end| end.ran_for_ms),
+            reason: wire.reason,
+        }
+    }
 }
 
 /// An instance and what its node saw of it last.
@@ -93,6 +161,9 @@ pub(crate) struct InstanceView {
     /// The generation whose update failed and was rolled back, if the last one did.
     pub(crate) failed_generation: Option<u64>,
     pub(crate) message: String,
+    /// What it has to complete, if it is of a job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<TaskView>,
     /// When its node saw all this, by the node's clock.
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) observed_at: Option<u64>,
@@ -204,6 +275,7 @@ impl From<v1::Workload> for WorkloadView {
             image: spec.template.unwrap_or_default().image,
             created_at: wire.created_at_ms,
             message: wire.message,
+            job: wire.job.map(Into::into),
         }
     }
 }
@@ -243,6 +315,7 @@ impl From<v1::Instance> for InstanceView {
             exit_code: status.exit_code,
             failed_generation: status.failed_generation,
             message: status.message,
+            task: wire.task.map(Into::into),
             observed_at: Some(status.observed_at_ms).filter(|&at| at > 0),
             created_at: wire.created_at_ms,
         }

@@ -4,13 +4,13 @@ use clap::ValueEnum;
 use dwell_core::instance::{Phase, RunState};
 use dwell_proto::v1;
 
-use super::{Progress, Seen, declared, gave_up, settled, with_message};
+use super::{Progress, Seen, declared, gave_up, job, settled, with_message};
 use crate::names::Subject;
 
 /// What to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum State {
-    /// All that was declared runs, with good health: as `apply --wait`
+    /// All that was declared runs, with good health: as `apply --wait`; of a job, it has completed
     Healthy,
     /// The main processes run, whatever their health and version
     Running,
@@ -76,6 +76,11 @@ impl Awaited {
         let Some(workload) = seen.workloads.get(name).filter(|one| !one.removing) else {
             return Progress::Failed(format!("{name} was removed"));
         };
+        if matches!(state, State::Healthy | State::Completed)
+            && let Some(progress) = job::whole(workload, self.generation, seen)
+        {
+            return progress;
+        }
         if state == State::Healthy {
             return match workload.run().into() {
                 RunState::Stopped => Progress::Failed(stopped(name)),
@@ -111,6 +116,9 @@ impl Awaited {
     pub(super) fn reached(&self, seen: &Seen) -> String {
         match (&self.subject, self.state) {
             (Subject::Workload(name), State::Healthy) => seen.in_short(name),
+            (Subject::Instance(name), State::Healthy) if seen.is_of_job(name) => {
+                format!("{name}: {}", word(State::Completed))
+            }
             (subject, State::Gone) => format!("{} is gone", subject.name()),
             (subject, state) => format!("{}: {}", subject.name(), word(state)),
         }
@@ -120,6 +128,11 @@ impl Awaited {
 /// How far one instance is.
 fn one(instance: &v1::Instance, state: State, seen: &Seen) -> Progress {
     let name = &instance.name;
+    if matches!(state, State::Healthy | State::Completed)
+        && let Some(progress) = job::one(instance)
+    {
+        return progress;
+    }
     let Some(status) = &instance.status else {
         return Progress::Waiting(format!("{name}: not taken up yet"));
     };
@@ -128,7 +141,7 @@ fn one(instance: &v1::Instance, state: State, seen: &Seen) -> Progress {
     let is_stopped = RunState::from(instance.run()) == RunState::Stopped;
     let waits = || Progress::Waiting(with_message(format!("{name}: {phase}"), &status.message));
     match (state, phase) {
-        (State::Stopped, Phase::Stopped | Phase::Failed) => Progress::Done,
+        (State::Stopped, Phase::Stopped | Phase::Failed | Phase::Completed) => Progress::Done,
         (State::Stopped, Phase::Pending) if is_stopped => Progress::Done,
         (State::Stopped, _) => waits(),
         (State::Completed, _) if !seen.may_rest(&instance.workload) => Progress::Failed(format!(
@@ -150,6 +163,9 @@ fn one(instance: &v1::Instance, state: State, seen: &Seen) -> Progress {
             None => settled(instance, seen),
         },
         (_, Phase::Running) => Progress::Done,
+        (_, Phase::Completed) => {
+            Progress::Failed(format!("{name} has completed and does not run again"))
+        }
         (_, Phase::Stopped) if status.exit_code.is_some() => {
             Progress::Failed(format!("{name} has ended and is not started again"))
         }
@@ -157,7 +173,7 @@ fn one(instance: &v1::Instance, state: State, seen: &Seen) -> Progress {
     }
 }
 
-fn stopped(name: &str) -> String {
+pub(super) fn stopped(name: &str) -> String {
     format!("{name} is stopped; `dwell start {name}` starts it")
 }
 

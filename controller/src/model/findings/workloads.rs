@@ -6,6 +6,7 @@ use std::sync::Arc;
 use dwell_core::health::Health;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::instance::{Counted, InstanceStatus, Outcome, Phase, RunState};
+use dwell_core::job::TaskOutcome;
 
 use super::{FindingKind, FleetFinding, FleetStatus, Gravity};
 use crate::model::Model;
@@ -190,6 +191,15 @@ impl Model {
             let message = format!("{} has it too, and is told to stop it", nodes.join(", "));
             return Standing::Found(FindingKind::InstanceTwice, message, "dwell audit".to_owned());
         }
+        if let Some(ended) = instance.ended() {
+            return match ended.outcome {
+                TaskOutcome::Completed => Standing::Well,
+                TaskOutcome::Failed => {
+                    let (message, next) = (ended.reason.clone(), format!("dwell logs {name}"));
+                    Standing::Found(FindingKind::InstanceFailed, message, next)
+                }
+            };
+        }
         let Some(node) = &instance.node else { return self.without_node(instance) };
         if !self.is_ready(node) {
             return Standing::Unknown(node.clone());
@@ -233,6 +243,7 @@ impl Model {
         let passes = matches!(
             waiting.cause,
             WaitingCause::Volume { state: VolumeState::Deleting { .. }, .. }
+                | WaitingCause::Turn { .. }
         );
         let kind =
             if passes { FindingKind::InstanceStarting } else { FindingKind::InstancePending };
@@ -305,6 +316,7 @@ fn next_of_waiting(waiting: &Waiting) -> String {
         }
         WaitingCause::VolumeAt { node, .. } => format!("dwell node inspect {node}"),
         WaitingCause::Address(_) => format!("dwell inspect {} --manifest", name.workload()),
+        WaitingCause::Turn { .. } => format!("dwell ps {}", name.workload()),
         WaitingCause::Unplaced(_)
         | WaitingCause::Pinned
         | WaitingCause::NoSecondShare(_)

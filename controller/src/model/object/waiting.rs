@@ -35,6 +35,11 @@ impl Waiting {
 pub enum WaitingCause {
     /// No node meets what it wants; why is in the [`Unmet`] of this demand.
     Unplaced(Demand),
+    /// As many of its job are at work as may be at once.
+    Turn {
+        /// How many that is.
+        at_once: u32,
+    },
     /// The address that was declared for it is not to be had; the text says whose it is.
     Address(String),
     /// It should move, but its volumes are on its node.
@@ -76,6 +81,9 @@ impl fmt::Display for WaitingCause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unplaced(_) => f.write_str("waits for a node that fits"),
+            Self::Turn { at_once } => {
+                write!(f, "waits for its turn: job.parallelism lets {at_once} be at work at once")
+            }
             Self::Address(refusal) => f.write_str(refusal),
             Self::Pinned => f.write_str("its volumes are on this node, so it stays"),
             Self::NoSecondShare(missing) => {

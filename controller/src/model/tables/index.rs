@@ -6,11 +6,15 @@ use std::net::Ipv4Addr;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::RunState;
+use dwell_core::job::TaskOutcome;
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::Resources;
 use ipnet::Ipv4Net;
 
-use crate::model::object::{Demand, Instance, Node, Quarantine, UpdateState, Waiting};
+use crate::model::jobs::Tally;
+use crate::model::object::{
+    Demand, Instance, Node, Quarantine, UpdateState, Waiting, WaitingCause,
+};
 use crate::model::volumes::VolumeKey;
 
 /// What is on a node, or promised to come there.
@@ -42,6 +46,10 @@ pub(in crate::model) struct Index {
     pub(in crate::model) open: BTreeSet<InstanceName>,
     /// Instances that wait for a node that fits, with a node or without.
     pub(in crate::model) blocked: BTreeMap<Demand, BTreeSet<InstanceName>>,
+    /// Instances that wait until others of their job have ended.
+    pub(in crate::model) turns: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// How the instances of each workload are.
+    pub(in crate::model) tallies: BTreeMap<WorkloadName, Tally>,
     /// How many instances of a workload are on each node, or on their way there.
     pub(in crate::model) copies: BTreeMap<WorkloadName, BTreeMap<NodeName, u32>>,
     /// Instances that the rollout has to look at, without those that are known to fit nowhere.
@@ -85,7 +93,8 @@ impl Index {
                 self.exceptions.insert(address, node.clone());
             }
         }
-        if let Some(place) = destination(instance).or(instance.node.as_ref()) {
+        self.tally(instance, true);
+        if let Some(place) = place_of_copy(instance) {
             let copies = self.copies.entry(name.workload().clone()).or_default();
             *copies.entry(place.clone()).or_default() += 1;
         }
@@ -112,7 +121,8 @@ impl Index {
             self.load(identity.address, false);
             self.exceptions.remove(&identity.address);
         }
-        if let Some(place) = destination(instance).or(instance.node.as_ref())
+        self.tally(instance, false);
+        if let Some(place) = place_of_copy(instance)
             && let Some(copies) = self.copies.get_mut(name.workload())
             && let Some(count) = copies.get_mut(place)
         {
@@ -150,6 +160,13 @@ impl Index {
         if let Some((waiting, demand)) = old.and_then(|old| Some((old, old.demand()?))) {
             remove_from(&mut self.blocked, demand, &waiting.instance);
         }
+        if let Some(old) = old.filter(|old| waits_for_turn(old)) {
+            remove_from(&mut self.turns, old.instance.workload(), &old.instance);
+        }
+        if let Some(new) = new.filter(|new| waits_for_turn(new)) {
+            let turns = self.turns.entry(new.instance.workload().clone()).or_default();
+            turns.insert(new.instance.clone());
+        }
         if let Some((waiting, demand)) = new.and_then(|new| Some((new, new.demand()?))) {
             self.blocked.entry(demand.clone()).or_default().insert(waiting.instance.clone());
         }
@@ -157,7 +174,7 @@ impl Index {
 
     /// Lists an instance that may get a place or a turn.
     pub(super) fn list(&mut self, name: &InstanceName, instance: Option<&Instance>) {
-        if instance.is_some_and(|instance| instance.node.is_none()) {
+        if instance.is_some_and(|instance| instance.node.is_none() && !instance.has_ended()) {
             self.open.insert(name.clone());
         } else {
             self.open.remove(name);
@@ -167,6 +184,15 @@ impl Index {
             self.due.entry(name.workload().clone()).or_default().insert(name.clone());
         } else {
             remove_from(&mut self.due, name.workload(), name);
+        }
+    }
+
+    fn tally(&mut self, instance: &Instance, more: bool) {
+        let workload = instance.name.workload();
+        let tally = self.tallies.entry(workload.clone()).or_default();
+        tally.count(instance, more);
+        if tally.is_empty() {
+            self.tallies.remove(workload);
         }
     }
 
@@ -247,8 +273,22 @@ fn remove_from<K: Ord, V: Ord>(sets: &mut BTreeMap<K, BTreeSet<V>>, of: &K, valu
 /// not held yet.
 fn is_unproven(instance: &Instance) -> bool {
     let is_tried = instance.node.is_some() && instance.run == RunState::Running;
+    let has_completed =
+        instance.ended().is_some_and(|ended| ended.outcome == TaskOutcome::Completed);
     !instance.removing
+        && !has_completed
         && (instance.update != UpdateState::Current || (is_tried && !instance.holds()))
+}
+
+/// Where an instance is, or goes, that others of its workload are kept apart from.
+fn place_of_copy(instance: &Instance) -> Option<&NodeName> {
+    let place = destination(instance).or(instance.node.as_ref());
+    place.filter(|_| !instance.has_ended())
+}
+
+/// Whether an instance waits until others of its job have ended.
+pub(super) fn waits_for_turn(waiting: &Waiting) -> bool {
+    matches!(waiting.cause, WaitingCause::Turn { .. })
 }
 
 /// Where an instance is on its way to.

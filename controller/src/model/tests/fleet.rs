@@ -18,6 +18,7 @@ use dwell_core::id::{
 };
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
+use dwell_core::job::TaskReport;
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
@@ -57,6 +58,8 @@ pub(super) struct Host {
     pub(super) held: Option<Assignment>,
     pub(super) directory: Directory,
     pub(super) containers: BTreeMap<InstanceName, InstanceStatus>,
+    /// What is on its disk of tasks.
+    pub(super) tasks: BTreeMap<InstanceName, TaskReport>,
     /// Nobody knows which volumes are here.
     pub(super) engine_is_away: bool,
     /// What is in the volumes: how often each was made empty is known to nobody but this host.
@@ -95,6 +98,7 @@ pub(super) fn spec(name: &str, replicas: u32) -> WorkloadSpec {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        job: None,
         labels: BTreeMap::new(),
     }
 }
@@ -486,6 +490,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         message: String::new(),
         observed_at: now,
         verdict: Some(Verdict { generation: assigned.generation, outcome: Outcome::Held }),
+        task: None,
     }
 }
 

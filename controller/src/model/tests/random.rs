@@ -1,21 +1,26 @@
 //! A random fleet: users, hosts, faults and time in any order; what must always hold, holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_core::id::NodeName;
+use dwell_core::id::{Generation, InstanceName, NodeName, Revision};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Outcome, RunState};
+use dwell_core::job::Job;
 use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::registry::RegistryLogin;
 use dwell_core::session::StatusReport;
-use dwell_core::workload::{Mount, MountSource, Portion, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, Portion, RestartPolicy, WorkloadSpec};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{Command, NodeChange, Refusal, Target, UpdateState, WorkloadView};
 
 const NODES: u8 = 4;
-const WORKLOADS: [&str; 3] = ["a", "b", "c"];
+/// The last one is a job.
+const WORKLOADS: [&str; 4] = ["a", "b", "c", "j"];
+const JOB: usize = 3;
+/// How many instances of the job may be at work at once.
+const AT_ONCE: u32 = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -47,6 +52,10 @@ enum Step {
     /// Something that is under way arrives, perhaps not for the last time.
     Arrive(usize, bool),
     Fail(u8, usize),
+    /// A main process of the job ends, well or badly.
+    Finish(u8, usize, bool),
+    /// What an instance has to do is to be done anew, if it is of the job.
+    Redo(usize),
     /// Somebody logs in to the registry of an image, or out.
     Login(u8, bool),
     Pass(u64),
@@ -72,7 +81,12 @@ impl Declared {
         spec.template.resources.cpu = Millicores(self.cpu);
         // The same at all times, so that it can be checked at any.
         spec.update.parallelism = Portion::Count(if self.workload == 0 { 1 } else { 2 });
-        spec.update.canary = Portion::Count(if self.workload == 0 { 0 } else { 1 });
+        let tries_out = ![0, JOB].contains(&self.workload);
+        spec.update.canary = Portion::Count(u32::from(tries_out));
+        if self.workload == JOB {
+            spec.job = Some(Job { parallelism: Some(AT_ONCE), ..Job::default() });
+            spec.template.restart = RestartPolicy::of_attempts(2);
+        }
         spec.update.deadline = Millis::seconds(self.deadline);
         if self.ssd {
             spec.placement.constraints.push("disk==ssd".parse().unwrap());
@@ -140,6 +154,8 @@ fn step() -> impl Strategy<Value = Step> {
         10 => host().prop_map(Step::Look),
         12 => (0..8usize, any()).prop_map(|(which, last)| Step::Arrive(which, last)),
         2 => (host(), 0..4usize).prop_map(|(host, which)| Step::Fail(host, which)),
+        4 => (host(), 0..4usize, any()).prop_map(|(host, which, ok)| Step::Finish(host, which, ok)),
+        1 => (0..8usize).prop_map(Step::Redo),
         2 => (0..3u8, any()).prop_map(|(image, on)| Step::Login(image, on)),
         2 => prop::sample::select(vec![1u64, 20, 200, 700]).prop_map(Step::Pass),
         1 => Just(Step::RestartController),
@@ -149,6 +165,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct World {
     fleet: Fleet,
     under_way: Vec<(NodeName, StatusReport)>,
+    /// The tasks that have ended, as was acknowledged.
+    ended: BTreeSet<(InstanceName, Revision, Generation)>,
 }
 
 impl World {
@@ -283,6 +301,21 @@ impl World {
                     host.fail(&name, now);
                 }
             }
+            Step::Finish(number, which, ok) => {
+                let now = fleet.now;
+                if let Some(host) = fleet.hosts.get_mut(&host(number))
+                    && let Some(name) = host.containers.keys().nth(which).cloned()
+                    && host.tasks.get(&name).is_none_or(|told| told.end.is_none())
+                {
+                    host.finish(&name, i32::from(!ok), now);
+                }
+            }
+            Step::Redo(which) => {
+                let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
+                let of_job = chosen.filter(|name| *name.workload() == workload(WORKLOADS[JOB]));
+                let names = of_job.into_iter().collect();
+                drop(fleet.command(Command::ReplaceInstances(names)));
+            }
             Step::Login(image, on) => {
                 let host = format!("r{image}.example").parse().unwrap();
                 let by = String::new();
@@ -297,6 +330,31 @@ impl World {
             Step::RestartController => fleet.restart_controller(),
         }
         self.fleet.check();
+        self.check_job();
+    }
+
+    /// What has ended stays so and is told to nobody as something to run, and no more are at work than may be.
+    fn check_job(&mut self) {
+        let model = &self.fleet.model;
+        let job = workload(WORKLOADS[JOB]);
+        let mut at_work = 0;
+        for instance in model.tables.instances_of(&job) {
+            let Some(task) = &instance.task else { continue };
+            let key = (instance.name.clone(), instance.life, task.number);
+            assert!(
+                task.end.is_some() || !self.ended.contains(&key),
+                "{key:?} is to be done again"
+            );
+            if task.end.is_some() {
+                self.ended.insert(key);
+            }
+            let Some(node) = instance.assigned_to() else { continue };
+            let told = model.assignment(node).instances;
+            let runs = told.get(&instance.name).is_some_and(|one| one.run == RunState::Running);
+            assert!(!(runs && task.end.is_some()), "{} has ended and is to run", instance.name);
+            at_work += u32::from(task.end.is_none());
+        }
+        assert!(at_work <= AT_ONCE, "{at_work} are at work");
     }
 
     fn arrive(&mut self, which: usize, last: bool) {
@@ -357,6 +415,9 @@ impl World {
             );
             for instance in model.tables.instances_of(&workload.spec.name) {
                 assert!(instance.leaving.is_none() && !instance.removing);
+                if instance.has_ended() {
+                    continue;
+                }
                 let Some(node) = &instance.node else { continue };
                 let container = &self.fleet.hosts[node].containers[&instance.name];
                 let stays = model.tables.waiting().contains_key(&instance.name);
@@ -385,7 +446,7 @@ proptest! {
     #[test]
     fn a_random_fleet_keeps_its_promises(steps in prop::collection::vec(step(), 1..120)) {
         let fleet = Fleet::new(settings_of("10.80.0.0/24", 28));
-        let mut world = World { fleet, under_way: Vec::new() };
+        let mut world = World { fleet, under_way: Vec::new(), ended: BTreeSet::new() };
         for step in steps {
             world.take(step);
         }

@@ -22,7 +22,7 @@ pub(super) fn check(template: &Template) -> Result<(), SpecError> {
         if check.restart.is_some() && template.restart == RestartPolicy::Never {
             return refuse(
                 "healthcheck.restart",
-                "`restart: \"no\"` starts nothing again; leave one of the two out",
+                "`restart: \"no\"` starts nothing again, nor does a job with one attempt; leave one of the two out",
             );
         }
     }

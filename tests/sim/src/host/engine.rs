@@ -173,6 +173,8 @@ pub(crate) enum Temper {
     Good,
     /// It ends after this time.
     Ends(Ms),
+    /// It does its work for about this time, and ends well.
+    Works(Ms),
     /// It runs and is never healthy.
     Sick,
     /// It cannot be started.
@@ -186,6 +188,7 @@ impl Temper {
         match image.split(':').next() {
             Some("ends-soon") => Self::Ends(500),
             Some("ends-late") => Self::Ends(3_000),
+            Some("works") => Self::Works(500),
             Some("sick") => Self::Sick,
             Some("broken") => Self::Broken,
             Some("absent") => Self::Absent,

@@ -174,6 +174,7 @@ impl World {
                 self.unsure.clear();
                 // Nobody remembers what failed after the backup, or served.
                 self.versions = Versions::default();
+                self.jobs.forget_ends();
             }
             Action::RemoveNode { host, returns_after_ms, reuse } => {
                 let host = self.host(host);
@@ -221,6 +222,7 @@ impl World {
     /// What was acknowledged has to be there still; what was not is as it is.
     fn recall(&mut self) {
         self.recall_members();
+        self.recall_tasks();
         let Some(model) = &self.controller.model else { return };
         let known: BTreeMap<WorkloadName, Declared> = model
             .workloads()

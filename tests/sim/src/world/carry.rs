@@ -355,10 +355,14 @@ impl World {
             self.violate(Violation { rule: "never an older one", what });
         }
         self.check_version(host, &real.instance, &real.image);
+        self.check_task(host, &real);
         let (container, run) = (container.clone(), real.run);
         match Temper::of(&real.image) {
             Temper::Ends(after) => {
                 self.later(after, after + 100, Event::Ends { host, container, run, code: 1 });
+            }
+            Temper::Works(after) => {
+                self.later(after, after + 2_000, Event::Ends { host, container, run, code: 0 });
             }
             Temper::Sick => {
                 self.later(500, 2_000, Event::Judged { host, container, run, healthy: false });

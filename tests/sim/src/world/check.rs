@@ -8,7 +8,7 @@ use dwell_core::workload::Resources;
 use dwell_planner::Journal;
 
 use super::{CHECK_MS, CONVERGENCE_MS, Event, World};
-use crate::host::Host;
+use crate::host::{Host, Real};
 use crate::schedule::Ms;
 use crate::truth::Violation;
 
@@ -25,6 +25,7 @@ impl World {
     /// What a commit did has to be allowed.
     pub(super) fn check_changes(&mut self, changes: &[Change]) {
         self.note_versions(changes);
+        self.note_tasks(changes);
         for change in changes {
             self.check_gone(change);
             let (Some(Record::Instance(old)), Some(Record::Instance(new))) =
@@ -207,6 +208,10 @@ impl World {
             declared += 1;
             let view = shown.iter().find(|view| view.instance.name == name);
             let view = view.ok_or_else(|| format!("{name} is declared and not there"))?;
+            if wanted.spec.job.is_some() {
+                self.at_rest(&name)?;
+                continue;
+            }
             let running = self.truth.running.get(&name).map_or(&[][..], Vec::as_slice);
             let [one] = running else {
                 return Err(format!(
@@ -260,7 +265,8 @@ impl World {
                 return Err(format!("host {number} does not know its engine"));
             }
             let mut own = host.engine.containers.iter().filter(|(_, real)| !real.foreign);
-            if let Some((id, real)) = own.find(|(_, real)| !real.is_running()) {
+            let is_kept = |real: &Real| self.has_ended(&real.instance);
+            if let Some((id, real)) = own.find(|(_, real)| !real.is_running() && !is_kept(real)) {
                 {
                     return Err(format!(
                         "host {number} has a left-over container {id} of {}",
@@ -288,11 +294,23 @@ impl World {
         Ok(restarts)
     }
 
+    /// An instance of a job has ended, and nothing of it runs.
+    fn at_rest(&self, name: &InstanceName) -> Result<(), String> {
+        match (self.has_ended(name), self.truth.running.get(name)) {
+            (true, None) => Ok(()),
+            (true, Some(running)) => Err(format!("{name} has ended and runs {running:?}")),
+            (false, running) => Err(format!("{name} has not ended and runs {running:?}")),
+        }
+    }
+
     /// The directory of every node is what the controller shows, and every instance is in it, ready.
     fn directories(&self) -> Result<(), String> {
         let model = self.controller.model.as_ref().ok_or("there is no controller")?;
         let shown = model.directory();
-        for (name, _) in self.declared_instances()? {
+        for (name, wanted) in self.declared_instances()? {
+            if wanted.spec.job.is_some() {
+                continue;
+            }
             if !shown.instances.get(&name).is_some_and(|entry| entry.ready) {
                 return Err(format!("{name} runs and is not ready in the directory"));
             }

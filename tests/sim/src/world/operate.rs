@@ -9,10 +9,11 @@ use dwell_controller::model::{
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
+use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, OnLost, Placement, Portion, Resources, Template, UpdateOrder, UpdatePolicy,
-    WorkloadSpec,
+    Mount, MountSource, OnLost, Placement, Portion, Resources, RestartPolicy, Template, UpdateOrder,
+    UpdatePolicy, WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
@@ -21,6 +22,9 @@ use crate::host::{BAD, Temper, Wall, volume_name};
 
 /// After what time lost instances are replaced, of workloads that begin so.
 const LOST_AFTER_S: u64 = 20;
+
+/// How often an instance of a job is tried.
+const ATTEMPTS: u32 = 3;
 
 impl World {
     /// Gives the controller a command, and has its sessions tell whom it concerns.
@@ -69,11 +73,15 @@ impl World {
         let number = workload % self.scenario.workloads.len().max(1);
         let shape = self.scenario.workloads[number];
         self.version += 1;
-        let temper = bad.and_then(|bad| BAD.get(usize::from(bad))).copied().unwrap_or("good");
+        let good = if shape.job.is_some() { "works" } else { "good" };
+        let temper = bad.and_then(|bad| BAD.get(usize::from(bad))).copied().unwrap_or(good);
         let mut template = Template::of_image(format!("{temper}:{}", self.version));
         template.resources = Resources { cpu: Millicores(100), memory: Bytes::mebi(64) };
         template.stop_grace = Millis::seconds(shape.grace_s);
         template.healthcheck = shape.health.then(|| HealthCheck::new(Probe::Tcp { port: 80 }));
+        if shape.job.is_some() {
+            template.restart = RestartPolicy::of_attempts(ATTEMPTS);
+        }
         if shape.volume {
             let source = MountSource::Volume(volume_name());
             template.mounts = vec![Mount { source, target: "/data".to_owned(), read_only: false }];
@@ -98,6 +106,10 @@ impl World {
                 true => OnLost::ReplaceAfter(Millis::seconds(LOST_AFTER_S)),
                 false => OnLost::Keep,
             },
+            job: shape.job.map(|parallelism| Job {
+                parallelism: Some(parallelism).filter(|&most| most > 0),
+                ..Job::default()
+            }),
             labels: BTreeMap::new(),
         };
         self.declare(spec);

@@ -51,6 +51,12 @@ impl Versions {
 impl World {
     /// A main process has been well for long enough to say that it serves.
     pub(super) fn serves(&mut self, name: &InstanceName, image: &str) {
+        let model = self.controller.model.as_ref();
+        let is = model.and_then(|model| model.instance(name));
+        if is.is_some_and(|view| view.instance.task.is_some()) {
+            // What does work of its own serves nobody.
+            return;
+        }
         if matches!(Temper::of(image), Temper::Good | Temper::Sick) {
             self.versions.served.insert(name.clone(), image.to_owned());
             // Not while it only fills the gap until it is what it is to be.

@@ -104,7 +104,12 @@ impl Fleet {
         }
         for instance in instances.values() {
             let waits = self.model.tables.waiting().contains_key(&instance.name);
-            assert!(instance.node.is_some() || waits, "{} waits without a reason", instance.name);
+            let may_be_nowhere = waits || instance.has_ended();
+            assert!(
+                instance.node.is_some() || may_be_nowhere,
+                "{} waits without a reason",
+                instance.name
+            );
         }
         for name in self.model.tables.nodes().keys() {
             let here = instances.values().filter(|one| {

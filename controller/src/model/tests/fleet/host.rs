@@ -1,5 +1,8 @@
 //! What a host does with what it is told.
 
+use dwell_core::job::{TaskEnd, TaskOutcome};
+use dwell_core::quantity::Millis;
+
 use super::*;
 
 impl Host {
@@ -57,6 +60,7 @@ impl Host {
     pub(in crate::model::tests) fn converge(&mut self, now: Timestamp) {
         let names: Vec<InstanceName> = self.assigned().keys().cloned().collect();
         self.containers.retain(|name, _| names.binary_search(name).is_ok());
+        self.tasks.retain(|name, _| names.binary_search(name).is_ok());
         for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
             self.volumes.remove(volume);
         }
@@ -77,8 +81,47 @@ impl Host {
         let pinned = assigned.image_digest.filter(|_| !self.ignores_pins);
         let image =
             ContainerImage { digest: self.tags_mean.map(|own| pinned.unwrap_or(own)), id: None };
-        let status = InstanceStatus { image, ..running(&assigned, now) };
+        let mut status = InstanceStatus { image, ..running(&assigned, now) };
+        let is_told = |told: &TaskReport| {
+            told.life == assigned.life
+                && assigned.task.is_some_and(|task| task.number == told.number)
+        };
+        status.task = self.tasks.get(name).copied().filter(is_told);
+        if let Some(end) = status.task.and_then(|told| told.end) {
+            status.exit_code = Some(end.code);
+            status.phase = match end.outcome {
+                TaskOutcome::Completed => Phase::Completed,
+                TaskOutcome::Failed => Phase::Failed,
+            };
+        }
         self.containers.insert(name.clone(), status);
+    }
+
+    /// The main process of an instance of a job ends.
+    pub(in crate::model::tests) fn finish(
+        &mut self,
+        name: &InstanceName,
+        code: i32,
+        at: Timestamp,
+    ) {
+        let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        let Some(task) = assigned.task else { return };
+        let is_of_it =
+            |told: &&TaskReport| told.life == assigned.life && told.number == task.number;
+        let before = self.tasks.get(name).filter(is_of_it).map_or(0, |told| told.failed);
+        let failed = before + u32::from(code != 0);
+        let attempts = assigned.template.restart.attempts();
+        let outcome = match code {
+            0 => Some(TaskOutcome::Completed),
+            _ if attempts.is_some_and(|most| failed + task.failed_before >= most) => {
+                Some(TaskOutcome::Failed)
+            }
+            _ => None,
+        };
+        let end = outcome.map(|outcome| TaskEnd { outcome, code, at, ran_for: Millis(1_000) });
+        let told = TaskReport { life: assigned.life, number: task.number, failed, end };
+        self.tasks.insert(name.clone(), told);
+        self.start(name, at);
     }
 
     /// The newest generation of an instance does not become healthy, and the old one is put back.
