@@ -1,0 +1,151 @@
+//! Workloads that run to completion, on real engines.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use dwell_core::instance::Phase;
+use dwell_tests::lab::{Image, Lab, LabConfig, Signal, wait_until};
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Its parts are done one after the other; the share of one is the node's whole processor time.
+const GOOD: &str = "
+workloads:
+  good:
+    image: hello
+    replicas: 3
+    job: {parallelism: 1}
+    resources: {memory: 64Mi}
+    command: [sh, -c, 'echo part $$DWELL_ORDINAL of $$HOSTNAME; sleep 0.2']
+";
+
+/// The first part fails once, the second always.
+const BAD: &str = "
+workloads:
+  bad:
+    image: hello
+    replicas: 2
+    job: {attempts: 2}
+    command: [sh, -c, 'echo tried by $$DWELL_ORDINAL; test $$DWELL_ORDINAL = 1 && exit 3; test -e /once && exit 0; touch /once; exit 4']
+";
+
+/// It ends while no agent is there to see it.
+const UNSEEN: &str = "
+workloads:
+  unseen:
+    image: hello
+    job: {attempts: 1}
+    command: [sh, -c, 'sleep 3; echo done']
+";
+
+#[tokio::test]
+async fn jobs_run_to_completion_and_not_again() -> Result<()> {
+    Lab::test(LabConfig::new("jobs").hosts(1).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.apply(UNSEEN).await?.ok()?;
+        wait_until("it to run", LIMIT, async || {
+            let rows = lab.ps().await?.of("unseen");
+            ensure!(rows.iter().any(|row| row.phase == Phase::Running), "{rows:?}");
+            Ok(())
+        })
+        .await?;
+        lab.host(1).stop_agent(Signal::SIGKILL).await?;
+        one_after_the_other_is_declared(lab).await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        lab.host(1).start_agent().await?;
+        lab.cli(&["wait", "unseen"]).await?.ok()?;
+        one_after_the_other_is_done(lab).await?;
+        what_fails_is_tried_again_and_then_told(lab).await?;
+        nothing_runs_again(lab).await
+    })
+    .await
+}
+
+async fn one_after_the_other_is_declared(lab: &Lab) -> Result<()> {
+    let plan = lab.apply(GOOD).await?.ok()?;
+    ensure!(plan.contains("good"), "{plan}");
+    Ok(())
+}
+
+async fn one_after_the_other_is_done(lab: &Lab) -> Result<()> {
+    let waited = lab.cli(&["wait", "good", "--timeout", "60s"]).await?;
+    ensure!(waited.code() == 0, "{waited:?}");
+    ensure!(waited.stderr.contains("good: 3 of 3 completed"), "{waited:?}");
+    let inspected: Value = lab.cli(&["inspect", "good", "-o", "json"]).await?.json()?;
+    ensure!(inspected["workload"]["job"]["completed"] == 3, "{inspected}");
+    ensure!(inspected["instances"][2]["task"]["exit_code"] == 0, "{inspected}");
+    for name in ["good-0", "good-1", "good-2"] {
+        let printed = lab.cli(&["logs", name]).await?.ok()?;
+        let ordinal = &name[5..];
+        ensure!(printed.trim() == format!("part {ordinal} of {name}"), "{printed}");
+    }
+    // By the engine's clock none began before the one before it had ended.
+    let runs = runs_of(lab, "good").await?;
+    ensure!(runs.windows(2).all(|two| two[0].1 <= two[1].0), "{runs:?}");
+    let node: Value =
+        lab.cli(&["node", "inspect", &lab.host(1).name(), "-o", "json"]).await?.json()?;
+    ensure!(
+        node.to_string().contains(r#""allocated":{"cpu_millicores":0,"memory_bytes":0"#),
+        "{node}"
+    );
+    Ok(())
+}
+
+/// When each container of a workload was started and had ended, in that order, as text that sorts.
+async fn runs_of(lab: &Lab, workload: &str) -> Result<Vec<(String, String)>> {
+    let docker = lab.host(1).docker()?;
+    let mut runs = Vec::new();
+    for row in lab.ps().await?.of(workload) {
+        let state = docker.inspect_container(&row.container_id, None).await?.state;
+        let state = state.unwrap_or_default();
+        runs.push((state.started_at.unwrap_or_default(), state.finished_at.unwrap_or_default()));
+    }
+    runs.sort();
+    Ok(runs)
+}
+
+async fn what_fails_is_tried_again_and_then_told(lab: &Lab) -> Result<()> {
+    lab.apply(BAD).await?.ok()?;
+    let waited = lab.cli(&["wait", "bad", "--timeout", "60s"]).await?;
+    ensure!(waited.code() == 1, "{waited:?}");
+    for word in ["bad-1 failed at each of its 2 attempts", "exit code 3", "tried by 1"] {
+        ensure!(waited.stderr.contains(word), "{word}: {waited:?}");
+    }
+    lab.cli(&["wait", "bad-0"]).await?.ok()?;
+    let shown = lab.cli(&["ps", "bad"]).await?.ok()?;
+    for word in ["1/2 completed, 1 failed", "failed (3)"] {
+        ensure!(shown.contains(word), "{word}: {shown}");
+    }
+    let explained = lab.cli(&["explain", "bad-1"]).await?.ok()?;
+    ensure!(explained.contains("is not tried again"), "{explained}");
+    let started = lab.cli(&["start", "bad-1"]).await?;
+    ensure!(started.stderr.contains("`dwell replace bad-1`"), "{started:?}");
+    Ok(())
+}
+
+/// A new agent, and a new controller, start nothing; nor does a container that is gone.
+async fn nothing_runs_again(lab: &Lab) -> Result<()> {
+    let host = lab.host(1);
+    let before: BTreeSet<_> = runs_of(lab, "good").await?.into_iter().collect();
+    host.stop_agent(Signal::SIGKILL).await?;
+    lab.stop_controller(Signal::SIGKILL).await?;
+    lab.start_controller().await?;
+    host.start_agent().await?;
+    wait_until("the agent to say what it finds", LIMIT, async || {
+        let rows = lab.ps().await?.of("good");
+        ensure!(rows.iter().all(|row| row.phase == Phase::Completed), "{rows:?}");
+        let nodes = lab.nodes().await?.nodes;
+        ensure!(nodes.iter().all(|node| node.message.is_empty()), "{nodes:?}");
+        Ok(())
+    })
+    .await?;
+    let after: BTreeSet<_> = runs_of(lab, "good").await?.into_iter().collect();
+    ensure!(before == after, "{before:?} {after:?}");
+    let status = lab.cli(&["status"]).await?;
+    ensure!(!status.stdout.contains("good-"), "what has completed is no finding: {status:?}");
+    lab.cli(&["replace", "good-1", "--wait"]).await?.ok()?;
+    lab.cli(&["wait", "good"]).await?.ok()?;
+    Ok(())
+}
