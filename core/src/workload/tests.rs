@@ -64,11 +64,26 @@ fn jobs_contradict_neither_restarts_nor_updates() {
         ("job.deadline:", with(&|job| job.deadline = Some(year))),
         ("job.ttl: more than", with(&|job| job.ttl = Some(year))),
         ("update.canary: a job", job(&|one| one.update.canary = Portion::Count(1))),
+        ("update.order: two containers", job(&|one| one.update.order = UpdateOrder::StartFirst)),
         ("update.on_failure: a job", job(&|one| one.update.on_failure = OnFailure::Rollback)),
     ] {
         let error = found.unwrap_err();
         assert!(error.starts_with(says), "expected {says:?}: {error}");
     }
+}
+
+#[test]
+fn two_containers_at_once_do_not_write_to_one_place() {
+    let beside = |mount: Mount| {
+        let mut spec = spec();
+        spec.update.order = UpdateOrder::StartFirst;
+        spec.template.mounts = vec![mount];
+        spec.check()
+    };
+    let problem = beside(bind("/srv", "/data")).unwrap_err();
+    assert_eq!(problem.field, "update.order");
+    assert!(problem.problem.contains("mounted at /data") && problem.problem.contains("stop-first"));
+    assert_eq!(beside(Mount { read_only: true, ..bind("/srv", "/data") }), Ok(()));
 }
 
 #[test]

@@ -183,7 +183,7 @@ impl World {
             }
             Step::ApplyInVain(declared) => fleet.command_without_store(Command::ApplyWorkloads {
                 specs: vec![declared.spec()],
-                keep_replicas: std::collections::BTreeSet::new(),
+                keep_replicas: BTreeSet::new(),
                 dry_run: false,
                 planned: Vec::new(),
                 by: String::new(),

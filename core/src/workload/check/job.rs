@@ -3,7 +3,7 @@
 use super::{REPLICAS_MAX, SpecError, refuse};
 use crate::job::Job;
 use crate::quantity::Millis;
-use crate::workload::{OnFailure, RestartPolicy, WorkloadSpec};
+use crate::workload::{OnFailure, RestartPolicy, UpdateOrder, WorkloadSpec};
 
 /// The shortest time that a whole job may be given.
 const DEADLINE_MIN: Millis = Millis::seconds(1);
@@ -55,6 +55,12 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
         return refuse(
             "update.canary",
             "a job tries no version out: each of its instances does work of its own; leave it out",
+        );
+    }
+    if spec.update.order == UpdateOrder::StartFirst {
+        return refuse(
+            "update.order",
+            "two containers of an instance would do the same work at once; leave start-first out of a job",
         );
     }
     if spec.update.on_failure == OnFailure::Rollback {

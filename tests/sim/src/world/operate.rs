@@ -12,8 +12,8 @@ use dwell_core::instance::RunState;
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, OnLost, Placement, Portion, Resources, RestartPolicy, Template, UpdateOrder,
-    UpdatePolicy, WorkloadSpec,
+    Mount, MountSource, OnLost, Placement, Portion, Resources, RestartPolicy, Template,
+    UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};

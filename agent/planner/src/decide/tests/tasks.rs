@@ -187,7 +187,7 @@ fn a_job_is_never_put_back() {
     assert_eq!(story.word(), "stop c0", "what does other work goes");
     story = story.set("c0", exited(143));
     assert_eq!(story.word(), "create g3");
-    story.seen.sandbox = Sandbox::Ready;
+    story.seen.sandboxes.set(Slot::A, Sandbox::Ready);
     let story = story.with("c1", "a", 3, exited_anew(7)).record();
     assert_eq!(told(&story), Some((1, None)));
 }
