@@ -4,9 +4,10 @@ use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use dwell_network::Network as _;
+use dwell_network::{HostNetwork, Network as _};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::time::timeout;
 
 use dwell_network::world::{NEIGHBOUR, Place, World, datagram, host, run, web};
 
@@ -81,4 +82,28 @@ async fn the_way_through_survives_a_restart_of_docker_and_is_taken_back() {
     world.network.cleanup().await.unwrap();
     assert_eq!(run("iptables -S"), dockers);
     assert_eq!(run("sysctl -n net.ipv4.ip_forward").trim(), "1", "Docker relies on it");
+}
+
+/// Whatever kind of node it is: one without instances does not wait for a Docker that nobody has started yet.
+#[tokio::test]
+async fn a_docker_that_starts_later_does_not_close_the_way_through() {
+    let world = World::bare();
+    let routes_only = HostNetwork { block: None, ..host() };
+    world.network.ensure_host(&routes_only).await.unwrap();
+    let web = web();
+    world.network.ensure_sandbox(&web).await.unwrap();
+    let mut disturbances = world.network.disturbances();
+    let before = disturbances.borrow_and_update().host;
+
+    let _docker = Docker::start();
+    let told = disturbances.wait_for(|now| now.host > before);
+    timeout(Duration::from_secs(10), told).await.unwrap().unwrap();
+    world.network.ensure_host(&routes_only).await.unwrap();
+    let rules = run("iptables -S");
+    let jump = "-A DOCKER-USER -m comment --comment dwell -j DWELL-IN";
+    assert!(rules.lines().any(|rule| rule == jump), "{rules}");
+    // Docker has left it open, as the host forwarded before. Whoever closes it does not close the cluster's way.
+    run("iptables -P FORWARD DROP");
+    let from_lan = datagram((Place::Lan, NEIGHBOUR), (Place::Inside(&web), web.address));
+    assert_eq!(from_lan, Some(NEIGHBOUR));
 }
