@@ -10,6 +10,7 @@
 pub mod cache;
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 
 use dwell_core::session::NodeNetwork;
 
@@ -27,6 +28,8 @@ pub struct HostChoices {
     pub answers_names: bool,
     /// See [`HostNetwork::untracked`].
     pub untracked: bool,
+    /// See [`HostNetwork::connections_max`].
+    pub connections_max: Option<NonZeroU32>,
     /// How instances of nodes are reached that share no segment with this one.
     pub overlay: OverlayChoice,
 }
@@ -41,6 +44,7 @@ pub fn host_network(network: &NodeNetwork, choices: &HostChoices, forwards: bool
         host_access: choices.host_access.clone(),
         foreign_names: !choices.answers_names || network.zone.is_empty(),
         untracked: choices.untracked,
+        connections_max: choices.connections_max,
         forwards,
         ipv6: network.ipv6,
     }
@@ -89,6 +93,7 @@ mod tests {
                 host_access: Vec::new(),
                 answers_names: answers,
                 untracked: true,
+                connections_max: None,
                 overlay: OverlayChoice { mode: OverlayMode::Never, port: 4789 },
             };
             let host = host_network(&network, &choices, true);

@@ -22,6 +22,8 @@
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! untracked: true           # what instances say to each other is not tracked where no `allow_from` needs it; `false` where a
 //!                           # firewall of this host's own decides about it by the state of connections, or translates it
+//! connections_max: 0        # how many connections the kernel tracks at a time of those that one instance begins, at most 8192; the
+//!                           # next is dropped. The more there are, the dearer is each new one. 0: any number
 //! overlay: auto             # how instances of nodes are reached that share no segment with this one: auto, by VXLAN; never, not at
 //!                           # all; always, by VXLAN those of all nodes; the same on all nodes, as is the port
 //! overlay_port: 4789        # UDP port of VXLAN
@@ -63,6 +65,8 @@ pub use self::ports::HostPorts;
 pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
 /// How many ranges of ports may be opened: each is a rule.
 const HOST_ACCESS_MAX: usize = 64;
+/// How many connections of an instance may be counted: the kernel looks through all of them for each new one.
+const CONNECTIONS_MAX: u32 = 8192;
 /// The longest name of a machine, in bytes.
 const HOST_ID_MAX: usize = 256;
 
@@ -96,6 +100,8 @@ pub struct Config {
     pub masquerade: bool,
     /// Whether what instances say to each other goes without connection tracking where no policy needs it.
     pub untracked: bool,
+    /// How many connections the kernel may track at a time of those that one instance begins; 0 for any number.
+    pub connections_max: u32,
     /// How instances of nodes are reached that share no segment with this one.
     pub overlay: OverlayMode,
     /// The UDP port at which the nodes receive them.
@@ -158,6 +164,7 @@ impl Default for Config {
             host_access: Vec::new(),
             masquerade: true,
             untracked: true,
+            connections_max: 0,
             overlay: OverlayMode::Auto,
             overlay_port: 4789,
             routes_only: false,
@@ -277,6 +284,13 @@ impl Config {
         if self.host_access.len() > HOST_ACCESS_MAX {
             let problem = format!("has to have at most {HOST_ACCESS_MAX} entries");
             return Err(ConfigError::Value { key: "host_access", problem });
+        }
+        if self.connections_max > CONNECTIONS_MAX {
+            let problem = format!(
+                "has to be at most {CONNECTIONS_MAX}, as the kernel looks through all of them for each new one; 0 allows any \
+                 number"
+            );
+            return Err(ConfigError::Value { key: "connections_max", problem });
         }
         for (host, registry) in &self.registries {
             registry.login().map_err(|problem| ConfigError::Value {
@@ -426,6 +440,9 @@ mod tests {
             ("host_access: [53/sctp]", "ports"),
             ("host_access: [all]", "ports"),
             ("masquerade: 3", "masquerade"),
+            ("connections_max: -1", "connections_max"),
+            ("connections_max: many", "connections_max"),
+            ("connections_max: 8193", "at most 8192"),
             ("overlay: on", "overlay"),
             ("overlay_port: 0", "overlay_port"),
             ("registries: {ghcr: {credential_helper: a}}", "ghcr"),

@@ -15,6 +15,7 @@
 //! ends is a defect: the daemon ends as well, and systemd starts it again. Neither end touches an instance.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -290,6 +291,7 @@ impl Daemon {
                 host_access: config.host_access.iter().map(|port| port.0).collect(),
                 answers_names: config.dns.enabled,
                 untracked: config.untracked,
+                connections_max: NonZeroU32::new(config.connections_max),
                 overlay: config.overlay_choice(),
             },
             address,

@@ -9,6 +9,7 @@
 //! | `doctor/forwarding.rs` | whether the kernel lets packets through |
 //! | `doctor/firewall.rs` | whether the firewalls do, and whether instances get at names |
 //! | `doctor/ipv6.rs` | whether instances can have IPv6 where the cluster has it |
+//! | `doctor/connections.rs` | whether an instance has more connections than it may |
 //! | `doctor/host_access.rs` | whether instances tried to reach what is closed to them |
 //! | `doctor/overlap.rs` | addresses and routes of others within the cluster's range |
 //! | `doctor/networkd.rs` | systemd-networkd removing what it does not know |
@@ -24,6 +25,7 @@
 //! Invariants: nothing of the host's is changed; every group has a bounded time, and one that takes longer is a finding,
 //! too; programs are started here and nowhere on the way of an instance.
 
+mod connections;
 mod engine;
 pub(crate) mod firewall;
 mod forwarding;
@@ -159,9 +161,10 @@ pub async fn examine(host: &Host) -> Vec<Finding> {
         limited("standing", standing::findings(host)),
         limited("room", room::findings(host)),
         limited("host-access", host_access::findings(host)),
+        limited("connections", connections::findings(host)),
     );
-    let (a, b, c, d, e, f, g, h, i, j, k) = groups;
-    let mut all = [a, b, c, d, e, f, g, h, i, j, k].concat();
+    let (a, b, c, d, e, f, g, h, i, j, k, l) = groups;
+    let mut all = [a, b, c, d, e, f, g, h, i, j, k, l].concat();
     // Stable: within an outcome, in the order of the groups.
     all.sort_by_key(|finding| finding.outcome);
     all

@@ -6,6 +6,7 @@
 )]
 
 use std::io::{BufRead, BufReader, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -21,6 +22,7 @@ pub fn host() -> HostNetwork {
         host_access: Vec::new(),
         foreign_names: false,
         untracked: true,
+        connections_max: NonZeroU32::new(1000),
         forwards: true,
         ipv6: None,
     }

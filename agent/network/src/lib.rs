@@ -32,6 +32,7 @@ pub mod world;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -218,6 +219,9 @@ pub struct HostNetwork {
     /// Whether what instances say to each other goes without connection tracking where no [`Policy`] of this node needs
     /// it. Not where the host's own firewall decides about it by the state of connections, or translates it.
     pub untracked: bool,
+    /// How many connections the kernel may track at a time of those that one instance begins, so that no instance can
+    /// fill the host's table of them; any number without. A kernel that cannot count them sets no limit.
+    pub connections_max: Option<NonZeroU32>,
     /// Whether the host is to forward packets. A `dockerd` that starts and finds that it does not closes iptables' FORWARD
     /// to all that no rule accepts; if it finds that it does, it leaves Docker's own networks open to everybody.
     pub forwards: bool,

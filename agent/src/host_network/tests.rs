@@ -32,6 +32,7 @@ fn choices() -> HostChoices {
         host_access: Vec::new(),
         answers_names: true,
         untracked: true,
+        connections_max: None,
         overlay: OverlayChoice { mode: OverlayMode::Auto, port: 4789 },
     }
 }

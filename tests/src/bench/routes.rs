@@ -171,6 +171,7 @@ async fn repairs(dir: &Path) -> Result<Report> {
             host_access: Vec::new(),
             answers_names: true,
             untracked: true,
+            connections_max: None,
             overlay: OverlayChoice { mode: OverlayMode::Never, port: 4789 },
         },
         address: watch::Sender::new(Ipv4Addr::UNSPECIFIED).subscribe(),

@@ -29,6 +29,7 @@ mod tunnel;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use dwell_core::net::Ipv6Range;
@@ -63,6 +64,10 @@ const ISOLATION: &str = "isolation";
 /// What confined instances begin comes by.
 const CONFINEMENT: &str = "confinement";
 
+/// What packets from instances come by that begin a tracked connection, and how many each instance has.
+const CONNECTING: &str = "connecting";
+const CONNECTIONS: &str = "connections";
+
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
 
@@ -92,6 +97,10 @@ pub(super) struct Firewall {
     overlay: Option<Option<Overlay>>,
     /// Where the table that was written last has IPv6.
     range: Option<Ipv6Range>,
+    /// How many connections it lets an instance have; `None` before the first.
+    connections_max: Option<Option<NonZeroU32>>,
+    /// Whether it was said that this kernel cannot count them.
+    warned_of_counting: bool,
     /// See [`Self::ipv6`].
     ipv6: Option<Option<Ipv6Range>>,
     /// Until when instances are reached, as last said, and where they had IPv6 addresses then.
@@ -121,6 +130,8 @@ impl Firewall {
             written: None,
             overlay: None,
             range: None,
+            connections_max: None,
+            warned_of_counting: false,
             ipv6: None,
             leases: None,
             followed: None,
@@ -162,6 +173,7 @@ impl Firewall {
         peers: Peers,
     ) -> Result<(), NetworkError> {
         self.written = None;
+        let limit = self.limit_connections(host)?;
         let elements = self.isolation.take();
         let filled = elements.as_deref().map(|elements| self.fill(elements, host.ipv6)).transpose();
         self.isolation = elements;
@@ -169,7 +181,11 @@ impl Firewall {
             Some((sets, generation)) => (Some(sets), generation),
             None => (None, message::generation(&mut self.netfilter)?),
         };
-        self.feed(&script::table(host, sources, &peers, sets.as_ref()))?;
+        let is_other = self.connections_max != Some(limit);
+        let limiting = script::limit_connections(host.cluster.trunc(), host.ipv6, limit, is_other);
+        let table = script::table(host, sources, &peers, sets.as_ref());
+        self.feed(&(table + &limiting))?;
+        self.connections_max = Some(limit);
         self.overlay = Some(peers.overlay);
         self.peers = Some(peers);
         self.range = host.ipv6;
@@ -184,6 +200,31 @@ impl Firewall {
         });
         self.follow_leases()?;
         self.follow_on()
+    }
+
+    /// How many connections each instance may have, as far as this kernel and this `nft` can count them: a host on which they
+    /// cannot has its table without that limit.
+    fn limit_connections(
+        &mut self,
+        host: &HostNetwork,
+    ) -> Result<Option<NonZeroU32>, NetworkError> {
+        let Some(limit) = host.connections_max else { return Ok(None) };
+        if self.connections_max == Some(Some(limit)) {
+            return Ok(Some(limit));
+        }
+        // By a table that is checked by the kernel, but never there.
+        let trial = script::limit_connections(host.cluster.trunc(), host.ipv6, Some(limit), true);
+        let trial = format!("add table inet {TABLE}\n{trial}");
+        let tried = program::feed(self.program(), &["--check", "-f", "-"], &trial);
+        let Some(complaint) = refusal(tried)? else { return Ok(Some(limit)) };
+        if !std::mem::replace(&mut self.warned_of_counting, true) {
+            tracing::warn!(
+                complaint,
+                "this kernel cannot count connections (nft_connlimit): `connections_max` does not hold here, and one instance \
+                 can fill the host's table of them"
+            );
+        }
+        Ok(None)
     }
 
     /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
@@ -215,6 +256,7 @@ impl Firewall {
         self.peers = None;
         self.isolation = None;
         self.written = None;
+        self.connections_max = None;
         self.ipv6 = None;
         self.leases = None;
         self.followed = None;
@@ -421,8 +463,20 @@ impl Firewall {
 
     /// Has the `nft` program carry out `script`, all or nothing.
     fn feed(&self, script: &str) -> Result<(), NetworkError> {
-        let program = Program { name: "nft", package: "nftables", limit: self.limit };
-        program::feed(program, &["-f", "-"], script).map(drop)
+        program::feed(self.program(), &["-f", "-"], script).map(drop)
+    }
+
+    fn program(&self) -> Program {
+        Program { name: "nft", package: "nftables", limit: self.limit }
+    }
+}
+
+/// Why what was tried cannot be had here, if so. A program that is missing or hangs has said nothing of that.
+fn refusal(tried: Result<String, NetworkError>) -> Result<Option<String>, NetworkError> {
+    match tried {
+        Ok(_) => Ok(None),
+        Err(NetworkError::ProgramFailed { complaint, .. }) => Ok(Some(complaint)),
+        Err(error) => Err(error),
     }
 }
 
@@ -468,6 +522,16 @@ fn isolating(refusal: Refusal) -> NetworkError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_the_kernel_refuses_is_done_without() {
+        let (program, complaint) = ("nft", "No such file or directory".to_owned());
+        let refused = NetworkError::ProgramFailed { program, complaint: complaint.clone() };
+        assert_eq!(refusal(Err(refused)).unwrap(), Some(complaint));
+        assert_eq!(refusal(Ok(String::new())).unwrap(), None);
+        let limit = Duration::from_secs(10);
+        refusal(Err(NetworkError::ProgramHung { program, limit })).unwrap_err();
+    }
 
     #[test]
     fn a_source_key_is_a_padded_name_and_an_address() {

@@ -1,7 +1,8 @@
 //! Which packets the kernel tracks: those whose fate depends on who began, and no others.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
@@ -191,4 +192,77 @@ async fn who_was_connected_before_an_instance_is_closed_does_not_stay() {
     close(&world, &web, &[db.address]).await;
     let allowed = (Place::Inside(&db), db.address);
     assert!(talks(allowed, inside), "who may, calls again");
+}
+
+/// Datagrams from so many ports of its own, each a connection; how many of them arrive.
+fn arrived(from: (Place<'_>, Ipv4Addr), to: (Place<'_>, Ipv4Addr), count: usize) -> usize {
+    (0..count).filter(|_| datagram(from, to).is_some()).count()
+}
+
+#[tokio::test]
+async fn no_instance_has_more_connections_tracked_than_it_may() {
+    let (web, db) = (web(), db());
+    let world = world(&web, &db).await;
+    let limited = |count| HostNetwork { connections_max: NonZeroU32::new(count), ..host() };
+    world.network.ensure_host(&limited(5)).await.unwrap();
+    let (greedy, other) = ((Place::Inside(&web), web.address), (Place::Inside(&db), db.address));
+    let (outside, there) = ((Place::Lan, OUTSIDE), (Place::Lan, THERE));
+
+    let old = greedy.0.visit(|| UdpSocket::bind((web.address, 0)).unwrap());
+    let receiver = outside.0.visit(|| UdpSocket::bind((OUTSIDE, PORT)).unwrap());
+    receiver.set_read_timeout(Some(SILENCE)).unwrap();
+    let goes_on = || {
+        old.send_to(b"d", (OUTSIDE, PORT)).unwrap();
+        receiver.recv(&mut [0]).is_ok()
+    };
+    assert!(goes_on());
+    assert_eq!(
+        arrived(greedy, outside, 6),
+        4,
+        "with the one from before these are all it may have"
+    );
+    let dropped = run("nft list chain inet dwell connecting");
+    assert!(dropped.contains("packets 2 "), "{dropped}");
+    assert!(goes_on(), "what it has goes on");
+    assert_eq!(arrived(other, outside, 2), 2, "others are not affected");
+    assert_eq!(arrived(greedy, other, 6) + arrived(greedy, there, 6), 12, "untracked");
+    assert_eq!(arrived((Place::Lan, NEIGHBOUR), greedy, 6), 6, "nor what others begin");
+    assert_eq!(arrived((Place::Host, HOST), greedy, 6), 6);
+
+    // What an instance of another node sends to a closed one here is tracked here.
+    close(&world, &db, &[THERE, web.address]).await;
+    assert_eq!(arrived(there, other, 6), 5);
+    assert_eq!(arrived(greedy, other, 1), 0, "it still has as many as it may");
+
+    // The table is written again, and what was counted is not forgotten.
+    world.network.ensure_host(&HostNetwork { masquerade: false, ..limited(5) }).await.unwrap();
+    assert_eq!(arrived(greedy, outside, 1), 0);
+    world.network.ensure_host(&limited(8)).await.unwrap();
+    assert_eq!(arrived(greedy, outside, 9), 8, "counted anew, with another limit");
+    world.network.ensure_host(&limited(0)).await.unwrap();
+    assert_eq!(arrived(greedy, outside, 9), 9, "no limit");
+    let table = run("nft list table inet dwell");
+    assert!(!table.contains("connect"), "{table}");
+}
+
+/// The kernel looks which connections have ended at the next one, but not twice within one tick of its clock.
+#[tokio::test]
+async fn connections_that_have_ended_make_room() {
+    let (web, db) = (web(), db());
+    let world = world(&web, &db).await;
+    let limited = HostNetwork { connections_max: NonZeroU32::new(2), ..host() };
+    world.network.ensure_host(&limited).await.unwrap();
+    let (from, to) = ((Place::Inside(&web), web.address), (Place::Lan, OUTSIDE));
+    let tick = || std::thread::sleep(Duration::from_millis(20));
+    for _ in 0..6 {
+        assert!(talks(from, to), "each is closed before the next");
+        tick();
+    }
+    let open: Vec<_> = (1..3).map(|more| connection(from, to, PORT + more)).collect();
+    assert!(open.iter().all(Option::is_some));
+    tick();
+    assert!(!talks(from, to));
+    drop(open);
+    tick();
+    assert!(talks(from, to));
 }
