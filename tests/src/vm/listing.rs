@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::guest::Guest;
 
 /// Prints one thing a line. Left out is what changes whatever is installed: logs, caches, the lists of packages,
-/// states of units, and what Docker keeps for itself.
+/// states of units, who is logged in, and what Docker keeps for itself.
 const SCRIPT: &str = r#"
 cd /
 find . -xdev \( -path ./proc -o -path ./sys -o -path ./run -o -path ./tmp -o -path ./var/tmp -o -path ./root \
@@ -30,7 +30,7 @@ docker ps -aq | sed 's/^/container /'
 docker volume ls -q | sed 's/^/volume /'
 getent passwd | sed 's/^/user /'
 sha256sum /etc/docker/daemon.json 2>/dev/null | sed 's/^/content /'
-systemctl list-unit-files --no-legend | awk '{print "unit", $1, $2}'
+systemctl list-unit-files --no-legend | awk '$1 !~ /^session-.*\.scope$/ {print "unit", $1, $2}'
 "#;
 
 /// What a guest is like.

@@ -48,6 +48,9 @@ pub(super) async fn purge(fleet: &Fleet) -> Result<String> {
         guest
             .sh("rm -rf /etc/systemd/resolved.conf.d && systemctl restart systemd-resolved")
             .await?;
+        // A route that the first file system of a boot has made, by the guest's parameters. networkd takes it away at a boot, but
+        // not where dwell is, whose setting has it leave alone what it has not made. No route of dwell's is of this protocol.
+        guest.sh("ip -4 route del default dev eth0 proto boot 2>/dev/null || true").await?;
         // Docker forgets a runtime when it starts: what its file does not name any more, it keeps when it reads it again.
         guest.sh("systemctl restart docker").await?;
         // Volumes are data, which a purge of programs does not touch.
