@@ -196,7 +196,8 @@ fn a_job_is_never_put_back() {
 fn what_is_given_up_has_failed_whatever_its_exit_code() {
     let mut story = of_job(1).with("c1", "a", 3, running()).held(3);
     let container = story.seen.containers[0].clone();
-    let journal = story.seen.journal.giving_up(&container, "it hangs", false, &[container.clone()]);
+    let all = std::slice::from_ref(&container);
+    let journal = story.seen.journal.giving_up(&container, "it hangs", false, all);
     story.seen.remember(journal);
     assert_eq!(story.word(), "stop c1");
     let story = story.set("c1", exited(0)).record();
