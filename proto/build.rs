@@ -5,6 +5,9 @@ use std::fmt::Write as _;
 
 use protox::prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 
+/// What few of many have: it takes room only where it is.
+const BOXED: [&str; 1] = ["dwell.v1.InstanceStatus.task"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["dwell/v1/types.proto", "dwell/v1/fleet.proto", "dwell/v1/session.proto"];
     for file in files {
@@ -19,6 +22,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let secret = [".dwell.v1.RegistryLogin", ".dwell.v1.SetRegistryLoginRequest"];
     let mut prost = tonic_prost_build::Config::new();
     prost.enable_type_names();
+    for field in BOXED {
+        prost.boxed(format!(".{field}"));
+    }
     tonic_prost_build::configure()
         .bytes(".")
         .skip_debug(secret)
@@ -79,6 +85,7 @@ fn struct_bytes(message: &MessageDescriptor) -> usize {
     let of_field = |field: &FieldDescriptor| match () {
         () if field.is_map() => 48,
         () if field.is_list() => 24,
+        () if BOXED.contains(&field.full_name()) => 8,
         // Whether it is there.
         () if field.supports_presence() => each_bytes(field) + 8,
         () => each_bytes(field),

@@ -123,7 +123,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
                     .then_some(verdict.generation.0)
             }),
             verdict: status.verdict.as_ref().map(Into::into),
-            task: status.task.map(Into::into),
+            task: status.task.map(|task| Box::new(task.into())),
         }
     }
 }
@@ -164,7 +164,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             verdict: verdict.or_else(|| wire.failed_generation.map(rolled_back)),
             message,
             observed_at: Timestamp(wire.observed_at_ms),
-            task: wire.task.map(Into::into),
+            task: wire.task.map(|task| (*task).into()),
         })
     }
 }
