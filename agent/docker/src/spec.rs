@@ -217,10 +217,10 @@ pub(super) fn shared_by_two<'a>(
     assigned: &Assigned,
     image_volumes: &'a [String],
 ) -> Option<&'a str> {
-    let targets = assigned.template.mounts.iter().map(|mount| trimmed(&mount.target));
-    let targets: Vec<&str> = targets.filter(|_| assigned.beside).collect();
-    let mut own = image_volumes.iter().map(|path| trimmed(path));
-    own.find(|path| assigned.beside && !targets.contains(path))
+    let is_mounted =
+        |path: &&str| assigned.template.mounts.iter().any(|one| trimmed(&one.target) == *path);
+    let mut own = image_volumes.iter().map(|path| trimmed(path)).filter(|path| !is_mounted(path));
+    own.next().filter(|_| assigned.beside)
 }
 
 /// A volume of the instance's own. Docker makes it if it is not there.

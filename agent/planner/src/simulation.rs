@@ -5,6 +5,7 @@
 //! `world.rs` is the node; it asserts at every step what must never happen. Here is what happens to it.
 
 mod jobs;
+mod temper;
 mod world;
 
 use std::time::Duration;
@@ -16,7 +17,8 @@ use dwell_core::instance::RunState;
 use dwell_core::quantity::Bytes;
 use dwell_core::sandbox::Slot;
 use proptest::prelude::*;
-use world::{Fate, Temper, World};
+use temper::Temper;
+use world::{Fate, World};
 
 /// The instances that everything happens to.
 const VICTIMS: usize = 3;

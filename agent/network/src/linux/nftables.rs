@@ -20,6 +20,7 @@
 //! Where instances have IPv6 addresses, `sources` and the sets of isolation have twins of IPv6, which are never changed without
 //! them.
 
+mod connections;
 mod flows;
 mod leases;
 mod message;
@@ -63,10 +64,6 @@ const INBOUND: &str = "inbound";
 const ISOLATION: &str = "isolation";
 /// What confined instances begin comes by.
 const CONFINEMENT: &str = "confinement";
-
-/// What packets from instances come by that begin a tracked connection, and how many each instance has.
-const CONNECTING: &str = "connecting";
-const CONNECTIONS: &str = "connections";
 
 /// A veth in the host namespace and the address that may come out of it.
 pub(super) type Source = (String, Ipv4Addr);
@@ -182,7 +179,7 @@ impl Firewall {
             None => (None, message::generation(&mut self.netfilter)?),
         };
         let is_other = self.connections_max != Some(limit);
-        let limiting = script::limit_connections(host.cluster.trunc(), host.ipv6, limit, is_other);
+        let limiting = connections::rules(host.cluster.trunc(), host.ipv6, limit, is_other);
         let table = script::table(host, sources, &peers, sets.as_ref());
         self.feed(&(table + &limiting))?;
         self.connections_max = Some(limit);
@@ -200,31 +197,6 @@ impl Firewall {
         });
         self.follow_leases()?;
         self.follow_on()
-    }
-
-    /// How many connections each instance may have, as far as this kernel and this `nft` can count them: a host on which they
-    /// cannot has its table without that limit.
-    fn limit_connections(
-        &mut self,
-        host: &HostNetwork,
-    ) -> Result<Option<NonZeroU32>, NetworkError> {
-        let Some(limit) = host.connections_max else { return Ok(None) };
-        if self.connections_max == Some(Some(limit)) {
-            return Ok(Some(limit));
-        }
-        // By a table that is checked by the kernel, but never there.
-        let trial = script::limit_connections(host.cluster.trunc(), host.ipv6, Some(limit), true);
-        let trial = format!("add table inet {TABLE}\n{trial}");
-        let tried = program::feed(self.program(), &["--check", "-f", "-"], &trial);
-        let Some(complaint) = refusal(tried)? else { return Ok(Some(limit)) };
-        if !std::mem::replace(&mut self.warned_of_counting, true) {
-            tracing::warn!(
-                complaint,
-                "this kernel cannot count connections (nft_connlimit): `connections_max` does not hold here, and one instance \
-                 can fill the host's table of them"
-            );
-        }
-        Ok(None)
     }
 
     /// Makes `elements` all that is in their sets; returns these, and the generation that this makes.
@@ -471,15 +443,6 @@ impl Firewall {
     }
 }
 
-/// Why what was tried cannot be had here, if so. A program that is missing or hangs has said nothing of that.
-fn refusal(tried: Result<String, NetworkError>) -> Result<Option<String>, NetworkError> {
-    match tried {
-        Ok(_) => Ok(None),
-        Err(NetworkError::ProgramFailed { complaint, .. }) => Ok(Some(complaint)),
-        Err(error) => Err(error),
-    }
-}
-
 /// Adds or deletes `elements`, which are in order, in all protocols.
 fn by_set(change: Change, elements: &[Element], range: Option<Ipv6Range>) -> Vec<Request> {
     let mut requests = Vec::new();
@@ -522,16 +485,6 @@ fn isolating(refusal: Refusal) -> NetworkError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_what_the_kernel_refuses_is_done_without() {
-        let (program, complaint) = ("nft", "No such file or directory".to_owned());
-        let refused = NetworkError::ProgramFailed { program, complaint: complaint.clone() };
-        assert_eq!(refusal(Err(refused)).unwrap(), Some(complaint));
-        assert_eq!(refusal(Ok(String::new())).unwrap(), None);
-        let limit = Duration::from_secs(10);
-        refusal(Err(NetworkError::ProgramHung { program, limit })).unwrap_err();
-    }
 
     #[test]
     fn a_source_key_is_a_padded_name_and_an_address() {

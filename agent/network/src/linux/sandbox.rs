@@ -101,9 +101,10 @@ impl Owner {
         }
         let beside = sandbox.beside();
         let is_one_of_two = others.iter().any(|link| veth::belongs_to(link, &beside));
-        if is_one_of_two {
+        if is_one_of_two || self.firewall.follows() {
             self.follow_pairs()?;
-        } else {
+        }
+        if !is_one_of_two {
             for owner in ours.iter().filter_map(veth::owner) {
                 self.firewall.end_lease(owner.address)?;
             }

@@ -165,12 +165,11 @@ async fn an_address_moves_to_a_second_sandbox_and_nobody_notices() {
 
     drop(old);
     drop(from_old);
-    thread::sleep(Duration::from_millis(50));
     world.network.remove_sandbox(&web.id()).await.unwrap();
     assert!(!is_followed());
     assert!(from_new.goes_on());
     let [made, failed] = clients.stop();
-    assert!(made > 100, "{made}");
+    assert!(made > 10, "{made}");
     // One of each client may have been with the old one when its sandbox was taken away.
     assert!(failed <= places.len(), "{failed} of {made}");
     assert_eq!(world.network.sandboxes().await.unwrap(), [db.id(), next.id()]);
@@ -196,6 +195,7 @@ async fn what_others_take_away_of_it_comes_back() {
     for damage in [
         "nft flush table inet dwell_flows",
         "nft delete table inet dwell_flows",
+        "nft flush set inet dwell_flows followed",
         "nft flush ruleset",
         "ip rule del priority 1571",
     ] {
@@ -237,6 +237,19 @@ async fn an_agent_that_starts_goes_on_with_two_and_ends_it() {
     assert!(look.strays.is_empty(), "{:?}", look.strays);
     restarted.cleanup().await.unwrap();
     assert!(!is_followed() && !namespace_of(&next).exists());
+}
+
+#[tokio::test]
+async fn nothing_of_it_is_left_if_one_of_the_two_was_lost() {
+    let (web, db) = (web(), db());
+    let world = world(&web, &db).await;
+    let next = beside(&web);
+    world.network.ensure_sandbox(&next).await.unwrap();
+    run("ip link del $(ip -br link show | grep -o '^dw-1ae6fac6e001')");
+    world.network.remove_sandbox(&web.id()).await.unwrap();
+    assert!(!is_followed());
+    world.network.remove_sandbox(&next.id()).await.unwrap();
+    assert_eq!(world.network.sandboxes().await.unwrap(), [db.id()]);
 }
 
 #[tokio::test]

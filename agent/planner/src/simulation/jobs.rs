@@ -3,7 +3,8 @@
 
 use proptest::prelude::*;
 
-use super::world::{Fate, Temper, World, template};
+use super::temper::{Temper, template};
+use super::world::{Fate, World};
 use super::{STEPS_MAX, VICTIMS, victim};
 use crate::{ContainerState, Journal};
 use dwell_core::container::ContainerId;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::temper::{Temper, template};
 use crate::{
     Checked, Container, ContainerState, Desired, EngineState, Failure, FailureKind, Image, Journal,
     Observed, Sandbox, Step, plan,
@@ -11,63 +12,13 @@ use crate::{
 use dwell_core::clock::Timestamp;
 use dwell_core::container::ContainerId;
 use dwell_core::fixtures;
-use dwell_core::health::{Health, HealthCheck, Probe};
-use dwell_core::hook::{Hook, HookAction, Hooks};
+use dwell_core::health::Health;
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ContainerImage;
 use dwell_core::instance::Assigned;
-use dwell_core::quantity::{Bytes, Millis};
+use dwell_core::quantity::Millis;
 use dwell_core::sandbox::{SandboxId, Slot};
-use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources, RestartPolicy, Template};
-
-/// How the main process of an image behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Temper {
-    /// It runs and is healthy.
-    Good,
-    /// It ends soon after its start.
-    Crashes,
-    /// It runs and is unhealthy.
-    Sick,
-    /// It runs, is healthy and never ready.
-    Busy,
-    /// It runs, and its hook after the start fails.
-    Uncalled,
-    /// It cannot be started.
-    Broken,
-    /// Its image cannot be fetched.
-    Absent,
-    /// It does its work and ends.
-    Works,
-}
-
-impl Temper {
-    fn of(image: &str) -> Self {
-        match image.split(':').next() {
-            Some("crashes") => Self::Crashes,
-            Some("sick") => Self::Sick,
-            Some("busy") => Self::Busy,
-            Some("uncalled") => Self::Uncalled,
-            Some("broken") => Self::Broken,
-            Some("absent") => Self::Absent,
-            Some("works") => Self::Works,
-            _ => Self::Good,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Good => "good",
-            Self::Crashes => "crashes",
-            Self::Sick => "sick",
-            Self::Busy => "busy",
-            Self::Uncalled => "uncalled",
-            Self::Broken => "broken",
-            Self::Absent => "absent",
-            Self::Works => "works",
-        }
-    }
-}
+use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
 /// What becomes of a step that is carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -580,23 +531,4 @@ fn place(instance: &InstanceName, slot: Slot) -> SandboxId {
 
 fn failure(kind: FailureKind, message: &str) -> Failure {
     Failure { kind, message: message.to_owned() }
-}
-
-fn hook() -> Hook {
-    let action = HookAction::Exec { command: vec!["hook".into()] };
-    Hook { action, timeout: Hook::default_timeout() }
-}
-
-pub(super) fn template(temper: Temper, version: u8) -> Template {
-    Template {
-        healthcheck: Some(HealthCheck {
-            restart: Some(Millis::seconds(5)),
-            ..HealthCheck::new(Probe::Tcp { port: 80 })
-        }),
-        readiness: Some(HealthCheck::new(Probe::Tcp { port: 81 })),
-        hooks: Hooks { after_start: Some(hook()), before_stop: Some(hook()) },
-        restart: RestartPolicy::OnFailure { max_retries: Some(3) },
-        resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
-        ..Template::of_image(format!("{}:{version}", temper.name()))
-    }
 }

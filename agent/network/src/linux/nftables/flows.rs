@@ -61,29 +61,34 @@ pub(super) const DELETE: &str = "add table inet dwell_flows\ndelete table inet d
 impl Firewall {
     /// Makes `pairs` all that is followed, in all families.
     pub(in crate::linux) fn follow(&mut self, pairs: BTreeSet<Pair>) -> Result<(), NetworkError> {
-        let families: Vec<Family> = Family::all(self.range).collect();
-        let wanted = if pairs.is_empty() { 0 } else { (Slot::ALL.len() + 1) * families.len() };
+        let families = Family::all(self.range).count();
+        let wanted = if pairs.is_empty() { 0 } else { (Slot::ALL.len() + 1) * families };
         let there = message::rules(&mut self.netfilter, TABLE, COMING)?;
         let is_known = self.followed.as_ref() == Some(&(pairs.clone(), self.range));
         if there == wanted && (is_known || pairs.is_empty()) {
             self.followed = Some((pairs, self.range));
             return Ok(());
         }
+        self.write_flows(pairs)
+    }
+
+    /// Writes what was said last again: somebody else has changed something, or instances have IPv6 addresses now and did not.
+    pub(super) fn follow_on(&mut self) -> Result<(), NetworkError> {
+        match self.followed.clone() {
+            Some((pairs, _)) if !pairs.is_empty() => self.write_flows(pairs),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_flows(&mut self, pairs: BTreeSet<Pair>) -> Result<(), NetworkError> {
         self.followed = None;
+        let families: Vec<Family> = Family::all(self.range).collect();
         match pairs.is_empty() {
             true => self.feed_beside(DELETE)?,
             false => self.feed_beside(&table(&pairs, &families))?,
         }
         self.followed = Some((pairs, self.range));
         Ok(())
-    }
-
-    /// The same as was said last, if somebody else has changed it, or instances have IPv6 addresses now and did not.
-    pub(super) fn follow_on(&mut self) -> Result<(), NetworkError> {
-        match self.followed.clone() {
-            Some((pairs, _)) if !pairs.is_empty() => self.follow(pairs),
-            _ => Ok(()),
-        }
     }
 
     /// Whether anything is followed.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::num::NonZeroU32;
 
 use dwell_core::net::Ipv6Range;
 use dwell_core::workload::Protocol;
@@ -10,8 +9,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::tunnel::Rules;
 use super::{
-    CONFINEMENT, CONNECTING, CONNECTIONS, HOST, INBOUND, ISOLATION, NODES, Peers, SENT, SOURCES,
-    Source, TABLE, TUNNELLED,
+    CONFINEMENT, HOST, INBOUND, ISOLATION, NODES, Peers, SENT, SOURCES, Source, TABLE, TUNNELLED,
 };
 use crate::linux::family::Family;
 use crate::linux::isolation::{self, Set};
@@ -21,9 +19,6 @@ use crate::{GATEWAY, HostNetwork, INTERFACE_PREFIX, PortRange};
 const LINK_LOCAL: &str = "169.254.0.0/16";
 /// The same in IPv6, with two addresses that are of a site and not of a link, and what has no one receiver.
 const LINK_LOCAL6: &str = "{ fe80::/10, fd00:ec2::254, fd20:ce::254, ff00::/8 }";
-
-/// How many instances' connections are counted at most. Those of others are not limited.
-const COUNTED_MAX: u32 = 65_536;
 
 /// Removes the table. `delete` fails on one that does not exist, and `destroy` is younger than Debian 12's nft.
 pub(super) const DELETE: &str = "add table inet dwell\ndelete table inet dwell\n";
@@ -185,7 +180,7 @@ fn unpoliced(family: Family) -> String {
     each.collect::<Vec<_>>().join(" ")
 }
 
-fn lines(rules: impl IntoIterator<Item = String>) -> String {
+pub(super) fn lines(rules: impl IntoIterator<Item = String>) -> String {
     rules.into_iter().map(|rule| format!("    {rule}\n")).collect()
 }
 
@@ -282,54 +277,6 @@ table inet {TABLE} {{
 }}
 "#
     );
-}
-
-/// How many tracked connections each instance may begin, in place of what was said of it before.
-///
-/// They are counted at their first packet, right after tracking has looked at it: one that is dropped there is not tracked.
-/// Whose connections they are is known, since the guard has looked at their sources. What goes untracked is not new. A
-/// connection that is tracked already goes on, also as long as nobody has answered it and it counts as new.
-///
-/// An element keeps the limit with which it was made, so with another `limit` than before the counting begins anew
-/// (`is_other`).
-pub(super) fn limit_connections(
-    cluster: Ipv4Net,
-    range: Option<Ipv6Range>,
-    limit: Option<NonZeroU32>,
-    is_other: bool,
-) -> String {
-    let families = || Family::all(range).map(|family| (family, family.set(CONNECTIONS)));
-    let mut script: String = families()
-        .map(|(family, set)| {
-            let of = family.address_type();
-            format!(
-                "add set inet {TABLE} {set} {{ type {of}; size {COUNTED_MAX}; flags dynamic; }}\n"
-            )
-        })
-        .collect();
-    // Right after tracking, which is at -200, and before anything is translated.
-    script += &format!(
-        "add chain inet {TABLE} {CONNECTING} {{ type filter hook prerouting priority -150; policy accept; }}\n\
-         flush chain inet {TABLE} {CONNECTING}\n"
-    );
-    let Some(limit) = limit else {
-        script += &format!("delete chain inet {TABLE} {CONNECTING}\n");
-        script.extend(families().map(|(_, set)| format!("delete set inet {TABLE} {set}\n")));
-        return script;
-    };
-    if is_other {
-        script.extend(families().map(|(_, set)| format!("flush set inet {TABLE} {set}\n")));
-    }
-    let rules = families().map(|(family, set)| {
-        let (ip, instances) = (family.word(), family.net(cluster));
-        format!(
-            "{ip} saddr {instances} ct state new ct status & confirmed != confirmed \
-             add @{set} {{ {ip} saddr ct count over {limit} }} counter drop"
-        )
-    });
-    script +=
-        &format!("table inet {TABLE} {{\n  chain {CONNECTING} {{\n{}  }}\n}}\n", lines(rules));
-    script
 }
 
 fn add_elements(script: &mut String, set: &str, elements: impl Iterator<Item = String>) {
@@ -491,27 +438,6 @@ mod tests {
         assert!(with.contains(r#"ip6_sources { "dw-0123456789ab" . fd00:5::a50:105 }"#), "{with}");
         assert!(with.contains("ip6 saddr fd00:5::a50:0/112 ip6 daddr != fd00:5::/96"), "{with}");
         assert!(with.contains("ip6 daddr { fe80::/10,"), "{with}");
-    }
-
-    #[test]
-    fn connections_are_counted_for_each_address_and_anew_with_another_limit() {
-        let of = |limit, is_other| {
-            let (cluster, range) = (dual().cluster, dual().ipv6);
-            limit_connections(cluster, range, NonZeroU32::new(limit), is_other)
-        };
-        let limited = of(7, false);
-        for counted in [
-            "ip saddr 10.80.0.0/16 ct state new ct status & confirmed != confirmed add @connections { ip saddr ct count over 7 }",
-            "ip6 saddr fd00:5::a50:0/112 ct state new ct status & confirmed != confirmed add @ip6_connections { ip6 saddr ct count over 7 }",
-        ] {
-            assert!(limited.contains(&format!("    {counted} counter drop\n")), "{limited}");
-        }
-        assert!(!limited.contains("flush set") && of(7, true).contains("flush set"));
-        let unlimited = of(0, true);
-        assert!(!unlimited.contains("ct count"), "{unlimited}");
-        for gone in ["chain inet dwell connecting", "set inet dwell connections"] {
-            assert!(unlimited.contains(&format!("delete {gone}\n")), "{unlimited}");
-        }
     }
 
     #[test]
