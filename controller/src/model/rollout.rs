@@ -197,7 +197,7 @@ impl Model {
         }
         let mut next = Instance::clone(&instance);
         if needs.version {
-            next.second_share = second;
+            next.second_share = second.or_else(|| self.kept_second_share(&instance));
         }
         if needs.version
             && let Some(newest) = self.newest(&workload.spec.name)

@@ -33,6 +33,14 @@ impl Model {
         is_beside.then(|| serves.min(says.resources))
     }
 
+    /// The second share that an instance has already, if what is declared since changes only limits: it is that of the same
+    /// two containers.
+    pub(super) fn kept_second_share(&self, instance: &Instance) -> Option<Resources> {
+        let newest = self.newest(instance.name.workload())?;
+        let class = ChangeClass::between(&instance.wanted.template, &newest.form.template);
+        instance.second_share.filter(|_| class < ChangeClass::InPlace)
+    }
+
     /// What its node lacks for an instance to have a second share there as what it is to become.
     pub(super) fn missing_for(&self, instance: &Instance, second: Resources) -> Option<Resources> {
         let (promised, capacity) = self.room(instance.assigned_to()?)?;

@@ -51,11 +51,11 @@ impl<'a> Instance<'a> {
         let is_beside = self.is_beside(old, new);
         let running = [old, Some(new)].into_iter().flatten().filter(|one| one.is_running());
         // First the one that is reached.
-        let seen_to = running.filter_map(|one| {
+        let mut seen_to = running.filter_map(|one| {
             let is_reached = one.id != new.id || !is_beside;
             self.see_to_sandbox(one, is_reached)
         });
-        if let Some(next) = { seen_to }.next() {
+        if let Some(next) = seen_to.next() {
             return next;
         }
         match new.state {

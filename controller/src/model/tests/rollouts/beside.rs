@@ -94,6 +94,21 @@ fn one_that_does_not_hold_gives_its_second_share_back() {
 }
 
 #[test]
+fn another_limit_in_the_middle_leaves_the_two_containers_their_shares() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(beside(1, 1, Bytes::mebi(100))).unwrap();
+    fleet.settle();
+    fleet.apply(beside(2, 1, Bytes::mebi(100))).unwrap();
+    assert!(is_beside(&fleet, "web-0"));
+    // Less may be too little, so that it is a turn of its own.
+    fleet.apply(beside(2, 1, Bytes::mebi(80))).unwrap();
+    assert!(is_beside(&fleet, "web-0"));
+    fleet.settle();
+    assert!(!is_beside(&fleet, "web-0"));
+    assert_eq!(promised(&fleet, "n1").memory, Bytes::mebi(80));
+}
+
+#[test]
 fn what_moves_or_is_to_be_stopped_takes_no_second_share_along() {
     let mut fleet = Fleet::of(2);
     fleet.apply(beside(1, 1, Bytes::mebi(100))).unwrap();
