@@ -168,6 +168,21 @@ impl Place<'_> {
     }
 }
 
+/// A socket at a port of the test's choosing. Whoever had it before is gone; but a program that another test
+/// starts at that moment holds a copy of its socket until it runs.
+pub fn bound<S>(bind: impl Fn() -> std::io::Result<S>) -> S {
+    let start = Instant::now();
+    loop {
+        match bind() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                assert!(start.elapsed() < PATIENCE, "{error}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            socket => return socket.unwrap(),
+        }
+    }
+}
+
 /// Sends a datagram from `source` at one place to `target` at another. Returns the source address that the
 /// receiver sees, or `None` if nothing arrives.
 pub fn datagram(

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use dwell_core::workload::Protocol;
 use dwell_network::world::{
-    HOST, NEIGHBOUR, OUTSIDE, Place, World, datagram, db, host, inside, lan, peer, reaches, run,
-    web,
+    HOST, NEIGHBOUR, OUTSIDE, Place, World, bound, datagram, db, host, inside, lan, peer, reaches,
+    run, web,
 };
 use dwell_network::{GATEWAY, HostNetwork, Network as _, PortRange, RouteTable};
 
@@ -16,7 +16,7 @@ const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
 /// Whether a connection from a place gets to a listener at another.
 fn connects(from: Place<'_>, (to, at): (Place<'_>, SocketAddr)) -> bool {
-    let _listener = to.visit(|| TcpListener::bind(at).unwrap());
+    let _listener = to.visit(|| bound(|| TcpListener::bind(at)));
     from.visit(|| TcpStream::connect_timeout(&at, Duration::from_millis(700))).is_ok()
 }
 
@@ -155,8 +155,8 @@ async fn the_gateway_is_nobody_elses() {
     let names = SocketAddr::from((GATEWAY, 53));
     for block in [host().block, None] {
         world.network.ensure_host(&HostNetwork { block, ..host() }).await.unwrap();
-        let _listener = Place::Host.visit(|| TcpListener::bind(names).unwrap());
-        let _names = Place::Host.visit(|| UdpSocket::bind(names).unwrap());
+        let _listener = Place::Host.visit(|| bound(|| TcpListener::bind(names)));
+        let _names = Place::Host.visit(|| bound(|| UdpSocket::bind(names)));
         let connected = |from: Place<'_>| {
             from.visit(|| TcpStream::connect_timeout(&names, Duration::from_secs(2)))
         };

@@ -12,8 +12,8 @@ use dwell_core::net::Ipv6Range;
 use dwell_core::workload::Protocol;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 use dwell_network::world::{
-    HOST, NEIGHBOUR, Place, World, datagram, db, dump, host, inside, lan, peer, run, sandbox,
-    until_silent, web,
+    HOST, NEIGHBOUR, Place, World, bound, datagram, db, dump, host, inside, lan, peer, run,
+    sandbox, until_silent, web,
 };
 use dwell_network::{
     Allow, Direction, Exception, HostNetwork, Ipv6Routes, Network as _, Policy, PortRange, Reach,
@@ -90,7 +90,7 @@ pub(crate) fn datagram6(
 fn connect((from, to): (Place<'_>, Place<'_>), target: Ipv4Addr, port: u16) -> [bool; 2] {
     let addresses: [SocketAddr; 2] = [(target, port).into(), (six(target), port).into()];
     addresses.map(|at| {
-        let _listener = to.visit(|| TcpListener::bind(at).unwrap());
+        let _listener = to.visit(|| bound(|| TcpListener::bind(at)));
         from.visit(|| TcpStream::connect_timeout(&at, SILENCE)).is_ok()
     })
 }

@@ -18,7 +18,7 @@ use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use dwell_network::world::{
-    HOST, NEIGHBOUR, Place, World, datagram, db, host, lan, run, sandbox, web,
+    HOST, NEIGHBOUR, Place, World, bound, datagram, db, host, lan, run, sandbox, web,
 };
 
 /// Another address of the neighbour.
@@ -150,7 +150,7 @@ async fn who_loses_the_right_loses_the_connection() {
     let allowed = || only(&web, vec![allow("192.0.2.2/32", &[])]);
     world.network.sync_policies(&allowed()).await.unwrap();
     let listener = Place::Inside(&web).visit(|| {
-        let listener = std::net::TcpListener::bind((web.address, 80)).unwrap();
+        let listener = bound(|| std::net::TcpListener::bind((web.address, 80)));
         listener.set_nonblocking(true).unwrap();
         listener
     });

@@ -12,7 +12,7 @@ use std::time::Duration;
 use dwell_core::workload::Protocol;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
 use dwell_network::world::{
-    HOST, Place, World, datagram, dump, host, inside, lan, peer, reaches, run, sandbox, web,
+    HOST, Place, World, bound, datagram, dump, host, inside, lan, peer, reaches, run, sandbox, web,
 };
 use dwell_network::{
     Allow, Direction, HostNetwork, Ipv6Routes, Network as _, Overlay, Policy, PortRange,
@@ -198,7 +198,7 @@ async fn instances_send_what_fits_and_no_more() {
     assert!(inside(&hosts.web, "ip link show eth0").contains("mtu 1350"));
     assert!(run("ip link show dwell-vxlan").contains("mtu 1350"));
     // Two megabytes each way, and not a fragment.
-    let listener = FAR_DB.visit(|| TcpListener::bind((hosts.db.address, 80)).unwrap());
+    let listener = FAR_DB.visit(|| bound(|| TcpListener::bind((hosts.db.address, 80))));
     let to = (hosts.db.address, 80);
     let client = hosts.near_web().0.visit(|| TcpStream::connect(to).unwrap());
     let (server, _) = listener.accept().unwrap();

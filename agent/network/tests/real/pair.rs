@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dwell_core::sandbox::Slot;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork};
-use dwell_network::world::{NEIGHBOUR, Place, World, db, host, namespace_of, run, web};
+use dwell_network::world::{NEIGHBOUR, Place, World, bound, db, host, namespace_of, run, web};
 use dwell_network::{HostNetwork, Network as _, Sandbox, mark_of};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt,
@@ -31,7 +31,7 @@ fn reached(one: &Sandbox) -> Sandbox {
 
 /// A server that greets with a word and then says what it is told. It lives as long as its namespace.
 fn serve(place: Place<'_>, address: IpAddr, word: &'static str) {
-    let listener = place.visit(|| TcpListener::bind((address, PORT)).unwrap());
+    let listener = place.visit(|| bound(|| TcpListener::bind((address, PORT))));
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(mut stream) = stream else { return };

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use dwell_network::world::{
-    HOST, NEIGHBOUR, OUTSIDE, Place, World, datagram, db, host, lan, peer, run, web,
+    HOST, NEIGHBOUR, OUTSIDE, Place, World, bound, datagram, db, host, lan, peer, run, web,
 };
 use dwell_network::{
     Allow, Direction, GATEWAY, HostNetwork, Network as _, Policy, RouteTable, Sandbox,
@@ -65,7 +65,7 @@ pub(super) fn connection(
     (to, target): (Place<'_>, Ipv4Addr),
     port: u16,
 ) -> Option<(TcpStream, TcpStream)> {
-    let listener = to.visit(|| TcpListener::bind((target, port)).unwrap());
+    let listener = to.visit(|| bound(|| TcpListener::bind((target, port))));
     let client = from.visit(|| {
         let socket =
             socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
@@ -209,7 +209,7 @@ async fn no_instance_has_more_connections_tracked_than_it_may() {
     let (outside, there) = ((Place::Lan, OUTSIDE), (Place::Lan, THERE));
 
     let old = greedy.0.visit(|| UdpSocket::bind((web.address, 0)).unwrap());
-    let receiver = outside.0.visit(|| UdpSocket::bind((OUTSIDE, PORT)).unwrap());
+    let receiver = outside.0.visit(|| bound(|| UdpSocket::bind((OUTSIDE, PORT))));
     receiver.set_read_timeout(Some(SILENCE)).unwrap();
     let goes_on = || {
         old.send_to(b"d", (OUTSIDE, PORT)).unwrap();

@@ -1,14 +1,12 @@
 //! What an instance could try that has a socket for packets of its own making.
 
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use dwell_core::workload::Protocol::{self, Tcp, Udp};
 use dwell_network::world::{
-    HOST, NEIGHBOUR, Place, World, db, inside, lan, run, until_silent, web,
+    HOST, NEIGHBOUR, Place, World, bound, db, inside, lan, run, until_silent, web,
 };
 use dwell_network::{Allow, Direction, HostNetwork, Network as _, Policy, PortRange, Sandbox};
 use nix::sys::socket::{
@@ -134,26 +132,12 @@ impl Packet {
     }
 }
 
-/// A program that another test starts holds the last one's socket for a moment.
-fn bound(port: u16) -> UdpSocket {
-    let start = Instant::now();
-    loop {
-        match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                assert!(start.elapsed() < Duration::from_secs(10), "{error}");
-                thread::sleep(Duration::from_millis(5));
-            }
-            socket => return socket.unwrap(),
-        }
-    }
-}
-
 /// How a packet is sent, in one or in parts.
 type Shape = fn(Packet) -> Vec<Packet>;
 
 /// Whether any of these gets to a socket at a port of a place.
 fn arrives(packets: &[Packet], from: &Sandbox, to: Place<'_>, port: u16) -> bool {
-    let receiver = to.visit(|| bound(port));
+    let receiver = to.visit(|| bound(|| UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))));
     receiver.set_read_timeout(Some(SILENCE)).unwrap();
     packets.iter().for_each(|packet| packet.send(from));
     receiver.recv(&mut [0; 16]).is_ok()
@@ -348,7 +332,7 @@ async fn the_nodes_own_services_are_closed_at_all_its_addresses() {
     run("ip -6 address add 2001:db8::1/64 dev uplink nodad");
     lan("ip -6 address add 2001:db8::2/64 dev uplink nodad
          ip -6 route add 2001:db8:1::/64 dev uplink");
-    let _listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, SERVICE)).unwrap();
+    let _listener = bound(|| TcpListener::bind((Ipv6Addr::UNSPECIFIED, SERVICE)));
     let reaches = |from: Place<'_>, to: IpAddr| {
         let at = SocketAddr::from((to, SERVICE));
         let made = from.visit(|| TcpStream::connect_timeout(&at, SILENCE));
