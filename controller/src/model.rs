@@ -37,6 +37,7 @@ mod downtime;
 mod explain;
 mod findings;
 mod history;
+mod in_use;
 mod ipam;
 mod issuers;
 mod jobs;

@@ -1,6 +1,7 @@
 //! Containers as an engine tells of them, whichever engine it is.
 
 use std::fmt;
+use std::net::Ipv4Addr;
 
 use crate::clock::Timestamp;
 use crate::id::{Generation, InstanceName, Revision};
@@ -49,6 +50,8 @@ pub struct Container {
     pub life: Revision,
     /// In which of its instance's sandboxes it runs.
     pub slot: Slot,
+    /// The address that it was made for; `None` if that is not written on it.
+    pub address: Option<Ipv4Addr>,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// Whether its main process runs.

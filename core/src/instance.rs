@@ -232,6 +232,9 @@ pub struct InstanceStatus {
     pub readiness: Health,
     /// The engine's name for its container; empty without one.
     pub container_id: String,
+    /// The address that it was made for; `None` without a container, or if that is not written on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<Ipv4Addr>,
     /// What that container was made from.
     #[serde(default, skip_serializing_if = "ContainerImage::is_unknown")]
     pub image: ContainerImage,

@@ -16,8 +16,8 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Resources};
 
 use super::spec::{
-    LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_LIFE, LABEL_RESTARTS,
-    LABEL_SLOT, MEMORY_UNLIMITED,
+    LABEL_ADDRESS, LABEL_FINGERPRINT, LABEL_GENERATION, LABEL_GRACE, LABEL_INSTANCE, LABEL_LIFE,
+    LABEL_RESTARTS, LABEL_SLOT, MEMORY_UNLIMITED,
 };
 use dwell_engine::{Container, ContainerId, ContainerState, Details, Event, EventKind};
 
@@ -127,6 +127,7 @@ fn container(
         generation: Generation(generation.ok_or("its label of a generation is missing or wrong")?),
         // Those of earlier versions of dwell lack it.
         life: Revision(label(LABEL_LIFE).and_then(|text| text.parse().ok()).unwrap_or(0)),
+        address: label(LABEL_ADDRESS).and_then(|text| text.parse().ok()),
         slot: label(LABEL_SLOT).and_then(|text| text.parse().ok()).unwrap_or_default(),
         fingerprint: Fingerprint(
             label(LABEL_FINGERPRINT).ok_or("its label of a fingerprint is missing")?.to_owned(),

@@ -20,6 +20,7 @@ pub(super) const LABEL_CLUSTER: &str = "dwell.cluster";
 pub(super) const LABEL_INSTANCE: &str = "dwell.instance";
 pub(super) const LABEL_GENERATION: &str = "dwell.generation";
 pub(super) const LABEL_LIFE: &str = "dwell.life";
+pub(super) const LABEL_ADDRESS: &str = "dwell.address";
 /// Which sandbox of its instance it runs in, if that is not the usual one.
 pub(super) const LABEL_SLOT: &str = "dwell.sandbox";
 pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
@@ -116,6 +117,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
             (LABEL_INSTANCE, assigned.instance.to_string()),
             (LABEL_GENERATION, assigned.generation.to_string()),
             (LABEL_LIFE, assigned.life.0.to_string()),
+            (LABEL_ADDRESS, assigned.address.to_string()),
             (LABEL_FINGERPRINT, assigned.fingerprint().to_string()),
             (LABEL_RESTARTS, assigned.restarts_asked.to_string()),
             (LABEL_GRACE, template.stop_grace.0.to_string()),

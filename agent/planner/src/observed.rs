@@ -3,6 +3,7 @@
 mod sandboxes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -274,6 +275,8 @@ pub struct Container {
     pub life: Revision,
     /// In which of its instance's sandboxes it runs.
     pub slot: Slot,
+    /// The address that it was made for; `None` if that is not written on it.
+    pub address: Option<Ipv4Addr>,
     /// What it was made from.
     pub fingerprint: Fingerprint,
     /// The limits it has now.

@@ -111,10 +111,11 @@ impl Holding {
     /// it would run again after a crash, since what was told later is not on its disk.
     #[must_use]
     pub fn claims(&self) -> Vec<Claim> {
+        // What is on disk may be of an earlier life, with another address.
         let mut claims = BTreeMap::new();
         for held in self.assignment.iter().chain(self.on_disk.all()) {
             for one in held.instances.values() {
-                claims.entry(&one.instance).or_insert_with(|| Claim::of(one));
+                claims.entry((&one.instance, one.address)).or_insert_with(|| Claim::of(one));
             }
         }
         claims.into_values().collect()

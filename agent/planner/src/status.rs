@@ -75,6 +75,7 @@ impl Report<'_> {
             health: self.checked(Check::Health, phase),
             readiness: self.checked(Check::Readiness, phase),
             container_id: face.map(|container| container.id.0.clone()).unwrap_or_default(),
+            address: face.and_then(|container| container.address),
             image: face.map(|container| container.image).unwrap_or_default(),
             started_at: face.filter(|container| container.is_running()).and_then(Container::run),
             restarts: journal.restarts,

@@ -70,6 +70,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         health: Health::None,
         readiness: Health::None,
         container_id: String::new(),
+        address: None,
         image: ContainerImage::default(),
         started_at: None,
         restarts: 0,

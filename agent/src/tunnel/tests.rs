@@ -49,6 +49,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         health: Health::None,
         readiness: Health::None,
         container_id: container_id.to_owned(),
+        address: None,
         image: ContainerImage::default(),
         started_at: None,
         restarts: 0,

@@ -14,15 +14,16 @@
 //! A restore begins another history, with an incarnation of its own, that is *unconfirmed*: nodes are told to go on as
 //! they are, nothing is placed, moved or taken away, and declarations are refused. Nodes say what they were told to
 //! run; of two claims to an instance, the store's and a node's, the higher generation is right, and the model follows
-//! it. When every node has been heard of, an operator confirms, and the model is what counts again. Addresses of
-//! instances that only nodes know are kept from others for the time of the quarantine.
+//! it. When every node has been heard of, an operator confirms, and the model is what counts again. What nodes hold and the
+//! model does not know ends, and its addresses are nobody's before (`in_use.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, Term};
+use dwell_core::instance::InstanceStatus;
 use dwell_core::session::{Claim, Hello, StatusReport};
 use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
 
@@ -130,7 +131,10 @@ impl Model {
             remains.clear();
         }
         for status in &report.instances {
-            remains.insert(status.instance.clone(), status.generation);
+            let InstanceStatus { instance, generation, address, .. } = status;
+            let address = address.unwrap_or(Ipv4Addr::UNSPECIFIED);
+            let claim = Claim { instance: instance.clone(), generation: *generation, address };
+            remains.insert(instance.clone(), claim);
         }
         for gone in &report.gone {
             remains.remove(gone);
@@ -297,9 +301,9 @@ impl Model {
     /// The generation at which a node has said to hold an instance, by an order or as what is left of it.
     fn held_by(&self, node: &NodeName, instance: &InstanceName) -> Option<Generation> {
         let claims = self.claims.get(node).into_iter().flatten();
-        let claim = claims.into_iter().find(|claim| claim.instance == *instance);
-        let left = || self.remains.get(node)?.get(instance).copied();
-        claim.map(|claim| claim.generation).or_else(left)
+        let claims = claims.filter(|claim| claim.instance == *instance);
+        let left = || self.remains.get(node)?.get(instance).map(|claim| claim.generation);
+        claims.map(|claim| claim.generation).max().or_else(left)
     }
 
     /// What nodes hold that is not theirs as far as is known.
@@ -308,20 +312,24 @@ impl Model {
             let instance = self.tables.instances().get(&claim.instance);
             instance.is_some_and(|instance| instance.node.as_ref() == Some(node))
         };
-        let orders = self
-            .claims
-            .iter()
-            .flat_map(|(node, claims)| claims.iter().map(move |claim| (node, claim.clone())));
-        // Nobody says with which address.
-        let address = Ipv4Addr::UNSPECIFIED;
-        let remains = self.remains.iter().flat_map(|(node, remains)| {
-            let claims = remains.iter().map(move |(instance, &generation)| {
-                (node, Claim { instance: instance.clone(), generation, address })
-            });
-            claims.filter(|(node, claim)| !self.claims_of(node, &claim.instance))
-        });
-        let unknown = orders.chain(remains).filter(|(node, claim)| !is_known(node, claim));
-        unknown.map(|(node, claim)| (node.clone(), claim)).collect()
+        let is_left = |node: &NodeName, claim: &Claim| !self.claims_of(node, &claim.instance);
+        let remains = self.remains().filter(|(node, claim)| is_left(node, claim));
+        let unknown = self.orders().chain(remains).filter(|(node, claim)| !is_known(node, claim));
+        let mut seen = BTreeSet::new();
+        // The newest of an instance on a node stands for all.
+        let newest = unknown.filter(|(node, claim)| seen.insert((*node, &claim.instance)));
+        newest.map(|(node, claim)| (node.clone(), claim.clone())).collect()
+    }
+
+    /// What nodes were told to run.
+    fn orders(&self) -> impl Iterator<Item = (&NodeName, &Claim)> {
+        self.claims.iter().flat_map(|(node, claims)| claims.iter().map(move |claim| (node, claim)))
+    }
+
+    /// What is there on nodes.
+    fn remains(&self) -> impl Iterator<Item = (&NodeName, &Claim)> {
+        let of_nodes = self.remains.iter().map(|(node, remains)| (node, remains.values()));
+        of_nodes.flat_map(|(node, remains)| remains.map(move |claim| (node, claim)))
     }
 
     /// An operator vouches that what is known is right.
@@ -337,6 +345,10 @@ impl Model {
         for (node, claim) in &unknown {
             self.await_end(node, claim, now);
         }
+        let held = self.orders().chain(self.remains());
+        let held: Vec<(NodeName, Claim)> =
+            held.map(|(node, claim)| (node.clone(), claim.clone())).collect();
+        self.note_addresses_in_use(held, now);
         self.await_ends_anew();
         let adopted = self.adopted();
         self.put_history(History { restored: None, ..History::clone(&history) });
@@ -495,6 +507,6 @@ impl Model {
 /// What each node holds, as it said when it attached. Only while a restore is unconfirmed.
 pub(super) type Claims = BTreeMap<NodeName, Vec<Claim>>;
 
-/// What is there on each node, as it said since it attached, and of which generation. Only of nodes that attached while a
+/// What is there on each node, as it said since it attached, of which generation and at which address. Only of nodes that attached while a
 /// restore was unconfirmed.
-pub(super) type Remains = BTreeMap<NodeName, BTreeMap<InstanceName, Generation>>;
+pub(super) type Remains = BTreeMap<NodeName, BTreeMap<InstanceName, Claim>>;

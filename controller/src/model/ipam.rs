@@ -64,6 +64,7 @@ impl Model {
             let (holder, static_range) = (holder.clone(), self.settings.static_range);
             return Err(Refusal::AddressTaken { instance, address, holder, static_range });
         }
+        self.check_not_in_use(&instance, address)?;
         if let Some(kept) = self.tables.quarantine().get(&address)
             && kept.owner != instance
             && kept.until > now
@@ -89,9 +90,9 @@ impl Model {
         let kept_back = self.settings.static_range;
         let is_kept_back =
             |address: &Ipv4Addr| kept_back.is_some_and(|range| range.contains(address));
-        let own = quarantine
-            .range(first..=last)
-            .find(|(address, kept)| kept.owner == *instance && !is_kept_back(address));
+        let own = quarantine.range(first..=last).find(|(address, kept)| {
+            kept.owner == *instance && kept.in_use_on.is_none() && !is_kept_back(address)
+        });
         let address = if let Some((&address, _)) = own {
             address
         } else {
@@ -106,15 +107,23 @@ impl Model {
         Some(identity(address))
     }
 
-    /// Keeps the address of an instance that is gone from others for a while.
+    /// Keeps the address of an instance that is gone from others for a while. One that somebody still has stays so.
     pub(super) fn release_address(
         &mut self,
         owner: InstanceName,
         address: Ipv4Addr,
         now: Timestamp,
     ) {
+        if self.check_not_in_use(&owner, address).is_err() {
+            return;
+        }
         let until = now.after(self.settings.quarantine.as_duration());
-        self.put(Record::Quarantine(Arc::new(Quarantine { address, owner, until })));
+        self.put(Record::Quarantine(Arc::new(Quarantine {
+            address,
+            owner,
+            until,
+            in_use_on: None,
+        })));
     }
 
     /// Frees the addresses whose quarantine is over.

@@ -299,7 +299,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A released address that nobody but its last owner gets for a while.
+/// A released address that nobody but its last owner gets for a while, or one that is in use where the ledger does not have it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantine {
     /// The address.
@@ -308,6 +308,9 @@ pub struct Quarantine {
     pub owner: InstanceName,
     /// Until when.
     pub until: Timestamp,
+    /// The node on which its owner may still have it; nobody gets it before that node has let go of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_use_on: Option<NodeName>,
 }
 
 /// Revisions up to this one may have been given out; a restarted controller continues beyond it.

@@ -34,6 +34,9 @@ impl Model {
             self.agenda.unplaced = true;
             return;
         };
+        if let Err(refusal) = self.check_not_in_use(name, identity.address) {
+            return self.wait(name, WaitingCause::Address(refusal.to_string()));
+        }
         self.put_instance(Instance {
             identity: Some(identity),
             node: Some(node.clone()),
@@ -201,20 +204,20 @@ impl Model {
         }
     }
 
-    /// Whether an instance has the address that was declared for it, or needs none: it may have been
+    /// Whether nobody else uses an instance's address, and it has the one that was declared for it: that may have been
     /// another's when the instance was made again after its removal.
-    pub(super) fn ensure_static_address(&mut self, name: &InstanceName, now: Timestamp) -> bool {
+    pub(super) fn ensure_address(&mut self, name: &InstanceName, now: Timestamp) -> bool {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return false };
-        let Some(address) = self.declared_address(name).filter(|_| instance.identity.is_none())
-        else {
-            return true;
-        };
-        match self.claim_static(name, address, now) {
-            Ok(identity) => {
+        let checked = match (instance.identity, self.declared_address(name)) {
+            (Some(own), _) => self.check_not_in_use(name, own.address),
+            (None, Some(address)) => self.claim_static(name, address, now).map(|identity| {
                 let identity = Some(identity);
                 self.put_instance(Instance { identity, ..Instance::clone(&instance) });
-                true
-            }
+            }),
+            (None, None) => Ok(()),
+        };
+        match checked {
+            Ok(()) => true,
             Err(refusal) => {
                 self.wait(name, WaitingCause::Address(refusal.to_string()));
                 false

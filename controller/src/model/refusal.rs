@@ -153,6 +153,21 @@ pub enum Refusal {
         /// For how long it is kept.
         seconds: u64,
     },
+    /// Somebody still has the address, since before a restore.
+    #[error(
+        "{instance} cannot have {address} yet: {owner} has it on {node}, which did not know of the restored state; it is \
+         free once {node} has ended that"
+    )]
+    AddressInUse {
+        /// Who wants it.
+        instance: InstanceName,
+        /// The address.
+        address: Ipv4Addr,
+        /// Who has it.
+        owner: InstanceName,
+        /// Where.
+        node: NodeName,
+    },
     /// An instance keeps its address for life.
     #[error(
         "{instance} has {current} for life and cannot get {wanted}; remove the workload first, or leave the address as it is"
@@ -481,6 +496,7 @@ impl Refusal {
             | Self::Label(_) => RefusalClass::Invalid,
             Self::AddressTaken { .. }
             | Self::AddressQuarantined { .. }
+            | Self::AddressInUse { .. }
             | Self::AddressFixed { .. }
             | Self::WorkloadRemoving(_)
             | Self::VersionIsNewest { .. }

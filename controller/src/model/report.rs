@@ -309,6 +309,9 @@ impl Model {
 
     /// Nothing of an instance is on its node any more.
     pub(super) fn vacate(&mut self, instance: &Instance, now: Timestamp) {
+        if let Some(node) = &instance.node {
+            self.let_go_of_addresses(&instance.name, node, now);
+        }
         if instance.removing {
             return self.delete_instance(instance, now);
         }

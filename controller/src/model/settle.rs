@@ -250,7 +250,7 @@ impl Model {
             if self.waits_for_turn(&workload, &name, of_it) {
                 continue;
             }
-            if !self.ensure_static_address(&name, now) || self.place_by_volumes(&name, now) {
+            if !self.ensure_address(&name, now) || self.place_by_volumes(&name, now) {
                 continue;
             }
             // It may have got its address just now.

@@ -99,6 +99,7 @@ impl Tables {
                 exceptions: BTreeMap::new(),
                 volumes_of: BTreeMap::new(),
                 volumes_on: BTreeMap::new(),
+                in_use: BTreeMap::new(),
                 expiry: BTreeSet::new(),
             },
         }

@@ -491,6 +491,7 @@ pub(super) fn unseen(instance: &Instance, phase: Phase, message: String) -> Inst
         health: Health::None,
         readiness: Health::None,
         container_id: String::new(),
+        address: None,
         image: ContainerImage::default(),
         started_at: None,
         restarts: 0,

@@ -94,7 +94,7 @@ pub struct Claim {
     pub instance: InstanceName,
     /// Its generation, as the node was told.
     pub generation: Generation,
-    /// Its address.
+    /// Its address; unspecified if the node does not say, because it is of an older version.
     pub address: Ipv4Addr,
 }
 

@@ -1,5 +1,7 @@
 //! Instances: what a node is to run, and what it saw.
 
+use std::net::Ipv4Addr;
+
 use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
@@ -124,6 +126,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             }),
             verdict: status.verdict.as_ref().map(Into::into),
             task: status.task.map(|task| Box::new(task.into())),
+            address: status.address.map_or(0, Ipv4Addr::to_bits),
         }
     }
 }
@@ -165,6 +168,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             message,
             observed_at: Timestamp(wire.observed_at_ms),
             task: wire.task.map(|task| (*task).into()),
+            address: Some(Ipv4Addr::from_bits(wire.address)).filter(|it| !it.is_unspecified()),
         })
     }
 }

@@ -151,6 +151,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         health: Health::Unhealthy,
         readiness: Health::Starting,
         container_id: "abc".into(),
+        address: Some("10.80.0.9".parse().unwrap()),
         image: ContainerImage {
             digest: Some(ImageDigest::new([3; 32])),
             id: Some(ImageDigest::new([4; 32])),

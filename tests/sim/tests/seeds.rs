@@ -1,5 +1,8 @@
 //! Many short simulations, and that a simulation can be repeated.
 
+use std::path::Path;
+use std::process::Command;
+
 use dwell_sim::{Class, Scenario, run, shrink, trace};
 
 /// How many seeds; `SIM_SEEDS` sets another number.
@@ -30,4 +33,18 @@ fn a_seed_does_the_same_every_time() {
         assert_eq!(once.steps, again.steps);
         assert_eq!(once.trace, again.trace);
     }
+}
+
+/// A patch that takes a mechanism out goes with what is there.
+#[test]
+fn every_patch_applies() -> Result<(), Box<dyn std::error::Error>> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for entry in here.join("mutants").read_dir()? {
+        let patch = entry?.path();
+        let mut check = Command::new("git");
+        check.args(["apply", "--check"]).arg(&patch).current_dir(here.join("../.."));
+        let output = check.output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
 }

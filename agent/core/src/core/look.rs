@@ -252,6 +252,7 @@ fn look_of(
         generation: container.generation,
         life: container.life,
         slot: container.slot,
+        address: container.address,
         fingerprint: container.fingerprint.clone(),
         limits: details.limits,
         enforced: details.enforced,

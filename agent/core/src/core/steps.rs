@@ -227,6 +227,7 @@ fn made(
         generation: assigned.generation,
         life: assigned.life,
         slot,
+        address: Some(assigned.address),
         fingerprint: assigned.fingerprint(),
         limits: assigned.template.limits(),
         // What cannot be is not known before it is looked at.

@@ -104,6 +104,7 @@ fn running(name: &str) -> Container {
         generation: Generation(1),
         life: Revision::default(),
         slot: Slot::A,
+        address: None,
         fingerprint: Template::of_image("a").fingerprint(),
         state: ContainerState::Running,
         restarts_asked: 0,

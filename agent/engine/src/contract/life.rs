@@ -32,6 +32,7 @@ pub async fn a_container_is_made_once(harness: &dyn Harness) {
         generation: first.generation,
         life: Revision(7),
         slot: Slot::A,
+        address: Some(first.address),
         fingerprint: first.template.fingerprint(),
         state: ContainerState::Created,
         restarts_asked: 2,

@@ -302,6 +302,7 @@ impl State {
             generation,
             life: assigned.life,
             slot,
+            address: Some(assigned.address),
             fingerprint: assigned.fingerprint(),
             state: ContainerState::Created,
             restarts_asked: assigned.restarts_asked,

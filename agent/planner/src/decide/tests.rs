@@ -83,6 +83,7 @@ impl Story {
             generation: Generation(generation),
             life: Revision(7),
             slot: Slot::A,
+            address: None,
             fingerprint: Template::of_image(image).fingerprint(),
             limits: Template::of_image("").limits(),
             enforced: Enforced::ALL,

@@ -32,6 +32,7 @@ fn running(name: &str) -> InstanceStatus {
         health: Health::None,
         readiness: Health::None,
         container_id: String::new(),
+        address: None,
         image: ContainerImage::default(),
         started_at: None,
         restarts: 0,

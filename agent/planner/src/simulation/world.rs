@@ -223,6 +223,7 @@ impl World {
                     generation: real.generation,
                     life: Revision::default(),
                     slot: real.slot,
+                    address: None,
                     fingerprint: real.fingerprint.clone(),
                     limits: real.limits,
                     enforced: Enforced::ALL,

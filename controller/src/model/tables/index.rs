@@ -64,6 +64,8 @@ pub(in crate::model) struct Index {
     pub(super) volumes_of: BTreeMap<InstanceName, BTreeSet<VolumeKey>>,
     /// The volumes of each node.
     pub(super) volumes_on: BTreeMap<NodeName, BTreeSet<VolumeKey>>,
+    /// Addresses that are in use on a node, by an instance that the ledger does not have there with that address.
+    pub(in crate::model) in_use: BTreeMap<(NodeName, InstanceName), BTreeSet<Ipv4Addr>>,
     /// Quarantined addresses by the end of their quarantine.
     pub(in crate::model) expiry: BTreeSet<(Timestamp, Ipv4Addr)>,
 }
@@ -221,10 +223,19 @@ impl Index {
     pub(super) fn quarantine(&mut self, old: Option<&Quarantine>, new: Option<&Quarantine>) {
         if let Some(old) = old {
             self.expiry.remove(&(old.until, old.address));
+            if let Some(node) = &old.in_use_on {
+                remove_from(&mut self.in_use, &(node.clone(), old.owner.clone()), &old.address);
+            }
             self.load(old.address, false);
         }
         if let Some(new) = new {
-            self.expiry.insert((new.until, new.address));
+            match &new.in_use_on {
+                Some(node) => {
+                    let of = (node.clone(), new.owner.clone());
+                    self.in_use.entry(of).or_default().insert(new.address);
+                }
+                None => drop(self.expiry.insert((new.until, new.address))),
+            }
             self.load(new.address, true);
         }
     }

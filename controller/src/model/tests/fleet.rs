@@ -480,6 +480,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         health: Health::None,
         readiness: Health::None,
         container_id: "c".into(),
+        address: Some(assigned.address),
         image: ContainerImage::default(),
         started_at: None,
         restarts: 0,

@@ -378,6 +378,84 @@ fn what_a_node_has_not_ended_yet_is_started_nowhere_else_after_a_restore() {
     assert!(fleet.place("web-0").is_some());
 }
 
+/// The backup is of the time before `web-0` was removed and declared anew, and has its new address with another
+/// instance, or with none.
+#[test]
+fn an_address_that_a_node_still_has_in_use_is_given_to_nobody_after_a_restore() {
+    for is_anothers in [false, true] {
+        let mut fleet = fleet();
+        let first = fleet.address("web-0").unwrap();
+        if is_anothers {
+            fleet.apply(spec("other", 1)).unwrap();
+            fleet.settle();
+        }
+        let taken = fleet.address("other-0");
+        let backup = fleet.backup();
+        for name in ["web", "other"] {
+            let _none = fleet.command(Command::RemoveWorkload(workload(name)));
+            fleet.settle();
+        }
+        fleet.pass(fleet.model.settings().quarantine.as_duration().as_secs() + 1);
+        fleet.drain("n1");
+        let mut declared = spec("web", 1);
+        declared.addresses = taken.iter().map(|taken| taken.parse().unwrap()).collect();
+        fleet.apply(declared).unwrap();
+        fleet.settle();
+        let second = fleet.address("web-0").unwrap();
+        assert_ne!(first, second);
+        assert_eq!(fleet.place("web-0").unwrap(), "n2");
+
+        restore(&mut fleet, backup);
+        attach_all(&mut fleet);
+        confirm(&mut fleet, false).unwrap();
+        let kept = fleet.model.tables.quarantine().get(&address(&second)).unwrap();
+        assert_eq!(kept.in_use_on, Some(node("n2")));
+        fleet.apply(spec("late", 3)).unwrap();
+        for host in ["n1", "n2"] {
+            let has = fleet.model.assignment(&node(host)).instances.into_values();
+            let has: Vec<_> = has.filter(|one| one.address == address(&second)).collect();
+            assert!(has.is_empty(), "n2 still runs web-0 at {second}: {has:?}");
+        }
+        fleet.settle();
+        fleet.check();
+        assert_eq!(fleet.address("web-0").unwrap(), first, "it has what the backup says");
+        assert_eq!(fleet.address("other-0"), taken);
+        assert!(
+            fleet.model.tables.index().in_use.is_empty(),
+            "{:?}",
+            fleet.model.tables.index().in_use
+        );
+        for name in ["late-0", "late-1", "late-2"] {
+            assert!(fleet.place(name).is_some());
+        }
+    }
+}
+
+/// The order to run it is gone from the node, its container is not; the container says at which address it is.
+#[test]
+fn what_a_node_has_not_ended_yet_keeps_its_address_after_a_restore() {
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    fleet.apply(spec("late", 1)).unwrap();
+    fleet.settle();
+    let (home, own) = (fleet.place("late-0").unwrap(), fleet.address("late-0").unwrap());
+    fleet.command(Command::RemoveWorkload(workload("late"))).unwrap();
+    fleet.fetch(&node(&home));
+    let ghost = fleet.hosts[&node(&home)].containers.clone();
+    fleet.settle();
+    fleet.hosts.get_mut(&node(&home)).unwrap().containers = ghost;
+    restore(&mut fleet, backup);
+    attach_all(&mut fleet);
+    confirm(&mut fleet, false).unwrap();
+    fleet.apply(spec("other", 4)).unwrap();
+    let given = (0..4).filter_map(|ordinal| fleet.address(&format!("other-{ordinal}")));
+    let given: Vec<_> = given.collect();
+    assert!(!given.contains(&own), "{home} still has late-0 at {own}");
+    fleet.settle();
+    fleet.check();
+    assert_eq!(fleet.place("late-0"), None);
+}
+
 #[test]
 fn a_restart_that_is_asked_for_after_a_restore_is_done() {
     let mut fleet = fleet();

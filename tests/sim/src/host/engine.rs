@@ -147,6 +147,7 @@ impl Real {
             generation: self.generation,
             life: self.life,
             slot: self.slot,
+            address: Some(self.address),
             fingerprint: self.fingerprint.clone(),
             state: self.state,
             restarts_asked: self.restarts_asked,

@@ -92,6 +92,10 @@ impl Fleet {
             .collect();
         let unique: BTreeSet<&Ipv4Addr> = addresses.iter().collect();
         assert_eq!(unique.len(), addresses.len(), "no address belongs to two");
+        for (node, name) in self.model.tables.index().in_use.keys() {
+            let there = instances.get(name).and_then(|instance| instance.node.as_ref());
+            assert_eq!(there, Some(node), "nobody would free the addresses of {name}");
+        }
         let mut assigned = BTreeSet::new();
         for name in self.model.tables.nodes().keys() {
             for one in self.model.assignment(name).instances.into_keys() {
