@@ -358,7 +358,7 @@ impl Host {
 
     /// Whether the address of an instance leads to a container.
     pub(crate) fn is_led_to(&self, id: &ContainerId) -> bool {
-        let real = self.engine.containers.get(id);
+        let real = self.engine.real(id);
         real.is_none_or(|real| self.led.get(&real.instance) == Some(&real.slot))
     }
 
@@ -386,6 +386,7 @@ impl Host {
             instance: name.clone(),
             generation,
             life: assigned.life,
+            task: assigned.task.map(|task| task.number),
             slot,
             fingerprint: assigned.fingerprint(),
             limits: assigned.template.limits(),

@@ -58,6 +58,8 @@ pub(crate) struct Real {
     pub(crate) instance: InstanceName,
     pub(crate) generation: Generation,
     pub(crate) life: Revision,
+    /// The task that it was made for.
+    pub(crate) task: Option<Generation>,
     pub(crate) slot: Slot,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) limits: Limits,

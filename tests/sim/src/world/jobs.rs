@@ -1,8 +1,8 @@
 //! Jobs: which work was given to which instance, what really came of it, and what the controller has acknowledged.
 //!
-//! A container belongs to the newest task that was given at or before the generation that it was made for.
+//! A container belongs to the task that its node was told when it was made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use dwell_controller::model::{Change, Instance, InstanceFilter, Record};
 use dwell_core::id::{Generation, InstanceName, Revision};
@@ -18,8 +18,6 @@ type Task = (InstanceName, Revision, Generation);
 /// The books about jobs.
 #[derive(Debug, Default)]
 pub(super) struct Jobs {
-    /// The tasks that were given, by instance and life.
-    given: BTreeMap<(InstanceName, Revision), BTreeSet<Generation>>,
     /// Those of which a main process ended with 0, by itself.
     done: BTreeSet<Task>,
     /// Those that the controller has acknowledged to have ended.
@@ -32,15 +30,6 @@ impl Jobs {
         self.ended.clear();
     }
 
-    /// Nobody knows of later work than a controller that has just started.
-    fn forget_later(&mut self, instance: &Instance) {
-        let Some(task) = &instance.task else { return };
-        let life = (instance.name.clone(), instance.life);
-        if let Some(given) = self.given.get_mut(&life) {
-            given.retain(|number| *number <= task.number);
-        }
-    }
-
     /// Whether a main process has done a task; or a later one, which a restored controller has forgotten.
     fn is_done(&self, (name, life, number): &Task) -> bool {
         let last = (name.clone(), *life, Generation(u64::MAX));
@@ -50,19 +39,15 @@ impl Jobs {
     /// Takes in how an instance is.
     fn note(&mut self, instance: &Instance) {
         let Some(task) = &instance.task else { return };
-        let life = (instance.name.clone(), instance.life);
-        self.given.entry(life).or_default().insert(task.number);
         if task.end.is_some() {
             self.ended.insert((instance.name.clone(), instance.life, task.number));
         }
     }
+}
 
-    /// The task that a container has a part in.
-    fn of(&self, real: &Real) -> Option<Task> {
-        let given = self.given.get(&(real.instance.clone(), real.life))?;
-        let number = given.range(..=real.generation).next_back()?;
-        Some((real.instance.clone(), real.life, *number))
-    }
+/// The task that a container has a part in.
+fn task_of(real: &Real) -> Option<Task> {
+    Some((real.instance.clone(), real.life, real.task?))
 }
 
 impl World {
@@ -106,7 +91,6 @@ impl World {
         let what =
             lost.map(|view| format!("{} had ended, and that is forgotten", view.instance.name));
         for view in &known {
-            self.jobs.forget_later(&view.instance);
             self.jobs.note(&view.instance);
         }
         if let Some(what) = what {
@@ -120,7 +104,7 @@ impl World {
         if one.excused || one.copy || one.vouched_dead {
             return;
         }
-        let Some(task) = self.jobs.of(real).filter(|task| self.jobs.ended.contains(task)) else {
+        let Some(task) = task_of(real).filter(|task| self.jobs.ended.contains(task)) else {
             return;
         };
         let (name, _, number) = task;
@@ -131,7 +115,7 @@ impl World {
 
     /// A main process has ended by itself.
     pub(super) fn note_done(&mut self, host: usize, real: &Real, code: i32) {
-        let task = self.jobs.of(real).filter(|_| code == 0);
+        let task = task_of(real).filter(|_| code == 0);
         if let Some(task) = task {
             self.note(|| format!("host {host}: {} has done its task {}", task.0, task.2));
             self.jobs.done.insert(task);
