@@ -395,13 +395,14 @@ impl Model {
     }
 }
 
-/// Whether an instance is what it was told to be, and does well.
+/// Whether an instance is what it was told to be, and does well. A node that has lost its last order answers an older one with
+/// the generation that is there: what it says is about another, which its verdict names.
 pub(super) fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool {
     let does_well = match instance.run {
         RunState::Running => {
             let holds = match status.verdict_on(instance.generation) {
                 Some(outcome) => *outcome == Outcome::Held,
-                // An older agent gives no verdicts. One that does speaks of another generation.
+                // An older agent gives no verdicts.
                 None => status.verdict.is_none() && status.is_ready(),
             };
             // A main process that ended and may rest has done its work.
@@ -410,5 +411,7 @@ pub(super) fn has_arrived(instance: &Instance, status: &InstanceStatus) -> bool 
         }
         RunState::Stopped => status.phase == Phase::Stopped,
     };
-    status.generation == instance.generation && does_well
+    let is_meant =
+        status.verdict.as_ref().is_none_or(|verdict| verdict.generation == instance.generation);
+    status.generation == instance.generation && is_meant && does_well
 }

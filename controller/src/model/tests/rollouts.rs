@@ -6,7 +6,7 @@ mod moves;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::health::{HealthCheck, Probe};
-use dwell_core::instance::{Outcome, RunState};
+use dwell_core::instance::{Outcome, Phase, RunState};
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Mount, MountSource, OnFailure, Portion, Ssh, WorkloadSpec};
 
@@ -192,6 +192,25 @@ fn a_turn_ends_with_the_verdict_and_not_with_a_process_that_runs() {
     assert_eq!(versions(&fleet), ["2", "1", "1"], "web-0 runs, and has to hold yet");
     fleet.sync(&node("n1"));
     assert_eq!(versions(&fleet), ["2", "2", "1"]);
+}
+
+/// Its disk was full when it lost power, so that it knows only the order before.
+#[test]
+fn a_node_that_has_lost_its_order_ends_no_turn() {
+    let mut fleet = Fleet::of(3);
+    fleet.apply(image(1, 3)).unwrap();
+    fleet.settle();
+    let held = fleet.hosts[&node("n1")].containers[&instance("web-0")].clone();
+    fleet.apply(image(2, 3)).unwrap();
+    fleet.fetch(&node("n1"));
+    // What is there is of the lost order, so that the node leaves it alone; what it has decided is of the one before.
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    let left = host.containers.get_mut(&instance("web-0")).unwrap();
+    (left.phase, left.generation, left.verdict) = (Phase::Stopped, at(2), held.verdict);
+    fleet.report(&node("n1")).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1"], "nothing is known of version 2");
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2"]);
 }
 
 #[test]
