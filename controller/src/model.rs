@@ -34,6 +34,7 @@ mod contexts;
 mod counting;
 mod directory;
 mod downtime;
+mod drains;
 mod explain;
 mod findings;
 mod history;
@@ -96,6 +97,7 @@ pub use command::{
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use downtime::{Downtimes, Expected};
+pub use drains::{Drain, Evacuated, GivenUp, OBSTACLES_MAX, Obstacle};
 pub use explain::{Explanation, Fact};
 pub use findings::{FindingKind, FleetCounts, FleetFinding, FleetStatus, Gravity, Surroundings};
 pub use history::{RestoreView, Superseded};

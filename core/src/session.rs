@@ -26,6 +26,7 @@ mod report;
 pub use assignment::{Assignment, AssignmentChange, AssignmentDelta, MergeError};
 pub use network::{NetworkDelta, NodeNetwork, NodePeer};
 pub use report::{
-    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent, SSH_EVENTS_MAX,
-    SeenVolume, SshEvents, StatusReport, Statuses, VOLUMES_MAX, Welcome,
+    Acknowledge, BOOT_ID_MAX, Boot, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent,
+    RebootFailed, RebootOrder, SSH_EVENTS_MAX, SeenVolume, SshEvents, StatusReport, Statuses,
+    VOLUMES_MAX, Welcome,
 };

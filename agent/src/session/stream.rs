@@ -130,6 +130,7 @@ pub(super) async fn serve(
         routes_only: network.is_some_and(|network| network.block.is_none()),
         host_mark: session.host_mark.clone(),
         keeps_leases: true,
+        boot: None,
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -372,7 +373,9 @@ impl Attached<'_> {
             self.capacity = capacity;
             let capacity = changed.then(|| Capacity::clone(&self.capacity));
             let number = self.told.beat(&self.session.holding(), self.session.clock.now());
-            return Some(Up::Heartbeat((&Heartbeat { number, capacity }).into()));
+            return Some(Up::Heartbeat(
+                (&Heartbeat { number, capacity, reboot_failed: None }).into(),
+            ));
         }
         if let Some(volumes) = self.volumes_to_tell() {
             let report = StatusReport {

@@ -106,11 +106,12 @@ struct Address {
 
 /// Move all instances off nodes and place no new ones there
 ///
-/// Instances keep their names and addresses. Those with volumes stay, since volumes do not move: the
-/// node's message says which.
+/// Instances keep their names and addresses. Of each workload one moves at a time, and the next one when that holds where it
+/// went, whichever nodes are drained; what was unwell before is not waited for. Those with volumes stay, since volumes do not
+/// move. `dwell node ls` says of each that is still there why, and what to do.
 #[derive(Args, Debug)]
 #[command(
-    after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node drain h1 --for 2h   # maintenance: then it is \
+    after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node drain h1 --deadline 10m --wait\n  dwell node drain h1 --for 2h   # maintenance: then it is \
 uncordoned by itself\n  dwell node uncordon h1         # takes it back"
 )]
 struct Drain {
@@ -119,6 +120,9 @@ struct Drain {
     /// Let them take new instances again by themselves after this time, at most 720h
     #[arg(long = "for", value_name = "DURATION")]
     time: Option<Millis>,
+    /// Give it up after this time if instances are left, at most 720h: nothing is forced, and they stay cordoned; never if not given
+    #[arg(long, value_name = "DURATION")]
+    deadline: Option<Millis>,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -217,6 +221,7 @@ impl Node {
                 let request = v1::UpdateNodeRequest {
                     draining: Some(true),
                     drain_for_ms: drain.time.map(|time| time.0),
+                    drain_deadline_ms: drain.deadline.map(|time| time.0),
                     ..Default::default()
                 };
                 let nodes = drain.names.update(&mut fleet, &request, "is being drained").await?;
@@ -390,7 +395,23 @@ fn table(view: &NodesView, now: Now, style: Style) -> String {
             ],
         );
     }
-    table.render(style)
+    table.render(style) + &obstacles(view)
+}
+
+/// What is still on nodes that are drained, why, and what to do.
+fn obstacles(view: &NodesView) -> String {
+    let mut text = String::new();
+    for node in view.nodes.iter().filter(|node| !node.obstacles.is_empty()) {
+        text += &format!("\nStill on {}:\n", node.name);
+        for one in &node.obstacles {
+            text += &format!("  {}: {}\n    next: {}\n", one.instance, one.reason, one.next);
+        }
+        let shown = u32::try_from(node.obstacles.len()).unwrap_or(u32::MAX);
+        if let more @ 1.. = node.instances.saturating_sub(shown) {
+            text += &format!("  and {more} more\n");
+        }
+    }
+    text
 }
 
 fn state(node: &NodeView, now: Now) -> String {
@@ -401,13 +422,18 @@ fn state(node: &NodeView, now: Now) -> String {
     };
     if node.draining {
         text += ", draining";
+        let left = |at: u64| now.age(Some(now.0.saturating_sub(at.saturating_sub(now.0))));
+        if let Some(deadline) = node.drain_deadline {
+            text += &format!(", given up in {}", left(deadline));
+        }
         if let Some(until) = node.drained_until {
-            // As far ahead as the end is.
-            let left = until.saturating_sub(now.0);
-            text += &format!(", {} left", now.age(Some(now.0.saturating_sub(left))));
+            text += &format!(", {} left", left(until));
         }
     } else if node.cordoned {
         text += ", cordoned";
+    }
+    if node.drain_given_up.is_some() {
+        text += ", not drained in time";
     }
     text
 }
@@ -446,6 +472,12 @@ mod tests {
                 allocated: Some(v1::Resources { cpu_millicores: 1500, memory_bytes: 256 << 20 }),
                 instances: 3,
                 message: "waits for db-0, which has volumes here".into(),
+                drain_deadline_ms: Some(1_000_012_000 + 600_000),
+                obstacles: vec![v1::DrainObstacle {
+                    instance: "db-0".into(),
+                    reason: "its volumes are on this node, so it stays".into(),
+                    next: "dwell node uncordon h2".into(),
+                }],
                 ..node("h2", v1::NodeState::Ready)
             },
             node("h1", v1::NodeState::Unreachable),
@@ -453,10 +485,15 @@ mod tests {
         ];
         let view = NodesView::new(nodes);
         insta::assert_snapshot!(table(&view, Now(1_000_012_000), Style::PLAIN), @r"
-        NODE  STATE                        ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
-        h1    unreachable                  10.66.0.1  -             -        0/?      0/?         0          12s
-        h2    ready, draining, 1h30m left  10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
-        h3    down, not heard of yet       10.66.0.1  -             -        0/?      0/?         0          -
+        NODE  STATE                                           ADDRESS    BLOCK         POOL     CPU      MEMORY      INSTANCES  SEEN  MESSAGE
+        h1    unreachable                                     10.66.0.1  -             -        0/?      0/?         0          12s
+        h2    ready, draining, given up in 10m0s, 1h30m left  10.66.0.1  10.80.1.0/24  storage  1500m/4  256Mi/16Gi  3          12s   waits for db-0, which has volumes here
+        h3    down, not heard of yet                          10.66.0.1  -             -        0/?      0/?         0          -
+
+        Still on h2:
+          db-0: its volumes are on this node, so it stays
+            next: dwell node uncordon h2
+          and 2 more
         ");
         assert!(
             table(&NodesView { nodes: vec![] }, Now(0), Style::PLAIN).contains("dwell node token")

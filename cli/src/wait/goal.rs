@@ -263,6 +263,9 @@ impl Goal {
             Self::Drained { node } => match seen.nodes.get(node) {
                 None => Progress::Done,
                 Some(node) if node.instances == 0 => Progress::Done,
+                Some(node) if node.drain_given_up_ms.is_some() => {
+                    Progress::Failed(format!("{} {}", node.name, node.message))
+                }
                 Some(node) if !node.draining => {
                     Progress::Failed(format!("{} is not being drained any more", node.name))
                 }
@@ -272,10 +275,7 @@ impl Goal {
                     instances(node.staying),
                     name = node.name,
                 )),
-                Some(node) => Progress::Waiting(with_message(
-                    format!("{}: {} left", node.name, instances(node.instances)),
-                    &node.message,
-                )),
+                Some(node) => Progress::Waiting(left(node)),
             },
         }
     }
@@ -453,6 +453,17 @@ fn replaced(instance: &v1::Instance, before: &str, seen: &Seen) -> Progress {
             name = instance.name
         )),
         progress => progress,
+    }
+}
+
+/// What is left on a node that is drained: the first with its reason and what to do.
+fn left(node: &v1::Node) -> String {
+    let left = format!("{}: {} left", node.name, instances(node.instances));
+    match node.obstacles.first() {
+        Some(v1::DrainObstacle { instance, reason, next }) => {
+            with_message(left, &format!("{instance}: {reason}; next: {next}"))
+        }
+        None => with_message(left, &node.message),
     }
 }
 

@@ -153,8 +153,24 @@ pub(super) fn update_node(
             Some(now.after(duration("drain_for_ms", for_ms, DRAIN_MAX, DRAIN_MAX)?))
         }
     };
+    let deadline = match (request.drain_deadline_ms, request.draining) {
+        (None, _) => None,
+        (Some(_), None | Some(false)) => {
+            return Err(Status::invalid_argument("drain_deadline_ms: only a drain has a deadline"));
+        }
+        (Some(0), _) => return Err(Status::invalid_argument("drain_deadline_ms: 0 is no time")),
+        (Some(ms), Some(true)) => {
+            Some(now.after(duration("drain_deadline_ms", ms, DRAIN_MAX, DRAIN_MAX)?))
+        }
+    };
+    if until.zip(deadline).is_some_and(|(until, deadline)| until <= deadline) {
+        return Err(Status::invalid_argument(
+            "the drain would end before its deadline: drain_deadline_ms has to be shorter than drain_for_ms",
+        ));
+    }
     let change = NodeChange {
         until,
+        deadline,
         cordoned: request.cordoned,
         draining: request.draining,
         set_labels: request.set_labels.into_iter().collect(),

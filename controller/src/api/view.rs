@@ -7,8 +7,8 @@ use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
     DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, JobRun, Moved,
-    NodeView, PlanAction, RestoreView, RouteView, Severity, Tally, VersionState, VersionView,
-    VolumeState, VolumeView, WorkloadPlan, WorkloadView,
+    NodeView, Obstacle, PlanAction, RestoreView, RouteView, Severity, Tally, VersionState,
+    VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -212,6 +212,18 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         joined_at_ms: node.created_at.0,
         last_seen_ms: view.last_seen.map(|at| at.0),
         message: view.message.clone(),
+        drain_deadline_ms: node.drain.as_ref().and_then(|drain| Some(drain.deadline?.0)),
+        drain_given_up_ms: node.given_up().map(|given_up| given_up.at.0),
+        obstacles: view.obstacles.iter().map(obstacle).collect(),
+        reboot: None,
+    }
+}
+
+fn obstacle(obstacle: &Obstacle) -> v1::DrainObstacle {
+    v1::DrainObstacle {
+        instance: obstacle.instance.to_string(),
+        reason: obstacle.reason.clone(),
+        next: obstacle.next.clone(),
     }
 }
 

@@ -99,6 +99,7 @@ impl Model {
             cordoned: false,
             draining: false,
             until: None,
+            drain: None,
             removed: false,
             contested: false,
             host_mark,

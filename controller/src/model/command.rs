@@ -385,6 +385,8 @@ pub struct NodeChange {
     pub draining: Option<bool>,
     /// With `draining`: when it takes new instances again by itself.
     pub until: Option<Timestamp>,
+    /// With `draining`: when the drain is given up if instances are left.
+    pub deadline: Option<Timestamp>,
     /// Labels to add or replace.
     pub set_labels: BTreeMap<String, String>,
     /// Labels to take away.

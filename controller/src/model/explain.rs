@@ -119,7 +119,18 @@ impl Model {
             let all = || self.stopped(&Subject::Workload(instance.name.workload().clone()));
             facts.push(if own.since.is_some() { own } else { all() });
         }
-        if let Some(waiting) = self.tables.waiting().get(&instance.name) {
+        let drained = instance.node.as_ref().and_then(|node| self.tables.nodes().get(node));
+        if let Some(node) = drained.filter(|node| node.draining)
+            && let Some(obstacle) = self.obstacle(node, &instance.name)
+        {
+            let subject = Subject::Node(node.name.clone());
+            let told = self.newest_event(&subject, &["node-draining"]);
+            let text = format!(
+                "{} is drained, and it is still there: {}; next: {}",
+                node.name, obstacle.reason, obstacle.next
+            );
+            facts.push(Fact::new("drain", text).told_by(told));
+        } else if let Some(waiting) = self.tables.waiting().get(&instance.name) {
             let why = self.why(waiting);
             if instance.node.is_some() && !why.is_empty() {
                 facts.push(Fact::new("waits", why));

@@ -162,6 +162,8 @@ kinds! {
         NodeClaimsAddress = "node-claims-address",
         /// Instances should leave a node, and cannot.
         DrainStuck = "drain-stuck",
+        /// A drain came to its deadline, and instances are left.
+        DrainFailed = "drain-failed",
         /// A main process ended badly and is not started again.
         InstanceEnded = "instance-ended",
         /// An instance is not brought to what was declared, since it can neither grow nor leave where it is.

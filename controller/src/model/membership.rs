@@ -248,6 +248,8 @@ impl Model {
             block,
             cordoned: true,
             draining: false,
+            until: None,
+            drain: None,
             removed: true,
             contested: false,
             elsewhere: None,

@@ -66,6 +66,7 @@ impl Model {
         let mut next = Instance::clone(instance);
         next.generation = self.next_generation(instance);
         next.update = UpdateState::Updating;
+        next.evacuated = None;
         self.send(next, to.clone(), now);
         Ok(Moved { instance: name.clone(), from, to })
     }

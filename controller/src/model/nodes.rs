@@ -212,17 +212,7 @@ impl Model {
         if change.admit {
             self.admit(&mut node);
         }
-        if let Some(draining) = change.draining {
-            node.draining = draining;
-            node.cordoned |= draining;
-            node.until = change.until.filter(|_| draining);
-        }
-        if let Some(cordoned) = change.cordoned {
-            node.cordoned = cordoned;
-            node.draining &= cordoned;
-            // Whoever says so now has the last word.
-            node.until = None;
-        }
+        self.ask_to_drain(&mut node, &change);
         for key in &change.remove_labels {
             node.labels.remove(key);
         }
@@ -247,7 +237,7 @@ impl Model {
             }
         }
         let told = match (old.draining, node.draining, old.cordoned, node.cordoned) {
-            (true, true, ..) if old.until != node.until => {
+            (true, true, ..) if old.until != node.until || old.drain != node.drain => {
                 ("node-draining", "is drained for another time than was said before")
             }
             (false, true, ..) => ("node-draining", "is drained: its instances move elsewhere"),
@@ -259,29 +249,13 @@ impl Model {
             _ => ("node-changed", "its labels or its pool were changed"),
         };
         self.event(now, Severity::Info, Subject::Node(name.clone()), told.0, told.1.to_owned());
+        let has_ended = old.draining && !node.draining;
         self.put_node(node);
+        if has_ended {
+            self.release_from_drain(name);
+        }
         self.reconsider(name);
         Ok(())
-    }
-
-    /// Drains that were to last for a time end.
-    fn end_drains(&mut self, now: Timestamp) {
-        let is_over =
-            |node: &&Arc<Node>| !node.removed && node.until.is_some_and(|until| until <= now);
-        let over: Vec<Arc<Node>> = self.tables.nodes().values().filter(is_over).cloned().collect();
-        for node in over {
-            let name = node.name.clone();
-            self.put_node(Node {
-                cordoned: false,
-                draining: false,
-                until: None,
-                ..Node::clone(&node)
-            });
-            let message = "takes new instances again: the time for which it was drained is over";
-            let subject = Subject::Node(name.clone());
-            self.event(now, Severity::Info, subject, "node-uncordoned", message.to_owned());
-            self.reconsider(&name);
-        }
     }
 
     pub(super) fn remove_node(
@@ -317,6 +291,7 @@ impl Model {
             cordoned: true,
             draining: false,
             until: None,
+            drain: None,
             removed: true,
             contested: false,
             elsewhere: None,

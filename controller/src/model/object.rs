@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
 pub use self::waiting::{Demand, Unmet, Waiting, WaitingCause};
 use super::downtime::Downtimes;
+use super::drains::Evacuated;
 use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
 use super::versions::{Form, Pause, by_number};
@@ -119,6 +120,9 @@ pub struct Instance {
     pub node: Option<NodeName>,
     /// Its node was told to let go of it.
     pub leaving: Option<Leaving>,
+    /// A drain moved it, and it has not held since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evacuated: Option<Evacuated>,
     /// For how long it is reached on a node that is lost, as far as that is certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<Fence>,

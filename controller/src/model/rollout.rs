@@ -16,7 +16,8 @@
 //! new version, but moves and restarts go on; one that moves takes along what it held with. An instance whose node is not heard of does not get its
 //! turn, and one that was being changed when its node went silent keeps its turn: nobody knows how far
 //! it came, so no further instance is risked. One whose node found that it does not work, and has nothing to put
-//! back, keeps its turn too; but it holds up no other that has to leave its node.
+//! back, keeps its turn too; but it holds up no other that has to leave its node, unless it is a drain that took it from where it
+//! did well: see `drains.rs`.
 //!
 //! Live changes that can do no harm, and changes of what does not run, wait for nobody: see [`Model::adopt`]. What would
 //! outgrow its node moves to one with room; if there is none, it stays as it is and says why.
@@ -31,6 +32,7 @@ use dwell_core::instance::{InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::node::NodeState;
 
 use super::Model;
+use super::drains::Turn;
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, WaitingCause, Workload};
 use super::record::{Key, Record};
 use super::settle::Destination;
@@ -115,16 +117,16 @@ impl Model {
         let (mut after, mut asked) = (None, 0);
         while let Some(instance) = self.next_due(name, after.as_ref(), again) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-            let changing = self.tables.index().updating.get(name);
-            let sick = changing.into_iter().flatten().filter(|name| self.is_failing(name)).count();
-            let changing = asked + changing.map_or(0, BTreeSet::len);
             let most = workload.spec.update.parallelism.of(workload.spec.replicas);
             let most = usize::try_from(most).unwrap_or(usize::MAX);
-            if changing.saturating_sub(sick) >= most {
-                return;
+            match self.turn_of(name, most, &instance, asked) {
+                Turn::Given { only_leave } => {
+                    self.work.looks += 1;
+                    asked += usize::from(self.take_turn(&workload, &instance, only_leave, now));
+                }
+                Turn::Later => {}
+                Turn::Nobody => return,
             }
-            self.work.looks += 1;
-            asked += usize::from(self.take_turn(&workload, &instance, changing >= most, now));
             after = Some(instance);
         }
     }
@@ -217,7 +219,10 @@ impl Model {
             None => UpdateState::Current,
         };
         match to {
-            Some(to) => self.send(next, to, now),
+            Some(to) => {
+                next.evacuated = self.evacuated(&instance);
+                self.send(next, to, now);
+            }
             None => self.put_instance(next),
         }
         false
@@ -386,10 +391,14 @@ impl Model {
             }
             _ => {}
         }
-        if instance.update == UpdateState::Updating && has_arrived(&instance, status) {
-            let is_due = self.needs(&workload, &instance).any();
-            let update = if is_due { UpdateState::Due } else { UpdateState::Current };
-            self.put_instance(Instance { update, ..instance.clone() });
+        let in_turn = instance.update == UpdateState::Updating;
+        if (in_turn || instance.evacuated.is_some()) && has_arrived(&instance, status) {
+            let update = match in_turn {
+                true if self.needs(&workload, &instance).any() => UpdateState::Due,
+                true => UpdateState::Current,
+                false => instance.update,
+            };
+            self.put_instance(Instance { update, evacuated: None, ..instance.clone() });
         }
         self.prove(instance.name.workload(), now);
     }

@@ -141,7 +141,7 @@ impl Agenda {
         }
         self.unplaced |= new.is_some_and(|new| new.node.is_none());
         let stands = |new: &Instance| {
-            (new.update, &new.leaving) == (old.update, &old.leaving)
+            (new.update, &new.leaving, &new.evacuated) == (old.update, &old.leaving, &old.evacuated)
                 // Nothing has its turn on a node that is not heard of: where it goes it may.
                 && (new.node == old.node || new.node.is_none())
         };

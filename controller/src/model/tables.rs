@@ -95,6 +95,8 @@ impl Tables {
                 copies: BTreeMap::new(),
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
+                evacuated: BTreeMap::new(),
+                draining: BTreeSet::new(),
                 unproven: BTreeMap::new(),
                 exceptions: BTreeMap::new(),
                 volumes_of: BTreeMap::new(),

@@ -6,6 +6,7 @@ mod audit;
 mod contexts;
 mod digests;
 mod directory;
+mod drains;
 mod ends;
 mod events;
 mod explain;

@@ -15,6 +15,7 @@ use ipnet::Ipv4Net;
 
 use dwell_scheduler::Closed;
 
+use super::drains::Obstacle;
 use super::jobs::Tally;
 use super::nodes::claim_message;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
@@ -91,6 +92,8 @@ pub struct NodeView {
     pub last_seen: Option<Timestamp>,
     /// The assignment's revision it has stored.
     pub acknowledged: Revision,
+    /// What is still there although it is drained, and why; not all of it if that is much.
+    pub obstacles: Vec<Obstacle>,
     /// Why it is not ready, or what a drain waits for; empty if there is nothing to say.
     pub message: String,
     /// The newest revision of anything shown here.
@@ -346,6 +349,7 @@ impl Model {
             last_seen: heard.filter(|_| capacity.is_some()).map(|heard| self.clock.wall_at(heard)),
             capacity,
             acknowledged: link.map_or(Revision(0), |link| link.acknowledged),
+            obstacles: self.obstacles(node),
             message: self.node_message(node, state),
             revision: link.map_or(node.revision, |link| link.revision.max(node.revision)),
         }
@@ -380,42 +384,15 @@ impl Model {
             NodeState::Ready if let Some(claimed) = link.and_then(|link| link.claimed) => {
                 claim_message(node, claimed)
             }
-            NodeState::Ready if node.draining => self.drain_message(&node.name),
+            NodeState::Ready if node.draining => self.drain_message(node),
+            NodeState::Ready if let Some(given_up) = node.given_up() => {
+                given_up.message(&node.name)
+            }
             NodeState::Ready => {
                 let capacity = link.and_then(|link| link.capacity.as_deref());
                 let unfit = capacity.map(unfit_message).unwrap_or_default();
                 if unfit.is_empty() { self.doubt_message(&node.name) } else { unfit }
             }
-        }
-    }
-
-    fn drain_message(&self, node: &NodeName) -> String {
-        let occupancy = self.tables.index().occupancy.get(node);
-        let left = occupancy.map_or(0, |there| there.instances.len());
-        let stuck = occupancy
-            .into_iter()
-            .flat_map(|there| &there.instances)
-            .find_map(|name| self.tables.waiting().get(name));
-        match (left, stuck) {
-            (0, _) => "is drained".to_owned(),
-            (left, None) => {
-                let message = match left {
-                    1 => "drains; 1 instance is still there".to_owned(),
-                    left => format!("drains; {left} instances are still there"),
-                };
-                match self.holds_up_drain(node) {
-                    Some(why) => format!("{message}; {why}"),
-                    None => message,
-                }
-            }
-            (1, Some(waiting)) => {
-                format!("drains; {} is still there: {}", waiting.instance, self.why(waiting))
-            }
-            (left, Some(waiting)) => format!(
-                "drains; {left} instances are still there; {}: {}",
-                waiting.instance,
-                self.why(waiting)
-            ),
         }
     }
 }
@@ -433,22 +410,6 @@ impl Model {
             (Some(one), 0) => format!("cannot look at {one}"),
             (Some(one), more) => format!("cannot look at {one} and {more} more"),
         }
-    }
-
-    /// Which instance on a draining node waits for its turn, and for which other one.
-    fn holds_up_drain(&self, node: &NodeName) -> Option<String> {
-        let index = self.tables.index();
-        let here = index.occupancy.get(node).into_iter().flat_map(|there| &there.instances);
-        here.filter_map(|name| {
-            let instance = self.tables.instances().get(name)?;
-            (instance.update == UpdateState::Due && instance.leaving.is_none()).then_some(())?;
-            let mut changing = index.updating.get(name.workload()).into_iter().flatten();
-            let other = self.tables.instances().get(changing.find(|other| *other != name)?)?;
-            let status = self.status(other);
-            let why = format!("{name} waits for {} ({})", other.name, phase_word(status.phase));
-            Some(if status.message.is_empty() { why } else { format!("{why}: {}", status.message) })
-        })
-        .next()
     }
 }
 

@@ -422,6 +422,7 @@ impl Model {
             removing: false,
             created_at: now,
             life: super::Revision(0),
+            evacuated: None,
             fence: None,
             last_end: None,
             last_hook_failed: None,

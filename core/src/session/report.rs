@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use serde::{Deserialize, Serialize};
 
 use crate::host_mark::HostMark;
 use crate::id::{Generation, Incarnation, InstanceName, Position, Revision, Term, VolumeName};
@@ -18,6 +19,8 @@ pub const INSTANCES_MAX: usize = 10_000;
 pub const GONE_MAX: usize = 10_000;
 /// The most volumes that one report may speak of.
 pub const VOLUMES_MAX: usize = 100_000;
+/// The longest name of a boot, in bytes.
+pub const BOOT_ID_MAX: usize = 64;
 /// The most log-ins and the like in one message.
 pub const SSH_EVENTS_MAX: usize = 100;
 
@@ -60,6 +63,39 @@ pub struct Hello {
     /// It lets an instance with a [`Lease`](crate::workload::Lease) be reached no longer than that says. An agent that does
     /// not know of leases keeps none.
     pub keeps_leases: bool,
+    /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
+    pub boot: Option<Boot>,
+}
+
+/// Which boot of its host an agent is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// Names it, as the kernel does: another one after each boot. At most [`BOOT_ID_MAX`] bytes.
+    pub id: String,
+    /// The agent's configuration allows the controller to have the host rebooted.
+    pub may_reboot: bool,
+}
+
+/// That a node is to reboot its host, once. It is told again and again until the node is in another boot or has failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RebootOrder {
+    /// The history of the controller that it is of.
+    pub incarnation: Incarnation,
+    /// Which order, growing within a history.
+    pub number: u64,
+    /// The boot that is to end. In another one there is nothing to do.
+    pub boot_id: String,
+}
+
+/// A node could not do what a [`RebootOrder`] asks, or will not do it a second time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebootFailed {
+    /// The history that the order was of.
+    pub incarnation: Incarnation,
+    /// Which order.
+    pub number: u64,
+    /// Why, for people.
+    pub reason: String,
 }
 
 impl Hello {
@@ -83,6 +119,7 @@ impl Hello {
             routes_only: false,
             host_mark: None,
             keeps_leases: false,
+            boot: None,
         }
     }
 }
@@ -131,6 +168,8 @@ pub struct Heartbeat {
     pub number: u64,
     /// What the host has, if that has changed.
     pub capacity: Option<Capacity>,
+    /// The order to reboot that has failed, for as long as it is told.
+    pub reboot_failed: Option<RebootFailed>,
 }
 
 /// The controller's answer to a [`Heartbeat`]: what the node holds is lent to it anew, from when it sent the heartbeat. It

@@ -1,11 +1,12 @@
 //! What a node says of itself, and how it is welcomed.
 
 use dwell_core::id::{Generation, Incarnation, Position, Revision, Term};
-use dwell_core::instance::{InstanceStatus, sanitize};
+use dwell_core::instance::{InstanceStatus, MESSAGE_MAX, sanitize};
 use dwell_core::quantity::Millis;
 use dwell_core::session::{
-    Acknowledge, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent, SSH_EVENTS_MAX,
-    SeenVolume, SshEvents, StatusReport, VOLUMES_MAX, Welcome,
+    Acknowledge, BOOT_ID_MAX, Boot, Claim, GONE_MAX, Heartbeat, Hello, INSTANCES_MAX, Lent,
+    RebootFailed, RebootOrder, SSH_EVENTS_MAX, SeenVolume, SshEvents, StatusReport, VOLUMES_MAX,
+    Welcome,
 };
 use dwell_core::ssh::SshEvent;
 
@@ -36,6 +37,7 @@ impl From<&Hello> for v1::Hello {
             block: text_or_empty(hello.block.as_ref()),
             routes_only: hello.routes_only,
             keeps_leases: hello.keeps_leases,
+            boot: hello.boot.as_ref().map(Into::into),
         }
     }
 }
@@ -63,6 +65,7 @@ impl TryFrom<v1::Hello> for Hello {
             block: parse_optional("hello.block", &wire.block)?,
             routes_only: wire.routes_only,
             keeps_leases: wire.keeps_leases,
+            boot: wire.boot.map(Into::into),
         })
     }
 }
@@ -117,13 +120,61 @@ impl From<v1::Welcome> for Welcome {
 
 impl From<&Heartbeat> for v1::Heartbeat {
     fn from(heartbeat: &Heartbeat) -> Self {
-        Self { number: heartbeat.number, capacity: heartbeat.capacity.as_ref().map(Into::into) }
+        Self {
+            number: heartbeat.number,
+            capacity: heartbeat.capacity.as_ref().map(Into::into),
+            reboot_failed: heartbeat.reboot_failed.as_ref().map(Into::into),
+        }
     }
 }
 
 impl From<v1::Heartbeat> for Heartbeat {
     fn from(wire: v1::Heartbeat) -> Self {
-        Self { number: wire.number, capacity: wire.capacity.map(Into::into) }
+        Self {
+            number: wire.number,
+            capacity: wire.capacity.map(Into::into),
+            reboot_failed: wire.reboot_failed.map(Into::into),
+        }
+    }
+}
+
+impl From<&Boot> for v1::Boot {
+    fn from(boot: &Boot) -> Self {
+        Self { id: boot.id.clone(), may_reboot: boot.may_reboot }
+    }
+}
+
+impl From<v1::Boot> for Boot {
+    fn from(wire: v1::Boot) -> Self {
+        Self { id: sanitize(&wire.id, BOOT_ID_MAX), may_reboot: wire.may_reboot }
+    }
+}
+
+impl From<&RebootOrder> for v1::RebootOrder {
+    fn from(order: &RebootOrder) -> Self {
+        let RebootOrder { incarnation, number, boot_id } = order.clone();
+        Self { incarnation: incarnation.0, number, boot_id }
+    }
+}
+
+impl From<v1::RebootOrder> for RebootOrder {
+    fn from(wire: v1::RebootOrder) -> Self {
+        let boot_id = sanitize(&wire.boot_id, BOOT_ID_MAX);
+        Self { incarnation: Incarnation(wire.incarnation), number: wire.number, boot_id }
+    }
+}
+
+impl From<&RebootFailed> for v1::RebootFailed {
+    fn from(failed: &RebootFailed) -> Self {
+        let RebootFailed { incarnation, number, reason } = failed.clone();
+        Self { incarnation: incarnation.0, number, reason }
+    }
+}
+
+impl From<v1::RebootFailed> for RebootFailed {
+    fn from(wire: v1::RebootFailed) -> Self {
+        let reason = sanitize(&wire.reason, MESSAGE_MAX);
+        Self { incarnation: Incarnation(wire.incarnation), number: wire.number, reason }
     }
 }
 

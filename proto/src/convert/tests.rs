@@ -1,7 +1,7 @@
 use dwell_core::clock::Timestamp;
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::hook::{Hook, HookAction, Hooks};
-use dwell_core::id::{Generation, Revision, VolumeName, WorkloadName};
+use dwell_core::id::{Generation, Incarnation, Revision, VolumeName, WorkloadName};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
     Assigned, HookFailed, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
@@ -310,6 +310,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         block: "10.80.3.0/24".into(),
         routes_only: true,
         keeps_leases: true,
+        boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()
     };
     let hello = Hello::try_from(known.clone()).unwrap();
@@ -319,10 +320,23 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         (again.host_mark, again.block, again.routes_only, again.keeps_leases),
         (known.host_mark, known.block, true, true)
     );
+    assert_eq!(again.boot, known.boot);
     let nonsense = v1::Hello { host_mark: "0F".repeat(32), ..wire.clone() };
     assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.host_mark");
     let nonsense = v1::Hello { block: "10.80.3.0/99".into(), ..wire };
     assert_eq!(Hello::try_from(nonsense).unwrap_err().field, "hello.block");
+}
+
+#[test]
+fn orders_to_reboot_survive_the_round_trip() {
+    use dwell_core::session::{Heartbeat, RebootFailed, RebootOrder};
+    let order = RebootOrder { incarnation: Incarnation(7), number: 9, boot_id: "b1".into() };
+    assert_eq!(RebootOrder::from(v1::RebootOrder::from(&order)), order);
+    let reboot_failed =
+        Some(RebootFailed { incarnation: Incarnation(7), number: 9, reason: "exit code 1".into() });
+    let beat = Heartbeat { number: 1, capacity: None, reboot_failed };
+    assert_eq!(Heartbeat::from(v1::Heartbeat::from(&beat)), beat);
+    assert_eq!(Heartbeat::from(v1::Heartbeat::default()).reboot_failed, None);
 }
 
 #[test]

@@ -26,6 +26,14 @@ pub(crate) struct NodeView {
     /// When a drain ends by itself.
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) drained_until: Option<u64>,
+    /// When a drain is given up if instances are left.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) drain_deadline: Option<u64>,
+    /// When the last drain was given up; the node is still cordoned then.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) drain_given_up: Option<u64>,
+    /// What is still there although the node is drained.
+    pub(crate) obstacles: Vec<ObstacleView>,
     /// What it has; `null` if it has not been heard of since the controller started.
     pub(crate) capacity: Option<CapacityView>,
     /// What is promised to its instances.
@@ -37,6 +45,15 @@ pub(crate) struct NodeView {
     pub(crate) last_seen: Option<u64>,
     /// Why it is not ready, or what a drain waits for.
     pub(crate) message: String,
+}
+
+/// An instance that is still on a node that is drained.
+#[derive(Debug, Serialize)]
+pub(crate) struct ObstacleView {
+    pub(crate) instance: String,
+    pub(crate) reason: String,
+    /// The next step: a command.
+    pub(crate) next: String,
 }
 
 /// What a host has and what it runs on.
@@ -106,6 +123,9 @@ impl From<v1::Node> for NodeView {
             cordoned: wire.cordoned,
             draining: wire.draining,
             drained_until: wire.drained_until_ms,
+            drain_deadline: wire.drain_deadline_ms,
+            drain_given_up: wire.drain_given_up_ms,
+            obstacles: wire.obstacles.into_iter().map(Into::into).collect(),
             capacity: wire.capacity.map(Into::into),
             allocated: ResourcesView {
                 cpu_millicores: allocated.cpu_millicores,
@@ -116,6 +136,12 @@ impl From<v1::Node> for NodeView {
             last_seen: wire.last_seen_ms,
             message: wire.message,
         }
+    }
+}
+
+impl From<v1::DrainObstacle> for ObstacleView {
+    fn from(wire: v1::DrainObstacle) -> Self {
+        Self { instance: wire.instance, reason: wire.reason, next: wire.next }
     }
 }
 

@@ -249,6 +249,32 @@ fn a_node_is_drained_when_it_is_empty() {
     assert_eq!(of(true, 0), Progress::Done);
     assert_eq!(waiting(&of(true, 2)), "h1: 2 instances left");
     assert!(matches!(of(false, 2), Progress::Failed(_)));
+    let given_up = v1::Node {
+        name: "h1".into(),
+        instances: 2,
+        drain_given_up_ms: Some(1),
+        message: "was not drained by its deadline; 2 instances were left: web-0: no room".into(),
+        ..Default::default()
+    };
+    let Progress::Failed(why) = progress(&goal, &Seen::new(vec![], vec![], vec![given_up])) else {
+        panic!("a drain that was given up is waited for")
+    };
+    assert!(why.starts_with("h1 was not drained by its deadline"), "{why}");
+    let held_up = v1::Node {
+        name: "h1".into(),
+        draining: true,
+        instances: 1,
+        obstacles: vec![v1::DrainObstacle {
+            instance: "web-0".into(),
+            reason: "waits for web-1 to hold".into(),
+            next: "dwell logs web-1".into(),
+        }],
+        ..Default::default()
+    };
+    assert_eq!(
+        waiting(&progress(&goal, &Seen::new(vec![], vec![], vec![held_up]))),
+        "h1: 1 instance left; web-0: waits for web-1 to hold; next: dwell logs web-1"
+    );
     let node = |staying| v1::Node {
         name: "h1".into(),
         draining: true,

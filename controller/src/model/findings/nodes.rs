@@ -86,6 +86,8 @@ impl Model {
             (FindingKind::NodeClaimsAddress, next)
         } else if node.draining && view.instances > 0 {
             self.draining(view)
+        } else if node.given_up().is_some() {
+            (FindingKind::DrainFailed, format!("dwell node drain {}", node.name))
         } else {
             match capacity.and_then(unfit) {
                 Some(Closed::NoEngine) => (FindingKind::NodeNoEngine, doctor()),
@@ -104,6 +106,7 @@ impl Model {
         let finding = FleetFinding::new(subject(view), kind, view.message.clone(), next);
         let since = match kind {
             FindingKind::NodeDraining | FindingKind::DrainStuck => Some("node-draining"),
+            FindingKind::DrainFailed => Some("drain-failed"),
             FindingKind::NodeDiskPressure | FindingKind::NodeMemoryPressure => {
                 Some("node-pressure")
             }
@@ -118,18 +121,20 @@ impl Model {
     /// Whether what is left on a draining node comes away by itself.
     fn draining(&self, view: &NodeView) -> (FindingKind, String) {
         let node = &view.node.name;
-        let occupancy = self.tables.index().occupancy.get(node);
-        let mut here = occupancy.into_iter().flat_map(|there| &there.instances);
-        let is_stuck = here.any(|name| self.tables.waiting().contains_key(name));
-        let kind = if is_stuck { FindingKind::DrainStuck } else { FindingKind::NodeDraining };
-        (kind, format!("dwell ps --node {node}"))
+        let mut here = view.obstacles.iter();
+        let stuck = here.find(|one| self.tables.waiting().contains_key(&one.instance));
+        match (stuck, view.obstacles.first()) {
+            (Some(stuck), _) => (FindingKind::DrainStuck, stuck.next.clone()),
+            (None, Some(first)) => (FindingKind::NodeDraining, first.next.clone()),
+            (None, None) => (FindingKind::NodeDraining, format!("dwell ps --node {node}")),
+        }
     }
 
     /// One that has taken nothing new for long, and from which nothing has to go any more.
     fn cordoned(&self, view: &NodeView, now: Timestamp) -> Option<FleetFinding> {
         let subject = subject(view);
-        if view.node.until.is_some() {
-            // It ends by itself.
+        if view.node.until.is_some() || view.node.given_up().is_some() {
+            // It ends by itself, or has a finding of its own.
             return None;
         }
         // What the diary does not know any more was longer ago than what it knows.

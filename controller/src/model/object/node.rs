@@ -12,6 +12,8 @@ use dwell_core::node::{Capacity, NodeState};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::model::drains::{Drain, GivenUp};
+
 /// A host that has joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
@@ -32,6 +34,9 @@ pub struct Node {
     /// When it takes new instances again by itself; `None` if somebody has to say so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// What is known of its drain, also after that was given up; `None` if it is not drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
     /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator
@@ -69,6 +74,12 @@ pub struct Elsewhere {
 }
 
 impl Node {
+    /// That its last drain came to its deadline, and nobody has done anything about it since.
+    #[must_use]
+    pub fn given_up(&self) -> Option<&GivenUp> {
+        self.drain.as_ref()?.given_up.as_ref()
+    }
+
     /// The other machine with its identity, if an operator has yet to decide.
     #[must_use]
     pub fn undecided(&self) -> Option<&Elsewhere> {

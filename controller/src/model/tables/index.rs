@@ -56,6 +56,10 @@ pub(in crate::model) struct Index {
     pub(in crate::model) due: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that are being changed.
     pub(in crate::model) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Instances that drains moved and that have not held since.
+    pub(in crate::model) evacuated: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Nodes that are drained.
+    pub(in crate::model) draining: BTreeSet<NodeName>,
     /// Instances that are not known to hold with the newest version of their workload, but should.
     pub(in crate::model) unproven: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Where instances outside their address's block are.
@@ -114,6 +118,9 @@ impl Index {
         if instance.update == UpdateState::Updating {
             self.updating.entry(name.workload().clone()).or_default().insert(name.clone());
         }
+        if instance.evacuated.is_some() {
+            self.evacuated.entry(name.workload().clone()).or_default().insert(name.clone());
+        }
     }
 
     pub(super) fn forget(&mut self, instance: &Instance) {
@@ -154,6 +161,7 @@ impl Index {
         }
         remove_from(&mut self.living, name.workload(), &name.ordinal());
         remove_from(&mut self.updating, name.workload(), name);
+        remove_from(&mut self.evacuated, name.workload(), name);
         remove_from(&mut self.unproven, name.workload(), name);
     }
 
@@ -212,6 +220,12 @@ impl Index {
     pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
         if let Some(block) = old.and_then(|old| old.block) {
             self.blocks.remove(&block);
+        }
+        if let Some(old) = old {
+            self.draining.remove(&old.name);
+        }
+        if let Some(new) = new.filter(|new| new.draining) {
+            self.draining.insert(new.name.clone());
         }
         if let Some(new) = new
             && let Some(block) = new.block

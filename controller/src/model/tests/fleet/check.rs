@@ -127,7 +127,12 @@ impl Fleet {
             let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
             let allowed = spec.workload.spec.update.parallelism.of(spec.workload.spec.replicas);
             let allowed = usize::try_from(allowed).unwrap();
+            // What was unwell before its node was drained waits for nobody.
+            let was_unwell = |one: &&InstanceName| {
+                instances[*one].evacuated.as_ref().is_some_and(|evacuated| !evacuated.was_well)
+            };
             let in_turn = changing.into_iter().flatten().filter(|one| !self.ordered.contains(one));
+            let in_turn = in_turn.filter(|one| !was_unwell(one));
             assert!(in_turn.count() <= allowed, "too many change at once");
         }
         let shown = self.model.directory();
