@@ -28,6 +28,7 @@
 //!                           # all; always, by VXLAN those of all nodes; the same on all nodes, as is the port
 //! overlay_port: 4789        # UDP port of VXLAN
 //! routes_only: false        # run no instances, only keep the routes to them
+//! reboot_command: []        # what reboots this host when the controller orders it, such as [systemctl, reboot]; [] refuses that
 //! dns:
 //!   enabled: true           # answer DNS at 169.254.1.1 and have instances ask there
 //!   listen: []              # further ADDRESS:PORT to answer at, such as 192.168.1.11:53
@@ -67,6 +68,8 @@ pub const DEFAULT_PATH: &str = "/etc/dwell/agent.yaml";
 const HOST_ACCESS_MAX: usize = 64;
 /// How many connections of an instance may be counted: the kernel looks through all of them for each new one.
 const CONNECTIONS_MAX: u32 = 8192;
+/// How many words the command that reboots the host may have.
+const REBOOT_WORDS_MAX: usize = 32;
 /// The longest name of a machine, in bytes.
 const HOST_ID_MAX: usize = 256;
 
@@ -108,6 +111,8 @@ pub struct Config {
     pub overlay_port: u16,
     /// Whether this host only wants the routes.
     pub routes_only: bool,
+    /// What reboots the host when the controller orders it; empty refuses that.
+    pub reboot_command: Vec<String>,
     /// The DNS server.
     pub dns: Dns,
     /// What is logged: a level, also by module.
@@ -168,6 +173,7 @@ impl Default for Config {
             overlay: OverlayMode::Auto,
             overlay_port: 4789,
             routes_only: false,
+            reboot_command: Vec::new(),
             dns: Dns::default(),
             log: "info".into(),
         }
@@ -275,6 +281,20 @@ impl Config {
         if let Some(controller) = &self.controller {
             check_endpoint(controller)
                 .map_err(|problem| ConfigError::Value { key: "controller", problem })?;
+        }
+        let is_runnable = match self.reboot_command.split_first() {
+            Some((program, _)) => !program.is_empty(),
+            None => true,
+        };
+        let words = &self.reboot_command;
+        if !is_runnable
+            || words.len() > REBOOT_WORDS_MAX
+            || words.iter().any(|word| word.contains('\0'))
+        {
+            let problem = format!(
+                "has to be a program and its arguments, at most {REBOOT_WORDS_MAX} words, such as [systemctl, reboot]"
+            );
+            return Err(ConfigError::Value { key: "reboot_command", problem });
         }
         let is_plain = |id: &String| id.len() <= HOST_ID_MAX && !id.contains(char::is_control);
         if self.host_id.as_ref().is_some_and(|id| !is_plain(id)) {
@@ -440,6 +460,7 @@ mod tests {
             ("host_access: [53/sctp]", "ports"),
             ("host_access: [all]", "ports"),
             ("masquerade: 3", "masquerade"),
+            ("reboot_command: ['']", "reboot_command"),
             ("connections_max: -1", "connections_max"),
             ("connections_max: many", "connections_max"),
             ("connections_max: 8193", "at most 8192"),

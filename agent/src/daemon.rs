@@ -22,7 +22,7 @@ use std::time::Duration;
 use dwell_core::clock::{Clock, SystemClock};
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
-use dwell_core::session::{Assignment, Statuses};
+use dwell_core::session::{Assignment, Boot, Statuses};
 use dwell_daemon::{lane, readiness};
 use dwell_planner::session::OnDisk;
 use dwell_planner::{EngineState, Leases};
@@ -44,6 +44,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::images::{ImageKeeper, Images, Ledger};
 use crate::isolation::Isolation;
 use crate::lock::{DataDirLock, LockError};
+use crate::reboot::{self, Reboots};
 use crate::reconciler::{self, Reconciler};
 use crate::session::Session;
 use crate::ssh::SshFiles;
@@ -235,6 +236,16 @@ impl Daemon {
         };
         let address = watch::Sender::new(config.underlay_address().await?);
         let fenced = watch::Sender::new(Position::default());
+        let (reboot_orders, reboot_failed) = (watch::Sender::new(None), watch::Sender::new(None));
+        let boot_id = reboot::boot_id();
+        let reboots = Reboots {
+            data_dir: config.data_dir.clone(),
+            command: config.reboot_command.clone(),
+            boot_id: boot_id.clone(),
+            orders: reboot_orders.subscribe(),
+            failed: reboot_failed.clone(),
+        };
+        parts.spawn(named("reboot", reboots.keep()));
         let session = Session {
             data_dir: config.data_dir.clone(),
             controller: config.controller.clone().unwrap_or_else(|| identity.controller.clone()),
@@ -250,6 +261,9 @@ impl Daemon {
             capacity: capacity.subscribe(),
             tunnels: Tunnels::new(node),
             assignment,
+            boot: Boot { id: boot_id.clone(), may_reboot: !config.reboot_command.is_empty() },
+            reboot_orders,
+            reboot_failed: reboot_failed.subscribe(),
             directory: HeldDirectory::new(directory::load(&config.data_dir)),
             ssh_events: EventQueue::default(),
         };

@@ -25,6 +25,7 @@ pub mod isolation;
 pub mod link;
 pub mod lock;
 pub(crate) mod probe;
+pub mod reboot;
 pub mod reconciler;
 pub mod sealed;
 pub mod session;

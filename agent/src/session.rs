@@ -23,7 +23,9 @@ use dwell_core::clock::Clock;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::Position;
 use dwell_core::node::Capacity;
-use dwell_core::session::{Assignment, AssignmentChange, MergeError, Statuses};
+use dwell_core::session::{
+    Assignment, AssignmentChange, Boot, MergeError, RebootFailed, RebootOrder, Statuses,
+};
 use dwell_planner::Leases;
 use dwell_planner::session::{Holding, OnDisk};
 use tokio::sync::watch;
@@ -77,6 +79,12 @@ pub struct Session {
     pub volumes: watch::Receiver<Option<Arc<Volumes>>>,
     /// What `dwell-ssh` reported. Nobody else takes from it.
     pub ssh_events: EventQueue,
+    /// Which boot of the host this is, and whether the controller may end it.
+    pub boot: Boot,
+    /// What the controller ordered last to reboot. Nobody else publishes here.
+    pub reboot_orders: watch::Sender<Option<RebootOrder>>,
+    /// The order to reboot that has failed.
+    pub reboot_failed: watch::Receiver<Option<RebootFailed>>,
     /// What the host has.
     pub capacity: watch::Receiver<Arc<Capacity>>,
     /// Who serves logs and commands.

@@ -314,6 +314,29 @@ impl Fleet for Api {
         Ok(Response::new(v1::UpdateNodeResponse { revision: done.revision.0 }))
     }
 
+    async fn reboot_nodes(
+        &self,
+        request: Request<v1::RebootNodesRequest>,
+    ) -> Answer<v1::RebootNodesResponse> {
+        let done = self.command(request::reboot_nodes(&request.into_inner())?).await?;
+        let Reply::Reboot(run) = done.reply else {
+            return Err(Status::internal("the model gave no number for a reboot"));
+        };
+        Ok(Response::new(v1::RebootNodesResponse { revision: done.revision.0, run }))
+    }
+
+    async fn cancel_reboot(
+        &self,
+        _: Request<v1::CancelRebootRequest>,
+    ) -> Answer<v1::CancelRebootResponse> {
+        let done = self.command(Command::CancelReboot).await?;
+        let Reply::Rebooting(nodes) = done.reply else {
+            return Err(Status::internal("the model named no nodes for a reboot"));
+        };
+        let rebooting = nodes.iter().map(ToString::to_string).collect();
+        Ok(Response::new(v1::CancelRebootResponse { revision: done.revision.0, rebooting }))
+    }
+
     async fn remove_node(
         &self,
         request: Request<v1::RemoveNodeRequest>,

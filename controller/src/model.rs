@@ -55,6 +55,7 @@ mod ordinals;
 mod pages;
 mod placement;
 mod plan;
+mod reboots;
 mod record;
 mod refusal;
 mod registries;
@@ -92,8 +93,8 @@ use view::Views;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, Reply, Size, Target,
-    WORKLOADS_MAX,
+    Applied, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, RebootPlan, Reply, Size,
+    Target, WORKLOADS_MAX,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use downtime::{Downtimes, Expected};
@@ -113,6 +114,7 @@ pub use object::{
 };
 pub use pages::Page;
 pub use plan::{InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
+pub use reboots::{REBOOT_MAX, Reboot, RebootHow, RebootState};
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::{INSTANCES_MAX, Settings};
@@ -414,6 +416,11 @@ impl Model {
             }
             Command::DetachNode { node, session } => self.detach(&node, session),
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,
+            Command::RebootNodes(plan) => reply = Reply::Reboot(self.reboot_nodes(&plan, now)?),
+            Command::CancelReboot => reply = Reply::Rebooting(self.cancel_reboot(now)?),
+            Command::NoteRebootFailed { node, session, failed } => {
+                self.note_reboot_failed(&node, session, failed, now)?;
+            }
             Command::RemoveNode { node, force } => self.remove_node(&node, force, now)?,
             Command::UpdateKeySet { name, add, remove } => {
                 self.update_key_set(&name, add, &remove, now)?;

@@ -9,10 +9,11 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use dwell_core::directory::DirectoryGap;
+use dwell_core::id::Incarnation;
 use dwell_core::instance::sanitize;
 use dwell_core::node::Capacity;
 use dwell_core::session::{
-    AssignmentChange, Heartbeat, Hello, Lent, MergeError, StatusReport, Welcome,
+    AssignmentChange, Heartbeat, Hello, Lent, MergeError, RebootOrder, StatusReport, Welcome,
 };
 use dwell_planner::Standing;
 use dwell_planner::session::Stream;
@@ -130,7 +131,7 @@ pub(super) async fn serve(
         routes_only: network.is_some_and(|network| network.block.is_none()),
         host_mark: session.host_mark.clone(),
         keeps_leases: true,
-        boot: None,
+        boot: Some(session.boot.clone()),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);
     let first = v1::AgentMessage { message: Some(Up::Hello((&hello).into())) };
@@ -187,6 +188,7 @@ pub(super) async fn serve(
         renew_at: now + validity.renew_in(wall_clock()),
         not_before: not_before.map_or(now, Instant::from_std),
         renewal: None,
+        incarnation: welcome.incarnation,
         session,
     };
     attached.compare_trust(&welcome.ca_pem);
@@ -218,6 +220,8 @@ struct Attached<'a> {
     /// No renewal for the sake of other CAs before that.
     not_before: Instant,
     renewal: Option<Renewal>,
+    /// The history that the controller is in.
+    incarnation: Incarnation,
 }
 
 impl Attached<'_> {
@@ -253,6 +257,7 @@ impl Attached<'_> {
                 Ok(()) = self.session.fenced.changed() => self.statuses_due = true,
                 () = self.session.ssh_events.changed() => {}
                 Ok(()) = self.session.volumes.changed() => {}
+                Ok(()) = self.session.reboot_failed.changed() => self.next_heartbeat = now,
                 // An engine that came or went decides about what is placed here.
                 Ok(()) = self.session.capacity.changed() => self.next_heartbeat = now,
                 Ok(()) = self.session.address.changed() => return Ok(Ended::Readdressed),
@@ -300,6 +305,10 @@ impl Attached<'_> {
                 self.compare_trust(&trust.ca_pem);
                 Ok(())
             }
+            Down::Reboot(order) => {
+                self.hear_reboot(order.into());
+                Ok(())
+            }
             Down::Welcome(_) => Err(StreamError::OutOfTurn("a second welcome")),
         }
     }
@@ -320,6 +329,22 @@ impl Attached<'_> {
         let all = held.iter().flat_map(|held| held.instances.values());
         let now = self.session.clock.now();
         self.session.leases.send_modify(|leases| leases.hear(lent, sent_at, all, now));
+    }
+
+    /// The controller orders a reboot, or does so again. One of another history than it is in is not believed.
+    fn hear_reboot(&self, order: RebootOrder) {
+        if order.incarnation != self.incarnation {
+            tracing::warn!(
+                number = order.number,
+                "passing over an order to reboot of another history"
+            );
+            return;
+        }
+        self.session.reboot_orders.send_if_modified(|last| {
+            let is_new = last.as_ref() != Some(&order);
+            *last = Some(order);
+            is_new
+        });
     }
 
     /// The CAs that the controller names come with a certificate; if they are others than this node has, it renews its
@@ -373,9 +398,8 @@ impl Attached<'_> {
             self.capacity = capacity;
             let capacity = changed.then(|| Capacity::clone(&self.capacity));
             let number = self.told.beat(&self.session.holding(), self.session.clock.now());
-            return Some(Up::Heartbeat(
-                (&Heartbeat { number, capacity, reboot_failed: None }).into(),
-            ));
+            let reboot_failed = self.session.reboot_failed.borrow_and_update().clone();
+            return Some(Up::Heartbeat((&Heartbeat { number, capacity, reboot_failed }).into()));
         }
         if let Some(volumes) = self.volumes_to_tell() {
             let report = StatusReport {
@@ -448,6 +472,7 @@ fn kind(message: &Down) -> &'static str {
         Down::AssignmentPiece(_) => "a piece of an assignment",
         Down::Trust(_) => "whom to trust",
         Down::Lent(_) => "what is lent",
+        Down::Reboot(_) => "an order to reboot",
     }
 }
 

@@ -102,6 +102,8 @@ struct Agent {
     fenced: watch::Sender<Position>,
     leases: watch::Sender<Leases>,
     ssh_events: EventQueue,
+    reboot_orders: watch::Sender<Option<RebootOrder>>,
+    reboot_failed: watch::Sender<Option<RebootFailed>>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -129,6 +131,7 @@ impl Agent {
         };
         let held = HeldDirectory::new(Directory::default());
         let (directory, ssh_events) = (held.subscribe(), EventQueue::default());
+        let (reboot_orders, reboot_failed) = (watch::Sender::new(None), watch::Sender::new(None));
         let session = Session {
             data_dir: data_dir.path().to_owned(),
             identity,
@@ -140,6 +143,9 @@ impl Agent {
             ssh_events: ssh_events.clone(),
             stored: stored.subscribe(),
             fenced: fenced.subscribe(),
+            boot: Boot { id: "b1".into(), may_reboot: true },
+            reboot_orders: reboot_orders.clone(),
+            reboot_failed: reboot_failed.subscribe(),
             leases: leases.clone(),
             clock: Arc::new(SystemClock::new()),
             statuses: statuses.subscribe(),
@@ -160,6 +166,8 @@ impl Agent {
             address,
             directory,
             ssh_events,
+            reboot_orders,
+            reboot_failed,
             tasks,
         }
     }

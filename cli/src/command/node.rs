@@ -1,5 +1,7 @@
 //! `dwell node`: the hosts.
 
+mod reboot;
+
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
@@ -41,6 +43,7 @@ enum Command {
     Admit(Names),
     Address(Address),
     Drain(Drain),
+    Reboot(reboot::Reboot),
     Label(Label),
     Rm(Rm),
 }
@@ -228,6 +231,7 @@ impl Node {
                 let goals: Vec<_> = nodes.into_iter().map(|node| Goal::Drained { node }).collect();
                 wait(drain.wait, &fleet.client, &fleet.target, &goals).await
             }
+            Command::Reboot(reboot) => reboot.run(&mut fleet).await,
             Command::Label(label) => label.run(&mut fleet).await,
             Command::Rm(rm) => rm.run(&mut fleet).await,
         }
@@ -431,6 +435,13 @@ fn state(node: &NodeView, now: Now) -> String {
         }
     } else if node.cordoned {
         text += ", cordoned";
+    }
+    match node.reboot.as_ref().map(|reboot| reboot.state) {
+        Some("waiting") => text += ", waits to reboot",
+        Some("draining") => text += " to reboot",
+        Some("rebooting") => text += ", rebooting",
+        Some("failed") => text += ", reboot failed",
+        _ => {}
     }
     if node.drain_given_up.is_some() {
         text += ", not drained in time";

@@ -1,6 +1,7 @@
 //! When is something done? Decided from what is known of the fleet; pure.
 
 mod job;
+mod node;
 mod state;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,13 @@ pub(crate) enum Goal {
         /// The node.
         node: String,
     },
+    /// A node has rebooted and takes instances again.
+    Rebooted {
+        /// The node.
+        node: String,
+        /// Which reboot.
+        run: u64,
+    },
     /// A node is heard of.
     Ready {
         /// The node.
@@ -79,7 +87,9 @@ impl Goal {
     /// The node that it is about, if it is about one.
     pub(super) fn node(&self) -> Option<&str> {
         match self {
-            Self::Drained { node } | Self::Ready { node } => Some(node),
+            Self::Drained { node } | Self::Rebooted { node, .. } | Self::Ready { node } => {
+                Some(node)
+            }
             _ => None,
         }
     }
@@ -260,23 +270,8 @@ impl Goal {
                     &node.message,
                 )),
             },
-            Self::Drained { node } => match seen.nodes.get(node) {
-                None => Progress::Done,
-                Some(node) if node.instances == 0 => Progress::Done,
-                Some(node) if node.drain_given_up_ms.is_some() => {
-                    Progress::Failed(format!("{} {}", node.name, node.message))
-                }
-                Some(node) if !node.draining => {
-                    Progress::Failed(format!("{} is not being drained any more", node.name))
-                }
-                Some(node) if node.staying >= node.instances => Progress::Failed(format!(
-                    "{name} is drained but for {}, which cannot leave, since volumes do not move; \
-                     `dwell ps --node {name}` lists what is left, `dwell node uncordon {name}` ends the drain",
-                    instances(node.staying),
-                    name = node.name,
-                )),
-                Some(node) => Progress::Waiting(left(node)),
-            },
+            Self::Drained { node } => node::drained(seen.nodes.get(node)),
+            Self::Rebooted { node, run } => node::rebooted(node, *run, seen.nodes.get(node)),
         }
     }
 }
@@ -318,6 +313,9 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
             }
             Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
             Goal::Drained { node } => sentences.push(format!("{node} is drained")),
+            Goal::Rebooted { node, .. } => {
+                sentences.push(format!("{node} has rebooted and is back"));
+            }
             Goal::Ready { node } => sentences.push(format!("{node} is ready")),
             Goal::In(awaited) => sentences.push(awaited.reached(seen)),
         }
@@ -453,17 +451,6 @@ fn replaced(instance: &v1::Instance, before: &str, seen: &Seen) -> Progress {
             name = instance.name
         )),
         progress => progress,
-    }
-}
-
-/// What is left on a node that is drained: the first with its reason and what to do.
-fn left(node: &v1::Node) -> String {
-    let left = format!("{}: {} left", node.name, instances(node.instances));
-    match node.obstacles.first() {
-        Some(v1::DrainObstacle { instance, reason, next }) => {
-            with_message(left, &format!("{instance}: {reason}; next: {next}"))
-        }
-        None => with_message(left, &node.message),
     }
 }
 

@@ -318,6 +318,29 @@ impl Fleet for Service {
         answer(v1::UpdateNodeResponse { revision })
     }
 
+    async fn reboot_nodes(
+        &self,
+        request: Request<v1::RebootNodesRequest>,
+    ) -> Answer<v1::RebootNodesResponse> {
+        let request = request.into_inner();
+        let revision = self.asked(format!(
+            "reboot {} parallelism={} no_drain={} back={}",
+            request.nodes.join(","),
+            request.parallelism,
+            request.no_drain,
+            request.back_deadline_ms
+        ))?;
+        answer(v1::RebootNodesResponse { revision, run: 7 })
+    }
+
+    async fn cancel_reboot(
+        &self,
+        _: Request<v1::CancelRebootRequest>,
+    ) -> Answer<v1::CancelRebootResponse> {
+        let revision = self.asked("cancel reboot".to_owned())?;
+        answer(v1::CancelRebootResponse { revision, rebooting: vec!["h1".into()] })
+    }
+
     async fn remove_node(
         &self,
         request: Request<v1::RemoveNodeRequest>,

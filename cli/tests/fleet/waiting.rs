@@ -28,6 +28,41 @@ async fn apply_waits_until_every_instance_is_well() {
 }
 
 #[tokio::test]
+async fn nodes_are_chosen_to_reboot_and_waited_for_until_one_fails() {
+    use v1::reboot::State as Step;
+    let node = |name: &str, pool: &str| v1::Node {
+        name: name.into(),
+        pool: pool.into(),
+        ..Default::default()
+    };
+    let step = |name: &str, state: Step, message: &str| {
+        let reboot =
+            v1::Reboot { run: 7, state: state.into(), message: message.into(), since_ms: 1 };
+        Change::Node(v1::Node { reboot: Some(reboot), ..node(name, "ssd") })
+    };
+    let nodes = vec![node("h2", "ssd"), node("h1", "ssd"), node("h3", "")];
+    let script = vec![
+        change(8, step("h1", Step::Rebooting, "reboots")),
+        change(9, step("h1", Step::Done, "")),
+        change(10, step("h2", Step::Failed, "its reboot failed: no power")),
+    ];
+    let watches = [script].into();
+    let fake = Fake::start(State { nodes: nodes.clone(), watches, ..starting() });
+    let line = ["node", "reboot", "--pool", "ssd", "--back-deadline", "5m", "--wait"];
+    let ran = run(&fake, &line).await;
+    assert_eq!(ran.stdout, "h1 is to be rebooted\nh2 is to be rebooted\n");
+    assert!(ran.code != 0 && ran.stderr.contains("its reboot failed: no power"), "{}", ran.stderr);
+    let asked = fake.asked();
+    assert_eq!(asked[0], "reboot h1,h2 parallelism=1 no_drain=false back=300000");
+    let fake = Fake::start(State { nodes, ..starting() });
+    let ran = run(&fake, &["node", "reboot", "--label", "zone=a"]).await;
+    assert!(ran.code != 0 && ran.stderr.contains("no node is in that pool"), "{}", ran.stderr);
+    let ran = run(&fake, &["node", "reboot", "--cancel"]).await;
+    assert_eq!((ran.code, fake.asked()), (0, vec!["cancel reboot".to_owned()]));
+    assert!(ran.stdout.contains("but for h1"), "{}", ran.stdout);
+}
+
+#[tokio::test]
 async fn wait_returns_when_everything_is_in_the_state() {
     let runs = change(9, Change::Instance(instance("web", 1, v1::Phase::Running)));
     let fake = Fake::start(State { watches: [vec![runs]].into(), ..starting() });

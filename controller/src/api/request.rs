@@ -6,17 +6,25 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use dwell_core::clock::Timestamp;
+use dwell_core::clock::{Timestamp, millis};
 use dwell_core::id::{InstanceName, VersionNumber};
-use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{Ssh, WorkloadSpec};
 use dwell_proto::v1;
 use tonic::Status;
 
 use super::{Api, keys};
-use crate::model::{Command, NAMED_MAX, NodeChange, Size, Target, WORKLOADS_MAX};
+use crate::model::{
+    Command, NAMED_MAX, NodeChange, REBOOT_MAX, RebootHow, RebootPlan, Size, Target, WORKLOADS_MAX,
+};
 use crate::status::into_status;
 
+/// How long a node may take to be drained for its reboot, unless that is said.
+const DRAIN_DEFAULT: Duration = Duration::from_secs(3600);
+/// How long a node may take to come back after its reboot, unless that is said.
+const BACK_DEFAULT: Duration = Duration::from_secs(15 * 60);
+/// The longest time that it may be given.
+const BACK_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The longest time that a drain is for.
 const DRAIN_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The most labels that one request may change.
@@ -180,6 +188,22 @@ pub(super) fn update_node(
         address: request.address.as_deref().map(address).transpose()?,
     };
     Ok(Command::UpdateNode { node: name(&request.name)?, change })
+}
+
+/// A reboot of nodes.
+pub(super) fn reboot_nodes(request: &v1::RebootNodesRequest) -> Result<Command, Status> {
+    if request.nodes.len() > REBOOT_MAX {
+        return Err(Status::invalid_argument(format!("more than {REBOOT_MAX} nodes at once")));
+    }
+    let nodes = request.nodes.iter().map(|text| name(text)).collect::<Result<_, _>>()?;
+    let drained =
+        duration("drain_deadline_ms", request.drain_deadline_ms, DRAIN_DEFAULT, DRAIN_MAX)?;
+    let back = duration("back_deadline_ms", request.back_deadline_ms, BACK_DEFAULT, BACK_MAX)?;
+    let (drained, back_within) = (Millis(millis(drained)), Millis(millis(back)));
+    let parallelism = usize::try_from(request.parallelism.max(1)).unwrap_or(usize::MAX);
+    let drained_within = (!request.no_drain).then_some(drained);
+    let how = RebootHow { parallelism, drained_within, back_within };
+    Ok(Command::RebootNodes(RebootPlan { nodes, how }))
 }
 
 fn address(text: &str) -> Result<Ipv4Addr, Status> {

@@ -7,8 +7,8 @@ use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
     DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, JobRun, Moved,
-    NodeView, Obstacle, PlanAction, RestoreView, RouteView, Severity, Tally, VersionState,
-    VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
+    NodeView, Obstacle, PlanAction, Reboot, RebootState, RestoreView, RouteView, Severity, Tally,
+    VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -215,7 +215,25 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         drain_deadline_ms: node.drain.as_ref().and_then(|drain| Some(drain.deadline?.0)),
         drain_given_up_ms: node.given_up().map(|given_up| given_up.at.0),
         obstacles: view.obstacles.iter().map(obstacle).collect(),
-        reboot: None,
+        reboot: node.reboot.as_ref().map(|reboot| self::reboot(&node.name, reboot)),
+    }
+}
+
+fn reboot(node: &NodeName, reboot: &Reboot) -> v1::Reboot {
+    use v1::reboot::State;
+    let state = match reboot.state {
+        RebootState::Waiting => State::Waiting,
+        RebootState::Draining => State::Draining,
+        RebootState::Rebooting { .. } => State::Rebooting,
+        RebootState::Done => State::Done,
+        RebootState::Failed(_) => State::Failed,
+        RebootState::Cancelled(_) => State::Cancelled,
+    };
+    v1::Reboot {
+        run: reboot.run.0,
+        state: state.into(),
+        since_ms: reboot.since.0,
+        message: reboot.message(node),
     }
 }
 

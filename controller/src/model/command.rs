@@ -15,13 +15,14 @@ use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::registry::{RegistryHost, RegistryLogin};
-use dwell_core::session::{Hello, SshEvents, StatusReport};
+use dwell_core::session::{Hello, RebootFailed, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
 use super::contexts::Context;
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::plan::WorkloadPlan;
+use super::reboots::RebootHow;
 use super::record::Change;
 use super::refusal::Refusal;
 
@@ -200,6 +201,19 @@ pub enum Command {
         /// What changes.
         change: NodeChange,
     },
+    /// Reboot nodes, one after the other or a few at once, all or none. Answered with [`Reply::Reboot`].
+    RebootNodes(RebootPlan),
+    /// End the reboot that is under way. Answered with [`Reply::Rebooting`].
+    CancelReboot,
+    /// A node could not reboot as it was ordered to.
+    NoteRebootFailed {
+        /// Which node.
+        node: NodeName,
+        /// On which stream.
+        session: SessionId,
+        /// Which order, and why.
+        failed: RebootFailed,
+    },
     /// Take a node out of the cluster.
     RemoveNode {
         /// Which node.
@@ -376,6 +390,15 @@ pub struct Join {
     pub host_mark: Option<HostMark>,
 }
 
+/// Which nodes are to be rebooted, in this order, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebootPlan {
+    /// Which ones, each once.
+    pub nodes: Vec<NodeName>,
+    /// How.
+    pub how: RebootHow,
+}
+
 /// Changes to a node; what is `None` or empty stays.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeChange {
@@ -425,6 +448,10 @@ pub enum Reply {
     Unserved(Refusal),
     /// One plan for each workload declared, in that order.
     Plans(Vec<WorkloadPlan>),
+    /// The number of the reboot that has begun.
+    Reboot(u64),
+    /// Nodes that were told to reboot and are still waited for.
+    Rebooting(Vec<NodeName>),
     /// Where each instance goes, in the order in which they were named.
     Moves(Vec<Moved>),
     /// The host is a node now.

@@ -59,6 +59,7 @@ impl Model {
                 node,
                 session: None,
                 keeps_leases: false,
+                boot: None,
                 state: NodeState::Unreachable,
                 capacity: None,
                 claimed: None,

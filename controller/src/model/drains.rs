@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::Model;
 use super::command::NodeChange;
 use super::object::{Instance, Node, Severity, Subject, UpdateState, WaitingCause};
+use super::reboots::RebootState;
 use super::view::phase_word;
 
 /// The most instances of a node that are shown with what holds them up.
@@ -121,6 +122,8 @@ impl Model {
             node.draining &= cordoned;
             // Whoever says so now has the last word.
             node.until = None;
+            // What was said of a reboot that is over is out of date now.
+            node.reboot.take_if(|reboot| !reboot.is_open() && reboot.state != RebootState::Done);
             if let Some(drain) = &mut node.drain {
                 drain.deadline = None;
                 drain.given_up = None;
@@ -131,7 +134,7 @@ impl Model {
         }
     }
 
-    fn unwell_on(&self, node: &NodeName) -> BTreeSet<InstanceName> {
+    pub(super) fn unwell_on(&self, node: &NodeName) -> BTreeSet<InstanceName> {
         let there = self.tables.index().occupancy.get(node);
         let names = there.into_iter().flat_map(|there| &there.instances);
         names.filter(|name| self.is_unwell(name)).cloned().collect()
@@ -303,7 +306,7 @@ impl Model {
         self.reconsider(&node.name);
     }
 
-    fn left_on(&self, node: &NodeName) -> usize {
+    pub(super) fn left_on(&self, node: &NodeName) -> usize {
         self.tables.index().occupancy.get(node).map_or(0, |there| there.instances.len())
     }
 

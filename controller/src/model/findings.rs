@@ -162,6 +162,8 @@ kinds! {
         NodeClaimsAddress = "node-claims-address",
         /// Instances should leave a node, and cannot.
         DrainStuck = "drain-stuck",
+        /// A node was not rebooted as was asked, or is not back.
+        RebootFailed = "reboot-failed",
         /// A drain came to its deadline, and instances are left.
         DrainFailed = "drain-failed",
         /// A main process ended badly and is not started again.
@@ -182,6 +184,8 @@ kinds! {
     Progress {
         /// The cluster has two authorities.
         AuthorityRotating = "authority-rotating",
+        /// A node reboots, as somebody asked.
+        NodeRebooting = "node-rebooting",
         /// Instances leave a node.
         NodeDraining = "node-draining",
         /// A new version is given to one instance after the other.

@@ -469,6 +469,7 @@ impl Model {
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::ReplaceInstances(_)
+                | Command::RebootNodes(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }
         ) || matches!(

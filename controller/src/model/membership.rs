@@ -250,6 +250,7 @@ impl Model {
             draining: false,
             until: None,
             drain: None,
+            reboot: None,
             removed: true,
             contested: false,
             elsewhere: None,

@@ -166,6 +166,7 @@ impl Model {
             node: name.clone(),
             session: Some(session),
             keeps_leases: hello.keeps_leases,
+            boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
             claimed,
@@ -292,6 +293,7 @@ impl Model {
             draining: false,
             until: None,
             drain: None,
+            reboot: None,
             removed: true,
             contested: false,
             elsewhere: None,
@@ -359,6 +361,7 @@ impl Model {
         }
         self.hear_again();
         self.end_drains(now);
+        self.tend_reboots(now);
         self.replace_lost(now);
         self.tend_jobs(now);
         self.expire_quarantine(now);

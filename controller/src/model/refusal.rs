@@ -1,6 +1,7 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
 mod not_moved;
+mod not_rebooted;
 mod of_job;
 
 use std::net::Ipv4Addr;
@@ -21,6 +22,7 @@ use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
 pub(super) use not_moved::NotMoved;
+pub(super) use not_rebooted::NotRebooted;
 pub(super) use of_job::OfJob;
 
 /// Why a command is refused.
@@ -105,6 +107,9 @@ pub enum Refusal {
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
+    /// Nodes are not rebooted, or that is not taken back.
+    #[error(transparent)]
+    NotRebooted(#[from] NotRebooted),
     /// A job is not started again, or made something else.
     #[error(transparent)]
     OfJob(#[from] OfJob),
@@ -508,6 +513,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::NotMoved(_)
+            | Self::NotRebooted(_)
             | Self::OfJob(_)
             | Self::NodeInUse { .. }
             | Self::NodeHasVolumes { .. }

@@ -97,6 +97,7 @@ impl Tables {
                 updating: BTreeMap::new(),
                 evacuated: BTreeMap::new(),
                 draining: BTreeSet::new(),
+                rebooting: BTreeSet::new(),
                 unproven: BTreeMap::new(),
                 exceptions: BTreeMap::new(),
                 volumes_of: BTreeMap::new(),

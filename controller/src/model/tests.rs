@@ -23,6 +23,7 @@ mod orders;
 mod plans;
 mod random;
 mod reads;
+mod reboots;
 mod registries;
 mod replacing;
 mod rollouts;

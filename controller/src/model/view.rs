@@ -20,6 +20,7 @@ use super::jobs::Tally;
 use super::nodes::claim_message;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 use super::placement::unfit;
+use super::reboots::RebootState;
 use super::versions::Version;
 use super::{Model, Refusal};
 
@@ -370,6 +371,9 @@ impl Model {
                 let (node, address) = (node.name.clone(), other.address);
                 Refusal::NodeElsewhere { node, address }.to_string()
             }
+            NodeState::Unreachable | NodeState::Down if is_told_to_reboot(node) => {
+                "reboots".to_owned()
+            }
             NodeState::Down => format!(
                 "has not been heard of for long; it may be cut off and still run its instances. Only if its \
                  host is switched off or destroyed: `dwell node rm --force {}` places them elsewhere",
@@ -385,6 +389,7 @@ impl Model {
                 claim_message(node, claimed)
             }
             NodeState::Ready if node.draining => self.drain_message(node),
+            NodeState::Ready if let Some(said) = reboot_message(node) => said,
             NodeState::Ready if let Some(given_up) = node.given_up() => {
                 given_up.message(&node.name)
             }
@@ -411,6 +416,18 @@ impl Model {
             (Some(one), more) => format!("cannot look at {one} and {more} more"),
         }
     }
+}
+
+/// Whether a node is away because it was told to reboot.
+fn is_told_to_reboot(node: &Node) -> bool {
+    let reboot = node.reboot.as_ref();
+    reboot.is_some_and(|reboot| matches!(reboot.state, RebootState::Rebooting { .. }))
+}
+
+/// What there is to say of a node's reboot.
+fn reboot_message(node: &Node) -> Option<String> {
+    let message = node.reboot.as_ref()?.message(&node.name);
+    (!message.is_empty()).then_some(message)
 }
 
 /// Why nothing new is placed on a node that is heard of; empty if it is.

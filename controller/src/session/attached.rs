@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use dwell_core::access::Issuer;
 use dwell_core::id::NodeName;
-use dwell_core::session::{Acknowledge, Heartbeat, Hello, Welcome};
+use dwell_core::session::{Acknowledge, Heartbeat, Hello, RebootFailed, Welcome};
 use dwell_proto::{PROTOCOL, PROTOCOL_NEWEST, common_protocol, v1};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -198,9 +198,11 @@ impl Attached {
                     return None;
                 }
             };
-            let number = match &message.message {
-                Some(v1::agent_message::Message::Heartbeat(heartbeat)) => heartbeat.number,
-                _ => 0,
+            let (number, failed) = match &message.message {
+                Some(v1::agent_message::Message::Heartbeat(heartbeat)) => {
+                    (heartbeat.number, heartbeat.reboot_failed.clone())
+                }
+                _ => (0, None),
             };
             let command = match self.command(message) {
                 Ok(Some(command)) => command,
@@ -210,9 +212,21 @@ impl Attached {
             if let Err(error) = self.sessions.owner.command(command).await {
                 return Some(into_status(error));
             }
+            if let Some(failed) = failed {
+                self.note_reboot_failed(failed.into()).await;
+            }
             if number > 0 {
                 self.heard.send_replace(number);
             }
+        }
+    }
+
+    /// Notes that the node could not reboot. It says so with each heartbeat, as long as it is ordered to.
+    async fn note_reboot_failed(&self, failed: RebootFailed) {
+        let (node, session) = (self.node.clone(), self.session);
+        let note = Command::NoteRebootFailed { node, session, failed };
+        if let Err(error) = self.sessions.owner.command(note).await {
+            tracing::warn!(node = %self.node, %error, "that a node could not reboot is not written down");
         }
     }
 

@@ -175,12 +175,16 @@ impl Outbound {
         }
         let (node, session) = (self.node.clone(), self.session);
         let look = move |model: &Model| {
-            model.check_session(&node, session).map(|()| model.is_unconfirmed())
+            model.check_session(&node, session)?;
+            Ok::<_, Refusal>((model.is_unconfirmed(), model.reboot_order(&node)))
         };
-        let only_renewed =
-            self.owner.read(look).await.map_err(|stopped| Some(into_status(stopped)))?;
-        let only_renewed = only_renewed.map_err(|refusal| Some(into_status(refusal)))?;
-        self.send(Message::Lent((&Lent { heartbeat, only_renewed }).into())).await
+        let looked = self.owner.read(look).await.map_err(|stopped| Some(into_status(stopped)))?;
+        let (only_renewed, order) = looked.map_err(|refusal| Some(into_status(refusal)))?;
+        self.send(Message::Lent((&Lent { heartbeat, only_renewed }).into())).await?;
+        match order {
+            Some(order) => self.send(Message::Reboot((&order).into())).await,
+            None => Ok(()),
+        }
     }
 
     /// Notes why the node cannot be told what it is to do, or that it can be.

@@ -122,6 +122,7 @@ async fn what_is_lent_counts_from_its_heartbeat_and_what_is_not_is_asked_for_at_
     let (mut controller, mut agent) = pair().await;
     let mut stream = controller.attachment().await;
     assert!(stream.hello.keeps_leases);
+    assert_eq!(stream.hello.boot, Some(v1::Boot { id: "b1".into(), may_reboot: true }));
     // It is its assignment that has it say something, and not the time.
     stream.welcome(60_000).await;
     agent.fenced.send_replace(Position::default());
@@ -141,4 +142,40 @@ async fn what_is_lent_counts_from_its_heartbeat_and_what_is_not_is_asked_for_at_
     assert!(silence.await.is_err());
     agent.fenced.send_replace(held.position());
     acknowledged(&mut stream, 5).await;
+}
+
+/// The next heartbeat that says why an order has failed.
+async fn failed(stream: &mut Attachment) -> v1::RebootFailed {
+    loop {
+        if let Up::Heartbeat(heartbeat) = stream.next().await.unwrap()
+            && let Some(failed) = heartbeat.reboot_failed
+        {
+            return failed;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_order_to_reboot_is_taken_once_and_only_of_the_history_that_the_controller_is_in() {
+    use dwell_core::session::RebootFailed;
+    let (mut controller, agent) = pair().await;
+    let mut stream = controller.attachment().await;
+    stream.welcome(60_000).await;
+    let mut orders = agent.reboot_orders.subscribe();
+    let order = |incarnation, number| {
+        Down::Reboot(v1::RebootOrder { incarnation, number, boot_id: "b1".into() })
+    };
+    // The fake one is in the history 0.
+    stream.send(order(9, 1)).await;
+    stream.send(order(0, 2)).await;
+    let taken = orders.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!((taken.incarnation.0, taken.number), (0, 2));
+    orders.mark_unchanged();
+    stream.send(order(0, 2)).await;
+    let incarnation = taken.incarnation;
+    let reason = "no power".to_owned();
+    agent.reboot_failed.send_replace(Some(RebootFailed { incarnation, number: 2, reason }));
+    let told = failed(&mut stream).await;
+    assert_eq!((told.number, told.reason.as_str()), (2, "no power"));
+    assert!(!orders.has_changed().unwrap(), "what is told again is the same order");
 }

@@ -34,6 +34,8 @@ pub(crate) struct NodeView {
     pub(crate) drain_given_up: Option<u64>,
     /// What is still there although the node is drained.
     pub(crate) obstacles: Vec<ObstacleView>,
+    /// Its part in a reboot of nodes, also after that; `null` if it has had none.
+    pub(crate) reboot: Option<RebootView>,
     /// What it has; `null` if it has not been heard of since the controller started.
     pub(crate) capacity: Option<CapacityView>,
     /// What is promised to its instances.
@@ -44,6 +46,16 @@ pub(crate) struct NodeView {
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) last_seen: Option<u64>,
     /// Why it is not ready, or what a drain waits for.
+    pub(crate) message: String,
+}
+
+/// A node's part in a reboot.
+#[derive(Debug, Serialize)]
+pub(crate) struct RebootView {
+    /// `waiting`, `draining`, `rebooting`, `done`, `failed` or `cancelled`.
+    pub(crate) state: &'static str,
+    #[serde(serialize_with = "crate::output::time::serialize")]
+    pub(crate) since: u64,
     pub(crate) message: String,
 }
 
@@ -125,6 +137,7 @@ impl From<v1::Node> for NodeView {
             drained_until: wire.drained_until_ms,
             drain_deadline: wire.drain_deadline_ms,
             drain_given_up: wire.drain_given_up_ms,
+            reboot: wire.reboot.map(Into::into),
             obstacles: wire.obstacles.into_iter().map(Into::into).collect(),
             capacity: wire.capacity.map(Into::into),
             allocated: ResourcesView {
@@ -136,6 +149,22 @@ impl From<v1::Node> for NodeView {
             last_seen: wire.last_seen_ms,
             message: wire.message,
         }
+    }
+}
+
+impl From<v1::Reboot> for RebootView {
+    fn from(wire: v1::Reboot) -> Self {
+        use v1::reboot::State;
+        let state = match wire.state() {
+            State::Unspecified => "unknown",
+            State::Waiting => "waiting",
+            State::Draining => "draining",
+            State::Rebooting => "rebooting",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        };
+        Self { state, since: wire.since_ms, message: wire.message }
     }
 }
 

@@ -291,6 +291,23 @@ fn a_node_is_drained_when_it_is_empty() {
 }
 
 #[test]
+fn a_reboot_is_done_when_the_node_is_back_and_fails_with_its_reason() {
+    use v1::reboot::State;
+    let goal = [Goal::Rebooted { node: "h1".into(), run: 7 }];
+    let of = |run, state: State, message: &str| {
+        let reboot = v1::Reboot { run, state: state.into(), message: message.into(), since_ms: 0 };
+        let node = v1::Node { name: "h1".into(), reboot: Some(reboot), ..Default::default() };
+        progress(&goal, &Seen::new(vec![], vec![], vec![node]))
+    };
+    assert_eq!(of(7, State::Done, ""), Progress::Done);
+    assert_eq!(waiting(&of(7, State::Rebooting, "reboots")), "h1: reboots");
+    assert_eq!(waiting(&of(6, State::Done, "")), "h1: waits for its turn to reboot");
+    let failed = Progress::Failed("h1: its reboot failed: no power".into());
+    assert_eq!(of(7, State::Failed, "its reboot failed: no power"), failed);
+    assert!(matches!(of(8, State::Done, ""), Progress::Failed(_)));
+}
+
+#[test]
 fn what_was_reached_is_said() {
     let at =
         |ordinal: u32| v1::Instance { address: format!("10.80.0.{ordinal}"), ..instance(ordinal) };

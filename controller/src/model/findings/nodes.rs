@@ -11,7 +11,7 @@ use dwell_scheduler::Closed;
 use super::{FindingKind, FleetFinding, FleetStatus};
 use crate::model::object::{Node, Subject};
 use crate::model::placement::unfit;
-use crate::model::{Model, NodeView};
+use crate::model::{Model, NodeView, RebootState};
 
 /// How long a node may be closed to new instances before that is a finding: nobody thinks of it any more.
 const CORDONED_LONG: Duration = Duration::from_secs(24 * 3600);
@@ -29,7 +29,9 @@ impl Model {
         }
         let finding = match view.state {
             _ if node.contested => Some(self.contested(&view)),
-            NodeState::Down | NodeState::Unreachable => Some(self.silent(&view)),
+            NodeState::Down | NodeState::Unreachable => {
+                Some(rebooting(&view).unwrap_or_else(|| self.silent(&view)))
+            }
             NodeState::Ready => self.find_of_ready(&view),
         };
         if let Some(finding) = finding {
@@ -86,6 +88,8 @@ impl Model {
             (FindingKind::NodeClaimsAddress, next)
         } else if node.draining && view.instances > 0 {
             self.draining(view)
+        } else if let Some(found) = rebooting(view) {
+            return Some(found);
         } else if node.given_up().is_some() {
             (FindingKind::DrainFailed, format!("dwell node drain {}", node.name))
         } else {
@@ -100,6 +104,10 @@ impl Model {
                     (FindingKind::NodeMemoryPressure, next)
                 }
                 None if node.draining || view.message.is_empty() => return None,
+                // That it waits to reboot, or was spared that, is what its message says.
+                None if node.reboot.as_ref().is_some_and(|one| one.state != RebootState::Done) => {
+                    return None;
+                }
                 None => (FindingKind::NodeInDoubt, doctor()),
             }
         };
@@ -156,6 +164,23 @@ impl Model {
         let finding = FleetFinding::new(subject, FindingKind::NodeCordoned, message, next);
         Some(FleetFinding { since, ..finding })
     }
+}
+
+/// A reboot of a node, unless that is done or was not begun.
+fn rebooting(view: &NodeView) -> Option<FleetFinding> {
+    let reboot = view.node.reboot.as_ref()?;
+    let kind = match reboot.state {
+        RebootState::Rebooting { .. } => FindingKind::NodeRebooting,
+        RebootState::Failed(_) => FindingKind::RebootFailed,
+        _ => return None,
+    };
+    let message = reboot.message(&view.node.name);
+    let next = match kind {
+        FindingKind::RebootFailed => format!("dwell events node/{}", view.node.name),
+        _ => "dwell node ls".to_owned(),
+    };
+    let finding = FleetFinding::new(subject(view), kind, message, next);
+    Some(FleetFinding { since: Some(reboot.since), ..finding })
 }
 
 fn subject(view: &NodeView) -> Subject {

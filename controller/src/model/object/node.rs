@@ -9,10 +9,12 @@ use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{NodeName, PoolName, Revision};
 use dwell_core::node::{Capacity, NodeState};
+use dwell_core::session::Boot;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::model::drains::{Drain, GivenUp};
+use crate::model::reboots::Reboot;
 
 /// A host that has joined.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct Node {
     /// What is known of its drain, also after that was given up; `None` if it is not drained.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain: Option<Drain>,
+    /// Its part in a reboot of nodes, also after that; `None` if it has had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<Reboot>,
     /// A tombstone: should the host return, it is told to run nothing.
     pub removed: bool,
     /// Two hosts were seen with its identity, and nobody can tell which is the node: neither is served until an operator
@@ -116,6 +121,8 @@ pub struct Link {
     pub session: Option<SessionId>,
     /// Whether its agent keeps leases, as it said when the stream began.
     pub keeps_leases: bool,
+    /// Which boot of its host it is in, as its agent said when the stream began; `None` from one that does not know of reboots.
+    pub boot: Option<Boot>,
     /// How sure we are of it.
     pub state: NodeState,
     /// What it has; unknown until it has been heard of since the controller's start.

@@ -15,6 +15,7 @@ use crate::model::jobs::Tally;
 use crate::model::object::{
     Demand, Instance, Node, Quarantine, UpdateState, Waiting, WaitingCause,
 };
+use crate::model::reboots::is_rebooting;
 use crate::model::volumes::VolumeKey;
 
 /// What is on a node, or promised to come there.
@@ -60,6 +61,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) evacuated: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Nodes that are drained.
     pub(in crate::model) draining: BTreeSet<NodeName>,
+    /// Nodes with an open part in a reboot.
+    pub(in crate::model) rebooting: BTreeSet<NodeName>,
     /// Instances that are not known to hold with the newest version of their workload, but should.
     pub(in crate::model) unproven: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Where instances outside their address's block are.
@@ -223,6 +226,10 @@ impl Index {
         }
         if let Some(old) = old {
             self.draining.remove(&old.name);
+            self.rebooting.remove(&old.name);
+        }
+        if let Some(new) = new.filter(|new| is_rebooting(new)) {
+            self.rebooting.insert(new.name.clone());
         }
         if let Some(new) = new.filter(|new| new.draining) {
             self.draining.insert(new.name.clone());

@@ -70,6 +70,12 @@ pub(super) struct Host {
     pub(super) keeps_no_leases: bool,
     /// Its agent is of a version that knows nothing of digests in what it is told.
     pub(super) ignores_pins: bool,
+    /// How often the host has booted.
+    pub(super) boots: u64,
+    /// Its agent is not to reboot the host.
+    pub(super) is_not_to_reboot: bool,
+    /// Its agent is of a version that knows nothing of reboots.
+    pub(super) knows_no_reboots: bool,
 }
 
 pub(super) fn node(name: &str) -> NodeName {

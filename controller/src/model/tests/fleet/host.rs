@@ -2,6 +2,7 @@
 
 use dwell_core::job::{TaskEnd, TaskOutcome};
 use dwell_core::quantity::Millis;
+use dwell_core::session::Boot;
 
 use super::*;
 
@@ -36,6 +37,10 @@ impl Host {
             host_mark: self.host_mark.clone(),
             block: held.and_then(|held| held.network.block),
             keeps_leases: !self.keeps_no_leases,
+            boot: (!self.knows_no_reboots).then(|| Boot {
+                id: format!("b{}", self.boots),
+                may_reboot: !self.is_not_to_reboot,
+            }),
             ..Hello::of(address)
         }
     }
