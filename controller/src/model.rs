@@ -77,12 +77,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
 use dwell_core::clock::{Now, Timestamp};
-use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision};
+use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::instance::InstanceStatus;
 
 use directory::Shown;
 use downtime::Down;
 use history::{Claims, Remains};
+use jobs::NextDue;
 use log::Log;
 use membership::{Dismissed, Runs};
 use network::NetworkEntry;
@@ -103,7 +104,7 @@ pub use explain::{Explanation, Fact};
 pub use findings::{FindingKind, FleetCounts, FleetFinding, FleetStatus, Gravity, Surroundings};
 pub use history::{RestoreView, Superseded};
 pub use issuers::{OldHolders, OldNode};
-pub use jobs::{Ended, InstanceTask, JobRun, Tally};
+pub use jobs::{Begun, Ended, InstanceTask, JobRun, PastRun, Scheduled, Tally};
 pub use key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 pub use log::Compacted;
 pub use lost::Fence;
@@ -188,6 +189,8 @@ pub struct Model {
     remains: Remains,
     /// Nodes that have said which volumes they have since this history began.
     volumes_told: BTreeSet<NodeName>,
+    /// When jobs are due next, as found in their calendars.
+    due: BTreeMap<WorkloadName, NextDue>,
     /// The runs of each node's agent.
     runs: BTreeMap<NodeName, Runs>,
     /// Hosts that came back and whose name is another's by now, by name and enrolment.
@@ -246,6 +249,7 @@ impl Model {
             claims: Claims::new(),
             volumes_told: BTreeSet::new(),
             remains: Remains::new(),
+            due: BTreeMap::new(),
             runs: BTreeMap::new(),
             dismissed: BTreeMap::new(),
             rivals: BTreeMap::new(),

@@ -10,7 +10,11 @@
 //!   controller ◀─ TaskReport ── node: what is on its disk: failures so far, and how the task ended
 //! ```
 
+mod schedule;
+
 use serde::{Deserialize, Serialize};
+
+pub use schedule::{Overlap, RunOutcome, Schedule};
 
 use crate::clock::Timestamp;
 use crate::id::{Generation, Revision};
@@ -31,6 +35,9 @@ pub struct Job {
     /// How long after the end of all of its instances the workload is removed; never if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Millis>,
+    /// When its work is done anew, by the same instances; once, when it is declared, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<Schedule>,
 }
 
 impl Job {

@@ -12,6 +12,7 @@ use crate::complete;
 use crate::failure::Failure;
 use crate::lists;
 use crate::names;
+use crate::output::time;
 use crate::output::view::{InstanceView, PsView, WorkloadView};
 use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
 
@@ -20,7 +21,7 @@ use crate::output::{Now, OutputArgs, Style, Table, Tone, or_dash, print};
 /// SEEN is `now` for what the instance's node says of it at present. A node that is not heard of makes its
 /// instances unknown, whatever they were before; then SEEN says how long ago it reported them. RESTARTS counts how
 /// often the main process was started again after it had ended without being asked to, with Docker or its host as
-/// well as by itself. RUN says of a job how many of its instances have completed. On a terminal long lines are cut; `dwell inspect` shows everything.
+/// well as by itself. RUN says of a job how many of its instances have completed, and when it is due next. On a terminal long lines are cut; `dwell inspect` shows everything.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -140,8 +141,12 @@ fn run(workload: &WorkloadView) -> String {
     match &workload.job {
         _ if workload.removing => "removing".to_owned(),
         Some(job) if workload.run == RunState::Running => {
-            let completed = format!("{}/{} completed", job.completed, workload.replicas);
-            if job.failed > 0 { format!("{completed}, {} failed", job.failed) } else { completed }
+            let mut words = vec![format!("{}/{} completed", job.completed, workload.replicas)];
+            words.extend((job.failed > 0).then(|| format!("{} failed", job.failed)));
+            // Its schedule is of a time zone of its own; this is everybody's.
+            let next = job.next_due.map(|due| format!("due {}", time::minute(due)));
+            words.extend(next);
+            words.join(", ")
         }
         _ => workload.run.to_string(),
     }

@@ -143,7 +143,12 @@ impl Run {
     fn into_spec(self) -> Result<WorkloadSpec, Failure> {
         let restart = manifest::restart_of(self.job, self.attempts, self.restart);
         let restart = restart.map_err(Failure::Usage)?;
-        let job = Job { parallelism: self.parallelism, deadline: self.deadline, ttl: self.ttl };
+        let job = Job {
+            parallelism: self.parallelism,
+            deadline: self.deadline,
+            ttl: self.ttl,
+            schedule: None,
+        };
         let template = Template {
             command: self.command,
             environment: manifest::environment(&self.env, &apply::variables()),

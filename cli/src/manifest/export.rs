@@ -4,7 +4,7 @@
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::hook::{HookAction, Hooks};
 use dwell_core::instance::RunState;
-use dwell_core::job::Job;
+use dwell_core::job::{Job, Schedule};
 use dwell_core::workload::{
     AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
     WorkloadSpec,
@@ -137,14 +137,31 @@ fn mount(mount: &dwell_core::workload::Mount) -> Value {
 /// Without the number of attempts where that has no bound.
 fn job(rules: &Job, policy: RestartPolicy) -> Value {
     // Every field is named, so that one that is added is not forgotten.
-    let Job { parallelism, deadline, ttl } = rules;
+    let Job { parallelism, deadline, ttl, schedule: times } = rules;
     let fields = [
         ("attempts", policy.attempts().map(|attempts| json!(attempts))),
         ("parallelism", parallelism.map(|most| json!(most))),
         ("deadline", deadline.map(|time| json!(time))),
         ("ttl", ttl.map(|time| json!(time))),
+        ("schedule", times.as_ref().map(schedule)),
     ];
     fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+}
+
+fn schedule(times: &Schedule) -> Value {
+    let Schedule { cron, time_zone, overlap, catch_up, history } = times;
+    let usual = Schedule::of("");
+    let mut fields = json!({ "cron": cron, "time_zone": time_zone });
+    if *overlap != usual.overlap {
+        fields["overlap"] = json!(overlap.to_string());
+    }
+    if *catch_up != usual.catch_up {
+        fields["catch_up"] = json!(catch_up);
+    }
+    if *history != usual.history {
+        fields["history"] = json!(history);
+    }
+    fields
 }
 
 fn restart(policy: RestartPolicy) -> Value {
@@ -276,6 +293,8 @@ mod tests {
             include_str!("../../../examples/database.yaml"),
             include_str!("../../../examples/shell.yaml"),
             include_str!("../../../examples/job.yaml"),
+            include_str!("../../../examples/nightly.yaml"),
+            "workloads: {w: {image: a, job: {schedule: {cron: '0 0 * * 1-5', overlap: wait, catch_up: 1h, history: 3}}}}",
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
             "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
             "workloads: {w: {image: a, job: {}}, v: {image: a, job: {attempts: 1, parallelism: 2, deadline: 1h, ttl: 0s}}}",

@@ -143,6 +143,37 @@ pub(super) struct Job {
     pub(super) deadline: Option<Millis>,
     /// How long after the end of its last instance the workload is removed; it is kept if not given.
     pub(super) ttl: Option<Millis>,
+    /// When its work is done anew, by the same instances; once, when it is declared, if not given.
+    pub(super) schedule: Option<Schedule>,
+}
+
+/// At which times the work of a job is begun anew.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct Schedule {
+    /// Minute, hour, day of the month, month and day of the week, as in crontab(5): `30 2 * * *`.
+    pub(super) cron: String,
+    /// Whose clock counts: a name of the time zone database, such as `Europe/Berlin`; `UTC` if not given.
+    pub(super) time_zone: Option<String>,
+    /// What a due time means while earlier work is under way: its work is left out (`skip`), begins when that has ended
+    /// (`wait`), or takes its place (`replace`); `skip` if not given.
+    pub(super) overlap: Option<Overlap>,
+    /// How late work may begin that nobody could begin when it was due, from 30 s on; `10m` if not given.
+    pub(super) catch_up: Option<Millis>,
+    /// How many runs that are over are remembered, 1 to 100; 10 if not given.
+    pub(super) history: Option<u32>,
+}
+
+/// What a due time means while earlier work of a job is under way.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Overlap {
+    /// Its work is left out.
+    Skip,
+    /// Its work begins when the earlier one has ended.
+    Wait,
+    /// The earlier work is stopped.
+    Replace,
 }
 
 /// Share and limit of one instance.

@@ -6,7 +6,7 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::hook::{self, Hook, HookAction};
 use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
-use dwell_core::job::Job;
+use dwell_core::job::{Job, Overlap, Schedule};
 use dwell_core::workload::{
     AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdateOrder, UpdatePolicy,
     WorkloadSpec,
@@ -167,6 +167,7 @@ impl file::Workload {
                 parallelism: job.parallelism,
                 deadline: job.deadline,
                 ttl: job.ttl,
+                schedule: job.schedule.map(schedule),
             }),
             labels: labels(self.deploy.labels),
         };
@@ -175,6 +176,21 @@ impl file::Workload {
             return Err(wrong.problems);
         }
         Ok(Declared { spec, says_replicas: replicas.is_some() })
+    }
+}
+
+fn schedule(given: file::Schedule) -> Schedule {
+    let other = Schedule::of(given.cron);
+    Schedule {
+        time_zone: given.time_zone.unwrap_or(other.time_zone),
+        overlap: match given.overlap {
+            None | Some(file::Overlap::Skip) => Overlap::Skip,
+            Some(file::Overlap::Wait) => Overlap::Wait,
+            Some(file::Overlap::Replace) => Overlap::Replace,
+        },
+        catch_up: given.catch_up.unwrap_or(other.catch_up),
+        history: given.history.unwrap_or(other.history),
+        cron: other.cron,
     }
 }
 

@@ -56,6 +56,7 @@ fn a_job_says_once_how_often_it_is_tried() {
         parallelism: Some(3),
         deadline: Some(Millis::seconds(7200)),
         ttl: Some(Millis::seconds(86_400)),
+        schedule: None,
     };
     assert_eq!(read("job: {parallelism: 3, deadline: 2h, ttl: 1d}").0, Some(full));
     for (lines, says) in [
@@ -64,6 +65,13 @@ fn a_job_says_once_how_often_it_is_tried() {
         ("job: {}\nrestart: always", "started again whenever it ends never completes"),
         ("job: {}\nrestart: unless-stopped", "never completes"),
         ("job: {parallelism: 0}", "job.parallelism: 0 is not between 1 and 10000"),
+        ("job: {schedule: {}}", "key \"cron\" is missing"),
+        ("job: {schedule: {cron: '@daily'}}", "job.schedule.cron: \"@daily\" is not an expression"),
+        ("job: {schedule: {cron: '0 0 0 * * *'}}", "job.schedule.cron: \"0 0 0 * * *\" is not"),
+        ("job: {schedule: {cron: '0 0 * * *', overlap: allow}}", "allow"),
+        ("job: {schedule: {cron: '0 0 * * *', catch_up: 0s}}", "job.schedule.catch_up: 0s is not"),
+        ("job: {schedule: {cron: '0 0 * * *', history: 0}}", "job.schedule.history: 0 is not"),
+        ("job: {ttl: 1d, schedule: {cron: '0 0 * * *'}}", "job.ttl: a job with a schedule is not"),
         ("job: {retries: 2}", "unknown key \"retries\""),
         ("job: {}\nupdate: {canary: 1}", "update.canary: a job tries no version out"),
         ("job: {}\nupdate: {on_failure: rollback}", "update.on_failure: a job does not go back"),

@@ -29,6 +29,12 @@ impl Now {
     }
 }
 
+/// A minute, in UTC.
+pub(crate) fn minute(at_ms: u64) -> String {
+    let at = i64::try_from(at_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    at.map_or_else(|| "-".to_owned(), |at| at.strftime("%Y-%m-%d %H:%MZ").to_string())
+}
+
 /// How long something took: `0.3 s`, `42 s`, `5m12s`.
 pub(crate) fn duration(took: Duration) -> String {
     match took.as_secs() {

@@ -6,8 +6,8 @@ use dwell_core::workload::WorkloadSpec;
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, JobRun, Moved,
-    NodeView, Obstacle, PlanAction, Reboot, RebootState, RestoreView, RouteView, Severity, Tally,
+    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, Moved, NodeView,
+    Obstacle, PastRun, PlanAction, Reboot, RebootState, RestoreView, RouteView, Severity, Tally,
     VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
@@ -112,17 +112,37 @@ pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
             Some(true) => v1::Canary::Holds,
         }
         .into(),
-        job: view.tally.map(|tally| job(&workload.job, tally)),
+        job: view.tally.map(|tally| job(view, tally)),
     }
 }
 
-fn job(run: &JobRun, tally: Tally) -> v1::JobState {
+fn job(view: &WorkloadView, tally: Tally) -> v1::JobState {
+    let run = &view.workload.job;
+    let scheduled = &run.scheduled;
     v1::JobState {
         completed: tally.completed,
         failed: tally.failed,
         at_work: tally.at_work,
         started_at_ms: run.started_at.map(|at| at.0),
         ended_at_ms: run.ended_at.map(|at| at.0),
+        next_due_ms: view.next_due.map(|at| at.0),
+        due_ms: scheduled.run.map(|run| run.due.0),
+        begun_at_ms: scheduled.run.map(|run| run.at.0),
+        waiting_due_ms: scheduled.waiting.map(|at| at.0),
+        runs: scheduled.history.iter().map(past_run).collect(),
+        idle: tally.idle,
+    }
+}
+
+fn past_run(run: &PastRun) -> v1::PastRun {
+    v1::PastRun {
+        due_ms: run.due.map(|at| at.0),
+        begun_at_ms: run.begun_at.map(|at| at.0),
+        ended_at_ms: run.ended_at.0,
+        outcome: v1::past_run::Outcome::from(run.outcome).into(),
+        completed: run.completed,
+        failed: run.failed,
+        reason: run.reason.clone(),
     }
 }
 
@@ -138,6 +158,7 @@ fn task(task: &InstanceTask) -> v1::TaskState {
             ran_for_ms: end.ran_for.0,
         }),
         reason: end.map(|end| end.reason.clone()).unwrap_or_default(),
+        idle: task.idle,
     }
 }
 

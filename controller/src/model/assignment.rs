@@ -226,7 +226,7 @@ impl Model {
             address: identity.address,
             mac: identity.mac,
             generation: instance.generation,
-            run: if instance.has_ended() { RunState::Stopped } else { instance.run },
+            run: if instance.rests() { RunState::Stopped } else { instance.run },
             restarts_asked: instance.restarts_asked,
             beside: instance.second_share.is_some(),
             update_deadline: workload.spec.update.deadline_for(&instance.wanted.template),
@@ -275,7 +275,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.edition,
             instance.second_share.is_some(),
             instance.task.as_ref().map(InstanceTask::assigned),
-            instance.has_ended(),
+            instance.rests(),
         )
     };
     match (old, new) {

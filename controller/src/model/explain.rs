@@ -149,6 +149,10 @@ impl Model {
     fn where_and_why(&self, instance: &Instance, subject: &Subject) -> Fact {
         let name = &instance.name;
         let Some(node) = &instance.node else {
+            if instance.is_idle() {
+                let text = format!("is on no node: {}", self.idle_in_words(instance));
+                return Fact::new("place", text);
+            }
             let waiting = self.tables.waiting().get(name);
             let why = waiting.map(|waiting| self.why(waiting)).filter(|why| !why.is_empty());
             let why = why.unwrap_or_else(|| "a place is being looked for".to_owned());

@@ -375,6 +375,7 @@ impl Model {
             message += &format!("; nodes that joined after the backup stay nodes: {some}{others}");
         }
         self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
+        self.pass_due_times(now);
         self.agenda.everything = true;
         Ok(())
     }

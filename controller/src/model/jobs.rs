@@ -10,7 +10,9 @@
 //!
 //! How many are at work at once is decided where instances are placed: what has to wait has no node, and says why.
 
+mod calendar;
 mod object;
+mod schedule;
 mod words;
 
 use std::sync::Arc;
@@ -29,6 +31,8 @@ use super::refusal::OfJob;
 use super::{Model, Refusal};
 
 pub use object::{Ended, InstanceTask, JobRun};
+pub(super) use schedule::NextDue;
+pub use schedule::{Begun, PastRun, Scheduled};
 
 /// How the instances of a job are, counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,6 +43,8 @@ pub struct Tally {
     pub completed: u32,
     /// Those that have failed.
     pub failed: u32,
+    /// Those that have nothing to do before their job is due.
+    pub idle: u32,
 }
 
 impl Tally {
@@ -53,6 +59,7 @@ impl Tally {
             // One that goes is at work for as long as something of it may run.
             None if instance.node.is_some() => &mut self.at_work,
             _ if instance.removing => return,
+            None if instance.is_idle() => &mut self.idle,
             None => return,
             Some(TaskOutcome::Completed) => &mut self.completed,
             Some(TaskOutcome::Failed) => &mut self.failed,
@@ -130,15 +137,21 @@ impl Model {
         if workload.spec.job.is_none() || workload.removing {
             return;
         }
-        let Tally { completed, failed, .. } = self.tally(name);
+        let Tally { completed, failed, idle, .. } = self.tally(name);
         let living =
             self.tables.index().living.get(name).map_or(0, std::collections::BTreeSet::len);
-        let ended = usize::try_from(completed.saturating_add(failed)).unwrap_or(usize::MAX);
-        let has_ended = living > 0 && ended == living;
+        let count = |count: u32| usize::try_from(count).unwrap_or(usize::MAX);
+        let living = living.saturating_sub(count(idle));
+        let has_ended = living > 0 && count(completed.saturating_add(failed)) == living;
         if has_ended == workload.job.ended_at.is_some() {
             return;
         }
-        let job = JobRun { ended_at: has_ended.then_some(now), ..workload.job.clone() };
+        let mut job = JobRun { ended_at: has_ended.then_some(now), ..workload.job.clone() };
+        if let Some(schedule) = workload.spec.job.as_ref().and_then(|job| job.schedule.as_ref())
+            && has_ended
+        {
+            job = job.closed(schedule, self.tally(name), now);
+        }
         self.put_workload(Workload { job, ..Workload::clone(&workload) });
         if !has_ended {
             return;
@@ -168,6 +181,7 @@ impl Model {
         for workload in jobs {
             let name = &workload.spec.name;
             self.settle_job(name, now);
+            self.tend_schedule(name, now);
             let Some(workload) = self.tables.workloads().get(name).cloned() else { continue };
             let Some(job) = &workload.spec.job else { continue };
             let is_over = |since: Option<Timestamp>, time: Option<Millis>| {
@@ -196,7 +210,7 @@ impl Model {
         let left: Vec<Arc<Instance>> = self
             .tables
             .instances_of(name)
-            .filter(|instance| !instance.removing && !instance.has_ended())
+            .filter(|instance| !instance.removing && !instance.rests())
             .cloned()
             .collect();
         let message =
@@ -261,7 +275,7 @@ impl Model {
     /// An instance that has ended holds up no drain: its node lets go of what is left of it.
     fn let_go_if_drained(&mut self, name: &InstanceName) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        let Some(node) = instance.assigned_to().filter(|_| instance.has_ended()) else { return };
+        let Some(node) = instance.assigned_to().filter(|_| instance.rests()) else { return };
         if self.tables.nodes().get(node).is_some_and(|node| node.draining) {
             self.let_go(Instance::clone(&instance));
         }
@@ -307,6 +321,9 @@ impl Model {
     /// Refuses what makes no sense of an instance that has ended.
     pub(super) fn check_not_ended(instance: &Instance) -> Result<(), Refusal> {
         match instance.ended() {
+            None if instance.is_idle() => {
+                Err(Refusal::from(OfJob::NotDue { instance: instance.name.clone() }))
+            }
             None => Ok(()),
             Some(ended) => Err(Refusal::from(OfJob::HasEnded {
                 instance: instance.name.clone(),

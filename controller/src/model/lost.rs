@@ -145,7 +145,7 @@ impl Model {
         now: Timestamp,
     ) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.has_ended() {
+        if instance.rests() {
             return;
         }
         let Some(workload) = self.tables.workloads().get(name.workload()) else { return };
@@ -179,7 +179,7 @@ impl Model {
 
     /// What becomes of an instance if its node is lost, for people; nothing to say of one that is kept as every other.
     pub(super) fn if_lost(&self, workload: &Workload, instance: &Instance) -> Option<String> {
-        let after = workload.spec.on_lost.replaced_after().filter(|_| !instance.has_ended())?;
+        let after = workload.spec.on_lost.replaced_after().filter(|_| !instance.rests())?;
         let node = instance.assigned_to()?;
         let link = self.tables.links().get(node);
         let keeps_leases = link.is_none_or(|link| link.session.is_none() || link.keeps_leases);

@@ -38,7 +38,7 @@ impl Model {
         }
         for name in names {
             for instance in self.targets(&Target::Instance(name.clone()))? {
-                let message = if instance.has_ended() {
+                let message = if instance.rests() {
                     self.do_anew(&instance);
                     "asked to do its work anew".to_owned()
                 } else {
@@ -52,7 +52,7 @@ impl Model {
         Ok(())
     }
 
-    fn remake(&mut self, instance: &Instance) {
+    pub(super) fn remake(&mut self, instance: &Instance) {
         let edition = self.next_generation(instance);
         let runs = instance.node.is_some() && instance.run == RunState::Running;
         let next = Instance {

@@ -317,7 +317,7 @@ impl Model {
         }
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
         // What has ended needs no place.
-        let to = to.filter(|_| !instance.has_ended());
+        let to = to.filter(|_| !instance.rests());
         // Where it was to go may have been lost, cordoned, drained or removed meanwhile.
         let to = to.filter(|to| {
             let node = self.tables.nodes().get(to);
@@ -326,7 +326,7 @@ impl Model {
         });
         // What was declared while it was on its way is looked at when it has arrived.
         let update = match instance.update {
-            _ if instance.has_ended() => UpdateState::Current,
+            _ if instance.rests() => UpdateState::Current,
             UpdateState::Current => UpdateState::Due,
             // It waits for a place, perhaps for good (its volume may be lost): others get its turn.
             UpdateState::Updating if to.is_none() => UpdateState::Due,

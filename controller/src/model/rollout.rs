@@ -56,7 +56,7 @@ impl Model {
     /// due. Returns how the change reaches it.
     pub(super) fn adopt(&mut self, workload: &Workload, instance: &Instance) -> ChangeClass {
         let Some(newest) = self.newest(&workload.spec.name) else { return ChangeClass::None };
-        if instance.has_ended() {
+        if instance.rests() {
             return ChangeClass::None;
         }
         let (is, says) = (&instance.wanted.template, &newest.form.template);
@@ -242,7 +242,7 @@ impl Model {
     }
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
-        if instance.has_ended() {
+        if instance.rests() {
             return Needs::default();
         }
         Needs {
@@ -337,7 +337,7 @@ impl Model {
         let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
         let (leaves, outgrows) =
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
-        if instance.has_ended() {
+        if instance.rests() {
             self.delete(Key::Waiting(name.clone()));
         } else if !leaves && !outgrows {
             let second = self.second_share(workload, &instance);

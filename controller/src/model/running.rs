@@ -29,7 +29,7 @@ impl Model {
         }
         let mut changed = false;
         for instance in self.targets(target)? {
-            if instance.has_ended() {
+            if instance.rests() {
                 match target {
                     Target::Instance(_) => Self::check_not_ended(&instance)?,
                     Target::Workload(_) => continue,
@@ -59,7 +59,7 @@ impl Model {
                 let workload = self.living(name)?;
                 let restarts_asked = workload.restarts_asked + 1;
                 self.put_workload(Workload { restarts_asked, ..Workload::clone(&workload) });
-                for instance in targets.iter().filter(|instance| !instance.has_ended()) {
+                for instance in targets.iter().filter(|instance| !instance.rests()) {
                     self.ask_to_restart(instance, restarts_asked);
                 }
             }

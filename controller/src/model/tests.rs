@@ -28,6 +28,7 @@ mod registries;
 mod replacing;
 mod rollouts;
 mod running;
+mod schedules;
 mod settling;
 mod ssh;
 mod versions;

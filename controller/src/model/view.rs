@@ -43,6 +43,8 @@ pub struct WorkloadView {
     pub canaries_hold: Option<bool>,
     /// How its instances are, if it is a job.
     pub tally: Option<Tally>,
+    /// When it is due next, if it is a job with a schedule and is not stopped.
+    pub next_due: Option<Timestamp>,
 }
 
 /// The views of workloads that were asked for at a revision. Each is made from all of its instances, and all watchers
@@ -233,6 +235,7 @@ impl Model {
             message: workload.paused.as_ref().map(ToString::to_string).unwrap_or_default(),
             canaries_hold: self.canaries_hold(workload),
             tally: workload.spec.job.as_ref().map(|_| self.tally(&workload.spec.name)),
+            next_due: self.due_next(workload),
         };
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
@@ -241,7 +244,7 @@ impl Model {
             let status = self.status(instance);
             let ready = status.is_ready();
             view.ready += u32::from(ready);
-            let rests = ready || status.phase == Phase::Stopped || instance.has_ended();
+            let rests = ready || status.phase == Phase::Stopped || instance.rests();
             let settled = rests && instance.update != UpdateState::Updating;
             if !settled && waits.is_none() {
                 waits = Some((instance, status));
@@ -290,6 +293,9 @@ impl Model {
     pub(super) fn status(&self, instance: &Instance) -> InstanceStatus {
         if let Some(ended) = instance.ended() {
             return self.after_end(instance, ended);
+        }
+        if instance.is_idle() {
+            return unseen(instance, Phase::Pending, self.idle_in_words(instance));
         }
         let waiting = self.tables.waiting().get(&instance.name);
         let because = waiting.map(|waiting| self.why(waiting)).filter(|why| !why.is_empty());

@@ -132,6 +132,7 @@ impl Model {
         self.check_on_lost(&spec)?;
         let old = self.tables.workloads().get(&name).cloned();
         Self::check_kind(old.as_deref(), &spec)?;
+        Self::check_schedule(old.as_deref(), &spec)?;
         let fields = old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(old, &spec));
         let is_stuck = |old: &Workload| matches!(old.paused, Some(Pause::BadVersion(_)));
         let retries = retry && old.as_deref().is_some_and(is_stuck);
@@ -205,7 +206,7 @@ impl Model {
                     (InstanceAction::Create, "is wanted again".to_owned())
                 }
                 // Nothing reaches it any more.
-                Some(instance) if instance.has_ended() => continue,
+                Some(instance) if instance.rests() => continue,
                 Some(instance) => {
                     self.check_volumes(&instance, &workload.spec.template)?;
                     let instance = self.with_declared_address(instance, now)?;
@@ -414,7 +415,10 @@ impl Model {
             edition: Generation(0),
             edition_before: None,
             workload_restarts: workload.restarts_asked,
-            task: workload.spec.job.as_ref().map(|_| InstanceTask::new(workload.generation)),
+            task: workload.spec.job.as_ref().map(|job| match job.schedule {
+                Some(_) => InstanceTask::idle(workload.generation),
+                None => InstanceTask::new(workload.generation),
+            }),
             update,
             node: None,
             second_share: None,
@@ -453,6 +457,7 @@ pub(super) fn next_workload(
     let (declared, spec) = (spec.run, WorkloadSpec { run: None, ..spec });
     let Some(old) = old else {
         return Workload {
+            job: JobRun::default().declared(None, &spec, now),
             spec,
             generation: Generation(1),
             run: declared.unwrap_or_default(),
@@ -460,14 +465,17 @@ pub(super) fn next_workload(
             paused: None,
             good: None,
             downtimes: Downtimes::default(),
-            job: JobRun::default(),
             removing: false,
             created_at: now,
             revision: super::Revision(0),
         };
     };
     let changes = old.spec.template != spec.template || retries || old.removing;
+    // Its past is another's.
+    let (job, before) =
+        if old.removing { (JobRun::default(), None) } else { (old.job.clone(), Some(&old.spec)) };
     Workload {
+        job: job.declared(before, &spec, now),
         spec,
         generation: if changes { old.generation.next() } else { old.generation },
         paused: match &old.paused {
@@ -478,8 +486,6 @@ pub(super) fn next_workload(
         },
         run: declared.unwrap_or(if old.removing { RunState::Running } else { old.run }),
         removing: false,
-        // Its past is another's.
-        job: if old.removing { JobRun::default() } else { old.job.clone() },
         ..old.clone()
     }
 }

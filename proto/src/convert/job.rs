@@ -2,7 +2,7 @@
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Revision};
-use dwell_core::job::{Job, Task, TaskEnd, TaskOutcome, TaskReport};
+use dwell_core::job::{Job, Overlap, RunOutcome, Schedule, Task, TaskEnd, TaskOutcome, TaskReport};
 use dwell_core::quantity::Millis;
 
 use super::{FromWireError, duration};
@@ -14,6 +14,7 @@ impl From<&Job> for v1::Job {
             parallelism: job.parallelism.unwrap_or_default(),
             deadline_ms: job.deadline.map(|deadline| deadline.0),
             ttl_ms: job.ttl.map(|ttl| ttl.0),
+            schedule: job.schedule.as_ref().map(Into::into),
         }
     }
 }
@@ -26,7 +27,67 @@ impl TryFrom<v1::Job> for Job {
             parallelism: Some(wire.parallelism).filter(|&most| most != 0),
             deadline: wire.deadline_ms.map(|ms| duration("job.deadline_ms", ms)).transpose()?,
             ttl: wire.ttl_ms.map(|ms| duration("job.ttl_ms", ms)).transpose()?,
+            schedule: wire.schedule.map(Schedule::try_from).transpose()?,
         })
+    }
+}
+
+impl From<&Schedule> for v1::Schedule {
+    fn from(schedule: &Schedule) -> Self {
+        let overlap = match schedule.overlap {
+            Overlap::Skip => v1::Overlap::Skip,
+            Overlap::Wait => v1::Overlap::Wait,
+            Overlap::Replace => v1::Overlap::Replace,
+        };
+        Self {
+            cron: schedule.cron.clone(),
+            time_zone: schedule.time_zone.clone(),
+            overlap: overlap.into(),
+            catch_up_ms: Some(schedule.catch_up.0),
+            history: schedule.history,
+        }
+    }
+}
+
+impl TryFrom<v1::Schedule> for Schedule {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Schedule) -> Result<Self, FromWireError> {
+        let overlap = match wire.overlap() {
+            v1::Overlap::Unspecified | v1::Overlap::Skip => Overlap::Skip,
+            v1::Overlap::Wait => Overlap::Wait,
+            v1::Overlap::Replace => Overlap::Replace,
+        };
+        let catch_up = wire.catch_up_ms.map(|ms| duration("job.schedule.catch_up_ms", ms));
+        let catch_up = catch_up.transpose()?.unwrap_or_else(Self::default_catch_up);
+        let time_zone = if wire.time_zone.is_empty() { Self::utc() } else { wire.time_zone };
+        let history = if wire.history == 0 { Self::default_history() } else { wire.history };
+        Ok(Self { cron: wire.cron, time_zone, overlap, catch_up, history })
+    }
+}
+
+impl From<RunOutcome> for v1::past_run::Outcome {
+    fn from(outcome: RunOutcome) -> Self {
+        match outcome {
+            RunOutcome::Completed => Self::Completed,
+            RunOutcome::Failed => Self::Failed,
+            RunOutcome::Replaced => Self::Replaced,
+            RunOutcome::Skipped => Self::Skipped,
+            RunOutcome::Missed => Self::Missed,
+        }
+    }
+}
+
+impl From<v1::past_run::Outcome> for RunOutcome {
+    fn from(wire: v1::past_run::Outcome) -> Self {
+        use v1::past_run::Outcome;
+        match wire {
+            Outcome::Completed => Self::Completed,
+            Outcome::Unspecified | Outcome::Failed => Self::Failed,
+            Outcome::Replaced => Self::Replaced,
+            Outcome::Skipped => Self::Skipped,
+            Outcome::Missed => Self::Missed,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
     Assigned, HookFailed, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
 };
-use dwell_core::job::{Job, Task, TaskEnd, TaskOutcome, TaskReport};
+use dwell_core::job::{Job, Overlap, Schedule, Task, TaskEnd, TaskOutcome, TaskReport};
 use dwell_core::net::Mac;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
@@ -114,6 +114,13 @@ fn specifications_survive_the_round_trip() {
             parallelism: Some(2),
             deadline: Some(Millis::seconds(3600)),
             ttl: Some(Millis(0)),
+            schedule: Some(Schedule {
+                time_zone: "Europe/Berlin".into(),
+                overlap: Overlap::Replace,
+                catch_up: Millis::seconds(60),
+                history: 3,
+                ..Schedule::of("30 2 * * *")
+            }),
         }),
         labels: [("tier".into(), "front".into())].into(),
     };

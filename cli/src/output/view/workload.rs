@@ -4,6 +4,7 @@ use dwell_core::change::ChangeClass;
 use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Phase, RunState};
+use dwell_core::job::RunOutcome;
 use dwell_core::workload::{Template, WorkloadSpec};
 use dwell_proto::v1;
 use serde::Serialize;
@@ -68,6 +69,41 @@ pub(crate) struct JobView {
     /// When the last one ended, if all have.
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) ended_at: Option<u64>,
+    /// Instances that have nothing to do before it is due.
+    pub(crate) idle: u32,
+    /// When it is due next, if it has a schedule and is not stopped.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) next_due: Option<u64>,
+    /// When the work was due that is under way, if its schedule began it.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) due: Option<u64>,
+    /// The due time whose work begins when that has ended.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) waiting_due: Option<u64>,
+    /// What became of earlier due times, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) runs: Vec<PastRunView>,
+}
+
+/// What became of a due time, or of work that somebody asked for in between.
+#[derive(Debug, Serialize)]
+pub(crate) struct PastRunView {
+    /// When it was due; `null` if somebody asked for it.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) due: Option<u64>,
+    /// When it was begun; `null` if it was not, or is not known.
+    #[serde(serialize_with = "crate::output::time::serialize_known")]
+    pub(crate) begun_at: Option<u64>,
+    /// When it was over, or was decided not to be begun.
+    #[serde(serialize_with = "crate::output::time::serialize")]
+    pub(crate) ended_at: u64,
+    /// `completed`, `failed`, `replaced`, `skipped` or `missed`.
+    pub(crate) outcome: RunOutcome,
+    /// Instances that had completed, and that had failed.
+    pub(crate) completed: u32,
+    pub(crate) failed: u32,
+    /// Why it was not begun; empty if it was.
+    pub(crate) reason: String,
 }
 
 /// What an instance of a job has to complete.
@@ -97,6 +133,25 @@ impl From<v1::JobState> for JobView {
             at_work: wire.at_work,
             started_at: wire.started_at_ms,
             ended_at: wire.ended_at_ms,
+            idle: wire.idle,
+            next_due: wire.next_due_ms,
+            due: wire.due_ms,
+            waiting_due: wire.waiting_due_ms,
+            runs: wire.runs.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<v1::PastRun> for PastRunView {
+    fn from(wire: v1::PastRun) -> Self {
+        Self {
+            outcome: wire.outcome().into(),
+            due: wire.due_ms,
+            begun_at: wire.begun_at_ms,
+            ended_at: wire.ended_at_ms,
+            completed: wire.completed,
+            failed: wire.failed,
+            reason: wire.reason,
         }
     }
 }

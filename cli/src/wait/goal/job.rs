@@ -35,6 +35,10 @@ pub(super) fn whole(workload: &v1::Workload, generation: u64, seen: &Seen) -> Op
 pub(super) fn one(instance: &v1::Instance) -> Option<Progress> {
     let task = instance.task.as_ref()?;
     let name = &instance.name;
+    // It has nothing to do: what is waited for is the work under way.
+    if task.idle {
+        return Some(Progress::Done);
+    }
     Some(match task.end.as_ref().map(v1::TaskEnd::outcome) {
         Some(Outcome::Completed) => Progress::Done,
         Some(Outcome::Failed | Outcome::Unspecified) => {

@@ -200,6 +200,9 @@ impl Model {
                 }
             };
         }
+        if instance.is_idle() {
+            return Standing::Well;
+        }
         let Some(node) = &instance.node else { return self.without_node(instance) };
         if !self.is_ready(node) {
             return Standing::Unknown(node.clone());

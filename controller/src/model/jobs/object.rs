@@ -7,6 +7,7 @@ use dwell_core::quantity::Millis;
 use dwell_core::workload::Resources;
 use serde::{Deserialize, Serialize};
 
+use super::schedule::Scheduled;
 use crate::model::object::Instance;
 
 /// How far a job is. How its instances are is kept with them.
@@ -18,6 +19,9 @@ pub struct JobRun {
     /// Since when none of its instances has anything left to do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Timestamp>,
+    /// How far it is with its schedule, if it has one.
+    #[serde(default, skip_serializing_if = "Scheduled::is_new")]
+    pub scheduled: Scheduled,
 }
 
 impl JobRun {
@@ -47,6 +51,9 @@ pub struct InstanceTask {
     /// How it ended, for good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<Ended>,
+    /// There is nothing to complete yet: its job has a schedule, and was not due since it was made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idle: bool,
 }
 
 /// How a task ended.
@@ -68,7 +75,12 @@ pub struct Ended {
 impl InstanceTask {
     /// One that has yet to begin.
     pub(in crate::model) fn new(number: Generation) -> Self {
-        Self { number, failed_before: 0, failed: 0, end: None }
+        Self { number, failed_before: 0, failed: 0, end: None, idle: false }
+    }
+
+    /// One of a job that has to be due first.
+    pub(in crate::model) fn idle(number: Generation) -> Self {
+        Self { idle: true, ..Self::new(number) }
     }
 
     /// What a node is told of it.
@@ -109,10 +121,22 @@ impl Instance {
         self.ended().is_some()
     }
 
-    /// The room that it is promised: nothing once it has ended, else what its container may need.
+    /// Whether it has nothing to do before the schedule of its job gives it something.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| task.idle)
+    }
+
+    /// Whether it has nothing to do: it has ended, or has to be due first. It needs no node and no room.
+    #[must_use]
+    pub fn rests(&self) -> bool {
+        self.has_ended() || self.is_idle()
+    }
+
+    /// The room that it is promised: nothing while it rests, else what its container may need.
     #[must_use]
     pub fn share(&self) -> Resources {
-        if self.has_ended() { Resources::default() } else { self.room() }
+        if self.rests() { Resources::default() } else { self.room() }
     }
 
     /// As it is when it is given other work: that is begun anew, and nothing is gone back to.

@@ -2,7 +2,7 @@
 
 use dwell_core::health::Health;
 use dwell_core::instance::{Counted, InstanceStatus, Phase};
-use dwell_core::job::TaskOutcome;
+use dwell_core::job::{Schedule, TaskOutcome};
 
 use super::{Ended, Tally};
 use crate::model::Model;
@@ -32,7 +32,7 @@ impl Model {
     /// How far a job is and by which rules, for people.
     pub(in crate::model) fn job_in_words(&self, workload: &Workload) -> Option<String> {
         let job = workload.spec.job.as_ref()?;
-        let Tally { at_work, completed, failed } = self.tally(&workload.spec.name);
+        let Tally { at_work, completed, failed, .. } = self.tally(&workload.spec.name);
         let all = workload.spec.replicas;
         let mut words = vec![format!("{completed} of {all} completed"), format!("{failed} failed")];
         words.push(match job.parallelism {
@@ -40,6 +40,7 @@ impl Model {
             None => format!("{at_work} at work"),
         });
         words.extend(job.deadline.map(|time| format!("{time} for all from the first start on")));
+        words.extend(self.schedule_in_words(workload));
         words.extend(job.ttl.map(|time| format!("removed {time} after the end")));
         Some(words.join("; "))
     }
@@ -52,6 +53,9 @@ impl Model {
         let task = instance.task.as_ref()?;
         let attempts = workload.spec.template.restart.attempts();
         let of = attempts.map(|most| format!(" of {most} attempts")).unwrap_or_default();
+        if task.idle {
+            return Some("has nothing to do until its job is due".to_owned());
+        }
         Some(match &task.end {
             None => format!("is to run to completion; {}{of} failed so far", task.failures()),
             Some(ended) if ended.outcome == TaskOutcome::Completed => format!(
@@ -61,6 +65,50 @@ impl Model {
             ),
             Some(ended) => format!("{} and is not tried again", ended.reason),
         })
+    }
+
+    /// By which rules a job is done anew, and when next.
+    fn schedule_in_words(&self, workload: &Workload) -> Vec<String> {
+        let Some(schedule) = workload.spec.job.as_ref().and_then(|job| job.schedule.as_ref())
+        else {
+            return Vec::new();
+        };
+        let Schedule { cron, time_zone, overlap, catch_up, .. } = schedule;
+        let shown = |moment| Self::shown_there(workload, moment);
+        let mut words = vec![format!(
+            "due at {cron:?} of {time_zone}, up to {catch_up} late; overlap: {overlap}"
+        )];
+        words.extend(
+            workload
+                .job
+                .scheduled
+                .run
+                .map(|run| format!("at work since it was due at {}", shown(run.due))),
+        );
+        words.extend(
+            workload
+                .job
+                .scheduled
+                .waiting
+                .map(|due| format!("the work due at {} waits for that", shown(due))),
+        );
+        words.push(match self.due_next(workload) {
+            Some(next) => format!("due next at {}", shown(next)),
+            None => "not due while it is stopped".to_owned(),
+        });
+        words
+    }
+
+    /// Why an instance has nothing to do yet.
+    pub(in crate::model) fn idle_in_words(&self, instance: &Instance) -> String {
+        let workload = self.tables.workloads().get(instance.name.workload());
+        let next = workload.and_then(|workload| Some((workload, self.due_next(workload)?)));
+        match next {
+            Some((workload, next)) => {
+                format!("waits until it is due, at {}", Self::shown_there(workload, next))
+            }
+            None => "its job is stopped, and so never due".to_owned(),
+        }
     }
 
     /// What a change of a job does not reach, for people.

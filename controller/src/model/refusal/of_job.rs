@@ -15,6 +15,23 @@ pub enum OfJob {
         /// How, in words.
         how: &'static str,
     },
+    /// An instance of a job with a schedule has nothing to do yet.
+    #[error(
+        "{instance} waits until its job is due; `dwell replace {instance}` has its work done now"
+    )]
+    NotDue {
+        /// Which one.
+        instance: InstanceName,
+    },
+    /// The schedule of a job was left out.
+    #[error(
+        "workload {workload} has a schedule, and keeps one: what of it has never been due would begin at once. Write \"stopped: \
+         true\" to have it rest, or remove it first with `dwell rm {workload} --wait`"
+    )]
+    KeepsSchedule {
+        /// Which workload.
+        workload: WorkloadName,
+    },
     /// What runs on was declared as a job, or the other way.
     #[error(
         "workload {workload} {is}, and stays one: its instances have begun as such. Remove it first with `dwell rm {workload}          --wait`, or give this one another name",

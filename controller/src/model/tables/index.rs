@@ -187,7 +187,7 @@ impl Index {
 
     /// Lists an instance that may get a place or a turn.
     pub(super) fn list(&mut self, name: &InstanceName, instance: Option<&Instance>) {
-        if instance.is_some_and(|instance| instance.node.is_none() && !instance.has_ended()) {
+        if instance.is_some_and(|instance| instance.node.is_none() && !instance.rests()) {
             self.open.insert(name.clone());
         } else {
             self.open.remove(name);
@@ -315,7 +315,7 @@ fn is_unproven(instance: &Instance) -> bool {
 /// Where an instance is, or goes, that others of its workload are kept apart from.
 fn place_of_copy(instance: &Instance) -> Option<&NodeName> {
     let place = destination(instance).or(instance.node.as_ref());
-    place.filter(|_| !instance.has_ended())
+    place.filter(|_| !instance.rests())
 }
 
 /// Whether an instance waits until others of its job have ended.

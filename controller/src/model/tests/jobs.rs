@@ -262,7 +262,7 @@ fn what_has_not_ended_by_the_deadline_has_failed() {
     let mut fleet = Fleet::of(1);
     let mut short = job(3, 1);
     let deadline = Some(Millis::seconds(60));
-    short.job = Some(Job { parallelism: Some(2), deadline, ttl: None });
+    short.job = Some(Job { parallelism: Some(2), deadline, ..Job::default() });
     fleet.apply(short).unwrap();
     fleet.pass(120);
     assert!(outcome(&fleet, "job-0").is_none(), "it counts from the first start");

@@ -1,7 +1,7 @@
 //! The rules of jobs.
 
 use super::{REPLICAS_MAX, SpecError, refuse};
-use crate::job::Job;
+use crate::job::{Job, Schedule};
 use crate::quantity::Millis;
 use crate::workload::{OnFailure, RestartPolicy, UpdateOrder, WorkloadSpec};
 
@@ -40,6 +40,15 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             ),
         );
     }
+    if let Some(schedule) = &job.schedule {
+        check_schedule(schedule)?;
+        if job.ttl.is_some() {
+            return refuse(
+                "job.ttl",
+                "a job with a schedule is not over when its work has ended; leave one of the two out",
+            );
+        }
+    }
     let restart = spec.template.restart;
     if restart == RestartPolicy::Always {
         return refuse(
@@ -68,6 +77,51 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             "update.on_failure",
             "a job does not go back to an earlier version: an instance that fails is tried again, and has then failed; \
              leave it out",
+        );
+    }
+    Ok(())
+}
+
+/// What can be said of a schedule without a calendar; the controller has one.
+fn check_schedule(schedule: &Schedule) -> Result<(), SpecError> {
+    let fields = schedule.cron.split_ascii_whitespace().count();
+    if schedule.cron.len() > Schedule::CRON_MAX {
+        return refuse("job.schedule.cron", format!("is longer than {} bytes", Schedule::CRON_MAX));
+    }
+    if fields != 5 || !schedule.cron.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+        return refuse(
+            "job.schedule.cron",
+            format!(
+                "{:?} is not an expression; write minute, hour, day of the month, month and day of the week, for example \
+                 \"30 2 * * *\" for half past two every night",
+                schedule.cron
+            ),
+        );
+    }
+    let zone = &schedule.time_zone;
+    if zone.is_empty()
+        || zone.len() > Schedule::TIME_ZONE_MAX
+        || !zone.chars().all(|c| c.is_ascii_graphic())
+    {
+        return refuse(
+            "job.schedule.time_zone",
+            "is not the name of a time zone; write UTC, or a name such as Europe/Berlin",
+        );
+    }
+    let (least, most) = (Schedule::CATCH_UP_MIN, Job::TIME_MAX);
+    if !(least..=most).contains(&schedule.catch_up) {
+        return refuse(
+            "job.schedule.catch_up",
+            format!(
+                "{} is not between {least}, which a controller may take to start, and {most}",
+                schedule.catch_up
+            ),
+        );
+    }
+    if !(1..=Schedule::HISTORY_MAX).contains(&schedule.history) {
+        return refuse(
+            "job.schedule.history",
+            format!("{} is not between 1 and {}", schedule.history, Schedule::HISTORY_MAX),
         );
     }
     Ok(())

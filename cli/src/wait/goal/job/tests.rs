@@ -89,6 +89,13 @@ fn an_instance_of_a_job_is_waited_for_by_itself() {
 }
 
 #[test]
+fn work_that_is_not_due_yet_is_not_waited_for() {
+    let mut idle = instance(1, None);
+    idle.task.as_mut().unwrap().idle = true;
+    assert_eq!(super::one(&idle), Some(Progress::Done));
+}
+
+#[test]
 fn a_stopped_job_is_not_waited_for() {
     let mut stopped = workload();
     stopped.set_run(v1::RunState::Stopped);

@@ -108,7 +108,7 @@ impl Fleet {
         }
         for instance in instances.values() {
             let waits = self.model.tables.waiting().contains_key(&instance.name);
-            let may_be_nowhere = waits || instance.has_ended();
+            let may_be_nowhere = waits || instance.rests();
             assert!(
                 instance.node.is_some() || may_be_nowhere,
                 "{} waits without a reason",
