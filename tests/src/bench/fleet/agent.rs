@@ -235,7 +235,7 @@ async fn session(door: &Door, host: &Host, seen: &Mutex<Seen>) -> Result<()> {
             }
             Down::Directory(change) => lock(seen).learn(&change)?,
             Down::AssignmentPiece(_) => bail!("ten instances do not fit into one message"),
-            Down::OpenTunnel(_) | Down::Trust(_) | Down::Lent(_) => {}
+            Down::OpenTunnel(_) | Down::Trust(_) | Down::Lent(_) | Down::Reboot(_) => {}
         }
     }
 }
