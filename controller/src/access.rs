@@ -270,6 +270,8 @@ mod tests {
             [
                 "CreateJoinToken",
                 "UpdateNode",
+                "RebootNodes",
+                "CancelReboot",
                 "RemoveNode",
                 "RemoveVolume",
                 "UpdateKeySet",
