@@ -121,7 +121,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
     let done = match command {
         Command::Apply(apply) => apply.run(fleet).await,
         Command::Plan(plan) => return plan.run(fleet).await,
-        Command::Run(run) => run.run(fleet.await?).await,
+        Command::Run(run) => return run.run(fleet.await?).await,
         Command::Ps(ps) => ps.run(fleet.await?).await,
         Command::Status(status) => return status.run(fleet.await?).await,
         Command::Explain(explain) => explain.run(fleet.await?).await,

@@ -136,7 +136,7 @@ impl Logs {
 }
 
 /// Passes on what one instance prints, as it is.
-async fn plain(mut chunks: Streaming<v1::LogsChunk>) -> Result<(), Failure> {
+pub(super) async fn plain(mut chunks: Streaming<v1::LogsChunk>) -> Result<(), Failure> {
     // Written by a thread of tokio's: a pager that pauses must not make the connection look dead.
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     while let Some(chunk) = chunks.message().await? {

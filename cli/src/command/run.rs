@@ -1,8 +1,11 @@
 //! `dwell run`: declare one workload without a file.
 
-use std::net::Ipv4Addr;
+mod once;
 
-use clap::Args;
+use std::net::Ipv4Addr;
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Args};
 use dwell_core::id::{PoolName, WorkloadName};
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
@@ -25,13 +28,17 @@ use crate::wait::{WaitArgs, wait};
 ///
 /// The same as applying a file with one workload in it, except that a workload of that name must not exist.
 #[derive(Args, Debug)]
-#[command(after_long_help = "\
+#[command(group = ArgGroup::new("to_completion").args(["job", "rm"]).multiple(true), after_long_help = "\
 Examples:
   dwell run nginx:1.27 --name web
   dwell run nginx:1.27 --name web --replicas 3 --cpu 500m --memory 256Mi --expose 80 --wait
   dwell run postgres:16 --name db -v data:/var/lib/postgresql/data -e POSTGRES_PASSWORD
   dwell run debian:12 --name box -- sleep infinity
-  dwell run app:2 --name migrate --job --attempts 1 --ttl 1d --wait -- ./migrate")]
+  dwell run app:2 --name migrate --job --attempts 1 --ttl 1d --wait -- ./migrate
+  dwell run --rm debian:12 -- sh -c 'date; exit 3'
+
+With --rm it is a job of one instance and one attempt: what it prints is printed here, and `dwell run` ends with its exit code and
+removes it, also when it is told to end (Ctrl-C). What is left by a computer that goes away ends after --deadline and goes after --ttl.")]
 pub(crate) struct Run {
     /// Image reference, such as debian:12
     #[arg(value_name = "IMAGE")]
@@ -39,9 +46,12 @@ pub(crate) struct Run {
     /// Replaces the image's command
     #[arg(value_name = "COMMAND", last = true)]
     command: Vec<String>,
-    /// Name of the workload
-    #[arg(long)]
-    name: WorkloadName,
+    /// Name of the workload; with --rm, one is made up if not given
+    #[arg(long, required_unless_present = "rm")]
+    name: Option<WorkloadName>,
+    /// Print what it prints, end with its exit code, and remove it
+    #[arg(long, conflicts_with_all = ["job", "restart", "parallelism", "attempts", "wait", "replicas", "output"])]
+    rm: bool,
     /// How many instances
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u32,
@@ -84,11 +94,11 @@ pub(crate) struct Run {
     /// Of a job: how often an instance is tried before it has failed [default: 6]
     #[arg(long, value_name = "N", requires = "job", conflicts_with = "restart")]
     attempts: Option<u32>,
-    /// Of a job: how long all of it may take
-    #[arg(long, value_name = "DURATION", requires = "job")]
+    /// Of a job: how long all of it may take [default with --rm: 1d]
+    #[arg(long, value_name = "DURATION", requires = "to_completion")]
     deadline: Option<Millis>,
-    /// Of a job: how long after its end it is removed
-    #[arg(long, value_name = "DURATION", requires = "job")]
+    /// Of a job: how long after its end it is removed [default with --rm: 10m]
+    #[arg(long, value_name = "DURATION", requires = "to_completion")]
     ttl: Option<Millis>,
     /// What becomes of it when its node is lost: keep, or "replace after 2m"
     #[arg(long, value_name = "POLICY", default_value = "keep")]
@@ -115,8 +125,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
-        let (waiting, output) = (self.wait, self.output);
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<ExitCode, Failure> {
+        let (waiting, output, rm) = (self.wait, self.output, self.rm);
         let spec = self.into_spec()?;
         spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
         let request =
@@ -129,24 +139,35 @@ impl Run {
                  `dwell rm {name} --wait`"
             )));
         }
+        let name = spec.name.to_string();
         let plans = apply::apply(
             &mut fleet,
             Planned::of(vec![Declared { spec, says_replicas: true }]),
             false,
         )
         .await?;
+        if rm {
+            return once::follow(fleet.client, &name).await;
+        }
         let goals: Vec<_> = plans.workloads.iter().map(PlanView::goal).collect();
         output.print(&plans, apply::done)?;
-        wait(waiting, &fleet.client, &fleet.target, &goals).await
+        wait(waiting, &fleet.client, &fleet.target, &goals).await?;
+        Ok(ExitCode::SUCCESS)
     }
 
     fn into_spec(self) -> Result<WorkloadSpec, Failure> {
-        let restart = manifest::restart_of(self.job, self.attempts, self.restart);
+        let name = match self.name {
+            Some(name) => name,
+            None => once::name()?,
+        };
+        let is_job = self.job || self.rm;
+        let attempts = if self.rm { Some(1) } else { self.attempts };
+        let restart = manifest::restart_of(is_job, attempts, self.restart);
         let restart = restart.map_err(Failure::Usage)?;
         let job = Job {
             parallelism: self.parallelism,
-            deadline: self.deadline,
-            ttl: self.ttl,
+            deadline: self.deadline.or(self.rm.then_some(once::DEADLINE)),
+            ttl: self.ttl.or(self.rm.then_some(once::TTL)),
             schedule: None,
         };
         let template = Template {
@@ -168,7 +189,7 @@ impl Run {
             ..Template::of_image(self.image)
         };
         Ok(WorkloadSpec {
-            name: self.name,
+            name,
             replicas: self.replicas,
             run: None,
             template,
@@ -177,7 +198,52 @@ impl Run {
             update: UpdatePolicy::default(),
             on_lost: self.on_lost,
             labels: std::collections::BTreeMap::new(),
-            job: self.job.then_some(job),
+            job: is_job.then_some(job),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        run: Run,
+    }
+
+    fn read(words: &[&str]) -> Result<WorkloadSpec, clap::Error> {
+        let line = Line::try_parse_from([&["run"], words].concat())?;
+        Ok(line.run.into_spec().unwrap())
+    }
+
+    #[test]
+    fn a_one_off_is_a_job_that_leaves_nothing_behind() {
+        let spec = read(&["--rm", "debian:12", "--", "false"]).unwrap();
+        let other = read(&["--rm", "debian:12"]).unwrap();
+        assert!(spec.name.to_string().starts_with("run-") && spec.name != other.name);
+        let bounds = Job { deadline: Some(once::DEADLINE), ttl: Some(once::TTL), ..Job::default() };
+        assert_eq!((spec.job.as_ref(), spec.replicas), (Some(&bounds), 1));
+        assert_eq!(spec.template.restart, RestartPolicy::Never);
+        assert_eq!(spec.check(), Ok(()));
+        let given = read(&["--rm", "--name", "box", "--deadline", "1h", "debian:12"]).unwrap();
+        assert_eq!(given.name.to_string(), "box");
+        assert_eq!(given.job.unwrap().deadline, Some(Millis::seconds(3600)));
+    }
+
+    #[test]
+    fn a_one_off_is_no_other_kind_of_workload() {
+        for words in [
+            &["debian:12"][..],
+            &["--rm", "--replicas", "2", "debian:12"],
+            &["--rm", "--restart", "always", "debian:12"],
+            &["--rm", "--wait", "debian:12"],
+            &["--name", "box", "--ttl", "1h", "debian:12"],
+        ] {
+            assert!(read(words).is_err(), "{words:?}");
+        }
     }
 }
