@@ -40,10 +40,20 @@ workloads:
     command: [sh, -c, 'sleep 3; echo done']
 ";
 
+/// Due each minute. It does nothing before.
+const TICKS: &str = "
+workloads:
+  ticks:
+    image: hello
+    job: {schedule: {cron: '* * * * *'}}
+    command: [sh, -c, 'echo tick']
+";
+
 #[tokio::test]
 async fn jobs_run_to_completion_and_not_again() -> Result<()> {
     Lab::test(LabConfig::new("jobs").hosts(1).images(&[Image::Hello]), async |lab| {
         lab.start_fleet().await?;
+        lab.apply(TICKS).await?.ok()?;
         lab.apply(UNSEEN).await?.ok()?;
         wait_until("it to run", LIMIT, async || {
             let rows = lab.ps().await?.of("unseen");
@@ -58,7 +68,9 @@ async fn jobs_run_to_completion_and_not_again() -> Result<()> {
         lab.cli(&["wait", "unseen"]).await?.ok()?;
         one_after_the_other_is_done(lab).await?;
         what_fails_is_tried_again_and_then_told(lab).await?;
-        nothing_runs_again(lab).await
+        nothing_runs_again(lab).await?;
+        what_is_run_once_leaves_nothing(lab).await?;
+        what_is_due_is_done(lab).await
     })
     .await
 }
@@ -150,5 +162,49 @@ async fn nothing_runs_again(lab: &Lab) -> Result<()> {
     ensure!(!status.stdout.contains("good-"), "what has completed is no finding: {status:?}");
     lab.cli(&["replace", "good-1", "--wait"]).await?.ok()?;
     lab.cli(&["wait", "good"]).await?.ok()?;
+    Ok(())
+}
+
+async fn what_is_run_once_leaves_nothing(lab: &Lab) -> Result<()> {
+    let ran = lab.cli(&["run", "--rm", "hello", "--", "sh", "-c", "echo said; exit 3"]).await?;
+    ensure!(ran.code() == 3 && ran.stdout == "said\n", "{ran:?}");
+    let ran = lab.cli(&["run", "--rm", "--name", "one", "hello", "--", "true"]).await?;
+    ensure!(ran.code() == 0 && ran.stdout.is_empty(), "{ran:?}");
+    wait_until("what was run once to be gone", LIMIT, async || {
+        let shown = lab.cli(&["ps"]).await?.ok()?;
+        ensure!(!shown.contains("one-0") && !shown.contains("run-"), "{shown}");
+        Ok(())
+    })
+    .await
+}
+
+/// It was declared before all else. A controller that was killed meanwhile goes on counting.
+async fn what_is_due_is_done(lab: &Lab) -> Result<()> {
+    let address = || async {
+        let rows = lab.ps().await?.of("ticks");
+        anyhow::Ok(rows.into_iter().map(|row| row.address).collect::<Vec<_>>())
+    };
+    let past = || async {
+        let inspected: Value = lab.cli(&["inspect", "ticks", "-o", "json"]).await?.json()?;
+        anyhow::Ok(inspected["workload"]["job"]["runs"].as_array().cloned().unwrap_or_default())
+    };
+    let soon = Duration::from_secs(75);
+    wait_until("it to be due", soon, async || {
+        let past = past().await?;
+        ensure!(past.iter().any(|run| run["outcome"] == "completed"), "{past:?}");
+        Ok(())
+    })
+    .await?;
+    let before = address().await?;
+    let printed = lab.cli(&["logs", "ticks-0"]).await?.ok()?;
+    ensure!(printed.contains("tick"), "{printed}");
+    let known = past().await?.len();
+    wait_until("it to be due again", soon, async || {
+        let past = past().await?;
+        ensure!(past.len() > known, "{past:?}");
+        Ok(())
+    })
+    .await?;
+    ensure!(address().await? == before, "the same instance does it again");
     Ok(())
 }

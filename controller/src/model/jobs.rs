@@ -178,6 +178,8 @@ impl Model {
         if self.is_unconfirmed() {
             return;
         }
+        let workloads = self.tables.workloads();
+        self.due.retain(|name, _| workloads.contains_key(name));
         for workload in jobs {
             let name = &workload.spec.name;
             self.settle_job(name, now);

@@ -33,7 +33,7 @@ const NOT_RUN: u8 = 125;
 /// A name that nobody else has thought of.
 ///
 /// # Errors
-/// Never: it is one.
+/// [`Failure::Other`] if it is no name, which it is.
 pub(super) fn name() -> Result<WorkloadName, Failure> {
     let name = WorkloadName::new(format!("run-{:08x}", rand::random::<u32>()));
     name.map_err(|error| Failure::Other(error.to_string()))
