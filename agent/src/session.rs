@@ -136,7 +136,7 @@ impl Session {
                 Err(loss) => Causes(&loss).to_string(),
             };
             let held = begun.elapsed();
-            let wait = backoff.after(held, random());
+            let wait = backoff.after(held, self.holding().has_leases(), random());
             let retry_ms = wait.as_millis();
             // An absence of hours is one line, not thousands.
             if loss == last_loss && held < backoff::SUCCESS {
