@@ -38,7 +38,8 @@ Examples:
   dwell run --rm debian:12 -- sh -c 'date; exit 3'
 
 With --rm it is a job of one instance and one attempt: what it prints is printed here, and `dwell run` ends with its exit code and
-removes it, also when it is told to end (Ctrl-C). What is left by a computer that goes away ends after --deadline and goes after --ttl.")]
+removes it, also when it is told to end (Ctrl-C) or has not begun within 5 minutes. If this computer goes away, work that has begun ends
+after --deadline and goes after --ttl; what has not is for `dwell rm`.")]
 pub(crate) struct Run {
     /// Image reference, such as debian:12
     #[arg(value_name = "IMAGE")]

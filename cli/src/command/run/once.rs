@@ -1,7 +1,7 @@
 //! `dwell run --rm`: one piece of work, watched until it has ended and then removed.
 //!
-//! It is a job of one instance and one attempt. Whatever becomes of this program, the job ends by its deadline and is removed by
-//! its `ttl`; what this program does is to be quicker than that.
+//! It is a job of one instance and one attempt. Whatever becomes of this program, work that has begun ends by its deadline and is
+//! removed by its `ttl`; what this program does is to be quicker than that.
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -23,6 +23,8 @@ pub(super) const TTL: Millis = Millis::seconds(600);
 /// How long it may run where nobody says otherwise: nothing is left behind by a computer that goes away.
 pub(super) const DEADLINE: Millis = Millis::seconds(24 * 3600);
 
+/// How long it may take until it begins.
+const BEGIN_LIMIT: Duration = Duration::from_secs(300);
 /// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the output of what has ended may take to come.
@@ -119,6 +121,16 @@ async fn within<O, E>(
 /// Waits until its container runs or has ended; why it does not yet is said once for each reason.
 async fn begun(client: &mut Client, workload: &str) -> Result<String, Failure> {
     let mut said = String::new();
+    let begun = tokio::time::timeout(BEGIN_LIMIT, begins(client, workload, &mut said)).await;
+    begun.unwrap_or_else(|_| {
+        Err(Failure::Other(format!(
+            "{workload} has not begun within {BEGIN_LIMIT:?}, and is removed; last seen: {said}. \
+             Without --rm it waits as long as it takes: `dwell run --job`"
+        )))
+    })
+}
+
+async fn begins(client: &mut Client, workload: &str, said: &mut String) -> Result<String, Failure> {
     loop {
         let instance = look(client, workload).await?;
         let status = instance.status.unwrap_or_default();
@@ -135,9 +147,9 @@ async fn begun(client: &mut Client, workload: &str) -> Result<String, Failure> {
             (None, Phase::Failed) => return failed(&status.message),
             (None, _) => {}
         }
-        if !status.message.is_empty() && status.message != said {
+        if !status.message.is_empty() && status.message != *said {
             say(&format!("dwell: {}: {}", instance.name, status.message));
-            said = status.message;
+            *said = status.message;
         }
         tokio::time::sleep(PAUSE).await;
     }
