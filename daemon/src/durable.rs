@@ -7,8 +7,9 @@ use std::path::Path;
 
 /// Replaces a file: written beside its place, synced, renamed, the directory synced.
 ///
-/// Blocks for as long as the disk takes. On an error the old file is there as before. Two writers of
-/// one file at a time are not provided for.
+/// Blocks for as long as the disk takes. On an error the old file is there as before, or the new one if it was the directory that
+/// could not be synced: whether that outlives a loss of power is known once it was written anew. Two writers of one file at a
+/// time are not provided for.
 ///
 /// # Errors
 /// What the file system said.

@@ -238,11 +238,11 @@ impl<'a> Instance<'a> {
         if let Some(running) = roles.others().find(|container| container.is_running()) {
             return self.lead_away(roles, running).unwrap_or_else(|| self.stop(running));
         }
-        if let Some(end) = self.task_end() {
-            return self.rest_for_good(end, roles);
-        }
         if let Some(count) = self.count_run(roles) {
             return count;
+        }
+        if let Some(end) = self.task_end() {
+            return self.rest_for_good(end, roles);
         }
         match roles {
             Roles::Steady { keeper, .. } if !self.is_to_run() => self.rest_stopped(*keeper),

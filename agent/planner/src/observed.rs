@@ -240,6 +240,12 @@ impl Seen {
             }
             return;
         }
+        // The disk may have it all the same, and an end that was seen is one, whatever becomes of its container.
+        if let Step::Record(journal) = step
+            && journal.task != self.journal.task
+        {
+            self.journal = Journal::clone(journal).in_life(self.life);
+        }
         let earlier = self.trouble.take().filter(|(failed, _)| failed.is_like(step));
         let trouble = Trouble::after(earlier.as_ref().map(|(_, trouble)| trouble), failure, now);
         // The sandbox may be what the start lacked.

@@ -15,7 +15,7 @@ use dwell_core::job::{TaskEnd, TaskOutcome};
 use super::roles::Roles;
 use super::{Instance, Next, Rest, Wait};
 use crate::journal::Journal;
-use crate::observed::Container;
+use crate::observed::{Container, Seen};
 use crate::pause;
 use crate::step::Step;
 use crate::target::Target;
@@ -44,9 +44,15 @@ impl<'a> Instance<'a> {
         task.map_or(0, |task| self.seen.journal.of_task(task).failed)
     }
 
-    /// Counts the last run of its container, whatever else is to be done.
+    /// Counts the last run of its container, whatever else is to be done. What was counted and is not known to be on disk comes
+    /// before that.
     pub(super) fn count_run(self, roles: &Roles<'a>) -> Option<Next<'a>> {
         let task = self.target.assigned.task?;
+        let Seen { journal, stored, .. } = self.seen;
+        let counted = journal.task.filter(|record| record.number == task.number);
+        if counted.is_some() && (journal.life, journal.task) != (stored.life, stored.task) {
+            return Some(self.attempt(Step::Record(Box::new(journal.clone()))));
+        }
         let Roles::Steady { keeper: Some(keeper), .. } = roles else { return None };
         let policy = self.target.assigned.template.restart;
         let counted = self.seen.journal.counting(task, policy, keeper)?;

@@ -14,6 +14,7 @@ use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::job::{Task, TaskOutcome};
 use dwell_core::workload::Template;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 impl World {
@@ -46,7 +47,11 @@ impl World {
         let name = real.instance.clone();
         let is_busy = self.in_flight.iter().any(|(busy, _)| *busy == name);
         let runs = self.containers.values().any(|one| one.instance == name && one.is_running());
-        if let Some(real) = self.containers.get_mut(id).filter(|_| !runs && !is_busy) {
+        if runs || is_busy {
+            return;
+        }
+        self.lose_run(id);
+        if let Some(real) = self.containers.get_mut(id) {
             real.state = ContainerState::Running { started_at };
         }
         self.observe(&name);
@@ -61,9 +66,35 @@ impl World {
         let by_order = journal.ordered_ends.get(id) == Some(&started_at);
         let task = self.desired.get(&name).and_then(|assigned| assigned.task);
         if let Some(task) = task.filter(|task| made_for >= task.number && !by_order && code != 0) {
-            *self.failures.entry((name, task.number)).or_default() += 1;
+            self.failures.entry((name, task.number)).or_default().insert(started_at);
         }
         self.kill(id, code);
+    }
+
+    /// Nobody can tell whether a run ended before the order to end it was on disk, or because of it.
+    pub(super) fn order_ends(&mut self, name: &InstanceName, journal: &Journal) {
+        for ((_, _), failures) in self.failures.iter_mut().filter(|((owner, _), _)| owner == name) {
+            failures.retain(|run| !journal.ordered_ends.values().any(|ordered| ordered == run));
+        }
+    }
+
+    /// Somebody removes a container without asking.
+    pub(crate) fn remove_by_hand(&mut self, id: &ContainerId) {
+        self.lose_run(id);
+        self.containers.remove(id);
+    }
+
+    /// What a container could have told of its last run is lost, unless it was counted before.
+    fn lose_run(&mut self, id: &ContainerId) {
+        let Some(real) = self.containers.get(id) else { return };
+        let ContainerState::Exited { started_at, .. } = real.state else { return };
+        let journal = self.disk.get(&real.instance).cloned().unwrap_or_default();
+        for ((name, number), failures) in &mut self.failures {
+            let record = journal.of_task(Task { number: *number, failed_before: 0 });
+            if *name == real.instance && record.counted != Some(started_at) {
+                failures.remove(&started_at);
+            }
+        }
     }
 
     /// What a start must not be of an instance of a job.
@@ -73,8 +104,10 @@ impl World {
         let journal = self.disk.get(name).cloned().unwrap_or_default();
         let end = journal.of_task(task).end;
         assert!(end.is_none(), "{name} is started although its task has ended: {end:?}");
-        let failed = self.failures.get(&(name.clone(), task.number)).copied().unwrap_or_default();
+        let failures = self.failures.get(&(name.clone(), task.number));
+        let failed = failures.map_or(0, BTreeSet::len);
         let attempts = assigned.template.restart.attempts().unwrap_or(u32::MAX);
+        let attempts = usize::try_from(attempts).unwrap_or(usize::MAX);
         assert!(failed < attempts, "{name} is tried again after {failed} of {attempts} attempts");
     }
 }
@@ -159,7 +192,7 @@ fn act(world: &mut World, action: &Action) {
         }
         Action::RemoveByHand { index } => {
             if let Some(id) = container(world, index) {
-                world.containers.remove(&id);
+                world.remove_by_hand(&id);
             }
         }
         Action::RestartAgent { ref done } => {

@@ -72,8 +72,8 @@ pub(crate) struct World {
     pub(crate) in_flight: Vec<(InstanceName, Step)>,
     pub(super) generation: u64,
     serial: u64,
-    /// How often the main process of each task has really failed.
-    pub(super) failures: BTreeMap<(InstanceName, Generation), u32>,
+    /// The runs of the main process of each task that have really failed.
+    pub(super) failures: BTreeMap<(InstanceName, Generation), BTreeSet<Timestamp>>,
 }
 
 impl World {
@@ -369,6 +369,7 @@ impl World {
                 self.sandboxes.remove(&place(name, *slot));
             }
             Step::Record(journal) => {
+                self.order_ends(name, journal);
                 drop(self.disk.insert(name.clone(), Journal::clone(journal)));
             }
             Step::Forget => drop(self.disk.remove(name)),

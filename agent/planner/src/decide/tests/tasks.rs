@@ -107,6 +107,22 @@ fn a_crash_of_the_agent_gives_no_further_attempt() {
 }
 
 #[test]
+fn an_end_whose_record_may_be_on_disk_is_not_forgotten_with_its_container() {
+    let mut story = of_job(2).with("c1", "a", 3, exited(0));
+    let step = story.step().unwrap();
+    let failure = Failure { kind: FailureKind::Transient, message: "no reply".into() };
+    story.seen.failed(&step, failure, story.now);
+    assert_eq!(told(&story), None, "nobody knows whether the disk has it");
+    // Somebody removes the only other thing that knew.
+    story.seen.containers.clear();
+    let story = story.after(Duration::from_secs(60));
+    assert_eq!(story.word(), "commit", "the work is not done twice");
+    let story = story.record();
+    assert_eq!(told(&story), Some((0, Some((TaskOutcome::Completed, 0)))));
+    assert!(story.plan().is_empty(), "{:?}", story.plan());
+}
+
+#[test]
 fn attempts_on_other_nodes_count() {
     let mut story = of_job(3);
     story.assigned().task = Some(Task { number: Generation(3), failed_before: 2 });
