@@ -53,6 +53,7 @@ mod nodes;
 mod object;
 mod ordinals;
 mod pages;
+mod per_node;
 mod placement;
 mod plan;
 mod reboots;

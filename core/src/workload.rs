@@ -84,13 +84,16 @@ pub struct Placement {
     /// Only on nodes of which all of these hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub constraints: Vec<Constraint>,
+    /// One instance on every node of which that holds, for as long as it does. How many there are follows from the nodes then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_per_node: bool,
 }
 
 impl Placement {
     /// Whether every node will do.
     #[must_use]
     pub fn is_anywhere(&self) -> bool {
-        self.pool.is_none() && self.constraints.is_empty()
+        *self == Self::default()
     }
 }
 

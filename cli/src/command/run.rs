@@ -56,6 +56,9 @@ pub(crate) struct Run {
     /// How many instances
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u32,
+    /// One instance on every node that --pool and --constraint allow
+    #[arg(long, conflicts_with_all = ["replicas", "job", "rm", "ip"])]
+    one_per_node: bool,
     /// Environment variable; without a value, it is taken from here
     #[arg(short, long, value_name = "KEY[=VALUE]")]
     env: Vec<String>,
@@ -195,7 +198,11 @@ impl Run {
             run: None,
             template,
             addresses: self.ip,
-            placement: Placement { pool: self.pool, constraints: self.constraint },
+            placement: Placement {
+                pool: self.pool,
+                constraints: self.constraint,
+                one_per_node: self.one_per_node,
+            },
             update: UpdatePolicy::default(),
             on_lost: self.on_lost,
             labels: std::collections::BTreeMap::new(),

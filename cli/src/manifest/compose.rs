@@ -65,11 +65,6 @@ const IGNORED: &[Ignored] = &[
     },
     Ignored { key: "logging", values: &[], why: "\"dwell logs\" shows what an instance prints" },
     Ignored {
-        key: "mode",
-        values: &["replicated"],
-        why: "every workload runs as many instances as \"replicas\" says",
-    },
-    Ignored {
         key: "networks",
         values: &["default"],
         why: "every instance has an address of its own and reaches all others",
@@ -129,7 +124,6 @@ const REFUSED: &[(&str, &str)] = &[
     ("mem_reservation", "what \"mem_limit\" says is reserved as well; remove it"),
     ("mem_swappiness", "memory has one limit, \"mem_limit\"; remove it"),
     ("memswap_limit", "memory has one limit, \"mem_limit\"; remove it"),
-    ("mode", "every workload runs as many instances as \"replicas\" says; write that"),
     ("models", "run the model as a workload of its own"),
     ("network_mode", "every instance has an address of its own; remove it"),
     (

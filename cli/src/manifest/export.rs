@@ -67,7 +67,11 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     add("working_dir", json!(working_dir));
     add("hostname", json!(hostname));
     add("labels", json!(labels));
-    add("replicas", json!(spec.replicas));
+    if spec.placement.one_per_node {
+        add("one_per_node", json!(true));
+    } else {
+        add("replicas", json!(spec.replicas));
+    }
     add("stopped", json!(spec.run.map(|run| run == RunState::Stopped)));
     let mut limits = if *resources == plain.resources { json!({}) } else { json!(resources) };
     if let Some(pids) = pids {

@@ -107,6 +107,9 @@ pub(super) struct Workload {
     pub(super) pool: Option<PoolName>,
     /// Only on nodes of which all hold: `LABEL==VALUE`, `LABEL!=VALUE`; also `node.name`, `node.arch`.
     pub(super) constraints: Option<Vec<Condition>>,
+    /// One instance on every node that `pool` and `constraints` allow, instead of a number of replicas.
+    #[serde(default)]
+    pub(super) one_per_node: bool,
     /// How changes reach the instances.
     #[serde(default)]
     pub(super) update: Update,
@@ -321,12 +324,24 @@ pub(super) struct Deploy {
     pub(super) labels: Pairs,
     /// The same as `replicas`.
     pub(super) replicas: Option<u32>,
+    /// `global` is the same as `one_per_node: true`.
+    pub(super) mode: Option<Mode>,
     /// Limits.
     #[serde(default)]
     pub(super) resources: DeployResources,
     /// Constraints.
     #[serde(default)]
     pub(super) placement: DeployPlacement,
+}
+
+/// Compose's words for how many instances there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    /// As many as `replicas` says.
+    Replicated,
+    /// One on every node.
+    Global,
 }
 
 /// Compose's place for limits.

@@ -60,6 +60,12 @@ impl file::Workload {
             ("scale", self.scale),
             ("deploy.replicas", self.deploy.replicas),
         ]);
+        let one_per_node = self.one_per_node || self.deploy.mode == Some(file::Mode::Global);
+        if one_per_node && replicas.is_some() {
+            wrong.add(
+                "replicas: how many there are follows from the nodes with one_per_node; leave one of the two out",
+            );
+        }
         let cpu = wrong.one_of([
             ("resources.cpu", self.resources.cpu),
             ("cpus", self.cpus),
@@ -147,6 +153,7 @@ impl file::Workload {
                     .into_iter()
                     .map(|condition| condition.0)
                     .collect(),
+                one_per_node,
             },
             update: UpdatePolicy {
                 parallelism: self.update.parallelism.unwrap_or(update.parallelism),

@@ -376,7 +376,10 @@ fn what_is_wrong_is_said_where_it_is() {
         ("network: {allow_from: [{any: true, ports: [http]}]}", "\"http\" names no ports"),
         ("labels: {dwell.x: 1}", "is reserved"),
         ("stop_grace_period: 5", "is not a duration"),
-        ("deploy: {mode: global}", "\"mode\" is not supported"),
+        (
+            "deploy: {mode: global, replicas: 2}",
+            "replicas: how many there are follows from the nodes",
+        ),
         ("image: [1]", "f.yaml:4:5: key \"image\" is given twice"),
     ];
     for (lines, says) in cases {
@@ -389,6 +392,15 @@ fn what_is_wrong_is_said_where_it_is() {
 fn what_other_tools_and_anchors_need_is_left_alone() {
     let text = "x-common: &common {user: www}\nx-other: [1]\nworkloads:\n  web:\n    image: a\n    <<: *common\n    x-tool: {a: b}\n    update: {x-mine: 1}\n";
     assert_eq!(good(text)[0].template.user, "www");
+}
+
+#[test]
+fn one_on_every_node_is_said_in_our_words_or_in_composes() {
+    let one = |lines: &str| good(&workload(lines)).remove(0);
+    let ours = one("one_per_node: true");
+    assert!(ours.placement.one_per_node);
+    assert_eq!(one("deploy: {mode: global}"), ours);
+    assert!(!one("deploy: {mode: replicated, replicas: 2}").placement.one_per_node);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub enum Misfit {
     },
     /// No address left in its block.
     Addresses,
+    /// It has one of the same already, and is to have no more.
+    HasOne,
     /// Nothing new goes there.
     Closed(Closed),
     /// A constraint does not hold.
@@ -64,8 +66,9 @@ impl Misfit {
                 Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
             ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
-            Self::Constraint(_) => (7, Reverse(0)),
-            Self::Pool { .. } => (8, Reverse(0)),
+            Self::HasOne => (7, Reverse(0)),
+            Self::Constraint(_) => (8, Reverse(0)),
+            Self::Pool { .. } => (9, Reverse(0)),
         }
     }
 }
@@ -92,6 +95,7 @@ impl fmt::Display for Misfit {
                 write!(f, "has {free} of the {asked} memory asked for free")
             }
             Self::Addresses => f.write_str("has no free address in its block"),
+            Self::HasOne => f.write_str("has its one already"),
             Self::Closed(Closed::Cordoned) => f.write_str("is cordoned"),
             Self::Closed(Closed::Draining) => f.write_str("is draining"),
             Self::Closed(Closed::Unreachable) => f.write_str("is unreachable"),

@@ -24,10 +24,10 @@ pub fn solve(problem: &Problem<'_>, previous: &Placement) -> Solution {
     Solution { groups }
 }
 
-/// Why one more item of a group cannot go into a bin as it is; `None` if it can.
+/// Why one more item of a group cannot go into a bin as it is, with so many of its spread there; `None` if it can.
 #[must_use]
-pub fn refusal(bin: &Bin<'_>, group: &Group<'_>) -> Option<Misfit> {
-    Left::of(bin).misfit(bin, group)
+pub fn refusal(bin: &Bin<'_>, group: &Group<'_>, siblings: u32) -> Option<Misfit> {
+    Left::of(bin).misfit(bin, group, siblings)
 }
 
 fn place(problem: &Problem<'_>, group: &Group<'_>, room: &mut Room) -> Answer {
@@ -86,10 +86,12 @@ impl Left {
     }
 
     /// Why one more item of a group cannot go there; what is least likely to change first.
-    fn misfit(&self, bin: &Bin<'_>, group: &Group<'_>) -> Option<Misfit> {
+    fn misfit(&self, bin: &Bin<'_>, group: &Group<'_>, siblings: u32) -> Option<Misfit> {
         let asked = group.request;
         misfit(bin, group.rules).or(bin.closed.map(Misfit::Closed)).or({
-            if self.room.cpu < asked.cpu {
+            if group.rules.one_per_node && siblings > 0 {
+                Some(Misfit::HasOne)
+            } else if self.room.cpu < asked.cpu {
                 Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
             } else if self.room.memory < asked.memory {
                 Some(Misfit::Memory { free: self.room.memory, asked: asked.memory })
@@ -116,14 +118,17 @@ impl Room {
     }
 
     fn misfit(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Option<Misfit> {
-        self.bins[index].misfit(bin, group)
+        self.bins[index].misfit(bin, group, self.siblings(index, group))
+    }
+
+    fn siblings(&self, index: usize, group: &Group<'_>) -> u32 {
+        self.siblings.get(&(group.spread, index)).copied().unwrap_or(0)
     }
 
     fn score(&self, bin: &Bin<'_>, index: usize, group: &Group<'_>) -> Score {
         let left = &self.bins[index];
-        let siblings = self.siblings.get(&(group.spread, index)).copied().unwrap_or(0);
         Score {
-            siblings: Reverse(siblings),
+            siblings: Reverse(self.siblings(index, group)),
             share: left.room.minus(group.request).share_of(bin.capacity),
             items: Reverse(left.items),
             bin: Reverse(index),

@@ -13,6 +13,8 @@
 //! is and however many nodes are drained. And what was unwell when the drain began neither waits for others nor holds them up:
 //! to move it takes nothing down.
 //!
+//! What a node has because every node has one (`per_node.rs`) stays there and runs on.
+//!
 //! Nothing is forced. A drain with a deadline is given up when that is over; what is left stays where it is.
 
 use std::collections::BTreeSet;
@@ -306,14 +308,14 @@ impl Model {
         self.reconsider(&node.name);
     }
 
+    /// How many instances have yet to leave a node that is drained. What belongs to it stays.
     pub(super) fn left_on(&self, node: &NodeName) -> usize {
-        self.tables.index().occupancy.get(node).map_or(0, |there| there.instances.len())
+        self.guests_on(node).count()
     }
 
     /// What is still on a node that is drained, and why: what does not pass by itself first. At most [`OBSTACLES_MAX`].
     pub(super) fn obstacles(&self, node: &Node) -> Vec<Obstacle> {
-        let there = self.tables.index().occupancy.get(&node.name).filter(|_| node.draining);
-        let names = there.into_iter().flat_map(|there| &there.instances);
+        let names = self.guests_on(&node.name).filter(|_| node.draining);
         let mut names: Vec<&InstanceName> = names.collect();
         let leaves = |name: &InstanceName| {
             self.tables.instances().get(name).is_some_and(|instance| instance.leaving.is_some())

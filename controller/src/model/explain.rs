@@ -103,7 +103,11 @@ impl Model {
     fn explain_instance(&self, workload: &Arc<Workload>, instance: &Arc<Instance>) -> Explanation {
         let subject = Subject::Instance(instance.name.clone());
         let mut facts = vec![self.where_and_why(instance, &subject)];
-        if self.is_pinned(instance) {
+        if self.is_bound(instance) {
+            let node = instance.node.as_ref().map(NodeName::as_str).unwrap_or_default();
+            let text = format!("its workload has one on every node, and it is the one of {node}");
+            facts.push(Fact::new("stays", text));
+        } else if self.is_pinned(instance) {
             let node = instance.node.as_ref().map(NodeName::as_str).unwrap_or_default();
             let text = format!("its volumes are on {node}, so it stays there");
             facts.push(Fact::new("volumes", text));
@@ -120,7 +124,7 @@ impl Model {
             facts.push(if own.since.is_some() { own } else { all() });
         }
         let drained = instance.node.as_ref().and_then(|node| self.tables.nodes().get(node));
-        if let Some(node) = drained.filter(|node| node.draining)
+        if let Some(node) = drained.filter(|node| node.draining && !self.is_bound(instance))
             && let Some(obstacle) = self.obstacle(node, &instance.name)
         {
             let subject = Subject::Node(node.name.clone());
@@ -309,6 +313,10 @@ fn rules(placement: &Placement) -> Option<Fact> {
     let pool = placement.pool.iter().map(|pool| format!("of pool {pool}"));
     let constraints = placement.constraints.iter().map(|one| format!("where {one}"));
     let rules: Vec<String> = pool.chain(constraints).collect();
-    let text = format!("may only be on nodes {}", rules.join(", and "));
-    (!rules.is_empty()).then(|| Fact::new("rules", text))
+    let text = match (placement.one_per_node, rules.join(", and ")) {
+        (true, rules) if rules.is_empty() => "one on every node".to_owned(),
+        (true, rules) => format!("one on every node {rules}"),
+        (false, rules) => format!("may only be on nodes {rules}"),
+    };
+    (!placement.is_anywhere()).then(|| Fact::new("rules", text))
 }

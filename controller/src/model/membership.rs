@@ -259,8 +259,10 @@ impl Model {
         if let Some(link) = self.tables.links().get(&node.name).cloned() {
             self.put_link(Link { session: None, ..Link::clone(&link) });
         }
+        let is_all_its_own = self.guests_on(&node.name).next().is_none();
         let message = match names.len() {
             0 => "removed".to_owned(),
+            _ if is_all_its_own => "removed; what belongs to it ends".to_owned(),
             count => format!(
                 "removed by force with {} while it was heard of; it is out. What it has is placed elsewhere once the host has \
                  said that it has ended, or when `dwell node rm --force {}` is run again to vouch for that",

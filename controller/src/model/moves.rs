@@ -80,6 +80,9 @@ impl Model {
         if !self.is_ready(from) {
             return Err(NotMoved::NotHeard { instance: name, node: from.clone() });
         }
+        if self.is_bound(instance) {
+            return Err(NotMoved::Bound { instance: name, node: from.clone() });
+        }
         if self.is_pinned(instance) {
             return Err(NotMoved::Pinned { instance: name, node: from.clone() });
         }

@@ -270,18 +270,23 @@ impl Model {
         // One that was removed while it was heard of may have left something behind.
         let node = node.filter(|node| !node.removed || (force && !instances.is_empty()));
         let node = node.ok_or_else(|| Refusal::NoNode(name.clone()))?;
-        if let Some(example) = instances.first().filter(|_| !force) {
-            let (count, example) = (instances.len(), example.clone());
-            return Err(Refusal::NodeInUse { node: name.clone(), count, example });
+        if !force {
+            // What belongs to a node goes with it, if the node hears that it is to end.
+            let guests = self.guests_on(name).next().cloned();
+            let unheard = instances.first().filter(|_| !self.is_ready(name)).cloned();
+            if let Some(example) = guests.or(unheard) {
+                let count = instances.len();
+                return Err(Refusal::NodeInUse { node: name.clone(), count, example });
+            }
+            if let Some((example, count)) = self.example_volume(name) {
+                return Err(Refusal::NodeHasVolumes { node: name.clone(), count, example });
+            }
         }
         let state = self.tables.links().get(name).map_or(NodeState::Down, |link| link.state);
-        if force && !node.removed && state != NodeState::Down && !instances.is_empty() {
+        if !node.removed && state != NodeState::Down && !instances.is_empty() {
             // What it says of itself proves nothing, and it may be running all of it.
             self.expel(&node, now);
             return Ok(());
-        }
-        if let (false, Some((example, count))) = (force, self.example_volume(name)) {
-            return Err(Refusal::NodeHasVolumes { node: name.clone(), count, example });
         }
         for instance in &instances {
             self.take_from_the_dead(instance, now);

@@ -17,6 +17,9 @@ use super::{Model, Refusal};
 impl Model {
     /// The ordinals of the instances that a workload is to have.
     pub(super) fn ordinals(&self, workload: &Workload) -> BTreeSet<u32> {
+        if workload.spec.placement.one_per_node {
+            return self.ordinals_of_nodes(&workload.spec);
+        }
         let wanted = usize::try_from(workload.spec.replicas).unwrap_or(usize::MAX);
         let mut ordinals = self.living_ordinals(&workload.spec.name).cloned().unwrap_or_default();
         while ordinals.len() > wanted {
@@ -31,6 +34,9 @@ impl Model {
 
     /// Whether a workload is to have an instance that it has no more.
     pub(super) fn lacks(&self, workload: &Workload, name: &InstanceName) -> bool {
+        if workload.spec.placement.one_per_node {
+            return self.ordinals_of_nodes(&workload.spec).contains(&name.ordinal());
+        }
         let living = self.living_ordinals(&workload.spec.name);
         let count = |living: usize| u32::try_from(living).unwrap_or(u32::MAX);
         let there = count(living.map_or(0, BTreeSet::len));
@@ -62,6 +68,9 @@ impl Model {
         }
         for (workload, names) in by_workload {
             let old = self.living(workload)?;
+            if old.spec.placement.one_per_node {
+                return Err(Refusal::CountedByNodes(workload.clone()));
+            }
             let gone = u32::try_from(names.len()).unwrap_or(u32::MAX);
             let replicas = old.spec.replicas.saturating_sub(gone);
             let spec = WorkloadSpec { replicas, ..old.spec.clone() };

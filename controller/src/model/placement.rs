@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::node::{Capacity, NodeState};
-use dwell_core::workload::Resources;
+use dwell_core::workload::{Placement as Rules, Resources};
 use dwell_scheduler::{
     Bin, Closed, Group, Misfit, Placement, Problem, Reason, misfit, refusal, solve,
 };
@@ -72,6 +72,13 @@ impl Model {
         misfit(&self.bin(node, capacity), &workload.spec.placement).is_some()
     }
 
+    /// Whether nothing that was declared keeps instances of a workload off a node, and whether it takes new ones; `None` if that
+    /// cannot be known before it is heard of.
+    pub(super) fn allows(&self, node: &Node, rules: &Rules) -> Option<(bool, bool)> {
+        let bin = self.bin(node, self.capacity(&node.name)?);
+        Some((misfit(&bin, rules).is_none(), bin.closed.is_none()))
+    }
+
     /// What is promised to a node's instances, and what it has, if that is known.
     pub(super) fn room(&self, node: &NodeName) -> Option<(Resources, Resources)> {
         let capacity = self.capacity(node)?;
@@ -108,7 +115,9 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(&demand.workload) else { return down };
         let unknown = Capacity::default();
         let capacity = self.capacity(&node.name).unwrap_or(&unknown);
-        refusal(&self.bin(node, capacity), &group(workload, demand, 0, 1))
+        let copies = self.tables.index().copies.get(&demand.workload);
+        let there = copies.and_then(|copies| copies.get(&node.name)).copied().unwrap_or_default();
+        refusal(&self.bin(node, capacity), &group(workload, demand, 0, 1), there)
     }
 
     /// Why an instance cannot be on this one node, if so; `None` if that is no place for instances.
@@ -227,7 +236,7 @@ impl Model {
 }
 
 /// Whether instances can live on a node.
-fn is_home(node: &Node) -> bool {
+pub(super) fn is_home(node: &Node) -> bool {
     !node.removed && node.block.is_some()
 }
 

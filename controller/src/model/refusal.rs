@@ -119,6 +119,11 @@ pub enum Refusal {
     /// Two numbers of instances for one workload.
     #[error("workload {0} is scaled twice in one request; give one number")]
     ScaledTwice(WorkloadName),
+    /// A number of instances for a workload that has one on every node.
+    #[error(
+        "workload {0} has one instance on every node that its pool and constraints allow; change those, or the labels of nodes"
+    )]
+    CountedByNodes(WorkloadName),
     /// An address that no instance can have.
     #[error("{instance} cannot have {address}: {range} has no such instance address; use one inside it that is neither the first nor the last of a /{prefix} block", range = .range.cidr(), prefix = .range.node_prefix())]
     AddressUnusable {
@@ -495,6 +500,7 @@ impl Refusal {
             | Self::TooManyNamed(_)
             | Self::DuplicateWorkload(_)
             | Self::ScaledTwice(_)
+            | Self::CountedByNodes(_)
             | Self::AddressUnusable { .. }
             | Self::NodeAddress { .. }
             | Self::ContextName(_)

@@ -337,7 +337,7 @@ impl Model {
         let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
         let (leaves, outgrows) =
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
-        if instance.rests() {
+        if instance.rests() || (leaves && !outgrows && self.is_bound(&instance)) {
             self.delete(Key::Waiting(name.clone()));
         } else if !leaves && !outgrows {
             let second = self.second_share(workload, &instance);

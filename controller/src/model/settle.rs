@@ -168,6 +168,7 @@ impl Model {
             return;
         }
         let agenda = mem::take(&mut self.agenda);
+        self.follow_nodes(&agenda, now);
         let mut rolls = self.reopen(&agenda);
         rolls.extend(self.worth_a_turn(&agenda));
         let again = self.worth_another_look(&agenda);

@@ -91,6 +91,7 @@ impl Tables {
                 open: BTreeSet::new(),
                 blocked: BTreeMap::new(),
                 turns: BTreeMap::new(),
+                per_node: BTreeSet::new(),
                 tallies: BTreeMap::new(),
                 copies: BTreeMap::new(),
                 due: BTreeMap::new(),
@@ -112,6 +113,7 @@ impl Tables {
     pub(super) fn put(&mut self, record: Record) -> Option<Record> {
         match record {
             Record::Workload(new) => {
+                self.index.workload(&new.spec.name, Some(&new));
                 self.workloads.insert(new.spec.name.clone(), new).map(Record::Workload)
             }
             Record::Version(new) => {
@@ -180,7 +182,10 @@ impl Tables {
     /// Takes an object away, and returns what it was.
     pub(super) fn delete(&mut self, key: &Key) -> Option<Record> {
         match key {
-            Key::Workload(name) => self.workloads.remove(name).map(Record::Workload),
+            Key::Workload(name) => {
+                self.index.workload(name, None);
+                self.workloads.remove(name).map(Record::Workload)
+            }
             Key::Version(name, number) => {
                 let versions = self.versions.get_mut(name)?;
                 let old = versions.remove(number);

@@ -20,6 +20,7 @@ mod membership;
 mod network;
 mod nodes;
 mod orders;
+mod per_node;
 mod plans;
 mod random;
 mod reads;

@@ -112,9 +112,12 @@ impl Model {
         true
     }
 
-    /// Whether an instance cannot leave its node, because it has volumes there.
+    /// Whether an instance cannot leave its node, because it has volumes there or belongs to it.
     pub(super) fn is_pinned(&self, instance: &Instance) -> bool {
         let Some(node) = &instance.node else { return false };
+        if self.is_bound(instance) {
+            return true;
+        }
         let declared: BTreeSet<&VolumeName> =
             instance.templates().flat_map(Template::volumes).collect();
         self.tables.volumes_of(&instance.name).any(|volume| {

@@ -116,6 +116,9 @@ impl Model {
         now: Timestamp,
     ) -> Result<(), Refusal> {
         let spec = WorkloadSpec { replicas, ..self.living(name)?.spec.clone() };
+        if spec.placement.one_per_node {
+            return Err(Refusal::CountedByNodes(name.clone()));
+        }
         self.declare(spec, false, "", now).map(drop)
     }
 
@@ -128,6 +131,7 @@ impl Model {
         now: Timestamp,
     ) -> Result<WorkloadPlan, Refusal> {
         let name = spec.name.clone();
+        let spec = self.counted_by_nodes(spec);
         spec.check().map_err(|source| Refusal::Spec { workload: name.clone(), source })?;
         self.check_on_lost(&spec)?;
         let old = self.tables.workloads().get(&name).cloned();
@@ -185,7 +189,7 @@ impl Model {
 
     /// Makes what is missing, marks what is different, removes what is too much. If the workload was `turned`, it is stopped
     /// or started by that.
-    fn reconcile(
+    pub(super) fn reconcile(
         &mut self,
         workload: &Workload,
         turned: bool,
@@ -238,7 +242,10 @@ impl Model {
             .collect();
         for instance in surplus {
             self.remove_instance(&instance, now);
-            let reason = format!("beyond the {} declared", workload.spec.replicas);
+            let reason = match workload.spec.placement.one_per_node {
+                true => "is not on a node that is to have one".to_owned(),
+                false => format!("beyond the {} declared", workload.spec.replicas),
+            };
             planned.push(InstancePlan::new(instance, InstanceAction::Remove, reason));
         }
         Ok(planned)

@@ -87,9 +87,36 @@ impl WorkloadSpec {
         }
         self.check_on_lost()?;
         self.check_order()?;
+        self.check_one_per_node()?;
         job::check(self)?;
         check_labels(&self.labels)?;
         self.template.check()
+    }
+
+    /// What is there once for every node has no place elsewhere.
+    fn check_one_per_node(&self) -> Result<(), SpecError> {
+        if !self.placement.one_per_node {
+            return Ok(());
+        }
+        if !self.on_lost.is_keep() {
+            return refuse(
+                "on_lost",
+                "every other node has an instance of its own with one_per_node; leave it out",
+            );
+        }
+        if self.job.is_some() {
+            return refuse(
+                "one_per_node",
+                "a job is done as often as its replicas say, wherever there is room; leave one of the two out",
+            );
+        }
+        if !self.addresses.is_empty() {
+            return refuse(
+                "network.ip",
+                "which nodes there will be is not known, and each has addresses of its own; leave it out with one_per_node",
+            );
+        }
+        Ok(())
     }
 
     /// What is on a lost node cannot be had elsewhere, and no kernel keeps that node from writing to what it shares with

@@ -100,6 +100,7 @@ fn specifications_survive_the_round_trip() {
         placement: Placement {
             pool: Some("big".parse().unwrap()),
             constraints: vec!["disk==ssd".parse().unwrap(), "zone!=a".parse().unwrap()],
+            one_per_node: true,
         },
         update: UpdatePolicy {
             order: UpdateOrder::StartFirst,

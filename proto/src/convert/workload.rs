@@ -19,6 +19,7 @@ impl From<&WorkloadSpec> for v1::WorkloadSpec {
             addresses: spec.addresses.iter().map(ToString::to_string).collect(),
             pool: text_or_empty(spec.placement.pool.as_ref()),
             constraints: spec.placement.constraints.iter().map(ToString::to_string).collect(),
+            one_per_node: spec.placement.one_per_node,
             update: Some((&spec.update).into()),
             labels: spec.labels.clone().into_iter().collect(),
             replace_lost_after_ms: spec.on_lost.replaced_after().map(|after| after.0),
@@ -43,6 +44,7 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
             placement: Placement {
                 pool: parse_optional("pool", &wire.pool)?,
                 constraints: constraints.collect::<Result<_, _>>()?,
+                one_per_node: wire.one_per_node,
             },
             update: wire.update.map(UpdatePolicy::try_from).transpose()?.unwrap_or_default(),
             on_lost: match wire.replace_lost_after_ms {

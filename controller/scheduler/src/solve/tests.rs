@@ -62,7 +62,7 @@ fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
 
 fn rules(constraints: &[&str]) -> workload::Placement {
     let constraints = constraints.iter().map(|text| text.parse().unwrap()).collect();
-    workload::Placement { pool: None, constraints }
+    workload::Placement { constraints, ..workload::Placement::default() }
 }
 
 fn reason(problem: &Problem<'_>) -> String {
@@ -198,9 +198,11 @@ impl World {
 
 fn any_rules() -> impl Strategy<Value = workload::Placement> {
     let constraint = prop::sample::select(vec!["disk==ssd", "disk!=ssd", "node.name!=n1"]);
-    (prop::option::weighted(0.2, Just("db")), prop::option::weighted(0.4, constraint)).prop_map(
-        |(pool, constraint)| workload::Placement {
+    let pool = prop::option::weighted(0.2, Just("db"));
+    (pool, prop::option::weighted(0.4, constraint), prop::bool::weighted(0.3)).prop_map(
+        |(pool, constraint, one_per_node)| workload::Placement {
             pool: pool.map(|pool| PoolName::new(pool).unwrap()),
+            one_per_node,
             ..rules(constraint.as_slice())
         },
     )
@@ -239,6 +241,14 @@ proptest! {
             );
         }
 
+        let mut siblings = world.previous.clone();
+        for (group, answer) in problem.groups.iter().zip(&solution.groups) {
+            for &bin in &answer.bins {
+                let there = siblings.entry((group.spread, bin)).or_default();
+                *there += 1;
+                prop_assert!(!group.rules.one_per_node || *there == 1, "one on every node");
+            }
+        }
         let mut after = problem.clone();
         for (index, bin) in problem.bins.iter().enumerate() {
             let (mut added, mut addresses) = (Resources::default(), 0);
@@ -260,7 +270,10 @@ proptest! {
         // What was refused is refused by every bin, as the other groups left it.
         for (group, answer) in problem.groups.iter().zip(&solution.groups) {
             if answer.reason.is_some() {
-                prop_assert!(after.bins.iter().all(|bin| refusal(bin, group).is_some()));
+                for (index, bin) in after.bins.iter().enumerate() {
+                    let there = siblings.get(&(group.spread, index)).copied().unwrap_or_default();
+                    prop_assert!(refusal(bin, group, there).is_some());
+                }
             }
         }
     }

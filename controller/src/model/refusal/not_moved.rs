@@ -30,6 +30,17 @@ pub enum NotMoved {
         /// Where it is.
         node: NodeName,
     },
+    /// It is that node's.
+    #[error(
+        "{instance} belongs to {node}: its workload has one instance on every node; `dwell node label` and constraints say \
+         which nodes those are"
+    )]
+    Bound {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it is.
+        node: NodeName,
+    },
     /// Its volumes are there.
     #[error(
         "{instance} has volumes on {node}, and volumes do not move; `dwell volume ls` lists them"

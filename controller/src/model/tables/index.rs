@@ -13,7 +13,7 @@ use ipnet::Ipv4Net;
 
 use crate::model::jobs::Tally;
 use crate::model::object::{
-    Demand, Instance, Node, Quarantine, UpdateState, Waiting, WaitingCause,
+    Demand, Instance, Node, Quarantine, UpdateState, Waiting, WaitingCause, Workload,
 };
 use crate::model::reboots::is_rebooting;
 use crate::model::volumes::VolumeKey;
@@ -49,6 +49,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) blocked: BTreeMap<Demand, BTreeSet<InstanceName>>,
     /// Instances that wait until others of their job have ended.
     pub(in crate::model) turns: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Workloads with one instance on every node.
+    pub(in crate::model) per_node: BTreeSet<WorkloadName>,
     /// How the instances of each workload are.
     pub(in crate::model) tallies: BTreeMap<WorkloadName, Tally>,
     /// How many instances of a workload are on each node, or on their way there.
@@ -78,6 +80,15 @@ pub(in crate::model) struct Index {
 }
 
 impl Index {
+    /// A workload is there, or not.
+    pub(super) fn workload(&mut self, name: &WorkloadName, new: Option<&Workload>) {
+        if new.is_some_and(|new| new.spec.placement.one_per_node) {
+            self.per_node.insert(name.clone());
+        } else {
+            self.per_node.remove(name);
+        }
+    }
+
     /// An instance was `old` and is `new`.
     pub(super) fn instance(&mut self, old: Option<&Instance>, new: Option<&Instance>) {
         if let Some(old) = old {

@@ -16,9 +16,10 @@ use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{Command, NodeChange, Refusal, Target, UpdateState, WorkloadView};
 
 const NODES: u8 = 4;
-/// The last one is a job.
-const WORKLOADS: [&str; 4] = ["a", "b", "c", "j"];
+/// `j` is a job, and of `n` there is one on every node.
+const WORKLOADS: [&str; 5] = ["a", "b", "c", "j", "n"];
 const JOB: usize = 3;
+const PER_NODE: usize = 4;
 /// How many instances of the job may be at work at once.
 const AT_ONCE: u32 = 2;
 
@@ -98,8 +99,10 @@ impl Declared {
                 read_only: false,
             });
         }
+        spec.placement.one_per_node = self.workload == PER_NODE;
+        let fixed = self.fixed.filter(|_| self.workload != PER_NODE);
         spec.addresses =
-            self.fixed.map(|last| address(&format!("10.80.0.{last}"))).into_iter().collect();
+            fixed.map(|last| address(&format!("10.80.0.{last}"))).into_iter().collect();
         spec
     }
 }
@@ -178,6 +181,12 @@ impl World {
                 let spec = declared.spec();
                 if fleet.apply(spec.clone()).is_ok() {
                     let view = fleet.model.workload(&spec.name).unwrap();
+                    let replicas = if spec.placement.one_per_node {
+                        view.workload.spec.replicas
+                    } else {
+                        spec.replicas
+                    };
+                    let spec = WorkloadSpec { replicas, ..spec };
                     assert_eq!(view.workload.spec, spec, "what was accepted is there");
                 }
             }
@@ -331,6 +340,38 @@ impl World {
         }
         self.fleet.check();
         self.check_job();
+        self.check_per_node();
+    }
+
+    /// No node has two of those of which it is to have one.
+    fn check_per_node(&self) {
+        let instances = self.fleet.model.tables.instances_of(&workload(WORKLOADS[PER_NODE]));
+        let mut nodes = BTreeSet::new();
+        for instance in instances {
+            let Some(node) = &instance.node else { continue };
+            assert!(nodes.insert(node), "{} is the second one on {node}", instance.name);
+            let moves = instance.leaving.as_ref().is_some_and(|leaving| leaving.to.is_some());
+            assert!(!moves, "{} leaves {node}", instance.name);
+        }
+    }
+
+    /// Every node that takes instances and is allowed to has one, and no other has.
+    fn check_every_node(&self) {
+        let model = &self.fleet.model;
+        let Some(view) = model.workload(&workload(WORKLOADS[PER_NODE])) else { return };
+        let rules = &view.workload.spec.placement;
+        for node in model.tables.nodes().values() {
+            let count = model.tables.instances_of(&view.workload.spec.name);
+            let count = count.filter(|instance| instance.node.as_ref() == Some(&node.name)).count();
+            let is_allowed = !node.removed && model.allows(node, rules).is_some_and(|(is, _)| is);
+            let is_waiting = model.tables.instances_of(&view.workload.spec.name);
+            let is_waiting = is_waiting.filter(|instance| instance.node.is_none()).count();
+            assert!(
+                count == usize::from(is_allowed) || (is_allowed && is_waiting > 0),
+                "{}",
+                node.name
+            );
+        }
     }
 
     /// What has ended stays so and is told to nobody as something to run, and no more are at work than may be.
@@ -387,6 +428,7 @@ impl World {
         self.promote_all();
         self.fleet.check();
         self.check_healed();
+        self.check_every_node();
     }
 
     /// What a few try out holds by now, and is given to the others.
