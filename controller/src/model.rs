@@ -120,7 +120,7 @@ pub use reboots::{REBOOT_MAX, Reboot, RebootHow, RebootState};
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::{INSTANCES_MAX, Settings};
-pub use versions::{Form, Pause, Version, VersionState, VersionView};
+pub use versions::{FailedWith, Form, Pause, Version, VersionState, VersionView};
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
 pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
 

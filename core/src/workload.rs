@@ -176,7 +176,11 @@ pub struct UpdatePolicy {
     /// early.
     #[serde(default = "UpdatePolicy::default_monitor")]
     pub monitor: Millis,
-    /// What is done about a version that an instance did not hold with.
+    /// How many instances may fail with a new version before `on_failure` holds: none for the first one. While canaries try
+    /// a version out nothing is tolerated.
+    #[serde(default = "UpdatePolicy::no_failures", skip_serializing_if = "Portion::is_none")]
+    pub max_failures: Portion,
+    /// What is done about a version with which more instances failed than may.
     #[serde(default, skip_serializing_if = "OnFailure::is_default")]
     pub on_failure: OnFailure,
     /// Whether an old container ends before or after its successor has shown that it works.
@@ -203,16 +207,18 @@ impl UpdateOrder {
     }
 }
 
-/// What is done about a version that an instance did not hold with. Whatever it is, that instance goes back, and no other is given
-/// the version.
+/// What is done about a version with which more instances failed than [`UpdatePolicy::max_failures`]. Whatever it is, an instance
+/// that failed goes back to what it held with before, and is not given that version again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
-    /// The rollout waits for an operator; instances that hold with the version keep it.
+    /// No other instance is given the version, and the rollout waits for an operator; instances that hold with it keep it.
     #[default]
     Pause,
     /// All instances go back to the version that is good, if there is one.
     Rollback,
+    /// The others are given the version all the same, however many fail.
+    Continue,
 }
 
 impl OnFailure {
@@ -237,7 +243,20 @@ impl UpdatePolicy {
         Portion::Count(1)
     }
 
+    /// How many of so many instances may fail with a new version before no other is given it; `None` for any number.
+    #[must_use]
+    pub fn failures_allowed(&self, replicas: u32) -> Option<u32> {
+        match self.on_failure {
+            OnFailure::Continue => None,
+            OnFailure::Pause | OnFailure::Rollback => Some(self.max_failures.of(replicas)),
+        }
+    }
+
     fn no_canary() -> Portion {
+        Portion::Count(0)
+    }
+
+    fn no_failures() -> Portion {
         Portion::Count(0)
     }
 
@@ -259,6 +278,7 @@ impl Default for UpdatePolicy {
             canary: Self::no_canary(),
             deadline: Self::default_deadline(),
             monitor: Self::default_monitor(),
+            max_failures: Self::no_failures(),
             on_failure: OnFailure::default(),
             order: UpdateOrder::default(),
         }

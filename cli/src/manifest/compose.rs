@@ -161,7 +161,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("ulimits", "workloads run with the engine's standard limits"),
     (
         "update_config",
-        "use \"update: {order, parallelism, canary, deadline, monitor, on_failure}\"",
+        "use \"update: {order, parallelism, canary, deadline, monitor, max_failures, on_failure}\"",
     ),
     ("use_api_socket", "workloads do not get the engine's socket"),
     ("userns_mode", "every instance has namespaces of its own"),

@@ -304,6 +304,7 @@ mod tests {
             "workloads: {w: {image: a, job: {}}, v: {image: a, job: {attempts: 1, parallelism: 2, deadline: 1h, ttl: 0s}}}",
             "workloads: {w: {image: a, job: {ttl: 1d}, restart: on-failure}, v: {image: a, job: {}, restart: no}}",
             "workloads: {w: {image: a, on_lost: replace after 2m}}",
+            "workloads: {w: {image: a, update: {max_failures: 10%, on_failure: rollback}}, v: {image: a, update: {on_failure: continue}}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, hooks: {after_start: {exec: [warm, '$$UP'], timeout: 2m}, before_stop: {http: ':80/bye'}}}}",

@@ -287,8 +287,11 @@ pub(super) struct Update {
     pub(super) deadline: Option<Millis>,
     /// How long a new container without a health check has to run to hold; `10s` if not given.
     pub(super) monitor: Option<Millis>,
-    /// What is done when an instance did not hold with a new version: `pause` waits for an operator, `rollback` takes all
-    /// instances back to the good version; `pause` if not given.
+    /// How many instances may fail with a new version, as a number or a share such as `10%`, before `on_failure` is done; none
+    /// if not given. No canary may fail.
+    pub(super) max_failures: Option<Portion>,
+    /// What is done when more instances than may did not hold with a new version: `pause` waits for an operator, `rollback`
+    /// takes all instances back to the good version, `continue` gives it to the others however many fail; `pause` if not given.
     pub(super) on_failure: Option<OnFailure>,
     /// Whether the old container ends before the new one starts (`stop-first`), or when the new one has shown that it works
     /// (`start-first`, for a second share of the node meanwhile); `stop-first` if not given.
@@ -305,7 +308,7 @@ pub(super) enum Order {
     StartFirst,
 }
 
-/// What is done when an instance did not hold with a new version.
+/// What is done when more instances than may did not hold with a new version.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnFailure {
@@ -313,6 +316,8 @@ pub(super) enum OnFailure {
     Pause,
     /// All instances go back to the good version.
     Rollback,
+    /// The others are given it all the same; one that failed stays on what held before.
+    Continue,
 }
 
 /// Compose's place for replicas, limits, constraints and the workload's labels.

@@ -160,9 +160,11 @@ impl file::Workload {
                 canary: self.update.canary.unwrap_or(update.canary),
                 deadline: self.update.deadline.unwrap_or(update.deadline),
                 monitor: self.update.monitor.unwrap_or(update.monitor),
+                max_failures: self.update.max_failures.unwrap_or(update.max_failures),
                 on_failure: match self.update.on_failure {
                     None | Some(file::OnFailure::Pause) => OnFailure::Pause,
                     Some(file::OnFailure::Rollback) => OnFailure::Rollback,
+                    Some(file::OnFailure::Continue) => OnFailure::Continue,
                 },
                 order: match self.update.order {
                     None | Some(file::Order::StopFirst) => UpdateOrder::StopFirst,

@@ -344,7 +344,15 @@ fn what_is_wrong_is_said_where_it_is() {
         ("readiness: {test: [NONE]}", "readiness.test: [NONE] asks for nothing"),
         ("readiness: {tcp: 0}", "readiness: port 0 is not a port"),
         ("readiness: {tcp: 1, retries: 0}", "readiness.retries: has to be at least 1"),
-        ("update: {on_failure: stop}", "expected one of pause, rollback"),
+        ("update: {on_failure: stop}", "expected one of pause, rollback, continue"),
+        (
+            "update: {on_failure: continue, max_failures: 2}",
+            "update.max_failures: with \"on_failure: continue\" the rollout goes on however many fail",
+        ),
+        (
+            "job: {}\nupdate: {max_failures: 1}",
+            "update.max_failures: an instance of a job that fails is tried again",
+        ),
         ("restart: sometimes", "\"sometimes\" is not a restart policy"),
         ("constraints: [ssd]", "\"ssd\" is not a constraint"),
         ("constraints: ['node.role == worker']", "is nothing nodes are known by"),

@@ -3,6 +3,7 @@
 mod job;
 mod node;
 mod state;
+mod trial;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,8 @@ use dwell_core::workload::RestartPolicy;
 use dwell_proto::v1::{self, watch_response::Change};
 
 use crate::names::Subject;
+
+use trial::{gave_up, has_held, some_may_fail};
 
 pub(crate) use state::{Awaited, State};
 
@@ -335,15 +338,22 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
     if let Some(progress) = job::whole(workload, generation, seen) {
         return progress;
     }
+    // The first version has nothing that could be gone back to.
+    if generation > 1 && workload.generation > generation && !workload.rolled_back.is_empty() {
+        return Progress::Failed(with_message(name.to_owned(), &workload.rolled_back));
+    }
     let replicas = workload.spec.as_ref().map_or(0, |spec| spec.replicas);
     let replicas = usize::try_from(replicas).unwrap_or(usize::MAX);
-    let mut done = 0;
+    let some_may_fail = some_may_fail(workload);
+    let (mut done, mut given_up) = (0, 0);
     let mut first = None;
     let mut count = 0;
     for instance in seen.instances_of(name) {
         count += 1;
         let status = instance.status.as_ref();
-        if let Some(why) = status.and_then(|status| gave_up(status, generation)) {
+        let has_failed = workload.version > 0 && instance.failed_version == workload.version;
+        let why = status.and_then(|status| gave_up(status, generation));
+        if let Some(why) = why.filter(|_| !some_may_fail) {
             return Progress::Failed(format!("{}: {why}", instance.name));
         }
         match settled(instance, seen) {
@@ -351,9 +361,21 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
             Progress::Done => {
                 first = first.or_else(|| Some(format!("{}: being removed", instance.name)));
             }
-            failed @ Progress::Failed(_) => return failed,
-            Progress::Waiting(what) => first = first.or(Some(what)),
+            failed @ Progress::Failed(_) if !some_may_fail => return failed,
+            Progress::Failed(_) | Progress::Waiting(_) if has_failed => given_up += 1,
+            Progress::Failed(what) | Progress::Waiting(what) => first = first.or(Some(what)),
         }
+    }
+    let is_over = workload.version_state() == v1::VersionState::Incomplete;
+    if is_over
+        && workload.generation >= generation
+        && done + given_up == replicas
+        && count == replicas
+    {
+        return Progress::Failed(format!(
+            "{}; apply it again to try it anew there, or go back with `dwell rollback {name}`",
+            with_message(name.to_owned(), &workload.failures)
+        ));
     }
     // While the rollout is paused, what was declared before is what instances are to be. Who waits for what was declared
     // now, waits in vain.
@@ -457,34 +479,6 @@ fn replaced(instance: &v1::Instance, before: &str, seen: &Seen) -> Progress {
 /// A number of instances in words.
 fn instances(count: u32) -> Counted {
     Counted(usize::try_from(count).unwrap_or(usize::MAX))
-}
-
-/// Why waiting for a generation is in vain, if its node has decided so.
-fn gave_up(status: &v1::InstanceStatus, generation: u64) -> Option<String> {
-    use v1::verdict::Outcome;
-    let rolled_back = "the update failed and the old container was put back";
-    match &status.verdict {
-        Some(verdict) if verdict.generation >= generation => match verdict.outcome() {
-            Outcome::RolledBack => Some(with_message(rolled_back.to_owned(), &verdict.reason)),
-            Outcome::Failing => Some(with_message("it does not work".to_owned(), &verdict.reason)),
-            Outcome::Unspecified | Outcome::Open | Outcome::Held => None,
-        },
-        Some(_) => None,
-        // A node of an older version says nothing else.
-        None => status
-            .failed_generation
-            .filter(|failed| *failed >= generation)
-            .map(|_| with_message(rolled_back.to_owned(), &status.message)),
-    }
-}
-
-/// Whether a generation has shown that it works; a node of an older version does not say.
-fn has_held(status: &v1::InstanceStatus, generation: u64) -> bool {
-    use v1::verdict::Outcome;
-    status.verdict.as_ref().is_none_or(|verdict| {
-        verdict.generation >= generation
-            && matches!(verdict.outcome(), Outcome::Held | Outcome::RolledBack)
-    })
 }
 
 fn with_message(what: String, message: &str) -> String {

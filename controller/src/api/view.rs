@@ -113,6 +113,9 @@ pub(super) fn workload(view: &WorkloadView) -> v1::Workload {
         }
         .into(),
         job: view.tally.map(|tally| job(view, tally)),
+        failed: view.failed,
+        failures: view.failures.clone(),
+        rolled_back: view.rolled_back.clone(),
     }
 }
 
@@ -167,6 +170,7 @@ fn state(state: &VersionState) -> v1::VersionState {
         VersionState::RollingOut => v1::VersionState::RollingOut,
         VersionState::Good => v1::VersionState::Good,
         VersionState::RuledOut { .. } => v1::VersionState::RuledOut,
+        VersionState::Incomplete => v1::VersionState::Incomplete,
     }
 }
 
@@ -180,7 +184,13 @@ pub(super) fn version(view: &VersionView) -> v1::Version {
         state: state(&version.state).into(),
         reason: match &version.state {
             VersionState::RuledOut { reason } => reason.clone(),
-            VersionState::RollingOut | VersionState::Good => String::new(),
+            VersionState::RollingOut | VersionState::Good | VersionState::Incomplete => {
+                match version.failures {
+                    0 => String::new(),
+                    1 => "1 instance did not hold with it".to_owned(),
+                    count => format!("{count} instances did not hold with it"),
+                }
+            }
         },
         changed_fields: view.changed_fields.iter().map(ToString::to_string).collect(),
         wanted: u32::try_from(view.wanted).unwrap_or(u32::MAX),
@@ -208,6 +218,12 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
         version: instance.wanted.number.0,
         serving_version: instance.serving.map_or(0, |number| number.0),
+        failed_version: instance.failed.as_ref().map_or(0, |failed| failed.version.0),
+        failed_reason: instance
+            .failed
+            .as_ref()
+            .map(|failed| failed.reason.clone())
+            .unwrap_or_default(),
         ipv6_address: text(view.ipv6.as_ref()),
         task: instance.task.as_ref().map(task),
     }

@@ -238,6 +238,8 @@ impl Model {
             (VersionState::RuledOut { reason }, _) => {
                 format!("version {number} is given to no instance: it is ruled out, {reason}")
             }
+            // The words of its state say who failed.
+            (VersionState::Incomplete, None) => return None,
             (_, Some(pause)) => pause.to_string(),
             (_, None) => return None,
         };
@@ -248,6 +250,14 @@ impl Model {
     /// Why an instance has not been given the newest version, although others are.
     fn why_not_yet(&self, workload: &Workload, instance: &Instance, newest: &Version) -> Fact {
         let number = newest.form.number;
+        if let Some(reason) = instance.failed_with(number) {
+            let text = format!(
+                "version {number} is not given to it again: it did not hold with it, {reason}; apply the workload anew to try again"
+            );
+            let subject = Subject::Instance(instance.name.clone());
+            return Fact::new("rollout", text)
+                .told_by(self.newest_event(&subject, &["instance-rolled-back"]));
+        }
         let updating = self.tables.index().updating.get(&workload.spec.name);
         let before = updating.into_iter().flatten().find(|other| **other != instance.name);
         let node = instance.assigned_to().filter(|node| !self.is_ready(node));

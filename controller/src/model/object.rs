@@ -30,7 +30,7 @@ use super::downtime::Downtimes;
 use super::drains::Evacuated;
 use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
-use super::versions::{Form, Pause, by_number};
+use super::versions::{FailedWith, Form, Pause, by_number};
 
 /// A declared workload.
 ///
@@ -99,6 +99,9 @@ pub struct Instance {
     /// then puts it up again by itself. The node is not told to fall back to it.
     #[serde(default, with = "by_number::optional", skip_serializing_if = "Option::is_none")]
     pub unseen: Option<Arc<Form>>,
+    /// The version that it did not hold with last: it is not given that one again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<FailedWith>,
     /// Whether it is to run.
     pub run: RunState,
     /// How often a restart was asked for.

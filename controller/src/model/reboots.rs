@@ -432,3 +432,15 @@ impl Model {
 pub(super) fn is_rebooting(node: &Node) -> bool {
     node.reboot.as_ref().is_some_and(Reboot::is_open)
 }
+
+/// Whether a node is away because it was told to reboot.
+pub(super) fn is_told_to_reboot(node: &Node) -> bool {
+    let reboot = node.reboot.as_ref();
+    reboot.is_some_and(|reboot| matches!(reboot.state, RebootState::Rebooting { .. }))
+}
+
+/// What there is to say of a node's reboot.
+pub(super) fn reboot_message(node: &Node) -> Option<String> {
+    let message = node.reboot.as_ref()?.message(&node.name);
+    (!message.is_empty()).then_some(message)
+}

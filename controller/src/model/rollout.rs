@@ -70,6 +70,8 @@ impl Model {
             }
             class => class,
         };
+        let has_failed = self.failed_with_newest(instance).is_some();
+        let class = if has_failed { ChangeClass::None } else { class };
         let harmless = class == ChangeClass::Live && !change::can_hurt(is, says);
         let tried_first = self.canaries(workload).is_some();
         let at_once = (harmless || (quiet && needs.version && !tried_first) || class == ChangeClass::None)
@@ -246,17 +248,38 @@ impl Model {
             return Needs::default();
         }
         Needs {
-            version: self
-                .newest(&workload.spec.name)
-                .is_some_and(|newest| newest.form.number != instance.wanted.number),
+            version: self.newest(&workload.spec.name).is_some_and(|newest| {
+                let number = newest.form.number;
+                number != instance.wanted.number && instance.failed_with(number).is_none()
+            }),
             restart: instance.workload_restarts < workload.restarts_asked,
             leave: !self.is_pinned(instance)
                 && (self.has_to_leave(workload, instance) || self.outgrows(workload, instance)),
         }
     }
 
+    /// Whether something has to reach an instance in a turn of its own.
+    pub(super) fn needs_turn(&self, workload: &Workload, instance: &Instance) -> bool {
+        self.needs(workload, instance).any()
+    }
+
+    /// The turn of an instance is over, although it does not work.
+    fn end_turn(&mut self, workload: &Workload, name: &InstanceName) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        if instance.update == UpdateState::Updating {
+            let update = match self.needs_turn(workload, &instance) {
+                true => UpdateState::Due,
+                false => UpdateState::Current,
+            };
+            self.put_instance(Instance { update, ..Instance::clone(&instance) });
+        }
+    }
+
     /// Whether nothing of what was declared has still to reach an instance. That its node is drained is no such thing.
     pub(super) fn is_as_declared(&self, workload: &Workload, instance: &Instance) -> bool {
+        if self.failed_with_newest(instance).is_some() {
+            return false;
+        }
         match instance.update {
             UpdateState::Current => true,
             UpdateState::Updating => false,
@@ -278,7 +301,7 @@ impl Model {
 
     /// Whether what an instance is to become is too big for its node.
     fn outgrows(&self, workload: &Workload, instance: &Instance) -> bool {
-        if workload.paused.is_some() {
+        if workload.paused.is_some() || self.failed_with_newest(instance).is_some() {
             return false;
         }
         let Some(node) = instance.assigned_to() else { return false };
@@ -375,7 +398,7 @@ impl Model {
             Some(Outcome::Failing { reason }) if self.fallback(&workload, &instance).is_some() => {
                 return self.go_back(&instance, reason, now);
             }
-            Some(Outcome::Failing { .. }) => {
+            Some(Outcome::Failing { reason }) => {
                 // What has to leave its node need not wait for it any more.
                 self.agenda.go_on(instance.name.workload());
                 if instance.unseen.is_some() {
@@ -383,6 +406,12 @@ impl Model {
                     instance.unseen = None;
                     self.put_instance(instance.clone());
                 }
+                if self.gives_up_turn(&instance, reason) {
+                    self.end_turn(&workload, &instance.name);
+                }
+                // What was noted of it is what it is now.
+                let Some(noted) = self.tables.instances().get(&instance.name) else { return };
+                instance = Instance::clone(noted);
             }
             Some(Outcome::Held) if instance.is_on_trial() => instance = self.note_held(&instance),
             // An older agent gives no verdicts.

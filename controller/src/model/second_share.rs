@@ -26,6 +26,7 @@ impl Model {
             && workload.paused.is_none()
             && instance.run == RunState::Running
             && instance.assigned_to().is_some()
+            && instance.failed_with(newest.form.number).is_none()
             && ChangeClass::between(is, says) == ChangeClass::InPlace;
         let serves = instance.fallback.as_ref().filter(|_| !instance.holds());
         let serves = serves.map_or(is.resources, |form| form.template.resources);

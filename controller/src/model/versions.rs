@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   declared ─▶ rolling out ─┬─ every instance has held with it ────────▶ good
-//!                            └─ an instance did not hold with it ───────▶ ruled out; the rollout pauses
+//!                            ├─ more failed with it than may ───────────▶ ruled out; the rollout pauses
+//!                            └─ some failed, no more than may ──────────▶ incomplete
 //! ```
 //!
 //! What a version says never changes. To go back to one, or to try one anew, is to declare a new version that says the
@@ -14,6 +15,8 @@
 //! Invariants:
 //! - an instance that has held with a version is never given another one that was ruled out; what it held with itself it
 //!   keeps, also if others did not hold with that;
+//! - an instance that failed with a version is not given that version again ([`failures`]);
+//! - only what every instance holds with is good;
 //! - while the newest version is ruled out its rollout is paused, so whatever makes or moves an instance uses what that
 //!   instance held with, else what is good;
 //! - room is kept for what may have to be put up again, until it is not needed any more;
@@ -21,6 +24,7 @@
 
 mod asked;
 mod canary;
+mod failures;
 mod found;
 mod stored;
 
@@ -29,16 +33,17 @@ use std::fmt;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, Revision, VersionNumber, WorkloadName};
+use dwell_core::id::{Revision, VersionNumber, WorkloadName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Phase;
-use dwell_core::workload::{OnFailure, Resources, Template, WorkloadSpec};
+use dwell_core::workload::{Resources, Template, WorkloadSpec};
 use serde::{Deserialize, Serialize};
 
 use super::Model;
-use super::object::{Instance, Severity, Subject, UpdateState, Workload};
+use super::object::{Instance, Severity, Subject, Workload};
 use super::record::{Key, Record};
 
+pub use failures::FailedWith;
 pub(super) use stored::by_number;
 
 /// How many versions of a workload are remembered, besides those that its instances refer to.
@@ -66,6 +71,9 @@ pub struct Version {
     /// an image that is of no registry. All further containers of the version are made from that image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<ImageDigest>,
+    /// How many times an instance has failed with it, those that are gone since among them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures: u32,
     /// Of its last change.
     pub revision: Revision,
 }
@@ -83,11 +91,14 @@ pub struct Form {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VersionState {
-    /// Not all instances have held with it, and none has failed to.
+    /// Not all instances have held with it, and no more have failed to than may.
     RollingOut,
     /// All instances have held with it: it is what others fall back to.
     Good,
-    /// An instance did not hold with it.
+    /// Every instance was given it, and some failed with it, but no more than may: they are what they held with before, and
+    /// are not given it again. It is not what others fall back to.
+    Incomplete,
+    /// More instances than may did not hold with it.
     RuledOut {
         /// Which one and why, for people.
         reason: String,
@@ -131,6 +142,11 @@ impl fmt::Display for Pause {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// One version, with what follows from the rest of the model.
@@ -293,6 +309,7 @@ impl Model {
             state: VersionState::RollingOut,
             promoted,
             image_digest,
+            failures: 0,
             revision: Revision(0),
         });
         self.forget_old_versions(name);
@@ -361,145 +378,10 @@ impl Model {
     pub(super) fn note_held(&mut self, instance: &Instance) -> Instance {
         let serving = Some(instance.wanted.number);
         let (fallback, unseen, edition_before) = (None, None, None);
-        let held = Instance { serving, fallback, unseen, edition_before, ..instance.clone() };
+        let failed = self.still_failed(instance);
+        let held =
+            Instance { serving, fallback, unseen, edition_before, failed, ..instance.clone() };
         self.put_instance(held.clone());
         held
-    }
-
-    /// Finds the newest version good once all instances have held with it.
-    pub(super) fn prove(&mut self, name: &WorkloadName, now: Timestamp) {
-        let Some(newest) = self.newest(name) else { return };
-        if newest.state != VersionState::RollingOut
-            || self.tables.index().unproven.contains_key(name)
-        {
-            return;
-        }
-        let number = newest.form.number;
-        let has_held = |instance: &Arc<Instance>| {
-            !instance.removing && instance.wanted.number == number && instance.holds()
-        };
-        if !self.tables.instances_of(name).any(has_held) {
-            return;
-        }
-        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-        self.put_version(Version { state: VersionState::Good, ..Version::clone(&newest) });
-        self.put_workload(Workload { good: Some(number), ..Workload::clone(&workload) });
-        let message = format!("version {number} is good: all instances hold with it");
-        self.event(now, Severity::Info, Subject::Workload(name.clone()), "version-good", message);
-    }
-
-    /// An instance did not hold with what it is to be: it goes back, and so does what was given the same. That it does is
-    /// an event once, since what its node says of the generation before counts no more.
-    pub(super) fn go_back(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
-        self.rule_out(instance, reason, now);
-        // How long that took says nothing of a change that holds.
-        self.down.remove(&instance.name);
-        let back = self.tables.instances().get(&instance.name);
-        let back = back.filter(|back| back.generation > instance.generation);
-        let Some(back) = back.map(|back| back.wanted.number) else { return };
-        let message = format!(
-            "did not hold with version {}: {reason}; goes back to version {back}",
-            instance.wanted.number
-        );
-        let subject = Subject::Instance(instance.name.clone());
-        self.event(now, Severity::Warning, subject, "instance-rolled-back", message);
-    }
-
-    /// An instance did not hold with what it is to be, and there is something to go back to: nothing else is given that
-    /// version, and what was given it and has not held with it goes back too.
-    fn rule_out(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
-        let (name, number) = (instance.name.workload(), instance.wanted.number);
-        let Some(version) = self.version(name, number) else { return };
-        let is_newest = self.newest(name).is_some_and(|newest| newest.form.number == number);
-        if matches!(version.state, VersionState::RuledOut { .. }) {
-            return self.take_back(&instance.name);
-        }
-        let told = format!("{} did not hold: {reason}", instance.name);
-        let state = VersionState::RuledOut { reason: told.clone() };
-        self.put_version(Version { state, ..Version::clone(&version) });
-        if is_newest && let Some(workload) = self.tables.workloads().get(name).cloned() {
-            let message = format!(
-                "rollout paused: version {number} is ruled out, {told}; what served before was put back. Apply a \
-                 mended version, or go back with `dwell rollback {name}`"
-            );
-            let good = workload.good.filter(|good| *good != number);
-            let paused = Some(Pause::BadVersion(message.clone()));
-            self.put_workload(Workload { paused, good, ..Workload::clone(&workload) });
-            let subject = Subject::Workload(name.clone());
-            self.event(now, Severity::Warning, subject, "rollout-paused", message);
-        } else {
-            let message = format!("version {number} is ruled out: {told}");
-            let subject = Subject::Workload(name.clone());
-            self.event(now, Severity::Warning, subject, "version-ruled-out", message);
-        }
-        self.fall_back_to_good(name, number);
-        let given: Vec<InstanceName> = self
-            .tables
-            .instances_of(name)
-            .filter(|other| other.wanted.number == number && !other.holds())
-            .map(|other| other.name.clone())
-            .collect();
-        for other in given {
-            self.take_back(&other);
-        }
-        if is_newest {
-            self.roll_back_by_itself(name, now);
-        }
-    }
-
-    /// Takes all instances back to the good version, if that is what the workload says of one that did not hold. Where it cannot be
-    /// done, the rollout stays paused.
-    fn roll_back_by_itself(&mut self, name: &WorkloadName, now: Timestamp) {
-        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-        let wants = workload.spec.update.on_failure == OnFailure::Rollback && !workload.removing;
-        let Some(good) = workload.good.filter(|_| wants) else { return };
-        let (before, revision) = (self.changes.len(), self.revision);
-        if let Err(refusal) = self.roll_back(name, Some(good), "update.on_failure", now) {
-            let changes = self.changes.split_off(before);
-            self.undo(changes);
-            self.revision = revision;
-            let message = format!("cannot go back to version {good} by itself: {refusal}");
-            let subject = Subject::Workload(name.clone());
-            self.event(now, Severity::Warning, subject, "roll-back-refused", message);
-        }
-    }
-
-    /// What was ruled out is put up again only where it held; elsewhere what is good is, if anything.
-    fn fall_back_to_good(&mut self, name: &WorkloadName, ruled_out: VersionNumber) {
-        let workload = self.tables.workloads().get(name);
-        if workload.and_then(|workload| self.good_form(workload)).is_none() {
-            return;
-        }
-        let trusts = |instance: &Arc<Instance>| {
-            let falls_back =
-                instance.fallback.as_ref().is_some_and(|form| form.number == ruled_out);
-            falls_back && instance.serving != Some(ruled_out)
-        };
-        let trusting: Vec<Arc<Instance>> =
-            self.tables.instances_of(name).filter(|instance| trusts(instance)).cloned().collect();
-        for instance in trusting {
-            self.put_instance(Instance { fallback: None, ..Instance::clone(&instance) });
-        }
-    }
-
-    /// An instance is to be what it held with before, or else what is good, or what it may have held with. Its turn comes
-    /// again when the rollout goes on.
-    pub(super) fn take_back(&mut self, name: &InstanceName) {
-        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        let workload = self.tables.workloads().get(name.workload()).cloned();
-        let back = workload.and_then(|workload| self.fallback(&workload, &instance));
-        let back = back.or_else(|| instance.unseen.clone());
-        let Some(back) = back.filter(|_| !instance.removing) else { return };
-        let generation = self.next_generation(&instance);
-        self.put_instance(Instance {
-            wanted: back,
-            edition: instance.edition_before.unwrap_or(instance.edition),
-            edition_before: None,
-            fallback: None,
-            unseen: None,
-            generation,
-            update: UpdateState::Due,
-            ..Instance::clone(&instance)
-        });
     }
 }

@@ -20,8 +20,8 @@ use super::jobs::Tally;
 use super::nodes::claim_message;
 use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, Workload};
 use super::placement::unfit;
-use super::reboots::RebootState;
-use super::versions::Version;
+use super::reboots::{is_told_to_reboot, reboot_message};
+use super::versions::{Version, VersionState};
 use super::{Model, Refusal};
 
 /// A workload and how far it is.
@@ -41,6 +41,12 @@ pub struct WorkloadView {
     pub message: String,
     /// Whether all instances that try the newest version out hold with it; `None` if it need not be promoted.
     pub canaries_hold: Option<bool>,
+    /// Instances that failed with the newest version and went back.
+    pub failed: u32,
+    /// Which and why; empty if none did.
+    pub failures: String,
+    /// Why the version before the newest was ruled out, if that is why all instances go back by themselves; else empty.
+    pub rolled_back: String,
     /// How its instances are, if it is a job.
     pub tally: Option<Tally>,
     /// When it is due next, if it is a job with a schedule and is not stopped.
@@ -234,6 +240,9 @@ impl Model {
             newest: self.newest(&workload.spec.name),
             message: workload.paused.as_ref().map(ToString::to_string).unwrap_or_default(),
             canaries_hold: self.canaries_hold(workload),
+            failed: 0,
+            failures: self.failures_in_words(workload).unwrap_or_default(),
+            rolled_back: self.rolled_back(&workload.spec.name).unwrap_or_default(),
             tally: workload.spec.job.as_ref().map(|_| self.tally(&workload.spec.name)),
             next_due: self.due_next(workload),
         };
@@ -241,6 +250,8 @@ impl Model {
         for instance in self.tables.instances_of(&workload.spec.name) {
             view.instances += 1;
             view.updated += u32::from(self.is_as_declared(workload, instance));
+            let has_failed = !instance.removing && self.failed_with_newest(instance).is_some();
+            view.failed += u32::from(has_failed);
             let status = self.status(instance);
             let ready = status.is_ready();
             view.ready += u32::from(ready);
@@ -255,6 +266,10 @@ impl Model {
         {
             let failed = usize::try_from(tally.failed).unwrap_or(usize::MAX);
             view.message = format!("{} failed", Counted(failed));
+        }
+        let is_over = view.newest.as_ref().is_some_and(|one| one.state == VersionState::Incomplete);
+        if view.message.is_empty() && (is_over || waits.is_none()) {
+            view.message.clone_from(&view.failures);
         }
         if let (true, Some((instance, status))) = (view.message.is_empty(), waits) {
             let verb = if workload.removing { "is being removed; waits" } else { "waits" };
@@ -422,18 +437,6 @@ impl Model {
             (Some(one), more) => format!("cannot look at {one} and {more} more"),
         }
     }
-}
-
-/// Whether a node is away because it was told to reboot.
-fn is_told_to_reboot(node: &Node) -> bool {
-    let reboot = node.reboot.as_ref();
-    reboot.is_some_and(|reboot| matches!(reboot.state, RebootState::Rebooting { .. }))
-}
-
-/// What there is to say of a node's reboot.
-fn reboot_message(node: &Node) -> Option<String> {
-    let message = node.reboot.as_ref()?.message(&node.name);
-    (!message.is_empty()).then_some(message)
 }
 
 /// Why nothing new is placed on a node that is heard of; empty if it is.

@@ -16,7 +16,7 @@ use super::jobs::{InstanceTask, JobRun};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
-use super::versions::{Form, Pause};
+use super::versions::{Form, Pause, VersionState};
 use super::{Model, Refusal};
 
 impl Model {
@@ -138,7 +138,10 @@ impl Model {
         Self::check_kind(old.as_deref(), &spec)?;
         Self::check_schedule(old.as_deref(), &spec)?;
         let fields = old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(old, &spec));
-        let is_stuck = |old: &Workload| matches!(old.paused, Some(Pause::BadVersion(_)));
+        let is_stuck = |old: &Workload| {
+            matches!(old.paused, Some(Pause::BadVersion(_)))
+                || self.newest(&name).is_some_and(|one| one.state == VersionState::Incomplete)
+        };
         let retries = retry && old.as_deref().is_some_and(is_stuck);
         let action = match &old {
             None => PlanAction::Create,
@@ -417,6 +420,7 @@ impl Model {
             serving: None,
             fallback: None,
             unseen: None,
+            failed: None,
             run: workload.run,
             restarts_asked: 0,
             edition: Generation(0),

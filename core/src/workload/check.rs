@@ -2,13 +2,14 @@
 
 mod job;
 mod probes;
+mod update;
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use super::{
     AllowRule, AllowSource, ImagePolicy, Mount, MountSource, OnLost, REPLICAS_MAX, RestartPolicy,
-    Ssh, Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
+    Ssh, Template, UpdateOrder, WorkloadSpec,
 };
 use crate::health::Probe;
 use crate::image::digest_of;
@@ -70,18 +71,7 @@ impl WorkloadSpec {
         if self.addresses.len() > ENTRIES_MAX {
             return refuse("network.ip", format!("more than {ENTRIES_MAX} addresses"));
         }
-        let UpdatePolicy { parallelism, canary, .. } = &self.update;
-        if parallelism.is_none() {
-            return refuse("update.parallelism", "0 would never change anything; use at least 1");
-        }
-        for (field, portion) in [("update.parallelism", parallelism), ("update.canary", canary)] {
-            if portion.is_too_much() {
-                return refuse(
-                    field,
-                    format!("{portion} is more than all instances; use at most 100%"),
-                );
-            }
-        }
+        update::check(&self.update)?;
         if self.placement.constraints.len() > 100 {
             return refuse("constraints", "more than 100 constraints");
         }

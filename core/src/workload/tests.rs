@@ -65,6 +65,8 @@ fn jobs_contradict_neither_restarts_nor_updates() {
         ("job.ttl: more than", with(&|job| job.ttl = Some(year))),
         ("update.canary: a job", job(&|one| one.update.canary = Portion::Count(1))),
         ("update.order: two containers", job(&|one| one.update.order = UpdateOrder::StartFirst)),
+        ("update.max_failures: an", job(&|one| one.update.max_failures = Portion::Count(1))),
+        ("update.on_failure: a job", job(&|one| one.update.on_failure = OnFailure::Continue)),
         ("update.on_failure: a job", job(&|one| one.update.on_failure = OnFailure::Rollback)),
     ] {
         let error = found.unwrap_err();
@@ -124,6 +126,14 @@ fn refusals_name_the_field() {
         ("network.ip:", Box::new(|s| s.addresses = vec![Ipv4Addr::LOCALHOST; 2])),
         ("update.parallelism:", Box::new(|s| s.update.parallelism = Portion::Count(0))),
         ("update.parallelism:", Box::new(|s| s.update.parallelism = Portion::Percent(0))),
+        ("update.max_failures:", Box::new(|s| s.update.max_failures = Portion::Percent(101))),
+        (
+            "update.max_failures: with",
+            Box::new(|s| {
+                s.update.max_failures = Portion::Count(1);
+                s.update.on_failure = OnFailure::Continue;
+            }),
+        ),
         ("update.canary:", Box::new(|s| s.update.canary = Portion::Percent(101))),
         (
             "environment:",

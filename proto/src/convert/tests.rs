@@ -108,6 +108,7 @@ fn specifications_survive_the_round_trip() {
             canary: Portion::Count(2),
             deadline: Millis(1),
             monitor: Millis(3),
+            max_failures: Portion::Percent(10),
             on_failure: OnFailure::Rollback,
         },
         on_lost: OnLost::ReplaceAfter(Millis::seconds(60)),

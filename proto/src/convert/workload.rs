@@ -83,16 +83,20 @@ impl From<&UpdatePolicy> for v1::UpdatePolicy {
     fn from(update: &UpdatePolicy) -> Self {
         let (parallelism, parallelism_percent) = amounts(update.parallelism);
         let (canary, canary_percent) = amounts(update.canary);
+        let (max_failures, max_failures_percent) = amounts(update.max_failures);
         Self {
             parallelism,
             parallelism_percent,
             canary,
             canary_percent,
+            max_failures,
+            max_failures_percent,
             deadline_ms: update.deadline.0,
             monitor_ms: Some(update.monitor.0),
             on_failure: match update.on_failure {
                 OnFailure::Pause => v1::OnFailure::Pause,
                 OnFailure::Rollback => v1::OnFailure::Rollback,
+                OnFailure::Continue => v1::OnFailure::Continue,
             }
             .into(),
             order: match update.order {
@@ -111,6 +115,7 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
         let on_failure = match wire.on_failure() {
             v1::OnFailure::Unspecified | v1::OnFailure::Pause => OnFailure::Pause,
             v1::OnFailure::Rollback => OnFailure::Rollback,
+            v1::OnFailure::Continue => OnFailure::Continue,
         };
         let order = match wire.order() {
             v1::UpdateOrder::Unspecified | v1::UpdateOrder::StopFirst => UpdateOrder::StopFirst,
@@ -125,6 +130,11 @@ impl TryFrom<v1::UpdatePolicy> for UpdatePolicy {
                 wire.parallelism_percent,
             )?,
             canary: portion("update.canary_percent", wire.canary, wire.canary_percent)?,
+            max_failures: portion(
+                "update.max_failures_percent",
+                wire.max_failures,
+                wire.max_failures_percent,
+            )?,
             deadline: duration("update.deadline_ms", wire.deadline_ms)?,
             monitor: wire
                 .monitor_ms

@@ -218,6 +218,8 @@ pub(crate) struct Shape {
     pub(crate) health: bool,
     /// One instance tries new versions out.
     pub(crate) canary: bool,
+    /// How many instances may fail with a new version; `None` for any number.
+    pub(crate) may_fail: Option<u32>,
     /// What is lost with its node is replaced.
     pub(crate) lost: bool,
     /// What its instances are promised for their end, in seconds.
@@ -238,6 +240,7 @@ impl Scenario {
                 volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
                 health: rng.bool(),
                 canary: classes.contains(&Class::Canaries) && rng.bool(),
+                may_fail: Some(0),
                 lost: classes.contains(&Class::Lost) && rng.u8(..3) > 0,
                 grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
                 job: None,
@@ -248,7 +251,14 @@ impl Scenario {
             Shape { lost: shape.lost && !shape.volume, job, health, canary, ..shape }
         };
         let count = rng.u8(1..=3);
-        let workloads = (0..count).map(|_| shape(&mut rng)).collect();
+        let mut workloads: Vec<Shape> = (0..count).map(|_| shape(&mut rng)).collect();
+        if classes.contains(&Class::BadVersion) {
+            // By numbers of its own, so that everything else of a seed is what it was before some might fail.
+            let mut rng = fastrand::Rng::with_seed(seed.wrapping_add(1 << 40));
+            for shape in workloads.iter_mut().filter(|shape| shape.job.is_none()) {
+                shape.may_fail = rng.choice([Some(0), Some(0), Some(1), None]).unwrap_or(Some(0));
+            }
+        }
         let mut at = 8_000;
         let mut list = Vec::new();
         for _ in 0..actions {

@@ -51,6 +51,8 @@ pub(crate) struct WorkloadView {
     pub(crate) created_at: u64,
     /// What it waits for; empty if all is as declared.
     pub(crate) message: String,
+    /// How many instances failed with the newest version and went back.
+    pub(crate) failed: u32,
     /// How far it is, if it is a job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) job: Option<JobView>,
@@ -294,6 +296,7 @@ fn version_state(state: v1::VersionState) -> &'static str {
         v1::VersionState::RollingOut => "rolling-out",
         v1::VersionState::Good => "good",
         v1::VersionState::RuledOut => "ruled-out",
+        v1::VersionState::Incomplete => "incomplete",
         v1::VersionState::Unspecified => "unknown",
     }
 }
@@ -330,6 +333,7 @@ impl From<v1::Workload> for WorkloadView {
             image: spec.template.unwrap_or_default().image,
             created_at: wire.created_at_ms,
             message: wire.message,
+            failed: wire.failed,
             job: wire.job.map(Into::into),
         }
     }

@@ -143,6 +143,44 @@ fn a_workload_is_not_done_before_every_instance_has_held() {
 }
 
 #[test]
+fn where_some_may_fail_the_end_of_the_rollout_is_waited_for() {
+    let rolled_back = |generation| v1::Instance {
+        failed_version: 5,
+        generation,
+        ..with_status(|status| {
+            let outcome = v1::verdict::Outcome::RolledBack.into();
+            status.verdict = Some(v1::Verdict { generation: 3, outcome, reason: String::new() });
+        })
+    };
+    let tolerant = |state: v1::VersionState| {
+        let mut one = workload();
+        let update = v1::UpdatePolicy { max_failures: 1, ..Default::default() };
+        one.spec.as_mut().unwrap().update = Some(update);
+        (one.version, one.failed, one.updated) = (5, 1, 1);
+        one.failures =
+            "1 of 2 instances did not hold with version 5 and went back: web-1: exit code 3".into();
+        one.set_version_state(state);
+        one
+    };
+    waiting(&declared(tolerant(v1::VersionState::RollingOut), vec![instance(0), rolled_back(3)]));
+    assert_eq!(
+        declared(tolerant(v1::VersionState::Incomplete), vec![instance(0), rolled_back(3)]),
+        Progress::Failed(
+            "web; 1 of 2 instances did not hold with version 5 and went back: web-1: exit code 3; apply it again to try it \
+             anew there, or go back with `dwell rollback web`"
+                .into()
+        )
+    );
+    let back = v1::Workload {
+        generation: 4,
+        rolled_back: "version 5 is ruled out, web-1 did not hold: exit code 3".into(),
+        ..tolerant(v1::VersionState::RollingOut)
+    };
+    let progress = declared(back, vec![instance(0), instance(1)]);
+    assert!(matches!(progress, Progress::Failed(why) if why.contains("version 5 is ruled out")));
+}
+
+#[test]
 fn a_first_start_that_fails_for_good_is_not_waited_for() {
     let refused = |generation: u64| v1::Instance {
         generation,

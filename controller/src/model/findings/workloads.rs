@@ -11,7 +11,7 @@ use dwell_core::job::TaskOutcome;
 use super::{FindingKind, FleetFinding, FleetStatus, Gravity};
 use crate::model::Model;
 use crate::model::object::{Instance, Subject, UpdateState, Waiting, WaitingCause, Workload};
-use crate::model::versions::Pause;
+use crate::model::versions::{Pause, VersionState};
 use crate::model::view::phase_word;
 use crate::model::volumes::VolumeState;
 
@@ -48,6 +48,7 @@ impl Model {
         let mut alike: BTreeMap<FindingKind, Alike> = BTreeMap::new();
         let (mut present, mut leaving, mut well, mut stopped, mut updated) = (0, 0, 0, 0, 0);
         let mut rolls = false;
+        let mut failed = 0;
         let mut holds_up = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
             let standing = self.standing(workload, instance);
@@ -58,7 +59,11 @@ impl Model {
                 let is_updated = self.is_as_declared(workload, instance);
                 updated += usize::from(is_updated);
                 // One that moves is a finding by itself.
-                rolls |= !is_updated && instance.leaving.is_none();
+                let has_failed = self.failed_with_newest(instance).is_some();
+                failed += usize::from(has_failed);
+                rolls |= !is_updated
+                    && instance.leaving.is_none()
+                    && (!has_failed || instance.update != UpdateState::Current);
             }
             match &standing {
                 Standing::Well if instance.removing => {}
@@ -93,7 +98,7 @@ impl Model {
         }
         let holds_up = holds_up.unwrap_or((Gravity::Progress, String::new()));
         let so_far = if rolls { Some((updated, present)) } else { None };
-        status.found.extend(self.find_of_rollout(workload, so_far, holds_up));
+        status.found.extend(self.find_of_rollout(workload, so_far, failed, holds_up));
         if workload.removing {
             let message = format!("is being removed; {} left", Counted(leaving));
             let next = format!("dwell ps {}", workload.spec.name);
@@ -114,10 +119,12 @@ impl Model {
         &self,
         workload: &Workload,
         so_far: Option<(usize, usize)>,
+        failed: usize,
         (gravity, why): (Gravity, String),
     ) -> Option<FleetFinding> {
         let name = &workload.spec.name;
-        let newest = self.newest(name).map(|newest| newest.form.number)?;
+        let newest = self.newest(name)?;
+        let (newest, state) = (newest.form.number, newest.state.clone());
         let subject = Subject::Workload(name.clone());
         let (kind, message, next) = match &workload.paused {
             _ if workload.removing => return None,
@@ -141,9 +148,19 @@ impl Model {
                 let message = format!("{updated} of {}: {canary}; {holds}", Counted(present));
                 (FindingKind::RolloutPaused, message, format!("dwell promote {name}"))
             }
+            None if state == VersionState::Incomplete && so_far.is_none() => {
+                let can_go_back = workload.good.is_some_and(|good| good != newest);
+                let verb = if can_go_back { "rollback" } else { "history" };
+                let message = self.failures_in_words(workload)?;
+                (FindingKind::RolloutFailed, message, format!("dwell {verb} {name}"))
+            }
             None => {
                 let (updated, present) = so_far?;
-                let so_far = format!("{updated} of {} as declared", Counted(present));
+                let failed = match failed {
+                    0 => String::new(),
+                    count => format!(", {count} failed with version {newest}"),
+                };
+                let so_far = format!("{updated} of {} as declared{failed}", Counted(present));
                 let kind = match gravity {
                     Gravity::Progress => FindingKind::RollingOut,
                     Gravity::Problem | Gravity::Warning => FindingKind::RolloutStuck,
@@ -153,7 +170,9 @@ impl Model {
             }
         };
         let reasons: &[&str] = match kind {
-            FindingKind::RolloutFailed | FindingKind::RolloutPaused => &["rollout-paused"],
+            FindingKind::RolloutFailed | FindingKind::RolloutPaused => {
+                &["rollout-paused", "rollout-incomplete"]
+            }
             _ => &["workload-changed", "workload-created"],
         };
         let since = self.newest_event(&subject, reasons).map(|event| event.at);

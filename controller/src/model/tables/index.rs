@@ -318,6 +318,9 @@ fn is_unproven(instance: &Instance) -> bool {
     let is_tried = instance.node.is_some() && instance.run == RunState::Running;
     let has_completed =
         instance.ended().is_some_and(|ended| ended.outcome == TaskOutcome::Completed);
+    // What has failed for good is not waited for.
+    let has_failed = instance.failed_with(instance.wanted.number).is_some();
+    let is_tried = is_tried && !has_failed;
     !instance.removing
         && !has_completed
         && (instance.update != UpdateState::Current || (is_tried && !instance.holds()))

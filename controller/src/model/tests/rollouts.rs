@@ -2,6 +2,7 @@
 
 mod beside;
 mod canaries;
+mod failures;
 mod moves;
 
 use dwell_core::change::ChangeClass;

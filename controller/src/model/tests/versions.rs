@@ -33,6 +33,7 @@ fn history(fleet: &Fleet) -> Vec<(u64, &'static str, usize)> {
         VersionState::RollingOut => "rolling out",
         VersionState::Good => "good",
         VersionState::RuledOut { .. } => "ruled out",
+        VersionState::Incomplete => "incomplete",
     };
     let shown = versions
         .iter()

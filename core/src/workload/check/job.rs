@@ -72,7 +72,13 @@ pub(super) fn check(spec: &WorkloadSpec) -> Result<(), SpecError> {
             "two containers of an instance would do the same work at once; leave start-first out of a job",
         );
     }
-    if spec.update.on_failure == OnFailure::Rollback {
+    if !spec.update.max_failures.is_none() {
+        return refuse(
+            "update.max_failures",
+            "an instance of a job that fails is tried again, `job.attempts` times, and holds up no other; leave it out",
+        );
+    }
+    if spec.update.on_failure != OnFailure::Pause {
         return refuse(
             "update.on_failure",
             "a job does not go back to an earlier version: an instance that fails is tried again, and has then failed; \

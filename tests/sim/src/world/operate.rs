@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_controller::model::{
-    Command, InstanceFilter, Model, NodeChange, Pause, Refusal, Reply, Target, VolumeKey,
-    VolumeState,
+    Command, InstanceFilter, Model, NodeChange, Pause, Refusal, Reply, Target, VersionState,
+    VolumeKey, VolumeState,
 };
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{InstanceName, WorkloadName};
@@ -12,7 +12,7 @@ use dwell_core::instance::RunState;
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, OnLost, Placement, Portion, Resources, RestartPolicy, Template,
+    Mount, MountSource, OnFailure, OnLost, Placement, Portion, Resources, RestartPolicy, Template,
     UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
@@ -96,6 +96,11 @@ impl World {
             placement: Placement::default(),
             update: UpdatePolicy {
                 canary: Portion::Count(u32::from(shape.canary)),
+                max_failures: Portion::Count(shape.may_fail.unwrap_or_default()),
+                on_failure: match shape.may_fail {
+                    Some(_) => OnFailure::Pause,
+                    None => OnFailure::Continue,
+                },
                 order: match shape.volume || number % 2 == 1 {
                     true => UpdateOrder::StopFirst,
                     false => UpdateOrder::StartFirst,
@@ -323,9 +328,11 @@ impl World {
         for workload in 0..self.scenario.workloads.len() {
             let name = workload_name(workload);
             let view = self.controller.model.as_ref().and_then(|model| model.workload(&name));
-            let is_ruled_out =
-                view.is_some_and(|view| matches!(view.workload.paused, Some(Pause::BadVersion(_))));
-            if is_ruled_out && self.is_good(&name) && self.tried_again.insert(name) {
+            let has_failed = view.is_some_and(|view| {
+                matches!(view.workload.paused, Some(Pause::BadVersion(_)))
+                    || view.newest.is_some_and(|one| one.state == VersionState::Incomplete)
+            });
+            if has_failed && self.is_good(&name) && self.tried_again.insert(name) {
                 self.apply_again(workload);
             }
         }

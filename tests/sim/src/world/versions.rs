@@ -96,6 +96,13 @@ impl World {
                         Some(Record::Instance(old)) => Some(old),
                         _ => None,
                     };
+                    let given = before.is_some_and(|old| old.wanted.number != new.wanted.number);
+                    if given && new.failed_with(new.wanted.number).is_some() {
+                        let (name, number) = (&new.name, new.wanted.number);
+                        let what =
+                            format!("{name} failed with version {number} and is given it again");
+                        self.violate(Violation { rule: "not again", what });
+                    }
                     let same = before.is_some_and(|old| {
                         old.node == new.node
                             && old.wanted.template.image == new.wanted.template.image
@@ -162,7 +169,10 @@ impl World {
         if ends {
             reached.insert(name.clone());
         }
-        if ends && reached.len() > 1 {
+        let update = self.declared.get(name.workload()).map(|declared| &declared.spec.update);
+        // With one more than may fail it stops; `None` if it goes on in any case.
+        let most = update.map_or(Some(0), |update| update.failures_allowed(0));
+        if ends && most.is_some_and(|most| reached.len() > most as usize + 1) {
             let what = format!("{image}, which ends by itself, has reached {reached:?}");
             self.violate(Violation { rule: "bad news stops", what });
         }
