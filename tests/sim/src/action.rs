@@ -226,6 +226,8 @@ pub(crate) struct Shape {
     pub(crate) grace_s: u64,
     /// It is a job, and so many of it are at work at once; 0 for all.
     pub(crate) job: Option<u32>,
+    /// There is one on every node, whatever `replicas` says.
+    pub(crate) per_node: bool,
 }
 
 impl Scenario {
@@ -244,6 +246,7 @@ impl Scenario {
                 lost: classes.contains(&Class::Lost) && rng.u8(..3) > 0,
                 grace_s: if rng.u8(..3) == 0 { 60 } else { 10 },
                 job: None,
+                per_node: false,
             };
             let is_job = classes.contains(&Class::Jobs) && rng.bool();
             let job = is_job.then(|| rng.u32(0..=2));
@@ -252,6 +255,11 @@ impl Scenario {
         };
         let count = rng.u8(1..=3);
         let mut workloads: Vec<Shape> = (0..count).map(|_| shape(&mut rng)).collect();
+        if let Some(first) =
+            workloads.first_mut().filter(|first| first.job.is_none() && seed % 4 == 3)
+        {
+            (first.per_node, first.lost) = (true, false);
+        }
         if classes.contains(&Class::BadVersion) {
             // By numbers of its own, so that everything else of a seed is what it was before some might fail.
             let mut rng = fastrand::Rng::with_seed(seed.wrapping_add(1 << 40));

@@ -1,6 +1,6 @@
 //! What must hold: at every commit, every second, and once the faults have stopped.
 
-use dwell_controller::model::{Change, InstanceFilter, Record};
+use dwell_controller::model::{Change, Instance, InstanceFilter, Record};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Assigned, Phase};
@@ -35,6 +35,8 @@ impl World {
             };
             let what = if new.generation < old.generation {
                 format!("{} falls back from generation {}", new.name, old.generation)
+            } else if self.is_second_on_its_node(new) {
+                format!("{} is the second one of its workload on {:?}", new.name, new.node)
             } else if old.node.is_some() && new.node.is_some() && old.node != new.node {
                 format!("{} goes from {:?} to {:?} at once", new.name, old.node, new.node)
             } else {
@@ -42,6 +44,20 @@ impl World {
             };
             self.violate(Violation { rule: "generations and places", what });
         }
+    }
+
+    /// Of what there is once on every node, no node has two.
+    fn is_second_on_its_node(&self, new: &Instance) -> bool {
+        let Some(model) = &self.controller.model else { return false };
+        let workload = new.name.workload();
+        let declared = model.workload(workload);
+        if !declared.is_some_and(|view| view.workload.spec.placement.one_per_node) {
+            return false;
+        }
+        let filter = InstanceFilter { workload: Some(workload.clone()), ..Default::default() };
+        let others = model.instances(&filter).into_iter().map(|view| view.instance);
+        new.node.is_some()
+            && others.filter(|one| one.name != new.name).any(|one| one.node == new.node)
     }
 
     /// An instance leaves a node only when nothing of it is left there, not even the order to run it.

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_controller::model::{
-    Command, InstanceFilter, Model, NodeChange, Pause, Refusal, Reply, Target, VersionState,
-    VolumeKey, VolumeState,
+    Command, InstanceFilter, InstanceView, Model, Node, NodeChange, Pause, Refusal, Reply, Target,
+    VersionState, VolumeKey, VolumeState,
 };
 use dwell_core::health::{HealthCheck, Probe};
-use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::instance::RunState;
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
@@ -93,7 +93,7 @@ impl World {
             run: None,
             template,
             addresses: Vec::new(),
-            placement: Placement::default(),
+            placement: Placement { one_per_node: shape.per_node, ..Placement::default() },
             update: UpdatePolicy {
                 canary: Portion::Count(u32::from(shape.canary)),
                 max_failures: Portion::Count(shape.may_fail.unwrap_or_default()),
@@ -124,7 +124,7 @@ impl World {
     pub(super) fn set_on_lost(&mut self, workload: usize, after_s: Option<u64>) {
         let declared = self.declared.get(&self.workload(workload));
         let Some(spec) = declared.map(|declared| declared.spec.clone()) else { return };
-        if spec.template.mounts.is_empty() {
+        if spec.template.mounts.is_empty() && !spec.placement.one_per_node {
             let after = after_s.map(Millis::seconds);
             let on_lost = after.map_or(OnLost::Keep, OnLost::ReplaceAfter);
             self.versions.try_anew(&spec);
@@ -346,7 +346,10 @@ impl World {
         for (name, declared) in &self.declared {
             let filter = InstanceFilter { workload: Some(name.clone()), ..Default::default() };
             let there = model.instances(&filter);
-            let wanted = declared.spec.replicas;
+            let wanted = match declared.spec.placement.one_per_node {
+                true => self.nodes_with_one(&there)?,
+                false => declared.spec.replicas,
+            };
             if there.len() != usize::try_from(wanted).unwrap_or(usize::MAX) {
                 let names: Vec<_> = there.iter().map(|one| one.instance.name.to_string()).collect();
                 return Err(format!("{wanted} of {name} are declared, there are {names:?}"));
@@ -354,5 +357,17 @@ impl World {
             all.extend(there.into_iter().map(|one| (one.instance.name.clone(), declared)));
         }
         Ok(all)
+    }
+
+    /// How many instances a workload is to have that has one on every node. A node that takes nothing new keeps what it has.
+    fn nodes_with_one(&self, there: &[InstanceView]) -> Result<u32, String> {
+        let model = self.controller.model.as_ref().ok_or("there is no controller")?;
+        let has_one =
+            |node: &NodeName| there.iter().any(|one| one.instance.node.as_ref() == Some(node));
+        let nodes = model.nodes();
+        let members = nodes.iter().filter(|view| !view.node.removed);
+        let closed = |node: &Node| node.cordoned || node.draining;
+        let with_one = members.filter(|view| !closed(&view.node) || has_one(&view.node.name));
+        u32::try_from(with_one.count()).map_err(|error| error.to_string())
     }
 }
