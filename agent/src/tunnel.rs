@@ -269,12 +269,17 @@ impl Tunnels {
                     let (engine, instance, _) = self.node.status(&request.instance)?;
                     return logs::carry_previous(engine, &instance, &request, ends).await;
                 }
-                let (engine, container) = self.node.container(&request.instance)?;
+                let (engine, _, container) = self.node.container(&request.instance)?;
                 logs::carry(engine, &container, &request, ends).await
             }
             Some(Purpose::Exec(request)) => {
                 let _permit = self.commands.take()?;
-                let (engine, instance, container) = self.node.running(&request.instance)?;
+                let (engine, instance, container) = if request.attach {
+                    // What has ended has an exit code still, and what it printed.
+                    self.node.container(&request.instance)?
+                } else {
+                    self.node.running(&request.instance)?
+                };
                 let carried = exec::carry(engine, &container, request, ends).await;
                 carried.map_err(|error| match error {
                     // It has ended since it was looked at; its container is nothing that anybody asked for.
@@ -336,11 +341,14 @@ impl Node {
     }
 
     /// The container that is an instance's now.
-    fn container(&self, instance: &str) -> Result<(&SharedEngine, ContainerId), TunnelError> {
+    fn container(
+        &self,
+        instance: &str,
+    ) -> Result<(&SharedEngine, InstanceName, ContainerId), TunnelError> {
         let (engine, name, status) = self.status(instance)?;
         match status.container_id.as_str() {
             "" => Err(TunnelError::NoContainer(name)),
-            id => Ok((engine, ContainerId(id.to_owned()))),
+            id => Ok((engine, name, ContainerId(id.to_owned()))),
         }
     }
 
@@ -349,7 +357,7 @@ impl Node {
         &self,
         instance: &str,
     ) -> Result<(&SharedEngine, InstanceName, ContainerId), TunnelError> {
-        let (engine, container) = self.container(instance)?;
+        let (engine, _, container) = self.container(instance)?;
         let (_, instance, InstanceStatus { phase, .. }) = self.status(instance)?;
         match phase {
             // Whatever else goes on, there may be a process.

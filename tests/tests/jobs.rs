@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use dwell_core::instance::Phase;
-use dwell_tests::lab::{Image, InstanceRow, Lab, LabConfig, Signal, wait_until};
+use dwell_tests::lab::{Image, InstanceRow, Lab, LabConfig, Signal, finish, wait_until};
 use serde_json::Value;
+use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -168,6 +169,10 @@ async fn nothing_runs_again(lab: &Lab) -> Result<()> {
 async fn what_is_run_once_leaves_nothing(lab: &Lab) -> Result<()> {
     let ran = lab.cli(&["run", "--rm", "hello", "--", "sh", "-c", "echo said; exit 3"]).await?;
     ensure!(ran.code() == 3 && ran.stdout == "said\n", "{ran:?}");
+    let read = ["run", "--rm", "-i", "hello", "--", "sh", "-c", "echo $((1 + 1)); cat; exit 4"];
+    let ran = lab.cli_with(&read, "typed\n", LIMIT).await?;
+    ensure!(ran.code() == 4 && ran.stdout == "2\ntyped\n", "{ran:?}");
+    on_a_terminal(lab).await?;
     let ran = lab.cli(&["run", "--rm", "--name", "one", "hello", "--", "true"]).await?;
     ensure!(ran.code() == 0 && ran.stdout.is_empty(), "{ran:?}");
     wait_until("what was run once to be gone", LIMIT, async || {
@@ -176,6 +181,23 @@ async fn what_is_run_once_leaves_nothing(lab: &Lab) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// What is typed before there is anybody to read it arrives, and a prompt, which is no whole line, is shown.
+async fn on_a_terminal(lab: &Lab) -> Result<()> {
+    let asks = "printf 'name? '; read name; echo hello $name; test -t 0 && exit 5";
+    let run = lab.cli_command(&["run", "--rm", "-it", "hello", "--", "sh", "-c"])?;
+    let run = run.as_std();
+    let words: Vec<_> = std::iter::once(run.get_program()).chain(run.get_args()).collect();
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let line = format!("{} \"{}\"", words.join(" "), asks.replace('$', "\\$"));
+    let mut terminal = Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    terminal.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let ran = finish(terminal, "you\n").await?;
+    ensure!(ran.code() == 5, "{ran:?}");
+    ensure!(ran.stdout.contains("name? ") && ran.stdout.contains("hello you\r\n"), "{ran:?}");
+    Ok(())
 }
 
 /// It was declared before all else. A controller that was killed meanwhile goes on counting.

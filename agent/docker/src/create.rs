@@ -58,6 +58,7 @@ pub(super) async fn create(
     match limited(SLOW, docker.create_container(Some(options), body)).await {
         Ok(made) => {
             let id = ContainerId(made.id);
+            engine.attachments.expect(&id, assigned);
             let mut own = engine.own.lock().unwrap_or_else(PoisonError::into_inner);
             own.insert(id.clone(), (owner, slot));
             Ok(id)

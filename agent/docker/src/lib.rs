@@ -9,6 +9,7 @@
 //! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which go only when the
 //! controller says so. What an image declares as a volume gets one of these as well.
 
+mod attach;
 mod binds;
 mod client;
 mod create;
@@ -18,6 +19,7 @@ mod exec;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod hijack;
 mod image;
 mod images;
 mod info;
@@ -59,6 +61,7 @@ use dwell_engine::{
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
 
+use self::attach::Attachments;
 use self::client::{Client, QUICK, limited, meaning};
 use self::credentials::Registries;
 use self::files::{Claims, Owner};
@@ -119,6 +122,7 @@ pub struct DockerEngine {
     unfit: Mutex<Option<&'static str>>,
     /// The limits that it can enforce, by what it said of itself last.
     enforced: Mutex<Option<Enforced>>,
+    attachments: Attachments,
 }
 
 impl DockerEngine {
@@ -137,6 +141,7 @@ impl DockerEngine {
             distrusted: Mutex::default(),
             unfit: Mutex::default(),
             enforced: Mutex::default(),
+            attachments: Attachments::default(),
         }
     }
 
@@ -320,5 +325,9 @@ impl Engine for DockerEngine {
     ) -> Result<ExecSession, EngineError> {
         self.owner(id).await?;
         exec::start(&self.client, id, request).await
+    }
+
+    async fn attach(&self, id: &ContainerId) -> Result<ExecSession, EngineError> {
+        attach::attach(self, id).await
     }
 }

@@ -18,7 +18,7 @@ use futures_util::StreamExt;
 use tracing::warn;
 
 use super::client::{NAME, QUICK, SLOW, limited, malformed, meaning, status};
-use super::{DockerEngine, Runtime, leftover, look, spec};
+use super::{DockerEngine, Runtime, attach, leftover, look, spec};
 
 pub(super) async fn make_ready(
     engine: &DockerEngine,
@@ -82,6 +82,7 @@ pub(super) async fn start(engine: &DockerEngine, id: &ContainerId) -> Result<(),
     let docker = engine.client.docker().await?;
     let (instance, _) = engine.owner(id).await?;
     tell_runtime(engine, id).await?;
+    attach::before_start(engine, id).await;
     match limited(SLOW, docker.start_container(id.as_str(), None)).await {
         Ok(()) => Ok(()),
         Err(error) => {

@@ -135,6 +135,10 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         env: Some(environment(assigned)),
         user: given(&template.user),
         working_dir: given(&template.working_dir),
+        open_stdin: Some(template.stdin),
+        // The input of what runs to completion is of whoever attaches to it, and ends with them.
+        stdin_once: Some(template.stdin && assigned.task.is_some()),
+        tty: Some(template.tty),
         stop_signal: given(&template.stop_signal),
         // For whoever stops it beside us: `docker stop`, and the daemon's own end.
         stop_timeout: Some(seconds(template.stop_grace.as_duration())),

@@ -30,6 +30,7 @@ struct Leftovers {
 impl DockerEngine {
     /// A container is gone: what the node keeps for it goes as well, unless another one has it by now.
     pub(super) fn forget(&self, id: &ContainerId) {
+        self.attachments.forget(id);
         if let Err(error) = Mapping::remove(&self.config.run_dir, id.as_str()) {
             warn!(container = %id, error = %Causes(&error), "cannot remove the mapping of a container");
         }

@@ -9,6 +9,7 @@
     reason = "they are tests, and one that cannot go on is to fail on the spot"
 )]
 
+mod attach;
 mod exec;
 mod image;
 mod life;
@@ -26,6 +27,10 @@ use dwell_core::workload::Template;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
+pub use self::attach::{
+    a_main_process_is_attached_to, a_main_process_that_nobody_waits_for_is_hung_up,
+    what_has_ended_is_attached_to_and_what_never_ran_is_not,
+};
 pub use self::exec::{
     a_command_ends_when_it_is_hung_up_or_killed, a_command_has_both_outputs_and_an_exit_code,
     a_command_reads_its_input, a_command_that_cannot_be_started_says_why,
@@ -74,6 +79,8 @@ pub enum Program {
         /// The exit code.
         exit_code: i32,
     },
+    /// Writes `name? ` and no end of a line, then what it reads, and ends with 0 when there is no more.
+    Repeats,
 }
 
 /// A command beside the main process.
@@ -141,6 +148,8 @@ macro_rules! engine_contract {
             a_command_that_cannot_be_started_says_why,
             a_container_is_made_once,
             a_loaded_image_goes_with_its_last_name,
+            a_main_process_is_attached_to,
+            a_main_process_that_nobody_waits_for_is_hung_up,
             a_missing_image_is_told,
             a_removal_kills_and_can_be_repeated,
             a_run_that_ends_leaves_its_code,
@@ -162,6 +171,7 @@ macro_rules! engine_contract {
             the_last_output_outlives_the_container,
             volumes_outlive_containers,
             what_a_container_is_made_from_is_not_removed,
+            what_has_ended_is_attached_to_and_what_never_ran_is_not,
             what_is_gone_is_not_made_ready,
             what_somebody_removes_is_gone,
         }
@@ -223,6 +233,7 @@ mod tests {
     #[test]
     fn every_check_is_made_a_test() {
         let all = [
+            include_str!("contract/attach.rs"),
             include_str!("contract/exec.rs"),
             include_str!("contract/image.rs"),
             include_str!("contract/life.rs"),

@@ -377,6 +377,15 @@ impl Engine for FakeEngine {
         .await?;
         Ok(session::exec(Arc::clone(&self.shared), request))
     }
+
+    async fn attach(&self, id: &ContainerId) -> Result<ExecSession, EngineError> {
+        self.call(Operation::Exec, id.as_str(), |state| match state.container(id)?.seen.state {
+            ContainerState::Created => Err(EngineError::NotRunning { id: id.to_string() }),
+            _ => Ok(()),
+        })
+        .await?;
+        Ok(session::attach(Arc::clone(&self.shared), id.clone()))
+    }
 }
 
 impl Processes for FakeEngine {

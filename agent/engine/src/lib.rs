@@ -274,6 +274,16 @@ pub trait Engine: Send + Sync {
         id: &ContainerId,
         request: &ExecRequest,
     ) -> Result<ExecSession, EngineError>;
+
+    /// Attaches to a container's main process: what it has printed so far and prints from now on, its input if its template gives
+    /// it one, its terminal and its end. Of one that has ended there is what it printed and its exit code. If it is of a job and has an
+    /// input, who attaches within a few seconds of its start gets all of its output, lines without an end included.
+    ///
+    /// To hang it up ([`ExecControl::hang_up`]) is to kill it if it has not ended a few seconds later.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::NotRunning`] if it was never started.
+    async fn attach(&self, id: &ContainerId) -> Result<ExecSession, EngineError>;
 }
 
 /// What an engine says of itself.

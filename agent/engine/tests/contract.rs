@@ -54,9 +54,10 @@ impl Harness for InMemory {
             Program::Prints { text, exit_code } => {
                 behaviour::Program { prints: text.to_owned(), ends: Some(exit_code), ..usual }
             }
+            Program::Repeats => behaviour::Program { prints: "name? ".to_owned(), ..usual },
         };
         self.0.set_program(&image, behaves);
-        Template::of_image(&image)
+        Template { stdin: program == Program::Repeats, ..Template::of_image(&image) }
     }
 
     fn of_missing_image(&self) -> Template {

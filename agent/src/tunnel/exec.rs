@@ -1,4 +1,4 @@
-//! A command in an instance, with its input, its terminal and its exit code.
+//! A command in an instance, or its main process, with input, terminal and exit code.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -28,14 +28,25 @@ const BYTES_MAX: usize = 1 << 20;
 const EXIT_ATTEMPTS: u32 = 50;
 const EXIT_PAUSE: Duration = Duration::from_millis(20);
 
-/// Runs the command until it ends or the one who asked goes away, which hangs it up.
+/// Runs the command, or attaches to the main process, until it ends or the one who asked goes away, which hangs it up.
 pub(super) async fn carry(
     engine: &SharedEngine,
     container: &ContainerId,
     request: v1::ExecRequest,
     ends: &mut Ends,
 ) -> Result<(), TunnelError> {
-    let session = engine.exec(container, &checked(request)?).await?;
+    let session = if request.attach {
+        let session = engine.attach(container).await?;
+        if let Some(wire) = request.size
+            && let Err(error) = session.control.resize(size(wire)).await
+        {
+            // It may have ended, or have no terminal.
+            tracing::debug!(error = %Causes(&error), "cannot resize a terminal");
+        }
+        session
+    } else {
+        engine.exec(container, &checked(request)?).await?
+    };
     let ExecSession { input, mut output, control } = session;
     send(&ends.up, Message::Exec(v1::ExecOutput { output: Some(Up::Started(true)) })).await?;
 

@@ -244,6 +244,22 @@ async fn a_command_that_nobody_waits_for_is_hung_up() {
 }
 
 #[tokio::test]
+async fn a_main_process_is_attached_to_and_hung_up() {
+    let mut node = Fixture::start().await;
+    let attach = v1::ExecRequest { attach: true, tty: true, ..v1::ExecRequest::default() };
+    let mut tunnel = node.exec(attach.clone()).await;
+    assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
+    assert_eq!(next_output(&mut tunnel).await, Output::Stdout("started\n".into()));
+    drop(tunnel);
+    until(|| node.engine.hang_ups() == 1).await;
+    // What has ended is attached to as well.
+    let mut tunnel = node.exec(attach).await;
+    assert_eq!(next_output(&mut tunnel).await, Output::Started(true));
+    assert_eq!(next_output(&mut tunnel).await, Output::Stdout("started\n".into()));
+    assert_eq!(next_output(&mut tunnel).await, Output::ExitCode(129));
+}
+
+#[tokio::test]
 async fn a_command_in_an_instance_that_does_not_run_is_told_of_the_instance() {
     let mut node = Fixture::start().await;
     let request = v1::ExecRequest { instance: "web-2".into(), ..words(&["x"]) };

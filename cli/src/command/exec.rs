@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::{Fleet, name_parser};
+use crate::client::Client;
 use crate::complete;
 use crate::failure::Failure;
 use crate::manifest;
@@ -101,25 +102,41 @@ impl Exec {
             user: self.user.unwrap_or_default(),
             working_dir: self.workdir.unwrap_or_default(),
             size: if self.tty { terminal::size() } else { None },
+            attach: false,
         };
-        let (inputs, outgoing) = mpsc::channel(INPUTS);
-        send(&inputs, Input::Request(request)).await;
-        let outgoing = ReceiverStream::new(outgoing);
-        let outputs = fleet.client.exec(outgoing).await?.into_inner();
-        let session = Session { inputs, tty: self.tty, interactive: self.interactive };
-        session.carry(outputs).await
+        Session::open(&mut fleet.client, request).await?.carry().await
     }
 }
 
-/// A command that was asked for.
-struct Session {
+/// A command, or a main process, that was asked for.
+pub(super) struct Session {
     inputs: mpsc::Sender<v1::ExecInput>,
+    outputs: Streaming<v1::ExecOutput>,
     tty: bool,
     interactive: bool,
 }
 
 impl Session {
-    async fn carry(self, mut outputs: Streaming<v1::ExecOutput>) -> Result<ExitCode, Failure> {
+    /// Asks for it.
+    ///
+    /// # Errors
+    /// If the controller refuses.
+    pub(super) async fn open(
+        client: &mut Client,
+        request: v1::ExecRequest,
+    ) -> Result<Self, tonic::Status> {
+        let (tty, interactive) = (request.tty, request.stdin);
+        let (inputs, outgoing) = mpsc::channel(INPUTS);
+        send(&inputs, Input::Request(request)).await;
+        let outputs = client.exec(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Self { inputs, outputs, tty, interactive })
+    }
+
+    /// Carries input and output until it ends, and returns its exit code. If this is dropped, the terminal is as it was before.
+    ///
+    /// # Errors
+    /// If it could not be run, or the connection or the terminal is lost.
+    pub(super) async fn carry(mut self) -> Result<ExitCode, Failure> {
         let failed =
             |error: std::io::Error| Failure::Other(format!("cannot use the terminal: {error}"));
         let mut resized = signal(SignalKind::window_change()).map_err(failed)?;
@@ -131,7 +148,7 @@ impl Session {
         loop {
             // Cancel-safe: `message` keeps what it has read of a message, `recv` loses no signal.
             let output = tokio::select! {
-                output = outputs.message() => output?,
+                output = self.outputs.message() => output?,
                 _ = resized.recv(), if self.tty => {
                     if let Some(size) = terminal::size() {
                         // If the way out is full of input the size is told with the next change.

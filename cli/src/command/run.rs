@@ -15,6 +15,7 @@ use dwell_core::workload::{
 };
 use dwell_proto::v1;
 
+use self::once::Attached;
 use super::Fleet;
 use super::apply::{self, Planned};
 use crate::failure::Failure;
@@ -36,10 +37,15 @@ Examples:
   dwell run debian:12 --name box -- sleep infinity
   dwell run app:2 --name migrate --job --attempts 1 --ttl 1d --wait -- ./migrate
   dwell run --rm debian:12 -- sh -c 'date; exit 3'
+  dwell run --rm -it debian:12 -- bash
+  pg_dump shop | dwell run --rm -i postgres:16 -- psql -h db-0 shop
 
 With --rm it is a job of one instance and one attempt: what it prints is printed here, and `dwell run` ends with its exit code and
 removes it, also when it is told to end (Ctrl-C) or has not begun within 5 minutes. If this computer goes away, work that has begun ends
-after --deadline and goes after --ttl; what has not is for `dwell rm`.")]
+after --deadline and goes after --ttl; what has not is for `dwell rm`.
+
+With -i or -t you are attached to it, as by `docker run`: with -it every key goes to it, Ctrl-C included. If the connection is lost it is
+hung up, and killed 5 seconds later.")]
 pub(crate) struct Run {
     /// Image reference, such as debian:12
     #[arg(value_name = "IMAGE")]
@@ -53,6 +59,12 @@ pub(crate) struct Run {
     /// Print what it prints, end with its exit code, and remove it
     #[arg(long, conflicts_with_all = ["job", "restart", "parallelism", "attempts", "wait", "replicas", "output"])]
     rm: bool,
+    /// With --rm: connect standard input
+    #[arg(short = 'i', long, requires = "rm")]
+    interactive: bool,
+    /// With --rm: give it a terminal
+    #[arg(short, long, requires = "rm")]
+    tty: bool,
     /// How many instances
     #[arg(long, value_name = "N", default_value_t = 1)]
     replicas: u32,
@@ -131,6 +143,8 @@ pub(crate) struct Run {
 impl Run {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<ExitCode, Failure> {
         let (waiting, output, rm) = (self.wait, self.output, self.rm);
+        let attached = Attached { interactive: self.interactive, tty: self.tty };
+        attached.check()?;
         let spec = self.into_spec()?;
         spec.check().map_err(|error| Failure::Usage(error.to_string()))?;
         let request =
@@ -151,7 +165,7 @@ impl Run {
         )
         .await?;
         if rm {
-            return once::follow(fleet.client, &name).await;
+            return once::follow(fleet.client, &name, attached).await;
         }
         let goals: Vec<_> = plans.workloads.iter().map(PlanView::goal).collect();
         output.print(&plans, apply::done)?;
@@ -185,6 +199,9 @@ impl Run {
                 cpu: self.cpu.unwrap_or_default(),
                 memory: self.memory.unwrap_or_default(),
             },
+            // Without -i nothing is typed on a terminal, and it does not end either.
+            stdin: self.interactive || self.tty,
+            tty: self.tty,
             restart,
             expose: self.expose,
             ssh: self.ssh.unwrap_or_default(),
@@ -237,6 +254,11 @@ mod tests {
         assert_eq!((spec.job.as_ref(), spec.replicas), (Some(&bounds), 1));
         assert_eq!(spec.template.restart, RestartPolicy::Never);
         assert_eq!(spec.check(), Ok(()));
+        assert!(!spec.template.stdin && !spec.template.tty);
+        for (words, stdin, tty) in [("-i", true, false), ("-t", true, true), ("-it", true, true)] {
+            let template = read(&["--rm", words, "debian:12"]).unwrap().template;
+            assert_eq!((template.stdin, template.tty), (stdin, tty), "{words}");
+        }
         let given = read(&["--rm", "--name", "box", "--deadline", "1h", "debian:12"]).unwrap();
         assert_eq!(given.name.to_string(), "box");
         assert_eq!(given.job.unwrap().deadline, Some(Millis::seconds(3600)));
@@ -249,6 +271,7 @@ mod tests {
             &["--rm", "--replicas", "2", "debian:12"],
             &["--rm", "--restart", "always", "debian:12"],
             &["--rm", "--wait", "debian:12"],
+            &["--name", "box", "-it", "debian:12"],
             &["--name", "box", "--ttl", "1h", "debian:12"],
         ] {
             assert!(read(words).is_err(), "{words:?}");

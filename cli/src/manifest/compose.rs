@@ -153,11 +153,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("runtime", "the node's operator chooses the runtime; remove it"),
     ("secrets", "mount a directory the node's operator allows, or use \"environment\""),
     ("security_opt", "workloads run with the engine's standard profile"),
-    ("stdin_open", "use \"dwell exec -i\"; remove it"),
     ("storage_opt", "there are no limits for disks"),
     ("sysctls", "workloads run with the node's settings"),
     ("tmpfs", "use a named volume"),
-    ("tty", "use \"dwell exec -t\"; remove it"),
     ("ulimits", "workloads run with the engine's standard limits"),
     (
         "update_config",

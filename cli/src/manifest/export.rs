@@ -41,6 +41,8 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         hostname,
         labels,
         mounts,
+        stdin,
+        tty,
         stop_signal,
         stop_grace,
         resources,
@@ -82,6 +84,8 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         add("shm_size", json!(shm_size));
     }
     add("volumes", mounts.iter().map(mount).collect());
+    add("stdin_open", json!(stdin.then_some(true)));
+    add("tty", json!(tty.then_some(true)));
     add("stop_signal", json!(stop_signal));
     if *stop_grace != plain.stop_grace {
         add("stop_grace_period", json!(stop_grace));

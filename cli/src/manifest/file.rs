@@ -122,6 +122,12 @@ pub(super) struct Workload {
     pub(super) user: Option<String>,
     /// Working directory, absolute.
     pub(super) working_dir: Option<String>,
+    /// Whether the main process has an input, which nobody writes to and which stays open.
+    #[serde(default)]
+    pub(super) stdin_open: bool,
+    /// Whether the main process has a terminal.
+    #[serde(default)]
+    pub(super) tty: bool,
     /// Signal that asks the main process to end, such as `SIGTERM`.
     pub(super) stop_signal: Option<String>,
     /// Size of `/dev/shm`, such as `256Mi`; 64 MiB if not given.

@@ -85,7 +85,10 @@ impl Api {
         let note = Command::Note {
             subject: Subject::Instance(instance.name.clone()),
             reason: "exec",
-            message: format!("{program} is run in it"),
+            message: match request.attach {
+                true => "its main process is attached to".to_owned(),
+                false => format!("{program} is run in it"),
+            },
         };
         if let Err(error) = self.owner.command_for(access::acting(), note).await {
             tracing::warn!(%error, instance = %instance.name, by = access::acting(), program, "a command in an instance is not in the events");
@@ -155,8 +158,11 @@ fn bounded(size: v1::TerminalSize) -> v1::TerminalSize {
 
 fn check_exec(request: &v1::ExecRequest) -> Result<(), Status> {
     let refuse = |problem: String| Err(Status::invalid_argument(problem));
-    if request.command.is_empty() {
-        return refuse("the command is empty; name what to run".to_owned());
+    if request.command.is_empty() != request.attach {
+        return refuse(match request.attach {
+            true => "what is attached to runs already; leave the command out".to_owned(),
+            false => "the command is empty; name what to run".to_owned(),
+        });
     }
     if request.command.len() > ENTRIES_MAX || request.environment.len() > ENTRIES_MAX {
         return refuse(format!("more than {ENTRIES_MAX} arguments or variables"));

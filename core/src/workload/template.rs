@@ -56,6 +56,13 @@ pub struct Template {
     /// Size of `/dev/shm`; the engine's default, 64 MiB, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size: Option<Bytes>,
+    /// Whether the main process has an input. That of a job's instance is of whoever attaches to it, and ends with them, or when nobody
+    /// has for a while; any other stays open.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stdin: bool,
+    /// Whether the main process has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tty: bool,
     /// Signal that asks the main process to end, such as `SIGTERM`; the image's if empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
@@ -114,6 +121,8 @@ impl Template {
             labels: BTreeMap::new(),
             mounts: Vec::new(),
             shm_size: None,
+            stdin: false,
+            tty: false,
             stop_signal: String::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),

@@ -25,6 +25,8 @@ impl From<&Template> for v1::Template {
             hostname: template.hostname.clone(),
             labels: template.labels.clone().into_iter().collect(),
             mounts: template.mounts.iter().map(Into::into).collect(),
+            stdin: template.stdin,
+            tty: template.tty,
             stop_signal: template.stop_signal.clone(),
             stop_grace_ms: Some(template.stop_grace.0),
             shm_size_bytes: template.shm_size.map(|size| size.0),
@@ -58,6 +60,8 @@ impl TryFrom<v1::Template> for Template {
             hostname: wire.hostname,
             labels: wire.labels.into_iter().collect(),
             mounts: wire.mounts.into_iter().map(Mount::try_from).collect::<Result<_, _>>()?,
+            stdin: wire.stdin,
+            tty: wire.tty,
             stop_signal: wire.stop_signal,
             shm_size: wire.shm_size_bytes.map(Bytes),
             stop_grace: match wire.stop_grace_ms {

@@ -40,6 +40,8 @@ fn full_template() -> Template {
                 read_only: false,
             },
         ],
+        stdin: true,
+        tty: true,
         stop_signal: "SIGINT".into(),
         shm_size: Some(Bytes::mebi(64)),
         stop_grace: Millis(0),

@@ -50,7 +50,9 @@ impl Harness for OnDocker {
             Program::Prints { text, exit_code } => {
                 script("printf %s \"$1\"; exit $2", &[text, &exit_code.to_string()])
             }
+            Program::Repeats => script("printf 'name? '; exec cat", &[]),
         };
+        template.stdin = program == Program::Repeats;
         template
     }
 

@@ -1,16 +1,19 @@
 //! Output and commands of the fake engine's containers.
 
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use dwell_core::clock::Timestamp;
 use futures_util::{StreamExt, stream};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use tokio::sync::watch;
 use tokio_util::bytes::Bytes;
 
 use super::behaviour::Command;
-use super::state::Shared;
+use super::state::{FakeContainer, Shared, State};
 use super::{
     ContainerId, ContainerState, EngineError, ExecRequest, ExecSession, LogOptions, OutputStream,
 };
@@ -55,6 +58,95 @@ fn shown(at: Timestamp, line: &[u8], timestamps: bool) -> Vec<u8> {
     let at = i64::try_from(at.0).ok().and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
     let time = at.filter(|_| timestamps).map(|at| format!("{at} ")).unwrap_or_default();
     [time.as_bytes(), line].concat()
+}
+
+/// A main process, whose input if it has one is what it writes, until that ends with 0.
+pub(super) fn attach(shared: Arc<Shared>, id: ContainerId) -> ExecSession {
+    let follow = LogOptions { follow: true, ..LogOptions::default() };
+    let output = logs(Arc::clone(&shared), id.clone(), &follow);
+    let input = Box::pin(MainInput { shared: Arc::clone(&shared), id: id.clone() });
+    ExecSession { input, output, control: Box::new(MainControl { shared, id }) }
+}
+
+struct MainInput {
+    shared: Arc<Shared>,
+    id: ContainerId,
+}
+
+impl MainInput {
+    /// Does something to the process, if it runs and has an input.
+    fn with(&self, done: impl FnOnce(&mut State, Timestamp)) {
+        let now = self.shared.now();
+        let mut state = self.shared.state();
+        let reads = |one: &FakeContainer| one.reads && one.seen.state == ContainerState::Running;
+        if state.container(&self.id).is_ok_and(|one| reads(one)) {
+            done(&mut state, now);
+        }
+        drop(state);
+        self.shared.announce();
+    }
+}
+
+impl AsyncWrite for MainInput {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|state, now| {
+            if let Some(container) = state.containers.get_mut(&self.id) {
+                container.print(&String::from_utf8_lossy(bytes), now);
+            }
+        });
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|state, now| {
+            state.end(&self.id, 0, now);
+        });
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct MainControl {
+    shared: Arc<Shared>,
+    id: ContainerId,
+}
+
+impl MainControl {
+    fn end(&self, exit_code: i32) {
+        let now = self.shared.now();
+        self.shared.state().end(&self.id, exit_code, now);
+        self.shared.announce();
+    }
+}
+
+#[async_trait]
+impl ExecControl for MainControl {
+    async fn resize(&self, _size: TerminalSize) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn exit_code(&self) -> Result<Option<i32>, EngineError> {
+        Ok(self.shared.state().container(&self.id)?.details.exit_code)
+    }
+
+    async fn hang_up(&self) -> Result<(), EngineError> {
+        self.shared.state().hang_ups += 1;
+        self.end(129);
+        Ok(())
+    }
+
+    async fn kill(&self) -> Result<(), EngineError> {
+        self.shared.state().kills += 1;
+        self.end(137);
+        Ok(())
+    }
 }
 
 /// A command that does as it was told to; else one that hangs, or prints its words; with an input, that and no more.

@@ -68,6 +68,8 @@ pub(super) struct FakeContainer {
     pub(super) output: Vec<(Timestamp, Vec<u8>)>,
     /// The volumes that it has.
     pub(super) volumes: Vec<VolumeName>,
+    /// Whether its process has an input.
+    pub(super) reads: bool,
 }
 
 impl FakeContainer {
@@ -317,8 +319,14 @@ impl State {
             image: ContainerImage { digest, id: Some(image_id) },
             ..Details::default()
         };
-        let container =
-            FakeContainer { seen, details, image: image.clone(), output: Vec::new(), volumes };
+        let container = FakeContainer {
+            seen,
+            details,
+            image: image.clone(),
+            output: Vec::new(),
+            volumes,
+            reads: assigned.template.stdin,
+        };
         self.containers.insert(id.clone(), container);
         self.tell(&id, EventKind::Changed, now);
         Ok(id)

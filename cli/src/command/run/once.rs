@@ -1,4 +1,4 @@
-//! `dwell run --rm`: one piece of work, watched until it has ended and then removed.
+//! `dwell run --rm`: one piece of work, watched, or attached to, until it has ended and then removed.
 //!
 //! It is a job of one instance and one attempt. Whatever becomes of this program, work that has begun ends by its deadline and is
 //! removed by its `ttl`; what this program does is to be quicker than that.
@@ -14,9 +14,11 @@ use dwell_proto::v1;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::client::Client;
+use crate::command::exec::Session;
 use crate::command::logs;
 use crate::failure::Failure;
 use crate::output::say;
+use crate::terminal;
 
 /// How long it is kept once it has ended, should nobody be there to remove it.
 pub(super) const TTL: Millis = Millis::seconds(600);
@@ -32,6 +34,52 @@ const OUTPUT_LIMIT: Duration = Duration::from_secs(30);
 /// Exit code if the work was ended otherwise than by itself.
 const NOT_RUN: u8 = 125;
 
+/// How this program is attached to the work.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attached {
+    /// Standard input is its input.
+    pub(super) interactive: bool,
+    /// It has a terminal, whose size is that of this one.
+    pub(super) tty: bool,
+}
+
+impl Attached {
+    /// Before anything is declared.
+    ///
+    /// # Errors
+    /// If there is no terminal to attach.
+    pub(super) fn check(self) -> Result<(), Failure> {
+        if self.interactive && self.tty && !terminal::is_interactive() {
+            return Err(Failure::Usage("standard input is not a terminal; leave out -t".into()));
+        }
+        Ok(())
+    }
+
+    /// Carries input and output until the main process of an instance ends.
+    async fn carry(self, client: &mut Client, instance: &str) -> Result<(), Failure> {
+        let request = v1::ExecRequest {
+            instance: instance.to_owned(),
+            attach: true,
+            stdin: self.interactive,
+            tty: self.tty,
+            size: if self.tty { terminal::size() } else { None },
+            ..v1::ExecRequest::default()
+        };
+        let carried = match Session::open(client, request).await {
+            Ok(session) => session.carry().await.map(drop),
+            Err(status) => Err(status.into()),
+        };
+        carried.map_err(|failure| match failure {
+            // They miss a command.
+            Failure::Usage(_) => Failure::Refused(format!(
+                "cannot attach to {instance}: the controller, or the agent of its node, is of an earlier version; upgrade it, or \
+                 leave out -i and -t"
+            )),
+            failure => failure,
+        })
+    }
+}
+
 /// A name that nobody else has thought of.
 ///
 /// # Errors
@@ -45,10 +93,16 @@ pub(super) fn name() -> Result<WorkloadName, Failure> {
 ///
 /// # Errors
 /// If it could not begin, or nobody knows how it ended.
-pub(super) async fn follow(mut client: Client, workload: &str) -> Result<ExitCode, Failure> {
+pub(super) async fn follow(
+    mut client: Client,
+    workload: &str,
+    attached: Attached,
+) -> Result<ExitCode, Failure> {
+    // What is attached hears of signals as well. Dropped, it leaves the terminal as it was.
     let ended = tokio::select! {
-        ended = to_its_end(client.clone(), workload) => ended,
+        biased;
         signal = asked_to_end() => signal,
+        ended = to_its_end(client.clone(), workload, attached) => ended,
     };
     let request = v1::RemoveWorkloadRequest { name: workload.to_owned() };
     let removed = client.remove_workload(request).await;
@@ -78,8 +132,31 @@ async fn asked_to_end() -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(128 + number))
 }
 
-async fn to_its_end(mut client: Client, workload: &str) -> Result<ExitCode, Failure> {
+async fn to_its_end(
+    mut client: Client,
+    workload: &str,
+    attached: Attached,
+) -> Result<ExitCode, Failure> {
     let instance = begun(&mut client, workload).await?;
+    let mut looking = client.clone();
+    if attached.interactive || attached.tty {
+        let carried = attached.carry(&mut client, &instance);
+        let end = ended(&mut looking, workload);
+        tokio::pin!(carried, end);
+        let end = tokio::select! {
+            carried = &mut carried => match carried {
+                Ok(()) => end.await?,
+                // Nobody works with it any more, so that its end is not waited for.
+                Err(failure) => return Err(failure),
+            },
+            end = &mut end => {
+                // What a node cannot give any more keeps nobody from the exit code.
+                drop(tokio::time::timeout(OUTPUT_LIMIT, carried).await);
+                end?
+            }
+        };
+        return code(&instance, &end);
+    }
     let request =
         v1::LogsRequest { instance: instance.clone(), follow: true, ..v1::LogsRequest::default() };
     let printed = async {
@@ -87,19 +164,21 @@ async fn to_its_end(mut client: Client, workload: &str) -> Result<ExitCode, Fail
         logs::plain(chunks).await
     };
     // The output ends with the container; one that a node cannot give any more keeps nobody from the exit code.
-    let mut looking = client.clone();
     match within(printed, ended(&mut looking, workload)).await {
         (Err(Failure::OutputClosed), _) => Err(Failure::OutputClosed),
         (printed, end) => {
             if let Err(failure) = printed {
                 say(&format!("dwell: what {instance} printed is not complete: {failure}"));
             }
-            let end = end?;
-            match end.code {
-                Some(code) => Ok(u8::try_from(code & 0xff).unwrap_or(NOT_RUN).into()),
-                None => Err(Failure::Other(format!("{instance} was stopped before it had ended"))),
-            }
+            code(&instance, &end?)
         }
+    }
+}
+
+fn code(instance: &str, end: &v1::TaskEnd) -> Result<ExitCode, Failure> {
+    match end.code {
+        Some(code) => Ok(u8::try_from(code & 0xff).unwrap_or(NOT_RUN).into()),
+        None => Err(Failure::Other(format!("{instance} was stopped before it had ended"))),
     }
 }
 
