@@ -478,6 +478,27 @@ async fn a_workload_is_resized() {
 }
 
 #[tokio::test]
+async fn one_instance_is_resized() {
+    let fake = Fake::start(starting());
+    for (words, asked) in [
+        (
+            &["web-0", "--cpu", "1.5"][..],
+            "resize web-0 alone cpu=Some(1500) memory=None reset=false",
+        ),
+        (&["web-0", "--reset"][..], "resize web-0 alone cpu=None memory=None reset=true"),
+    ] {
+        run(&fake, &[&["resize"], words].concat()).await;
+        assert!(fake.asked().iter().any(|one| one == asked), "{:?}", fake.asked());
+    }
+    for words in
+        [&["web-0", "--pids", "99"][..], &["web", "--reset"], &["web-0", "--reset", "--cpu", "1"]]
+    {
+        let ran = run(&fake, &[&["resize"], words].concat()).await;
+        assert_eq!(ran.code, 2, "{words:?}: {}", ran.stderr);
+    }
+}
+
+#[tokio::test]
 async fn a_file_without_a_number_of_instances_leaves_it_open() {
     let fake = Fake::start(starting());
     for (text, keep) in [("replicas: 3", ""), ("user: www", "web")] {

@@ -151,6 +151,18 @@ impl Fleet for Api {
         Ok(Response::new(v1::ResizeResponse { plan, revision: done.revision.0 }))
     }
 
+    async fn resize_instance(
+        &self,
+        request: Request<v1::ResizeInstanceRequest>,
+    ) -> Answer<v1::ResizeResponse> {
+        let done = self.command(request::resize_instance(&request.into_inner())?).await?;
+        let Reply::Plans(plans) = done.reply else {
+            return Err(Status::internal("the model gave no plan for other limits"));
+        };
+        let plan = view::plans(&plans).pop();
+        Ok(Response::new(v1::ResizeResponse { plan, revision: done.revision.0 }))
+    }
+
     async fn set_paused(
         &self,
         request: Request<v1::SetPausedRequest>,

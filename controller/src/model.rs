@@ -67,6 +67,7 @@ mod running;
 mod second_share;
 mod settings;
 mod settle;
+mod sizes;
 mod ssh;
 mod tables;
 mod versions;
@@ -120,6 +121,7 @@ pub use reboots::{REBOOT_MAX, Reboot, RebootHow, RebootState};
 pub use record::{Change, Key, Record, RecordError};
 pub use refusal::{Refusal, RefusalClass};
 pub use settings::{INSTANCES_MAX, Settings};
+pub use sizes::{OwnSize, OwnSizeChange};
 pub use versions::{FailedWith, Form, Pause, Version, VersionState, VersionView};
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
 pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
@@ -367,6 +369,10 @@ impl Model {
             }
             Command::Resize { workload, size, dry_run, by } => {
                 reply = Reply::Plans(vec![self.resize(&workload, size, &by, now)?]);
+                forget = dry_run;
+            }
+            Command::ResizeInstance { instance, size, dry_run } => {
+                reply = Reply::Plans(vec![self.resize_instance(&instance, size, now)?]);
                 forget = dry_run;
             }
             Command::Pause { workload, by } => self.pause(&workload, &by, now)?,

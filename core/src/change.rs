@@ -77,6 +77,8 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("labels", old.labels != new.labels),
         ("volumes", old.mounts != new.mounts),
         ("stop_signal", old.stop_signal != new.stop_signal),
+        ("stdin_open", old.stdin != new.stdin),
+        ("tty", old.tty != new.tty),
         ("shm_size", old.shm_size != new.shm_size),
         ("stop_grace_period", old.stop_grace != new.stop_grace),
         ("resources", (old.resources, old.pids) != (new.resources, new.pids)),

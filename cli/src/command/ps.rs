@@ -152,6 +152,13 @@ fn run(workload: &WorkloadView) -> String {
     }
 }
 
+/// What is to be known of an instance, limits of its own last.
+fn said(instance: &InstanceView) -> String {
+    let own = instance.own_size.as_ref().map(|own| format!("limits of its own: {own}"));
+    let message = Some(instance.message.clone()).filter(|message| !message.is_empty());
+    message.into_iter().chain(own).collect::<Vec<_>>().join("; ")
+}
+
 /// Where an instance is in its life; of a job's that has failed, with its exit code.
 fn phase(instance: &InstanceView) -> String {
     let failed = instance.task.as_ref().filter(|_| instance.phase == Phase::Failed);
@@ -235,7 +242,7 @@ fn tables(view: &PsView, now: Now, style: Style) -> String {
                     Some(_) if instance.phase != Phase::Unknown => "now".into(),
                     observed_at => now.age(observed_at),
                 },
-                instance.message.clone(),
+                said(instance),
             ],
         );
     }

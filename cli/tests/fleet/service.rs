@@ -220,6 +220,18 @@ impl Fleet for Service {
         answer(v1::RemoveInstancesResponse { revision })
     }
 
+    async fn resize_instance(
+        &self,
+        request: Request<v1::ResizeInstanceRequest>,
+    ) -> Answer<v1::ResizeResponse> {
+        let v1::ResizeInstanceRequest { instance, cpu_millicores, memory_bytes, reset, .. } =
+            request.into_inner();
+        let revision = self.asked(format!(
+            "resize {instance} alone cpu={cpu_millicores:?} memory={memory_bytes:?} reset={reset}"
+        ))?;
+        answer(v1::ResizeResponse { plan: None, revision })
+    }
+
     async fn resize(&self, request: Request<v1::ResizeRequest>) -> Answer<v1::ResizeResponse> {
         let revision = self.asked(format!("{:?}", request.into_inner()))?;
         answer(v1::ResizeResponse { plan: None, revision })

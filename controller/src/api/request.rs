@@ -15,7 +15,8 @@ use tonic::Status;
 
 use super::{Api, keys};
 use crate::model::{
-    Command, NAMED_MAX, NodeChange, REBOOT_MAX, RebootHow, RebootPlan, Size, Target, WORKLOADS_MAX,
+    Command, NAMED_MAX, NodeChange, OwnSize, OwnSizeChange, REBOOT_MAX, RebootHow, RebootPlan,
+    Size, Target, WORKLOADS_MAX,
 };
 use crate::status::into_status;
 
@@ -115,6 +116,21 @@ pub(super) fn resize(request: &v1::ResizeRequest, by: String) -> Result<Command,
     };
     let workload = name(&request.workload)?;
     Ok(Command::Resize { workload, size, dry_run: request.dry_run, by })
+}
+
+/// Limits of one instance's own.
+pub(super) fn resize_instance(request: &v1::ResizeInstanceRequest) -> Result<Command, Status> {
+    let own = OwnSize {
+        cpu: request.cpu_millicores.map(Millicores),
+        memory: request.memory_bytes.map(Bytes),
+    };
+    let size = match (request.reset, own.is_none()) {
+        (true, true) => OwnSizeChange::Reset,
+        (false, false) => OwnSizeChange::Set(own),
+        _ => return Err(Status::invalid_argument("give limits, or reset them, and not both")),
+    };
+    let instance = name(&request.instance)?;
+    Ok(Command::ResizeInstance { instance, size, dry_run: request.dry_run })
 }
 
 /// An order to move instances.

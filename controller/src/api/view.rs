@@ -226,6 +226,10 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
             .unwrap_or_default(),
         ipv6_address: text(view.ipv6.as_ref()),
         task: instance.task.as_ref().map(task),
+        own_size: (!instance.own_size.is_none()).then(|| v1::OwnSize {
+            cpu_millicores: instance.own_size.cpu.map(|cpu| cpu.0),
+            memory_bytes: instance.own_size.memory.map(|memory| memory.0),
+        }),
     }
 }
 

@@ -25,6 +25,7 @@ use super::plan::WorkloadPlan;
 use super::reboots::RebootHow;
 use super::record::Change;
 use super::refusal::Refusal;
+use super::sizes::OwnSizeChange;
 
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
@@ -76,6 +77,15 @@ pub enum Command {
         dry_run: bool,
         /// Who wants it; empty if that is not known.
         by: String,
+    },
+    /// Give one instance limits of its own, or take them back. Answered with [`Reply::Plans`].
+    ResizeInstance {
+        /// Which instance.
+        instance: InstanceName,
+        /// What changes of its limits.
+        size: OwnSizeChange,
+        /// Only say what would change.
+        dry_run: bool,
     },
     /// Give no further instance of a workload its newest version.
     Pause {

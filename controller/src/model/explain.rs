@@ -100,6 +100,13 @@ impl Model {
         Explanation { subject, facts, history }
     }
 
+    /// Which limits an operator has set for it alone.
+    fn own_size_of(&self, instance: &Instance, subject: &Subject) -> Option<Fact> {
+        let text = format!("has limits of its own: {}", instance.own_size.in_words());
+        let told = self.newest_event(subject, &["instance-resized"]);
+        (!instance.own_size.is_none()).then(|| Fact::new("limits", text).told_by(told))
+    }
+
     fn explain_instance(&self, workload: &Arc<Workload>, instance: &Arc<Instance>) -> Explanation {
         let subject = Subject::Instance(instance.name.clone());
         let mut facts = vec![self.where_and_why(instance, &subject)];
@@ -114,6 +121,7 @@ impl Model {
         }
         facts.extend(self.if_lost(workload, instance).map(|text| Fact::new("lost", text)));
         facts.extend(Self::task_in_words(workload, instance).map(|text| Fact::new("task", text)));
+        facts.extend(self.own_size_of(instance, &subject));
         facts.extend(rules(&workload.spec.placement));
         facts.extend(self.address_of(instance));
         facts.extend(self.versions_of(workload, instance));

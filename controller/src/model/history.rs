@@ -462,6 +462,8 @@ impl Model {
             command,
             Command::ApplyWorkloads { dry_run: false, .. }
                 | Command::RollBack { dry_run: false, .. }
+                | Command::Resize { dry_run: false, .. }
+                | Command::ResizeInstance { dry_run: false, .. }
                 | Command::Pause { .. }
                 | Command::Resume(_)
                 | Command::RemoveWorkload(_)

@@ -108,7 +108,8 @@ impl Model {
                 continue;
             }
             last = Some((end.number, end.started_at()));
-            let (severity, reason, message) = in_words(end, &instance.wanted.template);
+            let (severity, reason, message) =
+                in_words(end, &instance.sized(&instance.wanted.template));
             let subject = Subject::Instance(instance.name.clone());
             self.event(now, severity, subject, reason, message);
         }

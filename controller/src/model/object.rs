@@ -30,6 +30,7 @@ use super::downtime::Downtimes;
 use super::drains::Evacuated;
 use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
+use super::sizes::OwnSize;
 use super::versions::{FailedWith, Form, Pause, by_number};
 
 /// A declared workload.
@@ -119,6 +120,9 @@ pub struct Instance {
     /// What its node is promised beside its share, for a new container that is tried while the old one runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second_share: Option<Resources>,
+    /// Limits that an operator has set for it alone.
+    #[serde(default, skip_serializing_if = "OwnSize::is_none")]
+    pub own_size: OwnSize,
     /// Where it is, or may be, running.
     pub node: Option<NodeName>,
     /// Its node was told to let go of it.

@@ -95,7 +95,10 @@ impl Model {
     /// rollout is paused.
     pub(super) fn demand(&self, workload: &Workload, instance: &Instance) -> Demand {
         let request = match &workload.paused {
-            None => workload.spec.template.resources.max(instance.share()),
+            None => {
+                let says = instance.own_size.over(workload.spec.template.resources);
+                says.max(instance.share())
+            }
             Some(_) => instance.share(),
         };
         Demand {

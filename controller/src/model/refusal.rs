@@ -2,6 +2,7 @@
 
 mod not_moved;
 mod not_rebooted;
+mod not_resized;
 mod of_job;
 
 use std::net::Ipv4Addr;
@@ -23,6 +24,7 @@ use super::volumes::VolumeKey;
 
 pub(super) use not_moved::NotMoved;
 pub(super) use not_rebooted::NotRebooted;
+pub(super) use not_resized::NotResized;
 pub(super) use of_job::OfJob;
 
 /// Why a command is refused.
@@ -107,6 +109,9 @@ pub enum Refusal {
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
+    /// An instance is not given other limits.
+    #[error(transparent)]
+    NotResized(#[from] NotResized),
     /// Nodes are not rebooted, or that is not taken back.
     #[error(transparent)]
     NotRebooted(#[from] NotRebooted),
@@ -519,6 +524,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::NotMoved(_)
+            | Self::NotResized(_)
             | Self::NotRebooted(_)
             | Self::OfJob(_)
             | Self::NodeInUse { .. }

@@ -59,7 +59,8 @@ impl Model {
         if instance.rests() {
             return ChangeClass::None;
         }
-        let (is, says) = (&instance.wanted.template, &newest.form.template);
+        let is = &instance.sized(&instance.wanted.template);
+        let says = &instance.sized(&newest.form.template);
         let class = ChangeClass::between(is, says);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;
@@ -305,7 +306,8 @@ impl Model {
             return false;
         }
         let Some(node) = instance.assigned_to() else { return false };
-        let (has, wants) = (instance.share(), workload.spec.template.resources);
+        let has = instance.share();
+        let wants = instance.own_size.over(workload.spec.template.resources);
         if wants.fits(has) {
             return false;
         }

@@ -30,8 +30,9 @@ impl Model {
             && ChangeClass::between(is, says) == ChangeClass::InPlace;
         let serves = instance.fallback.as_ref().filter(|_| !instance.holds());
         let serves = serves.map_or(is.resources, |form| form.template.resources);
+        let sized = |declared| instance.own_size.over(declared);
         // Its share is enough for the greater of the two.
-        is_beside.then(|| serves.min(says.resources))
+        is_beside.then(|| sized(serves).min(sized(says.resources)))
     }
 
     /// The second share that an instance has already, if what is declared since changes only limits: it is that of the same
@@ -46,7 +47,8 @@ impl Model {
     pub(super) fn missing_for(&self, instance: &Instance, second: Resources) -> Option<Resources> {
         let (promised, capacity) = self.room(instance.assigned_to()?)?;
         let newest = self.newest(instance.name.workload())?;
-        let next = instance.share().max(newest.form.template.resources).plus(second);
+        let says = instance.own_size.over(newest.form.template.resources);
+        let next = instance.share().max(says).plus(second);
         let missing = promised.minus(instance.promised()).plus(next).minus(capacity);
         // Of a part that it does not ask for nothing is missing.
         Some(missing.min(next)).filter(|missing| !missing.is_zero())

@@ -31,6 +31,7 @@ mod rollouts;
 mod running;
 mod schedules;
 mod settling;
+mod sizes;
 mod ssh;
 mod versions;
 mod volumes;

@@ -181,9 +181,9 @@ impl Instance {
 
     /// The room that it may need: enough for what it is to be, and for what may have to be put up again.
     pub(super) fn room(&self) -> Resources {
-        let wanted = self.wanted.template.resources;
-        let back = self.fallback.iter().chain(&self.unseen);
-        back.fold(wanted, |share, back| share.max(back.template.resources))
+        let forms = std::iter::once(&self.wanted).chain(&self.fallback).chain(&self.unseen);
+        let shares = forms.map(|form| self.own_size.over(form.template.resources));
+        shares.fold(Resources::default(), Resources::max)
     }
 
     /// The same, with the second share.
@@ -197,13 +197,15 @@ impl Instance {
     fn given(&self, form: &Arc<Form>, became: Became) -> Self {
         let (wanted, holds) = (Arc::clone(form), self.holds());
         let renamed = |serving: bool| if serving { Some(form.number) } else { self.serving };
-        if self.wanted.template == form.template {
+        if self.is_same(&self.wanted.template, &form.template) {
             return Self { wanted, serving: renamed(holds), ..self.clone() };
         }
         let now = || Some(Arc::clone(&self.wanted));
         let before = if holds { None } else { self.fallback.clone() };
         let before = before.or_else(|| now().filter(|_| holds || became == Became::Running));
-        if let Some(before) = before.as_ref().filter(|before| before.template == form.template) {
+        if let Some(before) =
+            before.as_ref().filter(|before| self.is_same(&before.template, &form.template))
+        {
             let serving = renamed(self.serving == Some(before.number));
             return Self { wanted, serving, fallback: None, unseen: None, ..self.clone() };
         }
@@ -212,7 +214,8 @@ impl Instance {
             Became::Unseen => self.unseen.clone().or_else(now),
             Became::Running | Became::NotRunning => self.unseen.clone(),
         };
-        let unseen = unseen.filter(|unseen| before.is_none() && unseen.template != form.template);
+        let unseen = unseen
+            .filter(|unseen| before.is_none() && !self.is_same(&unseen.template, &form.template));
         Self { wanted, fallback: before, unseen, ..self.clone() }
     }
 }
@@ -275,7 +278,8 @@ impl Model {
         }
         let good = || self.good_form(workload);
         let fallback = instance.fallback.clone().or_else(good)?;
-        (fallback.template != instance.wanted.template).then_some(fallback)
+        let differs = !instance.is_same(&fallback.template, &instance.wanted.template);
+        differs.then_some(fallback)
     }
 
     /// Whether an instance is to be what was ruled out, for want of anything to go back to.

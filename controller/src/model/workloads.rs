@@ -16,6 +16,7 @@ use super::jobs::{InstanceTask, JobRun};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
+use super::sizes::OwnSize;
 use super::versions::{Form, Pause, VersionState};
 use super::{Model, Refusal};
 
@@ -174,6 +175,9 @@ impl Model {
             plan.notes.push(format!("no instance is given it yet: {pause}"));
         }
         plan.notes.extend(self.job_note(&workload));
+        if plan.changed_fields.contains(&"resources") {
+            plan.notes.extend(self.own_sizes_note(&workload));
+        }
         if let Some(canaries) = self.canaries(&workload) {
             plan.notes.push(format!(
                 "{} it first; `dwell promote {name}` gives it to the others, `dwell abort {name}` takes it back",
@@ -433,6 +437,7 @@ impl Model {
             update,
             node: None,
             second_share: None,
+            own_size: OwnSize::default(),
             leaving: None,
             removing: false,
             created_at: now,

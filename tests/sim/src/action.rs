@@ -147,6 +147,7 @@ pub(crate) enum Action {
     Move { pick: u8, to: Option<u8> },
     RemoveOne { pick: u8 },
     Replace { pick: u8 },
+    Resize { pick: u8, mebi: Option<u64> },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
     RemoveVolume { pick: u8 },
@@ -382,9 +383,10 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             Action::Apply { workload, bad: Some(bad) }
         }
         Class::Foreign => Action::RunForeign { host, pick },
-        Class::Orders => match rng.u8(..4) {
+        Class::Orders => match rng.u8(..5) {
             0 => Action::RemoveOne { pick },
             1 => Action::Replace { pick },
+            2 => Action::Resize { pick, mebi: (rng.u8(..4) > 0).then(|| rng.u64(16..512)) },
             _ => Action::Move { pick, to: rng.bool().then_some(host) },
         },
         Class::Lost => match rng.u8(..8) {

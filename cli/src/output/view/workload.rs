@@ -5,6 +5,7 @@ use dwell_core::health::Health;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Phase, RunState};
 use dwell_core::job::RunOutcome;
+use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::{Template, WorkloadSpec};
 use dwell_proto::v1;
 use serde::Serialize;
@@ -177,6 +178,23 @@ impl From<v1::TaskState> for TaskView {
     }
 }
 
+/// Limits of one instance's own; what is absent is as its workload declares, 0 is no limit.
+#[derive(Debug, Serialize)]
+pub(crate) struct OwnSizeView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) cpu: Option<Millicores>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) memory: Option<Bytes>,
+}
+
+impl std::fmt::Display for OwnSizeView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cpu = self.cpu.map(|cpu| format!("cpu {cpu}"));
+        let memory = self.memory.map(|memory| format!("memory {memory}"));
+        f.write_str(&cpu.into_iter().chain(memory).collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// An instance and what its node saw of it last.
 #[derive(Debug, Serialize)]
 pub(crate) struct InstanceView {
@@ -221,6 +239,9 @@ pub(crate) struct InstanceView {
     /// What it has to complete, if it is of a job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) task: Option<TaskView>,
+    /// Limits that somebody has set for it alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) own_size: Option<OwnSizeView>,
     /// When its node saw all this, by the node's clock.
     #[serde(serialize_with = "crate::output::time::serialize_known")]
     pub(crate) observed_at: Option<u64>,
@@ -375,6 +396,10 @@ impl From<v1::Instance> for InstanceView {
             failed_generation: status.failed_generation,
             message: status.message,
             task: wire.task.map(Into::into),
+            own_size: wire.own_size.map(|own| OwnSizeView {
+                cpu: own.cpu_millicores.map(Millicores),
+                memory: own.memory_bytes.map(Bytes),
+            }),
             observed_at: Some(status.observed_at_ms).filter(|&at| at > 0),
             created_at: wire.created_at_ms,
         }

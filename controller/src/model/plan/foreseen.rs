@@ -117,7 +117,9 @@ impl Model {
     ) -> String {
         let says = self.newest(&workload.spec.name);
         let fields = says.map(|newest| {
-            change::changed_fields(&before.wanted.template, &newest.form.template).join(", ")
+            let sized = |template| before.sized(template);
+            let (is, says) = (sized(&before.wanted.template), sized(&newest.form.template));
+            change::changed_fields(&is, &says).join(", ")
         });
         let fields = fields.unwrap_or_default();
         let Some(node) = before.assigned_to().filter(|_| class == ChangeClass::Move) else {

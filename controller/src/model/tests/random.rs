@@ -13,7 +13,9 @@ use dwell_core::workload::{Mount, MountSource, Portion, RestartPolicy, WorkloadS
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
-use crate::model::{Command, NodeChange, Refusal, Target, UpdateState, WorkloadView};
+use crate::model::{
+    Command, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, WorkloadView,
+};
 
 const NODES: u8 = 4;
 /// `j` is a job, and of `n` there is one on every node.
@@ -57,6 +59,7 @@ enum Step {
     Finish(u8, usize, bool),
     /// What an instance has to do is to be done anew, if it is of the job.
     Redo(usize),
+    Resize(usize, Option<u64>),
     /// Somebody logs in to the registry of an image, or out.
     Login(u8, bool),
     Pass(u64),
@@ -159,6 +162,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (host(), 0..4usize).prop_map(|(host, which)| Step::Fail(host, which)),
         4 => (host(), 0..4usize, any()).prop_map(|(host, which, ok)| Step::Finish(host, which, ok)),
         1 => (0..8usize).prop_map(Step::Redo),
+        2 => (0..8usize, prop::option::weighted(0.8, prop::sample::select(vec![0, 500, 1000, 2500])))
+            .prop_map(|(which, cpu)| Step::Resize(which, cpu)),
         2 => (0..3u8, any()).prop_map(|(image, on)| Step::Login(image, on)),
         2 => prop::sample::select(vec![1u64, 20, 200, 700]).prop_map(Step::Pass),
         1 => Just(Step::RestartController),
@@ -324,6 +329,14 @@ impl World {
                 let of_job = chosen.filter(|name| *name.workload() == workload(WORKLOADS[JOB]));
                 let names = of_job.into_iter().collect();
                 drop(fleet.command(Command::ReplaceInstances(names)));
+            }
+            Step::Resize(which, cpu) => {
+                let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
+                let own = |cpu| OwnSize { cpu: Some(Millicores(cpu)), memory: None };
+                let size = cpu.map_or(OwnSizeChange::Reset, |cpu| OwnSizeChange::Set(own(cpu)));
+                if let Some(instance) = chosen {
+                    drop(fleet.command(Command::ResizeInstance { instance, size, dry_run: false }));
+                }
             }
             Step::Login(image, on) => {
                 let host = format!("r{image}.example").parse().unwrap();

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use dwell_agent_core::Input as CoreInput;
-use dwell_controller::model::{Command, NodeChange, Target};
+use dwell_controller::model::{Command, NodeChange, OwnSize, OwnSizeChange, Target};
 use dwell_core::container::ContainerId;
 use dwell_core::container::EventKind;
 use dwell_core::id::{Incarnation, InstanceName, WorkloadName};
 use dwell_core::instance::RunState;
+use dwell_core::quantity::Bytes;
 
 use super::versions::Versions;
 use super::{Declared, Event, Relief, Work, World, workload_name};
@@ -54,6 +55,13 @@ impl World {
             Action::Replace { pick } => {
                 let names = self.pick_instance(pick).into_iter().collect();
                 drop(self.command(Command::ReplaceInstances(names)));
+            }
+            Action::Resize { pick, mebi } => {
+                let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };
+                let size = mebi.map_or(OwnSizeChange::Reset, |mebi| OwnSizeChange::Set(own(mebi)));
+                if let Some(instance) = self.pick_instance(pick) {
+                    drop(self.command(Command::ResizeInstance { instance, size, dry_run: false }));
+                }
             }
             Action::Run { workload, run } => self.set_run(workload.into(), run),
             Action::Drain { host, on } => {

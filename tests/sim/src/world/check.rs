@@ -252,6 +252,10 @@ impl World {
             if real.is_some_and(|real| real.fingerprint != asked) {
                 return Err(format!("{name} runs in another container than was asked for"));
             }
+            let limits = is.sized(&wanted.spec.template).limits();
+            if let Some(real) = real.filter(|real| real.limits != limits) {
+                return Err(format!("{name} is held to {:?}, not to {limits:?}", real.limits));
+            }
             if view.status.phase != Phase::Running {
                 return Err(format!("{name} runs and is shown as {}", view.status.phase));
             }
