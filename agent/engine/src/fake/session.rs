@@ -79,7 +79,7 @@ impl MainInput {
         let now = self.shared.now();
         let mut state = self.shared.state();
         let reads = |one: &FakeContainer| one.reads && one.seen.state == ContainerState::Running;
-        if state.container(&self.id).is_ok_and(|one| reads(one)) {
+        if state.container(&self.id).is_ok_and(reads) {
             done(&mut state, now);
         }
         drop(state);
