@@ -98,7 +98,7 @@ pub(super) async fn before_start(engine: &DockerEngine, id: &ContainerId) {
     match connect(&engine.client, id, &["stdin=1"]).await {
         Ok(connection) => engine.attachments.hold(id, connection),
         Err(error) => {
-            warn!(container = %id, %error, "cannot attach to a container before its start")
+            warn!(container = %id, %error, "cannot attach to a container before its start");
         }
     }
 }
