@@ -36,9 +36,52 @@ async fn lifecycle() -> Result<()> {
         }
         what_is_declared_stopped_stays_so_over_restarts(lab).await.context("stopped")?;
         a_chosen_one_gets_a_new_container(lab).await.context("replaced")?;
-        what_does_not_hold_is_put_back(lab).await.context("not replaced")
+        what_does_not_hold_is_put_back(lab).await.context("not replaced")?;
+        every_host_that_is_allowed_has_one(lab).await.context("one on every node")
     })
     .await
+}
+
+/// The second host has one once it has the label, and loses it with that.
+async fn every_host_that_is_allowed_has_one(lab: &Lab) -> Result<()> {
+    const LOG: &str = "\
+workloads:
+  log:
+    image: hello
+    one_per_node: true
+    constraints: ['logs==yes']
+";
+    let nodes: Vec<String> = lab.hosts().iter().map(dwell_tests::lab::Host::name).collect();
+    let [first, second] = &nodes[..] else { anyhow::bail!("{nodes:?}") };
+    lab.cli(&["node", "label", first, "logs=yes"]).await?.ok()?;
+    lab.apply(LOG).await?.ok()?;
+    lab.wait_exactly("log", 1, LIMIT).await?;
+    lab.cli(&["node", "label", second, "logs=yes"]).await?.ok()?;
+    lab.wait_exactly("log", 2, LIMIT).await?;
+    lab.stop_controller(Signal::SIGKILL).await?;
+    lab.start_controller().await?;
+    let placed = async || {
+        let rows = lab.ps().await?.of("log");
+        Ok::<_, anyhow::Error>(rows.into_iter().map(|row| (row.name, row.node)).collect::<Vec<_>>())
+    };
+    wait_until("every host to have its own", SOON, async || {
+        let placed = placed().await?;
+        let wanted = [("log-0".to_owned(), first.clone()), ("log-1".to_owned(), second.clone())];
+        ensure!(placed == wanted, "{placed:?}");
+        Ok(())
+    })
+    .await?;
+    lab.cli(&["node", "label", first, "logs-"]).await?.ok()?;
+    wait_until("the first host to have none", SOON, async || {
+        let placed = placed().await?;
+        ensure!(placed == [("log-1".to_owned(), second.clone())], "{placed:?}");
+        Ok(())
+    })
+    .await?;
+    let refused = lab.cli(&["scale", "log=3"]).await?;
+    ensure!(refused.stderr.contains("one instance on every node"), "{}", refused.stderr);
+    lab.cli(&["rm", "log", "--wait"]).await?.ok()?;
+    Ok(())
 }
 
 async fn what_is_declared_stopped_stays_so_over_restarts(lab: &Lab) -> Result<()> {

@@ -23,6 +23,7 @@ use super::Model;
 use super::object::{Instance, Node, Severity, Subject, Workload};
 use super::placement::is_home;
 use super::settle::Agenda;
+use super::volumes::Home;
 
 impl Model {
     /// A specification with the number of instances that follows from the nodes, if it does.
@@ -61,27 +62,63 @@ impl Model {
         own.find(|instance| !instance.removing)
     }
 
-    /// The ordinals of the instances that such a workload is to have: those that are on their nodes, and the lowest for the others.
+    /// The ordinals of the instances that such a workload is to have: those that are on their nodes, then those whose volumes are
+    /// on a node without one, and the lowest without any volume for the others.
     pub(super) fn ordinals_of_nodes(&self, spec: &WorkloadSpec) -> BTreeSet<u32> {
-        let living = self.tables.index().living.get(&spec.name);
-        let mut ordinals = BTreeSet::new();
-        let mut without = 0_usize;
-        for node in self.nodes_of(spec).take(usize::try_from(REPLICAS_MAX).unwrap_or(usize::MAX)) {
+        let most = usize::try_from(REPLICAS_MAX).unwrap_or(usize::MAX);
+        let (mut ordinals, mut without) = (BTreeSet::new(), Vec::new());
+        for node in self.nodes_of(spec).take(most) {
             match self.one_on(&spec.name, node) {
                 Some(instance) => drop(ordinals.insert(instance.name.ordinal())),
-                None => without += 1,
+                None => without.push(node),
             }
         }
-        let unplaced = living.into_iter().flatten().copied().filter(|&ordinal| {
-            let name = InstanceName::new(spec.name.clone(), ordinal);
-            let instance = self.tables.instances().get(&name);
-            instance.is_some_and(|instance| instance.node.is_none())
-        });
-        let unused = (0..REPLICAS_MAX)
-            .filter(|ordinal| living.is_none_or(|living| !living.contains(ordinal)));
-        let more: Vec<u32> = unplaced.chain(unused).take(without).collect();
+        let mut strangers = 0;
+        for node in without {
+            let home = self.at_home_on(&spec.name, node).find(|home| !ordinals.contains(home));
+            strangers += usize::from(home.is_none());
+            ordinals.extend(home);
+        }
+        let living = self.tables.index().living.get(&spec.name);
+        let is_living = |ordinal: &u32| living.is_some_and(|living| living.contains(ordinal));
+        let unplaced = living.into_iter().flatten().copied();
+        let unused = (0..REPLICAS_MAX).filter(|ordinal| !is_living(ordinal));
+        let is_free = |ordinal: &u32| {
+            let name = InstanceName::new(spec.name.clone(), *ordinal);
+            !ordinals.contains(ordinal)
+                && !self.is_placed(&name)
+                && matches!(self.home_without(&name), Home::Anywhere)
+        };
+        let more: Vec<u32> = unplaced.chain(unused).filter(is_free).take(strangers).collect();
         ordinals.extend(more);
         ordinals
+    }
+
+    /// The ordinals of instances without a node whose volumes are on this one.
+    fn at_home_on<'a>(
+        &'a self,
+        workload: &'a WorkloadName,
+        node: &'a NodeName,
+    ) -> impl Iterator<Item = u32> + use<'a> {
+        let names = self.tables.volumes_on(node).map(|volume| &volume.key.instance);
+        let own = names.filter(move |name| name.workload() == workload && !self.is_placed(name));
+        let at_home = own.filter(move |name| match self.home_without(name) {
+            Home::At { node: home, .. } => home == *node,
+            Home::Anywhere | Home::Nowhere(_) => false,
+        });
+        at_home.map(InstanceName::ordinal)
+    }
+
+    /// Where the volumes of an instance let it be that is not placed.
+    fn home_without(&self, name: &InstanceName) -> Home {
+        let instance = self.tables.instances().get(name).filter(|instance| !instance.removing);
+        self.home_of(name, instance.map(Arc::as_ref))
+    }
+
+    /// Whether an instance is, and is to stay, on a node.
+    fn is_placed(&self, name: &InstanceName) -> bool {
+        let instance = self.tables.instances().get(name);
+        instance.is_some_and(|instance| instance.node.is_some() && !instance.removing)
     }
 
     /// Whether an instance belongs to the node that it is on.
@@ -118,7 +155,8 @@ impl Model {
         let living = index.living.get(&spec.name).map_or(0, BTreeSet::len);
         let placed = index.copies.get(&spec.name).map_or(0, BTreeMap::len);
         let wanted = usize::try_from(spec.replicas).unwrap_or(usize::MAX);
-        let is_unsure = (living > placed || living != wanted) && !agenda.nodes.is_empty();
+        let may_be_otherwise = agenda.unplaced || !agenda.nodes.is_empty();
+        let is_unsure = (living > placed || living != wanted) && may_be_otherwise;
         is_unsure
             || agenda.nodes.iter().any(|name| {
                 let node = self.tables.nodes().get(name);

@@ -37,7 +37,7 @@ use super::record::{Key, Record};
 use super::{Model, Refusal};
 
 /// Where the volumes of an instance let it be.
-enum Home {
+pub(super) enum Home {
     Anywhere,
     At { node: NodeName, volume: VolumeName },
     Nowhere(WaitingCause),
@@ -46,15 +46,17 @@ enum Home {
 impl Model {
     /// Where an instance may be placed: every node, only the one that has its volumes, or none.
     fn home(&self, instance: &Instance) -> Home {
-        let workload = self.tables.workloads().get(instance.name.workload());
+        self.home_of(&instance.name, Some(instance))
+    }
+
+    /// The same of an instance that is perhaps still to be made.
+    pub(super) fn home_of(&self, instance: &InstanceName, known: Option<&Instance>) -> Home {
+        let workload = self.tables.workloads().get(instance.workload());
         let declared = workload.map(|workload| &workload.spec.template);
-        let templates = declared.into_iter().chain(instance.templates());
+        let templates = declared.into_iter().chain(known.into_iter().flat_map(Instance::templates));
         let declared: BTreeSet<&VolumeName> = templates.flat_map(Template::volumes).collect();
-        let all: Vec<&Arc<Volume>> = self
-            .tables
-            .volumes_of(&instance.name)
-            .filter(|volume| volume.concerns(&declared))
-            .collect();
+        let all: Vec<&Arc<Volume>> =
+            self.tables.volumes_of(instance).filter(|volume| volume.concerns(&declared)).collect();
         let kept = |name: &VolumeName| {
             all.iter().find(|one| one.key.name == *name && one.state == VolumeState::Kept)
         };
@@ -74,7 +76,7 @@ impl Model {
                 }
                 _ if kept(name).is_some() => continue,
                 (state, _) => WaitingCause::Volume {
-                    instance: instance.name.clone(),
+                    instance: instance.clone(),
                     volume: name.clone(),
                     node: node.clone(),
                     state,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwell_core::instance::Phase;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec, workload};
 use crate::model::{Command, InstanceAction, NodeChange, Refusal, Target};
@@ -153,6 +153,26 @@ fn a_node_that_is_removed_takes_its_own_along() {
     lost.settle();
     assert_eq!(places(&lost), at(&[("log-1", "n2")]));
     assert!(lost.model.instance(&instance("log-0")).is_none());
+}
+
+#[test]
+fn the_number_of_a_node_is_the_one_whose_volumes_it_has() {
+    let mut fleet = Fleet::of(2);
+    let mut log = each(&["disk==ssd"]);
+    log.template.mounts.push(Mount {
+        source: MountSource::Volume("data".parse().unwrap()),
+        target: "/data".into(),
+        read_only: false,
+    });
+    fleet.apply(log).unwrap();
+    change(&mut fleet, "n2", labelled(true));
+    assert_eq!(places(&fleet), at(&[("log-0", "n2")]));
+    change(&mut fleet, "n2", labelled(false));
+    assert_eq!(places(&fleet), at(&[]));
+    change(&mut fleet, "n1", labelled(true));
+    assert_eq!(places(&fleet), at(&[("log-1", "n1")]), "the volume of log-0 is on n2");
+    change(&mut fleet, "n2", labelled(true));
+    assert_eq!(places(&fleet), at(&[("log-0", "n2"), ("log-1", "n1")]));
 }
 
 #[test]

@@ -162,7 +162,7 @@ impl Model {
             Some(failed) if !is_given => {
                 let reason = failed.failed_with(number).unwrap_or_default();
                 let told = format!("no instance holds with it: {}: {reason}", failed.name);
-                self.rule_out_version(name, number, told, now);
+                self.rule_out_version(name, number, &told, now);
             }
             _ => {}
         }
@@ -217,7 +217,7 @@ impl Model {
                 format!("{told}; {before} failed before, and update.max_failures allows no more")
             }
         };
-        self.rule_out_version(name, number, told, now);
+        self.rule_out_version(name, number, &told, now);
     }
 
     /// Nothing is given a version any more, and what was given it and has not held with it goes back, as far as there is
@@ -226,12 +226,12 @@ impl Model {
         &mut self,
         name: &WorkloadName,
         number: VersionNumber,
-        told: String,
+        told: &str,
         now: Timestamp,
     ) {
         let Some(version) = self.version(name, number) else { return };
         let is_newest = self.newest(name).is_some_and(|newest| newest.form.number == number);
-        let state = VersionState::RuledOut { reason: told.clone() };
+        let state = VersionState::RuledOut { reason: told.to_owned() };
         self.put_version(Version { state, ..Version::clone(&version) });
         if is_newest && let Some(workload) = self.tables.workloads().get(name).cloned() {
             let message = format!(

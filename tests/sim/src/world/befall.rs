@@ -238,7 +238,12 @@ impl World {
             .filter(|view| !view.workload.removing)
             .map(|view| {
                 let run = view.workload.run == RunState::Running;
-                let spec = view.workload.spec.clone();
+                let mut spec = view.workload.spec.clone();
+                if spec.placement.one_per_node {
+                    // Of these the controller counts them.
+                    let declared = self.declared.get(&spec.name);
+                    spec.replicas = declared.map_or(1, |declared| declared.spec.replicas);
+                }
                 (spec.name.clone(), Declared { spec, run })
             })
             .collect();
