@@ -471,6 +471,8 @@ impl<'a> Instance<'a> {
     fn ending(self, container: &Container) -> Journal {
         let mut journal = self.seen.journal.ordering_end(container, &self.seen.containers);
         journal.restarts_done = journal.restarts_done.max(self.target.assigned.restarts_asked);
+        // Of its successor, too: that is not to wait for a note of its own when this one has ended.
+        journal.before_stop = self.all_before_stop();
         journal
     }
 
@@ -490,6 +492,10 @@ impl<'a> Instance<'a> {
         {
             return self.make_engine_notice(stale);
         }
+        let step = match self.noting_before_stop(&step) {
+            Some(journal) => Step::Record(Box::new(journal)),
+            None => step,
+        };
         attempt(step, self.seen, self.node)
     }
 }

@@ -1,8 +1,9 @@
 //! What has to be known of an instance after a crash of the agent and cannot be asked of the engine.
 //!
-//! A plain create and start writes no journal until it is known whether the container holds. Four things are
+//! A plain create and start writes no journal until it is known whether the container holds. Five things are
 //! written ([`Step::Record`](crate::Step::Record)), each before the step that relies on it: the end of a main
-//! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back. So are the runs of a
+//! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back, and a container is started that has a
+//! hook before its stop. So are the runs of a
 //! job's instance, each before the next one. The counters are written when there is nothing
 //! else to do; losing them costs a pause that is too short.
 //!

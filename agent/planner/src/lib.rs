@@ -9,6 +9,7 @@
 //!
 //! ```text
 //!   new:        Create ─▶ EnsureSandbox ─▶ Start ─▶ AfterStart ─▶ Record(it holds)
+//!               (with a hook before the stop: Record(what it is) ─▶ Start)
 //!   restart:    Record(end ordered) ─▶ Stop ─▶ Start ─▶ AfterStart
 //!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
 //!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new

@@ -10,6 +10,7 @@ use dwell_core::container::ContainerId;
 use dwell_core::workload::Template;
 
 use super::{Instance, Next};
+use crate::journal::Journal;
 use crate::lease::Standing;
 use crate::observed::{Container, Seen};
 use crate::step::{HookCall, Step};
@@ -80,6 +81,15 @@ impl<'a> Instance<'a> {
         let hook = template.hooks.before_stop.clone()?;
         let address = self.target.assigned.address;
         Some(HookCall { address, slot: container.slot, hook })
+    }
+
+    /// The journal with what is to be called before a container is stopped, if the step starts it and that is not on disk: the
+    /// declaration may be gone by then.
+    pub(super) fn noting_before_stop(self, step: &Step) -> Option<Journal> {
+        let Step::Start { container } = step else { return None };
+        let before_stop = self.all_before_stop();
+        let is_noted = before_stop.get(container) == self.seen.stored.before_stop.get(container);
+        (!is_noted).then(|| Journal { before_stop, ..self.seen.journal.clone() })
     }
 
     /// The same of all containers, to be remembered.

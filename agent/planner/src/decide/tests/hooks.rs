@@ -138,6 +138,21 @@ fn the_hook_before_a_stop_is_known_when_the_declaration_is_gone_or_another() {
 }
 
 #[test]
+fn the_hook_before_a_stop_is_known_before_the_start() {
+    let template = hooked("a", hooks("", "bye"));
+    let story = Story::of("a", 1).with("c1", "a", 1, ContainerState::Created);
+    let story = made_from(story, &template);
+    assert!(matches!(story.step(), Some(Step::Record(_))), "{:?}", story.step());
+    let mut story = story.record();
+    assert_eq!(story.word(), "start c1");
+    // It is removed as soon as it runs.
+    let step = story.step().unwrap();
+    story.seen.succeeded(&step);
+    story.assigned = None;
+    assert_eq!(story.set("c1", running()).word(), "call before and stop c1");
+}
+
+#[test]
 fn what_is_not_lent_any_more_is_stopped_without_ado() {
     let template = hooked("a", hooks("", "bye"));
     let story = Story::of("a", 1).with("c1", "a", 1, running()).held(1);
