@@ -51,6 +51,8 @@ workloads:
     one_per_node: true
     constraints: ['logs==yes']
 ";
+    // Its volumes would hold up the drain.
+    lab.cli(&["rm", "web", "--wait"]).await?.ok()?;
     let nodes: Vec<String> = lab.hosts().iter().map(dwell_tests::lab::Host::name).collect();
     let [first, second] = &nodes[..] else { anyhow::bail!("{nodes:?}") };
     lab.cli(&["node", "label", first, "logs=yes"]).await?.ok()?;
@@ -71,6 +73,10 @@ workloads:
         Ok(())
     })
     .await?;
+    // A drain is done when all others have left.
+    lab.cli(&["node", "drain", second, "--wait", "--timeout", "60s"]).await?.ok()?;
+    ensure!(placed().await?.len() == 2, "{:?}", placed().await?);
+    lab.cli(&["node", "uncordon", second]).await?.ok()?;
     lab.cli(&["node", "label", first, "logs-"]).await?.ok()?;
     wait_until("the first host to have none", SOON, async || {
         let placed = placed().await?;

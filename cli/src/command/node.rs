@@ -340,7 +340,7 @@ impl Rm {
             print(&match left {
                 0 => format!("{name} is removed\n"),
                 left => format!(
-                    "{name} is out. What it has ({}) is placed elsewhere once the host has said that it has ended.\n\
+                    "{name} is out. What it has ({}) ends there, and is placed elsewhere, if it may be, once the host has said so.\n\
                      If it cannot be trusted or does not come back, make sure that it is off and run \
                      `dwell node rm --force {name}` again.\n",
                     Counted(usize::try_from(left).unwrap_or(usize::MAX))
@@ -411,7 +411,7 @@ fn obstacles(view: &NodesView) -> String {
             text += &format!("  {}: {}\n    next: {}\n", one.instance, one.reason, one.next);
         }
         let shown = u32::try_from(node.obstacles.len()).unwrap_or(u32::MAX);
-        if let more @ 1.. = node.instances.saturating_sub(shown) {
+        if let more @ 1.. = node.instances.saturating_sub(node.own + shown) {
             text += &format!("  and {more} more\n");
         }
     }

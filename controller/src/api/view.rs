@@ -249,6 +249,7 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         allocated: Some((&view.allocated).into()),
         instances: u32::try_from(view.instances).unwrap_or(u32::MAX),
         staying: u32::try_from(view.staying).unwrap_or(u32::MAX),
+        own: u32::try_from(view.own).unwrap_or(u32::MAX),
         revision: view.revision.0,
         joined_at_ms: node.created_at.0,
         last_seen_ms: view.last_seen.map(|at| at.0),

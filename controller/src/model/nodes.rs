@@ -275,7 +275,7 @@ impl Model {
             let guests = self.guests_on(name).next().cloned();
             let unheard = instances.first().filter(|_| !self.is_ready(name)).cloned();
             if let Some(example) = guests.or(unheard) {
-                let count = instances.len();
+                let count = self.left_on(name).max(1);
                 return Err(Refusal::NodeInUse { node: name.clone(), count, example });
             }
             if let Some((example, count)) = self.example_volume(name) {

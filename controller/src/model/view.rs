@@ -97,6 +97,8 @@ pub struct NodeView {
     pub instances: usize,
     /// How many of them cannot leave, although they should: their volumes are there.
     pub staying: usize,
+    /// How many of them belong to it, since every node has one: a drain leaves them where they are.
+    pub own: usize,
     /// When it was heard of last; `None` if not since the controller's start.
     pub last_seen: Option<Timestamp>,
     /// The assignment's revision it has stored.
@@ -359,6 +361,7 @@ impl Model {
     pub(super) fn view_node(&self, node: &Arc<Node>) -> NodeView {
         let link = self.tables.links().get(&node.name);
         let occupancy = self.tables.index().occupancy.get(&node.name);
+        let instances = occupancy.map_or(0, |there| there.instances.len());
         let capacity = link.and_then(|link| link.capacity.clone());
         let heard = self.last_heard.get(&node.name).copied();
         let state = link.map_or(NodeState::Down, |link| link.state);
@@ -366,7 +369,8 @@ impl Model {
             node: Arc::clone(node),
             state,
             allocated: occupancy.map(|there| there.promised).unwrap_or_default(),
-            instances: occupancy.map_or(0, |there| there.instances.len()),
+            instances,
+            own: instances - self.left_on(&node.name),
             staying: occupancy.map_or(0, |there| self.staying(&there.instances)),
             last_seen: heard.filter(|_| capacity.is_some()).map(|heard| self.clock.wall_at(heard)),
             capacity,

@@ -41,6 +41,8 @@ pub(crate) struct NodeView {
     /// What is promised to its instances.
     pub(crate) allocated: ResourcesView,
     pub(crate) instances: u32,
+    /// How many of them belong to it, since every node has one: a drain leaves them.
+    pub(crate) own: u32,
     #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) joined_at: u64,
     #[serde(serialize_with = "crate::output::time::serialize_known")]
@@ -145,6 +147,7 @@ impl From<v1::Node> for NodeView {
                 memory_bytes: allocated.memory_bytes,
             },
             instances: wire.instances,
+            own: wire.own,
             joined_at: wire.joined_at_ms,
             last_seen: wire.last_seen_ms,
             message: wire.message,

@@ -4,18 +4,18 @@ use dwell_proto::v1::{self, reboot::State};
 
 use super::{Progress, instances, with_message};
 
-/// Whether no instance is left on a node.
+/// Whether no instance is left on a node, but for what belongs to it.
 pub(super) fn drained(node: Option<&v1::Node>) -> Progress {
     match node {
         None => Progress::Done,
-        Some(node) if node.instances == 0 => Progress::Done,
+        Some(node) if to_leave(node) == 0 => Progress::Done,
         Some(node) if node.drain_given_up_ms.is_some() => {
             Progress::Failed(format!("{} {}", node.name, node.message))
         }
         Some(node) if !node.draining => {
             Progress::Failed(format!("{} is not being drained any more", node.name))
         }
-        Some(node) if node.staying >= node.instances => Progress::Failed(format!(
+        Some(node) if node.staying >= to_leave(node) => Progress::Failed(format!(
             "{name} is drained but for {}, which cannot leave, since volumes do not move; \
              `dwell ps --node {name}` lists what is left, `dwell node uncordon {name}` ends the drain",
             instances(node.staying),
@@ -25,9 +25,14 @@ pub(super) fn drained(node: Option<&v1::Node>) -> Progress {
     }
 }
 
+/// How many instances a drain is to move.
+fn to_leave(node: &v1::Node) -> u32 {
+    node.instances.saturating_sub(node.own)
+}
+
 /// What is left on a node that is drained: the first with its reason and what to do.
 fn left(node: &v1::Node) -> String {
-    let left = format!("{}: {} left", node.name, instances(node.instances));
+    let left = format!("{}: {} left", node.name, instances(to_leave(node)));
     match node.obstacles.first() {
         Some(v1::DrainObstacle { instance, reason, next }) => {
             with_message(left, &format!("{instance}: {reason}; next: {next}"))

@@ -322,6 +322,7 @@ fn a_node_is_drained_when_it_is_empty() {
     };
     let of = |node| progress(&goal, &Seen::new(vec![], vec![], vec![node]));
     waiting(&of(node(1)));
+    assert_eq!(of(v1::Node { own: 2, ..node(0) }), Progress::Done, "what belongs to it stays");
     let Progress::Failed(why) = of(node(2)) else {
         panic!("a drain that cannot end is waited for")
     };

@@ -37,7 +37,10 @@ impl Model {
         if let Some(finding) = finding {
             status.find(finding);
         }
-        if view.state == NodeState::Ready && node.cordoned && view.instances == view.staying {
+        if view.state == NodeState::Ready
+            && node.cordoned
+            && view.instances == view.staying + view.own
+        {
             status.found.extend(self.cordoned(&view, now));
         }
     }

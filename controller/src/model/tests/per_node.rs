@@ -114,6 +114,7 @@ fn drains_leave_them_and_wait_for_all_others() {
     assert_eq!(places(&fleet), at(&[("log-0", "n1"), ("log-1", "n2")]));
     let view = fleet.model.node(&node("n1")).unwrap();
     assert_eq!((view.message.as_str(), view.obstacles.len()), ("is drained", 0));
+    assert_eq!((view.instances, view.own), (1, 1));
     assert_eq!(fleet.message("log-0"), "");
     assert!(fleet.status().found.iter().all(|found| !found.message.contains("log-0")));
 }
