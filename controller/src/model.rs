@@ -474,6 +474,7 @@ impl Model {
             }
             Command::Tick => {
                 self.tick(now);
+                self.look_at_stages();
                 self.refresh_reasons();
             }
         }

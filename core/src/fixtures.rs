@@ -32,6 +32,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         fallback: None,
         image_digest: None,
         fallback_image_digest: None,
+        image_ahead: None,
         lease: None,
         task: None,
         host_key: None,

@@ -91,6 +91,9 @@ pub struct Assigned {
     /// Which image the fallback's reference means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback_image_digest: Option<ImageDigest>,
+    /// An image that the node is to have before the instance gets its turn to be made from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_ahead: Option<String>,
     /// For how long the node may let it be reached without an answer of the controller; `None` for however long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
@@ -263,7 +266,34 @@ pub struct InstanceStatus {
     /// What the node has on its disk about its task; `None` of what is of no job, or while there is nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskReport>,
+    /// How far the node is with the image that it is to have before the instance's turn; `None` if it is told of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_ahead: Option<ImageAhead>,
 }
+
+/// How far a node is with an image that it is to have before an instance gets its turn to be made from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageAhead {
+    /// Which image, as the node was told; at most [`IMAGE_MAX`] bytes.
+    pub image: String,
+    /// How far.
+    pub state: AheadState,
+}
+
+/// See [`ImageAhead`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AheadState {
+    /// It is being fetched; the text says how far that is, for people, at most [`REASON_MAX`] bytes.
+    Fetching(String),
+    /// It is on the node.
+    Here,
+    /// It could not be fetched, for that reason, at most [`REASON_MAX`] bytes. The node tries on.
+    Failed(String),
+}
+
+/// The longest reference of an image with a digest, in bytes.
+pub const IMAGE_MAX: usize = 640;
 
 impl InstanceStatus {
     /// Whether it is of use to others: its main process runs, and every check that it has passes.

@@ -138,6 +138,8 @@ pub enum Call {
     Pull {
         /// Which.
         image: String,
+        /// Whether nothing is to be fetched if the node has an image of that name.
+        unless_here: bool,
     },
     /// Take a step of an instance; ends with [`Outcome::Created`] if it makes a container, with
     /// [`Outcome::Recorded`] if it writes something else than it was told, else with [`Outcome::Done`].

@@ -154,7 +154,10 @@ impl Core {
                 self.take_step(name, step, &desired, now);
             }
             for image in plan.pulls {
-                self.pull(image, now);
+                self.pull(image, false, now);
+            }
+            for image in plan.ahead {
+                self.pull(image, true, now);
             }
             self.forget_what_is_over(&desired, now);
             self.watches.sync(&desired, &self.observed, &mut self.outputs);
@@ -171,14 +174,18 @@ impl Core {
         id
     }
 
-    fn pull(&mut self, image: String, now: Timestamp) {
+    fn pull(&mut self, image: String, unless_here: bool, now: Timestamp) {
+        if matches!(self.observed.images.get(&image), Some(Image::Pulling { .. })) {
+            // For an instance whose turn it is.
+            return;
+        }
         if !self.calls.has_room(calls::Load::Pull, self.settings.calls_max, now) {
             return;
         }
         tracing::info!(image, "pulling");
         let state = self.observed.images.remove(&image).unwrap_or(Image::Missing);
         self.observed.images.insert(image.clone(), state.pulling(now));
-        let call = Call::Pull { image };
+        let call = Call::Pull { image, unless_here };
         let limit = call.limit();
         self.call(call, limit, now);
     }

@@ -32,6 +32,7 @@
 //! Where to start: [`Desired`] and [`Observed`] are the input, [`Journal`] is what has to outlive the
 //! agent, `decide.rs` holds the rules.
 
+mod ahead;
 mod decide;
 mod desired;
 mod journal;
@@ -71,6 +72,8 @@ pub struct Plan {
     /// Images to fetch. This is not a step of an instance: several may wait for the same image, and
     /// an instance goes on serving with its old container meanwhile.
     pub pulls: BTreeSet<String>,
+    /// Images to fetch unless they are here, for instances whose turn has yet to come.
+    pub ahead: BTreeSet<String>,
     /// When to plan again even if nothing happens: a pause ends, or an update's time is up.
     pub wake_at: Option<Timestamp>,
 }
@@ -79,7 +82,10 @@ impl Plan {
     /// Whether nothing is to be done, now or later.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.steps.is_empty() && self.pulls.is_empty() && self.wake_at.is_none()
+        self.steps.is_empty()
+            && self.pulls.is_empty()
+            && self.ahead.is_empty()
+            && self.wake_at.is_none()
     }
 
     fn wake(&mut self, at: Timestamp) {
@@ -104,6 +110,9 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         if let Some(image) = decision.image {
             plan_pull(&mut plan, image, observed, now);
         }
+        if let Some(target) = target.filter(|_| observed.engine == EngineState::Ready) {
+            plan_ahead(&mut plan, target, observed, now);
+        }
         if seen.busy.is_some() || seen.in_doubt {
             continue;
         }
@@ -119,6 +128,22 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     plan
+}
+
+/// An image that is to be here before an instance's turn.
+fn plan_ahead(plan: &mut Plan, target: &Target, observed: &Observed, now: Timestamp) {
+    let Some(image) = target.assigned.image_ahead.as_deref() else { return };
+    if let Some(until) = ahead::until(target, image, observed).filter(|until| now < *until) {
+        plan.wake(until);
+    }
+    match observed.images.get(image) {
+        Some(Image::Failed(trouble)) if now < trouble.retry_at => plan.wake(trouble.retry_at),
+        Some(Image::Pulling { .. }) => {}
+        None if observed.fetched.contains_key(image) => {}
+        Some(Image::Missing | Image::Failed(_)) | None => {
+            plan.ahead.insert(image.to_owned());
+        }
+    }
 }
 
 fn plan_pull(plan: &mut Plan, image: &str, observed: &Observed, now: Timestamp) {

@@ -89,6 +89,9 @@ impl Report<'_> {
             observed_at: now,
             verdict: self.verdict(now),
             task: self.task(),
+            image_ahead: self
+                .target
+                .and_then(|target| crate::ahead::status(target, self.observed, now)),
         }
     }
 

@@ -24,9 +24,10 @@ pub struct Target {
 }
 
 impl Target {
-    /// The references of all images that it may be made from.
+    /// The references of all images that it may be made from, now or in its next turn.
     pub fn images(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.image.as_str()).chain(self.fallback_image.as_deref())
+        let all = std::iter::once(self.image.as_str()).chain(self.fallback_image.as_deref());
+        all.chain(self.assigned.image_ahead.as_deref())
     }
 
     /// Whether the registry is to be asked what its image, or its fallback's, is, also if the node has one.

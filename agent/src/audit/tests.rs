@@ -48,6 +48,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
         observed_at: Timestamp(1),
         verdict: Some(Verdict { generation: Generation(1), outcome: Outcome::Held }),
         task: None,
+        image_ahead: None,
     }
 }
 

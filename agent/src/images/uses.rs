@@ -69,6 +69,9 @@ pub(super) fn references(assignment: &Assignment) -> BTreeMap<String, Vec<Use>> 
     for assigned in assignment.instances.values() {
         let need = |role| Use { instance: assigned.instance.clone(), role };
         all.entry(assigned.image().into_owned()).or_default().push(need(Role::Next));
+        if let Some(ahead) = &assigned.image_ahead {
+            all.entry(ahead.clone()).or_default().push(need(Role::Next));
+        }
         if let Some(fallback) = assigned.fallback_image() {
             all.entry(fallback.into_owned()).or_default().push(need(Role::FallBack));
         }

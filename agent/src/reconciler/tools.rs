@@ -116,9 +116,11 @@ impl Tools {
                 .await
                 .map(|()| Outcome::Done)
                 .map_err(Into::into),
-            Call::Pull { image } => {
-                self.pull(&image, news).await.map(|()| Outcome::Done).map_err(Into::into)
-            }
+            Call::Pull { image, unless_here } => self
+                .pull(&image, unless_here, news)
+                .await
+                .map(|()| Outcome::Done)
+                .map_err(Into::into),
             Call::Step { instance, step: Step::Record(journal), failed: Some(failed), .. } => {
                 self.record_failure(&instance, &journal, &failed).await
             }
@@ -142,7 +144,15 @@ impl Tools {
     }
 
     /// Fetches an image and tells how far that has come.
-    async fn pull(&self, image: &str, news: mpsc::Sender<Input>) -> Result<(), EngineError> {
+    async fn pull(
+        &self,
+        image: &str,
+        unless_here: bool,
+        news: mpsc::Sender<Input>,
+    ) -> Result<(), EngineError> {
+        if unless_here && self.engine.find_image(image).await?.is_some() {
+            return Ok(());
+        }
         let (progress, mut seen) = watch::channel(PullProgress::default());
         let telling = async {
             while seen.changed().await.is_ok() {

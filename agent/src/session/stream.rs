@@ -131,6 +131,7 @@ pub(super) async fn serve(
         routes_only: network.is_some_and(|network| network.block.is_none()),
         host_mark: session.host_mark.clone(),
         keeps_leases: true,
+        fetches_ahead: true,
         boot: Some(session.boot.clone()),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);

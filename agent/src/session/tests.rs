@@ -82,6 +82,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         observed_at: Timestamp(observed_at),
         verdict: None,
         task: None,
+        image_ahead: None,
     }
 }
 

@@ -61,6 +61,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         observed_at: Timestamp(0),
         verdict: None,
         task: None,
+        image_ahead: None,
     }
 }
 

@@ -114,6 +114,7 @@ impl Model {
             node: name,
             session: None,
             keeps_leases: false,
+            fetches_ahead: false,
             boot: None,
             state: NodeState::Down,
             capacity: None,

@@ -17,7 +17,7 @@ use super::jobs::InstanceTask;
 use super::log::Log;
 use super::object::{Instance, KeySet};
 use super::record::{Change, Key, Record};
-use super::versions::Form;
+use super::versions::{Form, VersionState};
 use super::volumes::VolumeState;
 use super::{Model, Touched};
 
@@ -172,6 +172,20 @@ impl Model {
             let is_concerned = |one: &Instance| one.wanted.number == number || !one.holds();
             self.note_for_nodes_of(&new.workload, is_concerned, change.revision, touched);
         }
+        let rolls_out = |record: Option<&Record>| match record {
+            Some(Record::Version(version)) => {
+                let is_open = version.state == VersionState::RollingOut;
+                is_open.then_some((version.form.number, version.image_digest))
+            }
+            _ => None,
+        };
+        if let Key::Version(name, number) = &change.key
+            && rolls_out(change.old.as_ref()) != rolls_out(change.new.as_ref())
+        {
+            // Nodes are told which image they are to have before they are given it.
+            let is_concerned = |one: &Instance| one.wanted.number != *number;
+            self.note_for_nodes_of(name, is_concerned, change.revision, touched);
+        }
         let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));
         let (before, after) =
             (old.and_then(Instance::assigned_to), new.and_then(Instance::assigned_to));
@@ -237,6 +251,7 @@ impl Model {
             image_digest: digest(&instance.wanted),
             fallback: fallback.as_ref().map(|form| instance.sized(&form.template)),
             fallback_image_digest: fallback.as_deref().and_then(digest),
+            image_ahead: self.image_ahead(instance),
             lease: workload.spec.on_lost.lease(),
             task: instance.task.as_ref().map(InstanceTask::assigned),
             host_key: None,
@@ -277,6 +292,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.own_size,
             instance.task.as_ref().map(InstanceTask::assigned),
             instance.rests(),
+            instance.failed.as_ref().map(|failed| failed.version),
         )
     };
     match (old, new) {

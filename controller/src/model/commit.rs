@@ -59,6 +59,7 @@ impl Model {
                 node,
                 session: None,
                 keeps_leases: false,
+                fetches_ahead: false,
                 boot: None,
                 state: NodeState::Unreachable,
                 capacity: None,

@@ -270,6 +270,7 @@ impl Model {
         let before = updating.into_iter().flatten().find(|other| **other != instance.name);
         let node = instance.assigned_to().filter(|node| !self.is_ready(node));
         let text = match (node, before) {
+            _ if let Some(what) = self.fetching_in_words(workload) => what,
             (Some(node), _) => format!("{node} is not heard of"),
             (None, Some(other)) => format!(
                 "{other} has its turn, and {} at a time may have it",

@@ -166,6 +166,7 @@ impl Model {
             node: name.clone(),
             session: Some(session),
             keeps_leases: hello.keeps_leases,
+            fetches_ahead: hello.fetches_ahead,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),

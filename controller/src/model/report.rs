@@ -244,6 +244,7 @@ impl Model {
         self.put_with(|revision| {
             Record::Observed(Arc::new(Observed { node, session, status: status.clone(), revision }))
         });
+        self.note_image_ahead(before.as_ref().map(|before| &before.status), &status);
         self.judge(&instance, &status, now);
     }
 

@@ -117,6 +117,7 @@ impl Model {
         now: Timestamp,
     ) {
         self.prove(name, now);
+        let is_fetched = self.is_fetched(name, now);
         let (mut after, mut asked) = (None, 0);
         while let Some(instance) = self.next_due(name, after.as_ref(), again) {
             let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
@@ -125,7 +126,9 @@ impl Model {
             match self.turn_of(name, most, &instance, asked) {
                 Turn::Given { only_leave } => {
                     self.work.looks += 1;
-                    asked += usize::from(self.take_turn(&workload, &instance, only_leave, now));
+                    asked += usize::from(
+                        self.take_turn(&workload, &instance, only_leave, is_fetched, now),
+                    );
                 }
                 Turn::Later => {}
                 Turn::Nobody => return,
@@ -151,6 +154,7 @@ impl Model {
         workload: &Workload,
         name: &InstanceName,
         only_leave: bool,
+        is_fetched: bool,
         now: Timestamp,
     ) -> bool {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return false };
@@ -169,7 +173,9 @@ impl Model {
             self.refresh_waiting(workload, name);
             return false;
         }
-        needs.version &= workload.paused.is_none() && !only_leave;
+        // What is made from the image that it has needs no other.
+        let has_image = is_fetched || self.image_ahead(&instance).is_none();
+        needs.version &= workload.paused.is_none() && !only_leave && has_image;
         needs.restart &= !only_leave;
         if needs.version && self.hold_for_canaries(workload, now) {
             // Whether it has to leave its node is another question now that the rollout is paused.

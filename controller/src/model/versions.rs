@@ -22,6 +22,7 @@
 //! - room is kept for what may have to be put up again, until it is not needed any more;
 //! - once it is known which image a version's reference means, that does not change.
 
+mod ahead;
 mod asked;
 mod canary;
 mod failures;
@@ -71,6 +72,9 @@ pub struct Version {
     /// an image that is of no registry. All further containers of the version are made from that image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<ImageDigest>,
+    /// Every node that is to have its image before anything is stopped for it has it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fetched: bool,
     /// How many times an instance has failed with it, those that are gone since among them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
@@ -313,6 +317,7 @@ impl Model {
             state: VersionState::RollingOut,
             promoted,
             image_digest,
+            fetched: false,
             failures: 0,
             revision: Revision(0),
         });

@@ -248,6 +248,9 @@ impl Model {
             tally: workload.spec.job.as_ref().map(|_| self.tally(&workload.spec.name)),
             next_due: self.due_next(workload),
         };
+        if view.message.is_empty() {
+            view.message = self.fetching_in_words(workload).unwrap_or_default();
+        }
         let mut waits = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
             view.instances += 1;
@@ -494,6 +497,7 @@ pub(super) fn unseen(instance: &Instance, phase: Phase, message: String) -> Inst
         observed_at: Timestamp(0),
         verdict: None,
         task: None,
+        image_ahead: None,
     }
 }
 

@@ -63,6 +63,9 @@ pub struct Hello {
     /// It lets an instance with a [`Lease`](crate::workload::Lease) be reached no longer than that says. An agent that does
     /// not know of leases keeps none.
     pub keeps_leases: bool,
+    /// It fetches images that it is told of ahead of an instance's turn, and says how far it is. An agent that does not know of
+    /// that is not waited for.
+    pub fetches_ahead: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -119,6 +122,7 @@ impl Hello {
             routes_only: false,
             host_mark: None,
             keeps_leases: false,
+            fetches_ahead: false,
             boot: None,
         }
     }

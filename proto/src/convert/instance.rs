@@ -7,8 +7,8 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    Assigned, ENDS_MAX, HookFailed, InstanceStatus, MESSAGE_MAX, Outcome, Phase, ProcessEnd,
-    REASON_MAX, Verdict, sanitize,
+    AheadState, Assigned, ENDS_MAX, HookFailed, IMAGE_MAX, ImageAhead, InstanceStatus, MESSAGE_MAX,
+    Outcome, Phase, ProcessEnd, REASON_MAX, Verdict, sanitize,
 };
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Lease, Template, UpdatePolicy};
@@ -51,6 +51,7 @@ impl v1::AssignedInstance {
             fallback_digest: prost::bytes::Bytes::new(),
             image_digest: text(assigned.image_digest),
             fallback_image_digest: text(assigned.fallback_image_digest),
+            image_ahead: assigned.image_ahead.clone().unwrap_or_default(),
             lease_ms: assigned.lease.map(|lease| lease.0.0),
             task: assigned.task.map(Into::into),
         }
@@ -81,6 +82,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 .transpose()?
                 .unwrap_or_else(UpdatePolicy::default_monitor),
             life: Revision(wire.life),
+            image_ahead: Some(wire.image_ahead).filter(|image| !image.is_empty()),
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
             edition: Generation(wire.edition),
             task: wire.task.map(Into::into),
@@ -126,6 +128,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             }),
             verdict: status.verdict.as_ref().map(Into::into),
             task: status.task.map(|task| Box::new(task.into())),
+            image_ahead: status.image_ahead.as_ref().map(Into::into),
             address: status.address.map_or(0, Ipv4Addr::to_bits),
         }
     }
@@ -168,8 +171,35 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             message,
             observed_at: Timestamp(wire.observed_at_ms),
             task: wire.task.map(|task| (*task).into()),
+            image_ahead: wire.image_ahead.map(ImageAhead::from),
             address: Some(Ipv4Addr::from_bits(wire.address)).filter(|it| !it.is_unspecified()),
         })
+    }
+}
+
+impl From<&ImageAhead> for v1::ImageAhead {
+    fn from(ahead: &ImageAhead) -> Self {
+        use v1::image_ahead::State;
+        let (state, text) = match &ahead.state {
+            AheadState::Fetching(progress) => (State::Fetching, progress.as_str()),
+            AheadState::Here => (State::Here, ""),
+            AheadState::Failed(reason) => (State::Failed, reason.as_str()),
+        };
+        Self { image: ahead.image.clone(), state: state.into(), text: text.to_owned() }
+    }
+}
+
+impl From<v1::ImageAhead> for ImageAhead {
+    /// Texts are cut and cleaned like messages.
+    fn from(wire: v1::ImageAhead) -> Self {
+        use v1::image_ahead::State;
+        let text = sanitize(&wire.text, REASON_MAX);
+        let state = match wire.state() {
+            State::Unspecified | State::Fetching => AheadState::Fetching(text),
+            State::Here => AheadState::Here,
+            State::Failed => AheadState::Failed(text),
+        };
+        Self { image: sanitize(&wire.image, IMAGE_MAX), state }
     }
 }
 

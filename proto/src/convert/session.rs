@@ -37,6 +37,7 @@ impl From<&Hello> for v1::Hello {
             block: text_or_empty(hello.block.as_ref()),
             routes_only: hello.routes_only,
             keeps_leases: hello.keeps_leases,
+            fetches_ahead: hello.fetches_ahead,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -65,6 +66,7 @@ impl TryFrom<v1::Hello> for Hello {
             block: parse_optional("hello.block", &wire.block)?,
             routes_only: wire.routes_only,
             keeps_leases: wire.keeps_leases,
+            fetches_ahead: wire.fetches_ahead,
             boot: wire.boot.map(Into::into),
         })
     }

@@ -4,7 +4,8 @@ use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::{Generation, Incarnation, Revision, VolumeName, WorkloadName};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    Assigned, HookFailed, InstanceStatus, Outcome, Phase, ProcessEnd, RunState, Verdict,
+    AheadState, Assigned, HookFailed, ImageAhead, InstanceStatus, Outcome, Phase, ProcessEnd,
+    RunState, Verdict,
 };
 use dwell_core::job::{Job, Overlap, Schedule, Task, TaskEnd, TaskOutcome, TaskReport};
 use dwell_core::net::Mac;
@@ -149,6 +150,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         fallback: Some(Template::of_image("app:0")),
         image_digest: Some(ImageDigest::new([1; 32])),
         fallback_image_digest: Some(ImageDigest::new([2; 32])),
+        image_ahead: Some("web:2".into()),
         lease: Some(Lease(Millis::seconds(54))),
         task: Some(Task { number: Generation(3), failed_before: 2 }),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
@@ -183,6 +185,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         message: "exited".into(),
         observed_at: Timestamp(9),
         verdict: None,
+        image_ahead: Some(ImageAhead { image: "web:2".into(), state: AheadState::Here }),
         task: Some(TaskReport {
             life: Revision(1),
             number: Generation(3),

@@ -37,7 +37,7 @@ impl Task {
                 Self::Inspect { instance: instance.clone(), container: container.clone() }
             }
             Call::EndUnlisted { instance } => Self::EndUnlisted { instance: instance.clone() },
-            Call::Pull { image } => Self::Pull { image: image.clone() },
+            Call::Pull { image, .. } => Self::Pull { image: image.clone() },
             Call::Step { instance, step, .. } => {
                 Self::Step { instance: instance.clone(), step: step.clone() }
             }

@@ -44,6 +44,7 @@ fn running(name: &str) -> InstanceStatus {
         observed_at: Timestamp(1),
         verdict: None,
         task: None,
+        image_ahead: None,
     }
 }
 

@@ -165,6 +165,7 @@ impl Model {
                     Gravity::Progress => FindingKind::RollingOut,
                     Gravity::Problem | Gravity::Warning => FindingKind::RolloutStuck,
                 };
+                let why = self.fetching_in_words(workload).unwrap_or(why);
                 let message = if why.is_empty() { so_far } else { format!("{so_far}; {why}") };
                 (kind, message, format!("dwell ps {name}"))
             }

@@ -121,6 +121,8 @@ pub struct Link {
     pub session: Option<SessionId>,
     /// Whether its agent keeps leases, as it said when the stream began.
     pub keeps_leases: bool,
+    /// Whether its agent fetches images ahead of turns, as it said then.
+    pub fetches_ahead: bool,
     /// Which boot of its host it is in, as its agent said when the stream began; `None` from one that does not know of reboots.
     pub boot: Option<Boot>,
     /// How sure we are of it.

@@ -17,7 +17,9 @@ use dwell_core::id::{
     Generation, Incarnation, InstanceName, NodeName, Position, Revision, VolumeName, WorkloadName,
 };
 use dwell_core::image::{ContainerImage, ImageDigest};
-use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState, Verdict};
+use dwell_core::instance::{
+    AheadState, Assigned, ImageAhead, InstanceStatus, Outcome, Phase, RunState, Verdict,
+};
 use dwell_core::job::TaskReport;
 use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
@@ -54,6 +56,8 @@ pub(super) struct Fleet {
 #[derive(Default)]
 pub(super) struct Host {
     pub(super) host_mark: Option<HostMark>,
+    /// What it says of images that it is to have ahead; `None` of an agent that does not know of them.
+    pub(super) ahead: Option<AheadState>,
     pub(super) session: Option<SessionId>,
     pub(super) held: Option<Assignment>,
     pub(super) directory: Directory,
@@ -498,6 +502,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         observed_at: now,
         verdict: Some(Verdict { generation: assigned.generation, outcome: Outcome::Held }),
         task: None,
+        image_ahead: None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Changes that reach instances a few at a time, and what goes wrong with them.
 
+mod ahead;
 mod beside;
 mod canaries;
 mod failures;

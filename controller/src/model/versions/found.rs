@@ -100,6 +100,7 @@ impl Model {
                     state,
                     promoted: false,
                     image_digest: None,
+                    fetched: false,
                     failures: 0,
                     revision: workload.revision,
                 })));

@@ -181,7 +181,7 @@ impl World {
                 self.end_hidden(host, |other| *other == instance);
                 Outcome::Done
             }
-            Call::Pull { image } => match Temper::of(&image) {
+            Call::Pull { image, .. } => match Temper::of(&image) {
                 Temper::Absent => {
                     let message = "no such image".to_owned();
                     failed(Failure { kind: FailureKind::Permanent, message }, Cause::Engine)

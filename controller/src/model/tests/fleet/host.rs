@@ -37,6 +37,7 @@ impl Host {
             host_mark: self.host_mark.clone(),
             block: held.and_then(|held| held.network.block),
             keeps_leases: !self.keeps_no_leases,
+            fetches_ahead: self.ahead.is_some(),
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
                 may_reboot: !self.is_not_to_reboot,
@@ -50,10 +51,19 @@ impl Host {
         StatusReport {
             seen_under: self.held.as_ref().map(Assignment::position).unwrap_or_default(),
             complete: true,
-            instances: self.containers.values().cloned().collect(),
+            instances: self.containers.values().map(|status| self.with_ahead(status)).collect(),
             gone: Vec::new(),
             volumes: (!self.engine_is_away).then(|| self.seen_volumes()),
         }
+    }
+
+    /// What is said of an instance, with how far its image ahead is.
+    fn with_ahead(&self, status: &InstanceStatus) -> InstanceStatus {
+        let assigned = self.assigned().get(&status.instance);
+        let told = assigned.and_then(|assigned| assigned.image_ahead.clone());
+        let image_ahead = told.zip(self.ahead.clone());
+        let image_ahead = image_ahead.map(|(image, state)| ImageAhead { image, state });
+        InstanceStatus { image_ahead, ..status.clone() }
     }
 
     fn seen_volumes(&self) -> Vec<SeenVolume> {

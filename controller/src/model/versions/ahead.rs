@@ -1,0 +1,176 @@
+//! Images on nodes before anything is stopped for them.
+//!
+//! A rollout begins with a stage in which every node with an instance that is to get the new version fetches its image; no instance
+//! gets the version in a turn before that. Nodes are told of the image with the instance ([`Assigned::image_ahead`]) and say how
+//! far they are with its status. Not waited for are instances that do not run, nodes that are not heard of, whose instances get no
+//! turn either, and agents that do not know of this.
+//!
+//! ```text
+//!   declared ─▶ nodes fetch ─┬─ all have it ──▶ fetched: turns are given
+//!                            └─ one cannot ───▶ ruled out; nothing was stopped
+//! ```
+//!
+//! The stage ends: a node that gets no further for `update.deadline` says that it has failed. That the stage is over is durable.
+//!
+//! [`Assigned::image_ahead`]: dwell_core::instance::Assigned::image_ahead
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{NodeName, Revision, WorkloadName};
+use dwell_core::image;
+use dwell_core::instance::{AheadState, Counted, InstanceStatus, RunState};
+
+use super::{Version, VersionState};
+use crate::model::Model;
+use crate::model::object::{Instance, Workload};
+
+/// How far the stage is.
+enum Stage {
+    /// Every node has the image.
+    Done,
+    /// Some have yet to get it, which is told for people.
+    Waits(String),
+    /// A node cannot get it, which is told for people.
+    Failed(String),
+}
+
+impl Model {
+    /// The image that an instance's node is to have before the instance gets its turn.
+    pub(in crate::model) fn image_ahead(&self, instance: &Instance) -> Option<String> {
+        let newest = self.newest(instance.name.workload())?;
+        let (number, reference) = (newest.form.number, &newest.form.template.image);
+        let is_to_come = newest.state == VersionState::RollingOut
+            && number != instance.wanted.number
+            && *reference != instance.wanted.template.image
+            && instance.failed_with(number).is_none()
+            && instance.run == RunState::Running
+            && !instance.rests()
+            && !instance.removing;
+        is_to_come.then(|| image::pinned(reference, newest.image_digest).into_owned())
+    }
+
+    /// Whether instances may be given the newest version in a turn. If a node cannot get its image, it is ruled out.
+    pub(in crate::model) fn is_fetched(&mut self, name: &WorkloadName, now: Timestamp) -> bool {
+        let Some(newest) = self.newest(name) else { return true };
+        if newest.fetched || newest.state != VersionState::RollingOut {
+            return true;
+        }
+        match self.stage(name) {
+            Stage::Done => {
+                self.put_version(Version { fetched: true, ..Version::clone(&newest) });
+                true
+            }
+            Stage::Waits(_) => false,
+            Stage::Failed(why) => {
+                self.rule_out_unfetched(name, newest.form.number, why, now);
+                false
+            }
+        }
+    }
+
+    /// What a rollout waits for before it stops anything, for people; `None` if it is past that, or paused.
+    pub(in crate::model) fn fetching_in_words(&self, workload: &Workload) -> Option<String> {
+        let newest = self.newest(&workload.spec.name)?;
+        let is_open = newest.state == VersionState::RollingOut && !newest.fetched;
+        match self.stage(&workload.spec.name) {
+            Stage::Waits(what) if is_open && workload.paused.is_none() => Some(what),
+            _ => None,
+        }
+    }
+
+    /// A node has said something new of an image: is that the end of the stage?
+    pub(in crate::model) fn note_image_ahead(
+        &mut self,
+        before: Option<&InstanceStatus>,
+        status: &InstanceStatus,
+    ) {
+        let state = |status: &InstanceStatus| {
+            status.image_ahead.clone().map(|ahead| match ahead.state {
+                AheadState::Fetching(_) => (ahead.image, AheadState::Fetching(String::new())),
+                state => (ahead.image, state),
+            })
+        };
+        let said = state(status);
+        if said.is_none() || before.and_then(state) == said {
+            return;
+        }
+        let name = status.instance.workload();
+        let newest = self.newest(name).filter(|newest| !newest.fetched);
+        if newest.is_some() && !matches!(self.stage(name), Stage::Waits(_)) {
+            self.agenda.go_on(name);
+        }
+    }
+
+    /// Rollouts whose stage is over because a node is not waited for any more.
+    pub(in crate::model) fn look_at_stages(&mut self) {
+        let due = self.tables.index().due.keys();
+        let names = due.filter(|name| {
+            let newest = self.newest(name);
+            newest.is_some_and(|newest| !newest.fetched)
+                && !matches!(self.stage(name), Stage::Waits(_))
+        });
+        for name in names.cloned().collect::<Vec<_>>() {
+            self.agenda.go_on(&name);
+        }
+    }
+
+    /// Whether a node may still say that it has an image. One that has only just fallen silent, or has yet to be heard of by
+    /// a controller that has just started, may.
+    fn is_waited_for(&self, node: &NodeName) -> bool {
+        if self.is_ready(node) {
+            return self.tables.links().get(node).is_some_and(|link| link.fetches_ahead);
+        }
+        let heard = self.last_heard.get(node);
+        heard.is_some_and(|&at| {
+            self.clock.steady.since(at) < self.settings.unreachable_after.as_duration()
+        })
+    }
+
+    /// Whether what a node says was seen when it knew of a version.
+    fn has_looked(&self, node: &NodeName, version: Revision) -> bool {
+        let reported = self.tables.links().get(node).and_then(|link| link.reported);
+        reported.is_some_and(|reported| reported >= version)
+    }
+
+    fn stage(&self, name: &WorkloadName) -> Stage {
+        let version = self.newest(name).map_or(Revision(0), |newest| newest.revision);
+        let mut waits: Option<(String, usize)> = None;
+        for instance in self.tables.instances_of(name) {
+            let Some(image) = self.image_ahead(instance) else { continue };
+            let Some(node) = instance.assigned_to() else { continue };
+            if !self.is_waited_for(node) {
+                continue;
+            }
+            let seen = self.tables.observed().get(&instance.name);
+            let said = seen.and_then(|seen| seen.status.image_ahead.as_ref());
+            match said.filter(|said| said.image == image).map(|said| &said.state) {
+                Some(AheadState::Here) => {}
+                Some(AheadState::Failed(reason)) if self.has_looked(node, version) => {
+                    return Stage::Failed(format!("{node} cannot fetch {image}: {reason}"));
+                }
+                // What was said of an earlier version with the same image is not the answer to this one.
+                None | Some(AheadState::Fetching(_) | AheadState::Failed(_)) => {
+                    let progress = match said.map(|said| &said.state) {
+                        Some(AheadState::Fetching(text)) if !text.is_empty() => {
+                            format!(" ({text})")
+                        }
+                        _ => String::new(),
+                    };
+                    waits = Some(match waits {
+                        None => (format!("waits for {node} to fetch {image}{progress}"), 0),
+                        Some((first, more)) => (first, more + 1),
+                    });
+                }
+            }
+        }
+        match waits {
+            None => Stage::Done,
+            Some((first, more)) => {
+                let more = match more {
+                    0 => String::new(),
+                    more => format!(", and for the nodes of {} more", Counted(more)),
+                };
+                Stage::Waits(format!("{first}{more}; nothing is stopped before"))
+            }
+        }
+    }
+}
