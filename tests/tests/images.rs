@@ -226,6 +226,54 @@ async fn a_prune_never_takes_a_fall_back() -> Result<()> {
 }
 
 #[tokio::test]
+async fn nothing_is_stopped_for_an_image_that_a_node_cannot_get() -> Result<()> {
+    Lab::test(LabConfig::new("ahead").hosts(2).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        let (first, second) = (lab.host(1), lab.host(2));
+        let declared = |image: &str, deadline: u64| {
+            format!(
+                "workloads:\n  web:\n    image: {image}\n    replicas: 2\n    update: {{monitor: 1s, deadline: {deadline}s}}\n"
+            )
+        };
+        lab.apply(&declared("hello", 60)).await?.ok()?;
+        lab.wait_exactly("web", 2, LIMIT).await?;
+        let ids = async || -> Result<Vec<String>> {
+            let (mut ids, second) = (first.containers().await?, second.containers().await?);
+            ids.extend(second);
+            Ok(ids.into_iter().map(|container| container.id).collect())
+        };
+        let before = ids().await?;
+        ensure!(before.len() == 2, "{before:?}");
+
+        // The first node has the new image, the second one can get it from nowhere.
+        commit(first, "hello:next").await?;
+        let apply = async |deadline| {
+            let command = lab.cli_command(&["apply", "-f", "-", "--wait"])?;
+            finish(command, &declared("hello:next", deadline)).await
+        };
+        let failed = apply(10).await?;
+        let says = format!("{} cannot fetch hello:next", second.name());
+        ensure!(
+            !failed.status.success() && failed.stderr.contains(&says) && failed.stderr.contains("nothing was stopped"),
+            "{failed:?}"
+        );
+        ensure!(ids().await? == before, "something was stopped");
+
+        on_laptop(lab, first, &["image", "push", "hello:next", "--to", &second.name()]).await?.ok()?;
+        apply(60).await?.ok()?;
+        wait_until("the old containers to be gone", LIMIT, async || {
+            let after = ids().await?;
+            let new = after.iter().filter(|id| !before.contains(id)).count();
+            ensure!(after.len() == 2 && new == 2, "{before:?} {after:?}");
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn images_that_nothing_needs_go_by_themselves() -> Result<()> {
     Lab::test(LabConfig::new("imagegc").images(&[Image::Hello]), async |lab| {
         let host = lab.host(1);

@@ -175,15 +175,20 @@ impl Model {
         let rolls_out = |record: Option<&Record>| match record {
             Some(Record::Version(version)) => {
                 let is_open = version.state == VersionState::RollingOut;
-                is_open.then_some((version.form.number, version.image_digest))
+                is_open.then(|| (version.form.template.image.clone(), version.image_digest))
             }
             _ => None,
         };
+        let told = [rolls_out(change.old.as_ref()), rolls_out(change.new.as_ref())];
         if let Key::Version(name, number) = &change.key
-            && rolls_out(change.old.as_ref()) != rolls_out(change.new.as_ref())
+            && told[0] != told[1]
         {
             // Nodes are told which image they are to have before they are given it.
-            let is_concerned = |one: &Instance| one.wanted.number != *number;
+            let is_concerned = |one: &Instance| {
+                let mut images = told.iter().flatten().map(|(image, _)| image);
+                one.wanted.number != *number
+                    && images.any(|image| *image != one.wanted.template.image)
+            };
             self.note_for_nodes_of(name, is_concerned, change.revision, touched);
         }
         let (old, new) = (instance(change.old.as_ref()), instance(change.new.as_ref()));

@@ -16,7 +16,9 @@ fn a_watch_resumes_from_a_revision() {
     let from = fleet.model.revision();
     fleet.apply(spec("web", 1)).unwrap();
     let changes = fleet.model.changes_since(from, usize::MAX).unwrap();
-    assert!(changes.iter().any(|change| change.key == Key::Workload(workload("web"))));
+    // A version is shown as its workload.
+    let shown = |change: &Change| change.key.shown_as() == Some(Key::Workload(workload("web")));
+    assert!(changes.iter().any(shown));
     assert!(changes.windows(2).all(|pair| pair[0].revision < pair[1].revision));
     let first = fleet.model.changes_since(from, 1).unwrap();
     assert_eq!(first, changes[..1]);
@@ -110,7 +112,7 @@ fn a_delta_has_only_what_changed() {
     fleet.settle();
     let base = fleet.model.revision();
     let mut changed = spec("web", 4);
-    changed.template.image = "image:2".into();
+    changed.template.command = vec!["serve".into()];
     fleet.apply(changed).unwrap();
     let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
     assert_eq!(delta.changed.len(), 1);

@@ -14,6 +14,8 @@
 //!
 //! [`Assigned::image_ahead`]: dwell_core::instance::Assigned::image_ahead
 
+use std::sync::Arc;
+
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{NodeName, Revision, WorkloadName};
 use dwell_core::image;
@@ -57,13 +59,25 @@ impl Model {
         match self.stage(name) {
             Stage::Done => {
                 self.put_version(Version { fetched: true, ..Version::clone(&newest) });
+                self.end_other_turns(name);
                 true
             }
             Stage::Waits(_) => false,
             Stage::Failed(why) => {
-                self.rule_out_unfetched(name, newest.form.number, why, now);
+                self.rule_out_version(name, newest.form.number, &why, now);
                 false
             }
+        }
+    }
+
+    /// What was restarted while nodes fetched need not come up as what it was: it is due again.
+    fn end_other_turns(&mut self, name: &WorkloadName) {
+        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
+        let updating = self.tables.index().updating.get(name).into_iter().flatten();
+        let in_turn: Vec<Arc<Instance>> =
+            updating.filter_map(|one| self.tables.instances().get(one).cloned()).collect();
+        for instance in in_turn {
+            self.adopt(&workload, &instance);
         }
     }
 

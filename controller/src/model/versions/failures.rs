@@ -220,40 +220,9 @@ impl Model {
         self.rule_out_version(name, number, &told, now);
     }
 
-    /// A node cannot get what a version is made from, and nothing was stopped for it: there is nothing to go back to.
-    pub(in crate::model) fn rule_out_unfetched(
-        &mut self,
-        name: &WorkloadName,
-        number: VersionNumber,
-        why: String,
-        now: Timestamp,
-    ) {
-        let Some(version) = self.version(name, number) else { return };
-        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
-        let message = format!(
-            "rollout paused: version {number} is ruled out, {why}; nothing was stopped. Apply a mended version, or the \
-             same one again once that is mended"
-        );
-        let state = VersionState::RuledOut { reason: why };
-        self.put_version(Version { state, ..Version::clone(&version) });
-        let paused = Some(Pause::BadVersion(message.clone()));
-        self.put_workload(Workload { paused, ..Workload::clone(&workload) });
-        let subject = Subject::Workload(name.clone());
-        self.event(now, Severity::Warning, subject, "rollout-paused", message);
-        let given: Vec<InstanceName> = self
-            .tables
-            .instances_of(name)
-            .filter(|other| other.wanted.number == number && !other.holds())
-            .map(|other| other.name.clone())
-            .collect();
-        for other in given {
-            self.take_back(&other);
-        }
-    }
-
     /// Nothing is given a version any more, and what was given it and has not held with it goes back, as far as there is
     /// something to go back to.
-    fn rule_out_version(
+    pub(in crate::model) fn rule_out_version(
         &mut self,
         name: &WorkloadName,
         number: VersionNumber,
@@ -265,9 +234,12 @@ impl Model {
         let state = VersionState::RuledOut { reason: told.to_owned() };
         self.put_version(Version { state, ..Version::clone(&version) });
         if is_newest && let Some(workload) = self.tables.workloads().get(name).cloned() {
+            let next = match version.fetched {
+                true => "what served before was put back. Apply a mended version",
+                false => "nothing was stopped. Mend that and apply it again",
+            };
             let message = format!(
-                "rollout paused: version {number} is ruled out, {told}; what served before was put back. Apply a \
-                 mended version, or go back with `dwell rollback {name}`"
+                "rollout paused: version {number} is ruled out, {told}; {next}, or go back with `dwell rollback {name}`"
             );
             let good = workload.good.filter(|good| *good != number);
             let paused = Some(Pause::BadVersion(message.clone()));

@@ -1,6 +1,7 @@
 //! Images that nodes have before anything is stopped for them.
 
 use dwell_core::instance::{AheadState, RunState};
+use dwell_core::workload::OnFailure;
 
 use super::{image, versions};
 use crate::model::tests::fleet::{Fleet, instance, node, workload};
@@ -71,8 +72,8 @@ fn a_node_that_cannot_get_it_stops_the_rollout_before_anything_is_stopped() {
     assert_eq!(versions(&fleet), ["1", "1", "1"]);
     assert_eq!(
         message(&fleet),
-        "rollout paused: version 2 is ruled out, n3 cannot fetch image:2: no such image; nothing was stopped. Apply a \
-         mended version, or the same one again once that is mended"
+        "rollout paused: version 2 is ruled out, n3 cannot fetch image:2: no such image; nothing was stopped. Mend \
+         that and apply it again, or go back with `dwell rollback web`"
     );
     let newest = fleet.model.versions(&workload("web")).unwrap().remove(0);
     assert!(matches!(newest.version.state, VersionState::RuledOut { .. }));
@@ -83,6 +84,20 @@ fn a_node_that_cannot_get_it_stops_the_rollout_before_anything_is_stopped() {
     fleet.apply(image(2, 3)).unwrap();
     fleet.settle();
     assert_eq!(versions(&fleet), ["2", "2", "2"]);
+}
+
+#[test]
+fn what_goes_back_by_itself_does_so_when_nothing_was_stopped_too() {
+    let mut fleet = fleet();
+    let mut next = image(3, 3);
+    next.update.on_failure = OnFailure::Rollback;
+    fleet.apply(next).unwrap();
+    says(&mut fleet, "n3", AheadState::Failed("no such image".into()));
+    fleet.settle();
+    let newest = fleet.model.versions(&workload("web")).unwrap().remove(0);
+    assert_eq!(newest.version.form.template.image, "image:1");
+    assert_eq!(fleet.model.workload(&workload("web")).unwrap().workload.paused, None);
+    assert_eq!(newest.version.state, VersionState::Good);
 }
 
 #[test]
