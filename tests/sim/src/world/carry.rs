@@ -233,8 +233,10 @@ impl World {
     fn watch(&mut self, host: usize, life: u64, watch: Watch) {
         let container = watch.run.container.clone();
         let real = self.hosts[host].engine.real(&container);
-        let runs =
-            real.filter(|real| real.is_running() && real.started_at == Some(watch.run.started_at));
+        let runs = real.filter(|real| {
+            let lives = real.is_running() || real.lost_process;
+            lives && real.started_at == Some(watch.run.started_at)
+        });
         let health = runs.map(|real| real.health);
         let (instance, started_at) = (watch.instance.clone(), watch.run.started_at);
         match health {
