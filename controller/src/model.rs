@@ -358,21 +358,33 @@ impl Model {
         let mut forget = false;
         let mut planned = Vec::new();
         match command {
-            Command::ApplyWorkloads { specs, keep_replicas, dry_run, planned: those, by } => {
+            Command::ApplyWorkloads {
+                specs,
+                keep_replicas,
+                dry_run,
+                force,
+                planned: those,
+                by,
+            } => {
                 planned = those;
-                reply = Reply::Plans(self.apply_workloads(specs, &keep_replicas, &by, now)?);
+                let plans = self.apply_workloads(specs, &keep_replicas, &by, now)?;
+                plans.iter().filter(|_| force).for_each(|plan| self.force_limits(&plan.workload));
+                reply = Reply::Plans(plans);
                 forget = dry_run;
             }
             Command::RollBack { workload, to, dry_run, by } => {
                 reply = Reply::Plans(vec![self.roll_back(&workload, to, &by, now)?]);
                 forget = dry_run;
             }
-            Command::Resize { workload, size, dry_run, by } => {
+            Command::Resize { workload, size, dry_run, force, by } => {
                 reply = Reply::Plans(vec![self.resize(&workload, size, &by, now)?]);
+                if force {
+                    self.force_limits(&workload);
+                }
                 forget = dry_run;
             }
-            Command::ResizeInstance { instance, size, dry_run } => {
-                reply = Reply::Plans(vec![self.resize_instance(&instance, size, now)?]);
+            Command::ResizeInstance { instance, size, dry_run, force } => {
+                reply = Reply::Plans(vec![self.resize_instance(&instance, size, force, now)?]);
                 forget = dry_run;
             }
             Command::Pause { workload, by } => self.pause(&workload, &by, now)?,

@@ -33,6 +33,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         image_digest: None,
         fallback_image_digest: None,
         image_ahead: None,
+        force_limits: false,
         lease: None,
         task: None,
         host_key: None,

@@ -94,6 +94,9 @@ pub struct Assigned {
     /// An image that the node is to have before the instance gets its turn to be made from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_ahead: Option<String>,
+    /// Limits below what its container uses are set all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force_limits: bool,
     /// For how long the node may let it be reached without an answer of the controller; `None` for however long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,

@@ -189,11 +189,21 @@ async fn a_limit_that_a_program_cannot_live_with_is_taken_back() -> Result<()> {
         lab.apply(&big("256Mi")).await?.ok()?;
         lab.wait_exactly("big", 2, LIMIT).await?;
         wait_until("it to be good", LIMIT, async || state_of(lab, "big", 1, "good").await).await?;
+        // It uses more than that, so it is not tried.
+        let before = lab.look_exactly("big", 2).await?;
+        let alone = lab.cli(&["resize", "big-1", "--memory", "9Mi", "--wait"]).await?;
+        ensure!(alone.stderr.contains("more than the new limit of 9Mi"), "{alone:?}");
         lab.apply(&big("8Mi")).await?.ok()?;
-        wait_until("it to be ruled out", LIMIT, async || {
-            state_of(lab, "big", 2, "ruled-out").await
-        })
-        .await?;
+        let refused = async || state_of(lab, "big", 2, "ruled-out").await;
+        let why = wait_until("it to be ruled out", LIMIT, refused).await?;
+        ensure!(why.contains("MiB of memory, more than the new limit of 8Mi"), "{why}");
+        ensure_untouched(&before, &lab.look_exactly("big", 2).await?)?;
+
+        // By force it is, and it cannot live with it.
+        finish(lab.cli_command(&["apply", "--force", "-f", "-"])?, &big("8Mi")).await?.ok()?;
+        let fails = async || state_of(lab, "big", 3, "ruled-out").await;
+        let why = wait_until("it to be ruled out", LIMIT, fails).await?;
+        ensure!(!why.contains("more than the new limit"), "{why}");
         wait_until("the old limits to be back", LIMIT, async || {
             for container in lab.look_exactly("big", 2).await? {
                 let docker = lab.hosts()[0].docker()?;

@@ -56,7 +56,7 @@ use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
     ArchiveStream, Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest,
-    ExecSession, Image, LogOptions, OutputStream, PullProgress,
+    ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -254,6 +254,10 @@ impl Engine for DockerEngine {
         name: &VolumeName,
     ) -> Result<(), EngineError> {
         self.delete_volume(instance, name).await
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {
+        life::usage(self, id).await
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {

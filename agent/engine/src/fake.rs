@@ -53,6 +53,7 @@ use super::{
     ArchiveStream, Container, ContainerId, ContainerState, Engine, EngineError, EngineReport,
     Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
 };
+use crate::Usage;
 use crate::death::{DeathError, Processes};
 pub use dwell_core::fixtures::assigned;
 
@@ -78,6 +79,7 @@ pub enum Operation {
     Sweep,
     Volumes,
     RemoveVolume,
+    Usage,
     UpdateLimits,
     Pull,
     Images,
@@ -264,6 +266,16 @@ impl Engine for FakeEngine {
     ) -> Result<(), EngineError> {
         self.call(Operation::RemoveVolume, name.as_str(), |state| {
             state.remove_volume(instance, name)
+        })
+        .await
+    }
+
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {
+        self.call(Operation::Usage, id.as_str(), |state| {
+            match state.container_mut(id)?.seen.state {
+                ContainerState::Running => Ok(state.usage),
+                _ => Err(EngineError::NotRunning { id: id.to_string() }),
+            }
         })
         .await
     }

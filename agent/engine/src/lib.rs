@@ -52,6 +52,15 @@ pub use dwell_core::container::{
 };
 pub use error::EngineError;
 
+/// What a container uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory that cannot be taken from it: without the part of its page cache that nobody has used lately.
+    pub memory: Bytes,
+    /// Processes and threads together.
+    pub pids: u32,
+}
+
 /// An engine that any task can use.
 pub type SharedEngine = Arc<dyn Engine>;
 
@@ -185,6 +194,12 @@ pub trait Engine: Send + Sync {
         instance: &InstanceName,
         name: &VolumeName,
     ) -> Result<(), EngineError>;
+
+    /// What a running container uses at the moment.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::NotRunning`], [`EngineError::Unavailable`].
+    async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError>;
 
     /// Sets the limits of a container, also while it runs. Zero takes a limit away. Those that cannot be enforced are left
     /// out, which is no failure: [`EngineReport::enforced`] and each container's details say which.

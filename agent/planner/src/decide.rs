@@ -401,11 +401,24 @@ impl<'a> Instance<'a> {
             return next;
         }
         let limits = self.aim().1.limits();
-        if self.is_aim(container) && !container.is_limited_to(limits) {
-            let container = container.id.clone();
-            return self.attempt(Step::UpdateLimits { container, limits });
+        if !self.is_aim(container) || container.is_limited_to(limits) {
+            return Next::Rest(Rest::InSync);
         }
-        Next::Rest(Rest::InSync)
+        // With what it has held with before it can live, or could.
+        let is_on_trial = self.aim().0 == self.target.assigned.generation && !self.has_held();
+        let force = self.target.assigned.force_limits || !is_on_trial;
+        let step = Step::UpdateLimits { container: container.id.clone(), limits, force };
+        match &self.seen.trouble {
+            Some((failed, trouble))
+                if *failed == step
+                    && is_on_trial
+                    && trouble.is_permanent()
+                    && self.target.assigned.fallback.is_some() =>
+            {
+                self.roll_back(trouble.failure.message.clone())
+            }
+            _ => self.attempt(step),
+        }
     }
 
     /// What the restart policy says about a main process that ended by itself.

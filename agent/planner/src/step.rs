@@ -71,6 +71,8 @@ pub enum Step {
         container: ContainerId,
         /// The limits.
         limits: Limits,
+        /// Although it uses more than they allow.
+        force: bool,
     },
     /// Take a sandbox away.
     RemoveSandbox {

@@ -13,6 +13,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::registry::RegistryLogins;
 use dwell_core::sandbox::SandboxId;
+use dwell_core::workload::Limits;
 use dwell_planner::{Failure, FailureKind, Journal, Step};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -25,7 +26,7 @@ use crate::images::Ledger;
 use crate::isolation::Settled;
 use dwell_daemon::Causes;
 use dwell_engine::death::Processes;
-use dwell_engine::{EngineError, PullProgress, SharedEngine};
+use dwell_engine::{EngineError, PullProgress, SharedEngine, Usage};
 use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How often the progress of a pull is told.
@@ -56,6 +57,12 @@ pub(super) enum StepError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// Less memory would kill it, and fewer processes make it fail.
+    #[error(
+        "it uses {uses}, more than the new limit of {limit}; have it use less, choose a higher limit, or set this one all \
+         the same with --force"
+    )]
+    InUse { uses: String, limit: String },
     /// It could be reached by everybody.
     #[error("cannot isolate it yet; the agent's log on its node says what is in the way")]
     NotIsolated,
@@ -73,12 +80,27 @@ pub(super) enum StepError {
     Overtaken,
 }
 
+/// Whether a container that uses this can live within limits; 0 is no limit.
+fn within(usage: Usage, limits: Limits) -> Result<(), StepError> {
+    let (memory, pids) = (limits.share.memory, limits.pids);
+    if memory.0 != 0 && usage.memory > memory {
+        let uses = format!("{} MiB of memory", usage.memory.0.div_ceil(1 << 20));
+        return Err(StepError::InUse { uses, limit: memory.to_string() });
+    }
+    if pids != 0 && usage.pids > pids {
+        let uses = format!("{} processes and threads", usage.pids);
+        return Err(StepError::InUse { uses, limit: pids.to_string() });
+    }
+    Ok(())
+}
+
 impl StepError {
     /// What it means for trying again, and who failed.
     fn failure(&self) -> CallFailure {
         let kind = match self {
             Self::Engine(EngineError::ImageMissing { .. }) => FailureKind::ImageMissing,
             Self::Engine(error) if error.is_permanent() => FailureKind::Permanent,
+            Self::InUse { .. } => FailureKind::Permanent,
             Self::Network(NetworkError::AddressTaken { .. }) => FailureKind::Permanent,
             Self::Network(NetworkError::SandboxLost { .. }) => FailureKind::SandboxLost,
             _ => FailureKind::Transient,
@@ -241,7 +263,10 @@ impl Tools {
                 }
             }
             Step::Remove { container } => engine.remove(container).await?,
-            Step::UpdateLimits { container, limits } => {
+            Step::UpdateLimits { container, limits, force } => {
+                if !force {
+                    within(engine.usage(container).await?, *limits)?;
+                }
                 engine.update_limits(container, *limits).await?;
             }
             Step::RemoveSandbox { slot } => {

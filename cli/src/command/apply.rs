@@ -49,6 +49,9 @@ pub(crate) struct Apply {
     /// Do what a plan of `dwell plan --out` says, if it would still do just that
     #[arg(long, value_name = "PLAN")]
     plan: Option<PathBuf>,
+    /// Set smaller limits also where more memory is used, or more processes run, than they allow, which can end them
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -97,6 +100,7 @@ impl Apply {
         };
         let mut fleet = fleet.await?;
         warn_of_key_sets(&mut fleet, &planned.declared).await?;
+        let planned = Planned { force: self.force, ..planned };
         let plans = apply(&mut fleet, planned, false).await?;
         follow(&plans, self.output, self.wait, &fleet).await
     }
@@ -183,11 +187,11 @@ pub(super) async fn apply(
     planned: Planned,
     dry_run: bool,
 ) -> Result<PlansView, Failure> {
-    let Planned { declared, digests } = planned;
+    let Planned { declared, digests, force } = planned;
     let open = declared.iter().filter(|declared| !declared.says_replicas);
     let keep_replicas = open.map(|declared| declared.spec.name.to_string()).collect();
     let workloads = declared.iter().map(|declared| (&declared.spec).into()).collect();
-    let request = v1::ApplyRequest { workloads, dry_run, keep_replicas, planned: digests };
+    let request = v1::ApplyRequest { workloads, dry_run, keep_replicas, planned: digests, force };
     Ok(fleet.client.apply(request).await?.into_inner().into())
 }
 

@@ -25,7 +25,8 @@ Examples:
 
 What is not given stays; 0 is no limit. The limits change in the running containers, without downtime: larger ones everywhere at
 once, smaller ones a few instances at a time, as an update. An instance that outgrows its node moves. It is a version like any other,
-so `dwell history` shows it, and the file that declares the workload should say the same.
+so `dwell history` shows it, and the file that declares the workload should say the same. What uses more than it would be left with
+keeps what it has, and says so, unless you --force it.
 
 Of an instance they are its own: it keeps them through restarts, updates and moves, whatever is declared, until --reset. It stays on
 its node: what that has no room for is refused.")]
@@ -46,6 +47,9 @@ pub(crate) struct Resize {
     /// Of an instance: take back all limits of its own
     #[arg(long, conflicts_with_all = ["cpu", "memory", "pids"])]
     reset: bool,
+    /// Also if it uses more memory or has more processes than that, which can end it
+    #[arg(long)]
+    force: bool,
     /// Only show what it would change
     #[arg(long)]
     dry_run: bool,
@@ -81,6 +85,7 @@ impl Resize {
             memory_bytes: self.memory.map(|memory| memory.0),
             reset: self.reset,
             dry_run: self.dry_run,
+            force: self.force,
         };
         Ok(client.resize_instance(request).await?.into_inner())
     }
@@ -99,6 +104,7 @@ impl Resize {
             memory_bytes: self.memory.map(|memory| memory.0),
             pids: self.pids,
             dry_run: self.dry_run,
+            force: self.force,
         };
         Ok(client.resize(request).await?.into_inner())
     }

@@ -93,7 +93,8 @@ pub(super) fn apply(request: v1::ApplyRequest, by: String) -> Result<Command, St
     if planned.iter().any(String::is_empty) {
         return Err(Status::invalid_argument("planned: an empty digest is no plan's"));
     }
-    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run: request.dry_run, planned, by })
+    let (dry_run, force) = (request.dry_run, request.force);
+    Ok(Command::ApplyWorkloads { specs, keep_replicas, dry_run, force, planned, by })
 }
 
 /// New numbers of instances.
@@ -115,7 +116,8 @@ pub(super) fn resize(request: &v1::ResizeRequest, by: String) -> Result<Command,
         pids: request.pids,
     };
     let workload = name(&request.workload)?;
-    Ok(Command::Resize { workload, size, dry_run: request.dry_run, by })
+    let (dry_run, force) = (request.dry_run, request.force);
+    Ok(Command::Resize { workload, size, dry_run, force, by })
 }
 
 /// Limits of one instance's own.
@@ -130,7 +132,8 @@ pub(super) fn resize_instance(request: &v1::ResizeInstanceRequest) -> Result<Com
         _ => return Err(Status::invalid_argument("give limits, or reset them, and not both")),
     };
     let instance = name(&request.instance)?;
-    Ok(Command::ResizeInstance { instance, size, dry_run: request.dry_run })
+    let (dry_run, force) = (request.dry_run, request.force);
+    Ok(Command::ResizeInstance { instance, size, dry_run, force })
 }
 
 /// An order to move instances.

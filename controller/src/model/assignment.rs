@@ -175,7 +175,9 @@ impl Model {
         let rolls_out = |record: Option<&Record>| match record {
             Some(Record::Version(version)) => {
                 let is_open = version.state == VersionState::RollingOut;
-                is_open.then(|| (version.form.template.image.clone(), version.image_digest))
+                is_open.then(|| {
+                    (version.form.template.image.clone(), version.image_digest, version.forced)
+                })
             }
             _ => None,
         };
@@ -183,11 +185,15 @@ impl Model {
         if let Key::Version(name, number) = &change.key
             && told[0] != told[1]
         {
-            // Nodes are told which image they are to have before they are given it.
+            // Nodes are told which image they are to have before they are given it, and whether limits are forced.
+            let is_forced = |told: &Option<(_, _, bool)>| told.as_ref().map(|(.., forced)| *forced);
+            let forces = is_forced(&told[0]) == Some(false) && is_forced(&told[1]) == Some(true);
             let is_concerned = |one: &Instance| {
-                let mut images = told.iter().flatten().map(|(image, _)| image);
-                one.wanted.number != *number
-                    && images.any(|image| *image != one.wanted.template.image)
+                let mut images = told.iter().flatten().map(|(image, ..)| image);
+                match one.wanted.number == *number {
+                    true => forces,
+                    false => images.any(|image| *image != one.wanted.template.image),
+                }
             };
             self.note_for_nodes_of(name, is_concerned, change.revision, touched);
         }
@@ -254,9 +260,13 @@ impl Model {
             edition: instance.edition,
             template: instance.sized(&instance.wanted.template),
             image_digest: digest(&instance.wanted),
-            fallback: fallback.as_ref().map(|form| instance.sized(&form.template)),
+            fallback: match instance.own_size_before.filter(|_| instance.holds()) {
+                Some(before) => Some(before.sized(&instance.wanted.template)),
+                None => fallback.as_ref().map(|form| instance.sized(&form.template)),
+            },
             fallback_image_digest: fallback.as_deref().and_then(digest),
             image_ahead: self.image_ahead(instance),
+            force_limits: instance.own_size_forced || self.is_forced(instance),
             lease: workload.spec.on_lost.lease(),
             task: instance.task.as_ref().map(InstanceTask::assigned),
             host_key: None,
@@ -294,7 +304,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.restarts_asked,
             instance.edition,
             instance.second_share.is_some(),
-            instance.own_size,
+            (instance.own_size, instance.own_size_before, instance.own_size_forced),
             instance.task.as_ref().map(InstanceTask::assigned),
             instance.rests(),
             instance.failed.as_ref().map(|failed| failed.version),

@@ -50,6 +50,8 @@ pub enum Command {
         keep_replicas: BTreeSet<WorkloadName>,
         /// Only say what would change.
         dry_run: bool,
+        /// Set limits although an instance uses more than they allow.
+        force: bool,
         /// Do it only if it does what these plans say, one for each workload: see [`WorkloadPlan::digest`]. Empty to do it
         /// whatever it does.
         planned: Vec<String>,
@@ -75,6 +77,8 @@ pub enum Command {
         size: Size,
         /// Only say what would change.
         dry_run: bool,
+        /// Set limits although an instance uses more than they allow.
+        force: bool,
         /// Who wants it; empty if that is not known.
         by: String,
     },
@@ -86,6 +90,8 @@ pub enum Command {
         size: OwnSizeChange,
         /// Only say what would change.
         dry_run: bool,
+        /// Set limits although an instance uses more than they allow.
+        force: bool,
     },
     /// Give no further instance of a workload its newest version.
     Pause {

@@ -123,6 +123,12 @@ pub struct Instance {
     /// Limits that an operator has set for it alone.
     #[serde(default, skip_serializing_if = "OwnSize::is_none")]
     pub own_size: OwnSize,
+    /// What its own size was before the change that its node has not yet answered; `None` if there is no such change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_size_before: Option<OwnSize>,
+    /// Whether its own size is kept to although it uses more than that allows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_size_forced: bool,
     /// Where it is, or may be, running.
     pub node: Option<NodeName>,
     /// Its node was told to let go of it.

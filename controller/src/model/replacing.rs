@@ -22,7 +22,7 @@ use super::{Model, Refusal};
 impl Instance {
     /// Whether it has yet to show that it works as what it is to be.
     pub(super) fn is_on_trial(&self) -> bool {
-        !self.holds() || self.edition_before.is_some()
+        !self.holds() || self.edition_before.is_some() || self.own_size_before.is_some()
     }
 }
 

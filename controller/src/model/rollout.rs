@@ -397,6 +397,9 @@ impl Model {
                 if let Some(before) = instance.edition_before.filter(|_| instance.holds()) {
                     return self.keep_edition(&instance, before, reason, now);
                 }
+                if let Some(before) = instance.own_size_before.filter(|_| instance.holds()) {
+                    return self.keep_size(&instance, before, reason, now);
+                }
                 if instance.holds() {
                     // So it seemed.
                     self.put_instance(Instance { serving: None, ..instance.clone() });

@@ -59,6 +59,11 @@ impl OwnSize {
         }
     }
 
+    /// What a container is made from and held to, where a version says `template`.
+    pub(super) fn sized(self, template: &Template) -> Template {
+        Template { resources: self.over(template.resources), ..template.clone() }
+    }
+
     /// For people, such as "cpu 500m, memory 1Gi".
     pub(super) fn in_words(self) -> String {
         let cpu = self.cpu.map(|cpu| format!("cpu {cpu}"));
@@ -80,7 +85,7 @@ impl Instance {
     /// What a container of it is made from and held to, where a version says `template`.
     #[must_use]
     pub fn sized(&self, template: &Template) -> Template {
-        Template { resources: self.own_size.over(template.resources), ..template.clone() }
+        self.own_size.sized(template)
     }
 
     /// Whether two templates mean the same for it.
@@ -95,6 +100,7 @@ impl Model {
         &mut self,
         name: &InstanceName,
         asked: OwnSizeChange,
+        force: bool,
         now: Timestamp,
     ) -> Result<WorkloadPlan, Refusal> {
         let workload = self.living(name.workload())?;
@@ -112,7 +118,15 @@ impl Model {
         if own_size == instance.own_size {
             return Ok(plan::unchanged(&workload));
         }
-        let mut next = Instance { own_size, ..Instance::clone(instance) };
+        // What its node has not answered yet is no size to go back to.
+        let before =
+            instance.own_size_before.or_else(|| instance.holds().then_some(instance.own_size));
+        let mut next = Instance {
+            own_size,
+            own_size_before: before,
+            own_size_forced: force,
+            ..Instance::clone(instance)
+        };
         let template = next.sized(&workload.spec.template);
         let spec = WorkloadSpec { template, ..workload.spec.clone() };
         spec.check()
@@ -138,6 +152,30 @@ impl Model {
         self.event(now, Severity::Info, subject, "instance-resized", message.clone());
         let change = InstancePlan::new(name.clone(), InstanceAction::Change(class), message);
         Ok(plan::describe(&workload, PlanAction::Update, vec!["resources"], vec![change]))
+    }
+
+    /// An instance could not be given the limits that somebody wanted for it: it has those of before.
+    pub(super) fn keep_size(
+        &mut self,
+        instance: &Instance,
+        before: OwnSize,
+        reason: &str,
+        now: Timestamp,
+    ) {
+        let message = match instance.own_size.is_none() {
+            true => format!("keeps limits of its own: {reason}"),
+            false => format!("was not given {}: {reason}", instance.own_size.in_words()),
+        };
+        let generation = self.next_generation(instance);
+        self.put_instance(Instance {
+            generation,
+            own_size: before,
+            own_size_before: None,
+            own_size_forced: false,
+            ..instance.clone()
+        });
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Warning, subject, "instance-not-resized", message);
     }
 
     /// Refuses what cannot be now, with what can be done instead.

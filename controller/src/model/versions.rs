@@ -75,6 +75,9 @@ pub struct Version {
     /// Every node that is to have its image before anything is stopped for it has it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub fetched: bool,
+    /// Whether its limits are set although an instance uses more than they allow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
     /// How many times an instance has failed with it, those that are gone since among them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
@@ -318,10 +321,25 @@ impl Model {
             promoted,
             image_digest,
             fetched: false,
+            forced: false,
             failures: 0,
             revision: Revision(0),
         });
         self.forget_old_versions(name);
+    }
+
+    /// Limits of the version that is rolled out are set although an instance uses more than they allow.
+    pub(super) fn force_limits(&mut self, name: &WorkloadName) {
+        let newest = self.newest(name).filter(|one| one.state == VersionState::RollingOut);
+        if let Some(newest) = newest.filter(|newest| !newest.forced) {
+            self.put_version(Version { forced: true, ..Version::clone(&newest) });
+        }
+    }
+
+    /// Whether an instance's limits are set although it uses more than they allow.
+    pub(super) fn is_forced(&self, instance: &Instance) -> bool {
+        let version = self.version(instance.name.workload(), instance.wanted.number);
+        version.is_some_and(|version| version.forced)
     }
 
     /// Which image a form's reference means.
@@ -386,10 +404,17 @@ impl Model {
     /// An instance has held with what it is to be.
     pub(super) fn note_held(&mut self, instance: &Instance) -> Instance {
         let serving = Some(instance.wanted.number);
-        let (fallback, unseen, edition_before) = (None, None, None);
+        let (fallback, unseen, edition_before, own_size_before) = (None, None, None, None);
         let failed = self.still_failed(instance);
-        let held =
-            Instance { serving, fallback, unseen, edition_before, failed, ..instance.clone() };
+        let held = Instance {
+            serving,
+            fallback,
+            unseen,
+            edition_before,
+            own_size_before,
+            failed,
+            ..instance.clone()
+        };
         self.put_instance(held.clone());
         held
     }

@@ -438,6 +438,8 @@ impl Model {
             node: None,
             second_share: None,
             own_size: OwnSize::default(),
+            own_size_before: None,
+            own_size_forced: false,
             leaving: None,
             removing: false,
             created_at: now,

@@ -52,6 +52,7 @@ fn declare(name: &str) -> Command {
         specs: vec![spec],
         keep_replicas: std::collections::BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     }

@@ -84,6 +84,7 @@ pub(super) async fn declare(handle: &Handle, name: &str) {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         })

@@ -52,6 +52,7 @@ impl v1::AssignedInstance {
             image_digest: text(assigned.image_digest),
             fallback_image_digest: text(assigned.fallback_image_digest),
             image_ahead: assigned.image_ahead.clone().unwrap_or_default(),
+            force_limits: assigned.force_limits,
             lease_ms: assigned.lease.map(|lease| lease.0.0),
             task: assigned.task.map(Into::into),
         }
@@ -83,6 +84,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 .unwrap_or_else(UpdatePolicy::default_monitor),
             life: Revision(wire.life),
             image_ahead: Some(wire.image_ahead).filter(|image| !image.is_empty()),
+            force_limits: wire.force_limits,
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
             edition: Generation(wire.edition),
             task: wire.task.map(Into::into),

@@ -151,6 +151,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         image_digest: Some(ImageDigest::new([1; 32])),
         fallback_image_digest: Some(ImageDigest::new([2; 32])),
         image_ahead: Some("web:2".into()),
+        force_limits: true,
         lease: Some(Lease(Millis::seconds(54))),
         task: Some(Task { number: Generation(3), failed_before: 2 }),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),

@@ -337,7 +337,7 @@ impl Host {
                 }
                 self.engine.containers.remove(container);
             }
-            Step::UpdateLimits { container, limits } => {
+            Step::UpdateLimits { container, limits, .. } => {
                 let real = self.engine.containers.get_mut(container);
                 real.ok_or_else(|| transient("no such container"))?.limits = *limits;
             }

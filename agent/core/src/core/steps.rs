@@ -125,7 +125,7 @@ impl Core {
                 }
             }
             Step::Remove { container } => seen.containers.retain(|one| one.id != *container),
-            Step::UpdateLimits { container, limits } => {
+            Step::UpdateLimits { container, limits, .. } => {
                 set_limits(seen, container, *limits, now);
             }
             Step::EnsureSandbox { .. } | Step::RepairSandbox { .. } => {

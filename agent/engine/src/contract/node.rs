@@ -53,12 +53,17 @@ pub async fn limits_are_set_while_it_runs(harness: &dyn Harness) {
     let enforced = engine.info().await.unwrap().enforced;
     let details = inspected(harness, &id).await.details.unwrap();
     assert_eq!((details.limits, details.enforced), (enforced.of(half), enforced));
+    let usage = engine.usage(&id).await.unwrap();
+    assert!(usage.pids > 0 && (1..64 << 20).contains(&usage.memory.0), "{usage:?}");
     for limits in [double, Limits::default(), half] {
         engine.update_limits(&id, limits).await.unwrap();
         let seen = inspected(harness, &id).await;
         assert_eq!(seen.details.unwrap().limits, enforced.of(limits));
         assert_eq!(seen.state, ContainerState::Running);
     }
+    engine.stop(&id, GRACE).await.unwrap();
+    let rests = engine.usage(&id).await.unwrap_err();
+    assert!(matches!(rests, EngineError::NotRunning { .. }), "{rests}");
     engine.remove(&id).await.unwrap();
     let gone = engine.update_limits(&id, half).await.unwrap_err();
     assert!(matches!(gone, EngineError::NotFound { .. }), "{gone}");

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::behaviour::{Command, Program};
 use super::state::{Fault, ImageState, State};
 use super::{Container, ContainerId, EngineError, FakeEngine, Operation};
+use crate::Usage;
 
 /// A call that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,11 @@ impl FakeEngine {
     /// Leaves a file of a container that is gone.
     pub fn leave_file(&self, path: impl Into<PathBuf>) {
         self.change(|state| state.leftovers.insert(path.into()));
+    }
+
+    /// From now on each container that runs uses this.
+    pub fn use_up(&self, usage: Usage) {
+        self.change(|state| state.usage = usage);
     }
 
     /// From now on it can hold containers to these limits only.

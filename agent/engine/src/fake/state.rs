@@ -9,6 +9,7 @@ use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ContainerImage, ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
+use dwell_core::quantity::Bytes;
 use dwell_core::sandbox::Slot;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Enforced;
@@ -19,8 +20,8 @@ use super::images::HeldImage;
 use super::{
     Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
 };
-use crate::Details;
 use crate::fake::control::Call;
+use crate::{Details, Usage};
 
 /// How many events a reader can be behind before it is cut off.
 const EVENTS_MAX: usize = 4_096;
@@ -107,6 +108,8 @@ pub(super) enum Answer {
 
 pub(super) struct State {
     pub(super) down: bool,
+    /// What each container that runs uses.
+    pub(super) usage: Usage,
     /// The limits that it can hold containers to.
     pub(super) enforced: Enforced,
     pub(super) containers: BTreeMap<ContainerId, FakeContainer>,
@@ -163,6 +166,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             down: false,
+            usage: Usage { memory: Bytes::mebi(1), pids: 1 },
             enforced: Enforced::ALL,
             containers: BTreeMap::new(),
             hidden: BTreeMap::new(),

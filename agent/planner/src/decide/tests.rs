@@ -165,7 +165,10 @@ impl Story {
             }
             Some(Step::Stop { container, .. }) => format!("stop {container}"),
             Some(Step::Remove { container }) => format!("remove {container}"),
-            Some(Step::UpdateLimits { container, .. }) => format!("limit {container}"),
+            Some(Step::UpdateLimits { container, force: false, .. }) => {
+                format!("limit {container}")
+            }
+            Some(Step::UpdateLimits { container, .. }) => format!("limit {container} by force"),
             Some(Step::RemoveSandbox { slot }) => place("remove sandbox", slot, true),
             Some(Step::Forget) => "forget".into(),
             Some(Step::Record(journal)) => match journal
@@ -406,7 +409,7 @@ fn limits_change_on_the_running_container() {
     assert!(story.plan().is_empty());
     assert_eq!(story.status().generation, Generation(2));
     story.assigned().template.resources.cpu = Millicores(500);
-    assert_eq!(story.word(), "limit c1");
+    assert_eq!(story.word(), "limit c1 by force", "of a generation that has held");
 }
 
 /// Or it would be set for ever, and nothing would ever hold.
@@ -422,7 +425,7 @@ fn a_limit_that_cannot_be_enforced_is_not_missed() {
     let mut story = story.record();
     assert!(story.plan().is_empty());
     story.assigned().template.resources.cpu = Millicores(500);
-    assert_eq!(story.word(), "limit c1", "the others are set as ever");
+    assert_eq!(story.word(), "limit c1 by force", "the others are set as ever");
 }
 
 #[test]

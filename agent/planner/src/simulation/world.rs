@@ -394,7 +394,7 @@ impl World {
                     assert!(!real.is_running(), "{step:?} of a running container");
                 }
             }
-            Step::UpdateLimits { container, limits } => {
+            Step::UpdateLimits { container, limits, .. } => {
                 self.containers.get_mut(container).ok_or_else(gone)?.limits = *limits;
             }
         }

@@ -27,6 +27,8 @@ pub(in crate::command) struct Planned {
     pub(super) declared: Vec<Declared>,
     /// The digest of each one's plan, in their order; none if it is to be done whatever it does.
     pub(super) digests: Vec<String>,
+    /// Whether limits are set although an instance uses more than they allow.
+    pub(super) force: bool,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -42,7 +44,7 @@ struct PlanFile {
 impl Planned {
     /// To be declared, whatever it does.
     pub(in crate::command) fn of(declared: Vec<Declared>) -> Self {
-        Self { declared, digests: Vec::new() }
+        Self { declared, digests: Vec::new(), force: false }
     }
 
     /// Writes it into a new file, with what it was shown to do.
@@ -97,7 +99,7 @@ impl Planned {
                 file.digests.len()
             ));
         }
-        Ok(Self { declared: file.declared, digests: file.digests })
+        Ok(Self { declared: file.declared, digests: file.digests, force: false })
     }
 }
 

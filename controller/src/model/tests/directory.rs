@@ -131,6 +131,7 @@ fn a_revision_that_is_not_known_gets_everything() {
             specs: vec![changed],
             keep_replicas: std::collections::BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         };

@@ -17,6 +17,7 @@ fn all_events_that_come_of_a_command_name_who_asked() {
         specs: vec![spec("web", 2)],
         keep_replicas: Default::default(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: "ann".to_owned(),
     };

@@ -394,6 +394,7 @@ fn what_is_found_is_bounded_and_the_worst_of_it() {
                 specs: vec![spec(&format!("w{index}"), 1)],
                 keep_replicas: Default::default(),
                 dry_run: false,
+                force: false,
                 planned: Vec::new(),
                 by: String::new(),
             })
@@ -416,6 +417,7 @@ fn many_instances_are_looked_at_in_pieces() {
             specs: vec![spec(name, of)],
             keep_replicas: Default::default(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         };

@@ -190,6 +190,7 @@ impl Fleet {
             specs,
             keep_replicas: BTreeSet::new(),
             dry_run: true,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         });
@@ -203,6 +204,7 @@ impl Fleet {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         });

@@ -85,6 +85,7 @@ fn what_was_made_after_a_backup_is_kept_until_the_restore_is_confirmed() {
         specs: vec![spec("other", 1)],
         keep_replicas: [].into(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };

@@ -28,6 +28,7 @@ fn an_instance_at_home_is_no_news_for_the_other_nodes() {
         specs,
         keep_replicas: std::collections::BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };
@@ -120,6 +121,7 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
         specs: vec![fixed],
         keep_replicas: std::collections::BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };

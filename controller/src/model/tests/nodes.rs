@@ -285,6 +285,7 @@ fn a_failing_store_changes_nothing() {
             specs: vec![spec("db", 3), spec("web", 5)],
             keep_replicas: std::collections::BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         },

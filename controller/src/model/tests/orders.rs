@@ -239,6 +239,7 @@ fn other_limits_are_a_version_that_reaches_what_runs() {
         workload: workload("web"),
         size,
         dry_run: false,
+        force: false,
         by: "ann".to_owned(),
     };
     let more = Size { cpu: Some(Millicores(1500)), ..Size::default() };

@@ -31,6 +31,7 @@ fn declare(fleet: &mut Fleet, spec: &WorkloadSpec, planned: Vec<String>) -> Resu
         specs: vec![spec.clone()],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned,
         by: String::new(),
     })

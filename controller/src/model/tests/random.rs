@@ -199,6 +199,7 @@ impl World {
                 specs: vec![declared.spec()],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                force: false,
                 planned: Vec::new(),
                 by: String::new(),
             }),
@@ -335,7 +336,12 @@ impl World {
                 let own = |cpu| OwnSize { cpu: Some(Millicores(cpu)), memory: None };
                 let size = cpu.map_or(OwnSizeChange::Reset, |cpu| OwnSizeChange::Set(own(cpu)));
                 if let Some(instance) = chosen {
-                    drop(fleet.command(Command::ResizeInstance { instance, size, dry_run: false }));
+                    drop(fleet.command(Command::ResizeInstance {
+                        instance,
+                        size,
+                        dry_run: false,
+                        force: false,
+                    }));
                 }
             }
             Step::Login(image, on) => {

@@ -57,6 +57,7 @@ impl Large {
             specs: vec![spec],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         })
@@ -162,6 +163,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong.clone()],
         keep_replicas: BTreeSet::new(),
         dry_run: true,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };
@@ -172,6 +174,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![wrong],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };
@@ -185,6 +188,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         specs: vec![spec("other", 1)],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };
@@ -242,6 +246,7 @@ fn thousands_that_fit_nowhere_cost_nothing_after_a_start() {
         specs: vec![declared(Some("disk==sdd"))],
         keep_replicas: BTreeSet::new(),
         dry_run: false,
+        force: false,
         planned: Vec::new(),
         by: String::new(),
     };

@@ -10,7 +10,8 @@ use crate::model::{
 };
 
 fn resize(fleet: &mut Fleet, name: &str, size: OwnSizeChange) -> Result<WorkloadPlan, Refusal> {
-    let order = Command::ResizeInstance { instance: instance(name), size, dry_run: false };
+    let order =
+        Command::ResizeInstance { instance: instance(name), size, dry_run: false, force: false };
     Ok(plans(fleet.command(order)?).remove(0))
 }
 
@@ -39,6 +40,60 @@ fn sized(image: &str, replicas: u32, mebi: u64) -> WorkloadSpec {
     spec.template.image = image.to_owned();
     spec.template.resources = Resources { cpu: Millicores(100), memory: Bytes::mebi(mebi) };
     spec
+}
+
+#[test]
+fn a_size_that_its_node_refuses_is_taken_back() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(sized("image:1", 1, 256)).unwrap();
+    fleet.settle();
+    resize(&mut fleet, "web-0", memory(1024)).unwrap();
+    fleet.settle();
+    resize(&mut fleet, "web-0", memory(8)).unwrap();
+    resize(&mut fleet, "web-0", memory(9)).unwrap_err();
+    fleet.fetch(&node("n1"));
+    let assigned = fleet.assigned_to("n1").remove(0);
+    assert!(!assigned.force_limits);
+    assert_eq!(assigned.fallback.unwrap().resources.memory, Bytes::mebi(1024));
+    fleet.hosts.get_mut(&node("n1")).unwrap().fail(&instance("web-0"), fleet.now);
+    fleet.report(&node("n1")).unwrap();
+    assert_eq!(told(&fleet, "web-0").memory, Bytes::mebi(1024), "what it had before");
+    let events = fleet.model.events(Some("instance/web-0"), 10);
+    let is_told = |text: &str| text.starts_with("was not given memory 8Mi: ");
+    assert!(events.iter().any(|event| is_told(&event.message)), "{events:?}");
+    fleet.settle();
+    let order = Command::ResizeInstance {
+        instance: instance("web-0"),
+        size: memory(8),
+        dry_run: false,
+        force: true,
+    };
+    fleet.command(order).unwrap();
+    assert!(fleet.assigned_to("n1").remove(0).force_limits);
+    fleet.settle();
+    assert_eq!(told(&fleet, "web-0").memory, Bytes::mebi(8));
+    assert_eq!(of(&fleet, "web-0").own_size_before, None);
+}
+
+#[test]
+fn a_version_can_be_forced_while_it_is_rolled_out() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(sized("image:1", 1, 256)).unwrap();
+    fleet.settle();
+    fleet.apply(sized("image:1", 1, 8)).unwrap();
+    assert!(!fleet.assigned_to("n1").remove(0).force_limits);
+    let base = fleet.model.revision();
+    let order = Command::ApplyWorkloads {
+        specs: vec![sized("image:1", 1, 8)],
+        keep_replicas: std::collections::BTreeSet::new(),
+        dry_run: false,
+        force: true,
+        planned: Vec::new(),
+        by: String::new(),
+    };
+    fleet.command(order).unwrap();
+    let delta = fleet.model.assignment_since(&node("n1"), base).unwrap();
+    assert!(delta.changed[0].force_limits, "its node is told at once");
 }
 
 #[test]
@@ -150,8 +205,12 @@ fn nothing_is_left_of_what_was_only_to_be_shown() {
     let mut fleet = Fleet::of(1);
     fleet.apply(sized("image:1", 1, 256)).unwrap();
     fleet.settle();
-    let order =
-        Command::ResizeInstance { instance: instance("web-0"), size: memory(512), dry_run: true };
+    let order = Command::ResizeInstance {
+        instance: instance("web-0"),
+        size: memory(512),
+        dry_run: true,
+        force: false,
+    };
     assert_eq!(plans(fleet.command(order).unwrap())[0].class(), ChangeClass::Live);
     assert!(of(&fleet, "web-0").own_size.is_none());
 }

@@ -284,6 +284,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1), spec("a", 2)],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                force: false,
                 planned: Vec::new(),
                 by: String::new(),
             },
@@ -295,6 +296,7 @@ fn refusals_say_what_to_do() {
                 specs: vec![spec("a", 1); WORKLOADS_MAX + 1],
                 keep_replicas: BTreeSet::new(),
                 dry_run: false,
+                force: false,
                 planned: Vec::new(),
                 by: String::new(),
             },
@@ -322,6 +324,7 @@ fn a_declaration_of_more_instances_than_its_answer_can_name_is_refused() {
             specs: (0..count).map(|number| spec(&format!("w{number}"), replicas)).collect(),
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         })
@@ -343,6 +346,7 @@ fn all_or_nothing() {
             specs,
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         })
@@ -386,6 +390,7 @@ fn a_declaration_that_leaves_the_number_open_does_not_undo_a_scale() {
             specs,
             keep_replicas,
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         };

@@ -101,6 +101,7 @@ impl Model {
                     promoted: false,
                     image_digest: None,
                     fetched: false,
+                    forced: false,
                     failures: 0,
                     revision: workload.revision,
                 })));

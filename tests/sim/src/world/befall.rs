@@ -60,7 +60,12 @@ impl World {
                 let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };
                 let size = mebi.map_or(OwnSizeChange::Reset, |mebi| OwnSizeChange::Set(own(mebi)));
                 if let Some(instance) = self.pick_instance(pick) {
-                    drop(self.command(Command::ResizeInstance { instance, size, dry_run: false }));
+                    drop(self.command(Command::ResizeInstance {
+                        instance,
+                        size,
+                        dry_run: false,
+                        force: false,
+                    }));
                 }
             }
             Action::Run { workload, run } => self.set_run(workload.into(), run),

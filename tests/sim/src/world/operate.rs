@@ -166,6 +166,7 @@ impl World {
             specs: vec![spec.clone()],
             keep_replicas: BTreeSet::new(),
             dry_run: false,
+            force: false,
             planned: Vec::new(),
             by: String::new(),
         };

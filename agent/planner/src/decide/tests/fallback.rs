@@ -57,7 +57,7 @@ fn a_rolled_back_container_gets_the_limits_of_the_fallback() {
     story.assigned().fallback = Some(fallback);
     let rolled_back = Ruling::RolledBack { reason: "it did not hold".into() };
     story.seen.remember(story.seen.journal.ruling(Generation(2), 0, rolled_back));
-    assert_eq!(story.word(), "limit c1");
+    assert_eq!(story.word(), "limit c1 by force", "it has held with them");
 }
 
 #[test]

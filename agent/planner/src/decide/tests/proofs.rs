@@ -18,6 +18,35 @@ fn a_container_whose_limits_cannot_be_set_does_not_hold_with_them() {
 }
 
 #[test]
+fn a_limit_below_what_is_used_is_refused_at_once_unless_it_is_forced() {
+    let mut story = Story::running().after(MONITOR);
+    story.assigned().generation = Generation(2);
+    story.assigned().template.resources.cpu = Millicores(500);
+    story.assigned().fallback = Some(Template::of_image("a"));
+    assert_eq!(story.word(), "limit c1");
+    let message = "it uses 9 MiB".to_owned();
+    let failure = Failure { kind: FailureKind::Permanent, message: message.clone() };
+    let step = story.step().unwrap();
+    story.seen.failed(&step, failure, story.now);
+    assert_eq!(story.word(), "roll back");
+    let story = story.record();
+    assert_eq!(
+        (story.word().as_str(), story.outcome()),
+        ("-", Outcome::RolledBack { reason: message })
+    );
+
+    let mut forced = Story::running().after(MONITOR);
+    forced.assigned().generation = Generation(2);
+    forced.assigned().template.resources.cpu = Millicores(500);
+    forced.assigned().force_limits = true;
+    assert_eq!(forced.word(), "limit c1 by force");
+    // What somebody else has changed is set back to what it has held with.
+    let mut drifted = Story::running();
+    drifted.seen.containers[0].limits.share.cpu = Millicores(7);
+    assert_eq!(drifted.word(), "limit c1 by force");
+}
+
+#[test]
 fn a_first_start_holds_after_the_monitor_time_or_when_a_probe_passes() {
     let story = Story::of("a", 1).with("c1", "a", 1, running());
     assert_eq!(story.plan().wake_at, Some(NOW.after(MONITOR)));
