@@ -34,10 +34,16 @@ use crate::health::HealthCheck;
 use crate::id::{PoolName, WorkloadName};
 use crate::instance::RunState;
 use crate::job::Job;
-use crate::quantity::Millis;
+use crate::quantity::{Bytes, Millis};
 
 /// The most instances one workload may have.
 pub const REPLICAS_MAX: u32 = 10_000;
+
+/// How many files and directories a workload may have carried over.
+pub const CARRY_MAX: usize = 32;
+
+/// How much all that is carried over into one container may take together, as a tar archive has it.
+pub const CARRIED_MAX: Bytes = Bytes::mebi(64);
 
 /// A declared workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -41,6 +41,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         hostname,
         labels,
         mounts,
+        carry,
         stdin,
         tty,
         stop_signal,
@@ -84,6 +85,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         add("shm_size", json!(shm_size));
     }
     add("volumes", mounts.iter().map(mount).collect());
+    add("carry", json!(carry));
     add("stdin_open", json!(stdin.then_some(true)));
     add("tty", json!(tty.then_some(true)));
     add("stop_signal", json!(stop_signal));

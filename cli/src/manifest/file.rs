@@ -98,6 +98,9 @@ pub(super) struct Workload {
     /// What is mounted: `NAME:/path`, `/path/of/the/node:/path`, each with `:ro` if not to be written.
     #[serde(default)]
     pub(super) volumes: Vec<Short<Mount>>,
+    /// Files and directories of an instance, absolute paths inside, that its next container on the same node takes over.
+    #[serde(default)]
+    pub(super) carry: Vec<String>,
     /// Hostname inside; an instance's own name if not given.
     pub(super) hostname: Option<String>,
     /// Labels of the containers; changing one replaces them.

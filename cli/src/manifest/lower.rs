@@ -117,6 +117,7 @@ impl file::Workload {
             hostname: self.hostname.unwrap_or_default(),
             labels: labels(self.labels),
             mounts: self.volumes.into_iter().map(|Short(mount)| mount).collect(),
+            carry: self.carry,
             stdin: self.stdin_open,
             tty: self.tty,
             stop_signal: self.stop_signal.unwrap_or_default(),

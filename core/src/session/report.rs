@@ -66,6 +66,8 @@ pub struct Hello {
     /// It fetches images that it is told of ahead of an instance's turn, and says how far it is. An agent that does not know of
     /// that is not waited for.
     pub fetches_ahead: bool,
+    /// Whether the agent carries files over from a container to its successor.
+    pub carries: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -123,6 +125,7 @@ impl Hello {
             host_mark: None,
             keeps_leases: false,
             fetches_ahead: false,
+            carries: false,
             boot: None,
         }
     }

@@ -1,5 +1,6 @@
 //! The rules of a specification that types alone cannot hold.
 
+mod carry;
 mod job;
 mod probes;
 mod update;
@@ -77,6 +78,7 @@ impl WorkloadSpec {
         }
         self.check_on_lost()?;
         self.check_order()?;
+        carry::check_rules(self)?;
         self.check_one_per_node()?;
         job::check(self)?;
         check_labels(&self.labels)?;
@@ -249,6 +251,7 @@ impl Template {
             check_access(field, rules.as_deref().unwrap_or_default())?;
         }
         self.check_mounts()?;
+        carry::check(self)?;
         probes::check(self)?;
         self.check_total()
     }
@@ -301,7 +304,7 @@ impl Template {
             Ssh::Dwell { authorized_keys, .. } => authorized_keys.as_slice(),
             _ => &[],
         };
-        let lists = [&self.command, &self.entrypoint].into_iter().flatten();
+        let lists = [&self.command, &self.entrypoint, &self.carry].into_iter().flatten();
         let lists = lists.chain(tests.flatten()).chain(keys).map(String::len);
         let mounts = self.mounts.iter().map(|mount| {
             let source = match &mount.source {

@@ -17,7 +17,7 @@ use crate::quantity::{Bytes, Millis};
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`, `readiness`,
-/// `stop_grace`, `hooks.before_stop`, `expose`, `ssh`, `allow_from`, `allow_to` and `pids`.
+/// `stop_grace`, `hooks.before_stop`, `expose`, `ssh`, `allow_from`, `allow_to`, `pids` and `carry`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -53,6 +53,10 @@ pub struct Template {
     /// What is mounted where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Files and directories, absolute paths inside, that a container takes over from the one in whose place it is put on the
+    /// same node; at most [`CARRY_MAX`](super::CARRY_MAX).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carry: Vec<String>,
     /// Size of `/dev/shm`; the engine's default, 64 MiB, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shm_size: Option<Bytes>,
@@ -120,6 +124,7 @@ impl Template {
             hostname: String::new(),
             labels: BTreeMap::new(),
             mounts: Vec::new(),
+            carry: Vec::new(),
             shm_size: None,
             stdin: false,
             tty: false,
@@ -144,6 +149,7 @@ impl Template {
         // The live fields at fixed values: a change of theirs leaves the fingerprint alone.
         let fixed = Self {
             image_policy: ImagePolicy::default(),
+            carry: Vec::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),
             pids: None,

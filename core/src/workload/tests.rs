@@ -272,6 +272,25 @@ fn all_texts_of_a_declaration_are_bounded_together() {
 }
 
 #[test]
+fn what_is_carried_goes_with_stop_first_and_with_what_runs_on() {
+    let carries = |spec: &mut WorkloadSpec| spec.template.carry = vec!["/id".to_owned()];
+    let mut plain = spec();
+    carries(&mut plain);
+    assert_eq!(plain.check(), Ok(()));
+    let of_job = refused(|spec| {
+        carries(spec);
+        spec.job = Some(Job::default());
+        spec.template.restart = RestartPolicy::Never;
+    });
+    assert!(of_job.starts_with("carry: what a job"), "{of_job}");
+    let beside = refused(|spec| {
+        carries(spec);
+        spec.update.order = UpdateOrder::StartFirst;
+    });
+    assert!(beside.starts_with("carry: start-first"), "{beside}");
+}
+
+#[test]
 fn live_fields_leave_the_fingerprint_alone() {
     let template = Template::of_image("nginx:1");
     let mut live = template.clone();
@@ -287,6 +306,7 @@ fn live_fields_leave_the_fingerprint_alone() {
     live.ssh = Ssh::Off;
     live.allow_from = Some(Vec::new());
     live.stop_grace = Millis::seconds(1);
+    live.carry = vec!["/etc/app/id".to_owned()];
     assert_eq!(template.fingerprint(), live.fingerprint());
 
     // What has to be done after a start belongs to the container that is started.

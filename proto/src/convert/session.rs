@@ -38,6 +38,7 @@ impl From<&Hello> for v1::Hello {
             routes_only: hello.routes_only,
             keeps_leases: hello.keeps_leases,
             fetches_ahead: hello.fetches_ahead,
+            carries: hello.carries,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -67,6 +68,7 @@ impl TryFrom<v1::Hello> for Hello {
             routes_only: wire.routes_only,
             keeps_leases: wire.keeps_leases,
             fetches_ahead: wire.fetches_ahead,
+            carries: wire.carries,
             boot: wire.boot.map(Into::into),
         })
     }

@@ -44,6 +44,7 @@ fn full_template() -> Template {
         stdin: true,
         tty: true,
         stop_signal: "SIGINT".into(),
+        carry: vec!["/etc/app/id".into(), "/var/lib/app".into()],
         shm_size: Some(Bytes::mebi(64)),
         stop_grace: Millis(0),
         resources: Resources { cpu: Millicores(500), memory: Bytes::mebi(64) },
@@ -325,6 +326,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         block: "10.80.3.0/24".into(),
         routes_only: true,
         keeps_leases: true,
+        carries: true,
         boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()
     };
