@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::client::{NAME, QUICK, SLOW, limited, meaning, reason, status};
 use super::spec::Surroundings;
-use super::{DockerEngine, files, image, spec};
+use super::{DockerEngine, carry, files, image, spec};
 
 pub(super) async fn create(
     engine: &DockerEngine,
@@ -38,6 +38,10 @@ pub(super) async fn create(
              \"update: {{order: stop-first}}\""
         );
         return Err(EngineError::Refused { engine: NAME, operation: "create a container", reason });
+    }
+    let declared = image.volumes.iter().map(String::as_str);
+    if let Some((path, mount)) = carry::mounted(&assigned.template.carry, declared) {
+        return Err(carry::refused_for(path, mount));
     }
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(

@@ -11,6 +11,7 @@
 
 mod attach;
 mod binds;
+mod carry;
 mod client;
 mod create;
 pub mod credentials;
@@ -55,8 +56,8 @@ use dwell_core::workload::{Enforced, Limits};
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
-    ArchiveStream, Container, ContainerId, Engine, EngineError, EngineReport, Event, ExecRequest,
-    ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
+    ArchiveStream, Carried, Container, ContainerId, Engine, EngineError, EngineReport, Event,
+    ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -210,6 +211,15 @@ impl Engine for DockerEngine {
 
     async fn end_unlisted(&self, instance: &InstanceName) -> Result<(), EngineError> {
         life::end_unlisted(self, instance).await
+    }
+
+    async fn carry(
+        &self,
+        from: &ContainerId,
+        into: &ContainerId,
+        paths: &[String],
+    ) -> Result<Carried, EngineError> {
+        carry::carry(self, from, into, paths).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {

@@ -195,6 +195,16 @@ impl World {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
+    /// Runs `docker` with the daemon; whether it succeeded.
+    ///
+    /// # Panics
+    /// If it cannot be run.
+    #[must_use]
+    pub fn try_docker(&self, args: &[&str]) -> bool {
+        let host = format!("--host=unix://{}", self.directory.join("socket").display());
+        Command::new("docker").arg(host).args(args).output().unwrap().status.success()
+    }
+
     /// Waits until something is so.
     ///
     /// # Panics

@@ -10,6 +10,7 @@
 )]
 
 mod attach;
+mod carry;
 mod exec;
 mod image;
 mod life;
@@ -30,6 +31,10 @@ use tokio::time::timeout;
 pub use self::attach::{
     a_main_process_is_attached_to, a_main_process_that_nobody_waits_for_is_hung_up,
     what_has_ended_is_attached_to_and_what_never_ran_is_not,
+};
+pub use self::carry::{
+    files_are_carried_over_and_the_others_stay, nothing_is_carried_from_what_runs_or_into_what_ran,
+    what_is_too_much_is_not_carried_over,
 };
 pub use self::exec::{
     a_command_ends_when_it_is_hung_up_or_killed, a_command_has_both_outputs_and_an_exit_code,
@@ -126,6 +131,12 @@ pub trait Harness: Send + Sync {
     /// Makes what an instance's container needs on the node before it is started: its sandbox.
     async fn make_sandbox(&self, instance: &InstanceName);
 
+    /// Writes a file in a container, which may run or not, in a directory that is there or not.
+    async fn write_file(&self, id: &ContainerId, path: &str, content: &[u8]);
+
+    /// What is in a file of a container, if there is one.
+    async fn read_file(&self, id: &ContainerId, path: &str) -> Option<Vec<u8>>;
+
     /// Somebody removes a container beside the engine's back.
     async fn remove_by_hand(&self, id: &ContainerId);
 
@@ -158,6 +169,7 @@ macro_rules! engine_contract {
             a_stubborn_process_is_killed_after_grace,
             a_wait_ends_with_the_process,
             events_tell_a_life,
+            files_are_carried_over_and_the_others_stay,
             half_an_archive_leaves_nothing,
             images_are_listed_with_their_names_and_containers,
             it_says_what_it_is,
@@ -166,6 +178,7 @@ macro_rules! engine_contract {
             lines_are_followed_until_the_end,
             lines_since_a_moment,
             no_command_runs_in_what_does_not_run,
+            nothing_is_carried_from_what_runs_or_into_what_ran,
             output_is_read_and_cut,
             strangers_are_told_and_left_alone,
             the_last_output_outlives_the_container,
@@ -173,6 +186,7 @@ macro_rules! engine_contract {
             what_a_container_is_made_from_is_not_removed,
             what_has_ended_is_attached_to_and_what_never_ran_is_not,
             what_is_gone_is_not_made_ready,
+            what_is_too_much_is_not_carried_over,
             what_somebody_removes_is_gone,
         }
     };
@@ -234,6 +248,7 @@ mod tests {
     fn every_check_is_made_a_test() {
         let all = [
             include_str!("contract/attach.rs"),
+            include_str!("contract/carry.rs"),
             include_str!("contract/exec.rs"),
             include_str!("contract/image.rs"),
             include_str!("contract/life.rs"),

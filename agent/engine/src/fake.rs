@@ -14,6 +14,7 @@
 //! | an engine that is gone, its containers running on | [`FakeEngine::down`], [`FakeEngine::up`] |
 //! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
 //! | processes and commands that behave otherwise | [`FakeEngine::set_program`], [`FakeEngine::set_command`] |
+//! | files in containers | [`FakeEngine::write_file`], [`FakeEngine::read_file`] |
 //! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
 //! | images that come by an archive, and layers that need not | [`FakeEngine::archive`], [`FakeEngine::hold_layers`] |
 //! | events that do not come, or come twice | [`FakeEngine::lose_events`], [`FakeEngine::repeat_events`] |
@@ -22,6 +23,7 @@
 //! whether ever two containers of one instance ran at once ([`FakeEngine::overlaps`]).
 
 pub mod behaviour;
+mod carry;
 pub mod control;
 mod images;
 mod session;
@@ -50,8 +52,9 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
-    ArchiveStream, Container, ContainerId, ContainerState, Engine, EngineError, EngineReport,
-    Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress,
+    ArchiveStream, Carried, Container, ContainerId, ContainerState, Engine, EngineError,
+    EngineReport, Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream,
+    PullProgress,
 };
 use crate::Usage;
 use crate::death::{DeathError, Processes};
@@ -71,6 +74,7 @@ pub enum Operation {
     Create,
     MakeReady,
     EndUnlisted,
+    Carry,
     Start,
     Stop,
     Wait,
@@ -201,6 +205,15 @@ impl Engine for FakeEngine {
             Ok(())
         })
         .await
+    }
+
+    async fn carry(
+        &self,
+        from: &ContainerId,
+        into: &ContainerId,
+        paths: &[String],
+    ) -> Result<Carried, EngineError> {
+        self.call(Operation::Carry, into.as_str(), |state| state.carry(from, into, paths)).await
     }
 
     async fn start(&self, id: &ContainerId) -> Result<(), EngineError> {

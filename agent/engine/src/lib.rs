@@ -128,6 +128,21 @@ pub trait Engine: Send + Sync {
     /// [`EngineError::Other`] if something cannot be ended.
     async fn end_unlisted(&self, instance: &InstanceName) -> Result<(), EngineError>;
 
+    /// Copies files and directories of a container that has ended into one that was never started, each with all that is in it:
+    /// owners, modes and links as they are, times to the second. What the new container has at the same place is replaced, and what
+    /// else it has in a directory stays. Directories above that it lacks are made. If it fails, some of it may have been copied; to
+    /// copy again sets that right. Bounded by [`CARRIED_MAX`](dwell_core::workload::CARRIED_MAX).
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] for either container; [`EngineError::Refused`] if it is more than that, or the new container
+    /// has something there that cannot be replaced; [`EngineError::Other`] if the one runs or the other was started.
+    async fn carry(
+        &self,
+        from: &ContainerId,
+        into: &ContainerId,
+        paths: &[String],
+    ) -> Result<Carried, EngineError>;
+
     /// Starts a container in its instance's sandbox, which has to exist; a running one is left alone.
     ///
     /// # Errors
@@ -314,6 +329,15 @@ pub struct EngineReport {
     pub data_root: Option<PathBuf>,
     /// The registries whose certificate it did not trust when it was last asked to pull from them.
     pub distrusted: BTreeSet<String>,
+}
+
+/// What was copied from one container into another one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Carried {
+    /// How much it was, as far as the engine counts it.
+    pub size: Bytes,
+    /// Of what was asked for, what there was not.
+    pub missing: Vec<String>,
 }
 
 /// An archive of images, in pieces as they come.

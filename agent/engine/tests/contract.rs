@@ -95,6 +95,14 @@ impl Harness for InMemory {
 
     async fn make_sandbox(&self, _instance: &InstanceName) {}
 
+    async fn write_file(&self, id: &ContainerId, path: &str, content: &[u8]) {
+        self.0.write_file(id, path, content);
+    }
+
+    async fn read_file(&self, id: &ContainerId, path: &str) -> Option<Vec<u8>> {
+        self.0.read_file(id, path)
+    }
+
     async fn remove_by_hand(&self, id: &ContainerId) {
         self.0.vanish(id);
     }

@@ -101,6 +101,24 @@ impl Harness for OnDocker {
         self.node.make_sandbox(instance);
     }
 
+    async fn write_file(&self, id: &ContainerId, path: &str, content: &[u8]) {
+        let tree = tempfile::TempDir::new().unwrap();
+        let file = tree.path().join(path.trim_start_matches('/'));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, content).unwrap();
+        let tree = format!("{}/.", tree.path().display());
+        self.world.docker(&["cp", &tree, &format!("{}:/", id.as_str())]);
+    }
+
+    async fn read_file(&self, id: &ContainerId, path: &str) -> Option<Vec<u8>> {
+        let tree = tempfile::TempDir::new().unwrap();
+        let copy = tree.path().join("copy");
+        let source = format!("{}:{path}", id.as_str());
+        self.world
+            .try_docker(&["cp", &source, copy.to_str().unwrap()])
+            .then(|| fs::read(copy).unwrap())
+    }
+
     async fn remove_by_hand(&self, id: &ContainerId) {
         self.world.docker(&["rm", "--force", id.as_str()]);
     }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on is to fail on the spot")]
 
+mod carry;
 mod contract;
 mod daemon;
 mod node;

@@ -71,6 +71,8 @@ pub(super) struct FakeContainer {
     pub(super) volumes: Vec<VolumeName>,
     /// Whether its process has an input.
     pub(super) reads: bool,
+    /// The files that were written in it, by their paths.
+    pub(super) files: BTreeMap<String, Vec<u8>>,
 }
 
 impl FakeContainer {
@@ -330,6 +332,7 @@ impl State {
             output: Vec::new(),
             volumes,
             reads: assigned.template.stdin,
+            files: BTreeMap::new(),
         };
         self.containers.insert(id.clone(), container);
         self.tell(&id, EventKind::Changed, now);
