@@ -150,8 +150,8 @@ pub enum Call {
         step: Step,
         /// What the instance is to be; `None` if it is not to be, and then the step is one that needs none.
         assigned: Option<Box<Assigned>>,
-        /// For [`Step::Start`]: other containers of the instance of which a process may be left, because
-        /// nobody saw the end of the last one. It has to be gone before the start.
+        /// For [`Step::Start`] and [`Step::Carry`]: other containers of the instance of which a process may be left, because
+        /// nobody saw the end of the last one. It has to be gone before.
         remains: BTreeSet<ContainerId>,
         /// For [`Step::Record`]: the container that the journal says did not hold. What it printed last is added to
         /// the reason.
@@ -172,9 +172,10 @@ impl Call {
             Self::Inspect { .. } => Some(10 * SECOND),
             Self::Pull { .. } => None,
             Self::Step { step, .. } => match step {
-                Step::Create { .. } | Step::Start { .. } | Step::Remove { .. } => {
-                    Some(130 * SECOND)
-                }
+                Step::Create { .. }
+                | Step::Carry { .. }
+                | Step::Start { .. }
+                | Step::Remove { .. } => Some(130 * SECOND),
                 Step::Stop { grace, before, .. } => {
                     let hook = before.as_ref().map_or(Duration::ZERO, hook_limit);
                     Some(grace.as_duration().saturating_add(130 * SECOND).saturating_add(hook))

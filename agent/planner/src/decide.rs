@@ -10,8 +10,9 @@
 //!
 //! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`,
 //! whether one has shown that it works in `proof.rs`, when one that does not is given up in `unwell.rs`, when hooks
-//! are called in `hooks.rs`, and what comes of instances of jobs in `task.rs`.
+//! are called in `hooks.rs`, which files go from one container to the next in `carry.rs`, and what comes of instances of jobs in `task.rs`.
 
+mod carry;
 mod hooks;
 mod proof;
 mod roles;
@@ -260,7 +261,8 @@ impl<'a> Instance<'a> {
         // What is to take their place is made first, as long as it can be.
         let lacks_keeper = matches!(roles, Roles::Steady { keeper: None, .. }) && self.is_to_run();
         // One that runs may only seem to be forgotten: the pause after a failed stop is not over.
-        let to_go = roles.others().find(|container| !container.is_running());
+        let needed = self.still_needed(roles);
+        let to_go = roles.others().find(|one| !one.is_running() && needed != Some(&one.id));
         if let Some(container) = to_go.filter(|_| !lacks_keeper) {
             return Some(self.attempt(Step::Remove { container: container.id.clone() }));
         }

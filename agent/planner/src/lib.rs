@@ -14,6 +14,7 @@
 //!   update:     Create new ─▶ Record(end ordered) ─▶ Stop old ─▶ Start new ─┬▶ Record(committed)   ─▶ Remove old
 //!                 (the old one serves)                                      └▶ Record(rolled back) ─▶ Stop new
 //!                                                                                 ─▶ Start old ─▶ Remove new
+//!               (with files to carry over: Stop old ─▶ Carry from old into new ─▶ Start new)
 //!   update,     Create new ─▶ EnsureSandbox(second) ─▶ Start new ─┬▶ Record(committed) ─▶ RepairSandbox(the address leads to it)
 //!   start-first:  (the old one serves)                              │                       ─▶ Stop old ─▶ Remove old ─▶ RemoveSandbox
 //!                                                                   └▶ Record(rolled back) ─▶ Stop new ─▶ Remove new ─▶ RemoveSandbox
@@ -23,6 +24,7 @@
 //! Invariants, which `simulation.rs` checks under faults:
 //! - a container is started only when no other container of its instance runs, or, if a second share of the node was given
 //!   out for that, beside the one that serves and in a sandbox to which the address does not lead;
+//! - a container with files to carry over is not started before it has them, and what has them is not removed before;
 //! - a container runs in one sandbox for as long as it exists, and no two of an instance run in one;
 //! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
 //! - once a container has held, none that was made for an earlier generation serves again;
@@ -55,8 +57,8 @@ pub use desired::Desired;
 pub use journal::{GivenUp, Held, Journal, Ruling, TaskRecord, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
-    Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed, Sandbox,
-    Sandboxes, Seen, Trouble,
+    Carried, Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed,
+    Sandbox, Sandboxes, Seen, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, HookCall, Step};

@@ -119,6 +119,8 @@ pub struct Seen {
     pub unseen: Option<String>,
     /// The run whose hook after the start has failed, and why.
     pub failed_hook: Option<FailedHook>,
+    /// What was carried over last. After a restart of the agent it is done again, which changes nothing.
+    pub carried: Option<Carried>,
     /// Whether a container that could not be started was given up and none has been started since.
     pub gave_up_container: bool,
 }
@@ -213,6 +215,11 @@ impl Seen {
                     self.gave_up_container = true;
                 }
             }
+            Step::Carry { from, into, paths } => {
+                let run = self.container(from).and_then(Container::run);
+                let (from, into, paths) = (from.clone(), into.clone(), paths.clone());
+                self.carried = Some(Carried { from, run, into, paths });
+            }
             Step::AfterStart { container, .. } => {
                 let run = self.container(container).and_then(Container::run);
                 let containers = &self.containers;
@@ -257,6 +264,19 @@ impl Seen {
         }
         self.trouble = Some((step.clone(), trouble));
     }
+}
+
+/// Files that were carried over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// From which container.
+    pub from: ContainerId,
+    /// Which of its runs was the last by then: another one may have changed them.
+    pub run: Option<Timestamp>,
+    /// Into which container.
+    pub into: ContainerId,
+    /// Which.
+    pub paths: Vec<String>,
 }
 
 /// A run whose hook after the start has failed.

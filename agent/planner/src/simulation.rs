@@ -4,6 +4,7 @@
 //!
 //! `world.rs` is the node; it asserts at every step what must never happen. Here is what happens to it.
 
+mod carried;
 mod jobs;
 mod temper;
 mod world;
@@ -17,7 +18,7 @@ use dwell_core::instance::RunState;
 use dwell_core::quantity::Bytes;
 use dwell_core::sandbox::Slot;
 use proptest::prelude::*;
-use temper::Temper;
+use temper::{Temper, carry};
 use world::{Fate, World};
 
 /// The instances that everything happens to.
@@ -34,6 +35,7 @@ enum Action {
     Declare { victim: usize, temper: Temper, version: u8 },
     Withdraw { victim: usize },
     Limit { victim: usize, mebi: u64 },
+    Carry { victim: usize, carries: bool },
     Run { victim: usize, run: RunState },
     Restart { victim: usize },
     Kill { index: usize },
@@ -63,6 +65,8 @@ fn action() -> impl Strategy<Value = Action> {
             .prop_map(|(victim, temper, version)| Action::Declare { victim, temper, version }),
         1 => victim.clone().prop_map(|victim| Action::Withdraw { victim }),
         1 => (victim.clone(), 16_u64..18).prop_map(|(victim, mebi)| Action::Limit { victim, mebi }),
+        1 => (victim.clone(), any::<bool>())
+            .prop_map(|(victim, carries)| Action::Carry { victim, carries }),
         1 => (victim.clone(), run).prop_map(|(victim, run)| Action::Run { victim, run }),
         1 => victim.clone().prop_map(|victim| Action::Restart { victim }),
         2 => any_index.clone().prop_map(|index| Action::Kill { index }),
@@ -105,6 +109,9 @@ fn act(world: &mut World, action: &Action) {
         Action::Withdraw { victim: index } => drop(world.desired.remove(&victim(index))),
         Action::Limit { victim: index, mebi } => world.alter(&victim(index), |assigned| {
             assigned.template.resources.memory = Bytes::mebi(mebi);
+        }),
+        Action::Carry { victim: index, carries } => world.alter(&victim(index), |assigned| {
+            assigned.template.carry = if carries { carry() } else { Vec::new() };
         }),
         Action::Run { victim: index, run } => {
             world.alter(&victim(index), |assigned| assigned.run = run);

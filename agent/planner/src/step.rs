@@ -39,6 +39,15 @@ pub enum Step {
         /// As above.
         reached: bool,
     },
+    /// Copy files of a container that has ended into one that was never started, in place of what is there.
+    Carry {
+        /// From which.
+        from: ContainerId,
+        /// Into which.
+        into: ContainerId,
+        /// Which, as absolute paths inside; what is not there is left out.
+        paths: Vec<String>,
+    },
     /// Start a container in the instance's sandbox.
     Start {
         /// Which.

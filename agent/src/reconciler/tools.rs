@@ -234,6 +234,13 @@ impl Tools {
                     self.network.ensure_sandbox(&sandbox).await?;
                 }
             }
+            Step::Carry { from, into, paths } => {
+                let assigned = assigned.ok_or(StepError::Overtaken)?;
+                // What is left of the old one may still write.
+                engine.make_ready(into, assigned, remains).await?;
+                let carried = engine.carry(from, into, paths).await?;
+                tracing::info!(instance = %name, %from, %into, size = %carried.size, missing = ?carried.missing, "files carried over");
+            }
             Step::Start { container } => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
                 engine.make_ready(container, assigned, remains).await?;

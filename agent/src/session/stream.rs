@@ -132,7 +132,7 @@ pub(super) async fn serve(
         host_mark: session.host_mark.clone(),
         keeps_leases: true,
         fetches_ahead: true,
-        carries: false,
+        carries: true,
         boot: Some(session.boot.clone()),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);

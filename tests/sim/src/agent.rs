@@ -143,6 +143,7 @@ impl Agent {
                     host_mark: Some(host_mark),
                     keeps_leases: true,
                     fetches_ahead: true,
+                    carries: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)
                 };

@@ -256,7 +256,8 @@ impl Host {
         remains: &BTreeSet<ContainerId>,
     ) -> Option<String> {
         let own = match step {
-            Step::Start { container }
+            Step::Carry { into: container, .. }
+            | Step::Start { container }
             | Step::AfterStart { container, .. }
             | Step::Stop { container, .. }
             | Step::Remove { container }
@@ -321,6 +322,7 @@ impl Host {
             Step::Create { generation, slot } => {
                 return self.create(name, *generation, *slot, assigned);
             }
+            Step::Carry { from, into, .. } => self.engine.carry(from, into).map_err(transient)?,
             Step::Start { container } => return self.start(container, now),
             Step::AfterStart { .. } => {}
             Step::Stop { container, .. } => {

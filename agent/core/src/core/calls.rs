@@ -84,6 +84,7 @@ pub(super) enum Load {
 pub(super) fn load(step: &Step) -> Load {
     match step {
         Step::Create { .. }
+        | Step::Carry { .. }
         | Step::Start { .. }
         | Step::Remove { .. }
         | Step::UpdateLimits { .. } => Load::Heavy,

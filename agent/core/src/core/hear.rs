@@ -261,6 +261,7 @@ fn describe(task: &Task) -> &'static str {
             Step::Create { .. } => "making a container",
             Step::EnsureSandbox { .. } => "making its sandbox",
             Step::RepairSandbox { .. } => "a look at its sandbox",
+            Step::Carry { .. } => "carrying files over into its container",
             Step::Start { .. } => "the start of its container",
             Step::AfterStart { .. } => "its hook after_start",
             Step::Stop { .. } => "the stop of its container",

@@ -31,6 +31,7 @@ impl Core {
         seen.busy = Some(step.clone());
         let remains = match &step {
             Step::Start { container } => self.watches.remains(seen, container),
+            Step::Carry { into, .. } => self.watches.not_clean(seen, into),
             _ => Default::default(),
         };
         let target = desired.get(&name);
@@ -133,7 +134,8 @@ impl Core {
                     Slot::ALL.into_iter().for_each(|slot| seen.sandboxes.doubt(slot));
                 }
             }
-            Step::Start { .. }
+            Step::Carry { .. }
+            | Step::Start { .. }
             | Step::AfterStart { .. }
             | Step::Stop { .. }
             | Step::RemoveSandbox { .. }

@@ -76,13 +76,18 @@ impl Watches {
     /// The containers of an instance of which a process may be left although they do not run, if one of them is
     /// about to be started. One that runs in another sandbox is to go on beside it.
     pub(super) fn remains(&mut self, seen: &Seen, started: &ContainerId) -> BTreeSet<ContainerId> {
+        let remains = self.not_clean(seen, started);
+        self.clean.remove(started);
+        remains
+    }
+
+    /// The same, if files are about to be carried over into that one.
+    pub(super) fn not_clean(&self, seen: &Seen, started: &ContainerId) -> BTreeSet<ContainerId> {
         let slot = seen.container(started).map(|container| container.slot);
         let is_beside =
             |one: &&dwell_planner::Container| one.is_running() && Some(one.slot) != slot;
         let all = seen.containers.iter().filter(|one| !is_beside(one)).map(|one| &one.id);
-        let remains = all.filter(|id| !self.clean.contains(*id)).cloned().collect();
-        self.clean.remove(started);
-        remains
+        all.filter(|id| !self.clean.contains(*id)).cloned().collect()
     }
 
     /// The engine does not list these containers of an instance any more. It need not be because they have ended: it may

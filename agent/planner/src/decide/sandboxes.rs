@@ -43,7 +43,7 @@ impl<'a> Instance<'a> {
             Roles::Steady { .. } => None,
         };
         match old {
-            Some(old) if old.is_running() && self.target.assigned.beside => old.slot.other(),
+            Some(old) if old.is_running() && self.may_be_beside() => old.slot.other(),
             Some(old) => old.slot,
             // The one that is there.
             None => there(self.seen).next().unwrap_or_default(),
@@ -52,7 +52,8 @@ impl<'a> Instance<'a> {
 
     /// Whether a new container is tried while the old one goes on.
     pub(super) fn is_beside(self, old: Option<&Container>, new: &Container) -> bool {
-        self.target.assigned.beside
+        // One that runs beside it already goes on.
+        (self.may_be_beside() || (self.target.assigned.beside && new.is_running()))
             && old.is_some_and(|old| old.is_running() && old.slot != new.slot)
     }
 

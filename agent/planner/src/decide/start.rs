@@ -21,6 +21,9 @@ impl<'a> Instance<'a> {
         if self.seen.sandboxes.of(slot) != Sandbox::Ready {
             return self.attempt(Step::EnsureSandbox { slot, reached: true });
         }
+        if let Some(carry) = self.carry_into(None, container) {
+            return self.attempt(carry);
+        }
         self.attempt(Step::Start { container: container.id.clone() })
     }
 
@@ -30,7 +33,9 @@ impl<'a> Instance<'a> {
         let (container_id, grace) = (container.id.clone(), Millis::seconds(0));
         let stop = Step::Stop { container: container_id, grace, before: None };
         let tried = self.seen.trouble.as_ref().filter(|(failed, _)| *failed == stop);
-        if tried.is_some_and(|(_, trouble)| trouble.attempts >= STOPS_OF_STALE_MAX) {
+        let is_learning_nothing =
+            tried.is_some_and(|(_, trouble)| trouble.attempts >= STOPS_OF_STALE_MAX);
+        if is_learning_nothing && !self.alone_has_files(container) {
             return self.attempt(Step::Remove { container: container.id.clone() });
         }
         self.attempt(stop)
@@ -44,6 +49,9 @@ impl<'a> Instance<'a> {
         let failed_often = self.seen.trouble.as_ref().is_some_and(|(failed, trouble)| {
             *failed == start && trouble.attempts >= STARTS_MAX && !trouble.is_permanent()
         });
-        failed_often && !self.seen.gave_up_container && self.is_aim(container)
+        failed_often
+            && !self.seen.gave_up_container
+            && self.is_aim(container)
+            && !self.alone_has_files(container)
     }
 }

@@ -1,6 +1,7 @@
 //! One story per test: a container set, and the steps or waits that follow from it.
 
 mod beside;
+mod carry;
 mod ends;
 mod fallback;
 mod hooks;
@@ -158,6 +159,7 @@ impl Story {
             Some(Step::Create { generation, slot }) => format!("create g{generation} in {slot}"),
             Some(Step::EnsureSandbox { slot, reached }) => place("sandbox", slot, reached),
             Some(Step::RepairSandbox { slot, reached }) => place("repair sandbox", slot, reached),
+            Some(Step::Carry { from, into, .. }) => format!("carry from {from} into {into}"),
             Some(Step::Start { container }) => format!("start {container}"),
             Some(Step::AfterStart { container, .. }) => format!("call after start of {container}"),
             Some(Step::Stop { container, before: Some(_), .. }) => {

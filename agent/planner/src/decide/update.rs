@@ -4,7 +4,8 @@
 //!   old       new        what is done
 //!   serves    -          make the new one; the old one goes on ── cannot be made in time ─▶ rolled back
 //!   serves    created    note that the old one's end is ordered, then stop it
-//!   ended     created    start the new one          ── cannot be started in time ─▶ rolled back
+//!   ended     created    carry files over, if any   ── they cannot be in time ─▶ rolled back
+//!   ended     filled     start the new one          ── cannot be started in time ─▶ rolled back
 //!   ended     running    call its hook after the start, wait until it holds ── the hook fails, it ends, is unhealthy for too long,
 //!                                                      or does not hold in time ─▶ rolled back
 //!   ended     holds      committed: the old one is removed
@@ -132,18 +133,28 @@ impl<'a> Instance<'a> {
         if sandbox != if is_beside { Sandbox::Beside } else { Sandbox::Ready } {
             return self.attempt(Step::EnsureSandbox { slot: new.slot, reached: !is_beside });
         }
+        if let Some(carry) = self.carry_into(before, new) {
+            return match self.hopeless_trouble(&carry).filter(|_| self.has_way_back(before)) {
+                Some(reason) => {
+                    self.roll_back(format!("its files could not be carried over: {reason}"))
+                }
+                None => self.attempt(carry),
+            };
+        }
         let start = Step::Start { container: new.id.clone() };
-        if let Some((failed, trouble)) = &self.seen.trouble
-            && *failed == start
-            && self.is_hopeless(trouble)
-            && self.has_way_back(before)
-        {
-            return self.roll_back(format!("it could not be started: {}", trouble.failure.message));
+        if let Some(reason) = self.hopeless_trouble(&start).filter(|_| self.has_way_back(before)) {
+            return self.roll_back(format!("it could not be started: {reason}"));
         }
         if self.is_past_starting(new) {
             return self.attempt(Step::Remove { container: new.id.clone() });
         }
         self.attempt(start)
+    }
+
+    /// Why there is no point in trying a step any longer.
+    fn hopeless_trouble(self, step: &Step) -> Option<&'a str> {
+        let (failed, trouble) = self.seen.trouble.as_ref()?;
+        (failed == step && self.is_hopeless(trouble)).then_some(trouble.failure.message.as_str())
     }
 
     /// Decides whether the new container works. That its probes fail means "not yet" until the time is up, or until it

@@ -59,6 +59,12 @@ fn hook() -> Hook {
     Hook { action, timeout: Hook::default_timeout() }
 }
 
+/// What is carried over.
+pub(super) fn carry() -> Vec<String> {
+    vec!["/identity".to_owned()]
+}
+
+/// Every other version has files carried over; the others can be tried beside the old container.
 pub(super) fn template(temper: Temper, version: u8) -> Template {
     Template {
         healthcheck: Some(HealthCheck {
@@ -67,6 +73,7 @@ pub(super) fn template(temper: Temper, version: u8) -> Template {
         }),
         readiness: Some(HealthCheck::new(Probe::Tcp { port: 81 })),
         hooks: Hooks { after_start: Some(hook()), before_stop: Some(hook()) },
+        carry: if version.is_multiple_of(2) { Vec::new() } else { carry() },
         restart: RestartPolicy::OnFailure { max_retries: Some(3) },
         resources: Resources { memory: Bytes::mebi(64), ..Resources::default() },
         ..Template::of_image(format!("{}:{version}", temper.name()))

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::carried;
 use super::temper::{Temper, template};
 use crate::{
     Checked, Container, ContainerState, Desired, EngineState, Failure, FailureKind, Image, Journal,
@@ -46,9 +47,22 @@ pub(crate) struct Real {
     pub(crate) sandbox: Option<u64>,
     /// The run in which its hook after the start was called.
     pub(crate) called: Option<Timestamp>,
+    /// What its first run has written, or was carried over before.
+    pub(crate) identity: Option<u64>,
+    /// What it was filled from before its first start, wholly, and in which run that had written it.
+    pub(crate) filled: Option<(ContainerId, Option<Timestamp>)>,
 }
 
 impl Real {
+    pub(crate) fn run(&self) -> Option<Timestamp> {
+        match self.state {
+            ContainerState::Running { started_at } | ContainerState::Exited { started_at, .. } => {
+                Some(started_at)
+            }
+            ContainerState::Created | ContainerState::Dead => None,
+        }
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         matches!(self.state, ContainerState::Running { .. })
     }
@@ -288,6 +302,7 @@ impl World {
                 _ => false,
             };
             assert!(!takes_last, "{step:?} takes the last container of {name}, which is desired");
+            carried::check(self, name, step);
             self.agent.instances.entry(name.clone()).or_default().busy = Some(step.clone());
             self.in_flight.push((name.clone(), step.clone()));
         }
@@ -305,6 +320,9 @@ impl World {
                 | Step::Record(_)
                 | Step::Forget
         );
+        if fate == Fate::Failed {
+            self.carry_half(&step);
+        }
         let outcome = if fate == Fate::Failed || (needs_engine && !self.engine_up) {
             Err(failure(FailureKind::Transient, "it was made to fail"))
         } else {
@@ -373,6 +391,7 @@ impl World {
                 drop(self.disk.insert(name.clone(), Journal::clone(journal)));
             }
             Step::Forget => drop(self.disk.remove(name)),
+            Step::Carry { from, into, .. } => return self.carry(from, into),
             Step::Start { container } => return self.start(container),
             Step::AfterStart { container, .. } => {
                 let real = self.containers.get_mut(container).ok_or_else(gone)?;
@@ -446,6 +465,8 @@ impl World {
             slot,
             sandbox: None,
             called: None,
+            identity: None,
+            filled: None,
         };
         self.containers.insert(ContainerId(format!("c{:05}", self.serial)), real);
         Ok(())
@@ -476,6 +497,7 @@ impl World {
         if let Some(real) = self.containers.get_mut(id).filter(|real| !real.is_running()) {
             real.state = ContainerState::Running { started_at };
             real.sandbox = Some(sandbox);
+            real.identity.get_or_insert(started_at.0);
         }
         Ok(())
     }
@@ -531,6 +553,6 @@ fn place(instance: &InstanceName, slot: Slot) -> SandboxId {
     SandboxId { instance: instance.clone(), slot }
 }
 
-fn failure(kind: FailureKind, message: &str) -> Failure {
+pub(super) fn failure(kind: FailureKind, message: &str) -> Failure {
     Failure { kind, message: message.to_owned() }
 }

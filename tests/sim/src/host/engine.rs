@@ -110,6 +110,22 @@ impl Engine {
         self.hidden.0.iter().filter(|(_, real)| !real.foreign)
     }
 
+    /// Carries files over from one container into another one, of which only is known that there are some.
+    ///
+    /// # Errors
+    /// One of them is not what it has to be.
+    pub(crate) fn carry(&self, from: &ContainerId, into: &ContainerId) -> Result<(), &'static str> {
+        let old = self.containers.get(from).ok_or("no such container")?;
+        if old.state == ContainerState::Running || old.lost_process {
+            return Err("the old container runs");
+        }
+        let new = self.containers.get(into).ok_or("no such container")?;
+        if new.state != ContainerState::Created {
+            return Err("the new container was started");
+        }
+        Ok(())
+    }
+
     /// It is the engine of a host that starts from a copy of another one's disk.
     pub(crate) fn copy(&mut self, original: &Self) {
         self.containers = original.containers.clone();

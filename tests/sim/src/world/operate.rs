@@ -79,6 +79,9 @@ impl World {
         template.resources = Resources { cpu: Millicores(100), memory: Bytes::mebi(64) };
         template.stop_grace = Millis::seconds(shape.grace_s);
         template.healthcheck = shape.health.then(|| HealthCheck::new(Probe::Tcp { port: 80 }));
+        if shape.job.is_none() && number % 2 == 1 {
+            template.carry = vec!["/etc/identity".to_owned()];
+        }
         if shape.job.is_some() {
             template.restart = RestartPolicy::of_attempts(ATTEMPTS);
         }
