@@ -28,6 +28,7 @@
 mod adoption;
 mod assignment;
 mod audit;
+mod carry;
 mod command;
 mod commit;
 mod contexts;

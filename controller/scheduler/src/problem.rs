@@ -37,6 +37,8 @@ pub struct Bin<'a> {
     pub addresses: u32,
     /// Why nothing new goes there, if so.
     pub closed: Option<Closed>,
+    /// Whether files are carried over there from a container to its successor.
+    pub carries: bool,
 }
 
 /// Why nothing new goes into a bin.
@@ -71,6 +73,8 @@ pub struct Group<'a> {
     pub spread: usize,
     /// How many there are.
     pub wanted: usize,
+    /// Whether files of theirs are to be carried over.
+    pub carries: bool,
 }
 
 /// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes

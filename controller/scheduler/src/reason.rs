@@ -43,6 +43,8 @@ pub enum Misfit {
     HasOne,
     /// Nothing new goes there.
     Closed(Closed),
+    /// No files are carried over there.
+    CarriesNothing,
     /// A constraint does not hold.
     Constraint(String),
     /// It is of another pool.
@@ -66,6 +68,7 @@ impl Misfit {
                 Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
             ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
+            Self::CarriesNothing => (5, Reverse(0)),
             Self::HasOne => (7, Reverse(0)),
             Self::Constraint(_) => (8, Reverse(0)),
             Self::Pool { .. } => (9, Reverse(0)),
@@ -103,6 +106,9 @@ impl fmt::Display for Misfit {
             Self::Closed(Closed::NoEngine) => f.write_str("has no engine that answers"),
             Self::Closed(Closed::DiskFull) => f.write_str("has a full disk"),
             Self::Closed(Closed::Pressed) => f.write_str("is short of memory"),
+            Self::CarriesNothing => {
+                f.write_str("has an agent of a version that carries no files over (upgrade it)")
+            }
             Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
             Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
         }

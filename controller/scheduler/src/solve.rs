@@ -91,6 +91,8 @@ impl Left {
         misfit(bin, group.rules).or(bin.closed.map(Misfit::Closed)).or({
             if group.rules.one_per_node && siblings > 0 {
                 Some(Misfit::HasOne)
+            } else if group.carries && !bin.carries {
+                Some(Misfit::CarriesNothing)
             } else if self.room.cpu < asked.cpu {
                 Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
             } else if self.room.memory < asked.memory {

@@ -115,6 +115,7 @@ impl Model {
             session: None,
             keeps_leases: false,
             fetches_ahead: false,
+            carries: false,
             boot: None,
             state: NodeState::Down,
             capacity: None,

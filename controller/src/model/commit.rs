@@ -60,6 +60,7 @@ impl Model {
                 session: None,
                 keeps_leases: false,
                 fetches_ahead: false,
+                carries: false,
                 boot: None,
                 state: NodeState::Unreachable,
                 capacity: None,

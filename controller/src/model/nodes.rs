@@ -167,6 +167,7 @@ impl Model {
             session: Some(session),
             keeps_leases: hello.keeps_leases,
             fetches_ahead: hello.fetches_ahead,
+            carries: hello.carries,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),

@@ -13,6 +13,7 @@ use dwell_scheduler::{
 };
 
 use super::Model;
+use super::carry::carries;
 use super::object::{
     Demand, Instance, Link, Node, Severity, Subject, Waiting, WaitingCause, Workload,
 };
@@ -213,6 +214,7 @@ impl Model {
             items: occupancy.map_or(0, |there| there.instances.len() + there.arriving.len()),
             addresses: node.block.map_or(0, |block| self.free_addresses(block)),
             closed: closed(node, link),
+            carries: link.is_none_or(carries),
         }
     }
 
@@ -273,6 +275,7 @@ fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usi
         takes_address: demand.takes_address,
         spread,
         wanted,
+        carries: !workload.spec.template.carry.is_empty(),
     }
 }
 

@@ -81,6 +81,8 @@ pub struct InstancePlan {
     pub to: Option<NodeName>,
     /// Why it does not come about now; empty if it does.
     pub waits: String,
+    /// Whether files of it are carried over if its container is replaced where it is.
+    pub carries: bool,
     /// How long it will be down, by the last changes of its workload; `None` if there were none like it.
     pub downtime: Option<Expected>,
 }
@@ -94,6 +96,7 @@ impl InstancePlan {
             node: None,
             to: None,
             waits: String::new(),
+            carries: false,
             downtime: None,
         }
     }
@@ -102,6 +105,9 @@ impl InstancePlan {
     #[must_use]
     pub fn loses(&self) -> &'static str {
         match self.action {
+            InstanceAction::Change(ChangeClass::InPlace) if self.carries => {
+                "files outside of volumes, but for those that are carried over"
+            }
             InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move) => {
                 "files outside of volumes"
             }

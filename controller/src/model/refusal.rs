@@ -106,6 +106,17 @@ pub enum Refusal {
     /// More instances named than one command takes.
     #[error("{0} instances at once; name at most {NAMED_MAX}")]
     TooManyNamed(usize),
+    /// An instance is not replaced where its files would be lost.
+    #[error(
+        "{instance} is to take files along (`carry`), and the agent on {node} is of a version that carries none over; upgrade it, or \
+         leave `carry` out"
+    )]
+    CarriesNothing {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it is.
+        node: NodeName,
+    },
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
@@ -523,6 +534,7 @@ impl Refusal {
             | Self::NothingToAbort(_)
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
+            | Self::CarriesNothing { .. }
             | Self::NotMoved(_)
             | Self::NotResized(_)
             | Self::NotRebooted(_)

@@ -42,6 +42,7 @@ impl Model {
                     self.do_anew(&instance);
                     "asked to do its work anew".to_owned()
                 } else {
+                    self.check_carries(&instance)?;
                     self.remake(&instance);
                     "asked to be replaced by a new container".to_owned()
                 };

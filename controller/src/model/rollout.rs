@@ -79,6 +79,7 @@ impl Model {
             && workload.paused.is_none()
             // On its way, it has room where it goes for what it is.
             && instance.leaving.is_none()
+            && !self.would_lose_files(instance)
             && !self.outgrows(workload, instance);
         if at_once && needs.version {
             let mut next = self.given(instance, &newest.form);
@@ -197,9 +198,9 @@ impl Model {
             self.refresh_waiting(workload, name);
         }
         let second = self.second_share(workload, &instance).filter(|_| to.is_none());
-        if needs.version
-            && second.is_some_and(|second| self.missing_for(&instance, second).is_some())
-        {
+        let lacks_share =
+            second.is_some_and(|second| self.missing_for(&instance, second).is_some());
+        if needs.version && (lacks_share || (to.is_none() && self.would_lose_files(&instance))) {
             needs.version = false;
             self.refresh_waiting(workload, name);
         }
@@ -232,7 +233,10 @@ impl Model {
                 next.evacuated = self.evacuated(&instance);
                 self.send(next, to, now);
             }
-            None => self.put_instance(next),
+            None => {
+                self.put_instance(next);
+                self.no_longer_lacks_an_agent(name);
+            }
         }
         false
     }
@@ -370,6 +374,8 @@ impl Model {
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
         if instance.rests() || (leaves && !outgrows && self.is_bound(&instance)) {
             self.delete(Key::Waiting(name.clone()));
+        } else if !leaves && !outgrows && self.would_lose_files(&instance) {
+            self.wait(name, WaitingCause::CarriesNothing);
         } else if !leaves && !outgrows {
             let second = self.second_share(workload, &instance);
             match second.and_then(|second| self.missing_for(&instance, second)) {

@@ -3,6 +3,7 @@
 mod addresses;
 mod adoption;
 mod audit;
+mod carry;
 mod contexts;
 mod digests;
 mod directory;

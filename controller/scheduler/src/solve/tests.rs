@@ -48,6 +48,7 @@ impl Host {
             items: 0,
             addresses: self.addresses,
             closed: self.closed,
+            carries: self.name.as_str() != "old",
         }
     }
 }
@@ -57,7 +58,7 @@ fn bins(hosts: &[Host]) -> Vec<Bin<'_>> {
 }
 
 fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
-    Group { request, rules, takes_address: true, spread: 0, wanted: 1 }
+    Group { request, rules, takes_address: true, spread: 0, wanted: 1, carries: false }
 }
 
 fn rules(constraints: &[&str]) -> workload::Placement {
@@ -185,6 +186,7 @@ struct World {
 impl World {
     fn problem(&self) -> Problem<'_> {
         let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
+            carries: false,
             request: resources(cpu, memory),
             rules,
             takes_address,
@@ -291,4 +293,16 @@ proptest! {
 fn a_large_fleet_is_solved_at_once() {
     let hosts: Vec<_> = (0..2_000).map(|n| host(&format!("n{n}"), 64_000, 1 << 38)).collect();
     assert!(spread(&hosts, 10_000, resources(100, 1 << 20)).iter().all(|&count| count == 5));
+}
+
+#[test]
+fn what_has_files_carried_over_goes_where_that_is_done() {
+    let hosts = [host("old", 4, 4 << 30)];
+    let rules = rules(&[]);
+    let mut group = group(&rules, Resources::default());
+    let problem = |group| Problem { bins: bins(&hosts), groups: vec![group] };
+    assert_eq!(solve(&problem(group.clone()), &Placement::new()).groups[0].bins, [0]);
+    group.carries = true;
+    let told = reason(&problem(group));
+    assert!(told.contains("old has an agent of a version that carries no files over"), "{told}");
 }

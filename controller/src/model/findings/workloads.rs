@@ -343,6 +343,7 @@ fn next_of_waiting(waiting: &Waiting) -> String {
         WaitingCause::Unplaced(_)
         | WaitingCause::Pinned
         | WaitingCause::NoSecondShare(_)
+        | WaitingCause::CarriesNothing
         | WaitingCause::NoRoom => "dwell node ls".to_owned(),
     }
 }

@@ -123,6 +123,8 @@ pub struct Link {
     pub keeps_leases: bool,
     /// Whether its agent fetches images ahead of turns, as it said then.
     pub fetches_ahead: bool,
+    /// Whether its agent carries files over from a container to its successor, as it said when the stream began.
+    pub carries: bool,
     /// Which boot of its host it is in, as its agent said when the stream began; `None` from one that does not know of reboots.
     pub boot: Option<Boot>,
     /// How sure we are of it.

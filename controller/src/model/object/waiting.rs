@@ -46,6 +46,8 @@ pub enum WaitingCause {
     Pinned,
     /// Its new container is to run beside the old one for a while, and its node has no room for both: this is missing there.
     NoSecondShare(Resources),
+    /// Its next container is to take files along, and its node's agent carries none over.
+    CarriesNothing,
     /// It should grow, but its node is full, and its volumes are there.
     NoRoom,
     /// Its volume is on a node that does not take it now.
@@ -101,6 +103,9 @@ impl fmt::Display for WaitingCause {
                     parts.join(" and ")
                 )
             }
+            Self::CarriesNothing => f.write_str(
+                "it is to take files along (`carry`), and the agent on its node is of a version that carries none over; upgrade it",
+            ),
             Self::NoRoom => f.write_str(
                 "what it is to become does not fit on this node, and its volumes are here",
             ),

@@ -72,6 +72,7 @@ impl Model {
         planned: &mut InstancePlan,
     ) -> bool {
         planned.node.clone_from(&instance.node);
+        planned.carries = !workload.spec.template.carry.is_empty();
         let class = match planned.action {
             InstanceAction::Remove => return false,
             InstanceAction::Create if instance.removing => {

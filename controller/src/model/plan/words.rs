@@ -85,17 +85,40 @@ pub(super) fn losses(workload: &Workload, plan: &WorkloadPlan) -> Vec<String> {
         }
     };
     let mut losses = Vec::new();
-    let replaced = names(|action| {
-        matches!(action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+    let carried = carried(&workload.spec.template.carry);
+    let replaced = names(match &carried {
+        None => |action| {
+            matches!(action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+        },
+        Some(_) => |action| *action == InstanceAction::Change(ChangeClass::InPlace),
     });
     if let Some(names) = replaced {
-        losses.push(format!("files of {names} outside of volumes"));
+        let kept =
+            carried.as_ref().map(|paths| format!(", but for {paths}, if there, carried over"));
+        losses.push(format!("files of {names} outside of volumes{}", kept.unwrap_or_default()));
+    }
+    let moved = names(|action| *action == InstanceAction::Change(ChangeClass::Move));
+    if let (Some(names), Some(paths)) = (moved, &carried) {
+        losses.push(format!(
+            "files of {names} outside of volumes, {paths} as well: nothing is carried over to another node"
+        ));
     }
     if let Some(names) = names(|action| *action == InstanceAction::Remove) {
         let volumes = if has_volumes { "; their volumes stay (`dwell volume ls`)" } else { "" };
         losses.push(format!("{names}: addresses, host keys and files{volumes}"));
     }
     losses
+}
+
+/// What is carried over, the first of many paths; `None` if nothing is.
+fn carried(paths: &[String]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let shown = paths.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match paths.len().saturating_sub(SHOWN) {
+        _ if paths.is_empty() => None,
+        0 => Some(shown),
+        more => Some(format!("{shown} and {more} more")),
+    }
 }
 
 /// A plan in one line, for the fleet's diary.

@@ -72,6 +72,8 @@ pub(super) struct Host {
     pub(super) tags_mean: Option<ImageDigest>,
     /// Its agent is of a version that knows nothing of leases.
     pub(super) keeps_no_leases: bool,
+    /// Its agent is of a version that carries no files over.
+    pub(super) carries_nothing: bool,
     /// Its agent is of a version that knows nothing of digests in what it is told.
     pub(super) ignores_pins: bool,
     /// How often the host has booted.

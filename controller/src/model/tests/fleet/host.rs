@@ -38,6 +38,7 @@ impl Host {
             block: held.and_then(|held| held.network.block),
             keeps_leases: !self.keeps_no_leases,
             fetches_ahead: self.ahead.is_some(),
+            carries: !self.carries_nothing,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
                 may_reboot: !self.is_not_to_reboot,

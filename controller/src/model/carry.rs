@@ -1,0 +1,52 @@
+//! Instances whose files are carried over, and nodes whose agents do not know how.
+//!
+//! An agent of an earlier version would take such an instance for any other, and start its next container without the files. So
+//! its node is given none, and what is there already goes on as it is until the agent is upgraded: it is not replaced.
+
+use dwell_core::change::ChangeClass;
+use dwell_core::id::InstanceName;
+
+use super::object::{Instance, Link, WaitingCause};
+use super::record::Key;
+use super::{Model, Refusal};
+
+/// Whether files are carried over on a node. What was not heard of since the controller's start may do that.
+pub(super) fn carries(link: &Link) -> bool {
+    link.carries || link.capacity.is_none()
+}
+
+impl Model {
+    /// Whether an instance would lose what it is to take along if it were given the newest version where it is.
+    pub(super) fn would_lose_files(&self, instance: &Instance) -> bool {
+        let Some(newest) = self.newest(instance.name.workload()) else { return false };
+        let (is, says) = (&instance.wanted.template, &newest.form.template);
+        !says.carry.is_empty()
+            && ChangeClass::between(is, says) == ChangeClass::InPlace
+            && self.is_on_one_that_carries_nothing(instance)
+    }
+
+    /// # Errors
+    /// If an instance would lose what it is to take along if its container were made anew.
+    pub(super) fn check_carries(&self, instance: &Instance) -> Result<(), Refusal> {
+        let node = instance.assigned_to().cloned();
+        match node.filter(|_| self.is_on_one_that_carries_nothing(instance)) {
+            Some(node) if !instance.wanted.template.carry.is_empty() => {
+                Err(Refusal::CarriesNothing { instance: instance.name.clone(), node })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// An instance was given its turn, and does not wait for its node's agent any more.
+    pub(super) fn no_longer_lacks_an_agent(&mut self, name: &InstanceName) {
+        let waiting = self.tables.waiting().get(name);
+        if waiting.is_some_and(|waiting| waiting.cause == WaitingCause::CarriesNothing) {
+            self.delete(Key::Waiting(name.clone()));
+        }
+    }
+
+    fn is_on_one_that_carries_nothing(&self, instance: &Instance) -> bool {
+        let link = instance.assigned_to().and_then(|node| self.tables.links().get(node));
+        link.is_some_and(|link| !carries(link))
+    }
+}
