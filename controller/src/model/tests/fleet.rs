@@ -157,10 +157,16 @@ impl Fleet {
 
     pub(super) fn command_for(&mut self, by: &str, command: Command) -> Result<Reply, Refusal> {
         let before = self.model.tables.clone();
-        if let Command::MoveInstances { instances, .. } = &command {
+        // What is ordered for chosen instances is done at once, however many others are changing.
+        let chosen = match &command {
+            Command::MoveInstances { instances, .. } => instances.as_slice(),
+            Command::ResizeInstance { instance, .. } => std::slice::from_ref(instance),
+            _ => &[],
+        };
+        if !chosen.is_empty() {
             let updating = &self.model.tables.index().updating;
             self.ordered.retain(|one| updating.values().any(|those| those.contains(one)));
-            self.ordered.extend(instances.iter().cloned());
+            self.ordered.extend(chosen.iter().cloned());
         }
         match self.model.apply_for(by.to_owned(), command, self.now) {
             Ok(applied) => {
