@@ -44,6 +44,8 @@ impl Model {
             && number != instance.wanted.number
             && *reference != instance.wanted.template.image
             && instance.failed_with(number).is_none()
+            // Nothing is stopped for what is nowhere.
+            && instance.node.is_some()
             && instance.run == RunState::Running
             && !instance.rests()
             && !instance.removing;
