@@ -12,7 +12,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 /// The most that a request may take once it is read, in bytes. All that a full node says of itself, ten thousand instances and
 /// a hundred thousand volumes, takes about half.
-pub const MEMORY_MAX_BYTES: usize = 104 << 20;
+pub const MEMORY_MAX_BYTES: usize = 96 << 20;
 
 /// How much room a list may have for each entry: it doubles when it is full, and maps keep an eighth free.
 const GROWTH: usize = 3;

@@ -117,10 +117,9 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             exit_code: status.exit_code,
             ends: status.ends.iter().map(Into::into).collect(),
             given_up: status.ends.iter().filter_map(given_up).collect(),
-            hook_failed: status
-                .hook_failed
-                .as_ref()
-                .map(|failed| v1::HookFailed { at_ms: failed.at.0, reason: failed.reason.clone() }),
+            hook_failed: status.hook_failed.as_ref().map(|failed| {
+                Box::new(v1::HookFailed { at_ms: failed.at.0, reason: failed.reason.clone() })
+            }),
             restarts_done: status.restarts_done,
             message: status.message.clone(),
             observed_at_ms: status.observed_at.0,
@@ -130,7 +129,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             }),
             verdict: status.verdict.as_ref().map(Into::into),
             task: status.task.map(|task| Box::new(task.into())),
-            image_ahead: status.image_ahead.as_ref().map(Into::into),
+            image_ahead: status.image_ahead.as_ref().map(|ahead| Box::new(ahead.into())),
             address: status.address.map_or(0, Ipv4Addr::to_bits),
         }
     }
@@ -173,7 +172,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             message,
             observed_at: Timestamp(wire.observed_at_ms),
             task: wire.task.map(|task| (*task).into()),
-            image_ahead: wire.image_ahead.map(ImageAhead::from),
+            image_ahead: wire.image_ahead.map(|ahead| (*ahead).into()),
             address: Some(Ipv4Addr::from_bits(wire.address)).filter(|it| !it.is_unspecified()),
         })
     }
