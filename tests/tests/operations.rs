@@ -94,9 +94,10 @@ async fn an_image_that_cannot_be_had_leaves_the_old_serving(lab: &Lab) -> Result
     let update = async {
         lab.apply(&next).await?.ok()?;
         wait_until("the reason to be told", SOON, async || {
-            let web = lab.ps().await?.of("web");
-            let told = web.iter().any(|instance| instance.message.contains(image));
-            ensure!(told, "{web:#?}");
+            let workloads = lab.ps().await?.workloads;
+            let web = workloads.into_iter().find(|workload| workload.name == "web");
+            let message = web.context("it is gone")?.message;
+            ensure!(message.contains(&format!("to fetch {image}")), "it says {message:?}");
             Ok(())
         })
         .await
