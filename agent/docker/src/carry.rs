@@ -28,8 +28,6 @@ use super::client::{NAME, QUICK, limited, meaning, reason, status};
 const OPERATION: &str = "carry files over";
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(60);
-/// A header of tar, and what it rounds sizes up to, in bytes.
-const BLOCK: usize = 512;
 
 pub(super) async fn carry(
     engine: &DockerEngine,
@@ -174,51 +172,23 @@ async fn make_parents(
         there = there.rsplit_once('/').map_or("", |(above, _)| above);
     }
     let Some(last) = missing.last() else { return Ok(()) };
-    let mut archive = Vec::new();
+    let mut archive = tar::Builder::new(Vec::new());
     for directory in missing.iter().rev() {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::Directory);
+        header.set_mode(0o755);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
         let name = directory.strip_prefix(there).unwrap_or(directory).trim_start_matches('/');
-        let header = directory_header(name)
-            .ok_or_else(|| refused(format!("{directory} is too long a path")))?;
-        archive.extend_from_slice(&header);
+        let added = archive.append_data(&mut header, name, io::empty());
+        added.map_err(|error| refused(format!("{directory}: {error}")))?;
     }
-    archive.resize(archive.len() + 2 * BLOCK, 0);
+    let archive = archive.into_inner().map_err(|error| other(format!("{last}: {error}")))?;
     let archive = bollard::body_full(archive.into());
     let done = docker.upload_to_container(into.as_str(), Some(within(there)), archive).await;
     done.map_err(|error| told(error, last, into))
-}
-
-/// The header of a directory of root's that all may read, in the format of POSIX; `None` if its name does not fit.
-fn directory_header(name: &str) -> Option<[u8; BLOCK]> {
-    let mut header = [0; BLOCK];
-    let (prefix, name) = match name.len() {
-        0..=100 => ("", name),
-        // A long name is cut in two at a slash.
-        length => {
-            let start = length.checked_sub(101)?;
-            let cut = start + name.get(start..)?.find('/')?;
-            (name.get(..cut)?, name.get(cut + 1..)?)
-        }
-    };
-    let mut put = |at: usize, text: &[u8]| {
-        header.get_mut(at..at + text.len()).map(|place| place.copy_from_slice(text))
-    };
-    if prefix.len() > 155 {
-        return None;
-    }
-    put(0, name.as_bytes())?;
-    put(100, b"0000755\0")?;
-    put(108, b"0000000\0")?;
-    put(116, b"0000000\0")?;
-    put(124, b"00000000000\0")?;
-    put(136, b"00000000000\0")?;
-    put(148, b"        ")?;
-    put(156, b"5")?;
-    put(257, b"ustar\x0000")?;
-    put(345, prefix.as_bytes())?;
-    let sum: u32 = header.iter().map(|&byte| u32::from(byte)).sum();
-    let sum = format!("{sum:06o}\0 ");
-    header.get_mut(148..156)?.copy_from_slice(sum.as_bytes());
-    Some(header)
 }
 
 /// What the daemon said of a path. One that does not answer is told as such.
@@ -250,20 +220,5 @@ mod tests {
         assert_eq!(met("/var"), Some("/var/lib/app"));
         assert_eq!(met("/etc/id"), Some("/etc/id"));
         assert_eq!((met("/etc/hosts"), met("/var/lib/application")), (None, None));
-    }
-
-    #[test]
-    fn a_long_name_of_a_directory_is_cut_at_a_slash() {
-        let text = |header: &[u8], at: usize, most: usize| {
-            let field = &header[at..at + most];
-            String::from_utf8(field.iter().copied().take_while(|&byte| byte != 0).collect())
-                .unwrap()
-        };
-        let long = ["x".repeat(90), "y".repeat(90)].join("/");
-        let header = directory_header(&long).unwrap();
-        assert_eq!(format!("{}/{}", text(&header, 345, 155), text(&header, 0, 100)), long);
-        assert_eq!(text(&directory_header("a/b").unwrap(), 0, 100), "a/b");
-        assert_eq!(directory_header(&"x".repeat(101)), None);
-        assert_eq!(directory_header(&"x/".repeat(200)), None);
     }
 }

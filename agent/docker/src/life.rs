@@ -177,16 +177,16 @@ pub(super) async fn usage(engine: &DockerEngine, id: &ContainerId) -> Result<Usa
     let options = StatsOptions { stream: false, one_shot: true };
     let told = limited(QUICK, docker.stats(id.as_str(), Some(options)).try_next()).await;
     let told = told.map_err(|error| meaning(error, WHAT, id))?.unwrap_or_default();
-    let (memory, pids) = (told.memory_stats.unwrap_or_default(), told.pids_stats);
-    // All that a container which does not run is told to use is nothing.
-    let (Some(usage), Some(pids)) = (memory.usage, pids.and_then(|pids| pids.current)) else {
-        return Err(EngineError::NotRunning { id: id.to_string() });
-    };
+    let memory = told.memory_stats.unwrap_or_default();
     // With version 1 of cgroups, what is below it has a name of its own.
     let stats = memory.stats.unwrap_or_default();
     let cache = stats.get("total_inactive_file").or_else(|| stats.get("inactive_file"));
-    let memory = usage.saturating_sub(cache.copied().unwrap_or_default());
-    Ok(Usage { memory: Bytes(memory), pids: u32::try_from(pids).unwrap_or(u32::MAX) })
+    let cache = cache.copied().unwrap_or_default();
+    let pids = told.pids_stats.and_then(|pids| pids.current);
+    Ok(Usage {
+        memory: memory.usage.map(|usage| Bytes(usage.saturating_sub(cache))),
+        pids: pids.map(|pids| u32::try_from(pids).unwrap_or(u32::MAX)),
+    })
 }
 
 pub(super) async fn update_limits(

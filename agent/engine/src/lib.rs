@@ -52,13 +52,13 @@ pub use dwell_core::container::{
 };
 pub use error::EngineError;
 
-/// What a container uses.
+/// What a container uses; `None` where nothing is counted, such as by a kernel without that controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Memory that cannot be taken from it: without the part of its page cache that nobody has used lately.
-    pub memory: Bytes,
+    pub memory: Option<Bytes>,
     /// Processes and threads together.
-    pub pids: u32,
+    pub pids: Option<u32>,
 }
 
 /// An engine that any task can use.
@@ -210,10 +210,10 @@ pub trait Engine: Send + Sync {
         name: &VolumeName,
     ) -> Result<(), EngineError>;
 
-    /// What a running container uses at the moment.
+    /// What a container uses at the moment; nothing is counted of one that does not run.
     ///
     /// # Errors
-    /// [`EngineError::NotFound`], [`EngineError::NotRunning`], [`EngineError::Unavailable`].
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
     async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError>;
 
     /// Sets the limits of a container, also while it runs. Zero takes a limit away. Those that cannot be enforced are left

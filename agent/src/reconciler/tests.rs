@@ -14,6 +14,7 @@ use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::id::{Generation, InstanceName, Revision};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Assigned, InstanceStatus, Outcome, Phase, RunState};
+use dwell_core::quantity::Bytes;
 use dwell_core::registry::RegistryLogins;
 use dwell_core::workload::{Limits, RestartPolicy, Template};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ use tokio::time::timeout;
 use super::*;
 use dwell_engine::fake::control::TokioClock;
 use dwell_engine::fake::{FakeEngine, Operation, assigned};
-use dwell_engine::{Container, ContainerId, Engine, EngineError};
+use dwell_engine::{Container, ContainerId, Engine, EngineError, Usage};
 use dwell_network::fake::{FakeNetwork, Operation as NetworkOperation};
 use dwell_network::fixtures;
 
@@ -303,6 +304,29 @@ async fn a_stalled_start_holds_up_only_its_own_instance() {
     agent.status("web-0", |one| one.phase == Phase::Stopped).await;
     host.engine.release(Operation::Start);
     agent.status("web-1", |one| one.phase == Phase::Running).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_below_what_is_used_is_not_set_and_says_so() {
+    let mut host = Host::new().await;
+    host.declare(["web-0"], 1, "a");
+    let mut agent = host.start();
+    let held = |one: &InstanceStatus| one.verdict_on(Generation(1)) == Some(&Outcome::Held);
+    agent.status("web-0", held).await;
+    host.engine.use_up(Usage { memory: Some(Bytes::mebi(90)), pids: None });
+    host.change("web-0", |one| {
+        one.generation = Generation(2);
+        one.fallback = Some(one.template.clone());
+        one.template.resources.memory = Bytes::mebi(64);
+    });
+    let refused = |one: &InstanceStatus| match one.verdict_on(Generation(2)) {
+        Some(Outcome::RolledBack { reason }) => {
+            reason.contains("90 MiB of memory, more than the new limit of 64Mi")
+        }
+        _ => false,
+    };
+    agent.status("web-0", refused).await;
+    assert_eq!(host.engine.count(Operation::UpdateLimits), 0);
 }
 
 #[tokio::test(start_paused = true)]

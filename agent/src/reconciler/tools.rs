@@ -82,14 +82,19 @@ pub(super) enum StepError {
 
 /// Whether a container that uses this can live within limits; 0 is no limit.
 fn within(usage: Usage, limits: Limits) -> Result<(), StepError> {
-    let (memory, pids) = (limits.share.memory, limits.pids);
-    if memory.0 != 0 && usage.memory > memory {
-        let uses = format!("{} MiB of memory", usage.memory.0.div_ceil(1 << 20));
-        return Err(StepError::InUse { uses, limit: memory.to_string() });
+    let memory = Some(limits.share.memory).filter(|memory| memory.0 != 0);
+    if let (Some(used), Some(limit)) = (usage.memory, memory)
+        && used > limit
+    {
+        let uses = format!("{} MiB of memory", used.0.div_ceil(1 << 20));
+        return Err(StepError::InUse { uses, limit: limit.to_string() });
     }
-    if pids != 0 && usage.pids > pids {
-        let uses = format!("{} processes and threads", usage.pids);
-        return Err(StepError::InUse { uses, limit: pids.to_string() });
+    let pids = Some(limits.pids).filter(|pids| *pids != 0);
+    if let (Some(used), Some(limit)) = (usage.pids, pids)
+        && used > limit
+    {
+        let uses = format!("{used} processes and threads");
+        return Err(StepError::InUse { uses, limit: limit.to_string() });
     }
     Ok(())
 }

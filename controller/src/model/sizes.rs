@@ -118,15 +118,7 @@ impl Model {
         if own_size == instance.own_size {
             return Ok(plan::unchanged(&workload));
         }
-        // What its node has not answered yet is no size to go back to.
-        let before =
-            instance.own_size_before.or_else(|| instance.holds().then_some(instance.own_size));
-        let mut next = Instance {
-            own_size,
-            own_size_before: before,
-            own_size_forced: force,
-            ..Instance::clone(instance)
-        };
+        let mut next = Instance { own_size, own_size_forced: force, ..Instance::clone(instance) };
         let template = next.sized(&workload.spec.template);
         let spec = WorkloadSpec { template, ..workload.spec.clone() };
         spec.check()
@@ -137,6 +129,9 @@ impl Model {
         let class = ChangeClass::between(&is, &becomes);
         if class != ChangeClass::None {
             next.generation = self.next_generation(instance);
+            // What its node has not answered yet is no size to go back to.
+            let held = instance.holds().then_some(instance.own_size);
+            next.own_size_before = instance.own_size_before.or(held);
             // A node that is not heard of takes it when it is back, and holds up nothing by that.
             let is_heard = next.assigned_to().is_some_and(|node| self.is_ready(node));
             if is_heard && next.run == RunState::Running {

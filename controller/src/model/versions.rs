@@ -81,6 +81,9 @@ pub struct Version {
     /// How many times an instance has failed with it, those that are gone since among them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
+    /// Of its declaration; 0 if that is not known.
+    #[serde(default)]
+    pub declared: Revision,
     /// Of its last change.
     pub revision: Revision,
 }
@@ -312,7 +315,7 @@ impl Model {
         let versions = self.tables.versions().get(name).into_iter().flat_map(BTreeMap::values);
         let mut alike = versions.rev().filter(|before| before.form.template == spec.template);
         let image_digest = alike.find_map(|before| before.image_digest);
-        self.put_version(Version {
+        let version = Version {
             workload: name.clone(),
             form: Arc::new(form),
             at: now,
@@ -323,7 +326,11 @@ impl Model {
             fetched: false,
             forced: false,
             failures: 0,
+            declared: Revision(0),
             revision: Revision(0),
+        };
+        self.put_with(|revision| {
+            Record::Version(Arc::new(Version { declared: revision, revision, ..version }))
         });
         self.forget_old_versions(name);
     }
@@ -368,7 +375,7 @@ impl Model {
         seen
     }
 
-    fn put_version(&mut self, version: Version) {
+    pub(super) fn put_version(&mut self, version: Version) {
         self.put_with(|revision| Record::Version(Arc::new(Version { revision, ..version })));
     }
 

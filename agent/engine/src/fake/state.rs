@@ -168,7 +168,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             down: false,
-            usage: Usage { memory: Bytes::mebi(1), pids: 1 },
+            usage: Usage { memory: Some(Bytes::mebi(1)), pids: Some(1) },
             enforced: Enforced::ALL,
             containers: BTreeMap::new(),
             hidden: BTreeMap::new(),

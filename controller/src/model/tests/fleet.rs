@@ -221,7 +221,7 @@ impl Fleet {
         plans.map(|mut plans| plans.remove(0))
     }
 
-    fn commit(&mut self, changes: Vec<Change>) {
+    pub(super) fn commit(&mut self, changes: Vec<Change>) {
         for change in &changes {
             assert!(change.revision > self.newest, "revisions only grow");
             self.newest = change.revision;

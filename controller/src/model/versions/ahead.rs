@@ -25,6 +25,9 @@ use super::{Version, VersionState};
 use crate::model::Model;
 use crate::model::object::{Instance, Workload};
 
+/// What to do about a version that nothing was stopped for.
+const STOPPED_NOTHING: &str = "nothing was stopped. Mend that and apply it again";
+
 /// How far the stage is.
 enum Stage {
     /// Every node has the image.
@@ -54,10 +57,7 @@ impl Model {
 
     /// Whether instances may be given the newest version in a turn. If a node cannot get its image, it is ruled out.
     pub(in crate::model) fn is_fetched(&mut self, name: &WorkloadName, now: Timestamp) -> bool {
-        let Some(newest) = self.newest(name) else { return true };
-        if newest.fetched || newest.state != VersionState::RollingOut {
-            return true;
-        }
+        let Some(newest) = self.unfetched(name) else { return true };
         match self.stage(name) {
             Stage::Done => {
                 self.put_version(Version { fetched: true, ..Version::clone(&newest) });
@@ -66,10 +66,16 @@ impl Model {
             }
             Stage::Waits(_) => false,
             Stage::Failed(why) => {
-                self.rule_out_version(name, newest.form.number, &why, now);
+                self.rule_out_version(name, newest.form.number, &why, STOPPED_NOTHING, now);
                 false
             }
         }
+    }
+
+    /// The newest version, if it is in the stage.
+    fn unfetched(&self, name: &WorkloadName) -> Option<Arc<Version>> {
+        let newest = self.newest(name)?;
+        (newest.state == VersionState::RollingOut && !newest.fetched).then_some(newest)
     }
 
     /// What was restarted while nodes fetched need not come up as what it was: it is due again.
@@ -85,11 +91,11 @@ impl Model {
 
     /// What a rollout waits for before it stops anything, for people; `None` if it is past that, or paused.
     pub(in crate::model) fn fetching_in_words(&self, workload: &Workload) -> Option<String> {
-        let newest = self.newest(&workload.spec.name)?;
-        let is_open = newest.state == VersionState::RollingOut && !newest.fetched;
-        match self.stage(&workload.spec.name) {
-            Stage::Waits(what) if is_open && workload.paused.is_none() => Some(what),
-            _ => None,
+        let name = &workload.spec.name;
+        self.unfetched(name).filter(|_| workload.paused.is_none())?;
+        match self.stage(name) {
+            Stage::Waits(what) => Some(what),
+            Stage::Done | Stage::Failed(_) => None,
         }
     }
 
@@ -110,8 +116,7 @@ impl Model {
             return;
         }
         let name = status.instance.workload();
-        let newest = self.newest(name).filter(|newest| !newest.fetched);
-        if newest.is_some() && !matches!(self.stage(name), Stage::Waits(_)) {
+        if self.is_stage_over(name) {
             self.agenda.go_on(name);
         }
     }
@@ -119,14 +124,15 @@ impl Model {
     /// Rollouts whose stage is over because a node is not waited for any more.
     pub(in crate::model) fn look_at_stages(&mut self) {
         let due = self.tables.index().due.keys();
-        let names = due.filter(|name| {
-            let newest = self.newest(name);
-            newest.is_some_and(|newest| !newest.fetched)
-                && !matches!(self.stage(name), Stage::Waits(_))
-        });
+        let names = due.filter(|name| self.is_stage_over(name));
         for name in names.cloned().collect::<Vec<_>>() {
             self.agenda.go_on(&name);
         }
+    }
+
+    /// Whether a stage is over and that is not noted yet.
+    fn is_stage_over(&self, name: &WorkloadName) -> bool {
+        self.unfetched(name).is_some() && !matches!(self.stage(name), Stage::Waits(_))
     }
 
     /// Whether a node may still say that it has an image. One that has only just fallen silent, or has yet to be heard of by
@@ -141,14 +147,14 @@ impl Model {
         })
     }
 
-    /// Whether what a node says was seen when it knew of a version.
-    fn has_looked(&self, node: &NodeName, version: Revision) -> bool {
+    /// Whether what a node says was seen when it knew of a version, by when that was declared.
+    fn has_looked(&self, node: &NodeName, declared: Revision) -> bool {
         let reported = self.tables.links().get(node).and_then(|link| link.reported);
-        reported.is_some_and(|reported| reported >= version)
+        reported.is_some_and(|reported| reported >= declared)
     }
 
     fn stage(&self, name: &WorkloadName) -> Stage {
-        let version = self.newest(name).map_or(Revision(0), |newest| newest.revision);
+        let declared = self.newest(name).map_or(Revision(0), |newest| newest.declared);
         let mut waits: Option<(String, usize)> = None;
         for instance in self.tables.instances_of(name) {
             let Some(image) = self.image_ahead(instance) else { continue };
@@ -160,7 +166,7 @@ impl Model {
             let said = seen.and_then(|seen| seen.status.image_ahead.as_ref());
             match said.filter(|said| said.image == image).map(|said| &said.state) {
                 Some(AheadState::Here) => {}
-                Some(AheadState::Failed(reason)) if self.has_looked(node, version) => {
+                Some(AheadState::Failed(reason)) if self.has_looked(node, declared) => {
                     return Stage::Failed(format!("{node} cannot fetch {image}: {reason}"));
                 }
                 // What was said of an earlier version with the same image is not the answer to this one.

@@ -29,6 +29,8 @@ use crate::model::object::{Instance, Severity, Subject, UpdateState, Workload};
 const BY_ITSELF: &str = "update.on_failure";
 /// How many instances a message about several names.
 const NAMED_MAX: usize = 3;
+/// What to do about a version with which instances did not hold.
+const PUT_BACK: &str = "what served before was put back. Apply a mended version";
 
 /// That an instance did not hold with a version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,7 +164,7 @@ impl Model {
             Some(failed) if !is_given => {
                 let reason = failed.failed_with(number).unwrap_or_default();
                 let told = format!("no instance holds with it: {}: {reason}", failed.name);
-                self.rule_out_version(name, number, &told, now);
+                self.rule_out_version(name, number, &told, PUT_BACK, now);
             }
             _ => {}
         }
@@ -217,16 +219,17 @@ impl Model {
                 format!("{told}; {before} failed before, and update.max_failures allows no more")
             }
         };
-        self.rule_out_version(name, number, &told, now);
+        self.rule_out_version(name, number, &told, PUT_BACK, now);
     }
 
     /// Nothing is given a version any more, and what was given it and has not held with it goes back, as far as there is
-    /// something to go back to.
+    /// something to go back to. `next` says what became of what served, and what to do now.
     pub(in crate::model) fn rule_out_version(
         &mut self,
         name: &WorkloadName,
         number: VersionNumber,
         told: &str,
+        next: &str,
         now: Timestamp,
     ) {
         let Some(version) = self.version(name, number) else { return };
@@ -234,10 +237,6 @@ impl Model {
         let state = VersionState::RuledOut { reason: told.to_owned() };
         self.put_version(Version { state, ..Version::clone(&version) });
         if is_newest && let Some(workload) = self.tables.workloads().get(name).cloned() {
-            let next = match version.fetched {
-                true => "what served before was put back. Apply a mended version",
-                false => "nothing was stopped. Mend that and apply it again",
-            };
             let message = format!(
                 "rollout paused: version {number} is ruled out, {told}; {next}, or go back with `dwell rollback {name}`"
             );

@@ -103,6 +103,7 @@ impl Model {
                     fetched: false,
                     forced: false,
                     failures: 0,
+                    declared: workload.revision,
                     revision: workload.revision,
                 })));
             }

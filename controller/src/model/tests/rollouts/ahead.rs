@@ -5,6 +5,7 @@ use dwell_core::workload::OnFailure;
 
 use super::{image, versions};
 use crate::model::tests::fleet::{Fleet, instance, node, workload};
+use crate::model::versions::Version;
 use crate::model::{Command, Target, VersionState};
 
 /// Three instances on three nodes that fetch ahead and hold with the first version, and are to get the second one.
@@ -98,6 +99,21 @@ fn what_goes_back_by_itself_does_so_when_nothing_was_stopped_too() {
     assert_eq!(newest.version.form.template.image, "image:1");
     assert_eq!(fleet.model.workload(&workload("web")).unwrap().workload.paused, None);
     assert_eq!(newest.version.state, VersionState::Good);
+}
+
+/// That the version changes for another reason is no reason to doubt what a node says of it.
+#[test]
+fn a_node_that_knows_the_version_is_believed_whatever_else_is_noted_of_it() {
+    let mut fleet = fleet();
+    says(&mut fleet, "n3", AheadState::Fetching(String::new()));
+    let newest = fleet.model.newest(&workload("web")).unwrap();
+    fleet.model.put_version(Version { failures: 1, ..Version::clone(&newest) });
+    let changes = std::mem::take(&mut fleet.model.changes);
+    fleet.commit(changes);
+    let failed = AheadState::Failed("no such image".into());
+    fleet.hosts.get_mut(&node("n3")).unwrap().ahead = Some(failed);
+    fleet.report(&node("n3")).unwrap();
+    assert!(message(&fleet).contains("n3 cannot fetch image:2"), "{}", message(&fleet));
 }
 
 #[test]
