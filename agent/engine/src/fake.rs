@@ -286,7 +286,11 @@ impl Engine for FakeEngine {
     async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {
         self.call(Operation::Usage, id.as_str(), |state| {
             let runs = state.container_mut(id)?.seen.state == ContainerState::Running;
-            Ok(if runs { state.usage } else { Usage::default() })
+            let counts = state.enforced;
+            Ok(Usage {
+                memory: state.usage.memory.filter(|_| runs && counts.memory),
+                pids: state.usage.pids.filter(|_| runs && counts.pids),
+            })
         })
         .await
     }
