@@ -256,8 +256,13 @@ impl Fleet for Api {
         &self,
         request: Request<v1::ReplaceInstancesRequest>,
     ) -> Answer<v1::ReplaceInstancesResponse> {
-        let names = request::instances(&request.into_inner().names)?;
-        let done = self.command(Command::ReplaceInstances(names)).await?;
+        let request = request.into_inner();
+        let names = request::instances(&request.names)?;
+        let command = match request.new_address {
+            true => Command::ReaddressInstances(names),
+            false => Command::ReplaceInstances(names),
+        };
+        let done = self.command(command).await?;
         Ok(Response::new(v1::ReplaceInstancesResponse { revision: done.revision.0 }))
     }
 

@@ -57,6 +57,7 @@ mod pages;
 mod per_node;
 mod placement;
 mod plan;
+mod readdressing;
 mod reboots;
 mod record;
 mod refusal;
@@ -399,11 +400,13 @@ impl Model {
             Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,
             Command::SetRun { target, run } => self.set_run(&target, run, now)?,
             Command::Restart(target) => self.restart(&target, now)?,
-            Command::MoveInstances { instances, to, dry_run } => {
-                reply = Reply::Moves(self.move_instances(&instances, to.as_ref(), now)?);
+            Command::MoveInstances { instances, to, new_address, dry_run } => {
+                let moves = self.move_instances(&instances, to.as_ref(), new_address, now)?;
+                reply = Reply::Moves(moves);
                 forget = dry_run;
             }
             Command::ReplaceInstances(instances) => self.replace_instances(&instances, now)?,
+            Command::ReaddressInstances(instances) => self.readdress_instances(&instances, now)?,
             Command::RemoveInstances(instances) => self.remove_instances(&instances, now)?,
             Command::MintToken { id, digest, expires_at } => {
                 self.mint_token(id, digest, expires_at, now)?;

@@ -63,6 +63,9 @@ pub struct WorkloadSpec {
     /// beyond the list get one from their node's block.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Ipv4Addr>,
+    /// What becomes of the address of an instance that comes to another node, unless it was asked for.
+    #[serde(default, skip_serializing_if = "OnMove::is_default")]
+    pub on_move: OnMove,
     /// Where instances may run.
     #[serde(default, skip_serializing_if = "Placement::is_anywhere")]
     pub placement: Placement,
@@ -78,6 +81,24 @@ pub struct WorkloadSpec {
     /// Free words for people and programs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// What becomes of the address of an instance that comes to another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnMove {
+    /// It goes along. Every node has a route of its own to it for as long as it is outside of its node's block.
+    #[default]
+    KeepAddress,
+    /// The instance gets one of its new node's block, if one is free, and no node needs a route to it.
+    NewAddress,
+}
+
+impl OnMove {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Where instances may run.

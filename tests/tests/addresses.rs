@@ -124,6 +124,67 @@ async fn a_move_keeps_the_address_and_is_one_exception() -> Result<()> {
     .await
 }
 
+#[tokio::test]
+async fn addresses_come_home() -> Result<()> {
+    Lab::test(LabConfig::new("home").hosts(3).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        lab.apply(WEB).await?.ok()?;
+        let before = lab.wait_exactly("web", 3, LIMIT).await?;
+        let born = identities(lab).await?;
+        let from = lab.ps().await?.of("web").remove(0).node;
+        let to = ["h1", "h2", "h3"].into_iter().find(|host| *host != from).context("no other")?;
+        lab.cli(&["move", "web-0", "--to", to, "--wait"]).await?.ok()?;
+        ensure!(lab.cli(&["route", "ls"]).await?.ok()?.contains("1 of these 4 routes"));
+        let refused = lab.cli(&["replace", "web-1", "--new-address"]).await?;
+        ensure!(refused.stderr.contains("already; nothing was changed"), "{refused:?}");
+
+        // It stays where it is, whoever dies meanwhile, and nobody needs a route to it.
+        lab.cli(&["replace", "web-0", "--new-address"]).await?.ok()?;
+        lab.stop_controller(Signal::SIGKILL).await?;
+        let number: usize = to[1..].parse()?;
+        lab.host(number).stop_agent(Signal::SIGKILL).await?;
+        lab.start_controller().await?;
+        lab.host(number).start_agent().await?;
+        let after = lab.wait_exactly("web", 3, LIMIT).await?;
+        only_blocks_are_routed(lab).await?;
+        let mut others = before;
+        others.retain(|one| one.instance != "web-0");
+        ensure_untouched(&others, &after)?;
+        everybody_reaches_everybody(lab).await.context("with one new address")?;
+        let now = identities(lab).await?;
+        let (old, new) = (&born["web-0"], &now["web-0"]);
+        ensure!(old[0] != new[0] && old[1] != new[1], "it has its old address: {new:?}");
+        ensure!(old[2..] == new[2..], "it was {old:?}, and is {new:?}");
+
+        // From now on addresses follow by themselves.
+        let follows = format!("{WEB}    network: {{on_move: new-address}}\n");
+        lab.apply(&follows).await?.ok()?;
+        lab.cli(&["node", "drain", to, "--wait"]).await?.ok()?;
+        lab.wait_exactly("web", 3, LIMIT).await?;
+        only_blocks_are_routed(lab).await?;
+        everybody_reaches_everybody(lab).await.context("after a drain")
+    })
+    .await
+}
+
+/// Every address is of its node's block, and no host has a route to one that is elsewhere.
+async fn only_blocks_are_routed(lab: &Lab) -> Result<()> {
+    wait_until("no exception", SOON, async || {
+        let routes = lab.routes().await?.routes;
+        ensure!(routes.len() == 3, "{routes:?}");
+        for row in lab.ps().await?.of("web") {
+            for host in lab.hosts().iter().filter(|host| host.name() != row.node) {
+                let prefix = format!("{}/32", row.address);
+                let shown = host.exec(&["ip", "-4", "route", "show", &prefix]).await?.ok()?;
+                ensure!(shown.is_empty(), "{}: {shown}", host.name());
+            }
+        }
+        Ok(())
+    })
+    .await
+}
+
 /// What becomes of the routes of all hosts.
 struct Watches {
     /// A watch, and how many of its changes were looked at, by host.

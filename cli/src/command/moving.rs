@@ -19,7 +19,8 @@ Examples:
   dwell move web-0 --dry-run
 
 Without --to each goes to the node that suits it best. They are down between stop and start, and begin with the files of
-their image. Several are moved together or, if one is refused, none. An instance with volumes stays where they are. To empty a
+their image. With --new-address no route to each of them is needed on every node (`network.on_move` of a workload says
+so for all its moves). Several are moved together or, if one is refused, none. An instance with volumes stays where they are. To empty a
 node, `dwell node drain` moves its instances a few at a time.")]
 pub(crate) struct Move {
     /// Instances
@@ -28,6 +29,9 @@ pub(crate) struct Move {
     /// Where to
     #[arg(long, value_name = "NODE", value_parser = name_parser(), add = complete::node())]
     to: Option<String>,
+    /// Give them addresses of the blocks of the nodes they go to
+    #[arg(long)]
+    new_address: bool,
     /// Only say where they would go
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -39,7 +43,8 @@ impl Move {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let names = names::all(&mut fleet.client, &self.names, names::instance).await?;
         let to = self.to.unwrap_or_default();
-        let request = v1::MoveInstancesRequest { names, to, dry_run: self.dry_run };
+        let (new_address, dry_run) = (self.new_address, self.dry_run);
+        let request = v1::MoveInstancesRequest { names, to, new_address, dry_run };
         let moves = fleet.client.move_instances(request).await?.into_inner().moves;
         let mut goals = Vec::new();
         for v1::InstanceMove { instance, from, to } in moves {

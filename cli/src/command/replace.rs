@@ -16,10 +16,15 @@ use crate::wait::{Goal, WaitArgs, wait};
 Examples:
   dwell replace web-0
   dwell replace web-0 web-3 --wait
+  dwell replace web-0 --new-address
 
 The new container is made beside the present one and takes over as in an update: if it does not hold, the present one is
 put back. It begins with the files of its image; files outside of volumes are deleted with the present one. Several are
 replaced together or, if one is refused, none. `dwell restart` keeps the container.
+
+An instance that was moved here has kept its address, to which every node has a route; `dwell route ls` lists them. With
+--new-address it is stopped, and started with an address of this node's block; names, host key and volumes stay. The
+address it had is kept for it for a while (`addresses.quarantine`).
 
 An instance of a job that has completed or failed has its work done anew, as its workload is declared now, with all its
 attempts.")]
@@ -27,6 +32,9 @@ pub(crate) struct Replace {
     /// Instances
     #[arg(value_name = "INSTANCE", required = true, value_parser = name_parser(), add = complete::subject())]
     names: Vec<String>,
+    /// Stop each first, and give it an address of its node's block
+    #[arg(long)]
+    new_address: bool,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -41,7 +49,8 @@ impl Replace {
                 goals.push(replaced(&mut fleet, name).await?);
             }
         }
-        let request = v1::ReplaceInstancesRequest { names: names.clone() };
+        let request =
+            v1::ReplaceInstancesRequest { names: names.clone(), new_address: self.new_address };
         fleet.client.replace_instances(request).await?;
         for name in names {
             print(&format!("{name} is being replaced\n"))?;

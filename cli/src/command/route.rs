@@ -2,6 +2,7 @@
 
 mod export;
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -12,7 +13,7 @@ use crate::complete;
 use crate::failure::Failure;
 use crate::names;
 use crate::output::view::{RouteChecksView, RoutesView};
-use crate::output::{OutputArgs, Table, or_dash};
+use crate::output::{OutputArgs, Table, or_dash, size};
 
 /// Routes to the instances, as every node has them
 #[derive(Args, Debug)]
@@ -54,9 +55,7 @@ impl Route {
         match self.command {
             Command::Ls(output) => {
                 let found = fleet.client.list_routes(v1::ListRoutesRequest {}).await?.into_inner();
-                let view =
-                    RoutesView { routes: found.routes.into_iter().map(Into::into).collect() };
-                output.print(&view, routes)?;
+                output.print(&RoutesView::new(found.routes), routes)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Check(check) => check.run(fleet).await,
@@ -91,7 +90,18 @@ fn routes(view: &RoutesView) -> String {
             or_dash(&route.instance),
         ]);
     }
-    table.to_string()
+    let mut text = table.to_string();
+    if view.exceptions > 0 {
+        let _ = write!(
+            text,
+            "\n{} of these {} routes are of instances outside of their node's block: {} of each node's kernel.\n\
+             `dwell replace --new-address INSTANCE` gives one an address of its node's block.\n",
+            view.exceptions,
+            view.routes.len(),
+            size(view.exceptions_bytes),
+        );
+    }
+    text
 }
 
 fn checks(view: &RouteChecksView) -> String {
@@ -124,6 +134,21 @@ fn milliseconds(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_outside_of_blocks_are_counted() {
+        let route = |prefix: &str, instance: &str| v1::Route {
+            prefix: prefix.into(),
+            node: "h2".into(),
+            via: "192.0.2.12".into(),
+            instance: instance.into(),
+        };
+        let block = route("10.80.2.0/24", "");
+        let plain = RoutesView::new(vec![block.clone()]);
+        insta::assert_snapshot!(routes(&plain));
+        let moved = RoutesView::new(vec![block, route("10.80.1.5/32", "web-0")]);
+        insta::assert_snapshot!(routes(&moved));
+    }
 
     #[test]
     fn checks_for_people() {

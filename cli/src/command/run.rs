@@ -10,8 +10,8 @@ use dwell_core::id::{PoolName, WorkloadName};
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    AllowRule, Constraint, Mount, OnLost, Placement, Resources, RestartPolicy, ServicePort, Ssh,
-    Template, UpdatePolicy, WorkloadSpec,
+    AllowRule, Constraint, Mount, OnLost, OnMove, Placement, Resources, RestartPolicy, ServicePort,
+    Ssh, Template, UpdatePolicy, WorkloadSpec,
 };
 use dwell_proto::v1;
 
@@ -222,6 +222,7 @@ impl Run {
             },
             update: UpdatePolicy::default(),
             on_lost: self.on_lost,
+            on_move: OnMove::default(),
             labels: std::collections::BTreeMap::new(),
             job: is_job.then_some(job),
         })

@@ -6,8 +6,8 @@ use dwell_core::hook::{HookAction, Hooks};
 use dwell_core::instance::RunState;
 use dwell_core::job::{Job, Schedule};
 use dwell_core::workload::{
-    AllowRule, AllowSource, MountSource, Protocol, RestartPolicy, Ssh, Template, UpdatePolicy,
-    WorkloadSpec,
+    AllowRule, AllowSource, MountSource, OnMove, Protocol, RestartPolicy, Ssh, Template,
+    UpdatePolicy, WorkloadSpec,
 };
 use serde_json::{Map, Value, json};
 
@@ -223,6 +223,9 @@ fn network(spec: &WorkloadSpec) -> Value {
     if !spec.addresses.is_empty() {
         network.insert("ip".into(), json!(spec.addresses));
     }
+    if spec.on_move != OnMove::default() {
+        network.insert("on_move".into(), json!(spec.on_move));
+    }
     let expose = spec.template.expose.iter();
     let expose: Vec<String> =
         expose.map(|expose| port(&expose.port.to_string(), expose.protocol)).collect();
@@ -310,6 +313,7 @@ mod tests {
             "workloads: {w: {image: a, job: {}}, v: {image: a, job: {attempts: 1, parallelism: 2, deadline: 1h, ttl: 0s}}}",
             "workloads: {w: {image: a, job: {ttl: 1d}, restart: on-failure}, v: {image: a, job: {}, restart: no}}",
             "workloads: {w: {image: a, on_lost: replace after 2m}}",
+            "workloads: {w: {image: a, network: {on_move: new-address}}}",
             "workloads: {w: {image: a, update: {max_failures: 10%, on_failure: rollback}}, v: {image: a, update: {on_failure: continue}}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",

@@ -206,6 +206,8 @@ pub(super) struct Resources {
 pub(super) struct Network {
     /// IPv4 addresses: the first is instance 0's, and so on. Others get one from their node.
     pub(super) ip: Option<Short<Addresses>>,
+    /// What becomes of the address of an instance that comes to another node, unless it is one of `ip`.
+    pub(super) on_move: Option<OnMove>,
     /// Ports the instances listen on, `80`, `53/udp` or `8000-8010`. Says so to people and programs; opens nothing.
     pub(super) expose: Option<Vec<Port>>,
     /// Who may reach the instances: `any`, `same-workload`, a workload, a range of addresses, or a mapping
@@ -214,6 +216,16 @@ pub(super) struct Network {
     /// Whom the instances may reach, in the same words; beside that, names at their gateway and answers to whoever
     /// reached them. All others are refused. Without a list they reach everybody.
     pub(super) allow_to: Option<Vec<Short<AllowRule>>>,
+}
+
+/// What becomes of the address of an instance that comes to another node.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum OnMove {
+    /// It goes along.
+    KeepAddress,
+    /// The instance gets one of its new node's block.
+    NewAddress,
 }
 
 /// How an instance shows that it works: one of `test`, `tcp` and `http`.

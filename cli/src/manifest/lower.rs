@@ -8,8 +8,8 @@ use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
 use dwell_core::job::{Job, Overlap, Schedule};
 use dwell_core::workload::{
-    AllowRule, OnFailure, Placement, Resources, RestartPolicy, Template, UpdateOrder, UpdatePolicy,
-    WorkloadSpec,
+    AllowRule, OnFailure, OnMove, Placement, Resources, RestartPolicy, Template, UpdateOrder,
+    UpdatePolicy, WorkloadSpec,
 };
 
 use super::file::{self, File, Hooks};
@@ -147,6 +147,10 @@ impl file::Workload {
                 shm_size: self.shm_size,
                 stop_grace: self.stop_grace_period.unwrap_or(template.stop_grace),
                 ..template
+            },
+            on_move: match self.network.on_move {
+                None | Some(file::OnMove::KeepAddress) => OnMove::KeepAddress,
+                Some(file::OnMove::NewAddress) => OnMove::NewAddress,
             },
             addresses: self.network.ip.map(|Short(addresses)| addresses.0).unwrap_or_default(),
             placement: Placement {

@@ -140,7 +140,8 @@ pub(super) fn resize_instance(request: &v1::ResizeInstanceRequest) -> Result<Com
 pub(super) fn move_instances(request: &v1::MoveInstancesRequest) -> Result<Command, Status> {
     let instances = instances(&request.names)?;
     let to = optional(&request.to)?;
-    Ok(Command::MoveInstances { instances, to, dry_run: request.dry_run })
+    let (new_address, dry_run) = (request.new_address, request.dry_run);
+    Ok(Command::MoveInstances { instances, to, new_address, dry_run })
 }
 
 /// Names of instances, no more than a command takes.

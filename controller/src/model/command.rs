@@ -137,11 +137,16 @@ pub enum Command {
         instances: Vec<InstanceName>,
         /// Where to; `None` for the best other node of each.
         to: Option<NodeName>,
+        /// Whether they get addresses of the blocks of their new nodes.
+        new_address: bool,
         /// Only say where they would go.
         dry_run: bool,
     },
     /// Make the containers of chosen instances anew, all or none, at most [`NAMED_MAX`]; the present ones are fallen back to.
     ReplaceInstances(BTreeSet<InstanceName>),
+    /// Have chosen instances leave their nodes and come back with addresses of their nodes' blocks, all or none, at most
+    /// [`NAMED_MAX`].
+    ReaddressInstances(BTreeSet<InstanceName>),
     /// Take chosen instances away, all or none, at most [`NAMED_MAX`]; their workloads have as many fewer from then on.
     RemoveInstances(BTreeSet<InstanceName>),
     /// Make a token with which one host can join.

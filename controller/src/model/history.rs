@@ -25,7 +25,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, Incarnation, InstanceName, NodeName, Revision, Term};
 use dwell_core::instance::InstanceStatus;
 use dwell_core::session::{Claim, Hello, StatusReport};
-use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::object::{
     History, Instance, Leaving, Link, Node, Restored, Severity, Subject, Workload,
@@ -436,6 +436,7 @@ impl Model {
                 placement: Placement::default(),
                 update: UpdatePolicy::default(),
                 on_lost: OnLost::Keep,
+                on_move: OnMove::default(),
                 job: None,
                 labels: BTreeMap::new(),
             };
@@ -472,6 +473,7 @@ impl Model {
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::ReplaceInstances(_)
+                | Command::ReaddressInstances(_)
                 | Command::RebootNodes(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }

@@ -21,6 +21,7 @@ impl Model {
         &mut self,
         names: &[InstanceName],
         to: Option<&NodeName>,
+        new_address: bool,
         now: Timestamp,
     ) -> Result<Vec<Moved>, Refusal> {
         if names.len() > NAMED_MAX {
@@ -33,13 +34,14 @@ impl Model {
                 return Err(NotMoved::RoutesOnly(to.clone()).into());
             }
         }
-        names.iter().map(|name| self.move_instance(name, to, now)).collect()
+        names.iter().map(|name| self.move_instance(name, to, new_address, now)).collect()
     }
 
     fn move_instance(
         &mut self,
         name: &InstanceName,
         to: Option<&NodeName>,
+        new_address: bool,
         now: Timestamp,
     ) -> Result<Moved, Refusal> {
         let target = Target::Instance(name.clone());
@@ -59,6 +61,9 @@ impl Model {
             return Ok(Moved { instance: name.clone(), from, to });
         }
         self.check_movable(instance, &from)?;
+        if new_address {
+            self.check_gives_up_address(instance)?;
+        }
         let to = match to {
             Some(to) => self.check_place(instance, to)?,
             None => self.best_other(instance, &from)?,
@@ -67,6 +72,7 @@ impl Model {
         next.generation = self.next_generation(instance);
         next.update = UpdateState::Updating;
         next.evacuated = None;
+        next.new_address = new_address;
         self.send(next, to.clone(), now);
         Ok(Moved { instance: name.clone(), from, to })
     }
@@ -74,17 +80,27 @@ impl Model {
     /// Refuses to move what must not leave its node, or not now.
     fn check_movable(&self, instance: &Instance, from: &NodeName) -> Result<(), NotMoved> {
         let name = instance.name.clone();
-        if instance.leaving.is_some() {
-            return Err(NotMoved::OnItsWay { instance: name, from: from.clone() });
-        }
-        if !self.is_ready(from) {
-            return Err(NotMoved::NotHeard { instance: name, node: from.clone() });
-        }
         if self.is_bound(instance) {
             return Err(NotMoved::Bound { instance: name, node: from.clone() });
         }
         if self.is_pinned(instance) {
             return Err(NotMoved::Pinned { instance: name, node: from.clone() });
+        }
+        self.check_can_leave(instance, from)
+    }
+
+    /// Refuses to have an instance leave its node now, be it to come back.
+    pub(super) fn check_can_leave(
+        &self,
+        instance: &Instance,
+        from: &NodeName,
+    ) -> Result<(), NotMoved> {
+        let name = instance.name.clone();
+        if instance.leaving.is_some() {
+            return Err(NotMoved::OnItsWay { instance: name, from: from.clone() });
+        }
+        if !self.is_ready(from) {
+            return Err(NotMoved::NotHeard { instance: name, node: from.clone() });
         }
         if instance.update == UpdateState::Updating && !self.is_failing(&name) {
             return Err(NotMoved::Changing(name));

@@ -83,8 +83,11 @@ pub struct Workload {
 pub struct Instance {
     /// Its name.
     pub name: InstanceName,
-    /// Its address, from its first placement on (a static one from its creation on) its own for life.
+    /// Its address, from its first placement on (a static one from its creation on) its own until an operator lets go of it.
     pub identity: Option<Identity>,
+    /// It gets an address of the block of its next node, once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub new_address: bool,
     /// Its fencing token; grows with every change of its template and every move.
     pub generation: Generation,
     /// What it is to be. Behind the workload's newest version until the rollout reaches it.

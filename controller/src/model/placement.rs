@@ -27,10 +27,7 @@ impl Model {
     /// Puts an instance onto a node.
     pub(super) fn place(&mut self, name: &InstanceName, node: &NodeName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        // A restored controller gives out nothing that it may have given to somebody else before.
-        let mut fresh =
-            || if self.is_unconfirmed() { None } else { self.claim_from_block(name, node) };
-        let Some(identity) = instance.identity.or_else(&mut fresh) else {
+        let Some(identity) = self.identity_on(&instance, node, now) else {
             // The scheduler counted one; what waits is looked at again.
             self.agenda.unplaced = true;
             return;
@@ -40,6 +37,7 @@ impl Model {
         }
         self.put_instance(Instance {
             identity: Some(identity),
+            new_address: false,
             node: Some(node.clone()),
             leaving: None,
             second_share: None,

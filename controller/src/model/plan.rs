@@ -142,6 +142,7 @@ pub(super) fn changed_fields(workload: &Workload, new: &WorkloadSpec) -> Vec<&'s
         ("constraints", old.placement.constraints != new.placement.constraints),
         ("update", old.update != new.update),
         ("on_lost", old.on_lost != new.on_lost),
+        ("network.on_move", old.on_move != new.on_move),
         ("job", old.job != new.job),
         ("workload labels", old.labels != new.labels),
     ];

@@ -1,6 +1,7 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
 mod not_moved;
+mod not_readdressed;
 mod not_rebooted;
 mod not_resized;
 mod of_job;
@@ -23,6 +24,7 @@ use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
 pub(super) use not_moved::NotMoved;
+pub(super) use not_readdressed::NotReaddressed;
 pub(super) use not_rebooted::NotRebooted;
 pub(super) use not_resized::NotResized;
 pub(super) use of_job::OfJob;
@@ -120,6 +122,9 @@ pub enum Refusal {
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
+    /// An instance is not given another address.
+    #[error(transparent)]
+    NotReaddressed(#[from] NotReaddressed),
     /// An instance is not given other limits.
     #[error(transparent)]
     NotResized(#[from] NotResized),
@@ -536,6 +541,7 @@ impl Refusal {
             | Self::InstanceRemoving(_)
             | Self::CarriesNothing { .. }
             | Self::NotMoved(_)
+            | Self::NotReaddressed(_)
             | Self::NotResized(_)
             | Self::NotRebooted(_)
             | Self::OfJob(_)

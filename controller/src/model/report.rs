@@ -317,6 +317,8 @@ impl Model {
             return self.delete_instance(instance, now);
         }
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
+        // It has left for another address alone.
+        let to = to.or_else(|| instance.node.clone().filter(|_| instance.new_address));
         // What has ended needs no place.
         let to = to.filter(|_| !instance.rests());
         // Where it was to go may have been lost, cordoned, drained or removed meanwhile.

@@ -244,7 +244,11 @@ impl Model {
     /// Has the node of an instance let go of it, so that it goes to another one.
     pub(super) fn send(&mut self, mut instance: Instance, to: NodeName, now: Timestamp) {
         self.delete(Key::Waiting(instance.name.clone()));
-        let message = format!("moves to {to} and keeps its address");
+        let message = if self.follows_its_node(&instance) {
+            format!("moves to {to}, where it gets an address of that node's block")
+        } else {
+            format!("moves to {to} and keeps its address")
+        };
         let subject = Subject::Instance(instance.name.clone());
         self.event(now, Severity::Info, subject, "instance-moving", message);
         self.put_with(|since| {

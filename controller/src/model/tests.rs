@@ -24,6 +24,7 @@ mod orders;
 mod per_node;
 mod plans;
 mod random;
+mod readdressing;
 mod reads;
 mod reboots;
 mod registries;

@@ -435,6 +435,7 @@ impl Model {
                 None => InstanceTask::new(workload.generation),
             }),
             update,
+            new_address: false,
             node: None,
             second_share: None,
             own_size: OwnSize::default(),

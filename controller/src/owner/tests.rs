@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::WorkloadName;
 use dwell_core::net::ClusterRange;
-use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use super::*;
 use crate::model::{SessionId, Settings};
@@ -45,6 +45,7 @@ fn declare(name: &str) -> Command {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        on_move: OnMove::default(),
         labels: BTreeMap::new(),
         job: None,
     };

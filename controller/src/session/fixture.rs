@@ -8,7 +8,7 @@ use dwell_core::clock::{Clock, Timestamp};
 use dwell_core::id::NodeName;
 use dwell_core::net::ClusterRange;
 use dwell_core::session::Hello;
-use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, WorkloadSpec};
 use tokio_util::sync::CancellationToken;
 
 use crate::model::{Command, Join, Model, SessionId, Settings, TokenId};
@@ -76,6 +76,7 @@ pub(super) async fn declare(handle: &Handle, name: &str) {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        on_move: OnMove::default(),
         labels: [].into(),
         job: None,
     };

@@ -14,6 +14,7 @@ fn spec() -> WorkloadSpec {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        on_move: OnMove::default(),
         job: None,
         labels: BTreeMap::new(),
     }

@@ -13,8 +13,8 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Lease, Mount, MountSource, OnFailure, OnLost, Placement,
-    PortRange, Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
+    AllowRule, AllowSource, ImagePolicy, Lease, Mount, MountSource, OnFailure, OnLost, OnMove,
+    Placement, PortRange, Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
     UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
@@ -116,6 +116,7 @@ fn specifications_survive_the_round_trip() {
             on_failure: OnFailure::Rollback,
         },
         on_lost: OnLost::ReplaceAfter(Millis::seconds(60)),
+        on_move: OnMove::NewAddress,
         job: Some(Job {
             parallelism: Some(2),
             deadline: Some(Millis::seconds(3600)),

@@ -4,7 +4,8 @@ use dwell_core::change::ChangeClass;
 use dwell_core::instance::RunState;
 use dwell_core::job::Job;
 use dwell_core::workload::{
-    OnFailure, OnLost, Placement, Portion, Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
+    OnFailure, OnLost, OnMove, Placement, Portion, Template, UpdateOrder, UpdatePolicy,
+    WorkloadSpec,
 };
 
 use super::{FromWireError, duration, parse, parse_optional, required, text_or_empty};
@@ -25,6 +26,7 @@ impl From<&WorkloadSpec> for v1::WorkloadSpec {
             replace_lost_after_ms: spec.on_lost.replaced_after().map(|after| after.0),
             run: spec.run.map(|run| v1::RunState::from(run).into()),
             job: spec.job.as_ref().map(Into::into),
+            new_address_on_move: spec.on_move == OnMove::NewAddress,
         }
     }
 }
@@ -50,6 +52,11 @@ impl TryFrom<v1::WorkloadSpec> for WorkloadSpec {
             on_lost: match wire.replace_lost_after_ms {
                 None => OnLost::Keep,
                 Some(ms) => OnLost::ReplaceAfter(duration("replace_lost_after_ms", ms)?),
+            },
+            on_move: if wire.new_address_on_move {
+                OnMove::NewAddress
+            } else {
+                OnMove::KeepAddress
             },
             labels: wire.labels.into_iter().collect(),
             run,

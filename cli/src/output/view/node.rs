@@ -228,6 +228,24 @@ pub(crate) struct TokenView {
 #[derive(Debug, Serialize)]
 pub(crate) struct RoutesView {
     pub(crate) routes: Vec<RouteView>,
+    /// How many of them are of instances outside of their node's block.
+    pub(crate) exceptions: usize,
+    /// What those take of the kernel of each node, in bytes, about.
+    pub(crate) exceptions_bytes: u64,
+}
+
+/// What a route to one address takes of a kernel, in bytes: measured with 100,000 of them, of which a table has 104 of each, without
+/// what joins them into a tree.
+const ROUTE_BYTES: u64 = 120;
+
+impl RoutesView {
+    pub(crate) fn new(routes: Vec<v1::Route>) -> Self {
+        let routes: Vec<RouteView> = routes.into_iter().map(Into::into).collect();
+        let exceptions = routes.iter().filter(|route| !route.instance.is_empty()).count();
+        let exceptions_bytes = u64::try_from(exceptions).unwrap_or(u64::MAX);
+        let exceptions_bytes = exceptions_bytes.saturating_mul(ROUTE_BYTES);
+        Self { routes, exceptions, exceptions_bytes }
+    }
 }
 
 /// Packets for the prefix go to the node.

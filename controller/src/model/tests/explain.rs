@@ -67,7 +67,12 @@ fn what_was_moved_says_by_whom_and_what_its_address_costs() {
     fleet.apply(web(1, 1)).unwrap();
     fleet.settle();
     let instances = vec![instance("web-0")];
-    let order = Command::MoveInstances { instances, to: Some(node("n2")), dry_run: false };
+    let order = Command::MoveInstances {
+        instances,
+        to: Some(node("n2")),
+        new_address: false,
+        dry_run: false,
+    };
     fleet.command_for("ann", order).unwrap();
     assert_eq!(of(&fleet, "web-0", "place"), ["leaves n1 for n2 (ann)"]);
     fleet.settle();

@@ -25,7 +25,7 @@ use dwell_core::net::ClusterRange;
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
-use dwell_core::workload::{OnLost, Placement, Template, UpdatePolicy, WorkloadSpec};
+use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use self::check::durable;
 use crate::model::tables::Tables;
@@ -110,6 +110,7 @@ pub(super) fn spec(name: &str, replicas: u32) -> WorkloadSpec {
         placement: Placement::default(),
         update: UpdatePolicy::default(),
         on_lost: OnLost::Keep,
+        on_move: OnMove::default(),
         job: None,
         labels: BTreeMap::new(),
     }

@@ -105,7 +105,12 @@ fn nothing_starts_it_again_but_who_asks_for_that() {
         Command::SetRun { target: one(), run: RunState::Running },
         Command::SetRun { target: one(), run: RunState::Stopped },
         Command::Restart(one()),
-        Command::MoveInstances { instances: vec![instance("job-0")], to: None, dry_run: false },
+        Command::MoveInstances {
+            instances: vec![instance("job-0")],
+            to: None,
+            new_address: false,
+            dry_run: false,
+        },
     ] {
         let refused = fleet.command(command).unwrap_err();
         assert!(matches!(refused, Refusal::OfJob(OfJob::HasEnded { .. })), "{refused}");

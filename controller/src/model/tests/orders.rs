@@ -13,7 +13,8 @@ use crate::model::{Command, Moved, NodeChange, Refusal, Reply, Size, Target, Upd
 
 fn moved(fleet: &mut Fleet, names: &[&str], to: Option<&str>) -> Result<Vec<Moved>, Refusal> {
     let instances = names.iter().map(|name| instance(name)).collect();
-    let order = Command::MoveInstances { instances, to: to.map(node), dry_run: false };
+    let order =
+        Command::MoveInstances { instances, to: to.map(node), new_address: false, dry_run: false };
     match fleet.command(order)? {
         Reply::Moves(moves) => Ok(moves),
         other => panic!("{other:?}"),

@@ -9,7 +9,7 @@ use dwell_core::job::Job;
 use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::registry::RegistryLogin;
 use dwell_core::session::StatusReport;
-use dwell_core::workload::{Mount, MountSource, Portion, RestartPolicy, WorkloadSpec};
+use dwell_core::workload::{Mount, MountSource, OnMove, Portion, RestartPolicy, WorkloadSpec};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
@@ -35,6 +35,7 @@ enum Step {
     /// One of those that there are, to one of the nodes or to any.
     MoveOne(usize, Option<u8>),
     RemoveOne(usize),
+    Readdress(usize),
     SetRun(usize, bool),
     Promote(usize),
     Abort(usize),
@@ -102,6 +103,9 @@ impl Declared {
                 read_only: false,
             });
         }
+        if self.workload == 1 {
+            spec.on_move = OnMove::NewAddress;
+        }
         spec.placement.one_per_node = self.workload == PER_NODE;
         let fixed = self.fixed.filter(|_| self.workload != PER_NODE);
         spec.addresses =
@@ -144,6 +148,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (name(), 0..5u32).prop_map(|(name, count)| Step::Scale(name, count)),
         1 => (0..8usize, prop::option::of(host())).prop_map(|(which, to)| Step::MoveOne(which, to)),
         1 => (0..8usize).prop_map(Step::RemoveOne),
+        1 => (0..8usize).prop_map(Step::Readdress),
         1 => (name(), any()).prop_map(|(name, run)| Step::SetRun(name, run)),
         2 => name().prop_map(Step::Promote),
         1 => name().prop_map(Step::Abort),
@@ -224,11 +229,20 @@ impl World {
                 let instances = fleet.model.tables.instances().keys().nth(which).cloned();
                 let instances = instances.into_iter().collect();
                 let to = to.map(host);
-                drop(fleet.command(Command::MoveInstances { instances, to, dry_run: false }));
+                drop(fleet.command(Command::MoveInstances {
+                    instances,
+                    to,
+                    new_address: which % 2 == 1,
+                    dry_run: false,
+                }));
             }
             Step::RemoveOne(which) => {
                 let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
                 drop(fleet.command(Command::RemoveInstances(chosen.into_iter().collect())));
+            }
+            Step::Readdress(which) => {
+                let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
+                drop(fleet.command(Command::ReaddressInstances(chosen.into_iter().collect())));
             }
             Step::SetRun(name, run) => {
                 let target = Target::Workload(workload(WORKLOADS[name]));

@@ -121,7 +121,12 @@ fn limits_of_its_own_are_kept_through_everything() {
     assert_eq!(told(&fleet, "web-0"), large);
     let to = if fleet.place("web-0").unwrap() == "n1" { "n2" } else { "n1" };
     let instances = vec![instance("web-0")];
-    let order = Command::MoveInstances { instances, to: Some(node(to)), dry_run: false };
+    let order = Command::MoveInstances {
+        instances,
+        to: Some(node(to)),
+        new_address: false,
+        dry_run: false,
+    };
     fleet.command(order).unwrap();
     fleet.settle();
     assert_eq!((fleet.place("web-0").as_deref(), told(&fleet, "web-0")), (Some(to), large));
@@ -187,7 +192,12 @@ fn what_its_node_has_no_room_for_is_refused() {
     assert!(refusal.contains("resources.memory"), "{refusal}");
 
     let instances = vec![instance("web-0")];
-    let order = Command::MoveInstances { instances, to: Some(node(to)), dry_run: false };
+    let order = Command::MoveInstances {
+        instances,
+        to: Some(node(to)),
+        new_address: false,
+        dry_run: false,
+    };
     fleet.command(order).unwrap();
     let refusal = resize(&mut fleet, "web-0", memory(2000)).unwrap_err().to_string();
     assert!(refusal.contains("on its way"), "{refusal}");

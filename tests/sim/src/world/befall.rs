@@ -44,7 +44,8 @@ impl World {
             Action::Move { pick, to } => {
                 let to = to.map(|host| self.hosts[self.host(host)].name.clone());
                 let instances = self.pick_instance(pick).into_iter().collect();
-                let order = Command::MoveInstances { instances, to, dry_run: false };
+                let new_address = pick.is_multiple_of(2);
+                let order = Command::MoveInstances { instances, to, new_address, dry_run: false };
                 drop(self.command(order));
             }
             Action::RemoveOne { pick } => {
@@ -54,7 +55,10 @@ impl World {
             }
             Action::Replace { pick } => {
                 let names = self.pick_instance(pick).into_iter().collect();
-                drop(self.command(Command::ReplaceInstances(names)));
+                drop(self.command(match pick.is_multiple_of(2) {
+                    true => Command::ReaddressInstances(names),
+                    false => Command::ReplaceInstances(names),
+                }));
             }
             Action::Resize { pick, mebi } => {
                 let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };

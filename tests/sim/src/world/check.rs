@@ -4,7 +4,7 @@ use dwell_controller::model::{Change, Instance, InstanceFilter, Record};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::{Assigned, Phase};
-use dwell_core::workload::Resources;
+use dwell_core::workload::{OnMove, Resources};
 use dwell_planner::Journal;
 
 use super::{CHECK_MS, CONVERGENCE_MS, Event, World};
@@ -28,6 +28,7 @@ impl World {
         self.note_tasks(changes);
         for change in changes {
             self.check_gone(change);
+            self.check_address(change);
             let (Some(Record::Instance(old)), Some(Record::Instance(new))) =
                 (&change.old, &change.new)
             else {
@@ -43,6 +44,27 @@ impl World {
                 continue;
             };
             self.violate(Violation { rule: "generations and places", what });
+        }
+    }
+
+    /// An address is an instance's own until it may be given up, and changes while nothing of the instance is anywhere.
+    fn check_address(&mut self, change: &Change) {
+        let (Some(Record::Instance(old)), Some(Record::Instance(new))) = (&change.old, &change.new)
+        else {
+            return;
+        };
+        if old.identity.is_none() || old.identity == new.identity {
+            return;
+        }
+        let workload = old.name.workload();
+        let workload = self.controller.model.as_ref().and_then(|model| model.workload(workload));
+        let follows = workload.is_some_and(|view| view.workload.spec.on_move == OnMove::NewAddress);
+        let is_anywhere = old.node.is_some() || new.node.is_some();
+        if is_anywhere || !(follows || old.new_address) {
+            let name = &new.name;
+            let what =
+                format!("{name} gets {:?} for {:?} on {:?}", new.identity, old.identity, new.node);
+            self.violate(Violation { rule: "own address", what });
         }
     }
 

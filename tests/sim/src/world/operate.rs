@@ -12,8 +12,8 @@ use dwell_core::instance::RunState;
 use dwell_core::job::Job;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    Mount, MountSource, OnFailure, OnLost, Placement, Portion, Resources, RestartPolicy, Template,
-    UpdateOrder, UpdatePolicy, WorkloadSpec,
+    Mount, MountSource, OnFailure, OnLost, OnMove, Placement, Portion, Resources, RestartPolicy,
+    Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
@@ -113,6 +113,10 @@ impl World {
             on_lost: match shape.lost {
                 true => OnLost::ReplaceAfter(Millis::seconds(LOST_AFTER_S)),
                 false => OnLost::Keep,
+            },
+            on_move: match number.is_multiple_of(3) {
+                true => OnMove::NewAddress,
+                false => OnMove::KeepAddress,
             },
             job: shape.job.map(|parallelism| Job {
                 parallelism: Some(parallelism).filter(|&most| most > 0),

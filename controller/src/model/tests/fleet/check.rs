@@ -14,8 +14,14 @@ impl Fleet {
             if old.node.is_some() && old.node != new.node {
                 assert!(new.node.is_none(), "never from node to node at once");
             }
-            if let Some(identity) = old.identity {
-                assert_eq!(new.identity, Some(identity), "an identity is for life");
+            if old.identity.is_some() && new.identity != old.identity {
+                let workload = self.model.workload(old.name.workload()).unwrap().workload;
+                let may_change = old.new_address || workload.spec.on_move == OnMove::NewAddress;
+                assert!(may_change, "an address is an instance's own until somebody lets go of it");
+                assert!(
+                    new.identity.is_some() && old.node.is_none() && new.node.is_none(),
+                    "it changes while nothing of the instance is anywhere"
+                );
             }
         }
         if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
@@ -24,19 +30,16 @@ impl Fleet {
             assert!(new.generation >= old.generation, "a generation never falls");
         }
         let had = old.as_ref().and_then(|old| old.identity);
-        match (had, new.and_then(|new| new.identity)) {
-            (None, Some(identity)) => {
-                if let Some((owner, until)) = self.released.remove(&identity.address) {
-                    let Key::Instance(name) = &change.key else { unreachable!() };
-                    assert!(owner == *name || until <= self.now, "quarantine holds");
-                }
-            }
-            (Some(identity), None) => {
-                let until = self.now.after(self.model.settings().quarantine.as_duration());
-                let Key::Instance(name) = &change.key else { unreachable!() };
-                self.released.insert(identity.address, (name.clone(), until));
-            }
-            _ => {}
+        let has = new.and_then(|new| new.identity);
+        let Key::Instance(name) = &change.key else { return };
+        if let Some(released) = had.filter(|_| had != has) {
+            let until = self.now.after(self.model.settings().quarantine.as_duration());
+            self.released.insert(released.address, (name.clone(), until));
+        }
+        if let Some(given) = has.filter(|_| had != has)
+            && let Some((owner, until)) = self.released.remove(&given.address)
+        {
+            assert!(owner == *name || until <= self.now, "quarantine holds");
         }
     }
 
