@@ -39,7 +39,7 @@ pub struct HostChoices {
 pub fn host_network(network: &NodeNetwork, choices: &HostChoices, forwards: bool) -> HostNetwork {
     HostNetwork {
         cluster: network.cluster,
-        block: network.block,
+        blocks: network.blocks().collect(),
         masquerade: choices.masquerade,
         host_access: choices.host_access.clone(),
         foreign_names: !choices.answers_names || network.zone.is_empty(),
@@ -62,7 +62,11 @@ pub fn routes(network: &NodeNetwork, overlay: OverlayChoice, own: Option<Ipv4Add
     let exceptions = network.exceptions.iter();
     RouteTable {
         peers: peers
-            .map(|(node, peer)| Peer { node: node.clone(), block: peer.block, via: peer.address })
+            .map(|(node, peer)| Peer {
+                node: node.clone(),
+                blocks: peer.blocks().collect(),
+                via: peer.address,
+            })
             .collect(),
         exceptions: exceptions
             .filter(|(_, node)| network.peers.contains_key(*node))
@@ -106,7 +110,11 @@ mod tests {
         let node = |name: &str| NodeName::new(name).unwrap();
         let mut network = NodeNetwork::of_cluster("10.80.0.0/16".parse().unwrap());
         let block = Some("10.80.2.0/24".parse().unwrap());
-        let peer = NodePeer { address: "192.168.1.2".parse().unwrap(), block };
+        let peer = NodePeer {
+            address: "192.168.1.2".parse().unwrap(),
+            block,
+            more_blocks: vec!["10.80.9.0/24".parse().unwrap()],
+        };
         network.peers.insert(node("h2"), peer);
         network.exceptions.insert("10.80.9.1".parse().unwrap(), node("h1"));
         network.exceptions.insert("10.80.9.2".parse().unwrap(), node("h2"));
@@ -118,5 +126,7 @@ mod tests {
         let there = Exception { address: "10.80.9.2".parse().unwrap(), node: node("h2") };
         assert_eq!(routes.exceptions, [there]);
         assert_eq!(routes.peers.len(), 1);
+        let blocks = ["10.80.2.0/24".parse().unwrap(), "10.80.9.0/24".parse().unwrap()];
+        assert_eq!(routes.peers[0].blocks, blocks);
     }
 }

@@ -270,6 +270,7 @@ mod tests {
             [
                 "CreateJoinToken",
                 "UpdateNode",
+                "ChangeNodeBlocks",
                 "RebootNodes",
                 "CancelReboot",
                 "RemoveNode",

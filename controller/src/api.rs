@@ -322,6 +322,18 @@ impl Fleet for Api {
         }))
     }
 
+    async fn change_node_blocks(
+        &self,
+        request: Request<v1::ChangeNodeBlocksRequest>,
+    ) -> Answer<v1::ChangeNodeBlocksResponse> {
+        let done = self.command(request::change_blocks(&request.into_inner())?).await?;
+        let Reply::Block(block) = done.reply else {
+            return Err(Status::internal("the model did not say which block it was"));
+        };
+        let (revision, block) = (done.revision.0, block.to_string());
+        Ok(Response::new(v1::ChangeNodeBlocksResponse { revision, block }))
+    }
+
     async fn update_node(
         &self,
         request: Request<v1::UpdateNodeRequest>,

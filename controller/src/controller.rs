@@ -253,11 +253,11 @@ async fn begin(owner: &Handle, evidence: Option<&str>) -> Result<(), StartError>
 
 /// The blocks that were given out have to be blocks of the configured range.
 pub(crate) fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), RangeError> {
-    let blocks = records.iter().filter_map(|record| match record {
-        Record::Node(node) => Some((node, node.block?)),
+    let nodes = records.iter().filter_map(|record| match record {
+        Record::Node(node) => Some(node),
         _ => None,
     });
-    for (node, block) in blocks {
+    for (node, block) in nodes.flat_map(|node| node.blocks().map(move |block| (node, block))) {
         if range.block_of(block.addr()) != Some(block) {
             let (cidr, prefix) = (range.cidr(), range.node_prefix());
             return Err(RangeError { node: node.name.clone(), block, cidr, prefix });

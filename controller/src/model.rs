@@ -28,6 +28,7 @@
 mod adoption;
 mod assignment;
 mod audit;
+mod blocks;
 mod carry;
 mod command;
 mod commit;
@@ -98,8 +99,8 @@ use view::Views;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, RebootPlan, Reply, Size,
-    Target, WORKLOADS_MAX,
+    Applied, BlockChange, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, RebootPlan,
+    Reply, Size, Target, WORKLOADS_MAX,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use downtime::{Downtimes, Expected};
@@ -442,6 +443,9 @@ impl Model {
                 self.note_dismissed(node, enrolment, found);
             }
             Command::DetachNode { node, session } => self.detach(&node, session),
+            Command::ChangeBlocks { node, change } => {
+                reply = Reply::Block(self.change_blocks(&node, change, now)?);
+            }
             Command::UpdateNode { node, change } => self.update_node(&node, change, now)?,
             Command::RebootNodes(plan) => reply = Reply::Reboot(self.reboot_nodes(&plan, now)?),
             Command::CancelReboot => reply = Reply::Rebooting(self.cancel_reboot(now)?),

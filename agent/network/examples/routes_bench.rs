@@ -29,7 +29,7 @@ fn table(routes: u32) -> Result<RouteTable> {
     let peers = (0..NODES)
         .map(|n| {
             let via = Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 19, 0, 1)) + n);
-            Ok(Peer { node: node(n)?, block: None, via })
+            Ok(Peer { node: node(n)?, blocks: Vec::new(), via })
         })
         .collect::<Result<_>>()?;
     let exceptions = (0..routes)

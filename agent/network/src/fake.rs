@@ -362,7 +362,7 @@ impl Network for FakeNetwork {
 }
 
 fn prefixes(table: &RouteTable) -> BTreeSet<ipnet::Ipv4Net> {
-    let blocks = table.peers.iter().filter_map(|peer| peer.block);
+    let blocks = table.peers.iter().flat_map(|peer| peer.blocks.iter().copied());
     let exceptions = table.exceptions.iter().map(|exception| exception.address.into());
     blocks.chain(exceptions).collect()
 }

@@ -17,7 +17,7 @@ use crate::HostNetwork;
 pub fn host() -> HostNetwork {
     HostNetwork {
         cluster: "10.80.0.0/16".parse().unwrap(),
-        block: None,
+        blocks: Vec::new(),
         masquerade: false,
         host_access: Vec::new(),
         foreign_names: false,

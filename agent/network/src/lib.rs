@@ -206,8 +206,8 @@ pub trait Network: Send + Sync + 'static {
 pub struct HostNetwork {
     /// The range of all instances of the cluster.
     pub cluster: Ipv4Net,
-    /// This node's share of it; a routes-only node has none.
-    pub block: Option<Ipv4Net>,
+    /// This node's shares of it; a routes-only node has none.
+    pub blocks: Vec<Ipv4Net>,
     /// Whether instances reach what is beyond the cluster under the host's address.
     pub masquerade: bool,
     /// Ports of the host itself that instances may connect to. All others are closed to them, but for what they cannot
@@ -298,8 +298,8 @@ pub struct Overlay {
 pub struct Peer {
     /// Its name.
     pub node: NodeName,
-    /// Its share of the cluster's range; a routes-only node has none.
-    pub block: Option<Ipv4Net>,
+    /// Its shares of the cluster's range; a routes-only node has none.
+    pub blocks: Vec<Ipv4Net>,
     /// Its address: on a network shared with this node, or else reached through the overlay.
     pub via: Ipv4Addr,
 }

@@ -88,8 +88,8 @@ impl World {
 
 /// What the host is prepared for: the block 10.80.1.0/24.
 pub fn host() -> HostNetwork {
-    let block = Some("10.80.1.0/24".parse().unwrap());
-    HostNetwork { block, masquerade: true, ..fixtures::host() }
+    let blocks = vec!["10.80.1.0/24".parse().unwrap()];
+    HostNetwork { blocks, masquerade: true, ..fixtures::host() }
 }
 
 /// The sandbox of instance `name`, with the hardware address that its address implies.
@@ -110,7 +110,7 @@ pub fn db() -> Sandbox {
 
 /// Another node, reached through `via`.
 pub fn peer(name: &str, block: &str, via: Ipv4Addr) -> Peer {
-    Peer { node: name.parse().unwrap(), block: Some(block.parse().unwrap()), via }
+    Peer { node: name.parse().unwrap(), blocks: vec![block.parse().unwrap()], via }
 }
 
 /// The file that names the namespace of a sandbox.

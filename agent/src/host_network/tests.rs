@@ -15,6 +15,7 @@ fn assignment(revision: u64, masked_peers: u8) -> Option<Arc<Assignment>> {
         let peer = NodePeer {
             address: [192, 168, 1, n].into(),
             block: Some(ipnet::Ipv4Net::new_assert([10, 80, n, 0].into(), 24)),
+            more_blocks: Vec::new(),
         };
         (name, peer)
     };

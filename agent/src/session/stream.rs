@@ -133,6 +133,7 @@ pub(super) async fn serve(
         keeps_leases: true,
         fetches_ahead: true,
         carries: true,
+        knows_blocks: true,
         boot: Some(session.boot.clone()),
     };
     let (outgoing, receiver) = mpsc::channel(OUTGOING);

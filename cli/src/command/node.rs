@@ -1,5 +1,6 @@
 //! `dwell node`: the hosts.
 
+mod block;
 mod reboot;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ enum Command {
     /// Take the machine that attaches next for the node; switch the other one off first
     Admit(Names),
     Address(Address),
+    Block(block::Block),
     Drain(Drain),
     Reboot(reboot::Reboot),
     Label(Label),
@@ -212,6 +214,7 @@ impl Node {
                 let admit = v1::UpdateNodeRequest { admit: true, ..Default::default() };
                 names.update(&mut fleet, &admit, "is served again").await.map(drop)
             }
+            Command::Block(block) => block.run(&mut fleet).await,
             Command::Address(Address { name, address }) => {
                 let request = v1::UpdateNodeRequest {
                     address: Some(address.to_string()),
@@ -383,7 +386,7 @@ fn table(view: &NodesView, now: Now, style: Style) -> String {
                 node.name.clone(),
                 state(node, now),
                 node.address.clone(),
-                or_dash(&node.block),
+                blocks(node),
                 or_dash(&node.pool),
                 of(
                     Millicores(node.allocated.cpu_millicores).to_string(),
@@ -400,6 +403,14 @@ fn table(view: &NodesView, now: Now, style: Style) -> String {
         );
     }
     table.render(style) + &obstacles(view)
+}
+
+/// A node's first block, and how many others lead to it.
+fn blocks(node: &NodeView) -> String {
+    match node.more_blocks.len() + node.retired_blocks.len() {
+        0 => or_dash(&node.block),
+        more => format!("{} +{more}", node.block),
+    }
 }
 
 /// What is still on nodes that are drained, why, and what to do.

@@ -319,6 +319,22 @@ impl Fleet for Service {
         })
     }
 
+    async fn change_node_blocks(
+        &self,
+        request: Request<v1::ChangeNodeBlocksRequest>,
+    ) -> Answer<v1::ChangeNodeBlocksResponse> {
+        use v1::change_node_blocks_request::Change;
+        let v1::ChangeNodeBlocksRequest { node, change } = request.into_inner();
+        let (word, block) = match change {
+            Some(Change::Add(block)) => ("add", block),
+            Some(Change::Retire(block)) => ("retire", block),
+            None => return Err(Status::invalid_argument("say which block to add, or to retire")),
+        };
+        let block = if block.is_empty() { "10.80.7.0/24".to_owned() } else { block };
+        let revision = self.asked(format!("{word} block {block} of {node}"))?;
+        answer(v1::ChangeNodeBlocksResponse { revision, block })
+    }
+
     async fn update_node(
         &self,
         request: Request<v1::UpdateNodeRequest>,

@@ -15,8 +15,8 @@ use tonic::Status;
 
 use super::{Api, keys};
 use crate::model::{
-    Command, NAMED_MAX, NodeChange, OwnSize, OwnSizeChange, REBOOT_MAX, RebootHow, RebootPlan,
-    Size, Target, WORKLOADS_MAX,
+    BlockChange, Command, NAMED_MAX, NodeChange, OwnSize, OwnSizeChange, REBOOT_MAX, RebootHow,
+    RebootPlan, Size, Target, WORKLOADS_MAX,
 };
 use crate::status::into_status;
 
@@ -134,6 +134,25 @@ pub(super) fn resize_instance(request: &v1::ResizeInstanceRequest) -> Result<Com
     let instance = name(&request.instance)?;
     let (dry_run, force) = (request.dry_run, request.force);
     Ok(Command::ResizeInstance { instance, size, dry_run, force })
+}
+
+/// An order to change the blocks of a node.
+pub(super) fn change_blocks(request: &v1::ChangeNodeBlocksRequest) -> Result<Command, Status> {
+    use v1::change_node_blocks_request::Change;
+    let block = |text: &str| {
+        text.parse().map_err(|_| {
+            Status::invalid_argument(format!(
+                "{text:?} is no block; write one such as 10.80.9.0/24"
+            ))
+        })
+    };
+    let change = match &request.change {
+        Some(Change::Add(text)) if text.is_empty() => BlockChange::Add(None),
+        Some(Change::Add(text)) => BlockChange::Add(Some(block(text)?)),
+        Some(Change::Retire(text)) => BlockChange::Retire(block(text)?),
+        None => return Err(Status::invalid_argument("say which block to add, or to retire")),
+    };
+    Ok(Command::ChangeBlocks { node: name(&request.node)?, change })
 }
 
 /// An order to move instances.

@@ -239,6 +239,8 @@ pub(super) fn node(view: &NodeView) -> v1::Node {
         name: node.name.to_string(),
         address: node.address.to_string(),
         block: text(node.block.as_ref()),
+        more_blocks: node.more_blocks.iter().map(ToString::to_string).collect(),
+        retired_blocks: node.retired_blocks.iter().map(ToString::to_string).collect(),
         pool: text(node.pool.as_ref()),
         labels: node.labels.clone().into_iter().collect(),
         state: v1::NodeState::from(view.state).into(),

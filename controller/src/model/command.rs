@@ -215,6 +215,13 @@ pub enum Command {
         /// Which stream.
         session: SessionId,
     },
+    /// Give a node more addresses, or others. Answered with [`Reply::Block`].
+    ChangeBlocks {
+        /// Which one.
+        node: NodeName,
+        /// What.
+        change: BlockChange,
+    },
     /// Cordon, drain, label a node, or put it into a pool.
     UpdateNode {
         /// Which node.
@@ -451,6 +458,15 @@ impl NodeChange {
     }
 }
 
+/// A change of the blocks that a node has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockChange {
+    /// One more, or one that was retired again; `None` for the first that is free.
+    Add(Option<Ipv4Net>),
+    /// No address of it is given out any more, and it is free once nobody has one.
+    Retire(Ipv4Net),
+}
+
 /// What came of an accepted command.
 #[derive(Clone, Debug)]
 pub struct Applied {
@@ -469,6 +485,8 @@ pub enum Reply {
     Unserved(Refusal),
     /// One plan for each workload declared, in that order.
     Plans(Vec<WorkloadPlan>),
+    /// The block that a node has got, or that was retired.
+    Block(Ipv4Net),
     /// The number of the reboot that has begun.
     Reboot(u64),
     /// Nodes that were told to reboot and are still waited for.

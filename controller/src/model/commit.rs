@@ -61,6 +61,7 @@ impl Model {
                 keeps_leases: false,
                 fetches_ahead: false,
                 carries: false,
+                knows_blocks: false,
                 boot: None,
                 state: NodeState::Unreachable,
                 capacity: None,

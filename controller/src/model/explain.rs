@@ -204,7 +204,7 @@ impl Model {
                     "{address}, of the block of {holder}, where it was first: it keeps that, at the cost of a route of its own"
                 ),
                 (Some(holder), _) => format!("{address}, of the block of {holder}"),
-                (None, _) => format!("{address}, which it keeps for life"),
+                (None, _) => format!("{address}, which it keeps"),
             }
         };
         Some(Fact::new("address", text))

@@ -474,6 +474,7 @@ impl Model {
                 | Command::Restart(_)
                 | Command::ReplaceInstances(_)
                 | Command::ReaddressInstances(_)
+                | Command::ChangeBlocks { .. }
                 | Command::RebootNodes(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }

@@ -14,7 +14,7 @@ use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::net::Mac;
 use ipnet::Ipv4Net;
 
-use super::object::{Identity, Quarantine};
+use super::object::{Identity, Node, Quarantine};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
 
@@ -31,9 +31,13 @@ impl Model {
         !self.tables.index().blocks.contains_key(block) && self.kept_back_in(*block) == 0
     }
 
-    /// How many addresses of a node's block can still be given out: at least so many, if some are kept back in a block
+    /// How many addresses of a node's blocks can still be given out: at least so many, if some are kept back in a block
     /// that a node had before.
-    pub(super) fn free_addresses(&self, block: Ipv4Net) -> u32 {
+    pub(super) fn free_addresses(&self, node: &Node) -> u32 {
+        node.open_blocks().map(|block| self.free_in(block)).fold(0, u32::saturating_add)
+    }
+
+    fn free_in(&self, block: Ipv4Net) -> u32 {
         let load = self.tables.index().block_load.get(&block).copied().unwrap_or(0);
         // The first and the last are never given out; a /29, the smallest block, has 8.
         size(block).saturating_sub(2).saturating_sub(load).saturating_sub(self.kept_back_in(block))
@@ -84,19 +88,22 @@ impl Model {
         instance: &InstanceName,
         node: &NodeName,
     ) -> Option<Identity> {
-        let block = self.tables.nodes().get(node)?.block?;
-        let (first, last) = (block.network(), block.broadcast());
+        let blocks: Vec<Ipv4Net> = self.tables.nodes().get(node)?.open_blocks().collect();
         let quarantine = self.tables.quarantine();
         let kept_back = self.settings.static_range;
         let is_kept_back =
             |address: &Ipv4Addr| kept_back.is_some_and(|range| range.contains(address));
-        let own = quarantine.range(first..=last).find(|(address, kept)| {
+        let kept =
+            blocks.iter().flat_map(|block| quarantine.range(block.network()..=block.broadcast()));
+        let own = kept.filter(|(address, kept)| {
             kept.owner == *instance && kept.in_use_on.is_none() && !is_kept_back(address)
         });
-        let address = if let Some((&address, _)) = own {
+        let address = if let Some((&address, _)) = own.into_iter().next() {
             address
         } else {
-            block.hosts().find(|address| {
+            // What is full is not gone through for nothing.
+            let with_room = blocks.iter().filter(|block| self.free_in(**block) > 0);
+            with_room.flat_map(Ipv4Net::hosts).find(|address| {
                 self.settings.range.is_usable(*address)
                     && !is_kept_back(address)
                     && !self.tables.index().holders.contains_key(address)

@@ -243,9 +243,8 @@ impl Model {
                 }))
             });
         }
-        let block = node.block.filter(|_| !names.is_empty());
+        let kept = if names.is_empty() { without_blocks(node) } else { node.clone() };
         self.put_node(Node {
-            block,
             cordoned: true,
             draining: false,
             until: None,
@@ -254,7 +253,7 @@ impl Model {
             removed: true,
             contested: false,
             elsewhere: None,
-            ..node.clone()
+            ..kept
         });
         if let Some(link) = self.tables.links().get(&node.name).cloned() {
             self.put_link(Link { session: None, ..Link::clone(&link) });
@@ -285,7 +284,7 @@ impl Model {
         let Some(node) = self.tables.nodes().get(name).cloned() else { return };
         if node.removed && node.block.is_some() && self.instances_on(name).is_empty() {
             self.lose_volumes(name, now);
-            self.put_node(Node { block: None, ..Node::clone(&node) });
+            self.put_node(without_blocks(&node));
         }
     }
 
@@ -348,4 +347,9 @@ impl Model {
         });
         all.collect()
     }
+}
+
+/// A node that gives out no addresses.
+fn without_blocks(node: &Node) -> Node {
+    Node { block: None, more_blocks: Vec::new(), retired_blocks: Vec::new(), ..node.clone() }
 }

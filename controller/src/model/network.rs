@@ -25,9 +25,11 @@ use std::net::Ipv4Addr;
 
 use dwell_core::id::{NodeName, Revision};
 use dwell_core::session::{NetworkDelta, NodeNetwork, NodePeer};
+use ipnet::Ipv4Net;
 
 use super::object::Node;
 use super::record::{Change, Record};
+use super::tables::changed_blocks;
 use super::{Model, Touched};
 
 /// How many changes of the network a node may be behind before it is sent everything again.
@@ -45,7 +47,7 @@ impl Model {
     pub(super) fn note_for_network(&mut self, change: &Change, touched: &mut Touched) {
         let entry = match (&change.old, &change.new) {
             (Some(Record::Node(old)), Some(Record::Node(new))) => {
-                let shown = |node: &Node| (node.address, node.block, node.removed);
+                self.note_exceptions_of(old, new, change.revision);
                 (shown(old) != shown(new)).then(|| NetworkEntry::Node(new.name.clone()))
             }
             (None, Some(Record::Node(new))) => Some(NetworkEntry::Node(new.name.clone())),
@@ -58,6 +60,19 @@ impl Model {
         if let Some(entry) = entry {
             self.network_log.push(change.revision, entry);
             touched.everyone = true;
+        }
+    }
+
+    /// Instances on a node live within its blocks, or outside of them, for that those are others.
+    fn note_exceptions_of(&mut self, old: &Node, new: &Node, revision: Revision) {
+        let addresses: Vec<Ipv4Addr> = changed_blocks(Some(old), Some(new))
+            .into_iter()
+            .flat_map(|block| self.tables.index().holders_in(block))
+            .filter_map(|holder| self.tables.instances().get(holder)?.identity)
+            .map(|identity| identity.address)
+            .collect();
+        for address in addresses {
+            self.network_log.push(revision, NetworkEntry::Address(address));
         }
     }
 
@@ -82,6 +97,7 @@ impl Model {
         let others = self.tables.nodes().values();
         let others = others.filter(|node| !node.removed && node.name != *name);
         (network.block, network.address) = (own.block, Some(own.address));
+        network.more_blocks = own.blocks().skip(1).collect();
         network.peers = others.map(|node| (node.name.clone(), peer(node))).collect();
         network.exceptions.clone_from(&self.tables.index().exceptions);
         network
@@ -114,5 +130,11 @@ impl Model {
 }
 
 fn peer(node: &Node) -> NodePeer {
-    NodePeer { address: node.address, block: node.block }
+    let more_blocks = node.blocks().skip(1).collect();
+    NodePeer { address: node.address, block: node.block, more_blocks }
+}
+
+/// What the others see of a node.
+fn shown(node: &Node) -> (Ipv4Addr, Vec<Ipv4Net>, bool) {
+    (node.address, node.blocks().collect(), node.removed)
 }

@@ -168,6 +168,7 @@ impl Model {
             keeps_leases: hello.keeps_leases,
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
+            knows_blocks: hello.knows_blocks,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
@@ -296,6 +297,8 @@ impl Model {
         self.lose_volumes(name, now);
         self.put_node(Node {
             block: None,
+            more_blocks: Vec::new(),
+            retired_blocks: Vec::new(),
             cordoned: true,
             draining: false,
             until: None,
@@ -372,6 +375,7 @@ impl Model {
         self.replace_lost(now);
         self.tend_jobs(now);
         self.expire_quarantine(now);
+        self.free_retired_blocks(now);
         self.renew_ssh_budgets(now);
         let tokens = self.tables.tokens().values();
         let expired: Vec<TokenId> =
@@ -432,7 +436,7 @@ impl Model {
     }
 
     /// A node that has not been removed.
-    fn member(&self, name: &NodeName) -> Result<Arc<Node>, Refusal> {
+    pub(super) fn member(&self, name: &NodeName) -> Result<Arc<Node>, Refusal> {
         let node = self.tables.nodes().get(name).filter(|node| !node.removed);
         node.cloned().ok_or_else(|| Refusal::NoNode(name.clone()))
     }

@@ -210,7 +210,7 @@ impl Model {
             capacity: capacity.for_instances(),
             used: occupancy.map(|occupancy| occupancy.promised).unwrap_or_default(),
             items: occupancy.map_or(0, |there| there.instances.len() + there.arriving.len()),
-            addresses: node.block.map_or(0, |block| self.free_addresses(block)),
+            addresses: self.free_addresses(node),
             closed: closed(node, link),
             carries: link.is_none_or(carries),
         }

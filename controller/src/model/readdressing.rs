@@ -51,13 +51,13 @@ impl Model {
             return Err(NotReaddressed::NoNode(name).into());
         };
         self.check_can_leave(instance, &node)?;
-        let block = self.tables.nodes().get(&node).and_then(|node| node.block);
-        match block {
-            Some(block) if block.contains(&own.address) => {
+        let home = self.tables.nodes().get(&node);
+        match home {
+            Some(home) if home.gives_out(own.address) => {
                 let address = own.address;
                 return Err(NotReaddressed::AtHome { instance: name, address, node }.into());
             }
-            Some(block) if self.free_addresses(block) > 0 => {}
+            Some(home) if self.free_addresses(home) > 0 => {}
             _ => return Err(NotReaddressed::NoneFree { instance: name, node }.into()),
         }
         let message = format!("leaves {node} and comes back with an address of that node's block");
@@ -104,8 +104,8 @@ impl Model {
         let Some(own) = instance.identity else {
             return gives_out.then(|| self.claim_from_block(name, node)).flatten();
         };
-        let block = self.tables.nodes().get(node).and_then(|node| node.block);
-        let is_at_home = block.is_some_and(|block| block.contains(&own.address));
+        let home = self.tables.nodes().get(node);
+        let is_at_home = home.is_some_and(|home| home.gives_out(own.address));
         if is_at_home || !gives_out || !self.follows_its_node(instance) {
             return Some(own);
         }

@@ -4,6 +4,7 @@ mod not_moved;
 mod not_readdressed;
 mod not_rebooted;
 mod not_resized;
+mod of_blocks;
 mod of_job;
 
 use std::net::Ipv4Addr;
@@ -27,6 +28,7 @@ pub(super) use not_moved::NotMoved;
 pub(super) use not_readdressed::NotReaddressed;
 pub(super) use not_rebooted::NotRebooted;
 pub(super) use not_resized::NotResized;
+pub(super) use of_blocks::OfBlocks;
 pub(super) use of_job::OfJob;
 
 /// Why a command is refused.
@@ -134,6 +136,9 @@ pub enum Refusal {
     /// A job is not started again, or made something else.
     #[error(transparent)]
     OfJob(#[from] OfJob),
+    /// A node's blocks stay as they are.
+    #[error(transparent)]
+    OfBlocks(#[from] OfBlocks),
     /// A workload is declared twice in one command.
     #[error("workload {0} is declared twice; give each a name of its own")]
     DuplicateWorkload(WorkloadName),
@@ -545,6 +550,7 @@ impl Refusal {
             | Self::NotResized(_)
             | Self::NotRebooted(_)
             | Self::OfJob(_)
+            | Self::OfBlocks(_)
             | Self::NodeInUse { .. }
             | Self::NodeHasVolumes { .. }
             | Self::VolumeAmbiguous { .. }

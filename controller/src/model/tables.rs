@@ -16,6 +16,7 @@ use dwell_core::id::{
 };
 use dwell_core::net::ClusterRange;
 use dwell_core::registry::RegistryHost;
+use ipnet::Ipv4Net;
 
 pub(super) use self::index::Occupancy;
 use self::index::{Index, waits_for_turn};
@@ -129,6 +130,7 @@ impl Tables {
             Record::Node(new) => {
                 let old = self.nodes.insert(new.name.clone(), Arc::clone(&new));
                 self.index.node(old.as_deref(), Some(&new));
+                self.blocks_changed(old.as_deref(), Some(&new));
                 old.map(Record::Node)
             }
             Record::Token(new) => self.tokens.insert(new.id.clone(), new).map(Record::Token),
@@ -203,6 +205,7 @@ impl Tables {
             Key::Node(name) => {
                 let old = self.nodes.remove(name);
                 self.index.node(old.as_deref(), None);
+                self.blocks_changed(old.as_deref(), None);
                 old.map(Record::Node)
             }
             Key::Token(id) => self.tokens.remove(id).map(Record::Token),
@@ -382,6 +385,16 @@ impl Tables {
         &self.unmet
     }
 
+    /// Instances with addresses of blocks that have come to a node, or left it, live within its blocks or outside of them now.
+    fn blocks_changed(&mut self, old: Option<&Node>, new: Option<&Node>) {
+        for block in changed_blocks(old, new) {
+            let holders: Vec<InstanceName> = self.index.holders_in(block).cloned().collect();
+            for instance in holders.iter().filter_map(|name| self.instances.get(name)) {
+                self.index.look_again(instance);
+            }
+        }
+    }
+
     /// Puts an instance on the lists of what has to be looked at, or takes it off them.
     fn list_anew(&mut self, name: &InstanceName) {
         let waiting = self.waiting.get(name);
@@ -402,4 +415,12 @@ impl Tables {
     pub(super) fn index(&self) -> &Index {
         &self.index
     }
+}
+
+/// The blocks that only one of the two has.
+pub(super) fn changed_blocks(old: Option<&Node>, new: Option<&Node>) -> BTreeSet<Ipv4Net> {
+    let blocks = |node: Option<&Node>| -> BTreeSet<Ipv4Net> {
+        node.into_iter().flat_map(Node::blocks).collect()
+    };
+    &blocks(old) ^ &blocks(new)
 }

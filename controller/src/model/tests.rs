@@ -3,6 +3,7 @@
 mod addresses;
 mod adoption;
 mod audit;
+mod blocks;
 mod carry;
 mod contexts;
 mod digests;

@@ -16,6 +16,9 @@ pub struct NodeNetwork {
     pub cluster: Ipv4Net,
     /// This node's block; a routes-only node has none, nor has one that was removed.
     pub block: Option<Ipv4Net>,
+    /// What it has beside that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_blocks: Vec<Ipv4Net>,
     /// The address by which the other nodes know this one; `None` from a controller that does not say it, and for a node
     /// that was removed.
     #[serde(default)]
@@ -36,12 +39,22 @@ pub struct NodeNetwork {
 }
 
 /// Another node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodePeer {
     /// Its address in the underlay.
     pub address: Ipv4Addr,
     /// Its block; a routes-only node has none.
     pub block: Option<Ipv4Net>,
+    /// What it has beside that one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_blocks: Vec<Ipv4Net>,
+}
+
+impl NodePeer {
+    /// All that lead to it, the first one first.
+    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.block.into_iter().chain(self.more_blocks.iter().copied())
+    }
 }
 
 /// What has changed in a [`NodeNetwork`]; its cost does not grow with the number of nodes.
@@ -74,6 +87,7 @@ impl NodeNetwork {
         Self {
             cluster,
             block: None,
+            more_blocks: Vec::new(),
             address: None,
             peers: BTreeMap::new(),
             exceptions: BTreeMap::new(),
@@ -81,6 +95,11 @@ impl NodeNetwork {
             zone: String::new(),
             ipv6: None,
         }
+    }
+
+    /// All blocks of this node, the first one first.
+    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.block.into_iter().chain(self.more_blocks.iter().copied())
     }
 
     /// Takes in a change.

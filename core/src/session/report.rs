@@ -68,6 +68,8 @@ pub struct Hello {
     pub fetches_ahead: bool,
     /// Whether the agent carries files over from a container to its successor.
     pub carries: bool,
+    /// Whether the agent knows that a node may have more than one block.
+    pub knows_blocks: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -126,6 +128,7 @@ impl Hello {
             keeps_leases: false,
             fetches_ahead: false,
             carries: false,
+            knows_blocks: false,
             boot: None,
         }
     }

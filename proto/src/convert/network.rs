@@ -20,6 +20,7 @@ impl From<&NodeNetwork> for v1::NodeNetwork {
             zone: network.zone.clone(),
             address: text_or_empty(network.address.as_ref()),
             ipv6_prefix: text_or_empty(network.ipv6.as_ref()),
+            more_blocks: network.more_blocks.iter().map(ToString::to_string).collect(),
         }
     }
 }
@@ -28,9 +29,12 @@ impl TryFrom<v1::NodeNetwork> for NodeNetwork {
     type Error = FromWireError;
 
     fn try_from(wire: v1::NodeNetwork) -> Result<Self, FromWireError> {
+        let more_blocks = wire.more_blocks.iter();
+        let more_blocks = more_blocks.map(|block| parse("network.more_blocks", block));
         Ok(Self {
             cluster: parse("network.cluster_cidr", &wire.cluster_cidr)?,
             block: parse_optional("network.block", &wire.block)?,
+            more_blocks: more_blocks.collect::<Result<_, _>>()?,
             peers: peers(&wire.peers)?,
             exceptions: exceptions(&wire.exceptions)?,
             closed: wire.closed,
@@ -80,6 +84,7 @@ fn to_peer((node, peer): (&NodeName, &NodePeer)) -> v1::Peer {
         node: node.to_string(),
         address: peer.address.to_string(),
         block: text_or_empty(peer.block.as_ref()),
+        more_blocks: peer.more_blocks.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -89,9 +94,12 @@ fn to_exception((address, node): (&Ipv4Addr, &NodeName)) -> v1::Exception {
 
 fn peers(wire: &[v1::Peer]) -> Result<BTreeMap<NodeName, NodePeer>, FromWireError> {
     let peer = |wire: &v1::Peer| {
+        let more_blocks = wire.more_blocks.iter();
+        let more_blocks = more_blocks.map(|block| parse("peer.more_blocks", block));
         let peer = NodePeer {
             address: parse("peer.address", &wire.address)?,
             block: parse_optional("peer.block", &wire.block)?,
+            more_blocks: more_blocks.collect::<Result<_, _>>()?,
         };
         Ok((parse("peer.node", &wire.node)?, peer))
     };

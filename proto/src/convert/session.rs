@@ -39,6 +39,7 @@ impl From<&Hello> for v1::Hello {
             keeps_leases: hello.keeps_leases,
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
+            knows_blocks: hello.knows_blocks,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -69,6 +70,7 @@ impl TryFrom<v1::Hello> for Hello {
             keeps_leases: wire.keeps_leases,
             fetches_ahead: wire.fetches_ahead,
             carries: wire.carries,
+            knows_blocks: wire.knows_blocks,
             boot: wire.boot.map(Into::into),
         })
     }

@@ -361,12 +361,17 @@ fn orders_to_reboot_survive_the_round_trip() {
 fn what_a_node_knows_of_the_network_survives_the_round_trip() {
     use dwell_core::session::{NodeNetwork, NodePeer};
     let block = Some("10.80.2.0/24".parse().unwrap());
-    let peer = NodePeer { address: [192, 0, 2, 12].into(), block };
+    let peer = NodePeer {
+        address: [192, 0, 2, 12].into(),
+        block,
+        more_blocks: vec!["10.80.7.0/24".parse().unwrap()],
+    };
     for address in [None, Some([192, 0, 2, 11].into())] {
         let network = NodeNetwork {
             block: Some("10.80.1.0/24".parse().unwrap()),
+            more_blocks: vec!["10.80.8.0/24".parse().unwrap()],
             address,
-            peers: [("h2".parse().unwrap(), peer)].into(),
+            peers: [("h2".parse().unwrap(), peer.clone())].into(),
             exceptions: [([10, 80, 9, 1].into(), "h2".parse().unwrap())].into(),
             closed: true,
             zone: "dwell".to_owned(),

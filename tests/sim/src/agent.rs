@@ -144,6 +144,7 @@ impl Agent {
                     keeps_leases: true,
                     fetches_ahead: true,
                     carries: true,
+                    knows_blocks: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)
                 };

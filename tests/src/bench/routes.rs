@@ -154,7 +154,16 @@ async fn repairs(dir: &Path) -> Result<Report> {
     let peers: BTreeMap<NodeName, NodePeer> = table()
         .peers
         .into_iter()
-        .map(|peer| (peer.node, NodePeer { address: peer.via, block: peer.block }))
+        .map(|peer| {
+            (
+                peer.node,
+                NodePeer {
+                    address: peer.via,
+                    block: peer.blocks.first().copied(),
+                    more_blocks: Vec::new(),
+                },
+            )
+        })
         .collect();
     let cluster = ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 8);
     let known = NodeNetwork { peers, ..NodeNetwork::of_cluster(cluster) };
@@ -239,7 +248,7 @@ fn destinations() -> Vec<(ipnet::Ipv4Net, usize)> {
 
 fn table() -> RouteTable {
     let peers = (0..NODES).filter_map(|number| {
-        Some(Peer { node: node(number).ok()?, block: Some(block(number)), via: gateway(number) })
+        Some(Peer { node: node(number).ok()?, blocks: vec![block(number)], via: gateway(number) })
     });
     let exceptions = (0..ROUTES - NODES).filter_map(|number| {
         Some(Exception { address: moved(number), node: node(number % NODES).ok()? })

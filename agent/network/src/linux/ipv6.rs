@@ -70,12 +70,12 @@ impl Owner {
         })
     }
 
-    /// The unreachable route of the node's own block in `wanted`, and no route of ours that is not of that range. A host that has
+    /// The unreachable routes of the node's own blocks in `wanted`, and no route of ours that is not of that range. A host that has
     /// `just_begun` may have some of an earlier agent's.
-    pub(super) fn ensure_ipv6_block(
+    pub(super) fn ensure_ipv6_blocks(
         &mut self,
         wanted: Option<Ipv6Range>,
-        block: Option<Ipv4Net>,
+        blocks: &[Ipv4Net],
         just_begun: bool,
     ) -> Result<(), NetworkError> {
         if wanted.is_none() && !just_begun {
@@ -90,7 +90,7 @@ impl Owner {
         let action = || "remove routes of another IPv6 prefix".to_owned();
         send(&mut self.route, stale, |errno| errno == Errno::ESRCH, action)?;
         match family {
-            Some(family) => self.ensure_block_of(family, block, &current),
+            Some(family) => self.ensure_blocks_of(family, blocks, &current),
             None => Ok(()),
         }
     }
@@ -174,7 +174,7 @@ impl Owner {
 
     /// Removes all that is the host's: see [`crate::Network::cleanup`].
     pub(super) fn remove_ipv6(&mut self, kernel: &Kernel) -> Result<(), NetworkError> {
-        self.ensure_ipv6_block(None, None, true)?;
+        self.ensure_ipv6_blocks(None, &[], true)?;
         self.forget_next_hops(&kernel.of_ipv6)?;
         self.ensure_own_addresses(&RouteTable::default(), kernel)
     }

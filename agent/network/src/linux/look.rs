@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 
 use dwell_core::sandbox::SandboxId;
+use ipnet::Ipv4Net;
 use nix::errno::Errno;
 use nix::libc;
 
@@ -244,16 +245,16 @@ impl Owner {
             let subject = format!("next hop {}", failure.node);
             found.push(difference(subject, &declared, &failure.reason, false));
         }
-        let block = self.host.as_ref().and_then(|host| host.block).map(|block| block.trunc());
-        let is_closed = |route: &Route| {
-            Some(route.prefix) == block
-                && route.protocol == ROUTE_PROTOCOL
-                && route.kind == libc::RTN_UNREACHABLE
-                && route.metric == METRIC_BLOCK
+        let is_closed = |block: Ipv4Net| {
+            kernel.routes.iter().any(|route| {
+                route.prefix == block
+                    && route.protocol == ROUTE_PROTOCOL
+                    && route.kind == libc::RTN_UNREACHABLE
+                    && route.metric == METRIC_BLOCK
+            })
         };
-        if let Some(block) = block
-            && !kernel.routes.iter().any(is_closed)
-        {
+        let blocks = self.host.iter().flat_map(|host| &host.blocks).map(Ipv4Net::trunc);
+        for block in blocks.filter(|block| !is_closed(*block)) {
             let subject = format!("route {}", kernel.family.net(block));
             found.push(difference(subject, "what is not here is unreachable", none, true));
         }

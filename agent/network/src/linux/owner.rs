@@ -125,9 +125,9 @@ impl Owner {
             self.ensure_cluster_rule(host.cluster),
             if self.firewall.follows() { self.ensure_slot_rules(true) } else { Ok(()) },
             self.ensure_cluster_rule_ipv6(host.ipv6, is_other_ipv6),
-            self.ensure_block_of(Family::V4, host.block, &kernel.routes),
+            self.ensure_blocks_of(Family::V4, &host.blocks, &kernel.routes),
             // No route leads to addresses of which the firewall that comes next does not know.
-            self.ensure_ipv6_block(host.ipv6, host.block, is_other_ipv6),
+            self.ensure_ipv6_blocks(host.ipv6, &host.blocks, is_other_ipv6),
             self.ensure_firewall(host),
         ]);
         if is_other_mtu {
@@ -283,14 +283,14 @@ impl Owner {
         Ok(())
     }
 
-    /// The unreachable route of the node's own block, and no other of ours among these `routes`.
-    pub(super) fn ensure_block_of(
+    /// The unreachable routes of the node's own blocks, and no other of ours among these `routes`.
+    pub(super) fn ensure_blocks_of(
         &mut self,
         family: Family,
-        block: Option<Ipv4Net>,
+        blocks: &[Ipv4Net],
         routes: &[Route],
     ) -> Result<(), NetworkError> {
-        let wanted = block.map(|block| block.trunc());
+        let wanted: BTreeSet<Ipv4Net> = blocks.iter().map(Ipv4Net::trunc).collect();
         let is_block = |route: &&Route| {
             route.protocol == ROUTE_PROTOCOL
                 && route.kind == libc::RTN_UNREACHABLE
@@ -299,18 +299,19 @@ impl Owner {
         let existing: Vec<_> = routes.iter().filter(is_block).collect();
         let mut requests: Vec<_> = existing
             .iter()
-            .filter(|route| Some(route.prefix) != wanted)
+            .filter(|route| !wanted.contains(&route.prefix))
             .map(|route| request::delete_route(route))
             .collect();
-        let missing = wanted.filter(|wanted| !existing.iter().any(|route| route.prefix == *wanted));
+        let missing =
+            wanted.iter().filter(|wanted| !existing.iter().any(|route| route.prefix == **wanted));
         requests.extend(missing.map(|block| {
-            request::add_unreachable(family.net(block), libc::RT_TABLE_MAIN, METRIC_BLOCK)
+            request::add_unreachable(family.net(*block), libc::RT_TABLE_MAIN, METRIC_BLOCK)
         }));
         send(
             &mut self.route,
             requests,
             |_| false,
-            || "set the unreachable route of the node's block".into(),
+            || "set the unreachable routes of the node's blocks".into(),
         )
     }
 

@@ -214,8 +214,8 @@ impl<'a> Plan<'a> {
         kernel: &Kernel,
         nexthops: &HashMap<&'a NodeName, Reach>,
     ) -> Vec<PeerRoute<'a>> {
-        let blocks =
-            declared.peers.iter().filter_map(|peer| Some((&peer.node, peer.block?.trunc())));
+        let of_peer = |peer: &'a Peer| peer.blocks.iter().map(|block| (&peer.node, block.trunc()));
+        let blocks = declared.peers.iter().flat_map(of_peer);
         let exceptions = declared
             .exceptions
             .iter()

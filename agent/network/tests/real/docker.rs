@@ -88,7 +88,7 @@ async fn the_way_through_survives_a_restart_of_docker_and_is_taken_back() {
 #[tokio::test]
 async fn a_docker_that_starts_later_does_not_close_the_way_through() {
     let world = World::bare();
-    let routes_only = HostNetwork { block: None, ..host() };
+    let routes_only = HostNetwork { blocks: Vec::new(), ..host() };
     world.network.ensure_host(&routes_only).await.unwrap();
     let web = web();
     world.network.ensure_sandbox(&web).await.unwrap();

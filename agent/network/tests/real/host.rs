@@ -78,7 +78,7 @@ async fn instances_of_other_nodes_reach_no_more_of_this_host() {
     assert_eq!(datagram((Place::Lan, there), (Place::Host, HOST)), None);
     assert!(datagram((Place::Lan, NEIGHBOUR), (Place::Host, HOST)).is_some(), "their node does");
     // A node without instances says itself whom it serves, by its own firewall.
-    let routes_only = HostNetwork { block: None, ..host() };
+    let routes_only = HostNetwork { blocks: Vec::new(), ..host() };
     world.network.ensure_host(&routes_only).await.unwrap();
     assert!(datagram((Place::Lan, there), (Place::Host, HOST)).is_some());
 }
@@ -153,8 +153,8 @@ async fn the_gateway_is_nobody_elses() {
     with_gateway();
     lan(&format!("ip route add {GATEWAY}/32 via {HOST}"));
     let names = SocketAddr::from((GATEWAY, 53));
-    for block in [host().block, None] {
-        world.network.ensure_host(&HostNetwork { block, ..host() }).await.unwrap();
+    for blocks in [host().blocks, Vec::new()] {
+        world.network.ensure_host(&HostNetwork { blocks, ..host() }).await.unwrap();
         let _listener = Place::Host.visit(|| bound(|| TcpListener::bind(names)));
         let _names = Place::Host.visit(|| bound(|| UdpSocket::bind(names)));
         let connected = |from: Place<'_>| {

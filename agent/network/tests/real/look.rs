@@ -34,7 +34,7 @@ async fn what_is_as_declared_is_seen_so() {
         taken.iter().any(|one| !one.is_own && one.found.contains("10.80.2.128/25")),
         "{taken:?}"
     );
-    run(&format!("ip route del unreachable {}", host().block.unwrap()));
+    run(&format!("ip route del unreachable {}", host().blocks[0]));
     let open = difference(table).await;
     assert!(open.iter().any(|one| one.subject == "route 10.80.1.0/24"), "{open:?}");
 }

@@ -50,7 +50,7 @@ fn of_far() -> RouteTable {
 }
 
 fn far_host() -> HostNetwork {
-    HostNetwork { block: Some("10.80.7.0/24".parse().unwrap()), ..host() }
+    HostNetwork { blocks: vec!["10.80.7.0/24".parse().unwrap()], ..host() }
 }
 
 impl Hosts {
@@ -94,7 +94,7 @@ impl Hosts {
         let hosts = Self::joined().await;
         let (near, far) = (&hosts.near.network, &hosts.far);
         near.ensure_host(&dual()).await.unwrap();
-        far.ensure_host(&HostNetwork { block: far_host().block, ..dual() }).await.unwrap();
+        far.ensure_host(&HostNetwork { blocks: far_host().blocks, ..dual() }).await.unwrap();
         near.sync_policies(&[]).await.unwrap();
         far.sync_policies(&[]).await.unwrap();
         near.repair_sandbox(&hosts.web).await.unwrap();

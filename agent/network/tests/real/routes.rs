@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use dwell_network::{Exception, Network as _, Peer, RouteReport, RouteTable};
+use dwell_network::{Exception, HostNetwork, Network as _, Peer, RouteReport, RouteTable};
 
 use dwell_network::world::{NEIGHBOUR, World, host, peer, run, sandbox};
 
@@ -51,6 +51,26 @@ async fn a_table_is_made_kept_changed_and_removed() {
     assert_eq!(report.removed, 3);
     assert_eq!(run(&format!("{OURS}; ip nexthop")), "");
     assert!(run("ip route").contains("unreachable 10.80.1.0/24"), "the node's own block stays");
+}
+
+#[tokio::test]
+async fn nodes_with_several_blocks() {
+    let world = World::ready().await;
+    let mut table = two_peers();
+    table.peers[0].blocks.push("10.80.8.0/24".parse().unwrap());
+    let report = world.network.sync_routes(&table).await.unwrap();
+    assert_eq!(report, RouteReport { added: 4, ..RouteReport::default() });
+    assert_eq!((&*gateway_of("10.80.2.1"), &*gateway_of("10.80.8.1")), ("192.0.2.2", "192.0.2.2"));
+    let report = world.network.sync_routes(&two_peers()).await.unwrap();
+    assert_eq!((report.in_place, report.removed), (3, 1));
+
+    let more = "10.80.9.0/24".parse().unwrap();
+    let blocks = vec![host().blocks[0], more];
+    let closed = || run("ip route show type unreachable").lines().count();
+    world.network.ensure_host(&HostNetwork { blocks, ..host() }).await.unwrap();
+    assert_eq!(closed(), 2);
+    world.network.ensure_host(&HostNetwork { blocks: vec![more], ..host() }).await.unwrap();
+    assert!(closed() == 1 && run("ip route").contains("unreachable 10.80.9.0/24"));
 }
 
 #[tokio::test]
@@ -231,7 +251,7 @@ async fn a_thousand_nodes_and_exceptions_fit_in_one_table() {
     run("ip address add 198.18.0.1/15 dev uplink");
     let mut wide = host();
     wide.cluster = "10.0.0.0/8".parse().unwrap();
-    wide.block = None;
+    wide.blocks.clear();
     world.network.ensure_host(&wide).await.unwrap();
     let node = |n: u16| format!("node-{n}");
     let [high, low] = [|n: u16| n.to_be_bytes()[0], |n: u16| n.to_be_bytes()[1]];

@@ -255,7 +255,7 @@ async fn a_node_whose_address_is_on_lo_reaches_its_peers_by_either_uplink() {
     let far = LinuxConfig::new("/run/far".into());
     let far = Place::Named("dwn-far").visit(|| LinuxNetwork::new(&far).unwrap());
     let far_host =
-        dwell_network::HostNetwork { block: Some("10.80.7.0/24".parse().unwrap()), ..host() };
+        dwell_network::HostNetwork { blocks: vec!["10.80.7.0/24".parse().unwrap()], ..host() };
     far.ensure_host(&far_host).await.unwrap();
     let db = sandbox("db-0", [10, 80, 7, 9]);
     far.ensure_sandbox(&db).await.unwrap();

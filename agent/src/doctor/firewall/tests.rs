@@ -32,6 +32,7 @@ fn ways() -> Ways {
     let peer = NodePeer {
         address: Ipv4Addr::new(192, 0, 2, 12),
         block: Some("10.80.2.0/24".parse().unwrap()),
+        more_blocks: Vec::new(),
     };
     let network = NodeNetwork {
         block: Some("10.80.1.0/24".parse().unwrap()),

@@ -51,6 +51,7 @@ async fn a_moved_instance_and_other_keys_are_small_messages() {
         node: format!("h{n}"),
         address: format!("192.168.1.{n}"),
         block: format!("10.80.{n}.0/24"),
+        more_blocks: Vec::new(),
     };
     let mut first = snapshot(5, &[0]);
     first.network.as_mut().unwrap().peers = vec![peer(2), peer(3)];

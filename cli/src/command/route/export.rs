@@ -59,7 +59,8 @@ pub(super) struct Export {
 struct Announcement {
     node: NodeName,
     address: Ipv4Addr,
-    block: Ipv4Net,
+    /// Not empty.
+    blocks: Vec<Ipv4Net>,
     cluster: Ipv4Net,
     own_as: u32,
     neighbor_as: u32,
@@ -89,7 +90,12 @@ impl Export {
         let announcement = Announcement {
             node: self.node.parse().map_err(|_| strange("name", &self.node))?,
             address: node.address.parse().map_err(|_| strange("address", &node.address))?,
-            block: node.block.parse().map_err(|_| strange("block", &node.block))?,
+            blocks: [&node.block]
+                .into_iter()
+                .chain(&node.more_blocks)
+                .chain(&node.retired_blocks)
+                .map(|block| block.parse().map_err(|_| strange("block", block)))
+                .collect::<Result<_, _>>()?,
             cluster: info.cluster_cidr.parse().map_err(|_| strange("range", &info.cluster_cidr))?,
             own_as: self.own_as,
             neighbor_as: self.neighbor_as.unwrap_or(self.own_as),
@@ -102,16 +108,21 @@ impl Export {
 impl Announcement {
     /// What both begin with, as comments.
     fn title(&self, comment: char) -> String {
-        let Self { node, block, .. } = self;
+        let node = &self.node;
+        let blocks = match &self.blocks[..] {
+            [block] => format!("block {block}"),
+            blocks => format!("blocks {}", listed(blocks, "")),
+        };
         format!(
-            "{comment} dwell: announces what lives on node {node}: its block {block}, and instances that have moved there.\n\
+            "{comment} dwell: announces what lives on node {node}: its {blocks}, and instances that have moved there.\n\
              {comment} It follows them by itself. Made by `dwell route export`.\n"
         )
     }
 
     fn bird(&self) -> String {
-        let Self { address, block, own_as, neighbor_as, .. } = self;
+        let Self { address, own_as, neighbor_as, .. } = self;
         let title = self.title('#');
+        let (blocks, within) = (listed(&self.blocks, ""), listed(&self.blocks, "+"));
         let mut text = format!(
             "{title}
 router id {address};
@@ -126,8 +137,8 @@ protocol kernel dwell_instances {{
     ipv4 {{
         import filter {{
             if krt_source != {PROTOCOL} then reject;
-            if net = {block} then accept;
-            if krt_metric = {METRIC} && net.len = 32 && net !~ [ {block}+ ] then accept;
+            if net ~ [ {blocks} ] then accept;
+            if krt_metric = {METRIC} && net.len = 32 && net !~ [ {within} ] then accept;
             reject;
         }};
         export none;
@@ -154,13 +165,17 @@ protocol bgp dwell_router_{number} {{
     }
 
     fn frr(&self) -> String {
-        let Self { address, block, cluster, own_as, neighbor_as, .. } = self;
-        let title = self.title('!');
-        let mut text = format!(
-            "{title}!
-ip prefix-list DWELL-BLOCK seq 10 permit {block}
-ip prefix-list DWELL-MOVED seq 10 deny {block} ge 32
-ip prefix-list DWELL-MOVED seq 20 permit {cluster} ge 32
+        let Self { address, cluster, own_as, neighbor_as, .. } = self;
+        let mut text = format!("{}!\n", self.title('!'));
+        let numbered = || (10..).step_by(10).zip(&self.blocks);
+        for (number, block) in numbered() {
+            text += &format!("ip prefix-list DWELL-BLOCK seq {number} permit {block}\n");
+        }
+        for (number, block) in numbered() {
+            text += &format!("ip prefix-list DWELL-MOVED seq {number} deny {block} ge 32\n");
+        }
+        text += &format!(
+            "ip prefix-list DWELL-MOVED seq {} permit {cluster} ge 32
 !
 route-map DWELL permit 10
  match ip address prefix-list DWELL-BLOCK
@@ -176,7 +191,8 @@ exit
 !
 router bgp {own_as}
  bgp router-id {address}
-"
+",
+            10 * self.blocks.len() + 10
         );
         for neighbor in &self.neighbors {
             text += &format!(
@@ -194,6 +210,12 @@ router bgp {own_as}
     }
 }
 
+/// One after the other, each with what goes behind it.
+fn listed(blocks: &[Ipv4Net], behind: &str) -> String {
+    let blocks: Vec<String> = blocks.iter().map(|block| format!("{block}{behind}")).collect();
+    blocks.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,7 +224,7 @@ mod tests {
         Announcement {
             node: "h1".parse().unwrap(),
             address: Ipv4Addr::new(192, 0, 2, 11),
-            block: "10.80.1.0/24".parse().unwrap(),
+            blocks: vec!["10.80.1.0/24".parse().unwrap()],
             cluster: "10.80.0.0/16".parse().unwrap(),
             own_as: 65011,
             neighbor_as: 65000,
@@ -213,6 +235,14 @@ mod tests {
     #[test]
     fn for_bird() {
         insta::assert_snapshot!(announcement().bird());
+    }
+
+    #[test]
+    fn of_a_node_with_several_blocks() {
+        let blocks = ["10.80.1.0/24", "10.80.7.0/24"].map(|block| block.parse().unwrap());
+        let several = Announcement { blocks: blocks.to_vec(), ..announcement() };
+        insta::assert_snapshot!(several.bird());
+        insta::assert_snapshot!(several.frr());
     }
 
     #[test]

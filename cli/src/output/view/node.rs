@@ -17,7 +17,12 @@ pub(crate) struct NodesView {
 pub(crate) struct NodeView {
     pub(crate) name: String,
     pub(crate) address: String,
+    /// From which its instances get addresses; empty for a node that runs none.
     pub(crate) block: String,
+    /// From which they get them when that is full.
+    pub(crate) more_blocks: Vec<String>,
+    /// From which nobody gets one any more; they lead to it as long as somebody has one.
+    pub(crate) retired_blocks: Vec<String>,
     pub(crate) pool: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) state: NodeState,
@@ -132,6 +137,8 @@ impl From<v1::Node> for NodeView {
             name: wire.name,
             address: wire.address,
             block: wire.block,
+            more_blocks: wire.more_blocks,
+            retired_blocks: wire.retired_blocks,
             pool: wire.pool,
             labels: wire.labels.into_iter().collect(),
             cordoned: wire.cordoned,

@@ -25,6 +25,12 @@ pub struct Node {
     pub address: Ipv4Addr,
     /// Where its instances' addresses come from; `None` for a node that only wants the routes, or was removed.
     pub block: Option<Ipv4Net>,
+    /// Where they come from when that is full.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_blocks: Vec<Ipv4Net>,
+    /// Blocks that are its own as long as somebody has an address of them, which nobody gets any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired_blocks: Vec<Ipv4Net>,
     /// The pool it is in.
     pub pool: Option<PoolName>,
     /// Free words that constraints can ask for.
@@ -79,6 +85,21 @@ pub struct Elsewhere {
 }
 
 impl Node {
+    /// The blocks from which its instances get addresses, in that order.
+    pub fn open_blocks(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.block.into_iter().chain(self.more_blocks.iter().copied())
+    }
+
+    /// All blocks that lead to it.
+    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        self.open_blocks().chain(self.retired_blocks.iter().copied())
+    }
+
+    /// Whether its instances get addresses like this one.
+    pub(in crate::model) fn gives_out(&self, address: Ipv4Addr) -> bool {
+        self.open_blocks().any(|block| block.contains(&address))
+    }
+
     /// That its last drain came to its deadline, and nobody has done anything about it since.
     #[must_use]
     pub fn given_up(&self) -> Option<&GivenUp> {
@@ -125,6 +146,8 @@ pub struct Link {
     pub fetches_ahead: bool,
     /// Whether its agent carries files over from a container to its successor, as it said when the stream began.
     pub carries: bool,
+    /// Whether its agent knows that nodes may have more than one block, as it said then.
+    pub knows_blocks: bool,
     /// Which boot of its host it is in, as its agent said when the stream began; `None` from one that does not know of reboots.
     pub boot: Option<Boot>,
     /// How sure we are of it.

@@ -220,8 +220,7 @@ impl Index {
         }
     }
 
-    /// The address and place of an instance that lives outside its address's block. A node's block
-    /// does not change while instances are there, so this needs to be asked only when they change.
+    /// The address and place of an instance that lives outside of its node's blocks.
     pub(in crate::model) fn exception<'a>(
         &self,
         instance: &'a Instance,
@@ -232,7 +231,7 @@ impl Index {
     }
 
     pub(super) fn node(&mut self, old: Option<&Node>, new: Option<&Node>) {
-        if let Some(block) = old.and_then(|old| old.block) {
+        for block in old.into_iter().flat_map(Node::blocks) {
             self.blocks.remove(&block);
         }
         if let Some(old) = old {
@@ -245,10 +244,26 @@ impl Index {
         if let Some(new) = new.filter(|new| new.draining) {
             self.draining.insert(new.name.clone());
         }
-        if let Some(new) = new
-            && let Some(block) = new.block
-        {
-            self.blocks.insert(block, new.name.clone());
+        if let Some(new) = new {
+            self.blocks.extend(new.blocks().map(|block| (block, new.name.clone())));
+        }
+    }
+
+    /// The instances with an address of a block.
+    pub(in crate::model) fn holders_in(
+        &self,
+        block: Ipv4Net,
+    ) -> impl Iterator<Item = &InstanceName> + use<'_> {
+        self.holders.range(block.network()..=block.broadcast()).map(|(_, holder)| holder)
+    }
+
+    /// The blocks around an instance's address are another node's now, or nobody's.
+    pub(super) fn look_again(&mut self, instance: &Instance) {
+        if let Some(identity) = instance.identity {
+            self.exceptions.remove(&identity.address);
+        }
+        if let Some((address, node)) = self.exception(instance) {
+            self.exceptions.insert(address, node.clone());
         }
     }
 

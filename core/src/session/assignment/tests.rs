@@ -49,6 +49,7 @@ impl Model {
         NodeNetwork {
             cluster: "10.80.0.0/16".parse().unwrap(),
             block: self.block(),
+            more_blocks: Vec::new(),
             address: None,
             peers: self.peers.iter().map(|(&n, &has_block)| peer(n, has_block)).collect(),
             exceptions: self.exceptions.iter().map(|(&n, &on)| (address(9, n), node(on))).collect(),
@@ -84,7 +85,7 @@ fn address(block: u8, n: u8) -> Ipv4Addr {
 
 fn peer(n: u8, has_block: bool) -> (NodeName, NodePeer) {
     let block = has_block.then(|| Ipv4Net::new_assert(address(n, 0), 24));
-    (node(n), NodePeer { address: Ipv4Addr::new(192, 168, 1, n), block })
+    (node(n), NodePeer { address: Ipv4Addr::new(192, 168, 1, n), block, more_blocks: Vec::new() })
 }
 
 fn snapshot(revision: u64, model: &Model) -> Assignment {

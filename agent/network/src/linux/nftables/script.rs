@@ -194,7 +194,7 @@ fn to_host(host: &HostNetwork, overlay: &Rules) -> String {
         // to ask the next one.
         format!("iifname != \"{INTERFACE_PREFIX}*\" ip daddr {GATEWAY} counter reject"),
     ]);
-    if host.block.is_some() {
+    if !host.blocks.is_empty() {
         if host.ipv6.is_none() {
             rules.push(format!("iifname != \"{INTERFACE_PREFIX}*\" meta nfproto ipv6 accept"));
         }
@@ -346,8 +346,8 @@ mod tests {
 
     #[test]
     fn the_gateway_refuses_others_before_it_lets_anything_in() {
-        let block = Some("10.80.1.0/24".parse().unwrap());
-        for host in [host(true), HostNetwork { block, ..host(true) }] {
+        let blocks = vec!["10.80.1.0/24".parse().unwrap()];
+        for host in [host(true), HostNetwork { blocks, ..host(true) }] {
             let script = table(&host, &[], &Peers::default(), None);
             let rules = "    iifname \"lo\" accept\n    iifname != \"dw-*\" ip daddr 169.254.1.1 counter reject\n";
             assert!(script.contains(rules), "{script}");
@@ -355,8 +355,8 @@ mod tests {
     }
 
     fn dual() -> HostNetwork {
-        let block = Some("10.80.1.0/24".parse().unwrap());
-        HostNetwork { ipv6: Some("fd00:5::/64".parse().unwrap()), block, ..host(true) }
+        let blocks = vec!["10.80.1.0/24".parse().unwrap()];
+        HostNetwork { ipv6: Some("fd00:5::/64".parse().unwrap()), blocks, ..host(true) }
     }
 
     /// What a rule says of IPv4, in the words of IPv6.
@@ -396,8 +396,8 @@ mod tests {
 
     #[test]
     fn every_rule_about_instances_addresses_has_a_twin() {
-        let block = dual().block;
-        let without = everything(&HostNetwork { block, ..host(true) });
+        let blocks = dual().blocks;
+        let without = everything(&HostNetwork { blocks, ..host(true) });
         let with = everything(&dual());
         // Of nodes, of what is of a link, and what is behind the header of UDP.
         let about_others = [" @nodes", "@tunnelled", "169.254.", "udp dport 4789 @th"];

@@ -12,7 +12,7 @@ fn net(text: &str) -> Ipv4Net {
 }
 
 fn peer(name: &str, block: &str, via: &str) -> Peer {
-    Peer { node: name.parse().unwrap(), block: Some(net(block)), via: via.parse().unwrap() }
+    Peer { node: name.parse().unwrap(), blocks: vec![net(block)], via: via.parse().unwrap() }
 }
 
 fn exception(address: &str, node: &str) -> Exception {

@@ -298,7 +298,7 @@ async fn packets_become_as_small_as_the_way_is() {
          ip -6 route add fd00:5::10.80.3.0/120 via fd00:9::2");
     // Whoever says so has an address of the range, as every node has.
     let mut table = table();
-    table.peers[0].block = Some("10.80.2.0/23".parse().unwrap());
+    table.peers[0].blocks = vec!["10.80.2.0/23".parse().unwrap()];
     assert!(world.network.sync_routes(&table).await.unwrap().is_clean());
     let large = |from: &Sandbox| {
         let ping = format!("busybox ping6 -c 3 -i 0.3 -W 1 -s 1330 {}", six(FAR.into()));

@@ -39,6 +39,7 @@ impl Host {
             keeps_leases: !self.keeps_no_leases,
             fetches_ahead: self.ahead.is_some(),
             carries: !self.carries_nothing,
+            knows_blocks: !self.knows_no_blocks,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
                 may_reboot: !self.is_not_to_reboot,
