@@ -2,7 +2,6 @@
 
 mod export;
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -92,8 +91,7 @@ fn routes(view: &RoutesView) -> String {
     }
     let mut text = table.to_string();
     if view.exceptions > 0 {
-        let _ = write!(
-            text,
+        text += &format!(
             "\n{} of these {} routes are of instances outside of their node's block: {} of each node's kernel.\n\
              `dwell replace --new-address INSTANCE` gives one an address of its node's block.\n",
             view.exceptions,

@@ -46,7 +46,7 @@ fn away() -> Fleet {
 fn one_that_stays_gets_an_address_of_its_nodes_block_once_nothing_of_it_is_there() {
     let mut fleet = away();
     assert_eq!(routes(&fleet), ["10.80.0.0/24", "10.80.1.0/24", "10.80.0.1/32"]);
-    let before = fleet.model.instance(&instance("web-0")).unwrap().instance.clone();
+    let before = fleet.model.instance(&instance("web-0")).unwrap().instance;
     readdress(&mut fleet, "web-0").unwrap();
     assert!(fleet.assigned_to("n2").is_empty());
     is_at(&fleet, "n2", "10.80.0.1");
@@ -59,7 +59,7 @@ fn one_that_stays_gets_an_address_of_its_nodes_block_once_nothing_of_it_is_there
     is_at(&fleet, "n2", "10.80.1.1");
     assert_eq!(routes(&fleet), ["10.80.0.0/24", "10.80.1.0/24"]);
     fleet.settle();
-    let after = fleet.model.instance(&instance("web-0")).unwrap().instance.clone();
+    let after = fleet.model.instance(&instance("web-0")).unwrap().instance;
     assert!(after.generation > before.generation && !after.new_address);
     assert_eq!((&after.wanted, after.life), (&before.wanted, before.life));
     fleet.check();
