@@ -3,7 +3,7 @@
 //! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
 //! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
 //!
-//! Code map: `node` (starting and resting), `replace`, `routes`, `fleet` (many nodes), `net` (between two hosts), `ssh`, `sim`; the others are the
+//! Code map: `node` (starting and resting), `replace`, `roll` (rollouts and limits), `routes`, `fleet` (many nodes), `net` (between two hosts), `ssh`, `sim`; the others are the
 //! sides that they compare, and `runner`, which says what runs.
 
 mod bare;
@@ -16,6 +16,7 @@ mod node;
 mod plain;
 mod replace;
 mod report;
+mod roll;
 mod routes;
 mod runner;
 mod sim;
@@ -111,6 +112,15 @@ const LOST: [Benchmark; 1] = [(
     "a host that is gone until its instance runs elsewhere, beyond the time that was declared (15 s); a Swarm's task likewise, whose old one may run on",
 )];
 
+/// Of what is changed in many instances, or in the kernel; the second entry of the last is against `docker update` by the API.
+const ROLL: [Benchmark; 2] = [
+    (
+        "roll-twenty",
+        "a new version for 20 instances on two nodes, 4 at a time; a Swarm's service, 4 at a time",
+    ),
+    ("resize-live", "`dwell resize INSTANCE --memory` until the kernel has the limit"),
+];
+
 /// Of nothing but decisions: the whole, simulated.
 const SIM: [Benchmark; 1] =
     [("sim-speed", "simulated steps per second on one core, faults and checks included")];
@@ -118,7 +128,7 @@ const SIM: [Benchmark; 1] =
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &REPLACE, &ROUTES, &NET, &SSH, &FLEET, &LOST, &SIM].concat()
+    [&NODE[..], &REPLACE, &ROLL, &ROUTES, &NET, &SSH, &FLEET, &LOST, &SIM].concat()
 }
 
 /// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come. Returns those that failed:
@@ -139,6 +149,7 @@ pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Re
     routes::run(&runner).await;
     node::run(&runner).await;
     replace::run(&runner).await;
+    roll::run(&runner).await;
     lost::run(&runner).await;
     net::run(&runner).await;
     ssh::run(&runner).await;

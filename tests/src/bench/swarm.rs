@@ -11,9 +11,10 @@ use bollard::{
     models::{
         EndpointPortConfig, EndpointPortConfigProtocolEnum, EndpointPortConfigPublishModeEnum,
         EndpointSpec, NodeSpec, NodeSpecAvailabilityEnum, NodeSpecRoleEnum, ServiceSpec,
-        ServiceSpecMode, ServiceSpecModeReplicated, ServiceUpdateStatusStateEnum, SwarmInitRequest,
-        SwarmJoinRequest, TaskSpec, TaskSpecContainerSpec, TaskSpecRestartPolicy,
-        TaskSpecRestartPolicyConditionEnum, TaskState,
+        ServiceSpecMode, ServiceSpecModeReplicated, ServiceSpecUpdateConfig,
+        ServiceUpdateStatusStateEnum, SwarmInitRequest, SwarmJoinRequest, TaskSpec,
+        TaskSpecContainerSpec, TaskSpecRestartPolicy, TaskSpecRestartPolicyConditionEnum,
+        TaskState,
     },
     query_parameters::{
         ListContainersOptions, ListTasksOptions, UpdateNodeOptions, UpdateServiceOptions,
@@ -114,12 +115,23 @@ impl Swarm {
 
     /// Has Swarm replace the task of a service of one, and waits until the new one runs.
     pub(super) async fn update(&self, name: &str) -> Result<()> {
+        self.update_by(name, 1).await
+    }
+
+    /// Has Swarm replace all tasks of a service, so many at a time, without a pause or a time for which they are watched.
+    pub(super) async fn update_by(&self, name: &str, parallelism: usize) -> Result<()> {
         let service = self.docker.inspect_service(name, None).await.context("no such service")?;
         let version = service.version.and_then(|version| version.index).context("no version")?;
         let mut spec = service.spec.context("a service without a specification")?;
         let task = spec.task_template.get_or_insert_default();
         let forced = task.force_update.unwrap_or(0) + 1;
         task.force_update = Some(forced);
+        spec.update_config = Some(ServiceSpecUpdateConfig {
+            parallelism: Some(i64::try_from(parallelism).context("too many at a time")?),
+            delay: Some(0),
+            monitor: Some(1_000_000),
+            ..ServiceSpecUpdateConfig::default()
+        });
         let options = UpdateServiceOptions {
             version: i32::try_from(version).context("too many versions")?,
             ..UpdateServiceOptions::default()
