@@ -1,8 +1,10 @@
 //! Where in the host's cgroups a container is: version 1, version 2 and both at once.
 //!
-//! Pure; both files are given as text. A container's cgroup that no mount of the host shows is an error, since a process
+//! Pure but for [`of_process`]: files are given as text. A container's cgroup that no mount of the host shows is an error, since a process
 //! outside it would have none of its limits.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A cgroup that a process is in.
@@ -47,6 +49,17 @@ impl Place {
 #[must_use]
 pub fn is_frozen(state: &str) -> bool {
     state.lines().any(|line| ["FROZEN", "FREEZING", "frozen 1"].contains(&line.trim()))
+}
+
+/// The cgroups of a process.
+///
+/// # Errors
+/// If the process is not there any more, or the host does not show its cgroups.
+pub fn of_process(pid: u32) -> io::Result<Vec<Place>> {
+    let theirs = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let ours = fs::read_to_string("/proc/self/cgroup")?;
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    places(&theirs, &ours, &mounts).map_err(io::Error::other)
 }
 
 /// Why the cgroups cannot be told.

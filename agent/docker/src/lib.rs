@@ -36,6 +36,7 @@ mod spec;
 mod sweep;
 mod unfit;
 mod unstarted;
+mod usage;
 mod volumes;
 #[cfg(feature = "test-util")]
 pub mod world;
@@ -267,7 +268,7 @@ impl Engine for DockerEngine {
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {
-        life::usage(self, id).await
+        usage::usage(self, id).await
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<(), EngineError> {

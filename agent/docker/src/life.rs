@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use bollard::errors::Error;
 use bollard::query_parameters::{
-    RemoveContainerOptions, StatsOptions, StopContainerOptions, WaitContainerOptions,
+    RemoveContainerOptions, StopContainerOptions, WaitContainerOptions,
 };
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
-use dwell_core::quantity::Bytes;
 use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::workload::Limits;
 use dwell_daemon::Causes;
-use dwell_engine::{Container, ContainerId, ContainerState, Engine as _, EngineError, Usage};
+use dwell_engine::{Container, ContainerId, ContainerState, Engine as _, EngineError};
 use dwell_oci::Mapping;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::StreamExt;
 use tracing::warn;
 
 use super::client::{NAME, QUICK, SLOW, limited, malformed, meaning, status};
@@ -168,25 +167,6 @@ pub(super) async fn remove(engine: &DockerEngine, id: &ContainerId) -> Result<()
     engine.end_leftover(id, &instance).await;
     engine.forget(id);
     Ok(())
-}
-
-pub(super) async fn usage(engine: &DockerEngine, id: &ContainerId) -> Result<Usage, EngineError> {
-    const WHAT: &str = "tell what a container uses";
-    engine.owner(id).await?;
-    let docker = engine.client.docker().await?;
-    let options = StatsOptions { stream: false, one_shot: true };
-    let told = limited(QUICK, docker.stats(id.as_str(), Some(options)).try_next()).await;
-    let told = told.map_err(|error| meaning(error, WHAT, id))?.unwrap_or_default();
-    let memory = told.memory_stats.unwrap_or_default();
-    // With version 1 of cgroups, what is below it has a name of its own.
-    let stats = memory.stats.unwrap_or_default();
-    let cache = stats.get("total_inactive_file").or_else(|| stats.get("inactive_file"));
-    let cache = cache.copied().unwrap_or_default();
-    let pids = told.pids_stats.and_then(|pids| pids.current);
-    Ok(Usage {
-        memory: memory.usage.map(|usage| Bytes(usage.saturating_sub(cache))),
-        pids: pids.map(|pids| u32::try_from(pids).unwrap_or(u32::MAX)),
-    })
 }
 
 pub(super) async fn update_limits(

@@ -13,11 +13,7 @@ const MEMORY_UNLIMITED: u64 = 1 << 60;
 
 /// The limits of a process's control groups; zero is none.
 pub(super) fn of(pid: u32) -> io::Result<Limits> {
-    let theirs = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let ours = fs::read_to_string("/proc/self/cgroup")?;
-    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
-    let places = cgroups::places(&theirs, &ours, &mounts).map_err(io::Error::other)?;
-    Ok(at(&places))
+    Ok(at(&cgroups::of_process(pid)?))
 }
 
 /// Of several trees, each has some of the controllers, and their files.

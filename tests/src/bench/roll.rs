@@ -82,7 +82,11 @@ async fn apply(lab: &Lab, version: usize) -> Result<Duration> {
 
 /// From the start of the command until the kernel has the limit, in turns with Docker's API.
 async fn resize(lab: &Lab) -> Result<[Report; 2]> {
-    lab.apply("workloads: {web: {image: hello, resources: {memory: 64Mi}}}").await?.ok()?;
+    lab.apply(
+        "workloads: {web: {image: hello, resources: {memory: 64Mi}, update: {monitor: 1ms}}}",
+    )
+    .await?
+    .ok()?;
     lab.wait_well("web", 1, LIMIT).await?;
     let containers = lab.containers().await?;
     let process = containers.first().and_then(|one| one.pid).context("it does not run")?;
@@ -104,7 +108,7 @@ async fn resize(lab: &Lab) -> Result<[Report; 2]> {
         let bytes = i64::try_from(mebi)? << 20;
         let ours = until_in_kernel(&own, bytes, async {
             let memory = format!("{mebi}Mi");
-            lab.cli(&["resize", "web-0", "--memory", &memory]).await?.ok()?;
+            lab.cli(&["resize", "web-0", "--memory", &memory, "--wait"]).await?.ok()?;
             Ok(())
         });
         let ours = ours.await.context("dwell")?;
