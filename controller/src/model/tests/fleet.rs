@@ -519,6 +519,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         verdict: Some(Verdict { generation: assigned.generation, outcome: Outcome::Held }),
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 
