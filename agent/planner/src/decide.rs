@@ -178,8 +178,8 @@ pub(crate) fn decide<'a>(
         let next = Next::Rest(Rest::NoEngine(&node.observed.engine));
         return Decision { face, image: None, next, aside: None, deadline: None };
     }
-    if let Some(next) = custody::next(target, seen, node) {
-        return Decision { face, image: None, next, aside: None, deadline: None };
+    if let Some((next, aside)) = custody::next(target, seen, node) {
+        return Decision { face, image: None, next, aside, deadline: None };
     }
     let Some(target) = target else {
         let next = unwanted(seen, &roles, node);
