@@ -76,6 +76,12 @@ pub enum CleanupError {
     /// The engine does not answer or refuses.
     #[error("cannot remove the containers of this node; start Docker and try again")]
     Engine(#[from] EngineError),
+    /// Something runs here that was let go, and would lose its network.
+    #[error(
+        "{0} was let go, and its container is still here; remove that with Docker, or have the instance taken back (`dwell adopt {0}`) \
+         and moved away, then try again"
+    )]
+    LetGo(InstanceName),
     /// The kernel refuses.
     #[error("cannot remove sandboxes, routes and rules")]
     Network(#[from] NetworkError),
@@ -204,6 +210,10 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         Ok(_) if config.routes_only => {}
         Ok(identity) => {
             let engine = daemon::docker(config, &identity, Registries::default(), None);
+            let let_go = let_go(&engine, &config.data_dir).await;
+            if let Some(instance) = let_go.map_err(|error| vec![error])? {
+                return Err(vec![CleanupError::LetGo(instance)]);
+            }
             match Graces::read(&config.data_dir) {
                 Ok(graces) => match clear_engine(&engine, &graces, extent).await {
                     Ok(all) => removed = all,
@@ -232,6 +242,23 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
         failures.extend(clear_files(config, extent).err());
     }
     if failures.is_empty() { Ok(removed) } else { Err(failures) }
+}
+
+/// An instance that was let go and still has a container.
+async fn let_go(
+    engine: &dyn Engine,
+    data_dir: &Path,
+) -> Result<Option<InstanceName>, CleanupError> {
+    let path = data_dir.join("journals");
+    let journals = Journals::new(path.clone()).read_all();
+    let journals = journals.map_err(|source| CleanupError::File { path, source })?;
+    let is_let_go =
+        |name: &InstanceName| journals.get(name).is_some_and(|journal| journal.let_go.is_some());
+    if !journals.keys().any(is_let_go) {
+        return Ok(None);
+    }
+    let mut names = engine.list().await?.into_iter().map(|container| container.instance);
+    Ok(names.find(is_let_go))
 }
 
 async fn clear_engine(
@@ -318,6 +345,22 @@ mod tests {
         let names: Vec<_> = found.instances.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["db-0", "web-0"]);
         assert_eq!(found.unasked, None);
+    }
+
+    #[tokio::test]
+    async fn what_was_let_go_is_not_taken_off_while_its_container_is_there() {
+        let host = tempfile::tempdir().unwrap();
+        let engine = FakeEngine::new(std::sync::Arc::new(TokioClock::new()));
+        let web = fake::assigned("web-0", 1, Template::of_image("image"));
+        let id = engine.create(&web).await.unwrap();
+        assert_eq!(let_go(&engine, host.path()).await.unwrap(), None);
+        let journals = Journals::new(host.path().join("journals"));
+        let generation = Some(dwell_core::id::Generation(2));
+        let journal = dwell_planner::Journal { let_go: generation, ..Default::default() };
+        journals.write(&web.instance, &journal).await.unwrap();
+        assert_eq!(let_go(&engine, host.path()).await.unwrap(), Some(web.instance.clone()));
+        engine.remove(&id).await.unwrap();
+        assert_eq!(let_go(&engine, host.path()).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ mod ca;
 mod change;
 mod context;
 mod cp;
+mod custody;
 mod dns;
 mod doctor;
 mod events;
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Restart(change::Restart),
     Replace(replace::Replace),
     Move(moving::Move),
+    Dissociate(custody::Dissociate),
+    Adopt(custody::Adopt),
     Rm(change::Rm),
     History(rollout::History),
     Rollback(rollout::Rollback),
@@ -134,6 +137,8 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Restart(restart) => restart.run(fleet.await?).await,
         Command::Replace(replace) => replace.run(fleet.await?).await,
         Command::Move(order) => order.run(fleet.await?).await,
+        Command::Dissociate(dissociate) => dissociate.run(fleet.await?).await,
+        Command::Adopt(adopt) => adopt.run(fleet.await?).await,
         Command::Rm(rm) => rm.run(fleet.await?).await,
         Command::History(history) => history.run(fleet.await?).await,
         Command::Rollback(rollback) => rollback.run(fleet.await?).await,

@@ -64,10 +64,28 @@ fn least_role(method: &str) -> Role {
         | "ListImages" | "GetInfo" | "GetStatus" | "Explain" | "GetRestore" | "CheckRoutes"
         | "Diagnose" | "Audit" => Role::Viewer,
         // A person's own certificate for SSH: whoever may run commands may log in.
-        "Apply" | "RollBack" | "Resize" | "ResizeInstance" | "SetPaused" | "Promote" | "Abort"
-        | "RemoveWorkload" | "ScaleWorkload" | "ScaleWorkloads" | "SetRunState" | "Restart"
-        | "MoveInstances" | "ReplaceInstances" | "RemoveInstances" | "Exec" | "Connect"
-        | "CertifyUser" | "PullImage" | "PushImage" => Role::Developer,
+        "Apply"
+        | "RollBack"
+        | "Resize"
+        | "ResizeInstance"
+        | "SetPaused"
+        | "Promote"
+        | "Abort"
+        | "RemoveWorkload"
+        | "ScaleWorkload"
+        | "ScaleWorkloads"
+        | "SetRunState"
+        | "Restart"
+        | "MoveInstances"
+        | "ReplaceInstances"
+        | "RemoveInstances"
+        | "DissociateInstances"
+        | "AdoptInstances"
+        | "Exec"
+        | "Connect"
+        | "CertifyUser"
+        | "PullImage"
+        | "PushImage" => Role::Developer,
         _ => Role::Admin,
     }
 }

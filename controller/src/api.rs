@@ -266,6 +266,24 @@ impl Fleet for Api {
         Ok(Response::new(v1::ReplaceInstancesResponse { revision: done.revision.0 }))
     }
 
+    async fn dissociate_instances(
+        &self,
+        request: Request<v1::DissociateInstancesRequest>,
+    ) -> Answer<v1::DissociateInstancesResponse> {
+        let names = request::instances(&request.into_inner().names)?;
+        let done = self.command(Command::DissociateInstances(names)).await?;
+        Ok(Response::new(v1::DissociateInstancesResponse { revision: done.revision.0 }))
+    }
+
+    async fn adopt_instances(
+        &self,
+        request: Request<v1::AdoptInstancesRequest>,
+    ) -> Answer<v1::AdoptInstancesResponse> {
+        let names = request::instances(&request.into_inner().names)?;
+        let done = self.command(Command::AdoptInstances(names)).await?;
+        Ok(Response::new(v1::AdoptInstancesResponse { revision: done.revision.0 }))
+    }
+
     async fn remove_instances(
         &self,
         request: Request<v1::RemoveInstancesRequest>,

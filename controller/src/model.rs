@@ -34,6 +34,7 @@ mod command;
 mod commit;
 mod contexts;
 mod counting;
+mod custody;
 mod directory;
 mod downtime;
 mod drains;
@@ -409,6 +410,10 @@ impl Model {
             Command::ReplaceInstances(instances) => self.replace_instances(&instances, now)?,
             Command::ReaddressInstances(instances) => self.readdress_instances(&instances, now)?,
             Command::RemoveInstances(instances) => self.remove_instances(&instances, now)?,
+            Command::DissociateInstances(instances) => {
+                self.dissociate_instances(&instances, now)?;
+            }
+            Command::AdoptInstances(instances) => self.adopt_instances(&instances, now)?,
             Command::MintToken { id, digest, expires_at } => {
                 self.mint_token(id, digest, expires_at, now)?;
             }

@@ -181,6 +181,8 @@ words! {
         ContainerOutdated => "container-outdated",
         /// A container of an instance that nobody knows.
         ContainerUnowned => "container-unowned",
+        /// A container that was let go, of an instance that the assignment does not have.
+        ContainerLetGo => "container-let-go",
         /// Somebody else's container bears the cluster's label.
         ContainerForeign => "container-foreign",
         /// The engine has other limits than are declared.

@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use crate::id::{Generation, Revision};
-use crate::instance::{Assigned, RunState};
+use crate::instance::{Assigned, Custody, RunState};
 use crate::net::Mac;
 use crate::quantity::Millis;
 use crate::workload::Template;
@@ -33,6 +33,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         image_digest: None,
         fallback_image_digest: None,
         image_ahead: None,
+        custody: Custody::Usual,
         force_limits: false,
         lease: None,
         task: None,

@@ -103,9 +103,43 @@ pub struct Assigned {
     /// What it is to complete; `None` of what is to run on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<Task>,
+    /// Whether its container is let go of, and when it was last taken back.
+    #[serde(default, skip_serializing_if = "Custody::is_usual")]
+    pub custody: Custody,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,
+}
+
+/// Whether a node looks after an instance's container, or lets it be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Custody {
+    /// It looks after it. What was let go by an order that is not known any more stays let go.
+    #[default]
+    Usual,
+    /// It was told to let go of it, at this generation.
+    LetGo(Generation),
+    /// It looks after it again: it was told to take it back at this generation.
+    Adopted(Generation),
+}
+
+impl Custody {
+    /// Whether nobody has ever let go of it.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::Usual
+    }
+
+    /// Whether a container is to be let be that was let go at a generation.
+    #[must_use]
+    pub fn leaves(self, let_go: Generation) -> bool {
+        match self {
+            Self::Usual => true,
+            Self::LetGo(at) => let_go >= at,
+            Self::Adopted(at) => let_go > at,
+        }
+    }
 }
 
 impl Assigned {
@@ -272,6 +306,9 @@ pub struct InstanceStatus {
     /// How far the node is with the image that it is to have before the instance's turn; `None` if it is told of none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_ahead: Option<ImageAhead>,
+    /// The generation at which the node let go of its container, as is on the node's disk; `None` if it looks after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<Generation>,
 }
 
 /// How far a node is with an image that it is to have before an instance gets its turn to be made from it.

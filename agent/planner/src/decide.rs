@@ -10,9 +10,11 @@
 //!
 //! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`,
 //! whether one has shown that it works in `proof.rs`, when one that does not is given up in `unwell.rs`, when hooks
-//! are called in `hooks.rs`, which files go from one container to the next in `carry.rs`, and what comes of instances of jobs in `task.rs`.
+//! are called in `hooks.rs`, which files go from one container to the next in `carry.rs`, what comes of instances of jobs in `task.rs`, and
+//! whose containers are not touched at all in `custody.rs`, before everything else.
 
 mod carry;
+mod custody;
 mod hooks;
 mod proof;
 mod roles;
@@ -38,6 +40,7 @@ use crate::observed::{
 use crate::pause;
 use crate::step::Step;
 use crate::target::Target;
+pub(crate) use custody::let_go;
 pub(crate) use hooks::{AfterStart, after_start};
 use proof::Proof;
 use roles::Roles;
@@ -127,6 +130,8 @@ pub(crate) enum Rest<'a> {
     OutOfDate { seen: Generation },
     /// The engine does not answer.
     NoEngine(&'a EngineState),
+    /// It was let go: nothing of it is touched.
+    LetGo,
 }
 
 /// What is the same for all instances of a plan.
@@ -172,6 +177,9 @@ pub(crate) fn decide<'a>(
     if node.observed.engine != EngineState::Ready {
         let next = Next::Rest(Rest::NoEngine(&node.observed.engine));
         return Decision { face, image: None, next, aside: None, deadline: None };
+    }
+    if let Some((next, aside)) = custody::next(target, seen, node) {
+        return Decision { face, image: None, next, aside, deadline: None };
     }
     let Some(target) = target else {
         let next = unwanted(seen, &roles, node);

@@ -76,6 +76,10 @@ pub struct Journal {
     /// How far it is with what it is to complete, if it is of a job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskRecord>,
+    /// The generation at which the instance was let go: its container is not touched until a later order takes it back, whatever
+    /// is desired, and whoever desires it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<Generation>,
 }
 
 /// A run of a main process that does not work, and is to end.
@@ -132,12 +136,12 @@ pub enum Ruling {
 }
 
 impl Journal {
-    /// What of this is true in a life of the instance: nothing, if it was remembered of another one.
+    /// What of this is true in a life of the instance: nothing, if it was remembered of another one, but that it was let go.
     pub(crate) fn in_life(self, life: Revision) -> Self {
         if self.life == life || self.life == Revision(0) || life == Revision(0) {
             Self { life: self.life.max(life), ..self }
         } else {
-            Self { life, ..Self::default() }
+            Self { life, let_go: self.let_go, ..Self::default() }
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::{ContainerState, Journal, Ruling};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
-use dwell_core::instance::RunState;
+use dwell_core::instance::{Custody, RunState};
 use dwell_core::quantity::Bytes;
 use dwell_core::sandbox::Slot;
 use proptest::prelude::*;
@@ -34,6 +34,8 @@ enum Action {
     Observe { victim: usize },
     Declare { victim: usize, temper: Temper, version: u8 },
     Withdraw { victim: usize },
+    LetGo { victim: usize },
+    Adopt { victim: usize },
     Limit { victim: usize, mebi: u64 },
     Carry { victim: usize, carries: bool },
     Run { victim: usize, run: RunState },
@@ -64,6 +66,8 @@ fn action() -> impl Strategy<Value = Action> {
         3 => (victim.clone(), temper, 0_u8..3)
             .prop_map(|(victim, temper, version)| Action::Declare { victim, temper, version }),
         1 => victim.clone().prop_map(|victim| Action::Withdraw { victim }),
+        1 => victim.clone().prop_map(|victim| Action::LetGo { victim }),
+        1 => victim.clone().prop_map(|victim| Action::Adopt { victim }),
         1 => (victim.clone(), 16_u64..18).prop_map(|(victim, mebi)| Action::Limit { victim, mebi }),
         1 => (victim.clone(), any::<bool>())
             .prop_map(|(victim, carries)| Action::Carry { victim, carries }),
@@ -107,6 +111,12 @@ fn act(world: &mut World, action: &Action) {
             world.declare(&victim(index), temper, version);
         }
         Action::Withdraw { victim: index } => drop(world.desired.remove(&victim(index))),
+        Action::LetGo { victim: index } => world.alter(&victim(index), |assigned| {
+            assigned.custody = Custody::LetGo(assigned.generation);
+        }),
+        Action::Adopt { victim: index } => world.alter(&victim(index), |assigned| {
+            assigned.custody = Custody::Adopted(assigned.generation);
+        }),
         Action::Limit { victim: index, mebi } => world.alter(&victim(index), |assigned| {
             assigned.template.resources.memory = Bytes::mebi(mebi);
         }),
@@ -160,6 +170,10 @@ fn check(world: &World, name: &InstanceName) {
         world.containers.iter().filter(|(_, real)| &real.instance == name).collect();
     let running: Vec<_> = of_instance.iter().filter(|(_, real)| real.is_running()).collect();
     assert!(running.len() <= 1, "{name} runs twice: {of_instance:?}");
+    if world.is_let_go(name) {
+        // What was done to it by others, nobody mends; that nothing was done by the planner is asserted at each step.
+        return;
+    }
     let Some(assigned) = world.desired.get(name) else {
         assert!(of_instance.is_empty(), "{name} is not desired but {of_instance:?}");
         let has_sandbox = world.sandboxes.keys().any(|sandbox| sandbox.instance == *name);

@@ -8,7 +8,7 @@ use dwell_core::instance::{
 };
 use dwell_core::job::{TaskEnd, TaskOutcome, TaskReport, failed_in_words};
 
-use crate::decide::{AfterStart, Decision, Next, Node, Rest, Wait, after_start, decide};
+use crate::decide::{AfterStart, Decision, Next, Node, Rest, Wait, after_start, decide, let_go};
 use crate::desired::Desired;
 use crate::journal::Ruling;
 use crate::observed::{
@@ -92,6 +92,7 @@ impl Report<'_> {
             image_ahead: self
                 .target
                 .and_then(|target| crate::ahead::status(target, self.observed, now)),
+            let_go: let_go(self.target, self.seen),
         }
     }
 
@@ -217,6 +218,15 @@ impl Report<'_> {
         if let Some(reason) = &self.seen.unseen {
             return (Phase::Unknown, format!("cannot be looked at: {reason}"));
         }
+        if let Next::Rest(Rest::LetGo) = &self.decision.next {
+            let phase = if running { Phase::Running } else { Phase::Stopped };
+            let message = match (self.decision.face, running) {
+                (_, true) => "is let go: its container is left alone",
+                (Some(_), false) => "is let go, and its container has ended",
+                (None, _) => "is let go, and its container is gone",
+            };
+            return (phase, message.to_owned());
+        }
         if self.target.is_none() {
             let message = match &self.decision.next {
                 Next::Wait(Wait::Retry(trouble)) => trouble_message(trouble),
@@ -291,7 +301,7 @@ impl Report<'_> {
         match rest {
             Rest::InSync if self.is_to_be_stopped() => (Phase::Stopped, String::new()),
             Rest::InSync if self.is_unlent() => (Phase::Preparing, UNLENT.to_owned()),
-            Rest::InSync | Rest::NoEngine(_) => (Phase::Running, self.complaint()),
+            Rest::InSync | Rest::NoEngine(_) | Rest::LetGo => (Phase::Running, self.complaint()),
             Rest::Ended => (
                 Phase::Stopped,
                 format!("{}; its restart policy does not start it again", self.ended()),

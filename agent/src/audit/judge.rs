@@ -133,6 +133,10 @@ impl Court<'_> {
         let by_instance = self.facts.by_instance();
         for (name, assigned) in &self.facts.assignment.instances {
             let Some(status) = statuses.instances.get(name) else { continue };
+            // What was let go is somebody else's to change.
+            if status.let_go.is_some() {
+                continue;
+            }
             let containers = by_instance.get(name).map(Vec::as_slice).unwrap_or_default();
             let running: Vec<_> = containers.iter().copied().filter(|one| runs(one)).collect();
             if let [first, .., last] = running.as_slice()
@@ -375,6 +379,16 @@ impl Court<'_> {
             }
         };
         let nobody = || (Layer::Assignment, "there is no such instance here".to_owned());
+        let let_go = statuses.instances.iter().filter(|(name, status)| {
+            status.let_go.is_some() && !facts.assignment.instances.contains_key(*name)
+        });
+        for (name, status) in let_go {
+            let id = &status.container_id;
+            let says = format!("it was let go, and has container {}", id.get(..12).unwrap_or(id));
+            let next = "it is left alone; once nobody needs it, remove its container with Docker, and its network and journal follow";
+            let files = (Layer::Files, says);
+            self.note(Kind::ContainerLetGo, instance(name), nobody(), files, person(next));
+        }
         for (name, containers) in
             facts.by_instance().into_iter().filter(|(name, _)| !is_known(name))
         {

@@ -49,6 +49,7 @@ fn status(name: &str, phase: Phase) -> InstanceStatus {
         verdict: Some(Verdict { generation: Generation(1), outcome: Outcome::Held }),
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

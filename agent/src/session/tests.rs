@@ -83,6 +83,7 @@ fn status(ordinal: u32, phase: Phase, observed_at: u64) -> InstanceStatus {
         verdict: None,
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

@@ -62,6 +62,7 @@ fn status(instance: &str, phase: Phase, container_id: &str) -> InstanceStatus {
         verdict: None,
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

@@ -253,7 +253,10 @@ impl Inspect {
             node.ok_or_else(|| Failure::NotFound(format!("{name} has just been removed")))?;
         // There is no table of one thing.
         let format = if self.output == Format::Json { Format::Json } else { Format::Yaml };
-        print(&serialized(&NodeView::from(node), format)?)
+        let request = v1::ListInstancesRequest { node: name, ..Default::default() };
+        let (instances, _) = lists::instances(&mut fleet.client, request).await?;
+        let let_go = instances.into_iter().filter(|one| one.let_go).map(|one| one.name).collect();
+        print(&serialized(&NodeView { let_go, ..node.into() }, format)?)
     }
 }
 

@@ -167,7 +167,11 @@ fn phase(instance: &InstanceView) -> String {
         Some(code) => format!("{} ({code})", instance.phase),
         None => instance.phase.to_string(),
     };
-    if instance.removing { format!("{phase}, removing") } else { phase }
+    match instance {
+        InstanceView { removing: true, .. } => format!("{phase}, removing"),
+        InstanceView { let_go: true, .. } => format!("{phase}, let go"),
+        _ => phase,
+    }
 }
 
 /// What the checks of an instance say, in a word or two.

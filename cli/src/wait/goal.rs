@@ -56,6 +56,11 @@ pub(crate) enum Goal {
         /// Its container before that was asked for.
         before: String,
     },
+    /// An instance is let go, and that is on its node's disk.
+    LetGo {
+        /// The instance.
+        instance: String,
+    },
     /// No instance is left on a node.
     Drained {
         /// The node.
@@ -158,8 +163,10 @@ impl Seen {
         }
     }
 
+    /// Without those that were let go: they are their workload's no more.
     fn instances_of<'a>(&'a self, workload: &'a str) -> impl Iterator<Item = &'a v1::Instance> {
-        self.instances.values().filter(move |instance| instance.workload == workload)
+        let is_its = move |one: &&v1::Instance| one.workload == workload && !one.let_go;
+        self.instances.values().filter(is_its)
     }
 
     /// How a workload is that is as declared: `web: 3 of 3 healthy at 10.80.0.2, 10.80.1.2, 10.80.2.2`.
@@ -264,6 +271,7 @@ impl Goal {
                 Some(instance) => replaced(instance, before, seen),
                 None => Progress::Failed(format!("{instance} is gone")),
             },
+            Self::LetGo { instance } => let_go(instance, seen.instances.get(instance)),
             Self::In(awaited) => awaited.progress(seen),
             Self::Ready { node } => match seen.nodes.get(node) {
                 None => Progress::Failed(format!("{node} was removed")),
@@ -315,6 +323,9 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
                 });
             }
             Goal::Restarted { instance, .. } => restarted.push(instance.as_str()),
+            Goal::LetGo { instance } => {
+                sentences.push(format!("{instance} is let go, and goes on without dwell"));
+            }
             Goal::Drained { node } => sentences.push(format!("{node} is drained")),
             Goal::Rebooted { node, .. } => {
                 sentences.push(format!("{node} has rebooted and is back"));
@@ -401,13 +412,28 @@ fn declared(name: &str, generation: u64, seen: &Seen) -> Progress {
     Progress::Waiting(with_message(format!("{name}: {done} of {replicas} done"), &what))
 }
 
+fn let_go(name: &str, found: Option<&v1::Instance>) -> Progress {
+    let Some(instance) = found.filter(|instance| instance.let_go) else {
+        return Progress::Failed(format!("{name} was taken back, or is gone"));
+    };
+    match instance.status.as_ref().filter(|status| status.let_go > 0) {
+        Some(_) => Progress::Done,
+        None => Progress::Waiting(format!("{name}: its node has yet to write it down")),
+    }
+}
+
 fn gone(name: &str, seen: &Seen) -> Progress {
     let left = seen.instances_of(name).count();
+    let let_go = seen.instances.values().filter(|one| one.workload == name && one.let_go);
+    let let_go = u32::try_from(let_go.count()).unwrap_or(u32::MAX);
     let shown = instances(u32::try_from(left).unwrap_or(u32::MAX));
     match seen.workloads.get(name) {
         None if left == 0 => Progress::Done,
         Some(workload) if !workload.removing => {
             Progress::Failed(format!("{name} was declared again"))
+        }
+        Some(_) if left == 0 && let_go > 0 => {
+            Progress::Failed(format!("{name}: {} let go and left alone", instances(let_go)))
         }
         Some(_) | None => Progress::Waiting(format!("{name}: {shown} left")),
     }

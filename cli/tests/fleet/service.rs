@@ -212,6 +212,24 @@ impl Fleet for Service {
         answer(v1::ReplaceInstancesResponse { revision })
     }
 
+    async fn dissociate_instances(
+        &self,
+        request: Request<v1::DissociateInstancesRequest>,
+    ) -> Answer<v1::DissociateInstancesResponse> {
+        let names = request.into_inner().names.join(",");
+        let revision = self.asked(format!("dissociate instances {names}"))?;
+        answer(v1::DissociateInstancesResponse { revision })
+    }
+
+    async fn adopt_instances(
+        &self,
+        request: Request<v1::AdoptInstancesRequest>,
+    ) -> Answer<v1::AdoptInstancesResponse> {
+        let names = request.into_inner().names.join(",");
+        let revision = self.asked(format!("adopt instances {names}"))?;
+        answer(v1::AdoptInstancesResponse { revision })
+    }
+
     async fn remove_instances(
         &self,
         request: Request<v1::RemoveInstancesRequest>,

@@ -119,6 +119,7 @@ impl Model {
             fetches_ahead: false,
             carries: false,
             knows_blocks: false,
+            lets_go: false,
             boot: None,
             state: NodeState::Down,
             capacity: None,

@@ -267,7 +267,8 @@ impl Model {
             fallback_image_digest: fallback.as_deref().and_then(digest),
             image_ahead: self.image_ahead(instance),
             force_limits: instance.own_size_forced || self.is_forced(instance),
-            lease: workload.spec.on_lost.lease(),
+            lease: workload.spec.on_lost.lease().filter(|_| !instance.is_let_go()),
+            custody: instance.custody,
             task: instance.task.as_ref().map(InstanceTask::assigned),
             host_key: None,
         };
@@ -303,7 +304,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.run,
             instance.restarts_asked,
             instance.edition,
-            instance.second_share.is_some(),
+            (instance.second_share.is_some(), instance.custody),
             (instance.own_size, instance.own_size_before, instance.own_size_forced),
             instance.task.as_ref().map(InstanceTask::assigned),
             instance.rests(),

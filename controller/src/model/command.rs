@@ -149,6 +149,11 @@ pub enum Command {
     ReaddressInstances(BTreeSet<InstanceName>),
     /// Take chosen instances away, all or none, at most [`NAMED_MAX`]; their workloads have as many fewer from then on.
     RemoveInstances(BTreeSet<InstanceName>),
+    /// Let go of chosen instances, all or none, at most [`NAMED_MAX`]: their containers stay, and their workloads have as many
+    /// fewer.
+    DissociateInstances(BTreeSet<InstanceName>),
+    /// Take chosen instances back that were let go, all or none, at most [`NAMED_MAX`]; their workloads have as many more.
+    AdoptInstances(BTreeSet<InstanceName>),
     /// Make a token with which one host can join.
     MintToken {
         /// Its public half, chosen at random.

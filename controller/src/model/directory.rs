@@ -175,7 +175,9 @@ impl Model {
     fn show_instance(&mut self, name: &InstanceName) -> bool {
         let new = self.tables.instances().get(name).and_then(|instance| {
             let address = instance.identity?.address;
-            Some(DirectoryInstance { address, ready: self.is_serving(name) })
+            // Its workload's name does not lead to what was let go; its own does.
+            let ready = self.is_serving(name) && !instance.is_let_go();
+            Some(DirectoryInstance { address, ready })
         });
         let shown = &mut self.shown.directory.instances;
         match new {

@@ -347,6 +347,10 @@ impl Model {
             };
             return (reason, explain(name));
         }
+        if instance.is_let_go() {
+            let reason = "was let go, and does not move";
+            return (reason.to_owned(), format!("dwell adopt {name}"));
+        }
         if self.is_unconfirmed() {
             let reason = "nothing moves before the restore of the controller is confirmed";
             return (reason.to_owned(), "dwell restore confirm".to_owned());

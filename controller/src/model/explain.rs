@@ -170,6 +170,11 @@ impl Model {
             let why = why.unwrap_or_else(|| "a place is being looked for".to_owned());
             return Fact::new("place", format!("is on no node: {why}"));
         };
+        if instance.is_let_go() {
+            let text = format!("{} (on {node})", self.let_go_in_words(instance));
+            let asked = self.newest_event(subject, &["instance-dissociated"]);
+            return Fact::new("place", text).told_by(asked);
+        }
         if let Some(leaving) = &instance.leaving {
             let why = if instance.removing { "is being removed from" } else { "leaves" };
             let to = leaving.to.as_ref().map(|to| format!(" for {to}")).unwrap_or_default();

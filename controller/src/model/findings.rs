@@ -198,6 +198,8 @@ kinds! {
         InstanceStarting = "instance-starting",
         /// An instance ends, as somebody asked.
         InstanceStopping = "instance-stopping",
+        /// An instance was let go, as somebody asked: nobody starts it again when it ends.
+        InstanceLetGo = "instance-let-go",
         /// An instance goes.
         InstanceRemoving = "instance-removing",
     }

@@ -375,6 +375,7 @@ impl Model {
             message += &format!("; nodes that joined after the backup stay nodes: {some}{others}");
         }
         self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
+        self.recall_let_go(now);
         self.pass_due_times(now);
         self.agenda.everything = true;
         Ok(())
@@ -475,6 +476,8 @@ impl Model {
                 | Command::ReplaceInstances(_)
                 | Command::ReaddressInstances(_)
                 | Command::ChangeBlocks { .. }
+                | Command::DissociateInstances(_)
+                | Command::AdoptInstances(_)
                 | Command::RebootNodes(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }

@@ -90,7 +90,8 @@ impl Model {
             if instance.assigned_to() != Some(node) || unsaid.contains(&name) {
                 continue;
             }
-            let after = workload.spec.on_lost.replaced_after().filter(|_| link.keeps_leases);
+            let is_lent = link.keeps_leases && !instance.is_let_go();
+            let after = workload.spec.on_lost.replaced_after().filter(|_| is_lent);
             let fence = after.map(|after| Fence { node: node.clone(), after, incarnation });
             if instance.fence != fence {
                 self.put_instance(Instance { fence, ..Instance::clone(&instance) });
@@ -145,7 +146,8 @@ impl Model {
         now: Timestamp,
     ) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.rests() {
+        // What was let go stays where it is, found or not.
+        if instance.rests() || instance.is_let_go() {
             return;
         }
         let Some(workload) = self.tables.workloads().get(name.workload()) else { return };

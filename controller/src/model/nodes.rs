@@ -169,6 +169,7 @@ impl Model {
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
+            lets_go: hello.lets_go,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),

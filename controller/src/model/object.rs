@@ -18,7 +18,7 @@ use dwell_core::id::{
     WorkloadName,
 };
 use dwell_core::image::ImageDigest;
-use dwell_core::instance::{InstanceStatus, Phase, RunState};
+use dwell_core::instance::{Custody, InstanceStatus, Phase, RunState};
 use dwell_core::net::Mac;
 use dwell_core::registry::{RegistryHost, RegistryLogin};
 use dwell_core::workload::{Resources, WorkloadSpec};
@@ -147,6 +147,9 @@ pub struct Instance {
     pub task: Option<InstanceTask>,
     /// It goes away for good once its node has let go of it.
     pub removing: bool,
+    /// Whether its container is looked after. One that is let go is `removing` and not `leaving`.
+    #[serde(default, skip_serializing_if = "Custody::is_usual")]
+    pub custody: Custody,
     /// When it was made.
     pub created_at: Timestamp,
     /// The revision at which it was made: tells it from an earlier instance of the same name.

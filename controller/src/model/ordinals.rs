@@ -1,12 +1,13 @@
 //! Which instances a workload has, by their ordinals.
 //!
 //! There are as many as were declared. They are 0, 1, 2 and so on, unless somebody took a chosen one away: then the others keep
-//! their names, and the next one that is made fills the gap. What is too much goes from the end.
+//! their names, and the next one that is made fills the gap. What is too much goes from the end. The names of
+//! those that were let go are not given again while they are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dwell_core::clock::Timestamp;
-use dwell_core::id::{InstanceName, WorkloadName};
+use dwell_core::id::{InstanceName, ORDINAL_MAX, WorkloadName};
 use dwell_core::instance::Counted;
 use dwell_core::workload::WorkloadSpec;
 
@@ -25,9 +26,15 @@ impl Model {
         while ordinals.len() > wanted {
             ordinals.pop_last();
         }
-        let mut lowest = 0..workload.spec.replicas;
-        while ordinals.len() < wanted {
-            ordinals.extend(lowest.next());
+        let is_free = |ordinal: &u32| {
+            let let_go = self.tables.index().let_go.get(&workload.spec.name);
+            !let_go.is_some_and(|let_go| let_go.contains(ordinal))
+        };
+        for lowest in (0..=ORDINAL_MAX).filter(is_free) {
+            if ordinals.len() >= wanted {
+                break;
+            }
+            ordinals.insert(lowest);
         }
         ordinals
     }
@@ -43,7 +50,9 @@ impl Model {
         let missing = workload.spec.replicas.saturating_sub(there);
         // The lowest free ones are filled first.
         missing > 0 && {
-            let below = living.map_or(0, |living| living.range(..name.ordinal()).count());
+            let let_go = self.tables.index().let_go.get(&workload.spec.name);
+            let taken = living.into_iter().chain(let_go);
+            let below = taken.map(|taken| taken.range(..name.ordinal()).count()).sum();
             name.ordinal().saturating_sub(count(below)) < missing
         }
     }
@@ -63,6 +72,11 @@ impl Model {
         }
         let mut by_workload: BTreeMap<&WorkloadName, Vec<&InstanceName>> = BTreeMap::new();
         for name in names {
+            let instance = self.tables.instances().get(name).cloned();
+            if let Some(instance) = instance.filter(|instance| instance.is_let_go()) {
+                self.remove_let_go(&instance)?;
+                continue;
+            }
             self.targets(&Target::Instance(name.clone()))?;
             by_workload.entry(name.workload()).or_default().push(name);
         }

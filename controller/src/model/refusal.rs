@@ -1,5 +1,6 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
+mod not_let_go;
 mod not_moved;
 mod not_readdressed;
 mod not_rebooted;
@@ -24,6 +25,7 @@ use super::contexts::CONTEXTS_MAX;
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
+pub(super) use not_let_go::NotLetGo;
 pub(super) use not_moved::NotMoved;
 pub(super) use not_readdressed::NotReaddressed;
 pub(super) use not_rebooted::NotRebooted;
@@ -121,6 +123,9 @@ pub enum Refusal {
         /// Where it is.
         node: NodeName,
     },
+    /// An instance is not let go, or not taken back.
+    #[error(transparent)]
+    NotLetGo(#[from] NotLetGo),
     /// An instance is not sent to another node.
     #[error(transparent)]
     NotMoved(#[from] NotMoved),
@@ -545,6 +550,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::CarriesNothing { .. }
+            | Self::NotLetGo(_)
             | Self::NotMoved(_)
             | Self::NotReaddressed(_)
             | Self::NotResized(_)

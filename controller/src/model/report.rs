@@ -237,6 +237,7 @@ impl Model {
             return;
         }
         let instance = self.count_on(&instance, &status);
+        let instance = self.note_let_go(&instance, &status, now);
         let instance = self.note_news(&instance, &status, now);
         let instance = self.note_task(&instance, &status, now);
         self.measure(&instance, before.as_ref().map(|before| &before.status), &status);

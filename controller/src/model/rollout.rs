@@ -259,7 +259,7 @@ impl Model {
     }
 
     fn needs(&self, workload: &Workload, instance: &Instance) -> Needs {
-        if instance.rests() {
+        if instance.rests() || instance.is_let_go() {
             return Needs::default();
         }
         Needs {
@@ -373,7 +373,8 @@ impl Model {
     /// Whether an instance with a node waits for another one.
     fn refresh_waiting(&mut self, workload: &Workload, name: &InstanceName) {
         let instance = self.tables.instances().get(name).cloned();
-        let Some(instance) = instance.filter(|instance| instance.node.is_some()) else { return };
+        let is_placed = |one: &Arc<Instance>| one.node.is_some() && !one.is_let_go();
+        let Some(instance) = instance.filter(is_placed) else { return };
         let (leaves, outgrows) =
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
         if instance.rests() || (leaves && !outgrows && self.is_bound(&instance)) {
@@ -394,7 +395,7 @@ impl Model {
 
     /// What a node saw of an instance that has its turn: is the turn over?
     pub(super) fn judge(&mut self, instance: &Instance, status: &InstanceStatus, now: Timestamp) {
-        if instance.leaving.is_some() || self.volatile_only {
+        if instance.leaving.is_some() || instance.is_let_go() || self.volatile_only {
             return;
         }
         let Some(workload) = self.tables.workloads().get(instance.name.workload()).cloned() else {

@@ -84,6 +84,7 @@ impl Tables {
             unmet: BTreeMap::new(),
             index: Index {
                 living: BTreeMap::new(),
+                let_go: BTreeMap::new(),
                 range,
                 holders: BTreeMap::new(),
                 block_load: BTreeMap::new(),

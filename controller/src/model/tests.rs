@@ -6,6 +6,7 @@ mod audit;
 mod blocks;
 mod carry;
 mod contexts;
+mod custody;
 mod digests;
 mod directory;
 mod drains;

@@ -252,7 +252,8 @@ impl Model {
             view.message = self.fetching_in_words(workload).unwrap_or_default();
         }
         let mut waits = None;
-        for instance in self.tables.instances_of(&workload.spec.name) {
+        let instances = self.tables.instances_of(&workload.spec.name);
+        for instance in instances.filter(|instance| !instance.is_let_go()) {
             view.instances += 1;
             view.updated += u32::from(self.is_as_declared(workload, instance));
             let has_failed = !instance.removing && self.failed_with_newest(instance).is_some();
@@ -498,6 +499,7 @@ pub(super) fn unseen(instance: &Instance, phase: Phase, message: String) -> Inst
         verdict: None,
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

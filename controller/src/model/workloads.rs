@@ -7,7 +7,7 @@ use std::sync::Arc;
 use dwell_core::change::ChangeClass;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName, WorkloadName};
-use dwell_core::instance::RunState;
+use dwell_core::instance::{Custody, RunState};
 use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 
 use super::command::{DECLARED_MAX, Target, WORKLOADS_MAX};
@@ -16,6 +16,7 @@ use super::jobs::{InstanceTask, JobRun};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
+use super::refusal::NotLetGo;
 use super::sizes::OwnSize;
 use super::versions::{Form, Pause, VersionState};
 use super::{Model, Refusal};
@@ -63,7 +64,7 @@ impl Model {
     }
 
     /// Refuses numbers of instances that would be too many together with all others, before any is made.
-    fn check_total<'a>(
+    pub(super) fn check_total<'a>(
         &self,
         wanted: impl Iterator<Item = (&'a WorkloadName, u32)>,
     ) -> Result<(), Refusal> {
@@ -392,6 +393,9 @@ impl Model {
             Target::Instance(name) => {
                 let instance = self.tables.instances().get(name);
                 let instance = instance.ok_or_else(|| Refusal::NoInstance(name.clone()))?;
+                if instance.is_let_go() {
+                    return Err(NotLetGo::Is(name.clone()).into());
+                }
                 if instance.removing {
                     return Err(Refusal::InstanceRemoving(name.clone()));
                 }
@@ -443,6 +447,7 @@ impl Model {
             own_size_forced: false,
             leaving: None,
             removing: false,
+            custody: Custody::Usual,
             created_at: now,
             life: super::Revision(0),
             evacuated: None,

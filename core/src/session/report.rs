@@ -70,6 +70,8 @@ pub struct Hello {
     pub carries: bool,
     /// Whether the agent knows that a node may have more than one block.
     pub knows_blocks: bool,
+    /// Whether the agent can let go of an instance, and take it back.
+    pub lets_go: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -129,6 +131,7 @@ impl Hello {
             fetches_ahead: false,
             carries: false,
             knows_blocks: false,
+            lets_go: false,
             boot: None,
         }
     }

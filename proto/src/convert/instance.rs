@@ -7,8 +7,8 @@ use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    AheadState, Assigned, ENDS_MAX, HookFailed, IMAGE_MAX, ImageAhead, InstanceStatus, MESSAGE_MAX,
-    Outcome, Phase, ProcessEnd, REASON_MAX, Verdict, sanitize,
+    AheadState, Assigned, Custody, ENDS_MAX, HookFailed, IMAGE_MAX, ImageAhead, InstanceStatus,
+    MESSAGE_MAX, Outcome, Phase, ProcessEnd, REASON_MAX, Verdict, sanitize,
 };
 use dwell_core::quantity::Millis;
 use dwell_core::workload::{Lease, Template, UpdatePolicy};
@@ -55,6 +55,14 @@ impl v1::AssignedInstance {
             force_limits: assigned.force_limits,
             lease_ms: assigned.lease.map(|lease| lease.0.0),
             task: assigned.task.map(Into::into),
+            let_go: match assigned.custody {
+                Custody::LetGo(at) => at.0,
+                Custody::Usual | Custody::Adopted(_) => 0,
+            },
+            adopted: match assigned.custody {
+                Custody::Adopted(at) => at.0,
+                Custody::Usual | Custody::LetGo(_) => 0,
+            },
         }
     }
 }
@@ -87,6 +95,11 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             force_limits: wire.force_limits,
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
             edition: Generation(wire.edition),
+            custody: match (wire.let_go, wire.adopted) {
+                (0, 0) => Custody::Usual,
+                (0, adopted) => Custody::Adopted(Generation(adopted)),
+                (let_go, _) => Custody::LetGo(Generation(let_go)),
+            },
             task: wire.task.map(Into::into),
         })
     }
@@ -131,6 +144,7 @@ impl From<&InstanceStatus> for v1::InstanceStatus {
             task: status.task.map(|task| Box::new(task.into())),
             image_ahead: status.image_ahead.as_ref().map(|ahead| Box::new(ahead.into())),
             address: status.address.map_or(0, Ipv4Addr::to_bits),
+            let_go: status.let_go.map_or(0, |at| at.0),
         }
     }
 }
@@ -174,6 +188,7 @@ impl TryFrom<v1::InstanceStatus> for InstanceStatus {
             task: wire.task.map(|task| (*task).into()),
             image_ahead: wire.image_ahead.map(|ahead| (*ahead).into()),
             address: Some(Ipv4Addr::from_bits(wire.address)).filter(|it| !it.is_unspecified()),
+            let_go: Some(Generation(wire.let_go)).filter(|at| !at.is_zero()),
         })
     }
 }

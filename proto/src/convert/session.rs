@@ -40,6 +40,7 @@ impl From<&Hello> for v1::Hello {
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
+            lets_go: hello.lets_go,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -71,6 +72,7 @@ impl TryFrom<v1::Hello> for Hello {
             fetches_ahead: wire.fetches_ahead,
             carries: wire.carries,
             knows_blocks: wire.knows_blocks,
+            lets_go: wire.lets_go,
             boot: wire.boot.map(Into::into),
         })
     }

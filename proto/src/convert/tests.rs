@@ -4,8 +4,8 @@ use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::{Generation, Incarnation, Revision, VolumeName, WorkloadName};
 use dwell_core::image::{ContainerImage, ImageDigest};
 use dwell_core::instance::{
-    AheadState, Assigned, HookFailed, ImageAhead, InstanceStatus, Outcome, Phase, ProcessEnd,
-    RunState, Verdict,
+    AheadState, Assigned, Custody, HookFailed, ImageAhead, InstanceStatus, Outcome, Phase,
+    ProcessEnd, RunState, Verdict,
 };
 use dwell_core::job::{Job, Overlap, Schedule, Task, TaskEnd, TaskOutcome, TaskReport};
 use dwell_core::net::Mac;
@@ -153,6 +153,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         image_digest: Some(ImageDigest::new([1; 32])),
         fallback_image_digest: Some(ImageDigest::new([2; 32])),
         image_ahead: Some("web:2".into()),
+        custody: Custody::LetGo(Generation(6)),
         force_limits: true,
         lease: Some(Lease(Millis::seconds(54))),
         task: Some(Task { number: Generation(3), failed_before: 2 }),
@@ -189,6 +190,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         observed_at: Timestamp(9),
         verdict: None,
         image_ahead: Some(ImageAhead { image: "web:2".into(), state: AheadState::Here }),
+        let_go: Some(Generation(6)),
         task: Some(TaskReport {
             life: Revision(1),
             number: Generation(3),
@@ -328,6 +330,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         routes_only: true,
         keeps_leases: true,
         carries: true,
+        lets_go: true,
         boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()
     };

@@ -2,6 +2,7 @@
 
 mod beside;
 mod carry;
+mod custody;
 mod ends;
 mod fallback;
 mod hooks;

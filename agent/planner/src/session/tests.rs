@@ -45,6 +45,7 @@ fn running(name: &str) -> InstanceStatus {
         verdict: None,
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

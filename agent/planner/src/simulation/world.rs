@@ -157,6 +157,16 @@ impl World {
         }
     }
 
+    /// Whether an instance is let go, by what is on disk and what is desired.
+    pub(crate) fn is_let_go(&self, name: &InstanceName) -> bool {
+        let at = self.disk.get(name).and_then(|journal| journal.let_go);
+        let has_containers = || self.containers.values().any(|real| real.instance == *name);
+        at.is_some_and(|at| match self.desired.get(name) {
+            Some(assigned) => assigned.custody.leaves(at),
+            None => has_containers(),
+        })
+    }
+
     pub(crate) fn kill(&mut self, id: &ContainerId, code: i32) {
         let now = self.now;
         if let Some(real) = self.containers.get_mut(id)
@@ -366,6 +376,8 @@ impl World {
         // Time goes on with every step: no two runs of a container begin at the same moment.
         self.now = self.now.after(Duration::from_millis(1));
         let gone = || failure(FailureKind::Transient, "no such container");
+        let leaves_alone = matches!(step, Step::Record(_) | Step::RepairSandbox { .. });
+        assert!(leaves_alone || !self.is_let_go(name), "{step:?} of {name}, which was let go");
         match step {
             Step::Create { generation, slot } => return self.create(name, *generation, *slot),
             Step::EnsureSandbox { slot, reached } => {

@@ -48,6 +48,9 @@ pub(crate) struct NodeView {
     pub(crate) instances: u32,
     /// How many of them belong to it, since every node has one: a drain leaves them.
     pub(crate) own: u32,
+    /// Which of them were let go; shown of one node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) let_go: Vec<String>,
     #[serde(serialize_with = "crate::output::time::serialize")]
     pub(crate) joined_at: u64,
     #[serde(serialize_with = "crate::output::time::serialize_known")]
@@ -155,6 +158,7 @@ impl From<v1::Node> for NodeView {
             },
             instances: wire.instances,
             own: wire.own,
+            let_go: Vec::new(),
             joined_at: wire.joined_at_ms,
             last_seen: wire.last_seen_ms,
             message: wire.message,

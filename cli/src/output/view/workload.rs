@@ -212,6 +212,9 @@ pub(crate) struct InstanceView {
     /// Whether it is to run.
     pub(crate) run: RunState,
     pub(crate) removing: bool,
+    /// Whether dwell has let go of its container, or is about to; absent if not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) let_go: bool,
     /// The generation it is to be of.
     pub(crate) generation: u64,
     /// The generation of its container.
@@ -380,6 +383,7 @@ impl From<v1::Instance> for InstanceView {
             mac: wire.mac,
             run,
             removing: wire.removing,
+            let_go: wire.let_go,
             generation: wire.generation,
             observed_generation: status.generation,
             version: wire.version,

@@ -261,6 +261,24 @@ fn a_replacement_is_done_when_another_container_holds() {
 }
 
 #[test]
+fn what_is_let_go_is_so_once_its_node_has_written_it_down() {
+    let goal = [Goal::LetGo { instance: "web-1".into() }];
+    let with = |let_go: bool, on_disk: u64| {
+        let mut one = instance(1);
+        one.let_go = let_go;
+        one.status.as_mut().unwrap().let_go = on_disk;
+        Seen::new(vec![v1::Workload { removing: true, ..workload() }], vec![one], vec![])
+    };
+    waiting(&progress(&goal, &with(true, 0)));
+    assert_eq!(progress(&goal, &with(true, 7)), Progress::Done);
+    assert!(matches!(progress(&goal, &with(false, 7)), Progress::Failed(_)));
+    // Its workload cannot go as long as it is there.
+    let gone = [Goal::Gone { workload: "web".into() }];
+    let Progress::Failed(why) = progress(&gone, &with(true, 7)) else { panic!() };
+    assert_eq!(why, "web: 1 instance let go and left alone");
+}
+
+#[test]
 fn changes_are_taken_in() {
     let gone = [Goal::Gone { workload: "web".into() }];
     let mut seen =

@@ -48,11 +48,13 @@ impl Model {
         let mut alike: BTreeMap<FindingKind, Alike> = BTreeMap::new();
         let (mut present, mut leaving, mut well, mut stopped, mut updated) = (0, 0, 0, 0, 0);
         let mut rolls = false;
-        let mut failed = 0;
+        let (mut failed, mut let_go) = (0, 0);
         let mut holds_up = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
             let standing = self.standing(workload, instance);
-            if instance.removing {
+            if instance.is_let_go() {
+                let_go += 1;
+            } else if instance.removing {
                 leaving += 1;
             } else {
                 present += 1;
@@ -100,7 +102,14 @@ impl Model {
         let so_far = if rolls { Some((updated, present)) } else { None };
         status.found.extend(self.find_of_rollout(workload, so_far, failed, holds_up));
         if workload.removing {
-            let message = format!("is being removed; {} left", Counted(leaving));
+            let message = match let_go {
+                0 => format!("is being removed; {} left", Counted(leaving)),
+                _ => format!(
+                    "is being removed; {} left, and {} let go, with the last of which it goes",
+                    Counted(leaving),
+                    Counted(let_go)
+                ),
+            };
             let next = format!("dwell ps {}", workload.spec.name);
             let subject = Subject::Workload(workload.spec.name.clone());
             let kind = FindingKind::WorkloadRemoving;
@@ -229,6 +238,14 @@ impl Model {
         }
         let see = format!("dwell ps {}", workload.spec.name);
         let progress = |kind, message: String| Standing::Found(kind, message, see.clone());
+        if instance.is_let_go() {
+            let next = format!("dwell adopt {name}");
+            return Standing::Found(
+                FindingKind::InstanceLetGo,
+                self.let_go_in_words(instance),
+                next,
+            );
+        }
         if instance.removing {
             return progress(FindingKind::InstanceRemoving, "is being removed".to_owned());
         }

@@ -43,6 +43,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) occupancy: BTreeMap<NodeName, Occupancy>,
     /// The ordinals of the instances of a workload that are not being removed.
     pub(in crate::model) living: BTreeMap<WorkloadName, BTreeSet<u32>>,
+    /// The ordinals of the instances of a workload that were let go: no other instance is given their names.
+    pub(in crate::model) let_go: BTreeMap<WorkloadName, BTreeSet<u32>>,
     /// Instances without a node that are not known to fit nowhere.
     pub(in crate::model) open: BTreeSet<InstanceName>,
     /// Instances that wait for a node that fits, with a node or without.
@@ -123,6 +125,9 @@ impl Index {
             occupancy.arriving.insert(name.clone());
             occupancy.promise(instance.share());
         }
+        if instance.is_let_go() {
+            self.let_go.entry(name.workload().clone()).or_default().insert(name.ordinal());
+        }
         if !instance.removing {
             self.living.entry(name.workload().clone()).or_default().insert(name.ordinal());
         }
@@ -174,6 +179,7 @@ impl Index {
             }
         }
         remove_from(&mut self.living, name.workload(), &name.ordinal());
+        remove_from(&mut self.let_go, name.workload(), &name.ordinal());
         remove_from(&mut self.updating, name.workload(), name);
         remove_from(&mut self.evacuated, name.workload(), name);
         remove_from(&mut self.unproven, name.workload(), name);

@@ -76,6 +76,10 @@ pub(super) struct Host {
     pub(super) carries_nothing: bool,
     /// Its agent is of a version that knows of one block a node.
     pub(super) knows_no_blocks: bool,
+    /// Its agent is of a version that can let go of nothing.
+    pub(super) lets_nothing_go: bool,
+    /// What is on its disk of instances that it has let go: at which generation.
+    pub(super) let_go: BTreeMap<InstanceName, Generation>,
     /// Its agent is of a version that knows nothing of digests in what it is told.
     pub(super) ignores_pins: bool,
     /// How often the host has booted.
@@ -519,6 +523,7 @@ pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {
         verdict: Some(Verdict { generation: assigned.generation, outcome: Outcome::Held }),
         task: None,
         image_ahead: None,
+        let_go: None,
     }
 }
 

@@ -142,7 +142,9 @@ impl Fleet {
         let views = instances.keys().filter_map(|name| self.model.instance(name));
         let entries = views.filter_map(|view| {
             let address = view.instance.identity?.address;
-            let ready = view.status.phase == Phase::Running && view.status.health.is_good();
+            let ready = view.status.phase == Phase::Running
+                && view.status.health.is_good()
+                && !view.instance.is_let_go();
             Some((view.instance.name.clone(), DirectoryInstance { address, ready }))
         });
         assert_eq!(shown.instances, entries.collect(), "the directory is what lists show");

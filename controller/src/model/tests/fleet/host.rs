@@ -1,5 +1,6 @@
 //! What a host does with what it is told.
 
+use dwell_core::instance::Custody;
 use dwell_core::job::{TaskEnd, TaskOutcome};
 use dwell_core::quantity::Millis;
 use dwell_core::session::Boot;
@@ -40,6 +41,7 @@ impl Host {
             fetches_ahead: self.ahead.is_some(),
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
+            lets_go: !self.lets_nothing_go,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
                 may_reboot: !self.is_not_to_reboot,
@@ -65,7 +67,8 @@ impl Host {
         let told = assigned.and_then(|assigned| assigned.image_ahead.clone());
         let image_ahead = told.zip(self.ahead.clone());
         let image_ahead = image_ahead.map(|(image, state)| ImageAhead { image, state });
-        InstanceStatus { image_ahead, ..status.clone() }
+        let let_go = self.let_go.get(&status.instance).copied();
+        InstanceStatus { image_ahead, let_go, ..status.clone() }
     }
 
     fn seen_volumes(&self) -> Vec<SeenVolume> {
@@ -76,7 +79,13 @@ impl Host {
     /// Makes the containers what the assignment says.
     pub(in crate::model::tests) fn converge(&mut self, now: Timestamp) {
         let names: Vec<InstanceName> = self.assigned().keys().cloned().collect();
-        self.containers.retain(|name, _| names.binary_search(name).is_ok());
+        self.follow_custody();
+        let let_go = self.let_go.clone();
+        self.containers.retain(|name, status| {
+            let is_left = let_go.contains_key(name) && !status.container_id.is_empty();
+            is_left || names.binary_search(name).is_ok()
+        });
+        self.let_go.retain(|name, _| self.containers.contains_key(name));
         self.tasks.retain(|name, _| names.binary_search(name).is_ok());
         for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
             self.volumes.remove(volume);
@@ -86,8 +95,27 @@ impl Host {
         }
     }
 
+    /// Lets go of what it is told to let go of, and takes back what it is told to.
+    fn follow_custody(&mut self) {
+        let told = self.assigned().values().map(|one| (one.instance.clone(), one.custody));
+        for (name, custody) in told.collect::<Vec<_>>() {
+            match custody {
+                Custody::LetGo(at) if self.containers.contains_key(&name) => {
+                    self.let_go.insert(name, at);
+                }
+                Custody::Adopted(_) => {
+                    self.let_go.retain(|let_go, at| *let_go != name || custody.leaves(*at));
+                }
+                Custody::LetGo(_) | Custody::Usual => {}
+            }
+        }
+    }
+
     pub(in crate::model::tests) fn start(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(assigned) = self.assigned().get(name).cloned() else { return };
+        if self.let_go.contains_key(name) {
+            return;
+        }
         let status = self.containers.get(name);
         let verdict = status.and_then(|status| status.verdict_on(assigned.generation));
         if matches!(verdict, Some(Outcome::RolledBack { .. } | Outcome::Failing { .. })) {
