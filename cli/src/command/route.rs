@@ -92,7 +92,7 @@ fn routes(view: &RoutesView) -> String {
     let mut text = table.to_string();
     if view.exceptions > 0 {
         text += &format!(
-            "\n{} of these {} routes are of instances outside of their node's block: {} of each node's kernel.\n\
+            "\nOf instances outside of their node's block: {} of these {} routes, {} of each node's kernel.\n\
              `dwell replace --new-address INSTANCE` gives one an address of its node's block.\n",
             view.exceptions,
             view.routes.len(),
