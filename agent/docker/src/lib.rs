@@ -56,8 +56,9 @@ use dwell_core::workload::{Enforced, Limits};
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
-    ArchiveStream, Carried, Container, ContainerId, Engine, EngineError, EngineReport, Event,
-    ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
+    ArchiveStream, Carried, Container, ContainerId, CopyPlace, Engine, EngineError, EngineReport,
+    Event, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
+    VolumeCopy,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -256,6 +257,22 @@ impl Engine for DockerEngine {
 
     async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
         self.list_volumes().await
+    }
+
+    async fn volume_data(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<PathBuf, EngineError> {
+        self.data_of(instance, name).await
+    }
+
+    async fn begin_copy(&self, copy: &VolumeCopy) -> Result<CopyPlace, EngineError> {
+        self.open_copy(copy).await
+    }
+
+    async fn adopt_copy(&self, copy: &VolumeCopy) -> Result<(), EngineError> {
+        self.take_over(copy).await
     }
 
     async fn remove_volume(

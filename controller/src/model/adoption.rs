@@ -119,6 +119,7 @@ impl Model {
             fetches_ahead: false,
             carries: false,
             knows_blocks: false,
+            moves_volumes: false,
             boot: None,
             state: NodeState::Down,
             capacity: None,

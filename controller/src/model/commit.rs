@@ -62,6 +62,7 @@ impl Model {
                 fetches_ahead: false,
                 carries: false,
                 knows_blocks: false,
+                moves_volumes: false,
                 boot: None,
                 state: NodeState::Unreachable,
                 capacity: None,

@@ -169,6 +169,7 @@ impl Model {
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
+            moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
@@ -371,6 +372,7 @@ impl Model {
         }
         self.hear_again();
         self.end_drains(now);
+        self.tend_volume_moves(now);
         self.tend_reboots(now);
         self.replace_lost(now);
         self.tend_jobs(now);

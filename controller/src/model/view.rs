@@ -293,10 +293,19 @@ impl Model {
         InstanceView {
             ipv6: ipv6.map(|(range, identity)| range.address(identity.address)),
             instance: Arc::clone(instance),
-            status: self.with_rivals(self.status(instance)),
+            status: self.with_rivals(self.with_move(instance, self.status(instance))),
             revision: observed
                 .map_or(instance.revision, |seen| seen.revision.max(instance.revision)),
         }
+    }
+
+    /// Says of an instance how far it moves with its volumes.
+    fn with_move(&self, instance: &Instance, mut status: InstanceStatus) -> InstanceStatus {
+        if let Some(far) = self.volume_move_in_words(instance) {
+            let gap = if status.message.is_empty() { "" } else { "; " };
+            status.message = format!("{far}{gap}{}", status.message);
+        }
+        status
     }
 
     /// Says of an instance that other nodes have it too.

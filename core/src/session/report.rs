@@ -70,6 +70,8 @@ pub struct Hello {
     pub carries: bool,
     /// Whether the agent knows that a node may have more than one block.
     pub knows_blocks: bool,
+    /// Whether the agent sends and takes in the data of volumes.
+    pub moves_volumes: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -129,6 +131,7 @@ impl Hello {
             fetches_ahead: false,
             carries: false,
             knows_blocks: false,
+            moves_volumes: false,
             boot: None,
         }
     }
@@ -229,6 +232,8 @@ pub struct SeenVolume {
     pub name: VolumeName,
     /// The path at which the image asked for it, if no declaration did.
     pub image_path: Option<String>,
+    /// It is a copy that is not a volume yet.
+    pub is_copy: bool,
 }
 
 /// The assignment up to here is stored on the node.

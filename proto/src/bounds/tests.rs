@@ -67,6 +67,7 @@ fn a_node_that_is_full_is_heard() {
         instance: text(number),
         name: "data".to_owned(),
         image_path: String::new(),
+        is_copy: false,
     });
     let claims =
         (0..10_000).map(|number| v1::Claim { instance: text(number), ..Default::default() });

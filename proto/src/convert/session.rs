@@ -40,6 +40,7 @@ impl From<&Hello> for v1::Hello {
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
+            moves_volumes: hello.moves_volumes,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -71,6 +72,7 @@ impl TryFrom<v1::Hello> for Hello {
             fetches_ahead: wire.fetches_ahead,
             carries: wire.carries,
             knows_blocks: wire.knows_blocks,
+            moves_volumes: wire.moves_volumes,
             boot: wire.boot.map(Into::into),
         })
     }
@@ -238,6 +240,7 @@ impl From<&SeenVolume> for v1::SeenVolume {
             instance: seen.instance.to_string(),
             name: seen.name.to_string(),
             image_path: seen.image_path.clone().unwrap_or_default(),
+            is_copy: seen.is_copy,
         }
     }
 }
@@ -250,6 +253,7 @@ impl TryFrom<v1::SeenVolume> for SeenVolume {
             instance: parse("status.volumes.instance", &wire.instance)?,
             name: parse("status.volumes.name", &wire.name)?,
             image_path: Some(sanitize(&wire.image_path, PATH_MAX)).filter(|path| !path.is_empty()),
+            is_copy: wire.is_copy,
         })
     }
 }

@@ -328,6 +328,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         routes_only: true,
         keeps_leases: true,
         carries: true,
+        moves_volumes: true,
         boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()
     };

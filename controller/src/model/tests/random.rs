@@ -14,7 +14,8 @@ use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{
-    Command, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, WorkloadView,
+    Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState,
+    WorkloadView,
 };
 
 const NODES: u8 = 4;
@@ -233,6 +234,7 @@ impl World {
                     instances,
                     to,
                     new_address: which % 2 == 1,
+                    how: MoveHow::default(),
                     dry_run: false,
                 }));
             }

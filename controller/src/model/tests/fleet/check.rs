@@ -57,8 +57,12 @@ impl Fleet {
                     for (other, there) in others {
                         let is_stale =
                             self.model.volumes(Some(name), Some(other)).iter().all(|view| {
+                                // What is to be deleted, as somebody has ordered or a move has, is nobody's data.
                                 view.volume.key.name != *volume
-                                    || view.volume.state == VolumeState::Stale
+                                    || matches!(
+                                        view.volume.state,
+                                        VolumeState::Stale | VolumeState::Deleting { .. }
+                                    )
                             });
                         assert!(
                             !there.volumes.contains(&key) || is_stale,
