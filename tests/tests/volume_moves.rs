@@ -22,7 +22,7 @@ const FILL: &str = "cd /data; mkdir -p deep/er; chmod 2750 deep; \
     dd if=/dev/urandom of=large bs=1M count=48 2>/dev/null; \
     dd if=/dev/urandom of=deep/er/small bs=1k count=3 2>/dev/null; ln large other; ln -s deep/er/small link; \
     mkfifo pipe; chmod 4755 deep/er/small; chown 1000:2000 large; touch -d '2020-01-02 03:04:05' deep/er/small; \
-    dd if=/dev/zero of=sparse bs=1 count=1 seek=512M 2>/dev/null; : > empty; sync";
+    printf x | dd of=sparse bs=1 seek=512M 2>/dev/null; : > empty; sync";
 
 /// All of it, as far as a shell sees it.
 const LOOK: &str = "cd /data; find . -type f ! -name log | sort | while read f; do \

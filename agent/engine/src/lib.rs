@@ -25,6 +25,7 @@ pub mod death;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use dwell_core::container::{
     Container, ContainerId, ContainerState, Details, Event, EventKind,
 };
 pub use error::EngineError;
+pub use turns::VolumeTurns;
 
 /// What a container uses; `None` where nothing is counted, such as by a kernel without that controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,7 +10,7 @@
 //!
 //! Invariants:
 //! - no path leads out of the volume: each is opened beneath its root and through no symbolic link;
-//! - a node has one copy of a volume at work: the next one waits until the thread of the last has ended;
+//! - a node has one thread at work on a copy: the next one waits until the last has ended; copies of other volumes do not wait;
 //! - what the receiver says is done is on its disk, and the last pass is only done if the copy is the same as the volume.
 
 mod attributes;
@@ -26,12 +26,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dwell_daemon::Lane;
-use dwell_engine::{CopyPlace, SharedEngine, VolumeCopy};
+use dwell_engine::{CopyPlace, SharedEngine, VolumeCopy, VolumeTurns};
 use dwell_proto::v1;
 use dwell_proto::v1::tunnel_up::Message;
 use dwell_proto::v1::volume_order::What;
 use dwell_proto::v1::volume_part::Part;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
 use self::digest::Digests;
 use super::{Ends, TunnelError, send as say};
@@ -89,7 +89,7 @@ impl CopyError {
 #[derive(Clone, Default)]
 pub(super) struct Copies {
     digests: Arc<Digests>,
-    turn: Arc<Mutex<()>>,
+    turns: VolumeTurns,
 }
 
 impl Copies {
@@ -119,7 +119,7 @@ impl Copies {
             Some(What::Receive(_)) => {
                 // Cancel-safe: both branches end the tunnel, or the first one is done.
                 let turn = tokio::select! {
-                    turn = Arc::clone(&self.turn).lock_owned() => turn,
+                    turn = self.turns.take(&copy.instance, &copy.name) => turn,
                     _ = ends.down.message() => return Err(TunnelError::Gone),
                 };
                 let CopyPlace::Open(root) = engine.begin_copy(&copy).await? else {
@@ -131,8 +131,15 @@ impl Copies {
                 run(root, Some(turn), work, ends).await
             }
             Some(What::Adopt(_)) => {
-                let _turn = self.turn.lock().await;
-                engine.adopt_copy(&copy).await?;
+                let turn = self.turns.take(&copy.instance, &copy.name).await;
+                let engine = SharedEngine::clone(engine);
+                // A task of its own: who asked may go away, but it is not left half done.
+                let adopting = tokio::spawn(async move {
+                    let _turn = turn;
+                    engine.adopt_copy(&copy).await
+                });
+                let adopted = adopting.await.map_err(|error| failed(io::Error::other(error)))?;
+                adopted?;
                 tell(ends, Part::Adopted(true)).await
             }
             None => Err(TunnelError::BadRequest(
@@ -150,7 +157,7 @@ async fn tell(ends: &Ends, part: Part) -> Result<(), TunnelError> {
 /// tunnel ends before.
 async fn run(
     root: PathBuf,
-    turn: Option<tokio::sync::OwnedMutexGuard<()>>,
+    turn: Option<OwnedMutexGuard<()>>,
     work: impl FnOnce(PathBuf, mpsc::Receiver<Part>, mpsc::Sender<Part>) -> Result<(), CopyError>
     + Send
     + 'static,
@@ -158,13 +165,12 @@ async fn run(
 ) -> Result<(), TunnelError> {
     let (inbound, inbox) = mpsc::channel(WAITING_MAX);
     let (outbox, mut outbound) = mpsc::channel(WAITING_MAX);
-    let thread = Lane::new("volume");
     let job = move || {
         let _turn = turn;
         Ok(work(root, inbox, outbox))
     };
-    let working = thread.run(job);
-    tokio::pin!(working);
+    // A task of its own, so that the thread begins before anybody waits for its end.
+    let working = tokio::spawn(async move { Lane::new("volume").run(job).await });
     let mut inbound = Some(inbound);
     let mut room = None;
     loop {
@@ -190,8 +196,12 @@ async fn run(
             },
         }
     }
-    let done = working.await.map_err(|error| TunnelError::Copy(CopyError::at(b"")(error)))?;
-    done.map_err(TunnelError::Copy)
+    let done = working.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(failed)?.map_err(TunnelError::Copy)
+}
+
+fn failed(error: io::Error) -> TunnelError {
+    TunnelError::Copy(CopyError::at(b"")(error))
 }
 
 async fn reserve(inbound: Option<&mpsc::Sender<Part>>) -> Option<mpsc::OwnedPermit<Part>> {

@@ -158,6 +158,16 @@ pub async fn copies_become_volumes(harness: &dyn Harness) {
     };
     engine.remove_volume(&copy.instance, &copy.name).await.unwrap();
     assert_eq!(engine.volumes().await.unwrap(), []);
+
+    // Nothing is left of one that is deleted while it becomes the volume, whichever comes first.
+    for _ in 0..5 {
+        engine.begin_copy(&copy).await.unwrap();
+        let removed = engine.remove_volume(&copy.instance, &copy.name);
+        let (adopted, removed) = tokio::join!(engine.adopt_copy(&copy), removed);
+        removed.unwrap();
+        assert!(matches!(adopted, Ok(()) | Err(EngineError::NotFound { .. })), "{adopted:?}");
+        assert_eq!(engine.volumes().await.unwrap(), []);
+    }
 }
 
 /// What is left of containers that are gone is found and removed; what is there keeps what it has.
