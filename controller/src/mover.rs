@@ -29,8 +29,10 @@ use crate::tunnel::{Tunnel, Tunnels};
 
 /// How often the model is asked what is to be done.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How many instances' volumes are copied at a time; others wait for their turn.
+/// How many running instances' volumes are copied at a time; others wait for their turn. One that is stopped for it never waits.
 const COPIES_MAX: usize = 4;
+/// How often the model is told of those that wait.
+const TELL_OF_WAITING_EVERY: Duration = Duration::from_secs(30);
 /// How long after a pass that failed, or that came to nothing, the next one begins.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How often it is told how far a pass is.
@@ -56,14 +58,20 @@ type Step = (InstanceName, Revision, bool);
 /// Copies what is to be copied, until `stop` is cancelled.
 pub(crate) async fn run(owner: Handle, tunnels: Tunnels, stop: CancellationToken) {
     let mut tasks: HashMap<Step, AbortOnDropHandle<()>> = HashMap::new();
+    let mut told_of_waiting: Option<Instant> = None;
     loop {
         let Ok(jobs) = owner.read(Model::volume_moves).await else { return };
-        let key = |job: &VolumeJob| (job.instance.clone(), job.of_move, job.is_final);
-        tasks.retain(|part, task| !task.is_finished() && jobs.iter().any(|job| key(job) == *part));
-        for job in jobs {
-            if tasks.len() < COPIES_MAX && !tasks.contains_key(&key(&job)) {
-                let (part, mover) = (key(&job), Mover::new(&owner, &tunnels, job));
-                tasks.insert(part, AbortOnDropHandle::new(tokio::spawn(mover.work())));
+        tasks
+            .retain(|step, task| !task.is_finished() && jobs.iter().any(|job| job.step() == *step));
+        let (begun, waiting) = next(jobs, |step| tasks.contains_key(step), tasks.len());
+        for job in begun {
+            let (step, mover) = (job.step(), Mover::new(&owner, &tunnels, job));
+            tasks.insert(step, AbortOnDropHandle::new(tokio::spawn(mover.work())));
+        }
+        if told_of_waiting.is_none_or(|told| told.elapsed() >= TELL_OF_WAITING_EVERY) {
+            told_of_waiting = (!waiting.is_empty()).then(Instant::now);
+            for job in waiting {
+                Mover::new(&owner, &tunnels, job).tell(VolumeMoveNews::Waits).await;
             }
         }
         // Cancel-safe: nothing is lost when sleeping ends early.
@@ -71,6 +79,28 @@ pub(crate) async fn run(owner: Handle, tunnels: Tunnels, stop: CancellationToken
             () = sleep(LOOK_EVERY) => {}
             () = stop.cancelled() => return,
         }
+    }
+}
+
+/// Which of the jobs begin now, and which wait, while so many are `busy`. Those that are stopped come first and need no turn: they
+/// are down for as long as they wait.
+fn next(
+    mut jobs: Vec<VolumeJob>,
+    is_begun: impl Fn(&Step) -> bool,
+    mut busy: usize,
+) -> (Vec<VolumeJob>, Vec<VolumeJob>) {
+    jobs.retain(|job| !is_begun(&job.step()));
+    jobs.sort_by_key(|job| !job.is_final);
+    jobs.into_iter().partition(|job| {
+        let begins = job.is_final || busy < COPIES_MAX;
+        busy += usize::from(begins);
+        begins
+    })
+}
+
+impl VolumeJob {
+    fn step(&self) -> Step {
+        (self.instance.clone(), self.of_move, self.is_final)
     }
 }
 
@@ -247,5 +277,37 @@ async fn hear(tunnel: &mut Tunnel, node: &NodeName) -> Result<Part, Broken> {
             }
         }
         _ => Err(gone(node)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(instance: &str, is_final: bool) -> VolumeJob {
+        VolumeJob {
+            instance: instance.parse().unwrap(),
+            of_move: Revision(1),
+            from: "n1".parse().unwrap(),
+            to: "n2".parse().unwrap(),
+            is_final,
+            volumes: Vec::new(),
+        }
+    }
+
+    fn names(jobs: &[VolumeJob]) -> Vec<String> {
+        jobs.iter().map(|job| job.instance.to_string()).collect()
+    }
+
+    #[test]
+    fn those_that_are_stopped_wait_for_nobody() {
+        let running = ["a-0", "b-0", "c-0", "d-0", "e-0"].map(|name| job(name, false));
+        let jobs = running.into_iter().chain([job("y-0", true), job("z-0", true)]).collect();
+        let (begun, waiting) = next(jobs, |step| step.0.to_string() == "a-0", 1);
+        assert_eq!(names(&begun), ["y-0", "z-0", "b-0"]);
+        assert_eq!(names(&waiting), ["c-0", "d-0", "e-0"]);
+        let (begun, waiting) = next(vec![job("x-0", false), job("z-0", true)], |_| false, 4);
+        assert_eq!(names(&begun), ["z-0"]);
+        assert_eq!(names(&waiting), ["x-0"]);
     }
 }

@@ -426,8 +426,6 @@ fn gone(name: &str, seen: &Seen) -> Progress {
     }
 }
 
-/// Whether an instance is as it is to be: what its node reports is of its generation, and it runs with
-/// good health, or is stopped.
 /// Whether an instance holds on a node with its volumes.
 fn moved(instance: &v1::Instance, to: &str, seen: &Seen) -> Progress {
     let name = &instance.name;
@@ -443,6 +441,8 @@ fn moved(instance: &v1::Instance, to: &str, seen: &Seen) -> Progress {
     settled(instance, seen)
 }
 
+/// Whether an instance is as it is to be: what its node reports is of its generation, and it runs with
+/// good health, or is stopped.
 fn settled(instance: &v1::Instance, seen: &Seen) -> Progress {
     let name = &instance.name;
     if let Some(ended @ (Progress::Done | Progress::Failed(_))) = job::one(instance) {

@@ -107,6 +107,8 @@ pub enum VolumeMoveNews {
         /// What was sent of it in this pass, in bytes.
         sent: u64,
     },
+    /// As many as may are copied; it has to wait for one of them.
+    Waits,
     /// It could not go on, and will be tried again.
     Interrupted(String),
     /// A pass is done while the instance ran.
@@ -262,6 +264,13 @@ impl Model {
                     problem: String::new(),
                     ..progress.clone()
                 };
+                self.show_again(name);
+            }
+            VolumeMoveNews::Waits => {
+                // Waiting for its turn is no standstill.
+                let (at, problem) = (self.clock.steady, "waits for its turn".to_owned());
+                let progress = self.copies.entry(name.clone()).or_default();
+                *progress = CopyProgress { at, problem, ..progress.clone() };
                 self.show_again(name);
             }
             VolumeMoveNews::Interrupted(problem) => {

@@ -101,6 +101,7 @@ fn settling() -> Fleet {
     fleet.settle();
     assert_eq!(phase(&fleet), Some(VolumeMovePhase::Settling));
     assert!(fleet.assigned_to("n1").is_empty() && fleet.assigned_to("n2").is_empty());
+    assert!(!fleet.message("db-0").contains("take it up"), "{}", fleet.message("db-0"));
     fleet
 }
 
@@ -218,6 +219,22 @@ fn it_comes_back_when_nothing_is_copied_any_more() {
         }
         assert_is_back(fleet);
     }
+}
+
+#[test]
+fn waiting_for_a_turn_is_no_standstill() {
+    let mut fleet = begun();
+    let job = job(&fleet);
+    for _ in 0..5 {
+        fleet.pass(200);
+        for name in ["n1", "n2"] {
+            fleet.attach(&node(name)).unwrap();
+        }
+        tell(&mut fleet, &job, VolumeMoveNews::Waits);
+    }
+    fleet.settle();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Copying));
+    assert!(fleet.message("db-0").contains("waits for its turn"), "{}", fleet.message("db-0"));
 }
 
 #[test]
