@@ -106,7 +106,8 @@ impl Model {
         if self.is_bound(instance) {
             return Err(NotMoved::Bound { instance: name, node: from.clone() });
         }
-        if how == MoveHow::WithoutVolumes && self.is_pinned(instance) {
+        let is_moving = instance.volume_move.is_some();
+        if how == MoveHow::WithoutVolumes && self.is_pinned(instance) && !is_moving {
             return Err(NotMoved::Pinned { instance: name, node: from.clone() });
         }
         self.check_can_leave(instance, from)
