@@ -7,10 +7,11 @@ use dwell_core::id::{InstanceName, VolumeName};
 use tokio::sync::OwnedMutexGuard;
 
 type Turn = tokio::sync::Mutex<()>;
+type Turns = HashMap<(InstanceName, VolumeName), Weak<Turn>>;
 
 /// One at a time may change a volume or its copy; those of other volumes do not wait. Clones share the turns.
 #[derive(Clone, Debug, Default)]
-pub struct VolumeTurns(Arc<Mutex<HashMap<(InstanceName, VolumeName), Weak<Turn>>>>);
+pub struct VolumeTurns(Arc<Mutex<Turns>>);
 
 impl VolumeTurns {
     /// Waits for the turn at a volume, which lasts until what is returned is dropped. Those that wait come in order.

@@ -68,8 +68,8 @@ impl From<&NodeAudit> for v1::NodeAudit {
             assigned: audit.assigned.iter().map(Into::into).collect(),
             engine_known: audit.running.is_some() && audit.volumes.is_some(),
             running: audit.running.iter().flatten().map(Into::into).collect(),
-            volumes: volumes_of(&audit.volumes, false),
-            copies: volumes_of(&audit.volumes, true),
+            volumes: volumes_of(audit.volumes.as_deref(), false),
+            copies: volumes_of(audit.volumes.as_deref(), true),
         }
     }
 }
@@ -83,7 +83,7 @@ impl TryFrom<v1::NodeAudit> for NodeAudit {
         at_most("audit.running", wire.running.len(), INSTANCES_MAX)?;
         let findings = wire.findings.into_iter().map(Finding::try_from);
         let running = claims(wire.running)?;
-        let volumes = seen_volumes(wire.volumes, wire.copies)?;
+        let volumes = seen_volumes(&wire.volumes, &wire.copies)?;
         Ok(Self {
             findings: findings.collect::<Result<_, _>>()?,
             held: position(wire.incarnation, wire.revision),

@@ -206,9 +206,9 @@ impl From<&StatusReport> for v1::StatusReport {
             gone: report.gone.iter().map(ToString::to_string).collect(),
             revision: report.seen_under.revision.0,
             incarnation: report.seen_under.incarnation.0,
-            volumes: volumes_of(&report.volumes, false),
+            volumes: volumes_of(report.volumes.as_deref(), false),
             volumes_known: report.volumes.is_some(),
-            copies: volumes_of(&report.volumes, true),
+            copies: volumes_of(report.volumes.as_deref(), true),
         }
     }
 }
@@ -220,7 +220,7 @@ impl TryFrom<v1::StatusReport> for StatusReport {
     fn try_from(wire: v1::StatusReport) -> Result<Self, FromWireError> {
         at_most("status.instances", wire.instances.len(), INSTANCES_MAX)?;
         at_most("status.gone", wire.gone.len(), GONE_MAX)?;
-        let volumes = seen_volumes(wire.volumes, wire.copies)?;
+        let volumes = seen_volumes(&wire.volumes, &wire.copies)?;
         let instances = wire.instances.into_iter().map(InstanceStatus::try_from);
         let gone = wire.gone.iter().map(|name| parse("status.gone", name));
         Ok(Self {
@@ -245,23 +245,24 @@ impl From<&SeenVolume> for v1::SeenVolume {
 
 /// The volumes among those that are there, or the copies. They are told apart by where they are said, so that a controller that knows
 /// of no copies takes none for a volume.
-pub(super) fn volumes_of(seen: &Option<Vec<SeenVolume>>, copies: bool) -> Vec<v1::SeenVolume> {
-    seen.iter().flatten().filter(|one| one.is_copy == copies).map(Into::into).collect()
+pub(super) fn volumes_of(seen: Option<&[SeenVolume]>, copies: bool) -> Vec<v1::SeenVolume> {
+    let seen = seen.unwrap_or_default().iter();
+    seen.filter(|one| one.is_copy == copies).map(Into::into).collect()
 }
 
 /// Those of both lists.
 pub(super) fn seen_volumes(
-    volumes: Vec<v1::SeenVolume>,
-    copies: Vec<v1::SeenVolume>,
+    volumes: &[v1::SeenVolume],
+    copies: &[v1::SeenVolume],
 ) -> Result<Vec<SeenVolume>, FromWireError> {
     at_most("status.volumes", volumes.len(), VOLUMES_MAX)?;
     at_most("status.copies", copies.len(), VOLUMES_MAX)?;
-    let volumes = volumes.into_iter().map(|volume| seen_volume(volume, false));
-    let copies = copies.into_iter().map(|copy| seen_volume(copy, true));
+    let volumes = volumes.iter().map(|volume| seen_volume(volume, false));
+    let copies = copies.iter().map(|copy| seen_volume(copy, true));
     volumes.chain(copies).collect()
 }
 
-fn seen_volume(wire: v1::SeenVolume, is_copy: bool) -> Result<SeenVolume, FromWireError> {
+fn seen_volume(wire: &v1::SeenVolume, is_copy: bool) -> Result<SeenVolume, FromWireError> {
     Ok(SeenVolume {
         instance: parse("status.volumes.instance", &wire.instance)?,
         name: parse("status.volumes.name", &wire.name)?,
