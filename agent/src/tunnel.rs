@@ -1,5 +1,5 @@
 //! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
-//! routes, a diagnosis of the node itself, an audit of what its layers claim, its images.
+//! routes, a diagnosis of the node itself, an audit of what its layers claim, its images, the data of its volumes.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
@@ -26,6 +26,7 @@ mod exec;
 mod images;
 mod logs;
 mod probe;
+mod volumes;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -47,6 +48,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Streaming};
 
 use self::connect::{ConnectError, Target};
+use self::volumes::{Copies, CopyError};
 use crate::audit::{Audited, Recheck};
 use crate::config::Config;
 use crate::doctor;
@@ -60,10 +62,13 @@ const COMMANDS_MAX: usize = 256;
 const CONNECTIONS_MAX: usize = 1024;
 /// The most probes, diagnoses, audits and lists of images at a time.
 const LOOKS_MAX: usize = 16;
+/// The most volumes that are sent or taken in at a time.
+const VOLUMES_MAX: usize = 8;
 /// How many more can be told that they are too many.
 const REFUSALS_MAX: usize = 64;
 /// The most tunnels at a time, all together.
-pub const TUNNELS_MAX: usize = COMMANDS_MAX + CONNECTIONS_MAX + LOOKS_MAX + REFUSALS_MAX;
+pub const TUNNELS_MAX: usize =
+    COMMANDS_MAX + CONNECTIONS_MAX + LOOKS_MAX + VOLUMES_MAX + REFUSALS_MAX;
 // Each is a call of its own, beside the session and a renewal.
 const _: () = assert!(TUNNELS_MAX + 2 <= dwell_proto::STREAMS_MAX as usize);
 /// Messages of a tunnel on their way out beside those that HTTP/2 holds.
@@ -100,6 +105,8 @@ pub struct Tunnels {
     commands: Bound,
     connections: Bound,
     looks: Bound,
+    volumes: Bound,
+    copies: Copies,
     /// A host is looked over by one at a time.
     diagnosing: Arc<Mutex<()>>,
     /// And so it is audited.
@@ -168,6 +175,8 @@ enum TunnelError {
         "nothing has come for {0} s, and the archive has not ended; nothing of it was taken in"
     )]
     Silent(u64),
+    #[error("the volume was not copied: {0}")]
+    Copy(CopyError),
     /// Nobody is left to be told.
     #[error("the other end has gone away")]
     Gone,
@@ -195,8 +204,10 @@ impl TunnelError {
             Self::TooMany { .. } | Self::Images(ImagesError::NoRoom { .. }) => {
                 Code::ResourceExhausted
             }
+            Self::Copy(error) if error.is_permanent() => Code::FailedPrecondition,
             Self::Silent(_) => Code::DeadlineExceeded,
             Self::Engine(_)
+            | Self::Copy(_)
             | Self::Images(_)
             | Self::Connect(_)
             | Self::Network(_)
@@ -216,6 +227,8 @@ impl Tunnels {
             commands: Bound::new("logs and commands", COMMANDS_MAX),
             connections: Bound::new("connections", CONNECTIONS_MAX),
             looks: Bound::new("route checks, diagnoses, audits and lists of images", LOOKS_MAX),
+            volumes: Bound::new("copies of volumes", VOLUMES_MAX),
+            copies: Copies::default(),
             diagnosing: Arc::default(),
             auditing: Arc::default(),
         }
@@ -312,6 +325,11 @@ impl Tunnels {
                 let _permit = self.looks.take()?;
                 let images = self.node.images.as_ref().ok_or(TunnelError::NoEngine)?;
                 images::carry(images, order, ends).await
+            }
+            Some(Purpose::Volume(order)) => {
+                let _permit = self.volumes.take()?;
+                let engine = self.node.engine.as_ref().ok_or(TunnelError::NoEngine)?;
+                self.copies.carry(engine, order, ends).await
             }
             None => Err(TunnelError::BadRequest("a tunnel for an unknown purpose".to_owned())),
         }

@@ -36,6 +36,7 @@ use crate::enrollment::Enroll;
 use crate::intake::{IntakeLayer, JOIN_MAX_BYTES};
 use crate::listen::{ListenError, TlsListener, UnixListener};
 use crate::model::{Command, Model, Record, Settings};
+use crate::mover;
 use crate::owner::{CommandError, Handle, Owner};
 use crate::pki::{Authority, PkiError, SshAuthority, Tls};
 use crate::refusals::Refusals;
@@ -163,7 +164,7 @@ impl Controller {
         let enroll = Enroll::new(handle.clone(), Arc::clone(&authority), valid, refusals.clone());
         let api = Api {
             owner: handle.clone(),
-            tunnels,
+            tunnels: tunnels.clone(),
             authority: Arc::clone(&authority),
             ssh,
             clock,
@@ -174,6 +175,7 @@ impl Controller {
 
         let owner_ended = owner.start(owning.clone()).map_err(StartError::Thread)?;
         begin(&handle, evidence).await?;
+        tokio::spawn(mover::run(handle.clone(), tunnels, owning.clone()));
         let (servers, entrances) = Servers::new(config.nodes.heartbeat);
         tokio::spawn(unix.run(entrances.clone(), listeners.clone()));
         tokio::spawn(tcp.run(

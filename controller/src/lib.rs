@@ -19,6 +19,7 @@ pub mod fuzz;
 mod intake;
 pub mod listen;
 pub mod model;
+mod mover;
 pub mod owner;
 pub mod pki;
 mod refusals;

@@ -76,6 +76,7 @@ mod ssh;
 mod tables;
 mod versions;
 mod view;
+mod volume_moves;
 mod volumes;
 mod workloads;
 
@@ -97,11 +98,12 @@ use settle::{Agenda, Placing, Work};
 use ssh::SshBudget;
 use tables::Tables;
 use view::Views;
+use volume_moves::CopyProgress;
 
 pub use audit::Answers;
 pub use command::{
-    Applied, BlockChange, Command, DECLARED_MAX, Join, Moved, NAMED_MAX, NodeChange, RebootPlan,
-    Reply, Size, Target, WORKLOADS_MAX,
+    Applied, BlockChange, Command, DECLARED_MAX, Join, MoveHow, Moved, NAMED_MAX, NodeChange,
+    RebootPlan, Reply, Size, Target, WORKLOADS_MAX,
 };
 pub use contexts::{CONTEXTS_MAX, Context};
 pub use downtime::{Downtimes, Expected};
@@ -128,6 +130,7 @@ pub use settings::{INSTANCES_MAX, Settings};
 pub use sizes::{OwnSize, OwnSizeChange};
 pub use versions::{FailedWith, Form, Pause, Version, VersionState, VersionView};
 pub use view::{InstanceFilter, InstanceView, NodeView, RouteView, WorkloadView};
+pub use volume_moves::{VolumeJob, VolumeMove, VolumeMoveNews, VolumeMovePhase};
 pub use volumes::{Volume, VolumeKey, VolumeState, VolumeView};
 
 /// Everything the controller knows.
@@ -167,6 +170,8 @@ pub struct Model {
     last_heard: BTreeMap<NodeName, Timestamp>,
     /// Instances that do not serve because they are being changed.
     down: BTreeMap<InstanceName, Down>,
+    /// How far the copies of volumes are, by whose they are.
+    copies: BTreeMap<InstanceName, CopyProgress>,
     /// What was shown of workloads since the last change.
     views: Mutex<Views>,
     /// What was published, for watchers.
@@ -241,6 +246,7 @@ impl Model {
             half_heard: BTreeMap::new(),
             last_heard: BTreeMap::new(),
             down: BTreeMap::new(),
+            copies: BTreeMap::new(),
             views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
@@ -402,10 +408,13 @@ impl Model {
             Command::ScaleAll(workloads) => self.scale_all(&workloads, now)?,
             Command::SetRun { target, run } => self.set_run(&target, run, now)?,
             Command::Restart(target) => self.restart(&target, now)?,
-            Command::MoveInstances { instances, to, new_address, dry_run } => {
-                let moves = self.move_instances(&instances, to.as_ref(), new_address, now)?;
-                reply = Reply::Moves(moves);
+            Command::MoveInstances { instances, to, new_address, how, dry_run } => {
+                let kind = (how, new_address);
+                reply = Reply::Moves(self.move_instances(&instances, to.as_ref(), kind, now)?);
                 forget = dry_run;
+            }
+            Command::NoteVolumeMove { instance, of_move, news } => {
+                self.note_volume_move(&instance, of_move, news, now);
             }
             Command::ReplaceInstances(instances) => self.replace_instances(&instances, now)?,
             Command::ReaddressInstances(instances) => self.readdress_instances(&instances, now)?,

@@ -128,6 +128,7 @@ fn takes(message: &Up) -> usize {
             + report.gone.capacity() * size_of::<String>()
             + report.gone.iter().map(String::capacity).sum::<usize>()
             + report.volumes.capacity() * size_of::<v1::SeenVolume>()
+            + report.copies.capacity() * size_of::<v1::SeenVolume>()
     };
     match message {
         Up::Hello(hello) => {

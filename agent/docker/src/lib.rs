@@ -57,8 +57,9 @@ use dwell_core::workload::{Enforced, Limits};
 use dwell_daemon::Lane;
 use dwell_daemon::paths::PathLooks;
 use dwell_engine::{
-    ArchiveStream, Carried, Container, ContainerId, Engine, EngineError, EngineReport, Event,
-    ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
+    ArchiveStream, Carried, Container, ContainerId, CopyPlace, Engine, EngineError, EngineReport,
+    Event, ExecRequest, ExecSession, Image, LogOptions, OutputStream, PullProgress, Usage,
+    VolumeCopy, VolumeTurns,
 };
 use futures_util::stream::BoxStream;
 use tokio::sync::watch;
@@ -118,6 +119,8 @@ pub struct DockerEngine {
     /// What a start needs on the disk is written whatever else hangs.
     lane: Lane,
     claims: Claims,
+    /// A volume is not deleted while a copy becomes it: half of that would come after.
+    volume_turns: VolumeTurns,
     /// Registries whose certificate the daemon did not trust when it pulled from there last.
     distrusted: Mutex<BTreeSet<String>>,
     /// Why the daemon cannot run instances, by what it said of itself last.
@@ -140,6 +143,7 @@ impl DockerEngine {
             paths: PathLooks::default(),
             lane: Lane::new("containers"),
             claims: Claims::default(),
+            volume_turns: VolumeTurns::default(),
             distrusted: Mutex::default(),
             unfit: Mutex::default(),
             enforced: Mutex::default(),
@@ -259,11 +263,30 @@ impl Engine for DockerEngine {
         self.list_volumes().await
     }
 
+    async fn volume_data(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<PathBuf, EngineError> {
+        self.data_of(instance, name).await
+    }
+
+    async fn begin_copy(&self, copy: &VolumeCopy) -> Result<CopyPlace, EngineError> {
+        let _turn = self.volume_turns.take(&copy.instance, &copy.name).await;
+        self.open_copy(copy).await
+    }
+
+    async fn adopt_copy(&self, copy: &VolumeCopy) -> Result<(), EngineError> {
+        let _turn = self.volume_turns.take(&copy.instance, &copy.name).await;
+        self.take_over(copy).await
+    }
+
     async fn remove_volume(
         &self,
         instance: &InstanceName,
         name: &VolumeName,
     ) -> Result<(), EngineError> {
+        let _turn = self.volume_turns.take(instance, name).await;
         self.delete_volume(instance, name).await
     }
 

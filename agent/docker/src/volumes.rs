@@ -1,5 +1,7 @@
 //! The volumes of instances: Docker's own, known by their labels.
 
+mod copies;
+
 use bollard::models::Volume;
 use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions};
 use dwell_core::id::{InstanceName, VolumeName};
@@ -15,7 +17,7 @@ impl DockerEngine {
         Ok(self.all_volumes().await?.iter().filter_map(seen).collect())
     }
 
-    /// Deletes one volume, which is this cluster's by its name.
+    /// Deletes one volume, which is this cluster's by its name, and a copy that was to become it.
     pub(super) async fn delete_volume(
         &self,
         instance: &InstanceName,
@@ -24,11 +26,10 @@ impl DockerEngine {
         let there = self.all_volumes().await?;
         let is_it = |volume: &SeenVolume| volume.instance == *instance && volume.name == *name;
         // A volume of this name without our labels is somebody else's.
-        let Some(volume) = there.iter().find(|volume| seen(volume).is_some_and(|one| is_it(&one)))
-        else {
-            return Ok(());
-        };
-        self.delete(&volume.name).await
+        for volume in there.iter().filter(|volume| seen(volume).is_some_and(|one| is_it(&one))) {
+            self.delete(&volume.name).await?;
+        }
+        Ok(())
     }
 
     /// Removes all volumes of the cluster with everything in them; how many there were.
@@ -68,9 +69,7 @@ fn seen(volume: &Volume) -> Option<SeenVolume> {
     let instance: InstanceName = volume.labels.get(LABEL_INSTANCE)?.parse().ok()?;
     let name: VolumeName = volume.labels.get(LABEL_VOLUME)?.parse().ok()?;
     let image_path = volume.labels.get(LABEL_IMAGE_PATH).cloned();
-    (volume.name == volume_name(&instance, &name)).then_some(SeenVolume {
-        instance,
-        name,
-        image_path,
-    })
+    let is_copy = volume.name == copies::copy_name(&instance, &name);
+    let is_known = is_copy || volume.name == volume_name(&instance, &name);
+    is_known.then_some(SeenVolume { instance, name, image_path, is_copy })
 }

@@ -28,6 +28,7 @@ pub mod control;
 mod images;
 mod session;
 mod state;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -52,9 +53,9 @@ use tokio_stream::wrappers::BroadcastStream;
 
 use self::state::{Answer, ImageState, Shared, State};
 use super::{
-    ArchiveStream, Carried, Container, ContainerId, ContainerState, Engine, EngineError,
+    ArchiveStream, Carried, Container, ContainerId, ContainerState, CopyPlace, Engine, EngineError,
     EngineReport, Event, EventKind, ExecRequest, ExecSession, Image, LogOptions, OutputStream,
-    PullProgress,
+    PullProgress, VolumeCopy,
 };
 use crate::Usage;
 use crate::death::{DeathError, Processes};
@@ -82,6 +83,9 @@ pub enum Operation {
     Leftovers,
     Sweep,
     Volumes,
+    VolumeData,
+    BeginCopy,
+    AdoptCopy,
     RemoveVolume,
     Usage,
     UpdateLimits,
@@ -269,7 +273,24 @@ impl Engine for FakeEngine {
     }
 
     async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
-        self.call(Operation::Volumes, "", |state| Ok(state.volumes.clone())).await
+        self.call(Operation::Volumes, "", |state| Ok(state.seen_volumes())).await
+    }
+
+    async fn volume_data(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<PathBuf, EngineError> {
+        self.call(Operation::VolumeData, name.as_str(), |state| state.volume_data(instance, name))
+            .await
+    }
+
+    async fn begin_copy(&self, copy: &VolumeCopy) -> Result<CopyPlace, EngineError> {
+        self.call(Operation::BeginCopy, copy.name.as_str(), |state| state.begin_copy(copy)).await
+    }
+
+    async fn adopt_copy(&self, copy: &VolumeCopy) -> Result<(), EngineError> {
+        self.call(Operation::AdoptCopy, copy.name.as_str(), |state| state.adopt_copy(copy)).await
     }
 
     async fn remove_volume(

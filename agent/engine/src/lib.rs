@@ -25,6 +25,7 @@ pub mod death;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ pub use dwell_core::container::{
     Container, ContainerId, ContainerState, Details, Event, EventKind,
 };
 pub use error::EngineError;
+pub use turns::VolumeTurns;
 
 /// What a container uses; `None` where nothing is counted, such as by a kernel without that controller.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -194,13 +196,38 @@ pub trait Engine: Send + Sync {
     /// As [`Engine::leftovers`]; [`EngineError::Other`] for the first that cannot be removed, after trying all.
     async fn sweep(&self) -> Result<(), EngineError>;
 
-    /// All volumes of this cluster's instances, in no order.
+    /// All volumes of this cluster's instances, and the copies that are still to become volumes, in no order.
     ///
     /// # Errors
     /// [`EngineError::Unavailable`], [`EngineError::Other`].
     async fn volumes(&self) -> Result<Vec<SeenVolume>, EngineError>;
 
-    /// Deletes a volume with everything in it. One that is not there is fine.
+    /// The directory of a volume.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
+    async fn volume_data(
+        &self,
+        instance: &InstanceName,
+        name: &VolumeName,
+    ) -> Result<PathBuf, EngineError>;
+
+    /// Makes the directory for a copy of another node's volume, or finds it. It is no volume, and no container gets it, before
+    /// [`Engine::adopt_copy`].
+    ///
+    /// # Errors
+    /// [`EngineError::Refused`] if there is such a volume that is no copy of this move; [`EngineError::Unavailable`],
+    /// [`EngineError::Other`].
+    async fn begin_copy(&self, copy: &VolumeCopy) -> Result<CopyPlace, EngineError>;
+
+    /// Makes a copy the volume that it is of, whole: whatever crashes, there is the copy or the volume with all of it. Nothing
+    /// happens if it has become that already.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`] if there is neither; [`EngineError::Refused`] as for [`Engine::begin_copy`].
+    async fn adopt_copy(&self, copy: &VolumeCopy) -> Result<(), EngineError>;
+
+    /// Deletes a volume with everything in it, and a copy that was to become it. One that is not there is fine.
     ///
     /// # Errors
     /// [`EngineError::Other`] while a container has it, [`EngineError::Unavailable`].
@@ -329,6 +356,28 @@ pub struct EngineReport {
     pub data_root: Option<PathBuf>,
     /// The registries whose certificate it did not trust when it was last asked to pull from them.
     pub distrusted: BTreeSet<String>,
+}
+
+/// A copy of another node's volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeCopy {
+    /// Whose volume it becomes.
+    pub instance: InstanceName,
+    /// The volume's name.
+    pub name: VolumeName,
+    /// The path at which the image asked for it, if no declaration did.
+    pub image_path: Option<String>,
+    /// Names the move that it is made for.
+    pub of_move: u64,
+}
+
+/// Where a copy is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CopyPlace {
+    /// In this directory.
+    Open(PathBuf),
+    /// It has become the volume.
+    Adopted,
 }
 
 /// What was copied from one container into another one.

@@ -241,6 +241,7 @@ async fn volumes_are_told_when_their_revision_was_taken_up() {
         instance: "db-0".parse().unwrap(),
         name: "data".parse().unwrap(),
         image_path: None,
+        is_copy: false,
     };
     let seen_under = Position { revision: Revision(6), ..Position::default() };
     agent.volumes.send_replace(Some(Arc::new(Volumes { seen_under, there: vec![volume] })));

@@ -1,6 +1,7 @@
 mod connect;
 mod images;
 mod look;
+mod volumes;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::fixtures;

@@ -42,6 +42,13 @@ pub(crate) enum Goal {
         /// The instance.
         instance: String,
     },
+    /// An instance holds on another node with its volumes.
+    Moved {
+        /// The instance.
+        instance: String,
+        /// The node.
+        to: String,
+    },
     /// An instance was restarted and runs again.
     Restarted {
         /// The instance.
@@ -256,6 +263,10 @@ impl Goal {
                 Some(instance) => settled(instance, seen),
                 None => Progress::Failed(format!("{instance} is gone")),
             },
+            Self::Moved { instance, to } => match seen.instances.get(instance) {
+                Some(instance) => moved(instance, to, seen),
+                None => Progress::Failed(format!("{instance} is gone")),
+            },
             Self::Restarted { instance, before } => match seen.instances.get(instance) {
                 Some(instance) => {
                     let done = instance.status.as_ref().map_or(0, |status| status.restarts_done);
@@ -313,7 +324,9 @@ pub(super) fn reached(goals: &[Goal], seen: &Seen) -> Vec<String> {
             }
             Goal::Gone { workload } => sentences.push(format!("{workload} is gone")),
             Goal::InstanceGone { instance } => sentences.push(format!("{instance} is gone")),
-            Goal::Settled { instance } | Goal::Replaced { instance, .. } => {
+            Goal::Settled { instance }
+            | Goal::Moved { instance, .. }
+            | Goal::Replaced { instance, .. } => {
                 sentences.push(match seen.instances.get(instance) {
                     Some(found) if found.run() == v1::RunState::Stopped => {
                         format!("{instance} is stopped")
@@ -437,6 +450,21 @@ fn gone(name: &str, seen: &Seen) -> Progress {
         }
         Some(_) | None => Progress::Waiting(format!("{name}: {shown} left")),
     }
+}
+
+/// Whether an instance holds on a node with its volumes.
+fn moved(instance: &v1::Instance, to: &str, seen: &Seen) -> Progress {
+    let name = &instance.name;
+    if !instance.volumes_moving_to.is_empty() {
+        let message = instance.status.as_ref().map_or("", |status| &status.message);
+        return Progress::Waiting(with_message(format!("{name}: moving"), message));
+    }
+    if instance.node != to {
+        return Progress::Failed(format!(
+            "{name} has not moved to {to}; `dwell events --about instance/{name}` says why"
+        ));
+    }
+    settled(instance, seen)
 }
 
 /// Whether an instance is as it is to be: what its node reports is of its generation, and it runs with

@@ -191,7 +191,7 @@ impl Fleet for Service {
         &self,
         request: Request<v1::MoveInstancesRequest>,
     ) -> Answer<v1::MoveInstancesResponse> {
-        let v1::MoveInstancesRequest { names, to, new_address, dry_run } = request.into_inner();
+        let v1::MoveInstancesRequest { names, to, new_address, dry_run, .. } = request.into_inner();
         let new = if new_address { " new-address" } else { "" };
         let revision = self.asked(format!("move {} to={to} {dry_run}{new}", names.join(",")))?;
         let moved = |instance| v1::InstanceMove {

@@ -15,8 +15,8 @@ use tonic::Status;
 
 use super::{Api, keys};
 use crate::model::{
-    BlockChange, Command, NAMED_MAX, NodeChange, OwnSize, OwnSizeChange, REBOOT_MAX, RebootHow,
-    RebootPlan, Size, Target, WORKLOADS_MAX,
+    BlockChange, Command, MoveHow, NAMED_MAX, NodeChange, OwnSize, OwnSizeChange, REBOOT_MAX,
+    RebootHow, RebootPlan, Size, Target, WORKLOADS_MAX,
 };
 use crate::status::into_status;
 
@@ -159,8 +159,17 @@ pub(super) fn change_blocks(request: &v1::ChangeNodeBlocksRequest) -> Result<Com
 pub(super) fn move_instances(request: &v1::MoveInstancesRequest) -> Result<Command, Status> {
     let instances = instances(&request.names)?;
     let to = optional(&request.to)?;
+    let how = match (request.volumes, request.abort) {
+        (false, false) => MoveHow::WithoutVolumes,
+        (true, false) if !request.new_address => MoveHow::WithVolumes,
+        (false, true) if to.is_none() => MoveHow::Abort,
+        _ => {
+            let problem = "volumes move with the address of their instance, and a move is called off without saying where to";
+            return Err(Status::invalid_argument(problem));
+        }
+    };
     let (new_address, dry_run) = (request.new_address, request.dry_run);
-    Ok(Command::MoveInstances { instances, to, new_address, dry_run })
+    Ok(Command::MoveInstances { instances, to, new_address, how, dry_run })
 }
 
 /// Names of instances, no more than a command takes.

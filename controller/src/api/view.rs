@@ -217,6 +217,7 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         created_at_ms: instance.created_at.0,
         status: Some((&view.status).into()),
         moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
+        volumes_moving_to: text(instance.volume_move.as_deref().map(|moving| &moving.to)),
         version: instance.wanted.number.0,
         serving_version: instance.serving.map_or(0, |number| number.0),
         failed_version: instance.failed.as_ref().map_or(0, |failed| failed.version.0),
@@ -297,6 +298,7 @@ pub(super) fn volume(view: &VolumeView) -> v1::Volume {
         VolumeState::Kept => State::Kept,
         VolumeState::Lost => State::Lost,
         VolumeState::Stale => State::Stale,
+        VolumeState::Copy => State::Copy,
         VolumeState::Deleting { .. } => State::Deleting,
     };
     v1::Volume {

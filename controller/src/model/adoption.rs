@@ -120,6 +120,7 @@ impl Model {
             carries: false,
             knows_blocks: false,
             lets_go: false,
+            moves_volumes: false,
             boot: None,
             state: NodeState::Down,
             capacity: None,

@@ -8,8 +8,8 @@ use dwell_core::access::{Client, Issuer};
 use dwell_core::clock::Timestamp;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
-    Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, VersionNumber, VolumeName,
-    WorkloadName,
+    Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, Revision, VersionNumber,
+    VolumeName, WorkloadName,
 };
 use dwell_core::instance::RunState;
 use dwell_core::node::Capacity;
@@ -26,6 +26,7 @@ use super::reboots::RebootHow;
 use super::record::Change;
 use super::refusal::Refusal;
 use super::sizes::OwnSizeChange;
+use super::volume_moves::VolumeMoveNews;
 
 /// What the model can be asked to do.
 #[derive(Clone, Debug)]
@@ -139,8 +140,19 @@ pub enum Command {
         to: Option<NodeName>,
         /// Whether they get addresses of the blocks of their new nodes.
         new_address: bool,
+        /// What becomes of their volumes.
+        how: MoveHow,
         /// Only say where they would go.
         dry_run: bool,
+    },
+    /// What came of copying the volumes of an instance.
+    NoteVolumeMove {
+        /// Whose.
+        instance: InstanceName,
+        /// For which move.
+        of_move: Revision,
+        /// What.
+        news: VolumeMoveNews,
     },
     /// Make the containers of chosen instances anew, all or none, at most [`NAMED_MAX`]; the present ones are fallen back to.
     ReplaceInstances(BTreeSet<InstanceName>),
@@ -374,6 +386,18 @@ impl Command {
                 | Self::Tick
         )
     }
+}
+
+/// What becomes of the volumes of instances that move.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MoveHow {
+    /// What has volumes does not move.
+    #[default]
+    WithoutVolumes,
+    /// They move along.
+    WithVolumes,
+    /// A move with volumes is called off.
+    Abort,
 }
 
 /// The most workloads one command may declare.

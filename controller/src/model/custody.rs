@@ -218,7 +218,8 @@ impl Model {
         let Some(node) = instance.assigned_to().cloned() else {
             return Err(NotLetGo::Changing(name()).into());
         };
-        if instance.update == UpdateState::Updating || instance.is_on_trial() {
+        let is_moving = instance.volume_move.is_some();
+        if instance.update == UpdateState::Updating || instance.is_on_trial() || is_moving {
             return Err(NotLetGo::Changing(name()).into());
         }
         let seen = self.tables.observed().get(&instance.name).filter(|_| self.is_ready(&node));

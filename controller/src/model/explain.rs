@@ -114,6 +114,9 @@ impl Model {
             let node = instance.node.as_ref().map(NodeName::as_str).unwrap_or_default();
             let text = format!("its workload has one on every node, and it is the one of {node}");
             facts.push(Fact::new("stays", text));
+        } else if let Some(text) = self.volume_move_in_words(instance) {
+            let began = self.newest_event(&subject, &["volume-move-began"]);
+            facts.push(Fact::new("volumes", text).told_by(began));
         } else if self.is_pinned(instance) {
             let node = instance.node.as_ref().map(NodeName::as_str).unwrap_or_default();
             let text = format!("its volumes are on {node}, so it stays there");

@@ -194,6 +194,8 @@ kinds! {
         WorkloadRemoving = "workload-removing",
         /// An instance goes to another node.
         InstanceMoving = "instance-moving",
+        /// An instance goes to another node with its volumes.
+        VolumesMoving = "volumes-moving",
         /// An instance is made, or has not shown that it works.
         InstanceStarting = "instance-starting",
         /// An instance ends, as somebody asked.

@@ -179,6 +179,7 @@ impl Model {
         past.drain(..past.len().saturating_sub(History::PAST_MAX));
         let incarnation = self.spare;
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
+        self.forget_volume_moves();
         self.claims.clear();
         self.volumes_told.clear();
         self.remains.clear();

@@ -5,12 +5,13 @@
 //! instance goes as what it is, and a version that waits for its turn waits on. Nothing moves it back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_scheduler::Misfit;
 
-use super::command::{Moved, NAMED_MAX, Target};
+use super::command::{MoveHow, Moved, NAMED_MAX, Target};
 use super::object::{Instance, UpdateState};
 use super::refusal::NotMoved;
 use super::{Model, Refusal};
@@ -21,7 +22,7 @@ impl Model {
         &mut self,
         names: &[InstanceName],
         to: Option<&NodeName>,
-        new_address: bool,
+        kind: (MoveHow, bool),
         now: Timestamp,
     ) -> Result<Vec<Moved>, Refusal> {
         if names.len() > NAMED_MAX {
@@ -34,24 +35,37 @@ impl Model {
                 return Err(NotMoved::RoutesOnly(to.clone()).into());
             }
         }
-        names.iter().map(|name| self.move_instance(name, to, new_address, now)).collect()
+        names.iter().map(|name| self.move_instance(name, to, kind, now)).collect()
     }
 
     fn move_instance(
         &mut self,
         name: &InstanceName,
         to: Option<&NodeName>,
-        new_address: bool,
+        (how, new_address): (MoveHow, bool),
         now: Timestamp,
     ) -> Result<Moved, Refusal> {
         let target = Target::Instance(name.clone());
         let [instance] = &self.targets(&target)?[..] else {
             return Err(Refusal::NoInstance(name.clone()));
         };
+        if how == MoveHow::Abort {
+            return self.abort_move(&Arc::clone(instance), now);
+        }
         Self::check_not_ended(instance)?;
         let Some(from) = instance.node.clone() else {
             return Err(NotMoved::NoNode(name.clone()).into());
         };
+        if let Some(moving) = instance.volume_move.as_deref()
+            && how == MoveHow::WithVolumes
+            && to.is_none_or(|to| *to == moving.to)
+        {
+            return Ok(Moved {
+                instance: name.clone(),
+                from: moving.from.clone(),
+                to: moving.to.clone(),
+            });
+        }
         let bound_for = match &instance.leaving {
             Some(leaving) => leaving.to.as_ref(),
             None => Some(&from),
@@ -60,7 +74,7 @@ impl Model {
             let to = to.unwrap_or(&from).clone();
             return Ok(Moved { instance: name.clone(), from, to });
         }
-        self.check_movable(instance, &from)?;
+        self.check_movable(instance, &from, how)?;
         if new_address {
             self.check_gives_up_address(instance)?;
         }
@@ -68,6 +82,10 @@ impl Model {
             Some(to) => self.check_place(instance, to)?,
             None => self.best_other(instance, &from)?,
         };
+        if self.is_pinned(instance) {
+            self.move_with_volumes(&Arc::clone(instance), &to, now)?;
+            return Ok(Moved { instance: name.clone(), from, to });
+        }
         let mut next = Instance::clone(instance);
         next.generation = self.next_generation(instance);
         next.update = UpdateState::Updating;
@@ -78,12 +96,18 @@ impl Model {
     }
 
     /// Refuses to move what must not leave its node, or not now.
-    fn check_movable(&self, instance: &Instance, from: &NodeName) -> Result<(), NotMoved> {
+    fn check_movable(
+        &self,
+        instance: &Instance,
+        from: &NodeName,
+        how: MoveHow,
+    ) -> Result<(), NotMoved> {
         let name = instance.name.clone();
         if self.is_bound(instance) {
             return Err(NotMoved::Bound { instance: name, node: from.clone() });
         }
-        if self.is_pinned(instance) {
+        let is_moving = instance.volume_move.is_some();
+        if how == MoveHow::WithoutVolumes && self.is_pinned(instance) && !is_moving {
             return Err(NotMoved::Pinned { instance: name, node: from.clone() });
         }
         self.check_can_leave(instance, from)
@@ -96,7 +120,7 @@ impl Model {
         from: &NodeName,
     ) -> Result<(), NotMoved> {
         let name = instance.name.clone();
-        if instance.leaving.is_some() {
+        if instance.leaving.is_some() || instance.volume_move.is_some() {
             return Err(NotMoved::OnItsWay { instance: name, from: from.clone() });
         }
         if !self.is_ready(from) {

@@ -170,6 +170,7 @@ impl Model {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             lets_go: hello.lets_go,
+            moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),
             capacity: Some(Arc::new(hello.capacity.clone())),
@@ -372,6 +373,7 @@ impl Model {
         }
         self.hear_again();
         self.end_drains(now);
+        self.tend_volume_moves(now);
         self.tend_reboots(now);
         self.replace_lost(now);
         self.tend_jobs(now);

@@ -32,6 +32,7 @@ use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
 use super::sizes::OwnSize;
 use super::versions::{FailedWith, Form, Pause, by_number};
+use super::volume_moves::VolumeMove;
 
 /// A declared workload.
 ///
@@ -134,6 +135,9 @@ pub struct Instance {
     pub own_size_forced: bool,
     /// Where it is, or may be, running.
     pub node: Option<NodeName>,
+    /// It goes to another node with its volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_move: Option<Box<VolumeMove>>,
     /// Its node was told to let go of it.
     pub leaving: Option<Leaving>,
     /// A drain moved it, and it has not held since.

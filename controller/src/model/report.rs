@@ -17,6 +17,7 @@ use super::jobs::InstanceTask;
 use super::object::{Instance, Link, Observed, SessionId, Severity, Subject, UpdateState};
 use super::record::{Key, Record};
 use super::view::unfit_message;
+use super::volumes::Home;
 use super::{Model, Refusal};
 
 /// The longest name of a container that is kept, in bytes.
@@ -92,7 +93,9 @@ impl Model {
         let left: Vec<Arc<Instance>> = instances.filter(has_left).cloned().collect();
         for instance in left {
             self.delete(Key::Observed(instance.name.clone()));
-            self.vacate(&instance, now);
+            if !self.stays_for_copy(&instance) {
+                self.vacate(&instance, now);
+            }
         }
         self.release_removed(node, now);
     }
@@ -247,6 +250,7 @@ impl Model {
         });
         self.note_image_ahead(before.as_ref().map(|before| &before.status), &status);
         self.judge(&instance, &status, now);
+        self.judge_volume_move(&instance.name, &status, now);
     }
 
     /// A node looked, and nothing of an instance was there.
@@ -317,9 +321,16 @@ impl Model {
         if instance.removing {
             return self.delete_instance(instance, now);
         }
+        let instance = &self.leave_in_move(instance, now);
         let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
         // It has left for another address alone.
         let to = to.or_else(|| instance.node.clone().filter(|_| instance.new_address));
+        // Never where it would begin without its data.
+        let to = to.filter(|to| match self.home_of(&instance.name, Some(instance)) {
+            Home::Anywhere => true,
+            Home::At { node, .. } => node == *to,
+            Home::Nowhere(_) => false,
+        });
         // What has ended needs no place.
         let to = to.filter(|_| !instance.rests());
         // Where it was to go may have been lost, cordoned, drained or removed meanwhile.

@@ -24,6 +24,7 @@ use super::Model;
 use super::object::{Demand, Instance, Link, Unmet, UpdateState, WaitingCause};
 use super::placement::unfit;
 use super::record::{Key, Record};
+use super::volume_moves::VolumeMove;
 
 /// How often one command asks the scheduler at most. What is left waits for the next command, at the
 /// latest a tick: each round either gives a place or a turn, or learns that a demand is unmet.
@@ -128,7 +129,8 @@ impl Agenda {
     fn note_instance(&mut self, old: &Instance, new: Option<&Instance>) {
         let places = |instance: &Instance| {
             let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
-            [instance.node.clone(), to]
+            let kept = instance.volume_move.as_deref().and_then(VolumeMove::keeps_room_on);
+            [instance.node.clone(), to, kept.cloned()]
         };
         let kept = new.map(places).unwrap_or_default();
         let smaller = new.is_none_or(|new| new.promised() != old.promised());

@@ -38,5 +38,6 @@ mod settling;
 mod sizes;
 mod ssh;
 mod versions;
+mod volume_moves;
 mod volumes;
 mod workloads;

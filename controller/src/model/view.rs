@@ -22,7 +22,7 @@ use super::object::{Event, Instance, Node, UpdateState, Waiting, WaitingCause, W
 use super::placement::unfit;
 use super::reboots::{is_told_to_reboot, reboot_message};
 use super::versions::{Version, VersionState};
-use super::{Model, Refusal};
+use super::{Model, Refusal, VolumeMovePhase};
 
 /// A workload and how far it is.
 #[derive(Clone, Debug)]
@@ -294,10 +294,26 @@ impl Model {
         InstanceView {
             ipv6: ipv6.map(|(range, identity)| range.address(identity.address)),
             instance: Arc::clone(instance),
-            status: self.with_rivals(self.status(instance)),
+            status: self.with_rivals(self.with_move(instance, self.status(instance))),
             revision: observed
                 .map_or(instance.revision, |seen| seen.revision.max(instance.revision)),
         }
+    }
+
+    /// Says of an instance how far it moves with its volumes.
+    fn with_move(&self, instance: &Instance, mut status: InstanceStatus) -> InstanceStatus {
+        if let Some(far) = self.volume_move_in_words(instance) {
+            // While it is stopped it waits for no node to take it up.
+            let is_stopped = instance
+                .volume_move
+                .as_deref()
+                .is_some_and(|moving| moving.phase == VolumeMovePhase::Settling);
+            status.message = match is_stopped || status.message.is_empty() {
+                true => far,
+                false => format!("{far}; {}", status.message),
+            };
+        }
+        status
     }
 
     /// Says of an instance that other nodes have it too.

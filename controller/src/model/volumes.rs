@@ -14,6 +14,8 @@
 //!                          ▲
 //!                          rm
 //!                        Stale  ◀── a node has it, but another one's has taken its place
+//!                          ▲
+//!   (none) ──move──▶ Copy ─┴─ the copy has become the volume: it is Kept, and what it is a copy of is Stale (`volume_moves.rs`)
 //! ```
 //!
 //! Invariants:
@@ -192,7 +194,7 @@ impl Model {
     }
 
     /// What other nodes have of a volume is out of date.
-    fn supersede(&mut self, key: &VolumeKey) {
+    pub(super) fn supersede(&mut self, key: &VolumeKey) {
         let others: Vec<Arc<Volume>> = self
             .tables
             .volumes_of(&key.instance)
@@ -229,10 +231,13 @@ impl Model {
             return;
         }
         let mut there = BTreeSet::new();
-        for SeenVolume { instance, name, image_path } in seen {
+        for SeenVolume { instance, name, image_path, is_copy } in seen {
             let key = VolumeKey { instance, name, node: node.clone() };
             there.insert(key.clone());
-            self.note_volume(key, image_path, now);
+            match is_copy {
+                true => self.note_copy(&key, image_path),
+                false => self.note_volume(key, image_path, now),
+            }
         }
         let gone: Vec<Arc<Volume>> = self
             .tables
@@ -268,6 +273,46 @@ impl Model {
             let subject = Subject::Instance(instance.clone());
             self.event(now, Severity::Warning, subject, "volume-missing", message);
         }
+    }
+
+    /// A copy is on a node. One that nobody knows of is of a move that was forgotten.
+    fn note_copy(&mut self, key: &VolumeKey, image_path: Option<String>) {
+        let known = self.tables.volumes().get(key).cloned();
+        match known.as_deref().map(|known| known.state) {
+            Some(VolumeState::Copy | VolumeState::Deleting { .. }) => {}
+            _ if self.is_unconfirmed() => {}
+            known => {
+                if known.is_none() {
+                    self.put_copy(key.clone(), image_path);
+                }
+                if let Some(copy) = self.tables.volumes().get(key).cloned() {
+                    self.order_deletion(&copy);
+                }
+            }
+        }
+    }
+
+    /// A node is to get a copy of a volume.
+    pub(super) fn put_copy(&mut self, key: VolumeKey, image_path: Option<String>) {
+        self.put_volume(Volume {
+            key,
+            state: VolumeState::Copy,
+            image_path,
+            seen: false,
+            created_at: self.now,
+            revision: Revision(0),
+        });
+    }
+
+    /// Has a node delete what it has of a volume.
+    pub(super) fn order_deletion(&mut self, volume: &Volume) {
+        if matches!(volume.state, VolumeState::Deleting { .. }) {
+            return;
+        }
+        self.put_with(|since| {
+            let state = VolumeState::Deleting { since };
+            Record::Volume(Arc::new(Volume { state, revision: since, ..volume.clone() }))
+        });
     }
 
     fn note_volume(&mut self, key: VolumeKey, image_path: Option<String>, now: Timestamp) {
@@ -345,14 +390,8 @@ impl Model {
         match volume.state {
             VolumeState::Deleting { .. } => {}
             VolumeState::Lost => self.forget_volume(&volume, "is given up", now),
-            VolumeState::Kept | VolumeState::Stale => {
-                self.put_with(|since| {
-                    Record::Volume(Arc::new(Volume {
-                        state: VolumeState::Deleting { since },
-                        revision: since,
-                        ..Volume::clone(&volume)
-                    }))
-                });
+            VolumeState::Kept | VolumeState::Stale | VolumeState::Copy => {
+                self.order_deletion(&volume);
             }
         }
         Ok(())
@@ -390,7 +429,7 @@ impl Model {
         self.event(now, Severity::Info, subject, "volume-removed", message);
     }
 
-    fn put_volume(&mut self, volume: Volume) {
+    pub(super) fn put_volume(&mut self, volume: Volume) {
         self.put_with(|revision| Record::Volume(Arc::new(Volume { revision, ..volume })));
     }
 
@@ -398,6 +437,10 @@ impl Model {
         let Some(instance) = self.tables.instances().get(&volume.key.instance) else {
             return false;
         };
+        if instance.volume_move.is_some() && !matches!(volume.state, VolumeState::Deleting { .. }) {
+            // It may have to come back to it.
+            return true;
+        }
         let declared: BTreeSet<&VolumeName> =
             instance.templates().flat_map(Template::volumes).collect();
         instance.node.as_ref() == Some(&volume.key.node)
@@ -430,6 +473,10 @@ impl Model {
         let VolumeKey { instance, name, node } = &volume.key;
         let in_use = self.is_in_use(volume);
         let message = match volume.state {
+            VolumeState::Copy => format!("a copy; it becomes the volume when {instance} has moved"),
+            VolumeState::Stale if in_use => {
+                format!("kept until {instance} holds where it has moved to")
+            }
             VolumeState::Kept if in_use => String::new(),
             VolumeState::Kept if self.tables.instances().contains_key(instance) => {
                 format!("{instance} does not mount it now")

@@ -337,10 +337,12 @@ impl Model {
             return;
         }
         self.delete(Key::Waiting(name.clone()));
+        self.drop_copies(name);
         self.put_with(|revision| {
             let since = instance.leaving.as_ref().map_or(revision, |leaving| leaving.since);
             Record::Instance(Arc::new(Instance {
                 leaving: Some(Leaving { since, to: None }),
+                volume_move: None,
                 removing: true,
                 update: UpdateState::Current,
                 revision,
@@ -354,6 +356,7 @@ impl Model {
         let name = &instance.name;
         self.delete(Key::Waiting(name.clone()));
         self.delete(Key::Observed(name.clone()));
+        self.drop_copies(name);
         self.delete(Key::Instance(name.clone()));
         self.down.remove(name);
         if let Some(identity) = instance.identity {
@@ -445,6 +448,7 @@ impl Model {
             own_size: OwnSize::default(),
             own_size_before: None,
             own_size_forced: false,
+            volume_move: None,
             leaving: None,
             removing: false,
             custody: Custody::Usual,

@@ -72,6 +72,8 @@ pub struct Hello {
     pub knows_blocks: bool,
     /// Whether the agent can let go of an instance, and take it back.
     pub lets_go: bool,
+    /// Whether the agent sends and takes in the data of volumes.
+    pub moves_volumes: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
     pub boot: Option<Boot>,
 }
@@ -132,6 +134,7 @@ impl Hello {
             carries: false,
             knows_blocks: false,
             lets_go: false,
+            moves_volumes: false,
             boot: None,
         }
     }
@@ -232,6 +235,8 @@ pub struct SeenVolume {
     pub name: VolumeName,
     /// The path at which the image asked for it, if no declaration did.
     pub image_path: Option<String>,
+    /// It is a copy that is not a volume yet.
+    pub is_copy: bool,
 }
 
 /// The assignment up to here is stored on the node.

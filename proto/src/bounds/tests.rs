@@ -105,6 +105,7 @@ fn what_is_said_of_a_message_is_at_least_what_it_takes() {
         "dwell.v1.Hello", "address": String;
         "dwell.v1.StatusReport", "instances": v1::InstanceStatus;
         "dwell.v1.StatusReport", "volumes": v1::SeenVolume;
+        "dwell.v1.StatusReport", "copies": v1::SeenVolume;
         "dwell.v1.InstanceStatus", "verdict": v1::Verdict;
         "dwell.v1.InstanceStatus", "ends": v1::ProcessEnd;
         "dwell.v1.Capacity", "engines": (String, v1::EngineInfo);

@@ -3,9 +3,9 @@
 use dwell_core::audit::{FINDINGS_MAX, Finding, NodeAudit, Remedy, Statement, TEXT_MAX};
 use dwell_core::id::Position;
 use dwell_core::instance::sanitize;
-use dwell_core::session::{Claim, INSTANCES_MAX, SeenVolume, VOLUMES_MAX};
+use dwell_core::session::{Claim, INSTANCES_MAX};
 
-use super::session::{at_most, position};
+use super::session::{at_most, position, seen_volumes, volumes_of};
 use super::{FromWireError, parse, parse_optional, text_or_empty};
 use crate::v1;
 use crate::v1::audit_finding::Remedy as WireRemedy;
@@ -68,7 +68,8 @@ impl From<&NodeAudit> for v1::NodeAudit {
             assigned: audit.assigned.iter().map(Into::into).collect(),
             engine_known: audit.running.is_some() && audit.volumes.is_some(),
             running: audit.running.iter().flatten().map(Into::into).collect(),
-            volumes: audit.volumes.iter().flatten().map(Into::into).collect(),
+            volumes: volumes_of(audit.volumes.as_deref(), false),
+            copies: volumes_of(audit.volumes.as_deref(), true),
         }
     }
 }
@@ -80,11 +81,9 @@ impl TryFrom<v1::NodeAudit> for NodeAudit {
         at_most("audit.findings", wire.findings.len(), FINDINGS_MAX)?;
         at_most("audit.assigned", wire.assigned.len(), INSTANCES_MAX)?;
         at_most("audit.running", wire.running.len(), INSTANCES_MAX)?;
-        at_most("audit.volumes", wire.volumes.len(), VOLUMES_MAX)?;
         let findings = wire.findings.into_iter().map(Finding::try_from);
-        let volumes = wire.volumes.into_iter().map(SeenVolume::try_from);
         let running = claims(wire.running)?;
-        let volumes = volumes.collect::<Result<_, _>>()?;
+        let volumes = seen_volumes(&wire.volumes, &wire.copies)?;
         Ok(Self {
             findings: findings.collect::<Result<_, _>>()?,
             held: position(wire.incarnation, wire.revision),
@@ -120,13 +119,19 @@ mod tests {
                 .map(|by| Statement { by, says: format!("{by} says so") }),
             remedy,
         };
+        let seen = |is_copy| dwell_core::session::SeenVolume {
+            instance: "db-0".parse().unwrap(),
+            name: "data".parse().unwrap(),
+            image_path: None,
+            is_copy,
+        };
         let remedies = [Remedy::Repair, Remedy::Repaired, Remedy::Person("do it".to_owned())];
         let mut audit = NodeAudit {
             findings: remedies.map(finding).into(),
             held: position(7, 9),
             assigned: vec![claim.clone()],
             running: Some(vec![claim]),
-            volumes: Some(Vec::new()),
+            volumes: Some([false, true].map(seen).into()),
         };
         assert_eq!(NodeAudit::try_from(v1::NodeAudit::from(&audit)), Ok(audit.clone()));
         (audit.running, audit.volumes) = (None, None);

@@ -41,6 +41,7 @@ impl From<&Hello> for v1::Hello {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             lets_go: hello.lets_go,
+            moves_volumes: hello.moves_volumes,
             boot: hello.boot.as_ref().map(Into::into),
         }
     }
@@ -73,6 +74,7 @@ impl TryFrom<v1::Hello> for Hello {
             carries: wire.carries,
             knows_blocks: wire.knows_blocks,
             lets_go: wire.lets_go,
+            moves_volumes: wire.moves_volumes,
             boot: wire.boot.map(Into::into),
         })
     }
@@ -206,8 +208,9 @@ impl From<&StatusReport> for v1::StatusReport {
             gone: report.gone.iter().map(ToString::to_string).collect(),
             revision: report.seen_under.revision.0,
             incarnation: report.seen_under.incarnation.0,
-            volumes: report.volumes.iter().flatten().map(Into::into).collect(),
+            volumes: volumes_of(report.volumes.as_deref(), false),
             volumes_known: report.volumes.is_some(),
+            copies: volumes_of(report.volumes.as_deref(), true),
         }
     }
 }
@@ -219,9 +222,7 @@ impl TryFrom<v1::StatusReport> for StatusReport {
     fn try_from(wire: v1::StatusReport) -> Result<Self, FromWireError> {
         at_most("status.instances", wire.instances.len(), INSTANCES_MAX)?;
         at_most("status.gone", wire.gone.len(), GONE_MAX)?;
-        at_most("status.volumes", wire.volumes.len(), VOLUMES_MAX)?;
-        let volumes = wire.volumes.into_iter().map(SeenVolume::try_from);
-        let volumes = volumes.collect::<Result<_, _>>()?;
+        let volumes = seen_volumes(&wire.volumes, &wire.copies)?;
         let instances = wire.instances.into_iter().map(InstanceStatus::try_from);
         let gone = wire.gone.iter().map(|name| parse("status.gone", name));
         Ok(Self {
@@ -244,16 +245,32 @@ impl From<&SeenVolume> for v1::SeenVolume {
     }
 }
 
-impl TryFrom<v1::SeenVolume> for SeenVolume {
-    type Error = FromWireError;
+/// The volumes among those that are there, or the copies. They are told apart by where they are said, so that a controller that knows
+/// of no copies takes none for a volume.
+pub(super) fn volumes_of(seen: Option<&[SeenVolume]>, copies: bool) -> Vec<v1::SeenVolume> {
+    let seen = seen.unwrap_or_default().iter();
+    seen.filter(|one| one.is_copy == copies).map(Into::into).collect()
+}
 
-    fn try_from(wire: v1::SeenVolume) -> Result<Self, FromWireError> {
-        Ok(Self {
-            instance: parse("status.volumes.instance", &wire.instance)?,
-            name: parse("status.volumes.name", &wire.name)?,
-            image_path: Some(sanitize(&wire.image_path, PATH_MAX)).filter(|path| !path.is_empty()),
-        })
-    }
+/// Those of both lists.
+pub(super) fn seen_volumes(
+    volumes: &[v1::SeenVolume],
+    copies: &[v1::SeenVolume],
+) -> Result<Vec<SeenVolume>, FromWireError> {
+    at_most("status.volumes", volumes.len(), VOLUMES_MAX)?;
+    at_most("status.copies", copies.len(), VOLUMES_MAX)?;
+    let volumes = volumes.iter().map(|volume| seen_volume(volume, false));
+    let copies = copies.iter().map(|copy| seen_volume(copy, true));
+    volumes.chain(copies).collect()
+}
+
+fn seen_volume(wire: &v1::SeenVolume, is_copy: bool) -> Result<SeenVolume, FromWireError> {
+    Ok(SeenVolume {
+        instance: parse("status.volumes.instance", &wire.instance)?,
+        name: parse("status.volumes.name", &wire.name)?,
+        image_path: Some(sanitize(&wire.image_path, PATH_MAX)).filter(|path| !path.is_empty()),
+        is_copy,
+    })
 }
 
 impl From<&Acknowledge> for v1::Acknowledge {

@@ -331,6 +331,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         keeps_leases: true,
         carries: true,
         lets_go: true,
+        moves_volumes: true,
         boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()
     };

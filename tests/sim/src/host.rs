@@ -214,6 +214,7 @@ impl Host {
             instance: instance.clone(),
             name: volume_name(),
             image_path: None,
+            is_copy: false,
         };
         (self.engine.mode == Mode::Up).then(|| self.volumes.keys().map(seen).collect())
     }

@@ -10,7 +10,7 @@ use dwell_core::workload::{Limits, Mount, MountSource, PIDS_DEFAULT, Resources};
 use tokio::sync::watch;
 
 use super::{GRACE, Harness, Program, assigned, inspected, started};
-use crate::{EngineError, Usage, fake};
+use crate::{CopyPlace, EngineError, Usage, VolumeCopy, fake};
 
 const SERVES: Program = Program::Serves { exit_code: 0 };
 
@@ -93,7 +93,7 @@ pub async fn volumes_outlive_containers(harness: &dyn Harness) {
         target: "/data".to_owned(),
         read_only: false,
     }];
-    let volume = SeenVolume { instance: instance.clone(), name, image_path: None };
+    let volume = SeenVolume { instance: instance.clone(), name, image_path: None, is_copy: false };
     let id = engine.create(&with_volume).await.unwrap();
     assert_eq!(engine.volumes().await.unwrap(), std::slice::from_ref(&volume));
     let refused = engine.remove_volume(&instance, &volume.name).await.unwrap_err();
@@ -104,6 +104,70 @@ pub async fn volumes_outlive_containers(harness: &dyn Harness) {
         engine.remove_volume(&instance, &volume.name).await.unwrap();
     }
     assert_eq!(engine.volumes().await.unwrap(), []);
+}
+
+/// A copy is no volume before it is adopted, and then it is one with all that is in it; both can be done again.
+pub async fn copies_become_volumes(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let copy = VolumeCopy {
+        instance: "moved-0".parse().unwrap(),
+        name: "data".parse().unwrap(),
+        image_path: None,
+        of_move: 7,
+    };
+    let seen = |is_copy| SeenVolume {
+        instance: copy.instance.clone(),
+        name: copy.name.clone(),
+        image_path: None,
+        is_copy,
+    };
+    assert!(matches!(engine.adopt_copy(&copy).await, Err(EngineError::NotFound { .. })));
+    let CopyPlace::Open(place) = engine.begin_copy(&copy).await.unwrap() else {
+        unreachable!("a copy was taken for a volume")
+    };
+    std::fs::write(place.join("file"), "content").unwrap();
+    assert_eq!(engine.begin_copy(&copy).await.unwrap(), CopyPlace::Open(place.clone()));
+    assert!(place.join("file").exists());
+    assert_eq!(engine.volumes().await.unwrap(), [seen(true)]);
+    let data = engine.volume_data(&copy.instance, &copy.name).await;
+    assert!(matches!(data, Err(EngineError::NotFound { .. })), "{data:?}");
+
+    // What another move left is nothing to go on with.
+    let later = VolumeCopy { of_move: 8, ..copy.clone() };
+    let CopyPlace::Open(place) = engine.begin_copy(&later).await.unwrap() else {
+        unreachable!("a copy was taken for a volume")
+    };
+    assert!(!place.join("file").exists());
+    std::fs::write(place.join("file"), "newer").unwrap();
+    for _ in 0..2 {
+        engine.adopt_copy(&later).await.unwrap();
+        assert_eq!(engine.begin_copy(&later).await.unwrap(), CopyPlace::Adopted);
+    }
+    assert_eq!(engine.volumes().await.unwrap(), [seen(false)]);
+    let data = engine.volume_data(&copy.instance, &copy.name).await.unwrap();
+    assert_eq!(std::fs::read_to_string(data.join("file")).unwrap(), "newer");
+
+    // A volume that is there is not copied over.
+    let refused = engine.begin_copy(&copy).await.unwrap_err();
+    assert!(matches!(refused, EngineError::Refused { .. }), "{refused}");
+    for _ in 0..2 {
+        engine.remove_volume(&copy.instance, &copy.name).await.unwrap();
+    }
+    let CopyPlace::Open(_) = engine.begin_copy(&copy).await.unwrap() else {
+        unreachable!("a copy was taken for a volume")
+    };
+    engine.remove_volume(&copy.instance, &copy.name).await.unwrap();
+    assert_eq!(engine.volumes().await.unwrap(), []);
+
+    // Nothing is left of one that is deleted while it becomes the volume, whichever comes first.
+    for _ in 0..5 {
+        engine.begin_copy(&copy).await.unwrap();
+        let removed = engine.remove_volume(&copy.instance, &copy.name);
+        let (adopted, removed) = tokio::join!(engine.adopt_copy(&copy), removed);
+        removed.unwrap();
+        assert!(matches!(adopted, Ok(()) | Err(EngineError::NotFound { .. })), "{adopted:?}");
+        assert_eq!(engine.volumes().await.unwrap(), []);
+    }
 }
 
 /// What is left of containers that are gone is found and removed; what is there keeps what it has.

@@ -17,8 +17,10 @@ use tokio::sync::{broadcast, watch};
 
 use super::behaviour::{Command, Program};
 use super::images::HeldImage;
+use super::volumes::Directory;
 use super::{
     Container, ContainerId, ContainerState, EngineError, Event, EventKind, Events, NAME, Operation,
+    VolumeCopy,
 };
 use crate::fake::control::Call;
 use crate::{Details, Usage};
@@ -145,6 +147,12 @@ pub(super) struct State {
     pub(super) leftovers: BTreeSet<PathBuf>,
     /// Volumes outlive their containers.
     pub(super) volumes: Vec<SeenVolume>,
+    /// Copies that are still to become volumes.
+    pub(super) copies: Vec<VolumeCopy>,
+    /// The moves that volumes came with.
+    pub(super) adopted: Vec<VolumeCopy>,
+    /// Where the data of volumes is, once somebody has asked.
+    pub(super) directory: Option<Directory>,
     /// With how much time each container was stopped last.
     pub(super) graces: BTreeMap<ContainerId, Duration>,
     pub(super) exec_exits: i32,
@@ -186,6 +194,9 @@ impl Default for State {
             previous: BTreeMap::new(),
             leftovers: BTreeSet::new(),
             volumes: Vec::new(),
+            copies: Vec::new(),
+            adopted: Vec::new(),
+            directory: None,
             graces: BTreeMap::new(),
             exec_exits: 0,
             exec_hangs: false,
@@ -297,8 +308,12 @@ impl State {
         }
         let volumes: Vec<VolumeName> = assigned.template.volumes().cloned().collect();
         for name in &volumes {
-            let volume =
-                SeenVolume { instance: instance.clone(), name: name.clone(), image_path: None };
+            let volume = SeenVolume {
+                instance: instance.clone(),
+                name: name.clone(),
+                image_path: None,
+                is_copy: false,
+            };
             if !self.volumes.contains(&volume) {
                 self.volumes.push(volume);
             }
@@ -416,6 +431,7 @@ impl State {
             });
         }
         self.volumes.retain(|one| one.instance != *instance || one.name != *name);
+        self.forget_data(instance, name);
         Ok(())
     }
 

@@ -44,6 +44,7 @@ impl From<v1::Volume> for VolumeView {
                 State::Kept => "kept",
                 State::Lost => "lost",
                 State::Stale => "stale",
+                State::Copy => "copy",
                 State::Deleting => "deleting",
                 State::Unspecified => "unknown",
             },

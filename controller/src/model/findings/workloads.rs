@@ -52,6 +52,12 @@ impl Model {
         let mut holds_up = None;
         for instance in self.tables.instances_of(&workload.spec.name) {
             let standing = self.standing(workload, instance);
+            if let Some(far) = self.volume_move_in_words(instance) {
+                let next = format!("dwell explain {}", instance.name);
+                let subject = Subject::Instance(instance.name.clone());
+                let kind = FindingKind::VolumesMoving;
+                status.find(FleetFinding::new(subject, kind, far, next));
+            }
             if instance.is_let_go() {
                 let_go += 1;
             } else if instance.removing {

@@ -120,7 +120,7 @@ impl fmt::Display for WaitingCause {
                     f,
                     "{node} has an old copy of its volume {volume}; `dwell volume rm {instance} {volume}` deletes it"
                 ),
-                VolumeState::Lost | VolumeState::Kept => write!(
+                VolumeState::Lost | VolumeState::Kept | VolumeState::Copy => write!(
                     f,
                     "its volume {volume} was on {node}, which was removed; join {node} again with its data, or give the \
                      data up with `dwell volume rm {instance} {volume}`"

@@ -3,6 +3,8 @@
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_scheduler::{Misfit, Reason};
 
+use crate::model::volumes::VolumeKey;
+
 /// Why an instance is not sent to another node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotMoved {
@@ -43,13 +45,56 @@ pub enum NotMoved {
     },
     /// Its volumes are there.
     #[error(
-        "{instance} has volumes on {node}, and volumes do not move; `dwell volume ls` lists them"
+        "{instance} has volumes on {node}, which `dwell volume ls {instance}` lists; `dwell move {instance} --volumes` copies them to \
+         the other node, and stops it for as long as what has changed meanwhile takes"
     )]
     Pinned {
         /// Which one.
         instance: InstanceName,
         /// Where it is.
         node: NodeName,
+    },
+    /// A node's agent is of a version that does not know how to copy volumes.
+    #[error(
+        "{instance} has volumes, and the agent on {node} is of a version that does not copy them; upgrade it"
+    )]
+    OldAgent {
+        /// Which one.
+        instance: InstanceName,
+        /// Whose agent.
+        node: NodeName,
+    },
+    /// The node where it was to go has a volume of that name.
+    #[error(
+        "{} has an older copy of volume {} of {}; delete it first: `dwell volume rm {} {} --node {}`",
+        volume.node, volume.name, volume.instance, volume.instance, volume.name, volume.node
+    )]
+    HasOne {
+        /// Which volume.
+        volume: VolumeKey,
+    },
+    /// Its node has not said that it has the volume.
+    #[error(
+        "{} has not said yet that it has volume {} of {}; try again when {} runs",
+        volume.node, volume.name, volume.instance, volume.instance
+    )]
+    NotSeen {
+        /// Which volume.
+        volume: VolumeKey,
+    },
+    /// There is no move with volumes to call off.
+    #[error("{0} is not being moved with its volumes, so there is nothing to call off")]
+    NotMoving(InstanceName),
+    /// It runs where it goes already.
+    #[error(
+        "{instance} has changed over to {to} already and comes back by itself if it does not hold there; `dwell move {instance} \
+         --volumes` moves it back once it holds"
+    )]
+    ChangedOver {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it is.
+        to: NodeName,
     },
     /// It is between two versions, or has just been moved.
     #[error(

@@ -63,6 +63,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that drains moved and that have not held since.
     pub(in crate::model) evacuated: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Instances that move with their volumes.
+    pub(in crate::model) moving: BTreeSet<InstanceName>,
     /// Nodes that are drained.
     pub(in crate::model) draining: BTreeSet<NodeName>,
     /// Nodes with an open part in a reboot.
@@ -120,7 +122,10 @@ impl Index {
             let copies = self.copies.entry(name.workload().clone()).or_default();
             *copies.entry(place.clone()).or_default() += 1;
         }
-        if let Some(to) = destination(instance) {
+        if instance.volume_move.is_some() {
+            self.moving.insert(name.clone());
+        }
+        if let Some(to) = arrives_on(instance) {
             let occupancy = self.occupancy.entry(to.clone()).or_default();
             occupancy.arriving.insert(name.clone());
             occupancy.promise(instance.share());
@@ -164,7 +169,7 @@ impl Index {
         }
         let places = [
             (instance.node.as_ref(), instance.promised()),
-            (destination(instance), instance.share()),
+            (arrives_on(instance), instance.share()),
         ];
         for (node, promised) in places {
             if let Some(node) = node
@@ -178,6 +183,7 @@ impl Index {
                 }
             }
         }
+        self.moving.remove(name);
         remove_from(&mut self.living, name.workload(), &name.ordinal());
         remove_from(&mut self.let_go, name.workload(), &name.ordinal());
         remove_from(&mut self.updating, name.workload(), name);
@@ -361,4 +367,10 @@ pub(super) fn waits_for_turn(waiting: &Waiting) -> bool {
 /// Where an instance is on its way to.
 fn destination(instance: &Instance) -> Option<&NodeName> {
     instance.leaving.as_ref()?.to.as_ref()
+}
+
+/// Where room is kept for an instance beside where it is.
+fn arrives_on(instance: &Instance) -> Option<&NodeName> {
+    let kept = || instance.volume_move.as_deref()?.keeps_room_on();
+    destination(instance).or_else(kept)
 }

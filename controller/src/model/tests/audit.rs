@@ -82,6 +82,7 @@ fn what_nodes_hold_is_compared_with_what_they_were_told() {
                 instance: instance("db-0"),
                 name: "data".parse().unwrap(),
                 image_path: None,
+                is_copy: false,
             };
             one.volumes.as_mut().unwrap().push(volume);
         }),

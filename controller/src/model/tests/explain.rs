@@ -4,7 +4,7 @@ use dwell_core::instance::RunState;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec, workload};
-use crate::model::{Command, NodeChange, Target};
+use crate::model::{Command, MoveHow, NodeChange, Target};
 
 fn web(version: u32, replicas: u32) -> WorkloadSpec {
     let mut spec = spec("web", replicas);
@@ -71,6 +71,7 @@ fn what_was_moved_says_by_whom_and_what_its_address_costs() {
         instances,
         to: Some(node("n2")),
         new_address: false,
+        how: MoveHow::default(),
         dry_run: false,
     };
     fleet.command_for("ann", order).unwrap();

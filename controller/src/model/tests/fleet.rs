@@ -68,6 +68,10 @@ pub(super) struct Host {
     pub(super) engine_is_away: bool,
     /// What is in the volumes: how often each was made empty is known to nobody but this host.
     pub(super) volumes: BTreeSet<(InstanceName, VolumeName)>,
+    /// What was copied from other nodes' volumes, and is no volume yet.
+    pub(super) copies: BTreeSet<(InstanceName, VolumeName)>,
+    /// Its agent is of a version that does not copy volumes.
+    pub(super) moves_no_volumes: bool,
     /// Which image every reference means here, if it is of a registry; an instance may be pinned to another.
     pub(super) tags_mean: Option<ImageDigest>,
     /// Its agent is of a version that knows nothing of leases.

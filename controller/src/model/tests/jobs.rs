@@ -10,7 +10,7 @@ use dwell_core::workload::{OnLost, RestartPolicy, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec, workload};
 use crate::model::refusal::OfJob;
-use crate::model::{Command, NodeChange, Refusal, Target, WorkloadPlan};
+use crate::model::{Command, MoveHow, NodeChange, Refusal, Target, WorkloadPlan};
 
 fn job(replicas: u32, attempts: u32) -> WorkloadSpec {
     let mut spec = spec("job", replicas);
@@ -109,6 +109,7 @@ fn nothing_starts_it_again_but_who_asks_for_that() {
             instances: vec![instance("job-0")],
             to: None,
             new_address: false,
+            how: MoveHow::default(),
             dry_run: false,
         },
     ] {

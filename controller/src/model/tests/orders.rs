@@ -9,12 +9,19 @@ use dwell_core::quantity::Millicores;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, address, instance, node, spec, workload};
-use crate::model::{Command, Moved, NodeChange, Refusal, Reply, Size, Target, UpdateState};
+use crate::model::{
+    Command, MoveHow, Moved, NodeChange, Refusal, Reply, Size, Target, UpdateState,
+};
 
 fn moved(fleet: &mut Fleet, names: &[&str], to: Option<&str>) -> Result<Vec<Moved>, Refusal> {
     let instances = names.iter().map(|name| instance(name)).collect();
-    let order =
-        Command::MoveInstances { instances, to: to.map(node), new_address: false, dry_run: false };
+    let order = Command::MoveInstances {
+        instances,
+        to: to.map(node),
+        new_address: false,
+        how: MoveHow::default(),
+        dry_run: false,
+    };
     match fleet.command(order)? {
         Reply::Moves(moves) => Ok(moves),
         other => panic!("{other:?}"),
@@ -93,7 +100,7 @@ fn what_cannot_move_says_why() {
         refused(&mut fleet, "big-0", Some("n2")),
         "big-0 cannot go to n2, which has 1 of the 3 CPU asked for free"
     );
-    assert!(refused(&mut fleet, "data-0", None).contains("volumes do not move"));
+    assert!(refused(&mut fleet, "data-0", None).contains("dwell move data-0 --volumes"));
     assert!(refused(&mut fleet, "big-0", Some("n9")).starts_with("there is no node n9"));
     assert!(refused(&mut fleet, "none-0", None).starts_with("there is no instance none-0"));
     let cordon = NodeChange { cordoned: Some(true), ..NodeChange::default() };

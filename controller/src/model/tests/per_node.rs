@@ -6,7 +6,7 @@ use dwell_core::instance::Phase;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec, workload};
-use crate::model::{Command, InstanceAction, NodeChange, Refusal, Target};
+use crate::model::{Command, InstanceAction, MoveHow, NodeChange, Refusal, Target};
 
 fn each(constraints: &[&str]) -> WorkloadSpec {
     let mut spec = spec("log", 7);
@@ -205,8 +205,13 @@ fn their_number_and_place_are_nobody_elses_to_say() {
     assert_eq!(fleet.command(remove).unwrap_err(), counted);
     let to = Some(node("n3"));
     let instances = vec![instance("log-0")];
-    let refused =
-        fleet.command(Command::MoveInstances { instances, to, new_address: false, dry_run: false });
+    let refused = fleet.command(Command::MoveInstances {
+        instances,
+        to,
+        new_address: false,
+        how: MoveHow::default(),
+        dry_run: false,
+    });
     let refused = refused.unwrap_err().to_string();
     assert!(refused.starts_with("log-0 belongs to n1: its workload has one"), "{refused}");
 

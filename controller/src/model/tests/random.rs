@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dwell_core::id::{Generation, InstanceName, NodeName, Revision};
+use dwell_core::id::{Generation, InstanceName, NodeName, Revision, VolumeName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{Outcome, RunState};
 use dwell_core::job::Job;
@@ -14,7 +14,8 @@ use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{
-    Command, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, WorkloadView,
+    Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, VolumeJob,
+    VolumeMoveNews, WorkloadView,
 };
 
 const NODES: u8 = 4;
@@ -34,6 +35,12 @@ enum Step {
     Scale(usize, u32),
     /// One of those that there are, to one of the nodes or to any.
     MoveOne(usize, Option<u8>),
+    MoveVolumes(usize, Option<u8>),
+    StayWithVolumes(usize),
+    /// What is to be copied of volumes is copied, and perhaps the controller hears of it.
+    Copy(usize, bool),
+    /// It cannot be.
+    CopyInVain(usize),
     RemoveOne(usize),
     Readdress(usize),
     SetRun(usize, bool),
@@ -147,6 +154,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => name().prop_map(Step::Remove),
         2 => (name(), 0..5u32).prop_map(|(name, count)| Step::Scale(name, count)),
         1 => (0..8usize, prop::option::of(host())).prop_map(|(which, to)| Step::MoveOne(which, to)),
+        2 => (0..8usize, prop::option::of(host())).prop_map(|(which, to)| Step::MoveVolumes(which, to)),
+        1 => (0..8usize).prop_map(Step::StayWithVolumes),
+        5 => (0..2usize, any()).prop_map(|(which, is_heard)| Step::Copy(which, is_heard)),
+        1 => (0..2usize).prop_map(Step::CopyInVain),
         1 => (0..8usize).prop_map(Step::RemoveOne),
         1 => (0..8usize).prop_map(Step::Readdress),
         1 => (name(), any()).prop_map(|(name, run)| Step::SetRun(name, run)),
@@ -180,6 +191,8 @@ struct World {
     under_way: Vec<(NodeName, StatusReport)>,
     /// The tasks that have ended, as was acknowledged.
     ended: BTreeSet<(InstanceName, Revision, Generation)>,
+    /// Which volumes have come to a node with which move.
+    adopted: BTreeSet<(NodeName, Revision, (InstanceName, VolumeName))>,
 }
 
 impl World {
@@ -226,15 +239,17 @@ impl World {
                 }
             }
             Step::MoveOne(which, to) => {
-                let instances = fleet.model.tables.instances().keys().nth(which).cloned();
-                let instances = instances.into_iter().collect();
-                let to = to.map(host);
-                drop(fleet.command(Command::MoveInstances {
-                    instances,
-                    to,
-                    new_address: which % 2 == 1,
-                    dry_run: false,
-                }));
+                self.move_one(which, to.map(host), which % 2 == 1, MoveHow::default());
+            }
+            Step::MoveVolumes(which, to) => {
+                self.move_one(which, to.map(host), false, MoveHow::WithVolumes);
+            }
+            Step::StayWithVolumes(which) => self.move_one(which, None, false, MoveHow::Abort),
+            Step::Copy(which, is_heard) => self.copy(which, is_heard),
+            Step::CopyInVain(which) => {
+                if let Some(job) = fleet.model.volume_moves().into_iter().nth(which) {
+                    self.tell(job, VolumeMoveNews::Failed("it has no room".to_owned()));
+                }
             }
             Step::RemoveOne(which) => {
                 let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
@@ -374,6 +389,44 @@ impl World {
         self.fleet.check();
         self.check_job();
         self.check_per_node();
+    }
+
+    fn move_one(&mut self, which: usize, to: Option<NodeName>, new_address: bool, how: MoveHow) {
+        let instances = self.fleet.model.tables.instances().keys().nth(which).cloned();
+        let instances = instances.into_iter().collect();
+        let order = Command::MoveInstances { instances, to, new_address, how, dry_run: false };
+        drop(self.fleet.command(order));
+    }
+
+    /// As the agents do it: a volume that is there already is not copied over, unless it has come with the same move.
+    fn copy(&mut self, which: usize, is_heard: bool) {
+        let Some(job) = self.fleet.model.volume_moves().into_iter().nth(which) else { return };
+        let host = self.fleet.hosts.get_mut(&job.to).unwrap();
+        for (volume, _) in &job.volumes {
+            let key = (job.instance.clone(), volume.clone());
+            let of_move = (job.to.clone(), job.of_move, key.clone());
+            let is_adopted = self.adopted.contains(&of_move) && host.volumes.contains(&key);
+            if host.volumes.contains(&key) && !(is_adopted && job.is_final) {
+                return self.tell(job, VolumeMoveNews::Failed("it is there already".to_owned()));
+            }
+            if job.is_final {
+                host.copies.remove(&key);
+                host.volumes.insert(key);
+                self.adopted.insert(of_move);
+            } else {
+                host.copies.insert(key);
+            }
+        }
+        if is_heard {
+            let is_final = job.is_final;
+            let news = if is_final { VolumeMoveNews::Adopted } else { VolumeMoveNews::Copied };
+            self.tell(job, news);
+        }
+    }
+
+    fn tell(&mut self, job: VolumeJob, news: VolumeMoveNews) {
+        let VolumeJob { instance, of_move, .. } = job;
+        self.fleet.command(Command::NoteVolumeMove { instance, of_move, news }).unwrap();
     }
 
     /// No node has two of those of which it is to have one.
@@ -521,7 +574,8 @@ proptest! {
     #[test]
     fn a_random_fleet_keeps_its_promises(steps in prop::collection::vec(step(), 1..120)) {
         let fleet = Fleet::new(settings_of("10.80.0.0/24", 28));
-        let mut world = World { fleet, under_way: Vec::new(), ended: BTreeSet::new() };
+        let (under_way, ended, adopted) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+        let mut world = World { fleet, under_way, ended, adopted };
         for step in steps {
             world.take(step);
         }

@@ -6,7 +6,7 @@ use dwell_core::instance::RunState;
 use dwell_core::workload::{Mount, MountSource, OnMove, WorkloadSpec};
 
 use super::fleet::{Fleet, address, instance, node, settings_of, spec};
-use crate::model::{Command, NodeChange, Refusal, Target};
+use crate::model::{Command, MoveHow, NodeChange, Refusal, Target};
 
 fn readdress(fleet: &mut Fleet, name: &str) -> Result<(), Refusal> {
     let names = BTreeSet::from([instance(name)]);
@@ -15,7 +15,13 @@ fn readdress(fleet: &mut Fleet, name: &str) -> Result<(), Refusal> {
 
 fn moved(fleet: &mut Fleet, name: &str, to: &str, new_address: bool) -> Result<(), Refusal> {
     let (instances, to) = (vec![instance(name)], Some(node(to)));
-    let order = Command::MoveInstances { instances, to, new_address, dry_run: false };
+    let order = Command::MoveInstances {
+        instances,
+        to,
+        new_address,
+        how: MoveHow::default(),
+        dry_run: false,
+    };
     fleet.command(order).map(drop)
 }
 

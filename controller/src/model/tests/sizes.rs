@@ -6,7 +6,7 @@ use dwell_core::workload::{Resources, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, plans, spec, workload};
 use crate::model::{
-    Command, Instance, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, WorkloadPlan,
+    Command, Instance, MoveHow, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, WorkloadPlan,
 };
 
 fn resize(fleet: &mut Fleet, name: &str, size: OwnSizeChange) -> Result<WorkloadPlan, Refusal> {
@@ -125,6 +125,7 @@ fn limits_of_its_own_are_kept_through_everything() {
         instances,
         to: Some(node(to)),
         new_address: false,
+        how: MoveHow::default(),
         dry_run: false,
     };
     fleet.command(order).unwrap();
@@ -196,6 +197,7 @@ fn what_its_node_has_no_room_for_is_refused() {
         instances,
         to: Some(node(to)),
         new_address: false,
+        how: MoveHow::default(),
         dry_run: false,
     };
     fleet.command(order).unwrap();

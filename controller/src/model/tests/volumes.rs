@@ -198,6 +198,7 @@ fn what_an_image_asked_for_is_kept_like_what_was_declared() {
         instance: instance("db-0"),
         name: volume("image-data"),
         image_path: Some("/data".to_owned()),
+        is_copy: false,
     };
     let report = StatusReport { volumes: Some(vec![seen]), ..fleet.hosts[&node(&place)].look() };
     fleet.deliver(&node(&place), report).unwrap();

@@ -67,6 +67,8 @@ pub enum VolumeState {
     Lost,
     /// Another volume of the same name, on another node, has taken its place.
     Stale,
+    /// It is copied from another node, and is no volume yet.
+    Copy,
     /// Its node is to delete it.
     Deleting {
         /// The revision from which on the node is told so.

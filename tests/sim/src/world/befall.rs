@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwell_agent_core::Input as CoreInput;
-use dwell_controller::model::{Command, NodeChange, OwnSize, OwnSizeChange, Target};
+use dwell_controller::model::{Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Target};
 use dwell_core::container::ContainerId;
 use dwell_core::container::EventKind;
 use dwell_core::id::{Incarnation, InstanceName, WorkloadName};
@@ -45,7 +45,13 @@ impl World {
                 let to = to.map(|host| self.hosts[self.host(host)].name.clone());
                 let instances = self.pick_instance(pick).into_iter().collect();
                 let new_address = pick.is_multiple_of(2);
-                let order = Command::MoveInstances { instances, to, new_address, dry_run: false };
+                let order = Command::MoveInstances {
+                    instances,
+                    to,
+                    new_address,
+                    how: MoveHow::default(),
+                    dry_run: false,
+                };
                 drop(self.command(order));
             }
             Action::RemoveOne { pick } => {

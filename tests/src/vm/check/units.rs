@@ -6,8 +6,9 @@ use crate::vm::{fleet::Fleet, guest::Guest};
 
 /// What `/proc/PID/status` says of a unit's main process.
 const BOUNDS: [(&str, &str); 3] = [
-    // NET_ADMIN, NET_RAW, NET_BIND_SERVICE, NET_BROADCAST, SYS_ADMIN, SYS_PTRACE, KILL, DAC_READ_SEARCH.
-    ("dwell-agent", "CapBnd:\t0000000000283c24 NoNewPrivs:\t1 Seccomp:\t2"),
+    // NET_ADMIN, NET_RAW, NET_BIND_SERVICE, NET_BROADCAST, SYS_ADMIN, SYS_PTRACE, KILL, DAC_READ_SEARCH; CHOWN, DAC_OVERRIDE,
+    // FOWNER, FSETID, SETFCAP.
+    ("dwell-agent", "CapBnd:\t0000000080283c3f NoNewPrivs:\t1 Seccomp:\t2"),
     // None at all.
     ("dwell-controller", "CapBnd:\t0000000000000000 NoNewPrivs:\t1 Seccomp:\t2"),
     // Whatever were taken from it, what people run in containers would lack.

@@ -54,12 +54,21 @@ impl Fleet {
                 for volume in assigned.template.volumes() {
                     let key = (name.clone(), volume.clone());
                     let others = self.hosts.iter().filter(|(other, _)| *other != node);
+                    let state_on = |at| {
+                        let views = self.model.volumes(Some(name), Some(at));
+                        let own = views.iter().find(|view| view.volume.key.name == *volume);
+                        own.map(|view| view.volume.state)
+                    };
                     for (other, there) in others {
-                        let is_stale =
-                            self.model.volumes(Some(name), Some(other)).iter().all(|view| {
-                                view.volume.key.name != *volume
-                                    || view.volume.state == VolumeState::Stale
-                            });
+                        // What it has moved away from, or did not move to, stays on the other host until that has deleted it.
+                        // But an instance that mounts nothing which is known to be its data waits for the deletion.
+                        let is_stale = match state_on(other) {
+                            None | Some(VolumeState::Stale) => true,
+                            Some(VolumeState::Deleting { .. }) => {
+                                state_on(node) == Some(VolumeState::Kept)
+                            }
+                            Some(_) => false,
+                        };
                         assert!(
                             !there.volumes.contains(&key) || is_stale,
                             "{name} runs on {node}, but its volume {volume} is on {other}"

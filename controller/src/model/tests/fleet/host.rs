@@ -42,6 +42,7 @@ impl Host {
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
             lets_go: !self.lets_nothing_go,
+            moves_volumes: !self.moves_no_volumes,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
                 may_reboot: !self.is_not_to_reboot,
@@ -72,8 +73,11 @@ impl Host {
     }
 
     fn seen_volumes(&self) -> Vec<SeenVolume> {
-        let volumes = self.volumes.iter().cloned();
-        volumes.map(|(instance, name)| SeenVolume { instance, name, image_path: None }).collect()
+        let volumes = self.volumes.iter().cloned().map(|volume| (volume, false));
+        let copies = self.copies.iter().cloned().map(|copy| (copy, true));
+        let seen =
+            |((instance, name), is_copy)| SeenVolume { instance, name, image_path: None, is_copy };
+        volumes.chain(copies).map(seen).collect()
     }
 
     /// Makes the containers what the assignment says.
@@ -89,6 +93,7 @@ impl Host {
         self.tasks.retain(|name, _| names.binary_search(name).is_ok());
         for volume in self.held.iter().flat_map(|held| &held.volumes_to_delete) {
             self.volumes.remove(volume);
+            self.copies.remove(volume);
         }
         for name in names {
             self.start(&name, now);
