@@ -112,8 +112,8 @@ struct Address {
 /// Move all instances off nodes and place no new ones there
 ///
 /// Instances keep their names and addresses. Of each workload one moves at a time, and the next one when that holds where it
-/// went, whichever nodes are drained; what was unwell before is not waited for. Those with volumes stay, since volumes do not
-/// move. `dwell node ls` says of each that is still there why, and what to do.
+/// went, whichever nodes are drained; what was unwell before is not waited for. Those with volumes stay, until
+/// `dwell move --volumes` takes them along. `dwell node ls` says of each that is still there why, and what to do.
 #[derive(Args, Debug)]
 #[command(
     after_long_help = "Examples:\n  dwell node drain h1 --wait\n  dwell node drain h1 --deadline 10m --wait\n  dwell node drain h1 --for 2h   # maintenance: then it is \

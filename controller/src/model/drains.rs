@@ -351,6 +351,9 @@ impl Model {
             let reason = "was let go, and does not move";
             return (reason.to_owned(), format!("dwell adopt {name}"));
         }
+        if let Some(far) = self.volume_move_in_words(instance) {
+            return (far, explain(name));
+        }
         if self.is_unconfirmed() {
             let reason = "nothing moves before the restore of the controller is confirmed";
             return (reason.to_owned(), "dwell restore confirm".to_owned());
@@ -359,7 +362,7 @@ impl Model {
             let why = self.why(waiting);
             if !why.is_empty() {
                 let next = match waiting.cause {
-                    WaitingCause::Pinned => format!("dwell node uncordon {node}"),
+                    WaitingCause::Pinned => format!("dwell move {name} --volumes --wait"),
                     WaitingCause::Unplaced(_) => "dwell node ls".to_owned(),
                     _ => explain(name),
                 };

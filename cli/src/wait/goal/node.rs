@@ -16,8 +16,8 @@ pub(super) fn drained(node: Option<&v1::Node>) -> Progress {
             Progress::Failed(format!("{} is not being drained any more", node.name))
         }
         Some(node) if node.staying >= to_leave(node) => Progress::Failed(format!(
-            "{name} is drained but for {}, which cannot leave, since volumes do not move; \
-             `dwell ps --node {name}` lists what is left, `dwell node uncordon {name}` ends the drain",
+            "{name} is drained but for {}, whose volumes are there; `dwell ps --node {name}` lists what is left, \
+             `dwell move INSTANCE --volumes` takes them along, `dwell node uncordon {name}` ends the drain",
             instances(node.staying),
             name = node.name,
         )),

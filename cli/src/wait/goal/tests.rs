@@ -344,7 +344,7 @@ fn a_node_is_drained_when_it_is_empty() {
     let Progress::Failed(why) = of(node(2)) else {
         panic!("a drain that cannot end is waited for")
     };
-    insta::assert_snapshot!(why, @"h1 is drained but for 2 instances, which cannot leave, since volumes do not move; `dwell ps --node h1` lists what is left, `dwell node uncordon h1` ends the drain");
+    insta::assert_snapshot!(why, @"h1 is drained but for 2 instances, whose volumes are there; `dwell ps --node h1` lists what is left, `dwell move INSTANCE --volumes` takes them along, `dwell node uncordon h1` ends the drain");
 }
 
 #[test]
