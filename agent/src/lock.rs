@@ -4,6 +4,14 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a lock is waited for. An agent that was killed may have left a process that has yet to begin its own program,
+/// and has the lock open until then.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Held until it is dropped, or the process ends in whatever way.
 #[derive(Debug)]
@@ -42,10 +50,14 @@ impl DataDirLock {
         let mut options = File::options();
         let file = options.write(true).create(true).truncate(false).mode(0o600);
         let file = file.open(data_dir.join("lock")).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(TryLockError::WouldBlock) => Err(LockError::InUse { path: path() }),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        let begun = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(TryLockError::WouldBlock) if begun.elapsed() < PATIENCE => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => return Err(LockError::InUse { path: path() }),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
         }
     }
 }
@@ -60,7 +72,12 @@ mod tests {
         let data_dir = dir.path().join("a/b");
         let held = DataDirLock::take(&data_dir).unwrap();
         assert!(matches!(DataDirLock::take(&data_dir), Err(LockError::InUse { .. })));
-        drop(held);
+        // What is let go of in a moment is waited for.
+        let holder = thread::spawn(move || {
+            thread::sleep(PATIENCE / 5);
+            drop(held);
+        });
         DataDirLock::take(&data_dir).unwrap();
+        holder.join().unwrap();
     }
 }
