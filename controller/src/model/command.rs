@@ -408,6 +408,14 @@ pub const DECLARED_MAX: u32 = 100_000;
 /// The most instances that one command may name.
 pub const NAMED_MAX: usize = 1_000;
 
+/// Refuses a command that names too many instances.
+///
+/// # Errors
+/// [`Refusal::TooManyNamed`].
+pub(super) fn check_named(count: usize) -> Result<(), Refusal> {
+    if count > NAMED_MAX { Err(Refusal::TooManyNamed(count)) } else { Ok(()) }
+}
+
 /// Other limits of the instances of a workload; what is `None` stays, and zero is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Size {

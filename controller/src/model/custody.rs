@@ -21,7 +21,7 @@ use dwell_core::id::InstanceName;
 use dwell_core::instance::{Custody, InstanceStatus, Phase, RunState};
 use dwell_core::workload::WorkloadSpec;
 
-use super::command::{NAMED_MAX, Target};
+use super::command::{Target, check_named};
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::record::{Key, Record};
 use super::refusal::NotLetGo;
@@ -42,9 +42,7 @@ impl Model {
         names: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         let mut instances = Vec::new();
         for name in names {
             for instance in self.targets(&Target::Instance(name.clone()))? {
@@ -69,9 +67,7 @@ impl Model {
         names: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         for name in names {
             let instance = self.tables.instances().get(name).cloned();
             let instance = instance.ok_or_else(|| Refusal::NoInstance(name.clone()))?;

@@ -11,7 +11,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_scheduler::Misfit;
 
-use super::command::{MoveHow, Moved, NAMED_MAX, Target};
+use super::command::{MoveHow, Moved, Target, check_named};
 use super::object::{Instance, UpdateState};
 use super::refusal::NotMoved;
 use super::{Model, Refusal};
@@ -25,9 +25,7 @@ impl Model {
         kind: (MoveHow, bool),
         now: Timestamp,
     ) -> Result<Vec<Moved>, Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         if let Some(to) = to {
             let node = self.tables.nodes().get(to).filter(|node| !node.removed);
             let node = node.ok_or_else(|| Refusal::NoNode(to.clone()))?;

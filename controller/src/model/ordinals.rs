@@ -11,7 +11,7 @@ use dwell_core::id::{InstanceName, ORDINAL_MAX, WorkloadName};
 use dwell_core::instance::Counted;
 use dwell_core::workload::WorkloadSpec;
 
-use super::command::{NAMED_MAX, Target};
+use super::command::{Target, check_named};
 use super::object::{Severity, Subject, Workload};
 use super::{Model, Refusal};
 
@@ -67,9 +67,7 @@ impl Model {
         names: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         let mut by_workload: BTreeMap<&WorkloadName, Vec<&InstanceName>> = BTreeMap::new();
         for name in names {
             let instance = self.tables.instances().get(name).cloned();

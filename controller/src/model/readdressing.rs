@@ -19,7 +19,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::workload::OnMove;
 
-use super::command::{NAMED_MAX, Target};
+use super::command::{Target, check_named};
 use super::object::{Identity, Instance, Leaving, Severity, Subject, UpdateState};
 use super::record::Record;
 use super::refusal::NotReaddressed;
@@ -32,9 +32,7 @@ impl Model {
         names: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         for name in names {
             for instance in self.targets(&Target::Instance(name.clone()))? {
                 self.readdress(&instance, now)?;

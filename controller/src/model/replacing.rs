@@ -15,7 +15,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::RunState;
 
-use super::command::{NAMED_MAX, Target};
+use super::command::{Target, check_named};
 use super::object::{Instance, Severity, Subject, UpdateState};
 use super::{Model, Refusal};
 
@@ -33,9 +33,7 @@ impl Model {
         names: &BTreeSet<InstanceName>,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        if names.len() > NAMED_MAX {
-            return Err(Refusal::TooManyNamed(names.len()));
-        }
+        check_named(names.len())?;
         for name in names {
             for instance in self.targets(&Target::Instance(name.clone()))? {
                 let message = if instance.rests() {
