@@ -38,7 +38,7 @@ pub struct HostChoices {
 #[must_use]
 pub fn host_network(network: &NodeNetwork, choices: &HostChoices, forwards: bool) -> HostNetwork {
     HostNetwork {
-        cluster: network.cluster,
+        cluster: network.cluster.clone(),
         blocks: network.blocks().collect(),
         masquerade: choices.masquerade,
         host_access: choices.host_access.clone(),

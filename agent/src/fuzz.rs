@@ -70,7 +70,7 @@ fn dns(bytes: &[u8]) {
     let directory = directory();
     let Ok(cluster) = "10.80.0.0/16".parse() else { return };
     let ipv6 = "fd00:5::/64".parse().ok();
-    let names = Names { zone: "dwell", cluster, ipv6, directory: &directory };
+    let names = Names { zone: "dwell", cluster: &cluster, ipv6, directory: &directory };
     let client = Client {
         may_forward: !outside,
         asked_at: IpAddr::V4(Ipv4Addr::new(169, 254, 1, 1)),

@@ -93,12 +93,12 @@ impl Due {
         let (before, now) = (&before.network, &now.network);
         Self {
             host: (
-                before.cluster,
+                &before.cluster,
                 before.block,
                 &before.more_blocks,
                 before.zone.is_empty(),
                 before.ipv6,
-            ) != (now.cluster, now.block, &now.more_blocks, now.zone.is_empty(), now.ipv6),
+            ) != (&now.cluster, now.block, &now.more_blocks, now.zone.is_empty(), now.ipv6),
             routes: (before.address, &before.peers, &before.exceptions, before.ipv6)
                 != (now.address, &now.peers, &now.exceptions, now.ipv6),
         }

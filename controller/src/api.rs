@@ -645,7 +645,8 @@ impl Fleet for Api {
         Ok(Response::new(v1::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_id: self.authority.cluster_id().to_owned(),
-            cluster_cidr: settings.range.cidr().to_string(),
+            cluster_cidr: settings.range.ranges().first().to_string(),
+            more_ranges: settings.range.ranges().more().iter().map(ToString::to_string).collect(),
             zone: settings.zone,
             revision: revision.0,
             host_authority: hosts.first().cloned().unwrap_or_default(),

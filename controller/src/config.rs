@@ -34,8 +34,10 @@ pub struct Config {
     pub advertise: Vec<String>,
     /// The unix socket for root. Default `/run/dwell/controller.sock`.
     pub socket: PathBuf,
-    /// The range of the instances' addresses, `{cidr: 10.80.0.0/16, node_prefix: 24}`. It is fixed by
-    /// the first start. Default as shown.
+    /// The ranges of the instances' addresses, `{cidr: 10.80.0.0/16, node_prefix: 24, more: []}`. Blocks are given out of `cidr`
+    /// first, and then of those in `more`. Ranges may be added and widened, and left out again once nobody has an address
+    /// of them; `node_prefix` is fixed by the first start. A change reaches the nodes when the controller is started again.
+    /// Default as shown.
     pub cluster: ClusterRange,
     /// A prefix of /64 or shorter, such as `fd00:5::/64`, in which instances have an IPv6 address beside their IPv4 address,
     /// whose 32 bits it ends in. It is dwell's alone. A change reaches the nodes when the controller is started again.
@@ -48,7 +50,7 @@ pub struct Config {
     pub isolation: Isolation,
     /// How nodes are watched.
     pub nodes: NodeTimes,
-    /// Addresses within `cluster.cidr`, such as `10.80.255.0/24`, that only instances get that ask for them
+    /// Addresses within one of the ranges of `cluster`, such as `10.80.255.0/24`, that only instances get that ask for them
     /// (`network.ip`): no node gets a block in it, so that what is declared never meets what was given out. Default none.
     pub static_range: Option<Ipv4Net>,
     /// How many instances all workloads together may declare. Default 1000000.
@@ -150,14 +152,15 @@ impl Config {
                 format!("{:?} is not a DNS name such as dwell or fleet.internal", self.zone),
             );
         }
-        let cidr = self.cluster.cidr();
+        let ranges = self.cluster.ranges();
         if let Some(range) = self.static_range
-            && (!cidr.contains(&range) || cidr == range || range != range.trunc())
+            && (!ranges.iter().any(|all| all.contains(&range) && all != range)
+                || range != range.trunc())
         {
             return refuse(
                 "static_range",
                 format!(
-                    "{range} is not a part of the cluster's range {cidr}; write one such as {}",
+                    "{range} is not a part of the cluster's range {ranges}; write one such as {}",
                     last_of(&self.cluster)
                 ),
             );
@@ -203,7 +206,8 @@ impl Config {
 
 /// The last block of a range, as an example.
 fn last_of(range: &ClusterRange) -> Ipv4Net {
-    range.block_of(range.cidr().broadcast()).unwrap_or_else(|| range.cidr())
+    let first = range.ranges().first();
+    range.block_of(first.broadcast()).unwrap_or(first)
 }
 
 /// The host of an advertised address, without the brackets of IPv6.

@@ -10,13 +10,13 @@
 //! on before the store and the CA are in order. Stopping ends the streams, then the listeners, then the
 //! owner, after what was queued.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::clock::Clock;
-use dwell_core::id::{Incarnation, NodeName};
-use dwell_core::net::ClusterRange;
+use dwell_core::id::{Incarnation, InstanceName, NodeName};
+use dwell_core::net::{ClusterRange, Ranges};
 use dwell_proto::v1::enrollment_server::EnrollmentServer;
 use dwell_proto::v1::fleet_server::FleetServer;
 use dwell_proto::v1::session_server::SessionServer;
@@ -75,21 +75,49 @@ pub enum StartError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The range of addresses is not the one that the store was made with.
+/// The configured ranges do not go with what there is.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "node {node} has the block {block}, which is none of cluster {cidr} with /{prefix} blocks; set \
-     cluster to what it was, or remove the node first"
-)]
-pub struct RangeError {
-    /// A node of the store.
-    pub node: NodeName,
-    /// Its block.
-    pub block: Ipv4Net,
-    /// The configured range.
-    pub cidr: Ipv4Net,
-    /// The configured length of blocks.
-    pub prefix: u8,
+pub enum RangeError {
+    /// A block that was given out is none any more.
+    #[error(
+        "node {node} has the block {block}, which is none of cluster {ranges} with /{prefix} blocks; set `cluster` to what it was. \
+         `dwell node block retire`, or the removal of the node, frees the block"
+    )]
+    Block {
+        /// A node of the store.
+        node: NodeName,
+        /// Its block.
+        block: Ipv4Net,
+        /// The configured ranges.
+        ranges: Ranges,
+        /// The configured length of blocks.
+        prefix: u8,
+    },
+    /// An instance has an address of none of them.
+    #[error(
+        "instance {instance} has the address {address}, which is of no range of cluster {ranges}; set `cluster` to what it was. \
+         `dwell replace {instance} --new-address`, or another `network.ip`, frees the address"
+    )]
+    Address {
+        /// An instance of the store.
+        instance: InstanceName,
+        /// Its address.
+        address: Ipv4Addr,
+        /// The configured ranges.
+        ranges: Ranges,
+    },
+    /// Instances could be given the address of a host.
+    #[error(
+        "node {node} is at {address}, which is of range {range} of `cluster`; use another range"
+    )]
+    Host {
+        /// A node of the store.
+        node: NodeName,
+        /// By which the others know it.
+        address: Ipv4Addr,
+        /// The configured range that it is in.
+        range: Ipv4Net,
+    },
 }
 
 /// A running controller.
@@ -253,16 +281,30 @@ async fn begin(owner: &Handle, evidence: Option<&str>) -> Result<(), StartError>
     begun.map(drop).map_err(|error| StartError::Begin(Box::new(error)))
 }
 
-/// The blocks that were given out have to be blocks of the configured range.
+/// What was given out has to be of the configured ranges, and hosts have to be elsewhere.
 pub(crate) fn check_range(range: &ClusterRange, records: &[Record]) -> Result<(), RangeError> {
-    let nodes = records.iter().filter_map(|record| match record {
-        Record::Node(node) => Some(node),
-        _ => None,
-    });
-    for (node, block) in nodes.flat_map(|node| node.blocks().map(move |block| (node, block))) {
-        if range.block_of(block.addr()) != Some(block) {
-            let (cidr, prefix) = (range.cidr(), range.node_prefix());
-            return Err(RangeError { node: node.name.clone(), block, cidr, prefix });
+    let (ranges, prefix) = (range.ranges(), range.node_prefix());
+    for record in records {
+        match record {
+            Record::Node(node) => {
+                let strange = |block: &Ipv4Net| range.block_of(block.addr()) != Some(*block);
+                if let Some(block) = node.blocks().find(strange) {
+                    let (node, ranges) = (node.name.clone(), ranges.clone());
+                    return Err(RangeError::Block { node, block, ranges, prefix });
+                }
+                if let Some(range) = ranges.range_of(node.address).filter(|_| !node.removed) {
+                    let (node, address) = (node.name.clone(), node.address);
+                    return Err(RangeError::Host { node, address, range });
+                }
+            }
+            Record::Instance(instance) => {
+                let address = instance.identity.map(|identity| identity.address);
+                if let Some(address) = address.filter(|address| !ranges.contains(*address)) {
+                    let (instance, ranges) = (instance.name.clone(), ranges.clone());
+                    return Err(RangeError::Address { instance, address, ranges });
+                }
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -278,7 +320,7 @@ fn settings(config: &Config) -> Settings {
         quarantine: config.quarantine,
         static_range: config.static_range,
         instances_max: config.instances_max,
-        ..Settings::new(config.cluster)
+        ..Settings::new(config.cluster.clone())
     }
 }
 

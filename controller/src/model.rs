@@ -230,7 +230,7 @@ impl Model {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self {
-            tables: Tables::new(settings.range),
+            tables: Tables::new(settings.range.clone()),
             revision: Revision(0),
             changes: Vec::new(),
             agenda: Agenda::default(),

@@ -1,6 +1,7 @@
 //! Addresses of instances: hardware addresses, the carving of the cluster's range into blocks, and IPv6 beside IPv4.
 
 pub mod ipv6;
+mod ranges;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -10,6 +11,7 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 pub use self::ipv6::{Ipv6Range, Ipv6RangeError};
+pub use self::ranges::{RANGES_MAX, Ranges, RangesError};
 
 /// A hardware (MAC) address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,11 +73,11 @@ impl From<Mac> for String {
     }
 }
 
-/// The cluster's range of addresses and how it is carved into one block per node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The cluster's ranges of addresses and how they are carved into blocks, of one size all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "RangeConfig", into = "RangeConfig")]
 pub struct ClusterRange {
-    cidr: Ipv4Net,
+    ranges: Ranges,
     node_prefix: u8,
 }
 
@@ -85,6 +87,8 @@ struct RangeConfig {
     cidr: Ipv4Net,
     #[serde(default = "default_node_prefix")]
     node_prefix: u8,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    more: Vec<Ipv4Net>,
 }
 
 fn default_node_prefix() -> u8 {
@@ -116,40 +120,37 @@ pub enum RangeError {
         /// The widest block possible.
         least: u8,
     },
+    /// They cannot be those of one cluster.
+    #[error(transparent)]
+    Several(#[from] RangesError),
 }
 
 impl ClusterRange {
-    /// Checks and takes a range.
+    /// Checks and takes one range.
     ///
     /// # Errors
     /// [`RangeError`] if the range or the blocks make no sense.
     pub fn new(cidr: Ipv4Net, node_prefix: u8) -> Result<Self, RangeError> {
-        let wrong = |reason| Err(RangeError::Cidr { cidr, reason });
-        if cidr.addr() != cidr.network() {
-            return wrong("it has bits set beyond its prefix");
-        }
-        if !(8..=28).contains(&cidr.prefix_len()) {
-            return wrong("its prefix is outside /8 to /28");
-        }
-        let first = cidr.network();
-        if first.is_loopback()
-            || first.is_multicast()
-            || first.is_link_local()
-            || first.octets()[0] == 0
-            || first.octets()[0] >= 240
-        {
-            return wrong("its addresses are reserved");
-        }
-        if node_prefix < cidr.prefix_len() || node_prefix > 29 {
-            return Err(RangeError::Prefix { cidr, node_prefix, least: cidr.prefix_len() });
-        }
-        Ok(Self { cidr, node_prefix })
+        Self::of([cidr], node_prefix)
     }
 
-    /// The whole range.
+    /// Checks and takes ranges, the first one first.
+    ///
+    /// # Errors
+    /// [`RangeError`] if one of them or the blocks make no sense, or they are not apart.
+    pub fn of(
+        ranges: impl IntoIterator<Item = Ipv4Net>,
+        node_prefix: u8,
+    ) -> Result<Self, RangeError> {
+        let ranges: Vec<Ipv4Net> = ranges.into_iter().collect();
+        ranges.iter().try_for_each(|range| check(*range, node_prefix))?;
+        Ok(Self { ranges: Ranges::new(ranges)?, node_prefix })
+    }
+
+    /// The ranges.
     #[must_use]
-    pub fn cidr(&self) -> Ipv4Net {
-        self.cidr
+    pub fn ranges(&self) -> &Ranges {
+        &self.ranges
     }
 
     /// The prefix length of a node's block.
@@ -159,21 +160,22 @@ impl ClusterRange {
     }
 
     /// All blocks, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + use<> {
-        // The prefix was checked when the range was made; without blocks nothing is allocated.
-        self.cidr.subnets(self.node_prefix).into_iter().flatten()
+    pub fn blocks(&self) -> impl Iterator<Item = Ipv4Net> + '_ {
+        // The prefix was checked when the ranges were taken; without blocks nothing is allocated.
+        self.ranges.iter().flat_map(|range| range.subnets(self.node_prefix).into_iter().flatten())
     }
 
     /// How many blocks there are.
     #[must_use]
     pub fn block_count(&self) -> u32 {
-        1 << (self.node_prefix - self.cidr.prefix_len())
+        let counts = self.ranges.iter().map(|range| 1 << (self.node_prefix - range.prefix_len()));
+        counts.fold(0, u32::saturating_add)
     }
 
-    /// The block an address lies in, if it is of this range.
+    /// The block an address lies in, if it is of one of the ranges.
     #[must_use]
     pub fn block_of(&self, address: Ipv4Addr) -> Option<Ipv4Net> {
-        if !self.cidr.contains(&address) {
+        if !self.ranges.contains(address) {
             return None;
         }
         Ipv4Net::new(address, self.node_prefix).ok().map(|block| block.trunc())
@@ -188,16 +190,40 @@ impl ClusterRange {
     }
 }
 
+fn check(cidr: Ipv4Net, node_prefix: u8) -> Result<(), RangeError> {
+    let wrong = |reason| Err(RangeError::Cidr { cidr, reason });
+    if cidr.addr() != cidr.network() {
+        return wrong("it has bits set beyond its prefix");
+    }
+    if !(8..=28).contains(&cidr.prefix_len()) {
+        return wrong("its prefix is outside /8 to /28");
+    }
+    let first = cidr.network();
+    if first.is_loopback()
+        || first.is_multicast()
+        || first.is_link_local()
+        || first.octets()[0] == 0
+        || first.octets()[0] >= 240
+    {
+        return wrong("its addresses are reserved");
+    }
+    if node_prefix < cidr.prefix_len() || node_prefix > 29 {
+        return Err(RangeError::Prefix { cidr, node_prefix, least: cidr.prefix_len() });
+    }
+    Ok(())
+}
+
 impl TryFrom<RangeConfig> for ClusterRange {
     type Error = RangeError;
     fn try_from(config: RangeConfig) -> Result<Self, RangeError> {
-        Self::new(config.cidr, config.node_prefix)
+        Self::of(std::iter::once(config.cidr).chain(config.more), config.node_prefix)
     }
 }
 
 impl From<ClusterRange> for RangeConfig {
     fn from(range: ClusterRange) -> Self {
-        Self { cidr: range.cidr, node_prefix: range.node_prefix }
+        let ClusterRange { ranges, node_prefix } = range;
+        Self { cidr: ranges.first(), node_prefix, more: ranges.more().to_vec() }
     }
 }
 
@@ -222,6 +248,24 @@ mod tests {
         assert!(!range.is_usable("10.80.7.0".parse().unwrap()));
         assert!(!range.is_usable("10.80.7.255".parse().unwrap()));
         assert!(range.is_usable("10.80.7.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_second_range_has_blocks_of_the_same_size() {
+        let of = |ranges: &[&str], prefix| {
+            ClusterRange::of(ranges.iter().map(|range| range.parse().unwrap()), prefix)
+        };
+        let two = of(&["10.80.0.0/23", "172.20.0.0/22"], 24).unwrap();
+        assert_eq!(two.block_count(), 6);
+        let blocks: Vec<String> = two.blocks().map(|block| block.to_string()).collect();
+        assert_eq!(blocks[1..3], ["10.80.1.0/24", "172.20.0.0/24"]);
+        let block = two.block_of("172.20.3.9".parse().unwrap());
+        assert_eq!(block, Some("172.20.3.0/24".parse().unwrap()));
+        assert_eq!(two.block_of("172.20.4.1".parse().unwrap()), None);
+        assert!(!two.is_usable("172.20.3.255".parse().unwrap()));
+        of(&["10.80.0.0/23", "10.80.0.0/24"], 24).unwrap_err();
+        of(&["10.80.0.0/23", "127.0.0.0/24"], 24).unwrap_err();
+        of(&["10.80.0.0/23", "172.20.0.0/28"], 24).unwrap_err();
     }
 
     #[test]

@@ -16,6 +16,8 @@ mod ssh;
 mod template;
 mod workload;
 
+pub use network::ranges;
+
 use std::str::FromStr;
 
 use dwell_core::quantity::Millis;

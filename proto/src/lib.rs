@@ -12,7 +12,7 @@ pub mod fuzz;
 pub mod pieces;
 pub mod trust;
 
-pub use convert::FromWireError;
+pub use convert::{FromWireError, ranges};
 
 /// Messages, clients and servers, as generated.
 #[expect(

@@ -8,6 +8,7 @@ use dwell_tests::lab::{
     ensure_untouched, run, wait_until,
 };
 use futures_util::future::try_join_all;
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
 const LIMIT: Duration = Duration::from_secs(90);
@@ -192,6 +193,73 @@ async fn a_block_is_moved(lab: &Lab) -> Result<()> {
         lab.host(number).exec(&["ip", "-4", "route", "show", "type", "unreachable"]).await?.ok()?;
     ensure!(shown.contains(&old) && shown.contains(&new), "{shown}");
     Ok(())
+}
+
+/// A range is added while all run, they move over to it, and the first one is left out.
+#[tokio::test]
+async fn a_second_range_is_added_and_the_first_left_out() -> Result<()> {
+    Lab::test(LabConfig::new("ranges").hosts(2).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        lab.apply(WEB).await?.ok()?;
+        let before = lab.wait_exactly("web", 3, LIMIT).await?;
+        let (first, second) = (lab.layout().cluster_cidr(), lab.layout().second_cidr());
+        let both = json!({"cidr": first, "node_prefix": 24, "more": [second]});
+        lab.set_controller(&json!({"cluster": both, "quarantine": "1s"}))?;
+        lab.stop_controller(Signal::SIGTERM).await?;
+        lab.start_controller().await?;
+        for (number, node) in [(1, "h1"), (2, "h2")] {
+            let block = second.replace("0.0/16", &format!("{number}.0/24"));
+            wait_until("a block of the second range", SOON, async || {
+                lab.cli(&["node", "block", "add", node, &block]).await?.ok()
+            })
+            .await?;
+        }
+        ensure_untouched(&before, &lab.wait_exactly("web", 3, LIMIT).await?)?;
+        let routes = lab.routes().await?.routes;
+        for old in routes.iter().filter(|route| !of(&second, &route.prefix)) {
+            lab.cli(&["node", "block", "retire", &old.node, &old.prefix]).await?.ok()?;
+        }
+        lab.cli(&["replace", "web-0", "--new-address", "--wait"]).await?.ok()?;
+        lab.wait_exactly("web", 3, LIMIT).await?;
+        let rows = lab.ps().await?.of("web");
+        ensure!(of(&second, &rows[0].address) && of(&first, &rows[1].address), "{rows:?}");
+        lab.route_machine().await?;
+        everybody_reaches_everybody(lab).await.context("of two ranges")?;
+        let found = lab.audit(false).await?;
+        ensure!(found.is_empty(), "{found:#?}");
+
+        for name in ["web-1", "web-2"] {
+            lab.cli(&["replace", name, "--new-address", "--wait"]).await?.ok()?;
+        }
+        let moved = lab.wait_exactly("web", 3, LIMIT).await?;
+        wait_until("nothing of the first range", SOON, async || {
+            let routes = lab.routes().await?.routes;
+            ensure!(routes.iter().all(|route| of(&second, &route.prefix)), "{routes:?}");
+            Ok(())
+        })
+        .await?;
+        lab.set_controller(&json!({"cluster": {"cidr": second, "node_prefix": 24}}))?;
+        lab.stop_controller(Signal::SIGTERM).await?;
+        lab.start_controller().await?;
+        let three = first.replace("0.0/16", "");
+        wait_until("the first range to be out of all firewalls", SOON, async || {
+            for host in lab.hosts() {
+                let rules = host.exec(&["nft", "list", "table", "inet", "dwell"]).await?.ok()?;
+                ensure!(!rules.contains(&three), "{}: {rules}", host.name());
+            }
+            Ok(())
+        })
+        .await?;
+        ensure_untouched(&moved, &lab.wait_exactly("web", 3, LIMIT).await?)?;
+        everybody_reaches_everybody(lab).await.context("of the second range")
+    })
+    .await
+}
+
+/// Whether an address or a prefix is of a range of /16.
+fn of(range: &str, address: &str) -> bool {
+    address.starts_with(range.trim_end_matches("0.0/16"))
 }
 
 /// Every address is of its node's block, and no host has a route to one that is elsewhere.

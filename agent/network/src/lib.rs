@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::id::{InstanceName, NodeName};
-use dwell_core::net::{Ipv6Range, Mac};
+use dwell_core::net::{Ipv6Range, Mac, Ranges};
 use dwell_core::sandbox::{SandboxId, Slot};
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::watch;
@@ -204,8 +204,8 @@ pub trait Network: Send + Sync + 'static {
 /// What the host as a whole is to provide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostNetwork {
-    /// The range of all instances of the cluster.
-    pub cluster: Ipv4Net,
+    /// The ranges of all instances of the cluster.
+    pub cluster: Ranges,
     /// This node's shares of it; a routes-only node has none.
     pub blocks: Vec<Ipv4Net>,
     /// Whether instances reach what is beyond the cluster under the host's address.

@@ -201,12 +201,12 @@ impl<T: Send + 'static> Worker<T> {
 #[async_trait]
 impl Network for LinuxNetwork {
     async fn ensure_host(&self, host: &HostNetwork) -> Result<(), NetworkError> {
-        let (wanted, cluster, range) = (host.clone(), host.cluster, host.ipv6);
+        let (wanted, cluster, range) = (host.clone(), host.cluster.clone(), host.ipv6);
         let prepared = self.owner.call(move |owner| owner.ensure_host(&wanted)).await?;
         let uplinks = prepared.uplinks;
         let passed = self.iptables.call(move |tables| {
             let all = Family::all(range);
-            first_error(all.map(|family| tables.ensure(family, family.net(cluster), &uplinks)))
+            first_error(all.map(|family| tables.ensure(family, &family.nets(&cluster), &uplinks)))
         });
         prepared.settled.and(passed.await)
     }

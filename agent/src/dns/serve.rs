@@ -186,15 +186,16 @@ impl Server {
         let directory = self.directories.borrow();
         let names = assignment.as_ref().map(|assignment| Names {
             zone: &assignment.network.zone,
-            cluster: assignment.network.cluster,
+            cluster: &assignment.network.cluster,
             ipv6: assignment.network.ipv6,
             directory: &directory,
         });
         let is_instance = |client: IpAddr| match (client, &names) {
-            (IpAddr::V4(client), Some(names)) => names.cluster.contains(&client),
+            (IpAddr::V4(client), Some(names)) => names.cluster.contains(client),
             (IpAddr::V6(client), Some(names)) => {
-                let range = names.ipv6.map(|range| range.net(names.cluster));
-                range.is_some_and(|range| range.contains(&client))
+                let images =
+                    names.ipv6.map(|images| names.cluster.iter().map(move |it| images.net(it)));
+                images.into_iter().flatten().any(|image| image.contains(&client))
             }
             _ => false,
         };

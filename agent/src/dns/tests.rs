@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::LazyLock;
 
 use dwell_core::directory::{Directory, DirectoryInstance, DirectoryWorkload};
 use dwell_core::id::{Incarnation, InstanceName, Revision};
+use dwell_core::net::Ranges;
 use dwell_core::workload::{Protocol, ServicePort};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
@@ -47,7 +49,8 @@ fn directory(count: u32) -> Directory {
 }
 
 fn names<'a>(zone: &'a str, directory: &'a Directory) -> Names<'a> {
-    Names { zone, cluster: "10.80.0.0/16".parse().unwrap(), ipv6: None, directory }
+    static CLUSTER: LazyLock<Ranges> = LazyLock::new(|| "10.80.0.0/16".parse().unwrap());
+    Names { zone, cluster: &CLUSTER, ipv6: None, directory }
 }
 
 fn question(name: &str, of: RecordType) -> Message {
@@ -189,7 +192,8 @@ fn what_is_not_ours_is_forwarded_for_instances_and_refused_to_others() {
 fn a_range_that_ends_within_an_octet_has_several_reverse_zones() {
     let mut directory = directory(0);
     directory.instances.values_mut().for_each(|it| it.address = Ipv4Addr::new(10, 80, 17, 9));
-    let names = Names { cluster: "10.80.16.0/20".parse().unwrap(), ..names("dwell", &directory) };
+    let cluster = "172.20.0.0/16, 10.80.16.0/20".parse().unwrap();
+    let names = Names { cluster: &cluster, ..names("dwell", &directory) };
     let apex = |name: &str| {
         let (reply, _) = reply_to(&question(name, RecordType::SOA), names, OUTSIDE, 1);
         (reply.metadata.response_code, reply.answers.len(), reply.authorities.len())
@@ -199,6 +203,7 @@ fn a_range_that_ends_within_an_octet_has_several_reverse_zones() {
     assert_eq!(apex("9.18.80.10.in-addr.arpa."), (ResponseCode::NXDomain, 0, 1));
     assert_eq!(apex("80.10.in-addr.arpa."), (ResponseCode::Refused, 0, 0));
     assert_eq!(apex("9.32.80.10.in-addr.arpa."), (ResponseCode::Refused, 0, 0));
+    assert_eq!(apex("20.172.in-addr.arpa."), (ResponseCode::NoError, 1, 0), "of the other range");
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::net::Ipv4Addr;
 
 use dwell_core::directory::{Directory, DirectoryInstance};
 use dwell_core::id::{InstanceName, WorkloadName};
-use dwell_core::net::Ipv6Range;
 use dwell_core::net::ipv6::extract;
+use dwell_core::net::{Ipv6Range, Ranges};
 use dwell_core::workload::{Protocol, ServicePort};
 use fastrand::Rng;
 use hickory_proto::rr::rdata::{A, AAAA, NS, PTR, SOA, SRV};
@@ -37,8 +37,8 @@ const APEX_TTL_S: u32 = 60;
 pub struct Names<'a> {
     /// The zone, such as `dwell`, without a dot at the end.
     pub zone: &'a str,
-    /// The range of all instances, whose reverse names are ours.
-    pub cluster: Ipv4Net,
+    /// The ranges of all instances, whose reverse names are ours.
+    pub cluster: &'a Ranges,
     /// Where instances have IPv6 addresses as well.
     pub ipv6: Option<Ipv6Range>,
     /// Who is where.
@@ -210,7 +210,6 @@ impl Look<'_> {
     }
 
     fn reverse(&self, within: &[&str]) -> Option<Found> {
-        let cluster = self.names.cluster.trunc();
         let mut octets = Vec::with_capacity(4);
         let mut rest = within;
         while let Some((label, before)) = rest.split_last().filter(|_| octets.len() < 4) {
@@ -225,9 +224,8 @@ impl Look<'_> {
         octets.resize(4, 0);
         let address = Ipv4Addr::from(<[u8; 4]>::try_from(octets).ok()?);
         let prefix = u8::try_from(8 * known).ok()?;
-        if !cluster.contains(&Ipv4Net::new(address, prefix).ok()?) {
-            return None;
-        }
+        let asked = Ipv4Net::new(address, prefix).ok()?;
+        let cluster = self.names.cluster.iter().find(|range| range.contains(&asked))?;
         // A range that ends within an octet is as many reverse zones as there are values of that octet.
         let depth = usize::from(cluster.prefix_len()).div_ceil(8);
         let apex = reverse_name(&address.octets()[..depth])?;
@@ -260,7 +258,7 @@ impl Look<'_> {
         let apex = Name::from_ascii(format!("{}ip6.arpa.", apex.collect::<String>())).ok()?;
         Some(match within.len() {
             OF_ZONE => self.apex(apex),
-            OF_ADDRESS if known == OF_ADDRESS && self.names.cluster.contains(&address) => {
+            OF_ADDRESS if known == OF_ADDRESS && self.names.cluster.contains(address) => {
                 self.holder(apex, address)
             }
             length if length == known && known < OF_ADDRESS => Found::of(apex, None),

@@ -12,10 +12,12 @@ mod iptables;
 mod nft;
 mod walk;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use dwell_core::session::NodeNetwork;
+use dwell_core::net::Ranges;
+use dwell_core::session::{NodeNetwork, NodePeer};
 use dwell_core::workload::Protocol;
 use ipnet::Ipv4Net;
 use tokio::time::timeout;
@@ -60,9 +62,10 @@ pub(super) struct Facts {
 /// What has to get through.
 #[derive(Clone, Debug)]
 struct Ways {
-    cluster: Ipv4Net,
-    from_instances: Packet,
-    to_instances: Packet,
+    cluster: Ranges,
+    /// Of one instance for each range of which this node has addresses, and so on.
+    from_instances: Vec<Packet>,
+    to_instances: Vec<Packet>,
     /// Questions for names; none if instances do not ask this node.
     names: Vec<Packet>,
     /// What instances say to each other without being tracked; none if all of it is.
@@ -173,16 +176,14 @@ fn without_docker(tables: &Tables) -> Option<Finding> {
 
 impl Ways {
     fn of(network: &NodeNetwork, uplink: &str, names: bool, untracked: bool) -> Self {
-        let cluster = network.cluster;
-        let first = |net: Ipv4Net| net.hosts().next().unwrap_or(net.network());
+        let cluster = network.cluster.clone();
+        let own = one_of_each(&cluster, network.blocks());
+        let theirs = one_of_each(&cluster, network.peers.values().flat_map(NodePeer::blocks));
         let peer = network.peers.values().next();
-        let own = first(network.block.unwrap_or(cluster));
-        // Of a node that runs some.
-        let theirs = first(network.peers.values().find_map(|peer| peer.block).unwrap_or(cluster));
         let veth = format!("{INTERFACE_PREFIX}0");
         let (tcp, udp) = (Protocol::Tcp, Protocol::Udp);
-        let from_instances = Packet {
-            from: own,
+        let sent = |from: Ipv4Addr| Packet {
+            from,
             to: OUTSIDE,
             enters: veth.clone(),
             leaves: Leaves::By(uplink.to_owned()),
@@ -190,31 +191,57 @@ impl Ways {
             port: SERVICE,
             state: State::New,
         };
-        let to_instances = Packet {
+        let received = |to: Ipv4Addr| Packet {
             from: peer.map_or(OUTSIDE, |peer| peer.address),
-            to: own,
+            to,
             enters: uplink.to_owned(),
-            leaves: Leaves::By(veth),
+            leaves: Leaves::By(veth.clone()),
             protocol: tcp,
             port: SERVICE,
             state: State::New,
         };
         let state = State::Untracked;
-        let between = [
-            Packet { to: theirs, state, ..from_instances.clone() },
-            Packet { from: theirs, state, ..to_instances.clone() },
-        ];
+        let between = |own: Ipv4Addr, theirs: Ipv4Addr| {
+            [
+                Packet { to: theirs, state, ..sent(own) },
+                Packet { from: theirs, state, ..received(own) },
+            ]
+        };
+        let pairs = own.iter().flat_map(|own| theirs.iter().map(|theirs| (*own, *theirs)));
         // Where all are closed, all that is about a local instance is tracked.
-        let untracked = if untracked && !network.closed { between.to_vec() } else { Vec::new() };
-        let question = |protocol| Packet {
+        let untracked = match untracked && !network.closed {
+            true => pairs.flat_map(|(own, theirs)| between(own, theirs)).collect(),
+            false => Vec::new(),
+        };
+        let question = |from: Ipv4Addr, protocol| Packet {
             to: GATEWAY,
             leaves: Leaves::Never,
             protocol,
             port: DNS,
-            ..from_instances.clone()
+            ..sent(from)
         };
-        let names = if names { [udp, tcp].map(question).to_vec() } else { Vec::new() };
+        let names = match names {
+            true => own.iter().flat_map(|from| [udp, tcp].map(|it| question(*from, it))).collect(),
+            false => Vec::new(),
+        };
+        let from_instances = own.iter().copied().map(sent).collect();
+        let to_instances = own.iter().copied().map(received).collect();
         Self { cluster, from_instances, to_instances, names, untracked }
+    }
+}
+
+/// An address of an instance in each range that one of these blocks is in; one of the first range if none is.
+fn one_of_each(cluster: &Ranges, blocks: impl Iterator<Item = Ipv4Net>) -> Vec<Ipv4Addr> {
+    let first = |net: Ipv4Net| net.hosts().next().unwrap_or(net.network());
+    let mut found = BTreeMap::new();
+    for block in blocks {
+        if let Some(range) = cluster.range_of(block.network()) {
+            found.entry(range).or_insert_with(|| first(block));
+        }
+    }
+    match found.is_empty() {
+        true => vec![first(cluster.first())],
+        false => found.into_values().collect(),
     }
 }
 
@@ -276,7 +303,9 @@ impl Gate<'_> {
             let what = format!("what instances ask {GATEWAY} for names");
             (NAMES, ways.names.iter().any(is_closed).then_some(what)?)
         } else {
-            let what = match (is_closed(&ways.from_instances), is_closed(&ways.to_instances)) {
+            let is_any_closed = |packets: &[Packet]| packets.iter().any(is_closed);
+            let closed = [&ways.from_instances, &ways.to_instances].map(|ways| is_any_closed(ways));
+            let what = match closed.into() {
                 (true, true) => "what instances send and what is sent to them",
                 (true, false) => "what instances send",
                 (false, true) => "what is sent to instances",
@@ -292,22 +321,30 @@ impl Gate<'_> {
         };
         let how = if self.drops_by_policy { "drops by policy" } else { "drops or rejects" };
         let message = format!("{}{keeper} {how} {what}", self.chain);
-        Some(Finding::problem(check, message, self.fix(ways.cluster)))
+        Some(Finding::problem(check, message, self.fix(&ways.cluster)))
     }
 
-    fn fix(&self, cluster: Ipv4Net) -> String {
-        let commands = match (self.keeper, &self.place) {
+    fn fix(&self, cluster: &Ranges) -> String {
+        let mut commands: Vec<String> = cluster.iter().flat_map(|it| self.open(it)).collect();
+        if self.keeper == Keeper::Firewalld {
+            let permanent = "firewall-cmd --permanent";
+            commands.extend([
+                format!("{permanent} --new-policy=dwell"),
+                format!("{permanent} --policy=dwell --add-ingress-zone=ANY"),
+                format!("{permanent} --policy=dwell --add-egress-zone=trusted"),
+                format!("{permanent} --policy=dwell --set-target=ACCEPT"),
+                "firewall-cmd --reload".to_owned(),
+            ]);
+        }
+        commands.join(" && ")
+    }
+
+    /// What opens it for one range.
+    fn open(&self, cluster: Ipv4Net) -> Vec<String> {
+        match (self.keeper, &self.place) {
             // A zone's sources are trusted to send, and by the policy everybody may send to them.
             (Keeper::Firewalld, _) => {
-                let permanent = "firewall-cmd --permanent";
-                vec![
-                    format!("{permanent} --zone=trusted --add-source={cluster}"),
-                    format!("{permanent} --new-policy=dwell"),
-                    format!("{permanent} --policy=dwell --add-ingress-zone=ANY"),
-                    format!("{permanent} --policy=dwell --add-egress-zone=trusted"),
-                    format!("{permanent} --policy=dwell --set-target=ACCEPT"),
-                    "firewall-cmd --reload".to_owned(),
-                ]
+                vec![format!("firewall-cmd --permanent --zone=trusted --add-source={cluster}")]
             }
             (Keeper::Ufw, _) if self.is_input => {
                 vec![format!("ufw allow in from {cluster} to {GATEWAY} port {DNS}")]
@@ -341,8 +378,7 @@ impl Gate<'_> {
                         .to_vec()
                 }
             }
-        };
-        commands.join(" && ")
+        }
     }
 }
 

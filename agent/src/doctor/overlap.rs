@@ -40,15 +40,20 @@ pub(super) async fn findings(host: &Host) -> Vec<Finding> {
     let Some(assignment) = &host.assignment else {
         return vec![Finding::unknown(CHECK, "the cluster's range is not known here yet")];
     };
-    let cluster = assignment.network.cluster;
-    let range = cluster.to_string();
-    let links = reading::ask::<Vec<Link>>("ip", &["-4", "-j", "address", "show"]);
-    let within = ["-N", "-4", "-j", "route", "show", "root", &range];
-    let routes = reading::ask::<Vec<Route>>("ip", &within);
-    match tokio::join!(links, routes) {
-        (Ok(links), Ok(routes)) => judge(cluster, &links, &routes),
-        (Err(why), _) | (_, Err(why)) => vec![Finding::unknown(CHECK, why)],
+    let links = match reading::ask::<Vec<Link>>("ip", &["-4", "-j", "address", "show"]).await {
+        Ok(links) => links,
+        Err(why) => return vec![Finding::unknown(CHECK, why)],
+    };
+    let mut findings = Vec::new();
+    for range in assignment.network.cluster.iter() {
+        let text = range.to_string();
+        let within = ["-N", "-4", "-j", "route", "show", "root", &text];
+        match reading::ask::<Vec<Route>>("ip", &within).await {
+            Ok(routes) => findings.extend(judge(range, &links, &routes)),
+            Err(why) => findings.push(Finding::unknown(CHECK, why)),
+        }
     }
+    findings
 }
 
 fn judge(cluster: Ipv4Net, links: &[Link], routes: &[Route]) -> Vec<Finding> {

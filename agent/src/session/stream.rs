@@ -134,6 +134,7 @@ pub(super) async fn serve(
         fetches_ahead: true,
         carries: true,
         knows_blocks: true,
+        knows_ranges: true,
         lets_go: true,
         moves_volumes: true,
         boot: Some(session.boot.clone()),

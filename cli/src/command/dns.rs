@@ -6,11 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use dwell_core::net::Ranges;
 use dwell_proto::v1;
 use ipnet::Ipv4Net;
 use tokio::task::JoinSet;
 
 use super::Fleet;
+use super::info::ranges_of;
 use crate::failure::Failure;
 use crate::lists;
 use crate::output::{print, say};
@@ -72,9 +74,7 @@ impl Server {
 impl DnsConfig {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let info = fleet.client.get_info(v1::GetInfoRequest {}).await?.into_inner();
-        let cluster: Ipv4Net = info.cluster_cidr.parse().map_err(|_| {
-            Failure::Other(format!("the controller's range {:?} is none", info.cluster_cidr))
-        })?;
+        let cluster = ranges_of(&info)?;
         let servers = if self.servers.is_empty() {
             answering(&mut fleet, &info.zone).await?
         } else {
@@ -89,7 +89,7 @@ impl DnsConfig {
             }
             self.servers
         };
-        print(&snippet(self.resolver, &info.zone, cluster, &servers))
+        print(&snippet(self.resolver, &info.zone, &cluster, &servers))
     }
 }
 
@@ -129,7 +129,7 @@ async fn answering(fleet: &mut Fleet, zone: &str) -> Result<Vec<Server>, Failure
     Ok(found.into_iter().map(|(_, server)| server).collect())
 }
 
-fn snippet(resolver: Resolver, zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+fn snippet(resolver: Resolver, zone: &str, cluster: &Ranges, servers: &[Server]) -> String {
     match resolver {
         Resolver::SystemdResolved => systemd_resolved(zone, cluster, servers),
         Resolver::Dnsmasq => dnsmasq(zone, cluster, servers),
@@ -137,7 +137,7 @@ fn snippet(resolver: Resolver, zone: &str, cluster: Ipv4Net, servers: &[Server])
     }
 }
 
-fn systemd_resolved(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+fn systemd_resolved(zone: &str, cluster: &Ranges, servers: &[Server]) -> String {
     let servers: Vec<String> = servers
         .iter()
         .map(|server| match server.0 {
@@ -159,11 +159,14 @@ Domains=~{zone}{zones}
     )
 }
 
-fn dnsmasq(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+fn dnsmasq(zone: &str, cluster: &Ranges, servers: &[Server]) -> String {
     let servers: String = servers
         .iter()
         .map(|server| server.with('#'))
-        .map(|server| format!("server=/{zone}/{server}\nrev-server={cluster},{server}\n"))
+        .map(|server| {
+            let reverse = cluster.iter().map(|range| format!("rev-server={range},{server}\n"));
+            format!("server=/{zone}/{server}\n{}", reverse.collect::<String>())
+        })
         .collect();
     format!(
         "\
@@ -174,7 +177,7 @@ rebind-domain-ok=/{zone}/
     )
 }
 
-fn unbound(zone: &str, cluster: Ipv4Net, servers: &[Server]) -> String {
+fn unbound(zone: &str, cluster: &Ranges, servers: &[Server]) -> String {
     let servers: String =
         servers.iter().map(|server| format!("    forward-addr: {}\n", server.with('@'))).collect();
     let zones: Vec<String> =
@@ -197,7 +200,11 @@ server:
 }
 
 /// The zones of the addresses' names. A range that ends within an octet has one for each value of that octet.
-fn reverse_zones(cluster: Ipv4Net) -> impl Iterator<Item = String> {
+fn reverse_zones(cluster: &Ranges) -> impl Iterator<Item = String> + '_ {
+    cluster.iter().flat_map(reverse_zones_of)
+}
+
+fn reverse_zones_of(cluster: Ipv4Net) -> impl Iterator<Item = String> {
     let octets = cluster.prefix_len().div_ceil(8);
     // No range is longer than its own length rounded up.
     let zones = cluster.trunc().subnets(8 * octets).into_iter().flatten();
@@ -216,7 +223,7 @@ mod tests {
         ["192.0.2.11", "192.0.2.12:5353"].map(|server| server.parse().unwrap())
     }
 
-    fn cluster() -> Ipv4Net {
+    fn cluster() -> Ranges {
         "10.80.0.0/15".parse().unwrap()
     }
 
@@ -238,16 +245,18 @@ mod tests {
 
     #[test]
     fn reverse_zones_cover_the_range() {
-        let zones = |cluster: &str| reverse_zones(cluster.parse().unwrap()).collect::<Vec<_>>();
+        let zones = |cluster: &str| reverse_zones(&cluster.parse().unwrap()).collect::<Vec<_>>();
         assert_eq!(zones("10.80.0.0/16"), ["80.10.in-addr.arpa"]);
         assert_eq!(zones("10.80.0.0/15"), ["80.10.in-addr.arpa", "81.10.in-addr.arpa"]);
         assert_eq!(zones("10.80.0.0/9").len(), 128);
         assert_eq!(zones("10.80.3.128/25").len(), 128);
+        let both = ["80.10.in-addr.arpa", "20.172.in-addr.arpa"];
+        assert_eq!(zones("10.80.0.0/16, 172.20.0.0/16"), both);
     }
 
     #[test]
     fn for_systemd_resolved() {
-        insta::assert_snapshot!(snippet(Resolver::SystemdResolved, "dwell", cluster(), &servers()), @r#"
+        insta::assert_snapshot!(snippet(Resolver::SystemdResolved, "dwell", &cluster(), &servers()), @r#"
         # /etc/systemd/resolved.conf.d/dwell.conf; then: systemctl restart systemd-resolved
         # Since systemd 258 better in /etc/systemd/dns-delegate.d/dwell.dns-delegate, with [Delegate] for [Resolve]:
         # then these servers are not asked for other names at all, which they refuse.
@@ -259,7 +268,7 @@ mod tests {
 
     #[test]
     fn for_dnsmasq() {
-        insta::assert_snapshot!(snippet(Resolver::Dnsmasq, "dwell", cluster(), &servers()), @r#"
+        insta::assert_snapshot!(snippet(Resolver::Dnsmasq, "dwell", &cluster(), &servers()), @r#"
         # /etc/dnsmasq.d/dwell.conf; then: systemctl restart dnsmasq
         server=/dwell/192.0.2.11
         rev-server=10.80.0.0/15,192.0.2.11
@@ -272,7 +281,7 @@ mod tests {
 
     #[test]
     fn for_unbound() {
-        insta::assert_snapshot!(snippet(Resolver::Unbound, "dwell", cluster(), &servers()), @r#"
+        insta::assert_snapshot!(snippet(Resolver::Unbound, "dwell", &cluster(), &servers()), @r#"
         # /etc/unbound/unbound.conf.d/dwell.conf; then: unbound-checkconf && systemctl reload unbound
         server:
             # Nobody signs these zones, and their addresses are private.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, CommandFactory};
 use clap_complete::env::Shells;
+use dwell_core::net::Ranges;
 use dwell_proto::v1;
 use serde::Serialize;
 
@@ -34,6 +35,9 @@ pub(super) struct ControllerView {
     version: String,
     cluster_id: String,
     cluster_cidr: String,
+    /// Absent if none was added.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    more_ranges: Vec<String>,
     zone: String,
     /// Whether instances without `network.allow_from` are closed to all.
     closed: bool,
@@ -41,6 +45,15 @@ pub(super) struct ControllerView {
     #[serde(skip_serializing_if = "String::is_empty")]
     ipv6_prefix: String,
     revision: u64,
+}
+
+/// The ranges of instances' addresses, as the controller says.
+///
+/// # Errors
+/// If they are none: it is no controller of dwell's.
+pub(super) fn ranges_of(info: &v1::GetInfoResponse) -> Result<Ranges, Failure> {
+    let found = dwell_proto::ranges(&info.cluster_cidr, &info.more_ranges);
+    found.map_err(|error| Failure::Other(format!("the controller's range of addresses: {error}")))
 }
 
 /// What the controller says of itself.
@@ -71,6 +84,7 @@ impl From<v1::GetInfoResponse> for ControllerView {
             version: wire.version,
             cluster_id: wire.cluster_id,
             cluster_cidr: wire.cluster_cidr,
+            more_ranges: wire.more_ranges,
             zone: wire.zone,
             closed: wire.closed,
             ipv6_prefix: wire.ipv6_prefix,
@@ -84,10 +98,11 @@ fn people(view: &VersionView) -> String {
     match &view.controller {
         None => client,
         Some(controller) => format!(
-            "{client}controller  {}\ncluster     {} ({}{}{}, zone {}, {} by default)\n",
+            "{client}controller  {}\ncluster     {} ({}{}{}{}, zone {}, {} by default)\n",
             controller.version,
             controller.cluster_id,
             controller.cluster_cidr,
+            controller.more_ranges.iter().map(|range| format!(", {range}")).collect::<String>(),
             if controller.ipv6_prefix.is_empty() { "" } else { ", " },
             controller.ipv6_prefix,
             controller.zone,

@@ -12,12 +12,14 @@
 //! All of them lead to the node, so an instance with an address of a retired block costs nobody a route. What has to leave it gets
 //! another address by [`Model::readdress_instances`].
 
+use std::net::Ipv4Addr;
+
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
 use ipnet::Ipv4Net;
 
 use super::command::BlockChange;
-use super::object::{Node, Severity, Subject};
+use super::object::{Link, Node, Severity, Subject};
 use super::refusal::OfBlocks;
 use super::{Model, Refusal};
 
@@ -48,15 +50,16 @@ impl Model {
         asked: Option<Ipv4Net>,
         now: Timestamp,
     ) -> Result<Ipv4Net, Refusal> {
-        self.check_all_know_blocks()?;
+        self.check_agents(|link| link.knows_blocks, "one block a node")?;
         let block = match asked {
             Some(block) => block,
             None => self.free_block()?,
         };
-        let range = self.settings.range;
+        let range = &self.settings.range;
         if range.block_of(block.addr()) != Some(block) {
-            return Err(OfBlocks::Unusable { block, range }.into());
+            return Err(OfBlocks::Unusable { block, range: range.clone() }.into());
         }
+        self.check_range_is_known(block.addr())?;
         let mut next = node.clone();
         let was_retired = next.retired_blocks.iter().position(|retired| *retired == block);
         match (was_retired, self.tables.index().blocks.get(&block)) {
@@ -134,14 +137,27 @@ impl Model {
         }
     }
 
-    /// An agent that knows of one block alone would have no route to the others.
-    fn check_all_know_blocks(&self) -> Result<(), OfBlocks> {
+    /// An agent that knows of one range alone would take what has an address of another one for the world outside.
+    pub(super) fn check_range_is_known(&self, address: Ipv4Addr) -> Result<(), OfBlocks> {
+        match self.settings.range.ranges().first().contains(&address) {
+            true => Ok(()),
+            false => self.check_agents(|link| link.knows_ranges, "one range of addresses"),
+        }
+    }
+
+    /// Whether all agents are of versions that know what all have to know, and not only what is `known` to older ones.
+    fn check_agents(
+        &self,
+        knows: impl Fn(&Link) -> bool,
+        known: &'static str,
+    ) -> Result<(), OfBlocks> {
         let links = self.tables.links().values();
-        let mut old = links.filter(|link| {
-            link.session.is_some() && !link.knows_blocks && self.is_member(&link.node)
-        });
+        let mut old = links
+            .filter(|link| link.session.is_some() && !knows(link) && self.is_member(&link.node));
         match old.next() {
-            Some(link) => Err(OfBlocks::OldAgents { node: link.node.clone(), more: old.count() }),
+            Some(link) => {
+                Err(OfBlocks::OldAgents { node: link.node.clone(), more: old.count(), known })
+            }
             None => Ok(()),
         }
     }

@@ -62,6 +62,7 @@ impl Model {
                 fetches_ahead: false,
                 carries: false,
                 knows_blocks: false,
+                knows_ranges: false,
                 lets_go: false,
                 moves_volumes: false,
                 boot: None,

@@ -21,9 +21,14 @@ use super::{Model, Refusal};
 impl Model {
     /// The first block that no node has, and that nothing is kept back in.
     pub(super) fn free_block(&self) -> Result<Ipv4Net, Refusal> {
-        let range = self.settings.range;
+        let range = &self.settings.range;
         let free = range.blocks().find(|block| self.is_free(block));
-        free.ok_or(Refusal::BlocksExhausted { blocks: range.block_count(), cidr: range.cidr() })
+        let free = free.ok_or_else(|| Refusal::BlocksExhausted {
+            blocks: range.block_count(),
+            ranges: range.ranges().clone(),
+        })?;
+        self.check_range_is_known(free.addr())?;
+        Ok(free)
     }
 
     /// Whether no node has a block, and nothing is kept back in it.
@@ -59,11 +64,13 @@ impl Model {
         address: Ipv4Addr,
         now: Timestamp,
     ) -> Result<Identity, Refusal> {
-        let range = self.settings.range;
+        let range = &self.settings.range;
         let instance = instance.clone();
         if !range.is_usable(address) {
+            let range = range.clone();
             return Err(Refusal::AddressUnusable { instance, address, range });
         }
+        self.check_range_is_known(address)?;
         if let Some(holder) = self.tables.index().holders.get(&address) {
             let (holder, static_range) = (holder.clone(), self.settings.static_range);
             return Err(Refusal::AddressTaken { instance, address, holder, static_range });

@@ -194,7 +194,7 @@ impl Model {
             || address.is_link_local()
             || address.octets()[0] == 0
             || address.octets()[0] >= 240;
-        if is_special || self.settings.range.cidr().contains(&address) {
+        if is_special || self.settings.range.ranges().contains(address) {
             return Err(Refusal::NodeAddress { node: name.clone(), address });
         }
         let mut others = self.tables.nodes().values();
@@ -301,7 +301,7 @@ impl Model {
             closed: self.settings.closed,
             zone: self.settings.zone.clone(),
             ipv6: self.settings.ipv6,
-            ..NodeNetwork::of_cluster(self.settings.range.cidr())
+            ..NodeNetwork::of_cluster(self.settings.range.ranges().clone())
         };
         Assignment {
             incarnation: self.incarnation(),

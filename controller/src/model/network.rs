@@ -89,7 +89,7 @@ impl Model {
             closed: self.settings.closed,
             zone: self.settings.zone.clone(),
             ipv6: self.settings.ipv6,
-            ..NodeNetwork::of_cluster(self.settings.range.cidr())
+            ..NodeNetwork::of_cluster(self.settings.range.ranges().clone())
         };
         let Some(own) = self.tables.nodes().get(name).filter(|node| !node.removed) else {
             return network;

@@ -169,6 +169,7 @@ impl Model {
             fetches_ahead: hello.fetches_ahead,
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
+            knows_ranges: hello.knows_ranges,
             lets_go: hello.lets_go,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),

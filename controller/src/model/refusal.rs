@@ -14,7 +14,7 @@ use dwell_core::id::{
     ClientName, InstanceName, KeySetName, NodeName, VersionNumber, VolumeName, WorkloadName,
 };
 use dwell_core::instance::Counted;
-use dwell_core::net::ClusterRange;
+use dwell_core::net::{ClusterRange, Ranges};
 use dwell_core::quantity::Millis;
 use dwell_core::registry::{LOGINS_MAX, RegistryHost};
 use dwell_core::workload::SpecError;
@@ -156,13 +156,13 @@ pub enum Refusal {
     )]
     CountedByNodes(WorkloadName),
     /// An address that no instance can have.
-    #[error("{instance} cannot have {address}: {range} has no such instance address; use one inside it that is neither the first nor the last of a /{prefix} block", range = .range.cidr(), prefix = .range.node_prefix())]
+    #[error("{instance} cannot have {address}: {range} has no such instance address; use one inside it that is neither the first nor the last of a /{prefix} block", range = .range.ranges(), prefix = .range.node_prefix())]
     AddressUnusable {
         /// Who wants it.
         instance: InstanceName,
         /// The address.
         address: Ipv4Addr,
-        /// The cluster's range.
+        /// The cluster's ranges.
         range: ClusterRange,
     },
     /// An address of another instance.
@@ -300,12 +300,15 @@ pub enum Refusal {
         holder: NodeName,
     },
     /// No block is left.
-    #[error("all {blocks} node blocks of {cidr} are taken; remove a node that is no longer used")]
+    #[error(
+        "all {blocks} node blocks of {ranges} are taken; remove a node that is no longer used, or add a range to the cluster \
+         (`cluster: {{more: [CIDR]}}` in the controller's configuration)"
+    )]
     BlocksExhausted {
         /// How many there are.
         blocks: u32,
-        /// The cluster's range.
-        cidr: Ipv4Net,
+        /// The cluster's ranges.
+        ranges: Ranges,
     },
     /// Unknown, expired, used or with the wrong secret: whoever tries tokens learns no more.
     #[error(

@@ -3,7 +3,7 @@
 use dwell_controller::controller::StartError;
 use dwell_controller::listen::ListenError;
 use dwell_controller::store::StoreError;
-use dwell_core::net::ClusterRange;
+use dwell_core::net::{ClusterRange, Ranges};
 use dwell_proto::v1;
 use dwell_proto::v1::watch_response::Change;
 use tonic::Code;
@@ -155,14 +155,29 @@ async fn a_range_that_does_not_fit_the_nodes_is_refused() {
     let mut fixture = Fixture::start().await;
     fixture.node("h1", "192.0.2.1").await;
     fixture.stop().await;
-    let before = fixture.config.cluster;
+    let before = fixture.config.cluster.clone();
     for (cidr, prefix) in [("10.90.0.0/16", 24), ("10.80.0.0/16", 25)] {
         fixture.config.cluster = ClusterRange::new(cidr.parse().unwrap(), prefix).unwrap();
         let error = fixture.begin().await.unwrap_err();
         assert!(error.to_string().contains("node h1 has the block 10.80.0.0/24"), "{error}");
     }
-    fixture.config.cluster = before;
+    let ranges = |all: &str| ClusterRange::of(all.parse::<Ranges>().unwrap().iter(), 24).unwrap();
+    fixture.config.cluster = ranges("10.80.0.0/16, 192.0.2.0/24");
+    let error = fixture.begin().await.unwrap_err().to_string();
+    assert!(error.contains("node h1 is at 192.0.2.1, which is of range 192.0.2.0/24"), "{error}");
+
+    // A range that is added is there from then on, and stays as long as one address of it is somebody's.
+    fixture.config.cluster = ranges("10.80.0.0/16, 172.20.0.0/16");
     fixture.begin().await.unwrap();
+    let mut fleet = fixture.fleet().await;
+    let info = fleet.get_info(v1::GetInfoRequest {}).await.unwrap().into_inner();
+    assert_eq!(info.more_ranges, ["172.20.0.0/16"]);
+    let fixed = v1::WorkloadSpec { addresses: vec!["172.20.0.9".into()], ..workload("db", 1) };
+    fleet.apply(apply(vec![fixed])).await.unwrap();
+    fixture.stop().await;
+    fixture.config.cluster = before;
+    let error = fixture.begin().await.unwrap_err().to_string();
+    assert!(error.contains("instance db-0 has the address 172.20.0.9"), "{error}");
 }
 
 #[tokio::test]

@@ -7,13 +7,13 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeName;
-use crate::net::Ipv6Range;
+use crate::net::{Ipv6Range, Ranges};
 
 /// What a node knows of the cluster's network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNetwork {
-    /// The range of all instances.
-    pub cluster: Ipv4Net,
+    /// The ranges of all instances.
+    pub cluster: Ranges,
     /// This node's block; a routes-only node has none, nor has one that was removed.
     pub block: Option<Ipv4Net>,
     /// What it has beside that one.
@@ -81,9 +81,9 @@ impl NetworkDelta {
 }
 
 impl NodeNetwork {
-    /// A network of this range in which there is nothing yet.
+    /// A network of these ranges in which there is nothing yet.
     #[must_use]
-    pub fn of_cluster(cluster: Ipv4Net) -> Self {
+    pub fn of_cluster(cluster: Ranges) -> Self {
         Self {
             cluster,
             block: None,

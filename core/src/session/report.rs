@@ -70,6 +70,8 @@ pub struct Hello {
     pub carries: bool,
     /// Whether the agent knows that a node may have more than one block.
     pub knows_blocks: bool,
+    /// Whether the agent knows that a cluster may have more than one range of addresses.
+    pub knows_ranges: bool,
     /// Whether the agent can let go of an instance, and take it back.
     pub lets_go: bool,
     /// Whether the agent sends and takes in the data of volumes.
@@ -133,6 +135,7 @@ impl Hello {
             fetches_ahead: false,
             carries: false,
             knows_blocks: false,
+            knows_ranges: false,
             lets_go: false,
             moves_volumes: false,
             boot: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use dwell_core::id::NodeName;
+use dwell_core::net::Ranges;
 use dwell_core::session::{NetworkDelta, NodeNetwork, NodePeer};
 
 use super::{FromWireError, parse, parse_optional, text_or_empty};
@@ -12,7 +13,8 @@ use crate::v1;
 impl From<&NodeNetwork> for v1::NodeNetwork {
     fn from(network: &NodeNetwork) -> Self {
         Self {
-            cluster_cidr: network.cluster.to_string(),
+            cluster_cidr: network.cluster.first().to_string(),
+            more_ranges: network.cluster.more().iter().map(ToString::to_string).collect(),
             block: text_or_empty(network.block.as_ref()),
             peers: network.peers.iter().map(to_peer).collect(),
             exceptions: network.exceptions.iter().map(to_exception).collect(),
@@ -32,7 +34,7 @@ impl TryFrom<v1::NodeNetwork> for NodeNetwork {
         let more_blocks = wire.more_blocks.iter();
         let more_blocks = more_blocks.map(|block| parse("network.more_blocks", block));
         Ok(Self {
-            cluster: parse("network.cluster_cidr", &wire.cluster_cidr)?,
+            cluster: ranges(&wire.cluster_cidr, &wire.more_ranges)?,
             block: parse_optional("network.block", &wire.block)?,
             more_blocks: more_blocks.collect::<Result<_, _>>()?,
             peers: peers(&wire.peers)?,
@@ -43,6 +45,17 @@ impl TryFrom<v1::NodeNetwork> for NodeNetwork {
             ipv6: parse_optional("network.ipv6_prefix", &wire.ipv6_prefix)?,
         })
     }
+}
+
+/// The ranges of a cluster: what is said as `cluster_cidr`, and as `more_ranges`.
+///
+/// # Errors
+/// [`FromWireError`] if they are none, or not apart.
+pub fn ranges(cluster_cidr: &str, more_ranges: &[String]) -> Result<Ranges, FromWireError> {
+    let first = parse("cluster_cidr", cluster_cidr)?;
+    let more = more_ranges.iter().map(|range| parse("more_ranges", range));
+    let all = std::iter::once(Ok(first)).chain(more).collect::<Result<Vec<_>, _>>()?;
+    Ranges::new(all).map_err(|error| FromWireError::new("more_ranges", error.to_string()))
 }
 
 impl From<&NetworkDelta> for v1::NetworkDelta {

@@ -145,6 +145,7 @@ impl Agent {
                     fetches_ahead: true,
                     carries: true,
                     knows_blocks: true,
+                    knows_ranges: true,
                     lets_go: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)

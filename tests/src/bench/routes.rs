@@ -166,7 +166,7 @@ async fn repairs(dir: &Path) -> Result<Report> {
         })
         .collect();
     let cluster = ipnet::Ipv4Net::new_assert([10, 0, 0, 0].into(), 8);
-    let known = NodeNetwork { peers, ..NodeNetwork::of_cluster(cluster) };
+    let known = NodeNetwork { peers, ..NodeNetwork::of_cluster(cluster.into()) };
     let assignment = Assignment { revision: Revision(1), ..Assignment::empty(known) };
     let (_assignments, assignment) = watch::channel(Some(Arc::new(assignment)));
     let (_engines, engine) = watch::channel(EngineState::Ready);

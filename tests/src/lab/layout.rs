@@ -134,6 +134,12 @@ impl Layout {
     pub fn cluster_cidr(&self) -> String {
         format!("10.{}.0.0/16", 80 + self.slot)
     }
+
+    /// Another range that its cluster may grow by.
+    #[must_use]
+    pub fn second_cidr(&self) -> String {
+        format!("10.{}.0.0/16", 112 + self.slot)
+    }
 }
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use dwell_core::net::Ipv6Range;
 use dwell_core::net::ipv6::{embed, extract};
+use dwell_core::net::{Ipv6Range, Ranges};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::AddressFamily;
 use nix::libc;
@@ -66,6 +66,20 @@ impl Family {
             Self::V6(base) => {
                 Ipv6Net::new_assert(embed(base, net.addr()), BEFORE + net.prefix_len()).into()
             }
+        }
+    }
+
+    /// All ranges, each as it is written in this protocol.
+    pub(super) fn nets(self, ranges: &Ranges) -> Vec<IpNet> {
+        ranges.iter().map(|range| self.net(range)).collect()
+    }
+
+    /// What a rule of nftables compares an address with that is to be in one of the ranges.
+    pub(super) fn any_of(self, ranges: &Ranges) -> String {
+        let nets: Vec<String> = self.nets(ranges).iter().map(ToString::to_string).collect();
+        match &nets[..] {
+            [net] => net.clone(),
+            nets => format!("{{ {} }}", nets.join(", ")),
         }
     }
 
@@ -186,5 +200,16 @@ mod tests {
         assert_eq!(Family::of(range).net(block), IpNet::from(range.net(block)));
         assert_eq!(Family::of(range).octets(block.addr()).as_ref().len(), 16);
         assert_eq!(Family::V4.octets(block.addr()).as_ref(), [10, 80, 1, 0]);
+    }
+
+    #[test]
+    fn several_ranges_are_written_as_a_set() {
+        let (one, two) = ("10.80.0.0/16", "10.80.0.0/16, 172.20.0.0/16");
+        let any_of = |family: Family, ranges: &str| family.any_of(&ranges.parse().unwrap());
+        assert_eq!(any_of(Family::V4, one), one);
+        assert_eq!(any_of(Family::V4, two), format!("{{ {two} }}"));
+        let ipv6 = Family::of("fd00:5::/64".parse().unwrap());
+        assert_eq!(any_of(ipv6, one), "fd00:5::a50:0/112");
+        assert_eq!(any_of(ipv6, two), "{ fd00:5::a50:0/112, fd00:5::ac14:0/112 }");
     }
 }

@@ -42,7 +42,7 @@ impl Iptables {
     pub(super) fn ensure(
         self,
         family: Family,
-        cluster: IpNet,
+        cluster: &[IpNet],
         uplinks: &BTreeSet<String>,
     ) -> Result<(), NetworkError> {
         let wanted =
@@ -118,13 +118,14 @@ pub(super) fn concerns(chain: &str) -> bool {
 }
 
 /// What our chains hold, as `iptables -S` prints it.
-fn chains(cluster: IpNet, uplinks: &BTreeSet<String>) -> Vec<String> {
-    let cluster = cluster.trunc();
+fn chains(cluster: &[IpNet], uplinks: &BTreeSet<String>) -> Vec<String> {
     let veths = format!("{INTERFACE_PREFIX}+");
     let interfaces = || std::iter::once(&veths).chain(uplinks);
     let entry = interfaces().map(|name| format!("-A {IN} -i {name} -j {OUT}"));
     let exit = interfaces().flat_map(|name| {
-        ["-s", "-d"].map(|side| format!("-A {OUT} {side} {cluster} -o {name} -j ACCEPT"))
+        cluster.iter().flat_map(move |range| {
+            ["-s", "-d"].map(|side| format!("-A {OUT} {side} {range} -o {name} -j ACCEPT"))
+        })
     });
     entry.chain(exit).collect()
 }
@@ -214,7 +215,7 @@ impl Rules {
 #[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(listing: &str, cluster: IpNet, uplinks: &BTreeSet<String>) {
     let rules = Rules::parse(listing);
-    for wanted in [chains(cluster, uplinks), Vec::new()] {
+    for wanted in [chains(&[cluster], uplinks), Vec::new()] {
         let gate = if wanted.is_empty() { None } else { rules.gate() };
         let Some(script) = rules.script(gate, &wanted) else { continue };
         let is_ours = |line: &str| {
@@ -234,7 +235,7 @@ mod tests {
 
     fn wanted() -> Vec<String> {
         let uplinks = ["eth0".to_owned()].into();
-        chains("10.80.0.0/16".parse().unwrap(), &uplinks)
+        chains(&["10.80.0.0/16".parse().unwrap()], &uplinks)
     }
 
     #[test]

@@ -179,7 +179,7 @@ impl Firewall {
             None => (None, message::generation(&mut self.netfilter)?),
         };
         let is_other = self.connections_max != Some(limit);
-        let limiting = connections::rules(host.cluster.trunc(), host.ipv6, limit, is_other);
+        let limiting = connections::rules(&host.cluster, host.ipv6, limit, is_other);
         let table = script::table(host, sources, &peers, sets.as_ref());
         self.feed(&(table + &limiting))?;
         self.connections_max = Some(limit);

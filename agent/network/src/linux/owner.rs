@@ -122,9 +122,9 @@ impl Owner {
         let settled = first_error([
             self.ensure_settings(host, &uplinks.names),
             self.ensure_rule(host.ipv6),
-            self.ensure_cluster_rule(host.cluster),
+            self.ensure_cluster_rules(&host.cluster),
             if self.firewall.follows() { self.ensure_slot_rules(true) } else { Ok(()) },
-            self.ensure_cluster_rule_ipv6(host.ipv6, is_other_ipv6),
+            self.ensure_cluster_rules_ipv6(host.ipv6, is_other_ipv6),
             self.ensure_blocks_of(Family::V4, &host.blocks, &kernel.routes),
             // No route leads to addresses of which the firewall that comes next does not know.
             self.ensure_ipv6_blocks(host.ipv6, &host.blocks, is_other_ipv6),
@@ -353,7 +353,7 @@ impl Owner {
             self.remove_overlay(&kernel),
             self.remove_overlay_rule(),
             self.ensure_slot_rules(false),
-            self.remove_cluster_rule(),
+            self.remove_cluster_rules(),
             self.remove_ipv6(&kernel),
         ])
     }

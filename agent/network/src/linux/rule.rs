@@ -16,7 +16,7 @@
 use std::io;
 use std::sync::Once;
 
-use dwell_core::net::Ipv6Range;
+use dwell_core::net::{Ipv6Range, Ranges};
 use dwell_core::sandbox::Slot;
 use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_route::route::{RouteHeader, RouteProtocol};
@@ -25,6 +25,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::libc;
 
+use super::family::Family;
 use super::netlink::Request;
 use super::nftables::{MASK, mark_of};
 use super::observe::{attributes, ip, u32_at};
@@ -44,7 +45,7 @@ const PRIORITY: u32 = 32_766;
 const OVERLAY_PRIORITY: u32 = 1_570;
 /// Where those for the sandboxes of an instance that has two are, likewise.
 const SLOT_PRIORITY: u32 = 1_571;
-/// Where the one for the cluster's range is at the earliest. It is no earlier than it needs to be, as the kernel puts a rule
+/// Where those for the cluster's ranges are at the earliest. They are no earlier than they need to be, as the kernel puts a rule
 /// without a priority right before the second of the list: with ours at 1, all such rules of others would be at 0.
 const CLUSTER_PRIORITY_MIN: u32 = 1;
 
@@ -120,15 +121,15 @@ impl Owner {
         send(&mut self.route, vec![add_rule(family)], |_| false, action)
     }
 
-    /// Has what is for the cluster's range go by the main table as far as that has a route for it, if rules of others
-    /// could lead it elsewhere: right before the first of them, wherever that is by now. Removes the rule if there are none,
+    /// Has what is for the cluster's ranges go by the main table as far as that has a route for it, if rules of others
+    /// could lead it elsewhere: right before the first of them, wherever that is by now. Removes its rules if there are none,
     /// since the kernel is faster without any.
-    pub(super) fn ensure_cluster_rule(&mut self, cluster: Ipv4Net) -> Result<(), NetworkError> {
-        self.ensure_cluster_rule_of(V4, Some(cluster.trunc().into()))
+    pub(super) fn ensure_cluster_rules(&mut self, cluster: &Ranges) -> Result<(), NetworkError> {
+        self.ensure_cluster_rules_of(V4, &Family::V4.nets(cluster))
     }
 
     /// The same in IPv6. A host that has `just_begun` without may have one of an earlier agent's.
-    pub(super) fn ensure_cluster_rule_ipv6(
+    pub(super) fn ensure_cluster_rules_ipv6(
         &mut self,
         range: Option<Ipv6Range>,
         just_begun: bool,
@@ -137,34 +138,36 @@ impl Owner {
             return Ok(());
         }
         let images = range.map(|range| range.net(Ipv4Net::default()).into());
-        self.ensure_cluster_rule_of(V6, images)
+        self.ensure_cluster_rules_of(V6, images.as_slice())
     }
 
-    fn ensure_cluster_rule_of(
+    fn ensure_cluster_rules_of(
         &mut self,
         family: AddressFamily,
-        to: Option<IpNet>,
+        to: &[IpNet],
     ) -> Result<(), NetworkError> {
         let action = || "make the routing rule that leads to instances".to_owned();
         let found = self.route.dump(|| rules(family), |rule| Some(Rule::parse(rule)));
         let found = unless_unknown(found).map_err(refused(action))?;
-        let wanted = to.and_then(|to| wanted(&found, to));
+        let wanted: Vec<ClusterRule> = priority_of_ours(&found).map_or_else(Vec::new, |priority| {
+            to.iter().map(|to| ClusterRule { to: *to, priority }).collect()
+        });
         let ours: Vec<ClusterRule> = found.into_iter().filter_map(|rule| rule.ours).collect();
-        let add = wanted.filter(|wanted| !ours.contains(wanted)).map(|wanted| {
+        let missing = wanted.iter().filter(|wanted| !ours.contains(wanted)).map(|wanted| {
             Request::new(RouteNetlinkMessage::NewRule(wanted.message()), Mode::Add.flags())
         });
-        // First the new one, so that there is no moment without any.
-        let wrong = ours.into_iter().filter(|ours| Some(*ours) != wanted);
-        let requests = add.into_iter().chain(wrong.map(ClusterRule::delete)).collect();
+        // First the new ones, so that there is no moment without any.
+        let wrong = ours.iter().filter(|ours| !wanted.contains(ours));
+        let requests = missing.chain(wrong.map(|ours| ours.delete())).collect();
         // Somebody else may have the very same one.
         let expected = |errno| matches!(errno, Errno::ENOENT | Errno::EEXIST);
         send(&mut self.route, requests, expected, action)
     }
 
-    /// Removes it, of both protocols; one that is not there is no error.
-    pub(super) fn remove_cluster_rule(&mut self) -> Result<(), NetworkError> {
-        self.ensure_cluster_rule_of(V4, None)?;
-        self.ensure_cluster_rule_of(V6, None)
+    /// Removes them, of both protocols; one that is not there is no error.
+    pub(super) fn remove_cluster_rules(&mut self) -> Result<(), NetworkError> {
+        self.ensure_cluster_rules_of(V4, &[])?;
+        self.ensure_cluster_rules_of(V6, &[])
     }
 }
 
@@ -193,9 +196,9 @@ struct Rule {
     vrf: Option<u32>,
 }
 
-/// Which one of ours there should be: before the first rule that diverts, but never before one for VRFs, which are apart on
-/// purpose.
-fn wanted(found: &[Rule], to: IpNet) -> Option<ClusterRule> {
+/// Where ours should be, if they are needed: before the first rule that diverts, but never before one for VRFs, which are apart
+/// on purpose.
+fn priority_of_ours(found: &[Rule]) -> Option<u32> {
     static WARNED: Once = Once::new();
     let first = found.iter().filter_map(|rule| rule.diverts).min()?;
     let behind_vrfs =
@@ -210,7 +213,7 @@ fn wanted(found: &[Rule], to: IpNet) -> Option<ClusterRule> {
             );
         });
     }
-    Some(ClusterRule { to, priority: first.saturating_sub(1).max(earliest) })
+    Some(first.saturating_sub(1).max(earliest))
 }
 
 impl Rule {
@@ -385,7 +388,6 @@ mod tests {
 
     #[test]
     fn ours_is_right_before_the_first_that_diverts_but_never_before_a_vrf() {
-        let cluster = "10.80.0.0/16".parse().unwrap();
         for (diverts, vrf, priority) in [
             (vec![], None, None),
             (vec![], Some(1000), None),
@@ -396,8 +398,7 @@ mod tests {
         ] {
             let diverting = diverts.iter().map(|at| Rule { diverts: Some(*at), ..Rule::default() });
             let found: Vec<Rule> = diverting.chain([Rule { vrf, ..Rule::default() }]).collect();
-            let wanted = wanted(&found, cluster).map(|ours| ours.priority);
-            assert_eq!(wanted, priority, "{diverts:?} {vrf:?}");
+            assert_eq!(priority_of_ours(&found), priority, "{diverts:?} {vrf:?}");
         }
     }
 }

@@ -21,6 +21,7 @@ mod look;
 mod overlay;
 mod pair;
 mod probe;
+mod ranges;
 mod routes;
 mod sandbox;
 mod tracking;

@@ -7,9 +7,11 @@ use std::net::Ipv4Addr;
 
 use clap::{ArgGroup, Args};
 use dwell_core::id::NodeName;
+use dwell_core::net::Ranges;
 use dwell_proto::v1;
 use ipnet::Ipv4Net;
 
+use super::super::info::ranges_of;
 use super::super::{Fleet, name_parser};
 use crate::complete;
 use crate::failure::Failure;
@@ -61,7 +63,7 @@ struct Announcement {
     address: Ipv4Addr,
     /// Not empty.
     blocks: Vec<Ipv4Net>,
-    cluster: Ipv4Net,
+    cluster: Ranges,
     own_as: u32,
     neighbor_as: u32,
     neighbors: Vec<Ipv4Addr>,
@@ -96,7 +98,7 @@ impl Export {
                 .chain(&node.retired_blocks)
                 .map(|block| block.parse().map_err(|_| strange("block", block)))
                 .collect::<Result<_, _>>()?,
-            cluster: info.cluster_cidr.parse().map_err(|_| strange("range", &info.cluster_cidr))?,
+            cluster: ranges_of(&info)?,
             own_as: self.own_as,
             neighbor_as: self.neighbor_as.unwrap_or(self.own_as),
             neighbors: self.neighbors,
@@ -174,9 +176,12 @@ protocol bgp dwell_router_{number} {{
         for (number, block) in numbered() {
             text += &format!("ip prefix-list DWELL-MOVED seq {number} deny {block} ge 32\n");
         }
+        for (number, range) in (self.blocks.len() + 1..).zip(cluster.iter()) {
+            let number = 10 * number;
+            text += &format!("ip prefix-list DWELL-MOVED seq {number} permit {range} ge 32\n");
+        }
         text += &format!(
-            "ip prefix-list DWELL-MOVED seq {} permit {cluster} ge 32
-!
+            "!
 route-map DWELL permit 10
  match ip address prefix-list DWELL-BLOCK
 exit
@@ -191,8 +196,7 @@ exit
 !
 router bgp {own_as}
  bgp router-id {address}
-",
-            10 * self.blocks.len() + 10
+"
         );
         for neighbor in &self.neighbors {
             text += &format!(

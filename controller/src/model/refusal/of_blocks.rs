@@ -14,9 +14,9 @@ pub enum OfBlocks {
     RoutesOnly(NodeName),
     /// It is no block.
     #[error(
-        "{block} is no block of this cluster: its blocks are the /{prefix} networks of {cidr}",
+        "{block} is no block of this cluster: its blocks are the /{prefix} networks of {ranges}",
         prefix = .range.node_prefix(),
-        cidr = .range.cidr()
+        ranges = .range.ranges()
     )]
     Unusable {
         /// What was asked for.
@@ -61,9 +61,9 @@ pub enum OfBlocks {
         /// Which node.
         node: NodeName,
     },
-    /// They would have no route to it.
+    /// They would not know what to do with its addresses.
     #[error(
-        "the agent of {node}{others} is of a version that knows of one block a node; upgrade it first",
+        "the agent of {node}{others} is of a version that knows of {known}; upgrade it first",
         others = match .more {
             0 => String::new(),
             more => format!(" (and {more} more)"),
@@ -74,5 +74,7 @@ pub enum OfBlocks {
         node: NodeName,
         /// How many others.
         more: usize,
+        /// What they know of, and no more.
+        known: &'static str,
     },
 }

@@ -5,7 +5,7 @@ use dwell_core::net::Mac;
 use super::fleet::{Fleet, address, node, settings_of, spec, workload};
 use crate::model::{Command, Refusal, RefusalClass, Reply, Settings};
 
-fn fixed(name: &str, addresses: &[&str]) -> dwell_core::workload::WorkloadSpec {
+pub(super) fn fixed(name: &str, addresses: &[&str]) -> dwell_core::workload::WorkloadSpec {
     let mut spec = spec(name, u32::try_from(addresses.len()).unwrap());
     spec.addresses = addresses.iter().map(|text| address(text)).collect();
     spec

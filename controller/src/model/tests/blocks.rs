@@ -6,8 +6,9 @@ use dwell_core::id::Revision;
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
+use super::addresses::fixed;
 use super::fleet::{Fleet, address, instance, node, settings_of, spec, workload};
-use crate::model::{BlockChange, Command, Refusal, Reply, Settings};
+use crate::model::{BlockChange, Command, InstanceFilter, Refusal, Reply, Settings};
 
 fn block(text: &str) -> Ipv4Net {
     text.parse().unwrap()
@@ -220,6 +221,52 @@ fn the_range_can_be_widened() {
     fleet.settle();
     assert_eq!((fleet.address("web-0"), fleet.address("web-1")), before);
     let told = fleet.model.assignment(&node("n2")).network;
-    assert_eq!(told.cluster, block("10.80.0.0/25"));
+    assert_eq!(told.cluster, block("10.80.0.0/25").into());
+    fleet.check();
+}
+
+#[test]
+fn a_second_range_is_used_when_the_first_is_full_and_left_out_when_it_is_empty() {
+    let mut fleet = small();
+    for name in ["n3", "n4", "n5", "n6", "n7", "n8"] {
+        fleet.join(name).unwrap();
+    }
+    fleet.apply(spec("web", 2)).unwrap();
+    fleet.settle();
+    let before = (fleet.address("web-0"), fleet.address("web-1"));
+    let full = fleet.join("n9").unwrap_err().to_string();
+    assert!(full.contains("all 8 node blocks of 10.80.0.0/26 are taken"), "{full}");
+
+    fleet.restart_with(settings_of("10.80.0.0/26, 172.20.0.0/28", 29));
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    let told = fleet.model.assignment(&node("n2")).network;
+    assert_eq!(told.cluster.to_string(), "10.80.0.0/26, 172.20.0.0/28");
+
+    // Whoever knows one range would take the other for the world outside.
+    fleet.hosts.get_mut(&node("n2")).unwrap().knows_no_ranges = true;
+    fleet.attach(&node("n2")).unwrap();
+    let old =
+        "the agent of n2 is of a version that knows of one range of addresses; upgrade it first";
+    assert_eq!(fleet.join("n9").unwrap_err().to_string(), old);
+    assert_eq!(add(&mut fleet, "n1", None).unwrap_err().to_string(), old);
+    assert_eq!(fleet.apply(fixed("own", &["172.20.0.3"])).unwrap_err().to_string(), old);
+    fleet.hosts.get_mut(&node("n2")).unwrap().knows_no_ranges = false;
+    fleet.attach(&node("n2")).unwrap();
+
+    fleet.join("n9").unwrap();
+    fleet.attach(&node("n9")).unwrap();
+    assert_eq!(blocks_of(&fleet, "n9"), ["172.20.0.0/29"]);
+    assert_eq!(add(&mut fleet, "n1", Some("172.20.0.8/29")).unwrap(), "172.20.0.8/29");
+    fleet.apply(fixed("own", &["172.20.0.3"])).unwrap();
+    fleet.apply(spec("web", 16)).unwrap();
+    fleet.settle();
+    assert_eq!((fleet.address("web-0"), fleet.address("web-1")), before);
+    assert_eq!(fleet.address("own-0").unwrap(), "172.20.0.3");
+    let there = fleet.model.instances(&InstanceFilter::default());
+    let second = there.iter().filter_map(|it| it.instance.identity);
+    let second = second.filter(|it| block("172.20.0.0/28").contains(&it.address)).count();
+    assert!(second > 1, "only {second} of {} are of the second range", there.len());
     fleet.check();
 }

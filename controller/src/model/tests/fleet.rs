@@ -21,7 +21,7 @@ use dwell_core::instance::{
     AheadState, Assigned, ImageAhead, InstanceStatus, Outcome, Phase, RunState, Verdict,
 };
 use dwell_core::job::TaskReport;
-use dwell_core::net::ClusterRange;
+use dwell_core::net::{ClusterRange, Ranges};
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
@@ -80,6 +80,8 @@ pub(super) struct Host {
     pub(super) carries_nothing: bool,
     /// Its agent is of a version that knows of one block a node.
     pub(super) knows_no_blocks: bool,
+    /// Its agent is of a version that knows of one range of addresses.
+    pub(super) knows_no_ranges: bool,
     /// Its agent is of a version that can let go of nothing.
     pub(super) lets_nothing_go: bool,
     /// What is on its disk of instances that it has let go: at which generation.
@@ -133,7 +135,7 @@ pub(super) fn settings() -> Settings {
 pub(super) fn settings_of(cidr: &str, prefix: u8) -> Settings {
     Settings {
         events_max: 50,
-        ..Settings::new(ClusterRange::new(cidr.parse().unwrap(), prefix).unwrap())
+        ..Settings::new(ClusterRange::of(cidr.parse::<Ranges>().unwrap().iter(), prefix).unwrap())
     }
 }
 

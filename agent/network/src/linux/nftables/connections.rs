@@ -4,8 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use dwell_core::net::Ipv6Range;
-use ipnet::Ipv4Net;
+use dwell_core::net::{Ipv6Range, Ranges};
 
 use super::script::lines;
 use super::{Firewall, TABLE};
@@ -32,7 +31,7 @@ impl Firewall {
             return Ok(Some(limit));
         }
         // By a table that is checked by the kernel, but never there.
-        let trial = rules(host.cluster.trunc(), host.ipv6, Some(limit), true);
+        let trial = rules(&host.cluster, host.ipv6, Some(limit), true);
         let trial = format!("add table inet {TABLE}\n{trial}");
         let tried = program::feed(self.program(), &["--check", "-f", "-"], &trial);
         let Some(complaint) = refusal(tried)? else { return Ok(Some(limit)) };
@@ -65,7 +64,7 @@ fn refusal(tried: Result<String, NetworkError>) -> Result<Option<String>, Networ
 /// An element keeps the limit with which it was made, so with another `limit` than before the counting begins anew
 /// (`is_other`).
 pub(super) fn rules(
-    cluster: Ipv4Net,
+    cluster: &Ranges,
     range: Option<Ipv6Range>,
     limit: Option<NonZeroU32>,
     is_other: bool,
@@ -93,7 +92,7 @@ pub(super) fn rules(
         script.extend(families().map(|(_, set)| format!("flush set inet {TABLE} {set}\n")));
     }
     let limits = families().map(|(family, set)| {
-        let (ip, instances) = (family.word(), family.net(cluster));
+        let (ip, instances) = (family.word(), family.any_of(cluster));
         format!(
             "{ip} saddr {instances} ct state new ct status & confirmed != confirmed \
              add @{set} {{ {ip} saddr ct count over {limit} }} counter drop"
@@ -124,7 +123,7 @@ mod tests {
     fn connections_are_counted_for_each_address_and_anew_with_another_limit() {
         let of = |limit, is_other| {
             let range: Option<Ipv6Range> = Some("fd00:5::/64".parse().unwrap());
-            rules("10.80.0.0/16".parse().unwrap(), range, NonZeroU32::new(limit), is_other)
+            rules(&"10.80.0.0/16".parse().unwrap(), range, NonZeroU32::new(limit), is_other)
         };
         let limited = of(7, false);
         for counted in [

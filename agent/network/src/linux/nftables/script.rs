@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use dwell_core::net::Ipv6Range;
 use dwell_core::workload::Protocol;
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
 
 use super::tunnel::Rules;
 use super::{
@@ -35,12 +35,11 @@ pub(super) fn sets(isolation: &BTreeSet<Set>, range: Option<Ipv6Range>) -> Strin
     script
 }
 
-/// A protocol, and the range of all instances in it.
-pub(super) type Side = (Family, IpNet);
+/// A protocol, and what an address of an instance is in it, as rules compare with it.
+pub(super) type Side = (Family, String);
 
 fn sides(host: &HostNetwork) -> impl Iterator<Item = Side> + Clone {
-    let cluster = host.cluster.trunc();
-    Family::all(host.ipv6).map(move |family| (family, family.net(cluster)))
+    Family::all(host.ipv6).map(|family| (family, family.any_of(&host.cluster)))
 }
 
 /// Everything but the elements of isolation's sets, in place of what there is of it. Without `isolation`,
@@ -51,13 +50,14 @@ pub(super) fn table(
     peers: &Peers,
     isolation: Option<&BTreeSet<Set>>,
 ) -> String {
-    let cluster = host.cluster.trunc();
+    let cluster = Family::V4.any_of(&host.cluster);
     let overlay = peers.overlay.as_ref().map(Rules::of).unwrap_or_default();
     let masquerade = if host.masquerade {
         let Rules { masquerade, .. } = &overlay;
         let ipv6 = host.ipv6.map(|range| {
             // Nodes have addresses in it, too.
-            let (from, within) = (range.net(cluster), range.net(Ipv4Net::default()));
+            let from = Family::of(range).any_of(&host.cluster);
+            let within = range.net(Ipv4Net::default());
             format!(
                 "\n    iifname \"{INTERFACE_PREFIX}*\" ip6 saddr {from} ip6 daddr != {within} \
                  oifname != \"{INTERFACE_PREFIX}*\" masquerade"
@@ -240,8 +240,8 @@ fn add_isolation(script: &mut String, sets: &BTreeSet<Set>, host: &HostNetwork) 
             inbound.extend(sides(host).flat_map(|(family, cluster)| {
                 let (ip, name) = (family.word(), family.set(&set.name()));
                 let (from, to) = match set.is_out() {
-                    true => (cluster.to_string(), format!("@{name}")),
-                    false => (format!("@{name}"), cluster.to_string()),
+                    true => (cluster, format!("@{name}")),
+                    false => (format!("@{name}"), cluster),
                 };
                 let late =
                     format!("{side} \"{INTERFACE_PREFIX}*\" {ip} saddr {from} {ip} daddr {to}");

@@ -203,7 +203,7 @@ pub(super) fn copy(tables: &Tables, volatile: bool) -> Tables {
 }
 
 pub(super) fn settings_range(tables: &Tables) -> ClusterRange {
-    tables.index().range
+    tables.index().range.clone()
 }
 
 pub(super) fn rebuilt(tables: &Tables) -> Tables {

@@ -41,6 +41,7 @@ impl Host {
             fetches_ahead: self.ahead.is_some(),
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
+            knows_ranges: !self.knows_no_ranges,
             lets_go: !self.lets_nothing_go,
             moves_volumes: !self.moves_no_volumes,
             boot: (!self.knows_no_reboots).then(|| Boot {
