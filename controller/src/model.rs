@@ -170,6 +170,8 @@ pub struct Model {
     last_heard: BTreeMap<NodeName, Timestamp>,
     /// Instances that do not serve because they are being changed.
     down: BTreeMap<InstanceName, Down>,
+    /// Instances that cannot be given the newest version of their workload, and since when.
+    stuck: BTreeMap<InstanceName, Timestamp>,
     /// How far the copies of volumes are, by whose they are.
     copies: BTreeMap<InstanceName, CopyProgress>,
     /// What was shown of workloads since the last change.
@@ -246,6 +248,7 @@ impl Model {
             half_heard: BTreeMap::new(),
             last_heard: BTreeMap::new(),
             down: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             copies: BTreeMap::new(),
             views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),

@@ -273,6 +273,22 @@ impl Model {
         }
     }
 
+    /// Whether an instance is to be given the newest version.
+    pub(super) fn needs_version(&self, workload: &Workload, instance: &Instance) -> bool {
+        self.needs(workload, instance).version
+    }
+
+    /// Looks again at what instances of a workload wait for that have a node.
+    pub(super) fn look_again_at_waiting(&mut self, name: &WorkloadName) {
+        let Some(workload) = self.tables.workloads().get(name).cloned() else { return };
+        let instances = self.tables.instances_of(name);
+        let waiting = instances.filter(|one| self.tables.waiting().contains_key(&one.name));
+        let waiting: Vec<InstanceName> = waiting.map(|one| one.name.clone()).collect();
+        for one in waiting {
+            self.refresh_waiting(&workload, &one);
+        }
+    }
+
     /// Whether something has to reach an instance in a turn of its own.
     pub(super) fn needs_turn(&self, workload: &Workload, instance: &Instance) -> bool {
         self.needs(workload, instance).any()

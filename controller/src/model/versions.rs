@@ -28,6 +28,7 @@ mod canary;
 mod failures;
 mod found;
 mod stored;
+mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -33,7 +33,8 @@ fn every_node_gets_the_first_free_block() {
     assert_eq!(refusal.class(), RefusalClass::Exhausted);
     assert_eq!(
         refusal.to_string(),
-        "all 4 node blocks of 10.80.0.0/24 are taken; remove a node that is no longer used"
+        "all 4 node blocks of 10.80.0.0/24 are taken; remove a node that is no longer used, or add a range to the cluster \
+         (`cluster: {more: [CIDR]}` in the controller's configuration)"
     );
 }
 

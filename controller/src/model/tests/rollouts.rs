@@ -5,6 +5,7 @@ mod beside;
 mod canaries;
 mod failures;
 mod moves;
+mod stuck;
 
 use dwell_core::change::ChangeClass;
 use dwell_core::health::{HealthCheck, Probe};

@@ -62,7 +62,7 @@ impl Model {
     /// An instance did not hold with what it is to be: it goes back, and if more failed with that than may, so does what was
     /// given the same. That it does is an event once, since what its node says of the generation before counts no more.
     pub(in crate::model) fn go_back(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
-        if self.tolerates(instance, reason) {
+        if self.tolerates(&instance.name, instance.wanted.number, reason) {
             self.take_back_alone(&instance.name);
             self.agenda.go_on(instance.name.workload());
         } else {
@@ -81,9 +81,15 @@ impl Model {
         self.event(now, Severity::Warning, subject, "instance-rolled-back", message);
     }
 
-    /// Whether others are given what an instance failed with all the same. If they are, the failure is noted.
-    fn tolerates(&mut self, instance: &Instance, reason: &str) -> bool {
-        let (name, number) = (instance.name.workload(), instance.wanted.number);
+    /// Whether others are given a version with which an instance failed all the same. If they are, the failure is noted.
+    pub(super) fn tolerates(
+        &mut self,
+        failed: &InstanceName,
+        number: VersionNumber,
+        reason: &str,
+    ) -> bool {
+        let name = failed.workload();
+        let Some(instance) = self.tables.instances().get(failed).cloned() else { return false };
         let Some(version) = self.version(name, number) else { return false };
         let Some(workload) = self.tables.workloads().get(name).cloned() else { return false };
         let is_known = instance.failed_with(number).is_some();
@@ -102,10 +108,8 @@ impl Model {
         if !is_known {
             self.put_version(Version { failures, ..Version::clone(&version) });
             let reason = sanitize(reason, REASON_MAX);
-            if let Some(instance) = self.tables.instances().get(&instance.name).cloned() {
-                let failed = Some(FailedWith { version: number, reason });
-                self.put_instance(Instance { failed, ..Instance::clone(&instance) });
-            }
+            let failed = Some(FailedWith { version: number, reason });
+            self.put_instance(Instance { failed, ..Instance::clone(&instance) });
         }
         true
     }
@@ -117,7 +121,8 @@ impl Model {
         let number = newest.form.number;
         // It has gone back, and does not work as what it was either.
         let went_back = instance.wanted.number != number && instance.failed_with(number).is_some();
-        went_back || (instance.wanted.number == number && self.tolerates(instance, reason))
+        went_back
+            || (instance.wanted.number == number && self.tolerates(&instance.name, number, reason))
     }
 
     /// What is left of an instance's failure when it holds with what it is to be: nothing, if it is that which failed.
@@ -213,13 +218,23 @@ impl Model {
             return self.take_back(&instance.name);
         }
         let told = format!("{} did not hold: {reason}", instance.name);
-        let told = match version.failures {
+        let told = self.with_failures_before(name, number, told);
+        self.rule_out_version(name, number, &told, PUT_BACK, now);
+    }
+
+    /// Why a version is ruled out, if it is not for this failure alone.
+    pub(super) fn with_failures_before(
+        &self,
+        name: &WorkloadName,
+        number: VersionNumber,
+        told: String,
+    ) -> String {
+        match self.version(name, number).map_or(0, |version| version.failures) {
             0 => told,
             before => {
                 format!("{told}; {before} failed before, and update.max_failures allows no more")
             }
-        };
-        self.rule_out_version(name, number, &told, PUT_BACK, now);
+        }
     }
 
     /// Nothing is given a version any more, and what was given it and has not held with it goes back, as far as there is
