@@ -25,6 +25,7 @@ mod contexts;
 mod diagnose;
 mod explain;
 mod fleet_status;
+pub(crate) mod hearing;
 mod images;
 mod instance;
 mod keys;

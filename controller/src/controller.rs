@@ -33,6 +33,7 @@ use crate::config::{Config, Isolation, split_address};
 use crate::continuity::Continuous;
 use crate::data_dir::DataDir;
 use crate::enrollment::Enroll;
+use crate::fetcher;
 use crate::intake::{IntakeLayer, JOIN_MAX_BYTES};
 use crate::listen::{ListenError, TlsListener, UnixListener};
 use crate::model::{Command, Model, Record, Settings};
@@ -203,6 +204,7 @@ impl Controller {
 
         let owner_ended = owner.start(owning.clone()).map_err(StartError::Thread)?;
         begin(&handle, evidence).await?;
+        tokio::spawn(fetcher::run(handle.clone(), tunnels.clone(), owning.clone()));
         tokio::spawn(mover::run(handle.clone(), tunnels, owning.clone()));
         let (servers, entrances) = Servers::new(config.nodes.heartbeat);
         tokio::spawn(unix.run(entrances.clone(), listeners.clone()));

@@ -14,6 +14,7 @@ pub mod continuity;
 pub mod controller;
 pub mod data_dir;
 pub mod enrollment;
+mod fetcher;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod intake;

@@ -26,6 +26,7 @@
 //! - revisions and generations never go back, not over a restart either.
 
 mod adoption;
+mod arrivals;
 mod assignment;
 mod audit;
 mod blocks;
@@ -100,6 +101,7 @@ use tables::Tables;
 use view::Views;
 use volume_moves::CopyProgress;
 
+pub use arrivals::{Arrival, ArrivalNews, Heading, MoveOrder};
 pub use audit::Answers;
 pub use command::{
     Applied, BlockChange, Command, DECLARED_MAX, Join, MoveHow, Moved, NAMED_MAX, NodeChange,
@@ -174,6 +176,8 @@ pub struct Model {
     stuck: BTreeMap<InstanceName, Timestamp>,
     /// How far the copies of volumes are, by whose they are.
     copies: BTreeMap<InstanceName, CopyProgress>,
+    /// What came of fetching the image of those that go to another node, if it is not there yet.
+    arrival_news: BTreeMap<InstanceName, ArrivalNews>,
     /// What was shown of workloads since the last change.
     views: Mutex<Views>,
     /// What was published, for watchers.
@@ -250,6 +254,7 @@ impl Model {
             down: BTreeMap::new(),
             stuck: BTreeMap::new(),
             copies: BTreeMap::new(),
+            arrival_news: BTreeMap::new(),
             views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),
@@ -416,6 +421,7 @@ impl Model {
                 reply = Reply::Moves(self.move_instances(&instances, to.as_ref(), kind, now)?);
                 forget = dry_run;
             }
+            Command::NoteArrival { arrival, news } => self.note_arrival(&arrival, news, now),
             Command::NoteVolumeMove { instance, of_move, news } => {
                 self.note_volume_move(&instance, of_move, news, now);
             }

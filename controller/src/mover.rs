@@ -21,8 +21,9 @@ use dwell_proto::v1::volume_part::Part;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tonic::Code;
+use tonic::{Code, Status};
 
+use crate::fetcher::Fetching;
 use crate::model::{Command, Model, VolumeJob, VolumeMoveNews};
 use crate::owner::Handle;
 use crate::tunnel::{Tunnel, Tunnels};
@@ -148,6 +149,7 @@ impl Mover {
             }
             return Ok(());
         }
+        self.fetch_image().await?;
         for _ in 0..PASSES_MAX {
             let before = self.sent;
             for volume in &volumes {
@@ -156,6 +158,26 @@ impl Mover {
             if self.sent.saturating_sub(before) < LITTLE {
                 break;
             }
+        }
+        Ok(())
+    }
+
+    /// Where it goes is its image before it is stopped.
+    async fn fetch_image(&mut self) -> Result<(), Broken> {
+        let (to, image) = (self.job.to.clone(), self.job.image.clone());
+        match self.fetch(&to, &image).await {
+            Err(status) if status.code() != Code::Unimplemented => {
+                let problem = format!("{to} cannot fetch {image}: {}", status.message());
+                Err(Broken::Interrupted(problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn fetch(&mut self, to: &NodeName, image: &str) -> Result<(), Status> {
+        let mut fetching = Fetching::begin(&self.owner, &self.tunnels, to, image).await?;
+        while fetching.next().await?.is_some() {
+            self.goes_on().await;
         }
         Ok(())
     }
@@ -290,6 +312,7 @@ mod tests {
             of_move: Revision(1),
             from: "n1".parse().unwrap(),
             to: "n2".parse().unwrap(),
+            image: "a".to_owned(),
             is_final,
             volumes: Vec::new(),
         }

@@ -10,7 +10,9 @@ use bollard::{
         RemoveContainerOptions,
     },
 };
-use dwell_tests::lab::{Host, Image, Lab, LabConfig, Output, Signal, finish, wait_until};
+use dwell_tests::lab::{
+    Host, Image, Lab, LabConfig, Output, Signal, ensure_untouched, finish, wait_until,
+};
 use futures_util::TryStreamExt;
 use serde_json::Value;
 
@@ -268,6 +270,56 @@ async fn nothing_is_stopped_for_an_image_that_a_node_cannot_get() -> Result<()> 
             Ok(())
         })
         .await?;
+        Ok(())
+    })
+    .await
+}
+
+/// However long it takes to have an image where an instance goes: it runs where it is, whoever sends it away.
+#[tokio::test]
+async fn what_moves_runs_where_it_is_until_its_image_is_where_it_goes() -> Result<()> {
+    Lab::test(LabConfig::new("arrive").hosts(2).images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.route_machine().await?;
+        let (first, second) = (lab.host(1), lab.host(2));
+        commit(first, "hello:own").await?;
+        lab.cli(&["node", "cordon", &second.name()]).await?.ok()?;
+        lab.apply("workloads:\n  web: {image: 'hello:own', healthcheck: {http: ':8080/', interval: 500ms}}\n")
+            .await?
+            .ok()?;
+        let before = lab.wait_exactly("web", 1, LIMIT).await?;
+        lab.cli(&["node", "uncordon", &second.name()]).await?.ok()?;
+
+        let says = async |what: &str| {
+            wait_until(what, LIMIT, async || {
+                let row = lab.ps().await?.of("web").remove(0);
+                ensure!(row.message.contains(what), "{row:?}");
+                Ok(row)
+            })
+            .await
+        };
+        let stays = format!("stays until {}, where it goes, has hello:own", second.name());
+        lab.cli(&["move", "web-0"]).await?.ok()?;
+        let row = says(&stays).await?;
+        lab.cli(&["node", "drain", &first.name()]).await?.ok()?;
+        for restarts in [false, true] {
+            if restarts {
+                lab.stop_controller(Signal::SIGKILL).await?;
+                second.stop_agent(Signal::SIGKILL).await?;
+                lab.start_controller().await?;
+                second.start_agent().await?;
+            }
+            says(&stays).await?;
+            ensure!(lab.get(row.at(8080)?).await?.contains("web-0"), "nobody answers");
+        }
+        ensure_untouched(&before, &lab.wait_exactly("web", 1, LIMIT).await?)?;
+        let listed = lab.cli(&["node", "ls"]).await?.ok()?;
+        ensure!(listed.contains(&stays), "{listed}");
+
+        on_laptop(lab, first, &["image", "push", "hello:own", "--to", &second.name()]).await?.ok()?;
+        lab.cli(&["node", "drain", &first.name(), "--wait"]).await?.ok()?;
+        let after = lab.wait_exactly("web", 1, LIMIT).await?;
+        ensure!(after[0].host == second.name(), "{after:#?}");
         Ok(())
     })
     .await

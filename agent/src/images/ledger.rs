@@ -170,6 +170,14 @@ impl Ledger {
         self.fetch(&[image.to_owned()], Via::Pull, pulling).await
     }
 
+    /// Whether there is an image of this reference, whoever fetched it.
+    ///
+    /// # Errors
+    /// As the engine says.
+    pub async fn has(&self, image: &str) -> Result<bool, EngineError> {
+        Ok(self.engine.find_image(image).await?.is_some())
+    }
+
     /// What this agent has fetched.
     #[must_use]
     pub fn own(&self) -> Own {

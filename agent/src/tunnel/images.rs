@@ -31,6 +31,7 @@ pub(super) async fn carry(
     let order = match order.what {
         Some(What::Push(offer)) => return push::carry(images, offer, ends).await,
         Some(What::Pull(order)) => return pull::carry(images, order, ends).await,
+        Some(What::Ensure(order)) => return pull::ensure(images, order, ends).await,
         what => v1::ImagesOrder { what },
     };
     // Cancel-safe: both branches end the tunnel, or the first one is done. What is cut short is a part of what was asked.
@@ -70,9 +71,11 @@ async fn answers(images: &Images, order: v1::ImagesOrder) -> Result<Vec<Says>, T
                 failed.iter().map(|(removal, error)| removed(removal, &Causes(error).to_string()));
             Ok(gone.chain(failed).collect())
         }
-        Some(What::Push(_) | What::Pull(_)) | None => Err(TunnelError::BadRequest(
-            "this agent knows nothing of what is asked of its images; upgrade it".to_owned(),
-        )),
+        Some(What::Push(_) | What::Pull(_) | What::Ensure(_)) | None => {
+            Err(TunnelError::BadRequest(
+                "this agent knows nothing of what is asked of its images; upgrade it".to_owned(),
+            ))
+        }
     }
 }
 

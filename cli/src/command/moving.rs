@@ -72,7 +72,7 @@ impl Move {
                 (true, false) => format!("{instance} would move from {from} to {to}\n"),
                 (false, false) => format!("{instance} moves from {from} to {to}\n"),
             })?;
-            goals.push(match self.volumes && from != to {
+            goals.push(match !self.abort && from != to {
                 true => Goal::Moved { instance, to },
                 false => Goal::Settled { instance },
             });

@@ -42,7 +42,7 @@ pub(crate) enum Goal {
         /// The instance.
         instance: String,
     },
-    /// An instance holds on another node with its volumes.
+    /// An instance holds on the node to which it was sent.
     Moved {
         /// The instance.
         instance: String,
@@ -452,14 +452,14 @@ fn gone(name: &str, seen: &Seen) -> Progress {
     }
 }
 
-/// Whether an instance holds on a node with its volumes.
+/// Whether an instance holds on the node to which it was sent.
 fn moved(instance: &v1::Instance, to: &str, seen: &Seen) -> Progress {
     let name = &instance.name;
-    if !instance.volumes_moving_to.is_empty() {
+    if !instance.volumes_moving_to.is_empty() || !instance.moving_to.is_empty() {
         let message = instance.status.as_ref().map_or("", |status| &status.message);
         return Progress::Waiting(with_message(format!("{name}: moving"), message));
     }
-    if instance.node != to {
+    if !instance.node.is_empty() && instance.node != to {
         return Progress::Failed(format!(
             "{name} has not moved to {to}; `dwell events --about instance/{name}` says why"
         ));

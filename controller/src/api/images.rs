@@ -1,7 +1,6 @@
 //! The images of nodes: each node is asked through a [tunnel](crate::tunnel) of its own, so many at a time, and what it says
 //! is passed on as it comes. A node that cannot be asked is an answer, too.
 
-mod hearing;
 mod push;
 
 use dwell_core::id::{NodeName, PoolName};
@@ -17,7 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
-use self::hearing::{Asked, Hearing};
+use super::hearing::{Asked, Hearing};
 use super::{Api, ServerStream, request};
 use crate::access;
 use crate::model::{Command, Model, NodeView, Refusal, Subject};

@@ -6,9 +6,9 @@ use dwell_core::workload::WorkloadSpec;
 use dwell_proto::{MESSAGE_MAX_BYTES, v1};
 
 use crate::model::{
-    DECLARED_MAX, Event, InstanceAction, InstancePlan, InstanceTask, InstanceView, Moved, NodeView,
-    Obstacle, PastRun, PlanAction, Reboot, RebootState, RestoreView, RouteView, Severity, Tally,
-    VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
+    DECLARED_MAX, Event, Instance, InstanceAction, InstancePlan, InstanceTask, InstanceView, Moved,
+    NodeView, Obstacle, PastRun, PlanAction, Reboot, RebootState, RestoreView, RouteView, Severity,
+    Tally, VersionState, VersionView, VolumeState, VolumeView, WorkloadPlan, WorkloadView,
 };
 
 fn text<T: ToString>(value: Option<&T>) -> String {
@@ -216,7 +216,7 @@ pub(super) fn instance(view: &InstanceView) -> v1::Instance {
         let_go: instance.is_let_go(),
         created_at_ms: instance.created_at.0,
         status: Some((&view.status).into()),
-        moving_to: text(instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref())),
+        moving_to: text(moving_to(instance)),
         volumes_moving_to: text(instance.volume_move.as_deref().map(|moving| &moving.to)),
         version: instance.wanted.number.0,
         serving_version: instance.serving.map_or(0, |number| number.0),
@@ -365,4 +365,10 @@ pub(super) fn restore(found: &RestoreView) -> v1::GetRestoreResponse {
         superseded: superseded.collect(),
         unknown: unknown.collect(),
     }
+}
+
+/// Where an instance is on its way to, or goes as soon as it may leave.
+fn moving_to(instance: &Instance) -> Option<&NodeName> {
+    let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+    leads_to.or_else(|| instance.heading.as_deref().map(|heading| &heading.to))
 }

@@ -206,10 +206,11 @@ pub(super) fn audit_ledger<'a>(
 ) -> Vec<Finding> {
     let mut sums: BTreeMap<&NodeName, Resources> = BTreeMap::new();
     for instance in instances {
-        let to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
-        for node in [instance.node.as_ref(), to].into_iter().flatten() {
+        let here = instance.node.as_ref().map(|node| (node, instance.promised()));
+        let there = instance.arrives_on().map(|node| (node, instance.share()));
+        for (node, promised) in here.into_iter().chain(there) {
             let sum = sums.entry(node).or_default();
-            *sum = sum.plus(instance.promised());
+            *sum = sum.plus(promised);
         }
     }
     let nodes: BTreeSet<&NodeName> = sums.keys().copied().chain(ledger.keys()).collect();

@@ -19,6 +19,8 @@ use dwell_core::session::{Hello, RebootFailed, SshEvents, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 use ipnet::Ipv4Net;
 
+use super::arrivals::{Arrival, ArrivalNews};
+
 use super::contexts::Context;
 use super::object::{AuthorizedKey, SessionId, Subject, TokenId};
 use super::plan::WorkloadPlan;
@@ -144,6 +146,13 @@ pub enum Command {
         how: MoveHow,
         /// Only say where they would go.
         dry_run: bool,
+    },
+    /// What came of fetching an image for an instance that goes to another node.
+    NoteArrival {
+        /// For which instance, and where.
+        arrival: Arrival,
+        /// What.
+        news: ArrivalNews,
     },
     /// What came of copying the volumes of an instance.
     NoteVolumeMove {

@@ -214,7 +214,10 @@ impl Model {
         asked: usize,
     ) -> Turn {
         let changing = self.tables.index().updating.get(workload);
-        let count = asked + changing.map_or(0, BTreeSet::len);
+        // Those that somebody chose to go are changed beside the rest.
+        let heading = self.tables.index().headings.get(workload).into_iter().flatten();
+        let heading = heading.filter(|other| *other != name && self.has_to_go(other)).count();
+        let count = asked + heading + changing.map_or(0, BTreeSet::len);
         let instance = self.tables.instances().get(name);
         let drained = instance.and_then(|instance| self.drained_from(instance));
         if drained.is_some_and(|node| self.was_unwell(node, name)) {
@@ -338,6 +341,9 @@ impl Model {
         if !self.is_ready(node) {
             let next = format!("on {node}: systemctl status dwell-agent");
             return (format!("{node} is not heard of"), next);
+        }
+        if let Some(heading) = self.heading_in_words(instance) {
+            return (heading, explain(name));
         }
         if let Some(leaving) = &instance.leaving {
             let reason = match &leaving.to {

@@ -184,6 +184,10 @@ impl Model {
             let moving = self.newest_event(subject, &["instance-moving"]);
             return Fact::new("place", format!("{why} {node}{to}")).told_by(moving);
         }
+        if let Some(heading) = self.heading_in_words(instance) {
+            let asked = self.newest_event(subject, &["instance-heading"]);
+            return Fact::new("place", format!("is on {node}, and {heading}")).told_by(asked);
+        }
         let placed = self.newest_event(subject, &["instance-placed"]);
         let moving = self.newest_event(subject, &["instance-moving"]);
         let moved = moving.filter(|moving| placed.is_some_and(|at| at.revision > moving.revision));

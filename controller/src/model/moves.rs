@@ -11,6 +11,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_scheduler::Misfit;
 
+use super::arrivals::MoveOrder;
 use super::command::{MoveHow, Moved, Target, check_named};
 use super::object::{Instance, UpdateState};
 use super::refusal::NotMoved;
@@ -64,9 +65,10 @@ impl Model {
                 to: moving.to.clone(),
             });
         }
+        let ordered = instance.heading.as_deref().filter(|heading| heading.order.is_some());
         let bound_for = match &instance.leaving {
             Some(leaving) => leaving.to.as_ref(),
-            None => Some(&from),
+            None => Some(ordered.map_or(&from, |heading| &heading.to)),
         };
         if to.is_some() && bound_for == to {
             let to = to.unwrap_or(&from).clone();
@@ -84,12 +86,11 @@ impl Model {
             self.move_with_volumes(&Arc::clone(instance), &to, now)?;
             return Ok(Moved { instance: name.clone(), from, to });
         }
-        let mut next = Instance::clone(instance);
-        next.generation = self.next_generation(instance);
-        next.update = UpdateState::Updating;
-        next.evacuated = None;
-        next.new_address = new_address;
-        self.send(next, to.clone(), now);
+        let order = MoveOrder { new_address, by: self.by.clone() };
+        let instance = Arc::clone(instance);
+        if !self.head_for(&instance, &to, Some(order.clone()), now) {
+            self.send_by_order(&instance, to.clone(), order, now);
+        }
         Ok(Moved { instance: name.clone(), from, to })
     }
 

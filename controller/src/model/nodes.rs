@@ -378,6 +378,7 @@ impl Model {
         self.tend_reboots(now);
         self.replace_lost(now);
         self.tend_jobs(now);
+        self.end_headings(now);
         self.end_stuck_waits(now);
         self.expire_quarantine(now);
         self.free_retired_blocks(now);

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::node::{Elsewhere, JoinToken, Link, Node, SessionId, TokenId};
 pub use self::waiting::{Demand, Unmet, Waiting, WaitingCause};
+use super::arrivals::Heading;
 use super::downtime::Downtimes;
 use super::drains::Evacuated;
 use super::jobs::{InstanceTask, JobRun};
@@ -138,6 +139,9 @@ pub struct Instance {
     /// It goes to another node with its volumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_move: Option<Box<VolumeMove>>,
+    /// It goes to another node once its image is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heading: Option<Box<Heading>>,
     /// Its node was told to let go of it.
     pub leaving: Option<Leaving>,
     /// A drain moved it, and it has not held since.
@@ -195,6 +199,16 @@ impl Instance {
     /// Of instances that were stored when nobody told lives apart.
     fn first_life() -> Revision {
         Revision(1)
+    }
+
+    /// Where room is kept for its [share](Instance::share) beside where it is.
+    #[must_use]
+    pub fn arrives_on(&self) -> Option<&NodeName> {
+        let leads_to = self.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+        // A node may have it already, by what was known before a restore.
+        let heading = self.heading.as_deref().map(|heading| &heading.to);
+        let heading = heading.filter(|to| self.node.as_ref() != Some(*to));
+        leads_to.or(heading).or_else(|| self.volume_move.as_deref()?.keeps_room_on())
     }
 
     /// The node that is told to run it.

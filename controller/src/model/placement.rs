@@ -39,6 +39,7 @@ impl Model {
             identity: Some(identity),
             new_address: false,
             node: Some(node.clone()),
+            heading: None,
             leaving: None,
             second_share: None,
             // Every node counts for itself.

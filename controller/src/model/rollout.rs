@@ -185,8 +185,16 @@ impl Model {
         }
         let outgrows = self.outgrows(workload, &instance);
         let mut to = None;
-        if needs.leave {
+        match self.heads_for(workload, &instance).filter(|_| needs.leave) {
+            Some((there, true)) => to = Some(there.clone()),
+            Some((_, false)) => return false,
+            None => {}
+        }
+        if needs.leave && to.is_none() {
             match self.destination(&self.demand(workload, &instance), name) {
+                Destination::Node(node) if self.head_for(&instance, &node, None, now) => {
+                    return false;
+                }
                 Destination::Node(node) => to = Some(node),
                 Destination::Nowhere => {}
                 Destination::Asked => return true,
@@ -252,6 +260,7 @@ impl Model {
         let subject = Subject::Instance(instance.name.clone());
         self.event(now, Severity::Info, subject, "instance-moving", message);
         self.put_with(|since| {
+            instance.heading = None;
             instance.leaving = Some(Leaving { since, to: Some(to) });
             instance.revision = since;
             Record::Instance(Arc::new(instance))
@@ -287,6 +296,11 @@ impl Model {
         for one in waiting {
             self.refresh_waiting(&workload, &one);
         }
+    }
+
+    /// Whether an instance is to leave its node, although nobody chose it to.
+    pub(super) fn needs_to_leave(&self, workload: &Workload, instance: &Instance) -> bool {
+        self.needs(workload, instance).leave
     }
 
     /// Whether something has to reach an instance in a turn of its own.

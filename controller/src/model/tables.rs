@@ -99,6 +99,7 @@ impl Tables {
                 due: BTreeMap::new(),
                 updating: BTreeMap::new(),
                 evacuated: BTreeMap::new(),
+                headings: BTreeMap::new(),
                 moving: BTreeSet::new(),
                 draining: BTreeSet::new(),
                 rebooting: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod adoption;
+mod arrivals;
 mod audit;
 mod blocks;
 mod carry;

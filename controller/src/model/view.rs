@@ -346,7 +346,8 @@ impl Model {
             (NodeState::Ready, Some(seen)) => {
                 let mut status = seen.clone();
                 if status.message.is_empty() {
-                    status.message = because.unwrap_or_default();
+                    let heading = self.heading_in_words(instance);
+                    status.message = heading.or(because).unwrap_or_default();
                 }
                 status
             }

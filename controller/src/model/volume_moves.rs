@@ -91,6 +91,8 @@ pub struct VolumeJob {
     pub from: NodeName,
     /// Who gets them.
     pub to: NodeName,
+    /// What the instance is made from there.
+    pub image: String,
     /// Nothing changes them any more: the copies are to become the volumes.
     pub is_final: bool,
     /// Their names, and the paths at which the image asked for them.
@@ -230,6 +232,7 @@ impl Model {
             of_move: moving.since,
             from: moving.from.clone(),
             to: moving.to.clone(),
+            image: self.own_image(instance),
             is_final,
             volumes: kept.map(|one| (one.key.name.clone(), one.image_path.clone())).collect(),
         })
@@ -292,7 +295,7 @@ impl Model {
     }
 
     /// Has watchers look at an instance again, of which nothing durable has changed.
-    fn show_again(&mut self, name: &InstanceName) {
+    pub(super) fn show_again(&mut self, name: &InstanceName) {
         if let Some(seen) = self.tables.observed().get(name).cloned() {
             self.put_with(|revision| {
                 Record::Observed(Arc::new(Observed { revision, ..Observed::clone(&seen) }))

@@ -343,6 +343,7 @@ impl Model {
             Record::Instance(Arc::new(Instance {
                 leaving: Some(Leaving { since, to: None }),
                 volume_move: None,
+                heading: None,
                 removing: true,
                 update: UpdateState::Current,
                 revision,
@@ -449,6 +450,7 @@ impl Model {
             own_size_before: None,
             own_size_forced: false,
             volume_move: None,
+            heading: None,
             leaving: None,
             removing: false,
             custody: Custody::Usual,

@@ -35,6 +35,18 @@ pub(super) async fn carry(
     say(ends, Says::Done(true)).await
 }
 
+/// Fetches it if there is none of that reference.
+pub(super) async fn ensure(
+    images: &Images,
+    order: v1::PullImage,
+    ends: &mut Ends,
+) -> Result<(), TunnelError> {
+    if images.ledger.has(&order.image).await? {
+        return say(ends, Says::Done(true)).await;
+    }
+    carry(images, order, ends).await
+}
+
 /// Tells of progress until nobody listens.
 async fn tell(
     mut seen: watch::Receiver<PullProgress>,

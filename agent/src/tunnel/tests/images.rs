@@ -168,11 +168,18 @@ async fn an_image_is_fetched_before_anybody_needs_it() {
     let (mut node, engine) = Fixture::with_images("web", "web").await;
     engine.forget_image("later:1");
     engine.break_image("none:1", true);
+    let order = |image: &str| v1::PullImage { image: image.to_owned(), ..Default::default() };
     let pull = |image: &str| {
-        let order = v1::PullImage { image: image.to_owned(), ..Default::default() };
-        Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Pull(order)) }))
+        Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Pull(order(image))) }))
     };
-    let mut tunnel = node.open(pull("later:1")).await;
+    let ensure = |image: &str| {
+        Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Ensure(order(image))) }))
+    };
+    // What no registry has will do if it is here.
+    engine.break_image("web", true);
+    let done = Some(Message::Images(v1::ImagesAnswer { says: Some(Says::Done(true)) }));
+    assert_eq!(next(&mut node.open(ensure("web")).await).await, done);
+    let mut tunnel = node.open(ensure("later:1")).await;
     let done = loop {
         match next(&mut tunnel).await {
             Some(Message::Images(v1::ImagesAnswer { says: Some(Says::Progress(_)) })) => {}

@@ -404,3 +404,29 @@ fn what_was_reached_is_said() {
     "
     );
 }
+
+#[test]
+fn a_move_is_done_when_it_holds_where_it_was_sent() {
+    let goal = [Goal::Moved { instance: "web-1".into(), to: "h2".into() }];
+    let seen = |change: fn(&mut v1::Instance)| {
+        let mut one = v1::Instance { node: "h2".into(), ..instance(1) };
+        change(&mut one);
+        progress(&goal, &Seen::new(vec![workload()], vec![one], vec![]))
+    };
+    assert_eq!(seen(|_| {}), Progress::Done);
+    // It does well where it is, and is not told to leave before its image is there.
+    let heading = seen(|one| {
+        one.node = "h1".into();
+        one.moving_to = "h2".into();
+        one.status.as_mut().unwrap().message = "goes to h2 as soon as that has web:1".into();
+    });
+    assert_eq!(waiting(&heading), "web-1: moving; goes to h2 as soon as that has web:1");
+    let copied = seen(|one| one.volumes_moving_to = "h2".into());
+    assert_eq!(waiting(&copied), "web-1: moving");
+    let stayed = seen(|one| one.node = "h1".into());
+    assert!(matches!(stayed, Progress::Failed(_)), "{stayed:?}");
+    waiting(&seen(|one| {
+        one.node = String::new();
+        one.status = None;
+    }));
+}

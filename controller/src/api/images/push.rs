@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
-use super::hearing::{Asked, Hearing};
+use super::super::hearing::{Asked, Hearing};
 use super::{Api, ServerStream, open};
 use crate::tunnel::Tunnel;
 

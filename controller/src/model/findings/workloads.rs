@@ -329,6 +329,9 @@ impl Model {
             _ if let Some(to) = instance.leaving.as_ref().and_then(|one| one.to.as_ref()) => {
                 progress(FindingKind::InstanceMoving, format!("moves from {node} to {to}"))
             }
+            _ if let Some(heading) = self.heading_in_words(instance) => {
+                progress(FindingKind::InstanceMoving, heading)
+            }
             (Phase::Running, Health::Starting) => {
                 let message = told("its health check has not passed yet");
                 progress(FindingKind::InstanceStarting, message)

@@ -63,6 +63,8 @@ pub(in crate::model) struct Index {
     pub(in crate::model) updating: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that drains moved and that have not held since.
     pub(in crate::model) evacuated: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
+    /// Instances that go to another node once it has their image.
+    pub(in crate::model) headings: BTreeMap<WorkloadName, BTreeSet<InstanceName>>,
     /// Instances that move with their volumes.
     pub(in crate::model) moving: BTreeSet<InstanceName>,
     /// Nodes that are drained.
@@ -122,10 +124,13 @@ impl Index {
             let copies = self.copies.entry(name.workload().clone()).or_default();
             *copies.entry(place.clone()).or_default() += 1;
         }
+        if instance.heading.is_some() {
+            self.headings.entry(name.workload().clone()).or_default().insert(name.clone());
+        }
         if instance.volume_move.is_some() {
             self.moving.insert(name.clone());
         }
-        if let Some(to) = arrives_on(instance) {
+        if let Some(to) = instance.arrives_on() {
             let occupancy = self.occupancy.entry(to.clone()).or_default();
             occupancy.arriving.insert(name.clone());
             occupancy.promise(instance.share());
@@ -169,7 +174,7 @@ impl Index {
         }
         let places = [
             (instance.node.as_ref(), instance.promised()),
-            (arrives_on(instance), instance.share()),
+            (instance.arrives_on(), instance.share()),
         ];
         for (node, promised) in places {
             if let Some(node) = node
@@ -184,6 +189,7 @@ impl Index {
             }
         }
         self.moving.remove(name);
+        remove_from(&mut self.headings, name.workload(), name);
         remove_from(&mut self.living, name.workload(), &name.ordinal());
         remove_from(&mut self.let_go, name.workload(), &name.ordinal());
         remove_from(&mut self.updating, name.workload(), name);
@@ -355,22 +361,12 @@ fn is_unproven(instance: &Instance) -> bool {
 
 /// Where an instance is, or goes, that others of its workload are kept apart from.
 fn place_of_copy(instance: &Instance) -> Option<&NodeName> {
-    let place = destination(instance).or(instance.node.as_ref());
+    let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+    let place = leads_to.or(instance.node.as_ref());
     place.filter(|_| !instance.rests())
 }
 
 /// Whether an instance waits until others of its job have ended.
 pub(super) fn waits_for_turn(waiting: &Waiting) -> bool {
     matches!(waiting.cause, WaitingCause::Turn { .. })
-}
-
-/// Where an instance is on its way to.
-fn destination(instance: &Instance) -> Option<&NodeName> {
-    instance.leaving.as_ref()?.to.as_ref()
-}
-
-/// Where room is kept for an instance beside where it is.
-fn arrives_on(instance: &Instance) -> Option<&NodeName> {
-    let kept = || instance.volume_move.as_deref()?.keeps_room_on();
-    destination(instance).or_else(kept)
 }

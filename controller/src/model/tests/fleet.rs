@@ -30,8 +30,8 @@ use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, Wo
 use self::check::durable;
 use crate::model::tables::Tables;
 use crate::model::{
-    Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply, SessionId,
-    Settings, TokenId, VolumeState, WorkloadPlan,
+    ArrivalNews, Change, Command, Instance, Join, Key, Model, NodeChange, Record, Refusal, Reply,
+    SessionId, Settings, TokenId, VolumeState, WorkloadPlan,
 };
 
 /// What a store holds: JSON by table and name.
@@ -47,6 +47,8 @@ pub(super) struct Fleet {
     released: BTreeMap<Ipv4Addr, (InstanceName, Timestamp)>,
     /// What an operator has sent elsewhere, whoever's turn it was.
     ordered: BTreeSet<InstanceName>,
+    /// Whether images are at once where instances go; else the test says what came of it.
+    pub(super) fetches: bool,
     newest: Revision,
     sessions: u64,
     tokens: u64,
@@ -148,6 +150,7 @@ impl Fleet {
             stored: BTreeMap::new(),
             released: BTreeMap::new(),
             ordered: BTreeSet::new(),
+            fetches: true,
             newest: Revision(0),
             sessions: 0,
             tokens: 0,
@@ -184,12 +187,20 @@ impl Fleet {
         match self.model.apply_for(by.to_owned(), command, self.now) {
             Ok(applied) => {
                 self.commit(applied.changes);
+                self.fetch_for_arrivals();
                 Ok(applied.reply)
             }
             Err(refusal) => {
                 assert_eq!(self.model.tables, before, "a refusal leaves no trace: {refusal}");
                 Err(refusal)
             }
+        }
+    }
+
+    /// Every node has every image, unless a test says otherwise.
+    fn fetch_for_arrivals(&mut self) {
+        if self.fetches {
+            arrived(&self.model).into_iter().for_each(|noted| drop(self.command(noted).unwrap()));
         }
     }
 
@@ -503,6 +514,12 @@ impl Fleet {
     pub(super) fn message(&self, name: &str) -> String {
         self.model.instance(&instance(name)).unwrap().status.message
     }
+}
+
+/// That all images are where instances go.
+pub(super) fn arrived(model: &Model) -> Vec<Command> {
+    let there = |arrival| Command::NoteArrival { arrival, news: ArrivalNews::There };
+    model.arrivals().into_iter().map(there).collect()
 }
 
 pub(super) fn running(assigned: &Assigned, now: Timestamp) -> InstanceStatus {

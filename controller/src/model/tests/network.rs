@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dwell_core::id::{Incarnation, NodeName, Position, Revision};
 use dwell_core::session::{AssignmentDelta, NetworkDelta, StatusReport};
 
-use super::fleet::{Fleet, address, instance, node, settings, spec};
+use super::fleet::{Fleet, address, arrived, instance, node, settings, spec};
 use super::reads::{large, quickly};
 use crate::model::{Command, NodeChange, Settings};
 
@@ -131,6 +131,9 @@ fn what_a_change_costs_does_not_grow_with_the_fleet() {
     let base = fleet.model.revision();
     let change = NodeChange { draining: Some(true), ..NodeChange::default() };
     quickly(&mut fleet.model, Command::UpdateNode { node: node(&name), change }, now);
+    for noted in arrived(&fleet.model) {
+        quickly(&mut fleet.model, noted, now);
+    }
     let report = StatusReport {
         seen_under: Position {
             incarnation: Incarnation::UNKNOWN,

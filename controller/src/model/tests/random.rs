@@ -14,8 +14,8 @@ use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
 use crate::model::{
-    Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Refusal, Target, UpdateState, VolumeJob,
-    VolumeMoveNews, WorkloadView,
+    ArrivalNews, Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Refusal, Target,
+    UpdateState, VolumeJob, VolumeMoveNews, WorkloadView,
 };
 
 const NODES: u8 = 4;
@@ -55,6 +55,10 @@ enum Step {
     Label(u8, bool),
     RemoveNode(u8, bool),
     /// The host takes its assignment.
+    /// From now on images are at once where instances go, or when it is said.
+    Fetches(bool),
+    /// What came of fetching one.
+    Fetched(usize, bool),
     Fetch(u8),
     /// The host does what its assignment says.
     Converge(u8),
@@ -171,6 +175,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (host(), any()).prop_map(|(host, on)| Step::Drain(host, on)),
         1 => (host(), any()).prop_map(|(host, on)| Step::Label(host, on)),
         2 => (host(), any()).prop_map(|(host, force)| Step::RemoveNode(host, force)),
+        1 => any().prop_map(Step::Fetches),
+        3 => (0..3usize, any()).prop_map(|(which, there)| Step::Fetched(which, there)),
         10 => host().prop_map(Step::Fetch),
         10 => host().prop_map(Step::Converge),
         10 => host().prop_map(Step::Look),
@@ -246,6 +252,14 @@ impl World {
             }
             Step::StayWithVolumes(which) => self.move_one(which, None, false, MoveHow::Abort),
             Step::Copy(which, is_heard) => self.copy(which, is_heard),
+            Step::Fetches(fetches) => fleet.fetches = fetches,
+            Step::Fetched(which, there) => {
+                if let Some(arrival) = fleet.model.arrivals().into_iter().nth(which) {
+                    let cannot = || ArrivalNews::Cannot("refused".to_owned());
+                    let news = if there { ArrivalNews::There } else { cannot() };
+                    fleet.command(Command::NoteArrival { arrival, news }).unwrap();
+                }
+            }
             Step::CopyInVain(which) => {
                 if let Some(job) = fleet.model.volume_moves().into_iter().nth(which) {
                     self.tell(job, VolumeMoveNews::Failed("it has no room".to_owned()));
@@ -499,6 +513,7 @@ impl World {
     /// All faults end; the fleet comes to what was declared.
     fn heal(&mut self) {
         let names: Vec<NodeName> = self.fleet.hosts.keys().cloned().collect();
+        self.fleet.fetches = true;
         for name in &names {
             drop(self.fleet.update_node(
                 name.as_str(),
@@ -543,6 +558,7 @@ impl World {
             );
             for instance in model.tables.instances_of(&workload.spec.name) {
                 assert!(instance.leaving.is_none() && !instance.removing);
+                assert!(instance.heading.is_none());
                 if instance.has_ended() {
                     continue;
                 }

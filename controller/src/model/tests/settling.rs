@@ -10,7 +10,7 @@ use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Hello, StatusReport};
 use dwell_core::workload::WorkloadSpec;
 
-use super::fleet::{instance, node, settings_of, spec, workload};
+use super::fleet::{arrived, instance, node, settings_of, spec, workload};
 use crate::model::settle::Work;
 use crate::model::{
     Command, Join, Model, NodeChange, Refusal, Reply, SessionId, TokenId, UpdateState,
@@ -206,6 +206,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
         let moves = views.iter().filter(|view| view.instance.update == UpdateState::Updating);
         moves.map(|view| view.instance.name.to_string()).collect::<Vec<_>>()
     };
+    arrived(&large.model).into_iter().for_each(|noted| drop(large.command(noted).unwrap()));
     assert_eq!(moving(&large), ["typ-0"]);
     let name = large.model.instance(&instance("typ-0")).unwrap().instance.node.clone().unwrap();
     let number: usize = name.as_str()[1..].parse().unwrap();
@@ -219,6 +220,7 @@ fn a_typing_error_in_a_constraint_is_solved_once() {
     large.command(Command::Acknowledge { node, session, stored }).unwrap();
     large.command(Command::NodeStatus { node: name, session, report }).unwrap();
     large.report(5);
+    arrived(&large.model).into_iter().for_each(|noted| drop(large.command(noted).unwrap()));
     assert_eq!(moving(&large), ["typ-1"], "the next one gets its turn");
 }
 
@@ -307,7 +309,7 @@ fn a_drain_asks_once_for_all_its_workloads() {
     let there = large
         .model
         .instances(&crate::model::InstanceFilter { workload: None, node: Some(node("n0")) });
-    assert!(there.len() == 100 && there.iter().all(|view| view.instance.leaving.is_some()));
+    assert!(there.len() == 100 && there.iter().all(|view| view.instance.heading.is_some()));
 }
 
 /// A disk that is full is a state: it begins and ends with an event, each once, and nothing is placed there meanwhile.

@@ -141,6 +141,12 @@ impl Model {
         if self.is_ready(node) {
             return self.tables.links().get(node).is_some_and(|link| link.fetches_ahead);
         }
+        self.may_be_heard_again(node)
+    }
+
+    /// Whether a node that is not ready has only just fallen silent, or has yet to be heard of by a controller that has just
+    /// started.
+    pub(in crate::model) fn may_be_heard_again(&self, node: &NodeName) -> bool {
         let heard = self.last_heard.get(node);
         heard.is_some_and(|&at| {
             self.clock.steady.since(at) < self.settings.unreachable_after.as_duration()

@@ -73,7 +73,7 @@ impl Model {
             | WaitingCause::Volume { .. }
             | WaitingCause::VolumesApart { .. } => false,
         });
-        waits
+        (waits || self.is_held_back(instance))
             && workload.paused.is_none()
             && instance.update == UpdateState::Due
             && instance.leaving.is_none()
@@ -84,7 +84,8 @@ impl Model {
     fn give_up_waiting(&mut self, workload: &Workload, instance: &Instance, now: Timestamp) {
         let name = &instance.name;
         let Some(newest) = self.newest(name.workload()) else { return };
-        let why = self.tables.waiting().get(name).map(|waiting| self.why(waiting));
+        let waiting = self.tables.waiting().get(name).map(|waiting| self.why(waiting));
+        let why = self.heading_in_words(instance).or(waiting);
         let limit = workload.spec.update.deadline;
         let reason = format!("could not be given it within {limit}: {}", why.unwrap_or_default());
         self.stuck.remove(name);

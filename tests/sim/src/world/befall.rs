@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use dwell_agent_core::Input as CoreInput;
-use dwell_controller::model::{Command, MoveHow, NodeChange, OwnSize, OwnSizeChange, Target};
+use dwell_controller::model::{
+    ArrivalNews, Command, Model, MoveHow, NodeChange, OwnSize, OwnSizeChange, Target,
+};
 use dwell_core::container::ContainerId;
 use dwell_core::container::EventKind;
 use dwell_core::id::{Incarnation, InstanceName, WorkloadName};
@@ -313,11 +315,25 @@ impl World {
         }
         self.drop_silent();
         drop(self.command(Command::Tick));
+        self.fetch_for_arrivals();
         self.operators_look();
         self.end_until_confirmed();
         self.check_twins();
         self.check_model();
         self.schedule.at(self.now + 1_000, Event::Tick { life });
+    }
+
+    /// Some nodes have the images of those that go there by now, and some cannot get them yet.
+    fn fetch_for_arrivals(&mut self) {
+        let arrivals = self.controller.model.as_ref().map(Model::arrivals);
+        for arrival in arrivals.unwrap_or_default() {
+            let news = match self.rng.u8(..8) {
+                0 => continue,
+                1 => ArrivalNews::Cannot("the registry refuses".to_owned()),
+                _ => ArrivalNews::There,
+            };
+            drop(self.command(Command::NoteArrival { arrival, news }));
+        }
     }
 
     // ── hosts ───────────────────────────────────────────────────────────────────────────────────

@@ -150,10 +150,9 @@ impl World {
             let mut sum = Resources::default();
             for view in &instances {
                 let instance = &view.instance;
-                let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
                 if instance.node.as_ref() == Some(name) {
                     sum = sum.plus(instance.promised());
-                } else if leads_to == Some(name) {
+                } else if instance.arrives_on() == Some(name) {
                     sum = sum.plus(instance.share());
                 }
             }

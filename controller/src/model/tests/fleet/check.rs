@@ -128,10 +128,9 @@ impl Fleet {
             );
         }
         for name in self.model.tables.nodes().keys() {
-            let here = instances.values().filter(|one| {
-                one.assigned_to() == Some(name)
-                    || one.leaving.as_ref().is_some_and(|leaving| leaving.to.as_ref() == Some(name))
-            });
+            let here = instances
+                .values()
+                .filter(|one| one.assigned_to() == Some(name) || one.arrives_on() == Some(name));
             let promised: u64 = here.map(|one| one.share().cpu.0).sum();
             assert!(promised <= Self::capacity().cpu.0, "{name} is promised {promised}m");
         }

@@ -12,7 +12,7 @@ use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::{Code, Status};
 
-use super::super::instance::{next, unexpected};
+use super::instance::{next, unexpected};
 use crate::tunnel::Tunnel;
 
 /// How many bytes of answers a node is heard for: that of 60,000 images, or of a pull that takes a week.
@@ -22,7 +22,7 @@ const ANSWER_LEAST: usize = 64;
 
 /// What is asked of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     List,
     Pull,
     Removal,
@@ -30,10 +30,10 @@ pub(super) enum Asked {
 }
 
 impl Asked {
-    pub(super) fn of(order: &What) -> Self {
+    pub(crate) fn of(order: &What) -> Self {
         match order {
             What::List(_) => Self::List,
-            What::Pull(_) => Self::Pull,
+            What::Pull(_) | What::Ensure(_) => Self::Pull,
             What::Remove(_) | What::Prune(_) => Self::Removal,
             What::Push(_) => Self::Push,
         }
@@ -72,7 +72,7 @@ impl Asked {
 }
 
 /// A node that is listened to.
-pub(super) struct Hearing {
+pub(crate) struct Hearing {
     node: NodeName,
     asked: Asked,
     /// When it has to have come to an end.
@@ -83,12 +83,12 @@ pub(super) struct Hearing {
 
 impl Hearing {
     /// From now on.
-    pub(super) fn new(node: NodeName, asked: Asked) -> Self {
+    pub(crate) fn new(node: NodeName, asked: Asked) -> Self {
         Self { node, asked, until: Instant::now() + asked.limit(), left: SAID_MAX }
     }
 
     /// What it says next, or why it is listened to no more.
-    pub(super) async fn next(&mut self, tunnel: &mut Tunnel) -> Result<v1::ImagesAnswer, Status> {
+    pub(crate) async fn next(&mut self, tunnel: &mut Tunnel) -> Result<v1::ImagesAnswer, Status> {
         let node = &self.node;
         let late = |_| self.late();
         match timeout_at(self.patience(), next(&mut tunnel.up)).await.map_err(late)? {

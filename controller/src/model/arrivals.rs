@@ -1,0 +1,289 @@
+//! Instances that are to go to another node, which has their image before they leave theirs.
+//!
+//! ```text
+//!   to leave ──▶ heading: room is kept there, and the image fetched ──it is there──▶ leaves, in its turn
+//!                   │
+//!                   └── the node takes nothing any more, or it need not leave: it stays, or heads for another
+//! ```
+//!
+//! So an instance is down for as long as it takes to stop and to start, however large its image is, and stays where it works if a
+//! node cannot get the image. Fetching is somebody else's: [`Model::arrivals`] says what is to be fetched, and
+//! [`Command::NoteArrival`](super::Command) what came of it. What cannot be fetched is tried again; meanwhile the instance waits, and says for what.
+//!
+//! What does not run heads for nowhere: it leaves at once. So does what goes with its volumes, which has
+//! [phases of its own](super::volume_moves).
+
+use std::sync::Arc;
+
+use dwell_core::clock::Timestamp;
+use dwell_core::id::{InstanceName, NodeName, Revision};
+use dwell_core::image;
+use dwell_core::instance::{REASON_MAX, RunState, sanitize};
+use serde::{Deserialize, Serialize};
+
+use super::Model;
+use super::object::{Instance, Severity, Subject, UpdateState, Workload};
+use super::record::Record;
+
+/// Where an instance is to go once its image is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heading {
+    /// Which node.
+    pub to: NodeName,
+    /// The revision at which it was sent there: tells this from an earlier order.
+    pub since: Revision,
+    /// The images that are there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub there: Vec<String>,
+    /// Somebody chose it to go; else it goes because it has to leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<MoveOrder>,
+}
+
+/// What an operator asked for beside another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveOrder {
+    /// It gives up its address.
+    pub new_address: bool,
+    /// Who asked.
+    pub by: String,
+}
+
+/// What a node is to have before an instance comes there.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Arrival {
+    /// Which instance.
+    pub instance: InstanceName,
+    /// Which [`Heading`].
+    pub since: Revision,
+    /// Where it goes.
+    pub to: NodeName,
+    /// What is to be there and is not known to be, by reference.
+    pub image: String,
+}
+
+/// What came of fetching an image for an arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ArrivalNews {
+    /// It is there, or its node cannot be asked for that and fetches it when it needs it.
+    There,
+    /// It is under way, which is told for people.
+    Progress(String),
+    /// It could not be fetched, which is told for people; it is tried again.
+    Cannot(String),
+}
+
+impl Model {
+    /// What is to be fetched now.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Arrival> {
+        if self.is_unconfirmed() {
+            return Vec::new();
+        }
+        let heading = self.tables.index().headings.values().flatten();
+        let instances = heading.filter_map(|name| self.tables.instances().get(name));
+        instances.filter_map(|instance| self.arrival(instance)).collect()
+    }
+
+    fn arrival(&self, instance: &Instance) -> Option<Arrival> {
+        let heading = instance.heading.as_deref()?;
+        let image = self.missing_there(instance, heading)?;
+        Some(Arrival {
+            instance: instance.name.clone(),
+            since: heading.since,
+            to: heading.to.clone(),
+            image,
+        })
+    }
+
+    /// An image of those that an instance comes with which is not known to be where it goes.
+    fn missing_there(&self, instance: &Instance, heading: &Heading) -> Option<String> {
+        let own = self.own_image(instance);
+        let next = self.newest(instance.name.workload()).filter(|newest| {
+            let workload = self.tables.workloads().get(&newest.workload);
+            // What an operator sends goes as what it is.
+            heading.order.is_none()
+                && workload.is_some_and(|workload| {
+                    workload.paused.is_none() && self.needs_version(workload, instance)
+                })
+        });
+        let next = next.map(|newest| {
+            image::pinned(&newest.form.template.image, newest.image_digest).into_owned()
+        });
+        [Some(own), next].into_iter().flatten().find(|image| !heading.there.contains(image))
+    }
+
+    /// The reference that an instance is made from as what it is.
+    pub(super) fn own_image(&self, instance: &Instance) -> String {
+        let form = &instance.wanted;
+        let digest = self.image_digest(instance.name.workload(), form);
+        image::pinned(&form.template.image, digest).into_owned()
+    }
+
+    /// Has a node keep room for an instance and fetch its image before it goes there; `false` if it may go at once.
+    pub(super) fn head_for(
+        &mut self,
+        instance: &Instance,
+        to: &NodeName,
+        order: Option<MoveOrder>,
+        now: Timestamp,
+    ) -> bool {
+        if !self.can_wait(instance) {
+            return false;
+        }
+        let message = format!("goes to {to} as soon as that has its image");
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Info, subject, "instance-heading", message);
+        self.arrival_news.remove(&instance.name);
+        let mut next = instance.clone();
+        let to = to.clone();
+        self.put_with(|since| {
+            next.heading = Some(Box::new(Heading { to, since, there: Vec::new(), order }));
+            next.revision = since;
+            Record::Instance(Arc::new(next))
+        });
+        true
+    }
+
+    /// Whether an instance runs on where it is while something is prepared elsewhere.
+    fn can_wait(&self, instance: &Instance) -> bool {
+        instance.run == RunState::Running
+            && !instance.rests()
+            && !instance.removing
+            && !instance.is_let_go()
+            && instance.leaving.is_none()
+            && instance.volume_move.is_none()
+            && instance.node.as_ref().is_some_and(|node| self.is_ready(node))
+    }
+
+    /// Where an instance goes that heads for a node which may have it, and whether all that it comes with is there.
+    pub(super) fn heads_for<'a>(
+        &self,
+        workload: &Workload,
+        instance: &'a Instance,
+    ) -> Option<(&'a NodeName, bool)> {
+        let heading = instance.heading.as_deref()?;
+        let node = self.tables.nodes().get(&heading.to).filter(|node| !node.removed)?;
+        let is_open = self.allows(node, &workload.spec.placement)? == (true, true);
+        let is_elsewhere = instance.node.as_ref() != Some(&heading.to);
+        let may_go =
+            is_open && is_elsewhere && self.is_ready(&heading.to) && self.can_wait(instance);
+        may_go.then(|| (&heading.to, self.missing_there(instance, heading).is_none()))
+    }
+
+    /// Takes in what came of fetching an image, unless it was for another order.
+    pub(super) fn note_arrival(&mut self, arrival: &Arrival, news: ArrivalNews, now: Timestamp) {
+        let name = &arrival.instance;
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        let Some(heading) = instance.heading.as_deref().filter(|it| it.since == arrival.since)
+        else {
+            return;
+        };
+        let news = match news {
+            ArrivalNews::There => {
+                let mut heading = heading.clone();
+                heading.there.push(arrival.image.clone());
+                let heading = Some(Box::new(heading));
+                self.arrival_news.remove(name);
+                self.put_instance(Instance { heading, ..Instance::clone(&instance) });
+                return self.go_on_heading(name, now);
+            }
+            ArrivalNews::Progress(text) => ArrivalNews::Progress(sanitize(&text, REASON_MAX)),
+            ArrivalNews::Cannot(reason) => ArrivalNews::Cannot(sanitize(&reason, REASON_MAX)),
+        };
+        let known = self.arrival_news.insert(name.clone(), news.clone());
+        if known.as_ref() != Some(&news) {
+            self.show_again(name);
+        }
+    }
+
+    /// Something is where an instance goes: it leaves, if it was chosen to and that is all; else its turn may have come.
+    fn go_on_heading(&mut self, name: &InstanceName, now: Timestamp) {
+        self.agenda.go_on(name.workload());
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
+        let order = instance.heading.as_ref().and_then(|heading| heading.order.clone());
+        if let (Some(order), Some((to, true))) = (order, self.heads_for(&workload, &instance)) {
+            self.send_by_order(&instance, to.clone(), order, now);
+        }
+    }
+
+    /// Sends an instance that somebody chose to a node, as what it is.
+    pub(super) fn send_by_order(
+        &mut self,
+        instance: &Instance,
+        to: NodeName,
+        order: MoveOrder,
+        now: Timestamp,
+    ) {
+        let mut next = instance.clone();
+        next.generation = self.next_generation(instance);
+        next.update = UpdateState::Updating;
+        next.evacuated = None;
+        next.new_address = order.new_address;
+        let by = std::mem::replace(&mut self.by, order.by);
+        self.send(next, to, now);
+        self.by = by;
+    }
+
+    /// Has those stay who need not leave any more, or not for where they were to go.
+    pub(super) fn end_headings(&mut self, now: Timestamp) {
+        let heading: Vec<InstanceName> =
+            self.tables.index().headings.values().flatten().cloned().collect();
+        self.arrival_news.retain(|name, _| heading.contains(name));
+        for name in heading {
+            let Some(instance) = self.tables.instances().get(&name).cloned() else { continue };
+            let workload = self.tables.workloads().get(name.workload()).cloned();
+            let Some((workload, heading)) = workload.zip(instance.heading.as_deref()) else {
+                continue;
+            };
+            let has_to = heading.order.is_some() || self.needs_to_leave(&workload, &instance);
+            let nodes = [instance.node.as_ref(), Some(&heading.to)];
+            let mut silent = nodes.into_iter().flatten().filter(|node| !self.is_ready(node));
+            let may_return = silent.any(|node| self.may_be_heard_again(node));
+            if has_to && (may_return || self.heads_for(&workload, &instance).is_some()) {
+                continue;
+            }
+            if instance.node.is_some() && heading.order.is_some() {
+                let message = format!("does not go to {}, which may not have it now", heading.to);
+                let subject = Subject::Instance(name.clone());
+                self.event(now, Severity::Warning, subject, "instance-stays", message);
+            }
+            self.put_instance(Instance { heading: None, ..Instance::clone(&instance) });
+            self.agenda.go_on(name.workload());
+        }
+    }
+
+    /// What an instance waits for that heads for another node, for people.
+    pub(super) fn heading_in_words(&self, instance: &Instance) -> Option<String> {
+        let heading = instance.heading.as_deref().filter(|_| instance.leaving.is_none())?;
+        let to = &heading.to;
+        let Some(image) = self.missing_there(instance, heading) else {
+            return Some(format!("goes to {to} when it is its turn"));
+        };
+        Some(match self.arrival_news.get(&instance.name) {
+            Some(ArrivalNews::Cannot(reason)) => {
+                format!(
+                    "stays until {to}, where it goes, has {image}, which cannot be fetched: {reason}"
+                )
+            }
+            Some(ArrivalNews::Progress(far)) if !far.is_empty() => {
+                format!("goes to {to} as soon as that has {image} ({far})")
+            }
+            _ => format!("goes to {to} as soon as that has {image}"),
+        })
+    }
+
+    /// Whether an instance heads for another node without having been chosen to.
+    pub(super) fn has_to_go(&self, name: &InstanceName) -> bool {
+        let instance = self.tables.instances().get(name);
+        let heading = instance.and_then(|instance| instance.heading.as_deref());
+        heading.is_some_and(|heading| heading.order.is_none())
+    }
+
+    /// Whether the node for which an instance heads has said that it cannot get its image.
+    pub(super) fn is_held_back(&self, instance: &Instance) -> bool {
+        let news = self.arrival_news.get(&instance.name);
+        instance.heading.is_some() && matches!(news, Some(ArrivalNews::Cannot(_)))
+    }
+}
