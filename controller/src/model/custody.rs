@@ -117,6 +117,8 @@ impl Model {
             return Arc::clone(instance);
         };
         self.leave_alone(Instance::clone(instance), Custody::LetGo(at));
+        // One that was to be made again under this name gets another one: this stays taken.
+        self.make_missing(instance.name.workload(), now);
         let message =
             "was let go, as its node says, by an order that the controller has forgotten; \
                        its container stays, and nobody looks after it"

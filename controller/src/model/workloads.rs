@@ -367,14 +367,32 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         if workload.removing {
             self.forget_if_empty(name.workload());
-        } else if self.lacks(&workload, name)
-            && let Some(form) = self.form_for_new(&workload)
-        {
-            // Without its declared address, if that is another's now: it waits until it is free.
-            let address = self.declared_address(name);
-            let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
-            let instance = self.new_instance(&workload, form, name, now, identity);
-            self.make_instance(instance);
+        } else if self.lacks(&workload, name) {
+            self.make_anew(&workload, name, now);
+        }
+    }
+
+    /// Makes an instance that a workload is to have. Without its declared address, if that is another's now: it waits until it
+    /// is free.
+    fn make_anew(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
+        let Some(form) = self.form_for_new(workload) else { return };
+        let address = self.declared_address(name);
+        let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
+        let instance = self.new_instance(workload, form, name, now, identity);
+        self.make_instance(instance);
+    }
+
+    /// Makes the instances that a workload is to have and that nothing is there of.
+    pub(super) fn make_missing(&mut self, workload: &WorkloadName, now: Timestamp) {
+        let Some(workload) = self.tables.workloads().get(workload).cloned() else { return };
+        if workload.removing {
+            return;
+        }
+        for ordinal in self.ordinals(&workload) {
+            let name = InstanceName::new(workload.spec.name.clone(), ordinal);
+            if self.tables.instances().get(&name).is_none() {
+                self.make_anew(&workload, &name, now);
+            }
         }
     }
 
