@@ -256,6 +256,11 @@ fn what_was_to_be_made_again_under_the_name_of_one_that_is_let_go_gets_another_n
         assert!(!get(&fleet, name).removing, "{name}");
     }
     fleet.check();
+    adopt(&mut fleet, "web-1").unwrap();
+    let taken_back = get(&fleet, "web-1");
+    assert_eq!(taken_back.wanted.template.image, "image:1", "what it was made from is not known");
+    fleet.settle();
+    fleet.check();
 }
 
 #[test]
