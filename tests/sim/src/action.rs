@@ -62,11 +62,13 @@ pub enum Class {
     Canaries,
     /// Workloads run to completion, and operators have work done anew.
     Jobs,
+    /// Operators let go of instances, and take them back.
+    Custody,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -94,6 +96,7 @@ impl Class {
         Self::Canaries,
         Self::Lost,
         Self::Jobs,
+        Self::Custody,
     ];
 
     /// Its name on the command line.
@@ -127,6 +130,7 @@ impl Class {
             Self::Canaries => "canaries",
             Self::Lost => "lost",
             Self::Jobs => "jobs",
+            Self::Custody => "custody",
         }
     }
 }
@@ -147,6 +151,8 @@ pub(crate) enum Action {
     Move { pick: u8, to: Option<u8> },
     RemoveOne { pick: u8 },
     Replace { pick: u8 },
+    Dissociate { pick: u8 },
+    Adopt { pick: u8 },
     Resize { pick: u8, mebi: Option<u64> },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
@@ -413,6 +419,10 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             0 => Action::Apply { workload, bad: None },
             1 => Action::KillProcess { host, pick },
             _ => Action::Replace { pick },
+        },
+        Class::Custody => match rng.u8(..3) {
+            0 => Action::Adopt { pick },
+            _ => Action::Dissociate { pick },
         },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_agent_core::{Listed, Watch};
+use dwell_agent_core::{CallId, Listed, Watch};
 use dwell_core::clock::Timestamp;
 use dwell_core::container::{Container, ContainerId, ContainerState};
 use dwell_core::directory::Directory;
@@ -62,6 +62,8 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     /// The container of each instance that has held here last.
     pub(crate) held: BTreeMap<InstanceName, Held>,
+    /// What its journals say to be let go.
+    pub(crate) let_go: BTreeMap<InstanceName, LetGo>,
     pub(crate) agent: Option<Agent>,
     /// The runs that the agent watches: until they end.
     pub(crate) watches: BTreeMap<ContainerId, Watch>,
@@ -133,6 +135,18 @@ pub(crate) struct Link {
     pub(crate) repeats: bool,
 }
 
+/// An instance that is let go on a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LetGo {
+    /// At which generation.
+    pub(crate) at: Generation,
+    /// By which call of which life of the agent that was written down.
+    pub(crate) since: Asked,
+}
+
+/// Which call of which life of an agent: later ones are greater.
+pub(crate) type Asked = (u64, CallId);
+
 /// Who starts and ends, for the world to keep books.
 #[derive(Debug)]
 pub(crate) enum Deed {
@@ -158,6 +172,7 @@ impl Host {
             doors: BTreeMap::new(),
             engine: Engine::default(),
             held: BTreeMap::new(),
+            let_go: BTreeMap::new(),
             agent: None,
             watches: BTreeMap::new(),
             to_store: None,
@@ -436,6 +451,7 @@ impl Host {
         self.led.clear();
         self.disk = Disk { full: self.disk.full, ..Disk::default() };
         self.held.clear();
+        self.let_go.clear();
     }
 
     /// A journal says for the first time that a generation has held: so has the container that runs.

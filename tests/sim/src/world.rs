@@ -7,6 +7,7 @@
 mod befall;
 mod carry;
 mod check;
+mod custody;
 mod deliver;
 mod jobs;
 mod membership;
@@ -23,6 +24,7 @@ use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::WorkloadSpec;
 
+use self::custody::Custodies;
 use self::jobs::Jobs;
 use self::versions::Versions;
 use crate::action::Scenario;
@@ -212,6 +214,7 @@ pub(crate) struct World {
     declared: BTreeMap<WorkloadName, Declared>,
     versions: Versions,
     jobs: Jobs,
+    custodies: Custodies,
     /// Instances that are shown as running and do not, and for how many seconds in a row.
     doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
@@ -224,6 +227,8 @@ pub(crate) struct World {
     version: u64,
     /// Counts the keys with which hosts have joined.
     enrolments: u64,
+    /// An operator's command about a workload is under way.
+    operating: bool,
     /// Operators are vouching for a host's death.
     removing_by_force: bool,
     violation: Option<Violation>,
@@ -267,6 +272,7 @@ impl World {
             declared: BTreeMap::new(),
             versions: Versions::default(),
             jobs: Jobs::default(),
+            custodies: Custodies::default(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
             tried_again: BTreeSet::new(),
@@ -274,6 +280,7 @@ impl World {
             last_stream: 0,
             version: 0,
             enrolments: 0,
+            operating: false,
             removing_by_force: false,
             violation: None,
             steps: 0,

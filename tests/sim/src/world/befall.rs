@@ -66,6 +66,16 @@ impl World {
                     false => Command::ReplaceInstances(names),
                 }));
             }
+            Action::Dissociate { pick } => {
+                if let Some(name) = self.pick_instance(pick) {
+                    self.dissociate(&name);
+                }
+            }
+            Action::Adopt { pick } => {
+                if let Some(name) = self.pick_let_go(pick) {
+                    self.adopt(&name);
+                }
+            }
             Action::Resize { pick, mebi } => {
                 let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };
                 let size = mebi.map_or(OwnSizeChange::Reset, |mebi| OwnSizeChange::Set(own(mebi)));
@@ -109,9 +119,7 @@ impl World {
             Action::RemoveContainer { host, pick } => {
                 let host = self.host(host);
                 if let Some(container) = self.container(host, pick) {
-                    self.end_process(host, &container, 137);
-                    self.stir(host, &container, EventKind::Removed);
-                    self.hosts[host].engine.containers.remove(&container);
+                    self.remove_container(host, &container);
                 }
             }
             Action::MissDeath { host, pick } => self.miss_death(host, pick),
@@ -222,6 +230,13 @@ impl World {
         all.keys().nth(usize::from(pick) % all.len().max(1)).cloned()
     }
 
+    /// Somebody removes a container with Docker.
+    pub(super) fn remove_container(&mut self, host: usize, container: &ContainerId) {
+        self.end_process(host, container, 137);
+        self.stir(host, container, EventKind::Removed);
+        self.hosts[host].engine.containers.remove(container);
+    }
+
     // ── the controller ──────────────────────────────────────────────────────────────────────────
 
     pub(super) fn start_controller(&mut self) {
@@ -246,6 +261,7 @@ impl World {
     fn recall(&mut self) {
         self.recall_members();
         self.recall_tasks();
+        self.recall_adopted();
         let Some(model) = &self.controller.model else { return };
         let known: BTreeMap<WorkloadName, Declared> = model
             .workloads()

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dwell_agent_core::CallId;
 use dwell_controller::model::{Command, Join, Node, NodeChange, TokenId};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
@@ -123,6 +124,8 @@ impl World {
         clone.disk = original.disk.clone();
         clone.volumes = original.volumes.clone();
         clone.engine.copy(&original.engine);
+        clone.let_go = original.let_go.clone();
+        clone.let_go.values_mut().for_each(|let_go| let_go.since = (0, CallId(0)));
         clone.copy = true;
         self.hosts.push(clone);
         self.schedule.at(self.now + 100, Event::StartAgent { host: index, life: 0 });
