@@ -80,6 +80,14 @@ impl VolumeMove {
     }
 }
 
+impl Instance {
+    /// Whether it does not run anywhere, since the last of its volumes is being copied.
+    pub(super) fn is_stopped_for_copy(&self) -> bool {
+        let moving = self.volume_move.as_deref();
+        moving.is_some_and(|moving| moving.phase == VolumeMovePhase::Settling)
+    }
+}
+
 /// What is to be copied now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeJob {

@@ -330,7 +330,8 @@ impl Model {
     /// Takes an instance away: at once if it has no node, else when its node confirms.
     pub(super) fn remove_instance(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.node.is_none() {
+        // While the last of its volumes is copied nothing of it is anywhere, and its node has said so already.
+        if instance.node.is_none() || instance.is_stopped_for_copy() {
             return self.delete_instance(&instance, now);
         }
         if instance.removing {

@@ -332,8 +332,10 @@ fn it_waits_for_its_data_when_the_node_that_has_it_is_lost() {
 
 #[test]
 fn what_is_removed_meanwhile_leaves_no_copy() {
-    for mut fleet in [begun(), settling()] {
+    for (mut fleet, is_nowhere) in [(begun(), false), (settling(), true)] {
         fleet.command(Command::Scale { workload: "db".parse().unwrap(), replicas: 0 }).unwrap();
+        // Its node has said already that nothing of it is there, and need not say so again.
+        assert_eq!(fleet.model.instance(&instance("db-0")).is_none(), is_nowhere);
         fleet.settle();
         assert!(fleet.model.instance(&instance("db-0")).is_none());
         assert!(is_one_kept(&fleet, "n1"), "{:?}", states(&fleet));
