@@ -1,6 +1,7 @@
 //! An instance with volumes goes to another node, or stays where it was, with all that it has.
 
 use dwell_core::id::VolumeName;
+use dwell_core::instance::RunState;
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -258,6 +259,24 @@ fn it_comes_back_with_what_it_had_when_it_does_not_hold() {
     let removal = Command::RemoveVolume { instance, volume, node: Some(node("n2")) };
     fleet.command(removal).unwrap();
     assert_is_back(fleet);
+}
+
+/// Its node speaks before it has heard that the instance is to run again.
+#[test]
+fn one_that_was_stopped_before_it_held_keeps_what_it_had_until_it_holds() {
+    let mut fleet = trying();
+    let set = |fleet: &mut Fleet, run| {
+        let target = crate::model::Target::Instance(instance("db-0"));
+        fleet.command(Command::SetRun { target, run }).unwrap();
+    };
+    set(&mut fleet, RunState::Stopped);
+    fleet.settle();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    set(&mut fleet, RunState::Running);
+    fleet.report(&node("n2")).unwrap();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    fleet.settle();
+    assert!(is_one_kept(&fleet, "n2"), "{:?}", states(&fleet));
 }
 
 #[test]
