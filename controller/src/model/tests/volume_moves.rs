@@ -1,7 +1,7 @@
 //! An instance with volumes goes to another node, or stays where it was, with all that it has.
 
 use dwell_core::id::VolumeName;
-use dwell_core::instance::RunState;
+use dwell_core::instance::{Outcome, Phase, RunState, Verdict};
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -272,6 +272,11 @@ fn one_that_was_stopped_before_it_held_keeps_what_it_had_until_it_holds() {
     set(&mut fleet, RunState::Stopped);
     fleet.settle();
     assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    let generation = fleet.model.instance(&instance("db-0")).unwrap().instance.generation;
+    let host = fleet.hosts.get_mut(&node("n2")).unwrap();
+    let status = host.containers.get_mut(&instance("db-0")).unwrap();
+    (status.generation, status.phase) = (generation, Phase::Stopped);
+    status.verdict = Some(Verdict { generation, outcome: Outcome::Open });
     set(&mut fleet, RunState::Running);
     fleet.report(&node("n2")).unwrap();
     assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));

@@ -76,6 +76,16 @@ impl World {
                     self.adopt(&name);
                 }
             }
+            Action::MoveVolumes { pick, to } => {
+                let to = to.map(|host| self.hosts[self.host(host)].name.clone());
+                self.move_volumes(pick, to, MoveHow::WithVolumes);
+            }
+            Action::AbortMove { pick } => self.move_volumes(pick, None, MoveHow::Abort),
+            Action::Spoil { host, for_ms } => {
+                let host = self.host(host);
+                self.hosts[host].spoiled = true;
+                self.relieve_after(for_ms, Relief::Spoiled(host));
+            }
             Action::Resize { pick, mebi } => {
                 let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };
                 let size = mebi.map_or(OwnSizeChange::Reset, |mebi| OwnSizeChange::Set(own(mebi)));
@@ -201,6 +211,7 @@ impl World {
                 self.kill_controller(2_000);
                 let keeps_mark = back % 3 > 0;
                 self.controller.store.restore(backup.max(1), keeps_mark);
+                self.forget_moves();
                 self.declared.clear();
                 self.unsure.clear();
                 // Nobody remembers what failed after the backup, or served.
@@ -262,6 +273,7 @@ impl World {
         self.recall_members();
         self.recall_tasks();
         self.recall_adopted();
+        self.recall_moves();
         let Some(model) = &self.controller.model else { return };
         let known: BTreeMap<WorkloadName, Declared> = model
             .workloads()
@@ -331,6 +343,7 @@ impl World {
         drop(self.command(Command::Tick));
         self.operators_look();
         self.end_until_confirmed();
+        self.copy_volumes();
         self.check_twins();
         self.check_model();
         self.schedule.at(self.now + 1_000, Event::Tick { life });
@@ -403,6 +416,7 @@ impl World {
             real.missed_death = true;
             let name = real.instance.clone();
             self.truth.ended(&name, host, &container, now);
+            self.write_last(host, &name);
             self.stir(host, &container, EventKind::Died { exit_code: None });
         }
     }
@@ -452,6 +466,7 @@ impl World {
                 let life = self.hosts[host].life;
                 self.later(500, 5_000, Event::StartAgent { host, life });
             }
+            Relief::Spoiled(host) => self.hosts[host].spoiled = false,
             Relief::Store => self.controller.store.full = false,
         }
     }

@@ -325,6 +325,7 @@ impl World {
             Deed::Ended(container) => {
                 if !self.is_foreign(host, &container) {
                     self.truth.ended(name, host, &container, self.now);
+                    self.write_last(host, name);
                 }
                 self.stir(host, &container, EventKind::Died { exit_code: None });
             }
@@ -364,6 +365,9 @@ impl World {
         self.check_task(host, &real);
         let (container, run) = (container.clone(), real.run);
         match Temper::of(&real.image) {
+            _ if self.hosts[host].spoiled => {
+                self.later(300, 900, Event::Ends { host, container, run, code: 1 });
+            }
             Temper::Ends(after) => {
                 self.later(after, after + 100, Event::Ends { host, container, run, code: 1 });
             }

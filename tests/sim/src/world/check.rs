@@ -27,6 +27,7 @@ impl World {
         self.note_versions(changes);
         self.note_tasks(changes);
         self.note_custody(changes);
+        self.note_moves(changes);
         for change in changes {
             self.check_gone(change);
             self.check_address(change);
@@ -70,10 +71,11 @@ impl World {
     }
 
     /// Of what there is once on every node, no node has two. While a restore is unconfirmed the model follows what nodes say one
-    /// after the other, and may know of one where it was and of another where it is.
+    /// after the other, and may know of one where it was and of another where it is; and what only a node knew counts from then on
+    /// as leaving it.
     fn is_second_on_its_node(&self, new: &Instance) -> bool {
         let Some(model) = &self.controller.model else { return false };
-        if model.is_unconfirmed() {
+        if model.is_unconfirmed() || new.leaving.is_some() {
             return false;
         }
         let workload = new.name.workload();
@@ -156,6 +158,8 @@ impl World {
             for view in &instances {
                 let instance = &view.instance;
                 let leads_to = instance.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+                let moving = instance.volume_move.as_deref();
+                let leads_to = leads_to.or_else(|| moving?.keeps_room_on());
                 if instance.node.as_ref() == Some(name) {
                     sum = sum.plus(instance.promised());
                 } else if leads_to == Some(name) {
@@ -338,6 +342,7 @@ impl World {
                 return Err(format!("host {number} has a left-over journal of {name}"));
             }
         }
+        self.volumes_at_rest()?;
         self.directories()?;
         Ok(restarts)
     }

@@ -123,6 +123,8 @@ impl World {
         let mut clone = Host::new(original.name.clone(), number, original.enrolment.clone());
         clone.disk = original.disk.clone();
         clone.volumes = original.volumes.clone();
+        clone.copies = original.copies.clone();
+        clone.moved_in = original.moved_in.clone();
         clone.engine.copy(&original.engine);
         clone.let_go = original.let_go.clone();
         clone.let_go.values_mut().for_each(|let_go| let_go.since = (0, CallId(0)));

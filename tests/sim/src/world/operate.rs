@@ -256,6 +256,9 @@ impl World {
         if given_up && self.truth.volumes.get(&instance).is_some_and(|(host, _)| is_its(*host)) {
             self.truth.volumes.remove(&instance);
         }
+        if given_up && self.truth.left.get(&instance).is_some_and(|left| is_its(left.host)) {
+            self.truth.left.remove(&instance);
+        }
     }
 
     /// What is on hosts that were given up is given up.
@@ -285,6 +288,7 @@ impl World {
                 Relief::Engine(host),
                 Relief::Calls(host),
                 Relief::Link(host),
+                Relief::Spoiled(host),
                 Relief::Power(host),
             ] {
                 self.relieve(relief);
