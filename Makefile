@@ -17,6 +17,7 @@ SHORT   ?=
 SUITE   ?= trixie
 STEPS   ?= 24
 ONLY    ?=
+WITHOUT ?=
 DEB_VERSION ?=
 ADVISORIES ?=
 CARGO_DENY ?= 0.20.2
@@ -82,7 +83,7 @@ fuzz: ## bytes that break a parser are looked for, SECONDS for each one; needs a
 	CARGO='$(CARGO)' fuzz/run.sh $(SECONDS) $(TARGETS)
 
 sim: ## the whole, simulated: SEEDS fleets from seed FROM on, STEPS faults each (docs/simulation.md)
-	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(ONLY),--only $(ONLY))
+	$(CARGO) run --locked --release -p dwell-sim -- --seeds $(SEEDS) --from $(FROM) --steps $(STEPS) $(if $(ONLY),--only $(ONLY)) $(if $(WITHOUT),--without $(WITHOUT))
 
 sim-mutants: ## takes out one mechanism after the other (NAME=… one of tests/sim/mutants); a seed has to fail each time
 	tests/sim/mutants.sh $(if $(filter-out demo,$(NAME)),$(NAME))

@@ -18,7 +18,7 @@ use dwell_core::registry::RegistryHost;
 use dwell_core::sandbox::Slot;
 use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
-use crate::decide::{best_match, current};
+use crate::decide::{best_match, current, let_go};
 use crate::desired::Desired;
 use crate::journal::{Journal, Ruling};
 use crate::lease::Leases;
@@ -163,6 +163,12 @@ impl Seen {
     pub fn remember(&mut self, journal: Journal) {
         self.stored = journal.clone();
         self.journal = journal.in_life(self.life);
+    }
+
+    /// Whether the instance is let go, by what is on disk and what is desired: nobody touches what runs of it.
+    #[must_use]
+    pub fn is_let_go(&self, target: Option<&Target>) -> bool {
+        let_go(target, self).is_some()
     }
 
     /// Whether nothing of the instance is here and nothing is under way, so that it can be forgotten

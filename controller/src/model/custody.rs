@@ -85,14 +85,19 @@ impl Model {
                 .map_err(|source| Refusal::Spec { workload: name.workload().clone(), source })?;
             self.put_workload(Workload { spec, ..Workload::clone(&workload) });
             let generation = self.next_generation(&instance);
+            // Of one that a restored controller had never heard of nobody knows what it was made from.
+            let is_unknown = instance.wanted.template.image.is_empty();
+            let form = is_unknown.then(|| self.form_for_new(&workload)).flatten();
+            let wanted = form.unwrap_or_else(|| Arc::clone(&instance.wanted));
             let is_newest = self
                 .newest(name.workload())
-                .is_some_and(|newest| newest.form.number == instance.wanted.number);
+                .is_some_and(|newest| newest.form.number == wanted.number);
             let update = if is_newest { UpdateState::Current } else { UpdateState::Due };
             self.put_instance(Instance {
                 generation,
                 custody: Custody::Adopted(generation),
                 removing: false,
+                wanted,
                 update,
                 ..Instance::clone(&instance)
             });
@@ -117,6 +122,8 @@ impl Model {
             return Arc::clone(instance);
         };
         self.leave_alone(Instance::clone(instance), Custody::LetGo(at));
+        // One that was to be made again under this name gets another one: this stays taken.
+        self.make_missing(instance.name.workload(), now);
         let message =
             "was let go, as its node says, by an order that the controller has forgotten; \
                        its container stays, and nobody looks after it"

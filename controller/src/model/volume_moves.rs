@@ -80,6 +80,14 @@ impl VolumeMove {
     }
 }
 
+impl Instance {
+    /// Whether it does not run anywhere, since the last of its volumes is being copied.
+    pub(super) fn is_stopped_for_copy(&self) -> bool {
+        let moving = self.volume_move.as_deref();
+        moving.is_some_and(|moving| moving.phase == VolumeMovePhase::Settling)
+    }
+}
+
 /// What is to be copied now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeJob {
@@ -444,10 +452,13 @@ impl Model {
         if !is_tried {
             return;
         }
-        if has_arrived(&instance, status) {
+        // That it does not run may be as it was told before; only what holds, or has done its work, needs nothing to go back to.
+        let verdict = status.verdict_on(instance.generation);
+        let has_proven = instance.rests() || verdict == Some(&Outcome::Held);
+        if has_proven && has_arrived(&instance, status) {
             self.finish_move(&instance, now);
             self.put_instance(Instance { volume_move: None, ..Instance::clone(&instance) });
-        } else if let Some(Outcome::Failing { reason }) = status.verdict_on(instance.generation) {
+        } else if let Some(Outcome::Failing { reason }) = verdict {
             let message = format!("does not hold on {}: {reason}", moving.to);
             let subject = Subject::Instance(name.clone());
             self.event(now, Severity::Warning, subject, "volume-move-failed", message);

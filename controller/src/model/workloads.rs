@@ -330,7 +330,8 @@ impl Model {
     /// Takes an instance away: at once if it has no node, else when its node confirms.
     pub(super) fn remove_instance(&mut self, name: &InstanceName, now: Timestamp) {
         let Some(instance) = self.tables.instances().get(name).cloned() else { return };
-        if instance.node.is_none() {
+        // While the last of its volumes is copied nothing of it is anywhere, and its node has said so already.
+        if instance.node.is_none() || instance.is_stopped_for_copy() {
             return self.delete_instance(&instance, now);
         }
         if instance.removing {
@@ -368,14 +369,32 @@ impl Model {
         let Some(workload) = self.tables.workloads().get(name.workload()).cloned() else { return };
         if workload.removing {
             self.forget_if_empty(name.workload());
-        } else if self.lacks(&workload, name)
-            && let Some(form) = self.form_for_new(&workload)
-        {
-            // Without its declared address, if that is another's now: it waits until it is free.
-            let address = self.declared_address(name);
-            let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
-            let instance = self.new_instance(&workload, form, name, now, identity);
-            self.make_instance(instance);
+        } else if self.lacks(&workload, name) {
+            self.make_anew(&workload, name, now);
+        }
+    }
+
+    /// Makes an instance that a workload is to have. Without its declared address, if that is another's now: it waits until it
+    /// is free.
+    fn make_anew(&mut self, workload: &Workload, name: &InstanceName, now: Timestamp) {
+        let Some(form) = self.form_for_new(workload) else { return };
+        let address = self.declared_address(name);
+        let identity = address.and_then(|address| self.claim_static(name, address, now).ok());
+        let instance = self.new_instance(workload, form, name, now, identity);
+        self.make_instance(instance);
+    }
+
+    /// Makes the instances that a workload is to have and that nothing is there of.
+    pub(super) fn make_missing(&mut self, workload: &WorkloadName, now: Timestamp) {
+        let Some(workload) = self.tables.workloads().get(workload).cloned() else { return };
+        if workload.removing {
+            return;
+        }
+        for ordinal in self.ordinals(&workload) {
+            let name = InstanceName::new(workload.spec.name.clone(), ordinal);
+            if self.tables.instances().get(&name).is_none() {
+                self.make_anew(&workload, &name, now);
+            }
         }
     }
 

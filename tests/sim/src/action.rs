@@ -62,11 +62,15 @@ pub enum Class {
     Canaries,
     /// Workloads run to completion, and operators have work done anew.
     Jobs,
+    /// Operators let go of instances, and take them back.
+    Custody,
+    /// Instances move together with their volumes, some to hosts on which nothing works.
+    VolumeMoves,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -94,6 +98,8 @@ impl Class {
         Self::Canaries,
         Self::Lost,
         Self::Jobs,
+        Self::Custody,
+        Self::VolumeMoves,
     ];
 
     /// Its name on the command line.
@@ -127,6 +133,8 @@ impl Class {
             Self::Canaries => "canaries",
             Self::Lost => "lost",
             Self::Jobs => "jobs",
+            Self::Custody => "custody",
+            Self::VolumeMoves => "volume-moves",
         }
     }
 }
@@ -147,6 +155,11 @@ pub(crate) enum Action {
     Move { pick: u8, to: Option<u8> },
     RemoveOne { pick: u8 },
     Replace { pick: u8 },
+    Dissociate { pick: u8 },
+    Adopt { pick: u8 },
+    MoveVolumes { pick: u8, to: Option<u8> },
+    AbortMove { pick: u8 },
+    Spoil { host: u8, for_ms: Ms },
     Resize { pick: u8, mebi: Option<u64> },
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
@@ -237,10 +250,12 @@ impl Scenario {
     pub fn of_seed(seed: u64, classes: &[Class], actions: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let hosts = rng.u8(2..=4);
+        let has_volumes =
+            [Class::Volumes, Class::VolumeMoves].iter().any(|one| classes.contains(one));
         let shape = |rng: &mut fastrand::Rng| {
             let shape = Shape {
                 replicas: rng.u32(1..=3),
-                volume: classes.contains(&Class::Volumes) && rng.u8(..3) == 0,
+                volume: has_volumes && rng.u8(..3) == 0,
                 health: rng.bool(),
                 canary: classes.contains(&Class::Canaries) && rng.bool(),
                 may_fail: Some(0),
@@ -413,6 +428,16 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             0 => Action::Apply { workload, bad: None },
             1 => Action::KillProcess { host, pick },
             _ => Action::Replace { pick },
+        },
+        Class::Custody => match rng.u8(..3) {
+            0 => Action::Adopt { pick },
+            _ => Action::Dissociate { pick },
+        },
+        Class::VolumeMoves => match rng.u8(..8) {
+            0 => Action::AbortMove { pick },
+            1 => Action::FillDisk { host, for_ms },
+            2 => Action::Spoil { host, for_ms: for_ms + 60_000 },
+            _ => Action::MoveVolumes { pick, to: rng.bool().then_some(host) },
         },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },

@@ -107,6 +107,12 @@ impl Agent {
         self.holding.assignment().map(AsRef::as_ref)
     }
 
+    /// Under which assignment it looks at its volumes, once it has told what became of its instances under that.
+    pub(crate) fn looks_under(&self) -> Option<Position> {
+        let at = self.holding.position();
+        self.stream.as_ref().filter(|stream| stream.has_reported(at)).map(|_| at)
+    }
+
     /// Who is where, as far as it was told.
     pub(crate) fn directory(&self) -> &Directory {
         &self.directory
@@ -144,6 +150,7 @@ impl Agent {
                     keeps_leases: true,
                     fetches_ahead: true,
                     carries: true,
+                    moves_volumes: true,
                     knows_blocks: true,
                     knows_ranges: true,
                     lets_go: true,

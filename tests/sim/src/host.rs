@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use dwell_agent_core::{Listed, Watch};
+use dwell_agent_core::{CallId, Listed, Watch};
 use dwell_core::clock::Timestamp;
 use dwell_core::container::{Container, ContainerId, ContainerState};
 use dwell_core::directory::Directory;
 use dwell_core::health::Health;
 use dwell_core::host_mark::HostMark;
-use dwell_core::id::{Generation, InstanceName, NodeName, VolumeName};
+use dwell_core::id::{Generation, InstanceName, NodeName, Position, Revision, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::sandbox::{SandboxId, Slot};
 use dwell_core::session::{Assignment, SeenVolume};
@@ -54,6 +54,14 @@ pub(crate) struct Host {
     pub(crate) disk: Disk,
     /// Volumes by instance; what is in them is a number that grows with every write.
     pub(crate) volumes: BTreeMap<InstanceName, u64>,
+    /// Copies of other hosts' volumes: the move that each is for, and what is in it.
+    pub(crate) copies: BTreeMap<InstanceName, (Revision, u64)>,
+    /// Volumes that were copies, and the move that each was for.
+    pub(crate) moved_in: BTreeMap<InstanceName, Revision>,
+    /// Which volumes and copies were told last, and of which assignment.
+    pub(crate) told_volumes: Option<(Position, Vec<SeenVolume>)>,
+    /// Whatever is started here ends soon.
+    pub(crate) spoiled: bool,
     pub(crate) sandboxes: BTreeSet<SandboxId>,
     /// To which of its sandboxes the address of each instance leads.
     pub(crate) led: BTreeMap<InstanceName, Slot>,
@@ -62,6 +70,8 @@ pub(crate) struct Host {
     pub(crate) engine: Engine,
     /// The container of each instance that has held here last.
     pub(crate) held: BTreeMap<InstanceName, Held>,
+    /// What its journals say to be let go.
+    pub(crate) let_go: BTreeMap<InstanceName, LetGo>,
     pub(crate) agent: Option<Agent>,
     /// The runs that the agent watches: until they end.
     pub(crate) watches: BTreeMap<ContainerId, Watch>,
@@ -133,6 +143,18 @@ pub(crate) struct Link {
     pub(crate) repeats: bool,
 }
 
+/// An instance that is let go on a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LetGo {
+    /// At which generation.
+    pub(crate) at: Generation,
+    /// By which call of which life of the agent that was written down.
+    pub(crate) since: Asked,
+}
+
+/// Which call of which life of an agent: later ones are greater.
+pub(crate) type Asked = (u64, CallId);
+
 /// Who starts and ends, for the world to keep books.
 #[derive(Debug)]
 pub(crate) enum Deed {
@@ -153,11 +175,16 @@ impl Host {
             wall: Wall::default(),
             disk: Disk::default(),
             volumes: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            moved_in: BTreeMap::new(),
+            told_volumes: None,
+            spoiled: false,
             sandboxes: BTreeSet::new(),
             led: BTreeMap::new(),
             doors: BTreeMap::new(),
             engine: Engine::default(),
             held: BTreeMap::new(),
+            let_go: BTreeMap::new(),
             agent: None,
             watches: BTreeMap::new(),
             to_store: None,
@@ -210,24 +237,40 @@ impl Host {
 
     /// The volumes, if there is an engine to ask.
     pub(crate) fn seen_volumes(&self) -> Option<Vec<SeenVolume>> {
-        let seen = |instance: &InstanceName| SeenVolume {
+        let seen = |instance: &InstanceName, is_copy| SeenVolume {
             instance: instance.clone(),
             name: volume_name(),
             image_path: None,
-            is_copy: false,
+            is_copy,
         };
-        (self.engine.mode == Mode::Up).then(|| self.volumes.keys().map(seen).collect())
+        let volumes = self.volumes.keys().map(|name| seen(name, false));
+        let all = volumes.chain(self.copies.keys().map(|name| seen(name, true)));
+        (self.engine.mode == Mode::Up).then(|| all.collect())
     }
 
-    /// Deletes volumes, as the controller wants it, unless something mounts them.
-    pub(crate) fn delete_volumes<'a>(&mut self, names: impl Iterator<Item = &'a InstanceName>) {
-        for name in names {
-            let containers = &self.engine.containers;
-            let mut own = containers.values().filter(|real| !real.foreign);
-            if !own.any(|real| real.has_volume && real.instance == *name) {
-                self.volumes.remove(name);
-            }
+    /// The volumes that are to be deleted by an order on the disk, and that nothing mounts.
+    pub(crate) fn volumes_to_delete(&self) -> Vec<InstanceName> {
+        let durable = self.disk.assignment.as_deref();
+        let held = self.agent.as_ref().and_then(|agent| agent.held());
+        let Some((durable, held)) = durable.zip(held).filter(|_| self.engine.mode == Mode::Up)
+        else {
+            return Vec::new();
+        };
+        if durable.position() != held.position() {
+            return Vec::new();
         }
+        let mounts = |assigned: &Assigned| {
+            assigned.templates().any(|template| template.volumes().next().is_some())
+        };
+        let is_mounted = |name: &InstanceName| {
+            let mut own = self.engine.containers.values().filter(|real| !real.foreign);
+            own.any(|real| real.has_volume && real.instance == *name)
+                || held.instances.get(name).is_some_and(mounts)
+        };
+        let ordered = held.volumes_to_delete.iter().map(|(name, _)| name);
+        let ordered = ordered
+            .filter(|name| self.volumes.contains_key(*name) || self.copies.contains_key(*name));
+        ordered.filter(|name| !is_mounted(name)).cloned().collect()
     }
 
     /// A container, if there is one.
@@ -436,6 +479,7 @@ impl Host {
         self.led.clear();
         self.disk = Disk { full: self.disk.full, ..Disk::default() };
         self.held.clear();
+        self.let_go.clear();
     }
 
     /// A journal says for the first time that a generation has held: so has the container that runs.

@@ -23,6 +23,9 @@ struct Arguments {
     /// Only these faults.
     #[arg(long, value_parser = class, value_delimiter = ',')]
     only: Vec<Class>,
+    /// All faults but these.
+    #[arg(long, value_parser = class, value_delimiter = ',', conflicts_with = "only")]
+    without: Vec<Class>,
     /// Go on after a failing seed, without a trace, and count them.
     #[arg(long)]
     keep_going: bool,
@@ -41,10 +44,11 @@ fn class(name: &str) -> Result<Class, String> {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let on = match &arguments.only[..] {
+    let mut on = match &arguments.only[..] {
         [] => Class::ALL.to_vec(),
         only => only.to_vec(),
     };
+    on.retain(|class| !arguments.without.contains(class));
     let begun = Instant::now();
     let (mut steps, mut failed) = (0, 0_u64);
     for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {

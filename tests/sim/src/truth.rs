@@ -35,12 +35,23 @@ pub(crate) struct Running {
     pub(crate) excused: bool,
 }
 
+/// A volume that was copied, and that its instance may have to come back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) host: usize,
+    pub(crate) content: u64,
+    /// The instance does not hold with the copy, and may come back.
+    pub(crate) returns: bool,
+}
+
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Truth {
     pub(crate) running: BTreeMap<InstanceName, Vec<Running>>,
     /// Where the newest volume of an instance is, and what is in it.
     pub(crate) volumes: BTreeMap<InstanceName, (usize, u64)>,
+    /// What instances had where they were before they came up with a copy of it elsewhere, until they hold there.
+    pub(crate) left: BTreeMap<InstanceName, Left>,
     /// When a main process of an instance last ran on a host, for those that do not run.
     pub(crate) last_ran: BTreeMap<(usize, InstanceName), Ms>,
 }
@@ -100,7 +111,17 @@ impl Truth {
         host: usize,
         content: u64,
     ) -> Result<u64, Violation> {
-        if let Some(&(other, newest)) = self.volumes.get(name)
+        let left = self.left.get(name).copied();
+        let returns =
+            left.is_some_and(|left| left.returns && left.host == host && left.content == content);
+        if returns {
+            self.left.remove(name);
+        } else if let Some(&(other, newest)) = self.volumes.get(name)
+            && newest == content
+            && other != host
+        {
+            self.left.insert(name.clone(), Left { host: other, content, returns: false });
+        } else if let Some(&(other, newest)) = self.volumes.get(name)
             && newest > content
         {
             return Err(Violation {
@@ -117,6 +138,7 @@ impl Truth {
     /// A host is given up for dead, with what is in its volumes.
     pub(crate) fn give_up(&mut self, host: usize) {
         self.volumes.retain(|_, (on, _)| *on != host);
+        self.left.retain(|_, left| left.host != host);
         self.excuse(host, true);
     }
 

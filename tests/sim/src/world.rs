@@ -7,11 +7,13 @@
 mod befall;
 mod carry;
 mod check;
+mod custody;
 mod deliver;
 mod jobs;
 mod membership;
 mod operate;
 mod versions;
+mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,8 +25,10 @@ use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::net::ClusterRange;
 use dwell_core::workload::WorkloadSpec;
 
+use self::custody::Custodies;
 use self::jobs::Jobs;
 use self::versions::Versions;
+use self::volumes::{CopyId, Copying};
 use crate::action::Scenario;
 use crate::agent::{Agent, Input, Output};
 use crate::controller::Controller;
@@ -123,6 +127,16 @@ enum Event {
         run: u64,
         healthy: bool,
     },
+    /// A copy of a volume is made, or not.
+    Copied {
+        of: CopyId,
+        controller_life: u64,
+    },
+    /// It may be begun again.
+    CopyOver {
+        of: CopyId,
+        controller_life: u64,
+    },
     /// An operator declares a workload.
     Apply {
         workload: usize,
@@ -155,6 +169,7 @@ enum Relief {
     Engine(usize),
     Calls(usize),
     Link(usize),
+    Spoiled(usize),
     Power(usize),
     Store,
 }
@@ -170,8 +185,8 @@ struct Stream {
     /// When the last message in either direction arrives: they do not overtake each other.
     up_at: Ms,
     down_at: Ms,
-    /// What waits until the link is there again.
-    stalled: Vec<Event>,
+    /// What waits until the link is there again, and whether it is for the controller.
+    stalled: Vec<(bool, Event)>,
     /// What the agent said last.
     last_up: Option<Up>,
 }
@@ -212,6 +227,9 @@ pub(crate) struct World {
     declared: BTreeMap<WorkloadName, Declared>,
     versions: Versions,
     jobs: Jobs,
+    custodies: Custodies,
+    /// The copies of volumes that are under way.
+    copying: BTreeMap<CopyId, Copying>,
     /// Instances that are shown as running and do not, and for how many seconds in a row.
     doubtful: BTreeMap<InstanceName, u32>,
     /// Workloads about which an operator had no answer.
@@ -224,6 +242,8 @@ pub(crate) struct World {
     version: u64,
     /// Counts the keys with which hosts have joined.
     enrolments: u64,
+    /// An operator's command about a workload is under way.
+    operating: bool,
     /// Operators are vouching for a host's death.
     removing_by_force: bool,
     violation: Option<Violation>,
@@ -267,6 +287,8 @@ impl World {
             declared: BTreeMap::new(),
             versions: Versions::default(),
             jobs: Jobs::default(),
+            custodies: Custodies::default(),
+            copying: BTreeMap::new(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
             tried_again: BTreeSet::new(),
@@ -274,6 +296,7 @@ impl World {
             last_stream: 0,
             version: 0,
             enrolments: 0,
+            operating: false,
             removing_by_force: false,
             violation: None,
             steps: 0,
@@ -333,6 +356,12 @@ impl World {
             }
             Event::Judged { host, container, run, healthy } => {
                 self.judge(host, &container, run, healthy);
+            }
+            Event::Copied { of, controller_life } => self.copied(of, controller_life),
+            Event::CopyOver { of, controller_life } => {
+                if controller_life == self.controller.life {
+                    self.copying.remove(&of);
+                }
             }
             Event::Apply { workload } => self.apply(workload, None),
             Event::ForceRemove { host, reuse } => self.force_remove(host, reuse),

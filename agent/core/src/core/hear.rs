@@ -28,10 +28,19 @@ impl Core {
                     let seen = self.observed.instances.entry(name.clone()).or_default();
                     seen.accept(&target.assigned, now);
                 }
+                let mut taken_back = Vec::new();
                 if let Some(before) = &self.desired {
                     self.observed.retry_pulls(before, &desired, now);
+                    let seen = self.observed.instances.iter();
+                    let let_go = seen.filter(|(name, seen)| seen.is_let_go(before.get(name)));
+                    let is_over = let_go.filter(|(name, seen)| !seen.is_let_go(desired.get(name)));
+                    taken_back.extend(is_over.map(|(name, _)| name.clone()));
                 }
                 self.desired = Some(desired);
+                // Something of it may run that the engine does not know: that was let be until now.
+                for name in taken_back {
+                    self.doubt(&name, None, now);
+                }
             }
             Input::Leases(leases) => self.observed.leases = leases,
             Input::Connected => {

@@ -135,7 +135,10 @@ impl Core {
             let is_looked_at = self.doubts.is_open(name);
             let seen = self.observed.instances.entry(name.clone()).or_default();
             let rests = !seen.containers.iter().any(dwell_planner::Container::is_running);
-            if rests && !self.watches.is_settled(name) {
+            // What was let go is touched by nobody, also where the engine has lost sight of it.
+            let target = self.desired.as_ref().and_then(|desired| desired.get(name));
+            let is_let_go = seen.is_let_go(target);
+            if rests && !is_let_go && !self.watches.is_settled(name) {
                 self.end_unlisted(name, now);
             } else {
                 self.all_is_seen(name, is_looked_at);

@@ -2,7 +2,7 @@
 
 use dwell_core::fixtures;
 use dwell_core::id::{Generation, Revision};
-use dwell_core::instance::{Assigned, Phase};
+use dwell_core::instance::{Assigned, Custody, Phase};
 use dwell_core::sandbox::Slot;
 use dwell_core::session::Statuses;
 use dwell_core::workload::Template;
@@ -292,6 +292,36 @@ fn what_cannot_be_ended_is_told_all_the_time_until_it_is() {
     let is_create = |call: &Call| matches!(call, Call::Step { step: Step::Create { .. }, .. });
     assert!(node.open.values().any(is_create), "{:?}", node.open);
     assert!(!node.message("web-0").contains("process 7"), "{}", node.message("web-0"));
+}
+
+/// A store that the engine does not show any more may have its container, which is to run on.
+#[test]
+fn what_the_engine_has_lost_sight_of_is_not_ended_while_it_is_let_go() {
+    let mut node = Node::new(&[]);
+    let journal = Journal { let_go: Some(Generation(1)), ..Journal::default() };
+    let settings = Settings { calls_max: 2, backstop: Duration::from_secs(600) };
+    let journals = [("web-0".parse().unwrap(), journal)].into();
+    node.core = Core::new(settings, journals, node.now);
+    let desire = |node: &mut Node, generation, custody| {
+        let generation = Generation(generation);
+        let desired: Desired =
+            [Assigned { generation, custody, ..assigned("web-0") }].into_iter().collect();
+        node.tell(Input::Desired(Arc::new(desired.at(Revision(generation.0)))));
+    };
+    let ended = std::cell::Cell::new(0);
+    let there = answers(&[], &[]);
+    let answer = |call: &Call| {
+        let ends = matches!(call, Call::EndUnlisted { .. });
+        ended.set(ended.get() + usize::from(ends));
+        there(call).filter(|_| !matches!(call, Call::Step { .. }))
+    };
+    desire(&mut node, 1, Custody::LetGo(Generation(1)));
+    node.tell(Input::Connected);
+    node.answer(answer);
+    assert_eq!((&node.engine, ended.get()), (&EngineState::Ready, 0));
+    desire(&mut node, 2, Custody::Adopted(Generation(2)));
+    node.answer(answer);
+    assert_eq!(ended.get(), 1, "before anything is started again");
 }
 
 #[test]

@@ -233,6 +233,36 @@ fn a_controller_that_has_forgotten_it_is_told_by_its_node() {
     assert!(fleet.hosts[&node("n1")].let_go.is_empty());
 }
 
+/// The restored controller takes what it does not know to be ending, and the workload is declared anew before it hears otherwise.
+#[test]
+fn what_was_to_be_made_again_under_the_name_of_one_that_is_let_go_gets_another_name() {
+    let mut fleet = Fleet::of(1);
+    fleet.settle();
+    let backup = fleet.backup();
+    fleet.apply(spec("web", 3)).unwrap();
+    fleet.settle();
+    dissociate(&mut fleet, "web-1").unwrap();
+    fleet.settle();
+    fleet.restore(backup);
+    fleet.begin(99, Some("a mark".to_owned()));
+    fleet.attach(&node("n1")).unwrap();
+    fleet.fetch(&node("n1"));
+    fleet.command(Command::ConfirmRestore { force: false }).unwrap();
+    fleet.apply(spec("web", 3)).unwrap();
+    fleet.settle();
+    assert!(get(&fleet, "web-1").is_let_go());
+    assert_eq!(replicas(&fleet), 3);
+    for name in ["web-0", "web-2", "web-3"] {
+        assert!(!get(&fleet, name).removing, "{name}");
+    }
+    fleet.check();
+    adopt(&mut fleet, "web-1").unwrap();
+    let taken_back = get(&fleet, "web-1");
+    assert_eq!(taken_back.wanted.template.image, "image:1", "what it was made from is not known");
+    fleet.settle();
+    fleet.check();
+}
+
 #[test]
 fn what_cannot_be_let_go_is_refused_with_the_reason() {
     let mut fleet = fleet();

@@ -1,6 +1,7 @@
 //! An instance with volumes goes to another node, or stays where it was, with all that it has.
 
 use dwell_core::id::VolumeName;
+use dwell_core::instance::{Outcome, Phase, RunState, Verdict};
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -260,6 +261,29 @@ fn it_comes_back_with_what_it_had_when_it_does_not_hold() {
     assert_is_back(fleet);
 }
 
+/// Its node speaks before it has heard that the instance is to run again.
+#[test]
+fn one_that_was_stopped_before_it_held_keeps_what_it_had_until_it_holds() {
+    let mut fleet = trying();
+    let set = |fleet: &mut Fleet, run| {
+        let target = crate::model::Target::Instance(instance("db-0"));
+        fleet.command(Command::SetRun { target, run }).unwrap();
+    };
+    set(&mut fleet, RunState::Stopped);
+    fleet.settle();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    let generation = fleet.model.instance(&instance("db-0")).unwrap().instance.generation;
+    let host = fleet.hosts.get_mut(&node("n2")).unwrap();
+    let status = host.containers.get_mut(&instance("db-0")).unwrap();
+    (status.generation, status.phase) = (generation, Phase::Stopped);
+    status.verdict = Some(Verdict { generation, outcome: Outcome::Open });
+    set(&mut fleet, RunState::Running);
+    fleet.report(&node("n2")).unwrap();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    fleet.settle();
+    assert!(is_one_kept(&fleet, "n2"), "{:?}", states(&fleet));
+}
+
 #[test]
 fn a_controller_that_starts_again_goes_on() {
     let mut stopping = begun();
@@ -332,8 +356,10 @@ fn it_waits_for_its_data_when_the_node_that_has_it_is_lost() {
 
 #[test]
 fn what_is_removed_meanwhile_leaves_no_copy() {
-    for mut fleet in [begun(), settling()] {
+    for (mut fleet, is_nowhere) in [(begun(), false), (settling(), true)] {
         fleet.command(Command::Scale { workload: "db".parse().unwrap(), replicas: 0 }).unwrap();
+        // Its node has said already that nothing of it is there, and need not say so again.
+        assert_eq!(fleet.model.instance(&instance("db-0")).is_none(), is_nowhere);
         fleet.settle();
         assert!(fleet.model.instance(&instance("db-0")).is_none());
         assert!(is_one_kept(&fleet, "n1"), "{:?}", states(&fleet));

@@ -118,11 +118,9 @@ impl Model {
     /// the same, since others are given that, too.
     pub(in crate::model) fn gives_up_turn(&mut self, instance: &Instance, reason: &str) -> bool {
         let Some(newest) = self.newest(instance.name.workload()) else { return false };
+        // It has gone back, and does not work as what it was either; or it has only moved, as what it was.
         let number = newest.form.number;
-        // It has gone back, and does not work as what it was either.
-        let went_back = instance.wanted.number != number && instance.failed_with(number).is_some();
-        went_back
-            || (instance.wanted.number == number && self.tolerates(&instance.name, number, reason))
+        instance.wanted.number != number || self.tolerates(&instance.name, number, reason)
     }
 
     /// What is left of an instance's failure when it holds with what it is to be: nothing, if it is that which failed.

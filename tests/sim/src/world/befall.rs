@@ -68,6 +68,26 @@ impl World {
                     false => Command::ReplaceInstances(names),
                 }));
             }
+            Action::Dissociate { pick } => {
+                if let Some(name) = self.pick_instance(pick) {
+                    self.dissociate(&name);
+                }
+            }
+            Action::Adopt { pick } => {
+                if let Some(name) = self.pick_let_go(pick) {
+                    self.adopt(&name);
+                }
+            }
+            Action::MoveVolumes { pick, to } => {
+                let to = to.map(|host| self.hosts[self.host(host)].name.clone());
+                self.move_volumes(pick, to, MoveHow::WithVolumes);
+            }
+            Action::AbortMove { pick } => self.move_volumes(pick, None, MoveHow::Abort),
+            Action::Spoil { host, for_ms } => {
+                let host = self.host(host);
+                self.hosts[host].spoiled = true;
+                self.relieve_after(for_ms, Relief::Spoiled(host));
+            }
             Action::Resize { pick, mebi } => {
                 let own = |mebi| OwnSize { cpu: None, memory: Some(Bytes::mebi(mebi)) };
                 let size = mebi.map_or(OwnSizeChange::Reset, |mebi| OwnSizeChange::Set(own(mebi)));
@@ -111,9 +131,7 @@ impl World {
             Action::RemoveContainer { host, pick } => {
                 let host = self.host(host);
                 if let Some(container) = self.container(host, pick) {
-                    self.end_process(host, &container, 137);
-                    self.stir(host, &container, EventKind::Removed);
-                    self.hosts[host].engine.containers.remove(&container);
+                    self.remove_container(host, &container);
                 }
             }
             Action::MissDeath { host, pick } => self.miss_death(host, pick),
@@ -195,6 +213,7 @@ impl World {
                 self.kill_controller(2_000);
                 let keeps_mark = back % 3 > 0;
                 self.controller.store.restore(backup.max(1), keeps_mark);
+                self.forget_moves();
                 self.declared.clear();
                 self.unsure.clear();
                 // Nobody remembers what failed after the backup, or served.
@@ -224,6 +243,13 @@ impl World {
         all.keys().nth(usize::from(pick) % all.len().max(1)).cloned()
     }
 
+    /// Somebody removes a container with Docker.
+    pub(super) fn remove_container(&mut self, host: usize, container: &ContainerId) {
+        self.end_process(host, container, 137);
+        self.stir(host, container, EventKind::Removed);
+        self.hosts[host].engine.containers.remove(container);
+    }
+
     // ── the controller ──────────────────────────────────────────────────────────────────────────
 
     pub(super) fn start_controller(&mut self) {
@@ -248,6 +274,8 @@ impl World {
     fn recall(&mut self) {
         self.recall_members();
         self.recall_tasks();
+        self.recall_adopted();
+        self.recall_moves();
         let Some(model) = &self.controller.model else { return };
         let known: BTreeMap<WorkloadName, Declared> = model
             .workloads()
@@ -318,6 +346,7 @@ impl World {
         self.fetch_for_arrivals();
         self.operators_look();
         self.end_until_confirmed();
+        self.copy_volumes();
         self.check_twins();
         self.check_model();
         self.schedule.at(self.now + 1_000, Event::Tick { life });
@@ -403,6 +432,7 @@ impl World {
             real.missed_death = true;
             let name = real.instance.clone();
             self.truth.ended(&name, host, &container, now);
+            self.write_last(host, &name);
             self.stir(host, &container, EventKind::Died { exit_code: None });
         }
     }
@@ -452,6 +482,7 @@ impl World {
                 let life = self.hosts[host].life;
                 self.later(500, 5_000, Event::StartAgent { host, life });
             }
+            Relief::Spoiled(host) => self.hosts[host].spoiled = false,
             Relief::Store => self.controller.store.full = false,
         }
     }

@@ -13,7 +13,7 @@ use dwell_planner::{Failure, FailureKind, Step};
 
 use super::{Event, Relief, Work, World, workload_name};
 use crate::agent::{Input, Output};
-use crate::host::{Deed, Mode, Temper, transient};
+use crate::host::{Asked, Deed, Mode, Temper, transient};
 use crate::message::Up;
 use crate::schedule::Ms;
 use crate::truth::{Running, Violation};
@@ -126,7 +126,7 @@ impl World {
         // A pull that does not go on is given up by whoever makes it.
         let is_pull = matches!(call, Call::Pull { .. });
         let lost = needs_engine && self.rng.u32(..100) < losing;
-        let outcome = self.do_now(host, call);
+        let outcome = self.do_now(host, (life, id), call);
         if !lost {
             let wait = self.rng.u64(1..4 + self.hosts[host].engine.slow_max / 4);
             self.answer(host, life, wait, id, outcome);
@@ -165,7 +165,8 @@ impl World {
     }
 
     /// Does a call, and returns what its agent is to be told.
-    fn do_now(&mut self, host: usize, call: Call) -> Outcome {
+    fn do_now(&mut self, host: usize, asked: Asked, call: Call) -> Outcome {
+        self.check_let_be(host, asked, &call);
         let now = self.now;
         let one = &mut self.hosts[host];
         match call {
@@ -209,6 +210,9 @@ impl World {
                 let one = &mut self.hosts[host];
                 let deed = one.carry_out(&name, &step, assigned.as_deref(), now);
                 self.note(|| format!("host {host}: {name}: {step:?}: {deed:?}"));
+                if deed.is_ok() {
+                    self.note_let_go(host, asked, &name, &step);
+                }
                 if let Some(what) = cut_short {
                     self.violate(Violation { rule: "grace", what });
                 }
@@ -321,6 +325,7 @@ impl World {
             Deed::Ended(container) => {
                 if !self.is_foreign(host, &container) {
                     self.truth.ended(name, host, &container, self.now);
+                    self.write_last(host, name);
                 }
                 self.stir(host, &container, EventKind::Died { exit_code: None });
             }
@@ -360,6 +365,9 @@ impl World {
         self.check_task(host, &real);
         let (container, run) = (container.clone(), real.run);
         match Temper::of(&real.image) {
+            _ if self.hosts[host].spoiled => {
+                self.later(300, 900, Event::Ends { host, container, run, code: 1 });
+            }
             Temper::Ends(after) => {
                 self.later(after, after + 100, Event::Ends { host, container, run, code: 1 });
             }
@@ -418,7 +426,7 @@ impl World {
         for (_, life, work) in mine {
             // Whoever asked may have given up meanwhile.
             if let Work::Call(id, call) = work {
-                let outcome = self.do_now(host, call);
+                let outcome = self.do_now(host, (life, id), call);
                 self.answer(host, life, 1, id, outcome);
             }
         }

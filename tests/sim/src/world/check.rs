@@ -26,6 +26,8 @@ impl World {
     pub(super) fn check_changes(&mut self, changes: &[Change]) {
         self.note_versions(changes);
         self.note_tasks(changes);
+        self.note_custody(changes);
+        self.note_moves(changes);
         for change in changes {
             self.check_gone(change);
             self.check_address(change);
@@ -68,9 +70,14 @@ impl World {
         }
     }
 
-    /// Of what there is once on every node, no node has two.
+    /// Of what there is once on every node, no node has two. While a restore is unconfirmed the model follows what nodes say one
+    /// after the other, and may know of one where it was and of another where it is; and what only a node knew counts from then on
+    /// as leaving it.
     fn is_second_on_its_node(&self, new: &Instance) -> bool {
         let Some(model) = &self.controller.model else { return false };
+        if model.is_unconfirmed() || new.leaving.is_some() {
+            return false;
+        }
         let workload = new.name.workload();
         let declared = model.workload(workload);
         if !declared.is_some_and(|view| view.workload.spec.placement.one_per_node) {
@@ -214,6 +221,7 @@ impl World {
             Err(why) if !in_time => self.has_not_converged(why),
             Err(_) => {
                 self.give_up_lost_volumes();
+                self.end_custody();
                 self.try_good_again();
                 self.schedule.at(self.now + CHECK_MS, Event::Check);
             }
@@ -331,6 +339,7 @@ impl World {
                 return Err(format!("host {number} has a left-over journal of {name}"));
             }
         }
+        self.volumes_at_rest()?;
         self.directories()?;
         Ok(restarts)
     }

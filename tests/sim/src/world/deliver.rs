@@ -87,8 +87,10 @@ impl World {
     fn arrives(&mut self, stream: u64, up: bool, event: impl FnOnce() -> Event) -> bool {
         let Some(state) = self.streams.get_mut(&stream) else { return false };
         let link = self.hosts[state.host].link;
-        if if up { link.up_cut } else { link.down_cut } {
-            state.stalled.push(event());
+        let is_cut = if up { link.up_cut } else { link.down_cut };
+        // Nothing overtakes what waits.
+        if is_cut || state.stalled.iter().any(|(other, _)| *other == up) {
+            state.stalled.push((up, event()));
             return false;
         }
         true
@@ -98,7 +100,8 @@ impl World {
     pub(super) fn unstall(&mut self, host: usize) {
         let of_host = |stream: &&mut Stream| stream.host == host;
         for stream in self.streams.values_mut().filter(of_host) {
-            for (number, event) in std::mem::take(&mut stream.stalled).into_iter().enumerate() {
+            for (number, (_, event)) in std::mem::take(&mut stream.stalled).into_iter().enumerate()
+            {
                 let at = self.now + 1 + number as Ms;
                 stream.up_at = stream.up_at.max(at);
                 stream.down_at = stream.down_at.max(at);
@@ -284,16 +287,6 @@ impl World {
             if !matches!(message, Down::Lent(_)) {
                 self.note(|| format!("host {host}: is told {}", brief(&message)));
             }
-            let change = match &message {
-                Down::Assignment(change) => Some(change.as_ref()),
-                Down::Directory(_) | Down::Lent(_) => None,
-            };
-            let deleted = change.and_then(|change| match change {
-                AssignmentChange::Snapshot(all) => Some(&all.volumes_to_delete),
-                AssignmentChange::Delta(delta) => delta.volumes_to_delete.as_ref(),
-            });
-            let deleted = deleted.into_iter().flatten().map(|(instance, _)| instance);
-            self.hosts[host].delete_volumes(deleted);
             let one = &mut self.hosts[host];
             if !one.disk.full {
                 one.disk.claim(one.mark());
@@ -322,6 +315,7 @@ impl World {
         if silent && one.stream.is_some() {
             self.lose_stream(host);
         }
+        self.keep_volumes(host);
         self.tell(host, life, Input::Heartbeat);
         self.schedule.at(self.now + HEARTBEAT_MS, Event::Heartbeat { host, life });
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dwell_agent_core::CallId;
 use dwell_controller::model::{Command, Join, Node, NodeChange, TokenId};
 use dwell_core::clock::Timestamp;
 use dwell_core::id::NodeName;
@@ -122,7 +123,11 @@ impl World {
         let mut clone = Host::new(original.name.clone(), number, original.enrolment.clone());
         clone.disk = original.disk.clone();
         clone.volumes = original.volumes.clone();
+        clone.copies = original.copies.clone();
+        clone.moved_in = original.moved_in.clone();
         clone.engine.copy(&original.engine);
+        clone.let_go = original.let_go.clone();
+        clone.let_go.values_mut().for_each(|let_go| let_go.since = (0, CallId(0)));
         clone.copy = true;
         self.hosts.push(clone);
         self.schedule.at(self.now + 100, Event::StartAgent { host: index, life: 0 });

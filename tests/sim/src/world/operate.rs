@@ -16,6 +16,7 @@ use dwell_core::workload::{
     Template, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
+use super::custody::fewer_by;
 use super::{CHECK_MS, CONVERGENCE_MS, Declared, Event, Relief, World, workload_name};
 use crate::controller::Failed;
 use crate::host::{BAD, Temper, Wall, volume_name};
@@ -40,6 +41,7 @@ impl World {
             }
             Err(Failed::Crashed) => {
                 self.note(|| "controller: crashes in a commit".to_owned());
+                self.doubt_let_go();
                 self.controller_gone(life, 1_000);
                 Err(Failed::Crashed)
             }
@@ -53,8 +55,12 @@ impl World {
         name: &WorkloadName,
         command: Command,
         becomes: impl FnOnce(Option<Declared>) -> Option<Declared>,
-    ) {
-        match self.command(command) {
+    ) -> bool {
+        self.operating = true;
+        let done = self.command(command);
+        self.operating = false;
+        let is_done = done.is_ok();
+        match done {
             Ok(_) => {
                 self.unsure.remove(name);
                 match becomes(self.declared.remove(name)) {
@@ -65,6 +71,7 @@ impl World {
             Err(Failed::Crashed) => drop(self.unsure.insert(name.clone())),
             Err(failed) => self.note(|| format!("operator: {name}: {failed:?}")),
         }
+        is_done
     }
 
     /// Declares a workload, with an image that works or one of the others.
@@ -209,13 +216,10 @@ impl World {
     pub(super) fn remove_one(&mut self, name: &InstanceName) {
         // What becomes of it is told to nobody.
         self.versions.forget_reached(name);
+        // What is let go is none of its workload's any more.
+        let fewer = u32::from(!self.is_let_go_of(name));
         let command = Command::RemoveInstances([name.clone()].into());
-        self.operate(name.workload(), command, |declared| {
-            declared.map(|one| {
-                let replicas = one.spec.replicas.saturating_sub(1);
-                Declared { spec: WorkloadSpec { replicas, ..one.spec }, ..one }
-            })
-        });
+        self.operate(name.workload(), command, |declared| fewer_by(fewer, declared));
     }
 
     pub(super) fn set_run(&mut self, workload: usize, run: bool) {
@@ -252,6 +256,9 @@ impl World {
         if given_up && self.truth.volumes.get(&instance).is_some_and(|(host, _)| is_its(*host)) {
             self.truth.volumes.remove(&instance);
         }
+        if given_up && self.truth.left.get(&instance).is_some_and(|left| is_its(left.host)) {
+            self.truth.left.remove(&instance);
+        }
     }
 
     /// What is on hosts that were given up is given up.
@@ -281,6 +288,7 @@ impl World {
                 Relief::Engine(host),
                 Relief::Calls(host),
                 Relief::Link(host),
+                Relief::Spoiled(host),
                 Relief::Power(host),
             ] {
                 self.relieve(relief);

@@ -215,6 +215,43 @@ fn after_the_canaries_some_may_fail() {
     assert_eq!(state(&fleet), VersionState::Incomplete);
 }
 
+/// It is not in its turn with the newest version: it was sent elsewhere as what it was.
+#[test]
+fn what_fails_where_it_was_moved_to_holds_up_no_other() {
+    let mut fleet = Fleet::of(4);
+    fleet.apply(of(1, OnFailure::Pause)).unwrap();
+    let ail = |fleet: &mut Fleet, ordinal: u32, host: &str| {
+        fleet.fetch(&node(host));
+        let now = fleet.now;
+        let name = instance(&format!("web-{ordinal}"));
+        fleet.hosts.get_mut(&node(host)).unwrap().ail(&name, now);
+        fleet.report(&node(host)).unwrap();
+    };
+    for (ordinal, host) in [(0, "n1"), (1, "n2"), (2, "n3"), (3, "n4")] {
+        ail(&mut fleet, ordinal, host);
+    }
+    fleet.apply(of(2, OnFailure::Pause)).unwrap();
+    assert_eq!(versions(&fleet), ["2", "1", "1", "1"]);
+    fleet
+        .command(Command::MoveInstances {
+            instances: vec![instance("web-1")],
+            to: Some(node("n3")),
+            new_address: false,
+            how: crate::model::MoveHow::default(),
+            dry_run: false,
+        })
+        .unwrap();
+    fleet.fetch(&node("n2"));
+    fleet.hosts.get_mut(&node("n2")).unwrap().containers.clear();
+    fleet.report(&node("n2")).unwrap();
+    fleet.acknowledge(&node("n2")).unwrap();
+    assert_eq!(fleet.place("web-1").as_deref(), Some("n3"));
+    ail(&mut fleet, 1, "n3");
+    hold(&mut fleet, 0);
+    fleet.settle();
+    assert_eq!(versions(&fleet), ["2", "2", "2", "2"]);
+}
+
 #[test]
 fn what_has_nothing_to_go_back_to_holds_up_no_other() {
     let mut fleet = Fleet::of(4);
