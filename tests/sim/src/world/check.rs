@@ -3,7 +3,8 @@
 use dwell_controller::model::{Change, Instance, InstanceFilter, Record};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
-use dwell_core::instance::{Assigned, Phase};
+use dwell_core::instance::{Assigned, Phase, RunState};
+use dwell_core::node::NodeState;
 use dwell_core::workload::{OnMove, Resources};
 use dwell_planner::Journal;
 
@@ -31,6 +32,7 @@ impl World {
         for change in changes {
             self.check_gone(change);
             self.check_address(change);
+            self.check_arrival(change);
             let (Some(Record::Instance(old)), Some(Record::Instance(new))) =
                 (&change.old, &change.new)
             else {
@@ -46,6 +48,26 @@ impl World {
                 continue;
             };
             self.violate(Violation { rule: "generations and places", what });
+        }
+    }
+
+    /// What runs on a node that is heard of leaves for another one only when that is known to have an image of it.
+    fn check_arrival(&mut self, change: &Change) {
+        let (Some(Record::Instance(old)), Some(Record::Instance(new))) = (&change.old, &change.new)
+        else {
+            return;
+        };
+        let leads_to = new.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
+        let (Some(from), Some(to), None) = (&old.node, leads_to, &old.leaving) else { return };
+        let model = self.controller.model.as_ref();
+        let source = model.and_then(|model| model.node(from));
+        let is_heard = source.is_some_and(|view| view.state == NodeState::Ready);
+        let runs = old.run == RunState::Running && !old.rests() && !old.removing;
+        let is_there =
+            old.heading.as_deref().is_some_and(|it| it.to == *to && !it.there.is_empty());
+        if is_heard && runs && old.volume_move.is_none() && !is_there {
+            let what = format!("{} leaves {from} for {to}, which may have no image", new.name);
+            self.violate(Violation { rule: "image first", what });
         }
     }
 
