@@ -38,6 +38,8 @@ async fn updates() -> Result<()> {
         a_plan_is_done_as_it_was_shown(lab).await.context("plan")?;
         an_image_that_cannot_be_had_leaves_the_old_serving(lab).await.context("no image")?;
         what_does_not_work_is_put_back(lab).await.context("failing")?;
+        as_many_may_fail_as_are_declared(lab).await.context("max_failures")?;
+        room_is_waited_for_until_the_deadline(lab).await.context("no room")?;
         limits_change_on_the_running_container(lab).await.context("live")?;
         shared_memory_is_as_large_as_declared(lab).await.context("/dev/shm")
     })
@@ -136,6 +138,36 @@ async fn what_does_not_work_is_put_back(lab: &Lab) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// One goes back, the other keeps the new version, and the way out is another version.
+async fn as_many_may_fail_as_are_declared(lab: &Lab) -> Result<()> {
+    let fails = "command: [sh, -c, 'test $$(hostname) = web-0 && exit 3; exec /start']";
+    let policy = "update: {max_failures: 1, deadline: 10s}";
+    let declared = web(2, &["environment: {VERSION: '5'}", fails, policy]);
+    let applied = lab.cli_with(&["apply", "--wait", "-f", "-"], &declared, LIMIT).await?;
+    let says = "1 of 2 instances did not hold with version";
+    ensure!(!applied.status.success() && applied.stderr.contains(says), "{applied:?}");
+    lab.wait_exactly("web", 2, LIMIT).await?;
+    let versions = (version_of(lab, "web-0").await?, version_of(lab, "web-1").await?);
+    ensure!(versions == ("4".to_owned(), "5".to_owned()), "{versions:?}");
+    let status = lab.cli(&["status"]).await?.stdout;
+    ensure!(status.contains("web-0: ") && status.contains("exit code 3"), "{status}");
+    let mended = web(2, &["environment: {VERSION: '4'}"]);
+    lab.cli_with(&["apply", "--wait", "-f", "-"], &mended, LIMIT).await?.ok().map(drop)
+}
+
+/// What fits nowhere is given up, serves on as it is, and says what is missing.
+async fn room_is_waited_for_until_the_deadline(lab: &Lab) -> Result<()> {
+    let before = lab.wait_exactly("web", 2, LIMIT).await?;
+    let huge =
+        ["environment: {VERSION: '4'}", "resources: {memory: 900Gi}", "update: {deadline: 3s}"];
+    let applied = lab.cli_with(&["apply", "--wait", "-f", "-"], &web(2, &huge), LIMIT).await?;
+    let says = "could not be given it within 3s: 0 of 2 nodes fit";
+    ensure!(!applied.status.success() && applied.stderr.contains(says), "{applied:?}");
+    ensure_untouched(&before, &lab.wait_exactly("web", 2, LIMIT).await?)?;
+    let mended = web(2, &["environment: {VERSION: '4'}"]);
+    lab.cli_with(&["apply", "--wait", "-f", "-"], &mended, LIMIT).await?.ok().map(drop)
 }
 
 async fn limits_change_on_the_running_container(lab: &Lab) -> Result<()> {
