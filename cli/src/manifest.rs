@@ -15,6 +15,7 @@ mod export;
 mod file;
 mod flag;
 mod format;
+mod held;
 mod lower;
 mod problem;
 mod schema;

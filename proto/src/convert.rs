@@ -10,6 +10,7 @@ mod instance;
 mod job;
 mod network;
 mod node;
+mod process;
 mod registry;
 mod session;
 mod ssh;

@@ -150,8 +150,10 @@ fn hosts(assigned: &Assigned, zone: Option<&str>) -> String {
     let instance = assigned.instance.to_string();
     let full = zone.map(|zone| format!("{instance}.{zone} ")).unwrap_or_default();
     let alias = if name == instance { String::new() } else { format!(" {instance}") };
+    let extra = assigned.template.process.extra_hosts.iter();
+    let extra: String = extra.map(|(name, at)| format!("{at}\t{name}\n")).collect();
     format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{full}{name}{alias}\n"
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{address}\t{full}{name}{alias}\n{extra}"
     )
 }
 

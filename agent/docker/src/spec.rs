@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use bollard::models::{
     ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
-    MountType, MountVolumeOptions, RestartPolicy, RestartPolicyNameEnum,
+    MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
 };
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::sandbox::Slot;
-use dwell_core::workload::{Limits, MountSource};
+use dwell_core::workload::{Limits, MountSource, Process, Tmpfs, Ulimit};
 use sha2::{Digest, Sha256};
 
 use super::Runtime;
@@ -182,8 +182,41 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
             ),
         }),
         mounts: Some(mounts(assigned, surroundings)),
+        ..held(&assigned.template.process)
+    }
+}
+
+/// How processes are held. The extra hosts are in the file that is mounted at `/etc/hosts`.
+fn held(process: &Process) -> HostConfig {
+    let ulimit = |(name, limit): (&String, &Ulimit)| ResourcesUlimits {
+        name: Some(name.clone()),
+        soft: Some(limit.soft.into()),
+        hard: Some(limit.hard.into()),
+    };
+    let ulimits: Vec<ResourcesUlimits> = process.ulimits.iter().map(ulimit).collect();
+    let tmpfs: HashMap<String, String> = process.tmpfs.iter().map(tmpfs).collect();
+    HostConfig {
+        init: process.init.then_some(true),
+        readonly_rootfs: process.read_only.then_some(true),
+        tmpfs: some(tmpfs, HashMap::is_empty),
+        ulimits: some(ulimits, Vec::is_empty),
+        cap_drop: some(process.cap_drop.iter().cloned().collect(), Vec::is_empty),
+        group_add: some(process.group_add.clone(), Vec::is_empty),
         ..HostConfig::default()
     }
+}
+
+/// A directory in memory, and its options as mount(8) takes them.
+fn tmpfs(one: &Tmpfs) -> (String, String) {
+    let size = one.size.map(|size| format!("size={}", size.0));
+    let mode = one.mode.map(|mode| format!("mode={mode:o}"));
+    let options: Vec<String> = size.into_iter().chain(mode).collect();
+    (one.target.clone(), options.join(","))
+}
+
+/// Nothing is said where there is nothing to say.
+fn some<T>(all: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
+    (!is_empty(&all)).then_some(all)
 }
 
 fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
@@ -334,7 +367,7 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use dwell_core::quantity::{Bytes, Millicores};
-    use dwell_core::workload::{Mount as Asked, Resources, Template};
+    use dwell_core::workload::{Most, Mount as Asked, Resources, Template};
 
     use super::*;
     use dwell_engine::fake;
@@ -382,6 +415,40 @@ mod tests {
         let host = of(Template::of_image("a"), Runtime::WithoutNetwork).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.privileged, None);
+    }
+
+    #[test]
+    fn processes_are_held_as_declared_and_nothing_is_said_otherwise() {
+        let host = of(Template::of_image("a"), Runtime::Dwell).host_config.unwrap();
+        assert_eq!((host.init, host.readonly_rootfs, host.tmpfs), (None, None, None));
+        assert_eq!((host.ulimits, host.cap_drop, host.group_add), (None, None, None));
+        let mut template = Template::of_image("a");
+        let limit = Ulimit { soft: Most::Number(9), hard: Most::Unlimited };
+        template.process = Process {
+            init: true,
+            read_only: true,
+            tmpfs: vec![
+                Tmpfs { target: "/run".into(), size: Some(Bytes(64)), mode: Some(0o755) },
+                Tmpfs { target: "/tmp".into(), size: None, mode: None },
+            ],
+            ulimits: [("nofile".into(), limit)].into(),
+            cap_drop: ["NET_RAW".into()].into(),
+            group_add: vec!["27".into()],
+            extra_hosts: [("db".into(), "192.0.2.9".parse().unwrap())].into(),
+        };
+        let host = of(template, Runtime::Dwell).host_config.unwrap();
+        assert_eq!((host.init, host.readonly_rootfs), (Some(true), Some(true)));
+        let tmpfs = host.tmpfs.unwrap();
+        assert_eq!((tmpfs["/run"].as_str(), tmpfs["/tmp"].as_str()), ("size=64,mode=755", ""));
+        let limit = &host.ulimits.unwrap()[0];
+        assert_eq!(
+            (limit.name.as_deref(), limit.soft, limit.hard),
+            (Some("nofile"), Some(9), Some(-1))
+        );
+        assert_eq!(host.cap_drop.unwrap(), ["NET_RAW"]);
+        assert_eq!(host.group_add.unwrap(), ["27"]);
+        // Docker would write it into a file that is not the container's.
+        assert_eq!(host.extra_hosts, None);
     }
 
     #[test]

@@ -135,6 +135,7 @@ pub(super) async fn serve(
         carries: true,
         knows_blocks: true,
         knows_ranges: true,
+        knows_process: true,
         lets_go: true,
         moves_volumes: true,
         boot: Some(session.boot.clone()),

@@ -6,10 +6,12 @@ use dwell_core::hook::{HookAction, Hooks};
 use dwell_core::instance::RunState;
 use dwell_core::job::{Job, Schedule};
 use dwell_core::workload::{
-    AllowRule, AllowSource, MountSource, OnMove, Protocol, RestartPolicy, Ssh, Template,
-    UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, MountSource, OnMove, Process, Protocol, RestartPolicy, Ssh, Template,
+    Ulimit, UpdatePolicy, WorkloadSpec,
 };
 use serde_json::{Map, Value, json};
+
+use super::held::shown;
 
 /// A file with one workload, as YAML; what is as it is without being said is left out.
 ///
@@ -44,6 +46,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         carry,
         stdin,
         tty,
+        process,
         stop_signal,
         stop_grace,
         resources,
@@ -88,6 +91,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
     add("carry", json!(carry));
     add("stdin_open", json!(stdin.then_some(true)));
     add("tty", json!(tty.then_some(true)));
+    held(process, &mut add);
     add("stop_signal", json!(stop_signal));
     if *stop_grace != plain.stop_grace {
         add("stop_grace_period", json!(stop_grace));
@@ -118,6 +122,23 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         workload.insert("job".into(), job(rules, *policy));
     }
     serde_saphyr::to_string(&json!({ "workloads": { spec.name.to_string(): workload } }))
+}
+
+/// How processes are held.
+fn held(process: &Process, add: &mut impl FnMut(&str, Value)) {
+    let Process { init, read_only, tmpfs, ulimits, cap_drop, group_add, extra_hosts } = process;
+    let limit = |limit: &Ulimit| match limit.soft == limit.hard {
+        true => json!(limit.soft),
+        false => json!({ "soft": limit.soft, "hard": limit.hard }),
+    };
+    let ulimits = ulimits.iter().map(|(name, one)| (name.clone(), limit(one)));
+    add("init", json!(init.then_some(true)));
+    add("read_only", json!(read_only.then_some(true)));
+    add("tmpfs", tmpfs.iter().map(shown).collect());
+    add("ulimits", Value::Object(ulimits.collect()));
+    add("cap_drop", json!(cap_drop));
+    add("group_add", json!(group_add));
+    add("extra_hosts", json!(extra_hosts));
 }
 
 /// With `$$` for every `$` in its texts.
@@ -315,6 +336,7 @@ mod tests {
             "workloads: {w: {image: a, on_lost: replace after 2m}}",
             "workloads: {w: {image: a, network: {on_move: new-address}}}",
             "workloads: {w: {image: a, update: {max_failures: 10%, on_failure: rollback}}, v: {image: a, update: {on_failure: continue}}}",
+            "workloads: {w: {image: a, init: true, read_only: true, tmpfs: [/run, '/tmp:size=64Mi,mode=1777'], ulimits: {nofile: 9, core: {soft: 0, hard: -1}}, cap_drop: [ALL], group_add: [27, audio], extra_hosts: {db: 192.0.2.9}}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, hooks: {after_start: {exec: [warm, '$$UP'], timeout: 2m}, before_stop: {http: ':80/bye'}}}}",

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::PoolName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh};
+use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh, Ulimit};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::held::InMemory;
 use super::shorthand::Short;
 use super::value::{
     Addresses, Condition, Http, ImagePolicy, Named, Pairs, Port, PullPolicy, Restart, Test, Words,
@@ -131,6 +132,26 @@ pub(super) struct Workload {
     /// Whether the main process has a terminal.
     #[serde(default)]
     pub(super) tty: bool,
+    /// Whether process 1 is a small init that reaps what nobody waits for, instead of the main process.
+    #[serde(default)]
+    pub(super) init: bool,
+    /// Whether nothing can be written but to what is mounted.
+    #[serde(default)]
+    pub(super) read_only: bool,
+    /// Directories in memory: `/run`, or `/run:size=64m,mode=755`.
+    pub(super) tmpfs: Option<Short<InMemory>>,
+    /// Limits of each process by name, such as `nofile: 65536`; -1 for any number.
+    #[serde(default)]
+    pub(super) ulimits: BTreeMap<String, Short<Ulimit>>,
+    /// Capabilities that it has not, of those that the engine gives; `ALL` for none.
+    #[serde(default)]
+    pub(super) cap_drop: Vec<String>,
+    /// Groups that its main process is in beside its user's.
+    #[serde(default)]
+    pub(super) group_add: Vec<String>,
+    /// Names that it finds in its `/etc/hosts`, and their addresses.
+    #[serde(default)]
+    pub(super) extra_hosts: Pairs,
     /// Signal that asks the main process to end, such as `SIGTERM`.
     pub(super) stop_signal: Option<String>,
     /// Size of `/dev/shm`, such as `256Mi`; 64 MiB if not given.

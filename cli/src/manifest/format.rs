@@ -5,8 +5,9 @@
 
 use dwell_core::id::WorkloadName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh};
+use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh, Ulimit};
 
+use super::held::{InMemory, Limit};
 use super::shorthand::Shorthand;
 use super::value::{Addresses, Condition, Http, Port, Restart, Test, Words, ignored_of_mount};
 
@@ -20,6 +21,7 @@ const FORMATS: &[(&str, Read)] = &[
     ("amount-of-processor", parsed::<Millicores>),
     ("command-line", short::<Words>),
     ("constraint", converted::<Condition>),
+    ("limit", converted::<Limit>),
     ("mount", short::<Mount>),
     ("on-lost", parsed::<OnLost>),
     ("page", short::<Http>),
@@ -29,6 +31,8 @@ const FORMATS: &[(&str, Read)] = &[
     ("span", parsed::<Millis>),
     ("ssh", short::<Ssh>),
     ("test", short::<Test>),
+    ("tmpfs", short::<InMemory>),
+    ("ulimit", short::<Ulimit>),
     ("workload-name", parsed::<WorkloadName>),
 ];
 

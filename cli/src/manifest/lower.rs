@@ -8,11 +8,12 @@ use dwell_core::id::WorkloadName;
 use dwell_core::instance::RunState;
 use dwell_core::job::{Job, Overlap, Schedule};
 use dwell_core::workload::{
-    AllowRule, OnFailure, OnMove, Placement, Resources, RestartPolicy, Template, UpdateOrder,
-    UpdatePolicy, WorkloadSpec,
+    AllowRule, OnFailure, OnMove, Placement, Process, Resources, RestartPolicy, Template,
+    UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use super::file::{self, File, Hooks};
+use super::held;
 use super::problem::Problem;
 use super::value::{Pairs, Port};
 use super::{Declared, Variables, shorthand::Short};
@@ -101,6 +102,17 @@ impl file::Workload {
             after_start: hook("hooks.after_start", after_start),
             before_stop: hook("hooks.before_stop", before_stop),
         };
+        let extra_hosts = wrong.keep(held::hosts(self.extra_hosts)).unwrap_or_default();
+        let ulimits = self.ulimits.into_iter().map(|(name, Short(limit))| (name, limit));
+        let process = Process {
+            init: self.init,
+            read_only: self.read_only,
+            tmpfs: self.tmpfs.map(|Short(all)| all.0).unwrap_or_default(),
+            ulimits: ulimits.collect(),
+            cap_drop: self.cap_drop.iter().map(|name| held::capability(name)).collect(),
+            group_add: self.group_add,
+            extra_hosts,
+        };
         let attempts = self.job.as_ref().and_then(|job| job.attempts);
         let restart = self.restart.map(|restart| restart.0);
         let restart = wrong.keep(restart_of(self.job.is_some(), attempts, restart));
@@ -120,6 +132,7 @@ impl file::Workload {
             carry: self.carry,
             stdin: self.stdin_open,
             tty: self.tty,
+            process,
             stop_signal: self.stop_signal.unwrap_or_default(),
             resources: Resources {
                 cpu: cpu.unwrap_or_default(),

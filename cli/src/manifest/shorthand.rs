@@ -17,6 +17,8 @@ pub(super) trait Shorthand: Sized {
     const FORMAT: &'static str;
     /// Whether the long spelling is a list; else it is a mapping.
     const LIST: bool;
+    /// Whether a number is a short spelling, too.
+    const NUMBER: bool = false;
     /// The long spelling.
     type Long: DeserializeOwned + JsonSchema;
 
@@ -49,6 +51,20 @@ impl<'de, T: Shorthand> Visitor<'de> for Either<T> {
         T::from_text(text).map_err(E::custom)
     }
 
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        match T::NUMBER {
+            true => self.visit_str(&number.to_string()),
+            false => Err(E::invalid_type(Unexpected::Signed(number), &self)),
+        }
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        match T::NUMBER {
+            true => self.visit_str(&number.to_string()),
+            false => Err(E::invalid_type(Unexpected::Unsigned(number), &self)),
+        }
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
         if !T::LIST {
             return Err(de::Error::invalid_type(Unexpected::Seq, &self));
@@ -76,7 +92,10 @@ impl<T: Shorthand> JsonSchema for Short<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let text = json_schema!({ "type": "string", "format": T::FORMAT });
+        let text = match T::NUMBER {
+            true => json_schema!({ "type": ["string", "integer"], "format": T::FORMAT }),
+            false => json_schema!({ "type": "string", "format": T::FORMAT }),
+        };
         json_schema!({ "anyOf": [text, generator.subschema_for::<T::Long>()] })
     }
 }

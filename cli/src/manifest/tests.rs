@@ -285,7 +285,7 @@ fn what_is_wrong_is_said_where_it_is() {
         ),
         ("healthcheck: {disable: maybe}", "\"maybe\" does not fit here; write true or false"),
         ("volumes: a:/a", "f.yaml:4:14: this is a single value; write a list, [A, B]"),
-        ("image2: [a]\ntmpfs: [a]", "f.yaml:5:5: \"tmpfs\" is not supported"),
+        ("image2: [a]\nsysctls: [a]", "f.yaml:5:5: \"sysctls\" is not supported"),
         ("replicas: 1000000000", "f.yaml:2:3: workload \"web\": replicas: "),
         ("replicas: .nan", "f.yaml:4:15: "),
         ("replicas: 99999999999999999999", "f.yaml:4:15: "),

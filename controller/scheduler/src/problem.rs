@@ -39,6 +39,8 @@ pub struct Bin<'a> {
     pub closed: Option<Closed>,
     /// Whether files are carried over there from a container to its successor.
     pub carries: bool,
+    /// Whether it knows how processes are held.
+    pub holds: bool,
 }
 
 /// Why nothing new goes into a bin.
@@ -75,6 +77,8 @@ pub struct Group<'a> {
     pub wanted: usize,
     /// Whether files of theirs are to be carried over.
     pub carries: bool,
+    /// Whether how their processes are held is said.
+    pub holds: bool,
 }
 
 /// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes

@@ -120,6 +120,7 @@ impl Model {
             carries: false,
             knows_blocks: false,
             knows_ranges: false,
+            knows_process: false,
             lets_go: false,
             moves_volumes: false,
             boot: None,

@@ -1,7 +1,8 @@
-//! Instances whose files are carried over, and nodes whose agents do not know how.
+//! Instances that need an agent which knows what is declared of them: that carries their files over, or knows how their processes
+//! are held.
 //!
-//! An agent of an earlier version would take such an instance for any other, and start its next container without the files. So
-//! its node is given none, and what is there already goes on as it is until the agent is upgraded: it is not replaced.
+//! An agent of an earlier version would take such an instance for any other, and start its next container without the files, or held by
+//! nothing. So its node is given none, and what is there already goes on as it is until the agent is upgraded: it is not replaced.
 
 use dwell_core::change::ChangeClass;
 use dwell_core::id::InstanceName;
@@ -15,9 +16,25 @@ pub(super) fn carries(link: &Link) -> bool {
     link.carries || link.capacity.is_none()
 }
 
+/// Whether how processes are held is known on a node. It may be where nothing was heard of since the controller's start.
+pub(super) fn holds(link: &Link) -> bool {
+    link.knows_process || link.capacity.is_none()
+}
+
 impl Model {
+    /// Why an instance is not given the newest version where it is before its node's agent is upgraded, if so.
+    pub(super) fn lacks_an_agent(&self, instance: &Instance) -> Option<WaitingCause> {
+        if self.would_lose_files(instance) {
+            return Some(WaitingCause::CarriesNothing);
+        }
+        let newest = self.newest(instance.name.workload())?;
+        let link = instance.assigned_to().and_then(|node| self.tables.links().get(node))?;
+        let is_unknown = !newest.form.template.process.is_usual() && !holds(link);
+        is_unknown.then_some(WaitingCause::HoldsNothing)
+    }
+
     /// Whether an instance would lose what it is to take along if it were given the newest version where it is.
-    pub(super) fn would_lose_files(&self, instance: &Instance) -> bool {
+    fn would_lose_files(&self, instance: &Instance) -> bool {
         let Some(newest) = self.newest(instance.name.workload()) else { return false };
         let (is, says) = (&instance.wanted.template, &newest.form.template);
         !says.carry.is_empty()
@@ -40,7 +57,10 @@ impl Model {
     /// An instance was given its turn, and does not wait for its node's agent any more.
     pub(super) fn no_longer_lacks_an_agent(&mut self, name: &InstanceName) {
         let waiting = self.tables.waiting().get(name);
-        if waiting.is_some_and(|waiting| waiting.cause == WaitingCause::CarriesNothing) {
+        let is_agent = |cause: &WaitingCause| {
+            matches!(cause, WaitingCause::CarriesNothing | WaitingCause::HoldsNothing)
+        };
+        if waiting.is_some_and(|waiting| is_agent(&waiting.cause)) {
             self.delete(Key::Waiting(name.clone()));
         }
     }

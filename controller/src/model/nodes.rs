@@ -170,6 +170,7 @@ impl Model {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             knows_ranges: hello.knows_ranges,
+            knows_process: hello.knows_process,
             lets_go: hello.lets_go,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),

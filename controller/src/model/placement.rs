@@ -13,7 +13,7 @@ use dwell_scheduler::{
 };
 
 use super::Model;
-use super::carry::carries;
+use super::carry::{carries, holds};
 use super::object::{
     Demand, Instance, Link, Node, Severity, Subject, Waiting, WaitingCause, Workload,
 };
@@ -214,6 +214,7 @@ impl Model {
             addresses: self.free_addresses(node),
             closed: closed(node, link),
             carries: link.is_none_or(carries),
+            holds: link.is_none_or(holds),
         }
     }
 
@@ -275,6 +276,7 @@ fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usi
         spread,
         wanted,
         carries: !workload.spec.template.carry.is_empty(),
+        holds: !workload.spec.template.process.is_usual(),
     }
 }
 

@@ -79,7 +79,7 @@ impl Model {
             && workload.paused.is_none()
             // On its way, it has room where it goes for what it is.
             && instance.leaving.is_none()
-            && !self.would_lose_files(instance)
+            && self.lacks_an_agent(instance).is_none()
             && !self.outgrows(workload, instance);
         if at_once && needs.version {
             let mut next = self.given(instance, &newest.form);
@@ -208,7 +208,9 @@ impl Model {
         let second = self.second_share(workload, &instance).filter(|_| to.is_none());
         let lacks_share =
             second.is_some_and(|second| self.missing_for(&instance, second).is_some());
-        if needs.version && (lacks_share || (to.is_none() && self.would_lose_files(&instance))) {
+        if needs.version
+            && (lacks_share || (to.is_none() && self.lacks_an_agent(&instance).is_some()))
+        {
             needs.version = false;
             self.refresh_waiting(workload, name);
         }
@@ -409,8 +411,9 @@ impl Model {
             (self.has_to_leave(workload, &instance), self.outgrows(workload, &instance));
         if instance.rests() || (leaves && !outgrows && self.is_bound(&instance)) {
             self.delete(Key::Waiting(name.clone()));
-        } else if !leaves && !outgrows && self.would_lose_files(&instance) {
-            self.wait(name, WaitingCause::CarriesNothing);
+        } else if let Some(cause) = self.lacks_an_agent(&instance).filter(|_| !leaves && !outgrows)
+        {
+            self.wait(name, cause);
         } else if !leaves && !outgrows {
             let second = self.second_share(workload, &instance);
             match second.and_then(|second| self.missing_for(&instance, second)) {

@@ -158,7 +158,9 @@ fn offers_otherwise(old: &Link, new: &Link) -> bool {
     let offer = |link: &Link| {
         link.capacity.as_ref().map(|has| (has.for_instances(), has.arch.clone(), unfit(has)))
     };
-    old.state != new.state || old.carries != new.carries || offer(old) != offer(new)
+    old.state != new.state
+        || (old.carries, old.knows_process) != (new.carries, new.knows_process)
+        || offer(old) != offer(new)
 }
 
 impl Model {

@@ -72,6 +72,8 @@ pub struct Hello {
     pub knows_blocks: bool,
     /// Whether the agent knows that a cluster may have more than one range of addresses.
     pub knows_ranges: bool,
+    /// Whether the agent knows of how processes are held.
+    pub knows_process: bool,
     /// Whether the agent can let go of an instance, and take it back.
     pub lets_go: bool,
     /// Whether the agent sends and takes in the data of volumes.
@@ -136,6 +138,7 @@ impl Hello {
             carries: false,
             knows_blocks: false,
             knows_ranges: false,
+            knows_process: false,
             lets_go: false,
             moves_volumes: false,
             boot: None,

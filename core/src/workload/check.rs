@@ -3,6 +3,7 @@
 mod carry;
 mod job;
 mod probes;
+mod process;
 mod update;
 
 use std::collections::BTreeSet;
@@ -253,6 +254,7 @@ impl Template {
         self.check_mounts()?;
         carry::check(self)?;
         probes::check(self)?;
+        process::check(self)?;
         self.check_total()
     }
 

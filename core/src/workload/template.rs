@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{AllowRule, Limits, PIDS_DEFAULT, Resources};
+use super::{AllowRule, Limits, PIDS_DEFAULT, Process, Resources};
 use crate::health::HealthCheck;
 use crate::hook::Hooks;
 use crate::id::{Generation, KeySetName, VolumeName};
@@ -67,6 +67,9 @@ pub struct Template {
     /// Whether the main process has a terminal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tty: bool,
+    /// How its processes are held.
+    #[serde(default, skip_serializing_if = "Process::is_usual")]
+    pub process: Process,
     /// Signal that asks the main process to end, such as `SIGTERM`; the image's if empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub stop_signal: String,
@@ -128,6 +131,7 @@ impl Template {
             shm_size: None,
             stdin: false,
             tty: false,
+            process: Process::default(),
             stop_signal: String::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),

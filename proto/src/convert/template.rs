@@ -5,8 +5,8 @@ use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::KeySetName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, PortRange, Protocol, Resources,
-    RestartPolicy, ServicePort, Ssh, Template,
+    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, PortRange, Process, Protocol,
+    Resources, RestartPolicy, ServicePort, Ssh, Template,
 };
 
 use super::{FromWireError, duration, parse, port, required};
@@ -28,6 +28,7 @@ impl From<&Template> for v1::Template {
             carry: template.carry.clone(),
             stdin: template.stdin,
             tty: template.tty,
+            process: (!template.process.is_usual()).then(|| (&template.process).into()),
             stop_signal: template.stop_signal.clone(),
             stop_grace_ms: Some(template.stop_grace.0),
             shm_size_bytes: template.shm_size.map(|size| size.0),
@@ -64,6 +65,7 @@ impl TryFrom<v1::Template> for Template {
             carry: wire.carry,
             stdin: wire.stdin,
             tty: wire.tty,
+            process: wire.process.map(Process::try_from).transpose()?.unwrap_or_default(),
             stop_signal: wire.stop_signal,
             shm_size: wire.shm_size_bytes.map(Bytes),
             stop_grace: match wire.stop_grace_ms {

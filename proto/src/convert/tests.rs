@@ -13,9 +13,9 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Lease, Mount, MountSource, OnFailure, OnLost, OnMove,
-    Placement, PortRange, Portion, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
-    UpdateOrder, UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Lease, Most, Mount, MountSource, OnFailure, OnLost,
+    OnMove, Placement, PortRange, Portion, Process, Protocol, Resources, RestartPolicy,
+    ServicePort, Ssh, Template, Tmpfs, Ulimit, UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
 use crate::v1;
@@ -43,6 +43,20 @@ fn full_template() -> Template {
         ],
         stdin: true,
         tty: true,
+        process: Process {
+            init: true,
+            read_only: true,
+            tmpfs: vec![Tmpfs {
+                target: "/run".into(),
+                size: Some(Bytes::mebi(16)),
+                mode: Some(0o700),
+            }],
+            ulimits: [("nofile".into(), Ulimit { soft: Most::Number(1), hard: Most::Unlimited })]
+                .into(),
+            cap_drop: ["NET_RAW".into()].into(),
+            group_add: vec!["audio".into()],
+            extra_hosts: [("db".into(), "192.0.2.9".parse().unwrap())].into(),
+        },
         stop_signal: "SIGINT".into(),
         carry: vec!["/etc/app/id".into(), "/var/lib/app".into()],
         shm_size: Some(Bytes::mebi(64)),

@@ -153,6 +153,7 @@ impl Agent {
                     moves_volumes: true,
                     knows_blocks: true,
                     knows_ranges: true,
+                    knows_process: true,
                     lets_go: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)

@@ -5,6 +5,7 @@
 mod carry;
 mod contract;
 mod daemon;
+mod held;
 mod node;
 mod terminal;
 

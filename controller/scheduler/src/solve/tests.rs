@@ -49,6 +49,7 @@ impl Host {
             addresses: self.addresses,
             closed: self.closed,
             carries: self.name.as_str() != "old",
+            holds: self.name.as_str() != "old",
         }
     }
 }
@@ -58,7 +59,15 @@ fn bins(hosts: &[Host]) -> Vec<Bin<'_>> {
 }
 
 fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
-    Group { request, rules, takes_address: true, spread: 0, wanted: 1, carries: false }
+    Group {
+        request,
+        rules,
+        takes_address: true,
+        spread: 0,
+        wanted: 1,
+        carries: false,
+        holds: false,
+    }
 }
 
 fn rules(constraints: &[&str]) -> workload::Placement {
@@ -187,6 +196,7 @@ impl World {
     fn problem(&self) -> Problem<'_> {
         let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
             carries: false,
+            holds: false,
             request: resources(cpu, memory),
             rules,
             takes_address,
@@ -296,13 +306,16 @@ fn a_large_fleet_is_solved_at_once() {
 }
 
 #[test]
-fn what_has_files_carried_over_goes_where_that_is_done() {
+fn what_an_agent_has_to_know_goes_where_it_does() {
     let hosts = [host("old", 4, 4 << 30)];
     let rules = rules(&[]);
     let mut group = group(&rules, Resources::default());
     let problem = |group| Problem { bins: bins(&hosts), groups: vec![group] };
     assert_eq!(solve(&problem(group.clone()), &Placement::new()).groups[0].bins, [0]);
     group.carries = true;
-    let told = reason(&problem(group));
+    let told = reason(&problem(group.clone()));
     assert!(told.contains("old has an agent of a version that carries no files over"), "{told}");
+    (group.carries, group.holds) = (false, true);
+    let told = reason(&problem(group));
+    assert!(told.contains("old has an agent of a version that does not know init"), "{told}");
 }

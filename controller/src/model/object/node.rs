@@ -150,6 +150,8 @@ pub struct Link {
     pub knows_blocks: bool,
     /// Whether its agent knows that a cluster may have more than one range, as it said then.
     pub knows_ranges: bool,
+    /// Whether its agent knows how processes are held, as it said then.
+    pub knows_process: bool,
     /// Whether its agent can let go of an instance, as it said then.
     pub lets_go: bool,
     /// Whether its agent sends and takes in the data of volumes, as it said when the stream began.

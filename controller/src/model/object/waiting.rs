@@ -48,6 +48,8 @@ pub enum WaitingCause {
     NoSecondShare(Resources),
     /// Its next container is to take files along, and its node's agent carries none over.
     CarriesNothing,
+    /// How its processes are held is declared, and its node's agent does not know of that.
+    HoldsNothing,
     /// It should grow, but its node is full, and its volumes are there.
     NoRoom,
     /// Its volume is on a node that does not take it now.
@@ -105,6 +107,9 @@ impl fmt::Display for WaitingCause {
             }
             Self::CarriesNothing => f.write_str(
                 "it is to take files along (`carry`), and the agent on its node is of a version that carries none over; upgrade it",
+            ),
+            Self::HoldsNothing => f.write_str(
+                "the agent on its node is of a version that does not know init, read_only, tmpfs, ulimits and their like; upgrade it",
             ),
             Self::NoRoom => f.write_str(
                 "what it is to become does not fit on this node, and its volumes are here",

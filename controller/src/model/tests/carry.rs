@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use dwell_core::change::ChangeClass;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Process, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec};
 use crate::model::object::WaitingCause;
@@ -90,4 +90,40 @@ fn a_plan_says_what_is_lost_and_what_is_kept() {
     let plan = fleet.dry_run(vec![next]).unwrap().remove(0);
     assert!(plan.losses[0].contains("/etc/app/id as well: nothing is carried over"), "{plan:?}");
     assert_eq!(plan.instances[0].loses(), "files outside of volumes");
+}
+
+#[test]
+fn how_processes_are_held_is_for_agents_that_know_of_it() {
+    let mut fleet = Fleet::of(2);
+    let held = |image: &str| {
+        let mut spec = carrying(image);
+        spec.template.carry.clear();
+        spec.template.process.read_only = true;
+        spec
+    };
+    let mut plain = held("image:1");
+    plain.template.process = Process::default();
+    fleet.apply(plain).unwrap();
+    fleet.settle();
+    let home = node(&fleet.place("web-0").unwrap());
+    for name in [node("n1"), node("n2")] {
+        fleet.hosts.get_mut(&name).unwrap().holds_nothing = true;
+        fleet.attach(&name).unwrap();
+    }
+    fleet.settle();
+    fleet.apply(held("image:1")).unwrap();
+    fleet.settle();
+    let waiting = fleet.model.tables.waiting().get(&instance("web-0")).unwrap();
+    assert_eq!(waiting.cause, WaitingCause::HoldsNothing);
+    assert!(!fleet.model.tables.instances()[&instance("web-0")].wanted.template.process.read_only);
+    fleet.hosts.get_mut(&home).unwrap().holds_nothing = false;
+    fleet.attach(&home).unwrap();
+    fleet.settle();
+    assert!(fleet.model.tables.instances()[&instance("web-0")].wanted.template.process.read_only);
+    assert!(!fleet.model.tables.waiting().contains_key(&instance("web-0")));
+    // It goes nowhere else.
+    fleet.drain(home.as_str());
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), home.as_str());
+    assert!(fleet.message("web-0").contains("does not know init"), "{}", fleet.message("web-0"));
 }

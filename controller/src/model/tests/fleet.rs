@@ -84,6 +84,8 @@ pub(super) struct Host {
     pub(super) knows_no_blocks: bool,
     /// Its agent is of a version that knows of one range of addresses.
     pub(super) knows_no_ranges: bool,
+    /// Its agent is of a version that does not know how processes are held.
+    pub(super) holds_nothing: bool,
     /// Its agent is of a version that can let go of nothing.
     pub(super) lets_nothing_go: bool,
     /// What is on its disk of instances that it has let go: at which generation.

@@ -65,7 +65,8 @@ impl Model {
             WaitingCause::Unplaced(_)
             | WaitingCause::NoRoom
             | WaitingCause::NoSecondShare(_)
-            | WaitingCause::CarriesNothing => true,
+            | WaitingCause::CarriesNothing
+            | WaitingCause::HoldsNothing => true,
             WaitingCause::Turn { .. }
             | WaitingCause::Address(_)
             | WaitingCause::Pinned

@@ -1,0 +1,139 @@
+//! How the processes of an instance are held, and what they find beside their image.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::quantity::Bytes;
+
+/// How the processes of an instance are held, and what they find beside their image. All of it is the engine's to set when it makes a
+/// container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Process {
+    /// Process 1 is the engine's own small init, which reaps what nobody waits for and passes signals on.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub init: bool,
+    /// Nothing can be written but to what is mounted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// Directories in memory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tmpfs: Vec<Tmpfs>,
+    /// Limits of each process, by their names in setrlimit(2) without `RLIMIT_`, in small letters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub ulimits: BTreeMap<String, Ulimit>,
+    /// Capabilities that it has not, of those that the engine gives; `ALL` for none. By their names in capabilities(7) without `CAP_`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub cap_drop: BTreeSet<String>,
+    /// Groups that its main process is in beside its user's, by name or number.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub group_add: Vec<String>,
+    /// Names that it finds in its `/etc/hosts`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub extra_hosts: BTreeMap<String, IpAddr>,
+}
+
+impl Process {
+    /// Whether it is as an engine has it.
+    #[must_use]
+    pub fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A directory in memory, which is empty whenever a container starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tmpfs {
+    /// Where, as an absolute path.
+    pub target: String,
+    /// The most that it holds; it counts for the memory of the instance. Half of the host's memory if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// Its permissions; `1777` if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
+/// A limit of a process: what it is held to, and to what it may raise that itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ulimit {
+    /// What it is held to.
+    pub soft: Most,
+    /// To what it may raise that.
+    pub hard: Most,
+}
+
+impl Ulimit {
+    /// One for both.
+    #[must_use]
+    pub fn of(most: Most) -> Self {
+        Self { soft: most, hard: most }
+    }
+}
+
+/// The most of something: a number, or any number, which is written -1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub enum Most {
+    /// No more than that.
+    Number(u64),
+    /// Any number.
+    Unlimited,
+}
+
+/// What is neither a number nor -1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is no limit; use a number, or -1 for none")]
+pub struct MostError(i64);
+
+impl TryFrom<i64> for Most {
+    type Error = MostError;
+    fn try_from(number: i64) -> Result<Self, MostError> {
+        match u64::try_from(number) {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if number == -1 => Ok(Self::Unlimited),
+            Err(_) => Err(MostError(number)),
+        }
+    }
+}
+
+impl From<Most> for i64 {
+    fn from(most: Most) -> Self {
+        match most {
+            Most::Number(number) => Self::try_from(number).unwrap_or(Self::MAX),
+            Most::Unlimited => -1,
+        }
+    }
+}
+
+impl fmt::Display for Most {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", i64::from(*self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_written_as_in_compose() {
+        assert!(Most::Number(u64::MAX) < Most::Unlimited);
+        for (number, most) in [(0, Most::Number(0)), (-1, Most::Unlimited)] {
+            assert_eq!(Most::try_from(number), Ok(most));
+            assert_eq!(i64::from(most), number);
+        }
+        assert_eq!(Most::try_from(-2), Err(MostError(-2)));
+    }
+
+    #[test]
+    fn what_is_usual_is_not_written() {
+        assert!(Process::default().is_usual());
+        assert_eq!(serde_json::to_string(&Process::default()).unwrap(), "{}");
+    }
+}
