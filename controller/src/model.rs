@@ -475,7 +475,12 @@ impl Model {
             Command::NoteRebootFailed { node, session, failed } => {
                 self.note_reboot_failed(&node, session, failed, now)?;
             }
-            Command::RemoveNode { node, force } => self.remove_node(&node, force, now)?,
+            Command::RemoveNode { node, force } => {
+                self.remove_node(&node, force, now)?;
+                // Its name may be another host's before anybody looks again.
+                self.tend_volume_moves(now);
+                self.end_headings(now);
+            }
             Command::UpdateKeySet { name, add, remove } => {
                 self.update_key_set(&name, add, &remove, now)?;
             }

@@ -66,11 +66,13 @@ pub enum Class {
     Custody,
     /// Instances move together with their volumes, some to hosts on which nothing works.
     VolumeMoves,
+    /// Nodes get more blocks of addresses, and give up others.
+    Blocks,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Operators,
         Self::AgentCrash,
         Self::PowerLoss,
@@ -100,6 +102,7 @@ impl Class {
         Self::Jobs,
         Self::Custody,
         Self::VolumeMoves,
+        Self::Blocks,
     ];
 
     /// Its name on the command line.
@@ -135,6 +138,7 @@ impl Class {
             Self::Jobs => "jobs",
             Self::Custody => "custody",
             Self::VolumeMoves => "volume-moves",
+            Self::Blocks => "blocks",
         }
     }
 }
@@ -159,6 +163,8 @@ pub(crate) enum Action {
     Adopt { pick: u8 },
     MoveVolumes { pick: u8, to: Option<u8> },
     AbortMove { pick: u8 },
+    AddBlock { host: u8, again: bool },
+    RetireBlock { host: u8, pick: u8 },
     Spoil { host: u8, for_ms: Ms },
     Resize { pick: u8, mebi: Option<u64> },
     Run { workload: u8, run: bool },
@@ -438,6 +444,14 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
             1 => Action::FillDisk { host, for_ms },
             2 => Action::Spoil { host, for_ms: for_ms + 60_000 },
             _ => Action::MoveVolumes { pick, to: rng.bool().then_some(host) },
+        },
+        Class::Blocks => match rng.u8(..7) {
+            0 | 1 => Action::AddBlock { host, again: pick.is_multiple_of(4) },
+            2 | 3 => Action::RetireBlock { host, pick },
+            // With new addresses, which even numbers stand for.
+            4 => Action::Replace { pick: pick & !1 },
+            5 => Action::Move { pick: pick & !1, to: rng.bool().then_some(host) },
+            _ => Action::Scale { workload, replicas: rng.u32(0..=4) },
         },
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },

@@ -5,6 +5,7 @@
 //! do, `check.rs` says what must hold.
 
 mod befall;
+mod blocks;
 mod carry;
 mod check;
 mod custody;
@@ -16,6 +17,7 @@ mod versions;
 mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use dwell_agent_core::{Call, CallId, Input as CoreInput};
 use dwell_controller::model::Settings;
@@ -228,6 +230,8 @@ pub(crate) struct World {
     versions: Versions,
     jobs: Jobs,
     custodies: Custodies,
+    /// When addresses were released last, by the clock of the controller.
+    released: BTreeMap<Ipv4Addr, Timestamp>,
     /// The copies of volumes that are under way.
     copying: BTreeMap<CopyId, Copying>,
     /// Instances that are shown as running and do not, and for how many seconds in a row.
@@ -288,6 +292,7 @@ impl World {
             versions: Versions::default(),
             jobs: Jobs::default(),
             custodies: Custodies::default(),
+            released: BTreeMap::new(),
             copying: BTreeMap::new(),
             doubtful: BTreeMap::new(),
             unsure: BTreeSet::new(),
@@ -457,5 +462,5 @@ fn parse<T: std::str::FromStr>(text: &str) -> T {
 fn settings() -> Settings {
     let cidr = parse("10.80.0.0/16");
     let range = ClusterRange::new(cidr, 24).unwrap_or_else(|error| panic!("{error}"));
-    Settings { events_max: 20, ..Settings::new(range) }
+    Settings { events_max: 20, quarantine: blocks::QUARANTINE, ..Settings::new(range) }
 }

@@ -4,7 +4,7 @@ use dwell_core::id::VolumeName;
 use dwell_core::instance::{Outcome, Phase, RunState, Verdict};
 use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
 
-use super::fleet::{Fleet, instance, node, spec};
+use super::fleet::{Fleet, Host, instance, node, spec};
 use crate::model::refusal::NotMoved;
 use crate::model::{
     Command, MoveHow, NodeChange, Refusal, Reply, VolumeJob, VolumeMoveNews, VolumeMovePhase,
@@ -335,6 +335,23 @@ fn it_comes_back_when_the_other_node_is_removed() {
         assert_eq!(fleet.place("db-0").as_deref(), Some("n1"));
         assert!(is_one_kept(&fleet, "n1"), "{:?}", states(&fleet));
     }
+}
+
+/// Nobody has looked at the move while there was no such node.
+#[test]
+fn it_comes_back_when_the_other_node_is_another_host_by_now() {
+    let mut fleet = settling();
+    let job = job(&fleet);
+    fleet.pass(1_000);
+    fleet.command(Command::RemoveNode { node: node("n2"), force: true }).unwrap();
+    fleet.join("n2").unwrap();
+    tell(&mut fleet, &job, VolumeMoveNews::Adopted);
+    assert_eq!(phase(&fleet), None);
+    fleet.hosts.insert(node("n2"), Host::default());
+    fleet.attach(&node("n2")).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("db-0").as_deref(), Some("n1"));
+    assert!(is_one_kept(&fleet, "n1"), "{:?}", states(&fleet));
 }
 
 #[test]

@@ -82,6 +82,14 @@ impl World {
                 let to = to.map(|host| self.hosts[self.host(host)].name.clone());
                 self.move_volumes(pick, to, MoveHow::WithVolumes);
             }
+            Action::AddBlock { host, again } => {
+                let name = self.hosts[self.host(host)].name.clone();
+                self.add_block(&name, again);
+            }
+            Action::RetireBlock { host, pick } => {
+                let name = self.hosts[self.host(host)].name.clone();
+                self.retire_block(&name, pick);
+            }
             Action::AbortMove { pick } => self.move_volumes(pick, None, MoveHow::Abort),
             Action::Spoil { host, for_ms } => {
                 let host = self.host(host);
@@ -214,6 +222,8 @@ impl World {
                 let keeps_mark = back % 3 > 0;
                 self.controller.store.restore(backup.max(1), keeps_mark);
                 self.forget_moves();
+                // What was released since the backup is not known to have been.
+                self.released.clear();
                 self.declared.clear();
                 self.unsure.clear();
                 // Nobody remembers what failed after the backup, or served.

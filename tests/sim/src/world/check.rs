@@ -29,6 +29,7 @@ impl World {
         self.note_tasks(changes);
         self.note_custody(changes);
         self.note_moves(changes);
+        self.note_addresses(changes);
         for change in changes {
             self.check_gone(change);
             self.check_address(change);
@@ -412,8 +413,10 @@ impl World {
             let exception = held.network.exceptions.get(&address);
             let by_block = || {
                 let mut peers = held.network.peers.iter();
-                let peer = peers
-                    .find(|(_, peer)| peer.block.is_some_and(|block| block.contains(&address)));
+                let peer = peers.find(|(_, peer)| {
+                    let mut blocks = peer.block.iter().chain(&peer.more_blocks);
+                    blocks.any(|block| block.contains(&address))
+                });
                 peer.map_or(&host.name, |(node, _)| node)
             };
             let leads_to = exception.unwrap_or_else(by_block);

@@ -12,6 +12,7 @@ use dwell_core::session::StatusReport;
 
 use super::membership::Standing;
 use super::{Event, World};
+use crate::agent::Agent;
 use crate::host::Mode;
 use crate::message::Up;
 use crate::schedule::Ms;
@@ -249,7 +250,7 @@ impl World {
             one.moved_in.remove(&name);
         }
         let one = &self.hosts[host];
-        let under = one.agent.as_ref().and_then(|agent| agent.looks_under());
+        let under = one.agent.as_ref().and_then(Agent::looks_under);
         let Some(seen) = under.zip(one.seen_volumes()) else { return };
         let Some(stream) = one.stream.filter(|_| one.told_volumes.as_ref() != Some(&seen)) else {
             return;
