@@ -523,6 +523,15 @@ impl Model {
         for name in moving {
             let Some(instance) = self.tables.instances().get(&name).cloned() else { continue };
             let Some(moving) = instance.volume_move.as_deref() else { continue };
+            if moving.phase == VolumeMovePhase::Trying
+                && instance.node.is_none()
+                && instance.rests()
+            {
+                // It has done its work before it came there: nothing is to hold any more.
+                self.finish_move(&instance, now);
+                self.put_instance(Instance { volume_move: None, ..Instance::clone(&instance) });
+                continue;
+            }
             let is_before = matches!(
                 moving.phase,
                 VolumeMovePhase::Copying | VolumeMovePhase::Stopping | VolumeMovePhase::Settling

@@ -444,3 +444,28 @@ fn it_is_refused_what_would_not_work() {
     copied(&mut fleet);
     assert_is_back(fleet);
 }
+
+/// What runs to completion may have done its work before it comes to where its volumes are.
+#[test]
+fn what_has_ended_amid_it_has_moved_when_its_volumes_have() {
+    let mut fleet = Fleet::of(2);
+    let mut spec = database();
+    spec.job = Some(dwell_core::job::Job::default());
+    spec.template.restart = dwell_core::workload::RestartPolicy::of_attempts(2);
+    fleet.apply(spec).unwrap();
+    fleet.settle();
+    let from = fleet.place("db-0").unwrap();
+    order(&mut fleet, MoveHow::WithVolumes).unwrap();
+    let job = copied(&mut fleet);
+    // It ends while it is stopped for the rest to be copied.
+    let now = fleet.now;
+    fleet.hosts.get_mut(&node(&from)).unwrap().finish(&instance("db-0"), 0, now);
+    fleet.settle();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Settling));
+    adopt(&mut fleet);
+    fleet.pass(1);
+    fleet.settle();
+    assert_eq!(phase(&fleet), None);
+    assert!(is_one_kept(&fleet, job.to.as_str()), "{:?}", states(&fleet));
+    fleet.check();
+}
