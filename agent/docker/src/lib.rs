@@ -293,7 +293,7 @@ impl Engine for DockerEngine {
     }
 
     async fn foreign(&self, name: &str) -> Result<Foreign, EngineError> {
-        foreign::look(self, name).await
+        Box::pin(foreign::look(self, name)).await
     }
 
     async fn stop_foreign(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {

@@ -1,5 +1,7 @@
 //! The fake engine keeps the contract of all engines.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is to fail on the spot")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

@@ -135,6 +135,7 @@ pub(super) async fn serve(
         carries: true,
         knows_blocks: true,
         lets_go: true,
+        takes_over: true,
         moves_volumes: true,
         boot: Some(session.boot.clone()),
     };

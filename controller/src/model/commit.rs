@@ -63,6 +63,7 @@ impl Model {
                 carries: false,
                 knows_blocks: false,
                 lets_go: false,
+                takes_over: false,
                 moves_volumes: false,
                 boot: None,
                 state: NodeState::Unreachable,

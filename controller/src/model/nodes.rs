@@ -170,6 +170,7 @@ impl Model {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             lets_go: hello.lets_go,
+            takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),

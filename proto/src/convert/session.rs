@@ -41,6 +41,7 @@ impl From<&Hello> for v1::Hello {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             lets_go: hello.lets_go,
+            takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.as_ref().map(Into::into),
         }
@@ -74,6 +75,7 @@ impl TryFrom<v1::Hello> for Hello {
             carries: wire.carries,
             knows_blocks: wire.knows_blocks,
             lets_go: wire.lets_go,
+            takes_over: wire.takes_over,
             moves_volumes: wire.moves_volumes,
             boot: wire.boot.map(Into::into),
         })

@@ -174,6 +174,9 @@ impl Story {
             Some(Step::UpdateLimits { container, .. }) => format!("limit {container} by force"),
             Some(Step::RemoveSandbox { slot }) => place("remove sandbox", slot, true),
             Some(Step::Forget) => "forget".into(),
+            Some(Step::StopForeign(_)) => "stop foreign".into(),
+            Some(Step::KeepForeign(_)) => "keep foreign".into(),
+            Some(Step::StartForeign(_)) => "start foreign".into(),
             Some(Step::Record(journal)) => match journal
                 .verdict
                 .filter(|verdict| Some(verdict) != self.seen.stored.verdict.as_ref())

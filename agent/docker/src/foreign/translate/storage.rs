@@ -31,7 +31,7 @@ pub(super) fn mounts(
                 let name = match volumes.get(&source) {
                     Some(name) => name.clone(),
                     None => {
-                        let Some(name) = name(&source, &target, volumes.values()) else {
+                        let Some(name) = name(&source, &target, &volumes) else {
                             findings.forbid(format!("its volume {source} cannot be given a name"));
                             continue;
                         };
@@ -119,11 +119,7 @@ fn judge(said: &Said<'_>, source: &str, findings: &mut Findings) {
 }
 
 /// The name of a volume as an instance's: the words of its own or, if it is anonymous, of the path it is mounted at.
-fn name<'a>(
-    source: &str,
-    target: &str,
-    taken: impl Iterator<Item = &'a VolumeName> + Clone,
-) -> Option<VolumeName> {
+fn name(source: &str, target: &str, taken: &BTreeMap<String, VolumeName>) -> Option<VolumeName> {
     let is_anonymous = source.len() == 64 && source.bytes().all(|byte| byte.is_ascii_hexdigit());
     let text = if is_anonymous { target } else { source };
     let plain = |letter: char| match letter.to_ascii_lowercase() {
@@ -137,7 +133,7 @@ fn name<'a>(
     let plain = if plain.is_empty() { "data" } else { plain };
     let numbered = (2..=VOLUMES_MAX).map(|number| format!("{plain}-{number}"));
     let names = std::iter::once(plain.to_owned()).chain(numbered);
-    let is_free = |name: &VolumeName| !taken.clone().any(|one| one == name);
+    let is_free = |name: &VolumeName| !taken.values().any(|one| one == name);
     names.filter_map(|name| VolumeName::new(name).ok()).find(is_free)
 }
 

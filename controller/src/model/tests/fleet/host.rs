@@ -42,6 +42,7 @@ impl Host {
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
             lets_go: !self.lets_nothing_go,
+            takes_over: !self.lets_nothing_go,
             moves_volumes: !self.moves_no_volumes,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
