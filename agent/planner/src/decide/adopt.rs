@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   journal     the container    own container   what is done
+//!   -           runs             any             one of an earlier instance is stopped and removed
 //!   -           runs             -               note that it is taken
 //!   taking      runs, or rests   -               stop it, keep its files ── they cannot be in time ─▶ given up
 //!   taking      rests            any             as an update: made, started, on trial ── it holds ─▶ held
@@ -63,9 +64,12 @@ pub(super) fn next<'a>(
         }
         (_, Some(target)) => {
             let adoption = target.assigned.adopts.clone()?;
-            let is_to_run = node.run(target, seen) == RunState::Running;
-            if !is_to_run || roles.others().any(Container::is_running) {
+            if node.run(target, seen) != RunState::Running {
                 return None;
+            }
+            // What is there is of an earlier instance of this name.
+            if let Some(step) = take_away(seen) {
+                return Some((attempt(step, seen, node), None));
             }
             let (life, progress) = (target.assigned.life, Progress::Taking);
             let taken_over = Some(TakenOver { adoption, life, progress });

@@ -1,5 +1,6 @@
 //! One story per test: a container set, and the steps or waits that follow from it.
 
+mod adopt;
 mod beside;
 mod carry;
 mod custody;

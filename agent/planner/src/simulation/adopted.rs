@@ -40,13 +40,15 @@ fn taken<'a>(world: &'a World, name: &InstanceName) -> Option<&'a TakenOver> {
     world.disk.get(name)?.taken_over.as_ref()
 }
 
-/// Whether the agent takes the containers of an instance away because another one is to run again.
-pub(super) fn is_given_up(world: &World, name: &InstanceName) -> bool {
-    let taken = taken(world, name);
+/// Whether the agent takes the containers of an instance away: another one is to run again, or they are of an earlier instance.
+pub(super) fn takes_all_away(world: &World, name: &InstanceName) -> bool {
     let life = world.desired.get(name).map(|assigned| assigned.life);
-    taken.is_some_and(|taken| {
-        taken.is_open() && (taken.progress != Progress::Taking || Some(taken.life) != life)
-    })
+    match taken(world, name) {
+        Some(taken) if Some(taken.life) == life || taken.is_open() => {
+            taken.is_open() && (taken.progress != Progress::Taking || Some(taken.life) != life)
+        }
+        _ => world.adopts(name),
+    }
 }
 
 /// Nothing starts beside the container in whose place it is put, nor without its files.

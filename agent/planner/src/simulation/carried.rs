@@ -71,7 +71,7 @@ pub(super) fn check(world: &World, name: &InstanceName, step: &Step) {
             );
         }
         Step::Remove { container }
-            if is_current.contains(&container) && !adopted::is_given_up(world, name) =>
+            if is_current.contains(&container) && !adopted::takes_all_away(world, name) =>
         {
             let has_files = |real: &Real| real.run().is_some() || real.filled.is_some();
             let is_last = real(container).is_some_and(|one| one.run().is_some())

@@ -311,7 +311,7 @@ impl World {
                     // What did other work has no part in this.
                     let least = assigned.task.map(|task| task.number).unwrap_or_default();
                     all.len() == 1
-                        && !adopted::is_given_up(self, name)
+                        && !adopted::takes_all_away(self, name)
                         && all.iter().any(|one| one.id == *container && one.generation >= least)
                 }
                 _ => false,
