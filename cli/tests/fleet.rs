@@ -431,7 +431,7 @@ async fn several_are_scaled_together_or_not_at_all() {
 
 #[tokio::test]
 async fn a_container_is_planned_and_adopted() {
-    let fake = Fake::start(State::default()).await;
+    let fake = Fake::start(State::default());
     let plan = run(&fake, &["adopt", "--node", "h1", "--container", "shop", "--plan"]).await;
     assert_eq!(plan.code, 0, "{}", plan.stderr);
     assert!(plan.stdout.contains("container shop (c1) on h1 would become instance shop-0"));

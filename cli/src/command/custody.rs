@@ -59,7 +59,7 @@ instance with an address of its own starts in its place. Once that has held, the
 does not hold, or `dwell rm` takes its workload away before, the container is started again as it was.")]
 pub(crate) struct Adopt {
     /// Instances that were let go
-    #[arg(value_name = "INSTANCE", required_unless_present = "container", conflicts_with = "container",
+    #[arg(value_name = "INSTANCE", required_unless_present = "container", conflicts_with_all = ["container", "node", "workload", "plan"],
           value_parser = name_parser(), add = complete::subject())]
     names: Vec<String>,
     /// A running container that dwell did not make, by name or id

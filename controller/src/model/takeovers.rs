@@ -89,12 +89,12 @@ impl Model {
     /// Refuses to change an instance that has not held in the place of a container.
     pub(super) fn check_has_place(instance: &Instance) -> Result<(), Refusal> {
         match &instance.adopts {
-            Some(adoption) => Err(NotAdopted::Open {
+            Some(adoption) if !instance.removing => Err(NotAdopted::Open {
                 instance: instance.name.clone(),
                 container: adoption.name.clone(),
             }
             .into()),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
