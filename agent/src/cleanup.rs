@@ -82,6 +82,12 @@ pub enum CleanupError {
          and moved away, then try again"
     )]
     LetGo(InstanceName),
+    /// The container would stay stopped, and nobody would start it again.
+    #[error(
+        "{0} has not held yet in the place of a container that dwell did not make; wait until it has, or have the container put back \
+         (`dwell rm` of its workload), then try again"
+    )]
+    HalfAdopted(InstanceName),
     /// The kernel refuses.
     #[error("cannot remove sandboxes, routes and rules")]
     Network(#[from] NetworkError),
@@ -214,6 +220,10 @@ pub async fn run(config: &Config, extent: Extent) -> Result<Removed, Vec<Cleanup
             if let Some(instance) = let_go.map_err(|error| vec![error])? {
                 return Err(vec![CleanupError::LetGo(instance)]);
             }
+            let half_adopted = half_adopted(&config.data_dir).map_err(|error| vec![error])?;
+            if let Some(instance) = half_adopted {
+                return Err(vec![CleanupError::HalfAdopted(instance)]);
+            }
             match Graces::read(&config.data_dir) {
                 Ok(graces) => match clear_engine(&engine, &graces, extent).await {
                     Ok(all) => removed = all,
@@ -259,6 +269,17 @@ async fn let_go(
     }
     let mut names = engine.list().await?.into_iter().map(|container| container.instance);
     Ok(names.find(is_let_go))
+}
+
+/// An instance that is being put in the place of a container that dwell did not make.
+fn half_adopted(data_dir: &Path) -> Result<Option<InstanceName>, CleanupError> {
+    let path = data_dir.join("journals");
+    let journals = Journals::new(path.clone()).read_all();
+    let journals = journals.map_err(|source| CleanupError::File { path, source })?;
+    let mut open = journals.into_iter().filter(|(_, journal)| {
+        journal.taken_over.as_ref().is_some_and(dwell_planner::TakenOver::is_open)
+    });
+    Ok(open.next().map(|(name, _)| name))
 }
 
 async fn clear_engine(

@@ -41,6 +41,7 @@ use self::tools::Tools;
 use crate::host_network::Prepared;
 use crate::images::Ledger;
 use crate::isolation::Settled;
+use crate::tunnel::volumes::Copies;
 use dwell_engine::SharedEngine;
 use dwell_engine::death::{self, Processes};
 
@@ -116,8 +117,17 @@ impl Reconciler {
         let settings = Settings { calls_max: config.calls_max, backstop: config.backstop };
         let core = Core::new(settings, known, clock.now());
         let Config { settled, leases, prepared, processes, recheck, ledger, .. } = config;
-        let tools =
-            Tools { engine, network, processes, settled, prepared, clock, journals, ledger };
+        let tools = Tools {
+            engine,
+            network,
+            processes,
+            settled,
+            prepared,
+            clock,
+            journals,
+            ledger,
+            copies: Copies::default(),
+        };
         let stop = CancellationToken::new();
         let (publisher, sightings) = Publisher::new();
         let told = Told { desired, leases, recheck };

@@ -1,5 +1,6 @@
 //! What the controller asks of a node: logs of instances, commands in them, connections to their ports, probes of
-//! routes, a diagnosis of the node itself, an audit of what its layers claim, its images, the data of its volumes.
+//! routes, a diagnosis of the node itself, an audit of what its layers claim, its images, the data of its volumes, what containers are
+//! that dwell did not make.
 //!
 //! The controller asks for a tunnel on the session's stream; the agent answers with a call of its own
 //! (`Carry`) over the same connection, whose first message names the tunnel. Each tunnel is a task that owns
@@ -10,7 +11,7 @@
 //!                        ├─ exec: engine ◀─▶ controller ─▶ exit code
 //!                        ├─ connect: instance ◀─▶ controller
 //!                        ├─ images: engine ─▶ controller, in pages
-//!                        └─ probe, diagnose, audit: one answer
+//!                        └─ probe, diagnose, audit, foreign: one answer
 //! ```
 //!
 //! Invariants:
@@ -23,10 +24,11 @@ mod audit;
 mod connect;
 mod diagnose;
 mod exec;
+mod foreign;
 mod images;
 mod logs;
 mod probe;
-mod volumes;
+pub(crate) mod volumes;
 
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -145,6 +147,10 @@ enum TunnelError {
     BadRequest(String),
     #[error("this node runs no instances")]
     NoEngine,
+    #[error(
+        "container {0} does not run on this node; only what runs can be adopted: start it first"
+    )]
+    ForeignRests(String),
     #[error("{0} is not on this node")]
     NotHere(InstanceName),
     #[error(
@@ -191,6 +197,7 @@ impl TunnelError {
             | Self::Images(ImagesError::NotHere(_))
             | Self::Engine(EngineError::NotFound { .. }) => Code::NotFound,
             Self::NoEngine
+            | Self::ForeignRests(_)
             | Self::NoContainer(_)
             | Self::NotRunning { .. }
             | Self::Stopped(_)
@@ -325,6 +332,11 @@ impl Tunnels {
                 let _permit = self.looks.take()?;
                 let images = self.node.images.as_ref().ok_or(TunnelError::NoEngine)?;
                 images::carry(images, order, ends).await
+            }
+            Some(Purpose::Foreign(request)) => {
+                let _permit = self.looks.take()?;
+                let engine = self.node.engine.as_ref().ok_or(TunnelError::NoEngine)?;
+                foreign::carry(engine, &request.container, ends).await
             }
             Some(Purpose::Volume(order)) => {
                 let _permit = self.volumes.take()?;

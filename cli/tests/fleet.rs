@@ -430,6 +430,27 @@ async fn several_are_scaled_together_or_not_at_all() {
 }
 
 #[tokio::test]
+async fn a_container_is_planned_and_adopted() {
+    let fake = Fake::start(State::default());
+    let plan = run(&fake, &["adopt", "--node", "h1", "--container", "shop", "--plan"]).await;
+    assert_eq!(plan.code, 0, "{}", plan.stderr);
+    assert!(plan.stdout.contains("container shop (c1) on h1 would become instance shop-0"));
+    assert!(plan.stdout.contains("image: shop:1"), "{}", plan.stdout);
+    let words = ["adopt", "--node", "h1", "--container", "shop", "--as", "store", "-o", "json"];
+    let ran = run(&fake, &words).await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("\"instance\": \"store-0\""), "{}", ran.stdout);
+    for wrong in [
+        &["adopt"][..],
+        &["adopt", "--container", "shop"],
+        &["adopt", "--node", "h1", "web-0"],
+        &["adopt", "web-0", "--plan"],
+    ] {
+        assert_eq!(run(&fake, wrong).await.code, 2, "{wrong:?}");
+    }
+}
+
+#[tokio::test]
 async fn chosen_instances_are_moved_replaced_and_removed() {
     let fake = Fake::start(State {
         workloads: vec![workload("web", 2), workload("db", 1)],

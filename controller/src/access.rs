@@ -286,6 +286,7 @@ mod tests {
         assert_eq!(
             of(Role::Admin),
             [
+                "AdoptContainer",
                 "CreateJoinToken",
                 "UpdateNode",
                 "ChangeNodeBlocks",

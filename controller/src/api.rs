@@ -18,6 +18,7 @@
 //! | `api/explain.rs` | why something is where and what it is |
 //! | `api/fleet_status.rs` | what of the fleet is not as declared |
 
+mod adopt;
 mod audit;
 mod authority;
 mod connect;
@@ -283,6 +284,13 @@ impl Fleet for Api {
         let names = request::instances(&request.into_inner().names)?;
         let done = self.command(Command::AdoptInstances(names)).await?;
         Ok(Response::new(v1::AdoptInstancesResponse { revision: done.revision.0 }))
+    }
+
+    async fn adopt_container(
+        &self,
+        request: Request<v1::AdoptContainerRequest>,
+    ) -> Answer<v1::AdoptContainerResponse> {
+        self.adopt(request.into_inner()).await.map(Response::new)
     }
 
     async fn remove_instances(

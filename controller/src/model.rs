@@ -75,6 +75,7 @@ mod settle;
 mod sizes;
 mod ssh;
 mod tables;
+mod takeovers;
 mod versions;
 mod view;
 mod volume_moves;
@@ -432,6 +433,11 @@ impl Model {
                 self.dissociate_instances(&instances, now)?;
             }
             Command::AdoptInstances(instances) => self.adopt_instances(&instances, now)?,
+            Command::AdoptContainer { spec, node, adoption, dry_run, by } => {
+                let plan = self.adopt_container(*spec, &node, adoption, &by, now)?;
+                reply = Reply::Plans(vec![plan]);
+                forget = dry_run;
+            }
             Command::MintToken { id, digest, expires_at } => {
                 self.mint_token(id, digest, expires_at, now)?;
             }

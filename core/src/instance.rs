@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::foreign::Adoption;
 use crate::health::Health;
 use crate::id::{Generation, InstanceName, Revision};
 use crate::image::{self, ContainerImage, ImageDigest};
@@ -106,6 +107,9 @@ pub struct Assigned {
     /// Whether its container is let go of, and when it was last taken back.
     #[serde(default, skip_serializing_if = "Custody::is_usual")]
     pub custody: Custody,
+    /// The container in whose place it is to be put, until it has held there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<Adoption>,
     /// Its SSH host key, which is its own for life; none from a controller that makes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_key: Option<HostKey>,

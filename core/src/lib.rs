@@ -16,6 +16,7 @@ pub mod container;
 pub mod directory;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fixtures;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod health;

@@ -6,6 +6,7 @@
 mod assignment;
 mod audit;
 mod directory;
+mod foreign;
 mod instance;
 mod job;
 mod network;

@@ -161,7 +161,7 @@ pub enum Call {
 
 impl Call {
     /// How long the call may take before the core gives it up; `None` for as long as it takes. A lost write of
-    /// a journal cannot be told from a late one, and a pull has limits of its own.
+    /// a journal cannot be told from a late one, a pull has limits of its own, and a copy of volumes is given up with its instance.
     #[must_use]
     pub fn limit(&self) -> Option<Duration> {
         const SECOND: Duration = Duration::from_secs(1);
@@ -180,6 +180,11 @@ impl Call {
                     let hook = before.as_ref().map_or(Duration::ZERO, hook_limit);
                     Some(grace.as_duration().saturating_add(130 * SECOND).saturating_add(hook))
                 }
+                Step::StopForeign(adoption) | Step::StartForeign(adoption) => {
+                    Some(adoption.grace.as_duration().saturating_add(260 * SECOND))
+                }
+                // As long as its volumes take to be copied.
+                Step::KeepForeign(_) => None,
                 Step::AfterStart { call, .. } => Some(hook_limit(call)),
                 Step::UpdateLimits { .. } => Some(40 * SECOND),
                 Step::EnsureSandbox { .. }

@@ -18,6 +18,7 @@ pub mod credentials;
 pub mod daemon_json;
 mod exec;
 mod files;
+mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod hijack;
@@ -47,6 +48,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use dwell_core::foreign::{Foreign, ForeignRestart};
 use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
@@ -288,6 +290,31 @@ impl Engine for DockerEngine {
     ) -> Result<(), EngineError> {
         let _turn = self.volume_turns.take(instance, name).await;
         self.delete_volume(instance, name).await
+    }
+
+    async fn foreign(&self, name: &str) -> Result<Foreign, EngineError> {
+        Box::pin(foreign::look(self, name)).await
+    }
+
+    async fn stop_foreign(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
+        foreign::stop(self, id, grace).await
+    }
+
+    async fn keep_foreign(&self, id: &ContainerId, image: Option<&str>) -> Result<(), EngineError> {
+        foreign::keep(self, id, image).await
+    }
+
+    async fn foreign_volume(&self, volume: &str) -> Result<PathBuf, EngineError> {
+        foreign::volume(self, volume).await
+    }
+
+    async fn start_foreign(
+        &self,
+        id: &ContainerId,
+        grace: Duration,
+        restart: ForeignRestart,
+    ) -> Result<(), EngineError> {
+        foreign::start(self, id, grace, restart).await
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {

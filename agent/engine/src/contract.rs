@@ -12,6 +12,7 @@
 mod attach;
 mod carry;
 mod exec;
+mod foreign;
 mod image;
 mod life;
 mod node;
@@ -40,6 +41,9 @@ pub use self::exec::{
     a_command_ends_when_it_is_hung_up_or_killed, a_command_has_both_outputs_and_an_exit_code,
     a_command_reads_its_input, a_command_that_cannot_be_started_says_why,
     no_command_runs_in_what_does_not_run,
+};
+pub use self::foreign::{
+    what_is_dwells_own_is_not_taken_for_foreign, what_is_not_dwells_is_stopped_kept_and_put_back,
 };
 pub use self::image::{
     a_loaded_image_goes_with_its_last_name, half_an_archive_leaves_nothing,
@@ -143,6 +147,10 @@ pub trait Harness: Send + Sync {
     /// Somebody makes a container, not of dwell, that has the label of the cluster.
     async fn make_stranger(&self) -> String;
 
+    /// Somebody runs a container, not of dwell, that is started again whenever it ends, has a volume, and has written a file of
+    /// its own beside it.
+    async fn make_foreign(&self) -> ContainerId;
+
     /// Leaves something on the node for a container that is gone.
     async fn leave_file(&self) -> PathBuf;
 }
@@ -186,7 +194,9 @@ macro_rules! engine_contract {
             copies_become_volumes,
             what_a_container_is_made_from_is_not_removed,
             what_has_ended_is_attached_to_and_what_never_ran_is_not,
+            what_is_dwells_own_is_not_taken_for_foreign,
             what_is_gone_is_not_made_ready,
+            what_is_not_dwells_is_stopped_kept_and_put_back,
             what_is_too_much_is_not_carried_over,
             what_somebody_removes_is_gone,
         }
@@ -251,6 +261,7 @@ mod tests {
             include_str!("contract/attach.rs"),
             include_str!("contract/carry.rs"),
             include_str!("contract/exec.rs"),
+            include_str!("contract/foreign.rs"),
             include_str!("contract/image.rs"),
             include_str!("contract/life.rs"),
             include_str!("contract/node.rs"),

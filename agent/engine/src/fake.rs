@@ -15,6 +15,7 @@
 //! | processes that end, containers that vanish | [`FakeEngine::crash`], [`FakeEngine::ends_at_once`], [`FakeEngine::vanish`] |
 //! | processes and commands that behave otherwise | [`FakeEngine::set_program`], [`FakeEngine::set_command`] |
 //! | files in containers | [`FakeEngine::write_file`], [`FakeEngine::read_file`] |
+//! | containers that dwell did not make | [`FakeEngine::add_foreign`], [`FakeEngine::foreign_state`] |
 //! | images that are missing or cannot be pulled | [`FakeEngine::forget_image`], [`FakeEngine::break_image`] |
 //! | images that come by an archive, and layers that need not | [`FakeEngine::archive`], [`FakeEngine::hold_layers`] |
 //! | events that do not come, or come twice | [`FakeEngine::lose_events`], [`FakeEngine::repeat_events`] |
@@ -25,6 +26,7 @@
 pub mod behaviour;
 mod carry;
 pub mod control;
+pub mod foreign;
 mod images;
 mod session;
 mod state;
@@ -37,6 +39,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::clock::Clock;
+use dwell_core::foreign::{Foreign, ForeignRestart};
 use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::{ImageDigest, digest_of};
 use dwell_core::instance::Assigned;
@@ -87,6 +90,11 @@ pub enum Operation {
     BeginCopy,
     AdoptCopy,
     RemoveVolume,
+    Foreign,
+    StopForeign,
+    KeepForeign,
+    ForeignVolume,
+    StartForeign,
     Usage,
     UpdateLimits,
     Pull,
@@ -302,6 +310,32 @@ impl Engine for FakeEngine {
             state.remove_volume(instance, name)
         })
         .await
+    }
+
+    async fn foreign(&self, name: &str) -> Result<Foreign, EngineError> {
+        self.call(Operation::Foreign, name, |state| state.foreign(name)).await
+    }
+
+    async fn stop_foreign(&self, id: &ContainerId, _grace: Duration) -> Result<(), EngineError> {
+        self.call(Operation::StopForeign, id.as_str(), |state| state.stop_foreign(id)).await
+    }
+
+    async fn keep_foreign(&self, id: &ContainerId, image: Option<&str>) -> Result<(), EngineError> {
+        self.call(Operation::KeepForeign, id.as_str(), |state| state.keep_foreign(id, image)).await
+    }
+
+    async fn foreign_volume(&self, volume: &str) -> Result<PathBuf, EngineError> {
+        self.call(Operation::ForeignVolume, volume, |state| state.foreign_volume(volume)).await
+    }
+
+    async fn start_foreign(
+        &self,
+        id: &ContainerId,
+        _grace: Duration,
+        restart: ForeignRestart,
+    ) -> Result<(), EngineError> {
+        self.call(Operation::StartForeign, id.as_str(), |state| state.start_foreign(id, restart))
+            .await
     }
 
     async fn usage(&self, id: &ContainerId) -> Result<Usage, EngineError> {

@@ -5,7 +5,8 @@
 //! a container is of stands in its labels, so that any agent can take over after any crash.
 //!
 //! Invariants:
-//! - an engine shows and touches only containers with the label of its own cluster;
+//! - an engine shows and touches only containers with the label of its own cluster, but for one that is named to it in a call for
+//!   containers that dwell did not make, and that has no label of dwell's;
 //! - every call is idempotent in its effect: asking for what is already so succeeds;
 //! - every call but [`Engine::wait`] ends in bounded time, also when the daemon does not answer
 //!   ([`EngineError::Unavailable`]); a call that was dropped or timed out may have taken effect;
@@ -35,6 +36,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use dwell_core::clock::Timestamp;
+use dwell_core::foreign::{Foreign, ForeignRestart};
 use dwell_core::id::{InstanceName, VolumeName};
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::Assigned;
@@ -235,6 +237,46 @@ pub trait Engine: Send + Sync {
         &self,
         instance: &InstanceName,
         name: &VolumeName,
+    ) -> Result<(), EngineError>;
+
+    /// What a running container is that dwell did not make, by its name or id.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::NotRunning`]; [`EngineError::Refused`] if it has a label of dwell's, or cannot be
+    /// looked at as it is; [`EngineError::Unavailable`], [`EngineError::Other`].
+    async fn foreign(&self, name: &str) -> Result<Foreign, EngineError>;
+
+    /// Stops a container that dwell did not make, and has nobody start it again by itself. One that has ended is fine.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Refused`] if it has a label of dwell's, [`EngineError::Unavailable`],
+    /// [`EngineError::Other`].
+    async fn stop_foreign(&self, id: &ContainerId, grace: Duration) -> Result<(), EngineError>;
+
+    /// Makes an image of all that a stopped container which dwell did not make has in its own file system, unless there is an
+    /// image of that name. Without a name, only makes sure that its own image has all of it.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`]; [`EngineError::Refused`] if something would be lost without an image, or it has a label of
+    /// dwell's; [`EngineError::Other`] if it runs; [`EngineError::Unavailable`].
+    async fn keep_foreign(&self, id: &ContainerId, image: Option<&str>) -> Result<(), EngineError>;
+
+    /// The directory of a volume that is not dwell's.
+    ///
+    /// # Errors
+    /// [`EngineError::NotFound`], [`EngineError::Unavailable`].
+    async fn foreign_volume(&self, volume: &str) -> Result<PathBuf, EngineError>;
+
+    /// Undoes [`Engine::stop_foreign`]: what may still be about to end is stopped first, and started after that. One that is as it
+    /// was is left alone, as far as that can be told.
+    ///
+    /// # Errors
+    /// As [`Engine::stop_foreign`]; what keeps it from starting.
+    async fn start_foreign(
+        &self,
+        id: &ContainerId,
+        grace: Duration,
+        restart: ForeignRestart,
     ) -> Result<(), EngineError>;
 
     /// What a container uses at the moment; nothing is counted of one that does not run.

@@ -1,12 +1,16 @@
 //! The fake engine keeps the contract of all engines.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is to fail on the spot")]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use dwell_core::container::ContainerId;
-use dwell_core::id::InstanceName;
-use dwell_core::workload::Template;
+use dwell_core::foreign::{Foreign, ForeignRestart, ForeignVolume};
+use dwell_core::id::{InstanceName, VolumeName};
+use dwell_core::quantity::Bytes;
+use dwell_core::workload::{Mount, MountSource, Template};
 use dwell_engine::Engine;
 use dwell_engine::contract::{Command, Harness, Program};
 use dwell_engine::fake::FakeEngine;
@@ -105,11 +109,31 @@ impl Harness for InMemory {
 
     async fn remove_by_hand(&self, id: &ContainerId) {
         self.0.vanish(id);
+        self.0.remove_foreign(id);
     }
 
     async fn make_stranger(&self) -> String {
         self.0.add_stranger("stranger");
         "stranger".to_owned()
+    }
+
+    async fn make_foreign(&self) -> ContainerId {
+        let mut template = Template::of_image("shop:1");
+        let name: VolumeName = "data".parse().unwrap();
+        let source = MountSource::Volume(name.clone());
+        template.mounts.push(Mount { source, target: "/data".to_owned(), read_only: false });
+        let id = ContainerId("foreign".to_owned());
+        self.0.add_foreign(Foreign {
+            id: id.clone(),
+            name: "shop".to_owned(),
+            template,
+            own_files: Some(Bytes(1)),
+            volumes: vec![ForeignVolume { name, source: "shop_data".to_owned(), size: None }],
+            restart: ForeignRestart::Always,
+            changes: Vec::new(),
+            obstacles: Vec::new(),
+        });
+        id
     }
 
     async fn leave_file(&self) -> PathBuf {

@@ -10,9 +10,11 @@
 //!
 //! Which container has which part is decided in `roles.rs`, in which sandbox it runs in `sandboxes.rs`, updates in `update.rs`,
 //! whether one has shown that it works in `proof.rs`, when one that does not is given up in `unwell.rs`, when hooks
-//! are called in `hooks.rs`, which files go from one container to the next in `carry.rs`, what comes of instances of jobs in `task.rs`, and
-//! whose containers are not touched at all in `custody.rs`, before everything else.
+//! are called in `hooks.rs`, which files go from one container to the next in `carry.rs`, what comes of instances of jobs in `task.rs`,
+//! whose containers are not touched at all in `custody.rs`, and what is put in the place of a container that dwell did not make in
+//! `adopt.rs`, both before everything else.
 
+mod adopt;
 mod carry;
 mod custody;
 mod hooks;
@@ -132,6 +134,8 @@ pub(crate) enum Rest<'a> {
     NoEngine(&'a EngineState),
     /// It was let go: nothing of it is touched.
     LetGo,
+    /// It did not hold in the place of a container that dwell did not make, which runs again.
+    PutBack { container: &'a str, reason: &'a str },
 }
 
 /// What is the same for all instances of a plan.
@@ -181,8 +185,11 @@ pub(crate) fn decide<'a>(
     if let Some((next, aside)) = custody::next(target, seen, node) {
         return Decision { face, image: None, next, aside, deadline: None };
     }
+    if let Some((next, aside)) = adopt::next(target, seen, &roles, node) {
+        return Decision { face, image: None, next, aside, deadline: None };
+    }
     let Some(target) = target else {
-        let next = unwanted(seen, &roles, node);
+        let next = unwanted(seen, node);
         return Decision { face, image: None, next, aside: None, deadline: None };
     };
     let instance = Instance { target, seen, node };
@@ -200,14 +207,9 @@ pub(crate) fn decide<'a>(
 }
 
 /// An instance that is not desired: everything goes, the journal last.
-fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
-    let step = if let Some(running) = roles.others().find(|container| container.is_running()) {
-        let declared = seen.journal.stop_grace.or(running.stop_grace);
-        let grace = declared.unwrap_or(GRACE_OF_UNWANTED);
-        let before = seen.journal.before_stop.get(&running.id).cloned();
-        Step::Stop { container: running.id.clone(), grace, before }
-    } else if let Some(container) = roles.others().next() {
-        Step::Remove { container: container.id.clone() }
+fn unwanted<'a>(seen: &'a Seen, node: Node<'a>) -> Next<'a> {
+    let step = if let Some(step) = take_away(seen) {
+        step
     } else if let Some(slot) = there(seen).next() {
         Step::RemoveSandbox { slot }
     } else if seen.stored != Journal::default() {
@@ -216,6 +218,18 @@ fn unwanted<'a>(seen: &'a Seen, roles: &Roles<'a>, node: Node<'a>) -> Next<'a> {
         return Next::Rest(Rest::InSync);
     };
     attempt(step, seen, node)
+}
+
+/// What takes all containers of an instance away; `None` if there are none.
+fn take_away(seen: &Seen) -> Option<Step> {
+    if let Some(running) = seen.containers.iter().find(|container| container.is_running()) {
+        let declared = seen.journal.stop_grace.or(running.stop_grace);
+        let grace = declared.unwrap_or(GRACE_OF_UNWANTED);
+        let before = seen.journal.before_stop.get(&running.id).cloned();
+        return Some(Step::Stop { container: running.id.clone(), grace, before });
+    }
+    let container = seen.containers.first()?;
+    Some(Step::Remove { container: container.id.clone() })
 }
 
 /// The slots in which there is a sandbox, or may be.

@@ -3,13 +3,14 @@
 //! A plain create and start writes no journal until it is known whether the container holds. Five things are
 //! written ([`Step::Record`](crate::Step::Record)), each before the step that relies on it: the end of a main
 //! process is ordered, a run is given up because it does not work, a generation holds, an update is rolled back, and a container is started that has a
-//! hook before its stop. So are the runs of a
+//! hook before its stop. So is each step of taking the place of a container that dwell did not make. So are the runs of a
 //! job's instance, each before the next one. The counters are written when there is nothing
 //! else to do; losing them costs a pause that is too short.
 //!
 //! A journal belongs to one life of its instance: what is remembered of an instance that was removed says nothing
 //! about another one that was made under the same name since.
 
+mod adoption;
 mod task;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use crate::observed::{Container, ContainerState};
 use crate::step::HookCall;
 use dwell_core::container::ContainerId;
 
+pub use adoption::{Progress, TakenOver};
 pub use task::TaskRecord;
 
 /// The durable memory about one instance.
@@ -80,6 +82,9 @@ pub struct Journal {
     /// is desired, and whoever desires it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub let_go: Option<Generation>,
+    /// The container that dwell did not make and in whose place the instance is put.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub taken_over: Option<TakenOver>,
 }
 
 /// A run of a main process that does not work, and is to end.
@@ -136,13 +141,21 @@ pub enum Ruling {
 }
 
 impl Journal {
-    /// What of this is true in a life of the instance: nothing, if it was remembered of another one, but that it was let go.
+    /// What of this is true in a life of the instance: nothing, if it was remembered of another one, but that it was let go, and what
+    /// container its place was taken of.
     pub(crate) fn in_life(self, life: Revision) -> Self {
         if self.life == life || self.life == Revision(0) || life == Revision(0) {
             Self { life: self.life.max(life), ..self }
         } else {
-            Self { life, let_go: self.let_go, ..Self::default() }
+            let (let_go, taken_over) = (self.let_go, self.taken_over);
+            Self { life, let_go, taken_over, ..Self::default() }
         }
+    }
+
+    /// Whether the instance is being put in the place of a container that dwell did not make, which can still be put back.
+    pub(crate) fn is_taking(&self, life: Revision) -> bool {
+        let taken = self.taken_over.as_ref().filter(|taken| taken.life == life);
+        taken.is_some_and(|taken| taken.progress == Progress::Taking)
     }
 
     /// Whether nothing is remembered.
@@ -212,8 +225,9 @@ impl Journal {
             Held::Unknown if self.verdict.is_none() => Held::Nothing,
             held => held.clone(),
         };
+        let taken_over = self.taken_over.clone().map(|taken| taken.ruled(&ruling));
         let verdict = Some(Verdict { generation, ruling, restarts_asked });
-        Self { verdict, held, ..self.clone() }
+        Self { verdict, held, taken_over, ..self.clone() }
     }
 
     /// The same, when a container has held.

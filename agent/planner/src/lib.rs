@@ -18,6 +18,9 @@
 //!   update,     Create new ─▶ EnsureSandbox(second) ─▶ Start new ─┬▶ Record(committed) ─▶ RepairSandbox(the address leads to it)
 //!   start-first:  (the old one serves)                              │                       ─▶ Stop old ─▶ Remove old ─▶ RemoveSandbox
 //!                                                                   └▶ Record(rolled back) ─▶ Stop new ─▶ Remove new ─▶ RemoveSandbox
+//!   in place of  Record(it is taken) ─▶ StopForeign ─▶ KeepForeign ─▶ Create … Start ─┬▶ Record(it holds)
+//!   a container   (dwell did not make it)                                              └▶ Record(given up) ─▶ Stop ─▶ Remove
+//!                                                                                             ─▶ StartForeign ─▶ Record(returned)
 //!   not wanted: Stop ─▶ Remove ─▶ RemoveSandbox ─▶ Forget
 //! ```
 //!
@@ -28,6 +31,7 @@
 //! - a container runs in one sandbox for as long as it exists, and no two of an instance run in one;
 //! - an update ends in exactly the old or exactly the new container, whatever crashes on the way;
 //! - once a container has held, none that was made for an earlier generation serves again;
+//! - a container that dwell did not make and in whose place an instance is put never runs beside it, and in the end one of the two runs;
 //! - what is in sync is not touched, and a plan at the fixpoint is empty;
 //! - the same input gives the same plan.
 //!
@@ -54,11 +58,11 @@ use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
 
 pub use desired::Desired;
-pub use journal::{GivenUp, Held, Journal, Ruling, TaskRecord, Verdict};
+pub use journal::{GivenUp, Held, Journal, Progress, Ruling, TakenOver, TaskRecord, Verdict};
 pub use lease::{Leases, Standing};
 pub use observed::{
     Carried, Check, Checked, Container, ContainerState, EngineState, FailedHook, Image, Observed,
-    Sandbox, Sandboxes, Seen, Trouble,
+    Sandbox, Sandboxes, Seen, Taken, Trouble,
 };
 pub use status::statuses;
 pub use step::{Failure, FailureKind, HookCall, Step};

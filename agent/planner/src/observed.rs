@@ -20,7 +20,7 @@ use dwell_core::workload::{Enforced, Fingerprint, Limits, Template};
 
 use crate::decide::{best_match, current, let_go};
 use crate::desired::Desired;
-use crate::journal::{Journal, Ruling};
+use crate::journal::{Journal, Ruling, TakenOver};
 use crate::lease::Leases;
 use crate::pause;
 use crate::step::{Failure, FailureKind, Step};
@@ -121,6 +121,9 @@ pub struct Seen {
     pub failed_hook: Option<FailedHook>,
     /// What was carried over last. After a restart of the agent it is done again, which changes nothing.
     pub carried: Option<Carried>,
+    /// How far the container that dwell did not make is taken over, as far as this agent has done it. After a restart of the agent it
+    /// is done again, which changes nothing.
+    pub taken: Taken,
     /// Whether a container that could not be started was given up and none has been started since.
     pub gave_up_container: bool,
 }
@@ -150,6 +153,7 @@ impl Seen {
             self.life = assigned.life;
             self.accepted = Generation::default();
             self.restarts_asked = 0;
+            self.taken = Taken::No;
             self.journal = std::mem::take(&mut self.journal).in_life(self.life);
         }
         if assigned.generation > self.accepted || assigned.restarts_asked > self.restarts_asked {
@@ -233,12 +237,20 @@ impl Seen {
                 started.retain(|id, _| containers.iter().any(|one| one.id == *id));
                 started.extend(run.map(|run| (container.clone(), run)));
             }
-            Step::Record(journal) => self.remember(Journal::clone(journal)),
+            Step::Record(journal) => {
+                self.remember(Journal::clone(journal));
+                if !self.journal.taken_over.as_ref().is_some_and(TakenOver::is_open) {
+                    self.taken = Taken::No;
+                }
+            }
             Step::Forget => self.remember(Journal::default()),
             Step::EnsureSandbox { slot, reached } | Step::RepairSandbox { slot, reached } => {
                 self.sandboxes.made(*slot, *reached);
             }
             Step::RemoveSandbox { slot } => self.sandboxes.set(*slot, Sandbox::Absent),
+            Step::StopForeign(_) => self.taken = Taken::Stopped,
+            Step::KeepForeign(_) => self.taken = Taken::Kept,
+            Step::StartForeign(_) => self.taken = Taken::Returned,
             Step::Create { .. } | Step::Stop { .. } | Step::UpdateLimits { .. } => {}
         }
     }
@@ -268,8 +280,26 @@ impl Seen {
         {
             self.sandboxes.doubt(slot);
         }
+        if matches!(step, Step::StopForeign(_) | Step::KeepForeign(_) | Step::StartForeign(_)) {
+            // Somebody may have started it again.
+            self.taken = Taken::No;
+        }
         self.trouble = Some((step.clone(), trouble));
     }
+}
+
+/// How far a container that dwell did not make is taken over, by this agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Taken {
+    /// It is not known to be stopped.
+    #[default]
+    No,
+    /// It was stopped.
+    Stopped,
+    /// Its files are kept, too.
+    Kept,
+    /// It was started again.
+    Returned,
 }
 
 /// Files that were carried over.

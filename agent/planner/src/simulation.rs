@@ -4,6 +4,7 @@
 //!
 //! `world.rs` is the node; it asserts at every step what must never happen. Here is what happens to it.
 
+mod adopted;
 mod carried;
 mod jobs;
 mod temper;
@@ -36,6 +37,7 @@ enum Action {
     Withdraw { victim: usize },
     LetGo { victim: usize },
     Adopt { victim: usize },
+    TakePlace { victim: usize, temper: Temper },
     Limit { victim: usize, mebi: u64 },
     Carry { victim: usize, carries: bool },
     Run { victim: usize, run: RunState },
@@ -63,6 +65,8 @@ fn action() -> impl Strategy<Value = Action> {
         12 => (any_index.clone(), fate).prop_map(|(index, fate)| Action::Finish { index, fate }),
         3 => (1_u64..30_000).prop_map(|ms| Action::Pass { ms }),
         3 => victim.clone().prop_map(|victim| Action::Observe { victim }),
+        1 => (victim.clone(), temper.clone())
+            .prop_map(|(victim, temper)| Action::TakePlace { victim, temper }),
         3 => (victim.clone(), temper, 0_u8..3)
             .prop_map(|(victim, temper, version)| Action::Declare { victim, temper, version }),
         1 => victim.clone().prop_map(|victim| Action::Withdraw { victim }),
@@ -111,6 +115,9 @@ fn act(world: &mut World, action: &Action) {
             world.declare(&victim(index), temper, version);
         }
         Action::Withdraw { victim: index } => drop(world.desired.remove(&victim(index))),
+        Action::TakePlace { victim: index, temper } => world.take_place(&victim(index), temper),
+        // The controller lets nobody let go of what is being put in a container's place.
+        Action::LetGo { victim: index } if world.adopts(&victim(index)) => {}
         Action::LetGo { victim: index } => world.alter(&victim(index), |assigned| {
             assigned.custody = Custody::LetGo(assigned.generation);
         }),
@@ -157,6 +164,7 @@ fn act(world: &mut World, action: &Action) {
                 for id in containers_of_victims(world) {
                     world.kill(&id, 137);
                 }
+                world.kill_foreigners();
             }
             world.engine_up = true;
             world.observe_all();
@@ -172,6 +180,10 @@ fn check(world: &World, name: &InstanceName) {
     assert!(running.len() <= 1, "{name} runs twice: {of_instance:?}");
     if world.is_let_go(name) {
         // What was done to it by others, nobody mends; that nothing was done by the planner is asserted at each step.
+        return;
+    }
+    if adopted::check(world, name) {
+        assert!(of_instance.is_empty(), "{name} was put back but has {of_instance:?}");
         return;
     }
     let Some(assigned) = world.desired.get(name) else {

@@ -227,6 +227,9 @@ impl Report<'_> {
             };
             return (phase, message.to_owned());
         }
+        if let Next::Rest(rest @ Rest::PutBack { .. }) = &self.decision.next {
+            return self.resting(rest);
+        }
         if self.target.is_none() {
             let message = match &self.decision.next {
                 Next::Wait(Wait::Retry(trouble)) => trouble_message(trouble),
@@ -269,6 +272,15 @@ impl Report<'_> {
                 Phase::Stopping,
                 "waits for its hook before_stop, and for its main process to end".to_owned(),
             ),
+            Step::StopForeign(adoption) => {
+                (Phase::Preparing, format!("waits for container {} to end", adoption.name))
+            }
+            Step::KeepForeign(adoption) => {
+                (Phase::Preparing, format!("the files of container {} are copied", adoption.name))
+            }
+            Step::StartForeign(adoption) => {
+                (Phase::Preparing, format!("container {} is started again", adoption.name))
+            }
             Step::AfterStart { .. } => {
                 (Phase::Running, "waits for its hook after_start to succeed".to_owned())
             }
@@ -309,6 +321,9 @@ impl Report<'_> {
             Rest::GaveUp => {
                 (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))
             }
+            Rest::PutBack { container, reason } => {
+                (Phase::Failed, self.put_back(container, reason))
+            }
             Rest::Done(end) => self.done(end),
             Rest::OutOfDate { seen } => (
                 Phase::Stopped,
@@ -325,6 +340,16 @@ impl Report<'_> {
             number == Some(report.number) && target.assigned.life == report.life
         };
         self.target.is_none_or(is_assigned).then_some(report)
+    }
+
+    /// That it did not hold in the place of a container that dwell did not make. The reason, which can be long, comes last.
+    fn put_back(&self, container: &str, reason: &str) -> String {
+        let workload = self.target.map(|target| target.assigned.instance.workload().as_str());
+        let workload = workload.unwrap_or_default();
+        format!(
+            "container {container} was started again as it was, since the instance in its place did not hold; mend that, then \
+             `dwell rm {workload}`, and adopt it again: {reason}"
+        )
     }
 
     /// What came of its task.

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dwell_core::foreign::Adoption;
 use dwell_core::hook::Hook;
 use dwell_core::id::Generation;
 use dwell_core::quantity::Millis;
@@ -69,6 +70,12 @@ pub enum Step {
         /// What is called before. Whatever comes of it, the main process is asked to end.
         before: Option<HookCall>,
     },
+    /// Stop the container that dwell did not make and in whose place the instance is put, and have nobody start it again.
+    StopForeign(Box<Adoption>),
+    /// Keep what such a container has in its own file system and in its volumes, for the instance. It has to be stopped.
+    KeepForeign(Box<Adoption>),
+    /// Start such a container again, as it was. One that is gone is fine.
+    StartForeign(Box<Adoption>),
     /// Remove a container that does not run.
     Remove {
         /// Which.

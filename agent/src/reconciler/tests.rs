@@ -1,5 +1,6 @@
 //! The reconciler with a fake engine and network, on paused time: what a node goes through.
 
+mod foreign;
 mod health;
 mod hooks;
 mod isolation;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use dwell_agent_core::{Call, CallFailure, Cause, Input, Listed, Outcome};
 use dwell_core::clock::Clock;
+use dwell_core::foreign::Adoption;
 use dwell_core::id::InstanceName;
 use dwell_core::instance::Assigned;
 use dwell_core::registry::RegistryLogins;
@@ -24,9 +25,10 @@ use crate::hooks::{self, Called};
 use crate::host_network::Prepared;
 use crate::images::Ledger;
 use crate::isolation::Settled;
+use crate::tunnel::volumes::{Copies, CopyError};
 use dwell_daemon::Causes;
 use dwell_engine::death::Processes;
-use dwell_engine::{EngineError, PullProgress, SharedEngine, Usage};
+use dwell_engine::{EngineError, PullProgress, SharedEngine, Usage, VolumeCopy};
 use dwell_network::{Network, NetworkError, Sandbox};
 
 /// How often the progress of a pull is told.
@@ -48,6 +50,7 @@ pub(super) struct Tools {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journals: Journals,
     pub(super) ledger: Option<Ledger>,
+    pub(super) copies: Copies,
 }
 
 /// Why a step was not done, or not known to be.
@@ -72,6 +75,16 @@ pub(super) enum StepError {
     Journal(#[source] io::Error),
     #[error("cannot read the journals of the instances")]
     JournalsUnread(#[source] io::Error),
+    #[error("the volume {volume} of container {name} could not be copied")]
+    Copy {
+        volume: String,
+        name: String,
+        #[source]
+        error: CopyError,
+    },
+    /// Both would write to what each takes for its own.
+    #[error("container {name}, in whose place it is put, runs again; stop it with `docker stop`")]
+    ForeignRuns { name: String },
     /// Its container does not run, or the engine does not answer.
     #[error("cannot call its hook after_start: its container cannot be asked")]
     NotCalled,
@@ -105,7 +118,8 @@ impl StepError {
         let kind = match self {
             Self::Engine(EngineError::ImageMissing { .. }) => FailureKind::ImageMissing,
             Self::Engine(error) if error.is_permanent() => FailureKind::Permanent,
-            Self::InUse { .. } => FailureKind::Permanent,
+            Self::InUse { .. } | Self::ForeignRuns { .. } => FailureKind::Permanent,
+            Self::Copy { error, .. } if error.is_permanent() => FailureKind::Permanent,
             Self::Network(NetworkError::AddressTaken { .. }) => FailureKind::Permanent,
             Self::Network(NetworkError::SandboxLost { .. }) => FailureKind::SandboxLost,
             _ => FailureKind::Transient,
@@ -248,9 +262,20 @@ impl Tools {
             }
             Step::Start { container } => {
                 let assigned = assigned.ok_or(StepError::Overtaken)?;
+                if let Some(adoption) = &assigned.adopts {
+                    self.check_rests(adoption).await?;
+                }
                 engine.make_ready(container, assigned, remains).await?;
                 engine.start(container).await?;
             }
+            Step::StopForeign(adoption) => {
+                engine.stop_foreign(&adoption.container, adoption.grace.as_duration()).await?;
+            }
+            Step::KeepForeign(adoption) => {
+                let assigned = assigned.ok_or(StepError::Overtaken)?;
+                self.keep(assigned, adoption).await?;
+            }
+            Step::StartForeign(adoption) => self.put_back(name, adoption).await?,
             Step::AfterStart { container, call } => {
                 match hooks::after_start(&**engine, container, call).await {
                     Called::Succeeded => {}
@@ -291,6 +316,53 @@ impl Tools {
             Step::Forget => self.journals.remove(name).await.map_err(StepError::Journal)?,
         }
         Ok(Outcome::Done)
+    }
+
+    /// Keeps the files of a container for the instance that takes its place: its own as an image, its volumes as the instance's.
+    async fn keep(&self, assigned: &Assigned, adoption: &Adoption) -> Result<(), StepError> {
+        let engine = &self.engine;
+        engine.keep_foreign(&adoption.container, adoption.image.as_deref()).await?;
+        for (volume, source) in &adoption.volumes {
+            let from = engine.foreign_volume(source).await?;
+            let copy = VolumeCopy {
+                instance: assigned.instance.clone(),
+                name: volume.clone(),
+                image_path: None,
+                of_move: assigned.life.0,
+            };
+            let Some(error) = self.copies.copy_here(engine, from, &copy).await?.err() else {
+                continue;
+            };
+            let (volume, name) = (source.clone(), adoption.name.clone());
+            return Err(StepError::Copy { volume, name, error });
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the container does not run in whose place an instance is put.
+    async fn check_rests(&self, adoption: &Adoption) -> Result<(), StepError> {
+        match self.engine.foreign(adoption.container.as_str()).await {
+            Ok(_) => Err(StepError::ForeignRuns { name: adoption.name.clone() }),
+            Err(EngineError::NotRunning { .. } | EngineError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Starts a container again that was to be replaced. One that somebody has removed cannot be, and need not.
+    async fn put_back(
+        &self,
+        instance: &InstanceName,
+        adoption: &Adoption,
+    ) -> Result<(), StepError> {
+        let Adoption { container, grace, restart, .. } = adoption;
+        match self.engine.start_foreign(container, grace.as_duration(), *restart).await {
+            Ok(()) => Ok(()),
+            Err(EngineError::NotFound { .. }) => {
+                tracing::warn!(%instance, %container, "the container that is to run again is gone");
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes down that a container did not hold, with what it printed last, if that can be had.

@@ -137,6 +137,7 @@ pub(super) async fn serve(
         knows_ranges: true,
         knows_process: true,
         lets_go: true,
+        takes_over: true,
         moves_volumes: true,
         boot: Some(session.boot.clone()),
     };

@@ -15,6 +15,7 @@
 
 mod attributes;
 mod digest;
+mod here;
 mod receive;
 mod send;
 #[cfg(test)]
@@ -22,7 +23,7 @@ mod tests;
 mod tree;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dwell_daemon::Lane;
@@ -45,9 +46,14 @@ const FILES_MAX: usize = 500_000;
 /// How many files are told in one message.
 const HELD_PAGE: usize = 100;
 
+/// What there is to copy of a directory, in bytes, as its files take it on the disk.
+pub(super) fn size_of(root: &Path) -> Result<u64, CopyError> {
+    Ok(tree::walk(&tree::open_root(root)?)?.bytes)
+}
+
 /// Why a volume could not be copied.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CopyError {
+pub(crate) enum CopyError {
     /// Reading or writing failed.
     #[error("{path:?}: {error}")]
     Io {
@@ -75,7 +81,7 @@ pub(super) enum CopyError {
 
 impl CopyError {
     /// Whether trying again is pointless.
-    pub(super) fn is_permanent(&self) -> bool {
+    pub(crate) fn is_permanent(&self) -> bool {
         matches!(self, Self::Refused(_) | Self::NoRoom { .. })
     }
 
@@ -87,7 +93,7 @@ impl CopyError {
 
 /// What both sides of a copy share on a node.
 #[derive(Clone, Default)]
-pub(super) struct Copies {
+pub(crate) struct Copies {
     digests: Arc<Digests>,
     turns: VolumeTurns,
 }

@@ -1,4 +1,6 @@
-//! Instances that dwell lets go, and takes back: `dissociate` and `adopt`.
+//! Instances that dwell lets go, and takes back, and containers that it takes: `dissociate` and `adopt`.
+
+mod container;
 
 use clap::Args;
 use dwell_proto::v1;
@@ -7,7 +9,7 @@ use super::{Fleet, name_parser};
 use crate::complete;
 use crate::failure::Failure;
 use crate::names;
-use crate::output::print;
+use crate::output::{OutputArgs, print};
 use crate::wait::{Goal, WaitArgs, wait};
 
 /// Let go of instances: their containers go on, and dwell leaves them alone
@@ -34,22 +36,46 @@ pub(crate) struct Dissociate {
     wait: WaitArgs,
 }
 
-/// Take instances back that were let go, without a restart
+/// Take instances back that were let go, or a container that dwell did not make
 ///
-/// Their workload has one instance more from then on.
+/// What was let go goes on without a restart, and its workload has one instance more from then on. A container that dwell did not make
+/// becomes the one instance of a new workload, and is stopped once for that.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
   dwell adopt web-1
   dwell adopt web-1 --wait
+  dwell adopt --node h1 --container shop --plan
+  dwell adopt --node h1 --container shop --wait
+  dwell adopt --node h1 --container shop_web_1 --as shop --wait
 
-The container goes on as it is, and is looked after again: one that has ended is started, as its restart policy says. If its
-workload has had a newer version since, the instance takes part in that rollout like every other, which replaces its container;
-`dwell pause` beforehand holds that up. Containers that dwell did not make cannot be taken.")]
+What was let go: the container goes on as it is, and is looked after again: one that has ended is started, as its restart policy
+says. If its workload has had a newer version since, the instance takes part in that rollout like every other, which replaces its
+container; `dwell pause` beforehand holds that up.
+
+A container that dwell did not make: --plan shows what would be declared for it, what is kept and copied, what is different
+afterwards, and why it cannot be, if so. Else it is stopped, its own files are kept as an image and its volumes are copied, and an
+instance with an address of its own starts in its place. Once that has held, the container stays stopped, for you to remove. If it
+does not hold, or `dwell rm` takes its workload away before, the container is started again as it was.")]
 pub(crate) struct Adopt {
-    /// Instances
-    #[arg(value_name = "INSTANCE", required = true, value_parser = name_parser(), add = complete::subject())]
+    /// Instances that were let go
+    #[arg(value_name = "INSTANCE", required_unless_present = "container", conflicts_with_all = ["container", "node", "workload", "plan"],
+          value_parser = name_parser(), add = complete::subject())]
     names: Vec<String>,
+    /// A running container that dwell did not make, by name or id
+    #[arg(long, value_name = "CONTAINER", value_parser = name_parser(), requires = "node")]
+    container: Option<String>,
+    /// The node that the container is on
+    #[arg(long, value_name = "NODE", value_parser = name_parser(), requires = "container", add = complete::node())]
+    node: Option<String>,
+    /// What its workload is to be called, if not as the container
+    #[arg(long = "as", value_name = "WORKLOAD", value_parser = name_parser(), requires = "container")]
+    workload: Option<String>,
+    /// Only say what would be done with the container
+    #[arg(long, requires = "container", conflicts_with = "wait")]
+    plan: bool,
+    #[command(flatten)]
+    output: OutputArgs,
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -70,6 +96,17 @@ impl Dissociate {
 
 impl Adopt {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        if let Some((container, node)) = self.container.zip(self.node) {
+            let order = container::Order {
+                node,
+                container,
+                workload: self.workload.unwrap_or_default(),
+                is_plan: self.plan,
+                output: self.output,
+                wait: self.wait,
+            };
+            return container::adopt(fleet, order).await;
+        }
         let names = names::all(&mut fleet.client, &self.names, names::instance).await?;
         let request = v1::AdoptInstancesRequest { names: names.clone() };
         fleet.client.adopt_instances(request).await?;

@@ -3,6 +3,7 @@
 //! Times are milliseconds since the Unix epoch, `null` where nobody knows. Amounts are in the unit that
 //! their field's name ends in.
 
+mod adoption;
 mod audit;
 mod authority;
 mod context;
@@ -16,6 +17,7 @@ mod status;
 mod volume;
 mod workload;
 
+pub(crate) use adoption::AdoptionView;
 pub(crate) use audit::{AuditView, RemedyView};
 pub(crate) use authority::AuthorityView;
 pub(crate) use context::ContextsView;

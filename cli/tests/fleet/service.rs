@@ -230,6 +230,35 @@ impl Fleet for Service {
         answer(v1::AdoptInstancesResponse { revision })
     }
 
+    async fn adopt_container(
+        &self,
+        request: Request<v1::AdoptContainerRequest>,
+    ) -> Answer<v1::AdoptContainerResponse> {
+        let v1::AdoptContainerRequest { node, container, workload, dry_run } = request.into_inner();
+        let asked =
+            format!("adopt container {container} on {node} as={workload} dry_run={dry_run}");
+        let revision = self.asked(asked)?;
+        let template = v1::Template { image: "shop:1".into(), ..Default::default() };
+        let spec = v1::WorkloadSpec {
+            name: if workload.is_empty() { container.clone() } else { workload },
+            replicas: 1,
+            template: Some(template.clone()),
+            ..Default::default()
+        };
+        let found = v1::Foreign {
+            container_id: "c1".into(),
+            name: container,
+            template: Some(template),
+            ..Default::default()
+        };
+        answer(v1::AdoptContainerResponse {
+            container: Some(found),
+            workload: Some(spec),
+            image: String::new(),
+            revision,
+        })
+    }
+
     async fn remove_instances(
         &self,
         request: Request<v1::RemoveInstancesRequest>,

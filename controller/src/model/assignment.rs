@@ -270,6 +270,7 @@ impl Model {
             lease: workload.spec.on_lost.lease().filter(|_| !instance.is_let_go()),
             custody: instance.custody,
             task: instance.task.as_ref().map(InstanceTask::assigned),
+            adopts: instance.adopts.as_deref().cloned(),
             host_key: None,
         };
         (instance.assigned_to() == Some(node)).then(assigned)
@@ -304,7 +305,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.run,
             instance.restarts_asked,
             instance.edition,
-            (instance.second_share.is_some(), instance.custody),
+            (instance.second_share.is_some(), instance.custody, instance.adopts.is_some()),
             (instance.own_size, instance.own_size_before, instance.own_size_forced),
             instance.task.as_ref().map(InstanceTask::assigned),
             instance.rests(),

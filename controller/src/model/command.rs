@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use dwell_core::access::{Client, Issuer};
 use dwell_core::clock::Timestamp;
+use dwell_core::foreign::Adoption;
 use dwell_core::host_mark::HostMark;
 use dwell_core::id::{
     Incarnation, InstanceName, KeySetName, NodeName, PoolName, Position, Revision, VersionNumber,
@@ -175,6 +176,19 @@ pub enum Command {
     DissociateInstances(BTreeSet<InstanceName>),
     /// Take chosen instances back that were let go, all or none, at most [`NAMED_MAX`]; their workloads have as many more.
     AdoptInstances(BTreeSet<InstanceName>),
+    /// Put the one instance of a new workload in the place of a container that dwell did not make. Answered with [`Reply::Plans`].
+    AdoptContainer {
+        /// What is declared; it may be on that node alone.
+        spec: Box<WorkloadSpec>,
+        /// Where the container is.
+        node: NodeName,
+        /// What its node is to do.
+        adoption: Box<Adoption>,
+        /// Only say what would change.
+        dry_run: bool,
+        /// Who wants it; empty if that is not known.
+        by: String,
+    },
     /// Make a token with which one host can join.
     MintToken {
         /// Its public half, chosen at random.

@@ -65,6 +65,7 @@ impl Model {
                 knows_ranges: false,
                 knows_process: false,
                 lets_go: false,
+                takes_over: false,
                 moves_volumes: false,
                 boot: None,
                 state: NodeState::Unreachable,

@@ -479,6 +479,7 @@ impl Model {
                 | Command::ChangeBlocks { .. }
                 | Command::DissociateInstances(_)
                 | Command::AdoptInstances(_)
+                | Command::AdoptContainer { dry_run: false, .. }
                 | Command::RebootNodes(_)
                 | Command::RedeemToken(_)
                 | Command::RemoveVolume { .. }

@@ -172,6 +172,7 @@ impl Model {
             knows_ranges: hello.knows_ranges,
             knows_process: hello.knows_process,
             lets_go: hello.lets_go,
+            takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.clone(),
             state: before.map_or(NodeState::Down, |link| link.state),

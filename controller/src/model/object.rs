@@ -13,6 +13,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::foreign::Adoption;
 use dwell_core::id::{
     Generation, Incarnation, InstanceName, KeySetName, NodeName, Revision, Term, VersionNumber,
     WorkloadName,
@@ -158,6 +159,9 @@ pub struct Instance {
     /// Whether its container is looked after. One that is let go is `removing` and not `leaving`.
     #[serde(default, skip_serializing_if = "Custody::is_usual")]
     pub custody: Custody,
+    /// The container in whose place it is put, until it has held there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopts: Option<Box<Adoption>>,
     /// When it was made.
     pub created_at: Timestamp,
     /// The revision at which it was made: tells it from an earlier instance of the same name.

@@ -1,5 +1,6 @@
 //! Why the model does not do what it was asked to do. Nothing has changed then.
 
+mod not_adopted;
 mod not_let_go;
 mod not_moved;
 mod not_readdressed;
@@ -25,6 +26,7 @@ use super::contexts::CONTEXTS_MAX;
 use super::key_sets::{KEY_SETS_MAX, KEYS_BYTES_MAX, KEYS_MAX};
 use super::volumes::VolumeKey;
 
+pub(super) use not_adopted::NotAdopted;
 pub(super) use not_let_go::NotLetGo;
 pub(super) use not_moved::NotMoved;
 pub(super) use not_readdressed::NotReaddressed;
@@ -123,6 +125,9 @@ pub enum Refusal {
         /// Where it is.
         node: NodeName,
     },
+    /// No instance is put in the place of a container, or that is not over.
+    #[error(transparent)]
+    NotAdopted(#[from] NotAdopted),
     /// An instance is not let go, or not taken back.
     #[error(transparent)]
     NotLetGo(#[from] NotLetGo),
@@ -553,6 +558,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::CarriesNothing { .. }
+            | Self::NotAdopted(_)
             | Self::NotLetGo(_)
             | Self::NotMoved(_)
             | Self::NotReaddressed(_)

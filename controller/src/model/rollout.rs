@@ -436,6 +436,9 @@ impl Model {
         };
         let mut instance = instance.clone();
         self.take_back_second_share(&mut instance, status);
+        if self.judge_takeover(&mut instance, status, now) {
+            return;
+        }
         match status.verdict_on(instance.generation) {
             Some(Outcome::RolledBack { reason }) => {
                 if let Some(before) = instance.edition_before.filter(|_| instance.holds()) {

@@ -38,6 +38,7 @@ mod schedules;
 mod settling;
 mod sizes;
 mod ssh;
+mod takeovers;
 mod versions;
 mod volume_moves;
 mod volumes;

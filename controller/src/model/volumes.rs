@@ -280,7 +280,7 @@ impl Model {
         let known = self.tables.volumes().get(key).cloned();
         match known.as_deref().map(|known| known.state) {
             Some(VolumeState::Copy | VolumeState::Deleting { .. }) => {}
-            _ if self.is_unconfirmed() => {}
+            _ if self.is_unconfirmed() || self.is_taken_over(key) => {}
             known => {
                 if known.is_none() {
                     self.put_copy(key.clone(), image_path);

@@ -139,6 +139,7 @@ impl Model {
         let old = self.tables.workloads().get(&name).cloned();
         Self::check_kind(old.as_deref(), &spec)?;
         Self::check_schedule(old.as_deref(), &spec)?;
+        self.tables.instances_of(&name).try_for_each(|one| Self::check_has_place(one))?;
         let fields = old.as_ref().map_or_else(Vec::new, |old| plan::changed_fields(old, &spec));
         let is_stuck = |old: &Workload| {
             matches!(old.paused, Some(Pause::BadVersion(_)))
@@ -411,7 +412,8 @@ impl Model {
             Target::Workload(name) => {
                 self.living(name)?;
                 let instances = self.tables.instances_of(name);
-                Ok(instances.filter(|instance| !instance.removing).cloned().collect())
+                let instances = instances.filter(|instance| !instance.removing);
+                instances.map(|one| Self::check_has_place(one).map(|()| Arc::clone(one))).collect()
             }
             Target::Instance(name) => {
                 let instance = self.tables.instances().get(name);
@@ -422,6 +424,7 @@ impl Model {
                 if instance.removing {
                     return Err(Refusal::InstanceRemoving(name.clone()));
                 }
+                Self::check_has_place(instance)?;
                 Ok(vec![Arc::clone(instance)])
             }
         }
@@ -473,6 +476,7 @@ impl Model {
             leaving: None,
             removing: false,
             custody: Custody::Usual,
+            adopts: None,
             created_at: now,
             life: super::Revision(0),
             evacuated: None,

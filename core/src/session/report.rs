@@ -76,6 +76,8 @@ pub struct Hello {
     pub knows_process: bool,
     /// Whether the agent can let go of an instance, and take it back.
     pub lets_go: bool,
+    /// Whether the agent can put an instance in the place of a container that dwell did not make.
+    pub takes_over: bool,
     /// Whether the agent sends and takes in the data of volumes.
     pub moves_volumes: bool,
     /// Which boot of its host it is in; `None` from an agent that does not know of reboots.
@@ -140,6 +142,7 @@ impl Hello {
             knows_ranges: false,
             knows_process: false,
             lets_go: false,
+            takes_over: false,
             moves_volumes: false,
             boot: None,
         }

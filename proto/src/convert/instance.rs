@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use dwell_core::clock::Timestamp;
+use dwell_core::foreign::Adoption;
 use dwell_core::health::Health;
 use dwell_core::id::{Generation, Revision};
 use dwell_core::image::{ContainerImage, ImageDigest};
@@ -63,6 +64,7 @@ impl v1::AssignedInstance {
                 Custody::Adopted(at) => at.0,
                 Custody::Usual | Custody::LetGo(_) => 0,
             },
+            adopts: assigned.adopts.as_ref().map(Into::into),
         }
     }
 }
@@ -101,6 +103,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 (let_go, _) => Custody::LetGo(Generation(let_go)),
             },
             task: wire.task.map(Into::into),
+            adopts: wire.adopts.map(Adoption::try_from).transpose()?,
         })
     }
 }

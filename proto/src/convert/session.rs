@@ -43,6 +43,7 @@ impl From<&Hello> for v1::Hello {
             knows_ranges: hello.knows_ranges,
             knows_process: hello.knows_process,
             lets_go: hello.lets_go,
+            takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,
             boot: hello.boot.as_ref().map(Into::into),
         }
@@ -78,6 +79,7 @@ impl TryFrom<v1::Hello> for Hello {
             knows_ranges: wire.knows_ranges,
             knows_process: wire.knows_process,
             lets_go: wire.lets_go,
+            takes_over: wire.takes_over,
             moves_volumes: wire.moves_volumes,
             boot: wire.boot.map(Into::into),
         })

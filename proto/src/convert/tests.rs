@@ -1,4 +1,6 @@
 use dwell_core::clock::Timestamp;
+use dwell_core::container::ContainerId;
+use dwell_core::foreign::{Adoption, ForeignRestart};
 use dwell_core::health::{Health, HealthCheck, Probe};
 use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::{Generation, Incarnation, Revision, VolumeName, WorkloadName};
@@ -171,6 +173,14 @@ fn assignments_and_statuses_survive_the_round_trip() {
         force_limits: true,
         lease: Some(Lease(Millis::seconds(54))),
         task: Some(Task { number: Generation(3), failed_before: 2 }),
+        adopts: Some(Adoption {
+            container: ContainerId("c1".into()),
+            name: "shop".into(),
+            grace: Millis::seconds(10),
+            restart: ForeignRestart::Always,
+            image: None,
+            volumes: [("data".parse().unwrap(), "shop_data".into())].into(),
+        }),
         host_key: Some(HostKey { private_key: "PEM".into(), certificate: "cert".into() }),
     };
     assert_eq!(Assigned::try_from(v1::AssignedInstance::from(&assigned)), Ok(assigned));
@@ -345,6 +355,7 @@ fn what_a_host_is_known_by_may_be_absent_and_may_not_be_nonsense() {
         keeps_leases: true,
         carries: true,
         lets_go: true,
+        takes_over: true,
         moves_volumes: true,
         boot: Some(v1::Boot { id: "b1".into(), may_reboot: true }),
         ..wire.clone()

@@ -366,6 +366,8 @@ impl Host {
             Step::Create { generation, slot } => {
                 return self.create(name, *generation, *slot, assigned);
             }
+            // No instance of the simulated fleet is put in the place of a container that dwell did not make.
+            Step::StopForeign(_) | Step::KeepForeign(_) | Step::StartForeign(_) => {}
             Step::Carry { from, into, .. } => self.engine.carry(from, into).map_err(transient)?,
             Step::Start { container } => return self.start(container, now),
             Step::AfterStart { .. } => {}

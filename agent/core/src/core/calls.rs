@@ -73,7 +73,7 @@ pub(super) enum Load {
     Heavy,
     /// A look at a container.
     Look,
-    /// Waiting for a main process to end, or for a hook, which costs nobody much.
+    /// Waiting for a main process to end, for a hook, or for files that are copied, which costs the engine little.
     Stop,
     /// The host's way to the world.
     Pull,
@@ -88,7 +88,11 @@ pub(super) fn load(step: &Step) -> Load {
         | Step::Start { .. }
         | Step::Remove { .. }
         | Step::UpdateLimits { .. } => Load::Heavy,
-        Step::Stop { .. } | Step::AfterStart { .. } => Load::Stop,
+        Step::Stop { .. }
+        | Step::AfterStart { .. }
+        | Step::StopForeign(_)
+        | Step::KeepForeign(_)
+        | Step::StartForeign(_) => Load::Stop,
         Step::EnsureSandbox { .. }
         | Step::RepairSandbox { .. }
         | Step::RemoveSandbox { .. }

@@ -41,6 +41,7 @@ impl Core {
                 for name in taken_back {
                     self.doubt(&name, None, now);
                 }
+                self.give_up_keeping(now);
             }
             Input::Leases(leases) => self.observed.leases = leases,
             Input::Connected => {
@@ -163,6 +164,19 @@ impl Core {
         self.doubt(name, Some(container), now.after(ENDED_PAUSE));
     }
 
+    /// The files of a container are not copied any longer for an instance that is not to take its place any more.
+    fn give_up_keeping(&mut self, now: Timestamp) {
+        let desired = self.desired.as_deref();
+        for (name, seen) in &self.observed.instances {
+            let Some(Step::KeepForeign(_)) = seen.busy else { continue };
+            let order = seen.journal.taken_over.as_ref().map(|taken| taken.life);
+            let target = desired.and_then(|desired| desired.get(name));
+            if target.map(|target| target.assigned.life) != order {
+                self.calls.hasten(name, now);
+            }
+        }
+    }
+
     /// A call takes too long.
     pub(super) fn give_up(&mut self, id: CallId, now: Timestamp) {
         let Some(task) = self.calls.end(id) else { return };
@@ -267,6 +281,11 @@ fn describe(task: &Task) -> &'static str {
         Task::EndUnlisted { .. } => "the end of what the engine does not know",
         Task::Pull { .. } => "a pull of an image",
         Task::Step { step, .. } => match step {
+            Step::StopForeign(_) => "the stop of the container in whose place it is put",
+            Step::KeepForeign(_) => {
+                "the copy of the files of the container in whose place it is put"
+            }
+            Step::StartForeign(_) => "the start of the container that it did not replace",
             Step::Create { .. } => "making a container",
             Step::EnsureSandbox { .. } => "making its sandbox",
             Step::RepairSandbox { .. } => "a look at its sandbox",

@@ -138,6 +138,9 @@ impl Core {
             | Step::Start { .. }
             | Step::AfterStart { .. }
             | Step::Stop { .. }
+            | Step::StopForeign(_)
+            | Step::KeepForeign(_)
+            | Step::StartForeign(_)
             | Step::RemoveSandbox { .. }
             | Step::Record(_)
             | Step::Forget => {}

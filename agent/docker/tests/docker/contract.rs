@@ -129,6 +129,13 @@ impl Harness for OnDocker {
         id.trim().to_owned()
     }
 
+    async fn make_foreign(&self) -> ContainerId {
+        let words = ["run", "--detach", "--network=none", "--restart=always", "--volume=/data"];
+        let program = "echo mine > /own; trap 'exit 0' TERM; while :; do sleep 0.01; done";
+        let id = self.world.docker(&[&words[..], &[IMAGE, "/bin/sh", "-c", program]].concat());
+        ContainerId(id.trim().to_owned())
+    }
+
     async fn leave_file(&self) -> PathBuf {
         let path = self.node.config.data_dir.join("instances/ghost-0/g3");
         fs::create_dir_all(&path).unwrap();

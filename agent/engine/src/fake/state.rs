@@ -16,6 +16,7 @@ use dwell_core::workload::Enforced;
 use tokio::sync::{broadcast, watch};
 
 use super::behaviour::{Command, Program};
+use super::foreign::Foreigners;
 use super::images::HeldImage;
 use super::volumes::Directory;
 use super::{
@@ -145,6 +146,8 @@ pub(super) struct State {
     pub(super) previous: BTreeMap<InstanceName, Vec<u8>>,
     /// Files of containers that are gone.
     pub(super) leftovers: BTreeSet<PathBuf>,
+    /// Containers that dwell did not make.
+    pub(super) foreigners: Foreigners,
     /// Volumes outlive their containers.
     pub(super) volumes: Vec<SeenVolume>,
     /// Copies that are still to become volumes.
@@ -193,6 +196,7 @@ impl Default for State {
             strangers: BTreeSet::new(),
             previous: BTreeMap::new(),
             leftovers: BTreeSet::new(),
+            foreigners: Foreigners::new(),
             volumes: Vec::new(),
             copies: Vec::new(),
             adopted: Vec::new(),

@@ -51,7 +51,7 @@ impl State {
         self.volumes.iter().cloned().chain(copies).collect()
     }
 
-    fn path(&mut self, file: &str) -> Result<PathBuf, EngineError> {
+    pub(super) fn path(&mut self, file: &str) -> Result<PathBuf, EngineError> {
         if self.directory.is_none() {
             self.directory = Some(Directory::make().map_err(|error| failed(&error))?);
         }

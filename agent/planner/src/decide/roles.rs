@@ -53,7 +53,11 @@ impl<'a> Roles<'a> {
             (Some(_), None) if back.is_some() || !is_started => {
                 Self::Update { old, new, others: others([old, new]) }
             }
-            (_, None) if target.fallback.is_some() && is_to_run => {
+            (_, None)
+                if is_to_run
+                    && (target.fallback.is_some()
+                        || seen.journal.is_taking(target.assigned.life)) =>
+            {
                 Self::Update { old: back, new, others: others([back, new]) }
             }
             (_, Some(Ruling::RolledBack { .. })) if back.is_some() || target.fallback.is_some() => {

@@ -1,5 +1,6 @@
 //! One story per test: a container set, and the steps or waits that follow from it.
 
+mod adopt;
 mod beside;
 mod carry;
 mod custody;
@@ -174,6 +175,9 @@ impl Story {
             Some(Step::UpdateLimits { container, .. }) => format!("limit {container} by force"),
             Some(Step::RemoveSandbox { slot }) => place("remove sandbox", slot, true),
             Some(Step::Forget) => "forget".into(),
+            Some(Step::StopForeign(_)) => "stop foreign".into(),
+            Some(Step::KeepForeign(_)) => "keep foreign".into(),
+            Some(Step::StartForeign(_)) => "start foreign".into(),
             Some(Step::Record(journal)) => match journal
                 .verdict
                 .filter(|verdict| Some(verdict) != self.seen.stored.verdict.as_ref())

@@ -199,6 +199,8 @@ impl<'a> Instance<'a> {
 
     /// Whether there is something to put up again. Without it the new one is tried on, and the old one goes on where it can.
     pub(super) fn has_way_back(self, old: Option<&Container>) -> bool {
-        self.target.fallback.is_some() || old.is_some_and(|old| self.seen.journal.has_held(old))
+        self.target.fallback.is_some()
+            || self.seen.journal.is_taking(self.target.assigned.life)
+            || old.is_some_and(|old| self.seen.journal.has_held(old))
     }
 }

@@ -6,6 +6,7 @@ use crate::{ContainerState, Failure, FailureKind, Step};
 use dwell_core::container::ContainerId;
 use dwell_core::id::InstanceName;
 
+use super::adopted;
 use super::temper::Temper;
 use super::world::{Fate, Real, World, failure};
 use super::{check as check_at_rest, victim};
@@ -69,7 +70,9 @@ pub(super) fn check(world: &World, name: &InstanceName, step: &Step) {
                 others(container)
             );
         }
-        Step::Remove { container } if is_current.contains(&container) => {
+        Step::Remove { container }
+            if is_current.contains(&container) && !adopted::takes_all_away(world, name) =>
+        {
             let has_files = |real: &Real| real.run().is_some() || real.filled.is_some();
             let is_last = real(container).is_some_and(|one| one.run().is_some())
                 && !others(container).into_iter().any(|(_, other)| has_files(other));

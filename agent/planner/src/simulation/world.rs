@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::adopted::{self, Foreigner};
 use super::carried;
 use super::temper::{Temper, template};
 use crate::{
@@ -88,6 +89,8 @@ pub(crate) struct World {
     serial: u64,
     /// The runs of the main process of each task that have really failed.
     pub(super) failures: BTreeMap<(InstanceName, Generation), BTreeSet<Timestamp>>,
+    /// Containers that others have made, by the instance that is put in the place of one.
+    pub(super) foreigners: BTreeMap<InstanceName, Foreigner>,
 }
 
 impl World {
@@ -106,6 +109,7 @@ impl World {
             generation: 0,
             serial: 0,
             failures: BTreeMap::new(),
+            foreigners: BTreeMap::new(),
         };
         world.start_agent();
         world
@@ -307,6 +311,7 @@ impl World {
                     // What did other work has no part in this.
                     let least = assigned.task.map(|task| task.number).unwrap_or_default();
                     all.len() == 1
+                        && !adopted::takes_all_away(self, name)
                         && all.iter().any(|one| one.id == *container && one.generation >= least)
                 }
                 _ => false,
@@ -332,6 +337,7 @@ impl World {
         );
         if fate == Fate::Failed {
             self.carry_half(&step);
+            self.adopt_half(&name, &step);
         }
         let outcome = if fate == Fate::Failed || (needs_engine && !self.engine_up) {
             Err(failure(FailureKind::Transient, "it was made to fail"))
@@ -398,8 +404,12 @@ impl World {
                 assert!(!self.containers.values().any(is_inside), "{name} runs in slot {slot}");
                 self.sandboxes.remove(&place(name, *slot));
             }
+            Step::StopForeign(_) | Step::KeepForeign(_) | Step::StartForeign(_) => {
+                return self.adopt(name, step);
+            }
             Step::Record(journal) => {
                 self.order_ends(name, journal);
+                self.note_foreigner(name, journal);
                 drop(self.disk.insert(name.clone(), Journal::clone(journal)));
             }
             Step::Forget => drop(self.disk.remove(name)),
@@ -502,6 +512,7 @@ impl World {
         });
         assert!(is_apart, "{id} started while {twin:?} runs");
         self.check_task(&name);
+        adopted::check_start(self, &name);
         if Temper::of(&real.image) == Temper::Broken {
             return Err(failure(FailureKind::Permanent, "no such command"));
         }

@@ -154,6 +154,8 @@ pub struct Link {
     pub knows_process: bool,
     /// Whether its agent can let go of an instance, as it said then.
     pub lets_go: bool,
+    /// Whether its agent can put an instance in the place of a container that dwell did not make, as it said then.
+    pub takes_over: bool,
     /// Whether its agent sends and takes in the data of volumes, as it said when the stream began.
     pub moves_volumes: bool,
     /// Which boot of its host it is in, as its agent said when the stream began; `None` from one that does not know of reboots.

@@ -44,6 +44,7 @@ impl Host {
             knows_ranges: !self.knows_no_ranges,
             knows_process: !self.holds_nothing,
             lets_go: !self.lets_nothing_go,
+            takes_over: !self.lets_nothing_go,
             moves_volumes: !self.moves_no_volumes,
             boot: (!self.knows_no_reboots).then(|| Boot {
                 id: format!("b{}", self.boots),
