@@ -1,6 +1,7 @@
 //! What a node answers about its images.
 
 use dwell_core::registry::RegistryLogins;
+use dwell_engine::fake::Operation;
 use dwell_proto::v1::image_use::Role;
 use dwell_proto::v1::images_answer::Says;
 use dwell_proto::v1::images_order::What;
@@ -175,10 +176,11 @@ async fn an_image_is_fetched_before_anybody_needs_it() {
     let ensure = |image: &str| {
         Some(Purpose::Images(v1::ImagesOrder { what: Some(What::Ensure(order(image))) }))
     };
-    // What no registry has will do if it is here.
-    engine.break_image("web", true);
+    // What is here will do, whether a registry has it or not.
+    let pulls = engine.count(Operation::Pull);
     let done = Some(Message::Images(v1::ImagesAnswer { says: Some(Says::Done(true)) }));
     assert_eq!(next(&mut node.open(ensure("web")).await).await, done);
+    assert_eq!(engine.count(Operation::Pull), pulls);
     let mut tunnel = node.open(ensure("later:1")).await;
     let done = loop {
         match next(&mut tunnel).await {
