@@ -494,6 +494,26 @@ impl Model {
         self.event(now, Severity::Info, subject, "volume-move-done", message);
     }
 
+    /// An instance has done its work before it came to where its volumes are now: nothing will show whether it holds there, so what
+    /// it had is its data again, and the copies go.
+    fn stay_with_data(&mut self, instance: &Instance, moving: &VolumeMove, now: Timestamp) {
+        let all: Vec<Arc<Volume>> = self.tables.volumes_of(&instance.name).cloned().collect();
+        for volume in &all {
+            if volume.key.node == moving.from && volume.state == VolumeState::Stale {
+                self.put_volume(Volume { state: VolumeState::Kept, ..Volume::clone(volume) });
+            } else if volume.key.node == moving.to && volume.state == VolumeState::Kept {
+                self.order_deletion(volume);
+            }
+        }
+        let message = format!(
+            "its volumes do not move to {}: it has done its work; they stay on {}",
+            moving.to, moving.from
+        );
+        let subject = Subject::Instance(instance.name.clone());
+        self.event(now, Severity::Info, subject, "volume-move-ended", message);
+        self.put_instance(Instance { volume_move: None, ..instance.clone() });
+    }
+
     /// Gives up a move before the change-over: the instance stays where it is, or starts there again.
     fn give_up_move(&mut self, instance: &Instance, reason: &str, now: Timestamp) {
         let Some(moving) = instance.volume_move.as_deref() else { return };
@@ -527,9 +547,7 @@ impl Model {
                 && instance.node.is_none()
                 && instance.rests()
             {
-                // It has done its work before it came there: nothing is to hold any more.
-                self.finish_move(&instance, now);
-                self.put_instance(Instance { volume_move: None, ..Instance::clone(&instance) });
+                self.stay_with_data(&instance, moving, now);
                 continue;
             }
             let is_before = matches!(
