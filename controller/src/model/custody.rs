@@ -74,6 +74,11 @@ impl Model {
             if !instance.is_let_go() {
                 return Err(NotLetGo::IsNot(name.clone()).into());
             }
+            let gone = instance.node.as_ref().filter(|node| !self.is_member(node));
+            if let Some(node) = gone {
+                let (instance, node) = (name.clone(), node.clone());
+                return Err(NotLetGo::NodeRemoved { instance, node }.into());
+            }
             let workload = self.living(name.workload())?;
             if workload.spec.placement.one_per_node {
                 return Err(Refusal::CountedByNodes(name.workload().clone()));

@@ -38,6 +38,16 @@ pub enum NotLetGo {
         "{0} was let go, and dwell leaves its container alone; take it back first with `dwell adopt {0}`"
     )]
     Is(InstanceName),
+    /// There is nobody who could look after it.
+    #[error(
+        "{node}, where the container of {instance} is, was removed; remove the container there with Docker, and then `dwell rm {instance}`"
+    )]
+    NodeRemoved {
+        /// Which one.
+        instance: InstanceName,
+        /// Where it was.
+        node: NodeName,
+    },
     /// Its container would lose its address.
     #[error(
         "{instance} was let go, and its container may still be on {node}; take it back first with `dwell adopt {instance}`, or remove its \

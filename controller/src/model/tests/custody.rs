@@ -292,3 +292,16 @@ fn what_cannot_be_let_go_is_refused_with_the_reason() {
     assert!(!get(&fleet, "web-0").is_let_go());
     assert_eq!(dissociate(&mut fleet, "web-9"), Err(Refusal::NoInstance(instance("web-9"))));
 }
+
+#[test]
+fn nothing_is_taken_back_on_a_node_that_was_removed() {
+    let mut fleet = Fleet::of(2);
+    let mut web = spec("web", 1);
+    web.placement.constraints = vec!["node.name==n1".parse().unwrap()];
+    fleet.apply(web).unwrap();
+    fleet.settle();
+    dissociate(&mut fleet, "web-0").unwrap();
+    fleet.settle();
+    fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
+    adopt(&mut fleet, "web-0").unwrap_err();
+}
