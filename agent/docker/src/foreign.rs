@@ -22,14 +22,14 @@ use bollard::models::{
     RestartPolicyNameEnum,
 };
 use bollard::query_parameters::{
-    CommitContainerOptions, InspectContainerOptions, ListContainersOptions, StopContainerOptions,
+    CommitContainerOptions, InspectContainerOptions, ListContainersOptions,
 };
 use dwell_core::foreign::{Foreign, ForeignRestart};
 use dwell_engine::{ContainerId, EngineError};
 
 use self::translate::{Facts, is_of_compose, own_files, restart, translate};
 use super::client::{NAME, QUICK, SLOW, limited, meaning, status};
-use super::{DockerEngine, spec};
+use super::{DockerEngine, life};
 
 /// How long it may take to find what is different in a container's file system.
 const LOOK: Duration = Duration::from_secs(60);
@@ -167,19 +167,7 @@ pub(super) async fn stop(
     if policy(&found) != ForeignRestart::No {
         set_policy(&docker, id, ForeignRestart::No).await?;
     }
-    end(engine, id, grace).await
-}
-
-async fn end(engine: &DockerEngine, id: &ContainerId, grace: Duration) -> Result<(), EngineError> {
-    let limit = grace.saturating_add(SLOW);
-    let docker = engine.client.docker().await?.with_timeout(limit);
-    let options = StopContainerOptions {
-        t: Some(i32::try_from(spec::seconds(grace)).unwrap_or(i32::MAX)),
-        signal: None,
-    };
-    limited(limit, docker.stop_container(id.as_str(), Some(options)))
-        .await
-        .map_err(|error| meaning(error, OPERATION, id))
+    life::end(engine, id, grace, OPERATION).await
 }
 
 fn policy(seen: &ContainerInspectResponse) -> ForeignRestart {
@@ -273,7 +261,7 @@ pub(super) async fn start(
     if runs(&found) && restart != ForeignRestart::No && policy(&found) == restart {
         return Ok(());
     }
-    end(engine, id, grace).await?;
+    life::end(engine, id, grace, OPERATION).await?;
     let started = limited(SLOW, docker.start_container(id.as_str(), None)).await;
     started.map_err(|error| meaning(error, OPERATION, id))?;
     if restart != ForeignRestart::No {

@@ -125,6 +125,16 @@ pub(super) async fn stop(
     grace: Duration,
 ) -> Result<(), EngineError> {
     engine.owner(id).await?;
+    end(engine, id, grace, "stop a container").await
+}
+
+/// Has the main process of a container end within a grace, whoever made it.
+pub(super) async fn end(
+    engine: &DockerEngine,
+    id: &ContainerId,
+    grace: Duration,
+    operation: &'static str,
+) -> Result<(), EngineError> {
     let limit = grace.saturating_add(SLOW);
     let docker = engine.client.docker().await?.with_timeout(limit);
     let options = StopContainerOptions {
@@ -133,7 +143,7 @@ pub(super) async fn stop(
     };
     limited(limit, docker.stop_container(id.as_str(), Some(options)))
         .await
-        .map_err(|error| meaning(error, "stop a container", id))
+        .map_err(|error| meaning(error, operation, id))
 }
 
 pub(super) async fn wait(engine: &DockerEngine, id: &ContainerId) -> Result<i32, EngineError> {

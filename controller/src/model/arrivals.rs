@@ -10,8 +10,8 @@
 //! node cannot get the image. Fetching is somebody else's: [`Model::arrivals`] says what is to be fetched, and
 //! [`Command::NoteArrival`](super::Command) what came of it. What cannot be fetched is tried again; meanwhile the instance waits, and says for what.
 //!
-//! What does not run heads for nowhere: it leaves at once. So does what goes with its volumes, which has
-//! [phases of its own](super::volume_moves).
+//! What does not run waits for no image: it leaves at once. What goes with its volumes has [phases of its
+//! own](super::volume_moves), in the first of which the image is fetched.
 
 use std::sync::Arc;
 

@@ -293,15 +293,22 @@ fn what_cannot_be_let_go_is_refused_with_the_reason() {
     assert_eq!(dissociate(&mut fleet, "web-9"), Err(Refusal::NoInstance(instance("web-9"))));
 }
 
+/// A restored controller hears what a node has let go that was removed meanwhile.
 #[test]
 fn nothing_is_taken_back_on_a_node_that_was_removed() {
-    let mut fleet = Fleet::of(2);
-    let mut web = spec("web", 1);
-    web.placement.constraints = vec!["node.name==n1".parse().unwrap()];
-    fleet.apply(web).unwrap();
+    let mut fleet = fleet();
+    let backup = fleet.backup();
+    dissociate(&mut fleet, "web-1").unwrap();
     fleet.settle();
-    dissociate(&mut fleet, "web-0").unwrap();
-    fleet.settle();
+    fleet.restore(backup);
+    fleet.begin(7, Some("older".to_owned()));
+    fleet.attach(&node("n1")).unwrap();
+    fleet.fetch(&node("n1"));
     fleet.command(Command::RemoveNode { node: node("n1"), force: true }).unwrap();
-    adopt(&mut fleet, "web-0").unwrap_err();
+    fleet.attach(&node("n1")).unwrap();
+    fleet.command(Command::ConfirmRestore { force: true }).unwrap();
+    assert!(get(&fleet, "web-1").is_let_go(), "{:?}", get(&fleet, "web-1"));
+    let refused = adopt(&mut fleet, "web-1").unwrap_err();
+    let node = node("n1");
+    assert_eq!(refused, NotLetGo::NodeRemoved { instance: instance("web-1"), node }.into());
 }
