@@ -52,7 +52,7 @@ pub(super) async fn denied_calls(fleet: &Fleet) -> Result<String> {
 
 /// Has a call be denied, which has to be in the journal: else none of dwell's would be.
 async fn ensure_denials_are_seen(guest: &Guest) -> Result<()> {
-    let provoke = "systemd-run -q --wait -p SystemCallFilter=~mkdir -p SystemCallErrorNumber=EPERM mkdir /tmp/denied";
+    let provoke = "systemd-run -q --wait --collect -p SystemCallFilter=~mkdir -p SystemCallErrorNumber=EPERM mkdir /tmp/denied";
     let ended = guest.run(provoke).await?;
     ensure!(!ended.status.success(), "a filter of {} filters nothing", guest.name());
     let limit = std::time::Duration::from_secs(60);
