@@ -440,6 +440,8 @@ mod tests {
             ..Config::default()
         };
         let mapping = Mapping {
+            root: None,
+            systemd: false,
             instance: "web-0".to_owned(),
             netns: "/run/netns/web-0".into(),
             binds: Vec::new(),

@@ -17,6 +17,7 @@ mod flag;
 mod format;
 mod held;
 mod lower;
+mod machine;
 mod problem;
 mod schema;
 mod shape;
@@ -61,6 +62,11 @@ pub(crate) struct Declared {
 
 /// The variables that `$NAME` and `${NAME}` in a file stand for.
 pub(crate) type Variables = HashMap<String, String>;
+
+/// What makes a workload's instances machines, without further words.
+pub(crate) fn machine() -> Option<dwell_core::workload::Machine> {
+    machine::usual()
+}
 
 /// Reads a file.
 ///

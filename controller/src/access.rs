@@ -78,6 +78,7 @@ fn least_role(method: &str) -> Role {
         | "Restart"
         | "MoveInstances"
         | "ReplaceInstances"
+        | "RebuildInstances"
         | "RemoveInstances"
         | "DissociateInstances"
         | "AdoptInstances"

@@ -268,6 +268,15 @@ impl Fleet for Api {
         Ok(Response::new(v1::ReplaceInstancesResponse { revision: done.revision.0 }))
     }
 
+    async fn rebuild_instances(
+        &self,
+        request: Request<v1::RebuildInstancesRequest>,
+    ) -> Answer<v1::RebuildInstancesResponse> {
+        let names = request::instances(&request.into_inner().names)?;
+        let done = self.command(Command::RebuildInstances(names)).await?;
+        Ok(Response::new(v1::RebuildInstancesResponse { revision: done.revision.0 }))
+    }
+
     async fn dissociate_instances(
         &self,
         request: Request<v1::DissociateInstancesRequest>,

@@ -49,6 +49,7 @@ mod jobs;
 mod key_sets;
 mod log;
 mod lost;
+mod machines;
 mod membership;
 mod moves;
 mod network;
@@ -427,6 +428,7 @@ impl Model {
                 self.note_volume_move(&instance, of_move, news, now);
             }
             Command::ReplaceInstances(instances) => self.replace_instances(&instances, now)?,
+            Command::RebuildInstances(instances) => self.rebuild_instances(&instances, now)?,
             Command::ReaddressInstances(instances) => self.readdress_instances(&instances, now)?,
             Command::RemoveInstances(instances) => self.remove_instances(&instances, now)?,
             Command::DissociateInstances(instances) => {

@@ -76,6 +76,7 @@ pub fn changed_fields(old: &Template, new: &Template) -> Vec<&'static str> {
         ("hostname", old.hostname != new.hostname),
         ("labels", old.labels != new.labels),
         ("volumes", old.mounts != new.mounts),
+        ("machine", old.machine != new.machine),
         ("carry", old.carry != new.carry),
         ("stop_signal", old.stop_signal != new.stop_signal),
         ("stdin_open", old.stdin != new.stdin),

@@ -13,6 +13,12 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
+    /// Whether it is the epoch, which stands for never.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.0 == 0
+    }
+
     /// This instant plus `duration`, saturating.
     #[must_use]
     pub fn after(self, duration: Duration) -> Self {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use crate::clock::Timestamp;
 use crate::id::{Generation, Revision};
 use crate::instance::{Assigned, Custody, RunState};
 use crate::net::Mac;
@@ -23,6 +24,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         generation: Generation(generation),
         run: RunState::Running,
         restarts_asked: 0,
+        rebuilt: Timestamp(0),
         edition: Generation::default(),
         beside: false,
         update_deadline: Millis::seconds(60),

@@ -80,6 +80,9 @@ pub struct Assigned {
     /// Of which edition its container is: the generation at which somebody asked for it to be made anew, 0 if nobody has.
     #[serde(default, skip_serializing_if = "Generation::is_zero")]
     pub edition: Generation,
+    /// When somebody asked for the root of the machine that it is to be made anew last; zero if nobody has.
+    #[serde(default, skip_serializing_if = "Timestamp::is_zero")]
+    pub rebuilt: Timestamp,
     /// What it is.
     pub template: Template,
     /// Which image its template's reference means; `None` while nobody knows.

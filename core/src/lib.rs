@@ -32,5 +32,6 @@ pub mod quantity;
 pub mod registry;
 pub mod sandbox;
 pub mod session;
+pub mod skill;
 pub mod ssh;
 pub mod workload;

@@ -11,6 +11,7 @@
 mod access;
 mod check;
 mod lost;
+mod machine;
 mod portion;
 mod process;
 mod resources;
@@ -24,8 +25,9 @@ use serde::{Deserialize, Serialize};
 pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
 pub use lost::{Lease, OnLost, OnLostError};
+pub use machine::{Machine, OnImageChange, ToldFromInside};
 pub use portion::{Portion, PortionError};
-pub use process::{Most, MostError, Process, Tmpfs, Ulimit};
+pub use process::{Init, InitError, Most, MostError, Process, Tmpfs, Ulimit};
 pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,

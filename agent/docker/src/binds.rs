@@ -16,9 +16,10 @@ use std::time::Duration;
 
 use bollard::models::MountType;
 use dwell_engine::{ContainerId, EngineError};
-use dwell_oci::{Bind, Copied};
+use dwell_oci::{Bind, Copied, Root};
 
 use super::client::{NAME, QUICK, limited, meaning};
+use super::spec::{LABEL_ROOT, LABEL_SYSTEMD, ROOT_MOUNT};
 use super::{DockerEngine, files};
 
 /// How long a path that instances mount may take to answer.
@@ -47,6 +48,19 @@ fn beneath(real: &Path, allowed: &[PathBuf]) -> Option<(PathBuf, PathBuf)> {
     Some((root, rest))
 }
 
+/// What a container mounts of its node, as the wrapper is told.
+#[derive(Debug, Default)]
+pub(super) struct NodeMounts {
+    /// Paths, with the roots that they are beneath now.
+    pub(super) binds: Vec<Bind>,
+    /// The files that the agent has written for it.
+    pub(super) copies: Vec<Copied>,
+    /// Its root, if it is a machine.
+    pub(super) root: Option<Root>,
+    /// Whether it has control groups to manage.
+    pub(super) systemd: bool,
+}
+
 impl DockerEngine {
     /// The real path of what an instance is to mount.
     pub(super) async fn resolve_bind(&self, path: &str) -> Result<String, EngineError> {
@@ -54,15 +68,12 @@ impl DockerEngine {
         self.look_at(path, move || resolve(&source, &config.allow_binds)).await?
     }
 
-    /// What a container mounts of its node, as Docker keeps it: paths, with the roots that they are beneath now, and the
-    /// files that the agent has written for it.
-    pub(super) async fn mounts_of(
-        &self,
-        id: &ContainerId,
-    ) -> Result<(Vec<Bind>, Vec<Copied>), EngineError> {
+    /// What a container mounts of its node, as Docker keeps it.
+    pub(super) async fn mounts_of(&self, id: &ContainerId) -> Result<NodeMounts, EngineError> {
         let docker = self.client.docker().await?;
         let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
         let seen = seen.map_err(|error| meaning(error, "inspect a container", id))?;
+        let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
         let mounts = seen.host_config.and_then(|host| host.mounts).unwrap_or_default();
         let own = files::root(&self.config.data_dir);
         let (mut binds, mut copies) = (Vec::new(), Vec::new());
@@ -79,7 +90,10 @@ impl DockerEngine {
                 self.look_at(&source, look).await?.ok_or_else(|| refused(&source))?;
             binds.push(Bind { target, root, path });
         }
-        Ok((binds, copies))
+        let directory = labels.get(LABEL_ROOT).cloned();
+        let root = directory.map(|directory| Root { mount: ROOT_MOUNT.to_owned(), directory });
+        let systemd = labels.contains_key(LABEL_SYSTEMD);
+        Ok(NodeMounts { binds, copies, root, systemd })
     }
 
     /// Looks at a path that may hang.

@@ -14,7 +14,7 @@ use tracing::warn;
 
 use super::client::{NAME, QUICK, SLOW, limited, meaning, reason, status};
 use super::spec::Surroundings;
-use super::{DockerEngine, carry, files, image, spec};
+use super::{DockerEngine, carry, files, image, init, spec};
 
 pub(super) async fn create(
     engine: &DockerEngine,
@@ -43,6 +43,10 @@ pub(super) async fn create(
     if let Some((path, mount)) = carry::mounted(&assigned.template.carry, declared) {
         return Err(carry::refused_for(path, mount));
     }
+    let root = match &assigned.template.machine {
+        Some(machine) => Some(engine.prepare_root(assigned, machine, &image).await?),
+        None => None,
+    };
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,
@@ -54,6 +58,8 @@ pub(super) async fn create(
             binds: &binds,
             image: &image.reference,
             image_volumes: &image.volumes,
+            root: root.as_deref(),
+            init: init::has_one(&assigned.template, &image.runs),
         },
     );
     let name = spec::container_name(&assigned.instance, assigned.generation);

@@ -14,6 +14,10 @@ pub(super) struct Found {
     pub(super) reference: String,
     /// The paths that it declares as volumes. Docker would give each an anonymous volume, which goes with the container.
     pub(super) volumes: Vec<String>,
+    /// The digests of its layers, the lowest first.
+    pub(super) layers: Vec<String>,
+    /// What it runs: its entry point, and the command after that.
+    pub(super) runs: (Vec<String>, Vec<String>),
 }
 
 /// Looks for the image of a reference.
@@ -21,9 +25,12 @@ pub(super) async fn find(docker: &Docker, reference: &str) -> Result<Found, Engi
     match limited(QUICK, docker.inspect_image(reference)).await {
         Ok(seen) => {
             let digest = known_as(reference, seen.repo_digests.as_deref().unwrap_or_default());
+            let config = seen.config.unwrap_or_default();
             Ok(Found {
                 reference: pinned(reference, digest).into_owned(),
-                volumes: seen.config.and_then(|config| config.volumes).unwrap_or_default(),
+                volumes: config.volumes.unwrap_or_default(),
+                layers: seen.root_fs.and_then(|root| root.layers).unwrap_or_default(),
+                runs: (config.entrypoint.unwrap_or_default(), config.cmd.unwrap_or_default()),
             })
         }
         Err(error) if status(&error) == Some(404) => {

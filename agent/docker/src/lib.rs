@@ -7,7 +7,7 @@
 //!
 //! What it owns beside the containers: two small files for each in its data directory ([`files`]),
 //! the mappings of `dwell-oci`, and Docker volumes named `dwell.INSTANCE.VOLUME`, which go only when the
-//! controller says so. What an image declares as a volume gets one of these as well.
+//! controller says so. What an image declares as a volume gets one of these as well, and so does the root of a machine ([`machine`]).
 
 mod attach;
 mod binds;
@@ -25,11 +25,13 @@ mod hijack;
 mod image;
 mod images;
 mod info;
+mod init;
 mod leftover;
 mod life;
 mod load;
 mod logs;
 mod look;
+mod machine;
 mod previous;
 mod pull;
 mod reply;
@@ -120,6 +122,8 @@ pub struct DockerEngine {
     paths: PathLooks,
     /// What a start needs on the disk is written whatever else hangs.
     lane: Lane,
+    /// What is deleted takes as long as it takes, and is waited for by nobody.
+    deletions: Lane,
     claims: Claims,
     /// A volume is not deleted while a copy becomes it: half of that would come after.
     volume_turns: VolumeTurns,
@@ -144,6 +148,7 @@ impl DockerEngine {
             foreign: Mutex::default(),
             paths: PathLooks::default(),
             lane: Lane::new("containers"),
+            deletions: Lane::new("roots"),
             claims: Claims::default(),
             volume_turns: VolumeTurns::default(),
             distrusted: Mutex::default(),

@@ -17,6 +17,7 @@ use dwell_oci::Mapping;
 use futures_util::StreamExt;
 use tracing::warn;
 
+use super::binds::NodeMounts;
 use super::client::{NAME, QUICK, SLOW, limited, malformed, meaning, status};
 use super::{DockerEngine, Runtime, attach, leftover, look, spec};
 
@@ -113,8 +114,8 @@ pub(super) async fn tell_runtime(
     if !netns.exists() {
         return Err(other(format!("its sandbox {} is not there", netns.display())));
     }
-    let (binds, copies) = engine.mounts_of(id).await?;
-    Mapping { instance: instance.to_string(), netns, binds, copies }
+    let NodeMounts { binds, copies, root, systemd } = engine.mounts_of(id).await?;
+    Mapping { instance: instance.to_string(), netns, binds, copies, root, systemd }
         .write(run, id.as_str())
         .map_err(|error| other(Causes(&error).to_string()))
 }
@@ -166,6 +167,7 @@ pub(super) async fn remove(engine: &DockerEngine, id: &ContainerId) -> Result<()
         owner => owner?,
     };
     engine.keep_output(id, &instance, generation).await;
+    engine.forget_root(id).await?;
     let docker = engine.client.docker().await?;
     // `v` takes along the volumes that the image declares and nobody named; never a named one.
     let options = RemoveContainerOptions { v: true, force: true, link: false };

@@ -11,7 +11,7 @@ use bollard::models::{
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
 use dwell_core::sandbox::Slot;
-use dwell_core::workload::{Limits, MountSource, Process, Tmpfs, Ulimit};
+use dwell_core::workload::{Init, Limits, MountSource, Process, Template, Tmpfs, Ulimit};
 use sha2::{Digest, Sha256};
 
 use super::Runtime;
@@ -27,6 +27,12 @@ pub(super) const LABEL_FINGERPRINT: &str = "dwell.fingerprint";
 pub(super) const LABEL_RESTARTS: &str = "dwell.restarts-asked";
 pub(super) const LABEL_GRACE: &str = "dwell.stop-grace-ms";
 pub(super) const LABEL_VOLUME: &str = "dwell.volume";
+/// On the container of a machine: the directory of its root, in the volume that it has at [`ROOT_MOUNT`].
+pub(super) const LABEL_ROOT: &str = "dwell.root";
+/// On what has systemd for its main process.
+pub(super) const LABEL_SYSTEMD: &str = "dwell.systemd";
+/// Where the container of a machine has the volume of its root, as far as Docker knows; the wrapper takes it away from there.
+pub(super) const ROOT_MOUNT: &str = "/.dwell-root";
 /// On the volume of a path that the image declares: the path.
 pub(super) const LABEL_IMAGE_PATH: &str = "dwell.image-path";
 
@@ -57,6 +63,21 @@ pub(super) fn container_name(instance: &InstanceName, generation: Generation) ->
 /// that place, as users of Compose expect, and Docker keeps them when it removes containers.
 pub(super) fn volume_name(instance: &InstanceName, volume: &VolumeName) -> String {
     format!("dwell.{instance}.{volume}")
+}
+
+/// What says whose a volume is.
+pub(super) fn volume_labels(
+    cluster: &str,
+    instance: &InstanceName,
+    volume: &VolumeName,
+) -> HashMap<String, String> {
+    [
+        (LABEL_CLUSTER, cluster.to_owned()),
+        (LABEL_INSTANCE, instance.to_string()),
+        (LABEL_VOLUME, volume.to_string()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
 }
 
 /// The name of the volume of a path that the image declares: `image-`, what can be shown of the path, and a digest of it,
@@ -91,10 +112,42 @@ pub(super) struct Surroundings<'a> {
     pub(super) image: &'a str,
     /// The paths that its image declares as volumes.
     pub(super) image_volumes: &'a [String],
+    /// The directory of its root, if it is a machine.
+    pub(super) root: Option<&'a str>,
+    /// Whether Docker's init is its process 1.
+    pub(super) init: bool,
 }
 
 /// The variable that tells an instance of a job which of its completions it is.
 const ORDINAL: &str = "DWELL_ORDINAL";
+
+/// By which systemd knows that it is in a container.
+const CONTAINER: (&str, &str) = ("container", "docker");
+/// The program of an image's own systemd, whether or not something else is its `init`.
+const SYSTEMD: &str = "/lib/systemd/systemd";
+/// By which systemd is asked to shut the machine down.
+const HALT: &str = "SIGRTMIN+3";
+/// What systemd expects to find empty, and in memory.
+const VOLATILE: [(&str, &str); 3] =
+    [("/run", "mode=755"), ("/run/lock", "mode=1777"), ("/tmp", "exec,mode=1777")];
+
+fn has_systemd(template: &Template) -> bool {
+    template.process.init == Some(Init::Systemd)
+}
+
+/// What is started: what is declared or, of systemd, that.
+fn entrypoint(template: &Template) -> Option<Vec<String>> {
+    let is_open = template.entrypoint.is_empty() && template.command.is_empty();
+    match has_systemd(template) && is_open {
+        true => Some(vec![SYSTEMD.to_owned()]),
+        false => some(template.entrypoint.clone(), Vec::is_empty),
+    }
+}
+
+fn stop_signal(template: &Template) -> Option<String> {
+    let usual = has_systemd(template).then(|| HALT.to_owned());
+    given(&template.stop_signal).or(usual)
+}
 
 /// The variables of a container: what is declared, and of a job its ordinal unless that is declared itself.
 fn environment(assigned: &Assigned) -> Vec<String> {
@@ -102,7 +155,10 @@ fn environment(assigned: &Assigned) -> Vec<String> {
     let ordinal = assigned.task.filter(|_| !declared.contains_key(ORDINAL));
     let ordinal = ordinal.map(|_| format!("{ORDINAL}={}", assigned.instance.ordinal()));
     let declared = declared.iter().map(|(key, value)| format!("{key}={value}"));
-    declared.chain(ordinal).collect()
+    let is_told =
+        has_systemd(&assigned.template) && !assigned.template.environment.contains_key(CONTAINER.0);
+    let container = is_told.then(|| format!("{}={}", CONTAINER.0, CONTAINER.1));
+    declared.chain(ordinal).chain(container).collect()
 }
 
 /// The request for an instance's container.
@@ -124,13 +180,17 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         ]
         .map(|(key, value)| (key.to_owned(), value)),
     );
+    labels.extend(surroundings.root.map(|root| (LABEL_ROOT.to_owned(), root.to_owned())));
+    if has_systemd(template) {
+        labels.insert(LABEL_SYSTEMD.to_owned(), String::new());
+    }
     if !surroundings.slot.is_usual() {
         labels.insert(LABEL_SLOT.to_owned(), surroundings.slot.to_string());
     }
     ContainerCreateBody {
         image: Some(surroundings.image.to_owned()),
         hostname: Some(assigned.hostname()),
-        entrypoint: Some(template.entrypoint.clone()).filter(|words| !words.is_empty()),
+        entrypoint: entrypoint(template),
         cmd: Some(template.command.clone()).filter(|words| !words.is_empty()),
         env: Some(environment(assigned)),
         user: given(&template.user),
@@ -139,7 +199,7 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
         // The input of what runs to completion is of whoever attaches to it, and ends with them.
         stdin_once: Some(template.stdin && assigned.task.is_some()),
         tty: Some(template.tty),
-        stop_signal: given(&template.stop_signal),
+        stop_signal: stop_signal(template),
         // For whoever stops it beside us: `docker stop`, and the daemon's own end.
         stop_timeout: Some(seconds(template.stop_grace.as_duration())),
         labels: Some(labels),
@@ -182,6 +242,10 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
             ),
         }),
         mounts: Some(mounts(assigned, surroundings)),
+        init: surroundings.init.then_some(true),
+        // Of a machine, to reboot it: in a container that ends no more than the container.
+        cap_add: may_reboot(&assigned.template).then(|| vec!["SYS_BOOT".to_owned()]),
+        tmpfs: some(in_memory(&assigned.template), HashMap::is_empty),
         ..held(&assigned.template.process)
     }
 }
@@ -194,16 +258,26 @@ fn held(process: &Process) -> HostConfig {
         hard: Some(limit.hard.into()),
     };
     let ulimits: Vec<ResourcesUlimits> = process.ulimits.iter().map(ulimit).collect();
-    let tmpfs: HashMap<String, String> = process.tmpfs.iter().map(tmpfs).collect();
     HostConfig {
-        init: process.init.then_some(true),
         readonly_rootfs: process.read_only.then_some(true),
-        tmpfs: some(tmpfs, HashMap::is_empty),
         ulimits: some(ulimits, Vec::is_empty),
         cap_drop: some(process.cap_drop.iter().cloned().collect(), Vec::is_empty),
         group_add: some(process.group_add.clone(), Vec::is_empty),
         ..HostConfig::default()
     }
+}
+
+/// Whether what is in it may start it again, or shut it down.
+fn may_reboot(template: &Template) -> bool {
+    template.machine.is_some() || has_systemd(template)
+}
+
+/// Its directories in memory: those declared, and those that systemd expects where nothing else is.
+fn in_memory(template: &Template) -> HashMap<String, String> {
+    let is_mounted = |at: &str| template.mounts.iter().any(|one| trimmed(&one.target) == at);
+    let expected = VOLATILE.into_iter().filter(|(at, _)| has_systemd(template) && !is_mounted(at));
+    let expected = expected.map(|(at, options)| (at.to_owned(), options.to_owned()));
+    expected.chain(template.process.tmpfs.iter().map(tmpfs)).collect()
 }
 
 /// A directory in memory, and its options as mount(8) takes them.
@@ -248,7 +322,16 @@ fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
         let name = image_volume(path).filter(|_| !targets.contains(&path))?;
         Some(volume(&assigned.instance, &name, path, false, surroundings, Some(path)))
     });
-    own.chain(asked).chain(of_image).collect()
+    let machine = assigned.template.machine.as_ref().filter(|_| surroundings.root.is_some());
+    let root = machine.map(|machine| {
+        let whole =
+            volume(&assigned.instance, &machine.volume, ROOT_MOUNT, false, surroundings, None);
+        let options = whole
+            .volume_options
+            .map(|options| MountVolumeOptions { no_copy: Some(true), ..options });
+        Mount { volume_options: options, ..whole }
+    });
+    own.chain(asked).chain(of_image).chain(root).collect()
 }
 
 /// A path that an image declares as a volume, of an instance that may have two containers at once.
@@ -271,13 +354,7 @@ fn volume(
     surroundings: &Surroundings<'_>,
     image_path: Option<&str>,
 ) -> Mount {
-    let mut labels: HashMap<String, String> = [
-        (LABEL_CLUSTER, surroundings.cluster.to_owned()),
-        (LABEL_INSTANCE, instance.to_string()),
-        (LABEL_VOLUME, name.to_string()),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into();
+    let mut labels = volume_labels(surroundings.cluster, instance, name);
     labels.extend(image_path.map(|path| (LABEL_IMAGE_PATH.to_owned(), path.to_owned())));
     Mount {
         typ: Some(MountType::VOLUME),
@@ -384,6 +461,8 @@ mod tests {
                 files,
                 binds: &binds,
                 image: "app:1",
+                root: None,
+                init: false,
                 image_volumes: &["/var/lib/db/".to_owned(), "/Spool/a".to_owned()],
             },
         )
@@ -425,7 +504,7 @@ mod tests {
         let mut template = Template::of_image("a");
         let limit = Ulimit { soft: Most::Number(9), hard: Most::Unlimited };
         template.process = Process {
-            init: true,
+            init: Some(Init::Engine),
             read_only: true,
             tmpfs: vec![
                 Tmpfs { target: "/run".into(), size: Some(Bytes(64)), mode: Some(0o755) },

@@ -148,6 +148,8 @@ mod tests {
         let there = |id: &ContainerId| Mapping::read(&run, id.as_str()).is_ok();
         for id in &ids {
             let mapping = Mapping {
+                root: None,
+                systemd: false,
                 instance: "web-0".to_owned(),
                 netns: "/run/netns/x".into(),
                 binds: Vec::new(),

@@ -33,9 +33,11 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-/// Where the mounts are made, in the state directory: an empty directory on the host, always.
+/// Where the mounts are made, in the state directory: a directory without files on the host, always.
 pub(crate) use dwell_oci::mapping::BINDS;
 
+/// The place of a machine's root among them.
+const ROOT: &str = "root";
 /// The size of the file system that has places for mounts and the copies, and so the bound of what a container makes of
 /// these.
 const PLACES: &str = "mode=0700,size=1m,nr_inodes=1024";
@@ -53,7 +55,7 @@ pub(crate) fn hold<'a>(
     mapping: &'a Mapping,
 ) -> Result<Vec<(&'a str, PathBuf)>, BindError> {
     let Mapping { binds, copies, .. } = mapping;
-    if binds.is_empty() && copies.is_empty() {
+    if binds.is_empty() && copies.is_empty() && mapping.root.is_none() {
         return Ok(Vec::new());
     }
     let places = state_dir.join(BINDS);
@@ -80,6 +82,15 @@ pub(crate) fn hold<'a>(
         held.push((target.as_str(), place));
     }
     Ok(held)
+}
+
+/// Where a machine's root can be mounted, once there is a namespace.
+pub(crate) fn place_of_root(state_dir: &Path) -> Result<PathBuf, BindError> {
+    let path = state_dir.join(BINDS).join(ROOT);
+    match fs::create_dir(&path) {
+        Ok(()) => Ok(path),
+        Err(source) => Err(BindError::Places { path, source }),
+    }
 }
 
 /// Why a path of the node is not mounted.
@@ -113,7 +124,9 @@ pub(crate) enum BindError {
 
 /// Leaves the host's mount namespace, and makes room for mounts.
 fn make_places(places: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(places)?;
+    // The runtime goes to a container's root, as it is called here, also when it only starts a further process in it: so on the
+    // host, there is an empty directory of that name.
+    DirBuilder::new().recursive(true).mode(0o700).create(places.join(ROOT))?;
     unshare(CloneFlags::CLONE_NEWNS)?;
     let nothing: Option<&Path> = None;
     mount(nothing, "/", nothing, MsFlags::MS_SLAVE | MsFlags::MS_REC, nothing)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::Mapping;
-use crate::bundle::rewritten;
+use crate::bundle::{Cgroups, Changes, rewritten};
 
 /// Panics if what is given breaks the parser.
 pub type Holds = fn(&[u8]);
@@ -15,13 +15,21 @@ pub type Holds = fn(&[u8]);
 pub const TARGETS: &[(&str, Holds)] = &[("bundle", bundle), ("mapping", mapping)];
 
 /// A bundle's `config.json`: whatever it says, what is handed to the runtime has one network namespace, the sandbox, and mounts what is
-/// held in place of what it names.
+/// held in place of what it names. The root is the one that is given.
 fn bundle(bytes: &[u8]) {
     const NETNS: &str = "/run/dwell/netns/web-0";
     const HELD: &str = "/run/dwell/binds/0";
     let path = Path::new("config.json");
-    for held in [vec![], vec![("/data", PathBuf::from(HELD))]] {
-        let Ok(text) = rewritten(path, bytes, Path::new(NETNS), &held) else { continue };
+    const ROOT: &str = "/run/dwell/binds/root";
+    let held = [("/data", PathBuf::from(HELD))];
+    let root = Some(("/.dwell-root", Path::new(ROOT)));
+    for (held, root, cgroups) in [
+        (&held[..0], None, None),
+        (&held, None, Some(Cgroups::Beside)),
+        (&held, root, Some(Cgroups::Mounted)),
+    ] {
+        let changes = Changes { netns: Path::new(NETNS), held, root, cgroups };
+        let Ok(text) = rewritten(path, bytes, &changes) else { continue };
         let Ok(config) = serde_json::from_slice::<Value>(&text) else { panic!("it is JSON") };
         let all = config["linux"]["namespaces"].as_array().into_iter().flatten();
         let networks: Vec<_> = all.filter(|one| one["type"] == "network").collect();
@@ -30,7 +38,8 @@ fn bundle(bytes: &[u8]) {
         let at = |one: &&Value| one["type"] == "bind" && one["destination"] == "/data";
         assert!(held.is_empty() || mounts.filter(at).all(|one| one["source"] == HELD));
         // Doing it twice changes nothing more.
-        assert!(rewritten(path, &text, Path::new(NETNS), &held).is_ok_and(|again| again == text));
+        assert!(root.is_none() || config["root"]["path"] == ROOT);
+        assert!(rewritten(path, &text, &changes).is_ok_and(|again| again == text));
     }
 }
 

@@ -10,7 +10,7 @@ pub mod bundle;
 pub mod fuzz;
 pub mod mapping;
 
-pub use mapping::{Bind, Copied, Mapping, MappingError};
+pub use mapping::{Bind, Copied, Mapping, MappingError, Root};
 
 /// State directory of a node, unless `--dwell-state-dir` names another.
 pub const DEFAULT_STATE_DIR: &str = "/run/dwell";

@@ -23,6 +23,9 @@
 //! have put a link in its place since the last start. Of the files that are the container's own, such as `/etc/hosts`, it
 //! gets copies in memory, so that it cannot fill the agent's disk.
 //!
+//! Of a machine, it also says which volume has what differs from its image: that is laid over the image and becomes the root of the
+//! container ([`root`]). What has systemd for its main process gets control groups to manage ([`cgroups`]).
+//!
 //! ```text
 //! dockerd ─ containerd-shim ─ dwell-oci create ─┬─ mapping ─ netns ─ config.json ─ exec runc
 //!                                               └─ anything wrong ─ message, exit 1, no process
@@ -46,8 +49,10 @@
 
 mod args;
 mod binds;
+mod cgroups;
 mod netns;
 mod report;
+mod root;
 
 use std::convert::Infallible;
 use std::env;
@@ -56,7 +61,8 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use dwell_oci::{Mapping, MappingError, bundle};
+use dwell_oci::bundle::{self, Changes};
+use dwell_oci::{Mapping, MappingError};
 
 use args::{Creation, Settings};
 
@@ -87,7 +93,12 @@ fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure
     netns::verify(&mapping.netns)
         .map_err(|source| Failure::Sandbox { instance: mapping.instance.clone(), source })?;
     let held = binds::hold(&settings.state_dir, &mapping)?;
-    bundle::rewrite(creation.bundle, &mapping.netns, &held)?;
+    let root = root::make(&settings.state_dir, creation.bundle, &mapping)?;
+    let root = mapping.root.as_ref().map(|it| it.mount.as_str()).zip(root.as_deref());
+    let cgroups = mapping.systemd.then(|| cgroups::prepare(creation.container_id));
+    let cgroups = cgroups.transpose()?;
+    let changes = Changes { netns: &mapping.netns, held: &held, root, cgroups };
+    bundle::rewrite(creation.bundle, &changes)?;
     let bundle = std::path::absolute(creation.bundle).map_err(Failure::WorkingDirectory)?;
     Mapping::record_bundle(&settings.state_dir, creation.container_id, &bundle)?;
     Ok(())
@@ -107,6 +118,12 @@ enum Failure {
 
     #[error(transparent)]
     Bind(#[from] binds::BindError),
+
+    #[error(transparent)]
+    Root(#[from] root::RootError),
+
+    #[error(transparent)]
+    Cgroups(#[from] cgroups::CgroupError),
 
     #[error(transparent)]
     Bundle(#[from] bundle::BundleError),

@@ -18,7 +18,8 @@
 //!   disk: the directory is in memory, as the sandboxes are.
 //! - No container id leads out of the directory or onto a half-written file.
 //! - Unknown fields are ignored, because agent and wrapper are replaced at different moments
-//!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name.
+//!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name: what has `root` or `systemd` is in
+//!   `<state-dir>/machines/<container-id>`, where a wrapper that does not know these finds no sandbox.
 //!   `binds` and `copies` are missing in what an agent before them wrote; that agent's word is replaced at the next start by the agent.
 
 use std::collections::BTreeSet;
@@ -51,7 +52,27 @@ pub struct Mapping {
     /// Small files of the agent's of which it gets a copy at every start, to do with as it likes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub copies: Vec<Copied>,
+    /// The root of the machine that it is; without one, the container's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<Root>,
+    /// Its main process is systemd, which manages control groups.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub systemd: bool,
 }
+
+/// A machine's root: what differs from its image, in a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Where in the container the volume was to be mounted, by which it is found; it is not mounted there.
+    pub mount: String,
+    /// The directory in the volume that has [`UPPER`] and [`WORK`], a plain name.
+    pub directory: String,
+}
+
+/// In the directory of a machine's root, all that differs from its image.
+pub const UPPER: &str = "upper";
+/// Beside it, what the kernel needs to write there.
+pub const WORK: &str = "work";
 
 /// A file of which a container gets a copy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +106,14 @@ impl Bind {
     }
 }
 
+impl Root {
+    fn is_plain(&self) -> bool {
+        !self.directory.is_empty()
+            && !self.directory.starts_with('.')
+            && !self.directory.contains('/')
+    }
+}
+
 impl Mapping {
     /// Reads the mapping of `container_id`.
     ///
@@ -93,21 +122,24 @@ impl Mapping {
     /// [`MappingError::Missing`] when the agent made no sandbox for this container; otherwise the
     /// reason why the file cannot be trusted.
     pub fn read(state_dir: &Path, container_id: &str) -> Result<Self, MappingError> {
-        let path = directory(state_dir).join(file_name(container_id)?);
-        let unreadable = |source| MappingError::Read { path: path.clone(), source };
-
-        let mut text = Vec::new();
-        match File::open(&path) {
-            Ok(file) => file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(MappingError::Missing { container_id: container_id.to_owned(), path });
+        let name = file_name(container_id)?;
+        for path in [machines(state_dir).join(name), directory(state_dir).join(name)] {
+            let unreadable = |source| MappingError::Read { path: path.clone(), source };
+            let mut text = Vec::new();
+            match File::open(&path) {
+                Ok(file) => {
+                    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(unreadable(error)),
+            };
+            if text.len() as u64 > MAX_FILE_BYTES {
+                return Err(MappingError::TooLarge { path });
             }
-            Err(error) => return Err(unreadable(error)),
-        };
-        if text.len() as u64 > MAX_FILE_BYTES {
-            return Err(MappingError::TooLarge { path });
+            return Self::parse(path, &text);
         }
-        Self::parse(path, &text)
+        let path = directory(state_dir).join(name);
+        Err(MappingError::Missing { container_id: container_id.to_owned(), path })
     }
 
     /// What the file at `path` says.
@@ -119,6 +151,9 @@ impl Mapping {
         }
         if let Some(bind) = mapping.binds.iter().find(|bind| !bind.root.is_absolute()) {
             return Err(MappingError::RelativeRoot { path, root: bind.root.clone() });
+        }
+        if let Some(root) = mapping.root.as_ref().filter(|root| !root.is_plain()) {
+            return Err(MappingError::OddRoot { path, directory: root.directory.clone() });
         }
         Ok(mapping)
     }
@@ -134,7 +169,11 @@ impl Mapping {
     /// state directory cannot be written.
     pub fn write(&self, state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
         let name = file_name(container_id)?;
-        let directory = directory(state_dir);
+        let is_known_to_all = self.root.is_none() && !self.systemd;
+        let (directory, other) = match is_known_to_all {
+            true => (directory(state_dir), machines(state_dir)),
+            false => (machines(state_dir), directory(state_dir)),
+        };
         let path = directory.join(name);
         if !self.netns.is_absolute() {
             return Err(MappingError::RelativeNetns { path, netns: self.netns.clone() });
@@ -147,6 +186,7 @@ impl Mapping {
         fs::create_dir_all(&directory)
             .and_then(|()| fs::write(&temporary, text))
             .and_then(|()| fs::rename(&temporary, &path))
+            .and_then(|()| remove_file(&other.join(name)))
             .map_err(|source| MappingError::Write { path, source })
     }
 
@@ -163,11 +203,7 @@ impl Mapping {
         let name = file_name(container_id)?;
         let directory = bundles(state_dir);
         let (path, temporary) = (directory.join(name), directory.join(format!(".{name}")));
-        let left_over = match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        };
-        left_over
+        remove_file(&temporary)
             .and_then(|()| fs::create_dir_all(&directory))
             .and_then(|()| symlink(bundle, &temporary))
             .and_then(|()| fs::rename(&temporary, &path))
@@ -181,13 +217,8 @@ impl Mapping {
     /// When the id is no container id, or the file exists and cannot be removed.
     pub fn remove(state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
         let name = file_name(container_id)?;
-        for path in [bundles(state_dir).join(name), directory(state_dir).join(name)] {
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(MappingError::Write { path, source });
-                }
-                _ => {}
-            }
+        for path in all(state_dir).map(|directory| directory.join(name)) {
+            remove_file(&path).map_err(|source| MappingError::Write { path, source })?;
         }
         Ok(())
     }
@@ -199,7 +230,7 @@ impl Mapping {
     /// When a directory exists and cannot be read.
     pub fn containers(state_dir: &Path) -> Result<BTreeSet<String>, MappingError> {
         let mut ids = BTreeSet::new();
-        for path in [directory(state_dir), bundles(state_dir)] {
+        for path in all(state_dir) {
             let unreadable = |source| MappingError::Read { path: path.clone(), source };
             let entries = match fs::read_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -217,8 +248,8 @@ impl Mapping {
     #[must_use]
     pub fn paths(state_dir: &Path, container_id: &str) -> Vec<PathBuf> {
         let Ok(name) = file_name(container_id) else { return Vec::new() };
-        let files = [directory(state_dir).join(name), bundles(state_dir).join(name)];
-        files.into_iter().filter(|path| fs::symlink_metadata(path).is_ok()).collect()
+        let files = all(state_dir).into_iter().map(|directory| directory.join(name));
+        files.filter(|path| fs::symlink_metadata(path).is_ok()).collect()
     }
 
     /// Removes all mappings and all words of bundles, with their directories.
@@ -227,7 +258,7 @@ impl Mapping {
     ///
     /// When a directory exists and cannot be removed.
     pub fn remove_all(state_dir: &Path) -> Result<(), MappingError> {
-        for path in [bundles(state_dir), directory(state_dir), state_dir.join(BINDS)] {
+        for path in all(state_dir).into_iter().chain([state_dir.join(BINDS)]) {
             match fs::remove_dir_all(&path) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(MappingError::Write { path, source });
@@ -302,6 +333,17 @@ pub enum MappingError {
         root: PathBuf,
     },
 
+    /// The directory of a root could lie outside of its volume.
+    #[error(
+        "the sandbox mapping {path:?} names {directory:?} for the machine's root, which is no plain name"
+    )]
+    OddRoot {
+        /// The mapping file.
+        path: PathBuf,
+        /// The directory in it.
+        directory: String,
+    },
+
     /// The file cannot be written or removed.
     #[error("cannot change the sandbox mapping {path:?}")]
     Write {
@@ -314,6 +356,23 @@ pub enum MappingError {
 
 fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("containers")
+}
+
+fn machines(state_dir: &Path) -> PathBuf {
+    state_dir.join("machines")
+}
+
+/// The directories in which a container may have a file.
+fn all(state_dir: &Path) -> [PathBuf; 3] {
+    [bundles(state_dir), machines(state_dir), directory(state_dir)]
+}
+
+/// Removes a file; one that is not there is fine.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn bundles(state_dir: &Path) -> PathBuf {
@@ -339,6 +398,8 @@ mod tests {
             netns: "/run/dwell/netns/web-0".into(),
             binds: Vec::new(),
             copies: Vec::new(),
+            root: None,
+            systemd: false,
         }
     }
 
@@ -367,6 +428,37 @@ mod tests {
         Mapping::remove(state.path(), "c1").unwrap();
         let gone = Mapping::read(state.path(), "c1").unwrap_err();
         assert!(matches!(gone, MappingError::Missing { .. }), "{gone}");
+    }
+
+    #[test]
+    fn what_an_older_wrapper_must_not_overlook_is_where_it_finds_nothing() {
+        let state = tempfile::tempdir().unwrap();
+        let files = || {
+            let of = |name: &str| state.path().join(name).join("c1").exists();
+            (of("containers"), of("machines"))
+        };
+        let root = Root { mount: "/.dwell-root".to_owned(), directory: "0-1".to_owned() };
+        let machine = Mapping { root: Some(root), ..web_0() };
+        for (mapping, there) in [
+            (web_0(), (true, false)),
+            (machine.clone(), (false, true)),
+            (Mapping { systemd: true, ..web_0() }, (false, true)),
+            (web_0(), (true, false)),
+        ] {
+            mapping.write(state.path(), "c1").unwrap();
+            assert_eq!((Mapping::read(state.path(), "c1").unwrap(), files()), (mapping, there));
+        }
+        machine.write(state.path(), "c1").unwrap();
+        assert_eq!(Mapping::containers(state.path()).unwrap(), ["c1".to_owned()].into());
+        Mapping::remove(state.path(), "c1").unwrap();
+        assert_eq!(files(), (false, false));
+        for odd in ["", "..", "a/b", "/a"] {
+            let text = format!(
+                r#"{{"instance":"a-0","netns":"/n","root":{{"mount":"/.dwell-root","directory":"{odd}"}}}}"#
+            );
+            let error = with_content(text).unwrap_err();
+            assert!(matches!(error, MappingError::OddRoot { .. }), "{odd}: {error}");
+        }
     }
 
     #[test]

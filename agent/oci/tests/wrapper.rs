@@ -35,6 +35,8 @@ impl Node {
 
     fn map(&self, container_id: &str, netns: &Path) {
         let mapping = Mapping {
+            root: None,
+            systemd: false,
             instance: "web-0".into(),
             netns: netns.into(),
             binds: Vec::new(),

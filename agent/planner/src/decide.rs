@@ -32,7 +32,7 @@ use dwell_core::instance::RunState;
 use dwell_core::job::TaskEnd;
 use dwell_core::quantity::Millis;
 use dwell_core::sandbox::Slot;
-use dwell_core::workload::{RestartPolicy, Template};
+use dwell_core::workload::{RestartPolicy, Template, ToldFromInside};
 
 use crate::journal::{Journal, Ruling};
 use crate::lease::Standing;
@@ -124,6 +124,8 @@ pub(crate) enum Rest<'a> {
     InSync,
     /// It ended, and its restart policy does not start it again.
     Ended,
+    /// It was shut down from inside, as a machine is, and stays so until somebody starts it.
+    ShutDown,
     /// It ended too often.
     GaveUp,
     /// It is of a job and has done its work, or has failed as often as it was tried.
@@ -448,6 +450,10 @@ impl<'a> Instance<'a> {
     /// What the restart policy says about a main process that ended by itself.
     fn restart(self, container: &'a Container, code: i32) -> Next<'a> {
         let crashes = self.seen.journal.crashes_before(container);
+        let told = self.target.assigned.template.told_from_inside(code);
+        if told == Some(ToldFromInside::ShutDown) && !self.was_given_up(container) {
+            return Next::Rest(Rest::ShutDown);
+        }
         match self.target.assigned.template.restart {
             RestartPolicy::Never => return Next::Rest(Rest::Ended),
             RestartPolicy::OnFailure { .. } if code == 0 && !self.was_given_up(container) => {

@@ -205,7 +205,9 @@ impl Report<'_> {
                 };
                 (is_final, self.waiting(wait))
             }
-            Next::Rest(rest) => (matches!(rest, Rest::GaveUp | Rest::Ended), self.resting(rest)),
+            Next::Rest(rest) => {
+                (matches!(rest, Rest::GaveUp | Rest::Ended | Rest::ShutDown), self.resting(rest))
+            }
         };
         (is_final || now >= deadline).then_some(message)
     }
@@ -317,6 +319,10 @@ impl Report<'_> {
             Rest::Ended => (
                 Phase::Stopped,
                 format!("{}; its restart policy does not start it again", self.ended()),
+            ),
+            Rest::ShutDown => (
+                Phase::Stopped,
+                "was shut down from inside; `dwell start` and its name start it".to_owned(),
             ),
             Rest::GaveUp => {
                 (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))

@@ -15,6 +15,7 @@ use dwell_core::node::Capacity;
 use dwell_core::session::{
     AssignmentChange, Heartbeat, Hello, Lent, MergeError, RebootOrder, StatusReport, Welcome,
 };
+use dwell_core::skill::Skills;
 use dwell_planner::Standing;
 use dwell_planner::session::Stream;
 use dwell_proto::pieces::Assembly;
@@ -135,7 +136,7 @@ pub(super) async fn serve(
         carries: true,
         knows_blocks: true,
         knows_ranges: true,
-        knows_process: true,
+        skills: Skills::ALL,
         lets_go: true,
         takes_over: true,
         moves_volumes: true,

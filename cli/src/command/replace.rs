@@ -1,4 +1,4 @@
-//! Instances that get a new container: `replace`.
+//! Instances that get a new container: `replace`, and machines that get a new root with it: `rebuild`.
 
 use clap::Args;
 use dwell_proto::v1;
@@ -42,13 +42,7 @@ pub(crate) struct Replace {
 impl Replace {
     pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
         let names = names::all(&mut fleet.client, &self.names, names::instance).await?;
-        let mut goals = Vec::new();
-        if self.wait.wait {
-            // That one was replaced can only be told from what was before.
-            for name in &names {
-                goals.push(replaced(&mut fleet, name).await?);
-            }
-        }
+        let goals = goals(&mut fleet, self.wait, &names).await?;
         let request =
             v1::ReplaceInstancesRequest { names: names.clone(), new_address: self.new_address };
         fleet.client.replace_instances(request).await?;
@@ -57,6 +51,48 @@ impl Replace {
         }
         wait(self.wait, &fleet.client, &fleet.target, &goals).await
     }
+}
+
+/// Give machines a new root file system, from the image that their workload declares now
+#[derive(Args, Debug)]
+#[command(after_long_help = "\
+Examples:
+  dwell rebuild dev-0
+  dwell rebuild dev-0 dev-1 --wait
+
+All that was installed and written outside of volumes is gone then; volumes, name, address and host key stay. The new container begins with
+the new root beside the present one, and takes over as in an update: if it does not hold, the present one is put back with its root.
+Several are rebuilt together or, if one is refused, none.")]
+pub(crate) struct Rebuild {
+    /// Machines
+    #[arg(value_name = "INSTANCE", required = true, value_parser = name_parser(), add = complete::subject())]
+    names: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+impl Rebuild {
+    pub(super) async fn run(self, mut fleet: Fleet) -> Result<(), Failure> {
+        let names = names::all(&mut fleet.client, &self.names, names::instance).await?;
+        let goals = goals(&mut fleet, self.wait, &names).await?;
+        let request = v1::RebuildInstancesRequest { names: names.clone() };
+        fleet.client.rebuild_instances(request).await?;
+        for name in names {
+            print(&format!("{name} is being rebuilt\n"))?;
+        }
+        wait(self.wait, &fleet.client, &fleet.target, &goals).await
+    }
+}
+
+/// What is waited for. That one was replaced can only be told from what was before.
+async fn goals(fleet: &mut Fleet, args: WaitArgs, names: &[String]) -> Result<Vec<Goal>, Failure> {
+    let mut goals = Vec::new();
+    if args.wait {
+        for name in names {
+            goals.push(replaced(fleet, name).await?);
+        }
+    }
+    Ok(goals)
 }
 
 async fn replaced(fleet: &mut Fleet, name: &str) -> Result<Goal, Failure> {

@@ -35,6 +35,7 @@ Examples:
   dwell run nginx:1.27 --name web --replicas 3 --cpu 500m --memory 256Mi --expose 80 --wait
   dwell run postgres:16 --name db -v data:/var/lib/postgresql/data -e POSTGRES_PASSWORD
   dwell run debian:12 --name box -- sleep infinity
+  dwell run debian:13 --name dev --machine --wait -- sleep infinity
   dwell run app:2 --name migrate --job --attempts 1 --ttl 1d --wait -- ./migrate
   dwell run --rm debian:12 -- sh -c 'date; exit 3'
   dwell run --rm -it debian:12 -- bash
@@ -86,6 +87,9 @@ pub(crate) struct Run {
     /// Volume or path of the node to mount
     #[arg(short, long, value_name = "SOURCE:TARGET[:ro]", value_parser = manifest::mount)]
     volume: Vec<Mount>,
+    /// Make it a machine: its root file system is its own, and outlives every container
+    #[arg(long, conflicts_with_all = ["job", "rm"])]
+    machine: bool,
     /// Address of instance 0, then of instance 1 and so on
     #[arg(long, value_name = "ADDRESS")]
     ip: Vec<Ipv4Addr>,
@@ -195,6 +199,7 @@ impl Run {
             working_dir: self.workdir.unwrap_or_default(),
             hostname: self.hostname.unwrap_or_default(),
             mounts: self.volume,
+            machine: self.machine.then(manifest::machine).flatten(),
             resources: Resources {
                 cpu: self.cpu.unwrap_or_default(),
                 memory: self.memory.unwrap_or_default(),

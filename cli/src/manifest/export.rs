@@ -43,6 +43,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         hostname,
         labels,
         mounts,
+        machine,
         carry,
         stdin,
         tty,
@@ -88,6 +89,7 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
         add("shm_size", json!(shm_size));
     }
     add("volumes", mounts.iter().map(mount).collect());
+    add("machine", machine.as_ref().map_or(Value::Null, super::machine::shown));
     add("carry", json!(carry));
     add("stdin_open", json!(stdin.then_some(true)));
     add("tty", json!(tty.then_some(true)));
@@ -132,7 +134,7 @@ fn held(process: &Process, add: &mut impl FnMut(&str, Value)) {
         false => json!({ "soft": limit.soft, "hard": limit.hard }),
     };
     let ulimits = ulimits.iter().map(|(name, one)| (name.clone(), limit(one)));
-    add("init", json!(init.then_some(true)));
+    add("init", json!(init));
     add("read_only", json!(read_only.then_some(true)));
     add("tmpfs", tmpfs.iter().map(shown).collect());
     add("ulimits", Value::Object(ulimits.collect()));

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::held::InMemory;
+use super::machine::{IsMachine, Process1};
 use super::shorthand::Short;
 use super::value::{
     Addresses, Condition, Http, ImagePolicy, Named, Pairs, Port, PullPolicy, Restart, Test, Words,
@@ -99,6 +100,9 @@ pub(super) struct Workload {
     /// What is mounted: `NAME:/path`, `/path/of/the/node:/path`, each with `:ro` if not to be written.
     #[serde(default)]
     pub(super) volumes: Vec<Short<Mount>>,
+    /// Whether an instance's root file system is its own and outlives every container, as a machine's does: `true`, or
+    /// `{on_image_change: rebuild}` for one that begins anew when another image is declared (`keep` if not given).
+    pub(super) machine: Option<Short<IsMachine>>,
     /// Files and directories of an instance, absolute paths inside, that its next container on the same node takes over.
     #[serde(default)]
     pub(super) carry: Vec<String>,
@@ -132,9 +136,9 @@ pub(super) struct Workload {
     /// Whether the main process has a terminal.
     #[serde(default)]
     pub(super) tty: bool,
-    /// Whether process 1 is a small init that reaps what nobody waits for, instead of the main process.
-    #[serde(default)]
-    pub(super) init: bool,
+    /// What process 1 is: a small init that reaps what nobody waits for and starts the main process (`true`), the main process
+    /// (`false`), or the image's own systemd (`systemd`). If not given: `true` for machines, and for what runs a plain shell or `sleep`.
+    pub(super) init: Option<Process1>,
     /// Whether nothing can be written but to what is mounted.
     #[serde(default)]
     pub(super) read_only: bool,

@@ -8,6 +8,7 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh, Ulimit};
 
 use super::held::{InMemory, Limit};
+use super::machine::{IsMachine, Process1};
 use super::shorthand::Shorthand;
 use super::value::{Addresses, Condition, Http, Port, Restart, Test, Words, ignored_of_mount};
 
@@ -21,7 +22,9 @@ const FORMATS: &[(&str, Read)] = &[
     ("amount-of-processor", parsed::<Millicores>),
     ("command-line", short::<Words>),
     ("constraint", converted::<Condition>),
+    ("init", converted::<Process1>),
     ("limit", converted::<Limit>),
+    ("machine", short::<IsMachine>),
     ("mount", short::<Mount>),
     ("on-lost", parsed::<OnLost>),
     ("page", short::<Http>),

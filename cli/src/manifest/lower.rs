@@ -14,6 +14,7 @@ use dwell_core::workload::{
 
 use super::file::{self, File, Hooks};
 use super::held;
+use super::machine::IsMachine;
 use super::problem::Problem;
 use super::value::{Pairs, Port};
 use super::{Declared, Variables, shorthand::Short};
@@ -105,7 +106,7 @@ impl file::Workload {
         let extra_hosts = wrong.keep(held::hosts(self.extra_hosts)).unwrap_or_default();
         let ulimits = self.ulimits.into_iter().map(|(name, Short(limit))| (name, limit));
         let process = Process {
-            init: self.init,
+            init: self.init.map(|init| init.0),
             read_only: self.read_only,
             tmpfs: self.tmpfs.map(|Short(all)| all.0).unwrap_or_default(),
             ulimits: ulimits.collect(),
@@ -129,6 +130,7 @@ impl file::Workload {
             hostname: self.hostname.unwrap_or_default(),
             labels: labels(self.labels),
             mounts: self.volumes.into_iter().map(|Short(mount)| mount).collect(),
+            machine: self.machine.and_then(|Short(IsMachine(machine))| machine),
             carry: self.carry,
             stdin: self.stdin_open,
             tty: self.tty,

@@ -19,6 +19,8 @@ pub(super) trait Shorthand: Sized {
     const LIST: bool;
     /// Whether a number is a short spelling, too.
     const NUMBER: bool = false;
+    /// Whether true and false are short spellings, too.
+    const FLAG: bool = false;
     /// The long spelling.
     type Long: DeserializeOwned + JsonSchema;
 
@@ -65,6 +67,13 @@ impl<'de, T: Shorthand> Visitor<'de> for Either<T> {
         }
     }
 
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<T, E> {
+        match T::FLAG {
+            true => self.visit_str(&flag.to_string()),
+            false => Err(E::invalid_type(Unexpected::Bool(flag), &self)),
+        }
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<T, A::Error> {
         if !T::LIST {
             return Err(de::Error::invalid_type(Unexpected::Seq, &self));
@@ -92,9 +101,12 @@ impl<T: Shorthand> JsonSchema for Short<T> {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let text = match T::NUMBER {
-            true => json_schema!({ "type": ["string", "integer"], "format": T::FORMAT }),
-            false => json_schema!({ "type": "string", "format": T::FORMAT }),
+        let number = T::NUMBER.then_some("integer");
+        let flag = T::FLAG.then_some("boolean");
+        let kinds: Vec<&str> = ["string"].into_iter().chain(number).chain(flag).collect();
+        let text = match kinds.as_slice() {
+            [kind] => json_schema!({ "type": kind, "format": T::FORMAT }),
+            kinds => json_schema!({ "type": kinds, "format": T::FORMAT }),
         };
         json_schema!({ "anyOf": [text, generator.subschema_for::<T::Long>()] })
     }

@@ -212,6 +212,15 @@ impl Fleet for Service {
         answer(v1::ReplaceInstancesResponse { revision })
     }
 
+    async fn rebuild_instances(
+        &self,
+        request: Request<v1::RebuildInstancesRequest>,
+    ) -> Answer<v1::RebuildInstancesResponse> {
+        let names = request.into_inner().names.join(",");
+        let revision = self.asked(format!("rebuild instances {names}"))?;
+        answer(v1::RebuildInstancesResponse { revision })
+    }
+
     async fn dissociate_instances(
         &self,
         request: Request<v1::DissociateInstancesRequest>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use dwell_core::id::{NodeName, PoolName};
+use dwell_core::skill::Skills;
 use dwell_core::workload::{self, Resources};
 
 use crate::reason::Reason;
@@ -39,8 +40,8 @@ pub struct Bin<'a> {
     pub closed: Option<Closed>,
     /// Whether files are carried over there from a container to its successor.
     pub carries: bool,
-    /// Whether it knows how processes are held.
-    pub holds: bool,
+    /// What its agent knows of.
+    pub skills: Skills,
 }
 
 /// Why nothing new goes into a bin.
@@ -77,8 +78,8 @@ pub struct Group<'a> {
     pub wanted: usize,
     /// Whether files of theirs are to be carried over.
     pub carries: bool,
-    /// Whether how their processes are held is said.
-    pub holds: bool,
+    /// What an agent has to know of to run them.
+    pub needs: Skills,
 }
 
 /// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes

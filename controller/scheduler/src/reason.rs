@@ -5,6 +5,7 @@ use std::fmt;
 
 use dwell_core::id::{NodeName, PoolName};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::skill::Skill;
 
 use crate::problem::Closed;
 
@@ -45,8 +46,8 @@ pub enum Misfit {
     Closed(Closed),
     /// No files are carried over there.
     CarriesNothing,
-    /// How processes are held is not known there.
-    HoldsNothing,
+    /// Something that is declared is not known there.
+    Lacks(Skill),
     /// A constraint does not hold.
     Constraint(String),
     /// It is of another pool.
@@ -70,7 +71,7 @@ impl Misfit {
                 Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
             ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
-            Self::CarriesNothing | Self::HoldsNothing => (5, Reverse(0)),
+            Self::CarriesNothing | Self::Lacks(_) => (5, Reverse(0)),
             Self::HasOne => (7, Reverse(0)),
             Self::Constraint(_) => (8, Reverse(0)),
             Self::Pool { .. } => (9, Reverse(0)),
@@ -111,9 +112,9 @@ impl fmt::Display for Misfit {
             Self::CarriesNothing => {
                 f.write_str("has an agent of a version that carries no files over (upgrade it)")
             }
-            Self::HoldsNothing => f.write_str(
-                "has an agent of a version that does not know init, read_only, tmpfs, ulimits and their like (upgrade it)",
-            ),
+            Self::Lacks(skill) => {
+                write!(f, "has an agent of a version that does not know {skill} (upgrade it)")
+            }
             Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
             Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
         }

@@ -93,8 +93,8 @@ impl Left {
                 Some(Misfit::HasOne)
             } else if group.carries && !bin.carries {
                 Some(Misfit::CarriesNothing)
-            } else if group.holds && !bin.holds {
-                Some(Misfit::HoldsNothing)
+            } else if let Some(skill) = bin.skills.lacking(group.needs) {
+                Some(Misfit::Lacks(skill))
             } else if self.room.cpu < asked.cpu {
                 Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
             } else if self.room.memory < asked.memory {

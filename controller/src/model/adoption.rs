@@ -18,6 +18,7 @@ use dwell_core::host_mark::HostMark;
 use dwell_core::id::{NodeName, Revision};
 use dwell_core::node::NodeState;
 use dwell_core::session::Hello;
+use dwell_core::skill::Skills;
 use ipnet::Ipv4Net;
 
 use super::object::{History, Link, Node, Restored, Severity, Subject};
@@ -120,7 +121,7 @@ impl Model {
             carries: false,
             knows_blocks: false,
             knows_ranges: false,
-            knows_process: false,
+            skills: Skills::default(),
             lets_go: false,
             takes_over: false,
             moves_volumes: false,

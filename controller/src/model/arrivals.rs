@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::Model;
 use super::object::{Instance, Severity, Subject, UpdateState, Workload};
 use super::record::Record;
+use super::versions::Form;
 
 /// Where an instance is to go once its image is there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,17 +108,20 @@ impl Model {
                     workload.paused.is_none() && self.needs_version(workload, instance)
                 })
         });
-        let next = next.map(|newest| {
-            image::pinned(&newest.form.template.image, newest.image_digest).into_owned()
-        });
+        let next = next.map(|newest| self.image_as(instance, &newest.form));
         [Some(own), next].into_iter().flatten().find(|image| !heading.there.contains(image))
     }
 
     /// The reference that an instance is made from as what it is.
     pub(super) fn own_image(&self, instance: &Instance) -> String {
-        let form = &instance.wanted;
-        let digest = self.image_digest(instance.name.workload(), form);
-        image::pinned(&form.template.image, digest).into_owned()
+        self.image_as(instance, &instance.wanted)
+    }
+
+    /// The reference that an instance is made from as what a version says.
+    pub(super) fn image_as(&self, instance: &Instance, form: &Form) -> String {
+        let kept = instance.root.kept_image(&form.template).map(|born| &born.image);
+        let image = kept.unwrap_or(&form.template.image);
+        image::pinned(image, self.meant(instance, form)).into_owned()
     }
 
     /// Has a node keep room for an instance and fetch its image before it goes there; `false` if it may go at once.

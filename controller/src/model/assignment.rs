@@ -11,7 +11,7 @@ use dwell_core::id::{InstanceName, NodeName, Revision, WorkloadName};
 use dwell_core::instance::{Assigned, RunState};
 use dwell_core::session::{Assignment, AssignmentChange, AssignmentDelta};
 use dwell_core::ssh::SshTrust;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::workload::{Template, WorkloadSpec};
 
 use super::jobs::InstanceTask;
 use super::log::Log;
@@ -245,7 +245,7 @@ impl Model {
         let identity = instance.identity?;
         let workload = self.tables.workloads().get(name.workload())?;
         let fallback = self.fallback(workload, instance);
-        let digest = |form: &Form| self.image_digest(name.workload(), form);
+        let digest = |form: &Form| self.meant(instance, form);
         let assigned = || Assigned {
             instance: name.clone(),
             address: identity.address,
@@ -258,11 +258,15 @@ impl Model {
             monitor: workload.spec.update.monitor,
             life: instance.life,
             edition: instance.edition,
-            template: instance.sized(&instance.wanted.template),
+            rebuilt: instance.root.rebuilt,
+            template: instance.made_from(&instance.wanted.template),
             image_digest: digest(&instance.wanted),
             fallback: match instance.own_size_before.filter(|_| instance.holds()) {
-                Some(before) => Some(before.sized(&instance.wanted.template)),
-                None => fallback.as_ref().map(|form| instance.sized(&form.template)),
+                Some(before) => Some(Template {
+                    resources: before.over(instance.wanted.template.resources),
+                    ..instance.made_from(&instance.wanted.template)
+                }),
+                None => fallback.as_ref().map(|form| instance.made_from(&form.template)),
             },
             fallback_image_digest: fallback.as_deref().and_then(digest),
             image_ahead: self.image_ahead(instance),
@@ -304,7 +308,7 @@ fn same_for_the_node(old: Option<&Instance>, new: Option<&Instance>) -> bool {
             instance.generation,
             instance.run,
             instance.restarts_asked,
-            instance.edition,
+            (instance.edition, instance.root.clone()),
             (instance.second_share.is_some(), instance.custody, instance.adopts.is_some()),
             (instance.own_size, instance.own_size_before, instance.own_size_forced),
             instance.task.as_ref().map(InstanceTask::assigned),

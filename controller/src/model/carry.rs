@@ -1,11 +1,11 @@
-//! Instances that need an agent which knows what is declared of them: that carries their files over, or knows how their processes
-//! are held.
+//! Instances that need an agent which knows what is declared of them: that carries their files over, or has a [skill](dwell_core::skill::Skill).
 //!
 //! An agent of an earlier version would take such an instance for any other, and start its next container without the files, or held by
 //! nothing. So its node is given none, and what is there already goes on as it is until the agent is upgraded: it is not replaced.
 
 use dwell_core::change::ChangeClass;
 use dwell_core::id::InstanceName;
+use dwell_core::skill::Skills;
 
 use super::object::{Instance, Link, WaitingCause};
 use super::record::Key;
@@ -16,9 +16,9 @@ pub(super) fn carries(link: &Link) -> bool {
     link.carries || link.capacity.is_none()
 }
 
-/// Whether how processes are held is known on a node. It may be where nothing was heard of since the controller's start.
-pub(super) fn holds(link: &Link) -> bool {
-    link.knows_process || link.capacity.is_none()
+/// What a node's agent knows of. It may be all where nothing was heard of since the controller's start.
+pub(super) fn skills(link: &Link) -> Skills {
+    if link.capacity.is_none() { Skills::ALL } else { link.skills }
 }
 
 impl Model {
@@ -29,8 +29,7 @@ impl Model {
         }
         let newest = self.newest(instance.name.workload())?;
         let link = instance.assigned_to().and_then(|node| self.tables.links().get(node))?;
-        let is_unknown = !newest.form.template.process.is_usual() && !holds(link);
-        is_unknown.then_some(WaitingCause::HoldsNothing)
+        skills(link).lacking(newest.form.template.needs()).map(WaitingCause::Lacks)
     }
 
     /// Whether an instance would lose what it is to take along if it were given the newest version where it is.
@@ -58,7 +57,7 @@ impl Model {
     pub(super) fn no_longer_lacks_an_agent(&mut self, name: &InstanceName) {
         let waiting = self.tables.waiting().get(name);
         let is_agent = |cause: &WaitingCause| {
-            matches!(cause, WaitingCause::CarriesNothing | WaitingCause::HoldsNothing)
+            matches!(cause, WaitingCause::CarriesNothing | WaitingCause::Lacks(_))
         };
         if waiting.is_some_and(|waiting| is_agent(&waiting.cause)) {
             self.delete(Key::Waiting(name.clone()));

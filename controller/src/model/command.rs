@@ -166,6 +166,8 @@ pub enum Command {
     },
     /// Make the containers of chosen instances anew, all or none, at most [`NAMED_MAX`]; the present ones are fallen back to.
     ReplaceInstances(BTreeSet<InstanceName>),
+    /// Have the roots of these machines made anew, with a container to each.
+    RebuildInstances(BTreeSet<InstanceName>),
     /// Have chosen instances leave their nodes and come back with addresses of their nodes' blocks, all or none, at most
     /// [`NAMED_MAX`].
     ReaddressInstances(BTreeSet<InstanceName>),

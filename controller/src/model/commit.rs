@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError};
 use dwell_core::clock::{Now, Timestamp};
 use dwell_core::id::{NodeName, Revision};
 use dwell_core::node::NodeState;
+use dwell_core::skill::Skills;
 
 use super::directory::Shown;
 use super::log::Log;
@@ -63,7 +64,7 @@ impl Model {
                 carries: false,
                 knows_blocks: false,
                 knows_ranges: false,
-                knows_process: false,
+                skills: Skills::default(),
                 lets_go: false,
                 takes_over: false,
                 moves_volumes: false,

@@ -475,6 +475,7 @@ impl Model {
                 | Command::SetRun { .. }
                 | Command::Restart(_)
                 | Command::ReplaceInstances(_)
+                | Command::RebuildInstances(_)
                 | Command::ReaddressInstances(_)
                 | Command::ChangeBlocks { .. }
                 | Command::DissociateInstances(_)

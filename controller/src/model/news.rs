@@ -6,7 +6,7 @@ use dwell_core::clock::Timestamp;
 use dwell_core::health::Health;
 use dwell_core::image::ImageDigest;
 use dwell_core::instance::{InstanceStatus, Phase, ProcessEnd};
-use dwell_core::workload::Template;
+use dwell_core::workload::{Template, ToldFromInside};
 
 use super::Model;
 use super::object::{Instance, Severity, Subject, Told};
@@ -109,7 +109,7 @@ impl Model {
             }
             last = Some((end.number, end.started_at()));
             let (severity, reason, message) =
-                in_words(end, &instance.sized(&instance.wanted.template));
+                in_words(end, &instance.made_from(&instance.wanted.template));
             let subject = Subject::Instance(instance.name.clone());
             self.event(now, severity, subject, reason, message);
         }
@@ -145,7 +145,10 @@ impl Model {
         let Some(seen) = status.image.digest.filter(|_| is_as_told) else {
             return instance.other_image;
         };
-        let pinned = self.pin(instance, seen, now);
+        let pinned = match instance.root.kept_image(&instance.wanted.template) {
+            Some(born) => born.digest.unwrap_or(seen),
+            None => self.pin(instance, seen, now),
+        };
         let other = Some(seen).filter(|seen| *seen != pinned);
         if other.is_some() && other != instance.other_image {
             let message = format!(
@@ -173,6 +176,19 @@ fn in_words(end: &ProcessEnd, template: &Template) -> (Severity, &'static str, S
             end.code
         );
         return (Severity::Warning, "instance-out-of-memory", message);
+    }
+    match template.told_from_inside(end.code) {
+        Some(ToldFromInside::Reboot) => {
+            let message = format!("was rebooted from inside after {ran_for}");
+            return (Severity::Info, "machine-rebooted", message);
+        }
+        Some(ToldFromInside::ShutDown) => {
+            let message = format!(
+                "was shut down from inside after {ran_for}, and stays so until somebody starts it"
+            );
+            return (Severity::Info, "machine-shut-down", message);
+        }
+        None => {}
     }
     let message = match signal(end.code) {
         Some(signal) => {

@@ -170,7 +170,7 @@ impl Model {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             knows_ranges: hello.knows_ranges,
-            knows_process: hello.knows_process,
+            skills: hello.skills,
             lets_go: hello.lets_go,
             takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,

@@ -32,6 +32,7 @@ use super::downtime::Downtimes;
 use super::drains::Evacuated;
 use super::jobs::{InstanceTask, JobRun};
 use super::lost::Fence;
+use super::machines::Root;
 use super::sizes::OwnSize;
 use super::versions::{FailedWith, Form, Pause, by_number};
 use super::volume_moves::VolumeMove;
@@ -119,6 +120,12 @@ pub struct Instance {
     /// The edition that is put up again if the container that is made anew does not hold. `None` once it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edition_before: Option<Generation>,
+    /// What is known of its root, if it is a machine.
+    #[serde(default, skip_serializing_if = "Root::is_unknown")]
+    pub root: Root,
+    /// The same of the root that comes back if a new one does not hold. `None` once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_before: Option<Box<Root>>,
     /// Which of its workload's restarts have been passed on to it.
     pub workload_restarts: u64,
     /// Where the rollout is with it.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, WorkloadName};
 use dwell_core::node::{Capacity, NodeState};
+use dwell_core::skill::Skills;
 use dwell_core::workload::{Placement as Rules, Resources};
 use dwell_scheduler::{
     Bin, Closed, Group, Misfit, Placement, Problem, Reason, misfit, refusal, solve,
 };
 
 use super::Model;
-use super::carry::{carries, holds};
+use super::carry::{carries, skills};
 use super::object::{
     Demand, Instance, Link, Node, Severity, Subject, Waiting, WaitingCause, Workload,
 };
@@ -214,7 +215,7 @@ impl Model {
             addresses: self.free_addresses(node),
             closed: closed(node, link),
             carries: link.is_none_or(carries),
-            holds: link.is_none_or(holds),
+            skills: link.map_or(Skills::ALL, skills),
         }
     }
 
@@ -276,7 +277,7 @@ fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usi
         spread,
         wanted,
         carries: !workload.spec.template.carry.is_empty(),
-        holds: !workload.spec.template.process.is_usual(),
+        needs: workload.spec.template.needs(),
     }
 }
 

@@ -83,6 +83,8 @@ pub struct InstancePlan {
     pub waits: String,
     /// Whether files of it are carried over if its container is replaced where it is.
     pub carries: bool,
+    /// Whether it is a machine that keeps its root.
+    pub keeps_root: bool,
     /// How long it will be down, by the last changes of its workload; `None` if there were none like it.
     pub downtime: Option<Expected>,
 }
@@ -97,6 +99,7 @@ impl InstancePlan {
             to: None,
             waits: String::new(),
             carries: false,
+            keeps_root: false,
             downtime: None,
         }
     }
@@ -105,6 +108,7 @@ impl InstancePlan {
     #[must_use]
     pub fn loses(&self) -> &'static str {
         match self.action {
+            InstanceAction::Change(_) if self.keeps_root => "",
             InstanceAction::Change(ChangeClass::InPlace) if self.carries => {
                 "files outside of volumes, but for those that are carried over"
             }

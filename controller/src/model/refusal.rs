@@ -125,6 +125,11 @@ pub enum Refusal {
         /// Where it is.
         node: NodeName,
     },
+    /// It has no root of its own that could be made anew.
+    #[error(
+        "{0} is no machine, so it has no root of its own: each new container begins with the files of its image; use `dwell replace {0}`"
+    )]
+    NotAMachine(InstanceName),
     /// No instance is put in the place of a container, or that is not over.
     #[error(transparent)]
     NotAdopted(#[from] NotAdopted),
@@ -558,6 +563,7 @@ impl Refusal {
             | Self::PlanOutdated(_)
             | Self::InstanceRemoving(_)
             | Self::CarriesNothing { .. }
+            | Self::NotAMachine(_)
             | Self::NotAdopted(_)
             | Self::NotLetGo(_)
             | Self::NotMoved(_)

@@ -84,8 +84,8 @@ impl Model {
             let workload = self.tables.workloads().get(instance.name.workload());
             let fallback = workload.and_then(|workload| self.fallback(workload, instance));
             let forms = [Some(&instance.wanted), fallback.as_ref()];
-            let images = forms.into_iter().flatten().map(|form| form.template.image.as_str());
-            hosts.extend(images.filter_map(RegistryHost::of));
+            let images = forms.into_iter().flatten().map(|form| self.image_as(instance, form));
+            hosts.extend(images.filter_map(|image| RegistryHost::of(&image)));
         }
         let login = |host: RegistryHost| {
             let login = logins.get(&host)?.login.clone();

@@ -74,8 +74,15 @@ impl Model {
     ) {
         self.down.remove(&instance.name);
         let generation = self.next_generation(instance);
-        let (edition, edition_before) = (before, None);
-        self.put_instance(Instance { generation, edition, edition_before, ..instance.clone() });
+        let root = instance.root_before.as_deref().unwrap_or(&instance.root).clone();
+        self.put_instance(Instance {
+            generation,
+            edition: before,
+            edition_before: None,
+            root,
+            root_before: None,
+            ..instance.clone()
+        });
         let message = format!(
             "was not replaced, since its new container did not hold: {reason}; the one before serves on"
         );

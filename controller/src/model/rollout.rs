@@ -59,8 +59,8 @@ impl Model {
         if instance.rests() {
             return ChangeClass::None;
         }
-        let is = &instance.sized(&instance.wanted.template);
-        let says = &instance.sized(&newest.form.template);
+        let is = &instance.made_from(&instance.wanted.template);
+        let says = &instance.made_from(&newest.form.template);
         let class = ChangeClass::between(is, says);
         let needs = self.needs(workload, instance);
         let quiet = instance.node.is_none() || instance.run == RunState::Stopped;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::InstanceName;
-use dwell_core::instance::RunState;
+use dwell_core::instance::{Phase, RunState};
 
 use super::command::Target;
 use super::object::{Instance, Severity, Subject, Workload};
@@ -36,12 +36,25 @@ impl Model {
                 }
             }
             changed |= instance.run != run;
-            self.turn(&instance, run);
+            let turned = self.turn(&instance, run);
+            if run == RunState::Running && instance.run == run && self.has_ended(&instance) {
+                let restarts_asked = self.next_restart(&instance);
+                self.put_instance(Instance { restarts_asked, ..Instance::clone(&turned) });
+                changed = true;
+            }
         }
         if changed {
             self.note_turned(subject_of(target), run, now);
         }
         Ok(())
+    }
+
+    /// Whether an instance that is to run has ended by itself, for good as far as its node is concerned.
+    fn has_ended(&self, instance: &Instance) -> bool {
+        let observed = self.tables.observed().get(&instance.name);
+        observed.is_some_and(|seen| {
+            seen.status.phase == Phase::Stopped && seen.status.generation == instance.generation
+        })
     }
 
     pub(super) fn restart(&mut self, target: &Target, now: Timestamp) -> Result<(), Refusal> {

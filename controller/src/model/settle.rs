@@ -159,7 +159,7 @@ fn offers_otherwise(old: &Link, new: &Link) -> bool {
         link.capacity.as_ref().map(|has| (has.for_instances(), has.arch.clone(), unfit(has)))
     };
     old.state != new.state
-        || (old.carries, old.knows_process) != (new.carries, new.knows_process)
+        || (old.carries, old.skills) != (new.carries, new.skills)
         || offer(old) != offer(new)
 }
 

@@ -3,7 +3,7 @@
 //! What an instance is promised and held to is what its version says, but for what an operator has set for this one: its *own size*. It
 //! is durable and the instance's, as its address is: it goes along through restarts, versions, moves and a restore, and goes only when
 //! somebody takes it back, or with the instance. Whoever asks what an instance takes, or tells its node, asks the instance
-//! ([`Instance::sized`]); what a version says is left alone, so that two instances of one version stay that.
+//! ([`Instance::made_from`]); what a version says is left alone, so that two instances of one version stay that.
 //!
 //! ```text
 //!   as its version says ◀── reset ── own size ──▶ another own size
@@ -84,13 +84,18 @@ pub enum OwnSizeChange {
 impl Instance {
     /// What a container of it is made from and held to, where a version says `template`.
     #[must_use]
-    pub fn sized(&self, template: &Template) -> Template {
-        self.own_size.sized(template)
+    pub fn made_from(&self, template: &Template) -> Template {
+        let sized = self.own_size.sized(template);
+        match self.root.kept_image(template) {
+            Some(born) => Template { image: born.image.clone(), ..sized },
+            None => sized,
+        }
     }
 
     /// Whether two templates mean the same for it.
     pub(super) fn is_same(&self, one: &Template, other: &Template) -> bool {
-        one == other || (!self.own_size.is_none() && self.sized(one) == self.sized(other))
+        let says_more = !self.own_size.is_none() || self.root.born_from.is_some();
+        one == other || (says_more && self.made_from(one) == self.made_from(other))
     }
 }
 
@@ -119,13 +124,15 @@ impl Model {
             return Ok(plan::unchanged(&workload));
         }
         let mut next = Instance { own_size, own_size_forced: force, ..Instance::clone(instance) };
-        let template = next.sized(&workload.spec.template);
+        let template = next.made_from(&workload.spec.template);
         let spec = WorkloadSpec { template, ..workload.spec.clone() };
         spec.check()
             .map_err(|source| Refusal::Spec { workload: workload.spec.name.clone(), source })?;
         self.check_resizable(&workload, instance, &next)?;
-        let (is, becomes) =
-            (instance.sized(&instance.wanted.template), next.sized(&instance.wanted.template));
+        let (is, becomes) = (
+            instance.made_from(&instance.wanted.template),
+            next.made_from(&instance.wanted.template),
+        );
         let class = ChangeClass::between(&is, &becomes);
         if class != ChangeClass::None {
             next.generation = self.next_generation(instance);

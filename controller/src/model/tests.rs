@@ -20,6 +20,7 @@ mod history;
 mod jobs;
 mod key_sets;
 mod lost;
+mod machines;
 mod membership;
 mod network;
 mod nodes;

@@ -415,6 +415,8 @@ impl Model {
         let (fallback, unseen, edition_before, own_size_before) = (None, None, None, None);
         let failed = self.still_failed(instance);
         let held = Instance {
+            root: self.root_that_holds(instance),
+            root_before: None,
             serving,
             fallback,
             unseen,

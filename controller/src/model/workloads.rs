@@ -13,6 +13,7 @@ use dwell_core::workload::{REPLICAS_MAX, WorkloadSpec};
 use super::command::{DECLARED_MAX, Target, WORKLOADS_MAX};
 use super::downtime::Downtimes;
 use super::jobs::{InstanceTask, JobRun};
+use super::machines::Root;
 use super::object::{Instance, Leaving, Severity, Subject, UpdateState, Workload};
 use super::plan::{self, InstanceAction, InstancePlan, PlanAction, WorkloadPlan};
 use super::record::{Key, Record};
@@ -459,6 +460,8 @@ impl Model {
             restarts_asked: 0,
             edition: Generation(0),
             edition_before: None,
+            root: Root::default(),
+            root_before: None,
             workload_restarts: workload.restarts_asked,
             task: workload.spec.job.as_ref().map(|job| match job.schedule {
                 Some(_) => InstanceTask::idle(workload.generation),

@@ -11,6 +11,7 @@ use crate::id::{Generation, Incarnation, InstanceName, Position, Revision, Term,
 use crate::instance::{Assigned, InstanceStatus};
 use crate::node::Capacity;
 use crate::quantity::Millis;
+use crate::skill::Skills;
 use crate::ssh::SshEvent;
 
 /// The most instances that one report may speak of.
@@ -72,8 +73,8 @@ pub struct Hello {
     pub knows_blocks: bool,
     /// Whether the agent knows that a cluster may have more than one range of addresses.
     pub knows_ranges: bool,
-    /// Whether the agent knows of how processes are held.
-    pub knows_process: bool,
+    /// What the agent knows of.
+    pub skills: Skills,
     /// Whether the agent can let go of an instance, and take it back.
     pub lets_go: bool,
     /// Whether the agent can put an instance in the place of a container that dwell did not make.
@@ -140,7 +141,7 @@ impl Hello {
             carries: false,
             knows_blocks: false,
             knows_ranges: false,
-            knows_process: false,
+            skills: Skills::default(),
             lets_go: false,
             takes_over: false,
             moves_volumes: false,

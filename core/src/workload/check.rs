@@ -2,6 +2,7 @@
 
 mod carry;
 mod job;
+mod machine;
 mod probes;
 mod process;
 mod update;
@@ -82,6 +83,7 @@ impl WorkloadSpec {
         carry::check_rules(self)?;
         self.check_one_per_node()?;
         job::check(self)?;
+        machine::check_rules(self)?;
         check_labels(&self.labels)?;
         self.template.check()
     }
@@ -122,14 +124,13 @@ impl WorkloadSpec {
             let (least, most) = (OnLost::AFTER_MIN, OnLost::AFTER_MAX);
             return refuse("on_lost", format!("the time has to be from {least} to {most}"));
         }
-        match self.template.written_mount() {
+        match self.template.written_place() {
             None => Ok(()),
-            Some(mount) => refuse(
+            Some(place) => refuse(
                 "on_lost",
                 format!(
-                    "what is mounted at {} is on one node, so the instance cannot be replaced on another; leave it out, \
-                     mount a path of the node read-only, or write \"on_lost: keep\"",
-                    mount.target
+                    "what is mounted at {place} is on one node, so the instance cannot be replaced on another; leave it \
+                     out, mount a path of the node read-only, or write \"on_lost: keep\""
                 ),
             ),
         }
@@ -139,13 +140,12 @@ impl WorkloadSpec {
 impl WorkloadSpec {
     /// Two containers of an instance do not write to one place.
     fn check_order(&self) -> Result<(), SpecError> {
-        match self.template.written_mount() {
-            Some(mount) if self.update.order == UpdateOrder::StartFirst => refuse(
+        match self.template.written_place() {
+            Some(place) if self.update.order == UpdateOrder::StartFirst => refuse(
                 "update.order",
                 format!(
-                    "start-first has two containers of an instance at once, and both would write to what is mounted at {}; \
-                     mount a path of the node read-only, or use stop-first",
-                    mount.target
+                    "start-first has two containers of an instance at once, and both would write to what is mounted at \
+                     {place}; mount a path of the node read-only, or use stop-first"
                 ),
             ),
             _ => Ok(()),
@@ -154,11 +154,12 @@ impl WorkloadSpec {
 }
 
 impl Template {
-    /// A mount that its container writes to, or whose content is the instance's own.
-    fn written_mount(&self) -> Option<&Mount> {
+    /// Where its container writes to what is mounted, or has what is the instance's own.
+    fn written_place(&self) -> Option<&str> {
         let is_only_read =
             |mount: &&Mount| matches!(mount.source, MountSource::Bind(_) if mount.read_only);
-        self.mounts.iter().find(|mount| !is_only_read(mount))
+        let mounted = self.mounts.iter().find(|mount| !is_only_read(mount));
+        self.machine.as_ref().map(|_| "/").or_else(|| Some(mounted?.target.as_str()))
     }
 
     fn check(&self) -> Result<(), SpecError> {
@@ -253,6 +254,7 @@ impl Template {
         }
         self.check_mounts()?;
         carry::check(self)?;
+        machine::check(self)?;
         probes::check(self)?;
         process::check(self)?;
         self.check_total()

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +14,9 @@ use crate::quantity::Bytes;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Process {
-    /// Process 1 is the engine's own small init, which reaps what nobody waits for and passes signals on.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub init: bool,
+    /// What process 1 is; without a word, what [`Init`] says of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// Nothing can be written but to what is mounted.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
@@ -41,6 +42,75 @@ impl Process {
     #[must_use]
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+/// What process 1 of an instance is. If nothing is said, it is [`Init::Engine`] for a machine and for what runs a plain shell or
+/// `sleep`, which reap nothing, and [`Init::None`] for all else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "InitForm", into = "InitForm")]
+pub enum Init {
+    /// The engine's own small init, which reaps what nobody waits for, passes signals on and starts the main process.
+    Engine,
+    /// The main process itself.
+    None,
+    /// The image's own systemd, which the main process is: it finds what it needs to manage the instance's services.
+    Systemd,
+}
+
+/// How [`Init`] is written: as Compose does, or by name.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum InitForm {
+    Flag(bool),
+    Name(String),
+}
+
+/// What is no [`Init`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no init; use true, false or systemd")]
+pub struct InitError(String);
+
+impl FromStr for Init {
+    type Err = InitError;
+    fn from_str(text: &str) -> Result<Self, InitError> {
+        match text {
+            "true" => Ok(Self::Engine),
+            "false" => Ok(Self::None),
+            "systemd" => Ok(Self::Systemd),
+            other => Err(InitError(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Engine => "true",
+            Self::None => "false",
+            Self::Systemd => "systemd",
+        })
+    }
+}
+
+impl TryFrom<InitForm> for Init {
+    type Error = InitError;
+    fn try_from(form: InitForm) -> Result<Self, InitError> {
+        match form {
+            InitForm::Flag(true) => Ok(Self::Engine),
+            InitForm::Flag(false) => Ok(Self::None),
+            InitForm::Name(name) => name.parse(),
+        }
+    }
+}
+
+impl From<Init> for InitForm {
+    fn from(init: Init) -> Self {
+        match init {
+            Init::Engine => Self::Flag(true),
+            Init::None => Self::Flag(false),
+            Init::Systemd => Self::Name(init.to_string()),
+        }
     }
 }
 
@@ -135,5 +205,17 @@ mod tests {
     fn what_is_usual_is_not_written() {
         assert!(Process::default().is_usual());
         assert_eq!(serde_json::to_string(&Process::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn an_init_is_written_as_in_compose_or_by_name() {
+        for (init, written) in
+            [(Init::Engine, "true"), (Init::None, "false"), (Init::Systemd, "\"systemd\"")]
+        {
+            assert_eq!(serde_json::to_string(&init).unwrap(), written);
+            assert_eq!(serde_json::from_str::<Init>(written).unwrap(), init);
+            assert_eq!(init.to_string().parse(), Ok(init));
+        }
+        assert!(serde_json::from_str::<Init>("\"upstart\"").is_err());
     }
 }

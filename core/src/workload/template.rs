@@ -6,18 +6,23 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{AllowRule, Limits, PIDS_DEFAULT, Process, Resources};
+use super::{
+    AllowRule, Init, Limits, Machine, OnImageChange, PIDS_DEFAULT, Process, Resources,
+    ToldFromInside,
+};
 use crate::health::HealthCheck;
 use crate::hook::Hooks;
 use crate::id::{Generation, KeySetName, VolumeName};
 use crate::quantity::{Bytes, Millis};
+use crate::skill::Skills;
 
 /// What every instance of a workload is.
 ///
 /// Two kinds of fields: those that an engine can only set when it makes a container (they are in the
 /// [`Fingerprint`]; changing one replaces the container), and the *live* ones, which are applied to a
 /// running container or concern the agent alone: `image_policy`, `resources`, `restart`, `healthcheck`, `readiness`,
-/// `stop_grace`, `hooks.before_stop`, `expose`, `ssh`, `allow_from`, `allow_to`, `pids` and `carry`.
+/// `stop_grace`, `hooks.before_stop`, `expose`, `ssh`, `allow_from`, `allow_to`, `pids`, `carry` and
+/// `machine.on_image_change`.
 ///
 /// Invariant: a field added later is left out of the serialized form at its default; else every
 /// container of every fleet would be replaced by an upgrade of dwell. A test pins this.
@@ -53,6 +58,9 @@ pub struct Template {
     /// What is mounted where.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mounts: Vec<Mount>,
+    /// Its root file system is its own, and outlives every container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Machine>,
     /// Files and directories, absolute paths inside, that a container takes over from the one in whose place it is put on the
     /// same node; at most [`CARRY_MAX`](super::CARRY_MAX).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -127,6 +135,7 @@ impl Template {
             hostname: String::new(),
             labels: BTreeMap::new(),
             mounts: Vec::new(),
+            machine: None,
             carry: Vec::new(),
             shm_size: None,
             stdin: false,
@@ -153,6 +162,10 @@ impl Template {
         // The live fields at fixed values: a change of theirs leaves the fingerprint alone.
         let fixed = Self {
             image_policy: ImagePolicy::default(),
+            machine: self
+                .machine
+                .clone()
+                .map(|machine| Machine { on_image_change: OnImageChange::default(), ..machine }),
             carry: Vec::new(),
             stop_grace: default_stop_grace(),
             resources: Resources::default(),
@@ -179,6 +192,23 @@ impl Template {
         Limits { share: self.resources, pids: self.pids.unwrap_or(PIDS_DEFAULT) }
     }
 
+    /// What an agent has to know of to run it.
+    #[must_use]
+    pub fn needs(&self) -> Skills {
+        Skills {
+            process: !self.process.is_usual(),
+            machine: self.machine.is_some()
+                || matches!(self.process.init, Some(Init::None | Init::Systemd)),
+        }
+    }
+
+    /// What its main process was told from inside by ending so, if it may be told: it is a machine, or systemd.
+    #[must_use]
+    pub fn told_from_inside(&self, code: i32) -> Option<ToldFromInside> {
+        let may_be = self.machine.is_some() || self.process.init == Some(Init::Systemd);
+        ToldFromInside::by_code(code).filter(|_| may_be)
+    }
+
     /// The checks that it has.
     pub fn checks(&self) -> impl Iterator<Item = &HealthCheck> {
         self.healthcheck.iter().chain(&self.readiness)
@@ -192,12 +222,13 @@ impl Template {
         })
     }
 
-    /// The volumes it uses, which live on one node.
+    /// The volumes it uses, which live on one node; a machine's root first.
     pub fn volumes(&self) -> impl Iterator<Item = &VolumeName> {
-        self.mounts.iter().filter_map(|mount| match &mount.source {
+        let mounted = self.mounts.iter().filter_map(|mount| match &mount.source {
             MountSource::Volume(name) => Some(name),
             MountSource::Bind(_) => None,
-        })
+        });
+        self.machine.iter().map(|machine| &machine.volume).chain(mounted)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::hook::{Hook, HookAction};
 use crate::id::VolumeName;
 use crate::quantity::{Bytes, Millicores};
 
-fn spec() -> WorkloadSpec {
+pub(super) fn spec() -> WorkloadSpec {
     WorkloadSpec {
         name: WorkloadName::new("web").unwrap(),
         replicas: 1,

@@ -48,6 +48,7 @@ impl v1::AssignedInstance {
             monitor_ms: Some(assigned.monitor.0),
             life: assigned.life.0,
             edition: assigned.edition.0,
+            rebuilt_at_ms: assigned.rebuilt.0,
             fallback: None,
             fallback_digest: prost::bytes::Bytes::new(),
             image_digest: text(assigned.image_digest),
@@ -97,6 +98,7 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
             force_limits: wire.force_limits,
             lease: wire.lease_ms.map(|ms| duration("lease_ms", ms).map(Lease)).transpose()?,
             edition: Generation(wire.edition),
+            rebuilt: Timestamp(wire.rebuilt_at_ms),
             custody: match (wire.let_go, wire.adopted) {
                 (0, 0) => Custody::Usual,
                 (0, adopted) => Custody::Adopted(Generation(adopted)),

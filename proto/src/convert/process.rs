@@ -1,7 +1,7 @@
 //! How the processes of an instance are held.
 
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::{Most, Process, Tmpfs, Ulimit};
+use dwell_core::workload::{Init, Most, Process, Tmpfs, Ulimit};
 
 use super::{FromWireError, parse};
 use crate::v1;
@@ -18,7 +18,7 @@ impl From<&Process> for v1::Process {
         };
         let hosts = process.extra_hosts.iter();
         Self {
-            init: process.init,
+            init: init_to_wire(process.init).into(),
             read_only: process.read_only,
             tmpfs: process.tmpfs.iter().map(tmpfs).collect(),
             ulimits: process.ulimits.iter().map(ulimit).collect(),
@@ -26,6 +26,24 @@ impl From<&Process> for v1::Process {
             group_add: process.group_add.clone(),
             extra_hosts: hosts.map(|(name, at)| (name.clone(), at.to_string())).collect(),
         }
+    }
+}
+
+fn init_to_wire(init: Option<Init>) -> v1::Init {
+    match init {
+        None => v1::Init::Unspecified,
+        Some(Init::Engine) => v1::Init::Engine,
+        Some(Init::None) => v1::Init::None,
+        Some(Init::Systemd) => v1::Init::Systemd,
+    }
+}
+
+fn init_from_wire(wire: v1::Init) -> Option<Init> {
+    match wire {
+        v1::Init::Unspecified => None,
+        v1::Init::Engine => Some(Init::Engine),
+        v1::Init::None => Some(Init::None),
+        v1::Init::Systemd => Some(Init::Systemd),
     }
 }
 
@@ -48,7 +66,7 @@ impl TryFrom<v1::Process> for Process {
         let host =
             |(name, at): (String, String)| Ok((name, parse("template.process.extra_hosts", &at)?));
         Ok(Self {
-            init: wire.init,
+            init: init_from_wire(wire.init()),
             read_only: wire.read_only,
             tmpfs: wire.tmpfs.into_iter().map(tmpfs).collect(),
             ulimits: wire.ulimits.into_iter().map(ulimit).collect::<Result<_, FromWireError>>()?,

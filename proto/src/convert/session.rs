@@ -8,6 +8,7 @@ use dwell_core::session::{
     RebootFailed, RebootOrder, SSH_EVENTS_MAX, SeenVolume, SshEvents, StatusReport, VOLUMES_MAX,
     Welcome,
 };
+use dwell_core::skill::Skills;
 use dwell_core::ssh::SshEvent;
 
 use super::{FromWireError, parse, parse_optional, text_or_empty};
@@ -41,7 +42,8 @@ impl From<&Hello> for v1::Hello {
             carries: hello.carries,
             knows_blocks: hello.knows_blocks,
             knows_ranges: hello.knows_ranges,
-            knows_process: hello.knows_process,
+            knows_process: hello.skills.process,
+            knows_machines: hello.skills.machine,
             lets_go: hello.lets_go,
             takes_over: hello.takes_over,
             moves_volumes: hello.moves_volumes,
@@ -77,7 +79,7 @@ impl TryFrom<v1::Hello> for Hello {
             carries: wire.carries,
             knows_blocks: wire.knows_blocks,
             knows_ranges: wire.knows_ranges,
-            knows_process: wire.knows_process,
+            skills: Skills { process: wire.knows_process, machine: wire.knows_machines },
             lets_go: wire.lets_go,
             takes_over: wire.takes_over,
             moves_volumes: wire.moves_volumes,

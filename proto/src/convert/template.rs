@@ -5,8 +5,8 @@ use dwell_core::hook::{Hook, HookAction, Hooks};
 use dwell_core::id::KeySetName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Mount, MountSource, PortRange, Process, Protocol,
-    Resources, RestartPolicy, ServicePort, Ssh, Template,
+    AllowRule, AllowSource, ImagePolicy, Machine, Mount, MountSource, OnImageChange, PortRange,
+    Process, Protocol, Resources, RestartPolicy, ServicePort, Ssh, Template,
 };
 
 use super::{FromWireError, duration, parse, port, required};
@@ -25,6 +25,7 @@ impl From<&Template> for v1::Template {
             hostname: template.hostname.clone(),
             labels: template.labels.clone().into_iter().collect(),
             mounts: template.mounts.iter().map(Into::into).collect(),
+            machine: template.machine.as_ref().map(Into::into),
             carry: template.carry.clone(),
             stdin: template.stdin,
             tty: template.tty,
@@ -62,6 +63,7 @@ impl TryFrom<v1::Template> for Template {
             hostname: wire.hostname,
             labels: wire.labels.into_iter().collect(),
             mounts: wire.mounts.into_iter().map(Mount::try_from).collect::<Result<_, _>>()?,
+            machine: wire.machine.map(Machine::try_from).transpose()?,
             carry: wire.carry,
             stdin: wire.stdin,
             tty: wire.tty,
@@ -84,6 +86,27 @@ impl TryFrom<v1::Template> for Template {
             allow_to: wire.allow_to.map(allow_rules).transpose()?,
             ..plain
         })
+    }
+}
+
+impl From<&Machine> for v1::Machine {
+    fn from(machine: &Machine) -> Self {
+        Self {
+            volume: machine.volume.to_string(),
+            rebuild_on_image_change: machine.on_image_change == OnImageChange::Rebuild,
+        }
+    }
+}
+
+impl TryFrom<v1::Machine> for Machine {
+    type Error = FromWireError;
+
+    fn try_from(wire: v1::Machine) -> Result<Self, FromWireError> {
+        let on_image_change = match wire.rebuild_on_image_change {
+            true => OnImageChange::Rebuild,
+            false => OnImageChange::Keep,
+        };
+        Ok(Self { volume: parse("template.machine.volume", &wire.volume)?, on_image_change })
     }
 }
 

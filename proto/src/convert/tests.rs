@@ -15,9 +15,10 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Lease, Most, Mount, MountSource, OnFailure, OnLost,
-    OnMove, Placement, PortRange, Portion, Process, Protocol, Resources, RestartPolicy,
-    ServicePort, Ssh, Template, Tmpfs, Ulimit, UpdateOrder, UpdatePolicy, WorkloadSpec,
+    AllowRule, AllowSource, ImagePolicy, Init, Lease, Machine, Most, Mount, MountSource, OnFailure,
+    OnImageChange, OnLost, OnMove, Placement, PortRange, Portion, Process, Protocol, Resources,
+    RestartPolicy, ServicePort, Ssh, Template, Tmpfs, Ulimit, UpdateOrder, UpdatePolicy,
+    WorkloadSpec,
 };
 
 use crate::v1;
@@ -46,7 +47,7 @@ fn full_template() -> Template {
         stdin: true,
         tty: true,
         process: Process {
-            init: true,
+            init: Some(Init::Systemd),
             read_only: true,
             tmpfs: vec![Tmpfs {
                 target: "/run".into(),
@@ -60,6 +61,10 @@ fn full_template() -> Template {
             extra_hosts: [("db".into(), "192.0.2.9".parse().unwrap())].into(),
         },
         stop_signal: "SIGINT".into(),
+        machine: Some(Machine {
+            volume: VolumeName::new("root").unwrap(),
+            on_image_change: OnImageChange::Rebuild,
+        }),
         carry: vec!["/etc/app/id".into(), "/var/lib/app".into()],
         shm_size: Some(Bytes::mebi(64)),
         stop_grace: Millis(0),
@@ -160,6 +165,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         run: RunState::Stopped,
         restarts_asked: 2,
         edition: Generation(6),
+        rebuilt: Timestamp(7),
         beside: true,
         update_deadline: Millis(500),
         monitor: Millis::seconds(10),

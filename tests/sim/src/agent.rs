@@ -4,6 +4,7 @@
 //! done. The world does that, late, twice or not at all.
 
 use dwell_core::container::ContainerId;
+use dwell_core::skill::Skills;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -153,7 +154,7 @@ impl Agent {
                     moves_volumes: true,
                     knows_blocks: true,
                     knows_ranges: true,
-                    knows_process: true,
+                    skills: Skills::ALL,
                     lets_go: true,
                     block: holding.assignment().and_then(|held| held.network.block),
                     ..Hello::of(address)

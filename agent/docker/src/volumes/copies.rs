@@ -17,7 +17,7 @@ use dwell_core::id::{InstanceName, VolumeName};
 use dwell_engine::{CopyPlace, VolumeCopy};
 
 use crate::client::{QUICK, limited, meaning};
-use crate::spec::{LABEL_CLUSTER, LABEL_IMAGE_PATH, LABEL_INSTANCE, LABEL_VOLUME, volume_name};
+use crate::spec::{LABEL_IMAGE_PATH, volume_labels, volume_name};
 use crate::{DockerEngine, EngineError};
 
 /// On a copy, and on the volume that it has become: the move that it was made for.
@@ -62,7 +62,7 @@ impl DockerEngine {
                     self.delete(&staged.name).await?;
                 }
                 let name = copy_name(&copy.instance, &copy.name);
-                let made = self.make_volume(name, copy).await?;
+                let made = self.make_volume(name, self.labels_of(copy)).await?;
                 Ok(CopyPlace::Open(made.mountpoint.into()))
             }
             // It was whole when it began to become the volume.
@@ -88,7 +88,10 @@ impl DockerEngine {
         let was_begun = volume.is_some();
         let volume = match volume {
             Some(volume) => volume,
-            None => self.make_volume(volume_name(&copy.instance, &copy.name), copy).await?,
+            None => {
+                let name = volume_name(&copy.instance, &copy.name);
+                self.make_volume(name, self.labels_of(copy)).await?
+            }
         };
         let (from, to) = (PathBuf::from(&staged.mountpoint), PathBuf::from(volume.mountpoint));
         let renamed = self.lane.run(move || change_over(&from, &to, was_begun)).await;
@@ -121,17 +124,20 @@ impl DockerEngine {
         }
     }
 
-    async fn make_volume(&self, name: String, copy: &VolumeCopy) -> Result<Volume, EngineError> {
-        let mut labels: HashMap<String, String> = [
-            (LABEL_CLUSTER, self.config.cluster.clone()),
-            (LABEL_INSTANCE, copy.instance.to_string()),
-            (LABEL_VOLUME, copy.name.to_string()),
-            (LABEL_MOVE, copy.of_move.to_string()),
-        ]
-        .map(|(key, value)| (key.to_owned(), value))
-        .into();
+    fn labels_of(&self, copy: &VolumeCopy) -> HashMap<String, String> {
+        let mut labels = volume_labels(&self.config.cluster, &copy.instance, &copy.name);
+        labels.insert(LABEL_MOVE.to_owned(), copy.of_move.to_string());
         let path = copy.image_path.clone();
         labels.extend(path.map(|path| (LABEL_IMAGE_PATH.to_owned(), path)));
+        labels
+    }
+
+    /// Makes a volume, or finds the one of that name as it is.
+    pub(crate) async fn make_volume(
+        &self,
+        name: String,
+        labels: HashMap<String, String>,
+    ) -> Result<Volume, EngineError> {
         let docker = self.client.docker().await?;
         let request = VolumeCreateRequest {
             name: Some(name.clone()),

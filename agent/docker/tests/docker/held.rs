@@ -1,7 +1,7 @@
 //! How processes are held: what a container finds of it.
 
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::{Most, Process, Template, Tmpfs, Ulimit};
+use dwell_core::workload::{Init, Most, Process, Template, Tmpfs, Ulimit};
 use dwell_docker::Runtime;
 use dwell_docker::world::{World, shell};
 use dwell_engine::fake::assigned;
@@ -35,7 +35,7 @@ async fn seen(name: &str, process: Process) -> String {
 #[tokio::test]
 async fn processes_are_held_as_declared() {
     let process = Process {
-        init: true,
+        init: Some(Init::Engine),
         read_only: true,
         tmpfs: vec![Tmpfs {
             target: "/scratch".into(),

@@ -6,6 +6,10 @@ use super::*;
 
 const NETNS: &str = "/run/dwell/netns/web-0";
 
+fn joining<'a>(held: &'a [(&'a str, PathBuf)]) -> Changes<'a> {
+    Changes { netns: Path::new(NETNS), held, root: None, cgroups: None }
+}
+
 fn replaced(config: &Value) -> Result<Value, &'static str> {
     let mut config = config.as_object().unwrap().clone();
     replace_network(&mut config, Path::new(NETNS))?;
@@ -109,7 +113,7 @@ fn the_file_is_replaced_with_its_mode_kept() {
         .unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
 
-    rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap();
+    rewrite(bundle.path(), &joining(&[])).unwrap();
 
     let config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(config["linux"]["namespaces"][0]["path"], NETNS);
@@ -122,20 +126,20 @@ fn the_file_is_replaced_with_its_mode_kept() {
 fn a_file_that_is_no_configuration_is_refused_and_left_alone() {
     let bundle = tempfile::tempdir().unwrap();
     let path = bundle.path().join("config.json");
-    let absent = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
+    let absent = rewrite(bundle.path(), &joining(&[])).unwrap_err();
     assert!(matches!(absent, BundleError::Read { .. }), "{absent}");
 
     let deep = "[".repeat(100_000);
     for text in ["", "{", "[]", "{}{}", r#"{"linux":{"namespaces":[}}"#, &deep] {
         fs::write(&path, text).unwrap();
-        let refused = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
+        let refused = rewrite(bundle.path(), &joining(&[])).unwrap_err();
         assert!(matches!(refused, BundleError::Malformed { .. }), "{refused}");
         assert_eq!(fs::read_to_string(&path).unwrap(), text);
     }
 
     let oversized = File::create(&path).unwrap();
     oversized.set_len(MAX_CONFIG_BYTES + 1).unwrap();
-    let refused = rewrite(bundle.path(), Path::new(NETNS), &[]).unwrap_err();
+    let refused = rewrite(bundle.path(), &joining(&[])).unwrap_err();
     assert!(matches!(refused, BundleError::TooLarge { .. }), "{refused}");
 }
 
@@ -156,7 +160,7 @@ fn a_mount_gets_what_was_opened_by_its_target_and_no_other_does() {
     let held = |target| vec![(target, PathBuf::from("/run/dwell/binds/0"))];
     // Twice, as after a start that failed.
     for _ in 0..2 {
-        rewrite(bundle.path(), Path::new(NETNS), &held("/data/")).unwrap();
+        rewrite(bundle.path(), &joining(&held("/data/"))).unwrap();
         let seen: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         let sources: Vec<_> =
             seen["mounts"].as_array().unwrap().iter().map(|one| one["source"].clone()).collect();
@@ -164,7 +168,40 @@ fn a_mount_gets_what_was_opened_by_its_target_and_no_other_does() {
         assert_eq!(seen["mounts"][1]["options"], json!(["rbind", "ro"]));
     }
     for absent in ["/dat", "/tmpfs", "/proc"] {
-        let refused = rewrite(bundle.path(), Path::new(NETNS), &held(absent)).unwrap_err();
+        let refused = rewrite(bundle.path(), &joining(&held(absent))).unwrap_err();
         assert!(matches!(refused, BundleError::NoMount { .. }), "{absent}: {refused}");
     }
+}
+
+#[test]
+fn a_machine_has_another_root_and_manages_control_groups_of_its_own() {
+    let before = json!({
+        "root": {"path": "rootfs", "readonly": false},
+        "mounts": [
+            {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid"]},
+            {"destination": "/.dwell-root/", "type": "bind", "source": "/volumes/root", "options": ["rbind"]},
+            {"destination": "/data", "type": "bind", "source": "/volumes/data", "options": ["rbind"]},
+        ],
+        "linux": {"namespaces": [{"type": "mount"}]},
+    });
+    let bundle = tempfile::tempdir().unwrap();
+    let path = bundle.path().join("config.json");
+    fs::write(&path, before.to_string()).unwrap();
+    let found = root_and_source(bundle.path(), "/.dwell-root").unwrap();
+    assert_eq!(found, (bundle.path().join("rootfs"), PathBuf::from("/volumes/root")));
+    let absent = root_and_source(bundle.path(), "/other").unwrap_err();
+    assert!(matches!(absent, BundleError::NoMount { .. }), "{absent}");
+
+    let root = Some(("/.dwell-root", Path::new("/run/dwell/binds/root")));
+    let changes = Changes { root, cgroups: Some(Cgroups::Beside), ..joining(&[]) };
+    rewrite(bundle.path(), &changes).unwrap();
+    let after: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(after["root"], json!({"path": "/run/dwell/binds/root", "readonly": false}));
+    assert_eq!(after["mounts"].as_array().unwrap().len(), 2, "{after}");
+    assert_eq!(after["mounts"][0]["type"], "cgroup2");
+    assert_eq!(after["mounts"][0]["options"][0], "rw");
+    assert_eq!(after["mounts"][1]["destination"], "/data");
+    let namespaces =
+        json!([{"type": "mount"}, {"type": "network", "path": NETNS}, {"type": "cgroup"}]);
+    assert_eq!(after["linux"]["namespaces"], namespaces);
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::{NodeName, PoolName};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::skill::Skills;
 use dwell_core::workload::{self, Resources};
 use proptest::prelude::*;
 
@@ -49,7 +50,7 @@ impl Host {
             addresses: self.addresses,
             closed: self.closed,
             carries: self.name.as_str() != "old",
-            holds: self.name.as_str() != "old",
+            skills: if self.name.as_str() == "old" { Skills::default() } else { Skills::ALL },
         }
     }
 }
@@ -66,7 +67,7 @@ fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
         spread: 0,
         wanted: 1,
         carries: false,
-        holds: false,
+        needs: Skills::default(),
     }
 }
 
@@ -196,7 +197,7 @@ impl World {
     fn problem(&self) -> Problem<'_> {
         let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
             carries: false,
-            holds: false,
+            needs: Skills::default(),
             request: resources(cpu, memory),
             rules,
             takes_address,
@@ -315,7 +316,7 @@ fn what_an_agent_has_to_know_goes_where_it_does() {
     group.carries = true;
     let told = reason(&problem(group.clone()));
     assert!(told.contains("old has an agent of a version that carries no files over"), "{told}");
-    (group.carries, group.holds) = (false, true);
+    (group.carries, group.needs) = (false, Skills { process: true, machine: false });
     let told = reason(&problem(group));
     assert!(told.contains("old has an agent of a version that does not know init"), "{told}");
 }

@@ -370,7 +370,7 @@ fn next_of_waiting(waiting: &Waiting) -> String {
         | WaitingCause::Pinned
         | WaitingCause::NoSecondShare(_)
         | WaitingCause::CarriesNothing
-        | WaitingCause::HoldsNothing
+        | WaitingCause::Lacks(_)
         | WaitingCause::NoRoom => "dwell node ls".to_owned(),
     }
 }

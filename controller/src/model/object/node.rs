@@ -10,6 +10,7 @@ use dwell_core::host_mark::HostMark;
 use dwell_core::id::{NodeName, PoolName, Revision};
 use dwell_core::node::{Capacity, NodeState};
 use dwell_core::session::Boot;
+use dwell_core::skill::Skills;
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
@@ -150,8 +151,8 @@ pub struct Link {
     pub knows_blocks: bool,
     /// Whether its agent knows that a cluster may have more than one range, as it said then.
     pub knows_ranges: bool,
-    /// Whether its agent knows how processes are held, as it said then.
-    pub knows_process: bool,
+    /// What its agent knows of, as it said then.
+    pub skills: Skills,
     /// Whether its agent can let go of an instance, as it said then.
     pub lets_go: bool,
     /// Whether its agent can put an instance in the place of a container that dwell did not make, as it said then.

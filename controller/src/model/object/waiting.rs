@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dwell_core::id::{InstanceName, NodeName, VolumeName, WorkloadName};
 use dwell_core::quantity::{Bytes, Millicores};
+use dwell_core::skill::Skill;
 use dwell_core::workload::Resources;
 use dwell_scheduler::Reason;
 
@@ -48,8 +49,8 @@ pub enum WaitingCause {
     NoSecondShare(Resources),
     /// Its next container is to take files along, and its node's agent carries none over.
     CarriesNothing,
-    /// How its processes are held is declared, and its node's agent does not know of that.
-    HoldsNothing,
+    /// Something is declared of which its node's agent does not know.
+    Lacks(Skill),
     /// It should grow, but its node is full, and its volumes are there.
     NoRoom,
     /// Its volume is on a node that does not take it now.
@@ -108,8 +109,9 @@ impl fmt::Display for WaitingCause {
             Self::CarriesNothing => f.write_str(
                 "it is to take files along (`carry`), and the agent on its node is of a version that carries none over; upgrade it",
             ),
-            Self::HoldsNothing => f.write_str(
-                "the agent on its node is of a version that does not know init, read_only, tmpfs, ulimits and their like; upgrade it",
+            Self::Lacks(skill) => write!(
+                f,
+                "the agent on its node is of a version that does not know {skill}; upgrade it"
             ),
             Self::NoRoom => f.write_str(
                 "what it is to become does not fit on this node, and its volumes are here",

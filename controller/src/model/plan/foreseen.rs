@@ -58,6 +58,7 @@ impl Model {
             plan.downtime = words::downtime(workload, plan);
             plan.losses = words::losses(workload, plan);
             plan.notes.extend(words::deadline_note(workload, plan));
+            plan.notes.extend(self.kept_image_note(workload));
             self.note_obstacles(workload, plan);
             plan.digest = digest(workload, plan);
         }
@@ -73,6 +74,7 @@ impl Model {
     ) -> bool {
         planned.node.clone_from(&instance.node);
         planned.carries = !workload.spec.template.carry.is_empty();
+        planned.keeps_root = instance.root.is_kept_by(&workload.spec.template);
         let class = match planned.action {
             InstanceAction::Remove => return false,
             InstanceAction::Create if instance.removing => {
@@ -118,7 +120,7 @@ impl Model {
     ) -> String {
         let says = self.newest(&workload.spec.name);
         let fields = says.map(|newest| {
-            let sized = |template| before.sized(template);
+            let sized = |template| before.made_from(template);
             let (is, says) = (sized(&before.wanted.template), sized(&newest.form.template));
             change::changed_fields(&is, &says).join(", ")
         });

@@ -75,8 +75,8 @@ fn by_experience(expected: &Expected) -> String {
 /// what is removed are given to others after a while.
 pub(super) fn losses(workload: &Workload, plan: &WorkloadPlan) -> Vec<String> {
     let has_volumes = workload.spec.template.volumes().next().is_some();
-    let names = |wanted: fn(&InstanceAction) -> bool| {
-        let touched = plan.instances.iter().filter(move |one| wanted(&one.action));
+    let names = |wanted: fn(&InstancePlan) -> bool| {
+        let touched = plan.instances.iter().filter(move |one| wanted(one));
         let names: Vec<String> = touched.map(|one| one.instance.to_string()).collect();
         match names.as_slice() {
             [] => None,
@@ -87,23 +87,24 @@ pub(super) fn losses(workload: &Workload, plan: &WorkloadPlan) -> Vec<String> {
     let mut losses = Vec::new();
     let carried = carried(&workload.spec.template.carry);
     let replaced = names(match &carried {
-        None => |action| {
-            matches!(action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+        None => |one| {
+            matches!(one.action, InstanceAction::Change(ChangeClass::InPlace | ChangeClass::Move))
+                && !one.keeps_root
         },
-        Some(_) => |action| *action == InstanceAction::Change(ChangeClass::InPlace),
+        Some(_) => |one| one.action == InstanceAction::Change(ChangeClass::InPlace),
     });
     if let Some(names) = replaced {
         let kept =
             carried.as_ref().map(|paths| format!(", but for {paths}, if there, carried over"));
         losses.push(format!("files of {names} outside of volumes{}", kept.unwrap_or_default()));
     }
-    let moved = names(|action| *action == InstanceAction::Change(ChangeClass::Move));
+    let moved = names(|one| one.action == InstanceAction::Change(ChangeClass::Move));
     if let (Some(names), Some(paths)) = (moved, &carried) {
         losses.push(format!(
             "files of {names} outside of volumes, {paths} as well: nothing is carried over to another node"
         ));
     }
-    if let Some(names) = names(|action| *action == InstanceAction::Remove) {
+    if let Some(names) = names(|one| one.action == InstanceAction::Remove) {
         let volumes = if has_volumes { "; their volumes stay (`dwell volume ls`)" } else { "" };
         losses.push(format!("{names}: addresses, host keys and files{volumes}"));
     }

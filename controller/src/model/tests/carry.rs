@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use dwell_core::change::ChangeClass;
+use dwell_core::skill::{Skill, Skills};
 use dwell_core::workload::{Process, WorkloadSpec};
 
 use super::fleet::{Fleet, instance, node, spec};
@@ -107,16 +108,16 @@ fn how_processes_are_held_is_for_agents_that_know_of_it() {
     fleet.settle();
     let home = node(&fleet.place("web-0").unwrap());
     for name in [node("n1"), node("n2")] {
-        fleet.hosts.get_mut(&name).unwrap().holds_nothing = true;
+        fleet.hosts.get_mut(&name).unwrap().lacks = Skills::ALL;
         fleet.attach(&name).unwrap();
     }
     fleet.settle();
     fleet.apply(held("image:1")).unwrap();
     fleet.settle();
     let waiting = fleet.model.tables.waiting().get(&instance("web-0")).unwrap();
-    assert_eq!(waiting.cause, WaitingCause::HoldsNothing);
+    assert_eq!(waiting.cause, WaitingCause::Lacks(Skill::Process));
     assert!(!fleet.model.tables.instances()[&instance("web-0")].wanted.template.process.read_only);
-    fleet.hosts.get_mut(&home).unwrap().holds_nothing = false;
+    fleet.hosts.get_mut(&home).unwrap().lacks = Skills::default();
     fleet.attach(&home).unwrap();
     fleet.settle();
     assert!(fleet.model.tables.instances()[&instance("web-0")].wanted.template.process.read_only);

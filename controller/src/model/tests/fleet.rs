@@ -25,6 +25,7 @@ use dwell_core::net::{ClusterRange, Ranges};
 use dwell_core::node::Capacity;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::session::{Assignment, Claim, Hello, SeenVolume, StatusReport};
+use dwell_core::skill::Skills;
 use dwell_core::workload::{OnLost, OnMove, Placement, Template, UpdatePolicy, WorkloadSpec};
 
 use self::check::durable;
@@ -84,8 +85,8 @@ pub(super) struct Host {
     pub(super) knows_no_blocks: bool,
     /// Its agent is of a version that knows of one range of addresses.
     pub(super) knows_no_ranges: bool,
-    /// Its agent is of a version that does not know how processes are held.
-    pub(super) holds_nothing: bool,
+    /// Its agent is of a version that does not know of these.
+    pub(super) lacks: Skills,
     /// Its agent is of a version that can let go of nothing.
     pub(super) lets_nothing_go: bool,
     /// What is on its disk of instances that it has let go: at which generation.

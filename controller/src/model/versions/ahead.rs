@@ -18,7 +18,6 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{NodeName, Revision, WorkloadName};
-use dwell_core::image;
 use dwell_core::instance::{AheadState, Counted, InstanceStatus, RunState};
 
 use super::{Version, VersionState};
@@ -42,17 +41,19 @@ impl Model {
     /// The image that an instance's node is to have before the instance gets its turn.
     pub(in crate::model) fn image_ahead(&self, instance: &Instance) -> Option<String> {
         let newest = self.newest(instance.name.workload())?;
-        let (number, reference) = (newest.form.number, &newest.form.template.image);
+        let number = newest.form.number;
+        let kept = instance.root.kept_image(&newest.form.template).is_some();
         let is_to_come = newest.state == VersionState::RollingOut
             && number != instance.wanted.number
-            && *reference != instance.wanted.template.image
+            && !kept
+            && newest.form.template.image != instance.wanted.template.image
             && instance.failed_with(number).is_none()
             // Nothing is stopped for what is nowhere.
             && instance.node.is_some()
             && instance.run == RunState::Running
             && !instance.rests()
             && !instance.removing;
-        is_to_come.then(|| image::pinned(reference, newest.image_digest).into_owned())
+        is_to_come.then(|| self.image_as(instance, &newest.form))
     }
 
     /// Whether instances may be given the newest version in a turn. If a node cannot get its image, it is ruled out.

@@ -350,6 +350,8 @@ impl Model {
             wanted: back,
             edition: instance.edition_before.unwrap_or(instance.edition),
             edition_before: None,
+            root: instance.root_before.as_deref().unwrap_or(&instance.root).clone(),
+            root_before: None,
             fallback: None,
             unseen: None,
             generation: self.next_generation(instance),

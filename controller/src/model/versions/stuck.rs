@@ -66,7 +66,7 @@ impl Model {
             | WaitingCause::NoRoom
             | WaitingCause::NoSecondShare(_)
             | WaitingCause::CarriesNothing
-            | WaitingCause::HoldsNothing => true,
+            | WaitingCause::Lacks(_) => true,
             WaitingCause::Turn { .. }
             | WaitingCause::Address(_)
             | WaitingCause::Pinned

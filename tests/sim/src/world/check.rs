@@ -304,7 +304,7 @@ impl World {
             if real.is_some_and(|real| real.fingerprint != asked) {
                 return Err(format!("{name} runs in another container than was asked for"));
             }
-            let limits = is.sized(&wanted.spec.template).limits();
+            let limits = is.made_from(&wanted.spec.template).limits();
             if let Some(real) = real.filter(|real| real.limits != limits) {
                 return Err(format!("{name} is held to {:?}, not to {limits:?}", real.limits));
             }

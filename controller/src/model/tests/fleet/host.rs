@@ -4,6 +4,7 @@ use dwell_core::instance::Custody;
 use dwell_core::job::{TaskEnd, TaskOutcome};
 use dwell_core::quantity::Millis;
 use dwell_core::session::Boot;
+use dwell_core::skill::Skills;
 
 use super::*;
 
@@ -42,7 +43,7 @@ impl Host {
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
             knows_ranges: !self.knows_no_ranges,
-            knows_process: !self.holds_nothing,
+            skills: Skills { process: !self.lacks.process, machine: !self.lacks.machine },
             lets_go: !self.lets_nothing_go,
             takes_over: !self.lets_nothing_go,
             moves_volumes: !self.moves_no_volumes,
