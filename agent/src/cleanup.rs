@@ -325,6 +325,7 @@ fn clear_files(config: &Config, extent: Extent) -> Result<(), CleanupError> {
         remove_folder(&folder).map_err(failed(folder))?;
     }
     Mapping::remove_all(&config.run_dir)?;
+    dwell_oci::cgroups::sweep();
     if extent.identity {
         Identity::remove(&config.data_dir)?;
         // The images stay, as somebody else's.

@@ -8,28 +8,33 @@
 //! ```text
 //!   <version 2>/dwell/<container id>   made here, and this process put into it; the runtime and the container inherit it
 //! ```
+//!
+//! A group that a container has left is removed when the next one is made.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process;
 
-use dwell_oci::bundle::Cgroups;
+use crate::bundle::Cgroups;
 
 /// The groups of containers, in the hierarchy of version 2.
 const OURS: &str = "dwell";
+/// How often a group is made anew that somebody else has removed.
+const TRIES: u32 = 10;
 
 /// Gives the container its control groups, and says where they are.
 ///
 /// # Errors
 ///
 /// If the host has no control groups that could be given to a container without giving it its limits as well.
-pub(crate) fn prepare(container_id: &str) -> Result<Cgroups, CgroupError> {
+pub fn prepare(container_id: &str) -> Result<Cgroups, CgroupError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
     match hierarchy(&mounts) {
         Some(Hierarchy::Alone { is_delegated: true }) => Ok(Cgroups::Mounted),
         Some(Hierarchy::Alone { is_delegated: false }) => Err(CgroupError::NotDelegated),
         Some(Hierarchy::Beside(at)) => {
+            remove(&at.join(OURS));
             let group = at.join(OURS).join(container_id);
             enter(&group).map_err(|source| CgroupError::Group { path: group, source })?;
             Ok(Cgroups::Beside)
@@ -71,30 +76,64 @@ fn hierarchy(mountinfo: &str) -> Option<Hierarchy> {
 }
 
 fn enter(group: &Path) -> io::Result<()> {
-    fs::create_dir_all(group)?;
-    fs::write(group.join("cgroup.procs"), process::id().to_string())
+    let mut tries = 0;
+    loop {
+        fs::create_dir_all(group)?;
+        match fs::write(group.join("cgroup.procs"), process::id().to_string()) {
+            // Somebody has taken it for one that was left.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => tries += 1,
+            entered => return entered,
+        }
+    }
+}
+
+/// Removes the groups that containers have left. One that still has a process stays.
+pub fn sweep() {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if let Some(Hierarchy::Beside(at)) = hierarchy(&mounts) {
+        remove(&at.join(OURS));
+    }
+}
+
+/// Removes a group and those in it, the innermost first; those that are in use stay.
+fn remove(group: &Path) {
+    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove(&entry.path());
+        }
+    }
+    drop(fs::remove_dir(group));
 }
 
 /// Why a container gets no control groups.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum CgroupError {
+pub enum CgroupError {
+    /// It is not known what there is.
     #[error("cannot read where the host's control groups are")]
     Mounts(#[source] io::Error),
 
+    /// There are none.
     #[error(
         "`init: systemd` needs control groups of version 2, and this host has none mounted; boot it with \
          `systemd.unified_cgroup_hierarchy=1`, or mount them: `mount -t cgroup2 none /sys/fs/cgroup/unified`"
     )]
     Missing,
 
+    /// They would be more than its own.
     #[error(
         "`init: systemd` is refused: the host's control groups are mounted without `nsdelegate`, so the instance could lift its own \
          limits; mount them so: `mount -o remount,nsdelegate /sys/fs/cgroup`"
     )]
     NotDelegated,
 
+    /// The kernel does not make one.
     #[error("cannot make the control group {path:?} for the instance's systemd")]
-    Group { path: PathBuf, source: io::Error },
+    Group {
+        /// Which one.
+        path: PathBuf,
+        /// The kernel's reason.
+        source: io::Error,
+    },
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! disagree about names, places and format. What the wrapper does with it is told in its `main.rs`.
 
 pub mod bundle;
+pub mod cgroups;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod mapping;

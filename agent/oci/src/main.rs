@@ -24,7 +24,7 @@
 //! gets copies in memory, so that it cannot fill the agent's disk.
 //!
 //! Of a machine, it also says which volume has what differs from its image: that is laid over the image and becomes the root of the
-//! container ([`root`]). What has systemd for its main process gets control groups to manage ([`cgroups`]).
+//! container ([`root`]). What has systemd for its main process gets control groups to manage ([`dwell_oci::cgroups`]).
 //!
 //! ```text
 //! dockerd ─ containerd-shim ─ dwell-oci create ─┬─ mapping ─ netns ─ config.json ─ exec runc
@@ -49,7 +49,6 @@
 
 mod args;
 mod binds;
-mod cgroups;
 mod netns;
 mod report;
 mod root;
@@ -62,7 +61,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use dwell_oci::bundle::{self, Changes};
-use dwell_oci::{Mapping, MappingError};
+use dwell_oci::{Mapping, MappingError, cgroups};
 
 use args::{Creation, Settings};
 

@@ -322,7 +322,7 @@ impl Report<'_> {
             ),
             Rest::ShutDown => (
                 Phase::Stopped,
-                "was shut down from inside; `dwell start` and its name start it".to_owned(),
+                "was shut down from inside, and stays so until it is started".to_owned(),
             ),
             Rest::GaveUp => {
                 (Phase::Failed, format!("{} too often; its restart policy gives up", self.ended()))

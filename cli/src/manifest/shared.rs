@@ -10,7 +10,8 @@ use super::Declared;
 pub(super) fn warnings(declared: &[Declared]) -> Vec<String> {
     let mut users: BTreeMap<&VolumeName, Vec<&WorkloadName>> = BTreeMap::new();
     for Declared { spec, .. } in declared {
-        for volume in spec.template.volumes() {
+        let root = spec.template.machine.as_ref().map(|machine| &machine.volume);
+        for volume in spec.template.volumes().filter(|volume| Some(*volume) != root) {
             let names = users.entry(volume).or_default();
             if names.last() != Some(&&spec.name) {
                 names.push(&spec.name);

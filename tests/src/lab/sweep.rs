@@ -56,6 +56,8 @@ pub(crate) async fn sweep(layout: &Layout) -> Result<()> {
     unmount(&dir)?;
     remove_if_there(fs::remove_dir_all(&dir), &dir)?;
     tidy_shared_directories();
+    // What machines with systemd have left.
+    dwell_oci::cgroups::sweep();
     Ok(())
 }
 

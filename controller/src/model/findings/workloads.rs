@@ -7,6 +7,7 @@ use dwell_core::health::Health;
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::instance::{Counted, InstanceStatus, Outcome, Phase, RunState};
 use dwell_core::job::TaskOutcome;
+use dwell_core::workload::ToldFromInside;
 
 use super::{FindingKind, FleetFinding, FleetStatus, Gravity};
 use crate::model::Model;
@@ -319,6 +320,7 @@ impl Model {
             (Phase::Backoff, _) => problem(FindingKind::InstanceBackoff, told("backs off")),
             (Phase::Failed, _) => problem(FindingKind::InstanceFailed, told("failed")),
             (Phase::Stopped, _) if seen.exit_code.is_none_or(|code| code == 0) => Standing::Well,
+            (Phase::Stopped, _) if was_shut_down(instance, seen) => Standing::Well,
             (Phase::Stopped, _) => problem(FindingKind::InstanceEnded, told("ended")),
             (Phase::Running, Health::Unhealthy) => {
                 problem(FindingKind::InstanceUnhealthy, told("its health check fails"))
@@ -354,6 +356,12 @@ impl Model {
     fn is_draining(&self, node: &NodeName) -> bool {
         self.tables.nodes().get(node).is_some_and(|node| node.draining)
     }
+}
+
+/// Whether it is off because somebody inside wanted that.
+fn was_shut_down(instance: &Instance, seen: &InstanceStatus) -> bool {
+    let told = |code| instance.wanted.template.told_from_inside(code);
+    seen.exit_code.and_then(told) == Some(ToldFromInside::ShutDown)
 }
 
 /// What to do for an instance that has no place.

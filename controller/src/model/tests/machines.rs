@@ -155,7 +155,9 @@ fn what_was_shut_down_from_inside_is_started_by_start() {
     let n1 = node("n1");
     let status = fleet.hosts.get_mut(&n1).unwrap().containers.get_mut(&instance("dev-0")).unwrap();
     status.phase = Phase::Stopped;
+    status.exit_code = Some(140);
     fleet.report(&n1).unwrap();
+    assert!(fleet.status().found.is_empty(), "{:?}", fleet.status().found);
     fleet.command(start()).unwrap();
     assert_eq!(asked(&fleet), 1);
 }
