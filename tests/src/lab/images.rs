@@ -1,7 +1,7 @@
 //! The lab's container images, made from Debian packages without a registry.
 //!
 //! A recipe names packages and files. The packages and all they depend on are fetched with the
-//! machine's own apt, unpacked into a tree (nothing is installed), and packed into an archive for
+//! machine's own apt, unpacked into a tree (nothing is installed, but in the image of a whole Debian), and packed into an archive for
 //! `docker load`. Archives are cached under a digest of their recipe; the same archive gives the
 //! same image id on every host.
 
@@ -33,6 +33,9 @@ pub enum Image {
     Tools,
     /// One static program and nothing else: no shell, no users, no directories but those an engine makes.
     Scratch,
+    /// A whole Debian or Ubuntu, of the machine's own release, with systemd and what goes with it; it runs a shell that has nothing to do. In
+    /// `/packages` is a package that can be installed.
+    Debian,
 }
 
 /// What an image is made of.
@@ -44,6 +47,8 @@ struct Recipe {
     port: Option<u16>,
     /// Only this file of all, put into the root directory.
     only: Option<&'static str>,
+    /// A package that lies in it uninstalled; the others are installed then, with all that makes a system.
+    spare: Option<&'static str>,
 }
 
 /// Removed from every tree: nothing in it runs, and it is most of the size.
@@ -51,7 +56,7 @@ const CLUTTER: [&str; 3] =
     ["usr/share", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/aarch64-linux-gnu/gconv"];
 
 impl Image {
-    /// All images.
+    /// All images that are small.
     pub const ALL: [Self; 4] = [Self::Hello, Self::Sshd, Self::Tools, Self::Scratch];
 
     /// The name that engines know it by.
@@ -62,6 +67,7 @@ impl Image {
             Self::Sshd => "sshd",
             Self::Tools => "tools",
             Self::Scratch => "scratch",
+            Self::Debian => "debian",
         }
     }
 
@@ -77,6 +83,7 @@ impl Image {
                 command: &["/start"],
                 port: Some(8080),
                 only: None,
+                spare: None,
             },
             Self::Sshd => Recipe {
                 packages: &["busybox-static", "dropbear-bin"],
@@ -84,6 +91,7 @@ impl Image {
                 command: &["/start"],
                 port: Some(22),
                 only: None,
+                spare: None,
             },
             Self::Tools => Recipe {
                 packages: &["busybox-static", "git", "openssh-server", "python3", "rsync"],
@@ -91,6 +99,7 @@ impl Image {
                 command: &["/start"],
                 port: None,
                 only: None,
+                spare: None,
             },
             Self::Scratch => Recipe {
                 packages: &["busybox-static"],
@@ -98,6 +107,25 @@ impl Image {
                 command: &["/busybox", "sleep", "infinity"],
                 port: None,
                 only: Some("usr/bin/busybox"),
+                spare: None,
+            },
+            Self::Debian => Recipe {
+                packages: &[
+                    "adduser",
+                    "cron",
+                    "dbus",
+                    "iproute2",
+                    "libpam-systemd",
+                    "procps",
+                    "sudo",
+                    "systemd-sysv",
+                    "tmux",
+                ],
+                files: &[],
+                command: &["bash"],
+                port: None,
+                only: None,
+                spare: Some("tree"),
             },
         }
     }
@@ -127,6 +155,10 @@ impl Image {
     }
 
     async fn make(self, recipe: &Recipe, work: &Path) -> Result<PathBuf> {
+        if let Some(spare) = recipe.spare {
+            let root = install(recipe.packages, spare, work).await?;
+            return archive::pack(&root, self.name(), recipe.command, recipe.port, work).await;
+        }
         let root = work.join("root");
         lay_out(&root)?;
         for package in fetch(recipe.packages, work).await? {
@@ -190,8 +222,36 @@ impl Recipe {
             hash.update(format!("{path}\0{content}\0"));
         }
         hash.update(format!("{:?}\0{:?}\0{:?}", self.command, self.port, self.only));
+        if let Some(spare) = self.spare {
+            hash.update(format!("{spare}\0{INSTALL}"));
+        }
         format!("{:x}", hash.finalize())
     }
+}
+
+/// Installs a system of the machine's own release into the directory `$1`.
+const INSTALL: &str = "
+set -e
+. /etc/os-release
+mmdebstrap --quiet --mode=root --variant=minbase --format=directory --include=\"$2\" \
+    --aptopt='Acquire::Languages \"none\"' --dpkgopt=force-unsafe-io \
+    --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
+    --dpkgopt='path-exclude=/usr/share/locale/*' \"$VERSION_CODENAME\" \"$1\"
+";
+
+/// A system with all of `packages` installed, and one that is not beside them.
+async fn install(packages: &[&str], spare: &str, work: &Path) -> Result<PathBuf> {
+    let root = work.join("root");
+    let (tree, packages) = (root.display().to_string(), packages.join(","));
+    run("sh", &["-c", INSTALL, "sh", &tree, &packages]).await?.ok()?;
+    fs::create_dir(root.join("packages"))?;
+    for package in fetch(&[spare], work).await? {
+        let name = package.file_name().context("a package has no name")?;
+        if name.to_string_lossy().starts_with(&format!("{spare}_")) {
+            fs::copy(&package, root.join("packages").join(name))?;
+        }
+    }
+    Ok(root)
 }
 
 /// Makes the directories and files that every image has.

@@ -26,13 +26,15 @@ const TOOLS: [(&str, &str); 12] = [
     ("dpkg-deb", "dpkg"),
 ];
 
-/// What tests use beside: the stock SSH clients and the routing daemon that have to work, and small tools for a sandbox.
-const CLIENTS: [(&str, &str); 5] = [
+/// What tests use beside: the stock SSH clients and the routing daemon that have to work, small tools for a sandbox, and what makes a
+/// whole system for machines.
+const CLIENTS: [(&str, &str); 6] = [
     ("bird", "bird2"),
     ("busybox", "busybox-static"),
     ("rsync", "rsync"),
     ("git", "git"),
     ("ansible", "ansible-core"),
+    ("mmdebstrap", "mmdebstrap"),
 ];
 
 /// What virtual machines are made of and run by.
