@@ -11,6 +11,7 @@ mod engines;
 mod firewalls;
 mod install;
 mod limits;
+mod machines;
 mod moves;
 mod power;
 mod reach;
@@ -29,6 +30,7 @@ pub(super) enum Check {
     LiveLimits,
     OutOfMemory,
     SessionLimits,
+    Machine,
     UnitRestarts,
     EngineRestart,
     EngineLiveRestore,
@@ -50,7 +52,7 @@ pub(super) enum Check {
 
 impl Check {
     /// In the order in which they are run.
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 25] = [
         Self::Install,
         Self::Start,
         Self::Reach,
@@ -58,6 +60,7 @@ impl Check {
         Self::LiveLimits,
         Self::OutOfMemory,
         Self::SessionLimits,
+        Self::Machine,
         Self::UnitRestarts,
         Self::EngineRestart,
         Self::EngineLiveRestore,
@@ -135,6 +138,7 @@ impl Check {
             Self::LiveLimits => "a-changed-limit-touches-no-instance",
             Self::OutOfMemory => "the-end-by-the-oom-killer-is-named",
             Self::SessionLimits => "a-session-is-in-the-control-group-of-its-container",
+            Self::Machine => "a-machine-keeps-its-root-and-systemd-boots-in-it",
             Self::UnitRestarts => "restarting-a-unit-touches-no-instance",
             Self::EngineRestart => "restarting-docker-brings-the-instances-back",
             Self::EngineLiveRestore => "restarting-docker-with-live-restore-touches-no-instance",
@@ -167,6 +171,7 @@ impl Check {
             Self::LiveLimits => limits::changed(fleet).await,
             Self::OutOfMemory => limits::out_of_memory(fleet).await,
             Self::SessionLimits => limits::session(fleet).await,
+            Self::Machine => machines::systemd(fleet).await,
             Self::UnitRestarts => restarts::units(fleet).await,
             Self::EngineRestart => restarts::engine(fleet).await,
             Self::EngineLiveRestore => restarts::engine_with_live_restore(fleet).await,
