@@ -47,6 +47,8 @@ pub(super) async fn create(
         Some(machine) => Some(engine.prepare_root(assigned, machine, &image).await?),
         None => None,
     };
+    // The capability for it is also that for a new kernel, which only the filter refuses.
+    let may_reboot = spec::reboots(&assigned.template) && engine.filters_calls().await?;
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,
@@ -60,6 +62,7 @@ pub(super) async fn create(
             image_volumes: &image.volumes,
             root: root.as_deref(),
             init: init::has_one(&assigned.template, &image.runs),
+            may_reboot,
         },
     );
     let name = spec::container_name(&assigned.instance, assigned.generation);

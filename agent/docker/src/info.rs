@@ -18,7 +18,10 @@ pub(super) async fn info(engine: &DockerEngine) -> Result<EngineReport, EngineEr
     let runtimes = seen.runtimes.unwrap_or_default();
     let knows =
         engine.config.runtime == Runtime::WithoutNetwork || runtimes.contains_key(Runtime::NAME);
-    let unfit = unfit::reason(seen.security_options.as_deref().unwrap_or_default());
+    let options = seen.security_options.unwrap_or_default();
+    let unfit = unfit::reason(&options);
+    let filters_calls = unfit::filters_calls(&options);
+    *engine.filters_calls.lock().unwrap_or_else(PoisonError::into_inner) = Some(filters_calls);
     *engine.unfit.lock().unwrap_or_else(PoisonError::into_inner) = unfit;
     let enforced = Enforced {
         cpu: seen.cpu_cfs_quota.unwrap_or(true) && seen.cpu_cfs_period.unwrap_or(true),
@@ -73,6 +76,18 @@ impl DockerEngine {
             Some(enforced) => Ok(enforced),
             None => Ok(self.info().await?.enforced),
         }
+    }
+
+    /// Whether the daemon keeps dangerous system calls from containers. It is asked once: that changes only with its configuration, for
+    /// which it is restarted, and then it is asked what it is.
+    pub(super) async fn filters_calls(&self) -> Result<bool, EngineError> {
+        let known = *self.filters_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        self.info().await?;
+        let known = *self.filters_calls.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(known.unwrap_or_default())
     }
 
     /// Why the daemon, as it said of itself last, cannot run a container in its sandbox.

@@ -131,6 +131,8 @@ pub struct DockerEngine {
     distrusted: Mutex<BTreeSet<String>>,
     /// Why the daemon cannot run instances, by what it said of itself last.
     unfit: Mutex<Option<&'static str>>,
+    /// Whether it keeps dangerous system calls from containers, by what it said of itself last.
+    filters_calls: Mutex<Option<bool>>,
     /// The limits that it can enforce, by what it said of itself last.
     enforced: Mutex<Option<Enforced>>,
     attachments: Attachments,
@@ -153,6 +155,7 @@ impl DockerEngine {
             volume_turns: VolumeTurns::default(),
             distrusted: Mutex::default(),
             unfit: Mutex::default(),
+            filters_calls: Mutex::default(),
             enforced: Mutex::default(),
             attachments: Attachments::default(),
         }

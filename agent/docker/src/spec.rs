@@ -116,6 +116,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) root: Option<&'a str>,
     /// Whether Docker's init is its process 1.
     pub(super) init: bool,
+    /// Whether it may call reboot(2), which in a container ends its process 1 and nothing else.
+    pub(super) may_reboot: bool,
 }
 
 /// The variable that tells an instance of a job which of its completions it is.
@@ -243,8 +245,7 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
         }),
         mounts: Some(mounts(assigned, surroundings)),
         init: surroundings.init.then_some(true),
-        // Of a machine, to reboot it: in a container that ends no more than the container.
-        cap_add: may_reboot(&assigned.template).then(|| vec!["SYS_BOOT".to_owned()]),
+        cap_add: surroundings.may_reboot.then(|| vec!["SYS_BOOT".to_owned()]),
         tmpfs: some(in_memory(&assigned.template), HashMap::is_empty),
         ..held(&assigned.template.process)
     }
@@ -267,8 +268,8 @@ fn held(process: &Process) -> HostConfig {
     }
 }
 
-/// Whether what is in it may start it again, or shut it down.
-fn may_reboot(template: &Template) -> bool {
+/// Whether what is in it is to start it again, or shut it down.
+pub(super) fn reboots(template: &Template) -> bool {
     template.machine.is_some() || has_systemd(template)
 }
 
@@ -452,6 +453,8 @@ mod tests {
     fn of(template: Template, runtime: Runtime) -> ContainerCreateBody {
         let binds = [("/data".to_owned(), "/srv/real".to_owned())].into();
         let files = Path::new("/files");
+        let init = crate::init::has_one(&template, &(vec![], vec![]));
+        let (may_reboot, root) = (reboots(&template), template.machine.as_ref().map(|_| "0-ab"));
         body(
             &fake::assigned("web-0", 3, template),
             &Surroundings {
@@ -461,8 +464,9 @@ mod tests {
                 files,
                 binds: &binds,
                 image: "app:1",
-                root: None,
-                init: false,
+                root,
+                init,
+                may_reboot,
                 image_volumes: &["/var/lib/db/".to_owned(), "/Spool/a".to_owned()],
             },
         )
@@ -494,6 +498,59 @@ mod tests {
         let host = of(Template::of_image("a"), Runtime::WithoutNetwork).host_config.unwrap();
         assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.privileged, None);
+    }
+
+    #[test]
+    fn a_machine_has_the_volume_of_its_root_and_may_reboot() {
+        let plain = of(Template::of_image("a"), Runtime::Dwell);
+        assert_eq!(plain.host_config.unwrap().cap_add, None);
+        assert!(!plain.labels.unwrap().contains_key(LABEL_ROOT));
+        let mut template = Template::of_image("a");
+        let volume = "root".parse().unwrap();
+        template.machine = Some(dwell_core::workload::Machine {
+            volume,
+            on_image_change: dwell_core::workload::OnImageChange::Keep,
+        });
+        let body = of(template, Runtime::Dwell);
+        assert_eq!(body.labels.unwrap()[LABEL_ROOT], "0-ab");
+        let host = body.host_config.unwrap();
+        assert_eq!((host.init, host.cap_add.unwrap()), (Some(true), vec!["SYS_BOOT".to_owned()]));
+        let mounts = host.mounts.unwrap();
+        let root = mounts.iter().find(|one| one.target.as_deref() == Some(ROOT_MOUNT)).unwrap();
+        assert_eq!(root.source.as_deref(), Some("dwell.web-0.root"));
+        let options = root.volume_options.as_ref().unwrap();
+        assert_eq!(options.no_copy, Some(true), "what the image has there is none of it");
+        assert_eq!(options.labels.as_ref().unwrap()[LABEL_VOLUME], "root");
+    }
+
+    #[test]
+    fn systemd_finds_what_it_needs() {
+        let mut template = Template::of_image("a");
+        template.process.init = Some(Init::Systemd);
+        let body = of(template.clone(), Runtime::Dwell);
+        assert_eq!(body.entrypoint.unwrap(), [SYSTEMD]);
+        assert_eq!(body.stop_signal.as_deref(), Some("SIGRTMIN+3"));
+        assert_eq!(body.env.unwrap(), ["container=docker"]);
+        assert!(body.labels.unwrap().contains_key(LABEL_SYSTEMD));
+        let tmpfs = body.host_config.unwrap().tmpfs.unwrap();
+        assert_eq!(tmpfs.keys().count(), 3, "{tmpfs:?}");
+        // What is declared counts.
+        template.command = vec!["/sbin/init".to_owned()];
+        template.stop_signal = "SIGTERM".to_owned();
+        template.environment.insert("container".to_owned(), "other".to_owned());
+        let at = |target: &str| Asked {
+            target: target.to_owned(),
+            source: MountSource::Bind("/srv".to_owned()),
+            read_only: false,
+        };
+        template.mounts = vec![at("/tmp/")];
+        template.process.tmpfs =
+            vec![Tmpfs { target: "/run".into(), size: Some(Bytes(9)), mode: None }];
+        let body = of(template, Runtime::Dwell);
+        assert_eq!((body.entrypoint, body.stop_signal.as_deref()), (None, Some("SIGTERM")));
+        assert_eq!(body.env.unwrap(), ["container=other"]);
+        let tmpfs = body.host_config.unwrap().tmpfs.unwrap();
+        assert_eq!((tmpfs.get("/run").unwrap().as_str(), tmpfs.len()), ("size=9", 2));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Daemons that are configured so that no container of theirs can be in a sandbox.
+//! Daemons that are configured so that no container of theirs can be in a sandbox, or some may not have all that they could.
 
 /// Why a daemon with these security options cannot put containers into sandboxes.
 pub(super) fn reason(security_options: &[String]) -> Option<&'static str> {
@@ -18,6 +18,13 @@ pub(super) fn reason(security_options: &[String]) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// Whether a daemon with these security options keeps dangerous system calls from containers, whatever they are capable of.
+pub(super) fn filters_calls(security_options: &[String]) -> bool {
+    let is_filter = |option: &&String| option.split(',').any(|part| part == "name=seccomp");
+    let filter = security_options.iter().find(is_filter);
+    filter.is_some_and(|option| !option.contains("profile=unconfined"))
 }
 
 #[cfg(test)]
@@ -41,6 +48,19 @@ mod tests {
         let remapped = of(&["name=seccomp,profile=builtin", "name=userns"]).unwrap();
         assert!(remapped.contains("userns-remap"), "{remapped}");
         assert!(of(&["name=rootless", "name=userns"]).unwrap().contains("as root"));
+    }
+
+    #[test]
+    fn filters_of_calls() {
+        let of = |options: &[&str]| {
+            let options: Vec<String> = options.iter().map(|&option| option.to_owned()).collect();
+            filters_calls(&options)
+        };
+        assert!(of(&["name=apparmor", "name=seccomp,profile=default"]));
+        assert!(of(&["name=seccomp,profile=builtin", "name=cgroupns"]));
+        assert!(of(&["name=seccomp,profile=/etc/docker/own.json"]));
+        assert!(!of(&["name=seccomp,profile=unconfined"]));
+        assert!(!of(&["name=apparmor"]));
     }
 
     #[tokio::test]
