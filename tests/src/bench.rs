@@ -3,7 +3,7 @@
 //! Turns alternate, so that a machine whose speed drifts treats both alike; what counts is the median of
 //! each side and their ratio. Every result is printed as a row and written to `target/bench/NAME.json`.
 //!
-//! Code map: `node` (starting and resting), `replace`, `roll` (rollouts and limits), `routes`, `fleet` (many nodes), `net` (between two hosts), `ssh`, `sim`; the others are the
+//! Code map: `node` (starting and resting), `replace`, `roll` (rollouts and limits), `routes`, `fleet` (many nodes), `net` (between two hosts), `ssh`, `machine`, `sim`; the others are the
 //! sides that they compare, and `runner`, which says what runs.
 
 mod bare;
@@ -11,6 +11,7 @@ mod dwell;
 mod fleet;
 mod heal;
 mod lost;
+mod machine;
 mod net;
 mod node;
 mod plain;
@@ -99,6 +100,18 @@ const SSH: [Benchmark; 3] = [
     ("ssh-idle-memory", "of dwell-ssh for each instance that nobody is logged in to"),
 ];
 
+/// Of machines.
+const MACHINE: [Benchmark; 2] = [
+    (
+        "machine-boot",
+        "`dwell run --machine` of a whole Debian until a command is run over SSH; `docker run` of the same with an sshd of its own; second entry: until its systemd is up",
+    ),
+    (
+        "machine-io",
+        "in a machine's root: 256 MiB in sequence, random blocks of 4 KiB, packages installed; in a container's",
+    ),
+];
+
 /// Of many nodes at once. Entries: streams that broke; until all agents are attached; of the change, until it is
 /// answered, until all agents have their assignments, until all directories are complete; the controller's memory.
 const FLEET: [Benchmark; 1] = [(
@@ -128,7 +141,7 @@ const SIM: [Benchmark; 1] =
 /// What is measured.
 #[must_use]
 pub fn benchmarks() -> Vec<(&'static str, &'static str)> {
-    [&NODE[..], &REPLACE, &ROLL, &ROUTES, &NET, &SSH, &FLEET, &LOST, &SIM].concat()
+    [&NODE[..], &REPLACE, &ROLL, &ROUTES, &NET, &SSH, &MACHINE, &FLEET, &LOST, &SIM].concat()
 }
 
 /// Runs the benchmarks named, or all, and hands the entries of each to `done` as they come. Returns those that failed:
@@ -153,5 +166,6 @@ pub async fn run(names: &[String], done: impl Fn(&[Report]) -> Result<()>) -> Re
     lost::run(&runner).await;
     net::run(&runner).await;
     ssh::run(&runner).await;
+    machine::run(&runner).await;
     Ok(runner.into_failed())
 }

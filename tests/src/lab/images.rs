@@ -33,7 +33,7 @@ pub enum Image {
     Tools,
     /// One static program and nothing else: no shell, no users, no directories but those an engine makes.
     Scratch,
-    /// A whole Debian or Ubuntu, of the machine's own release, with systemd and what goes with it; it runs a shell that has nothing to do. In
+    /// A whole Debian or Ubuntu, of the machine's own release, with systemd and what goes with it, and an SSH server that does not run by itself; it runs a shell that has nothing to do. In
     /// `/packages` is a package that can be installed.
     Debian,
 }
@@ -116,6 +116,7 @@ impl Image {
                     "dbus",
                     "iproute2",
                     "libpam-systemd",
+                    "openssh-server",
                     "procps",
                     "sudo",
                     "systemd-sysv",
@@ -236,7 +237,9 @@ set -e
 mmdebstrap --quiet --mode=root --variant=minbase --format=directory --include=\"$2\" \
     --aptopt='Acquire::Languages \"none\"' --dpkgopt=force-unsafe-io \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
-    --dpkgopt='path-exclude=/usr/share/locale/*' \"$VERSION_CODENAME\" \"$1\"
+    --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --customize-hook='systemctl --root=\"$1\" disable ssh.service ssh.socket' \
+    \"$VERSION_CODENAME\" \"$1\"
 ";
 
 /// A system with all of `packages` installed, and one that is not beside them.
