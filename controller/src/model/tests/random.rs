@@ -9,7 +9,9 @@ use dwell_core::job::Job;
 use dwell_core::quantity::{Millicores, Millis};
 use dwell_core::registry::RegistryLogin;
 use dwell_core::session::StatusReport;
-use dwell_core::workload::{Mount, MountSource, OnMove, Portion, RestartPolicy, WorkloadSpec};
+use dwell_core::workload::{
+    Machine, Mount, MountSource, OnImageChange, OnMove, Portion, RestartPolicy, WorkloadSpec,
+};
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, Host, address, node, settings_of, spec, workload};
@@ -21,6 +23,8 @@ use crate::model::{
 const NODES: u8 = 4;
 /// `j` is a job, and of `n` there is one on every node.
 const WORKLOADS: [&str; 5] = ["a", "b", "c", "j", "n"];
+/// Its instances are machines when they have a volume.
+const MACHINE: usize = 2;
 const JOB: usize = 3;
 const PER_NODE: usize = 4;
 /// How many instances of the job may be at work at once.
@@ -107,7 +111,14 @@ impl Declared {
         if self.ssd {
             spec.placement.constraints.push("disk==ssd".parse().unwrap());
         }
-        if self.volume {
+        if self.volume && self.workload == MACHINE {
+            let on_image_change = match self.ssd {
+                true => OnImageChange::Rebuild,
+                false => OnImageChange::Keep,
+            };
+            let volume = "root".parse().unwrap();
+            spec.template.machine = Some(Machine { volume, on_image_change });
+        } else if self.volume {
             spec.template.mounts.push(Mount {
                 source: MountSource::Volume("data".parse().unwrap()),
                 target: "/data".into(),
@@ -370,9 +381,13 @@ impl World {
             }
             Step::Redo(which) => {
                 let chosen = fleet.model.tables.instances().keys().nth(which).cloned();
-                let of_job = chosen.filter(|name| *name.workload() == workload(WORKLOADS[JOB]));
-                let names = of_job.into_iter().collect();
-                drop(fleet.command(Command::ReplaceInstances(names)));
+                let is_of = |number: usize| {
+                    let name = workload(WORKLOADS[number]);
+                    chosen.clone().filter(|chosen| *chosen.workload() == name).into_iter()
+                };
+                let (redone, rebuilt) = (is_of(JOB).collect(), is_of(MACHINE).collect());
+                drop(fleet.command(Command::ReplaceInstances(redone)));
+                drop(fleet.command(Command::RebuildInstances(rebuilt)));
             }
             Step::Resize(which, cpu) => {
                 let chosen = fleet.model.tables.instances().keys().nth(which).cloned();

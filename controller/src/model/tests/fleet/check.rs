@@ -131,8 +131,14 @@ impl Fleet {
             let here = instances
                 .values()
                 .filter(|one| one.assigned_to() == Some(name) || one.arrives_on() == Some(name));
-            let promised: u64 = here.map(|one| one.share().cpu.0).sum();
-            assert!(promised <= Self::capacity().cpu.0, "{name} is promised {promised}m");
+            let here: Vec<_> = here
+                .map(|one| {
+                    (one.name.to_string(), one.share().cpu.0, one.assigned_to(), one.arrives_on())
+                })
+                .collect();
+            let promised: u64 = here.iter().map(|(_, cpu, ..)| cpu).sum();
+            let has = Self::capacity().cpu.0;
+            assert!(promised <= has, "{name} has {has}m and is promised {promised}m: {here:?}");
         }
         for spec in self.model.workloads() {
             let changing = self.model.tables.index().updating.get(&spec.workload.spec.name);
