@@ -25,7 +25,7 @@ pub use access::{AllowRule, AllowSource, PortRange};
 pub use check::SpecError;
 pub use lost::{Lease, OnLost, OnLostError};
 pub use portion::{Portion, PortionError};
-pub use process::{Most, MostError, Process, Tmpfs, Ulimit};
+pub use process::{CAPABILITIES, Most, MostError, Process, Tmpfs, Ulimit};
 pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,
