@@ -79,6 +79,8 @@ pub struct Group<'a> {
     pub carries: bool,
     /// Whether how their processes are held is said.
     pub holds: bool,
+    /// Bins in which their image could not be had lately, by name.
+    pub avoids: Vec<&'a NodeName>,
 }
 
 /// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes

@@ -47,6 +47,8 @@ pub enum Misfit {
     CarriesNothing,
     /// How processes are held is not known there.
     HoldsNothing,
+    /// The image could not be had there.
+    NoImage,
     /// A constraint does not hold.
     Constraint(String),
     /// It is of another pool.
@@ -70,7 +72,7 @@ impl Misfit {
                 Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
             ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
-            Self::CarriesNothing | Self::HoldsNothing => (5, Reverse(0)),
+            Self::CarriesNothing | Self::HoldsNothing | Self::NoImage => (5, Reverse(0)),
             Self::HasOne => (7, Reverse(0)),
             Self::Constraint(_) => (8, Reverse(0)),
             Self::Pool { .. } => (9, Reverse(0)),
@@ -114,6 +116,7 @@ impl fmt::Display for Misfit {
             Self::HoldsNothing => f.write_str(
                 "has an agent of a version that does not know init, read_only, tmpfs, ulimits and their like (upgrade it)",
             ),
+            Self::NoImage => f.write_str("could not have its image a short while ago"),
             Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
             Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
         }

@@ -95,6 +95,8 @@ impl Left {
                 Some(Misfit::CarriesNothing)
             } else if group.holds && !bin.holds {
                 Some(Misfit::HoldsNothing)
+            } else if group.avoids.contains(&bin.name) {
+                Some(Misfit::NoImage)
             } else if self.room.cpu < asked.cpu {
                 Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
             } else if self.room.memory < asked.memory {

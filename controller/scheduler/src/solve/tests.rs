@@ -67,6 +67,7 @@ fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
         wanted: 1,
         carries: false,
         holds: false,
+        avoids: Vec::new(),
     }
 }
 
@@ -197,6 +198,7 @@ impl World {
         let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
             carries: false,
             holds: false,
+            avoids: Vec::new(),
             request: resources(cpu, memory),
             rules,
             takes_address,
