@@ -104,6 +104,7 @@ use view::Views;
 use volume_moves::CopyProgress;
 
 pub use arrivals::{Arrival, ArrivalNews, Heading, MoveOrder};
+use arrivals::{Avoided, Fetches};
 pub use audit::Answers;
 pub use command::{
     Applied, BlockChange, Command, DECLARED_MAX, Join, MoveHow, Moved, NAMED_MAX, NodeChange,
@@ -179,7 +180,9 @@ pub struct Model {
     /// How far the copies of volumes are, by whose they are.
     copies: BTreeMap<InstanceName, CopyProgress>,
     /// What came of fetching the image of those that go to another node, if it is not there yet.
-    arrival_news: BTreeMap<InstanceName, ArrivalNews>,
+    arrival_news: BTreeMap<InstanceName, Fetches>,
+    /// Nodes that could not have the image of a workload a short while ago.
+    avoided: Avoided,
     /// What was shown of workloads since the last change.
     views: Mutex<Views>,
     /// What was published, for watchers.
@@ -257,6 +260,7 @@ impl Model {
             stuck: BTreeMap::new(),
             copies: BTreeMap::new(),
             arrival_news: BTreeMap::new(),
+            avoided: Avoided::new(),
             views: Mutex::default(),
             log: Log::new(Revision(0), settings.watch_max),
             node_logs: BTreeMap::new(),

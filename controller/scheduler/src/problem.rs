@@ -80,6 +80,8 @@ pub struct Group<'a> {
     pub carries: bool,
     /// What an agent has to know of to run them.
     pub needs: Skills,
+    /// Bins in which their image could not be had lately, by name.
+    pub avoids: Vec<&'a NodeName>,
 }
 
 /// What is placed already: how many items of a spread are in a bin. It stays there, and what it takes

@@ -48,6 +48,8 @@ pub enum Misfit {
     CarriesNothing,
     /// Something that is declared is not known there.
     Lacks(Skill),
+    /// The image could not be had there.
+    NoImage,
     /// A constraint does not hold.
     Constraint(String),
     /// It is of another pool.
@@ -71,7 +73,7 @@ impl Misfit {
                 Closed::Unreachable | Closed::NoEngine | Closed::DiskFull | Closed::Pressed,
             ) => (5, Reverse(0)),
             Self::Closed(Closed::Down) => (6, Reverse(0)),
-            Self::CarriesNothing | Self::Lacks(_) => (5, Reverse(0)),
+            Self::CarriesNothing | Self::Lacks(_) | Self::NoImage => (5, Reverse(0)),
             Self::HasOne => (7, Reverse(0)),
             Self::Constraint(_) => (8, Reverse(0)),
             Self::Pool { .. } => (9, Reverse(0)),
@@ -115,6 +117,7 @@ impl fmt::Display for Misfit {
             Self::Lacks(skill) => {
                 write!(f, "has an agent of a version that does not know {skill} (upgrade it)")
             }
+            Self::NoImage => f.write_str("could not have its image a short while ago"),
             Self::Constraint(constraint) => write!(f, "lacks {constraint}"),
             Self::Pool { wanted } => write!(f, "is not in pool {wanted}"),
         }

@@ -95,6 +95,8 @@ impl Left {
                 Some(Misfit::CarriesNothing)
             } else if let Some(skill) = bin.skills.lacking(group.needs) {
                 Some(Misfit::Lacks(skill))
+            } else if group.avoids.contains(&bin.name) {
+                Some(Misfit::NoImage)
             } else if self.room.cpu < asked.cpu {
                 Some(Misfit::Cpu { free: self.room.cpu, asked: asked.cpu })
             } else if self.room.memory < asked.memory {

@@ -207,7 +207,7 @@ pub(super) fn audit_ledger<'a>(
     let mut sums: BTreeMap<&NodeName, Resources> = BTreeMap::new();
     for instance in instances {
         let here = instance.node.as_ref().map(|node| (node, instance.promised()));
-        let there = instance.arrives_on().map(|node| (node, instance.share()));
+        let there = instance.arrives_on().map(|node| (node, instance.share_there()));
         for (node, promised) in here.into_iter().chain(there) {
             let sum = sums.entry(node).or_default();
             *sum = sum.plus(promised);

@@ -78,6 +78,7 @@ impl Model {
         if new_address {
             self.check_gives_up_address(instance)?;
         }
+        let anywhere = to.is_none();
         let to = match to {
             Some(to) => self.check_place(instance, to)?,
             None => self.best_other(instance, &from)?,
@@ -86,7 +87,7 @@ impl Model {
             self.move_with_volumes(&Arc::clone(instance), &to, now)?;
             return Ok(Moved { instance: name.clone(), from, to });
         }
-        let order = MoveOrder { new_address, by: self.by.clone() };
+        let order = MoveOrder { new_address, by: self.by.clone(), anywhere };
         let instance = Arc::clone(instance);
         if !self.head_for(&instance, &to, Some(order.clone()), now) {
             self.send_by_order(&instance, to.clone(), order, now);

@@ -212,7 +212,7 @@ impl Instance {
         Revision(1)
     }
 
-    /// Where room is kept for its [share](Instance::share) beside where it is.
+    /// Where [room](Instance::share_there) is kept for it beside where it is.
     #[must_use]
     pub fn arrives_on(&self) -> Option<&NodeName> {
         let leads_to = self.leaving.as_ref().and_then(|leaving| leaving.to.as_ref());
@@ -220,6 +220,13 @@ impl Instance {
         let heading = self.heading.as_deref().map(|heading| &heading.to);
         let heading = heading.filter(|to| self.node.as_ref() != Some(*to));
         leads_to.or(heading).or_else(|| self.volume_move.as_deref()?.keeps_room_on())
+    }
+
+    /// How much room is kept for it where it goes.
+    #[must_use]
+    pub fn share_there(&self) -> Resources {
+        let heading = self.heading.as_deref().filter(|_| self.leaving.is_none());
+        self.share().max(heading.map(|heading| heading.room).unwrap_or_default())
     }
 
     /// The node that is told to run it.

@@ -112,6 +112,16 @@ impl Model {
 
     /// Why a node does not meet a demand as things are; `None` if it does.
     pub(super) fn refuses(&self, node: &NodeName, demand: &Demand) -> Option<Misfit> {
+        self.refuses_asked(node, demand, self.avoided_by(&demand.workload))
+    }
+
+    /// The same, if these nodes are avoided.
+    fn refuses_asked(
+        &self,
+        node: &NodeName,
+        demand: &Demand,
+        avoids: Vec<&NodeName>,
+    ) -> Option<Misfit> {
         let down = Some(Misfit::Closed(Closed::Down));
         let Some(node) = self.tables.nodes().get(node).filter(|node| is_home(node)) else {
             return down;
@@ -121,10 +131,11 @@ impl Model {
         let capacity = self.capacity(&node.name).unwrap_or(&unknown);
         let copies = self.tables.index().copies.get(&demand.workload);
         let there = copies.and_then(|copies| copies.get(&node.name)).copied().unwrap_or_default();
-        refusal(&self.bin(node, capacity), &group(workload, demand, 0, 1), there)
+        refusal(&self.bin(node, capacity), &group(workload, demand, (0, 1), avoids), there)
     }
 
-    /// Why an instance cannot be on this one node, if so; `None` if that is no place for instances.
+    /// Why an instance cannot be on this one node, if so; `None` if that is no place for instances. Whoever has to be there, or is sent
+    /// there, is not kept off by an image that could not be had before.
     pub(super) fn decide_at(
         &self,
         name: &InstanceName,
@@ -133,7 +144,7 @@ impl Model {
         self.tables.nodes().get(node).filter(|node| is_home(node))?;
         let instance = self.tables.instances().get(name)?;
         let workload = self.tables.workloads().get(name.workload())?;
-        Some(match self.refuses(node, &self.demand(workload, instance)) {
+        Some(match self.refuses_asked(node, &self.demand(workload, instance), Vec::new()) {
             None => Ok(()),
             Some(misfit) => {
                 Err(Arc::new(Reason { nodes: 1, refusals: vec![(node.clone(), misfit)] }))
@@ -178,7 +189,9 @@ impl Model {
         for (demand, &wanted) in asked {
             if let Some(workload) = self.tables.workloads().get(&demand.workload) {
                 demands.push(demand);
-                groups.push(group(workload, demand, spreads[&demand.workload], wanted));
+                let counts = (spreads[&demand.workload], wanted);
+                let avoids = self.avoided_by(&demand.workload);
+                groups.push(group(workload, demand, counts, avoids));
             }
         }
         let solution = solve(&Problem { bins, groups }, &previous);
@@ -269,7 +282,12 @@ pub(super) fn unfit(capacity: &Capacity) -> Option<Closed> {
     }
 }
 
-fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usize) -> Group<'a> {
+fn group<'a>(
+    workload: &'a Workload,
+    demand: &Demand,
+    (spread, wanted): (usize, usize),
+    avoids: Vec<&'a NodeName>,
+) -> Group<'a> {
     Group {
         request: demand.request(),
         rules: &workload.spec.placement,
@@ -278,6 +296,7 @@ fn group<'a>(workload: &'a Workload, demand: &Demand, spread: usize, wanted: usi
         wanted,
         carries: !workload.spec.template.carry.is_empty(),
         needs: workload.spec.template.needs(),
+        avoids,
     }
 }
 

@@ -9,6 +9,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantity::Bytes;
 
+/// The capabilities that an instance has, of which some can be taken away: those that Docker gives. By their names in
+/// capabilities(7) without `CAP_`.
+pub const CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
+
 /// How the processes of an instance are held, and what they find beside their image. All of it is the engine's to set when it makes a
 /// container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

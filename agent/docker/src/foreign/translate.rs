@@ -5,6 +5,7 @@
 //! container, or that its program may rely on, forbids.
 
 mod confined;
+mod held;
 mod network;
 mod process;
 mod storage;
@@ -84,6 +85,7 @@ pub(super) fn translate(facts: &Facts) -> Foreign {
     let mut template = Template::of_image(image_name(&said));
     process::translate(&said, &mut template, &mut findings);
     confined::translate(&said, &mut template, &mut findings);
+    held::translate(&said, &mut template, &mut findings);
     network::translate(&said, &mut template, &mut findings);
     let volumes = storage::mounts(&said, &mut template, &mut findings);
     let own_files = storage::own_files(&said);

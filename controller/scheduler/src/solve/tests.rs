@@ -68,6 +68,7 @@ fn group(rules: &workload::Placement, request: Resources) -> Group<'_> {
         wanted: 1,
         carries: false,
         needs: Skills::default(),
+        avoids: Vec::new(),
     }
 }
 
@@ -198,6 +199,7 @@ impl World {
         let group = |(spread, (rules, &(cpu, memory, takes_address, wanted)))| Group {
             carries: false,
             needs: Skills::default(),
+            avoids: Vec::new(),
             request: resources(cpu, memory),
             rules,
             takes_address,

@@ -87,8 +87,8 @@ impl Model {
                 ChangeClass::None
             }
             InstanceAction::Change(_) | InstanceAction::Run(_) => {
-                let leaving = instance.leaving.as_ref().and_then(|leaving| leaving.to.clone());
-                planned.to = leaving.or_else(|| instance.assigned_to().cloned());
+                let there = instance.arrives_on().or_else(|| instance.assigned_to());
+                planned.to = there.cloned();
                 match planned.action {
                     InstanceAction::Change(class) => class,
                     _ => ChangeClass::None,
@@ -108,7 +108,7 @@ impl Model {
         if let Some(node) = instance.assigned_to().filter(|node| !self.is_ready(node)) {
             planned.waits = format!("{node} is not heard of");
         }
-        class == ChangeClass::Move && instance.leaving.is_none()
+        class == ChangeClass::Move && instance.arrives_on().is_none() && instance.leaving.is_none()
     }
 
     /// Why an instance is changed as it is, from what it was before.

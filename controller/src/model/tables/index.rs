@@ -133,7 +133,7 @@ impl Index {
         if let Some(to) = instance.arrives_on() {
             let occupancy = self.occupancy.entry(to.clone()).or_default();
             occupancy.arriving.insert(name.clone());
-            occupancy.promise(instance.share());
+            occupancy.promise(instance.share_there());
         }
         if instance.is_let_go() {
             self.let_go.entry(name.workload().clone()).or_default().insert(name.ordinal());
@@ -174,7 +174,7 @@ impl Index {
         }
         let places = [
             (instance.node.as_ref(), instance.promised()),
-            (instance.arrives_on(), instance.share()),
+            (instance.arrives_on(), instance.share_there()),
         ];
         for (node, promised) in places {
             if let Some(node) = node

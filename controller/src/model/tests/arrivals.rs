@@ -233,3 +233,103 @@ fn a_rollout_that_moves_fails_where_the_image_cannot_be_had() {
     assert_eq!(heading(&fleet, "web-0"), None);
     assert_eq!(fleet.place("web-0").unwrap(), "n1");
 }
+
+/// Tries that come to nothing.
+fn refused(fleet: &mut Fleet, times: usize) {
+    for _ in 0..times {
+        say(fleet, &ArrivalNews::Cannot("no login".to_owned()));
+    }
+}
+
+#[test]
+fn it_heads_elsewhere_if_a_node_cannot_have_the_image() {
+    let mut fleet = fleet(3);
+    fleet.drain("n1");
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2");
+    refused(&mut fleet, 3);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2", "that may pass");
+    refused(&mut fleet, 1);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n3");
+    let told = "goes to n3 as soon as that has image:1; n2 could not have it a short while ago";
+    assert_eq!(fleet.message("web-0"), told);
+    let events = fleet.model.events(Some("instance/web-0"), 100);
+    let told = events.iter().find(|event| event.reason == "instance-heads-elsewhere").unwrap();
+    assert_eq!(told.message, "n2 cannot have its image: no login");
+
+    // Nor can that one: nothing is gained by going to and fro.
+    refused(&mut fleet, 4);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n3");
+    assert!(fleet.message("web-0").contains("no login"), "{}", fleet.message("web-0"));
+    // After a while the first one is worth another look.
+    for _ in 0..31 {
+        fleet.pass(10);
+        for name in ["n1", "n2", "n3"] {
+            fleet.report(&node(name)).unwrap();
+        }
+    }
+    refused(&mut fleet, 4);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2");
+    say(&mut fleet, &ArrivalNews::There);
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n2");
+    fleet.check();
+}
+
+/// What comes later is spared the wait, but for what somebody sends there.
+#[test]
+fn a_node_that_could_not_have_an_image_is_avoided_for_a_while() {
+    let mut fleet = fleet(3);
+    send(&mut fleet, None);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2");
+    refused(&mut fleet, 4);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n3", "nobody said where");
+    say(&mut fleet, &ArrivalNews::There);
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").unwrap(), "n3");
+    closed(&mut fleet, "n1", true);
+    let instances = vec![instance("web-0")];
+    let how = MoveHow::WithoutVolumes;
+    let order =
+        Command::MoveInstances { instances, to: None, how, new_address: false, dry_run: true };
+    let refusal = fleet.command_for("ann", order).unwrap_err().to_string();
+    assert!(refusal.contains("could not have its image a short while ago"), "{refusal}");
+    send(&mut fleet, Some("n2"));
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2");
+    refused(&mut fleet, 4);
+    assert_eq!(heading(&fleet, "web-0").unwrap(), "n2", "somebody said where");
+}
+
+#[test]
+fn room_is_kept_for_what_it_is_to_become() {
+    let mut fleet = Fleet::of(2);
+    let cordon = |fleet: &mut Fleet, cordoned| {
+        let change = NodeChange { cordoned: Some(cordoned), ..NodeChange::default() };
+        fleet.update_node("n2", change).unwrap();
+    };
+    let of = |name: &str, cpu| {
+        let mut spec = spec(name, 1);
+        spec.template.resources.cpu = Millicores(cpu);
+        spec
+    };
+    cordon(&mut fleet, true);
+    fleet.apply(of("db", 3_500)).unwrap();
+    fleet.apply(of("web", 0)).unwrap();
+    fleet.settle();
+    cordon(&mut fleet, false);
+    fleet.fetches = false;
+    fleet.apply(of("web", 1_500)).unwrap();
+    fleet.settle();
+    assert!(fleet.message("web-0").contains("goes to n2"), "{}", fleet.message("web-0"));
+    let promised = |fleet: &Fleet| fleet.model.room(&node("n2")).unwrap().0.cpu;
+    assert_eq!(promised(&fleet), Millicores(1_500), "it takes nothing yet where it is");
+    // What comes meanwhile does not get it, and what is declared meanwhile has to fit as well.
+    fleet.apply(of("late", 3_000)).unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("late-0"), None);
+    fleet.apply(of("next", 2_000)).unwrap();
+    fleet.apply(of("web", 2_500)).unwrap();
+    fleet.fetches = true;
+    fleet.settle();
+    assert_eq!(fleet.place("web-0").as_deref(), Some("n1"), "n2 has no room for so much");
+    fleet.check();
+}

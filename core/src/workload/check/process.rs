@@ -1,7 +1,7 @@
 //! The rules for how processes are held.
 
 use super::{SpecError, Template, check_text, refuse};
-use crate::workload::{Process, Tmpfs};
+use crate::workload::{CAPABILITIES, Process, Tmpfs};
 
 /// The most entries of each kind.
 const ENTRIES_MAX: usize = 64;
@@ -23,23 +23,6 @@ const ULIMITS: [&str; 16] = [
     "rttime",
     "sigpending",
     "stack",
-];
-/// The capabilities that Docker gives, of which some can be taken away.
-const GIVEN: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
 ];
 /// What is mounted into every container.
 const MOUNTED: [&str; 4] = ["/dev", "/dev/shm", "/proc", "/sys"];
@@ -80,12 +63,12 @@ pub(super) fn check(template: &Template) -> Result<(), SpecError> {
         }
     }
     for name in cap_drop {
-        if name != "ALL" && !GIVEN.contains(&name.as_str()) {
+        if name != "ALL" && !CAPABILITIES.contains(&name.as_str()) {
             return refuse(
                 "cap_drop",
                 format!(
                     "{name:?} is none that an instance has; it has {}; ALL takes all of them",
-                    GIVEN.join(", ")
+                    CAPABILITIES.join(", ")
                 ),
             );
         }

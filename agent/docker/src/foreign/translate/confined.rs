@@ -65,9 +65,6 @@ fn limits(said: &Said<'_>, template: &mut Template, findings: &mut Findings) {
             "{option} is not kept: dwell limits processors, memory and processes alone"
         ));
     }
-    if host.init == Some(true) {
-        findings.change("no init process runs in it any more: its main process has to wait for what ends under it");
-    }
     let driver = host.log_config.as_ref().and_then(|log| log.typ.as_deref());
     if let Some(driver) = driver.filter(|driver| !["", "json-file"].contains(driver)) {
         findings.change(format!(
@@ -98,9 +95,6 @@ fn rights(said: &Said<'_>, findings: &mut Findings) {
     if let Some(all) = list(host.cap_add.iter().flatten()) {
         without(&format!("--cap-add {all}"), "its program would lack these rights");
     }
-    if let Some(all) = list(host.cap_drop.iter().flatten()) {
-        without(&format!("--cap-drop {all}"), "its program would have more rights than now");
-    }
     if let Some(all) = list(host.security_opt.iter().flatten()) {
         without(&format!("--security-opt {all}"), "it would be confined otherwise");
     }
@@ -115,20 +109,10 @@ fn rights(said: &Said<'_>, findings: &mut Findings) {
     if rules || host.device_requests.iter().flatten().next().is_some() {
         without("devices such as --gpus", "its program would lack them");
     }
-    if let Some(all) = list(host.group_add.iter().flatten()) {
-        without(&format!("--group-add {all}"), "its program would lack these groups");
-    }
-    let names = host.ulimits.iter().flatten().filter_map(|one| one.name.as_ref());
-    if let Some(all) = list(names) {
-        without(&format!("--ulimit {all}"), "its program would have the engine's own");
-    }
     let names: std::collections::BTreeSet<_> =
         host.sysctls.iter().flatten().map(|(key, _)| key).collect();
     if let Some(all) = list(names) {
         without(&format!("--sysctl {all}"), "the kernel would treat it otherwise");
-    }
-    if host.readonly_rootfs == Some(true) {
-        without("--read-only", "its program could write where it cannot now");
     }
     if let Some(runtime) = host.runtime.as_deref().filter(|one| !RUNTIMES.contains(one)) {
         without(&format!("--runtime {runtime}"), "dwell's own runtime starts instances with runc");

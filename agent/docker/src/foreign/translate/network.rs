@@ -25,9 +25,6 @@ pub(super) fn translate(said: &Said<'_>, template: &mut Template, findings: &mut
             "its link to {other} is not kept: {name} is not found under that name any more"
         ));
     }
-    for entry in host.extra_hosts.iter().flatten() {
-        findings.change(format!("--add-host {entry} is not kept: that name is not found any more"));
-    }
     let asks_others = [&host.dns, &host.dns_search, &host.dns_options];
     if asks_others.into_iter().flatten().flatten().next().is_some() {
         findings.change("its own --dns settings are not kept: it asks the resolver of its node");

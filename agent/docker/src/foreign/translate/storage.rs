@@ -55,10 +55,8 @@ pub(super) fn mounts(
                 }
                 MountSource::Bind(path)
             }
-            Some("tmpfs") => {
-                findings.change(in_memory(&target));
-                continue;
-            }
+            // It is said of the process (`held.rs`).
+            Some("tmpfs") => continue,
             _ => {
                 findings.forbid(format!(
                     "what is mounted at {target} is neither a volume nor a path of the node"
@@ -67,9 +65,6 @@ pub(super) fn mounts(
             }
         };
         template.mounts.push(Mount { source, target, read_only });
-    }
-    for target in said.host.tmpfs.iter().flatten().map(|(target, _)| target) {
-        findings.change(in_memory(target));
     }
     for mount in said.host.mounts.iter().flatten() {
         let subpath = mount.volume_options.as_ref().and_then(|options| options.subpath.as_ref());
@@ -87,12 +82,6 @@ pub(super) fn mounts(
     }
     let volume = |(source, name)| ForeignVolume { name, source, size: None };
     volumes.into_iter().map(volume).collect()
-}
-
-fn in_memory(target: &str) -> String {
-    format!(
-        "{target} is not in memory any more, but a directory of the instance's own file system, and begins empty"
-    )
 }
 
 /// Refuses what cannot be copied while nothing of it is in use, or would not be one volume any more.

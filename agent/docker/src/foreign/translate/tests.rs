@@ -3,7 +3,9 @@
 use dwell_core::foreign::ForeignRestart;
 use dwell_core::health::Probe;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{MountSource, Protocol, RestartPolicy};
+use dwell_core::workload::{
+    Init, Most, MountSource, Process, Protocol, RestartPolicy, Tmpfs, Ulimit,
+};
 use serde_json::{Value, json};
 
 use super::*;
@@ -171,19 +173,10 @@ fn limits_are_kept_and_what_is_none_of_dwells_is_told() {
     assert_eq!(quota.template.resources.cpu, Millicores(500));
     let quota = of(json!({"HostConfig": {"CpuQuota": 5_000, "CpuPeriod": 10_000}}));
     assert_eq!(quota.template.resources.cpu, Millicores(500));
-    let told = of(
-        json!({"HostConfig": {"CpuShares": 512, "CpusetCpus": "0", "PidsLimit": 0, "Init": true,
-                                        "Memory": 8_388_608, "MemorySwap": -1, "LogConfig": {"Type": "journald", "Config": {}}}}),
-    );
+    let told = of(json!({"HostConfig": {"CpuShares": 512, "CpusetCpus": "0", "PidsLimit": 0,
+                                        "Memory": 8_388_608, "MemorySwap": -1, "LogConfig": {"Type": "journald", "Config": {}}}}));
     assert_eq!(told.template.pids, None);
-    for word in [
-        "--cpu-shares",
-        "--cpuset-cpus",
-        "4096 processes",
-        "no init process",
-        "no swap",
-        "journald",
-    ] {
+    for word in ["--cpu-shares", "--cpuset-cpus", "4096 processes", "no swap", "journald"] {
         assert!(
             told.changes.iter().any(|change| change.contains(word)),
             "{word}: {:?}",
@@ -198,15 +191,11 @@ fn what_no_instance_can_be_forbids() {
     let table = [
         (json!({"Privileged": true, "MaskedPaths": []}), "--privileged"),
         (json!({"CapAdd": ["NET_ADMIN"]}), "--cap-add NET_ADMIN"),
-        (json!({"CapDrop": ["ALL"]}), "--cap-drop ALL"),
         (json!({"SecurityOpt": ["no-new-privileges"]}), "--security-opt no-new-privileges"),
         (json!({"MaskedPaths": []}), "systempaths=unconfined"),
         (json!({"Devices": [{"PathOnHost": "/dev/fuse"}]}), "--device /dev/fuse"),
         (json!({"DeviceRequests": [{"Count": -1}]}), "--gpus"),
-        (json!({"GroupAdd": ["5"]}), "--group-add 5"),
-        (json!({"Ulimits": [{"Name": "nofile", "Soft": 1, "Hard": 1}]}), "--ulimit nofile"),
         (json!({"Sysctls": {"net.core.somaxconn": "1"}}), "--sysctl net.core.somaxconn"),
-        (json!({"ReadonlyRootfs": true}), "--read-only"),
         (json!({"Runtime": "runsc"}), "--runtime runsc"),
         (json!({"AutoRemove": true}), "--rm"),
         (json!({"PidMode": "host"}), "--pid host"),
@@ -226,11 +215,77 @@ fn what_no_instance_can_be_forbids() {
     assert!(swarm.obstacles[0].contains("swarm"), "{swarm:?}");
 }
 
+/// What tightens the hold on it is kept, as is what its program may rely on.
+#[test]
+fn how_its_processes_are_held_is_kept() {
+    let foreign = of(json!({"HostConfig": {
+        "Init": true, "ReadonlyRootfs": true, "GroupAdd": ["5", "audio"],
+        "CapDrop": ["CAP_NET_RAW", "chown", "SYS_ADMIN"],
+        "Tmpfs": {"/run": "", "/tmp": "rw,noexec,size=64m,mode=700"},
+        "Mounts": [{"Type": "tmpfs", "Target": "/cache", "TmpfsOptions": {"SizeBytes": 4096, "Mode": 448}},
+                   {"Type": "tmpfs", "Target": "/x"}],
+        "Ulimits": [{"Name": "nofile", "Soft": 1024, "Hard": -1}],
+        "ExtraHosts": ["db:10.1.1.1", "six:fd00::1"]
+    }, "Mounts": [{"Type": "tmpfs", "Source": "", "Destination": "/cache", "RW": true}]}));
+    let tmpfs = |target: &str, size: Option<u64>, mode| Tmpfs {
+        target: target.to_owned(),
+        size: size.map(Bytes),
+        mode,
+    };
+    let expected = Process {
+        init: Some(Init::Engine),
+        read_only: true,
+        tmpfs: vec![
+            tmpfs("/run", None, None),
+            tmpfs("/tmp", Some(64 << 20), Some(0o700)),
+            tmpfs("/cache", Some(4096), Some(0o700)),
+            tmpfs("/x", None, None),
+        ],
+        ulimits: [(
+            "nofile".to_owned(),
+            Ulimit { soft: Most::Number(1024), hard: Most::Unlimited },
+        )]
+        .into(),
+        cap_drop: ["CHOWN".to_owned(), "NET_RAW".to_owned()].into(),
+        group_add: vec!["5".to_owned(), "audio".to_owned()],
+        extra_hosts: [
+            ("db".to_owned(), "10.1.1.1".parse().unwrap()),
+            ("six".to_owned(), "fd00::1".parse().unwrap()),
+        ]
+        .into(),
+    };
+    assert_eq!(foreign.template.process, expected);
+    assert_eq!((foreign.changes, foreign.obstacles), (Vec::new(), Vec::new()));
+    assert_eq!(of(json!({"HostConfig": {"CapDrop": ["all"]}})).template.process.cap_drop.len(), 1);
+}
+
+#[test]
+fn what_no_template_says_of_them_is_told() {
+    let foreign = of(json!({"HostConfig": {
+        "Tmpfs": {"/run": "exec,uid=7,size=10%"}, "ExtraHosts": ["a:host-gateway", "b:10.0.0.1", "b:10.0.0.2"],
+        "Mounts": [{"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"Options": [["exec"]]}}]
+    }}));
+    for words in [
+        "/run is in memory as before, but without exec",
+        "but without uid=7",
+        "but without size=10%",
+        "/x is in memory as before, but without exec",
+        "--add-host a:host-gateway is not kept",
+        "--add-host b:10.0.0.2 is not kept",
+    ] {
+        let is_told = foreign.changes.iter().any(|change| change.contains(words));
+        assert!(is_told, "{words}: {:?}", foreign.changes);
+    }
+    assert_eq!(foreign.changes.len(), 6);
+    let odd = of(json!({"HostConfig": {"Ulimits": [{"Name": "nofile", "Soft": -2, "Hard": 1}]}}));
+    assert!(odd.obstacles[0].contains("--ulimit nofile"), "{odd:?}");
+}
+
 #[test]
 fn the_network_is_given_up_and_each_loss_is_told() {
     let foreign = of(json!({
         "HostConfig": {"PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}], "53/udp": [{"HostIp": "10.0.0.1", "HostPort": "53"}]},
-                       "Links": ["/db:/shop/database"], "ExtraHosts": ["a:10.1.1.1"], "Dns": ["9.9.9.9"]},
+                       "Links": ["/db:/shop/database"], "Dns": ["9.9.9.9"]},
         "NetworkSettings": {"Networks": {
             "bridge": {"IPAddress": "172.17.0.2", "Aliases": null},
             "back": {"IPAddress": "172.20.0.9", "IPAMConfig": {"IPv4Address": "172.20.0.9"}, "Aliases": ["web", "0123456789ab"]}}},
@@ -243,7 +298,6 @@ fn the_network_is_given_up_and_each_loss_is_told() {
         "published port 8080 -> 80/tcp is not published any more: it is reached at its own address on port 80",
         "published port 10.0.0.1:53 -> 53/udp",
         "its link to db is not kept: database is not found",
-        "--add-host a:10.1.1.1",
         "--dns",
         "its address 172.17.0.2 in Docker's network bridge",
         "its fixed address 172.20.0.9 in Docker's network back",
@@ -302,7 +356,6 @@ fn volumes_get_names_and_paths_of_the_node_stay() {
         ]
     );
     assert_eq!(foreign.obstacles, Vec::<String>::new());
-    assert!(foreign.changes[0].contains("/tmp is not in memory"), "{:?}", foreign.changes);
 }
 
 #[test]

@@ -128,15 +128,13 @@ impl Fleet {
             );
         }
         for name in self.model.tables.nodes().keys() {
-            let here = instances
-                .values()
-                .filter(|one| one.assigned_to() == Some(name) || one.arrives_on() == Some(name));
-            let here: Vec<_> = here
-                .map(|one| {
-                    (one.name.to_string(), one.share().cpu.0, one.assigned_to(), one.arrives_on())
-                })
-                .collect();
-            let promised: u64 = here.iter().map(|(_, cpu, ..)| cpu).sum();
+            let promises = |one: &Instance| match one.assigned_to() == Some(name) {
+                true => Some(one.share().cpu.0),
+                false => (one.arrives_on() == Some(name)).then(|| one.share_there().cpu.0),
+            };
+            let here = instances.values().filter_map(|one| Some((&one.name, promises(one)?)));
+            let here: Vec<_> = here.map(|(name, cpu)| (name.to_string(), cpu)).collect();
+            let promised: u64 = here.iter().map(|(_, cpu)| cpu).sum();
             let has = Self::capacity().cpu.0;
             assert!(promised <= has, "{name} has {has}m and is promised {promised}m: {here:?}");
         }
