@@ -166,7 +166,7 @@ fn serving(
     before: Option<&Written>,
     run_dir: &Path,
 ) -> Option<SshInstance> {
-    let Ssh::Dwell { authorized_keys, key_sets, users } = &assigned.template.ssh else {
+    let Ssh::Dwell { authorized_keys, key_sets, users, login_as } = &assigned.template.ssh else {
         return None;
     };
     let host_key = assigned.host_key.clone()?;
@@ -191,6 +191,7 @@ fn serving(
         authorized_keys: authorized_keys.clone(),
         key_sets: key_sets.clone(),
         users: users.clone(),
+        login_as: login_as.clone(),
         container: container.cloned(),
     })
 }

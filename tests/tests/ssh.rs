@@ -112,8 +112,13 @@ async fn logins_are_users(alice: &Person) -> Result<()> {
     let dev = alice.ssh(&["dev@dev-0.dwell", "id; echo $HOME; pwd"]).await?.ok()?;
     ensure!(dev.starts_with("uid=1000(dev) gid=1000(dev)"), "{dev}");
     ensure!(dev.contains("2000(team)") && dev.ends_with("/home/dev\n/home/dev\n"), "{dev}");
-    let unknown = alice.ssh(&["alice@dev-0.dwell", "id -un"]).await?.ok()?;
-    ensure!(unknown == "root\n", "the image's user is root, not {unknown}");
+    let unknown = alice.ssh(&["alice@dev-0.dwell", "id -un"]).await?;
+    let says = "dev-0 has no user \"alice\"; it has root, dev: ssh root@dev-0.dwell";
+    ensure!(unknown.code() == 255 && unknown.stderr.contains(says), "{unknown:?}");
+    for name in ["@container", "@default"] {
+        let own = alice.ssh(&["-l", name, "dev-0.dwell", "id -un"]).await?.ok()?;
+        ensure!(own == "root\n", "the image's user is root, not {own}");
+    }
     Ok(())
 }
 
@@ -363,7 +368,7 @@ async fn dwell_stays_off_port_22_where_told(lab: &Lab, alice: &Person) -> Result
     let mut banner = String::new();
     BufReader::new(TcpStream::connect(own).await?).read_line(&mut banner).await?;
     ensure!(banner.contains("dropbear"), "port 22 of own-0 answers {banner:?}");
-    let words = ["-o", "StrictHostKeyChecking=no", "own-0.dwell", "hostname"];
+    let words = ["-o", "StrictHostKeyChecking=no", "root@own-0.dwell", "hostname"];
     ensure!(alice.ssh(&words).await?.ok()? == "own-0\n", "its own sshd does not let in");
     Ok(())
 }
@@ -415,11 +420,14 @@ async fn certificates_log_in(lab: &Lab) -> Result<()> {
     let key = key.to_str().context("the lab's path is not UTF-8")?;
     lab.cli(&["key", "sign", key, "--principal", "carol", "--valid", "1h"]).await?.ok()?;
     let refused = carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?;
-    let says = refused.stderr.contains("no user \"carol\"");
-    ensure!(refused.code() == 1 && says, "there is no carol, and she is nobody else: {refused:?}");
+    let says = refused.stderr.contains("no user \"carol\", and this key or certificate is good");
+    ensure!(
+        refused.code() == 255 && says,
+        "there is no carol, and she is nobody else: {refused:?}"
+    );
     let both = ["--principal", "carol", "--principal", "@container"];
     lab.cli(&[&["key", "sign", key, "--valid", "1h"][..], &both].concat()).await?.ok()?;
-    ensure!(carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?.ok()? == "root\n", "as carol");
+    ensure!(carol.ssh(&["dev-0.dwell", "id -un"]).await?.ok()? == "root\n", "without a name");
     let other = carol.ssh(&["dev@dev-0.dwell", "true"]).await?;
     ensure!(other.code() == 255, "the certificate does not say dev: {other:?}");
     Ok(())

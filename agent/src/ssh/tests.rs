@@ -166,12 +166,14 @@ async fn files_follow_keys_and_containers() {
         authorized_keys: vec![key.clone()],
         key_sets: Some(vec![]),
         users: Some(vec!["deploy".into()]),
+        login_as: Some("deploy".into()),
     };
     node.assignment.send_replace(Some(assignment(vec![web.clone()])));
     node.until("the key", |node| node.read("web-0").unwrap().authorized_keys == [key.clone()])
         .await;
     let read = node.read("web-0").unwrap();
     assert_eq!((read.key_sets, read.users), (Some(vec![]), Some(vec!["deploy".to_owned()])));
+    assert_eq!(read.login_as.as_deref(), Some("deploy"));
 
     node.assignment.send_replace(Some(assignment(vec![])));
     node.until("its removal", |node| node.read("web-0").is_none()).await;

@@ -10,6 +10,7 @@
 //! what does, a process or a forwarded connection, is a task of its own, which ends when its channel or the
 //! connection does.
 
+mod admittance;
 mod channels;
 mod forward;
 mod handler;

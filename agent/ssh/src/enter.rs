@@ -103,10 +103,10 @@ pub struct Request {
     pub container: SshContainer,
     /// The container's instance, for messages.
     pub instance: InstanceName,
-    /// The name the client logged in with, which is looked up in the container's `/etc/passwd`.
+    /// As whom: a name that is looked up in the container's `/etc/passwd`, or [`CONTAINERS_USER`].
+    ///
+    /// [`CONTAINERS_USER`]: dwell_core::ssh::CONTAINERS_USER
     pub login: String,
-    /// Whether the container's own user is taken if it is not there.
-    pub containers_user: bool,
     /// What is to run.
     pub work: Work,
     /// The client's additions to the container's environment. Those that change which code a program loads
@@ -127,6 +127,8 @@ pub enum Work {
     Command(String),
     /// An SFTP server; it needs nothing of the image.
     Sftp(SftpOptions),
+    /// Nothing: whoever starts it wants to know whether there is such an account.
+    Account,
 }
 
 /// What an SFTP server is to do and to leave.
@@ -213,11 +215,34 @@ impl Enter {
     }
 }
 
+impl Enter {
+    /// Looks an account of a container up.
+    ///
+    /// # Errors
+    /// [`Failure::NoUser`] if it has none of this name; otherwise as [`Enter::start`].
+    pub async fn account(
+        &self,
+        container: &SshContainer,
+        instance: &InstanceName,
+        login: &str,
+    ) -> Result<(), EnterError> {
+        let request = Request {
+            container: container.clone(),
+            instance: instance.clone(),
+            login: login.to_owned(),
+            work: Work::Account,
+            environment: Vec::new(),
+            terminal: None,
+            agent_forwarding: false,
+        };
+        self.start(request).await.map(drop)
+    }
+}
+
 impl Shared {
     async fn start(self: &Arc<Self>, request: &Request) -> Result<Session, Failure> {
         let start = Start {
             login: request.login.clone(),
-            containers_user: request.containers_user,
             work: request.work.clone(),
             environment: request.environment.clone(),
             terminal: request.terminal.clone(),

@@ -16,22 +16,19 @@ pub struct Permit {
     pub agent: bool,
     /// Runs instead of whatever is asked for.
     pub command: Option<Forced>,
-    /// Be the container's own user where the container has none of the name that was logged in as.
-    pub containers_user: bool,
     open: Option<Vec<Target>>,
     listen: Option<Vec<Target>>,
 }
 
 impl Permit {
     /// What `options` of an `authorized_keys` line give to whom `key` names.
-    pub fn new(key: String, options: &KeyOptions, containers_user: bool) -> Self {
+    pub fn new(key: String, options: &KeyOptions) -> Self {
         Self {
             key,
             terminal: options.terminal,
             forwarding: options.forwarding,
             agent: options.agent,
             command: options.command.clone(),
-            containers_user,
             open: options.open.clone(),
             listen: options.listen.clone(),
         }

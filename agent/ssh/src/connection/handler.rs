@@ -1,6 +1,7 @@
 //! What `russh` calls for one connection.
 //!
-//! Invariant: nothing here waits for a process, a peer or a reader, since the whole connection would.
+//! Invariant: once somebody is logged in, nothing here waits for a process, a peer or a reader, since the whole
+//! connection would.
 
 use std::net::SocketAddr;
 
@@ -8,10 +9,11 @@ use russh::keys::{Algorithm, Certificate};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
+use super::admittance::Credential;
 use super::forward::{self, Incoming, Outgoing};
 use super::session::{Preparation, Stage, Steer, signal_name};
 use crate::auth;
@@ -36,9 +38,10 @@ impl Handler for Connection {
         let key = offer.public_key.key_data();
         let sound = check_key(key).is_ok() && *offer.algorithm != Algorithm::Rsa { hash: None };
         let promising = sound
-            && self.decide(login, |keys, asking| {
-                keys.any_authority() || auth::with_key(keys, key, asking).is_some()
-            }) == Some(true);
+            && self.known().is_some_and(|known| {
+                known.keys().any_authority()
+                    || self.permit(&known, login, Credential::Key(key)).is_some()
+            });
         self.login.tried(login, auth::describe(key, ""));
         Ok(if promising { Auth::Accept } else { Auth::reject() })
     }
@@ -48,9 +51,7 @@ impl Handler for Connection {
         login: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let key = key.public_key.key_data();
-        let permit = self.decide(login, |keys, asking| auth::with_key(keys, key, asking));
-        Ok(self.conclude(login, permit.flatten(), key, ""))
+        Ok(self.conclude(login, Credential::Key(key.public_key.key_data())).await)
     }
 
     async fn auth_openssh_certificate(
@@ -58,12 +59,13 @@ impl Handler for Connection {
         login: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        let permit =
-            self.decide(login, |keys, asking| auth::with_certificate(keys, certificate, asking));
-        Ok(self.conclude(login, permit.flatten(), certificate.public_key(), certificate.key_id()))
+        Ok(self.conclude(login, Credential::Certificate(certificate)).await)
     }
 
-    async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
+        if let Some(word) = self.login.refusal() {
+            return session.disconnect(Disconnect::IllegalUserName, word, "");
+        }
         self.login.open();
         // It will want a process in a moment, and the first one is slow.
         let served = self.instance.borrow().clone();

@@ -15,6 +15,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use dwell_core::ssh::CONTAINERS_USER;
 use nix::errno::Errno;
 use nix::unistd::{
     AccessFlags, Gid, Uid, access, execve, fchown, setgid, setgroups, setsid, setuid,
@@ -60,15 +61,16 @@ fn become_process(
     let process = &container.config.process;
     let read = |path: &str| read_file(path).unwrap_or_default();
     let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
-    let account = match Account::named(&start.login, &passwd, &group, &process.user) {
-        Some(account) => account,
-        None if start.containers_user => Account::own(&passwd, &process.user),
-        None => return Err(Failure::NoUser { login: start.login.clone() }),
+    let account = if start.login == CONTAINERS_USER {
+        Some(Account::own(&passwd, &process.user))
+    } else {
+        Account::named(&start.login, &passwd, &group, &process.user)
     };
-    let sftp = match &start.work {
-        Work::Sftp(options) => Some(options),
-        Work::Shell | Work::Command(_) => None,
-    };
+    let account = account.ok_or_else(|| Failure::NoUser {
+        login: start.login.clone(),
+        known: Account::of_people(&passwd, is_program),
+    })?;
+    let becomes_program = matches!(start.work, Work::Shell | Work::Command(_));
 
     if container.user_namespace {
         setgid(Gid::from_raw(0)).and_then(|()| setuid(Uid::from_raw(0))).step("become its root")?;
@@ -81,7 +83,7 @@ fn become_process(
     }
     let terminal = start.terminal.as_ref().map(Pair::open).transpose()?;
     connect(terminal.as_ref(), pipes, account.uid).step("connect the process")?;
-    label(container, sftp.is_some())?;
+    label(container, !becomes_program)?;
     close_all_but(session, terminal.as_ref()).step("close descriptors")?;
     umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
 
@@ -89,7 +91,7 @@ fn become_process(
         container.filter.install()?;
     }
     let mut granted = Granted::new(&process.capabilities, account.uid, process.user.uid);
-    if sftp.is_some() {
+    if !becomes_program {
         granted = granted.after_exec(account.uid, process.no_new_privileges);
     }
     become_user(&account, granted)?;
@@ -122,9 +124,10 @@ fn become_process(
     }
     let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
     let planner = Planner { instance: &container.instance, path, is_program };
-    match (planner.plan(&start.work, shell), sftp) {
+    match (planner.plan(&start.work, shell), &start.work) {
         (Some(plan), _) => carry_out(&plan, &environment),
-        (None, options) => serve_files(&options.cloned().unwrap_or_default()),
+        (None, Work::Sftp(options)) => serve_files(options),
+        (None, _) => std::process::exit(0),
     }
 }
 

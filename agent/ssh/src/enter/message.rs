@@ -47,7 +47,6 @@ pub(super) struct Open {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) login: String,
-    pub(super) containers_user: bool,
     pub(super) work: Work,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<Terminal>,

@@ -137,6 +137,7 @@ pub(super) fn served(
         keys,
         key_sets: served.key_sets,
         users: served.users,
+        login_as: served.login_as,
         container: served.container,
         faults,
     })

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dwell_core::ssh::{SshEventKind, SshTrust};
+use dwell_core::ssh::{SshEvent, SshEventKind, SshTrust};
 
 use crate::world::{Background, CLIENT, INSTANCE, World, eventually, run, text};
 
@@ -94,6 +94,58 @@ fn certificates_of_the_user_authority() {
     assert!(!world.lets_in("alice", &[]), "another authority");
     std::fs::remove_file(world.path("alice-cert.pub")).unwrap();
     assert!(!world.lets_in("alice", &[]), "the key without its certificate");
+}
+
+/// The container's files are the machine's here, which has a root and no intern.
+#[test]
+fn a_name_that_the_container_lacks_is_refused_and_others_are_named() {
+    let world = World::new();
+    world.key("user_ca", &[]);
+    world.key("alice", &[]);
+    world.certify("user_ca", "alice", &["-n", "intern,@default", "-V", "-1m:+5m"]);
+    world.trust(&SshTrust {
+        user_authority: world.read("user_ca.pub"),
+        zone: "dwell".to_owned(),
+        ..SshTrust::default()
+    });
+    let container = world.contain();
+    let log_in = |key, login| {
+        let output = run(world.ssh(key).args(["-l", login, INSTANCE, "id -un"]));
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, _, said) = log_in("owner", "intern");
+    assert_eq!(code, Some(255), "{said}");
+    assert!(said.contains(":15: web-0 has no user \"intern\"; it has root"), "{said}");
+    assert!(
+        said.contains(": ssh root@web-0.dwell; its own user: ssh @container@web-0.dwell"),
+        "{said}"
+    );
+    // Nothing else of the connection is of use either.
+    let forward = run(world.ssh("owner").args(["-l", "intern", "-W", "127.0.0.1:1", INSTANCE]));
+    assert!(text(&forward.stderr).contains("has no user"), "{}", text(&forward.stderr));
+    let (code, _, said) = log_in("alice", "intern");
+    assert!(code == Some(255) && said.contains("good for none that it has"), "{said}");
+    eventually("it is told as a refusal", || {
+        let events = world.events.lock().unwrap();
+        let is = |event: &SshEvent| {
+            event.login == "intern" && matches!(event.what, SshEventKind::Refused { .. })
+        };
+        events.iter().any(is).then_some(())
+    });
+
+    for login in ["@default", "@container"] {
+        assert_eq!(log_in("owner", login).1, "root\n", "{login}");
+    }
+    world.instance(|instance| {
+        instance.container = Some(container.facts.clone());
+        instance.login_as = Some("nobody".to_owned());
+    });
+    eventually("who chooses no name is another", || {
+        // Its shell says so.
+        log_in("owner", "@default").1.contains("not available").then_some(())
+    });
+    assert_eq!(log_in("owner", "@container").1, "root\n");
+    assert_eq!(log_in("alice", "@container").0, Some(255), "the certificate does not say so");
 }
 
 #[test]

@@ -111,6 +111,7 @@ impl World {
             authorized_keys: vec![self.read("owner.pub")],
             key_sets: None,
             users: None,
+            login_as: None,
             container: None,
         };
         change(&mut instance);
