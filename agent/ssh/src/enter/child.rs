@@ -13,6 +13,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use dwell_core::ssh::CONTAINERS_USER;
@@ -112,10 +113,12 @@ fn become_process(
     let shell = command::shell_of(&account, is_program);
     let mut environment =
         environment(&process.env, &account, shell.unwrap_or_default(), &start.environment);
+    let runtime = runtime_directory(account.uid);
     let own = [
         ("TERM", start.terminal.as_ref().map(|terminal| &terminal.term)),
         ("SSH_TTY", terminal.as_ref().map(|terminal| &terminal.name)),
         ("SSH_AUTH_SOCK", agent.as_ref().map(|agent| &agent.path)),
+        ("XDG_RUNTIME_DIR", runtime.as_ref()),
     ];
     for (name, value) in own {
         if let Some(value) = value.filter(|value| !value.contains('\0')) {
@@ -278,6 +281,15 @@ fn execute(program: &str, arguments: &[String], environment: &Environment) -> Er
     let result: Result<Infallible, Errno> = become_program();
     let Err(error) = result;
     error
+}
+
+/// The user's directory for sockets and the like, if somebody has made it: systemd does for users that linger, and finds
+/// them by it.
+fn runtime_directory(uid: u32) -> Option<String> {
+    let path = format!("/run/user/{uid}");
+    let metadata = fs::symlink_metadata(&path).ok()?;
+    let is_users_alone = metadata.uid() == uid && metadata.mode() & 0o077 == 0;
+    (metadata.is_dir() && is_users_alone).then_some(path)
 }
 
 /// Whether this process may execute the file.

@@ -263,6 +263,21 @@ async fn an_agent_is_reached_by_a_socket_that_goes_with_the_session() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_told_of_the_runtime_directory_that_is_the_users_alone() {
+    let world = World::new().await;
+    let container = world.idle(&["--tmpfs", "/run"]);
+    let told = async || world.output(&container, "alice", "echo $XDG_RUNTIME_DIR").await;
+    assert_eq!(told().await, "\n", "there is none");
+    let make = "mkdir -p /run/user/1000 && chmod 700 /run/user/1000";
+    world.output(&container, "root", make).await;
+    assert_eq!(told().await, "\n", "it is root's");
+    world.output(&container, "root", "chown 1000 /run/user/1000").await;
+    assert_eq!(told().await, "/run/user/1000\n");
+    world.output(&container, "root", "chmod 755 /run/user/1000").await;
+    assert_eq!(told().await, "\n", "others may look into it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_the_container_lacks_is_nobody() {
     let world = World::new().await;
     let container = world.idle(&["--user", "1002"]);
