@@ -95,6 +95,9 @@ pub struct SshInstance {
     /// Who somebody is that logs in as [`DEFAULT_USER`]; absent: [`CONTAINERS_USER`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub login_as: Option<String>,
+    /// Whether an account of the container may let others in as itself, by its `~/.ssh/authorized_keys`.
+    #[serde(default)]
+    pub account_keys: bool,
     /// The container that runs in the sandbox; absent while none does. Log-ins are answered all the same, and
     /// say that nothing runs.
     #[serde(default)]

@@ -28,7 +28,7 @@ workloads:
     image: tools
     replicas: 3
     environment: {{GREETING: 'hello there', VERSION: '{version}'}}
-    ssh: {{authorized_keys: ['{key}'], key_sets: [team]}}
+    ssh: {{authorized_keys: ['{key}'], key_sets: [team], account_keys: true}}
     stop_grace_period: 2s
   bare:
     image: scratch
@@ -77,6 +77,7 @@ async fn stock_clients_work_in_every_instance() -> Result<()> {
         let alice = workplace(lab).await?;
         commands_are_the_containers(&alice).await.context("commands")?;
         logins_are_users(&alice).await.context("users")?;
+        accounts_let_others_in(lab, &alice).await.context("keys of accounts")?;
         terminals_are_terminals(&alice).await.context("terminals")?;
         files_go_both_ways(&alice).await.context("files")?;
         an_image_without_a_shell_says_so(&alice).await.context("bare")?;
@@ -119,6 +120,27 @@ async fn logins_are_users(alice: &Person) -> Result<()> {
         let own = alice.ssh(&["-l", name, "dev-0.dwell", "id -un"]).await?.ok()?;
         ensure!(own == "root\n", "the image's user is root, not {own}");
     }
+    Ok(())
+}
+
+async fn accounts_let_others_in(lab: &Lab, alice: &Person) -> Result<()> {
+    let bob = lab.person("bob").await?;
+    let refused = bob.ssh(&["dev@dev-0.dwell", "true"]).await?;
+    ensure!(refused.code() == 255 && refused.stderr.contains("ermission denied"), "{refused:?}");
+    let (config, key) = (alice.config(), bob.key().with_extension("pub"));
+    let config = config.to_str().context("the lab's path is not UTF-8")?;
+    let key = key.to_str().context("the lab's path is not UTF-8")?;
+    // Without -f it would log in as bob first, whose private key alice does not have.
+    alice
+        .run("ssh-copy-id", &["-f", "-F", config, "-i", key, "dev@dev-0.dwell"], "")
+        .await?
+        .ok()?;
+    ensure!(bob.ssh(&["dev@dev-0.dwell", "id -un"]).await?.ok()? == "dev\n", "bob is not in");
+    for other in ["root@dev-0.dwell", "dev-0.dwell", "dev@dev-1.dwell"] {
+        ensure!(bob.ssh(&[other, "true"]).await?.code() == 255, "bob is in at {other}");
+    }
+    alice.ssh(&["dev-0.dwell", "chmod 666 /home/dev/.ssh/authorized_keys"]).await?.ok()?;
+    ensure!(bob.ssh(&["dev@dev-0.dwell", "true"]).await?.code() == 255, "anybody may write it");
     Ok(())
 }
 

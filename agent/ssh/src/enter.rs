@@ -34,15 +34,18 @@ use std::time::Duration;
 use dwell_core::id::InstanceName;
 use dwell_core::ssh::SshContainer;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::door::{Door, StartError};
 use self::failure::Step as _;
 use self::message::{Open, Start};
 use self::program::Program;
+use crate::auth::clean;
 
+mod account_keys;
 mod accounts;
 mod agent;
 mod bundle;
@@ -70,6 +73,8 @@ pub use session::{Control, Exit, Session, SessionInput, SessionOutput};
 
 /// How long a start may take.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest reason for which an account's keys do not count, in characters: it is the container's.
+const MAX_REASON: usize = 512;
 /// How long a helper stays where nothing is started any more.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -128,7 +133,11 @@ pub enum Work {
     /// An SFTP server; it needs nothing of the image.
     Sftp(SftpOptions),
     /// Nothing: whoever starts it wants to know whether there is such an account.
-    Account,
+    Account {
+        /// And whom it lets in: its `authorized_keys` is written to standard output; why it does not count, to standard
+        /// error.
+        keys: bool,
+    },
 }
 
 /// What an SFTP server is to do and to leave.
@@ -216,7 +225,8 @@ impl Enter {
 }
 
 impl Enter {
-    /// Looks an account of a container up.
+    /// Looks an account of a container up, and with `keys` whom it lets in itself: the text of its `authorized_keys`, which
+    /// is empty without `keys`, if it has none, and if that does not count. Takes at most twice 10 seconds.
     ///
     /// # Errors
     /// [`Failure::NoUser`] if it has none of this name; otherwise as [`Enter::start`].
@@ -225,17 +235,44 @@ impl Enter {
         container: &SshContainer,
         instance: &InstanceName,
         login: &str,
-    ) -> Result<(), EnterError> {
+        keys: bool,
+    ) -> Result<String, EnterError> {
         let request = Request {
             container: container.clone(),
             instance: instance.clone(),
             login: login.to_owned(),
-            work: Work::Account,
+            work: Work::Account { keys },
             environment: Vec::new(),
             terminal: None,
             agent_forwarding: false,
         };
-        self.start(request).await.map(drop)
+        let session = self.start(request).await?;
+        if !keys {
+            return Ok(String::new());
+        }
+        let read = async |output: SessionOutput| {
+            let mut bytes = Vec::new();
+            output.take(account_keys::MAX_BYTES).read_to_end(&mut bytes).await?;
+            io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let errors = async {
+            match session.errors {
+                Some(errors) => read(errors).await,
+                None => Ok(String::new()),
+            }
+        };
+        let both = async { tokio::try_join!(read(session.output), errors) };
+        match timeout(START_TIMEOUT, both).await {
+            Ok(Ok((text, reason))) if reason.is_empty() => Ok(text),
+            Ok(Ok((_, reason))) => {
+                let reason = clean(&reason, MAX_REASON);
+                info!(%instance, login, reason, "the authorized_keys of an account do not count");
+                Ok(String::new())
+            }
+            Ok(Err(error)) => Err(error).step("read authorized_keys"),
+            Err(_) => Err(Failure::Slow { seconds: START_TIMEOUT.as_secs() }),
+        }
+        .map_err(|failure| EnterError { instance: instance.clone(), failure })
     }
 }
 

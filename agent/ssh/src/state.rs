@@ -28,6 +28,7 @@ use tokio::sync::watch as latest;
 use tracing::{info, warn};
 
 pub use self::files::StateError;
+pub(crate) use self::files::parse;
 use self::watch::{Change, Watch};
 use crate::authorized_keys::AuthorizedKey;
 
@@ -68,6 +69,8 @@ pub struct Served {
     pub users: Option<Vec<String>>,
     /// Who somebody is that chose no name; absent: the container's own user.
     pub login_as: Option<String>,
+    /// Whether an account of the container may let others in as itself, by its `authorized_keys`.
+    pub account_keys: bool,
     /// What runs in the sandbox.
     pub container: Option<SshContainer>,
     /// What was wrong with its lines, to say it once.

@@ -243,11 +243,14 @@ pub(super) struct SshKeys {
     /// Who somebody is that logs in without choosing a name; `@container` if not given.
     #[serde(default)]
     login_as: Option<String>,
+    /// Whether accounts of the container let others in by their `~/.ssh/authorized_keys`; those of a machine do if not given.
+    #[serde(default)]
+    account_keys: Option<bool>,
 }
 
 impl Shorthand for Ssh {
     const EXPECTING: &'static str =
-        "image, off, or a mapping with authorized_keys, key_sets, users and login_as";
+        "image, off, or a mapping with authorized_keys, key_sets, users, login_as and account_keys";
     const FORMAT: &'static str = "ssh";
     const LIST: bool = false;
     type Long = SshKeys;
@@ -261,8 +264,8 @@ impl Shorthand for Ssh {
     }
 
     fn from_long(keys: SshKeys) -> Result<Self, String> {
-        let SshKeys { authorized_keys, key_sets, users, login_as } = keys;
-        Ok(Self::Dwell { authorized_keys, key_sets, users, login_as })
+        let SshKeys { authorized_keys, key_sets, users, login_as, account_keys } = keys;
+        Ok(Self::Dwell { authorized_keys, key_sets, users, login_as, account_keys })
     }
 }
 

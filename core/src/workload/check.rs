@@ -241,7 +241,9 @@ impl Template {
         if self.expose.len() > ENTRIES_MAX {
             return refuse("network.expose", format!("more than {ENTRIES_MAX} ports"));
         }
-        if let Ssh::Dwell { authorized_keys, key_sets, users, login_as } = &self.ssh {
+        if let Ssh::Dwell { authorized_keys, key_sets, users, login_as, account_keys: _ } =
+            &self.ssh
+        {
             check_list("ssh.authorized_keys", authorized_keys)?;
             if key_sets.as_ref().is_some_and(|sets| sets.len() > ENTRIES_MAX) {
                 return refuse("ssh.key_sets", format!("more than {ENTRIES_MAX} key sets"));

@@ -360,6 +360,10 @@ pub enum Ssh {
         /// Who somebody is that logs in without choosing a name; absent: the container's own user.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         login_as: Option<String>,
+        /// Whether accounts of the container let others in as themselves, by their `~/.ssh/authorized_keys`; absent: those of
+        /// a machine do.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account_keys: Option<bool>,
     },
     /// The image brings a server of its own.
     Image,
@@ -369,6 +373,12 @@ pub enum Ssh {
 
 impl Default for Ssh {
     fn default() -> Self {
-        Self::Dwell { authorized_keys: Vec::new(), key_sets: None, users: None, login_as: None }
+        Self::Dwell {
+            authorized_keys: Vec::new(),
+            key_sets: None,
+            users: None,
+            login_as: None,
+            account_keys: None,
+        }
     }
 }

@@ -248,6 +248,7 @@ fn whoever_chooses_no_name_is_one_that_is_let_in() {
             key_sets: None,
             users: users.map(|users| users.iter().map(|user| (*user).to_owned()).collect()),
             login_as: Some(login_as.to_owned()),
+            account_keys: None,
         };
         spec.check().map_err(|error| error.to_string())
     };
@@ -280,8 +281,13 @@ fn all_texts_of_a_declaration_are_bounded_together() {
             s.template.healthcheck = Some(HealthCheck::new(probe));
         }),
         Box::new(|s| {
-            s.template.ssh =
-                Ssh::Dwell { authorized_keys: many(), key_sets: None, users: None, login_as: None };
+            s.template.ssh = Ssh::Dwell {
+                authorized_keys: many(),
+                key_sets: None,
+                users: None,
+                login_as: None,
+                account_keys: None,
+            };
         }),
         Box::new(|s| {
             let path = |number: usize| format!("/{number}/{}", "x".repeat(4_000));

@@ -96,6 +96,7 @@ fn full_template() -> Template {
             key_sets: Some(vec!["team".parse().unwrap()]),
             users: Some(vec!["deploy".into()]),
             login_as: Some("deploy".into()),
+            account_keys: Some(false),
         },
         allow_to: Some(vec![AllowRule {
             from: AllowSource::SameWorkload,

@@ -1,4 +1,5 @@
-//! Log-ins, judged: by the keys and authorities that count, and by whether the container has the account.
+//! Log-ins, judged: by the keys and authorities that count, by those of the account itself where these do, and by whether
+//! the container has the account.
 //!
 //! ```text
 //!   no key or authority lets it in                 -> refused, as any stranger is
@@ -22,9 +23,10 @@ use tracing::debug;
 
 use super::Connection;
 use crate::auth::{self, Asking, Keys, clean};
+use crate::authorized_keys::AuthorizedKey;
 use crate::enter::Failure;
 use crate::permit::Permit;
-use crate::state::{Served, Trust};
+use crate::state::{self, Served, Trust};
 
 /// The longest name in a word to the client, in characters.
 const MAX_NAME: usize = 32;
@@ -80,33 +82,42 @@ impl Connection {
         Some(Known { served, trust })
     }
 
-    /// What a credential is good for under a name, by the keys and authorities that count.
-    pub(super) fn permit(
-        &self,
-        known: &Known,
-        login: &str,
-        credential: Credential<'_>,
-    ) -> Option<Permit> {
-        let asking = Asking {
-            login: known.served.account(login),
-            by_default: login == DEFAULT_USER,
-            from: self.client.ip(),
-            now: SystemTime::now(),
-        };
-        credential.permit(known.keys(), asking)
+    /// Whether a key, offered alone, might let somebody in under a name. `russh` does not say whether a certificate comes
+    /// with it; so where there is an authority, an unknown key might have one.
+    pub(super) async fn is_promising(&self, login: &str, key: &KeyData) -> bool {
+        let Some(known) = self.known() else { return false };
+        let credential = Credential::Key(key);
+        if known.keys().any_authority() || self.permit(&known, login, credential).is_some() {
+            return true;
+        }
+        if !known.served.account_keys {
+            return false;
+        }
+        let Account::There(own) = self.look_up(&known, login).await else { return false };
+        own.iter().any(|line| line.options.authority)
+            || self.permit_of_account(&known, login, &own, credential).is_some()
     }
 
     /// Decides about a log-in with a credential that is proven, notes what was decided, and tells `russh`.
     pub(super) async fn conclude(&mut self, login: &str, credential: Credential<'_>) -> Auth {
         let Some(known) = self.known() else { return Auth::reject() };
         let account = known.served.account(login);
-        let Some(permit) = self.permit(&known, login, credential) else {
+        let mut permit = self.permit(&known, login, credential);
+        let looked = if permit.is_some() || known.served.account_keys {
+            self.look_up(&known, login).await
+        } else {
+            Account::Unknown
+        };
+        if let (None, Account::There(own)) = (&permit, &looked) {
+            permit = self.permit_of_account(&known, login, own, credential);
+        }
+        let Some(permit) = permit else {
             self.login.tried(account, credential.described());
             return Auth::reject();
         };
-        match self.absence(&known, account).await {
-            None => self.login.accepted(account, permit),
-            Some(there) => {
+        match looked {
+            Account::There(_) | Account::Unknown => self.login.accepted(account, permit),
+            Account::Absent(there) => {
                 let good = |name: &str| self.permit(&known, name, credential).is_some();
                 let names: Vec<_> = there.into_iter().filter(|name| good(name)).collect();
                 let word = no_account(&known, account, &names, good(CONTAINERS_USER));
@@ -117,19 +128,67 @@ impl Connection {
         Auth::Accept
     }
 
-    /// If the container certainly has no such account, some of those that it has.
-    async fn absence(&self, known: &Known, account: &str) -> Option<Vec<String>> {
-        let container = known.served.container.as_ref()?;
-        let instance = &known.served.instance;
-        let failed = self.front.enter.account(container, instance, account).await.err()?;
-        match failed.failure {
-            Failure::NoUser { known, .. } => Some(known),
-            failure => {
-                debug!(%instance, %failure, "cannot look an account up");
-                None
+    /// What a credential is good for under a name, by the keys and authorities that count.
+    fn permit(&self, known: &Known, login: &str, credential: Credential<'_>) -> Option<Permit> {
+        credential.permit(known.keys(), self.asking(known, login))
+    }
+
+    /// The same by the lines of the account itself.
+    fn permit_of_account(
+        &self,
+        known: &Known,
+        login: &str,
+        own: &[AuthorizedKey],
+        credential: Credential<'_>,
+    ) -> Option<Permit> {
+        let trust = Trust::default();
+        let keys = Keys { trust: &trust, own, sets: Some(&[]), ..known.keys() };
+        let asking = self.asking(known, login);
+        let mut permit = credential.permit(keys, asking)?;
+        permit.key += &format!(" (by {}'s authorized_keys)", clean(asking.login, MAX_NAME));
+        Some(permit)
+    }
+
+    fn asking<'a>(&self, known: &'a Known, login: &'a str) -> Asking<'a> {
+        Asking {
+            login: known.served.account(login),
+            by_default: login == DEFAULT_USER,
+            from: self.client.ip(),
+            now: SystemTime::now(),
+        }
+    }
+
+    /// Looks in the container for whom somebody wants to be.
+    async fn look_up(&self, known: &Known, login: &str) -> Account {
+        let Some(container) = &known.served.container else { return Account::Unknown };
+        let (instance, login) = (&known.served.instance, known.served.account(login));
+        let keys = known.served.account_keys;
+        let looked = self.front.enter.account(container, instance, login, keys).await;
+        match looked.map_err(|error| error.failure) {
+            Ok(text) => {
+                let (keys, faults) = state::parse(text.lines());
+                for fault in faults {
+                    debug!(%instance, login, "a key of an account {fault}");
+                }
+                Account::There(keys)
+            }
+            Err(Failure::NoUser { known, .. }) => Account::Absent(known),
+            Err(failure) => {
+                debug!(%instance, login, %failure, "cannot look an account up");
+                Account::Unknown
             }
         }
     }
+}
+
+/// What the container has under a name.
+enum Account {
+    /// An account, and whom it lets in itself, if the instance leaves that to accounts.
+    There(Vec<AuthorizedKey>),
+    /// None; some of those that it has.
+    Absent(Vec<String>),
+    /// There is nothing to ask, or no answer.
+    Unknown,
 }
 
 /// What somebody is told whom the container does not know: who they could be, of those that there are.

@@ -28,8 +28,7 @@ const MAX_FORWARDS: usize = 32;
 impl Handler for Connection {
     type Error = russh::Error;
 
-    /// Says whether a signature would be worth the trouble. `russh` does not say whether a certificate comes
-    /// with the key; so where there is an authority, an unknown key might have one.
+    /// Says whether a signature would be worth the trouble.
     async fn auth_publickey_offered(
         &mut self,
         login: &str,
@@ -37,11 +36,7 @@ impl Handler for Connection {
     ) -> Result<Auth, Self::Error> {
         let key = offer.public_key.key_data();
         let sound = check_key(key).is_ok() && *offer.algorithm != Algorithm::Rsa { hash: None };
-        let promising = sound
-            && self.known().is_some_and(|known| {
-                known.keys().any_authority()
-                    || self.permit(&known, login, Credential::Key(key)).is_some()
-            });
+        let promising = sound && self.is_promising(login, key).await;
         self.login.tried(login, auth::describe(key, ""));
         Ok(if promising { Auth::Accept } else { Auth::reject() })
     }

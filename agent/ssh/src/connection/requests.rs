@@ -118,7 +118,7 @@ impl Connection {
 /// What the client asked for, for the command that it gets instead.
 fn original_command(work: &Work) -> Option<(String, String)> {
     let command = match work {
-        Work::Shell | Work::Account => return None,
+        Work::Shell | Work::Account { .. } => return None,
         Work::Command(command) => command.clone(),
         Work::Sftp(_) => INTERNAL_SFTP.to_owned(),
     };

@@ -37,7 +37,7 @@ use super::environment::{Environment, environment};
 use super::failure::{Failure, Step as _};
 use super::message::{self, Report, Start};
 use super::terminal::Pair;
-use super::{SftpOptions, sftp, sys};
+use super::{SftpOptions, account_keys, sftp, sys};
 
 /// The status of a command that is there and cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -130,6 +130,7 @@ fn become_process(
     match (planner.plan(&start.work, shell), &start.work) {
         (Some(plan), _) => carry_out(&plan, &environment),
         (None, Work::Sftp(options)) => serve_files(options),
+        (None, Work::Account { keys: true }) => tell_keys(&account),
         (None, _) => std::process::exit(0),
     }
 }
@@ -156,6 +157,15 @@ fn serve_files(options: &SftpOptions) -> ! {
         }
     };
     std::process::exit(status)
+}
+
+/// Writes whom the account lets in, or why nobody.
+fn tell_keys(account: &Account) -> ! {
+    let told = match account_keys::read(account) {
+        Ok(text) => io::stdout().write_all(&text),
+        Err(reason) => write!(io::stderr(), "{reason}"),
+    };
+    std::process::exit(told.map_or(1, |()| 0))
 }
 
 /// Standard input, output and errors: the terminal, or the pipes, which become the user's so that it can

@@ -89,6 +89,7 @@ fn instance(name: &str, keys: &[&str]) -> Vec<u8> {
         key_sets: None,
         users: None,
         login_as: None,
+        account_keys: false,
         container: None,
     };
     serde_json::to_vec(&instance).unwrap()

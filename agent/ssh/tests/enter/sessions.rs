@@ -287,11 +287,12 @@ async fn a_name_that_the_container_lacks_is_nobody() {
     assert_eq!(refused.failure, Failure::NoUser { login: "intern".to_owned(), known });
     let said = "its container has no user \"intern\"; it has root, alice, and its own: @container";
     assert!(refused.to_string().contains(said), "{refused}");
-    let looked =
-        async |login| world.enter.account(&container, &"web-0".parse().unwrap(), login).await;
+    let looked = async |login| {
+        world.enter.account(&container, &"web-0".parse().unwrap(), login, false).await
+    };
     assert_eq!(looked("intern").await, Err(refused));
     for (login, uid) in [("@container", "1002\n"), ("alice", "1000\n")] {
-        assert_eq!(looked(login).await, Ok(()));
+        assert_eq!(looked(login).await, Ok(String::new()));
         let session = world.enter.start(id(login)).await.unwrap();
         assert_eq!(outcome(session).await.output, uid, "{login}");
     }
