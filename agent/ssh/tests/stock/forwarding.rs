@@ -81,6 +81,41 @@ fn standard_streams_to_an_address_inside() {
     assert!(said.contains("stdio forwarding failed") || said.contains("connect failed"), "{said}");
 }
 
+/// In whatever order the two sides end.
+#[test]
+fn standard_streams_end_as_soon_as_both_sides_have() {
+    let world = World::new();
+    let listener = world.listen("i", (LOOPBACK, 7000)).unwrap();
+    for (case, client_first) in [("the client first", true), ("the server first", false)] {
+        let mut command = world.ssh_with_input("owner");
+        let mut client = Background::start(command.args(["-W", "127.0.0.1:7000", INSTANCE]));
+        let (mut input, mut output) =
+            (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
+        input.write_all(b"question").unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+        let mut rest = Vec::new();
+        let ended = if client_first {
+            drop(input);
+            stream.read_to_end(&mut rest).unwrap();
+            stream.write_all(b"answer").unwrap();
+            drop(stream);
+            output.read_to_end(&mut rest).unwrap();
+            Instant::now()
+        } else {
+            stream.write_all(b"answer").unwrap();
+            drop(stream);
+            output.read_to_end(&mut rest).unwrap();
+            drop(input);
+            Instant::now()
+        };
+        assert_eq!(rest, b"answer", "{case}");
+        assert!(client.0.wait().unwrap().success(), "{case}");
+        println!("{case}: {:?}", ended.elapsed());
+        assert!(ended.elapsed() < Duration::from_secs(2), "{case}: {:?}", ended.elapsed());
+    }
+}
+
 /// Answers every question with the instance's address, as the node's agent does on the sandbox's gateway address.
 fn serve_names(world: &World) {
     world.add_address("i", "169.254.1.1/32");
