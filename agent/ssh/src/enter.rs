@@ -26,6 +26,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +66,7 @@ mod program;
 mod seccomp;
 mod session;
 mod sftp;
+mod socket;
 mod sys;
 mod terminal;
 
@@ -138,6 +140,25 @@ pub enum Work {
         /// error.
         keys: bool,
     },
+    /// A connection to the Unix socket at this path; see [`Session::socket`].
+    Connect(String),
+    /// A listener at this path, likewise.
+    Listen(String),
+}
+
+impl Request {
+    /// One for something that dwell does itself.
+    pub fn own(container: SshContainer, instance: InstanceName, login: String, work: Work) -> Self {
+        Self {
+            container,
+            instance,
+            login,
+            work,
+            environment: Vec::new(),
+            terminal: None,
+            agent_forwarding: false,
+        }
+    }
 }
 
 /// What an SFTP server is to do and to leave.
@@ -237,15 +258,8 @@ impl Enter {
         login: &str,
         keys: bool,
     ) -> Result<String, EnterError> {
-        let request = Request {
-            container: container.clone(),
-            instance: instance.clone(),
-            login: login.to_owned(),
-            work: Work::Account { keys },
-            environment: Vec::new(),
-            terminal: None,
-            agent_forwarding: false,
-        };
+        let (work, login) = (Work::Account { keys }, login.to_owned());
+        let request = Request::own(container.clone(), instance.clone(), login.clone(), work);
         let session = self.start(request).await?;
         if !keys {
             return Ok(String::new());
@@ -274,6 +288,24 @@ impl Enter {
         }
         .map_err(|failure| EnterError { instance: instance.clone(), failure })
     }
+}
+
+/// What [`Work::Connect`] or [`Work::Listen`] made.
+///
+/// # Errors
+/// As [`Enter::start`], and if the socket cannot be made so.
+pub(crate) async fn socket<S: From<OwnedFd>>(
+    enter: &Enter,
+    request: Request,
+) -> Result<S, EnterError> {
+    let instance = request.instance.clone();
+    let session = enter.start(request).await?;
+    let socket = session.socket.ok_or("there is none").step("make a socket");
+    let socket = socket.and_then(|socket| {
+        rustix::io::ioctl_fionbio(&socket, true).step("make a socket")?;
+        Ok(socket.into())
+    });
+    socket.map_err(|failure| EnterError { instance, failure })
 }
 
 impl Shared {

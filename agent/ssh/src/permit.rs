@@ -39,6 +39,16 @@ impl Permit {
         self.forwarding && among(self.open.as_deref(), host, port)
     }
 
+    /// Whether a connection may be forwarded to a Unix socket. A list of hosts and ports has none.
+    pub fn may_open_sockets(&self) -> bool {
+        self.forwarding && self.open.is_none()
+    }
+
+    /// Whether a Unix socket may be listened on, likewise.
+    pub fn may_listen_on_sockets(&self) -> bool {
+        self.forwarding && self.listen.is_none()
+    }
+
     /// Whether `port` may be listened on at `host`.
     pub fn may_listen(&self, host: &str, port: u16) -> bool {
         self.forwarding && among(self.listen.as_deref(), host, port)

@@ -88,6 +88,13 @@ impl Connection {
         Ok(())
     }
 
+    /// A request for `work` of dwell's own in the container, as who is logged in; nothing if no container runs.
+    pub(super) fn own_request(&self, work: Work) -> Option<Request> {
+        let served = self.instance.borrow().clone();
+        let (container, login) = (served.container.clone()?, self.login.name().to_owned());
+        Some(Request::own(container, served.instance.clone(), login, work))
+    }
+
     /// Changes a session that nothing runs in yet, and answers whether it could.
     pub(super) fn prepare(
         &self,
@@ -118,7 +125,7 @@ impl Connection {
 /// What the client asked for, for the command that it gets instead.
 fn original_command(work: &Work) -> Option<(String, String)> {
     let command = match work {
-        Work::Shell | Work::Account { .. } => return None,
+        Work::Shell | Work::Account { .. } | Work::Connect(_) | Work::Listen(_) => return None,
         Work::Command(command) => command.clone(),
         Work::Sftp(_) => INTERNAL_SFTP.to_owned(),
     };

@@ -37,7 +37,7 @@ use super::environment::{Environment, environment};
 use super::failure::{Failure, Step as _};
 use super::message::{self, Report, Start};
 use super::terminal::Pair;
-use super::{SftpOptions, account_keys, sftp, sys};
+use super::{SftpOptions, account_keys, sftp, socket, sys};
 
 /// The status of a command that is there and cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -104,7 +104,12 @@ fn become_process(
         return Err("none can be entered").step("find a directory to work in");
     }
     let agent = if start.agent_forwarding { AgentSocket::make().ok() } else { None };
-    tell_ready(session, terminal.as_ref(), agent.as_ref()).step("report")?;
+    let socket = match &start.work {
+        Work::Connect(path) => Some(socket::connect(path).step("connect to the socket")?),
+        Work::Listen(path) => Some(socket::listen(path).step("listen on the socket")?),
+        _ => None,
+    };
+    tell_ready(session, terminal.as_ref(), socket, agent.as_ref()).step("report")?;
 
     if process.no_new_privileges {
         set_no_new_privs(true).restriction("no_new_privs")?;
@@ -252,15 +257,18 @@ fn become_user(account: &Account, granted: Granted) -> Result<(), Failure> {
 fn tell_ready(
     session: &OwnedFd,
     terminal: Option<&Pair>,
+    socket: Option<OwnedFd>,
     agent: Option<&AgentSocket>,
 ) -> io::Result<()> {
     let mut descriptors: Vec<_> =
         terminal.map(|terminal| terminal.master.as_fd()).into_iter().collect();
+    descriptors.extend(socket.iter().map(|socket| socket.as_fd()));
     if let Some(agent) = agent {
         descriptors.extend([agent.listener.as_fd(), agent.directory.as_fd(), agent.parent.as_fd()]);
     }
     let agent = agent.map(|agent| agent.name.clone());
-    message::send(session, &Report::Ready { terminal: terminal.is_some(), agent }, &descriptors)
+    let ready = Report::Ready { terminal: terminal.is_some(), socket: socket.is_some(), agent };
+    message::send(session, &ready, &descriptors)
 }
 
 /// Executes a plan; what fails from here on is told to the user, in whose session this is.

@@ -44,7 +44,7 @@ impl<F: Fn(&Path) -> bool> Planner<'_, F> {
         match work {
             Work::Shell => Some(shell.map_or_else(|| self.no_shell(), login_shell)),
             Work::Command(line) => Some(self.command(line, shell)),
-            Work::Sftp(_) | Work::Account { .. } => None,
+            Work::Sftp(_) | Work::Account { .. } | Work::Connect(_) | Work::Listen(_) => None,
         }
     }
 
