@@ -166,7 +166,9 @@ fn serving(
     before: Option<&Written>,
     run_dir: &Path,
 ) -> Option<SshInstance> {
-    let Ssh::Dwell { authorized_keys, key_sets, users } = &assigned.template.ssh else {
+    let Ssh::Dwell { authorized_keys, key_sets, users, login_as, account_keys } =
+        &assigned.template.ssh
+    else {
         return None;
     };
     let host_key = assigned.host_key.clone()?;
@@ -191,6 +193,9 @@ fn serving(
         authorized_keys: authorized_keys.clone(),
         key_sets: key_sets.clone(),
         users: users.clone(),
+        login_as: login_as.clone(),
+        // Elsewhere such a file is the image's or was left behind by the program; in a machine people write it.
+        account_keys: account_keys.unwrap_or(assigned.template.machine.is_some()),
         container: container.cloned(),
     })
 }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use dwell_core::instance::sanitize;
-use dwell_core::ssh::CONTAINERS_USER;
+use dwell_core::ssh::{CONTAINERS_USER, DEFAULT_USER};
 use dwell_proto::v1;
 use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, waitpid};
 use ssh_key::private::{Ed25519Keypair, PrivateKey};
@@ -28,10 +28,22 @@ use crate::public_key::PublicKey;
 /// How long a login may take to begin, in milliseconds; once begun it lasts as long as it likes.
 const LOGIN_VALID_MS: u64 = 5 * 60 * 1000;
 
-/// `users`, and the container's own user where it has none of their names.
-pub(crate) fn with_containers_user(mut users: Vec<String>) -> Vec<String> {
-    users.push(CONTAINERS_USER.to_owned());
-    users
+/// The names that a certificate has to be for, so that it is good for these users. Whoever chose no name is the
+/// container's own user, where the instance does not say otherwise.
+fn principals(users: Vec<String>) -> Vec<String> {
+    let mut principals = users;
+    if principals.iter().any(|user| user == DEFAULT_USER) {
+        principals.push(CONTAINERS_USER.to_owned());
+    }
+    principals
+}
+
+/// The names that a person's own certificate is for, if nobody says which.
+///
+/// # Errors
+/// If this machine has no name for the person.
+pub(crate) fn usual_principals() -> Result<Vec<String>, Failure> {
+    Ok(principals(vec![local_user()?, DEFAULT_USER.to_owned()]))
 }
 
 /// What one run of OpenSSH needs.
@@ -60,7 +72,7 @@ impl Login {
             .map_err(|error| Failure::Other(format!("cannot make a key: {error}")))?;
         let request = v1::CertifyUserRequest {
             public_key: public,
-            principals: with_containers_user(users),
+            principals: principals(users),
             valid_ms: LOGIN_VALID_MS,
         };
         let mut second = client.clone();
@@ -238,7 +250,7 @@ fn authority(line: &str) -> Result<String, Failure> {
     }
 }
 
-/// A name to log in by, before or without `@`, and what it is to log in to.
+/// Whom to log in as, by a name before `@` or by none, and what to log in to.
 ///
 /// # Errors
 /// If the name cannot be one.
@@ -253,29 +265,27 @@ pub(crate) fn split_user<'a>(
     if user.is_some() && before.is_some() {
         return Err(Failure::Usage("give the user once: as --user, or before the @".into()));
     }
-    let user = match user.or(before) {
-        Some(user) => user.to_owned(),
-        None => local_user()?,
-    };
+    let user = user.or(before).unwrap_or(DEFAULT_USER);
     // Further characters mean something to OpenSSH or to a shell that it starts.
     let fits = |c: char| c.is_ascii_alphanumeric() || "._-+$".contains(c);
-    if user.is_empty() || user.starts_with('-') || !user.chars().all(fits) {
-        let shown = sanitize(&user, 80);
+    let is_name = !user.is_empty() && !user.starts_with('-') && user.chars().all(fits);
+    if !is_name && ![CONTAINERS_USER, DEFAULT_USER].contains(&user) {
+        let shown = sanitize(user, 80);
         return Err(Failure::Usage(format!(
             "{shown:?} cannot be a user's name; choose another with --user"
         )));
     }
-    Ok((user, name))
+    Ok((user.to_owned(), name))
 }
 
 /// The name of the person who runs this.
 ///
 /// # Errors
 /// If the machine knows none.
-pub(crate) fn local_user() -> Result<String, Failure> {
+fn local_user() -> Result<String, Failure> {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten();
     user.map(|user| user.name).ok_or_else(|| {
-        Failure::Usage("this machine has no name for you; say which with --user".into())
+        Failure::Usage("this machine has no name for you; say which with --principal".into())
     })
 }
 
@@ -288,7 +298,8 @@ mod tests {
         let split = |user, text| split_user(user, text).map_err(|error| error.to_string());
         assert_eq!(split(None, "root@web-0"), Ok(("root".into(), "web-0")));
         assert_eq!(split(Some("root"), "web-0"), Ok(("root".into(), "web-0")));
-        assert_eq!(split(None, "web-0"), Ok((local_user().unwrap(), "web-0")));
+        assert_eq!(split(None, "web-0"), Ok(("@default".into(), "web-0")));
+        assert_eq!(split(None, "@container@web-0"), Ok(("@container".into(), "web-0")));
         for (user, text) in [
             (Some("a"), "b@c"),
             (None, "@c"),

@@ -24,9 +24,11 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::id::{InstanceName, KeySetName};
 
-/// Among the names that a key or a certificate is for: where the container has no user of the name that was logged in
-/// as, its own user is taken, the one that the workload's `user` or its image says.
+/// The name under which somebody logs in as the container's own user, the one that the workload's `user` or its image
+/// says. Any other name is the user of that name in the container, and nobody else.
 pub const CONTAINERS_USER: &str = "@container";
+/// The name of those who chose none: whom the workload's `ssh.login_as` names, and [`CONTAINERS_USER`] if it names nobody.
+pub const DEFAULT_USER: &str = "@default";
 
 /// Who may log in to instances, and by which names hosts are known; the same on every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +92,12 @@ pub struct SshInstance {
     /// The names that may be logged in as; absent: any.
     #[serde(default)]
     pub users: Option<Vec<String>>,
+    /// Who somebody is that logs in as [`DEFAULT_USER`]; absent: [`CONTAINERS_USER`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_as: Option<String>,
+    /// Whether an account of the container may let others in as itself, by its `~/.ssh/authorized_keys`.
+    #[serde(default)]
+    pub account_keys: bool,
     /// The container that runs in the sandbox; absent while none does. Log-ins are answered all the same, and
     /// say that nothing runs.
     #[serde(default)]

@@ -12,7 +12,7 @@ use dwell_tests::lab::{Image, Lab, LabConfig, Person, Signal, wait_until};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixStream},
     process::Child,
 };
 
@@ -28,7 +28,7 @@ workloads:
     image: tools
     replicas: 3
     environment: {{GREETING: 'hello there', VERSION: '{version}'}}
-    ssh: {{authorized_keys: ['{key}'], key_sets: [team]}}
+    ssh: {{authorized_keys: ['{key}'], key_sets: [team], account_keys: true}}
     stop_grace_period: 2s
   bare:
     image: scratch
@@ -77,6 +77,7 @@ async fn stock_clients_work_in_every_instance() -> Result<()> {
         let alice = workplace(lab).await?;
         commands_are_the_containers(&alice).await.context("commands")?;
         logins_are_users(&alice).await.context("users")?;
+        accounts_let_others_in(lab, &alice).await.context("keys of accounts")?;
         terminals_are_terminals(&alice).await.context("terminals")?;
         files_go_both_ways(&alice).await.context("files")?;
         an_image_without_a_shell_says_so(&alice).await.context("bare")?;
@@ -86,6 +87,7 @@ async fn stock_clients_work_in_every_instance() -> Result<()> {
         one_connection_has_many_sessions(&alice).await.context("multiplexing")?;
         git_pushes(&alice).await.context("git")?;
         ansible_pings_and_copies(&alice).await.context("ansible")?;
+        an_editor_installs_its_server_and_reaches_it(&alice).await.context("editor")?;
         weak_algorithms_are_refused(&alice).await.context("algorithms")?;
         dwell_stays_off_port_22_where_told(lab, &alice).await.context("off")
     })
@@ -112,8 +114,34 @@ async fn logins_are_users(alice: &Person) -> Result<()> {
     let dev = alice.ssh(&["dev@dev-0.dwell", "id; echo $HOME; pwd"]).await?.ok()?;
     ensure!(dev.starts_with("uid=1000(dev) gid=1000(dev)"), "{dev}");
     ensure!(dev.contains("2000(team)") && dev.ends_with("/home/dev\n/home/dev\n"), "{dev}");
-    let unknown = alice.ssh(&["alice@dev-0.dwell", "id -un"]).await?.ok()?;
-    ensure!(unknown == "root\n", "the image's user is root, not {unknown}");
+    let unknown = alice.ssh(&["alice@dev-0.dwell", "id -un"]).await?;
+    let says = "dev-0 has no user \"alice\"; it has root, dev: ssh root@dev-0.dwell";
+    ensure!(unknown.code() == 255 && unknown.stderr.contains(says), "{unknown:?}");
+    for name in ["@container", "@default"] {
+        let own = alice.ssh(&["-l", name, "dev-0.dwell", "id -un"]).await?.ok()?;
+        ensure!(own == "root\n", "the image's user is root, not {own}");
+    }
+    Ok(())
+}
+
+async fn accounts_let_others_in(lab: &Lab, alice: &Person) -> Result<()> {
+    let bob = lab.person("bob").await?;
+    let refused = bob.ssh(&["dev@dev-0.dwell", "true"]).await?;
+    ensure!(refused.code() == 255 && refused.stderr.contains("ermission denied"), "{refused:?}");
+    let (config, key) = (alice.config(), bob.key().with_extension("pub"));
+    let config = config.to_str().context("the lab's path is not UTF-8")?;
+    let key = key.to_str().context("the lab's path is not UTF-8")?;
+    // Without -f it would log in as bob first, whose private key alice does not have.
+    alice
+        .run("ssh-copy-id", &["-f", "-F", config, "-i", key, "dev@dev-0.dwell"], "")
+        .await?
+        .ok()?;
+    ensure!(bob.ssh(&["dev@dev-0.dwell", "id -un"]).await?.ok()? == "dev\n", "bob is not in");
+    for other in ["root@dev-0.dwell", "dev-0.dwell", "dev@dev-1.dwell"] {
+        ensure!(bob.ssh(&[other, "true"]).await?.code() == 255, "bob is in at {other}");
+    }
+    alice.ssh(&["dev-0.dwell", "chmod 666 /home/dev/.ssh/authorized_keys"]).await?.ok()?;
+    ensure!(bob.ssh(&["dev@dev-0.dwell", "true"]).await?.code() == 255, "anybody may write it");
     Ok(())
 }
 
@@ -213,12 +241,7 @@ async fn ports_are_forwarded(alice: &Person) -> Result<()> {
     stream.read_to_string(&mut answer).await?;
     ensure!(answer.contains("inside"), "-L: {answer:?}");
 
-    let mut stream = TcpStream::connect(("127.0.0.1", dynamic)).await?;
-    let (greeting, connect) = ([5, 1, 0], [5, 1, 0, 1, 127, 0, 0, 1, 0x23, 0x28]);
-    stream.write_all(&greeting).await?;
-    stream.read_exact(&mut [0; 2]).await?;
-    stream.write_all(&connect).await?;
-    stream.read_exact(&mut [0; 10]).await?;
+    let mut stream = through_socks(dynamic, 9000).await?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").await?;
     answer.clear();
     stream.read_to_string(&mut answer).await?;
@@ -235,6 +258,70 @@ async fn ports_are_forwarded(alice: &Person) -> Result<()> {
     let (said, answered) = tokio::join!(asking, answering);
     answered?;
     ensure!(said?.stdout == "answer to question\n", "-R");
+    child.kill().await?;
+    Ok(())
+}
+
+/// A connection to a port of the instance's loopback address, by the client's SOCKS proxy.
+async fn through_socks(dynamic: u16, port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(("127.0.0.1", dynamic)).await?;
+    stream.write_all(&[5, 1, 0]).await?;
+    stream.read_exact(&mut [0; 2]).await?;
+    let [high, low] = port.to_be_bytes();
+    stream.write_all(&[5, 1, 0, 1, 127, 0, 0, 1, high, low]).await?;
+    stream.read_exact(&mut [0; 10]).await?;
+    Ok(stream)
+}
+
+/// Greets everybody at a port of the loopback address and at a Unix socket.
+const EDITOR: &str = "\
+import os, socket, threading
+def serve(listener):
+    while True:
+        stream, _ = listener.accept()
+        stream.sendall(b'the editor')
+        stream.close()
+tcp = socket.socket(); tcp.bind(('127.0.0.1', 0)); tcp.listen()
+unix = socket.socket(socket.AF_UNIX); unix.bind('socket'); unix.listen()
+threading.Thread(target=serve, args=(unix,)).start()
+open('port.new', 'w').write(str(tcp.getsockname()[1])); os.rename('port.new', 'port')
+serve(tcp)
+";
+
+/// As those editors do that work on a remote host: a shell without a terminal is asked what there is, a server is put there
+/// through its input, started so that it outlives the session, and reached by forwarding.
+async fn an_editor_installs_its_server_and_reaches_it(alice: &Person) -> Result<()> {
+    let host = "dev@dev-2.dwell";
+    let words = ["-T", host, "sh"];
+    let asked = alice.run("ssh", &words, "uname -s\necho $HOME\nmkdir -p .editor\n");
+    ensure!(asked.await?.ok()? == "Linux\n/home/dev\n", "the shell says something else");
+    fs::write(alice.dir().join("server.py"), EDITOR)?;
+    let config = alice.config();
+    let script = format!(
+        "tar cz server.py | ssh -F {} -T {host} 'tar xz -C .editor && ls .editor'",
+        config.display()
+    );
+    ensure!(alice.run("sh", &["-c", &script], "").await?.ok()? == "server.py\n", "tar");
+    let script = "cd .editor\nnohup setsid python3 server.py > log 2>&1 < /dev/null &\n\
+                  for n in $(seq 100); do test -s port && break; sleep 0.1; done; cat port log\n";
+    let port = alice.run("ssh", &["-T", host, "sh"], script).await?.ok()?;
+    let port: u16 = port.trim().parse().with_context(|| format!("the server says {port:?}"))?;
+
+    let (dynamic, socket) = (free_port().await?, alice.dir().join("editor.sock"));
+    let forward = format!("{}:/home/dev/.editor/socket", socket.display());
+    let dynamically = dynamic.to_string();
+    let words = ["-T", "-D", &dynamically, "-L", &forward, host, "sh"];
+    let mut child = spawn(alice, &words)?;
+    let mut input = child.stdin.take().context("no input")?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    input.write_all(b"echo ready\n").await?;
+    ensure!(lines.next_line().await?.as_deref() == Some("ready"), "no word");
+    let mut said = String::new();
+    through_socks(dynamic, port).await?.read_to_string(&mut said).await?;
+    ensure!(said == "the editor", "-D: {said:?}");
+    said.clear();
+    UnixStream::connect(&socket).await?.read_to_string(&mut said).await?;
+    ensure!(said == "the editor", "-L: {said:?}");
     child.kill().await?;
     Ok(())
 }
@@ -363,7 +450,7 @@ async fn dwell_stays_off_port_22_where_told(lab: &Lab, alice: &Person) -> Result
     let mut banner = String::new();
     BufReader::new(TcpStream::connect(own).await?).read_line(&mut banner).await?;
     ensure!(banner.contains("dropbear"), "port 22 of own-0 answers {banner:?}");
-    let words = ["-o", "StrictHostKeyChecking=no", "own-0.dwell", "hostname"];
+    let words = ["-o", "StrictHostKeyChecking=no", "root@own-0.dwell", "hostname"];
     ensure!(alice.ssh(&words).await?.ok()? == "own-0\n", "its own sshd does not let in");
     Ok(())
 }
@@ -415,11 +502,14 @@ async fn certificates_log_in(lab: &Lab) -> Result<()> {
     let key = key.to_str().context("the lab's path is not UTF-8")?;
     lab.cli(&["key", "sign", key, "--principal", "carol", "--valid", "1h"]).await?.ok()?;
     let refused = carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?;
-    let says = refused.stderr.contains("no user \"carol\"");
-    ensure!(refused.code() == 1 && says, "there is no carol, and she is nobody else: {refused:?}");
+    let says = refused.stderr.contains("no user \"carol\", and this key or certificate is good");
+    ensure!(
+        refused.code() == 255 && says,
+        "there is no carol, and she is nobody else: {refused:?}"
+    );
     let both = ["--principal", "carol", "--principal", "@container"];
     lab.cli(&[&["key", "sign", key, "--valid", "1h"][..], &both].concat()).await?.ok()?;
-    ensure!(carol.ssh(&["carol@dev-0.dwell", "id -un"]).await?.ok()? == "root\n", "as carol");
+    ensure!(carol.ssh(&["dev-0.dwell", "id -un"]).await?.ok()? == "root\n", "without a name");
     let other = carol.ssh(&["dev@dev-0.dwell", "true"]).await?;
     ensure!(other.code() == 255, "the certificate does not say dev: {other:?}");
     Ok(())

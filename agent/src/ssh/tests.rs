@@ -148,6 +148,7 @@ async fn files_follow_keys_and_containers() {
     assert_eq!(served.address, web.address);
     assert_eq!(served.netns, node.run_dir.path().join("netns/web-0").to_str().unwrap());
     assert_eq!(Some(served.host_key), web.host_key);
+    assert!(!served.account_keys, "its accounts let nobody in: it is no machine");
     for (path, mode) in
         [("", 0o700), ("instances", 0o700), ("trust.json", 0o600), ("instances/web-0.json", 0o600)]
     {
@@ -166,12 +167,15 @@ async fn files_follow_keys_and_containers() {
         authorized_keys: vec![key.clone()],
         key_sets: Some(vec![]),
         users: Some(vec!["deploy".into()]),
+        login_as: Some("deploy".into()),
+        account_keys: Some(true),
     };
     node.assignment.send_replace(Some(assignment(vec![web.clone()])));
     node.until("the key", |node| node.read("web-0").unwrap().authorized_keys == [key.clone()])
         .await;
     let read = node.read("web-0").unwrap();
     assert_eq!((read.key_sets, read.users), (Some(vec![]), Some(vec!["deploy".to_owned()])));
+    assert_eq!((read.login_as.as_deref(), read.account_keys), (Some("deploy"), true));
 
     node.assignment.send_replace(Some(assignment(vec![])));
     node.until("its removal", |node| node.read("web-0").is_none()).await;

@@ -6,9 +6,13 @@
 //!                 a line with `cert-authority` that applies here and now      -> both together, the stricter of each
 //! ```
 //!
-//! A name is the container's user of that name. Who has a key that is bound to no names may also be the container's
-//! own user under any other; who has a certificate or a key for certain names only if [`CONTAINERS_USER`] is among them.
-//! Where the instance names the users that may log in, no key and no certificate makes anybody another one.
+//! A name is the container's user of that name and nobody else; [`CONTAINERS_USER`] is a name like any other, that of the
+//! container's own user. A certificate, and a key for certain names, is good for these names alone. Where the instance
+//! names the users that may log in, no key and no certificate makes anybody another one. Whoever chose no name is
+//! whom the instance says ([`DEFAULT_USER`]), and needs a key or certificate that is good for that one, or for
+//! those who chose none.
+//!
+//! [`CONTAINERS_USER`]: dwell_core::ssh::CONTAINERS_USER
 //!
 //! That the client holds the private key, and the authority's signature on the certificate, are verified by `russh`
 //! before; everything else about a certificate is verified here, its time included.
@@ -19,7 +23,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use dwell_core::id::KeySetName;
-use dwell_core::ssh::CONTAINERS_USER;
+use dwell_core::ssh::DEFAULT_USER;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, HashAlg};
 
@@ -30,12 +34,21 @@ use crate::state::Trust;
 /// Everything that a decision depends on besides the key.
 #[derive(Clone, Copy, Debug)]
 pub struct Asking<'a> {
-    /// The login name.
+    /// Who the client wants to be: a name of the container, or the container's own user.
     pub login: &'a str,
+    /// The client chose no name, and the instance says that it is this one then.
+    pub by_default: bool,
     /// The client's address.
     pub from: IpAddr,
     /// Now.
     pub now: SystemTime,
+}
+
+impl Asking<'_> {
+    /// Whether names are good for this log-in, of which `are_among` tells whether one is among them.
+    pub(crate) fn is_of(self, are_among: impl Fn(&str) -> bool) -> bool {
+        are_among(self.login) || self.by_default && are_among(DEFAULT_USER)
+    }
 }
 
 /// The keys that count at one instance.
@@ -65,12 +78,6 @@ impl<'a> Keys<'a> {
         self.users.is_none_or(|users| users.iter().any(|user| user == login))
     }
 
-    /// The same of what somebody may do: whoever may be the container's own user may only if the instance says so, too.
-    fn bound(self, mut permit: Permit) -> Permit {
-        permit.containers_user &= self.admits(CONTAINERS_USER);
-        permit
-    }
-
     /// Whether any authority counts here, so that an unknown key may come with a certificate.
     pub fn any_authority(self) -> bool {
         let named = |name: &KeySetName| self.sets.is_none_or(|sets| sets.contains(name));
@@ -91,11 +98,11 @@ pub fn with_key(keys: Keys<'_>, key: &KeyData, asking: Asking<'_>) -> Option<Per
     }
     let mut lines = keys.lines(key, false);
     let line = lines.find(|line| {
-        line.options.applies(asking.from, asking.now) && line.options.names(asking.login)
+        line.options.applies(asking.from, asking.now)
+            && asking.is_of(|name| line.options.names(name))
     })?;
     let whose = describe(key, line.key.comment().as_str_lossy());
-    let containers_user = line.options.names(CONTAINERS_USER);
-    Some(keys.bound(Permit::new(whose, &line.options, containers_user)))
+    Some(Permit::new(whose, &line.options))
 }
 
 /// What a log-in with a certificate may do; nothing if it may not log in.
@@ -110,9 +117,10 @@ pub fn with_certificate(
     let claims = certificate::read(certificate, asking)?;
     let authority = certificate.signature_key();
     let whose = describe(certificate.public_key(), certificate.key_id());
-    let names_login = claims.principals.iter().any(|principal| principal == asking.login);
+    let names_login =
+        asking.is_of(|name| claims.principals.iter().any(|principal| principal == name));
     if keys.trust.user_authorities.contains(authority) && names_login {
-        return claims.permit(whose, None).map(|permit| keys.bound(permit));
+        return claims.permit(whose, None);
     }
     let line = keys.lines(authority, true).find(|line| {
         let principal = match &line.options.principals {
@@ -120,10 +128,10 @@ pub fn with_certificate(
             None => names_login,
         };
         principal
-            && line.options.names(asking.login)
+            && asking.is_of(|name| line.options.names(name))
             && line.options.applies(asking.from, asking.now)
     })?;
-    claims.permit(whose, Some(&line.options)).map(|permit| keys.bound(permit))
+    claims.permit(whose, Some(&line.options))
 }
 
 /// A key for log and events: its fingerprint, and what its owner calls it, cleaned and cut.

@@ -15,7 +15,6 @@ mod options;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
-use dwell_core::ssh::CONTAINERS_USER;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, PublicKey};
 
@@ -75,7 +74,7 @@ pub struct KeyOptions {
     pub agent: bool,
     /// Runs instead of whatever was asked for.
     pub command: Option<Forced>,
-    /// The names that may be logged in as; absent: any. [`CONTAINERS_USER`] is none of them.
+    /// The names that may be logged in as; absent: any.
     pub login: Option<Vec<String>>,
     /// From where.
     pub from: Option<AddressList>,
@@ -91,11 +90,6 @@ impl KeyOptions {
     /// Whether `login` may be logged in as.
     pub fn names(&self, login: &str) -> bool {
         self.login.as_ref().is_none_or(|names| names.iter().any(|name| name == login))
-    }
-
-    /// Whether the line says by itself that the container's own user may be taken under a name that is not there.
-    pub fn names_containers_user(&self) -> bool {
-        self.login.is_some() && self.names(CONTAINERS_USER)
     }
 
     /// Whether the line counts for a client at `from`, at the time `now`.

@@ -10,6 +10,7 @@
 //! what does, a process or a forwarded connection, is a task of its own, which ends when its channel or the
 //! connection does.
 
+mod admittance;
 mod channels;
 mod forward;
 mod handler;
@@ -58,6 +59,8 @@ struct Connection {
     channels: Channels,
     /// Forwarded ports that are listened on, by address and port as the client named them.
     forwards: HashMap<(String, u32), DropGuard>,
+    /// Unix sockets that are listened on, by path.
+    sockets: HashMap<String, DropGuard>,
 }
 
 /// Serves a connection to its end.
@@ -114,8 +117,9 @@ async fn run(
         }
     };
     let orphaned = orphaned(instance.clone(), channels.clone());
-    let forwards = HashMap::new();
-    let connection = Connection { front, instance, client, server, login, channels, forwards };
+    let (forwards, sockets) = (HashMap::new(), HashMap::new());
+    let connection =
+        Connection { front, instance, client, server, login, channels, forwards, sockets };
     let starting =
         server::run_stream(config, BufReader::with_capacity(READ_AHEAD, stream), connection);
     let mut session = tokio::select! {

@@ -26,6 +26,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,15 +35,18 @@ use std::time::Duration;
 use dwell_core::id::InstanceName;
 use dwell_core::ssh::SshContainer;
 use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::debug;
+use tracing::{debug, info};
 
 use self::door::{Door, StartError};
 use self::failure::Step as _;
 use self::message::{Open, Start};
 use self::program::Program;
+use crate::auth::clean;
 
+mod account_keys;
 mod accounts;
 mod agent;
 mod bundle;
@@ -62,6 +66,7 @@ mod program;
 mod seccomp;
 mod session;
 mod sftp;
+mod socket;
 mod sys;
 mod terminal;
 
@@ -70,6 +75,8 @@ pub use session::{Control, Exit, Session, SessionInput, SessionOutput};
 
 /// How long a start may take.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest reason for which an account's keys do not count, in characters: it is the container's.
+const MAX_REASON: usize = 512;
 /// How long a helper stays where nothing is started any more.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -103,10 +110,10 @@ pub struct Request {
     pub container: SshContainer,
     /// The container's instance, for messages.
     pub instance: InstanceName,
-    /// The name the client logged in with, which is looked up in the container's `/etc/passwd`.
+    /// As whom: a name that is looked up in the container's `/etc/passwd`, or [`CONTAINERS_USER`].
+    ///
+    /// [`CONTAINERS_USER`]: dwell_core::ssh::CONTAINERS_USER
     pub login: String,
-    /// Whether the container's own user is taken if it is not there.
-    pub containers_user: bool,
     /// What is to run.
     pub work: Work,
     /// The client's additions to the container's environment. Those that change which code a program loads
@@ -127,6 +134,31 @@ pub enum Work {
     Command(String),
     /// An SFTP server; it needs nothing of the image.
     Sftp(SftpOptions),
+    /// Nothing: whoever starts it wants to know whether there is such an account.
+    Account {
+        /// And whom it lets in: its `authorized_keys` is written to standard output; why it does not count, to standard
+        /// error.
+        keys: bool,
+    },
+    /// A connection to the Unix socket at this path; see [`Session::socket`].
+    Connect(String),
+    /// A listener at this path, likewise.
+    Listen(String),
+}
+
+impl Request {
+    /// One for something that dwell does itself.
+    pub fn own(container: SshContainer, instance: InstanceName, login: String, work: Work) -> Self {
+        Self {
+            container,
+            instance,
+            login,
+            work,
+            environment: Vec::new(),
+            terminal: None,
+            agent_forwarding: false,
+        }
+    }
 }
 
 /// What an SFTP server is to do and to leave.
@@ -213,11 +245,73 @@ impl Enter {
     }
 }
 
+impl Enter {
+    /// Looks an account of a container up, and with `keys` whom it lets in itself: the text of its `authorized_keys`, which
+    /// is empty without `keys`, if it has none, and if that does not count. Takes at most twice 10 seconds.
+    ///
+    /// # Errors
+    /// [`Failure::NoUser`] if it has none of this name; otherwise as [`Enter::start`].
+    pub async fn account(
+        &self,
+        container: &SshContainer,
+        instance: &InstanceName,
+        login: &str,
+        keys: bool,
+    ) -> Result<String, EnterError> {
+        let (work, login) = (Work::Account { keys }, login.to_owned());
+        let request = Request::own(container.clone(), instance.clone(), login.clone(), work);
+        let session = self.start(request).await?;
+        if !keys {
+            return Ok(String::new());
+        }
+        let read = async |output: SessionOutput| {
+            let mut bytes = Vec::new();
+            output.take(account_keys::MAX_BYTES).read_to_end(&mut bytes).await?;
+            io::Result::Ok(String::from_utf8_lossy(&bytes).into_owned())
+        };
+        let errors = async {
+            match session.errors {
+                Some(errors) => read(errors).await,
+                None => Ok(String::new()),
+            }
+        };
+        let both = async { tokio::try_join!(read(session.output), errors) };
+        match timeout(START_TIMEOUT, both).await {
+            Ok(Ok((text, reason))) if reason.is_empty() => Ok(text),
+            Ok(Ok((_, reason))) => {
+                let reason = clean(&reason, MAX_REASON);
+                info!(%instance, login, reason, "the authorized_keys of an account do not count");
+                Ok(String::new())
+            }
+            Ok(Err(error)) => Err(error).step("read authorized_keys"),
+            Err(_) => Err(Failure::Slow { seconds: START_TIMEOUT.as_secs() }),
+        }
+        .map_err(|failure| EnterError { instance: instance.clone(), failure })
+    }
+}
+
+/// What [`Work::Connect`] or [`Work::Listen`] made.
+///
+/// # Errors
+/// As [`Enter::start`], and if the socket cannot be made so.
+pub(crate) async fn socket<S: From<OwnedFd>>(
+    enter: &Enter,
+    request: Request,
+) -> Result<S, EnterError> {
+    let instance = request.instance.clone();
+    let session = enter.start(request).await?;
+    let socket = session.socket.ok_or("there is none").step("make a socket");
+    let socket = socket.and_then(|socket| {
+        rustix::io::ioctl_fionbio(&socket, true).step("make a socket")?;
+        Ok(socket.into())
+    });
+    socket.map_err(|failure| EnterError { instance, failure })
+}
+
 impl Shared {
     async fn start(self: &Arc<Self>, request: &Request) -> Result<Session, Failure> {
         let start = Start {
             login: request.login.clone(),
-            containers_user: request.containers_user,
             work: request.work.clone(),
             environment: request.environment.clone(),
             terminal: request.terminal.clone(),

@@ -16,22 +16,19 @@ pub struct Permit {
     pub agent: bool,
     /// Runs instead of whatever is asked for.
     pub command: Option<Forced>,
-    /// Be the container's own user where the container has none of the name that was logged in as.
-    pub containers_user: bool,
     open: Option<Vec<Target>>,
     listen: Option<Vec<Target>>,
 }
 
 impl Permit {
     /// What `options` of an `authorized_keys` line give to whom `key` names.
-    pub fn new(key: String, options: &KeyOptions, containers_user: bool) -> Self {
+    pub fn new(key: String, options: &KeyOptions) -> Self {
         Self {
             key,
             terminal: options.terminal,
             forwarding: options.forwarding,
             agent: options.agent,
             command: options.command.clone(),
-            containers_user,
             open: options.open.clone(),
             listen: options.listen.clone(),
         }
@@ -40,6 +37,16 @@ impl Permit {
     /// Whether a connection may be forwarded to `host` at `port`.
     pub fn may_open(&self, host: &str, port: u16) -> bool {
         self.forwarding && among(self.open.as_deref(), host, port)
+    }
+
+    /// Whether a connection may be forwarded to a Unix socket. A list of hosts and ports has none.
+    pub fn may_open_sockets(&self) -> bool {
+        self.forwarding && self.open.is_none()
+    }
+
+    /// Whether a Unix socket may be listened on, likewise.
+    pub fn may_listen_on_sockets(&self) -> bool {
+        self.forwarding && self.listen.is_none()
     }
 
     /// Whether `port` may be listened on at `host`.

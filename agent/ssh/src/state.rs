@@ -22,12 +22,13 @@ use std::time::Duration;
 
 use dwell_core::id::{InstanceName, KeySetName};
 use dwell_core::sandbox::SandboxId;
-use dwell_core::ssh::{HostKey, SshContainer};
+use dwell_core::ssh::{CONTAINERS_USER, DEFAULT_USER, HostKey, SshContainer};
 use russh::keys::ssh_key::public::KeyData;
 use tokio::sync::watch as latest;
 use tracing::{info, warn};
 
 pub use self::files::StateError;
+pub(crate) use self::files::parse;
 use self::watch::{Change, Watch};
 use crate::authorized_keys::AuthorizedKey;
 
@@ -66,10 +67,24 @@ pub struct Served {
     pub key_sets: Option<Vec<KeySetName>>,
     /// The names that may be logged in as; absent: any.
     pub users: Option<Vec<String>>,
+    /// Who somebody is that chose no name; absent: the container's own user.
+    pub login_as: Option<String>,
+    /// Whether an account of the container may let others in as itself, by its `authorized_keys`.
+    pub account_keys: bool,
     /// What runs in the sandbox.
     pub container: Option<SshContainer>,
     /// What was wrong with its lines, to say it once.
     faults: Vec<String>,
+}
+
+impl Served {
+    /// Who somebody is that logs in under a name.
+    pub fn account<'a>(&'a self, login: &'a str) -> &'a str {
+        match login {
+            DEFAULT_USER => self.login_as.as_deref().unwrap_or(CONTAINERS_USER),
+            chosen => chosen,
+        }
+    }
 }
 
 /// What an instance is now; closed when it is no longer served.

@@ -25,7 +25,7 @@ Examples:
   dwell cp site/*.html web-0:/srv/www/
   dwell cp db-0:/backup/a.dump db-1:/backup/")]
 pub(crate) struct Cp {
-    /// User to log in as, if the instance has it; your own name if not given
+    /// User of the instance to log in as; whom its workload says if not given, or else the user that it runs as
     #[arg(short, long)]
     user: Option<String>,
     /// Without effect, for hands that are used to it: directories are always copied whole

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Args;
+use dwell_core::ssh::DEFAULT_USER;
 use dwell_proto::v1;
 
 use super::{Fleet, name_parser};
@@ -30,7 +31,7 @@ Examples:
   dwell ssh web-0 -L 8080:localhost:80 -N    # everything that ssh can
   dwell ssh web-0 -t -- top")]
 pub(crate) struct Ssh {
-    /// User to log in as, if the instance has it; your own name if not given
+    /// User of the instance to log in as; whom its workload says if not given, or else the user that it runs as
     #[arg(short, long)]
     user: Option<String>,
     /// The instance, or a workload that has only one
@@ -74,6 +75,7 @@ impl Ssh {
 /// With it `ssh web-0.dwell` works, and everything that uses ssh does too: scp, sftp, rsync, git, Ansible,
 /// editors. The way leads through the controller; host keys are trusted because of the cluster's
 /// authority. Log in with a key of a key set (`dwell key add`) or with a certificate (`dwell key sign`).
+/// Without a user's name you are whom the workload says, or else the user that it runs as.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:
@@ -90,6 +92,8 @@ impl SshConfig {
     pub(super) async fn run(self, mut fleet: Fleet, target: &TargetArgs) -> Result<(), Failure> {
         let info = fleet.client.get_info(v1::GetInfoRequest {}).await?.into_inner();
         let mut text = format!("Host *.{}\n", info.zone);
+        // Your own name is hardly one of the instances', where a name that they do not have is nobody.
+        text += &format!("    User {DEFAULT_USER}\n");
         if !self.direct {
             text += &format!("    ProxyCommand {}\n", openssh::proxy_command(target)?);
         }

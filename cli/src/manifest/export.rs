@@ -298,7 +298,7 @@ fn ssh(ssh: &Ssh) -> Value {
     match ssh {
         Ssh::Image => json!("image"),
         Ssh::Off => json!("off"),
-        Ssh::Dwell { authorized_keys, key_sets, users } => {
+        Ssh::Dwell { authorized_keys, key_sets, users, login_as, account_keys } => {
             let mut keys = Map::new();
             if !authorized_keys.is_empty() {
                 keys.insert("authorized_keys".into(), json!(authorized_keys));
@@ -308,6 +308,12 @@ fn ssh(ssh: &Ssh) -> Value {
             }
             if let Some(users) = users {
                 keys.insert("users".into(), json!(users));
+            }
+            if let Some(login_as) = login_as {
+                keys.insert("login_as".into(), json!(login_as));
+            }
+            if let Some(account_keys) = account_keys {
+                keys.insert("account_keys".into(), json!(account_keys));
             }
             Value::Object(keys)
         }
@@ -332,7 +338,7 @@ mod tests {
             include_str!("../../../examples/nightly.yaml"),
             "workloads: {w: {image: a, job: {schedule: {cron: '0 0 * * 1-5', overlap: wait, catch_up: 1h, history: 3}}}}",
             "workloads: {w: {image: a, command: ['$$HOME', '${X:-$$}', '1', 'yes'], environment: {A: ''}, restart: no}}",
-            "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy]}, restart: on-failure}}",
+            "workloads: {w: {image: a, network: {allow_from: [], allow_to: []}, ssh: {key_sets: [], users: [deploy], login_as: deploy, account_keys: true}, restart: on-failure}}",
             "workloads: {w: {image: a, job: {}}, v: {image: a, job: {attempts: 1, parallelism: 2, deadline: 1h, ttl: 0s}}}",
             "workloads: {w: {image: a, job: {ttl: 1d}, restart: on-failure}, v: {image: a, job: {}, restart: no}}",
             "workloads: {w: {image: a, on_lost: replace after 2m}}",

@@ -152,7 +152,13 @@ fn spellings() {
     assert_eq!(template("restart: on-failure:3").restart, three);
     assert_eq!(template("ssh: off").ssh, Ssh::Off);
     assert_eq!(template("ssh: image").ssh, Ssh::Image);
-    let ssh = |key_sets| Ssh::Dwell { authorized_keys: vec![], key_sets, users: None };
+    let ssh = |key_sets| Ssh::Dwell {
+        authorized_keys: vec![],
+        key_sets,
+        users: None,
+        login_as: None,
+        account_keys: None,
+    };
     assert_eq!(template("ssh: {authorized_keys: []}").ssh, ssh(None));
     assert_eq!(template("ssh: {key_sets: []}").ssh, ssh(Some(vec![])));
     let team = Some(vec!["team".parse().unwrap()]);

@@ -237,14 +237,20 @@ pub(super) struct SshKeys {
     /// Names of the controller's key sets that count here; all of them if not given.
     #[serde(default)]
     key_sets: Option<Vec<KeySetName>>,
-    /// The names that may be logged in as; any if not given. `@container` lets other names be the container's own user.
+    /// The names that may be logged in as; any if not given. `@container` is the container's own user.
     #[serde(default)]
     users: Option<Vec<String>>,
+    /// Who somebody is that logs in without choosing a name; `@container` if not given.
+    #[serde(default)]
+    login_as: Option<String>,
+    /// Whether accounts of the container let others in by their `~/.ssh/authorized_keys`; those of a machine do if not given.
+    #[serde(default)]
+    account_keys: Option<bool>,
 }
 
 impl Shorthand for Ssh {
     const EXPECTING: &'static str =
-        "image, off, or a mapping with authorized_keys, key_sets and users";
+        "image, off, or a mapping with authorized_keys, key_sets, users, login_as and account_keys";
     const FORMAT: &'static str = "ssh";
     const LIST: bool = false;
     type Long = SshKeys;
@@ -257,8 +263,9 @@ impl Shorthand for Ssh {
         }
     }
 
-    fn from_long(SshKeys { authorized_keys, key_sets, users }: SshKeys) -> Result<Self, String> {
-        Ok(Self::Dwell { authorized_keys, key_sets, users })
+    fn from_long(keys: SshKeys) -> Result<Self, String> {
+        let SshKeys { authorized_keys, key_sets, users, login_as, account_keys } = keys;
+        Ok(Self::Dwell { authorized_keys, key_sets, users, login_as, account_keys })
     }
 }
 

@@ -86,7 +86,7 @@ async fn ssh_is_told_the_way_and_given_a_key() {
         machine.run(&fake, &["ssh", "root@web-0.dwell", "-t", "--", "ls", "-l a"]).await;
     assert_eq!(code, Some(7));
     insta::assert_snapshot!(shown);
-    assert_eq!(fake.asked(), ["certify root,@container for 300000 ms"]);
+    assert_eq!(fake.asked(), ["certify root for 300000 ms"]);
 }
 
 #[tokio::test]
@@ -103,6 +103,13 @@ async fn scp_gets_paths_as_they_are() {
         let (code, shown) = machine.run(&fake, &arguments).await;
         assert_eq!((code, shown.as_str()), (Some(7), expected), "{arguments:?}");
     }
+    let (code, shown) = machine.run(&fake, &["cp", "a", "root@web-1:", "web-0:"]).await;
+    assert_eq!(
+        (code, shown.as_str()),
+        (Some(7), "-r\n-3\n--\na\nroot@web-1.dwell:\n@default@web-0.dwell:\n")
+    );
+    let certified = fake.asked().into_iter().rfind(|asked| asked.starts_with("certify"));
+    assert_eq!(certified.as_deref(), Some("certify root,@default,@container for 300000 ms"));
     for (arguments, code, says) in [
         (&["cp", "a", "b"][..], 2, "no side is in an instance"),
         (&["cp", "a", "db-0:b"], 3, "there is no instance or workload \"db-0\""),
@@ -227,5 +234,6 @@ async fn the_stock_ssh_understands_its_configuration() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(shown.contains("\nproxycommand "), proxied, "{shown}");
         assert_eq!(shown.contains("\nknownhostscommand "), known, "{shown}");
+        assert_eq!(shown.contains("\nuser @default\n"), known, "{shown}");
     }
 }

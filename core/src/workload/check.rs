@@ -17,6 +17,7 @@ use super::{
 use crate::health::Probe;
 use crate::image::digest_of;
 use crate::quantity::{Bytes, Millicores};
+use crate::ssh::DEFAULT_USER;
 
 /// The most entries a list or a map of a specification may have.
 const ENTRIES_MAX: usize = 1_000;
@@ -240,12 +241,15 @@ impl Template {
         if self.expose.len() > ENTRIES_MAX {
             return refuse("network.expose", format!("more than {ENTRIES_MAX} ports"));
         }
-        if let Ssh::Dwell { authorized_keys, key_sets, users } = &self.ssh {
+        if let Ssh::Dwell { authorized_keys, key_sets, users, login_as, account_keys: _ } =
+            &self.ssh
+        {
             check_list("ssh.authorized_keys", authorized_keys)?;
             if key_sets.as_ref().is_some_and(|sets| sets.len() > ENTRIES_MAX) {
                 return refuse("ssh.key_sets", format!("more than {ENTRIES_MAX} key sets"));
             }
             check_users(users.as_deref().unwrap_or_default())?;
+            check_login_as(login_as.as_deref(), users.as_deref())?;
         }
         for (field, rules) in
             [("network.allow_from", &self.allow_from), ("network.allow_to", &self.allow_to)]
@@ -343,23 +347,39 @@ fn check_users(users: &[String]) -> Result<(), SpecError> {
     if users.len() > USERS_MAX {
         return refuse("ssh.users", format!("more than {USERS_MAX} names"));
     }
-    let is_odd = |name: &&String| {
-        name.is_empty()
-            || name.len() > USER_MAX
-            || name.chars().any(|one| one.is_control() || one.is_whitespace() || one == ':')
-    };
-    match users.iter().find(is_odd) {
-        None => Ok(()),
-        Some(name) => {
-            let shown: String = name.chars().take(USER_MAX).collect();
-            refuse(
-                "ssh.users",
-                format!(
-                    "{shown:?} is not a name to log in as; use 1 to {USER_MAX} characters without blanks and colons"
-                ),
-            )
-        }
+    users.iter().try_for_each(|name| check_login("ssh.users", name))
+}
+
+fn check_login_as(login_as: Option<&str>, users: Option<&[String]>) -> Result<(), SpecError> {
+    let Some(name) = login_as else { return Ok(()) };
+    check_login("ssh.login_as", name)?;
+    if users.is_some_and(|users| !users.iter().any(|user| user == name)) {
+        return refuse("ssh.login_as", format!("{name:?} is not among ssh.users; add it there"));
     }
+    Ok(())
+}
+
+/// A name of an account of the container, or that of its own user.
+fn check_login(field: &'static str, name: &str) -> Result<(), SpecError> {
+    if name == DEFAULT_USER {
+        return refuse(
+            field,
+            format!("{DEFAULT_USER:?} stands for whom ssh.login_as names; name that one"),
+        );
+    }
+    let is_odd = name.is_empty()
+        || name.len() > USER_MAX
+        || name.chars().any(|one| one.is_control() || one.is_whitespace() || one == ':');
+    if !is_odd {
+        return Ok(());
+    }
+    let shown: String = name.chars().take(USER_MAX).collect();
+    refuse(
+        field,
+        format!(
+            "{shown:?} is not a name to log in as; use 1 to {USER_MAX} characters without blanks and colons"
+        ),
+    )
 }
 
 fn check_access(field: &'static str, rules: &[AllowRule]) -> Result<(), SpecError> {

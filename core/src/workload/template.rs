@@ -354,9 +354,16 @@ pub enum Ssh {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         key_sets: Option<Vec<KeySetName>>,
         /// The names that may be logged in as, by whatever key or certificate; any if there is no list.
-        /// [`CONTAINERS_USER`](crate::ssh::CONTAINERS_USER) among them lets a name that the container does not have be its own user.
+        /// [`CONTAINERS_USER`](crate::ssh::CONTAINERS_USER) is such a name, too.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         users: Option<Vec<String>>,
+        /// Who somebody is that logs in without choosing a name; absent: the container's own user.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        login_as: Option<String>,
+        /// Whether accounts of the container let others in as themselves, by their `~/.ssh/authorized_keys`; absent: those of
+        /// a machine do.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        account_keys: Option<bool>,
     },
     /// The image brings a server of its own.
     Image,
@@ -366,6 +373,12 @@ pub enum Ssh {
 
 impl Default for Ssh {
     fn default() -> Self {
-        Self::Dwell { authorized_keys: Vec::new(), key_sets: None, users: None }
+        Self::Dwell {
+            authorized_keys: Vec::new(),
+            key_sets: None,
+            users: None,
+            login_as: None,
+            account_keys: None,
+        }
     }
 }

@@ -239,6 +239,32 @@ fn an_image_that_is_to_be_pinned_has_to_name_its_digest() {
     assert!(spec.check().is_ok());
 }
 
+#[test]
+fn whoever_chooses_no_name_is_one_that_is_let_in() {
+    let check = |users: Option<&[&str]>, login_as: &str| {
+        let mut spec = spec();
+        spec.template.ssh = Ssh::Dwell {
+            authorized_keys: Vec::new(),
+            key_sets: None,
+            users: users.map(|users| users.iter().map(|user| (*user).to_owned()).collect()),
+            login_as: Some(login_as.to_owned()),
+            account_keys: None,
+        };
+        spec.check().map_err(|error| error.to_string())
+    };
+    assert_eq!(check(None, "deploy"), Ok(()));
+    assert_eq!(check(Some(&["deploy", "root"]), "deploy"), Ok(()));
+    for (users, login_as, says) in [
+        (Some(&["root"][..]), "deploy", "not among ssh.users"),
+        (None, "@default", "stands for whom ssh.login_as names"),
+        (Some(&["@default"][..]), "root", "ssh.users"),
+        (None, "a b", "not a name to log in as"),
+    ] {
+        let said = check(users, login_as).unwrap_err();
+        assert!(said.contains(says), "{login_as}: {said}");
+    }
+}
+
 /// Whatever is sent to a node with every instance counts.
 #[test]
 fn all_texts_of_a_declaration_are_bounded_together() {
@@ -255,7 +281,13 @@ fn all_texts_of_a_declaration_are_bounded_together() {
             s.template.healthcheck = Some(HealthCheck::new(probe));
         }),
         Box::new(|s| {
-            s.template.ssh = Ssh::Dwell { authorized_keys: many(), key_sets: None, users: None };
+            s.template.ssh = Ssh::Dwell {
+                authorized_keys: many(),
+                key_sets: None,
+                users: None,
+                login_as: None,
+                account_keys: None,
+            };
         }),
         Box::new(|s| {
             let path = |number: usize| format!("/{number}/{}", "x".repeat(4_000));

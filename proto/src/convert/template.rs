@@ -385,11 +385,13 @@ impl From<&Ssh> for v1::Ssh {
             names: sets.iter().map(ToString::to_string).collect(),
         };
         match ssh {
-            Ssh::Dwell { authorized_keys, key_sets, users } => Self {
+            Ssh::Dwell { authorized_keys, key_sets, users, login_as, account_keys } => Self {
                 mode: Mode::Dwell.into(),
                 authorized_keys: authorized_keys.clone(),
                 key_sets: key_sets.as_ref().map(names),
                 users: users.clone().map(|names| v1::LoginNames { names }),
+                login_as: login_as.clone().unwrap_or_default(),
+                account_keys: *account_keys,
             },
             Ssh::Image => Self { mode: Mode::Image.into(), ..Self::default() },
             Ssh::Off => Self { mode: Mode::Off.into(), ..Self::default() },
@@ -411,6 +413,8 @@ impl TryFrom<v1::Ssh> for Ssh {
                 authorized_keys: wire.authorized_keys,
                 key_sets: wire.key_sets.map(names).transpose()?,
                 users: wire.users.map(|users| users.names),
+                login_as: Some(wire.login_as).filter(|name| !name.is_empty()),
+                account_keys: wire.account_keys,
             },
         })
     }

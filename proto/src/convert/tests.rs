@@ -95,6 +95,8 @@ fn full_template() -> Template {
             authorized_keys: vec!["ssh-ed25519 AAAA me".into()],
             key_sets: Some(vec!["team".parse().unwrap()]),
             users: Some(vec!["deploy".into()]),
+            login_as: Some("deploy".into()),
+            account_keys: Some(false),
         },
         allow_to: Some(vec![AllowRule {
             from: AllowSource::SameWorkload,

@@ -55,7 +55,7 @@ impl Lab {
         let dir = person.dir.display();
         write!(
             config,
-            "Host *\n  IdentityFile {dir}/key\n  IdentitiesOnly yes\n  BatchMode yes\n  ConnectTimeout 5\n  \
+            "Host *\n  User @default\n  IdentityFile {dir}/key\n  IdentitiesOnly yes\n  BatchMode yes\n  ConnectTimeout 5\n  \
              UserKnownHostsFile {dir}/known_hosts\n  GlobalKnownHostsFile /dev/null\n  \
              StrictHostKeyChecking yes\n  LogLevel ERROR\n"
         )?;

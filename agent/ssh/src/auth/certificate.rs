@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use dwell_core::ssh::CONTAINERS_USER;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate};
 
@@ -55,12 +54,10 @@ impl Claims<'_> {
     /// command, and not the same.
     pub(super) fn permit(self, whose: String, line: Option<&KeyOptions>) -> Option<Permit> {
         let mut options = self.options;
-        let mut containers_user = self.principals.iter().any(|name| name == CONTAINERS_USER);
         if let Some(line) = line {
             options.terminal &= line.terminal;
             options.forwarding &= line.forwarding;
             options.agent &= line.agent;
-            containers_user |= line.names_containers_user();
             options.open.clone_from(&line.open);
             options.listen.clone_from(&line.listen);
             options.command = match (options.command, line.command.clone()) {
@@ -68,7 +65,7 @@ impl Claims<'_> {
                 (mine, theirs) => mine.or(theirs),
             };
         }
-        Some(Permit::new(whose, &options, containers_user))
+        Some(Permit::new(whose, &options))
     }
 }
 

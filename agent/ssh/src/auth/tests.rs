@@ -27,7 +27,7 @@ fn line(options: &str, seed: u8) -> AuthorizedKey {
 
 fn asking<'a>(login: &'a str, from: &str) -> Asking<'a> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-    Asking { login, from: from.parse::<IpAddr>().unwrap(), now }
+    Asking { login, by_default: false, from: from.parse::<IpAddr>().unwrap(), now }
 }
 
 /// A certificate for key 1 by key 9, for `alice` and `ops`, changed by `change`.
@@ -186,47 +186,71 @@ fn authorities_in_lines() {
     assert!(both("cert-authority,command=\"b\"").is_none(), "two commands cannot both be forced");
 }
 
-/// Under a name that the container does not have nobody becomes its own user who was limited to that name.
 #[test]
-fn a_name_is_that_user_alone_unless_the_containers_user_is_named_as_well() {
+fn a_certificate_is_good_for_its_names_and_for_no_other() {
     let trust = cluster();
-    let permit = |certificate: &Certificate, own: &[AuthorizedKey], login| {
-        log_in(&trust, own, certificate, login, "192.0.2.1").map(|permit| permit.containers_user)
+    let may = |certificate: &Certificate, own: &[AuthorizedKey], login| {
+        log_in(&trust, own, certificate, login, "192.0.2.1").is_some()
     };
     let plain = certificate(|_| {});
-    assert_eq!(permit(&plain, &[], "alice"), Some(false));
+    assert!(may(&plain, &[], "alice") && !may(&plain, &[], "root"));
+    assert!(!may(&plain, &[], "@container"), "the container's own user is a name like any other");
     let both = certificate(|builder| {
         builder.valid_principal("@container").unwrap();
     });
-    assert_eq!(permit(&both, &[], "alice"), Some(true));
-    assert_eq!(permit(&both, &[], "root"), None, "it is no name for others");
+    assert!(may(&both, &[], "alice") && may(&both, &[], "@container") && !may(&both, &[], "root"));
 
     let foreign = Trust::default();
     let by_line = |options: &str, login| {
-        let own = [line(options, 9)];
-        log_in(&foreign, &own, &plain, login, "192.0.2.1").map(|permit| permit.containers_user)
+        log_in(&foreign, &[line(options, 9)], &plain, login, "192.0.2.1").is_some()
     };
-    assert_eq!(by_line("cert-authority", "alice"), Some(false));
-    assert_eq!(by_line("cert-authority,principals=\"ops\"", "root"), Some(false));
-    assert_eq!(by_line("cert-authority,principals=\"ops\",login=\"web\"", "root"), None);
-    assert_eq!(by_line("cert-authority,login=\"alice,@container\"", "alice"), Some(true));
+    assert!(by_line("cert-authority", "alice") && !by_line("cert-authority", "@container"));
+    let by_principal = "cert-authority,principals=\"ops\"";
+    assert!(by_line(by_principal, "root") && by_line(by_principal, "@container"));
+    let web = "cert-authority,principals=\"ops\",login=\"web\"";
+    assert!(by_line(web, "web") && !by_line(web, "root") && !by_line(web, "@container"));
 }
 
 #[test]
 fn a_key_can_be_bound_to_names() {
     let trust = Trust::default();
-    let permit = |options: &str, login| {
+    let may = |options: &str, login| {
         let own = [line(options, 1)];
         let keys = Keys { trust: &trust, own: &own, sets: None, users: None };
         let key = key(1);
-        with_key(keys, key.public_key().key_data(), asking(login, "192.0.2.1"))
-            .map(|permit| permit.containers_user)
+        with_key(keys, key.public_key().key_data(), asking(login, "192.0.2.1")).is_some()
     };
-    assert_eq!(permit("", "anybody"), Some(true));
-    assert_eq!(permit("login=\"web,deploy\"", "deploy"), Some(false));
-    assert_eq!(permit("login=\"web,deploy\"", "root"), None);
-    assert_eq!(permit("login=\"web,@container\"", "web"), Some(true));
-    assert_eq!(permit("login=\"web,@container\"", "root"), None);
+    assert!(may("", "anybody") && may("", "@container"));
+    let bound = "login=\"web,deploy\"";
+    assert!(may(bound, "deploy") && !may(bound, "root") && !may(bound, "@container"));
+    assert!(may("login=\"web,@container\"", "@container"));
+}
+
+/// Who chose no name is whom the instance says, if that one or nobody in particular is who the key is for.
+#[test]
+fn whoever_chose_no_name_needs_what_is_good_for_whom_the_instance_says() {
+    let trust = cluster();
+    let users = ["deploy".to_owned()];
+    let may = |options: &str, principal: &str, login: &str| {
+        let own = [line(options, 1)];
+        let keys = Keys { trust: &trust, own: &own, sets: None, users: Some(&users) };
+        let asking = Asking { by_default: true, ..asking(login, "192.0.2.1") };
+        let certificate = certificate(|builder| {
+            builder.valid_principal(principal).unwrap();
+        });
+        (
+            with_key(keys, key(1).public_key().key_data(), asking).is_some(),
+            with_certificate(keys, &certificate, asking).is_some(),
+        )
+    };
+    assert_eq!(may("", "deploy", "deploy"), (true, true));
+    assert_eq!(may("login=\"@default\"", "@default", "deploy"), (true, true));
+    assert_eq!(may("login=\"root\"", "@container", "deploy"), (false, false));
+    assert_eq!(
+        may("", "@default", "@container"),
+        (false, false),
+        "the instance does not let it in"
+    );
 }
 
 /// A restriction of the SFTP server that we do not have makes the certificate invalid, as it does a line.
@@ -261,25 +285,25 @@ fn an_instance_names_who_may_be_logged_in_as_whatever_the_key_or_the_certificate
     let certificate = certificate(|builder| {
         builder.valid_principal("@container").unwrap();
     });
-    // By a plain key, by one for certain names, and by a certificate: whether, and whether as the container's own user.
+    // By a plain key, by one for certain names, and by a certificate.
     let may = |users: Option<&[String]>, login: &str| {
         let keys = Keys { trust: &trust, own: &own, sets: None, users };
         let asking = asking(login, "192.0.2.1");
         let by_key = |seed: u8| with_key(keys, key(seed).public_key().key_data(), asking);
         let by_certificate = with_certificate(keys, &certificate, asking);
-        [by_key(2), by_key(3), by_certificate]
-            .map(|permit| permit.map(|permit| permit.containers_user))
+        [by_key(2), by_key(3), by_certificate].map(|permit| permit.is_some())
     };
     let users = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    assert_eq!(may(None, "root"), [Some(true), Some(false), None]);
-    assert_eq!(may(None, "alice"), [Some(true), None, Some(true)]);
+    assert_eq!(may(None, "root"), [true, true, false]);
+    assert_eq!(may(None, "alice"), [true, false, true]);
 
     let named = users(&["deploy", "alice"]);
-    assert_eq!(may(Some(&named), "root"), [None, None, None]);
-    assert_eq!(may(Some(&named), "deploy"), [Some(false), Some(false), None]);
-    assert_eq!(may(Some(&named), "alice"), [Some(false), None, Some(false)]);
+    assert_eq!(may(Some(&named), "root"), [false, false, false]);
+    assert_eq!(may(Some(&named), "deploy"), [true, true, false]);
+    assert_eq!(may(Some(&named), "alice"), [true, false, true]);
+    assert_eq!(may(Some(&named), "@container"), [false, false, false]);
     let with_own = users(&["alice", "@container"]);
-    assert_eq!(may(Some(&with_own), "alice"), [Some(true), None, Some(true)]);
-    assert_eq!(may(Some(&with_own), "root"), [None, None, None]);
-    assert_eq!(may(Some(&[]), "alice"), [None, None, None]);
+    assert_eq!(may(Some(&with_own), "alice"), [true, false, true]);
+    assert_eq!(may(Some(&with_own), "@container"), [true, false, true]);
+    assert_eq!(may(Some(&[]), "alice"), [false, false, false]);
 }

@@ -1,47 +1,49 @@
 //! Forwarding: connections of the client into the sandbox, connections of the sandbox to the client, and its agent.
 //!
 //! Both ends of a forwarded TCP connection behave as if they were programs in the instance: they use its
-//! network namespace, and names mean what they mean there.
+//! network namespace, and names mean what they mean there. Unix sockets are those of the container's file system, made
+//! and connected to by a process of the user who is logged in.
 
+use std::error::Error;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use russh::server::{ChannelOpenHandle, Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tracing::debug;
 
 use super::channels::Channels;
 use super::stream;
+use crate::enter::{self, Enter, Request};
+use crate::front::Front;
 use crate::{netns, resolve};
 
 /// Pause after an accept that failed, which means that the process is out of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A connection that the client wants made from inside the sandbox.
-pub(super) struct Outgoing {
-    pub(super) netns: PathBuf,
-    /// The zone of the instances' names.
-    pub(super) zone: String,
-    pub(super) host: String,
-    pub(super) port: u16,
-    pub(super) channel: Channel<Msg>,
-    pub(super) reply: ChannelOpenHandle,
-}
-
-/// Makes it, and carries its data until it ends.
-pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
-    let Outgoing { netns, zone, host, port, channel, reply } = outgoing;
+/// Makes a connection that the client wants made, and carries its data until it ends.
+pub(super) async fn connect<S, E>(
+    reaching: impl Future<Output = Result<S, E>>,
+    channel: Channel<Msg>,
+    reply: ChannelOpenHandle,
+    channels: Channels,
+) where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    E: std::fmt::Display,
+{
     let Some(place) = channels.place() else {
         return reply.reject(ChannelOpenFailure::ResourceShortage).await;
     };
-    let stream = match reach(&netns, &zone, &host, port).await {
+    let stream = match reaching.await {
         Ok(stream) => stream,
         Err(error) => {
-            debug!(host, port, %error, "cannot forward");
+            debug!(%error, "cannot forward");
             return reply.reject(ChannelOpenFailure::ConnectFailed).await;
         }
     };
@@ -58,16 +60,18 @@ pub(super) async fn connect(outgoing: Outgoing, channels: Channels) {
     });
 }
 
-/// Connects to the first of the name's addresses that answers.
-async fn reach(
-    netns: &std::path::Path,
-    zone: &str,
-    host: &str,
+/// Connects to the first of the name's addresses inside the sandbox that answers.
+///
+/// `zone` is that of the instances' names.
+pub(super) async fn reach(
+    netns: PathBuf,
+    zone: String,
+    host: String,
     port: u16,
-) -> io::Result<tokio::net::TcpStream> {
+) -> io::Result<TcpStream> {
     let mut failure = io::Error::from(io::ErrorKind::HostUnreachable);
-    for address in resolve::addresses(netns, zone, host).await? {
-        match netns::connect(netns, SocketAddr::new(address, port)).await {
+    for address in resolve::addresses(&netns, &zone, &host).await? {
+        match netns::connect(&netns, SocketAddr::new(address, port)).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
@@ -81,6 +85,47 @@ pub(super) struct Incoming {
     /// As the client named it.
     pub(super) address: String,
     pub(super) port: u32,
+}
+
+/// Connects to a Unix socket in the container.
+pub(super) async fn reach_socket(
+    front: Arc<Front>,
+    request: Request,
+) -> Result<UnixStream, Box<dyn Error + Send + Sync>> {
+    let stream: StdStream = enter::socket(&front.enter, request).await?;
+    Ok(UnixStream::from_std(stream)?)
+}
+
+/// Listens on a Unix socket in the container.
+pub(super) async fn listen_on_socket(
+    enter: &Enter,
+    request: Request,
+) -> Result<UnixListener, Box<dyn Error + Send + Sync>> {
+    let listener: StdListener = enter::socket(enter, request).await?;
+    Ok(UnixListener::from_std(listener)?)
+}
+
+/// Passes connections to a Unix socket in the container to the client, for ever; the client calls the socket `path`.
+pub(super) async fn accept_at(
+    listener: UnixListener,
+    path: String,
+    handle: Handle,
+    channels: Channels,
+) {
+    loop {
+        let (stream, _) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                debug!(%error, "cannot accept a connection to forward");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (handle, channels, path) = (handle.clone(), channels.clone(), path.clone());
+        tokio::spawn(async move {
+            open(handle.channel_open_forwarded_streamlocal(path), stream, &channels).await;
+        });
+    }
 }
 
 /// Which address a client means that wants `address` to be listened on; nothing if it has to be a name that we

@@ -1,33 +1,41 @@
 //! What `russh` calls for one connection.
 //!
-//! Invariant: nothing here waits for a process, a peer or a reader, since the whole connection would.
+//! Invariant: once somebody is logged in, nothing here waits for a process, a peer or a reader, since the whole
+//! connection would. The one exception is a Unix socket to listen on, which is made in the container, and waited for
+//! at most [`LISTENING`].
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use russh::keys::{Algorithm, Certificate};
 use russh::server::{
     Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Disconnect, Pty, Sig};
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use super::Connection;
-use super::forward::{self, Incoming, Outgoing};
+use super::admittance::Credential;
+use super::forward::{self, Incoming};
 use super::session::{Preparation, Stage, Steer, signal_name};
 use crate::auth;
 use crate::authorized_keys::check_key;
 use crate::enter::{SftpOptions, Terminal, Work};
 use crate::intake::{TRICKLE, WINDOW};
 use crate::netns;
+use crate::permit::Permit;
 
-/// Most ports that a connection may have listened on at a time.
+/// Most ports and Unix sockets that a connection may have listened on at a time.
 const MAX_FORWARDS: usize = 32;
+/// How long it may take to listen on a Unix socket.
+const LISTENING: Duration = Duration::from_secs(2);
 
 impl Handler for Connection {
     type Error = russh::Error;
 
-    /// Says whether a signature would be worth the trouble. `russh` does not say whether a certificate comes
-    /// with the key; so where there is an authority, an unknown key might have one.
+    /// Says whether a signature would be worth the trouble.
     async fn auth_publickey_offered(
         &mut self,
         login: &str,
@@ -35,10 +43,7 @@ impl Handler for Connection {
     ) -> Result<Auth, Self::Error> {
         let key = offer.public_key.key_data();
         let sound = check_key(key).is_ok() && *offer.algorithm != Algorithm::Rsa { hash: None };
-        let promising = sound
-            && self.decide(login, |keys, asking| {
-                keys.any_authority() || auth::with_key(keys, key, asking).is_some()
-            }) == Some(true);
+        let promising = sound && self.is_promising(login, key).await;
         self.login.tried(login, auth::describe(key, ""));
         Ok(if promising { Auth::Accept } else { Auth::reject() })
     }
@@ -48,9 +53,7 @@ impl Handler for Connection {
         login: &str,
         key: VerifiedPublicKey<'_>,
     ) -> Result<Auth, Self::Error> {
-        let key = key.public_key.key_data();
-        let permit = self.decide(login, |keys, asking| auth::with_key(keys, key, asking));
-        Ok(self.conclude(login, permit.flatten(), key, ""))
+        Ok(self.conclude(login, Credential::Key(key.public_key.key_data())).await)
     }
 
     async fn auth_openssh_certificate(
@@ -58,12 +61,13 @@ impl Handler for Connection {
         login: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        let permit =
-            self.decide(login, |keys, asking| auth::with_certificate(keys, certificate, asking));
-        Ok(self.conclude(login, permit.flatten(), certificate.public_key(), certificate.key_id()))
+        Ok(self.conclude(login, Credential::Certificate(certificate)).await)
     }
 
-    async fn auth_succeeded(&mut self, _: &mut Session) -> Result<(), Self::Error> {
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
+        if let Some(word) = self.login.refusal() {
+            return session.disconnect(Disconnect::IllegalUserName, word, "");
+        }
         self.login.open();
         // It will want a process in a moment, and the first one is slow.
         let served = self.instance.borrow().clone();
@@ -111,8 +115,30 @@ impl Handler for Connection {
         };
         let netns = self.instance.borrow().netns.clone();
         let zone = self.front.trust.borrow().zone.clone();
-        let outgoing = Outgoing { netns, zone, host: host.to_owned(), port, channel, reply };
-        tokio::spawn(self.channels.until_cut(forward::connect(outgoing, self.channels.clone())));
+        let reaching = forward::reach(netns, zone, host.to_owned(), port);
+        let work = forward::connect(reaching, channel, reply, self.channels.clone());
+        tokio::spawn(self.channels.until_cut(work));
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Self::Error> {
+        if !self.login.permit().is_some_and(Permit::may_open_sockets) {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return Ok(());
+        }
+        let Some(request) = self.own_request(Work::Connect(path.to_owned())) else {
+            reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            return Ok(());
+        };
+        let reaching = forward::reach_socket(Arc::clone(&self.front), request);
+        let work = forward::connect(reaching, channel, reply, self.channels.clone());
+        tokio::spawn(self.channels.until_cut(work));
         Ok(())
     }
 
@@ -276,7 +302,7 @@ impl Handler for Connection {
     ) -> Result<bool, Self::Error> {
         let wanted = u16::try_from(*port).ok().zip(forward::listen_address(address));
         let Some((number, ip)) = wanted.filter(|(number, _)| {
-            self.forwards.len() < MAX_FORWARDS
+            self.forwards.len() + self.sockets.len() < MAX_FORWARDS
                 && self.login.permit().is_some_and(|permit| permit.may_listen(address, *number))
         }) else {
             return Ok(false);
@@ -303,5 +329,42 @@ impl Handler for Connection {
         _: &mut Session,
     ) -> Result<bool, Self::Error> {
         Ok(self.forwards.remove(&(address.to_owned(), port)).is_some())
+    }
+
+    async fn streamlocal_forward(
+        &mut self,
+        path: &str,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        let permitted = self.forwards.len() + self.sockets.len() < MAX_FORWARDS
+            && !self.sockets.contains_key(path)
+            && self.login.permit().is_some_and(Permit::may_listen_on_sockets);
+        let request = self.own_request(Work::Listen(path.to_owned())).filter(|_| permitted);
+        let Some(request) = request else { return Ok(false) };
+        // `russh` wants the answer at once, as with a port.
+        let listening = forward::listen_on_socket(&self.front.enter, request);
+        let listener = match tokio::time::timeout(LISTENING, listening).await {
+            Ok(Ok(listener)) => listener,
+            Ok(Err(error)) => {
+                debug!(path = auth::clean(path, 128), %error, "cannot listen on a socket");
+                return Ok(false);
+            }
+            Err(_) => return Ok(false),
+        };
+        let end = CancellationToken::new();
+        let (path, handle) = (path.to_owned(), session.handle());
+        let accepting = forward::accept_at(listener, path.clone(), handle, self.channels.clone());
+        let accepting = self.channels.until_cut(accepting);
+        tokio::spawn(end.clone().run_until_cancelled_owned(accepting));
+        self.sockets.insert(path, end.drop_guard());
+        Ok(true)
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        path: &str,
+        _: &mut Session,
+    ) -> Result<bool, Self::Error> {
+        Ok(self.sockets.remove(path).is_some())
     }
 }

@@ -29,6 +29,8 @@ pub(super) struct LogIn {
     /// The key that was last shown.
     key: String,
     permit: Option<Permit>,
+    /// What to tell a client whose key is good, and whose account is not there.
+    refusal: Option<String>,
     since: Option<Instant>,
 }
 
@@ -39,8 +41,18 @@ impl LogIn {
         client: SocketAddr,
         admission: Admission,
     ) -> Self {
-        let (done, name, key) = (CancellationToken::new(), String::new(), String::new());
-        Self { reporter, instance, client, admission, done, name, key, permit: None, since: None }
+        Self {
+            reporter,
+            instance,
+            client,
+            admission,
+            done: CancellationToken::new(),
+            name: String::new(),
+            key: String::new(),
+            permit: None,
+            refusal: None,
+            since: None,
+        }
     }
 
     /// Cancelled once somebody is logged in.
@@ -62,6 +74,16 @@ impl LogIn {
         self.permit = Some(permit);
     }
 
+    /// The key is good, and there is no such account. `word` tells the client so.
+    pub(super) fn has_no_account(&mut self, word: String) {
+        self.refusal = Some(word);
+    }
+
+    /// What to tell a client that is disconnected for want of an account.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
     /// The client is told so.
     pub(super) fn open(&mut self) {
         self.since = Some(Instant::now());
@@ -70,7 +92,7 @@ impl LogIn {
         self.report(SshEventKind::Opened);
     }
 
-    /// The name it logged in with, as it came.
+    /// Who it logged in as.
     pub(super) fn name(&self) -> &str {
         &self.name
     }

@@ -1,60 +1,17 @@
-//! What a client asks for, judged: log-ins, and what sessions are to be and to run.
+//! What a client asks for, judged: what sessions are to be and to run.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use russh::ChannelId;
-use russh::keys::ssh_key::public::KeyData;
-use russh::server::{Auth, Session};
+use russh::server::Session;
 use tokio::sync::mpsc;
 
 use super::Connection;
 use super::session::{Preparation, Running, STEERING, Stage, Steer};
-use crate::auth::{self, Asking, Keys};
 use crate::authorized_keys::{Forced, INTERNAL_SFTP};
 use crate::enter::{Request, Work};
-use crate::permit::Permit;
 
 impl Connection {
-    /// Decides about a log-in by what is known at this moment.
-    pub(super) fn decide<T>(
-        &self,
-        login: &str,
-        decide: impl FnOnce(Keys<'_>, Asking<'_>) -> T,
-    ) -> Option<T> {
-        // Whoever is no longer served lets nobody in any more.
-        self.instance.has_changed().ok()?;
-        let served = self.instance.borrow().clone();
-        let trust = self.front.trust.borrow().clone();
-        let keys = Keys {
-            trust: &trust,
-            own: &served.keys,
-            sets: served.key_sets.as_deref(),
-            users: served.users.as_deref(),
-        };
-        Some(decide(keys, Asking { login, from: self.client.ip(), now: SystemTime::now() }))
-    }
-
-    /// Notes what was decided, and tells `russh`.
-    pub(super) fn conclude(
-        &mut self,
-        login: &str,
-        permit: Option<Permit>,
-        key: &KeyData,
-        called: &str,
-    ) -> Auth {
-        match permit {
-            Some(permit) => {
-                self.login.accepted(login, permit);
-                Auth::Accept
-            }
-            None => {
-                self.login.tried(login, auth::describe(key, called));
-                Auth::reject()
-            }
-        }
-    }
-
     /// Runs `work` on a session's channel, or what its key forces.
     pub(super) fn begin(
         &mut self,
@@ -104,7 +61,6 @@ impl Connection {
                 container,
                 instance: served.instance.clone(),
                 login: self.login.name().to_owned(),
-                containers_user: permit.containers_user,
                 work,
                 environment,
                 terminal,
@@ -130,6 +86,13 @@ impl Connection {
             closed.run_until_cancelled(running.run(input)).await;
         });
         Ok(())
+    }
+
+    /// A request for `work` of dwell's own in the container, as who is logged in; nothing if no container runs.
+    pub(super) fn own_request(&self, work: Work) -> Option<Request> {
+        let served = self.instance.borrow().clone();
+        let (container, login) = (served.container.clone()?, self.login.name().to_owned());
+        Some(Request::own(container, served.instance.clone(), login, work))
     }
 
     /// Changes a session that nothing runs in yet, and answers whether it could.
@@ -162,7 +125,7 @@ impl Connection {
 /// What the client asked for, for the command that it gets instead.
 fn original_command(work: &Work) -> Option<(String, String)> {
     let command = match work {
-        Work::Shell => return None,
+        Work::Shell | Work::Account { .. } | Work::Connect(_) | Work::Listen(_) => return None,
         Work::Command(command) => command.clone(),
         Work::Sftp(_) => INTERNAL_SFTP.to_owned(),
     };

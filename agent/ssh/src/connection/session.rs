@@ -109,7 +109,7 @@ impl Running {
         };
         let exit = match started {
             Ok(session) => {
-                let Session { input: stdin, output, errors, agent_listener, control } = session;
+                let Session { input: stdin, output, errors, agent_listener, control, .. } = session;
                 let ended = CancellationToken::new();
                 let work = async {
                     let outputs = async {

@@ -4,6 +4,7 @@
 //! gives more than the container has, since they are read and believed inside of it only.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::bundle::User;
 
@@ -11,6 +12,11 @@ use super::bundle::User;
 pub(super) const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 /// The most groups that the kernel takes.
 const MAX_GROUPS: usize = 65_536;
+/// The most accounts that a person is told of, and the longest name among them, in bytes.
+const MAX_TOLD: usize = 8;
+const MAX_TOLD_BYTES: usize = 24;
+/// Programs that accounts have for a shell which nobody is to log in as.
+const NO_SHELLS: [&str; 6] = ["nologin", "false", "true", "sync", "halt", "shutdown"];
 
 /// Whom a process runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +43,27 @@ impl Account {
         }
         let groups = groups.into_iter().take(MAX_GROUPS).collect();
         Some(Self { groups, ..line.account() })
+    }
+
+    /// The names of accounts that a person would log in as: those with a shell, of which `is_program` tells whether it is
+    /// there.
+    pub(super) fn of_people(passwd: &str, is_program: impl Fn(&Path) -> bool) -> Vec<String> {
+        let is_plain = |name: &str| {
+            name.len() <= MAX_TOLD_BYTES
+                && name.chars().all(|one| one.is_ascii_alphanumeric() || "._-".contains(one))
+        };
+        let has_shell = |line: &Line<'_>| {
+            let program = line.shell.rsplit('/').next().unwrap_or_default();
+            !NO_SHELLS.contains(&program) && is_program(Path::new(line.shell))
+        };
+        let lines = passwd.lines().filter_map(Line::parse);
+        let mut names: Vec<String> = Vec::new();
+        for line in lines.filter(|line| is_plain(line.name) && has_shell(line)) {
+            if names.len() < MAX_TOLD && !names.iter().any(|name| name == line.name) {
+                names.push(line.name.to_owned());
+            }
+        }
+        names
     }
 
     /// The container's own user.
@@ -149,6 +176,18 @@ mod tests {
         assert_eq!((short.uid, short.gid, short.home, short.shell), (7, 8, None, None));
         let odd = of("odd");
         assert_eq!((odd.home, odd.shell), (None, None));
+    }
+
+    #[test]
+    fn people_are_told_of_accounts_with_a_shell() {
+        let passwd = format!(
+            "{PASSWD}daemon:x:2:2::/:/usr/sbin/nologin\nsync:x:3:3::/:/bin/sync\ngone:x:4:4::/:/bin/zsh\n\
+             e\u{301}\u{1b}:x:5:5::/:/bin/sh\n"
+        );
+        let is_program = |path: &Path| path != Path::new("/bin/zsh") && path.starts_with("/bin");
+        assert_eq!(Account::of_people(&passwd, is_program), ["root", "alice"]);
+        let many: String = (0..99).map(|id| format!("u{id}:x:{id}:1::/:/bin/sh\n")).collect();
+        assert_eq!(Account::of_people(&many, is_program).len(), MAX_TOLD);
     }
 
     #[test]

@@ -13,8 +13,10 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use dwell_core::ssh::CONTAINERS_USER;
 use nix::errno::Errno;
 use nix::unistd::{
     AccessFlags, Gid, Uid, access, execve, fchown, setgid, setgroups, setsid, setuid,
@@ -35,7 +37,7 @@ use super::environment::{Environment, environment};
 use super::failure::{Failure, Step as _};
 use super::message::{self, Report, Start};
 use super::terminal::Pair;
-use super::{SftpOptions, sftp, sys};
+use super::{SftpOptions, account_keys, sftp, socket, sys};
 
 /// The status of a command that is there and cannot be executed, as shells have it.
 const NOT_EXECUTABLE: i32 = 126;
@@ -60,15 +62,16 @@ fn become_process(
     let process = &container.config.process;
     let read = |path: &str| read_file(path).unwrap_or_default();
     let (passwd, group) = (read("/etc/passwd"), read("/etc/group"));
-    let account = match Account::named(&start.login, &passwd, &group, &process.user) {
-        Some(account) => account,
-        None if start.containers_user => Account::own(&passwd, &process.user),
-        None => return Err(Failure::NoUser { login: start.login.clone() }),
+    let account = if start.login == CONTAINERS_USER {
+        Some(Account::own(&passwd, &process.user))
+    } else {
+        Account::named(&start.login, &passwd, &group, &process.user)
     };
-    let sftp = match &start.work {
-        Work::Sftp(options) => Some(options),
-        Work::Shell | Work::Command(_) => None,
-    };
+    let account = account.ok_or_else(|| Failure::NoUser {
+        login: start.login.clone(),
+        known: Account::of_people(&passwd, is_program),
+    })?;
+    let becomes_program = matches!(start.work, Work::Shell | Work::Command(_));
 
     if container.user_namespace {
         setgid(Gid::from_raw(0)).and_then(|()| setuid(Uid::from_raw(0))).step("become its root")?;
@@ -81,7 +84,7 @@ fn become_process(
     }
     let terminal = start.terminal.as_ref().map(Pair::open).transpose()?;
     connect(terminal.as_ref(), pipes, account.uid).step("connect the process")?;
-    label(container, sftp.is_some())?;
+    label(container, !becomes_program)?;
     close_all_but(session, terminal.as_ref()).step("close descriptors")?;
     umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
 
@@ -89,7 +92,7 @@ fn become_process(
         container.filter.install()?;
     }
     let mut granted = Granted::new(&process.capabilities, account.uid, process.user.uid);
-    if sftp.is_some() {
+    if !becomes_program {
         granted = granted.after_exec(account.uid, process.no_new_privileges);
     }
     become_user(&account, granted)?;
@@ -101,7 +104,12 @@ fn become_process(
         return Err("none can be entered").step("find a directory to work in");
     }
     let agent = if start.agent_forwarding { AgentSocket::make().ok() } else { None };
-    tell_ready(session, terminal.as_ref(), agent.as_ref()).step("report")?;
+    let socket = match &start.work {
+        Work::Connect(path) => Some(socket::connect(path).step("connect to the socket")?),
+        Work::Listen(path) => Some(socket::listen(path).step("listen on the socket")?),
+        _ => None,
+    };
+    tell_ready(session, terminal.as_ref(), socket, agent.as_ref()).step("report")?;
 
     if process.no_new_privileges {
         set_no_new_privs(true).restriction("no_new_privs")?;
@@ -110,10 +118,12 @@ fn become_process(
     let shell = command::shell_of(&account, is_program);
     let mut environment =
         environment(&process.env, &account, shell.unwrap_or_default(), &start.environment);
+    let runtime = runtime_directory(account.uid);
     let own = [
         ("TERM", start.terminal.as_ref().map(|terminal| &terminal.term)),
         ("SSH_TTY", terminal.as_ref().map(|terminal| &terminal.name)),
         ("SSH_AUTH_SOCK", agent.as_ref().map(|agent| &agent.path)),
+        ("XDG_RUNTIME_DIR", runtime.as_ref()),
     ];
     for (name, value) in own {
         if let Some(value) = value.filter(|value| !value.contains('\0')) {
@@ -122,9 +132,11 @@ fn become_process(
     }
     let path = environment.get("PATH").map(String::as_str).unwrap_or_default();
     let planner = Planner { instance: &container.instance, path, is_program };
-    match (planner.plan(&start.work, shell), sftp) {
+    match (planner.plan(&start.work, shell), &start.work) {
         (Some(plan), _) => carry_out(&plan, &environment),
-        (None, options) => serve_files(&options.cloned().unwrap_or_default()),
+        (None, Work::Sftp(options)) => serve_files(options),
+        (None, Work::Account { keys: true }) => tell_keys(&account),
+        (None, _) => std::process::exit(0),
     }
 }
 
@@ -150,6 +162,15 @@ fn serve_files(options: &SftpOptions) -> ! {
         }
     };
     std::process::exit(status)
+}
+
+/// Writes whom the account lets in, or why nobody.
+fn tell_keys(account: &Account) -> ! {
+    let told = match account_keys::read(account) {
+        Ok(text) => io::stdout().write_all(&text),
+        Err(reason) => write!(io::stderr(), "{reason}"),
+    };
+    std::process::exit(told.map_or(1, |()| 0))
 }
 
 /// Standard input, output and errors: the terminal, or the pipes, which become the user's so that it can
@@ -236,15 +257,18 @@ fn become_user(account: &Account, granted: Granted) -> Result<(), Failure> {
 fn tell_ready(
     session: &OwnedFd,
     terminal: Option<&Pair>,
+    socket: Option<OwnedFd>,
     agent: Option<&AgentSocket>,
 ) -> io::Result<()> {
     let mut descriptors: Vec<_> =
         terminal.map(|terminal| terminal.master.as_fd()).into_iter().collect();
+    descriptors.extend(socket.iter().map(|socket| socket.as_fd()));
     if let Some(agent) = agent {
         descriptors.extend([agent.listener.as_fd(), agent.directory.as_fd(), agent.parent.as_fd()]);
     }
     let agent = agent.map(|agent| agent.name.clone());
-    message::send(session, &Report::Ready { terminal: terminal.is_some(), agent }, &descriptors)
+    let ready = Report::Ready { terminal: terminal.is_some(), socket: socket.is_some(), agent };
+    message::send(session, &ready, &descriptors)
 }
 
 /// Executes a plan; what fails from here on is told to the user, in whose session this is.
@@ -275,6 +299,15 @@ fn execute(program: &str, arguments: &[String], environment: &Environment) -> Er
     let result: Result<Infallible, Errno> = become_program();
     let Err(error) = result;
     error
+}
+
+/// The user's directory for sockets and the like, if somebody has made it: systemd does for users that linger, and finds
+/// them by it.
+fn runtime_directory(uid: u32) -> Option<String> {
+    let path = format!("/run/user/{uid}");
+    let metadata = fs::symlink_metadata(&path).ok()?;
+    let is_users_alone = metadata.uid() == uid && metadata.mode() & 0o077 == 0;
+    (metadata.is_dir() && is_users_alone).then_some(path)
 }
 
 /// Whether this process may execute the file.

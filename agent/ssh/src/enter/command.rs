@@ -39,12 +39,12 @@ pub(super) fn shell_of(account: &Account, is_program: impl Fn(&Path) -> bool) ->
 }
 
 impl<F: Fn(&Path) -> bool> Planner<'_, F> {
-    /// What to do for `work`; SFTP is not executed and has no plan.
+    /// What to do for `work`; what dwell does itself is not executed and has no plan.
     pub(super) fn plan(&self, work: &Work, shell: Option<&str>) -> Option<Plan> {
         match work {
             Work::Shell => Some(shell.map_or_else(|| self.no_shell(), login_shell)),
             Work::Command(line) => Some(self.command(line, shell)),
-            Work::Sftp(_) => None,
+            Work::Sftp(_) | Work::Account { .. } | Work::Connect(_) | Work::Listen(_) => None,
         }
     }
 

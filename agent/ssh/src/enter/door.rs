@@ -116,8 +116,8 @@ impl Door {
                     let pidfd = descriptors.into_iter().next().ok_or("no descriptor").step(what)?;
                     process = Some(Control::adopt(pid, pidfd).step(what)?);
                 }
-                Some((Report::Ready { terminal, agent }, descriptors)) => {
-                    made = Some(Ready::new(terminal, agent, descriptors).step(what));
+                Some((Report::Ready { terminal, socket, agent }, descriptors)) => {
+                    made = Some(Ready::new(terminal, socket, agent, descriptors).step(what));
                 }
                 Some((Report::Failed(failure), _)) => made = Some(Err(failure)),
                 Some((Report::Opened { .. }, _)) => {}
@@ -183,14 +183,21 @@ impl Pipes {
 /// What a child made that is the session's.
 struct Ready {
     terminal: Option<OwnedFd>,
+    socket: Option<OwnedFd>,
     agent: Option<(UnixListener, AgentDirectory)>,
 }
 
 impl Ready {
-    fn new(terminal: bool, agent: Option<String>, descriptors: Vec<OwnedFd>) -> io::Result<Self> {
+    fn new(
+        terminal: bool,
+        socket: bool,
+        agent: Option<String>,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<Self> {
         let mut descriptors = descriptors.into_iter();
-        let terminal = if terminal { descriptors.next() } else { None };
         let mut next = || descriptors.next().ok_or(io::ErrorKind::InvalidData);
+        let terminal = terminal.then(&mut next).transpose()?;
+        let socket = socket.then(&mut next).transpose()?;
         let agent = match agent {
             None => None,
             Some(name) => {
@@ -200,7 +207,7 @@ impl Ready {
                 Some((UnixListener::from_std(listener)?, directory))
             }
         };
-        Ok(Self { terminal, agent })
+        Ok(Self { terminal, socket, agent })
     }
 
     fn into_session(self, control: Control, pipes: Option<Ends>) -> io::Result<Session> {
@@ -218,7 +225,7 @@ impl Ready {
             (None, None) => return Err(io::ErrorKind::InvalidData.into()),
         };
         control.hand_over();
-        Ok(Session { input, output, errors, agent_listener, control })
+        Ok(Session { input, output, errors, socket: self.socket, agent_listener, control })
     }
 }
 

@@ -20,13 +20,13 @@ pub enum Failure {
     #[error("its container has ended; try again when it runs")]
     Gone,
 
-    /// Who logged in is to be the user of that name and no other.
-    #[error(
-        "its container has no user {login:?}; add one there, or log in with a key or certificate that is also for @container"
-    )]
+    /// Who logs in under a name is the user of that name and no other.
+    #[error("its container has no user {login:?}; {}", instead(known))]
     NoUser {
         /// The name.
         login: String,
+        /// Some that it has: those that a person would log in as.
+        known: Vec<String>,
     },
 
     /// Nothing in it runs until somebody lets it.
@@ -80,6 +80,14 @@ pub enum Failure {
         /// What the kernel said.
         reason: String,
     },
+}
+
+/// Which names there are.
+fn instead(known: &[String]) -> String {
+    match known {
+        [] => "it has none with a shell, only its own: @container".to_owned(),
+        known => format!("it has {}, and its own: @container", known.join(", ")),
+    }
 }
 
 /// Says which step it was that failed.

@@ -47,7 +47,6 @@ pub(super) struct Open {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Start {
     pub(super) login: String,
-    pub(super) containers_user: bool,
     pub(super) work: Work,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<Terminal>,
@@ -67,11 +66,13 @@ pub(super) enum Report {
         /// In the host's namespace.
         pid: i32,
     },
-    /// The child is what was asked for, but for the last step. Carries the terminal's master, and then the agent's
-    /// listener, its directory and the directory around that.
+    /// The child is what was asked for, but for the last step. Carries the terminal's master, the socket, and then the
+    /// agent's listener, its directory and the directory around that.
     Ready {
         /// Whether there is a terminal's master.
         terminal: bool,
+        /// Whether there is a socket.
+        socket: bool,
         /// The name of the agent's directory, if there is one.
         agent: Option<String>,
     },

@@ -40,6 +40,8 @@ pub struct Session {
     pub output: SessionOutput,
     /// What it writes to its standard error, unless it has a terminal.
     pub errors: Option<SessionOutput>,
+    /// The Unix socket that was wanted: a connection or a listener.
+    pub socket: Option<OwnedFd>,
     /// Accepts the connections to the client's SSH agent. Absent if none was asked for, or the container has
     /// no directory to put the socket in.
     pub agent_listener: Option<UnixListener>,

@@ -137,23 +137,28 @@ pub(super) fn served(
         keys,
         key_sets: served.key_sets,
         users: served.users,
+        login_as: served.login_as,
+        account_keys: served.account_keys,
         container: served.container,
         faults,
     })
 }
 
 /// The keys that `lines` hold, and what is wrong with the others.
-fn parse(lines: &[String]) -> (Vec<AuthorizedKey>, Vec<String>) {
+pub(crate) fn parse<T: AsRef<str>>(
+    lines: impl IntoIterator<Item = T>,
+) -> (Vec<AuthorizedKey>, Vec<String>) {
     let mut keys = Vec::new();
     let mut faults = Vec::new();
-    for (number, line) in (1..).zip(lines.iter().take(MAX_LINES)) {
-        match parse_line(line) {
+    for (number, line) in (1..).zip(lines) {
+        if number > MAX_LINES {
+            faults.push(format!("(line {MAX_LINES}) is the last one read"));
+            break;
+        }
+        match parse_line(line.as_ref()) {
             Ok(key) => keys.extend(key),
             Err(error) => faults.push(format!("(line {number}) {error}")),
         }
-    }
-    if lines.len() > MAX_LINES {
-        faults.push(format!("(line {MAX_LINES}) is the last one read"));
     }
     (keys, faults)
 }

@@ -88,6 +88,8 @@ fn instance(name: &str, keys: &[&str]) -> Vec<u8> {
         authorized_keys: keys.iter().map(|key| (*key).to_owned()).collect(),
         key_sets: None,
         users: None,
+        login_as: None,
+        account_keys: false,
         container: None,
     };
     serde_json::to_vec(&instance).unwrap()

@@ -69,7 +69,8 @@ async fn files_are_copied_into_and_out_of_an_image_of_one_program() {
         down = here("down"),
     );
     fs::write(here("batch"), batch).unwrap();
-    let output = client(&world, &container, "root", &["sftp", "-b", &here("batch"), "web-0"]).await;
+    let output =
+        client(&world, &container, "@container", &["sftp", "-b", &here("batch"), "web-0"]).await;
     let (shown, errors) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(shown.contains("lrwxrwxrwx    1 0        0               4 "), "{shown}{errors}");
@@ -86,10 +87,12 @@ async fn files_are_copied_into_and_out_of_an_image_of_one_program() {
     let tree = directory.path().join("tree");
     fs::create_dir_all(tree.join("a/b")).unwrap();
     fs::write(tree.join("a/b/ü \u{1}"), "odd").unwrap();
-    let up = client(&world, &container, "root", &["scp", "-rp", &here("tree"), "web-0:"]).await;
+    let up =
+        client(&world, &container, "@container", &["scp", "-rp", &here("tree"), "web-0:"]).await;
     assert!(up.status.success(), "{up:?}");
     let down =
-        client(&world, &container, "root", &["scp", "-rp", "web-0:~/tree", &here("back")]).await;
+        client(&world, &container, "@container", &["scp", "-rp", "web-0:~/tree", &here("back")])
+            .await;
     assert!(down.status.success(), "{down:?}");
     assert_eq!(fs::read(directory.path().join("back/a/b/ü \u{1}")).unwrap(), b"odd");
 }

@@ -137,7 +137,7 @@ async fn root_is_another_user_in_a_user_namespace() {
     };
     let show = "id -u; id -g; cat /proc/self/uid_map; grep ^CapEff /proc/self/status; chown 9 / || echo refused";
     for (login, ids, capabilities) in
-        [("nobody-here", "4242\n8\n", "0000000000000000"), ("root", "0\n0\n", "0000000000000001")]
+        [("@container", "4242\n8\n", "0000000000000000"), ("root", "0\n0\n", "0000000000000001")]
     {
         let session =
             enter.start(request(&place, login, Work::Command(show.to_owned()))).await.unwrap();

@@ -196,15 +196,19 @@ async fn what_is_missing_is_said() {
     assert_eq!(world.outcome(&container, "locked", "true").await.exit, Exit::Code(1));
 
     let bare = world.run(&[], SCRATCH, &["/busybox", "sleep", "100000"]);
-    let shell = outcome(world.enter.start(request(&bare, "me", Work::Shell)).await.unwrap()).await;
+    let shell =
+        outcome(world.enter.start(request(&bare, "@container", Work::Shell)).await.unwrap()).await;
     assert_eq!(shell.exit, Exit::Code(127));
     assert!(
         shell.errors.starts_with("dwell: the image of web-0 has no shell; sftp"),
         "{}",
         shell.errors
     );
-    assert_eq!(world.output(&bare, "me", "/busybox echo 'a  b' \"$HOME\"").await, "a  b $HOME\n");
-    let absent = world.outcome(&bare, "me", "ls -l").await;
+    assert_eq!(
+        world.output(&bare, "@container", "/busybox echo 'a  b' \"$HOME\"").await,
+        "a  b $HOME\n"
+    );
+    let absent = world.outcome(&bare, "@container", "ls -l").await;
     assert_eq!(absent.exit, Exit::Code(127));
     assert!(absent.errors.contains("ls is not in the image of web-0"), "{}", absent.errors);
 
@@ -258,21 +262,38 @@ async fn an_agent_is_reached_by_a_socket_that_goes_with_the_session() {
     }
 }
 
-/// Who logged in with what is for that name alone is nobody where the container does not have the name.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_the_container_lacks_is_its_own_user_only_for_who_may_be_that() {
+async fn a_user_is_told_of_the_runtime_directory_that_is_the_users_alone() {
     let world = World::new().await;
-    let container = world.idle(&[]);
-    let id = |login: &str, containers_user| Request {
-        containers_user,
-        ..request(&container, login, Work::Command("id -u".to_owned()))
+    let container = world.idle(&["--tmpfs", "/run"]);
+    let told = async || world.output(&container, "alice", "echo $XDG_RUNTIME_DIR").await;
+    assert_eq!(told().await, "\n", "there is none");
+    let make = "mkdir -p /run/user/1000 && chmod 700 /run/user/1000";
+    world.output(&container, "root", make).await;
+    assert_eq!(told().await, "\n", "it is root's");
+    world.output(&container, "root", "chown 1000 /run/user/1000").await;
+    assert_eq!(told().await, "/run/user/1000\n");
+    world.output(&container, "root", "chmod 755 /run/user/1000").await;
+    assert_eq!(told().await, "\n", "others may look into it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_container_lacks_is_nobody() {
+    let world = World::new().await;
+    let container = world.idle(&["--user", "1002"]);
+    let id = |login: &str| request(&container, login, Work::Command("id -u".to_owned()));
+    let refused = world.enter.start(id("intern")).await.unwrap_err();
+    let known = vec!["root".to_owned(), "alice".to_owned()];
+    assert_eq!(refused.failure, Failure::NoUser { login: "intern".to_owned(), known });
+    let said = "its container has no user \"intern\"; it has root, alice, and its own: @container";
+    assert!(refused.to_string().contains(said), "{refused}");
+    let looked = async |login| {
+        world.enter.account(&container, &"web-0".parse().unwrap(), login, false).await
     };
-    let refused = world.enter.start(id("intern", false)).await.unwrap_err();
-    assert_eq!(refused.failure, Failure::NoUser { login: "intern".to_owned() });
-    for (login, containers_user, uid) in
-        [("intern", true, "0\n"), ("alice", false, "1000\n"), ("alice", true, "1000\n")]
-    {
-        let session = world.enter.start(id(login, containers_user)).await.unwrap();
-        assert_eq!(outcome(session).await.output, uid, "{login}, {containers_user}");
+    assert_eq!(looked("intern").await, Err(refused));
+    for (login, uid) in [("@container", "1002\n"), ("alice", "1000\n")] {
+        assert_eq!(looked(login).await, Ok(String::new()));
+        let session = world.enter.start(id(login)).await.unwrap();
+        assert_eq!(outcome(session).await.output, uid, "{login}");
     }
 }

@@ -195,7 +195,6 @@ pub(crate) fn request(container: &SshContainer, login: &str, work: Work) -> Requ
         container: container.clone(),
         instance: "web-0".parse().unwrap(),
         login: login.to_owned(),
-        containers_user: true,
         work,
         environment: Vec::new(),
         terminal: None,

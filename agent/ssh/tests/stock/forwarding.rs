@@ -81,6 +81,41 @@ fn standard_streams_to_an_address_inside() {
     assert!(said.contains("stdio forwarding failed") || said.contains("connect failed"), "{said}");
 }
 
+/// In whatever order the two sides end.
+#[test]
+fn standard_streams_end_as_soon_as_both_sides_have() {
+    let world = World::new();
+    let listener = world.listen("i", (LOOPBACK, 7000)).unwrap();
+    for (case, client_first) in [("the client first", true), ("the server first", false)] {
+        let mut command = world.ssh_with_input("owner");
+        let mut client = Background::start(command.args(["-W", "127.0.0.1:7000", INSTANCE]));
+        let (mut input, mut output) =
+            (client.0.stdin.take().unwrap(), client.0.stdout.take().unwrap());
+        input.write_all(b"question").unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; 8]).unwrap();
+        let mut rest = Vec::new();
+        let ended = if client_first {
+            drop(input);
+            stream.read_to_end(&mut rest).unwrap();
+            stream.write_all(b"answer").unwrap();
+            drop(stream);
+            output.read_to_end(&mut rest).unwrap();
+            Instant::now()
+        } else {
+            stream.write_all(b"answer").unwrap();
+            drop(stream);
+            output.read_to_end(&mut rest).unwrap();
+            drop(input);
+            Instant::now()
+        };
+        assert_eq!(rest, b"answer", "{case}");
+        assert!(client.0.wait().unwrap().success(), "{case}");
+        println!("{case}: {:?}", ended.elapsed());
+        assert!(ended.elapsed() < Duration::from_secs(2), "{case}: {:?}", ended.elapsed());
+    }
+}
+
 /// Answers every question with the instance's address, as the node's agent does on the sandbox's gateway address.
 fn serve_names(world: &World) {
     world.add_address("i", "169.254.1.1/32");
@@ -166,6 +201,75 @@ fn remote_ports_where_the_client_says() {
     let _client = Background::start(command.args(["-N", "-R", "*:80:127.0.0.1:7000", INSTANCE]));
     let stream = eventually("it is listened on", || world.connect("c", (INSTANCE, 80)).ok());
     expect_echo_from(&stream, 1000);
+}
+
+/// As whoever is logged in, in the container's own file system: `/root` is one in memory here.
+#[test]
+fn unix_sockets_both_ways() {
+    let world = World::new();
+    let container = world.contain_after("mount -t tmpfs -o mode=700 none /root");
+    let inside = |command: &str| {
+        let output = run(world.ssh("owner").args([INSTANCE, command]));
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    // The client's own socket, which listens inside at /root/back, and the other way there again.
+    let echo = world.path("echo");
+    let listener = std::os::unix::net::UnixListener::bind(&echo).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            drop(io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    let there = world.path("there");
+    let back = format!("/root/back:{}", echo.display());
+    let to = format!("{}:/root/back", there.display());
+    let mut command = world.ssh("owner");
+    command.args(["-N", "-o", "ExitOnForwardFailure=yes", "-R", &back, "-L", &to]).arg(INSTANCE);
+    let client = Background::start(&mut command);
+    let connect = || std::os::unix::net::UnixStream::connect(&there).ok();
+    let stream = eventually("it is listened on", connect);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    expect_echo(&stream, &stream, || stream.shutdown(Shutdown::Write).unwrap(), 1_000_000);
+    assert_eq!(inside("stat -c '%A %U' back").1, "srw------- root\n");
+    assert!(!std::fs::exists("/root/back").unwrap(), "it is the container's");
+    // Somebody listens on it.
+    let second = ["-o", "ExitOnForwardFailure=yes", "-R", &back, INSTANCE, "true"];
+    let refused = run(world.ssh("owner").args(second));
+    assert!(text(&refused.stderr).contains("forwarding failed for listen path"), "{refused:?}");
+    drop(client);
+    eventually("nobody does any more", || {
+        run(world.ssh("owner").args(second)).status.success().then_some(())
+    });
+
+    // Another user reaches nothing of root's, and a key that may not forward nothing at all.
+    let _client = Background::start(world.ssh("owner").args(["-N", "-R", &back, INSTANCE]));
+    eventually("it is there again", || inside("test -S back").0.filter(|code| *code == 0));
+    for (login, options) in [("nobody", ""), ("root", "restrict"), ("root", "permitopen=\"*:80\"")]
+    {
+        world.key("limited", &[]);
+        world.instance(|instance| {
+            instance.container = Some(container.facts.clone());
+            instance.authorized_keys.push(format!("{options} {}", world.read("limited.pub")));
+        });
+        let counts =
+            || run(world.ssh("limited").args(["-l", login, INSTANCE, "true"])).status.code();
+        eventually("the key counts", || counts().filter(|code| *code != 255));
+        let there = world.path("refused");
+        let to = format!("{}:/root/back", there.display());
+        let _limited =
+            Background::start(world.ssh("limited").args(["-N", "-l", login, "-L", &to, INSTANCE]));
+        let connect = || std::os::unix::net::UnixStream::connect(&there).ok();
+        let mut stream = eventually("the client listens", connect);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        drop(stream.write_all(b"echo"));
+        let mut said = [0; 4];
+        assert!(stream.read_exact(&mut said).is_err(), "{login} {options}");
+        std::fs::remove_file(there).unwrap();
+        for file in ["limited", "limited.pub"] {
+            std::fs::remove_file(world.path(file)).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use dwell_core::ssh::{SshEventKind, SshTrust};
+use dwell_core::ssh::{SshEvent, SshEventKind, SshTrust};
 
 use crate::world::{Background, CLIENT, INSTANCE, World, eventually, run, text};
 
@@ -94,6 +94,114 @@ fn certificates_of_the_user_authority() {
     assert!(!world.lets_in("alice", &[]), "another authority");
     std::fs::remove_file(world.path("alice-cert.pub")).unwrap();
     assert!(!world.lets_in("alice", &[]), "the key without its certificate");
+}
+
+/// The container's files are the machine's here, which has a root and no intern.
+#[test]
+fn a_name_that_the_container_lacks_is_refused_and_others_are_named() {
+    let world = World::new();
+    world.key("user_ca", &[]);
+    world.key("alice", &[]);
+    world.certify("user_ca", "alice", &["-n", "intern,@default", "-V", "-1m:+5m"]);
+    world.trust(&SshTrust {
+        user_authority: world.read("user_ca.pub"),
+        zone: "dwell".to_owned(),
+        ..SshTrust::default()
+    });
+    let container = world.contain();
+    let log_in = |key, login| {
+        let output = run(world.ssh(key).args(["-l", login, INSTANCE, "id -un"]));
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, _, said) = log_in("owner", "intern");
+    assert_eq!(code, Some(255), "{said}");
+    assert!(said.contains(":15: web-0 has no user \"intern\"; it has root"), "{said}");
+    assert!(
+        said.contains(": ssh root@web-0.dwell; its own user: ssh @container@web-0.dwell"),
+        "{said}"
+    );
+    // Nothing else of the connection is of use either.
+    let forward = run(world.ssh("owner").args(["-l", "intern", "-W", "127.0.0.1:1", INSTANCE]));
+    assert!(text(&forward.stderr).contains("has no user"), "{}", text(&forward.stderr));
+    let (code, _, said) = log_in("alice", "intern");
+    assert!(code == Some(255) && said.contains("good for none that it has"), "{said}");
+    eventually("it is told as a refusal", || {
+        let events = world.events.lock().unwrap();
+        let is = |event: &SshEvent| {
+            event.login == "intern" && matches!(event.what, SshEventKind::Refused { .. })
+        };
+        events.iter().any(is).then_some(())
+    });
+
+    for login in ["@default", "@container"] {
+        assert_eq!(log_in("owner", login).1, "root\n", "{login}");
+    }
+    world.instance(|instance| {
+        instance.container = Some(container.facts.clone());
+        instance.login_as = Some("nobody".to_owned());
+    });
+    eventually("who chooses no name is another", || {
+        // Its shell says so.
+        log_in("owner", "@default").1.contains("not available").then_some(())
+    });
+    assert_eq!(log_in("owner", "@container").1, "root\n");
+    assert_eq!(log_in("alice", "@container").0, Some(255), "the certificate does not say so");
+}
+
+/// Root has a home of its own here, in memory.
+#[test]
+fn an_account_lets_others_in_where_the_instance_leaves_it_to_accounts() {
+    let world = World::new();
+    world.key("alice", &[]);
+    world.key("bob", &[]);
+    let container = world.contain_after("mount -t tmpfs -o mode=700 none /root");
+    let account_keys = |on: bool| {
+        world.instance(|instance| {
+            instance.container = Some(container.facts.clone());
+            instance.account_keys = on;
+        });
+    };
+    let as_whom = |key, login| {
+        let output = run(world.ssh(key).args(["-l", login, INSTANCE, "id -un"]));
+        match output.status.code() {
+            Some(0) => Some(text(&output.stdout)),
+            _ => None,
+        }
+    };
+    // As ssh-copy-id does.
+    let line = world.read("alice.pub");
+    let add = format!("umask 077; mkdir -p .ssh && echo '{line}' >> .ssh/authorized_keys");
+    assert!(run(world.ssh("owner").args([INSTANCE, &add])).status.success());
+    assert_eq!(as_whom("alice", "root"), None, "the instance says nothing of accounts");
+    account_keys(true);
+    eventually("alice gets in", || (as_whom("alice", "root")? == "root\n").then_some(()));
+    assert_eq!(as_whom("alice", "@default").as_deref(), Some("root\n"));
+    assert_eq!(as_whom("alice", "daemon"), None, "it is another account's file");
+    assert_eq!(as_whom("alice", "intern"), None);
+    assert_eq!(as_whom("bob", "root"), None);
+    eventually("it is told how", || {
+        let events = world.events.lock().unwrap();
+        events
+            .iter()
+            .any(|one| one.key.ends_with(" alice (by root's authorized_keys)"))
+            .then_some(())
+    });
+
+    let change = |command: &str| {
+        assert!(run(world.ssh("owner").args([INSTANCE, command])).status.success(), "{command}");
+    };
+    change("chmod g+w .ssh");
+    assert_eq!(as_whom("alice", "root"), None, "others may write to the directory");
+    assert!(world.read("log").contains("others may write /root/.ssh, of mode 0720"));
+    change("chmod g-w .ssh; sed -i 's/^/command=\"echo forced\" /' .ssh/authorized_keys");
+    assert_eq!(as_whom("alice", "root").as_deref(), Some("forced\n"));
+    let authority = world.read("bob.pub");
+    change(&format!("echo 'cert-authority {authority}' > .ssh/authorized_keys"));
+    assert_eq!(as_whom("alice", "root"), None, "her key is gone");
+    world.certify("bob", "alice", &["-n", "root", "-V", "-1m:+5m"]);
+    assert_eq!(as_whom("alice", "root").as_deref(), Some("root\n"));
+    account_keys(false);
+    eventually("the switch is off", || as_whom("alice", "root").is_none().then_some(()));
 }
 
 #[test]

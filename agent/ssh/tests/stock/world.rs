@@ -111,6 +111,8 @@ impl World {
             authorized_keys: vec![self.read("owner.pub")],
             key_sets: None,
             users: None,
+            login_as: None,
+            account_keys: false,
             container: None,
         };
         change(&mut instance);
@@ -120,6 +122,11 @@ impl World {
     /// Starts a process in namespaces of its own on the host's files, which does for a container, and says that
     /// it is the instance's.
     pub(crate) fn contain(&self) -> Container {
+        self.contain_after("true")
+    }
+
+    /// The same, which runs `preparation` first, a command of the shell; what it mounts nobody else sees.
+    pub(crate) fn contain_after(&self, preparation: &str) -> Container {
         let bundle = self.path("bundle");
         std::fs::create_dir_all(&bundle).unwrap();
         let capabilities =
@@ -139,7 +146,8 @@ impl World {
         std::fs::create_dir_all(self.path("run/bundles")).unwrap();
         drop(std::os::unix::fs::symlink(bundle, self.path("run/bundles/abc")));
         let mut command = self.within("i", "unshare");
-        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sleep", "inf"]);
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--uts", "sh", "-c"]);
+        command.arg(format!("{preparation} && exec sleep inf"));
         let process = Background::start(&mut command);
         let pid: u32 = eventually("the container's process is there", || {
             let unshare = process.0.id();

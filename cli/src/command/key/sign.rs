@@ -26,10 +26,10 @@ Examples:
 pub(super) struct Sign {
     /// File of the public key; - reads it from standard input and prints the certificate
     file: PathBuf,
-    /// Name that it may log in as, any number of times; your own and @container if not given
+    /// Name that it may log in as, any number of times; your own, @default and @container if not given
     ///
-    /// A name is the user of that name in the container and no other. @container is the container's own user, for
-    /// containers that do not have the name that was logged in as.
+    /// A name is the user of that name in the container and no other. @container is the container's own user, and
+    /// @default whom the workload says for those who choose no name.
     #[arg(long, value_name = "NAME")]
     principal: Vec<String>,
     /// How long it is valid, at most 720h; 8h if not given
@@ -50,11 +50,8 @@ impl Sign {
                 "there has to be exactly one public key in {name}"
             )));
         };
-        let principals = if self.principal.is_empty() {
-            openssh::with_containers_user(vec![openssh::local_user()?])
-        } else {
-            self.principal
-        };
+        let principals =
+            if self.principal.is_empty() { openssh::usual_principals()? } else { self.principal };
         let request = v1::CertifyUserRequest {
             public_key: key.line.clone(),
             principals: principals.clone(),

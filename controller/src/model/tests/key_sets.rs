@@ -95,7 +95,13 @@ fn a_change_reaches_every_node_and_a_named_set_is_missed() {
     let mut fleet = Fleet::of(2);
     let mut web = spec("web", 0);
     let key_sets = Some(vec!["team".parse().unwrap()]);
-    web.template.ssh = Ssh::Dwell { authorized_keys: Vec::new(), key_sets, users: None };
+    web.template.ssh = Ssh::Dwell {
+        authorized_keys: Vec::new(),
+        key_sets,
+        users: None,
+        login_as: None,
+        account_keys: None,
+    };
     fleet.apply(web).unwrap();
     let base = fleet.model.revision();
     let none = fleet.model.assignment_since(&node("n1"), base).unwrap();
