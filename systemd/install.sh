@@ -16,7 +16,7 @@ prefix=${4:-/usr/local}
 here=$(cd "$(dirname "$0")" && pwd)
 
 programs="dwell dwell-controller dwell-agent dwell-oci dwell-ssh"
-services="dwell-controller.service dwell-agent.service dwell-ssh.service dwell-instances.service"
+services="dwell-controller.service dwell-agent.service dwell-sandboxes.service dwell-ssh.service dwell-instances.service"
 bin=$dest$prefix/bin
 manual=$dest$prefix/share/man/man1
 etc=$dest/etc/dwell
@@ -60,7 +60,7 @@ dwell is installed.
   Each host that runs instances: dwell-agent join --controller HOST:7400 --token TOKEN
                                  systemctl enable --now dwell-agent dwell-ssh
                                  dwell-agent doctor
-After an upgrade, restart dwell-agent whenever you like; restarting dwell-ssh ends the SSH sessions of the host.
+After an upgrade, restart dwell-sandboxes and dwell-agent whenever you like; restarting dwell-ssh ends the SSH sessions of the host.
 END
 }
 
@@ -101,6 +101,7 @@ uninstall_all() {
         rmdir "$directory" 2>/dev/null || true
     done
     if live; then
+        rm -f /run/dwell/sandboxes.sock
         for directory in /run/dwell/*/ /run/dwell; do
             rmdir "$directory" 2>/dev/null || true
         done

@@ -55,6 +55,7 @@ use crate::volumes::VolumeKeeper;
 use dwell_docker::credentials::Registries;
 use dwell_docker::{DockerConfig, DockerEngine, Runtime};
 use dwell_engine::SharedEngine;
+use dwell_network::linux::keeper::Keeping;
 use dwell_network::linux::{LinuxConfig, LinuxNetwork, underlay_address};
 use dwell_network::{Network, NetworkError};
 
@@ -156,8 +157,10 @@ impl Daemon {
         let found = cached(config, host_mark.as_ref())?;
         let assignment = watch::Sender::new(found.map(Arc::new));
         let had_assignment = assignment.borrow().is_some();
-        let network: Arc<dyn Network> =
-            Arc::new(LinuxNetwork::new(&LinuxConfig::new(config.run_dir.clone()))?);
+        let network = LinuxConfig::new(config.run_dir.clone());
+        // The daemon has not the rights for more.
+        let network = LinuxConfig { keeping: Keeping::Served, ..network };
+        let network: Arc<dyn Network> = Arc::new(LinuxNetwork::new(&network)?);
         let names = config.dns.enabled.then(|| assignment.subscribe());
         let registries =
             Registries { own: config.logins(), assignment: Some(assignment.subscribe()) };

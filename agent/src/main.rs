@@ -15,6 +15,7 @@ use dwell_core::id::NodeName;
 use dwell_daemon::Causes;
 use dwell_daemon::config::ConfigError;
 use dwell_docker::daemon_json::{self, Outcome};
+use dwell_network::linux::keeper;
 use dwell_proto::trust::JoinToken;
 use tokio::runtime::Runtime;
 
@@ -49,6 +50,8 @@ enum Command {
     ///
     /// systemd calls it when the host shuts down. The agent starts them again.
     StopInstances,
+    /// Make and keep the sandboxes that the agent asks for; systemd starts it beside the agent
+    KeepSandboxes,
     /// Look for what is wrong with this host, and say what puts it right
     Doctor {
         /// How to print it
@@ -156,6 +159,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Some(Command::Cleanup(args)) if args.check => look_for_instances(load()),
         Some(Command::Cleanup(args)) => clean_up(&load()?, &args),
         Some(Command::StopInstances) => stop_instances(&load()?),
+        Some(Command::KeepSandboxes) => keep_sandboxes(&load()?),
         Some(Command::InstallRuntime { file, program }) => {
             let program = program.map_or_else(runtime_program, Ok)?;
             let outcome = daemon_json::install(&file.daemon_json, &program)?;
@@ -263,6 +267,14 @@ fn clean_up(config: &Config, args: &CleanupArgs) -> Result<()> {
             bail!("{}", texts.join("\ndwell-agent: "))
         }
     }
+}
+
+/// Runs until it is killed, which touches no sandbox.
+fn keep_sandboxes(config: &Config) -> Result<()> {
+    dwell_daemon::logging::start(&config.log)?;
+    keeper::serve(&config.run_dir, dwell_daemon::readiness::ready).with_context(|| {
+        format!("cannot listen at {}", keeper::socket_path(&config.run_dir).display())
+    })
 }
 
 fn stop_instances(config: &Config) -> Result<()> {

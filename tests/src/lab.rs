@@ -217,7 +217,10 @@ impl Lab {
     /// The last lines of every log of the lab.
     #[must_use]
     pub fn log_tails(&self) -> String {
-        let hosts = self.hosts.iter().flat_map(|host| [host.dockerd(), host.agent(), host.ssh()]);
+        let hosts = self
+            .hosts
+            .iter()
+            .flat_map(|host| [host.dockerd(), host.agent(), host.keeper(), host.ssh()]);
         let processes = hosts.chain([&self.controller]).filter(|process| process.log().exists());
         let tails = processes.map(|process| {
             format!("==> {} <==\n{}\n", process.log().display(), process.log_tail(TAIL_LINES))

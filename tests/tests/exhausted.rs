@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -108,6 +108,54 @@ async fn an_agent_without_open_files_says_so_and_goes_on_once_it_has_some() -> R
 }
 
 #[tokio::test]
+async fn an_agent_that_may_start_no_process_says_so_and_goes_on_once_it_may() -> Result<()> {
+    Lab::test(LabConfig::new("nopids").images(&[Image::Hello]), async |lab| {
+        lab.start_fleet().await?;
+        lab.apply("workloads: {web: {image: hello}}").await?.ok()?;
+        let before = lab.wait_exactly("web", 1, LIMIT).await?;
+        let agent = lab.host(1).agent();
+        let pid = agent.pid();
+        let most = confine(lab, agent)?;
+        // It has as many threads as it has, and gets neither another one nor a program.
+        fs::write(&most, "1")?;
+        lab.host(1).exec(&["nft", "flush", "ruleset"]).await?.ok()?;
+        let victim = before[0].main_process()?;
+        kill(victim, Signal::SIGKILL)?;
+        wait_until("the reason to be told", SOON, async || {
+            let log = fs::read_to_string(agent.log())?;
+            ensure!(log.contains("Resource temporarily unavailable"), "{}", agent.log_tail(20));
+            Ok(())
+        })
+        .await?;
+        hold_for("an agent that may start nothing", Duration::from_secs(10), async || {
+            ensure!(agent.pid() == pid, "it has ended: {}", agent.log_tail(20));
+            Ok(())
+        })
+        .await?;
+        // The controller still hears of it.
+        ready(lab).await?;
+
+        fs::write(&most, "max")?;
+        wait_until("the instance to run again, and be reached", LIMIT, async || {
+            let containers = lab.wait_exactly("web", 1, SOON).await?;
+            ensure!(containers[0].pid != Some(victim.as_raw()), "{containers:?}");
+            let web = lab.ps().await?.of("web");
+            lab.host(1).get(web.first().context("it is gone")?.at(8080)?).await
+        })
+        .await?;
+        wait_until("the firewall to be back", SOON, async || {
+            let rules = lab.host(1).exec(&["nft", "list", "ruleset"]).await?.ok()?;
+            ensure!(rules.contains("table inet dwell"), "{rules}");
+            Ok(())
+        })
+        .await?;
+        ensure!(agent.pid() == pid, "the agent was restarted");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_controller_without_open_files_keeps_its_nodes_and_lets_people_in_again() -> Result<()> {
     Lab::test(LabConfig::new("nosocks").images(&[Image::Hello]), async |lab| {
         lab.start_fleet().await?;
@@ -192,6 +240,19 @@ async fn limit(process: &Process, files: &str) -> Result<()> {
     let pid = process.pid().context("it does not run")?.to_string();
     run("prlimit", &["--pid", &pid, &format!("--nofile={files}")]).await?.ok()?;
     Ok(())
+}
+
+/// Puts a process into a control group of its own beneath the lab's; the file that says how many tasks may be in there.
+fn confine(lab: &Lab, process: &Process) -> Result<PathBuf> {
+    let pid = process.pid().context("it does not run")?;
+    // Of version 1, or of version 2, where the engine has switched the controller on.
+    let roots = ["/sys/fs/cgroup/pids", "/sys/fs/cgroup"].map(Path::new);
+    let groups = roots.map(|root| root.join(lab.layout().cgroup()));
+    let group = groups.into_iter().find(|group| group.is_dir()).context("the lab has no group")?;
+    let group = group.join("agent");
+    fs::create_dir_all(&group)?;
+    fs::write(group.join("cgroup.procs"), pid.to_string())?;
+    Ok(group.join("pids.max"))
 }
 
 /// What a process has used of processors.

@@ -4,7 +4,8 @@
 //! that is several times faster than netlink on a multi-threaded runtime, and no lock is needed. It acts
 //! on the network namespace in which [`LinuxNetwork::new`] was called. Deleting veths, which is slow, is left to
 //! a second thread, the [`reaper`]; a third, the [`watcher`], listens for changes. A fourth runs [`iptables`],
-//! which waits for a lock that any program of the host may hold: sandboxes and routes do not wait with it.
+//! which waits for a lock that any program of the host may hold: sandboxes and routes do not wait with it. What takes more
+//! rights than to configure the network is done by the [`keeper`], which is a program of its own.
 //!
 //! ```text
 //!  LinuxNetwork ──(bounded queue of calls)──▶ owner ──▶ sandbox   one instance's namespace and veth
@@ -25,6 +26,7 @@ mod inhabitant;
 mod iptables;
 mod ipv6;
 mod isolation;
+pub mod keeper;
 mod listener;
 mod look;
 mod names;
@@ -66,6 +68,7 @@ pub use self::underlay::underlay_address;
 
 use self::family::Family;
 use self::iptables::Iptables;
+use self::keeper::Keeping;
 use self::netlink::{Netlink, Outcome, Request};
 use self::owner::{Owner, first_error};
 use self::watcher::Watcher;
@@ -102,14 +105,16 @@ pub struct LinuxConfig {
     /// How long one run of `nft` or `iptables` may take before it is killed. `iptables` waits for a lock that
     /// others may hold.
     pub program_limit: Duration,
+    /// Who makes and enters network namespaces.
+    pub keeping: Keeping,
 }
 
 impl LinuxConfig {
-    /// With its files in `run_dir`.
+    /// With its files in `run_dir`, and all rights.
     #[must_use]
     pub fn new(run_dir: PathBuf) -> Self {
         let (notification_bytes, program_limit) = (4 * 1024 * 1024, Duration::from_secs(10));
-        Self { run_dir, notification_bytes, program_limit }
+        Self { run_dir, notification_bytes, program_limit, keeping: Keeping::Here }
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) enum Fault {
     EngineKilled(usize),
     /// Told to end, and started again.
     EngineStopped(usize),
+    /// Killed; sandboxes stay as they are, and none is made.
+    KeeperKilled(usize),
     /// Killed; sessions go with it.
     SshKilled(usize),
     /// One shim is killed, whose container lives on without it.
@@ -38,7 +40,7 @@ pub(super) enum Fault {
 impl Fault {
     pub(super) fn random(random: &mut StdRng, hosts: usize) -> Self {
         let host = random.random_range(1..=hosts);
-        match random.random_range(0..11) {
+        match random.random_range(0..12) {
             0 => Self::AgentKilled(host),
             1 => Self::ControllerKilled,
             2 => Self::EngineKilled(host),
@@ -49,6 +51,7 @@ impl Fault {
             7 => Self::ControllerFrozen,
             8 => Self::EngineFrozen(host),
             9 => Self::Link(host, Cut::BlackHole),
+            10 => Self::KeeperKilled(host),
             _ => Self::Link(host, Cut::Unplugged),
         }
     }
@@ -68,6 +71,11 @@ impl Fault {
             }
             Self::EngineKilled(host) => stop_engine(lab.host(host), Signal::SIGKILL).await?,
             Self::EngineStopped(host) => stop_engine(lab.host(host), Signal::SIGTERM).await?,
+            Self::KeeperKilled(host) => {
+                if lab.host(host).keeper().is_running() {
+                    lab.host(host).keeper().stop(Signal::SIGKILL).await?;
+                }
+            }
             Self::SshKilled(host) => {
                 if lab.host(host).ssh().is_running() {
                     lab.host(host).ssh().stop(Signal::SIGKILL).await?;
@@ -100,6 +108,11 @@ impl Fault {
             Self::EngineKilled(host) | Self::EngineStopped(host) => {
                 if !lab.host(host).dockerd().is_running() {
                     lab.host(host).start_docker().await?;
+                }
+            }
+            Self::KeeperKilled(host) => {
+                if !lab.host(host).keeper().is_running() {
+                    lab.host(host).start_keeper().await?;
                 }
             }
             Self::SshKilled(host) => {

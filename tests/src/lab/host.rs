@@ -21,6 +21,10 @@ use super::{
     process::Process,
 };
 
+/// What says which capabilities agent and keeper have.
+const AGENT_UNIT: &str = include_str!("../../../systemd/dwell-agent.service");
+const KEEPER_UNIT: &str = include_str!("../../../systemd/dwell-sandboxes.service");
+
 /// A host: a handle to what may or may not run on it, cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -28,6 +32,7 @@ pub struct Host {
     number: usize,
     engine: Engine,
     agent: Process,
+    keeper: Process,
     ssh: Process,
     programs: PathBuf,
 }
@@ -41,6 +46,7 @@ impl Host {
             number,
             engine: Engine::new(layout, number),
             agent: Process::new(layout, &dir, "agent", netns.clone()),
+            keeper: Process::new(layout, &dir, "keeper", netns.clone()),
             ssh: Process::new(layout, &dir, "ssh", netns),
             programs: programs.to_owned(),
         }
@@ -184,15 +190,37 @@ impl Host {
         &self.agent
     }
 
-    /// Starts its agent, which must have joined the fleet before.
+    /// The process that makes and keeps sandboxes for its agent.
+    #[must_use]
+    pub fn keeper(&self) -> &Process {
+        &self.keeper
+    }
+
+    /// Starts what makes and keeps sandboxes for its agent.
+    ///
+    /// # Errors
+    /// If it runs already or ends at once.
+    pub async fn start_keeper(&self) -> Result<()> {
+        self.start_of_agent(&self.keeper, KEEPER_UNIT, &["keep-sandboxes"]).await
+    }
+
+    /// Starts its agent, which must have joined the fleet before, and beside it what makes sandboxes, unless that runs.
     ///
     /// # Errors
     /// If it runs already or ends at once.
     pub async fn start_agent(&self) -> Result<()> {
+        if !self.keeper.is_running() {
+            self.start_keeper().await?;
+        }
+        self.start_of_agent(&self.agent, AGENT_UNIT, &[]).await
+    }
+
+    /// It has the capabilities that it has under systemd, so that one that it lacks is missed here as well.
+    async fn start_of_agent(&self, process: &Process, unit: &str, words: &[&str]) -> Result<()> {
         let config = dwell::agent_config(self);
         let config = config.to_str().context("the lab's path is not UTF-8")?;
         let program = dwell::program(&self.programs, "dwell-agent")?;
-        self.agent.start(&program, &["--config", config]).await
+        process.start_as_unit(unit, &program, &[words, &["--config", config]].concat()).await
     }
 
     /// The process of the SSH server of its instances.

@@ -131,6 +131,25 @@ impl Process {
 
     /// Starts it, detached from this process, its output going to the log.
     pub(crate) async fn start(&self, program: &Path, args: &[&str]) -> Result<()> {
+        self.start_with(None, program, args).await
+    }
+
+    /// The same, with the capabilities that this unit leaves a process, and no way to more.
+    pub(crate) async fn start_as_unit(
+        &self,
+        unit: &str,
+        program: &Path,
+        args: &[&str],
+    ) -> Result<()> {
+        self.start_with(Some(bounding_set(unit)?), program, args).await
+    }
+
+    async fn start_with(
+        &self,
+        bounding_set: Option<String>,
+        program: &Path,
+        args: &[&str],
+    ) -> Result<()> {
         if let Some(pid) = self.pid() {
             bail!("{} runs already, as process {pid}", self.role);
         }
@@ -140,10 +159,13 @@ impl Process {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot open {}", self.log.display()))?;
-        // Both tools replace themselves, so that the child's pid is the program's.
+        // These tools replace themselves, so that the child's pid is the program's.
         let mut command = Command::new("setsid");
         if let Some(netns) = &self.netns {
             command.arg("nsenter").arg(format!("--net=/run/netns/{netns}")).arg("--");
+        }
+        if let Some(bounding_set) = bounding_set {
+            command.args(["setpriv", "--no-new-privs", "--bounding-set", &bounding_set, "--"]);
         }
         let mut child = command
             .arg(program)
@@ -184,6 +206,14 @@ impl Process {
         .await?;
         looked.with_context(ended)
     }
+}
+
+/// What a unit says of capabilities, in the words of `setpriv`.
+fn bounding_set(unit: &str) -> Result<String> {
+    let line = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let capabilities = line.context("the unit does not bound capabilities")?.split_whitespace();
+    let capabilities = capabilities.map(|one| one.trim_start_matches("CAP_").to_lowercase());
+    Ok(capabilities.fold("-all".to_owned(), |set, one| format!("{set},+{one}")))
 }
 
 /// Who process `pid` is, unless it does not exist or is only waiting to be reaped.

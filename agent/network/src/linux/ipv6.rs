@@ -25,7 +25,7 @@ use super::observe::{Address6, Neighbour, Route};
 use super::overlay::DEVICE;
 use super::owner::Owner;
 use super::plan::{self, Kernel};
-use super::{LOOPBACK, refused, request, send, sysctl};
+use super::{LOOPBACK, refused, request, send};
 use crate::{Exception, Ipv6Routes, NetworkError, ROUTE_PROTOCOL, RouteReport, RouteTable};
 
 impl Owner {
@@ -147,7 +147,7 @@ impl Owner {
         device: u32,
         peers: &BTreeSet<Ipv4Addr>,
     ) -> Result<(), NetworkError> {
-        sysctl::let_ipv6_in(DEVICE)?;
+        self.sysctls.let_ipv6_in(DEVICE)?;
         let action = || format!("tell {DEVICE} where peers are");
         let found = self.route.dump(request::neighbours6, Neighbour::parse);
         let mut found = found.map_err(refused(action))?;

@@ -6,8 +6,11 @@
 //!
 //! A socket belongs to the namespace in which it was opened, whatever its thread does later.
 
+#![expect(unsafe_code, reason = "the library takes a socket that exists only as a number")]
+
 use std::fmt;
 use std::io;
+use std::os::fd::{FromRawFd as _, IntoRawFd as _, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
@@ -137,6 +140,13 @@ impl Netlink {
         Self::open(protocols::NETLINK_ROUTE)?.with_room()
     }
 
+    /// As [`Netlink::route`], of a socket that was opened in another namespace and has no port yet.
+    pub(super) fn of_route(socket: OwnedFd) -> io::Result<Self> {
+        // SAFETY: the descriptor is owned, and nobody else has it from here on.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        Self::with(socket)?.with_room()
+    }
+
     /// As [`Netlink::route`], for dumps alone, which need neither rights nor much room: the kernel goes on with them as they
     /// are read.
     pub(super) fn reader() -> io::Result<Self> {
@@ -158,7 +168,10 @@ impl Netlink {
     }
 
     fn open(protocol: isize) -> io::Result<Self> {
-        let mut socket = Socket::new(protocol)?;
+        Self::with(Socket::new(protocol)?)
+    }
+
+    fn with(mut socket: Socket) -> io::Result<Self> {
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_ext_ack(true)?;

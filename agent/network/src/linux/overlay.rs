@@ -29,7 +29,7 @@ use super::observe::{Address, Link, Neighbour, attributes, ipv4, u32_at};
 use super::owner::Owner;
 use super::plan::Kernel;
 use super::uplink::Uplinks;
-use super::{METRIC_BLOCK, OVERLAY_TABLE, refused, request, send, sysctl};
+use super::{METRIC_BLOCK, OVERLAY_TABLE, refused, request, send};
 use crate::{NetworkError, Overlay, ROUTE_PROTOCOL};
 
 /// The device. It does not begin as the veths of instances do, whose rules must not apply to it.
@@ -150,8 +150,8 @@ impl Owner {
         let add = request::add_vxlan(DEVICE, VNI, overlay, mtu);
         send(&mut self.route, vec![add], |_| false, making)?;
         // An IPv6 address of its own would be a way in; and the way there need not be the way back.
-        sysctl::set_own(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6"), "1")?;
-        sysctl::set_own(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")?;
+        self.sysctls.set_own(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6"), "1")?;
+        self.sysctls.set_own(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")?;
         let made = self.overlay_device()?;
         made.map(|device| device.link.index).ok_or_else(|| refused(making)(Errno::ENODEV.into()))
     }

@@ -15,6 +15,7 @@ use nix::libc;
 use tokio::sync::watch;
 
 use super::family::Family;
+use super::keeper::Keeper;
 use super::namespace::Namespaces;
 use super::netlink::Netlink;
 use super::nexthop::{Nexthop, nexthops};
@@ -52,7 +53,7 @@ pub(super) struct Owner {
     pub(super) firewall: Firewall,
     pub(super) namespaces: Namespaces,
     pub(super) reaper: Reaper,
-    sysctls: Sysctls,
+    pub(super) sysctls: Sysctls,
     /// As last asked for.
     pub(super) host: Option<HostNetwork>,
     /// Of new veths, in bytes; known with `host`.
@@ -91,12 +92,14 @@ impl Owner {
         let reaper = Reaper::start().map_err(refused(action))?;
         // For what an earlier agent has left behind.
         reaper.wake();
+        let start = || "start the thread that keeps sandboxes".to_owned();
+        let keeper = Keeper::open(config.keeping, run_dir).map_err(refused(start))?;
         Ok(Self {
             route: Netlink::route().map_err(refused(action))?,
             firewall: Firewall::open(config.program_limit).map_err(refused(action))?,
-            namespaces: Namespaces::new(run_dir),
+            namespaces: Namespaces::new(run_dir, keeper.clone()),
             reaper,
-            sysctls: Sysctls::new(run_dir),
+            sysctls: Sysctls::new(run_dir, keeper),
             host: None,
             mtu: None,
             uplinks: BTreeSet::new(),

@@ -76,7 +76,7 @@ impl Owner {
         let values = [sysctl::read(&own)?, sysctl::read("net/ipv4/conf/all/rp_filter")?];
         let is = |level: &str| values.iter().flatten().any(|value| value == level);
         if is("1") && !is("2") {
-            sysctl::set_own(&own, "2")?;
+            self.sysctls.set_own(&own, "2")?;
         }
         if is("1") || is("2") {
             let add = request::add_host_address(veth.index, ADDRESS);

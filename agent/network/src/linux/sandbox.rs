@@ -27,7 +27,7 @@ use super::netlink::{Netlink, Request};
 use super::observe::{Address, Link, Neighbour, Route};
 use super::owner::Owner;
 use super::{
-    LOOPBACK, METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, sysctl, veth,
+    LOOPBACK, METRIC_INSTANCE, namespace::Namespace, nftables, refused, request, send, veth,
 };
 use crate::{GATEWAY, GATEWAY_MAC, NetworkError, ROUTE_PROTOCOL, Sandbox};
 
@@ -222,7 +222,7 @@ impl Owner {
             if !outside.is_up {
                 // An IPv6 address that the kernel gives it would only cost time and open a way in.
                 let ipv6 = format!("net/ipv6/conf/{}/disable_ipv6", outside.name);
-                sysctl::set_own(&ipv6, "1")?;
+                self.sysctls.set_own(&ipv6, "1")?;
             }
             let attributes = vec![LinkAttribute::Mtu(mtu), LinkAttribute::IfAlias(alias)];
             missing.push(request::set_link_up(outside.index, attributes));

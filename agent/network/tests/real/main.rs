@@ -16,6 +16,7 @@ mod firewall;
 mod host;
 mod ipv6;
 mod isolation;
+mod keeper;
 mod leases;
 mod look;
 mod overlay;

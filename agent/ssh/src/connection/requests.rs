@@ -83,7 +83,7 @@ impl Connection {
         session.channel_success(id)?;
         self.channels.spawn(id, |input, closed| async move {
             let _place = place;
-            closed.run_until_cancelled(running.run(input)).await;
+            closed.run_until_cancelled(Box::pin(running.run(input))).await;
         });
         Ok(())
     }

@@ -109,7 +109,8 @@ fn become_process(
         Work::Listen(path) => Some(socket::listen(path).step("listen on the socket")?),
         _ => None,
     };
-    tell_ready(session, terminal.as_ref(), socket, agent.as_ref()).step("report")?;
+    tell_ready(session, terminal.as_ref(), socket.as_ref(), agent.as_ref()).step("report")?;
+    drop(socket);
 
     if process.no_new_privileges {
         set_no_new_privs(true).restriction("no_new_privs")?;
@@ -257,12 +258,12 @@ fn become_user(account: &Account, granted: Granted) -> Result<(), Failure> {
 fn tell_ready(
     session: &OwnedFd,
     terminal: Option<&Pair>,
-    socket: Option<OwnedFd>,
+    socket: Option<&OwnedFd>,
     agent: Option<&AgentSocket>,
 ) -> io::Result<()> {
     let mut descriptors: Vec<_> =
         terminal.map(|terminal| terminal.master.as_fd()).into_iter().collect();
-    descriptors.extend(socket.iter().map(|socket| socket.as_fd()));
+    descriptors.extend(socket.map(|socket| socket.as_fd()));
     if let Some(agent) = agent {
         descriptors.extend([agent.listener.as_fd(), agent.directory.as_fd(), agent.parent.as_fd()]);
     }

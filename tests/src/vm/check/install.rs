@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// The units that are people's to start.
-const UNITS: [&str; 4] = ["dwell-controller", "dwell-agent", "dwell-ssh", "dwell-instances"];
+const UNITS: [&str; 5] =
+    ["dwell-controller", "dwell-agent", "dwell-sandboxes", "dwell-ssh", "dwell-instances"];
 
 pub(super) async fn packages(fleet: &Fleet) -> Result<String> {
     let packages = fleet.packages()?;
@@ -32,8 +33,9 @@ pub(super) async fn packages(fleet: &Fleet) -> Result<String> {
             let state = guest
                 .run(&format!("systemctl is-active {unit}; systemctl is-enabled {unit}"))
                 .await?;
-            // That one is the agent's to start.
-            let expected = if unit == "dwell-instances" { "static" } else { "disabled" };
+            // These are the agent's to start.
+            let is_static = ["dwell-sandboxes", "dwell-instances"].contains(&unit);
+            let expected = if is_static { "static" } else { "disabled" };
             let is_off = state.stdout.trim() == format!("inactive\n{expected}");
             ensure!(is_off, "{unit} is {}", state.stdout);
         }

@@ -15,7 +15,7 @@ pub(super) async fn units(fleet: &Fleet) -> Result<String> {
             fleet.first().sh("systemctl restart dwell-controller").await.map(drop)
         })
         .await?;
-    for unit in ["dwell-agent", "dwell-ssh"] {
+    for unit in ["dwell-sandboxes", "dwell-agent", "dwell-ssh"] {
         let restart = format!("systemctl restart {unit}");
         fleet
             .untouched(&format!("restarting {unit}"), async {
@@ -34,7 +34,8 @@ pub(super) async fn units(fleet: &Fleet) -> Result<String> {
             Ok(())
         })
         .await?;
-    Ok("controller, agent, ssh and instances were restarted under the same containers".to_owned())
+    Ok("controller, sandboxes, agent, ssh and instances were restarted under the same containers"
+        .to_owned())
 }
 
 pub(super) async fn engine(fleet: &Fleet) -> Result<String> {

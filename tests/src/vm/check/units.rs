@@ -5,15 +5,24 @@ use anyhow::{Result, ensure};
 use crate::vm::{fleet::Fleet, guest::Guest};
 
 /// What `/proc/PID/status` says of a unit's main process.
-const BOUNDS: [(&str, &str); 3] = [
-    // NET_ADMIN, NET_RAW, NET_BIND_SERVICE, NET_BROADCAST, SYS_ADMIN, SYS_PTRACE, KILL, DAC_READ_SEARCH; CHOWN, DAC_OVERRIDE,
-    // FOWNER, FSETID, SETFCAP.
-    ("dwell-agent", "CapBnd:\t0000000080283c3f NoNewPrivs:\t1 Seccomp:\t2"),
+const BOUNDS: [(&str, &str); 4] = [
+    // NET_ADMIN, NET_RAW, NET_BIND_SERVICE, NET_BROADCAST, SYS_PTRACE, KILL, DAC_READ_SEARCH; CHOWN, DAC_OVERRIDE, FOWNER,
+    // FSETID, SETFCAP.
+    ("dwell-agent", "CapBnd:\t0000000080083c3f NoNewPrivs:\t1 Seccomp:\t2"),
+    // SYS_ADMIN, NET_ADMIN.
+    ("dwell-sandboxes", "CapBnd:\t0000000000201000 NoNewPrivs:\t1 Seccomp:\t2"),
     // None at all.
     ("dwell-controller", "CapBnd:\t0000000000000000 NoNewPrivs:\t1 Seccomp:\t2"),
     // Whatever were taken from it, what people run in containers would lack.
     ("dwell-ssh", "CapBnd:\t000001ffffffffff NoNewPrivs:\t0 Seccomp:\t0"),
 ];
+
+/// Fails if the exposure of one of them is above 4.0, or is in the other mount namespace than it should be.
+const CONFINED: &str = "systemd-analyze security --no-pager --threshold=40 dwell-agent >/dev/null \
+    && systemd-analyze security --no-pager --threshold=40 dwell-sandboxes >/dev/null \
+    && mounts() { readlink /proc/$(systemctl show -P MainPID $1)/ns/mnt; } \
+    && test $(mounts dwell-sandboxes) = $(readlink /proc/1/ns/mnt) \
+    && test $(mounts dwell-agent) != $(readlink /proc/1/ns/mnt)";
 
 /// Lines of the kernel about what a filter or a profile has denied. `clone3` (435) is not meant: where a unit may make
 /// only some kinds of namespaces, systemd denies it to everybody, since a filter cannot see what it is asked for, and the C
@@ -33,8 +42,10 @@ pub(super) async fn bounds(fleet: &Fleet) -> Result<String> {
             let seen = guest.sh(&look).await?;
             ensure!(seen == expected, "{unit} on {} has {seen}, not {expected}", guest.name());
         }
+        guest.sh(CONFINED).await?;
     }
-    Ok("capabilities, filters and privileges of agent, controller and ssh are those of their units"
+    Ok("capabilities, filters and privileges of agent, sandboxes, controller and ssh are those of their units; the exposure of the \
+        first two is at most 4.0"
         .to_owned())
 }
 

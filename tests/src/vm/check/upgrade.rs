@@ -7,7 +7,7 @@ use super::install::install;
 use crate::vm::fleet::Fleet;
 
 pub(super) async fn packages(fleet: &Fleet) -> Result<String> {
-    const PIDS: &str = "systemctl show -P MainPID dwell-agent dwell-ssh | grep .";
+    const PIDS: &str = "systemctl show -P MainPID dwell-agent dwell-sandboxes dwell-ssh | grep .";
     let directory = tempfile::tempdir().context("cannot make a directory to work in")?;
     let later = fleet.later_packages(directory.path()).await?;
     let pids = async || try_join_all(fleet.guests().iter().map(|guest| guest.sh(PIDS))).await;

@@ -64,23 +64,15 @@ impl Owner {
         let ours = found.iter().filter(is_ours);
         if ours.clone().any(|it| Some(it.address) != wanted) {
             // All that is there goes with it.
-            let closed = namespace.visit(|| {
-                sysctl::set_own("net/ipv6/conf/eth0/disable_ipv6", "1")?;
-                sysctl::set_own("net/ipv6/conf/lo/disable_ipv6", "1")
-            });
-            closed.map_err(refused(action))??;
+            self.namespaces.set_ipv6(&sandbox.id(), false)?;
         }
         let (Some(range), Some(wanted)) = (range, wanted) else {
             let setting = format!("net/ipv6/conf/{}/disable_ipv6", outside.name);
             let is_open = ours.count() > 0;
-            return if is_open { sysctl::set_own(&setting, "1") } else { Ok(()) };
+            return if is_open { self.sysctls.set_own(&setting, "1") } else { Ok(()) };
         };
         if !ours.clone().any(|it| it.address == wanted) {
-            let opened = namespace.visit(|| {
-                sysctl::let_ipv6_in("eth0")?;
-                sysctl::let_ipv6_in("lo")
-            });
-            opened.map_err(refused(action))??;
+            self.namespaces.set_ipv6(&sandbox.id(), true)?;
         }
         let missing = missing_inside(namespace, wanted, action)?;
         if !missing.is_empty() {
@@ -88,7 +80,7 @@ impl Owner {
             send(inside, missing, |errno| errno == Errno::EADDRNOTAVAIL, action)?;
             wait_until_local(inside, wanted, action)?;
         }
-        sysctl::let_ipv6_in(&outside.name)?;
+        self.sysctls.let_ipv6_in(&outside.name)?;
         let missing = self.missing_way(sandbox, outside, Family::of(range))?;
         send(&mut self.route, missing, |_| false, action)
     }
