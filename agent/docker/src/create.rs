@@ -43,6 +43,7 @@ pub(super) async fn create(
     if let Some((path, mount)) = carry::mounted(&assigned.template.carry, declared) {
         return Err(carry::refused_for(path, mount));
     }
+    engine.find_kept_volumes(assigned, &image.volumes).await?;
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,

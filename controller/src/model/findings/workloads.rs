@@ -360,7 +360,10 @@ impl Model {
 fn next_of_waiting(waiting: &Waiting) -> String {
     let name = &waiting.instance;
     match &waiting.cause {
-        WaitingCause::Volume { .. } | WaitingCause::VolumesApart { .. } => {
+        WaitingCause::Volume { .. }
+        | WaitingCause::VolumeMissing { .. }
+        | WaitingCause::VolumeInDoubt { .. }
+        | WaitingCause::VolumesApart { .. } => {
             format!("dwell volume ls {name}")
         }
         WaitingCause::VolumeAt { node, .. } => format!("dwell node inspect {node}"),
