@@ -210,8 +210,8 @@ pub struct Model {
     /// What the nodes hold, while a restore is unconfirmed.
     claims: Claims,
     remains: Remains,
-    /// Nodes that have said which volumes they have since this history began.
-    volumes_told: BTreeSet<NodeName>,
+    /// Which volumes nodes have said to have, while a restore is unconfirmed.
+    volumes_told: BTreeMap<NodeName, BTreeSet<VolumeKey>>,
     /// When jobs are due next, as found in their calendars.
     due: BTreeMap<WorkloadName, NextDue>,
     /// The runs of each node's agent.
@@ -274,7 +274,7 @@ impl Model {
             spare: Incarnation::UNKNOWN,
             told: BTreeSet::new(),
             claims: Claims::new(),
-            volumes_told: BTreeSet::new(),
+            volumes_told: BTreeMap::new(),
             remains: Remains::new(),
             due: BTreeMap::new(),
             runs: BTreeMap::new(),

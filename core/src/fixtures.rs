@@ -39,6 +39,7 @@ pub fn assigned(name: &str, generation: u64, template: Template) -> Assigned {
         force_limits: false,
         lease: None,
         task: None,
+        kept_volumes: std::collections::BTreeSet::new(),
         adopts: None,
         host_key: None,
     }

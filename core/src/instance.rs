@@ -1,6 +1,7 @@
 //! Instances: what a node is told to run, and what it saw.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 
@@ -9,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::foreign::Adoption;
 use crate::health::Health;
-use crate::id::{Generation, InstanceName, Revision};
+use crate::id::{Generation, InstanceName, Revision, VolumeName};
 use crate::image::{self, ContainerImage, ImageDigest};
 use crate::job::{Task, TaskReport};
 use crate::net::Mac;
@@ -110,6 +111,9 @@ pub struct Assigned {
     /// Whether its container is let go of, and when it was last taken back.
     #[serde(default, skip_serializing_if = "Custody::is_usual")]
     pub custody: Custody,
+    /// The volumes of it that its node has had already: none of them is made anew, whatever becomes of it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kept_volumes: BTreeSet<VolumeName>,
     /// The container in whose place it is to be put, until it has held there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopts: Option<Adoption>,

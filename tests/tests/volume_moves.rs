@@ -1,9 +1,11 @@
 //! Instances that go to another host with their volumes, on real engines: nothing is lost, whatever is killed in the middle.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use dwell_tests::lab::{Host, Image, InstanceRow, Lab, LabConfig, Signal, meanwhile, wait_until};
+use nix::mount::{MsFlags, mount};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -45,6 +47,53 @@ async fn volumes_move_with_their_instance() -> Result<()> {
         the_controller_is_killed(lab, &data).await.context("controller killed")
     })
     .await
+}
+
+/// What the volumes of a host may take in the test that wants for room, in MiB: less than a copy and what has to be left beside it.
+const SMALL_MIB: u64 = 280;
+
+#[tokio::test]
+async fn a_move_to_a_node_without_room_says_so_and_nothing_is_lost() -> Result<()> {
+    Lab::test(LabConfig::new("volroom").hosts(2).images(&[Image::Hello]), async |lab| {
+        for host in lab.hosts() {
+            // They go with the lab.
+            let disk = volumes_dir(host);
+            std::fs::create_dir_all(&disk)?;
+            let options = format!("size={SMALL_MIB}m,mode=0701");
+            mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some(&*options))?;
+        }
+        lab.start_fleet().await?;
+        lab.apply(DATABASE).await?.ok()?;
+        lab.wait_well("db", 1, LIMIT).await?;
+        lab.exec("db-0", &["sh", "-c", FILL]).await?.ok()?;
+        let data = look(lab).await?;
+        let (from, to) = places(lab).await?;
+        let id = row(lab).await?.container_id;
+        let order = ["move", "db-0", "--to", &to.name(), "--volumes"];
+        wait_until("the move to begin", LIMIT, async || lab.cli(&order).await?.ok().map(drop))
+            .await?;
+        wait_until("the reason to be told", LIMIT, async || {
+            let events = lab.cli(&["events"]).await?.ok()?;
+            let told = format!("its volumes do not move to {}", to.name());
+            ensure!(events.contains(&told) && events.contains("MiB are needed"), "{events}");
+            Ok(())
+        })
+        .await?;
+        has_only(lab, from).await?;
+        let stayed = row(lab).await?;
+        ensure!(stayed.container_id == id && stayed.is_well(), "it was touched: {stayed:?}");
+        ensure!(look(lab).await? == data, "its data has changed");
+
+        let options = format!("size={}m", 2 * SMALL_MIB);
+        mount(None::<&str>, &volumes_dir(to), None::<&str>, MsFlags::MS_REMOUNT, Some(&*options))?;
+        lab.cli(&order).await?.ok()?;
+        has_moved(lab, from, to, &data).await.context("once there is room")
+    })
+    .await
+}
+
+fn volumes_dir(host: &Host) -> PathBuf {
+    host.dir().join("data/volumes")
 }
 
 async fn is_refused_unless_told_so(lab: &Lab) -> Result<()> {

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use dwell_tests::lab::{Image, Lab, LabConfig, wait_until};
+use bollard::query_parameters::{ListVolumesOptions, RemoveContainerOptions, RemoveVolumeOptions};
+use dwell_tests::lab::{Host, Image, Lab, LabConfig, Signal, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -34,7 +35,8 @@ async fn volumes_outlive_instances_and_graces_declarations() -> Result<()> {
         ensure!(listed.contains("there is no slow-0 now"), "{listed}");
 
         comes_back_to_its_data_or_says_why_not(lab, &place).await.context("placed again")?;
-        goes_when_it_is_told_to(lab).await.context("deleted")
+        goes_when_it_is_told_to(lab).await.context("deleted")?;
+        is_not_made_anew_behind_its_back(lab).await.context("removed by hand")
     })
     .await
 }
@@ -72,5 +74,66 @@ async fn goes_when_it_is_told_to(lab: &Lab) -> Result<()> {
     lab.wait_exactly("slow", 1, LIMIT).await?;
     let left = lab.exec("slow-0", &["ls", "/data"]).await?.ok()?;
     ensure!(left.trim().is_empty(), "there is {left:?} in a new volume");
+    Ok(())
+}
+
+/// Somebody removes the container and its volume with Docker, while nobody looks.
+async fn is_not_made_anew_behind_its_back(lab: &Lab) -> Result<()> {
+    lab.exec("slow-0", &["sh", "-c", "echo mine > /data/file; sync"]).await?.ok()?;
+    wait_until("its node to tell of its volume", LIMIT, async || {
+        // A volume that nobody has told of may be made.
+        let listed = lab.cli(&["volume", "ls", "slow-0", "-o", "json"]).await?.ok()?;
+        ensure!(listed.contains("\"seen\": true") || listed.contains("\"seen\":true"), "{listed}");
+        Ok(())
+    })
+    .await?;
+    let row = lab.ps().await?.of("slow").swap_remove(0);
+    let host = lab.hosts().iter().find(|host| host.name() == row.node).context("on no host")?;
+    host.stop_agent(Signal::SIGKILL).await?;
+    let docker = host.docker()?;
+    let force = RemoveContainerOptions { force: true, ..RemoveContainerOptions::default() };
+    docker.remove_container(&row.container_id, Some(force)).await?;
+    docker.remove_volume("dwell.slow-0.data", None::<RemoveVolumeOptions>).await?;
+    host.start_agent().await?;
+    is_missed(lab, host).await?;
+
+    // Nor by whatever has its container made anew.
+    lab.cli(&["restart", "slow-0"]).await?.ok()?;
+    lab.cli(&["replace", "slow-0"]).await?.ok()?;
+    is_missed(lab, host).await.context("replaced")?;
+    lab.cli(&["scale", "slow=0", "--wait"]).await?.ok()?;
+    lab.cli(&["scale", "slow=1"]).await?.ok()?;
+    wait_until("slow-0 to wait for its volume", LIMIT, async || {
+        let row = lab.ps().await?.of("slow").swap_remove(0);
+        let told = format!("its volume data was on {} and is not there any more", host.name());
+        ensure!(row.node.is_empty() && row.message.starts_with(&told), "{row:?}");
+        Ok(())
+    })
+    .await?;
+
+    // Somebody gives it up.
+    lab.cli(&["volume", "rm", "slow-0", "data", "--node", &host.name()]).await?.ok()?;
+    lab.wait_exactly("slow", 1, LIMIT).await?;
+    let left = lab.exec("slow-0", &["ls", "/data"]).await?.ok()?;
+    ensure!(left.trim().is_empty(), "there is {left:?} in a new volume");
+    Ok(())
+}
+
+/// Its instance says what is missing, and Docker has made nothing in its place.
+async fn is_missed(lab: &Lab, host: &Host) -> Result<()> {
+    wait_until("slow-0 to say what is missing", LIMIT, async || {
+        let row = lab.ps().await?.of("slow").swap_remove(0);
+        let told = "its volume data is not on this node any more";
+        ensure!(row.message.contains(told), "{row:?}");
+        ensure!(row.message.contains("dwell volume rm slow-0 data"), "{row:?}");
+        let listed = lab.cli(&["volume", "ls", "slow-0"]).await?.ok()?;
+        ensure!(listed.contains("lost"), "{listed}");
+        Ok(())
+    })
+    .await?;
+    let options = ListVolumesOptions { filters: None };
+    let there = host.docker()?.list_volumes(Some(options)).await?.volumes.unwrap_or_default();
+    let is_it = there.iter().any(|volume| volume.name == "dwell.slow-0.data");
+    ensure!(!is_it, "an empty volume took its place");
     Ok(())
 }

@@ -43,6 +43,7 @@ pub(super) async fn create(
     if let Some((path, mount)) = carry::mounted(&assigned.template.carry, declared) {
         return Err(carry::refused_for(path, mount));
     }
+    engine.find_kept_volumes(assigned, &image.volumes).await?;
     let root = match &assigned.template.machine {
         Some(machine) => Some(engine.prepare_root(assigned, machine, &image).await?),
         None => None,

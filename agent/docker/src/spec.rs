@@ -1,6 +1,6 @@
 //! What Docker is told of an instance: pure, from an assignment to the body of a create request.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
@@ -335,15 +335,30 @@ fn mounts(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Vec<Mount> {
     own.chain(asked).chain(of_image).chain(root).collect()
 }
 
+/// The volumes that a container would have and the node has had already: Docker would make an empty one in place of each that is
+/// not there.
+pub(super) fn kept_volumes(assigned: &Assigned, image_volumes: &[String]) -> BTreeSet<VolumeName> {
+    let declared = assigned.template.volumes().cloned();
+    let of_image = own_paths(assigned, image_volumes).filter_map(image_volume);
+    declared.chain(of_image).filter(|name| assigned.kept_volumes.contains(name)).collect()
+}
+
 /// A path that an image declares as a volume, of an instance that may have two containers at once.
 pub(super) fn shared_by_two<'a>(
     assigned: &Assigned,
     image_volumes: &'a [String],
 ) -> Option<&'a str> {
+    own_paths(assigned, image_volumes).next().filter(|_| assigned.beside)
+}
+
+/// The paths that an image declares as volumes and nothing else is mounted at.
+fn own_paths<'a>(
+    assigned: &Assigned,
+    image_volumes: &'a [String],
+) -> impl Iterator<Item = &'a str> {
     let is_mounted =
         |path: &&str| assigned.template.mounts.iter().any(|one| trimmed(&one.target) == *path);
-    let mut own = image_volumes.iter().map(|path| trimmed(path)).filter(|path| !is_mounted(path));
-    own.next().filter(|_| assigned.beside)
+    image_volumes.iter().map(|path| trimmed(path)).filter(move |path| !is_mounted(path))
 }
 
 /// A volume of the instance's own. Docker makes it if it is not there.
@@ -664,8 +679,7 @@ mod tests {
     fn the_volume_of_an_image_has_the_name_of_its_path_alone() {
         let long = format!("/{}", "x".repeat(300));
         let paths = ["/", "/data", "/Data", "/da/ta", "/da-ta", "/da_ta", "/dätä", &long];
-        let names: std::collections::BTreeSet<_> =
-            paths.iter().map(|path| image_volume(path).unwrap()).collect();
+        let names: BTreeSet<_> = paths.iter().map(|path| image_volume(path).unwrap()).collect();
         assert_eq!(names.len(), paths.len());
         assert_eq!(image_volume("/data"), image_volume("/data"));
     }

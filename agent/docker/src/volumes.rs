@@ -5,16 +5,37 @@ mod copies;
 use bollard::models::Volume;
 use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions};
 use dwell_core::id::{InstanceName, VolumeName};
+use dwell_core::instance::Assigned;
 use dwell_core::session::SeenVolume;
 
 use super::client::{QUICK, SLOW, limited, meaning, status};
 use super::spec::{LABEL_IMAGE_PATH, LABEL_INSTANCE, LABEL_VOLUME, volume_name};
-use super::{DockerEngine, EngineError};
+use super::{DockerEngine, EngineError, spec};
 
 impl DockerEngine {
     /// All volumes of the cluster that say whose they are.
     pub(super) async fn list_volumes(&self) -> Result<Vec<SeenVolume>, EngineError> {
         Ok(self.all_volumes().await?.iter().filter_map(seen).collect())
+    }
+
+    /// Sees to it that no volume is made in place of one that the node has had, which Docker would do.
+    pub(super) async fn find_kept_volumes(
+        &self,
+        assigned: &Assigned,
+        image_volumes: &[String],
+    ) -> Result<(), EngineError> {
+        let kept = spec::kept_volumes(assigned, image_volumes);
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let instance = &assigned.instance;
+        let there = self.all_volumes().await?;
+        let is_there =
+            |name: &VolumeName| there.iter().any(|one| one.name == volume_name(instance, name));
+        match kept.into_iter().find(|name| !is_there(name)) {
+            Some(volume) => Err(EngineError::VolumeMissing { instance: instance.clone(), volume }),
+            None => Ok(()),
+        }
     }
 
     /// Deletes one volume, which is this cluster's by its name, and a copy that was to become it.

@@ -57,8 +57,8 @@ pub use self::life::{
 };
 pub use self::node::{
     a_missing_image_is_told, copies_become_volumes, it_says_what_it_is,
-    leftovers_are_found_and_swept, limits_are_set_while_it_runs, strangers_are_told_and_left_alone,
-    volumes_outlive_containers, what_is_gone_is_not_made_ready,
+    kept_volumes_are_not_made_anew, leftovers_are_found_and_swept, limits_are_set_while_it_runs,
+    strangers_are_told_and_left_alone, volumes_outlive_containers, what_is_gone_is_not_made_ready,
 };
 pub use self::output::{
     lines_are_followed_until_the_end, lines_since_a_moment, output_is_read_and_cut,
@@ -191,6 +191,7 @@ macro_rules! engine_contract {
             strangers_are_told_and_left_alone,
             the_last_output_outlives_the_container,
             volumes_outlive_containers,
+            kept_volumes_are_not_made_anew,
             copies_become_volumes,
             what_a_container_is_made_from_is_not_removed,
             what_has_ended_is_attached_to_and_what_never_ran_is_not,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dwell_core::id::{InstanceName, VolumeName};
+
 /// Why an engine did not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -42,6 +44,16 @@ pub enum EngineError {
         next: Option<String>,
         /// Whether trying again without a change is pointless: there is no such image, or no right to it.
         permanent: bool,
+    },
+    /// A volume that the instance had is not there; none is made in its place.
+    #[error(
+        "its volume {volume} is not on this node any more; bring it back, or give the data up with `dwell volume rm {instance} {volume}`"
+    )]
+    VolumeMissing {
+        /// Whose.
+        instance: InstanceName,
+        /// Its name.
+        volume: VolumeName,
     },
     /// The request makes no sense to the engine; trying again without a change is pointless.
     #[error("{engine} refused to {operation}: {reason}")]

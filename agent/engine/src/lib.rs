@@ -100,6 +100,7 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::AlreadyExists`] if there is one of this instance and generation,
     /// [`EngineError::ImageMissing`] if the image has to be pulled first,
+    /// [`EngineError::VolumeMissing`] if one of its kept volumes is not there,
     /// [`EngineError::Refused`] if asking again without a change is pointless,
     /// [`EngineError::RuntimeMissing`] if a container could not be put into its sandbox.
     async fn create_in(&self, slot: Slot, assigned: &Assigned) -> Result<ContainerId, EngineError>;

@@ -66,8 +66,8 @@ struct Inspect {
 
 /// Delete a volume that no instance mounts, and all data in it
 ///
-/// Its node deletes it as soon as it can. A volume whose node was removed is given up: its instance
-/// may start elsewhere with an empty one.
+/// Its node deletes it as soon as it can. A volume whose node was removed, or has lost it, is given
+/// up: its instance gets what another node has of it, or an empty one.
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
 Examples:

@@ -154,6 +154,13 @@ impl Model {
             self.deletions_changed.insert(key.node.clone(), change.revision);
             touched.nodes.insert(key.node.clone());
         }
+        if let Key::Volume(key) = &change.key
+            && has_been_there(change.old.as_ref()) != has_been_there(change.new.as_ref())
+            && let Some(instance) = self.tables.instances().get(&key.instance)
+            && instance.assigned_to() == Some(&key.node)
+        {
+            self.note_for_node(&key.node, key.instance.clone(), change.revision, touched);
+        }
         if let (Some(Record::Workload(old)), Some(Record::Workload(new))) =
             (&change.old, &change.new)
             && (is_told_otherwise(&old.spec, &new.spec) || old.good != new.good)
@@ -274,6 +281,7 @@ impl Model {
             lease: workload.spec.on_lost.lease().filter(|_| !instance.is_let_go()),
             custody: instance.custody,
             task: instance.task.as_ref().map(InstanceTask::assigned),
+            kept_volumes: self.kept_volumes(name, node),
             adopts: instance.adopts.as_deref().cloned(),
             host_key: None,
         };
@@ -296,6 +304,11 @@ fn is_told_otherwise(old: &WorkloadSpec, new: &WorkloadSpec) -> bool {
 /// Whether a node is told to delete this volume.
 fn is_deletion(record: Option<&Record>) -> bool {
     matches!(record, Some(Record::Volume(volume)) if matches!(volume.state, VolumeState::Deleting { .. }))
+}
+
+/// Whether a node is told that it has had this volume.
+fn has_been_there(record: Option<&Record>) -> bool {
+    matches!(record, Some(Record::Volume(volume)) if volume.has_been_there())
 }
 
 /// Whether two states of an instance look the same from its node.

@@ -15,7 +15,6 @@ use dwell_core::workload::Resources;
 use super::Model;
 use super::object::{Instance, UpdateState};
 use super::tables::Occupancy;
-use super::volumes::VolumeState;
 
 /// What the nodes that could be asked said.
 pub type Answers = BTreeMap<NodeName, NodeAudit>;
@@ -167,7 +166,7 @@ impl Model {
             let key = &volume.key;
             known.insert((&key.instance, &key.name));
             let is_missing = !there.contains(&(&key.instance, &key.name));
-            if volume.state == VolumeState::Kept && volume.seen && is_missing {
+            if volume.has_been_there() && is_missing {
                 let (instance, name) = (&key.instance, &key.name);
                 found.push(finding(
                     Kind::VolumeMissing,

@@ -116,7 +116,7 @@ impl Model {
         let is_decided = !node.contested && node.undecided().is_none();
         is_decided
             && self.claims.contains_key(&node.name)
-            && (node.block.is_none() || self.volumes_told.contains(&node.name))
+            && (node.block.is_none() || self.volumes_told.contains_key(&node.name))
             && link.is_some_and(|link| link.reported.is_some())
     }
 
@@ -180,6 +180,7 @@ impl Model {
         let incarnation = self.spare;
         self.spare = Incarnation(incarnation.0.wrapping_add(1).max(1));
         self.forget_volume_moves();
+        self.forget_deletions();
         self.claims.clear();
         self.volumes_told.clear();
         self.remains.clear();
@@ -376,6 +377,7 @@ impl Model {
             message += &format!("; nodes that joined after the backup stay nodes: {some}{others}");
         }
         self.event(now, Severity::Warning, Subject::Cluster, "restore-confirmed", message);
+        self.settle_volumes(now);
         self.recall_let_go(now);
         self.pass_due_times(now);
         self.agenda.everything = true;

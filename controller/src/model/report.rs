@@ -60,7 +60,6 @@ impl Model {
         if self.volatile_only {
             self.half_heard.insert(node.clone(), session);
         } else if let Some(volumes) = report.volumes {
-            self.volumes_told.insert(node.clone());
             self.note_volumes(node, volumes, revision, now);
         }
         Ok(())

@@ -167,7 +167,12 @@ impl Model {
             if volume.key.node == *to {
                 return Err(NotMoved::HasOne { volume: volume.key.clone() }.into());
             }
-            if volume.key.node == from && volume.state == VolumeState::Kept && !volume.seen {
+            let is_there = match volume.state {
+                VolumeState::Kept => volume.seen,
+                VolumeState::Lost => false,
+                VolumeState::Stale | VolumeState::Copy | VolumeState::Deleting { .. } => true,
+            };
+            if volume.key.node == from && !is_there {
                 return Err(NotMoved::NotSeen { volume: volume.key.clone() }.into());
             }
         }
@@ -369,7 +374,8 @@ impl Model {
         let copies: Vec<Arc<Volume>> = self.copies_of(&instance.name);
         for copy in copies {
             self.supersede(&copy.key);
-            self.put_volume(Volume { state: VolumeState::Kept, ..Volume::clone(&copy) });
+            let state = VolumeState::Kept;
+            self.put_volume(Volume { state, seen: true, ..Volume::clone(&copy) });
         }
         self.copies.remove(&instance.name);
         let phase = VolumeMovePhase::Trying;
@@ -531,6 +537,18 @@ impl Model {
         }
         self.put_instance(next);
         self.drop_copies(&instance.name);
+    }
+
+    /// A volume of an instance is given up that may be on its way: what is left of it is its data.
+    pub(super) fn give_up_move_of(&mut self, name: &InstanceName, now: Timestamp) {
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        match instance.volume_move.as_deref().map(|moving| moving.phase) {
+            Some(VolumeMovePhase::Trying | VolumeMovePhase::Returning) => {
+                self.put_instance(Instance { volume_move: None, ..Instance::clone(&instance) });
+            }
+            Some(_) => self.give_up_move(&instance, "a volume of it was given up", now),
+            None => {}
+        }
     }
 
     /// Time has passed: moves whose other node is gone, or that do not go on, are given up.

@@ -5,7 +5,7 @@
 //! an instance that is placed again goes where its data is, or waits and says why it cannot.
 //!
 //! ```text
-//!                                node removed by force
+//!                                its node was removed by force, or had it and has it no more
 //!   (none) ──assigned──▶ Kept ◀─────────────────────────▶ Lost ──rm──▶ (none)
 //!                          │  ▲      the node has it again
 //!                          rm  └─────── a node has it, and no other node does
@@ -20,7 +20,9 @@
 //!
 //! Invariants:
 //! - wherever an instance is assigned with a volume, there is a record of it ([`Model::put_with`] sees to that);
-//! - no instance is placed where it would get an empty or an older volume in place of one that is known of.
+//! - no instance is placed where it would get an empty or an older volume in place of one that is known of;
+//! - a node is told which volumes of an instance it has had already ([`Model::kept_volumes`]), and makes none of them anew;
+//! - what is left when the others were given up is the instance's data: of a volume that only one node has, that is never stale.
 
 mod object;
 
@@ -29,12 +31,13 @@ use std::sync::Arc;
 
 use dwell_core::clock::Timestamp;
 use dwell_core::id::{InstanceName, NodeName, Revision, VolumeName};
+use dwell_core::instance::Phase;
 use dwell_core::session::SeenVolume;
 use dwell_core::workload::Template;
 use dwell_scheduler::Reason;
 
 pub use self::object::{Volume, VolumeKey, VolumeState, VolumeView};
-use super::object::{Instance, Severity, Subject, WaitingCause};
+use super::object::{Instance, Leaving, Severity, Subject, WaitingCause};
 use super::record::{Key, Record};
 use super::{Model, Refusal};
 
@@ -77,6 +80,18 @@ impl Model {
                     continue;
                 }
                 _ if kept(name).is_some() => continue,
+                (VolumeState::Stale, _) if self.is_in_doubt(&volume.key) => {
+                    WaitingCause::VolumeInDoubt {
+                        instance: instance.clone(),
+                        volume: name.clone(),
+                        nodes: self.stale_on(&volume.key),
+                    }
+                }
+                (VolumeState::Lost, _) if self.is_member(node) => WaitingCause::VolumeMissing {
+                    key: volume.key.clone(),
+                    older: self.stale_on(&volume.key),
+                },
+                (VolumeState::Stale, _) if self.awaits_another(&volume.key) => continue,
                 (state, _) => WaitingCause::Volume {
                     instance: instance.clone(),
                     volume: name.clone(),
@@ -91,6 +106,136 @@ impl Model {
                 Home::At { node: node.clone(), volume: name.clone() }
             }
             None => Home::Anywhere,
+        }
+    }
+
+    /// All that there is of a volume, on whatever node.
+    fn everywhere<'a>(&'a self, key: &'a VolumeKey) -> impl Iterator<Item = &'a Arc<Volume>> {
+        self.tables.volumes_of(&key.instance).filter(|other| other.key.name == key.name)
+    }
+
+    /// Whether several nodes have a volume, and none of them is known to have the newest.
+    fn is_in_doubt(&self, key: &VolumeKey) -> bool {
+        self.everywhere(key).all(|one| one.state == VolumeState::Stale)
+            && self.everywhere(key).nth(1).is_some()
+    }
+
+    /// Whether somebody has to decide about another one first.
+    fn awaits_another(&self, key: &VolumeKey) -> bool {
+        self.everywhere(key).any(|one| one.state != VolumeState::Stale)
+    }
+
+    /// The nodes that have a volume of this name that is not known to be the newest.
+    fn stale_on(&self, key: &VolumeKey) -> Vec<NodeName> {
+        let stale = self.everywhere(key).filter(|one| one.state == VolumeState::Stale);
+        stale.map(|one| one.key.node.clone()).collect()
+    }
+
+    /// The volumes of an instance that a node has had, so that it makes none of them anew.
+    pub(super) fn kept_volumes(
+        &self,
+        instance: &InstanceName,
+        node: &NodeName,
+    ) -> BTreeSet<VolumeName> {
+        let there = self.tables.volumes_of(instance).filter(|volume| volume.key.node == *node);
+        let known = there.filter(|volume| volume.has_been_there());
+        known.map(|volume| volume.key.name.clone()).collect()
+    }
+
+    /// Has an instance leave its node for the one that has its data now. One that runs has its data where it is, whatever
+    /// its engine lists.
+    fn follow_volumes(&mut self, name: &InstanceName, now: Timestamp) {
+        if self.is_unconfirmed() {
+            return;
+        }
+        let Some(instance) = self.tables.instances().get(name).cloned() else { return };
+        let Some(node) = instance.assigned_to() else { return };
+        let observed = self.tables.observed().get(name);
+        let runs = observed.is_some_and(|seen| seen.status.phase == Phase::Running);
+        if runs || instance.volume_move.is_some() || self.is_bound(&instance) {
+            return;
+        }
+        let is_elsewhere = match self.home(&instance) {
+            Home::At { node: home, .. } => home != *node,
+            Home::Nowhere(WaitingCause::VolumeInDoubt { .. }) => true,
+            Home::Anywhere | Home::Nowhere(_) => false,
+        };
+        if !is_elsewhere {
+            return;
+        }
+        let message = format!("leaves {node}, which has not its data");
+        let subject = Subject::Instance(name.clone());
+        self.event(now, Severity::Warning, subject, "instance-follows-data", message);
+        self.put_with(|since| {
+            Record::Instance(Arc::new(Instance {
+                heading: None,
+                leaving: Some(Leaving { since, to: None }),
+                revision: since,
+                ..Instance::clone(&instance)
+            }))
+        });
+    }
+
+    /// A restore is confirmed, and nodes have said which volumes they have. What only one of them has is the data, whatever the
+    /// backup says. Which of several is the newest is known if one of these nodes was told to run the instance; else somebody
+    /// has to look.
+    pub(super) fn settle_volumes(&mut self, now: Timestamp) {
+        // Kept, since it may have to be confirmed once more if the store fails.
+        let told = self.volumes_told.clone();
+        let all: BTreeSet<(InstanceName, VolumeName)> = self
+            .tables
+            .volumes()
+            .keys()
+            .map(|key| (key.instance.clone(), key.name.clone()))
+            .collect();
+        let mut instances = BTreeSet::new();
+        for (instance, name) in all {
+            let records: Vec<Arc<Volume>> = self
+                .tables
+                .volumes_of(&instance)
+                .filter(|volume| volume.key.name == name)
+                .filter(|volume| told.contains_key(&volume.key.node))
+                .filter(|volume| match volume.state {
+                    VolumeState::Kept | VolumeState::Lost | VolumeState::Stale => true,
+                    VolumeState::Copy | VolumeState::Deleting { .. } => false,
+                })
+                .cloned()
+                .collect();
+            let is_there = |volume: &&Arc<Volume>| {
+                let there = told.get(&volume.key.node);
+                there.is_some_and(|there| there.contains(&volume.key))
+            };
+            let (there, gone): (Vec<_>, Vec<_>) = records.iter().partition(is_there);
+            // What was to be deleted is, or an older one is not there any more.
+            let is_left =
+                |volume: &Arc<Volume>| there.is_empty() && volume.state != VolumeState::Stale;
+            for volume in gone.into_iter().filter(|volume| !is_left(volume)) {
+                self.delete(Key::Volume(volume.key.clone()));
+            }
+            let is_claimed =
+                |volume: &&&Arc<Volume>| self.claims_of(&volume.key.node, &volume.key.instance);
+            let newest = match &there[..] {
+                [] => continue,
+                [one] => Some(*one),
+                several => several.iter().find(is_claimed).copied(),
+            };
+            // What a node has not said anything of may be newer than all these.
+            let unheard = self.tables.volumes_of(&instance).any(|volume| {
+                volume.key.name == name
+                    && volume.state == VolumeState::Kept
+                    && !told.contains_key(&volume.key.node)
+            });
+            for volume in &there {
+                let is_newest = !unheard && newest.is_some_and(|one| one.key == volume.key);
+                let state = if is_newest { VolumeState::Kept } else { VolumeState::Stale };
+                if volume.state != state {
+                    self.put_volume(Volume { state, ..Volume::clone(volume) });
+                }
+            }
+            instances.insert(instance);
+        }
+        for name in &instances {
+            self.follow_volumes(name, now);
         }
     }
 
@@ -126,7 +271,7 @@ impl Model {
             instance.templates().flat_map(Template::volumes).collect();
         self.tables.volumes_of(&instance.name).any(|volume| {
             volume.key.node == *node
-                && volume.state == VolumeState::Kept
+                && matches!(volume.state, VolumeState::Kept | VolumeState::Lost)
                 && volume.concerns(&declared)
         })
     }
@@ -174,7 +319,9 @@ impl Model {
 
     fn keep_volume(&mut self, key: VolumeKey) {
         let here = self.tables.volumes().get(&key).cloned();
-        if here.as_ref().is_some_and(|volume| volume.state == VolumeState::Kept) {
+        let is_known =
+            |volume: &Arc<Volume>| matches!(volume.state, VolumeState::Kept | VolumeState::Lost);
+        if here.as_ref().is_some_and(is_known) {
             return;
         }
         // Placing and declaring see to it that there is no other; if there is, it is not deleted.
@@ -199,11 +346,21 @@ impl Model {
             .tables
             .volumes_of(&key.instance)
             .filter(|other| other.key.name == key.name && other.key.node != key.node)
-            .filter(|other| other.state == VolumeState::Kept)
+            .filter(|other| match other.state {
+                VolumeState::Kept => true,
+                VolumeState::Lost => self.is_member(&other.key.node),
+                VolumeState::Stale | VolumeState::Copy | VolumeState::Deleting { .. } => false,
+            })
             .cloned()
             .collect();
         for other in others {
-            self.put_volume(Volume { state: VolumeState::Stale, ..Volume::clone(&other) });
+            match other.state {
+                VolumeState::Kept => {
+                    self.put_volume(Volume { state: VolumeState::Stale, ..Volume::clone(&other) });
+                }
+                // There is nothing of it.
+                _ => self.delete(Key::Volume(other.key.clone())),
+            }
         }
     }
 
@@ -230,13 +387,16 @@ impl Model {
         if !self.is_member(node) {
             return;
         }
-        let mut there = BTreeSet::new();
+        let (mut there, mut volumes) = (BTreeSet::new(), BTreeSet::new());
         for SeenVolume { instance, name, image_path, is_copy } in seen {
             let key = VolumeKey { instance, name, node: node.clone() };
             there.insert(key.clone());
             match is_copy {
                 true => self.note_copy(&key, image_path),
-                false => self.note_volume(key, image_path, now),
+                false => {
+                    volumes.insert(key.clone());
+                    self.note_volume(key, image_path, now);
+                }
             }
         }
         let gone: Vec<Arc<Volume>> = self
@@ -252,9 +412,12 @@ impl Model {
             self.forget_volume(&volume, "is deleted", now);
         }
         self.note_missing(node, &there, now);
+        if self.is_unconfirmed() {
+            self.volumes_told.insert(node.clone(), volumes);
+        }
     }
 
-    /// Says of volumes that a node had, and does not have any more, that somebody else has deleted them.
+    /// What a node had and does not have any more is lost: its instance waits, rather than begin with nothing.
     fn note_missing(&mut self, node: &NodeName, there: &BTreeSet<VolumeKey>, now: Timestamp) {
         let missing: Vec<Arc<Volume>> = self
             .tables
@@ -264,11 +427,11 @@ impl Model {
             .cloned()
             .collect();
         for volume in missing {
-            self.put_volume(Volume { seen: false, ..Volume::clone(&volume) });
+            self.put_volume(Volume { state: VolumeState::Lost, ..Volume::clone(&volume) });
             let VolumeKey { instance, name, .. } = &volume.key;
             let message = format!(
-                "its volume {name} is not on {node} any more, although nobody had it deleted; its next container begins with \
-                 an empty one"
+                "its volume {name} is not on {node} any more, although nobody had it deleted; it gets no empty one in its \
+                 place: bring it back, or give the data up with `dwell volume rm {instance} {name} --node {node}`"
             );
             let subject = Subject::Instance(instance.clone());
             self.event(now, Severity::Warning, subject, "volume-missing", message);
@@ -280,6 +443,10 @@ impl Model {
         let known = self.tables.volumes().get(key).cloned();
         match known.as_deref().map(|known| known.state) {
             Some(VolumeState::Copy | VolumeState::Deleting { .. }) => {}
+            // It is none that could be mounted, so none of which somebody has to say which is the newest.
+            Some(VolumeState::Stale) if self.is_unconfirmed() => {
+                self.delete(Key::Volume(key.clone()));
+            }
             _ if self.is_unconfirmed() || self.is_taken_over(key) => {}
             known => {
                 if known.is_none() {
@@ -289,6 +456,16 @@ impl Model {
                     self.order_deletion(&copy);
                 }
             }
+        }
+    }
+
+    /// Another history begins: what was to be deleted may be the newest there is by now. Whoever wants it deleted says so again.
+    pub(super) fn forget_deletions(&mut self) {
+        let is_order = |volume: &&Arc<Volume>| matches!(volume.state, VolumeState::Deleting { .. });
+        let orders: Vec<Arc<Volume>> =
+            self.tables.volumes().values().filter(is_order).cloned().collect();
+        for order in orders {
+            self.put_volume(Volume { state: VolumeState::Stale, ..Volume::clone(&order) });
         }
     }
 
@@ -352,8 +529,9 @@ impl Model {
         if state == VolumeState::Kept {
             self.supersede(&key);
         }
-        let revision = Revision(0);
+        let (revision, instance) = (Revision(0), key.instance.clone());
         self.put_volume(Volume { key, state, image_path, seen: true, created_at, revision });
+        self.follow_volumes(&instance, now);
     }
 
     /// Deletes a volume: at once if its node is lost, else when its node has done it.
@@ -389,7 +567,15 @@ impl Model {
         }
         match volume.state {
             VolumeState::Deleting { .. } => {}
-            VolumeState::Lost => self.forget_volume(&volume, "is given up", now),
+            VolumeState::Lost => {
+                self.give_up_move_of(instance, now);
+                self.forget_volume(&volume, "is given up", now);
+                // It goes where an older one is, or begins with nothing where it is.
+                self.follow_volumes(instance, now);
+                if let Some(instance) = self.tables.instances().get(instance).cloned() {
+                    self.keep_volumes(&instance);
+                }
+            }
             VolumeState::Kept | VolumeState::Stale | VolumeState::Copy => {
                 self.order_deletion(&volume);
             }
@@ -401,7 +587,10 @@ impl Model {
     pub(super) fn lose_volumes(&mut self, node: &NodeName, now: Timestamp) {
         let there: Vec<Arc<Volume>> = self.tables.volumes_on(node).cloned().collect();
         for volume in there {
-            if volume.state != VolumeState::Kept {
+            if volume.state == VolumeState::Lost {
+                continue;
+            }
+            if volume.state != VolumeState::Kept && !self.is_in_doubt(&volume.key) {
                 self.forget_volume(&volume, "went with its node", now);
                 continue;
             }
@@ -427,6 +616,13 @@ impl Model {
         let message = format!("volume {} of {} {what}", volume.key.name, volume.key.node);
         let subject = Subject::Instance(volume.key.instance.clone());
         self.event(now, Severity::Info, subject, "volume-removed", message);
+        // What is left is all there is.
+        let left: Vec<Arc<Volume>> = self.everywhere(&volume.key).cloned().collect();
+        if let [one] = &left[..]
+            && one.state == VolumeState::Stale
+        {
+            self.put_volume(Volume { state: VolumeState::Kept, ..Volume::clone(one) });
+        }
     }
 
     pub(super) fn put_volume(&mut self, volume: Volume) {
@@ -437,6 +633,9 @@ impl Model {
         let Some(instance) = self.tables.instances().get(&volume.key.instance) else {
             return false;
         };
+        if volume.state == VolumeState::Lost {
+            return false;
+        }
         if instance.volume_move.is_some() && !matches!(volume.state, VolumeState::Deleting { .. }) {
             // It may have to come back to it.
             return true;
@@ -482,6 +681,14 @@ impl Model {
                 format!("{instance} does not mount it now")
             }
             VolumeState::Kept => format!("there is no {instance} now; it comes back to this data"),
+            VolumeState::Lost if self.is_member(node) => format!(
+                "{node} had it and does not have it any more; bring it back, or give the data up with `dwell volume rm \
+                 {instance} {name} --node {node}`"
+            ),
+            VolumeState::Stale if self.is_in_doubt(&volume.key) => format!(
+                "more than one node has it, and which has the newest is not known; look at them, and delete the others with \
+                 `dwell volume rm {instance} {name} --node NODE`"
+            ),
             VolumeState::Lost => format!(
                 "{node} was removed by force; join it again with its data, or give the data up with `dwell volume rm \
                  {instance} {name}`"

@@ -65,6 +65,7 @@ impl v1::AssignedInstance {
                 Custody::Adopted(at) => at.0,
                 Custody::Usual | Custody::LetGo(_) => 0,
             },
+            kept_volumes: assigned.kept_volumes.iter().map(ToString::to_string).collect(),
             adopts: assigned.adopts.as_ref().map(Into::into),
         }
     }
@@ -105,6 +106,11 @@ impl TryFrom<v1::AssignedInstance> for Assigned {
                 (let_go, _) => Custody::LetGo(Generation(let_go)),
             },
             task: wire.task.map(Into::into),
+            kept_volumes: wire
+                .kept_volumes
+                .iter()
+                .map(|name| parse("kept_volumes", name))
+                .collect::<Result<_, _>>()?,
             adopts: wire.adopts.map(Adoption::try_from).transpose()?,
         })
     }

@@ -181,6 +181,7 @@ fn assignments_and_statuses_survive_the_round_trip() {
         force_limits: true,
         lease: Some(Lease(Millis::seconds(54))),
         task: Some(Task { number: Generation(3), failed_before: 2 }),
+        kept_volumes: ["data".parse().unwrap()].into(),
         adopts: Some(Adoption {
             container: ContainerId("c1".into()),
             name: "shop".into(),

@@ -50,7 +50,7 @@ pub enum Class {
     MissedDeath,
     /// The engine takes a container for ended whose process runs on.
     LostProcess,
-    /// Instances with volumes are scaled down and up, removed and declared again.
+    /// Instances with volumes are scaled down and up, removed and declared again; volumes are removed behind dwell's back.
     Volumes,
     /// Somebody runs containers of their own with labels like those of dwell.
     Foreign,
@@ -170,6 +170,7 @@ pub(crate) enum Action {
     Run { workload: u8, run: bool },
     Drain { host: u8, on: bool },
     RemoveVolume { pick: u8 },
+    LoseVolume { host: u8, pick: u8 },
     KillAgent { host: u8, down_ms: Ms },
     PowerLoss { host: u8, down_ms: Ms },
     KillProcess { host: u8, pick: u8 },
@@ -456,6 +457,7 @@ fn action(class: Class, classes: &[Class], rng: &mut fastrand::Rng) -> Action {
         Class::MissedDeath => Action::MissDeath { host, pick },
         Class::LostProcess => Action::LoseProcess { host, pick },
         Class::Volumes => match rng.u8(..4) {
+            3 if pick >= 160 => Action::LoseVolume { host, pick },
             3 => Action::RemoveVolume { pick },
             0 => Action::Remove { workload },
             1 if classes.contains(&Class::Operators) => Action::Apply { workload, bad: None },

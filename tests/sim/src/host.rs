@@ -248,6 +248,13 @@ impl Host {
         (self.engine.mode == Mode::Up).then(|| all.collect())
     }
 
+    /// Whether a container has the volume of an instance, also one that the engine does not show now.
+    pub(crate) fn mounts_volume(&self, name: &InstanceName) -> bool {
+        let (shown, hidden) = (self.engine.containers.values(), self.engine.hidden());
+        let mut all = shown.chain(hidden.map(|(_, real)| real));
+        all.any(|real| !real.foreign && real.has_volume && real.instance == *name)
+    }
+
     /// The volumes that are to be deleted by an order on the disk, and that nothing mounts.
     pub(crate) fn volumes_to_delete(&self) -> Vec<InstanceName> {
         let durable = self.disk.assignment.as_deref();
@@ -429,6 +436,11 @@ impl Host {
             let message = "no such image here".to_owned();
             return Err(Failure { kind: FailureKind::ImageMissing, message });
         }
+        let has_volume = assigned.template.volumes().next().is_some();
+        let is_kept = has_volume && assigned.kept_volumes.contains(&volume_name());
+        if is_kept && !self.volumes.contains_key(name) {
+            return Err(transient("its volume is not here any more"));
+        }
         let real = Real {
             number: 0,
             instance: name.clone(),
@@ -441,7 +453,7 @@ impl Host {
             restarts_asked: assigned.restarts_asked,
             image: assigned.template.image.clone(),
             address: assigned.address,
-            has_volume: assigned.template.volumes().next().is_some(),
+            has_volume,
             state: ContainerState::Created,
             started_at: None,
             finished_at: None,

@@ -152,8 +152,16 @@ impl Guest {
         let before = self.boot().await?;
         // The answer may get lost.
         let _asked = self.run("systemctl --no-block reboot").await;
+        self.wait_rebooted(&before).await
+    }
+
+    /// Waits until it is up in another boot than `before`, which somebody else has it leave; how long that took.
+    ///
+    /// # Errors
+    /// If it is not in time, or QEMU ends.
+    pub(super) async fn wait_rebooted(&self, before: &str) -> Result<Duration> {
         self.connection.stop(Signal::SIGTERM).await?;
-        self.wait_boot(&before).await
+        self.wait_boot(before).await
     }
 
     /// Waits until it is up; how long that took.
@@ -190,7 +198,10 @@ impl Guest {
     }
 
     /// Which boot it is in.
-    async fn boot(&self) -> Result<String> {
+    ///
+    /// # Errors
+    /// If it does not say.
+    pub(super) async fn boot(&self) -> Result<String> {
         self.sh("cat /proc/sys/kernel/random/boot_id").await
     }
 

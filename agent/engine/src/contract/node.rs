@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 
 use dwell_core::container::{ContainerId, ContainerState};
+use dwell_core::id::VolumeName;
+use dwell_core::instance::Assigned;
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::registry::RegistryLogins;
 use dwell_core::session::SeenVolume;
@@ -104,6 +106,31 @@ pub async fn volumes_outlive_containers(harness: &dyn Harness) {
         engine.remove_volume(&instance, &volume.name).await.unwrap();
     }
     assert_eq!(engine.volumes().await.unwrap(), []);
+}
+
+/// What an instance had is there, or its container is not made: a volume that somebody removed is not taken for a new one.
+pub async fn kept_volumes_are_not_made_anew(harness: &dyn Harness) {
+    let engine = harness.engine();
+    let mut with_volume = assigned(harness, "kept-0", SERVES).await;
+    let (instance, name): (_, VolumeName) = (with_volume.instance.clone(), "data".parse().unwrap());
+    with_volume.template.mounts = vec![Mount {
+        source: MountSource::Volume(name.clone()),
+        target: "/data".to_owned(),
+        read_only: false,
+    }];
+    with_volume.kept_volumes = [name.clone()].into();
+    let missing = EngineError::VolumeMissing { instance: instance.clone(), volume: name.clone() };
+    assert!(!missing.is_permanent(), "it may be brought back");
+    assert_eq!(engine.create(&with_volume).await.unwrap_err(), missing);
+    assert_eq!(engine.volumes().await.unwrap(), []);
+
+    let new = Assigned { kept_volumes: BTreeSet::new(), ..with_volume.clone() };
+    let id = engine.create(&new).await.unwrap();
+    engine.remove(&id).await.unwrap();
+    let id = engine.create(&with_volume).await.unwrap();
+    engine.remove(&id).await.unwrap();
+    engine.remove_volume(&instance, &name).await.unwrap();
+    assert_eq!(engine.create(&with_volume).await.unwrap_err(), missing);
 }
 
 /// A copy is no volume before it is adopted, and then it is one with all that is in it; both can be done again.

@@ -311,6 +311,13 @@ impl State {
             return Err(EngineError::AlreadyExists { name: format!("{instance}.g{generation}") });
         }
         let volumes: Vec<VolumeName> = assigned.template.volumes().cloned().collect();
+        let is_there = |name: &VolumeName| {
+            self.volumes.iter().any(|one| one.instance == *instance && one.name == *name)
+        };
+        let mut kept = volumes.iter().filter(|name| assigned.kept_volumes.contains(*name));
+        if let Some(volume) = kept.find(|name| !is_there(name)).cloned() {
+            return Err(EngineError::VolumeMissing { instance: instance.clone(), volume });
+        }
         for name in &volumes {
             let volume = SeenVolume {
                 instance: instance.clone(),

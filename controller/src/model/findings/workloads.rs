@@ -368,7 +368,10 @@ fn was_shut_down(instance: &Instance, seen: &InstanceStatus) -> bool {
 fn next_of_waiting(waiting: &Waiting) -> String {
     let name = &waiting.instance;
     match &waiting.cause {
-        WaitingCause::Volume { .. } | WaitingCause::VolumesApart { .. } => {
+        WaitingCause::Volume { .. }
+        | WaitingCause::VolumeMissing { .. }
+        | WaitingCause::VolumeInDoubt { .. }
+        | WaitingCause::VolumesApart { .. } => {
             format!("dwell volume ls {name}")
         }
         WaitingCause::VolumeAt { node, .. } => format!("dwell node inspect {node}"),

@@ -9,7 +9,7 @@ use dwell_core::skill::Skill;
 use dwell_core::workload::Resources;
 use dwell_scheduler::Reason;
 
-use crate::model::volumes::{VolumeState, why_not_there};
+use crate::model::volumes::{VolumeKey, VolumeState, why_not_there};
 
 /// Why an instance has no node, or cannot leave the one it has. Volatile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,22 @@ pub enum WaitingCause {
         /// What became of it.
         state: VolumeState,
     },
+    /// Its node had its volume and does not have it any more.
+    VolumeMissing {
+        /// Which one.
+        key: VolumeKey,
+        /// The nodes that have an older one.
+        older: Vec<NodeName>,
+    },
+    /// Several nodes have its volume, and which has the newest is not known.
+    VolumeInDoubt {
+        /// Whose.
+        instance: InstanceName,
+        /// Which volume.
+        volume: VolumeName,
+        /// The nodes.
+        nodes: Vec<NodeName>,
+    },
     /// Two of its volumes are on two nodes.
     VolumesApart {
         /// One of them, and where it is.
@@ -133,6 +149,23 @@ impl fmt::Display for WaitingCause {
                      data up with `dwell volume rm {instance} {volume}`"
                 ),
             },
+            Self::VolumeMissing { key: VolumeKey { instance, name, node }, older } => {
+                write!(
+                    f,
+                    "its volume {name} was on {node} and is not there any more; bring it back, or give the data up with `dwell \
+                     volume rm {instance} {name} --node {node}`"
+                )?;
+                match &older[..] {
+                    [] => Ok(()),
+                    older => write!(f, ", and it gets the older one of {}", listed(older)),
+                }
+            }
+            Self::VolumeInDoubt { instance, volume, nodes } => write!(
+                f,
+                "{} each have its volume {volume}, and which has the newest is not known; look at them, and delete the others \
+                 with `dwell volume rm {instance} {volume} --node NODE`",
+                listed(nodes)
+            ),
             Self::VolumesApart { one, other } => write!(
                 f,
                 "its volume {} is on {}, but {} is on {}; delete one of them with `dwell volume rm`",
@@ -140,6 +173,12 @@ impl fmt::Display for WaitingCause {
             ),
         }
     }
+}
+
+/// Names in words: `h1 and h2`.
+fn listed(nodes: &[NodeName]) -> String {
+    let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
+    names.join(" and ")
 }
 
 /// What instances want of a node that are the same to the scheduler: all with one demand get one answer.

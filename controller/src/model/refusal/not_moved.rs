@@ -75,7 +75,7 @@ pub enum NotMoved {
     },
     /// Its node has not said that it has the volume.
     #[error(
-        "{} has not said yet that it has volume {} of {}; try again when {} runs",
+        "{} has not said that it has volume {} of {}; try again when {} runs",
         volume.node, volume.name, volume.instance, volume.instance
     )]
     NotSeen {

@@ -471,3 +471,38 @@ fn what_has_ended_amid_it_stays_with_what_it_had() {
     assert!(is_one_kept(&fleet, &from), "{:?}", states(&fleet));
     fleet.check();
 }
+
+/// The volume that it has moved with is lost before it has held: what it left is its data.
+#[test]
+fn what_it_left_is_its_data_when_the_other_is_given_up() {
+    let mut fleet = settling();
+    adopt(&mut fleet);
+    fleet.report(&node("n2")).unwrap();
+    assert_eq!(phase(&fleet), Some(VolumeMovePhase::Trying));
+    let host = fleet.hosts.get_mut(&node("n2")).unwrap();
+    host.containers.clear();
+    host.volumes.clear();
+    let gone = host.look();
+    fleet.deliver(&node("n2"), gone).unwrap();
+    let both = [("n1".to_owned(), VolumeState::Stale), ("n2".to_owned(), VolumeState::Lost)];
+    assert_eq!(states(&fleet), both);
+    let removal = Command::RemoveVolume {
+        instance: instance("db-0"),
+        volume: data(),
+        node: Some(node("n2")),
+    };
+    fleet.command(removal).unwrap();
+    fleet.settle();
+    assert_eq!(phase(&fleet), None);
+    assert_eq!(fleet.place("db-0").as_deref(), Some("n1"));
+    assert!(is_one_kept(&fleet, "n1"), "{:?}", states(&fleet));
+    fleet.check();
+
+    // What its node does not have is not copied either.
+    let host = fleet.hosts.get_mut(&node("n1")).unwrap();
+    host.containers.clear();
+    host.volumes.clear();
+    fleet.settle();
+    let refused = order(&mut fleet, MoveHow::WithVolumes).unwrap_err();
+    assert!(matches!(refused, Refusal::NotMoved(NotMoved::NotSeen { .. })), "{refused}");
+}

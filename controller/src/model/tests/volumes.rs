@@ -202,6 +202,8 @@ fn what_an_image_asked_for_is_kept_like_what_was_declared() {
     };
     let report = StatusReport { volumes: Some(vec![seen]), ..fleet.hosts[&node(&place)].look() };
     fleet.deliver(&node(&place), report).unwrap();
+    let host = fleet.hosts.get_mut(&node(&place)).unwrap();
+    host.volumes.insert((instance("db-0"), volume("image-data")));
     fleet.drain(&place);
     assert_eq!(fleet.place("db-0"), Some(place.clone()));
     assert_eq!(fleet.message("db-0"), "its volumes are on this node, so it stays");
@@ -280,7 +282,175 @@ fn a_volume_that_vanished_is_told_of_once() {
     let events = fleet.model.events(Some("instance/vol-0"), 50);
     let told = events.iter().filter(|event| event.reason == "volume-missing").count();
     assert_eq!(told, 1);
-    assert!(!fleet.model.volumes(None, None).remove(0).volume.seen);
+    let lost = fleet.model.volumes(None, None).remove(0);
+    assert_eq!(lost.volume.state, VolumeState::Lost);
+    assert!(lost.message.contains("n1 had it and does not have it any more"), "{}", lost.message);
+    assert!(lost.message.contains("dwell volume rm vol-0 data --node n1"), "{}", lost.message);
+    assert_eq!(fleet.place("vol-0").as_deref(), Some("n1"), "it may run there");
+
+    // It was a mistake, such as an engine with another directory.
+    fleet.settle();
+    assert_eq!(states(&fleet, "vol-0"), [("n1".to_owned(), VolumeState::Kept)]);
+}
+
+fn lose(fleet: &mut Fleet, of: &str, at: &str) {
+    let host = fleet.hosts.get_mut(&node(at)).unwrap();
+    host.containers.remove(&instance(of));
+    assert!(host.volumes.remove(&(instance(of), volume("data"))));
+}
+
+/// Somebody has removed its container and its volume with the engine's own tool.
+#[test]
+fn what_its_node_has_lost_is_not_made_anew() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(with_volume("vol", 1)).unwrap();
+    assert!(fleet.assigned_to("n1")[0].kept_volumes.is_empty(), "it is a new one");
+    fleet.settle();
+    assert_eq!(fleet.assigned_to("n1")[0].kept_volumes, [volume("data")].into());
+    lose(&mut fleet, "vol-0", "n1");
+    fleet.settle();
+    assert_eq!(states(&fleet, "vol-0"), [("n1".to_owned(), VolumeState::Lost)]);
+    assert_eq!(fleet.assigned_to("n1")[0].kept_volumes, [volume("data")].into());
+    assert!(fleet.hosts[&node("n1")].volumes.is_empty());
+
+    // An instance that has no place gets none, wherever it may be otherwise.
+    scale(&mut fleet, "vol", 0);
+    scale(&mut fleet, "vol", 1);
+    assert_eq!(fleet.place("vol-0"), None);
+    let told = "its volume data was on n1 and is not there any more; bring it back, or give the data up with `dwell volume rm vol-0 data \
+                --node n1`";
+    assert_eq!(fleet.message("vol-0"), told);
+    remove(&mut fleet, "vol-0").unwrap();
+    fleet.settle();
+    assert_eq!(fleet.place("vol-0").as_deref(), Some("n1"));
+    assert_eq!(states(&fleet, "vol-0"), [("n1".to_owned(), VolumeState::Kept)]);
+    assert_eq!(fleet.hosts[&node("n1")].volumes.len(), 1);
+}
+
+#[test]
+fn data_that_its_node_has_lost_is_given_up_where_it_is() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(with_volume("vol", 1)).unwrap();
+    fleet.settle();
+    lose(&mut fleet, "vol-0", "n1");
+    fleet.settle();
+    assert!(!fleet.hosts[&node("n1")].containers.contains_key(&instance("vol-0")));
+    remove(&mut fleet, "vol-0").unwrap();
+    assert!(fleet.assigned_to("n1")[0].kept_volumes.is_empty(), "an empty one will do");
+    fleet.settle();
+    assert!(fleet.hosts[&node("n1")].containers.contains_key(&instance("vol-0")));
+    assert_eq!(states(&fleet, "vol-0"), [("n1".to_owned(), VolumeState::Kept)]);
+}
+
+/// Its node has lost it, and another one turns up that has it.
+#[test]
+fn it_goes_where_its_data_is_found() {
+    let mut fleet = Fleet::of(2);
+    fleet.apply(with_volume("vol", 1)).unwrap();
+    fleet.settle();
+    let from = fleet.place("vol-0").unwrap();
+    let to = if from == "n1" { "n2" } else { "n1" };
+    lose(&mut fleet, "vol-0", &from);
+    fleet.settle();
+    fleet.hosts.get_mut(&node(to)).unwrap().volumes.insert((instance("vol-0"), volume("data")));
+    fleet.settle();
+    assert_eq!(fleet.place("vol-0").as_deref(), Some(to));
+    assert_eq!(states(&fleet, "vol-0"), [(to.to_owned(), VolumeState::Kept)]);
+    fleet.check();
+}
+
+/// A fleet whose controller knows of nothing that was done after this. Its instance ran nowhere.
+fn backed_up() -> (Fleet, String, String, super::fleet::Snapshot) {
+    let mut fleet = Fleet::of(2);
+    fleet.begin(1, None);
+    fleet.apply(with_volume("vol", 1)).unwrap();
+    fleet.settle();
+    let from = fleet.place("vol-0").unwrap();
+    let to = if from == "n1" { "n2" } else { "n1" };
+    let backup = fleet.backup();
+    scale(&mut fleet, "vol", 0);
+    (fleet, from, to.to_owned(), backup)
+}
+
+fn restored(fleet: &mut Fleet, backup: super::fleet::Snapshot) {
+    fleet.restore(backup);
+    fleet.begin(2, Some("the disk was exchanged".into()));
+    for name in ["n1", "n2"] {
+        fleet.attach(&node(name)).unwrap();
+    }
+    fleet.settle();
+    fleet.command(Command::ConfirmRestore { force: false }).unwrap();
+    fleet.settle();
+}
+
+/// The backup is older than a move that came to its end.
+#[test]
+fn a_restored_controller_goes_by_what_nodes_have() {
+    let (mut fleet, from, to, backup) = backed_up();
+    let data = (instance("vol-0"), volume("data"));
+    assert!(fleet.hosts.get_mut(&node(&from)).unwrap().volumes.remove(&data));
+    fleet.hosts.get_mut(&node(&to)).unwrap().volumes.insert(data);
+    restored(&mut fleet, backup);
+    assert_eq!(states(&fleet, "vol-0"), [(to.clone(), VolumeState::Kept)]);
+    assert_eq!(fleet.place("vol-0"), Some(to));
+    fleet.check();
+}
+
+/// Nor was the one that it left deleted yet.
+#[test]
+fn a_restored_controller_does_not_choose_between_two() {
+    for is_first in [true, false] {
+        let (mut fleet, from, to, backup) = backed_up();
+        let data = (instance("vol-0"), volume("data"));
+        fleet.hosts.get_mut(&node(&to)).unwrap().volumes.insert(data);
+        restored(&mut fleet, backup);
+        let both =
+            |fleet: &Fleet| states(fleet, "vol-0").iter().map(|one| one.1).collect::<Vec<_>>();
+        assert_eq!(both(&fleet), [VolumeState::Stale, VolumeState::Stale]);
+        assert_eq!(fleet.place("vol-0"), None);
+        let told = fleet.message("vol-0");
+        assert!(told.starts_with("n1 and n2 each have its volume data, and which"), "{told}");
+        assert!(told.contains("dwell volume rm vol-0 data --node NODE"), "{told}");
+        let (kept, other) = if is_first { (&from, &to) } else { (&to, &from) };
+        let removal = Command::RemoveVolume {
+            instance: instance("vol-0"),
+            volume: volume("data"),
+            node: Some(node(other)),
+        };
+        fleet.command(removal).unwrap();
+        fleet.settle();
+        assert_eq!(states(&fleet, "vol-0"), [(kept.clone(), VolumeState::Kept)]);
+        assert_eq!(fleet.place("vol-0").as_ref(), Some(kept));
+        fleet.check();
+    }
+}
+
+/// Of two that have it, the one that was told to run the instance has the newest.
+#[test]
+fn a_restored_controller_believes_who_runs_it() {
+    let (mut fleet, from, _, backup) = backed_up();
+    scale(&mut fleet, "vol", 1);
+    assert_eq!(fleet.place("vol-0").as_ref(), Some(&from));
+    let other = if from == "n1" { "n2" } else { "n1" };
+    let data = (instance("vol-0"), volume("data"));
+    fleet.hosts.get_mut(&node(other)).unwrap().volumes.insert(data);
+    restored(&mut fleet, backup);
+    let mut expected = [(from.clone(), VolumeState::Kept), (other.to_owned(), VolumeState::Stale)];
+    expected.sort_by(|one, two| one.0.cmp(&two.0));
+    assert_eq!(states(&fleet, "vol-0"), expected);
+    assert_eq!(fleet.place("vol-0"), Some(from));
+}
+
+/// What was made after the backup, and was not when it was made, begins as it should.
+#[test]
+fn what_a_restored_controller_never_heard_of_comes_up() {
+    let mut fleet = Fleet::of(2);
+    fleet.begin(1, None);
+    let backup = fleet.backup();
+    restored(&mut fleet, backup);
+    fleet.apply(with_volume("vol", 2)).unwrap();
+    fleet.settle();
+    assert!(fleet.place("vol-0").is_some() && fleet.place("vol-1").is_some());
 }
 
 #[test]

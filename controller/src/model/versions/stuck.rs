@@ -72,6 +72,8 @@ impl Model {
             | WaitingCause::Pinned
             | WaitingCause::VolumeAt { .. }
             | WaitingCause::Volume { .. }
+            | WaitingCause::VolumeMissing { .. }
+            | WaitingCause::VolumeInDoubt { .. }
             | WaitingCause::VolumesApart { .. } => false,
         });
         (waits || self.is_held_back(instance))

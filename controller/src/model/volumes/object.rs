@@ -20,7 +20,7 @@ pub struct Volume {
     /// The path at which the image asked for it, if no declaration did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_path: Option<String>,
-    /// Whether its node has said that it is there.
+    /// Whether its node has ever said that it is there.
     #[serde(default)]
     pub seen: bool,
     /// When the controller first knew of it.
@@ -63,9 +63,10 @@ impl fmt::Display for VolumeKey {
 pub enum VolumeState {
     /// It is the instance's data.
     Kept,
-    /// Its node was removed by force. The instance waits, rather than start with nothing.
+    /// Its node was removed by force, or had it and does not have it any more. The instance waits, rather than start with
+    /// nothing.
     Lost,
-    /// Another volume of the same name, on another node, has taken its place.
+    /// Another volume of the same name, on another node, has taken its place, or may be the newer one.
     Stale,
     /// It is copied from another node, and is no volume yet.
     Copy,
@@ -88,6 +89,15 @@ pub struct VolumeView {
 }
 
 impl Volume {
+    /// Whether its node has had it, so that an empty one would take the place of data.
+    pub(in crate::model) fn has_been_there(&self) -> bool {
+        match self.state {
+            VolumeState::Kept => self.seen,
+            VolumeState::Lost => true,
+            VolumeState::Stale | VolumeState::Copy | VolumeState::Deleting { .. } => false,
+        }
+    }
+
     /// Whether an instance that mounts `declared` is tied to it. What the image asked for ties it as
     /// well: only the node could tell whether today's image still does.
     pub(super) fn concerns(&self, declared: &BTreeSet<&VolumeName>) -> bool {

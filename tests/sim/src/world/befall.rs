@@ -123,6 +123,7 @@ impl World {
                 let one = all.get(usize::from(pick) % all.len().max(1)).cloned();
                 one.into_iter().for_each(|key| self.remove_volume(key));
             }
+            Action::LoseVolume { host, pick } => self.lose_volume(self.host(host), pick),
             Action::KillAgent { host, down_ms } => {
                 let host = self.host(host);
                 self.kill_agent(host);

@@ -8,7 +8,7 @@ use dwell_core::node::NodeState;
 use dwell_core::workload::{OnMove, Resources};
 use dwell_planner::Journal;
 
-use super::{CHECK_MS, CONVERGENCE_MS, Event, World};
+use super::{CHECK_MS, CONVERGENCE_MS, Event, World, workload_name};
 use crate::host::{Host, Real};
 use crate::schedule::Ms;
 use crate::truth::Violation;
@@ -262,6 +262,13 @@ impl World {
         for view in shown.unwrap_or_default() {
             let (is, status) = (&view.instance, &view.status);
             self.note(|| format!("controller: {is:?}, {status:?}"));
+        }
+        for workload in 0..self.scenario.workloads.len() {
+            let name = workload_name(workload);
+            let view = self.controller.model.as_ref().and_then(|model| model.workload(&name));
+            if let Some(view) = view {
+                self.note(|| format!("controller: {:?}, newest {:?}", view.workload, view.newest));
+            }
         }
         self.violate(Violation { rule: "convergence", what });
     }

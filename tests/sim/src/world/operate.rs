@@ -261,14 +261,22 @@ impl World {
         }
     }
 
-    /// What is on hosts that were given up is given up.
+    /// What is on hosts that were given up, or on none any more, is given up. Of what several nodes have, operators look at each and
+    /// keep the newest.
     pub(super) fn give_up_lost_volumes(&mut self) {
         let model = self.controller.model.iter();
         let volumes: Vec<_> = model.flat_map(|model| model.volumes(None, None)).collect();
-        // After a restore the newest copy may be on a host that is not known any more; then the older ones are in the way.
-        let is_given_up = |state| matches!(state, VolumeState::Lost | VolumeState::Stale);
-        for view in volumes.iter().filter(|view| is_given_up(view.volume.state)) {
-            self.remove_volume(view.volume.key.clone());
+        for view in &volumes {
+            let VolumeKey { instance, node, .. } = &view.volume.key;
+            let newest = self.truth.volumes.get(instance).and_then(|(on, _)| self.hosts.get(*on));
+            let is_given_up = match view.volume.state {
+                VolumeState::Lost => true,
+                VolumeState::Stale => newest.is_none_or(|host| host.name != *node),
+                VolumeState::Kept | VolumeState::Copy | VolumeState::Deleting { .. } => false,
+            };
+            if is_given_up {
+                self.remove_volume(view.volume.key.clone());
+            }
         }
     }
 

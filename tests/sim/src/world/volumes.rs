@@ -4,8 +4,8 @@
 //! volume when it began.
 
 use dwell_controller::model::{
-    Change, Command, InstanceFilter, MoveHow, Record, VolumeJob, VolumeMoveNews, VolumeMovePhase,
-    VolumeState,
+    Change, Command, InstanceFilter, Model, MoveHow, Record, VolumeJob, VolumeMoveNews,
+    VolumeMovePhase, VolumeState,
 };
 use dwell_core::id::{InstanceName, NodeName, Revision};
 use dwell_core::session::StatusReport;
@@ -216,17 +216,35 @@ impl World {
         }
     }
 
-    /// The controller is restored from a backup: how far moves were is forgotten, and where the newer data is. Only a node that was
-    /// told to run the instance says so.
+    /// Somebody removes a volume from the engine that no container has.
+    pub(super) fn lose_volume(&mut self, host: usize, pick: u8) {
+        let one = &self.hosts[host];
+        if one.engine.mode != Mode::Up {
+            return;
+        }
+        let free: Vec<InstanceName> =
+            one.volumes.keys().filter(|name| !one.mounts_volume(name)).cloned().collect();
+        let Some(name) = free.get(usize::from(pick) % free.len().max(1)) else { return };
+        self.note(|| format!("host {host}: somebody removes the volume of {name}"));
+        let one = &mut self.hosts[host];
+        one.volumes.remove(name);
+        one.moved_in.remove(name);
+        // A restored controller may never have known of it, and takes what there is.
+        if self.controller.model.as_ref().is_none_or(Model::is_unconfirmed) {
+            self.forget_what_is_gone();
+        }
+    }
+
+    /// A restored controller knows of no data that is on no node any more.
+    pub(super) fn forget_what_is_gone(&mut self) {
+        let hosts = &self.hosts;
+        self.truth.volumes.retain(|name, (host, _)| hosts[*host].volumes.contains_key(name));
+    }
+
+    /// The controller is restored from a backup: how far moves were is forgotten.
     pub(super) fn forget_moves(&mut self) {
         self.truth.left.values_mut().for_each(|left| left.returns = true);
-        let hosts = &self.hosts;
-        self.truth.volumes.retain(|name, (host, _)| {
-            let one = &hosts[*host];
-            let order = one.disk.assignment.as_ref();
-            let is_told = order.is_some_and(|held| held.instances.contains_key(name));
-            is_told || !hosts.iter().any(|one| one.moved_in.contains_key(name))
-        });
+        self.forget_what_is_gone();
     }
 
     /// A controller starts: what came of moves without an answer is known now.

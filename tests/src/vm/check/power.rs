@@ -36,11 +36,33 @@ async fn ensure_back(fleet: &Fleet, before: &[InstanceRow], word: &str) -> Resul
     Ok(())
 }
 
+/// All hosts are rebooted by one order, that of the controller among them, with their instances on them.
 pub(super) async fn reboot(fleet: &Fleet) -> Result<String> {
     const ENDED: &str = "journalctl -b -1 -u dwell-instances -o cat | grep Stopped";
+    const ALLOW: &str = "grep -q ^reboot_command /etc/dwell/agent.yaml \
+                         || { echo 'reboot_command: [systemctl, reboot]' >> /etc/dwell/agent.yaml && systemctl restart dwell-agent; }";
     let before = mark(fleet, "reboot").await?;
-    let took = try_join_all(fleet.guests().iter().map(Guest::reboot)).await?;
+    let guests = fleet.guests();
+    for guest in guests {
+        guest.sh(ALLOW).await?;
+    }
+    fleet.wait_nodes().await?;
+    let boots = try_join_all(guests.iter().map(Guest::boot)).await?;
+    let names: Vec<String> = guests.iter().map(Guest::name).collect();
+    let names = names.join(" ");
+    let order = format!("node reboot {names} --no-drain --parallelism {}", guests.len());
+    wait_until("the order to be taken", SOON, async || fleet.cli(&order).await.map(drop)).await?;
+    let back = guests.iter().zip(&boots).map(|(guest, boot)| guest.wait_rebooted(boot));
+    let took = try_join_all(back).await?;
     ensure_back(fleet, &before, "reboot").await?;
+    wait_until("the reboot to be over", WELL_LIMIT, async || {
+        let nodes = fleet.cli("node ls -o json").await?;
+        ensure!(!nodes.contains("\"cordoned\": true"), "{nodes}");
+        let events = fleet.cli("events -o json").await?;
+        ensure!(!events.contains("reboot-failed"), "{events}");
+        Ok(())
+    })
+    .await?;
     let mut said = String::new();
     for guest in fleet.guests() {
         said = guest.sh(ENDED).await?;

@@ -130,8 +130,13 @@ impl Host {
         if matches!(verdict, Some(Outcome::RolledBack { .. } | Outcome::Failing { .. })) {
             return;
         }
-        let made = assigned.template.volumes().map(|volume| (name.clone(), volume.clone()));
-        self.volumes.extend(made);
+        let volumes: Vec<(InstanceName, VolumeName)> =
+            assigned.template.volumes().map(|volume| (name.clone(), volume.clone())).collect();
+        let mut kept = volumes.iter().filter(|(_, one)| assigned.kept_volumes.contains(one));
+        if status.is_none() && kept.any(|volume| !self.volumes.contains(volume)) {
+            return;
+        }
+        self.volumes.extend(volumes);
         let pinned = assigned.image_digest.filter(|_| !self.ignores_pins);
         let image =
             ContainerImage { digest: self.tags_mean.map(|own| pinned.unwrap_or(own)), id: None };
