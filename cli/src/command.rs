@@ -40,6 +40,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 
+pub(crate) use self::apply::bounded;
 use crate::client::{Client, Target, TargetArgs, connect};
 use crate::failure::Failure;
 

@@ -47,6 +47,7 @@ pub(super) async fn create(
         Some(machine) => Some(engine.prepare_root(assigned, machine, &image).await?),
         None => None,
     };
+    let devices = engine.grant(&assigned.template.process).await?;
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,
@@ -56,6 +57,7 @@ pub(super) async fn create(
             slot,
             files: &files,
             binds: &binds,
+            devices: &devices,
             image: &image.reference,
             image_volumes: &image.volumes,
             root: root.as_deref(),

@@ -151,10 +151,6 @@ const SERVICE: &[Entry] = &[
     ignored("attach", "nothing is attached to an instance; \"dwell logs\" shows what it prints"),
     refused("blkio_config", NO_SHAPING),
     refused("build", "dwell runs images; build and push one, and name it with \"image\""),
-    refused(
-        "cap_add",
-        "workloads have no more than the engine's standard capabilities; \"cap_drop\" takes some away",
-    ),
     refused("cgroup", "dwell places its instances in cgroups itself"),
     refused("cgroup_parent", "dwell places its instances in cgroups itself"),
     refused("configs", FILES),
@@ -176,32 +172,31 @@ const SERVICE: &[Entry] = &[
     refused("credential_spec", "that is for Windows; remove it"),
     ignored(
         "depends_on",
-        "workloads start independently; a program that cannot go on without another is started again until it can",
+        "all workloads of a file are declared at once and start independently, whatever the condition; a program that cannot go on \
+         without another is started again until it can",
     ),
     ignored("develop", "dwell runs images and does not watch sources"),
     refused("device_cgroup_rules", NO_DEVICES),
-    refused("devices", "workloads get no devices of their node"),
-    refused("dns", "instances use the names of the cluster; remove it"),
-    refused("dns_opt", "instances use the names of the cluster; remove it"),
-    refused("dns_search", "instances use the names of the cluster; remove it"),
+    refused(
+        "dns",
+        "instances ask their node, which knows the names of the cluster and asks others for the rest; remove it, and have those \
+         servers in \"dns: {upstream: […]}\" of the nodes' agent.yaml",
+    ),
     refused("domainname", "instances are called NAME in the cluster's zone; remove it"),
     refused(
         "driver_opts",
         "those are of a network or a volume, and there are no drivers; remove it",
     ),
-    refused(
-        "env_file",
-        "name the variables under \"environment\" without values, which are then taken from whoever applies the file: \
-         set -a; . ./FILE; dwell apply …",
-    ),
-    refused("extends", "write the workload out, or use a YAML anchor and merge key"),
     refused("external_links", "instances reach each other by name; remove it"),
     refused("gpus", NO_DEVICES),
     refused("ipc", OWN_NAMESPACES),
     refused("isolation", "that is for Windows; remove it"),
     refused("label_file", "write the labels under \"labels\""),
     refused("links", "instances reach each other by name; remove it"),
-    ignored("logging", "\"dwell logs\" shows what an instance prints"),
+    ignored(
+        "logging",
+        "the node keeps the newest 30 MiB of what an instance prints, in three files, and \"dwell logs\" shows them",
+    ),
     refused("mac_address", "every instance has a MAC address of its own for life; remove it"),
     refused("mem_reservation", "what \"mem_limit\" says is reserved as well; remove it"),
     refused("mem_swappiness", ONE_LIMIT),
@@ -226,8 +221,10 @@ const SERVICE: &[Entry] = &[
     ),
     refused("post_start", "use \"hooks: {after_start: {exec: …}}\""),
     refused("pre_stop", "use \"hooks: {before_stop: {exec: …}}\""),
-    refused("privileged", "workloads run without privileges over their node"),
-    refused("profiles", "put the workload into a file of its own"),
+    refused(
+        "privileged",
+        "workloads run without privileges over their node; name what it needs of them under \"cap_add\" and \"devices\"",
+    ),
     refused("provider", "run what it provides as a workload"),
     refused(
         "pull_refresh_after",
@@ -237,7 +234,6 @@ const SERVICE: &[Entry] = &[
     refused("secrets", FILES),
     refused("security_opt", "workloads run with the engine's standard profile"),
     refused("storage_opt", NO_SHAPING),
-    refused("sysctls", "workloads run with the node's settings"),
     refused("use_api_socket", "workloads do not get the engine's socket"),
     refused("userns_mode", OWN_NAMESPACES),
     refused("uts", OWN_NAMESPACES),
@@ -282,9 +278,15 @@ const HEALTH_CHECK: &[Entry] =
 const MOUNT: &[Entry] = &[
     refused("bind", "files are mounted as they are on the node; remove it"),
     ignored("consistency", "files are mounted as they are on the node"),
-    refused("image", "run what is in that image as a workload of its own, or copy it into this one"),
+    refused(
+        "image",
+        "run what is in that image as a workload of its own, or copy it into this one",
+    ),
     refused("tmpfs", "name the directory under the service's \"tmpfs\", such as /run:size=64m"),
-    refused("volume", "each volume is mounted as a whole, and has what the image has there; remove it"),
+    refused(
+        "volume",
+        "each volume is mounted as a whole, and has what the image has there; remove it",
+    ),
 ];
 
 const VOLUME: &[Entry] = &[

@@ -17,7 +17,7 @@ use super::format;
 use super::problem::{Problem, unknown_key};
 
 /// A piece of YAML, and where it is.
-type Node = Spanned<Kind>;
+pub(super) type Node = Spanned<Kind>;
 
 /// What a piece of YAML is.
 #[derive(Debug)]

@@ -73,7 +73,10 @@ fn the_page_about_compose_is_true() {
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(PAGE, &page).unwrap();
     }
-    assert!(is == page, "run: UPDATE_DOCS=1 cargo test -p dwell the_page_about_compose, twice");
+    assert!(
+        is == page,
+        "run: UPDATE_DOCS=1 cargo test -p dwell the_page_about_compose; it holds from the next run on"
+    );
 }
 
 fn table(place: Place, pointers: &[&str], keys: &str, schema: &Value) -> String {
