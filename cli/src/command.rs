@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod explain;
 mod image;
+mod import;
 mod info;
 mod inspect;
 mod key;
@@ -52,6 +53,7 @@ const PROBLEMS: ExitCode = ExitCode::FAILURE;
 pub(crate) enum Command {
     Apply(apply::Apply),
     Plan(apply::Plan),
+    Import(import::Import),
     Run(Box<run::Run>),
     Ps(ps::Ps),
     Status(status::Status),
@@ -171,6 +173,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Context(context) => context.run(fleet.await?).await,
         Command::Ca(ca) => ca.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,
+        Command::Import(import) => import.run(),
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

@@ -64,6 +64,21 @@ impl Item {
         Self { value, origin: Origin::default() }
     }
 
+    /// A text that is not from a file.
+    pub(super) fn text(text: impl Into<String>) -> Self {
+        Self::new(Tree::Scalar(Scalar::text(text)))
+    }
+
+    /// True or false, not from a file.
+    pub(super) fn flag(flag: bool) -> Self {
+        Self::new(Tree::Scalar(Scalar { text: flag.to_string(), plain: true }))
+    }
+
+    /// A list of texts that is not from a file.
+    pub(super) fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Self {
+        Self::new(Tree::List(texts.into_iter().map(Self::text).collect()))
+    }
+
     /// From what was read of a source.
     pub(super) fn of(node: &Node, source: &str) -> Self {
         let value = match &node.value {
@@ -94,6 +109,63 @@ impl Item {
         match &self.value {
             Tree::Map(entries) => Some(entries),
             _ => None,
+        }
+    }
+
+    /// The value of a key, to be changed, if it is a mapping that has it.
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Self> {
+        let entries = self.entries_mut()?;
+        entries.iter_mut().find(|(key, _)| key.name == name).map(|(_, value)| value)
+    }
+
+    /// Its keys and values, to be changed, if it is a mapping.
+    pub(super) fn entries_mut(&mut self) -> Option<&mut Vec<(Key, Self)>> {
+        match &mut self.value {
+            Tree::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// Takes a key out of it, if it is a mapping that has it.
+    pub(super) fn remove(&mut self, name: &str) -> Option<(Key, Self)> {
+        let entries = self.entries_mut()?;
+        let index = entries.iter().position(|(key, _)| key.name == name)?;
+        Some(entries.remove(index))
+    }
+
+    /// Sets a key, in place of what it has there, if it is a mapping.
+    pub(super) fn insert(&mut self, key: Key, value: Self) {
+        self.remove(&key.name);
+        if let Some(entries) = self.entries_mut() {
+            entries.push((key, value));
+        }
+    }
+
+    /// Sets a key to a text, if it is a mapping.
+    pub(super) fn set_text(&mut self, name: &str, text: &str) {
+        let key = Key { name: name.to_owned(), origin: self.origin.clone() };
+        let origin = self.origin.clone();
+        self.insert(key, Self { origin, ..Self::text(text) });
+    }
+
+    /// Adds a text to the list of a key, if it is a mapping.
+    pub(super) fn push_text(&mut self, name: &str, text: &str) {
+        let origin = self.origin.clone();
+        let (key, list) = match self.remove(name) {
+            Some((key, list)) => (key, list),
+            None => (Key { name: name.to_owned(), origin: origin.clone() }, Self::new(Tree::Null)),
+        };
+        let mut items = list.into_items();
+        items.push(Self { origin: origin.clone(), ..Self::text(text) });
+        self.insert(key, Self { value: Tree::List(items), origin });
+    }
+
+    /// Its items; a single value is one, and nothing is none.
+    pub(super) fn into_items(self) -> Vec<Self> {
+        match self.value {
+            Tree::List(items) => items,
+            Tree::Null => Vec::new(),
+            _ => vec![self],
         }
     }
 
