@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use dwell_core::node::{Capacity, EngineInfo};
 use dwell_core::quantity::{Bytes, Millicores};
 use dwell_core::workload::Resources;
+use dwell_docker::Allowed;
 use sysinfo::System;
 
 /// Reads what the host has. It blocks for as long as the file system of `data` takes to answer.
 ///
-/// `data` is where the engine keeps images and containers, or else the agent's own data; `allow_binds` is configured. Disks
+/// `data` is where the engine keeps images and containers, or else the agent's own data; `allowed` is configured. Disks
 /// that are full are told by others. `was_pressed` is whether the host was short of memory before.
 #[must_use]
 pub fn read(
     data: &Path,
-    allow_binds: &[PathBuf],
+    allowed: &Allowed,
     engines: BTreeMap<String, EngineInfo>,
     was_pressed: bool,
 ) -> Capacity {
@@ -44,10 +45,16 @@ pub fn read(
         os: System::long_os_version().unwrap_or_default(),
         kernel: System::kernel_version().unwrap_or_default(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-        allow_binds: allow_binds.iter().map(|path| path.to_string_lossy().into_owned()).collect(),
+        allow_binds: texts(&allowed.binds),
+        allow_capabilities: allowed.capabilities.clone(),
+        allow_devices: texts(&allowed.devices),
         disk_pressures: Vec::new(),
         engines,
     }
+}
+
+fn texts(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| path.to_string_lossy().into_owned()).collect()
 }
 
 /// What is kept for the system, the engine and the agent: a twentieth, within bounds.
@@ -134,12 +141,15 @@ mod tests {
 
     #[test]
     fn this_host_has_something() {
-        let capacity = read(Path::new("/"), &[], BTreeMap::new(), false);
+        let capacity = read(Path::new("/"), &Allowed::default(), BTreeMap::new(), false);
         assert!(capacity.cpu >= Millicores(1000) && capacity.cpu.0.is_multiple_of(1000));
         assert!(capacity.memory > Bytes::mebi(64));
         assert!(capacity.disk >= capacity.disk_free && capacity.disk_free > Bytes(0));
         assert!(capacity.numa_nodes >= 1);
         assert!(!capacity.kernel.is_empty() && !capacity.os.is_empty());
-        assert_eq!(read(Path::new("/no/such/path"), &[], BTreeMap::new(), false).disk, Bytes(0));
+        assert_eq!(
+            read(Path::new("/no/such/path"), &Allowed::default(), BTreeMap::new(), false).disk,
+            Bytes(0)
+        );
     }
 }

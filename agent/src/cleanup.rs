@@ -442,6 +442,7 @@ mod tests {
         };
         let mapping = Mapping {
             root: None,
+            sysctls: std::collections::BTreeMap::new(),
             systemd: false,
             instance: "web-0".to_owned(),
             netns: "/run/netns/web-0".into(),

@@ -18,6 +18,8 @@
 //!   low: 70%                # until it is less full than this
 //! allow_binds: []           # paths of this host which, with all below them, instances may mount; a path may be a link, but
 //!                           # not one that lies where instances write
+//! allow_capabilities: []    # capabilities that instances may have beside those that the engine gives, such as SYS_PTRACE
+//! allow_devices: []         # devices of this host that instances may have, such as /dev/fuse, or directories of them, /dev/dri
 //! host_access: []           # ports of this host itself that instances may connect to: 5000, 123/udp, 8000-8080/tcp
 //! masquerade: true          # instances reach what is beyond the cluster under this host's address
 //! untracked: true           # what instances say to each other is not tracked where no `allow_from` needs it; `false` where a
@@ -97,6 +99,10 @@ pub struct Config {
     pub images: Images,
     /// Absolute paths which, with all below them, instances may mount.
     pub allow_binds: Vec<PathBuf>,
+    /// Capabilities that instances may have beside those that the engine gives, without `CAP_`.
+    pub allow_capabilities: Vec<String>,
+    /// Absolute paths of devices that instances may have, and of directories of them.
+    pub allow_devices: Vec<PathBuf>,
     /// Ports of this host itself that instances may connect to, beside names and echoes.
     pub host_access: Vec<HostPorts>,
     /// Whether instances reach what is beyond the cluster under this host's address.
@@ -166,6 +172,8 @@ impl Default for Config {
             registries: BTreeMap::new(),
             images: Images::default(),
             allow_binds: Vec::new(),
+            allow_capabilities: Vec::new(),
+            allow_devices: Vec::new(),
             host_access: Vec::new(),
             masquerade: true,
             untracked: true,
@@ -264,6 +272,16 @@ impl Config {
         OverlayChoice { mode: self.overlay, port: self.overlay_port }
     }
 
+    /// What of this host instances may have.
+    #[must_use]
+    pub fn allowed(&self) -> dwell_docker::Allowed {
+        dwell_docker::Allowed {
+            binds: self.allow_binds.clone(),
+            capabilities: self.allow_capabilities.clone(),
+            devices: self.allow_devices.clone(),
+        }
+    }
+
     pub(crate) fn check(&self) -> Result<(), ConfigError> {
         let paths = [
             ("data_dir", &self.data_dir),
@@ -271,12 +289,26 @@ impl Config {
             ("docker.socket", &self.docker.socket),
         ];
         let binds = self.allow_binds.iter().map(|path| ("allow_binds", path));
-        for (key, path) in paths.into_iter().chain(binds) {
+        let devices = self.allow_devices.iter().map(|path| ("allow_devices", path));
+        for (key, path) in paths.into_iter().chain(binds).chain(devices) {
             let plain = path.components().all(|part| part != Component::ParentDir);
             if !path.is_absolute() || !plain {
                 let problem = format!("{path:?} has to be an absolute path without \"..\"");
                 return Err(ConfigError::Value { key, problem });
             }
+        }
+        let is_capability = |name: &&String| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_')
+        };
+        if let Some(name) = self
+            .allow_capabilities
+            .iter()
+            .find(|name| !is_capability(name) || name.starts_with("CAP_"))
+        {
+            let problem = format!(
+                "{name:?} is no capability; write its name in capitals without CAP_, such as SYS_PTRACE"
+            );
+            return Err(ConfigError::Value { key: "allow_capabilities", problem });
         }
         if let Some(controller) = &self.controller {
             check_endpoint(controller)
@@ -452,6 +484,9 @@ mod tests {
             ("controller: 'ctl:0'", "controller"),
             ("data_dir: var", "data_dir"),
             ("allow_binds: [/srv/../etc]", "allow_binds"),
+            ("allow_devices: [fuse]", "allow_devices"),
+            ("allow_capabilities: [CAP_SYS_PTRACE]", "allow_capabilities"),
+            ("allow_capabilities: [sys_ptrace]", "allow_capabilities"),
             ("docker: {sock: /x}", "sock"),
             ("host_access: 5000", "host_access"),
             ("host_access: [0]", "ports"),

@@ -204,8 +204,7 @@ impl Daemon {
         let sightings = reconciler.as_ref().map(Reconciler::sightings);
 
         let stored = watch::Sender::new(OnDisk::found(assignment.borrow().clone()));
-        let (data_dir, binds) = (config.data_dir.clone(), config.allow_binds.clone());
-        let mut report = HostReport::new(engine.clone(), data_dir, binds);
+        let mut report = HostReport::new(engine.clone(), config.data_dir.clone(), config.allowed());
         let first = timeout(FIRST_REPORT_LIMIT, report.read(FIRST_ANSWER_LIMIT));
         let capacity = first.await.unwrap_or_default();
         let capacity = watch::Sender::new(Arc::new(capacity));
@@ -403,7 +402,7 @@ pub(crate) fn docker(
         cluster: identity.cluster_id.clone(),
         data_dir: config.data_dir.clone(),
         run_dir: config.run_dir.clone(),
-        allow_binds: config.allow_binds.clone(),
+        allowed: config.allowed(),
         runtime: Runtime::Dwell,
         registries,
         names,

@@ -87,7 +87,7 @@ impl Host {
             cluster: String::new(),
             data_dir: config.data_dir.clone(),
             run_dir: config.run_dir.clone(),
-            allow_binds: Vec::new(),
+            allowed: dwell_docker::Allowed::default(),
             runtime: Runtime::Dwell,
             registries: dwell_docker::credentials::Registries::default(),
             names: None,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dwell_core::node::{Capacity, DiskPressure, EngineInfo};
+use dwell_docker::Allowed;
 use dwell_planner::EngineState;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -31,19 +32,19 @@ pub struct HostReport {
     data_dir: PathBuf,
     /// Where the engine's is, once it has said so.
     data_root: Option<PathBuf>,
-    /// Paths of this host that instances may mount.
-    allow_binds: Vec<PathBuf>,
+    /// What of this host instances may have.
+    allowed: Allowed,
     /// What the last report said of disks, and of memory.
     disks: Vec<DiskPressure>,
     memory_pressed: bool,
 }
 
 impl HostReport {
-    /// Of an engine, if the host has one, of the agent's data, and of the paths that instances may mount.
+    /// Of an engine, if the host has one, of the agent's data, and of what instances may have.
     #[must_use]
-    pub fn new(engine: Option<SharedEngine>, data_dir: PathBuf, allow_binds: Vec<PathBuf>) -> Self {
+    pub fn new(engine: Option<SharedEngine>, data_dir: PathBuf, allowed: Allowed) -> Self {
         let (data_root, disks, memory_pressed) = (None, Vec::new(), false);
-        Self { engine, data_dir, data_root, allow_binds, disks, memory_pressed }
+        Self { engine, data_dir, data_root, allowed, disks, memory_pressed }
     }
 
     /// Keeps `report` fresh until the task is dropped.
@@ -112,10 +113,10 @@ impl HostReport {
             engines.insert(ENGINE.to_owned(), info);
         }
         let data = self.data_root.clone().unwrap_or_else(|| self.data_dir.clone());
-        let (binds, was_pressed) = (self.allow_binds.clone(), self.memory_pressed);
+        let (allowed, was_pressed) = (self.allowed.clone(), self.memory_pressed);
         #[expect(clippy::disallowed_methods, reason = "a report of capacity can be late")]
         let reading = tokio::task::spawn_blocking(move || {
-            capacity::read(&data, &binds, engines, was_pressed)
+            capacity::read(&data, &allowed, engines, was_pressed)
         });
         // It fails only while the runtime ends.
         let mut capacity = reading.await.unwrap_or_default();
@@ -148,12 +149,19 @@ mod tests {
 
     use super::*;
 
+    fn allowed() -> Allowed {
+        let (capabilities, devices) = (vec!["SYS_PTRACE".to_owned()], vec!["/dev/fuse".into()]);
+        Allowed { binds: vec!["/srv".into()], capabilities, devices }
+    }
+
     #[tokio::test]
     async fn the_report_of_a_host_without_an_engine_has_its_disk() {
-        let mut report = HostReport::new(None, "/".into(), vec!["/srv".into()]);
+        let mut report = HostReport::new(None, "/".into(), allowed());
         let capacity = report.read(Duration::from_secs(2)).await;
         assert!(capacity.disk.0 > 0 && capacity.engines.is_empty());
         assert_eq!(capacity.allow_binds, ["/srv"]);
+        assert_eq!(capacity.allow_capabilities, ["SYS_PTRACE"]);
+        assert_eq!(capacity.allow_devices, ["/dev/fuse"]);
         assert_eq!(report.paths(), [PathBuf::from("/")]);
     }
 
@@ -161,8 +169,7 @@ mod tests {
     async fn of_a_host_whose_engine_does_not_answer_yet_all_else_is_reported() {
         let engine = FakeEngine::new(Arc::new(TokioClock::new()));
         engine.stall(Operation::Info);
-        let mut report =
-            HostReport::new(Some(Arc::new(engine.clone())), "/".into(), vec!["/srv".into()]);
+        let mut report = HostReport::new(Some(Arc::new(engine.clone())), "/".into(), allowed());
         let early = report.read(Duration::from_secs(2)).await;
         assert!(!early.has_engine());
         assert_eq!(early.engines[ENGINE].message, "does not answer yet");

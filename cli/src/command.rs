@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod explain;
 mod image;
+mod import;
 mod info;
 mod inspect;
 mod key;
@@ -40,6 +41,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use clap::builder::NonEmptyStringValueParser;
 
+pub(crate) use self::apply::bounded;
 use crate::client::{Client, Target, TargetArgs, connect};
 use crate::failure::Failure;
 
@@ -51,6 +53,7 @@ const PROBLEMS: ExitCode = ExitCode::FAILURE;
 pub(crate) enum Command {
     Apply(apply::Apply),
     Plan(apply::Plan),
+    Import(import::Import),
     Run(Box<run::Run>),
     Ps(ps::Ps),
     Status(status::Status),
@@ -170,6 +173,7 @@ pub(crate) async fn run(command: Command, target: &TargetArgs) -> Result<ExitCod
         Command::Context(context) => context.run(fleet.await?).await,
         Command::Ca(ca) => ca.run(fleet.await?).await,
         Command::Version(version) => version.run(fleet).await,
+        Command::Import(import) => import.run(),
         Command::Schema(schema) => schema.run(),
         Command::Completions(completions) => completions.run(),
         Command::Man(man) => man.run(),

@@ -4,7 +4,7 @@
 use std::io::Write as _;
 use std::str::from_utf8;
 
-use crate::manifest::Variables;
+use crate::manifest::{Surroundings, Variables};
 use crate::public_key::PublicKey;
 use crate::{archive, client, manifest};
 
@@ -21,10 +21,12 @@ pub const TARGETS: &[(&str, Holds)] = &[
 
 /// A file of workloads, as ours or Compose's: what it declares is written as a file that declares the same.
 fn manifest(bytes: &[u8]) {
-    let Ok(read) = manifest::read("file.yaml", bytes, &Variables::new()) else { return };
+    let Ok(read) = manifest::read("file.yaml", bytes, &Surroundings::of(&Variables::new())) else {
+        return;
+    };
     for declared in read.declared {
         let Ok(text) = manifest::export(&declared.spec) else { panic!("{declared:?}") };
-        match manifest::read("file.yaml", text.as_bytes(), &Variables::new()) {
+        match manifest::read("file.yaml", text.as_bytes(), &Surroundings::of(&Variables::new())) {
             Ok(again) => assert_eq!(again.declared[0].spec, declared.spec, "{text}"),
             Err(error) => panic!("{error}\n{text}"),
         }

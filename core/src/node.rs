@@ -36,6 +36,10 @@ pub struct Capacity {
     pub memory_pressed: bool,
     /// Paths of the host which, with all below them, instances may mount.
     pub allow_binds: Vec<String>,
+    /// Capabilities that instances may have beside those that an engine gives.
+    pub allow_capabilities: Vec<String>,
+    /// Devices of the host, and directories of such, that instances may have.
+    pub allow_devices: Vec<String>,
     /// Engines that answer, by name.
     pub engines: BTreeMap<String, EngineInfo>,
     /// Its file systems that have no room left.

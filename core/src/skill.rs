@@ -12,6 +12,9 @@ pub enum Skill {
     Process,
     /// Machines, and which process 1 they have: [`Machine`](crate::workload::Machine), [`Init`](crate::workload::Init).
     Machine,
+    /// What Compose files ask of a node beside: `sysctls`, `cap_add`, `devices`, `dns_search` and `dns_options` of a
+    /// [`Process`](crate::workload::Process).
+    Compose,
 }
 
 /// A set of [`Skill`]s.
@@ -21,17 +24,21 @@ pub struct Skills {
     pub process: bool,
     /// Whether [`Skill::Machine`] is among them.
     pub machine: bool,
+    /// Whether [`Skill::Compose`] is among them.
+    pub compose: bool,
 }
 
 impl Skills {
     /// All that there are.
-    pub const ALL: Self = Self { process: true, machine: true };
+    pub const ALL: Self = Self { process: true, machine: true, compose: true };
 
     /// The first of those needed that is not among these.
     #[must_use]
     pub fn lacking(self, needed: Self) -> Option<Skill> {
         if needed.machine && !self.machine {
             Some(Skill::Machine)
+        } else if needed.compose && !self.compose {
+            Some(Skill::Compose)
         } else if needed.process && !self.process {
             Some(Skill::Process)
         } else {
@@ -45,6 +52,7 @@ impl fmt::Display for Skill {
         f.pad(match self {
             Self::Process => "init, read_only, tmpfs, ulimits and their like",
             Self::Machine => "machines and their init",
+            Self::Compose => "sysctls, cap_add, devices, dns_search and dns_opt",
         })
     }
 }
@@ -55,10 +63,12 @@ mod tests {
 
     #[test]
     fn what_is_lacking_is_needed_and_not_there() {
-        let process = Skills { process: true, machine: false };
+        let process = Skills { process: true, ..Skills::default() };
+        let compose = Skills { compose: true, ..process };
         assert_eq!(Skills::ALL.lacking(Skills::ALL), None);
         assert_eq!(process.lacking(process), None);
         assert_eq!(process.lacking(Skills::ALL), Some(Skill::Machine));
+        assert_eq!(process.lacking(compose), Some(Skill::Compose));
         assert_eq!(Skills::default().lacking(process), Some(Skill::Process));
     }
 }

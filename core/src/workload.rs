@@ -27,7 +27,9 @@ pub use check::SpecError;
 pub use lost::{Lease, OnLost, OnLostError};
 pub use machine::{Machine, OnImageChange, ToldFromInside};
 pub use portion::{Portion, PortionError};
-pub use process::{CAPABILITIES, Init, InitError, Most, MostError, Process, Tmpfs, Ulimit};
+pub use process::{
+    Device, Init, InitError, Most, MostError, Process, Tmpfs, USUAL_CAPABILITIES, Ulimit,
+};
 pub use resources::{Enforced, Limits, PIDS_DEFAULT, Resources};
 pub use template::{
     Fingerprint, ImagePolicy, Mount, MountSource, Protocol, RestartPolicy, ServicePort, Ssh,

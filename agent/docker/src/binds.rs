@@ -9,6 +9,7 @@
 //! A root beneath another one counts for nothing, since what can write in the outer could move the inner. The link that
 //! leads to a root is the operator's: it must not itself lie where containers write.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,8 +19,8 @@ use bollard::models::MountType;
 use dwell_engine::{ContainerId, EngineError};
 use dwell_oci::{Bind, Copied, Root};
 
-use super::client::{NAME, QUICK, limited, meaning};
-use super::spec::{LABEL_ROOT, LABEL_SYSTEMD, ROOT_MOUNT};
+use super::client::{NAME, QUICK, limited, malformed, meaning};
+use super::spec::{LABEL_ROOT, LABEL_SYSCTLS, LABEL_SYSTEMD, ROOT_MOUNT};
 use super::{DockerEngine, files};
 
 /// How long a path that instances mount may take to answer.
@@ -57,6 +58,8 @@ pub(super) struct NodeMounts {
     pub(super) copies: Vec<Copied>,
     /// Its root, if it is a machine.
     pub(super) root: Option<Root>,
+    /// Settings of the kernel that are its own.
+    pub(super) sysctls: BTreeMap<String, String>,
     /// Whether it has control groups to manage.
     pub(super) systemd: bool,
 }
@@ -65,7 +68,7 @@ impl DockerEngine {
     /// The real path of what an instance is to mount.
     pub(super) async fn resolve_bind(&self, path: &str) -> Result<String, EngineError> {
         let (config, source) = (Arc::clone(&self.config), path.to_owned());
-        self.look_at(path, move || resolve(&source, &config.allow_binds)).await?
+        self.look_at(path, move || resolve(&source, &config.allowed.binds)).await?
     }
 
     /// What a container mounts of its node, as Docker keeps it.
@@ -74,7 +77,10 @@ impl DockerEngine {
         let seen = limited(QUICK, docker.inspect_container(id.as_str(), None)).await;
         let seen = seen.map_err(|error| meaning(error, "inspect a container", id))?;
         let labels = seen.config.and_then(|config| config.labels).unwrap_or_default();
-        let mounts = seen.host_config.and_then(|host| host.mounts).unwrap_or_default();
+        let host = seen.host_config.unwrap_or_default();
+        let may_reboot = labels.contains_key(LABEL_ROOT) || labels.contains_key(LABEL_SYSTEMD);
+        self.check_grants(&host, may_reboot).await?;
+        let mounts = host.mounts.unwrap_or_default();
         let own = files::root(&self.config.data_dir);
         let (mut binds, mut copies) = (Vec::new(), Vec::new());
         for mount in mounts.into_iter().filter(|one| one.typ == Some(MountType::BIND)) {
@@ -85,7 +91,7 @@ impl DockerEngine {
                 continue;
             }
             let (config, real) = (Arc::clone(&self.config), PathBuf::from(&source));
-            let look = move || beneath(&real, &config.allow_binds);
+            let look = move || beneath(&real, &config.allowed.binds);
             let (root, path) =
                 self.look_at(&source, look).await?.ok_or_else(|| refused(&source))?;
             binds.push(Bind { target, root, path });
@@ -93,11 +99,17 @@ impl DockerEngine {
         let directory = labels.get(LABEL_ROOT).cloned();
         let root = directory.map(|directory| Root { mount: ROOT_MOUNT.to_owned(), directory });
         let systemd = labels.contains_key(LABEL_SYSTEMD);
-        Ok(NodeMounts { binds, copies, root, systemd })
+        let sysctls = labels.get(LABEL_SYSCTLS).map_or(Ok(BTreeMap::new()), |text| {
+            let odd = |error| {
+                malformed("start a container", &format!("its label {LABEL_SYSCTLS}: {error}"))
+            };
+            serde_json::from_str(text).map_err(odd)
+        })?;
+        Ok(NodeMounts { binds, copies, root, sysctls, systemd })
     }
 
     /// Looks at a path that may hang.
-    async fn look_at<T: Send + 'static>(
+    pub(super) async fn look_at<T: Send + 'static>(
         &self,
         path: &str,
         look: impl FnOnce() -> T + Send + 'static,

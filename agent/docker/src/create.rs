@@ -50,6 +50,7 @@ pub(super) async fn create(
     };
     // The capability for it is also that for a new kernel, which only the filter refuses.
     let may_reboot = spec::reboots(&assigned.template) && engine.filters_calls().await?;
+    let devices = engine.grant(&assigned.template.process).await?;
     let (binds, files) = engine.prepare(assigned).await?;
     let body = spec::body(
         assigned,
@@ -59,6 +60,7 @@ pub(super) async fn create(
             slot,
             files: &files,
             binds: &binds,
+            devices: &devices,
             image: &image.reference,
             image_volumes: &image.volumes,
             root: root.as_deref(),

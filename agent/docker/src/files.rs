@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dwell_core::id::{Generation, InstanceName};
 use dwell_core::instance::Assigned;
+use dwell_core::workload::Process;
 
 use super::client::NAME;
 use dwell_daemon::durable;
@@ -81,8 +82,8 @@ pub(super) fn write(
     let directory = directory(data, &assigned.instance, generation);
     let [host, uplink] = RESOLV_CONF.map(|path| fs::read_to_string(path).unwrap_or_default());
     let resolvers = match zone {
-        Some(zone) => own_resolv_conf(zone, &host),
-        None => hosts_resolv_conf(&host, &uplink),
+        Some(zone) => own_resolv_conf(zone, &host, &assigned.template.process),
+        None => declared(&hosts_resolv_conf(&host, &uplink), &assigned.template.process),
     };
     // Whatever the agent's umask: users inside have to be able to read them.
     let write = |name, text: String| {
@@ -160,8 +161,9 @@ fn hosts(assigned: &Assigned, zone: Option<&str>) -> String {
 /// The node's own server, and where and how the host looks for names.
 ///
 /// There is no second server, as that would not know the zone, and some C libraries take the first answer of
-/// any.
-fn own_resolv_conf(zone: &str, host: &str) -> String {
+/// any. Where the instance declares where and how to look, that counts in place of the host's.
+fn own_resolv_conf(zone: &str, host: &str, process: &Process) -> String {
+    let host = &declared(host, process);
     let (mut search, mut options) = (Vec::new(), Vec::new());
     for line in host.lines() {
         let mut words = line.split_whitespace();
@@ -182,6 +184,23 @@ fn own_resolv_conf(zone: &str, host: &str) -> String {
     let options: String =
         options.into_iter().take(OPTIONS_MAX).map(|option| format!("options {option}\n")).collect();
     format!("nameserver {GATEWAY}\nsearch {domains}\n{options}")
+}
+
+/// With what an instance declares in place of the same of its host.
+fn declared(host: &str, process: &Process) -> String {
+    let Process { dns_search, dns_options, .. } = process;
+    let is_kept = |line: &&str| match line.split_whitespace().next() {
+        Some("search" | "domain") => dns_search.is_empty(),
+        Some("options") => dns_options.is_empty(),
+        _ => true,
+    };
+    let mut lines: String = host.lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
+    for (word, declared) in [("search", dns_search), ("options", dns_options)] {
+        if !declared.is_empty() {
+            lines += &format!("{word} {}\n", declared.join(" "));
+        }
+    }
+    lines
 }
 
 /// The host's resolvers without those that only the host itself can reach: a loopback address means
@@ -246,8 +265,26 @@ mod tests {
             ),
         ] {
             let expected = format!("nameserver 169.254.1.1\n{expected}");
-            assert_eq!(own_resolv_conf("dwell", host), expected, "{host:?}");
+            assert_eq!(own_resolv_conf("dwell", host, &Process::default()), expected, "{host:?}");
         }
+    }
+
+    #[test]
+    fn where_and_how_is_what_is_declared() {
+        let host = "nameserver 192.0.2.1\nsearch a b\noptions edns0\n";
+        let process = Process {
+            dns_search: vec!["corp.example".into(), "example".into()],
+            dns_options: vec!["ndots:2".into()],
+            ..Process::default()
+        };
+        let own = own_resolv_conf("dwell", host, &process);
+        assert_eq!(
+            own,
+            "nameserver 169.254.1.1\nsearch dwell corp.example example\noptions ndots:2\n"
+        );
+        let plain = declared(host, &process);
+        assert_eq!(plain, "nameserver 192.0.2.1\nsearch corp.example example\noptions ndots:2\n");
+        assert_eq!(declared(host, &Process::default()), host);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod files;
 mod foreign;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod grants;
 mod hijack;
 mod image;
 mod images;
@@ -74,6 +75,17 @@ use self::credentials::Registries;
 use self::files::{Claims, Owner};
 use self::spec::LABEL_CLUSTER;
 
+/// What of their node instances may have, as its operator says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// Paths that they may mount, with all below them.
+    pub binds: Vec<PathBuf>,
+    /// Capabilities beside those that the engine gives by itself.
+    pub capabilities: Vec<String>,
+    /// Devices, and directories of them.
+    pub devices: Vec<PathBuf>,
+}
+
 /// What the engine has to know.
 #[derive(Clone, Debug)]
 pub struct DockerConfig {
@@ -85,8 +97,8 @@ pub struct DockerConfig {
     pub data_dir: PathBuf,
     /// The agent's files until the next reboot: sandboxes beneath `netns`, and mappings for the wrapper.
     pub run_dir: PathBuf,
-    /// Paths of the node beneath which instances may mount.
-    pub allow_binds: Vec<PathBuf>,
+    /// What of the node instances may have.
+    pub allowed: Allowed,
     /// What puts containers into their sandboxes.
     pub runtime: Runtime,
     /// With what images are pulled.

@@ -114,8 +114,8 @@ pub(super) async fn tell_runtime(
     if !netns.exists() {
         return Err(other(format!("its sandbox {} is not there", netns.display())));
     }
-    let NodeMounts { binds, copies, root, systemd } = engine.mounts_of(id).await?;
-    Mapping { instance: instance.to_string(), netns, binds, copies, root, systemd }
+    let NodeMounts { binds, copies, root, sysctls, systemd } = engine.mounts_of(id).await?;
+    Mapping { instance: instance.to_string(), netns, binds, copies, root, sysctls, systemd }
         .write(run, id.as_str())
         .map_err(|error| other(Causes(&error).to_string()))
 }

@@ -133,7 +133,7 @@ mod tests {
             cluster: "lab".to_owned(),
             data_dir: directory.path().to_owned(),
             run_dir: directory.path().to_owned(),
-            allow_binds: Vec::new(),
+            allowed: crate::Allowed::default(),
             runtime: crate::Runtime::Dwell,
             registries: crate::credentials::Registries::default(),
             names: None,

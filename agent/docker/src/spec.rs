@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bollard::models::{
-    ContainerCreateBody, ContainerUpdateBody, HealthConfig, HostConfig, HostConfigLogConfig, Mount,
-    MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, ContainerUpdateBody, DeviceMapping, HealthConfig, HostConfig,
+    HostConfigLogConfig, Mount, MountType, MountVolumeOptions, ResourcesUlimits, RestartPolicy,
+    RestartPolicyNameEnum,
 };
 use dwell_core::id::{Generation, InstanceName, VolumeName};
 use dwell_core::instance::Assigned;
@@ -31,6 +32,9 @@ pub(super) const LABEL_VOLUME: &str = "dwell.volume";
 pub(super) const LABEL_ROOT: &str = "dwell.root";
 /// On what has systemd for its main process.
 pub(super) const LABEL_SYSTEMD: &str = "dwell.systemd";
+/// The settings of the kernel that are the container's own, as JSON, for the wrapper to set: Docker takes none of a network that
+/// it has not made.
+pub(super) const LABEL_SYSCTLS: &str = "dwell.sysctls";
 /// Where the container of a machine has the volume of its root, as far as Docker knows; the wrapper takes it away from there.
 pub(super) const ROOT_MOUNT: &str = "/.dwell-root";
 /// On the volume of a path that the image declares: the path.
@@ -108,6 +112,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) files: &'a Path,
     /// The host's paths of its bind mounts, resolved and allowed, by target.
     pub(super) binds: &'a HashMap<String, String>,
+    /// Its devices, resolved and allowed.
+    pub(super) devices: &'a [DeviceMapping],
     /// The reference of its image, as exact as it is known.
     pub(super) image: &'a str,
     /// The paths that its image declares as volumes.
@@ -186,6 +192,11 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
     if has_systemd(template) {
         labels.insert(LABEL_SYSTEMD.to_owned(), String::new());
     }
+    let sysctls = &template.process.sysctls;
+    if !sysctls.is_empty() && surroundings.runtime == Runtime::Dwell {
+        // Texts by texts can always be written.
+        labels.insert(LABEL_SYSCTLS.to_owned(), serde_json::to_string(sysctls).unwrap_or_default());
+    }
     if !surroundings.slot.is_usual() {
         labels.insert(LABEL_SLOT.to_owned(), surroundings.slot.to_string());
     }
@@ -217,11 +228,18 @@ pub(super) fn body(assigned: &Assigned, surroundings: &Surroundings<'_>) -> Cont
 fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConfig {
     let Told { cpu_period_us, cpu_quota_us, memory, memory_swap, pids } =
         Told::of(assigned.template.limits());
-    let (runtime, network) = match surroundings.runtime {
-        // Docker prepares no network; the wrapper puts the sandbox in the place of the host's.
-        Runtime::Dwell => (Some(Runtime::NAME.to_owned()), "host"),
-        Runtime::WithoutNetwork => (None, "none"),
+    let process = &assigned.template.process;
+    let (runtime, network, sysctls) = match surroundings.runtime {
+        // Docker prepares no network; the wrapper puts the sandbox in the place of the host's, and sets what is set there.
+        Runtime::Dwell => (Some(Runtime::NAME.to_owned()), "host", None),
+        Runtime::WithoutNetwork => {
+            let sysctls = process.sysctls.clone().into_iter().collect();
+            (None, "none", some(sysctls, HashMap::is_empty))
+        }
     };
+    // Of a machine, to reboot it: in a container that ends no more than the container.
+    let reboot = surroundings.may_reboot.then(|| "SYS_BOOT".to_owned());
+    let capabilities: BTreeSet<String> = process.cap_add.iter().cloned().chain(reboot).collect();
     HostConfig {
         runtime,
         network_mode: Some(network.to_owned()),
@@ -245,7 +263,9 @@ fn host_config(assigned: &Assigned, surroundings: &Surroundings<'_>) -> HostConf
         }),
         mounts: Some(mounts(assigned, surroundings)),
         init: surroundings.init.then_some(true),
-        cap_add: surroundings.may_reboot.then(|| vec!["SYS_BOOT".to_owned()]),
+        cap_add: some(capabilities.into_iter().collect(), Vec::is_empty),
+        devices: some(surroundings.devices.to_vec(), Vec::is_empty),
+        sysctls,
         tmpfs: some(in_memory(&assigned.template), HashMap::is_empty),
         ..held(&assigned.template.process)
     }
@@ -478,6 +498,7 @@ mod tests {
                 slot: Slot::A,
                 files,
                 binds: &binds,
+                devices: &[],
                 image: "app:1",
                 root,
                 init,
@@ -573,6 +594,7 @@ mod tests {
         let host = of(Template::of_image("a"), Runtime::Dwell).host_config.unwrap();
         assert_eq!((host.init, host.readonly_rootfs, host.tmpfs), (None, None, None));
         assert_eq!((host.ulimits, host.cap_drop, host.group_add), (None, None, None));
+        assert_eq!((host.cap_add, host.devices, host.sysctls), (None, None, None));
         let mut template = Template::of_image("a");
         let limit = Ulimit { soft: Most::Number(9), hard: Most::Unlimited };
         template.process = Process {
@@ -586,8 +608,18 @@ mod tests {
             cap_drop: ["NET_RAW".into()].into(),
             group_add: vec!["27".into()],
             extra_hosts: [("db".into(), "192.0.2.9".parse().unwrap())].into(),
+            sysctls: [("net.core.somaxconn".into(), "9".into())].into(),
+            cap_add: ["SYS_PTRACE".into()].into(),
+            ..Process::default()
         };
-        let host = of(template, Runtime::Dwell).host_config.unwrap();
+        let sysctls = of(template.clone(), Runtime::WithoutNetwork).host_config.unwrap().sysctls;
+        assert_eq!(sysctls.unwrap()["net.core.somaxconn"], "9");
+        let body = of(template, Runtime::Dwell);
+        assert_eq!(body.labels.unwrap()[LABEL_SYSCTLS], r#"{"net.core.somaxconn":"9"}"#);
+        let host = body.host_config.unwrap();
+        // Docker refuses those of a network that it has not made; the wrapper sets them.
+        assert_eq!(host.sysctls, None);
+        assert_eq!(host.cap_add.unwrap(), ["SYS_PTRACE"]);
         assert_eq!((host.init, host.readonly_rootfs), (Some(true), Some(true)));
         let tmpfs = host.tmpfs.unwrap();
         assert_eq!((tmpfs["/run"].as_str(), tmpfs["/tmp"].as_str()), ("size=64,mode=755", ""));

@@ -136,7 +136,7 @@ mod tests {
             cluster: "lab".to_owned(),
             data_dir: data.clone(),
             run_dir: run.clone(),
-            allow_binds: Vec::new(),
+            allowed: crate::Allowed::default(),
             runtime: Runtime::Dwell,
             registries: crate::credentials::Registries::default(),
             names: None,
@@ -149,6 +149,7 @@ mod tests {
         for id in &ids {
             let mapping = Mapping {
                 root: None,
+                sysctls: std::collections::BTreeMap::new(),
                 systemd: false,
                 instance: "web-0".to_owned(),
                 netns: "/run/netns/x".into(),

@@ -71,7 +71,7 @@ mod tests {
             cluster: "test".to_owned(),
             data_dir: nowhere.to_owned(),
             run_dir: nowhere.to_owned(),
-            allow_binds: Vec::new(),
+            allowed: crate::Allowed::default(),
             runtime: Runtime::Dwell,
             registries: crate::credentials::Registries::default(),
             names: None,

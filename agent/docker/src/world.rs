@@ -117,7 +117,7 @@ impl World {
             cluster: cluster.to_owned(),
             data_dir: own.join("lib"),
             run_dir: own.join("run"),
-            allow_binds: vec![own.join("binds")],
+            allowed: crate::Allowed { binds: vec![own.join("binds")], ..crate::Allowed::default() },
             runtime,
             registries: crate::credentials::Registries::default(),
             names: None,

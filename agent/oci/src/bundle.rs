@@ -1,9 +1,10 @@
 //! The bundle's `config.json`: made to join a network namespace that exists, and to mount what was opened.
 //!
 //! The file belongs to the engine; it is replaced as a whole (written beside it, then renamed), so
-//! that the runtime never reads half of one. Nothing but the network, the sources of bind mounts and, of machines, the root and
+//! that the runtime never reads half of one. Nothing but the network, settings of the kernel, the sources of bind mounts and, of machines, the root and
 //! where control groups are is changed in it. Doing it twice changes nothing more.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -29,6 +30,8 @@ pub struct Changes<'a> {
     pub held: &'a [(&'a str, PathBuf)],
     /// Its root, in place of the engine's, and the target of the volume that it is made of, which is not mounted.
     pub root: Option<(&'a str, &'a Path)>,
+    /// Settings of the kernel in its namespaces.
+    pub sysctls: &'a BTreeMap<String, String>,
     /// Where its control groups are that it manages; `None` if it only sees them.
     pub cgroups: Option<Cgroups>,
 }
@@ -73,6 +76,7 @@ pub(crate) fn rewritten(
     if let Some((target, root)) = changes.root {
         replace_root(&mut config, target, root).map_err(shape)?;
     }
+    set_sysctls(&mut config, changes.sysctls).map_err(shape)?;
     if let Some(cgroups) = changes.cgroups {
         give_cgroups(&mut config, cgroups).map_err(shape)?;
     }
@@ -205,6 +209,24 @@ fn replace_root(
     described.insert("path".to_owned(), json!(root));
     let mounts = config.get_mut("mounts").and_then(Value::as_array_mut).ok_or("mounts")?;
     mounts.retain(|one| !is_bind_at(one, target));
+    Ok(())
+}
+
+/// Adds to what the engine has set.
+fn set_sysctls(
+    config: &mut Map<String, Value>,
+    sysctls: &BTreeMap<String, String>,
+) -> Result<(), &'static str> {
+    if sysctls.is_empty() {
+        return Ok(());
+    }
+    let linux = config.get_mut("linux").and_then(Value::as_object_mut).ok_or("linux")?;
+    let set = linux.entry("sysctl").or_insert_with(|| json!({}));
+    if set.is_null() {
+        *set = json!({});
+    }
+    let set = set.as_object_mut().ok_or("linux.sysctl")?;
+    set.extend(sysctls.iter().map(|(name, value)| (name.clone(), json!(value))));
     Ok(())
 }
 

@@ -28,7 +28,8 @@ fn bundle(bytes: &[u8]) {
         (&held, None, Some(Cgroups::Beside)),
         (&held, root, Some(Cgroups::Mounted)),
     ] {
-        let changes = Changes { netns: Path::new(NETNS), held, root, cgroups };
+        let sysctls = &[("net.core.somaxconn".to_owned(), "1".to_owned())].into();
+        let changes = Changes { netns: Path::new(NETNS), held, root, sysctls, cgroups };
         let Ok(text) = rewritten(path, bytes, &changes) else { continue };
         let Ok(config) = serde_json::from_slice::<Value>(&text) else { panic!("it is JSON") };
         let all = config["linux"]["namespaces"].as_array().into_iter().flatten();

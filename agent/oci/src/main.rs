@@ -96,7 +96,8 @@ fn enter_sandbox(settings: &Settings, creation: &Creation) -> Result<(), Failure
     let root = mapping.root.as_ref().map(|it| it.mount.as_str()).zip(root.as_deref());
     let cgroups = mapping.systemd.then(|| cgroups::prepare(creation.container_id));
     let cgroups = cgroups.transpose()?;
-    let changes = Changes { netns: &mapping.netns, held: &held, root, cgroups };
+    let sysctls = &mapping.sysctls;
+    let changes = Changes { netns: &mapping.netns, held: &held, root, sysctls, cgroups };
     bundle::rewrite(creation.bundle, &changes)?;
     let bundle = std::path::absolute(creation.bundle).map_err(Failure::WorkingDirectory)?;
     Mapping::record_bundle(&settings.state_dir, creation.container_id, &bundle)?;

@@ -18,11 +18,11 @@
 //!   disk: the directory is in memory, as the sandboxes are.
 //! - No container id leads out of the directory or onto a half-written file.
 //! - Unknown fields are ignored, because agent and wrapper are replaced at different moments
-//!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name: what has `root` or `systemd` is in
+//!   during an upgrade. A field the wrapper must not overlook therefore needs a new file name: what has `root`, `sysctls` or `systemd` is in
 //!   `<state-dir>/machines/<container-id>`, where a wrapper that does not know these finds no sandbox.
 //!   `binds` and `copies` are missing in what an agent before them wrote; that agent's word is replaced at the next start by the agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::symlink;
@@ -55,6 +55,9 @@ pub struct Mapping {
     /// The root of the machine that it is; without one, the container's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root: Option<Root>,
+    /// Settings of the kernel that are its own, by their names in sysctl(8).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
     /// Its main process is systemd, which manages control groups.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub systemd: bool,
@@ -169,7 +172,7 @@ impl Mapping {
     /// state directory cannot be written.
     pub fn write(&self, state_dir: &Path, container_id: &str) -> Result<(), MappingError> {
         let name = file_name(container_id)?;
-        let is_known_to_all = self.root.is_none() && !self.systemd;
+        let is_known_to_all = self.root.is_none() && self.sysctls.is_empty() && !self.systemd;
         let (directory, other) = match is_known_to_all {
             true => (directory(state_dir), machines(state_dir)),
             false => (machines(state_dir), directory(state_dir)),
@@ -399,6 +402,7 @@ mod tests {
             binds: Vec::new(),
             copies: Vec::new(),
             root: None,
+            sysctls: BTreeMap::new(),
             systemd: false,
         }
     }
@@ -443,6 +447,7 @@ mod tests {
             (web_0(), (true, false)),
             (machine.clone(), (false, true)),
             (Mapping { systemd: true, ..web_0() }, (false, true)),
+            (Mapping { sysctls: [("net.a".into(), "1".into())].into(), ..web_0() }, (false, true)),
             (web_0(), (true, false)),
         ] {
             mapping.write(state.path(), "c1").unwrap();

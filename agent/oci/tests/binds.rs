@@ -30,7 +30,7 @@ struct Host {
 impl Host {
     fn new(world: &World) -> Self {
         let node = world.node(CLUSTER, Runtime::Dwell);
-        let shared = node.config.allow_binds[0].clone();
+        let shared = node.config.allowed.binds[0].clone();
         let secret = shared.parent().unwrap().join("secret");
         for (directory, content) in [(shared.join("x"), "allowed"), (secret.clone(), "secret")] {
             fs::create_dir_all(&directory).unwrap();
@@ -197,7 +197,7 @@ async fn what_an_operator_has_ceased_to_allow_is_not_started() {
     host.node.engine.start(&id).await.unwrap();
     host.stop(&id).await;
     let mut config = host.node.config.clone();
-    config.allow_binds.clear();
+    config.allowed.binds.clear();
     let engine = dwell_docker::DockerEngine::new(config);
     let refused = engine.start(&id).await.unwrap_err();
     assert!(refused.is_permanent() && refused.to_string().contains("`allow_binds`"), "{refused}");

@@ -36,6 +36,7 @@ impl Node {
     fn map(&self, container_id: &str, netns: &Path) {
         let mapping = Mapping {
             root: None,
+            sysctls: std::collections::BTreeMap::new(),
             systemd: false,
             instance: "web-0".into(),
             netns: netns.into(),

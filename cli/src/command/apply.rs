@@ -16,7 +16,7 @@ use dwell_proto::v1;
 
 use super::Fleet;
 use crate::failure::Failure;
-use crate::manifest::{self, Declared, Variables};
+use crate::manifest::{self, Beside, Declared, Surroundings, Variables};
 use crate::output::view::{PlanView, PlansView};
 use crate::output::{OutputArgs, say};
 use crate::wait::{Goal, WaitArgs, wait};
@@ -46,6 +46,8 @@ pub(crate) struct Apply {
     /// The file; - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    profiles: Profiles,
     /// Do what a plan of `dwell plan --out` says, if it would still do just that
     #[arg(long, value_name = "PLAN")]
     plan: Option<PathBuf>,
@@ -77,6 +79,8 @@ pub(crate) struct Plan {
     /// The file; - for standard input
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    profiles: Profiles,
     /// Write the plan into a new file, for `dwell apply --plan`
     #[arg(long, value_name = "PLAN")]
     out: Option<PathBuf>,
@@ -87,6 +91,14 @@ pub(crate) struct Plan {
     output: OutputArgs,
 }
 
+/// Which workloads of a file are meant.
+#[derive(Args, Debug)]
+pub(crate) struct Profiles {
+    /// Take in workloads with this profile, or with any for '*'; may be given more than once
+    #[arg(long = "profile", value_name = "PROFILE", requires = "file")]
+    profiles: Vec<String>,
+}
+
 impl Apply {
     /// The file is read before anything is connected.
     pub(super) async fn run(
@@ -95,7 +107,7 @@ impl Apply {
     ) -> Result<(), Failure> {
         let planned = match (self.plan, self.file) {
             (Some(plan), _) => Planned::open(&plan)?,
-            (None, Some(file)) => Planned::of(read(&file)?),
+            (None, Some(file)) => Planned::of(read(&file, &self.profiles)?),
             (None, None) => return Err(Failure::Usage("no file was given; use `-f FILE`".into())),
         };
         let mut fleet = fleet.await?;
@@ -111,7 +123,7 @@ impl Plan {
         self,
         fleet: impl Future<Output = Result<Fleet, Failure>>,
     ) -> Result<ExitCode, Failure> {
-        let planned = Planned::of(read(&self.file)?);
+        let planned = Planned::of(read(&self.file, &self.profiles)?);
         let mut fleet = fleet.await?;
         warn_of_key_sets(&mut fleet, &planned.declared).await?;
         let plans = apply(&mut fleet, planned.clone(), true).await?;
@@ -124,7 +136,27 @@ impl Plan {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<Declared>, Failure> {
+fn read(file: &Path, profiles: &Profiles) -> Result<Vec<Declared>, Failure> {
+    let (name, bytes) = bytes_of(file)?;
+    let surroundings = Surroundings {
+        variables: &variables(),
+        files: &beside(file),
+        profiles: &profiles.profiles,
+    };
+    let manifest = manifest::read(&name, &bytes, &surroundings)?;
+    for warning in manifest.warnings {
+        say(&format!("warning: {warning}"));
+    }
+    Ok(manifest.declared)
+}
+
+/// The files beside one; beside standard input are those of the working directory.
+pub(super) fn beside(file: &Path) -> Beside {
+    Beside(file.parent().unwrap_or(Path::new("")).to_owned())
+}
+
+/// What a file is called, and what is in it.
+pub(super) fn bytes_of(file: &Path) -> Result<(String, Vec<u8>), Failure> {
     let is_stdin = file == Path::new("-");
     let name = if is_stdin { "-".into() } else { file.display().to_string() };
     let bytes = if is_stdin {
@@ -133,15 +165,11 @@ fn read(file: &Path) -> Result<Vec<Declared>, Failure> {
         File::open(file).and_then(|file| bounded(file, manifest::SIZE_MAX))
     };
     let bytes = bytes.map_err(|error| Failure::Usage(format!("cannot read {name}: {error}")))?;
-    let manifest = manifest::read(&name, &bytes, &variables())?;
-    for warning in manifest.warnings {
-        say(&format!("warning: {warning}"));
-    }
-    Ok(manifest.declared)
+    Ok((name, bytes))
 }
 
 /// All that there is, or one byte more than is allowed, which tells what is too large.
-fn bounded(from: impl Read, max: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn bounded(from: impl Read, max: usize) -> io::Result<Vec<u8>> {
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
     let mut bytes = Vec::new();
     from.take(limit).read_to_end(&mut bytes)?;

@@ -2,7 +2,10 @@
 //!
 //! What asks for nothing (`privileged: false`, `ports: []`) is nobody's business. What changes nothing that a
 //! program could rely on is ignored with a warning. Everything else is refused, with the way out: a file never
-//! seems to work while something of it is left out.
+//! seems to work while something of it is left out. `docs/compose.md` shows all of it; a test holds the page to it.
+
+#[cfg(test)]
+mod page;
 
 use super::shape::Kind;
 
@@ -17,150 +20,288 @@ pub(super) enum Verdict {
     Refuse(&'static str),
 }
 
-/// The verdict on a key; `None` if it is not one of Compose's.
-pub(super) fn verdict(key: &str, value: &Kind) -> Option<Verdict> {
-    let ignored = IGNORED.iter().find(|ignored| ignored.key == key);
-    let refused = REFUSED.iter().find(|(refused, _)| *refused == key);
-    match (ignored, refused) {
-        (None, None) => None,
-        _ if value.asks_for_nothing() => Some(Verdict::Pass),
-        (Some(ignored), _) if ignored.values.is_empty() || value.is_among(ignored.values) => {
-            Some(Verdict::Ignore(ignored.why))
+/// Where in a file a key is, as far as Compose has keys there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At the top.
+    File,
+    /// Of a service.
+    Service,
+    /// Beneath `deploy`.
+    Deploy,
+    /// Beneath `deploy.resources`.
+    Resources,
+    /// Beneath `deploy.resources.limits`.
+    Limits,
+    /// Beneath `deploy.placement`.
+    Placement,
+    /// Of a health check.
+    HealthCheck,
+    /// Of what a service mounts, in its long spelling.
+    Mount,
+    /// Of a volume at the top of the file.
+    Volume,
+    /// Where Compose has nothing.
+    Other,
+}
+
+impl Place {
+    /// Where the keys are of a mapping that these keys lead to.
+    pub(super) fn of(path: &[&str]) -> Self {
+        match path {
+            [] => Self::File,
+            ["volumes", _] => Self::Volume,
+            ["services" | "workloads", _, inside @ ..] => match inside {
+                [] => Self::Service,
+                ["deploy"] => Self::Deploy,
+                ["deploy", "resources"] => Self::Resources,
+                ["deploy", "resources", "limits"] => Self::Limits,
+                ["deploy", "placement"] => Self::Placement,
+                ["healthcheck"] => Self::HealthCheck,
+                ["volumes"] => Self::Mount,
+                _ => Self::Other,
+            },
+            _ => Self::Other,
         }
-        (_, Some((_, instead))) => Some(Verdict::Refuse(instead)),
-        (Some(_), None) => None,
+    }
+
+    /// The keys that Compose has there and the format has not, in alphabetical order.
+    fn entries(self) -> &'static [Entry] {
+        match self {
+            Self::File => FILE,
+            Self::Deploy => DEPLOY,
+            Self::Resources => RESOURCES,
+            Self::Placement => PLACEMENT,
+            Self::HealthCheck => HEALTH_CHECK,
+            Self::Mount => MOUNT,
+            Self::Volume => VOLUME,
+            // Whoever writes one in a mapping of ours means that.
+            Self::Service | Self::Other => SERVICE,
+            Self::Limits => &[],
+        }
     }
 }
 
-/// A key that may be left out.
-struct Ignored {
-    key: &'static str,
-    /// Only with these values, or a list or mapping of nothing else; with any value if there are none.
-    values: &'static [&'static str],
-    why: &'static str,
+/// The verdict on a key in its place; `None` if it is not one of Compose's.
+pub(super) fn verdict(place: Place, key: &str, value: &Kind) -> Option<Verdict> {
+    let entry = place.entries().iter().find(|entry| entry.key == key)?;
+    if value.asks_for_nothing() {
+        return Some(Verdict::Pass);
+    }
+    Some(match entry.fate {
+        Fate::Ignored(why) => Verdict::Ignore(why),
+        Fate::Refused(instead) => Verdict::Refuse(instead),
+        Fate::Depends { harmless, why, instead } => match value.is_among(harmless) {
+            true => Verdict::Ignore(why),
+            false => Verdict::Refuse(instead),
+        },
+    })
 }
 
-/// Keys of Compose that make no difference here.
-const IGNORED: &[Ignored] = &[
-    Ignored {
-        key: "attach",
-        values: &[],
-        why: "nothing is attached to an instance; \"dwell logs\" shows what it prints",
-    },
-    Ignored {
-        key: "container_name",
-        values: &[],
-        why: "instances are called WORKLOAD-NUMBER, and are found by that name and by the workload's",
-    },
-    Ignored {
-        key: "depends_on",
-        values: &[],
-        why: "workloads start independently; a program that cannot go on without another is started again until it can",
-    },
-    Ignored { key: "develop", values: &[], why: "dwell runs images and does not watch sources" },
-    Ignored {
-        key: "driver",
-        values: &["local"],
-        why: "volumes are kept on the node of their instance",
-    },
-    Ignored { key: "logging", values: &[], why: "\"dwell logs\" shows what an instance prints" },
-    Ignored {
+/// A key, and what becomes of it.
+struct Entry {
+    key: &'static str,
+    fate: Fate,
+}
+
+enum Fate {
+    /// It may be left out, for this reason.
+    Ignored(&'static str),
+    /// This is to be done instead.
+    Refused(&'static str),
+    /// It may be left out with these values, or a list or mapping of nothing else.
+    Depends { harmless: &'static [&'static str], why: &'static str, instead: &'static str },
+}
+
+const fn ignored(key: &'static str, why: &'static str) -> Entry {
+    Entry { key, fate: Fate::Ignored(why) }
+}
+
+const fn refused(key: &'static str, instead: &'static str) -> Entry {
+    Entry { key, fate: Fate::Refused(instead) }
+}
+
+/// What several keys have in common.
+const NO_DEVICES: &str = "name each device under \"devices\"";
+const USE_CPUS: &str = "use \"cpus\"";
+const OWN_NAMESPACES: &str = "every instance has namespaces of its own; remove it";
+const ONE_LIMIT: &str = "memory has one limit, \"mem_limit\"; remove it";
+const NO_SHAPING: &str = "there are no limits for disks; remove it";
+const ON_THE_NODE: &str = "volumes are kept on the node of their instance; remove it";
+const FILES: &str = "put the file into the image, or on the nodes beneath a path of \"allow_binds\" and mount it from there";
+const NETWORK: &str = "every instance has an address of its own and reaches all others; remove it, and say who may reach whom with \"network.allow_from\" (\"dwell import\" does both)";
+
+const FILE: &[Entry] = &[
+    refused("configs", FILES),
+    refused("include", "apply each file by itself"),
+    refused("models", "run the model as a workload of its own"),
+    Entry {
         key: "networks",
-        values: &["default"],
-        why: "every instance has an address of its own and reaches all others",
+        fate: Fate::Depends {
+            harmless: &["default"],
+            why: "every instance has an address of its own and reaches all others",
+            instead: NETWORK,
+        },
     },
-    Ignored {
-        key: "start_interval",
-        values: &[],
-        why: "a starting instance is probed often anyway",
-    },
+    refused("secrets", FILES),
 ];
 
-/// Keys of Compose that dwell cannot honour, and what to do instead.
-const REFUSED: &[(&str, &str)] = &[
-    ("annotations", "use \"labels\""),
-    ("blkio_config", "there are no limits for disks"),
-    ("build", "dwell runs images; build and push one, and name it with \"image\""),
-    (
-        "cap_add",
-        "workloads have no more than the engine's standard capabilities; \"cap_drop\" takes some away",
+const SERVICE: &[Entry] = &[
+    refused("annotations", "use \"labels\""),
+    ignored("attach", "nothing is attached to an instance; \"dwell logs\" shows what it prints"),
+    refused("blkio_config", NO_SHAPING),
+    refused("build", "dwell runs images; build and push one, and name it with \"image\""),
+    refused("cgroup", "dwell places its instances in cgroups itself"),
+    refused("cgroup_parent", "dwell places its instances in cgroups itself"),
+    refused("configs", FILES),
+    ignored(
+        "container_name",
+        "instances are called WORKLOAD-NUMBER, and are found by that name and by the workload's",
     ),
-    ("cgroup", "dwell places its instances in cgroups itself"),
-    ("cgroup_parent", "dwell places its instances in cgroups itself"),
-    ("configs", "put the file into the image or mount it with \"volumes\""),
-    ("cpu_count", "use \"cpus\""),
-    ("cpu_percent", "use \"cpus\""),
-    ("cpu_period", "use \"cpus\""),
-    ("cpu_quota", "use \"cpus\""),
-    ("cpu_rt_period", "use \"cpus\""),
-    ("cpu_rt_runtime", "use \"cpus\""),
-    ("cpu_shares", "use \"cpus\""),
-    ("cpuset", "instances are not bound to single processors; use \"cpus\" for how much they get"),
-    ("credential_spec", "that is for Windows; remove it"),
-    ("device_cgroup_rules", "workloads get no devices of their node"),
-    ("devices", "workloads get no devices of their node"),
-    ("dns", "instances use the names of the cluster; remove it"),
-    ("dns_opt", "instances use the names of the cluster; remove it"),
-    ("dns_search", "instances use the names of the cluster; remove it"),
-    ("domainname", "instances are called NAME in the cluster's zone; remove it"),
-    ("driver", "volumes are kept on the node; remove it"),
-    ("driver_opts", "volumes are kept on the node; remove it"),
-    (
-        "env_file",
-        "name the variables under \"environment\" without values, which are then taken from whoever applies the file: \
-         set -a; . ./FILE; dwell apply …",
+    refused("cpu_count", USE_CPUS),
+    refused("cpu_percent", USE_CPUS),
+    refused("cpu_period", USE_CPUS),
+    refused("cpu_quota", USE_CPUS),
+    refused("cpu_rt_period", USE_CPUS),
+    refused("cpu_rt_runtime", USE_CPUS),
+    refused("cpu_shares", USE_CPUS),
+    refused(
+        "cpuset",
+        "instances are not bound to single processors; use \"cpus\" for how much they get",
     ),
-    ("extends", "write the workload out, or use a YAML anchor and merge key"),
-    ("external", "volumes belong to instances; remove it"),
-    ("external_links", "instances reach each other by name; remove it"),
-    ("gpus", "workloads get no devices of their node"),
-    ("include", "apply each file by itself"),
-    ("ipc", "every instance has namespaces of its own"),
-    ("isolation", "that is for Windows; remove it"),
-    ("label_file", "write the labels under \"labels\""),
-    ("links", "instances reach each other by name; remove it"),
-    ("mac_address", "every instance has a MAC address of its own for life; remove it"),
-    ("mem_reservation", "what \"mem_limit\" says is reserved as well; remove it"),
-    ("mem_swappiness", "memory has one limit, \"mem_limit\"; remove it"),
-    ("memswap_limit", "memory has one limit, \"mem_limit\"; remove it"),
-    ("models", "run the model as a workload of its own"),
-    ("network_mode", "every instance has an address of its own; remove it"),
-    (
-        "networks",
-        "every instance has an address of its own and reaches all others; remove it, and say who may reach whom with \"network.allow_from\"",
+    refused("credential_spec", "that is for Windows; remove it"),
+    ignored(
+        "depends_on",
+        "all workloads of a file are declared at once and start independently, whatever the condition; a program that cannot go on \
+         without another is started again until it can",
     ),
-    ("oom_kill_disable", "memory has one limit, \"mem_limit\"; remove it"),
-    ("oom_score_adj", "memory has one limit, \"mem_limit\"; remove it"),
-    ("pid", "every instance has namespaces of its own"),
-    ("platform", "choose nodes with constraints: [node.arch==ARCH]"),
-    (
+    ignored("develop", "dwell runs images and does not watch sources"),
+    refused("device_cgroup_rules", NO_DEVICES),
+    refused(
+        "dns",
+        "instances ask their node, which knows the names of the cluster and asks others for the rest; remove it, and have those \
+         servers in \"dns: {upstream: […]}\" of the nodes' agent.yaml",
+    ),
+    refused("domainname", "instances are called NAME in the cluster's zone; remove it"),
+    refused(
+        "driver_opts",
+        "those are of a network or a volume, and there are no drivers; remove it",
+    ),
+    refused("external_links", "instances reach each other by name; remove it"),
+    refused("gpus", NO_DEVICES),
+    refused("ipc", OWN_NAMESPACES),
+    refused("isolation", "that is for Windows; remove it"),
+    refused("label_file", "write the labels under \"labels\""),
+    refused("links", "instances reach each other by name; remove it"),
+    ignored(
+        "logging",
+        "the node keeps the newest 30 MiB of what an instance prints, in three files, and \"dwell logs\" shows them",
+    ),
+    refused("mac_address", "every instance has a MAC address of its own for life; remove it"),
+    refused("mem_reservation", "what \"mem_limit\" says is reserved as well; remove it"),
+    refused("mem_swappiness", ONE_LIMIT),
+    refused("memswap_limit", ONE_LIMIT),
+    refused("models", "run the model as a workload of its own"),
+    refused("network_mode", "every instance has an address of its own; remove it"),
+    Entry {
+        key: "networks",
+        fate: Fate::Depends {
+            harmless: &["default"],
+            why: "every instance has an address of its own and reaches all others",
+            instead: NETWORK,
+        },
+    },
+    refused("oom_kill_disable", ONE_LIMIT),
+    refused("oom_score_adj", ONE_LIMIT),
+    refused("pid", OWN_NAMESPACES),
+    refused("platform", "choose nodes with constraints: [node.arch==ARCH]"),
+    refused(
         "ports",
-        "every instance is reached at its own address; name the port inside under \"expose\"",
+        "every instance is reached at its own address; name the port inside under \"expose\" (\"dwell import\" does)",
     ),
-    ("post_start", "use \"hooks: {after_start: {exec: …}}\""),
-    ("pre_stop", "use \"hooks: {before_stop: {exec: …}}\""),
-    ("privileged", "workloads run without privileges over their node"),
-    ("profiles", "put the workload into a file of its own"),
-    ("provider", "run what it provides as a workload"),
-    (
+    refused("post_start", "use \"hooks: {after_start: {exec: …}}\""),
+    refused("pre_stop", "use \"hooks: {before_stop: {exec: …}}\""),
+    refused(
+        "privileged",
+        "workloads run without privileges over their node; name what it needs of them under \"cap_add\" and \"devices\"",
+    ),
+    refused("provider", "run what it provides as a workload"),
+    refused(
         "pull_refresh_after",
         "a tag is looked up again at each new version with \"pull_policy: always\"; remove it",
     ),
-    ("reservations", "what \"limits\" says is reserved as well; remove it"),
-    ("restart_policy", "use \"restart\""),
-    ("runtime", "the node's operator chooses the runtime; remove it"),
-    ("secrets", "mount a directory the node's operator allows, or use \"environment\""),
-    ("security_opt", "workloads run with the engine's standard profile"),
-    ("storage_opt", "there are no limits for disks"),
-    ("sysctls", "workloads run with the node's settings"),
-    (
+    refused("runtime", "the node's operator chooses the runtime; remove it"),
+    refused("secrets", FILES),
+    refused("security_opt", "workloads run with the engine's standard profile"),
+    refused("storage_opt", NO_SHAPING),
+    refused("use_api_socket", "workloads do not get the engine's socket"),
+    refused("userns_mode", OWN_NAMESPACES),
+    refused("uts", OWN_NAMESPACES),
+    refused("volumes_from", "name the volumes under \"volumes\""),
+];
+
+const DEPLOY: &[Entry] = &[
+    Entry {
+        key: "endpoint_mode",
+        fate: Fate::Depends {
+            harmless: &["dnsrr"],
+            why: "the name of a workload always leads to the addresses of its instances",
+            instead: "the name of a workload leads to the addresses of its instances, and not to one in front of them; \
+                      remove it",
+        },
+    },
+    refused("restart_policy", "use \"restart\""),
+    refused(
+        "rollback_config",
+        "going back is done by the same rules as going on, which \"update\" has; remove it",
+    ),
+    refused(
         "update_config",
         "use \"update: {order, parallelism, canary, deadline, monitor, max_failures, on_failure}\"",
     ),
-    ("use_api_socket", "workloads do not get the engine's socket"),
-    ("userns_mode", "every instance has namespaces of its own"),
-    ("uts", "every instance has namespaces of its own"),
-    ("volumes_from", "name the volumes under \"volumes\""),
+];
+
+const RESOURCES: &[Entry] =
+    &[refused("reservations", "what \"limits\" says is reserved as well; remove it")];
+
+const PLACEMENT: &[Entry] = &[
+    refused(
+        "max_replicas_per_node",
+        "instances are spread over the nodes; for one on each, use \"deploy: {mode: global}\"",
+    ),
+    refused("preferences", "instances are spread over the nodes; remove it"),
+];
+
+const HEALTH_CHECK: &[Entry] =
+    &[ignored("start_interval", "a starting instance is probed often anyway")];
+
+const MOUNT: &[Entry] = &[
+    refused("bind", "files are mounted as they are on the node; remove it"),
+    ignored("consistency", "files are mounted as they are on the node"),
+    refused(
+        "image",
+        "run what is in that image as a workload of its own, or copy it into this one",
+    ),
+    refused("tmpfs", "name the directory under the service's \"tmpfs\", such as /run:size=64m"),
+    refused(
+        "volume",
+        "each volume is mounted as a whole, and has what the image has there; remove it",
+    ),
+];
+
+const VOLUME: &[Entry] = &[
+    Entry {
+        key: "driver",
+        fate: Fate::Depends {
+            harmless: &["local"],
+            why: "volumes are kept on the node of their instance",
+            instead: ON_THE_NODE,
+        },
+    },
+    refused("driver_opts", ON_THE_NODE),
+    refused("external", "volumes belong to instances; remove it"),
+    ignored("labels", "volumes have no labels"),
+    ignored("name", "every instance has a volume of its own, which is called as the file calls it"),
 ];
 
 #[cfg(test)]
@@ -168,14 +309,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_has_one_entry_that_leads_somewhere() {
-        let mut keys: Vec<&str> = REFUSED.iter().map(|(key, _)| *key).collect();
-        assert!(keys.is_sorted());
-        keys.dedup();
-        assert_eq!(keys.len(), REFUSED.len());
-        for Ignored { key, values, .. } in IGNORED {
-            // Where only some values do no harm, there are words for the others.
-            assert_eq!(keys.contains(key), !values.is_empty(), "{key}");
+    fn every_key_has_one_entry() {
+        let places = [FILE, SERVICE, DEPLOY, RESOURCES, PLACEMENT, HEALTH_CHECK, MOUNT, VOLUME];
+        for entries in places {
+            let keys: Vec<&str> = entries.iter().map(|entry| entry.key).collect();
+            assert!(keys.is_sorted_by(|a, b| a < b), "{keys:?}");
         }
     }
 }

@@ -11,7 +11,7 @@ use dwell_core::workload::{
 };
 use serde_json::{Map, Value, json};
 
-use super::held::shown;
+use super::held::{shown, shown_device};
 
 /// A file with one workload, as YAML; what is as it is without being said is left out.
 ///
@@ -128,7 +128,8 @@ pub(crate) fn export(spec: &WorkloadSpec) -> Result<String, serde_saphyr::Serial
 
 /// How processes are held.
 fn held(process: &Process, add: &mut impl FnMut(&str, Value)) {
-    let Process { init, read_only, tmpfs, ulimits, cap_drop, group_add, extra_hosts } = process;
+    let Process { init, read_only, tmpfs, ulimits, cap_drop, group_add, extra_hosts, .. } = process;
+    let Process { sysctls, cap_add, devices, dns_search, dns_options, .. } = process;
     let limit = |limit: &Ulimit| match limit.soft == limit.hard {
         true => json!(limit.soft),
         false => json!({ "soft": limit.soft, "hard": limit.hard }),
@@ -141,6 +142,11 @@ fn held(process: &Process, add: &mut impl FnMut(&str, Value)) {
     add("cap_drop", json!(cap_drop));
     add("group_add", json!(group_add));
     add("extra_hosts", json!(extra_hosts));
+    add("sysctls", json!(sysctls));
+    add("cap_add", json!(cap_add));
+    add("devices", devices.iter().map(shown_device).collect());
+    add("dns_search", json!(dns_search));
+    add("dns_opt", json!(dns_options));
 }
 
 /// With `$$` for every `$` in its texts.
@@ -323,7 +329,7 @@ fn ssh(ssh: &Ssh) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Variables, read};
+    use crate::manifest::{Surroundings, Variables, read};
 
     #[test]
     fn what_is_exported_is_read_back() {
@@ -345,16 +351,20 @@ mod tests {
             "workloads: {w: {image: a, network: {on_move: new-address}}}",
             "workloads: {w: {image: a, update: {max_failures: 10%, on_failure: rollback}}, v: {image: a, update: {on_failure: continue}}}",
             "workloads: {w: {image: a, init: true, read_only: true, tmpfs: [/run, '/tmp:size=64Mi,mode=1777'], ulimits: {nofile: 9, core: {soft: 0, hard: -1}}, cap_drop: [ALL], group_add: [27, audio], extra_hosts: {db: 192.0.2.9}}}",
+            "workloads: {w: {image: a, sysctls: {net.core.somaxconn: 1024, kernel.sem: 1 2 3 4}, cap_drop: [ALL], cap_add: [CAP_CHOWN, sys_ptrace], devices: [/dev/fuse, '/dev/a:/dev/b:r'], dns_search: corp.example, dns_opt: ['ndots:2']}}",
             "workloads: {w: {image: a, stopped: true}, v: {image: a, stopped: false}}",
             "workloads: {w: {image: a, ssh: off, network: {allow_from: [any, 10.0.0.0/8, {labels: {a: b}, ports: [80, 1-2/udp]}], allow_to: [db, {cidr: 192.0.2.1, ports: [443]}]}}}",
             "workloads: {w: {image: a, hooks: {after_start: {exec: [warm, '$$UP'], timeout: 2m}, before_stop: {http: ':80/bye'}}}}",
             "workloads: {w: {image: a, healthcheck: {tcp: 80, restart: 2m}, readiness: {http: ':80/ready', interval: 200ms, retries: 1}}}",
             "workloads: {w: {image: a, healthcheck: {test: 'a && b', interval: 1m30s}, resources: {cpu: 1500m, pids: 100}, shm_size: 256m}}",
         ] {
-            for declared in read("f.yaml", text.as_bytes(), &variables).unwrap().declared {
+            for declared in
+                read("f.yaml", text.as_bytes(), &Surroundings::of(&variables)).unwrap().declared
+            {
                 let exported = export(&declared.spec).unwrap();
                 // Whoever applies it has other variables.
-                let again = read("f.yaml", exported.as_bytes(), &Variables::new());
+                let again =
+                    read("f.yaml", exported.as_bytes(), &Surroundings::of(&Variables::new()));
                 let again = again.unwrap_or_else(|error| panic!("{error}\n{exported}")).declared;
                 assert_eq!(again.len(), 1);
                 assert_eq!(again[0].spec, declared.spec, "{exported}");

@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 
 use dwell_core::id::PoolName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh, Ulimit};
+use dwell_core::workload::{AllowRule, Device, Mount, OnLost, Portion, Ssh, Ulimit};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::held::InMemory;
+use super::beside::{EnvFiles, Extends};
+use super::held::{InMemory, OneOrMore};
 use super::machine::{IsMachine, Process1};
 use super::shorthand::Short;
 use super::value::{
@@ -63,6 +64,15 @@ pub(super) struct Workload {
     /// Environment variables. One without a value is taken from whoever applies the file.
     #[serde(default)]
     pub(super) environment: Pairs,
+    /// Files of environment variables beside this one, `KEY=VALUE` on each line; what `environment` says counts more, and a
+    /// later file more than an earlier one. They are read by whoever applies the file.
+    pub(super) env_file: Option<Short<EnvFiles>>,
+    /// The workload with which this one begins: its name, or `{file: FILE, service: NAME}` for one of a file beside this one.
+    #[expect(dead_code, reason = "written out before the file is read")]
+    pub(super) extends: Option<Short<Extends>>,
+    /// Applied only if one of these is asked for by `--profile`.
+    #[serde(default)]
+    pub(super) profiles: Vec<String>,
     /// How many instances. If not given: as many as there are, 1 for a new workload.
     pub(super) replicas: Option<u32>,
     /// Whether its instances are stopped: they keep address, name, volumes and place. If not given: as they are, and new
@@ -156,6 +166,22 @@ pub(super) struct Workload {
     /// Names that it finds in its `/etc/hosts`, and their addresses.
     #[serde(default)]
     pub(super) extra_hosts: Pairs,
+    /// Settings of the kernel that each instance has for itself: `net.…`, `fs.mqueue.…`, `kernel.shm…`, `kernel.msg…` and `kernel.sem`.
+    #[serde(default)]
+    pub(super) sysctls: Pairs,
+    /// Capabilities that it has beside, or in spite of `cap_drop: [ALL]`. What an engine does not give by itself has to be
+    /// in `allow_capabilities` in the node's agent.yaml.
+    #[serde(default)]
+    pub(super) cap_add: Vec<String>,
+    /// Devices of its node, `/dev/fuse`, `/dev/a:/dev/b` or `/dev/a:/dev/b:rwm`, which have to be in `allow_devices` in the node's
+    /// agent.yaml.
+    #[serde(default)]
+    pub(super) devices: Vec<Short<Device>>,
+    /// Domains that are searched for names after the cluster's zone, in place of the node's.
+    pub(super) dns_search: Option<Short<OneOrMore>>,
+    /// Options of its resolver, such as `ndots:2`, in place of the node's.
+    #[serde(default)]
+    pub(super) dns_opt: Vec<String>,
     /// Signal that asks the main process to end, such as `SIGTERM`.
     pub(super) stop_signal: Option<String>,
     /// Size of `/dev/shm`, such as `256Mi`; 64 MiB if not given.

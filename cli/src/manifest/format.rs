@@ -3,11 +3,12 @@
 //! The types read them in the end. Here they are only tried, so that every text that cannot be read is named at
 //! once; the reader stops at the first.
 
-use dwell_core::id::WorkloadName;
 use dwell_core::quantity::{Bytes, Millicores, Millis};
-use dwell_core::workload::{AllowRule, Mount, OnLost, Portion, Ssh, Ulimit};
+use dwell_core::workload::{AllowRule, Device, Mount, OnLost, Portion, Ssh, Ulimit};
 
-use super::held::{InMemory, Limit};
+use super::beside::{EnvFile, EnvFiles, Extends};
+use super::held::{InMemory, Limit, OneOrMore};
+use super::lower;
 use super::machine::{IsMachine, Process1};
 use super::shorthand::Shorthand;
 use super::value::{Addresses, Condition, Http, Port, Restart, Test, Words, ignored_of_mount};
@@ -22,6 +23,10 @@ const FORMATS: &[(&str, Read)] = &[
     ("amount-of-processor", parsed::<Millicores>),
     ("command-line", short::<Words>),
     ("constraint", converted::<Condition>),
+    ("device", short::<Device>),
+    ("env-file", short::<EnvFile>),
+    ("env-files", short::<EnvFiles>),
+    ("extends", short::<Extends>),
     ("init", converted::<Process1>),
     ("limit", converted::<Limit>),
     ("machine", short::<IsMachine>),
@@ -34,9 +39,10 @@ const FORMATS: &[(&str, Read)] = &[
     ("span", parsed::<Millis>),
     ("ssh", short::<Ssh>),
     ("test", short::<Test>),
+    ("texts", short::<OneOrMore>),
     ("tmpfs", short::<InMemory>),
     ("ulimit", short::<Ulimit>),
-    ("workload-name", parsed::<WorkloadName>),
+    ("workload-name", name),
 ];
 
 /// Whether a text is of a format. A format that is not ours, such as `uint16`, says nothing about texts.
@@ -51,6 +57,10 @@ pub(super) fn check(format: &str, text: &str) -> Result<Option<String>, String> 
     };
     read(text)?;
     Ok(if format == Mount::FORMAT { ignored_of_mount(text) } else { None })
+}
+
+fn name(text: &str) -> Result<(), String> {
+    lower::name_of(text).map(drop)
 }
 
 fn short<T: Shorthand>(text: &str) -> Result<(), String> {

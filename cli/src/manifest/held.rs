@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use dwell_core::workload::{Most, Tmpfs, Ulimit};
+use dwell_core::workload::{Device, Most, Tmpfs, Ulimit};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 
@@ -60,6 +60,85 @@ pub(super) fn shown(one: &Tmpfs) -> String {
     match options.is_empty() {
         true => one.target.clone(),
         false => format!("{}:{}", one.target, options.join(",")),
+    }
+}
+
+/// A text, or a list of them.
+#[derive(Debug)]
+pub(super) struct OneOrMore(pub(super) Vec<String>);
+
+impl Shorthand for OneOrMore {
+    const EXPECTING: &'static str = "a text, or a list of them";
+    const FORMAT: &'static str = "texts";
+    const LIST: bool = true;
+    type Long = Vec<String>;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(Self(vec![text.to_owned()]))
+    }
+
+    fn from_long(long: Vec<String>) -> Result<Self, String> {
+        Ok(Self(long))
+    }
+}
+
+/// What may be done with a device, where nothing is said.
+const ALL_OF_A_DEVICE: &str = "rwm";
+
+/// The long spelling of a [`Device`].
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(deny_unknown_fields)]
+#[schemars(inline)]
+pub(super) struct LongDevice {
+    /// Its path on the node.
+    source: String,
+    /// Its path inside; the same if not given.
+    target: Option<String>,
+    /// Some of `r`, `w` and `m`; all of them if not given.
+    permissions: Option<String>,
+}
+
+impl Shorthand for Device {
+    const EXPECTING: &'static str =
+        "/dev/NAME, /dev/NAME:/dev/INSIDE, or a mapping with source, target and permissions";
+    const FORMAT: &'static str = "device";
+    const LIST: bool = false;
+    type Long = LongDevice;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let parts: Vec<&str> = text.split(':').collect();
+        let (source, target, permissions) = match parts[..] {
+            [source] => (source, None, None),
+            // As Docker reads it.
+            [source, rights] if !rights.starts_with('/') => (source, None, Some(rights)),
+            [source, target] => (source, Some(target), None),
+            [source, target, rights] => (source, Some(target), Some(rights)),
+            _ => return Err(format!("{text:?} is no device; write {}", Self::EXPECTING)),
+        };
+        Self::from_long(LongDevice {
+            source: source.to_owned(),
+            target: target.map(str::to_owned),
+            permissions: permissions.map(str::to_owned),
+        })
+    }
+
+    fn from_long(long: LongDevice) -> Result<Self, String> {
+        Ok(Self {
+            target: long.target.unwrap_or_else(|| long.source.clone()),
+            permissions: long.permissions.unwrap_or_else(|| ALL_OF_A_DEVICE.to_owned()),
+            source: long.source,
+        })
+    }
+}
+
+/// As it is written in a file.
+pub(super) fn shown_device(device: &Device) -> String {
+    let Device { source, target, permissions } = device;
+    match (source == target, permissions == ALL_OF_A_DEVICE) {
+        (true, true) => source.clone(),
+        (false, true) => format!("{source}:{target}"),
+        (_, false) => format!("{source}:{target}:{permissions}"),
     }
 }
 
@@ -171,6 +250,22 @@ mod tests {
         ] {
             assert!(tmpfs(bad).unwrap_err().contains(says), "{bad}");
         }
+    }
+
+    #[test]
+    fn devices_are_written_as_docker_reads_them() {
+        for (text, source, target, permissions) in [
+            ("/dev/fuse", "/dev/fuse", "/dev/fuse", "rwm"),
+            ("/dev/a:/dev/b", "/dev/a", "/dev/b", "rwm"),
+            ("/dev/a:r", "/dev/a", "/dev/a", "r"),
+            ("/dev/a:/dev/b:rw", "/dev/a", "/dev/b", "rw"),
+        ] {
+            let one = Device::from_text(text).unwrap();
+            let is = (one.source.as_str(), one.target.as_str(), one.permissions.as_str());
+            assert_eq!(is, (source, target, permissions));
+            assert_eq!(Device::from_text(&shown_device(&one)), Ok(one));
+        }
+        assert!(Device::from_text("a:b:c:d").unwrap_err().contains("is no device"));
     }
 
     #[test]

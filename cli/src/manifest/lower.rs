@@ -1,6 +1,8 @@
 //! From the file's shorthands to complete specifications.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
 
 use dwell_core::health::{HealthCheck, Probe};
 use dwell_core::hook::{self, Hook, HookAction};
@@ -12,18 +14,24 @@ use dwell_core::workload::{
     UpdateOrder, UpdatePolicy, WorkloadSpec,
 };
 
+use super::beside::EnvFile;
 use super::file::{self, File, Hooks};
 use super::held;
 use super::machine::IsMachine;
 use super::problem::Problem;
 use super::value::{Pairs, Port};
-use super::{Declared, Variables, shorthand::Short};
+use super::{Declared, Surroundings, Variables, env_file, files, shorthand::Short};
 
 /// The most workloads that are applied at once; the controller takes no more.
 const WORKLOADS_MAX: usize = 1000;
 
 /// The specifications a file declares, or all that is wrong with them.
-pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<Declared>, Vec<Problem>> {
+///
+/// With them is what whoever wrote it might expect and does not get.
+pub(super) fn lower(
+    file: File,
+    surroundings: &Surroundings<'_>,
+) -> Result<(Vec<Declared>, Vec<Problem>), Vec<Problem>> {
     let whole = |message: &str| vec![Problem { position: None, message: message.into() }];
     let workloads = match (file.workloads, file.services) {
         (Some(_), Some(_)) => {
@@ -41,20 +49,63 @@ pub(super) fn lower(file: File, variables: &Variables) -> Result<Vec<Declared>, 
     if workloads.len() > WORKLOADS_MAX {
         return Err(whole("declares more than 1000 workloads; split it into several files"));
     }
-    let mut specs = Vec::new();
-    let mut problems = Vec::new();
+    let mut specs: Vec<Declared> = Vec::new();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     for (name, workload) in workloads {
-        match workload.into_spec(&name.value, variables) {
-            Ok(spec) => specs.push(spec),
-            Err(found) => problems
-                .extend(found.into_iter().map(|problem| Problem::at(name.referenced, problem))),
+        let at = |message: String| Problem::at(name.referenced, message);
+        let shown: String = name.value.chars().take(60).collect();
+        if !is_meant(&workload.profiles, surroundings.profiles) {
+            let profiles = workload.profiles.join(" or ");
+            warnings.push(at(format!(
+                "workload {shown:?} is left out, since it has profiles; \"--profile {profiles}\" takes it in"
+            )));
+            continue;
+        }
+        match workload.into_spec(&name.value, surroundings) {
+            Ok(spec) if specs.iter().any(|other| other.spec.name == spec.spec.name) => {
+                let other = &spec.spec.name;
+                problems.push(at(format!(
+                    "workload {shown:?} would be called {other}, as another one is; give it another name"
+                )));
+            }
+            Ok(spec) => {
+                if spec.spec.name.as_str() != name.value {
+                    let is = &spec.spec.name;
+                    warnings.push(at(format!(
+                        "workload {shown:?} is called {is}, since names are names in DNS; whoever reaches it by its name has to \
+                         say {is}"
+                    )));
+                }
+                specs.push(spec);
+            }
+            Err(found) => problems.extend(found.into_iter().map(at)),
         }
     }
-    if problems.is_empty() { Ok(specs) } else { Err(problems) }
+    if specs.is_empty() && problems.is_empty() {
+        return Err(whole(
+            "declares nothing, since every workload has profiles; say which are meant with \"--profile\"",
+        ));
+    }
+    if problems.is_empty() { Ok((specs, warnings)) } else { Err(problems) }
+}
+
+/// Whether a workload with these profiles is among what is asked for.
+fn is_meant(profiles: &[String], asked: &[String]) -> bool {
+    let is_asked = |profile: &String| asked.contains(profile) || asked.iter().any(|it| it == "*");
+    profiles.is_empty() || profiles.iter().any(is_asked)
+}
+
+/// What a workload is called that a file calls so: a name in DNS has no `_`.
+pub(super) fn name_of(text: &str) -> Result<WorkloadName, String> {
+    WorkloadName::new(text.replace('_', "-")).map_err(|error| error.to_string())
 }
 
 impl file::Workload {
-    fn into_spec(self, name: &str, variables: &Variables) -> Result<Declared, Vec<String>> {
+    fn into_spec(
+        self,
+        name: &str,
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Declared, Vec<String>> {
         let mut wrong = Collected { workload: name, problems: Vec::new() };
         let limits = self.deploy.resources.limits;
         let replicas = wrong.one_of([
@@ -113,18 +164,28 @@ impl file::Workload {
             cap_drop: self.cap_drop.iter().map(|name| held::capability(name)).collect(),
             group_add: self.group_add,
             extra_hosts,
+            sysctls: labels(self.sysctls),
+            cap_add: self.cap_add.iter().map(|name| held::capability(name)).collect(),
+            devices: self.devices.into_iter().map(|Short(device)| device).collect(),
+            dns_search: self.dns_search.map(|Short(all)| all.0).unwrap_or_default(),
+            dns_options: self.dns_opt,
         };
         let attempts = self.job.as_ref().and_then(|job| job.attempts);
         let restart = self.restart.map(|restart| restart.0);
         let restart = wrong.keep(restart_of(self.job.is_some(), attempts, restart));
         let restart = restart.unwrap_or_default();
-        let checked_name = wrong.keep(WorkloadName::new(name).map_err(|error| error.to_string()));
+        let mut variables = BTreeMap::new();
+        for file in self.env_file.into_iter().flat_map(|Short(files)| files.0) {
+            wrong.keep(read_env_file(&file, surroundings, &mut variables));
+        }
+        variables.extend(environment(self.environment, surroundings.variables));
+        let checked_name = wrong.keep(name_of(name));
         let Some(checked_name) = checked_name else { return Err(wrong.problems) };
         let template = Template {
             image_policy: image_policy.map(|policy| policy.0).unwrap_or_default(),
             entrypoint: words(self.entrypoint),
             command: words(self.command),
-            environment: environment(self.environment, variables),
+            environment: variables,
             user: self.user.unwrap_or_default(),
             working_dir: self.working_dir.unwrap_or_default(),
             hostname: self.hostname.unwrap_or_default(),
@@ -208,6 +269,26 @@ impl file::Workload {
         }
         Ok(Declared { spec, says_replicas: replicas.is_some() })
     }
+}
+
+/// Adds the variables of a file.
+fn read_env_file(
+    file: &EnvFile,
+    surroundings: &Surroundings<'_>,
+    set: &mut BTreeMap<String, String>,
+) -> Result<(), String> {
+    let path = &files::beside(Path::new(""), &file.path);
+    if !file.is_required
+        && surroundings.files.read(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
+    {
+        return Ok(());
+    }
+    let text = files::text(surroundings.files, path);
+    let text = text.map_err(|problem| {
+        format!("env_file: {problem}; write it, or {{path: {}, required: false}}", file.path)
+    })?;
+    env_file::add(&text, file.is_raw, surroundings.variables, set)
+        .map_err(|problem| format!("env_file: {}: {problem}", file.path))
 }
 
 fn schedule(given: file::Schedule) -> Schedule {

@@ -12,12 +12,12 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{Error, Spanned};
 
-use super::compose::{self, Verdict};
+use super::compose::{self, Place, Verdict};
 use super::format;
 use super::problem::{Problem, unknown_key};
 
 /// A piece of YAML, and where it is.
-type Node = Spanned<Kind>;
+pub(super) type Node = Spanned<Kind>;
 
 /// What a piece of YAML is.
 #[derive(Debug)]
@@ -88,18 +88,20 @@ pub(super) fn compare(
 ) -> Result<Found, Error> {
     let file: Node = serde_saphyr::from_str_with_options(text, options)?;
     let found = Found { problems: Vec::new(), warnings: Vec::new() };
-    let mut shape = Shape { root: schema, found };
+    let mut shape = Shape { root: schema, path: Vec::new(), found };
     shape.check(&file, schema);
     Ok(shape.found)
 }
 
-struct Shape<'a> {
+struct Shape<'a, 'n> {
     root: &'a Value,
+    /// The keys that lead to what is looked at.
+    path: Vec<&'n str>,
     found: Found,
 }
 
-impl<'a> Shape<'a> {
-    fn check(&mut self, node: &Node, schema: &'a Value) {
+impl<'a, 'n> Shape<'a, 'n> {
+    fn check(&mut self, node: &'n Node, schema: &'a Value) {
         let mut expected = Expected::default();
         self.gather(schema, &mut expected);
         match &node.value {
@@ -156,7 +158,7 @@ impl<'a> Shape<'a> {
         }
     }
 
-    fn check_entries(&mut self, entries: &[(Spanned<String>, Node)], object: &'a Value) {
+    fn check_entries(&mut self, entries: &'n [(Spanned<String>, Node)], object: &'a Value) {
         let properties = object["properties"].as_object();
         for (key, value) in entries {
             if let Some(name) = object["propertyNames"]["format"].as_str()
@@ -165,6 +167,7 @@ impl<'a> Shape<'a> {
                 self.found.problems.push(Problem::at(key.referenced, wrong));
             }
             let known = properties.and_then(|properties| properties.get(&key.value));
+            self.path.push(&key.value);
             match (known, &object["additionalProperties"]) {
                 (Some(schema), _) => self.check(value, schema),
                 // Compose's place for what only other tools and anchors need.
@@ -172,17 +175,20 @@ impl<'a> Shape<'a> {
                 (None, Value::Bool(false)) => {
                     let known = properties.into_iter().flat_map(|properties| properties.keys());
                     let known: Vec<&str> = known.map(String::as_str).collect();
+                    self.path.pop();
                     self.foreign(key, &value.value, &known);
+                    continue;
                 }
                 (None, schema) => self.check(value, schema),
             }
+            self.path.pop();
         }
     }
 
     /// A key that the format does not have in its place.
     fn foreign(&mut self, key: &Spanned<String>, value: &Kind, known: &[&str]) {
         let name = &key.value;
-        match compose::verdict(name, value) {
+        match compose::verdict(Place::of(&self.path), name, value) {
             Some(Verdict::Pass) => {}
             Some(Verdict::Ignore(why)) => {
                 let warning = format!("{name:?} is ignored: {why}");

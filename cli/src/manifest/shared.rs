@@ -35,6 +35,8 @@ pub(super) fn warnings(declared: &[Declared]) -> Vec<String> {
 mod tests {
     use std::collections::HashMap;
 
+    use crate::manifest::Surroundings;
+
     #[test]
     fn a_volume_that_two_workloads_name_is_warned_of() {
         let file = "
@@ -44,7 +46,9 @@ workloads:
 volumes: {site: {}}
 ";
         let warnings =
-            super::super::read("file", file.as_bytes(), &HashMap::new()).unwrap().warnings;
+            super::super::read("file", file.as_bytes(), &Surroundings::of(&HashMap::new()))
+                .unwrap()
+                .warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(
             warnings[0].starts_with("volume site is named by app and web, but nothing is shared")

@@ -12,12 +12,13 @@ fn variables() -> Variables {
 }
 
 fn good(text: &str) -> Vec<WorkloadSpec> {
-    let declared = read("f.yaml", text.as_bytes(), &variables()).unwrap().declared;
+    let declared =
+        read("f.yaml", text.as_bytes(), &Surroundings::of(&variables())).unwrap().declared;
     declared.into_iter().map(|declared| declared.spec).collect()
 }
 
 fn bad(text: &str) -> String {
-    read("f.yaml", text.as_bytes(), &variables()).unwrap_err().to_string()
+    read("f.yaml", text.as_bytes(), &Surroundings::of(&variables())).unwrap_err().to_string()
 }
 
 /// One workload with these lines in it.
@@ -112,7 +113,7 @@ fn examples_are_good() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
         let key = [("AUTHORIZED_KEY".to_owned(), "ssh-ed25519 AAAA me".to_owned())];
-        let specs = read(&path.display().to_string(), &bytes, &key.into());
+        let specs = read(&path.display().to_string(), &bytes, &Surroundings::of(&key.into()));
         assert!(specs.is_ok(), "{}", specs.unwrap_err());
     }
 }
@@ -263,6 +264,10 @@ fn what_is_wrong_is_said_where_it_is() {
         ("workloads:\n  a: {image: a}\nservices:\n  b: {image: b}\n", "f.yaml: has both"),
         ("workloads:\n  a: {image: a}\n---\nworkloads: {}\n", "second document"),
         ("workloads:\n  ../etc:\n    image: a\n", "f.yaml:2:3: workload name \"../etc\" has '.'"),
+        (
+            "workloads:\n  a-b: {image: a}\n  a_b: {image: b}\n",
+            "f.yaml:3:3: workload \"a_b\" would be called a-b",
+        ),
         ("workloads:\n  web:\n    image: --privileged\n", "f.yaml:2:3: workload \"web\": image:"),
         ("workloads:\n  web:\n    image: $NOPE\n", "f.yaml:3:12: variable \"NOPE\" is not set"),
         ("workloads: &a {web: *a}\n", "f.yaml:1:"),
@@ -291,7 +296,15 @@ fn what_is_wrong_is_said_where_it_is() {
         ),
         ("healthcheck: {disable: maybe}", "\"maybe\" does not fit here; write true or false"),
         ("volumes: a:/a", "f.yaml:4:14: this is a single value; write a list, [A, B]"),
-        ("image2: [a]\nsysctls: [a]", "f.yaml:5:5: \"sysctls\" is not supported"),
+        ("image2: [a]\ngpus: all", "f.yaml:5:5: \"gpus\" is not supported"),
+        (
+            "sysctls: [kernel.pid_max=1]",
+            "\"kernel.pid_max\" is not a setting that an instance has for itself",
+        ),
+        ("sysctls: {vm.overcommit_memory: 1}", "all others are its node's"),
+        ("cap_add: [ALL]", "cap_add: ALL is refused"),
+        ("devices: [/etc/x]", "devices: \"/etc/x\" is not beneath /dev"),
+        ("dns: 8.8.8.8", "\"dns\" is not supported: instances ask their node"),
         ("replicas: 1000000000", "f.yaml:2:3: workload \"web\": replicas: "),
         ("replicas: .nan", "f.yaml:4:15: "),
         ("replicas: 99999999999999999999", "f.yaml:4:15: "),
@@ -420,7 +433,10 @@ fn one_on_every_node_is_said_in_our_words_or_in_composes() {
 #[test]
 fn whether_a_file_says_how_many_is_told() {
     let says = |lines: &str| {
-        read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap().declared[0].says_replicas
+        read("f.yaml", workload(lines).as_bytes(), &Surroundings::of(&variables()))
+            .unwrap()
+            .declared[0]
+            .says_replicas
     };
     assert!(!says("user: www"));
     for lines in ["replicas: 1", "scale: 1", "deploy: {replicas: 1}"] {
@@ -431,11 +447,16 @@ fn whether_a_file_says_how_many_is_told() {
 /// A file in the shape of those that projects publish: nothing of it changes what runs, so it applies as it is.
 #[test]
 fn what_makes_no_difference_is_ignored_with_a_warning() {
-    let manifest = read("f.yaml", include_bytes!("testdata/harmless.yaml"), &variables()).unwrap();
+    let manifest =
+        read("f.yaml", include_bytes!("testdata/harmless.yaml"), &Surroundings::of(&variables()))
+            .unwrap();
     assert_eq!(manifest.declared.len(), 3);
     insta::assert_snapshot!(manifest.warnings.join("\n"));
-    let warnings =
-        |lines: &str| read("f.yaml", workload(lines).as_bytes(), &variables()).unwrap().warnings;
+    let warnings = |lines: &str| {
+        read("f.yaml", workload(lines).as_bytes(), &Surroundings::of(&variables()))
+            .unwrap()
+            .warnings
+    };
     for asks_for_nothing in
         ["privileged: false", "ports: []", "tty: false", "networks: {}", "secrets: ", "x-a: 1"]
     {
@@ -467,10 +488,127 @@ fn no_key_of_compose_is_taken_for_a_typing_error() {
         if key == "image" {
             continue;
         }
-        if let Err(error) = read("f.yaml", workload(&format!("{key}: ")).as_bytes(), &variables()) {
+        if let Err(error) = read(
+            "f.yaml",
+            workload(&format!("{key}: ")).as_bytes(),
+            &Surroundings::of(&variables()),
+        ) {
             let error = error.to_string();
             assert!(!error.contains("unknown key"), "{error}");
         }
+    }
+}
+
+/// Reads a file with others beside it, and the profiles `a` and `b`.
+fn with_files(text: &str) -> Result<Manifest, ManifestError> {
+    let files = files::Given::from([
+        ("one.env", "A=1\nB=file\nC=${TAG}\n"),
+        ("two.env", "A='2'\n"),
+        ("odd.env", "A=1\nB='hush\n"),
+        (
+            "lib/common.yaml",
+            "services:\n  base:\n    image: base\n    env_file: ../two.env\n    environment: {D: $TAG}\n  bad: {image: a, nonsense: 1}\n",
+        ),
+    ]);
+    let profiles = ["a".to_owned(), "b".to_owned()];
+    let surroundings = Surroundings { variables: &variables(), files: &files, profiles: &profiles };
+    read("f.yaml", text.as_bytes(), &surroundings)
+}
+
+#[test]
+fn variables_of_files_count_less_than_those_of_the_declaration() {
+    let variables = |lines: &str| {
+        let read = with_files(&workload(lines)).map_err(|error| error.to_string());
+        let environment =
+            read.map(|manifest| manifest.declared[0].spec.template.environment.clone());
+        environment
+            .map(|all| all.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(" "))
+    };
+    for (lines, are) in [
+        ("env_file: one.env", "A=1 B=file C=1.27"),
+        ("env_file: ./one.env", "A=1 B=file C=1.27"),
+        ("env_file: [one.env, two.env]\nenvironment: {B: mine}", "A=2 B=mine C=1.27"),
+        ("env_file: [two.env, {path: none.env, required: false}]", "A=2"),
+        ("env_file: [{path: two.env, format: raw}]", "A='2'"),
+        ("env_file: two.env\nenvironment: [HOME, UNSET, A]", "A=2 HOME=/root"),
+    ] {
+        assert_eq!(variables(lines).as_deref(), Ok(are), "{lines}");
+    }
+    for (lines, says) in [
+        ("env_file: none.env", "f.yaml:2:3: workload \"web\": env_file: cannot read none.env: "),
+        ("env_file: odd.env", "env_file: odd.env: line 2: the quote is never closed"),
+        ("env_file: {path: one.env}", "f.yaml:4:"),
+        ("env_file: [{path: one.env, format: json}]", "f.yaml:4:"),
+        ("env_file: ['']", "this is no path"),
+    ] {
+        let refused = variables(lines).unwrap_err();
+        assert!(refused.contains(says) && !refused.contains("hush"), "{lines}: {refused}");
+    }
+}
+
+#[test]
+fn workloads_with_profiles_are_left_out_until_they_are_asked_for() {
+    let text = "services:\n  web: {image: a}\n  debug: {image: a, profiles: [b, c]}\n  other: {image: a, profiles: [d]}\n";
+    let names = |manifest: Manifest| -> Vec<String> {
+        manifest.declared.into_iter().map(|declared| declared.spec.name.to_string()).collect()
+    };
+    assert_eq!(names(with_files(text).unwrap()), ["web", "debug"]);
+    let plain = Surroundings::of(&variables()).variables.clone();
+    let read_with = |profiles: &[String]| {
+        let surroundings = Surroundings { profiles, ..Surroundings::of(&plain) };
+        read("f.yaml", text.as_bytes(), &surroundings)
+    };
+    let left_out = read_with(&[]).unwrap();
+    assert_eq!(
+        left_out.warnings,
+        [
+            "f.yaml:3:3: workload \"debug\" is left out, since it has profiles; \"--profile b or c\" takes it in",
+            "f.yaml:4:3: workload \"other\" is left out, since it has profiles; \"--profile d\" takes it in",
+        ]
+    );
+    assert_eq!(names(left_out), ["web"]);
+    assert_eq!(names(read_with(&["*".to_owned()]).unwrap()), ["web", "debug", "other"]);
+    let none = bad("services:\n  a: {image: a, profiles: [x]}\n");
+    assert!(none.contains("declares nothing, since every workload has profiles"), "{none}");
+}
+
+#[test]
+fn names_become_names_in_dns() {
+    let manifest = with_files("services: {my_db: {image: a}}").unwrap();
+    assert_eq!(manifest.declared[0].spec.name.as_str(), "my-db");
+    assert_eq!(
+        manifest.warnings,
+        [
+            "f.yaml:1:12: workload \"my_db\" is called my-db, since names are names in DNS; whoever reaches it by its name has to say my-db"
+        ]
+    );
+    assert!(bad("services: {_db: {image: a}}").contains("workload name \"-db\""));
+}
+
+#[test]
+fn what_is_extended_is_read_and_refused_where_it_is() {
+    let text = "services:\n  web:\n    extends: {file: lib/common.yaml, service: base}\n    environment: [E=$$x]\n";
+    let spec = with_files(text).unwrap().declared.remove(0).spec;
+    let expected = [("A", "2"), ("D", "1.27"), ("E", "$x")];
+    assert_eq!(spec.template.image, "base");
+    let environment = &spec.template.environment;
+    assert!(environment.iter().map(|(key, value)| (key.as_str(), value.as_str())).eq(expected));
+    for (lines, says) in [
+        (
+            "extends: {file: lib/common.yaml, service: bad}",
+            "f.yaml:3:14: lib/common.yaml:6:19: unknown key \"nonsense\"",
+        ),
+        (
+            "extends: {file: lib/common.yaml, service: base}\n    replicas: many",
+            "f.yaml:4:15: \"many\" does not fit here",
+        ),
+        (
+            "extends: {file: lib/common.yaml, service: base}\n    image: $NOPE",
+            "f.yaml:4:12: variable \"NOPE\" is not set",
+        ),
+    ] {
+        let refused = with_files(&format!("services:\n  web:\n    {lines}\n")).unwrap_err();
+        assert!(refused.to_string().contains(says), "{lines}: {refused}");
     }
 }
 
@@ -480,7 +618,7 @@ fn several_problems_are_said_at_once() {
         "workloads:\n  web:\n    image: a:$NOPE\n    replicas: many\n    ports: [80]\n    healthcheck: {retry: 1}\n",
     );
     insta::assert_snapshot!(error);
-    let error = bad("workloads:\n  a_b: {image: a}\n  web: {image: '', replicas: 1, scale: 2}\n");
+    let error = bad("workloads:\n  a.b: {image: a}\n  web: {image: '', replicas: 1, scale: 2}\n");
     assert_eq!(error.lines().count(), 3, "{error}");
 }
 
@@ -501,16 +639,17 @@ fn hostile_files_end_soon_and_are_not_echoed() {
         let error = bad(&text);
         assert!(error.len() < 1000 && !error.contains(['\u{1b}', '\u{202e}']), "{error:?}");
     }
-    let large = read("f.yaml", &vec![b' '; SIZE_MAX + 1], &variables()).unwrap_err();
+    let large =
+        read("f.yaml", &vec![b' '; SIZE_MAX + 1], &Surroundings::of(&variables())).unwrap_err();
     assert!(large.to_string().contains("is larger than"));
-    let binary = read("f.yaml", b"a: \xff\n", &variables()).unwrap_err();
+    let binary = read("f.yaml", b"a: \xff\n", &Surroundings::of(&variables())).unwrap_err();
     assert!(binary.to_string().contains("is not UTF-8"));
 }
 
 proptest! {
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        drop(read("f.yaml", &bytes, &variables()));
+        drop(read("f.yaml", &bytes, &Surroundings::of(&variables())));
     }
 
     /// Pieces of the format in any order come much deeper than random bytes.
@@ -527,6 +666,6 @@ proptest! {
             0..60,
         )
     ) {
-        drop(read("f.yaml", pieces.concat().as_bytes(), &variables()));
+        drop(read("f.yaml", pieces.concat().as_bytes(), &Surroundings::of(&variables())));
     }
 }

@@ -358,7 +358,8 @@ fn mount_source(text: &str) -> Result<MountSource, String> {
     }
     if text.starts_with(['.', '~']) {
         return Err(format!(
-            "{text:?} is relative, but nodes do not have your directories; write an absolute path or a volume's name"
+            "{text:?} is relative, but nodes do not have your directories; for data, name a volume, as in data:/path (\"dwell import\" does); \
+             for a file, put it into the image, or on the nodes beneath a path of \"allow_binds\" and write that absolute path"
         ));
     }
     VolumeName::new(text).map(MountSource::Volume).map_err(|error| error.to_string())

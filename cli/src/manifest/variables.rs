@@ -4,6 +4,8 @@
 //! hardly ever meant, so it is refused beforehand. Comments are left out; a text that looks like one
 //! (` #` within quotes) only escapes this check.
 
+use std::collections::BTreeSet;
+
 use super::Variables;
 use super::problem::Problem;
 
@@ -29,6 +31,12 @@ pub(super) fn unset(text: &str, variables: &Variables) -> Vec<Problem> {
         }
     }
     problems
+}
+
+/// The names of those variables.
+pub(super) fn unset_names<'a>(text: &'a str, variables: &Variables) -> BTreeSet<&'a str> {
+    let names = text.lines().flat_map(references).map(|(_, name)| name);
+    names.filter(|name| !variables.contains_key(*name)).collect()
 }
 
 /// Every `$NAME` and `${NAME}` of a line, with the byte it begins at; not `$$` and not `${NAME:-…}`.

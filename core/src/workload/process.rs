@@ -9,25 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantity::Bytes;
 
-/// The capabilities that an instance has, of which some can be taken away: those that Docker gives. By their names in
-/// capabilities(7) without `CAP_`.
-pub const CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
-
 /// How the processes of an instance are held, and what they find beside their image. All of it is the engine's to set when it makes a
 /// container.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +35,41 @@ pub struct Process {
     /// Names that it finds in its `/etc/hosts`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub extra_hosts: BTreeMap<String, IpAddr>,
+    /// Settings of the kernel that each instance has for itself, by their names in sysctl(8).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// Capabilities that it has beside, or in spite of `cap_drop`. Those that an engine does not give by itself, its node's
+    /// operator has to have allowed.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub cap_add: BTreeSet<String>,
+    /// Devices of its node, which the node's operator has to have allowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Domains that it searches for names after the cluster's zone, in place of those of its node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_search: Vec<String>,
+    /// Options of its resolver, as in resolv.conf(5), in place of those of its node.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns_options: Vec<String>,
 }
+
+/// The capabilities that an engine gives by itself, of which some can be taken away.
+pub const USUAL_CAPABILITIES: [&str; 14] = [
+    "AUDIT_WRITE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "MKNOD",
+    "NET_BIND_SERVICE",
+    "NET_RAW",
+    "SETFCAP",
+    "SETGID",
+    "SETPCAP",
+    "SETUID",
+    "SYS_CHROOT",
+];
 
 impl Process {
     /// Whether it is as an engine has it.
@@ -62,6 +77,34 @@ impl Process {
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }
+
+    /// The capabilities that its node's operator has to have allowed.
+    pub fn granted_capabilities(&self) -> impl Iterator<Item = &str> {
+        let added = self.cap_add.iter().map(String::as_str);
+        added.filter(|name| !USUAL_CAPABILITIES.contains(name))
+    }
+
+    /// Whether it says something that [`Skill::Compose`](crate::skill::Skill::Compose) is about.
+    #[must_use]
+    pub fn needs_compose(&self) -> bool {
+        !(self.sysctls.is_empty()
+            && self.cap_add.is_empty()
+            && self.devices.is_empty()
+            && self.dns_search.is_empty()
+            && self.dns_options.is_empty())
+    }
+}
+
+/// A device of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Its path on the node, beneath `/dev`.
+    pub source: String,
+    /// Its path inside.
+    pub target: String,
+    /// What may be done with it: some of `r` (read), `w` (write) and `m` (make a file of it).
+    pub permissions: String,
 }
 
 /// What process 1 of an instance is. If nothing is said, it is [`Init::Engine`] for a machine and for what runs a plain shell or

@@ -199,6 +199,7 @@ impl Template {
             process: !self.process.is_usual(),
             machine: self.machine.is_some()
                 || matches!(self.process.init, Some(Init::None | Init::Systemd)),
+            compose: self.process.needs_compose(),
         }
     }
 

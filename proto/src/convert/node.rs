@@ -31,6 +31,8 @@ impl From<&Capacity> for v1::Capacity {
             reserved: Some((&capacity.reserved).into()),
             memory_pressed: capacity.memory_pressed,
             allow_binds: capacity.allow_binds.clone(),
+            allow_capabilities: capacity.allow_capabilities.clone(),
+            allow_devices: capacity.allow_devices.clone(),
             disk_pressures: capacity.disk_pressures.iter().map(Into::into).collect(),
             engines: engines.map(|(name, info)| (name.clone(), info.into())).collect(),
         }
@@ -41,7 +43,9 @@ impl From<v1::Capacity> for Capacity {
     /// Texts are cut and cleaned: they come from another machine and end up on terminals.
     fn from(wire: v1::Capacity) -> Self {
         let engines = wire.engines.into_iter().take(ENGINES_MAX);
-        let binds = wire.allow_binds.into_iter().take(BINDS_MAX);
+        let allowed = |those: Vec<String>| -> Vec<String> {
+            those.into_iter().take(BINDS_MAX).map(|one| sanitize(&one, TEXT_MAX)).collect()
+        };
         let disks = wire.disk_pressures.into_iter().take(DISKS_MAX);
         Self {
             cpu: Millicores(wire.cpu_millicores),
@@ -55,7 +59,9 @@ impl From<v1::Capacity> for Capacity {
             agent_version: sanitize(&wire.agent_version, TEXT_MAX),
             reserved: wire.reserved.map(Into::into).unwrap_or_default(),
             memory_pressed: wire.memory_pressed,
-            allow_binds: binds.map(|path| sanitize(&path, TEXT_MAX)).collect(),
+            allow_binds: allowed(wire.allow_binds),
+            allow_capabilities: allowed(wire.allow_capabilities),
+            allow_devices: allowed(wire.allow_devices),
             disk_pressures: disks.map(Into::into).collect(),
             engines: engines.map(|(name, info)| (sanitize(&name, TEXT_MAX), info.into())).collect(),
         }

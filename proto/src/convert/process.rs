@@ -1,7 +1,7 @@
 //! How the processes of an instance are held.
 
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::{Init, Most, Process, Tmpfs, Ulimit};
+use dwell_core::workload::{Device, Init, Most, Process, Tmpfs, Ulimit};
 
 use super::{FromWireError, parse};
 use crate::v1;
@@ -17,6 +17,11 @@ impl From<&Process> for v1::Process {
             (name.clone(), v1::Ulimit { soft: limit.soft.into(), hard: limit.hard.into() })
         };
         let hosts = process.extra_hosts.iter();
+        let device = |device: &Device| v1::Device {
+            source: device.source.clone(),
+            target: device.target.clone(),
+            permissions: device.permissions.clone(),
+        };
         Self {
             init: init_to_wire(process.init).into(),
             read_only: process.read_only,
@@ -25,6 +30,11 @@ impl From<&Process> for v1::Process {
             cap_drop: process.cap_drop.iter().cloned().collect(),
             group_add: process.group_add.clone(),
             extra_hosts: hosts.map(|(name, at)| (name.clone(), at.to_string())).collect(),
+            sysctls: process.sysctls.clone().into_iter().collect(),
+            cap_add: process.cap_add.iter().cloned().collect(),
+            devices: process.devices.iter().map(device).collect(),
+            dns_search: process.dns_search.clone(),
+            dns_options: process.dns_options.clone(),
         }
     }
 }
@@ -77,6 +87,19 @@ impl TryFrom<v1::Process> for Process {
                 .into_iter()
                 .map(host)
                 .collect::<Result<_, FromWireError>>()?,
+            sysctls: wire.sysctls.into_iter().collect(),
+            cap_add: wire.cap_add.into_iter().collect(),
+            devices: wire
+                .devices
+                .into_iter()
+                .map(|device| Device {
+                    source: device.source,
+                    target: device.target,
+                    permissions: device.permissions,
+                })
+                .collect(),
+            dns_search: wire.dns_search,
+            dns_options: wire.dns_options,
         })
     }
 }

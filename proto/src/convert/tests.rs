@@ -15,9 +15,9 @@ use dwell_core::quantity::{Bytes, Millicores, Millis};
 use dwell_core::session::Hello;
 use dwell_core::ssh::HostKey;
 use dwell_core::workload::{
-    AllowRule, AllowSource, ImagePolicy, Init, Lease, Machine, Most, Mount, MountSource, OnFailure,
-    OnImageChange, OnLost, OnMove, Placement, PortRange, Portion, Process, Protocol, Resources,
-    RestartPolicy, ServicePort, Ssh, Template, Tmpfs, Ulimit, UpdateOrder, UpdatePolicy,
+    AllowRule, AllowSource, Device, ImagePolicy, Init, Lease, Machine, Most, Mount, MountSource,
+    OnFailure, OnImageChange, OnLost, OnMove, Placement, PortRange, Portion, Process, Protocol,
+    Resources, RestartPolicy, ServicePort, Ssh, Template, Tmpfs, Ulimit, UpdateOrder, UpdatePolicy,
     WorkloadSpec,
 };
 
@@ -59,6 +59,15 @@ fn full_template() -> Template {
             cap_drop: ["NET_RAW".into()].into(),
             group_add: vec!["audio".into()],
             extra_hosts: [("db".into(), "192.0.2.9".parse().unwrap())].into(),
+            sysctls: [("net.core.somaxconn".into(), "1024".into())].into(),
+            cap_add: ["SYS_PTRACE".into()].into(),
+            devices: vec![Device {
+                source: "/dev/fuse".into(),
+                target: "/dev/fuse".into(),
+                permissions: "rw".into(),
+            }],
+            dns_search: vec!["corp.example".into()],
+            dns_options: vec!["ndots:2".into()],
         },
         stop_signal: "SIGINT".into(),
         machine: Some(Machine {

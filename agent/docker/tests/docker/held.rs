@@ -47,6 +47,7 @@ async fn processes_are_held_as_declared() {
         cap_drop: ["ALL".to_owned()].into(),
         group_add: vec!["4711".into()],
         extra_hosts: [("db".to_owned(), "192.0.2.9".parse().unwrap())].into(),
+        ..Process::default()
     };
     let seen = seen("held", process).await;
     let lines: Vec<&str> = seen.lines().map(str::trim).collect();

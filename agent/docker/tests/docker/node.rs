@@ -46,7 +46,7 @@ async fn refusals() {
 #[tokio::test]
 async fn identity_and_mounts() {
     let node = World::shared().await.node("identity_and_mounts", Runtime::Dwell);
-    let binds = node.config.allow_binds[0].clone();
+    let binds = node.config.allowed.binds[0].clone();
     fs::create_dir_all(&binds).unwrap();
     fs::write(binds.join("file"), "of the node").unwrap();
     let mount =

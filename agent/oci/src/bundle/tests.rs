@@ -7,13 +7,28 @@ use super::*;
 const NETNS: &str = "/run/dwell/netns/web-0";
 
 fn joining<'a>(held: &'a [(&'a str, PathBuf)]) -> Changes<'a> {
-    Changes { netns: Path::new(NETNS), held, root: None, cgroups: None }
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    Changes { netns: Path::new(NETNS), held, root: None, sysctls: &NONE, cgroups: None }
 }
 
 fn replaced(config: &Value) -> Result<Value, &'static str> {
     let mut config = config.as_object().unwrap().clone();
     replace_network(&mut config, Path::new(NETNS))?;
     Ok(Value::Object(config))
+}
+
+#[test]
+fn settings_are_added_to_those_of_the_engine() {
+    let set = |before: Value| {
+        let mut config = json!({ "linux": before }).as_object().unwrap().clone();
+        let sysctls = [("net.b".to_owned(), "1 2".to_owned())].into();
+        set_sysctls(&mut config, &sysctls).map(|()| config["linux"]["sysctl"].clone())
+    };
+    assert_eq!(set(json!({})), Ok(json!({ "net.b": "1 2" })));
+    assert_eq!(set(json!({ "sysctl": null })), Ok(json!({ "net.b": "1 2" })));
+    let both = json!({ "net.a": "1", "net.b": "1 2" });
+    assert_eq!(set(json!({ "sysctl": { "net.a": "1", "net.b": "0" } })), Ok(both));
+    assert_eq!(set(json!({ "sysctl": 1 })), Err("linux.sysctl"));
 }
 
 #[test]

@@ -106,12 +106,14 @@ impl Planned {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Variables;
+    use crate::manifest::{Surroundings, Variables};
     use crate::output::view::PlanView;
 
     fn planned() -> Planned {
         let yaml = b"workloads:\n  web:\n    image: hello\n    environment: {KEY: value}\n";
-        Planned::of(manifest::read("-", yaml, &Variables::new()).unwrap().declared)
+        Planned::of(
+            manifest::read("-", yaml, &Surroundings::of(&Variables::new())).unwrap().declared,
+        )
     }
 
     #[test]

@@ -318,7 +318,7 @@ fn what_an_agent_has_to_know_goes_where_it_does() {
     group.carries = true;
     let told = reason(&problem(group.clone()));
     assert!(told.contains("old has an agent of a version that carries no files over"), "{told}");
-    (group.carries, group.needs) = (false, Skills { process: true, machine: false });
+    (group.carries, group.needs) = (false, Skills { process: true, ..Skills::default() });
     let told = reason(&problem(group));
     assert!(told.contains("old has an agent of a version that does not know init"), "{told}");
 }

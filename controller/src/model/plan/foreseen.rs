@@ -6,7 +6,8 @@ use std::path::Path;
 use dwell_core::change::{self, ChangeClass};
 use dwell_core::id::{InstanceName, NodeName};
 use dwell_core::instance::RunState;
-use dwell_core::workload::WorkloadSpec;
+use dwell_core::node::Capacity;
+use dwell_core::workload::{Template, WorkloadSpec};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -182,17 +183,35 @@ impl Model {
             count => format!("{count} instances wait: {why}"),
         });
         plan.notes.extend(notes);
-        let refused = workload.spec.template.binds().filter(|path| !self.is_bind_allowed(path));
-        plan.notes.extend(refused.take(OBSTACLES_MAX).map(|path| {
-            format!("no node allows to mount its {path}; see `allow_binds` in agent.yaml")
-        }));
+        let Template { process, .. } = &workload.spec.template;
+        let is_beneath = |path: &str, all: &[String]| {
+            all.iter().any(|allowed| Path::new(path).starts_with(allowed))
+        };
+        let binds = workload.spec.template.binds().filter(|path| {
+            !self.some_node_allows(|capacity| is_beneath(path, &capacity.allow_binds))
+        });
+        let binds = binds.map(|path| (format!("to mount its {path}"), "allow_binds"));
+        let capabilities = process.granted_capabilities().filter(|name| {
+            !self.some_node_allows(|capacity| {
+                capacity.allow_capabilities.iter().any(|allowed| allowed == name)
+            })
+        });
+        let capabilities =
+            capabilities.map(|name| (format!("its capability {name}"), "allow_capabilities"));
+        let devices = process.devices.iter().map(|device| &device.source).filter(|path| {
+            !self.some_node_allows(|capacity| is_beneath(path, &capacity.allow_devices))
+        });
+        let devices = devices.map(|path| (format!("its device {path}"), "allow_devices"));
+        let refused = binds.chain(capabilities).chain(devices).take(OBSTACLES_MAX);
+        plan.notes.extend(
+            refused.map(|(what, key)| format!("no node allows {what}; see `{key}` in agent.yaml")),
+        );
     }
 
-    /// Whether some node has told that it lets instances mount a path.
-    fn is_bind_allowed(&self, path: &str) -> bool {
-        let capacities = self.tables.links().values().filter_map(|link| link.capacity.as_ref());
-        let mut allowed = capacities.flat_map(|capacity| &capacity.allow_binds);
-        allowed.any(|allowed| Path::new(path).starts_with(allowed))
+    /// Whether some node has told that of what it has.
+    fn some_node_allows(&self, what: impl Fn(&Capacity) -> bool) -> bool {
+        let mut capacities = self.tables.links().values().filter_map(|link| link.capacity.as_ref());
+        capacities.any(|capacity| what(capacity))
     }
 }
 

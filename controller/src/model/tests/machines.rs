@@ -129,7 +129,7 @@ fn what_is_no_machine_has_no_root_to_rebuild() {
 #[test]
 fn machines_are_for_agents_that_know_of_them() {
     let mut fleet = Fleet::of(1);
-    fleet.hosts.get_mut(&node("n1")).unwrap().lacks = Skills { process: false, machine: true };
+    fleet.hosts.get_mut(&node("n1")).unwrap().lacks = Skills { machine: true, ..Skills::default() };
     fleet.attach(&node("n1")).unwrap();
     fleet.apply(machine("debian:12", OnImageChange::Keep)).unwrap();
     fleet.settle();

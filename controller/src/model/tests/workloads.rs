@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dwell_core::change::ChangeClass;
 use dwell_core::instance::{Phase, RunState};
 use dwell_core::quantity::{Bytes, Millicores};
-use dwell_core::workload::{Mount, MountSource, WorkloadSpec};
+use dwell_core::workload::{Device, Mount, MountSource, WorkloadSpec};
 
 use super::fleet::{Fleet, at, instance, node, settings, spec, workload};
 use crate::model::{
@@ -235,14 +235,28 @@ fn a_plan_says_what_does_not_fit_and_what_no_node_allows() {
     };
     web.template.mounts = vec![mount("/etc"), mount("/srv/data")];
     let mut capacity = Fleet::capacity();
+    web.template.process.cap_add = ["CHOWN", "SYS_PTRACE", "SYS_ADMIN"].map(str::to_owned).into();
+    let device = |path: &str| Device {
+        source: path.to_owned(),
+        target: path.to_owned(),
+        permissions: "rw".to_owned(),
+    };
+    web.template.process.devices = vec![device("/dev/dri/card0"), device("/dev/fuse")];
     capacity.allow_binds = vec!["/srv".to_owned()];
+    capacity.allow_capabilities = vec!["SYS_PTRACE".to_owned()];
+    capacity.allow_devices = vec!["/dev/dri".to_owned()];
     let session = fleet.hosts[&node("n1")].session.unwrap();
     let heartbeat = Command::Heartbeat { node: node("n1"), session, capacity: Some(capacity) };
     fleet.command(heartbeat).unwrap();
     let notes = fleet.dry_run(vec![web]).unwrap().remove(0).notes;
-    let [waits, mount] = notes.as_slice() else { panic!("{notes:?}") };
+    let [waits, mount, capability, device] = notes.as_slice() else { panic!("{notes:?}") };
     assert!(waits.starts_with("1 instance waits: 0 of 1 nodes fit: n1 has "), "{waits}");
     assert_eq!(mount, "no node allows to mount its /etc; see `allow_binds` in agent.yaml");
+    assert_eq!(
+        capability,
+        "no node allows its capability SYS_ADMIN; see `allow_capabilities` in agent.yaml"
+    );
+    assert_eq!(device, "no node allows its device /dev/fuse; see `allow_devices` in agent.yaml");
     let mut lost = spec("lost", 1);
     lost.placement.pool = Some("nowhere".parse().unwrap());
     let notes = fleet.dry_run(vec![lost]).unwrap().remove(0).notes;

@@ -87,7 +87,7 @@ fn list<'a>(words: impl IntoIterator<Item = &'a String>) -> Option<String> {
 fn rights(said: &Said<'_>, findings: &mut Findings) {
     let host = said.host;
     let mut without = |option: &str, why: &str| {
-        findings.forbid(format!("it was made with {option}, which no instance has: {why}"));
+        findings.forbid(format!("it was made with {option}, which is not taken over: {why}"));
     };
     if host.privileged == Some(true) {
         without("--privileged", "it can do on the host whatever it likes");

@@ -2,7 +2,7 @@
 
 use bollard::models::{HostConfig, MountType};
 use dwell_core::quantity::Bytes;
-use dwell_core::workload::{CAPABILITIES, Init, Most, Template, Tmpfs, Ulimit};
+use dwell_core::workload::{Init, Most, Template, Tmpfs, USUAL_CAPABILITIES, Ulimit};
 
 use super::{Findings, Said};
 
@@ -29,7 +29,7 @@ pub(super) fn translate(said: &Said<'_>, template: &mut Template, findings: &mut
         let name = name.to_ascii_uppercase();
         name.strip_prefix("CAP_").map_or(name.clone(), ToOwned::to_owned)
     });
-    let held = names.filter(|name| name == "ALL" || CAPABILITIES.contains(&name.as_str()));
+    let held = names.filter(|name| name == "ALL" || USUAL_CAPABILITIES.contains(&name.as_str()));
     template.process.cap_drop = held.collect();
     for entry in host.extra_hosts.iter().flatten() {
         let (name, address) = entry.split_once([':', '=']).unwrap_or((entry, ""));

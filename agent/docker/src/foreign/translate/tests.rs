@@ -253,6 +253,7 @@ fn how_its_processes_are_held_is_kept() {
             ("six".to_owned(), "fd00::1".parse().unwrap()),
         ]
         .into(),
+        ..Process::default()
     };
     assert_eq!(foreign.template.process, expected);
     assert_eq!((foreign.changes, foreign.obstacles), (Vec::new(), Vec::new()));

@@ -43,7 +43,11 @@ impl Host {
             carries: !self.carries_nothing,
             knows_blocks: !self.knows_no_blocks,
             knows_ranges: !self.knows_no_ranges,
-            skills: Skills { process: !self.lacks.process, machine: !self.lacks.machine },
+            skills: Skills {
+                process: !self.lacks.process,
+                machine: !self.lacks.machine,
+                compose: !self.lacks.compose,
+            },
             lets_go: !self.lets_nothing_go,
             takes_over: !self.lets_nothing_go,
             moves_volumes: !self.moves_no_volumes,
