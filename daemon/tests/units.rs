@@ -21,7 +21,7 @@ fn units() -> Vec<(String, Vec<String>)> {
 #[test]
 fn no_daemon_leaves_its_keys_in_a_core_file() {
     let units = units();
-    assert_eq!(units.len(), 4, "{units:?}");
+    assert_eq!(units.len(), 5, "{units:?}");
     for (name, settings) in units {
         assert!(settings.iter().any(|line| line == "LimitCORE=0"), "{name} has no LimitCORE=0");
     }
