@@ -448,7 +448,9 @@ impl Model {
                 self.delete(Key::Volume(key.clone()));
             }
             _ if self.is_unconfirmed() || self.is_taken_over(key) => {}
-            known => {
+            // What is known there is a volume, and what deletes a copy deletes that as well: what is left of the copy goes with it.
+            _ if known.as_deref().is_some_and(Volume::may_have_data) => {}
+            _ => {
                 if known.is_none() {
                     self.put_copy(key.clone(), image_path);
                 }

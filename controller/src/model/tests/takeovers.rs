@@ -130,9 +130,12 @@ fn a_copy_that_it_is_to_get_is_not_deleted() {
     let mut fleet = Fleet::of(1);
     fleet.command(order(false)).unwrap();
     let copy = (instance("shop-0"), "data".parse().unwrap());
+    // What it is to get has not become a volume.
+    fleet.hosts.get_mut(&node("n1")).unwrap().engine_is_away = true;
     put_back(&mut fleet);
     let host = fleet.hosts.get_mut(&node("n1")).unwrap();
     host.volumes.clear();
+    host.engine_is_away = false;
     host.copies.insert(copy.clone());
     fleet.settle();
     assert!(fleet.hosts[&node("n1")].copies.contains(&copy));

@@ -500,3 +500,26 @@ fn nodes_and_volumes_are_listed_in_pages() {
 fn key_of(view: &crate::model::VolumeView) -> String {
     view.volume.key.to_string()
 }
+
+#[test]
+fn what_is_left_of_a_copy_has_no_volume_deleted() {
+    let mut fleet = Fleet::of(1);
+    fleet.apply(with_volume("db", 1)).unwrap();
+    fleet.settle();
+    let here = || (instance("db-0"), volume("data"));
+    let n1 = node("n1");
+    // The engine could not delete the copy after it had become the volume; or this is another disk, and has the copy alone.
+    for is_there in [true, false] {
+        let host = fleet.hosts.get_mut(&n1).unwrap();
+        host.copies.insert(here());
+        if !is_there {
+            host.volumes.clear();
+        }
+        fleet.report(&n1).unwrap();
+        fleet.settle();
+        let told = fleet.model.assignment(&n1);
+        assert!(told.volumes_to_delete.is_empty(), "{:?}", told.volumes_to_delete);
+        let [one] = &told.instances.values().collect::<Vec<_>>()[..] else { panic!() };
+        assert!(one.kept_volumes.contains(&volume("data")), "it makes no empty one");
+    }
+}

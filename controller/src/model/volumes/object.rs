@@ -98,6 +98,11 @@ impl Volume {
         }
     }
 
+    /// Whether there may be data in it that only an operator gives up.
+    pub(super) fn may_have_data(&self) -> bool {
+        self.has_been_there() || self.state == VolumeState::Stale
+    }
+
     /// Whether an instance that mounts `declared` is tied to it. What the image asked for ties it as
     /// well: only the node could tell whether today's image still does.
     pub(super) fn concerns(&self, declared: &BTreeSet<&VolumeName>) -> bool {

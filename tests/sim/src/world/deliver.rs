@@ -381,17 +381,11 @@ fn brief(message: &Down) -> String {
     };
     match change.as_ref() {
         AssignmentChange::Snapshot(all) => {
-            let names = all
-                .instances
-                .values()
-                .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
+            let names = all.instances.values().map(told);
             format!("all of revision {}: {:?}", all.revision, names.collect::<Vec<_>>())
         }
         AssignmentChange::Delta(delta) => {
-            let names = delta
-                .changed
-                .iter()
-                .map(|one| format!("{}@{} {}", one.instance, one.generation, one.template.image));
+            let names = delta.changed.iter().map(told);
             let names: Vec<_> = names.collect();
             format!(
                 "changes from {} to {}: {names:?}, without {:?}",
@@ -399,4 +393,10 @@ fn brief(message: &Down) -> String {
             )
         }
     }
+}
+
+/// What an instance is told to be, in a word or two.
+fn told(one: &dwell_core::instance::Assigned) -> String {
+    let kept = if one.kept_volumes.is_empty() { "" } else { " with its volume" };
+    format!("{}@{} {}{kept}", one.instance, one.generation, one.template.image)
 }
