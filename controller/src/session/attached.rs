@@ -146,7 +146,7 @@ struct Attached {
     sessions: Sessions,
     node: NodeName,
     session: SessionId,
-    /// The newest heartbeat that was heard and wants an answer.
+    /// The newest heartbeat that was heard; 0 for one that wants no answer.
     heard: watch::Sender<u64>,
 }
 
@@ -198,11 +198,11 @@ impl Attached {
                     return None;
                 }
             };
-            let (number, failed) = match &message.message {
+            let (heartbeat, failed) = match &message.message {
                 Some(v1::agent_message::Message::Heartbeat(heartbeat)) => {
-                    (heartbeat.number, heartbeat.reboot_failed.clone())
+                    (Some(heartbeat.number), heartbeat.reboot_failed.clone())
                 }
-                _ => (0, None),
+                _ => (None, None),
             };
             let command = match self.command(message) {
                 Ok(Some(command)) => command,
@@ -215,7 +215,7 @@ impl Attached {
             if let Some(failed) = failed {
                 self.note_reboot_failed(failed.into()).await;
             }
-            if number > 0 {
+            if let Some(number) = heartbeat {
                 self.heard.send_replace(number);
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct Outbound {
     pub(super) trust: watch::Receiver<Arc<Trusted>>,
     /// Why it could not be told what to do; empty if it could.
     pub(super) unserved: String,
-    /// The newest heartbeat that was heard and wants an answer.
+    /// The newest heartbeat that was heard; 0 for one that wants no answer.
     pub(super) heard: watch::Receiver<u64>,
     /// The revision that the agent was brought to.
     pub(super) sent: Option<Revision>,
@@ -180,7 +180,10 @@ impl Outbound {
         };
         let looked = self.owner.read(look).await.map_err(|stopped| Some(into_status(stopped)))?;
         let (only_renewed, order) = looked.map_err(|refusal| Some(into_status(refusal)))?;
-        self.send(Message::Lent((&Lent { heartbeat, only_renewed }).into())).await?;
+        // Without a number it is of a node to which nothing is lent; it may be told to reboot all the same.
+        if heartbeat > 0 {
+            self.send(Message::Lent((&Lent { heartbeat, only_renewed }).into())).await?;
+        }
         match order {
             Some(order) => self.send(Message::Reboot((&order).into())).await,
             None => Ok(()),
